@@ -1,0 +1,1 @@
+"""Configuration: the model, the loader, and the difference between two of them."""

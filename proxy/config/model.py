@@ -1,0 +1,118 @@
+"""The configuration as frozen, typed values (version 1).
+
+Shapes and defaults only. What can be said about one value alone is checked here; what needs the file system or two
+places of the file (a dangling gateway, a duplicate port, key permissions) is checked in `proxy/config/rules.py`.
+Equality is by value: reload keeps what compares equal.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from proxy.config.values import Duration, Endpoint, FilePath, Size
+
+DIRECT = "direct"
+"""The gateway name that means: no SSH, connect from here."""
+
+Port = Annotated[int, Field(ge=1, le=65535, strict=True)]
+Count = Annotated[int, Field(ge=1, strict=True)]
+Name = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[^\x00-\x1f\x7f]+$")]
+"""Any printable text: kubeconfig contexts are named like ARNs and `kubernetes-admin@kubernetes`."""
+
+
+class Section(BaseModel):
+    """One mapping of the file: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class AdminConfig(Section):
+    """`admin:`, where the daemon can be asked (TCP, read only) and told (unix socket)."""
+
+    listen: Endpoint = Endpoint("127.0.0.1", 9464)
+    socket: FilePath | None = None
+    allow_remote: Annotated[bool, Field(strict=True)] = False
+
+
+class LogConfig(Section):
+    """`log:`."""
+
+    format: Literal["json", "console"] = "json"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class LimitsConfig(Section):
+    """`limits:`, for the whole daemon."""
+
+    max_connections: Count = 10_000
+    memory: Size = 256 << 20
+    hold_timeout: Duration = 5.0
+    drain_timeout: Duration = 30.0
+
+
+class KeepaliveConfig(Section):
+    """`keepalive:`, a silent peer is given up after `interval` × (`max_missed` + 1) seconds."""
+
+    interval: Duration = 15.0
+    max_missed: Count = 3
+
+
+class GatewayConfig(Section):
+    """One SSH server. `host` may be an alias of `ssh_config`; what is unset is taken from there, then from OpenSSH's defaults."""
+
+    host: Annotated[str, Field(min_length=1, pattern=r"^\S+$")]
+    port: Port | None = None
+    user: Annotated[str, Field(min_length=1)] | None = None
+    identity_files: tuple[FilePath, ...] = ()
+    certificate_files: tuple[FilePath, ...] = ()
+    passphrase_file: FilePath | None = None
+    agent: Annotated[bool, Field(strict=True)] = False
+    known_hosts: tuple[FilePath, ...] = ()
+    jump: tuple[Name, ...] = ()
+    connections: Annotated[int, Field(ge=1, le=16, strict=True)] = 2
+    connect_timeout: Duration = 10.0
+    keepalive: KeepaliveConfig = KeepaliveConfig()
+    ssh_config: FilePath | None = None
+
+
+class TlsConfig(Section):
+    """`tls:`, what the API server's certificate is checked against, by probes and in exported kubeconfigs."""
+
+    server_name: Annotated[str, Field(min_length=1, max_length=253)] | None = None
+    ca_file: FilePath | None = None
+
+
+class ProbeConfig(Section):
+    """`probe:`."""
+
+    path: Annotated[str, Field(pattern=r"^/[\x21-\x7e]*$")] = "/healthz"
+    interval: Duration = 10.0
+    timeout: Duration = 5.0
+    token_file: FilePath | None = None
+    client_cert: FilePath | None = None
+    client_key: FilePath | None = None
+    threshold: Count = 2
+
+
+class ClusterConfig(Section):
+    """One Kubernetes API server, or several of one cluster."""
+
+    gateway: Name
+    listen: Endpoint
+    allow_remote: Annotated[bool, Field(strict=True)] = False
+    api_servers: Annotated[tuple[Endpoint, ...], Field(min_length=1)]
+    tls: TlsConfig = TlsConfig()
+    probe: ProbeConfig = ProbeConfig()
+
+
+class Config(Section):
+    """The whole file, `defaults:` already merged in."""
+
+    version: Literal[1]
+    admin: AdminConfig = AdminConfig()
+    log: LogConfig = LogConfig()
+    limits: LimitsConfig = LimitsConfig()
+    gateways: dict[Name, GatewayConfig] = {}
+    clusters: dict[Name, ClusterConfig] = {}

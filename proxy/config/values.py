@@ -1,0 +1,125 @@
+"""The small values of the configuration: addresses, durations, sizes, paths.
+
+`10.0.0.10:6443`, `[::1]:6443`; `500ms`, `10s`, `5m`, `1h`; `64KiB`, `256MiB`, `1GiB`; `${CREDENTIALS_DIRECTORY}/key`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from pathlib import Path
+from typing import Annotated, NamedTuple, Self
+
+from pydantic import BeforeValidator, GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_SIZE = re.compile(r"(\d+)(KiB|MiB|GiB|B)")
+_BYTES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?\.?")
+
+
+class Endpoint(NamedTuple):
+    """A host (name or IP address, without brackets) and a port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach it (127.0.0.0/8, ::1, `localhost`)."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `HOST:PORT` or `[IPV6]:PORT`. Raises ValueError that says what is expected."""
+        host, _, port = text.rpartition(":")
+        bracketed = host.startswith("[") and host.endswith("]")
+        host = host[1:-1] if bracketed else host
+        if not host or not port.isascii() or not port.isdecimal() or (":" in host) != bracketed:
+            raise ValueError(f"expected HOST:PORT or [IPV6]:PORT, got {text!r}")
+        if not 1 <= int(port) <= 65535:
+            raise ValueError(f"port {port} is out of range 1-65535")
+        if bracketed:
+            try:
+                ipaddress.IPv6Address(host)
+            except ValueError as exc:
+                raise ValueError(f"[{host}] is not an IPv6 address") from exc
+        elif not _HOST.fullmatch(host):
+            raise ValueError(f"{host!r} is neither a host name nor an IP address")
+        return cls(host, int(port))
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Validated from a string, dumped as one."""
+        return core_schema.no_info_before_validator_function(
+            _endpoint,
+            core_schema.is_instance_schema(cls),
+            serialization=core_schema.to_string_ser_schema(),
+        )
+
+
+def _endpoint(value: object) -> Endpoint:
+    if isinstance(value, Endpoint):
+        return value
+    if not isinstance(value, str):
+        raise ValueError(f"expected HOST:PORT in quotes, got {value!r}")  # noqa: TRY004 - pydantic reports ValueError
+    return Endpoint.parse(value)
+
+
+def parse_duration(value: object) -> float:
+    """Seconds from `500ms`, `10s`, `1.5m`, `1h`. A bare number is refused: its unit would be a guess. Raises ValueError."""
+    if isinstance(value, float):  # a default, already in seconds
+        return value
+    match = _DURATION.fullmatch(value) if isinstance(value, str) else None
+    if not match:
+        raise ValueError(f"expected a duration like 500ms, 10s or 5m, got {value!r}")
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+def parse_size(value: object) -> int:
+    """Bytes from `64KiB`, `256MiB`. A bare number is refused. Raises ValueError."""
+    match = _SIZE.fullmatch(value) if isinstance(value, str) else None
+    if not match:
+        raise ValueError(f"expected a size like 64KiB or 256MiB, got {value!r}")
+    return int(match[1]) * _BYTES[match[2]]
+
+
+def expand_path(value: object) -> Path:
+    """A path with `${VARIABLE}` and a leading `~` expanded. Raises ValueError if a variable is unset or the path is relative."""
+    if isinstance(value, Path):
+        return value
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"expected a path, got {value!r}")
+
+    def lookup(match: re.Match[str]) -> str:
+        found = os.environ.get(match[1])
+        if found is None:
+            raise ValueError(f"environment variable {match[1]} is not set")
+        return found
+
+    path = Path(_VARIABLE.sub(lookup, value)).expanduser()
+    if not path.is_absolute():
+        raise ValueError(f"expected an absolute path, got {value!r}")
+    return path
+
+
+Duration = Annotated[float, BeforeValidator(parse_duration)]
+"""Seconds."""
+
+Size = Annotated[int, BeforeValidator(parse_size)]
+"""Bytes."""
+
+FilePath = Annotated[Path, BeforeValidator(expand_path)]
+"""Absolute."""

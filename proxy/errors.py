@@ -1,0 +1,252 @@
+"""Everything that can go wrong, as one tree.
+
+Each class carries a stable `reason`: the same word is the metric label, the log field and the word in `kubemux status`.
+`stage` says how far a connection got (see `Stage`), `hint` tells an operator what to do about it. Exceptions of other
+libraries are translated into these at one boundary each: asyncssh's in `proxy/ssh`, ssl's and h11's in `proxy/health`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import ClassVar
+
+
+class Stage(StrEnum):
+    """The steps a connection takes to an API server, in order (`kubemux probe` prints one line for each)."""
+
+    TCP = "tcp"
+    SSH = "ssh"
+    AUTH = "auth"
+    CHANNEL = "channel"
+    TLS = "tls"
+    HTTP = "http"
+
+
+class ProxyError(Exception):
+    """The root. `str()` is one sentence for an operator; `hint` says what to do."""
+
+    reason: ClassVar[str] = "internal"
+    hint: str = ""
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        if hint is not None:
+            self.hint = hint
+
+
+# ---------------------------------------------------------------------------------------------- configuration
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong with a file: where, what, and the remedy.
+
+    `line` counts from 1 and is 0 if unknown; `key` reads like `clusters.prod.listen`.
+    """
+
+    line: int
+    key: str
+    message: str
+    hint: str = ""
+
+
+class ConfigError(ProxyError):
+    """A configuration (or kubeconfig) that cannot be used. Holds every problem found, not the first."""
+
+    reason = "config"
+
+    def __init__(self, path: str, problems: list[Problem]) -> None:
+        super().__init__(f"{path}: {len(problems)} problem{'s' if len(problems) != 1 else ''}")
+        self.path = path
+        self.problems = problems
+
+    def render(self) -> str:
+        """The whole report, a line or two for each problem: `FILE:LINE: KEY: what is wrong` and `  hint: remedy`."""
+        lines = []
+        for problem in self.problems:
+            where = f"{self.path}:{problem.line}" if problem.line else self.path
+            lines.append(f"{where}: {problem.key + ': ' if problem.key else ''}{problem.message}")
+            if problem.hint:
+                lines.append(f"  hint: {problem.hint}")
+        return "\n".join(lines)
+
+
+# -------------------------------------------------------------------------------------------------- the SSH side
+
+
+class RetryClass(StrEnum):
+    """How soon it makes sense to dial again after a failure (see `proxy/ssh/governor.py`)."""
+
+    SOON = "soon"
+    SLOW = "slow"
+
+
+class LinkError(ProxyError):
+    """A link could not be brought up, or was lost."""
+
+    reason = "link_failed"
+    stage: ClassVar[Stage] = Stage.SSH
+    retry: ClassVar[RetryClass] = RetryClass.SOON
+
+
+class Unresolvable(LinkError):
+    """The gateway's name does not resolve."""
+
+    reason = "unresolvable"
+    stage = Stage.TCP
+    hint = "check gateways.*.host (and ssh_config's HostName), and the bastion's resolver: getent hosts NAME"
+
+
+class Unreachable(LinkError):
+    """TCP to sshd failed: refused, no route, reset."""
+
+    reason = "unreachable"
+    stage = Stage.TCP
+    hint = "is sshd running there, and does a firewall let this machine through? Try: nc -vz HOST PORT"
+
+
+class ConnectTimeout(LinkError):
+    """sshd did not answer, or did not finish the handshake, within `connect_timeout`."""
+
+    reason = "connect_timeout"
+    stage = Stage.TCP
+    hint = "packets may be dropped on the way, or sshd is overloaded (MaxStartups); raise connect_timeout if it is only slow"
+
+
+class HandshakeFailed(LinkError):
+    """TCP works, but the SSH version exchange or key exchange does not."""
+
+    reason = "handshake_failed"
+    hint = "is that port an SSH server? Its log says more: journalctl -u ssh"
+
+
+class HostKeyUnknown(LinkError):
+    """known_hosts has no key for this server."""
+
+    reason = "host_key_unknown"
+    retry = RetryClass.SLOW
+    hint = "compare the fingerprint with one from a trusted source, then add the key to known_hosts"
+
+
+class HostKeyChanged(LinkError):
+    """The server shows another key than known_hosts has: rotated, rebuilt, or somebody in between."""
+
+    reason = "host_key_changed"
+    retry = RetryClass.SLOW
+    hint = "find out why before you trust it; then replace the old line in known_hosts: ssh-keygen -R HOST"
+
+
+class HostKeyRevoked(LinkError):
+    """The server shows a key that known_hosts marks `@revoked`."""
+
+    reason = "host_key_revoked"
+    retry = RetryClass.SLOW
+    hint = "do not connect: this key was revoked on purpose; the server needs a new one"
+
+
+class AuthFailed(LinkError):
+    """sshd refused every key we have."""
+
+    reason = "auth_failed"
+    stage = Stage.AUTH
+    retry = RetryClass.SLOW
+    hint = "is the public key in authorized_keys of that user, and the certificate still valid? sshd's log says why it refused"
+
+
+class CredentialsUnusable(LinkError):
+    """A key, certificate, passphrase or known_hosts file cannot be read or parsed."""
+
+    reason = "credentials_unusable"
+    stage = Stage.AUTH
+    retry = RetryClass.SLOW
+    hint = "check that the file exists, is readable by the daemon's user, and that passphrase_file matches the key"
+
+
+class JumpFailed(LinkError):
+    """A gateway of the jump chain cannot be reached; the message says which and why."""
+
+    reason = "jump_failed"
+
+
+class KeepaliveTimeout(LinkError):
+    """The peer stopped answering."""
+
+    reason = "keepalive_timeout"
+    hint = "the network or the gateway is gone without a word; kubemux dials again by itself"
+
+
+class LinkLost(LinkError):
+    """The connection ended: closed, reset, or a protocol error on it."""
+
+    reason = "link_lost"
+    hint = "kubemux dials again by itself; if this repeats, sshd's log on the gateway says why it hangs up"
+
+
+class LinkReplaced(LinkError):
+    """We closed the link ourselves: reconnect, reload, shutdown."""
+
+    reason = "replaced"
+
+
+class LinkDown(ProxyError):
+    """No link of the gateway is up, and none came up within the time a client may wait."""
+
+    reason = "link_down"
+    stage: ClassVar[Stage] = Stage.SSH
+    hint = "kubemux status shows why the gateway is down"
+
+
+# ---------------------------------------------------------------------------------------------- channels
+
+
+class ChannelError(ProxyError):
+    """A channel could not be opened on a link that is up."""
+
+    reason = "channel_failed"
+    stage: ClassVar[Stage] = Stage.CHANNEL
+
+
+class ChannelRefused(ChannelError):
+    """The gateway could not connect to the API server (RFC 4254 5.1, SSH_OPEN_CONNECT_FAILED)."""
+
+    reason = "channel_refused"
+    hint = "is the API server listening there, as seen from the gateway? Try on the gateway: nc -vz HOST PORT"
+
+
+class ChannelProhibited(ChannelError):
+    """sshd does not allow this forwarding (SSH_OPEN_ADMINISTRATIVELY_PROHIBITED)."""
+
+    reason = "channel_prohibited"
+    hint = "sshd's AllowTcpForwarding or PermitOpen, or permitopen= in authorized_keys, does not allow this address"
+
+
+class ChannelTimeout(ChannelError):
+    """Neither opened nor refused in time: the gateway cannot reach the API server's address."""
+
+    reason = "timeout"
+    hint = "the gateway's packets to the API server are probably dropped: check routes and firewalls from the gateway"
+
+
+class MemoryExhausted(ChannelError):
+    """`limits.memory` is all given out: the client is turned away instead of growing the process."""
+
+    reason = "memory"
+    hint = "raise limits.memory, or lower limits.max_connections"
+
+
+# ---------------------------------------------------------------------------------------------- local side
+
+
+class ListenError(ProxyError):
+    """A local address could not be bound."""
+
+    reason = "listen_failed"
+    hint = "find who has it: ss -ltnp 'sport = :PORT'; then stop that, or choose another port"
+
+
+class AdminError(ProxyError):
+    """The running daemon could not be asked."""
+
+    reason = "admin"
+    hint = "is it running? systemctl status kubemux"

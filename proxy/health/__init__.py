@@ -1,0 +1,1 @@
+"""Probes: one HTTPS GET through the path a client takes, its schedule, and what its results mean."""

@@ -1,0 +1,1 @@
+"""The local sockets that stand for clusters."""

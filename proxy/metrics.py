@@ -1,0 +1,135 @@
+"""Every metric in one place, in an injected registry.
+
+The hot path writes plain ints into a `Traffic`; `_TrafficCollector` reads them when Prometheus scrapes. Everything else is a
+prometheus-client object. Label sets are bounded by the configuration; `forget_*` drops those of what a reload removed.
+Buckets run from below a loopback round trip to a client's patience (peers.md 5.7: 0.5 ms to 60 s).
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client.registry import Collector
+
+LATENCY_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+DURATION_BUCKETS = (0.1, 1.0, 10.0, 60.0, 300.0, 1800.0, 3600.0, 14400.0, 43200.0, 86400.0)
+LAG_BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)
+
+
+class Traffic:
+    """The byte path's own counters of one cluster: plain ints, one writer, read by the scrape."""
+
+    __slots__ = ("closed", "from_cluster", "opened", "to_cluster")
+
+    def __init__(self) -> None:
+        self.to_cluster = 0
+        self.from_cluster = 0
+        self.opened = 0
+        self.closed = 0
+
+    @property
+    def active(self) -> int:
+        """Connections open now."""
+        return self.opened - self.closed
+
+
+class _TrafficCollector(Collector):
+    def __init__(self) -> None:
+        self.clusters: dict[str, Traffic] = {}
+
+    def collect(self) -> Iterable[CounterMetricFamily | GaugeMetricFamily]:
+        moved = CounterMetricFamily(
+            "kubemux_bytes", "Bytes carried between clients and API servers.", labels=["cluster", "direction"]
+        )
+        active = GaugeMetricFamily("kubemux_connections_active", "Client connections open now.", labels=["cluster"])
+        for cluster, traffic in self.clusters.items():
+            moved.add_metric([cluster, "to_cluster"], traffic.to_cluster)
+            moved.add_metric([cluster, "from_cluster"], traffic.from_cluster)
+            active.add_metric([cluster], traffic.active)
+        yield moved
+        yield active
+
+
+class Metrics:
+    """The daemon's metrics. One instance per registry; names as in the README's table."""
+
+    def __init__(self, registry: CollectorRegistry, *, version: str) -> None:
+        self.registry = registry
+        self._traffic = _TrafficCollector()
+        registry.register(self._traffic)
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"kubemux_{name}", text, labels, registry=registry)
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"kubemux_{name}", text, labels, registry=registry)
+
+        def histogram(name: str, text: str, *labels: str, buckets: tuple[float, ...] = LATENCY_BUCKETS) -> Histogram:
+            return Histogram(f"kubemux_{name}", text, labels, buckets=buckets, registry=registry)
+
+        self.cluster_up = gauge("cluster_up", "1 if the cluster's probes succeed, 0 if not.", "cluster")
+        self.probe_duration = histogram("probe_duration_seconds", "Time a probe took, from channel to status line.", "cluster")
+        self.probes = counter("probes", "Probes by result.", "cluster", "result")
+        self.connections = counter("connections", "Client connections ended, by result.", "cluster", "result")
+        self.connection_duration = histogram(
+            "connection_duration_seconds", "How long client connections lived.", "cluster", buckets=DURATION_BUCKETS
+        )
+        self.channel_open = histogram(
+            "channel_open_seconds",
+            "Time from a client's arrival to its open channel, waiting for a link included.",
+            "cluster",
+        )
+        self.first_byte = histogram(
+            "first_byte_seconds", "Time from a client's arrival to the first byte from its API server.", "cluster"
+        )
+        self.gateway_links = gauge("gateway_links", "Links that are up.", "gateway")
+        self.gateway_connected = gauge("gateway_connected", "1 if at least one link is up.", "gateway")
+        self.gateway_connects = counter("gateway_connects", "Dial attempts by result.", "gateway", "result")
+        self.gateway_reconnects = counter(
+            "gateway_reconnects", "Links dialled again after a loss, by the reason of the loss.", "gateway", "reason"
+        )
+        self.gateway_handshake = histogram(
+            "gateway_handshake_seconds", "Time from TCP connect to an authenticated link.", "gateway"
+        )
+        self.gateway_rtt = gauge("gateway_rtt_seconds", "Last measured round trip to sshd, through the link.", "gateway")
+        self.gateway_backoff = gauge("gateway_backoff_seconds", "Wait before the next dial attempt; 0 if none is due.", "gateway")
+        self.link_data_plane = gauge("link_data_plane", "Links by who carries their bytes.", "gateway", "mode")
+        self.buffered_bytes = gauge(
+            "buffered_bytes", "Bytes that buffers and granted windows may hold now, out of limits.memory."
+        )
+        self.paused_relays = gauge("paused_relays", "Connections of which a side waits for the other.")
+        self.loop_lag = histogram("event_loop_lag_seconds", "How late the event loop runs a timer.", buckets=LAG_BUCKETS)
+        self.certificate_expiry = gauge(
+            "certificate_expiry_timestamp_seconds", "When a certificate expires, in Unix time.", "cluster", "kind"
+        )
+        self.config_reloads = counter("config_reloads", "Configuration reloads by result.", "result")
+        self.config_last_success = gauge(
+            "config_last_reload_success_timestamp_seconds", "When a configuration was last taken, in Unix time."
+        )
+        gauge("build_info", "1, labelled with what runs.", "version", "python").labels(version, platform.python_version()).set(1)
+
+    def traffic(self, cluster: str) -> Traffic:
+        """The byte counters of `cluster`, made at first use."""
+        return self._traffic.clusters.setdefault(cluster, Traffic())
+
+    def forget_cluster(self, cluster: str) -> None:
+        """Drop every series of a cluster that is configured no more."""
+        self._traffic.clusters.pop(cluster, None)
+        self._forget("cluster", cluster)
+
+    def forget_gateway(self, gateway: str) -> None:
+        """Drop every series of a gateway that is configured no more."""
+        self._forget("gateway", gateway)
+
+    def _labelled(self) -> Iterator[MetricWrapperBase]:
+        yield from (metric for metric in vars(self).values() if isinstance(metric, MetricWrapperBase))
+
+    def _forget(self, label: str, value: str) -> None:
+        for metric in self._labelled():
+            with suppress(AttributeError):  # a metric without labels has none to remove
+                metric.remove_by_labels({label: value})

@@ -1,0 +1,1 @@
+"""One client socket paired with one channel, until both directions have ended."""

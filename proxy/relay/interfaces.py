@@ -1,0 +1,71 @@
+"""The seam between the two legs of a relay.
+
+A relay knows a channel and a route only by these protocols; `proxy/ssh` implements them on SSH links, `proxy/direct.py` on
+plain TCP. Every method but `Route.open_channel` is a plain callback: it never blocks and never raises.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from proxy.config.values import Endpoint
+from proxy.errors import ProxyError
+
+
+class ChannelUser(Protocol):
+    """Who gets what comes back on a channel: the relay."""
+
+    def data_received(self, data: bytes | memoryview) -> None:
+        """Bytes from the cluster. A memoryview is the receiver's until its transport has taken it."""
+
+    def eof_received(self) -> None:
+        """The cluster sends no more; it may still receive."""
+
+    def pause_writing(self) -> None:
+        """The channel's window or its link is full: read no more from the client."""
+
+    def resume_writing(self) -> None:
+        """Room again."""
+
+    def connection_lost(self, error: ProxyError | None) -> None:
+        """The channel is gone: `None` after an orderly close, else why. The last call a user gets, exactly once."""
+
+
+class Channel(Protocol):
+    """One open connection to an API server, paused until `attach`."""
+
+    def attach(self, user: ChannelUser) -> None:
+        """Name the receiver and start delivery."""
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where the client's next bytes go, never empty; valid until `buffer_updated` (asyncio.BufferedProtocol)."""
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """`nbytes` of that buffer are filled: send them to the cluster."""
+
+    def write_eof(self) -> None:
+        """The client sends no more."""
+
+    def pause_reading(self) -> None:
+        """The client is slow: deliver no more, grant the cluster no more credit."""
+
+    def resume_reading(self) -> None:
+        """The client has room again."""
+
+    def close(self) -> None:
+        """Orderly: what is queued still goes out. Idempotent."""
+
+    def abort(self) -> None:
+        """At once; queued bytes are dropped. Idempotent."""
+
+
+class Route(Protocol):
+    """A way to API servers: a gateway, or no gateway at all."""
+
+    async def open_channel(self, target: Endpoint, *, origin: Endpoint, deadline: float) -> Channel:
+        """Open a channel to `target`, waiting for a link until `deadline` (loop time, seconds).
+
+        `origin` is the client's address, as RFC 4254 7.2 wants it for sshd's log.
+        Raises LinkDown, ChannelRefused, ChannelProhibited, ChannelTimeout, MemoryExhausted. Cancelled, it leaves no
+        channel behind.
+        """

@@ -1,0 +1,103 @@
+"""What the daemon says of itself at one moment: plain values, made by the objects they describe.
+
+`proxy/admin/status.py` turns them into the JSON of `/status`; nothing here does I/O or reads a clock. Times are seconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class GatewayState(StrEnum):
+    """A gateway's state as its supervisor sees it."""
+
+    CONNECTING = "connecting"
+    UP = "up"
+    """Every link is up."""
+    DEGRADED = "degraded"
+    """Some links are up."""
+    DOWN = "down"
+
+
+class ClusterState(StrEnum):
+    """A cluster's state as its probes see it."""
+
+    UNKNOWN = "unknown"
+    """Not yet enough equal results in a row."""
+    UP = "up"
+    DOWN = "down"
+
+
+@dataclass(frozen=True, slots=True)
+class LinkSnapshot:
+    """One live SSH connection."""
+
+    server: str
+    """`HOST:PORT` as dialled."""
+    age: float
+    channels: int
+    data_plane: str
+    """`native` or `asyncssh`."""
+    cipher: str
+    rtt: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class GatewaySnapshot:
+    """One gateway."""
+
+    name: str
+    state: GatewayState
+    links: tuple[LinkSnapshot, ...]
+    wanted: int
+    """How many links it is configured to keep."""
+    reconnects: int
+    retry_in: float | None
+    """Seconds to the next attempt, None if none is pending."""
+    reason: str = ""
+    """Of the last failure, one of `proxy.errors`; empty while all is well."""
+    message: str = ""
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterSnapshot:
+    """One cluster."""
+
+    name: str
+    gateway: str
+    listen: str
+    listening: bool
+    state: ClusterState
+    reason: str
+    """The last probe's result, `ok` or why not; empty before the first."""
+    message: str
+    hint: str
+    probe_seconds: float | None
+    api_server: str
+    """The API server that new connections try first."""
+    connections: int
+    connections_total: int
+    bytes_to_cluster: int
+    bytes_from_cluster: int
+    certificate_expiry: float | None
+    """Unix time."""
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonSnapshot:
+    """Everything `/status`, `/readyz` and the sd_notify status line need."""
+
+    version: str
+    pid: int
+    uptime: float
+    ready: bool
+    """All listeners are bound and nothing is being shut down."""
+    draining: bool
+    config_path: str
+    connections: int
+    buffered_bytes: int
+    memory_limit: int
+    gateways: tuple[GatewaySnapshot, ...] = field(default=())
+    clusters: tuple[ClusterSnapshot, ...] = field(default=())

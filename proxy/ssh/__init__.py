@@ -1,0 +1,1 @@
+"""Everything that speaks SSH; the only package that imports asyncssh."""
