@@ -1,0 +1,85 @@
+"""The command line: `kubemux COMMAND`, and what each failure looks like to the shell.
+
+Exit codes: 0 fine, 1 failed at run time, 2 usage, 78 bad configuration (EX_CONFIG of sysexits.h), 130 interrupted. Each
+command is a module of this package that is imported only when it runs: `kubemux status` pays for no SSH library.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from importlib import import_module
+from typing import Final
+
+import click
+
+from proxy import __version__
+from proxy.errors import ConfigError, ProxyError
+
+EX_FAILED: Final = 1
+EX_CONFIG: Final = 78
+EX_INTERRUPTED: Final = 130
+
+_COMMANDS: Final = {
+    "run": ("run", "Run the daemon."),
+    "check": ("check", "Check a configuration file and report every problem."),
+    "demo": ("demo", "Try it: two stand-in clusters behind an embedded SSH server."),
+    "status": ("status", "Show the gateways and clusters of the running daemon."),
+    "probe": ("probe", "Probe one cluster, step by step, and explain where it stops."),
+    "kubeconfig": ("kubeconfig", "Export a kubeconfig, or import clusters from one."),
+    "reload": ("control", "Make the running daemon read its configuration again."),
+    "reconnect": ("control", "Dial the links of a gateway again."),
+    "drain": ("control", "Stop taking connections for a cluster; let those it has end."),
+}
+"""Command -> the module of this package that defines it under the same name, and its line in `kubemux --help`."""
+
+
+class _Commands(click.Group):
+    """The commands of the table, imported when used; every failure ends in an exit code and a line, never a traceback."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
+        if cmd_name not in _COMMANDS:
+            return None
+        command = getattr(import_module(f"proxy.cli.{_COMMANDS[cmd_name][0]}"), cmd_name)
+        if not isinstance(command, click.Command):
+            raise TypeError(f"proxy.cli.{_COMMANDS[cmd_name][0]}.{cmd_name} is not a click command")
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise  # click's own: usage errors, ctx.exit(), and a reader that went away
+        except KeyboardInterrupt:
+            ctx.exit(EX_INTERRUPTED)
+        except ConfigError as error:
+            click.echo(error.render(), err=True)
+            ctx.exit(EX_CONFIG)
+        except ProxyError as error:
+            click.echo(f"kubemux: {error}", err=True)
+            if error.hint:
+                click.echo(f"  hint: {error.hint}", err=True)
+            ctx.exit(EX_FAILED)
+        except Exception as error:  # noqa: BLE001 - the last line of defence: what is not foreseen must read as a bug of ours
+            if os.environ.get("KUBEMUX_DEBUG"):
+                traceback.print_exception(error, file=sys.stderr)
+            click.echo(f"kubemux: internal error: {type(error).__name__}: {error}; this is a bug", err=True)
+            click.echo("  hint: KUBEMUX_DEBUG=1 shows the traceback; please report it", err=True)
+            ctx.exit(EX_FAILED)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="kubemux")
+def main() -> None:
+    """Give every Kubernetes cluster behind SSH a stable address, https://127.0.0.1:PORT.
+
+    Exit codes: 0 fine, 1 failed at run time, 2 usage, 78 bad configuration.
+    """
