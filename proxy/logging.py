@@ -1,0 +1,157 @@
+"""Log set-up: one line per entry, JSON or for people, to standard error.
+
+structlog's entries and those of the standard library's `logging` (asyncssh, asyncio, aiohttp: from WARNING on) take the same
+way: exception to text, secrets out, rendered, one unbuffered write. What the daemon logs:
+
+    connection closed   cluster, client, to_cluster, from_cluster (bytes), seconds, reason: one entry per connection
+    gateway/link/cluster state changes, one entry each
+
+Redaction is the last line of defence, not the first: nothing should hand a secret to a logger.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import sys
+from collections.abc import Mapping
+from typing import BinaryIO, Final, Literal, TextIO, cast
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+REDACTED: Final = "[redacted]"
+_SECRET_KEY = re.compile(
+    r"(?:token|passw(?:or)?d|passphrase|secret|authorization|cookie|credential|(?:private|api)[_-]?key)s?\Z", re.IGNORECASE
+)
+_SECRET_TEXT: Final = (
+    (re.compile(r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----.*?(?:-----END [A-Z0-9 ]*PRIVATE KEY-----|\Z)", re.DOTALL), REDACTED),
+    # RFC 6750 2.1 b64token; shorter ones are English ("bearer authentication").
+    (re.compile(r"\b(bearer)\s+[\w.~+/-]{15,}=*", re.IGNORECASE), rf"\1 {REDACTED}"),
+    (re.compile(r"(authorization\W{1,4}(?:basic|bearer)?\s*)[^\s'\",}]+", re.IGNORECASE), rf"\1{REDACTED}"),
+    (re.compile(r"\beyJ[\w-]{8,}\.[\w-]+\.[\w-]*"), REDACTED),  # RFC 7519: a JWT, which is what service accounts have
+    (re.compile(r"(://[^\s/:@]*:)[^\s/@]+@"), rf"\1{REDACTED}@"),
+    (re.compile(r"\b((?:token|password|passphrase|secret)=)[^\s&]+", re.IGNORECASE), rf"\1{REDACTED}"),
+)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+class _Sink:
+    """Where entries go. A write that fails (full disk, closed pipe) is counted; it never reaches who logs."""
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self.dropped = 0
+        self._stream = stream  # keeps the file open as long as we write to it
+        # Below Python's buffers: what a full disk leaves in them would fail again at exit, as status 120.
+        buffer = None if stream is None else stream.buffer
+        self._out = cast("BinaryIO | None", getattr(buffer, "raw", buffer))
+
+    def write(self, entry: str) -> None:
+        data = (entry + "\n").encode("utf-8", "backslashreplace")
+        try:
+            if self._out is None or self._out.write(data) != len(data):
+                self.dropped += 1
+        except (OSError, ValueError):  # ValueError: the stream is closed
+            self.dropped += 1
+
+
+class _Logger:
+    """What structlog calls once an entry is rendered."""
+
+    def __init__(self, name: str = "kubemux") -> None:
+        self.name = name
+
+    def _write(self, entry: str) -> None:
+        _sink.write(entry)
+
+    debug = info = warning = error = critical = _write
+
+
+class _Bridge(logging.Handler):
+    """Brings the entries of the standard library's loggers to structlog."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            level = min(record.levelno // 10 * 10, logging.CRITICAL)
+            structlog.get_logger(record.name).log(level, record.getMessage(), exc_info=record.exc_info)
+        except Exception:  # noqa: BLE001 - logging's own contract: report it, never raise into the caller
+            self.handleError(record)
+
+
+_sink = _Sink(None)
+
+
+def configure(format: Literal["json", "console"], level: str, stream: TextIO | None = None) -> None:  # noqa: A002 - the file's key
+    """Send entries of `level` (debug, info, warning, error) and above to `stream`, standard error by default.
+
+    May be called again, to change any of the three. Other libraries' entries join from WARNING on, whatever `level` is.
+    """
+    global _sink
+    stream = stream or sys.stderr
+    _sink = _Sink(stream)
+    renderer: tuple[Processor, ...]
+    if format == "json":
+        renderer = (_ordered, structlog.processors.JSONRenderer(_to_json))
+    else:
+        colors = stream is not None and stream.isatty() and not os.environ.get("NO_COLOR")
+        plain = structlog.dev.plain_traceback
+        renderer = (_printable, structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=plain))
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.stdlib.add_logger_name,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            redact,
+            *renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=_Logger,
+        cache_logger_on_first_use=False,  # a cached logger would keep the old level; there is one entry per connection
+    )
+    root = logging.getLogger()
+    for handler in [handler for handler in root.handlers if isinstance(handler, _Bridge)]:
+        root.removeHandler(handler)
+    root.addHandler(_Bridge(logging.WARNING))
+    root.setLevel(logging.WARNING)
+
+
+def dropped_entries() -> int:
+    """How many entries could not be written since the last `configure`."""
+    return _sink.dropped
+
+
+def redact(logger: WrappedLogger, method: str, entry: EventDict) -> EventDict:  # noqa: ARG001 - structlog's signature
+    """A structlog processor: plain JSON values only, secrets replaced by `[redacted]`, at any depth."""
+    return cast("EventDict", _clean(entry))
+
+
+def _clean(value: object) -> object:
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): REDACTED if _SECRET_KEY.search(str(key)) else _clean(item) for key, item in value.items()}
+    if type(value) in (list, tuple, set, frozenset):  # not a named tuple: those have a text of their own
+        return [_clean(item) for item in cast("list[object]", value)]
+    text = str(value)
+    for pattern, replacement in _SECRET_TEXT:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def _ordered(logger: WrappedLogger, method: str, entry: EventDict) -> EventDict:  # noqa: ARG001 - structlog's signature
+    return dict.fromkeys(("timestamp", "level", "logger", "event")) | dict(entry)
+
+
+def _to_json(entry: object, **_: object) -> str:
+    return json.dumps(entry, separators=(",", ":"))
+
+
+def _printable(logger: WrappedLogger, method: str, entry: EventDict) -> EventDict:  # noqa: ARG001 - structlog's signature
+    """Escape control characters: a server's words must not move a terminal's cursor or start a line that looks like ours."""
+    for key, value in entry.items():
+        if isinstance(value, str) and key != "exception":
+            entry[key] = _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", value)
+    return entry
