@@ -1,0 +1,49 @@
+"""The files around a configuration: reading them within bounds.
+
+Blocking, like everything in `proxy/config`: a caller on the event loop goes through `asyncio.to_thread`.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+MAX_CREDENTIAL_BYTES = 1 << 20
+"""For keys, certificates, tokens and known_hosts: far more than any has."""
+
+
+class Unusable(Exception):
+    """A file that cannot be read. `str()` says why without naming the file; `hint` what to do."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+def read_bytes(path: Path, *, limit: int) -> tuple[bytes, os.stat_result]:
+    """The contents of a regular file of at most `limit` bytes, and its status from the same open. Raises Unusable.
+
+    A larger file is refused by its size, and once more while reading: it may grow, and /proc says 0.
+    """
+    try:
+        with open(path, "rb", opener=_without_waiting) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise Unusable("is not a regular file", "give the path of a file")
+            data = file.read(limit + 1) if status.st_size <= limit else b""
+    except FileNotFoundError as exc:
+        raise Unusable("does not exist", "check the spelling, or create it") from exc
+    except IsADirectoryError as exc:
+        raise Unusable("is a directory", "give the path of a file") from exc
+    except PermissionError as exc:
+        raise Unusable("may not be read by this user", f"let the user that runs kubemux (uid {os.geteuid()}) read it") from exc
+    except (OSError, ValueError) as exc:  # ValueError: a NUL in the path
+        raise Unusable(f"cannot be read: {exc.strerror if isinstance(exc, OSError) else exc}", "check the path") from exc
+    if status.st_size > limit or len(data) > limit:
+        raise Unusable(f"is larger than {limit >> 10} KiB", "is it the right file?")
+    return data, status
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # a FIFO would wait for its writer

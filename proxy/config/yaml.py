@@ -1,0 +1,193 @@
+"""YAML files that keep their line numbers and comments, read with suspicion.
+
+One bounded file in, one document out, through ruamel.yaml's round-trip mode (YAML 1.2: `yes` and `off` are plain text).
+Everything that could make a small file large, or mean something else than it shows, is refused: anchors and aliases,
+merge keys, tags, duplicate keys, deep nesting, a second document.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.composer import Composer, MaxDepthExceededError
+from ruamel.yaml.constructor import DuplicateKeyError
+from ruamel.yaml.error import MarkedYAMLError, StreamMark
+from ruamel.yaml.nodes import MappingNode, Node
+from ruamel.yaml.reader import ReaderError
+
+from proxy.config.files import Unusable, read_bytes
+from proxy.errors import ConfigError, Problem
+
+MAX_BYTES = 4 << 20
+MAX_DEPTH = 32
+"""Nested mappings and lists; the configuration needs 5, a kubeconfig 8. Keeps ruamel's recursion far from Python's limit."""
+
+Loc = tuple[str | int, ...]
+"""The way to a value: mapping keys and list indices from the root."""
+
+_MERGE = "tag:yaml.org,2002:merge"
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One YAML file. Change `root` in place and `dump` it to keep the comments."""
+
+    path: str
+    root: object = field(repr=False)
+    """`CommentedMap`, `CommentedSeq` or a scalar; None if the file is empty."""
+
+    def line(self, loc: Loc) -> int:
+        """The line (from 1) of the key or list item at `loc`, else of its nearest ancestor that exists."""
+        line, node = getattr(getattr(self.root, "lc", None), "line", 0), self.root
+        for step in loc:
+            if (found := _step(node, step)) is None:
+                break
+            line, node = found
+        return line + 1
+
+    def has(self, loc: Loc) -> bool:
+        """Whether the file itself says something at `loc`."""
+        node = self.root
+        for step in loc:
+            if (found := _step(node, step)) is None:
+                return False
+            _, node = found
+        return True
+
+
+def _step(node: object, step: str | int) -> tuple[int, object] | None:
+    """The line (from 0) and the value of an item of `node`, if there is one."""
+    if isinstance(node, CommentedMap) and step in node:
+        return node.lc.data[step][0], node[step]
+    if isinstance(node, CommentedSeq) and isinstance(step, int) and step < len(node):
+        return node.lc.data[step][0], node[step]
+    return None
+
+
+def read(path: Path, *, limit: int = MAX_BYTES) -> Document:
+    """Read `path` once and parse it. Raises ConfigError."""
+    try:
+        data, _ = read_bytes(path, limit=limit)
+    except Unusable as exc:
+        raise ConfigError(str(path), [Problem(0, "", f"the file {exc}", exc.hint)]) from exc
+    return parse(data, str(path))
+
+
+def parse(data: bytes, path: str) -> Document:
+    """The one document in `data`; `path` is for messages. Raises ConfigError; its messages never quote a value."""
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as exc:
+        line = data.count(b"\n", 0, exc.start) + 1
+        raise ConfigError(path, [Problem(line, "", "the file is not UTF-8 text", "save it as UTF-8")]) from exc
+    yaml = _round_trip()
+    yaml.Composer = _StrictComposer
+    try:
+        return Document(path, yaml.load(text))
+    except _Refused as exc:
+        raise ConfigError(path, exc.problems) from exc
+    except Exception as exc:  # beside its own errors, ruamel lets ValueError, TypeError and others of its scalars through
+        problem = _translate(exc, text)
+        raise ConfigError(path, [problem]) from exc
+
+
+def dump(root: object) -> bytes:
+    """`root` as YAML, its comments, order and quotes kept."""
+    out = io.BytesIO()
+    _round_trip().dump(root, out)
+    return out.getvalue()
+
+
+def _round_trip() -> YAML:
+    yaml = YAML(typ="rt", pure=True)
+    yaml.max_depth = MAX_DEPTH
+    yaml.preserve_quotes = True
+    yaml.width = 1 << 20  # never fold somebody's long line
+    return yaml
+
+
+class _Refused(Exception):
+    def __init__(self, problems: list[Problem]) -> None:
+        super().__init__(len(problems))
+        self.problems = problems
+
+
+class _StrictComposer(Composer):
+    """Collects what is refused while nodes are only nodes: nothing is expanded or constructed before it has passed."""
+
+    def __init__(self, loader: object = None) -> None:
+        super().__init__(loader=loader)
+        self.warn_double_anchors = False
+        self._problems: dict[int, Problem] = {}
+
+    def get_single_node(self) -> Node | None:
+        node: Node | None = super().get_single_node()
+        if self._problems:
+            raise _Refused(list(self._problems.values()))
+        return node
+
+    def compose_document(self) -> Node:
+        start = self.parser.peek_event()
+        if start.version or start.tags:
+            self._refuse(start.start_mark, "directives (%) are not supported", "remove the line; files are read as YAML 1.2")
+        node: Node = super().compose_document()
+        return node
+
+    def compose_node(self, parent: Node | None, index: object) -> Node:
+        event = self.parser.peek_event()
+        node: Node = super().compose_node(parent, index)
+        if event.anchor is not None:
+            self._refuse(event.start_mark, "anchors and aliases (& and *) are not supported", "write it out, or use `defaults:`")
+        elif getattr(event, "ctag", None) is not None:
+            self._refuse(event.start_mark, "tags (!) are not supported", "remove the tag, or put the value in quotes")
+        elif node.tag == _MERGE:
+            self._refuse(event.start_mark, "merge keys (<<) are not supported", "write it out, or use `defaults:`")
+        if isinstance(node, MappingNode):
+            for key in _duplicates(node):
+                self._refuse(key.start_mark, f"the key {key.value!r} is there twice", "remove or rename one of the two")
+        return node
+
+    def _refuse(self, mark: StreamMark, message: str, hint: str) -> None:
+        self._problems.setdefault(mark.line, Problem(mark.line + 1, "", message, hint))
+
+
+def _duplicates(mapping: MappingNode) -> Iterator[Node]:
+    seen: set[str] = set()
+    for key, _ in mapping.value:
+        if not isinstance(key.value, str):
+            continue
+        if key.value in seen:
+            yield key
+        seen.add(key.value)
+
+
+def _translate(exc: Exception, text: str) -> Problem:
+    hint = "check the indentation, colons and quotes in this line and the one above"
+    if isinstance(exc, ReaderError):
+        code = exc.character if isinstance(exc.character, int) else ord(exc.character)
+        message = f"the control character 0x{code:02x} is not allowed"
+        return Problem(text.count("\n", 0, exc.position) + 1, "", message, "is it a text file?")
+    if not isinstance(exc, MarkedYAMLError):
+        return Problem(
+            0, "", f"not valid YAML ({type(exc).__name__})", "quote values that look like dates or numbers but are not"
+        )
+    mark = exc.problem_mark or exc.context_mark
+    # At the end of input the mark is on a line that no editor shows.
+    line = min(mark.line + 1, len(text.splitlines()) or 1) if mark else 0
+    if isinstance(exc, MaxDepthExceededError):
+        return Problem(line, "", f"nested deeper than {MAX_DEPTH} levels", "no valid file needs that: look for stray brackets")
+    if isinstance(exc, DuplicateKeyError):  # equal as values, not as text; ruamel's own words would quote both values
+        return Problem(line, "", "a key is there twice", "remove or rename one of the two")
+    if exc.problem == "but found another document":
+        return Problem(line, "", "a second document starts here", "keep one document: remove the --- line")
+    message = ": ".join(part for part in ("not valid YAML", exc.context, exc.problem) if part)
+    if "'\\t'" in message:
+        hint = "indent with spaces, not tabs"
+    if "alias" in message:
+        hint = "put text that starts with * in quotes; anchors and aliases are not supported"
+    return Problem(line, "", message, hint)
