@@ -1,0 +1,103 @@
+"""Fixtures for all tests: real parts, uvloop, and the law that nothing is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+import pytest_asyncio
+import uvloop
+
+from tests.support import parts
+from tests.support.leaks import Leaks, LoopLeaks, quick_collections
+from tests.support.sshd import Sshd
+from tests.support.tls import Certificates
+
+pytest_plugins = ["pytester"]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for part, (text, _) in parts.PARTS.items():
+        config.addinivalue_line("markers", f"{part}: {text}; skipped without, failed if CI=true")
+    config.addinivalue_line("markers", "both_loops: run on uvloop and on asyncio's own loop, not on uvloop alone")
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config,  # noqa: ARG001 - pytest's hooks take arguments by name
+    item: pytest.Item,
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    factories: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"uvloop": uvloop.new_event_loop}
+    if item.get_closest_marker("both_loops"):
+        factories["asyncio"] = asyncio.new_event_loop
+    return factories
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    # Between the process's check and the test's own fixtures: so it is the last to look at a loop that still runs.
+    if isinstance(item, pytest.Function) and pytest_asyncio.is_async_test(item) and "_quiet_loop" not in item.fixturenames:
+        item.fixturenames.insert(item.fixturenames.index("_nothing_left") + 1, "_quiet_loop")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for part in parts.PARTS:
+        if item.get_closest_marker(part):
+            parts.need(part)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quick_collections() -> Iterator[None]:
+    # libuv makes a pipe for signals with the first loop and keeps it for good.
+    uvloop.new_event_loop().close()
+    with quick_collections():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left(_quick_collections: None) -> Iterator[None]:
+    leaks = Leaks()
+    yield
+    if left := leaks.everything():
+        pytest.fail("the test left behind:\n  " + "\n  ".join(left), pytrace=False)
+
+
+@pytest_asyncio.fixture
+async def _quiet_loop(_nothing_left: None) -> AsyncIterator[None]:
+    leaks = LoopLeaks()
+    yield
+    if left := await leaks.everything():
+        pytest.fail("the test left in its event loop:\n  " + "\n  ".join(left), pytrace=False)
+
+
+class SshdFactory(Protocol):
+    """Starts another sshd for the running test."""
+
+    def __call__(self, *, config: Mapping[str, str] | None = None, host_certificate: bool = False) -> Sshd: ...
+
+
+@pytest.fixture
+def sshd_factory(tmp_path: Path) -> Iterator[SshdFactory]:
+    """Call it for every sshd that the test needs; all are stopped at its end."""
+    parts.need("sshd")
+    with ExitStack() as stack:
+        count = iter(range(100))
+
+        def start(*, config: Mapping[str, str] | None = None, host_certificate: bool = False) -> Sshd:
+            return stack.enter_context(Sshd(tmp_path / f"sshd{next(count)}", config=config, host_certificate=host_certificate))
+
+        yield start
+
+
+@pytest.fixture
+def sshd(sshd_factory: SshdFactory) -> Sshd:
+    """A running sshd."""
+    return sshd_factory()
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """A CA, a server certificate for `kubernetes` alone, an administrator's certificate."""
+    return Certificates(tmp_path_factory.mktemp("certificates"))

@@ -1,0 +1,1 @@
+"""The real parts that tests run against, and the law that nothing is left behind."""

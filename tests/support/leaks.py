@@ -1,0 +1,114 @@
+"""What a test left behind: open files, threads, child processes, tasks, unhandled errors of its loop.
+
+A transport is found by its socket: every descriptor that is open after the test, and was not before, is a leak.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.support.processes import children, command
+
+GRACE = 1.0
+"""Seconds that closing may take: a TLS transport waits for its peer's answer, a thread for its last line."""
+
+Context = dict[str, object]
+
+
+def open_files() -> dict[int, str]:
+    """This process's descriptors and what they are, those of event loops and of the kernel's other notifiers left out."""
+    found = {}
+    for link in Path("/proc/self/fd").iterdir():
+        try:
+            target = str(link.readlink())
+        except OSError:  # the descriptor with which the folder was listed
+            continue
+        if not target.startswith("anon_inode:"):
+            found[int(link.name)] = target
+    return found
+
+
+def describe(fd: int, target: str) -> str:
+    """`fd 12: TCP 127.0.0.1:1234 -> 127.0.0.1:22`, or the path."""
+    inode = target.removeprefix("socket:[").removesuffix("]")
+    for family in ("tcp", "tcp6", "unix"):
+        for row in Path(f"/proc/net/{family}").read_text().splitlines():
+            fields = row.split()
+            if family == "unix" and len(fields) > 6 and fields[6] == inode:
+                return f"fd {fd}: unix socket {' '.join(fields[7:]) or '(unnamed)'}"
+            if family != "unix" and len(fields) > 9 and fields[9] == inode:
+                local, peer = (f"{address.partition(':')[0]}:{int(address.partition(':')[2], 16)}" for address in fields[1:3])
+                return f"fd {fd}: {family} socket {local} -> {peer} (addresses as /proc/net/tcp has them)"
+    return f"fd {fd}: {target}"
+
+
+class Leaks:
+    """The difference between now and when this was made."""
+
+    def __init__(self) -> None:
+        gc.collect()
+        self._files = open_files()
+        self._threads = set(threading.enumerate())
+        self._children = children(os.getpid())
+
+    def files(self, *, besides: frozenset[int] = frozenset()) -> list[str]:
+        """Descriptors that were opened since."""
+        gc.collect()
+        return [
+            describe(fd, target) for fd, target in open_files().items() if self._files.get(fd) != target and fd not in besides
+        ]
+
+    def everything(self) -> list[str]:
+        """Descriptors, threads and child processes."""
+        threads = set(threading.enumerate()) - self._threads
+        for thread in threads:
+            thread.join(GRACE)
+        return [
+            *self.files(),
+            *(f"thread {thread.name}" for thread in threads if thread.is_alive()),
+            *(f"child process {pid}: {command(pid)}" for pid in children(os.getpid()) - self._children),
+        ]
+
+
+class LoopLeaks:
+    """The same for the running loop: its tasks, its transports' sockets, and the errors nobody handled."""
+
+    def __init__(self) -> None:
+        self._leaks = Leaks()
+        self._errors: list[str] = []
+        self._own = asyncio.all_tasks()
+        asyncio.get_running_loop().set_exception_handler(self._unhandled)
+
+    def _unhandled(self, _loop: asyncio.AbstractEventLoop, context: Context) -> None:
+        self._errors.append(f"unhandled in the event loop: {context.get('message')}: {context.get('exception')!r}")
+
+    def _left(self) -> list[str]:
+        tasks = asyncio.all_tasks() - self._own - {asyncio.current_task()}
+        # uvloop makes a new socket pair for signals at each run, and only the garbage collector can see it.
+        signals = {end.fileno() for end in gc.get_referents(asyncio.get_running_loop()) if isinstance(end, socket.socket)}
+        return [*self._leaks.files(besides=frozenset(signals)), *(f"task {task.get_name()}: {task.get_coro()}" for task in tasks)]
+
+    async def everything(self) -> list[str]:
+        """What is still there after `GRACE` seconds at most, and every unhandled error."""
+        deadline = asyncio.get_running_loop().time() + GRACE
+        while (left := self._left()) and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110 - nobody tells when it closes
+            await asyncio.sleep(0.01)
+        return self._errors + left
+
+
+@contextmanager
+def quick_collections() -> Iterator[None]:
+    """Keep what is imported by now out of every later `gc.collect()`: they then take microseconds, so each test can have some."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()

@@ -1,0 +1,192 @@
+"""Debian's sshd as an ordinary process: its own keys, its own port, everything in one folder."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+
+from tests.support import ssh_keys
+from tests.support.parts import find
+from tests.support.ports import free_port
+from tests.support.processes import command, descendants
+
+READY_SECONDS = 15.0
+HOST = "127.0.0.1"
+
+
+def _penalties() -> str:
+    """From 9.8 on sshd locks out an address that fails too often, and all tests come from one."""
+    version = subprocess.run(["ssh", "-V"], check=True, capture_output=True, text=True, timeout=10).stderr
+    match = re.match(r"OpenSSH_(\d+)\.(\d+)", version)
+    return "PerSourcePenalties no" if match and (int(match[1]), int(match[2])) >= (9, 8) else ""
+
+
+class Sshd:
+    """One sshd. `identity` is a key that it accepts for `user`; `config` overrides or adds sshd_config keywords.
+
+    `folder` holds keys, configuration and log. With `host_certificate` the host key is signed by `host_ca`.
+    """
+
+    def __init__(self, folder: Path, *, config: Mapping[str, str] | None = None, host_certificate: bool = False) -> None:
+        folder.mkdir(parents=True)
+        self.folder = folder
+        self.host = HOST
+        self.port = free_port()
+        self.user = getpass.getuser()
+        self.host_key = ssh_keys.new_key(folder / "host_key")
+        self.host_ca = ssh_keys.new_key(folder / "host_ca")
+        self.user_ca = ssh_keys.new_key(folder / "user_ca")
+        self._authorized = folder / "authorized_keys"
+        self._authorized.touch()
+        self.identity = self.new_identity()
+        self._log = folder / "sshd.log"
+        self._config = dict(config or {})
+        if host_certificate:
+            self._config["HostCertificate"] = str(ssh_keys.sign(self.host_key, ca=self.host_ca, principals=HOST, host=True))
+        self._process: subprocess.Popen[bytes] | None = None
+        self._sessions: set[int] = set()
+
+    def __repr__(self) -> str:
+        return f"<Sshd {self.host}:{self.port} {'running' if self._process else 'stopped'}>"
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    # ------------------------------------------------------------------------------------------ keys
+
+    def new_identity(self, name: str = "identity", *, passphrase: str = "", authorize: bool = True) -> Path:
+        """A new user key; `authorize` says whether sshd accepts it as it is."""
+        key = ssh_keys.new_key(self.folder / name, passphrase=passphrase)
+        if authorize:
+            with self._authorized.open("a") as file:
+                file.write(f"{ssh_keys.public(key)}\n")
+        return key
+
+    def new_certificate(self, name: str = "certified", *, validity: str = "-1h:+1h") -> tuple[Path, Path]:
+        """A user key that is accepted for its certificate alone: (key, certificate)."""
+        key = self.new_identity(name, authorize=False)
+        return key, ssh_keys.sign(key, ca=self.user_ca, principals=self.user, validity=validity)
+
+    def known_hosts(
+        self, *, hashed: bool = False, authority: bool = False, revoked: bool = False, key: Path | None = None
+    ) -> Path:
+        """A known_hosts file that names this server: by its host key, its CA, or (`key`) a wrong one; `revoked` adds the ban."""
+        names = f"[{self.host}]:{self.port}"
+        line = f"@cert-authority {names} {ssh_keys.public(self.host_ca)}" if authority else ""
+        line = line or f"{names} {ssh_keys.public(key or self.host_key)}"
+        ban = f"@revoked {names} {ssh_keys.public(self.host_key)}\n" if revoked else ""
+        path = self.folder / f"known_hosts{len(list(self.folder.glob('known_hosts*')))}"
+        path.write_text(f"{ban}{line}\n")
+        if hashed:
+            ssh_keys.hash_hosts(path)
+        return path
+
+    # ------------------------------------------------------------------------------------------ life
+
+    def start(self) -> None:
+        """Return once a client gets the banner. Another port is tried if somebody took ours; a restart keeps it."""
+        first = not self._log.exists()
+        if os.geteuid() == 0:
+            Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
+        for _ in range(5):
+            self._write_config()
+            self._process = subprocess.Popen(
+                [find("sshd") or "sshd", "-D", "-f", self.folder / "sshd_config", "-E", self._log],
+                stdin=subprocess.DEVNULL,
+            )
+            if self._ready(self._process):
+                return
+            self._process = None
+            if not first or "Address already in use" not in self.log():
+                break
+            self.port = free_port()
+        raise AssertionError(f"sshd did not start on port {self.port}:\n{self.log()}")
+
+    def stop(self) -> None:
+        """End the listener and every session, now. Idempotent."""
+        self.kill_listener()
+        for pid in self._sessions.union(*map(descendants, self._sessions)):
+            if "sshd" in command(pid):  # not somebody new with an old number
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        self._sessions.clear()
+
+    def restart(self) -> None:
+        """Stop everything, start again on the same port with the same keys."""
+        self.stop()
+        self.start()
+
+    def kill_listener(self) -> None:
+        """End the listener alone: sessions live on, new connections are refused."""
+        if self._process:
+            # Frozen first, so that no session starts between the look and the kill.
+            self._process.send_signal(signal.SIGSTOP)
+            self._sessions |= descendants(self._process.pid)
+            self._process.kill()
+            self._process.wait(timeout=10)
+            self._process = None
+
+    def sessions(self) -> set[int]:
+        """The processes of the connections that are open now."""
+        return {pid for pid in self._sessions if command(pid)} | (descendants(self._process.pid) if self._process else set())
+
+    def pause(self) -> None:
+        """Freeze the listener and every session: TCP connects, nothing answers."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Undo `pause`."""
+        self._signal(signal.SIGCONT)
+
+    def log(self) -> str:
+        """What sshd wrote so far."""
+        return self._log.read_text() if self._log.exists() else ""
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._process, "sshd does not run"
+        for pid in {self._process.pid} | self.sessions():
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def _write_config(self) -> None:
+        defaults = {
+            "ListenAddress": self.host,
+            "Port": str(self.port),
+            "HostKey": str(self.host_key),
+            "AuthorizedKeysFile": str(self._authorized),
+            "TrustedUserCAKeys": f"{self.user_ca}.pub",
+            "PidFile": "none",
+            "UsePAM": "no",
+            "StrictModes": "no",
+            "PasswordAuthentication": "no",
+            "PermitRootLogin": "prohibit-password",
+            "LogLevel": "VERBOSE",
+        }
+        lines = [f"{keyword} {value}" for keyword, value in (defaults | self._config).items()]
+        (self.folder / "sshd_config").write_text("\n".join([*lines, _penalties(), ""]))
+
+    def _ready(self, process: subprocess.Popen[bytes]) -> bool:
+        deadline = time.monotonic() + READY_SECONDS
+        while time.monotonic() < deadline:
+            with suppress(OSError), socket.create_connection((self.host, self.port), timeout=1) as client:
+                if client.recv(4) == b"SSH-" and process.poll() is None:
+                    return True
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=0.02)
+                return False
+        process.kill()
+        process.wait()
+        return False
