@@ -1,0 +1,88 @@
+"""One HTTP/1.1 GET on a TLS stream, and what its answer says about an API server (RFC 9112 by h11).
+
+Health endpoints: https://kubernetes.io/docs/reference/using-api/health-checks/
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import h11
+
+from proxy import __version__
+from proxy.health.result import Failure, Result
+from proxy.health.stream import TlsStream
+
+MAX_BODY: Final = 64 * 1024
+MAX_HEADER: Final = 16 * 1024
+_HEALTH_PATHS: Final = frozenset({"healthz", "livez", "readyz"})
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A status code and the body's first 64 KiB."""
+
+    status: int
+    body: bytes
+
+
+async def get(stream: TlsStream, path: str, *, host: str, token: str | None) -> Answer:
+    """GET `path` (origin form). `host` is the Host header, `token` a bearer token of visible ASCII.
+
+    Raises h11.RemoteProtocolError if the answer is not HTTP, ConnectionResetError if it ends early, ssl.SSLError, OSError.
+    """
+    connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEADER)
+    headers = [("Host", host), ("User-Agent", f"kubemux/{__version__}"), ("Accept", "*/*"), ("Connection", "close")]
+    if token is not None:
+        headers.append(("Authorization", f"Bearer {token}"))
+    request = connection.send(h11.Request(method="GET", target=path, headers=headers)) or b""
+    await stream.send(request + (connection.send(h11.EndOfMessage()) or b""))
+    status, body, ended = 0, bytearray(), False
+    while len(body) < MAX_BODY:
+        try:
+            event = connection.next_event()
+        except h11.RemoteProtocolError as exc:
+            if ended:
+                raise ConnectionResetError("the connection ended before the answer did") from exc
+            raise
+        match event:
+            case h11.NEED_DATA:
+                data = await stream.receive()
+                ended = not data
+                connection.receive_data(data)
+            case h11.Response(status_code=status):
+                pass
+            case h11.Data(data=data):
+                body += data
+            case h11.InformationalResponse():
+                pass  # may precede any answer: RFC 9110 15.2
+            case _:
+                break
+    return Answer(status, bytes(body[:MAX_BODY]))
+
+
+def judge(answer: Answer, path: str) -> None:
+    """Return if the answer means healthy.
+
+    On /healthz, /livez and /readyz the body must say so too: a captive portal or a load balancer's page is also a 200.
+    Raises Failure: `unauthorized` (which is alive) or `unhealthy`.
+    """
+    status = answer.status
+    if status in {401, 403}:
+        raise Failure(Result.UNAUTHORIZED, f"HTTP {status} for {path}: alive, but it wants other credentials", status=status)
+    if not 200 <= status < 300:
+        hint = "probe.path does not exist there: /healthz, /livez and /readyz do" if status == 404 else None
+        raise Failure(Result.UNHEALTHY, f"HTTP {status} for {path}{_complaint(answer.body)}", hint=hint, status=status)
+    body = answer.body.strip()
+    endpoint = path.partition("?")[0].strip("/").partition("/")[0]
+    if endpoint in _HEALTH_PATHS and body != b"ok" and not body.endswith(b"check passed"):
+        raise Failure(Result.UNHEALTHY, f"HTTP {status} for {path}, but not the body of an API server", status=status)
+
+
+def _complaint(body: bytes) -> str:
+    """What an API server names as failed (`[-]etcd failed: reason withheld`), else the first line, made safe for a log line."""
+    lines = body.decode("utf-8", "replace").splitlines()
+    chosen = [line.removeprefix("[-]") for line in lines if line.startswith("[-]")] or lines[:1]
+    text = "".join(char if char.isprintable() else " " for char in "; ".join(chosen)).strip()
+    return f": {text[:200]}" if text else ""

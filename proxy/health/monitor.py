@@ -1,0 +1,110 @@
+"""The probes of one cluster over time: schedule, state, metrics, and a log line per change of state."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+from proxy.config.model import ClusterConfig
+from proxy.errors import Stage
+from proxy.health.hysteresis import Hysteresis
+from proxy.health.probe import Dial, probe
+from proxy.health.result import Outcome, Result
+from proxy.health.tls import Contexts
+from proxy.metrics import Metrics
+from proxy.snapshots import ClusterState
+
+log = structlog.get_logger("kubemux.health")
+
+FIRST_WITHIN: Final = 1.0
+"""Seconds over which the first probes of all clusters are spread."""
+POKED_WITHIN: Final = 0.25
+"""Seconds over which the probes of all clusters behind a gateway are spread when its links change; one per burst of pokes."""
+JITTER: Final = 0.1
+
+
+class Monitor:
+    """Probes one cluster on a jittered schedule while `run()` runs, one at a time."""
+
+    def __init__(
+        self,
+        name: str,
+        config: ClusterConfig,
+        dial: Dial,
+        metrics: Metrics,
+        on_change: Callable[[], None],
+        *,
+        contexts: Contexts | None = None,
+    ) -> None:
+        """`on_change` is called after `state` has changed. Monitors given the same `contexts` share what they read of CAs."""
+        self._name = name
+        self._config = config
+        self._dial = dial
+        self._metrics = metrics
+        self._on_change = on_change
+        self._contexts = contexts or Contexts()
+        self._hysteresis = Hysteresis(config.probe.threshold)
+        self._poked = asyncio.Event()
+        self._outcome: Outcome | None = None
+
+    def __repr__(self) -> str:
+        return f"<Monitor {self._name} {self.state} {self._outcome.result if self._outcome else 'not probed'}>"
+
+    @property
+    def state(self) -> ClusterState:
+        """What enough equal results in a row have shown."""
+        return self._hysteresis.state
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """The last probe's, None before the first has ended."""
+        return self._outcome
+
+    def poke(self) -> None:
+        """Probe soon instead of when it is due: something changed on the way. During a probe: once more after it."""
+        self._poked.set()
+
+    async def run(self) -> None:
+        """Probe until cancelled."""
+        interval = self._config.probe.interval
+        await self._wait(random.uniform(0, min(FIRST_WITHIN, interval)))  # noqa: S311 - spreads load, guards nothing
+        while True:
+            self._poked.clear()
+            self._take(await self._probe())
+            await self._wait(interval * random.uniform(1 - JITTER, 1 + JITTER))  # noqa: S311 - spreads load, guards nothing
+
+    async def _wait(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._poked.wait()
+        except TimeoutError:
+            return
+        await asyncio.sleep(random.uniform(0, POKED_WITHIN))  # noqa: S311 - spreads load, guards nothing
+
+    async def _probe(self) -> Outcome:
+        try:
+            return await probe(self._name, self._config, self._dial, self._contexts)
+        except Exception:
+            # A bug. Monitoring goes on and says so: a state frozen at `up` would be worse.
+            log.exception("probe failed to run", cluster=self._name)
+            return Outcome(Result.INTERNAL, "the probe failed to run", Result.INTERNAL.hint, 0.0, Stage.CHANNEL)
+
+    def _take(self, outcome: Outcome) -> None:
+        self._outcome = outcome
+        name, result = self._name, outcome.result
+        self._metrics.probes.labels(name, result).inc()
+        self._metrics.probe_duration.labels(name).observe(outcome.seconds)
+        for kind, expiry in outcome.expiries:
+            self._metrics.certificate_expiry.labels(name, kind).set(expiry)
+        if not self._hysteresis.feed(alive=result.alive):
+            return
+        self._metrics.cluster_up.labels(name).set(result.alive)
+        if result.alive:
+            log.info("cluster up", cluster=name, result=result, message=outcome.message)
+        else:
+            log.warning("cluster down", cluster=name, result=result, message=outcome.message, hint=outcome.hint)
+        self._on_change()

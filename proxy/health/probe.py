@@ -1,0 +1,120 @@
+"""One probe: an HTTPS GET on a connection such as a client gets, classified. It never raises but when cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import h11
+import structlog
+
+from proxy.config.model import ClusterConfig
+from proxy.errors import ProxyError, Stage
+from proxy.health import http
+from proxy.health.result import Failure, Outcome, Result, unreached
+from proxy.health.stream import TlsStream
+from proxy.health.tls import Contexts, classify, server_name
+
+log = structlog.get_logger("kubemux.health")
+
+Dial = Callable[[float], Awaitable[socket.socket]]
+"""Given a deadline (loop time, seconds): a connected socket to the API server, owned by the caller. Raises ProxyError."""
+
+DIAL_GRACE: Final = 0.25
+"""Seconds past the deadline: a dial that keeps it says why it failed, so it gets to speak before it is cut off."""
+
+
+async def probe(name: str, config: ClusterConfig, dial: Dial, contexts: Contexts) -> Outcome:
+    """Probe cluster `name` within `config.probe.timeout` seconds. Cancelled at any await, it leaves nothing open."""
+    attempt = _Attempt(config, contexts)
+    try:
+        outcome = await attempt.run(dial)
+    except ProxyError as exc:
+        outcome = unreached(exc, attempt.seconds)
+    except Failure as exc:
+        outcome = attempt.ended(exc.result, str(exc), exc.hint, exc.status)
+    except h11.RemoteProtocolError as exc:
+        outcome = attempt.ended(Result.HTTP_FAILED, f"{config.api_servers[0]} does not speak HTTP: {exc}")
+    except TimeoutError:
+        outcome = attempt.ended(Result.TIMEOUT, f"no {attempt.awaited} within {config.probe.timeout:g} s")
+    except ssl.SSLError as exc:
+        failure = classify(exc, config)
+        outcome = attempt.ended(failure.result, str(failure), failure.hint)
+    except OSError as exc:
+        outcome = attempt.ended(Result.CLOSED, f"the connection was lost before the {attempt.awaited}: {exc.strerror or exc}")
+    log.debug("probe", cluster=name, result=outcome.result, seconds=round(outcome.seconds, 4))
+    return outcome
+
+
+_AWAITED: Final = {Stage.CHANNEL: "channel to the API server", Stage.TLS: "end of the TLS handshake", Stage.HTTP: "HTTP answer"}
+
+
+class _Attempt:
+    """How far a probe has come, so that whatever ends it can be told with its stage and times."""
+
+    def __init__(self, config: ClusterConfig, contexts: Contexts) -> None:
+        self._config = config
+        self._contexts = contexts
+        self._started = time.monotonic()
+        self._steps: list[tuple[Stage, float]] = []
+        self._expiries: tuple[tuple[str, float], ...] = ()
+        self._enter(Stage.CHANNEL)
+
+    async def run(self, dial: Dial) -> Outcome:
+        config, loop = self._config, asyncio.get_running_loop()
+        deadline = loop.time() + config.probe.timeout
+        async with asyncio.timeout_at(deadline + DIAL_GRACE):
+            sock = await dial(deadline)
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await self._ask(sock)
+        finally:
+            sock.close()
+
+    async def _ask(self, sock: socket.socket) -> Outcome:
+        config, path = self._config, self._config.probe.path
+        self._enter(Stage.TLS)
+        identity, token = await self._contexts.load(config)
+        self._expiries = identity.expiries
+        try:
+            stream = TlsStream(sock, identity.context, server_name(config))
+        except (ValueError, TypeError) as exc:
+            raise Failure(Result.TLS_NAME_MISMATCH, f"{server_name(config)!r} cannot be a server's name: {exc}") from exc
+        await stream.handshake()
+        if expiry := stream.certificate_expiry():
+            self._expiries += (("server", expiry),)
+        self._enter(Stage.HTTP)
+        answer = await http.get(stream, path, host=str(config.api_servers[0]), token=token)
+        http.judge(answer, path)
+        return self.ended(Result.OK, f"HTTP {answer.status} for {path}", "", answer.status)
+
+    def ended(self, result: Result, message: str, hint: str | None = None, status: int | None = None) -> Outcome:
+        """The outcome, here and now."""
+        now = time.monotonic()
+        ends = [start for _, start in self._steps[1:]] + [now]
+        timings = tuple((stage, end - start) for (stage, start), end in zip(self._steps, ends, strict=True))
+        return Outcome(
+            result=result,
+            message=message,
+            hint=result.hint if hint is None else hint,
+            seconds=self.seconds,
+            stage=self._steps[-1][0],
+            status=status,
+            expiries=self._expiries,
+            timings=timings,
+        )
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._started
+
+    @property
+    def awaited(self) -> str:
+        return _AWAITED[self._steps[-1][0]]
+
+    def _enter(self, stage: Stage) -> None:
+        self._steps.append((stage, time.monotonic()))
