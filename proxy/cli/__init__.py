@@ -35,6 +35,11 @@ _COMMANDS: Final = {
 """Command -> the module of this package that defines it under the same name, and its line in `kubemux --help`."""
 
 
+def printable(text: str) -> str:
+    """`text` without what could move a terminal's cursor or change its title: some messages quote the other side."""
+    return "".join(char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
 class _Commands(click.Group):
     """The commands of the table, imported when used; every failure ends in an exit code and a line, never a traceback."""
 
@@ -61,12 +66,12 @@ class _Commands(click.Group):
         except KeyboardInterrupt:
             ctx.exit(EX_INTERRUPTED)
         except ConfigError as error:
-            click.echo(error.render(), err=True)
+            click.echo(printable(error.render()), err=True)
             ctx.exit(EX_CONFIG)
         except ProxyError as error:
-            click.echo(f"kubemux: {error}", err=True)
+            click.echo(printable(f"kubemux: {error}"), err=True)
             if error.hint:
-                click.echo(f"  hint: {error.hint}", err=True)
+                click.echo(printable(f"  hint: {error.hint}"), err=True)
             ctx.exit(EX_FAILED)
         except Exception as error:  # noqa: BLE001 - the last line of defence: what is not foreseen must read as a bug of ours
             if os.environ.get("KUBEMUX_DEBUG"):

@@ -19,4 +19,4 @@ config_option = click.option(
     show_envvar=True,
     help="The configuration file.",
 )
-"""`--config FILE` reaches the command as `config: pathlib.Path`. Whether it can be read is for the loader to say (exit code 78)."""
+"""`--config FILE`, `config: pathlib.Path` in the command. Whether it can be read is for the loader to say (exit code 78)."""

@@ -1,0 +1,42 @@
+"""What the daemon can be told through its unix socket; the daemon implements it, `proxy/admin/server.py` calls it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from proxy.errors import ProxyError
+
+
+class UnknownName(ProxyError):
+    """A gateway or cluster that the running configuration does not have; the hint lists those there are."""
+
+    reason = "unknown_name"
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        listed = ", ".join(sorted(known))
+        super().__init__(f"no {kind} is called {name!r}", hint=f"there are: {listed}" if listed else f"there is no {kind} at all")
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadResult:
+    """What a reload did, each item like `cluster prod-eu`. `warnings` are sentences: what was taken but does not work yet."""
+
+    added: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+class Control(Protocol):
+    """The changing calls. Each bounds its own time and raises ProxyError; a client that hangs up does not cancel it."""
+
+    async def reload(self) -> ReloadResult:
+        """Read the configuration again and take it. Raises ConfigError, and then nothing has changed."""
+
+    async def reconnect(self, gateway: str) -> None:
+        """Replace the links of `gateway` by new ones. Raises UnknownName."""
+
+    async def drain(self, cluster: str) -> None:
+        """Take no new connections for `cluster`; returns when those it had have ended or had their time. Raises UnknownName."""

@@ -1,0 +1,107 @@
+"""A snapshot of the daemon as the JSON of `/status`, the text of `/readyz` and the status line of sd_notify. Pure.
+
+The document, stable for scripts (a field may be added; one that goes or changes its meaning raises `version`):
+
+    {"version": 1,
+     "daemon":   {"version": "0.1.0", "pid": 1, "uptime": 3.5, "ready": true, "draining": false, "config_path": "...",
+                  "connections": 12, "buffered_bytes": 0, "memory_limit": 268435456},
+     "gateways": [{"name": "eu-edge", "state": "up", "wanted": 2, "reconnects": 0, "retry_in": null,
+                   "links": [{"server": "...:22", "age": 60.0, "channels": 7, "data_plane": "asyncssh", "cipher": "...",
+                              "rtt": 0.02}], "reason": "", "message": "", "hint": ""}],
+     "clusters": [{"name": "prod-eu", "gateway": "eu-edge", "listen": "127.0.0.1:16443", "listening": true, "state": "up",
+                   "reason": "ok", "message": "", "hint": "", "probe_seconds": 0.03, "api_server": "10.0.0.10:6443",
+                   "connections": 12, "connections_total": 345, "bytes_to_cluster": 1, "bytes_from_cluster": 2,
+                   "certificate_expiry": 1767225600.0}]}
+
+Times are seconds, sizes bytes, `certificate_expiry` Unix time; null is "not known (yet)". States are those of
+`GatewayState` and `ClusterState`, reasons those of `proxy.errors` and of probes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Final
+
+from pydantic import TypeAdapter, ValidationError
+
+from proxy.errors import ListenError
+from proxy.snapshots import ClusterSnapshot, ClusterState, DaemonSnapshot, GatewaySnapshot
+
+SCHEMA_VERSION: Final = 1
+
+_SNAPSHOT: Final = TypeAdapter(DaemonSnapshot)
+
+
+def to_document(snapshot: DaemonSnapshot) -> dict[str, object]:
+    """The document of `/status`, ready for `json.dumps`."""
+    daemon = asdict(snapshot)
+    gateways, clusters = daemon.pop("gateways"), daemon.pop("clusters")
+    return {"version": SCHEMA_VERSION, "daemon": daemon, "gateways": list(gateways), "clusters": list(clusters)}
+
+
+def from_document(document: object) -> DaemonSnapshot:
+    """The snapshot that a parsed document was made from. Raises ValueError if it is not one of this version."""
+    match document:
+        case {"version": 1, "daemon": dict() as daemon, "gateways": gateways, "clusters": clusters}:
+            try:
+                return _SNAPSHOT.validate_python({**daemon, "gateways": gateways, "clusters": clusters})
+            except ValidationError as exc:
+                first = exc.errors(include_input=False)[0]
+                raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from exc
+    raise ValueError(f"not a status document of version {SCHEMA_VERSION}")
+
+
+def is_ready(snapshot: DaemonSnapshot) -> bool:
+    """The verdict of `/readyz`: listeners are bound and the daemon is not on its way out. Clusters may be down."""
+    return snapshot.ready and not snapshot.draining
+
+
+def readiness(snapshot: DaemonSnapshot) -> str:
+    """The text of `/readyz?verbose`, a line for each check as kube-apiserver writes them, the verdict last."""
+    return "\n".join([*_checks(snapshot), f"readyz check {'passed' if is_ready(snapshot) else 'failed'}"]) + "\n"
+
+
+def _checks(snapshot: DaemonSnapshot) -> Iterator[str]:
+    if snapshot.draining:
+        yield "[-]daemon: draining"
+    yield "[+]listeners ok" if snapshot.ready else "[-]listeners: not all are bound"
+    for gateway in snapshot.gateways:
+        if is_connected(gateway):
+            yield f"[+]gateway {gateway.name} ok"
+        else:
+            yield f"[-]gateway {gateway.name}: {gateway.reason or gateway.state}"
+    for cluster in snapshot.clusters:
+        if is_up(cluster):
+            yield f"[+]cluster {cluster.name} ok"
+        else:
+            yield f"[-]cluster {cluster.name}: {why_not_up(cluster)}"
+
+
+def is_connected(gateway: GatewaySnapshot) -> bool:
+    """Whether at least one link is up."""
+    return bool(gateway.links)
+
+
+def is_up(cluster: ClusterSnapshot) -> bool:
+    """Whether a client can use it: its listener is bound and its probes succeed."""
+    return cluster.listening and cluster.state is ClusterState.UP
+
+
+def why_not_up(cluster: ClusterSnapshot) -> str:
+    """One word for a cluster that is not up: the last probe's reason, or its state while that says `ok` or nothing."""
+    if not cluster.listening:
+        return ListenError.reason
+    return cluster.reason if cluster.reason not in ("", "ok") else cluster.state
+
+
+def summary(snapshot: DaemonSnapshot) -> str:
+    """One line for `systemctl status`: `5/7 clusters up, 2/2 gateways connected, 12 connections`."""
+    up = sum(map(is_up, snapshot.clusters))
+    connected = sum(map(is_connected, snapshot.gateways))
+    plural = "" if snapshot.connections == 1 else "s"
+    line = (
+        f"{up}/{len(snapshot.clusters)} clusters up, {connected}/{len(snapshot.gateways)} gateways connected, "
+        f"{snapshot.connections} connection{plural}"
+    )
+    return f"draining: {line}" if snapshot.draining else line

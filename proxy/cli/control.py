@@ -1,0 +1,60 @@
+"""`kubemux reload`, `reconnect GATEWAY` and `drain CLUSTER`: orders to the running daemon, through its unix socket."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Final
+
+import click
+
+from proxy.admin import client
+from proxy.cli.options import config_option
+
+RELOAD_BUDGET: Final = 60.0
+"""Seconds. A reload ends with what was removed being drained, which has limits of its own."""
+
+
+@click.command()
+@config_option
+def reload(config: Path) -> None:
+    """Make the running daemon read its configuration again.
+
+    What did not change keeps its connections. A file with mistakes is refused as a whole: its report is printed, the daemon
+    goes on as before, and the exit code is 78. The daemon reads the file it was started with; --config only finds the daemon.
+    """
+    answer = _command(config, "reload", {}, RELOAD_BUDGET)
+    done = answer if isinstance(answer, dict) else {}
+    lines = [f"{verb} {name}" for verb in ("added", "changed", "removed") for name in done.get(verb, ())]
+    click.echo("\n".join(lines) or "reloaded: nothing changed")
+    for warning in done.get("warnings", ()):
+        click.echo(f"warning: {warning}", err=True)
+
+
+@click.command()
+@click.argument("gateway")
+@config_option
+def reconnect(gateway: str, config: Path) -> None:
+    """Dial the links of GATEWAY again; connections through the old ones are reset."""
+    _command(config, "reconnect", {"gateway": gateway}, client.ASK_TIMEOUT)
+    click.echo(f"gateway {gateway}: dialling again; kubemux status shows how it goes")
+
+
+@click.command()
+@click.argument("cluster")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=300.0,
+    show_default=True,
+    help="Seconds to wait.",
+)
+@config_option
+def drain(cluster: str, timeout: float, config: Path) -> None:
+    """Stop taking connections for CLUSTER and wait until those it has have ended (or limits.drain_timeout ends them)."""
+    _command(config, "drain", {"cluster": cluster}, timeout)
+    click.echo(f"cluster {cluster}: drained")
+
+
+def _command(config: Path, name: str, params: dict[str, str], budget: float) -> object:
+    return asyncio.run(client.command(client.admin_section(config), name, params=params, budget=budget))
