@@ -11,15 +11,14 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from proxy.config.values import Duration, Endpoint, FilePath, Size
+from proxy.config.values import Duration, Endpoint, FilePath, Name, Size, UrlPath, Word
 
 DIRECT = "direct"
 """The gateway name that means: no SSH, connect from here."""
 
 Port = Annotated[int, Field(ge=1, le=65535, strict=True)]
 Count = Annotated[int, Field(ge=1, strict=True)]
-Name = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[^\x00-\x1f\x7f]+$")]
-"""Any printable text: kubeconfig contexts are named like ARNs and `kubernetes-admin@kubernetes`."""
+Switch = Annotated[bool, Field(strict=True)]
 
 
 class Section(BaseModel):
@@ -33,7 +32,7 @@ class AdminConfig(Section):
 
     listen: Endpoint = Endpoint("127.0.0.1", 9464)
     socket: FilePath | None = None
-    allow_remote: Annotated[bool, Field(strict=True)] = False
+    allow_remote: Switch = False
 
 
 class LogConfig(Section):
@@ -62,13 +61,13 @@ class KeepaliveConfig(Section):
 class GatewayConfig(Section):
     """One SSH server. `host` may be an alias of `ssh_config`; what is unset is taken from there, then from OpenSSH's defaults."""
 
-    host: Annotated[str, Field(min_length=1, pattern=r"^\S+$")]
+    host: Word
     port: Port | None = None
-    user: Annotated[str, Field(min_length=1)] | None = None
+    user: Word | None = None
     identity_files: tuple[FilePath, ...] = ()
     certificate_files: tuple[FilePath, ...] = ()
     passphrase_file: FilePath | None = None
-    agent: Annotated[bool, Field(strict=True)] = False
+    agent: Switch = False
     known_hosts: tuple[FilePath, ...] = ()
     jump: tuple[Name, ...] = ()
     connections: Annotated[int, Field(ge=1, le=16, strict=True)] = 2
@@ -80,14 +79,14 @@ class GatewayConfig(Section):
 class TlsConfig(Section):
     """`tls:`, what the API server's certificate is checked against, by probes and in exported kubeconfigs."""
 
-    server_name: Annotated[str, Field(min_length=1, max_length=253)] | None = None
+    server_name: Word | None = None
     ca_file: FilePath | None = None
 
 
 class ProbeConfig(Section):
     """`probe:`."""
 
-    path: Annotated[str, Field(pattern=r"^/[\x21-\x7e]*$")] = "/healthz"
+    path: UrlPath = "/healthz"
     interval: Duration = 10.0
     timeout: Duration = 5.0
     token_file: FilePath | None = None
@@ -101,7 +100,7 @@ class ClusterConfig(Section):
 
     gateway: Name
     listen: Endpoint
-    allow_remote: Annotated[bool, Field(strict=True)] = False
+    allow_remote: Switch = False
     api_servers: Annotated[tuple[Endpoint, ...], Field(min_length=1)]
     tls: TlsConfig = TlsConfig()
     probe: ProbeConfig = ProbeConfig()

@@ -6,20 +6,27 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 import os
 import re
 from pathlib import Path
 from typing import Annotated, NamedTuple, Self
 
-from pydantic import BeforeValidator, GetCoreSchemaHandler
+from pydantic import AfterValidator, BeforeValidator, GetCoreSchemaHandler, PlainSerializer
 from pydantic_core import CoreSchema, core_schema
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)", re.ASCII)
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-_SIZE = re.compile(r"(\d+)(KiB|MiB|GiB|B)")
+_SIZE = re.compile(r"(\d+)(KiB|MiB|GiB|B)", re.ASCII)
 _BYTES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?\.?")
+
+
+def shown(value: object) -> str:
+    """`value` as an error message may show it: quoted, on one line, short."""
+    text = str(value).lower() if isinstance(value, bool) else repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 class Endpoint(NamedTuple):
@@ -48,16 +55,16 @@ class Endpoint(NamedTuple):
         bracketed = host.startswith("[") and host.endswith("]")
         host = host[1:-1] if bracketed else host
         if not host or not port.isascii() or not port.isdecimal() or (":" in host) != bracketed:
-            raise ValueError(f"expected HOST:PORT or [IPV6]:PORT, got {text!r}")
-        if not 1 <= int(port) <= 65535:
-            raise ValueError(f"port {port} is out of range 1-65535")
+            raise ValueError(f"expected HOST:PORT or [IPV6]:PORT, got {shown(text)}")
+        if len(port) > 5 or not 1 <= int(port) <= 65535:
+            raise ValueError(f"port {port[:9]} is out of range 1-65535")
         if bracketed:
             try:
                 ipaddress.IPv6Address(host)
             except ValueError as exc:
                 raise ValueError(f"[{host}] is not an IPv6 address") from exc
         elif not _HOST.fullmatch(host):
-            raise ValueError(f"{host!r} is neither a host name nor an IP address")
+            raise ValueError(f"{shown(host)} is neither a host name nor an IP address")
         return cls(host, int(port))
 
     @classmethod
@@ -74,34 +81,43 @@ def _endpoint(value: object) -> Endpoint:
     if isinstance(value, Endpoint):
         return value
     if not isinstance(value, str):
-        raise ValueError(f"expected HOST:PORT in quotes, got {value!r}")  # noqa: TRY004 - pydantic reports ValueError
+        raise ValueError(f"expected HOST:PORT in quotes, got {shown(value)}")  # noqa: TRY004 - pydantic reports ValueError
     return Endpoint.parse(value)
 
 
 def parse_duration(value: object) -> float:
     """Seconds from `500ms`, `10s`, `1.5m`, `1h`. A bare number is refused: its unit would be a guess. Raises ValueError."""
-    if isinstance(value, float):  # a default, already in seconds
+    # Seconds already, from code. A number in a file is an int or ruamel's own kind of float.
+    if type(value) is float and math.isfinite(value):
         return value
     match = _DURATION.fullmatch(value) if isinstance(value, str) else None
     if not match:
-        raise ValueError(f"expected a duration like 500ms, 10s or 5m, got {value!r}")
+        raise ValueError(f"expected a duration like 500ms, 10s or 5m, got {shown(value)}")
     return float(match[1]) * _SECONDS[match[2]]
+
+
+def format_duration(seconds: float) -> str:
+    """The text that `parse_duration` reads as `seconds`."""
+    return f"{seconds:.6f}".rstrip("0").rstrip(".") + "s"
 
 
 def parse_size(value: object) -> int:
     """Bytes from `64KiB`, `256MiB`. A bare number is refused. Raises ValueError."""
     match = _SIZE.fullmatch(value) if isinstance(value, str) else None
     if not match:
-        raise ValueError(f"expected a size like 64KiB or 256MiB, got {value!r}")
+        raise ValueError(f"expected a size like 64KiB or 256MiB, got {shown(value)}")
     return int(match[1]) * _BYTES[match[2]]
 
 
 def expand_path(value: object) -> Path:
-    """A path with `${VARIABLE}` and a leading `~` expanded. Raises ValueError if a variable is unset or the path is relative."""
+    """A path with `${VARIABLE}` and a leading `~` expanded. Raises ValueError if a variable is unset or the path is relative.
+
+    The messages do not show the value: it may be a secret where its file was asked for.
+    """
     if isinstance(value, Path):
         return value
-    if not isinstance(value, str) or not value:
-        raise ValueError(f"expected a path, got {value!r}")
+    if not isinstance(value, str) or not value.isprintable():
+        raise ValueError("expected a path")
 
     def lookup(match: re.Match[str]) -> str:
         found = os.environ.get(match[1])
@@ -109,16 +125,46 @@ def expand_path(value: object) -> Path:
             raise ValueError(f"environment variable {match[1]} is not set")
         return found
 
-    path = Path(_VARIABLE.sub(lookup, value)).expanduser()
+    try:
+        path = Path(_VARIABLE.sub(lookup, value)).expanduser()
+    except RuntimeError as exc:  # ~ without a home
+        raise ValueError("cannot find the home directory that ~ stands for") from exc
     if not path.is_absolute():
-        raise ValueError(f"expected an absolute path, got {value!r}")
+        raise ValueError("expected an absolute path")
     return path
 
 
-Duration = Annotated[float, BeforeValidator(parse_duration)]
+def _printable(value: str) -> str:
+    if not 1 <= len(value) <= 253 or not value.isprintable():
+        raise ValueError(f"expected 1 to 253 printable characters, got {shown(value)}")
+    return value
+
+
+def _word(value: str) -> str:
+    if not value.isprintable() or len(value.split()) != 1 or value != value.strip():
+        raise ValueError(f"expected a name without spaces, got {shown(value)}")
+    return value
+
+
+def _url_path(value: str) -> str:
+    if not re.fullmatch(r"/[\x21-\x7e]*", value):
+        raise ValueError(f"expected a path like /healthz (no spaces, ASCII), got {shown(value)}")
+    return value
+
+
+Name = Annotated[str, AfterValidator(_printable)]
+"""Any printable text: kubeconfig contexts are named like ARNs and `kubernetes-admin@kubernetes`."""
+
+Word = Annotated[str, AfterValidator(_word)]
+"""A host, alias or user."""
+
+UrlPath = Annotated[str, AfterValidator(_url_path)]
+"""The path of an HTTP request, with its query if any."""
+
+Duration = Annotated[float, BeforeValidator(parse_duration), PlainSerializer(format_duration, when_used="json")]
 """Seconds."""
 
-Size = Annotated[int, BeforeValidator(parse_size)]
+Size = Annotated[int, BeforeValidator(parse_size), PlainSerializer("{}B".format, when_used="json")]
 """Bytes."""
 
 FilePath = Annotated[Path, BeforeValidator(expand_path)]

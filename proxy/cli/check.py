@@ -1,0 +1,22 @@
+"""`kubemux check`: what the daemon would say of a configuration, without starting it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from proxy.cli.options import config_option
+from proxy.config import loader
+
+
+@click.command()
+@config_option
+def check(config: Path) -> None:
+    """Check a configuration file and the files it names; report every problem with its line and remedy.
+
+    Run it as the daemon's user: whether keys can be read depends on who asks.
+    """
+    loaded = loader.load(config)
+    gateways, clusters = len(loaded.gateways), len(loaded.clusters)
+    click.echo(f"{config}: ok, {gateways} gateway{'s' * (gateways != 1)}, {clusters} cluster{'s' * (clusters != 1)}")

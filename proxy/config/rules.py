@@ -1,0 +1,151 @@
+"""What two places of a configuration must agree on, and bounds that its types do not say. Pure: no file is looked at.
+
+Findings name a place by its keys; `proxy/config/loader.py` turns that into a line.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+from collections.abc import Iterable, Iterator
+from graphlib import CycleError, TopologicalSorter
+from typing import NamedTuple
+
+from proxy.config.model import DIRECT, Config
+from proxy.config.values import Endpoint, format_duration, shown
+from proxy.config.yaml import Loc
+
+MIN_MEMORY = 16 << 20
+"""Eight channels at OpenSSH's largest window (2 MiB); below that even small transfers would wait for each other."""
+MIN_INTERVAL = 0.01
+MAX_DURATION = 86400.0
+
+
+class Finding(NamedTuple):
+    """Something wrong at `loc`, and its remedy."""
+
+    loc: Loc
+    message: str
+    hint: str
+
+
+def check(config: Config) -> Iterator[Finding]:
+    """Everything that is wrong with `config` as a whole."""
+    yield from _references(config)
+    yield from _cycles(config)
+    yield from _credentials(config)
+    yield from _addresses(config)
+    yield from _bounds(config)
+
+
+def suggest(word: str, known: Iterable[str]) -> str:
+    """A hint for a name that is not among `known`: the closest one, and those there are."""
+    names = list(known)
+    close = difflib.get_close_matches(word[:100], names, n=1)
+    listed = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+    return (f"did you mean {close[0]}? " if close else "") + (f"there are: {listed}" if listed else "there are none")
+
+
+def _references(config: Config) -> Iterator[Finding]:
+    if DIRECT in config.gateways:
+        yield Finding(("gateways", DIRECT), "`direct` is reserved: it means no gateway at all", "give the gateway another name")
+    for name, gateway in config.gateways.items():
+        for index, hop in enumerate(gateway.jump):
+            if hop not in config.gateways:
+                hint = suggest(hop, (other for other in config.gateways if other != name))
+                yield Finding(("gateways", name, "jump", index), f"there is no gateway {shown(hop)}", hint)
+    for name, cluster in config.clusters.items():
+        if cluster.gateway != DIRECT and cluster.gateway not in config.gateways:
+            hint = suggest(cluster.gateway, (*config.gateways, DIRECT))
+            yield Finding(("clusters", name, "gateway"), f"there is no gateway {shown(cluster.gateway)}", hint)
+
+
+def _cycles(config: Config) -> Iterator[Finding]:
+    order = list(config.gateways)
+    graph = {name: [hop for hop in gateway.jump if hop in config.gateways] for name, gateway in config.gateways.items()}
+    while True:
+        try:
+            TopologicalSorter(graph).prepare()
+        except CycleError as exc:
+            ring = exc.args[1][:0:-1]  # each node is reached through the next; the last repeats the first
+            start = min(range(len(ring)), key=lambda i: order.index(ring[i]))
+            ring = [*ring[start:], *ring[:start]]
+            yield Finding(
+                ("gateways", ring[0], "jump"),
+                f"the jumps go in a circle: {' -> '.join([*ring, ring[0]])}",
+                "take one of these gateways out of the other's jump",
+            )
+            graph[ring[0]].remove(ring[1 % len(ring)])
+        else:
+            return
+
+
+def _credentials(config: Config) -> Iterator[Finding]:
+    for name, gateway in config.gateways.items():
+        loc: Loc = ("gateways", name)
+        if not gateway.known_hosts and not gateway.ssh_config:
+            hint = "add known_hosts: [FILE], with a line from: ssh-keyscan HOST (compare the fingerprint first)"
+            yield Finding(loc, "known_hosts is missing; checking the host key cannot be switched off", hint)
+        if not gateway.identity_files and not gateway.agent and not gateway.ssh_config:
+            hint = "add identity_files: [FILE], or agent: true, or ssh_config: FILE"
+            yield Finding(loc, "nothing to log in with: no identity_files, agent or ssh_config", hint)
+    for name, cluster in config.clusters.items():
+        probe, loc = cluster.probe, ("clusters", name, "probe")
+        if probe.token_file and probe.client_cert:
+            message = "token_file and client_cert are two identities; the API server takes one"
+            yield Finding((*loc, "token_file"), message, "remove one of the two")
+        if probe.client_cert and not probe.client_key:
+            yield Finding((*loc, "client_cert"), "client_cert needs its client_key", "add client_key: FILE")
+        if probe.client_key and not probe.client_cert:
+            yield Finding((*loc, "client_key"), "client_key needs its client_cert", "add client_cert: FILE")
+
+
+def _addresses(config: Config) -> Iterator[Finding]:
+    listeners: list[tuple[Loc, Endpoint, bool]] = [(("admin", "listen"), config.admin.listen, config.admin.allow_remote)]
+    listeners += [(("clusters", name, "listen"), c.listen, c.allow_remote) for name, c in config.clusters.items()]
+    by_port: dict[int, list[tuple[Loc, Endpoint]]] = {}
+    for loc, address, allow_remote in listeners:
+        if not address.is_loopback and not allow_remote:
+            message = f"{address} can be reached from other machines"
+            yield Finding(loc, message, "listen on 127.0.0.1, or add allow_remote: true next to it if that is what you want")
+        for other_loc, other in by_port.setdefault(address.port, []):
+            if _collide(address, other):
+                free = next((p for p in range(address.port + 1, 65536) if all(p != a.port for _, a, _ in listeners)), None)
+                hint = f"give each an address of its own{f', for example port {free}' if free else ''}"
+                yield Finding(loc, f"{address} is also the address of {'.'.join(map(str, other_loc))} ({other})", hint)
+                break
+        by_port[address.port].append((loc, address))
+
+
+def _collide(one: Endpoint, other: Endpoint) -> bool:
+    hosts = _host(one.host), _host(other.host)
+    return hosts[0] == hosts[1] or any(getattr(host, "is_unspecified", False) for host in hosts)
+
+
+def _host(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | str:
+    if text.lower() == "localhost":
+        text = "127.0.0.1"
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        return text.lower()
+
+
+def _bounds(config: Config) -> Iterator[Finding]:
+    if config.limits.memory < MIN_MEMORY:
+        message = f"{config.limits.memory} bytes are too few for windows and buffers"
+        yield Finding(("limits", "memory"), message, f"at least {MIN_MEMORY >> 20}MiB; the default is 256MiB")
+    durations: list[tuple[Loc, float, float]] = [
+        (("limits", "hold_timeout"), config.limits.hold_timeout, 0),
+        (("limits", "drain_timeout"), config.limits.drain_timeout, 0),
+    ]
+    for name, gateway in config.gateways.items():
+        durations.append((("gateways", name, "connect_timeout"), gateway.connect_timeout, MIN_INTERVAL))
+        durations.append((("gateways", name, "keepalive", "interval"), gateway.keepalive.interval, MIN_INTERVAL))
+    for name, cluster in config.clusters.items():
+        durations.append((("clusters", name, "probe", "interval"), cluster.probe.interval, MIN_INTERVAL))
+        durations.append((("clusters", name, "probe", "timeout"), cluster.probe.timeout, MIN_INTERVAL))
+    for loc, value, least in durations:
+        if not least <= value <= MAX_DURATION:
+            hint = f"from {format_duration(least)} to {format_duration(MAX_DURATION)}"
+            yield Finding(loc, f"{format_duration(value)} is too {'long' if value > least else 'short'}", hint)
