@@ -86,8 +86,8 @@ class LinkError(ProxyError):
     """A link could not be brought up, or was lost."""
 
     reason = "link_failed"
-    stage: ClassVar[Stage] = Stage.SSH
-    retry: ClassVar[RetryClass] = RetryClass.SOON
+    stage: Stage = Stage.SSH
+    retry: RetryClass = RetryClass.SOON
 
 
 class Unresolvable(LinkError):
@@ -193,7 +193,7 @@ class LinkDown(ProxyError):
     """No link of the gateway is up, and none came up within the time a client may wait."""
 
     reason = "link_down"
-    stage: ClassVar[Stage] = Stage.SSH
+    stage: Stage = Stage.SSH
     hint = "kubemux status shows why the gateway is down"
 
 
@@ -204,7 +204,7 @@ class ChannelError(ProxyError):
     """A channel could not be opened on a link that is up."""
 
     reason = "channel_failed"
-    stage: ClassVar[Stage] = Stage.CHANNEL
+    stage: Stage = Stage.CHANNEL
 
 
 class ChannelRefused(ChannelError):

@@ -15,24 +15,24 @@ from proxy.errors import ProxyError
 class ChannelUser(Protocol):
     """Who gets what comes back on a channel: the relay."""
 
-    def data_received(self, data: bytes | memoryview) -> None:
+    def channel_data(self, data: bytes | memoryview) -> None:
         """Bytes from the cluster. A memoryview is the receiver's until its transport has taken it."""
 
-    def eof_received(self) -> None:
-        """The cluster sends no more; it may still receive."""
+    def channel_eof(self) -> None:
+        """The cluster sends no more; it may still receive (RFC 4254 5.3)."""
 
-    def pause_writing(self) -> None:
+    def channel_full(self) -> None:
         """The channel's window or its link is full: read no more from the client."""
 
-    def resume_writing(self) -> None:
+    def channel_writable(self) -> None:
         """Room again."""
 
-    def connection_lost(self, error: ProxyError | None) -> None:
-        """The channel is gone: `None` after an orderly close, else why. The last call a user gets, exactly once."""
+    def channel_lost(self, error: ProxyError | None) -> None:
+        """The channel is gone: `None` if the other side closed it, else why. The last call a user gets, exactly once."""
 
 
 class Channel(Protocol):
-    """One open connection to an API server, paused until `attach`."""
+    """One open connection to an API server; nothing is delivered before `attach`."""
 
     def attach(self, user: ChannelUser) -> None:
         """Name the receiver and start delivery."""
@@ -62,10 +62,10 @@ class Channel(Protocol):
 class Route(Protocol):
     """A way to API servers: a gateway, or no gateway at all."""
 
-    async def open_channel(self, target: Endpoint, *, origin: Endpoint, deadline: float) -> Channel:
-        """Open a channel to `target`, waiting for a link until `deadline` (loop time, seconds).
+    async def open_channel(self, target: Endpoint, *, origin: Endpoint, hold_until: float) -> Channel:
+        """Open a channel to `target`, waiting for a link until `hold_until` (loop time, seconds).
 
-        `origin` is the client's address, as RFC 4254 7.2 wants it for sshd's log.
-        Raises LinkDown, ChannelRefused, ChannelProhibited, ChannelTimeout, MemoryExhausted. Cancelled, it leaves no
-        channel behind.
+        `origin` is the client's address, as RFC 4254 7.2 wants it for sshd's log. Opening has a deadline of the route's own.
+        Raises LinkDown, ChannelRefused, ChannelProhibited, ChannelTimeout, MemoryExhausted. Cancelled, it leaves no channel
+        behind.
         """

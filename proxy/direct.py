@@ -1,0 +1,128 @@
+"""No gateway: API servers that this machine reaches by itself (`gateway: direct`), as a route of plain TCP channels."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final, cast
+
+from proxy.config.values import Endpoint
+from proxy.errors import ChannelRefused, ChannelTimeout
+from proxy.relay.interfaces import ChannelUser
+
+CONNECT_TIMEOUT_S: Final = 10.0
+
+_BITE: Final = 64 << 10
+
+
+class TcpChannel(asyncio.Protocol):
+    """A TCP connection as a `proxy.relay.interfaces.Channel`: pauses its user when the peer does not take what it is sent."""
+
+    def __init__(self) -> None:
+        self._transport: asyncio.Transport | None = None
+        self._user: ChannelUser | None = None
+        self._buffer = memoryview(bytearray(_BITE))
+        self._is_lost = False
+        self._had_eof = False
+
+    # --------------------------------------------------------------------------------------- for the relay
+
+    def attach(self, user: ChannelUser) -> None:
+        """Start delivery."""
+        self._user = user
+        if self._is_lost:
+            asyncio.get_running_loop().call_soon(user.channel_lost, None)
+        elif self._had_eof:
+            user.channel_eof()
+        elif self._transport is not None:
+            self._transport.resume_reading()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Our own: what is sent is copied out of it."""
+        del sizehint
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Send. A copy, because uvloop keeps a reference to what it could not write at once."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(bytes(self._buffer[:nbytes]))
+
+    def write_eof(self) -> None:
+        """Shut our direction down."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write_eof()
+
+    def pause_reading(self) -> None:
+        """TCP's own window does the rest."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Read again."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def close(self) -> None:
+        """After what is queued."""
+        if self._transport is not None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Now."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    # ---------------------------------------------------------------------------------------- for asyncio
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Connected."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(high=0)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes from the API server: it speaks only after a client did, so the user is there."""
+        if self._user is not None:
+            self._user.channel_data(data)
+
+    def eof_received(self) -> bool:
+        """True keeps our direction open."""
+        self._had_eof = True
+        if self._user is not None:
+            self._user.channel_eof()
+        return True
+
+    def pause_writing(self) -> None:
+        """The API server is slow."""
+        if self._user is not None:
+            self._user.channel_full()
+
+    def resume_writing(self) -> None:
+        """It has room again."""
+        if self._user is not None:
+            self._user.channel_writable()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Closed or reset."""
+        del exc
+        self._transport = None
+        self._is_lost = True
+        if self._user is not None:
+            self._user.channel_lost(None)
+
+
+class Direct:
+    """A `proxy.relay.interfaces.Route` without SSH."""
+
+    async def open_channel(self, target: Endpoint, *, origin: Endpoint, hold_until: float) -> TcpChannel:
+        """Connect. Raises ChannelRefused, ChannelTimeout. There is no link to wait for."""
+        del origin, hold_until
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                _, channel = await loop.create_connection(TcpChannel, target.host, target.port)
+        except TimeoutError as exc:
+            raise ChannelTimeout(f"no TCP connection to {target} within {CONNECT_TIMEOUT_S:g} s") from exc
+        except OSError as exc:
+            raise ChannelRefused(
+                f"no TCP connection to {target}: {exc.strerror or exc}", hint="is it reachable from here?"
+            ) from exc
+        return channel

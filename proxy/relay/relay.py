@@ -1,0 +1,208 @@
+"""One client socket paired with one channel, until both directions have ended.
+
+To the cluster: the socket fills the channel's own buffer (`get_buffer`), the channel sends it. From the cluster: the
+channel's bytes go to the socket's transport as they are. A side that is slow pauses the other: the socket's high-water
+mark is zero, so the channel is paused as soon as the client does not take what it is given, and a channel that is full
+pauses the socket. Half-close is two bits, and the relay ends when both directions have seen their end of file.
+
+Nothing here logs, formats or looks up a label; `on_end` gets the relay once, when both legs are closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Final, cast
+
+from proxy.errors import ProxyError
+from proxy.metrics import Traffic
+from proxy.relay.budget import MemoryBudget
+from proxy.relay.interfaces import Channel
+
+LINGER_ZERO: Final = struct.pack("ii", 1, 0)
+"""SO_LINGER on, 0 s: close() sends RST. A client whose tunnel broke must not take the end of the stream for a clean one."""
+
+
+class End(StrEnum):
+    """Why a connection ended, for log and metric. Errors of `proxy.errors` add their own reasons."""
+
+    CLIENT_CLOSED = "client_closed"
+    CLUSTER_CLOSED = "cluster_closed"
+    CLIENT_RESET = "client_reset"
+    CLUSTER_RESET = "cluster_reset"
+    SHUTDOWN = "shutdown"
+
+
+class Relay(asyncio.BufferedProtocol):
+    """The protocol of a client's socket and the user of its channel. `repr()` shows what still waits for what."""
+
+    __slots__ = (
+        "_budget",
+        "_channel",
+        "_channel_open",
+        "_charged",
+        "_client_eof",
+        "_client_open",
+        "_cluster_eof",
+        "_on_end",
+        "_transport",
+        "first_byte_at",
+        "from_cluster",
+        "is_client_paused",
+        "is_cluster_paused",
+        "reason",
+        "to_cluster",
+        "traffic",
+    )
+
+    def __init__(self, channel: Channel, traffic: Traffic, budget: MemoryBudget, on_end: Callable[[Relay], None]) -> None:
+        self._channel = channel
+        self._budget = budget
+        self._on_end = on_end
+        self._transport: asyncio.Transport | None = None
+        self._client_open = False
+        self._channel_open = True
+        self._client_eof = False
+        self._cluster_eof = False
+        self._charged = 0
+        self.traffic = traffic
+        self.to_cluster = 0
+        self.from_cluster = 0
+        self.first_byte_at: float | None = None
+        self.is_client_paused = False
+        """The client's socket is not read: the channel is full."""
+        self.is_cluster_paused = False
+        """The channel is not read: the client does not take what it is given."""
+        self.reason: str = ""
+
+    def __repr__(self) -> str:
+        client = f"client eof={self._client_eof} paused={self.is_client_paused}"
+        cluster = f"cluster eof={self._cluster_eof} paused={self.is_cluster_paused}"
+        return f"<Relay to={self.to_cluster} from={self.from_cluster} {client} {cluster}>"
+
+    # ------------------------------------------------------------------------------------ the client's socket
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The client's socket is ours: start both directions."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(high=0)
+        self._client_open = True
+        self._channel.attach(self)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """The channel's buffer. uvloop may ask once more after `pause_reading`, and ends the connection on an empty one."""
+        return self._channel.get_buffer(sizehint)
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Bytes from the client."""
+        self.to_cluster += nbytes
+        self.traffic.to_cluster += nbytes
+        self._channel.buffer_updated(nbytes)
+
+    def eof_received(self) -> bool:
+        """The client sends no more; True keeps the other direction open."""
+        self._client_eof = True
+        self.reason = self.reason or End.CLIENT_CLOSED
+        if self._channel_open:
+            self._channel.write_eof()
+        self._finish_if_done()
+        return True
+
+    def pause_writing(self) -> None:
+        """The client does not take what it is given."""
+        self.is_cluster_paused = True
+        if self._transport is not None:
+            self._charged = self._transport.get_write_buffer_size()
+            self._budget.charge(self._charged)
+        self._channel.pause_reading()
+
+    def resume_writing(self) -> None:
+        """The client has taken everything."""
+        self.is_cluster_paused = False
+        self._uncharge()
+        self._channel.resume_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client's socket is closed."""
+        self._client_open = False
+        self._uncharge()
+        self.reason = self.reason or (End.CLIENT_RESET if exc else End.CLIENT_CLOSED)
+        if self._client_eof and self._cluster_eof:
+            self._channel.close()
+        else:
+            self._channel.abort()
+        self._end_if_closed()
+
+    # -------------------------------------------------------------------------------------------- the channel
+
+    def channel_data(self, data: bytes | memoryview) -> None:
+        """Bytes from the cluster."""
+        if not self.from_cluster:
+            self.first_byte_at = asyncio.get_running_loop().time()
+        self.from_cluster += len(data)
+        self.traffic.from_cluster += len(data)
+        if self._client_open and self._transport is not None:
+            self._transport.write(data)
+
+    def channel_eof(self) -> None:
+        """The cluster sends no more."""
+        self._cluster_eof = True
+        self.reason = self.reason or End.CLUSTER_CLOSED
+        if self._client_open and self._transport is not None and not self._transport.is_closing():
+            self._transport.write_eof()
+        self._finish_if_done()
+
+    def channel_full(self) -> None:
+        """Read no more from the client."""
+        self.is_client_paused = True
+        if self._client_open and self._transport is not None:
+            self._transport.pause_reading()
+
+    def channel_writable(self) -> None:
+        """Read from the client again."""
+        self.is_client_paused = False
+        if self._client_open and self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def channel_lost(self, error: ProxyError | None) -> None:
+        """The channel is gone; a client that was not told the end of its stream is reset."""
+        self._channel_open = False
+        if error is not None:
+            self.reason = error.reason
+        if self._cluster_eof and error is None:
+            if self._client_open and self._transport is not None:
+                self._transport.close()
+        else:
+            self.reason = self.reason or End.CLUSTER_RESET
+            self._reset_client()
+        self._end_if_closed()
+
+    # ------------------------------------------------------------------------------------------------ the end
+
+    def abort(self, reason: str) -> None:
+        """End both legs at once."""
+        self.reason = self.reason or reason
+        self._channel.abort()
+        self._reset_client()
+
+    def _finish_if_done(self) -> None:
+        if self._client_eof and self._cluster_eof and self._client_open and self._transport is not None:
+            self._transport.close()
+
+    def _reset_client(self) -> None:
+        if self._client_open and self._transport is not None:
+            sock = self._transport.get_extra_info("socket")
+            if sock is not None and sock.family != socket.AF_UNIX:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_ZERO)
+            self._transport.abort()
+
+    def _uncharge(self) -> None:
+        self._budget.give_back(self._charged)
+        self._charged = 0
+
+    def _end_if_closed(self) -> None:
+        if not self._client_open and not self._channel_open:
+            self._on_end(self)

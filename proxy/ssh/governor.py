@@ -1,0 +1,50 @@
+"""When to dial: backoff by class of failure. Pure: values and a clock in, delays out.
+
+Full jitter (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/) so that a fleet does not come back
+in step. A refused key or host key is tried slowly: sshd 9.8's PerSourcePenalties add up faults that come faster than one in
+5 s and then refuse the bastion's address for everybody. Success alone resets nothing: a link has to stay up for a while.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Final
+
+from proxy.errors import RetryClass
+
+STABLE_S: Final = 60.0
+"""A link that lived this long proves the gateway well; the backoff starts anew."""
+
+HANDSHAKES_IN_FLIGHT: Final = 6
+"""Per SSH server. sshd's default MaxStartups 10:30:100 drops at random from the tenth on; others dial it, too."""
+
+_LIMITS: Final = {
+    RetryClass.SOON: (0.5, 15.0),
+    RetryClass.SLOW: (15.0, 300.0),
+}
+"""First and largest upper bound of the delay, in seconds."""
+
+
+class Backoff:
+    """The memory of one gateway's failures."""
+
+    __slots__ = ("_failures", "_random")
+
+    def __init__(self, rng: random.Random | None = None) -> None:
+        self._failures = 0
+        self._random = rng or random.Random()  # noqa: S311 - jitter, not a secret
+
+    def failed(self, retry: RetryClass) -> float:
+        """Count a failed dial; seconds until the next one."""
+        first, largest = _LIMITS[retry]
+        bound = min(largest, first * 2.0 ** min(self._failures, 16))
+        self._failures += 1
+        # SLOW never dials at once: half of its bound is certain.
+        least = bound / 2 if retry is RetryClass.SLOW else 0.0
+        return self._random.uniform(least, bound)
+
+    def lost(self, age: float) -> float:
+        """A link that was up for `age` seconds has ended; seconds until the next dial."""
+        if age >= STABLE_S:
+            self._failures = 0
+        return self.failed(RetryClass.SOON)

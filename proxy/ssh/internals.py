@@ -1,0 +1,65 @@
+"""The one place that touches asyncssh's private parts.
+
+What asyncssh does not offer and a proxy cannot do without: its connection ignores its transport's `pause_writing`, queues
+packets without bound while keys are exchanged, keeps a channel's receive window fixed, and has no call that times a round
+trip. Everything here was read in asyncssh 2.24; `check` says so when another release differs, and pyproject.toml pins it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
+
+import asyncssh
+
+if TYPE_CHECKING:
+    import asyncio
+
+_CONNECTION_PARTS = ("_transport", "_kex_complete", "_make_global_request", "pause_writing", "resume_writing")
+_CHANNEL_PARTS = ("_init_recv_window", "_send_buf_len")
+
+
+def check(conn: asyncssh.SSHClientConnection) -> None:
+    """Raise RuntimeError, naming them, if `conn` lacks a part that this module uses."""
+    missing = [name for name in _CONNECTION_PARTS if not hasattr(conn, name)]
+    if missing:
+        raise RuntimeError(f"asyncssh {asyncssh.__version__} has no {', '.join(missing)}; kubemux was tested with 2.24")
+
+
+def on_congestion(
+    conn: asyncssh.SSHClientConnection, high_water: int, pause: Callable[[], None], resume: Callable[[], None]
+) -> None:
+    """Call `pause` when more than `high_water` bytes wait in the connection's transport, `resume` when they have gone."""
+    transport = cast("asyncio.WriteTransport", cast("Any", conn)._transport)
+    transport.set_write_buffer_limits(high=high_water)
+    # Instance attributes over the no-ops of SSHConnection: transports look them up at each call.
+    for name, callback in (("pause_writing", pause), ("resume_writing", resume)):
+        setattr(conn, name, callback)
+
+
+def is_exchanging_keys(conn: asyncssh.SSHClientConnection) -> bool:
+    """Whether packets of channels are queued until new keys are agreed on (RFC 4253 9)."""
+    return not cast("Any", conn)._kex_complete
+
+
+def is_gone(conn: asyncssh.SSHClientConnection) -> bool:
+    """Whether the connection has ended, also while its channels are still being told (`is_closed()` is not true yet)."""
+    return cast("Any", conn)._transport is None
+
+
+async def ping(conn: asyncssh.SSHClientConnection) -> None:
+    """One round trip to sshd: a global request it does not know, answered with a failure (RFC 4254 4)."""
+    await cast("Any", conn)._make_global_request(b"keepalive@openssh.com")
+
+
+def grow_window(channel: asyncssh.SSHTCPChannel[bytes], nbytes: int) -> None:
+    """Let the next WINDOW_ADJUST of `channel` grant `nbytes` more than its window so far.
+
+    asyncssh tops the window up to `_init_recv_window` whenever half of it has been delivered.
+    """
+    cast("Any", channel)._init_recv_window += nbytes
+
+
+def unsent(channel: asyncssh.SSHTCPChannel[bytes]) -> int:
+    """Bytes written to `channel` that the peer's window has no room for."""
+    return cast("int", cast("Any", channel)._send_buf_len)

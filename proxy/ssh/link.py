@@ -1,0 +1,227 @@
+"""One live SSH connection to a gateway, and the channels on it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+import asyncssh
+import structlog
+
+from proxy.config.values import Endpoint
+from proxy.errors import (
+    ChannelError,
+    ChannelProhibited,
+    ChannelRefused,
+    ChannelTimeout,
+    LinkDown,
+    LinkError,
+    LinkReplaced,
+    MemoryExhausted,
+)
+from proxy.relay.budget import MemoryBudget
+from proxy.snapshots import LinkSnapshot
+from proxy.ssh import internals
+from proxy.ssh.channel import SshChannel
+from proxy.ssh.errors import describe_loss
+from proxy.tasks import Tasks
+
+log = structlog.get_logger("kubemux.link")
+
+HIGH_WATER: Final = 512 << 10
+"""Bytes waiting in the link's transport before clients are paused: eight bites, enough to keep a 10 Gbit/s link busy."""
+
+RESUME_AT_ONCE: Final = 4
+"""Channels that may fill the link again per turn of the loop. All at once, the same first few would always win."""
+
+KEX_POLL_S: Final = 0.02
+
+CLOSE_TIMEOUT_S: Final = 2.0
+
+
+class Link:
+    """One SSH connection. `closed` is done when it has ended; its result says why."""
+
+    def __init__(self, conns: tuple[asyncssh.SSHClientConnection, ...], *, server: str, budget: MemoryBudget, name: str) -> None:
+        """`conns` is the jump chain, the connection to the gateway last."""
+        loop = asyncio.get_running_loop()
+        self._conns = conns
+        self._conn = conns[-1]
+        self._budget = budget
+        self._tasks = Tasks(name)
+        self._channels: dict[SshChannel, None] = {}
+        self._waiting: deque[SshChannel] = deque()
+        self._opening = 0
+        self._is_full = False
+        self._since = loop.time()
+        self._loop = loop
+        self.name = name
+        self.server = server
+        self.error: LinkError | None = None
+        self.rtt: float | None = None
+        self.closed: asyncio.Future[LinkError] = loop.create_future()
+        internals.check(self._conn)
+        internals.on_congestion(self._conn, HIGH_WATER, self._pause, self._resume)
+
+    def __repr__(self) -> str:
+        return f"<Link {self.name} {self.server} channels={len(self._channels)}+{self._opening} full={self._is_full}>"
+
+    @property
+    def load(self) -> int:
+        """Channels open or being opened."""
+        return len(self._channels) + self._opening
+
+    @property
+    def age(self) -> float:
+        """Seconds since it came up."""
+        return self._loop.time() - self._since
+
+    def snapshot(self) -> LinkSnapshot:
+        """For status."""
+        return LinkSnapshot(
+            server=self.server,
+            age=self.age,
+            channels=len(self._channels),
+            data_plane="asyncssh",
+            cipher=str(self._conn.get_extra_info("send_cipher", "")),
+            rtt=self.rtt,
+        )
+
+    # ------------------------------------------------------------------------------------------- channels
+
+    async def open_channel(self, target: Endpoint, *, origin: Endpoint, timeout: float) -> SshChannel:  # noqa: ASYNC109 - told in the error
+        """Open a channel within `timeout` seconds. Raises LinkDown if the link ends meanwhile, else a ChannelError."""
+        window = self._budget.take_initial()
+        if not window:
+            raise MemoryExhausted(f"limits.memory is all given out ({self._budget.used} of {self._budget.limit} bytes)")
+        channel = SshChannel(self, self._budget, window)
+        opening = self._tasks.spawn(self._open(channel, target, origin, window), name=f"open {target}")
+        try:
+            # Shielded: asyncssh would forget a cancelled open, and a late confirmation would leave a channel that nobody
+            # closes (asyncssh #823). `_open` goes on, and the channel is closed when it arrives.
+            async with asyncio.timeout(timeout):
+                refusal = await asyncio.shield(opening)
+        except TimeoutError as exc:
+            opening.add_done_callback(lambda _: channel.abort())
+            raise ChannelTimeout(f"{self.server} did not reach {target} within {timeout:g} s") from exc
+        except asyncio.CancelledError:
+            if opening.cancelled():
+                raise LinkDown(f"the link to {self.server} was closed") from None
+            opening.add_done_callback(lambda _: channel.abort())
+            raise
+        if refusal is not None:
+            raise refusal
+        return channel
+
+    async def _open(self, channel: SshChannel, target: Endpoint, origin: Endpoint, window: int) -> ChannelError | LinkDown | None:
+        self._opening += 1
+        try:
+            await self._conn.create_connection(
+                lambda: channel, target.host, target.port, origin.host, origin.port, window=window, max_pktsize=32 << 10
+            )
+        except asyncssh.ChannelOpenError as exc:
+            channel.give_up()
+            return self._refusal(exc, target)
+        except BaseException:
+            channel.give_up()
+            raise
+        finally:
+            self._opening -= 1
+        self._channels[channel] = None
+        if self._is_full:
+            channel.link_full()
+            self._waiting.append(channel)
+        return None
+
+    def _refusal(self, exc: asyncssh.ChannelOpenError, target: Endpoint) -> ChannelError | LinkDown:
+        if self.closed.done() or self._conn.is_closed():
+            return LinkDown(f"the link to {self.server} was lost while a channel was opened")
+        said = exc.reason or "no reason given"
+        if exc.code == asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED:
+            return ChannelProhibited(f"{self.server} does not allow forwarding to {target}: {said}")
+        if exc.code == asyncssh.OPEN_CONNECT_FAILED:
+            return ChannelRefused(f"{self.server} could not connect to {target}: {said}")
+        return ChannelError(f"{self.server} did not open a channel to {target}: {said} (code {exc.code})")
+
+    def forget(self, channel: SshChannel) -> None:
+        """A channel has ended."""
+        self._channels.pop(channel, None)
+
+    # ---------------------------------------------------------------------------------------- backpressure
+
+    def written(self) -> None:
+        """A channel has written: while keys are exchanged asyncssh queues without bound, so nobody writes more until then."""
+        if not self._is_full and internals.is_exchanging_keys(self._conn):
+            self._pause()
+            self._loop.call_later(KEX_POLL_S, self._resume_after_kex)
+
+    def _resume_after_kex(self) -> None:
+        if self.closed.done():
+            return
+        if internals.is_exchanging_keys(self._conn):
+            self._loop.call_later(KEX_POLL_S, self._resume_after_kex)
+        else:
+            self._resume()
+
+    def _pause(self) -> None:
+        self._is_full = True
+        waiting = set(self._waiting)
+        self._waiting.extend(channel for channel in self._channels if channel not in waiting)
+        for channel in self._channels:
+            channel.link_full()
+
+    def _resume(self) -> None:
+        self._is_full = False
+        for _ in range(min(RESUME_AT_ONCE, len(self._waiting))):
+            channel = self._waiting.popleft()
+            if channel in self._channels:
+                channel.link_writable()
+        if self._waiting:
+            self._loop.call_soon(self._resume_more)
+
+    def _resume_more(self) -> None:
+        if not self._is_full and not self.closed.done():
+            self._resume()
+
+    # ------------------------------------------------------------------------------------------- life cycle
+
+    def start(self, interval: float, on_rtt: Callable[[float], None]) -> None:
+        """Measure the round trip every `interval` seconds. asyncssh itself gives up on a silent peer."""
+        self._tasks.spawn(self._measure(interval, on_rtt), name="rtt")
+
+    async def _measure(self, interval: float, on_rtt: Callable[[float], None]) -> None:
+        while True:
+            sent = self._loop.time()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(interval):
+                    await internals.ping(self._conn)
+                    self.rtt = self._loop.time() - sent
+                    on_rtt(self.rtt)
+            await asyncio.sleep(interval)
+
+    def why_ended(self, exc: Exception | None) -> LinkError | None:
+        """Why a channel of this link has ended: the link's own end, or None if only the channel was closed."""
+        if self.error is None and internals.is_gone(self._conn):
+            self.error = describe_loss(self.server, exc)
+        return self.error
+
+    def lost(self, exc: Exception | None) -> None:
+        """Asyncssh says the connection has ended. Its channels have been told already."""
+        self.error = self.error or describe_loss(self.server, exc)
+        if not self.closed.done():
+            self.closed.set_result(self.error)
+
+    async def close(self, error: LinkError | None = None) -> None:
+        """End the link and everything on it; returns when its sockets are closed."""
+        self.error = self.error or error or LinkReplaced(f"link to {self.server} closed by kubemux")
+        for conn in reversed(self._conns):
+            conn.abort()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                    await conn.wait_closed()
+        if not self.closed.done():
+            self.closed.set_result(self.error)
+        await self._tasks.close()
