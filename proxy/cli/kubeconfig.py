@@ -1,0 +1,84 @@
+"""`kubemux kubeconfig export` and `import`: files in, files out, what was done on stderr."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from proxy.cli.options import config_option
+from proxy.config import loader
+from proxy.errors import ConfigError, Problem
+from proxy.kubeconfig import entries, exporter, importer, store
+
+_file = click.Path(path_type=Path)
+
+
+@click.group()
+def kubeconfig() -> None:
+    """Export a kubeconfig, or import clusters from one."""
+
+
+@kubeconfig.command()
+@config_option
+@click.option("--cluster", "names", multiple=True, metavar="NAME", help="Only this cluster (repeatable). Default: all.")
+@click.option("--base", type=_file, help="Where users come from. Default: the files of $KUBECONFIG, else ~/.kube/config.")
+@click.option("--output", type=_file, help="Merge into this file (mode 0600). Default: print a new kubeconfig.")
+def export(config: Path, names: tuple[str, ...], base: Path | None, output: Path | None) -> None:
+    """One context per cluster, named like it, that leads through kubemux.
+
+    Clients verify the API server's own certificate. The user is that of the base kubeconfig's context of the same name.
+    """
+    clusters = loader.load(config).clusters
+    there = f"there are: {', '.join(map(repr, sorted(clusters))) or 'none'}"
+    problems = [Problem(0, "clusters", f"there is no cluster {name!r}", there) for name in names if name not in clusters]
+    if not clusters:
+        problems.append(Problem(0, "clusters", "there is no cluster to export", "kubemux kubeconfig import adds them"))
+    if problems:
+        raise ConfigError(str(config), problems)
+    chosen = exporter.targets({name: clusters[name] for name in names or clusters}, str(config))
+    users = entries.load([base] if base else entries.default_files(os.environ))
+    if output:
+        notes = store.export(output, chosen, users)
+    else:
+        data, report = exporter.new(chosen, users)
+        notes = report.notes
+        click.echo(data, nl=False)
+    _tell(notes)
+
+
+@kubeconfig.command("import")
+@config_option
+@click.option(
+    "--kubeconfig", "source", type=_file, help="The kubeconfig. Default: the files of $KUBECONFIG, else ~/.kube/config."
+)
+@click.option("--context", "names", multiple=True, metavar="NAME", help="A context, exactly as it is named there (repeatable).")
+@click.option("--gateway", required=True, help="The gateway to reach them through, or `direct`.")
+@click.option(
+    "--output", type=click.Path(path_type=Path, allow_dash=True), help="Write here instead; - prints and stores nothing."
+)
+@click.option("--port-base", type=click.IntRange(1, 65535), default=16443, show_default=True, help="The lowest port to give out.")
+def import_(config: Path, source: Path | None, names: tuple[str, ...], gateway: str, output: Path | None, port_base: int) -> None:
+    """Turn contexts into clusters of the configuration, each with a port of its own that stays.
+
+    The context `in-cluster`, if the kubeconfig has none, is the cluster whose pod this runs in.
+    """
+    paths = [source] if source else entries.default_files(os.environ)
+    chosen = importer.select(
+        entries.load(paths),
+        names,
+        gateway=gateway,
+        origin=os.pathsep.join(map(str, paths)) or "kubeconfig",
+        in_cluster=importer.in_cluster(os.environ),
+    )
+    _tell([note for cluster in chosen for note in cluster.notes])
+    if output == Path("-"):
+        click.echo(store.preview(config, chosen, port_base=port_base), nl=False)
+    else:
+        _tell(store.import_(config, output or config, chosen, port_base=port_base))
+
+
+def _tell(notes: list[str]) -> None:
+    for note in notes:
+        click.echo(note, err=True)

@@ -1,0 +1,165 @@
+"""Export: one context per cluster that leads through kubemux, merged into a kubeconfig without touching what is not ours.
+
+A cluster NAME becomes the context NAME and the cluster entry `kubemux:NAME`; the prefix is ours, entries without it are
+somebody else's and are never changed or removed. There is one exception, and it is the point of the command: where a context
+NAME leads somewhere else, it leads through kubemux from then on, and the file as it was is kept beside it.
+
+The user is the one that the base kubeconfig's context NAME has: referred to where the output holds the same entry (so a
+client that renews its token there renews ours), else copied as `kubemux:NAME`.
+"""
+
+from __future__ import annotations
+
+import base64
+import ipaddress
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from ruamel.yaml.comments import CommentedMap
+
+from proxy.config import yaml
+from proxy.config.files import MAX_CREDENTIAL_BYTES, Unusable, read_bytes
+from proxy.config.model import ClusterConfig
+from proxy.config.values import Endpoint
+from proxy.config.yaml import Document
+from proxy.errors import ConfigError, Problem
+from proxy.kubeconfig.entries import KINDS, Body, Kubeconfig, append, fresh, parse, text
+
+OWN = "kubemux:"
+_CA_KEYS = ("certificate-authority-data", "certificate-authority")
+_OURS = ("server", "tls-server-name", *_CA_KEYS, "insecure-skip-tls-verify")
+"""What we answer for in a cluster entry of ours; `proxy-url` and the like are the user's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a client must know about a cluster's listener. `ca` is PEM, None if the configuration names no file."""
+
+    name: str
+    listen: Endpoint
+    server_name: str | None = None
+    ca: bytes | None = None
+
+
+@dataclass(slots=True)
+class Report:
+    """What an export did: lines for the operator, and the contexts that led elsewhere before."""
+
+    notes: list[str] = field(default_factory=list)
+    redirected: list[str] = field(default_factory=list)
+    changed: bool = False
+
+
+def targets(clusters: Mapping[str, ClusterConfig], config: str) -> list[Target]:
+    """The clusters with their CA files read; `config` is the path that messages name. Raises ConfigError with all problems."""
+    found, problems = [], []
+    for name, cluster in clusters.items():
+        ca = None
+        if path := cluster.tls.ca_file:
+            try:
+                ca = certificates(read_bytes(path, limit=MAX_CREDENTIAL_BYTES)[0])
+            except (Unusable, ValueError) as exc:
+                key = f"clusters.{name}.tls.ca_file"
+                problems.append(Problem(0, key, f"{path} {exc}", getattr(exc, "hint", "give a file of PEM certificates")))
+        found.append(Target(name, cluster.listen, cluster.tls.server_name, ca))
+    if problems:
+        raise ConfigError(config, problems)
+    return found
+
+
+def certificates(pem: bytes) -> bytes:
+    """The certificates in `pem` and nothing else (a key in the same file stays there). Raises ValueError if there are none."""
+    try:
+        found = x509.load_pem_x509_certificates(pem)
+    except ValueError as exc:
+        raise ValueError("holds no PEM certificate that can be read") from exc
+    return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in found)
+
+
+def export(document: Document, base: Kubeconfig, clusters: Iterable[Target]) -> Report:
+    """Add or update the contexts of `clusters` in `document.root`, in place. Pure but for that. Raises ConfigError.
+
+    The root must be a mapping; `base` is where users come from.
+    """
+    root, existing, report = document.root, parse(document), Report()
+    assert isinstance(root, CommentedMap)  # noqa: S101 - parse() has refused anything else
+    for target in clusters:
+        base_context = base.contexts.get(target.name, {})
+        context = existing.contexts.get(target.name)
+        own = OWN + target.name
+
+        body = _cluster(target, base.clusters.get(text(base_context.get("cluster")), {}), report)
+        kept = {key: value for key, value in existing.clusters.get(own, {}).items() if key not in _OURS}
+        report.changed |= _put(root, "clusters", own, {**body, **kept}, existing.clusters.get(own))
+
+        links: dict[str, object] = {"cluster": own}
+        user = text(base_context.get("user"))
+        if user in base.users:
+            links["user"] = user if existing.users.get(user) == base.users[user] else own
+            if links["user"] == own:
+                report.changed |= _put(root, "users", own, base.users[user], existing.users.get(own))
+        elif not context or not context.get("user"):
+            report.notes.append(f"{target.name}: the base kubeconfig has no user for a context of this name: see --base")
+        if context and text(context.get("cluster")) != own:
+            report.redirected.append(target.name)
+        report.changed |= _put(
+            root, "contexts", target.name, {**(base_context if context is None else context), **links}, context
+        )
+    return report
+
+
+def _cluster(target: Target, base: Body, report: Report) -> Body:
+    body: dict[str, object] = {"server": f"https://{_reachable(target.listen)}"}
+    where = f"clusters.{target.name}.tls"
+    if target.server_name:
+        body["tls-server-name"] = target.server_name
+    else:
+        report.notes.append(f"{target.name}: clients will want a certificate for {target.listen.host}: set {where}.server_name")
+    if target.ca:
+        body["certificate-authority-data"] = base64.b64encode(target.ca).decode()
+    elif ca := [key for key in _CA_KEYS if base.get(key)]:
+        body[ca[0]] = base[ca[0]]
+    else:
+        report.notes.append(f"{target.name}: no CA, so clients trust only what this machine trusts: set {where}.ca_file")
+    return body
+
+
+def _reachable(listen: Endpoint) -> Endpoint:
+    """A wildcard is for binding; connecting needs an address."""
+    try:
+        address = ipaddress.ip_address(listen.host)
+    except ValueError:
+        return listen
+    return listen._replace(host="::1" if address.version == 6 else "127.0.0.1") if address.is_unspecified else listen
+
+
+def _put(root: CommentedMap, section: str, name: str, body: Body, existing: Body | None) -> bool:
+    """Make the entry's body equal `body`, leaving equal values (and their comments) alone. Whether anything changed."""
+    if existing is None:
+        append(root, section, fresh({KINDS[section]: body, "name": name}))
+        return True
+    if existing == body:
+        return False
+    entry = next(entry for entry in root[section] if text(entry["name"]) == name)
+    node = entry[KINDS[section]]
+    if node is None:
+        entry[KINDS[section]] = fresh(body)
+        return True
+    for key in existing.keys() - body.keys():
+        del node[key]
+    for key, value in body.items():
+        if existing.get(key) != value:
+            node[key] = fresh(value)
+    return True
+
+
+def new(clusters: Iterable[Target], base: Kubeconfig) -> tuple[bytes, Report]:
+    """A kubeconfig of its own, as bytes; the first cluster's context is the current one."""
+    clusters = list(clusters)
+    root = CommentedMap({"apiVersion": "v1", "kind": "Config"})
+    if clusters:
+        root["current-context"] = fresh(clusters[0].name)
+    report = export(Document("new", root), base, clusters)
+    return yaml.dump(root), report

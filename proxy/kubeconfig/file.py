@@ -1,0 +1,106 @@
+"""Replacing a file that others read and write: whole or not at all, and not at the same time as they.
+
+Blocking: the callers are commands, not the daemon.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+
+from proxy.errors import ProxyError
+
+
+class WriteFailed(ProxyError):
+    """A file could not be written; what was there before still is."""
+
+    reason = "write_failed"
+    hint = "check the folder's permissions and free space, or choose another file with --output"
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keep kubectl and ourselves from changing `path` until the block ends. Raises WriteFailed if somebody else holds it.
+
+    `PATH.lock` is the lock of client-go (tools/clientcmd/config.go, lockFile), which every kubeconfig writer built on it takes.
+    """
+    lock = path.with_name(f"{path.name}.lock")
+    with _translated(path):
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            os.close(os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        except FileExistsError as exc:
+            hint = f"wait for kubectl or kubemux to finish; if none runs, it is a leftover: rm {lock}"
+            raise WriteFailed(f"{path}: somebody else is changing it ({lock} exists)", hint=hint) from exc
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+
+
+def replace(path: Path, data: bytes, *, mode: int | None = None) -> None:
+    """Put `data` into `path` by renaming a complete, synced file of the same folder over it; a symlink stays one.
+
+    `mode` None keeps the mode there is (0644 for a new file). Owner and group are kept. Raises WriteFailed.
+    """
+    with _translated(path):
+        target = path.resolve()
+        old = target.stat() if target.exists() else None
+        if old and not stat.S_ISREG(old.st_mode):
+            raise WriteFailed(f"{path}: is not a regular file", hint="give the path of a file")
+        target.parent.mkdir(mode=0o755, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=".kubemux-", dir=target.parent)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                if old:
+                    os.fchown(descriptor, old.st_uid, old.st_gid)
+                os.fchmod(descriptor, mode if mode is not None else stat.S_IMODE(old.st_mode) if old else 0o644)
+                os.fsync(descriptor)
+            Path(name).rename(target)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+        _sync(target.parent)
+
+
+def backup(path: Path) -> Path:
+    """Copy `path` to the first free of `PATH.bak`, `PATH.bak2`, ..., mode 0600, and return that. Raises WriteFailed."""
+    with _translated(path):
+        data = path.read_bytes()
+        for number in count(1):
+            copy = path.with_name(f"{path.name}.bak{number if number > 1 else ''}")
+            try:
+                descriptor = os.open(copy, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+            except FileExistsError:
+                continue  # an earlier original: never overwritten
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(descriptor)
+            return copy
+    raise AssertionError("count() does not end")
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        raise WriteFailed(f"{path}: cannot be written: {exc.strerror}") from exc
+    except RuntimeError as exc:  # Path.resolve() of a symlink to itself, before Python 3.13
+        raise WriteFailed(f"{path}: is a symlink to itself", hint="give the path of a file") from exc
