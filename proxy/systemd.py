@@ -1,0 +1,117 @@
+"""The service manager's side of the daemon: readiness, watchdog and inherited sockets.
+
+Three environment variables tell what systemd offers: `NOTIFY_SOCKET` takes state changes (sd_notify(3)), `WATCHDOG_USEC`
+wants a sign of life (sd_watchdog_enabled(3)), `LISTEN_FDS` counts bound sockets (sd_listen_fds(3)). Without them, under
+a shell, everything here does nothing:
+
+    inherited = inherited_sockets()                     # before anything binds, or starts a child
+    notify(READY, status("3 of 5 clusters up"))
+    notify(WATCHDOG)                                    # every watchdog_interval() seconds, from the event loop
+    notify(reloading()); ...; notify(READY)
+    notify(STOPPING)
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from contextlib import suppress
+from typing import Final
+
+import structlog
+
+from proxy.config.values import Endpoint
+
+log = structlog.get_logger("kubemux.systemd")
+
+READY: Final = "READY=1"
+STOPPING: Final = "STOPPING=1"
+WATCHDOG: Final = "WATCHDOG=1"
+
+_FIRST_FD: Final = 3  # SD_LISTEN_FDS_START
+
+
+def status(text: str) -> str:
+    """The assignment that `systemctl status` shows as one line."""
+    return "STATUS=" + " ".join(text.split())
+
+
+def reloading() -> str:
+    """The assignments that begin a reload, READY ends it. The time is what Type=notify-reload pairs the answer by."""
+    return f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}"
+
+
+def notify(*assignments: str) -> bool:
+    """Send `assignments` (like `READY=1`) to the service manager, in one datagram.
+
+    Returns whether it was handed over: False without a manager, and, after a warning, if its socket cannot take it now.
+    Never blocks, never raises: a manager that is busy or gone must not harm the daemon.
+    """
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return False
+    # An abstract socket's name begins with a null byte, written `@` in the environment (unix(7)).
+    name = "\0" + address[1:] if address.startswith("@") else address
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK) as sock:
+            sock.sendto("\n".join(assignments).encode(errors="replace"), name)
+    except OSError as exc:
+        log.warning(
+            "service manager not notified",
+            socket=address,
+            error=str(exc),
+            hint="if systemd restarts kubemux for this, check NotifyAccess= and RestrictAddressFamilies=AF_UNIX in its unit",
+        )
+        return False
+    return True
+
+
+def watchdog_interval() -> float | None:
+    """Seconds between two `WATCHDOG`s, half of the unit's WatchdogSec=; None if it has none, or means another process."""
+    limit = os.environ.get("WATCHDOG_USEC", "")
+    if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return None
+    return int(limit) / 2e6 if limit.isdecimal() and int(limit) else None
+
+
+def inherited_sockets() -> dict[Endpoint | str, socket.socket]:
+    """The listening stream sockets that systemd bound for us, by local address: an Endpoint, or a unix socket's path.
+
+    They are non-blocking and not inherited by children; the caller owns them and closes those it has no use for. What is
+    no such socket is logged and closed. An abstract unix socket's key begins with `@`. A second call finds none.
+    """
+    # Taken out of the environment: a child would mistake its own descriptors for them.
+    pid, count, _names = (os.environ.pop(f"LISTEN_{name}", "") for name in ("PID", "FDS", "FDNAMES"))
+    if pid != str(os.getpid()) or not count.isdecimal():
+        return {}
+    found: dict[Endpoint | str, socket.socket] = {}
+    for fd in range(_FIRST_FD, _FIRST_FD + int(count)):
+        try:
+            address, sock = _listener(fd)
+        except (OSError, ValueError) as exc:
+            log.warning("inherited socket not usable", fd=fd, error=str(exc), hint="keep to ListenStream= in kubemux.socket")
+            continue
+        if found.setdefault(address, sock) is not sock:  # twins of one address, which only ReusePort= makes
+            sock.close()
+    return found
+
+
+def _listener(fd: int) -> tuple[Endpoint | str, socket.socket]:
+    """Descriptor `fd` as a socket with its address. Raises OSError or ValueError after closing it."""
+    try:
+        sock = socket.socket(fileno=fd)
+    except OSError:
+        with suppress(OSError):  # it may not even be open
+            os.close(fd)
+        raise
+    sock.set_inheritable(False)
+    sock.setblocking(False)
+    if sock.type == socket.SOCK_STREAM and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        name = sock.getsockname()
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            return Endpoint(name[0], name[1]), sock
+        if sock.family == socket.AF_UNIX:
+            return "@" + name[1:].decode() if isinstance(name, bytes) else name, sock
+    sock.close()
+    raise ValueError("not a listening stream socket of TCP or a unix path")

@@ -1,0 +1,57 @@
+"""What systemd-analyze says about the shipped unit files, without a running systemd."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+SHIPPED = Path(__file__).parents[2] / "systemd"
+DISTRIBUTION = Path("/lib/systemd/system")
+
+pytestmark = pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd-analyze (Debian: systemd)")
+
+
+def analyze(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["systemd-analyze", *words], capture_output=True, text=True, timeout=30, check=False)
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Path:
+    """A root folder with the units and the programs they start, as the README installs them."""
+    units = tmp_path / "etc/systemd/system"
+    shutil.copytree(DISTRIBUTION, tmp_path / "usr/lib/systemd/system", symlinks=True)
+    shutil.copytree(SHIPPED, units)
+    drop_ins = units / "kubemux.service.d"
+    for example in drop_ins.glob("*.conf.example"):
+        example.rename(drop_ins / example.stem)
+    program = tmp_path / "opt/kubemux/bin/kubemux"
+    program.parent.mkdir(parents=True)
+    shutil.copy("/bin/true", program)
+    return tmp_path
+
+
+def verify(root: Path) -> str:
+    done = analyze("verify", f"--root={root}", "--man=no", "--recursive-errors=no", "kubemux.service", "kubemux.socket")
+    return f"{done.stdout}{done.stderr}"
+
+
+def test_verify_has_nothing_to_say(installed: Path) -> None:
+    assert verify(installed) == ""
+
+
+@pytest.mark.parametrize("unit", ["kubemux.service", "kubemux.socket", "kubemux.service.d/credentials.conf"])
+def test_verify_would_see_a_mistake(unit: str, installed: Path) -> None:
+    path = installed / "etc/systemd/system" / unit
+    path.write_text(path.read_text() + "\n[Install]\nWantedBuy=multi-user.target\n")
+    assert "WantedBuy" in verify(installed)
+
+
+def test_exposure_is_at_most_one_and_a_half() -> None:
+    report = analyze("security", "--offline=true", "--no-pager", str(SHIPPED / "kubemux.service")).stdout
+    found = re.search(r"Overall exposure level for kubemux\.service: (\d+\.\d+)", report)
+    assert found, report
+    assert float(found[1]) <= 1.5, report
