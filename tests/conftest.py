@@ -6,15 +6,14 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 import pytest_asyncio
-import uvloop
 
 from tests.support import parts
-from tests.support.leaks import Leaks, LoopLeaks, quick_collections
-from tests.support.sshd import Sshd
+from tests.support.apiserver import ApiServer, run_etcd
+from tests.support.leaks import Leaks, LoopLeaks, Uvloop, quick_collections
+from tests.support.sshd import Sshd, SshdFactory
 from tests.support.tls import Certificates
 
 pytest_plugins = ["pytester"]
@@ -30,7 +29,7 @@ def pytest_asyncio_loop_factories(
     config: pytest.Config,  # noqa: ARG001 - pytest's hooks take arguments by name
     item: pytest.Item,
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    factories: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"uvloop": uvloop.new_event_loop}
+    factories: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"uvloop": Uvloop}
     if item.get_closest_marker("both_loops"):
         factories["asyncio"] = asyncio.new_event_loop
     return factories
@@ -51,7 +50,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _quick_collections() -> Iterator[None]:
     # libuv makes a pipe for signals with the first loop and keeps it for good.
-    uvloop.new_event_loop().close()
+    Uvloop().close()
     with quick_collections():
         yield
 
@@ -70,12 +69,6 @@ async def _quiet_loop(_nothing_left: None) -> AsyncIterator[None]:
     yield
     if left := await leaks.everything():
         pytest.fail("the test left in its event loop:\n  " + "\n  ".join(left), pytrace=False)
-
-
-class SshdFactory(Protocol):
-    """Starts another sshd for the running test."""
-
-    def __call__(self, *, config: Mapping[str, str] | None = None, host_certificate: bool = False) -> Sshd: ...
 
 
 @pytest.fixture
@@ -101,3 +94,27 @@ def sshd(sshd_factory: SshdFactory) -> Sshd:
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     """A CA, a server certificate for `kubernetes` alone, an administrator's certificate."""
     return Certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture(scope="session")
+def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a running etcd."""
+    parts.need("apiserver")
+    with run_etcd(tmp_path_factory.mktemp("etcd")) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def apiserver(etcd: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
+    """A running kube-apiserver."""
+    server = ApiServer(tmp_path_factory.mktemp("apiserver"))
+    with server.run(etcd):
+        yield server
+
+
+@pytest.fixture(scope="session")
+def second_apiserver(etcd: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
+    """Another cluster: its own CA, its own objects."""
+    server = ApiServer(tmp_path_factory.mktemp("apiserver"))
+    with server.run(etcd):
+        yield server

@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
 from tests.support import ssh_keys
 from tests.support.parts import find
@@ -190,3 +190,9 @@ class Sshd:
         process.kill()
         process.wait()
         return False
+
+
+class SshdFactory(Protocol):
+    """Starts another sshd for the running test."""
+
+    def __call__(self, *, config: Mapping[str, str] | None = None, host_certificate: bool = False) -> Sshd: ...

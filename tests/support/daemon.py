@@ -1,0 +1,202 @@
+"""The real daemon as a process: started, asked, told and stopped as systemd and an operator do it."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from proxy.config.values import Endpoint
+from tests.support.ports import free_port
+
+READY_SECONDS = 20.0
+STOP_SECONDS = 40.0
+POLL_SECONDS = 0.05
+ROOT = Path(__file__).parents[2]
+Sections = dict[str, object]
+"""A part of the configuration file: JSON values."""
+
+
+class Daemon:
+    """`kubemux run` on a configuration of `gateways` and `clusters` (and other top-level `sections`), written to `folder`.
+
+    As a context manager it starts ready, and stops clean: exit code 0, no traceback, no error in the log but those whose event
+    is in `expected_errors`. `ready` waits for the listeners; clusters come up after that (`wait_up`).
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        gateways: Sections,
+        clusters: Sections,
+        sections: Sections | None = None,
+        expected_errors: Collection[str] = (),
+        environment: dict[str, str] | None = None,
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.config = folder / "config.yaml"
+        self.admin = Endpoint("127.0.0.1", free_port())
+        self.socket = folder / "admin.sock"
+        self._defaults: Sections = {"version": 1, "admin": {"listen": str(self.admin), "socket": str(self.socket)}}
+        self.configure(gateways=gateways, clusters=clusters, sections=sections)
+        self._expected_errors = expected_errors
+        self._environment = environment or {}
+        self._log = folder / "daemon.log"
+        self._notify = folder / "notify.sock"
+        self._process: subprocess.Popen[bytes] | None = None
+        self.notified: list[str] = []
+        """The assignments that came over $NOTIFY_SOCKET, oldest first."""
+        self._socket: socket.socket | None = None
+
+    @property
+    def pid(self) -> int:
+        """The running daemon's process id."""
+        assert self._process, "the daemon does not run"
+        return self._process.pid
+
+    def configure(self, *, gateways: Sections, clusters: Sections, sections: Sections | None = None) -> None:
+        """Write the configuration file anew; a running daemon reads it when told (`signal(SIGHUP)`)."""
+        content = self._defaults | (sections or {}) | {"gateways": gateways, "clusters": clusters}
+        self.config.write_text(json.dumps(content, indent=2))  # JSON is YAML
+
+    # ------------------------------------------------------------------------------------------ life
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
+        if failure:  # the test's own failure is the news; what the daemon said may explain it
+            self.kill()
+            sys.stderr.write(f"--- the daemon's log\n{self.log()}\n")
+        elif self._process:
+            self.stop()
+
+    def start(self) -> None:
+        """Start it and wait for READY=1."""
+        self._notify.unlink(missing_ok=True)
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(str(self._notify))
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "proxy", "run", "--config", self.config],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=ROOT,
+                env=os.environ | {"NOTIFY_SOCKET": str(self._notify)} | self._environment,
+            )
+        self.wait_notified("READY=1", seconds=READY_SECONDS)
+
+    def stop(self) -> None:
+        """SIGTERM; then everything that must hold of a daemon that ended well."""
+        assert self._process, "the daemon does not run"
+        self._process.terminate()
+        try:
+            code = self._process.wait(timeout=STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"the daemon did not stop within {STOP_SECONDS} s:\n{self.log()}") from None
+        self.kill()
+        assert code == 0, f"the daemon's exit code is {code}:\n{self.log()}"
+        self.assert_log_clean()
+
+    def kill(self) -> None:
+        """End it without a word. Idempotent."""
+        if self._process:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+        if self._socket:
+            self._socket.close()
+            self._socket = None
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal: SIGHUP reloads, SIGSTOP freezes."""
+        os.kill(self.pid, number)
+
+    def wait_notified(self, assignment: str, *, seconds: float = 10.0) -> None:
+        """Wait until the daemon says `assignment` (from now on) to its service manager. Raises AssertionError."""
+        assert self._process, "the daemon does not run"
+        assert self._socket, "the daemon does not run"
+        self._socket.settimeout(0.2)
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            assert self._process.poll() is None, f"the daemon ended with exit code {self._process.poll()}:\n{self.log()}"
+            with suppress(TimeoutError):
+                said = self._socket.recv(4096).decode().splitlines()
+                self.notified += said
+                if assignment in said:
+                    return
+        raise AssertionError(f"the daemon did not say {assignment} within {seconds} s, but {self.notified}:\n{self.log()}")
+
+    # ------------------------------------------------------------------------------------------ questions
+
+    def get(self, path: str) -> tuple[int, str]:
+        """GET from the admin address: (status code, body)."""
+        connection = http.client.HTTPConnection(*self.admin, timeout=10)
+        try:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+        finally:
+            connection.close()
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of the samples called `name` (with `kubemux_` and `_total`) that carry these labels; 0 if there is none."""
+        code, text = self.get("/metrics")
+        assert code == 200, text
+        samples = (sample for family in text_string_to_metric_families(text) for sample in family.samples)
+        return sum(s.value for s in samples if s.name == name and labels.items() <= s.labels.items())
+
+    def wait_for(self, what: str, condition: Callable[[], bool], *, seconds: float = 20.0) -> None:
+        """Ask again and again until `condition` holds. Raises AssertionError that says `what` did not come."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert self._process, "the daemon does not run"
+            with suppress(subprocess.TimeoutExpired):
+                code = self._process.wait(timeout=POLL_SECONDS)
+                raise AssertionError(f"the daemon ended with exit code {code}:\n{self.log()}")
+            if time.monotonic() > deadline:
+                raise AssertionError(f"not within {seconds} s: {what}\n{self.get('/status')[1]}\n{self.log()}")
+
+    def wait_up(self, *clusters: str, up: bool = True, seconds: float = 20.0) -> None:
+        """Wait until probes say that these clusters are up (or down)."""
+        self.wait_for(
+            f"{', '.join(clusters)} {'up' if up else 'down'}",
+            lambda: all(self.metric("kubemux_cluster_up", cluster=cluster) == up for cluster in clusters),
+            seconds=seconds,
+        )
+
+    def log(self) -> str:
+        """What it wrote so far."""
+        return self._log.read_text() if self._log.exists() else ""
+
+    def events(self, event: str | None = None) -> list[dict[str, object]]:
+        """The log's JSON lines, all or those of one event."""
+        entries = [json.loads(line) for line in self.log().splitlines() if line.startswith("{")]
+        return [entry for entry in entries if event in (None, entry["event"])]
+
+    def assert_log_clean(self) -> None:
+        """No traceback, no line that is not JSON, no error that was not expected."""
+        text = self.log()
+        assert "Traceback" not in text, text
+        assert all(line.startswith("{") for line in text.splitlines()), text
+        bad = [entry for entry in self.events() if entry["level"] in ("error", "critical")]
+        assert all(entry["event"] in self._expected_errors for entry in bad), bad

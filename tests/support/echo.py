@@ -1,0 +1,66 @@
+"""Plain TCP servers with checksums: what comes out of a tunnel must be what went in."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+
+from proxy.config.values import Endpoint
+from tests.support.serving import Server, closed
+
+CHUNK = 64 << 10
+
+
+def pattern(size: int, seed: int = 0) -> bytes:
+    """`size` bytes that look random and are the same for the same seed: lost, doubled and swapped bytes all show."""
+    return random.Random(seed).randbytes(size)  # noqa: S311 - reproducible, not secret
+
+
+class Echo(Server):
+    """Sends back what it gets; ends its side when the client has ended its own."""
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(CHUNK):
+            writer.write(data)
+            await writer.drain()
+        writer.write_eof()
+
+
+class Sink(Server):
+    """Takes all until EOF, then answers with the SHA-256 of it in hex: half-close must work."""
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        digest = hashlib.sha256()
+        while data := await reader.read(CHUNK):
+            digest.update(data)
+        writer.write(digest.hexdigest().encode())
+        await writer.drain()
+
+
+class Source(Server):
+    """Gets a number and a newline, sends `pattern` of that size, and ends."""
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        data = memoryview(pattern(int(await reader.readline())))
+        for start in range(0, len(data), CHUNK):
+            writer.write(data[start : start + CHUNK])
+            await writer.drain()
+        writer.write_eof()
+        await reader.read()
+
+
+async def exchange(endpoint: Endpoint, data: bytes, *, seconds: float = 30.0) -> bytes:
+    """Send `data` and EOF, return everything that comes back until the peer's EOF. Raises OSError, TimeoutError."""
+    async with asyncio.timeout(seconds):
+        reader, writer = await asyncio.open_connection(*endpoint)
+
+        async def send() -> None:
+            writer.write(data)
+            await writer.drain()
+            writer.write_eof()
+
+        try:
+            return (await asyncio.gather(reader.read(), send()))[0]
+        finally:
+            await closed(writer)

@@ -1,0 +1,86 @@
+"""A bad network between kubemux and sshd: a TCP relay that delays, stalls, cuts, resets and corrupts on demand."""
+
+from __future__ import annotations
+
+import asyncio
+from enum import Enum
+
+from proxy.config.values import Endpoint
+from tests.support.serving import Server, closed
+
+CHUNK = 64 << 10
+IN_FLIGHT = 64
+"""Chunks that a delayed direction holds before the sender feels it."""
+
+
+class Direction(Enum):
+    """As a client sees it."""
+
+    TO_SERVER = "to_server"
+    TO_CLIENT = "to_client"
+
+
+class FaultyRelay(Server):
+    """Relays to `target`. `disconnect(hard=True)` resets every connection, `refuse` and `listen` act on new ones."""
+
+    def __init__(self, target: Endpoint) -> None:
+        super().__init__()
+        self._target = target
+        self.delay = 0.0
+        """Seconds that each direction adds."""
+        self.carried = dict.fromkeys(Direction, 0)
+        """Bytes passed on."""
+        self._flow = {direction: asyncio.Event() for direction in Direction}
+        self._corrupt = dict.fromkeys(Direction, 0)
+        self.resume()
+
+    def stall(self, *directions: Direction) -> None:
+        """Pass nothing on until `resume`, in both directions if none is named; nothing is lost."""
+        for direction in directions or Direction:
+            self._flow[direction].clear()
+
+    def resume(self, *directions: Direction) -> None:
+        """Undo `stall`."""
+        for direction in directions or Direction:
+            self._flow[direction].set()
+
+    def corrupt(self, direction: Direction, count: int = 1) -> None:
+        """Flip a bit in the middle of each of the next `count` chunks."""
+        self._corrupt[direction] += count
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        upstream_reader, upstream_writer = await asyncio.open_connection(*self._target)
+        try:
+            async with asyncio.TaskGroup() as group:
+                for direction, source, sink in (
+                    (Direction.TO_SERVER, reader, upstream_writer),
+                    (Direction.TO_CLIENT, upstream_reader, writer),
+                ):
+                    queue: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(IN_FLIGHT)
+                    group.create_task(self._receive(source, queue), name=f"receive {direction.value}")
+                    group.create_task(self._pass_on(direction, queue, sink), name=f"pass on {direction.value}")
+        except* OSError:
+            pass  # one side is gone: the other is closed below
+        finally:
+            await closed(upstream_writer)
+
+    async def _receive(self, source: asyncio.StreamReader, queue: asyncio.Queue[tuple[float, bytes]]) -> None:
+        data = b"-"
+        while data:
+            data = await source.read(CHUNK)
+            await queue.put((asyncio.get_running_loop().time() + self.delay, data))
+
+    async def _pass_on(self, direction: Direction, queue: asyncio.Queue[tuple[float, bytes]], sink: asyncio.StreamWriter) -> None:
+        while True:
+            due, data = await queue.get()
+            await asyncio.sleep(due - asyncio.get_running_loop().time())
+            await self._flow[direction].wait()
+            if not data:
+                return sink.write_eof()
+            if self._corrupt[direction]:
+                self._corrupt[direction] -= 1
+                middle = len(data) // 2
+                data = data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+            sink.write(data)
+            await sink.drain()
+            self.carried[direction] += len(data)

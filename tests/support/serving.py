@@ -1,0 +1,110 @@
+"""A TCP server in the test's own loop that leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import struct
+from contextlib import suppress
+from typing import Self
+
+from proxy.config.values import Endpoint
+
+CLOSE_SECONDS = 5.0
+
+
+def reset(writer: asyncio.StreamWriter) -> None:
+    """End the connection with a RST, as a crashed peer or a firewall does."""
+    # SO_LINGER with a timeout of 0 (socket(7)) makes close() drop what is queued and reset.
+    sock: socket.socket = writer.get_extra_info("socket")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
+
+
+async def closed(writer: asyncio.StreamWriter) -> None:
+    """Close for certain, and wait until the socket is gone."""
+    writer.transport.abort()
+    with suppress(OSError, TimeoutError):
+        async with asyncio.timeout(CLOSE_SECONDS):
+            await writer.wait_closed()
+
+
+class Server:
+    """`async with Server() as server: server.endpoint`. Subclasses say in `handle` what a connection gets.
+
+    When `handle` returns or raises OSError the connection is closed. `accepted` counts connections.
+    """
+
+    def __init__(self, *, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
+        self._server: asyncio.Server | None = None
+        self._port = 0
+        self._open: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
+        self.accepted = 0
+        self._arrival = asyncio.Condition()
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where it listens."""
+        return Endpoint("127.0.0.1", self._port)
+
+    @property
+    def connections(self) -> int:
+        """How many are open now."""
+        return len(self._open)
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve one connection."""
+        raise NotImplementedError
+
+    async def __aenter__(self) -> Self:
+        await self.listen()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.refuse()
+        await self.disconnect()
+
+    async def listen(self) -> None:
+        """Accept connections; after `refuse` on the same port as before."""
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self._port, ssl=self._tls)
+        self._port = self._server.sockets[0].getsockname()[1]
+
+    async def refuse(self) -> None:
+        """Stop listening: the kernel answers new connections with a RST. Those that are open go on."""
+        if self._server:
+            self._server.close()
+            self._server = None
+            await asyncio.sleep(0)  # uvloop closes the listening socket in its next turn
+
+    async def disconnect(self, *, hard: bool = False) -> None:
+        """End every connection: at once, `hard` with a RST."""
+        tasks = list(self._open)
+        for task, writer in list(self._open.items()):
+            if hard:
+                reset(writer)
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def wait_accepted(self, count: int, *, seconds: float = 10.0) -> None:
+        """Wait until that many connections were accepted in all. Raises TimeoutError."""
+        async with asyncio.timeout(seconds), self._arrival:
+            await self._arrival.wait_for(lambda: self.accepted >= count)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task
+        self._open[task] = writer
+        self.accepted += 1
+        try:
+            async with self._arrival:
+                self._arrival.notify_all()
+            await self.handle(reader, writer)
+            writer.close()
+            await writer.wait_closed()
+        except (OSError, asyncio.CancelledError):
+            pass  # the client left, or `disconnect`: both are how connections of a test end
+        finally:
+            await closed(writer)
+            del self._open[task]
