@@ -74,7 +74,7 @@ class Leaks:
         for thread in threads:
             thread.join(GRACE)
         return [
-            *self.files(),
+            *(describe(fd, target) for fd, target in self.files().items()),
             *(f"thread {thread.name}" for thread in threads if thread.is_alive()),
             *(f"child process {pid}: {command(pid)}" for pid in children(os.getpid()) - self._children),
         ]
@@ -104,8 +104,13 @@ class LoopLeaks:
     def _left(self) -> list[str]:
         tasks = asyncio.all_tasks() - self._own - {asyncio.current_task()}
         # uvloop makes a new socket pair for signals at each run, and only the garbage collector can see it.
-        signals = {end.fileno() for end in gc.get_referents(asyncio.get_running_loop()) if isinstance(end, socket.socket)}
-        return [*self._leaks.files(besides=frozenset(signals)), *(f"task {task.get_name()}: {task.get_coro()}" for task in tasks)]
+        own = {end.fileno() for end in gc.get_referents(asyncio.get_running_loop()) if isinstance(end, socket.socket)}
+        # Not files: libuv holds /dev/null in reserve until the loop is closed, and `Leaks` looks after that.
+        transports = {fd: target for fd, target in self._leaks.files().items() if "[" in target and fd not in own}
+        return [
+            *(describe(fd, target) for fd, target in transports.items()),
+            *(f"task {task.get_name()}: {task.get_coro()}" for task in tasks),
+        ]
 
     async def everything(self) -> list[str]:
         """What is still there after `GRACE` seconds at most, and every unhandled error."""
