@@ -73,6 +73,9 @@ class Metrics:
             return Histogram(f"kubemux_{name}", text, labels, buckets=buckets, registry=registry)
 
         self.cluster_up = gauge("cluster_up", "1 if the cluster's probes succeed, 0 if not.", "cluster")
+        self.cluster_listening = gauge(
+            "cluster_listening", "1 if the cluster's local address is bound, 0 if somebody else has it.", "cluster"
+        )
         self.probe_duration = histogram("probe_duration_seconds", "Time a probe took, from channel to status line.", "cluster")
         self.probes = counter("probes", "Probes by result.", "cluster", "result")
         self.connections = counter("connections", "Client connections ended, by result.", "cluster", "result")

@@ -83,6 +83,11 @@ class Relay(asyncio.BufferedProtocol):
         cluster = f"cluster eof={self._cluster_eof} paused={self.is_cluster_paused}"
         return f"<Relay to={self.to_cluster} from={self.from_cluster} {client} {cluster}>"
 
+    @property
+    def has_started(self) -> bool:
+        """Whether it has the client's socket: from then on, `on_end` will be called."""
+        return self._transport is not None
+
     # ------------------------------------------------------------------------------------ the client's socket
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

@@ -57,6 +57,7 @@ class Gateway:
         self._metrics = metrics
         self._handshakes = handshakes
         self._on_change = on_change
+        self._supervisor = Tasks(f"gateway {name}")
         self._tasks = Tasks(f"gateway {name}")
         self._links: list[Link] = []
         self._up = asyncio.Event()
@@ -83,11 +84,25 @@ class Gateway:
         metrics.link_data_plane.labels(name, "asyncssh").set(0)
         metrics.link_data_plane.labels(name, "native").set(0)
         self._wanted.set()
-        self._tasks.spawn(self._supervise(), name="supervise")
+        self._supervisor.spawn(self._supervise(), name="supervise")
+
+    async def connect(self) -> None:
+        """Dial one link now, once, for a command that needs no supervision. Raises LinkError."""
+        self._link_up(await self._dial())
+
+    async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 - a budget, not a failure
+        """Dial no more, wait up to `timeout` seconds until no channel is left, then close."""
+        self._is_closing = True
+        await self._supervisor.close()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await asyncio.gather(*(link.idle.wait() for link in self._links))
+        await self.close()
 
     async def close(self) -> None:
         """Close every link and wait until they are closed."""
         self._is_closing = True
+        await self._supervisor.close()
         await self._tasks.close()
         await asyncio.gather(*(link.close() for link in self._links))
         self._links.clear()

@@ -60,6 +60,9 @@ class Link:
         self._loop = loop
         self.name = name
         self.server = server
+        self.idle = asyncio.Event()
+        """Set while no channel is open or being opened."""
+        self.idle.set()
         self.error: LinkError | None = None
         self.rtt: float | None = None
         self.closed: asyncio.Future[LinkError] = loop.create_future()
@@ -118,6 +121,7 @@ class Link:
 
     async def _open(self, channel: SshChannel, target: Endpoint, origin: Endpoint, window: int) -> ChannelError | LinkDown | None:
         self._opening += 1
+        self.idle.clear()
         try:
             await self._conn.create_connection(
                 lambda: channel, target.host, target.port, origin.host, origin.port, window=window, max_pktsize=32 << 10
@@ -128,9 +132,11 @@ class Link:
         except BaseException:
             channel.give_up()
             raise
+        else:
+            self._channels[channel] = None
         finally:
             self._opening -= 1
-        self._channels[channel] = None
+            self._check_idle()
         if self._is_full:
             channel.link_full()
             self._waiting.append(channel)
@@ -149,6 +155,11 @@ class Link:
     def forget(self, channel: SshChannel) -> None:
         """A channel has ended."""
         self._channels.pop(channel, None)
+        self._check_idle()
+
+    def _check_idle(self) -> None:
+        if not self.load:
+            self.idle.set()
 
     # ---------------------------------------------------------------------------------------- backpressure
 

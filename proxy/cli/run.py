@@ -1,0 +1,32 @@
+"""`kubemux run`: the daemon in the foreground, as systemd wants it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import uvloop
+
+from proxy import logging, systemd
+from proxy.cli.options import config_option
+from proxy.config.loader import load
+from proxy.config.model import Config
+from proxy.daemon import Daemon
+from proxy.signals import run_until_stopped
+
+
+@click.command()
+@config_option
+def run(config: Path) -> None:
+    """Run the daemon until SIGTERM or SIGINT; SIGHUP reloads the configuration.
+
+    Stopping waits up to limits.drain_timeout for clients; a second signal stops at once.
+    Exit codes: 0 stopped, 1 failed, 78 bad configuration (systemd does not restart then).
+    """
+    loaded = load(config)
+    logging.configure(loaded.log.format, loaded.log.level)
+    uvloop.run(_serve(loaded, config))
+
+
+async def _serve(config: Config, path: Path) -> None:
+    await run_until_stopped(Daemon(config, config_path=path, sockets=systemd.inherited_sockets()))

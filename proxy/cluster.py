@@ -1,0 +1,262 @@
+"""One cluster at work: takes clients from its listener, opens a channel for each, and relays until both have ended.
+
+Probes take the same way: `dial` gives them one end of a socket pair whose other end is relayed like a client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+from prometheus_client import CollectorRegistry
+
+from proxy.config.model import DIRECT, ClusterConfig, Config
+from proxy.config.values import Endpoint
+from proxy.direct import Direct
+from proxy.errors import ChannelError, MemoryExhausted, ProxyError
+from proxy.health.probe import Dial
+from proxy.listeners.admission import Admission
+from proxy.metrics import Metrics, Traffic
+from proxy.relay.budget import MemoryBudget
+from proxy.relay.interfaces import Channel, Route
+from proxy.relay.relay import LINGER_ZERO, End, Relay
+from proxy.ssh.gateway import Gateway, Handshakes
+from proxy.tasks import Tasks
+
+log = structlog.get_logger("kubemux.connection")
+
+LIMIT: Final = "limit"
+"""The result of a client turned away because of `limits.max_connections`."""
+
+_PROBE: Final = Endpoint("127.0.0.1", 0)
+
+
+@dataclass(slots=True)
+class Shared:
+    """What all clusters of a daemon have in common."""
+
+    budget: MemoryBudget
+    admission: Admission
+    metrics: Metrics
+    hold_timeout: float
+
+
+class Cluster:
+    """The data side of one cluster. `route` may be replaced while it runs: new connections take the new one."""
+
+    def __init__(self, name: str, config: ClusterConfig, route: Route, shared: Shared) -> None:
+        self.name = name
+        self.config = config
+        self.route = route
+        self.connections_total = 0
+        self._shared = shared
+        self._tasks = Tasks(f"cluster {name}")
+        self._relays: set[Relay] = set()
+        self._opening = 0
+        self._ranked = list(config.api_servers)
+        self._idle = asyncio.Event()
+        self._idle.set()
+        metrics = shared.metrics
+        self.traffic = metrics.traffic(name)
+        self._channel_open = metrics.channel_open.labels(name)
+        self._first_byte = metrics.first_byte.labels(name)
+        self._duration = metrics.connection_duration.labels(name)
+
+    def __repr__(self) -> str:
+        return f"<Cluster {self.name} opening={self._opening} relays={len(self._relays)}>"
+
+    @property
+    def api_server(self) -> Endpoint:
+        """The API server that the next client tries first."""
+        return self._ranked[0]
+
+    @property
+    def active(self) -> int:
+        """Client connections now, those that wait for a channel included."""
+        return self._opening + len(self._relays)
+
+    @property
+    def paused(self) -> int:
+        """Connections of which a side waits for the other."""
+        return sum(relay.is_client_paused or relay.is_cluster_paused for relay in self._relays)
+
+    # --------------------------------------------------------------------------------------------- clients
+
+    def accept(self, sock: socket.socket, client: Endpoint) -> None:
+        """Take a client's socket (the listener's callback)."""
+        self.connections_total += 1
+        if not self._shared.admission.enter():
+            _reset(sock)
+            self._shared.metrics.connections.labels(self.name, LIMIT).inc()
+            log.warning(
+                "connection refused",
+                cluster=self.name,
+                client=str(client),
+                reason=LIMIT,
+                hint=f"limits.max_connections is {self._shared.admission.limit}",
+            )
+            return
+        self.traffic.opened += 1
+        self._opening += 1
+        self._idle.clear()
+        self._tasks.spawn(self._serve(sock, client), name=f"open for {client}")
+
+    async def _serve(self, sock: socket.socket, client: Endpoint) -> None:
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        relay: Relay | None = None
+        reason, message = End.SHUTDOWN.value, ""
+        try:
+            channel = await self._open(client, started + self._shared.hold_timeout)
+            self._channel_open.observe(loop.time() - started)
+            relay = Relay(channel, self.traffic, self._shared.budget, lambda relay: self._relay_ended(relay, client, started))
+            self._relays.add(relay)
+            await _attach(relay, channel, sock)
+        except ProxyError as exc:
+            reason, message = exc.reason, str(exc)
+        except OSError as exc:  # the client has gone while it waited
+            reason, message = End.CLIENT_RESET.value, exc.strerror or str(exc)
+        finally:
+            self._opening -= 1
+            if relay is None or not relay.has_started:
+                _reset(sock)
+                if relay is not None:
+                    self._relays.discard(relay)
+                self._ended(client, started, reason, message=message)
+
+    async def _open(self, origin: Endpoint, hold_until: float) -> Channel:
+        """A channel to the first API server that takes one; those that do not go to the end of the line."""
+        failure: ChannelError | None = None
+        for target in tuple(self._ranked):
+            try:
+                return await self.route.open_channel(target, origin=origin, hold_until=hold_until)
+            except MemoryExhausted:
+                raise
+            except ChannelError as exc:
+                failure = exc
+                self._demote(target)
+        assert failure is not None, "the model requires one API server at least"  # noqa: S101 - for the type checker
+        raise failure
+
+    def _demote(self, target: Endpoint) -> None:
+        if len(self._ranked) > 1 and self._ranked[0] == target:
+            self._ranked.append(self._ranked.pop(0))
+            log.warning("next API server", cluster=self.name, failed=str(target), next=str(self._ranked[0]))
+
+    def _relay_ended(self, relay: Relay, client: Endpoint, started: float) -> None:
+        self._relays.discard(relay)
+        if relay.first_byte_at is not None:
+            self._first_byte.observe(relay.first_byte_at - started)
+        self._ended(client, started, str(relay.reason), to_cluster=relay.to_cluster, from_cluster=relay.from_cluster)
+
+    def _ended(
+        self, client: Endpoint, started: float, reason: str, *, to_cluster: int = 0, from_cluster: int = 0, message: str = ""
+    ) -> None:
+        seconds = asyncio.get_running_loop().time() - started
+        self.traffic.closed += 1
+        self._shared.admission.leave()
+        self._shared.metrics.connections.labels(self.name, reason).inc()
+        self._duration.observe(seconds)
+        fields = {"message": message} if message else {}
+        log.info(
+            "connection closed",
+            cluster=self.name,
+            client=str(client),
+            to_cluster=to_cluster,
+            from_cluster=from_cluster,
+            seconds=round(seconds, 3),
+            reason=reason,
+            **fields,
+        )
+        if not self.active:
+            self._idle.set()
+
+    # ---------------------------------------------------------------------------------------------- probes
+
+    async def dial(self, deadline: float) -> socket.socket:
+        """A socket to the API server, relayed as a client's is (`proxy.health.probe.Dial`). Raises ProxyError."""
+        return await relayed_socket(await self._open(_PROBE, deadline), self._shared.budget)
+
+    # ------------------------------------------------------------------------------------------- life cycle
+
+    async def drain(self, timeout: float) -> int:  # noqa: ASYNC109 - a budget, not a failure
+        """Wait up to `timeout` seconds for the connections to end, then reset those left; returns how many those were."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._idle.wait()
+        except TimeoutError:
+            pass
+        left = self.active
+        for relay in tuple(self._relays):
+            relay.abort(End.SHUTDOWN)
+        await self._tasks.close()
+        await self._idle.wait()
+        return left
+
+
+async def _attach(relay: Relay, channel: Channel, sock: socket.socket) -> None:
+    """Start relaying between `sock` and `channel`. Raises OSError after closing the channel if the client is gone."""
+    try:
+        await asyncio.get_running_loop().connect_accepted_socket(lambda: relay, sock)
+    except BaseException:
+        channel.abort()
+        raise
+
+
+async def relayed_socket(channel: Channel, budget: MemoryBudget) -> socket.socket:
+    """One end of a socket pair whose other end is relayed to `channel`; counted nowhere."""
+    ours, theirs = socket.socketpair()
+    try:
+        for sock in (ours, theirs):
+            sock.setblocking(False)
+        await _attach(Relay(channel, Traffic(), budget, lambda _: None), channel, theirs)
+    except BaseException:
+        ours.close()
+        theirs.close()
+        raise
+    return ours
+
+
+def _reset(sock: socket.socket) -> None:
+    """Close with RST."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_ZERO)
+    sock.close()
+
+
+@asynccontextmanager
+async def probe_dial(config: Config, name: str) -> AsyncIterator[Dial]:
+    """A `Dial` for cluster `name` without a daemon: one link of its gateway for as long as the context lasts.
+
+    Raises LinkError, with the stage that failed, if the link does not come up.
+    """
+    cluster = config.clusters[name]
+    budget = MemoryBudget(config.limits.memory, connections=1)
+    route: Route = Direct()
+    gateway: Gateway | None = None
+    if cluster.gateway != DIRECT:
+        settings = config.gateways[cluster.gateway].model_copy(update={"connections": 1})
+        metrics = Metrics(CollectorRegistry(), version="")
+        gateway = Gateway(cluster.gateway, settings, config.gateways, budget=budget, metrics=metrics, handshakes=Handshakes())
+        await gateway.connect()
+        route = gateway
+
+    async def dial(deadline: float) -> socket.socket:
+        failure: ChannelError | None = None
+        for target in cluster.api_servers:
+            try:
+                return await relayed_socket(await route.open_channel(target, origin=_PROBE, hold_until=deadline), budget)
+            except ChannelError as exc:
+                failure = failure or exc
+        assert failure is not None, "the model requires one API server at least"  # noqa: S101 - for the type checker
+        raise failure
+
+    try:
+        yield dial
+    finally:
+        if gateway is not None:
+            await gateway.close()

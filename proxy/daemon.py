@@ -1,0 +1,329 @@
+"""The running daemon: builds the objects of a configuration, starts and stops them, and says how they are.
+
+No policy lives here. What changes at run time is in `proxy/reload.py`; what the service manager hears, in `proxy/systemd.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import structlog
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+
+from proxy import __version__, systemd
+from proxy.admin.control import ReloadResult, UnknownName
+from proxy.admin.server import AdminServer
+from proxy.admin.status import summary
+from proxy.cluster import Cluster, Shared
+from proxy.config import credentials
+from proxy.config.model import DIRECT, ClusterConfig, Config
+from proxy.config.values import Endpoint
+from proxy.direct import Direct
+from proxy.errors import ListenError
+from proxy.health.lag import watch_lag
+from proxy.health.monitor import Monitor
+from proxy.health.tls import Contexts
+from proxy.listeners.admission import Admission
+from proxy.listeners.listener import Listener
+from proxy.metrics import Metrics
+from proxy.relay.budget import MemoryBudget
+from proxy.relay.interfaces import Route
+from proxy.reload import reload
+from proxy.snapshots import ClusterSnapshot, ClusterState, DaemonSnapshot
+from proxy.ssh.gateway import Gateway, Handshakes
+from proxy.tasks import Tasks
+
+log = structlog.get_logger("kubemux.daemon")
+
+REBIND_S: Final = 5.0
+"""Seconds between attempts to bind an address that somebody else has."""
+
+
+@dataclass(slots=True)
+class Entry:
+    """A cluster with what watches over it."""
+
+    cluster: Cluster
+    monitor: Monitor
+    listener: Listener
+    tasks: Tasks
+    listen_error: str = ""
+    is_drained: bool = False
+
+
+@dataclass(slots=True)
+class Inherited:
+    """Sockets that systemd bound for us, until a listener takes them."""
+
+    sockets: dict[Endpoint | str, socket.socket] = field(default_factory=dict)
+
+    def take(self, address: Endpoint) -> socket.socket | None:
+        """The socket bound to `address`, once."""
+        name = Endpoint("127.0.0.1", address.port) if address.host == "localhost" else address
+        return self.sockets.pop(name, None)
+
+    def close(self) -> None:
+        """Close those nobody took, and say so."""
+        for address, sock in self.sockets.items():
+            log.warning("inherited socket not used", listen=str(address), hint="no cluster listens there; see kubemux.socket")
+            sock.close()
+        self.sockets.clear()
+
+
+class Daemon:
+    """The object graph. Implements `proxy.admin.control.Control`."""
+
+    def __init__(
+        self, config: Config, *, config_path: Path, sockets: Mapping[Endpoint | str, socket.socket] | None = None
+    ) -> None:
+        self.config = config
+        self.config_path = config_path
+        self.registry = CollectorRegistry()
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=self.registry)
+        self.metrics = Metrics(self.registry, version=__version__)
+        limits = config.limits
+        self.shared = Shared(
+            MemoryBudget(limits.memory, limits.max_connections),
+            Admission(limits.max_connections),
+            self.metrics,
+            limits.hold_timeout,
+        )
+        self.gateways: dict[str, Gateway] = {}
+        self.entries: dict[str, Entry] = {}
+        self.tasks = Tasks("daemon")
+        self._inherited = Inherited(dict(sockets or {}))
+        self._handshakes = Handshakes()
+        self._contexts = Contexts()
+        self._admin = AdminServer(snapshot=self.snapshot, registry=self.registry, control=self)
+        self._loop = asyncio.get_running_loop()
+        self._started_at = self._loop.time()
+        self._status_due: asyncio.Handle | None = None
+        self._is_started = False
+        self._is_draining = False
+        self._reloading = asyncio.Lock()
+        self.fingerprint = credentials.fingerprint(config)
+        self.metrics.buffered_bytes.set_function(lambda: self.shared.budget.used)
+        self.metrics.paused_relays.set_function(lambda: sum(entry.cluster.paused for entry in self.entries.values()))
+
+    def __repr__(self) -> str:
+        return f"<Daemon {self.config_path} gateways={len(self.gateways)} clusters={len(self.entries)}>"
+
+    # ------------------------------------------------------------------------------------------------ start
+
+    async def start(self) -> None:
+        """Bind every listener, begin to dial, serve the admin endpoints, tell systemd. What fails is logged and retried."""
+        for name in self.config.gateways:
+            self.add_gateway(name)
+        await asyncio.gather(*(self.add_cluster(name) for name in self.config.clusters))
+        await self._start_admin()
+        self._inherited.close()
+        self._start_heartbeat()
+        self.metrics.config_last_success.set_to_current_time()
+        self._is_started = True
+        log.info(
+            "started",
+            config=str(self.config_path),
+            gateways=len(self.gateways),
+            clusters=len(self.entries),
+            version=__version__,
+        )
+        systemd.notify(systemd.READY, systemd.status(summary(self.snapshot())))
+
+    def add_gateway(self, name: str) -> Gateway:
+        """Build and start gateway `name` of the current configuration."""
+        gateway = Gateway(
+            name,
+            self.config.gateways[name],
+            self.config.gateways,
+            budget=self.shared.budget,
+            metrics=self.metrics,
+            handshakes=self._handshakes,
+            on_change=lambda: self._gateway_changed(name),
+        )
+        self.gateways[name] = gateway
+        gateway.start()
+        return gateway
+
+    def route(self, config: ClusterConfig) -> Route:
+        """The way to a cluster's API servers."""
+        return Direct() if config.gateway == DIRECT else self.gateways[config.gateway]
+
+    async def add_cluster(self, name: str, listener: Listener | None = None) -> None:
+        """Build and start cluster `name` of the current configuration, on `listener` if it has one already."""
+        config = self.config.clusters[name]
+        cluster = Cluster(name, config, self.route(config), self.shared)
+        self.metrics.cluster_up.labels(name).set(0)
+        monitor = Monitor(name, config, cluster.dial, self.metrics, self.state_changed, contexts=self._contexts)
+        if listener is None:
+            listener = Listener(config.listen, cluster.accept, inherited=self._inherited.take(config.listen))
+        listener.on_client = cluster.accept
+        entry = Entry(cluster, monitor, listener, Tasks(f"cluster {name}"))
+        self.entries[name] = entry
+        entry.tasks.spawn(monitor.run(), name="probe")
+        await self._listen(name, entry)
+
+    async def _listen(self, name: str, entry: Entry) -> None:
+        try:
+            await entry.listener.start()
+        except ListenError as exc:
+            log.error("listener failed", cluster=name, reason=exc.reason, message=str(exc), hint=exc.hint)
+            entry.listen_error = str(exc)
+            entry.tasks.spawn(self._keep_binding(name, entry), name="bind")
+        self.metrics.cluster_listening.labels(name).set(entry.listener.is_bound)
+
+    async def _keep_binding(self, name: str, entry: Entry) -> None:
+        while not entry.listener.is_bound:
+            await asyncio.sleep(REBIND_S)
+            with suppress(ListenError):
+                await entry.listener.start()
+        entry.listen_error = ""
+        self.metrics.cluster_listening.labels(name).set(1)
+        log.info("listener bound", cluster=name, listen=str(entry.listener.address))
+        self.state_changed()
+
+    async def _start_admin(self) -> None:
+        admin = self.config.admin
+        try:
+            await self._admin.start_tcp(self._inherited.take(admin.listen) or admin.listen)
+        except ListenError as exc:
+            log.error("admin listener failed", reason=exc.reason, message=str(exc), hint=exc.hint)
+        if admin.socket is not None:
+            try:
+                await self._admin.start_unix(admin.socket)
+            except ListenError as exc:
+                log.error("admin socket failed", reason=exc.reason, message=str(exc), hint=exc.hint)
+
+    def _start_heartbeat(self) -> None:
+        interval = systemd.watchdog_interval()
+
+        def beat() -> None:
+            if interval is not None:
+                systemd.notify(systemd.WATCHDOG)
+
+        self.tasks.spawn(watch_lag(self.metrics, beat, interval=min(0.5, interval or 0.5)), name="heartbeat")
+
+    # ------------------------------------------------------------------------------------------------ state
+
+    def _gateway_changed(self, name: str) -> None:
+        for entry in self.entries.values():
+            if entry.cluster.config.gateway == name:
+                entry.monitor.poke()
+        self.state_changed()
+
+    def state_changed(self) -> None:
+        """Something that `systemctl status` shows has changed; several changes of one turn are told once."""
+        if self._status_due is None and self._is_started:
+            self._status_due = self._loop.call_soon(self._tell_status)
+
+    def _tell_status(self) -> None:
+        self._status_due = None
+        systemd.notify(systemd.status(summary(self.snapshot())))
+
+    def snapshot(self) -> DaemonSnapshot:
+        """The daemon at this moment."""
+        bound = all(entry.listener.is_bound or entry.is_drained for entry in self.entries.values())
+        return DaemonSnapshot(
+            version=__version__,
+            pid=os.getpid(),
+            uptime=self._loop.time() - self._started_at,
+            ready=self._is_started and bound and not self._is_draining,
+            draining=self._is_draining,
+            config_path=str(self.config_path),
+            connections=self.shared.admission.active,
+            buffered_bytes=self.shared.budget.used,
+            memory_limit=self.shared.budget.limit,
+            gateways=tuple(gateway.snapshot() for gateway in self.gateways.values()),
+            clusters=tuple(_cluster_snapshot(entry) for entry in self.entries.values()),
+        )
+
+    # ---------------------------------------------------------------------------------------------- control
+
+    async def reload(self) -> ReloadResult:
+        """Read the configuration again and take it whole, or change nothing and raise ConfigError."""
+        async with self._reloading:
+            return await reload(self)
+
+    async def reconnect(self, gateway: str) -> None:
+        """Replace the links of `gateway`. Raises UnknownName."""
+        if gateway not in self.gateways:
+            raise UnknownName("gateway", gateway, self.gateways)
+        log.info("reconnect requested", gateway=gateway)
+        await self.gateways[gateway].reconnect()
+
+    async def drain(self, cluster: str) -> None:
+        """Close a cluster's listener and let its connections end; a reload opens it again. Raises UnknownName."""
+        if cluster not in self.entries:
+            raise UnknownName("cluster", cluster, self.entries)
+        entry = self.entries[cluster]
+        entry.is_drained = True
+        entry.listener.close()
+        self.metrics.cluster_listening.labels(cluster).set(0)
+        log.info("draining", cluster=cluster, connections=entry.cluster.active)
+        cut = await entry.cluster.drain(self.config.limits.drain_timeout)
+        log.info("drained", cluster=cluster, cut=cut)
+        self.state_changed()
+
+    # ------------------------------------------------------------------------------------------------- stop
+
+    async def retire(self, name: str, entry: Entry, *, timeout: float) -> None:  # noqa: ASYNC109 - a budget, not a failure
+        """Stop probing, and drain what is left of a cluster whose listener is closed or handed on."""
+        await entry.tasks.close()
+        cut = await entry.cluster.drain(timeout)
+        log.info("cluster stopped", cluster=name, cut=cut)
+
+    async def stop(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109 - a budget, not a failure
+        """Accept no more, wait up to `timeout` seconds (default: limits.drain_timeout) for clients, close everything."""
+        self._is_draining = True
+        systemd.notify(systemd.STOPPING, systemd.status("draining"))
+        budget = self.config.limits.drain_timeout if timeout is None else timeout
+        log.info("stopping", connections=self.shared.admission.active, drain_timeout=budget)
+        for entry in self.entries.values():
+            entry.listener.close()
+        try:
+            await asyncio.gather(*(self.retire(name, entry, timeout=budget) for name, entry in self.entries.items()))
+        finally:
+            await self._close()
+
+    async def _close(self) -> None:
+        if self._status_due is not None:
+            self._status_due.cancel()
+        await self.tasks.close()
+        await asyncio.gather(*(self.retire(name, entry, timeout=0) for name, entry in self.entries.items()))
+        await asyncio.gather(*(gateway.close() for gateway in self.gateways.values()))
+        await self._admin.close()
+        self._inherited.close()
+        log.info("stopped")
+
+
+def _cluster_snapshot(entry: Entry) -> ClusterSnapshot:
+    cluster, outcome = entry.cluster, entry.monitor.outcome
+    reason, message, hint = "", "", ""
+    if outcome is not None:
+        reason, message, hint = str(outcome.result), outcome.message, outcome.hint
+    if entry.listen_error:
+        reason, message, hint = ListenError.reason, entry.listen_error, ListenError.hint
+    return ClusterSnapshot(
+        name=cluster.name,
+        gateway=cluster.config.gateway,
+        listen=str(cluster.config.listen),
+        listening=entry.listener.is_bound,
+        state=entry.monitor.state,
+        reason=reason,
+        message="" if entry.monitor.state is ClusterState.UP and not entry.listen_error else message,
+        hint="" if entry.monitor.state is ClusterState.UP and not entry.listen_error else hint,
+        probe_seconds=outcome.seconds if outcome else None,
+        api_server=str(cluster.api_server),
+        connections=cluster.active,
+        connections_total=cluster.connections_total,
+        bytes_to_cluster=cluster.traffic.to_cluster,
+        bytes_from_cluster=cluster.traffic.from_cluster,
+        certificate_expiry=outcome.certificate_expiry if outcome else None,
+    )

@@ -1,0 +1,122 @@
+"""One listening socket: bind it or take it from systemd, accept in batches, survive running out of descriptors.
+
+Clients are handed over as plain sockets before a transport reads from them: what they send waits in the kernel, bounded
+by the socket's buffer, until there is a channel to take it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+from proxy.config.values import Endpoint
+from proxy.errors import ListenError
+
+log = structlog.get_logger("kubemux.listener")
+
+BACKLOG: Final = 1024
+BATCH: Final = 32
+"""Clients accepted per turn of the loop, so that a flood of them does not starve the relays."""
+
+FULL_PAUSE_S: Final = 0.5
+_FULL: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+OnClient = Callable[[socket.socket, Endpoint], None]
+
+
+class Listener:
+    """Accepts for one address. `on_client` may be replaced while it runs (a reload that keeps the address)."""
+
+    def __init__(self, address: Endpoint, on_client: OnClient, *, inherited: socket.socket | None = None) -> None:
+        self.address = address
+        self.on_client = on_client
+        self._socket = inherited
+        self._resume: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
+
+    def __repr__(self) -> str:
+        return f"<Listener {self.address} {'bound' if self._socket else 'not bound'}>"
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether clients can connect."""
+        return self._socket is not None
+
+    async def start(self) -> None:
+        """Bind unless inherited, and accept. Raises ListenError; may be called again then."""
+        if self._socket is None:
+            self._socket = await self._bind()
+        self._loop.add_reader(self._socket, self._accept)
+
+    async def _bind(self) -> socket.socket:
+        host, port = self.address
+        try:
+            family, _, _, _, address = (await self._loop.getaddrinfo(host, port, type=socket.SOCK_STREAM))[0]
+            sock = socket.socket(family, socket.SOCK_STREAM)
+        except OSError as exc:
+            raise ListenError(f"cannot listen on {self.address}: {exc.strerror or exc}") from exc
+        try:
+            sock.setblocking(False)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.bind(address)
+            sock.listen(BACKLOG)
+        except OSError as exc:
+            sock.close()
+            hint = (
+                None if exc.errno != errno.EADDRINUSE else f"find who has it: ss -ltnp 'sport = :{port}'; or choose another port"
+            )
+            raise ListenError(f"cannot listen on {self.address}: {exc.strerror or exc}", hint=hint) from exc
+        return sock
+
+    def close(self) -> None:
+        """Accept no more and close the socket; clients already handed over are not ours. Idempotent."""
+        if self._resume is not None:
+            self._resume.cancel()
+            self._resume = None
+        if self._socket is not None:
+            self._loop.remove_reader(self._socket)
+            self._socket.close()
+            self._socket = None
+
+    def _accept(self) -> None:
+        for _ in range(BATCH):
+            if self._socket is None:
+                return
+            try:
+                sock, address = self._socket.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except ConnectionAbortedError:
+                continue
+            except OSError as exc:
+                if exc.errno not in _FULL:
+                    raise
+                self._pause(exc)
+                return
+            sock.setblocking(False)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self.on_client(sock, Endpoint(address[0], address[1]))
+
+    def _pause(self, exc: OSError) -> None:
+        """Out of descriptors or memory: accept() would fail again at once and spin. New clients wait in the backlog."""
+        log.warning(
+            "accepting paused",
+            listen=str(self.address),
+            message=exc.strerror,
+            hint="raise LimitNOFILE= of the unit, or lower limits.max_connections",
+        )
+        if self._socket is not None:
+            self._loop.remove_reader(self._socket)
+        self._resume = self._loop.call_later(FULL_PAUSE_S, self._accept_again)
+
+    def _accept_again(self) -> None:
+        self._resume = None
+        if self._socket is not None:
+            self._loop.add_reader(self._socket, self._accept)

@@ -1,0 +1,105 @@
+"""Taking a new configuration while running: all of it or none, and what is equal is not touched.
+
+The new file is read and checked as a whole first. Then what was removed goes (its ports are free for others), what changed
+is replaced, what is new is added; connections of what is gone have `limits.drain_timeout` to end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+
+from proxy import logging, systemd
+from proxy.admin.control import ReloadResult
+from proxy.admin.status import summary
+from proxy.config import credentials, diff
+from proxy.config.loader import load
+from proxy.config.model import Config
+from proxy.errors import ConfigError
+
+if TYPE_CHECKING:
+    from proxy.daemon import Daemon
+
+log = structlog.get_logger("kubemux.reload")
+
+
+async def reload(daemon: Daemon) -> ReloadResult:
+    """Read the daemon's file again and apply it. Raises ConfigError, and then nothing has changed."""
+    systemd.notify(systemd.reloading())
+    try:
+        config, fingerprint = await asyncio.to_thread(_read, daemon)
+    except ConfigError as exc:
+        daemon.metrics.config_reloads.labels("rejected").inc()
+        log.error("reload rejected", config=str(daemon.config_path), problems=exc.render().splitlines())
+        raise
+    else:
+        plan = diff.plan(daemon.config, config, diff.changed(daemon.fingerprint, fingerprint))
+        result = await _apply(daemon, config, plan)
+        daemon.fingerprint = fingerprint
+        daemon.metrics.config_reloads.labels("ok").inc()
+        daemon.metrics.config_last_success.set_to_current_time()
+        log.info("reloaded", added=result.added, changed=result.changed, removed=result.removed, warnings=result.warnings)
+        return result
+    finally:
+        systemd.notify(systemd.READY, systemd.status(summary(daemon.snapshot())))
+
+
+def _read(daemon: Daemon) -> tuple[Config, dict[Path, bytes]]:
+    config = load(daemon.config_path)
+    return config, credentials.fingerprint(config)
+
+
+async def _apply(daemon: Daemon, config: Config, plan: diff.Plan) -> ReloadResult:
+    gateways, clusters = plan.gateways, plan.clusters
+    reopened = tuple(name for name in clusters.kept if daemon.entries[name].is_drained)
+    timeout = config.limits.drain_timeout
+    daemon.config = config
+    if plan.log:
+        logging.configure(config.log.format, config.log.level)
+    if plan.limits:
+        daemon.shared.budget.resize(config.limits.memory, config.limits.max_connections)
+        daemon.shared.admission.limit = config.limits.max_connections
+        daemon.shared.hold_timeout = config.limits.hold_timeout
+
+    old_entries = {name: daemon.entries.pop(name) for name in (*clusters.removed, *clusters.changed, *reopened)}
+    old_gateways = {name: daemon.gateways.pop(name) for name in (*gateways.removed, *gateways.changed)}
+    for name in (*gateways.changed, *gateways.added):
+        daemon.add_gateway(name)
+    for name in clusters.kept:
+        if name not in reopened:
+            entry = daemon.entries[name]
+            entry.cluster.route = daemon.route(entry.cluster.config)
+
+    inherited = {}
+    for name, entry in old_entries.items():
+        stays = name in config.clusters and config.clusters[name].listen == entry.listener.address
+        if stays and entry.listener.is_bound:
+            inherited[name] = entry.listener  # the same socket: no client is refused in between
+        else:
+            entry.listener.close()
+        daemon.tasks.spawn(daemon.retire(name, entry, timeout=timeout), name=f"retire {name}")
+    for name, gateway in old_gateways.items():
+        daemon.tasks.spawn(gateway.drain(timeout), name=f"retire gateway {name}")
+    await asyncio.gather(
+        *(daemon.add_cluster(name, inherited.get(name)) for name in (*clusters.changed, *reopened, *clusters.added))
+    )
+    for name in clusters.removed:
+        daemon.metrics.forget_cluster(name)
+    for name in gateways.removed:
+        daemon.metrics.forget_gateway(name)
+
+    warnings = ["admin: changes take effect at the next restart"] if plan.admin else []
+    warnings += [entry.listen_error for entry in daemon.entries.values() if entry.listen_error]
+    return ReloadResult(
+        added=_named(gateways.added, clusters.added),
+        changed=_named(gateways.changed, (*clusters.changed, *reopened)),
+        removed=_named(gateways.removed, clusters.removed),
+        warnings=tuple(warnings),
+    )
+
+
+def _named(gateways: tuple[str, ...], clusters: tuple[str, ...]) -> tuple[str, ...]:
+    return (*(f"gateway {name}" for name in gateways), *(f"cluster {name}" for name in clusters))

@@ -1,0 +1,61 @@
+"""Signals: SIGTERM and SIGINT stop, a second one at once; SIGHUP reloads."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from contextlib import suppress
+
+import structlog
+
+from proxy.daemon import Daemon
+from proxy.errors import ProxyError
+from proxy.tasks import Tasks
+
+log = structlog.get_logger("kubemux.daemon")
+
+
+async def run_until_stopped(daemon: Daemon) -> None:
+    """Start `daemon`, serve until a signal, and stop it. Returns when everything is closed."""
+    loop = asyncio.get_running_loop()
+    tasks = Tasks("signals")
+    stop, hurry = asyncio.Event(), asyncio.Event()
+
+    def on_stop() -> None:
+        (hurry if stop.is_set() else stop).set()
+
+    handlers = {
+        signal.SIGTERM: on_stop,
+        signal.SIGINT: on_stop,
+        signal.SIGHUP: lambda: tasks.spawn(_reload(daemon), name="reload"),
+    }
+    for number, handler in handlers.items():
+        loop.add_signal_handler(number, handler)
+    try:
+        starting = tasks.spawn(daemon.start(), name="start")
+        stopped = tasks.spawn(stop.wait(), name="wait for a signal")
+        await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            starting.result()  # raise what went wrong
+        await stopped
+        await _stop(daemon, hurry, tasks)
+    finally:
+        for number in handlers:
+            loop.remove_signal_handler(number)
+        await tasks.close()
+
+
+async def _reload(daemon: Daemon) -> None:
+    with suppress(ProxyError):  # logged where it happened, with every problem of the file
+        await daemon.reload()
+
+
+async def _stop(daemon: Daemon, hurry: asyncio.Event, tasks: Tasks) -> None:
+    stopping = tasks.spawn(daemon.stop(), name="stop")
+    hurried = tasks.spawn(hurry.wait(), name="wait for a second signal")
+    await asyncio.wait({stopping, hurried}, return_when=asyncio.FIRST_COMPLETED)
+    if not stopping.done():
+        log.warning("stopping at once", message="second signal")
+        stopping.cancel()
+        with suppress(asyncio.CancelledError):
+            await stopping
