@@ -1,0 +1,56 @@
+"""What the demo prints: what runs, and commands that can be pasted into another terminal."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+
+from proxy.config.model import Config
+from proxy.demo.certificates import SERVER_NAME
+from proxy.demo.stage import Stage
+
+
+def welcome(stage: Stage) -> str:
+    """The text, as it stands on the screen while the demo runs."""
+    name, cluster = next(iter(stage.config.clusters.items()))
+    port = cluster.listen.port
+    curl = ["curl", "--cacert", str(cluster.tls.ca_file), "--resolve", f"{SERVER_NAME}:{port}:127.0.0.1"]
+    kubectl = ["kubectl", "--kubeconfig", str(stage.kubeconfig)]
+    kubectl_missing = (
+        "" if shutil.which("kubectl") else "      (kubectl is not installed here: https://kubernetes.io/docs/tasks/tools/)\n"
+    )
+    return f"""\
+kubemux demo: two clusters that only let SSH through, each with an address on this machine.
+They are stand-ins in this process, and so is the SSH server; everything between them is the real thing.
+
+{_picture(stage.config)}
+
+In another terminal:
+
+  Is {name} alive? Its certificate, which does not name 127.0.0.1, is verified:
+    {shlex.join([*curl, f"https://{SERVER_NAME}:{port}/healthz"])}
+
+  What is in it?
+{kubectl_missing}    {shlex.join([*kubectl, "get", "ns"])}
+    {shlex.join([*kubectl, "--context", list(stage.config.clusters)[-1], "get", "pods", "-A"])}
+
+  How is kubemux?
+    {shlex.join([*_kubemux(), "status", "--config", str(stage.config_path)])}
+    curl http://{stage.config.admin.listen}/metrics
+
+Ctrl-C ends it and removes {stage.folder}.
+"""
+
+
+def _picture(config: Config) -> str:
+    ssh = f"127.0.0.1:{config.gateways['bastion'].port}"
+    return "\n".join(
+        f"  {name:8} https://{cluster.listen}  --SSH, through {ssh}-->  API server {cluster.api_servers[0]}"
+        for name, cluster in config.clusters.items()
+    )
+
+
+def _kubemux() -> list[str]:
+    """How this very program is called from another shell: a virtual environment's scripts may not be on its PATH."""
+    return ["kubemux"] if shutil.which("kubemux") else [sys.executable, "-m", "proxy"]
