@@ -61,12 +61,10 @@ class Leaks:
         self._threads = set(threading.enumerate())
         self._children = children(os.getpid())
 
-    def files(self, *, besides: frozenset[int] = frozenset()) -> list[str]:
-        """Descriptors that were opened since."""
+    def files(self) -> dict[int, str]:
+        """Descriptors that were opened since, and what they are."""
         gc.collect()
-        return [
-            describe(fd, target) for fd, target in open_files().items() if self._files.get(fd) != target and fd not in besides
-        ]
+        return {fd: target for fd, target in open_files().items() if self._files.get(fd) != target}
 
     def everything(self) -> list[str]:
         """Descriptors, threads and child processes."""
