@@ -11,7 +11,7 @@ from typing import Final
 import h11
 
 from proxy import __version__
-from proxy.health.result import Failure, Result
+from proxy.health.result import Failure, Result, printable
 from proxy.health.stream import TlsStream
 
 MAX_BODY: Final = 64 * 1024
@@ -84,5 +84,5 @@ def _complaint(body: bytes) -> str:
     """What an API server names as failed (`[-]etcd failed: reason withheld`), else the first line, made safe for a log line."""
     lines = body.decode("utf-8", "replace").splitlines()
     chosen = [line.removeprefix("[-]") for line in lines if line.startswith("[-]")] or lines[:1]
-    text = "".join(char if char.isprintable() else " " for char in "; ".join(chosen)).strip()
-    return f": {text[:200]}" if text else ""
+    text = printable("; ".join(chosen))
+    return f": {text}" if text else ""

@@ -15,7 +15,7 @@ import structlog
 from proxy.config.model import ClusterConfig
 from proxy.errors import ProxyError, Stage
 from proxy.health import http
-from proxy.health.result import Failure, Outcome, Result, unreached
+from proxy.health.result import Failure, Outcome, Result, printable, unreached
 from proxy.health.stream import TlsStream
 from proxy.health.tls import Contexts, classify, server_name
 
@@ -38,7 +38,7 @@ async def probe(name: str, config: ClusterConfig, dial: Dial, contexts: Contexts
     except Failure as exc:
         outcome = attempt.ended(exc.result, str(exc), exc.hint, exc.status)
     except h11.RemoteProtocolError as exc:
-        outcome = attempt.ended(Result.HTTP_FAILED, f"{config.api_servers[0]} does not speak HTTP: {exc}")
+        outcome = attempt.ended(Result.HTTP_FAILED, f"{config.api_servers[0]} does not speak HTTP: {printable(str(exc))}")
     except TimeoutError:
         outcome = attempt.ended(Result.TIMEOUT, f"no {attempt.awaited} within {config.probe.timeout:g} s")
     except ssl.SSLError as exc:
@@ -82,7 +82,7 @@ class _Attempt:
         self._expiries = identity.expiries
         try:
             stream = TlsStream(sock, identity.context, server_name(config))
-        except (ValueError, TypeError) as exc:
+        except ValueError as exc:
             raise Failure(Result.TLS_NAME_MISMATCH, f"{server_name(config)!r} cannot be a server's name: {exc}") from exc
         await stream.handshake()
         if expiry := stream.certificate_expiry():

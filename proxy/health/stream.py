@@ -28,7 +28,7 @@ class TlsStream:
     """A TLS connection on a socket that stays the caller's: to close it at any moment ends everything. So does every deadline."""
 
     def __init__(self, sock: socket.socket, context: ssl.SSLContext, server_name: str) -> None:
-        """Raises ValueError or TypeError if `server_name` cannot be a host name (an IDNA error is a ValueError)."""
+        """Raises ValueError if `server_name` cannot be a host name (IDNA)."""
         self._sock = sock
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._received = 0

@@ -1,0 +1,61 @@
+"""An outcome as the steps of a connection, for `kubemux probe`. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from proxy.config.model import DIRECT, ClusterConfig
+from proxy.errors import Stage
+from proxy.health.result import Outcome
+
+
+class Verdict(StrEnum):
+    """How a step went."""
+
+    OK = "ok"
+    FAILED = "failed"
+    NOT_REACHED = "not reached"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One line of the explanation."""
+
+    stage: Stage
+    title: str
+    verdict: Verdict
+    seconds: float | None
+    """None where it was not measured on its own."""
+
+
+def steps(config: ClusterConfig, outcome: Outcome, *, connecting: float | None = None) -> list[Step]:
+    """Every step of a probe of this cluster, in order; those before `outcome.stage` passed.
+
+    `connecting` is how long the link took to come up, in seconds: it is told at the last of its steps, `auth`.
+    """
+    api_server = config.api_servers[0]
+    titles = {
+        Stage.TCP: "TCP to sshd",
+        Stage.SSH: "SSH handshake",
+        Stage.AUTH: "authentication",
+        Stage.CHANNEL: f"channel to {api_server}",
+        Stage.TLS: "TLS",
+        Stage.HTTP: f"HTTP GET {config.probe.path}",
+    }
+    end = outcome.stage
+    if config.gateway == DIRECT:
+        titles = {Stage.CHANNEL: f"TCP to {api_server}", Stage.TLS: titles[Stage.TLS], Stage.HTTP: titles[Stage.HTTP]}
+        end = end if end in titles else Stage.CHANNEL
+    seconds: dict[Stage, float] = dict(outcome.timings)
+    if connecting is not None:
+        seconds[Stage.AUTH] = connecting
+    order = list(titles)
+    result = []
+    for stage, title in titles.items():
+        if order.index(stage) < order.index(end) or (stage is end and outcome.result.alive):
+            verdict = Verdict.OK
+        else:
+            verdict = Verdict.FAILED if stage is end else Verdict.NOT_REACHED
+        result.append(Step(stage, title, verdict, None if verdict is Verdict.NOT_REACHED else seconds.get(stage)))
+    return result

@@ -1,0 +1,119 @@
+"""What is read for a probe: contexts, tokens, and how each unusable file is named."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat, load_pem_private_key
+
+from proxy.health.result import Failure, Result
+from proxy.health.tls import Contexts, classify
+from tests.health.scripted import NOWHERE, Pki, cluster
+
+
+def key_with_passphrase(plain: Path, where: Path) -> Path:
+    key = load_pem_private_key(plain.read_bytes(), None)
+    where.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret")))
+    return where
+
+
+async def test_a_context_lives_as_long_as_its_files(pki: Pki, tmp_path: Path) -> None:
+    ca = tmp_path / "ca.crt"
+    ca.write_bytes(pki.authority.ca.cert.read_bytes())
+    contexts = Contexts()
+    first, _ = await contexts.load(cluster(NOWHERE, ca))
+    again, _ = await contexts.load(cluster(NOWHERE, ca, path="/livez"))
+    assert again is first
+    assert first.context.minimum_version is ssl.TLSVersion.TLSv1_2
+    assert first.context.verify_mode is ssl.CERT_REQUIRED
+    assert first.context.check_hostname
+    os.utime(ca, ns=(0, 1))
+    touched, _ = await contexts.load(cluster(NOWHERE, ca))
+    assert touched is not first
+    replacement = tmp_path / "new"
+    replacement.write_bytes(pki.authority.ca.cert.read_bytes())
+    os.utime(replacement, ns=(0, 1))
+    replacement.rename(ca)  # how the kubelet and careful people replace a file; even with the old time and size
+    assert (await contexts.load(cluster(NOWHERE, ca)))[0] is not touched
+
+
+async def test_of_a_bundle_the_first_to_end_counts(pki: Pki, tmp_path: Path) -> None:
+    other = pki.foreign.cert.parent / "other.crt"
+    bundle = tmp_path / "bundle.crt"
+    bundle.write_bytes(other.read_bytes() + pki.authority.ca.cert.read_bytes())
+    identity, _ = await Contexts().load(cluster(NOWHERE, bundle))
+    both = [ssl.cert_time_to_seconds(str(one["notAfter"])) for one in identity.context.get_ca_certs()]
+    assert len(both) == 2
+    assert dict(identity.expiries) == {"ca": min(both)}
+
+
+async def test_the_token_is_read_each_time(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    contexts = Contexts()
+    config = cluster(NOWHERE, None, token_file=str(token))
+    for text in ("first\n", "second"):
+        token.write_text(text)
+        assert (await contexts.load(config))[1] == text.strip()
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"two words", b"new\nline", b"caf\xc3\xa9", b"nul\x00"])
+async def test_a_token_that_is_none_is_never_quoted(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "t").write_bytes(content)
+    with pytest.raises(Failure) as failure:
+        await Contexts().load(cluster(NOWHERE, None, token_file=str(tmp_path / "t")))
+    assert failure.value.result is Result.CREDENTIALS_UNUSABLE
+    assert str(failure.value) == f"probe.token_file {tmp_path / 't'}: expected one token of printable ASCII"
+
+
+async def test_every_missing_file_is_named_with_its_key(pki: Pki, tmp_path: Path) -> None:
+    missing = tmp_path / "missing"
+    good = {"client_cert": str(pki.client.cert), "client_key": str(pki.client.key)}
+    for key, config in {
+        "tls.ca_file": cluster(NOWHERE, missing),
+        "probe.token_file": cluster(NOWHERE, None, token_file=str(missing)),
+        "probe.client_cert": cluster(NOWHERE, None, **good | {"client_cert": str(missing)}),
+        "probe.client_key": cluster(NOWHERE, None, **good | {"client_key": str(missing)}),
+    }.items():
+        with pytest.raises(Failure) as failure:
+            await Contexts().load(config)
+        assert str(failure.value) == f"{key} {missing}: No such file or directory"
+        assert failure.value.result is Result.CREDENTIALS_UNUSABLE
+
+
+async def test_files_that_hold_something_else(pki: Pki, tmp_path: Path) -> None:
+    junk = tmp_path / "junk"
+    junk.write_text("junk")
+    ours, theirs = pki.client, pki.good
+    encrypted = key_with_passphrase(ours.key, tmp_path / "encrypted.key")
+    for config, words in [
+        (cluster(NOWHERE, junk), f"tls.ca_file {junk}: holds no PEM certificates"),
+        (cluster(NOWHERE, None, client_cert=str(ours.cert)), "no PEM certificate with its key, unencrypted"),
+        (cluster(NOWHERE, None, client_cert=str(junk), client_key=str(ours.key)), "no PEM certificate with its key"),
+        (cluster(NOWHERE, None, client_cert=str(ours.cert), client_key=str(encrypted)), "unencrypted"),
+        (cluster(NOWHERE, None, client_cert=str(ours.cert), client_key=str(theirs.key)), "is another certificate's key"),
+    ]:
+        with pytest.raises(Failure) as failure:
+            await Contexts().load(config)
+        assert failure.value.result is Result.CREDENTIALS_UNUSABLE
+        assert words in str(failure.value)
+
+
+async def test_a_failure_is_not_remembered(pki: Pki, tmp_path: Path) -> None:
+    ca = tmp_path / "ca.crt"
+    contexts = Contexts()
+    with pytest.raises(Failure):
+        await contexts.load(cluster(NOWHERE, ca))
+    ca.write_bytes(pki.authority.ca.cert.read_bytes())
+    assert (await contexts.load(cluster(NOWHERE, ca)))[0].expiries
+
+
+@pytest.mark.parametrize("code", [2, 7, 18, 19, 20, 21, 24, 26, 999])
+def test_every_other_verification_error_is_untrusted(code: int) -> None:
+    error = ssl.SSLCertVerificationError(1, "certificate verify failed")
+    error.verify_code, error.verify_message = code, "no issuer"
+    failure = classify(error, cluster(NOWHERE, Path("/etc/ca.crt")))
+    assert failure.result is Result.TLS_UNTRUSTED
+    assert str(failure) == f"the certificate of {NOWHERE} is not trusted by /etc/ca.crt: no issuer"
