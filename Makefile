@@ -1,0 +1,63 @@
+# kubemux: `make help` lists what there is.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+BIN := .venv/bin
+# Debian packages of the real parts that tests run: "program package". A program that is there needs no package: kubectl
+# comes in many packages that conflict with each other.
+PARTS := sshd:openssh-server ssh:openssh-client etcd:etcd-server kubectl:kubernetes-client promtool:prometheus \
+         ip:iproute2 curl:curl xz:xz-utils systemd-analyze:systemd
+
+.PHONY: help demo test check bench-memory parts clean
+
+help: ## this list
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 22
+
+demo: .venv/installed ## try it: no root, no sshd, no cluster needed
+	@$(BIN)/kubemux demo
+
+test: .venv/tests-installed parts ## everything, with real parts; says what it skips
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: .venv/tests-installed ## lint, format, types, imports
+	@$(BIN)/python -m pytest -q tests/test_source.py $(ARGS)
+
+bench-memory: .venv/tests-installed ## 100 clusters and 1,000 clients next to 100 ssh -L
+	@$(BIN)/python -m bench.memory $(ARGS)
+
+clean: ## remove what the other targets made
+	rm -rf .venv .tools .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/bin/python:
+	@command -v $(PYTHON) >/dev/null || { echo "kubemux needs Python 3.11 or later, and there is no $(PYTHON) (Debian: apt install python3 python3-venv)" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit(f"kubemux needs Python 3.11 or later, this is {sys.version.split()[0]}; name another one: make PYTHON=python3.12 ...")'
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "$(PYTHON) cannot make virtual environments: apt install python3-venv" >&2; exit 1; }
+	@$(PYTHON) -m venv --clear .venv
+
+.venv/installed: pyproject.toml | .venv/bin/python
+	@echo "installing kubemux into .venv"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+# `pip install --group` came with pip 25.1; Debian 12 has 23.0.
+.venv/tests-installed: .venv/installed
+	@echo "installing what the tests need into .venv"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pip>=25.1'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group dev
+	@touch $@
+
+# Installs what is missing if it may; tests say what they skip for want of the rest.
+parts:
+	@export PATH="$$PATH:/usr/sbin:/sbin"; missing=(); \
+	for part in $(PARTS); do command -v "$${part%%:*}" >/dev/null || missing+=("$${part##*:}"); done; \
+	if (( ! $${#missing[@]} )); then exit 0; fi; \
+	if ! command -v apt-get >/dev/null; then echo "missing, and not on Debian: $${missing[*]}: tests that need them are skipped"; exit 0; fi; \
+	if (( EUID == 0 )); then sudo=(); elif sudo -n true 2>/dev/null; then sudo=(sudo -n); \
+	else echo "not installed (run as root, or: sudo apt install $${missing[*]}): tests that need them are skipped"; exit 0; fi; \
+	echo "installing Debian packages: $${missing[*]}"; \
+	install() { "$${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$$@" </dev/null >/dev/null; }; \
+	"$${sudo[@]}" apt-get update -qq </dev/null || echo "apt-get update failed: trying with the package lists there are"; \
+	for package in "$${missing[@]}"; do install "$$package" || echo "could not install $$package: tests that need it are skipped"; done

@@ -1,0 +1,125 @@
+"""The gates: lint, format and types; who may import whom; how big a file may grow."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+CODE = [folder for folder in ("proxy", "tests", "bench") if (ROOT / folder).is_dir()]
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted((ROOT / "proxy").rglob("*.py"))
+}
+
+LAYERS = (
+    ("proxy.__main__",),
+    ("proxy.cli",),
+    ("proxy.demo",),
+    ("proxy.daemon", "proxy.reload", "proxy.drain", "proxy.systemd", "proxy.cluster"),
+    ("proxy.admin",),
+    ("proxy.health",),
+    ("proxy.listeners",),
+    ("proxy.kubeconfig",),
+    ("proxy.ssh", "proxy.direct"),
+    ("proxy.relay",),
+    ("proxy.wire",),
+    ("proxy.metrics", "proxy.logging", "proxy.tasks", "proxy.snapshots"),
+    ("proxy.config",),
+    ("proxy.errors",),
+    ("proxy",),  # the version
+)
+"""From the top down: a module imports its own layer and those below it."""
+
+PURE = ("proxy.wire", "proxy.config.diff", "proxy.ssh.governor", "proxy.admin.status")
+"""These take values and a clock: no I/O."""
+IO = {"asyncio", "socket", "asyncssh", "aiohttp", "uvloop", "subprocess", "threading"}
+
+CONFINED = {"asyncssh": ("proxy.ssh", "proxy.demo"), "aiohttp": ("proxy.admin", "proxy.demo"), "uvloop": ("proxy.cli",)}
+"""Library -> the only ones that import it: its types and its surprises stay there."""
+
+
+def within(module: str, names: tuple[str, ...]) -> bool:
+    return any(module == name or module.startswith(f"{name}.") for name in names)
+
+
+def layer(module: str) -> int:
+    return next(index for index, names in enumerate(LAYERS) if within(module, names))
+
+
+def imports(module: str) -> set[str]:
+    """Every module that `module` names in an import, anywhere in it: a late import is a dependency too."""
+    found = set()
+    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module} line {node.lineno}: write the import in full"
+            source = node.module or ""
+            # `from proxy.config import loader` names a module, `from proxy.errors import ProxyError` does not.
+            found |= {name if (name := f"{source}.{alias.name}") in MODULES else source for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize(
+    "command", [["ruff", "check"], ["ruff", "format", "--check"], ["mypy", "--no-error-summary"]], ids=["lint", "format", "types"]
+)
+def test_clean(command: list[str]) -> None:
+    done = subprocess.run([sys.executable, "-m", *command, *CODE], cwd=ROOT, capture_output=True, text=True, timeout=110)
+    assert done.returncode == 0, f"{' '.join(command)}:\n{done.stdout}{done.stderr}"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_downward(module: str) -> None:
+    upward = {name for name in imports(module) if name in MODULES and layer(name) < layer(module)}
+    assert not upward, f"{module} imports what stands above it: {sorted(upward)}"
+
+
+def test_no_import_cycles() -> None:
+    done: set[str] = set()
+
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, " -> ".join([*path[path.index(module) :], module])
+        if module not in done:
+            for name in sorted(imports(module) & MODULES.keys()):
+                visit(name, (*path, module))
+            done.add(module)
+
+    for module in MODULES:
+        visit(module, ())
+
+
+@pytest.mark.parametrize("library", CONFINED)
+def test_a_library_stays_where_it_belongs(library: str) -> None:
+    users = {module for module in MODULES if any(within(name, (library,)) for name in imports(module))}
+    assert all(within(module, CONFINED[library]) for module in users), sorted(users)
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if within(module, PURE)])
+def test_pure_modules_do_no_io(module: str) -> None:
+    assert not {name.partition(".")[0] for name in imports(module)} & IO
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_says_what_it_is_and_is_no_longer_than_a_few_screens(module: str) -> None:
+    text = MODULES[module].read_text()
+    assert ast.get_docstring(ast.parse(text)), f"{module} has no docstring"
+    assert len(text.splitlines()) <= 400, f"{module} wants splitting, by direction or phase"
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if module != "proxy.tasks"])
+def test_every_task_has_an_owner(module: str) -> None:
+    calls = [node for node in ast.walk(ast.parse(MODULES[module].read_text())) if isinstance(node, ast.Call)]
+    raw = [
+        call.lineno
+        for call in calls
+        if isinstance(call.func, ast.Attribute)
+        and call.func.attr in ("create_task", "ensure_future")
+        # A task group owns its tasks.
+        and not (isinstance(call.func.value, ast.Name) and call.func.value.id == "group")
+    ]
+    assert not raw, f"{module} lines {raw}: use proxy.tasks.Tasks.spawn"
