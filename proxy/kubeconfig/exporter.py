@@ -143,7 +143,7 @@ def _put(root: CommentedMap, section: str, name: str, body: Body, existing: Body
     if existing == body:
         return False
     entry = next(entry for entry in root[section] if text(entry["name"]) == name)
-    node = entry[KINDS[section]]
+    node = entry.get(KINDS[section])
     if node is None:
         entry[KINDS[section]] = fresh(body)
         return True

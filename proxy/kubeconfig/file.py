@@ -29,7 +29,7 @@ def locked(path: Path) -> Iterator[None]:
 
     `PATH.lock` is the lock of client-go (tools/clientcmd/config.go, lockFile), which every kubeconfig writer built on it takes.
     """
-    lock = path.with_name(f"{path.name}.lock")
+    lock = Path(f"{path.absolute()}.lock")
     with _translated(path):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:

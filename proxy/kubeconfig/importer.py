@@ -121,11 +121,17 @@ def server_endpoint(server: str) -> Endpoint:
 
 
 def in_cluster(environ: Mapping[str, str], folder: Path = SERVICE_ACCOUNT) -> Imported | None:
-    """The cluster whose pod we run in, as client-go's rest.InClusterConfig finds it; None outside of a pod."""
+    """The cluster whose pod we run in, as client-go's rest.InClusterConfig finds it; None outside of a pod.
+
+    The token is named only if it is ours alone: a configuration may not name a secret that others can read, which is how
+    Kubernetes mounts it by default (mode 0644), and a probe without one still tells alive from dead (401 and 403 are alive).
+    """
     host, port = environ.get("KUBERNETES_SERVICE_HOST"), environ.get("KUBERNETES_SERVICE_PORT")
     if not host or not port or not port.isdecimal():
         return None
-    return Imported(IN_CLUSTER, DIRECT, Endpoint(host, int(port)), host, folder / "ca.crt", folder / "token")
+    token = folder / "token"
+    private = token.exists() and not token.stat().st_mode & 0o077
+    return Imported(IN_CLUSTER, DIRECT, Endpoint(host, int(port)), host, folder / "ca.crt", token if private else None)
 
 
 def ca_name(name: str, pem: bytes) -> str:

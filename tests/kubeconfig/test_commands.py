@@ -1,0 +1,270 @@
+"""`kubemux kubeconfig export` and `import` on real files, read back by a real kubectl."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from proxy.cli import main
+from proxy.config import loader, yaml
+from proxy.errors import ConfigError
+from proxy.kubeconfig import importer
+from proxy.kubeconfig.entries import fresh, load
+from tests.kubeconfig.samples import ODD_NAMES
+from tests.support.parts import find
+from tests.support.tls import Certificates
+
+PRINTABLE = [name for name in ODD_NAMES if name.isprintable()]
+
+
+class Desk:
+    """A folder with a configuration, somebody's kubeconfig, and the command."""
+
+    def __init__(self, folder: Path, ca: Path) -> None:
+        self.folder = folder
+        self.config = folder / "config.yaml"
+        self.config.write_text('# ours\nversion: 1\nadmin: {listen: "127.0.0.1:16444"}\n')
+        self.kubeconfig = folder / "admin.conf"
+        self.contexts(*PRINTABLE, ca=ca)
+
+    def contexts(self, *names: str, ca: Path) -> None:
+        data = base64.b64encode(ca.read_bytes()).decode()
+        numbered = list(enumerate(names))
+        root = {
+            "clusters": [
+                {"name": f"c{i}", "cluster": {"server": f"https://10.0.0.{i}:6443", "certificate-authority-data": data}}
+                for i, _ in numbered
+            ],
+            "users": [{"name": f"u{i}", "user": {"client-certificate": "a.crt", "token": f"secret{i}"}} for i, _ in numbered],
+            "contexts": [{"name": name, "context": {"cluster": f"c{i}", "user": f"u{i}"}} for i, name in numbered],
+        }
+        self.kubeconfig.write_bytes(yaml.dump(fresh(root)))
+
+    def run(self, command: str, *args: str | Path) -> Result:
+        # An empty HOME: the default base is this test's affair too.
+        env = {"HOME": str(self.folder), "KUBECONFIG": "", "KUBEMUX_CONFIG": str(self.config)}
+        return CliRunner().invoke(main, ["kubeconfig", command, *map(str, args)], env=env)
+
+    def imported(self, *names: str) -> None:
+        options = [option for name in names for option in ("--context", name)]
+        result = self.run("import", "--kubeconfig", self.kubeconfig, "--gateway", "direct", *options)
+        assert result.exit_code == 0, result.output
+
+    def files(self) -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in self.folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def desk(tmp_path: Path, certificates: Certificates) -> Desk:
+    return Desk(tmp_path, certificates.ca)
+
+
+def kubectl(path: Path, *args: str) -> str:
+    program = find("kubectl")
+    assert program
+    done = subprocess.run(
+        [program, "config", "--kubeconfig", path, *args], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.kubectl
+def test_import_then_export_is_what_kubectl_reads(desk: Desk, certificates: Certificates) -> None:
+    desk.imported(*PRINTABLE)
+    output = desk.folder / "out"
+    result = desk.run("export", "--base", desk.kubeconfig, "--output", output)
+    assert result.exit_code == 0, result.output
+    view = json.loads(kubectl(output, "view", "--raw", "-o", "json"))
+    contexts, clusters, users = (
+        {entry["name"]: entry[kind] for entry in view[f"{kind}s"]} for kind in ("context", "cluster", "user")
+    )
+    assert set(contexts) == set(PRINTABLE)
+    assert view["current-context"] == PRINTABLE[0]
+    ports = set()
+    for index, name in enumerate(PRINTABLE):
+        cluster = clusters[contexts[name]["cluster"]]
+        ports.add(cluster.pop("server").removeprefix("https://127.0.0.1:"))
+        assert cluster == {
+            "tls-server-name": f"10.0.0.{index}",
+            "certificate-authority-data": base64.b64encode(certificates.ca.read_bytes()).decode(),
+        }
+        assert users[contexts[name]["user"]] == {"client-certificate": str(desk.folder / "a.crt"), "token": f"secret{index}"}
+    assert ports == {str(port) for port in range(16443, 16443 + len(PRINTABLE) + 1) if port != 16444}
+
+
+@pytest.mark.kubectl
+def test_kubectl_may_write_in_between(desk: Desk) -> None:
+    desk.imported("prod", "yes")
+    output = desk.folder / "out"
+    assert desk.run("export", "--cluster", "yes", "--output", output).exit_code == 0
+    kubectl(output, "set-context", "mine", "--cluster=elsewhere", "--namespace=web")
+    kubectl(output, "set", "contexts.yes.namespace", "kept")
+    assert desk.run("export", "--output", output).exit_code == 0
+    assert set(kubectl(output, "get-contexts", "-o", "name").split()) == {"yes", "prod", "mine"}
+    assert kubectl(output, "current-context").strip() == "yes"
+    found = load([output])
+    assert found.contexts["mine"] == {"cluster": "elsewhere", "namespace": "web", "user": ""}
+    assert found.contexts["yes"]["namespace"] == "kept"
+
+
+def test_export_over_ones_own_kubeconfig_keeps_the_original_beside_it(desk: Desk) -> None:
+    desk.imported("prod")
+    own = desk.folder / ".kube" / "config"
+    own.parent.mkdir()
+    own.write_bytes(desk.kubeconfig.read_bytes())
+    own.chmod(0o644)
+    original = own.read_bytes()
+    result = desk.run("export", "--output", own)
+    assert result.exit_code == 0
+    assert f"led elsewhere before, now through kubemux: prod; the file as it was: {own}.bak" in result.stderr
+    backup = own.with_name("config.bak")
+    assert backup.read_bytes() == original
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (own, backup)] == [0o600, 0o600]
+    assert load([own]).contexts["prod"] == {"cluster": "kubemux:prod", "user": f"u{PRINTABLE.index('prod')}"}
+    assert own.read_bytes().startswith(original.partition(b"users:")[0].partition(b"contexts:")[0])
+
+    before = own.stat().st_ino, desk.files()
+    result = desk.run("export", "--output", own)
+    assert result.stderr == f"{own}: up to date\n"
+    assert (own.stat().st_ino, desk.files()) == before
+
+
+def test_export_prints_without_output(desk: Desk) -> None:
+    desk.imported("prod", "PROD")
+    before = desk.files()
+    result = desk.run("export", "--cluster", "PROD", "--base", desk.kubeconfig)
+    assert result.exit_code == 0
+    assert 'name: "kubemux:PROD"' in result.stdout
+    assert "kubemux:prod" not in result.stdout
+    assert (result.stderr, desk.files()) == ("", before)
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "message"),
+    [
+        (["--cluster", "pro", "--cluster", "x"], 78, "there is no cluster 'x'\n  hint: there are: 'prod'"),
+        (["--base", "missing"], 78, "missing: the file does not exist"),
+        (["--output", "."], 78, ".: the file is a directory"),
+        (["--output", "/"], 78, "/: the file is a directory"),
+        (["--nope"], 2, "No such option"),
+    ],
+)
+def test_export_refusals(desk: Desk, monkeypatch: pytest.MonkeyPatch, args: list[str], code: int, message: str) -> None:
+    monkeypatch.chdir(desk.folder)
+    desk.imported("prod")
+    before = desk.files()
+    result = desk.run("export", *args)
+    assert result.exit_code == code
+    assert message in result.stderr
+    assert desk.files() == before
+
+
+def test_a_failed_export_leaves_the_old_file(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk.imported("prod")
+    output = desk.folder / "out"
+    output.write_text("# mine\nusers: []\n")
+    before = desk.files()
+    monkeypatch.setattr(os, "fsync", _full)
+    result = desk.run("export", "--output", output)
+    assert result.exit_code == 1
+    assert "out: cannot be written: No space left on device" in result.stderr
+    assert "hint:" in result.stderr
+    assert desk.files() == before
+
+
+def test_export_without_clusters_says_how_to_get_some(desk: Desk) -> None:
+    result = desk.run("export")
+    assert result.exit_code == 78
+    assert "kubemux kubeconfig import" in result.stderr
+
+
+def test_import_keeps_comments_mode_and_ports(desk: Desk, certificates: Certificates) -> None:
+    desk.config.chmod(0o640)
+    desk.imported("prod")
+    desk.imported("yes", "prod")
+    text = desk.config.read_text()
+    assert text.startswith('# ours\nversion: 1\nadmin: {listen: "127.0.0.1:16444"}\nclusters:\n  prod:\n')
+    assert stat.S_IMODE(desk.config.stat().st_mode) == 0o640
+    clusters = loader.load(desk.config).clusters
+    assert {name: cluster.listen.port for name, cluster in clusters.items()} == {"prod": 16443, "yes": 16445}
+    stored = clusters["prod"].tls.ca_file
+    assert stored
+    assert (stored.parent, stat.S_IMODE(stored.stat().st_mode)) == (desk.folder / "ca", 0o644)
+    assert stored.read_bytes() == certificates.ca.read_bytes()
+
+    before = desk.config.stat().st_ino
+    desk.imported("prod", "yes")
+    assert (desk.config.read_text(), desk.config.stat().st_ino) == (text, before)
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "message"),
+    [
+        (["--context", "prod", "--context", "Prod", "--gateway", "direct"], 78, "there is no context 'Prod'"),
+        (["--context", "prod", "--gateway", "eu"], 78, "there is no gateway 'eu'"),
+        (["--gateway", "direct"], 78, "no context is named"),
+        (["--context", "prod"], 2, "Missing option '--gateway'"),
+        (["--context", "prod", "--gateway", "direct", "--port-base", "65535"], 78, "choose another --port-base"),
+        (["--context", "line\nbreak", "--gateway", "direct"], 78, "clusters."),
+    ],
+)
+def test_import_refusals_write_nothing(desk: Desk, certificates: Certificates, args: list[str], code: int, message: str) -> None:
+    desk.contexts("prod", "line\nbreak", ca=certificates.ca)
+    before = desk.files()
+    result = desk.run("import", "--kubeconfig", desk.kubeconfig, *args)
+    assert result.exit_code == code
+    assert message in result.stderr
+    assert desk.files() == before
+
+
+def test_a_failed_import_takes_its_ca_files_back(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = desk.files()
+
+    def refuse(data: bytes, path: str) -> None:
+        assert b"prod" in data
+        assert list((desk.folder / "ca").iterdir()), "what is checked is what would be there"
+        raise ConfigError(path, [])
+
+    monkeypatch.setattr(loader, "parse", refuse)
+    result = desk.run("import", "--kubeconfig", desk.kubeconfig, "--context", "prod", "--gateway", "direct")
+    assert result.exit_code == 78
+    assert desk.files() == before
+
+
+def test_import_can_show_or_write_elsewhere(desk: Desk) -> None:
+    before = desk.files()
+    args = ("--kubeconfig", desk.kubeconfig, "--context", "prod", "--gateway", "direct", "--port-base", "17000")
+    result = desk.run("import", *args, "--output", "-")
+    assert result.exit_code == 0
+    assert 'listen: "127.0.0.1:17000"' in result.stdout
+    assert desk.files() == before
+
+    other = desk.folder / "new" / "config.yaml"
+    assert desk.run("import", *args, "--output", other).exit_code == 0
+    assert other.read_text() == result.stdout.replace(f"{desk.folder}/ca/", f"{desk.folder}/new/ca/")
+    assert desk.config.read_bytes() == before[desk.config]
+
+
+def test_in_cluster_without_a_kubeconfig(desk: Desk, certificates: Certificates, monkeypatch: pytest.MonkeyPatch) -> None:
+    account = desk.folder / "serviceaccount"
+    account.mkdir()
+    (account / "ca.crt").write_bytes(certificates.ca.read_bytes())
+    monkeypatch.setattr(importer.in_cluster, "__defaults__", (account,))
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
+    result = desk.run("import", "--context", "in-cluster", "--gateway", "unused")
+    assert result.exit_code == 0, result.output
+    cluster = loader.load(desk.config).clusters["in-cluster"]
+    assert (cluster.gateway, str(cluster.api_servers[0]), cluster.tls.ca_file) == ("direct", "10.96.0.1:443", account / "ca.crt")
+
+
+def _full(_: int) -> None:
+    raise OSError(28, "No space left on device")

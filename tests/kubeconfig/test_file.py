@@ -1,0 +1,124 @@
+"""Replacing a file: whole or not at all, with the right owner of every bit."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from proxy.kubeconfig import file
+from proxy.kubeconfig.file import WriteFailed
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.mark.parametrize(("wanted", "before", "after"), [(0o600, None, 0o600), (0o600, 0o644, 0o600), (None, 0o640, 0o640)])
+def test_the_mode_is_the_wanted_one_or_stays(tmp_path: Path, wanted: int | None, before: int | None, after: int) -> None:
+    path = tmp_path / "config"
+    if before is not None:
+        path.touch()
+        path.chmod(before)
+    file.replace(path, b"new", mode=wanted)
+    assert path.read_bytes() == b"new"
+    assert mode(path) == after
+
+
+def test_the_new_content_is_never_readable_by_others_and_appears_by_rename(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, seen = tmp_path / "config", []
+    path.write_bytes(b"old")
+    path.chmod(0o600)
+    rename = Path.rename
+
+    def watched(self: Path, target: Path) -> Path:
+        seen.append((mode(self), self.read_bytes(), path.read_bytes(), self.parent))
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", watched)
+    old = path.stat().st_ino
+    file.replace(path, b"new", mode=0o600)
+    assert seen == [(0o600, b"new", b"old", tmp_path)]
+    assert path.stat().st_ino != old
+
+
+@pytest.mark.parametrize("step", ["fsync", "fchown", "fchmod"])
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    path = tmp_path / "config"
+    path.write_bytes(b"old")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, step, full)
+    with pytest.raises(WriteFailed, match="No space left on device"):
+        file.replace(path, b"new", mode=0o600)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_symlink_stays_one_and_its_target_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    target, link = tmp_path / "real" / "config", tmp_path / "link"
+    target.write_bytes(b"old")
+    link.symlink_to(target)
+    file.replace(link, b"new", mode=0o600)
+    assert link.readlink() == target
+    assert target.read_bytes() == b"new"
+
+
+def test_a_dangling_symlink_gets_its_target(tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to("config")
+    file.replace(link, b"new", mode=0o600)
+    assert link.is_symlink()
+    assert (tmp_path / "config").read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("kind", ["fifo", "folder", "loop"])
+def test_what_is_no_regular_file_is_refused(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "odd"
+    match kind:
+        case "fifo":
+            os.mkfifo(path)
+        case "folder":
+            path.mkdir()
+        case _:
+            path.symlink_to(path)
+    with pytest.raises(WriteFailed, match=r"odd: is (not a regular file|a symlink to itself)"):
+        file.replace(path, b"new", mode=0o600)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_one_at_a_time(tmp_path: Path) -> None:
+    path = tmp_path / "sub" / "config"
+    with file.locked(path):
+        assert (tmp_path / "sub" / "config.lock").exists()
+        with pytest.raises(WriteFailed, match="somebody else is changing it") as caught, file.locked(path):
+            pytest.fail("two hold the lock")
+    assert str(path) in caught.value.hint
+    with file.locked(path):
+        pass
+    assert not list(path.parent.iterdir())
+
+
+def test_the_lock_goes_when_the_block_fails(tmp_path: Path) -> None:
+    path = tmp_path / "config"
+    with pytest.raises(KeyError), file.locked(path):
+        raise KeyError
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_backup_overwrites_another(tmp_path: Path) -> None:
+    path = tmp_path / "config"
+    copies = []
+    for content in (b"one", b"two", b"three"):
+        path.write_bytes(content)
+        copies.append(file.backup(path))
+    assert [copy.name for copy in copies] == ["config.bak", "config.bak2", "config.bak3"]
+    assert [copy.read_bytes() for copy in copies] == [b"one", b"two", b"three"]
+    assert {mode(copy) for copy in copies} == {0o600}

@@ -1,0 +1,239 @@
+"""Import: which contexts are taken, what becomes of them, and which port they get."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from proxy.config import loader, yaml
+from proxy.config.values import Endpoint
+from proxy.errors import ConfigError
+from proxy.kubeconfig.entries import Kubeconfig
+from proxy.kubeconfig.importer import Imported, ca_name, in_cluster, merge, select, server_endpoint
+from tests.kubeconfig.samples import ODD_NAMES, document, names, read
+from tests.support.tls import Certificates
+
+POD = Imported("in-cluster", "direct", Endpoint("10.96.0.1", 443), "10.96.0.1", Path("/sa/ca.crt"), Path("/sa/token"))
+SERVER = {"server": "https://10.0.0.1:6443"}
+
+
+def kubeconfig(*contexts: str, **cluster: object) -> Kubeconfig:
+    return Kubeconfig(clusters={"c": {**SERVER, **cluster}}, contexts={name: {"cluster": "c"} for name in contexts})
+
+
+def take(found: Kubeconfig, *chosen: str, pod: Imported | None = None) -> list[Imported]:
+    return select(found, chosen, gateway="eu", origin="kubeconfig", in_cluster=pod)
+
+
+def refused(found: Kubeconfig, *chosen: str, pod: Imported | None = None) -> str:
+    with pytest.raises(ConfigError) as caught:
+        take(found, *chosen, pod=pod)
+    return caught.value.render()
+
+
+@given(st.lists(names, min_size=1, unique=True), st.data())
+def test_exactly_the_named_contexts_are_taken(there: list[str], data: st.DataObject) -> None:
+    wanted = data.draw(st.lists(st.sampled_from(there), min_size=1))
+    assert [cluster.name for cluster in take(kubeconfig(*there), *wanted)] == list(dict.fromkeys(wanted))
+
+
+@pytest.mark.parametrize("near", ["Prod", "prod ", "pro", "prod2", "*", "prod*", ""])
+def test_a_near_miss_is_an_error_that_lists_those_there_are(near: str) -> None:
+    report = refused(kubeconfig("prod", "dev"), "dev", near)
+    assert f"kubeconfig: contexts: there is no context {near!r}" in report
+    assert "there are: 'dev', 'prod'" in report
+
+
+def test_all_missing_contexts_are_reported_at_once() -> None:
+    assert refused(kubeconfig("prod"), "x", "y").count("there is no context") == 2
+
+
+def test_no_name_takes_nothing() -> None:
+    report = refused(kubeconfig("prod"), pod=POD)
+    assert "no context is named" in report
+    assert "there are: 'in-cluster', 'prod'" in report
+
+
+def test_in_cluster_is_a_name_like_any_other() -> None:
+    assert take(kubeconfig("prod"), "prod", pod=POD)[0].api_server.host == "10.0.0.1"
+    assert take(kubeconfig("prod"), "in-cluster", pod=POD) == [POD]
+    assert take(kubeconfig("in-cluster"), "in-cluster", pod=POD)[0].gateway == "eu"
+    assert "there is no context 'in-cluster'" in refused(kubeconfig("prod"), "in-cluster")
+
+
+@pytest.mark.parametrize(("mode", "named"), [(0o600, True), (0o644, False), (0o640, False)])
+def test_the_service_account(tmp_path: Path, mode: int, named: bool) -> None:
+    (tmp_path / "token").touch()
+    (tmp_path / "token").chmod(mode)
+    environ = {"KUBERNETES_SERVICE_HOST": "fd00::1", "KUBERNETES_SERVICE_PORT": "6443"}
+    token = tmp_path / "token" if named else None
+    expected = Imported("in-cluster", "direct", Endpoint("fd00::1", 6443), "fd00::1", tmp_path / "ca.crt", token)
+    assert in_cluster(environ, tmp_path) == expected
+    assert in_cluster({"KUBERNETES_SERVICE_HOST": "fd00::1"}, tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("server", "endpoint"),
+    [
+        ("https://10.0.0.1:6443", Endpoint("10.0.0.1", 6443)),
+        ("https://api.example.com", Endpoint("api.example.com", 443)),
+        ("https://API.example.com/", Endpoint("api.example.com", 443)),
+        ("https://[fd00::1]", Endpoint("fd00::1", 443)),
+        ("HTTPS://[fd00::1]:6443/", Endpoint("fd00::1", 6443)),
+    ],
+)
+def test_server_urls(server: str, endpoint: Endpoint) -> None:
+    assert server_endpoint(server) == endpoint
+
+
+@pytest.mark.parametrize(
+    ("server", "message"),
+    [
+        ("http://10.0.0.1:8080", "http://, kubemux carries https:// only"),
+        ("https://rancher.example.com/k8s/clusters/c-1", "a path, query or user"),
+        ("https://me:secret@example.com", "a path, query or user"),
+        ("10.0.0.1:6443", "not a valid"),
+        ("https://10.0.0.1:99999", "not a valid"),
+        ("https://10.0.0.1:0", "not a valid"),
+        ("https://", "not a valid"),
+        ("", "not a valid"),
+    ],
+)
+def test_servers_that_a_tunnel_cannot_stand_for(server: str, message: str) -> None:
+    report = refused(kubeconfig("prod", server=server), "prod")
+    assert "contexts.prod: its server is" in report
+    assert message in report
+    assert "secret" not in report
+
+
+def test_the_server_name_is_the_kubeconfigs_else_the_host(certificates: Certificates) -> None:
+    pem = certificates.ca.read_bytes()
+    data = base64.b64encode(pem).decode()
+    named = kubeconfig("prod", **{"tls-server-name": "kubernetes", "certificate-authority-data": data})
+    assert take(named, "prod") == [Imported("prod", "eu", Endpoint("10.0.0.1", 6443), "kubernetes", pem)]
+    plain = kubeconfig("prod", **{"certificate-authority": "/etc/ca.crt"})
+    assert take(plain, "prod") == [Imported("prod", "eu", Endpoint("10.0.0.1", 6443), "10.0.0.1", Path("/etc/ca.crt"))]
+
+
+@pytest.mark.parametrize("data", ["%%%", "QkFTRQ==", "-----BEGIN CERTIFICATE-----"])
+def test_bad_ca_data_is_refused_without_showing_it(data: str) -> None:
+    report = refused(kubeconfig("prod", **{"certificate-authority-data": data}), "prod")
+    assert "contexts.prod: certificate-authority-data is not base64 of PEM certificates" in report
+    assert data not in report
+
+
+def test_skip_verify_is_not_invented_away_but_said_loudly() -> None:
+    [cluster] = take(kubeconfig("prod", **{"insecure-skip-tls-verify": True}), "prod")
+    assert cluster.ca is None
+    assert cluster.notes[0].startswith("WARNING: prod:")
+    assert "tls_untrusted" in cluster.notes[0]
+
+
+def test_what_was_exported_is_not_imported() -> None:
+    loop = Kubeconfig(clusters={"kubemux:prod": SERVER}, contexts={"prod": {"cluster": "kubemux:prod"}, "lost": {"cluster": "x"}})
+    assert "leads through kubemux already" in refused(loop, "prod")
+    assert "its cluster 'x' is not in the kubeconfig" in refused(loop, "lost")
+
+
+CONFIG = """\
+# ours
+version: 1
+admin: {listen: "127.0.0.1:16444"}   # metrics
+gateways: {}
+clusters:
+  old:   # by hand
+    gateway: direct
+    listen: "127.0.0.1:16443"
+    api_servers: ["10.0.0.9:6443", "10.0.0.1:6443"]
+    probe: {interval: 30s}   # rarely
+
+# the end
+"""
+
+
+def merged(text: str, *clusters: Imported, ports: range = range(16443, 32768)) -> tuple[str, dict[Path, bytes]]:
+    parsed = document(text, "config.yaml")
+    config = loader.parse(text.encode(), "config.yaml")
+    files = merge(parsed, config, clusters, ca_folder=Path("/etc/kubemux/ca"), ports=ports)
+    return yaml.dump(parsed.root).decode(), files
+
+
+def direct(name: str, host: str = "10.0.0.1", ca: bytes | Path | None = None) -> Imported:
+    return Imported(name, "direct", Endpoint(host, 6443), "kubernetes", ca)
+
+
+def test_new_clusters_get_the_lowest_free_ports_in_order() -> None:
+    text, _ = merged(CONFIG, direct("b"), direct("a"))
+    ports = {name: cluster.listen.port for name, cluster in loader.parse(text.encode(), "").clusters.items()}
+    assert ports == {"old": 16443, "b": 16445, "a": 16446}
+    addition = """\
+  b:
+    gateway: direct
+    listen: "127.0.0.1:16445"
+    api_servers: ["10.0.0.1:6443"]
+    tls: {server_name: kubernetes}
+  a:
+    gateway: direct
+    listen: "127.0.0.1:16446"
+    api_servers: ["10.0.0.1:6443"]
+    tls: {server_name: kubernetes}
+"""
+    assert text == CONFIG.replace("\n# the end", addition + "\n# the end")
+
+
+def test_a_cluster_that_is_there_keeps_its_port_and_what_was_added_by_hand() -> None:
+    text, _ = merged(CONFIG, direct("old"))
+    expected = CONFIG.replace("# rarely\n", "# rarely\n    tls: {server_name: kubernetes}\n")
+    assert loader.parse(text.encode(), "") == loader.parse(expected.encode(), "")
+    moved, _ = merged(CONFIG, direct("old", "10.0.0.2"))
+    assert loader.parse(moved.encode(), "").clusters["old"].api_servers == (Endpoint("10.0.0.2", 6443),)
+    for comment in ("# ours", "# metrics", "# by hand", "# rarely", "# the end"):
+        assert comment in text
+        assert comment in moved
+
+
+@settings(max_examples=30, deadline=None)  # each loads four configurations
+@given(st.lists(names.filter(str.isprintable), min_size=1, max_size=5, unique=True))
+def test_importing_again_changes_nothing(chosen: list[str]) -> None:
+    once, _ = merged(CONFIG, *map(direct, chosen))
+    twice, _ = merged(once, *map(direct, reversed(chosen)))
+    assert twice == once
+    assert set(loader.parse(once.encode(), "").clusters) == {"old", *chosen}
+
+
+def test_no_port_left_and_no_such_gateway() -> None:
+    with pytest.raises(ConfigError) as caught:
+        merged(CONFIG, direct("a"), direct("b"), ports=range(16443, 16446))
+    assert "no port from 16443 to 16445 is left for 'b'" in caught.value.render()
+    with pytest.raises(ConfigError) as caught:
+        merged(CONFIG, Imported("a", "nowhere", Endpoint("h", 1), "h"))
+    assert "there is no gateway 'nowhere'" in caught.value.render()
+    assert "'direct'" in caught.value.render()
+
+
+def test_cas_are_stored_or_referred_to() -> None:
+    text, files = merged(CONFIG, direct("a/b", ca=b"PEM"))
+    [(path, pem)] = files.items()
+    assert (path.parent, path.name.startswith("a-b-"), pem) == (Path("/etc/kubemux/ca"), True, b"PEM")
+    assert str(path) in text
+    text, files = merged(CONFIG, direct("a", ca=Path("/somewhere/ca.crt")))
+    assert "/somewhere/ca.crt" in text
+    assert files == {}
+
+
+@pytest.mark.parametrize("name", [*ODD_NAMES, "../../etc/passwd", ".", "x" * 300])
+def test_ca_names_stay_in_their_folder(name: str) -> None:
+    file = ca_name(name, b"PEM")
+    assert Path(file).name == file
+    assert file.isascii()
+    assert len(file) < 100
+    assert file != ca_name(name, b"another")
+
+
+def test_numbers_are_names_too() -> None:
+    found = read("clusters: [{name: 1, cluster: {server: 'https://h'}}]\ncontexts: [{name: 42, context: {cluster: 1}}]")
+    assert take(found, "42")[0].api_server == Endpoint("h", 443)
