@@ -5,7 +5,7 @@ wants a sign of life (sd_watchdog_enabled(3)), `LISTEN_FDS` counts bound sockets
 a shell, everything here does nothing:
 
     inherited = inherited_sockets()                     # before anything binds, or starts a child
-    notify(READY, status("3 of 5 clusters up"))
+    notify(READY, status("3/5 clusters up"))
     notify(WATCHDOG)                                    # every watchdog_interval() seconds, from the event loop
     notify(reloading()); ...; notify(READY)
     notify(STOPPING)

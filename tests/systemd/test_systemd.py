@@ -33,8 +33,8 @@ def manager(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
 
 
 def test_assignments_go_in_one_datagram(manager: socket.socket) -> None:
-    assert systemd.notify(systemd.READY, systemd.status("3 of 5 clusters up"))
-    assert manager.recv(1024) == b"READY=1\nSTATUS=3 of 5 clusters up"
+    assert systemd.notify(systemd.READY, systemd.status("3/5 clusters up"))
+    assert manager.recv(1024) == b"READY=1\nSTATUS=3/5 clusters up"
 
 
 def test_a_reload_carries_the_monotonic_time(manager: socket.socket) -> None:

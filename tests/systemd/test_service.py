@@ -1,0 +1,155 @@
+"""The shipped units under a real systemd: start, reload, stop, watchdog, bad configuration, socket activation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.ssh_keys import new_key, public
+from tests.systemd.machine import CHECKOUT, Machine
+
+pytestmark = pytest.mark.systemd
+
+# Nobody answers at the gateway, since READY and STATUS must not depend on it.
+GATEWAY = {
+    "host": "127.0.0.1",
+    "user": "tunnel",
+    "identity_files": ["${CREDENTIALS_DIRECTORY}/eu-edge"],
+    "known_hosts": ["/etc/kubemux/known_hosts"],
+}
+CLUSTERS = {
+    "prod-eu": {"gateway": "eu-edge", "listen": "127.0.0.1:16444", "api_servers": ["10.0.0.10:6443"]},
+    "local": {"gateway": "direct", "listen": "127.0.0.1:16443", "api_servers": ["127.0.0.1:6443"]},
+}
+
+# The API server of `local` and its client: run inside, where the network is. A probe's bytes are TLS, the client's are not.
+CLIENT = """
+import socket
+socket.setdefaulttimeout(20)
+server = socket.create_server(("127.0.0.1", 6443))
+client = socket.create_connection(("127.0.0.1", 16443))
+client.sendall(b"ping")
+while True:
+    peer, _ = server.accept()
+    if peer.recv(4) == b"ping":
+        break
+    peer.close()
+peer.sendall(b"pong")
+print(client.recv(4).decode())
+"""
+
+
+def configure(machine: Machine, **sections: object) -> None:
+    admin = {"listen": "127.0.0.1:9464", "socket": "/run/kubemux/admin.sock"}
+    content = {"version": 1, "admin": admin, "gateways": {"eu-edge": GATEWAY}, "clusters": CLUSTERS} | sections
+    machine.config.write_text(json.dumps(content))
+
+
+def is_bound(machine: Machine, port: int) -> bool:
+    # A client without a cluster behind it may be reset at once; where nobody listens it is refused.
+    script = f"import errno, socket; print(socket.socket().connect_ex(('127.0.0.1', {port})) != errno.ECONNREFUSED)"
+    return machine.run("python3", "-c", script).stdout == "True\n"
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    """A booted machine, kubemux installed as the README says and not yet started."""
+    machine = Machine(tmp_path)
+    keys = machine.config.parent / "keys"
+    keys.mkdir(mode=0o700)
+    key = new_key(keys / "eu-edge")
+    (machine.config.parent / "known_hosts").write_text(f"127.0.0.1 {public(key)}\n")
+    example = CHECKOUT / "systemd/kubemux.service.d/credentials.conf.example"
+    machine.drop_in("credentials", example.read_text())
+    configure(machine)
+    with machine:
+        yield machine
+    assert "PRIVATE KEY" not in machine.log.read_text()
+
+
+def test_a_life(machine: Machine) -> None:
+    machine.systemctl("start", "kubemux.service")
+    started = machine.show("ActiveState", "StatusText", "MainPID")
+    assert started["ActiveState"] == "active"
+    assert "/2 clusters up" in started["StatusText"]
+    assert is_bound(machine, 16443)
+    assert is_bound(machine, 16444)
+
+    configure(machine, clusters={"local": CLUSTERS["local"]})
+    machine.systemctl("reload", "kubemux.service")
+    machine.wait(lambda: "/1 clusters up" in machine.show("StatusText")["StatusText"], "STATUS to follow the reload")
+    assert machine.show("ActiveState", "MainPID") == {"ActiveState": "active", "MainPID": started["MainPID"]}
+
+    machine.systemctl("stop", "kubemux.service")
+    stopped = {"ActiveState": "inactive", "Result": "success", "ExecMainCode": "1", "ExecMainStatus": "0", "NRestarts": "0"}
+    assert machine.show(*stopped) == stopped  # ExecMainCode 1 is CLD_EXITED: it was not killed
+
+
+def test_a_reload_of_a_bad_file_fails_and_changes_nothing(machine: Machine) -> None:
+    machine.systemctl("start", "kubemux.service")
+    before = machine.show("MainPID", "ActiveState")
+    configure(machine, clutsers={})
+    assert machine.systemctl("reload", "kubemux.service", check=False).returncode == 1
+    machine.until(SubState="running")
+    assert machine.show("MainPID", "ActiveState") == before
+    assert "clutsers" in machine.log.read_text()
+
+
+def test_it_runs_confined(machine: Machine) -> None:
+    machine.systemctl("start", "kubemux.service")
+    pid = machine.show("MainPID")["MainPID"]
+    lines = machine.run("cat", f"/proc/{pid}/status").stdout.splitlines()
+    status = {name: value.split() for name, value in (line.split(":", 1) for line in lines)}
+    assert "0" not in status["Uid"]
+    assert status["CapEff"] == ["0000000000000000"]
+    assert status["NoNewPrivs"] == ["1"]
+    assert status["Seccomp"] == ["2"]
+    assert machine.run("stat", "-c", "%a", "/run/kubemux/admin.sock").stdout == "600\n"
+
+
+def test_a_loop_that_hangs_is_restarted(machine: Machine) -> None:
+    machine.drop_in("watchdog", "[Service]\nWatchdogSec=2s\nRestartSec=100ms\n")
+    machine.systemctl("daemon-reload")
+    machine.systemctl("start", "kubemux.service")
+    before = machine.show("MainPID")["MainPID"]
+    machine.systemctl("kill", "--signal=STOP", "--kill-who=main", "kubemux.service")
+    machine.until(Result="watchdog")
+    machine.until(ActiveState="active", NRestarts="1")
+    assert machine.show("MainPID")["MainPID"] != before
+
+
+def test_a_crash_is_restarted(machine: Machine) -> None:
+    machine.systemctl("start", "kubemux.service")
+    machine.systemctl("kill", "--signal=KILL", "--kill-who=main", "kubemux.service")
+    machine.until(ActiveState="active", NRestarts="1")
+
+
+def test_a_bad_configuration_is_not_tried_again(machine: Machine) -> None:
+    configure(machine, clutsers={})
+    assert machine.systemctl("start", "kubemux.service", check=False).returncode == 1
+    # `failed` is final; a service that waits for its restart is `activating`.
+    ended = {"ActiveState": "failed", "ExecMainStatus": "78", "NRestarts": "0"}
+    assert machine.show(*ended) == ended
+    assert "clutsers" in machine.log.read_text()
+    assert "Traceback" not in machine.log.read_text()
+
+
+def test_a_client_starts_it_through_the_socket(machine: Machine) -> None:
+    machine.systemctl("start", "kubemux.socket")
+    assert machine.show("ActiveState")["ActiveState"] == "inactive"
+    assert machine.run("python3", "-c", CLIENT).stdout == "pong\n"
+    assert machine.show("ActiveState")["ActiveState"] == "active"
+    # admin.listen is inherited as well, prod-eu's address has no socket and was bound as usual.
+    assert is_bound(machine, 9464)
+    assert is_bound(machine, 16444)
+
+
+def test_a_waiting_client_does_not_restart_a_bad_configuration_for_ever(machine: Machine) -> None:
+    configure(machine, clutsers={})
+    machine.systemctl("start", "kubemux.socket")
+    machine.run("python3", "-c", "import socket; socket.create_connection(('127.0.0.1', 16443), timeout=5).recv(1)", check=False)
+    machine.until(unit="kubemux.socket", Result="trigger-limit-hit")
+    machine.until(ActiveState="failed", ExecMainStatus="78")
