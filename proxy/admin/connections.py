@@ -46,7 +46,8 @@ class Connections(web.Server):
         # An answer then counts as written when the kernel has all of it, so the deadline on writing covers every byte.
         transport.set_write_buffer_limits(high=0)
         if len(self._transports) > MAX_CONNECTIONS:
-            transport.abort()
+            # Not at once: the handler's task, which aiohttp starts next, must come before its connection_lost.
+            asyncio.get_running_loop().call_soon(transport.abort)
 
     def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
         """Count it out."""

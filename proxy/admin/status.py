@@ -20,7 +20,6 @@ Times are seconds, sizes bytes, `certificate_expiry` Unix time; null is "not kno
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
 from typing import Final
 
 from pydantic import TypeAdapter, ValidationError
@@ -35,9 +34,9 @@ _SNAPSHOT: Final = TypeAdapter(DaemonSnapshot)
 
 def to_document(snapshot: DaemonSnapshot) -> dict[str, object]:
     """The document of `/status`, ready for `json.dumps`."""
-    daemon = asdict(snapshot)
+    daemon: dict[str, object] = _SNAPSHOT.dump_python(snapshot, mode="json")
     gateways, clusters = daemon.pop("gateways"), daemon.pop("clusters")
-    return {"version": SCHEMA_VERSION, "daemon": daemon, "gateways": list(gateways), "clusters": list(clusters)}
+    return {"version": SCHEMA_VERSION, "daemon": daemon, "gateways": gateways, "clusters": clusters}
 
 
 def from_document(document: object) -> DaemonSnapshot:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Final
 
 from rich.console import Group, RenderableType
@@ -25,15 +24,21 @@ _LOOK: Final = {
     "down": ("○", "red"),
 }
 _DAY: Final = 86_400.0
+_GAP: Final = 2
+_SHORTEST_NAME: Final = 8
 
 
 def render(snapshot: DaemonSnapshot, *, now: float, width: int) -> RenderableType:
     """Head line, gateways, clusters, and why the failing ones fail. `now` is Unix time, `width` columns."""
     parts: list[RenderableType] = [_head(snapshot), Text()]
     if snapshot.gateways:
-        parts += [_gateways(snapshot.gateways), Text()]
+        rows = [_gateway(gateway) for gateway in snapshot.gateways]
+        parts += [_table(["GATEWAY", "STATE", ">LINKS", ">RTT", ">CHANNELS", ">RECONNECTS", ">RETRY IN"], rows, width), Text()]
     if snapshot.clusters:
-        parts.append(_clusters(snapshot.clusters, now=now, wide=width >= WIDE))
+        wide = width >= WIDE
+        headers = ["CLUSTER", "STATE", "LISTEN", *(["GATEWAY", "API SERVER"] if wide else [])]
+        rows = [_cluster(cluster, now=now, wide=wide) for cluster in snapshot.clusters]
+        parts.append(_table([*headers, ">PROBE", ">CONNS", ">SENT", ">RECVD", ">CERT"], rows, width))
     else:
         parts.append(_text("no clusters are configured", "yellow"))
     return Group(*parts, *_problems(snapshot))
@@ -46,72 +51,72 @@ def _head(snapshot: DaemonSnapshot) -> Text:
     return Text("\n").join([line, _text(more, "dim")])
 
 
-def _gateways(gateways: Iterable[GatewaySnapshot]) -> Table:
-    table = _table("GATEWAY")
-    for header in ("LINKS", "RTT", "CHANNELS", "RECONNECTS", "RETRY IN"):
-        table.add_column(header, justify="right", no_wrap=True)
-    for gateway in gateways:
-        rtts = [link.rtt for link in gateway.links if link.rtt is not None]
-        table.add_row(
-            _text(gateway.name),
-            _state(gateway.state),
-            f"{len(gateway.links)}/{gateway.wanted}",
-            _milliseconds(min(rtts, default=None)),
-            str(sum(link.channels for link in gateway.links)),
-            str(gateway.reconnects),
-            "-" if gateway.retry_in is None else seconds_text(gateway.retry_in),
-        )
-    return table
+def _gateway(gateway: GatewaySnapshot) -> list[Text]:
+    rtts = [link.rtt for link in gateway.links if link.rtt is not None]
+    return [
+        _text(gateway.name, "bold"),
+        _state(gateway.state),
+        Text(f"{len(gateway.links)}/{gateway.wanted}"),
+        _milliseconds(min(rtts, default=None)),
+        Text(str(sum(link.channels for link in gateway.links))),
+        Text(str(gateway.reconnects)),
+        Text("-" if gateway.retry_in is None else seconds_text(gateway.retry_in)),
+    ]
 
 
-def _clusters(clusters: Iterable[ClusterSnapshot], *, now: float, wide: bool) -> Table:
-    table = _table("CLUSTER")
-    table.add_column("LISTEN", no_wrap=True)
-    if wide:
-        table.add_column("GATEWAY", no_wrap=True)
-        table.add_column("API SERVER", no_wrap=True)
-    for header in ("PROBE", "CONNS", "SENT", "RECEIVED", "CERT"):
-        table.add_column(header, justify="right", no_wrap=True)
-    for cluster in clusters:
-        table.add_row(
-            _text(cluster.name),
-            _state(cluster.state if cluster.listening else "down"),
-            _text(cluster.listen, "" if cluster.listening else "red"),
-            *([_text(cluster.gateway), _text(cluster.api_server)] if wide else []),
-            _milliseconds(cluster.probe_seconds),
-            str(cluster.connections),
-            bytes_text(cluster.bytes_to_cluster),
-            bytes_text(cluster.bytes_from_cluster),
-            _days_left(cluster.certificate_expiry, now),
-        )
-    return table
+def _cluster(cluster: ClusterSnapshot, *, now: float, wide: bool) -> list[Text]:
+    return [
+        _text(cluster.name, "bold"),
+        _state(cluster.state if cluster.listening else "down"),
+        _text(cluster.listen, "" if cluster.listening else "red"),
+        *([_text(cluster.gateway), _text(cluster.api_server)] if wide else []),
+        _milliseconds(cluster.probe_seconds),
+        Text(str(cluster.connections)),
+        Text(bytes_text(cluster.bytes_to_cluster)),
+        Text(bytes_text(cluster.bytes_from_cluster)),
+        _days_left(cluster.certificate_expiry, now),
+    ]
 
 
 def _problems(snapshot: DaemonSnapshot) -> list[RenderableType]:
     """Each cause once, with everything that fails for it: a lost gateway takes all its clusters along."""
-    causes: dict[tuple[str, str, str, str], list[str]] = {}
+    causes: dict[tuple[str, str, str, str, str], list[str]] = {}
     for gateway in snapshot.gateways:
         if gateway.reason and len(gateway.links) < gateway.wanted:
             colour = "yellow" if is_connected(gateway) else "red"
-            causes.setdefault((colour, gateway.reason, gateway.message, gateway.hint), []).append(f"gateway {gateway.name}")
+            causes.setdefault(("gateway", colour, gateway.reason, gateway.message, gateway.hint), []).append(gateway.name)
     for cluster in snapshot.clusters:
         if not is_up(cluster):
-            key = (_LOOK[cluster.state][1], why_not_up(cluster), cluster.message, cluster.hint)
-            causes.setdefault(key, []).append(f"cluster {cluster.name}")
+            colour = _LOOK[cluster.state][1] if cluster.listening else "red"
+            causes.setdefault(("cluster", colour, why_not_up(cluster), cluster.message, cluster.hint), []).append(cluster.name)
     shown: list[RenderableType] = []
-    for (colour, reason, message, hint), names in causes.items():
-        what = Text.assemble(_text(", ".join(names), colour), _text(f": {reason}{f': {message}' if message else ''}"))
-        shown += [Text(), what]
+    for (kind, colour, reason, message, hint), names in causes.items():
+        subject = f"{kind}{'s' if len(names) > 1 else ''} {', '.join(names)}"
+        shown += [Text(), Text.assemble(_text(subject, colour), _text(f": {reason}{f': {message}' if message else ''}"))]
         if hint:
-            shown.append(Padding(_text(f"hint: {hint}", "cyan"), (0, 0, 0, 2)))
+            shown.append(Padding(_text(f"hint: {hint}", "cyan"), (0, 0, 0, 2), expand=False))
     return shown
 
 
-def _table(subject: str) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column(subject, no_wrap=True, overflow="ellipsis", min_width=8, style="bold")
-    table.add_column("STATE", no_wrap=True)
+def _table(headers: list[str], rows: list[list[Text]], width: int) -> Table:
+    """Columns side by side (`>` ones right-justified); the first, the names, yields where `width` does not hold all of them."""
+    table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="dim")
+    taken = 0
+    for index, header in enumerate(headers):
+        table.add_column(header.lstrip(">"), justify="right" if header[0] == ">" else "left", no_wrap=True)
+        if index:
+            taken += _GAP + max(len(header.lstrip(">")), *(row[index].cell_len for row in rows))
+    for name, *rest in rows:
+        table.add_row(_shortened(name, max(width - taken, _SHORTEST_NAME)), *rest)
     return table
+
+
+def _shortened(name: Text, room: int) -> Text:
+    """`arn:aws…prod-eu`: the end of a context's name tells more than its middle."""
+    if name.cell_len <= room:
+        return name
+    head = room // 3
+    return Text(f"{name.plain[:head]}…{name.plain[head + 1 - room :]}", name.style)
 
 
 def _state(state: str) -> Text:
@@ -123,8 +128,8 @@ def _text(value: str, style: str = "") -> Text:
     return Text(printable(value), style)
 
 
-def _milliseconds(seconds: float | None) -> str:
-    return "-" if seconds is None else f"{seconds * 1000:.{0 if seconds >= 0.01 else 1}f}ms"
+def _milliseconds(seconds: float | None) -> Text:
+    return Text("-" if seconds is None else f"{seconds * 1000:.{0 if seconds >= 0.01 else 1}f}ms")
 
 
 def _days_left(expiry: float | None, now: float) -> Text:

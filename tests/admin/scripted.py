@@ -1,0 +1,142 @@
+"""A daemon's snapshot and its ears, as a test wants them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+
+from proxy.admin.control import ReloadResult, UnknownName
+from proxy.admin.server import AdminServer
+from proxy.config.values import Endpoint
+from proxy.errors import ProxyError
+from proxy.metrics import Metrics
+from proxy.snapshots import ClusterSnapshot, ClusterState, DaemonSnapshot, GatewaySnapshot, GatewayState, LinkSnapshot
+
+NOW = 1_700_000_000.0
+DAY = 86_400.0
+
+LINK = LinkSnapshot(server="bastion.eu:22", age=60.0, channels=7, data_plane="asyncssh", cipher="aes256-gcm", rtt=0.0213)
+EU_EDGE = GatewaySnapshot("eu-edge", GatewayState.UP, (LINK, LINK), wanted=2, reconnects=0, retry_in=None)
+US_WEST = GatewaySnapshot(
+    "us-west",
+    GatewayState.DOWN,
+    (),
+    wanted=2,
+    reconnects=14,
+    retry_in=42.1,
+    reason="auth_failed",
+    message="sshd at bastion.us:22 refused every key",
+    hint="is the public key in authorized_keys?",
+)
+PROD_EU = ClusterSnapshot(
+    name="prod-eu",
+    gateway="eu-edge",
+    listen="127.0.0.1:16443",
+    listening=True,
+    state=ClusterState.UP,
+    reason="ok",
+    message="",
+    hint="",
+    probe_seconds=0.0312,
+    api_server="10.0.0.10:6443",
+    connections=12,
+    connections_total=345,
+    bytes_to_cluster=12_345_678,
+    bytes_from_cluster=9_123_456_789,
+    certificate_expiry=NOW + 83.5 * DAY,
+)
+ARN = "arn:aws:eks:us-east-1:123456789012:cluster/production-us-east"
+PROD_US = replace(
+    PROD_EU,
+    name=ARN,
+    gateway="us-west",
+    listen="127.0.0.1:16444",
+    state=ClusterState.DOWN,
+    reason="link_down",
+    message="no link of us-west is up",
+    hint="kubemux status shows why the gateway is down",
+    probe_seconds=None,
+    connections=0,
+    certificate_expiry=None,
+)
+STAGE_US = replace(PROD_US, name="stage-us", listen="127.0.0.1:16445", certificate_expiry=NOW + 3 * DAY)
+DAEMON = DaemonSnapshot(
+    version="0.1.0",
+    pid=123,
+    uptime=7384.0,
+    ready=True,
+    draining=False,
+    config_path="/etc/kubemux/config.yaml",
+    connections=12,
+    buffered_bytes=123_456,
+    memory_limit=256 << 20,
+    gateways=(EU_EDGE, US_WEST),
+    clusters=(PROD_EU, PROD_US, STAGE_US),
+)
+
+
+@dataclass
+class Daemon:
+    """Set `shown` and `failure`; `told` is what it was told. Also a `Control`."""
+
+    shown: DaemonSnapshot = DAEMON
+    failure: Exception | None = None
+    result: ReloadResult = field(default_factory=ReloadResult)
+    told: list[str] = field(default_factory=list)
+    registry: CollectorRegistry = field(default_factory=CollectorRegistry)
+
+    def __post_init__(self) -> None:
+        metrics = Metrics(self.registry, version="0.1.0")
+        for cluster in self.shown.clusters:
+            metrics.cluster_up.labels(cluster.name).set(1)
+            metrics.probe_duration.labels(cluster.name).observe(0.1)
+            metrics.traffic(cluster.name).to_cluster += cluster.bytes_to_cluster
+
+    def server(self, *, idle_timeout: float = 30.0, write_timeout: float = 10.0) -> AdminServer:
+        return AdminServer(
+            snapshot=self.snapshot,
+            registry=self.registry,
+            control=self,
+            idle_timeout=idle_timeout,
+            write_timeout=write_timeout,
+        )
+
+    def snapshot(self) -> DaemonSnapshot:
+        if self.failure and not isinstance(self.failure, ProxyError):
+            raise self.failure
+        return self.shown
+
+    async def reload(self) -> ReloadResult:
+        self._tell("reload")
+        return self.result
+
+    async def reconnect(self, gateway: str) -> None:
+        self._tell(f"reconnect {gateway}")
+        known = [one.name for one in self.shown.gateways]
+        if gateway not in known:
+            raise UnknownName("gateway", gateway, known)
+
+    async def drain(self, cluster: str) -> None:
+        self._tell(f"drain {cluster}")
+
+    def _tell(self, what: str) -> None:
+        self.told.append(what)
+        if self.failure:
+            raise self.failure
+
+
+@asynccontextmanager
+async def serving(
+    daemon: Daemon, socket: Path, *, idle_timeout: float = 30.0, write_timeout: float = 10.0
+) -> AsyncIterator[Endpoint]:
+    """`daemon` behind a unix socket and a TCP port, which is yielded."""
+    server = daemon.server(idle_timeout=idle_timeout, write_timeout=write_timeout)
+    try:
+        await server.start_unix(socket)
+        yield await server.start_tcp(Endpoint("127.0.0.1", 0))
+    finally:
+        await server.close()

@@ -1,0 +1,134 @@
+"""The document of /status, the text of /readyz, the status line."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.admin.status import from_document, is_ready, readiness, summary, to_document
+from proxy.snapshots import ClusterState, DaemonSnapshot
+from tests.admin.scripted import DAEMON, EU_EDGE, PROD_EU, PROD_US
+
+numbers = st.floats(min_value=0, max_value=1e12)
+st.register_type_strategy(float, numbers)  # JSON has no NaN, and no time is negative
+
+
+@given(st.builds(DaemonSnapshot))
+def test_every_snapshot_survives_the_way_through_json(snapshot: DaemonSnapshot) -> None:
+    assert from_document(json.loads(json.dumps(to_document(snapshot)))) == snapshot
+
+
+def test_the_document_is_what_scripts_rely_on() -> None:
+    document = json.loads(json.dumps(to_document(replace(DAEMON, gateways=(EU_EDGE,), clusters=(PROD_EU,)))))
+    link = {
+        "server": "bastion.eu:22",
+        "age": 60.0,
+        "channels": 7,
+        "data_plane": "asyncssh",
+        "cipher": "aes256-gcm",
+        "rtt": 0.0213,
+    }
+    assert document == {
+        "version": 1,
+        "daemon": {
+            "version": "0.1.0",
+            "pid": 123,
+            "uptime": 7384.0,
+            "ready": True,
+            "draining": False,
+            "config_path": "/etc/kubemux/config.yaml",
+            "connections": 12,
+            "buffered_bytes": 123_456,
+            "memory_limit": 268_435_456,
+        },
+        "gateways": [
+            {
+                "name": "eu-edge",
+                "state": "up",
+                "links": [link, link],
+                "wanted": 2,
+                "reconnects": 0,
+                "retry_in": None,
+                "reason": "",
+                "message": "",
+                "hint": "",
+            }
+        ],
+        "clusters": [
+            {
+                "name": "prod-eu",
+                "gateway": "eu-edge",
+                "listen": "127.0.0.1:16443",
+                "listening": True,
+                "state": "up",
+                "reason": "ok",
+                "message": "",
+                "hint": "",
+                "probe_seconds": 0.0312,
+                "api_server": "10.0.0.10:6443",
+                "connections": 12,
+                "connections_total": 345,
+                "bytes_to_cluster": 12_345_678,
+                "bytes_from_cluster": 9_123_456_789,
+                "certificate_expiry": 1_707_214_400.0,
+            }
+        ],
+    }
+
+
+@pytest.mark.parametrize(
+    ("document", "complaint"),
+    [
+        ({**to_document(DAEMON), "version": 2}, "version 1"),
+        ({**to_document(DAEMON), "clusters": [{"name": "x"}]}, r"clusters\.0"),
+        ([], "version 1"),
+        ("ok", "version 1"),
+    ],
+)
+def test_what_is_not_a_document_of_this_version_is_refused(document: object, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        from_document(document)
+
+
+def test_readiness_lists_every_check_and_does_not_depend_on_clusters() -> None:
+    degraded = replace(EU_EDGE, links=EU_EDGE.links[:1])
+    unbound = replace(PROD_EU, name="unbound", listening=False)
+    recovering = replace(PROD_US, name="recovering", reason="ok")
+    new = replace(PROD_EU, name="new", state=ClusterState.UNKNOWN, reason="")
+    snapshot = replace(DAEMON, gateways=(degraded, *DAEMON.gateways[1:]), clusters=(PROD_EU, PROD_US, unbound, recovering, new))
+    assert is_ready(snapshot)
+    assert readiness(snapshot).splitlines() == [
+        "[+]listeners ok",
+        "[+]gateway eu-edge ok",
+        "[-]gateway us-west: auth_failed",
+        "[+]cluster prod-eu ok",
+        f"[-]cluster {PROD_US.name}: link_down",
+        "[-]cluster unbound: listen_failed",
+        "[-]cluster recovering: down",
+        "[-]cluster new: unknown",
+        "readyz check passed",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "check"),
+    [
+        (replace(DAEMON, ready=False), "[-]listeners: not all are bound"),
+        (replace(DAEMON, draining=True), "[-]daemon: draining"),
+    ],
+)
+def test_unbound_listeners_and_draining_make_it_unready(snapshot: DaemonSnapshot, check: str) -> None:
+    assert not is_ready(snapshot)
+    lines = readiness(snapshot).splitlines()
+    assert check in lines
+    assert lines[-1] == "readyz check failed"
+
+
+def test_summary() -> None:
+    assert summary(DAEMON) == "1/3 clusters up, 1/2 gateways connected, 12 connections"
+    assert summary(replace(DAEMON, draining=True, connections=1)).startswith("draining: 1/3 clusters up")
+    assert summary(replace(DAEMON, connections=1)).endswith(" 1 connection")
