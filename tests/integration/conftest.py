@@ -1,0 +1,41 @@
+"""What the integration tests share: a gateway's section for an sshd, a cluster's for an API server, a kubeconfig for the port."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from proxy.config.values import Endpoint
+from tests.support.apiserver import ApiServer
+from tests.support.daemon import Sections
+from tests.support.sshd import Sshd
+
+
+def gateway(sshd: Sshd, **more: object) -> Sections:
+    """The section of a gateway that is this sshd."""
+    section: Sections = {
+        "host": sshd.host,
+        "port": sshd.port,
+        "user": sshd.user,
+        "identity_files": [str(sshd.identity)],
+        "known_hosts": [str(sshd.known_hosts())],
+    }
+    return {key: value for key, value in (section | more).items() if value is not None}
+
+
+def cluster(port: int, *api_servers: Endpoint, via: str = "edge", ca: Path | None = None, **more: object) -> Sections:
+    """The section of a cluster that is listened for on `port`."""
+    tls: Sections = {"server_name": "kubernetes"}
+    if ca is not None:
+        tls["ca_file"] = str(ca)
+    return {
+        "gateway": via,
+        "listen": f"127.0.0.1:{port}",
+        "api_servers": [str(server) for server in api_servers],
+        "tls": tls,
+        "probe": {"interval": "500ms", "timeout": "2s"},
+    } | more
+
+
+def mapped(apiserver: ApiServer, folder: Path, port: int) -> Path:
+    """An administrator's kubeconfig that points at the mapped port."""
+    return apiserver.kubeconfig(folder / f"kubeconfig-{port}", server=f"https://127.0.0.1:{port}")

@@ -1,0 +1,136 @@
+"""Real kubectl, through the daemon and a real sshd, against a real kube-apiserver whose certificate does not name 127.0.0.1."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import ssl
+import subprocess
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.integration.conftest import cluster, gateway, mapped
+from tests.support.apiserver import ApiServer, asset
+from tests.support.daemon import Daemon
+from tests.support.ports import free_port
+from tests.support.sshd import Sshd
+
+pytestmark = [pytest.mark.apiserver, pytest.mark.sshd]
+
+
+@pytest.fixture
+def port() -> int:
+    return free_port()
+
+
+@pytest.fixture
+def daemon(sshd: Sshd, apiserver: ApiServer, port: int, tmp_path: Path) -> Iterator[Daemon]:
+    clusters = {"prod": cluster(port, apiserver.endpoint, ca=apiserver.ca_file)}
+    with Daemon(tmp_path / "daemon", gateways={"edge": gateway(sshd)}, clusters=clusters) as daemon:
+        daemon.wait_up("prod")
+        yield daemon
+
+
+@pytest.fixture
+def kubeconfig(apiserver: ApiServer, tmp_path: Path, port: int) -> Path:
+    return mapped(apiserver, tmp_path, port)
+
+
+def test_namespaces_are_made_read_changed_and_deleted(daemon: Daemon, apiserver: ApiServer, kubeconfig: Path) -> None:
+    assert "default" in apiserver.kubectl("get", "ns", "-o", "name", kubeconfig=kubeconfig)
+    apiserver.kubectl("create", "configmap", "made", "--from-literal=a=1", kubeconfig=kubeconfig)
+    changed = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "made"}, "data": {"a": "2"}}
+    apiserver.kubectl("apply", "-f", "-", kubeconfig=kubeconfig, stdin=json.dumps(changed))
+    assert apiserver.kubectl("get", "cm", "made", "-o", "jsonpath={.data.a}", kubeconfig=kubeconfig) == "2"
+    apiserver.kubectl("delete", "cm", "made", kubeconfig=kubeconfig)
+    assert "made" not in apiserver.kubectl("get", "cm", "-o", "name", kubeconfig=kubeconfig)
+    assert daemon.metric("kubemux_bytes_total", cluster="prod", direction="to_cluster") > 1000
+    assert daemon.metric("kubemux_bytes_total", cluster="prod", direction="from_cluster") > 1000
+
+
+def create_configmaps(apiserver: ApiServer, numbers: range) -> None:
+    """Straight to the API server, on one connection: kubectl limits itself to 50 a second."""
+    admin = apiserver.certificates.admin
+    context = ssl.create_default_context(cafile=apiserver.ca_file)
+    context.check_hostname = False  # its certificate is meant not to name 127.0.0.1
+    context.load_cert_chain(admin.cert, admin.key)
+    connection = http.client.HTTPSConnection(*apiserver.endpoint, context=context, timeout=30)
+    try:
+        for n in numbers:
+            item = {"metadata": {"name": f"many-{n}", "labels": {"set": "many"}}, "data": {"n": f"{n:0500}"}}
+            headers = {"Content-Type": "application/json"}
+            connection.request("POST", "/api/v1/namespaces/default/configmaps", json.dumps(item), headers)
+            answer = connection.getresponse()
+            assert answer.status == 201, answer.read()
+            answer.read()
+    finally:
+        connection.close()
+
+
+def test_five_thousand_configmaps_are_listed_whole(daemon: Daemon, apiserver: ApiServer, kubeconfig: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda start: create_configmaps(apiserver, range(start, 5000, 8)), range(8)))
+    listed = json.loads(apiserver.kubectl("get", "cm", "-l", "set=many", "-o", "json", kubeconfig=kubeconfig))
+    assert {item["metadata"]["name"]: item["data"]["n"] for item in listed["items"]} == {f"many-{n}": f"{n:0500}" for n in range(5000)}
+    assert daemon.metric("kubemux_bytes_total", cluster="prod", direction="from_cluster") > 5000 * 20  # gzipped
+
+
+@pytest.mark.usefixtures("daemon")
+def test_two_hundred_parallel_requests_are_answered(apiserver: ApiServer, kubeconfig: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        answers = pool.map(lambda _: apiserver.kubectl("get", "--raw", "/readyz", kubeconfig=kubeconfig), range(200))
+        assert list(answers) == ["ok"] * 200
+
+
+def test_a_watch_goes_on_after_its_link_was_lost(
+    daemon: Daemon, sshd: Sshd, apiserver: ApiServer, kubeconfig: Path, tmp_path: Path
+) -> None:
+    """kubectl itself asks again when its watch is reset: what matters is that it is reset at once, and served again."""
+    seen: list[str] = []
+    arrived = threading.Condition()
+    command = [asset("kubectl"), "--kubeconfig", kubeconfig, "get", "cm", "--watch", "-o", "name", "-l", "watched=yes"]
+    script = 'while true; do "$@"; done'  # kubectl's plain watch ends with its connection; a controller's informer starts anew
+    with subprocess.Popen(
+        ["/bin/sh", "-c", script, "sh", *command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True
+    ) as watch:
+
+        def read() -> None:
+            assert watch.stdout
+            for line in watch.stdout:
+                with arrived:
+                    seen.append(line.strip())
+                    arrived.notify_all()
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        try:
+            direct = apiserver.kubeconfig(tmp_path / "direct")
+            for n, fault in enumerate((None, sshd.restart)):
+                if fault:
+                    fault()
+                    daemon.wait_for("a reconnect", lambda: daemon.metric("kubemux_gateway_reconnects_total", gateway="edge") >= 1)
+                apiserver.kubectl("create", "cm", f"watched-{n}", kubeconfig=direct)
+                apiserver.kubectl("label", "cm", f"watched-{n}", "watched=yes", kubeconfig=direct)
+                with arrived:
+                    assert arrived.wait_for(lambda n=n: f"configmap/watched-{n}" in seen, timeout=30), (seen, daemon.log())  # type: ignore[misc]
+        finally:
+            subprocess.run(["pkill", "-KILL", "-s", str(watch.pid)], check=False)
+            watch.wait()
+            reader.join()
+    assert daemon.events("link lost")
+
+
+def test_sshd_killed_and_started_again_is_down_then_up(daemon: Daemon, sshd: Sshd) -> None:
+    sshd.stop()
+    daemon.wait_up("prod", up=False)
+    status = json.loads(daemon.get("/status")[1])
+    assert status["gateways"][0]["state"] == "down"
+    assert status["clusters"][0]["reason"] == "link_down"
+    sshd.start()
+    daemon.wait_up("prod")
+    assert daemon.metric("kubemux_gateway_reconnects_total", gateway="edge") >= 1
+    assert daemon.metric("kubemux_gateway_connected", gateway="edge") == 1
