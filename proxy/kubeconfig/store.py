@@ -26,6 +26,8 @@ def export(output: Path, clusters: Iterable[Target], base: Kubeconfig) -> list[s
         document = yaml.read(output) if output.exists() else None
         if document is None or document.root is None:
             data, report = exporter.new(clusters, base)
+            if document:  # nothing but comments, which ruamel has no place for
+                data = b"".join(line + b"\n" for line in output.read_bytes().splitlines() if line.startswith(b"#")) + data
         else:
             report = exporter.export(document, base, clusters)
             data = yaml.dump(document.root)

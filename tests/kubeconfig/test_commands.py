@@ -167,6 +167,15 @@ def test_export_refusals(desk: Desk, monkeypatch: pytest.MonkeyPatch, args: list
     assert desk.files() == before
 
 
+def test_a_file_of_comments_keeps_them(desk: Desk) -> None:
+    desk.imported("prod")
+    output = desk.folder / "out"
+    output.write_text("# mine\n\n---\n# alone")
+    assert desk.run("export", "--output", output).exit_code == 0
+    assert output.read_text().startswith("# mine\n# alone\napiVersion: v1\n")
+    assert set(load([output]).contexts) == {"prod"}
+
+
 def test_a_failed_export_leaves_the_old_file(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     desk.imported("prod")
     output = desk.folder / "out"
