@@ -119,6 +119,7 @@ def test_a_loop_that_hangs_is_restarted(machine: Machine) -> None:
     machine.until(Result="watchdog")
     machine.until(ActiveState="active", NRestarts="1")
     assert machine.show("MainPID")["MainPID"] != before
+    assert "Fatal Python error: Aborted" in machine.log.read_text()  # PYTHONFAULTHANDLER's report of where it hung
 
 
 def test_a_crash_is_restarted(machine: Machine) -> None:
@@ -145,6 +146,10 @@ def test_a_client_starts_it_through_the_socket(machine: Machine) -> None:
     # admin.listen is inherited as well, prod-eu's address has no socket and was bound as usual.
     assert is_bound(machine, 9464)
     assert is_bound(machine, 16444)
+    # Between a crash and the restart nothing accepts, and yet nobody is refused.
+    machine.systemctl("kill", "--signal=KILL", "--kill-who=main", "kubemux.service")
+    machine.until(MainPID="0")
+    assert machine.run("python3", "-c", CLIENT).stdout == "pong\n"
 
 
 def test_a_waiting_client_does_not_restart_a_bad_configuration_for_ever(machine: Machine) -> None:
