@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from rich.cells import set_cell_size
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
@@ -116,7 +117,8 @@ def _shortened(name: Text, room: int) -> Text:
     if name.cell_len <= room:
         return name
     head = room // 3
-    return Text(f"{name.plain[:head]}…{name.plain[head + 1 - room :]}", name.style)
+    start, end = set_cell_size(name.plain, head), set_cell_size(name.plain[::-1], room - 1 - head)[::-1]
+    return Text(f"{start}…{end}", name.style)
 
 
 def _state(state: str) -> Text:

@@ -1,0 +1,187 @@
+"""status, reload, reconnect and drain against a real admin server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import pty
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from proxy.admin.control import ReloadResult
+from proxy.admin.server import AdminServer
+from proxy.admin.status import to_document
+from proxy.cli import main
+from proxy.errors import ConfigError, LinkDown, Problem
+from tests.admin.scripted import DAEMON, Daemon, serving
+
+SECONDS = 30.0
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "config.yaml"
+    path.write_text(f"version: 1\nadmin: {{listen: '127.0.0.1:1', socket: {tmp_path}/s}}\n")
+    return path
+
+
+@pytest.fixture
+async def daemon(tmp_path: Path) -> AsyncIterator[Daemon]:
+    daemon = Daemon()
+    async with serving(daemon, tmp_path / "s"):
+        yield daemon
+
+
+async def kubemux(*args: str | Path) -> Result:
+    """The command has a loop of its own, so it runs in a thread."""
+    return await asyncio.to_thread(CliRunner().invoke, main, list(map(str, args)))
+
+
+async def test_status_shows_tables_without_colours_or_cuts_in_a_pipe(daemon: Daemon, config: Path) -> None:
+    shown = await kubemux("status", "--config", config)
+    assert (shown.exit_code, shown.stderr) == (0, "")
+    assert "\x1b" not in shown.stdout
+    assert all(cluster.name in shown.stdout for cluster in daemon.shown.clusters)
+    assert all(line == line.rstrip() or len(line) <= 200 for line in shown.stdout.splitlines())
+
+
+async def test_status_as_json_is_the_document(daemon: Daemon, config: Path) -> None:
+    shown = await kubemux("status", "--json", "--config", config)
+    assert (shown.exit_code, json.loads(shown.stdout)) == (0, to_document(daemon.shown))
+
+
+@pytest.mark.parametrize(
+    "args", [["status"], ["status", "--json"], ["reload"], ["reconnect", "eu-edge"], ["drain", "prod-eu"]], ids=" ".join
+)
+async def test_no_daemon_exits_1_and_says_how_to_find_out(config: Path, args: list[str]) -> None:
+    shown = await kubemux(*args, "--config", config)
+    assert (shown.exit_code, shown.stdout) == (1, "")
+    assert shown.stderr.startswith(f"kubemux: {config.parent}/s: No such file or directory")
+    assert "hint: is it running? systemctl status kubemux" in shown.stderr
+
+
+@pytest.mark.parametrize("args", [["--watch", "--json"], ["--watch"]], ids=" ".join)
+async def test_watch_is_for_terminals(config: Path, args: list[str]) -> None:
+    shown = await kubemux("status", *args, "--config", config)
+    assert shown.exit_code == 2
+    assert "--json" in shown.stderr
+
+
+async def test_reload_prints_what_it_did(daemon: Daemon, config: Path) -> None:
+    assert (await kubemux("reload", "--config", config)).stdout == "reloaded: nothing changed\n"
+    daemon.result = ReloadResult(added=("cluster a", "gateway g"), removed=("cluster b",), warnings=("port 1 is busy",))
+    shown = await kubemux("reload", "--config", config)
+    assert (shown.exit_code, shown.stdout) == (0, "added cluster a\nadded gateway g\nremoved cluster b\n")
+    assert shown.stderr == "warning: port 1 is busy\n"
+
+
+async def test_a_refused_configuration_is_reported_and_exits_78(daemon: Daemon, config: Path) -> None:
+    daemon.failure = ConfigError("/etc/k.yaml", [Problem(3, "clusters.x", "bad port", "use 1-65535")])
+    shown = await kubemux("reload", "--config", config)
+    assert (shown.exit_code, shown.stderr) == (78, daemon.failure.render() + "\n")
+
+
+async def test_reconnect_and_drain(daemon: Daemon, config: Path) -> None:
+    assert (await kubemux("reconnect", "eu-edge", "--config", config)).stdout.startswith("gateway eu-edge: dialling again")
+    assert (await kubemux("drain", "a b&c", "--config", config)).stdout == "cluster a b&c: drained\n"
+    assert daemon.told == ["reconnect eu-edge", "drain a b&c"]
+
+
+async def test_orders_that_fail_exit_1(daemon: Daemon, config: Path) -> None:
+    shown = await kubemux("reconnect", "nope", "--config", config)
+    assert (shown.exit_code, shown.stderr) == (
+        1,
+        "kubemux: no gateway is called 'nope'\n  hint: there are: eu-edge, us-west\n",
+    )
+    daemon.failure = LinkDown("eu-edge is down")
+    shown = await kubemux("drain", "x", "--config", config)
+    assert (shown.exit_code, shown.stderr.splitlines()[0]) == (1, "kubemux: eu-edge is down")
+
+
+async def test_a_configuration_that_cannot_be_read_exits_78(tmp_path: Path) -> None:
+    shown = await kubemux("status", "--config", tmp_path / "missing.yaml")
+    assert shown.exit_code == 78
+    assert str(tmp_path / "missing.yaml") in shown.stderr
+
+
+async def test_a_daemon_of_another_version_is_told_apart(daemon: Daemon, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.admin.status.SCHEMA_VERSION", 2)
+    shown = await kubemux("status", "--config", config)
+    assert shown.exit_code == 1
+    assert "restart it" in shown.stderr
+    assert daemon.told == []
+
+
+class Terminal:
+    """A command on a pseudo terminal of 100 columns."""
+
+    def __init__(self) -> None:
+        self._ours, self._its = pty.openpty()
+        self._seen = b""
+        self._news = asyncio.Event()
+
+    async def __aenter__(self) -> Terminal:
+        os.set_blocking(self._ours, False)
+        asyncio.get_running_loop().add_reader(self._ours, self._read)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        asyncio.get_running_loop().remove_reader(self._ours)
+        os.close(self._ours)
+        os.close(self._its)
+
+    def _read(self) -> None:
+        with suppress(OSError):
+            self._seen += os.read(self._ours, 65536)
+        self._news.set()
+
+    async def start(self, *args: str | Path) -> asyncio.subprocess.Process:
+        env = {**os.environ, "COLUMNS": "100", "LINES": "40", "TERM": "xterm"}
+        return await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "proxy", *args, stdin=self._its, stdout=self._its, stderr=self._its, env=env
+        )
+
+    async def shows(self, text: str) -> None:
+        """Wait for `text`, and forget what came before its end."""
+        async with asyncio.timeout(SECONDS):
+            while text.encode() not in self._seen:
+                self._news.clear()
+                await self._news.wait()
+        self._seen = self._seen.partition(text.encode())[2]
+
+
+async def test_watch_follows_the_daemon_through_a_restart_until_interrupted(config: Path) -> None:
+    daemon = Daemon()
+    before: AdminServer = daemon.server()
+    after: AdminServer = daemon.server()
+    socket = config.parent / "s"
+    async with Terminal() as terminal:
+        try:
+            await before.start_unix(socket)
+            process = await terminal.start("status", "--watch", "--config", config)
+            try:
+                await terminal.shows("12 connections")
+                daemon.shown = replace(DAEMON, connections=13)
+                await terminal.shows("13 connections")
+                await before.close()
+                await terminal.shows("waiting for the daemon")
+                daemon.shown = replace(DAEMON, connections=14)
+                await after.start_unix(socket)
+                await terminal.shows("14 connections")
+                process.send_signal(signal.SIGINT)
+                assert await asyncio.wait_for(process.wait(), SECONDS) == 0
+            finally:
+                with suppress(ProcessLookupError):
+                    process.kill()
+                await process.wait()
+        finally:
+            await before.close()
+            await after.close()

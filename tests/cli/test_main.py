@@ -1,0 +1,102 @@
+"""What every command shares: help without imports, exit codes, no traceback ever."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from proxy import cli
+from proxy.errors import ConfigError, ListenError, Problem, ProxyError
+
+COMMANDS = ["run", "check", "demo", "status", "probe", "kubeconfig", "reload", "reconnect", "drain"]
+
+
+def kubemux(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "error", "-m", "proxy", *args]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env={**os.environ, **env})
+
+
+def failing(error: BaseException, **env: str) -> Result:
+    """A run of a command that raises `error`."""
+
+    @click.command("check")
+    def check() -> None:
+        raise error
+
+    class OneCommand(cli._Commands):
+        def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:  # noqa: ARG002 - click's signature
+            return check
+
+    return CliRunner().invoke(OneCommand(name="kubemux"), ["check"], env=env)
+
+
+def test_help_lists_every_command_with_a_line_each() -> None:
+    shown = kubemux("--help")
+    assert shown.returncode == 0
+    listed = [line.split() for line in shown.stdout.partition("Commands:\n")[2].splitlines()]
+    assert [words[0] for words in listed] == COMMANDS
+    assert all(len(words) > 2 for words in listed)
+    assert "78 bad configuration" in shown.stdout
+
+
+def test_version() -> None:
+    assert kubemux("--version").stdout.startswith("kubemux, version ")
+
+
+@pytest.mark.parametrize("args", [["nope"], ["status", "--nope"], ["reconnect"], []])
+def test_usage_errors_exit_2(args: list[str]) -> None:
+    shown = CliRunner().invoke(cli.main, args)
+    assert shown.exit_code == 2
+    assert "Usage: " in shown.output
+
+
+@pytest.mark.parametrize("name", ["status", "reload", "reconnect", "drain"])
+def test_asking_the_daemon_pays_for_no_ssh_library(name: str) -> None:
+    code = "import sys; from proxy.cli import main; main(sys.argv[1:], standalone_mode=False); print('asyncssh' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, name, "--help"], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_a_bad_configuration_exits_78_with_the_whole_report() -> None:
+    error = ConfigError("/k.yaml", [Problem(3, "clusters.x", "bad port", "use 1-65535"), Problem(9, "", "worse")])
+    shown = failing(error)
+    assert shown.exit_code == 78
+    assert shown.stderr == "/k.yaml:3: clusters.x: bad port\n  hint: use 1-65535\n/k.yaml:9: worse\n"
+    assert shown.stdout == ""
+
+
+def test_a_failure_exits_1_with_a_line_and_a_hint() -> None:
+    shown = failing(ListenError("admin.listen 127.0.0.1:9464: busy", hint="choose another"))
+    assert (shown.exit_code, shown.stderr) == (1, "kubemux: admin.listen 127.0.0.1:9464: busy\n  hint: choose another\n")
+    assert failing(ProxyError("odd")).stderr == "kubemux: odd\n"
+
+
+def test_what_the_other_side_said_cannot_drive_the_terminal() -> None:
+    assert "\x1b" not in failing(ProxyError("refused: \x1b]0;owned\x07", hint="\x1b[2J")).stderr
+    assert "\x1b" not in failing(ConfigError("/k", [Problem(1, "k", "\x1b[2J")])).stderr
+
+
+def test_interrupted_exits_130_quietly() -> None:
+    shown = failing(KeyboardInterrupt())
+    assert (shown.exit_code, shown.output) == (130, "")
+
+
+def test_a_reader_that_went_away_is_no_news() -> None:
+    shown = failing(BrokenPipeError(32, "Broken pipe"))
+    assert (shown.exit_code, shown.output) == (1, "")
+
+
+@pytest.mark.parametrize(("debug", "lines"), [("", 2), ("1", 0)])
+def test_a_bug_is_one_line_and_says_where_the_traceback_is(debug: str, lines: int) -> None:
+    shown = failing(ZeroDivisionError("by zero"), KUBEMUX_DEBUG=debug)
+    assert shown.exit_code == 1
+    assert "kubemux: internal error: ZeroDivisionError: by zero; this is a bug" in shown.stderr
+    assert ("Traceback" in shown.stderr) == bool(debug)
+    if lines:
+        assert len(shown.stderr.splitlines()) == lines
+        assert "KUBEMUX_DEBUG=1" in shown.stderr

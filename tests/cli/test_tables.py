@@ -1,0 +1,136 @@
+"""The tables of `kubemux status`, rendered at the widths people have."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from io import StringIO
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.cells import cell_len
+from rich.console import Console
+
+from proxy.cli.tables import bytes_text, render, seconds_text
+from proxy.snapshots import ClusterState, DaemonSnapshot
+from tests.admin.scripted import ARN, DAEMON, DAY, EU_EDGE, NOW, PROD_EU, PROD_US, STAGE_US
+
+
+def shown(snapshot: DaemonSnapshot = DAEMON, *, width: int = 140, colour: bool = False) -> list[str]:
+    console = Console(file=StringIO(), width=width, force_terminal=colour, color_system="standard" if colour else None)
+    console.print(render(snapshot, now=NOW, width=width))
+    assert isinstance(console.file, StringIO)
+    return console.file.getvalue().splitlines()
+
+
+def row(lines: list[str], start: str) -> list[str]:
+    return next(line for line in lines if line.startswith(start)).split()
+
+
+def test_wide() -> None:
+    lines = shown(width=140)
+    assert lines[0] == "1/3 clusters up, 1/2 gateways connected, 12 connections"
+    assert lines[1] == "kubemux 0.1.0, pid 123, up 2h 3m, 121K of 256M buffered"
+    assert row(lines, "eu-edge") == ["eu-edge", "●", "up", "2/2", "21ms", "14", "0", "-"]
+    assert row(lines, "us-west") == ["us-west", "○", "down", "0/2", "-", "0", "14", "42s"]
+    where = ["127.0.0.1:16443", "eu-edge", "10.0.0.10:6443"]
+    assert row(lines, "prod-eu") == ["prod-eu", "●", "up", *where, "31ms", "12", "12M", "8.5G", "84d"]
+
+
+def test_80_columns_keep_every_row_on_its_line_and_every_address_whole() -> None:
+    lines = shown(width=80)
+    assert max(map(cell_len, lines)) <= 80
+    assert row(lines, "prod-eu") == ["prod-eu", "●", "up", "127.0.0.1:16443", "31ms", "12", "12M", "8.5G", "84d"]
+    assert row(lines, "arn:aws")[0].endswith("us-east")
+    assert "…" in row(lines, "arn:aws")[0]
+    assert row(lines, "arn:aws")[1:4] == ["○", "down", "127.0.0.1:16444"]
+    assert "RECVD" in row(lines, "CLUSTER")
+    assert "GATEWAY" not in row(lines, "CLUSTER")
+
+
+def test_a_cause_is_told_once_for_everything_that_it_takes_down() -> None:
+    text = "\n".join(shown(width=200))
+    assert "gateway us-west: auth_failed: sshd at bastion.us:22 refused every key\n  hint: is the public key in" in text
+    assert f"clusters {ARN}, stage-us: link_down: no link of us-west is up\n  hint: kubemux status shows" in text
+    assert text.count("link_down") == 1
+
+
+def test_all_well_has_no_problems_below_the_table() -> None:
+    lines = shown(replace(DAEMON, gateways=(EU_EDGE,), clusters=(PROD_EU,)))
+    assert lines[-1].startswith("prod-eu")
+
+
+def test_states_that_are_neither_up_nor_down() -> None:
+    unbound = replace(PROD_EU, name="unbound", listening=False)
+    new = replace(PROD_EU, name="new", state=ClusterState.UNKNOWN, reason="", probe_seconds=None)
+    lines = shown(replace(DAEMON, draining=True, clusters=(unbound, new)))
+    assert lines[0].startswith("draining: 0/2 clusters up")
+    assert row(lines, "unbound")[1:3] == ["○", "down"]
+    assert row(lines, "new")[1:3] == ["◌", "unknown"]
+    assert "cluster unbound: listen_failed" in lines
+    assert "cluster new: unknown" in lines
+
+
+def test_nothing_configured() -> None:
+    assert "no clusters are configured" in shown(replace(DAEMON, gateways=(), clusters=()))
+
+
+@pytest.mark.parametrize(("left", "text"), [(83.4, "83d"), (0.4, "0d"), (-1, "expired")])
+def test_certificate(left: float, text: str) -> None:
+    lines = shown(replace(DAEMON, clusters=(replace(PROD_EU, certificate_expiry=NOW + left * DAY),)))
+    assert row(lines, "prod-eu")[-1] == text
+
+
+def test_colours_follow_the_states() -> None:
+    text = "\n".join(shown(colour=True))
+    assert "\x1b[32m● up" in text
+    assert "\x1b[31m○ down" in text
+    assert "\x1b[31m  3d" in next(line for line in text.splitlines() if "127.0.0.1:16445" in line)
+
+
+def test_what_the_other_side_said_is_neither_markup_nor_escape() -> None:
+    hostile = replace(PROD_US, name="[red]x[/red]", message="\x1b[2J[bold]gone")
+    text = "\n".join(shown(replace(DAEMON, clusters=(hostile,))))
+    assert "\x1b" not in text
+    assert "[red]x[/red]" in text
+    assert "[bold]gone" in text
+
+
+names = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1, max_size=253)
+
+
+@given(st.lists(names, min_size=1, max_size=3), st.integers(min_value=80, max_value=240))
+def test_no_line_is_wider_than_the_terminal(clusters: list[str], width: int) -> None:
+    snapshot = replace(DAEMON, clusters=tuple(replace(STAGE_US, name=name) for name in clusters))
+    lines = shown(snapshot, width=width)
+    assert max(map(cell_len, lines)) <= width
+    assert sum("127.0.0.1:16445" in line for line in lines) == len(clusters)
+
+
+@given(st.integers(min_value=0, max_value=1 << 52))
+def test_bytes_take_at_most_five_columns(count: int) -> None:
+    assert len(bytes_text(count)) <= 5
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0B"),
+        (999, "999B"),
+        (1000, "1.0K"),
+        (1023, "1.0K"),
+        (1536, "1.5K"),
+        (10_240, "10K"),
+        (1 << 30, "1.0G"),
+        (1 << 50, "1024T"),
+    ],
+)
+def test_bytes(count: int, text: str) -> None:
+    assert bytes_text(count) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.42, "0.4s"), (42.1, "42s"), (200, "3m 20s"), (18_120, "5h 2m"), (1_047_600, "12d 3h")]
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert seconds_text(seconds) == text
