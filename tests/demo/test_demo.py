@@ -1,0 +1,152 @@
+"""`kubemux demo` as its users meet it: a process, the text it prints, the commands in that text, Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from proxy.config.loader import load
+from proxy.demo.stage import prepare
+from proxy.demo.welcome import welcome
+from tests.demo.conftest import Finished, call
+from tests.support.processes import command, descendants
+
+
+@dataclass(frozen=True, slots=True)
+class Demo:
+    """A running demo."""
+
+    process: asyncio.subprocess.Process
+    text: str
+    home: Path
+
+    @property
+    def commands(self) -> list[str]:
+        return re.findall(r"^    (\S.*)$", self.text, re.MULTILINE)
+
+    async def paste(self, name: str) -> Finished:
+        """Run the first printed command with that word in it, as a shell does."""
+        command = next(command for command in self.commands if name in command)
+        return await call("sh", "-c", command, folder=self.home)
+
+
+@asynccontextmanager
+async def started(folder: Path) -> AsyncIterator[asyncio.subprocess.Process]:
+    """The process, whose temporary files go into `folder`; killed in the end if it still runs."""
+    environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "TMPDIR": str(folder)}
+    with (folder / "log").open("wb") as log:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "proxy", "demo", stdout=asyncio.subprocess.PIPE, stderr=log, env=environment
+        )
+    try:
+        async with asyncio.timeout(60):
+            yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
+
+
+@asynccontextmanager
+async def running(folder: Path) -> AsyncIterator[Demo]:
+    async with started(folder) as process:
+        assert process.stdout is not None
+        text = (await process.stdout.readuntil(b"Ctrl-C ends it")).decode()
+        yield Demo(process, text, folder)
+
+
+async def end(process: asyncio.subprocess.Process, number: signal.Signals) -> int:
+    process.send_signal(number)
+    await process.communicate()
+    assert process.returncode is not None
+    return process.returncode
+
+
+async def is_bound(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except ConnectionRefusedError:
+        return False
+    writer.close()
+    await writer.wait_closed()
+    return True
+
+
+def left(folder: Path) -> list[str]:
+    """The demos' folders there. Python itself makes another file, for a moment: it tries whether it may."""
+    return [path.name for path in folder.glob("kubemux-demo-*")]
+
+
+def test_nothing_printed_switches_verification_off(tmp_path: Path) -> None:
+    with prepare(tmp_path) as stage:
+        assert not re.search(r"\s(-k|--insecure\S*)\b", welcome(stage))
+
+
+async def test_the_printed_curl_status_and_metrics_commands_answer(tmp_path: Path) -> None:
+    async with running(tmp_path) as demo:
+        health = await demo.paste("/healthz")
+        assert (health.code, health.out) == (0, "ok")
+        status = await demo.paste(" status ")
+        assert status.code == 0, status.err
+        assert "berlin" in status.out
+        assert "tokyo" in status.out
+        metrics = await demo.paste("/metrics")
+        assert metrics.out.count("kubemux_cluster_up{") == 2
+
+
+@pytest.mark.kubectl
+async def test_the_printed_kubectl_commands_answer(tmp_path: Path) -> None:
+    async with running(tmp_path) as demo:
+        namespaces = await demo.paste("get ns")
+        assert namespaces.code == 0, namespaces.err
+        assert [line.split()[:2] for line in namespaces.out.splitlines()[1:]] == [
+            ["default", "Active"],
+            ["kube-system", "Active"],
+        ]
+        pods = await demo.paste("get pods -A")
+        assert pods.code == 0, pods.err
+        assert "cache-0" in pods.out
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+async def test_its_end_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
+    async with running(tmp_path) as demo:
+        (name,) = left(tmp_path)
+        assert (tmp_path / name).stat().st_mode & 0o777 == 0o700
+        config = load(tmp_path / name / "config.yaml")
+        gateway = config.gateways["bastion"].port
+        assert gateway is not None
+        ports = [gateway, config.admin.listen.port]
+        for cluster in config.clusters.values():
+            ports += [cluster.listen.port, cluster.api_servers[0].port]
+        assert [await is_bound(port) for port in ports] == [True] * 6
+        # An idle client must not hold the end up.
+        _, idle = await asyncio.open_connection("127.0.0.1", ports[2])
+        children = descendants(demo.process.pid)
+        assert await end(demo.process, number) == 0
+        idle.close()
+        assert not [command(child) for child in children if command(child)]
+        assert [await is_bound(port) for port in ports] == [False] * 6
+    assert left(tmp_path) == []
+    log = (tmp_path / "log").read_text()
+    assert "Traceback" not in log
+    assert "[error" not in log
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_a_signal_while_it_starts_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
+    async with started(tmp_path) as process:
+        while not left(tmp_path):  # noqa: ASYNC110 - nobody tells when a folder is made
+            await asyncio.sleep(0)
+        assert await end(process, number) == 0
+    assert left(tmp_path) == []
+    assert "Traceback" not in (tmp_path / "log").read_text()
