@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
@@ -24,7 +24,7 @@ READY_SECONDS = 20.0
 STOP_SECONDS = 40.0
 POLL_SECONDS = 0.05
 ROOT = Path(__file__).parents[2]
-Sections = dict[str, object]
+Sections = Mapping[str, object]
 """A part of the configuration file: JSON values."""
 
 
@@ -49,7 +49,7 @@ class Daemon:
         self.config = folder / "config.yaml"
         self.admin = Endpoint("127.0.0.1", free_port())
         self.socket = folder / "admin.sock"
-        self._defaults: Sections = {"version": 1, "admin": {"listen": str(self.admin), "socket": str(self.socket)}}
+        self._defaults: dict[str, object] = {"version": 1, "admin": {"listen": str(self.admin), "socket": str(self.socket)}}
         self.configure(gateways=gateways, clusters=clusters, sections=sections)
         self._expected_errors = expected_errors
         self._environment = environment or {}
@@ -68,7 +68,7 @@ class Daemon:
 
     def configure(self, *, gateways: Sections, clusters: Sections, sections: Sections | None = None) -> None:
         """Write the configuration file anew; a running daemon reads it when told (`signal(SIGHUP)`)."""
-        content = self._defaults | (sections or {}) | {"gateways": gateways, "clusters": clusters}
+        content = {**self._defaults, **(sections or {}), "gateways": gateways, "clusters": clusters}
         self.config.write_text(json.dumps(content, indent=2))  # JSON is YAML
 
     # ------------------------------------------------------------------------------------------ life
