@@ -60,7 +60,10 @@ class Scripted(Server):
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._tls:
-            self.request = await reader.readuntil(b"\r\n\r\n")
+            try:
+                self.request = await reader.readuntil(b"\r\n\r\n")
+            except asyncio.IncompleteReadError:
+                return
             self.requested.set()
         await self.script(reader, writer)
 

@@ -1,0 +1,122 @@
+"""`kubemux probe CLUSTER`: one probe from this process, explained step by step. Needs no daemon."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import click
+import uvloop
+from rich.console import Console
+from rich.text import Text
+
+from proxy.cli.options import config_option
+from proxy.cluster import probe_dial
+from proxy.config.loader import load
+from proxy.config.model import ClusterConfig, Config
+from proxy.errors import ProxyError
+from proxy.health.certificate import Certificate, look
+from proxy.health.explain import Step, Verdict, steps
+from proxy.health.probe import probe as run_probe
+from proxy.health.result import Outcome, Result, unreached
+from proxy.health.tls import Contexts
+from proxy.logging import configure
+
+_STYLES: Final = {Verdict.OK: "green", Verdict.FAILED: "bold red", Verdict.NOT_REACHED: "dim"}
+_REFUSED: Final = {Result.TLS_UNTRUSTED, Result.TLS_NAME_MISMATCH, Result.TLS_EXPIRED, Result.TLS_NOT_YET_VALID}
+_INDENT: Final = " " * 15
+
+
+@dataclass(frozen=True, slots=True)
+class _Report:
+    cluster: str
+    config: ClusterConfig
+    outcome: Outcome
+    connecting: float | None
+    certificate: Certificate | None
+
+    @property
+    def steps(self) -> list[Step]:
+        return steps(self.config, self.outcome, connecting=self.connecting)
+
+
+@click.command()
+@click.argument("cluster")
+@click.option("--json", "as_json", is_flag=True, help="For scripts: one JSON object.")
+@config_option
+def probe(cluster: str, as_json: bool, config: Path) -> None:
+    """Probe CLUSTER once and explain, step by step, where it stops and what to do.
+
+    Exit codes: 0 its API server is alive, 1 it is not, 2 no such cluster, 78 bad configuration.
+    """
+    loaded = load(config)
+    if cluster not in loaded.clusters:
+        there_are = ", ".join(sorted(loaded.clusters)) or "none"
+        raise click.BadParameter(f"{config} has no cluster {cluster!r}; there are: {there_are}", param_hint="CLUSTER")
+    configure("console", "error")  # to standard error: the report tells everything but a bug
+    report = uvloop.run(_run(loaded, cluster))
+    if as_json:
+        click.echo(json.dumps(_as_json(report), indent=2))
+    else:
+        _print(report, Console(highlight=False, soft_wrap=True))
+    click.get_current_context().exit(0 if report.outcome.result.alive else 1)
+
+
+async def _run(config: Config, name: str) -> _Report:
+    cluster = config.clusters[name]
+    started = time.monotonic()
+    connecting = certificate = None
+    try:
+        async with probe_dial(config, name) as dial:
+            connecting = time.monotonic() - started
+            outcome = await run_probe(name, cluster, dial, Contexts())
+            if outcome.result in _REFUSED:
+                certificate = await look(cluster, dial)
+    except ProxyError as exc:
+        outcome = unreached(exc, time.monotonic() - started)
+    return _Report(name, cluster, outcome, connecting, certificate)
+
+
+def _print(report: _Report, console: Console) -> None:
+    outcome = report.outcome
+    console.print(Text.assemble((report.cluster, "bold"), f" through {report.config.gateway}"))
+    for step in report.steps:
+        verdict = step.verdict.upper() if step.verdict is Verdict.FAILED else step.verdict
+        took = "" if step.seconds is None else f"  {step.seconds * 1000:.1f} ms"
+        console.print(Text.assemble("  ", (f"{verdict:<13}", _STYLES[step.verdict]), step.title, (took, "dim")))
+        if step.stage is outcome.stage:
+            console.print(Text(f"{_INDENT}{outcome.message}"))
+            if report.certificate:
+                console.print(Text(f"{_INDENT}{report.certificate}"))
+            if outcome.hint:
+                console.print(Text.assemble(_INDENT, ("hint: ", "bold"), outcome.hint))
+    alive = outcome.result.alive
+    console.print(Text.assemble(("alive" if alive else "down", "bold green" if alive else "bold red"), f": {outcome.result}"))
+
+
+def _as_json(report: _Report) -> dict[str, object]:
+    outcome, certificate = report.outcome, report.certificate
+    return {
+        "cluster": report.cluster,
+        "gateway": report.config.gateway,
+        "alive": outcome.result.alive,
+        "result": outcome.result,
+        "message": outcome.message,
+        "hint": outcome.hint,
+        "status": outcome.status,
+        "seconds": outcome.seconds,
+        "certificate_expiry": outcome.certificate_expiry,
+        "certificate": certificate
+        and {
+            "names": certificate.names,
+            "issuer": certificate.issuer,
+            "not_before": certificate.not_before.isoformat(),
+            "not_after": certificate.not_after.isoformat(),
+        },
+        "steps": [
+            {"stage": step.stage, "title": step.title, "verdict": step.verdict, "seconds": step.seconds} for step in report.steps
+        ],
+    }
