@@ -88,9 +88,9 @@ def is_up(cluster: ClusterSnapshot) -> bool:
 
 
 def why_not_up(cluster: ClusterSnapshot) -> str:
-    """One word for a cluster that is not up: the last probe's reason, or its state while that says `ok` or nothing."""
-    if not cluster.listening:
-        return ListenError.reason
+    """A word or two: why there is no listener, else the last probe's reason, or the state while that says `ok` or nothing."""
+    if not cluster.listening:  # a port that is taken, or else it was drained
+        return cluster.reason if cluster.reason == ListenError.reason else "not listening"
     return cluster.reason if cluster.reason not in ("", "ok") else cluster.state
 
 

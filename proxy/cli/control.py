@@ -11,8 +11,8 @@ import click
 from proxy.admin import client
 from proxy.cli.options import config_option
 
-RELOAD_BUDGET: Final = 60.0
-"""Seconds. A reload ends with what was removed being drained, which has limits of its own."""
+ORDER_BUDGET: Final = 60.0
+"""Seconds. A reload drains what was removed, a reconnect closes links in order: both have limits of their own."""
 
 
 @click.command()
@@ -23,7 +23,7 @@ def reload(config: Path) -> None:
     What did not change keeps its connections. A file with mistakes is refused as a whole: its report is printed, the daemon
     goes on as before, and the exit code is 78. The daemon reads the file it was started with; --config only finds the daemon.
     """
-    answer = _command(config, "reload", {}, RELOAD_BUDGET)
+    answer = _command(config, "reload", {}, ORDER_BUDGET)
     done = answer if isinstance(answer, dict) else {}
     lines = [f"{verb} {name}" for verb in ("added", "changed", "removed") for name in done.get(verb, ())]
     click.echo("\n".join(lines) or "reloaded: nothing changed")
@@ -36,7 +36,7 @@ def reload(config: Path) -> None:
 @config_option
 def reconnect(gateway: str, config: Path) -> None:
     """Dial the links of GATEWAY again; connections through the old ones are reset."""
-    _command(config, "reconnect", {"gateway": gateway}, client.ASK_TIMEOUT)
+    _command(config, "reconnect", {"gateway": gateway}, ORDER_BUDGET)
     click.echo(f"gateway {gateway}: dialling again; kubemux status shows how it goes")
 
 

@@ -96,10 +96,13 @@ def test_what_is_not_a_document_of_this_version_is_refused(document: object, com
 
 def test_readiness_lists_every_check_and_does_not_depend_on_clusters() -> None:
     degraded = replace(EU_EDGE, links=EU_EDGE.links[:1])
-    unbound = replace(PROD_EU, name="unbound", listening=False)
+    unbound = replace(PROD_EU, name="unbound", listening=False, reason="listen_failed")
+    drained = replace(PROD_EU, name="drained", listening=False)
     recovering = replace(PROD_US, name="recovering", reason="ok")
     new = replace(PROD_EU, name="new", state=ClusterState.UNKNOWN, reason="")
-    snapshot = replace(DAEMON, gateways=(degraded, *DAEMON.gateways[1:]), clusters=(PROD_EU, PROD_US, unbound, recovering, new))
+    snapshot = replace(
+        DAEMON, gateways=(degraded, *DAEMON.gateways[1:]), clusters=(PROD_EU, PROD_US, unbound, drained, recovering, new)
+    )
     assert is_ready(snapshot)
     assert readiness(snapshot).splitlines() == [
         "[+]listeners ok",
@@ -108,6 +111,7 @@ def test_readiness_lists_every_check_and_does_not_depend_on_clusters() -> None:
         "[+]cluster prod-eu ok",
         f"[-]cluster {PROD_US.name}: link_down",
         "[-]cluster unbound: listen_failed",
+        "[-]cluster drained: not listening",
         "[-]cluster recovering: down",
         "[-]cluster new: unknown",
         "readyz check passed",

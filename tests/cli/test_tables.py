@@ -67,7 +67,7 @@ def test_states_that_are_neither_up_nor_down() -> None:
     assert lines[0].startswith("draining: 0/2 clusters up")
     assert row(lines, "unbound")[1:3] == ["○", "down"]
     assert row(lines, "new")[1:3] == ["◌", "unknown"]
-    assert "cluster unbound: listen_failed" in lines
+    assert "cluster unbound: not listening" in lines
     assert "cluster new: unknown" in lines
 
 
