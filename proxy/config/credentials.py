@@ -112,7 +112,7 @@ def _check_file(loc: Loc, path: Path, kind: Kind) -> Iterator[Finding]:
     elif kind is Kind.KNOWN_HOSTS:
         bad = [number for number, line in enumerate(data.splitlines(), 1) if not _is_known_host(line)]
         if bad:
-            more = f" (nor are {len(bad) - 1} more)" if bad[1:] else ""
+            more = f" (lines like it: {len(bad)})" if bad[1:] else ""
             hint = "a line reads: HOST[,HOST...] KEYTYPE BASE64; remove it, or take it anew from ssh-keyscan"
             yield Finding(loc, f"{path}:{bad[0]} is not a known_hosts line{more}", hint)
 

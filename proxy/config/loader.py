@@ -139,7 +139,7 @@ def _validated(raw: Raw, findings: list[Finding], broken: list[Loc]) -> Config |
     errors = _errors(Config, raw)
     for error in sorted(errors, key=lambda error: "[key]" not in error["loc"]):  # what has no name needs no further words
         loc = tuple(key for key in error["loc"] if key != "[key]")
-        if not any(_overlap(loc, other) for other in broken):
+        if not any(loc[: len(other)] == other for other in broken):
             findings.append(_explain(error, loc, Config))
             broken.append(loc)
     for _ in range(3):  # a section that is gone altogether needs its own keys stood in for, in the next round
@@ -153,7 +153,8 @@ def _errors(model: type[BaseModel], raw: Raw) -> list[ErrorDetails]:
     try:
         model.model_validate(raw)
     except ValidationError as exc:
-        return exc.errors(include_url=False)
+        # A list of which every item was refused counts as too short, too.
+        return [e for e in exc.errors(include_url=False) if not (e["type"] == "too_short" and e["input"])]
     return []
 
 

@@ -112,7 +112,8 @@ def _addresses(config: Config) -> Iterator[Finding]:
             if _collide(address, other):
                 free = next((p for p in range(address.port + 1, 65536) if all(p != a.port for _, a, _ in listeners)), None)
                 hint = f"give each an address of its own{f', for example port {free}' if free else ''}"
-                yield Finding(loc, f"{address} is also the address of {'.'.join(map(str, other_loc))} ({other})", hint)
+                taken = "" if other == address else f" ({other})"
+                yield Finding(loc, f"{address} is already taken by {'.'.join(map(str, other_loc))}{taken}", hint)
                 break
         by_port[address.port].append((loc, address))
 

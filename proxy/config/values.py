@@ -93,7 +93,7 @@ def parse_duration(value: object) -> float:
     match = _DURATION.fullmatch(value) if isinstance(value, str) else None
     if not match:
         raise ValueError(f"expected a duration like 500ms, 10s or 5m, got {shown(value)}")
-    return float(match[1]) * _SECONDS[match[2]]
+    return round(float(match[1]) * _SECONDS[match[2]], 6)
 
 
 def format_duration(seconds: float) -> str:

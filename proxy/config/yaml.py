@@ -43,7 +43,7 @@ class Document:
 
     def line(self, loc: Loc) -> int:
         """The line (from 1) of the key or list item at `loc`, else of its nearest ancestor that exists."""
-        line, node = getattr(getattr(self.root, "lc", None), "line", 0), self.root
+        line, node = self.root.lc.line if isinstance(self.root, CommentedMap | CommentedSeq) else 0, self.root
         for step in loc:
             if (found := _step(node, step)) is None:
                 break
@@ -97,9 +97,10 @@ def parse(data: bytes, path: str) -> Document:
 
 
 def dump(root: object) -> bytes:
-    """`root` as YAML, its comments, order and quotes kept."""
-    out = io.BytesIO()
-    _round_trip().dump(root, out)
+    """`root` as YAML, its comments, order and quotes kept; a value that is there twice is written twice."""
+    yaml, out = _round_trip(), io.BytesIO()
+    yaml.representer.ignore_aliases = lambda _: True
+    yaml.dump(root, out)
     return out.getvalue()
 
 

@@ -1,0 +1,70 @@
+"""One file for each rejection: what its `# expect:` lines say is the whole report, through the command line."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from proxy.cli import main
+from proxy.config import loader
+from proxy.errors import ConfigError
+
+FOLDER = Path(__file__).parents[2] / "config"
+BAD = sorted((FOLDER / "bad").glob("*.yaml"))
+EXPECT = re.compile(r"# expect: line=(\d+) key=(\S+) text=(.+)")
+
+
+def expected(path: Path, material: Path) -> list[tuple[int, str, str]]:
+    found = EXPECT.findall(path.read_text())
+    return [(int(line), "" if key == "-" else key, text.replace("${KUBEMUX_TEST}", str(material))) for line, key, text in found]
+
+
+@pytest.mark.parametrize("path", BAD, ids=lambda path: path.stem)
+def test_a_bad_file_is_reported_in_full(path: Path, material: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        loader.load(path)
+    problems = [(problem.line, problem.key, problem.message) for problem in caught.value.problems]
+    assert problems == expected(path, material)
+    assert all(problem.hint for problem in caught.value.problems)
+
+
+@pytest.mark.parametrize("path", BAD, ids=lambda path: path.stem)
+def test_check_prints_the_report_and_exits_78(path: Path, material: Path) -> None:
+    result = CliRunner().invoke(main, ["check", "--config", str(path)])
+    assert (result.exit_code, result.stdout) == (78, "")
+    for line, key, text in expected(path, material):
+        where = f"{path}:{line}: " if line else f"{path}: "
+        assert f"{where}{key + ': ' if key else ''}{text}\n  hint: " in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_check_as_a_process(material: Path) -> None:
+    path = FOLDER / "bad" / "unknown_key.yaml"
+    command = [sys.executable, "-m", "proxy", "check"]
+    env = {**os.environ, "KUBEMUX_CONFIG": str(path), "KUBEMUX_TEST": str(material)}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (78, "")
+    assert f"{path}:{expected(path, material)[0][0]}: gateways.edge.hots: unknown key" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_check_of_a_good_file(material: Path, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        (FOLDER / "minimal.yaml").read_text().replace("~/.ssh/id_ed25519", f"{material}/key").replace("~/.ssh", str(material))
+    )
+    result = CliRunner().invoke(main, ["check", "--config", str(path)])
+    assert (result.exit_code, result.stdout, result.stderr) == (0, f"{path}: ok, 1 gateway, 1 cluster\n", "")
+
+
+@pytest.mark.usefixtures("material")
+def test_a_secret_where_its_file_was_asked_for_is_not_repeated() -> None:
+    result = CliRunner().invoke(main, ["check", "--config", str(FOLDER / "bad" / "secret_instead_of_path.yaml")])
+    assert "passphrase_file" in result.stderr
+    assert "battery" not in result.output

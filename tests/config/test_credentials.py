@@ -1,0 +1,110 @@
+"""Who may read a secret, what a known_hosts line is, and which files count as changed."""
+
+from __future__ import annotations
+
+import base64
+import os
+from pathlib import Path
+
+import pytest
+
+from proxy.config import credentials, diff
+from proxy.config.model import Config, GatewayConfig
+from tests.support.ssh_keys import hash_hosts, new_key, public
+
+NOBODY = 65534
+
+
+def config(*keys: Path, known_hosts: tuple[Path, ...] = ()) -> Config:
+    return Config(version=1, gateways={"edge": GatewayConfig(host="edge", identity_files=keys, known_hosts=known_hosts)})
+
+
+def messages(checked: Config) -> list[str]:
+    return [finding.message for finding in credentials.check(checked)]
+
+
+def write(path: Path, text: str, mode: int = 0o600) -> Path:
+    path.write_text(text)
+    path.chmod(mode)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("mode", "accepted"), [(0o600, True), (0o400, True), (0o700, True), (0o640, False), (0o604, False), (0o620, False)]
+)
+def test_our_own_secrets_are_for_us_alone(tmp_path: Path, mode: int, accepted: bool) -> None:
+    key = write(tmp_path / "key", "secret", mode)
+    assert messages(config(key)) == ([] if accepted else [f"{key} is a secret that others may read (mode {mode:04o})"])
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+@pytest.mark.parametrize(("mode", "accepted"), [(0o640, True), (0o600, True), (0o644, False)])
+def test_a_secret_of_another_owner_may_be_shared_with_a_group(tmp_path: Path, mode: int, accepted: bool) -> None:
+    key = write(tmp_path / "key", "secret", mode)
+    os.chown(key, NOBODY, -1)
+    found = list(credentials.check(config(key)))
+    assert [finding.hint for finding in found] == ([] if accepted else [f"chmod o= {key}"])
+
+
+def test_systemd_credentials_are_exempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "credentials"
+    folder.mkdir()
+    inside, outside = write(folder / "key", "secret", 0o440), write(tmp_path / "key", "secret", 0o440)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(folder))
+    assert messages(config(inside)) == []
+    assert len(messages(config(outside))) == 1
+    assert len(messages(config(folder / ".." / "key"))) == 1
+
+
+def test_known_hosts_as_openssh_writes_them(tmp_path: Path) -> None:
+    keys = [new_key(tmp_path / kind, kind=kind) for kind in ("ed25519", "ecdsa")]
+    known_hosts = tmp_path / "known_hosts"
+    known_hosts.write_text("".join(f"host{n},10.0.0.{n} {public(key)} comment here\n" for n, key in enumerate(keys)))
+    hash_hosts(known_hosts)
+    marked = "\n# a comment\n\n"
+    marked += f"@cert-authority *.example.com {public(keys[0])}\n@revoked * {public(keys[1])}\n[host]:2222 {public(keys[1])}\n"
+    known_hosts.write_text(known_hosts.read_text() + marked)
+    assert known_hosts.read_text().startswith("|1|")
+    assert messages(config(known_hosts=(known_hosts,))) == []
+
+
+BLOB = base64.b64encode(b"\0\0\0\x0bssh-ed25519\0\0\0\x20" + bytes(32)).decode()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "nonsense",
+        "host ssh-ed25519",
+        f"host ssh-rsa {BLOB}",
+        f"host ssh-ed25519 {BLOB[:-1]}!",
+        f"host ssh-ed25519 x{BLOB}",
+        f"@trusted host ssh-ed25519 {BLOB}",
+        f"@revoked ssh-ed25519 {BLOB}",
+        f"|1|c2FsdA== ssh-ed25519 {BLOB}",
+        f"|2|{'A' * 27}=|{'A' * 27}= ssh-ed25519 {BLOB}",
+        "-----BEGIN OPENSSH PRIVATE KEY-----",
+    ],
+)
+def test_known_hosts_lines_that_are_none(tmp_path: Path, line: str) -> None:
+    known_hosts = write(tmp_path / "known_hosts", f"host ssh-ed25519 {BLOB}\n{line}\n")
+    assert messages(config(known_hosts=(known_hosts,))) == [f"{known_hosts}:2 is not a known_hosts line"]
+
+
+def test_each_file_is_named_once(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    assert credentials.files(config(one, other, known_hosts=(one,))) == (one, other)
+
+
+def test_a_fingerprint_follows_the_contents(tmp_path: Path) -> None:
+    key, known_hosts = write(tmp_path / "key", "one"), tmp_path / "known_hosts"
+    checked = config(key, known_hosts=(known_hosts,))
+    before = credentials.fingerprint(checked)
+    assert list(before) == [key, known_hosts]
+    assert before[known_hosts] == b""
+    key.touch()
+    assert diff.changed(before, credentials.fingerprint(checked)) == frozenset()
+    key.write_text("two")
+    assert diff.changed(before, credentials.fingerprint(checked)) == {key}
+    known_hosts.write_text("")
+    assert diff.changed(before, credentials.fingerprint(checked)) == {key, known_hosts}

@@ -1,0 +1,100 @@
+"""What a reload touches, and what it must leave alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.config.diff import Change, Plan, plan
+from proxy.config.model import ClusterConfig, Config, GatewayConfig, LimitsConfig, LogConfig, TlsConfig
+from proxy.config.values import Endpoint
+
+
+def gateway(name: str, *, jump: tuple[str, ...] = (), host: str = "") -> GatewayConfig:
+    return GatewayConfig(host=host or name, jump=jump, identity_files=(Path(f"/keys/{name}"),))
+
+
+def cluster(name: str, *, of: str = "edge", port: int = 16443) -> ClusterConfig:
+    tls = TlsConfig(ca_file=Path(f"/ca/{name}"))
+    return ClusterConfig(gateway=of, listen=Endpoint("127.0.0.1", port), api_servers=(Endpoint("10.0.0.10", 6443),), tls=tls)
+
+
+OLD = Config(
+    version=1,
+    gateways={
+        "hq": gateway("hq"),
+        "edge": gateway("edge", jump=("hq",)),
+        "far": gateway("far", jump=("edge",)),
+        "us": gateway("us"),
+    },
+    clusters={"prod": cluster("prod"), "lab": cluster("lab", of="us", port=16444)},
+)
+
+
+def with_gateways(**changes: GatewayConfig) -> Config:
+    return OLD.model_copy(update={"gateways": {**OLD.gateways, **changes}})
+
+
+def test_equal_configurations_need_nothing() -> None:
+    result = plan(OLD, OLD.model_copy(deep=True))
+    assert result.is_empty
+    assert result.gateways == Change(kept=("hq", "edge", "far", "us"))
+    assert result.clusters == Change(kept=("prod", "lab"))
+
+
+def test_a_gateway_changes_with_those_it_jumps_through() -> None:
+    result = plan(OLD, with_gateways(hq=gateway("hq", host="new.example.com")))
+    assert result.gateways == Change(changed=("hq", "edge", "far"), kept=("us",))
+    assert result.clusters.kept == ("prod", "lab")
+
+
+def test_a_gateway_changes_with_its_files() -> None:
+    assert plan(OLD, OLD, frozenset({Path("/keys/edge")})).gateways == Change(changed=("edge", "far"), kept=("hq", "us"))
+    assert plan(OLD, OLD, frozenset({Path("/keys/unrelated")})).is_empty
+
+
+def test_a_cluster_changes_with_its_settings_and_files_only() -> None:
+    assert plan(OLD, OLD, frozenset({Path("/ca/lab")})).clusters == Change(changed=("lab",), kept=("prod",))
+    moved = OLD.model_copy(update={"clusters": {**OLD.clusters, "prod": cluster("prod", port=1)}})
+    assert plan(OLD, moved).clusters == Change(changed=("prod",), kept=("lab",))
+
+
+def test_a_new_gateway_in_a_chain_changes_those_behind_it() -> None:
+    old = Config(version=1, gateways={"edge": gateway("edge")})
+    new = Config(version=1, gateways={"edge": gateway("edge", jump=("hq",)), "hq": gateway("hq")})
+    assert plan(old, new).gateways == Change(changed=("edge",), added=("hq",))
+    assert plan(new, old).gateways == Change(changed=("edge",), removed=("hq",))
+
+
+@pytest.mark.parametrize(
+    ("update", "flag"),
+    [({"limits": LimitsConfig(hold_timeout=1.0)}, "limits"), ({"log": LogConfig(level="debug")}, "log")],
+)
+def test_other_sections_are_flagged(update: dict[str, object], flag: str) -> None:
+    result = plan(OLD, OLD.model_copy(update=update))
+    assert {name for name in ("limits", "admin", "log") if getattr(result, name)} == {flag}
+    assert not result.is_empty
+
+
+sets = st.sets(st.sampled_from("abcdef"))
+
+
+@given(old=sets, new=sets, touched=sets)
+def test_every_name_has_one_fate(old: set[str], new: set[str], touched: set[str]) -> None:
+    def config(names: set[str]) -> Config:
+        ordered = sorted(names)
+        return Config(
+            version=1,
+            gateways={name: gateway(name, jump=tuple(ordered[:i][-1:])) for i, name in enumerate(ordered)},
+            clusters={name: cluster(name, of="direct") for name in ordered},
+        )
+
+    result: Plan = plan(config(old), config(new), frozenset(Path(f"/ca/{name}") for name in touched))
+    for change in (result.gateways, result.clusters):
+        assert set(change.removed) == old - new
+        assert set(change.added) == new - old
+        assert sorted((*change.changed, *change.kept)) == sorted(old & new)
+    assert set(result.clusters.changed) == old & new & touched

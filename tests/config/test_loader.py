@@ -1,0 +1,249 @@
+"""Files that load, what they mean, and that nothing but a Config or a ConfigError ever comes out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from proxy.config import loader, model, yaml
+from proxy.config.model import Config
+from proxy.config.values import Endpoint, format_duration
+from proxy.errors import ConfigError
+
+FOLDER = Path(__file__).parents[2] / "config"
+Tree = dict[str, object]
+
+
+@pytest.fixture
+def etc(material: Path, tmp_path: Path) -> Path:
+    """What example.yaml expects in /etc/kubemux."""
+    secrets = ("keys/hq", "keys/eu-edge", "keys/eu-edge.passphrase", "tokens/prod-eu", "certs/prod-us.key")
+    certificates = ("ca/prod-eu.crt", "ca/prod-us.crt", "certs/prod-us.crt")
+    sources = dict.fromkeys(secrets, "key") | dict.fromkeys(certificates, "ca.crt")
+    sources |= dict.fromkeys(("known_hosts", "known_hosts.eu"), "known_hosts")
+    sources |= dict.fromkeys(("keys/eu-edge-cert.pub", "ssh_config"), "key")
+    for name, source in sources.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes((material / source).read_bytes())
+        (tmp_path / name).chmod(0o600)
+    return tmp_path
+
+
+def example(etc: Path) -> Config:
+    return loader.parse((FOLDER / "example.yaml").read_bytes().replace(b"/etc/kubemux", str(etc).encode()), "example.yaml")
+
+
+def outcome(data: bytes) -> Config | ConfigError:
+    try:
+        return loader.parse(data, "f.yaml")
+    except ConfigError as error:
+        return error
+
+
+def test_the_example_loads(etc: Path) -> None:
+    config = example(etc)
+    assert list(config.gateways) == ["hq", "eu-edge", "us-edge"]
+    assert config.gateways["hq"].user == "tunnel"
+    assert config.gateways["eu-edge"].user == "kubemux"
+    assert config.clusters["prod-eu"].api_servers == (Endpoint("10.0.0.10", 6443), Endpoint("10.0.0.11", 6443))
+    assert config.limits.memory == 256 << 20
+    assert config.gateways["eu-edge"].keepalive.interval == 15.0
+
+
+def test_the_example_names_every_key() -> None:
+    """A key that the model has and the example has not is a key that nobody finds."""
+    text = (FOLDER / "example.yaml").read_text()
+
+    sections: list[type[model.Section]] = [
+        model.Config,
+        model.AdminConfig,
+        model.LogConfig,
+        model.LimitsConfig,
+        model.GatewayConfig,
+        model.KeepaliveConfig,
+    ]
+    sections += [model.ClusterConfig, model.TlsConfig, model.ProbeConfig]
+    assert {key for section in sections for key in section.model_fields if f"{key}:" not in text} == set()
+
+
+def test_the_example_survives_a_round_trip(etc: Path) -> None:
+    config = example(etc)
+    assert loader.parse(yaml.dump(config.model_dump(mode="json", exclude_none=True)), "dumped.yaml") == config
+
+
+@pytest.mark.usefixtures("material")
+def test_defaults_are_merged_one_level_deep() -> None:
+    config = loader.parse(
+        b"""
+version: 1
+defaults:
+  gateway: {agent: true, known_hosts: ["${KUBEMUX_TEST}/known_hosts"], keepalive: {interval: 7s, max_missed: 5}}
+  cluster: {gateway: a, probe: {interval: 3s, path: /livez}, tls: {server_name: kubernetes}}
+gateways:
+  a: {host: a, keepalive: {interval: 1s}}
+  b: {host: b, agent: false, identity_files: ["${KUBEMUX_TEST}/key"]}
+clusters:
+  c: {listen: "127.0.0.1:1", api_servers: ["x:1"], probe: {timeout: 1s}}
+  d: {listen: "127.0.0.1:2", api_servers: ["x:1"], gateway: direct, probe: {path: /readyz}}
+""",
+        "f.yaml",
+    )
+    assert [(g.keepalive.interval, g.keepalive.max_missed, g.agent) for g in config.gateways.values()] == [
+        (1.0, 5, True),
+        (7.0, 5, False),
+    ]
+    assert [(c.gateway, c.probe.interval, c.probe.path) for c in config.clusters.values()] == [
+        ("a", 3.0, "/livez"),
+        ("direct", 3.0, "/readyz"),
+    ]
+    assert {c.tls.server_name for c in config.clusters.values()} == {"kubernetes"}
+
+
+def test_no_entries_are_a_configuration() -> None:
+    assert loader.parse(b"version: 1\ngateways:\nclusters:\n", "f.yaml") == Config(version=1)
+
+
+def test_a_finding_about_a_stand_in_is_not_reported() -> None:
+    """Two broken addresses do not collide, a broken gateway is not dangling, a broken identity is not missing."""
+    data = b"""
+version: 1
+gateways:
+  a: 5
+  b: {host: b, agent: yes, known_hosts: none}
+clusters:
+  c: {gateway: a, listen: x, api_servers: ["x:1"]}
+  d: {gateway: b, listen: y, api_servers: ["x:1"]}
+"""
+    error = outcome(data)
+    assert isinstance(error, ConfigError)
+    keys = [problem.key for problem in error.problems]
+    assert keys == ["gateways.a", "gateways.b.agent", "gateways.b.known_hosts", "clusters.c.listen", "clusters.d.listen"]
+
+
+def test_without_gateways_no_reference_is_called_dangling() -> None:
+    error = outcome(b"version: 1\ngateways: 5\nclusters:\n  c: {gateway: a, listen: '127.0.0.1:1', api_servers: ['x:1']}\n")
+    assert isinstance(error, ConfigError)
+    assert [problem.key for problem in error.problems] == ["gateways"]
+
+
+# ------------------------------------------------------------------------------------------------------ properties
+
+names = st.text(st.characters(categories=("L", "N", "P", "S")), min_size=1, max_size=20).filter(lambda name: name != "direct")
+words = st.from_regex(r"[a-z]([a-z0-9-]{0,10}[a-z0-9])?", fullmatch=True)
+durations = st.integers(10, 86_400_000).map(lambda ms: f"{ms}ms")
+addresses = st.tuples(words | st.ip_addresses(), st.integers(1, 65535)).map(lambda pair: str(Endpoint(str(pair[0]), pair[1])))
+
+
+@st.composite
+def configurations(draw: st.DrawFn) -> Tree:
+    """A valid configuration, as the mapping in its file."""
+    ports = iter(draw(st.lists(st.integers(1, 65535).filter(lambda port: port != 9464), min_size=5, max_size=5, unique=True)))
+    gateways: Tree = {}
+    for name in draw(st.lists(names, max_size=3, unique=True)):
+        gateways[name] = {
+            "host": draw(words),
+            "identity_files": ["${KUBEMUX_TEST}/key"],
+            "known_hosts": ["${KUBEMUX_TEST}/known_hosts"],
+            "jump": draw(st.lists(st.sampled_from(list(gateways)), unique=True)) if gateways else [],
+            **draw(st.fixed_dictionaries({}, optional={
+                "port": st.integers(1, 65535),
+                "user": words,
+                "agent": st.booleans(),
+                "connections": st.integers(1, 16),
+                "connect_timeout": durations,
+                "keepalive": st.fixed_dictionaries({}, optional={"interval": durations, "max_missed": st.integers(1, 9)}),
+            })),
+        }  # fmt: skip
+    clusters: Tree = {}
+    for name in draw(st.lists(names, max_size=5, unique=True)):
+        clusters[name] = {
+            "gateway": draw(st.sampled_from(["direct", *gateways])),
+            "listen": f"{draw(st.sampled_from(['127.0.0.1', '[::1]', 'localhost', '127.9.9.9']))}:{next(ports)}",
+            "api_servers": draw(st.lists(addresses, min_size=1, max_size=3)),
+            **draw(st.fixed_dictionaries({}, optional={
+                "tls": st.fixed_dictionaries({}, optional={"server_name": words, "ca_file": st.just("${KUBEMUX_TEST}/ca.crt")}),
+                "probe": st.fixed_dictionaries({}, optional={"interval": durations, "token_file": st.just("${KUBEMUX_TEST}/key")})
+            })),
+        }  # fmt: skip
+    return {"version": 1, "gateways": gateways, "clusters": clusters, "limits": {"hold_timeout": draw(durations)}}
+
+
+def walk(node: object, loc: yaml.Loc = ()) -> list[yaml.Loc]:
+    children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    return [loc, *(deeper for key, value in children for deeper in walk(value, (*loc, key)))]
+
+
+shared_files = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+KEYS: list[object] = ["", "hots", "defaults", "probe", 5, True, "\x01", "x" * 300]
+ODD: list[object] = [
+    None,
+    True,
+    0,
+    -1,
+    1.5,
+    "",
+    "x",
+    "\x7f",
+    "direct",
+    "9" * 5000,
+    [],
+    [None],
+    [[]],
+    {},
+    {"x": {}},
+    {5: 6},
+    float("inf"),
+]
+
+
+@pytest.mark.usefixtures("material")
+@given(tree=configurations())
+@settings(shared_files, max_examples=60)
+def test_any_valid_configuration_loads_and_survives_a_round_trip(tree: Tree) -> None:
+    config = loader.parse(yaml.dump(tree), "f.yaml")
+    assert dict.fromkeys(config.gateways) == dict.fromkeys(tree["gateways"])  # type: ignore[call-overload]
+    assert loader.parse(yaml.dump(config.model_dump(mode="json", exclude_none=True)), "f.yaml") == config
+
+
+@pytest.mark.usefixtures("material")
+@given(tree=configurations(), data=st.data())
+@settings(shared_files, max_examples=150)
+def test_any_single_change_gives_a_configuration_or_a_report(tree: Tree, data: st.DataObject) -> None:
+    loc = data.draw(st.sampled_from(walk(tree)[1:]))
+    parent: object = tree
+    for key in loc[:-1]:
+        parent = parent[key]  # type: ignore[index]  # walk() came this way
+    assert isinstance(parent, dict | list)
+    match data.draw(st.sampled_from(["drop", "replace", "insert"])):
+        case "drop":
+            del parent[loc[-1]]  # type: ignore[arg-type]  # as above
+        case "replace":
+            parent[loc[-1]] = data.draw(st.sampled_from(ODD))  # type: ignore[index]  # as above
+        case "insert" if isinstance(parent, dict):
+            parent[data.draw(st.sampled_from(KEYS))] = data.draw(st.sampled_from(ODD))
+    text = yaml.dump(tree)
+    result = outcome(text)
+    if isinstance(result, ConfigError):
+        lines = text.count(b"\n")
+        assert result.problems
+        assert all(
+            1 <= problem.line <= lines and problem.message.isprintable() and problem.hint for problem in result.problems
+        ), result.render()
+
+
+@given(st.binary(max_size=100) | st.text(max_size=100).map(str.encode))
+@settings(deadline=None, max_examples=100)
+def test_any_bytes_give_a_configuration_or_a_report(data: bytes) -> None:
+    assert isinstance(outcome(b"version: 1\n" + data), Config | ConfigError)
+    assert isinstance(outcome(data), Config | ConfigError)
+
+
+@given(st.floats(min_value=0.001, max_value=86400))
+def test_a_duration_is_read_as_it_was_written(seconds: float) -> None:
+    rounded = float(f"{seconds:.6f}")
+    assert (
+        Config.model_validate({"version": 1, "limits": {"hold_timeout": format_duration(rounded)}}).limits.hold_timeout == rounded
+    )
