@@ -57,9 +57,7 @@ class Contents:
 
     def find(self, plural: str, *, namespace: str = "", name: str = "") -> list[Item]:
         """The items of a resource; of one namespace if it is given, of one name if that is."""
-        return [
-            item for item in self.items[plural] if namespace in ("", item.namespace) and name in ("", item.name)
-        ]  # fmt: skip
+        return [item for item in self.items[plural] if namespace in ("", item.namespace) and name in ("", item.name)]
 
 
 def contents(cluster: str, workers: int, deployments: Sequence[str]) -> Contents:
