@@ -17,6 +17,7 @@ import pytest
 
 from proxy.config.values import Endpoint
 from tests.support.apiserver import ApiServer
+from tests.support.daemon import Daemon
 from tests.support.echo import Echo, Sink, Source, exchange, pattern
 from tests.support.faulty import Direction, FaultyRelay
 from tests.support.https import Answer, Https
@@ -139,6 +140,19 @@ def forwarding(sshd: Sshd, target: Endpoint, *options: str, known_hosts: Path | 
         process.kill()
         process.wait()
         process.stderr.close()
+
+
+@pytest.mark.parametrize(("ci", "outcome"), [("true", "failed"), ("", "skipped")])
+def test_a_missing_part_fails_in_ci_and_skips_elsewhere(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, ci: str, outcome: str
+) -> None:
+    monkeypatch.setenv("CI", ci)
+    monkeypatch.delenv("KUBEBUILDER_ASSETS", raising=False)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    pytester.makepyfile("import pytest\n@pytest.mark.apiserver\ndef test_it(): pass\ndef test_too(apiserver): pass")
+    done = pytester.runpytest_subprocess("-rA", "-p", "tests.conftest")
+    assert done.parseoutcomes() == {"errors" if outcome == "failed" else outcome: 2}
+    done.stdout.fnmatch_lines(["*KUBEBUILDER_ASSETS is not set*"])
 
 
 # ---------------------------------------------------------------------------------------------------- sshd
@@ -293,3 +307,30 @@ def test_its_certificate_does_not_name_the_address(apiserver: ApiServer) -> None
         pytest.raises(ssl.SSLCertVerificationError, match=r"127\.0\.0\.1"),
     ):
         context.wrap_socket(plain, server_hostname="127.0.0.1")
+
+
+# ---------------------------------------------------------------------------------------------------- the daemon
+
+
+def test_a_daemon_is_ready_answers_and_stops_clean(tmp_path: Path) -> None:
+    with Daemon(tmp_path, gateways={}, clusters={}) as daemon:
+        assert "READY=1" in daemon.notified
+        assert daemon.get("/healthz")[0] == 200
+        assert daemon.metric("kubemux_build_info") == 1
+        assert daemon.metric("kubemux_no_such_thing") == 0
+
+
+def test_a_daemon_that_cannot_start_shows_why(tmp_path: Path) -> None:
+    daemon = Daemon(tmp_path, gateways={}, clusters={}, sections={"nonsense": 1})
+    with pytest.raises(AssertionError, match=r"exit code 78[\s\S]*nonsense"), daemon:
+        pass
+
+
+@pytest.mark.parametrize("line", ["Traceback (most recent call last):", "plain text", '{"level": "error", "event": "surprise"}'])
+def test_a_daemon_that_complains_fails_the_test(tmp_path: Path, line: str) -> None:
+    daemon = Daemon(tmp_path, gateways={}, clusters={}, expected_errors={"expected"})
+    (tmp_path / "daemon.log").write_text('{"level": "error", "event": "expected"}\n{"level": "info", "event": "fine"}\n')
+    daemon.assert_log_clean()
+    (tmp_path / "daemon.log").write_text(line + "\n")
+    with pytest.raises(AssertionError):
+        daemon.assert_log_clean()
