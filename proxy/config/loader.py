@@ -70,15 +70,15 @@ def _build(document: Document) -> Config:
         hint = "config/minimal.yaml is a start: version, gateways, clusters"
         raise ConfigError(document.path, [Problem(1, "", message, hint)])
     findings: list[Finding] = []
-    broken: list[Loc] = []
     raw = _plain(document.root, (), findings)
-    broken += [finding.loc for finding in findings]
+    broken = {finding.loc for finding in findings}
     _merge_defaults(raw, findings, broken)
     config = _validated(raw, findings, broken)
     # Without the section itself, every reference to it would look dangling.
     if config and ("gateways",) not in broken:
         later = (*rules.check(config), *credentials.check(config))
-        findings += [f for f in later if not any(_overlap(f.loc, loc) for loc in broken)]
+        above = {prefix for loc in broken for prefix in _prefixes(loc)}
+        findings += [f for f in later if f.loc not in above and broken.isdisjoint(_prefixes(f.loc))]
     if config is None or findings:
         raise ConfigError(document.path, _problems(document, findings))
     return config
@@ -104,7 +104,7 @@ def _scalar(value: object) -> object:
     return str(value) if isinstance(value, str) else value  # ruamel's subclasses remember quotes
 
 
-def _merge_defaults(raw: Raw, findings: list[Finding], broken: list[Loc]) -> None:
+def _merge_defaults(raw: Raw, findings: list[Finding], broken: set[Loc]) -> None:
     """Put `defaults:` under each entry, one level deep for nested mappings. They are checked on their own first."""
     defaults = raw.pop("defaults", {})
     if not isinstance(defaults, dict):
@@ -121,7 +121,7 @@ def _merge_defaults(raw: Raw, findings: list[Finding], broken: list[Loc]) -> Non
             for error in _errors(model, stand_ins | shared):
                 loc = error["loc"]
                 findings.append(_explain(error, ("defaults", key, *loc), model))
-                broken += [(section, name, *loc) for name in entries]
+                broken.update((section, name, *loc) for name in entries)
                 _repair(shared, loc, error["type"], stand_in=False)
             raw[section] = {name: _merged(shared, own) if isinstance(own, dict) else own for name, own in entries.items()}
 
@@ -135,13 +135,13 @@ def _merged(shared: Raw, own: Raw) -> Raw:
     return merged
 
 
-def _validated(raw: Raw, findings: list[Finding], broken: list[Loc]) -> Config | None:
+def _validated(raw: Raw, findings: list[Finding], broken: set[Loc]) -> Config | None:
     errors = _errors(Config, raw)
     for error in sorted(errors, key=lambda error: "[key]" not in error["loc"]):  # what has no name needs no further words
         loc = tuple(key for key in error["loc"] if key != "[key]")
-        if not any(loc[: len(other)] == other for other in broken):
+        if broken.isdisjoint(_prefixes(loc)):
             findings.append(_explain(error, loc, Config))
-            broken.append(loc)
+            broken.add(loc)
     for _ in range(3):  # a section that is gone altogether needs its own keys stood in for, in the next round
         for error in errors:
             _repair(raw, error["loc"], error["type"], stand_in=True)
@@ -224,10 +224,9 @@ def _keys(model: type[BaseModel], loc: Loc) -> list[str]:
     return [*model.model_fields, *(["defaults"] if model is Config else [])]
 
 
-def _overlap(one: Loc, other: Loc) -> bool:
-    """Whether one of the two is the other, or above it."""
-    length = min(len(one), len(other))
-    return one[:length] == other[:length]
+def _prefixes(loc: Loc) -> set[Loc]:
+    """`loc` and everything above it."""
+    return {loc[:length] for length in range(len(loc) + 1)}
 
 
 def _problems(document: Document, findings: list[Finding]) -> list[Problem]:

@@ -103,6 +103,7 @@ def _credentials(config: Config) -> Iterator[Finding]:
 def _addresses(config: Config) -> Iterator[Finding]:
     listeners: list[tuple[Loc, Endpoint, bool]] = [(("admin", "listen"), config.admin.listen, config.admin.allow_remote)]
     listeners += [(("clusters", name, "listen"), c.listen, c.allow_remote) for name, c in config.clusters.items()]
+    ports = {address.port for _, address, _ in listeners}
     by_port: dict[int, list[tuple[Loc, Endpoint]]] = {}
     for loc, address, allow_remote in listeners:
         if not address.is_loopback and not allow_remote:
@@ -110,7 +111,7 @@ def _addresses(config: Config) -> Iterator[Finding]:
             yield Finding(loc, message, "listen on 127.0.0.1, or add allow_remote: true next to it if that is what you want")
         for other_loc, other in by_port.setdefault(address.port, []):
             if _collide(address, other):
-                free = next((p for p in range(address.port + 1, 65536) if all(p != a.port for _, a, _ in listeners)), None)
+                free = next((p for p in range(address.port + 1, 65536) if p not in ports), None)
                 hint = f"give each an address of its own{f', for example port {free}' if free else ''}"
                 taken = "" if other == address else f" ({other})"
                 yield Finding(loc, f"{address} is already taken by {'.'.join(map(str, other_loc))}{taken}", hint)
