@@ -17,7 +17,7 @@ from proxy.cli.options import config_option
 from proxy.cluster import probe_dial
 from proxy.config.loader import load
 from proxy.config.model import ClusterConfig, Config
-from proxy.errors import ProxyError
+from proxy.errors import ProxyError, Stage
 from proxy.health.certificate import Certificate, look
 from proxy.health.explain import Step, Verdict, steps
 from proxy.health.probe import probe as run_probe
@@ -86,6 +86,8 @@ def _print(report: _Report, console: Console) -> None:
     for step in report.steps:
         verdict = step.verdict.upper() if step.verdict is Verdict.FAILED else step.verdict
         took = "" if step.seconds is None else f"  {step.seconds * 1000:.1f} ms"
+        if step.stage is Stage.AUTH and step.verdict is Verdict.OK:
+            took += " from TCP to here"
         console.print(Text.assemble("  ", (f"{verdict:<13}", _STYLES[step.verdict]), step.title, (took, "dim")))
         if step.stage is outcome.stage:
             console.print(Text(f"{_INDENT}{outcome.message}"))

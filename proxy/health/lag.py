@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from typing import Final
 
 from proxy.metrics import Metrics
 
-INTERVAL = 0.5
+INTERVAL: Final = 0.5
 """Seconds between beats."""
 
 

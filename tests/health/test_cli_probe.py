@@ -1,4 +1,4 @@
-"""`kubemux probe` as a person and a script see it, without a gateway: what goes through sshd is tested with a real one."""
+"""`kubemux probe` as a person and a script see it, directly and through a real sshd."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import asyncio
 import json
 import sys
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 import pytest
 
+from proxy.config.values import Endpoint
 from tests.health.scripted import OK, Pki, Script, Scripted, answers, server_context
+from tests.support.sshd import SshdFactory
 from tests.support.tls import Issued
 
 
@@ -21,23 +24,32 @@ class Ran:
     stderr: str
 
 
+async def kubemux(*command: str | Path) -> Ran:
+    """The command as a process. Nothing of the daemon runs."""
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "proxy", *command, stdout=pipe, stderr=pipe)
+    stdout, stderr = await asyncio.wait_for(process.communicate(), 30)
+    return Ran(process.returncode or 0, stdout.decode(), stderr.decode())
+
+
+def configured(folder: Path, api_server: Endpoint, ca: Path, *, gateways: dict[str, object] | None = None) -> Path:
+    """A configuration with the cluster `prod`, behind the one gateway if there is one. JSON is YAML."""
+    cluster = {
+        "gateway": next(iter(gateways), "direct") if gateways else "direct",
+        "listen": "127.0.0.1:16443",
+        "api_servers": [str(api_server)],
+        "tls": {"server_name": "kubernetes", "ca_file": str(ca)},
+    }
+    config = folder / "config.yaml"
+    config.write_text(json.dumps({"version": 1, "gateways": gateways or {}, "clusters": {"prod": cluster}}))
+    return config
+
+
 async def run(folder: Path, pki: Pki, script: Script, issued: Issued, *arguments: str) -> Ran:
-    """The command as a process, the server in this loop. Nothing of the daemon runs."""
+    """`kubemux probe` of a server in this loop that plays `script`, without SSH."""
     async with Scripted(script, tls=server_context(issued)) as server:
-        config = folder / "config.yaml"
-        config.write_text(f"""
-version: 1
-clusters:
-  prod:
-    gateway: direct
-    listen: "127.0.0.1:16443"
-    api_servers: ["{server.endpoint}"]
-    tls: {{server_name: kubernetes, ca_file: {pki.authority.ca.cert}}}
-""")
-        command = (sys.executable, "-m", "proxy", "probe", *(arguments or ("prod",)), "--config", str(config))
-        process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE)
-        stdout, stderr = await asyncio.wait_for(process.communicate(), 30)
-        return Ran(process.returncode or 0, stdout.decode(), stderr.decode())
+        config = configured(folder, server.endpoint, pki.authority.ca.cert)
+        return await kubemux("probe", *(arguments or ("prod",)), "--config", config)
 
 
 async def test_a_healthy_cluster(tmp_path: Path, pki: Pki) -> None:
@@ -79,3 +91,54 @@ async def test_an_unknown_cluster_is_a_usage_error_that_lists_them(tmp_path: Pat
     result = await run(tmp_path, pki, answers(OK), pki.good, "prdo")
     assert result.exit_code == 2
     assert "has no cluster 'prdo'; there are: prod" in result.stderr
+
+
+class Broken(StrEnum):
+    """What is wrong on the way through a gateway."""
+
+    NOTHING = "nothing"
+    SSHD = "sshd"
+    HOST_KEY = "host key"
+    KEY = "key"
+    FORWARDING = "forwarding"
+    API_SERVER = "API server"
+
+
+@pytest.mark.parametrize(
+    ("broken", "passed", "result", "hint"),
+    [
+        (Broken.NOTHING, ["tcp", "ssh", "auth", "channel", "tls", "http"], "ok", ""),
+        (Broken.SSHD, [], "link_down", "is sshd running there"),
+        (Broken.HOST_KEY, ["tcp"], "link_down", "ssh-keygen -R"),
+        (Broken.KEY, ["tcp", "ssh"], "link_down", "authorized_keys"),
+        (Broken.FORWARDING, ["tcp", "ssh", "auth"], "channel_prohibited", "AllowTcpForwarding"),
+        (Broken.API_SERVER, ["tcp", "ssh", "auth"], "channel_refused", "as seen from the gateway"),
+    ],
+)
+async def test_through_a_real_sshd_it_stops_where_the_way_is_broken(
+    tmp_path: Path, pki: Pki, sshd_factory: SshdFactory, broken: Broken, passed: list[str], result: str, hint: str
+) -> None:
+    sshd = sshd_factory(config={"AllowTcpForwarding": "no"} if broken is Broken.FORWARDING else {})
+    wrong = sshd.new_identity("wrong", authorize=False)
+    gateway = {
+        "host": sshd.host,
+        "port": sshd.port,
+        "user": sshd.user,
+        "identity_files": [str(wrong if broken is Broken.KEY else sshd.identity)],
+        "known_hosts": [str(sshd.known_hosts(key=wrong if broken is Broken.HOST_KEY else None))],
+    }
+    async with Scripted(answers(OK), tls=server_context(pki.good)) as server:
+        if broken is Broken.API_SERVER:
+            await server.refuse()
+        if broken is Broken.SSHD:
+            await asyncio.to_thread(sshd.stop)
+        config = configured(tmp_path, server.endpoint, pki.authority.ca.cert, gateways={"edge": gateway})
+        ran = await kubemux("probe", "prod", "--json", "--config", config)
+    told = json.loads(ran.stdout)
+    steps = [(step["stage"], step["verdict"]) for step in told["steps"]]
+    assert [stage for stage, verdict in steps if verdict == "ok"] == passed
+    assert [verdict for _, verdict in steps[len(passed) :]] == ["failed", *["not reached"] * (5 - len(passed))][: 6 - len(passed)]
+    assert told["result"] == result
+    assert hint in told["hint"]
+    assert ran.exit_code == (0 if broken is Broken.NOTHING else 1)
+    assert ran.stderr == ""
