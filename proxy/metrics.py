@@ -134,5 +134,5 @@ class Metrics:
 
     def _forget(self, label: str, value: str) -> None:
         for metric in self._labelled():
-            with suppress(AttributeError):  # a metric without labels has none to remove
+            with suppress(AttributeError, ValueError):  # it has no labels, or not this one
                 metric.remove_by_labels({label: value})

@@ -19,21 +19,20 @@ def gateway(sshd: Sshd, **more: object) -> Sections:
         "identity_files": [str(sshd.identity)],
         "known_hosts": [str(sshd.known_hosts())],
     }
-    return {key: value for key, value in (section | more).items() if value is not None}
+    return {key: value for key, value in {**section, **more}.items() if value is not None}
 
 
 def cluster(port: int, *api_servers: Endpoint, via: str = "edge", ca: Path | None = None, **more: object) -> Sections:
     """The section of a cluster that is listened for on `port`."""
-    tls: Sections = {"server_name": "kubernetes"}
-    if ca is not None:
-        tls["ca_file"] = str(ca)
+    tls = {"server_name": "kubernetes"} | ({"ca_file": str(ca)} if ca is not None else {})
     return {
         "gateway": via,
         "listen": f"127.0.0.1:{port}",
         "api_servers": [str(server) for server in api_servers],
         "tls": tls,
         "probe": {"interval": "500ms", "timeout": "2s"},
-    } | more
+        **more,
+    }
 
 
 def mapped(apiserver: ApiServer, folder: Path, port: int) -> Path:

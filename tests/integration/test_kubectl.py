@@ -75,7 +75,9 @@ def test_five_thousand_configmaps_are_listed_whole(daemon: Daemon, apiserver: Ap
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda start: create_configmaps(apiserver, range(start, 5000, 8)), range(8)))
     listed = json.loads(apiserver.kubectl("get", "cm", "-l", "set=many", "-o", "json", kubeconfig=kubeconfig))
-    assert {item["metadata"]["name"]: item["data"]["n"] for item in listed["items"]} == {f"many-{n}": f"{n:0500}" for n in range(5000)}
+    assert {item["metadata"]["name"]: item["data"]["n"] for item in listed["items"]} == {
+        f"many-{n}": f"{n:0500}" for n in range(5000)
+    }
     assert daemon.metric("kubemux_bytes_total", cluster="prod", direction="from_cluster") > 5000 * 20  # gzipped
 
 
@@ -92,10 +94,14 @@ def test_a_watch_goes_on_after_its_link_was_lost(
     """kubectl itself asks again when its watch is reset: what matters is that it is reset at once, and served again."""
     seen: list[str] = []
     arrived = threading.Condition()
-    command = [asset("kubectl"), "--kubeconfig", kubeconfig, "get", "cm", "--watch", "-o", "name", "-l", "watched=yes"]
+    command = [str(asset("kubectl")), "--kubeconfig", str(kubeconfig), "get", "cm", "--watch", "-o", "name", "-l", "watched=yes"]
     script = 'while true; do "$@"; done'  # kubectl's plain watch ends with its connection; a controller's informer starts anew
     with subprocess.Popen(
-        ["/bin/sh", "-c", script, "sh", *command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True
+        ["/bin/sh", "-c", script, "sh", *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
     ) as watch:
 
         def read() -> None:
