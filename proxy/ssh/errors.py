@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import asyncssh
 
@@ -21,6 +21,15 @@ from proxy.errors import (
     Unreachable,
     Unresolvable,
 )
+from proxy.ssh.known_hosts import Trusted
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What the server showed that known_hosts does not cover: a key, or a certificate by an authority. Or neither."""
+
+    key: asyncssh.SSHKey | None = None
+    authority: asyncssh.SSHKey | None = None
 
 
 def fingerprint(key: asyncssh.SSHKey) -> str:
@@ -28,23 +37,25 @@ def fingerprint(key: asyncssh.SSHKey) -> str:
     return f"{key.get_algorithm()} {key.get_fingerprint()}"
 
 
-def describe_connect(server: str, exc: OSError) -> LinkError:
+def describe_connect(server: str, exc: OSError | UnicodeError) -> LinkError:
     """Why there is no TCP connection to `server`."""
     if isinstance(exc, socket.gaierror):
         return Unresolvable(f"{server} does not resolve: {exc.strerror}")
+    if isinstance(exc, UnicodeError):
+        return Unresolvable(f"{server} does not resolve: it is not a host name")
     if isinstance(exc, TimeoutError):
         return ConnectTimeout(f"no TCP connection to {server}: {exc.strerror or 'timed out'}")
     return Unreachable(f"no TCP connection to {server}: {exc.strerror or exc}")
 
 
-def describe_handshake(
-    server: str, exc: Exception, *, shown: asyncssh.SSHKey | None, known: Sequence[asyncssh.SSHKey], user: str
-) -> LinkError:
-    """Why the SSH handshake with `server` failed. `shown` is its key, `known` are those that known_hosts has for it."""
+def describe_handshake(server: str, exc: Exception, *, shown: Shown, trusted: Trusted, user: str) -> LinkError:
+    """Why the SSH handshake with `server` failed, `trusted` being what known_hosts has for it."""
     if isinstance(exc, asyncssh.HostKeyNotVerifiable):
-        return _host_key(server, str(exc), shown, known)
+        return _host_key(server, exc.reason, shown, trusted)
     if isinstance(exc, asyncssh.PermissionDenied):
         return AuthFailed(f"{server} refuses user {user}: {exc.reason}")
+    if isinstance(exc, asyncssh.ChannelOpenError):  # of the jump host
+        return Unreachable(f"no TCP connection to {server} from the jump host before it: {exc.reason}")
     if isinstance(exc, asyncssh.KeyEncryptionError | asyncssh.KeyImportError):
         return CredentialsUnusable(f"a key for {server} cannot be used: {exc}")
     if isinstance(exc, asyncssh.ConnectionLost | ConnectionError):
@@ -52,18 +63,25 @@ def describe_handshake(
             f"{server} hung up during the SSH handshake: {exc}",
             hint="sshd drops connections at random over MaxStartups, and from addresses under PerSourcePenalties: see its log",
         )
-    return HandshakeFailed(f"SSH handshake with {server} failed: {exc}")
+    return HandshakeFailed(f"SSH handshake with {server} failed: {str(exc) or type(exc).__name__}")
 
 
-def _host_key(server: str, said: str, shown: asyncssh.SSHKey | None, known: Sequence[asyncssh.SSHKey]) -> LinkError:
-    seen = fingerprint(shown) if shown else "a certificate"
+def _host_key(server: str, said: str, shown: Shown, trusted: Trusted) -> LinkError:
+    keys, authorities, revoked = (
+        ", ".join(map(fingerprint, group)) for group in (trusted.keys, trusted.authorities, trusted.revoked)
+    )
     if "revoked" in said:
-        return HostKeyRevoked(f"{server} shows a key that known_hosts marks as revoked: {seen}")
-    if shown is None:
+        return HostKeyRevoked(f"{server} shows a key that known_hosts marks as revoked: {revoked}")
+    if shown.authority is not None:
+        seen = fingerprint(shown.authority)
+        return HostKeyChanged(f"{server} shows a host certificate by {seen}, but known_hosts trusts those by {authorities}")
+    if shown.key is None:
         return HostKeyChanged(f"{server} shows a host certificate that is not valid: {said}")
-    if known:
-        expected = ", ".join(fingerprint(key) for key in known)
-        return HostKeyChanged(f"{server} shows host key {seen}, but known_hosts has {expected}")
+    seen = fingerprint(shown.key)
+    if keys:
+        return HostKeyChanged(f"{server} shows host key {seen}, but known_hosts has {keys}")
+    if authorities:
+        return HostKeyUnknown(f"{server} shows host key {seen} and no certificate, but known_hosts has only CA {authorities}")
     return HostKeyUnknown(f"{server} shows host key {seen}, and known_hosts has no key for it")
 
 

@@ -103,9 +103,10 @@ class Gateway:
         """Close every link and wait until they are closed."""
         self._is_closing = True
         await self._supervisor.close()
-        await self._tasks.close()
         await asyncio.gather(*(link.close() for link in self._links))
+        await self._tasks.close()
         self._links.clear()
+        self._up.clear()
 
     def snapshot(self) -> GatewaySnapshot:
         """For status."""
@@ -140,7 +141,8 @@ class Gateway:
             except LinkDown:
                 if loop.time() >= hold_until:
                     raise
-                await link.closed
+                # Not `await link.closed`: the first client to leave would cancel the future under everybody.
+                await asyncio.wait([link.closed], timeout=hold_until - loop.time())
 
     def _link_down(self) -> LinkDown:
         if self._failure is None:
@@ -151,7 +153,8 @@ class Gateway:
 
     async def reconnect(self) -> None:
         """Replace every link, and skip the wait if there is one."""
-        self._hurry.set()
+        if self._retry_at is not None:
+            self._hurry.set()
         for link in list(self._links):
             await link.close(LinkReplaced(f"link to {link.server} replaced on request"))
 
@@ -249,28 +252,29 @@ class Gateway:
             message=str(error),
             seconds=round(link.age, 1),
         )
-        await link.close(error)
-        self._changed()
+        self._changed()  # before anything else runs: nobody may wait for a link that is gone
         self._wanted.set()
+        await link.close(error)
 
     def _changed(self) -> None:
         """Bring state, metrics and waiting clients in line with the links; log a change of state."""
         up = len(self._links)
+        if up:
+            self._up.set()
+        else:
+            self._up.clear()
+        if self._is_closing:  # the metrics of that name may be another gateway's by now
+            return
         if up >= self.config.connections:
             state = GatewayState.UP
         elif up:
             state = GatewayState.DEGRADED
         else:
             state = GatewayState.DOWN
-        if up:
-            self._up.set()
-        else:
-            self._up.clear()
         self._metrics.gateway_links.labels(self.name).set(up)
         self._metrics.gateway_connected.labels(self.name).set(1 if up else 0)
         self._metrics.link_data_plane.labels(self.name, "asyncssh").set(up)
         if state is not self._state:
             log.info("gateway state", gateway=self.name, state=str(state), was=str(self._state), links=up)
             self._state = state
-        if not self._is_closing:
-            self._on_change()
+        self._on_change()

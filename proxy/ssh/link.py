@@ -55,6 +55,7 @@ class Link:
         self._channels: dict[SshChannel, None] = {}
         self._waiting: deque[SshChannel] = deque()
         self._opening = 0
+        self._is_congested = False
         self._is_full = False
         self._since = loop.time()
         self._loop = loop
@@ -67,7 +68,7 @@ class Link:
         self.rtt: float | None = None
         self.closed: asyncio.Future[LinkError] = loop.create_future()
         internals.check(self._conn)
-        internals.on_congestion(self._conn, HIGH_WATER, self._pause, self._resume)
+        internals.on_congestion(self._conn, HIGH_WATER, self._congested, self._drained)
 
     def __repr__(self) -> str:
         return f"<Link {self.name} {self.server} channels={len(self._channels)}+{self._opening} full={self._is_full}>"
@@ -143,7 +144,7 @@ class Link:
         return None
 
     def _refusal(self, exc: asyncssh.ChannelOpenError, target: Endpoint) -> ChannelError | LinkDown:
-        if self.closed.done() or self._conn.is_closed():
+        if self.closed.done() or internals.is_gone(self._conn):
             return LinkDown(f"the link to {self.server} was lost while a channel was opened")
         said = exc.reason or "no reason given"
         if exc.code == asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED:
@@ -174,8 +175,16 @@ class Link:
             return
         if internals.is_exchanging_keys(self._conn):
             self._loop.call_later(KEX_POLL_S, self._resume_after_kex)
-        else:
+        elif not self._is_congested:
             self._resume()
+
+    def _congested(self) -> None:
+        self._is_congested = True
+        self._pause()
+
+    def _drained(self) -> None:
+        self._is_congested = False
+        self._resume_after_kex()
 
     def _pause(self) -> None:
         self._is_full = True
@@ -230,9 +239,12 @@ class Link:
         self.error = self.error or error or LinkReplaced(f"link to {self.server} closed by kubemux")
         for conn in reversed(self._conns):
             conn.abort()
+        try:
             with suppress(TimeoutError):
                 async with asyncio.timeout(CLOSE_TIMEOUT_S):
-                    await conn.wait_closed()
-        if not self.closed.done():
-            self.closed.set_result(self.error)
-        await self._tasks.close()
+                    for conn in self._conns:
+                        await conn.wait_closed()
+        finally:
+            if not self.closed.done():
+                self.closed.set_result(self.error)
+            await self._tasks.close()

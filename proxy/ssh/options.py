@@ -1,0 +1,165 @@
+"""What asyncssh is told about a gateway: settings, keys and known_hosts, out of the configuration and its `ssh_config`.
+
+It is read in a thread, anew for each dial: the files may have been rotated, their disk may hang, a passphrase costs bcrypt,
+and `Match exec` in an ssh_config runs programs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import asyncssh
+
+from proxy.config.model import GatewayConfig
+from proxy.errors import CredentialsUnusable
+from proxy.ssh import known_hosts
+
+_ENCRYPTION: Final = (
+    "aes128-gcm@openssh.com",
+    "aes256-gcm@openssh.com",
+    "chacha20-poly1305@openssh.com",
+    "aes256-ctr",
+    "aes128-ctr",
+)
+"""AES-GCM first: with AES instructions it costs a fifth of the others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Everything `asyncssh.connect` needs, files already read.
+
+    `settings` are its keyword arguments: as many types as there are arguments. `options` is what asyncssh makes of them:
+    the host, port and user that count, and the ProxyJump of ssh_config.
+    """
+
+    settings: Mapping[str, Any]
+    options: asyncssh.SSHClientConnectionOptions
+    known_hosts: asyncssh.SSHKnownHosts
+
+
+async def prepare(config: GatewayConfig) -> Prepared:
+    """Read what `config` refers to, within `connect_timeout`. Raises CredentialsUnusable, which names the file."""
+    try:
+        async with asyncio.timeout(config.connect_timeout):
+            return await asyncio.to_thread(_prepare, config)
+    except TimeoutError as exc:
+        raise CredentialsUnusable(
+            f"reading keys and settings for {config.host} took more than {config.connect_timeout:g} s",
+            hint="a file system that hangs, or a `Match exec` in ssh_config that does not end?",
+        ) from exc
+
+
+def _prepare(config: GatewayConfig) -> Prepared:
+    settings = _settings(config)
+    try:
+        options = asyncssh.SSHClientConnectionOptions(**settings)
+    except Exception as exc:  # asyncssh hands on whatever its parser of ssh_config stumbles over
+        source = f"ssh_config {config.ssh_config}" if config.ssh_config else "the settings"
+        raise CredentialsUnusable(f"{source} for {config.host} cannot be used: {str(exc) or type(exc).__name__}") from exc
+    if config.agent:
+        _check_agent(config, options.agent_path)
+    known = known_hosts.read(config, options)
+    return Prepared(settings | {"known_hosts": known}, options, known)
+
+
+def _settings(config: GatewayConfig) -> dict[str, Any]:
+    tries = config.keepalive.max_missed
+    settings: dict[str, Any] = {
+        "host": config.host,
+        "config": [str(config.ssh_config)] if config.ssh_config else None,
+        # asyncssh asks at each tick of silence and gives up one tick after the last question; so this many questions go
+        # unanswered, and the link is given up, as with ssh(1), after interval × max_missed.
+        "keepalive_interval": config.keepalive.interval * tries / (tries + 1),
+        "keepalive_count_max": tries,
+        "login_timeout": config.connect_timeout,
+        "connect_timeout": None,  # not ssh_config's: ours is the deadline
+        "encryption_algs": list(_ENCRYPTION),
+        "compression_algs": ["none"],
+        "preferred_auth": "publickey",
+        "password_auth": False,
+        "kbdint_auth": False,
+        "host_based_auth": False,
+        "gss_kex": False,
+        "gss_auth": False,
+        "x509_trusted_certs": None,
+    }
+    if not config.agent:
+        settings["agent_path"] = None
+    if config.port is not None:
+        settings["port"] = config.port
+    if config.user is not None:
+        settings["username"] = config.user
+    passphrase = _passphrase(config)
+    if passphrase is not None:
+        settings["passphrase"] = passphrase
+    if config.identity_files:
+        settings["client_keys"] = _keys(config, passphrase)
+    elif config.certificate_files:
+        settings["client_certs"] = [str(path) for path in config.certificate_files]
+    return settings
+
+
+def _passphrase(config: GatewayConfig) -> str | None:
+    if config.passphrase_file is None:
+        return None
+    try:
+        return config.passphrase_file.read_text().rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise CredentialsUnusable(f"passphrase_file {config.passphrase_file} cannot be read: {_said(exc)}") from exc
+
+
+def _keys(config: GatewayConfig, passphrase: str | None) -> list[asyncssh.SSHKeyPair]:
+    """The keys of `identity_files` with their certificates: one by one, so that an error names its file."""
+    certificates: list[asyncssh.SSHCertificate] = []
+    for path in config.certificate_files:
+        try:
+            certificates += asyncssh.load_certificates(str(path))
+        except (OSError, ValueError) as exc:
+            raise CredentialsUnusable(f"certificate file {path} cannot be used: {_said(exc)}") from exc
+    keys: list[asyncssh.SSHKeyPair] = []
+    for path in config.identity_files:
+        try:
+            keys += asyncssh.load_keypairs(str(path), passphrase, certificates)
+        except (OSError, ValueError) as exc:
+            raise _key_unusable(path, config.passphrase_file, exc) from exc
+    return keys
+
+
+def _key_unusable(path: Path, passphrase_file: Path | None, exc: Exception) -> CredentialsUnusable:
+    if isinstance(exc, OSError):
+        return CredentialsUnusable(f"key {path} cannot be read: {_said(exc)}")
+    if passphrase_file is None and "passphrase" in str(exc).lower():
+        return CredentialsUnusable(
+            f"key {path} is encrypted, and the gateway has no passphrase_file",
+            hint="add passphrase_file: FILE to the gateway, or load the key into an ssh-agent and say agent: true",
+        )
+    if passphrase_file is not None:
+        return CredentialsUnusable(f"key {path} cannot be opened with passphrase_file {passphrase_file}: {exc}")
+    return CredentialsUnusable(f"key {path} cannot be used: {exc}", hint="it should be a private key as ssh-keygen writes it")
+
+
+def _check_agent(config: GatewayConfig, agent_path: str | None) -> None:
+    """Asyncssh goes on without an agent that is not there, and the server's refusal would blame the wrong side."""
+    hint = "start the daemon with SSH_AUTH_SOCK set to the socket of an ssh-agent that holds the key, or use identity_files"
+    if not agent_path:
+        raise CredentialsUnusable(f"agent: true for {config.host}, but SSH_AUTH_SOCK is not set", hint=hint)
+    if not Path(agent_path).is_socket():
+        raise CredentialsUnusable(f"agent: true for {config.host}, but there is no agent at {agent_path}", hint=hint)
+
+
+def _said(exc: Exception) -> str:
+    return (exc.strerror if isinstance(exc, OSError) else None) or str(exc)
+
+
+def proxy_jump(config: GatewayConfig, hop: str) -> GatewayConfig:
+    """A hop of `ProxyJump [user@]host[:port]`: an alias of the same ssh_config, with the gateway's known_hosts and keys."""
+    user, _, address = hop.strip().removeprefix("ssh://").rpartition("@")
+    host, colon, port = address.rpartition(":")
+    if not (colon and port.isdecimal()):
+        host, port = address, ""
+    jump = {"host": host.strip("[]"), "port": int(port) if port else None, "user": user or None, "jump": ()}
+    return config.model_copy(update=jump)
