@@ -82,4 +82,5 @@ def match(known_hosts: asyncssh.SSHKnownHosts, options: asyncssh.SSHClientConnec
     keys, authorities, revoked, *_ = asyncssh.match_known_hosts(
         known_hosts, options.host_key_alias or options.host, address, port
     )
-    return Trusted(tuple(keys), tuple(authorities), tuple(revoked))
+    # Once each: a gateway that is named by its address is found by name and by address.
+    return Trusted(*(tuple(dict.fromkeys(group)) for group in (keys, authorities, revoked)))

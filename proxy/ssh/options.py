@@ -15,7 +15,7 @@ from typing import Any, Final
 import asyncssh
 
 from proxy.config.model import GatewayConfig
-from proxy.errors import CredentialsUnusable
+from proxy.errors import CredentialsUnusable, RetryClass
 from proxy.ssh import known_hosts
 
 _ENCRYPTION: Final = (
@@ -46,6 +46,9 @@ async def prepare(config: GatewayConfig) -> Prepared:
     try:
         async with asyncio.timeout(config.connect_timeout):
             return await asyncio.to_thread(_prepare, config)
+    except CredentialsUnusable as exc:
+        exc.retry = RetryClass.SOON  # nothing was sent: no sshd counts it against us, and a file may be back in a moment
+        raise
     except TimeoutError as exc:
         raise CredentialsUnusable(
             f"reading keys and settings for {config.host} took more than {config.connect_timeout:g} s",
@@ -117,9 +120,12 @@ def _keys(config: GatewayConfig, passphrase: str | None) -> list[asyncssh.SSHKey
     certificates: list[asyncssh.SSHCertificate] = []
     for path in config.certificate_files:
         try:
-            certificates += asyncssh.load_certificates(str(path))
+            found = asyncssh.load_certificates(str(path))
         except (OSError, ValueError) as exc:
             raise CredentialsUnusable(f"certificate file {path} cannot be used: {_said(exc)}") from exc
+        if not found:
+            raise CredentialsUnusable(f"certificate file {path} holds no certificate", hint="ssh-keygen -L -f FILE shows one")
+        certificates += found
     keys: list[asyncssh.SSHKeyPair] = []
     for path in config.identity_files:
         try:

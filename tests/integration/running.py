@@ -1,0 +1,108 @@
+"""The daemon beside servers in the test's own loop: started and asked in threads; a client; what it is connected to."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TypedDict, cast
+
+from tests.support.daemon import Daemon, Sections
+from tests.support.serving import closed
+from tests.support.tls import Certificates
+
+PROBE: Sections = {"interval": "200ms", "timeout": "2s"}
+
+
+class Told(TypedDict):
+    """What `/status` says of a gateway, as far as tests look at it."""
+
+    name: str
+    state: str
+    links: list[dict[str, object]]
+    reason: str
+    message: str
+    hint: str
+    retry_in: float | None
+
+
+@asynccontextmanager
+async def running(folder: Path, *, gateways: Sections, clusters: Sections, **more: object) -> AsyncIterator[Daemon]:
+    """A daemon that is stopped, and must then end well, with the block. `more` as for `Daemon`."""
+    limits: Sections = {"drain_timeout": "500ms", **cast("Sections", more.pop("limits", {}))}
+    daemon = Daemon(folder, gateways=gateways, clusters=clusters, sections={"limits": limits}, **more)  # type: ignore[arg-type]
+    await asyncio.to_thread(daemon.__enter__)
+    try:
+        yield daemon
+    finally:
+        await asyncio.to_thread(daemon.__exit__, sys.exc_info()[0])
+
+
+async def wait_up(daemon: Daemon, *clusters: str, up: bool = True) -> None:
+    await asyncio.to_thread(daemon.wait_up, *clusters, up=up)
+
+
+async def wait_for_log(daemon: Daemon, event: str, **fields: object) -> dict[str, object]:
+    """The first line of the log with that event and those fields."""
+
+    def found() -> list[dict[str, object]]:
+        return [entry for entry in daemon.events(event) if fields.items() <= entry.items()]
+
+    await asyncio.to_thread(daemon.wait_for, f"{event} {fields}", lambda: bool(found()))
+    return found()[0]
+
+
+def told(daemon: Daemon) -> dict[str, Told]:
+    """`/status`' gateways by name."""
+    gateways: list[Told] = json.loads(daemon.get("/status")[1])["gateways"]
+    return {gateway["name"]: gateway for gateway in gateways}
+
+
+async def settled(daemon: Daemon, *gateways: str) -> dict[str, Told]:
+    """`told`, once each of these (or all) has been dialled."""
+
+    def is_settled() -> bool:
+        return all(entry["state"] != "connecting" for name, entry in told(daemon).items() if not gateways or name in gateways)
+
+    await asyncio.to_thread(daemon.wait_for, "every gateway dialled once", is_settled)
+    return told(daemon)
+
+
+async def connect(
+    port: int, certificates: Certificates, *, seconds: float = 20.0
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A TLS connection to a mapped port. Raises OSError, TimeoutError."""
+    context = ssl.create_default_context(cafile=certificates.ca)
+    async with asyncio.timeout(seconds):
+        return await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname=certificates.server_name)
+
+
+async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, seconds: float = 20.0) -> int:
+    """The status code of one more request on that connection. Raises OSError, EOFError, TimeoutError."""
+    async with asyncio.timeout(seconds):
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: kubernetes\r\n\r\n")
+        head = await reader.readuntil(b"\r\n\r\n")
+        await reader.readexactly(int(head.lower().partition(b"content-length:")[2].split()[0]))
+        return int(head.split()[1])
+
+
+async def get(port: int, certificates: Certificates, *, seconds: float = 20.0) -> int:
+    """The status code of one request through a mapped port. Raises OSError, EOFError, TimeoutError."""
+    async with asyncio.timeout(seconds):
+        reader, writer = await connect(port, certificates)
+        try:
+            return await ask(reader, writer)
+        finally:
+            await closed(writer)
+
+
+def peers(pid: int) -> list[int]:
+    """The remote ports that a process' established TCP connections go to."""
+    links = (link for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink())
+    inodes = {str(link.readlink()).removeprefix("socket:[").removesuffix("]") for link in links}
+    rows = (row.split() for row in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:])
+    return sorted(int(row[2].partition(":")[2], 16) for row in rows if row[9] in inodes and row[3] == "01")

@@ -1,0 +1,156 @@
+"""Logging in to a real sshd with everything it takes, and what an operator is told when it takes none of it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.conftest import cluster, gateway
+from tests.integration.running import PROBE, get, running, settled, wait_for_log, wait_up
+from tests.support import ssh_keys
+from tests.support.https import Https
+from tests.support.ports import free_port
+from tests.support.processes import command
+from tests.support.sshd import Sshd
+from tests.support.tls import Certificates
+
+pytestmark = pytest.mark.sshd
+
+PASSPHRASE = "correct horse battery"  # noqa: S105 - it guards nothing
+WRONG = "incorrect horse"
+
+
+@pytest.fixture
+def agent(tmp_path: Path) -> Iterator[Path]:
+    """The socket of a real ssh-agent that holds no key yet."""
+    path = tmp_path / "agent.sock"
+    with subprocess.Popen(["ssh-agent", "-D", "-a", path], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        process.stdout.readline()  # it says where it listens once it does
+        try:
+            yield path
+        finally:
+            process.terminate()
+
+
+def add_to_agent(agent: Path, key: Path) -> None:
+    subprocess.run(
+        ["ssh-add", "-q", key], check=True, capture_output=True, timeout=10, env=os.environ | {"SSH_AUTH_SOCK": str(agent)}
+    )
+
+
+def secret(path: Path, text: str) -> str:
+    path.touch(mode=0o600)
+    path.write_text(f"{text}\n")
+    return str(path)
+
+
+async def test_everything_sshd_can_be_shown(sshd: Sshd, agent: Path, tmp_path: Path, certificates: Certificates) -> None:
+    """Good and bad keys side by side in one daemon: the bad ones cost the good ones nothing."""
+    locked = sshd.new_identity("locked", passphrase=PASSPHRASE)
+    right, wrong = secret(tmp_path / "right", PASSPHRASE), secret(tmp_path / "wrong", WRONG)
+    refused = [str(sshd.new_identity(f"refused{n}", authorize=False)) for n in range(3)]
+    certified, _ = sshd.new_certificate("certified")
+    moved, certificate = sshd.new_certificate("moved")
+    certificate = certificate.rename(tmp_path / "elsewhere.pub")
+    expired, _ = sshd.new_certificate("expired", validity="-2h:-1h")
+    in_agent = sshd.new_identity("in_agent")
+    add_to_agent(agent, in_agent)
+    rsa = ssh_keys.new_key(tmp_path / "rsa", kind="rsa")
+    junk = secret(tmp_path / "junk", "this is not a key")
+    with (sshd.folder / "authorized_keys").open("a") as file:
+        file.write(f"{ssh_keys.public(rsa)}\n")
+
+    good = {
+        "key": gateway(sshd),
+        "rsa": gateway(sshd, identity_files=[str(rsa)]),
+        "passphrase": gateway(sshd, identity_files=[str(locked)], passphrase_file=right),
+        "certificate": gateway(sshd, identity_files=[str(certified)]),
+        "certificate-elsewhere": gateway(sshd, identity_files=[str(moved)], certificate_files=[str(certificate)]),
+        "agent": gateway(sshd, identity_files=None, agent=True),
+        "last-of-several": gateway(sshd, identity_files=[*refused, str(sshd.identity)]),
+    }
+    bad: dict[str, tuple[dict[str, object], str, list[str]]] = {
+        "refused": ({"identity_files": refused}, "auth_failed", [f"refuses user {sshd.user}"]),
+        "nobody": ({"user": "nobody"}, "auth_failed", ["refuses user nobody"]),
+        "expired": ({"identity_files": [str(expired)]}, "auth_failed", ["refuses user"]),
+        "wrong-passphrase": (
+            {"identity_files": [str(locked)], "passphrase_file": wrong},
+            "credentials_unusable",
+            [str(locked), wrong],
+        ),
+        "no-passphrase": (
+            {"identity_files": [str(locked)]},
+            "credentials_unusable",
+            [str(locked), "is encrypted", "passphrase_file"],
+        ),
+        "junk": ({"identity_files": [junk]}, "credentials_unusable", [junk]),
+        "junk-certificate": ({"certificate_files": [junk]}, "credentials_unusable", [junk, "certificate"]),
+    }
+    gateways = good | {name: gateway(sshd, **more) for name, (more, _, _) in bad.items()}
+    gateways = {name: {**section, "connections": 1} for name, section in gateways.items()}
+    port = free_port()
+    async with Https(certificates) as server:
+        clusters = {"prod": cluster(port, server.endpoint, via="passphrase", ca=certificates.ca, probe=PROBE)}
+        environment = {"SSH_AUTH_SOCK": str(agent)}
+        async with running(tmp_path / "daemon", gateways=gateways, clusters=clusters, environment=environment) as daemon:
+            found = await settled(daemon)
+            for name in good:
+                assert found[name]["state"] == "up", found[name]
+            for name, (_, reason, says) in bad.items():
+                assert found[name]["reason"] == reason, found[name]
+                for text in says:
+                    assert text in found[name]["message"], found[name]
+                assert found[name]["hint"]
+                assert daemon.metric("kubemux_gateway_connects_total", gateway=name, result=reason) >= 1
+                (warned,) = (entry for entry in daemon.events("gateway dial failed") if entry["gateway"] == name)
+                assert (warned["reason"], warned["message"], warned["hint"]) == (
+                    reason,
+                    found[name]["message"],
+                    found[name]["hint"],
+                )
+                # sshd penalises an address that keeps failing; what fails before it is asked may be tried again soon.
+                if reason == "auth_failed":
+                    assert 5 < (found[name]["retry_in"] or 0) <= 15
+            await wait_up(daemon, "prod")
+            assert await get(port, certificates) == 200
+            public = daemon.log() + daemon.get("/status")[1] + daemon.get("/metrics")[1]
+            argv = command(daemon.pid)
+            assert not [word for word in (PASSPHRASE, WRONG) if word in public + argv]
+
+
+async def test_a_key_file_that_vanishes_and_returns(sshd: Sshd, tmp_path: Path, certificates: Certificates) -> None:
+    port = free_port()
+    async with Https(certificates) as server:
+        clusters = {"prod": cluster(port, server.endpoint, ca=certificates.ca, probe=PROBE)}
+        async with running(tmp_path / "daemon", gateways={"edge": gateway(sshd)}, clusters=clusters) as daemon:
+            await wait_up(daemon, "prod")
+            away = sshd.identity.rename(tmp_path / "away")
+            assert await get(port, certificates) == 200
+            await asyncio.to_thread(sshd.restart)
+            warned = await wait_for_log(daemon, "gateway dial failed", reason="credentials_unusable")
+            assert str(sshd.identity) in str(warned["message"])
+            away.rename(sshd.identity)
+            await wait_for_log(daemon, "link up", link="link edge/3")
+            assert await get(port, certificates) == 200
+
+
+async def test_a_key_that_is_replaced_is_taken_at_the_next_reload(sshd: Sshd, tmp_path: Path, certificates: Certificates) -> None:
+    key = sshd.new_identity("rotated", authorize=False)
+    Path(f"{key}.pub").unlink()  # noqa: ASYNC240 - nothing else runs yet
+    port = free_port()
+    async with Https(certificates) as server:
+        clusters = {"prod": cluster(port, server.endpoint, ca=certificates.ca, probe=PROBE)}
+        gateways = {"edge": gateway(sshd, identity_files=[str(key)])}
+        async with running(tmp_path / "daemon", gateways=gateways, clusters=clusters) as daemon:
+            await wait_for_log(daemon, "gateway dial failed", reason="auth_failed")
+            key.write_bytes(sshd.identity.read_bytes())
+            daemon.signal(signal.SIGHUP)
+            await wait_up(daemon, "prod")
+            assert await get(port, certificates) == 200
