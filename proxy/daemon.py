@@ -288,7 +288,7 @@ class Daemon:
         for entry in self.entries.values():
             entry.listener.close()
         try:
-            await asyncio.gather(*(self.retire(name, entry, timeout=budget) for name, entry in self.entries.items()))
+            await asyncio.gather(*(entry.cluster.drain(budget) for entry in self.entries.values()))
         finally:
             await self._close()
 
@@ -308,8 +308,11 @@ def _cluster_snapshot(entry: Entry) -> ClusterSnapshot:
     reason, message, hint = "", "", ""
     if outcome is not None:
         reason, message, hint = str(outcome.result), outcome.message, outcome.hint
-    if entry.listen_error:
+    if entry.is_drained:
+        reason, message, hint = "drained", "drained: it takes no connections", "kubemux reload opens it again"
+    elif entry.listen_error:
         reason, message, hint = ListenError.reason, entry.listen_error, ListenError.hint
+    is_well = entry.monitor.state is ClusterState.UP and entry.listener.is_bound
     return ClusterSnapshot(
         name=cluster.name,
         gateway=cluster.config.gateway,
@@ -317,8 +320,8 @@ def _cluster_snapshot(entry: Entry) -> ClusterSnapshot:
         listening=entry.listener.is_bound,
         state=entry.monitor.state,
         reason=reason,
-        message="" if entry.monitor.state is ClusterState.UP and not entry.listen_error else message,
-        hint="" if entry.monitor.state is ClusterState.UP and not entry.listen_error else hint,
+        message="" if is_well else message,
+        hint="" if is_well else hint,
         probe_seconds=outcome.seconds if outcome else None,
         api_server=str(cluster.api_server),
         connections=cluster.active,

@@ -52,7 +52,7 @@ class LimitsConfig(Section):
 
 
 class KeepaliveConfig(Section):
-    """`keepalive:`, a silent peer is given up after `interval` × (`max_missed` + 1) seconds."""
+    """`keepalive:`, a silent peer is given up after `interval` × `max_missed` seconds."""
 
     interval: Duration = 15.0
     max_missed: Count = 3

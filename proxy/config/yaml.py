@@ -143,11 +143,11 @@ class _StrictComposer(Composer):
         event = self.parser.peek_event()
         node: Node = super().compose_node(parent, index)
         if event.anchor is not None:
-            self._refuse(event.start_mark, "anchors and aliases (& and *) are not supported", "write it out, or use `defaults:`")
+            self._refuse(event.start_mark, "anchors and aliases (& and *) are not supported", "write it out; in kubemux's own file, `defaults:` holds what repeats")
         elif getattr(event, "ctag", None) is not None:
             self._refuse(event.start_mark, "tags (!) are not supported", "remove the tag, or put the value in quotes")
         elif node.tag == _MERGE:
-            self._refuse(event.start_mark, "merge keys (<<) are not supported", "write it out, or use `defaults:`")
+            self._refuse(event.start_mark, "merge keys (<<) are not supported", "write it out; in kubemux's own file, `defaults:` holds what repeats")
         if isinstance(node, MappingNode):
             for key in _duplicates(node):
                 self._refuse(key.start_mark, f"the key {key.value!r} is there twice", "remove or rename one of the two")

@@ -86,8 +86,9 @@ async def test_what_goes_in_comes_out(stack: AsyncExitStack, sshd: Sshd, tmp_pat
     assert up == digest, "the answer came after the client's end of file: half-close works"
     assert down == pattern(SIZE)
     assert both == data
-    closing = daemon.metric("kubemux_connections_total", cluster="c0", result="client_closed")
-    assert closing == 1, daemon.log()
+    await eventually(
+        "the client ended it", lambda: daemon.metric("kubemux_connections_total", cluster="c0", result="client_closed") == 1
+    )
     assert daemon.metric("kubemux_bytes_total", cluster="c0", direction="to_cluster") == SIZE
     assert daemon.metric("kubemux_bytes_total", cluster="c1", direction="from_cluster") == SIZE
     await eventually("memory is given back", lambda: daemon.metric("kubemux_buffered_bytes") == 0)
