@@ -54,8 +54,8 @@ def describe_handshake(server: str, exc: Exception, *, shown: Shown, trusted: Tr
         return _host_key(server, exc.reason, shown, trusted)
     if isinstance(exc, asyncssh.PermissionDenied):
         return AuthFailed(f"{server} refuses user {user}: {exc.reason}")
-    if isinstance(exc, asyncssh.ChannelOpenError):  # of the jump host
-        return Unreachable(f"no TCP connection to {server} from the jump host before it: {exc.reason}")
+    if isinstance(exc, asyncssh.ChannelOpenError):
+        return _not_forwarded(server, exc)
     if isinstance(exc, asyncssh.KeyEncryptionError | asyncssh.KeyImportError):
         return CredentialsUnusable(f"a key for {server} cannot be used: {exc}")
     if isinstance(exc, asyncssh.ConnectionLost | ConnectionError):
@@ -64,6 +64,19 @@ def describe_handshake(server: str, exc: Exception, *, shown: Shown, trusted: Tr
             hint="sshd drops connections at random over MaxStartups, and from addresses under PerSourcePenalties: see its log",
         )
     return HandshakeFailed(f"SSH handshake with {server} failed: {str(exc) or type(exc).__name__}")
+
+
+def _not_forwarded(server: str, exc: asyncssh.ChannelOpenError) -> LinkError:
+    """A jump host opened no channel to the next hop."""
+    if exc.code == asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED:
+        return Unreachable(
+            f"the jump host before {server} does not allow forwarding to it: {exc.reason}",
+            hint="see AllowTcpForwarding and PermitOpen of the jump host's sshd, and permitopen= in its authorized_keys",
+        )
+    return Unreachable(
+        f"no TCP connection to {server} from the jump host before it: {exc.reason}",
+        hint="is sshd running there, and does the jump host reach it? Try on the jump host: nc -vz HOST PORT",
+    )
 
 
 def _host_key(server: str, said: str, shown: Shown, trusted: Trusted) -> LinkError:

@@ -62,7 +62,8 @@ def _prepare(config: GatewayConfig) -> Prepared:
         options = asyncssh.SSHClientConnectionOptions(**settings)
     except Exception as exc:  # asyncssh hands on whatever its parser of ssh_config stumbles over
         source = f"ssh_config {config.ssh_config}" if config.ssh_config else "the settings"
-        raise CredentialsUnusable(f"{source} for {config.host} cannot be used: {str(exc) or type(exc).__name__}") from exc
+        said = str(exc).removeprefix(str(config.ssh_config)).strip() or type(exc).__name__
+        raise CredentialsUnusable(f"{source} for {config.host} cannot be used: {said}") from exc
     if config.agent:
         _check_agent(config, options.agent_path)
     known = known_hosts.read(config, options)

@@ -1,0 +1,138 @@
+"""Gateways named by an alias of an ssh_config: read as ssh(1) reads it, with real sshds at the other end."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+from pathlib import Path
+
+import pytest
+
+from proxy.config.model import GatewayConfig
+from proxy.errors import CredentialsUnusable, HostKeyUnknown, JumpFailed
+from tests.integration.conftest import cluster
+from tests.integration.running import PROBE, get, peers, running, wait_up
+from tests.ssh.conftest import dialled, failure
+from tests.support.daemon import Sections
+from tests.support.https import Https
+from tests.support.ports import free_port
+from tests.support.sshd import Sshd, SshdFactory
+from tests.support.tls import Certificates
+
+pytestmark = pytest.mark.sshd
+
+
+def host(name: str, sshd: Sshd, *more: str) -> str:
+    """A `Host` block that says all there is to say about this sshd."""
+    lines = [
+        f"Host {name}",
+        f"HostName {sshd.host}",
+        f"Port {sshd.port}",
+        f"User {sshd.user}",
+        f"IdentityFile {sshd.identity}",
+        f"UserKnownHostsFile {sshd.known_hosts()}",
+        *more,
+    ]
+    return "\n  ".join(lines) + "\n"
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "ssh_config"
+    path.write_text(text)
+    return path
+
+
+def alias(name: str, path: Path, **more: object) -> GatewayConfig:
+    return GatewayConfig.model_validate({"host": name, "ssh_config": str(path), "connect_timeout": "5s", **more})
+
+
+async def test_aliases_and_proxyjump_through_the_daemon(
+    sshd_factory: SshdFactory, tmp_path: Path, certificates: Certificates
+) -> None:
+    first, middle, last = sshd_factory(), sshd_factory(), sshd_factory()
+    text = host("first", first) + host("middle", middle, "ProxyJump first") + host("last", last, "ProxyJump middle")
+    path = written(tmp_path, text + host("both", last, f"ProxyJump {first.user}@first,middle"))
+    gateways: dict[str, Sections] = {
+        name: {"host": name, "ssh_config": str(path), "connections": 1} for name in ("first", "last", "both")
+    }
+    ports = {name: free_port() for name in gateways}
+    async with Https(certificates) as server:
+        clusters = {
+            name: cluster(port, server.endpoint, via=name, ca=certificates.ca, probe=PROBE) for name, port in ports.items()
+        }
+        async with running(tmp_path / "daemon", gateways=gateways, clusters=clusters) as daemon:
+            await wait_up(daemon, *clusters)
+            for port in ports.values():
+                assert await get(port, certificates) == 200
+            assert peers(daemon.pid) == [first.port] * 3
+
+
+async def test_the_gateway_overrides_its_ssh_config(sshd: Sshd, tmp_path: Path) -> None:
+    path = written(tmp_path, "Host edge\n  HostName 127.0.0.1\n  Port 1\n  User nobody\n  IdentityFile /nowhere\n")
+    more: dict[str, object] = {
+        "port": sshd.port,
+        "user": sshd.user,
+        "identity_files": [str(sshd.identity)],
+        "known_hosts": [str(sshd.known_hosts())],
+    }
+    async with dialled(alias("edge", path, **more)) as link:
+        assert link.server == f"127.0.0.1:{sshd.port}"
+
+
+async def test_a_host_key_alias_is_looked_up_instead_of_the_name(sshd: Sshd, tmp_path: Path) -> None:
+    known_hosts = tmp_path / "known_hosts"
+    known_hosts.write_text(sshd.known_hosts().read_text().replace(f"[127.0.0.1]:{sshd.port}", f"[bastion.example]:{sshd.port}"))
+    text = host("edge", sshd)
+    assert isinstance(await failure(alias("edge", written(tmp_path, text), known_hosts=[str(known_hosts)])), HostKeyUnknown)
+    path = written(tmp_path, text + "HostKeyAlias bastion.example\n")
+    async with dialled(alias("edge", path, known_hosts=[str(known_hosts)])) as link:
+        assert len(link.conns) == 1
+
+
+async def test_a_proxy_command_carries_the_connection(sshd: Sshd, tmp_path: Path) -> None:
+    jump = shlex.join(["ssh", "-F", str(tmp_path / "jump_config"), "-W", "%h:%p", "jump"])
+    (tmp_path / "jump_config").write_text(host("jump", sshd))
+    async with dialled(alias("edge", written(tmp_path, host("edge", sshd, f"ProxyCommand {jump}")))) as link:
+        assert len(link.conns) == 1
+        await asyncio.to_thread(sshd.restart)  # both legs go: the command ends with its connection
+        async with asyncio.timeout(5):
+            await link.conns[0].wait_closed()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("Host edge\n  Port many\n", "line 2: Invalid Port integer value: many"),
+        ('Host "edge\n', "line 1"),
+        ("Match nonsense edge\n", "line 1: Invalid match condition nonsense"),
+        ('Match ""\n', "ssh_config"),
+        ("Host edge\n  IdentityFile /nowhere/key\n", "/nowhere/key"),
+        ("Host edge\n  IdentityFile ${NOT_SET}/key\n", "NOT_SET"),
+        ("Host edge\n  CertificateFile %Q\n", "Q"),
+    ],
+)
+async def test_what_is_wrong_with_an_ssh_config_is_said(tmp_path: Path, text: str, says: str) -> None:
+    path = written(tmp_path, text)
+    found = await failure(alias("edge", path))
+    assert isinstance(found, CredentialsUnusable), found
+    assert str(path) in str(found)
+    assert says in str(found)
+
+
+async def test_proxyjumps_in_a_circle_are_found(tmp_path: Path) -> None:
+    path = written(tmp_path, "Host a\n  ProxyJump b\nHost b\n  ProxyJump a\nHost *\n  ProxyJump c\n")
+    known_hosts = tmp_path / "known_hosts"
+    known_hosts.touch()
+    found = await failure(alias("a", path, known_hosts=[str(known_hosts)]))
+    assert isinstance(found, JumpFailed)
+    assert str(found).endswith("ProxyJump goes in a circle: b -> a -> b")
+    found = await failure(alias("x", path, known_hosts=[str(known_hosts)]))
+    assert str(found).endswith("ProxyJump goes in a circle: c -> c")
+    assert "ProxyJump none" in found.hint
+
+
+async def test_a_match_exec_that_does_not_end_is_given_up(tmp_path: Path) -> None:
+    path = written(tmp_path, 'Match exec "sleep 1"\n  Port 1\n')
+    found = await failure(alias("edge", path, connect_timeout="100ms"))
+    assert isinstance(found, CredentialsUnusable)
+    assert "Match exec" in found.hint

@@ -1,0 +1,110 @@
+"""Gateways of the test's own loop: what they did shows in their metrics, budget and links."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+
+from prometheus_client import CollectorRegistry
+
+from proxy.config.model import GatewayConfig
+from proxy.config.values import Endpoint
+from proxy.errors import LinkError
+from proxy.metrics import Metrics
+from proxy.relay.budget import MemoryBudget
+from proxy.ssh.dial import Dialled, dial
+from proxy.ssh.gateway import Gateway, Handshakes
+from tests.support.sshd import Sshd
+
+ORIGIN = Endpoint("127.0.0.1", 1)
+
+
+def config_for(sshd: Sshd, **more: object) -> GatewayConfig:
+    """A gateway that is this sshd."""
+    section = {
+        "host": sshd.host,
+        "port": sshd.port,
+        "user": sshd.user,
+        "identity_files": [str(sshd.identity)],
+        "known_hosts": [str(sshd.known_hosts())],
+        "connections": 1,
+    }
+    return GatewayConfig.model_validate({key: value for key, value in (section | more).items() if value is not None})
+
+
+@asynccontextmanager
+async def dialled(config: GatewayConfig, gateways: Mapping[str, GatewayConfig] | None = None) -> AsyncIterator[Dialled]:
+    """One link's connections, closed at the end. Raises LinkError."""
+    result = await dial(config, gateways or {}, Handshakes().__getitem__, lambda _: None)
+    try:
+        yield result
+    finally:
+        for conn in reversed(result.conns):
+            conn.abort()
+        for conn in result.conns:
+            await conn.wait_closed()
+
+
+async def failure(config: GatewayConfig, gateways: Mapping[str, GatewayConfig] | None = None) -> LinkError:
+    """Why it cannot be dialled."""
+    try:
+        async with dialled(config, gateways):
+            raise AssertionError(f"{config.host} was reached")
+    except LinkError as exc:
+        return exc
+
+
+class Watched(Gateway):
+    """A gateway that can be waited for."""
+
+    def __init__(self, config: GatewayConfig, gateways: Mapping[str, GatewayConfig] | None = None) -> None:
+        self.budget = MemoryBudget(64 << 20, connections=1000)
+        self.registry = CollectorRegistry()
+        self.changed = asyncio.Condition()
+        self._notices: set[asyncio.Task[None]] = set()
+        super().__init__(
+            "edge",
+            config,
+            gateways or {},
+            budget=self.budget,
+            metrics=Metrics(self.registry, version=""),
+            handshakes=Handshakes(),
+            on_change=self._notice,
+        )
+
+    def _notice(self) -> None:
+        task = asyncio.get_running_loop().create_task(self._notify())
+        self._notices.add(task)
+        task.add_done_callback(self._notices.discard)
+
+    async def _notify(self) -> None:
+        async with self.changed:
+            self.changed.notify_all()
+
+    async def until(self, condition: Callable[[], bool], *, seconds: float = 10.0) -> None:
+        """Wait for a change after which `condition` holds. Raises TimeoutError."""
+        async with asyncio.timeout(seconds), self.changed:
+            await self.changed.wait_for(condition)
+
+    @property
+    def links(self) -> int:
+        return len(self.snapshot().links)
+
+    @property
+    def channels(self) -> int:
+        return sum(link.load for link in self._links)
+
+    def metric(self, name: str, **labels: str) -> float:
+        return self.registry.get_sample_value(f"kubemux_{name}", {"gateway": self.name, **labels}) or 0.0
+
+
+@asynccontextmanager
+async def started(config: GatewayConfig, gateways: Mapping[str, GatewayConfig] | None = None) -> AsyncIterator[Watched]:
+    """A gateway at work, closed at the end."""
+    gateway = Watched(config, gateways)
+    gateway.start()
+    try:
+        yield gateway
+    finally:
+        await gateway.close()
