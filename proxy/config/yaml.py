@@ -30,6 +30,7 @@ MAX_DEPTH = 32
 Loc = tuple[str | int, ...]
 """The way to a value: mapping keys and list indices from the root."""
 
+_WRITE_OUT = "write it out; in kubemux's own file, `defaults:` holds what repeats"
 _MERGE = "tag:yaml.org,2002:merge"
 
 
@@ -143,11 +144,11 @@ class _StrictComposer(Composer):
         event = self.parser.peek_event()
         node: Node = super().compose_node(parent, index)
         if event.anchor is not None:
-            self._refuse(event.start_mark, "anchors and aliases (& and *) are not supported", "write it out; in kubemux's own file, `defaults:` holds what repeats")
+            self._refuse(event.start_mark, "anchors and aliases (& and *) are not supported", _WRITE_OUT)
         elif getattr(event, "ctag", None) is not None:
             self._refuse(event.start_mark, "tags (!) are not supported", "remove the tag, or put the value in quotes")
         elif node.tag == _MERGE:
-            self._refuse(event.start_mark, "merge keys (<<) are not supported", "write it out; in kubemux's own file, `defaults:` holds what repeats")
+            self._refuse(event.start_mark, "merge keys (<<) are not supported", _WRITE_OUT)
         if isinstance(node, MappingNode):
             for key in _duplicates(node):
                 self._refuse(key.start_mark, f"the key {key.value!r} is there twice", "remove or rename one of the two")
