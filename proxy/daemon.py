@@ -18,7 +18,7 @@ import structlog
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
 from proxy import __version__, systemd
-from proxy.admin.control import ReloadResult, UnknownName
+from proxy.admin.control import Control
 from proxy.admin.server import AdminServer
 from proxy.admin.status import summary
 from proxy.cluster import Cluster, Shared
@@ -35,7 +35,6 @@ from proxy.listeners.listener import Listener
 from proxy.metrics import Metrics
 from proxy.relay.budget import MemoryBudget
 from proxy.relay.interfaces import Route
-from proxy.reload import reload
 from proxy.snapshots import ClusterSnapshot, ClusterState, DaemonSnapshot
 from proxy.ssh.gateway import Gateway, Handshakes
 from proxy.tasks import Tasks
@@ -78,7 +77,7 @@ class Inherited:
 
 
 class Daemon:
-    """The object graph. Implements `proxy.admin.control.Control`."""
+    """The object graph."""
 
     def __init__(
         self, config: Config, *, config_path: Path, sockets: Mapping[Endpoint | str, socket.socket] | None = None
@@ -102,13 +101,12 @@ class Daemon:
         self._inherited = Inherited(dict(sockets or {}))
         self._handshakes = Handshakes()
         self._contexts = Contexts()
-        self._admin = AdminServer(snapshot=self.snapshot, registry=self.registry, control=self)
+        self._admin: AdminServer | None = None
         self._loop = asyncio.get_running_loop()
         self._started_at = self._loop.time()
         self._status_due: asyncio.Handle | None = None
         self._is_started = False
         self._is_draining = False
-        self._reloading = asyncio.Lock()
         self.fingerprint = credentials.fingerprint(config)
         self.metrics.buffered_bytes.set_function(lambda: self.shared.budget.used)
         self.metrics.paused_relays.set_function(lambda: sum(entry.cluster.paused for entry in self.entries.values()))
@@ -118,12 +116,13 @@ class Daemon:
 
     # ------------------------------------------------------------------------------------------------ start
 
-    async def start(self) -> None:
+    async def start(self, control: Control) -> None:
         """Bind every listener, begin to dial, serve the admin endpoints, tell systemd. What fails is logged and retried."""
         for name in self.config.gateways:
             self.add_gateway(name)
         await asyncio.gather(*(self.add_cluster(name) for name in self.config.clusters))
-        await self._start_admin()
+        self._admin = AdminServer(snapshot=self.snapshot, registry=self.registry, control=control)
+        await self._start_admin(self._admin)
         self._inherited.close()
         self._start_heartbeat()
         self.metrics.config_last_success.set_to_current_time()
@@ -189,15 +188,15 @@ class Daemon:
         log.info("listener bound", cluster=name, listen=str(entry.listener.address))
         self.state_changed()
 
-    async def _start_admin(self) -> None:
+    async def _start_admin(self, server: AdminServer) -> None:
         admin = self.config.admin
         try:
-            await self._admin.start_tcp(self._inherited.take(admin.listen) or admin.listen)
+            await server.start_tcp(self._inherited.take(admin.listen) or admin.listen)
         except ListenError as exc:
             log.error("admin listener failed", reason=exc.reason, message=str(exc), hint=exc.hint)
         if admin.socket is not None:
             try:
-                await self._admin.start_unix(admin.socket)
+                await server.start_unix(admin.socket)
             except ListenError as exc:
                 log.error("admin socket failed", reason=exc.reason, message=str(exc), hint=exc.hint)
 
@@ -244,34 +243,18 @@ class Daemon:
             clusters=tuple(_cluster_snapshot(entry) for entry in self.entries.values()),
         )
 
-    # ---------------------------------------------------------------------------------------------- control
+    # ------------------------------------------------------------------------------------------------- stop
 
-    async def reload(self) -> ReloadResult:
-        """Read the configuration again and take it whole, or change nothing and raise ConfigError."""
-        async with self._reloading:
-            return await reload(self)
-
-    async def reconnect(self, gateway: str) -> None:
-        """Replace the links of `gateway`. Raises UnknownName."""
-        if gateway not in self.gateways:
-            raise UnknownName("gateway", gateway, self.gateways)
-        log.info("reconnect requested", gateway=gateway)
-        await self.gateways[gateway].reconnect()
-
-    async def drain(self, cluster: str) -> None:
-        """Close a cluster's listener and let its connections end; a reload opens it again. Raises UnknownName."""
-        if cluster not in self.entries:
-            raise UnknownName("cluster", cluster, self.entries)
-        entry = self.entries[cluster]
+    async def drain(self, name: str) -> None:
+        """Close the listener of cluster `name` and let its connections end; probes go on."""
+        entry = self.entries[name]
         entry.is_drained = True
         entry.listener.close()
-        self.metrics.cluster_listening.labels(cluster).set(0)
-        log.info("draining", cluster=cluster, connections=entry.cluster.active)
+        self.metrics.cluster_listening.labels(name).set(0)
+        log.info("draining", cluster=name, connections=entry.cluster.active)
         cut = await entry.cluster.drain(self.config.limits.drain_timeout)
-        log.info("drained", cluster=cluster, cut=cut)
+        log.info("drained", cluster=name, cut=cut)
         self.state_changed()
-
-    # ------------------------------------------------------------------------------------------------- stop
 
     async def retire(self, name: str, entry: Entry, *, timeout: float) -> None:  # noqa: ASYNC109 - a budget, not a failure
         """Stop probing, and drain what is left of a cluster whose listener is closed or handed on."""
@@ -298,7 +281,8 @@ class Daemon:
         await self.tasks.close()
         await asyncio.gather(*(self.retire(name, entry, timeout=0) for name, entry in self.entries.items()))
         await asyncio.gather(*(gateway.close() for gateway in self.gateways.values()))
-        await self._admin.close()
+        if self._admin is not None:
+            await self._admin.close()
         self._inherited.close()
         log.info("stopped")
 

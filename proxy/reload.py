@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import structlog
 
@@ -18,10 +17,8 @@ from proxy.admin.status import summary
 from proxy.config import credentials, diff
 from proxy.config.loader import load
 from proxy.config.model import Config
+from proxy.daemon import Daemon
 from proxy.errors import ConfigError
-
-if TYPE_CHECKING:
-    from proxy.daemon import Daemon
 
 log = structlog.get_logger("kubemux.reload")
 

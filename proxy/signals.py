@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from collections.abc import Callable
 from contextlib import suppress
 
 import structlog
 
+from proxy.control import Controller
 from proxy.daemon import Daemon
 from proxy.errors import ProxyError
 from proxy.tasks import Tasks
@@ -15,10 +17,11 @@ from proxy.tasks import Tasks
 log = structlog.get_logger("kubemux.daemon")
 
 
-async def run_until_stopped(daemon: Daemon) -> None:
-    """Start `daemon`, serve until a signal, and stop it. Returns when everything is closed."""
+async def run_until_stopped(daemon: Daemon, on_started: Callable[[], None] = lambda: None) -> None:
+    """Start `daemon`, call `on_started`, serve until a signal, and stop it. Returns when everything is closed."""
     loop = asyncio.get_running_loop()
     tasks = Tasks("signals")
+    controller = Controller(daemon)
     stop, hurry = asyncio.Event(), asyncio.Event()
 
     def on_stop() -> None:
@@ -27,16 +30,17 @@ async def run_until_stopped(daemon: Daemon) -> None:
     handlers = {
         signal.SIGTERM: on_stop,
         signal.SIGINT: on_stop,
-        signal.SIGHUP: lambda: tasks.spawn(_reload(daemon), name="reload"),
+        signal.SIGHUP: lambda: tasks.spawn(_reload(controller), name="reload"),
     }
     for number, handler in handlers.items():
         loop.add_signal_handler(number, handler)
     try:
-        starting = tasks.spawn(daemon.start(), name="start")
+        starting = tasks.spawn(daemon.start(controller), name="start")
         stopped = tasks.spawn(stop.wait(), name="wait for a signal")
         await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
             starting.result()  # raise what went wrong
+            on_started()
         await stopped
         await _stop(daemon, hurry, tasks)
     finally:
@@ -45,9 +49,9 @@ async def run_until_stopped(daemon: Daemon) -> None:
         await tasks.close()
 
 
-async def _reload(daemon: Daemon) -> None:
+async def _reload(controller: Controller) -> None:
     with suppress(ProxyError):  # logged where it happened, with every problem of the file
-        await daemon.reload()
+        await controller.reload()
 
 
 async def _stop(daemon: Daemon, hurry: asyncio.Event, tasks: Tasks) -> None:

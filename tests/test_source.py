@@ -20,7 +20,7 @@ LAYERS = (
     ("proxy.__main__",),
     ("proxy.cli",),
     ("proxy.demo",),
-    ("proxy.daemon", "proxy.reload", "proxy.drain", "proxy.signals", "proxy.systemd", "proxy.cluster"),
+    ("proxy.daemon", "proxy.reload", "proxy.control", "proxy.signals", "proxy.systemd", "proxy.cluster"),
     ("proxy.admin",),
     ("proxy.health",),
     ("proxy.listeners",),

@@ -17,28 +17,21 @@ from proxy.signals import run_until_stopped
 ENDINGS: Final = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
 
 
-class _Daemon(Daemon):
-    """The daemon, with a word once it runs."""
-
-    on_started: Callable[[], None]
-
-    async def start(self) -> None:
-        # A terminal that is closed says SIGHUP. A daemon reloads then; a demo without its terminal would stay for ever.
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, signal.raise_signal, signal.SIGTERM)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDINGS)  # by now the loop handles them
-        await super().start()
-        self.on_started()
-
-
 async def run(stage: Stage, say: Callable[[str], None]) -> None:
     """Run until one of `ENDINGS`, which are blocked before and after. `say` gets the text once every listener is bound."""
     async with AsyncExitStack() as stack:
         for cluster in stage.clusters:
             await stack.enter_async_context(api_server.serve(cluster.sock, cluster.tls, cluster.contents, token=stage.token))
         await stack.enter_async_context(ssh_server.serve(stage.ssh_socket, stage.ssh_host_key, stage.ssh_authorized_keys))
-        daemon = _Daemon(stage.config, config_path=stage.config_path, sockets=stage.daemon_sockets)
-        daemon.on_started = lambda: say(welcome(stage))
+        daemon = Daemon(stage.config, config_path=stage.config_path, sockets=stage.daemon_sockets)
+
+        def on_started() -> None:
+            # A terminal that is closed says SIGHUP. A daemon reloads then; a demo without its terminal would stay for ever.
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, signal.raise_signal, signal.SIGTERM)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDINGS)  # by now the loop handles them
+            say(welcome(stage))
+
         try:
-            await run_until_stopped(daemon)
+            await run_until_stopped(daemon, on_started)
         finally:
             signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)

@@ -1,0 +1,39 @@
+"""What the daemon can be told while it runs (`proxy.admin.control.Control`): through its unix socket, and by SIGHUP."""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from proxy.admin.control import ReloadResult, UnknownName
+from proxy.daemon import Daemon
+from proxy.reload import reload
+
+log = structlog.get_logger("kubemux.control")
+
+
+class Controller:
+    """Orders to one daemon; reloads one at a time."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+        self._reloading = asyncio.Lock()
+
+    async def reload(self) -> ReloadResult:
+        """Read the configuration again and take it whole, or change nothing and raise ConfigError."""
+        async with self._reloading:
+            return await reload(self._daemon)
+
+    async def reconnect(self, gateway: str) -> None:
+        """Replace the links of `gateway`. Raises UnknownName."""
+        if gateway not in self._daemon.gateways:
+            raise UnknownName("gateway", gateway, self._daemon.gateways)
+        log.info("reconnect requested", gateway=gateway)
+        await self._daemon.gateways[gateway].reconnect()
+
+    async def drain(self, cluster: str) -> None:
+        """Close a cluster's listener and let its connections end; a reload opens it again. Raises UnknownName."""
+        if cluster not in self._daemon.entries:
+            raise UnknownName("cluster", cluster, self._daemon.entries)
+        await self._daemon.drain(cluster)
