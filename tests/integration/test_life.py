@@ -108,6 +108,7 @@ def test_a_reload_touches_nothing_that_is_equal(sshd_factory: SshdFactory, apise
             assert daemon.metric("kubemux_connections_active", cluster="kept") == 1
             client.shutdown(socket.SHUT_WR)
             assert client.recv(100) == b""
+        daemon.wait_for("its end in the log", lambda: bool(daemon.events("connection closed")))
         assert [event["reason"] for event in daemon.events("connection closed")] == ["client_closed"]
 
 
