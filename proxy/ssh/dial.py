@@ -113,23 +113,27 @@ class _Chain:
     async def _connect(self, config: GatewayConfig, prepared: Prepared, on_lost: Lost | None) -> tuple[str, float]:
         options = prepared.options
         server = f"{options.host}:{options.port}"
-        client = _Client(on_lost)
-        sock: socket.socket | None = None
-        started: float | None = None
+        seconds = config.connect_timeout
+        tunnel: asyncssh.SSHClientConnection | _Tcp | None = None  # None: the ProxyCommand of ssh_config
+        if self.conns:
+            tunnel = self.conns[-1]
+        elif options.proxy_command is None:
+            tunnel = _Tcp(server, seconds)
         loop = asyncio.get_running_loop()
         try:
-            async with self._handshake_slot(server), asyncio.timeout(config.connect_timeout):
-                if not self.conns and options.proxy_command is None:
-                    sock = await _open_socket(options.host, options.port, options.family, config.connect_timeout)
+            async with self._handshake_slot(server), asyncio.timeout(seconds):
                 started = loop.time()
-                tunnel = self.conns[-1] if self.conns else None
-                self.conns.append(await _handshake(prepared, server, sock, tunnel, client))
+                if isinstance(tunnel, _Tcp):
+                    await tunnel.resolve(options.host, options.port, options.family)
+                self.conns.append(await _handshake(prepared, server, tunnel, on_lost))
         except TimeoutError as exc:
-            if started is None:
-                raise ConnectTimeout(f"no TCP connection to {server} within {config.connect_timeout:g} s") from exc
-            failure = ConnectTimeout(f"{server} did not finish the SSH handshake within {config.connect_timeout:g} s")
+            if isinstance(tunnel, _Tcp) and not tunnel.connected_at:
+                raise ConnectTimeout(f"no TCP connection to {server} within {seconds:g} s") from exc
+            failure = ConnectTimeout(f"{server} did not finish the SSH handshake within {seconds:g} s")
             failure.stage = Stage.SSH
             raise failure from exc
+        if isinstance(tunnel, _Tcp):
+            started = tunnel.connected_at
         return server, loop.time() - started
 
 
@@ -142,55 +146,61 @@ def _jump_failed(name: str, exc: LinkError) -> JumpFailed:
 
 
 async def _handshake(
-    prepared: Prepared,
-    server: str,
-    sock: socket.socket | None,
-    tunnel: asyncssh.SSHClientConnection | None,
-    client: _Client,
+    prepared: Prepared, server: str, tunnel: asyncssh.SSHClientConnection | _Tcp | None, on_lost: Lost | None
 ) -> asyncssh.SSHClientConnection:
-    """Takes `sock` over, and closes it if there is no connection in the end. Raises LinkError."""
-    trusted = known_hosts.Trusted()
+    client = _Client(on_lost)
+    addresses = tunnel.addresses if isinstance(tunnel, _Tcp) else []
+    trusted = known_hosts.match(prepared.known_hosts, prepared.options, addresses)
     try:
-        address = sock.getpeername()[0] if sock else ""
-        trusted = known_hosts.match(prepared.known_hosts, prepared.options, address)
         return await asyncssh.connect(
             **prepared.settings,
             server_host_key_algs=trusted.algorithms(),
-            sock=sock,
             tunnel=tunnel,
             client_factory=lambda: client,
         )
-    except BaseException as exc:
-        if sock is not None:
-            sock.close()
-        # Not only asyncssh.Error: what its parsers stumble over in a hostile peer's packets comes as it is.
-        if isinstance(exc, Exception):
-            user = prepared.options.username
-            raise describe_handshake(server, exc, shown=client.shown, trusted=trusted, user=user) from exc
+    except LinkError:
         raise
+    except Exception as exc:  # not only asyncssh.Error: what its parsers stumble over in a hostile peer's packets comes as it is
+        user = prepared.options.username
+        raise describe_handshake(server, exc, shown=client.shown, trusted=trusted, user=user) from exc
 
 
-async def _open_socket(host: str, port: int, family: int, seconds: float) -> socket.socket:
-    """A connected TCP socket: the first address that answers, each with its share of `seconds`. Raises LinkError."""
-    loop = asyncio.get_running_loop()
-    server = f"{host}:{port}"
-    try:
-        addresses = await loop.getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as exc:  # UnicodeError: no name can look like that (RFC 5890)
-        raise describe_connect(server, exc) from exc
-    failure = OSError("no address")
-    for found_family, kind, protocol, _, address in addresses:
-        sock = socket.socket(found_family, kind, protocol)
+class _Tcp:
+    """A `tunnel` for asyncssh that is none: plain TCP to the first address that answers.
+
+    Not `asyncssh.connect(sock=)`: uvloop closes the descriptor of a connection that is reset at once, and then ties it to the
+    socket object all the same, whose end closes the descriptor again, whoever has it by then.
+    """
+
+    def __init__(self, server: str, seconds: float) -> None:
+        self.addresses: list[str] = []
+        self.connected_at = 0.0
+        """Loop time; 0 until there is a connection."""
+        self._server = server
+        self._seconds = seconds
+
+    async def resolve(self, host: str, port: int, family: int) -> None:
+        """Find the server's addresses. Raises Unresolvable."""
+        loop = asyncio.get_running_loop()
         try:
-            sock.setblocking(False)
-            async with asyncio.timeout(seconds / len(addresses)):
-                await loop.sock_connect(sock, address)
-        except OSError as exc:
-            sock.close()
-            failure = exc
-        except BaseException:
-            sock.close()
-            raise
-        else:
-            return sock
-    raise describe_connect(server, failure) from failure
+            found = await loop.getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as exc:  # UnicodeError: no name can look like that (RFC 5890)
+            raise describe_connect(self._server, exc) from exc
+        self.addresses = list(dict.fromkeys(str(address[0]) for *_, address in found))
+
+    async def create_connection(
+        self, factory: Callable[[], asyncio.Protocol], _host: str, port: int
+    ) -> tuple[asyncio.BaseTransport, asyncio.BaseProtocol]:
+        """Asyncssh's call. Each address has its share of the time. Raises LinkError."""
+        loop = asyncio.get_running_loop()
+        failure = OSError("no address")
+        for address in self.addresses:
+            try:
+                async with asyncio.timeout(self._seconds / len(self.addresses)):
+                    connection = await loop.create_connection(factory, address, port)
+            except OSError as exc:
+                failure = exc
+            else:
+                self.connected_at = loop.time()
+                return connection
+        raise describe_connect(self._server, failure) from failure

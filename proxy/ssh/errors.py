@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from dataclasses import dataclass
 
@@ -44,8 +45,9 @@ def describe_connect(server: str, exc: OSError | UnicodeError) -> LinkError:
     if isinstance(exc, UnicodeError):
         return Unresolvable(f"{server} does not resolve: it is not a host name")
     if isinstance(exc, TimeoutError):
-        return ConnectTimeout(f"no TCP connection to {server}: {exc.strerror or 'timed out'}")
-    return Unreachable(f"no TCP connection to {server}: {exc.strerror or exc}")
+        return ConnectTimeout(f"no TCP connection to {server}: timed out")
+    # Not strerror: event loops put "Connect call failed" there.
+    return Unreachable(f"no TCP connection to {server}: {os.strerror(exc.errno) if exc.errno else exc}")
 
 
 def describe_handshake(server: str, exc: Exception, *, shown: Shown, trusted: Trusted, user: str) -> LinkError:

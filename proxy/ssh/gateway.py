@@ -24,6 +24,7 @@ from proxy.ssh.channel import SshChannel
 from proxy.ssh.dial import dial
 from proxy.ssh.governor import HANDSHAKES_IN_FLIGHT, Backoff
 from proxy.ssh.link import Link
+from proxy.ssh.native.channel import NativeChannel
 from proxy.tasks import Tasks
 
 log = structlog.get_logger("kubemux.gateway")
@@ -126,7 +127,7 @@ class Gateway:
 
     # -------------------------------------------------------------------------------------------- channels
 
-    async def open_channel(self, target: Endpoint, *, origin: Endpoint, hold_until: float) -> SshChannel:
+    async def open_channel(self, target: Endpoint, *, origin: Endpoint, hold_until: float) -> SshChannel | NativeChannel:
         """See `proxy.relay.interfaces.Route`. A link that ends meanwhile is replaced by the next, until `hold_until`."""
         loop = asyncio.get_running_loop()
         while True:
@@ -273,7 +274,8 @@ class Gateway:
             state = GatewayState.DOWN
         self._metrics.gateway_links.labels(self.name).set(up)
         self._metrics.gateway_connected.labels(self.name).set(1 if up else 0)
-        self._metrics.link_data_plane.labels(self.name, "asyncssh").set(up)
+        for mode in ("native", "asyncssh"):
+            self._metrics.link_data_plane.labels(self.name, mode).set(sum(link.data_plane == mode for link in self._links))
         if state is not self._state:
             log.info("gateway state", gateway=self.name, state=str(state), was=str(self._state), links=up)
             self._state = state

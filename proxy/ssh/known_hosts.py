@@ -76,11 +76,18 @@ def _read(config: GatewayConfig, files: Sequence[Path]) -> asyncssh.SSHKnownHost
     return known_hosts
 
 
-def match(known_hosts: asyncssh.SSHKnownHosts, options: asyncssh.SSHClientConnectionOptions, address: str) -> Trusted:
-    """What `known_hosts` has for the server of `options`, by its name (or HostKeyAlias) and its IP `address` if known."""
+def match(known_hosts: asyncssh.SSHKnownHosts, options: asyncssh.SSHClientConnectionOptions, addresses: Sequence[str]) -> Trusted:
+    """What `known_hosts` has for the server of `options`, by its name (or HostKeyAlias) or one of its IP `addresses`.
+
+    For the order of algorithms and for messages: asyncssh matches again, by the address that it is connected to.
+    """
     port = options.port if options.port != _SSH_PORT else None
-    keys, authorities, revoked, *_ = asyncssh.match_known_hosts(
-        known_hosts, options.host_key_alias or options.host, address, port
-    )
-    # Once each: a gateway that is named by its address is found by name and by address.
-    return Trusted(*(tuple(dict.fromkeys(group)) for group in (keys, authorities, revoked)))
+    host = options.host_key_alias or options.host
+    keys: dict[asyncssh.SSHKey, None] = {}
+    authorities: dict[asyncssh.SSHKey, None] = {}
+    revoked: dict[asyncssh.SSHKey, None] = {}
+    for address in addresses or [""]:
+        found = asyncssh.match_known_hosts(known_hosts, host, address, port)
+        for group, matches in ((keys, found[0]), (authorities, found[1]), (revoked, found[2])):
+            group.update(dict.fromkeys(matches))  # once each: a server that is named by its address is found twice
+    return Trusted(tuple(keys), tuple(authorities), tuple(revoked))

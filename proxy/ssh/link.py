@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -27,6 +28,9 @@ from proxy.snapshots import LinkSnapshot
 from proxy.ssh import internals
 from proxy.ssh.channel import SshChannel
 from proxy.ssh.errors import describe_loss
+from proxy.ssh.native.channel import NativeChannel, Refusal
+from proxy.ssh.native.handover import Unsupported
+from proxy.ssh.native.plane import NativePlane
 from proxy.tasks import Tasks
 
 log = structlog.get_logger("kubemux.link")
@@ -36,6 +40,9 @@ HIGH_WATER: Final = 512 << 10
 
 RESUME_AT_ONCE: Final = 4
 """Channels that may fill the link again per turn of the loop. All at once, the same first few would always win."""
+
+DATA_PLANE: Final = "KUBEMUX_DATA_PLANE"
+"""Environment: `native` or `asyncssh`, who carries the bytes of links."""
 
 KEX_POLL_S: Final = 0.02
 
@@ -68,40 +75,54 @@ class Link:
         self.rtt: float | None = None
         self.closed: asyncio.Future[LinkError] = loop.create_future()
         internals.check(self._conn)
-        internals.on_congestion(self._conn, HIGH_WATER, self._congested, self._drained)
+        self._native = self._take_over() if os.environ.get(DATA_PLANE, "asyncssh") == "native" else None
+        if self._native is None:
+            internals.on_congestion(self._conn, HIGH_WATER, self._congested, self._drained)
 
     def __repr__(self) -> str:
-        return f"<Link {self.name} {self.server} channels={len(self._channels)}+{self._opening} full={self._is_full}>"
+        return f"<Link {self.name} {self.server} channels={self.load} full={self._is_full}>"
 
     @property
     def load(self) -> int:
         """Channels open or being opened."""
-        return len(self._channels) + self._opening
+        return len(self._channels) + self._opening if self._native is None else len(self._native)
 
     @property
     def age(self) -> float:
         """Seconds since it came up."""
         return self._loop.time() - self._since
 
+    @property
+    def data_plane(self) -> str:
+        """Who carries the bytes: `native` or `asyncssh`."""
+        return "asyncssh" if self._native is None else "native"
+
+    def _take_over(self) -> NativePlane | None:
+        try:
+            return NativePlane(self._conn, self._budget, on_error=self._broken, on_ended=self._check_idle)
+        except Unsupported as exc:
+            log.warning("link uses asyncssh's own channels", link=self.name, server=self.server, message=str(exc))
+            return None
+
     def snapshot(self) -> LinkSnapshot:
         """For status."""
         return LinkSnapshot(
             server=self.server,
             age=self.age,
-            channels=len(self._channels),
-            data_plane="asyncssh",
+            channels=self.load,
+            data_plane=self.data_plane,
             cipher=str(self._conn.get_extra_info("send_cipher", "")),
             rtt=self.rtt,
         )
 
     # ------------------------------------------------------------------------------------------- channels
 
-    async def open_channel(self, target: Endpoint, *, origin: Endpoint, timeout: float) -> SshChannel:  # noqa: ASYNC109 - told in the error
+    async def open_channel(self, target: Endpoint, *, origin: Endpoint, timeout: float) -> SshChannel | NativeChannel:  # noqa: ASYNC109 - told in the error
         """Open a channel within `timeout` seconds. Raises LinkDown if the link ends meanwhile, else a ChannelError."""
         window = self._budget.take_initial()
         if not window:
             raise MemoryExhausted(f"limits.memory is all given out ({self._budget.used} of {self._budget.limit} bytes)")
-        channel = SshChannel(self, self._budget, window)
+        channel = self._native.channel(window) if self._native is not None else SshChannel(self, self._budget, window)
         opening = self._tasks.spawn(self._open(channel, target, origin, window), name=f"open {target}")
         try:
             # Shielded: asyncssh would forget a cancelled open, and a late confirmation would leave a channel that nobody
@@ -120,38 +141,47 @@ class Link:
             raise refusal
         return channel
 
-    async def _open(self, channel: SshChannel, target: Endpoint, origin: Endpoint, window: int) -> ChannelError | LinkDown | None:
+    async def _open(
+        self, channel: SshChannel | NativeChannel, target: Endpoint, origin: Endpoint, window: int
+    ) -> ChannelError | LinkDown | None:
         self._opening += 1
         self.idle.clear()
+        try:
+            if isinstance(channel, SshChannel):
+                refusal = await self._ask(channel, target, origin, window)
+            else:
+                refusal = await channel.ask(window, target, origin)
+        finally:
+            self._opening -= 1
+            self._check_idle()
+        return self._refusal(refusal, target) if refusal is not None else None
+
+    async def _ask(self, channel: SshChannel, target: Endpoint, origin: Endpoint, window: int) -> Refusal | None:
         try:
             await self._conn.create_connection(
                 lambda: channel, target.host, target.port, origin.host, origin.port, window=window, max_pktsize=32 << 10
             )
         except asyncssh.ChannelOpenError as exc:
             channel.give_up()
-            return self._refusal(exc, target)
+            return exc.code, exc.reason
         except BaseException:
             channel.give_up()
             raise
-        else:
-            self._channels[channel] = None
-        finally:
-            self._opening -= 1
-            self._check_idle()
+        self._channels[channel] = None
         if self._is_full:
             channel.link_full()
             self._waiting.append(channel)
         return None
 
-    def _refusal(self, exc: asyncssh.ChannelOpenError, target: Endpoint) -> ChannelError | LinkDown:
+    def _refusal(self, refusal: Refusal, target: Endpoint) -> ChannelError | LinkDown:
         if self.closed.done() or internals.is_gone(self._conn):
             return LinkDown(f"the link to {self.server} was lost while a channel was opened")
-        said = exc.reason or "no reason given"
-        if exc.code == asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED:
+        code, said = refusal[0], refusal[1] or "no reason given"
+        if code == asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED:
             return ChannelProhibited(f"{self.server} does not allow forwarding to {target}: {said}")
-        if exc.code == asyncssh.OPEN_CONNECT_FAILED:
+        if code == asyncssh.OPEN_CONNECT_FAILED:
             return ChannelRefused(f"{self.server} could not connect to {target}: {said}")
-        return ChannelError(f"{self.server} did not open a channel to {target}: {said} (code {exc.code})")
+        return ChannelError(f"{self.server} did not open a channel to {target}: {said} (code {code})")
 
     def forget(self, channel: SshChannel) -> None:
         """A channel has ended."""
@@ -219,6 +249,8 @@ class Link:
                 async with asyncio.timeout(interval):
                     await internals.ping(self._conn)
                     self.rtt = self._loop.time() - sent
+                    if self._native is not None:
+                        self._native.round_trip = self.rtt
                     on_rtt(self.rtt)
             await asyncio.sleep(interval)
 
@@ -229,10 +261,19 @@ class Link:
         return self.error
 
     def lost(self, exc: Exception | None) -> None:
-        """Asyncssh says the connection has ended. Its channels have been told already."""
-        self.error = self.error or describe_loss(self.server, exc)
+        """Asyncssh says the connection has ended. Its own channels have been told already."""
+        self._end(self.error or describe_loss(self.server, exc))
+
+    def _broken(self, error: LinkError) -> None:
+        """The peer broke the protocol: asyncssh is about to say that the connection has ended."""
+        self.error = self.error or error
+
+    def _end(self, error: LinkError) -> None:
+        self.error = error
         if not self.closed.done():
-            self.closed.set_result(self.error)
+            self.closed.set_result(error)
+        if self._native is not None:
+            self._native.lost(error)
 
     async def close(self, error: LinkError | None = None) -> None:
         """End the link and everything on it; returns when its sockets are closed."""
@@ -245,6 +286,5 @@ class Link:
                     for conn in self._conns:
                         await conn.wait_closed()
         finally:
-            if not self.closed.done():
-                self.closed.set_result(self.error)
+            self._end(self.error)
             await self._tasks.close()

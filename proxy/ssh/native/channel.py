@@ -1,0 +1,312 @@
+"""A `direct-tcpip` channel on a link whose bytes we carry (`link_data_plane{mode="native"}`)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from proxy.config.values import Endpoint
+from proxy.errors import ProxyError
+from proxy.relay.budget import MemoryBudget
+from proxy.relay.interfaces import ChannelUser
+from proxy.ssh.native.incoming import LARGEST_DATA
+from proxy.wire import messages
+from proxy.wire.errors import ProtocolError
+from proxy.wire.window import ReceiveWindow
+
+if TYPE_CHECKING:
+    from proxy.ssh.native.plane import NativePlane
+
+WIDEST_WINDOW: Final = 64 << 20
+"""Bytes: 640 MB/s at a round trip of 100 ms. The budget decides how many channels can have it."""
+
+LARGEST_SENT: Final = 32 << 10
+"""Bytes of data in a packet: what OpenSSH takes, and enough for the cost of a packet not to matter."""
+
+Refusal = tuple[int, str]
+"""Why a channel is not open: see `messages.parse_failure`."""
+
+_stray = memoryview(bytearray(4 << 10))
+"""Where a client's bytes go that may not be sent now: uvloop asks for a buffer once more after `pause_reading`."""
+
+
+class NativeChannel:
+    """A `proxy.relay.interfaces.Channel`. Half-close is two bits each way: EOF and CLOSE, sent and received."""
+
+    def __init__(self, plane: NativePlane, budget: MemoryBudget, window: int) -> None:
+        self._plane = plane
+        self._out = plane.outgoing
+        self._flow = plane.flow
+        self._budget = budget
+        self._loop = asyncio.get_running_loop()
+        self._user: ChannelUser | None = None
+        self._ended: tuple[ProxyError | None] | None = None
+        # To the cluster.
+        self._peer = 0
+        self._credit = 0
+        self._largest = 0
+        self._pending = bytearray()
+        self._is_stray = False
+        self._is_held = False
+        self._is_full = False
+        self._wants_eof = self._sent_eof = False
+        self._wants_close = self._sent_close = False
+        self.turn = 0
+        self.spent = 0
+        # From the cluster.
+        self._window = ReceiveWindow(window, now=self._loop.time())
+        self._undelivered = bytearray()
+        self._untaken = 0
+        self._is_paused = True
+        self._is_aborted = False
+        self._had_eof = self._told_eof = False
+        self._had_close = False
+        self.number = plane.number(self)
+        """Ours; the peer names the channel by it."""
+        self.opened: asyncio.Future[Refusal | None] = self._loop.create_future()
+        """The peer's answer: None if the channel is open."""
+
+    def __repr__(self) -> str:
+        sent = f"sent eof={self._sent_eof} close={self._sent_close} credit={self._credit} pending={len(self._pending)}"
+        had = f"had eof={self._had_eof} close={self._had_close} window={self._window.credit}/{self._window.size}"
+        return f"<NativeChannel {self.number} {sent} {had} paused={self._is_paused}>"
+
+    # ------------------------------------------------------------------------------------- to the cluster
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Room in the packet that the next bytes will be; elsewhere if they cannot be sent now."""
+        del sizehint
+        size = min(self._credit, self._largest)
+        self._is_stray = not size or self._flow.is_shut or self._is_held or self._sent_close
+        return _stray if self._is_stray else self._out.room(size)
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Seal them where they stand."""
+        if self._is_stray:
+            self._keep(nbytes)
+            return
+        self._out.seal_data(self._peer, nbytes)
+        self._credit -= nbytes
+        self._flow.spend(self, nbytes)
+        if not self._credit:
+            self._tell()
+
+    def _keep(self, nbytes: int) -> None:
+        if self._sent_close or self._wants_close:
+            return
+        self._pending += _stray[:nbytes]
+        if self._flow.is_shut:
+            self._flow.wait(self)
+        self._tell()
+
+    def _send_pending(self) -> None:
+        """What could not be sent when it came, and the end that may have come after it."""
+        while self._pending and not self._sent_close and (size := min(len(self._pending), self._credit, self._largest)):
+            if self._flow.is_shut:
+                self._flow.wait(self)
+                return
+            self._out.room(size)[:] = self._pending[:size]
+            del self._pending[:size]
+            self._out.seal_data(self._peer, size)
+            self._credit -= size
+            self._flow.spend(self, size)
+        if not self._pending and not self._sent_close:
+            if self._wants_eof and not self._sent_eof:
+                self._sent_eof = True
+                self._out.say(messages.eof(self._peer))
+            if self._wants_close:
+                self._close_now()
+        self._tell()
+
+    def _tell(self) -> None:
+        """Let the client's socket be read while what it says can be sent."""
+        is_full = bool(self._is_held or self._pending or not self._credit)
+        if self._user is not None and self._ended is None and is_full != self._is_full:
+            self._is_full = is_full
+            if is_full:
+                self._user.channel_full()
+            else:
+                self._user.channel_writable()
+
+    def hold(self) -> None:
+        """The link has no room (`proxy.ssh.native.flow`)."""
+        self._is_held = True
+        self._tell()
+
+    def go_on(self) -> None:
+        """It has again."""
+        self._is_held = False
+        self._send_pending()
+
+    def write_eof(self) -> None:
+        """CHANNEL_EOF, after what is pending."""
+        self._wants_eof = True
+        self._send_pending()
+
+    # ------------------------------------------------------------------------------------ from the cluster
+
+    def data(self, data: memoryview) -> bool:
+        """Hand `data` to the user; True if it was left to them. Raises ProtocolError."""
+        self._window.arrived(len(data))
+        if self._had_eof or self._had_close:
+            raise ProtocolError(f"data on channel {self.number} after its end")
+        if self._is_aborted:
+            return False
+        if self._is_paused or self._user is None:
+            self._undelivered += data
+            return False
+        return self._pass_on(self._user, data)
+
+    def _pass_on(self, user: ChannelUser, data: memoryview) -> bool:
+        user.channel_data(data)
+        if self._is_paused:  # by that call: the transport keeps what is left of it
+            self._untaken += len(data)
+            return True
+        self._taken(len(data))
+        return False
+
+    def _taken(self, nbytes: int) -> None:
+        """The client's socket has taken that much: credit for the cluster, once half a window has come together."""
+        if not self._window.taken(nbytes) or self._had_eof or self._sent_close:
+            return
+        now = self._loop.time()
+        if self._window.is_small(now, self._plane.round_trip):
+            self._window.grow(self._budget.take_growth(self._window.size, WIDEST_WINDOW))
+        self._budget.give_back(self._window.shrink(now, tight=self._budget.is_tight))
+        if credit := self._window.grant(now):
+            self._out.say(messages.window_adjust(self._peer, credit))
+
+    def _deliver(self) -> None:
+        """What arrived while the user took nothing, and the end that may have come after it."""
+        if self._user is None:
+            return
+        if self._undelivered and not self._is_paused:
+            data, self._undelivered = self._undelivered, bytearray()
+            self._pass_on(self._user, memoryview(data))
+        if self._undelivered:
+            return
+        if self._had_eof and not self._told_eof:
+            self._told_eof = True
+            self._user.channel_eof()
+        if self._had_close and self._sent_close:
+            self._end(None)
+
+    def pause_reading(self) -> None:
+        """The client does not take what it is given: no more of it, and no credit."""
+        self._is_paused = True
+
+    def resume_reading(self) -> None:
+        """It has taken everything."""
+        self._is_paused = False
+        untaken, self._untaken = self._untaken, 0
+        if untaken:
+            self._taken(untaken)
+        self._deliver()
+
+    # ------------------------------------------------------------------------------------- what the peer says
+
+    async def ask(self, window: int, target: Endpoint, origin: Endpoint) -> Refusal | None:
+        """Have it opened to `target`, and wait for the answer: None if it is open."""
+        self._out.say(messages.open_direct_tcpip(self.number, window, LARGEST_DATA, target, origin))
+        return await self.opened
+
+    def confirmed(self, said: messages.Confirmation) -> None:
+        """Open. If nobody waits any more, it is closed at once."""
+        if self.opened.done():
+            raise ProtocolError(f"channel {self.number} was opened twice")
+        self._peer, self._credit, self._largest = said.sender, said.window, min(said.largest, LARGEST_SENT)
+        self.opened.set_result(None)
+        if self._wants_close:
+            self._close_now()
+
+    def refused(self, said: Refusal) -> None:
+        """Not open."""
+        if self.opened.done():
+            raise ProtocolError(f"channel {self.number} was refused after it was opened")
+        self.opened.set_result(said)
+        self._plane.release(self.number)
+        self._end(None)
+
+    def adjusted(self, credit: int) -> None:
+        """We may send more."""
+        if self._credit + credit > messages.BIGGEST_WINDOW:
+            raise ProtocolError(f"a window of more than {messages.BIGGEST_WINDOW} bytes on channel {self.number}")
+        was_out = not self._credit
+        self._credit += credit
+        if was_out:
+            self._send_pending()
+
+    def eof_received(self) -> None:
+        """The cluster sends no more."""
+        self._had_eof = True
+        self._deliver()
+
+    def close_received(self) -> None:
+        """The peer is done with the channel, and takes nothing more on it."""
+        if self._had_close:
+            raise ProtocolError(f"channel {self.number} was closed twice")
+        self._had_close = True
+        self._pending.clear()
+        self._close_now()
+        self._plane.release(self.number)
+        if self._is_aborted or not self._undelivered:
+            self._deliver()
+            self._end(None)
+
+    def request(self, *, wants_reply: bool) -> None:
+        """A forwarded connection grants none (OpenSSH asks `keepalive@openssh.com`)."""
+        if wants_reply and not self._sent_close:
+            self._out.say(messages.failure(self._peer))
+
+    # ------------------------------------------------------------------------------------------- life cycle
+
+    def attach(self, user: ChannelUser) -> None:
+        """Start delivery; what has come and gone meanwhile is told at once."""
+        self._user = user
+        if self._ended is not None and not self._undelivered:
+            self._loop.call_soon(user.channel_lost, self._ended[0])
+            return
+        self._is_paused = False
+        self._deliver()
+        self._tell()
+
+    def close(self) -> None:
+        """After what is pending."""
+        self._wants_close = True
+        self._discard()
+        self._send_pending()
+
+    def abort(self) -> None:
+        """Now."""
+        self._pending.clear()
+        self.close()
+
+    def lost(self, error: ProxyError) -> None:
+        """The link is gone. That is nothing to a channel that had all it would get."""
+        if not self.opened.done():
+            self.opened.set_result((messages.CONNECT_FAILED, str(error)))
+        if not self._had_close:
+            self._undelivered.clear()
+            self._end(error)
+
+    def _close_now(self) -> None:
+        if self.opened.done() and not self._sent_close:
+            self._sent_close = True
+            self._out.say(messages.close(self._peer))
+
+    def _discard(self) -> None:
+        """Nobody wants what still comes."""
+        self._is_aborted = True
+        self._undelivered.clear()
+        if self._had_close:
+            self._end(None)
+
+    def _end(self, error: ProxyError | None) -> None:
+        if self._ended is not None:
+            return
+        self._ended = (error,)
+        self._flow.forget(self)
+        self._budget.give_back(self._window.size)
+        self._plane.ended(self)
+        if self._user is not None:
+            self._user.channel_lost(error)

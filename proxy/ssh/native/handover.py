@@ -1,0 +1,180 @@
+"""The border to asyncssh: its keys and packets, taken over from a connection that has just authenticated.
+
+From then on asyncssh sees no ciphertext. What it sends passes `_send` unencrypted (so it adds no MSG_IGNORE either) and is
+sealed with everything else; what is for it comes in opened. It goes on to drive key exchanges, and the new keys are taken
+from it the moment each direction's NEWKEYS has passed. This is the second place besides `proxy.ssh.internals` that touches
+asyncssh's private parts, read in 2.24: every one is in `_PARTS` or checked by `begin`, before anything is changed.
+"""
+# ruff: noqa: SLF001, D102 - asyncssh's private parts are what this module is for; asyncio documents what a transport does
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final, NamedTuple, Protocol, cast
+
+import asyncssh
+from asyncssh.encryption import GCMEncryption
+
+from proxy.wire import messages
+from proxy.wire.errors import ProtocolError
+from proxy.wire.packets import HEADER
+
+_PARTS: Final = (
+    *("_transport", "_send", "_recv_data", "_recv_handler", "_recv_pkthdr", "_recv_packet", "_finish_recv_packet", "_inpbuf"),
+    *("_packet", "_recv_macsize", "_recv_seq", "_send_encryption", "_recv_encryption", "_next_recv_encryption", "_compressor"),
+    *("_decompressor", "_kex", "_kex_complete", "_kexinit_sent", "_send_kexinit", "send_newkeys", "_rekey_bytes"),
+    *("_rekey_bytes_sent", "_send_disconnect", "_force_close", "_deferred_packets", "_channels"),
+)
+
+
+class Unsupported(Exception):
+    """Why a connection cannot be taken over; for the log."""
+
+
+class Keys(NamedTuple):
+    """One direction's AES-GCM key and the nonce of its next packet."""
+
+    key: bytes
+    nonce: bytes
+
+
+class Transport(Protocol):
+    """What is used of asyncio's and uvloop's transports, and of the asyncssh channel that a jump host's connection gives."""
+
+    def write(self, data: bytes | memoryview) -> None: ...
+    def get_write_buffer_size(self) -> int: ...
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None: ...
+    def is_closing(self) -> bool: ...
+    def pause_reading(self) -> None: ...
+    def resume_reading(self) -> None: ...
+
+
+class Plane(Protocol):
+    """Who takes over."""
+
+    def send_packet(self, payload: bytes) -> None:
+        """Asyncssh has a packet to send."""
+
+    def send_sealed(self, packet: bytes) -> None:
+        """The same, sealed already with the keys that `sending_keys` is about to bring."""
+
+    def sending_keys(self, keys: Keys) -> None:
+        """NEWKEYS is sent: these keys from here on."""
+
+    def receiving_keys(self, keys: Keys) -> None:
+        """The peer's NEWKEYS has been heard."""
+
+
+class Taken(NamedTuple):
+    """What a connection had in its hands."""
+
+    transport: Transport
+    sending: Keys
+    receiving: Keys
+    received: bytes
+    """Ciphertext that has arrived and was not opened yet."""
+
+
+class _Opened:
+    """In place of an encryption, so that asyncssh takes packets that are opened already."""
+
+    def decrypt_header(self, seq: int, first_block: bytes, header_len: int) -> tuple[bytes, bytes]:
+        del seq
+        return first_block, first_block[:header_len]
+
+    def decrypt_packet(self, seq: int, first: bytes, rest: bytes, header_len: int, mac: bytes) -> bytes:
+        del seq, mac
+        return first[header_len:] + rest
+
+
+class Handover:
+    """One connection taken over."""
+
+    def __init__(self, conn: asyncssh.SSHClientConnection, plane: Plane) -> None:
+        self._conn = cast("Any", conn)
+        self._plane = plane
+
+    def begin(self) -> Taken:
+        """Take over. Raises Unsupported, and then nothing has changed."""
+        conn = self._conn
+        if missing := [name for name in _PARTS if not hasattr(conn, name)]:
+            raise Unsupported(f"asyncssh {asyncssh.__version__} has no {', '.join(missing)}")
+        sending, receiving = _keys(conn._send_encryption), _keys(conn._recv_encryption)
+        if conn._compressor or conn._decompressor:
+            raise Unsupported("the connection is compressed")
+        if conn._kex or conn._next_recv_encryption or conn._kexinit_sent or conn._deferred_packets or not conn._kex_complete:
+            raise Unsupported("keys are being exchanged")
+        if conn._channels:
+            raise Unsupported("asyncssh has channels on it")
+        if conn._transport is None or conn._recv_handler not in (conn._recv_pkthdr, conn._recv_packet):
+            raise Unsupported("the connection is gone, or busy with a packet")
+        received = conn._packet + conn._inpbuf
+        conn._packet = conn._inpbuf = b""
+        conn._recv_handler = conn._recv_pkthdr
+        conn._recv_encryption, conn._recv_macsize, conn._send_encryption = _Opened(), 0, None
+        # Instance attributes over methods: asyncssh looks them up at each call.
+        conn._send, conn.send_newkeys, conn._finish_recv_packet = self._send, self._send_newkeys, self._finish_recv_packet
+        return Taken(conn._transport, sending, receiving, received)
+
+    def attach(self, protocol: asyncio.BufferedProtocol) -> None:
+        """Let `protocol` receive in asyncssh's place; through a jump host also by `data_received(data, datatype)`."""
+        transport = self._conn._transport
+        if isinstance(transport, asyncssh.SSHTCPChannel):
+            cast("Any", transport)._session = protocol
+        else:
+            transport.set_protocol(protocol)
+
+    def give(self, packet: memoryview, sequence: int) -> None:
+        """A packet for asyncssh, opened, without its tag. Its errors end the connection in its own way."""
+        self._conn._recv_seq = sequence
+        self._conn._inpbuf += packet
+        self._conn._recv_data()
+
+    def sent(self, nbytes: int) -> None:
+        """Count what went out; asyncssh's limit for one key decides when the next is due."""
+        conn = self._conn
+        conn._rekey_bytes_sent += nbytes
+        if conn._rekey_bytes_sent >= conn._rekey_bytes and conn._kex_complete and conn._transport is not None:
+            conn._send_kexinit()
+            conn._kexinit_sent = True
+
+    def fail(self, error: ProtocolError) -> None:
+        """End the connection: the peer broke the protocol."""
+        self._conn._send_disconnect(asyncssh.DISC_PROTOCOL_ERROR, str(error), "en")
+        self._conn._force_close(asyncssh.ProtocolError(str(error)))
+
+    def lost(self, exc: Exception | None) -> None:
+        """The transport is gone."""
+        self._conn.connection_lost(exc)
+
+    # ---------------------------------------------------------------------------------- called by asyncssh
+
+    def _send(self, packet: bytes) -> None:
+        if self._conn._transport is None:
+            return
+        if self._conn._send_encryption is None:
+            self._plane.send_packet(packet[HEADER : len(packet) - packet[4]])
+        else:
+            self._plane.send_sealed(packet)
+
+    def _send_newkeys(self, k: bytes, h: bytes) -> None:
+        conn = self._conn
+        type(conn).send_newkeys(conn, k, h)
+        keys, conn._send_encryption = _keys(conn._send_encryption), None
+        self._plane.sending_keys(keys)
+
+    def _finish_recv_packet(self, kind: int, *args: object, **kwargs: object) -> None:
+        conn, keys = self._conn, None
+        if kind == messages.NEWKEYS:
+            keys, conn._recv_encryption, conn._recv_macsize = _keys(conn._recv_encryption), _Opened(), 0
+        type(conn)._finish_recv_packet(conn, kind, *args, **kwargs)
+        if keys is not None:
+            self._plane.receiving_keys(keys)
+
+
+def _keys(encryption: object) -> Keys:
+    cipher = getattr(encryption, "_cipher", None)
+    key, nonce = getattr(cipher, "_key", b""), getattr(cipher, "_iv", b"")
+    if not isinstance(encryption, GCMEncryption) or len(key) not in (16, 32) or len(nonce) != 12:
+        raise Unsupported("the cipher is not AES-GCM")
+    return Keys(key, nonce)

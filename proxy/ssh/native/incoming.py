@@ -1,0 +1,151 @@
+"""From the gateway: packets are opened where they were received, and handed on from there.
+
+One buffer per link takes what arrives. A client's transport that cannot pass a packet's data on at once keeps a memoryview of
+it (and its channel is paused by then): the buffer is left to it, and a new one takes over. Otherwise it is used again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from proxy.ssh.native.handover import Keys, Transport
+from proxy.wire import messages
+from proxy.wire.errors import ProtocolError
+from proxy.wire.packets import TAG, Opener
+
+LARGEST_DATA: Final = 128 << 10
+"""Bytes of data in a packet that we offer to take. OpenSSH makes use of it: fewer packets, fewer calls."""
+
+_LARGEST_PACKET: Final = LARGEST_DATA + 1024
+_BUFFER: Final = 256 << 10
+_LEAST_ROOM: Final = 64 << 10
+
+Handler = Callable[[int, memoryview], bool]
+
+
+class Incoming(asyncio.BufferedProtocol):
+    """The protocol of a link's transport.
+
+    `on_message(kind, payload)` gets channel messages and says whether somebody has a memoryview of one now;
+    `on_other(packet, sequence)` gets the rest, header
+    included; `on_error` gets the one ProtocolError after which nothing more is opened.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        keys: Keys,
+        *,
+        on_message: Handler,
+        on_other: Callable[[memoryview, int], None],
+        on_error: Callable[[ProtocolError], None],
+        on_read: Callable[[], None],
+        on_lost: Callable[[Exception | None], None],
+        on_congestion: Callable[[bool], None],
+    ) -> None:
+        self._transport = transport
+        self._opener: Opener | None = Opener(*keys, largest=_LARGEST_PACKET)
+        self._on_message = on_message
+        self._on_other = on_other
+        self._on_error = on_error
+        self._on_read = on_read
+        self._on_lost = on_lost
+        self._on_congestion = on_congestion
+        self._view = memoryview(bytearray(_BUFFER))
+        self._start = 0
+        self._end = 0
+        self._sequence = 0
+        self._is_opening = False
+        self._is_left = False
+
+    # ---------------------------------------------------------------------------------------- the hot path
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """The rest of the buffer."""
+        del sizehint
+        if len(self._view) - self._end < _LEAST_ROOM:
+            self._make_room()
+        return self._view[self._end :]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Open what has arrived."""
+        self._end += nbytes
+        self._open()
+        self._on_read()
+
+    def _open(self) -> None:
+        self._is_opening = True
+        try:
+            while self._opener is not None and (found := self._opener.open(self._view, self._start, self._end)):
+                packet, (first, last, self._start) = self._start, found
+                kind = self._view[first]
+                if messages.OPEN < kind <= messages.FAILURE:
+                    self._is_left |= self._on_message(kind, self._view[first:last])
+                else:
+                    self._hand_on(kind, packet)
+                self._sequence = (self._sequence + 1) & 0xFFFFFFFF
+        except ProtocolError as exc:
+            self._opener = None
+            self._on_error(exc)
+        self._is_opening = False
+        if self._is_left or self._start == self._end:
+            self._make_room()
+
+    def _hand_on(self, kind: int, packet: int) -> None:
+        if kind == messages.NEWKEYS:
+            # What follows is under keys that asyncssh has yet to give us; it may still be busy with the exchange.
+            self._opener = None
+            self._transport.pause_reading()
+        self._on_other(self._view[packet : self._start - TAG], self._sequence)
+
+    def change_keys(self, keys: Keys) -> None:
+        """Open what follows NEWKEYS with these."""
+        self._opener = Opener(*keys, largest=_LARGEST_PACKET)
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
+        if not self._is_opening:
+            self._open()
+
+    def _make_room(self) -> None:
+        """Move what is not opened yet to the front: of a new buffer, if somebody has a memoryview of this one."""
+        rest = self._view[self._start : self._end]
+        if self._is_left or len(rest) + _LEAST_ROOM > len(self._view):
+            fresh = memoryview(bytearray(max(_BUFFER, len(rest) + 2 * _LEAST_ROOM)))
+            fresh[: len(rest)] = rest
+            self._view = fresh
+        elif rest:
+            self._view[: len(rest)] = rest
+        self._start, self._end, self._is_left = 0, len(rest), False
+
+    # ------------------------------------------------------------------------------------------ the transport
+
+    def data_received(self, data: bytes, datatype: int | None = None) -> None:
+        """What arrived before, or through a jump host's channel: asyncssh does not fill buffers of ours."""
+        del datatype
+        rest = memoryview(data)
+        while rest:
+            room = self.get_buffer(len(rest))
+            taken = min(len(room), len(rest))
+            room[:taken] = rest[:taken]
+            rest = rest[taken:]
+            self.buffer_updated(taken)
+
+    def eof_received(self) -> bool:
+        """The gateway hangs up: there is no half of an SSH connection."""
+        self._on_lost(None)
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The transport is gone."""
+        self._opener = None
+        self._on_lost(exc)
+
+    def pause_writing(self) -> None:
+        """The kernel does not take everything."""
+        self._on_congestion(True)
+
+    def resume_writing(self) -> None:
+        """It has taken everything."""
+        self._on_congestion(False)

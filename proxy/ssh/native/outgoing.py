@@ -1,0 +1,125 @@
+"""Towards the gateway: everything a turn of the loop has to say goes side by side into one buffer, and out in one write.
+
+`transport.write` goes to the kernel at once, so a write per packet is a system call per packet; requests on many
+connections spend most of their time in those.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from proxy.ssh.native.handover import Keys, Transport
+from proxy.wire import messages
+from proxy.wire.packets import HEADER, OVERHEAD, Sealer
+
+BUFFER: Final = 256 << 10
+"""Bytes: seven full packets, and still in a core's cache when the kernel copies it."""
+
+DATA_AT: Final = HEADER + messages.DATA_HEADER
+"""Where a client's bytes stand in their packet."""
+
+_SPARES: Final = 2
+
+
+class Outgoing:
+    """Seals and writes. `on_written(unsent)` is called after each write, `on_turn(written)` after each turn; both in bytes."""
+
+    def __init__(
+        self, transport: Transport, keys: Keys, *, on_written: Callable[[int], None], on_turn: Callable[[int], None]
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._transport = transport
+        self._sealer = Sealer(*keys)
+        self._on_written = on_written
+        self._on_turn = on_turn
+        self._buffer = memoryview(bytearray(BUFFER))
+        self._end = 0
+        self._written = 0
+        self._is_scheduled = False
+        self._lent: list[memoryview] = []
+        self._spares: list[memoryview] = []
+        self._deferred: list[bytes] = []
+        self.is_held = False
+        """Keys are being exchanged: nothing of a channel may go out (RFC 4253 9)."""
+
+    # ------------------------------------------------------------------------------------- a client's bytes
+
+    def room(self, nbytes: int) -> memoryview:
+        """Where up to `nbytes` of a client's data may be received: behind the room for their headers. Gone with the turn."""
+        if BUFFER - self._end < nbytes + messages.DATA_HEADER + OVERHEAD:
+            self.flush()
+        start = self._end + DATA_AT
+        return self._buffer[start : start + nbytes]
+
+    def seal_data(self, recipient: int, nbytes: int) -> None:
+        """`nbytes` stand in the last `room`: make a DATA packet of them, in place."""
+        messages.put_data_header(self._buffer, self._end + HEADER, recipient, nbytes)
+        self._end = self._sealer.seal(self._buffer, self._end, nbytes + messages.DATA_HEADER)
+        self.schedule()
+
+    # --------------------------------------------------------------------------------------- everything else
+
+    def say(self, message: bytes) -> None:
+        """A channel's message; waits while keys are exchanged."""
+        if self.is_held:
+            self._deferred.append(message)
+        else:
+            self.put(message)
+
+    def put(self, payload: bytes) -> None:
+        """A packet of `payload`, now."""
+        self._make_room(len(payload) + OVERHEAD)
+        start = self._end + HEADER
+        self._buffer[start : start + len(payload)] = payload
+        self._end = self._sealer.seal(self._buffer, self._end, len(payload))
+        self.schedule()
+
+    def put_sealed(self, packet: bytes) -> None:
+        """A packet that needs nothing more."""
+        self._make_room(len(packet))
+        self._buffer[self._end : self._end + len(packet)] = packet
+        self._end += len(packet)
+        self.schedule()
+
+    def change_keys(self, keys: Keys) -> None:
+        """From here on with `keys`, what has waited for them first."""
+        self._sealer = Sealer(*keys)
+        self.is_held = False
+        deferred, self._deferred = self._deferred, []
+        for message in deferred:
+            self.put(message)
+
+    # ------------------------------------------------------------------------------------------------ writing
+
+    def schedule(self) -> None:
+        """Have the turn end with a write if there is something to write, and with `on_turn`."""
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            self._loop.call_soon(self._end_turn)
+
+    def flush(self) -> None:
+        """Write what there is."""
+        nbytes, self._end = self._end, 0
+        if not nbytes or self._transport.is_closing():
+            return
+        self._transport.write(self._buffer[:nbytes])
+        self._written += nbytes
+        if unsent := self._transport.get_write_buffer_size():
+            # uvloop keeps the memoryview of what it could not write: the buffer is its own until nothing waits.
+            self._lent.append(self._buffer)
+            self._buffer = self._spares.pop() if self._spares else memoryview(bytearray(BUFFER))
+        elif self._lent:
+            self._spares, self._lent = self._lent[:_SPARES], []
+        self._on_written(unsent)
+
+    def _make_room(self, nbytes: int) -> None:
+        if BUFFER - self._end < nbytes:
+            self.flush()
+
+    def _end_turn(self) -> None:
+        self._is_scheduled = False
+        self.flush()
+        written, self._written = self._written, 0
+        self._on_turn(written)

@@ -1,0 +1,187 @@
+"""One link's native data plane: asyncssh's connection, what goes out, what comes in, and the channels between."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+import asyncssh
+
+from proxy.errors import LinkError
+from proxy.relay.budget import MemoryBudget
+from proxy.ssh.native.channel import NativeChannel
+from proxy.ssh.native.flow import Flow
+from proxy.ssh.native.handover import Handover, Keys
+from proxy.ssh.native.incoming import Incoming
+from proxy.ssh.native.outgoing import Outgoing
+from proxy.wire import messages
+from proxy.wire.errors import ProtocolError
+
+NOT_SENT_LOW_WATER: Final = 512 << 10
+"""Bytes. What the kernel has taken cannot be overtaken by a request any more; this much keeps a 10 Gbit/s link busy."""
+
+
+class NativePlane:
+    """Carries the channels of one authenticated connection."""
+
+    def __init__(
+        self,
+        conn: asyncssh.SSHClientConnection,
+        budget: MemoryBudget,
+        *,
+        on_error: Callable[[ProtocolError], None],
+        on_ended: Callable[[], None],
+    ) -> None:
+        """Takes the connection over. Raises handover.Unsupported, and leaves it alone then.
+
+        `on_error` hears of a broken protocol before the connection ends, `on_ended` that a channel has ended.
+        """
+        self._budget = budget
+        self._on_error = on_error
+        self._on_ended = on_ended
+        self._handover = Handover(conn, self)
+        taken = self._handover.begin()
+        self._transport = taken.transport
+        self._socket = _tcp_socket(conn)
+        self._charged = 0
+        self._channels: dict[int, NativeChannel] = {}
+        self._live: dict[NativeChannel, None] = {}
+        self._free: list[int] = []
+        self.round_trip = 0.0
+        """Seconds, as last measured."""
+        self.flow = Flow()
+        self.outgoing = Outgoing(taken.transport, taken.sending, on_written=self.flow.written, on_turn=self._turn_ends)
+        self._incoming = Incoming(
+            taken.transport,
+            taken.receiving,
+            on_message=self._message,
+            on_other=self._handover.give,
+            on_error=self._fail,
+            on_read=self.outgoing.schedule,
+            on_lost=self._handover.lost,
+            on_congestion=self._congestion,
+        )
+        # The kernel's own queue is the buffer; what it does not take is what congestion means here.
+        taken.transport.set_write_buffer_limits(high=0)
+        self._handover.attach(self._incoming)
+        self._incoming.data_received(taken.received)
+
+    def __len__(self) -> int:
+        """Channels open or being opened."""
+        return len(self._live)
+
+    # ------------------------------------------------------------------------------------------- channels
+
+    def channel(self, window: int) -> NativeChannel:
+        """A new channel, with what was taken of the budget as its receive window."""
+        return NativeChannel(self, self._budget, window)
+
+    def number(self, channel: NativeChannel) -> int:
+        """A number for a new channel: one that was closed on both sides, or the next."""
+        number = self._free.pop() if self._free else len(self._channels)
+        self._channels[number] = channel
+        self._live[channel] = None
+        return number
+
+    def release(self, number: int) -> None:
+        """Both sides have closed it: the number is free again."""
+        del self._channels[number]
+        self._free.append(number)
+
+    def ended(self, channel: NativeChannel) -> None:
+        """Nothing more will come of it."""
+        del self._live[channel]
+        self._on_ended()
+
+    def lost(self, error: LinkError) -> None:
+        """The connection has ended, and with it every channel."""
+        self._uncharge()
+        for channel in list(self._live):
+            channel.lost(error)
+
+    def _message(self, kind: int, message: memoryview) -> bool:
+        channel = self._channels.get(messages.recipient(message))
+        if channel is None:
+            raise ProtocolError(f"a message of type {kind} for channel {messages.recipient(message)}, which is not open")
+        if not channel.opened.done() and kind > messages.OPEN_FAILURE:
+            raise ProtocolError(f"a message of type {kind} for channel {channel.number}, which is not open yet")
+        if kind == messages.DATA:
+            return channel.data(messages.parse_data(message))
+        if kind == messages.WINDOW_ADJUST:
+            channel.adjusted(messages.parse_window_adjust(message))
+        elif kind == messages.OPEN_CONFIRMATION:
+            channel.confirmed(messages.parse_confirmation(message))
+        elif kind == messages.OPEN_FAILURE:
+            channel.refused(messages.parse_failure(message))
+        elif kind == messages.EOF:
+            messages.parse_bare(message)
+            channel.eof_received()
+        elif kind == messages.CLOSE:
+            messages.parse_bare(message)
+            channel.close_received()
+        elif kind == messages.REQUEST:
+            channel.request(wants_reply=messages.parse_request(message))
+        else:
+            raise ProtocolError(f"a message of type {kind} has no business on a forwarded connection")
+        return False
+
+    # ------------------------------------------------------------------------------------------- asyncssh's
+
+    def send_packet(self, payload: bytes) -> None:
+        """A packet of asyncssh's. KEXINIT stops everything else until NEWKEYS."""
+        self.outgoing.put(payload)
+        if payload[0] == messages.KEXINIT:
+            self.outgoing.is_held = True
+            self.flow.keys(is_held=True)
+
+    def send_sealed(self, packet: bytes) -> None:
+        """A packet that asyncssh has sealed with its new keys."""
+        self.outgoing.put_sealed(packet)
+
+    def sending_keys(self, keys: Keys) -> None:
+        """Our NEWKEYS is sent."""
+        self.outgoing.change_keys(keys)
+        self.flow.keys(is_held=False)
+
+    def receiving_keys(self, keys: Keys) -> None:
+        """The gateway's has been heard."""
+        self._incoming.change_keys(keys)
+
+    # ------------------------------------------------------------------------------------------- the link
+
+    def _turn_ends(self, written: int) -> None:
+        if written:
+            self._handover.sent(written)
+        elif self._socket is not None:
+            # sshd leaves Nagle on for forwarded connections: it holds a small packet back until we acknowledge the one
+            # before, and our kernel delays that by 40 ms. What goes out carries the acknowledgement along anyway.
+            with suppress(OSError):
+                self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+
+    def _congestion(self, is_congested: bool) -> None:
+        self._uncharge()
+        if is_congested:
+            self._charged = self._transport.get_write_buffer_size()
+            self._budget.charge(self._charged)
+            self.flow.congested()
+        else:
+            self.flow.drained()
+
+    def _uncharge(self) -> None:
+        self._budget.give_back(self._charged)
+        self._charged = 0
+
+    def _fail(self, error: ProtocolError) -> None:
+        self._on_error(error)
+        self._handover.fail(error)
+
+
+def _tcp_socket(conn: asyncssh.SSHClientConnection) -> socket.socket | None:
+    """The socket under the connection, which is the first hop's behind a jump host; None if a command carries it."""
+    sock: socket.socket | None = conn.get_extra_info("socket")
+    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return None
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOT_SENT_LOW_WATER)
+    return sock

@@ -1,0 +1,93 @@
+"""A port whose clients go through a gateway's channels, and what the tests of the native data plane share."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from proxy.config.model import GatewayConfig
+from proxy.config.values import Endpoint
+from proxy.errors import ChannelError, LinkDown
+from proxy.listeners.listener import Listener
+from proxy.metrics import Traffic
+from proxy.relay.interfaces import Channel, Route
+from proxy.relay.relay import Relay
+from proxy.ssh.native.plane import NativePlane
+from proxy.tasks import Tasks
+from tests.ssh.conftest import ORIGIN, Watched, started
+from tests.support.ports import free_port
+
+SECONDS = 10.0
+
+
+class Tunnel:
+    """`async with Tunnel(gateway, target) as tunnel: tunnel.endpoint`. At the end all relays have ended, or it fails."""
+
+    def __init__(self, route: Route, target: Endpoint, gateway: Watched) -> None:
+        self.endpoint = Endpoint("127.0.0.1", free_port())
+        self.relays: list[Relay] = []
+        self.ended: list[str] = []
+        self._route = route
+        self._target = target
+        self._budget = gateway.budget
+        self._listener = Listener(self.endpoint, self._client)
+        self._tasks = Tasks("tunnel")
+        self._idle = asyncio.Event()
+
+    async def __aenter__(self) -> Tunnel:
+        await self._listener.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._listener.close()
+        await self._tasks.close()
+        async with asyncio.timeout(SECONDS):
+            while self.relays:
+                self._idle.clear()
+                self.relays[0].abort("the test is over")
+                await self._idle.wait()
+
+    def _client(self, sock: socket.socket, _: Endpoint) -> None:
+        self._tasks.spawn(self._serve(sock), name="client")
+
+    async def _serve(self, sock: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            channel: Channel = await self._route.open_channel(self._target, origin=ORIGIN, hold_until=loop.time() + SECONDS)
+        except (ChannelError, LinkDown) as exc:
+            self.ended.append(exc.reason)
+            sock.close()
+            return
+        relay = Relay(channel, Traffic(), self._budget, self._end)
+        self.relays.append(relay)
+        await loop.connect_accepted_socket(lambda: relay, sock)
+
+    def _end(self, relay: Relay) -> None:
+        self.ended.append(relay.reason)
+        self.relays.remove(relay)
+        self._idle.set()
+
+
+@asynccontextmanager
+async def native(config: GatewayConfig) -> AsyncIterator[Watched]:
+    """A gateway whose link is up, and ours; afterwards everything is given back."""
+    async with started(config) as gateway:
+        await gateway.until(lambda: gateway.links == config.connections)
+        assert {link.data_plane for link in gateway.snapshot().links} == {"native"}
+        yield gateway
+    assert gateway.budget.used == 0
+
+
+def plane(gateway: Watched) -> NativePlane:
+    """The data plane of the gateway's only link."""
+    found = gateway._links[0]._native
+    assert found is not None
+    return found
+
+
+async def closed(gateway: Watched) -> None:
+    """Wait until no channel is left on the gateway's link."""
+    async with asyncio.timeout(SECONDS):
+        await gateway._links[0].idle.wait()

@@ -1,0 +1,65 @@
+"""The delays between dials, over every sequence of failures."""
+
+from __future__ import annotations
+
+import random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.errors import RetryClass
+from proxy.ssh.governor import STABLE_S, Backoff
+
+LARGEST = {RetryClass.SOON: 15.0, RetryClass.SLOW: 300.0}
+
+failures = st.lists(st.sampled_from(RetryClass), max_size=200)
+seeds = st.integers().map(random.Random)
+
+
+@given(failures, seeds)
+def test_delays_are_bounded_and_slow_ones_never_short(kinds: list[RetryClass], rng: random.Random) -> None:
+    backoff = Backoff(rng)
+    for count, kind in enumerate(kinds):
+        delay = backoff.failed(kind)
+        assert 0 <= delay <= LARGEST[kind]
+        if kind is RetryClass.SLOW:
+            assert delay >= min(7.5 * 2**count, 150), "sshd adds up faults that come faster than one in 5 s"
+
+
+@given(st.integers(min_value=6, max_value=50), seeds)
+def test_a_fleet_does_not_come_back_in_step(count: int, rng: random.Random) -> None:
+    """After many failures delays use the whole range: their mean over 200 gateways is near the middle."""
+    delays = []
+    for _ in range(200):
+        backoff = Backoff(rng)
+        for _ in range(count):
+            backoff.failed(RetryClass.SOON)
+        delays.append(backoff.failed(RetryClass.SOON))
+    assert min(delays) < 3
+    assert max(delays) > 12
+    assert 5.5 < sum(delays) / len(delays) < 9.5
+
+
+@given(failures, st.floats(0, 10 * STABLE_S), seeds)
+def test_only_a_link_that_lasted_starts_the_backoff_anew(kinds: list[RetryClass], age: float, rng: random.Random) -> None:
+    backoff, fresh = Backoff(rng), Backoff()
+    for kind in kinds:
+        backoff.failed(kind)
+    delay = backoff.lost(age)
+    if age >= STABLE_S:
+        assert delay <= 0.5
+        assert backoff.failed(RetryClass.SOON) <= 1.0
+    else:
+        assert delay <= min(15.0, 0.5 * 2.0 ** len(kinds))
+    assert fresh.lost(age) <= 0.5
+
+
+def test_each_failure_doubles_the_bound_until_the_largest() -> None:
+    class Latest(random.Random):
+        def random(self) -> float:
+            return 1.0
+
+    backoff = Backoff(Latest())
+    assert [backoff.failed(RetryClass.SOON) for _ in range(8)] == [0.5, 1, 2, 4, 8, 15, 15, 15]
+    backoff = Backoff(Latest())
+    assert [backoff.failed(RetryClass.SLOW) for _ in range(7)] == [15, 30, 60, 120, 240, 300, 300]

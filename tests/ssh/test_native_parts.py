@@ -1,0 +1,278 @@
+"""The parts of the native data plane by themselves: whose turn it is to send, and whose buffers are whose."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.ssh.native.flow import HIGH_WATER, RESUME_AT_ONCE, SHARE, Flow
+from proxy.ssh.native.handover import Keys
+from proxy.ssh.native.incoming import Incoming
+from proxy.ssh.native.outgoing import BUFFER, DATA_AT, Outgoing
+from proxy.wire import messages
+from proxy.wire.errors import ProtocolError
+from proxy.wire.packets import HEADER, TAG, Opener, Sealer
+
+KEYS = Keys(bytes(16), bytes(12))
+
+
+class Talker:
+    def __init__(self, log: list[Talker]) -> None:
+        self.turn, self.spent, self.held = 0, 0, False
+        self._log = log
+
+    def hold(self) -> None:
+        self.held = True
+
+    def go_on(self) -> None:
+        self.held = False
+        self._log.append(self)
+
+
+async def turns(count: int) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def test_who_has_had_its_share_of_a_congested_link_waits_and_a_small_request_does_not() -> None:
+    flow, went_on = Flow(), list[Talker]()
+    bulk, small = Talker(went_on), Talker(went_on)
+    flow.spend(bulk, 10 * SHARE)
+    assert not bulk.held  # the link takes everything
+    flow.written(0)
+    flow.congested()
+    flow.spend(bulk, SHARE)
+    flow.spend(small, 100)
+    assert bulk.held
+    assert not small.held
+    flow.drained()
+    assert not bulk.held
+
+
+async def test_those_who_wait_go_on_in_their_order_a_few_per_turn() -> None:
+    flow, went_on = Flow(), list[Talker]()
+    talkers = [Talker(went_on) for _ in range(3 * RESUME_AT_ONCE)]
+    flow.congested()
+    for talker in talkers:
+        flow.spend(talker, SHARE)
+    flow.drained()
+    assert went_on == talkers[:RESUME_AT_ONCE]
+    flow.congested()  # and the first of them have filled it again
+    flow.spend(talkers[0], SHARE)
+    await turns(3)
+    assert went_on == talkers[:RESUME_AT_ONCE]
+    flow.drained()
+    await turns(3)
+    assert went_on == [*talkers, talkers[0]]
+
+
+async def test_past_high_water_and_during_a_key_exchange_nobody_sends() -> None:
+    flow = Flow()
+    flow.congested()
+    flow.written(HIGH_WATER + 1)
+    assert flow.is_shut
+    flow.keys(is_held=True)
+    flow.drained()
+    assert flow.is_shut
+    flow.keys(is_held=False)
+    assert not flow.is_shut
+
+
+async def test_one_that_has_ended_is_not_woken() -> None:
+    flow, went_on = Flow(), list[Talker]()
+    talker = Talker(went_on)
+    flow.wait(talker)
+    flow.forget(talker)
+    flow.drained()
+    assert went_on == []
+
+
+@contextmanager
+def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        yield ours, theirs
+
+
+async def received(sock: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        data += await asyncio.get_running_loop().sock_recv(sock, 1 << 20)
+    return data
+
+
+@pytest.mark.both_loops
+async def test_a_buffer_is_used_again_only_when_the_transport_holds_nothing_of_it() -> None:
+    """uvloop keeps a memoryview of what the kernel did not take: what is sealed meanwhile must not touch it."""
+    sizes: list[int] = []
+    with ends() as (ours, theirs):
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        loop = asyncio.get_running_loop()
+        transport, _ = await loop.create_connection(asyncio.Protocol, sock=ours)
+        transport.set_write_buffer_limits(high=0)
+        outgoing = Outgoing(transport, KEYS, on_written=sizes.append, on_turn=lambda _: None)
+        payloads = [bytes((number,)) * 100_000 for number in range(1, 9)]
+        expected = sum(HEADER + len(payload) + 19 + TAG for payload in payloads)
+        for payload in payloads[:4]:
+            outgoing.put(payload)
+            outgoing.flush()
+        assert sizes[-1] > 0  # the kernel was full
+        held = {id(buffer.obj) for buffer in outgoing._lent}
+        assert id(outgoing._buffer.obj) not in held
+        assert len(held) == len(outgoing._lent)
+        for payload in payloads[4:]:
+            outgoing.put(payload)
+            outgoing.flush()
+        opener, found, wire = Opener(*KEYS, largest=BUFFER), [], b""
+        async with asyncio.timeout(10):
+            while len(found) < len(payloads):
+                wire += await loop.sock_recv(theirs, 1 << 20)
+                assert len(wire) <= expected
+                found, opener = [], Opener(*KEYS, largest=BUFFER)
+                buffer, start = memoryview(bytearray(wire)), 0
+                while opened := opener.open(buffer, start, len(buffer)):
+                    found.append(bytes(buffer[opened.start : opened.end]))
+                    start = opened.next
+        assert found == payloads
+        outgoing.put(b"last")
+        outgoing.flush()
+        assert not outgoing._lent
+        assert len(outgoing._spares) <= 2
+        transport.abort()
+        await turns(3)
+
+
+async def test_the_packets_of_a_turn_go_out_in_one_write() -> None:
+    writes: list[int] = []
+
+    class Counting:
+        def write(self, data: bytes | memoryview) -> None:
+            writes.append(len(data))
+
+        def get_write_buffer_size(self) -> int:
+            return 0
+
+        def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None: ...
+        def is_closing(self) -> bool:
+            return False
+
+        def pause_reading(self) -> None: ...
+        def resume_reading(self) -> None: ...
+
+    ended: list[int] = []
+    outgoing = Outgoing(Counting(), KEYS, on_written=lambda _: None, on_turn=ended.append)
+    for number in range(10):
+        outgoing.room(100)[:3] = b"abc"
+        outgoing.seal_data(number, 3)
+    assert writes == []
+    await turns(2)
+    assert len(writes) == 1
+    assert ended == writes
+    outgoing.schedule()
+    await turns(2)
+    assert ended == [*writes, 0]  # nothing went out: time to acknowledge what came in
+
+
+class Heard:
+    """What an `Incoming` hands on."""
+
+    def __init__(self) -> None:
+        self.messages: list[bytes] = []
+        self.others: list[bytes] = []
+        self.errors: list[ProtocolError] = []
+        self.leave = False
+        self.kept: list[memoryview] = []
+        self.incoming = Incoming(
+            self,
+            KEYS,
+            on_message=self.message,
+            on_other=lambda packet, _: self.others.append(bytes(packet)),
+            on_error=self.errors.append,
+            on_read=lambda: None,
+            on_lost=lambda _: None,
+            on_congestion=lambda _: None,
+        )
+
+    def message(self, kind: int, payload: memoryview) -> bool:
+        assert kind == payload[0]
+        self.messages.append(bytes(payload))
+        if self.leave:
+            self.kept.append(payload)
+        return self.leave
+
+    def write(self, data: bytes | memoryview) -> None: ...
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None: ...
+    def is_closing(self) -> bool:
+        return False
+
+    def pause_reading(self) -> None: ...
+    def resume_reading(self) -> None: ...
+
+
+def wire(payloads: list[bytes], keys: Keys = KEYS) -> bytes:
+    sealer, buffer, end = Sealer(*keys), memoryview(bytearray(sum(len(payload) + 64 for payload in payloads))), 0
+    for payload in payloads:
+        buffer[end + HEADER : end + HEADER + len(payload)] = payload
+        end = sealer.seal(buffer, end, len(payload))
+    return bytes(buffer[:end])
+
+
+channel_messages = st.builds(
+    lambda kind, rest: bytes((kind,)) + rest,
+    st.integers(messages.OPEN_CONFIRMATION, messages.FAILURE),
+    st.binary(max_size=200) | st.integers(0, 100_000).map(bytes),
+)
+
+
+@given(st.lists(channel_messages, max_size=12), st.lists(st.integers(1, 70_000), min_size=1), st.booleans())
+def test_messages_come_out_whole_however_they_arrive(payloads: list[bytes], reads: list[int], leave: bool) -> None:
+    heard = Heard()
+    heard.leave = leave
+    data, turn = wire(payloads), 0
+    while data:
+        room = heard.incoming.get_buffer(-1)
+        size = min(len(room), len(data), reads[turn % len(reads)])
+        assert size > 0
+        room[:size] = data[:size]
+        data, turn = data[size:], turn + 1
+        heard.incoming.buffer_updated(size)
+    assert heard.messages == payloads
+    assert [bytes(view) for view in heard.kept] == (payloads if leave else [])  # nobody wrote over what was left to them
+    assert not heard.errors
+
+
+@given(st.lists(st.binary(min_size=1, max_size=5000), min_size=1, max_size=20))
+def test_noise_ends_in_at_most_one_error_and_bounded_memory(noise: list[bytes]) -> None:
+    heard = Heard()
+    for data in noise:
+        heard.incoming.data_received(data)
+    assert not heard.messages
+    assert not heard.others
+    assert len(heard.errors) <= 1
+    assert len(heard.incoming._view) <= 1 << 20
+
+
+def test_what_follows_newkeys_waits_for_the_keys() -> None:
+    heard, fresh = Heard(), Keys(b"k" * 16, b"n" * 12)
+    before, after = bytes((messages.DATA,)) + b"before", bytes((messages.DATA,)) + b"after"
+    heard.incoming.data_received(wire([before, bytes((messages.NEWKEYS,))]) + wire([after], fresh))
+    assert heard.messages == [before]
+    assert [packet[HEADER] for packet in heard.others] == [messages.NEWKEYS]
+    heard.incoming.change_keys(fresh)
+    assert heard.messages == [before, after]
+    assert not heard.errors
+
+
+def test_the_header_leaves_room_where_a_client_is_read_into() -> None:
+    assert DATA_AT == HEADER + messages.DATA_HEADER

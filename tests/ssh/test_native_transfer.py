@@ -1,0 +1,214 @@
+"""Bytes through a real sshd on the native data plane: all of them, in order, both ways, through every change of keys."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from proxy.config.values import Endpoint
+from proxy.ssh.native import handover
+from tests.ssh.conftest import ORIGIN, Watched, config_for
+from tests.ssh.native import Tunnel, closed, native, plane
+from tests.support.echo import Echo, Sink, Source, exchange, pattern
+from tests.support.serving import Server
+from tests.support.sshd import Sshd, SshdFactory
+
+pytestmark = pytest.mark.sshd
+
+MiB = 1 << 20
+REKEYED = int(os.environ.get("KUBEMUX_TEST_REKEY_MB", "24")) * MiB
+"""Bytes each way in the tests of rekeying; 2048 for the long run."""
+
+
+@pytest.fixture(autouse=True)
+def _native(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBEMUX_DATA_PLANE", "native")
+
+
+@asynccontextmanager
+async def tunnel(sshd: Sshd, server: Server, **more: object) -> AsyncIterator[tuple[Watched, Endpoint]]:
+    async with server, native(config_for(sshd, **more)) as gateway, Tunnel(gateway, server.endpoint, gateway) as port:
+        yield gateway, port.endpoint
+
+
+async def upload(port: Endpoint, size: int) -> None:
+    data = pattern(size)
+    assert await exchange(port, data, seconds=300) == hashlib.sha256(data).hexdigest().encode()
+
+
+async def download(port: Endpoint, size: int) -> None:
+    expected = hashlib.sha256(pattern(size)).digest()
+    digest = hashlib.sha256()
+    reader, writer = await asyncio.open_connection(*port)
+    try:
+        async with asyncio.timeout(300):
+            writer.write(f"{size}\n".encode())
+            while data := await reader.read(MiB):
+                digest.update(data)
+    finally:
+        writer.close()
+        await writer.wait_closed()
+    assert digest.digest() == expected
+
+
+@pytest.mark.both_loops
+async def test_an_upload_arrives_and_half_close_brings_the_answer(sshd: Sshd) -> None:
+    async with tunnel(sshd, Sink()) as (_, port):
+        await upload(port, 16 * MiB)
+
+
+@pytest.mark.both_loops
+async def test_a_download_arrives_and_ends(sshd: Sshd) -> None:
+    async with tunnel(sshd, Source()) as (_, port):
+        await download(port, 16 * MiB)
+
+
+async def test_both_ways_at_once_on_several_channels(sshd: Sshd) -> None:
+    data = [pattern(2 * MiB, seed) for seed in range(6)]
+    async with tunnel(sshd, Echo()) as (gateway, port):
+        assert await asyncio.gather(*(exchange(port, part) for part in data)) == data
+        await closed(gateway)
+
+
+def key_changes(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """Counts the changes of keys in each direction from here on."""
+    changes = {"sending_keys": 0, "receiving_keys": 0}
+    for name, method in (("sending_keys", "_send_newkeys"), ("receiving_keys", "_finish_recv_packet")):
+        original = getattr(handover.Handover, method)
+
+        def counted(
+            self: handover.Handover, kind: object, *args: object, name: str = name, original=original, **more: object
+        ) -> None:  # type: ignore[no-untyped-def]
+            changes[name] += name == "sending_keys" or kind == 21
+            original(self, kind, *args, **more)
+
+        monkeypatch.setattr(handover.Handover, method, counted)
+    return changes
+
+
+@pytest.mark.parametrize("way", ["up", "down", "both"])
+async def test_sshd_changes_keys_every_megabyte(sshd_factory: SshdFactory, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    changes = key_changes(monkeypatch)
+    sshd = sshd_factory(config={"RekeyLimit": "1M"})
+    async with tunnel(sshd, {"up": Sink, "down": Source, "both": Echo}[way]()) as (_, port):
+        if way == "both":
+            data = pattern(REKEYED // 2)
+            assert await exchange(port, data, seconds=300) == data
+        else:
+            await (upload if way == "up" else download)(port, REKEYED)
+    assert changes["sending_keys"] == changes["receiving_keys"]
+    assert changes["sending_keys"] >= REKEYED // MiB // 2
+
+
+@pytest.mark.parametrize("way", ["up", "both"])
+async def test_we_change_keys_every_megabyte(sshd: Sshd, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    changes = key_changes(monkeypatch)
+    async with tunnel(sshd, Sink() if way == "up" else Echo()) as (gateway, port):
+        gateway._links[0]._conn._rekey_bytes = MiB  # type: ignore[attr-defined] - asyncssh's private limit
+        if way == "both":
+            data = pattern(REKEYED // 2)
+            assert await exchange(port, data, seconds=300) == data
+        else:
+            await upload(port, REKEYED)
+    assert changes["sending_keys"] >= REKEYED // MiB // 4
+
+
+@pytest.mark.parametrize("cipher", ["aes128-gcm@openssh.com", "aes256-gcm@openssh.com"])
+async def test_both_key_sizes(sshd_factory: SshdFactory, cipher: str) -> None:
+    async with tunnel(sshd_factory(config={"Ciphers": cipher}), Echo()) as (gateway, port):
+        assert gateway.snapshot().links[0].cipher == cipher
+        assert await exchange(port, b"hello") == b"hello"
+
+
+async def test_a_thousand_channels_reuse_few_numbers(sshd: Sshd) -> None:
+    async with tunnel(sshd, Echo()) as (gateway, port):
+        for _ in range(20):
+            answers = await asyncio.gather(*(exchange(port, b"%d" % number) for number in range(50)))
+            assert answers == [b"%d" % number for number in range(50)]
+        await closed(gateway)
+        assert not plane(gateway)._channels
+        assert len(plane(gateway)._free) <= 100
+
+
+class Speaks(Server):
+    """Talks first, and says much before anybody listens."""
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(pattern(MiB))
+        await writer.drain()
+        writer.write_eof()
+        await reader.read()
+
+
+async def test_what_comes_before_the_user_is_kept_in_the_window_and_delivered(sshd: Sshd) -> None:
+    async with Speaks() as server, native(config_for(sshd)) as gateway:
+        loop = asyncio.get_running_loop()
+        channel = await gateway.open_channel(server.endpoint, origin=ORIGIN, hold_until=loop.time() + 5)
+        user = Collector()
+        async with asyncio.timeout(10):
+            while channel._window.credit:  # type: ignore[union-attr]
+                await asyncio.sleep(0.01)  # the peer sends until its window is empty, and tells nobody
+        channel.attach(user)
+        async with asyncio.timeout(10):
+            await user.eof.wait()
+        assert bytes(user.data) == pattern(MiB)
+        channel.write_eof()
+        await user.lost.wait()
+
+
+class Collector:
+    """A user that takes everything."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self.eof, self.lost = asyncio.Event(), asyncio.Event()
+        self.full: list[bool] = []
+        self.error: object = None
+
+    def channel_data(self, data: bytes | memoryview) -> None:
+        self.data += data
+
+    def channel_eof(self) -> None:
+        self.eof.set()
+
+    def channel_full(self) -> None:
+        self.full.append(True)
+
+    def channel_writable(self) -> None:
+        self.full.append(False)
+
+    def channel_lost(self, error: object) -> None:
+        self.error = error
+        self.lost.set()
+
+
+async def test_a_reader_that_stalls_keeps_its_window_and_nobody_else_waits(sshd: Sshd) -> None:
+    async with Source() as source, Echo() as echo, native(config_for(sshd)) as gateway:
+        async with Tunnel(gateway, source.endpoint, gateway) as fat, Tunnel(gateway, echo.endpoint, gateway) as other:
+            reader, writer = await asyncio.open_connection(*fat.endpoint, limit=1024)
+            writer.transport.pause_reading()  # type: ignore[attr-defined] - a stalled reader
+            writer.write(b"%d\n" % (64 * MiB))
+            data = pattern(4 * MiB)
+            assert await exchange(other.endpoint, data) == data
+            assert gateway.budget.used < 64 * MiB
+            writer.close()
+            await writer.wait_closed()
+            del reader
+
+
+async def test_a_gateway_that_dies_resets_its_clients(sshd: Sshd) -> None:
+    async with Echo() as echo, native(config_for(sshd)) as gateway, Tunnel(gateway, echo.endpoint, gateway) as port:
+        reader, writer = await asyncio.open_connection(*port.endpoint)
+        writer.write(b"x")
+        assert await reader.read(1) == b"x"
+        sshd.stop()
+        with pytest.raises(ConnectionResetError):
+            await reader.read()
+        await gateway.until(lambda: gateway.links == 0)
+        writer.transport.abort()
+        assert port.ended == ["link_lost"]
