@@ -9,8 +9,10 @@ BIN := .venv/bin
 # comes in many packages that conflict with each other.
 PARTS := sshd:openssh-server ssh:openssh-client etcd:etcd-server kubectl:kubernetes-client promtool:prometheus \
          ip:iproute2 curl:curl xz:xz-utils systemd-analyze:systemd
+# What the bench measures with; a test runs it, too.
+LOADS := sshd:openssh-server ssh:openssh-client iperf3:iperf3 wrk:wrk ab:apache2-utils nginx:nginx-light gcc:gcc
 
-.PHONY: help demo test check bench-memory parts clean
+.PHONY: help demo test check bench bench-memory parts clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 22
@@ -18,11 +20,16 @@ help: ## this list
 demo: .venv/installed ## try it: no root, no sshd, no cluster needed
 	@$(BIN)/kubemux demo
 
+test: PARTS += $(LOADS)
 test: .venv/tests-installed parts ## everything, with real parts; says what it skips
 	@$(BIN)/python -m pytest $(ARGS)
 
 check: .venv/tests-installed ## lint, format, types, imports
 	@$(BIN)/python -m pytest -q tests/test_source.py $(ARGS)
+
+bench: PARTS := $(LOADS)
+bench: .venv/tests-installed parts ## how fast, next to ssh -L; about 45 minutes, or: make bench ARGS=--quick
+	@$(BIN)/python -m bench $(ARGS)
 
 bench-memory: .venv/tests-installed ## 100 clusters and 1,000 clients next to 100 ssh -L
 	@$(BIN)/python -m bench.memory $(ARGS)

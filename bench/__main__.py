@@ -1,0 +1,76 @@
+"""`python -m bench [QUESTION...]`: every question, or those that are named, as tables, JSON and charts."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import click
+from rich.console import Console
+
+from bench import beside, bulk, connects, distance, gateways, idle, keepalive, machine
+from bench.report import print_answer, write_answer
+from bench.result import Answer
+from bench.scale import QUICK, Scale
+from bench.stage import Stage, stages
+
+QUESTIONS: Final[dict[str, Callable[[Stage], Answer]]] = {
+    "bulk": bulk.measure,
+    "keepalive": keepalive.measure,
+    "connects": connects.measure,
+    "distance": distance.measure,
+    "beside": beside.measure,
+    "idle": idle.measure,
+    "gateways": gateways.measure,
+}
+RESULTS = Path(__file__).with_name("results")
+DESCRIPTORS = 16384
+"""Both ends of 1,000 connections are in one process."""
+
+
+@click.command()
+@click.argument("questions", nargs=-1, type=click.Choice(list(QUESTIONS)))
+@click.option("--quick", is_flag=True, help="One repetition of a second, and less of everything: does the bench work?")
+@click.option("--repetitions", type=click.IntRange(1), help="Of everything; the medians are shown.")
+@click.option("--output", type=click.Path(file_okay=False, path_type=Path), help="Folder for JSON and charts.")
+def main(questions: tuple[str, ...], repetitions: int | None, output: Path | None, *, quick: bool) -> None:
+    """kubemux beside ssh -L, asyncssh and no tunnel at all, in the same run.
+
+    Takes the machine for three quarters of an hour, and its figures count only if nothing else runs. They go to bench/results,
+    those of --quick only where --output says.
+    """
+    if missing := machine.missing():
+        raise click.ClickException(missing)
+    scale = QUICK if quick else Scale()
+    scale = scale._replace(repetitions=repetitions or scale.repetitions)
+    output = output or (None if quick else RESULTS)
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    described = machine.describe()
+    console.print(", ".join(f"{name} {value}" for name, value in described.items()), highlight=False)
+    failed = False
+    with tempfile.TemporaryDirectory() as folder, stages(Path(folder), scale) as each:
+        for name, stage in zip(questions or QUESTIONS, each, strict=False):
+            stage.folder.mkdir()
+            try:
+                answer = QUESTIONS[name](stage)
+            except (RuntimeError, AssertionError) as exc:  # ours, and those of the parts that are shared with the tests
+                click.echo(f"bench: {name} has no answer: {exc}", err=True)
+                failed = True
+                continue
+            print_answer(answer, console)
+            if output:
+                write_answer(answer, output, machine=described, scale=scale)
+    sys.exit(failed)
+
+
+if __name__ == "__main__":
+    # A bench that is terminated ends its servers, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, DESCRIPTORS)), hard))
+    main()

@@ -1,0 +1,33 @@
+"""How fast do bytes go each way, and what do they cost the machine that forwards?"""
+
+from __future__ import annotations
+
+from bench.load import bulk
+from bench.result import SSH, Answer, Row, Target
+from bench.stage import Stage
+
+SPEED = {("to", 1): (Target(SSH, 1.25),), ("from", 1): (Target(SSH, 1.05),)}
+COST = {("to", 1): (Target(SSH, 0.72),), ("from", 1): (Target(SSH, 0.90),)}
+
+
+def measure(stage: Stage) -> Answer:
+    """iperf3 each way, with one stream and with several."""
+    rows = []
+    with stage.routes() as ways:
+        for streams in stage.scale.streams:
+            for way in ("to", "from"):
+                name = f"{way} the cluster, {streams} stream{'s' if streams > 1 else ''}"
+                speed = Row(name, "MB/s", targets=SPEED.get((way, streams), ()))
+                cost = Row(name, "CPU s per GB", more_is_better=False, targets=COST.get((way, streams), ()))
+                for route in stage.interleaved(ways):
+                    got = bulk(
+                        route, stage.targets.bulk, seconds=stage.scale.seconds, streams=streams, from_cluster=way == "from"
+                    )
+                    speed.add(route.column, got.speed)
+                    cost.add(route.column, got.cpu)
+                rows += [speed, cost]
+    notes = (
+        "iperf3. CPU: user and system time of the forwarding process on the client's side, sshd's not counted. "
+        "kubemux spreads streams over 2 links, the others have one connection."
+    )
+    return Answer("bulk", "Bulk transfer", notes, tuple(rows))

@@ -1,0 +1,188 @@
+"""The ways to a server that are compared: the same three targets through each, ready and verified, side by side."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import random
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from itertools import cycle
+from pathlib import Path
+from threading import Thread
+from typing import NamedTuple
+
+from bench.result import ASYNCSSH, DIRECT, KUBEMUX, NODELAY, SSH
+from bench.servers import BODY, is_nodelay
+from bench.waiting import ended, wait_listening
+from tests.support import ssh_keys
+from tests.support.daemon import ROOT, Daemon
+from tests.support.echo import pattern
+from tests.support.parts import find
+from tests.support.sshd import Sshd
+
+VERIFIED_BYTES = 8 << 20
+LINKS = 2
+"""`connections` of a gateway that says nothing."""
+
+
+class Ports(NamedTuple):
+    """Where iperf3, nginx and the echo are, or a way to them starts, on 127.0.0.1."""
+
+    bulk: int
+    http: int
+    echo: int
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A column: ports that lead to the targets, and the process that forwards (None: the kernel alone)."""
+
+    column: str
+    ports: Ports
+    pid: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """An sshd as its clients are told of it."""
+
+    sshd: Sshd
+    port: int
+    known_hosts: Path
+
+    @classmethod
+    def of(cls, sshd: Sshd, port: int | None = None) -> Gateway:
+        """The sshd itself, or what leads to it from another `port`."""
+        port = port or sshd.port
+        known_hosts = sshd.folder / f"known_hosts_{port}"
+        known_hosts.write_text(f"[{sshd.host}]:{port} {ssh_keys.public(sshd.host_key)}\n")
+        return cls(sshd, port, known_hosts)
+
+    def section(self, *, connections: int = LINKS) -> dict[str, object]:
+        """As kubemux's configuration has it."""
+        return {
+            "host": self.sshd.host,
+            "port": self.port,
+            "user": self.sshd.user,
+            "identity_files": [str(self.sshd.identity)],
+            "known_hosts": [str(self.known_hosts)],
+            "connections": connections,
+        }
+
+
+def start_ssh(gateway: Gateway, forwards: Mapping[int, int]) -> subprocess.Popen[bytes]:
+    """`ssh -N -L` for each local port -> target port; it listens when it is authenticated."""
+    command = [find("ssh") or "ssh", "-N", "-F", "none", "-p", str(gateway.port), "-i", str(gateway.sshd.identity)]
+    for option in (f"UserKnownHostsFile={gateway.known_hosts}", "ExitOnForwardFailure=yes", "BatchMode=yes"):
+        command += ["-o", option]
+    for local, target in forwards.items():
+        command += ["-L", f"127.0.0.1:{local}:127.0.0.1:{target}"]
+    return subprocess.Popen([*command, f"{gateway.sshd.user}@{gateway.sshd.host}"], stdin=subprocess.DEVNULL)
+
+
+def cluster(gateway: str, listen: int, target: int, **more: object) -> dict[str, object]:
+    """A section of kubemux's configuration."""
+    return {"gateway": gateway, "listen": f"127.0.0.1:{listen}", "api_servers": [f"127.0.0.1:{target}"], **more}
+
+
+@contextmanager
+def openssh(column: str, gateway: Gateway, targets: Ports) -> Iterator[Route]:
+    """OpenSSH's client."""
+    ports = Ports(*distinct_ports(len(targets)))
+    with ended(start_ssh(gateway, dict(zip(ports, targets, strict=True)))) as process:
+        wait_listening(ports, [process])
+        yield Route(column, ports, process.pid)
+
+
+@contextmanager
+def plain_asyncssh(gateway: Gateway, targets: Ports) -> Iterator[Route]:
+    """What asyncssh does by itself."""
+    ports = Ports(*distinct_ports(len(targets)))
+    sshd = gateway.sshd
+    command = [sys.executable, "-m", "bench.forward", sshd.host, str(gateway.port), sshd.user]
+    command += [str(sshd.identity), str(gateway.known_hosts)]
+    command += [f"{local}:{target}" for local, target in zip(ports, targets, strict=True)]
+    with ended(subprocess.Popen(command, stdin=subprocess.DEVNULL, cwd=ROOT)) as process:
+        wait_listening(ports, [process])
+        yield Route(ASYNCSSH, ports, process.pid)
+
+
+@contextmanager
+def kubemux(folder: Path, gateway: Gateway, targets: Ports) -> Iterator[Route]:
+    """The daemon as it is configured by default, probes aside: they would get in iperf3's way."""
+    ports = Ports(*distinct_ports(len(targets)))
+    clusters: dict[str, object] = {
+        name: cluster("edge", local, target, probe={"interval": "24h"})
+        for name, local, target in zip(Ports._fields, ports, targets, strict=True)
+    }
+    with Daemon(folder, gateways={"edge": gateway.section()}, clusters=clusters) as daemon:
+        daemon.wait_for("every link", lambda: daemon.metric("kubemux_gateway_links") == LINKS)
+        # The first ones come soon after the start whatever the interval.
+        daemon.wait_for("every first probe", lambda: daemon.metric("kubemux_probes_total") >= len(targets))
+        yield Route(KUBEMUX, ports, daemon.pid)
+
+
+@contextmanager
+def routes(folder: Path, targets: Ports, stock: Gateway, nodelay: Gateway, direct: Ports | None = None) -> Iterator[list[Route]]:
+    """All columns at once, each proven to carry every byte. `direct` is where the targets are without SSH."""
+    with ExitStack() as stack:
+        ways = [
+            Route(DIRECT, direct or targets, None),
+            stack.enter_context(openssh(SSH, stock, targets)),
+            stack.enter_context(openssh(NODELAY, nodelay, targets)),
+            stack.enter_context(plain_asyncssh(stock, targets)),
+            stack.enter_context(kubemux(folder, stock, targets)),
+        ]
+        if not is_nodelay(nodelay.sshd):
+            raise RuntimeError("the sshd of the TCP_NODELAY column runs without the preloaded library")
+        for way in ways:
+            verify(way)
+        yield ways
+
+
+def verify(route: Route) -> None:
+    """Bytes there and back unchanged, half-close kept, and nginx's answer. Raises RuntimeError."""
+    sent = pattern(VERIFIED_BYTES)
+    digest = hashlib.sha256()
+    with socket.create_connection(("127.0.0.1", route.ports.echo), timeout=60) as sock:
+
+        def send() -> None:
+            sock.sendall(sent)
+            sock.shutdown(socket.SHUT_WR)
+
+        sender = Thread(target=send, name="verify", daemon=True)
+        sender.start()
+        while data := sock.recv(1 << 18):
+            digest.update(data)
+        sender.join()
+    if digest.digest() != hashlib.sha256(sent).digest():
+        raise RuntimeError(f"{route.column}: what came back is not what was sent")
+    connection = http.client.HTTPConnection("127.0.0.1", route.ports.http, timeout=30)
+    connection.request("GET", "/")
+    answer = connection.getresponse().read()
+    connection.close()
+    if answer != BODY:
+        raise RuntimeError(f"{route.column}: nginx answered {answer!r}")
+
+
+_LOWEST, _COUNT = 10_000, 10_000
+_candidates = cycle(range(_LOWEST, _LOWEST + _COUNT))
+for _ in range(random.SystemRandom().randrange(_COUNT)):  # two benches side by side start at different ones
+    next(_candidates)
+
+
+def distinct_ports(count: int) -> list[int]:
+    """Free ones that nobody else is given: from a range below that of `free_port`, and in turn."""
+    ports: list[int] = []
+    while len(ports) < count:
+        port = next(_candidates)
+        with socket.socket() as probe, suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            ports.append(port)
+    return ports

@@ -1,0 +1,125 @@
+"""A long line: a TCP relay in a process of its own that holds every byte for half a round trip, then passes it on.
+
+`python -m bench.delay ROUND_TRIP_SECONDS LOCAL:TARGET...`. TCP itself ends here at both sides, so this is a line without loss
+on which TCP's own windows never matter: what remains is what the protocol inside (SSH's windows) makes of the distance.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+from collections import deque
+from typing import cast
+
+import uvloop
+
+HELD_BYTES = 256 << 20
+"""In each direction of a connection; then the sender is paused. It is the product of 0.1 s and 2.7 GB/s."""
+
+
+class End(asyncio.Protocol):
+    """One socket. What it receives is held, and written to `peer` when it is due and the peer takes it."""
+
+    def __init__(self, delay: float) -> None:
+        self.peer = self
+        self.transport: asyncio.Transport
+        self.is_blocked = True
+        """The peer is not there yet, or its socket is full."""
+        self.is_over = False
+        self._delay = delay
+        self._loop = asyncio.get_running_loop()
+        self._held: deque[tuple[float, bytes]] = deque()
+        self._held_bytes = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._held.append((self._loop.time() + self._delay, data))
+        self._held_bytes += len(data)
+        if self._held_bytes > HELD_BYTES:
+            self.transport.pause_reading()
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._delay, self.pass_on)
+
+    def eof_received(self) -> bool:
+        self.data_received(b"")
+        return True  # the other direction goes on
+
+    def connection_lost(self, _: Exception | None) -> None:
+        if self._timer:
+            self._timer.cancel()
+        self.peer.transport.abort()
+
+    def pause_writing(self) -> None:
+        self.peer.is_blocked = True
+
+    def resume_writing(self) -> None:
+        self.peer.is_blocked = False
+        self.peer.pass_on()
+
+    def pass_on(self) -> None:
+        """Write what is due and the peer takes; come back for the rest."""
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+        while self._held and not self.is_blocked:
+            due, data = self._held[0]
+            if due > self._loop.time():
+                self._timer = self._loop.call_at(due, self.pass_on)
+                break
+            self._held.popleft()
+            self._held_bytes -= len(data)
+            if data:
+                self.peer.transport.write(data)
+            else:
+                self._end()
+        if self._held_bytes <= HELD_BYTES:
+            self.transport.resume_reading()
+
+    def _end(self) -> None:
+        self.is_over = True
+        if self.peer.is_over:
+            self.transport.close()
+            self.peer.transport.close()
+        else:
+            self.peer.transport.write_eof()
+
+
+async def pair(sock: socket.socket, target: int, delay: float) -> None:
+    """Lead an accepted connection to a loopback port."""
+    loop = asyncio.get_running_loop()
+    near, far = End(delay), End(delay)
+    near.peer, far.peer = far, near
+    try:
+        await loop.create_connection(lambda: far, "127.0.0.1", target)
+    except OSError:
+        sock.close()  # as the line would, if nobody were there
+        return
+    await loop.connect_accepted_socket(lambda: near, sock)
+    near.resume_writing()
+    far.resume_writing()
+
+
+async def relay(delay: float, local: int, target: int) -> None:
+    """Pass on what arrives at one loopback port to another, for ever."""
+    loop = asyncio.get_running_loop()
+    with socket.create_server(("127.0.0.1", local), backlog=256) as listener:
+        listener.setblocking(False)
+        while True:
+            sock, _ = await loop.sock_accept(listener)
+            await pair(sock, target, delay)
+
+
+async def main(round_trip: str, *forwards: str) -> None:
+    """All of them until the process is ended."""
+    async with asyncio.TaskGroup() as group:
+        for forward in forwards:
+            local, target = map(int, forward.split(":"))
+            group.create_task(relay(float(round_trip) / 2, local, target), name=f"relay {forward}")
+
+
+if __name__ == "__main__":
+    uvloop.run(main(*sys.argv[1:]))

@@ -1,0 +1,73 @@
+"""What a question's answer looks like: rows of samples by column, and the targets they are held to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Final, NamedTuple
+
+DIRECT: Final = "direct"
+SSH: Final = "ssh -L"
+NODELAY: Final = "ssh -L, nodelay sshd"
+ASYNCSSH: Final = "asyncssh"
+KUBEMUX: Final = "kubemux"
+COLUMNS: Final = (DIRECT, SSH, NODELAY, ASYNCSSH, KUBEMUX)
+
+
+class Target(NamedTuple):
+    """kubemux's median over that of another column: at least `ratio` where more is better, at most where less is."""
+
+    than: str
+    ratio: float
+
+
+class Verdict(NamedTuple):
+    """A target and what came out."""
+
+    target: Target
+    ratio: float
+    met: bool
+
+
+@dataclass(slots=True)
+class Row:
+    """One measure. `samples` holds a value of every repetition for each column that has this measure."""
+
+    name: str
+    unit: str
+    more_is_better: bool = True
+    targets: tuple[Target, ...] = ()
+    samples: dict[str, list[float]] = field(default_factory=dict)
+
+    def add(self, column: str, value: float | None) -> None:
+        """Take one repetition's value; None where the column has no such thing (the CPU time of no process)."""
+        if value is not None:
+            self.samples.setdefault(column, []).append(value)
+
+    def verdicts(self) -> list[Verdict]:
+        """Each target against the medians."""
+        found = []
+        for target in self.targets:
+            ratio = median(self.samples[KUBEMUX]) / median(self.samples[target.than])
+            found.append(Verdict(target, ratio, ratio >= target.ratio if self.more_is_better else ratio <= target.ratio))
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one question found. `name` is the stem of its files; `notes` say how it was measured and what bounds it."""
+
+    name: str
+    title: str
+    notes: str
+    rows: tuple[Row, ...]
+
+    @property
+    def columns(self) -> list[str]:
+        """Those that have a sample, in the order of `COLUMNS`."""
+        return [column for column in COLUMNS if any(column in row.samples for row in self.rows)]
+
+
+def show(value: float) -> str:
+    """Three digits that count: 0.284, 38.6, 1,240."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

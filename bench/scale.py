@@ -1,0 +1,23 @@
+"""How much is measured: the full bench, and the quick one that proves it works."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+
+class Scale(NamedTuple):
+    """How much is measured."""
+
+    repetitions: int = 5
+    seconds: int = 4
+    """Of each load."""
+    streams: tuple[int, ...] = (1, 8)
+    connections: tuple[int, ...] = (1, 32, 256)
+    round_trips: tuple[float, ...] = (0.02, 0.1, 0.2)
+    clusters: int = 100
+    idle_seconds: int = 20
+    """Twice the interval of probes, so that they count."""
+
+
+QUICK: Final = Scale(repetitions=1, seconds=1, streams=(1,), connections=(32,), round_trips=(0.02,), clusters=10, idle_seconds=1)
+"""Proves that the bench works; its figures mean nothing."""

@@ -1,0 +1,49 @@
+"""What most questions share: the targets, two sshds, and all columns ready beside each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+from bench import servers
+from bench.columns import Gateway, Ports, Route, distinct_ports, routes
+from bench.scale import Scale
+from tests.support.sshd import Sshd
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """`folder` is empty and the question's own; `targets.bulk` is where an iperf3 server is started for each test."""
+
+    folder: Path
+    scale: Scale
+    targets: Ports
+    stock: Sshd
+    nodelay: Sshd
+
+    @contextmanager
+    def routes(self) -> Iterator[list[Route]]:
+        """Every column, straight to its sshd."""
+        with routes(self.folder / "routes", self.targets, Gateway.of(self.stock), Gateway.of(self.nodelay)) as ways:
+            yield ways
+
+    def interleaved(self, ways: list[Route]) -> Iterator[Route]:
+        """Each column in turn, again and again: what the machine does meanwhile hits all of them alike."""
+        for _ in range(self.scale.repetitions):
+            yield from ways
+
+
+@contextmanager
+def stages(folder: Path, scale: Scale) -> Iterator[Iterator[Stage]]:
+    """One stage after another, as many as there are questions, on the same servers."""
+    with (
+        servers.ssh_server(folder / "sshd") as stock,
+        servers.ssh_server(folder / "sshd-nodelay", nodelay=True) as nodelay,
+        servers.nginx(folder / "nginx") as http,
+        servers.echo() as echo,
+    ):
+        targets = Ports(distinct_ports(1)[0], http, echo)
+        yield (Stage(folder / f"question-{n}", scale, targets, stock, nodelay) for n in count())

@@ -1,0 +1,203 @@
+"""The bench works from end to end, its reports are read right, and a failed request or a lost byte is never a figure."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench import machine, servers
+from bench.columns import Ports, Route, distinct_ports, verify
+from bench.distance import echo_ms
+from bench.load import connect, keep_alive, read_ab, read_wrk
+from bench.report import chart
+from bench.result import ASYNCSSH, COLUMNS, DIRECT, KUBEMUX, SSH, Answer, Row, Target, show
+from bench.waiting import cpu_seconds, ended, listening, wait_listening
+from tests.support.daemon import ROOT
+from tests.support.parts import need
+
+WRK = """Running 1s test @ http://127.0.0.1:1/
+  Latency Distribution
+     50%   64.00us
+     99%    1.25ms
+  40000 requests in 1.00s, 2.00MB read
+Requests/sec:  39800.50
+"""
+AB = "Complete requests:      500\nFailed requests:        0\nRequests per second:    576.10 [#/sec] (mean)\n"
+PERCENTILES = "Percentage served,Time in ms\n0,0.1\n50,44.125\n99,48.5\n"
+positive = st.floats(min_value=1e-6, max_value=1e9)
+
+
+@pytest.fixture
+def loads() -> None:
+    need("sshd")
+    if reason := machine.missing():
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
+
+
+# ------------------------------------------------------------------------------------------ the whole
+
+
+@pytest.mark.usefixtures("loads")
+@pytest.mark.timeout(400)
+def test_a_quick_run_answers_every_question(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "bench", "--quick", "--output", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=380, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+    answers = {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("*.json")}
+    assert answers.keys() == {"bulk", "keepalive", "connects", "distance", "beside", "idle", "gateways"}
+    for name, answer in answers.items():
+        assert answer["machine"]["kubemux"]
+        assert answer["title"] in done.stdout
+        ET.parse(tmp_path / f"{name}.svg")  # noqa: S314 - our own
+        for row in answer["rows"]:
+            wanted = {SSH, KUBEMUX} if name in ("idle", "gateways") else set(COLUMNS)
+            assert row["columns"].keys() == wanted - ({DIRECT} if "CPU" in row["unit"] + row["name"] else set())
+            assert all(len(column["samples"]) == 1 for column in row["columns"].values())
+    targets = [target for answer in answers.values() for row in answer["rows"] for target in row["targets"]]
+    assert len(targets) == 10
+    assert done.stdout.count("met") + done.stdout.count("missed") >= len(targets)
+
+    pings = answers["distance"]["rows"][0]["columns"]
+    assert all(20 <= column["median"] < 500 for column in pings.values()), pings
+
+
+def test_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "find", lambda program: None if program in ("wrk", "ab") else program)
+    assert machine.missing() == "missing: wrk, ab (Debian: sudo apt install wrk apache2-utils)"
+
+
+# ------------------------------------------------------------------------------------------ honest figures
+
+
+@pytest.mark.usefixtures("loads")
+def test_loads_refuse_answers_that_are_not_200(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(servers, "_NGINX", servers._NGINX.replace("return 200", "return 503"))
+    with servers.nginx(tmp_path / "nginx") as port:
+        broken = Route(DIRECT, Ports(0, port, 0), None)
+        with pytest.raises(RuntimeError, match="Non-2xx"):
+            keep_alive(broken, connections=1, seconds=1)
+        with pytest.raises(RuntimeError, match="Non-2xx"):
+            connect(broken, count=20, seconds=1)
+
+
+def flip_the_last_byte(echo: servers._Echo) -> None:
+    data = bytearray(echo.request.makefile("rb").read())
+    data[-1] ^= 1
+    echo.request.sendall(data)
+
+
+@pytest.mark.usefixtures("loads")
+def test_a_changed_byte_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with servers.nginx(tmp_path / "nginx") as http, servers.echo() as echo:
+        right = Route(DIRECT, Ports(0, http, echo), None)
+        verify(right)
+        monkeypatch.setattr(servers._Echo, "handle", flip_the_last_byte)
+        with pytest.raises(RuntimeError, match="direct: what came back is not what was sent"):
+            verify(right)
+
+
+@pytest.mark.usefixtures("loads")
+def test_the_line_holds_every_byte_for_half_a_round_trip_and_changes_none(tmp_path: Path) -> None:
+    with servers.nginx(tmp_path / "nginx") as http, servers.echo() as echo:
+        ports = distinct_ports(2)
+        command = [sys.executable, "-m", "bench.delay", "0.06", f"{ports[0]}:{http}", f"{ports[1]}:{echo}"]
+        with ended(subprocess.Popen(command, cwd=ROOT)) as line:
+            wait_listening(ports, [line])
+            far = Route(DIRECT, Ports(0, *ports), None)
+            verify(far)
+            assert 60 <= echo_ms(far) < 1000
+
+
+def test_reads_wrk() -> None:
+    requests = read_wrk(WRK, 2.0)
+    assert requests == pytest.approx((39800.5, 0.064, 1.25, 50.0))
+
+
+@pytest.mark.parametrize("failure", ["Non-2xx or 3xx responses: 3", "Socket errors: connect 0, read 1, write 0, timeout 0"])
+def test_a_failed_request_fails_wrk(failure: str) -> None:
+    with pytest.raises(RuntimeError, match=failure.partition(" ")[0]):
+        read_wrk(f"{WRK}  {failure}\n", None)
+
+
+def test_no_request_fails_wrk() -> None:
+    with pytest.raises(RuntimeError, match="no requests"):
+        read_wrk(WRK.replace("40000", "0"), None)
+
+
+def test_reads_ab() -> None:
+    assert read_ab(AB, PERCENTILES, 0.05) == pytest.approx((576.1, 44.125, 48.5, 100.0))
+
+
+@pytest.mark.parametrize("said", [AB.replace("requests:        0", "requests:        7"), AB + "Non-2xx responses:      2\n", ""])
+def test_a_failed_request_fails_ab(said: str) -> None:
+    with pytest.raises(RuntimeError, match="requests failed"):
+        read_ab(said, PERCENTILES, None)
+
+
+def test_cpu_time_is_the_process_own() -> None:
+    work = "import time, signal\nwhile time.process_time() < 0.2: pass\nprint('done', flush=True)\nsignal.pause()"
+    with ended(subprocess.Popen([sys.executable, "-c", work], stdout=subprocess.PIPE)) as busy:
+        assert busy.stdout
+        busy.stdout.readline()
+        assert 0.2 - 0.01 <= cpu_seconds(busy.pid) < 0.4
+
+
+def test_waiting_for_a_port_says_who_ended_first(tmp_path: Path) -> None:
+    (port,) = distinct_ports(1)
+    assert port not in listening()
+    command = [sys.executable, "-c", "raise SystemExit(3)"]
+    with ended(subprocess.Popen(command)) as process, pytest.raises(RuntimeError, match="exit code 3"):
+        wait_listening([port], [process])
+
+
+# ------------------------------------------------------------------------------------------ targets and charts
+
+
+@given(ours=positive, theirs=positive, ratio=st.floats(min_value=0.01, max_value=100))
+def test_a_target_is_met_as_the_direction_says(ours: float, theirs: float, ratio: float) -> None:
+    more = Row("r", "1/s", targets=(Target(SSH, ratio),), samples={SSH: [theirs], KUBEMUX: [ours]})
+    (verdict,) = more.verdicts()
+    assert verdict.met == (ours / theirs >= ratio)
+    (less,) = replace(more, more_is_better=False).verdicts()
+    assert less.met == (ours / theirs <= ratio)
+
+
+def test_a_target_compares_medians() -> None:
+    row = Row("r", "1/s", targets=(Target(SSH, 1.5),), samples={SSH: [1, 10, 900], KUBEMUX: [2, 20, 30]})
+    assert row.verdicts()[0].ratio == 2
+
+
+def test_a_column_without_the_measure_stays_empty() -> None:
+    row = Row("CPU", "s")
+    row.add(DIRECT, None)
+    row.add(SSH, 1.0)
+    assert Answer("n", "t", "", (row,)).columns == [SSH]
+
+
+@given(
+    samples=st.dictionaries(
+        st.sampled_from([SSH, ASYNCSSH, KUBEMUX]), st.lists(st.floats(0, 1e9), min_size=1, max_size=7), min_size=1
+    ),
+    name=st.text(st.characters(min_codepoint=32, max_codepoint=0xD7FF)),
+)
+def test_a_chart_is_well_formed_and_stays_within_its_width(samples: dict[str, list[float]], name: str) -> None:
+    answer = Answer("n", name, "", (Row(name, "<&>", samples=samples),))
+    svg = ET.fromstring(chart(answer, {"processor": "<x>", "date": "now"}))  # noqa: S314 - our own
+    bars = [element for element in svg.iter("{http://www.w3.org/2000/svg}rect") if element.get("x")]
+    assert len(bars) == len(samples)
+    assert all(float(bar.attrib["x"]) + float(bar.attrib["width"]) < float(svg.attrib["width"]) for bar in bars)
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.2844, "0.284"), (38.61, "38.6"), (99.96, "100"), (1240.4, "1,240"), (0, "0")])
+def test_three_digits_count(value: float, text: str) -> None:
+    assert show(value) == text
