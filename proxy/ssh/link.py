@@ -7,6 +7,7 @@ import os
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Final
 
 import asyncssh
@@ -123,7 +124,11 @@ class Link:
         if not window:
             raise MemoryExhausted(f"limits.memory is all given out ({self._budget.used} of {self._budget.limit} bytes)")
         channel = self._native.channel(window) if self._native is not None else SshChannel(self, self._budget, window)
+        # Counted from here on, so that clients that come in the same turn are spread over the links.
+        self._opening += 1
+        self.idle.clear()
         opening = self._tasks.spawn(self._open(channel, target, origin, window), name=f"open {target}")
+        opening.add_done_callback(partial(self._opened, channel))
         try:
             # Shielded: asyncssh would forget a cancelled open, and a late confirmation would leave a channel that nobody
             # closes (asyncssh #823). `_open` goes on, and the channel is closed when it arrives.
@@ -144,17 +149,17 @@ class Link:
     async def _open(
         self, channel: SshChannel | NativeChannel, target: Endpoint, origin: Endpoint, window: int
     ) -> ChannelError | LinkDown | None:
-        self._opening += 1
-        self.idle.clear()
-        try:
-            if isinstance(channel, SshChannel):
-                refusal = await self._ask(channel, target, origin, window)
-            else:
-                refusal = await channel.ask(window, target, origin)
-        finally:
-            self._opening -= 1
-            self._check_idle()
+        if isinstance(channel, SshChannel):
+            refusal = await self._ask(channel, target, origin, window)
+        else:
+            refusal = await channel.ask(window, target, origin)
         return self._refusal(refusal, target) if refusal is not None else None
+
+    def _opened(self, channel: SshChannel | NativeChannel, opening: asyncio.Task[ChannelError | LinkDown | None]) -> None:
+        self._opening -= 1
+        if opening.cancelled() and isinstance(channel, SshChannel):  # by the link's end, perhaps before its first step
+            channel.give_up()
+        self._check_idle()
 
     async def _ask(self, channel: SshChannel, target: Endpoint, origin: Endpoint, window: int) -> Refusal | None:
         try:
@@ -164,8 +169,11 @@ class Link:
         except asyncssh.ChannelOpenError as exc:
             channel.give_up()
             return exc.code, exc.reason
-        except BaseException:
+        except BaseException as exc:
             channel.give_up()
+            if isinstance(exc, AssertionError) and internals.is_gone(self._conn):
+                # The connection ended between the answer and this session: asyncssh stumbles over its own loose end.
+                return asyncssh.OPEN_CONNECT_FAILED, "SSH connection closed"
             raise
         self._channels[channel] = None
         if self._is_full:

@@ -1,0 +1,162 @@
+"""Supervision against a real sshd, in the test's loop: losses, waiting clients, replacement, and who is told what."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+import pytest
+
+from proxy.config.values import Endpoint
+from proxy.errors import LinkDown
+from proxy.relay.interfaces import Channel
+from proxy.snapshots import GatewayState
+from tests.ssh.conftest import ORIGIN, Watched, config_for, started
+from tests.support.echo import Echo
+from tests.support.sshd import Sshd, SshdFactory
+
+pytestmark = pytest.mark.sshd
+
+
+def open_channel(gateway: Watched, target: Endpoint, *, hold: float = 10.0) -> asyncio.Task[Channel]:
+    deadline = asyncio.get_running_loop().time() + hold
+    return asyncio.get_running_loop().create_task(gateway.open_channel(target, origin=ORIGIN, hold_until=deadline), name="client")
+
+
+async def test_every_link_comes_up_and_clients_are_spread(sshd: Sshd) -> None:
+    async with Echo() as server, started(config_for(sshd, connections=3)) as gateway:
+        await gateway.until(lambda: gateway.links == 3)
+        channels = [await open_channel(gateway, server.endpoint) for _ in range(6)]
+        assert [link.channels for link in gateway.snapshot().links] == [2, 2, 2]
+        assert gateway.snapshot().state is GatewayState.UP
+        assert (gateway.metric("gateway_links"), gateway.metric("gateway_connected")) == (3, 1)
+        assert gateway.metric("gateway_connects_total", result="ok") == 3
+        assert gateway.metric("gateway_handshake_seconds_count") == 3
+        for channel in channels:
+            channel.abort()
+        async with asyncio.timeout(5):
+            await asyncio.gather(*(link.idle.wait() for link in gateway._links))
+        assert gateway.budget.used == 0
+
+
+async def test_a_client_that_comes_while_the_link_is_down_gets_the_next_one(sshd: Sshd) -> None:
+    async with Echo() as server, started(config_for(sshd)) as gateway:
+        await gateway.until(lambda: gateway.links == 1)
+        await asyncio.to_thread(sshd.stop)
+        await gateway.until(lambda: gateway.links == 0)
+        waiting = open_channel(gateway, server.endpoint)
+        await asyncio.to_thread(sshd.start)
+        (await waiting).abort()
+        assert gateway.metric("gateway_reconnects_total", reason="link_lost") == 1
+
+
+async def test_clients_are_told_why_when_no_link_comes_in_time(sshd: Sshd) -> None:
+    async with started(config_for(sshd, user="nobody")) as gateway:
+        await gateway.until(lambda: gateway.snapshot().state is GatewayState.DOWN)
+        with pytest.raises(LinkDown, match=r"gateway edge is down: .* refuses user nobody") as told:
+            await open_channel(gateway, Endpoint("127.0.0.1", 1), hold=0.05)
+        assert "authorized_keys" in told.value.hint
+        assert gateway.metric("gateway_backoff_seconds") > 5
+        assert gateway.metric("gateway_connects_total", result="auth_failed") == 1
+
+
+async def test_a_client_that_leaves_takes_nothing_from_the_others(sshd_factory: SshdFactory) -> None:
+    """Many clients wait on a link as it ends; some of them are cancelled at that moment. The link's end is seen all the same."""
+    sshd = sshd_factory()
+    async with Echo() as server, started(config_for(sshd)) as gateway:
+        await gateway.until(lambda: gateway.links == 1)
+        await asyncio.to_thread(sshd.pause)
+        clients = [open_channel(gateway, server.endpoint) for _ in range(20)]
+        await asyncio.sleep(0)
+        stop = asyncio.get_running_loop().create_task(asyncio.to_thread(sshd.stop), name="stop sshd")
+        async with gateway.changed:
+            for turn in range(50):
+                clients[turn % 20].cancel() if turn % 2 else None
+                await asyncio.sleep(0)
+        await stop
+        await gateway.until(lambda: gateway.links == 0)
+        await asyncio.to_thread(sshd.start)
+        served = await asyncio.gather(*clients, return_exceptions=True)
+        channels = [result for result in served if not isinstance(result, BaseException)]
+        assert {type(result) for result in served if result not in channels} == {asyncio.CancelledError}
+        for channel in channels:
+            channel.abort()
+        async with asyncio.timeout(5):
+            await gateway._links[0].idle.wait()
+        assert gateway.budget.used == 0
+
+
+async def test_no_client_finds_a_gateway_without_links_up(sshd_factory: SshdFactory) -> None:
+    """Clients arrive at every turn of the loop while links are lost, torn down and dialled again."""
+    sshd = sshd_factory()
+    async with Echo() as server, started(config_for(sshd, connections=2)) as gateway:
+        await gateway.until(lambda: gateway.links == 2)
+        clients: list[asyncio.Task[Channel]] = []
+        for _ in range(3):
+            replacing = asyncio.get_running_loop().create_task(gateway.reconnect(), name="reconnect")
+            while not replacing.done() or gateway.links < 2:
+                if len(clients) < 300:
+                    clients.append(open_channel(gateway, server.endpoint))
+                await asyncio.sleep(0)
+        for channel in await asyncio.gather(*clients):
+            channel.abort()
+        async with asyncio.timeout(5):
+            await asyncio.gather(*(link.idle.wait() for link in gateway._links))
+        assert gateway.budget.used == 0
+        assert gateway.metric("gateway_reconnects_total", reason="replaced") >= 2
+
+
+async def test_reconnect_skips_the_wait_once(sshd: Sshd) -> None:
+    async with started(config_for(sshd, user="nobody")) as gateway:
+        await gateway.until(lambda: gateway.metric("gateway_connects_total", result="auth_failed") == 1)
+        await gateway.reconnect()
+        await gateway.until(lambda: gateway.metric("gateway_connects_total", result="auth_failed") == 2)
+        assert (gateway.snapshot().retry_in or 0) > 5
+
+
+async def test_draining_waits_for_channels_and_says_no_more_of_the_gateway(sshd: Sshd) -> None:
+    """A reload may have put another gateway of that name in its place: its metrics are not touched any more."""
+    async with Echo() as server, started(config_for(sshd)) as gateway:
+        await gateway.until(lambda: gateway.links == 1)
+        channel = await open_channel(gateway, server.endpoint)
+        draining = asyncio.get_running_loop().create_task(gateway.drain(10), name="drain")
+        await asyncio.sleep(0.05)
+        assert not draining.done()
+        channel.abort()
+        async with asyncio.timeout(5):
+            await draining
+        assert gateway.links == 0
+        assert gateway.metric("gateway_connected") == 1
+        with pytest.raises(LinkDown):
+            await open_channel(gateway, server.endpoint, hold=0.01)
+
+
+async def test_closing_at_any_moment_leaves_no_session(sshd_factory: SshdFactory) -> None:
+    sshd = sshd_factory(config={"MaxStartups": "1000"})
+    for turns in range(0, 200, 9):
+        async with started(config_for(sshd, connections=2)):
+            for _ in range(turns):
+                await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        while await asyncio.to_thread(sshd.sessions):
+            await asyncio.sleep(0.01)
+
+
+async def test_a_silent_server_is_given_up_after_interval_times_max_missed(sshd: Sshd) -> None:
+    """Down to one missed answer; and a healthy idle link is never taken for silent."""
+    keepalive = {"interval": "200ms", "max_missed": 1}
+    async with started(config_for(sshd, keepalive=keepalive, connect_timeout="300ms")) as gateway:
+        await gateway.until(lambda: gateway.links == 1)
+        with suppress(TimeoutError):
+            await gateway.until(lambda: gateway.links == 0, seconds=1.0)
+        assert gateway.links == 1, "five idle intervals, each with an answered question"
+        await asyncio.to_thread(sshd.pause)
+        since = asyncio.get_running_loop().time()
+        try:
+            await gateway.until(lambda: gateway.links == 0)
+            assert asyncio.get_running_loop().time() - since < 0.4
+            assert gateway.snapshot().reason == "keepalive_timeout"
+        finally:
+            await asyncio.to_thread(sshd.resume)
+        await gateway.until(lambda: gateway.links == 1)
+        assert gateway.metric("gateway_reconnects_total", reason="keepalive_timeout") == 1

@@ -1,0 +1,181 @@
+"""Channels on one link to a real sshd: refused, timed out, cancelled, cut; none of them stays behind."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from proxy.config.values import Endpoint
+from proxy.errors import ChannelProhibited, ChannelRefused, ChannelTimeout, LinkDown, MemoryExhausted, ProxyError
+from proxy.relay.budget import MemoryBudget
+from proxy.relay.interfaces import Channel
+from proxy.ssh.link import Link
+from tests.ssh.conftest import ORIGIN, config_for, dialled
+from tests.support.echo import Echo
+from tests.support.ports import free_port
+from tests.support.serving import Server
+from tests.support.sshd import Sshd, SshdFactory
+
+pytestmark = pytest.mark.sshd
+
+
+class Leaves(Server):
+    """Closes every connection at once."""
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        del reader, writer
+
+
+@asynccontextmanager
+async def linked(sshd: Sshd, *, memory: int = 64 << 20) -> AsyncIterator[tuple[Link, MemoryBudget]]:
+    budget = MemoryBudget(memory, connections=100)
+    async with dialled(config_for(sshd)) as result:
+        link = Link(result.conns, server=result.server, budget=budget, name="link edge/1")
+        try:
+            yield link, budget
+        finally:
+            await link.close()
+    assert (link.load, budget.used) == (0, 0), link
+
+
+def opening(link: Link, target: Endpoint, *, seconds: float = 10.0) -> asyncio.Task[Channel]:
+    return asyncio.get_running_loop().create_task(link.open_channel(target, origin=ORIGIN, timeout=seconds), name="open")
+
+
+async def idle(link: Link) -> None:
+    async with asyncio.timeout(5):
+        await link.idle.wait()
+
+
+class Ended:
+    """A channel's user that waits for the last call."""
+
+    def __init__(self, channel: Channel) -> None:
+        self.lost: asyncio.Future[ProxyError | None] = asyncio.get_running_loop().create_future()
+        channel.attach(self)
+
+    def channel_data(self, data: bytes | memoryview) -> None: ...
+    def channel_eof(self) -> None: ...
+    def channel_full(self) -> None: ...
+    def channel_writable(self) -> None: ...
+    def channel_lost(self, error: ProxyError | None) -> None:
+        self.lost.set_result(error)  # a second call would raise
+
+
+async def test_a_refusal_says_who_and_why(sshd: Sshd) -> None:
+    target = Endpoint("127.0.0.1", free_port())
+    async with linked(sshd) as (link, _):
+        with pytest.raises(ChannelRefused, match=f"could not connect to {target}: Connection refused"):
+            await opening(link, target)
+        await idle(link)
+
+
+@pytest.mark.parametrize("config", [{"AllowTcpForwarding": "no"}, {"PermitOpen": "127.0.0.1:1"}])
+async def test_forwarding_that_sshd_does_not_allow(sshd_factory: SshdFactory, config: dict[str, str]) -> None:
+    async with Echo() as server, linked(sshd_factory(config=config)) as (link, _):
+        with pytest.raises(ChannelProhibited, match="does not allow forwarding") as refused:
+            await opening(link, server.endpoint)
+        assert "PermitOpen" in refused.value.hint
+        assert server.accepted == 0
+
+
+async def test_no_answer_in_time_and_the_late_channel_is_closed(sshd: Sshd) -> None:
+    async with Echo() as server, linked(sshd) as (link, _):
+        await asyncio.to_thread(sshd.pause)
+        with pytest.raises(ChannelTimeout, match=r"did not reach .* within 0.1 s"):
+            await opening(link, server.endpoint, seconds=0.1)
+        assert link.load == 1, "still being opened, as far as sshd knows"
+        await asyncio.to_thread(sshd.resume)
+        await idle(link)
+        await server.wait_accepted(1)
+        while server.connections:
+            await asyncio.sleep(0.01)
+
+
+async def test_two_hundred_opens_cancelled_at_random(sshd: Sshd) -> None:
+    rng = random.Random(7)  # noqa: S311 - reproducible, not secret
+    async with Echo() as server, linked(sshd) as (link, budget):
+        for _ in range(4):
+            tasks = [opening(link, server.endpoint) for _ in range(50)]
+            for task in rng.sample(tasks, len(tasks)):
+                for _ in range(rng.randrange(6)):
+                    await asyncio.sleep(0)
+                task.cancel()
+            for result in await asyncio.gather(*tasks, return_exceptions=True):
+                if not isinstance(result, BaseException):
+                    result.abort()
+                else:
+                    assert isinstance(result, asyncio.CancelledError), result
+        await idle(link)
+        assert (link.load, budget.used) == (0, 0)
+        async with asyncio.timeout(5):
+            while server.connections:  # sshd has let go of the target, too
+                await asyncio.sleep(0.01)
+        (await opening(link, server.endpoint)).abort()  # and the link is as good as new
+        await idle(link)
+
+
+async def test_a_target_that_closes_at_once_is_not_counted_for_ever(sshd: Sshd) -> None:
+    async with Leaves() as server, linked(sshd) as (link, budget):
+        channels = await asyncio.gather(*(opening(link, server.endpoint) for _ in range(50)))
+        ends = [Ended(channel) for channel in channels]
+        for channel in channels:
+            channel.write_eof()
+        async with asyncio.timeout(5):
+            assert set(await asyncio.gather(*(end.lost for end in ends))) == {None}
+        await idle(link)
+        assert budget.used == 0
+
+
+async def test_the_links_end_is_told_to_every_channel_once(sshd: Sshd) -> None:
+    async with Echo() as server, linked(sshd) as (link, budget):
+        users = [Ended(await opening(link, server.endpoint)) for _ in range(5)]
+        late = await opening(link, server.endpoint)
+        await asyncio.to_thread(sshd.pause)
+        pending = opening(link, server.endpoint)
+        await asyncio.sleep(0)
+        await asyncio.to_thread(sshd.stop)
+        async with asyncio.timeout(5):
+            errors = await asyncio.gather(*(user.lost for user in users))
+        assert {getattr(error, "reason", None) for error in errors} == {"link_lost"}
+        with pytest.raises(LinkDown):
+            await pending
+        with pytest.raises(LinkDown):
+            await opening(link, server.endpoint)
+        assert getattr(await Ended(late).lost, "reason", None) == "link_lost"
+        assert (link.load, budget.used) == (0, 0)
+
+
+async def test_memory_that_is_all_given_out_turns_the_next_away(sshd: Sshd) -> None:
+    async with Echo() as server, linked(sshd, memory=64 << 10) as (link, budget):
+        channels: list[Channel] = []
+        while not budget.is_exhausted:
+            channels.append(await opening(link, server.endpoint))
+        with pytest.raises(MemoryExhausted, match=r"limits\.memory"):
+            await opening(link, server.endpoint)
+        assert 1 <= len(channels) <= 16
+        assert budget.used <= budget.limit
+        channels.pop().abort()
+        async with asyncio.timeout(5):
+            while link.load > len(channels):
+                await asyncio.sleep(0.01)
+        channels.append(await opening(link, server.endpoint))
+        for channel in channels:
+            channel.abort()
+        await idle(link)
+
+
+async def test_closing_ends_what_is_being_opened(sshd: Sshd, tmp_path: Path) -> None:
+    async with Echo() as server, linked(sshd) as (link, _):
+        await asyncio.to_thread(sshd.pause)
+        pending = opening(link, server.endpoint)
+        await asyncio.sleep(0)
+        await link.close()
+        with pytest.raises(LinkDown):
+            await pending
+        assert link.closed.result().reason == "replaced"
