@@ -135,7 +135,8 @@ class Gateway:
                 async with asyncio.timeout_at(hold_until):
                     await self._up.wait()
             except TimeoutError:
-                raise self._link_down() from self._failure
+                # Not the failure itself: in `status` it would stand beside the gateway's own line, and be older than that.
+                raise LinkDown(f"gateway {self.name} has no link") from self._failure
             link = min(self._links, key=lambda link: link.load)
             try:
                 return await link.open_channel(target, origin=origin, timeout=self.config.connect_timeout)
@@ -144,11 +145,6 @@ class Gateway:
                     raise
                 # Not `await link.closed`: the first client to leave would cancel the future under everybody.
                 await asyncio.wait([link.closed], timeout=hold_until - loop.time())
-
-    def _link_down(self) -> LinkDown:
-        if self._failure is None:
-            return LinkDown(f"gateway {self.name} has no link yet")
-        return LinkDown(f"gateway {self.name} is down: {self._failure}", hint=self._failure.hint)
 
     # ----------------------------------------------------------------------------------------- supervision
 
@@ -242,10 +238,12 @@ class Gateway:
         self._links.remove(link)
         self._lost_reasons.append(error.reason)
         self._failure = error
+        say, event = log.info, "link closed"
         if not isinstance(error, LinkReplaced):
+            say, event = log.warning, "link lost"
             self._set_retry(self._backoff.lost(link.age))
-        log.warning(
-            "link lost",
+        say(
+            event,
             gateway=self.name,
             link=link.name,
             server=link.server,
@@ -277,6 +275,7 @@ class Gateway:
         for mode in ("native", "asyncssh"):
             self._metrics.link_data_plane.labels(self.name, mode).set(sum(link.data_plane == mode for link in self._links))
         if state is not self._state:
-            log.info("gateway state", gateway=self.name, state=str(state), was=str(self._state), links=up)
+            say = log.warning if state is GatewayState.DOWN else log.info
+            say("gateway state", gateway=self.name, state=str(state), was=str(self._state), links=up)
             self._state = state
-        self._on_change()
+            self._on_change()

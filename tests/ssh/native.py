@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from proxy.config.model import GatewayConfig
@@ -91,3 +91,10 @@ async def closed(gateway: Watched) -> None:
     """Wait until no channel is left on the gateway's link."""
     async with asyncio.timeout(SECONDS):
         await gateway._links[0].idle.wait()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for what nobody tells: a peer that has used its window up, a kernel whose buffers are full."""
+    async with asyncio.timeout(SECONDS):
+        while not condition():
+            await asyncio.sleep(0.005)

@@ -154,10 +154,10 @@ class NativePlane:
     def _turn_ends(self, written: int) -> None:
         if written:
             self._handover.sent(written)
-        elif self._socket is not None:
+        elif self._socket is not None and not self._transport.is_closing():
             # sshd leaves Nagle on for forwarded connections: it holds a small packet back until we acknowledge the one
             # before, and our kernel delays that by 40 ms. What goes out carries the acknowledgement along anyway.
-            with suppress(OSError):
+            with suppress(OSError, ValueError):  # ValueError: the first hop's socket is closed already
                 self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
     def _congestion(self, is_congested: bool) -> None:

@@ -1,0 +1,491 @@
+"""The native data plane against peers that are not OpenSSH, and against one that breaks the protocol."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any, cast
+
+import asyncssh
+import pytest
+from asyncssh.packet import SSHPacket, String, UInt32
+
+from proxy.config.model import GatewayConfig
+from proxy.config.values import Endpoint
+from proxy.errors import ChannelRefused, ChannelTimeout, LinkDown, LinkError
+from proxy.ssh.native import handover
+from proxy.wire import messages
+from tests.ssh.conftest import ORIGIN, Watched, config_for, started
+from tests.ssh.native import SECONDS, Tunnel, closed, native, plane, until
+from tests.ssh.test_native_transfer import Collector
+from tests.support import ssh_keys
+from tests.support.echo import Echo, Sink, exchange, pattern
+from tests.support.parts import SBIN, find
+from tests.support.ports import free_port
+from tests.support.processes import descendants
+from tests.support.sshd import Sshd, SshdFactory
+
+MiB = 1 << 20
+TARGET = Endpoint("10.0.0.1", 6443)
+
+
+@pytest.fixture(autouse=True)
+def _native(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBEMUX_DATA_PLANE", "native")
+
+
+# ------------------------------------------------------------------------------------------------ a scripted peer
+
+
+class Script:
+    """A real SSH server that, once authenticated, sees every channel message and says what the test wants."""
+
+    def __init__(self) -> None:
+        self.conn: Any = None
+        self.heard: asyncio.Queue[bytes] = asyncio.Queue()
+
+    def take_over(self, conn: asyncssh.SSHServerConnection) -> None:
+        self.conn = cast("Any", conn)
+        original = self.conn.process_packet
+
+        def process(kind: int, number: int, packet: SSHPacket) -> object:
+            if kind >= messages.OPEN:
+                self.heard.put_nowait(packet.get_full_payload())
+                return True
+            return original(kind, number, packet)
+
+        self.conn.process_packet = process
+        self.conn._channels = Everyone(process)
+
+    def say(self, kind: int, *numbers: int, then: bytes = b"") -> None:
+        self.conn.send_packet(kind, *(UInt32(number) for number in numbers), then)
+
+    def raw(self, data: bytes) -> None:
+        self.conn._transport.write(data)
+
+    async def hear(self, kind: int) -> bytes:
+        """The next message of that kind."""
+        async with asyncio.timeout(SECONDS):
+            while (message := await self.heard.get())[0] != kind:
+                pass
+            return message
+
+    async def open(self, window: int = 1 << 20, largest: int = 32768, number: int = 7) -> int:
+        """Answer the next opening; returns the client's number."""
+        packet = SSHPacket(await self.hear(messages.OPEN))
+        packet.get_byte()
+        packet.get_string()
+        theirs = packet.get_uint32()
+        self.say(messages.OPEN_CONFIRMATION, theirs, number, window, largest)
+        return theirs
+
+
+class Everyone(dict[int, object]):
+    """Every channel number exists, and its messages go to the script."""
+
+    def __init__(self, process: Callable[..., object]) -> None:
+        super().__init__()
+        self._process = process
+
+    def __missing__(self, number: int) -> object:
+        return _Handler(self._process)
+
+
+class _Handler:
+    def __init__(self, process: Callable[..., object]) -> None:
+        self.process_packet = process
+
+    def log_received_packet(self, *_: object) -> None:
+        pass
+
+
+class _Session(asyncssh.SSHServer):
+    def __init__(self, script: Script | None, conns: list[asyncssh.SSHServerConnection]) -> None:
+        self._script = script
+        self._conns = conns
+
+    def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
+        self._conns.append(conn)
+
+    def auth_completed(self) -> None:
+        if self._script is not None:
+            self._script.take_over(self._conns[-1])
+
+    def connection_requested(self, *_: object) -> bool:
+        return True
+
+
+@asynccontextmanager
+async def asyncssh_server(folder: Path, script: Script | None = None, **options: object) -> AsyncIterator[GatewayConfig]:
+    """An asyncssh server, as a gateway."""
+    host_key, key = ssh_keys.new_key(folder / "host"), ssh_keys.new_key(folder / "key")
+    conns: list[asyncssh.SSHServerConnection] = []
+    server = await asyncssh.listen(
+        "127.0.0.1",
+        0,
+        server_factory=lambda: _Session(script, conns),
+        server_host_keys=[str(host_key)],
+        authorized_client_keys=asyncssh.import_authorized_keys(ssh_keys.public(key)),
+        gss_host=None,
+        **options,
+    )
+    try:
+        yield gateway_config(folder, server.get_port(), host_key, key)
+    finally:
+        server.close()
+        for conn in conns:
+            conn.abort()
+            await conn.wait_closed()
+        await server.wait_closed()
+
+
+def gateway_config(folder: Path, port: int, host_key: Path, key: Path) -> GatewayConfig:
+    known_hosts = folder / "known_hosts"
+    known_hosts.write_text(f"[127.0.0.1]:{port} {ssh_keys.public(host_key)}\n")
+    section = {
+        "host": "127.0.0.1",
+        "port": port,
+        "user": "root",
+        "identity_files": [str(key)],
+        "known_hosts": [str(known_hosts)],
+        "connections": 1,
+        "connect_timeout": "5s",
+    }
+    return GatewayConfig.model_validate(section)
+
+
+@pytest.fixture
+async def script() -> Script:
+    return Script()
+
+
+@pytest.fixture
+async def gateway(tmp_path: Path, script: Script) -> AsyncIterator[Watched]:
+    async with asyncssh_server(tmp_path, script) as config, native(config) as gateway:
+        yield gateway
+
+
+async def opened(gateway: Watched, script: Script, **more: int) -> tuple[Any, int]:
+    """An open channel and its number."""
+    loop = asyncio.get_running_loop()
+    opening = loop.create_task(gateway.open_channel(TARGET, origin=ORIGIN, hold_until=loop.time() + SECONDS))
+    number = await script.open(**more)
+    return await opening, number
+
+
+# ----------------------------------------------------------------------------------------------- broken protocol
+
+
+def data(number: int, content: bytes) -> tuple[int, bytes]:
+    return messages.DATA, UInt32(number) + String(content)
+
+
+BROKEN: dict[str, Callable[[int], list[tuple[int, bytes]]]] = {
+    "a channel that is not there": lambda _: [data(4711, b"x")],
+    "data after its end": lambda number: [(messages.EOF, UInt32(number)), data(number, b"x")],
+    "a length that is wrong": lambda number: [(messages.DATA, UInt32(number) + UInt32(5) + b"x")],
+    "a message cut off": lambda _: [(messages.EOF, b"\0")],
+    "opened twice": lambda number: [(messages.OPEN_CONFIRMATION, b"".join(map(UInt32, (number, 8, 100, 100))))],
+    "refused after it was opened": lambda number: [(messages.OPEN_FAILURE, UInt32(number) + UInt32(2) + String("") * 2)],
+    "a window past 4 GiB": lambda number: [(messages.WINDOW_ADJUST, UInt32(number) + UInt32(0xFFFFFFFF))],
+    "standard error": lambda number: [(messages.EXTENDED_DATA, UInt32(number) + UInt32(1) + String("x"))],
+    "an answer nobody asked for": lambda number: [(messages.FAILURE, UInt32(number))],
+}
+NOISE = {
+    "a length that cannot be": b"\xff\xff\xff\xf0",
+    "zeros": bytes(4096),
+    "a forged packet": (32).to_bytes(4) + bytes(48),
+}
+
+
+async def broken(gateway: Watched) -> LinkError:
+    """Why the link ended; the gateway says so, and dials again."""
+    async with asyncio.timeout(SECONDS):
+        error = await asyncio.shield(gateway._links[0].closed)
+    await gateway.until(lambda: gateway.metric("gateway_reconnects_total", reason="protocol_error") == 1)
+    return error
+
+
+@pytest.mark.parametrize("breach", BROKEN)
+async def test_a_broken_protocol_ends_the_link_for_that_reason(gateway: Watched, script: Script, breach: str) -> None:
+    channel, number = await opened(gateway, script)
+    user = Collector()
+    channel.attach(user)
+    for kind, rest in BROKEN[breach](number):
+        script.say(kind, then=rest)
+    error = await broken(gateway)
+    assert error.reason == "protocol_error"
+    assert user.error is error
+    assert not user.data
+
+
+@pytest.mark.parametrize("noise", NOISE)
+async def test_noise_ends_the_link(gateway: Watched, script: Script, noise: str) -> None:
+    channel, _ = await opened(gateway, script)
+    user = Collector()
+    channel.attach(user)
+    script.raw(NOISE[noise])
+    error = await broken(gateway)
+    assert user.error is error
+
+
+async def test_a_peer_that_sends_past_the_window_of_a_stalled_client_is_stopped(gateway: Watched, script: Script) -> None:
+    channel, number = await opened(gateway, script)
+    user = Collector()
+    channel.attach(user)
+    channel.pause_reading()
+    used = gateway.budget.used
+    for _ in range(10):
+        script.say(messages.DATA, number, then=String(bytes(32_000)))
+    assert "whose window has" in str(await broken(gateway))
+    assert gateway.budget.used < used
+
+
+async def test_a_broken_link_leaves_the_others_alone(tmp_path: Path, sshd: Sshd, script: Script) -> None:
+    async with (
+        asyncssh_server(tmp_path, script) as config,
+        native(config) as hostile,
+        Echo() as echo,
+        native(config_for(sshd)) as healthy,
+        Tunnel(healthy, echo.endpoint, healthy) as port,
+    ):
+        script.raw(bytes(100))
+        link = hostile._links[0]
+        async with asyncio.timeout(SECONDS):
+            await asyncio.shield(link.closed)
+        assert await exchange(port.endpoint, b"alive") == b"alive"
+
+
+# ------------------------------------------------------------------------------------------------ opening, ending
+
+
+async def test_a_refusal_is_told_in_the_peers_words(gateway: Watched, script: Script) -> None:
+    loop = asyncio.get_running_loop()
+    opening = loop.create_task(gateway.open_channel(TARGET, origin=ORIGIN, hold_until=loop.time() + SECONDS))
+    packet = SSHPacket(await script.hear(messages.OPEN))
+    packet.get_byte()
+    assert packet.get_string() == b"direct-tcpip"
+    script.say(messages.OPEN_FAILURE, packet.get_uint32(), 2, then=String(b"Connection \x1b[31mrefused") + String(b""))
+    with pytest.raises(ChannelRefused, match=r"could not connect to 10.0.0.1:6443: Connection \?\[31mrefused"):
+        await opening
+    await closed(gateway)
+
+
+async def test_an_opening_given_up_is_closed_when_the_answer_comes(gateway: Watched, script: Script) -> None:
+    with pytest.raises(ChannelTimeout):
+        await gateway._links[0].open_channel(TARGET, origin=ORIGIN, timeout=0.05)
+    number = await script.open()
+    assert await script.hear(messages.CLOSE) == messages.close(7)
+    script.say(messages.CLOSE, number)
+    await closed(gateway)
+
+
+async def test_an_opening_that_the_link_does_not_survive(gateway: Watched, script: Script) -> None:
+    opening = asyncio.get_running_loop().create_task(gateway._links[0].open_channel(TARGET, origin=ORIGIN, timeout=SECONDS))
+    await script.hear(messages.OPEN)
+    script.conn.abort()
+    with pytest.raises(LinkDown):
+        await opening
+
+
+async def test_half_close_each_way_and_the_number_is_used_again(gateway: Watched, script: Script) -> None:
+    channel, number = await opened(gateway, script)
+    user = Collector()
+    channel.attach(user)
+    channel.write_eof()
+    assert await script.hear(messages.EOF) == messages.eof(7)
+    script.say(messages.DATA, number, then=String(b"late"))
+    script.say(messages.EOF, number)
+    async with asyncio.timeout(SECONDS):
+        await user.eof.wait()
+    assert user.data == b"late"
+    channel.close()
+    await script.hear(messages.CLOSE)
+    script.say(messages.CLOSE, number)
+    async with asyncio.timeout(SECONDS):
+        await user.lost.wait()
+    assert user.error is None
+    _, again = await opened(gateway, script)
+    assert again == number
+
+
+async def test_a_close_without_an_end_of_file_is_told_as_such(gateway: Watched, script: Script) -> None:
+    channel, number = await opened(gateway, script)
+    user = Collector()
+    channel.attach(user)
+    script.say(messages.CLOSE, number)
+    async with asyncio.timeout(SECONDS):
+        await user.lost.wait()
+    assert not user.eof.is_set()
+    assert await script.hear(messages.CLOSE) == messages.close(7)
+
+
+async def test_what_a_slow_user_has_not_taken_when_the_channel_closes_still_arrives(gateway: Watched, script: Script) -> None:
+    channel, number = await opened(gateway, script)
+    user = Collector()
+    channel.attach(user)
+    channel.pause_reading()
+    script.say(messages.DATA, number, then=String(b"the last words"))
+    script.say(messages.EOF, number)
+    script.say(messages.CLOSE, number)
+    await script.hear(messages.CLOSE)
+    assert not user.data
+    channel.resume_reading()
+    assert user.data == b"the last words"
+    assert user.eof.is_set()
+    assert user.lost.is_set()
+
+
+# ---------------------------------------------------------------------------------------------------- flow control
+
+
+def send(channel: Any, data: bytes) -> int:
+    """As a client's transport does; returns how much was taken."""
+    buffer = channel.get_buffer(-1)
+    size = min(len(buffer), len(data))
+    buffer[:size] = data[:size]
+    channel.buffer_updated(size)
+    return size
+
+
+async def test_a_window_of_zero_holds_the_client_until_there_is_credit(gateway: Watched, script: Script) -> None:
+    channel, number = await opened(gateway, script, window=0)
+    user = Collector()
+    channel.attach(user)
+    assert user.full == [True]
+    assert send(channel, b"early") == 5
+    channel.write_eof()
+    assert script.heard.empty()
+    script.say(messages.WINDOW_ADJUST, number, 3)
+    assert (await script.hear(messages.DATA))[9:] == b"ear"
+    script.say(messages.WINDOW_ADJUST, number, 100)
+    assert (await script.hear(messages.DATA))[9:] == b"ly"
+    await script.hear(messages.EOF)
+    assert user.full == [True, False]
+
+
+async def test_no_packet_is_bigger_than_the_peer_takes(gateway: Watched, script: Script) -> None:
+    channel, _ = await opened(gateway, script, window=250, largest=100)
+    user = Collector()
+    channel.attach(user)
+    content, sent = pattern(250), 0
+    while sent < len(content):
+        sent += send(channel, content[sent:])
+    assert user.full == [True]
+    heard = [(await script.hear(messages.DATA))[9:] for _ in range(3)]
+    assert [len(part) for part in heard] == [100, 100, 50]
+    assert b"".join(heard) == content
+
+
+async def test_credit_follows_what_the_user_takes(gateway: Watched, script: Script) -> None:
+    channel, number = await opened(gateway, script)
+    window = plane(gateway)._channels[number]._window
+    size, packet = window.size, bytes(32_000)
+    user = Collector()
+    channel.attach(user)
+    channel.pause_reading()
+    for _ in range(size // len(packet)):
+        script.say(messages.DATA, number, then=String(packet))
+    await until(lambda: window.credit == size % len(packet))
+    assert script.heard.empty()
+    channel.resume_reading()
+    granted = SSHPacket((await script.hear(messages.WINDOW_ADJUST))[5:]).get_uint32()
+    assert granted >= size - window.size // 8
+    assert window.credit == window.size
+
+
+async def test_a_request_on_a_channel_is_answered_with_no(gateway: Watched, script: Script) -> None:
+    _, number = await opened(gateway, script)
+    script.say(messages.REQUEST, number, then=String(b"keepalive@openssh.com") + b"\1")
+    assert await script.hear(messages.FAILURE) == messages.failure(7)
+
+
+# --------------------------------------------------------------------------------------------------- other servers
+
+
+async def transfers(gateway: Watched) -> None:
+    """A megabyte on each of four channels, with an answer; and a refusal."""
+    parts = [pattern(MiB, seed) for seed in range(4)]
+    async with Sink() as sink, Tunnel(gateway, sink.endpoint, gateway) as port:
+        answers = await asyncio.gather(*(exchange(port.endpoint, part) for part in parts))
+        assert answers == [hashlib.sha256(part).hexdigest().encode() for part in parts]
+        await closed(gateway)
+    with pytest.raises(ChannelRefused):
+        await gateway._links[0].open_channel(Endpoint("127.0.0.1", free_port()), origin=ORIGIN, timeout=SECONDS)
+
+
+@pytest.mark.parametrize("rekey_bytes", [1 << 30, 200_000])
+async def test_asyncssh_serves(tmp_path: Path, rekey_bytes: int) -> None:
+    async with asyncssh_server(tmp_path, rekey_bytes=rekey_bytes) as config, native(config) as gateway:
+        await transfers(gateway)
+
+
+async def test_an_inner_link_through_a_jump_host_is_native_too(sshd: Sshd, sshd_factory: SshdFactory) -> None:
+    inner = sshd_factory(config={"RekeyLimit": "1M"})
+    async with started(config_for(inner, jump=["hq"]), {"hq": config_for(sshd)}) as gateway:
+        await gateway.until(lambda: gateway.links == 1)
+        assert gateway.snapshot().links[0].data_plane == "native"
+        await transfers(gateway)
+
+
+@pytest.fixture
+def dropbear(tmp_path: Path) -> Iterator[GatewayConfig]:
+    """Debian's dropbear, in a mount namespace: it knows no other authorized_keys than the one in the user's home."""
+    if find("dropbear") is None or os.geteuid() != 0:
+        pytest.skip("needs dropbear (Debian: dropbear-bin) and root")
+    host_key, key, port = tmp_path / "host", ssh_keys.new_key(tmp_path / "key"), free_port()
+    said = subprocess.run(
+        ["dropbearkey", "-t", "ed25519", "-f", host_key], check=True, capture_output=True, text=True, timeout=20
+    )
+    (tmp_path / "host.pub").write_text(next(line for line in said.stdout.splitlines() if line.startswith("ssh-")))
+    script = (
+        'mount -t tmpfs -o mode=700 tmpfs ~ && mkdir -m 700 ~/.ssh && cp "$1.pub" ~/.ssh/authorized_keys && '
+        'exec dropbear -F -s -r "$2" -P "" -p "127.0.0.1:$3"'
+    )
+    process = subprocess.Popen(
+        ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh", key, host_key, str(port)],
+        stderr=subprocess.DEVNULL,
+        env={"HOME": str(Path.home()), "PATH": SBIN},
+    )
+    try:
+        wait_listening(port)
+        yield gateway_config(tmp_path, port, host_key, key)
+    finally:
+        for pid in descendants(process.pid):
+            os.kill(pid, signal.SIGKILL)
+        process.kill()
+        process.wait(timeout=10)
+
+
+def wait_listening(port: int) -> None:
+    deadline = time.monotonic() + SECONDS
+    while time.monotonic() < deadline:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"nobody listens on port {port}")
+
+
+async def test_dropbear_has_no_aes_gcm_and_is_carried_by_asyncssh(dropbear: GatewayConfig) -> None:
+    async with started(dropbear) as gateway:
+        await gateway.until(lambda: gateway.links == 1)
+        assert gateway.snapshot().links[0].data_plane == "asyncssh"
+        assert gateway.metric("link_data_plane", mode="asyncssh") == 1
+        assert gateway.metric("link_data_plane", mode="native") == 0
+        await transfers(gateway)
+
+
+async def test_an_asyncssh_that_lacks_a_part_is_left_alone(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handover, "_PARTS", (*handover._PARTS, "_no_such_part"))
+    async with started(config_for(sshd)) as gateway:
+        await gateway.until(lambda: gateway.links == 1)
+        assert gateway.snapshot().links[0].data_plane == "asyncssh"
+        await transfers(gateway)
