@@ -1,0 +1,73 @@
+"""Several API servers of one cluster: the same client is served by the next, and the order is remembered."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from pathlib import Path
+
+import pytest
+
+from proxy.config.values import Endpoint
+from tests.integration.conftest import cluster, gateway
+from tests.integration.running import get, running, wait_for_log, wait_up
+from tests.support.https import Https
+from tests.support.ports import free_port
+from tests.support.sshd import Sshd
+from tests.support.tls import Certificates
+
+pytestmark = pytest.mark.sshd
+
+SELDOM = {"interval": "1h", "timeout": "10s", "threshold": 1}
+"""One probe at the start: after that, only the test's own clients move the order."""
+
+
+async def test_a_refused_api_server_makes_the_next_one_serve_the_same_client(
+    sshd: Sshd, tmp_path: Path, certificates: Certificates
+) -> None:
+    port = free_port()
+    async with Https(certificates) as first, Https(certificates) as second:
+        section = cluster(port, first.endpoint, second.endpoint, ca=certificates.ca, probe=SELDOM)
+        async with running(tmp_path / "daemon", gateways={"edge": gateway(sshd)}, clusters={"prod": section}) as daemon:
+            await wait_up(daemon, "prod")
+            assert (first.accepted, second.accepted) == (1, 0)
+            await first.refuse()
+            assert await get(port, certificates) == 200
+            assert (first.accepted, second.accepted) == (1, 1)
+            moved = await wait_for_log(daemon, "next API server")
+            assert (moved["failed"], moved["next"]) == (str(first.endpoint), str(second.endpoint))
+            await first.listen()
+            assert await get(port, certificates) == 200
+            assert (first.accepted, second.accepted) == (1, 2), "the one that answered last is asked first"
+            await second.refuse()
+            assert await get(port, certificates) == 200
+            assert first.accepted == 2
+            await first.refuse()
+            with pytest.raises(ConnectionResetError):
+                await get(port, certificates)
+            closed = await wait_for_log(daemon, "connection closed", reason="channel_refused")
+            assert "Connection refused" in str(closed["message"])
+            assert daemon.metric("kubemux_connections_total", cluster="prod", result="channel_refused") == 1
+
+
+async def test_a_blackholed_api_server_costs_its_time_once(sshd: Sshd, tmp_path: Path, certificates: Certificates) -> None:
+    """Packets to the first are dropped: a full backlog answers as a firewall does, not at all."""
+    port = free_port()
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full, socket.socket() as one, socket.socket() as two:
+        for sock in (one, two):
+            sock.setblocking(False)
+            sock.connect_ex(full.getsockname())
+        silent = Endpoint("127.0.0.1", full.getsockname()[1])
+        async with Https(certificates) as server:
+            section = cluster(port, silent, server.endpoint, ca=certificates.ca, probe={"interval": "1h"})
+            gateways = {"edge": gateway(sshd, connect_timeout="700ms")}
+            async with running(tmp_path / "daemon", gateways=gateways, clusters={"prod": section}) as daemon:
+                await wait_for_log(daemon, "link up")
+                loop = asyncio.get_running_loop()
+                since = loop.time()
+                assert await get(port, certificates) == 200
+                assert loop.time() - since < 2.0
+                await wait_for_log(daemon, "next API server", failed=str(silent))
+                since = loop.time()
+                assert await get(port, certificates) == 200
+                assert loop.time() - since < 0.5, "the silent one is not asked again"
