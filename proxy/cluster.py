@@ -33,6 +33,9 @@ log = structlog.get_logger("kubemux.connection")
 LIMIT: Final = "limit"
 """The result of a client turned away because of `limits.max_connections`."""
 
+PROBE_HOLD_S: Final = 1.0
+"""How long a probe waits for a link: over the usual reconnect, yet not so long that a dead gateway looks alive."""
+
 _PROBE: Final = Endpoint("127.0.0.1", 0)
 
 
@@ -176,11 +179,18 @@ class Cluster:
         if not self.active:
             self._idle.set()
 
+    def drop_ghosts(self) -> None:
+        """End the connections of clients that have gone while nothing could be read from or written to them."""
+        for relay in tuple(self._relays):
+            if relay.is_client_gone:
+                relay.abort(End.CLIENT_RESET)
+
     # ---------------------------------------------------------------------------------------------- probes
 
     async def dial(self, deadline: float) -> socket.socket:
         """A socket to the API server, relayed as a client's is (`proxy.health.probe.Dial`). Raises ProxyError."""
-        return await relayed_socket(await self._open(_PROBE, deadline), self._shared.budget)
+        hold_until = min(deadline, asyncio.get_running_loop().time() + PROBE_HOLD_S)
+        return await relayed_socket(await self._open(_PROBE, hold_until), self._shared.budget)
 
     # ------------------------------------------------------------------------------------------- life cycle
 
@@ -192,9 +202,9 @@ class Cluster:
         except TimeoutError:
             pass
         left = self.active
+        await self._tasks.close()
         for relay in tuple(self._relays):
             relay.abort(End.SHUTDOWN)
-        await self._tasks.close()
         await self._idle.wait()
         return left
 
@@ -203,8 +213,10 @@ async def _attach(relay: Relay, channel: Channel, sock: socket.socket) -> None:
     """Start relaying between `sock` and `channel`. Raises OSError after closing the channel if the client is gone."""
     try:
         await asyncio.get_running_loop().connect_accepted_socket(lambda: relay, sock)
-    except BaseException:
+    except BaseException as exc:
         channel.abort()
+        if relay.has_started:  # uvloop, cancelled here, closes the transport and never calls connection_lost
+            relay.connection_lost(exc if isinstance(exc, Exception) else None)
         raise
 
 

@@ -17,7 +17,7 @@ from typing import Final
 import structlog
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
-from proxy import __version__, systemd
+from proxy import __version__, descriptors, systemd
 from proxy.admin.control import Control
 from proxy.admin.server import AdminServer
 from proxy.admin.status import summary
@@ -35,7 +35,7 @@ from proxy.listeners.listener import Listener
 from proxy.metrics import Metrics
 from proxy.relay.budget import MemoryBudget
 from proxy.relay.interfaces import Route
-from proxy.snapshots import ClusterSnapshot, ClusterState, DaemonSnapshot
+from proxy.snapshots import ClusterSnapshot, DaemonSnapshot
 from proxy.ssh.gateway import Gateway, Handshakes
 from proxy.tasks import Tasks
 
@@ -88,13 +88,8 @@ class Daemon:
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self.registry)
         self.metrics = Metrics(self.registry, version=__version__)
-        limits = config.limits
-        self.shared = Shared(
-            MemoryBudget(limits.memory, limits.max_connections),
-            Admission(limits.max_connections),
-            self.metrics,
-            limits.hold_timeout,
-        )
+        self.shared = Shared(MemoryBudget(1, 1), Admission(1), self.metrics, 0.0)
+        self.take_limits()
         self.gateways: dict[str, Gateway] = {}
         self.entries: dict[str, Entry] = {}
         self.tasks = Tasks("daemon")
@@ -106,13 +101,29 @@ class Daemon:
         self._started_at = self._loop.time()
         self._status_due: asyncio.Handle | None = None
         self._is_started = False
-        self._is_draining = False
+        self._up: dict[str, bool] = {}
+        self.is_draining = False
         self.fingerprint = credentials.fingerprint(config)
         self.metrics.buffered_bytes.set_function(lambda: self.shared.budget.used)
         self.metrics.paused_relays.set_function(lambda: sum(entry.cluster.paused for entry in self.entries.values()))
 
     def __repr__(self) -> str:
         return f"<Daemon {self.config_path} gateways={len(self.gateways)} clusters={len(self.entries)}>"
+
+    def take_limits(self) -> None:
+        """Make `limits:` of the current configuration hold, for what comes from now on."""
+        limits = self.config.limits
+        fit = descriptors.for_clients(descriptors.raise_limit(), len(self.config.clusters))
+        if fit < limits.max_connections:
+            log.warning(
+                "fewer connections than configured",
+                max_connections=limits.max_connections,
+                allowed=fit,
+                hint="raise LimitNOFILE= of the unit (ulimit -n), or lower limits.max_connections",
+            )
+        self.shared.admission.limit = min(fit, limits.max_connections)
+        self.shared.budget.resize(limits.memory, limits.max_connections)
+        self.shared.hold_timeout = limits.hold_timeout
 
     # ------------------------------------------------------------------------------------------------ start
 
@@ -122,7 +133,12 @@ class Daemon:
             self.add_gateway(name)
         await asyncio.gather(*(self.add_cluster(name) for name in self.config.clusters))
         self._admin = AdminServer(snapshot=self.snapshot, registry=self.registry, control=control)
-        await self._start_admin(self._admin)
+        is_asked = await self._start_admin(self._admin)
+        if self.entries and not is_asked and not any(entry.listener.is_bound for entry in self.entries.values()):
+            raise ListenError(
+                f"not one address of {self.config_path} can be bound, nor {self.config.admin.listen}",
+                hint="is kubemux running already? kubemux status",
+            )
         self._inherited.close()
         self._start_heartbeat()
         self.metrics.config_last_success.set_to_current_time()
@@ -132,6 +148,7 @@ class Daemon:
             config=str(self.config_path),
             gateways=len(self.gateways),
             clusters=len(self.entries),
+            listening=sum(entry.listener.is_bound for entry in self.entries.values()),
             version=__version__,
         )
         systemd.notify(systemd.READY, systemd.status(summary(self.snapshot())))
@@ -188,17 +205,22 @@ class Daemon:
         log.info("listener bound", cluster=name, listen=str(entry.listener.address))
         self.state_changed()
 
-    async def _start_admin(self, server: AdminServer) -> None:
+    async def _start_admin(self, server: AdminServer) -> bool:
+        """Whether the daemon can be asked."""
         admin = self.config.admin
+        is_bound = False
         try:
             await server.start_tcp(self._inherited.take(admin.listen) or admin.listen)
+            is_bound = True
         except ListenError as exc:
             log.error("admin listener failed", reason=exc.reason, message=str(exc), hint=exc.hint)
         if admin.socket is not None:
             try:
                 await server.start_unix(admin.socket)
+                is_bound = True
             except ListenError as exc:
                 log.error("admin socket failed", reason=exc.reason, message=str(exc), hint=exc.hint)
+        return is_bound
 
     def _start_heartbeat(self) -> None:
         interval = systemd.watchdog_interval()
@@ -206,15 +228,21 @@ class Daemon:
         def beat() -> None:
             if interval is not None:
                 systemd.notify(systemd.WATCHDOG)
+            for entry in self.entries.values():
+                entry.cluster.drop_ghosts()
 
         self.tasks.spawn(watch_lag(self.metrics, beat, interval=min(0.5, interval or 0.5)), name="heartbeat")
 
     # ------------------------------------------------------------------------------------------------ state
 
     def _gateway_changed(self, name: str) -> None:
-        for entry in self.entries.values():
-            if entry.cluster.config.gateway == name:
-                entry.monitor.poke()
+        """Probe at once what a gateway that came or went leads to; not at every failed dial, which proves nothing new."""
+        is_up = self.gateways[name].is_up if name in self.gateways else False
+        if is_up != self._up.get(name):
+            self._up[name] = is_up
+            for entry in self.entries.values():
+                if entry.cluster.config.gateway == name:
+                    entry.monitor.poke()
         self.state_changed()
 
     def state_changed(self) -> None:
@@ -233,8 +261,8 @@ class Daemon:
             version=__version__,
             pid=os.getpid(),
             uptime=self._loop.time() - self._started_at,
-            ready=self._is_started and bound and not self._is_draining,
-            draining=self._is_draining,
+            ready=self._is_started and bound and not self.is_draining,
+            draining=self.is_draining,
             config_path=str(self.config_path),
             connections=self.shared.admission.active,
             buffered_bytes=self.shared.budget.used,
@@ -264,7 +292,7 @@ class Daemon:
 
     async def stop(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109 - a budget, not a failure
         """Accept no more, wait up to `timeout` seconds (default: limits.drain_timeout) for clients, close everything."""
-        self._is_draining = True
+        self.is_draining = True
         systemd.notify(systemd.STOPPING, systemd.status("draining"))
         budget = self.config.limits.drain_timeout if timeout is None else timeout
         log.info("stopping", connections=self.shared.admission.active, drain_timeout=budget)
@@ -296,7 +324,7 @@ def _cluster_snapshot(entry: Entry) -> ClusterSnapshot:
         reason, message, hint = "drained", "drained: it takes no connections", "kubemux reload opens it again"
     elif entry.listen_error:
         reason, message, hint = ListenError.reason, entry.listen_error, ListenError.hint
-    is_well = entry.monitor.state is ClusterState.UP and entry.listener.is_bound
+    is_well = entry.listener.is_bound and outcome is not None and outcome.result.alive
     return ClusterSnapshot(
         name=cluster.name,
         gateway=cluster.config.gateway,

@@ -21,6 +21,7 @@ class TcpChannel(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._user: ChannelUser | None = None
         self._buffer = memoryview(bytearray(_BITE))
+        self._early = b""
         self._is_lost = False
         self._had_eof = False
 
@@ -29,12 +30,15 @@ class TcpChannel(asyncio.Protocol):
     def attach(self, user: ChannelUser) -> None:
         """Start delivery."""
         self._user = user
+        if self._early:
+            user.channel_data(self._early)
+            self._early = b""
+        if self._had_eof:
+            user.channel_eof()
         if self._is_lost:
             asyncio.get_running_loop().call_soon(user.channel_lost, None)
-        elif self._had_eof:
-            user.channel_eof()
-        elif self._transport is not None:
-            self._transport.resume_reading()
+        else:
+            self.resume_reading()
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Our own: what is sent is copied out of it."""
@@ -79,9 +83,12 @@ class TcpChannel(asyncio.Protocol):
         self._transport.set_write_buffer_limits(high=0)
 
     def data_received(self, data: bytes) -> None:
-        """Bytes from the API server: it speaks only after a client did, so the user is there."""
+        """Bytes from the server. What it says before `attach` is one read at most: uvloop heeds no earlier pause."""
         if self._user is not None:
             self._user.channel_data(data)
+        else:
+            self._early += data
+            self.pause_reading()
 
     def eof_received(self) -> bool:
         """True keeps our direction open."""

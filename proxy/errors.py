@@ -38,6 +38,10 @@ class ProxyError(Exception):
 # ---------------------------------------------------------------------------------------------- configuration
 
 
+MAX_PROBLEMS = 200
+"""In one report: a log line of 30,000 problems is 11 MB, and helps nobody."""
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One thing wrong with a file: where, what, and the remedy.
@@ -52,14 +56,16 @@ class Problem:
 
 
 class ConfigError(ProxyError):
-    """A configuration (or kubeconfig) that cannot be used. Holds every problem found, not the first."""
+    """A configuration (or kubeconfig) that cannot be used. Holds every problem found, up to a readable number."""
 
     reason = "config"
 
     def __init__(self, path: str, problems: list[Problem]) -> None:
         super().__init__(f"{path}: {len(problems)} problem{'s' if len(problems) != 1 else ''}")
         self.path = path
-        self.problems = problems
+        self.problems = problems[:MAX_PROBLEMS]
+        if (more := len(problems) - MAX_PROBLEMS) > 0:
+            self.problems.append(Problem(0, "", f"{more} more problems are not shown"))
 
     def render(self) -> str:
         """The whole report, a line or two for each problem: `FILE:LINE: KEY: what is wrong` and `  hint: remedy`."""
@@ -249,4 +255,4 @@ class AdminError(ProxyError):
     """The running daemon could not be asked."""
 
     reason = "admin"
-    hint = "is it running? systemctl status kubemux"
+    hint = "is it running, and could it open its admin addresses? systemctl status kubemux, or the log of kubemux run"

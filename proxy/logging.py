@@ -116,6 +116,8 @@ def configure(format: Literal["json", "console"], level: str, stream: TextIO | N
         root.removeHandler(handler)
     root.addHandler(_Bridge(logging.WARNING))
     root.setLevel(logging.WARNING)
+    # It logs a client's malformed request, or its hanging up, as an error with a traceback.
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
 
 
 def dropped_entries() -> int:

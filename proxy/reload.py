@@ -18,16 +18,27 @@ from proxy.config import credentials, diff
 from proxy.config.loader import load
 from proxy.config.model import Config
 from proxy.daemon import Daemon
-from proxy.errors import ConfigError
+from proxy.errors import ConfigError, ProxyError
 
 log = structlog.get_logger("kubemux.reload")
 
 
+class Stopping(ProxyError):
+    """Too late to reload."""
+
+    reason = "stopping"
+    hint = "the next start reads the new file"
+
+
 async def reload(daemon: Daemon) -> ReloadResult:
-    """Read the daemon's file again and apply it. Raises ConfigError, and then nothing has changed."""
+    """Read the daemon's file again and apply it. Raises ConfigError or Stopping, and then nothing has changed."""
+    if daemon.is_draining:
+        raise Stopping("kubemux is being stopped")
     systemd.notify(systemd.reloading())
     try:
         config, fingerprint = await asyncio.to_thread(_read, daemon)
+        if daemon.is_draining:  # since then: what would be bound now, nobody would close
+            raise Stopping("kubemux is being stopped")
     except ConfigError as exc:
         daemon.metrics.config_reloads.labels("rejected").inc()
         log.error("reload rejected", config=str(daemon.config_path), problems=exc.render().splitlines())
@@ -41,7 +52,8 @@ async def reload(daemon: Daemon) -> ReloadResult:
         log.info("reloaded", added=result.added, changed=result.changed, removed=result.removed, warnings=result.warnings)
         return result
     finally:
-        systemd.notify(systemd.READY, systemd.status(summary(daemon.snapshot())))
+        if not daemon.is_draining:
+            systemd.notify(systemd.READY, systemd.status(summary(daemon.snapshot())))
 
 
 def _read(daemon: Daemon) -> tuple[Config, dict[Path, bytes]]:
@@ -57,9 +69,7 @@ async def _apply(daemon: Daemon, config: Config, plan: diff.Plan) -> ReloadResul
     if plan.log:
         logging.configure(config.log.format, config.log.level)
     if plan.limits:
-        daemon.shared.budget.resize(config.limits.memory, config.limits.max_connections)
-        daemon.shared.admission.limit = config.limits.max_connections
-        daemon.shared.hold_timeout = config.limits.hold_timeout
+        daemon.take_limits()
 
     old_entries = {name: daemon.entries.pop(name) for name in (*clusters.removed, *clusters.changed, *reopened)}
     old_gateways = {name: daemon.gateways.pop(name) for name in (*gateways.removed, *gateways.changed)}

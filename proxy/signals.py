@@ -35,18 +35,31 @@ async def run_until_stopped(daemon: Daemon, on_started: Callable[[], None] = lam
     for number, handler in handlers.items():
         loop.add_signal_handler(number, handler)
     try:
-        starting = tasks.spawn(daemon.start(controller), name="start")
+        starting = tasks.spawn(_start(daemon, controller), name="start")
         stopped = tasks.spawn(stop.wait(), name="wait for a signal")
         await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        if starting.done():
-            starting.result()  # raise what went wrong
+        if not starting.done():
+            starting.cancel()
+            await asyncio.wait({starting})
+        elif failure := starting.result():
+            await daemon.stop(timeout=0)
+            raise failure
+        else:
             on_started()
-        await stopped
+            await stopped
         await _stop(daemon, hurry, tasks)
     finally:
         for number in handlers:
             loop.remove_signal_handler(number)
         await tasks.close()
+
+
+async def _start(daemon: Daemon, controller: Controller) -> ProxyError | None:
+    try:
+        await daemon.start(controller)
+    except ProxyError as exc:
+        return exc
+    return None
 
 
 async def _reload(controller: Controller) -> None:

@@ -28,7 +28,7 @@ LAYERS = (
     ("proxy.ssh", "proxy.direct"),
     ("proxy.relay",),
     ("proxy.wire",),
-    ("proxy.metrics", "proxy.logging", "proxy.tasks", "proxy.snapshots"),
+    ("proxy.metrics", "proxy.logging", "proxy.tasks", "proxy.snapshots", "proxy.descriptors"),
     ("proxy.config",),
     ("proxy.errors",),
 )

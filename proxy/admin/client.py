@@ -87,7 +87,7 @@ async def _ask(
 def _read(where: str, code: int, body: bytes) -> object:
     try:
         answer: object = json.loads(body)
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         hint = "another program has this address; choose another for admin.listen"
         raise AdminError(f"{where}: answered, but not as kubemux does (HTTP {code})", hint=hint) from exc
     match answer:

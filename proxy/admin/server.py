@@ -55,7 +55,7 @@ class AdminServer:
         snapshot: Callable[[], DaemonSnapshot],
         registry: CollectorRegistry,
         control: Control,
-        idle_timeout: float = 30.0,
+        idle_timeout: float = 10.0,
         write_timeout: float = 10.0,
     ) -> None:
         """`idle_timeout`: seconds a client may take to send a request; `write_timeout`: to take the answer."""

@@ -73,6 +73,10 @@ class _Commands(click.Group):
             if error.hint:
                 click.echo(printable(f"  hint: {error.hint}"), err=True)
             ctx.exit(EX_FAILED)
+        except OSError as error:  # a full disk behind stdout, mostly
+            where = f": {error.filename}" if error.filename else ""
+            click.echo(printable(f"kubemux: {error.strerror or error}{where}"), err=True)
+            ctx.exit(EX_FAILED)
         except Exception as error:  # noqa: BLE001 - the last line of defence: what is not foreseen must read as a bug of ours
             if os.environ.get("KUBEMUX_DEBUG"):
                 traceback.print_exception(error, file=sys.stderr)
@@ -86,5 +90,5 @@ class _Commands(click.Group):
 def main() -> None:
     """Give every Kubernetes cluster behind SSH a stable address, https://127.0.0.1:PORT.
 
-    Exit codes: 0 fine, 1 failed at run time, 2 usage, 78 bad configuration.
+    Exit codes: 0 fine, 1 failed at run time, 2 usage, 78 bad configuration, 130 interrupted.
     """

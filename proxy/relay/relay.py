@@ -14,6 +14,7 @@ import asyncio
 import socket
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from enum import StrEnum
 from typing import Final, cast
 
@@ -24,6 +25,8 @@ from proxy.relay.interfaces import Channel
 
 LINGER_ZERO: Final = struct.pack("ii", 1, 0)
 """SO_LINGER on, 0 s: close() sends RST. A client whose tunnel broke must not take the end of the stream for a clean one."""
+
+_TCP_CLOSE: Final = 7  # enum in linux/tcp_states.h; tcpi_state is the first byte of TCP_INFO
 
 
 class End(StrEnum):
@@ -47,6 +50,7 @@ class Relay(asyncio.BufferedProtocol):
         "_client_eof",
         "_client_open",
         "_cluster_eof",
+        "_has_ended",
         "_on_end",
         "_transport",
         "first_byte_at",
@@ -67,6 +71,7 @@ class Relay(asyncio.BufferedProtocol):
         self._channel_open = True
         self._client_eof = False
         self._cluster_eof = False
+        self._has_ended = False
         self._charged = 0
         self.traffic = traffic
         self.to_cluster = 0
@@ -87,6 +92,17 @@ class Relay(asyncio.BufferedProtocol):
     def has_started(self) -> bool:
         """Whether it has the client's socket: from then on, `on_end` will be called."""
         return self._transport is not None
+
+    @property
+    def is_client_gone(self) -> bool:
+        """Whether a client whose socket is not read has reset it: no transport notices before it reads or writes again."""
+        if not self._client_open or self._transport is None or not (self.is_client_paused or self.is_cluster_paused):
+            return False
+        sock = self._transport.get_extra_info("socket")
+        if sock is None or sock.family == socket.AF_UNIX:
+            return False
+        state: bytes = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
+        return state[0] == _TCP_CLOSE
 
     # ------------------------------------------------------------------------------------ the client's socket
 
@@ -131,14 +147,16 @@ class Relay(asyncio.BufferedProtocol):
         self._channel.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The client's socket is closed."""
+        """The client's socket is closed. Idempotent."""
+        if not self._client_open:
+            return
         self._client_open = False
         self._uncharge()
         self.reason = self.reason or (End.CLIENT_RESET if exc else End.CLIENT_CLOSED)
         if self._client_eof and self._cluster_eof:
             self._channel.close()
         else:
-            self._channel.abort()
+            self._drop_channel()
         self._end_if_closed()
 
     # -------------------------------------------------------------------------------------------- the channel
@@ -174,6 +192,8 @@ class Relay(asyncio.BufferedProtocol):
 
     def channel_lost(self, error: ProxyError | None) -> None:
         """The channel is gone; a client that was not told the end of its stream is reset."""
+        if not self._channel_open:
+            return
         self._channel_open = False
         if error is not None:
             self.reason = error.reason
@@ -190,8 +210,14 @@ class Relay(asyncio.BufferedProtocol):
     def abort(self, reason: str) -> None:
         """End both legs at once."""
         self.reason = self.reason or reason
-        self._channel.abort()
+        self._drop_channel()
         self._reset_client()
+        self._end_if_closed()
+
+    def _drop_channel(self) -> None:
+        """Abort the channel and be done with it: an sshd whose API server does not read answers CLOSE late, or never."""
+        self._channel_open = False
+        self._channel.abort()
 
     def _finish_if_done(self) -> None:
         if self._client_eof and self._cluster_eof and self._client_open and self._transport is not None:
@@ -201,7 +227,8 @@ class Relay(asyncio.BufferedProtocol):
         if self._client_open and self._transport is not None:
             sock = self._transport.get_extra_info("socket")
             if sock is not None and sock.family != socket.AF_UNIX:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_ZERO)
+                with suppress(OSError, ValueError):  # closed already
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_ZERO)
             self._transport.abort()
 
     def _uncharge(self) -> None:
@@ -209,5 +236,6 @@ class Relay(asyncio.BufferedProtocol):
         self._charged = 0
 
     def _end_if_closed(self) -> None:
-        if not self._client_open and not self._channel_open:
+        if not self._client_open and not self._channel_open and not self._has_ended:
+            self._has_ended = True
             self._on_end(self)

@@ -109,6 +109,11 @@ class Gateway:
         self._links.clear()
         self._up.clear()
 
+    @property
+    def is_up(self) -> bool:
+        """Whether at least one link is up."""
+        return bool(self._links)
+
     def snapshot(self) -> GatewaySnapshot:
         """For status."""
         now = asyncio.get_running_loop().time()
@@ -278,4 +283,4 @@ class Gateway:
             say = log.warning if state is GatewayState.DOWN else log.info
             say("gateway state", gateway=self.name, state=str(state), was=str(self._state), links=up)
             self._state = state
-            self._on_change()
+        self._on_change()

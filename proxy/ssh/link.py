@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -45,6 +45,10 @@ RESUME_AT_ONCE: Final = 4
 DATA_PLANE: Final = "KUBEMUX_DATA_PLANE"
 """Environment: `native` or `asyncssh`, who carries the bytes of links."""
 
+ABANDONED_MAX: Final = 32
+"""Opens to one address that sshd has not answered in time. It may try for two minutes (tcp_syn_retries), and each holds a
+window meanwhile: without a limit, one API server behind a firewall that drops packets takes the memory of all clusters."""
+
 KEX_POLL_S: Final = 0.02
 
 CLOSE_TIMEOUT_S: Final = 2.0
@@ -63,6 +67,7 @@ class Link:
         self._channels: dict[SshChannel, None] = {}
         self._waiting: deque[SshChannel] = deque()
         self._opening = 0
+        self._abandoned: Counter[Endpoint] = Counter()
         self._is_congested = False
         self._is_full = False
         self._since = loop.time()
@@ -100,7 +105,9 @@ class Link:
 
     def _take_over(self) -> NativePlane | None:
         try:
-            return NativePlane(self._conn, self._budget, on_error=self._broken, on_ended=self._check_idle)
+            return NativePlane(
+                self._conn, self._budget, on_error=self._broken, on_lost=self.lost, on_ended=self._check_idle
+            )
         except Unsupported as exc:
             log.warning("link uses asyncssh's own channels", link=self.name, server=self.server, message=str(exc))
             return None
@@ -120,6 +127,8 @@ class Link:
 
     async def open_channel(self, target: Endpoint, *, origin: Endpoint, timeout: float) -> SshChannel | NativeChannel:  # noqa: ASYNC109 - told in the error
         """Open a channel within `timeout` seconds. Raises LinkDown if the link ends meanwhile, else a ChannelError."""
+        if self._abandoned[target] >= ABANDONED_MAX:
+            raise ChannelTimeout(f"{self.server} has not reached {target} for {ABANDONED_MAX} clients yet")
         window = self._budget.take_initial()
         if not window:
             raise MemoryExhausted(f"limits.memory is all given out ({self._budget.used} of {self._budget.limit} bytes)")
@@ -135,16 +144,30 @@ class Link:
             async with asyncio.timeout(timeout):
                 refusal = await asyncio.shield(opening)
         except TimeoutError as exc:
-            opening.add_done_callback(lambda _: channel.abort())
+            self._abandon(opening, channel, target)
             raise ChannelTimeout(f"{self.server} did not reach {target} within {timeout:g} s") from exc
         except asyncio.CancelledError:
             if opening.cancelled():
                 raise LinkDown(f"the link to {self.server} was closed") from None
-            opening.add_done_callback(lambda _: channel.abort())
+            self._abandon(opening, channel, target)
             raise
         if refusal is not None:
             raise refusal
         return channel
+
+    def _abandon(
+        self, opening: asyncio.Task[ChannelError | LinkDown | None], channel: SshChannel | NativeChannel, target: Endpoint
+    ) -> None:
+        """Nobody waits for this open any more, but sshd goes on trying to connect, and its window stays taken until then."""
+
+        def ended(_: object) -> None:
+            channel.abort()
+            self._abandoned[target] -= 1
+            if not self._abandoned[target]:
+                del self._abandoned[target]
+
+        self._abandoned[target] += 1
+        opening.add_done_callback(ended)
 
     async def _open(
         self, channel: SshChannel | NativeChannel, target: Endpoint, origin: Endpoint, window: int

@@ -65,7 +65,7 @@ async def test_no_daemon_exits_1_and_says_how_to_find_out(config: Path, args: li
     shown = await kubemux(*args, "--config", config)
     assert (shown.exit_code, shown.stdout) == (1, "")
     assert shown.stderr.startswith(f"kubemux: {config.parent}/s: No such file or directory")
-    assert "hint: is it running? systemctl status kubemux" in shown.stderr
+    assert "hint: is it running" in shown.stderr
 
 
 @pytest.mark.parametrize("args", [["--watch", "--json"], ["--watch"]], ids=" ".join)
