@@ -65,6 +65,8 @@ async def test_aliases_and_proxyjump_through_the_daemon(
             for port in ports.values():
                 assert await get(port, certificates) == 200
             assert peers(daemon.pid) == [first.port] * 3
+    async with dialled(alias("both", path)) as link:
+        assert len(link.conns) == 3, "`middle`'s own ProxyJump does not count where `first` comes before it"
 
 
 async def test_the_gateway_overrides_its_ssh_config(sshd: Sshd, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
+import pytest
 from prometheus_client import CollectorRegistry
 
 from proxy.config.model import GatewayConfig
@@ -15,9 +16,17 @@ from proxy.metrics import Metrics
 from proxy.relay.budget import MemoryBudget
 from proxy.ssh.dial import Dialled, dial
 from proxy.ssh.gateway import Gateway, Handshakes
+from proxy.ssh.link import DATA_PLANE
 from tests.support.sshd import Sshd
 
 ORIGIN = Endpoint("127.0.0.1", 1)
+
+
+@pytest.fixture(params=["native", "asyncssh"])
+def data_plane(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Who carries the bytes of the test's links."""
+    monkeypatch.setenv(DATA_PLANE, request.param)
+    return str(request.param)
 
 
 def config_for(sshd: Sshd, **more: object) -> GatewayConfig:

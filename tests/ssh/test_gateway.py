@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from typing import cast
 
 import pytest
 
 from proxy.config.values import Endpoint
-from proxy.errors import AuthFailed, LinkDown
+from proxy.errors import AuthFailed, LinkDown, LinkError
 from proxy.relay.interfaces import Channel
 from proxy.snapshots import GatewayState
+from proxy.ssh.link import Link
 from tests.ssh.conftest import ORIGIN, Watched, config_for, started
 from tests.support.echo import Echo
 from tests.support.sshd import Sshd, SshdFactory
 
-pytestmark = pytest.mark.sshd
+pytestmark = [pytest.mark.sshd, pytest.mark.usefixtures("data_plane")]
 
 
 def open_channel(gateway: Watched, target: Endpoint, *, hold: float = 10.0) -> asyncio.Task[Channel]:
@@ -84,6 +86,39 @@ async def test_a_client_that_leaves_takes_nothing_from_the_others(sshd_factory: 
         async with asyncio.timeout(5):
             await gateway._links[0].idle.wait()
         assert gateway.budget.used == 0
+
+
+class Dying:
+    """A link that opens nothing any more, and has not ended yet."""
+
+    load = 0
+
+    def __init__(self) -> None:
+        self.closed: asyncio.Future[LinkError] = asyncio.get_running_loop().create_future()
+        self.asked = asyncio.Event()
+
+    async def open_channel(self, *_: object, **__: object) -> Channel:
+        self.asked.set()
+        raise LinkDown("the link was lost while a channel was opened")
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+
+async def test_a_client_that_leaves_does_not_cancel_the_end_that_others_wait_for(sshd: Sshd) -> None:
+    gateway, link = Watched(config_for(sshd)), Dying()
+    gateway._links.append(cast("Link", link))
+    gateway._up.set()
+    client = open_channel(gateway, Endpoint("127.0.0.1", 1))
+    await link.asked.wait()
+    await asyncio.sleep(0)
+    client.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await client
+    assert not link.closed.cancelled()
+    with pytest.raises(LinkDown):
+        await open_channel(gateway, Endpoint("127.0.0.1", 1), hold=0.05)
+    await gateway.close()
 
 
 async def test_no_client_finds_a_gateway_without_links_up(sshd_factory: SshdFactory) -> None:

@@ -7,7 +7,9 @@ import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
+import asyncssh
 import pytest
 
 from proxy.config.values import Endpoint
@@ -21,7 +23,7 @@ from tests.support.ports import free_port
 from tests.support.serving import Server
 from tests.support.sshd import Sshd, SshdFactory
 
-pytestmark = pytest.mark.sshd
+pytestmark = [pytest.mark.sshd, pytest.mark.usefixtures("data_plane")]
 
 
 class Leaves(Server):
@@ -100,8 +102,8 @@ async def test_no_answer_in_time_and_the_late_channel_is_closed(sshd: Sshd) -> N
 async def test_two_hundred_opens_cancelled_at_random(sshd: Sshd) -> None:
     rng = random.Random(7)  # noqa: S311 - reproducible, not secret
     async with Echo() as server, linked(sshd) as (link, budget):
-        for _ in range(4):
-            tasks = [opening(link, server.endpoint) for _ in range(50)]
+        for _ in range(8):
+            tasks = [opening(link, server.endpoint) for _ in range(25)]
             for task in rng.sample(tasks, len(tasks)):
                 for _ in range(rng.randrange(6)):
                     await asyncio.sleep(0)
@@ -111,7 +113,7 @@ async def test_two_hundred_opens_cancelled_at_random(sshd: Sshd) -> None:
                     result.abort()
                 else:
                     assert isinstance(result, asyncio.CancelledError), result
-        await idle(link)
+            await idle(link)  # sshd has answered them all: a link puts up with a few that it has not
         assert (link.load, budget.used) == (0, 0)
         async with asyncio.timeout(5):
             while server.connections:  # sshd has let go of the target, too
@@ -148,6 +150,22 @@ async def test_the_links_end_is_told_to_every_channel_once(sshd: Sshd) -> None:
         with pytest.raises(LinkDown):
             await opening(link, server.endpoint)
         assert getattr(await Ended(late).lost, "reason", None) == "link_lost"
+        assert (link.load, budget.used) == (0, 0)
+
+
+@pytest.mark.parametrize("data_plane", ["asyncssh"], indirect=True)
+async def test_the_link_ends_between_the_answer_and_its_channel(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one turn of the loop in which asyncssh has an open channel that nobody can be told about."""
+    confirm = asyncssh.SSHTCPChannel.process_open_confirmation
+    async with Echo() as server, linked(sshd) as (link, budget):
+
+        def end_then_confirm(channel: asyncssh.SSHTCPChannel[bytes], *args: Any) -> None:
+            link._conn.abort()
+            confirm(channel, *args)
+
+        monkeypatch.setattr(asyncssh.SSHTCPChannel, "process_open_confirmation", end_then_confirm)
+        with pytest.raises(LinkDown):
+            await opening(link, server.endpoint)
         assert (link.load, budget.used) == (0, 0)
 
 
