@@ -43,7 +43,7 @@ RESUME_AT_ONCE: Final = 4
 """Channels that may fill the link again per turn of the loop. All at once, the same first few would always win."""
 
 DATA_PLANE: Final = "KUBEMUX_DATA_PLANE"
-"""Environment: `native` or `asyncssh`, who carries the bytes of links."""
+"""Environment: `asyncssh` keeps links on its own channels; otherwise we carry their bytes wherever that is possible."""
 
 ABANDONED_MAX: Final = 32
 """Opens to one address that sshd has not answered in time. It may try for two minutes (tcp_syn_retries), and each holds a
@@ -81,7 +81,7 @@ class Link:
         self.rtt: float | None = None
         self.closed: asyncio.Future[LinkError] = loop.create_future()
         internals.check(self._conn)
-        self._native = self._take_over() if os.environ.get(DATA_PLANE, "asyncssh") == "native" else None
+        self._native = self._take_over() if os.environ.get(DATA_PLANE) != "asyncssh" else None
         if self._native is None:
             internals.on_congestion(self._conn, HIGH_WATER, self._congested, self._drained)
 
@@ -149,7 +149,7 @@ class Link:
         except asyncio.CancelledError:
             if opening.cancelled():
                 raise LinkDown(f"the link to {self.server} was closed") from None
-            self._abandon(opening, channel, target)
+            opening.add_done_callback(lambda _: channel.abort())
             raise
         if refusal is not None:
             raise refusal
@@ -158,7 +158,7 @@ class Link:
     def _abandon(
         self, opening: asyncio.Task[ChannelError | LinkDown | None], channel: SshChannel | NativeChannel, target: Endpoint
     ) -> None:
-        """Nobody waits for this open any more, but sshd goes on trying to connect, and its window stays taken until then."""
+        """It took too long for whoever asked, but sshd goes on trying to connect, and its window stays taken until then."""
 
         def ended(_: object) -> None:
             channel.abort()

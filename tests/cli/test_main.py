@@ -29,7 +29,7 @@ def failing(error: BaseException, **env: str) -> Result:
         raise error
 
     class OneCommand(cli._Commands):
-        def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:  # noqa: ARG002 - click's signature
+        def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
             return check
 
     return CliRunner().invoke(OneCommand(name="kubemux"), ["check"], env=env)

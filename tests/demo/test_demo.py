@@ -145,7 +145,7 @@ async def test_its_end_leaves_nothing_behind(tmp_path: Path, number: signal.Sign
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_a_signal_while_it_starts_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
     async with started(tmp_path) as process:
-        while not left(tmp_path):  # noqa: ASYNC110 - nobody tells when a folder is made
+        while not left(tmp_path):
             await asyncio.sleep(0)
         assert await end(process, number) == 0
     assert left(tmp_path) == []

@@ -113,7 +113,7 @@ class LoopLeaks:
     async def everything(self) -> list[str]:
         """What is still there after `GRACE` seconds at most, and every unhandled error."""
         deadline = asyncio.get_running_loop().time() + GRACE
-        while (left := self._left()) and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110 - nobody tells when it closes
+        while (left := self._left()) and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(0.01)
         return self._errors + left
 
