@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from proxy.cli.options import config_option
-from proxy.config import loader
+from proxy.config import known_hosts, loader
+from proxy.config.credentials import Scrutiny
 
 
 @click.command()
@@ -15,8 +16,10 @@ from proxy.config import loader
 def check(config: Path) -> None:
     """Check a configuration file and the files it names; report every problem with its line and remedy.
 
-    Run it as the daemon's user: whether keys can be read depends on who asks.
+    Run it as root or as the daemon's user: whether keys can be read depends on who asks.
     """
-    loaded = loader.load(config)
+    loaded = loader.load(config, Scrutiny.KEYS)
+    for doubt, remedy in known_hosts.unlisted(loaded):
+        click.echo(f"WARNING: {config}: {doubt}\n  hint: {remedy}", err=True)
     gateways, clusters = len(loaded.gateways), len(loaded.clusters)
     click.echo(f"{config}: ok, {gateways} gateway{'s' * (gateways != 1)}, {clusters} cluster{'s' * (clusters != 1)}")

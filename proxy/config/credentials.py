@@ -2,30 +2,44 @@
 
 from __future__ import annotations
 
-import binascii
 import hashlib
 import os
 import stat
 from collections.abc import Iterator
-from enum import Enum, auto
+from enum import Enum, IntEnum, auto
 from pathlib import Path
 from typing import NamedTuple
 
 from cryptography import x509
 
+from proxy.config import known_hosts
 from proxy.config.files import MAX_CREDENTIAL_BYTES, Unusable, read_bytes
 from proxy.config.model import ClusterConfig, Config, GatewayConfig
+from proxy.config.private_keys import Content, recognise
 from proxy.config.rules import Finding
+from proxy.config.values import SERVICE_CREDENTIALS, credentials_directory
 from proxy.config.yaml import Loc
 
 
 class Kind(Enum):
     """What a file must be."""
 
+    PRIVATE_KEY = auto()
     SECRET = auto()
     CERTIFICATES = auto()
     KNOWN_HOSTS = auto()
     TEXT = auto()
+
+
+class Scrutiny(IntEnum):
+    """How closely files are looked at. Each level includes those before it."""
+
+    CA = auto()
+    """`tls.ca_file` alone: all that a kubeconfig needs, and no secret."""
+    FILES = auto()
+    """Every file is there, readable, private if it must be, of the right format: else the daemon does not start."""
+    KEYS = auto()
+    """Private keys are some and can be opened: else the daemon goes on without that gateway."""
 
 
 class Reference(NamedTuple):
@@ -37,7 +51,7 @@ class Reference(NamedTuple):
 
 
 _FIELDS = (
-    ("identity_files", Kind.SECRET),
+    ("identity_files", Kind.PRIVATE_KEY),
     ("certificate_files", Kind.TEXT),
     ("passphrase_file", Kind.SECRET),
     ("known_hosts", Kind.KNOWN_HOSTS),
@@ -81,40 +95,69 @@ def _digest(path: Path) -> bytes:
     return hashlib.sha256(data).digest()
 
 
-def check(config: Config) -> Iterator[Finding]:
+def check(config: Config, scrutiny: Scrutiny = Scrutiny.FILES) -> Iterator[Finding]:
     """Every file that is missing, unreadable, readable by too many, or not what it should be. Its contents are never shown."""
-    for name, gateway in config.gateways.items():
-        for loc, path, kind in references(gateway):
-            yield from _check_file(("gateways", name, *loc), path, kind)
+    if scrutiny > Scrutiny.CA:
+        for name, gateway in config.gateways.items():
+            for loc, path, kind in references(gateway):
+                yield from _check_file(("gateways", name, *loc), path, kind, scrutiny, locked=gateway.passphrase_file is None)
     for name, cluster in config.clusters.items():
         for loc, path, kind in references(cluster):
-            yield from _check_file(("clusters", name, *loc), path, kind)
+            if scrutiny > Scrutiny.CA or loc == ("tls", "ca_file"):
+                yield from _check_file(("clusters", name, *loc), path, kind, scrutiny)
 
 
-def _check_file(loc: Loc, path: Path, kind: Kind) -> Iterator[Finding]:
+def _check_file(loc: Loc, path: Path, kind: Kind, scrutiny: Scrutiny, *, locked: bool = False) -> Iterator[Finding]:
+    """`locked`: an encrypted key cannot be opened."""
     try:
         data, status = read_bytes(path, limit=MAX_CREDENTIAL_BYTES)
     except Unusable as exc:
-        yield Finding(loc, f"{path} {exc}", exc.hint)
+        yield Finding(loc, f"{path} {exc}", _credential_hint(path) or exc.hint)
         return
-    if kind is Kind.SECRET and _too_open(path, status):
+    too_open = kind in {Kind.PRIVATE_KEY, Kind.SECRET} and _too_open(path, status)
+    # Whatever the level: `chmod 600` would be the wrong advice for a public key.
+    content = recognise(data) if kind is Kind.PRIVATE_KEY and (too_open or scrutiny is Scrutiny.KEYS) else None
+    if content in {Content.PUBLIC, Content.OTHER}:
+        yield _not_a_key(loc, path, content)
+    elif too_open:
         mode = stat.S_IMODE(status.st_mode)
         yield Finding(
             loc,
             f"{path} is a secret that others may read (mode {mode:04o})",
             f"chmod {'600' if status.st_uid == os.geteuid() else 'o='} {path}",
         )
+    elif content is Content.ENCRYPTED and locked:
+        hint = "add passphrase_file: FILE; or ssh-add it, say agent: true and take it out of identity_files"
+        yield Finding(loc, f"{path} is encrypted, and the gateway has no passphrase_file", hint)
     elif kind is Kind.CERTIFICATES:
         try:
             x509.load_pem_x509_certificates(data)
         except ValueError:
             yield Finding(loc, f"{path} holds no PEM certificate", "it should start with -----BEGIN CERTIFICATE-----")
     elif kind is Kind.KNOWN_HOSTS:
-        bad = [number for number, line in enumerate(data.splitlines(), 1) if not _is_known_host(line)]
+        bad = [number for number, line in enumerate(data.splitlines(), 1) if not known_hosts.is_line(line)]
         if bad:
             more = f" (lines like it: {len(bad)})" if bad[1:] else ""
-            hint = "a line reads: HOST[,HOST...] KEYTYPE BASE64; remove it, or take it anew from ssh-keyscan"
+            hint = "a line reads: HOST[,HOST...] KEYTYPE BASE64; remove it, or take it anew: ssh-keyscan -p PORT HOST"
             yield Finding(loc, f"{path}:{bad[0]} is not a known_hosts line{more}", hint)
+
+
+def _not_a_key(loc: Loc, path: Path, content: Content | None) -> Finding:
+    if content is not Content.PUBLIC:
+        hint = "a private key, as ssh-keygen writes it, starts with -----BEGIN OPENSSH PRIVATE KEY-----"
+        return Finding(loc, f"{path} is not a private key", hint)
+    name = str(path).removesuffix(".pub").removesuffix("-cert")
+    hint = f"remove .pub: {name}" if name != str(path) else "name the file that ssh-keygen wrote beside it, without .pub"
+    return Finding(loc, f"{path} is a public key, not the private one", hint)
+
+
+def _credential_hint(path: Path) -> str:
+    if not path.is_relative_to(SERVICE_CREDENTIALS):
+        return ""
+    return (
+        f"systemd hands it over while the service runs (LoadCredential={path.name}:FILE), for root to see; "
+        "before, try CREDENTIALS_DIRECTORY=/etc/kubemux/keys kubemux ..."
+    )
 
 
 def _too_open(path: Path, status: os.stat_result) -> bool:
@@ -122,27 +165,6 @@ def _too_open(path: Path, status: os.stat_result) -> bool:
 
     systemd shows credentials with mode 0440 in a folder that only the service can enter (systemd.exec(5), LoadCredential=).
     """
-    credentials = os.environ.get("CREDENTIALS_DIRECTORY")
-    if credentials and path.is_relative_to(credentials) and ".." not in path.parts:
+    if path.is_relative_to(credentials_directory()) and ".." not in path.parts:
         return False
     return bool(status.st_mode & (0o077 if status.st_uid == os.geteuid() else 0o007))
-
-
-def _is_known_host(line: bytes) -> bool:
-    """Whether sshd(8), SSH_KNOWN_HOSTS FILE FORMAT, allows `line`. The key names its type again, at the start of its blob."""
-    fields = line.split()
-    if not fields or fields[0].startswith(b"#"):
-        return True
-    if fields[0] in {b"@cert-authority", b"@revoked"}:
-        del fields[0]
-    if len(fields) < 3 or fields[0].startswith(b"@"):
-        return False
-    pattern, kind, key = fields[:3]
-    try:
-        blob = binascii.a2b_base64(key, strict_mode=True)
-        if pattern.startswith(b"|"):
-            _, version, salt, digest = pattern.split(b"|")
-            return version == b"1" and len(binascii.a2b_base64(salt)) == len(binascii.a2b_base64(digest)) == 20
-    except ValueError:
-        return False
-    return blob.startswith(len(kind).to_bytes(4) + kind)

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from proxy.config import credentials, rules, yaml
+from proxy.config.credentials import Scrutiny
 from proxy.config.model import DIRECT, ClusterConfig, Config, GatewayConfig
 from proxy.config.rules import Finding, suggest
 from proxy.config.values import Endpoint, shown
@@ -54,17 +55,17 @@ _DEFAULTS: Final[dict[str, tuple[str, type[BaseModel]]]] = {
 }
 
 
-def load(path: Path) -> Config:
+def load(path: Path, scrutiny: Scrutiny = Scrutiny.FILES) -> Config:
     """The configuration in `path`, which is read once. Raises ConfigError. Blocking: from a loop, call it in a thread."""
-    return _build(yaml.read(path))
+    return _build(yaml.read(path), scrutiny)
 
 
-def parse(data: bytes, path: str) -> Config:
+def parse(data: bytes, path: str, scrutiny: Scrutiny = Scrutiny.FILES) -> Config:
     """The configuration in `data`; `path` is for messages. Reads the files it names. Raises ConfigError."""
-    return _build(yaml.parse(data, path))
+    return _build(yaml.parse(data, path), scrutiny)
 
 
-def _build(document: Document) -> Config:
+def _build(document: Document, scrutiny: Scrutiny) -> Config:
     if not isinstance(document.root, dict):
         message = "the file is empty" if document.root is None else "the file is not a mapping of keys to values"
         hint = "config/minimal.yaml is a start: version, gateways, clusters"
@@ -76,7 +77,7 @@ def _build(document: Document) -> Config:
     config = _validated(raw, findings, broken)
     # Without the section itself, every reference to it would look dangling.
     if config and ("gateways",) not in broken:
-        later = (*rules.check(config), *credentials.check(config))
+        later = (*rules.check(config), *credentials.check(config, scrutiny))
         above = {prefix for loc in broken for prefix in _prefixes(loc)}
         findings += [f for f in later if f.loc not in above and broken.isdisjoint(_prefixes(f.loc))]
     if config is None or findings:
@@ -188,6 +189,8 @@ def _explain(error: ErrorDetails, loc: Loc, model: type[BaseModel]) -> Finding:
             return Finding(loc, "unknown key", suggest(last, _keys(model, where[:-1])))
         case "value_error":
             return Finding(loc, str(context["error"]), example)
+        case "literal_error" if last == "version":
+            return Finding(loc, f"expected {context['expected']}, got {got}", "this kubemux reads version 1")
         case "literal_error":
             return Finding(loc, f"expected {context['expected']}, got {got}", "choose one of these")
         case "string_type":

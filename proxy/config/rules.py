@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 from typing import NamedTuple
 
@@ -35,7 +35,28 @@ def check(config: Config) -> Iterator[Finding]:
     yield from _cycles(config)
     yield from _credentials(config)
     yield from _addresses(config)
+    yield from _loops(config)
     yield from _bounds(config)
+
+
+Listeners = Mapping[int, Sequence[tuple[str, Endpoint]]]
+"""Port -> the keys and addresses of kubemux's own listeners."""
+
+
+def own_listeners(config: Config) -> Listeners:
+    """Every address that a daemon with this configuration listens on."""
+    found = {config.admin.listen.port: [("admin.listen", config.admin.listen)]}
+    for name, cluster in config.clusters.items():
+        found.setdefault(cluster.listen.port, []).append((f"clusters.{name}.listen", cluster.listen))
+    return found
+
+
+def own_listener(own: Listeners, address: Endpoint) -> str | None:
+    """The key of the listener, if any, that a connection from this machine to `address` would end at."""
+    for key, listen in own.get(address.port, ()):
+        if _host(listen.host) == _host(address.host) or (address.is_loopback and _is_wildcard(listen.host)):
+            return key
+    return None
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
@@ -84,7 +105,8 @@ def _credentials(config: Config) -> Iterator[Finding]:
     for name, gateway in config.gateways.items():
         loc: Loc = ("gateways", name)
         if not gateway.known_hosts and not gateway.ssh_config:
-            hint = "add known_hosts: [FILE], with a line from: ssh-keyscan HOST (compare the fingerprint first)"
+            scan = f"ssh-keyscan -p {gateway.port or 22} {gateway.host}"
+            hint = f"add known_hosts: [FILE], with a line from: {scan} (compare the fingerprint first)"
             yield Finding(loc, "known_hosts is missing; checking the host key cannot be switched off", hint)
         if not gateway.identity_files and not gateway.agent and not gateway.ssh_config:
             hint = "add identity_files: [FILE], or agent: true, or ssh_config: FILE"
@@ -119,9 +141,22 @@ def _addresses(config: Config) -> Iterator[Finding]:
         by_port[address.port].append((loc, address))
 
 
+def _loops(config: Config) -> Iterator[Finding]:
+    own = own_listeners(config)
+    for name, cluster in config.clusters.items():
+        for index, address in enumerate(cluster.api_servers if cluster.gateway == DIRECT else ()):
+            if key := own_listener(own, address):
+                message = f"{address} is kubemux's own {key}: it would be connected to itself"
+                hint = "give the API server's own address, or the gateway that leads to it"
+                yield Finding(("clusters", name, "api_servers", index), message, hint)
+
+
 def _collide(one: Endpoint, other: Endpoint) -> bool:
-    hosts = _host(one.host), _host(other.host)
-    return hosts[0] == hosts[1] or any(getattr(host, "is_unspecified", False) for host in hosts)
+    return _host(one.host) == _host(other.host) or _is_wildcard(one.host) or _is_wildcard(other.host)
+
+
+def _is_wildcard(host: str) -> bool:
+    return getattr(_host(host), "is_unspecified", False)
 
 
 def _host(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | str:

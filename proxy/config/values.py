@@ -22,6 +22,9 @@ _BYTES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?\.?")
 
+SERVICE_CREDENTIALS = Path("/run/credentials/kubemux.service")
+"""`/run/credentials/UNITNAME` of systemd.exec(5), CREDENTIALS: there while the service runs, for it and for root."""
+
 
 def shown(value: object) -> str:
     """`value` as an error message may show it: quoted, on one line, short."""
@@ -109,6 +112,11 @@ def parse_size(value: object) -> int:
     return int(match[1]) * _BYTES[match[2]]
 
 
+def credentials_directory() -> Path:
+    """What `${CREDENTIALS_DIRECTORY}` stands for: where it is unset, in an operator's shell, the folder of the service itself."""
+    return Path(os.environ.get("CREDENTIALS_DIRECTORY") or SERVICE_CREDENTIALS)
+
+
 def expand_path(value: object) -> Path:
     """A path with `${VARIABLE}` and a leading `~` expanded. Raises ValueError if a variable is unset or the path is relative.
 
@@ -120,6 +128,8 @@ def expand_path(value: object) -> Path:
         raise ValueError("expected a path")
 
     def lookup(match: re.Match[str]) -> str:
+        if match[1] == "CREDENTIALS_DIRECTORY":
+            return str(credentials_directory())
         found = os.environ.get(match[1])
         if found is None:
             raise ValueError(f"environment variable {match[1]} is not set")

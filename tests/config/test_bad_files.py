@@ -54,6 +54,13 @@ def test_check_as_a_process(material: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.usefixtures("material")
+def test_another_version_says_which_one_is_read() -> None:
+    with pytest.raises(ConfigError) as caught:
+        loader.load(FOLDER / "bad" / "wrong_version.yaml")
+    assert [problem.hint for problem in caught.value.problems] == ["this kubemux reads version 1"]
+
+
 def test_check_of_a_good_file(material: Path, tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(

@@ -7,10 +7,13 @@ import os
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from proxy.config import credentials, diff
+from proxy.config import credentials, diff, values
+from proxy.config.credentials import Scrutiny
 from proxy.config.model import Config, GatewayConfig
-from tests.support.ssh_keys import hash_hosts, new_key, public
+from tests.support.ssh_keys import hash_hosts, new_key, public, sign
 
 NOBODY = 65534
 
@@ -19,8 +22,14 @@ def config(*keys: Path, known_hosts: tuple[Path, ...] = ()) -> Config:
     return Config(version=1, gateways={"edge": GatewayConfig(host="edge", identity_files=keys, known_hosts=known_hosts)})
 
 
-def messages(checked: Config) -> list[str]:
-    return [finding.message for finding in credentials.check(checked)]
+def messages(checked: Config, scrutiny: Scrutiny = Scrutiny.FILES) -> list[str]:
+    return [finding.message for finding in credentials.check(checked, scrutiny)]
+
+
+def private(path: Path, mode: int = 0o600) -> Path:
+    path.write_bytes(Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
+    path.chmod(mode)
+    return path
 
 
 def write(path: Path, text: str, mode: int = 0o600) -> Path:
@@ -33,27 +42,77 @@ def write(path: Path, text: str, mode: int = 0o600) -> Path:
     ("mode", "accepted"), [(0o600, True), (0o400, True), (0o700, True), (0o640, False), (0o604, False), (0o620, False)]
 )
 def test_our_own_secrets_are_for_us_alone(tmp_path: Path, mode: int, accepted: bool) -> None:
-    key = write(tmp_path / "key", "secret", mode)
+    key = private(tmp_path / "key", mode)
     assert messages(config(key)) == ([] if accepted else [f"{key} is a secret that others may read (mode {mode:04o})"])
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
 @pytest.mark.parametrize(("mode", "accepted"), [(0o640, True), (0o600, True), (0o644, False)])
 def test_a_secret_of_another_owner_may_be_shared_with_a_group(tmp_path: Path, mode: int, accepted: bool) -> None:
-    key = write(tmp_path / "key", "secret", mode)
+    key = private(tmp_path / "key", mode)
     os.chown(key, NOBODY, -1)
     found = list(credentials.check(config(key)))
     assert [finding.hint for finding in found] == ([] if accepted else [f"chmod o= {key}"])
 
 
-def test_systemd_credentials_are_exempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("told", [True, False], ids=["by systemd", "in a shell beside the service"])
+def test_systemd_credentials_are_exempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: bool) -> None:
     folder = tmp_path / "credentials"
     folder.mkdir()
-    inside, outside = write(folder / "key", "secret", 0o440), write(tmp_path / "key", "secret", 0o440)
-    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(folder))
+    inside, outside = private(folder / "key", 0o440), private(tmp_path / "key", 0o440)
+    if told:
+        monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(folder))
+    else:
+        monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+        monkeypatch.setattr(values, "SERVICE_CREDENTIALS", folder)
+    assert values.expand_path("${CREDENTIALS_DIRECTORY}/key") == inside
     assert messages(config(inside)) == []
     assert len(messages(config(outside))) == 1
     assert len(messages(config(folder / ".." / "key"))) == 1
+
+
+def test_a_credential_that_is_not_there_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    path = values.expand_path("${CREDENTIALS_DIRECTORY}/no-such-key")
+    assert path == Path("/run/credentials/kubemux.service/no-such-key")
+    [found] = credentials.check(config(path))
+    assert found.message == f"{path} does not exist"
+    assert "while the service runs (LoadCredential=no-such-key:FILE)" in found.hint
+    assert "try CREDENTIALS_DIRECTORY=/etc/kubemux/keys kubemux" in found.hint
+
+
+def test_a_public_key_is_not_the_private_one(tmp_path: Path) -> None:
+    key = new_key(tmp_path / "key")
+    certificate = sign(key, ca=key, principals="me")
+    for path in (Path(f"{key}.pub"), certificate):
+        for scrutiny in (Scrutiny.FILES, Scrutiny.KEYS):
+            path.chmod(0o644)
+            [found] = credentials.check(config(path), scrutiny)
+            assert (found.message, found.hint) == (f"{path} is a public key, not the private one", f"remove .pub: {key}")
+
+
+def test_what_is_no_key_at_all(tmp_path: Path) -> None:
+    key = public(new_key(tmp_path / "key"))
+    for mode, levels in ((0o644, [Scrutiny.FILES, Scrutiny.KEYS]), (0o600, [Scrutiny.KEYS])):
+        path = write(tmp_path / f"known_hosts-{mode}", f"host {key}\n", mode)
+        for scrutiny in levels:
+            [found] = credentials.check(config(path), scrutiny)
+            assert found.message == f"{path} is not a private key"
+            assert "-----BEGIN OPENSSH PRIVATE KEY-----" in found.hint
+
+
+@pytest.mark.parametrize("agent", [False, True])
+def test_an_encrypted_key_needs_its_passphrase(tmp_path: Path, agent: bool) -> None:
+    words = "open sesame"
+    key, passphrase = new_key(tmp_path / "key", passphrase=words), write(tmp_path / "passphrase", words)
+    gateway = GatewayConfig(host="edge", identity_files=(key,), agent=agent)
+    locked = Config(version=1, gateways={"edge": gateway})
+    [found] = credentials.check(locked, Scrutiny.KEYS)
+    assert found.message == f"{key} is encrypted, and the gateway has no passphrase_file"
+    assert "add passphrase_file: FILE" in found.hint
+    assert messages(locked) == [], "the daemon goes on without this gateway"
+    opened = Config(version=1, gateways={"edge": gateway.model_copy(update={"passphrase_file": passphrase})})
+    assert messages(opened, Scrutiny.KEYS) == []
 
 
 def test_known_hosts_as_openssh_writes_them(tmp_path: Path) -> None:

@@ -66,6 +66,36 @@ def test_what_is_not_surely_loopback_needs_allow_remote(listen: str) -> None:
     assert not findings(Config(version=1, clusters={"a": cluster(listen)}))
 
 
+@pytest.mark.parametrize(
+    ("address", "own"),
+    [
+        ("127.0.0.1:1", "clusters.a.listen"),
+        ("localhost:1", "clusters.a.listen"),
+        ("[::1]:2", "clusters.b.listen"),
+        ("127.0.0.1:2", "clusters.b.listen"),
+        ("127.0.0.1:9464", "admin.listen"),
+        ("127.0.0.2:1", ""),
+        ("10.0.0.1:2", ""),
+        ("127.0.0.1:3", ""),
+    ],
+)
+def test_a_cluster_is_not_its_own_api_server(address: str, own: str) -> None:
+    looping = cluster("127.0.0.1:4").model_copy(update={"api_servers": (Endpoint("10.0.0.1", 1), Endpoint.parse(address))})
+    clusters = {"a": cluster("127.0.0.1:1"), "b": cluster("[::]:2"), "c": looping}
+    found = findings(Config(version=1, clusters=clusters))
+    message = f"{address} is kubemux's own {own}: it would be connected to itself"
+    assert found == ([("clusters.c.api_servers.1", message)] if own else [])
+    # Seen from a gateway, the same address is another machine.
+    behind = looping.model_copy(update={"gateway": "edge"})
+    assert not findings(Config(version=1, gateways=gateways(edge=()), clusters={**clusters, "c": behind}))
+
+
+def test_the_missing_known_hosts_can_be_had_by_copying_the_hint() -> None:
+    gateway = GatewayConfig(host="bastion", port=2222, agent=True)
+    [found] = rules.check(Config(version=1, gateways={"edge": gateway}))
+    assert "ssh-keyscan -p 2222 bastion (compare" in found.hint
+
+
 def test_every_circle_is_shown_once() -> None:
     jumps = gateways(z=("a",), a=("b",), b=("c",), c=("a",), own=("own",), free=("a", "z"))
     assert findings(Config(version=1, gateways=jumps)) == [

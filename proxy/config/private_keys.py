@@ -1,0 +1,53 @@
+r"""What a file of `identity_files` is, as far as that can be told without its passphrase. Pure.
+
+    -----BEGIN OPENSSH PRIVATE KEY-----    base64 of "openssh-key-v1\0", string ciphername ("none": not encrypted), ...
+    -----BEGIN ENCRYPTED PRIVATE KEY-----  PKCS #8 (RFC 5958); without ENCRYPTED in clear
+    -----BEGIN RSA PRIVATE KEY-----        PKCS #1; encrypted if a header says Proc-Type: 4,ENCRYPTED (RFC 1421 4.6.1.1)
+
+The first is OpenSSH's PROTOCOL.key.
+"""
+
+from __future__ import annotations
+
+import binascii
+import re
+from enum import Enum, auto
+
+_BEGIN = re.compile(rb"^-----BEGIN ((?:[A-Z0-9]+ )*)PRIVATE KEY-----\s", re.MULTILINE)
+_END = b"\n-----END "
+_MAGIC = b"openssh-key-v1\0"
+_UNENCRYPTED = b"\0\0\0\x04none"
+_DER_SEQUENCE = b"\x30"
+_PUBLIC = re.compile(rb"(?:ssh|ecdsa|sk-ssh|sk-ecdsa)-\S+ +AAAA")
+
+
+class Content(Enum):
+    """What was found."""
+
+    KEY = auto()
+    ENCRYPTED = auto()
+    PUBLIC = auto()
+    """A `.pub`: a public key, or a certificate."""
+    OTHER = auto()
+
+
+def recognise(data: bytes) -> Content:
+    """What `data` holds. A key in binary (DER) counts as one in clear."""
+    if found := _BEGIN.search(data):
+        body, end, _ = data[found.end() :].partition(_END)
+        return _in_pem(found[1], body) if end else Content.OTHER
+    if data.startswith(_DER_SEQUENCE) and not data.isascii():
+        return Content.KEY
+    return Content.PUBLIC if _PUBLIC.match(data) else Content.OTHER
+
+
+def _in_pem(label: bytes, body: bytes) -> Content:
+    if label != b"OPENSSH ":
+        return Content.ENCRYPTED if label == b"ENCRYPTED " or b"Proc-Type: 4,ENCRYPTED" in body else Content.KEY
+    try:
+        blob = binascii.a2b_base64(body)
+    except ValueError:
+        return Content.OTHER
+    if not blob.startswith(_MAGIC):
+        return Content.OTHER
+    return Content.KEY if blob.startswith(_UNENCRYPTED, len(_MAGIC)) else Content.ENCRYPTED

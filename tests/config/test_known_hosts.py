@@ -1,0 +1,89 @@
+"""Gateways that known_hosts has no line for: said by `kubemux check`, and not an error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from proxy.cli import main
+from proxy.config import known_hosts
+from proxy.config.model import Config, GatewayConfig
+from tests.support.ssh_keys import hash_hosts, new_key, public
+
+
+@pytest.fixture(scope="module")
+def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return new_key(tmp_path_factory.mktemp("known_hosts") / "key")
+
+
+def unlisted(path: Path, host: str = "bastion", port: int | None = None, ssh_config: Path | None = None) -> bool:
+    gateway = GatewayConfig(host=host, port=port, known_hosts=(path,), ssh_config=ssh_config)
+    found = list(known_hosts.unlisted(Config(version=1, gateways={"edge": gateway})))
+    assert len(found) <= 1
+    return bool(found)
+
+
+@pytest.mark.parametrize("hashed", [False, True])
+@pytest.mark.parametrize(
+    ("host", "port", "listed"),
+    [
+        ("bastion", None, True),
+        ("Bastion", 22, True),
+        ("bastion", 2222, True),
+        ("other", 2222, True),
+        ("other", None, False),
+        ("other", 22, False),
+        ("10.0.0.1", None, True),
+        ("10.0.0.11", None, False),
+        ("bastion.example.com", None, False),
+    ],
+)
+def test_names_and_ports(tmp_path: Path, key: Path, hashed: bool, host: str, port: int | None, listed: bool) -> None:
+    path = tmp_path / "known_hosts"
+    path.write_text(f"bastion,10.0.0.1 {public(key)}\n[other]:2222 {public(key)}\n")
+    if hashed:
+        hash_hosts(path)
+        assert "bastion" not in path.read_text()
+    assert unlisted(path, host, port) is not listed
+
+
+@pytest.mark.parametrize(
+    ("line", "listed"),
+    [
+        ("*.example.com KEY", True),
+        ("eu-?.example.com KEY", True),
+        ("[*.example.com]:22 KEY", True),
+        ("*.example.com,!eu-1.* KEY", False),
+        ("eu-1xexample.com KEY", False),
+        ("@cert-authority *.example.com KEY", True),
+        ("@revoked * KEY", False),
+        ("# eu-1.example.com KEY", False),
+        ("eu-1.example.com nonsense", False),
+        ("", False),
+    ],
+)
+def test_patterns_and_markers(tmp_path: Path, key: Path, line: str, listed: bool) -> None:
+    path = tmp_path / "known_hosts"
+    path.write_text(line.replace("KEY", public(key)))
+    assert unlisted(path, "eu-1.example.com") is not listed
+
+
+def test_what_cannot_be_known_is_not_doubted(tmp_path: Path) -> None:
+    assert unlisted(tmp_path / "missing")
+    assert not unlisted(tmp_path / "missing", ssh_config=tmp_path / "ssh_config")
+
+
+def test_check_warns_and_accepts(tmp_path: Path, key: Path) -> None:
+    hosts, path = tmp_path / "known_hosts", tmp_path / "config.yaml"
+    hosts.write_text(f"bastion {public(key)}\n")
+    path.write_text(
+        f"version: 1\ngateways: {{edge: {{host: other, port: 2222, identity_files: [{key}], known_hosts: [{hosts}]}}}}\n"
+    )
+    result = CliRunner().invoke(main, ["check", "--config", str(path)])
+    assert (result.exit_code, result.stdout) == (0, f"{path}: ok, 1 gateway, 0 clusters\n")
+    assert result.stderr.splitlines() == [
+        f"WARNING: {path}: gateways.edge.known_hosts: no line for other port 2222 in {hosts}",
+        "  hint: ssh-keyscan -p 2222 other prints some; compare the fingerprint before you add one",
+    ]

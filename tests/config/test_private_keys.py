@@ -1,0 +1,71 @@
+"""What a key file is, told without its passphrase: OpenSSH's own, and what other tools write."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    KeySerializationEncryption,
+    NoEncryption,
+    PrivateFormat,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.config.private_keys import Content, recognise
+from tests.support.ssh_keys import new_key, sign
+
+RSA = rsa.generate_private_key(65537, 1024)  # noqa: S505 - small is fast, and it guards nothing
+LOCKED = BestAvailableEncryption(b"secret")
+
+
+@pytest.mark.parametrize("kind", ["ed25519", "ecdsa", "rsa"])
+@pytest.mark.parametrize(("passphrase", "content"), [("", Content.KEY), ("secret", Content.ENCRYPTED)])
+def test_as_ssh_keygen_writes_it(tmp_path: Path, kind: str, passphrase: str, content: Content) -> None:
+    key = new_key(tmp_path / "key", kind=kind, passphrase=passphrase)
+    data = key.read_bytes()
+    assert recognise(data) is content
+    assert recognise(b"a comment\n" + data) is content
+    assert recognise(data.replace(b"\n", b"\r\n")) is content
+    assert recognise(data[: len(data) // 2]) is Content.OTHER
+    assert recognise(Path(f"{key}.pub").read_bytes()) is Content.PUBLIC
+
+
+@pytest.mark.parametrize("form", [PrivateFormat.TraditionalOpenSSL, PrivateFormat.PKCS8])
+@pytest.mark.parametrize(("encryption", "content"), [(NoEncryption(), Content.KEY), (LOCKED, Content.ENCRYPTED)])
+def test_as_openssl_writes_it(form: PrivateFormat, encryption: KeySerializationEncryption, content: Content) -> None:
+    assert recognise(RSA.private_bytes(Encoding.PEM, form, encryption)) is content
+
+
+def test_binary_counts_as_a_key() -> None:
+    assert recognise(RSA.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())) is Content.KEY
+
+
+def test_a_certificate_is_public(tmp_path: Path) -> None:
+    key = new_key(tmp_path / "key")
+    assert recognise(sign(key, ca=key, principals="me").read_bytes()) is Content.PUBLIC
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"000",
+        b"a secret\n",
+        b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+        b"-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n-----END OPENSSH PRIVATE KEY-----\n",
+        b"-----BEGIN OPENSSH PRIVATE KEY-----\nA\n-----END OPENSSH PRIVATE KEY-----\n",
+        b"-----BEGIN RSA PRIVATE KEY-----\n" * 20_000,
+    ],
+)
+def test_what_is_none(data: bytes) -> None:
+    assert recognise(data) is Content.OTHER
+
+
+@given(st.binary(max_size=200))
+def test_anything_is_something(data: bytes) -> None:
+    assert recognise(b"-----BEGIN OPENSSH PRIVATE KEY-----\n" + data + b"\n-----END ") in Content
