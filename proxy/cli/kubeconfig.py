@@ -9,8 +9,9 @@ import click
 
 from proxy.cli.options import config_option
 from proxy.config import loader
+from proxy.config.credentials import Scrutiny
 from proxy.errors import ConfigError, Problem
-from proxy.kubeconfig import entries, exporter, importer, store
+from proxy.kubeconfig import entries, exporter, file, importer, store
 
 _file = click.Path(path_type=Path)
 
@@ -26,11 +27,12 @@ def kubeconfig() -> None:
 @click.option("--base", type=_file, help="Where users come from. Default: the files of $KUBECONFIG, else ~/.kube/config.")
 @click.option("--output", type=_file, help="Merge into this file (mode 0600). Default: print a new kubeconfig.")
 def export(config: Path, names: tuple[str, ...], base: Path | None, output: Path | None) -> None:
-    """One context per cluster, named like it, that leads through kubemux.
+    """One context per cluster, leading through kubemux.
 
-    Clients verify the API server's own certificate. The user is that of the base kubeconfig's context of the same name.
+    It is named like the cluster. Clients verify the API server's own certificate. The user is that of the base kubeconfig's
+    context of the same name.
     """
-    clusters = loader.load(config).clusters
+    clusters = loader.load(config, Scrutiny.CA).clusters
     there = f"there are: {', '.join(map(repr, sorted(clusters))) or 'none'}"
     problems = [Problem(0, "clusters", f"there is no cluster {name!r}", there) for name in names if name not in clusters]
     if not clusters:
@@ -60,9 +62,10 @@ def export(config: Path, names: tuple[str, ...], base: Path | None, output: Path
 )
 @click.option("--port-base", type=click.IntRange(1, 65535), default=16443, show_default=True, help="The lowest port to give out.")
 def import_(config: Path, source: Path | None, names: tuple[str, ...], gateway: str, output: Path | None, port_base: int) -> None:
-    """Turn contexts into clusters of the configuration, each with a port of its own that stays.
+    """Add contexts of a kubeconfig as clusters.
 
-    The context `in-cluster`, if the kubeconfig has none, is the cluster whose pod this runs in.
+    Each gets a port of its own that stays. The context `in-cluster`, if the kubeconfig has none, is the cluster whose pod this
+    runs in.
     """
     paths = [source] if source else entries.default_files(os.environ)
     chosen = importer.select(
@@ -71,10 +74,13 @@ def import_(config: Path, source: Path | None, names: tuple[str, ...], gateway: 
         gateway=gateway,
         origin=os.pathsep.join(map(str, paths)) or "kubeconfig",
         in_cluster=importer.in_cluster(os.environ),
+        backups=[copy for path in paths for copy in file.backups(path)],
     )
     _tell([note for cluster in chosen for note in cluster.notes])
     if output == Path("-"):
-        click.echo(store.preview(config, chosen, port_base=port_base), nl=False)
+        data, notes = store.preview(config, chosen, port_base=port_base)
+        _tell(notes)
+        click.echo(data, nl=False)
     else:
         _tell(store.import_(config, output or config, chosen, port_base=port_base))
 

@@ -10,7 +10,7 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import count
+from itertools import count, takewhile
 from pathlib import Path
 
 from proxy.errors import ProxyError
@@ -74,8 +74,7 @@ def backup(path: Path) -> Path:
     """Copy `path` to the first free of `PATH.bak`, `PATH.bak2`, ..., mode 0600, and return that. Raises WriteFailed."""
     with _translated(path):
         data = path.read_bytes()
-        for number in count(1):
-            copy = path.with_name(f"{path.name}.bak{number if number > 1 else ''}")
+        for copy in _copies(path):
             try:
                 descriptor = os.open(copy, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
             except FileExistsError:
@@ -86,6 +85,15 @@ def backup(path: Path) -> Path:
                 os.fsync(descriptor)
             return copy
     raise AssertionError("count() does not end")
+
+
+def backups(path: Path) -> list[Path]:
+    """What `backup` has kept of `path`, oldest first."""
+    return list(takewhile(Path.exists, _copies(path)))
+
+
+def _copies(path: Path) -> Iterator[Path]:
+    return (path.with_name(f"{path.name}.bak{number if number > 1 else ''}") for number in count(1))
 
 
 def _sync(folder: Path) -> None:

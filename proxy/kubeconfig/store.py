@@ -9,10 +9,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from proxy.config import loader, yaml
-from proxy.kubeconfig import exporter, file, importer
+from proxy.config.credentials import Scrutiny
+from proxy.kubeconfig import exporter, file
 from proxy.kubeconfig.entries import Kubeconfig
 from proxy.kubeconfig.exporter import Target
 from proxy.kubeconfig.importer import Imported
+from proxy.kubeconfig.merge import Merged, merge
 
 _PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
@@ -40,9 +42,10 @@ def export(output: Path, clusters: Iterable[Target], base: Kubeconfig) -> list[s
     return [*report.notes, f"{output}: {'written' if report.changed else 'up to date'}"]
 
 
-def preview(config: Path, clusters: Iterable[Imported], *, port_base: int) -> bytes:
-    """The configuration with `clusters` added; nothing is written, no CA stored. Raises ConfigError."""
-    return _merged(config, config.parent, clusters, port_base)[0]
+def preview(config: Path, clusters: Iterable[Imported], *, port_base: int) -> tuple[bytes, list[str]]:
+    """The configuration with `clusters` added, and what to say of them; nothing is written, no CA stored. Raises ConfigError."""
+    data, merged = _merged(config, config.parent, clusters, port_base)
+    return data, merged.notes
 
 
 def import_(config: Path, output: Path, clusters: Sequence[Imported], *, port_base: int) -> list[str]:
@@ -51,12 +54,12 @@ def import_(config: Path, output: Path, clusters: Sequence[Imported], *, port_ba
     The result must load before it replaces anything. Raises ConfigError, WriteFailed.
     """
     with file.locked(output):
-        data, authorities = _merged(config, output.parent, clusters, port_base)
-        added = [path for path in authorities if not path.exists()]
+        data, merged = _merged(config, output.parent, clusters, port_base)
+        added = [path for path in merged.files if not path.exists()]
         try:
             for path in added:
-                file.replace(path, authorities[path], mode=0o644)
-            loaded = loader.parse(data, str(output))
+                file.replace(path, merged.files[path], mode=0o644)
+            loaded = loader.parse(data, str(output), Scrutiny.CA)
             if changed := not output.exists() or output.read_bytes() != data:
                 file.replace(output, data)
         except BaseException:
@@ -64,20 +67,22 @@ def import_(config: Path, output: Path, clusters: Sequence[Imported], *, port_ba
                 path.unlink(missing_ok=True)
             raise
     return [
-        *(f"{cluster.name}: https://{loaded.clusters[cluster.name].listen}" for cluster in clusters),
-        f"{output}: {'written; kubemux reload makes a running daemon take it up' if changed else 'up to date'}",
+        *merged.notes,
+        *(f"{name}: https://{loaded.clusters[name].listen}, {change}" for name, change in merged.changes.items()),
+        *(f"{path}: written" for path in added),
+        f"{output}: {'written; kubemux reload (or SIGHUP) makes a running daemon take it up' if changed else 'up to date'}",
     ]
 
 
-def _merged(config: Path, folder: Path, clusters: Iterable[Imported], port_base: int) -> tuple[bytes, dict[Path, bytes]]:
-    loaded = loader.load(config)
+def _merged(config: Path, folder: Path, clusters: Iterable[Imported], port_base: int) -> tuple[bytes, Merged]:
+    loaded = loader.load(config, Scrutiny.CA)
     data = config.read_bytes()
     document = yaml.parse(data, str(config))
     before = yaml.dump(document.root)
     ports = range(port_base, _ephemeral_start())
-    files = importer.merge(document, loaded, clusters, ca_folder=folder.absolute() / "ca", ports=ports)
+    merged = merge(document, loaded, clusters, ca_folder=folder.absolute() / "ca", ports=ports)
     after = yaml.dump(document.root)
-    return (data if after == before else after), files  # not even its spaces change for nothing
+    return (data if after == before else after), merged  # not even its spaces change for nothing
 
 
 def _ephemeral_start() -> int:

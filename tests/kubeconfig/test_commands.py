@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 
 from proxy.cli import main
 from proxy.config import loader, yaml
+from proxy.config.credentials import Scrutiny
 from proxy.errors import ConfigError
 from proxy.kubeconfig import importer
 from proxy.kubeconfig.entries import fresh, load
@@ -189,6 +190,78 @@ def test_a_failed_export_leaves_the_old_file(desk: Desk, monkeypatch: pytest.Mon
     assert desk.files() == before
 
 
+def test_export_and_import_need_no_key(desk: Desk) -> None:
+    """An ordinary user may read the configuration, but not what only the daemon and root may."""
+    desk.config.write_text(f"""\
+version: 1
+gateways:
+  edge: {{host: edge, identity_files: [{desk.folder}/not-for-us], known_hosts: [{desk.folder}/missing]}}
+clusters:
+  old: {{gateway: edge, listen: "127.0.0.1:16443", api_servers: ["10.0.0.9:6443"], probe: {{token_file: {desk.folder}/token}}}}
+""")
+    desk.imported("prod")
+    result = desk.run("export", "--base", desk.kubeconfig)
+    assert result.exit_code == 0, result.output
+    assert "https://127.0.0.1:16444" in result.stdout
+    stored = loader.load(desk.config, Scrutiny.CA).clusters["prod"].tls.ca_file
+    assert stored
+    stored.unlink()
+    result = desk.run("export")
+    assert result.exit_code == 78
+    assert f"clusters.prod.tls.ca_file: {stored} does not exist" in result.stderr
+    assert "not-for-us" not in result.stderr
+
+
+def test_import_tells_what_became_of_each(desk: Desk) -> None:
+    args = ("--kubeconfig", desk.kubeconfig, "--gateway", "direct", "--context", "prod")
+    first = desk.run("import", *args)
+    stored = loader.load(desk.config).clusters["prod"].tls.ca_file
+    assert first.stderr.splitlines() == [
+        "prod: https://127.0.0.1:16443, new",
+        f"{stored}: written",
+        f"{desk.config}: written; kubemux reload (or SIGHUP) makes a running daemon take it up",
+    ]
+    again = desk.run("import", *args)
+    assert again.stderr.splitlines() == ["prod: https://127.0.0.1:16443, unchanged", f"{desk.config}: up to date"]
+    desk.config.write_text(
+        desk.config.read_text().replace("10.0.0.3:6443", "10.9.9.9:6443").replace(str(stored), str(desk.config))
+    )
+    with pytest.raises(ConfigError):
+        loader.load(desk.config)
+    desk.config.write_text(desk.config.read_text().replace(f", ca_file: {desk.config}", ""))
+    changed = desk.run("import", *args)
+    assert changed.stderr.splitlines()[0] == "prod: https://127.0.0.1:16443, changed: api_servers, tls.ca_file"
+
+
+def test_import_of_what_was_exported_names_the_backup_if_there_is_one(desk: Desk) -> None:
+    desk.imported("prod")
+    output = desk.folder / "out"
+    again = ("--kubeconfig", output, "--gateway", "direct", "--context", "prod")
+    assert desk.run("export", "--output", output).exit_code == 0
+    result = desk.run("import", *again)
+    assert result.exit_code == 78
+    assert "contexts.prod: leads through kubemux already\n  hint: import it from its original kubeconfig\n" in result.stderr
+
+    output.write_bytes(desk.kubeconfig.read_bytes())
+    assert desk.run("export", "--output", output).exit_code == 0
+    assert f"original kubeconfig; exports kept: {output}.bak\n" in desk.run("import", *again).stderr
+
+
+def test_a_preview_warns_too(desk: Desk) -> None:
+    desk.config.write_text(f"version: 1\ngateways: {{edge: {{host: edge, agent: true, known_hosts: [{desk.config}]}}}}\n")
+    desk.kubeconfig.write_text(desk.kubeconfig.read_text().replace("https://10.0.0.3:6443", "https://localhost:6443"))
+    args = ("--kubeconfig", desk.kubeconfig, "--context", "prod", "--gateway", "edge", "--output", "-")
+    result = desk.run("import", *args)
+    assert result.exit_code == 0
+    assert result.stderr.startswith("WARNING: prod: localhost:6443 was this machine's loopback")
+    assert "server_name: kubernetes" in result.stdout
+
+
+def test_help_is_not_cut(desk: Desk) -> None:
+    shown = desk.run("--help").stdout
+    assert "..." not in shown.partition("Commands:")[2]
+
+
 def test_export_without_clusters_says_how_to_get_some(desk: Desk) -> None:
     result = desk.run("export")
     assert result.exit_code == 78
@@ -237,7 +310,8 @@ def test_import_refusals_write_nothing(desk: Desk, certificates: Certificates, a
 def test_a_failed_import_takes_its_ca_files_back(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     before = desk.files()
 
-    def refuse(data: bytes, path: str) -> None:
+    def refuse(data: bytes, path: str, scrutiny: Scrutiny) -> None:
+        assert scrutiny is Scrutiny.CA
         assert b"prod" in data
         assert list((desk.folder / "ca").iterdir()), "what is checked is what would be there"
         raise ConfigError(path, [])

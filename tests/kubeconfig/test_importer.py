@@ -10,10 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.config import loader, yaml
+from proxy.config.credentials import Scrutiny
 from proxy.config.values import Endpoint
 from proxy.errors import ConfigError
 from proxy.kubeconfig.entries import Kubeconfig
-from proxy.kubeconfig.importer import Imported, ca_name, in_cluster, merge, select, server_endpoint
+from proxy.kubeconfig.importer import Imported, in_cluster, select, server_endpoint
+from proxy.kubeconfig.merge import Merged, ca_name, merge
 from tests.kubeconfig.samples import ODD_NAMES, document, names, read
 from tests.support.tls import Certificates
 
@@ -62,7 +64,9 @@ def test_in_cluster_is_a_name_like_any_other() -> None:
     assert take(kubeconfig("prod"), "prod", pod=POD)[0].api_server.host == "10.0.0.1"
     assert take(kubeconfig("prod"), "in-cluster", pod=POD) == [POD]
     assert take(kubeconfig("in-cluster"), "in-cluster", pod=POD)[0].gateway == "eu"
-    assert "there is no context 'in-cluster'" in refused(kubeconfig("prod"), "in-cluster")
+    outside = refused(kubeconfig("prod"), "in-cluster")
+    assert "there is no context 'in-cluster', and this is no pod: KUBERNETES_SERVICE_HOST and _PORT are not set" in outside
+    assert "the cluster whose pod kubemux runs in; there are: 'prod'" in outside
 
 
 @pytest.mark.parametrize(("mode", "named"), [(0o600, True), (0o644, False), (0o640, False)])
@@ -133,9 +137,24 @@ def test_skip_verify_is_not_invented_away_but_said_loudly() -> None:
     assert "tls_untrusted" in cluster.notes[0]
 
 
+def test_a_proxy_that_is_not_taken_over_is_said_loudly() -> None:
+    [cluster] = take(kubeconfig("prod", **{"proxy-url": "socks5://localhost:1080"}), "prod")
+    assert cluster.notes == ("WARNING: prod: proxy-url is not taken over: the gateway connects to 10.0.0.1:6443 itself",)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "localhost", "[::1]"])
+def test_the_end_of_a_tunnel_is_checked_for_the_name_that_every_certificate_has(host: str) -> None:
+    server = f"https://{host}:6443"
+    assert take(kubeconfig("prod", server=server), "prod")[0].server_name == "kubernetes"
+    assert take(kubeconfig("prod", server=server, **{"tls-server-name": "api"}), "prod")[0].server_name == "api"
+    [here] = select(kubeconfig("prod", server=server), ["prod"], gateway="direct", origin="", in_cluster=None)
+    assert here.server_name == host.strip("[]")
+
+
 def test_what_was_exported_is_not_imported() -> None:
     loop = Kubeconfig(clusters={"kubemux:prod": SERVER}, contexts={"prod": {"cluster": "kubemux:prod"}, "lost": {"cluster": "x"}})
     assert "leads through kubemux already" in refused(loop, "prod")
+    assert "bak" not in refused(loop, "prod")
     assert "its cluster 'x' is not in the kubeconfig" in refused(loop, "lost")
 
 
@@ -155,11 +174,16 @@ clusters:
 """
 
 
-def merged(text: str, *clusters: Imported, ports: range = range(16443, 32768)) -> tuple[str, dict[Path, bytes]]:
+def done(text: str, *clusters: Imported, ports: range = range(16443, 32768)) -> tuple[str, Merged]:
     parsed = document(text, "config.yaml")
-    config = loader.parse(text.encode(), "config.yaml")
-    files = merge(parsed, config, clusters, ca_folder=Path("/etc/kubemux/ca"), ports=ports)
-    return yaml.dump(parsed.root).decode(), files
+    config = loader.parse(text.encode(), "config.yaml", Scrutiny.CA)
+    result = merge(parsed, config, clusters, ca_folder=Path("/etc/kubemux/ca"), ports=ports)
+    return yaml.dump(parsed.root).decode(), result
+
+
+def merged(text: str, *clusters: Imported, ports: range = range(16443, 32768)) -> tuple[str, dict[Path, bytes]]:
+    after, result = done(text, *clusters, ports=ports)
+    return after, result.files
 
 
 def direct(name: str, host: str = "10.0.0.1", ca: bytes | Path | None = None) -> Imported:
@@ -194,6 +218,59 @@ def test_a_cluster_that_is_there_keeps_its_port_and_what_was_added_by_hand() -> 
     for comment in ("# ours", "# metrics", "# by hand", "# rarely", "# the end"):
         assert comment in text
         assert comment in moved
+
+
+def test_a_server_name_that_was_edited_stays() -> None:
+    once, _ = merged(CONFIG, direct("new"))
+    edited = once.replace("server_name: kubernetes", "server_name: api.example.com")
+    again, result = done(edited, direct("new"))
+    assert again == edited
+    assert result.changes == {"new": "unchanged"}
+    assert result.notes == ["new: tls.server_name stays api.example.com, not kubernetes"]
+
+
+def test_a_server_name_that_is_the_address_follows_it() -> None:
+    before = Imported("new", "direct", Endpoint("10.0.0.1", 6443), "10.0.0.1")
+    after = Imported("new", "direct", Endpoint("10.0.0.2", 6443), "10.0.0.2")
+    once, _ = merged(CONFIG, before)
+    twice, result = done(once, after)
+    assert result.changes == {"new": "changed: api_servers, tls.server_name"}
+    assert twice == merged(CONFIG, after)[0]
+
+
+GATEWAY = CONFIG.replace("gateways: {}", "gateways: {eu: {host: eu, agent: true, known_hosts: [/etc/hosts]}}")
+TUNNELLED = Imported("k3s", "eu", Endpoint("127.0.0.1", 6443), "kubernetes")
+
+
+def test_a_loopback_is_the_gateways_from_now_on_and_said_loudly() -> None:
+    once, result = done(GATEWAY, TUNNELLED)
+    [note] = result.notes
+    assert note.startswith("WARNING: k3s: 127.0.0.1:6443 was this machine's loopback and is now that of the gateway eu.")
+    for words in ("edit clusters.k3s.api_servers", "ssh -L PORT:HOST:HOSTPORT", "kubernetes (tls.server_name)"):
+        assert words in note
+    assert loader.parse(once.encode(), "", Scrutiny.CA).clusters["k3s"].tls.server_name == "kubernetes"
+    assert done(once, TUNNELLED)[1].notes == [note]
+
+    edited = once.replace("127.0.0.1:6443", "10.0.0.7:6443")
+    again, result = done(edited, TUNNELLED)
+    assert (again, result.changes) == (edited, {"k3s": "unchanged"})
+    assert result.notes == ["k3s: api_servers stays 10.0.0.7:6443: 127.0.0.1:6443 is this machine's loopback"]
+
+
+@pytest.mark.parametrize(("server", "own"), [("127.0.0.1:16443", "clusters.old.listen"), ("localhost:16444", "admin.listen")])
+@pytest.mark.parametrize("name", ["old", "new"])
+def test_a_cluster_that_would_be_kubemux_itself_is_refused(name: str, server: str, own: str) -> None:
+    loop = Imported(name, "direct", Endpoint.parse(server), "kubernetes")
+    with pytest.raises(ConfigError) as caught:
+        merged(CONFIG, loop)
+    assert f"clusters.{name}: its server {server} is kubemux's own {own}" in caught.value.render()
+    # On the gateway the same port is another's.
+    assert merged(GATEWAY, Imported("k", "eu", Endpoint.parse(server), "kubernetes"))
+
+
+def test_an_api_server_on_this_machine_keeps_its_port() -> None:
+    text, _ = merged(CONFIG, Imported("kind", "direct", Endpoint("127.0.0.1", 16445), "127.0.0.1"))
+    assert loader.parse(text.encode(), "").clusters["kind"].listen.port == 16446
 
 
 @settings(max_examples=30, deadline=None)  # each loads four configurations
