@@ -32,6 +32,7 @@ _VERIFY_CODES: Final = {
     64: (Result.TLS_NAME_MISMATCH, "does not name"),
 }
 _UNTRUSTED: Final = (Result.TLS_UNTRUSTED, "is not trusted")
+_NO_CA: Final = "set tls.ca_file to a file with the cluster's CA: certificate-authority-data of its kubeconfig, base64-decoded"
 
 # Alerts by which a server says what it thinks of our certificate (RFC 8446 6.2), as OpenSSL 3 names them.
 _CLIENT_CERT_ALERTS: Final = frozenset(
@@ -94,7 +95,8 @@ def classify(error: ssl.SSLError, config: ClusterConfig) -> Failure:
             return Failure(result, f"{certificate} {verdict} {name}")
         trust = config.tls.ca_file or "the system's CA store (no tls.ca_file is given)"
         where = f" by {trust}" if result is Result.TLS_UNTRUSTED else ""
-        return Failure(result, f"{certificate} {verdict}{where}: {error.verify_message}")
+        hint = None if config.tls.ca_file or result is not Result.TLS_UNTRUSTED else _NO_CA
+        return Failure(result, f"{certificate} {verdict}{where}: {error.verify_message}", hint=hint)
     if isinstance(error, ssl.SSLEOFError | ssl.SSLSyscallError | ssl.SSLZeroReturnError):
         return Failure(Result.CLOSED, "the connection ended during the TLS handshake")
     reason = error.reason or (error.args[-1] if error.args else "unknown error")

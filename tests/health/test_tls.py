@@ -117,3 +117,7 @@ def test_every_other_verification_error_is_untrusted(code: int) -> None:
     failure = classify(error, cluster(NOWHERE, Path("/etc/ca.crt")))
     assert failure.result is Result.TLS_UNTRUSTED
     assert str(failure) == f"the certificate of {NOWHERE} is not trusted by /etc/ca.crt: no issuer"
+    assert failure.hint == Result.TLS_UNTRUSTED.hint
+    without = classify(error, cluster(NOWHERE, None))
+    assert "the system's CA store (no tls.ca_file is given): no issuer" in str(without)
+    assert without.hint.startswith("set tls.ca_file")
