@@ -16,7 +16,7 @@ class ChannelUser(Protocol):
     """Who gets what comes back on a channel: the relay."""
 
     def channel_data(self, data: bytes | memoryview) -> None:
-        """Bytes from the cluster. A memoryview is the receiver's until its transport has taken it."""
+        """Bytes from the cluster. A memoryview is good for this call; a user that needs it longer pauses the channel in it."""
 
     def channel_eof(self) -> None:
         """The cluster sends no more; it may still receive (RFC 4254 5.3)."""

@@ -105,9 +105,7 @@ class Link:
 
     def _take_over(self) -> NativePlane | None:
         try:
-            return NativePlane(
-                self._conn, self._budget, on_error=self._broken, on_lost=self.lost, on_ended=self._check_idle
-            )
+            return NativePlane(self._conn, self._budget, on_error=self._broken, on_lost=self.lost, on_ended=self._check_idle)
         except Unsupported as exc:
             log.warning("link uses asyncssh's own channels", link=self.name, server=self.server, message=str(exc))
             return None

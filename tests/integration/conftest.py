@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+import pytest
+
 from proxy.config.values import Endpoint
+from proxy.ssh.link import DATA_PLANE
 from tests.support.apiserver import ApiServer
 from tests.support.daemon import Sections
 from tests.support.sshd import Sshd
+
+BOTH_PLANES = {"test_byte_path", "test_jump", "test_stuck"}
+"""Run with links' bytes carried by us and by asyncssh. With the variable set for the whole run, every test takes what it says."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if metafunc.module.__name__.rpartition(".")[2] in BOTH_PLANES and DATA_PLANE not in os.environ:
+        metafunc.fixturenames.insert(0, "data_plane")  # before the daemon's: it inherits the variable
+        metafunc.parametrize("data_plane", ["native", "asyncssh"], indirect=True)
+
+
+@pytest.fixture
+def data_plane(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who carries the bytes of the daemon's links."""
+    monkeypatch.setenv(DATA_PLANE, request.param)
 
 
 def gateway(sshd: Sshd, **more: object) -> Sections:

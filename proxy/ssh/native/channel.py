@@ -207,7 +207,10 @@ class NativeChannel:
 
     async def ask(self, window: int, target: Endpoint, origin: Endpoint) -> Refusal | None:
         """Have it opened to `target`, and wait for the answer: None if it is open."""
-        self._out.say(messages.open_direct_tcpip(self.number, window, LARGEST_DATA, target, origin))
+        if self._plane.error is not None:
+            self.lost(self._plane.error)
+        else:
+            self._out.say(messages.open_direct_tcpip(self.number, window, LARGEST_DATA, target, origin))
         return await self.opened
 
     def confirmed(self, said: messages.Confirmation) -> None:

@@ -32,14 +32,17 @@ class NativePlane:
         budget: MemoryBudget,
         *,
         on_error: Callable[[ProtocolError], None],
+        on_lost: Callable[[Exception | None], None],
         on_ended: Callable[[], None],
     ) -> None:
         """Takes the connection over. Raises handover.Unsupported, and leaves it alone then.
 
-        `on_error` hears of a broken protocol before the connection ends, `on_ended` that a channel has ended.
+        `on_error` hears of a broken protocol before the connection ends, `on_lost` that its transport is gone, `on_ended` that
+        a channel has ended.
         """
         self._budget = budget
         self._on_error = on_error
+        self._on_lost = on_lost
         self._on_ended = on_ended
         self._handover = Handover(conn, self)
         taken = self._handover.begin()
@@ -49,6 +52,8 @@ class NativePlane:
         self._channels: dict[int, NativeChannel] = {}
         self._live: dict[NativeChannel, None] = {}
         self._free: list[int] = []
+        self.error: LinkError | None = None
+        """Why the connection has ended."""
         self.round_trip = 0.0
         """Seconds, as last measured."""
         self.flow = Flow()
@@ -60,7 +65,7 @@ class NativePlane:
             on_other=self._handover.give,
             on_error=self._fail,
             on_read=self.outgoing.schedule,
-            on_lost=self._handover.lost,
+            on_lost=self._transport_lost,
             on_congestion=self._congestion,
         )
         # The kernel's own queue is the buffer; what it does not take is what congestion means here.
@@ -97,6 +102,7 @@ class NativePlane:
 
     def lost(self, error: LinkError) -> None:
         """The connection has ended, and with it every channel."""
+        self.error = error
         self._uncharge()
         for channel in list(self._live):
             channel.lost(error)
@@ -168,6 +174,10 @@ class NativePlane:
             self.flow.congested()
         else:
             self.flow.drained()
+
+    def _transport_lost(self, exc: Exception | None) -> None:
+        self._handover.lost(exc)
+        self._on_lost(exc)
 
     def _uncharge(self) -> None:
         self._budget.give_back(self._charged)
