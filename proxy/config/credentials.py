@@ -155,8 +155,8 @@ def _credential_hint(path: Path) -> str:
     if not path.is_relative_to(SERVICE_CREDENTIALS):
         return ""
     return (
-        f"systemd hands it over while the service runs (LoadCredential={path.name}:FILE), for root to see; "
-        "before, try CREDENTIALS_DIRECTORY=/etc/kubemux/keys kubemux ..."
+        f"systemd hands it over while the service runs (LoadCredential={path.name}:FILE), and root may read it; "
+        "before, try: CREDENTIALS_DIRECTORY=/etc/kubemux/keys kubemux ..."
     )
 
 

@@ -78,7 +78,7 @@ def test_a_credential_that_is_not_there_yet(monkeypatch: pytest.MonkeyPatch) -> 
     [found] = credentials.check(config(path))
     assert found.message == f"{path} does not exist"
     assert "while the service runs (LoadCredential=no-such-key:FILE)" in found.hint
-    assert "try CREDENTIALS_DIRECTORY=/etc/kubemux/keys kubemux" in found.hint
+    assert "try: CREDENTIALS_DIRECTORY=/etc/kubemux/keys kubemux" in found.hint
 
 
 def test_a_public_key_is_not_the_private_one(tmp_path: Path) -> None:
