@@ -137,12 +137,31 @@ async def test_a_buffer_is_used_again_only_when_the_transport_holds_nothing_of_i
                     found.append(bytes(buffer[opened.start : opened.end]))
                     start = opened.next
         assert found == payloads
+        lent = len(outgoing._lent)
         outgoing.put(b"last")
         outgoing.flush()
         assert not outgoing._lent
+        assert lent >= 4
         assert len(outgoing._spares) <= 2
         transport.abort()
         await turns(3)
+
+
+async def test_little_by_little_a_stalled_link_takes_no_buffers() -> None:
+    with ends() as (ours, theirs):
+        transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=ours)
+        outgoing = Outgoing(transport, KEYS, on_written=lambda _: None, on_turn=lambda _: None)
+        while not transport.get_write_buffer_size():
+            outgoing.put(bytes(100_000))
+            outgoing.flush()
+        held = len(outgoing._lent)
+        for _ in range(1000):
+            outgoing.put(b"a request")
+            outgoing.flush()
+        assert len(outgoing._lent) == held
+        transport.abort()
+        await turns(3)
+        del theirs
 
 
 async def test_the_packets_of_a_turn_go_out_in_one_write() -> None:

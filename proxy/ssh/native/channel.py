@@ -77,7 +77,7 @@ class NativeChannel:
         """Room in the packet that the next bytes will be; elsewhere if they cannot be sent now."""
         del sizehint
         size = min(self._credit, self._largest)
-        self._is_stray = not size or self._flow.is_shut or self._is_held or self._sent_close
+        self._is_stray = not size or self._flow.is_shut or self._is_held or self._sent_close or bool(self._pending)
         return _stray if self._is_stray else self._out.room(size)
 
     def buffer_updated(self, nbytes: int) -> None:

@@ -72,7 +72,8 @@ class Incoming(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """Open what has arrived."""
         self._end += nbytes
-        self._open()
+        if not self._is_opening:
+            self._open()
         self._on_read()
 
     def _open(self) -> None:

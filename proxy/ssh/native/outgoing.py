@@ -20,6 +20,9 @@ BUFFER: Final = 256 << 10
 DATA_AT: Final = HEADER + messages.DATA_HEADER
 """Where a client's bytes stand in their packet."""
 
+LITTLE: Final = 32 << 10
+"""Bytes that are copied rather than given away with a whole buffer, while others wait before them."""
+
 _SPARES: Final = 2
 
 
@@ -104,8 +107,13 @@ class Outgoing:
         nbytes, self._end = self._end, 0
         if not nbytes or self._transport.is_closing():
             return
-        self._transport.write(self._buffer[:nbytes])
+        waits = self._transport.get_write_buffer_size()
         self._written += nbytes
+        if waits and nbytes <= LITTLE:
+            self._transport.write(bytes(self._buffer[:nbytes]))
+            self._on_written(waits + nbytes)
+            return
+        self._transport.write(self._buffer[:nbytes])
         if unsent := self._transport.get_write_buffer_size():
             # uvloop keeps the memoryview of what it could not write: the buffer is its own until nothing waits.
             self._lent.append(self._buffer)
