@@ -12,12 +12,15 @@ from typing import Any, cast
 
 import pytest
 
+from proxy.config.model import GatewayConfig
 from proxy.config.values import Endpoint
 from proxy.ssh.native.handover import Keys
 from proxy.ssh.native.plane import NativePlane
 from tests.ssh.conftest import ORIGIN, Watched, config_for
 from tests.ssh.native import Tunnel, closed, native, plane, until
+from tests.support import ssh_keys
 from tests.support.echo import Echo, Sink, Source, exchange, pattern
+from tests.support.faulty import Direction, FaultyRelay
 from tests.support.serving import Server
 from tests.support.sshd import Sshd, SshdFactory
 
@@ -208,6 +211,50 @@ async def test_a_reader_that_stalls_keeps_its_window_and_nobody_else_waits(sshd:
             window = next(iter(plane(gateway)._live))._window
             assert window.credit < window.size // 2  # it is granted nothing more
             assert gateway.budget.used < gateway.budget.limit // 2
+
+
+def through(relay: FaultyRelay, sshd: Sshd) -> GatewayConfig:
+    """The gateway that is `sshd`, by way of `relay`."""
+    known_hosts = sshd.folder / "known_hosts_of_the_relay"
+    known_hosts.write_text(f"[127.0.0.1]:{relay.endpoint.port} {ssh_keys.public(sshd.host_key)}\n")
+    return config_for(sshd, port=relay.endpoint.port, known_hosts=[str(known_hosts)])
+
+
+async def test_a_window_grows_with_what_a_long_way_delivers(sshd: Sshd) -> None:
+    async with FaultyRelay(Endpoint(sshd.host, sshd.port)) as relay, Source() as source:
+        relay.delay = 0.02
+        async with native(through(relay, sshd)) as gateway, Tunnel(gateway, source.endpoint, gateway) as port:
+            await until(lambda: plane(gateway).round_trip > 0.03)
+            reader, writer = await asyncio.open_connection(*port.endpoint)
+            writer.write(b"%d\n" % (16 * MiB))
+            first = await reader.readexactly(1)
+            window = next(iter(plane(gateway)._live))._window
+            before = window.size
+            assert first + await reader.read() == pattern(16 * MiB)
+            assert window.size >= 8 * before
+            writer.close()
+            await writer.wait_closed()
+            await closed(gateway)
+            assert gateway.budget.used == 0
+
+
+async def test_a_bit_that_flips_on_the_way_ends_the_link_and_reaches_nobody(sshd: Sshd) -> None:
+    async with (
+        FaultyRelay(Endpoint(sshd.host, sshd.port)) as relay,
+        Echo() as echo,
+        native(through(relay, sshd)) as gateway,
+        Tunnel(gateway, echo.endpoint, gateway) as port,
+    ):
+        reader, writer = await asyncio.open_connection(*port.endpoint)
+        writer.write(b"whole")
+        assert await reader.readexactly(5) == b"whole"
+        relay.corrupt(Direction.TO_CLIENT)
+        writer.write(bytes(1000))
+        with pytest.raises(ConnectionResetError):
+            await reader.read()
+        writer.transport.abort()
+        assert port.ended == ["protocol_error"]
+        await gateway.until(lambda: gateway.metric("gateway_reconnects_total", reason="protocol_error") == 1)
 
 
 async def test_a_gateway_that_dies_resets_its_clients(sshd: Sshd) -> None:
