@@ -1,8 +1,8 @@
 """A channel's receive window (RFC 4254 5.2): what the peer may still send, when it is granted more, and how much in all.
 
-A window of W bytes carries at most W per round trip: OpenSSH's 2 MiB are 20 MB/s at 100 ms. So a window that half of is
-delivered within one round trip is too small by a factor of two or more, and wants to grow. What was granted cannot be taken
-back; a window shrinks by granting less than was delivered.
+A window of W bytes carries at most W per round trip: OpenSSH's 2 MiB are 20 MB/s at 100 ms. A sender that waits for credit
+gets half a window of it per half a round trip, so a window half of which goes by in less than two round trips wants to grow.
+What was granted cannot be taken back; a window shrinks by granting less than was delivered.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class ReceiveWindow:
         return self._owed * 2 >= self.size
 
     def is_small(self, now: float, round_trip: float) -> bool:
-        """Whether half of it went by within one round trip."""
-        return now - self._granted_at < round_trip
+        """Whether half of it went by within two round trips: the way is longer under load than when it was measured."""
+        return now - self._granted_at < 2 * round_trip
 
     def grow(self, nbytes: int) -> None:
         """Grant that much more with the next grant."""
