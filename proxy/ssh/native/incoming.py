@@ -28,9 +28,8 @@ Handler = Callable[[int, memoryview], bool]
 class Incoming(asyncio.BufferedProtocol):
     """The protocol of a link's transport.
 
-    `on_message(kind, payload)` gets channel messages and says whether somebody has a memoryview of one now;
-    `on_other(packet, sequence)` gets the rest, header
-    included; `on_error` gets the one ProtocolError after which nothing more is opened.
+    `on_message(kind, payload)` gets channel messages and says whether somebody has a memoryview of one now; `on_other(packet,
+    sequence)` gets the rest, header included; `on_error` gets the one ProtocolError after which nothing more is opened.
     """
 
     def __init__(
