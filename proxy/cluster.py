@@ -131,6 +131,7 @@ class Cluster:
                 if relay is not None:
                     self._relays.discard(relay)
                 self._ended(client, started, reason, message=message)
+            self._check_idle()
 
     async def _open(self, origin: Endpoint, hold_until: float) -> Channel:
         """A channel to the first API server that takes one; those that do not go to the end of the line."""
@@ -176,6 +177,9 @@ class Cluster:
             reason=reason,
             **fields,
         )
+        self._check_idle()
+
+    def _check_idle(self) -> None:
         if not self.active:
             self._idle.set()
 
