@@ -81,7 +81,7 @@ def test_a_status_is_one_assignment_whatever_it_says(text: str) -> None:
     ("usec", "pid", "expected"),
     [
         ("20000000", None, 10.0),
-        ("3000000", str(os.getpid()), 1.5),
+        pytest.param("3000000", str(os.getpid()), 1.5, id="ours"),
         ("3000000", "1", None),
         ("0", None, None),
         ("soon", None, None),
@@ -164,7 +164,11 @@ def test_a_child_finds_its_sockets_by_address(tmp_path: Path) -> None:
             assert client.recv(1024).decode() == address
 
 
-@pytest.mark.parametrize(("pid", "count"), [("1", "1"), (str(os.getpid()), "many"), (str(os.getpid()), "0"), ("", "1")])
+@pytest.mark.parametrize(
+    ("pid", "count"),
+    [("1", "1"), (str(os.getpid()), "many"), (str(os.getpid()), "0"), ("", "1")],
+    ids=["another", "no-number", "none", "nobody"],
+)
 def test_sockets_of_another_process_are_left_alone(pid: str, count: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("PID", pid), ("FDS", count), ("FDNAMES", "x")):
         monkeypatch.setenv(f"LISTEN_{name}", value)
