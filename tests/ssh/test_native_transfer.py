@@ -8,7 +8,7 @@ import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import pytest
 
@@ -27,8 +27,11 @@ from tests.support.sshd import Sshd, SshdFactory
 pytestmark = pytest.mark.sshd
 
 MiB = 1 << 20
-REKEYED = int(os.environ.get("KUBEMUX_TEST_REKEY_MB", "24")) * MiB
-"""Bytes each way in the tests of rekeying; 2048 for the long run."""
+REKEYED: Final = int(os.environ.get("KUBEMUX_TEST_REKEY_MB", "24")) * MiB
+"""Bytes each way in the tests of rekeying; 200 and more for a long run."""
+
+PIECES: Final = 8
+"""Transfers that they are split into, one after the other on the same link."""
 
 
 @pytest.fixture(autouse=True)
@@ -60,6 +63,15 @@ async def download(port: Endpoint, size: int) -> None:
         writer.close()
         await writer.wait_closed()
     assert digest.digest() == expected
+
+
+async def rekeyed(port: Endpoint, way: str) -> None:
+    for seed in range(PIECES):
+        if way == "both":
+            data = pattern(REKEYED // PIECES, seed)
+            assert await exchange(port, data, seconds=300) == data
+        else:
+            await (upload if way == "up" else download)(port, REKEYED // PIECES)
 
 
 @pytest.mark.both_loops
@@ -104,11 +116,7 @@ def changes(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 async def test_sshd_changes_keys_every_megabyte(sshd_factory: SshdFactory, changes: dict[str, int], way: str) -> None:
     sshd = sshd_factory(config={"RekeyLimit": "1M"})
     async with tunnel(sshd, {"up": Sink, "down": Source, "both": Echo}[way]()) as (_, port):
-        if way == "both":
-            data = pattern(REKEYED // 2)
-            assert await exchange(port, data, seconds=300) == data
-        else:
-            await (upload if way == "up" else download)(port, REKEYED)
+        await rekeyed(port, way)
     assert changes["sending_keys"] == changes["receiving_keys"]
     assert changes["sending_keys"] >= REKEYED // MiB // 4
 
@@ -117,11 +125,7 @@ async def test_sshd_changes_keys_every_megabyte(sshd_factory: SshdFactory, chang
 async def test_we_change_keys_every_megabyte(sshd: Sshd, changes: dict[str, int], way: str) -> None:
     async with tunnel(sshd, Sink() if way == "up" else Echo()) as (gateway, port):
         cast("Any", gateway._links[0]._conn)._rekey_bytes = MiB  # asyncssh's own limit
-        if way == "both":
-            data = pattern(REKEYED // 2)
-            assert await exchange(port, data, seconds=300) == data
-        else:
-            await upload(port, REKEYED)
+        await rekeyed(port, way)
     assert changes["sending_keys"] >= REKEYED // MiB // 4
 
 
