@@ -89,7 +89,7 @@ def test_whatever_is_left_behind_fails_the_test(pytester: pytest.Pytester, monke
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     pytester.makepyfile(test_leaky=LEAKY)
     done = pytester.runpytest_subprocess(
-        *("test_leaky.py", "-v", "-p", "tests.conftest", "-p", "no:randomly"),
+        *("test_leaky.py", "-v", "-n0", "-p", "tests.conftest", "-p", "no:randomly"),
         *(f"--config-file={ROOT / 'pyproject.toml'}", f"--rootdir={pytester.path}"),
     )
     verdicts = dict(re.findall(r"^(?:ERROR|FAILED) test_leaky.py::test_(\S+) - (.*)", done.stdout.str(), re.MULTILINE))

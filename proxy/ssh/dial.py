@@ -17,7 +17,7 @@ import asyncssh
 from proxy.config.model import GatewayConfig
 from proxy.errors import ConnectTimeout, CredentialsUnusable, JumpFailed, LinkError, Stage
 from proxy.ssh import known_hosts
-from proxy.ssh.errors import Shown, describe_connect, describe_handshake
+from proxy.ssh.errors import Shown, describe_connect, describe_handshake, identity
 from proxy.ssh.options import Prepared, prepare, proxy_jump
 
 Lost = Callable[[Exception | None], None]
@@ -161,8 +161,8 @@ async def _handshake(
     except LinkError:
         raise
     except Exception as exc:  # not only asyncssh.Error: what its parsers stumble over in a hostile peer's packets comes as it is
-        user = prepared.options.username
-        raise describe_handshake(server, exc, shown=client.shown, trusted=trusted, user=user) from exc
+        who = identity(prepared.options)
+        raise describe_handshake(server, exc, shown=client.shown, trusted=trusted, who=who) from exc
 
 
 class _Tcp:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import os
 import socket
 from dataclasses import dataclass
@@ -38,6 +40,17 @@ def fingerprint(key: asyncssh.SSHKey) -> str:
     return f"{key.get_algorithm()} {key.get_fingerprint()}"
 
 
+def identity(options: asyncssh.SSHClientConnectionOptions) -> str:
+    """Who we say we are: the user and the keys that are offered, those of an agent not among them."""
+    keys = [f"{pair.get_algorithm()} {_digest(pair.public_data)}" for pair in options.client_keys or ()]
+    agent = ["the agent's keys"] if options.agent_path else []
+    return f"user {options.username} with {' and '.join([*keys, *agent]) or 'no key at all'}"
+
+
+def _digest(blob: bytes) -> str:
+    return "SHA256:" + base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip("=")
+
+
 def describe_connect(server: str, exc: OSError | UnicodeError) -> LinkError:
     """Why there is no TCP connection to `server`."""
     if isinstance(exc, socket.gaierror):
@@ -47,15 +60,18 @@ def describe_connect(server: str, exc: OSError | UnicodeError) -> LinkError:
     if isinstance(exc, TimeoutError):
         return ConnectTimeout(f"no TCP connection to {server}: timed out")
     # Not strerror: event loops put "Connect call failed" there.
-    return Unreachable(f"no TCP connection to {server}: {os.strerror(exc.errno) if exc.errno else exc}")
+    why = os.strerror(exc.errno) if exc.errno else exc
+    host, _, port = server.rpartition(":")
+    hint = f"is sshd running there, and does a firewall let this machine through? Try: nc -vz {host} {port}"
+    return Unreachable(f"no TCP connection to {server}: {why}", hint=hint)
 
 
-def describe_handshake(server: str, exc: Exception, *, shown: Shown, trusted: Trusted, user: str) -> LinkError:
-    """Why the SSH handshake with `server` failed, `trusted` being what known_hosts has for it."""
+def describe_handshake(server: str, exc: Exception, *, shown: Shown, trusted: Trusted, who: str) -> LinkError:
+    """Why the SSH handshake with `server` failed, `trusted` being what known_hosts has for it and `who` our `identity`."""
     if isinstance(exc, asyncssh.HostKeyNotVerifiable):
         return _host_key(server, exc.reason, shown, trusted)
     if isinstance(exc, asyncssh.PermissionDenied):
-        return AuthFailed(f"{server} refuses user {user}: {exc.reason}")
+        return AuthFailed(f"{server} refuses {who}")
     if isinstance(exc, asyncssh.ChannelOpenError):
         return _not_forwarded(server, exc)
     if isinstance(exc, asyncssh.KeyEncryptionError | asyncssh.KeyImportError):
@@ -63,7 +79,8 @@ def describe_handshake(server: str, exc: Exception, *, shown: Shown, trusted: Tr
     if isinstance(exc, asyncssh.ConnectionLost | ConnectionError):
         return HandshakeFailed(
             f"{server} hung up during the SSH handshake: {exc}",
-            hint="sshd drops connections at random over MaxStartups, and from addresses under PerSourcePenalties: see its log",
+            hint="is that port an SSH server? If so, its log says why: over MaxStartups it drops connections at random, and "
+            "PerSourcePenalties shut out an address for a while",
         )
     return HandshakeFailed(f"SSH handshake with {server} failed: {str(exc) or type(exc).__name__}")
 
@@ -93,11 +110,21 @@ def _host_key(server: str, said: str, shown: Shown, trusted: Trusted) -> LinkErr
     if shown.key is None:
         return HostKeyChanged(f"{server} shows a host certificate that is not valid: {said}")
     seen = fingerprint(shown.key)
+    host, _, port = server.rpartition(":")
+    name = host if port == "22" else f"[{host}]:{port}"
     if keys:
-        return HostKeyChanged(f"{server} shows host key {seen}, but known_hosts has {keys}")
+        hint = (
+            "find out why before you trust it; then remove the old key from the file of known_hosts and add the new one: "
+            f"ssh-keygen -f FILE -R '{name}'. The next dial reads it; kubemux reconnect skips the wait"
+        )
+        return HostKeyChanged(f"{server} shows host key {seen}, but known_hosts has {keys}", hint=hint)
     if authorities:
         return HostKeyUnknown(f"{server} shows host key {seen} and no certificate, but known_hosts has only CA {authorities}")
-    return HostKeyUnknown(f"{server} shows host key {seen}, and known_hosts has no key for it")
+    hint = (
+        f"compare the fingerprint with one from a trusted source, then add the key: ssh-keyscan -p {port} {host}. "
+        "The next dial reads it; kubemux reconnect skips the wait"
+    )
+    return HostKeyUnknown(f"{server} shows host key {seen}, and known_hosts has no key for it", hint=hint)
 
 
 def describe_loss(server: str, exc: Exception | None) -> LinkError:

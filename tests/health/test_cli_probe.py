@@ -109,7 +109,7 @@ class Broken(StrEnum):
     [
         (Broken.NOTHING, ["tcp", "ssh", "auth", "channel", "tls", "http"], "ok", ""),
         (Broken.SSHD, [], "link_down", "is sshd running there"),
-        (Broken.HOST_KEY, ["tcp"], "link_down", "ssh-keygen -R"),
+        (Broken.HOST_KEY, ["tcp"], "link_down", "ssh-keygen -f FILE -R"),
         (Broken.KEY, ["tcp", "ssh"], "link_down", "authorized_keys"),
         (Broken.FORWARDING, ["tcp", "ssh", "auth"], "channel_prohibited", "AllowTcpForwarding"),
         (Broken.API_SERVER, ["tcp", "ssh", "auth"], "channel_refused", "as seen from the gateway"),

@@ -71,7 +71,7 @@ def test_no_tcp_connection(exc: OSError | UnicodeError, kind: type[LinkError], s
     ],
 )
 def test_no_handshake(exc: Exception, kind: type[LinkError]) -> None:
-    found = describe_handshake(SERVER, exc, shown=Shown(), trusted=Trusted(), user="tunnel")
+    found = describe_handshake(SERVER, exc, shown=Shown(), trusted=Trusted(), who="user tunnel with no key at all")
     assert type(found) is kind
     assert SERVER in str(found)
     assert found.hint
@@ -92,7 +92,7 @@ def test_no_handshake(exc: Exception, kind: type[LinkError]) -> None:
 def test_a_host_key_that_is_not_trusted(
     shown: Shown, trusted: Trusted, said: Exception, kind: type[LinkError], keys: list[asyncssh.SSHKey]
 ) -> None:
-    found = describe_handshake(SERVER, said, shown=shown, trusted=trusted, user="tunnel")
+    found = describe_handshake(SERVER, said, shown=shown, trusted=trusted, who="user tunnel with no key at all")
     assert type(found) is kind
     assert found.retry is RetryClass.SLOW
     for key in keys:
