@@ -2,7 +2,7 @@
 
 The hot path writes plain ints into a `Traffic`; `_TrafficCollector` reads them when Prometheus scrapes. Everything else is a
 prometheus-client object. Label sets are bounded by the configuration; `forget_*` drops those of what a reload removed.
-Buckets run from below a loopback round trip to a client's patience (peers.md 5.7: 0.5 ms to 60 s).
+Buckets run from below a loopback round trip to a client's patience: 0.5 ms to 60 s.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ log = structlog.get_logger("kubemux.health")
 
 FIRST_WITHIN: Final = 1.0
 """Seconds over which the first probes of all clusters are spread."""
-POKED_WITHIN: Final = 0.25
+POKED_WITHIN: Final = 1.0
 """Seconds over which the probes of all clusters behind a gateway are spread when its links change; one per burst of pokes."""
 JITTER: Final = 0.1
 
