@@ -96,9 +96,11 @@ class SshChannel(asyncssh.SSHTCPSession[bytes]):
             self._channel.close()
 
     def abort(self) -> None:
-        """CHANNEL_CLOSE now."""
+        """CHANNEL_CLOSE now. asyncssh drops what still comes, so its window is given back before sshd's CLOSE."""
         if self._channel is not None:
             self._channel.abort()
+            self._uncharge()
+            self.give_up()
 
     # ---------------------------------------------------------------------------------------- for asyncssh
 

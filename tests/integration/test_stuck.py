@@ -101,6 +101,7 @@ async def test_a_client_that_reset_is_let_go_although_nothing_moves(sshd: Sshd, 
             client.close()
             daemon.wait_for("its slot is free", lambda: daemon.metric("kubemux_connections_active") == 0)
             assert daemon.metric("kubemux_connections_total", result="client_reset") == 1
+            assert daemon.metric("kubemux_buffered_bytes") == 0, "although sshd still has the channel"
 
     await asyncio.to_thread(run)
 

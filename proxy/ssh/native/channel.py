@@ -298,7 +298,12 @@ class NativeChannel:
             self._out.say(messages.close(self._peer))
 
     def _discard(self) -> None:
-        """Nobody wants what still comes."""
+        """Nobody wants what still comes: it is dropped as it arrives, and takes no memory.
+
+        So the window is given back now, not with sshd's CLOSE: that waits until its API server has read what sshd still has.
+        """
+        if not self._is_aborted and self._ended is None:
+            self._budget.give_back(self._window.size)
         self._is_aborted = True
         self._undelivered.clear()
         if self._had_close:
@@ -309,7 +314,8 @@ class NativeChannel:
             return
         self._ended = (error,)
         self._flow.forget(self)
-        self._budget.give_back(self._window.size)
+        if not self._is_aborted:
+            self._budget.give_back(self._window.size)
         self._plane.ended(self)
         if self._user is not None:
             self._user.channel_lost(error)
