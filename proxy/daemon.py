@@ -105,6 +105,7 @@ class Daemon:
         self.is_draining = False
         self.fingerprint = credentials.fingerprint(config)
         self.metrics.buffered_bytes.set_function(lambda: self.shared.budget.used)
+        self.metrics.tasks.set_function(lambda: len(asyncio.all_tasks(self._loop)))
         self.metrics.paused_relays.set_function(lambda: sum(entry.cluster.paused for entry in self.entries.values()))
 
     def __repr__(self) -> str:

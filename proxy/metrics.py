@@ -106,6 +106,7 @@ class Metrics:
             "buffered_bytes", "Bytes that buffers and granted windows may hold now, out of limits.memory."
         )
         self.paused_relays = gauge("paused_relays", "Connections of which a side waits for the other.")
+        self.tasks = gauge("tasks", "Tasks of the event loop.")
         self.loop_lag = histogram("event_loop_lag_seconds", "How late the event loop runs a timer.", buckets=LAG_BUCKETS)
         self.certificate_expiry = gauge(
             "certificate_expiry_timestamp_seconds", "When a certificate expires, in Unix time.", "cluster", "kind"
