@@ -26,11 +26,11 @@ class Controller:
             return await reload(self._daemon)
 
     async def reconnect(self, gateway: str) -> None:
-        """Replace the links of `gateway`. Raises UnknownName."""
+        """Replace the links of `gateway`, make before break; returns before they are. Raises UnknownName."""
         if gateway not in self._daemon.gateways:
             raise UnknownName("gateway", gateway, self._daemon.gateways)
         log.info("reconnect requested", gateway=gateway)
-        await self._daemon.gateways[gateway].reconnect()
+        self._daemon.gateways[gateway].renew("reconnect")
 
     async def drain(self, cluster: str) -> None:
         """Close a cluster's listener and let its connections end; a reload opens it again. Raises UnknownName."""

@@ -91,6 +91,9 @@ class Metrics:
             "first_byte_seconds", "Time from a client's arrival to the first byte from its API server.", "cluster"
         )
         self.gateway_links = gauge("gateway_links", "Links that are up.", "gateway")
+        self.gateway_links_retiring = gauge(
+            "gateway_links_retiring", "Links that were replaced, and wait for their last channels to end.", "gateway"
+        )
         self.gateway_connected = gauge("gateway_connected", "1 if at least one link is up.", "gateway")
         self.gateway_connects = counter("gateway_connects", "Dial attempts by result.", "gateway", "result")
         self.gateway_reconnects = counter(

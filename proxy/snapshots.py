@@ -16,7 +16,7 @@ class GatewayState(StrEnum):
     UP = "up"
     """Every link is up."""
     DEGRADED = "degraded"
-    """Some links are up."""
+    """Some links are up; or all, and to replace them fails."""
     DOWN = "down"
 
 
@@ -59,6 +59,8 @@ class GatewaySnapshot:
     """Of the last failure, one of `proxy.errors`; empty while all is well."""
     message: str = ""
     hint: str = ""
+    retiring: tuple[LinkSnapshot, ...] = ()
+    """Links that were replaced: they take no channels and end with those they have."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,7 @@ def reload(config: Path) -> None:
 @click.argument("gateway")
 @config_option
 def reconnect(gateway: str, config: Path) -> None:
-    """Dial the links of GATEWAY again; connections through the old ones are reset."""
+    """Replace the links of GATEWAY: new ones are dialled at once, connections through the old ones go on until they end."""
     _command(config, "reconnect", {"gateway": gateway}, ORDER_BUDGET)
     click.echo(f"gateway {gateway}: dialling again; kubemux status shows how it goes")
 

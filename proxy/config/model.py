@@ -73,7 +73,10 @@ class GatewayConfig(Section):
     connections: Annotated[int, Field(ge=1, le=16, strict=True)] = 2
     connect_timeout: Duration = 10.0
     keepalive: KeepaliveConfig = KeepaliveConfig()
+    max_link_age: Duration | None = None
+    retire_timeout: Duration = 600.0
     ssh_config: FilePath | None = None
+    learned_host_keys: FilePath | None = None
 
 
 class TlsConfig(Section):

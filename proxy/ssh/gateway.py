@@ -2,21 +2,27 @@
 
 A single supervisor task dials, one attempt at a time, so a wrong key is tried once and not by every link, and the second
 link follows as soon as the first is up. Clients that come while no link is up wait for `_up` until their own deadline.
+
+A link that is to be replaced (`renew`, an age, a keepalive missed) goes on until its replacement is up, and then until its last
+channel has ended or `retire_timeout` is over. `proxy/ssh/links.py` decides which is which.
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from itertools import count
+from typing import Final
 
 import structlog
 
 from proxy.config.model import GatewayConfig
 from proxy.config.values import Endpoint
-from proxy.errors import LinkDown, LinkError, LinkReplaced
+from proxy.errors import HostKeyRevoked, LinkDown, LinkError, LinkReplaced, RetryClass
 from proxy.metrics import Metrics
 from proxy.relay.budget import MemoryBudget
 from proxy.snapshots import GatewaySnapshot, GatewayState
@@ -24,10 +30,14 @@ from proxy.ssh.channel import SshChannel
 from proxy.ssh.dial import dial
 from proxy.ssh.governor import HANDSHAKES_IN_FLIGHT, Backoff
 from proxy.ssh.link import Link
+from proxy.ssh.links import Links
 from proxy.ssh.native.channel import NativeChannel
 from proxy.tasks import Tasks
 
 log = structlog.get_logger("kubemux.gateway")
+
+REPLACED: Final = LinkReplaced.reason
+"""The reason under which a link counts that was replaced before it ended."""
 
 
 class Handshakes(defaultdict[str, asyncio.Semaphore]):
@@ -60,7 +70,8 @@ class Gateway:
         self._on_change = on_change
         self._supervisor = Tasks(f"gateway {name}")
         self._tasks = Tasks(f"gateway {name}")
-        self._links: list[Link] = []
+        self._links: Links[Link] = Links()
+        self._missing: set[Link] = set()
         self._up = asyncio.Event()
         self._wanted = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -81,6 +92,7 @@ class Gateway:
         metrics, name = self._metrics, self.name
         metrics.gateway_connected.labels(name).set(0)
         metrics.gateway_links.labels(name).set(0)
+        metrics.gateway_links_retiring.labels(name).set(0)
         metrics.gateway_backoff.labels(name).set(0)
         metrics.link_data_plane.labels(name, "asyncssh").set(0)
         metrics.link_data_plane.labels(name, "native").set(0)
@@ -89,7 +101,7 @@ class Gateway:
 
     async def connect(self) -> None:
         """Dial one link now, once, for a command that needs no supervision. Raises LinkError."""
-        self._link_up(await self._dial())
+        self._link_up(await self._dial(), self._links.generation)
 
     async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 - a budget, not a failure
         """Dial no more, wait up to `timeout` seconds until no channel is left, then close."""
@@ -97,14 +109,14 @@ class Gateway:
         await self._supervisor.close()
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
-                await asyncio.gather(*(link.idle.wait() for link in self._links))
+                await asyncio.gather(*(link.idle.wait() for link in (*self._links, *self._links.retiring)))
         await self.close()
 
     async def close(self) -> None:
         """Close every link and wait until they are closed."""
         self._is_closing = True
         await self._supervisor.close()
-        await asyncio.gather(*(link.close() for link in self._links))
+        await asyncio.gather(*(link.close() for link in (*self._links, *self._links.retiring)))
         await self._tasks.close()
         self._links.clear()
         self._up.clear()
@@ -122,6 +134,7 @@ class Gateway:
             name=self.name,
             state=self._state,
             links=tuple(link.snapshot() for link in self._links),
+            retiring=tuple(link.snapshot() for link in self._links.retiring),
             wanted=self.config.connections,
             reconnects=self._reconnects,
             retry_in=max(0.0, self._retry_at - now) if self._retry_at is not None else None,
@@ -142,7 +155,7 @@ class Gateway:
             except TimeoutError:
                 # Not the failure itself: in `status` it would stand beside the gateway's own line, and be older than that.
                 raise LinkDown(f"gateway {self.name} has no link") from self._failure
-            link = min(self._links, key=lambda link: link.load)
+            link = self._links.choose()
             try:
                 return await link.open_channel(target, origin=origin, timeout=self.config.connect_timeout)
             except LinkDown:
@@ -153,27 +166,46 @@ class Gateway:
 
     # ----------------------------------------------------------------------------------------- supervision
 
-    async def reconnect(self) -> None:
-        """Replace every link, and skip the wait if there is one."""
+    def renew(self, why: str) -> None:
+        """Replace every link, make before break, and skip the wait if there is one. Returns at once; `why` is for the log."""
+        self._links.renew()
+        if self._links:
+            log.info("replacing links", gateway=self.name, why=why, links=len(self._links))
         if self._retry_at is not None:
             self._hurry.set()
-        for link in list(self._links):
-            await link.close(LinkReplaced(f"link to {link.server} replaced on request"))
+        self._changed()
+        self._wanted.set()
+
+    def take(self, config: GatewayConfig, gateways: Mapping[str, GatewayConfig], *, renew: bool) -> None:
+        """Other settings for the same server; `renew` says whether they concern links that are up already."""
+        self.config = config
+        self._gateways = gateways
+        self._retire_surplus()
+        if renew:
+            self.renew("configuration")
+        self._changed()
+        self._wanted.set()
 
     async def _supervise(self) -> None:
         while True:
             await self._wanted.wait()
-            if len(self._links) >= self.config.connections:
+            if not self._links.lacks(self.config.connections):
                 self._wanted.clear()
-                continue
-            if self._retry_at is not None:
+            elif self._retry_at is not None:
                 await self._wait_for_retry()
-            try:
-                link = await self._dial()
-            except LinkError as exc:
-                self._dial_failed(exc)
             else:
-                self._link_up(link)
+                await self._dial_one()
+
+    async def _dial_one(self) -> None:
+        generation = self._links.generation
+        try:
+            link = await self._dial()
+        except LinkError as exc:
+            self._dial_failed(exc)
+            if generation != self._links.generation:  # what failed was made with what has been replaced since
+                self._hurry.set()
+        else:
+            self._link_up(link, generation)
 
     async def _dial(self) -> Link:
         # asyncssh may report the end before there is a Link to tell.
@@ -200,6 +232,9 @@ class Gateway:
 
     def _dial_failed(self, exc: LinkError) -> None:
         self._metrics.gateway_connects.labels(self.name, exc.reason).inc()
+        if HostKeyRevoked in {type(exc), type(exc.__cause__)}:  # whoever marked the key meant the links, too, that trusted it
+            for link in (*self._links.stale, *self._links.retiring):
+                self._tasks.spawn(link.close(exc), name=f"close {link.name}")
         first_time = self._failure is None or (self._failure.reason, str(self._failure)) != (exc.reason, str(exc))
         self._failure = exc
         delay = self._backoff.failed(exc.retry)
@@ -212,6 +247,7 @@ class Gateway:
             message=str(exc),
             hint=exc.hint,
             retry_in=round(delay, 1),
+            **({"links_kept": len(self._links)} if self._links else {}),
         )
         self._changed()
 
@@ -226,27 +262,86 @@ class Gateway:
         self._hurry.clear()
         self._set_retry(None)
 
-    def _link_up(self, link: Link) -> None:
+    def _link_up(self, link: Link, generation: int) -> None:
         self._metrics.gateway_connects.labels(self.name, "ok").inc()
-        if self._lost_reasons:
-            self._reconnects += 1
-            self._metrics.gateway_reconnects.labels(self.name, self._lost_reasons.pop(0)).inc()
         self._failure = None
-        self._links.append(link)
-        link.start(self.config.keepalive.interval, self._metrics.gateway_rtt.labels(self.name).set)
+        self._links.add(link, generation)
+        replaced = self._retire_surplus()
+        if self._lost_reasons or replaced:
+            self._reconnects += 1
+            reason = self._lost_reasons.pop(0) if self._lost_reasons else REPLACED
+            self._metrics.gateway_reconnects.labels(self.name, reason).inc()
+        link.start(self.config.keepalive.interval, partial(self._answered, link), partial(self._missed, link))
         self._tasks.spawn(self._watch(link), name=f"watch {link.name}")
         log.info("link up", gateway=self.name, link=link.name, server=link.server)
         self._changed()
 
+    def _retire_surplus(self) -> bool:
+        """Let links that others have made redundant end; whether there were any."""
+        leaving = self._links.surplus(self.config.connections)
+        for link in leaving:
+            log.info("link retires", gateway=self.name, link=link.name, server=link.server, channels=link.load)
+            self._tasks.spawn(self._retire(link), name=f"retire {link.name}")
+        for link in self._links.crowd(self.config.connections):
+            error = LinkReplaced(
+                f"link to {link.server} closed: it was replaced, and so were {self.config.connections} others since"
+            )
+            self._tasks.spawn(link.close(error), name=f"close {link.name}")
+        return bool(leaving)
+
+    async def _retire(self, link: Link) -> None:
+        seconds = self.config.retire_timeout
+        error = LinkReplaced(f"link to {link.server} was replaced")
+        try:
+            async with asyncio.timeout(seconds):
+                await link.idle.wait()
+        except TimeoutError:
+            error = LinkReplaced(f"link to {link.server} was replaced {seconds:g} s ago, and had {link.load} channels still")
+        await link.close(error)
+
+    # ------------------------------------------------------------------------------------------ ends of links
+
+    def _answered(self, link: Link, rtt: float) -> None:
+        self._missing.discard(link)
+        self._metrics.gateway_rtt.labels(self.name).set(rtt)
+
+    def _missed(self, link: Link) -> None:
+        """A whole keepalive interval without an answer: no reason to end it, but one to replace it if others do answer."""
+        self._missing.add(link)
+        if any(other not in self._missing for other in self._links):
+            self._condemn(link, "it missed a keepalive, others do not")
+
+    def _condemn(self, link: Link, why: str) -> bool:
+        condemned = self._links.condemn(link, wanted=self.config.connections)
+        if condemned:
+            log.info("replacing link", gateway=self.name, link=link.name, server=link.server, why=why)
+            self._changed()
+            self._wanted.set()
+        return condemned
+
+    async def _until_it_ends(self, link: Link) -> LinkError:
+        """Why it ended. On the way there it may grow too old."""
+        age = self.config.max_link_age
+        while age is not None:
+            # Not all links of a fleet at once. The second time, and later: there was no room for one more that retires.
+            await asyncio.wait([link.closed], timeout=age * random.uniform(0.9, 1.0))  # noqa: S311 - jitter, not a secret
+            if link.closed.done() or self._condemn(link, f"it is older than {age:g} s"):
+                break
+        return await asyncio.shield(link.closed)
+
     async def _watch(self, link: Link) -> None:
-        error = await asyncio.shield(link.closed)
-        self._links.remove(link)
-        self._lost_reasons.append(error.reason)
-        self._failure = error
-        say, event = log.info, "link closed"
-        if not isinstance(error, LinkReplaced):
-            say, event = log.warning, "link lost"
-            self._set_retry(self._backoff.lost(link.age))
+        error = await self._until_it_ends(link)
+        self._missing.discard(link)
+        if self._links.remove(link):
+            self._lost_reasons.append(error.reason)
+            # What a refused key or host key has earned stays: its wait, and its word in `status`.
+            if self._retry_at is None or self._failure is None or self._failure.retry is not RetryClass.SLOW:
+                self._failure = error
+                if not isinstance(error, LinkReplaced):
+                    self._set_retry(self._backoff.lost(link.age))
+        say, event = log.warning, "link lost"
+        if isinstance(error, LinkReplaced):
+            say, event = log.info, "link closed"
         say(
             event,
             gateway=self.name,
@@ -269,13 +364,14 @@ class Gateway:
             self._up.clear()
         if self._is_closing:  # the metrics of that name may be another gateway's by now
             return
-        if up >= self.config.connections:
+        if up >= self.config.connections and not (self._failure and self._links.stale):
             state = GatewayState.UP
         elif up:
             state = GatewayState.DEGRADED
         else:
             state = GatewayState.DOWN
         self._metrics.gateway_links.labels(self.name).set(up)
+        self._metrics.gateway_links_retiring.labels(self.name).set(len(self._links.retiring))
         self._metrics.gateway_connected.labels(self.name).set(1 if up else 0)
         for mode in ("native", "asyncssh"):
             self._metrics.link_data_plane.labels(self.name, mode).set(sum(link.data_plane == mode for link in self._links))

@@ -267,20 +267,22 @@ class Link:
 
     # ------------------------------------------------------------------------------------------- life cycle
 
-    def start(self, interval: float, on_rtt: Callable[[float], None]) -> None:
-        """Measure the round trip every `interval` seconds. asyncssh itself gives up on a silent peer."""
-        self._tasks.spawn(self._measure(interval, on_rtt), name="rtt")
+    def start(self, interval: float, on_rtt: Callable[[float], None], on_missed: Callable[[], None]) -> None:
+        """Measure the round trip every `interval` seconds; one that takes longer is missed. asyncssh gives up on a silent one."""
+        self._tasks.spawn(self._measure(interval, on_rtt, on_missed), name="rtt")
 
-    async def _measure(self, interval: float, on_rtt: Callable[[float], None]) -> None:
+    async def _measure(self, interval: float, on_rtt: Callable[[float], None], on_missed: Callable[[], None]) -> None:
         while True:
             sent = self._loop.time()
-            with suppress(TimeoutError):
+            try:
                 async with asyncio.timeout(interval):
                     await internals.ping(self._conn)
                     self.rtt = self._loop.time() - sent
                     if self._native is not None:
                         self._native.round_trip = self.rtt
                     on_rtt(self.rtt)
+            except TimeoutError:
+                on_missed()
             await asyncio.sleep(interval)
 
     def why_ended(self, exc: Exception | None) -> LinkError | None:

@@ -107,7 +107,7 @@ class Dying:
 
 async def test_a_client_that_leaves_does_not_cancel_the_end_that_others_wait_for(sshd: Sshd) -> None:
     gateway, link = Watched(config_for(sshd)), Dying()
-    gateway._links.append(cast("Link", link))
+    gateway._links.add(cast("Link", link), 0)
     gateway._up.set()
     client = open_channel(gateway, Endpoint("127.0.0.1", 1))
     await link.asked.wait()
@@ -122,29 +122,31 @@ async def test_a_client_that_leaves_does_not_cancel_the_end_that_others_wait_for
 
 
 async def test_no_client_finds_a_gateway_without_links_up(sshd_factory: SshdFactory) -> None:
-    """Clients arrive at every turn of the loop while links are lost, torn down and dialled again."""
+    """Clients arrive at every turn of the loop while links are replaced."""
     sshd = sshd_factory()
     async with Echo() as server, started(config_for(sshd, connections=2)) as gateway:
         await gateway.until(lambda: gateway.links == 2)
         clients: list[asyncio.Task[Channel]] = []
         for _ in range(3):
-            replacing = asyncio.get_running_loop().create_task(gateway.reconnect(), name="reconnect")
-            while not replacing.done() or gateway.links < 2:
+            gateway.renew("test")
+            while gateway._links.stale:
+                assert gateway.links >= 2
                 if len(clients) < 300:
                     clients.append(open_channel(gateway, server.endpoint))
                 await asyncio.sleep(0)
         for channel in await asyncio.gather(*clients):
             channel.abort()
+        await gateway.until(lambda: not gateway.snapshot().retiring)
         async with asyncio.timeout(5):
             await asyncio.gather(*(link.idle.wait() for link in gateway._links))
         assert gateway.budget.used == 0
-        assert gateway.metric("gateway_reconnects_total", reason="replaced") >= 2
+        assert gateway.metric("gateway_reconnects_total", reason="replaced") == 6
 
 
-async def test_reconnect_skips_the_wait_once(sshd: Sshd) -> None:
+async def test_renewing_skips_the_wait_once(sshd: Sshd) -> None:
     async with started(config_for(sshd, user="nobody")) as gateway:
         await gateway.until(lambda: gateway.metric("gateway_connects_total", result="auth_failed") == 1)
-        await gateway.reconnect()
+        gateway.renew("test")
         await gateway.until(lambda: gateway.metric("gateway_connects_total", result="auth_failed") == 2)
         assert (gateway.snapshot().retry_in or 0) > 5
 

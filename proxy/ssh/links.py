@@ -1,0 +1,120 @@
+"""The links of one gateway: which take channels, which are to be replaced, which only end. Pure: decisions, no I/O.
+
+    add          renew, condemn           add (its replacement)      remove
+    ---> fresh -----------------> stale -----------------> retiring -------->
+
+A stale link serves until its replacement is up (make before break), as a pool's older generation does in asyncpg. So a gateway
+has at most `wanted` links that serve, and as many again that only wait for their last channel to end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from operator import attrgetter
+from typing import Final, Generic, Protocol, TypeVar
+
+
+class Loaded(Protocol):
+    """What is asked of a link here."""
+
+    @property
+    def load(self) -> int:
+        """Channels open or being opened."""
+
+
+L = TypeVar("L", bound=Loaded)
+
+_STALE: Final = -1
+_load = attrgetter("load")
+
+
+class Links(Generic[L]):
+    """The links of one gateway. Iterating gives those that serve, oldest first."""
+
+    def __init__(self) -> None:
+        self.generation = 0
+        """Of what links are made with: keys, certificates, known_hosts, settings. Take it before they are read."""
+        self.retiring: list[L] = []
+        self._serving: list[L] = []
+        self._generations: dict[L, int] = {}
+        self._choice: list[L] = []
+
+    def __repr__(self) -> str:
+        return f"<Links {self._serving} stale={len(self.stale)} retiring={self.retiring}>"
+
+    def __iter__(self) -> Iterator[L]:
+        return iter(self._serving)
+
+    def __len__(self) -> int:
+        return len(self._serving)
+
+    def __getitem__(self, index: int) -> L:
+        return self._serving[index]
+
+    @property
+    def stale(self) -> list[L]:
+        """Links that serve, and are to be replaced."""
+        return [link for link in self._serving if self._generations[link] != self.generation]
+
+    def choose(self) -> L:
+        """The link for the next channel: a stale one only if there is no other. Raises ValueError if there is none."""
+        return min(self._choice, key=_load)
+
+    def lacks(self, wanted: int) -> bool:
+        """Whether one more is to be dialled."""
+        return len(self._serving) - len(self.stale) < wanted
+
+    def add(self, link: L, generation: int) -> None:
+        """A link is up; `generation` is what `self.generation` was before its settings were read."""
+        self._serving.append(link)
+        self._generations[link] = generation
+        self._choose()
+
+    def renew(self) -> None:
+        """Every link that there is becomes stale, and so do those whose dial has begun."""
+        self.generation += 1
+        self._choose()
+
+    def condemn(self, link: L, *, wanted: int) -> bool:
+        """One link becomes stale, if it serves and there is room for what it leaves behind; whether it did."""
+        if link not in self._serving or self._generations[link] != self.generation or len(self.retiring) >= wanted:
+            return False
+        self._generations[link] = _STALE
+        self._choose()
+        return True
+
+    def surplus(self, wanted: int) -> list[L]:
+        """Links that more than `wanted` others have made redundant: stale ones first, then the oldest. They retire."""
+        leaving = [*self.stale, *(link for link in self._serving if self._generations[link] == self.generation)]
+        leaving = leaving[: max(0, len(self._serving) - wanted)]
+        for link in leaving:
+            self._serving.remove(link)
+            self.retiring.append(link)
+        self._choose()
+        return leaving
+
+    def crowd(self, wanted: int) -> list[L]:
+        """Retiring links over `wanted`, those with the fewest channels: they have to end now."""
+        return sorted(self.retiring, key=_load)[: max(0, len(self.retiring) - wanted)]
+
+    def remove(self, link: L) -> bool:
+        """A link has ended; whether it served, and so is missing."""
+        del self._generations[link]
+        if link in self.retiring:
+            self.retiring.remove(link)
+            return False
+        self._serving.remove(link)
+        self._choose()
+        return True
+
+    def clear(self) -> None:
+        """Forget all of them."""
+        self._serving.clear()
+        self.retiring.clear()
+        self._generations.clear()
+        self._choice.clear()
+
+    def _choose(self) -> None:
+        """Kept up to date here, so that the choice for a new channel costs one `min`."""
+        stale = set(self.stale)
+        self._choice = [link for link in self._serving if link not in stale] or list(self._serving)

@@ -1,0 +1,148 @@
+"""Every sequence of what can happen to a gateway's links: none is forgotten, and there are never more than twice as many."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from proxy.ssh.links import Links
+
+
+@dataclass(eq=False)
+class Stub:
+    load: int = 0
+
+
+def filled(count: int) -> tuple[Links[Stub], list[Stub]]:
+    links: Links[Stub] = Links()
+    stubs = [Stub() for _ in range(count)]
+    for stub in stubs:
+        links.add(stub, links.generation)
+    return links, stubs
+
+
+def test_the_least_busy_link_takes_the_channel() -> None:
+    links, (one, two) = filled(2)
+    one.load, two.load = 3, 2
+    assert links.choose() is two
+    with pytest.raises(ValueError, match="empty"):
+        Links[Stub]().choose()
+
+
+def test_stale_links_serve_until_there_is_a_fresh_one() -> None:
+    links, (one, two) = filled(2)
+    links.renew()
+    assert links.lacks(2)
+    assert links.choose() in (one, two)
+    new = Stub(load=99)
+    links.add(new, links.generation)
+    assert links.surplus(2) == [one]
+    assert links.choose() is new, "however busy: a stale link takes nothing any more"
+    assert (list(links), links.retiring, links.stale) == ([two, new], [one], [two])
+    assert links.lacks(2)
+    assert not links.remove(one)
+    assert links.remove(two)
+    assert links.lacks(2)
+
+
+def test_a_link_whose_dial_began_before_is_stale_at_once() -> None:
+    links, _ = filled(0)
+    generation = links.generation
+    links.renew()
+    links.add(Stub(), generation)
+    assert len(links.stale) == 1
+    assert links.lacks(1)
+
+
+def test_one_link_is_condemned_while_there_is_room() -> None:
+    links, (one, two) = filled(2)
+    assert links.condemn(one, wanted=2)
+    assert not links.condemn(one, wanted=2), "it is already"
+    assert links.choose() is two
+    links.add(Stub(), links.generation)
+    assert links.surplus(2) == [one]
+    assert not links.condemn(one, wanted=2), "it has retired"
+    assert not links.condemn(two, wanted=1), "one retires already"
+
+
+@given(st.lists(st.integers(0, 9), max_size=8), st.integers(1, 4))
+def test_where_too_many_retire_those_with_the_fewest_channels_end(loads: list[int], wanted: int) -> None:
+    links, stubs = filled(len(loads))
+    for stub, load in zip(stubs, loads, strict=True):
+        stub.load = load
+    links.surplus(0)
+    ended = links.crowd(wanted)
+    kept = [stub for stub in stubs if stub not in ended]
+    assert len(kept) == min(wanted, len(stubs))
+    assert not ended or max(stub.load for stub in ended) <= min(stub.load for stub in kept)
+
+
+class Life(RuleBasedStateMachine):
+    """A gateway's supervisor over `Links`, as `proxy/ssh/gateway.py` does it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.links: Links[Stub] = Links()
+        self.all: set[Stub] = set()
+        self.wanted = 2
+        self.dialling = 0
+
+    def end(self, link: Stub) -> None:
+        self.links.remove(link)
+        self.all.remove(link)
+
+    @rule()
+    def dial(self) -> None:
+        self.dialling = self.links.generation
+
+    @rule(load=st.integers(0, 5))
+    def up(self, load: int) -> None:
+        if self.links.lacks(self.wanted):
+            link = Stub(load)
+            self.all.add(link)
+            self.links.add(link, self.dialling)
+            self.dialling = self.links.generation
+            self.settle()
+
+    def settle(self) -> None:
+        self.links.surplus(self.wanted)
+        for link in self.links.crowd(self.wanted):
+            self.end(link)
+
+    @rule()
+    def renew(self) -> None:
+        self.links.renew()
+
+    @rule(wanted=st.integers(1, 4))
+    def configure(self, wanted: int) -> None:
+        self.wanted = wanted
+        self.settle()
+
+    @precondition(lambda self: self.all)
+    @rule(data=st.data())
+    def lose(self, data: st.DataObject) -> None:
+        self.end(data.draw(st.sampled_from(sorted(self.all, key=id))))
+
+    @precondition(lambda self: self.all)
+    @rule(data=st.data())
+    def condemn(self, data: st.DataObject) -> None:
+        self.links.condemn(data.draw(st.sampled_from(sorted(self.all, key=id))), wanted=self.wanted)
+
+    @invariant()
+    def holds(self) -> None:
+        serving, retiring = list(self.links), self.links.retiring
+        assert {*serving, *retiring} == self.all
+        assert len(serving) + len(retiring) == len(self.all)
+        assert len(serving) <= self.wanted
+        assert len(retiring) <= self.wanted
+        assert self.links.lacks(self.wanted) == (len(serving) - len(self.links.stale) < self.wanted)
+        if serving:
+            fresh = [link for link in serving if link not in self.links.stale]
+            assert self.links.choose() in (fresh or serving)
+
+
+TestLife = Life.TestCase
