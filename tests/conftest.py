@@ -16,7 +16,7 @@ from tests.support.leaks import Leaks, LoopLeaks, Uvloop, quick_collections
 from tests.support.sshd import Sshd, SshdFactory
 from tests.support.tls import Certificates
 
-pytest_plugins = ["pytester"]
+pytest_plugins = ["pytester", "tests.faults.table"]
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -1,0 +1,168 @@
+"""What every row runs on: two gateways that are real sshds, three API servers, the daemon, and clients at each of them.
+
+prod    behind edge, the gateway that the fault is done to
+stage   behind edge, too: prod's neighbour, with an API server of its own
+far     behind another sshd: never affected
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Final, Self
+
+from proxy.config.values import Endpoint
+from tests.faults.api import Api
+from tests.faults.load import Load
+from tests.faults.row import Hits, Row
+from tests.integration.conftest import cluster, gateway
+from tests.integration.running import told
+from tests.support.daemon import Daemon, Sections
+from tests.support.echo import Echo
+from tests.support.faulty import FaultyRelay
+from tests.support.ports import free_port
+from tests.support.sshd import Sshd
+from tests.support.tls import Certificates
+
+PROBE: Final[Sections] = {"interval": "300ms", "timeout": "1s"}
+SELDOM: Final[Sections] = {"interval": "1h", "timeout": "1s"}
+CLUSTERS: Final = ("prod", "stage", "far")
+
+
+class Bed:
+    """`async with Bed(...) as bed`: everything runs and every cluster is up; no client has come yet."""
+
+    def __init__(self, row: Row, folder: Path, certificates: Certificates, *, plane: str) -> None:
+        self.row = row
+        self.folder = folder
+        self.certificates = certificates
+        self.edge = Sshd(folder / "edge", config=row.sshd)
+        self.far = Sshd(folder / "far")
+        self.apis = {name: Api(certificates) for name in CLUSTERS}
+        self.ports = {name: free_port() for name in (*CLUSTERS, "plain")}
+        self.echo = Echo()
+        self._path: FaultyRelay | None = None
+        self._daemon: Daemon | None = None
+        self._plane = plane
+        self._stack = AsyncExitStack()
+        self._rest: dict[str, object] = {}
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._start()
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    async def _start(self) -> None:
+        for sshd in (self.edge, self.far):
+            await asyncio.to_thread(sshd.start)
+            self._stack.push_async_callback(asyncio.to_thread, sshd.stop)
+        for server in (*self.apis.values(), self.echo):
+            await self._stack.enter_async_context(server)
+        if self.row.is_through_relay:
+            self._path = await self._stack.enter_async_context(FaultyRelay(Endpoint(self.edge.host, self.edge.port)))
+        self._daemon = Daemon(
+            self.folder / "daemon",
+            **self.sections(),
+            expected_errors=self.row.errors,
+            environment={"KUBEMUX_DATA_PLANE": self._plane, **self.row.environment},
+        )
+        self._stack.push_async_exit(self._stop_daemon)
+        await asyncio.to_thread(self._daemon.__enter__)
+        await asyncio.to_thread(self._daemon.wait_up, *CLUSTERS)
+
+    async def _stop_daemon(self, failure: type[BaseException] | None, *_: object) -> None:
+        await asyncio.to_thread(self.daemon.__exit__, failure or sys.exc_info()[0])
+
+    @property
+    def daemon(self) -> Daemon:
+        """The one that runs."""
+        assert self._daemon, "no daemon"
+        return self._daemon
+
+    @property
+    def path(self) -> FaultyRelay:
+        """The network between the daemon and edge, of rows that have one."""
+        assert self._path, f"row {self.row.name} wants is_through_relay"
+        return self._path
+
+    @property
+    def prod(self) -> Api:
+        """The API server of the cluster that is hit."""
+        return self.apis["prod"]
+
+    @property
+    def plain(self) -> Endpoint:
+        """Where clients find an echo behind edge, in rows that have it."""
+        assert self.row.has_plain, f"row {self.row.name} wants has_plain"
+        return Endpoint("127.0.0.1", self.ports["plain"])
+
+    @property
+    def hit(self) -> tuple[str, ...]:
+        """The clusters that the row is about."""
+        return {Hits.CLUSTER: ("prod",), Hits.GATEWAY: ("prod", "stage"), Hits.ALL: CLUSTERS}[self.row.hits]
+
+    def sections(self) -> dict[str, Sections]:
+        """The configuration: gateways, clusters and the rest."""
+        edge = gateway(self.edge, **self.row.edge)
+        if self._path is not None:
+            edge = {**edge, "port": self._path.endpoint.port, "known_hosts": [str(self._known_through(self._path.endpoint))]}
+        ca = self.certificates.ca
+        clusters = {
+            name: cluster(self.ports[name], api.endpoint, via="far" if name == "far" else "edge", ca=ca, probe=PROBE)
+            for name, api in self.apis.items()
+        }
+        if self.row.has_plain:
+            clusters["plain"] = cluster(self.ports["plain"], self.echo.endpoint, ca=ca, probe=SELDOM)
+        limits: Sections = {"drain_timeout": "1s", "hold_timeout": "5s"}
+        return {"gateways": {"edge": edge, "far": gateway(self.far)}, "clusters": clusters, "sections": {"limits": limits}}
+
+    def _known_through(self, endpoint: Endpoint) -> Path:
+        known = self.folder / "known_hosts"
+        known.write_text(self.edge.known_hosts().read_text().replace(str(self.edge.port), str(endpoint.port)))
+        return known
+
+    @asynccontextmanager
+    async def load(self) -> AsyncIterator[dict[str, Load]]:
+        """Clients at every cluster, each served once; stage's are fewer, since prod's show how bulk fares."""
+        loads = {
+            name: Load(name, self.ports[name], self.certificates, patience=self.row.patience, light=name == "stage")
+            for name in CLUSTERS
+        }
+        async with AsyncExitStack() as stack:
+            for load in loads.values():
+                await stack.enter_async_context(load)
+            for load in loads.values():
+                await load.wait_served()
+            yield loads
+
+    # ------------------------------------------------------------------------------------------ questions and orders
+
+    async def wait_for(self, what: str, condition: object, *, seconds: float = 20.0) -> None:
+        """`Daemon.wait_for`, while the loads go on."""
+        await asyncio.to_thread(self.daemon.wait_for, what, condition, seconds=seconds)  # type: ignore[arg-type]
+
+    async def wait_reason(self, reason: str) -> None:
+        """Until `status` says this reason beside edge."""
+        await self.wait_for(f"status says {reason}", lambda: told(self.daemon)["edge"]["reason"] == reason)
+
+    async def reconnect(self) -> None:
+        """`kubemux reconnect edge`: the wait is skipped."""
+        await asyncio.to_thread(self._post, "/-/reconnect?gateway=edge")
+
+    def _post(self, path: str) -> None:
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(10)
+            sock.connect(str(self.daemon.socket))
+            sock.sendall(f"POST {path} HTTP/1.1\r\nHost: kubemux\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode())
+            with sock.makefile("rb") as answer:
+                assert answer.readline().split()[1] == b"200"

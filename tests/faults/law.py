@@ -1,0 +1,104 @@
+"""The leak law: after any storm the daemon holds what it held before, and its counters say what others saw."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.support.daemon import Daemon
+from tests.support.sshd import Sshd
+
+SETTLE_S: Final = 20.0
+"""For what was abandoned to come to its end: sshd's answers, a second link, a probe's deadline."""
+
+
+@dataclass(frozen=True, slots=True)
+class Holdings:
+    """What the daemon, and the sshds for it, hold at one moment."""
+
+    tasks: int
+    descriptors: int
+    channels: int
+    connections: int
+    buffered_bytes: int
+    links: int
+    missing: int
+    """Links that are wanted and not up."""
+    sessions: int
+    """Processes of the sshds' sessions."""
+
+    @property
+    def is_idle(self) -> bool:
+        """No client, no probe, no byte; every link up."""
+        return not (self.channels or self.connections or self.buffered_bytes or self.missing)
+
+    def above(self, before: Holdings) -> list[str]:
+        """What there is more of than `before`, in words; empty if the law holds."""
+        wanted = {"tasks": before.tasks, "descriptors": before.descriptors, "links": before.links, "sessions": before.sessions}
+        more = [f"{name} {getattr(self, name)}, were {held}" for name, held in wanted.items() if getattr(self, name) > held]
+        left = [f"{name} {getattr(self, name)}" for name in ("channels", "connections", "buffered_bytes", "missing")]
+        return more + [text for text in left if not text.endswith(" 0")]
+
+
+def look(daemon: Daemon, *sshds: Sshd) -> Holdings:
+    """Blocks while it asks."""
+    status = json.loads(daemon.get("/status")[1])
+    links = [link for gateway in status["gateways"] for link in gateway["links"]]
+    return Holdings(
+        tasks=int(daemon.metric("kubemux_tasks")),
+        descriptors=len(list(Path(f"/proc/{daemon.pid}/fd").iterdir())),
+        channels=sum(link["channels"] for link in links),
+        connections=status["daemon"]["connections"],
+        buffered_bytes=status["daemon"]["buffered_bytes"],
+        links=len(links),
+        missing=sum(gateway["wanted"] for gateway in status["gateways"]) - len(links),
+        sessions=sum(len(sshd.sessions()) for sshd in sshds),
+    )
+
+
+async def settled(daemon: Daemon, *sshds: Sshd) -> Holdings:
+    """What it holds when nobody wants anything of it. Raises AssertionError if that does not come."""
+    return await asyncio.to_thread(_settle, daemon, sshds, None)
+
+
+async def returned(before: Holdings, daemon: Daemon, *sshds: Sshd) -> Holdings:
+    """Wait until it holds no more than `before`. Raises AssertionError that names what leaked."""
+    return await asyncio.to_thread(_settle, daemon, sshds, before)
+
+
+def _settle(daemon: Daemon, sshds: tuple[Sshd, ...], before: Holdings | None) -> Holdings:
+    deadline = time.monotonic() + SETTLE_S
+    while True:
+        held = look(daemon, *sshds)
+        above = held.above(before or held)
+        if not above:
+            return held
+        if time.monotonic() > deadline:
+            raise AssertionError(f"leaked, {SETTLE_S:g} s after the last client: {', '.join(above)}\n{daemon.log()}")
+        time.sleep(0.02)
+
+
+class Counts:
+    """A scrape, to be asked for sums of samples by name (without `kubemux_`) and labels."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        families = text_string_to_metric_families(daemon.get("/metrics")[1])
+        self._samples = [sample for family in families for sample in family.samples]
+
+    def __call__(self, name: str, **labels: str) -> int:
+        found = (s.value for s in self._samples if s.name == f"kubemux_{name}" and labels.items() <= s.labels.items())
+        return int(sum(found))
+
+    def labels(self, name: str, label: str, **labels: str) -> frozenset[str]:
+        """The values of `label` among the samples of that name that are not zero."""
+        return frozenset(
+            s.labels[label]
+            for s in self._samples
+            if s.name == f"kubemux_{name}" and labels.items() <= s.labels.items() and s.value
+        )

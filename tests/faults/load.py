@@ -1,0 +1,238 @@
+"""A client load on one mapped port: keep-alive requests, a watch, and checksummed bulk each way, over TLS; all that it saw."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import socket
+import ssl
+from collections import Counter
+from collections.abc import Callable, Iterable
+from enum import StrEnum
+from itertools import count
+from typing import Final, Self
+
+from proxy.tasks import Tasks
+from tests.faults.api import BULK
+from tests.support.echo import pattern
+from tests.support.serving import closed
+from tests.support.tls import Certificates
+
+PACE_S: Final = 0.02
+"""Between two requests of a client, and before it connects again."""
+
+_UPLOAD: Final = pattern(BULK, seed=2)
+_HOST: Final = b" HTTP/1.1\r\nHost: kubernetes\r\n"
+
+
+class Saw(StrEnum):
+    """What can happen to a client's request."""
+
+    RESET = "reset"
+    CUT = "cut short"
+    """The stream ended in the middle: what OpenSSH makes of an API server's reset."""
+    REFUSED = "refused"
+    TIMEOUT = "timeout"
+    WRONG = "wrong bytes"
+
+
+class Wrong(Exception):
+    """Bytes that nobody sent."""
+
+
+def classify(exc: Exception) -> Saw:
+    """What a client saw. Raises `exc` again if it is none of these."""
+    match exc:
+        case ConnectionRefusedError():
+            return Saw.REFUSED
+        case TimeoutError():
+            return Saw.TIMEOUT
+        case EOFError() | ssl.SSLEOFError():
+            return Saw.CUT
+        case OSError() if not isinstance(exc, ssl.SSLError):
+            return Saw.RESET
+        case _:  # a TLS record that does not hold is a wrong byte, too
+            return Saw.WRONG
+
+
+class Client:
+    """Asks again and again over one connection, and connects anew when that has ended. `run` never ends by itself."""
+
+    def __init__(self, name: str, port: int, context: ssl.SSLContext, patience: float) -> None:
+        self.name = name
+        self.port = port
+        self.seen: Counter[Saw] = Counter()
+        self.served = 0
+        self.connected = 0
+        """TCP connections that the kernel made for it."""
+        self.first: float | None = None
+        """When it was served first since `expect`, by the loop's clock."""
+        self._context = context
+        self._patience = patience
+
+    def __repr__(self) -> str:
+        return f"<{self.name} served={self.served} connected={self.connected} saw {dict(self.seen)}>"
+
+    def expect(self) -> None:
+        """From now on, `first` waits for the next request that is served."""
+        self.first = None
+
+    async def run(self) -> None:
+        while True:
+            try:
+                await self._connection()
+            except (OSError, EOFError, Wrong) as exc:
+                self.seen[classify(exc)] += 1
+            await asyncio.sleep(PACE_S)
+
+    async def _connection(self) -> None:
+        sock = socket.socket()
+        try:
+            sock.setblocking(False)
+            async with asyncio.timeout(self._patience):
+                await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", self.port))
+                self.connected += 1
+                reader, writer = await asyncio.open_connection(sock=sock, ssl=self._context, server_hostname="kubernetes")
+        except BaseException:
+            sock.close()
+            raise
+        try:
+            await self._session(reader, writer)
+        finally:
+            await closed(writer)
+
+    async def _session(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            async with asyncio.timeout(self._patience):
+                await self._ask(reader, writer)
+            self._was_served()
+            await asyncio.sleep(PACE_S)
+
+    async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"GET /healthz" + _HOST + b"\r\n")
+        self._expect(await _body(reader), b"ok")
+
+    def _was_served(self) -> None:
+        self.served += 1
+        if self.first is None:
+            self.first = asyncio.get_running_loop().time()
+
+    def _expect(self, got: bytes, wanted: bytes) -> None:
+        if got != wanted:
+            raise Wrong(f"{self.name}: {len(got)} bytes that are not the {len(wanted)} expected")
+
+
+class Download(Client):
+    """Every byte is compared."""
+
+    async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"GET /download" + _HOST + b"\r\n")
+        self._expect(await _body(reader), pattern(BULK))
+
+
+class Upload(Client):
+    """The server's checksum is compared."""
+
+    async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"POST /upload" + _HOST + b"Content-Length: %d\r\n\r\n" % BULK)
+        writer.write(_UPLOAD)
+        await writer.drain()
+        self._expect(await _body(reader), hashlib.sha256(_UPLOAD).hexdigest().encode())
+
+
+class Watch(Client):
+    """One response that never ends; each event must be the next."""
+
+    async def _session(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async with asyncio.timeout(self._patience):
+            writer.write(b"GET /watch" + _HOST + b"\r\n")
+            await reader.readuntil(b"\r\n\r\n")
+        for number in count():
+            async with asyncio.timeout(self._patience):
+                size = int(await reader.readuntil(b"\r\n"), 16)
+                event = await reader.readexactly(size + 2)
+            self._expect(event, b"%d\n\r\n" % number)
+            self._was_served()
+
+
+async def _body(reader: asyncio.StreamReader) -> bytes:
+    head = await reader.readuntil(b"\r\n\r\n")
+    if not head.startswith(b"HTTP/1.1 200 "):
+        raise Wrong(f"an answer that begins {head[:40]!r}")
+    return await reader.readexactly(int(head.lower().partition(b"content-length:")[2].split()[0]))
+
+
+class Load:
+    """`async with Load(...)`: clients of one cluster, as long as the block lasts. `light` has no bulk."""
+
+    def __init__(self, name: str, port: int, certificates: Certificates, *, patience: float, light: bool = False) -> None:
+        self.name = name
+        self.port = port
+        context = ssl.create_default_context(cafile=certificates.ca)
+        kinds: Iterable[type[Client]] = (Client, Watch) if light else (Client, Client, Client, Watch, Download, Upload)
+        self.clients = [kind(f"{kind.__name__.lower()} {n} of {name}", port, context, patience) for n, kind in enumerate(kinds)]
+        self._tasks = Tasks(name)
+
+    async def __aenter__(self) -> Self:
+        for client in self.clients:
+            self._tasks.spawn(client.run(), name=client.name)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._tasks.close()
+
+    @property
+    def seen(self) -> Counter[Saw]:
+        """What all of them saw that was not an answer."""
+        return sum((client.seen for client in self.clients), Counter())
+
+    @property
+    def connected(self) -> int:
+        """TCP connections that they made."""
+        return sum(client.connected for client in self.clients)
+
+    @property
+    def is_unbroken(self) -> bool:
+        """Whether every client still has its first connection and had nothing but answers."""
+        return not self.seen and self.connected == len(self.clients)
+
+    async def wait_served(self, *, times: int = 1, seconds: float = 20.0) -> None:
+        """Until each client was served that often from now on. Raises AssertionError."""
+        goals = {client: client.served + times for client in self.clients}
+        await eventually(
+            lambda: f"{self.name} is served: {self.clients}",
+            lambda: all(client.served >= goal for client, goal in goals.items()),
+            seconds=seconds,
+        )
+
+    async def wait_seen(self, kinds: frozenset[Saw], *, seconds: float = 20.0) -> None:
+        """Until each client has seen one of these since the load began. Raises AssertionError."""
+        await eventually(
+            lambda: f"each client of {self.name} sees one of {sorted(kinds)}: {self.clients}",
+            lambda: all(kinds & client.seen.keys() for client in self.clients),
+            seconds=seconds,
+        )
+
+    async def wait_back(self, since: float, *, seconds: float) -> float:
+        """Until each client was served after `expect`; seconds from `since` to the first. Raises AssertionError."""
+        await eventually(
+            lambda: f"{self.name} recovers: {self.clients}",
+            lambda: all(client.first is not None for client in self.clients),
+            seconds=seconds,
+        )
+        return max(0.0, min(client.first for client in self.clients if client.first is not None) - since)
+
+    def expect(self) -> None:
+        """See `Client.expect`."""
+        for client in self.clients:
+            client.expect()
+
+
+async def eventually(what: Callable[[], str], condition: Callable[[], bool], *, seconds: float = 20.0) -> None:
+    """Look again and again until `condition` holds. Raises AssertionError that says `what` did not come."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + seconds
+    while not condition():
+        if loop.time() > deadline:
+            raise AssertionError(f"not within {seconds} s: {what()}")
+        await asyncio.sleep(0.005)

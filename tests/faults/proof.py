@@ -1,0 +1,114 @@
+"""Runs a row on its bed and holds everything to what the row says."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+from tests.faults.bed import CLUSTERS, Bed
+from tests.faults.law import Counts, returned, settled
+from tests.faults.load import Load, Saw
+from tests.faults.row import LEAVING, NOTHING, Hits, Row
+from tests.support.tls import Certificates
+
+STILL_SERVED: Final = 5
+"""Requests of each client that prove that it is not affected."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A line of the table that a run prints."""
+
+    row: str
+    plane: str
+    clients: str
+    others: str
+    recovery: float | None
+    """Seconds from the fault's end to the first request served; None if nobody was interrupted."""
+    leaks: str
+    says: str
+    """What `status` and metrics called it."""
+
+    def record(self) -> dict[str, object]:
+        """For pytest's properties."""
+        return asdict(self)
+
+
+async def prove(row: Row, folder: Path, certificates: Certificates, *, plane: str) -> Finding:
+    """Do what the row says while clients work. Raises AssertionError where anybody sees anything else."""
+    async with Bed(row, folder, certificates, plane=plane) as bed:
+        before = await settled(bed.daemon, bed.edge, bed.far)
+        async with bed.load() as loads:
+            recovery = await _fault(bed, loads)
+        hit, spared = ([load for name, load in loads.items() if (name in bed.hit) == is_hit] for is_hit in (True, False))
+        seen = sum((load.seen for load in hit), Counter[Saw]())
+        assert seen.keys() <= row.clients, f"clients saw {dict(seen)}: {[load.clients for load in hit]}"
+        for load in spared:
+            assert load.is_unbroken, f"clients of {load.name} saw {load.clients}"
+        await returned(before, bed.daemon, bed.edge, bed.far)
+        counts = await asyncio.to_thread(Counts, bed.daemon)
+        _agree(bed, loads, counts)
+        others = sum((load.seen for load in spared), Counter[Saw]())
+        return Finding(
+            row=row.name,
+            plane=plane,
+            clients=_told(seen),
+            others=_told(others) if row.hits is not Hits.ALL else "-",
+            recovery=recovery,
+            leaks="none",
+            says=", ".join(dict.fromkeys(filter(None, (row.gateway, row.lost, row.probe, *sorted(row.results))))),
+        )
+
+
+async def _fault(bed: Bed, loads: dict[str, Load]) -> float | None:
+    row, loop = bed.row, asyncio.get_running_loop()
+    hit = [loads[name] for name in bed.hit]
+    await row.breaks(bed)
+    if row.clients:
+        await asyncio.gather(*(load.wait_seen(row.clients) for load in hit))
+    if row.gateway:
+        await bed.wait_reason(row.gateway)
+    if row.probe:
+        await bed.wait_for(
+            f"probes say {row.probe}",
+            lambda: all(bed.daemon.metric("kubemux_probes_total", cluster=name, result=row.probe) for name in bed.hit),
+        )
+    for name, load in loads.items():
+        if not row.clients or name not in bed.hit:
+            await load.wait_served(times=STILL_SERVED)
+    for load in hit:
+        load.expect()
+    since = loop.time()
+    await row.mends(bed)
+    back = [await load.wait_back(since, seconds=row.within) for load in hit]
+    return min(back) if row.clients else None
+
+
+def _agree(bed: Bed, loads: dict[str, Load], counts: Counts) -> None:
+    """Hold the daemon's counters to the row, and to what the clients and sshds counted."""
+    row = bed.row
+    for name in CLUSTERS:
+        results = counts.labels("connections_total", "result", cluster=name)
+        wanted = row.results if name in bed.hit else NOTHING
+        assert wanted - row.may <= results, f"connections of {name} ended by {sorted(results)}, not by {sorted(wanted)}"
+        assert results <= wanted | row.may | LEAVING, f"connections of {name} ended by {sorted(results)}"
+        ended = counts("connections_total", cluster=name)
+        assert ended == loads[name].connected, f"{name}: {ended} connections ended, its clients made {loads[name].connected}"
+        assert counts("connections_active", cluster=name) == 0
+    lost = counts.labels("gateway_reconnects_total", "reason", gateway="edge")
+    assert lost == ({row.lost} if row.lost else set()), f"links were lost by {sorted(lost)}"
+    assert not counts.labels("gateway_reconnects_total", "reason", gateway="far")
+    ends = [event for event in bed.daemon.events() if event["event"] in ("link lost", "link closed")]
+    for name, sshd in (("edge", bed.edge), ("far", bed.far)):
+        opened = counts("gateway_connects_total", gateway=name, result="ok")
+        closed = sum(end["gateway"] == name for end in ends)
+        assert opened == closed + counts("gateway_links", gateway=name), f"{name}: {opened} links opened, {closed} closed"
+        accepted = sshd.log().count("Accepted publickey")
+        assert accepted >= opened, f"{name}: {opened} links, but sshd accepted {accepted}"
+
+
+def _told(seen: Counter[Saw]) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(seen.items())) or "nothing"

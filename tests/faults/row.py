@@ -1,0 +1,82 @@
+"""A row of the fault matrix as data: what breaks, how it is undone, and what everybody is meant to see of it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final
+
+from tests.faults.load import Saw
+
+if TYPE_CHECKING:
+    from tests.faults.bed import Bed
+
+Step = Callable[["Bed"], Awaitable[None]]
+"""Something done to the bed."""
+
+NOTHING: Final[frozenset[Saw]] = frozenset()
+RESET: Final = frozenset({Saw.RESET})
+CUT: Final = frozenset({Saw.CUT})
+TIMEOUT: Final = frozenset({Saw.TIMEOUT})
+
+LEAVING: Final = frozenset({"client_closed", "client_reset"})
+"""Results of clients that leave by themselves, as every load does at its end."""
+
+
+class Hits(StrEnum):
+    """Who is affected; everybody else must see nothing."""
+
+    GATEWAY = "gateway"
+    """Every cluster behind it."""
+    CLUSTER = "cluster"
+    """One of them; its neighbour behind the same gateway is not."""
+    ALL = "all"
+    """The daemon itself."""
+
+
+async def nothing(_: Bed) -> None:
+    """No step."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One fault. What is not named is meant not to happen: another result, another gateway's error, a leak."""
+
+    name: str
+    breaks: Step
+    """Begins the fault."""
+    mends: Step = nothing
+    """Ends it; what an operator has to do about it belongs here, too."""
+    hits: Hits = Hits.GATEWAY
+    clients: frozenset[Saw] = NOTHING
+    """What each client of those that are hit sees; nothing but these, and each client at least one."""
+    gateway: str = ""
+    """The reason beside the gateway in `status` while the fault lasts."""
+    lost: str = ""
+    """The reason label of `gateway_reconnects_total` afterwards."""
+    results: frozenset[str] = frozenset()
+    """The result labels of `connections_total` of those that are hit, beside those of clients that leave by themselves."""
+    may: frozenset[str] = frozenset()
+    """Results that are right, too, and depend on who came when."""
+    probe: str = ""
+    """The result label of `probes_total` of those that are hit."""
+    patience: float = 20.0
+    """Seconds after which a client gives up a request."""
+    within: float = 20.0
+    """Seconds from the fault's end to the first request served; generous: the backoff is random."""
+    errors: frozenset[str] = frozenset()
+    """Events that the daemon's log may have at level error."""
+    is_through_relay: bool = False
+    """Whether the gateway is reached through `Bed.path`, which can be a bad network."""
+    has_plain: bool = False
+    """Whether there is `Bed.plain`, a cluster that echoes."""
+    edge: Mapping[str, object] = field(default_factory=dict)
+    """Keys of the gateway's section."""
+    sshd: Mapping[str, str] = field(default_factory=dict)
+    """Keywords of the gateway's sshd_config."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """The daemon's."""
+
+    def __str__(self) -> str:
+        return self.name
