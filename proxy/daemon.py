@@ -10,7 +10,7 @@ import os
 import socket
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -31,11 +31,13 @@ from proxy.health.lag import watch_lag
 from proxy.health.monitor import Monitor
 from proxy.health.tls import Contexts
 from proxy.listeners.admission import Admission
+from proxy.listeners.binding import bind
 from proxy.listeners.listener import Listener
 from proxy.metrics import Metrics
 from proxy.relay.budget import MemoryBudget
 from proxy.relay.interfaces import Route
 from proxy.snapshots import ClusterSnapshot, DaemonSnapshot
+from proxy.sockets import Sockets
 from proxy.ssh.gateway import Gateway, Handshakes
 from proxy.tasks import Tasks
 
@@ -57,25 +59,6 @@ class Entry:
     is_drained: bool = False
 
 
-@dataclass(slots=True)
-class Inherited:
-    """Sockets that systemd bound for us, until a listener takes them."""
-
-    sockets: dict[Endpoint | str, socket.socket] = field(default_factory=dict)
-
-    def take(self, address: Endpoint) -> socket.socket | None:
-        """The socket bound to `address`, once."""
-        name = Endpoint("127.0.0.1", address.port) if address.host == "localhost" else address
-        return self.sockets.pop(name, None)
-
-    def close(self) -> None:
-        """Close those nobody took, and say so."""
-        for address, sock in self.sockets.items():
-            log.warning("inherited socket not used", listen=str(address), hint="no cluster listens there; see kubemux.socket")
-            sock.close()
-        self.sockets.clear()
-
-
 class Daemon:
     """The object graph."""
 
@@ -93,7 +76,7 @@ class Daemon:
         self.gateways: dict[str, Gateway] = {}
         self.entries: dict[str, Entry] = {}
         self.tasks = Tasks("daemon")
-        self._inherited = Inherited(dict(sockets or {}))
+        self.sockets = Sockets(sockets or {})
         self._handshakes = Handshakes()
         self._contexts = Contexts()
         self._admin: AdminServer | None = None
@@ -130,6 +113,7 @@ class Daemon:
 
     async def start(self, control: Control) -> None:
         """Bind every listener, begin to dial, serve the admin endpoints, tell systemd. What fails is logged and retried."""
+        await self.sockets.close_unwanted([self.config.admin.listen, *(c.listen for c in self.config.clusters.values())])
         for name in self.config.gateways:
             self.add_gateway(name)
         await asyncio.gather(*(self.add_cluster(name) for name in self.config.clusters))
@@ -140,7 +124,6 @@ class Daemon:
                 f"not one address of {self.config_path} can be bound, nor {self.config.admin.listen}",
                 hint="is kubemux running already? kubemux status",
             )
-        self._inherited.close()
         self._start_heartbeat()
         self.metrics.config_last_success.set_to_current_time()
         self._is_started = True
@@ -180,7 +163,7 @@ class Daemon:
         self.metrics.cluster_up.labels(name).set(0)
         monitor = Monitor(name, config, cluster.dial, self.metrics, self.state_changed, contexts=self._contexts)
         if listener is None:
-            listener = Listener(config.listen, cluster.accept, inherited=self._inherited.take(config.listen))
+            listener = Listener(config.listen, cluster.accept, inherited=self.sockets.take(config.listen))
         listener.on_client = cluster.accept
         entry = Entry(cluster, monitor, listener, Tasks(f"cluster {name}"))
         self.entries[name] = entry
@@ -194,6 +177,7 @@ class Daemon:
             log.error("listener failed", cluster=name, reason=exc.reason, message=str(exc), hint=exc.hint)
             entry.listen_error = str(exc)
             entry.tasks.spawn(self._keep_binding(name, entry), name="bind")
+        self._keep(entry.listener)
         self.metrics.cluster_listening.labels(name).set(entry.listener.is_bound)
 
     async def _keep_binding(self, name: str, entry: Entry) -> None:
@@ -202,16 +186,28 @@ class Daemon:
             with suppress(ListenError):
                 await entry.listener.start()
         entry.listen_error = ""
+        self._keep(entry.listener)
         self.metrics.cluster_listening.labels(name).set(1)
         log.info("listener bound", cluster=name, listen=str(entry.listener.address))
         self.state_changed()
+
+    def _keep(self, listener: Listener) -> None:
+        if listener.sock is not None:
+            self.sockets.keep(listener.address, listener.sock)
+
+    def unlisten(self, entry: Entry) -> None:
+        """Give the address of a cluster up: clients that come now are refused, also while kubemux restarts."""
+        entry.listener.close()
+        self.sockets.forget(entry.listener.address)
 
     async def _start_admin(self, server: AdminServer) -> bool:
         """Whether the daemon can be asked."""
         admin = self.config.admin
         is_bound = False
         try:
-            await server.start_tcp(self._inherited.take(admin.listen) or admin.listen)
+            sock = self.sockets.take(admin.listen) or await bind(admin.listen)
+            self.sockets.keep(admin.listen, sock)
+            await server.start_tcp(sock)
             is_bound = True
         except ListenError as exc:
             log.error("admin listener failed", reason=exc.reason, message=str(exc), hint=exc.hint)
@@ -278,7 +274,7 @@ class Daemon:
         """Close the listener of cluster `name` and let its connections end; probes go on."""
         entry = self.entries[name]
         entry.is_drained = True
-        entry.listener.close()
+        self.unlisten(entry)
         self.metrics.cluster_listening.labels(name).set(0)
         log.info("draining", cluster=name, connections=entry.cluster.active)
         cut = await entry.cluster.drain(self.config.limits.drain_timeout)
@@ -312,7 +308,7 @@ class Daemon:
         await asyncio.gather(*(gateway.close() for gateway in self.gateways.values()))
         if self._admin is not None:
             await self._admin.close()
-        self._inherited.close()
+        self.sockets.close()
         log.info("stopped")
 
 

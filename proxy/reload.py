@@ -80,16 +80,18 @@ async def _apply(daemon: Daemon, config: Config, plan: diff.Plan) -> ReloadResul
             entry = daemon.entries[name]
             entry.cluster.route = daemon.route(entry.cluster.config)
 
+    heirs = {config.clusters[name].listen: name for name in (*clusters.changed, *reopened, *clusters.added)}
     inherited = {}
     for name, entry in old_entries.items():
-        stays = name in config.clusters and config.clusters[name].listen == entry.listener.address
-        if stays and entry.listener.is_bound:
-            inherited[name] = entry.listener  # the same socket: no client is refused in between
+        heir = heirs.get(entry.listener.address)
+        if heir is not None and entry.listener.is_bound:
+            inherited[heir] = entry.listener  # the same socket, under a new name perhaps: no client is refused in between
         else:
-            entry.listener.close()
+            daemon.unlisten(entry)
         daemon.tasks.spawn(daemon.retire(name, entry, timeout=timeout), name=f"retire {name}")
     for name, gateway in old_gateways.items():
         daemon.tasks.spawn(gateway.drain(timeout), name=f"retire gateway {name}")
+    await daemon.sockets.settled()
     await asyncio.gather(
         *(daemon.add_cluster(name, inherited.get(name)) for name in (*clusters.changed, *reopened, *clusters.added))
     )

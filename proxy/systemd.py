@@ -8,14 +8,18 @@ a shell, everything here does nothing:
     notify(READY, status("3/5 clusters up"))
     notify(WATCHDOG)                                    # every watchdog_interval() seconds, from the event loop
     notify(reloading()); ...; notify(READY)
-    notify(STOPPING)
+    notify(STOPPING, extend(40.0))
+
+Sockets that systemd keeps from one process to the next are the business of `proxy/sockets.py`.
 """
 
 from __future__ import annotations
 
+import array
 import os
 import socket
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -42,8 +46,13 @@ def reloading() -> str:
     return f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}"
 
 
-def notify(*assignments: str) -> bool:
-    """Send `assignments` (like `READY=1`) to the service manager, in one datagram.
+def extend(seconds: float) -> str:
+    """The assignment that asks for `seconds` from now, where the unit's own timeout (TimeoutStopSec=) would be over before."""
+    return f"EXTEND_TIMEOUT_USEC={round(seconds * 1e6)}"
+
+
+def notify(*assignments: str, fds: Sequence[int] = ()) -> bool:
+    """Send `assignments` (like `READY=1`) to the service manager, in one datagram, with copies of `fds` (FDSTORE=1, BARRIER=1).
 
     Returns whether it was handed over: False without a manager, and, after a warning, if its socket cannot take it now.
     Never blocks, never raises: a manager that is busy or gone must not harm the daemon.
@@ -55,7 +64,8 @@ def notify(*assignments: str) -> bool:
     name = "\0" + address[1:] if address.startswith("@") else address
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK) as sock:
-            sock.sendto("\n".join(assignments).encode(errors="replace"), name)
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+            sock.sendmsg(["\n".join(assignments).encode(errors="replace")], rights, 0, name)
     except OSError as exc:
         log.warning(
             "service manager not notified",

@@ -15,11 +15,10 @@ from typing import Final
 import structlog
 
 from proxy.config.values import Endpoint
-from proxy.errors import ListenError
+from proxy.listeners.binding import bind
 
 log = structlog.get_logger("kubemux.listener")
 
-BACKLOG: Final = 1024
 BATCH: Final = 32
 """Clients accepted per turn of the loop, so that a flood of them does not starve the relays."""
 
@@ -47,33 +46,16 @@ class Listener:
         """Whether clients can connect."""
         return self._socket is not None
 
+    @property
+    def sock(self) -> socket.socket | None:
+        """What is bound, for those who keep it for the next process (`proxy.sockets`)."""
+        return self._socket
+
     async def start(self) -> None:
         """Bind unless inherited, and accept. Raises ListenError; may be called again then."""
         if self._socket is None:
-            self._socket = await self._bind()
+            self._socket = await bind(self.address)
         self._loop.add_reader(self._socket, self._accept)
-
-    async def _bind(self) -> socket.socket:
-        host, port = self.address
-        try:
-            family, _, _, _, address = (await self._loop.getaddrinfo(host, port, type=socket.SOCK_STREAM))[0]
-            sock = socket.socket(family, socket.SOCK_STREAM)
-        except OSError as exc:
-            raise ListenError(f"cannot listen on {self.address}: {exc.strerror or exc}") from exc
-        try:
-            sock.setblocking(False)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            sock.bind(address)
-            sock.listen(BACKLOG)
-        except OSError as exc:
-            sock.close()
-            hint = (
-                None if exc.errno != errno.EADDRINUSE else f"find who has it: ss -ltnp 'sport = :{port}'; or choose another port"
-            )
-            raise ListenError(f"cannot listen on {self.address}: {exc.strerror or exc}", hint=hint) from exc
-        return sock
 
     def close(self) -> None:
         """Accept no more and close the socket; clients already handed over are not ours. Idempotent."""

@@ -1,0 +1,47 @@
+"""From an address of the configuration to a bound socket, and back to what a bound socket calls itself."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import ipaddress
+import socket
+from contextlib import suppress
+from typing import Final
+
+from proxy.config.values import Endpoint
+from proxy.errors import ListenError
+
+BACKLOG: Final = 1024
+"""Clients that the kernel lets wait until they are accepted: while descriptors are short, or a new process starts."""
+
+
+def canonical(address: Endpoint) -> Endpoint:
+    """`address` as its socket will say it: `localhost` is 127.0.0.1, IPv6 is written one way, other names stay names."""
+    host = "127.0.0.1" if address.host.lower() == "localhost" else address.host
+    with suppress(ValueError):
+        host = str(ipaddress.ip_address(host))
+    return Endpoint(host, address.port)
+
+
+async def bind(listen: Endpoint) -> socket.socket:
+    """A socket that listens on `listen`, not blocking. Raises ListenError."""
+    host, port = canonical(listen)
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        family, _, _, _, address = found[0]
+        sock = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as exc:
+        raise ListenError(f"cannot listen on {listen}: {exc.strerror or exc}") from exc
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(address)
+        sock.listen(BACKLOG)
+    except OSError as exc:
+        sock.close()
+        hint = None if exc.errno != errno.EADDRINUSE else f"find who has it: ss -ltnp 'sport = :{port}'; or choose another port"
+        raise ListenError(f"cannot listen on {listen}: {exc.strerror or exc}", hint=hint) from exc
+    return sock

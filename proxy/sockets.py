@@ -1,0 +1,113 @@
+"""Listening sockets that outlive the process: those the service manager hands us, and those it keeps for the next one.
+
+systemd's file descriptor store (sd_notify(3), `FDSTORE=1`; `FileDescriptorStoreMax=` of the unit) holds a second descriptor of
+every socket that is bound. At a stop we close ours, and the address stays bound: clients that connect meanwhile wait in the
+backlog, and the next process finds them there. Where nobody keeps it, closing a socket frees its address, as ever.
+
+An address is forgotten when a reload or a drain gives it up: else clients would wait for somebody who never comes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from typing import Final
+
+import structlog
+
+from proxy import systemd
+from proxy.config.values import Endpoint
+from proxy.listeners.binding import canonical
+
+log = structlog.get_logger("kubemux.systemd")
+
+SETTLE_TIMEOUT_S: Final = 2.0
+"""How long to wait until the service manager has closed what it was told to. It is busy then, or no systemd: binding shows."""
+
+
+class Sockets:
+    """What is inherited and not taken yet, and what is kept. Does nothing where nobody listens on $NOTIFY_SOCKET."""
+
+    def __init__(self, inherited: Mapping[Endpoint | str, socket.socket]) -> None:
+        """`inherited` by local address, as `systemd.inherited_sockets` finds them; owned from now on."""
+        self._inherited = dict(inherited)
+        self._kept: dict[Endpoint, str] = {}
+        self._is_settled = True
+
+    def __repr__(self) -> str:
+        return f"<Sockets inherited={len(self._inherited)} kept={len(self._kept)}>"
+
+    def take(self, address: Endpoint) -> socket.socket | None:
+        """The inherited socket that is bound to `address`, once."""
+        return self._inherited.pop(canonical(address), None)
+
+    def keep(self, address: Endpoint, sock: socket.socket) -> None:
+        """Have `sock`, a listener for `address`, kept for the next process, until it is forgotten."""
+        if address in self._kept:
+            return
+        host, port = sock.getsockname()[:2]
+        self._kept[address] = name = _name(Endpoint(host, port))
+        systemd.notify("FDSTORE=1", f"FDNAME={name}", fds=[sock.fileno()])
+
+    def forget(self, address: Endpoint) -> None:
+        """`address` is given up: let go of its socket. It is free once `settled` has returned."""
+        if name := self._kept.pop(address, None):
+            self._remove(name)
+
+    async def close_unwanted(self, wanted: Iterable[Endpoint]) -> None:
+        """Close and forget what was inherited for addresses that the configuration no longer has, before anything is bound."""
+        keep = {canonical(address) for address in wanted}
+        for address in [address for address in self._inherited if address not in keep]:
+            log.warning(
+                "inherited socket not used",
+                listen=str(address),
+                hint="no cluster listens there; if kubemux.socket has it, take it out",
+            )
+            self._inherited.pop(address).close()
+            if isinstance(address, Endpoint):
+                self._remove(_name(address))
+        await self.settled()
+
+    async def settled(self) -> None:
+        """Wait until what was forgotten is closed over there too, so that the addresses can be bound anew."""
+        if not self._is_settled:
+            self._is_settled = True
+            await _barrier()
+
+    def close(self) -> None:
+        """Close what nobody took; what is kept stays kept. Idempotent."""
+        for sock in self._inherited.values():
+            sock.close()
+        self._inherited.clear()
+
+    def _remove(self, name: str) -> None:
+        if systemd.notify("FDSTOREREMOVE=1", f"FDNAME={name}"):
+            self._is_settled = False
+
+
+def _name(address: Endpoint) -> str:
+    """A name in the store: no colon, which is what separates them in LISTEN_FDNAMES."""
+    return f"listen-{address}".replace(":", "_")
+
+
+async def _barrier() -> None:
+    """sd_notify_barrier(3): the manager closes the pipe's other end when it has read all that was said before."""
+    loop = asyncio.get_running_loop()
+    ours, theirs = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    closed = asyncio.Event()
+    try:
+        try:
+            is_sent = systemd.notify("BARRIER=1", fds=[theirs])
+        finally:
+            os.close(theirs)
+        if is_sent:
+            loop.add_reader(ours, closed.set)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(SETTLE_TIMEOUT_S):
+                    await closed.wait()
+            loop.remove_reader(ours)
+    finally:
+        os.close(ours)
