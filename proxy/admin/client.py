@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlencode
 
-import aiohttp
+import h11
 from pydantic import ValidationError
 
+from proxy.admin.http import ask
 from proxy.config import loader, yaml
 from proxy.config.model import AdminConfig
+from proxy.config.values import Endpoint
 from proxy.errors import AdminError, ConfigError, Problem
 
 ASK_TIMEOUT: Final = 5.0
@@ -62,26 +66,30 @@ async def _ask(
     params: Mapping[str, str] | None = None,
 ) -> object:
     where = str(socket or f"http://{admin.listen}")
-    connector = aiohttp.UnixConnector(str(socket)) if socket else aiohttp.TCPConnector()
-    base = "http://localhost" if socket else where
+    target = f"{path}?{urlencode(params)}" if params else path
     try:
-        async with (
-            aiohttp.ClientSession(base, connector=connector, timeout=aiohttp.ClientTimeout(total=budget)) as session,
-            session.request(method, path, params=params) as response,
-        ):
-            body = await response.read()
-            code = response.status
+        async with asyncio.timeout(budget):
+            reader, writer = await _connect(where, socket, admin.listen)
+            try:
+                code, body = await ask(reader, writer, method, target, host="localhost" if socket else str(admin.listen))
+            finally:
+                writer.transport.abort()
     except TimeoutError as exc:
         hint = "the daemon hangs or has too much to do; its log says more: journalctl -u kubemux"
         raise AdminError(f"{where}: no answer within {budget:g} s", hint=hint) from exc
-    except aiohttp.ClientConnectorError as exc:
-        remedy = "use sudo, or become the daemon's user" if isinstance(exc.os_error, PermissionError) else None
-        code = exc.os_error.errno or 0  # negative: getaddrinfo's, whose words are its own
-        text = os.strerror(code) if code > 0 else exc.os_error.strerror
-        raise AdminError(f"{where}: {text}", hint=remedy) from exc
-    except (aiohttp.ClientError, OSError) as exc:
+    except (h11.RemoteProtocolError, OSError) as exc:
         raise AdminError(f"{where}: the connection broke: {exc}") from exc
     return _read(where, code, body)
+
+
+async def _connect(where: str, socket: Path | None, listen: Endpoint) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    try:
+        return await (asyncio.open_unix_connection(socket) if socket else asyncio.open_connection(*listen))
+    except OSError as exc:
+        remedy = "use sudo, or become the daemon's user" if isinstance(exc, PermissionError) else None
+        number = exc.errno or 0  # negative: getaddrinfo's, whose words are its own
+        text = os.strerror(number) if number > 0 else exc.strerror or str(exc)
+        raise AdminError(f"{where}: {text}", hint=remedy) from exc
 
 
 def _read(where: str, code: int, body: bytes) -> object:

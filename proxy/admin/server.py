@@ -15,7 +15,6 @@ import errno
 import os
 import socket
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -23,13 +22,13 @@ from typing import Final
 from urllib.parse import urlsplit
 
 import structlog
-from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from proxy.admin import status
-from proxy.admin.connections import Connections
+from proxy.admin.connections import Connections, Handler
 from proxy.admin.control import Control, UnknownName
 from proxy.admin.exposition import expose
+from proxy.admin.http import Request, Response
 from proxy.admin.sockets import UnixListener
 from proxy.config.values import Endpoint
 from proxy.errors import ConfigError, ListenError, ProxyError
@@ -42,8 +41,6 @@ _INDEX: Final = "".join(
     + [f'<li><a href="{path}">{path}</a>' for path in ("/status", "/readyz?verbose", "/healthz", "/metrics")]
     + ["</ul>\n"]
 )
-
-Handler = Callable[[web.BaseRequest], Awaitable[web.Response]]
 
 
 class AdminServer:
@@ -90,7 +87,7 @@ class AdminServer:
         listen = Endpoint(*where.getsockname()[:2]) if isinstance(where, socket.socket) else where
         # Beyond loopback (`allow_remote: true`) any name may lead here, and a browser's page could as well ask for itself.
         host = listen.host if listen.is_loopback else None
-        served = self._connections(partial(self._answer, self._reads, host))
+        served = self._connections(partial(self._answer, self._reads, host), f"admin {listen}")
         loop = asyncio.get_running_loop()
         try:
             if isinstance(where, socket.socket):
@@ -105,7 +102,7 @@ class AdminServer:
     async def start_unix(self, path: Path) -> None:
         """Serve the reads and the changing calls on a unix socket at `path`, mode 0600. Raises ListenError."""
         listener = UnixListener(path)
-        served = self._connections(partial(self._answer, self._reads | self._writes, None))
+        served = self._connections(partial(self._answer, self._reads | self._writes, None), f"admin {path}")
         server = await asyncio.get_running_loop().create_unix_server(served, sock=listener.socket)
         self._unix = listener
         self._servers.append((server, served))
@@ -119,26 +116,18 @@ class AdminServer:
         await asyncio.gather(*(served.close(grace=2.0) for _, served in self._servers))
         self._servers.clear()
 
-    def _connections(self, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]) -> Connections:
-        return Connections(handler, idle_timeout=self._idle_timeout)
+    def _connections(self, handler: Handler, name: str) -> Connections:
+        return Connections(handler, name=name, idle_timeout=self._idle_timeout, write_timeout=self._write_timeout)
 
     # ------------------------------------------------------------------------------------------ one request
 
-    async def _answer(self, handlers: dict[str, Handler], host: str | None, request: web.BaseRequest) -> web.StreamResponse:
+    async def _answer(self, handlers: dict[str, Handler], host: str | None, request: Request) -> Response:
         response = await self._route(handlers, host, request)
         response.headers.update({"Server": "kubemux", "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"})
-        transport = request.transport
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._write_timeout):
-                await response.prepare(request)
-                await response.write_eof()
-            return response
-        if transport:
-            transport.abort()  # what is left would keep a client that does not read connected for ever
         return response
 
-    async def _route(self, handlers: dict[str, Handler], host: str | None, request: web.BaseRequest) -> web.Response:
-        if host is not None and not host_allowed(request.headers.get("Host", ""), host):
+    async def _route(self, handlers: dict[str, Handler], host: str | None, request: Request) -> Response:
+        if host is not None and not host_allowed(request.headers.get("host", ""), host):
             return _error(403, "this Host is not served here", hint=f"ask for {host} or localhost")
         handler = handlers.get(request.path)
         if not handler:
@@ -159,47 +148,47 @@ class AdminServer:
             log.exception("admin request failed", method=request.method, path=request.path)
             return _error(500, "internal error", hint="this is a bug; the daemon's log has the traceback")
 
-    async def _index(self, request: web.BaseRequest) -> web.Response:  # noqa: ARG002 - a Handler
-        return web.Response(text=_INDEX, content_type="text/html")
+    async def _index(self, request: Request) -> Response:  # noqa: ARG002 - a Handler
+        return Response.text(_INDEX, content_type="text/html")
 
-    async def _healthz(self, request: web.BaseRequest) -> web.Response:  # noqa: ARG002 - a Handler
-        return web.Response(text="ok\n")
+    async def _healthz(self, request: Request) -> Response:  # noqa: ARG002 - a Handler
+        return Response.text("ok\n")
 
-    async def _readyz(self, request: web.BaseRequest) -> web.Response:
+    async def _readyz(self, request: Request) -> Response:
         snapshot = self._snapshot()
         if status.is_ready(snapshot) and "verbose" not in request.query:
-            return web.Response(text="ok\n")
-        return web.Response(text=status.readiness(snapshot), status=200 if status.is_ready(snapshot) else 503)
+            return Response.text("ok\n")
+        return Response.text(status.readiness(snapshot), 200 if status.is_ready(snapshot) else 503)
 
-    async def _status(self, request: web.BaseRequest) -> web.Response:  # noqa: ARG002 - a Handler
-        return web.json_response(status.to_document(self._snapshot()))
+    async def _status(self, request: Request) -> Response:  # noqa: ARG002 - a Handler
+        return Response.json(status.to_document(self._snapshot()))
 
-    async def _metrics(self, request: web.BaseRequest) -> web.Response:
+    async def _metrics(self, request: Request) -> Response:
         body, headers = await expose(
-            self._registry, accept=request.headers.get("Accept", ""), accept_encoding=request.headers.get("Accept-Encoding", "")
+            self._registry, accept=request.headers.get("accept", ""), accept_encoding=request.headers.get("accept-encoding", "")
         )
-        return web.Response(body=body, headers=headers)
+        return Response(body, headers=headers)
 
-    async def _reload(self, request: web.BaseRequest) -> web.Response:  # noqa: ARG002 - a Handler
-        return web.json_response(asdict(await self._control.reload()))
+    async def _reload(self, request: Request) -> Response:  # noqa: ARG002 - a Handler
+        return Response.json(asdict(await self._control.reload()))
 
-    async def _reconnect(self, request: web.BaseRequest) -> web.Response:
+    async def _reconnect(self, request: Request) -> Response:
         return await _tell(self._control.reconnect, "gateway", request)
 
-    async def _drain(self, request: web.BaseRequest) -> web.Response:
+    async def _drain(self, request: Request) -> Response:
         return await _tell(self._control.drain, "cluster", request)
 
 
-async def _tell(call: Callable[[str], Awaitable[None]], kind: str, request: web.BaseRequest) -> web.Response:
+async def _tell(call: Callable[[str], Awaitable[None]], kind: str, request: Request) -> Response:
     name = request.query.get(kind)
     if not name:
         return _error(400, f"which {kind}?", hint=f"POST {request.path}?{kind}=NAME")
     await call(name)
-    return web.json_response({kind: name})
+    return Response.json({kind: name})
 
 
-def _error(code: int, sentence: str, *, reason: str = "admin", hint: str = "", **more: object) -> web.Response:
-    return web.json_response({"error": sentence, "reason": reason, "hint": hint, **more}, status=code)
+def _error(code: int, sentence: str, *, reason: str = "admin", hint: str = "", **more: object) -> Response:
+    return Response.json({"error": sentence, "reason": reason, "hint": hint, **more}, code)
 
 
 def host_allowed(header: str, listen: str) -> bool:

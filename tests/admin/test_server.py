@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import select
 import socket
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import urlencode
 
-import aiohttp
 import pytest
 
 from proxy.admin.connections import MAX_CONNECTIONS
@@ -20,6 +21,7 @@ from proxy.admin.status import to_document
 from proxy.config.values import Endpoint
 from proxy.errors import ConfigError, LinkDown, ListenError, Problem
 from tests.admin.scripted import DAEMON, Daemon, serving
+from tests.support.asking import Asker
 
 SECONDS = 10.0
 
@@ -32,16 +34,15 @@ def daemon() -> Daemon:
 
 
 @pytest.fixture
-async def tcp(daemon: Daemon, tmp_path: Path) -> AsyncIterator[aiohttp.ClientSession]:
-    async with serving(daemon, tmp_path / "s") as endpoint, aiohttp.ClientSession(f"http://{endpoint}") as session:
-        yield session
+async def tcp(daemon: Daemon, tmp_path: Path) -> AsyncIterator[Asker]:
+    async with serving(daemon, tmp_path / "s") as endpoint:
+        yield Asker(endpoint)
 
 
 @pytest.fixture
-async def unix(daemon: Daemon, tmp_path: Path) -> AsyncIterator[aiohttp.ClientSession]:
-    connector = aiohttp.UnixConnector(str(tmp_path / "s"))
-    async with serving(daemon, tmp_path / "s"), aiohttp.ClientSession("http://localhost", connector=connector) as session:
-        yield session
+async def unix(daemon: Daemon, tmp_path: Path) -> AsyncIterator[Asker]:
+    async with serving(daemon, tmp_path / "s"):
+        yield Asker(tmp_path / "s")
 
 
 async def exchange(path: Path | Endpoint, request: bytes) -> bytes:
@@ -57,107 +58,104 @@ async def exchange(path: Path | Endpoint, request: bytes) -> bytes:
             await writer.wait_closed()
 
 
-async def test_reads_on_both_sides(tcp: aiohttp.ClientSession, tmp_path: Path) -> None:
-    async with aiohttp.ClientSession("http://x", connector=aiohttp.UnixConnector(str(tmp_path / "s"))) as unix:
-        for session in (tcp, unix):
-            async with session.get("/healthz") as answer:
-                assert (answer.status, await answer.text()) == (200, "ok\n")
-            async with session.get("/status") as answer:
-                assert await answer.json() == to_document(DAEMON)
-            async with session.get("/") as answer:
-                assert 'href="/status"' in await answer.text()
-                assert answer.headers["Server"] == "kubemux"
-                assert "Access-Control-Allow-Origin" not in answer.headers
+async def test_reads_on_both_sides(tcp: Asker, tmp_path: Path) -> None:
+    for asker in (tcp, Asker(tmp_path / "s")):
+        answer = await asker.get("/healthz")
+        assert (answer.status, answer.text) == (200, "ok\n")
+        assert (await asker.get("/status")).json() == to_document(DAEMON)
+        index = await asker.get("/")
+        assert 'href="/status"' in index.text
+        assert index.headers["Server"] == "kubemux"
+        assert "Access-Control-Allow-Origin" not in index.headers
 
 
-async def test_readyz_follows_the_snapshot(tcp: aiohttp.ClientSession, daemon: Daemon) -> None:
-    async with tcp.get("/readyz") as answer:
-        assert (answer.status, await answer.text()) == (200, "ok\n")
-    async with tcp.get("/readyz?verbose") as answer:
-        assert answer.status == 200
-        assert "[-]gateway us-west: auth_failed\n" in await answer.text()
+async def test_readyz_follows_the_snapshot(tcp: Asker, daemon: Daemon) -> None:
+    ready = await tcp.get("/readyz")
+    assert (ready.status, ready.text) == (200, "ok\n")
+    verbose = await tcp.get("/readyz?verbose")
+    assert verbose.status == 200
+    assert "[-]gateway us-west: auth_failed\n" in verbose.text
     daemon.shown = replace(DAEMON, draining=True)
-    async with tcp.get("/readyz") as answer:
-        assert answer.status == 503
-        assert "draining" in await answer.text()
+    draining = await tcp.get("/readyz")
+    assert draining.status == 503
+    assert "draining" in draining.text
 
 
 @pytest.mark.parametrize("path", ["/", "/healthz", "/readyz", "/readyz?verbose", "/status", "/metrics"])
-async def test_head_is_get_without_a_body(tcp: aiohttp.ClientSession, path: str) -> None:
-    async with tcp.get(path, headers={"Accept-Encoding": "identity"}) as got, tcp.head(path) as head:
-        assert head.status == got.status == 200
-        assert head.headers["Content-Type"] == got.headers["Content-Type"]
-        assert await head.read() == b""
-        assert await got.read() != b""
+async def test_head_is_get_without_a_body(tcp: Asker, path: str) -> None:
+    got, head = await tcp.get(path), await tcp.ask("HEAD", path)
+    assert head.status == got.status == 200
+    assert head.headers["Content-Type"] == got.headers["Content-Type"]
+    assert head.body == b""
+    assert got.body != b""
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "PATCH"])
-async def test_nothing_but_reads_is_taken_over_tcp(tcp: aiohttp.ClientSession, daemon: Daemon, method: str) -> None:
-    async with tcp.request(method, "/status") as answer:
-        assert answer.status == 405
-        assert answer.headers["Allow"] == "GET, HEAD"
-        assert (await answer.json())["hint"] == "use GET"
+async def test_nothing_but_reads_is_taken_over_tcp(tcp: Asker, daemon: Daemon, method: str) -> None:
+    answer = await tcp.ask(method, "/status")
+    assert answer.status == 405
+    assert answer.headers["Allow"] == "GET, HEAD"
+    assert '"hint": "use GET"' in answer.text
     for path in ("/-/reload", "/-/reconnect?gateway=eu-edge", "/-/drain?cluster=prod-eu"):
-        async with tcp.request(method, path) as answer:
-            assert answer.status == 404
-            assert "/-/" not in (await answer.json())["hint"]
+        answer = await tcp.ask(method, path)
+        assert answer.status == 404
+        assert '"hint": "there are: / /metrics' in answer.text
+        assert "/-/" not in answer.text.partition('"hint"')[2]
     assert daemon.told == []
 
 
-async def test_orders_over_the_unix_socket(unix: aiohttp.ClientSession, daemon: Daemon) -> None:
+async def test_orders_over_the_unix_socket(unix: Asker, daemon: Daemon) -> None:
     daemon.result = ReloadResult(added=("cluster new",), warnings=("it rains",))
-    async with unix.post("/-/reload") as answer:
-        assert await answer.json() == {"added": ["cluster new"], "changed": [], "removed": [], "warnings": ["it rains"]}
-    async with unix.post("/-/reconnect", params={"gateway": "eu-edge"}) as answer:
-        assert answer.status == 200
+    answer = await unix.post("/-/reload")
+    assert answer.json() == {"added": ["cluster new"], "changed": [], "removed": [], "warnings": ["it rains"]}
+    assert (await unix.post("/-/reconnect?gateway=eu-edge")).status == 200
     name = "kubernetes-admin@a&b/c d"
-    async with unix.post("/-/drain", params={"cluster": name}) as answer:
-        assert await answer.json() == {"cluster": name}
+    assert (await unix.post(f"/-/drain?{urlencode({'cluster': name})}")).json() == {"cluster": name}
     assert daemon.told == ["reload", "reconnect eu-edge", f"drain {name}"]
 
 
-async def test_an_order_must_be_a_post_and_name_its_object(unix: aiohttp.ClientSession, daemon: Daemon) -> None:
-    async with unix.get("/-/reload") as answer:
-        assert (answer.status, answer.headers["Allow"]) == (405, "POST")
-    async with unix.post("/-/drain") as answer:
-        assert (answer.status, (await answer.json())["hint"]) == (400, "POST /-/drain?cluster=NAME")
+async def test_an_order_must_be_a_post_and_name_its_object(unix: Asker, daemon: Daemon) -> None:
+    answer = await unix.get("/-/reload")
+    assert (answer.status, answer.headers["Allow"]) == (405, "POST")
+    answer = await unix.post("/-/drain")
+    assert answer.status == 400
+    assert '"hint": "POST /-/drain?cluster=NAME"' in answer.text
     assert daemon.told == []
 
 
-async def test_failures_of_orders_say_what_to_do(unix: aiohttp.ClientSession, daemon: Daemon) -> None:
-    async with unix.post("/-/reconnect?gateway=nope") as answer:
-        assert answer.status == 404
-        assert await answer.json() == {
-            "error": "no gateway is called 'nope'",
-            "reason": "unknown_name",
-            "hint": "there are: eu-edge, us-west",
-        }
+async def test_failures_of_orders_say_what_to_do(unix: Asker, daemon: Daemon) -> None:
+    answer = await unix.post("/-/reconnect?gateway=nope")
+    assert answer.status == 404
+    assert answer.json() == {
+        "error": "no gateway is called 'nope'",
+        "reason": "unknown_name",
+        "hint": "there are: eu-edge, us-west",
+    }
     daemon.failure = ConfigError("/etc/k.yaml", [Problem(3, "clusters.x.listen", "bad port", "use 1-65535")])
-    async with unix.post("/-/reload") as answer:
-        said = await answer.json()
-        assert (answer.status, said["reason"], said["path"]) == (422, "config", "/etc/k.yaml")
-        assert said["problems"] == [{"line": 3, "key": "clusters.x.listen", "message": "bad port", "hint": "use 1-65535"}]
+    answer = await unix.post("/-/reload")
+    said = json.loads(answer.body)
+    assert (answer.status, said["reason"], said["path"]) == (422, "config", "/etc/k.yaml")
+    assert said["problems"] == [{"line": 3, "key": "clusters.x.listen", "message": "bad port", "hint": "use 1-65535"}]
     daemon.failure = LinkDown("no link")
-    async with unix.post("/-/drain?cluster=x") as answer:
-        assert (answer.status, (await answer.json())["reason"]) == (500, "link_down")
+    answer = await unix.post("/-/drain?cluster=x")
+    assert (answer.status, json.loads(answer.body)["reason"]) == (500, "link_down")
 
 
-async def test_a_bug_is_logged_and_not_shown(tcp: aiohttp.ClientSession, daemon: Daemon) -> None:
+async def test_a_bug_is_logged_and_not_shown(tcp: Asker, daemon: Daemon) -> None:
     daemon.failure = RuntimeError("the secret of the daemon")
-    async with tcp.get("/status") as answer:
-        assert answer.status == 500
-        assert "secret" not in await answer.text()
-    async with tcp.get("/healthz") as answer:
-        assert answer.status == 200
+    answer = await tcp.get("/status")
+    assert answer.status == 500
+    assert "secret" not in answer.text
+    assert (await tcp.get("/healthz")).status == 200
 
 
 @pytest.mark.parametrize(
     "host", ["evil.example.com", "evil.example.com:9464", "", "localhost.evil.com", "10.0.0.1", "[::2]:1", "["]
 )
-async def test_a_rebound_name_is_refused_over_tcp(tcp: aiohttp.ClientSession, host: str) -> None:
-    async with tcp.get("/status", headers={"Host": host}) as answer:
-        assert answer.status == 403
-        assert "prod-eu" not in await answer.text()
+async def test_a_rebound_name_is_refused_over_tcp(tcp: Asker, host: str) -> None:
+    answer = await tcp.get("/status", host=host)
+    assert answer.status == 403
+    assert "prod-eu" not in answer.text
 
 
 @pytest.mark.parametrize("header", ["localhost", "LOCALHOST:9464", "127.0.0.1:1", "127.9.9.9", "[::1]:80", "bastion.lan:9464"])
@@ -168,7 +166,7 @@ def test_names_of_this_machine_are_taken(header: str) -> None:
 async def test_a_request_without_host_is_refused_over_tcp(daemon: Daemon, tmp_path: Path) -> None:
     async with serving(daemon, tmp_path / "s") as endpoint:
         answer = await exchange(endpoint, b"GET /status HTTP/1.0\r\n\r\n")
-    assert answer.startswith(b"HTTP/1.0 403 ")
+    assert answer.startswith(b"HTTP/1.1 403 ")
 
 
 @pytest.mark.parametrize("request_bytes", [b"", b"GET /status HTT", b"GET /status HTTP/1.1\r\nHost: localhost\r\nX: "])
@@ -190,7 +188,7 @@ async def test_a_body_that_never_ends_does_not_hold_the_connection(daemon: Daemo
 async def test_oversized_and_foreign_requests_are_refused(daemon: Daemon, tmp_path: Path, junk: bytes) -> None:
     async with serving(daemon, tmp_path / "s", idle_timeout=1.0) as endpoint:
         answer = await exchange(endpoint, junk + b" HTTP/1.1\r\nHost: localhost\r\n\r\n")
-    assert answer.startswith(b"HTTP/1.0 400 ")
+    assert answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 431 "))
 
 
 async def test_a_client_that_does_not_read_its_answer_is_cut_off(daemon: Daemon, tmp_path: Path) -> None:
@@ -205,21 +203,67 @@ async def test_a_client_that_does_not_read_its_answer_is_cut_off(daemon: Daemon,
             assert await asyncio.to_thread(poll.poll, SECONDS * 1000) != []
 
 
-async def test_connections_beyond_the_bound_are_reset_and_the_rest_go_on(daemon: Daemon, tmp_path: Path) -> None:
-    held: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+async def hold(endpoint: Endpoint) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection that got an answer and is kept alive."""
+    reader, writer = await asyncio.open_connection(*endpoint)
+    writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    answer = await reader.readuntil(b"ok\n")
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+    return reader, writer
+
+
+async def test_one_connection_too_many_takes_the_place_of_the_one_that_waited_for_longest(daemon: Daemon, tmp_path: Path) -> None:
     async with asyncio.timeout(SECONDS), serving(daemon, tmp_path / "s") as endpoint:
-        for _ in range(MAX_CONNECTIONS):
-            reader, writer = await asyncio.open_connection(*endpoint)
-            held.append((reader, writer))
+        held = [await hold(endpoint) for _ in range(MAX_CONNECTIONS)]
+        held[0][1].write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")  # so the second is the one that waited for longest
+        assert (await held[0][0].readuntil(b"ok\n")).startswith(b"HTTP/1.1 200 OK\r\n")
+        assert b" 200 " in await exchange(endpoint, b"GET /healthz HTTP/1.0\r\nHost: localhost\r\n\r\n")
+        assert await held[1][0].read() == b""
+        for reader, writer in [held[0], *held[2:]]:
             writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
-        with suppress(ConnectionError):  # a reset, where the abort came before our read
-            assert await exchange(endpoint, b"") == b""
-        assert (await exchange(tmp_path / "s", b"GET /healthz HTTP/1.0\r\nConnection: close\r\n\r\n")).startswith(b"HTTP/1.0 200")
+            await reader.readuntil(b"ok\n")
         for _, writer in held:
             writer.close()
             await writer.wait_closed()
-        assert b" 200 " in await exchange(endpoint, b"GET /healthz HTTP/1.0\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+
+
+async def test_where_every_connection_is_busy_one_more_is_reset(tmp_path: Path) -> None:
+    entered, released = asyncio.Semaphore(0), asyncio.Event()
+
+    class Slow(Daemon):
+        async def reload(self) -> ReloadResult:
+            entered.release()
+            await released.wait()
+            return ReloadResult()
+
+    async with asyncio.timeout(SECONDS), serving(Slow(), tmp_path / "s") as endpoint:
+        busy = [await asyncio.open_unix_connection(tmp_path / "s") for _ in range(MAX_CONNECTIONS)]
+        for _, writer in busy:
+            writer.write(b"POST /-/reload HTTP/1.1\r\nHost: x\r\n\r\n")
+            await entered.acquire()
+        with suppress(ConnectionError):  # a reset, where the abort came before our read
+            assert await exchange(tmp_path / "s", b"") == b""
+        busy.append(await hold(endpoint))  # the other side has a bound of its own
+        released.set()
+        for reader, _ in busy[:-1]:
+            assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
+        for _, writer in busy:
+            writer.close()
+            await writer.wait_closed()
+
+
+async def test_requests_may_come_at_once_and_a_body_may_come_with_one(daemon: Daemon, tmp_path: Path) -> None:
+    post = b"POST /-/reload HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc"
+    async with serving(daemon, tmp_path / "s"):
+        answers = await exchange(tmp_path / "s", post + post + b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    assert answers.count(b"HTTP/1.1 200 OK\r\n") == 3
+    assert daemon.told == ["reload", "reload"]
+
+
+async def test_the_absolute_form_is_taken(daemon: Daemon, tmp_path: Path) -> None:
+    async with serving(daemon, tmp_path / "s") as endpoint:
+        request = f"GET http://{endpoint}/readyz?verbose HTTP/1.1\r\nHost: {endpoint}\r\nConnection: close\r\n\r\n"
+        assert b"readyz check passed" in await exchange(endpoint, request.encode())
 
 
 async def test_a_busy_port_names_the_port_and_the_remedy_and_leaves_the_other_side(daemon: Daemon, tmp_path: Path) -> None:

@@ -1,0 +1,167 @@
+"""One client's HTTP/1.1: requests in, answers out, one after another. h11 knows the protocol (RFC 9112), a stream carries it.
+
+Small on purpose: no request's body is read, every answer is there in full when it is sent. Deadlines are the caller's
+(`proxy/admin/connections.py`): whoever waits here may be cancelled at any time, and the connection is closed then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import Final
+from urllib.parse import parse_qsl, unquote
+
+import h11
+
+MAX_HEAD: Final = 16 * 1024
+"""Bytes of a request's line and fields: twice what nginx and Apache take by default."""
+
+MAX_FIELDS: Final = 64
+LINGER_S: Final = 1.0
+_PIECE: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What was asked for. `path` is decoded; the names in `headers` are in lower case; of a repeated field the last counts."""
+
+    method: str
+    path: str
+    query: Mapping[str, str]
+    headers: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An answer in full."""
+
+    body: bytes
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def text(cls, text: str, status: int = 200, *, content_type: str = "text/plain") -> Response:
+        """Text in UTF-8."""
+        return cls(text.encode(), status, {"Content-Type": f"{content_type}; charset=utf-8"})
+
+    @classmethod
+    def json(cls, document: object, status: int = 200) -> Response:
+        """JSON; `document` is what `json.dumps` takes."""
+        return cls(json.dumps(document).encode(), status, {"Content-Type": "application/json; charset=utf-8"})
+
+
+class Conversation:
+    """The server's side of one connection. Methods raise OSError when the client has gone."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
+        # An answer then counts as sent when the kernel has all of it, so a deadline on `send` covers every byte.
+        writer.transport.set_write_buffer_limits(high=0)
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether another request may follow: both sides keep the connection alive, and all of the last one was read."""
+        return self._http.our_state is h11.DONE and self._http.their_state is h11.DONE
+
+    async def receive(self) -> Request | None:
+        """The next request; None when the client has ended the connection. Raises h11.RemoteProtocolError."""
+        if self.goes_on:
+            self._http.start_next_cycle()
+        while (event := self._http.next_event()) is h11.NEED_DATA:
+            self._http.receive_data(await self._reader.read(_PIECE))
+        if not isinstance(event, h11.Request):
+            return None
+        if len(event.headers) > MAX_FIELDS:
+            raise h11.RemoteProtocolError("too many fields", error_status_hint=431)
+        request = _request(event)
+        # What is here of a body is skipped. The rest is not waited for: see `goes_on`.
+        while isinstance(self._http.next_event(), h11.Data):
+            pass
+        return request
+
+    async def send(self, response: Response, *, head: bool = False) -> None:
+        """Send an answer; of one to HEAD not the body. Returns when the kernel has it."""
+        fields = [*response.headers.items(), ("Date", formatdate(usegmt=True)), ("Content-Length", str(len(response.body)))]
+        if self._http.their_state is not h11.DONE:
+            fields.append(("Connection", "close"))
+        if self._writer.is_closing():  # uvloop's transports raise RuntimeError then
+            raise ConnectionResetError("the client has gone")
+        reason = HTTPStatus(response.status).phrase
+        sent = [self._http.send(h11.Response(status_code=response.status, reason=reason, headers=fields))]
+        if not head:
+            sent.append(self._http.send(h11.Data(data=response.body)))
+        sent.append(self._http.send(h11.EndOfMessage()))
+        self._writer.writelines(filter(None, sent))
+        await self._writer.drain()
+
+    def abort(self) -> None:
+        """End it at once; whoever waits for it hears of it."""
+        self._writer.transport.abort()
+
+    async def close(self) -> None:
+        """End it so that the last answer arrives."""
+        try:
+            async with asyncio.timeout(LINGER_S):
+                if self._http.their_state in (h11.SEND_BODY, h11.ERROR) and not self._writer.is_closing():
+                    # Closed with bytes unread the kernel resets, and the client loses what it has not read: RFC 9112 9.6.
+                    if self._writer.can_write_eof():  # not under TLS
+                        self._writer.write_eof()
+                    while await self._reader.read(_PIECE):
+                        pass
+                self._writer.close()
+                await self._writer.wait_closed()
+        except OSError:  # TimeoutError is one
+            pass
+        finally:
+            self._writer.transport.abort()
+
+
+def _request(event: h11.Request) -> Request:
+    target = event.target.decode("ascii", "replace")
+    if not target.startswith("/"):  # RFC 9112 3.2.2: the absolute form is for proxies, but must be taken
+        target = "/" + target.partition("://")[2].partition("/")[2]
+    path, _, query = target.partition("?")
+    return Request(
+        method=event.method.decode("ascii"),
+        path=unquote(path),
+        query=dict(parse_qsl(query, keep_blank_values=True)),
+        headers={name.decode("ascii"): value.decode("latin-1") for name, value in event.headers},
+    )
+
+
+def refusal(error: h11.RemoteProtocolError) -> Response:
+    """The answer to what is not HTTP, or too long."""
+    return Response.text(f"{error}\n", error.error_status_hint)
+
+
+async def ask(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, method: str, target: str, *, host: str = "localhost"
+) -> tuple[int, bytes]:
+    """The client's side: one request without a body, and the answer's status and body.
+
+    Raises h11.RemoteProtocolError if what comes back is not HTTP or ends early, OSError.
+    """
+    http = h11.Connection(h11.CLIENT)
+    request = h11.Request(method=method, target=target, headers=[("Host", host), ("Connection", "close")])
+    writer.write((http.send(request) or b"") + (http.send(h11.EndOfMessage()) or b""))
+    with suppress(ConnectionError):  # it may have answered and hung up before it read everything
+        await writer.drain()
+    status, body = 0, bytearray()
+    while not isinstance(event := http.next_event(), h11.EndOfMessage):
+        match event:
+            case h11.NEED_DATA:
+                http.receive_data(await reader.read(1 << 16))
+            case h11.Response(status_code=status):
+                pass
+            case h11.Data(data=data):
+                body += data
+            case h11.ConnectionClosed():
+                raise h11.RemoteProtocolError("it was closed without an answer")
+    return status, bytes(body)

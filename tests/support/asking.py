@@ -1,0 +1,65 @@
+"""An HTTP client of its own, so that our server is not judged by our own code: the standard library's, in a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import socket
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from proxy.config.values import Endpoint
+
+SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What came back."""
+
+    status: int
+    headers: http.client.HTTPMessage
+    body: bytes
+
+    @property
+    def text(self) -> str:
+        return self.body.decode()
+
+    def json(self) -> object:
+        return json.loads(self.body)
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Asks `where`, a TCP address or a unix socket's path; under `tls` for a server called `name`. A connection for each."""
+
+    where: Endpoint | Path
+    tls: ssl.SSLContext | None = None
+    name: str = "localhost"
+
+    async def get(self, target: str, **headers: str) -> Answered:
+        return await self.ask("GET", target, **headers)
+
+    async def post(self, target: str) -> Answered:
+        return await self.ask("POST", target)
+
+    async def ask(self, method: str, target: str, **headers: str) -> Answered:
+        """A field is a keyword: `accept_encoding="gzip"`. Raises OSError (ssl.SSLError is one), http.client.HTTPException."""
+        fields = {name.replace("_", "-"): value for name, value in headers.items()}
+        return await asyncio.to_thread(self._ask, method, target, fields)
+
+    def _ask(self, method: str, target: str, headers: Mapping[str, str]) -> Answered:
+        with socket.socket(socket.AF_UNIX if isinstance(self.where, Path) else socket.AF_INET) as sock:
+            sock.settimeout(SECONDS)
+            sock.connect(str(self.where) if isinstance(self.where, Path) else tuple(self.where))
+            connection = http.client.HTTPConnection(self.name)
+            connection.sock = self.tls.wrap_socket(sock, server_hostname=self.name) if self.tls else sock
+            try:
+                connection.request(method, target, headers=headers)
+                answer = connection.getresponse()
+                return Answered(answer.status, answer.headers, answer.read())
+            finally:
+                connection.close()
