@@ -10,7 +10,7 @@ BIN := .venv/bin
 PARTS := sshd:openssh-server ssh:openssh-client etcd:etcd-server kubectl:kubernetes-client promtool:prometheus \
          ip:iproute2 curl:curl xz:xz-utils systemd-analyze:systemd
 # What the bench measures with; a test runs it, too.
-LOADS := sshd:openssh-server ssh:openssh-client iperf3:iperf3 wrk:wrk ab:apache2-utils nginx:nginx-light gcc:gcc
+LOADS := sshd:openssh-server ssh:openssh-client iperf3:iperf3 wrk:wrk ab:apache2-utils nginx:nginx-light haproxy:haproxy gcc:gcc
 
 .PHONY: help demo test check bench bench-memory parts clean
 
@@ -28,7 +28,7 @@ check: .venv/tests-installed ## lint, format, types, imports
 	@$(BIN)/python -m pytest -q tests/test_source.py $(ARGS)
 
 bench: PARTS := $(LOADS)
-bench: .venv/tests-installed parts ## how fast, next to ssh -L; about 45 minutes, or: make bench ARGS=--quick
+bench: .venv/tests-installed parts ## how fast, next to ssh -L; about 25 minutes, or: make bench ARGS=--quick
 	@$(BIN)/python -m bench $(ARGS)
 
 bench-memory: .venv/tests-installed ## 100 clusters and 1,000 clients next to 100 ssh -L

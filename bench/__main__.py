@@ -6,6 +6,7 @@ import resource
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -18,6 +19,7 @@ from bench.report import print_answer, write_answer
 from bench.result import Answer
 from bench.scale import QUICK, Scale
 from bench.stage import Stage, stages
+from bench.targets import print_targets, write_targets
 
 QUESTIONS: Final[dict[str, Callable[[Stage], Answer]]] = {
     "bulk": bulk.measure,
@@ -41,7 +43,7 @@ DESCRIPTORS = 16384
 def main(questions: tuple[str, ...], repetitions: int | None, output: Path | None, *, quick: bool) -> None:
     """kubemux beside ssh -L, asyncssh and no tunnel at all, in the same run.
 
-    Takes the machine for three quarters of an hour, and its figures count only if nothing else runs. They go to bench/results,
+    Takes the machine for 25 minutes, and its figures count only if nothing else runs. They go to bench/results,
     those of --quick only where --output says.
     """
     if missing := machine.missing():
@@ -52,20 +54,26 @@ def main(questions: tuple[str, ...], repetitions: int | None, output: Path | Non
     console = Console(width=None if sys.stdout.isatty() else 160)
     described = machine.describe()
     console.print(", ".join(f"{name} {value}" for name, value in described.items()), highlight=False)
-    failed = False
+    answers: list[Answer] = []
     with tempfile.TemporaryDirectory() as folder, stages(Path(folder), scale) as each:
         for name, stage in zip(questions or QUESTIONS, each, strict=False):
             stage.folder.mkdir()
+            began = time.monotonic()
             try:
                 answer = QUESTIONS[name](stage)
             except (RuntimeError, AssertionError) as exc:  # ours, and those of the parts that are shared with the tests
                 click.echo(f"bench: {name} has no answer: {exc}", err=True)
-                failed = True
                 continue
+            took = time.monotonic() - began
+            answers.append(answer)
             print_answer(answer, console)
+            console.print(f"{name} took {took:.0f} s")
             if output:
-                write_answer(answer, output, machine=described, scale=scale)
-    sys.exit(failed)
+                write_answer(answer, output, machine=described, scale=scale, took=took)
+    print_targets(answers, console)
+    if output and len(answers) == len(QUESTIONS):  # targets.json is of one run
+        write_targets(answers, output, machine=described)
+    sys.exit(len(answers) < len(questions or QUESTIONS))
 
 
 if __name__ == "__main__":

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from bench.haproxy import haproxy
 from bench.load import bulk
-from bench.result import SSH, Answer, Row, Target
+from bench.result import HAPROXY, SSH, Answer, Row, Target
 from bench.stage import Stage
 
 SPEED = {("to", 1): (Target(SSH, 1.25),), ("from", 1): (Target(SSH, 1.05),)}
-COST = {("to", 1): (Target(SSH, 0.72),), ("from", 1): (Target(SSH, 0.90),)}
+COST = {("to", 1): (Target(SSH, 0.72), Target(HAPROXY, 1.0)), ("from", 1): (Target(SSH, 0.90), Target(HAPROXY, 1.0))}
 
 
 def measure(stage: Stage) -> Answer:
     """iperf3 each way, with one stream and with several."""
     rows = []
-    with stage.routes() as ways:
+    with stage.routes() as tunnels, haproxy(stage.folder / "haproxy", stage.targets) as plain:
+        ways = [*tunnels, plain]
         for streams in stage.scale.streams:
             for way in ("to", "from"):
                 name = f"{way} the cluster, {streams} stream{'s' if streams > 1 else ''}"
@@ -28,6 +30,6 @@ def measure(stage: Stage) -> Answer:
                 rows += [speed, cost]
     notes = (
         "iperf3. CPU: user and system time of the forwarding process on the client's side, sshd's not counted. "
-        "kubemux spreads streams over 2 links, the others have one connection."
+        "kubemux spreads streams over 2 links, the others have one connection. HAProxy does not encrypt, and speaks to no sshd."
     )
     return Answer("bulk", "Bulk transfer", notes, tuple(rows))

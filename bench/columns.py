@@ -128,21 +128,26 @@ def kubemux(folder: Path, gateway: Gateway, targets: Ports) -> Iterator[Route]:
 
 
 @contextmanager
-def routes(folder: Path, targets: Ports, stock: Gateway, nodelay: Gateway, direct: Ports | None = None) -> Iterator[list[Route]]:
-    """All columns at once, each proven to carry every byte. `direct` is where the targets are without SSH."""
+def routes(
+    folder: Path, targets: Ports, stock: Gateway, nodelay: Gateway | None, direct: Ports | None = None
+) -> Iterator[list[Route]]:
+    """All columns at once, each proven to carry every byte, before and after what they are measured with.
+
+    `direct` is where the targets are without SSH; without `nodelay` its column is left out.
+    """
     with ExitStack() as stack:
-        ways = [
-            Route(DIRECT, direct or targets, None),
-            stack.enter_context(openssh(SSH, stock, targets)),
-            stack.enter_context(openssh(NODELAY, nodelay, targets)),
-            stack.enter_context(plain_asyncssh(stock, targets)),
-            stack.enter_context(kubemux(folder, stock, targets)),
-        ]
-        if not is_nodelay(nodelay.sshd):
-            raise RuntimeError("the sshd of the TCP_NODELAY column runs without the preloaded library")
+        ways = [Route(DIRECT, direct or targets, None), stack.enter_context(openssh(SSH, stock, targets))]
+        if nodelay:
+            ways.append(stack.enter_context(openssh(NODELAY, nodelay, targets)))
+            if not is_nodelay(nodelay.sshd):
+                raise RuntimeError("the sshd of the TCP_NODELAY column runs without the preloaded library")
+        ways.append(stack.enter_context(plain_asyncssh(stock, targets)))
+        ways.append(stack.enter_context(kubemux(folder, stock, targets)))
         for way in ways:
             verify(way)
         yield ways
+        for way in ways:
+            verify(way)
 
 
 def verify(route: Route) -> None:

@@ -37,7 +37,7 @@ def measure(stage: Stage) -> Answer:
                     targets=(Target(SSH, 10),) if (round_trip, way) == (0.1, "from") else (),
                 )
                 for route in stage.interleaved(ways):
-                    got = bulk(route, stage.targets.bulk, seconds=stage.scale.seconds, from_cluster=way == "from")
+                    got = bulk(route, stage.targets.bulk, seconds=stage.scale.far_seconds, from_cluster=way == "from")
                     speed.add(route.column, got.speed)
                 rows.append(speed)
     notes = (
@@ -49,15 +49,15 @@ def measure(stage: Stage) -> Answer:
 
 @contextmanager
 def far_routes(stage: Stage, round_trip: float) -> Iterator[list[Route]]:
-    """All columns with the delay between them and their sshd, or their target."""
-    targets = (stage.stock.port, stage.nodelay.port, *stage.targets)
+    """The columns with the delay between them and their sshd, or their target. TCP_NODELAY at sshd is nothing to bulk."""
+    targets = (stage.stock.port, *stage.targets)
     ports = distinct_ports(len(targets))
     forwards = [f"{local}:{target}" for local, target in zip(ports, targets, strict=True)]
     with ended(subprocess.Popen([sys.executable, "-m", "bench.delay", str(round_trip), *forwards], cwd=ROOT)) as process:
         wait_listening(ports, [process])
-        stock, nodelay = Gateway.of(stage.stock, ports[0]), Gateway.of(stage.nodelay, ports[1])
+        stock = Gateway.of(stage.stock, ports[0])
         folder = stage.folder / f"routes-{round_trip}"
-        with routes(folder, stage.targets, stock, nodelay, Ports(*ports[2:])) as ways:
+        with routes(folder, stage.targets, stock, None, Ports(*ports[1:])) as ways:
             yield ways
 
 

@@ -19,11 +19,12 @@ PACKAGES = {
     "wrk": "wrk",
     "ab": "apache2-utils",
     "nginx": "nginx-light",
+    "haproxy": "haproxy",
     "gcc": "gcc",
 }
 """Program -> Debian package."""
 
-_VERSIONS = {"ssh": "-V", "iperf3": "--version", "wrk": "-v", "ab": "-V", "nginx": "-v"}
+_VERSIONS = {"ssh": "-V", "iperf3": "--version", "wrk": "-v", "ab": "-V", "nginx": "-v", "haproxy": "-v"}
 """Program -> the option that makes it say its version; wrk then ends with exit code 1."""
 
 

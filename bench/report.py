@@ -27,7 +27,7 @@ def print_answer(answer: Answer, console: Console) -> None:
     for column in answer.columns:
         table.add_column(column, justify="right", style="bold" if column == KUBEMUX else "")
     if targets:
-        table.add_column("target: kubemux over ...")
+        table.add_column("target for kubemux")
     for row in answer.rows:
         cells = [_cell(row.samples.get(column, [])) for column in answer.columns]
         table.add_row(f"{row.name}, {row.unit}", *cells, *([_targets(row)] if targets else []))
@@ -39,21 +39,22 @@ def _cell(samples: list[float]) -> str:
 
 
 def _targets(row: Row) -> str:
-    sign = ">=" if row.more_is_better else "<="
     return "\n".join(
-        f"{target.than} {sign} {target.ratio:g}: {ratio:.3g} {'[green]met' if met else '[red]missed'}[/]"
-        for target, ratio, met in row.verdicts()
+        f"{row.sign} {verdict.target.ratio:g} x {verdict.target.than}: {verdict.ratio:.3g} "
+        f"{'[green]held' if verdict.held else '[red]missed'}[/]"
+        for verdict in row.verdicts()
     )
 
 
-def write_answer(answer: Answer, folder: Path, *, machine: dict[str, str], scale: Scale) -> None:
-    """`folder`/NAME.json and .svg, for this answer."""
+def write_answer(answer: Answer, folder: Path, *, machine: dict[str, str], scale: Scale, took: float) -> None:
+    """`folder`/NAME.json and .svg, for this answer that `took` so many seconds."""
     folder.mkdir(parents=True, exist_ok=True)
     content = {
         "title": answer.title,
         "notes": answer.notes,
         "machine": machine,
         "scale": scale._asdict(),
+        "took_seconds": round(took),
         "rows": [_as_json(row) for row in answer.rows],
     }
     (folder / f"{answer.name}.json").write_text(json.dumps(content, indent=2) + "\n")
@@ -67,7 +68,7 @@ def _as_json(row: Row) -> dict[str, object]:
         "better": "more" if row.more_is_better else "less",
         "columns": {column: {"median": median(samples), "samples": samples} for column, samples in row.samples.items()},
         "targets": [
-            {"than": verdict.target.than, "wanted": verdict.target.ratio, "ratio": verdict.ratio, "met": verdict.met}
+            {"than": verdict.target.than, "wanted": verdict.target.ratio, "ratio": verdict.ratio, "held": verdict.held}
             for verdict in row.verdicts()
         ],
     }

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import inf
 from statistics import median
 from typing import Final, NamedTuple
 
 DIRECT: Final = "direct"
+HAPROXY: Final = "haproxy, plain TCP"
 SSH: Final = "ssh -L"
 NODELAY: Final = "ssh -L, nodelay sshd"
 ASYNCSSH: Final = "asyncssh"
 KUBEMUX: Final = "kubemux"
-COLUMNS: Final = (DIRECT, SSH, NODELAY, ASYNCSSH, KUBEMUX)
+COLUMNS: Final = (DIRECT, HAPROXY, SSH, NODELAY, ASYNCSSH, KUBEMUX)
 
 
 class Target(NamedTuple):
@@ -22,11 +24,13 @@ class Target(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """A target and what came out."""
+    """A target and what came out: the ratio of the medians, and the least and the most of any one repetition."""
 
     target: Target
     ratio: float
-    met: bool
+    least: float
+    most: float
+    held: bool
 
 
 @dataclass(slots=True)
@@ -44,12 +48,20 @@ class Row:
         if value is not None:
             self.samples.setdefault(column, []).append(value)
 
+    @property
+    def sign(self) -> str:
+        """How kubemux's ratio to another column is to compare with a target."""
+        return ">=" if self.more_is_better else "<="
+
     def verdicts(self) -> list[Verdict]:
-        """Each target against the medians."""
+        """Each target against the medians. The spread is that of repetitions, whose columns were measured side by side."""
         found = []
         for target in self.targets:
-            ratio = median(self.samples[KUBEMUX]) / median(self.samples[target.than])
-            found.append(Verdict(target, ratio, ratio >= target.ratio if self.more_is_better else ratio <= target.ratio))
+            ours, theirs = self.samples[KUBEMUX], self.samples[target.than]
+            ratio = median(ours) / median(theirs)
+            each = [mine / other if other else inf for mine, other in zip(ours, theirs, strict=True)]
+            held = ratio >= target.ratio if self.more_is_better else ratio <= target.ratio
+            found.append(Verdict(target, ratio, min(each), max(each), held))
         return found
 
 

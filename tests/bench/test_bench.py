@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -13,13 +14,16 @@ from xml.etree import ElementTree as ET
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from bench import machine, servers
+from bench import targets as goals
 from bench.columns import Ports, Route, distinct_ports, verify
 from bench.distance import echo_ms
+from bench.haproxy import haproxy
 from bench.load import connect, keep_alive, read_ab, read_wrk
 from bench.report import chart
-from bench.result import ASYNCSSH, COLUMNS, DIRECT, KUBEMUX, SSH, Answer, Row, Target, show
+from bench.result import ASYNCSSH, COLUMNS, DIRECT, HAPROXY, KUBEMUX, NODELAY, SSH, Answer, Row, Target, show
 from bench.waiting import cpu_seconds, ended, listening, wait_listening
 from tests.support.daemon import ROOT
 from tests.support.parts import need
@@ -61,11 +65,13 @@ def test_a_quick_run_answers_the_questions_asked(tmp_path: Path) -> None:
         assert answer["title"] in done.stdout
         ET.parse(tmp_path / f"{name}.svg")  # noqa: S314 - our own
         for row in answer["rows"]:
-            assert row["columns"].keys() == set(COLUMNS) - ({DIRECT} if "CPU" in row["unit"] + row["name"] else set())
+            left_out = {HAPROXY} | ({DIRECT} if "CPU" in row["unit"] else set()) | ({NODELAY} if name == "distance" else set())
+            assert row["columns"].keys() == set(COLUMNS) - left_out
             assert all(len(column["samples"]) == 1 for column in row["columns"].values())
     targets = [target for answer in answers.values() for row in answer["rows"] for target in row["targets"]]
     assert targets
-    assert done.stdout.count("met") + done.stdout.count("missed") >= len(targets)
+    assert done.stdout.count("held") + done.stdout.count("missed") >= 2 * len(targets)  # beside their row, and in the last table
+    assert not (tmp_path / "targets.json").exists()  # two questions are not the whole
 
     pings = answers["distance"]["rows"][0]["columns"]
     assert all(20 <= column["median"] < 500 for column in pings.values()), pings
@@ -104,6 +110,17 @@ def test_a_changed_byte_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr(servers._Echo, "handle", flip_the_last_byte)
         with pytest.raises(RuntimeError, match="direct: what came back is not what was sent"):
             verify(right)
+
+
+@pytest.mark.usefixtures("loads")
+def test_haproxy_carries_every_byte(tmp_path: Path) -> None:
+    with (
+        servers.nginx(tmp_path / "nginx") as http,
+        servers.echo() as echo,
+        haproxy(tmp_path / "h", Ports(1, http, echo)) as route,
+    ):
+        assert route.column == HAPROXY
+        assert keep_alive(route, connections=1, seconds=1).cpu
 
 
 @pytest.mark.usefixtures("loads")
@@ -167,14 +184,38 @@ def test_waiting_for_a_port_says_who_ended_first(tmp_path: Path) -> None:
 def test_a_target_is_met_as_the_direction_says(ours: float, theirs: float, ratio: float) -> None:
     more = Row("r", "1/s", targets=(Target(SSH, ratio),), samples={SSH: [theirs], KUBEMUX: [ours]})
     (verdict,) = more.verdicts()
-    assert verdict.met == (ours / theirs >= ratio)
+    assert verdict.held == (ours / theirs >= ratio)
     (less,) = replace(more, more_is_better=False).verdicts()
-    assert less.met == (ours / theirs <= ratio)
+    assert less.held == (ours / theirs <= ratio)
 
 
-def test_a_target_compares_medians() -> None:
-    row = Row("r", "1/s", targets=(Target(SSH, 1.5),), samples={SSH: [1, 10, 900], KUBEMUX: [2, 20, 30]})
-    assert row.verdicts()[0].ratio == 2
+def test_a_target_compares_medians_and_shows_the_repetitions() -> None:
+    row = Row("r", "1/s", targets=(Target(SSH, 1.5),), samples={SSH: [1, 10, 900], KUBEMUX: [2, 20, 90]})
+    (verdict,) = row.verdicts()
+    assert (verdict.ratio, verdict.least, verdict.most) == pytest.approx((2, 0.1, 2))
+
+
+def test_the_last_table_and_its_files_have_every_target(tmp_path: Path) -> None:
+    fast = Row("fast", "1/s", targets=(Target(SSH, 1.5), Target(HAPROXY, 3)), samples={c: [2] for c in (SSH, HAPROXY)})
+    slow = Row("slow", "ms", more_is_better=False, targets=(Target(SSH, 0.5),), samples={SSH: [4], KUBEMUX: [1]})
+    fast.add(KUBEMUX, 4)
+    answers = [Answer("a", "One", "", (fast,)), Answer("b", "Two", "", (Row("r", "u"), slow))]
+    said = io.StringIO()
+    goals.print_targets(answers, Console(file=said, width=200))
+    assert [word in said.getvalue() for word in ("One: fast, 1/s", "Two: slow, ms", ">= 1.5 x ssh -L", "missed")] == [True] * 4
+
+    goals.write_targets(answers, tmp_path, machine={"processor": "<x>", "date": "now"})
+    found = json.loads((tmp_path / "targets.json").read_text())["targets"]
+    assert [(target["wanted"], target["ratio"], target["held"]) for target in found] == [
+        (">= 1.5", 2, True),
+        (">= 3", 2, False),
+        ("<= 0.5", 0.25, True),
+    ]
+    svg = ET.parse(tmp_path / "targets.svg")  # noqa: S314 - our own
+    bars = [bar for bar in svg.iter("{http://www.w3.org/2000/svg}rect") if bar.get("x")]
+    assert [bar.attrib["fill"] for bar in bars] == [goals.HELD, goals.MISSED, goals.HELD]
+    middle = goals.NAMES + goals.BAR / 2
+    assert [float(bar.attrib["x"]) >= middle for bar in bars] == [True, False, True]
 
 
 def test_a_column_without_the_measure_stays_empty() -> None:

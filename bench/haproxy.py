@@ -1,0 +1,52 @@
+"""HAProxy in plain TCP mode: what passing bytes on costs without any encryption, in a program known for doing it well.
+
+One thread, as all the others have, and `nosplice`: with splice(2) the bytes never reach the process, which nobody who
+encrypts them can have.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bench.columns import Ports, Route, distinct_ports, verify
+from bench.result import HAPROXY
+from bench.waiting import ended, wait_listening
+from tests.support.parts import find
+
+_GLOBAL = """
+global
+    nbthread 1
+    nosplice
+    maxconn 4096
+defaults
+    mode tcp
+    timeout connect 10s
+    timeout client 1h
+    timeout server 1h
+"""
+_FORWARD = """
+listen {name}
+    bind 127.0.0.1:{local}
+    server target 127.0.0.1:{target}
+"""
+
+
+@contextmanager
+def haproxy(folder: Path, targets: Ports) -> Iterator[Route]:
+    """Straight to the targets, no SSH; verified like the others."""
+    ports = Ports(*distinct_ports(len(targets)))
+    forwards = (
+        _FORWARD.format(name=name, local=local, target=target)
+        for name, local, target in zip(Ports._fields, ports, targets, strict=True)
+    )
+    folder.mkdir()
+    config = folder / "haproxy.cfg"
+    config.write_text(_GLOBAL + "".join(forwards))
+    with ended(subprocess.Popen([find("haproxy") or "haproxy", "-db", "-f", config], stdin=subprocess.DEVNULL)) as process:
+        wait_listening(ports, [process])
+        route = Route(HAPROXY, ports, process.pid)
+        verify(route)
+        yield route
