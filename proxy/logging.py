@@ -1,6 +1,6 @@
 """Log set-up: one line per entry, JSON or for people, to standard error.
 
-structlog's entries and those of the standard library's `logging` (asyncssh, asyncio, aiohttp: from WARNING on) take the same
+structlog's entries and those of the standard library's `logging` (asyncssh, asyncio: from WARNING on) take the same
 way: exception to text, secrets out, rendered, one unbuffered write. What the daemon logs:
 
     connection closed   cluster, client, to_cluster, from_cluster (bytes), seconds, reason: one entry per connection
@@ -116,8 +116,6 @@ def configure(format: Literal["json", "console"], level: str, stream: TextIO | N
         root.removeHandler(handler)
     root.addHandler(_Bridge(logging.WARNING))
     root.setLevel(logging.WARNING)
-    # It logs a client's malformed request, or its hanging up, as an error with a traceback.
-    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
 
 
 def dropped_entries() -> int:

@@ -36,9 +36,9 @@ LAYERS = (
 
 PURE = ("proxy.wire", "proxy.config.diff", "proxy.ssh.governor", "proxy.ssh.links", "proxy.admin.status")
 """These take values and a clock: no I/O."""
-IO = {"asyncio", "socket", "asyncssh", "aiohttp", "uvloop", "subprocess", "threading"}
+IO = {"asyncio", "socket", "asyncssh", "uvloop", "subprocess", "threading"}
 
-CONFINED = {"asyncssh": ("proxy.ssh", "proxy.demo"), "aiohttp": ("proxy.admin", "proxy.demo"), "uvloop": ("proxy.cli",)}
+CONFINED = {"asyncssh": ("proxy.ssh", "proxy.demo"), "h11": ("proxy.admin", "proxy.health"), "uvloop": ("proxy.cli",)}
 """Library -> the only ones that import it: its types and its surprises stay there."""
 
 

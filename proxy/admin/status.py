@@ -7,7 +7,7 @@ The document, stable for scripts (a field may be added; one that goes or changes
                   "connections": 12, "buffered_bytes": 0, "memory_limit": 268435456},
      "gateways": [{"name": "eu-edge", "state": "up", "wanted": 2, "reconnects": 0, "retry_in": null,
                    "links": [{"server": "...:22", "age": 60.0, "channels": 7, "data_plane": "asyncssh", "cipher": "...",
-                              "rtt": 0.02}], "reason": "", "message": "", "hint": ""}],
+                              "rtt": 0.02}], "retiring": [...], "reason": "", "message": "", "hint": ""}],
      "clusters": [{"name": "prod-eu", "gateway": "eu-edge", "listen": "127.0.0.1:16443", "listening": true, "state": "up",
                    "reason": "ok", "message": "", "hint": "", "probe_seconds": 0.03, "api_server": "10.0.0.10:6443",
                    "connections": 12, "connections_total": 345, "bytes_to_cluster": 1, "bytes_from_cluster": 2,

@@ -5,6 +5,7 @@ Health and version are for anybody, everything else wants the bearer token, as i
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import socket
 import ssl
@@ -13,102 +14,87 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Final
 
-from aiohttp import web
-from aiohttp.typedefs import Handler
-
+from proxy.admin.connections import Connections
+from proxy.admin.http import Request, Response
 from proxy.demo import objects
-from proxy.demo.objects import RESOURCES, Contents, Json
+from proxy.demo.objects import RESOURCES, Contents
 
 _PUBLIC: Final = frozenset({"/healthz", "/livez", "/readyz", "/version"})
-_CLOSE_WITHIN = 1.0
+_FIXED: Final = {
+    "/version": objects.VERSION,
+    "/api": {"kind": "APIVersions", "versions": ["v1"]},
+    "/apis": {"kind": "APIGroupList", "apiVersion": "v1", "groups": []},
+    "/api/v1": objects.discovery(),
+}
+_IDLE_S: Final = 60.0
+_CLOSE_WITHIN_S: Final = 1.0
 
 
 @asynccontextmanager
 async def serve(sock: socket.socket, tls: ssl.SSLContext, contents: Contents, *, token: str) -> AsyncIterator[None]:
     """Serve `contents` on the bound socket `sock`, which is closed at the end."""
-    runner = web.AppRunner(_Server(contents, token).app(), access_log=None, shutdown_timeout=_CLOSE_WITHIN)
-    await runner.setup()
+    connections = Connections(_ApiServer(contents, token).answer, name="api server", idle_timeout=_IDLE_S)
+    server = await asyncio.get_running_loop().create_server(connections, sock=sock, ssl=tls)
     try:
-        await web.SockSite(runner, sock, ssl_context=tls).start()
         yield
     finally:
-        await runner.cleanup()
+        server.close()
+        await connections.close(grace=_CLOSE_WITHIN_S)
 
 
-class _Server:
+class _ApiServer:
     def __init__(self, contents: Contents, token: str) -> None:
         self._contents = contents
         self._authorization = f"Bearer {token}".encode()
 
-    def app(self) -> web.Application:
-        @web.middleware
-        async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-            return self._refusal(request) or await handler(request)
+    async def answer(self, request: Request) -> Response:
+        """Whatever it is: a `Handler`."""
+        if request.path not in _PUBLIC:
+            if not hmac.compare_digest(request.headers.get("authorization", "").encode(), self._authorization):
+                return _failure(401, "Unauthorized", "Unauthorized")
+            if request.method not in ("GET", "HEAD") or "watch" in request.query:
+                return _failure(405, "MethodNotAllowed", "the demo's clusters can be looked at only: get and list")
+        if request.path in _FIXED:
+            return Response.json(_FIXED[request.path])
+        match request.path.split("/")[1:]:
+            case ["healthz" | "livez" | "readyz"]:
+                return Response.text("ok")
+            case ["api", "v1", "namespaces", namespace, plural]:
+                return self._list(request, plural, namespace=namespace)
+            case ["api", "v1", "namespaces", namespace, plural, name]:
+                return self._get(request, plural, name, namespace=namespace)
+            case ["api", "v1", plural]:
+                return self._list(request, plural)
+            case ["api", "v1", plural, name]:
+                return self._get(request, plural, name)
+        return _not_found()
 
-        app = web.Application(middlewares=[guard])
-        for path in ("/healthz", "/livez", "/readyz"):
-            app.router.add_get(path, _ok)
-        app.router.add_get("/version", _fixed(objects.VERSION))
-        app.router.add_get("/api", _fixed({"kind": "APIVersions", "versions": ["v1"]}))
-        app.router.add_get("/apis", _fixed({"kind": "APIGroupList", "apiVersion": "v1", "groups": []}))
-        app.router.add_get("/api/v1", _fixed(objects.discovery()))
-        for scope in ("", "/namespaces/{namespace}"):
-            app.router.add_get(f"/api/v1{scope}/{{plural}}", self._list)
-            app.router.add_get(f"/api/v1{scope}/{{plural}}/{{name}}", self._get)
-        app.router.add_get("/{path:.*}", _missing)
-        return app
-
-    def _refusal(self, request: web.Request) -> web.Response | None:
-        if request.path in _PUBLIC:
-            return None
-        if not hmac.compare_digest(request.headers.get("Authorization", "").encode(), self._authorization):
-            return _failure(401, "Unauthorized", "Unauthorized")
-        if request.method != "GET" or "watch" in request.query:
-            return _failure(405, "MethodNotAllowed", "the demo's clusters can be looked at only: get and list")
-        return None
-
-    async def _list(self, request: web.Request) -> web.Response:
-        return self._answer(request, single=False)
-
-    async def _get(self, request: web.Request) -> web.Response:
-        return self._answer(request, single=True)
-
-    def _answer(self, request: web.Request, *, single: bool) -> web.Response:
-        """A table where kubectl asks for one, else a list or a single object."""
-        place = request.match_info
-        namespace, name = place.get("namespace", ""), place.get("name", "")
-        resource = RESOURCES.get(place["plural"])
-        if resource is None or (namespace and not resource.namespaced) or (single and resource.namespaced and not namespace):
+    def _list(self, request: Request, plural: str, *, namespace: str = "") -> Response:
+        resource = RESOURCES.get(plural)
+        if resource is None or (namespace and not resource.namespaced):
             return _not_found()
-        items = self._contents.find(resource.plural, namespace=namespace, name=name)
-        if single and not items:
-            return _failure(404, "NotFound", f'{resource.plural} "{name}" not found')
-        created = self._contents.created
-        if "as=Table" in request.headers.get("Accept", ""):
-            return web.json_response(objects.as_table(resource, items, created, datetime.now(UTC)))
-        if single:
-            return web.json_response(objects.as_object(resource, items[0], created))
-        return web.json_response(objects.as_list(resource, items, created))
+        items = self._contents.find(plural, namespace=namespace)
+        return self._table(request, plural, items) or Response.json(objects.as_list(resource, items, self._contents.created))
+
+    def _get(self, request: Request, plural: str, name: str, *, namespace: str = "") -> Response:
+        resource = RESOURCES.get(plural)
+        if resource is None or bool(namespace) != resource.namespaced:
+            return _not_found()
+        items = self._contents.find(plural, namespace=namespace, name=name)
+        if not items:
+            return _failure(404, "NotFound", f'{plural} "{name}" not found')
+        return self._table(request, plural, items) or Response.json(objects.as_object(resource, items[0], self._contents.created))
+
+    def _table(self, request: Request, plural: str, items: list[objects.Item]) -> Response | None:
+        """What kubectl asks for to print it."""
+        if "as=Table" not in request.headers.get("accept", ""):
+            return None
+        return Response.json(objects.as_table(RESOURCES[plural], items, self._contents.created, datetime.now(UTC)))
 
 
-async def _ok(_: web.Request) -> web.Response:
-    return web.Response(text="ok")
-
-
-async def _missing(_: web.Request) -> web.Response:
-    return _not_found()
-
-
-def _fixed(body: Json) -> Handler:
-    async def handler(_: web.Request) -> web.Response:
-        return web.json_response(body)
-
-    return handler
-
-
-def _not_found() -> web.Response:
+def _not_found() -> Response:
     return _failure(404, "NotFound", f"the demo's clusters have {', '.join(RESOURCES)} only")
 
 
-def _failure(code: int, reason: str, message: str) -> web.Response:
-    return web.json_response(objects.failure(code, reason, message), status=code)
+def _failure(code: int, reason: str, message: str) -> Response:
+    return Response.json(objects.failure(code, reason, message), code)

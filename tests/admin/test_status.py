@@ -56,6 +56,7 @@ def test_the_document_is_what_scripts_rely_on() -> None:
                 "reason": "",
                 "message": "",
                 "hint": "",
+                "retiring": [],
             }
         ],
         "clusters": [

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import ssl
 from pathlib import Path
 
-import aiohttp
 import pytest
 
 from proxy.demo.stage import Stage
 from tests.demo.conftest import Finished, call, trusting
+from tests.support.asking import Asker
 
 
 async def kubectl(stage: Stage, folder: Path, *args: str, token: str | None = None) -> Finished:
@@ -101,16 +102,11 @@ async def test_a_wrong_token_is_unauthorized(stage: Stage, tmp_path: Path) -> No
 @pytest.mark.parametrize(("path", "status"), [("healthz", 200), ("livez", 200), ("readyz", 200), ("version", 200), ("api", 401)])
 async def test_health_and_version_are_for_anybody(stage: Stage, path: str, status: int) -> None:
     server = stage.config.clusters["tokyo"].api_servers[0]
-    async with (
-        aiohttp.ClientSession() as session,
-        session.get(f"https://{server}/{path}", ssl=trusting(stage, "tokyo"), server_hostname="kubernetes") as response,
-    ):
-        assert response.status == status
+    assert (await Asker(server, trusting(stage, "tokyo"), "kubernetes").get(f"/{path}")).status == status
 
 
 @pytest.mark.parametrize(("trusted", "name"), [("tokyo", "127.0.0.1"), ("berlin", "kubernetes")])
 async def test_certificate_is_for_kubernetes_and_by_the_clusters_own_ca(stage: Stage, trusted: str, name: str) -> None:
     server = stage.config.clusters["tokyo"].api_servers[0]
-    async with aiohttp.ClientSession() as session:
-        with pytest.raises(aiohttp.ClientConnectorCertificateError):
-            await session.get(f"https://{server}/healthz", ssl=trusting(stage, trusted), server_hostname=name)
+    with pytest.raises(ssl.SSLCertVerificationError):
+        await Asker(server, trusting(stage, trusted), name).get("/healthz")

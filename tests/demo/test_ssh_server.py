@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-import aiohttp
 import asyncssh
 import pytest
 
@@ -12,6 +11,7 @@ from proxy.config.values import Endpoint
 from proxy.demo import ssh_server
 from proxy.demo.stage import Stage
 from tests.demo.conftest import trusting
+from tests.support.asking import Asker
 
 
 async def dial(stage: Stage, *, key: asyncssh.SSHKey | None = None) -> asyncssh.SSHClientConnection:
@@ -29,12 +29,11 @@ async def dial(stage: Stage, *, key: asyncssh.SSHKey | None = None) -> asyncssh.
 
 
 async def test_forwards_to_the_stand_ins(stage: Stage) -> None:
-    async with await dial(stage) as conn, aiohttp.ClientSession() as session:
+    async with await dial(stage) as conn:
         for name, cluster in stage.config.clusters.items():
             async with conn.forward_local_port("127.0.0.1", 0, *cluster.api_servers[0]) as listener:
-                url = f"https://127.0.0.1:{listener.get_port()}/healthz"
-                async with session.get(url, ssl=trusting(stage, name), server_hostname="kubernetes") as response:
-                    assert await response.text() == "ok"
+                through = Endpoint("127.0.0.1", listener.get_port())
+                assert (await Asker(through, trusting(stage, name), "kubernetes").get("/healthz")).text == "ok"
 
 
 async def test_forwards_to_nothing_else(stage: Stage) -> None:
