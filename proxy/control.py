@@ -9,6 +9,7 @@ import structlog
 from proxy.admin.control import ReloadResult, UnknownName
 from proxy.daemon import Daemon
 from proxy.reload import reload
+from proxy.renewal import LOOK_S, Renewal
 
 log = structlog.get_logger("kubemux.control")
 
@@ -19,11 +20,19 @@ class Controller:
     def __init__(self, daemon: Daemon) -> None:
         self._daemon = daemon
         self._reloading = asyncio.Lock()
+        self._renewal = Renewal(daemon)
 
     async def reload(self) -> ReloadResult:
         """Read the configuration again and take it whole, or change nothing and raise ConfigError."""
         async with self._reloading:
             return await reload(self._daemon)
+
+    async def watch_files(self) -> None:
+        """Renew what is made with files that change, until cancelled."""
+        while True:
+            async with self._reloading:
+                await self._renewal.look()
+            await asyncio.sleep(LOOK_S)
 
     async def reconnect(self, gateway: str) -> None:
         """Replace the links of `gateway`, make before break; returns before they are. Raises UnknownName."""

@@ -63,7 +63,7 @@ def _read(daemon: Daemon) -> tuple[Config, dict[Path, bytes]]:
 
 async def _apply(daemon: Daemon, config: Config, plan: diff.Plan) -> ReloadResult:
     gateways, clusters = plan.gateways, plan.clusters
-    reopened = tuple(name for name in clusters.kept if daemon.entries[name].is_drained)
+    reopened = tuple(name for name in (*clusters.kept, *clusters.renewed) if daemon.entries[name].is_drained)
     timeout = config.limits.drain_timeout
     daemon.config = config
     if plan.log:
@@ -75,10 +75,15 @@ async def _apply(daemon: Daemon, config: Config, plan: diff.Plan) -> ReloadResul
     old_gateways = {name: daemon.gateways.pop(name) for name in (*gateways.removed, *gateways.changed)}
     for name in (*gateways.changed, *gateways.added):
         daemon.add_gateway(name)
-    for name in clusters.kept:
+    for name in gateways.renewed:
+        daemon.gateways[name].take(config.gateways[name], config.gateways)
+    for name in (*clusters.kept, *clusters.renewed):
         if name not in reopened:
             entry = daemon.entries[name]
+            entry.cluster.config = config.clusters[name]
             entry.cluster.route = daemon.route(entry.cluster.config)
+            if name in clusters.renewed:
+                entry.monitor.take(entry.cluster.config)
 
     heirs = {config.clusters[name].listen: name for name in (*clusters.changed, *reopened, *clusters.added)}
     inherited = {}
@@ -104,7 +109,9 @@ async def _apply(daemon: Daemon, config: Config, plan: diff.Plan) -> ReloadResul
     warnings += [entry.listen_error for entry in daemon.entries.values() if entry.listen_error]
     return ReloadResult(
         added=_named(gateways.added, clusters.added),
-        changed=_named(gateways.changed, (*clusters.changed, *reopened)),
+        changed=_named(
+            (*gateways.changed, *gateways.renewed), (*clusters.changed, *dict.fromkeys((*clusters.renewed, *reopened)))
+        ),
         removed=_named(gateways.removed, clusters.removed),
         warnings=tuple(warnings),
     )

@@ -1,4 +1,8 @@
-"""Signals: SIGTERM and SIGINT stop, a second one at once; SIGHUP reloads."""
+"""Signals: SIGTERM and SIGINT stop, a second one at once; SIGHUP reloads.
+
+The handlers are Python's, as asyncio.Runner's own is, not the loop's: those go back to the default when the loop is closed, and
+a second SIGTERM would then kill a process that has stopped well and is about to say so (exit code -15 instead of 0).
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import asyncio
 import signal
 from collections.abc import Callable
 from contextlib import suppress
+from types import FrameType
 
 import structlog
 
@@ -18,7 +23,10 @@ log = structlog.get_logger("kubemux.daemon")
 
 
 async def run_until_stopped(daemon: Daemon, on_started: Callable[[], None] = lambda: None) -> None:
-    """Start `daemon`, call `on_started`, serve until a signal, and stop it. Returns when everything is closed."""
+    """Start `daemon`, call `on_started`, serve until a signal, and stop it. Returns when everything is closed.
+
+    From then on the process ignores these signals: all that is left to do is to exit.
+    """
     loop = asyncio.get_running_loop()
     tasks = Tasks("signals")
     controller = Controller(daemon)
@@ -32,8 +40,12 @@ async def run_until_stopped(daemon: Daemon, on_started: Callable[[], None] = lam
         signal.SIGINT: on_stop,
         signal.SIGHUP: lambda: tasks.spawn(_reload(controller), name="reload"),
     }
-    for number, handler in handlers.items():
-        loop.add_signal_handler(number, handler)
+
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(handlers[signal.Signals(number)])  # it may interrupt anything; this wakes the loop, too
+
+    for number in handlers:
+        signal.signal(number, on_signal)
     try:
         starting = tasks.spawn(_start(daemon, controller), name="start")
         stopped = tasks.spawn(stop.wait(), name="wait for a signal")
@@ -46,11 +58,12 @@ async def run_until_stopped(daemon: Daemon, on_started: Callable[[], None] = lam
             raise failure
         else:
             on_started()
+            tasks.spawn(controller.watch_files(), name="watch files")
             await stopped
         await _stop(daemon, hurry, tasks)
     finally:
         for number in handlers:
-            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_IGN)
         await tasks.close()
 
 

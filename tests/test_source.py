@@ -20,7 +20,18 @@ LAYERS = (
     ("proxy.__main__",),
     ("proxy.cli",),
     ("proxy.demo",),
-    ("proxy.daemon", "proxy.reload", "proxy.control", "proxy.signals", "proxy.sockets", "proxy.systemd", "proxy.cluster"),
+    (
+        "proxy.daemon",
+        "proxy.reload",
+        "proxy.renewal",
+        "proxy.control",
+        "proxy.signals",
+        "proxy.sockets",
+        "proxy.systemd",
+        "proxy.cluster",
+        "proxy.idle",
+        "proxy.waiting",
+    ),
     ("proxy.admin",),
     ("proxy.health",),
     ("proxy.listeners",),
@@ -34,7 +45,7 @@ LAYERS = (
 )
 """From the top down: a module imports its own layer and those below it."""
 
-PURE = ("proxy.wire", "proxy.config.diff", "proxy.ssh.governor", "proxy.ssh.links", "proxy.admin.status")
+PURE = ("proxy.wire", "proxy.config.diff", "proxy.idle", "proxy.ssh.governor", "proxy.ssh.links", "proxy.admin.status")
 """These take values and a clock: no I/O."""
 IO = {"asyncio", "socket", "asyncssh", "uvloop", "subprocess", "threading"}
 

@@ -76,10 +76,37 @@ def references(section: GatewayConfig | ClusterConfig) -> Iterator[Reference]:
             yield from (Reference((*keys, index), path, kind) for index, path in enumerate(value))
 
 
+def paths(section: GatewayConfig | ClusterConfig) -> Iterator[Path]:
+    """The files that a gateway or cluster is made with: those it names, and the certificates that lie beside its keys.
+
+    `KEY-cert.pub` is taken without being named, as by ssh(1). What an ssh_config names in turn is not among them.
+    """
+    for reference in references(section):
+        yield reference.path
+        if reference.kind is Kind.PRIVATE_KEY:
+            yield Path(f"{reference.path}-cert.pub")
+
+
 def files(config: Config) -> tuple[Path, ...]:
-    """Every file that `config` names, once, in its order. What an ssh_config names in turn is not among them."""
+    """The `paths` of all sections, once, in their order."""
     sections: tuple[GatewayConfig | ClusterConfig, ...] = (*config.gateways.values(), *config.clusters.values())
-    return tuple(dict.fromkeys(reference.path for section in sections for reference in references(section)))
+    return tuple(dict.fromkeys(path for section in sections for path in paths(section)))
+
+
+Stamp = tuple[int, int, int, int]
+
+
+def stamps(config: Config) -> dict[Path, Stamp | None]:
+    """Inode, size, mtime and ctime (ns) of each file, None if there is none: cheap to ask for, and different if it changed."""
+    return {path: _stamp(path) for path in files(config)}
+
+
+def _stamp(path: Path) -> Stamp | None:
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def fingerprint(config: Config) -> dict[Path, bytes]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
-from proxy.config.credentials import references
+from proxy.config.credentials import paths
 from proxy.config.model import ClusterConfig, Config, GatewayConfig
 
 
@@ -18,6 +19,8 @@ class Change:
     changed: tuple[str, ...] = ()
     added: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
+    renewed: tuple[str, ...] = ()
+    """The same server in other clothes: its connections go on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +38,7 @@ class Plan:
     def is_empty(self) -> bool:
         """Whether there is nothing to do."""
         parts = (self.gateways, self.clusters)
-        return not (self.limits or self.admin or self.log or any(part.removed or part.changed or part.added for part in parts))
+        return not (self.limits or self.admin or self.log or any(map(_moves, parts)))
 
 
 def changed(old: Mapping[Path, bytes], new: Mapping[Path, bytes]) -> frozenset[Path]:
@@ -46,13 +49,15 @@ def changed(old: Mapping[Path, bytes], new: Mapping[Path, bytes]) -> frozenset[P
 def plan(old: Config, new: Config, changed_files: frozenset[Path] = frozenset()) -> Plan:
     """What leads from `old` to `new`, given the files that changed in between.
 
-    A gateway changes with its own settings, with a file that it names, and with any gateway that it jumps through.
+    What leads elsewhere is `changed`: a gateway with another address, user or chain, a cluster with another way or other API
+    servers. The rest is `renewed`: other keys, known_hosts, CAs, tokens, by setting or by contents, other numbers; and what
+    jumps through a gateway that is one or the other.
     """
     dirty = _unlike(old.gateways, new.gateways, changed_files)
     spread = {name for name in new.gateways if _hops(new, name) & dirty}
     return Plan(
-        gateways=_change(old.gateways, new.gateways, dirty | spread),
-        clusters=_change(old.clusters, new.clusters, _unlike(old.clusters, new.clusters, changed_files)),
+        gateways=_change(old.gateways, new.gateways, dirty | spread, _SERVER),
+        clusters=_change(old.clusters, new.clusters, _unlike(old.clusters, new.clusters, changed_files), _WAY),
         limits=old.limits != new.limits,
         admin=old.admin != new.admin,
         log=old.log != new.log,
@@ -61,10 +66,18 @@ def plan(old: Config, new: Config, changed_files: frozenset[Path] = frozenset())
 
 _Sections = Mapping[str, GatewayConfig] | Mapping[str, ClusterConfig]
 
+_SERVER: Final = frozenset({"host", "port", "user", "jump", "ssh_config"})
+_WAY: Final = frozenset({"gateway", "listen", "allow_remote", "api_servers"})
+"""What makes a gateway, or a cluster, another one."""
+
+
+def _moves(change: Change) -> bool:
+    return bool(change.removed or change.changed or change.added or change.renewed)
+
 
 def _unlike(old: _Sections, new: _Sections, changed_files: frozenset[Path]) -> set[str]:
     def is_like(name: str) -> bool:
-        return old.get(name) == new[name] and not any(ref.path in changed_files for ref in references(new[name]))
+        return old.get(name) == new[name] and changed_files.isdisjoint(paths(new[name]))
 
     return {name for name in new if not is_like(name)}
 
@@ -81,11 +94,16 @@ def _hops(config: Config, name: str) -> set[str]:
     return found
 
 
-def _change(old: Iterable[str], new: Iterable[str], dirty: set[str]) -> Change:
+def _change(old: _Sections, new: _Sections, dirty: set[str], identity: frozenset[str]) -> Change:
+    def is_same(name: str) -> bool:
+        return all(getattr(old[name], key) == getattr(new[name], key) for key in identity)
+
     before, after = list(old), list(new)
+    stay = [name for name in after if name in before]
     return Change(
         removed=tuple(name for name in before if name not in after),
-        changed=tuple(name for name in after if name in before and name in dirty),
+        changed=tuple(name for name in stay if name in dirty and not is_same(name)),
         added=tuple(name for name in after if name not in before),
-        kept=tuple(name for name in after if name in before and name not in dirty),
+        kept=tuple(name for name in stay if name not in dirty),
+        renewed=tuple(name for name in stay if name in dirty and is_same(name)),
     )

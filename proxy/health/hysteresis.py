@@ -12,18 +12,18 @@ class Hysteresis:
     """
 
     def __init__(self, threshold: int) -> None:
-        self._threshold = threshold
+        self.threshold = threshold
         self._against = 0
         self.state = ClusterState.UNKNOWN
 
     def __repr__(self) -> str:
-        return f"<Hysteresis {self.state} {self._against}/{self._threshold} against>"
+        return f"<Hysteresis {self.state} {self._against}/{self.threshold} against>"
 
     def feed(self, *, alive: bool) -> bool:
         """Take a verdict; whether it changed the state."""
         verdict = ClusterState.UP if alive else ClusterState.DOWN
         self._against = 0 if verdict is self.state else self._against + 1
-        if not self._against or (self._against < self._threshold and self.state is not ClusterState.UNKNOWN):
+        if not self._against or (self._against < self.threshold and self.state is not ClusterState.UNKNOWN):
             return False
         self.state, self._against = verdict, 0
         return True

@@ -68,14 +68,19 @@ class Monitor:
         """Probe soon instead of when it is due: something changed on the way. During a probe: once more after it."""
         self._poked.set()
 
+    def take(self, config: ClusterConfig) -> None:
+        """Probe by other settings, or with files that have changed, from now on; what was seen so far counts on."""
+        self._config = config
+        self._hysteresis.threshold = config.probe.threshold
+        self.poke()
+
     async def run(self) -> None:
         """Probe until cancelled."""
-        interval = self._config.probe.interval
-        await self._wait(random.uniform(0, min(FIRST_WITHIN, interval)))  # noqa: S311 - spreads load, guards nothing
+        await self._wait(random.uniform(0, min(FIRST_WITHIN, self._config.probe.interval)))  # noqa: S311 - spreads load, guards nothing
         while True:
             self._poked.clear()
             self._take(await self._probe())
-            await self._wait(interval * random.uniform(1 - JITTER, 1 + JITTER))  # noqa: S311 - spreads load, guards nothing
+            await self._wait(self._config.probe.interval * random.uniform(1 - JITTER, 1 + JITTER))  # noqa: S311 - spreads load, guards nothing
 
     async def _wait(self, seconds: float) -> None:
         try:

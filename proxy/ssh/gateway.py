@@ -176,15 +176,12 @@ class Gateway:
         self._changed()
         self._wanted.set()
 
-    def take(self, config: GatewayConfig, gateways: Mapping[str, GatewayConfig], *, renew: bool) -> None:
-        """Other settings for the same server; `renew` says whether they concern links that are up already."""
+    def take(self, config: GatewayConfig, gateways: Mapping[str, GatewayConfig]) -> None:
+        """Other settings for the same server, or files that have changed: links are replaced."""
         self.config = config
         self._gateways = gateways
         self._retire_surplus()
-        if renew:
-            self.renew("configuration")
-        self._changed()
-        self._wanted.set()
+        self.renew("configuration")
 
     async def _supervise(self) -> None:
         while True:

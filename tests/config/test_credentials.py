@@ -152,14 +152,15 @@ def test_known_hosts_lines_that_are_none(tmp_path: Path, line: str) -> None:
 
 def test_each_file_is_named_once(tmp_path: Path) -> None:
     one, other = tmp_path / "one", tmp_path / "other"
-    assert credentials.files(config(one, other, known_hosts=(one,))) == (one, other)
+    certificates = [tmp_path / f"{name}-cert.pub" for name in ("one", "other")]
+    assert credentials.files(config(one, other, known_hosts=(one,))) == (one, certificates[0], other, certificates[1])
 
 
 def test_a_fingerprint_follows_the_contents(tmp_path: Path) -> None:
     key, known_hosts = write(tmp_path / "key", "one"), tmp_path / "known_hosts"
     checked = config(key, known_hosts=(known_hosts,))
     before = credentials.fingerprint(checked)
-    assert list(before) == [key, known_hosts]
+    assert list(before) == [key, tmp_path / "key-cert.pub", known_hosts]
     assert before[known_hosts] == b""
     key.touch()
     assert diff.changed(before, credentials.fingerprint(checked)) == frozenset()

@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.config.diff import Change, Plan, plan
-from proxy.config.model import ClusterConfig, Config, GatewayConfig, LimitsConfig, LogConfig, TlsConfig
+from proxy.config.model import (
+    ClusterConfig,
+    Config,
+    GatewayConfig,
+    KeepaliveConfig,
+    LimitsConfig,
+    LogConfig,
+    ProbeConfig,
+    TlsConfig,
+)
 from proxy.config.values import Endpoint
 
 
@@ -47,17 +56,18 @@ def test_equal_configurations_need_nothing() -> None:
 
 def test_a_gateway_changes_with_those_it_jumps_through() -> None:
     result = plan(OLD, with_gateways(hq=gateway("hq", host="new.example.com")))
-    assert result.gateways == Change(changed=("hq", "edge", "far"), kept=("us",))
+    assert result.gateways == Change(changed=("hq",), renewed=("edge", "far"), kept=("us",))
     assert result.clusters.kept == ("prod", "lab")
 
 
 def test_a_gateway_changes_with_its_files() -> None:
-    assert plan(OLD, OLD, frozenset({Path("/keys/edge")})).gateways == Change(changed=("edge", "far"), kept=("hq", "us"))
+    assert plan(OLD, OLD, frozenset({Path("/keys/edge")})).gateways == Change(renewed=("edge", "far"), kept=("hq", "us"))
+    assert plan(OLD, OLD, frozenset({Path("/keys/us-cert.pub")})).gateways.renewed == ("us",), "it lies beside its key"
     assert plan(OLD, OLD, frozenset({Path("/keys/unrelated")})).is_empty
 
 
 def test_a_cluster_changes_with_its_settings_and_files_only() -> None:
-    assert plan(OLD, OLD, frozenset({Path("/ca/lab")})).clusters == Change(changed=("lab",), kept=("prod",))
+    assert plan(OLD, OLD, frozenset({Path("/ca/lab")})).clusters == Change(renewed=("lab",), kept=("prod",))
     moved = OLD.model_copy(update={"clusters": {**OLD.clusters, "prod": cluster("prod", port=1)}})
     assert plan(OLD, moved).clusters == Change(changed=("prod",), kept=("lab",))
 
@@ -96,5 +106,40 @@ def test_every_name_has_one_fate(old: set[str], new: set[str], touched: set[str]
     for change in (result.gateways, result.clusters):
         assert set(change.removed) == old - new
         assert set(change.added) == new - old
-        assert sorted((*change.changed, *change.kept)) == sorted(old & new)
-    assert set(result.clusters.changed) == old & new & touched
+        assert sorted((*change.changed, *change.renewed, *change.kept)) == sorted(old & new)
+    assert set(result.clusters.renewed) == old & new & touched
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "fate"),
+    [
+        ("host", "elsewhere", "changed"),
+        ("port", 2222, "changed"),
+        ("user", "root", "changed"),
+        ("ssh_config", Path("/etc/ssh_config"), "changed"),
+        ("identity_files", (Path("/keys/new"),), "renewed"),
+        ("known_hosts", (Path("/known_hosts"),), "renewed"),
+        ("connections", 3, "renewed"),
+        ("keepalive", KeepaliveConfig(interval=1.0), "renewed"),
+        ("max_link_age", 60.0, "renewed"),
+    ],
+)
+def test_another_server_is_not_a_renewed_one(setting: str, value: object, fate: str) -> None:
+    result = plan(OLD, with_gateways(us=OLD.gateways["us"].model_copy(update={setting: value})))
+    assert getattr(result.gateways, fate) == ("us",)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "fate"),
+    [
+        ("gateway", "edge", "changed"),
+        ("api_servers", (Endpoint("10.0.0.11", 6443),), "changed"),
+        ("tls", TlsConfig(), "renewed"),
+        ("probe", ProbeConfig(interval=1.0), "renewed"),
+    ],
+)
+def test_a_cluster_with_other_probes_keeps_its_connections(setting: str, value: object, fate: str) -> None:
+    lab = OLD.clusters["lab"].model_copy(update={setting: value})
+    result = plan(OLD, OLD.model_copy(update={"clusters": {**OLD.clusters, "lab": lab}}))
+    assert getattr(result.clusters, fate) == ("lab",)
+    assert result.clusters.kept == ("prod",)

@@ -1,0 +1,175 @@
+"""Links replaced make before break, against a real sshd: what makes them stale, and what becomes of the old ones."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from proxy.config.values import Endpoint
+from proxy.relay.interfaces import Channel
+from proxy.snapshots import GatewayState
+from tests.ssh.conftest import ORIGIN, Watched, config_for, started
+from tests.support import ssh_keys
+from tests.support.echo import Echo
+from tests.support.sshd import Sshd, SshdFactory
+
+pytestmark = [pytest.mark.sshd, pytest.mark.usefixtures("data_plane")]
+
+
+async def open_channel(gateway: Watched, target: Endpoint) -> Channel:
+    deadline = asyncio.get_running_loop().time() + 10
+    return await gateway.open_channel(target, origin=ORIGIN, hold_until=deadline)
+
+
+async def replaced(gateway: Watched, count: int) -> None:
+    await gateway.until(lambda: gateway.metric("gateway_reconnects_total", reason="replaced") == count)
+
+
+async def test_an_old_link_lives_as_long_as_its_channel(sshd: Sshd) -> None:
+    async with Echo() as server, started(config_for(sshd)) as gateway:
+        await gateway.until(lambda: gateway.links == 1)
+        [old] = gateway._links
+        channel = await open_channel(gateway, server.endpoint)
+        gateway.renew("test")
+        assert gateway.links == 1, "it serves until there is another"
+        await replaced(gateway, 1)
+        [new] = gateway._links
+        assert (gateway.snapshot().state, gateway.snapshot().reason) == (GatewayState.UP, "")
+        assert [link.channels for link in gateway.snapshot().retiring] == [1]
+        assert gateway.metric("gateway_links_retiring") == 1
+        other = await open_channel(gateway, server.endpoint)
+        assert (old.load, new.load) == (1, 1)
+        other.abort()
+        channel.abort()
+        await gateway.until(lambda: not gateway.snapshot().retiring)
+        assert old.closed.done()
+        assert not new.closed.done()
+        assert gateway.metric("gateway_connects_total", result="ok") == 2
+        assert gateway.metric("gateway_links_retiring") == 0
+
+
+async def test_an_old_link_has_its_time(sshd: Sshd) -> None:
+    async with Echo() as server, started(config_for(sshd, retire_timeout="50ms")) as gateway:
+        await gateway.until(lambda: gateway.links == 1)
+        [old] = gateway._links
+        await open_channel(gateway, server.endpoint)
+        gateway.renew("test")
+        async with asyncio.timeout(10):
+            error = await asyncio.shield(old.closed)
+        assert "was replaced 0.05 s ago, and had 1 channels still" in str(error)
+        await gateway.until(lambda: gateway.links == 1 and not gateway.snapshot().retiring)
+
+
+async def test_there_are_never_more_than_twice_as_many(sshd: Sshd) -> None:
+    """Ordered again and again while nothing ends by itself, the old link with the fewest channels makes room."""
+    async with Echo() as server, started(config_for(sshd)) as gateway:
+        await gateway.until(lambda: gateway.links == 1)
+        kept: list[Channel] = []
+        for turn in range(1, 4):
+            kept += [await open_channel(gateway, server.endpoint) for _ in range(4 - turn)]
+            gateway.renew("test")
+            await replaced(gateway, turn)
+            await gateway.until(lambda: len(gateway.snapshot().retiring) <= 1)
+            assert [link.channels for link in gateway.snapshot().retiring] == [3], "the first has the most"
+            assert await asyncio.to_thread(lambda: len(sshd.sessions())) >= 2
+        for channel in kept:
+            channel.abort()
+
+
+async def test_a_link_that_is_too_old_is_replaced(sshd: Sshd) -> None:
+    async with started(config_for(sshd, connections=2, max_link_age="300ms")) as gateway:
+        await replaced(gateway, 3)
+        assert gateway.links >= 2
+        assert gateway.metric("gateway_backoff_seconds") == 0
+
+
+async def test_a_link_that_misses_a_keepalive_is_replaced_if_others_answer(sshd_factory: SshdFactory) -> None:
+    """Its sshd hangs; there are ten more intervals until it is given up, and no new client goes there."""
+    sshd = sshd_factory()
+    async with (
+        Echo() as server,
+        started(config_for(sshd, connections=2, keepalive={"interval": "300ms", "max_missed": 100})) as gateway,
+    ):
+        await gateway.until(lambda: gateway.links == 1)
+        [sick] = gateway._links
+        frozen = await asyncio.to_thread(sshd.sessions)
+        await gateway.until(lambda: gateway.links == 2)
+        for pid in frozen:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            await gateway.until(lambda: sick in gateway._links.retiring or sick.closed.done())
+            assert gateway.links == 2
+            for _ in range(4):
+                (await open_channel(gateway, server.endpoint)).abort()
+            assert gateway.metric("gateway_reconnects_total", reason="keepalive_timeout") == 0
+        finally:
+            for pid in frozen & await asyncio.to_thread(sshd.sessions):
+                os.kill(pid, signal.SIGCONT)
+
+
+async def test_a_replacement_that_is_refused_leaves_the_old_link(sshd: Sshd, tmp_path: Path) -> None:
+    """As ssh(1) does not look at known_hosts again while it is connected. Only a ban ends what is there."""
+    known_hosts = sshd.known_hosts()
+    right = known_hosts.read_text()
+    other = ssh_keys.new_key(tmp_path / "other")
+    async with Echo() as server, started(config_for(sshd, known_hosts=[str(known_hosts)])) as gateway:
+        await gateway.until(lambda: gateway.links == 1)
+        channel = await open_channel(gateway, server.endpoint)
+        known_hosts.write_text(f"[{sshd.host}]:{sshd.port} {ssh_keys.public(other)}\n")
+        gateway.renew("test")
+        await gateway.until(lambda: gateway.snapshot().state is GatewayState.DEGRADED)
+        assert gateway.snapshot().reason == "host_key_changed"
+        assert (gateway.snapshot().retry_in or 0) > 5
+        (await open_channel(gateway, server.endpoint)).abort()
+        known_hosts.write_text(right)
+        gateway.renew("test")
+        await replaced(gateway, 1)
+        assert (gateway.snapshot().state, gateway.snapshot().reason) == (GatewayState.UP, "")
+
+        known_hosts.write_text(f"@revoked [{sshd.host}]:{sshd.port} {ssh_keys.public(sshd.host_key)}\n{right}")
+        gateway.renew("test")
+        await gateway.until(lambda: gateway.snapshot().state is GatewayState.DOWN and not gateway.snapshot().retiring)
+        assert gateway.snapshot().reason == "host_key_revoked"
+        assert (gateway.snapshot().retry_in or 0) > 5
+        channel.abort()
+
+
+async def test_a_dial_that_began_with_old_files_waits_for_nothing(sshd: Sshd, tmp_path: Path) -> None:
+    """The key is put right while the wrong one is being refused: the wait that this earns is not for the right one."""
+    key = tmp_path / "key"
+    key.write_bytes(sshd.new_identity("stranger", authorize=False).read_bytes())
+    key.chmod(0o600)
+    gateway = Watched(config_for(sshd, identity_files=[str(key)]))
+    dialled = asyncio.Event()
+    dial = gateway._dial
+
+    async def watched_dial() -> object:
+        try:
+            return await dial()
+        finally:
+            if not dialled.is_set():
+                dialled.set()
+                key.write_bytes(sshd.identity.read_bytes())
+                gateway.renew("test")
+
+    gateway._dial = watched_dial  # type: ignore[assignment,method-assign]
+    gateway.start()
+    try:
+        await gateway.until(lambda: gateway.links == 1, seconds=5)
+        assert gateway.metric("gateway_connects_total", result="auth_failed") == 1
+    finally:
+        await gateway.close()
+
+
+async def test_fewer_links_are_taken_at_once(sshd: Sshd) -> None:
+    config = config_for(sshd, connections=3)
+    async with started(config) as gateway:
+        await gateway.until(lambda: gateway.links == 3)
+        gateway.take(config.model_copy(update={"connections": 1}), {})
+        await replaced(gateway, 1)
+        await gateway.until(lambda: not gateway.snapshot().retiring)
+        assert gateway.links == 1

@@ -1,0 +1,104 @@
+"""A daemon whose files change: what is renewed, when, and what is not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from proxy.config.loader import load
+from proxy.control import Controller
+from proxy.daemon import Daemon
+from proxy.renewal import Renewal
+from tests.integration.conftest import cluster, gateway
+from tests.support.daemon import Daemon as Written
+from tests.support.https import Https
+from tests.support.ports import free_port
+from tests.support.sshd import Sshd
+from tests.support.tls import Authority, Certificates
+
+pytestmark = pytest.mark.sshd
+
+SELDOM = {"interval": "1h", "threshold": 1}
+
+
+@asynccontextmanager
+async def running(sshd: Sshd, folder: Path, certificates: Certificates) -> AsyncIterator[tuple[Daemon, Renewal, Path, Path]]:
+    """A daemon in this loop, what looks at its files, its key and its CA file."""
+    key, ca = folder / "key", folder / "ca"
+    key.write_bytes(sshd.identity.read_bytes())
+    key.chmod(0o600)
+    ca.write_bytes(certificates.ca.read_bytes())
+    async with Https(certificates) as server:
+        edge = gateway(sshd, identity_files=[str(key)], connections=1)
+        prod = cluster(free_port(), server.endpoint, ca=ca, probe=SELDOM)
+        path = Written(folder, gateways={"edge": edge}, clusters={"prod": prod}).config
+        daemon = Daemon(load(path), config_path=path)
+        await daemon.start(Controller(daemon))
+        try:
+            await until(lambda: sample(daemon, "cluster_up", cluster="prod") == 1)
+            yield daemon, Renewal(daemon), key, ca
+        finally:
+            await daemon.stop(timeout=0)
+
+
+def sample(daemon: Daemon, name: str, **labels: str) -> float:
+    return daemon.registry.get_sample_value(f"kubemux_{name}", labels) or 0.0
+
+
+async def until(condition: object) -> None:
+    assert callable(condition)
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def replaced(daemon: Daemon) -> float:
+    return sample(daemon, "gateway_reconnects_total", gateway="edge", reason="replaced")
+
+
+async def test_a_key_is_taken_when_it_has_settled(sshd: Sshd, tmp_path: Path, certificates: Certificates) -> None:
+    async with running(sshd, tmp_path, certificates) as (daemon, renewal, key, _):
+        assert [await renewal.look() for _ in range(3)] == [False] * 3, "nothing has changed since the start"
+        key.write_bytes(sshd.new_identity("second").read_bytes())
+        assert not await renewal.look(), "it may still be being written"
+        assert await renewal.look()
+        assert not await renewal.look()
+        await until(lambda: replaced(daemon) == 1)
+        key.write_bytes(key.read_bytes())
+        assert not any([await renewal.look() for _ in range(3)]), "touched, but the same"
+        sshd.new_certificate()[1].rename(f"{key}-cert.pub")
+        assert any([await renewal.look() for _ in range(2)]), "beside the key, and used"
+
+
+async def test_a_file_that_cannot_be_used_renews_nothing(sshd: Sshd, tmp_path: Path, certificates: Certificates) -> None:
+    """Neither one that everybody may read, nor one that is gone; once it is right, it counts."""
+    async with running(sshd, tmp_path, certificates) as (daemon, renewal, key, _):
+        [await renewal.look() for _ in range(2)]
+        key.write_bytes(sshd.new_identity("second").read_bytes())
+        key.chmod(0o644)
+        assert not any([await renewal.look() for _ in range(3)])
+        away = key.rename(tmp_path / "away")
+        assert not any([await renewal.look() for _ in range(3)])
+        away.rename(key)
+        key.chmod(0o600)
+        assert any([await renewal.look() for _ in range(2)])
+        await until(lambda: replaced(daemon) == 1)
+        assert sample(daemon, "gateway_connects_total", gateway="edge", result="ok") == 2
+
+
+async def test_a_new_ca_is_tried_at_once(sshd: Sshd, tmp_path: Path, certificates: Certificates) -> None:
+    """The next probe is an hour away. Clients' connections have nothing to do with it."""
+    async with running(sshd, tmp_path, certificates) as (daemon, renewal, _, ca):
+        [await renewal.look() for _ in range(2)]
+        right = ca.read_bytes()
+        ca.write_bytes(Authority(tmp_path / "other").ca.cert.read_bytes())
+        assert any([await renewal.look() for _ in range(2)])
+        await until(lambda: sample(daemon, "cluster_up", cluster="prod") == 0)
+        ca.write_bytes(right)
+        assert any([await renewal.look() for _ in range(2)])
+        await until(lambda: sample(daemon, "cluster_up", cluster="prod") == 1)
+        assert replaced(daemon) == 0
