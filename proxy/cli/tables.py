@@ -12,7 +12,7 @@ from rich.text import Text
 
 from proxy.admin.status import is_connected, is_up, summary, why_not_up
 from proxy.cli import printable
-from proxy.snapshots import ClusterSnapshot, DaemonSnapshot, GatewaySnapshot
+from proxy.snapshots import ClusterSnapshot, DaemonSnapshot, GatewaySnapshot, GatewayState
 
 WIDE: Final = 120
 """Columns from which every column of the clusters fits."""
@@ -83,7 +83,7 @@ def _problems(snapshot: DaemonSnapshot) -> list[RenderableType]:
     """Each cause once, with everything that fails for it: a lost gateway takes all its clusters along."""
     causes: dict[tuple[str, str, str, str, str], list[str]] = {}
     for gateway in snapshot.gateways:
-        if gateway.reason and len(gateway.links) < gateway.wanted:
+        if gateway.reason and gateway.state is not GatewayState.UP:
             colour = "yellow" if is_connected(gateway) else "red"
             causes.setdefault(("gateway", colour, gateway.reason, gateway.message, gateway.hint), []).append(gateway.name)
     for cluster in snapshot.clusters:

@@ -331,11 +331,11 @@ class Gateway:
         self._missing.discard(link)
         if self._links.remove(link):
             self._lost_reasons.append(error.reason)
-            # What a refused key or host key has earned stays: its wait, and its word in `status`.
-            if self._retry_at is None or self._failure is None or self._failure.retry is not RetryClass.SLOW:
+            # A wait stays that others of the same outage have brought, or a refused key; so does what a refused key says.
+            if self._retry_at is None and not isinstance(error, LinkReplaced):
+                self._set_retry(self._backoff.lost(link.age))
+            if self._failure is None or self._failure.retry is not RetryClass.SLOW:
                 self._failure = error
-                if not isinstance(error, LinkReplaced):
-                    self._set_retry(self._backoff.lost(link.age))
         say, event = log.warning, "link lost"
         if isinstance(error, LinkReplaced):
             say, event = log.info, "link closed"

@@ -12,6 +12,7 @@ from proxy.config.values import Endpoint
 from proxy.errors import AuthFailed, LinkDown, LinkError
 from proxy.relay.interfaces import Channel
 from proxy.snapshots import GatewayState
+from proxy.ssh.governor import Backoff
 from proxy.ssh.link import Link
 from tests.ssh.conftest import ORIGIN, Watched, config_for, started
 from tests.support.echo import Echo
@@ -149,6 +150,28 @@ async def test_renewing_skips_the_wait_once(sshd: Sshd) -> None:
         gateway.renew("test")
         await gateway.until(lambda: gateway.metric("gateway_connects_total", result="auth_failed") == 2)
         assert (gateway.snapshot().retry_in or 0) > 5
+
+
+async def test_one_outage_is_one_failure(sshd: Sshd) -> None:
+    """However many links it takes along: the first redial comes as soon as that of a single link."""
+
+    class Counting(Backoff):
+        losses = 0
+
+        def lost(self, age: float) -> float:
+            self.losses += 1
+            super().lost(age)
+            return 60.0  # nobody dials while the others are being lost
+
+    async with started(config_for(sshd, connections=4)) as gateway:
+        await gateway.until(lambda: gateway.links == 4)
+        gateway._backoff = counting = Counting()
+        await asyncio.to_thread(sshd.restart)
+        await gateway.until(lambda: gateway.links == 0)
+        assert counting.losses == 1
+        gateway.renew("test")
+        await gateway.until(lambda: gateway.links == 4)
+        assert gateway.metric("gateway_reconnects_total", reason="link_lost") == 4
 
 
 async def test_draining_waits_for_channels_and_says_no_more_of_the_gateway(sshd: Sshd) -> None:
