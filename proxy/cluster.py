@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,6 +20,7 @@ from proxy.config.values import Endpoint
 from proxy.direct import Direct
 from proxy.errors import ChannelError, MemoryExhausted, ProxyError
 from proxy.health.probe import Dial
+from proxy.idle import IdleWatch
 from proxy.listeners.admission import Admission
 from proxy.metrics import Metrics, Traffic
 from proxy.relay.budget import MemoryBudget
@@ -27,11 +28,18 @@ from proxy.relay.interfaces import Channel, Route
 from proxy.relay.relay import LINGER_ZERO, End, Relay
 from proxy.ssh.gateway import Gateway, Handshakes
 from proxy.tasks import Tasks
+from proxy.waiting import WaitingForMemory
 
 log = structlog.get_logger("kubemux.connection")
 
 LIMIT: Final = "limit"
 """The result of a client turned away because of `limits.max_connections`."""
+
+CLUSTER_LIMIT: Final = "cluster_limit"
+"""The same, because of the cluster's own `max_connections`."""
+
+HALF_CLOSE_S: Final = 1.0
+"""How long API servers may take to end what is left after a drain, once they have been told that the client sends no more."""
 
 PROBE_HOLD_S: Final = 1.0
 """How long a probe waits for a link: over the usual reconnect, yet not so long that a dead gateway looks alive."""
@@ -47,6 +55,7 @@ class Shared:
     admission: Admission
     metrics: Metrics
     hold_timeout: float
+    waiting: WaitingForMemory
 
 
 class Cluster:
@@ -60,6 +69,7 @@ class Cluster:
         self._shared = shared
         self._tasks = Tasks(f"cluster {name}")
         self._relays: set[Relay] = set()
+        self._idle_watch: IdleWatch[Relay] = IdleWatch()
         self._opening = 0
         self._ranked = list(config.api_servers)
         self._idle = asyncio.Event()
@@ -93,21 +103,22 @@ class Cluster:
     def accept(self, sock: socket.socket, client: Endpoint) -> None:
         """Take a client's socket (the listener's callback)."""
         self.connections_total += 1
+        limit = self.config.max_connections
+        if limit is not None and self.active >= limit:
+            self._refuse(sock, client, CLUSTER_LIMIT, f"clusters.{self.name}.max_connections is {limit}")
+            return
         if not self._shared.admission.enter():
-            _reset(sock)
-            self._shared.metrics.connections.labels(self.name, LIMIT).inc()
-            log.warning(
-                "connection refused",
-                cluster=self.name,
-                client=str(client),
-                reason=LIMIT,
-                hint=f"limits.max_connections is {self._shared.admission.limit}",
-            )
+            self._refuse(sock, client, LIMIT, f"limits.max_connections is {self._shared.admission.limit}")
             return
         self.traffic.opened += 1
         self._opening += 1
         self._idle.clear()
         self._tasks.spawn(self._serve(sock, client), name=f"open for {client}")
+
+    def _refuse(self, sock: socket.socket, client: Endpoint, reason: str, hint: str) -> None:
+        _reset(sock)
+        self._shared.metrics.connections.labels(self.name, reason).inc()
+        log.warning("connection refused", cluster=self.name, client=str(client), reason=reason, hint=hint)
 
     async def _serve(self, sock: socket.socket, client: Endpoint) -> None:
         loop = asyncio.get_running_loop()
@@ -134,6 +145,17 @@ class Cluster:
             self._check_idle()
 
     async def _open(self, origin: Endpoint, hold_until: float) -> Channel:
+        """A channel, as soon as there is memory for one. Raises ProxyError."""
+        while True:
+            try:
+                return await self._open_somewhere(origin, hold_until)
+            except MemoryExhausted as exc:
+                try:
+                    await self._shared.waiting.wait(hold_until)
+                except TimeoutError:
+                    raise exc from None
+
+    async def _open_somewhere(self, origin: Endpoint, hold_until: float) -> Channel:
         """A channel to the first API server that takes one; those that do not go to the end of the line."""
         failure: ChannelError | None = None
         for target in tuple(self._ranked):
@@ -164,6 +186,7 @@ class Cluster:
         seconds = asyncio.get_running_loop().time() - started
         self.traffic.closed += 1
         self._shared.admission.leave()
+        self._shared.waiting.wake()
         self._shared.metrics.connections.labels(self.name, reason).inc()
         self._duration.observe(seconds)
         fields = {"message": message} if message else {}
@@ -189,6 +212,12 @@ class Cluster:
             if relay.is_client_gone:
                 relay.abort(End.CLIENT_RESET)
 
+    def end_idle(self) -> None:
+        """End the connections that have been idle for the cluster's `idle_timeout`."""
+        now = asyncio.get_running_loop().time()
+        for relay in self._idle_watch.look(self._relays, self.config.idle_timeout, now):
+            relay.abort(End.IDLE)
+
     # ---------------------------------------------------------------------------------------------- probes
 
     async def dial(self, deadline: float) -> socket.socket:
@@ -199,7 +228,11 @@ class Cluster:
     # ------------------------------------------------------------------------------------------- life cycle
 
     async def drain(self, timeout: float) -> int:  # noqa: ASYNC109 - a budget, not a failure
-        """Wait up to `timeout` seconds for the connections to end, then reset those left; returns how many those were."""
+        """Wait up to `timeout` seconds for the connections to end, and end those left; returns how many those were.
+
+        They are half-closed first: an API server then ends a watch as it would any other, and its client sees no reset. What
+        is still there after `HALF_CLOSE_S` is reset. With a timeout of 0 there is no such courtesy.
+        """
         try:
             async with asyncio.timeout(timeout):
                 await self._idle.wait()
@@ -207,6 +240,12 @@ class Cluster:
             pass
         left = self.active
         await self._tasks.close()
+        if timeout > 0 and self._relays:
+            for relay in tuple(self._relays):
+                relay.half_close(End.SHUTDOWN)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(HALF_CLOSE_S):
+                    await self._idle.wait()
         for relay in tuple(self._relays):
             relay.abort(End.SHUTDOWN)
         await self._idle.wait()

@@ -40,11 +40,15 @@ from proxy.snapshots import ClusterSnapshot, DaemonSnapshot
 from proxy.sockets import Sockets
 from proxy.ssh.gateway import Gateway, Handshakes
 from proxy.tasks import Tasks
+from proxy.waiting import WaitingForMemory
 
 log = structlog.get_logger("kubemux.daemon")
 
 REBIND_S: Final = 5.0
 """Seconds between attempts to bind an address that somebody else has."""
+
+CLOSING_S: Final = 15.0
+"""Seconds that a stop may take after `drain_timeout`: half-closed connections, links and admin calls that end."""
 
 
 @dataclass(slots=True)
@@ -71,7 +75,8 @@ class Daemon:
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self.registry)
         self.metrics = Metrics(self.registry, version=__version__)
-        self.shared = Shared(MemoryBudget(1, 1), Admission(1), self.metrics, 0.0)
+        budget = MemoryBudget(1, 1)
+        self.shared = Shared(budget, Admission(1), self.metrics, 0.0, WaitingForMemory(budget))
         self.take_limits()
         self.gateways: dict[str, Gateway] = {}
         self.entries: dict[str, Entry] = {}
@@ -225,8 +230,10 @@ class Daemon:
         def beat() -> None:
             if interval is not None:
                 systemd.notify(systemd.WATCHDOG)
+            self.shared.waiting.wake()
             for entry in self.entries.values():
                 entry.cluster.drop_ghosts()
+                entry.cluster.end_idle()
 
         self.tasks.spawn(watch_lag(self.metrics, beat, interval=min(0.5, interval or 0.5)), name="heartbeat")
 
@@ -290,8 +297,8 @@ class Daemon:
     async def stop(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109 - a budget, not a failure
         """Accept no more, wait up to `timeout` seconds (default: limits.drain_timeout) for clients, close everything."""
         self.is_draining = True
-        systemd.notify(systemd.STOPPING, systemd.status("draining"))
         budget = self.config.limits.drain_timeout if timeout is None else timeout
+        systemd.notify(systemd.STOPPING, systemd.status("draining"), systemd.extend(budget + CLOSING_S))
         log.info("stopping", connections=self.shared.admission.active, drain_timeout=budget)
         for entry in self.entries.values():
             entry.listener.close()

@@ -105,6 +105,8 @@ class ClusterConfig(Section):
     listen: Endpoint
     allow_remote: Switch = False
     api_servers: Annotated[tuple[Endpoint, ...], Field(min_length=1)]
+    max_connections: Count | None = None
+    idle_timeout: Duration | None = None
     tls: TlsConfig = TlsConfig()
     probe: ProbeConfig = ProbeConfig()
 

@@ -18,6 +18,8 @@ from proxy.config.yaml import Loc
 MIN_MEMORY = 16 << 20
 """Eight channels at OpenSSH's largest window (2 MiB); below that even small transfers would wait for each other."""
 MIN_INTERVAL = 0.01
+MIN_IDLE = 1.0
+"""The daemon looks at most every half a second."""
 MAX_DURATION = 86400.0
 
 
@@ -182,6 +184,8 @@ def _bounds(config: Config) -> Iterator[Finding]:
     for name, cluster in config.clusters.items():
         durations.append((("clusters", name, "probe", "interval"), cluster.probe.interval, MIN_INTERVAL))
         durations.append((("clusters", name, "probe", "timeout"), cluster.probe.timeout, MIN_INTERVAL))
+        if cluster.idle_timeout is not None:
+            durations.append((("clusters", name, "idle_timeout"), cluster.idle_timeout, MIN_IDLE))
     for loc, value, least in durations:
         if not least <= value <= MAX_DURATION:
             hint = f"from {format_duration(least)} to {format_duration(MAX_DURATION)}"

@@ -36,6 +36,7 @@ class End(StrEnum):
     CLUSTER_CLOSED = "cluster_closed"
     CLIENT_RESET = "client_reset"
     CLUSTER_RESET = "cluster_reset"
+    IDLE = "idle"
     SHUTDOWN = "shutdown"
 
 
@@ -187,7 +188,7 @@ class Relay(asyncio.BufferedProtocol):
     def channel_writable(self) -> None:
         """Read from the client again."""
         self.is_client_paused = False
-        if self._client_open and self._transport is not None and not self._transport.is_closing():
+        if self._client_open and self._transport is not None and not self._client_eof and not self._transport.is_closing():
             self._transport.resume_reading()
 
     def channel_lost(self, error: ProxyError | None) -> None:
@@ -206,6 +207,17 @@ class Relay(asyncio.BufferedProtocol):
         self._end_if_closed()
 
     # ------------------------------------------------------------------------------------------------ the end
+
+    def half_close(self, reason: str) -> None:
+        """End the client's direction in its place; what the cluster still has to say is delivered."""
+        if not self._client_open or self._client_eof or self._transport is None:
+            return
+        self.reason = self.reason or reason
+        self._transport.pause_reading()
+        self._client_eof = True
+        if self._channel_open:
+            self._channel.write_eof()
+        self._finish_if_done()
 
     def abort(self, reason: str) -> None:
         """End both legs at once."""

@@ -154,6 +154,16 @@ class Machine:
         assert not check or done.returncode == 0, f"{command}: {done.stdout}{done.stderr}\n{self.report()}"
         return done
 
+    def start(self, *command: str) -> subprocess.Popen[str]:
+        """`command` in the background, its input and output ours. It is ended with the machine, if not before."""
+        return subprocess.Popen(
+            ["nsenter", "-t", self._init, "-m", "-p", "-n", "--", *command],
+            env={"PATH": self._env["PATH"]},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
     def systemctl(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """`systemctl WORDS` inside."""
         return self.run("systemctl", *words, check=check)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -39,6 +40,50 @@ while True:
     peer.close()
 peer.sendall(b"pong")
 print(client.recv(4).decode())
+"""
+
+# As many clients as there is time for, one after the other, until the end of the input: how many were served, what went wrong.
+CLIENTS = """
+import json, socket, sys, threading
+server = socket.create_server(("127.0.0.1", 6443))
+def echo(peer):
+    with peer:
+        if peer.recv(4) == b"ping":
+            peer.sendall(b"pong")
+def serve():
+    while True:
+        threading.Thread(target=echo, args=[server.accept()[0]], daemon=True).start()
+threading.Thread(target=serve, daemon=True).start()
+over = threading.Event()
+threading.Thread(target=lambda: (sys.stdin.read(), over.set()), daemon=True).start()
+served, failed = 0, {}
+while not over.is_set():
+    try:
+        with socket.create_connection(("127.0.0.1", 16443), timeout=30) as client:
+            client.sendall(b"ping")
+            if client.recv(4) != b"pong":
+                raise EOFError
+        served += 1
+    except (OSError, EOFError) as exc:
+        failed[type(exc).__name__] = failed.get(type(exc).__name__, 0) + 1
+    if served == 1:
+        print("served", flush=True)
+        served += 1
+print(json.dumps([served, failed]))
+"""
+# A connection that stays until the other side ends it.
+HOLDER = """
+import socket
+server = socket.create_server(("127.0.0.1", 6443))
+client = socket.create_connection(("127.0.0.1", 16443))
+client.sendall(b"ping")
+while True:
+    peer, _ = server.accept()
+    if peer.recv(4) == b"ping":
+        break
+    peer.close()
+print("relayed", flush=True)
+client.recv(1)
 """
 
 
@@ -136,6 +181,56 @@ def test_a_bad_configuration_is_not_tried_again(machine: Machine) -> None:
     assert machine.show(*ended) == ended
     assert "clutsers" in machine.log.read_text()
     assert "Traceback" not in machine.log.read_text()
+
+
+def test_nobody_is_refused_while_it_restarts(machine: Machine) -> None:
+    configure(machine, limits={"drain_timeout": "1s"})
+    machine.drop_in("soon", "[Service]\nRestartSec=100ms\n")
+    machine.systemctl("daemon-reload")
+    machine.systemctl("start", "kubemux.service")
+    assert machine.show("NFileDescriptorStore") == {"NFileDescriptorStore": "3"}  # two clusters and admin.listen
+
+    def under_load(act: Callable[[], None]) -> dict[str, int]:
+        """What went wrong for clients meanwhile."""
+        clients = machine.start("python3", "-c", CLIENTS)
+        assert clients.stdout is not None
+        clients.stdout.readline()
+        act()
+        machine.until(ActiveState="active", NFileDescriptorStore="3")
+        served, failed = json.loads(clients.communicate("", timeout=60)[0])
+        assert served > 1
+        return cast("dict[str, int]", failed)
+
+    def restart() -> None:
+        for _ in range(3):
+            machine.systemctl("restart", "kubemux.service")
+
+    def crash() -> None:
+        machine.systemctl("kill", "--signal=KILL", "--kill-who=main", "kubemux.service")
+        machine.until(NRestarts="1")
+
+    assert under_load(restart) == {}
+    failed = under_load(crash)  # the one connection that is open then ends, and that is all
+    assert "ConnectionRefusedError" not in failed
+    assert sum(failed.values()) <= 1, failed
+
+    machine.systemctl("stop", "kubemux.service")
+    machine.until(ActiveState="inactive", NFileDescriptorStore="0")
+    assert not is_bound(machine, 16443)
+
+
+def test_a_long_drain_is_waited_for(machine: Machine) -> None:
+    """TimeoutStopSec= is not what limits.drain_timeout has to fit into."""
+    machine.drop_in("hurry", "[Service]\nTimeoutStopSec=1s\n")
+    configure(machine, limits={"drain_timeout": "3s"})
+    machine.systemctl("start", "kubemux.service")
+    client = machine.start("python3", "-c", HOLDER)
+    assert client.stdout is not None
+    assert client.stdout.readline() == "relayed\n"
+    machine.systemctl("stop", "kubemux.service")
+    ended = {"Result": "success", "ExecMainCode": "1", "ExecMainStatus": "0"}
+    assert machine.show(*ended) == ended
+    client.communicate("", timeout=20)
 
 
 def test_a_client_starts_it_through_the_socket(machine: Machine) -> None:

@@ -1,0 +1,61 @@
+"""Clients that wait for memory: when `limits.memory` is all given out, a new one is held rather than turned away.
+
+How many may wait is bounded by `max_connections`, which counts them, and how long by `limits.hold_timeout`; what they send
+meanwhile stays in the kernel. Nobody tells us of memory that is given back, since that is done for every packet: `wake` is
+called where a connection ends, and with the daemon's heartbeat for windows that shrink.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from contextlib import suppress
+
+import structlog
+
+from proxy.relay.budget import MemoryBudget
+
+log = structlog.get_logger("kubemux.connection")
+
+
+class WaitingForMemory:
+    """First come, first served."""
+
+    def __init__(self, budget: MemoryBudget) -> None:
+        self._budget = budget
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    async def wait(self, until: float) -> None:
+        """Return when there may be room again. Raises TimeoutError at loop time `until`."""
+        loop = asyncio.get_running_loop()
+        if until <= loop.time():
+            raise TimeoutError
+        if not self._waiting:
+            log.warning(
+                "clients wait for memory",
+                used=self._budget.used,
+                limit=self._budget.limit,
+                hint="raise limits.memory, or lower limits.max_connections",
+            )
+        turn: asyncio.Future[None] = loop.create_future()
+        self._waiting.append(turn)
+        try:
+            async with asyncio.timeout_at(until):
+                await turn
+        finally:
+            with suppress(ValueError):  # it was this one's turn
+                self._waiting.remove(turn)
+
+    def wake(self) -> None:
+        """Let as many go on as there is room for."""
+        if not self._waiting:
+            return
+        room = (self._budget.limit - self._budget.used) // self._budget.floor
+        while room > 0 and self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                room -= 1

@@ -1,0 +1,145 @@
+"""Restarts under a client loop, with a manager that keeps descriptors as systemd does: nobody is refused."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+
+from tests.integration.conftest import cluster, gateway
+from tests.integration.test_life import kubemux
+from tests.support.echo import Echo
+from tests.support.manager import Clients, Manager
+from tests.support.ports import free_port
+from tests.support.sshd import Sshd
+
+
+def configure(folder: Path, clusters: dict[str, object], *, admin: int, **sections: object) -> Path:
+    path = folder / "config.yaml"
+    content = {
+        "version": 1,
+        "admin": {"listen": f"127.0.0.1:{admin}", "socket": str(folder / "admin.sock")},
+        "limits": {"drain_timeout": "200ms", "hold_timeout": "20s"},
+        "clusters": clusters,
+        **sections,
+    }
+    path.write_text(json.dumps(content))
+    return path
+
+
+def names(*ports: int, host: str = "127.0.0.1") -> set[str]:
+    return {f"listen-{host}_{port}" for port in ports}
+
+
+def errors(manager: Manager) -> list[str]:
+    entries = [json.loads(line) for line in manager.log.read_text().splitlines()]
+    return [entry["event"] for entry in entries if entry["level"] == "error"]
+
+
+@pytest.mark.sshd
+async def test_clients_are_served_across_restarts(sshd: Sshd, tmp_path: Path) -> None:
+    """Those that come while nobody accepts wait in the backlog, and for the new process' first link."""
+
+    def run(echo: Echo) -> None:
+        through, straight, admin = free_port(), free_port(), free_port()
+        clusters: dict[str, object] = {
+            "through": cluster(through, echo.endpoint, probe={"interval": "10m"}),
+            "straight": cluster(straight, echo.endpoint, via="direct", probe={"interval": "10m"}),
+        }
+        config = configure(tmp_path, clusters, admin=admin, gateways={"edge": gateway(sshd)})
+        with Manager(tmp_path, "-m", "proxy", "run", "--config", str(config)) as manager:
+            manager.start()
+            assert set(manager.store) == names(through, straight, admin)
+            with Clients(("127.0.0.1", through)) as one, Clients(("127.0.0.1", straight)) as other:
+                for _ in range(3):
+                    one.wait_served(5)
+                    other.wait_served(5)
+                    manager.restart()
+                one.wait_served(5)
+                other.wait_served(5)
+            assert (one.failed, other.failed) == ({}, {})
+            assert set(manager.store) == names(through, straight, admin)
+        assert errors(manager) == []
+
+    async with Echo() as echo:
+        await asyncio.to_thread(run, echo)
+
+
+async def test_an_address_that_is_given_up_is_not_kept(tmp_path: Path) -> None:
+    """By a restart, a reload or a drain: it is refused from then on, and free for others."""
+
+    def run(echo: Echo) -> None:
+        ports = {name: free_port() for name in ("kept", "restarted", "reloaded", "drained")}
+        admin = free_port()
+        clusters: dict[str, object] = {name: cluster(port, echo.endpoint, via="direct") for name, port in ports.items()}
+        config = configure(tmp_path, clusters, admin=admin)
+        with Manager(tmp_path, "-m", "proxy", "run", "--config", str(config)) as manager:
+            manager.start()
+            assert set(manager.store) == names(*ports.values(), admin)
+
+            del clusters["restarted"]
+            configure(tmp_path, clusters, admin=admin)
+            manager.restart()
+            del clusters["reloaded"]
+            configure(tmp_path, clusters, admin=admin)
+            ready = manager.said.count("READY=1")
+            os.kill(manager.pid, signal.SIGHUP)
+            manager.wait("reloaded", lambda: manager.said.count("READY=1") > ready)
+            kubemux("drain", "drained", "--config", config)
+            for name in ("restarted", "reloaded", "drained"):
+                with pytest.raises(ConnectionRefusedError):
+                    socket.create_connection(("127.0.0.1", ports[name]))
+            assert set(manager.store) == names(ports["kept"], admin)
+        assert errors(manager) == []
+
+    async with Echo() as echo:
+        await asyncio.to_thread(run, echo)
+
+
+async def test_an_address_that_widens_is_bound_at_once(tmp_path: Path) -> None:
+    """127.0.0.1 and 0.0.0.0 exclude each other: what is kept must be let go before, by a reload and by a restart."""
+
+    def run(echo: Echo) -> None:
+        port, admin = free_port(), free_port()
+
+        def listen(host: str) -> Path:
+            section = cluster(port, echo.endpoint, via="direct", listen=f"{host}:{port}", allow_remote=True)
+            return configure(tmp_path, {"one": section}, admin=admin)
+
+        with Manager(tmp_path, "-m", "proxy", "run", "--config", str(listen("127.0.0.1"))) as manager:
+            manager.start()
+            listen("0.0.0.0")  # noqa: S104 - that is the point
+            kubemux("reload", "--config", tmp_path / "config.yaml")
+            assert set(manager.store) == names(port, host="0.0.0.0") | names(admin)  # noqa: S104
+            listen("127.0.0.1")
+            manager.restart()
+            assert set(manager.store) == names(port, admin)
+            with Clients(("127.0.0.1", port)) as clients:
+                clients.wait_served(1)
+        assert errors(manager) == []
+
+    async with Echo() as echo:
+        await asyncio.to_thread(run, echo)
+
+
+async def test_a_cluster_that_is_renamed_keeps_its_socket(tmp_path: Path) -> None:
+    def run(echo: Echo) -> None:
+        port, admin = free_port(), free_port()
+        section = cluster(port, echo.endpoint, via="direct")
+        config = configure(tmp_path, {"old": section}, admin=admin)
+        with Manager(tmp_path, "-m", "proxy", "run", "--config", str(config)) as manager:
+            manager.start()
+            with Clients(("127.0.0.1", port)) as clients:
+                clients.wait_served(5)
+                configure(tmp_path, {"new": section}, admin=admin)
+                kubemux("reload", "--config", config)
+                clients.wait_served(5)
+            assert clients.failed == {}
+
+    async with Echo() as echo:
+        await asyncio.to_thread(run, echo)

@@ -1,0 +1,180 @@
+"""A service manager of the tests' own: what systemd does for one service with a file descriptor store (systemd.service(5))."""
+
+from __future__ import annotations
+
+import array
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, Self
+
+ROOT: Final = Path(__file__).parents[2]
+PATIENCE: Final = 30.0
+
+# What happens between fork and exec: the descriptors from 3 on, and the child's own number in LISTEN_PID.
+EXEC: Final = """
+import fcntl, os, sys
+names, count = sys.argv[1], int(sys.argv[2])
+fds, command = sys.argv[3 : 3 + count], sys.argv[3 + count :]
+high = [fcntl.fcntl(int(fd), fcntl.F_DUPFD, 100) for fd in fds]
+for fd, copy in enumerate(high, 3):
+    os.dup2(copy, fd)
+os.closerange(3 + count, 256)
+if count:
+    os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(count), "LISTEN_FDNAMES": names}
+os.execv(sys.executable, [sys.executable, *command])
+"""
+
+
+class Manager:
+    """Keeps the descriptors that the service asks to be kept, and hands them to its next process.
+
+    Leaving the block stops the service, which must end with exit code 0, and closes what is kept.
+    """
+
+    def __init__(self, folder: Path, *command: str) -> None:
+        """`command` is what follows `python`."""
+        self.store: dict[str, int] = {}
+        self.said: list[str] = []
+        """The assignments of the service, oldest first."""
+        self.log = folder / "service.log"
+        self._command = command
+        self._path = folder / "manager.sock"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._news = threading.Condition()
+
+    def __enter__(self) -> Self:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(str(self._path))
+        self._reader = threading.Thread(target=self._read, name="service manager")
+        self._reader.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            if self._process is not None:
+                self.stop()
+        finally:
+            if self._process is not None:
+                self._process.kill()
+                self._process.wait()
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
+                end.sendto(b"", str(self._path))
+            self._reader.join()
+            self._socket.close()
+            for fd in self.store.values():
+                os.close(fd)
+
+    @property
+    def pid(self) -> int:
+        """The service's process."""
+        assert self._process, "the service does not run"
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start the service with what is kept, and wait for READY=1."""
+        count = self.said.count("READY=1")
+        names, fds = ":".join(self.store), list(self.store.values())
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", EXEC, names, str(len(fds)), *map(str, fds), *self._command],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=ROOT,
+                env=os.environ | {"NOTIFY_SOCKET": str(self._path)},
+                pass_fds=fds,
+            )
+        self.wait("READY=1", lambda: self.said.count("READY=1") > count)
+
+    def stop(self) -> None:
+        """SIGTERM, and wait for its end. What is kept is kept, as for a restart."""
+        assert self._process, "the service does not run"
+        self._process.send_signal(signal.SIGTERM)
+        code = self._process.wait(PATIENCE)
+        self._process = None
+        assert code == 0, f"exit code {code}:\n{self.log.read_text()}"
+
+    def restart(self) -> None:
+        """What `systemctl restart` does."""
+        self.stop()
+        self.start()
+
+    def wait(self, what: str, condition: Callable[[], bool]) -> None:
+        """Until `condition` holds after something that the service said. Raises AssertionError."""
+        with self._news:
+            held = self._news.wait_for(condition, PATIENCE)
+        assert held, f"not within {PATIENCE} s: {what}; it said {self.said}\n{self.log.read_text()}"
+
+    def _read(self) -> None:
+        room = socket.CMSG_SPACE(array.array("i", [0]).itemsize)
+        while True:
+            data, control, _, _ = self._socket.recvmsg(4096, room, socket.MSG_CMSG_CLOEXEC)
+            fds = array.array("i")
+            for _, _, rights in control:
+                fds.frombytes(rights)
+            if not data:
+                return
+            with self._news:
+                self._take(data.decode().split("\n"), fds)
+                self._news.notify_all()
+
+    def _take(self, said: list[str], fds: array.array[int]) -> None:
+        self.said += said
+        words = dict(assignment.split("=", 1) for assignment in said)
+        if "FDSTORE" in words:
+            fd = fds.pop()
+            if any(os.path.sameopenfile(fd, kept) for kept in self.store.values()):
+                os.close(fd)  # kept already
+            else:
+                assert words["FDNAME"] not in self.store, words
+                self.store[words["FDNAME"]] = fd
+        if "FDSTOREREMOVE" in words and words["FDNAME"] in self.store:
+            os.close(self.store.pop(words["FDNAME"]))
+        for fd in fds:  # BARRIER=1: all that was said before has been heard
+            os.close(fd)
+
+
+class Clients(threading.Thread):
+    """Connects again and again, sends a few bytes, wants them back. What went wrong is counted by its kind."""
+
+    def __init__(self, address: tuple[str, int]) -> None:
+        super().__init__(name=f"clients of {address}")
+        self.served = 0
+        self.failed: dict[str, int] = {}
+        self._address = address
+        self._end = threading.Event()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self.join()
+
+    def run(self) -> None:
+        """Until the end of the block."""
+        while not self._end.is_set():
+            try:
+                with socket.create_connection(self._address, timeout=PATIENCE) as client:
+                    client.sendall(b"ping")
+                    assert client.recv(4, socket.MSG_WAITALL) == b"ping", "cut short"
+                self.served += 1
+            except (OSError, AssertionError) as exc:
+                name = type(exc).__name__
+                self.failed[name] = self.failed.get(name, 0) + 1
+                time.sleep(0.01)
+
+    def wait_served(self, more: int) -> None:
+        """Until `more` of them have been served from now on. Raises AssertionError."""
+        goal, deadline = self.served + more, time.monotonic() + PATIENCE
+        while self.served < goal:
+            assert time.monotonic() < deadline, f"{self.served} served, {self.failed}"
+            time.sleep(0.005)
