@@ -1,4 +1,4 @@
-"""Files that change under a running daemon: keys, certificates, known_hosts, CAs, tokens, ssh_configs that the configuration names.
+"""Files that change under a running daemon: the keys, certificates, known_hosts, CAs, tokens and ssh_configs it was told to use.
 
 Their stamps are read every few seconds, in a thread. What has changed and then stayed as it is from one look to the next (a file
 that is being written has not) renews what is made with it: gateways replace their links, make before break, clusters are probed.

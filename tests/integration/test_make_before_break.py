@@ -1,4 +1,4 @@
-"""A download and a watch through the daemon while links are replaced and configurations taken: no byte is lost, no tick missed."""
+"""A download and a watch through the daemon while links are replaced and files taken: no byte is lost, no tick missed."""
 
 from __future__ import annotations
 
