@@ -1,13 +1,16 @@
 """File descriptors: as many as the system lets us have, and some kept back from clients.
 
 Out of descriptors, a daemon can neither dial a lost link, nor read a key, nor answer on its admin address: it would look
-broken for reasons that have nothing to do with what it says. So clients get fewer than there are.
+broken for reasons that have nothing to do with what it says. So clients get fewer than there are: `for_clients` is the number
+to go by, and `are_scarce` stops accepting where that was not enough (a client of a `direct` cluster takes two).
 """
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
+from contextlib import suppress
 from typing import Final
 
 RESERVED: Final = 100
@@ -25,3 +28,18 @@ def raise_limit() -> int:
 def for_clients(limit: int, listeners: int) -> int:
     """How many clients `limit` descriptors are enough for, at one each."""
     return max(1, limit - RESERVED - max(0, listeners - RESERVED // 2))
+
+
+def is_high(fd: int) -> bool:
+    """Whether `fd`, just opened, is one of those kept back: the kernel gives out the lowest that is free."""
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return soft != resource.RLIM_INFINITY and fd >= soft - min(RESERVED, soft // 2)
+
+
+def are_scarce(fd: int) -> bool:
+    """Whether the next descriptor would be one of those kept back. `fd` is any that is open."""
+    with suppress(OSError):
+        copy = os.dup(fd)
+        os.close(copy)
+        return is_high(copy)
+    return True

@@ -14,6 +14,7 @@ from typing import Final
 
 import structlog
 
+from proxy import descriptors
 from proxy.config.values import Endpoint
 from proxy.listeners.binding import bind
 
@@ -80,25 +81,35 @@ class Listener:
             except OSError as exc:
                 if exc.errno not in _FULL:
                     raise
-                self._pause(exc)
+                self._pause(exc.strerror or str(exc))
                 return
             sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            is_last = descriptors.is_high(sock.fileno())
             self.on_client(sock, Endpoint(address[0], address[1]))
+            if is_last:
+                self._pause("Few file descriptors left")
+                return
 
-    def _pause(self, exc: OSError) -> None:
+    def _pause(self, why: str) -> None:
         """Out of descriptors or memory: accept() would fail again at once and spin. New clients wait in the backlog."""
+        if self._socket is None:
+            return
         log.warning(
             "accepting paused",
             listen=str(self.address),
-            message=exc.strerror,
+            message=why,
             hint="raise LimitNOFILE= of the unit, or lower limits.max_connections",
         )
-        if self._socket is not None:
-            self._loop.remove_reader(self._socket)
+        self._loop.remove_reader(self._socket)
         self._resume = self._loop.call_later(FULL_PAUSE_S, self._accept_again)
 
     def _accept_again(self) -> None:
         self._resume = None
-        if self._socket is not None:
-            self._loop.add_reader(self._socket, self._accept)
+        if self._socket is None:
+            return
+        if descriptors.are_scarce(self._socket.fileno()):
+            self._resume = self._loop.call_later(FULL_PAUSE_S, self._accept_again)
+            return
+        log.info("accepting again", listen=str(self.address))
+        self._loop.add_reader(self._socket, self._accept)

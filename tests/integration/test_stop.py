@@ -1,0 +1,124 @@
+"""SIGTERM, clause by clause: not ready, no new clients, time for those there are, half-close, reset; a second is immediate."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests.integration.conftest import cluster
+from tests.support.daemon import Daemon
+from tests.support.echo import Echo
+from tests.support.ports import free_port
+from tests.support.serving import Server
+
+
+class Listening(Server):
+    """Says nothing, and ends its side when the client has ended its own."""
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.write(b"bye")
+        writer.write_eof()
+
+
+def daemon_for(folder: Path, server: Server, *, drain: str) -> tuple[Daemon, tuple[str, int]]:
+    port = free_port()
+    clusters = {"one": cluster(port, server.endpoint, via="direct", probe={"interval": "10m"})}
+    sections = {"limits": {"drain_timeout": drain}}
+    return Daemon(folder, gateways={}, clusters=clusters, sections=sections), ("127.0.0.1", port)
+
+
+def exit_code(daemon: Daemon, *, seconds: float = 20.0) -> int:
+    assert daemon._process
+    return daemon._process.wait(seconds)
+
+
+def relayed(daemon: Daemon, mapped: tuple[str, int]) -> socket.socket:
+    client = socket.create_connection(mapped, timeout=20)
+    client.sendall(b"ping")
+    daemon.wait_for("the client is relayed", lambda: daemon.metric("kubemux_bytes_total", direction="to_cluster") >= 4)
+    return client
+
+
+async def test_a_drain_lets_clients_finish(tmp_path: Path) -> None:
+    def run(echo: Echo) -> None:
+        daemon, mapped = daemon_for(tmp_path, echo, drain="20s")
+        with daemon:
+            with relayed(daemon, mapped) as client:
+                assert client.recv(4, socket.MSG_WAITALL) == b"ping"
+                daemon.signal(signal.SIGTERM)
+                daemon.wait_notified("STOPPING=1")
+                assert "EXTEND_TIMEOUT_USEC=35000000" in daemon.notified, "drain_timeout, and time to close"
+                assert daemon.get("/readyz")[0] == 503
+                assert daemon.get("/healthz")[0] == 200
+                with pytest.raises(ConnectionRefusedError):
+                    socket.create_connection(mapped)
+                client.sendall(b"more")
+                assert client.recv(4, socket.MSG_WAITALL) == b"more"
+            assert exit_code(daemon) == 0
+            daemon.assert_log_clean()
+            daemon.kill()
+        assert [entry["reason"] for entry in daemon.events("connection closed")] == ["client_closed"]
+
+    async with Echo() as echo:
+        await asyncio.to_thread(run, echo)
+
+
+async def test_what_is_left_is_half_closed_before_it_is_reset(tmp_path: Path) -> None:
+    """A server that heeds the end of the client's direction ends its own: what it still says arrives, and no reset."""
+
+    def run(server: Listening) -> None:
+        daemon, mapped = daemon_for(tmp_path, server, drain="100ms")
+        with daemon, relayed(daemon, mapped) as client:
+            daemon.signal(signal.SIGTERM)
+            assert client.makefile("rb").read() == b"bye"
+            assert exit_code(daemon) == 0
+            daemon.kill()
+        assert [entry["reason"] for entry in daemon.events("connection closed")] == ["shutdown"]
+
+    async with Listening() as server:
+        await asyncio.to_thread(run, server)
+
+
+async def test_a_second_signal_is_immediate(tmp_path: Path) -> None:
+    def run(echo: Echo) -> None:
+        daemon, mapped = daemon_for(tmp_path, echo, drain="10m")
+        with daemon, relayed(daemon, mapped) as client:
+            assert client.recv(4, socket.MSG_WAITALL) == b"ping"
+            daemon.signal(signal.SIGTERM)
+            daemon.wait_notified("STOPPING=1")
+            daemon.signal(signal.SIGINT)
+            assert exit_code(daemon) == 0
+            with pytest.raises(ConnectionResetError):
+                client.recv(1)
+            daemon.kill()
+        assert daemon.events("stopping at once")
+
+    async with Echo() as echo:
+        await asyncio.to_thread(run, echo)
+
+
+async def test_signals_without_end_do_not_spoil_a_stop(tmp_path: Path) -> None:
+    """Wherever they meet it, from the first moment of a stop to the last of the process: it ends with 0, not by the signal."""
+
+    def run(echo: Echo) -> None:
+        for number in range(3):
+            daemon, mapped = daemon_for(tmp_path / str(number), echo, drain="0s")
+            with daemon, relayed(daemon, mapped):
+                assert daemon._process
+                while daemon._process.poll() is None:
+                    daemon.signal(signal.SIGTERM)
+                    daemon.signal(signal.SIGHUP)
+                    with suppress(subprocess.TimeoutExpired):
+                        daemon._process.wait(0.001)
+                assert daemon._process.returncode == 0
+                daemon.kill()
+
+    async with Echo() as echo:
+        await asyncio.to_thread(run, echo)
