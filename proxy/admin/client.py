@@ -11,11 +11,11 @@ from typing import Final
 from urllib.parse import urlencode
 
 import h11
-from pydantic import ValidationError
 
 from proxy.admin.http import ask
 from proxy.config import loader, yaml
 from proxy.config.model import AdminConfig
+from proxy.config.typed import Mistakes
 from proxy.config.values import Endpoint
 from proxy.errors import AdminError, ConfigError, Problem
 
@@ -28,7 +28,7 @@ def admin_section(path: Path) -> AdminConfig:
     root = yaml.read(path).root
     try:
         return AdminConfig.model_validate(root.get("admin", {}) if isinstance(root, dict) else root)
-    except ValidationError:
+    except Mistakes:
         return loader.load(path).admin  # which says all that is wrong
 
 

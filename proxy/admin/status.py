@@ -20,23 +20,30 @@ Times are seconds, sizes bytes, `certificate_expiry` Unix time; null is "not kno
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from enum import StrEnum
 from typing import Final
 
-from pydantic import TypeAdapter, ValidationError
-
+from proxy.config.typed import Mistakes, read
 from proxy.errors import ListenError
 from proxy.snapshots import ClusterSnapshot, ClusterState, DaemonSnapshot, GatewaySnapshot
 
 SCHEMA_VERSION: Final = 1
 
-_SNAPSHOT: Final = TypeAdapter(DaemonSnapshot)
-
 
 def to_document(snapshot: DaemonSnapshot) -> dict[str, object]:
     """The document of `/status`, ready for `json.dumps`."""
-    daemon: dict[str, object] = _SNAPSHOT.dump_python(snapshot, mode="json")
+    daemon = {item.name: _plain(getattr(snapshot, item.name)) for item in fields(snapshot)}
     gateways, clusters = daemon.pop("gateways"), daemon.pop("clusters")
     return {"version": SCHEMA_VERSION, "daemon": daemon, "gateways": gateways, "clusters": clusters}
+
+
+def _plain(value: object) -> object:
+    if is_dataclass(value) and not isinstance(value, type):
+        return {item.name: _plain(getattr(value, item.name)) for item in fields(value)}
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return value.value if isinstance(value, StrEnum) else value
 
 
 def from_document(document: object) -> DaemonSnapshot:
@@ -44,10 +51,9 @@ def from_document(document: object) -> DaemonSnapshot:
     match document:
         case {"version": 1, "daemon": dict() as daemon, "gateways": gateways, "clusters": clusters}:
             try:
-                return _SNAPSHOT.validate_python({**daemon, "gateways": gateways, "clusters": clusters})
-            except ValidationError as exc:
-                first = exc.errors(include_input=False)[0]
-                raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from exc
+                return read(DaemonSnapshot, {**daemon, "gateways": gateways, "clusters": clusters})
+            except Mistakes as exc:
+                raise ValueError(str(exc.found[0])) from exc
     raise ValueError(f"not a status document of version {SCHEMA_VERSION}")
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from typing import Final
 
@@ -40,6 +42,19 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
+@contextmanager
+def _without(library: str) -> Iterator[None]:
+    """Import as if `library` were not installed, unless it was imported already."""
+    if library in sys.modules:
+        yield
+        return
+    sys.modules[library] = None  # type: ignore[assignment]  # what the import system takes for "there is none"
+    try:
+        yield
+    finally:
+        del sys.modules[library]
+
+
 class _Commands(click.Group):
     """The commands of the table, imported when used; every failure ends in an exit code and a line, never a traceback."""
 
@@ -49,7 +64,9 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
         if cmd_name not in _COMMANDS:
             return None
-        command = getattr(import_module(f"proxy.cli.{_COMMANDS[cmd_name][0]}"), cmd_name)
+        # structlog.dev imports rich if it is there: 4 MB of the daemon's memory for tables it never draws.
+        with _without("rich") if cmd_name == "run" else nullcontext():
+            command = getattr(import_module(f"proxy.cli.{_COMMANDS[cmd_name][0]}"), cmd_name)
         if not isinstance(command, click.Command):
             raise TypeError(f"proxy.cli.{_COMMANDS[cmd_name][0]}.{cmd_name} is not a click command")
         return command

@@ -1,6 +1,6 @@
 """A file becomes a `Config`, or a ConfigError that holds everything wrong with it.
 
-Four passes, each over what the one before left usable: the YAML, the types (pydantic), the rules across sections, the
+Four passes, each over what the one before left usable: the YAML, the types, the rules across sections, the
 files referred to. What a pass refuses is replaced by a harmless stand-in, so that the next still sees the rest; findings
 about the stand-ins themselves are dropped.
 """
@@ -10,13 +10,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
-
 from proxy.config import credentials, rules, yaml
 from proxy.config.credentials import Scrutiny
 from proxy.config.model import DIRECT, ClusterConfig, Config, GatewayConfig
 from proxy.config.rules import Finding, suggest
+from proxy.config.typed import KEY, Mistake, Mistakes, Section, hints
 from proxy.config.values import Endpoint, shown
 from proxy.config.yaml import Document, Loc
 from proxy.errors import ConfigError, Problem
@@ -49,7 +47,7 @@ _EXAMPLES: Final = {
     "[key]": "prod-eu",
 }
 
-_DEFAULTS: Final[dict[str, tuple[str, type[BaseModel]]]] = {
+_DEFAULTS: Final[dict[str, tuple[str, type[Section]]]] = {
     "gateway": ("gateways", GatewayConfig),
     "cluster": ("clusters", ClusterConfig),
 }
@@ -118,12 +116,11 @@ def _merge_defaults(raw: Raw, findings: list[Finding], broken: set[Loc]) -> None
         if not isinstance(shared, dict):
             findings.append(Finding(("defaults", key), f"expected a mapping, got {shown(shared)}", "indent its keys below it"))
         elif isinstance(entries, dict):
-            stand_ins = {name: value for name, value in _STAND_INS.items() if name in model.model_fields}
+            stand_ins = {name: value for name, value in _STAND_INS.items() if name in hints(model)}
             for error in _errors(model, stand_ins | shared):
-                loc = error["loc"]
-                findings.append(_explain(error, ("defaults", key, *loc), model))
-                broken.update((section, name, *loc) for name in entries)
-                _repair(shared, loc, error["type"], stand_in=False)
+                findings.append(_explain(error, ("defaults", key, *error.loc), model))
+                broken.update((section, name, *error.loc) for name in entries)
+                _repair(shared, error, stand_in=False)
             raw[section] = {name: _merged(shared, own) if isinstance(own, dict) else own for name, own in entries.items()}
 
 
@@ -138,37 +135,36 @@ def _merged(shared: Raw, own: Raw) -> Raw:
 
 def _validated(raw: Raw, findings: list[Finding], broken: set[Loc]) -> Config | None:
     errors = _errors(Config, raw)
-    for error in sorted(errors, key=lambda error: "[key]" not in error["loc"]):  # what has no name needs no further words
-        loc = tuple(key for key in error["loc"] if key != "[key]")
+    for error in sorted(errors, key=lambda error: KEY not in error.loc):  # what has no name needs no further words
+        loc = tuple(key for key in error.loc if key != KEY)
         if broken.isdisjoint(_prefixes(loc)):
             findings.append(_explain(error, loc, Config))
             broken.add(loc)
     for _ in range(3):  # a section that is gone altogether needs its own keys stood in for, in the next round
         for error in errors:
-            _repair(raw, error["loc"], error["type"], stand_in=True)
+            _repair(raw, error, stand_in=True)
         errors = _errors(Config, raw)
     return None if errors else Config.model_validate(raw)
 
 
-def _errors(model: type[BaseModel], raw: Raw) -> list[ErrorDetails]:
+def _errors(model: type[Section], raw: Raw) -> list[Mistake]:
     try:
         model.model_validate(raw)
-    except ValidationError as exc:
-        # A list of which every item was refused counts as too short, too.
-        return [e for e in exc.errors(include_url=False) if not (e["type"] == "too_short" and e["input"])]
+    except Mistakes as exc:
+        return exc.found
     return []
 
 
-def _repair(raw: Raw, loc: Loc, kind: str, *, stand_in: bool) -> None:
-    """Take what is wrong at `loc` out of `raw`: the whole list if it is an item of one."""
-    keys = [key for key in loc if isinstance(key, str) and key != "[key]"]
+def _repair(raw: Raw, error: Mistake, *, stand_in: bool) -> None:
+    """Take what is wrong out of `raw`: the whole list if it is an item of one."""
+    keys = [key for key in error.loc if isinstance(key, str) and key != KEY]
     parent = raw
     for key in keys[:-1]:
         child = parent.get(key)
         if not isinstance(child, dict):
             return
         parent = child
-    stand_in = stand_in and kind != "extra_forbidden" and "[key]" not in loc
+    stand_in = stand_in and error.kind != "unknown" and KEY not in error.loc
     if stand_in and len(keys) == 2 and keys[0] in {"gateways", "clusters"}:
         parent[keys[1]] = {}
     elif stand_in and keys[-1] in _STAND_INS:
@@ -177,54 +173,52 @@ def _repair(raw: Raw, loc: Loc, kind: str, *, stand_in: bool) -> None:
         parent.pop(keys[-1], None)
 
 
-def _explain(error: ErrorDetails, loc: Loc, model: type[BaseModel]) -> Finding:
-    """One of pydantic's errors as a sentence and a remedy, at `loc`."""
-    where, context, got = error["loc"], error.get("ctx", {}), shown(error["input"])
-    last = next((key for key in reversed(where) if isinstance(key, str)), "")
+def _explain(error: Mistake, loc: Loc, model: type[Section]) -> Finding:
+    """A mistake as a sentence and a remedy, at `loc`."""
+    got, detail = shown(error.got), error.detail
+    last = next((key for key in reversed(error.loc) if isinstance(key, str)), "")
     example = f"for example {_EXAMPLES.get(last, f'{last}: /etc/kubemux/{last}')}"
-    match error["type"]:
+    match error.kind:
         case "missing":
             return Finding(loc, "is missing", example.replace("for example", "add"))
-        case "extra_forbidden":
-            return Finding(loc, "unknown key", suggest(last, _keys(model, where[:-1])))
-        case "value_error":
-            return Finding(loc, str(context["error"]), example)
-        case "literal_error" if last == "version":
-            return Finding(loc, f"expected {context['expected']}, got {got}", "this kubemux reads version 1")
-        case "literal_error":
-            return Finding(loc, f"expected {context['expected']}, got {got}", "choose one of these")
-        case "string_type":
+        case "unknown":
+            return Finding(loc, "unknown key", suggest(last, _keys(model, error.loc[:-1])))
+        case "value":
+            return Finding(loc, detail, example)
+        case "choice" if last == "version":
+            return Finding(loc, f"expected {detail}, got {got}", "this kubemux reads version 1")
+        case "choice":
+            return Finding(loc, f"expected {detail}, got {got}", "choose one of these")
+        case "text":
             return Finding(loc, f"expected text, got {got}", "put it in quotes")
-        case "bool_type":
+        case "switch":
             return Finding(loc, f"expected true or false, got {got}", "write true or false, without quotes")
-        case "int_type":
+        case "whole" | "number":
             return Finding(loc, f"expected a whole number, got {got}", "write digits, without quotes")
-        case "tuple_type":
+        case "list":
             return Finding(loc, f"expected a list, got {got}", f"put it in brackets: {last}: [...]")
-        case "too_short":
+        case "empty":
             return Finding(loc, "the list is empty", example)
-        case "greater_than_equal":
-            return Finding(loc, f"{got} is too small", f"at least {context['ge']}")
-        case "less_than_equal":
-            return Finding(loc, f"{got} is too large", f"at most {context['le']}")
-        case "model_type" | "dict_type":
+        case "small":
+            return Finding(loc, f"{got} is too small", f"at least {detail}")
+        case "large":
+            return Finding(loc, f"{got} is too large", f"at most {detail}")
+        case "mapping":
             return Finding(loc, f"expected a mapping, got {got}", "indent its keys below it, one per line")
-        case _:
-            return Finding(loc, error["msg"], "see config/example.yaml")
 
 
-def _keys(model: type[BaseModel], loc: Loc) -> list[str]:
+def _keys(model: type[Section], loc: Loc) -> list[str]:
     """The keys that the mapping at `loc` below `model` may have."""
     steps = iter(loc)
     for step in steps:
-        annotation = model.model_fields[str(step)].annotation
+        annotation = hints(model)[str(step)]
         if get_origin(annotation) is dict:
             next(steps)  # the entry's name
             annotation = get_args(annotation)[1]
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        if not (isinstance(annotation, type) and issubclass(annotation, Section)):
             return []
         model = annotation
-    return [*model.model_fields, *(["defaults"] if model is Config else [])]
+    return [*hints(model), *(["defaults"] if model is Config else [])]
 
 
 def _prefixes(loc: Loc) -> set[Loc]:

@@ -7,32 +7,25 @@ Equality is by value: reload keeps what compares equal.
 
 from __future__ import annotations
 
+from dataclasses import field
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
-
-from proxy.config.values import Duration, Endpoint, FilePath, Name, Size, UrlPath, Word
+from proxy.config.typed import NotEmpty, Section, Within
+from proxy.config.values import Address, Duration, Endpoint, FilePath, Name, Size, UrlPath, Word
 
 DIRECT = "direct"
 """The gateway name that means: no SSH, connect from here."""
 
-Port = Annotated[int, Field(ge=1, le=65535, strict=True)]
-Count = Annotated[int, Field(ge=1, strict=True)]
-Switch = Annotated[bool, Field(strict=True)]
-
-
-class Section(BaseModel):
-    """One mapping of the file: frozen, and an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+Port = Annotated[int, Within(1, 65535)]
+Count = Annotated[int, Within(1)]
 
 
 class AdminConfig(Section):
     """`admin:`, where the daemon can be asked (TCP, read only) and told (unix socket)."""
 
-    listen: Endpoint = Endpoint("127.0.0.1", 9464)
+    listen: Address = Endpoint("127.0.0.1", 9464)
     socket: FilePath | None = None
-    allow_remote: Switch = False
+    allow_remote: bool = False
 
 
 class LogConfig(Section):
@@ -67,10 +60,10 @@ class GatewayConfig(Section):
     identity_files: tuple[FilePath, ...] = ()
     certificate_files: tuple[FilePath, ...] = ()
     passphrase_file: FilePath | None = None
-    agent: Switch = False
+    agent: bool = False
     known_hosts: tuple[FilePath, ...] = ()
     jump: tuple[Name, ...] = ()
-    connections: Annotated[int, Field(ge=1, le=16, strict=True)] = 2
+    connections: Annotated[int, Within(1, 16)] = 2
     connect_timeout: Duration = 10.0
     keepalive: KeepaliveConfig = KeepaliveConfig()
     max_link_age: Duration | None = None
@@ -102,9 +95,9 @@ class ClusterConfig(Section):
     """One Kubernetes API server, or several of one cluster."""
 
     gateway: Name
-    listen: Endpoint
-    allow_remote: Switch = False
-    api_servers: Annotated[tuple[Endpoint, ...], Field(min_length=1)]
+    listen: Address
+    allow_remote: bool = False
+    api_servers: Annotated[tuple[Address, ...], NotEmpty()]
     max_connections: Count | None = None
     idle_timeout: Duration | None = None
     tls: TlsConfig = TlsConfig()
@@ -118,5 +111,5 @@ class Config(Section):
     admin: AdminConfig = AdminConfig()
     log: LogConfig = LogConfig()
     limits: LimitsConfig = LimitsConfig()
-    gateways: dict[Name, GatewayConfig] = {}
-    clusters: dict[Name, ClusterConfig] = {}
+    gateways: dict[Name, GatewayConfig] = field(default_factory=dict)
+    clusters: dict[Name, ClusterConfig] = field(default_factory=dict)

@@ -12,8 +12,7 @@ import re
 from pathlib import Path
 from typing import Annotated, NamedTuple, Self
 
-from pydantic import AfterValidator, BeforeValidator, GetCoreSchemaHandler, PlainSerializer
-from pydantic_core import CoreSchema, core_schema
+from proxy.config.typed import Checked, Parsed
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)", re.ASCII)
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -70,21 +69,12 @@ class Endpoint(NamedTuple):
             raise ValueError(f"{shown(host)} is neither a host name nor an IP address")
         return cls(host, int(port))
 
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Validated from a string, dumped as one."""
-        return core_schema.no_info_before_validator_function(
-            _endpoint,
-            core_schema.is_instance_schema(cls),
-            serialization=core_schema.to_string_ser_schema(),
-        )
-
 
 def _endpoint(value: object) -> Endpoint:
     if isinstance(value, Endpoint):
         return value
     if not isinstance(value, str):
-        raise ValueError(f"expected HOST:PORT in quotes, got {shown(value)}")  # noqa: TRY004 - pydantic reports ValueError
+        raise ValueError(f"expected HOST:PORT in quotes, got {shown(value)}")  # noqa: TRY004 - a mistake in a file is a ValueError
     return Endpoint.parse(value)
 
 
@@ -162,20 +152,23 @@ def _url_path(value: str) -> str:
     return value
 
 
-Name = Annotated[str, AfterValidator(_printable)]
+Address = Annotated[Endpoint, Parsed(_endpoint)]
+"""Where something listens."""
+
+Name = Annotated[str, Checked(_printable)]
 """Any printable text: kubeconfig contexts are named like ARNs and `kubernetes-admin@kubernetes`."""
 
-Word = Annotated[str, AfterValidator(_word)]
+Word = Annotated[str, Checked(_word)]
 """A host, alias or user."""
 
-UrlPath = Annotated[str, AfterValidator(_url_path)]
+UrlPath = Annotated[str, Checked(_url_path)]
 """The path of an HTTP request, with its query if any."""
 
-Duration = Annotated[float, BeforeValidator(parse_duration), PlainSerializer(format_duration, when_used="json")]
+Duration = Annotated[float, Parsed(parse_duration)]
 """Seconds."""
 
-Size = Annotated[int, BeforeValidator(parse_size), PlainSerializer("{}B".format, when_used="json")]
+Size = Annotated[int, Parsed(parse_size)]
 """Bytes."""
 
-FilePath = Annotated[Path, BeforeValidator(expand_path)]
+FilePath = Annotated[Path, Parsed(expand_path)]
 """Absolute."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,7 @@ def with_gateways(**changes: GatewayConfig) -> Config:
 
 
 def test_equal_configurations_need_nothing() -> None:
-    result = plan(OLD, OLD.model_copy(deep=True))
+    result = plan(OLD, deepcopy(OLD))
     assert result.is_empty
     assert result.gateways == Change(kept=("hq", "edge", "far", "us"))
     assert result.clusters == Change(kept=("prod", "lab"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -20,7 +21,9 @@ def cluster(listen: str, *, gateway: str = "direct", allow_remote: bool = True) 
 
 
 def gateways(**jumps: tuple[str, ...]) -> dict[str, GatewayConfig]:
-    return {name: GatewayConfig(host=name, agent=True, known_hosts=("/dev/null",), jump=jump) for name, jump in jumps.items()}
+    return {
+        name: GatewayConfig(host=name, agent=True, known_hosts=(Path("/dev/null"),), jump=jump) for name, jump in jumps.items()
+    }
 
 
 def findings(config: Config) -> list[tuple[str, str]]:

@@ -1,0 +1,33 @@
+"""A configuration as its file might have it, to be read again."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import cast
+
+from proxy.config.typed import Section
+from proxy.config.values import Endpoint, format_duration
+
+
+def plain(section: Section) -> dict[str, object]:
+    """What YAML can say, without what is unset."""
+    values = {item.name: getattr(section, item.name) for item in fields(cast("type", section))}
+    return {name: _value(name, value) for name, value in values.items() if value is not None}
+
+
+def _value(name: str, value: object) -> object:
+    match value:
+        case Section():
+            return plain(value)
+        case dict():
+            return {key: _value("", item) for key, item in value.items()}
+        case Endpoint() | Path():
+            return str(value)
+        case tuple():
+            return [_value("", item) for item in value]
+        case float():
+            return format_duration(value)
+        case int() if name == "memory":
+            return f"{value}B"
+    return value
