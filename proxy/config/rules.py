@@ -181,6 +181,9 @@ def _bounds(config: Config) -> Iterator[Finding]:
     for name, gateway in config.gateways.items():
         durations.append((("gateways", name, "connect_timeout"), gateway.connect_timeout, MIN_INTERVAL))
         durations.append((("gateways", name, "keepalive", "interval"), gateway.keepalive.interval, MIN_INTERVAL))
+        durations.append((("gateways", name, "retire_timeout"), gateway.retire_timeout, 0))
+        if gateway.max_link_age is not None:
+            durations.append((("gateways", name, "max_link_age"), gateway.max_link_age, MIN_INTERVAL))
     for name, cluster in config.clusters.items():
         durations.append((("clusters", name, "probe", "interval"), cluster.probe.interval, MIN_INTERVAL))
         durations.append((("clusters", name, "probe", "timeout"), cluster.probe.timeout, MIN_INTERVAL))

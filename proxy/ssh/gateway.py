@@ -18,23 +18,20 @@ from functools import partial
 from itertools import count
 from typing import Final
 
-import structlog
-
 from proxy.config.model import GatewayConfig
 from proxy.config.values import Endpoint
 from proxy.errors import HostKeyRevoked, LinkDown, LinkError, LinkReplaced, RetryClass
 from proxy.metrics import Metrics
 from proxy.relay.budget import MemoryBudget
-from proxy.snapshots import GatewaySnapshot, GatewayState
+from proxy.snapshots import GatewaySnapshot
 from proxy.ssh.channel import SshChannel
 from proxy.ssh.dial import dial
 from proxy.ssh.governor import HANDSHAKES_IN_FLIGHT, Backoff
 from proxy.ssh.link import Link
 from proxy.ssh.links import Links
 from proxy.ssh.native.channel import NativeChannel
+from proxy.ssh.report import Report
 from proxy.tasks import Tasks
-
-log = structlog.get_logger("kubemux.gateway")
 
 REPLACED: Final = LinkReplaced.reason
 """The reason under which a link counts that was replaced before it ended."""
@@ -65,7 +62,7 @@ class Gateway:
         self.config = config
         self._gateways = gateways
         self._budget = budget
-        self._metrics = metrics
+        self._report = Report(name, metrics)
         self._handshakes = handshakes
         self._on_change = on_change
         self._supervisor = Tasks(f"gateway {name}")
@@ -77,25 +74,17 @@ class Gateway:
         self._hurry = asyncio.Event()
         self._backoff = Backoff()
         self._numbers = count(1)
-        self._reconnects = 0
         self._lost_reasons: list[str] = []
         self._retry_at: float | None = None
         self._failure: LinkError | None = None
-        self._state = GatewayState.CONNECTING
         self._is_closing = False
 
     def __repr__(self) -> str:
-        return f"<Gateway {self.name} {self._state} links={self._links}>"
+        return f"<Gateway {self.name} {self._report.state} links={self._links}>"
 
     def start(self) -> None:
         """Begin to dial."""
-        metrics, name = self._metrics, self.name
-        metrics.gateway_connected.labels(name).set(0)
-        metrics.gateway_links.labels(name).set(0)
-        metrics.gateway_links_retiring.labels(name).set(0)
-        metrics.gateway_backoff.labels(name).set(0)
-        metrics.link_data_plane.labels(name, "asyncssh").set(0)
-        metrics.link_data_plane.labels(name, "native").set(0)
+        self._report.start()
         self._wanted.set()
         self._supervisor.spawn(self._supervise(), name="supervise")
 
@@ -132,11 +121,11 @@ class Gateway:
         failure = self._failure
         return GatewaySnapshot(
             name=self.name,
-            state=self._state,
+            state=self._report.state,
             links=tuple(link.snapshot() for link in self._links),
             retiring=tuple(link.snapshot() for link in self._links.retiring),
             wanted=self.config.connections,
-            reconnects=self._reconnects,
+            reconnects=self._report.reconnects,
             retry_in=max(0.0, self._retry_at - now) if self._retry_at is not None else None,
             reason=failure.reason if failure else "",
             message=str(failure) if failure else "",
@@ -169,8 +158,7 @@ class Gateway:
     def renew(self, why: str) -> None:
         """Replace every link, make before break, and skip the wait if there is one. Returns at once; `why` is for the log."""
         self._links.renew()
-        if self._links:
-            log.info("replacing links", gateway=self.name, why=why, links=len(self._links))
+        self._report.replacing(why, links=len(self._links))
         if self._retry_at is not None:
             self._hurry.set()
         self._changed()
@@ -216,7 +204,7 @@ class Gateway:
                 link.lost(exc)
 
         dialled = await dial(self.config, self._gateways, self._handshakes.__getitem__, on_lost)
-        self._metrics.gateway_handshake.labels(self.name).observe(dialled.handshake)
+        self._report.handshake(dialled.handshake)
         link = Link(
             dialled.conns,
             server=dialled.server,
@@ -228,29 +216,18 @@ class Gateway:
         return link
 
     def _dial_failed(self, exc: LinkError) -> None:
-        self._metrics.gateway_connects.labels(self.name, exc.reason).inc()
         if HostKeyRevoked in {type(exc), type(exc.__cause__)}:  # whoever marked the key meant the links, too, that trusted it
             for link in (*self._links.stale, *self._links.retiring):
                 self._tasks.spawn(link.close(exc), name=f"close {link.name}")
-        first_time = self._failure is None or (self._failure.reason, str(self._failure)) != (exc.reason, str(exc))
-        self._failure = exc
         delay = self._backoff.failed(exc.retry)
+        self._report.dial_failed(exc, self._failure, delay=delay, kept=len(self._links))
+        self._failure = exc
         self._set_retry(delay)
-        say = log.warning if first_time else log.debug
-        say(
-            "gateway dial failed",
-            gateway=self.name,
-            reason=exc.reason,
-            message=str(exc),
-            hint=exc.hint,
-            retry_in=round(delay, 1),
-            **({"links_kept": len(self._links)} if self._links else {}),
-        )
         self._changed()
 
     def _set_retry(self, delay: float | None) -> None:
         self._retry_at = None if delay is None else asyncio.get_running_loop().time() + delay
-        self._metrics.gateway_backoff.labels(self.name).set(delay or 0.0)
+        self._report.backoff(delay or 0.0)
 
     async def _wait_for_retry(self) -> None:
         with suppress(TimeoutError):
@@ -260,24 +237,20 @@ class Gateway:
         self._set_retry(None)
 
     def _link_up(self, link: Link, generation: int) -> None:
-        self._metrics.gateway_connects.labels(self.name, "ok").inc()
         self._failure = None
         self._links.add(link, generation)
         replaced = self._retire_surplus()
-        if self._lost_reasons or replaced:
-            self._reconnects += 1
-            reason = self._lost_reasons.pop(0) if self._lost_reasons else REPLACED
-            self._metrics.gateway_reconnects.labels(self.name, reason).inc()
+        instead_of = self._lost_reasons.pop(0) if self._lost_reasons else REPLACED if replaced else None
         link.start(self.config.keepalive.interval, partial(self._answered, link), partial(self._missed, link))
         self._tasks.spawn(self._watch(link), name=f"watch {link.name}")
-        log.info("link up", gateway=self.name, link=link.name, server=link.server)
+        self._report.link_up(link, instead_of=instead_of)
         self._changed()
 
     def _retire_surplus(self) -> bool:
         """Let links that others have made redundant end; whether there were any."""
         leaving = self._links.surplus(self.config.connections)
         for link in leaving:
-            log.info("link retires", gateway=self.name, link=link.name, server=link.server, channels=link.load)
+            self._report.retires(link)
             self._tasks.spawn(self._retire(link), name=f"retire {link.name}")
         for link in self._links.crowd(self.config.connections):
             error = LinkReplaced(
@@ -300,7 +273,7 @@ class Gateway:
 
     def _answered(self, link: Link, rtt: float) -> None:
         self._missing.discard(link)
-        self._metrics.gateway_rtt.labels(self.name).set(rtt)
+        self._report.rtt(rtt)
 
     def _missed(self, link: Link) -> None:
         """A whole keepalive interval without an answer: no reason to end it, but one to replace it if others do answer."""
@@ -311,7 +284,7 @@ class Gateway:
     def _condemn(self, link: Link, why: str) -> bool:
         condemned = self._links.condemn(link, wanted=self.config.connections)
         if condemned:
-            log.info("replacing link", gateway=self.name, link=link.name, server=link.server, why=why)
+            self._report.replacing(why, link)
             self._changed()
             self._wanted.set()
         return condemned
@@ -336,44 +309,17 @@ class Gateway:
                 self._set_retry(self._backoff.lost(link.age))
             if self._failure is None or self._failure.retry is not RetryClass.SLOW:
                 self._failure = error
-        say, event = log.warning, "link lost"
-        if isinstance(error, LinkReplaced):
-            say, event = log.info, "link closed"
-        say(
-            event,
-            gateway=self.name,
-            link=link.name,
-            server=link.server,
-            reason=error.reason,
-            message=str(error),
-            seconds=round(link.age, 1),
-        )
+        self._report.link_ended(link, error)
         self._changed()  # before anything else runs: nobody may wait for a link that is gone
         self._wanted.set()
         await link.close(error)
 
     def _changed(self) -> None:
-        """Bring state, metrics and waiting clients in line with the links; log a change of state."""
-        up = len(self._links)
-        if up:
+        """Bring state, metrics and waiting clients in line with the links."""
+        if self._links:
             self._up.set()
         else:
             self._up.clear()
-        if self._is_closing:  # the metrics of that name may be another gateway's by now
-            return
-        if up >= self.config.connections and not (self._failure and self._links.stale):
-            state = GatewayState.UP
-        elif up:
-            state = GatewayState.DEGRADED
-        else:
-            state = GatewayState.DOWN
-        self._metrics.gateway_links.labels(self.name).set(up)
-        self._metrics.gateway_links_retiring.labels(self.name).set(len(self._links.retiring))
-        self._metrics.gateway_connected.labels(self.name).set(1 if up else 0)
-        for mode in ("native", "asyncssh"):
-            self._metrics.link_data_plane.labels(self.name, mode).set(sum(link.data_plane == mode for link in self._links))
-        if state is not self._state:
-            say = log.warning if state is GatewayState.DOWN else log.info
-            say("gateway state", gateway=self.name, state=str(state), was=str(self._state), links=up)
-            self._state = state
-        self._on_change()
+        if not self._is_closing:  # another gateway may have the name by now
+            self._report.changed(self._links, wanted=self.config.connections, is_failing=self._failure is not None)
+            self._on_change()

@@ -1,0 +1,109 @@
+"""What a gateway tells of itself: metrics, and a log line for each change."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import structlog
+
+from proxy.errors import LinkError, LinkReplaced
+from proxy.metrics import Metrics
+from proxy.snapshots import GatewayState
+from proxy.ssh.link import Link
+from proxy.ssh.links import Links
+
+log = structlog.get_logger("kubemux.gateway")
+
+_MODES: Final = ("native", "asyncssh")
+
+
+class Report:
+    """The voice of one gateway."""
+
+    def __init__(self, name: str, metrics: Metrics) -> None:
+        self.state = GatewayState.CONNECTING
+        self.reconnects = 0
+        self._name = name
+        self._metrics = metrics
+        self._log = log.bind(gateway=name)
+
+    def start(self) -> None:
+        """Every series is there from the beginning."""
+        metrics, name = self._metrics, self._name
+        for gauge in (metrics.gateway_connected, metrics.gateway_links, metrics.gateway_links_retiring, metrics.gateway_backoff):
+            gauge.labels(name).set(0)
+        for mode in _MODES:
+            metrics.link_data_plane.labels(name, mode).set(0)
+
+    def handshake(self, seconds: float) -> None:
+        """One has succeeded."""
+        self._metrics.gateway_handshake.labels(self._name).observe(seconds)
+
+    def rtt(self, seconds: float) -> None:
+        """A round trip through a link."""
+        self._metrics.gateway_rtt.labels(self._name).set(seconds)
+
+    def backoff(self, seconds: float) -> None:
+        """The wait before the next dial; 0 if there is none."""
+        self._metrics.gateway_backoff.labels(self._name).set(seconds)
+
+    def dial_failed(self, error: LinkError, before: LinkError | None, *, delay: float, kept: int) -> None:
+        """A dial failed, `before` what was known until then; aloud if that is news. `kept` links go on meanwhile."""
+        self._metrics.gateway_connects.labels(self._name, error.reason).inc()
+        is_news = before is None or (before.reason, str(before)) != (error.reason, str(error))
+        say = self._log.warning if is_news else self._log.debug
+        fields = {"links_kept": kept} if kept else {}
+        say(
+            "gateway dial failed",
+            reason=error.reason,
+            message=str(error),
+            hint=error.hint,
+            retry_in=round(delay, 1),
+            **fields,
+        )
+
+    def link_up(self, link: Link, *, instead_of: str | None) -> None:
+        """`instead_of` is the reason why an earlier one was lost or replaced."""
+        self._metrics.gateway_connects.labels(self._name, "ok").inc()
+        if instead_of is not None:
+            self.reconnects += 1
+            self._metrics.gateway_reconnects.labels(self._name, instead_of).inc()
+        self._log.info("link up", link=link.name, server=link.server)
+
+    def replacing(self, why: str, link: Link | None = None, *, links: int = 1) -> None:
+        """One link, or all of them, will be replaced."""
+        if link is not None:
+            self._log.info("replacing link", link=link.name, server=link.server, why=why)
+        elif links:
+            self._log.info("replacing links", why=why, links=links)
+
+    def retires(self, link: Link) -> None:
+        """Its replacement is up."""
+        self._log.info("link retires", link=link.name, server=link.server, channels=link.load)
+
+    def link_ended(self, link: Link, error: LinkError) -> None:
+        """By us, or by others."""
+        say, event = self._log.warning, "link lost"
+        if isinstance(error, LinkReplaced):
+            say, event = self._log.info, "link closed"
+        seconds = round(link.age, 1)
+        say(event, link=link.name, server=link.server, reason=error.reason, message=str(error), seconds=seconds)
+
+    def changed(self, links: Links[Link], *, wanted: int, is_failing: bool) -> None:
+        """Links have come, gone, or become stale; `is_failing` if the last dial failed."""
+        up, metrics, name = len(links), self._metrics, self._name
+        if up >= wanted and not (is_failing and links.stale):
+            state = GatewayState.UP
+        elif up:
+            state = GatewayState.DEGRADED
+        else:
+            state = GatewayState.DOWN
+        metrics.gateway_links.labels(name).set(up)
+        metrics.gateway_links_retiring.labels(name).set(len(links.retiring))
+        metrics.gateway_connected.labels(name).set(1 if up else 0)
+        for mode in _MODES:
+            metrics.link_data_plane.labels(name, mode).set(sum(link.data_plane == mode for link in links))
+        if state is not self.state:
+            say = self._log.warning if state is GatewayState.DOWN else self._log.info
+            say("gateway state", state=str(state), was=str(self.state), links=up)
+            self.state = state
