@@ -1,0 +1,126 @@
+"""One cluster without a daemon: clients that wait for memory."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from proxy.cluster import Cluster, Shared
+from proxy.config.model import ClusterConfig
+from proxy.config.values import Endpoint
+from proxy.direct import Direct, TcpChannel
+from proxy.errors import MemoryExhausted
+from proxy.listeners.admission import Admission
+from proxy.metrics import Metrics
+from proxy.relay.budget import MemoryBudget
+from proxy.waiting import WaitingForMemory
+from tests.support.echo import Echo
+
+MEMORY = 16 << 20
+
+
+class Metered(Direct):
+    """A way that takes memory as a link does."""
+
+    def __init__(self, budget: MemoryBudget) -> None:
+        self._budget = budget
+
+    async def open_channel(self, target: Endpoint, *, origin: Endpoint, hold_until: float) -> TcpChannel:
+        if not self._budget.take_initial():
+            raise MemoryExhausted("limits.memory is all given out")
+        return await super().open_channel(target, origin=origin, hold_until=hold_until)
+
+
+class Bed:
+    """A cluster whose memory somebody else has."""
+
+    def __init__(self, server: Endpoint) -> None:
+        self.budget = MemoryBudget(MEMORY, connections=100)
+        self.registry = CollectorRegistry()
+        self.shared = Shared(self.budget, Admission(100), Metrics(self.registry, version=""), 20.0, WaitingForMemory(self.budget))
+        config = ClusterConfig(gateway="direct", listen=Endpoint("127.0.0.1", 1), api_servers=(server,))
+        self.cluster = Cluster("one", config, Metered(self.budget), self.shared)
+        self.budget.charge(MEMORY)
+
+    async def client(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A client that has connected and said `ping`."""
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            reader, writer = await asyncio.open_connection(*listener.getsockname())
+            writer.write(b"ping")
+            sock, address = listener.accept()
+        sock.setblocking(False)
+        self.cluster.accept(sock, Endpoint(*address))
+        return reader, writer
+
+    def ended(self, result: str) -> float:
+        return self.registry.get_sample_value("kubemux_connections_total", {"cluster": "one", "result": result}) or 0.0
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def bed() -> AsyncIterator[Bed]:
+    async with Echo() as echo:
+        bed = Bed(echo.endpoint)
+        yield bed
+        await bed.cluster.drain(0)
+        assert len(bed.shared.waiting) == 0
+
+
+async def test_a_client_waits_for_memory_and_is_served(bed: Bed) -> None:
+    clients = [await bed.client() for _ in range(3)]
+    await until(lambda: len(bed.shared.waiting) == 3)
+    assert bed.cluster.active == 3
+
+    bed.budget.give_back(bed.budget.floor)  # enough for the first
+    bed.shared.waiting.wake()
+    assert await clients[0][0].readexactly(4) == b"ping"
+    assert len(bed.shared.waiting) == 2
+
+    bed.budget.give_back(10 * bed.budget.floor)
+    bed.shared.waiting.wake()
+    for reader, _ in clients[1:]:
+        assert await reader.readexactly(4) == b"ping"
+    for _, writer in clients:
+        writer.close()
+    await until(lambda: bed.cluster.active == 0)
+    assert bed.ended("memory") == 0
+
+
+async def test_it_waits_no_longer_than_hold_timeout(bed: Bed) -> None:
+    bed.shared.hold_timeout = 0.05
+    reader, writer = await bed.client()
+    with pytest.raises(ConnectionResetError):
+        await reader.read()
+    writer.close()
+    assert bed.ended("memory") == 1
+
+
+async def test_the_end_of_a_connection_lets_the_next_one_in(bed: Bed) -> None:
+    bed.budget.give_back(bed.budget.floor)
+    first, writer = await bed.client()
+    assert await first.readexactly(4) == b"ping"
+    second, other = await bed.client()
+    await until(lambda: len(bed.shared.waiting) == 1)
+    bed.budget.give_back(bed.budget.floor)  # as the first one's channel does before its end is told
+    writer.close()
+    assert await second.readexactly(4) == b"ping"
+    other.close()
+    await until(lambda: bed.cluster.active == 0)
+
+
+async def test_a_client_that_waits_for_memory_does_not_hold_up_a_stop(bed: Bed) -> None:
+    reader, writer = await bed.client()
+    await until(lambda: len(bed.shared.waiting) == 1)
+    assert await bed.cluster.drain(0) == 1
+    with pytest.raises(ConnectionResetError):
+        await reader.read()
+    writer.close()

@@ -1,0 +1,54 @@
+"""Idle connections by their byte counters: never early, late by a quarter of the timeout at most."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.idle import IdleWatch
+
+
+@dataclass(eq=False)
+class Connection:
+    to_cluster: int = 0
+    from_cluster: int = 0
+
+
+@given(
+    timeout=st.floats(1, 3600),
+    moves=st.lists(st.floats(0, 5000), max_size=20),
+    beats=st.lists(st.floats(0.001, 0.03), min_size=60, max_size=200),
+)
+def test_never_early_and_not_much_too_late(timeout: float, moves: list[float], beats: list[float]) -> None:
+    """`moves`: when bytes come; `beats`: how far apart the looks are, in timeouts."""
+    connection, watch = Connection(), IdleWatch[Connection]()
+    now, last, left = 100.0, 100.0, sorted(100.0 + move for move in moves)
+    for beat in beats:
+        now += beat * timeout
+        while left and left[0] <= now:
+            last = left.pop(0)
+            connection.from_cluster += 1
+        ended = watch.look([connection], timeout, now)
+        assert ended in ([], [connection])
+        if ended:
+            assert now - last >= timeout
+            return
+        # Seen after its last byte, and again at the end, each time up to an eighth and a beat late.
+        assert now - last < timeout * (1 + 2 * (1 / 8 + 0.03) + 0.001)
+
+
+def test_without_a_limit_nothing_is_remembered() -> None:
+    connection, watch = Connection(), IdleWatch[Connection]()
+    assert watch.look([connection], 1.0, 10.0) == []
+    assert watch.look([connection], None, 1000.0) == []
+    assert watch.look([connection], 1.0, 2000.0) == [], "seen for the first time"
+    assert watch.look([connection], 1.0, 2001.0) == [connection]
+
+
+def test_those_that_have_left_are_forgotten() -> None:
+    connection, watch = Connection(), IdleWatch[Connection]()
+    watch.look([connection], 1.0, 10.0)
+    assert watch.look([], 1.0, 20.0) == []
+    assert watch.look([connection], 1.0, 30.0) == []
