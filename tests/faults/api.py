@@ -79,6 +79,7 @@ class Api(Server):
             case Answer.TRICKLE:
                 for at in range(len(data)):
                     writer.write(data[at : at + 1])
+                    await writer.drain()
                     await asyncio.sleep(1)
             case _:
                 for at in range(0, len(data), CHUNK):

@@ -16,13 +16,15 @@ from pathlib import Path
 from typing import Final, Self
 
 from proxy.config.values import Endpoint
+from proxy.relay.relay import LINGER_ZERO
+from proxy.tasks import Tasks
 from tests.faults.api import Api
 from tests.faults.load import Load
 from tests.faults.row import Hits, Row
 from tests.integration.conftest import cluster, gateway
 from tests.integration.running import told
 from tests.support.daemon import Daemon, Sections
-from tests.support.echo import Echo
+from tests.support.echo import Source
 from tests.support.faulty import FaultyRelay
 from tests.support.ports import free_port
 from tests.support.sshd import Sshd
@@ -30,6 +32,7 @@ from tests.support.tls import Certificates
 
 PROBE: Final[Sections] = {"interval": "300ms", "timeout": "1s"}
 SELDOM: Final[Sections] = {"interval": "1h", "timeout": "1s"}
+PATIENCE_S: Final = 20.0
 CLUSTERS: Final = ("prod", "stage", "far")
 
 
@@ -44,12 +47,17 @@ class Bed:
         self.far = Sshd(folder / "far")
         self.apis = {name: Api(certificates) for name in CLUSTERS}
         self.ports = {name: free_port() for name in (*CLUSTERS, "plain")}
-        self.echo = Echo()
+        self.source = Source()
+        self.visitors = 0
+        """Connections that a row made to `plain`."""
+        self.tasks = Tasks("fault")
+        """What a fault keeps doing until the loads have ended."""
+        self._kept: list[socket.socket] = []
+        self._known = folder / "known_hosts"
         self._path: FaultyRelay | None = None
         self._daemon: Daemon | None = None
         self._plane = plane
         self._stack = AsyncExitStack()
-        self._rest: dict[str, object] = {}
 
     async def __aenter__(self) -> Self:
         try:
@@ -60,13 +68,14 @@ class Bed:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self.let_go()
         await self._stack.aclose()
 
     async def _start(self) -> None:
         for sshd in (self.edge, self.far):
             await asyncio.to_thread(sshd.start)
             self._stack.push_async_callback(asyncio.to_thread, sshd.stop)
-        for server in (*self.apis.values(), self.echo):
+        for server in (*self.apis.values(), self.source):
             await self._stack.enter_async_context(server)
         if self.row.is_through_relay:
             self._path = await self._stack.enter_async_context(FaultyRelay(Endpoint(self.edge.host, self.edge.port)))
@@ -102,7 +111,7 @@ class Bed:
 
     @property
     def plain(self) -> Endpoint:
-        """Where clients find an echo behind edge, in rows that have it."""
+        """Where clients find a `Source` behind edge, in rows that have it."""
         assert self.row.has_plain, f"row {self.row.name} wants has_plain"
         return Endpoint("127.0.0.1", self.ports["plain"])
 
@@ -113,32 +122,41 @@ class Bed:
 
     def sections(self) -> dict[str, Sections]:
         """The configuration: gateways, clusters and the rest."""
-        edge = gateway(self.edge, **self.row.edge)
-        if self._path is not None:
-            edge = {**edge, "port": self._path.endpoint.port, "known_hosts": [str(self._known_through(self._path.endpoint))]}
+        self.trust()
+        edge = gateway(self.edge, port=self._edge_port, known_hosts=[str(self._known)], **self.row.edge)
         ca = self.certificates.ca
         clusters = {
             name: cluster(self.ports[name], api.endpoint, via="far" if name == "far" else "edge", ca=ca, probe=PROBE)
             for name, api in self.apis.items()
         }
         if self.row.has_plain:
-            clusters["plain"] = cluster(self.ports["plain"], self.echo.endpoint, ca=ca, probe=SELDOM)
+            clusters["plain"] = cluster(self.ports["plain"], self.source.endpoint, ca=ca, probe=SELDOM)
         limits: Sections = {"drain_timeout": "1s", "hold_timeout": "5s"}
         return {"gateways": {"edge": edge, "far": gateway(self.far)}, "clusters": clusters, "sections": {"limits": limits}}
 
-    def _known_through(self, endpoint: Endpoint) -> Path:
-        known = self.folder / "known_hosts"
-        known.write_text(self.edge.known_hosts().read_text().replace(str(self.edge.port), str(endpoint.port)))
-        return known
+    @property
+    def _edge_port(self) -> int:
+        return self.edge.port if self._path is None else self._path.endpoint.port
+
+    def trust(self) -> None:
+        """Put edge's present host key, and no other, into the known_hosts file that the daemon has."""
+        self._known.write_text(self.edge.known_hosts().read_text().replace(str(self.edge.port), str(self._edge_port)))
 
     @asynccontextmanager
     async def load(self) -> AsyncIterator[dict[str, Load]]:
         """Clients at every cluster, each served once; stage's are fewer, since prod's show how bulk fares."""
         loads = {
-            name: Load(name, self.ports[name], self.certificates, patience=self.row.patience, light=name == "stage")
+            name: Load(
+                name,
+                self.ports[name],
+                self.certificates,
+                patience=self.row.patience if name in self.hit else PATIENCE_S,
+                light=name == "stage",
+            )
             for name in CLUSTERS
         }
         async with AsyncExitStack() as stack:
+            stack.push_async_callback(self.tasks.close)
             for load in loads.values():
                 await stack.enter_async_context(load)
             for load in loads.values():
@@ -154,6 +172,18 @@ class Bed:
     async def wait_reason(self, reason: str) -> None:
         """Until `status` says this reason beside edge."""
         await self.wait_for(f"status says {reason}", lambda: told(self.daemon)["edge"]["reason"] == reason)
+
+    def keep(self, *socks: socket.socket) -> None:
+        """Hold these open until `let_go`, or the end."""
+        self._kept += socks
+
+    def let_go(self, *, hard: bool = False) -> None:
+        """Close what is kept, `hard` with a RST."""
+        for sock in self._kept:
+            if hard:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_ZERO)
+            sock.close()
+        self._kept.clear()
 
     async def reconnect(self) -> None:
         """`kubemux reconnect edge`: the wait is skipped."""

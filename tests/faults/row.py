@@ -51,12 +51,16 @@ class Row:
     hits: Hits = Hits.GATEWAY
     clients: frozenset[Saw] = NOTHING
     """What each client of those that are hit sees; nothing but these, and each client at least one."""
+    is_partial: bool = False
+    """Some of them see it, one at least."""
     gateway: str = ""
     """The reason beside the gateway in `status` while the fault lasts."""
     lost: str = ""
     """The reason label of `gateway_reconnects_total` afterwards."""
     results: frozenset[str] = frozenset()
     """The result labels of `connections_total` of those that are hit, beside those of clients that leave by themselves."""
+    on_native: Mapping[str, str] = field(default_factory=dict)
+    """Reasons that have another, more exact name where kubemux carries the bytes itself."""
     may: frozenset[str] = frozenset()
     """Results that are right, too, and depend on who came when."""
     probe: str = ""
@@ -70,13 +74,18 @@ class Row:
     is_through_relay: bool = False
     """Whether the gateway is reached through `Bed.path`, which can be a bad network."""
     has_plain: bool = False
-    """Whether there is `Bed.plain`, a cluster that echoes."""
+    """Whether there is `Bed.plain`, a cluster whose server is a `Source`."""
+    restarts: bool = False
+    """Whether another daemon is there in the end, with counters of its own."""
     edge: Mapping[str, object] = field(default_factory=dict)
     """Keys of the gateway's section."""
     sshd: Mapping[str, str] = field(default_factory=dict)
     """Keywords of the gateway's sshd_config."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """The daemon's."""
+
+    known: Mapping[str, str] = field(default_factory=dict)
+    """Data plane -> why the row does not hold there yet."""
 
     def __str__(self) -> str:
         return self.name

@@ -3,22 +3,108 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable
 
 import pytest
 
 from tests.faults.bed import Bed
-from tests.faults.row import RESET, Row
+from tests.faults.row import RESET, Row, Step, nothing
+from tests.support.faulty import Direction
+from tests.support.https import Answer
 
 pytestmark = pytest.mark.sshd
+
+LINK_LOST = frozenset({"link_lost"})
+LINK_DOWN = frozenset({"link_down"})
+"""A client that waited for a link longer than hold_timeout."""
 
 
 async def kill(bed: Bed) -> None:
     await asyncio.to_thread(bed.edge.stop)
 
 
+async def kill_listener(bed: Bed) -> None:
+    await asyncio.to_thread(bed.edge.kill_listener)
+
+
 async def start(bed: Bed) -> None:
     await asyncio.to_thread(bed.edge.start)
+
+
+async def freeze(bed: Bed) -> None:
+    await asyncio.to_thread(bed.edge.pause)
+
+
+async def thaw(bed: Bed) -> None:
+    await asyncio.to_thread(bed.edge.resume)
+
+
+def restart_with(**config: str) -> Step:
+    """Other keywords in sshd_config; `restart_with()` undoes them."""
+
+    async def step(bed: Bed) -> None:
+        bed.edge.reconfigure(config)
+        await asyncio.to_thread(bed.edge.restart)
+
+    return step
+
+
+async def change_host_key(bed: Bed) -> None:
+    bed.edge.new_host_key()
+    await asyncio.to_thread(bed.edge.restart)
+
+
+async def trust_it(bed: Bed) -> None:
+    bed.trust()
+    await bed.reconnect()
+
+
+async def revoke_key(bed: Bed) -> None:
+    bed.edge.authorize()
+    await asyncio.to_thread(bed.edge.restart)
+
+
+async def authorize_key(bed: Bed) -> None:
+    bed.edge.authorize(bed.edge.identity)
+    await bed.reconnect()
+
+
+async def occupy(bed: Bed) -> None:
+    """Restart with room for one handshake, and somebody in it who says nothing."""
+    await bed.path.refuse()
+    bed.edge.reconfigure({"MaxStartups": "1:100:1", "LoginGraceTime": "120"})
+    await asyncio.to_thread(bed.edge.restart)
+    await asyncio.to_thread(_sit_down, bed)
+    await bed.path.listen()
+
+
+def _sit_down(bed: Bed) -> None:
+    while True:
+        intruder = socket.create_connection((bed.edge.host, bed.edge.port), timeout=10)
+        if intruder.recv(4) == b"SSH-":
+            return bed.keep(intruder)
+        intruder.close()  # "Exceeded MaxStartups": the connection that showed sshd to be ready still counts
+
+
+async def leave(bed: Bed) -> None:
+    bed.let_go()
+
+
+async def silence(bed: Bed) -> None:
+    """sshd hears nothing any more, and kubemux hears sshd.
+
+    The API servers are silent, too: sshd 9.2 has kept a dead client for 20 s and more whose watch still had events.
+    """
+    for name in bed.hit:
+        bed.apis[name].answer = Answer.SILENCE
+    bed.path.stall(Direction.TO_SERVER)
+
+
+async def speak(bed: Bed) -> None:
+    for name in bed.hit:
+        bed.apis[name].answer = Answer.OK
+    bed.path.resume()
 
 
 ROWS = (
@@ -29,8 +115,84 @@ ROWS = (
         clients=RESET,
         gateway="unreachable",
         lost="link_lost",
-        results=frozenset({"link_lost"}),
-        may=frozenset({"link_down"}),
+        results=LINK_LOST,
+        may=LINK_DOWN,
+    ),
+    Row(name="sshd's listener killed, its sessions live", breaks=kill_listener, mends=start),
+    Row(
+        name="sshd stopped (SIGSTOP) and continued",
+        breaks=freeze,
+        mends=thaw,
+        clients=RESET,
+        gateway="keepalive_timeout",
+        lost="keepalive_timeout",
+        results=frozenset({"keepalive_timeout"}),
+        may=LINK_DOWN,
+        edge={"keepalive": {"interval": "200ms", "max_missed": 2}, "connect_timeout": "500ms"},
+    ),
+    Row(
+        name="sshd restarted with another host key",
+        breaks=change_host_key,
+        mends=trust_it,
+        clients=RESET,
+        gateway="host_key_changed",
+        lost="link_lost",
+        results=LINK_LOST,
+        may=LINK_DOWN,
+    ),
+    Row(
+        name="key removed from authorized_keys",
+        breaks=revoke_key,
+        mends=authorize_key,
+        clients=RESET,
+        gateway="auth_failed",
+        lost="link_lost",
+        results=LINK_LOST,
+        may=LINK_DOWN,
+    ),
+    Row(
+        name="AllowTcpForwarding no",
+        breaks=restart_with(AllowTcpForwarding="no"),
+        mends=restart_with(),
+        clients=RESET,
+        lost="link_lost",
+        results=LINK_LOST | {"channel_prohibited"},
+        may=LINK_DOWN,
+        probe="channel_prohibited",
+    ),
+    Row(
+        name="PermitOpen elsewhere",
+        breaks=restart_with(PermitOpen="127.0.0.1:1"),
+        mends=restart_with(),
+        clients=RESET,
+        lost="link_lost",
+        results=LINK_LOST | {"channel_prohibited"},
+        may=LINK_DOWN,
+        probe="channel_prohibited",
+    ),
+    Row(
+        name="MaxStartups 1:100:1, and somebody in the way",
+        breaks=occupy,
+        mends=leave,
+        clients=RESET,
+        gateway="handshake_failed",
+        lost="link_lost",
+        results=LINK_LOST,
+        may=LINK_DOWN,
+        is_through_relay=True,
+    ),
+    Row(name="MaxSessions 0", breaks=nothing, sshd={"MaxSessions": "0"}),
+    Row(
+        name="ClientAliveInterval hit",
+        breaks=silence,
+        mends=speak,
+        clients=RESET,
+        gateway="link_lost",
+        lost="link_lost",
+        results=LINK_LOST,
+        may=LINK_DOWN,
+        is_through_relay=True,
+        sshd={"ClientAliveInterval": "1", "ClientAliveCountMax": "1"},
     ),
 )
 

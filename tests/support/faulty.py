@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from enum import Enum
 
 from proxy.config.values import Endpoint
-from tests.support.serving import Server, closed
+from tests.support.serving import Server, closed, reset
 
 CHUNK = 64 << 10
 IN_FLIGHT = 64
@@ -28,10 +29,13 @@ class FaultyRelay(Server):
         self._target = target
         self.delay = 0.0
         """Seconds that each direction adds."""
+        self.jitter = 0.0
+        """Seconds that are added at the most, at random for each chunk; their order stays."""
         self.carried = dict.fromkeys(Direction, 0)
         """Bytes passed on."""
         self._flow = {direction: asyncio.Event() for direction in Direction}
         self._corrupt = dict.fromkeys(Direction, 0)
+        self._boot = 0
         self.resume()
 
     def stall(self, *directions: Direction) -> None:
@@ -48,8 +52,13 @@ class FaultyRelay(Server):
         """Flip a bit in the middle of each of the next `count` chunks."""
         self._corrupt[direction] += count
 
+    def forget(self) -> None:
+        """Be a peer that was rebooted: say nothing, pass nothing on, and answer a connection's next bytes with a RST."""
+        self._boot += 1
+
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         upstream_reader, upstream_writer = await asyncio.open_connection(*self._target)
+        boot = self._boot
         try:
             async with asyncio.TaskGroup() as group:
                 for direction, source, sink in (
@@ -58,9 +67,11 @@ class FaultyRelay(Server):
                 ):
                     queue: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(IN_FLIGHT)
                     group.create_task(self._receive(source, queue), name=f"receive {direction.value}")
-                    group.create_task(self._pass_on(direction, queue, sink), name=f"pass on {direction.value}")
+                    group.create_task(self._pass_on(direction, queue, sink, boot), name=f"pass on {direction.value}")
         except* OSError:
-            pass  # one side is gone: the other is closed below
+            # One side is gone: the other is closed below.
+            if boot != self._boot:
+                reset(writer)
         finally:
             await closed(upstream_writer)
 
@@ -68,13 +79,20 @@ class FaultyRelay(Server):
         data = b"-"
         while data:
             data = await source.read(CHUNK)
-            await queue.put((asyncio.get_running_loop().time() + self.delay, data))
+            late = random.uniform(0, self.jitter)  # noqa: S311 - a bad network, not a secret
+            await queue.put((asyncio.get_running_loop().time() + self.delay + late, data))
 
-    async def _pass_on(self, direction: Direction, queue: asyncio.Queue[tuple[float, bytes]], sink: asyncio.StreamWriter) -> None:
+    async def _pass_on(
+        self, direction: Direction, queue: asyncio.Queue[tuple[float, bytes]], sink: asyncio.StreamWriter, boot: int
+    ) -> None:
         while True:
             due, data = await queue.get()
             await asyncio.sleep(due - asyncio.get_running_loop().time())
             await self._flow[direction].wait()
+            if boot != self._boot:
+                if direction is Direction.TO_SERVER:
+                    raise ConnectionResetError("a peer that was rebooted knows nothing of this connection")
+                continue
             if not data:
                 return sink.write_eof()
             if self._corrupt[direction]:

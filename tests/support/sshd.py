@@ -75,6 +75,14 @@ class Sshd:
                 file.write(f"{ssh_keys.public(key)}\n")
         return key
 
+    def authorize(self, *keys: Path) -> None:
+        """Accept these user keys and no others, from the next login on."""
+        self._authorized.write_text("".join(f"{ssh_keys.public(key)}\n" for key in keys))
+
+    def new_host_key(self) -> None:
+        """Another host key, from the next start on."""
+        self.host_key = ssh_keys.new_key(self.folder / f"host_key{len(list(self.folder.glob('host_key*.pub')))}")
+
     def new_certificate(self, name: str = "certified", *, validity: str = "-1h:+1h") -> tuple[Path, Path]:
         """A user key that is accepted for its certificate alone: (key, certificate)."""
         key = self.new_identity(name, authorize=False)
@@ -123,6 +131,10 @@ class Sshd:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
         self._sessions.clear()
+
+    def reconfigure(self, config: Mapping[str, str]) -> None:
+        """Other keywords than those it was made with, from the next start on."""
+        self._config = dict(config)
 
     def restart(self) -> None:
         """Stop everything, start again on the same port with the same keys."""
