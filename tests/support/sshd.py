@@ -52,6 +52,8 @@ class Sshd:
         self._config = dict(config or {})
         if host_certificate:
             self._config["HostCertificate"] = str(ssh_keys.sign(self.host_key, ca=self.host_ca, principals=HOST, host=True))
+        self.command: tuple[str, ...] = ()
+        """What runs sshd, if not we: a command that ends by executing the rest of its words."""
         self._process: subprocess.Popen[bytes] | None = None
         self._sessions: set[int] = set()
 
@@ -112,7 +114,7 @@ class Sshd:
         for _ in range(5):
             self._write_config()
             self._process = subprocess.Popen(
-                [find("sshd") or "sshd", "-D", "-f", self.folder / "sshd_config", "-E", self._log],
+                [*self.command, find("sshd") or "sshd", "-D", "-f", self.folder / "sshd_config", "-E", self._log],
                 stdin=subprocess.DEVNULL,
             )
             if self._ready(self._process):
