@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import asyncssh
 
-from proxy.config.model import GatewayConfig
+from proxy.config.model import GatewayConfig, KeepaliveConfig
 from proxy.errors import ConnectTimeout, CredentialsUnusable, JumpFailed, LinkError, Stage
 from proxy.ssh import known_hosts
 from proxy.ssh.errors import Shown, describe_connect, describe_handshake, identity
@@ -118,7 +118,7 @@ class _Chain:
         if self.conns:
             tunnel = self.conns[-1]
         elif options.proxy_command is None:
-            tunnel = _Tcp(server, seconds)
+            tunnel = _Tcp(server, seconds, unanswered(config.keepalive))
         loop = asyncio.get_running_loop()
         try:
             async with self._handshake_slot(server), asyncio.timeout(seconds):
@@ -135,6 +135,15 @@ class _Chain:
         if isinstance(tunnel, _Tcp):
             started = tunnel.connected_at
         return server, loop.time() - started
+
+
+def unanswered(keepalive: KeepaliveConfig) -> float:
+    """Seconds that the peer's TCP may leave what is sent unacknowledged (TCP_USER_TIMEOUT, RFC 5482): half of what silence gets.
+
+    Keepalive waits for an answer of sshd, which may be busy; a kernel that has not acknowledged six retransmissions is gone, or
+    the way to it. At least a second, since one lost retransmission takes 600 ms.
+    """
+    return max(1.0, keepalive.interval * keepalive.max_missed / 2)
 
 
 def _jump_failed(name: str, exc: LinkError) -> JumpFailed:
@@ -172,12 +181,13 @@ class _Tcp:
     socket object all the same, whose end closes the descriptor again, whoever has it by then.
     """
 
-    def __init__(self, server: str, seconds: float) -> None:
+    def __init__(self, server: str, seconds: float, unanswered: float) -> None:
         self.addresses: list[str] = []
         self.connected_at = 0.0
         """Loop time; 0 until there is a connection."""
         self._server = server
         self._seconds = seconds
+        self._unanswered = unanswered
 
     async def resolve(self, host: str, port: int, family: int) -> None:
         """Find the server's addresses. Raises Unresolvable."""
@@ -198,6 +208,8 @@ class _Tcp:
             try:
                 async with asyncio.timeout(self._seconds / len(self.addresses)):
                     connection = await loop.create_connection(factory, address, port)
+                if sock := connection[0].get_extra_info("socket"):  # reset already, it has none
+                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(self._unanswered * 1000))
             except OSError as exc:
                 failure = exc
             else:

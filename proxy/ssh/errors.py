@@ -133,4 +133,6 @@ def describe_loss(server: str, exc: Exception | None) -> LinkError:
         return LinkLost(f"{server} closed the connection")
     if "keepalive" in str(exc):
         return KeepaliveTimeout(f"{server} stopped answering")
+    if isinstance(exc, TimeoutError):  # ETIMEDOUT: TCP_USER_TIMEOUT
+        return KeepaliveTimeout(f"{server} stopped acknowledging what is sent")
     return LinkLost(f"connection to {server} lost: {exc}")

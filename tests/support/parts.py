@@ -37,11 +37,18 @@ def _systemd() -> str:
     return "" if Path("/lib/systemd/systemd").exists() else "no systemd (Debian: systemd)"
 
 
+def _network() -> str:
+    if os.geteuid() != 0:
+        return "a network namespace with a cable to it needs root"
+    return _missing("iproute2 util-linux", "ip", "unshare", "nsenter")
+
+
 PARTS: dict[str, tuple[str, Callable[[], str]]] = {
     "sshd": ("needs OpenSSH's server", lambda: _missing("openssh-server openssh-client", "sshd", "ssh", "ssh-keygen")),
     "apiserver": ("needs a real kube-apiserver", _apiserver),
     "kubectl": ("needs kubectl", lambda: _missing("kubernetes-client", "kubectl")),
     "prometheus": ("needs prometheus and promtool", lambda: _missing("prometheus", "prometheus", "promtool")),
+    "network": ("needs root and network namespaces", _network),
     "systemd": ("needs root and systemd", _systemd),
 }
 """Marker -> (what it says, why the part cannot be used here or an empty string)."""

@@ -1,0 +1,67 @@
+"""An sshd on a machine of its own, as far as the network can tell: a namespace at the other end of a veth pair. Needs root.
+
+A relay cannot play a dead peer: its kernel goes on acknowledging. Here the cable can be pulled.
+"""
+
+from __future__ import annotations
+
+import secrets
+import subprocess
+from pathlib import Path
+from typing import Self
+
+from tests.support.sshd import Sshd
+
+
+def _ip(*words: str, inside: str | None = None) -> None:
+    into = ["nsenter", "--target", inside, "--net"] if inside else []
+    subprocess.run([*into, "ip", *words], check=True, capture_output=True, timeout=10)
+
+
+class FarSshd(Sshd):
+    """An sshd behind a cable. Ends with the block, and the cable with it."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        # 198.18.0.0/15 is for benchmarks between networks (RFC 2544): nobody here has a route to it.
+        net = f"198.18.{secrets.randbelow(256)}.{4 * secrets.randbelow(64)}"
+        prefix, _, last = net.rpartition(".")
+        self._ours, self.host = f"{prefix}.{int(last) + 1}", f"{prefix}.{int(last) + 2}"
+        self._cable = f"kmx{secrets.token_hex(4)}"
+
+    def __enter__(self) -> Self:
+        # `exec` after the namespace is there, so the line says that it is.
+        self._machine = subprocess.Popen(
+            ["unshare", "--net", "sh", "-c", "echo ready; exec sleep infinity"], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL
+        )
+        try:
+            assert self._machine.stdout is not None
+            assert self._machine.stdout.readline() == b"ready\n"
+            pid = str(self._machine.pid)
+            _ip("link", "add", self._cable, "type", "veth", "peer", "name", "far", "netns", pid)
+            _ip("address", "add", f"{self._ours}/30", "dev", self._cable)
+            _ip("link", "set", self._cable, "up")
+            _ip("address", "add", f"{self.host}/30", "dev", "far", inside=pid)
+            _ip("link", "set", "far", "up", inside=pid)
+            _ip("link", "set", "lo", "up", inside=pid)
+            self.command = ("nsenter", "--target", pid, "--net")
+            return super().__enter__()
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        super().__exit__()
+        self._machine.kill()
+        self._machine.wait()
+        if self._machine.stdout:
+            self._machine.stdout.close()
+        subprocess.run(["ip", "link", "delete", self._cable], capture_output=True, timeout=10, check=False)
+
+    def pull(self) -> None:
+        """Pull the cable at the far end: packets are lost in both directions, without a word."""
+        _ip("link", "set", "far", "down", inside=str(self._machine.pid))
+
+    def plug(self) -> None:
+        """Undo `pull`."""
+        _ip("link", "set", "far", "up", inside=str(self._machine.pid))
