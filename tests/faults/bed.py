@@ -52,7 +52,8 @@ class Bed:
         """Connections that a row made to `plain`."""
         self.tasks = Tasks("fault")
         """What a fault keeps doing until the loads have ended."""
-        self._kept: list[socket.socket] = []
+        self.kept: list[socket.socket] = []
+        """Connections that a row holds open."""
         self._known = folder / "known_hosts"
         self._path: FaultyRelay | None = None
         self._daemon: Daemon | None = None
@@ -175,15 +176,15 @@ class Bed:
 
     def keep(self, *socks: socket.socket) -> None:
         """Hold these open until `let_go`, or the end."""
-        self._kept += socks
+        self.kept += socks
 
     def let_go(self, *, hard: bool = False) -> None:
         """Close what is kept, `hard` with a RST."""
-        for sock in self._kept:
+        for sock in self.kept:
             if hard:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_ZERO)
             sock.close()
-        self._kept.clear()
+        self.kept.clear()
 
     async def reconnect(self) -> None:
         """`kubemux reconnect edge`: the wait is skipped."""
