@@ -15,7 +15,7 @@ from proxy import logging, systemd
 from proxy.admin.control import ReloadResult
 from proxy.admin.status import summary
 from proxy.config import credentials, diff
-from proxy.config.loader import load
+from proxy.config.apart import load
 from proxy.config.model import Config
 from proxy.daemon import Daemon
 from proxy.errors import ConfigError, ProxyError

@@ -12,7 +12,7 @@ import uvloop
 
 from proxy import logging, systemd
 from proxy.cli.options import config_option
-from proxy.config.loader import load
+from proxy.config.apart import load
 from proxy.config.model import Config
 from proxy.daemon import Daemon
 from proxy.signals import run_until_stopped

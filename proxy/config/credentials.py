@@ -17,8 +17,8 @@ from proxy.config.files import MAX_CREDENTIAL_BYTES, Unusable, read_bytes
 from proxy.config.model import ClusterConfig, Config, GatewayConfig
 from proxy.config.private_keys import Content, recognise
 from proxy.config.rules import Finding
+from proxy.config.typed import Loc
 from proxy.config.values import SERVICE_CREDENTIALS, credentials_directory
-from proxy.config.yaml import Loc
 
 
 class Kind(Enum):

@@ -14,9 +14,9 @@ from proxy.config import credentials, rules, yaml
 from proxy.config.credentials import Scrutiny
 from proxy.config.model import DIRECT, ClusterConfig, Config, GatewayConfig
 from proxy.config.rules import Finding, suggest
-from proxy.config.typed import KEY, Mistake, Mistakes, Section, hints
+from proxy.config.typed import KEY, Loc, Mistake, Mistakes, Section, hints
 from proxy.config.values import Endpoint, shown
-from proxy.config.yaml import Document, Loc
+from proxy.config.yaml import Document
 from proxy.errors import ConfigError, Problem
 
 Raw = dict[str, object]

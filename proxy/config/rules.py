@@ -12,8 +12,8 @@ from graphlib import CycleError, TopologicalSorter
 from typing import NamedTuple
 
 from proxy.config.model import DIRECT, Config
+from proxy.config.typed import Loc
 from proxy.config.values import Endpoint, format_duration, shown
-from proxy.config.yaml import Loc
 
 MIN_MEMORY = 16 << 20
 """Eight channels at OpenSSH's largest window (2 MiB); below that even small transfers would wait for each other."""

@@ -30,6 +30,8 @@ from typing import (
 from typing import get_type_hints as _type_hints
 
 Loc = tuple[str | int, ...]
+"""The way to a value: mapping keys and list indices from the root."""
+
 T = TypeVar("T")
 
 KEY: Final = "[key]"

@@ -21,14 +21,12 @@ from ruamel.yaml.nodes import MappingNode, Node
 from ruamel.yaml.reader import ReaderError
 
 from proxy.config.files import Unusable, read_bytes
+from proxy.config.typed import Loc
 from proxy.errors import ConfigError, Problem
 
 MAX_BYTES = 4 << 20
 MAX_DEPTH = 32
 """Nested mappings and lists; the configuration needs 5, a kubeconfig 8. Keeps ruamel's recursion far from Python's limit."""
-
-Loc = tuple[str | int, ...]
-"""The way to a value: mapping keys and list indices from the root."""
 
 _WRITE_OUT = "write it out; in kubemux's own file, `defaults:` holds what repeats"
 _MERGE = "tag:yaml.org,2002:merge"

@@ -62,6 +62,16 @@ def test_asking_the_daemon_pays_for_no_ssh_library(name: str) -> None:
     assert done.stdout.splitlines()[-1] == "False"
 
 
+def test_the_daemon_pays_for_no_tables_and_no_parser() -> None:
+    """100 clusters are to cost less than half of what as many `ssh -L` do: what only commands need must not come along."""
+    code = "import sys, click, proxy.cli; proxy.cli.main.get_command(click.Context(proxy.cli.main), 'run'); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    loaded = {name.partition(".")[0] for name in done.stdout.split()}
+    assert {"asyncssh", "uvloop", "structlog", "proxy"} <= loaded
+    assert not {"rich", "ruamel", "pydantic", "aiohttp", "hypothesis"} & loaded
+    assert "importlib.metadata" not in done.stdout
+
+
 def test_a_bad_configuration_exits_78_with_the_whole_report() -> None:
     error = ConfigError("/k.yaml", [Problem(3, "clusters.x", "bad port", "use 1-65535"), Problem(9, "", "worse")])
     shown = failing(error)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from proxy.config import loader, model, yaml
 from proxy.config.model import Config
-from proxy.config.typed import Section, hints
+from proxy.config.typed import Loc, Section, hints
 from proxy.config.values import Endpoint, format_duration
 from proxy.errors import ConfigError
 from tests.support.plain import plain
@@ -173,7 +173,7 @@ def configurations(draw: st.DrawFn) -> Tree:
     return {"version": 1, "gateways": gateways, "clusters": clusters, "limits": {"hold_timeout": draw(durations)}}
 
 
-def walk(node: object, loc: yaml.Loc = ()) -> list[yaml.Loc]:
+def walk(node: object, loc: Loc = ()) -> list[yaml.Loc]:
     children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
     return [loc, *(deeper for key, value in children for deeper in walk(value, (*loc, key)))]
 

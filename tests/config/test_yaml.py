@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from ruamel.yaml.comments import CommentedMap
 
 from proxy.config import yaml
+from proxy.config.typed import Loc
 from proxy.errors import ConfigError, Problem
 
 NOBODY = 65534
@@ -138,7 +139,7 @@ def test_a_file_that_may_not_be_read() -> None:
 
 def test_lines_of_keys_and_items() -> None:
     document = yaml.parse(b"\n# comment\na: 1\nb:\n  - x\n  - y: 2\n    'z.z': {q: 3}\n", "f.yaml")
-    lines: dict[yaml.Loc, int] = {(): 3, ("a",): 3, ("b",): 4, ("b", 0): 5, ("b", 1, "y"): 6, ("b", 1, "z.z", "q"): 7}
+    lines: dict[Loc, int] = {(): 3, ("a",): 3, ("b",): 4, ("b", 0): 5, ("b", 1, "y"): 6, ("b", 1, "z.z", "q"): 7}
     assert {loc: document.line(loc) for loc in lines} == lines
     assert all(document.has(loc) for loc in lines)
 
