@@ -173,7 +173,7 @@ def configurations(draw: st.DrawFn) -> Tree:
     return {"version": 1, "gateways": gateways, "clusters": clusters, "limits": {"hold_timeout": draw(durations)}}
 
 
-def walk(node: object, loc: Loc = ()) -> list[yaml.Loc]:
+def walk(node: object, loc: Loc = ()) -> list[Loc]:
     children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
     return [loc, *(deeper for key, value in children for deeper in walk(value, (*loc, key)))]
 
