@@ -12,7 +12,7 @@ PARTS := sshd:openssh-server ssh:openssh-client etcd:etcd-server kubectl:kuberne
 # What the bench measures with; a test runs it, too.
 LOADS := sshd:openssh-server ssh:openssh-client iperf3:iperf3 wrk:wrk ab:apache2-utils nginx:nginx-light haproxy:haproxy gcc:gcc
 
-.PHONY: help demo test check bench bench-memory parts clean
+.PHONY: help demo test check bench bench-memory fuzz parts clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 22
@@ -34,8 +34,13 @@ bench: .venv/tests-installed parts ## how fast, next to ssh -L; about 25 minutes
 bench-memory: .venv/tests-installed ## 100 clusters and 1,000 clients next to 100 ssh -L
 	@$(BIN)/python -m bench.memory $(ARGS)
 
+SECONDS := 60
+fuzz: .venv/tests-installed ## look for bytes from a gateway that break a law; SECONDS=60 for each of three targets
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'atheris>=3,<4'
+	@for target in parsers packets link; do $(BIN)/python -m fuzz $$target $(SECONDS); done
+
 clean: ## remove what the other targets made
-	rm -rf .venv .tools .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .tools .pytest_cache .mypy_cache .ruff_cache .hypothesis .fuzz
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/bin/python:

@@ -1,0 +1,37 @@
+"""`python -m fuzz TARGET SECONDS`: let atheris look for an input that breaks a law. What it has learnt is kept in `.fuzz/TARGET`.
+
+If it finds one it ends with an error and leaves the input beside that folder (`.fuzz/TARGET-crash-...`, `-timeout-...`,
+`-oom-...`): move it to `fuzz/findings/TARGET/`, where the tests take it from, before you mend what it shows.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+
+import atheris
+
+TARGETS = ("packets", "parsers", "link")
+LONGEST_BYTES = 2048
+HANG_SECONDS = 10
+MEMORY_MB = 1024
+FOLDER = Path(".fuzz")
+
+
+def main(target: str, seconds: str) -> None:
+    """Until a law is broken, or for so many seconds."""
+    if target not in TARGETS:
+        raise SystemExit(f"python -m fuzz {'|'.join(TARGETS)} SECONDS")
+    with atheris.instrument_imports(include=["proxy.wire", "proxy.ssh.native"]):
+        run = importlib.import_module(f"fuzz.{target}").run
+    learnt = FOLDER / target
+    learnt.mkdir(parents=True, exist_ok=True)
+    options = [f"-max_total_time={int(seconds)}", f"-max_len={LONGEST_BYTES}", f"-timeout={HANG_SECONDS}", "-len_control=0"]
+    options += [f"-rss_limit_mb={MEMORY_MB}", f"-artifact_prefix={learnt}-", "-print_final_stats=1", str(learnt)]
+    atheris.Setup([sys.argv[0], *options], run)
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,142 @@
+"""What stands in for asyncssh's connection, its transport and the clock around a native data plane."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from proxy.ssh.native.handover import Keys, Taken
+from proxy.wire import messages
+from proxy.wire.packets import HEADER
+
+KEYS = Keys(bytes(16), bytes(12))
+
+
+class ManualLoop(asyncio.SelectorEventLoop):
+    """An event loop whose time stands still unless it is moved, and which keeps what nobody handled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.unhandled: list[dict[str, Any]] = []
+        self.set_exception_handler(lambda _, context: self.unhandled.append(context))
+
+    def time(self) -> float:
+        """Seconds."""
+        return self.now
+
+
+class Wire:
+    """A transport that may stall, and can be paused."""
+
+    def __init__(self, hear: Callable[[bytes | memoryview], None]) -> None:
+        """`hear` is the peer, who gets what is written."""
+        self._hear = hear
+        self._unsent: list[bytes | memoryview] = []
+        self.protocol: Any = None
+        self.arrived = bytearray()
+        """What the peer has sent and nobody has read yet."""
+        self.is_stalled = False
+        self.is_over = False
+        self._is_paused = False
+        self._is_delivering = False
+
+    def deliver(self, at_once: int) -> None:
+        """Let the protocol read, at most so many bytes in one go."""
+        if self._is_delivering:
+            return
+        self._is_delivering = True
+        while self.arrived and not self._is_paused and not self.is_over:
+            room = self.protocol.get_buffer(-1)
+            assert len(room), "an empty buffer ends a connection"
+            size = min(len(room), at_once, len(self.arrived))
+            room[:size] = self.arrived[:size]
+            del self.arrived[:size]
+            self.protocol.buffer_updated(size)
+        self._is_delivering = False
+
+    def stall(self, *, is_stalled: bool) -> None:
+        """As the kernel does when its buffer is full, or has room again."""
+        self.is_stalled = is_stalled
+        if not is_stalled and self._unsent:
+            unsent, self._unsent = self._unsent, []
+            for data in unsent:
+                self._hear(data)
+            self.protocol.resume_writing()
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Take it; while the wire stalls keep it as uvloop does, without a copy. The high-water mark is zero."""
+        assert not self.is_over
+        if not self.is_stalled:
+            self._hear(data)
+            return
+        self._unsent.append(data)
+        if len(self._unsent) == 1:
+            self.protocol.pause_writing()
+
+    def get_write_buffer_size(self) -> int:
+        """Bytes that wait."""
+        return sum(map(len, self._unsent))
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """It is zero."""
+        del low
+        assert high == 0
+
+    def is_closing(self) -> bool:
+        """Whether the link has ended."""
+        return self.is_over
+
+    def pause_reading(self) -> None:
+        """Deliver nothing more."""
+        self._is_paused = True
+
+    def resume_reading(self) -> None:
+        """Deliver again."""
+        self._is_paused = False
+
+
+class Border:
+    """In the place of `proxy.ssh.native.handover.Handover`, and of the connection that it takes over."""
+
+    def __init__(self, wire: Wire) -> None:
+        self.protocol: Any = None
+        self.waits_for_keys = False
+        """The peer's NEWKEYS has come, and nothing it says afterwards can be opened before there are keys."""
+        self._wire = wire
+
+    def __call__(self, *_: object) -> Border:
+        """Made for a connection and a plane."""
+        return self
+
+    def get_extra_info(self, name: str) -> None:
+        """No socket: nothing to set options on."""
+        del name
+
+    def begin(self) -> Taken:
+        """A fresh connection."""
+        return Taken(self._wire, KEYS, KEYS, b"")
+
+    def attach(self, protocol: asyncio.BufferedProtocol) -> None:
+        """Who receives."""
+        self.protocol = self._wire.protocol = protocol
+
+    def give(self, packet: memoryview, sequence: int) -> None:
+        """Not a channel's message."""
+        del sequence
+        assert len(packet) > HEADER
+        self.waits_for_keys |= packet[HEADER] == messages.NEWKEYS
+
+    def sent(self, nbytes: int) -> None:
+        """Counted for the next change of keys."""
+        assert nbytes > 0
+
+    def fail(self, error: Exception) -> None:
+        """The peer broke the protocol: the connection is closed at once."""
+        del error
+        self._wire.is_over = True
+
+    def lost(self, exc: Exception | None) -> None:
+        """The transport is gone."""
+        del exc

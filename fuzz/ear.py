@@ -1,0 +1,80 @@
+"""What an honest gateway hears of us: every packet opens, and none breaks a rule that the gateway could hold against us."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fuzz.border import KEYS
+from proxy.wire import messages
+from proxy.wire.packets import Opener
+
+_SENDER = 1 + 4 + len("direct-tcpip")
+"""Where our number stands in OPEN, and our window behind it (RFC 4254 5.1)."""
+LARGEST_PACKET = 40_000
+"""OpenSSH takes no more than 256 KiB; we send 32 KiB of data at most."""
+
+
+@dataclass(slots=True)
+class Known:
+    """A channel as the gateway knows it, in bytes: what it may send to our `number`, what we may send, in all and in a packet."""
+
+    number: int
+    window: int
+    credit: int
+    largest: int
+    had_eof: bool = False
+    had_close: bool = False
+    sent_eof: bool = False
+    sent_close: bool = False
+
+
+class Ear:
+    """Reads what is written to the link. `channels` are by the gateway's own numbers."""
+
+    def __init__(self) -> None:
+        self.asked: dict[int, int] = {}
+        """Our number of each channel that waits for an answer, and our window on it."""
+        self.channels: dict[int, Known] = {}
+        self.is_exchanging = False
+        """Our KEXINIT has been heard, our NEWKEYS not yet: nothing else of a channel may come (RFC 4253 7.1)."""
+        self._opener = Opener(*KEYS, largest=LARGEST_PACKET)
+        self._unread = b""
+
+    def hear(self, data: bytes | memoryview) -> None:
+        """What was written."""
+        view, start = memoryview(bytearray(self._unread + data)), 0
+        while opened := self._opener.open(view, start, len(view)):
+            self._message(bytes(view[opened.start : opened.end]))
+            start = opened.next
+        self._unread = bytes(view[start:])
+
+    def _message(self, message: bytes) -> None:
+        kind = message[0]
+        if kind in (messages.KEXINIT, messages.NEWKEYS):
+            assert self.is_exchanging == (kind == messages.NEWKEYS)
+            self.is_exchanging = kind == messages.KEXINIT
+            if kind == messages.NEWKEYS:
+                self._opener = Opener(*KEYS, largest=LARGEST_PACKET)
+            return
+        assert not self.is_exchanging, f"a message of type {kind} while keys are exchanged"
+        if kind == messages.OPEN:
+            number, window = (int.from_bytes(message[at : at + 4]) for at in (_SENDER, _SENDER + 4))
+            assert number not in self.asked
+            self.asked[number] = window
+            return
+        channel = self.channels[int.from_bytes(message[1:5])]
+        assert not channel.had_close, f"a message of type {kind} after CLOSE"
+        if kind == messages.DATA:
+            size = len(messages.parse_data(memoryview(message)))
+            assert not channel.had_eof, "data after EOF"
+            assert 0 < size <= min(channel.credit, channel.largest), f"{size} bytes of data to {channel}"
+            channel.credit -= size
+        elif kind == messages.EOF:
+            assert not channel.had_eof
+            channel.had_eof = True
+        elif kind == messages.CLOSE:
+            channel.had_close = True
+        elif kind == messages.WINDOW_ADJUST:
+            channel.window += messages.parse_window_adjust(memoryview(message))
+        else:
+            assert kind == messages.FAILURE, f"a message of type {kind}"

@@ -1,0 +1,127 @@
+"""The peer of a link: what it says next, by what it has heard and said so far; now and then against the rules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from fuzz.choices import Choices
+from fuzz.ear import Ear, Known
+from proxy.ssh.native.incoming import LARGEST_DATA
+from proxy.wire import messages
+
+NUMBERS = 6
+"""Channels that broken messages are about: some that are open, and some that are not."""
+GLOBAL_REQUEST = 80
+"""Not a channel's: it goes to asyncssh."""
+KINDS = (
+    messages.DATA,
+    messages.DATA,
+    messages.DATA,
+    messages.WINDOW_ADJUST,
+    messages.WINDOW_ADJUST,
+    messages.EOF,
+    messages.CLOSE,
+    messages.REQUEST,
+)
+BROKEN_KINDS = (*KINDS, messages.OPEN_CONFIRMATION, messages.OPEN_FAILURE, messages.EXTENDED_DATA, messages.FAILURE)
+
+
+class Receiver(Protocol):
+    """Who is to get what is sent on a channel."""
+
+    sent: bytearray
+
+
+class Gateway:
+    """`receivers` are by our numbers of channels."""
+
+    def __init__(self, choices: Choices, receivers: Mapping[int, Receiver]) -> None:
+        self.ear = Ear()
+        self._choices = choices
+        self._receivers = receivers
+        self._mischief = (0, 0, 3, 40)[choices.below(4)]
+        """Of 256 things it does, so many are against the rules."""
+        self.is_honest = True
+        """So far. From then on it cannot complain of us, either."""
+        self._last = 1000
+        """Its last number of a channel."""
+
+    def hear(self, data: bytes | memoryview) -> None:
+        """What we have written."""
+        if self.is_honest:
+            self.ear.hear(data)
+
+    def deviates(self) -> bool:
+        """Whether it breaks a rule now."""
+        if self._choices.below(256) >= self._mischief:
+            return False
+        self.is_honest = False
+        return True
+
+    def message(self) -> bytes:
+        """The next one; empty if there is nothing to say."""
+        return self._broken() if self.deviates() else self._honest()
+
+    # ------------------------------------------------------------------------------------------- within the rules
+
+    def _honest(self) -> bytes:
+        choices, what = self._choices, self._choices.below(32)
+        if what == 0:
+            return bytes((messages.NEWKEYS,)) if choices.flag() else bytes((GLOBAL_REQUEST,)) + choices.content(20)
+        if self.ear.asked and what < 16:
+            return self._answer(*self.ear.asked.popitem())
+        known = [channel for channel in self.ear.channels.values() if not channel.sent_close]
+        return self._on(known[choices.below(len(known))]) if known else b""
+
+    def _answer(self, number: int, window: int) -> bytes:
+        choices, to = self._choices, number.to_bytes(4)
+        if choices.below(8) == 0:
+            return bytes((messages.OPEN_FAILURE,)) + to + choices.below(5).to_bytes(4) + bytes(8)
+        self._last += 1
+        known = self.ear.channels[self._last] = Known(number, window, choices.uint32(), 1 + choices.uint32() // 2)
+        numbers = (self._last, known.credit, known.largest)
+        return bytes((messages.OPEN_CONFIRMATION,)) + to + b"".join(value.to_bytes(4) for value in numbers)
+
+    def _on(self, channel: Known) -> bytes:
+        choices = self._choices
+        kind, to = KINDS[choices.below(len(KINDS))], channel.number.to_bytes(4)
+        if kind == messages.WINDOW_ADJUST:
+            more = min(choices.uint32(), messages.BIGGEST_WINDOW - channel.credit)
+            channel.credit += more
+            return bytes((kind,)) + to + more.to_bytes(4)
+        if kind == messages.DATA and not channel.sent_eof:
+            data = choices.content(min(channel.window, choices.size(LARGEST_DATA)))
+            channel.window -= len(data)
+            self._receivers[channel.number].sent += data
+            return bytes((kind,)) + to + len(data).to_bytes(4) + data
+        if kind == messages.CLOSE or (kind == messages.EOF and not channel.sent_eof):
+            channel.sent_eof, channel.sent_close = True, kind == messages.CLOSE
+            return bytes((kind,)) + to
+        return bytes((messages.REQUEST,)) + to + bytes(4) + bytes((choices.below(2),))
+
+    # ------------------------------------------------------------------------------------------ against the rules
+
+    def _broken(self) -> bytes:
+        """Type, numbers and lengths are right, or not."""
+        choices = self._choices
+        kind = BROKEN_KINDS[choices.below(len(BROKEN_KINDS))] if not choices.flag() else choices.below(256)
+        recipient = choices.below(NUMBERS) if not choices.flag() else choices.uint32()
+        body = bytes((kind,)) + recipient.to_bytes(4)
+        if kind == messages.OPEN_CONFIRMATION:
+            body += b"".join(choices.uint32().to_bytes(4) for _ in range(3))
+        elif kind == messages.OPEN_FAILURE:
+            words = choices.content(choices.below(40))
+            body += choices.uint32().to_bytes(4) + len(words).to_bytes(4) + words + bytes(4)
+        elif kind == messages.WINDOW_ADJUST:
+            body += choices.uint32().to_bytes(4)
+        elif kind == messages.DATA:
+            data = choices.content(choices.size(LARGEST_DATA + 2000))
+            body += (len(data) if not choices.flag() else choices.uint32()).to_bytes(4) + data
+        elif kind not in (messages.EOF, messages.CLOSE):
+            body += choices.content(choices.below(40))
+        return body[: 1 + choices.below(256) % len(body)] if choices.flag() else body
+
+    def noise(self) -> bytes:
+        """Bytes that nobody sealed; they end everything."""
+        return self._choices.content(1 + self._choices.size(5000)) if self.deviates() else b""

@@ -1,0 +1,229 @@
+"""A whole native data plane between a gateway that knows the keys and says what it likes, and clients that do as they please.
+
+The fuzzer's bytes are a script: messages of the gateway, key changes, a transport that stalls, and what clients do with their
+channels. Whatever the script, nothing is raised, the first broken rule ends the link and nothing is delivered after it,
+memory stays within the windows, every client is told its end once, and the budget is back at zero. While the gateway is
+honest, the link never ends, what it sends arrives in order, and nothing that it hears breaks a rule (`fuzz.ear`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+from unittest.mock import patch
+
+from fuzz.border import KEYS, Border, ManualLoop, Wire
+from fuzz.choices import Choices
+from fuzz.gateway import Gateway
+from proxy.config.values import Endpoint
+from proxy.errors import LinkError, ProxyError
+from proxy.relay.budget import MemoryBudget
+from proxy.ssh.native import plane as plane_module
+from proxy.ssh.native.channel import NativeChannel
+from proxy.wire import messages
+from proxy.wire.errors import ProtocolError
+from proxy.wire.packets import HEADER, OVERHEAD, Sealer
+
+MEMORY = 4 << 20
+CHANNELS = 4
+ADDRESS = Endpoint("10.0.0.1", 6443)
+LARGEST_BUFFER = 1 << 20
+"""Bytes that a link may hold of packets that have not arrived whole."""
+
+
+class Client:
+    """The user of a channel, who may pause it at any moment. `sent` is what an honest gateway has sent."""
+
+    def __init__(self, channel: NativeChannel, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self.channel = channel
+        self.pauses = False
+        self.is_attached = False
+        self.has_ended = False
+        """It has said its last word."""
+        self.sent = bytearray()
+        self._taken = 0
+        self.is_lost = False
+        self._had_eof = False
+
+    def channel_data(self, data: bytes | memoryview) -> None:
+        """Never after an end, and in order."""
+        assert not self.is_lost
+        assert not self._had_eof
+        start, self._taken = self._taken, self._taken + len(data)
+        assert not self._gateway.is_honest or self.sent[start : self._taken] == bytes(data)
+        if self.pauses:
+            self.channel.pause_reading()
+
+    def channel_eof(self) -> None:
+        """Once."""
+        assert not self._had_eof
+        assert not self.is_lost
+        self._had_eof = True
+
+    def channel_full(self) -> None:
+        """Not to one who has gone."""
+        assert not self.is_lost
+
+    def channel_writable(self) -> None:
+        """Not to one who has gone."""
+        assert not self.is_lost
+
+    def channel_lost(self, error: ProxyError | None) -> None:
+        """Once."""
+        del error
+        assert not self.is_lost
+        self.is_lost = True
+
+
+class Scenario:
+    """One link's life."""
+
+    def __init__(self, choices: Choices) -> None:
+        self._choices = choices
+        self._clients: list[Client] = []
+        self._latest: dict[int, Client] = {}
+        """Who has a channel, by our numbers."""
+        self._openings: list[asyncio.Task[object]] = []
+        self._errors: list[ProtocolError] = []
+        self._budget = MemoryBudget(MEMORY, connections=CHANNELS)
+        self._gateway = Gateway(choices, self._latest)
+        self._sealer = Sealer(*KEYS)
+        self._wire = Wire(self._gateway.hear)
+        self._border = Border(self._wire)
+        conn = cast("Any", self._border)
+        with patch.dict(vars(plane_module), Handover=self._border):
+            self._plane = plane_module.NativePlane(
+                conn, self._budget, on_error=self._errors.append, on_lost=lambda _: None, on_ended=lambda: None
+            )
+        self._plane.round_trip = choices.below(4) / 2  # windows grow if it is long
+
+    async def run(self) -> None:
+        """The script, and the end of the link."""
+        steps = (*[self._say] * 4, *[self._act] * 3, *[self._turn] * 2, self._rarely)
+        self._open()
+        while not self._choices.is_over and not self._errors:
+            step = steps[self._choices.below(len(steps))]
+            step()
+            if step == self._turn:
+                await asyncio.sleep(0)
+            self._check()
+        await self._end()
+
+    def _rarely(self) -> None:
+        (self._open, self._open, self._keys, self._stall, self._noise)[self._choices.below(5)]()
+
+    def _turn(self) -> None:
+        """Time passes, and the loop goes round."""
+        cast("ManualLoop", asyncio.get_running_loop()).now += self._choices.below(20)
+
+    # ---------------------------------------------------------------------------------------------- the gateway
+
+    def _say(self) -> None:
+        if not (body := self._gateway.message()):
+            return
+        buffer = memoryview(bytearray(len(body) + OVERHEAD))
+        buffer[HEADER : HEADER + len(body)] = body
+        self._arrive(bytes(buffer[: self._sealer.seal(buffer, 0, len(body))]))
+        if body[0] == messages.NEWKEYS:
+            self._sealer = Sealer(*KEYS)
+
+    def _noise(self) -> None:
+        self._arrive(self._gateway.noise())
+
+    def _arrive(self, data: bytes) -> None:
+        """In as many reads as the script wants. A transport that was paused keeps it (a change of keys)."""
+        self._wire.arrived += data
+        self._wire.deliver(1 + self._choices.size(64 << 10))
+
+    def _keys(self) -> None:
+        """Keys are exchanged: what clients say is held back, or new ones come for either direction."""
+        if self._border.waits_for_keys:
+            self._border.waits_for_keys = False
+            self._plane.receiving_keys(KEYS)
+            self._wire.deliver(1 << 16)
+        elif self._plane.outgoing.is_held:
+            self._plane.send_packet(bytes((messages.NEWKEYS,)))
+            self._plane.sending_keys(KEYS)
+        else:
+            self._plane.send_packet(bytes((messages.KEXINIT,)) + bytes(16))
+
+    def _stall(self) -> None:
+        """The kernel takes nothing more, or everything again."""
+        self._wire.stall(is_stalled=not self._wire.is_stalled)
+
+    # ---------------------------------------------------------------------------------------------- the clients
+
+    def _open(self) -> None:
+        if len(self._plane) >= CHANNELS or not (window := self._budget.take_initial()):
+            return
+        channel = self._plane.channel(window)
+        client = self._latest[channel.number] = Client(channel, self._gateway)
+        self._clients.append(client)
+        asking = channel.ask(window, ADDRESS, ADDRESS)
+        self._openings.append(asyncio.get_running_loop().create_task(asking, name="open"))
+
+    def _act(self) -> None:
+        """What a relay may do with its channel, in any order."""
+        if not self._clients:
+            return
+        choices = self._choices
+        client = self._clients[-1 - choices.below(len(self._clients))]
+        channel, what = client.channel, choices.below(16)
+        if not channel.opened.done():
+            if what == 0:
+                channel.abort()
+        elif channel.opened.result() is not None or client.is_lost:
+            pass  # nobody has it
+        elif not client.is_attached:
+            client.is_attached = True
+            channel.attach(client)
+        elif what < 8 and not client.has_ended:
+            buffer = channel.get_buffer(-1)
+            assert len(buffer), "an empty buffer ends a connection"
+            channel.buffer_updated(1 + choices.size(len(buffer) - 1))
+        elif what < 11 and what >= 8:
+            client.pauses = choices.flag()
+            channel.pause_reading()
+        elif what < 13:
+            client.pauses = False
+            channel.resume_reading()
+        else:
+            client.has_ended = True
+            (channel.write_eof, channel.close, channel.abort)[what - 13]()
+
+    # ------------------------------------------------------------------------------------------------- the laws
+
+    def _check(self) -> None:
+        assert len(self._errors) <= (not self._gateway.is_honest), self._errors
+        assert len(cast("Any", self._plane)._incoming._view) <= LARGEST_BUFFER
+        assert sum(len(cast("Any", client.channel)._undelivered) for client in self._clients) <= MEMORY
+
+    async def _end(self) -> None:
+        """The link is lost: everything is given back, and everybody knows."""
+        self._wire.is_over = True
+        self._plane.lost(self._errors[0] if self._errors else LinkError("over"))
+        for client in self._clients:
+            client.channel.abort()
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert all(opening.done() for opening in self._openings)
+        for opening in self._openings:
+            opening.result()
+        assert not len(self._plane), [client.channel for client in self._clients]
+        assert self._budget.used == 0, self._budget
+
+
+async def _live(data: bytes) -> None:
+    await Scenario(Choices(data)).run()
+
+
+def run(data: bytes) -> None:
+    """One input. Raises whatever is not allowed to happen."""
+    loop = ManualLoop()
+    try:
+        loop.run_until_complete(_live(data))
+    finally:
+        loop.close()
+    if loop.unhandled:
+        raise AssertionError(loop.unhandled)

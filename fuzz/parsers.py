@@ -1,0 +1,36 @@
+"""Every parser of a channel message, on any bytes: a value that is within them, or ProtocolError."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from fuzz.choices import Choices
+from proxy.wire import messages
+from proxy.wire.errors import ProtocolError
+
+
+def run(data: bytes) -> None:
+    """One input. Raises whatever is not allowed to happen."""
+    choices = Choices(data)
+    which = choices.below(7)
+    message = memoryview(choices.rest())
+    with suppress(ProtocolError):
+        if which == 0:
+            assert 0 <= messages.recipient(message) <= 0xFFFFFFFF
+        elif which == 1:
+            messages.parse_bare(message)
+            assert len(message) == 5
+        elif which == 2:
+            confirmation = messages.parse_confirmation(message)
+            assert all(0 <= number <= 0xFFFFFFFF for number in confirmation)
+            assert confirmation.largest
+        elif which == 3:
+            assert messages.parse_data(message) == message[messages.DATA_HEADER :]
+        elif which == 4:
+            _, words = messages.parse_failure(message)
+            assert len(words) <= 200
+            assert words.isprintable()
+        elif which == 5:
+            messages.parse_request(message)
+        else:
+            assert 0 <= messages.parse_window_adjust(message) <= 0xFFFFFFFF

@@ -1,0 +1,87 @@
+"""The fuzzer's targets hold on random inputs and on every input that once broke one; atheris looks further (`make fuzz`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fuzz import link, packets, parsers
+from fuzz.border import ManualLoop, Wire
+from fuzz.choices import Choices
+from fuzz.ear import Ear
+from fuzz.gateway import GLOBAL_REQUEST, Gateway
+from proxy.wire import messages
+from proxy.wire.errors import ProtocolError
+from tests.support.daemon import ROOT
+
+TARGETS: dict[str, Callable[[bytes], None]] = {"link": link.run, "packets": packets.run, "parsers": parsers.run}
+FINDINGS = sorted((ROOT / "fuzz" / "findings").glob("*/*"))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@settings(deadline=None, max_examples=200)
+@given(data=st.binary(max_size=1500))
+def test_any_input_keeps_the_laws(target: str, data: bytes) -> None:
+    TARGETS[target](data)
+
+
+def test_what_was_found_once() -> None:
+    for finding in FINDINGS:
+        TARGETS[finding.parent.name](finding.read_bytes())
+
+
+def test_scripts_reach_what_they_are_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most links of a random script carry data both ways; a fuzzer that only ever sees refusals proves nothing."""
+    seen: dict[str, int] = {}
+
+    def count(name: str, of: type, method: str) -> None:
+        original = getattr(of, method)
+
+        def counted(*args: object, **kwargs: object) -> object:
+            seen[name] = seen.get(name, 0) + 1
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(of, method, counted)
+
+    for name in ("channel_data", "channel_eof", "channel_lost", "channel_full"):
+        count(name, link.Client, name)
+    count("heard", Ear, "_message")
+    count("stalled", Wire, "stall")
+    scripts = (bytes(byte * (7 + seed) * 31 % 251 for byte in range(1, 1500)) for seed in range(60))
+    for script in scripts:
+        link.run(script)
+    assert seen.keys() == {"channel_data", "channel_eof", "channel_lost", "channel_full", "heard", "stalled"}
+
+
+def test_a_law_that_is_broken_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A parser that lets a ValueError out, an end told twice, and a byte too many on the link."""
+    monkeypatch.setattr(messages, "parse_bare", int)
+    with pytest.raises(ValueError, match="invalid literal"):
+        parsers.run(bytes((1, 2)))
+    client = link.Client.__new__(link.Client)
+    client.is_lost = False
+    client.channel_lost(None)
+    with pytest.raises(AssertionError):
+        client.channel_lost(None)
+    with pytest.raises(ProtocolError):
+        Ear().hear(bytes(100))
+
+
+def test_an_error_in_a_callback_is_kept() -> None:
+    loop = ManualLoop()
+    loop.call_soon(lambda: 1 / 0)
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    loop.close()
+    assert len(loop.unhandled) == 1
+
+
+def test_choices_run_out_quietly() -> None:
+    choices = Choices(b"\x07")
+    assert choices.below(4) == 3
+    assert choices.is_over
+    assert (choices.uint32(), choices.content(5), choices.rest()) == (0, bytes(5), b"")
+    assert Gateway(choices, {}).message()[0] == GLOBAL_REQUEST
