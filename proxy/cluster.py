@@ -104,7 +104,7 @@ class Cluster:
         """Take a client's socket (the listener's callback)."""
         self.connections_total += 1
         limit = self.config.max_connections
-        if limit is not None and self.active >= limit:
+        if limit is not None and self.traffic.active >= limit:  # those of its predecessor, which a reload replaced, count too
             self._refuse(sock, client, CLUSTER_LIMIT, f"clusters.{self.name}.max_connections is {limit}")
             return
         if not self._shared.admission.enter():

@@ -10,12 +10,16 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from contextlib import suppress
+from typing import Final
 
 import structlog
 
 from proxy.relay.budget import MemoryBudget
 
 log = structlog.get_logger("kubemux.connection")
+
+SAY_AGAIN_S: Final = 10.0
+"""Seconds between two warnings: with memory short for long, every probe of every cluster would be one."""
 
 
 class WaitingForMemory:
@@ -24,6 +28,7 @@ class WaitingForMemory:
     def __init__(self, budget: MemoryBudget) -> None:
         self._budget = budget
         self._waiting: deque[asyncio.Future[None]] = deque()
+        self._say_at = 0.0
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -33,7 +38,8 @@ class WaitingForMemory:
         loop = asyncio.get_running_loop()
         if until <= loop.time():
             raise TimeoutError
-        if not self._waiting:
+        if loop.time() >= self._say_at:
+            self._say_at = loop.time() + SAY_AGAIN_S
             log.warning(
                 "clients wait for memory",
                 used=self._budget.used,

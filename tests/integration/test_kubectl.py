@@ -140,3 +140,21 @@ def test_sshd_killed_and_started_again_is_down_then_up(daemon: Daemon, sshd: Ssh
     daemon.wait_up("prod")
     assert daemon.metric("kubemux_gateway_reconnects_total", gateway="edge") >= 1
     assert daemon.metric("kubemux_gateway_connected", gateway="edge") == 1
+
+
+def test_a_watch_ends_well_when_the_daemon_does(sshd: Sshd, apiserver: ApiServer, port: int, tmp_path: Path) -> None:
+    """What a drain leaves is half-closed: the API server ends the watch, and kubectl has nothing to complain of."""
+    daemon = Daemon(
+        tmp_path / "daemon",
+        gateways={"edge": gateway(sshd)},
+        clusters={"prod": cluster(port, apiserver.endpoint, ca=apiserver.ca_file)},
+        sections={"limits": {"drain_timeout": "100ms"}},
+    )
+    command = ["--kubeconfig", str(mapped(apiserver, tmp_path, port)), "get", "ns", "--watch", "-o", "name"]
+    with daemon:
+        daemon.wait_up("prod")
+        watch = subprocess.Popen([asset("kubectl"), *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert watch.stdout is not None
+        assert watch.stdout.readline().startswith("namespace/")
+    _, complaints = watch.communicate(timeout=30)
+    assert (watch.returncode, complaints) == (0, "")
