@@ -104,6 +104,12 @@ class Metrics:
         )
         self.gateway_rtt = gauge("gateway_rtt_seconds", "Last measured round trip to sshd, through the link.", "gateway")
         self.gateway_backoff = gauge("gateway_backoff_seconds", "Wait before the next dial attempt; 0 if none is due.", "gateway")
+        self.gateway_credential_expiry = gauge(
+            "gateway_credential_expiry_timestamp_seconds",
+            "When a gateway's SSH certificate ends, in Unix time.",
+            "gateway",
+            "kind",
+        )
         self.link_data_plane = gauge("link_data_plane", "Links by who carries their bytes.", "gateway", "mode")
         self.buffered_bytes = gauge(
             "buffered_bytes", "Bytes that buffers and granted windows may hold now, out of limits.memory."

@@ -61,6 +61,8 @@ class GatewaySnapshot:
     hint: str = ""
     retiring: tuple[LinkSnapshot, ...] = ()
     """Links that were replaced: they take no channels and end with those they have."""
+    certificate_expiry: float | None = None
+    """Unix time: of the certificates that we and the server have shown, the first to end."""
 
 
 @dataclass(frozen=True, slots=True)

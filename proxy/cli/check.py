@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import click
 
 from proxy.cli.options import config_option
-from proxy.config import known_hosts, loader
+from proxy.config import expiry, known_hosts, loader
 from proxy.config.credentials import Scrutiny
 
 
@@ -19,7 +20,7 @@ def check(config: Path) -> None:
     Run it as root or as the daemon's user: whether keys can be read depends on who asks.
     """
     loaded = loader.load(config, Scrutiny.KEYS)
-    for doubt, remedy in known_hosts.unlisted(loaded):
+    for doubt, remedy in (*known_hosts.unlisted(loaded), *expiry.soon(loaded, time.time())):
         click.echo(f"WARNING: {config}: {doubt}\n  hint: {remedy}", err=True)
     gateways, clusters = len(loaded.gateways), len(loaded.clusters)
     click.echo(f"{config}: ok, {gateways} gateway{'s' * (gateways != 1)}, {clusters} cluster{'s' * (clusters != 1)}")

@@ -33,8 +33,9 @@ def render(snapshot: DaemonSnapshot, *, now: float, width: int) -> RenderableTyp
     """Head line, gateways, clusters, and why the failing ones fail. `now` is Unix time, `width` columns."""
     parts: list[RenderableType] = [_head(snapshot), Text()]
     if snapshot.gateways:
-        rows = [_gateway(gateway) for gateway in snapshot.gateways]
-        parts += [_table(["GATEWAY", "STATE", ">LINKS", ">RTT", ">CHANNELS", ">RECONNECTS", ">RETRY IN"], rows, width), Text()]
+        rows = [_gateway(gateway, now=now) for gateway in snapshot.gateways]
+        headers = ["GATEWAY", "STATE", ">LINKS", ">RTT", ">CHANNELS", ">RECONNECTS", ">RETRY IN", ">CERT"]
+        parts += [_table(headers, rows, width), Text()]
     if snapshot.clusters:
         wide = width >= WIDE
         headers = ["CLUSTER", "STATE", "LISTEN", *(["GATEWAY", "API SERVER"] if wide else [])]
@@ -52,16 +53,17 @@ def _head(snapshot: DaemonSnapshot) -> Text:
     return Text("\n").join([line, _text(more, "dim")])
 
 
-def _gateway(gateway: GatewaySnapshot) -> list[Text]:
+def _gateway(gateway: GatewaySnapshot, *, now: float) -> list[Text]:
     rtts = [link.rtt for link in gateway.links if link.rtt is not None]
     return [
         _text(gateway.name, "bold"),
         _state(gateway.state),
-        Text(f"{len(gateway.links)}/{gateway.wanted}"),
+        Text(f"{len(gateway.links)}/{gateway.wanted}{f'+{len(gateway.retiring)}' if gateway.retiring else ''}"),
         _milliseconds(min(rtts, default=None)),
-        Text(str(sum(link.channels for link in gateway.links))),
+        Text(str(sum(link.channels for link in (*gateway.links, *gateway.retiring)))),
         Text(str(gateway.reconnects)),
         Text("-" if gateway.retry_in is None else seconds_text(gateway.retry_in)),
+        _days_left(gateway.certificate_expiry, now),
     ]
 
 

@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import asyncssh
 
+from proxy.config import expiry
 from proxy.config.model import GatewayConfig, KeepaliveConfig
 from proxy.errors import ConnectTimeout, CredentialsUnusable, JumpFailed, LinkError, Stage
-from proxy.ssh import known_hosts
-from proxy.ssh.errors import Shown, describe_connect, describe_handshake, identity
+from proxy.ssh import internals, known_hosts
+from proxy.ssh.errors import Shown, describe_connect, describe_handshake, host_key_line, identity
 from proxy.ssh.options import Prepared, prepare, proxy_jump
 
 Lost = Callable[[Exception | None], None]
+Expires = Callable[[str, float | None], None]
 HandshakeSlot = Callable[[str], asyncio.Semaphore]
 
 
@@ -34,11 +37,19 @@ class Dialled:
 
 
 class _Client(asyncssh.SSHClient):
-    """Remembers what the server showed that was not trusted, and hears of the end."""
+    """Remembers what the server showed, and what of it was not trusted; hears of the end."""
 
     def __init__(self, on_lost: Lost | None) -> None:
         self.shown = Shown()
+        self.host_key = b""
+        """As it came: a key or a certificate (RFC 4253 6.6, PROTOCOL.certkeys)."""
         self._on_lost = on_lost
+
+    def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
+        internals.on_host_key(conn, self._host_key_shown)
+
+    def _host_key_shown(self, key_data: bytes) -> None:
+        self.host_key = key_data
 
     def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
         del host, addr, port
@@ -56,14 +67,21 @@ class _Client(asyncssh.SSHClient):
 
 
 async def dial(
-    config: GatewayConfig, gateways: Mapping[str, GatewayConfig], handshake_slot: HandshakeSlot, on_lost: Lost
+    config: GatewayConfig,
+    gateways: Mapping[str, GatewayConfig],
+    handshake_slot: HandshakeSlot,
+    on_lost: Lost,
+    *,
+    on_expiry: Expires = lambda _kind, _when: None,
 ) -> Dialled:
     """Dial `config`'s jump chain, then the gateway itself.
 
     `on_lost` is called once when the last connection ends; that may be before `dial` returns, or as it fails.
-    `handshake_slot` gives each SSH server's budget of handshakes in flight. Raises LinkError; nothing is left open then.
+    `handshake_slot` gives each SSH server's budget of handshakes in flight. `on_expiry` is told when the credentials for the
+    gateway itself end: (`user` | `host`, Unix time, or None if there is no such certificate), as soon as that is known.
+    Raises LinkError; nothing is left open then.
     """
-    chain = _Chain(gateways, handshake_slot)
+    chain = _Chain(gateways, handshake_slot, on_expiry)
     try:
         server, handshake = await chain.extend(config, on_lost=on_lost)
     except BaseException:
@@ -76,10 +94,11 @@ async def dial(
 class _Chain:
     """The connections of one link in the making, each through the one before it."""
 
-    def __init__(self, gateways: Mapping[str, GatewayConfig], handshake_slot: HandshakeSlot) -> None:
+    def __init__(self, gateways: Mapping[str, GatewayConfig], handshake_slot: HandshakeSlot, on_expiry: Expires) -> None:
         self.conns: list[asyncssh.SSHClientConnection] = []
         self._gateways = gateways
         self._handshake_slot = handshake_slot
+        self._on_expiry = on_expiry
 
     async def extend(
         self, config: GatewayConfig, *, on_lost: Lost | None = None, route: tuple[str, ...] = ()
@@ -90,6 +109,8 @@ class _Chain:
         `route` is the names that led here, to find circles.
         """
         prepared = await prepare(config)
+        if not route:
+            self._on_expiry("user", min((validity.end for _, validity in prepared.certificates), default=None))
         if not self.conns:
             for name, hop in self._jumps(config, prepared.options.tunnel):
                 if name in route:
@@ -101,7 +122,11 @@ class _Chain:
                     await self.extend(hop, route=(*route, name))
                 except LinkError as exc:
                     raise _jump_failed(name, exc) from exc
-        return await self._connect(config, prepared, on_lost)
+        server, seconds, client = await self._connect(config, prepared, on_lost)
+        if not route:
+            certificate = expiry.openssh(host_key_line(client.host_key))
+            self._on_expiry("host", certificate.end if certificate else None)
+        return server, seconds
 
     def _jumps(self, config: GatewayConfig, proxy_jumps: object) -> list[tuple[str, GatewayConfig]]:
         if config.jump:
@@ -110,7 +135,7 @@ class _Chain:
             return [(hop.strip(), proxy_jump(config, hop)) for hop in proxy_jumps.split(",")]
         return []
 
-    async def _connect(self, config: GatewayConfig, prepared: Prepared, on_lost: Lost | None) -> tuple[str, float]:
+    async def _connect(self, config: GatewayConfig, prepared: Prepared, on_lost: Lost | None) -> tuple[str, float, _Client]:
         options = prepared.options
         server = f"{options.host}:{options.port}"
         seconds = config.connect_timeout
@@ -120,12 +145,13 @@ class _Chain:
         elif options.proxy_command is None:
             tunnel = _Tcp(server, seconds, unanswered(config.keepalive))
         loop = asyncio.get_running_loop()
+        client = _Client(on_lost)
         try:
             async with self._handshake_slot(server), asyncio.timeout(seconds):
                 started = loop.time()
                 if isinstance(tunnel, _Tcp):
                     await tunnel.resolve(options.host, options.port, options.family)
-                self.conns.append(await _handshake(prepared, server, tunnel, on_lost))
+                self.conns.append(await _handshake(prepared, server, tunnel, client))
         except TimeoutError as exc:
             if isinstance(tunnel, _Tcp) and not tunnel.connected_at:
                 raise ConnectTimeout(f"no TCP connection to {server} within {seconds:g} s") from exc
@@ -134,7 +160,7 @@ class _Chain:
             raise failure from exc
         if isinstance(tunnel, _Tcp):
             started = tunnel.connected_at
-        return server, loop.time() - started
+        return server, loop.time() - started, client
 
 
 def unanswered(keepalive: KeepaliveConfig) -> float:
@@ -155,9 +181,8 @@ def _jump_failed(name: str, exc: LinkError) -> JumpFailed:
 
 
 async def _handshake(
-    prepared: Prepared, server: str, tunnel: asyncssh.SSHClientConnection | _Tcp | None, on_lost: Lost | None
+    prepared: Prepared, server: str, tunnel: asyncssh.SSHClientConnection | _Tcp | None, client: _Client
 ) -> asyncssh.SSHClientConnection:
-    client = _Client(on_lost)
     addresses = tunnel.addresses if isinstance(tunnel, _Tcp) else []
     trusted = known_hosts.match(prepared.known_hosts, prepared.options, addresses)
     try:
@@ -170,8 +195,15 @@ async def _handshake(
     except LinkError:
         raise
     except Exception as exc:  # not only asyncssh.Error: what its parsers stumble over in a hostile peer's packets comes as it is
-        who = identity(prepared.options)
+        who = identity(prepared.options) + _expired(prepared)
         raise describe_handshake(server, exc, shown=client.shown, trusted=trusted, who=who) from exc
+
+
+def _expired(prepared: Prepared) -> str:
+    """The likeliest reason of a refusal that sshd does not tell."""
+    now = time.time()
+    said = [f"; {path} expired on {expiry.date(validity.end)}" for path, validity in prepared.certificates if validity.end < now]
+    return "".join(said)
 
 
 class _Tcp:

@@ -40,6 +40,12 @@ def fingerprint(key: asyncssh.SSHKey) -> str:
     return f"{key.get_algorithm()} {key.get_fingerprint()}"
 
 
+def host_key_line(blob: bytes) -> bytes:
+    """A key or certificate as known_hosts and `.pub` files have it, `TYPE BASE64`; empty if `blob` begins with no type."""
+    kind = blob[4 : 4 + int.from_bytes(blob[:4])]
+    return kind + b" " + base64.b64encode(blob) if kind else b""
+
+
 def identity(options: asyncssh.SSHClientConnectionOptions) -> str:
     """Who we say we are: the user and the keys that are offered, those of an agent not among them."""
     keys = [f"{pair.get_algorithm()} {_digest(pair.public_data)}" for pair in options.client_keys or ()]

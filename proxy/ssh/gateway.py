@@ -130,6 +130,7 @@ class Gateway:
             reason=failure.reason if failure else "",
             message=str(failure) if failure else "",
             hint=failure.hint if failure else "",
+            certificate_expiry=min(self._report.expiries.values(), default=None),
         )
 
     # -------------------------------------------------------------------------------------------- channels
@@ -203,7 +204,7 @@ class Gateway:
             else:
                 link.lost(exc)
 
-        dialled = await dial(self.config, self._gateways, self._handshakes.__getitem__, on_lost)
+        dialled = await dial(self.config, self._gateways, self._handshakes.__getitem__, on_lost, on_expiry=self._report.expiry)
         self._report.handshake(dialled.handshake)
         link = Link(
             dialled.conns,

@@ -26,6 +26,20 @@ def check(conn: asyncssh.SSHClientConnection) -> None:
         raise RuntimeError(f"asyncssh {asyncssh.__version__} has no {', '.join(missing)}; kubemux was tested with 2.24")
 
 
+def on_host_key(conn: asyncssh.SSHClientConnection, shown: Callable[[bytes], None]) -> None:
+    """Call `shown` with the host key, or host certificate, that the server identifies itself with, in each key exchange.
+
+    asyncssh keeps the key that is in a certificate, not the certificate. Told before it is verified.
+    """
+    validate = conn.validate_server_host_key
+
+    def validating(key_data: bytes) -> asyncssh.SSHKey:
+        shown(key_data)
+        return validate(key_data)
+
+    setattr(conn, validate.__name__, validating)
+
+
 def on_congestion(
     conn: asyncssh.SSHClientConnection, high_water: int, pause: Callable[[], None], resume: Callable[[], None]
 ) -> None:

@@ -7,13 +7,14 @@ and `Match exec` in an ssh_config runs programs.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import asyncssh
 
+from proxy.config import expiry
 from proxy.config.model import GatewayConfig
 from proxy.errors import CredentialsUnusable, RetryClass
 from proxy.ssh import known_hosts
@@ -39,6 +40,8 @@ class Prepared:
     settings: Mapping[str, Any]
     options: asyncssh.SSHClientConnectionOptions
     known_hosts: asyncssh.SSHKnownHosts
+    certificates: Sequence[tuple[Path, expiry.Validity]] = ()
+    """Of the user, those that end."""
 
 
 async def prepare(config: GatewayConfig) -> Prepared:
@@ -67,7 +70,7 @@ def _prepare(config: GatewayConfig) -> Prepared:
     if config.agent:
         _check_agent(config, options.agent_path)
     known = known_hosts.read(config, options)
-    return Prepared(settings | {"known_hosts": known}, options, known)
+    return Prepared(settings | {"known_hosts": known}, options, known, tuple(expiry.user_certificates(config)))
 
 
 def _settings(config: GatewayConfig) -> dict[str, Any]:

@@ -23,6 +23,7 @@ class Report:
     def __init__(self, name: str, metrics: Metrics) -> None:
         self.state = GatewayState.CONNECTING
         self.reconnects = 0
+        self.expiries: dict[str, float] = {}
         self._name = name
         self._metrics = metrics
         self._log = log.bind(gateway=name)
@@ -38,6 +39,15 @@ class Report:
     def handshake(self, seconds: float) -> None:
         """One has succeeded."""
         self._metrics.gateway_handshake.labels(self._name).observe(seconds)
+
+    def expiry(self, kind: str, when: float | None) -> None:
+        """The user's or the host's certificate ends then; None: there is none."""
+        gauge = self._metrics.gateway_credential_expiry
+        if when is not None:
+            self.expiries[kind] = when
+            gauge.labels(self._name, kind).set(when)
+        elif self.expiries.pop(kind, None) is not None:
+            gauge.remove(self._name, kind)
 
     def rtt(self, seconds: float) -> None:
         """A round trip through a link."""

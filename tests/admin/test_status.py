@@ -57,6 +57,7 @@ def test_the_document_is_what_scripts_rely_on() -> None:
                 "message": "",
                 "hint": "",
                 "retiring": [],
+                "certificate_expiry": None,
             }
         ],
         "clusters": [

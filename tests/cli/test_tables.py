@@ -31,10 +31,17 @@ def test_wide() -> None:
     lines = shown(width=140)
     assert lines[0] == "1/3 clusters up, 1/2 gateways connected, 12 connections"
     assert lines[1] == "kubemux 0.1.0, pid 123, up 2h 3m, 121K of 256M buffered"
-    assert row(lines, "eu-edge") == ["eu-edge", "●", "up", "2/2", "21ms", "14", "0", "-"]
-    assert row(lines, "us-west") == ["us-west", "○", "down", "0/2", "-", "0", "14", "42s"]
+    assert row(lines, "eu-edge") == ["eu-edge", "●", "up", "2/2", "21ms", "14", "0", "-", "-"]
+    assert row(lines, "us-west") == ["us-west", "○", "down", "0/2", "-", "0", "14", "42s", "-"]
     where = ["127.0.0.1:16443", "eu-edge", "10.0.0.10:6443"]
     assert row(lines, "prod-eu") == ["prod-eu", "●", "up", *where, "31ms", "12", "12M", "8.5G", "84d"]
+
+
+def test_a_gateway_shows_links_that_retire_and_when_its_certificate_ends() -> None:
+    [link, *_] = EU_EDGE.links
+    edge = replace(EU_EDGE, retiring=(replace(link, channels=5),), certificate_expiry=NOW + 3 * DAY)
+    lines = shown(replace(DAEMON, gateways=(edge,)))
+    assert row(lines, "eu-edge") == ["eu-edge", "●", "up", "2/2+1", "21ms", "19", "0", "-", "3d"]
 
 
 def test_80_columns_keep_every_row_on_its_line_and_every_address_whole() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -79,7 +80,7 @@ async def test_everything_sshd_can_be_shown(sshd: Sshd, agent: Path, tmp_path: P
     bad: dict[str, tuple[dict[str, object], str, list[str]]] = {
         "refused": ({"identity_files": refused}, "auth_failed", [f"refuses user {sshd.user}"]),
         "nobody": ({"user": "nobody"}, "auth_failed", ["refuses user nobody"]),
-        "expired": ({"identity_files": [str(expired)]}, "auth_failed", ["refuses user"]),
+        "expired": ({"identity_files": [str(expired)]}, "auth_failed", ["refuses user", "expired-cert.pub expired on 20"]),
         "wrong-passphrase": (
             {"identity_files": [str(locked)], "passphrase_file": wrong},
             "credentials_unusable",
@@ -103,6 +104,11 @@ async def test_everything_sshd_can_be_shown(sshd: Sshd, agent: Path, tmp_path: P
             found = await settled(daemon)
             for name in good:
                 assert found[name]["state"] == "up", found[name]
+            expiry = "kubemux_gateway_credential_expiry_timestamp_seconds"
+            for name in ("certificate", "certificate-elsewhere"):
+                assert 3000 < daemon.metric(expiry, gateway=name, kind="user") - time.time() < 3700
+            assert -3700 < daemon.metric(expiry, gateway="expired", kind="user") - time.time() < -3000
+            assert f'{expiry}{{gateway="key"' not in daemon.get("/metrics")[1]
             for name, (_, reason, says) in bad.items():
                 assert found[name]["reason"] == reason, found[name]
                 for text in says:

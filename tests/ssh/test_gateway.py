@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import suppress
 from typing import cast
 
@@ -15,6 +16,7 @@ from proxy.snapshots import GatewayState
 from proxy.ssh.governor import Backoff
 from proxy.ssh.link import Link
 from tests.ssh.conftest import ORIGIN, Watched, config_for, started
+from tests.support import ssh_keys
 from tests.support.echo import Echo
 from tests.support.sshd import Sshd, SshdFactory
 
@@ -172,6 +174,27 @@ async def test_one_outage_is_one_failure(sshd: Sshd) -> None:
         gateway.renew("test")
         await gateway.until(lambda: gateway.links == 4)
         assert gateway.metric("gateway_reconnects_total", reason="link_lost") == 4
+
+
+async def test_the_end_of_certificates_is_told(sshd_factory: SshdFactory) -> None:
+    """Ours and the server's, until a link comes up without."""
+    sshd = sshd_factory(host_certificate=True)
+    key, certificate = sshd.new_certificate()
+    known_hosts = [str(sshd.known_hosts(authority=True))]
+    name = "gateway_credential_expiry_timestamp_seconds"
+    async with started(config_for(sshd, identity_files=[str(key)], known_hosts=known_hosts)) as gateway:
+        await gateway.until(lambda: gateway.links == 1)
+        for kind in ("user", "host"):
+            assert 3000 < gateway.metric(name, kind=kind) - time.time() < 3700
+        assert gateway.snapshot().certificate_expiry in {gateway.metric(name, kind=kind) for kind in ("user", "host")}
+        certificate.unlink()
+        with (sshd.folder / "authorized_keys").open("a") as file:
+            file.write(f"{ssh_keys.public(key)}\n")
+        config = gateway.config.model_copy(update={"known_hosts": (sshd.known_hosts(),)})
+        gateway.take(config, {})
+        await gateway.until(lambda: gateway.metric("gateway_reconnects_total", reason="replaced") == 1)
+        assert {gateway.metric(name, kind=kind) for kind in ("user", "host")} == {0}
+        assert gateway.snapshot().certificate_expiry is None
 
 
 async def test_draining_waits_for_channels_and_says_no_more_of_the_gateway(sshd: Sshd) -> None:

@@ -1,0 +1,99 @@
+"""When credentials end: OpenSSH user certificates of gateways, CAs and client certificates of clusters.
+
+Reads the files as they are now, and blocks. What cannot be read or is no certificate is left to those who use it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import SSHCertificate, load_ssh_public_identity
+
+from proxy.config.credentials import Kind, references
+from proxy.config.files import MAX_CREDENTIAL_BYTES, Unusable, read_bytes
+from proxy.config.model import Config, GatewayConfig
+
+SOON_S: Final = 14 * 86400.0
+"""As the shipped alert has it; for a certificate that lives for less than ten weeks, a fifth of its life."""
+
+_LAST: Final = datetime.max.replace(tzinfo=UTC).timestamp()
+
+
+class Validity(NamedTuple):
+    """From and until when a certificate holds, in Unix time."""
+
+    start: float
+    end: float
+
+    def is_soon(self, now: float) -> bool:
+        """Whether it has ended, or is about to."""
+        return self.end - now < min(SOON_S, (self.end - self.start) / 5)
+
+
+def openssh(line: bytes) -> Validity | None:
+    """`TYPE BASE64 [COMMENT]`; None if that is no certificate (PROTOCOL.certkeys), or one that never ends."""
+    try:
+        found = load_ssh_public_identity(line)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        return None
+    if not isinstance(found, SSHCertificate) or found.valid_before > _LAST:
+        return None
+    return Validity(found.valid_after, found.valid_before)
+
+
+def user_certificates(config: GatewayConfig) -> Iterator[tuple[Path, Validity]]:
+    """Those of `certificate_files`, and those beside `identity_files` (`KEY-cert.pub`)."""
+    beside = [Path(f"{path}-cert.pub") for path in config.identity_files]
+    for path in dict.fromkeys((*config.certificate_files, *beside)):
+        for line in _read(path).splitlines():
+            if validity := openssh(line):
+                yield path, validity
+
+
+def soon(config: Config, now: float) -> Iterator[tuple[str, str]]:
+    """What has ended or is about to, each with a remedy."""
+    for name, gateway in config.gateways.items():
+        for path, validity in user_certificates(gateway):
+            if validity.is_soon(now):
+                yield (
+                    _said(f"gateways.{name}", path, validity, now),
+                    "sign it anew: ssh-keygen -s CA -I ID -n USER KEY.pub",
+                )
+    for name, cluster in config.clusters.items():
+        for loc, path, kind in references(cluster):
+            if kind is Kind.CERTIFICATES:
+                for validity in _x509(path):
+                    if validity.is_soon(now):
+                        key = ".".join(map(str, loc))
+                        yield _said(f"clusters.{name}.{key}", path, validity, now), f"openssl x509 -noout -text -in {path}"
+
+
+def _said(key: str, path: Path, validity: Validity, now: float) -> str:
+    verb = "expired" if validity.end < now else "expires"
+    return f"{key}: certificate {path} {verb} on {date(validity.end)}"
+
+
+def date(when: float) -> str:
+    """Unix time for a person."""
+    return f"{datetime.fromtimestamp(when, UTC):%F %T} UTC"
+
+
+def _x509(path: Path) -> Iterator[Validity]:
+    try:
+        found = x509.load_pem_x509_certificates(_read(path))
+    except ValueError:
+        return
+    for one in found:
+        yield Validity(one.not_valid_before_utc.timestamp(), one.not_valid_after_utc.timestamp())
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return read_bytes(path, limit=MAX_CREDENTIAL_BYTES)[0]
+    except Unusable:
+        return b""

@@ -1,0 +1,87 @@
+"""When certificates end, read from real ones that ssh-keygen and OpenSSL made."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from proxy.config import expiry
+from proxy.config.model import ClusterConfig, Config, GatewayConfig, TlsConfig
+from proxy.config.values import Endpoint
+from tests.support.ssh_keys import new_key, sign
+from tests.support.tls import Authority
+
+DAY = 86400.0
+
+
+def certified(folder: Path, validity: str, *, name: str = "key") -> tuple[Path, Path]:
+    key, ca = new_key(folder / name), folder / "ca"
+    if not ca.exists():
+        new_key(ca)
+    return key, sign(key, ca=ca, principals="tunnel", validity=validity)
+
+
+def ends(config: GatewayConfig) -> list[float]:
+    return [round((validity.end - time.time()) / DAY, 1) for _, validity in expiry.user_certificates(config)]
+
+
+def test_certificates_that_are_named_and_that_lie_beside_a_key(tmp_path: Path) -> None:
+    key, certificate = certified(tmp_path, "-1d:+10d")
+    assert ends(GatewayConfig(host="edge", identity_files=(key,))) == [10]
+    assert ends(GatewayConfig(host="edge", identity_files=(key,), certificate_files=(certificate,))) == [10], "once"
+    other = certificate.rename(tmp_path / "elsewhere")
+    assert ends(GatewayConfig(host="edge", identity_files=(key,))) == []
+    assert ends(GatewayConfig(host="edge", identity_files=(key,), certificate_files=(other,))) == [10]
+
+
+@pytest.mark.parametrize("kind", ["ed25519", "ecdsa", "rsa"])
+def test_every_kind_of_key(tmp_path: Path, kind: str) -> None:
+    key = new_key(tmp_path / "key", kind=kind)
+    sign(key, ca=new_key(tmp_path / "ca"), principals="tunnel", validity="-1d:+3d")
+    assert ends(GatewayConfig(host="edge", identity_files=(key,))) == [3]
+
+
+def test_what_ends_never_or_is_none(tmp_path: Path) -> None:
+    key, certificate = certified(tmp_path, "always:forever")
+    public = Path(f"{key}.pub")
+    (tmp_path / "garbage").write_bytes(b"ssh-ed25519-cert-v01@openssh.com AAAA\n\xff\n")
+    files = (certificate, public, tmp_path / "garbage", tmp_path / "missing")
+    assert ends(GatewayConfig(host="edge", certificate_files=files)) == []
+
+
+@pytest.mark.parametrize(
+    ("validity", "said"),
+    [
+        ("-1d:+10d", None),
+        ("-400d:+10d", "expires on"),
+        ("-2d:-1d", "expired on"),
+        ("-1d:+30d", None),
+        ("-1h:+3h", None),  # signed anew every few hours: this one is young
+        ("-3h:+10m", "expires on"),
+    ],
+)
+def test_soon(tmp_path: Path, validity: str, said: str | None) -> None:
+    """Two weeks, or a fifth of its life."""
+    key, certificate = certified(tmp_path, validity)
+    config = Config(version=1, gateways={"edge": GatewayConfig(host="edge", identity_files=(key,))})
+    found = [message for message, _ in expiry.soon(config, time.time())]
+    assert len(found) == (said is not None)
+    if said:
+        assert found[0].startswith(f"gateways.edge: certificate {certificate} {said} 20")
+
+
+def test_a_clusters_ca_ends_too(tmp_path: Path) -> None:
+    ca = Authority(tmp_path).ca.cert
+    cluster = ClusterConfig(
+        gateway="direct",
+        listen=Endpoint("127.0.0.1", 16443),
+        api_servers=(Endpoint("10.0.0.10", 6443),),
+        tls=TlsConfig(ca_file=ca),
+    )
+    config = Config(version=1, clusters={"prod": cluster})
+    assert list(expiry.soon(config, time.time() - DAY)) == []
+    [(message, hint)] = expiry.soon(config, time.time() + 10_000 * DAY)
+    assert message.startswith(f"clusters.prod.tls.ca_file: certificate {ca} expired on 20")
+    assert str(ca) in hint
