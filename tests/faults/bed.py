@@ -23,10 +23,12 @@ from tests.faults.load import Load
 from tests.faults.row import Hits, Row
 from tests.integration.conftest import cluster, gateway
 from tests.integration.running import told
+from tests.support import ssh_keys
 from tests.support.daemon import Daemon, Sections
 from tests.support.echo import Source
 from tests.support.faulty import FaultyRelay
 from tests.support.ports import free_port
+from tests.support.shim import Shim
 from tests.support.sshd import Sshd
 from tests.support.tls import Certificates
 
@@ -56,7 +58,10 @@ class Bed:
         """Connections that a row holds open."""
         self._known = folder / "known_hosts"
         self._path: FaultyRelay | None = None
+        self._shim: Shim | None = None
         self._daemon: Daemon | None = None
+        self.good = b""
+        """The configuration file as it was written first."""
         self._plane = plane
         self._stack = AsyncExitStack()
 
@@ -80,12 +85,20 @@ class Bed:
             await self._stack.enter_async_context(server)
         if self.row.is_through_relay:
             self._path = await self._stack.enter_async_context(FaultyRelay(Endpoint(self.edge.host, self.edge.port)))
+        environment = {"KUBEMUX_DATA_PLANE": self._plane, **self.row.environment}
+        if self.row.has_shim:
+            self._shim = Shim(self.folder)
+            self._stack.callback(self._shim.close)
+            self._shim.resolve(self.edge.host)
+            environment |= self._shim.environment
         self._daemon = Daemon(
             self.folder / "daemon",
             **self.sections(),
             expected_errors=self.row.errors,
-            environment={"KUBEMUX_DATA_PLANE": self._plane, **self.row.environment},
+            environment=environment,
+            log=self.row.log,
         )
+        self.good = self._daemon.config.read_bytes()
         self._stack.push_async_exit(self._stop_daemon)
         await asyncio.to_thread(self._daemon.__enter__)
         await asyncio.to_thread(self._daemon.wait_up, *CLUSTERS)
@@ -106,6 +119,12 @@ class Bed:
         return self._path
 
     @property
+    def shim(self) -> Shim:
+        """What spoils the daemon's surroundings, in rows that have it."""
+        assert self._shim, f"row {self.row.name} wants has_shim"
+        return self._shim
+
+    @property
     def prod(self) -> Api:
         """The API server of the cluster that is hit."""
         return self.apis["prod"]
@@ -124,7 +143,7 @@ class Bed:
     def sections(self) -> dict[str, Sections]:
         """The configuration: gateways, clusters and the rest."""
         self.trust()
-        edge = gateway(self.edge, port=self._edge_port, known_hosts=[str(self._known)], **self.row.edge)
+        edge: Sections = gateway(self.edge, port=self._edge_port, known_hosts=[str(self._known)], **self.row.edge)
         ca = self.certificates.ca
         clusters = {
             name: cluster(self.ports[name], api.endpoint, via="far" if name == "far" else "edge", ca=ca, probe=PROBE)
@@ -132,7 +151,7 @@ class Bed:
         }
         if self.row.has_plain:
             clusters["plain"] = cluster(self.ports["plain"], self.source.endpoint, ca=ca, probe=SELDOM)
-        limits: Sections = {"drain_timeout": "1s", "hold_timeout": "5s"}
+        limits: Sections = {"drain_timeout": "1s", "hold_timeout": "5s", **self.row.limits}
         return {"gateways": {"edge": edge, "far": gateway(self.far)}, "clusters": clusters, "sections": {"limits": limits}}
 
     @property
@@ -141,7 +160,8 @@ class Bed:
 
     def trust(self) -> None:
         """Put edge's present host key, and no other, into the known_hosts file that the daemon has."""
-        self._known.write_text(self.edge.known_hosts().read_text().replace(str(self.edge.port), str(self._edge_port)))
+        host = self.row.edge.get("host", self.edge.host)
+        self._known.write_text(f"[{host}]:{self._edge_port} {ssh_keys.public(self.edge.host_key)}\n")
 
     @asynccontextmanager
     async def load(self) -> AsyncIterator[dict[str, Load]]:
@@ -174,6 +194,10 @@ class Bed:
         """Until `status` says this reason beside edge."""
         await self.wait_for(f"status says {reason}", lambda: told(self.daemon)["edge"]["reason"] == reason)
 
+    def also_stop(self, sshd: Sshd) -> None:
+        """At the end."""
+        self._stack.push_async_callback(asyncio.to_thread, sshd.stop)
+
     def keep(self, *socks: socket.socket) -> None:
         """Hold these open until `let_go`, or the end."""
         self.kept += socks
@@ -189,6 +213,10 @@ class Bed:
     async def reconnect(self) -> None:
         """`kubemux reconnect edge`: the wait is skipped."""
         await asyncio.to_thread(self._post, "/-/reconnect?gateway=edge")
+
+    async def reload(self) -> None:
+        """`kubemux reload`: comes back when the file, and every reload that was asked for before, has been taken."""
+        await asyncio.to_thread(self._post, "/-/reload")
 
     def _post(self, path: str) -> None:
         with socket.socket(socket.AF_UNIX) as sock:

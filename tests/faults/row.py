@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tests.faults.load import Saw
@@ -81,8 +82,14 @@ class Row:
     """Keys of the gateway's section."""
     sshd: Mapping[str, str] = field(default_factory=dict)
     """Keywords of the gateway's sshd_config."""
+    limits: Mapping[str, object] = field(default_factory=dict)
+    """Keys of `limits`."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """The daemon's."""
+    has_shim: bool = False
+    """Whether the daemon's resolver, clock and event loop can be spoilt: `Bed.shim`."""
+    log: Path | None = None
+    """Where the daemon's log goes, if it is not to be read."""
 
     known: Mapping[str, str] = field(default_factory=dict)
     """Data plane -> why the row does not hold there yet."""

@@ -44,7 +44,9 @@ class Daemon:
         sections: Sections | None = None,
         expected_errors: Collection[str] = (),
         environment: dict[str, str] | None = None,
+        log: Path | None = None,
     ) -> None:
+        """`log` is where its standard error goes instead of a file in `folder`: it need not be one that can be read."""
         folder.mkdir(parents=True, exist_ok=True)
         self.config = folder / "config.yaml"
         self.admin = Endpoint("127.0.0.1", free_port())
@@ -53,7 +55,7 @@ class Daemon:
         self.configure(gateways=gateways, clusters=clusters, sections=sections)
         self._expected_errors = expected_errors
         self._environment = environment or {}
-        self._log = folder / "daemon.log"
+        self._log = log or folder / "daemon.log"
         self._notify = folder / "notify.sock"
         self._process: subprocess.Popen[bytes] | None = None
         self.notified: list[str] = []
@@ -90,6 +92,11 @@ class Daemon:
 
     def start(self) -> None:
         """Start it and wait for READY=1."""
+        self.spawn()
+        self.wait_notified("READY=1", seconds=READY_SECONDS)
+
+    def spawn(self) -> None:
+        """Start it and wait for nothing."""
         self._notify.unlink(missing_ok=True)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(str(self._notify))
@@ -102,20 +109,31 @@ class Daemon:
                 cwd=ROOT,
                 env=os.environ | {"NOTIFY_SOCKET": str(self._notify)} | self._environment,
             )
-        self.wait_notified("READY=1", seconds=READY_SECONDS)
 
     def stop(self) -> None:
         """SIGTERM; then everything that must hold of a daemon that ended well."""
         assert self._process, "the daemon does not run"
         self._process.terminate()
-        try:
-            code = self._process.wait(timeout=STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            raise AssertionError(f"the daemon did not stop within {STOP_SECONDS} s:\n{self.log()}") from None
-        self.kill()
+        code = self.wait_ended()
         assert code == 0, f"the daemon's exit code is {code}:\n{self.log()}"
         self.assert_log_clean()
+
+    def wait_ended(self, *, seconds: float = STOP_SECONDS) -> int:
+        """The exit code of a daemon that was told to end, or to die. Raises AssertionError if it does not."""
+        assert self._process, "the daemon does not run"
+        try:
+            code = self._process.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"the daemon did not stop within {seconds} s:\n{self.log()}") from None
+        self.kill()
+        return code
+
+    def set_log_aside(self) -> str:
+        """What it wrote so far, which counts no more."""
+        text = self.log()
+        self._log.unlink()
+        return text
 
     def kill(self) -> None:
         """End it without a word. Idempotent."""
@@ -131,19 +149,26 @@ class Daemon:
         """Send a signal: SIGHUP reloads, SIGSTOP freezes."""
         os.kill(self.pid, number)
 
+    def next_notified(self, *, seconds: float) -> list[str]:
+        """The assignments of the next datagram to the service manager; none if it says nothing for so long."""
+        assert self._socket, "the daemon does not run"
+        self._socket.settimeout(seconds)
+        try:
+            said = self._socket.recv(4096).decode().splitlines()
+        except TimeoutError:
+            return []
+        self.notified += said
+        return said
+
     def wait_notified(self, assignment: str, *, seconds: float = 10.0) -> None:
         """Wait until the daemon says `assignment` (from now on) to its service manager. Raises AssertionError."""
         assert self._process, "the daemon does not run"
         assert self._socket, "the daemon does not run"
-        self._socket.settimeout(0.2)
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             assert self._process.poll() is None, f"the daemon ended with exit code {self._process.poll()}:\n{self.log()}"
-            with suppress(TimeoutError):
-                said = self._socket.recv(4096).decode().splitlines()
-                self.notified += said
-                if assignment in said:
-                    return
+            if assignment in self.next_notified(seconds=0.2):
+                return
         raise AssertionError(f"the daemon did not say {assignment} within {seconds} s, but {self.notified}:\n{self.log()}")
 
     # ------------------------------------------------------------------------------------------ questions
@@ -186,7 +211,7 @@ class Daemon:
 
     def log(self) -> str:
         """What it wrote so far."""
-        return self._log.read_text() if self._log.exists() else ""
+        return self._log.read_text() if self._log.is_file() else ""
 
     def events(self, event: str | None = None) -> list[dict[str, object]]:
         """The log's JSON lines, all or those of one event."""

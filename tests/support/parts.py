@@ -49,6 +49,7 @@ PARTS: dict[str, tuple[str, Callable[[], str]]] = {
     "kubectl": ("needs kubectl", lambda: _missing("kubernetes-client", "kubectl")),
     "prometheus": ("needs prometheus and promtool", lambda: _missing("prometheus", "prometheus", "promtool")),
     "network": ("needs root and network namespaces", _network),
+    "gcc": ("needs a C compiler", lambda: _missing("gcc", "gcc")),
     "systemd": ("needs root and systemd", _systemd),
 }
 """Marker -> (what it says, why the part cannot be used here or an empty string)."""

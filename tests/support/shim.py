@@ -1,0 +1,48 @@
+"""A resolver, a wall clock and an event loop that a test spoils while the daemon runs: shim.c, preloaded."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+import subprocess
+from pathlib import Path
+from typing import Final
+
+from tests.support.parts import find
+
+NAME: Final = "gateway.test"
+"""The name that `resolve` is about (RFC 6761: nobody else has it)."""
+
+_AHEAD, _BLOCK, _ADDRESS, _SIZE = 0, 8, 16, 80  # struct page in shim.c
+
+
+class Shim:
+    """`environment` is for the process that is to be spoilt."""
+
+    def __init__(self, folder: Path) -> None:
+        library, page = folder / "shim.so", folder / "shim.page"
+        source = Path(__file__).with_suffix(".c")
+        compiler = find("gcc") or "gcc"
+        subprocess.run([compiler, "-shared", "-fPIC", "-nostdlib", "-O1", "-fno-builtin", "-o", library, source], check=True)
+        page.write_bytes(bytes(_SIZE))
+        self.environment = {"LD_PRELOAD": str(library), "SHIM_PAGE": str(page), "SHIM_NAME": NAME}
+        fd = os.open(page, os.O_RDWR)
+        self._page = mmap.mmap(fd, _SIZE)
+        os.close(fd)
+
+    def close(self) -> None:
+        """The daemon keeps its own view."""
+        self._page.close()
+
+    def resolve(self, address: str) -> None:
+        """Make `NAME` lead to `address`; an empty one: the name does not exist."""
+        self._page[_ADDRESS:_SIZE] = address.encode().ljust(_SIZE - _ADDRESS, b"\0")
+
+    def turn_clock(self, seconds: int) -> None:
+        """Let the wall clock be ahead by so much; monotonic clocks go on as they did."""
+        self._page[_AHEAD:_BLOCK] = struct.pack("l", seconds)
+
+    def block(self, seconds: float) -> None:
+        """Keep the main thread in a C call for that long, from its next look at a clock on: an event loop looks at each turn."""
+        self._page[_BLOCK:_ADDRESS] = struct.pack("l", int(seconds * 1e9))
