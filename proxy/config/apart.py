@@ -24,7 +24,8 @@ TIMEOUT_S: Final = 120.0
 def load(path: Path) -> Config:
     """What `proxy.config.loader.load` makes of `path`. Raises ConfigError. Blocking: from a loop, call it in a thread."""
     command = [sys.executable, "-P", "-m", "proxy.config.apart", str(path)]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}  # this very code, wherever it is
+    paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]  # this very code, and what it needs
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     try:
         done = subprocess.run(  # noqa: S603 - ourselves
             command,
