@@ -14,6 +14,7 @@ import structlog
 from proxy import logging, systemd
 from proxy.admin.control import ReloadResult
 from proxy.admin.status import summary
+from proxy.cluster import HALF_CLOSE_S
 from proxy.config import credentials, diff
 from proxy.config.apart import load
 from proxy.config.model import Config
@@ -95,8 +96,8 @@ async def _apply(daemon: Daemon, config: Config, plan: diff.Plan) -> ReloadResul
             daemon.unlisten(entry)
         daemon.tasks.spawn(daemon.retire(name, entry, timeout=timeout), name=f"retire {name}")
     for name, gateway in old_gateways.items():
-        daemon.tasks.spawn(gateway.drain(timeout), name=f"retire gateway {name}")
-    await daemon.sockets.settled()
+        daemon.tasks.spawn(gateway.drain(timeout + HALF_CLOSE_S), name=f"retire gateway {name}")
+    await daemon.sockets.settled(heirs)
     await asyncio.gather(
         *(daemon.add_cluster(name, inherited.get(name)) for name in (*clusters.changed, *reopened, *clusters.added))
     )

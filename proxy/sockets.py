@@ -35,7 +35,8 @@ class Sockets:
         """`inherited` by local address, as `systemd.inherited_sockets` finds them; owned from now on."""
         self._inherited = dict(inherited)
         self._kept: dict[Endpoint, str] = {}
-        self._is_settled = True
+        self._leaving: set[int] = set()
+        """Ports of what was given up and may not be closed over there yet."""
 
     def __repr__(self) -> str:
         return f"<Sockets inherited={len(self._inherited)} kept={len(self._kept)}>"
@@ -53,12 +54,13 @@ class Sockets:
         systemd.notify("FDSTORE=1", f"FDNAME={name}", fds=[sock.fileno()])
 
     def forget(self, address: Endpoint) -> None:
-        """`address` is given up: let go of its socket. It is free once `settled` has returned."""
+        """`address` is given up: let go of its socket."""
         if name := self._kept.pop(address, None):
-            self._remove(name)
+            self._remove(name, address.port)
 
     async def close_unwanted(self, wanted: Iterable[Endpoint]) -> None:
         """Close and forget what was inherited for addresses that the configuration no longer has, before anything is bound."""
+        wanted = list(wanted)
         keep = {canonical(address) for address in wanted}
         for address in [address for address in self._inherited if address not in keep]:
             log.warning(
@@ -68,14 +70,14 @@ class Sockets:
             )
             self._inherited.pop(address).close()
             if isinstance(address, Endpoint):
-                self._remove(_name(address))
-        await self.settled()
+                self._remove(_name(address), address.port)
+        await self.settled(wanted)
 
-    async def settled(self) -> None:
-        """Wait until what was forgotten is closed over there too, so that the addresses can be bound anew."""
-        if not self._is_settled:
-            self._is_settled = True
+    async def settled(self, wanted: Iterable[Endpoint]) -> None:
+        """Wait until nothing that was forgotten is in the way of those: 127.0.0.1 excludes 0.0.0.0 on the same port."""
+        if not self._leaving.isdisjoint(address.port for address in wanted):
             await _barrier()
+        self._leaving.clear()
 
     def close(self) -> None:
         """Close what nobody took; what is kept stays kept. Idempotent."""
@@ -83,9 +85,9 @@ class Sockets:
             sock.close()
         self._inherited.clear()
 
-    def _remove(self, name: str) -> None:
+    def _remove(self, name: str, port: int) -> None:
         if systemd.notify("FDSTOREREMOVE=1", f"FDNAME={name}"):
-            self._is_settled = False
+            self._leaving.add(port)
 
 
 def _name(address: Endpoint) -> str:

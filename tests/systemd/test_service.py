@@ -241,6 +241,10 @@ def test_a_client_starts_it_through_the_socket(machine: Machine) -> None:
     # admin.listen is inherited as well, prod-eu's address has no socket and was bound as usual.
     assert is_bound(machine, 9464)
     assert is_bound(machine, 16444)
+    # Kept as well, they come twice to the next process, once from each.
+    machine.systemctl("restart", "kubemux.service")
+    assert machine.run("python3", "-c", CLIENT).stdout == "pong\n"
+    assert machine.show("NFileDescriptorStore") == {"NFileDescriptorStore": "3"}
     # Between a crash and the restart nothing accepts, and yet nobody is refused.
     machine.systemctl("kill", "--signal=KILL", "--kill-who=main", "kubemux.service")
     machine.until(MainPID="0")
