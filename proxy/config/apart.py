@@ -59,6 +59,7 @@ def main() -> None:
     """The child: the configuration, or what is wrong with it, goes to standard output."""
     from proxy.config import loader  # for the child alone: that is what it is for
 
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a daemon that was stopped meanwhile is no error, and wants no traceback
     try:
         result: object = loader.load(Path(sys.argv[1]))
     except ConfigError as error:
