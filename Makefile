@@ -12,7 +12,7 @@ PARTS := sshd:openssh-server ssh:openssh-client etcd:etcd-server kubectl:kuberne
 # What the bench measures with; a test runs it, too.
 LOADS := sshd:openssh-server ssh:openssh-client iperf3:iperf3 wrk:wrk ab:apache2-utils nginx:nginx-light haproxy:haproxy gcc:gcc
 
-.PHONY: help demo test check bench bench-memory fuzz parts clean
+.PHONY: help demo test check bench bench-memory bench-parts fuzz parts clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 22
@@ -33,6 +33,9 @@ bench: .venv/tests-installed parts ## how fast, next to ssh -L; about 25 minutes
 
 bench-memory: .venv/tests-installed ## 100 clusters and 1,000 clients next to 100 ssh -L
 	@$(BIN)/python -m bench.memory $(ARGS)
+
+bench-parts: .venv/tests-installed ## seal, open, demultiplex, accept: each by itself, next to the figures kept in bench/parts; ARGS=--save
+	@$(BIN)/python -m bench.parts $(ARGS)
 
 SECONDS := 60
 fuzz: .venv/tests-installed ## look for bytes from a gateway that break a law; SECONDS=60 for each of three targets

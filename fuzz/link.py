@@ -132,9 +132,9 @@ class Scenario:
         self._arrive(self._gateway.noise())
 
     def _arrive(self, data: bytes) -> None:
-        """In as many reads as the script wants. A transport that was paused keeps it (a change of keys)."""
+        """In as many reads as the script wants, up to 64. A transport that was paused keeps it (a change of keys)."""
         self._wire.arrived += data
-        self._wire.deliver(1 + self._choices.size(64 << 10))
+        self._wire.deliver(1 + len(self._wire.arrived) // 64 + self._choices.size(64 << 10))
 
     def _keys(self) -> None:
         """Keys are exchanged: what clients say is held back, or new ones come for either direction."""

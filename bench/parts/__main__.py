@@ -1,0 +1,111 @@
+"""`python -m bench.parts [--save]`: measure every part, and show what has become of it since the baseline was kept.
+
+Times are the least of many rounds, in us for one packet or client. A machine that is slower altogether is no regression: the
+change of `yardstick`, which runs nothing of ours, is taken out of every other. Ends with exit code 1 if a part has become
+slower by more than TOLERANCE.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+BASELINE: Final = Path(__file__).with_name("baseline.json")
+YARDSTICK: Final = "yardstick"
+TOLERANCE: Final = 0.15
+"""Two runs on the same quiet machine differ by up to a tenth."""
+
+
+class Change(NamedTuple):
+    """A part: its least time in us for one item then and now (0: not there), and how much slower it is, by the yardstick."""
+
+    name: str
+    before: float
+    now: float
+    slower: float
+
+    @property
+    def is_regression(self) -> bool:
+        """Whether that is more than chance."""
+        return self.slower > TOLERANCE
+
+
+def measure(*options: str) -> dict[str, float]:
+    """Run the benchmarks. Raises RuntimeError if one fails."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.json"
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            str(Path(__file__).parent),
+            "-q",
+            "-n0",
+            "-p",
+            "no:randomly",
+            "-p",
+            "no:cacheprovider",
+        ]
+        command += ["--benchmark-disable-gc", "--benchmark-quiet", f"--benchmark-json={report}", *options]
+        done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+        if done.returncode:
+            raise RuntimeError(f"a part does not work:\n{done.stdout}{done.stderr}")
+        return read(json.loads(report.read_text()))
+
+
+def read(report: dict[str, Any]) -> dict[str, float]:
+    """pytest-benchmark's report as us for one item, by name."""
+    return {
+        part["name"].removeprefix("test_"): part["stats"]["min"] / part["extra_info"].get("items", 1) * 1e6
+        for part in report["benchmarks"]
+    }
+
+
+def compare(before: dict[str, float], now: dict[str, float]) -> list[Change]:
+    """Every part of either; a new one, or one that is gone, has not changed."""
+    machine = now[YARDSTICK] / before[YARDSTICK]
+    return [
+        Change(name, then, here, here / then / machine - 1 if then and here else 0.0)
+        for name in before | now
+        for then, here in [(before.get(name, 0.0), now.get(name, 0.0))]
+    ]
+
+
+def show(changes: list[Change]) -> Table:
+    """As a table."""
+    table = Table(
+        title="Parts of the process", caption="us for each packet or client, least of many rounds; the change is by the yardstick"
+    )
+    for column in ("", "baseline", "now", "change"):
+        table.add_column(column, justify="right" if column else "left")
+    for change in changes:
+        style = "red" if change.is_regression else "green" if change.slower < -TOLERANCE else ""
+        figures = [f"{value:.2f}" if value else "-" for value in (change.before, change.now)]
+        table.add_row(escape(change.name), *figures, f"{change.slower:+.0%}" if change.before and change.now else "", style=style)
+    return table
+
+
+@click.command()
+@click.option("--save", is_flag=True, help="Keep what comes out as the baseline.")
+def main(*, save: bool) -> None:
+    """Measure the parts of the process next to the baseline."""
+    now = measure()
+    before = json.loads(BASELINE.read_text()) if BASELINE.exists() else now
+    changes = compare(before, now)
+    Console(width=None if sys.stdout.isatty() else 120).print(show(changes))
+    if save:
+        BASELINE.write_text(json.dumps({name: round(value, 3) for name, value in now.items()}, indent=2) + "\n")
+    sys.exit(not save and any(change.is_regression for change in changes))
+
+
+if __name__ == "__main__":
+    main()

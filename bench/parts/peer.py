@@ -1,0 +1,122 @@
+"""A gateway without a network: it opens every channel it is asked for, and ends each when we end it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+from unittest.mock import patch
+
+from fuzz.border import KEYS, Border, Wire
+from proxy.config.values import Endpoint
+from proxy.relay.budget import MemoryBudget
+from proxy.relay.interfaces import Channel
+from proxy.ssh.link import Link
+from proxy.ssh.native import plane as plane_module
+from proxy.wire import messages
+from proxy.wire.packets import HEADER, OVERHEAD, Opener, Sealer
+
+TARGET = Endpoint("10.0.0.1", 6443)
+ORIGIN = Endpoint("127.0.0.1", 1)
+WINDOW = 1 << 30
+LARGEST_PACKET = 64 << 10
+_SENDER = 1 + 4 + len("direct-tcpip")
+
+
+def timed(benchmark: Any, work: Callable[..., object], *, items: int, **how: object) -> object:
+    """`benchmark.pedantic`, which has no types: `work` on `items` things, once for each of `rounds`, after `setup`."""
+    benchmark.extra_info["items"] = items
+    return benchmark.pedantic(work, **how)
+
+
+def sealed(sealer: Sealer, payloads: list[bytes]) -> bytes:
+    """Packets, side by side."""
+    buffer, end = memoryview(bytearray(sum(len(payload) + OVERHEAD for payload in payloads))), 0
+    for payload in payloads:
+        buffer[end + HEADER : end + HEADER + len(payload)] = payload
+        end = sealer.seal(buffer, end, len(payload))
+    return bytes(buffer[:end])
+
+
+class Connection(Border):
+    """What `Link` wants of an asyncssh connection, without one."""
+
+    _kex_complete = True
+
+    def __init__(self, wire: Wire) -> None:
+        super().__init__(wire)
+        self._transport = wire
+
+    def get_extra_info(self, name: str, default: object = None) -> Any:
+        """No socket."""
+        del name
+        return default
+
+    def pause_writing(self) -> None: ...
+    def resume_writing(self) -> None: ...
+
+    def __getattr__(self, name: str) -> Any:
+        """Any other part that is looked for is there, and does nothing."""
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return lambda *_: None
+
+
+class Peer:
+    """A link's other end, and a `Route`. Everything it hears is counted; with `is_deaf` it is not even opened."""
+
+    def __init__(self) -> None:
+        self.heard = 0
+        self.is_deaf = False
+        self.wire = Wire(self._hear)
+        self.sealer = Sealer(*KEYS)
+        self._opener = Opener(*KEYS, largest=LARGEST_PACKET)
+        self._answers: list[bytes] = []
+        self._closed: set[bytes] = set()
+        """Channels that it has closed before we did."""
+        self.budget = MemoryBudget(1 << 30, connections=10_000)
+        conn: Any = Connection(self.wire)
+        with patch.dict(vars(plane_module), Handover=conn):
+            self.link = Link((conn,), server="peer", budget=self.budget, name="link")
+
+    async def open_channel(self, target: Endpoint, *, origin: Endpoint, hold_until: float) -> Channel:
+        """As a gateway with one link."""
+        del hold_until
+        return await self.link.open_channel(target, origin=origin, timeout=10)
+
+    def arrive(self, data: bytes) -> None:
+        """Let the link read `data`."""
+        self.wire.arrived += data
+        self.wire.deliver(1 << 18)
+
+    def _hear(self, data: bytes | memoryview) -> None:
+        self.heard += len(data)
+        if self.is_deaf:
+            return
+        view, start = memoryview(bytearray(data)), 0
+        while opened := self._opener.open(view, start, len(view)):
+            self._answer(bytes(view[opened.start : opened.end]))
+            start = opened.next
+
+    def _answer(self, message: bytes) -> None:
+        if message[0] == messages.OPEN:
+            number = message[_SENDER : _SENDER + 4]
+            rest = b"".join(value.to_bytes(4) for value in (WINDOW, LARGEST_PACKET))
+            answer = bytes((messages.OPEN_CONFIRMATION,)) + number * 2 + rest  # its own number is ours
+            self._closed.discard(number)
+            self._later(answer)
+        elif message[0] == messages.EOF:  # an API server whose client has gone
+            self._closed.add(message[1:5])
+            self._later(message)
+            self._later(bytes((messages.CLOSE,)) + message[1:5])
+        elif message[0] == messages.CLOSE and message[1:5] not in self._closed:
+            self._later(message)
+
+    def _later(self, message: bytes) -> None:
+        if not self._answers:
+            asyncio.get_running_loop().call_soon(self._say)
+        self._answers.append(message)
+
+    def _say(self) -> None:
+        answers, self._answers = self._answers, []
+        self.arrive(sealed(self.sealer, answers))

@@ -1,0 +1,43 @@
+"""The parts' benchmarks run, each round of them does what it says, and a part that has become slower shows."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from bench.parts import __main__ as parts
+
+
+def test_every_part_runs() -> None:
+    """Once each, without a clock: figures are no matter of the tests."""
+    found = parts.read({"benchmarks": []})
+    assert found == {}
+    names = parts.measure("--benchmark-min-rounds=1", "--benchmark-max-time=0.001", "--benchmark-warmup=off").keys()
+    kept = json.loads(parts.BASELINE.read_text()).keys()
+    assert names == kept, "python -m bench.parts --save"
+    assert parts.YARDSTICK in names
+
+
+def test_times_are_for_one_item() -> None:
+    report = {
+        "benchmarks": [
+            {"name": "test_seal", "stats": {"min": 2e-6}, "extra_info": {}},
+            {"name": "test_accept", "stats": {"min": 2e-3}, "extra_info": {"items": 50}},
+        ]
+    }
+    assert parts.read(report) == pytest.approx({"seal": 2, "accept": 40})
+
+
+def test_a_slower_part_shows_and_a_slower_machine_does_not() -> None:
+    before = {parts.YARDSTICK: 10.0, "same": 1.0, "slower": 1.0, "faster": 1.0, "gone": 1.0}
+    now = {parts.YARDSTICK: 20.0, "same": 2.0, "slower": 2.6, "faster": 1.0, "new": 9.0}
+    changes = {change.name: change for change in parts.compare(before, now)}
+    assert {name for name, change in changes.items() if change.is_regression} == {"slower"}
+    assert changes["slower"].slower == pytest.approx(0.3)
+    assert changes["faster"].slower == pytest.approx(-0.5)
+    said = io.StringIO()
+    Console(width=100, file=said).print(parts.show(list(changes.values())))
+    assert "+30%" in said.getvalue()
