@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Final
 
 import structlog
-from prometheus_client import CollectorRegistry
 
 from proxy.config.model import DIRECT, ClusterConfig, Config
 from proxy.config.values import Endpoint
@@ -26,6 +25,7 @@ from proxy.metrics import Metrics, Traffic
 from proxy.relay.budget import MemoryBudget
 from proxy.relay.interfaces import Channel, Route
 from proxy.relay.relay import LINGER_ZERO, End, Relay
+from proxy.series import Registry
 from proxy.ssh.gateway import Gateway, Handshakes
 from proxy.tasks import Tasks
 from proxy.waiting import WaitingForMemory
@@ -252,6 +252,15 @@ class Cluster:
         return left
 
 
+class ProbeRelay(Relay):
+    """A probe never half-closes: the end of its direction is its end, whatever the API server still has to say, or never will."""
+
+    def eof_received(self) -> bool:
+        """What was sent is sent, a TLS alert for instance."""
+        self.abort(End.CLIENT_CLOSED)
+        return False
+
+
 async def _attach(relay: Relay, channel: Channel, sock: socket.socket) -> None:
     """Start relaying between `sock` and `channel`. Raises OSError after closing the channel if the client is gone."""
     try:
@@ -269,7 +278,7 @@ async def relayed_socket(channel: Channel, budget: MemoryBudget) -> socket.socke
     try:
         for sock in (ours, theirs):
             sock.setblocking(False)
-        await _attach(Relay(channel, Traffic(), budget, lambda _: None), channel, theirs)
+        await _attach(ProbeRelay(channel, Traffic(), budget, lambda _: None), channel, theirs)
     except BaseException:
         ours.close()
         theirs.close()
@@ -295,7 +304,7 @@ async def probe_dial(config: Config, name: str) -> AsyncIterator[Dial]:
     gateway: Gateway | None = None
     if cluster.gateway != DIRECT:
         settings = config.gateways[cluster.gateway].model_copy(update={"connections": 1})
-        metrics = Metrics(CollectorRegistry(), version="")
+        metrics = Metrics(Registry(), version="")
         gateway = Gateway(cluster.gateway, settings, config.gateways, budget=budget, metrics=metrics, handshakes=Handshakes())
         await gateway.connect()
         route = gateway
