@@ -21,13 +21,14 @@ from proxy.errors import ChannelError, MemoryExhausted, ProxyError
 from proxy.health.probe import Dial
 from proxy.idle import IdleWatch
 from proxy.listeners.admission import Admission
-from proxy.metrics import Metrics, Traffic
+from proxy.metrics import Metrics
 from proxy.relay.budget import MemoryBudget
 from proxy.relay.interfaces import Channel, Route
 from proxy.relay.relay import LINGER_ZERO, End, Relay
 from proxy.series import Registry
 from proxy.ssh.gateway import Gateway, Handshakes
 from proxy.tasks import Tasks
+from proxy.traffic import Traffic
 from proxy.waiting import WaitingForMemory
 
 log = structlog.get_logger("kubemux.connection")
@@ -74,11 +75,7 @@ class Cluster:
         self._ranked = list(config.api_servers)
         self._idle = asyncio.Event()
         self._idle.set()
-        metrics = shared.metrics
-        self.traffic = metrics.traffic(name)
-        self._channel_open = metrics.channel_open.labels(name)
-        self._first_byte = metrics.first_byte.labels(name)
-        self._duration = metrics.connection_duration.labels(name)
+        self.traffic = shared.metrics.traffic(name)
 
     def __repr__(self) -> str:
         return f"<Cluster {self.name} opening={self._opening} relays={len(self._relays)}>"
@@ -117,7 +114,7 @@ class Cluster:
 
     def _refuse(self, sock: socket.socket, client: Endpoint, reason: str, hint: str) -> None:
         _reset(sock)
-        self._shared.metrics.connections.labels(self.name, reason).inc()
+        self.traffic.results[reason] += 1
         log.warning("connection refused", cluster=self.name, client=str(client), reason=reason, hint=hint)
 
     async def _serve(self, sock: socket.socket, client: Endpoint) -> None:
@@ -127,7 +124,7 @@ class Cluster:
         reason, message = End.SHUTDOWN.value, ""
         try:
             channel = await self._open(client, started + self._shared.hold_timeout)
-            self._channel_open.observe(loop.time() - started)
+            self.traffic.channel_open.observe(loop.time() - started)
             relay = Relay(channel, self.traffic, self._shared.budget, lambda relay: self._relay_ended(relay, client, started))
             self._relays.add(relay)
             await _attach(relay, channel, sock)
@@ -177,7 +174,7 @@ class Cluster:
     def _relay_ended(self, relay: Relay, client: Endpoint, started: float) -> None:
         self._relays.discard(relay)
         if relay.first_byte_at is not None:
-            self._first_byte.observe(relay.first_byte_at - started)
+            self.traffic.first_byte.observe(relay.first_byte_at - started)
         self._ended(client, started, str(relay.reason), to_cluster=relay.to_cluster, from_cluster=relay.from_cluster)
 
     def _ended(
@@ -187,8 +184,8 @@ class Cluster:
         self.traffic.closed += 1
         self._shared.admission.leave()
         self._shared.waiting.wake()
-        self._shared.metrics.connections.labels(self.name, reason).inc()
-        self._duration.observe(seconds)
+        self.traffic.results[reason] += 1
+        self.traffic.duration.observe(seconds)
         fields = {"message": message} if message else {}
         log.info(
             "connection closed",

@@ -1,58 +1,22 @@
 """Every metric in one place, in an injected registry.
 
-The hot path writes plain ints into a `Traffic`; `_TrafficCollector` reads them when Prometheus scrapes. Everything else is a
-prometheus-client object. Label sets are bounded by the configuration; `forget_*` drops those of what a reload removed.
-Buckets run from below a loopback round trip to a client's patience: 0.5 ms to 60 s.
+What happens once per connection or more often is counted in plain numbers (`proxy.traffic`) that are read when Prometheus
+scrapes. Everything else is a prometheus-client object. Label sets are bounded by the configuration; `forget_*` drops those
+of what a reload removed.
 """
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics import MetricWrapperBase
-from prometheus_client.registry import Collector
 
-LATENCY_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-DURATION_BUCKETS = (0.1, 1.0, 10.0, 60.0, 300.0, 1800.0, 3600.0, 14400.0, 43200.0, 86400.0)
+from proxy.traffic import LATENCY_BUCKETS, Traffic, TrafficCollector
+
 LAG_BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)
-
-
-class Traffic:
-    """The byte path's own counters of one cluster: plain ints, one writer, read by the scrape."""
-
-    __slots__ = ("closed", "from_cluster", "opened", "to_cluster")
-
-    def __init__(self) -> None:
-        self.to_cluster = 0
-        self.from_cluster = 0
-        self.opened = 0
-        self.closed = 0
-
-    @property
-    def active(self) -> int:
-        """Connections open now."""
-        return self.opened - self.closed
-
-
-class _TrafficCollector(Collector):
-    def __init__(self) -> None:
-        self.clusters: dict[str, Traffic] = {}
-
-    def collect(self) -> Iterable[CounterMetricFamily | GaugeMetricFamily]:
-        moved = CounterMetricFamily(
-            "kubemux_bytes", "Bytes carried between clients and API servers.", labels=["cluster", "direction"]
-        )
-        active = GaugeMetricFamily("kubemux_connections_active", "Client connections open now.", labels=["cluster"])
-        for cluster, traffic in self.clusters.items():
-            moved.add_metric([cluster, "to_cluster"], traffic.to_cluster)
-            moved.add_metric([cluster, "from_cluster"], traffic.from_cluster)
-            active.add_metric([cluster], traffic.active)
-        yield moved
-        yield active
 
 
 class Metrics:
@@ -60,7 +24,7 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry, *, version: str) -> None:
         self.registry = registry
-        self._traffic = _TrafficCollector()
+        self._traffic = TrafficCollector()
         registry.register(self._traffic)
 
         def counter(name: str, text: str, *labels: str) -> Counter:
@@ -78,18 +42,6 @@ class Metrics:
         )
         self.probe_duration = histogram("probe_duration_seconds", "Time a probe took, from channel to status line.", "cluster")
         self.probes = counter("probes", "Probes by result.", "cluster", "result")
-        self.connections = counter("connections", "Client connections ended, by result.", "cluster", "result")
-        self.connection_duration = histogram(
-            "connection_duration_seconds", "How long client connections lived.", "cluster", buckets=DURATION_BUCKETS
-        )
-        self.channel_open = histogram(
-            "channel_open_seconds",
-            "Time from a client's arrival to its open channel, waiting for a link included.",
-            "cluster",
-        )
-        self.first_byte = histogram(
-            "first_byte_seconds", "Time from a client's arrival to the first byte from its API server.", "cluster"
-        )
         self.gateway_links = gauge("gateway_links", "Links that are up.", "gateway")
         self.gateway_links_retiring = gauge(
             "gateway_links_retiring", "Links that were replaced, and wait for their last channels to end.", "gateway"
@@ -127,7 +79,7 @@ class Metrics:
         gauge("build_info", "1, labelled with what runs.", "version", "python").labels(version, platform.python_version()).set(1)
 
     def traffic(self, cluster: str) -> Traffic:
-        """The byte counters of `cluster`, made at first use."""
+        """The counters of `cluster`, made at first use."""
         return self._traffic.clusters.setdefault(cluster, Traffic())
 
     def forget_cluster(self, cluster: str) -> None:

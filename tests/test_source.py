@@ -40,6 +40,7 @@ LAYERS = (
     ("proxy.relay",),
     ("proxy.wire",),
     ("proxy.metrics", "proxy.logging", "proxy.tasks", "proxy.snapshots", "proxy.descriptors"),
+    ("proxy.traffic",),
     ("proxy.config",),
     ("proxy.errors",),
 )

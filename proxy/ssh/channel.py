@@ -18,7 +18,7 @@ from proxy.relay.interfaces import ChannelUser
 from proxy.ssh import internals
 
 if TYPE_CHECKING:
-    from proxy.ssh.link import Link
+    from proxy.ssh.plane import AsyncsshPlane
 
 BIGGEST_WINDOW: Final = 2 << 20
 """Bytes. OpenSSH's own: more would need more than asyncssh delivers on a loopback."""
@@ -31,8 +31,8 @@ _shared = memoryview(bytearray(_BITE))
 class SshChannel(asyncssh.SSHTCPSession[bytes]):
     """Both an asyncssh session and a `proxy.relay.interfaces.Channel`."""
 
-    def __init__(self, link: Link, budget: MemoryBudget, window: int) -> None:
-        self._link = link
+    def __init__(self, plane: AsyncsshPlane, budget: MemoryBudget, window: int) -> None:
+        self._plane = plane
         self._budget = budget
         self._window = window
         self._taken = window
@@ -45,6 +45,8 @@ class SshChannel(asyncssh.SSHTCPSession[bytes]):
         self._is_paused = False
         self._had_eof = False
         self._lost: tuple[ProxyError | None] | None = None
+        self.is_aborted = False
+        """Nobody wants it any more, open or not."""
 
     # --------------------------------------------------------------------------------------- for the relay
 
@@ -70,7 +72,7 @@ class SshChannel(asyncssh.SSHTCPSession[bytes]):
         if self._channel is None or self._channel.is_closing():
             return
         self._channel.write(_shared[:nbytes])
-        self._link.written()
+        self._plane.written()
 
     def write_eof(self) -> None:
         """RFC 4254 5.3: CHANNEL_EOF, after what is queued."""
@@ -96,7 +98,8 @@ class SshChannel(asyncssh.SSHTCPSession[bytes]):
             self._channel.close()
 
     def abort(self) -> None:
-        """CHANNEL_CLOSE now. asyncssh drops what still comes, so its window is given back before sshd's CLOSE."""
+        """CHANNEL_CLOSE now, or once it is open. asyncssh drops what still comes, so the window is given back now as well."""
+        self.is_aborted = True
         if self._channel is not None:
             self._channel.abort()
             self._uncharge()
@@ -146,8 +149,8 @@ class SshChannel(asyncssh.SSHTCPSession[bytes]):
         self._channel = None
         self._uncharge()
         self.give_up()
-        self._link.forget(self)
-        error = self._link.why_ended(exc)
+        self._plane.forget(self)
+        error = self._plane.why_ended(exc)
         self._lost = (error,)
         if self._user is not None:
             self._user.channel_lost(error)

@@ -139,12 +139,8 @@ class Gateway:
         """See `proxy.relay.interfaces.Route`. A link that ends meanwhile is replaced by the next, until `hold_until`."""
         loop = asyncio.get_running_loop()
         while True:
-            try:
-                async with asyncio.timeout_at(hold_until):
-                    await self._up.wait()
-            except TimeoutError:
-                # Not the failure itself: in `status` it would stand beside the gateway's own line, and be older than that.
-                raise LinkDown(f"gateway {self.name} has no link") from self._failure
+            if not self._up.is_set():
+                await self._wait_for_link(hold_until)
             link = self._links.choose()
             try:
                 return await link.open_channel(target, origin=origin, timeout=self.config.connect_timeout)
@@ -153,6 +149,14 @@ class Gateway:
                     raise
                 # Not `await link.closed`: the first client to leave would cancel the future under everybody.
                 await asyncio.wait([link.closed], timeout=hold_until - loop.time())
+
+    async def _wait_for_link(self, hold_until: float) -> None:
+        try:
+            async with asyncio.timeout_at(hold_until):
+                await self._up.wait()
+        except TimeoutError:
+            # Not the failure itself: in `status` it would stand beside the gateway's own line, and be older than that.
+            raise LinkDown(f"gateway {self.name} has no link") from self._failure
 
     # ----------------------------------------------------------------------------------------- supervision
 

@@ -11,11 +11,11 @@ from proxy.config.model import GatewayConfig
 from proxy.config.values import Endpoint
 from proxy.errors import ChannelError, LinkDown
 from proxy.listeners.listener import Listener
-from proxy.metrics import Traffic
 from proxy.relay.interfaces import Channel, Route
 from proxy.relay.relay import Relay
 from proxy.ssh.native.plane import NativePlane
 from proxy.tasks import Tasks
+from proxy.traffic import Traffic
 from tests.ssh.conftest import ORIGIN, Watched, started
 from tests.support.ports import free_port
 
@@ -82,8 +82,8 @@ async def native(config: GatewayConfig) -> AsyncIterator[Watched]:
 
 def plane(gateway: Watched) -> NativePlane:
     """The data plane of the gateway's only link."""
-    found = gateway._links[0]._native
-    assert found is not None
+    found = gateway._links[0]._plane
+    assert isinstance(found, NativePlane)
     return found
 
 

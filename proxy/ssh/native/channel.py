@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from proxy.config.values import Endpoint
 from proxy.errors import ProxyError
 from proxy.relay.budget import MemoryBudget
 from proxy.relay.interfaces import ChannelUser
-from proxy.ssh.native.incoming import LARGEST_DATA
 from proxy.wire import messages
 from proxy.wire.errors import ProtocolError
 from proxy.wire.window import ReceiveWindow
@@ -26,6 +25,9 @@ LARGEST_SENT: Final = 32 << 10
 Refusal = tuple[int, str]
 """Why a channel is not open: see `messages.parse_failure`."""
 
+OnAnswer = Callable[[Refusal | None], None]
+"""Gets the peer's answer to an open, once: None if the channel is open."""
+
 _stray = memoryview(bytearray(4 << 10))
 """Where a client's bytes go that may not be sent now: uvloop asks for a buffer once more after `pause_reading`."""
 
@@ -33,7 +35,7 @@ _stray = memoryview(bytearray(4 << 10))
 class NativeChannel:
     """A `proxy.relay.interfaces.Channel`. Half-close is two bits each way: EOF and CLOSE, sent and received."""
 
-    def __init__(self, plane: NativePlane, budget: MemoryBudget, window: int) -> None:
+    def __init__(self, plane: NativePlane, budget: MemoryBudget, window: int, on_answer: OnAnswer) -> None:
         self._plane = plane
         self._out = plane.outgoing
         self._flow = plane.flow
@@ -63,8 +65,9 @@ class NativeChannel:
         self._had_close = False
         self.number = plane.number(self)
         """Ours; the peer names the channel by it."""
-        self.opened: asyncio.Future[Refusal | None] = self._loop.create_future()
-        """The peer's answer: None if the channel is open."""
+        self._on_answer = on_answer
+        self.is_answered = False
+        """Whether the peer has said if it is open."""
 
     def __repr__(self) -> str:
         sent = f"sent eof={self._sent_eof} close={self._sent_close} credit={self._credit} pending={len(self._pending)}"
@@ -205,30 +208,26 @@ class NativeChannel:
 
     # ------------------------------------------------------------------------------------- what the peer says
 
-    async def ask(self, window: int, target: Endpoint, origin: Endpoint) -> Refusal | None:
-        """Have it opened to `target`, and wait for the answer: None if it is open."""
-        if self._plane.error is not None:
-            self.lost(self._plane.error)
-        else:
-            self._out.say(messages.open_direct_tcpip(self.number, window, LARGEST_DATA, target, origin))
-        return await self.opened
-
     def confirmed(self, said: messages.Confirmation) -> None:
         """Open. If nobody waits any more, it is closed at once."""
-        if self.opened.done():
+        if self.is_answered:
             raise ProtocolError(f"channel {self.number} was opened twice")
         self._peer, self._credit, self._largest = said.sender, said.window, min(said.largest, LARGEST_SENT)
-        self.opened.set_result(None)
+        self._answered(None)
         if self._wants_close:
             self._close_now()
 
     def refused(self, said: Refusal) -> None:
         """Not open."""
-        if self.opened.done():
+        if self.is_answered:
             raise ProtocolError(f"channel {self.number} was refused after it was opened")
-        self.opened.set_result(said)
+        self._answered(said)
         self._plane.release(self.number)
         self._end(None)
+
+    def _answered(self, refusal: Refusal | None) -> None:
+        self.is_answered = True
+        self._on_answer(refusal)
 
     def adjusted(self, credit: int) -> None:
         """We may send more."""
@@ -286,14 +285,14 @@ class NativeChannel:
 
     def lost(self, error: ProxyError) -> None:
         """The link is gone. That is nothing to a channel that had all it would get."""
-        if not self.opened.done():
-            self.opened.set_result((messages.CONNECT_FAILED, str(error)))
+        if not self.is_answered:
+            self._answered((messages.CONNECT_FAILED, str(error)))
         if not self._had_close:
             self._undelivered.clear()
             self._end(error)
 
     def _close_now(self) -> None:
-        if self.opened.done() and not self._sent_close:
+        if self.is_answered and not self._sent_close:
             self._sent_close = True
             self._out.say(messages.close(self._peer))
 

@@ -9,12 +9,13 @@ from typing import Final
 
 import asyncssh
 
+from proxy.config.values import Endpoint
 from proxy.errors import LinkError
 from proxy.relay.budget import MemoryBudget
-from proxy.ssh.native.channel import NativeChannel
+from proxy.ssh.native.channel import NativeChannel, OnAnswer
 from proxy.ssh.native.flow import Flow
 from proxy.ssh.native.handover import Handover, Keys
-from proxy.ssh.native.incoming import Incoming
+from proxy.ssh.native.incoming import LARGEST_DATA, Incoming
 from proxy.ssh.native.outgoing import Outgoing
 from proxy.wire import messages
 from proxy.wire.errors import ProtocolError
@@ -79,9 +80,14 @@ class NativePlane:
 
     # ------------------------------------------------------------------------------------------- channels
 
-    def channel(self, window: int) -> NativeChannel:
-        """A new channel, with what was taken of the budget as its receive window."""
-        return NativeChannel(self, self._budget, window)
+    def open(self, window: int, target: Endpoint, origin: Endpoint, on_answer: OnAnswer) -> NativeChannel:
+        """Have a channel opened, with what was taken of the budget as its receive window."""
+        channel = NativeChannel(self, self._budget, window, on_answer)
+        if self.error is not None:
+            channel.lost(self.error)
+        else:
+            self.outgoing.say(messages.open_direct_tcpip(channel.number, window, LARGEST_DATA, target, origin))
+        return channel
 
     def number(self, channel: NativeChannel) -> int:
         """A number for a new channel: one that was closed on both sides, or the next."""
@@ -107,11 +113,14 @@ class NativePlane:
         for channel in list(self._live):
             channel.lost(error)
 
+    async def close(self) -> None:
+        """Nothing goes on behind it."""
+
     def _message(self, kind: int, message: memoryview) -> bool:
         channel = self._channels.get(messages.recipient(message))
         if channel is None:
             raise ProtocolError(f"a message of type {kind} for channel {messages.recipient(message)}, which is not open")
-        if not channel.opened.done() and kind > messages.OPEN_FAILURE:
+        if not channel.is_answered and kind > messages.OPEN_FAILURE:
             raise ProtocolError(f"a message of type {kind} for channel {channel.number}, which is not open yet")
         if kind == messages.DATA:
             return channel.data(messages.parse_data(message))
