@@ -68,6 +68,7 @@ class Cluster:
         self.route = route
         self.connections_total = 0
         self._shared = shared
+        self._loop = asyncio.get_running_loop()
         self._tasks = Tasks(f"cluster {name}")
         self._relays: set[Relay] = set()
         self._idle_watch: IdleWatch[Relay] = IdleWatch()
@@ -118,13 +119,12 @@ class Cluster:
         log.warning("connection refused", cluster=self.name, client=str(client), reason=reason, hint=hint)
 
     async def _serve(self, sock: socket.socket, client: Endpoint) -> None:
-        loop = asyncio.get_running_loop()
-        started = loop.time()
+        started = self._loop.time()
         relay: Relay | None = None
         reason, message = End.SHUTDOWN.value, ""
         try:
             channel = await self._open(client, started + self._shared.hold_timeout)
-            self.traffic.channel_open.observe(loop.time() - started)
+            self.traffic.channel_open.observe(self._loop.time() - started)
             relay = Relay(channel, self.traffic, self._shared.budget, lambda relay: self._relay_ended(relay, client, started))
             self._relays.add(relay)
             await _attach(relay, channel, sock)
@@ -180,7 +180,7 @@ class Cluster:
     def _ended(
         self, client: Endpoint, started: float, reason: str, *, to_cluster: int = 0, from_cluster: int = 0, message: str = ""
     ) -> None:
-        seconds = asyncio.get_running_loop().time() - started
+        seconds = self._loop.time() - started
         self.traffic.closed += 1
         self._shared.admission.leave()
         self._shared.waiting.wake()

@@ -83,8 +83,7 @@ class Listener:
                     raise
                 self._pause(exc.strerror or str(exc))
                 return
-            sock.setblocking(False)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setblocking(False)  # TCP_NODELAY is set with its transport
             is_last = descriptors.is_high(sock.fileno())
             self.on_client(sock, Endpoint(address[0], address[1]))
             if is_last:

@@ -121,11 +121,13 @@ def parse_failure(message: memoryview) -> tuple[int, str]:
     return code, "".join(letter if letter.isprintable() else "?" for letter in words[:200])
 
 
-def parse_data(message: memoryview) -> memoryview:
-    """The data, where it stands."""
-    if len(message) < DATA_HEADER or _with_number.unpack_from(message)[2] != len(message) - DATA_HEADER:
-        raise ProtocolError("a DATA message of another length than it says")
-    return message[DATA_HEADER:]
+def parse_data(message: memoryview) -> tuple[int, memoryview]:
+    """The channel that DATA is for, and the data where it stands."""
+    if len(message) >= DATA_HEADER:
+        _, number, size = _with_number.unpack_from(message)
+        if size == len(message) - DATA_HEADER:
+            return number, message[DATA_HEADER:]
+    raise ProtocolError("a DATA message of another length than it says")
 
 
 def parse_window_adjust(message: memoryview) -> int:

@@ -12,7 +12,7 @@ much as sealing 16 KiB.
 from __future__ import annotations
 
 from struct import Struct
-from typing import Final, NamedTuple
+from typing import Final
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -72,12 +72,8 @@ class Sealer(_Keyed):
         return end + TAG
 
 
-class Opened(NamedTuple):
-    """Where an opened packet's payload is in the buffer, and where the next packet starts."""
-
-    start: int
-    end: int
-    next: int
+Opened = tuple[int, int, int]
+"""Where an opened packet's payload starts and ends in the buffer, and where the next packet starts."""
 
 
 class Opener(_Keyed):
@@ -112,4 +108,4 @@ class Opener(_Keyed):
         padding = buffer[body]
         if not _LEAST_PADDING <= padding <= length - 2:
             raise ProtocolError(f"a packet of {length} bytes with {padding} bytes of padding")
-        return Opened(start + HEADER, last - padding, last + TAG)
+        return start + HEADER, last - padding, last + TAG

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from proxy.ssh.native.flow import HIGH_WATER, RESUME_AT_ONCE, SHARE, Flow
 from proxy.ssh.native.handover import Keys
-from proxy.ssh.native.incoming import Incoming
+from proxy.ssh.native.incoming import LARGEST_DATA, Incoming
 from proxy.ssh.native.outgoing import BUFFER, DATA_AT, Outgoing
 from proxy.wire import messages
 from proxy.wire.errors import ProtocolError
@@ -134,8 +134,8 @@ async def test_a_buffer_is_used_again_only_when_the_transport_holds_nothing_of_i
                 opener, found = Opener(*KEYS, largest=BUFFER), []
                 buffer, start = memoryview(bytearray(wire)), 0
                 while opened := opener.open(buffer, start, len(buffer)):
-                    found.append(bytes(buffer[opened.start : opened.end]))
-                    start = opened.next
+                    first, last, start = opened
+                    found.append(bytes(buffer[first:last]))
         assert found == payloads
         lent = len(outgoing._lent)
         outgoing.put(b"last")
@@ -245,7 +245,7 @@ def wire(payloads: list[bytes], keys: Keys = KEYS) -> bytes:
 channel_messages = st.builds(
     lambda kind, rest: bytes((kind,)) + rest,
     st.integers(messages.OPEN_CONFIRMATION, messages.FAILURE),
-    st.binary(max_size=200) | st.integers(0, 100_000).map(bytes),
+    st.binary(max_size=200) | st.integers(0, LARGEST_DATA).map(bytes),
 )
 
 

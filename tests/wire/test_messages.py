@@ -57,7 +57,8 @@ def test_data(channel: int, data: bytes) -> None:
     assert (packet.get_uint32(), packet.get_string()) == (channel, data)
     packet.check_end()
     assert messages.recipient(buffer) == channel
-    assert messages.parse_data(buffer) == data
+    number, found = messages.parse_data(buffer)
+    assert (number, bytes(found)) == (channel, data)
 
 
 @given(numbers, numbers, numbers, st.integers(1, 0xFFFFFFFF))

@@ -61,8 +61,8 @@ def test_we_open_what_asyncssh_seals_however_it_arrives(
     opener = Opener(key, nonce, largest=LARGEST)
     for arrived in [*cuts, len(wire)]:
         while opened := opener.open(buffer, start, arrived):
-            found.append(bytes(buffer[opened.start : opened.end]))
-            start = opened.next
+            first, last, start = opened
+            found.append(bytes(buffer[first:last]))
     assert found == payloads
     assert start == len(wire)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
@@ -35,12 +34,46 @@ _stray = memoryview(bytearray(4 << 10))
 class NativeChannel:
     """A `proxy.relay.interfaces.Channel`. Half-close is two bits each way: EOF and CLOSE, sent and received."""
 
+    __slots__ = (
+        "_budget",
+        "_credit",
+        "_ended",
+        "_flow",
+        "_had_close",
+        "_had_eof",
+        "_is_aborted",
+        "_is_full",
+        "_is_held",
+        "_is_paused",
+        "_is_stray",
+        "_largest",
+        "_loop",
+        "_on_answer",
+        "_out",
+        "_peer",
+        "_pending",
+        "_plane",
+        "_sent_close",
+        "_sent_eof",
+        "_told_eof",
+        "_undelivered",
+        "_untaken",
+        "_user",
+        "_wants_close",
+        "_wants_eof",
+        "_window",
+        "is_answered",
+        "number",
+        "spent",
+        "turn",
+    )
+
     def __init__(self, plane: NativePlane, budget: MemoryBudget, window: int, on_answer: OnAnswer) -> None:
         self._plane = plane
         self._out = plane.outgoing
         self._flow = plane.flow
         self._budget = budget
-        self._loop = asyncio.get_running_loop()
+        self._loop = plane.loop
         self._user: ChannelUser | None = None
         self._ended: tuple[ProxyError | None] | None = None
         # To the cluster.
@@ -79,7 +112,7 @@ class NativeChannel:
     def get_buffer(self, sizehint: int) -> memoryview:
         """Room in the packet that the next bytes will be; elsewhere if they cannot be sent now."""
         del sizehint
-        size = min(self._credit, self._largest)
+        size = min(self._largest, self._credit)
         self._is_stray = not size or self._flow.is_shut or self._is_held or self._sent_close or bool(self._pending)
         return _stray if self._is_stray else self._out.room(size)
 

@@ -15,12 +15,12 @@ from proxy.wire import messages
 from proxy.wire.errors import ProtocolError
 from proxy.wire.packets import TAG, Opener
 
-LARGEST_DATA: Final = 128 << 10
+LARGEST_DATA: Final = 64 << 10
 """Bytes of data in a packet that we offer to take. OpenSSH makes use of it: fewer packets, fewer calls."""
 
 _LARGEST_PACKET: Final = LARGEST_DATA + 1024
-_BUFFER: Final = 256 << 10
-_LEAST_ROOM: Final = 64 << 10
+_BUFFER: Final = 160 << 10
+_LEAST_ROOM: Final = 48 << 10
 
 Handler = Callable[[int, memoryview], bool]
 

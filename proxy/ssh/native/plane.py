@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Callable
 from contextlib import suppress
@@ -41,6 +42,7 @@ class NativePlane:
         `on_error` hears of a broken protocol before the connection ends, `on_lost` that its transport is gone, `on_ended` that
         a channel has ended.
         """
+        self.loop = asyncio.get_running_loop()
         self._budget = budget
         self._on_error = on_error
         self._on_lost = on_lost
@@ -117,13 +119,10 @@ class NativePlane:
         """Nothing goes on behind it."""
 
     def _message(self, kind: int, message: memoryview) -> bool:
-        channel = self._channels.get(messages.recipient(message))
-        if channel is None:
-            raise ProtocolError(f"a message of type {kind} for channel {messages.recipient(message)}, which is not open")
-        if not channel.is_answered and kind > messages.OPEN_FAILURE:
-            raise ProtocolError(f"a message of type {kind} for channel {channel.number}, which is not open yet")
         if kind == messages.DATA:
-            return channel.data(messages.parse_data(message))
+            number, data = messages.parse_data(message)
+            return self._channel(kind, number).data(data)
+        channel = self._channel(kind, messages.recipient(message))
         if kind == messages.WINDOW_ADJUST:
             channel.adjusted(messages.parse_window_adjust(message))
         elif kind == messages.OPEN_CONFIRMATION:
@@ -141,6 +140,14 @@ class NativePlane:
         else:
             raise ProtocolError(f"a message of type {kind} has no business on a forwarded connection")
         return False
+
+    def _channel(self, kind: int, number: int) -> NativeChannel:
+        channel = self._channels.get(number)
+        if channel is None:
+            raise ProtocolError(f"a message of type {kind} for channel {number}, which is not open")
+        if not channel.is_answered and kind > messages.OPEN_FAILURE:
+            raise ProtocolError(f"a message of type {kind} for channel {number}, which is not open yet")
+        return channel
 
     # ------------------------------------------------------------------------------------------- asyncssh's
 
