@@ -65,7 +65,7 @@ class Ear:
         channel = self.channels[int.from_bytes(message[1:5])]
         assert not channel.had_close, f"a message of type {kind} after CLOSE"
         if kind == messages.DATA:
-            size = len(messages.parse_data(memoryview(message)))
+            size = len(messages.parse_data(memoryview(message))[1])
             assert not channel.had_eof, "data after EOF"
             assert 0 < size <= min(channel.credit, channel.largest), f"{size} bytes of data to {channel}"
             channel.credit -= size

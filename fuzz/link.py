@@ -19,7 +19,7 @@ from proxy.config.values import Endpoint
 from proxy.errors import LinkError, ProxyError
 from proxy.relay.budget import MemoryBudget
 from proxy.ssh.native import plane as plane_module
-from proxy.ssh.native.channel import NativeChannel
+from proxy.ssh.native.channel import NativeChannel, Refusal
 from proxy.wire import messages
 from proxy.wire.errors import ProtocolError
 from proxy.wire.packets import HEADER, OVERHEAD, Sealer
@@ -34,9 +34,11 @@ LARGEST_BUFFER = 1 << 20
 class Client:
     """The user of a channel, who may pause it at any moment. `sent` is what an honest gateway has sent."""
 
-    def __init__(self, channel: NativeChannel, gateway: Gateway) -> None:
+    def __init__(self, channel: NativeChannel, gateway: Gateway, answers: list[Refusal | None]) -> None:
         self._gateway = gateway
         self.channel = channel
+        self.answers = answers
+        """What the gateway said to its open, and nothing more."""
         self.pauses = False
         self.is_attached = False
         self.has_ended = False
@@ -84,7 +86,6 @@ class Scenario:
         self._clients: list[Client] = []
         self._latest: dict[int, Client] = {}
         """Who has a channel, by our numbers."""
-        self._openings: list[asyncio.Task[object]] = []
         self._errors: list[ProtocolError] = []
         self._budget = MemoryBudget(MEMORY, connections=CHANNELS)
         self._gateway = Gateway(choices, self._latest)
@@ -157,11 +158,10 @@ class Scenario:
     def _open(self) -> None:
         if len(self._plane) >= CHANNELS or not (window := self._budget.take_initial()):
             return
-        channel = self._plane.channel(window)
-        client = self._latest[channel.number] = Client(channel, self._gateway)
+        answers: list[Refusal | None] = []
+        channel = self._plane.open(window, ADDRESS, ADDRESS, answers.append)
+        client = self._latest[channel.number] = Client(channel, self._gateway, answers)
         self._clients.append(client)
-        asking = channel.ask(window, ADDRESS, ADDRESS)
-        self._openings.append(asyncio.get_running_loop().create_task(asking, name="open"))
 
     def _act(self) -> None:
         """What a relay may do with its channel, in any order."""
@@ -170,10 +170,10 @@ class Scenario:
         choices = self._choices
         client = self._clients[-1 - choices.below(len(self._clients))]
         channel, what = client.channel, choices.below(16)
-        if not channel.opened.done():
+        if not client.answers:
             if what == 0:
                 channel.abort()
-        elif channel.opened.result() is not None or client.is_lost:
+        elif client.answers[0] is not None or client.is_lost:
             pass  # nobody has it
         elif not client.is_attached:
             client.is_attached = True
@@ -207,9 +207,7 @@ class Scenario:
             client.channel.abort()
         for _ in range(3):
             await asyncio.sleep(0)
-        assert all(opening.done() for opening in self._openings)
-        for opening in self._openings:
-            opening.result()
+        assert all(len(client.answers) == 1 for client in self._clients)
         assert not len(self._plane), [client.channel for client in self._clients]
         assert self._budget.used == 0, self._budget
 

@@ -84,11 +84,12 @@ def _receive(peer: Peer, choices: Choices, stream: bytearray, bodies: list[bytes
             if found < len(bodies):
                 _check(buffer, opened, start, bodies[found])
                 found += 1
-            start = opened.next
+            start = opened[2]
     assert found == len(bodies), "a packet that has arrived whole was neither opened nor refused"
 
 
 def _check(buffer: memoryview, opened: Opened, start: int, body: bytes) -> None:
-    assert opened.start == start + HEADER
-    assert opened.start < opened.end <= opened.next - TAG <= len(buffer)
-    assert buffer[opened.start : opened.end] == body[1 : len(body) - body[0]]
+    first, last, following = opened
+    assert first == start + HEADER
+    assert first < last <= following - TAG <= len(buffer)
+    assert buffer[first:last] == body[1 : len(body) - body[0]]

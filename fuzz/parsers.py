@@ -25,7 +25,9 @@ def run(data: bytes) -> None:
             assert all(0 <= number <= 0xFFFFFFFF for number in confirmation)
             assert confirmation.largest
         elif which == 3:
-            assert messages.parse_data(message) == message[messages.DATA_HEADER :]
+            number, data = messages.parse_data(message)
+            assert number == messages.recipient(message)
+            assert data == message[messages.DATA_HEADER :]
         elif which == 4:
             _, words = messages.parse_failure(message)
             assert len(words) <= 200

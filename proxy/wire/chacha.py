@@ -121,7 +121,7 @@ class ChachaOpener(_Keyed):
         padding = buffer[body]
         if not _LEAST_PADDING <= padding <= length - 2:
             raise ProtocolError(f"a packet of {length} bytes with {padding} bytes of padding")
-        return Opened(start + HEADER, last - padding, last + TAG)
+        return start + HEADER, last - padding, last + TAG
 
     def _read_length(self, sealed: memoryview) -> int:
         self._head.reset_nonce(self._nonce)

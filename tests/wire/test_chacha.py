@@ -79,10 +79,11 @@ def test_we_open_what_asyncssh_seals_however_it_arrives(
     opener = ChachaOpener(key, nonce(sequence), largest=LARGEST)
     for arrived in [*cuts, len(wire)]:
         while opened := opener.open(buffer, start, arrived):
-            found.append(bytes(buffer[opened.start : opened.end]))
+            first, last, following_at = opened
+            found.append(bytes(buffer[first:last]))
             # asyncssh is given whole packets, header included, in clear.
-            assert int.from_bytes(buffer[start : start + 4]) == opened.next - TAG - start - 4
-            start = opened.next
+            assert int.from_bytes(buffer[start : start + 4]) == following_at - TAG - start - 4
+            start = following_at
     assert found == payloads
     assert start == len(wire)
     assert opener.sequence == following(sequence, len(payloads))
@@ -97,7 +98,8 @@ def test_a_packet_that_is_moved_while_the_rest_of_it_arrives(key: bytes, payload
     buffer[: len(wire)] = wire
     opened = opener.open(buffer, 0, len(wire))
     assert opened
-    assert buffer[opened.start : opened.end] == payload
+    first, last, _ = opened
+    assert buffer[first:last] == payload
 
 
 @given(keys, st.binary(max_size=200))
