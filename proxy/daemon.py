@@ -91,6 +91,7 @@ class Daemon:
         self._is_started = False
         self._up: dict[str, bool] = {}
         self.is_draining = False
+        self._hurry = asyncio.Event()
         self.fingerprint = credentials.fingerprint(config)
         self.metrics.buffered_bytes.set_function(lambda: self.shared.budget.used)
         self.metrics.tasks.set_function(lambda: len(asyncio.all_tasks(self._loop)))
@@ -302,10 +303,19 @@ class Daemon:
         log.info("stopping", connections=self.shared.admission.active, drain_timeout=budget)
         for entry in self.entries.values():
             entry.listener.close()
-        try:
-            await asyncio.gather(*(entry.cluster.drain(budget) for entry in self.entries.values()))
-        finally:
-            await self._close()
+        drained = self.tasks.spawn(self._drain_all(budget), name="drain")
+        hurried = self.tasks.spawn(self._hurry.wait(), name="hurry")
+        await asyncio.wait({drained, hurried}, return_when=asyncio.FIRST_COMPLETED)
+        await self._close()
+
+    async def _drain_all(self, budget: float) -> None:
+        await asyncio.gather(*(entry.cluster.drain(budget) for entry in self.entries.values()))
+
+    def hurry(self) -> None:
+        """Let a stop wait for clients no longer. What it does after that has its own limits, and is done in full."""
+        if not self._hurry.is_set():
+            log.warning("stopping at once", message="second signal", connections=self.shared.admission.active)
+            self._hurry.set()
 
     async def _close(self) -> None:
         if self._status_due is not None:
