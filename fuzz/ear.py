@@ -44,8 +44,8 @@ class Ear:
         """What was written."""
         view, start = memoryview(bytearray(self._unread + data)), 0
         while opened := self._opener.open(view, start, len(view)):
-            self._message(bytes(view[opened.start : opened.end]))
-            start = opened.next
+            first, last, start = opened
+            self._message(bytes(view[first:last]))
         self._unread = bytes(view[start:])
 
     def _message(self, message: bytes) -> None:

@@ -25,9 +25,9 @@ def run(data: bytes) -> None:
             assert all(0 <= number <= 0xFFFFFFFF for number in confirmation)
             assert confirmation.largest
         elif which == 3:
-            number, data = messages.parse_data(message)
+            number, found = messages.parse_data(message)
             assert number == messages.recipient(message)
-            assert data == message[messages.DATA_HEADER :]
+            assert found == message[messages.DATA_HEADER :]
         elif which == 4:
             _, words = messages.parse_failure(message)
             assert len(words) <= 200

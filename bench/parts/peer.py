@@ -95,8 +95,8 @@ class Peer:
             return
         view, start = memoryview(bytearray(data)), 0
         while opened := self._opener.open(view, start, len(view)):
-            self._answer(bytes(view[opened.start : opened.end]))
-            start = opened.next
+            first, last, start = opened
+            self._answer(bytes(view[first:last]))
 
     def _answer(self, message: bytes) -> None:
         if message[0] == messages.OPEN:
