@@ -71,10 +71,11 @@ def _lists(line: bytes, gateway: GatewayConfig) -> bool:
         return False
     hosts = fields[1] if fields[0] in _MARKERS else fields[0]
     host = gateway.host.lower()
-    return any(_matches(hosts, name.encode()) for name in (f"[{host}]:{gateway.port or _PORT}", host))
+    return any(matches(hosts, name.encode()) for name in (f"[{host}]:{gateway.port or _PORT}", host))
 
 
-def _matches(hosts: bytes, name: bytes) -> bool:
+def matches(hosts: bytes, name: bytes) -> bool:
+    """Whether the first field of a line is about `name`, which is in lower case."""
     if hosts.startswith(b"|"):
         _, salt, digest = _hashed(hosts)
         return hmac.digest(salt, name, hashlib.sha1) == digest

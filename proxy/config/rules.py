@@ -110,6 +110,9 @@ def _credentials(config: Config) -> Iterator[Finding]:
             scan = f"ssh-keyscan -p {gateway.port or 22} {gateway.host}"
             hint = f"add known_hosts: [FILE], with a line from: {scan} (compare the fingerprint first)"
             yield Finding(loc, "known_hosts is missing; checking the host key cannot be switched off", hint)
+        if gateway.learned_host_keys and not gateway.known_hosts:
+            message = "learned_host_keys needs known_hosts: only keys that are there can vouch for others"
+            yield Finding((*loc, "learned_host_keys"), message, "add known_hosts: [FILE]")
         if not gateway.identity_files and not gateway.agent and not gateway.ssh_config:
             hint = "add identity_files: [FILE], or agent: true, or ssh_config: FILE"
             yield Finding(loc, "nothing to log in with: no identity_files, agent or ssh_config", hint)

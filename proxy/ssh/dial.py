@@ -12,14 +12,16 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import asyncssh
 
-from proxy.config import expiry
+from proxy.config import expiry, host_keys
 from proxy.config.model import GatewayConfig, KeepaliveConfig
 from proxy.errors import ConnectTimeout, CredentialsUnusable, JumpFailed, LinkError, Stage
 from proxy.ssh import internals, known_hosts
 from proxy.ssh.errors import Shown, describe_connect, describe_handshake, host_key_line, identity
+from proxy.ssh.host_keys import Announcement, split
 from proxy.ssh.options import Prepared, prepare, proxy_jump
 
 Lost = Callable[[Exception | None], None]
@@ -34,19 +36,28 @@ class Dialled:
     conns: tuple[asyncssh.SSHClientConnection, ...]
     server: str
     handshake: float
+    announcement: asyncio.Future[Announcement]
+    """The gateway's list of its host keys, once it has come; many servers send none."""
 
 
 class _Client(asyncssh.SSHClient):
     """Remembers what the server showed, and what of it was not trusted; hears of the end."""
 
-    def __init__(self, on_lost: Lost | None) -> None:
+    def __init__(self, on_lost: Lost | None, name: bytes) -> None:
+        self.announcement: asyncio.Future[Announcement] = asyncio.get_running_loop().create_future()
         self.shown = Shown()
         self.host_key = b""
         """As it came: a key or a certificate (RFC 4253 6.6, PROTOCOL.certkeys)."""
         self._on_lost = on_lost
+        self._name = name
 
     def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
         internals.on_host_key(conn, self._host_key_shown)
+        internals.on_host_keys(conn, partial(self._host_keys_announced, conn))
+
+    def _host_keys_announced(self, conn: asyncssh.SSHClientConnection, payload: bytes) -> None:
+        if not self.announcement.done():  # sshd does it once
+            self.announcement.set_result(Announcement(conn, self._name, self.host_key, split(payload)))
 
     def _host_key_shown(self, key_data: bytes) -> None:
         self.host_key = key_data
@@ -83,12 +94,12 @@ async def dial(
     """
     chain = _Chain(gateways, handshake_slot, on_expiry)
     try:
-        server, handshake = await chain.extend(config, on_lost=on_lost)
+        server, handshake, client = await chain.extend(config, on_lost=on_lost)
     except BaseException:
         for conn in reversed(chain.conns):
             conn.abort()
         raise
-    return Dialled(tuple(chain.conns), server, handshake)
+    return Dialled(tuple(chain.conns), server, handshake, client.announcement)
 
 
 class _Chain:
@@ -102,8 +113,8 @@ class _Chain:
 
     async def extend(
         self, config: GatewayConfig, *, on_lost: Lost | None = None, route: tuple[str, ...] = ()
-    ) -> tuple[str, float]:
-        """Connect to one more server; returns its `HOST:PORT` and the handshake's seconds.
+    ) -> tuple[str, float, _Client]:
+        """Connect to one more server; returns its `HOST:PORT`, the handshake's seconds, and what heard the server.
 
         As in OpenSSH, the jumps of a hop count only where it is the first: the others are reached through the one before.
         `route` is the names that led here, to find circles.
@@ -126,7 +137,7 @@ class _Chain:
         if not route:
             certificate = expiry.openssh(host_key_line(client.host_key))
             self._on_expiry("host", certificate.end if certificate else None)
-        return server, seconds
+        return server, seconds, client
 
     def _jumps(self, config: GatewayConfig, proxy_jumps: object) -> list[tuple[str, GatewayConfig]]:
         if config.jump:
@@ -145,7 +156,7 @@ class _Chain:
         elif options.proxy_command is None:
             tunnel = _Tcp(server, seconds, unanswered(config.keepalive))
         loop = asyncio.get_running_loop()
-        client = _Client(on_lost)
+        client = _Client(on_lost, host_keys.name_of(options.host_key_alias or options.host, options.port))
         try:
             async with self._handshake_slot(server), asyncio.timeout(seconds):
                 started = loop.time()

@@ -16,17 +16,21 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from itertools import count
+from pathlib import Path
 from typing import Final
+
+import asyncssh
 
 from proxy.config.model import GatewayConfig
 from proxy.config.values import Endpoint
-from proxy.errors import HostKeyRevoked, LinkDown, LinkError, LinkReplaced, RetryClass
+from proxy.errors import CredentialsUnusable, HostKeyRevoked, LinkDown, LinkError, LinkReplaced, RetryClass
 from proxy.metrics import Metrics
 from proxy.relay.budget import MemoryBudget
 from proxy.snapshots import GatewaySnapshot
 from proxy.ssh.channel import SshChannel
 from proxy.ssh.dial import dial
 from proxy.ssh.governor import HANDSHAKES_IN_FLIGHT, Backoff
+from proxy.ssh.host_keys import Announcement, learn
 from proxy.ssh.link import Link
 from proxy.ssh.links import Links
 from proxy.ssh.native.channel import NativeChannel
@@ -218,7 +222,20 @@ class Gateway:
         )
         if early:
             link.lost(early[0])
+        dialled.announcement.add_done_callback(partial(self._host_keys_announced, link))
         return link
+
+    def _host_keys_announced(self, link: Link, announcement: asyncio.Future[Announcement]) -> None:
+        path = self.config.learned_host_keys
+        if path is not None and not link.closed.done() and not self._is_closing:
+            self._tasks.spawn(self._learn(path, announcement.result()), name=f"learn {link.name}")
+
+    async def _learn(self, path: Path, announcement: Announcement) -> None:
+        try:
+            if update := await learn(path, self.config, announcement):
+                self._report.learned(path, announcement.name, update)
+        except (CredentialsUnusable, OSError, asyncssh.Error) as exc:
+            self._report.not_learned(path, exc)
 
     def _dial_failed(self, exc: LinkError) -> None:
         if HostKeyRevoked in {type(exc), type(exc.__cause__)}:  # whoever marked the key meant the links, too, that trusted it

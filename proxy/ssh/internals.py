@@ -7,7 +7,7 @@ trip. Everything here was read in asyncssh 2.24; `check` says so when another re
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import asyncssh
@@ -15,7 +15,17 @@ import asyncssh
 if TYPE_CHECKING:
     import asyncio
 
-_CONNECTION_PARTS = ("_transport", "_kex_complete", "_make_global_request", "pause_writing", "resume_writing")
+_CONNECTION_PARTS = (
+    "_transport",
+    "_kex_complete",
+    "_make_global_request",
+    "_report_global_response",
+    "_process_hostkeys_00_at_openssh_dot_com_global_request",
+    "_session_id",
+    "pause_writing",
+    "resume_writing",
+)
+_MSG_REQUEST_SUCCESS = 81
 _CHANNEL_PARTS = ("_init_recv_window", "_send_buf_len")
 
 
@@ -38,6 +48,35 @@ def on_host_key(conn: asyncssh.SSHClientConnection, shown: Callable[[bytes], Non
         return validate(key_data)
 
     setattr(conn, validate.__name__, validating)
+
+
+def on_host_keys(conn: asyncssh.SSHClientConnection, announced: Callable[[bytes], None]) -> None:
+    """Call `announced` with the list of keys that sshd sends after login (`hostkeys-00@openssh.com`, PROTOCOL 2.5).
+
+    Instead of asyncssh's own handler: that one ends the connection over a key that is listed twice, and takes SHA-1 proofs.
+    """
+
+    def handler(packet: asyncssh.packet.SSHPacket) -> None:
+        announced(packet.get_remaining_payload())
+        cast("Any", conn)._report_global_response(False)  # sshd wants no reply
+
+    setattr(conn, "_process_hostkeys_00_at_openssh_dot_com_global_request", handler)  # noqa: B010 - no attribute of that type
+
+
+async def prove_host_keys(conn: asyncssh.SSHClientConnection, keys: Sequence[bytes]) -> list[bytes] | None:
+    """Ask the server to sign with each of `keys`: the signatures, None if it will not. Raises asyncssh.PacketDecodeError."""
+    asked = b"".join(len(key).to_bytes(4) + key for key in keys)
+    kind, packet = await cast("Any", conn)._make_global_request(b"hostkeys-prove-00@openssh.com", asked)
+    if kind != _MSG_REQUEST_SUCCESS:
+        return None
+    proofs = [packet.get_string() for _ in keys]
+    packet.check_end()
+    return proofs
+
+
+def session_id(conn: asyncssh.SSHClientConnection) -> bytes:
+    """The exchange hash of the first key exchange (RFC 4253 7.2)."""
+    return cast("bytes", cast("Any", conn)._session_id)
 
 
 def on_congestion(

@@ -13,8 +13,10 @@ from typing import Final, cast
 
 import asyncssh
 
+from proxy.config.host_keys import render, valid
 from proxy.config.model import GatewayConfig
 from proxy.errors import CredentialsUnusable
+from proxy.ssh import host_keys
 
 _ALGORITHMS: Final = (
     "ssh-ed25519",
@@ -50,7 +52,11 @@ class Trusted:
 def read(config: GatewayConfig, options: asyncssh.SSHClientConnectionOptions) -> asyncssh.SSHKnownHosts:
     """The gateway's `known_hosts`; without that, the files that ssh(1) would read. Blocks. Raises CredentialsUnusable."""
     if config.known_hosts:
-        return _read(config, config.known_hosts)
+        found = _read(config, config.known_hosts)
+        if config.learned_host_keys:
+            known, learned = host_keys.read_files(config)
+            found.load(render(valid(known, learned)).decode())
+        return found
     if options.known_hosts is None:
         raise CredentialsUnusable(
             f"ssh_config of {config.host} switches host key checking off (UserKnownHostsFile none)",

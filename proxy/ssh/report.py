@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Final
 
 import structlog
 
+from proxy.config.host_keys import Update, fingerprint, kind
 from proxy.errors import LinkError, LinkReplaced
 from proxy.metrics import Metrics
 from proxy.snapshots import GatewayState
@@ -48,6 +50,16 @@ class Report:
             gauge.labels(self._name, kind).set(when)
         elif self.expiries.pop(kind, None) is not None:
             gauge.remove(self._name, kind)
+
+    def learned(self, path: Path, name: bytes, update: Update) -> None:
+        """Host keys that the server has proved to have, and those that it has no more."""
+        keys, gone = ([f"{kind(key).decode()} {fingerprint(key)}" for key in group] for group in (update.new, update.gone))
+        self._log.warning("host keys learned", server=name.decode(), keys=keys, gone=gone, file=str(path))
+
+    def not_learned(self, path: Path, error: Exception) -> None:
+        """The file cannot be read or written, or the link was lost meanwhile."""
+        hint = getattr(error, "hint", "") or "the daemon's user must be able to write the file and its folder"
+        self._log.warning("host keys not learned", file=str(path), message=str(error), hint=hint)
 
     def rtt(self, seconds: float) -> None:
         """A round trip through a link."""

@@ -1,0 +1,151 @@
+"""Learning a server's further host keys, as UpdateHostKeys does (ssh_config(5)): on the wire, and in `learned_host_keys`.
+
+sshd lists its host keys after login (OpenSSH's PROTOCOL 2.5). Those that are not known are challenged: it signs the session with
+each. What may be learned is decided in `proxy/config/host_keys.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+import tempfile
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import asyncssh
+import structlog
+
+from proxy.config import host_keys
+from proxy.config.files import MAX_CREDENTIAL_BYTES, Unusable, read_bytes
+from proxy.config.host_keys import Line, Update
+from proxy.config.model import GatewayConfig
+from proxy.errors import CredentialsUnusable
+from proxy.ssh import internals
+
+log = structlog.get_logger("kubemux.host_keys")
+
+RSA_PROOFS: Final = (b"rsa-sha2-256", b"rsa-sha2-512")
+_REQUEST: Final = b"hostkeys-prove-00@openssh.com"
+_WRITING = threading.Lock()
+"""Several gateways may share the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """What one connection's server said of itself."""
+
+    conn: asyncssh.SSHClientConnection
+    name: bytes
+    """As known_hosts has it."""
+    shown: bytes
+    """The key, or certificate, that it identified itself with."""
+    keys: tuple[bytes, ...]
+
+
+def split(payload: bytes) -> tuple[bytes, ...]:
+    """The keys of an announcement; none if it is not well formed."""
+    keys = []
+    while payload:
+        size = int.from_bytes(payload[:4])
+        if len(payload) < 4 + size:
+            return ()
+        keys.append(payload[4 : 4 + size])
+        payload = payload[4 + size :]
+    return tuple(keys)
+
+
+def read_learned(path: Path) -> list[Line]:
+    """The lines of a `learned_host_keys`; none if there is no file yet. Blocks. Raises CredentialsUnusable."""
+    try:
+        data, status = read_bytes(path, limit=MAX_CREDENTIAL_BYTES)
+    except Unusable as exc:
+        if not path.exists():
+            return []
+        raise CredentialsUnusable(f"learned_host_keys {path} {exc}", hint=exc.hint) from exc
+    if status.st_uid not in (os.geteuid(), 0) or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise CredentialsUnusable(
+            f"learned_host_keys {path} could have been written by others: it says whom to trust",
+            hint=f"remove it, or chmod go-w {path}",
+        )
+    return host_keys.parse(data)
+
+
+async def learn(path: Path, config: GatewayConfig, announcement: Announcement) -> Update | None:
+    """Write to `path` what `announcement` allows; what that was, if anything.
+
+    Raises CredentialsUnusable, OSError, asyncssh.Error.
+    """
+    known, learned = await asyncio.to_thread(read_files, config)
+    change = host_keys.update(known, learned, announcement.name, announcement.shown, announcement.keys)
+    if change.refused or not (change.new or change.gone):
+        log.debug("host keys not learned", server=announcement.name.decode(), why=change.refused or "nothing new")
+        return None
+    change = change._replace(new=await _proven(config, announcement, change.new) if change.new else ())
+    if not (change.new or change.gone):
+        return None
+    await asyncio.to_thread(_write, path, config, announcement, change)
+    return change
+
+
+def read_files(config: GatewayConfig) -> tuple[list[Line], list[Line]]:
+    """The lines of known_hosts, and those that were learned, whether they count or not. Blocks. Raises CredentialsUnusable."""
+    known = [line for path in config.known_hosts for line in host_keys.parse(_contents(path))]
+    return known, read_learned(config.learned_host_keys) if config.learned_host_keys else []
+
+
+def _contents(path: Path) -> bytes:
+    try:
+        return read_bytes(path, limit=MAX_CREDENTIAL_BYTES)[0]
+    except Unusable:
+        return b""
+
+
+async def _proven(config: GatewayConfig, announcement: Announcement, keys: Sequence[bytes]) -> tuple[bytes, ...]:
+    """Those of `keys` that the server has signed the session with. All of them, or it is not to be trusted with any."""
+    try:
+        async with asyncio.timeout(config.connect_timeout):
+            proofs = await internals.prove_host_keys(announcement.conn, keys)
+    except TimeoutError:
+        proofs = None
+    session = internals.session_id(announcement.conn)
+    if proofs is not None and all(is_proof(proof, session, key) for key, proof in zip(keys, proofs, strict=True)):
+        return tuple(keys)
+    log.warning(
+        "host keys not proven",
+        server=announcement.name.decode(),
+        keys=[host_keys.fingerprint(key) for key in keys],
+        hint="the server lists host keys that it cannot sign with; they are not learned. Look at HostKey in its sshd_config",
+    )
+    return ()
+
+
+def is_proof(proof: bytes, session: bytes, blob: bytes) -> bool:
+    """Whether `proof` is a signature by the key `blob` that is good for this session and nothing else. RSA only with SHA-2."""
+    signed = b"".join(len(part).to_bytes(4) + part for part in (_REQUEST, session, blob))
+    try:
+        key = asyncssh.public_key.decode_ssh_public_key(blob)
+        if host_keys.kind(blob) == b"ssh-rsa" and host_keys.kind(proof) not in RSA_PROOFS:
+            return False
+        return key.verify(signed, proof)
+    except (asyncssh.Error, ValueError, TypeError):
+        return False
+
+
+def _write(path: Path, config: GatewayConfig, announcement: Announcement, change: Update) -> None:
+    """The whole file anew, beside the old one and then in its place. Raises OSError, CredentialsUnusable."""
+    with _WRITING:
+        known, learned = read_files(config)
+        data = host_keys.render(host_keys.learn(known, learned, announcement.name, announcement.shown, change))
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:  # mode 0600
+            try:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+                Path(file.name).replace(path)
+            except BaseException:
+                Path(file.name).unlink(missing_ok=True)
+                raise
