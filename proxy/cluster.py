@@ -185,7 +185,7 @@ class Cluster:
         self._shared.admission.leave()
         self._shared.waiting.wake()
         self.traffic.results[reason] += 1
-        self.traffic.duration.observe(seconds)
+        self.traffic.connection_duration.observe(seconds)
         fields = {"message": message} if message else {}
         log.info(
             "connection closed",

@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Final
 
 import structlog
-from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
-from proxy import __version__, descriptors, systemd
+from proxy import __version__, descriptors, process_series, systemd
 from proxy.admin.control import Control
 from proxy.admin.server import AdminServer
 from proxy.admin.status import summary
@@ -36,6 +35,7 @@ from proxy.listeners.listener import Listener
 from proxy.metrics import Metrics
 from proxy.relay.budget import MemoryBudget
 from proxy.relay.interfaces import Route
+from proxy.series import Registry
 from proxy.snapshots import ClusterSnapshot, DaemonSnapshot
 from proxy.sockets import Sockets
 from proxy.ssh.gateway import Gateway, Handshakes
@@ -71,9 +71,8 @@ class Daemon:
     ) -> None:
         self.config = config
         self.config_path = config_path
-        self.registry = CollectorRegistry()
-        for collector in (ProcessCollector, PlatformCollector, GCCollector):
-            collector(registry=self.registry)
+        self.registry = Registry()
+        process_series.register(self.registry)
         self.metrics = Metrics(self.registry, version=__version__)
         budget = MemoryBudget(1, 1)
         self.shared = Shared(budget, Admission(1), self.metrics, 0.0, WaitingForMemory(budget))

@@ -1,20 +1,16 @@
 """Every metric in one place, in an injected registry.
 
 What happens once per connection or more often is counted in plain numbers (`proxy.traffic`) that are read when Prometheus
-scrapes. Everything else is a prometheus-client object. Label sets are bounded by the configuration; `forget_*` drops those
+scrapes. Everything else is one of `proxy.series`. Label sets are bounded by the configuration; `forget_*` drops those
 of what a reload removed.
 """
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
-from contextlib import suppress
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.metrics import MetricWrapperBase
-
-from proxy.traffic import LATENCY_BUCKETS, Traffic, TrafficCollector
+from proxy.series import Child, Counter, Gauge, Histogram, Labelled, Registry
+from proxy.traffic import LATENCY_BUCKETS, Traffic, TrafficSeries
 
 LAG_BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)
 
@@ -22,19 +18,22 @@ LAG_BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)
 class Metrics:
     """The daemon's metrics. One instance per registry; names as in the README's table."""
 
-    def __init__(self, registry: CollectorRegistry, *, version: str) -> None:
+    def __init__(self, registry: Registry, *, version: str) -> None:
         self.registry = registry
-        self._traffic = TrafficCollector()
-        registry.register(self._traffic)
+        self._traffic = TrafficSeries(registry)
 
-        def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(f"kubemux_{name}", text, labels, registry=registry)
+        def counter(name: str, text: str, *labels: str) -> Labelled[Counter]:
+            return add(Labelled(f"kubemux_{name}", text, "counter", labels, Counter))
 
-        def gauge(name: str, text: str, *labels: str) -> Gauge:
-            return Gauge(f"kubemux_{name}", text, labels, registry=registry)
+        def gauge(name: str, text: str, *labels: str) -> Labelled[Gauge]:
+            return add(Labelled(f"kubemux_{name}", text, "gauge", labels, Gauge))
 
-        def histogram(name: str, text: str, *labels: str, buckets: tuple[float, ...] = LATENCY_BUCKETS) -> Histogram:
-            return Histogram(f"kubemux_{name}", text, labels, buckets=buckets, registry=registry)
+        def histogram(name: str, text: str, *labels: str, buckets: tuple[float, ...] = LATENCY_BUCKETS) -> Labelled[Histogram]:
+            return add(Labelled(f"kubemux_{name}", text, "histogram", labels, lambda: Histogram(buckets)))
+
+        def add(family: Labelled[Child]) -> Labelled[Child]:
+            registry.families.append(family)
+            return family
 
         self.cluster_up = gauge("cluster_up", "1 if the cluster's probes succeed, 0 if not.", "cluster")
         self.cluster_listening = gauge(
@@ -65,17 +64,17 @@ class Metrics:
         self.link_data_plane = gauge("link_data_plane", "Links by who carries their bytes.", "gateway", "mode")
         self.buffered_bytes = gauge(
             "buffered_bytes", "Bytes that buffers and granted windows may hold now, out of limits.memory."
-        )
-        self.paused_relays = gauge("paused_relays", "Connections of which a side waits for the other.")
-        self.tasks = gauge("tasks", "Tasks of the event loop.")
-        self.loop_lag = histogram("event_loop_lag_seconds", "How late the event loop runs a timer.", buckets=LAG_BUCKETS)
+        ).labels()
+        self.paused_relays = gauge("paused_relays", "Connections of which a side waits for the other.").labels()
+        self.tasks = gauge("tasks", "Tasks of the event loop.").labels()
+        self.loop_lag = histogram("event_loop_lag_seconds", "How late the event loop runs a timer.", buckets=LAG_BUCKETS).labels()
         self.certificate_expiry = gauge(
             "certificate_expiry_timestamp_seconds", "When a certificate expires, in Unix time.", "cluster", "kind"
         )
         self.config_reloads = counter("config_reloads", "Configuration reloads by result.", "result")
         self.config_last_success = gauge(
             "config_last_reload_success_timestamp_seconds", "When a configuration was last taken, in Unix time."
-        )
+        ).labels()
         gauge("build_info", "1, labelled with what runs.", "version", "python").labels(version, platform.python_version()).set(1)
 
     def traffic(self, cluster: str) -> Traffic:
@@ -91,10 +90,7 @@ class Metrics:
         """Drop every series of a gateway that is configured no more."""
         self._forget("gateway", gateway)
 
-    def _labelled(self) -> Iterator[MetricWrapperBase]:
-        yield from (metric for metric in vars(self).values() if isinstance(metric, MetricWrapperBase))
-
     def _forget(self, label: str, value: str) -> None:
-        for metric in self._labelled():
-            with suppress(AttributeError, ValueError):  # it has no labels, or not this one
-                metric.remove_by_labels({label: value})
+        for metric in vars(self).values():
+            if isinstance(metric, Labelled):
+                metric.forget(label, value)

@@ -39,8 +39,9 @@ LAYERS = (
     ("proxy.ssh", "proxy.direct"),
     ("proxy.relay",),
     ("proxy.wire",),
-    ("proxy.metrics", "proxy.logging", "proxy.tasks", "proxy.snapshots", "proxy.descriptors"),
+    ("proxy.metrics", "proxy.process_series", "proxy.logging", "proxy.tasks", "proxy.snapshots", "proxy.descriptors"),
     ("proxy.traffic",),
+    ("proxy.series",),
     ("proxy.config",),
     ("proxy.errors",),
 )

@@ -22,7 +22,6 @@ from typing import Final
 from urllib.parse import urlsplit
 
 import structlog
-from prometheus_client import CollectorRegistry
 
 from proxy.admin import status
 from proxy.admin.connections import Connections, Handler
@@ -32,6 +31,7 @@ from proxy.admin.http import Request, Response
 from proxy.admin.sockets import UnixListener
 from proxy.config.values import Endpoint
 from proxy.errors import ConfigError, ListenError, ProxyError
+from proxy.series import Registry
 from proxy.snapshots import DaemonSnapshot
 
 log = structlog.get_logger("kubemux.admin")
@@ -50,7 +50,7 @@ class AdminServer:
         self,
         *,
         snapshot: Callable[[], DaemonSnapshot],
-        registry: CollectorRegistry,
+        registry: Registry,
         control: Control,
         idle_timeout: float = 10.0,
         write_timeout: float = 10.0,

@@ -7,13 +7,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry
-
 from proxy.admin.control import ReloadResult, UnknownName
 from proxy.admin.server import AdminServer
 from proxy.config.values import Endpoint
 from proxy.errors import ProxyError
 from proxy.metrics import Metrics
+from proxy.series import Registry
 from proxy.snapshots import ClusterSnapshot, ClusterState, DaemonSnapshot, GatewaySnapshot, GatewayState, LinkSnapshot
 
 NOW = 1_700_000_000.0
@@ -87,7 +86,7 @@ class Daemon:
     failure: Exception | None = None
     result: ReloadResult = field(default_factory=ReloadResult)
     told: list[str] = field(default_factory=list)
-    registry: CollectorRegistry = field(default_factory=CollectorRegistry)
+    registry: Registry = field(default_factory=Registry)
 
     def __post_init__(self) -> None:
         metrics = Metrics(self.registry, version="0.1.0")

@@ -8,13 +8,12 @@ import subprocess
 from collections.abc import Iterable
 
 import pytest
-from prometheus_client import CollectorRegistry, Metric
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
-from prometheus_client.registry import Collector
 
 from proxy.admin.exposition import expose
+from proxy.series import Computed, Registry, Sample
 from tests.admin.scripted import PROD_EU, Daemon
 
 PROMETHEUS_ACCEPT = (
@@ -67,16 +66,13 @@ async def test_the_loop_runs_between_two_metrics() -> None:
         turns += 1
         asyncio.get_running_loop().call_soon(turn) if turns < 10 else None
 
-    class Slow(Collector):
-        def collect(self) -> Iterable[Metric]:
-            for number in range(3):
-                seen.append(turns)
-                yield GaugeMetricFamily(f"g{number}", "A gauge.", value=1)
+    def read() -> list[Sample]:
+        seen.append(turns)
+        return [Sample("", (), 1)]
 
     seen: list[int] = []
-    registry = CollectorRegistry()
-    registry.register(Slow())
-    seen.clear()  # registering collects once for the names
+    registry = Registry()
+    registry.families += [Computed(f"g{number}", "A gauge.", "gauge", read) for number in range(3)]
     asyncio.get_running_loop().call_soon(turn)
     await expose(registry, accept="", accept_encoding="")
     assert seen == sorted(set(seen))
