@@ -11,8 +11,11 @@ PARTS := sshd:openssh-server ssh:openssh-client etcd:etcd-server kubectl:kuberne
          ip:iproute2 curl:curl xz:xz-utils systemd-analyze:systemd
 # What the bench measures with; a test runs it, too.
 LOADS := sshd:openssh-server ssh:openssh-client iperf3:iperf3 wrk:wrk ab:apache2-utils nginx:nginx-light haproxy:haproxy gcc:gcc
+# How long `make soak` goes on, and which faults in which order: at random without a seed.
+MINUTES ?= 10
+SEED ?=
 
-.PHONY: help demo test check bench bench-memory bench-parts fuzz parts clean
+.PHONY: help demo test faults soak check bench bench-memory bench-parts fuzz parts clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 22
@@ -23,6 +26,15 @@ demo: .venv/installed ## try it: no root, no sshd, no cluster needed
 test: PARTS += $(LOADS)
 test: .venv/tests-installed parts ## everything, with real parts; says what it skips
 	@$(BIN)/python -m pytest $(ARGS)
+
+faults: PARTS += gcc:gcc
+faults: .venv/tests-installed parts ## the fault matrix: what breaks, who sees what of it, when all is well again
+	@$(BIN)/python -m pytest -q tests/faults $(ARGS)
+
+soak: PARTS += gcc:gcc
+soak: .venv/tests-installed parts ## faults at random; MINUTES=10 SEED= as printed by another run; draws soak.svg
+	@SOAK_MINUTES=$(MINUTES) SOAK_SEED=$(SEED) SOAK_CHART=$(CURDIR)/soak.svg \
+	  $(BIN)/python -m pytest -q -s -n0 -p no:randomly tests/faults/test_soak.py::test_soak $(ARGS)
 
 check: .venv/tests-installed ## lint, format, types, imports
 	@$(BIN)/python -m pytest -q tests/test_source.py $(ARGS)

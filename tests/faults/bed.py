@@ -19,7 +19,7 @@ from proxy.config.values import Endpoint
 from proxy.relay.relay import LINGER_ZERO
 from proxy.tasks import Tasks
 from tests.faults.api import Api
-from tests.faults.load import Load
+from tests.faults.load import Load, eventually
 from tests.faults.row import Hits, Row
 from tests.integration.conftest import cluster, gateway
 from tests.integration.running import told
@@ -209,6 +209,14 @@ class Bed:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_ZERO)
             sock.close()
         self.kept.clear()
+
+    async def wait_let_go(self) -> None:
+        """Until sshd has closed every connection to the API servers: it holds no channel of ours."""
+        servers = [*self.apis.values(), self.source]
+        await eventually(
+            lambda: f"sshd closes every connection to the servers, not {[server.connections for server in servers]}",
+            lambda: not any(server.connections for server in servers),
+        )
 
     async def reconnect(self) -> None:
         """`kubemux reconnect edge`: the wait is skipped."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -102,3 +103,22 @@ class Counts:
             for s in self._samples
             if s.name == f"kubemux_{name}" and labels.items() <= s.labels.items() and s.value
         )
+
+
+def agree_on_clients(counts: Counts, made: Mapping[str, int]) -> None:
+    """Every connection that was made to a cluster has ended and was counted, once. Raises AssertionError."""
+    for name, number in made.items():
+        ended = counts("connections_total", cluster=name)
+        assert ended == number, f"{name}: {ended} connections ended, its clients made {number}"
+        assert counts("connections_active", cluster=name) == 0
+
+
+def agree_on_links(counts: Counts, daemon: Daemon, **sshds: Sshd) -> None:
+    """Every link of a gateway is up or its end is in the log, and its sshd knows of all. Raises AssertionError."""
+    ends = [event for event in daemon.events() if event["event"] in ("link lost", "link closed")]
+    for name, sshd in sshds.items():
+        opened = counts("gateway_connects_total", gateway=name, result="ok")
+        closed = sum(end["gateway"] == name for end in ends)
+        assert opened == closed + counts("gateway_links", gateway=name), f"{name}: {opened} links opened, {closed} closed"
+        accepted = sshd.log().count("Accepted publickey")
+        assert accepted >= opened, f"{name}: {opened} links, but sshd accepted {accepted}"

@@ -77,6 +77,10 @@ class Client:
     def __repr__(self) -> str:
         return f"<{self.name} served={self.served} connected={self.connected} saw {dict(self.seen)}>"
 
+    def be_patient(self, seconds: float) -> None:
+        """Give up a request after so long, from the next one on."""
+        self._patience = seconds
+
     def expect(self) -> None:
         """From now on, `first` waits for the next request that is served."""
         self.first = None
@@ -205,6 +209,11 @@ class Load:
         return sum((client.seen for client in self.clients), Counter())
 
     @property
+    def served(self) -> int:
+        """Requests that were answered, and events."""
+        return sum(client.served for client in self.clients)
+
+    @property
     def connected(self) -> int:
         """TCP connections that they made."""
         return sum(client.connected for client in self.clients)
@@ -244,6 +253,11 @@ class Load:
         )
         firsts = (client.first for client in self.clients if client.first is not None and client.seen)
         return max(0.0, min(firsts, default=since) - since)
+
+    def be_patient(self, seconds: float) -> None:
+        """See `Client.be_patient`."""
+        for client in self.clients:
+            client.be_patient(seconds)
 
     def expect(self) -> None:
         """See `Client.expect`."""

@@ -1,0 +1,206 @@
+"""Faults at random under load, for a minute here and for as long as is wanted by `make soak MINUTES=n SEED=s`.
+
+The seed is printed; the same one gives the same faults in the same order. At the end: the leak law, a log without an error that
+no fault explains, and resident memory that has not grown since minute 2.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import secrets
+import statistics
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from proxy.ssh.link import DATA_PLANE
+from tests.faults import test_api_server, test_clients, test_config, test_network, test_process, test_sshd, test_surroundings
+from tests.faults.bed import Bed
+from tests.faults.chart import Sample, chart
+from tests.faults.law import Counts, agree_on_clients, agree_on_links, returned, settled
+from tests.faults.load import Load, Saw
+from tests.faults.row import Hits, Row
+from tests.support.shim import NAME
+from tests.support.tls import Certificates
+
+pytestmark = [pytest.mark.sshd, pytest.mark.gcc]
+
+MINUTES: Final = float(os.environ.get("SOAK_MINUTES", "1"))
+SAMPLE_S: Final = 1.0
+PATIENCE_S: Final = 2.0
+RECOVERY_S: Final = 60.0
+"""For every client of a gateway after a fault: the backoff goes up to 15 s, a dial may take its time, too."""
+
+SETTLED_S: Final = 120.0
+"""From then on, resident memory stays."""
+GROWTH: Final = 1.05
+
+UNFIT: Final = {
+    "MaxSessions 0",  # no event
+    "ClientAliveInterval hit",  # takes another sshd_config from the start
+    "gateway's name resolves elsewhere",  # its other sshd would be started again and again
+    "disk full for logs",  # we want to read it
+    "200 ms jitter",  # needs a more patient keepalive
+    "10,000 connections opened and closed",  # a tenth of it is among them
+}
+"""Rows that are not for a soak."""
+
+ROW: Final = Row(
+    name="soak",
+    breaks=test_network.reset,
+    edge={"host": NAME, **test_network.IMPATIENT},
+    is_through_relay=True,
+    has_plain=True,
+    has_shim=True,
+    errors=frozenset({"reload rejected"}),
+)
+
+FAULTS: Final = [
+    row
+    for module in (test_sshd, test_network, test_api_server, test_clients, test_surroundings, test_config, test_process)
+    for row in module.ROWS
+    if row.name not in UNFIT and not row.restarts
+] + [test_clients.row("1,000 connections opened and closed", test_clients.come_and_go(1_000))]
+
+EXPLAINED: Final[Mapping[str, frozenset[str]]] = {
+    "link lost": frozenset({"link_lost", "keepalive_timeout", "protocol_error"}),
+    "gateway dial failed": frozenset(
+        {"unreachable", "unresolvable", "connect_timeout", "handshake_failed", "host_key_changed", "auth_failed"}
+    ),
+    "cluster down": frozenset({"link_down", "channel_refused", "channel_prohibited", "timeout", "closed"}),
+    "gateway state": frozenset({"", "down"}),
+    "reload rejected": frozenset({""}),
+    "service manager not notified": frozenset({""}),  # this test does not read what it is told
+}
+"""What may be in the log at level warning and above, and with which reason (or result, or state)."""
+
+
+def unexplained(entries: list[dict[str, object]]) -> list[dict[str, object]]:
+    """What is in the log and no fault explains."""
+    return [
+        entry
+        for entry in entries
+        if entry["level"] not in ("debug", "info")
+        and str(entry.get("reason") or entry.get("result") or entry.get("state") or "")
+        not in EXPLAINED.get(str(entry["event"]), frozenset())
+    ]
+
+
+class Soak:
+    """One run."""
+
+    def __init__(self, bed: Bed, loads: dict[str, Load], *, seed: int) -> None:
+        self._bed = bed
+        self._hit = [loads["prod"], loads["stage"]]
+        self._random = random.Random(seed)  # noqa: S311 - reproducible, not secret
+        self._loop = asyncio.get_running_loop()
+        self._began = self._loop.time()
+        self.samples: list[Sample] = []
+        self.marks: list[tuple[float, str]] = []
+
+    @property
+    def seconds(self) -> float:
+        """Since it began."""
+        return self._loop.time() - self._began
+
+    async def run(self, seconds: float) -> None:
+        """Faults, one after the other, each held for a moment and followed until everybody is served again."""
+        while self.seconds < seconds:
+            fault = self._random.choice(FAULTS)
+            hold, hurry = self._random.uniform(0.0, 1.5), self._random.random() < 0.5
+            self.marks.append((self.seconds, fault.name))
+            print(f"{self.seconds:6.1f} s  {fault.name}")  # noqa: T201 - what a failure is read with
+            bed = self._bed
+            bed.row = replace(fault, edge=ROW.edge, is_through_relay=True, has_plain=True, has_shim=True, patience=PATIENCE_S)
+            await fault.breaks(bed)
+            await asyncio.sleep(hold)
+            await fault.mends(bed)
+            bed.let_go(hard=True)
+            if hurry and fault.hits is Hits.GATEWAY:
+                await bed.reconnect()
+            for load in self._hit:
+                await load.wait_served(seconds=RECOVERY_S)
+        self.marks.append((self.seconds, "the last fault is over"))
+
+    async def sample(self) -> None:
+        """Look at the daemon every second."""
+        while True:
+            self.samples.append(await asyncio.to_thread(self._look, self.seconds))
+            await asyncio.sleep(SAMPLE_S)
+
+    def _look(self, seconds: float) -> Sample:
+        daemon = self._bed.daemon
+        folder = Path(f"/proc/{daemon.pid}")
+        rss = next(int(line.split()[1]) << 10 for line in (folder / "status").read_text().splitlines() if "VmRSS" in line)
+        tasks = int(daemon.metric("kubemux_tasks"))
+        return Sample(seconds=seconds, rss=rss, descriptors=len(list((folder / "fd").iterdir())), tasks=tasks)
+
+
+def grown(samples: list[Sample]) -> float | None:
+    """Resident memory in the last quarter of a minute over that at minute 2; None if the run was too short to say."""
+    last = samples[-1].seconds
+    if last < 2 * SETTLED_S:
+        return None
+    then = [sample.rss for sample in samples if abs(sample.seconds - SETTLED_S) < 15]
+    now = [sample.rss for sample in samples if sample.seconds > last - 15]
+    return statistics.median(now) / statistics.median(then)
+
+
+@pytest.mark.timeout(MINUTES * 60 + 180)
+async def test_soak(tmp_path: Path, certificates: Certificates) -> None:
+    seed = int(os.environ.get("SOAK_SEED") or secrets.randbelow(1_000_000))
+    plane = os.environ.get(DATA_PLANE, "native")
+    title = f"soak: {MINUTES:g} min, seed {seed}, {plane}"
+    print(title)  # noqa: T201 - what a failure is repeated with
+    async with Bed(ROW, tmp_path, certificates, plane=plane) as bed:
+        before = await settled(bed.daemon, bed.edge, bed.far)
+        async with bed.load() as loads:
+            for load in loads.values():
+                if load.name != "far":
+                    load.be_patient(PATIENCE_S)
+            soak = Soak(bed, loads, seed=seed)
+            sampling = asyncio.get_running_loop().create_task(soak.sample(), name="sample")
+            try:
+                await soak.run(MINUTES * 60)
+            finally:
+                sampling.cancel()
+                await asyncio.wait({sampling})
+                if output := os.environ.get("SOAK_CHART"):
+                    await asyncio.to_thread(Path(output).write_text, chart(title, soak.samples, soak.marks))
+        assert loads["far"].is_unbroken, f"the other gateway's clients saw {loads['far'].clients}"
+        assert all(not load.seen[Saw.WRONG] for load in loads.values()), loads
+        await returned(before, bed.daemon, bed.edge, bed.far)
+        await bed.wait_let_go()
+        counts = await asyncio.to_thread(Counts, bed.daemon)
+        agree_on_clients(counts, {**{name: load.connected for name, load in loads.items()}, "plain": bed.visitors})
+        agree_on_links(counts, bed.daemon, edge=bed.edge, far=bed.far)
+        assert not unexplained(bed.daemon.events())
+        growth = grown(soak.samples)
+        faults = len(soak.marks) - 1
+        print(f"{faults} faults, {sum(load.served for load in loads.values())} requests served, RSS grew by {growth}")  # noqa: T201
+        assert growth is None or growth <= GROWTH, f"RSS is {growth:.3f} times that at minute 2"
+
+
+def test_what_no_fault_explains_is_found() -> None:
+    fine: dict[str, object] = {"event": "link lost", "level": "warning", "reason": "link_lost"}
+    assert unexplained([fine, {"event": "stopped", "level": "info"}]) == []
+    odd: list[dict[str, object]] = [{**fine, "reason": "internal"}, {"event": "task failed", "level": "error"}]
+    assert unexplained([fine, *odd]) == odd
+
+
+def test_growth_is_against_minute_two() -> None:
+    samples = [Sample(seconds=float(second), rss=100 + (second > 200) * 10, descriptors=1, tasks=1) for second in range(301)]
+    assert grown(samples) == pytest.approx(1.1)
+    assert grown(samples[:100]) is None
+
+
+def test_the_chart_shows_every_panel_and_fault() -> None:
+    samples = [Sample(seconds=float(n), rss=n * 1_000_000, descriptors=n, tasks=n) for n in range(10)]
+    drawn = chart("a <run>", samples, [(3.0, "sshd killed & back")])
+    assert "a &lt;run&gt;" in drawn
+    assert drawn.count("sshd killed &amp; back") == drawn.count("<polyline") == 3
