@@ -130,6 +130,7 @@ def update(known: Sequence[Line], learned: Sequence[Line], name: bytes, shown: b
 def learn(known: Sequence[Line], learned: Sequence[Line], name: bytes, shown: bytes, change: Update) -> list[Line]:
     """The learned lines after `change`; `shown`, or the key that vouched for it, vouches for what is new."""
     vouchers = {line.blob: line.voucher for line in valid(known, learned) if line.hosts == name}
-    voucher = fingerprint(shown) if any(one.blob == shown and one.is_for(name) for one in known) else vouchers[shown]
+    is_known = any(one.blob == shown and one.is_for(name) for one in known)
+    voucher = fingerprint(shown) if is_known else vouchers.get(shown, "")
     kept = [line for line in learned if line.hosts != name or line.blob not in (*change.gone, *change.new)]
-    return [*kept, *(Line(name, blob, b"", voucher) for blob in change.new)]
+    return [*kept, *(Line(name, blob, b"", voucher) for blob in change.new if voucher)]  # none: the files have changed meanwhile

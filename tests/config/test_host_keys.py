@@ -62,6 +62,11 @@ def test_a_key_taken_out_of_known_hosts_takes_along_what_it_brought_in() -> None
     assert host_keys.update([], learned(NEW), NAME, NEW, [NEW, OTHER]).refused
 
 
+def test_a_key_that_is_taken_out_while_it_vouches_brings_nothing_in() -> None:
+    change = host_keys.update(KNOWN, [], NAME, OLD, [OLD, NEW])
+    assert host_keys.learn([Line(NAME, OTHER)], [], NAME, OLD, change) == []
+
+
 @pytest.mark.parametrize(
     ("known", "shown", "announced"),
     [

@@ -1,0 +1,47 @@
+"""Three hundred gateways behind one sshd that comes back: all of them come up, and it drops none for want of MaxStartups."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from proxy.ssh.gateway import Handshakes
+from proxy.ssh.governor import HANDSHAKES_IN_FLIGHT
+from tests.ssh.conftest import Watched, config_for
+from tests.support.sshd import SshdFactory
+
+pytestmark = pytest.mark.sshd
+
+GATEWAYS = 300
+SECONDS = 120.0
+"""Far more than it takes: 300 handshakes, six at a time, are work for two cores and nothing else."""
+
+
+async def test_three_hundred_gateways_of_an_sshd_that_comes_back(sshd_factory: SshdFactory) -> None:
+    sshd = sshd_factory(config={"MaxStartups": "10:30:100"})
+    await asyncio.to_thread(sshd.stop)
+    handshakes = Handshakes()
+    config = config_for(sshd, connect_timeout="60s")
+    gateways = [Watched(config) for _ in range(GATEWAYS)]
+    waiting = handshakes[f"{sshd.host}:{sshd.port}"]
+    try:
+        for gateway in gateways:
+            gateway._handshakes = handshakes
+            gateway.start()
+        for gateway in gateways:
+            await gateway.until(lambda gateway=gateway: gateway.snapshot().reason == "unreachable")
+        await asyncio.to_thread(sshd.start)
+        async with asyncio.timeout(SECONDS):
+            for gateway in gateways:
+                await gateway.until(lambda gateway=gateway: gateway.links == 1, seconds=SECONDS)
+
+        def results(result: str) -> float:
+            return sum(gateway.metric("gateway_connects_total", result=result) for gateway in gateways)
+
+        assert results("ok") == GATEWAYS
+        assert results("handshake_failed") == results("connect_timeout") == 0, "none was dropped, none waited in vain"
+        assert "MaxStartups" not in await asyncio.to_thread(sshd.log)
+        assert waiting._value == HANDSHAKES_IN_FLIGHT, "every slot was given back"
+    finally:
+        await asyncio.gather(*(gateway.close() for gateway in gateways))
