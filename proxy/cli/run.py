@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -29,6 +30,9 @@ def run(config: Path) -> None:
     Exit codes: 0 stopped, 1 failed, 78 bad configuration (systemd does not restart then).
     """
     _share_one_arena()
+    # What is imported by now stays: 45,000 objects that a full collection would stop the loop for 20 ms to look at.
+    gc.collect()
+    gc.freeze()
     loaded = load(config)
     logging.configure(loaded.log.format, loaded.log.level)
     uvloop.run(_serve(loaded, config))
