@@ -12,14 +12,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
 
-import structlog
-
 from proxy.control import Controller
 from proxy.daemon import Daemon
 from proxy.errors import ProxyError
 from proxy.tasks import Tasks
-
-log = structlog.get_logger("kubemux.daemon")
 
 
 async def run_until_stopped(daemon: Daemon, on_started: Callable[[], None] = lambda: None) -> None:
@@ -30,10 +26,12 @@ async def run_until_stopped(daemon: Daemon, on_started: Callable[[], None] = lam
     loop = asyncio.get_running_loop()
     tasks = Tasks("signals")
     controller = Controller(daemon)
-    stop, hurry = asyncio.Event(), asyncio.Event()
+    stop = asyncio.Event()
 
     def on_stop() -> None:
-        (hurry if stop.is_set() else stop).set()
+        if stop.is_set():
+            daemon.hurry()
+        stop.set()
 
     handlers = {
         signal.SIGTERM: on_stop,
@@ -60,7 +58,7 @@ async def run_until_stopped(daemon: Daemon, on_started: Callable[[], None] = lam
             on_started()
             tasks.spawn(controller.watch_files(), name="watch files")
             await stopped
-        await _stop(daemon, hurry, tasks)
+        await daemon.stop()
     finally:
         for number in handlers:
             signal.signal(number, signal.SIG_IGN)
@@ -78,14 +76,3 @@ async def _start(daemon: Daemon, controller: Controller) -> ProxyError | None:
 async def _reload(controller: Controller) -> None:
     with suppress(ProxyError):  # logged where it happened, with every problem of the file
         await controller.reload()
-
-
-async def _stop(daemon: Daemon, hurry: asyncio.Event, tasks: Tasks) -> None:
-    stopping = tasks.spawn(daemon.stop(), name="stop")
-    hurried = tasks.spawn(hurry.wait(), name="wait for a second signal")
-    await asyncio.wait({stopping, hurried}, return_when=asyncio.FIRST_COMPLETED)
-    if not stopping.done():
-        log.warning("stopping at once", message="second signal")
-        stopping.cancel()
-        with suppress(asyncio.CancelledError):
-            await stopping

@@ -119,6 +119,8 @@ async def test_signals_without_end_do_not_spoil_a_stop(tmp_path: Path) -> None:
                         daemon._process.wait(0.001)
                 assert daemon._process.returncode == 0
                 daemon.kill()
+            daemon.assert_log_clean()
+            assert daemon.events("stopped")
 
     async with Echo() as echo:
         await asyncio.to_thread(run, echo)
