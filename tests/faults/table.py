@@ -19,24 +19,20 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if not _found:
-        return
-    lines = [_HEADS, *(_line(found) for found in sorted(_found, key=lambda found: (str(found["row"]), str(found["plane"]))))]
-    widths = [max(len(line[n]) for line in lines) for n in range(len(_HEADS))]
-    terminalreporter.section("faults")
-    for line in lines:
-        terminalreporter.write_line("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    if _found:
+        terminalreporter.section("faults")
+        for line in lines(_found):
+            terminalreporter.write_line(line)
 
 
-def _line(found: dict[str, object]) -> tuple[str, ...]:
-    recovery = found["recovery"]
+def lines(found: list[dict[str, object]]) -> list[str]:
+    """The table of these findings (`proof.Finding.record`), by fault, heads first."""
+    cells = [_HEADS, *(_cells(one) for one in sorted(found, key=lambda one: (str(one["row"]), str(one["plane"]))))]
+    widths = [max(len(line[n]) for line in cells) for n in range(len(_HEADS))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
+
+
+def _cells(one: dict[str, object]) -> tuple[str, ...]:
+    recovery = one["recovery"]
     back = f"{recovery:.2f} s" if isinstance(recovery, float) else "-"
-    return (
-        str(found["row"]),
-        str(found["plane"]),
-        str(found["clients"]),
-        str(found["others"]),
-        back,
-        str(found["leaks"]),
-        str(found["says"]),
-    )
+    return (*(str(one[key]) for key in ("row", "plane", "clients", "others")), back, str(one["leaks"]), str(one["says"]))

@@ -43,6 +43,11 @@ class Shim:
         """Let the wall clock be ahead by so much; monotonic clocks go on as they did."""
         self._page[_AHEAD:_BLOCK] = struct.pack("l", seconds)
 
+    @property
+    def has_blocked(self) -> bool:
+        """Whether the last `block` has begun."""
+        return not any(self._page[_BLOCK:_ADDRESS])
+
     def block(self, seconds: float) -> None:
         """Keep the main thread in a C call for that long, from its next look at a clock on: an event loop looks at each turn."""
         self._page[_BLOCK:_ADDRESS] = struct.pack("l", int(seconds * 1e9))
