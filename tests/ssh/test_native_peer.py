@@ -1,16 +1,11 @@
-"""The native data plane against peers that are not OpenSSH, and against one that breaks the protocol."""
+"""The native data plane against a scripted peer: one that breaks the protocol, and one that keeps to it in unusual ways."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
-import signal
-import socket
-import subprocess
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,9 +23,8 @@ from tests.ssh.native import SECONDS, Tunnel, closed, native, plane, until
 from tests.ssh.test_native_transfer import Collector
 from tests.support import ssh_keys
 from tests.support.echo import Echo, Sink, exchange, pattern
-from tests.support.parts import SBIN, find
+from tests.support.other_servers import gateway_config
 from tests.support.ports import free_port
-from tests.support.processes import descendants
 from tests.support.sshd import Sshd, SshdFactory
 
 MiB = 1 << 20
@@ -145,21 +139,6 @@ async def asyncssh_server(folder: Path, script: Script | None = None, **options:
             conn.abort()
             await conn.wait_closed()
         await server.wait_closed()
-
-
-def gateway_config(folder: Path, port: int, host_key: Path, key: Path) -> GatewayConfig:
-    known_hosts = folder / "known_hosts"
-    known_hosts.write_text(f"[127.0.0.1]:{port} {ssh_keys.public(host_key)}\n")
-    section = {
-        "host": "127.0.0.1",
-        "port": port,
-        "user": "root",
-        "identity_files": [str(key)],
-        "known_hosts": [str(known_hosts)],
-        "connections": 1,
-        "connect_timeout": "5s",
-    }
-    return GatewayConfig.model_validate(section)
 
 
 @pytest.fixture
@@ -408,7 +387,7 @@ async def test_a_request_on_a_channel_is_answered_with_no(gateway: Watched, scri
     assert await script.hear(messages.FAILURE) == messages.failure(7)
 
 
-# --------------------------------------------------------------------------------------------------- other servers
+# --------------------------------------------------------------------------------------- through others, and not at all
 
 
 async def transfers(gateway: Watched) -> None:
@@ -422,64 +401,11 @@ async def transfers(gateway: Watched) -> None:
         await gateway._links[0].open_channel(Endpoint("127.0.0.1", free_port()), origin=ORIGIN, timeout=SECONDS)
 
 
-@pytest.mark.parametrize("rekey_bytes", [1 << 30, 200_000])
-async def test_asyncssh_serves(tmp_path: Path, rekey_bytes: int) -> None:
-    async with asyncssh_server(tmp_path, rekey_bytes=rekey_bytes) as config, native(config) as gateway:
-        await transfers(gateway)
-
-
 async def test_an_inner_link_through_a_jump_host_is_native_too(sshd: Sshd, sshd_factory: SshdFactory) -> None:
     inner = sshd_factory(config={"RekeyLimit": "1M"})
     async with started(config_for(inner, jump=["hq"]), {"hq": config_for(sshd)}) as gateway:
         await gateway.until(lambda: gateway.links == 1)
         assert gateway.snapshot().links[0].data_plane == "native"
-        await transfers(gateway)
-
-
-@pytest.fixture
-def dropbear(tmp_path: Path) -> Iterator[GatewayConfig]:
-    """Debian's dropbear, in a mount namespace: it knows no other authorized_keys than the one in the user's home."""
-    if find("dropbear") is None or os.geteuid() != 0:
-        pytest.skip("needs dropbear (Debian: dropbear-bin) and root")
-    host_key, key, port = tmp_path / "host", ssh_keys.new_key(tmp_path / "key"), free_port()
-    said = subprocess.run(
-        ["dropbearkey", "-t", "ed25519", "-f", host_key], check=True, capture_output=True, text=True, timeout=20
-    )
-    (tmp_path / "host.pub").write_text(next(line for line in said.stdout.splitlines() if line.startswith("ssh-")))
-    script = (
-        'mount -t tmpfs -o mode=700 tmpfs ~ && mkdir -m 700 ~/.ssh && cp "$1.pub" ~/.ssh/authorized_keys && '
-        'exec dropbear -F -s -r "$2" -P "" -p "127.0.0.1:$3"'
-    )
-    process = subprocess.Popen(
-        ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh", key, host_key, str(port)],
-        stderr=subprocess.DEVNULL,
-        env={"HOME": str(Path.home()), "PATH": SBIN},
-    )
-    try:
-        wait_listening(port)
-        yield gateway_config(tmp_path, port, host_key, key)
-    finally:
-        for pid in descendants(process.pid):
-            os.kill(pid, signal.SIGKILL)
-        process.kill()
-        process.wait(timeout=10)
-
-
-def wait_listening(port: int) -> None:
-    deadline = time.monotonic() + SECONDS
-    while time.monotonic() < deadline:
-        with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-            return
-        time.sleep(0.02)
-    raise AssertionError(f"nobody listens on port {port}")
-
-
-async def test_dropbear_has_no_aes_gcm_and_is_carried_by_asyncssh(dropbear: GatewayConfig) -> None:
-    async with started(dropbear) as gateway:
-        await gateway.until(lambda: gateway.links == 1)
-        assert gateway.snapshot().links[0].data_plane == "asyncssh"
-        assert gateway.metric("link_data_plane", mode="asyncssh") == 1
-        assert gateway.metric("link_data_plane", mode="native") == 0
         await transfers(gateway)
 
 

@@ -1,0 +1,137 @@
+"""Servers that are not OpenSSH's: every byte each way, half-close, many channels, refusals, and keys changed by either side.
+
+On our own data plane where the server offers AES-GCM, on asyncssh's channels where it does not (dropbear).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from proxy.config.model import GatewayConfig
+from proxy.config.values import Endpoint
+from proxy.errors import ChannelRefused
+from proxy.ssh.link import DATA_PLANE
+from tests.ssh.conftest import ORIGIN, Watched, started
+from tests.ssh.native import SECONDS, Tunnel, closed
+from tests.support.echo import Echo, Sink, Source, pattern
+from tests.support.other_servers import asyncssh_server, dropbear_server, paramiko_server
+from tests.support.ports import free_port
+from tests.support.serving import closed as closed_writer
+
+MiB = 1 << 20
+SERVERS = {"asyncssh": "native", "paramiko": "native", "dropbear": "asyncssh"}
+"""Who carries the bytes of a link to each."""
+NEVER = 1 << 40
+OFTEN = 300_000
+"""Bytes after which keys are changed."""
+
+
+@pytest.fixture
+async def stack(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[AsyncExitStack]:
+    monkeypatch.setenv(DATA_PLANE, "native")
+    async with AsyncExitStack() as stack:
+        yield stack
+
+
+async def start(stack: AsyncExitStack, server: str, folder: Path, *, rekey_bytes: int = NEVER) -> Watched:
+    """A gateway whose link to `server` is up."""
+    config: GatewayConfig
+    if server == "asyncssh":
+        config = await stack.enter_async_context(asyncssh_server(folder, rekey_bytes=rekey_bytes))
+    elif server == "paramiko":
+        config = stack.enter_context(paramiko_server(folder, rekey_bytes=rekey_bytes))
+    else:
+        config = await stack.enter_async_context(dropbear_server(folder))
+    gateway = await stack.enter_async_context(started(config))
+    await gateway.until(lambda: gateway.links == 1)
+    assert gateway.snapshot().links[0].data_plane == SERVERS[server]
+    assert gateway.metric("link_data_plane", mode=SERVERS[server]) == 1
+    return gateway
+
+
+async def received(port: Endpoint, data: bytes) -> bytes:
+    """`exchange`, for an end that may be a reset: asyncssh's server at times closes a channel without an EOF before it."""
+    reader, writer = await asyncio.open_connection(*port)
+    try:
+        async with asyncio.timeout(30):
+            writer.write(data)
+            writer.write_eof()
+            found = b""
+            with suppress(ConnectionResetError):
+                while part := await reader.read(MiB):
+                    found += part
+            return found
+    finally:
+        await closed_writer(writer)
+
+
+async def transfers(stack: AsyncExitStack, gateway: Watched, size: int) -> None:
+    """`size` bytes up, whose digest comes back after the end of file; down; and both ways at once."""
+    sink, source, echo = [await stack.enter_async_context(server()) for server in (Sink, Source, Echo)]
+    up, down, both = [
+        (await stack.enter_async_context(Tunnel(gateway, server.endpoint, gateway))).endpoint for server in (sink, source, echo)
+    ]
+    data = pattern(size)
+    answers = await asyncio.gather(received(up, data), received(down, b"%d\n" % size), received(both, data))
+    assert list(answers) == [hashlib.sha256(data).hexdigest().encode(), data, data]
+    await closed(gateway)
+
+
+@pytest.mark.parametrize("server", SERVERS)
+async def test_bytes_each_way(stack: AsyncExitStack, tmp_path: Path, server: str) -> None:
+    gateway = await start(stack, server, tmp_path)
+    await transfers(stack, gateway, 2 * MiB)
+
+
+@pytest.mark.parametrize("server", SERVERS)
+async def test_many_channels_and_a_refusal_among_them(stack: AsyncExitStack, tmp_path: Path, server: str) -> None:
+    gateway = await start(stack, server, tmp_path)
+    echo = await stack.enter_async_context(Echo())
+    port = (await stack.enter_async_context(Tunnel(gateway, echo.endpoint, gateway))).endpoint
+    said = [pattern(5000, seed) for seed in range(20)]
+    for _ in range(3):
+        asked = asyncio.gather(*(received(port, data) for data in said))
+        with pytest.raises(ChannelRefused):
+            await gateway._links[0].open_channel(Endpoint("127.0.0.1", free_port()), origin=ORIGIN, timeout=SECONDS)
+        assert list(await asked) == said
+    await closed(gateway)
+
+
+@pytest.mark.parametrize("server", SERVERS)
+async def test_we_change_keys(stack: AsyncExitStack, tmp_path: Path, server: str) -> None:
+    gateway = await start(stack, server, tmp_path)
+    conn = cast("Any", gateway._links[0]._conn)
+    conn._rekey_bytes = OFTEN  # asyncssh's own limit, which both planes keep
+    first = conn._session_id, conn.get_extra_info("send_cipher")
+    changes = count_newkeys(conn)
+    await transfers(stack, gateway, 2 * MiB)
+    assert len(changes) >= 4
+    assert (conn._session_id, conn.get_extra_info("send_cipher")) == first  # RFC 4253 7.2: the first exchange's, for ever
+
+
+@pytest.mark.parametrize("server", ["asyncssh", "paramiko"])  # dropbear does so after 1 GiB or eight hours
+async def test_the_server_changes_keys(stack: AsyncExitStack, tmp_path: Path, server: str) -> None:
+    gateway = await start(stack, server, tmp_path, rekey_bytes=OFTEN)
+    conn = cast("Any", gateway._links[0]._conn)
+    changes = count_newkeys(conn)
+    await transfers(stack, gateway, 2 * MiB)
+    assert len(changes) >= 4
+
+
+def count_newkeys(conn: Any) -> list[None]:
+    """An entry for each NEWKEYS that we send from now on."""
+    original, changes = conn.send_newkeys, list[None]()
+
+    def send_newkeys(*args: object) -> None:
+        changes.append(None)
+        original(*args)
+
+    conn.send_newkeys = send_newkeys
+    return changes
