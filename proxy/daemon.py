@@ -102,7 +102,8 @@ class Daemon:
     def take_limits(self) -> None:
         """Make `limits:` of the current configuration hold, for what comes from now on."""
         limits = self.config.limits
-        fit = descriptors.for_clients(descriptors.raise_limit(), len(self.config.clusters))
+        links = sum(gateway.connections for gateway in self.config.gateways.values())
+        fit = descriptors.for_clients(descriptors.raise_limit(), len(self.config.clusters) + links)
         if fit < limits.max_connections:
             log.warning(
                 "fewer connections than configured",
