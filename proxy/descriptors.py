@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Final
 
 RESERVED: Final = 100
-"""Links, listeners, probes, admin connections, files being read. Listeners beyond the first fifty come on top."""
+"""Listeners, links, probes, admin connections, files being read. Listeners and links beyond the first fifty come on top."""
 
 
 def raise_limit() -> int:
@@ -25,9 +25,9 @@ def raise_limit() -> int:
     return sys.maxsize if hard == resource.RLIM_INFINITY else hard
 
 
-def for_clients(limit: int, listeners: int) -> int:
-    """How many clients `limit` descriptors are enough for, at one each."""
-    return max(1, limit - RESERVED - max(0, listeners - RESERVED // 2))
+def for_clients(limit: int, taken: int) -> int:
+    """How many clients `limit` descriptors are enough for, at one each, beside the `taken` ones of listeners and links."""
+    return max(1, limit - RESERVED - max(0, taken - RESERVED // 2))
 
 
 def is_high(fd: int) -> bool:
