@@ -26,7 +26,8 @@ from proxy.relay.budget import MemoryBudget
 from proxy.relay.interfaces import Channel, Route
 from proxy.relay.relay import LINGER_ZERO, End, Relay
 from proxy.series import Registry
-from proxy.ssh.gateway import Gateway, Handshakes
+from proxy.ssh.gateway import Gateway
+from proxy.ssh.handshakes import Handshakes
 from proxy.tasks import Tasks
 from proxy.traffic import Traffic
 from proxy.waiting import WaitingForMemory

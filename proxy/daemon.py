@@ -38,7 +38,8 @@ from proxy.relay.interfaces import Route
 from proxy.series import Registry
 from proxy.snapshots import ClusterSnapshot, DaemonSnapshot
 from proxy.sockets import Sockets
-from proxy.ssh.gateway import Gateway, Handshakes
+from proxy.ssh.gateway import Gateway
+from proxy.ssh.handshakes import Handshakes
 from proxy.tasks import Tasks
 from proxy.waiting import WaitingForMemory
 

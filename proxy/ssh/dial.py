@@ -11,6 +11,7 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial
 
@@ -21,12 +22,13 @@ from proxy.config.model import GatewayConfig, KeepaliveConfig
 from proxy.errors import ConnectTimeout, CredentialsUnusable, JumpFailed, LinkError, Stage
 from proxy.ssh import internals, known_hosts
 from proxy.ssh.errors import Shown, describe_connect, describe_handshake, host_key_line, identity
+from proxy.ssh.handshakes import Handshakes, Hurried
 from proxy.ssh.host_keys import Announcement, split
 from proxy.ssh.options import Prepared, prepare, proxy_jump
 
 Lost = Callable[[Exception | None], None]
 Expires = Callable[[str, float | None], None]
-HandshakeSlot = Callable[[str], asyncio.Semaphore]
+Trial = Callable[[str, str], AbstractAsyncContextManager[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,19 +82,22 @@ class _Client(asyncssh.SSHClient):
 async def dial(
     config: GatewayConfig,
     gateways: Mapping[str, GatewayConfig],
-    handshake_slot: HandshakeSlot,
+    handshakes: Handshakes,
     on_lost: Lost,
     *,
     on_expiry: Expires = lambda _kind, _when: None,
+    who: Hurried | None = None,
+    is_ordered: bool = False,
 ) -> Dialled:
     """Dial `config`'s jump chain, then the gateway itself.
 
     `on_lost` is called once when the last connection ends; that may be before `dial` returns, or as it fails.
-    `handshake_slot` gives each SSH server's budget of handshakes in flight. `on_expiry` is told when the credentials for the
-    gateway itself end: (`user` | `host`, Unix time, or None if there is no such certificate), as soon as that is known.
+    `handshakes` is what gateways share, `who` and `is_ordered` as for `Handshakes.trial`. `on_expiry` is told when the
+    credentials for the gateway itself end: (`user` | `host`, Unix time, or None if there is no such certificate), as soon as that
+    is known.
     Raises LinkError; nothing is left open then.
     """
-    chain = _Chain(gateways, handshake_slot, on_expiry)
+    chain = _Chain(gateways, partial(handshakes.trial, who=who, is_ordered=is_ordered), handshakes, on_expiry)
     try:
         server, handshake, client = await chain.extend(config, on_lost=on_lost)
     except BaseException:
@@ -105,10 +110,13 @@ async def dial(
 class _Chain:
     """The connections of one link in the making, each through the one before it."""
 
-    def __init__(self, gateways: Mapping[str, GatewayConfig], handshake_slot: HandshakeSlot, on_expiry: Expires) -> None:
+    def __init__(
+        self, gateways: Mapping[str, GatewayConfig], trial: Trial, slots: Mapping[str, asyncio.Semaphore], on_expiry: Expires
+    ) -> None:
         self.conns: list[asyncssh.SSHClientConnection] = []
         self._gateways = gateways
-        self._handshake_slot = handshake_slot
+        self._trial = trial
+        self._slots = slots
         self._on_expiry = on_expiry
 
     async def extend(
@@ -133,7 +141,11 @@ class _Chain:
                     await self.extend(hop, route=(*route, name))
                 except LinkError as exc:
                     raise _jump_failed(name, exc) from exc
-        server, seconds, client = await self._connect(config, prepared, on_lost)
+        options = prepared.options
+        # What decides whether the server takes us, and we take it.
+        shown = f"{identity(options)} to {options.host_key_alias or options.host} as in {config.known_hosts or config.ssh_config}"
+        async with self._trial(f"{options.host}:{options.port}", shown):
+            server, seconds, client = await self._connect(config, prepared, on_lost)
         if not route:
             certificate = expiry.openssh(host_key_line(client.host_key))
             self._on_expiry("host", certificate.end if certificate else None)
@@ -158,7 +170,7 @@ class _Chain:
         loop = asyncio.get_running_loop()
         client = _Client(on_lost, host_keys.name_of(options.host_key_alias or options.host, options.port))
         try:
-            async with self._handshake_slot(server), asyncio.timeout(seconds):
+            async with self._slots[server], asyncio.timeout(seconds):
                 started = loop.time()
                 if isinstance(tunnel, _Tcp):
                     await tunnel.resolve(options.host, options.port, options.family)

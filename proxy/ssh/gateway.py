@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
@@ -29,7 +28,8 @@ from proxy.relay.budget import MemoryBudget
 from proxy.snapshots import GatewaySnapshot
 from proxy.ssh.channel import SshChannel
 from proxy.ssh.dial import dial
-from proxy.ssh.governor import HANDSHAKES_IN_FLIGHT, Backoff
+from proxy.ssh.governor import Backoff
+from proxy.ssh.handshakes import Handshakes
 from proxy.ssh.host_keys import Announcement, learn
 from proxy.ssh.link import Link
 from proxy.ssh.links import Links
@@ -39,13 +39,6 @@ from proxy.tasks import Tasks
 
 REPLACED: Final = LinkReplaced.reason
 """The reason under which a link counts that was replaced before it ended."""
-
-
-class Handshakes(defaultdict[str, asyncio.Semaphore]):
-    """How many handshakes may be in flight with each SSH server (`HOST:PORT`), over all gateways."""
-
-    def __init__(self) -> None:
-        super().__init__(lambda: asyncio.Semaphore(HANDSHAKES_IN_FLIGHT))
 
 
 class Gateway:
@@ -82,6 +75,7 @@ class Gateway:
         self._retry_at: float | None = None
         self._failure: LinkError | None = None
         self._is_closing = False
+        self._is_ordered = False
 
     def __repr__(self) -> str:
         return f"<Gateway {self.name} {self._report.state} links={self._links}>"
@@ -168,10 +162,15 @@ class Gateway:
         """Replace every link, make before break, and skip the wait if there is one. Returns at once; `why` is for the log."""
         self._links.renew()
         self._report.replacing(why, links=len(self._links))
-        if self._retry_at is not None:
-            self._hurry.set()
+        self._is_ordered = True
+        self.hurry()
         self._changed()
         self._wanted.set()
+
+    def hurry(self) -> None:
+        """Skip the wait, if there is one."""
+        if self._retry_at is not None:
+            self._hurry.set()
 
     def take(self, config: GatewayConfig, gateways: Mapping[str, GatewayConfig]) -> None:
         """Other settings for the same server, or files that have changed: links are replaced."""
@@ -205,6 +204,7 @@ class Gateway:
         # asyncssh may report the end before there is a Link to tell.
         early: list[Exception | None] = []
         link: Link | None = None
+        is_ordered, self._is_ordered = self._is_ordered, False
 
         def on_lost(exc: Exception | None) -> None:
             if link is None:
@@ -212,7 +212,15 @@ class Gateway:
             else:
                 link.lost(exc)
 
-        dialled = await dial(self.config, self._gateways, self._handshakes.__getitem__, on_lost, on_expiry=self._report.expiry)
+        dialled = await dial(
+            self.config,
+            self._gateways,
+            self._handshakes,
+            on_lost,
+            on_expiry=self._report.expiry,
+            who=self,
+            is_ordered=is_ordered,
+        )
         self._report.handshake(dialled.handshake)
         link = Link(
             dialled.conns,

@@ -15,7 +15,8 @@ from proxy.metrics import Metrics
 from proxy.relay.budget import MemoryBudget
 from proxy.series import Registry
 from proxy.ssh.dial import Dialled, dial
-from proxy.ssh.gateway import Gateway, Handshakes
+from proxy.ssh.gateway import Gateway
+from proxy.ssh.handshakes import Handshakes
 from proxy.ssh.link import DATA_PLANE
 from tests.support.sshd import Sshd
 
@@ -45,7 +46,7 @@ def config_for(sshd: Sshd, **more: object) -> GatewayConfig:
 @asynccontextmanager
 async def dialled(config: GatewayConfig, gateways: Mapping[str, GatewayConfig] | None = None) -> AsyncIterator[Dialled]:
     """One link's connections, closed at the end. Raises LinkError."""
-    result = await dial(config, gateways or {}, Handshakes().__getitem__, lambda _: None)
+    result = await dial(config, gateways or {}, Handshakes(), lambda _: None)
     try:
         yield result
     finally:

@@ -26,7 +26,7 @@ from proxy.errors import (
     Unresolvable,
 )
 from proxy.ssh.dial import dial
-from proxy.ssh.gateway import Handshakes
+from proxy.ssh.handshakes import Handshakes
 from tests.ssh.conftest import config_for, dialled, failure
 from tests.support import ssh_keys
 from tests.support.leaks import open_files
@@ -199,7 +199,7 @@ class TestCancelled:
         turns = 0
         while True:
             task = asyncio.get_running_loop().create_task(
-                dial(config, gateways, Handshakes().__getitem__, lambda _: None), name=f"cut after {turns}"
+                dial(config, gateways, Handshakes(), lambda _: None), name=f"cut after {turns}"
             )
             for _ in range(turns):
                 await asyncio.sleep(0)
@@ -244,7 +244,7 @@ async def test_the_end_is_told_once(sshd: Sshd) -> None:
         ends.append(exc)
         told.set()
 
-    result = await dial(config_for(sshd), {}, Handshakes().__getitem__, on_lost)
+    result = await dial(config_for(sshd), {}, Handshakes(), on_lost)
     assert result.server == f"127.0.0.1:{sshd.port}"
     assert result.handshake > 0
     await asyncio.to_thread(sshd.stop)

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from proxy.ssh.gateway import Handshakes
 from proxy.ssh.governor import HANDSHAKES_IN_FLIGHT
+from proxy.ssh.handshakes import Handshakes
 from tests.ssh.conftest import Watched, config_for
 from tests.support.sshd import SshdFactory
 
@@ -30,11 +30,11 @@ async def test_three_hundred_gateways_of_an_sshd_that_comes_back(sshd_factory: S
             gateway._handshakes = handshakes
             gateway.start()
         for gateway in gateways:
-            await gateway.until(lambda gateway=gateway: gateway.snapshot().reason == "unreachable")
+            await gateway.until(lambda gateway=gateway: gateway.snapshot().reason == "unreachable")  # type: ignore[misc]
         await asyncio.to_thread(sshd.start)
         async with asyncio.timeout(SECONDS):
             for gateway in gateways:
-                await gateway.until(lambda gateway=gateway: gateway.links == 1, seconds=SECONDS)
+                await gateway.until(lambda gateway=gateway: gateway.links == 1, seconds=SECONDS)  # type: ignore[misc]
 
         def results(result: str) -> float:
             return sum(gateway.metric("gateway_connects_total", result=result) for gateway in gateways)

@@ -1,0 +1,166 @@
+"""Gateways that share a server and a key: one of them asks first, and a refusal is not asked for by each."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from proxy.errors import AuthFailed, LinkError, Unreachable
+from proxy.snapshots import GatewayState
+from proxy.ssh import handshakes as module
+from proxy.ssh.handshakes import Handshakes
+from tests.ssh.conftest import Watched, config_for
+from tests.support import ssh_keys
+from tests.support.sshd import Sshd
+
+
+class Party:
+    """One that dials; the server does what `answer` says, when the test says."""
+
+    def __init__(self, shared: Handshakes, answer: Callable[[], Awaitable[None]]) -> None:
+        self._shared = shared
+        self._answer = answer
+        self.hurries = 0
+
+    def hurry(self) -> None:
+        self.hurries += 1
+
+    async def dial(self, *, is_ordered: bool = False, identity: str = "key") -> str:
+        try:
+            async with self._shared.trial("edge:22", identity, who=self, is_ordered=is_ordered):
+                await self._answer()
+        except LinkError as exc:
+            return exc.reason
+        return "ok"
+
+
+class Server:
+    """Counts who asked, and answers all that wait when told."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.says: LinkError | None = None
+        self.go = asyncio.Event()
+
+    async def answer(self) -> None:
+        self.asked += 1
+        await self.go.wait()
+        if self.says is not None:
+            raise type(self.says)(str(self.says))  # a raised one keeps alive whom it went through
+
+
+async def all_of(parties: list[Party], server: Server) -> tuple[int, list[str]]:
+    """All dial at once: how many ask before there is an answer, and what becomes of them."""
+    server.asked = 0
+    server.go.clear()
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        dials = [group.create_task(party.dial()) for party in parties]
+        for _ in range(5):
+            await asyncio.sleep(0)
+        first = server.asked
+        server.go.set()
+    return first, [dial.result() for dial in dials]
+
+
+@pytest.fixture
+def server() -> Server:
+    return Server()
+
+
+@pytest.fixture
+def parties(server: Server) -> list[Party]:
+    shared = Handshakes()
+    return [Party(shared, server.answer) for _ in range(20)]
+
+
+async def test_one_is_accepted_then_all_go(parties: list[Party], server: Server) -> None:
+    assert await all_of(parties, server) == (1, ["ok"] * 20)
+    assert server.asked == 20
+    assert await all_of(parties, server) == (20, ["ok"] * 20), "proven a moment ago"
+
+
+async def test_one_is_refused_for_all(parties: list[Party], server: Server) -> None:
+    server.says = AuthFailed("edge:22 refuses user")
+    assert await all_of(parties, server) == (1, ["auth_failed"] * 20)
+    assert server.asked == 1
+    assert await parties[5].dial() == "auth_failed"
+    assert server.asked == 1, "its wait is not over"
+    assert await parties[5].dial(identity="another key") == "auth_failed"
+    assert server.asked == 2
+
+    assert await parties[0].dial() == "auth_failed"
+    assert server.asked == 3, "its own backoff has let it through"
+    server.says = None
+    assert await parties[7].dial(is_ordered=True) == "ok"
+    assert [party.hurries for party in parties] == [1] * 20
+    assert (await all_of(parties, server))[1] == ["ok"] * 20
+
+
+async def test_where_nobody_answers_all_may_find_out(parties: list[Party], server: Server) -> None:
+    """Else a herd of timeouts would stand in line."""
+    server.says = Unreachable("no route")
+    assert await all_of(parties, server) == (1, ["unreachable"] * 20)
+    assert server.asked == 20
+
+
+async def test_a_trial_that_is_cancelled_is_the_next_ones(parties: list[Party], server: Server) -> None:
+    first = asyncio.get_running_loop().create_task(parties[0].dial())
+    await asyncio.sleep(0)
+    second = asyncio.get_running_loop().create_task(parties[1].dial())
+    await asyncio.sleep(0)
+    first.cancel()
+    server.go.set()
+    assert await second == "ok"
+
+
+async def test_after_a_while_one_goes_first_again(parties: list[Party], server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PROVEN_S", 0.0)
+    for _ in range(2):
+        assert await all_of(parties, server) == (1, ["ok"] * 20)
+
+
+async def test_nobody_is_kept_alive_by_a_refusal(server: Server) -> None:
+    shared, gone = Handshakes(), []
+    server.says = AuthFailed("no")
+    server.go.set()
+
+    async def short_lived() -> None:
+        party = Party(shared, server.answer)
+        gone.append(id(party))
+        await party.dial()
+
+    await short_lived()
+    gc.collect()
+    assert not [one for one in gc.get_objects() if isinstance(one, Party)]
+
+
+@pytest.mark.sshd
+async def test_a_key_that_many_gateways_share_is_refused_once(sshd: Sshd) -> None:
+    """sshd 9.8 would have shut the address out at the fourth. Once it takes the key, all come up at once."""
+    key = sshd.new_identity("shared", authorize=False)
+    shared = Handshakes()
+    config = config_for(sshd, identity_files=[str(key)])
+    gateways = [Watched(config) for _ in range(30)]
+    try:
+        for gateway in gateways:
+            gateway._handshakes = shared
+            gateway.start()
+        for gateway in gateways:
+            await gateway.until(lambda gateway=gateway: gateway.snapshot().state is GatewayState.DOWN)  # type: ignore[misc]
+            assert gateway.snapshot().reason == "auth_failed"
+        log = await asyncio.to_thread(sshd.log)
+        assert log.count("Connection from") == 1 + PROBES
+        with (sshd.folder / "authorized_keys").open("a") as file:
+            file.write(f"{ssh_keys.public(key)}\n")
+        gateways[3].renew("test")
+        for gateway in gateways:
+            await gateway.until(lambda gateway=gateway: gateway.links == 1)  # type: ignore[misc]
+    finally:
+        await asyncio.gather(*(gateway.close() for gateway in gateways))
+
+
+PROBES = 1
+"""Of the test's own, that sshd is there."""
