@@ -19,6 +19,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+ROOT: Final = Path(__file__).parents[2]
+COMMAND: Final = (sys.executable, "-m", "pytest", "bench/parts", "-q", "-n0", "-p", "no:randomly", "-p", "no:cacheprovider")
 BASELINE: Final = Path(__file__).with_name("baseline.json")
 YARDSTICK: Final = "yardstick"
 TOLERANCE: Final = 0.15
@@ -39,24 +41,12 @@ class Change(NamedTuple):
         return self.slower > TOLERANCE
 
 
-def measure(*options: str) -> dict[str, float]:
+def measure() -> dict[str, float]:
     """Run the benchmarks. Raises RuntimeError if one fails."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            str(Path(__file__).parent),
-            "-q",
-            "-n0",
-            "-p",
-            "no:randomly",
-            "-p",
-            "no:cacheprovider",
-        ]
-        command += ["--benchmark-disable-gc", "--benchmark-quiet", f"--benchmark-json={report}", *options]
-        done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+        command = [*COMMAND, "--benchmark-disable-gc", "--benchmark-quiet", f"--benchmark-json={report}"]
+        done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT)
         if done.returncode:
             raise RuntimeError(f"a part does not work:\n{done.stdout}{done.stderr}")
         return read(json.loads(report.read_text()))

@@ -47,7 +47,7 @@ def test_open(benchmark: BenchmarkFixture, cipher: str, size: int) -> None:
     def open_all() -> int:
         start = 0
         while opened := opener.open(buffer, start, end):
-            start = opened.next
+            start = opened[2]
         return start
 
     opened = timed(benchmark, open_all, items=count, setup=seal_all, rounds=200, warmup_rounds=5)
