@@ -228,7 +228,7 @@ class Bed:
 
     def _post(self, path: str) -> None:
         with socket.socket(socket.AF_UNIX) as sock:
-            sock.settimeout(10)
+            sock.settimeout(60)  # reloads that were asked for before come first
             sock.connect(str(self.daemon.socket))
             sock.sendall(f"POST {path} HTTP/1.1\r\nHost: kubemux\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode())
             with sock.makefile("rb") as answer:

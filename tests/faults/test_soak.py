@@ -32,7 +32,11 @@ pytestmark = [pytest.mark.sshd, pytest.mark.gcc]
 
 MINUTES: Final = float(os.environ.get("SOAK_MINUTES", "1"))
 SAMPLE_S: Final = 1.0
-PATIENCE_S: Final = 2.0
+PATIENCE_S: Final = 5.0
+KEEPALIVE: Final = {"keepalive": {"interval": "700ms", "max_missed": 3}, "connect_timeout": "2s"}
+"""Silence is noticed after 2.1 s: a machine that does all this at once may keep a ping waiting behind bulk for one."""
+HOLD_S: Final = 3.0
+"""The longest that a fault lasts."""
 RECOVERY_S: Final = 60.0
 """For every client of a gateway after a fault: the backoff goes up to 15 s, a dial may take its time, too."""
 
@@ -53,7 +57,7 @@ UNFIT: Final = {
 ROW: Final = Row(
     name="soak",
     breaks=test_network.reset,
-    edge={"host": NAME, **test_network.IMPATIENT},
+    edge={"host": NAME, **KEEPALIVE},
     is_through_relay=True,
     has_plain=True,
     has_shim=True,
@@ -112,7 +116,7 @@ class Soak:
         """Faults, one after the other, each held for a moment and followed until everybody is served again."""
         while self.seconds < seconds:
             fault = self._random.choice(FAULTS)
-            hold, hurry = self._random.uniform(0.0, 1.5), self._random.random() < 0.5
+            hold, hurry = self._random.uniform(0.0, HOLD_S), self._random.random() < 0.5
             self.marks.append((self.seconds, fault.name))
             print(f"{self.seconds:6.1f} s  {fault.name}")  # noqa: T201 - what a failure is read with
             bed = self._bed
