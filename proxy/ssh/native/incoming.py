@@ -1,7 +1,7 @@
 """From the gateway: packets are opened where they were received, and handed on from there.
 
-One buffer per link takes what arrives. A client's transport that cannot pass a packet's data on at once keeps a memoryview of
-it (and its channel is paused by then): the buffer is left to it, and a new one takes over. Otherwise it is used again.
+A buffer takes what arrives, and goes back when all of it is handed on. A client's transport that cannot pass a packet's data
+on at once keeps a memoryview of it (and its channel is paused by then): the buffer is left to it, and another takes over.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
+from proxy.ssh.native import buffers
 from proxy.ssh.native.handover import Keys, Transport
 from proxy.wire import messages
 from proxy.wire.errors import ProtocolError
@@ -19,7 +20,6 @@ LARGEST_DATA: Final = 64 << 10
 """Bytes of data in a packet that we offer to take. OpenSSH makes use of it: fewer packets, fewer calls."""
 
 _LARGEST_PACKET: Final = LARGEST_DATA + 1024
-_BUFFER: Final = 160 << 10
 _LEAST_ROOM: Final = 48 << 10
 
 Handler = Callable[[int, memoryview], bool]
@@ -52,7 +52,7 @@ class Incoming(asyncio.BufferedProtocol):
         self._on_read = on_read
         self._on_lost = on_lost
         self._on_congestion = on_congestion
-        self._view = memoryview(bytearray(_BUFFER))
+        self._view = buffers.NONE
         self._start = 0
         self._end = 0
         self._sequence = 0
@@ -62,7 +62,7 @@ class Incoming(asyncio.BufferedProtocol):
     # ---------------------------------------------------------------------------------------- the hot path
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """The rest of the buffer."""
+        """Room for a good read."""
         del sizehint
         if len(self._view) - self._end < _LEAST_ROOM:
             self._make_room()
@@ -91,7 +91,7 @@ class Incoming(asyncio.BufferedProtocol):
             self._on_error(exc)
         self._is_opening = False
         if self._is_left or self._start == self._end:
-            self._make_room()
+            self._let_go()
 
     def _hand_on(self, kind: int, packet: int) -> None:
         if kind == messages.NEWKEYS:
@@ -109,15 +109,27 @@ class Incoming(asyncio.BufferedProtocol):
             self._open()
 
     def _make_room(self) -> None:
-        """Move what is not opened yet to the front: of a new buffer, if somebody has a memoryview of this one."""
+        """Move what is not opened yet to the front of a buffer that has room behind it."""
         rest = self._view[self._start : self._end]
-        if self._is_left or len(rest) + _LEAST_ROOM > len(self._view):
-            fresh = memoryview(bytearray(max(_BUFFER, len(rest) + 2 * _LEAST_ROOM)))
-            fresh[: len(rest)] = rest
-            self._view = fresh
-        elif rest:
+        if len(rest) + _LEAST_ROOM > buffers.SIZE:  # it waits for new keys
+            self._replace(memoryview(bytearray(len(rest) + 2 * _LEAST_ROOM)), rest)
+        elif not self._view:
+            self._view = buffers.take()
+        else:
             self._view[: len(rest)] = rest
-        self._start, self._end, self._is_left = 0, len(rest), False
+            self._start, self._end = 0, len(rest)
+
+    def _let_go(self) -> None:
+        """Leave the buffer to whoever has a memoryview of it, or give it back; what is not opened yet moves to another."""
+        rest = self._view[self._start : self._end]
+        if not self._is_left:
+            buffers.give(self._view)
+        self._replace(buffers.take() if rest else buffers.NONE, rest)
+        self._is_left = False
+
+    def _replace(self, view: memoryview, rest: memoryview) -> None:
+        view[: len(rest)] = rest
+        self._view, self._start, self._end = view, 0, len(rest)
 
     # ------------------------------------------------------------------------------------------ the transport
 

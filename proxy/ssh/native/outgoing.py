@@ -10,20 +10,16 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
+from proxy.ssh.native import buffers
 from proxy.ssh.native.handover import Keys, Transport
 from proxy.wire import messages
 from proxy.wire.packets import HEADER, OVERHEAD, Sealer
-
-BUFFER: Final = 256 << 10
-"""Bytes: seven full packets, and still in a core's cache when the kernel copies it."""
 
 DATA_AT: Final = HEADER + messages.DATA_HEADER
 """Where a client's bytes stand in their packet."""
 
 LITTLE: Final = 32 << 10
 """Bytes that are copied rather than given away with a whole buffer, while others wait before them."""
-
-_SPARES: Final = 2
 
 
 class Outgoing:
@@ -37,12 +33,11 @@ class Outgoing:
         self._sealer = Sealer(*keys)
         self._on_written = on_written
         self._on_turn = on_turn
-        self._buffer = memoryview(bytearray(BUFFER))
+        self._buffer = buffers.NONE
         self._end = 0
         self._written = 0
         self._is_scheduled = False
         self._lent: list[memoryview] = []
-        self._spares: list[memoryview] = []
         self._deferred: list[bytes] = []
         self.is_held = False
         """Keys are being exchanged: nothing of a channel may go out (RFC 4253 9)."""
@@ -51,8 +46,8 @@ class Outgoing:
 
     def room(self, nbytes: int) -> memoryview:
         """Where up to `nbytes` of a client's data may be received: behind the room for their headers. Gone with the turn."""
-        if BUFFER - self._end < nbytes + messages.DATA_HEADER + OVERHEAD:
-            self.flush()
+        if len(self._buffer) - self._end < nbytes + messages.DATA_HEADER + OVERHEAD:
+            self._make_room()
         start = self._end + DATA_AT
         return self._buffer[start : start + nbytes]
 
@@ -73,7 +68,8 @@ class Outgoing:
 
     def put(self, payload: bytes) -> None:
         """A packet of `payload`, now."""
-        self._make_room(len(payload) + OVERHEAD)
+        if len(self._buffer) - self._end < len(payload) + OVERHEAD:
+            self._make_room()
         start = self._end + HEADER
         self._buffer[start : start + len(payload)] = payload
         self._end = self._sealer.seal(self._buffer, self._end, len(payload))
@@ -81,7 +77,8 @@ class Outgoing:
 
     def put_sealed(self, packet: bytes) -> None:
         """A packet that needs nothing more."""
-        self._make_room(len(packet))
+        if len(self._buffer) - self._end < len(packet):
+            self._make_room()
         self._buffer[self._end : self._end + len(packet)] = packet
         self._end += len(packet)
         self.schedule()
@@ -117,17 +114,25 @@ class Outgoing:
         if unsent := self._transport.get_write_buffer_size():
             # uvloop keeps the memoryview of what it could not write: the buffer is its own until nothing waits.
             self._lent.append(self._buffer)
-            self._buffer = self._spares.pop() if self._spares else memoryview(bytearray(BUFFER))
-        elif self._lent:
-            self._spares, self._lent = self._lent[:_SPARES], []
+            self._buffer = buffers.NONE
+        else:
+            self._give_back()
         self._on_written(unsent)
 
-    def _make_room(self, nbytes: int) -> None:
-        if BUFFER - self._end < nbytes:
-            self.flush()
+    def _make_room(self) -> None:
+        self.flush()
+        if not self._buffer:
+            self._buffer = buffers.take()
+
+    def _give_back(self) -> None:
+        while self._lent:
+            buffers.give(self._lent.pop())
 
     def _end_turn(self) -> None:
         self._is_scheduled = False
         self.flush()
+        if self._buffer:
+            buffers.give(self._buffer)
+            self._buffer = buffers.NONE
         written, self._written = self._written, 0
         self._on_turn(written)
