@@ -12,12 +12,11 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 import asyncssh
-import pytest
 
 from proxy.config.model import GatewayConfig
 from tests.support import ssh_keys
 from tests.support.daemon import ROOT
-from tests.support.parts import SBIN, find
+from tests.support.parts import SBIN, need
 from tests.support.ports import free_port
 from tests.support.processes import descendants
 
@@ -96,8 +95,7 @@ def paramiko_server(folder: Path, *, rekey_bytes: int) -> Iterator[GatewayConfig
 @asynccontextmanager
 async def dropbear_server(folder: Path) -> AsyncIterator[GatewayConfig]:
     """Debian's dropbear, in a mount namespace: it knows no other authorized_keys than the one in the user's home."""
-    if find("dropbear") is None or os.geteuid() != 0:
-        pytest.skip("needs dropbear (Debian: dropbear-bin) and root")
+    need("dropbear")
     host_key, key, port = folder / "host", ssh_keys.new_key(folder / "key"), free_port()
     said = subprocess.run(  # noqa: ASYNC221 - a moment
         ["dropbearkey", "-t", "ed25519", "-f", host_key], check=True, capture_output=True, text=True, timeout=20

@@ -43,6 +43,12 @@ def _network() -> str:
     return _missing("iproute2 util-linux", "ip", "unshare", "nsenter")
 
 
+def _dropbear() -> str:
+    if os.geteuid() != 0:
+        return "a home directory of dropbear's own needs root"
+    return _missing("dropbear-bin util-linux", "dropbear", "dropbearkey", "unshare")
+
+
 PARTS: dict[str, tuple[str, Callable[[], str]]] = {
     "sshd": ("needs OpenSSH's server", lambda: _missing("openssh-server openssh-client", "sshd", "ssh", "ssh-keygen")),
     "apiserver": ("needs a real kube-apiserver", _apiserver),
@@ -50,6 +56,7 @@ PARTS: dict[str, tuple[str, Callable[[], str]]] = {
     "prometheus": ("needs prometheus and promtool", lambda: _missing("prometheus", "prometheus", "promtool")),
     "network": ("needs root and network namespaces", _network),
     "gcc": ("needs a C compiler", lambda: _missing("gcc", "gcc")),
+    "dropbear": ("needs root and dropbear", _dropbear),
     "systemd": ("needs root and systemd", _systemd),
 }
 """Marker -> (what it says, why the part cannot be used here or an empty string)."""
