@@ -22,7 +22,7 @@ import asyncssh
 
 from proxy.config.model import GatewayConfig
 from proxy.config.values import Endpoint
-from proxy.errors import CredentialsUnusable, HostKeyRevoked, LinkDown, LinkError, LinkReplaced, RetryClass
+from proxy.errors import CredentialsUnusable, HostKeyRevoked, KeepaliveTimeout, LinkDown, LinkError, LinkReplaced, RetryClass
 from proxy.metrics import Metrics
 from proxy.relay.budget import MemoryBudget
 from proxy.snapshots import GatewaySnapshot
@@ -305,10 +305,13 @@ class Gateway:
         self._missing.discard(link)
         self._report.rtt(rtt)
 
-    def _missed(self, link: Link) -> None:
-        """A whole keepalive interval without an answer: no reason to end it, but one to replace it if others do answer."""
+    def _missed(self, link: Link, count: int) -> None:
+        """`count` intervals without an answer: one is reason to replace it if others do answer, `max_missed` are to end it."""
         self._missing.add(link)
-        if any(other not in self._missing for other in self._links):
+        if count >= self.config.keepalive.max_missed:
+            error = KeepaliveTimeout(f"{link.server} stopped answering")
+            self._tasks.spawn(link.close(error), name=f"close {link.name}")
+        elif any(other not in self._missing for other in self._links):
             self._condemn(link, "it missed a keepalive, others do not")
 
     def _condemn(self, link: Link, why: str) -> bool:

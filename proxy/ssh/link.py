@@ -184,21 +184,24 @@ class Link:
 
     # ------------------------------------------------------------------------------------------- life cycle
 
-    def start(self, interval: float, on_rtt: Callable[[float], None], on_missed: Callable[[], None]) -> None:
-        """Measure the round trip every `interval` seconds; one that takes longer is missed. asyncssh gives up on a silent one."""
+    def start(self, interval: float, on_rtt: Callable[[float], None], on_missed: Callable[[int], None]) -> None:
+        """Measure the round trip every `interval` seconds; `on_missed` hears how many intervals one has taken so far.
+
+        asyncssh gives up on a silent peer by itself, but takes any packet for an answer: with a watch's events still coming, it
+        would keep a link of which the other direction is dead.
+        """
         self._tasks.spawn(self._measure(interval, on_rtt, on_missed), name="rtt")
 
-    async def _measure(self, interval: float, on_rtt: Callable[[float], None], on_missed: Callable[[], None]) -> None:
+    async def _measure(self, interval: float, on_rtt: Callable[[float], None], on_missed: Callable[[int], None]) -> None:
         while True:
-            sent = self._loop.time()
-            try:
-                async with asyncio.timeout(interval):
-                    await internals.ping(self._conn)
-                    self.rtt = self._loop.time() - sent
-                    self._plane.round_trip = self.rtt
-                    on_rtt(self.rtt)
-            except TimeoutError:
-                on_missed()
+            sent, missed = self._loop.time(), 0
+            ping = self._tasks.spawn(internals.ping(self._conn), name="ping")
+            while not (await asyncio.wait({ping}, timeout=interval))[0]:
+                missed += 1
+                on_missed(missed)
+            self.rtt = self._loop.time() - sent
+            self._plane.round_trip = self.rtt
+            on_rtt(self.rtt)
             await asyncio.sleep(interval)
 
     def lost(self, exc: Exception | None) -> None:
