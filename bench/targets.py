@@ -14,7 +14,7 @@ from rich.table import Table
 
 from bench.result import KUBEMUX, Answer, Row, Verdict
 
-NAMES, BAR, FIGURES, STEP = 460, 300, 190, 22
+NAMES, BAR, FIGURES, STEP = 460, 300, 290, 22
 """Pixels: the space for names, the longest bar, the space for figures beside it, the height of a line."""
 HELD, MISSED = "#2da44e", "#cf222e"
 DECADES = 1.0
