@@ -1,181 +1,20 @@
-"""A client load on one mapped port: keep-alive requests, a watch, and checksummed bulk each way, over TLS; all that it saw."""
+"""A client load on one mapped port, and all that it saw."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import ssl
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from enum import StrEnum
-from itertools import count
 from typing import Final, Self
 
 from proxy.tasks import Tasks
-from tests.faults.api import BULK
-from tests.support.echo import pattern
-from tests.support.serving import closed
+from tests.faults.client import Client, Download, Saw, Upload, Watch
 from tests.support.tls import Certificates
-
-PACE_S: Final = 0.02
-"""Between two requests of a client, and before it connects again."""
 
 LEAVE_S: Final = 10.0
 """For the requests that are under way when a load ends."""
-
-_UPLOAD: Final = pattern(BULK, seed=2)
-_HOST: Final = b" HTTP/1.1\r\nHost: kubernetes\r\n"
-
-
-class Saw(StrEnum):
-    """What can happen to a client's request."""
-
-    RESET = "reset"
-    CUT = "cut short"
-    """The stream ended in the middle: what OpenSSH makes of an API server's reset."""
-    REFUSED = "refused"
-    TIMEOUT = "timeout"
-    WRONG = "wrong bytes"
-
-
-class Wrong(Exception):
-    """Bytes that nobody sent."""
-
-
-def classify(exc: Exception) -> Saw:
-    """What a client saw. Raises `exc` again if it is none of these."""
-    match exc:
-        case ConnectionRefusedError():
-            return Saw.REFUSED
-        case TimeoutError():
-            return Saw.TIMEOUT
-        case EOFError() | ssl.SSLEOFError():
-            return Saw.CUT
-        case OSError() if not isinstance(exc, ssl.SSLError):
-            return Saw.RESET
-        case _:  # a TLS record that does not hold is a wrong byte, too
-            return Saw.WRONG
-
-
-class Client:
-    """Asks again and again over one connection, and connects anew when that has ended. `run` never ends by itself."""
-
-    def __init__(self, name: str, port: int, context: ssl.SSLContext, patience: float) -> None:
-        self.name = name
-        self.port = port
-        self.seen: Counter[Saw] = Counter()
-        self.served = 0
-        self.connected = 0
-        """TCP connections that the kernel made for it."""
-        self.first: float | None = None
-        """When it was served first since `expect`, or since its last failure; by the loop's clock."""
-        self._context = context
-        self._patience = patience
-        self._is_leaving = False
-
-    def __repr__(self) -> str:
-        return f"<{self.name} served={self.served} connected={self.connected} saw {dict(self.seen)}>"
-
-    def be_patient(self, seconds: float) -> None:
-        """Give up a request after so long, from the next one on."""
-        self._patience = seconds
-
-    def expect(self) -> None:
-        """From now on, `first` waits for the next request that is served."""
-        self.first = None
-
-    def leave(self) -> None:
-        """End `run` after the request that it is at."""
-        self._is_leaving = True
-
-    async def run(self) -> None:
-        while not self._is_leaving:
-            try:
-                await self._connection()
-            except (OSError, EOFError, Wrong) as exc:
-                self.seen[classify(exc)] += 1
-                self.first = None
-            await asyncio.sleep(PACE_S)
-
-    async def _connection(self) -> None:
-        try:
-            async with asyncio.timeout(self._patience):
-                reader, writer = await asyncio.open_connection(
-                    "127.0.0.1", self.port, ssl=self._context, server_hostname="kubernetes"
-                )
-        except ConnectionRefusedError:
-            raise
-        except OSError:  # in or before the TLS handshake: the daemon had the connection
-            self.connected += 1
-            raise
-        self.connected += 1
-        try:
-            await self._session(reader, writer)
-        finally:
-            await closed(writer)
-
-    async def _session(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while not self._is_leaving:
-            async with asyncio.timeout(self._patience):
-                await self._ask(reader, writer)
-            self._was_served()
-            await asyncio.sleep(PACE_S)
-
-    async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"GET /healthz" + _HOST + b"\r\n")
-        self._expect(await _body(reader), b"ok")
-
-    def _was_served(self) -> None:
-        self.served += 1
-        if self.first is None:
-            self.first = asyncio.get_running_loop().time()
-
-    def _expect(self, got: bytes, wanted: bytes) -> None:
-        if got != wanted:
-            raise Wrong(f"{self.name}: {len(got)} bytes that are not the {len(wanted)} expected")
-
-
-class Download(Client):
-    """Every byte is compared."""
-
-    async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"GET /download" + _HOST + b"\r\n")
-        self._expect(await _body(reader), pattern(BULK))
-
-
-class Upload(Client):
-    """The server's checksum is compared."""
-
-    async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"POST /upload" + _HOST + b"Content-Length: %d\r\n\r\n" % BULK)
-        writer.write(_UPLOAD)
-        await writer.drain()
-        self._expect(await _body(reader), hashlib.sha256(_UPLOAD).hexdigest().encode())
-
-
-class Watch(Client):
-    """One response that never ends; each event must be the next."""
-
-    async def _session(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        async with asyncio.timeout(self._patience):
-            writer.write(b"GET /watch" + _HOST + b"\r\n")
-            await reader.readuntil(b"\r\n\r\n")
-        for number in count():
-            async with asyncio.timeout(self._patience):
-                size = int(await reader.readuntil(b"\r\n"), 16)
-                event = await reader.readexactly(size + 2)
-            self._expect(event, b"%d\n\r\n" % number)
-            self._was_served()
-            if self._is_leaving:
-                return
-
-
-async def _body(reader: asyncio.StreamReader) -> bytes:
-    head = await reader.readuntil(b"\r\n\r\n")
-    if not head.startswith(b"HTTP/1.1 200 "):
-        raise Wrong(f"an answer that begins {head[:40]!r}")
-    return await reader.readexactly(int(head.lower().partition(b"content-length:")[2].split()[0]))
 
 
 class Load:

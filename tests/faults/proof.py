@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Final
 
 from tests.faults.bed import CLUSTERS, Bed
+from tests.faults.client import Saw
 from tests.faults.law import Counts, agree_on_clients, agree_on_links, returned, settled
-from tests.faults.load import Load, Saw
+from tests.faults.load import Load
 from tests.faults.row import LEAVING, NOTHING, Hits, Row, nothing
 from tests.support.tls import Certificates
 

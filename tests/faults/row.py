@@ -8,7 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from tests.faults.load import Saw
+from tests.faults.client import Saw
 
 if TYPE_CHECKING:
     from tests.faults.bed import Bed
@@ -90,9 +90,6 @@ class Row:
     """Whether the daemon's resolver, clock and event loop can be spoilt: `Bed.shim`."""
     log: Path | None = None
     """Where the daemon's log goes, if it is not to be read."""
-
-    known: Mapping[str, str] = field(default_factory=dict)
-    """Data plane -> why the row does not hold there yet."""
 
     def __str__(self) -> str:
         return self.name

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from tests.faults.api import Api
+from tests.faults.client import Saw, Wrong, classify
 from tests.faults.law import Holdings
-from tests.faults.load import Load, Saw, Wrong, classify
+from tests.faults.load import Load
 from tests.faults.table import lines
 from tests.support.https import Answer
 from tests.support.shim import NAME, Shim

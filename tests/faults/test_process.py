@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from tests.faults.bed import Bed
-from tests.faults.load import Saw
+from tests.faults.client import Saw
 from tests.faults.row import Hits, Row, Step
 from tests.support.ports import free_port
 

@@ -22,8 +22,9 @@ from proxy.ssh.link import DATA_PLANE
 from tests.faults import test_api_server, test_clients, test_config, test_network, test_process, test_sshd, test_surroundings
 from tests.faults.bed import Bed
 from tests.faults.chart import Sample, chart
+from tests.faults.client import Saw
 from tests.faults.law import Counts, agree_on_clients, agree_on_links, returned, settled
-from tests.faults.load import Load, Saw
+from tests.faults.load import Load
 from tests.faults.row import Hits, Row
 from tests.support.shim import NAME
 from tests.support.tls import Certificates
