@@ -1,4 +1,7 @@
-"""A `direct-tcpip` channel on a link whose bytes we carry (`link_data_plane{mode="native"}`)."""
+"""A `direct-tcpip` channel on a link whose bytes we carry (`link_data_plane{mode="native"}`): its life, and what comes back.
+
+Data goes to the client's transport where it was opened. Credit for the cluster follows what the client's socket has taken.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from proxy.errors import ProxyError
 from proxy.relay.budget import MemoryBudget
 from proxy.relay.interfaces import ChannelUser
+from proxy.ssh.native.sending import LARGEST_SENT, Sending
 from proxy.wire import messages
 from proxy.wire.errors import ProtocolError
 from proxy.wire.window import ReceiveWindow
@@ -18,77 +22,37 @@ if TYPE_CHECKING:
 WIDEST_WINDOW: Final = 64 << 20
 """Bytes: 640 MB/s at a round trip of 100 ms. The budget decides how many channels can have it."""
 
-LARGEST_SENT: Final = 32 << 10
-"""Bytes of data in a packet: what OpenSSH takes, and enough for the cost of a packet not to matter."""
-
 Refusal = tuple[int, str]
 """Why a channel is not open: see `messages.parse_failure`."""
 
 OnAnswer = Callable[[Refusal | None], None]
 """Gets the peer's answer to an open, once: None if the channel is open."""
 
-_stray = memoryview(bytearray(4 << 10))
-"""Where a client's bytes go that may not be sent now: uvloop asks for a buffer once more after `pause_reading`."""
 
-
-class NativeChannel:
+class NativeChannel(Sending):
     """A `proxy.relay.interfaces.Channel`. Half-close is two bits each way: EOF and CLOSE, sent and received."""
 
     __slots__ = (
         "_budget",
-        "_credit",
-        "_ended",
-        "_flow",
         "_had_close",
         "_had_eof",
         "_is_aborted",
-        "_is_full",
-        "_is_held",
         "_is_paused",
-        "_is_stray",
-        "_largest",
         "_loop",
         "_on_answer",
-        "_out",
-        "_peer",
-        "_pending",
         "_plane",
-        "_sent_close",
-        "_sent_eof",
         "_told_eof",
         "_undelivered",
         "_untaken",
-        "_user",
-        "_wants_close",
-        "_wants_eof",
         "_window",
-        "is_answered",
-        "number",
-        "spent",
-        "turn",
     )
 
     def __init__(self, plane: NativePlane, budget: MemoryBudget, window: int, on_answer: OnAnswer) -> None:
+        super().__init__(plane)
         self._plane = plane
-        self._out = plane.outgoing
-        self._flow = plane.flow
         self._budget = budget
         self._loop = plane.loop
-        self._user: ChannelUser | None = None
-        self._ended: tuple[ProxyError | None] | None = None
-        # To the cluster.
-        self._peer = 0
-        self._credit = 0
-        self._largest = 0
-        self._pending = bytearray()
-        self._is_stray = False
-        self._is_held = False
-        self._is_full = False
-        self._wants_eof = self._sent_eof = False
-        self._wants_close = self._sent_close = False
-        self.turn = 0
-        self.spent = 0
-        # From the cluster.
+        self._on_answer = on_answer
         self._window = ReceiveWindow(window, now=self._loop.time())
         self._undelivered = bytearray()
         self._untaken = 0
@@ -97,87 +61,11 @@ class NativeChannel:
         self._had_eof = self._told_eof = False
         self._had_close = False
         self.number = plane.number(self)
-        """Ours; the peer names the channel by it."""
-        self._on_answer = on_answer
-        self.is_answered = False
-        """Whether the peer has said if it is open."""
 
     def __repr__(self) -> str:
         sent = f"sent eof={self._sent_eof} close={self._sent_close} credit={self._credit} pending={len(self._pending)}"
         had = f"had eof={self._had_eof} close={self._had_close} window={self._window.credit}/{self._window.size}"
         return f"<NativeChannel {self.number} {sent} {had} paused={self._is_paused}>"
-
-    # ------------------------------------------------------------------------------------- to the cluster
-
-    def get_buffer(self, sizehint: int) -> memoryview:
-        """Room in the packet that the next bytes will be; elsewhere if they cannot be sent now."""
-        del sizehint
-        size = min(self._largest, self._credit)
-        self._is_stray = not size or self._flow.is_shut or self._is_held or self._sent_close or bool(self._pending)
-        return _stray if self._is_stray else self._out.room(size)
-
-    def buffer_updated(self, nbytes: int) -> None:
-        """Seal them where they stand."""
-        if self._is_stray:
-            self._keep(nbytes)
-            return
-        self._out.seal_data(self._peer, nbytes)
-        self._credit -= nbytes
-        self._flow.spend(self, nbytes)
-        if not self._credit:
-            self._tell()
-
-    def _keep(self, nbytes: int) -> None:
-        if self._sent_close or self._wants_close:
-            return
-        self._pending += _stray[:nbytes]
-        if self._flow.is_shut:
-            self._flow.wait(self)
-        self._tell()
-
-    def _send_pending(self) -> None:
-        """What could not be sent when it came, and the end that may have come after it."""
-        while self._pending and not self._sent_close and (size := min(len(self._pending), self._credit, self._largest)):
-            if self._flow.is_shut:
-                self._flow.wait(self)
-                return
-            self._out.room(size)[:] = self._pending[:size]
-            del self._pending[:size]
-            self._out.seal_data(self._peer, size)
-            self._credit -= size
-            self._flow.spend(self, size)
-        if not self._pending and not self._sent_close:
-            if self._wants_eof and not self._sent_eof:
-                self._sent_eof = True
-                self._out.say(messages.eof(self._peer))
-            if self._wants_close:
-                self._close_now()
-        self._tell()
-
-    def _tell(self) -> None:
-        """Let the client's socket be read while what it says can be sent."""
-        is_full = bool(self._is_held or self._pending or not self._credit)
-        if self._user is not None and self._ended is None and is_full != self._is_full:
-            self._is_full = is_full
-            if is_full:
-                self._user.channel_full()
-            else:
-                self._user.channel_writable()
-
-    def hold(self) -> None:
-        """The link has no room (`proxy.ssh.native.flow`)."""
-        self._is_held = True
-        self._tell()
-
-    def go_on(self) -> None:
-        """It has again."""
-        self._is_held = False
-        self._send_pending()
-
-    def write_eof(self) -> None:
-        """CHANNEL_EOF, after what is pending."""
-        self._wants_eof = True
-        self._send_pending()
 
     # ------------------------------------------------------------------------------------ from the cluster
 
@@ -219,7 +107,7 @@ class NativeChannel:
         if self._undelivered and not self._is_paused:
             data, self._undelivered = self._undelivered, bytearray()
             self._pass_on(self._user, memoryview(data))
-        if self._undelivered:
+        if self._undelivered or self._user is None:  # ended by that call
             return
         if self._had_eof and not self._told_eof:
             self._told_eof = True
@@ -261,15 +149,6 @@ class NativeChannel:
     def _answered(self, refusal: Refusal | None) -> None:
         self.is_answered = True
         self._on_answer(refusal)
-
-    def adjusted(self, credit: int) -> None:
-        """We may send more."""
-        if self._credit + credit > messages.BIGGEST_WINDOW:
-            raise ProtocolError(f"a window of more than {messages.BIGGEST_WINDOW} bytes on channel {self.number}")
-        was_out = not self._credit
-        self._credit += credit
-        if was_out:
-            self._send_pending()
 
     def eof_received(self) -> None:
         """The cluster sends no more."""
@@ -324,11 +203,6 @@ class NativeChannel:
             self._undelivered.clear()
             self._end(error)
 
-    def _close_now(self) -> None:
-        if self.is_answered and not self._sent_close:
-            self._sent_close = True
-            self._out.say(messages.close(self._peer))
-
     def _discard(self) -> None:
         """Nobody wants what still comes: it is dropped as it arrives, and takes no memory.
 
@@ -349,5 +223,6 @@ class NativeChannel:
         if not self._is_aborted:
             self._budget.give_back(self._window.size)
         self._plane.ended(self)
-        if self._user is not None:
-            self._user.channel_lost(error)
+        user, self._user = self._user, None  # a circle of references would wait for the collector
+        if user is not None:
+            user.channel_lost(error)

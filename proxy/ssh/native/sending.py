@@ -1,0 +1,158 @@
+"""The half of a channel that goes to the cluster: a client's bytes are sealed where they were received.
+
+They may be sent while the peer has given credit (RFC 4254 5.2) and the link has room (`proxy.ssh.native.flow`). Otherwise the
+client's socket is not read; what it had said by then is `pending`, at most one read.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from proxy.errors import ProxyError
+from proxy.relay.interfaces import ChannelUser
+from proxy.wire import messages
+from proxy.wire.errors import ProtocolError
+
+if TYPE_CHECKING:
+    from proxy.ssh.native.plane import NativePlane
+
+LARGEST_SENT: Final = 32 << 10
+"""Bytes of data in a packet: what OpenSSH takes, and enough for the cost of a packet not to matter."""
+
+_stray = memoryview(bytearray(4 << 10))
+"""Where a client's bytes go that may not be sent now: uvloop asks for a buffer once more after `pause_reading`."""
+
+
+class Sending:
+    """EOF and CLOSE are a bit each: wanted, then sent, behind what is pending."""
+
+    __slots__ = (
+        "_credit",
+        "_ended",
+        "_flow",
+        "_is_full",
+        "_is_held",
+        "_is_stray",
+        "_largest",
+        "_out",
+        "_peer",
+        "_pending",
+        "_sent_close",
+        "_sent_eof",
+        "_user",
+        "_wants_close",
+        "_wants_eof",
+        "is_answered",
+        "number",
+        "spent",
+        "turn",
+    )
+
+    def __init__(self, plane: NativePlane) -> None:
+        self._out = plane.outgoing
+        self._flow = plane.flow
+        self._user: ChannelUser | None = None
+        self._ended: tuple[ProxyError | None] | None = None
+        self._peer = 0
+        self._credit = 0
+        self._largest = 0
+        self._pending = bytearray()
+        self._is_stray = False
+        self._is_held = False
+        self._is_full = False
+        self._wants_eof = self._sent_eof = False
+        self._wants_close = self._sent_close = False
+        self.turn = 0
+        self.spent = 0
+        self.number = 0
+        """Ours; the peer names the channel by it."""
+        self.is_answered = False
+        """Whether the peer has said if it is open."""
+
+    # ----------------------------------------------------------------------------------------- the hot path
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Room in the packet that the next bytes will be; elsewhere if they cannot be sent now."""
+        del sizehint
+        size = min(self._largest, self._credit)
+        self._is_stray = not size or self._flow.is_shut or self._is_held or self._sent_close or bool(self._pending)
+        return _stray if self._is_stray else self._out.room(size)
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Seal them where they stand."""
+        if self._is_stray:
+            self._keep(nbytes)
+            return
+        self._out.seal_data(self._peer, nbytes)
+        self._credit -= nbytes
+        self._flow.spend(self, nbytes)
+        if not self._credit:
+            self._tell()
+
+    # ------------------------------------------------------------------------------------- when a side is slow
+
+    def _keep(self, nbytes: int) -> None:
+        if self._sent_close or self._wants_close:
+            return
+        self._pending += _stray[:nbytes]
+        if self._flow.is_shut:
+            self._flow.wait(self)
+        self._tell()
+
+    def _send_pending(self) -> None:
+        """What could not be sent when it came, and the end that may have come after it."""
+        while self._pending and not self._sent_close and (size := min(len(self._pending), self._credit, self._largest)):
+            if self._flow.is_shut:
+                self._flow.wait(self)
+                return
+            self._out.room(size)[:] = self._pending[:size]
+            del self._pending[:size]
+            self._out.seal_data(self._peer, size)
+            self._credit -= size
+            self._flow.spend(self, size)
+        if not self._pending and not self._sent_close:
+            if self._wants_eof and not self._sent_eof:
+                self._sent_eof = True
+                self._out.say(messages.eof(self._peer))
+            if self._wants_close:
+                self._close_now()
+        self._tell()
+
+    def _tell(self) -> None:
+        """Let the client's socket be read while what it says can be sent."""
+        is_full = bool(self._is_held or self._pending or not self._credit)
+        if self._user is not None and self._ended is None and is_full != self._is_full:
+            self._is_full = is_full
+            if is_full:
+                self._user.channel_full()
+            else:
+                self._user.channel_writable()
+
+    def hold(self) -> None:
+        """The link has no room (`proxy.ssh.native.flow`)."""
+        self._is_held = True
+        self._tell()
+
+    def go_on(self) -> None:
+        """It has again."""
+        self._is_held = False
+        self._send_pending()
+
+    def write_eof(self) -> None:
+        """CHANNEL_EOF, after what is pending."""
+        self._wants_eof = True
+        self._send_pending()
+
+    def adjusted(self, credit: int) -> None:
+        """We may send more."""
+        if self._credit + credit > messages.BIGGEST_WINDOW:
+            raise ProtocolError(f"a window of more than {messages.BIGGEST_WINDOW} bytes on channel {self.number}")
+        was_out = not self._credit
+        self._credit += credit
+        if was_out:
+            self._send_pending()
+
+    def _close_now(self) -> None:
+        if self.is_answered and not self._sent_close:
+            self._sent_close = True
+            self._out.say(messages.close(self._peer))
