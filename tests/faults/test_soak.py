@@ -25,7 +25,8 @@ from tests.faults.chart import Sample, chart
 from tests.faults.client import Saw
 from tests.faults.law import Counts, agree_on_clients, agree_on_links, returned, settled
 from tests.faults.load import Load
-from tests.faults.row import Hits, Row
+from tests.faults.row import Row
+from tests.integration.running import told
 from tests.support.shim import NAME
 from tests.support.tls import Certificates
 
@@ -126,10 +127,11 @@ class Soak:
             await asyncio.sleep(hold)
             await fault.mends(bed)
             bed.let_go(hard=True)
-            if hurry and fault.hits is Hits.GATEWAY:
-                await bed.reconnect()
+            if hurry and await asyncio.to_thread(bed.daemon.metric, "kubemux_gateway_links", gateway="edge") == 0:
+                await bed.reconnect()  # as somebody would who sees it down
             for load in self._hit:
                 await load.wait_served(seconds=RECOVERY_S)
+            await bed.wait_for("all of edge is up", lambda: told(bed.daemon)["edge"]["state"] == "up", seconds=RECOVERY_S)
         self.marks.append((self.seconds, "the last fault is over"))
 
     async def sample(self) -> None:
