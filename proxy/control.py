@@ -8,7 +8,8 @@ import structlog
 
 from proxy.admin.control import ReloadResult, UnknownName
 from proxy.daemon import Daemon
-from proxy.reload import reload
+from proxy.errors import ProxyError
+from proxy.reload import Stopping, reload
 from proxy.renewal import LOOK_S, Renewal
 
 log = structlog.get_logger("kubemux.control")
@@ -21,11 +22,33 @@ class Controller:
         self._daemon = daemon
         self._reloading = asyncio.Lock()
         self._renewal = Renewal(daemon)
+        self._next: asyncio.Task[ReloadResult | ProxyError] | None = None
 
     async def reload(self) -> ReloadResult:
-        """Read the configuration again and take it whole, or change nothing and raise ConfigError."""
+        """Read the configuration again and take it whole, or change nothing and raise ConfigError or Stopping.
+
+        One that has not begun answers for everybody who asks meanwhile: a storm of SIGHUPs is two reloads, not a hundred.
+        """
+        if self._next is None:
+            self._next = self._daemon.tasks.spawn(self._reload(), name="reload")
+        task = self._next
+        try:
+            result = await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if task.cancelled():
+                raise Stopping("kubemux is being stopped") from None
+            raise
+        if isinstance(result, ProxyError):
+            raise result
+        return result
+
+    async def _reload(self) -> ReloadResult | ProxyError:
         async with self._reloading:
-            return await reload(self._daemon)
+            self._next = None  # the file is read from here on: who asks now may mean a newer one
+            try:
+                return await reload(self._daemon)
+            except ProxyError as exc:
+                return exc
 
     async def watch_files(self) -> None:
         """Renew what is made with files that change, until cancelled."""

@@ -1,0 +1,87 @@
+"""Orders that come in a crowd."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from proxy.config.loader import load
+from proxy.control import Controller
+from proxy.daemon import Daemon
+from proxy.errors import ConfigError
+from proxy.reload import Stopping
+
+
+@asynccontextmanager
+async def controlled(folder: Path) -> AsyncIterator[tuple[Daemon, Controller]]:
+    """A daemon that serves nothing, and who gives it orders."""
+    path = folder / "config.yaml"
+    path.write_text("version: 1\n")
+    daemon = Daemon(load(path), config_path=path)
+    try:
+        yield daemon, Controller(daemon)
+    finally:
+        await daemon.stop(timeout=0)
+
+
+def reloads(daemon: Daemon, result: str) -> float:
+    return daemon.registry.get_sample_value("kubemux_config_reloads_total", {"result": result}) or 0.0
+
+
+async def crowd(controller: Controller, count: int = 12) -> list[object]:
+    return list(await asyncio.gather(*(controller.reload() for _ in range(count)), return_exceptions=True))
+
+
+async def test_a_reload_that_has_not_begun_answers_for_all(tmp_path: Path) -> None:
+    async with controlled(tmp_path) as (daemon, controller):
+        results = await crowd(controller)
+        assert len(set(map(id, results))) == 1
+        assert reloads(daemon, "ok") == 1
+
+
+async def test_who_asks_while_one_runs_gets_the_next(tmp_path: Path) -> None:
+    """The file may have changed since the first one read it."""
+    async with controlled(tmp_path) as (daemon, controller):
+        first = asyncio.get_running_loop().create_task(controller.reload())
+        while not controller._reloading.locked():
+            await asyncio.sleep(0)
+        daemon.config_path.write_text("version: 1\nlimits: {hold_timeout: 7s}\n")
+        await crowd(controller)
+        assert first.done()
+        assert daemon.config.limits.hold_timeout == 7.0
+        assert reloads(daemon, "ok") <= 2
+
+
+async def test_a_bad_file_is_everybodys_error(tmp_path: Path) -> None:
+    async with controlled(tmp_path) as (daemon, controller):
+        daemon.config_path.write_text("version: 1\nnonsense: 1\n")
+        assert {type(result) for result in await crowd(controller)} == {ConfigError}
+        assert reloads(daemon, "rejected") == 1
+        daemon.config_path.write_text("version: 1\n")
+        await controller.reload()
+
+
+async def test_one_that_leaves_takes_nothing_from_the_others(tmp_path: Path) -> None:
+    async with controlled(tmp_path) as (daemon, controller):
+        async with controller._reloading:
+            leaving, staying = (asyncio.get_running_loop().create_task(controller.reload()) for _ in range(2))
+            await asyncio.sleep(0)
+            leaving.cancel()
+        await staying
+        assert leaving.cancelled()
+        assert reloads(daemon, "ok") == 1
+
+
+async def test_a_stop_ends_a_reload(tmp_path: Path) -> None:
+    async with controlled(tmp_path) as (daemon, controller):
+        waiting = asyncio.get_running_loop().create_task(controller.reload())
+        await asyncio.sleep(0)
+        await daemon.stop(timeout=0)
+        with pytest.raises(Stopping):
+            await waiting
+        with pytest.raises(Stopping):
+            await controller.reload()
