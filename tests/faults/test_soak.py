@@ -116,12 +116,12 @@ class Soak:
 
     async def run(self, seconds: float) -> None:
         """Faults, one after the other, each held for a moment and followed until everybody is served again."""
+        bed = self._bed
         while self.seconds < seconds:
             fault = self._random.choice(FAULTS)
             hold, hurry = self._random.uniform(0.0, HOLD_S), self._random.random() < 0.5
             self.marks.append((self.seconds, fault.name))
             print(f"{self.seconds:6.1f} s  {fault.name}")  # noqa: T201 - what a failure is read with
-            bed = self._bed
             bed.row = replace(fault, edge=ROW.edge, is_through_relay=True, has_plain=True, has_shim=True, patience=PATIENCE_S)
             await fault.breaks(bed)
             await asyncio.sleep(hold)
