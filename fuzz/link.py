@@ -173,7 +173,7 @@ class Scenario:
         if not client.answers:
             if what == 0:
                 channel.abort()
-        elif client.answers[0] is not None or client.is_lost:
+        elif client.answers[0] is not None:
             pass  # nobody has it
         elif not client.is_attached:
             client.is_attached = True

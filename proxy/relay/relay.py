@@ -192,13 +192,14 @@ class Relay(asyncio.BufferedProtocol):
             self._transport.resume_reading()
 
     def channel_lost(self, error: ProxyError | None) -> None:
-        """The channel is gone; a client that was not told the end of its stream is reset."""
+        """The channel is gone; a client that neither was told the end of its stream nor has ended its own is reset."""
         if not self._channel_open:
             return
         self._channel_open = False
         if error is not None:
             self.reason = error.reason
-        if self._cluster_eof and error is None:
+        # A CLOSE alone ends a channel whose client has said EOF, too: asyncssh's server leaves its own EOF out at times.
+        if error is None and (self._cluster_eof or self._client_eof):
             if self._client_open and self._transport is not None:
                 self._transport.close()
         else:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,10 +20,9 @@ from proxy.errors import ChannelRefused
 from proxy.ssh.link import DATA_PLANE
 from tests.ssh.conftest import ORIGIN, Watched, started
 from tests.ssh.native import SECONDS, Tunnel, closed
-from tests.support.echo import Echo, Sink, Source, pattern
+from tests.support.echo import Echo, Sink, Source, exchange, pattern
 from tests.support.other_servers import asyncssh_server, dropbear_server, paramiko_server
 from tests.support.ports import free_port
-from tests.support.serving import closed as closed_writer
 
 MiB = 1 << 20
 SERVERS = {"asyncssh": "native", "paramiko": "native", "dropbear": "asyncssh"}
@@ -56,22 +55,6 @@ async def start(stack: AsyncExitStack, server: str, folder: Path, *, rekey_bytes
     return gateway
 
 
-async def received(port: Endpoint, data: bytes) -> bytes:
-    """`exchange`, for an end that may be a reset: asyncssh's server at times closes a channel without an EOF before it."""
-    reader, writer = await asyncio.open_connection(*port)
-    try:
-        async with asyncio.timeout(30):
-            writer.write(data)
-            writer.write_eof()
-            found = b""
-            with suppress(ConnectionResetError):
-                while part := await reader.read(MiB):
-                    found += part
-            return found
-    finally:
-        await closed_writer(writer)
-
-
 async def transfers(stack: AsyncExitStack, gateway: Watched, size: int) -> None:
     """`size` bytes up, whose digest comes back after the end of file; down; and both ways at once."""
     sink, source, echo = [await stack.enter_async_context(server()) for server in (Sink, Source, Echo)]
@@ -79,7 +62,7 @@ async def transfers(stack: AsyncExitStack, gateway: Watched, size: int) -> None:
         (await stack.enter_async_context(Tunnel(gateway, server.endpoint, gateway))).endpoint for server in (sink, source, echo)
     ]
     data = pattern(size)
-    answers = await asyncio.gather(received(up, data), received(down, b"%d\n" % size), received(both, data))
+    answers = await asyncio.gather(exchange(up, data), exchange(down, b"%d\n" % size), exchange(both, data))
     assert list(answers) == [hashlib.sha256(data).hexdigest().encode(), data, data]
     await closed(gateway)
 
@@ -97,7 +80,7 @@ async def test_many_channels_and_a_refusal_among_them(stack: AsyncExitStack, tmp
     port = (await stack.enter_async_context(Tunnel(gateway, echo.endpoint, gateway))).endpoint
     said = [pattern(5000, seed) for seed in range(20)]
     for _ in range(3):
-        asked = asyncio.gather(*(received(port, data) for data in said))
+        asked = asyncio.gather(*(exchange(port, data) for data in said))
         with pytest.raises(ChannelRefused):
             await gateway._links[0].open_channel(Endpoint("127.0.0.1", free_port()), origin=ORIGIN, timeout=SECONDS)
         assert list(await asked) == said

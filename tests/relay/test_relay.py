@@ -153,6 +153,21 @@ async def test_a_channel_closed_without_eof_resets_the_client() -> None:
 
 
 @pytest.mark.both_loops
+async def test_a_channel_closed_without_eof_gives_a_client_that_has_ended_all_that_was_sent() -> None:
+    async with relayed() as (relay, channel, client, ended):
+        client.shutdown(socket.SHUT_WR)
+        async with asyncio.timeout(10):
+            while "write_eof" not in channel.calls:
+                await asyncio.sleep(0)
+        sent = 8 << 20  # more than the kernel takes
+        relay.channel_data(bytes(sent))
+        channel.lose(None)
+        assert len(await receive(client, sent)) == sent
+        assert not await receive(client, 1), "the end, and no reset"
+        assert (await ended).reason == End.CLIENT_CLOSED
+
+
+@pytest.mark.both_loops
 async def test_a_client_that_does_not_read_pauses_the_channel_and_is_charged() -> None:
     async with relayed() as (relay, channel, client, _):
         budget = relay._budget
