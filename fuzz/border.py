@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from proxy.ssh.native.handover import Keys, Taken
+from proxy.ssh.native.handover import Taken
 from proxy.wire import messages
+from proxy.wire.keys import Keys
 from proxy.wire.packets import HEADER
 
 KEYS = Keys(bytes(16), bytes(12))

@@ -5,8 +5,8 @@
     '- sent in clear -'------------ encrypted, a multiple of 16 ---'
 
 The length is the associated data. The nonce is 4 fixed bytes and a counter of 8 bytes that goes up with each packet; it
-comes with the keys, so sequence numbers play no part in it. An AEAD object lives as long as its keys: making one costs as
-much as sealing 16 KiB.
+comes with the keys; sequence numbers, which play no part in it, are counted by it. An AEAD object lives as long as its keys:
+making one costs as much as sealing 16 KiB.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ _PADDING: Final = tuple(bytes(size) for size in range(_BLOCK + _LEAST_PADDING))
 _NONCE: Final = 12
 _COUNTER_AT: Final = 4
 _COUNTERS: Final = 1 << 64
+_SEQUENCES: Final = 1 << 32
 
 _header = Struct(">IB")
 _length = Struct(">I")
@@ -41,13 +42,19 @@ _counter = Struct(">Q")
 class _Keyed:
     """An AEAD object and its nonce."""
 
-    __slots__ = ("_aead", "_count", "_nonce")
+    __slots__ = ("_aead", "_ahead", "_count", "_nonce")
 
-    def __init__(self, key: bytes, nonce: bytes) -> None:
-        """`key` has 16 or 32 bytes, `nonce` 12: that of the next packet."""
+    def __init__(self, key: bytes, nonce: bytes, sequence: int = 0) -> None:
+        """`key` has 16 or 32 bytes, `nonce` 12: that of the next packet, whose sequence number is `sequence`."""
         self._aead = AESGCM(key)
         self._nonce = bytearray(nonce)
-        (self._count,) = _counter.unpack_from(nonce, _COUNTER_AT)
+        self._count: int = _counter.unpack_from(nonce, _COUNTER_AT)[0]
+        self._ahead: int = sequence - self._count
+
+    @property
+    def sequence(self) -> int:
+        """The next packet's sequence number, for whoever changes keys: the counter has it, packets need not."""
+        return (self._count + self._ahead) % _SEQUENCES
 
     def _step(self) -> None:
         self._count = (self._count + 1) % _COUNTERS
@@ -81,9 +88,9 @@ class Opener(_Keyed):
 
     __slots__ = ("_largest",)
 
-    def __init__(self, key: bytes, nonce: bytes, *, largest: int) -> None:
+    def __init__(self, key: bytes, nonce: bytes, sequence: int = 0, *, largest: int) -> None:
         """`largest` is the biggest packet_length that is accepted, in bytes."""
-        super().__init__(key, nonce)
+        super().__init__(key, nonce, sequence)
         self._largest = largest
 
     def open(self, buffer: memoryview, start: int, end: int) -> Opened | None:

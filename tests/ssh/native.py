@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -16,8 +17,12 @@ from proxy.relay.relay import Relay
 from proxy.ssh.native.plane import NativePlane
 from proxy.tasks import Tasks
 from proxy.traffic import Traffic
-from tests.ssh.conftest import ORIGIN, Watched, started
+from tests.ssh.conftest import ORIGIN, Watched, config_for, started
+from tests.support.echo import exchange, pattern
 from tests.support.ports import free_port
+from tests.support.serving import Server
+from tests.support.serving import closed as closed_writer
+from tests.support.sshd import Sshd
 
 SECONDS = 10.0
 
@@ -98,3 +103,34 @@ async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(SECONDS):
         while not condition():
             await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def tunnel(sshd: Sshd, server: Server, **more: object) -> AsyncIterator[tuple[Watched, Endpoint]]:
+    """A gateway that is `sshd`, and a port that leads to `server`."""
+    async with server, native(config_for(sshd, **more)) as gateway, Tunnel(gateway, server.endpoint, gateway) as port:
+        yield gateway, port.endpoint
+
+
+async def upload(port: Endpoint, size: int) -> None:
+    """`size` bytes to a `Sink`, checked."""
+    data = pattern(size)
+    assert await exchange(port, data, seconds=300) == hashlib.sha256(data).hexdigest().encode()
+
+
+async def download(port: Endpoint, size: int) -> float:
+    """`size` bytes from a `Source`, checked; returns the longest time without any, in seconds."""
+    expected = hashlib.sha256(pattern(size)).digest()
+    digest, longest, loop = hashlib.sha256(), 0.0, asyncio.get_running_loop()
+    reader, writer = await asyncio.open_connection(*port)
+    try:
+        async with asyncio.timeout(300):
+            writer.write(f"{size}\n".encode())
+            last = loop.time()
+            while data := await reader.read(1 << 20):
+                longest, last = max(longest, loop.time() - last), loop.time()
+                digest.update(data)
+    finally:
+        await closed_writer(writer)
+    assert digest.digest() == expected
+    return longest

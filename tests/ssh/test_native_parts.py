@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from proxy.ssh.native import buffers
 from proxy.ssh.native.buffers import SIZE
 from proxy.ssh.native.flow import HIGH_WATER, RESUME_AT_ONCE, SHARE, Flow
-from proxy.ssh.native.handover import Keys
 from proxy.ssh.native.incoming import LARGEST_DATA, Incoming
 from proxy.ssh.native.outgoing import DATA_AT, Outgoing
 from proxy.wire import messages
 from proxy.wire.errors import ProtocolError
+from proxy.wire.keys import Keys
 from proxy.wire.packets import HEADER, TAG, Opener, Sealer
 
 KEYS = Keys(bytes(16), bytes(12))

@@ -1,77 +1,30 @@
-"""Bytes through a real sshd on the native data plane: all of them, in order, both ways, through every change of keys."""
+"""Bytes through a real sshd on the native data plane: all of them, in order, both ways."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import os
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any, Final, cast
 
 import pytest
 
 from proxy.config.model import GatewayConfig
 from proxy.config.values import Endpoint
-from proxy.ssh.native.handover import Keys
-from proxy.ssh.native.plane import NativePlane
-from tests.ssh.conftest import ORIGIN, Watched, config_for
-from tests.ssh.native import Tunnel, closed, native, plane, until
+from tests.ssh.conftest import ORIGIN, config_for
+from tests.ssh.native import Tunnel, closed, download, native, plane, tunnel, until, upload
 from tests.support import ssh_keys
 from tests.support.echo import Echo, Sink, Source, exchange, pattern
 from tests.support.faulty import Direction, FaultyRelay
 from tests.support.serving import Server
-from tests.support.sshd import Sshd, SshdFactory
+from tests.support.sshd import Sshd
 
 pytestmark = pytest.mark.sshd
 
 MiB = 1 << 20
-REKEYED: Final = int(os.environ.get("KUBEMUX_TEST_REKEY_MB", "24")) * MiB
-"""Bytes each way in the tests of rekeying; 200 and more for a long run."""
-
-PIECES: Final = 8
-"""Transfers that they are split into, one after the other on the same link."""
 
 
 @pytest.fixture(autouse=True)
 def _native(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KUBEMUX_DATA_PLANE", "native")
-
-
-@asynccontextmanager
-async def tunnel(sshd: Sshd, server: Server, **more: object) -> AsyncIterator[tuple[Watched, Endpoint]]:
-    async with server, native(config_for(sshd, **more)) as gateway, Tunnel(gateway, server.endpoint, gateway) as port:
-        yield gateway, port.endpoint
-
-
-async def upload(port: Endpoint, size: int) -> None:
-    data = pattern(size)
-    assert await exchange(port, data, seconds=300) == hashlib.sha256(data).hexdigest().encode()
-
-
-async def download(port: Endpoint, size: int) -> None:
-    expected = hashlib.sha256(pattern(size)).digest()
-    digest = hashlib.sha256()
-    reader, writer = await asyncio.open_connection(*port)
-    try:
-        async with asyncio.timeout(300):
-            writer.write(f"{size}\n".encode())
-            while data := await reader.read(MiB):
-                digest.update(data)
-    finally:
-        writer.close()
-        await writer.wait_closed()
-    assert digest.digest() == expected
-
-
-async def rekeyed(port: Endpoint, way: str) -> None:
-    for seed in range(PIECES):
-        if way == "both":
-            data = pattern(REKEYED // PIECES, seed)
-            assert await exchange(port, data, seconds=300) == data
-        else:
-            await (upload if way == "up" else download)(port, REKEYED // PIECES)
 
 
 @pytest.mark.both_loops
@@ -91,49 +44,6 @@ async def test_both_ways_at_once_on_several_channels(sshd: Sshd) -> None:
     async with tunnel(sshd, Echo()) as (gateway, port):
         assert await asyncio.gather(*(exchange(port, part) for part in data)) == data
         await closed(gateway)
-
-
-@pytest.fixture
-def changes(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
-    """Counts the changes of keys in each direction."""
-    counts = {"sending_keys": 0, "receiving_keys": 0}
-    sending, receiving = NativePlane.sending_keys, NativePlane.receiving_keys
-
-    def count_sending(plane: NativePlane, keys: Keys) -> None:
-        counts["sending_keys"] += 1
-        sending(plane, keys)
-
-    def count_receiving(plane: NativePlane, keys: Keys) -> None:
-        counts["receiving_keys"] += 1
-        receiving(plane, keys)
-
-    monkeypatch.setattr(NativePlane, "sending_keys", count_sending)
-    monkeypatch.setattr(NativePlane, "receiving_keys", count_receiving)
-    return counts
-
-
-@pytest.mark.parametrize("way", ["up", "down", "both"])
-async def test_sshd_changes_keys_every_megabyte(sshd_factory: SshdFactory, changes: dict[str, int], way: str) -> None:
-    sshd = sshd_factory(config={"RekeyLimit": "1M"})
-    async with tunnel(sshd, {"up": Sink, "down": Source, "both": Echo}[way]()) as (_, port):
-        await rekeyed(port, way)
-    assert changes["sending_keys"] == changes["receiving_keys"]
-    assert changes["sending_keys"] >= REKEYED // MiB // 4
-
-
-@pytest.mark.parametrize("way", ["up", "both"])
-async def test_we_change_keys_every_megabyte(sshd: Sshd, changes: dict[str, int], way: str) -> None:
-    async with tunnel(sshd, Sink() if way == "up" else Echo()) as (gateway, port):
-        cast("Any", gateway._links[0]._conn)._rekey_bytes = MiB  # asyncssh's own limit
-        await rekeyed(port, way)
-    assert changes["sending_keys"] >= REKEYED // MiB // 4
-
-
-@pytest.mark.parametrize("cipher", ["aes128-gcm@openssh.com", "aes256-gcm@openssh.com"])
-async def test_both_key_sizes(sshd_factory: SshdFactory, cipher: str) -> None:
-    async with tunnel(sshd_factory(config={"Ciphers": cipher}), Echo()) as (gateway, port):
-        assert gateway.snapshot().links[0].cipher == cipher
-        assert await exchange(port, b"hello") == b"hello"
 
 
 async def test_a_thousand_channels_reuse_few_numbers(sshd: Sshd) -> None:

@@ -10,32 +10,31 @@ asyncssh's private parts, read in 2.24: every one is in `_PARTS` or checked by `
 from __future__ import annotations
 
 import asyncio
+from time import monotonic
 from typing import Any, Final, NamedTuple, Protocol, cast
 
 import asyncssh
-from asyncssh.encryption import GCMEncryption
+from asyncssh.encryption import ChachaEncryption, GCMEncryption
 
 from proxy.wire import messages
 from proxy.wire.errors import ProtocolError
+from proxy.wire.keys import Keys
 from proxy.wire.packets import HEADER
 
 _PARTS: Final = (
     *("_transport", "_send", "_recv_data", "_recv_handler", "_recv_pkthdr", "_recv_packet", "_finish_recv_packet", "_inpbuf"),
-    *("_packet", "_recv_macsize", "_recv_seq", "_send_encryption", "_recv_encryption", "_next_recv_encryption", "_compressor"),
-    *("_decompressor", "_kex", "_kex_complete", "_kexinit_sent", "_send_kexinit", "send_newkeys", "_rekey_bytes"),
-    *("_rekey_bytes_sent", "_send_disconnect", "_force_close", "_deferred_packets", "_channels"),
+    *("_packet", "_recv_macsize", "_recv_seq", "_send_seq", "_send_encryption", "_recv_encryption", "_next_recv_encryption"),
+    *("_compressor", "_decompressor", "_enc_algs", "_kex", "_kex_complete", "_kexinit_sent", "_send_kexinit", "send_newkeys"),
+    *("_rekey_bytes", "_rekey_bytes_sent", "_rekey_seconds", "_rekey_time", "_send_disconnect", "_force_close"),
+    *("_deferred_packets", "_channels"),
 )
+
+_CARRIED: Final = (b"aes128-gcm@openssh.com", b"aes256-gcm@openssh.com", b"chacha20-poly1305@openssh.com")
+"""The only ciphers that are offered once a connection is ours: a peer that agrees to none of them any more ends it cleanly."""
 
 
 class Unsupported(Exception):
     """Why a connection cannot be taken over; for the log."""
-
-
-class Keys(NamedTuple):
-    """One direction's AES-GCM key and the nonce of its next packet."""
-
-    key: bytes
-    nonce: bytes
 
 
 class Transport(Protocol):
@@ -57,6 +56,9 @@ class Plane(Protocol):
 
     def send_sealed(self, packet: bytes) -> None:
         """The same, sealed already with the keys that `sending_keys` is about to bring."""
+
+    def sending_sequence(self) -> int:
+        """The sequence number of the next packet to be sent."""
 
     def sending_keys(self, keys: Keys) -> None:
         """NEWKEYS is sent: these keys from here on."""
@@ -99,7 +101,8 @@ class Handover:
         conn = self._conn
         if missing := [name for name in _PARTS if not hasattr(conn, name)]:
             raise Unsupported(f"asyncssh {asyncssh.__version__} has no {', '.join(missing)}")
-        sending, receiving = _keys(conn._send_encryption), _keys(conn._recv_encryption)
+        sending = _keys(conn._send_encryption, conn._send_seq)
+        receiving = _keys(conn._recv_encryption, conn._recv_seq)
         if conn._compressor or conn._decompressor:
             raise Unsupported("the connection is compressed")
         if conn._kex or conn._next_recv_encryption or conn._kexinit_sent or conn._deferred_packets or not conn._kex_complete:
@@ -112,6 +115,7 @@ class Handover:
         conn._packet = conn._inpbuf = b""
         conn._recv_handler = conn._recv_pkthdr
         conn._recv_encryption, conn._recv_macsize, conn._send_encryption = _Opened(), 0, None
+        conn._enc_algs = [name for name in conn._enc_algs if name in _CARRIED]
         # Instance attributes over methods: asyncssh looks them up at each call.
         conn._send, conn.send_newkeys, conn._finish_recv_packet = self._send, self._send_newkeys, self._finish_recv_packet
         return Taken(conn._transport, sending, receiving, received)
@@ -131,10 +135,14 @@ class Handover:
         self._conn._recv_data()
 
     def sent(self, nbytes: int) -> None:
-        """Count what went out; asyncssh's limit for one key decides when the next is due."""
+        """Count what went out; asyncssh's limits for one key, in bytes and seconds, decide when the next is due.
+
+        It looks at them itself only before a packet of its own, a keepalive for one: that is how an idle link comes to new keys.
+        """
         conn = self._conn
         conn._rekey_bytes_sent += nbytes
-        if conn._rekey_bytes_sent >= conn._rekey_bytes and conn._kex_complete and conn._transport is not None:
+        is_due = conn._rekey_bytes_sent >= conn._rekey_bytes or (conn._rekey_seconds and monotonic() >= conn._rekey_time)
+        if is_due and conn._kex_complete and conn._transport is not None:
             conn._send_kexinit()
             conn._kexinit_sent = True
 
@@ -159,22 +167,33 @@ class Handover:
 
     def _send_newkeys(self, k: bytes, h: bytes) -> None:
         conn = self._conn
+        # asyncssh has counted its own packets alone, and what it seals right behind NEWKEYS needs the right numbers.
+        conn._send_seq = self._plane.sending_sequence()
+        # Nor may it begin the next exchange amid that: its limits count from here on, not from KEXINIT.
+        conn._rekey_bytes_sent, conn._rekey_time = 0, monotonic() + (conn._rekey_seconds or 0)
         type(conn).send_newkeys(conn, k, h)
-        keys, conn._send_encryption = _keys(conn._send_encryption), None
+        keys, conn._send_encryption = _keys(conn._send_encryption, conn._send_seq), None
         self._plane.sending_keys(keys)
 
     def _finish_recv_packet(self, kind: int, *args: object, **kwargs: object) -> None:
-        conn, keys = self._conn, None
+        conn, encryption = self._conn, None
         if kind == messages.NEWKEYS:
-            keys, conn._recv_encryption, conn._recv_macsize = _keys(conn._recv_encryption), _Opened(), 0
+            encryption, conn._recv_encryption, conn._recv_macsize = conn._recv_encryption, _Opened(), 0
         type(conn)._finish_recv_packet(conn, kind, *args, **kwargs)
-        if keys is not None:
-            self._plane.receiving_keys(keys)
+        if encryption is not None:
+            self._plane.receiving_keys(_keys(encryption, conn._recv_seq))
 
 
-def _keys(encryption: object) -> Keys:
+def _keys(encryption: object, sequence: int) -> Keys:
+    """Of what asyncssh would have used from packet `sequence` on. Raises Unsupported."""
     cipher = getattr(encryption, "_cipher", None)
-    key, nonce = getattr(cipher, "_key", b""), getattr(cipher, "_iv", b"")
-    if not isinstance(encryption, GCMEncryption) or len(key) not in (16, 32) or len(nonce) != 12:
-        raise Unsupported("the cipher is not AES-GCM")
-    return Keys(key, nonce)
+    key = getattr(cipher, "_key", b"")
+    if isinstance(encryption, GCMEncryption):
+        nonce = getattr(cipher, "_iv", b"")
+        if len(key) in (16, 32) and len(nonce) == 12:
+            return Keys(key, nonce, sequence)
+    elif isinstance(encryption, ChachaEncryption):
+        header_key = getattr(cipher, "_adkey", b"")
+        if len(key) == len(header_key) == 32:
+            return Keys(key + header_key, sequence=sequence)
+    raise Unsupported("the cipher is neither AES-GCM nor chacha20-poly1305")

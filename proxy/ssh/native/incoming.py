@@ -11,9 +11,11 @@ from collections.abc import Callable
 from typing import Final
 
 from proxy.ssh.native import buffers
-from proxy.ssh.native.handover import Keys, Transport
+from proxy.ssh.native.handover import Transport
 from proxy.wire import messages
+from proxy.wire.chacha import ChachaOpener
 from proxy.wire.errors import ProtocolError
+from proxy.wire.keys import Keys
 from proxy.wire.packets import TAG, Opener
 
 LARGEST_DATA: Final = 64 << 10
@@ -45,7 +47,7 @@ class Incoming(asyncio.BufferedProtocol):
         on_congestion: Callable[[bool], None],
     ) -> None:
         self._transport = transport
-        self._opener: Opener | None = Opener(*keys, largest=_LARGEST_PACKET)
+        self._opener: Opener | ChachaOpener | None = keys.opener(largest=_LARGEST_PACKET)
         self._on_message = on_message
         self._on_other = on_other
         self._on_error = on_error
@@ -55,7 +57,6 @@ class Incoming(asyncio.BufferedProtocol):
         self._view = buffers.NONE
         self._start = 0
         self._end = 0
-        self._sequence = 0
         self._is_opening = False
         self._is_left = False
 
@@ -78,14 +79,13 @@ class Incoming(asyncio.BufferedProtocol):
     def _open(self) -> None:
         self._is_opening = True
         try:
-            while self._opener is not None and (found := self._opener.open(self._view, self._start, self._end)):
+            while (opener := self._opener) is not None and (found := opener.open(self._view, self._start, self._end)):
                 packet, (first, last, self._start) = self._start, found
                 kind = self._view[first]
                 if messages.OPEN < kind <= messages.FAILURE:
                     self._is_left |= self._on_message(kind, self._view[first:last])
                 else:
-                    self._hand_on(kind, packet)
-                self._sequence = (self._sequence + 1) & 0xFFFFFFFF
+                    self._hand_on(kind, packet, opener.sequence - 1)
         except ProtocolError as exc:
             self._opener = None
             self._on_error(exc)
@@ -93,16 +93,16 @@ class Incoming(asyncio.BufferedProtocol):
         if self._is_left or self._start == self._end:
             self._let_go()
 
-    def _hand_on(self, kind: int, packet: int) -> None:
+    def _hand_on(self, kind: int, packet: int, sequence: int) -> None:
         if kind == messages.NEWKEYS:
             # What follows is under keys that asyncssh has yet to give us; it may still be busy with the exchange.
             self._opener = None
             self._transport.pause_reading()
-        self._on_other(self._view[packet : self._start - TAG], self._sequence)
+        self._on_other(self._view[packet : self._start - TAG], sequence & 0xFFFFFFFF)
 
     def change_keys(self, keys: Keys) -> None:
         """Open what follows NEWKEYS with these."""
-        self._opener = Opener(*keys, largest=_LARGEST_PACKET)
+        self._opener = keys.opener(largest=_LARGEST_PACKET)
         if not self._transport.is_closing():
             self._transport.resume_reading()
         if not self._is_opening:

@@ -11,9 +11,10 @@ from collections.abc import Callable
 from typing import Final
 
 from proxy.ssh.native import buffers
-from proxy.ssh.native.handover import Keys, Transport
+from proxy.ssh.native.handover import Transport
 from proxy.wire import messages
-from proxy.wire.packets import HEADER, OVERHEAD, Sealer
+from proxy.wire.keys import Keys
+from proxy.wire.packets import HEADER, OVERHEAD
 
 DATA_AT: Final = HEADER + messages.DATA_HEADER
 """Where a client's bytes stand in their packet."""
@@ -30,7 +31,7 @@ class Outgoing:
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._transport = transport
-        self._sealer = Sealer(*keys)
+        self._sealer = keys.sealer()
         self._on_written = on_written
         self._on_turn = on_turn
         self._buffer = buffers.NONE
@@ -41,6 +42,11 @@ class Outgoing:
         self._deferred: list[bytes] = []
         self.is_held = False
         """Keys are being exchanged: nothing of a channel may go out (RFC 4253 9)."""
+
+    @property
+    def sequence(self) -> int:
+        """The sequence number of the next packet."""
+        return self._sealer.sequence
 
     # ------------------------------------------------------------------------------------- a client's bytes
 
@@ -85,7 +91,7 @@ class Outgoing:
 
     def change_keys(self, keys: Keys) -> None:
         """From here on with `keys`, what has waited for them first."""
-        self._sealer = Sealer(*keys)
+        self._sealer = keys.sealer()
         self.is_held = False
         deferred, self._deferred = self._deferred, []
         for message in deferred:

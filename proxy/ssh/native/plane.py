@@ -15,11 +15,12 @@ from proxy.errors import LinkError
 from proxy.relay.budget import MemoryBudget
 from proxy.ssh.native.channel import NativeChannel, OnAnswer
 from proxy.ssh.native.flow import Flow
-from proxy.ssh.native.handover import Handover, Keys
+from proxy.ssh.native.handover import Handover
 from proxy.ssh.native.incoming import LARGEST_DATA, Incoming
 from proxy.ssh.native.outgoing import Outgoing
 from proxy.wire import messages
 from proxy.wire.errors import ProtocolError
+from proxy.wire.keys import Keys
 
 NOT_SENT_LOW_WATER: Final = 512 << 10
 """Bytes. What the kernel has taken cannot be overtaken by a request any more; this much keeps a 10 Gbit/s link busy."""
@@ -161,6 +162,10 @@ class NativePlane:
     def send_sealed(self, packet: bytes) -> None:
         """A packet that asyncssh has sealed with its new keys."""
         self.outgoing.put_sealed(packet)
+
+    def sending_sequence(self) -> int:
+        """The sequence number of our next packet."""
+        return self.outgoing.sequence
 
     def sending_keys(self, keys: Keys) -> None:
         """Our NEWKEYS is sent."""
