@@ -19,7 +19,11 @@ from proxy.wire.keys import Keys
 from proxy.wire.packets import TAG, Opener
 
 LARGEST_DATA: Final = 64 << 10
-"""Bytes of data in a packet that we offer to take. OpenSSH makes use of it: fewer packets, fewer calls."""
+"""Bytes of data in a packet that we offer to take. OpenSSH makes use of it: fewer packets, fewer calls.
+
+Its ssh_packet_need_rekeying adds the next packet's bytes to a count of blocks (of 16 bytes under AES), so it changes keys by
+so much too soon. That is nothing to its default of 2^32 blocks; under `RekeyLimit 1M` it does so for every packet of 64 KiB.
+"""
 
 _LARGEST_PACKET: Final = LARGEST_DATA + 1024
 _LEAST_ROOM: Final = 48 << 10
