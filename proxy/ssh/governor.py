@@ -25,6 +25,10 @@ _LIMITS: Final = {
 """First and largest upper bound of the delay, in seconds."""
 
 
+_shared: Final = random.Random()  # noqa: S311 - jitter, not a secret
+"""A state of 2.5 KB each for a hundred gateways would buy nothing."""
+
+
 class Backoff:
     """The memory of one gateway's failures."""
 
@@ -32,7 +36,7 @@ class Backoff:
 
     def __init__(self, rng: random.Random | None = None) -> None:
         self._failures = 0
-        self._random = rng or random.Random()  # noqa: S311 - jitter, not a secret
+        self._random = rng or _shared
 
     def failed(self, retry: RetryClass) -> float:
         """Count a failed dial; seconds until the next one."""

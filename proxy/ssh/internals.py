@@ -7,13 +7,24 @@ trip. Everything here was read in asyncssh 2.24; `check` says so when another re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import asyncssh
 
 if TYPE_CHECKING:
     import asyncio
+
+_LOGIN: Final[Mapping[str, object]] = {
+    "_client_keys": (),
+    "_known_hosts": b"",
+    "_server_sig_algs": frozenset(),
+    "_client_kexinit": b"",
+    "_server_kexinit": b"",
+    "_options": None,
+}
+"""Attributes that a connection reads until it is authenticated, and what to leave in their place. A rekey sets the two KEXINIT
+anew before they are hashed; the options count again only for sessions (shells, commands), which no link has."""
 
 _CONNECTION_PARTS = (
     "_transport",
@@ -22,6 +33,7 @@ _CONNECTION_PARTS = (
     "_report_global_response",
     "_process_hostkeys_00_at_openssh_dot_com_global_request",
     "_session_id",
+    *_LOGIN,
     "pause_writing",
     "resume_writing",
 )
@@ -34,6 +46,12 @@ def check(conn: asyncssh.SSHClientConnection) -> None:
     missing = [name for name in _CONNECTION_PARTS if not hasattr(conn, name)]
     if missing:
         raise RuntimeError(f"asyncssh {asyncssh.__version__} has no {', '.join(missing)}; kubemux was tested with 2.24")
+
+
+def forget_login(conn: asyncssh.SSHClientConnection) -> None:
+    """Drop what only the login needed: private keys, the whole of known_hosts, options. 11 KB, more with a long known_hosts."""
+    for name, nothing in _LOGIN.items():
+        setattr(conn, name, nothing)
 
 
 def on_host_key(conn: asyncssh.SSHClientConnection, shown: Callable[[bytes], None]) -> None:

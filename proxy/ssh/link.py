@@ -90,6 +90,8 @@ class Link:
         self.rtt: float | None = None
         self.closed: asyncio.Future[LinkError] = loop.create_future()
         internals.check(self._conn)
+        for conn in conns:
+            internals.forget_login(conn)
         self._plane = self._take_over()
 
     def __repr__(self) -> str:
