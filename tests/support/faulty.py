@@ -93,6 +93,8 @@ class FaultyRelay(Server):
                 if direction is Direction.TO_SERVER:
                     raise ConnectionResetError("a peer that was rebooted knows nothing of this connection")
                 continue
+            if sink.transport.is_closing():  # uvloop raises RuntimeError for a write to what is closed
+                raise ConnectionResetError("the other side has gone")
             if not data:
                 return sink.write_eof()
             if self._corrupt[direction]:
