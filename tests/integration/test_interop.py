@@ -1,6 +1,6 @@
 """Servers that are not OpenSSH's: every byte each way, half-close, many channels, refusals, and keys changed by either side.
 
-On our own data plane: under AES-GCM with asyncssh's and paramiko's, under chacha20-poly1305 with dropbear's, which has no AES-GCM.
+On our own data plane: under AES-GCM with asyncssh's and paramiko's, under chacha20-poly1305 with dropbear's, which lacks AES-GCM.
 """
 
 from __future__ import annotations
