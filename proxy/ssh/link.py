@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import suppress
+from time import perf_counter
 from typing import Final
 
 import asyncssh
@@ -31,6 +32,7 @@ from proxy.ssh.errors import describe_loss
 from proxy.ssh.native.channel import NativeChannel, Refusal
 from proxy.ssh.native.handover import Unsupported
 from proxy.ssh.native.plane import NativePlane
+from proxy.ssh.pace import Pace
 from proxy.ssh.plane import AsyncsshPlane
 from proxy.tasks import Tasks
 
@@ -44,6 +46,9 @@ ABANDONED_MAX: Final = 32
 window meanwhile: without a limit, one API server behind a firewall that drops packets takes the memory of all clusters."""
 
 CLOSE_TIMEOUT_S: Final = 2.0
+
+_ROUND_TRIPS: Final = 8
+"""So many of the last count. The shortest is the way's own: what a download adds to the others is what it must not add to."""
 
 
 class _Opening:
@@ -88,6 +93,8 @@ class Link:
         self.idle.set()
         self.error: LinkError | None = None
         self.rtt: float | None = None
+        self._round_trips: deque[float] = deque(maxlen=_ROUND_TRIPS)
+        self._pace = Pace(self._since)
         self.closed: asyncio.Future[LinkError] = loop.create_future()
         internals.check(self._conn)
         for conn in conns:
@@ -101,6 +108,11 @@ class Link:
     def load(self) -> int:
         """Channels open or being opened."""
         return len(self._plane)
+
+    @property
+    def weight(self) -> int:
+        """Its channels and what moves on them: the lightest link gets the next."""
+        return len(self._plane) + self._pace.weight(self._plane.moved, self._loop.time())
 
     @property
     def age(self) -> float:
@@ -196,13 +208,15 @@ class Link:
 
     async def _measure(self, interval: float, on_rtt: Callable[[float], None], on_missed: Callable[[int], None]) -> None:
         while True:
-            sent, missed = self._loop.time(), 0
+            sent, missed = perf_counter(), 0  # the loop's clock counts milliseconds
             ping = self._tasks.spawn(internals.ping(self._conn), name="ping")
             while not (await asyncio.wait({ping}, timeout=interval))[0]:
                 missed += 1
                 on_missed(missed)
-            self.rtt = self._loop.time() - sent
-            self._plane.round_trip = self.rtt
+            self.rtt = perf_counter() - sent
+            self._round_trips.append(self.rtt)
+            self._plane.round_trip = min(self._round_trips)
+            self._pace.weight(self._plane.moved, self._loop.time())
             on_rtt(self.rtt)
             await asyncio.sleep(interval)
 

@@ -21,11 +21,16 @@ class Loaded(Protocol):
     def load(self) -> int:
         """Channels open or being opened."""
 
+    @property
+    def weight(self) -> int:
+        """The same, and what moves on them (`proxy.ssh.pace`)."""
+
 
 L = TypeVar("L", bound=Loaded)
 
 _STALE: Final = -1
 _load = attrgetter("load")
+_weight = attrgetter("weight")
 
 
 class Links(Generic[L]):
@@ -57,8 +62,8 @@ class Links(Generic[L]):
         return [link for link in self._serving if self._generations[link] != self.generation]
 
     def choose(self) -> L:
-        """The link for the next channel: a stale one only if there is no other. Raises ValueError if there is none."""
-        return min(self._choice, key=_load)
+        """The lightest, for the next channel: a stale one only if there is no other. Raises ValueError if there is none."""
+        return min(self._choice, key=_weight)
 
     def lacks(self, wanted: int) -> bool:
         """Whether one more is to be dialled."""

@@ -54,6 +54,8 @@ class AsyncsshPlane:
         self.error: LinkError | None = None
         """Why the connection has ended."""
         self.round_trip = 0.0
+        self.moved = 0
+        """Bytes: asyncssh does not count them, so here a link weighs what its channels do."""
         internals.on_congestion(conn, HIGH_WATER, self._congested, self._drained)
 
     def __repr__(self) -> str:

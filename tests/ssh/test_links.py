@@ -15,6 +15,11 @@ from proxy.ssh.links import Links
 @dataclass(eq=False)
 class Stub:
     load: int = 0
+    moved: int = 0
+
+    @property
+    def weight(self) -> int:
+        return self.load + self.moved
 
 
 def filled(count: int) -> tuple[Links[Stub], list[Stub]]:
@@ -29,6 +34,8 @@ def test_the_least_busy_link_takes_the_channel() -> None:
     links, (one, two) = filled(2)
     one.load, two.load = 3, 2
     assert links.choose() is two
+    two.moved = 2
+    assert links.choose() is one
     with pytest.raises(ValueError, match="empty"):
         Links[Stub]().choose()
 

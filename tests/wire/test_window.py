@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from proxy.wire.errors import ProtocolError
-from proxy.wire.window import IDLE_S, ReceiveWindow
+from proxy.wire.window import IDLE_S, NARROWEST, TICK_S, WIDEST, ReceiveWindow
 
 FLOOR = 1000
 
@@ -23,6 +23,11 @@ class Peer(RuleBasedStateMachine):
         self.may_send = FLOOR
         self.untaken = 0
         self.owed = 0
+        self.passed = 0
+
+    @rule(nbytes=st.integers(0, 1 << 20))
+    def others(self, nbytes: int) -> None:
+        self.passed += nbytes
 
     @rule(data=st.data())
     def send(self, data: st.DataObject) -> None:
@@ -30,6 +35,7 @@ class Peer(RuleBasedStateMachine):
         self.window.arrived(nbytes)
         self.may_send -= nbytes
         self.untaken += nbytes
+        self.passed += nbytes
 
     @rule(data=st.data(), later=st.floats(0, 2 * IDLE_S), round_trip=st.floats(0, 1), tight=st.booleans())
     def take(self, data: st.DataObject, later: float, round_trip: float, tight: bool) -> None:
@@ -39,11 +45,12 @@ class Peer(RuleBasedStateMachine):
         self.now += later
         if self.window.taken(nbytes):
             assert self.owed * 2 >= self.window.size
+            ceiling = self.window.ceiling(round_trip, self.passed)
+            assert 0 <= ceiling <= WIDEST
             if self.window.is_small(self.now, round_trip):
-                self.window.grow(self.window.size)
-            else:
-                self.window.shrink(self.now, tight=tight)
-            self.may_send += self.window.grant(self.now)
+                self.window.grow(max(0, min(self.window.size, ceiling - self.window.size)))
+            self.window.shrink(self.now, ceiling, tight=tight)
+            self.may_send += self.window.grant(self.now, self.passed)
             self.owed = 0
 
     @invariant()
@@ -81,3 +88,58 @@ def test_idle_windows_return_to_where_they_started(doublings: int) -> None:
         window.shrink(now, tight=False)
         window.grant(now)
     assert window.size == FLOOR
+
+
+class Link:
+    """Downloads that take turns: a long way gives each what its window allows, a short one `at_once` bytes; no budget."""
+
+    def __init__(self, downloads: int, round_trip: float, at_once: int = WIDEST) -> None:
+        self.windows = [ReceiveWindow(256 << 10, now=0.0) for _ in range(downloads)]
+        self.round_trip, self.at_once = round_trip, at_once
+        self.now, self.passed = 0.0, 0
+
+    def carry(self, rounds: int, downloads: int) -> None:
+        """Half a round trip each: every one of the first `downloads` sends up to half its window."""
+        for _ in range(rounds):
+            self.now += self.round_trip / 2
+            for window in self.windows[:downloads]:
+                nbytes = min((window.size + 1) // 2, window.credit, self.at_once)
+                window.arrived(nbytes)
+                self.passed += nbytes
+                if window.taken(nbytes):
+                    ceiling = window.ceiling(self.round_trip, self.passed)
+                    if window.is_small(self.now, self.round_trip):
+                        window.grow(max(0, min(window.size, ceiling - window.size)))
+                    window.shrink(self.now, ceiling, tight=False)
+                    window.grant(self.now, self.passed)
+
+
+@given(st.floats(0, TICK_S / 4))
+def test_on_a_short_way_a_window_grows_but_not_into_a_queue(round_trip: float) -> None:
+    link = Link(1, round_trip, 512 << 10)
+    link.carry(50, 1)
+    assert link.windows[0].size == NARROWEST
+
+
+def test_on_a_long_way_it_grows_to_the_widest() -> None:
+    link = Link(1, 0.1)
+    link.carry(50, 1)
+    assert link.windows[0].size == WIDEST
+
+
+@given(st.integers(2, 40))
+def test_on_a_short_way_many_share_what_stands_in_the_queue(downloads: int) -> None:
+    link = Link(downloads, TICK_S / 5, 128 << 10)
+    link.carry(50, 1)
+    link.carry(100, downloads)
+    assert sum(window.size for window in link.windows) <= (2 + downloads / 2) * NARROWEST
+    if downloads > 4:
+        assert link.windows[0].size < NARROWEST  # it gives way
+
+
+@given(st.integers(2, 10))
+def test_on_a_long_way_one_that_is_there_keeps_no_newcomer_small(downloads: int) -> None:
+    link = Link(downloads, 0.1)
+    link.carry(50, 1)
+    link.carry(100, downloads)
+    assert min(window.size for window in link.windows) >= WIDEST // 4

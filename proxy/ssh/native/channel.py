@@ -6,7 +6,7 @@ Data goes to the client's transport where it was opened. Credit for the cluster 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from proxy.errors import ProxyError
 from proxy.relay.budget import MemoryBudget
@@ -18,9 +18,6 @@ from proxy.wire.window import ReceiveWindow
 
 if TYPE_CHECKING:
     from proxy.ssh.native.plane import NativePlane
-
-WIDEST_WINDOW: Final = 64 << 20
-"""Bytes: 640 MB/s at a round trip of 100 ms. The budget decides how many channels can have it."""
 
 Refusal = tuple[int, str]
 """Why a channel is not open: see `messages.parse_failure`."""
@@ -93,11 +90,12 @@ class NativeChannel(Sending):
         """The client's socket has taken that much: credit for the cluster, once half a window has come together."""
         if not self._window.taken(nbytes) or self._had_eof or self._sent_close:
             return
-        now = self._loop.time()
-        if self._window.is_small(now, self._plane.round_trip):
-            self._window.grow(self._budget.take_growth(self._window.size, WIDEST_WINDOW))
-        self._budget.give_back(self._window.shrink(now, tight=self._budget.is_tight))
-        if credit := self._window.grant(now):
+        window, budget, now, plane = self._window, self._budget, self._loop.time(), self._plane
+        ceiling = window.ceiling(plane.round_trip, plane.received)
+        if window.is_small(now, plane.round_trip):
+            window.grow(budget.take_growth(window.size, ceiling))
+        budget.give_back(window.shrink(now, ceiling, tight=budget.is_tight))
+        if credit := window.grant(now, plane.received):
             self._out.say(messages.window_adjust(self._peer, credit))
 
     def _deliver(self) -> None:

@@ -63,6 +63,8 @@ class Incoming(asyncio.BufferedProtocol):
         self._end = 0
         self._is_opening = False
         self._is_left = False
+        self.received = 0
+        """Bytes so far, as they came."""
 
     # ---------------------------------------------------------------------------------------- the hot path
 
@@ -76,6 +78,7 @@ class Incoming(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """Open what has arrived."""
         self._end += nbytes
+        self.received += nbytes
         if not self._is_opening:
             self._open()
         self._on_read()

@@ -59,7 +59,8 @@ class NativePlane:
         self.error: LinkError | None = None
         """Why the connection has ended."""
         self.round_trip = 0.0
-        """Seconds, as last measured."""
+        """Seconds that the way itself takes."""
+        self._sent = 0
         self.flow = Flow()
         self.outgoing = Outgoing(taken.transport, taken.sending, on_written=self.flow.written, on_turn=self._turn_ends)
         self._incoming = Incoming(
@@ -80,6 +81,16 @@ class NativePlane:
     def __len__(self) -> int:
         """Channels open or being opened."""
         return len(self._live)
+
+    @property
+    def received(self) -> int:
+        """Bytes that have come so far."""
+        return self._incoming.received
+
+    @property
+    def moved(self) -> int:
+        """Bytes that have gone and come so far."""
+        return self._sent + self._incoming.received
 
     # ------------------------------------------------------------------------------------------- channels
 
@@ -180,6 +191,7 @@ class NativePlane:
 
     def _turn_ends(self, written: int) -> None:
         if written:
+            self._sent += written
             self._handover.sent(written)
         elif self._socket is not None and not self._transport.is_closing():
             # sshd leaves Nagle on for forwarded connections: it holds a small packet back until we acknowledge the one
