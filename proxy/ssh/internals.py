@@ -19,12 +19,13 @@ _LOGIN: Final[Mapping[str, object]] = {
     "_client_keys": (),
     "_known_hosts": b"",
     "_server_sig_algs": frozenset(),
-    "_client_kexinit": b"",
-    "_server_kexinit": b"",
     "_options": None,
 }
-"""Attributes that a connection reads until it is authenticated, and what to leave in their place. A rekey sets the two KEXINIT
-anew before they are hashed; the options count again only for sessions (shells, commands), which no link has."""
+"""Attributes that a connection reads until it is authenticated, and what to leave in their place. The options count again only
+for sessions (shells, commands), which no link has."""
+
+_KEXINITS: Final = ("_client_kexinit", "_server_kexinit")
+"""Hashed in a key exchange (RFC 4253 8); the next one sets them anew."""
 
 _CONNECTION_PARTS = (
     "_transport",
@@ -34,6 +35,7 @@ _CONNECTION_PARTS = (
     "_process_hostkeys_00_at_openssh_dot_com_global_request",
     "_session_id",
     *_LOGIN,
+    *_KEXINITS,
     "pause_writing",
     "resume_writing",
 )
@@ -52,6 +54,9 @@ def forget_login(conn: asyncssh.SSHClientConnection) -> None:
     """Drop what only the login needed: private keys, the whole of known_hosts, options. 11 KB, more with a long known_hosts."""
     for name, nothing in _LOGIN.items():
         setattr(conn, name, nothing)
+    if not is_exchanging_keys(conn):  # sshd may have begun the next one already
+        for name in _KEXINITS:
+            setattr(conn, name, b"")
 
 
 def on_host_key(conn: asyncssh.SSHClientConnection, shown: Callable[[bytes], None]) -> None:

@@ -1,0 +1,72 @@
+"""What a link has of asyncssh's connection: nothing of the login stays, and keys are exchanged all the same."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from typing import Any, cast
+
+import asyncssh
+import pytest
+
+from proxy.relay.budget import MemoryBudget
+from proxy.ssh import internals
+from proxy.ssh.dial import Dialled
+from proxy.ssh.link import Link
+from tests.ssh.conftest import config_for, dialled
+from tests.support.sshd import Sshd
+
+pytestmark = [pytest.mark.sshd, pytest.mark.usefixtures("data_plane")]
+
+
+def linked(result: Dialled) -> Link:
+    return Link(result.conns, server=result.server, budget=MemoryBudget(64 << 20, connections=100), name="link edge/1")
+
+
+def begin_key_exchange(conn: asyncssh.SSHClientConnection) -> None:
+    """As asyncssh does when enough bytes or seconds have gone by."""
+    inner = cast("Any", conn)
+    inner._send_kexinit()
+    inner._kexinit_sent = True
+
+
+def count(kind: type[object]) -> int:
+    gc.collect()
+    return sum(isinstance(thing, kind) for thing in gc.get_objects())
+
+
+async def rekeyed(conn: asyncssh.SSHClientConnection) -> None:
+    """Until the exchange is over and the connection answers under the new keys."""
+    async with asyncio.timeout(10):
+        while internals.is_exchanging_keys(conn):
+            await internals.ping(conn)
+            assert not internals.is_gone(conn), "the exchange has failed"
+
+
+async def test_a_link_keeps_no_private_key_no_known_hosts_and_no_options(sshd: Sshd) -> None:
+    kinds = (asyncssh.SSHKeyPair, asyncssh.SSHKnownHosts, asyncssh.SSHClientConnectionOptions)
+    before = [count(kind) for kind in kinds]
+    async with dialled(config_for(sshd)) as result:
+        link = linked(result)
+        assert [count(kind) for kind in kinds] == before
+        await link.close()
+
+
+async def test_keys_are_exchanged_after_the_login_is_forgotten(sshd: Sshd) -> None:
+    async with dialled(config_for(sshd)) as result:
+        link, conn = linked(result), result.conns[-1]
+        begin_key_exchange(conn)
+        await rekeyed(conn)
+        assert link.error is None
+        await link.close()
+
+
+async def test_a_key_exchange_that_had_begun_before_goes_on(sshd: Sshd) -> None:
+    async with dialled(config_for(sshd)) as result:
+        conn = result.conns[-1]
+        begin_key_exchange(conn)
+        assert internals.is_exchanging_keys(conn)
+        link = linked(result)
+        await rekeyed(conn)
+        assert (link.error, link.data_plane) == (None, "asyncssh")
+        await link.close()
