@@ -1,4 +1,4 @@
-"""The parts of the native data plane by themselves: whose turn it is to send, and whose buffers are whose."""
+"""The parts of the native data plane by themselves: whose buffers are whose, and what comes in and goes out of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from proxy.ssh.native import buffers
 from proxy.ssh.native.buffers import SIZE
-from proxy.ssh.native.flow import HIGH_WATER, RESUME_AT_ONCE, SHARE, Flow
 from proxy.ssh.native.incoming import LARGEST_DATA, Incoming
 from proxy.ssh.native.outgoing import DATA_AT, Outgoing
 from proxy.wire import messages
@@ -24,76 +23,9 @@ from proxy.wire.packets import HEADER, TAG, Opener, Sealer
 KEYS = Keys(bytes(16), bytes(12))
 
 
-class Talker:
-    def __init__(self, log: list[Talker]) -> None:
-        self.turn, self.spent = 0, 0
-        self.held: bool = False
-        self._log = log
-
-    def hold(self) -> None:
-        self.held = True
-
-    def go_on(self) -> None:
-        self.held = False
-        self._log.append(self)
-
-
 async def turns(count: int) -> None:
     for _ in range(count):
         await asyncio.sleep(0)
-
-
-async def test_who_has_had_its_share_of_a_congested_link_waits_and_a_small_request_does_not() -> None:
-    flow, went_on = Flow(), list[Talker]()
-    bulk, small = Talker(went_on), Talker(went_on)
-    flow.spend(bulk, 10 * SHARE)
-    assert went_on == []  # the link takes everything
-    flow.written(0)
-    flow.congested()
-    flow.spend(bulk, SHARE)
-    flow.spend(small, 100)
-    assert bulk.held
-    assert not small.held
-    flow.drained()
-    assert went_on == [bulk]
-
-
-async def test_those_who_wait_go_on_in_their_order_a_few_per_turn() -> None:
-    flow, went_on = Flow(), list[Talker]()
-    talkers = [Talker(went_on) for _ in range(3 * RESUME_AT_ONCE)]
-    flow.congested()
-    for talker in talkers:
-        flow.spend(talker, SHARE)
-    flow.drained()
-    assert went_on == talkers[:RESUME_AT_ONCE]
-    flow.congested()  # and the first of them have filled it again
-    flow.spend(talkers[0], SHARE)
-    await turns(3)
-    assert went_on == talkers[:RESUME_AT_ONCE]
-    flow.drained()
-    await turns(3)
-    assert went_on == [*talkers, talkers[0]]
-
-
-async def test_past_high_water_and_during_a_key_exchange_nobody_sends() -> None:
-    flow = Flow()
-    flow.congested()
-    flow.written(HIGH_WATER + 1)
-    assert flow.is_shut
-    flow.keys(is_held=True)
-    flow.drained()
-    assert flow.is_shut
-    flow.keys(is_held=False)
-    assert not flow.is_shut
-
-
-async def test_one_that_has_ended_is_not_woken() -> None:
-    flow, went_on = Flow(), list[Talker]()
-    talker = Talker(went_on)
-    flow.wait(talker)
-    flow.forget(talker)
-    flow.drained()
-    assert went_on == []
 
 
 @contextmanager

@@ -1,9 +1,17 @@
 """Who may send when the link does not take everything.
 
 While the kernel takes each turn's write, everyone sends. When it does not, the link is congested: a channel that has had its
-share since then waits in a queue, and one that says little goes on unhindered; a request is not kept behind a bulk
-transfer. Past `HIGH_WATER`, and while keys are exchanged, the link is shut and everyone who has something to say waits.
-When the kernel has taken everything, the queue goes on in its order, a few channels per turn: a deficit round robin.
+share since it last did waits, so the biggest talkers are the first to, and one that says little goes on unhindered: a
+request is not kept behind a bulk transfer. Past `HIGH_WATER`, and while keys are exchanged, the link is shut and everyone
+who has something to say waits.
+
+When the kernel has taken everything, those go on first who have not had their share; the others follow as a deficit round
+robin, a few per turn of the loop. Each round gives a channel one share, and one that had more than that (a client's socket is
+read up to 32 times in one turn) sits out the rounds that it owes. While the link takes everything, the next round follows
+when they have been read.
+
+The least that a request waits for is what cannot be overtaken: `NOT_SENT_LOW_WATER` in the kernel, what waits in the
+transport, and what sshd has been given of each window and not passed on, up to 2 MiB a channel.
 """
 
 from __future__ import annotations
@@ -19,7 +27,14 @@ HIGH_WATER: Final = 512 << 10
 """Bytes that wait in the link's transport before nobody may add to them."""
 
 RESUME_AT_ONCE: Final = 4
-"""Channels that go on per turn. All at once, the same first few would always fill the link again."""
+"""Channels that have had their share and go on per turn: all at once, the first few would fill the link, the rest stop again."""
+
+MODEST_AT_ONCE: Final = HIGH_WATER // SHARE
+"""The same of those that have not: with a share each they fill it once."""
+
+
+DEBT: Final = 8 * SHARE
+"""Bytes: the most that is held against a channel."""
 
 
 class Sender(Protocol):
@@ -43,6 +58,7 @@ class Flow:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._waiting: OrderedDict[Sender, None] = OrderedDict()
+        self._modest: OrderedDict[Sender, None] = OrderedDict()
         self._resuming: asyncio.Handle | None = None
         self._turn = 0
         self._is_congested = False
@@ -52,7 +68,7 @@ class Flow:
         """Nobody may send."""
 
     def __repr__(self) -> str:
-        return f"<Flow waiting={len(self._waiting)} congested={self._is_congested} shut={self.is_shut}>"
+        return f"<Flow waiting={len(self._modest)}+{len(self._waiting)} congested={self._is_congested} shut={self.is_shut}>"
 
     def spend(self, sender: Sender, nbytes: int) -> None:
         """`sender` has sent that much: it waits if that was its share of a link that is congested."""
@@ -64,17 +80,19 @@ class Flow:
 
     def wait(self, sender: Sender) -> None:
         """Queue `sender` until there is room."""
-        if sender not in self._waiting:
-            self._waiting[sender] = None
+        if not self.is_waiting(sender):
+            is_modest = sender.turn != self._turn or sender.spent < SHARE
+            (self._modest if is_modest else self._waiting)[sender] = None
             sender.hold()
 
     def is_waiting(self, sender: Sender) -> bool:
         """Whether it is queued."""
-        return sender in self._waiting
+        return sender in self._waiting or sender in self._modest
 
     def forget(self, sender: Sender) -> None:
         """It has ended."""
         self._waiting.pop(sender, None)
+        self._modest.pop(sender, None)
 
     # ------------------------------------------------------------------------------- what the link can take
 
@@ -103,14 +121,34 @@ class Flow:
         self._resume()
 
     def _resume(self) -> None:
-        for _ in range(min(RESUME_AT_ONCE, len(self._waiting))):
+        for _ in range(min(MODEST_AT_ONCE, len(self._modest))):
             if self.is_shut or self._is_congested:
+                break
+            self._modest.popitem(last=False)[0].go_on()
+        self._round()
+        if (self._waiting or self._modest) and self._resuming is None and not (self.is_shut or self._is_congested):
+            # Two turns: what is called soon is called before the sockets of those who go on are read.
+            self._resuming = self._loop.call_soon(self._resume_soon)
+
+    def _round(self) -> None:
+        """A share for everyone who waits, until enough go on."""
+        went = 0
+        for _ in range(len(self._waiting)):
+            if self.is_shut or went == RESUME_AT_ONCE or (self._is_congested and went):  # one at least: the modest may be many
                 return
-            sender, _none = self._waiting.popitem(last=False)
-            sender.go_on()
-        if self._waiting and self._resuming is None:
-            self._resuming = self._loop.call_soon(self._resume_more)
+            sender = next(iter(self._waiting))
+            sender.spent = min(sender.spent, DEBT) - SHARE
+            if sender.spent >= SHARE:
+                self._waiting.move_to_end(sender)
+            else:
+                del self._waiting[sender]
+                sender.go_on()
+                went += 1
+
+    def _resume_soon(self) -> None:
+        self._resuming = self._loop.call_soon(self._resume_more)
 
     def _resume_more(self) -> None:
         self._resuming = None
-        self._resume()
+        if not self._is_congested:
+            self._resume()

@@ -1,0 +1,182 @@
+"""Whose turn it is to send when a link does not take everything."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from proxy.ssh.native.flow import DEBT, HIGH_WATER, RESUME_AT_ONCE, SHARE, Flow
+
+
+class Talker:
+    def __init__(self, log: list[Talker]) -> None:
+        self.turn, self.spent = 0, 0
+        self.held: bool = False
+        self._log = log
+
+    def hold(self) -> None:
+        self.held = True
+
+    def go_on(self) -> None:
+        self.held = False
+        self._log.append(self)
+
+
+async def turns(count: int) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def test_who_has_had_its_share_of_a_congested_link_waits_and_a_small_request_does_not() -> None:
+    flow, went_on = Flow(), list[Talker]()
+    bulk, small = Talker(went_on), Talker(went_on)
+    flow.spend(bulk, 10 * SHARE)
+    assert went_on == []  # the link takes everything
+    flow.written(0)
+    flow.congested()
+    flow.spend(bulk, SHARE)
+    flow.spend(small, 100)
+    assert bulk.held
+    assert not small.held
+    flow.drained()
+    assert went_on == [bulk]
+
+
+async def test_those_who_wait_go_on_in_their_order_a_few_per_turn() -> None:
+    flow, went_on = Flow(), list[Talker]()
+    talkers = [Talker(went_on) for _ in range(3 * RESUME_AT_ONCE)]
+    flow.congested()
+    for talker in talkers:
+        flow.spend(talker, SHARE)
+    flow.drained()
+    assert went_on == talkers[:RESUME_AT_ONCE]
+    flow.congested()  # and the first of them have filled it again
+    flow.spend(talkers[0], SHARE)
+    await turns(7)
+    assert went_on == talkers[:RESUME_AT_ONCE]
+    flow.drained()
+    await turns(7)
+    assert went_on == [*talkers, talkers[0]]
+
+
+async def test_past_high_water_and_during_a_key_exchange_nobody_sends() -> None:
+    flow = Flow()
+    flow.congested()
+    flow.written(HIGH_WATER + 1)
+    assert flow.is_shut
+    flow.keys(is_held=True)
+    flow.drained()
+    assert flow.is_shut
+    flow.keys(is_held=False)
+    assert not flow.is_shut
+
+
+async def test_one_that_has_ended_is_not_woken() -> None:
+    flow, went_on = Flow(), list[Talker]()
+    talker = Talker(went_on)
+    flow.wait(talker)
+    flow.forget(talker)
+    flow.drained()
+    assert went_on == []
+
+
+async def test_who_was_shut_out_goes_before_those_who_have_had_their_share() -> None:
+    flow, went_on = Flow(), list[Talker]()
+    bulks, small = [Talker(went_on) for _ in range(3)], Talker(went_on)
+    flow.congested()
+    for bulk in bulks:
+        flow.spend(bulk, SHARE)
+    flow.written(HIGH_WATER + 1)
+    flow.wait(small)  # it could not send while the link was shut
+    flow.drained()
+    assert went_on == [small, *bulks]
+
+
+async def test_one_that_had_many_shares_sits_out_as_many_rounds_unless_it_is_alone() -> None:
+    flow, went_on = Flow(), list[Talker]()
+    greedy, fair = Talker(went_on), Talker(went_on)
+    flow.congested()
+    flow.spend(greedy, 3 * SHARE)
+    flow.spend(fair, SHARE)
+    for _ in range(2):
+        flow.drained()
+        assert went_on.pop() is fair
+        assert not went_on
+        flow.congested()
+        flow.spend(fair, SHARE)
+    flow.drained()
+    assert went_on == [greedy, fair]
+    went_on.clear()
+    flow.congested()
+    flow.spend(greedy, 100 * DEBT)
+    flow.drained()
+    await turns(2 * DEBT // SHARE)  # nobody else has anything to say
+    assert went_on == [greedy]
+
+
+class Client(Talker):
+    """Says `nbytes` whenever it may; as long as the kernel takes all, `bursts` times in a turn."""
+
+    def __init__(self, nbytes: int, bursts: int) -> None:
+        super().__init__([])
+        self.nbytes, self.bursts = nbytes, bursts
+        self.sent = self.waited = self.longest = 0
+
+
+class Kernel:
+    """A link that takes `room` bytes at a time; what is over that waits, as in uvloop's transport."""
+
+    def __init__(self, clients: list[Client], room: int) -> None:
+        self.flow, self.clients, self.room = Flow(), clients, room
+        self.free, self.unsent = room, 0
+        self.highest = 0
+
+    def turn(self) -> None:
+        """One turn of the loop: everyone who may be read is, then the kernel takes what it can."""
+        for client in self.clients:
+            for _ in range(client.bursts):
+                if client.held:
+                    break
+                if self.flow.is_shut:
+                    self.flow.wait(client)
+                    break
+                self.flow.spend(client, client.nbytes)
+                client.sent += client.nbytes
+                self._write(client.nbytes)
+            client.waited = client.waited + 1 if client.held else 0
+            client.longest = max(client.longest, client.waited)
+
+    def _write(self, nbytes: int) -> None:
+        taken = min(self.free, nbytes)
+        self.free -= taken
+        was_unsent, self.unsent = self.unsent, self.unsent + nbytes - taken
+        if self.unsent and not was_unsent:
+            self.flow.congested()
+        self.flow.written(self.unsent)
+        self.highest = max(self.highest, self.unsent)
+
+    def drain(self) -> None:
+        """It has sent what it had, and takes what waits."""
+        self.free = max(0, self.room - self.unsent)
+        was_unsent, self.unsent = self.unsent, max(0, self.unsent - self.room)
+        if was_unsent and not self.unsent:
+            self.flow.drained()
+
+
+@pytest.mark.parametrize("room", [1, 2])
+@pytest.mark.parametrize("bursts", [[32, 1], [3, 1, 2, 1, 1, 1], [32, *[1] * 7], [1] * 20, [32] * 4 + [1] * 4])
+async def test_bulk_shares_a_slow_link_and_small_requests_hardly_wait(bursts: list[int], room: int) -> None:
+    """No clock but turns, no kernel but bytes; those who are read first in each turn, and again and again, get little more."""
+    greedy = [Client(SHARE, burst) for burst in bursts]
+    modest = [Client(200, 1) for _ in range(5)]
+    kernel = Kernel([*greedy, *modest], room * SHARE)
+    for _ in range(300):
+        kernel.turn()
+        kernel.drain()
+        await turns(1)
+    sent = [client.sent for client in greedy]
+    assert max(sent) <= 3.5 * min(sent)
+    assert kernel.highest <= HIGH_WATER + 2 * SHARE
+    waited = max(client.longest for client in modest)
+    assert waited <= (HIGH_WATER // SHARE // room + 2 if len(bursts) * SHARE > HIGH_WATER else 0)
