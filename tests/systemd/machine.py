@@ -137,7 +137,10 @@ class Machine:
         if self._boot.poll() is not None:
             raise AssertionError(f"systemd did not boot:\n{self._boot_log.read_text()}")
         children = Path(f"/proc/{self._boot.pid}/task/{self._boot.pid}/children").read_text().split()
-        is_systemd = children and Path(f"/proc/{children[0]}/comm").read_text() == "systemd\n"
+        try:
+            is_systemd = bool(children) and Path(f"/proc/{children[0]}/comm").read_text() == "systemd\n"
+        except (FileNotFoundError, ProcessLookupError):
+            return ""  # a `mount` of the boot script that has ended since
         return children[0] if is_systemd else ""
 
     def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
