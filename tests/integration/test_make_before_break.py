@@ -134,7 +134,7 @@ async def test_reloads_of_others_are_not_noticed(sshd_factory: SshdFactory, tmp_
                         await asyncio.to_thread(kubemux, "reload", "--config", daemon.config)
                     await clients.tick()
                 await clients.finish()
-                assert any(link["channels"] for link in told(daemon)["edge"]["links"]), "the watch is on the link that it began on"
+                assert any(link["channels"] for link in told(daemon)["edge"]["links"]), "the watch stays where it began"
             assert daemon.metric("kubemux_gateway_reconnects_total", gateway="edge") == 0
 
 
