@@ -21,15 +21,38 @@ from proxy.errors import AdminError, ConfigError, Problem
 
 ASK_TIMEOUT: Final = 5.0
 """Seconds a running daemon may take to say how it is."""
+USUAL: Final = AdminConfig(socket=Path("/run/kubemux/admin.sock"))
+"""Where a daemon most likely is whose file no longer says so: README's socket, the default address."""
 
 
-def admin_section(path: Path) -> AdminConfig:
-    """The `admin:` section of a configuration file: mistakes elsewhere in it do not stop questions. Raises ConfigError."""
-    root = yaml.read(path).root
+def admin_section(path: Path, usual: AdminConfig = USUAL, *, orders: bool = False) -> AdminConfig:
+    """The `admin:` section of a configuration file: mistakes elsewhere in it do not stop questions. Raises ConfigError.
+
+    A file that is gone or no YAML says nothing, and that is when one asks: then a daemon that answers at the `usual` places
+    counts if it runs with this very file. With `orders` it must take them: be there on the socket.
+    """
+    try:
+        root = yaml.read(path).root
+    except ConfigError:
+        found = asyncio.run(_usually(path.absolute(), usual))
+        if found is None or (orders and not found.socket):
+            raise
+        return found
     try:
         return AdminConfig.model_validate(root.get("admin", {}) if isinstance(root, dict) else root)
     except Mistakes:
         return loader.load(path).admin  # which says all that is wrong
+
+
+async def _usually(path: Path, usual: AdminConfig) -> AdminConfig | None:
+    for admin in (usual, AdminConfig(listen=usual.listen)):
+        try:
+            match await _ask("GET", "/status", socket=admin.socket, admin=admin, budget=ASK_TIMEOUT):
+                case {"daemon": {"config_path": str() as running}} if Path(running) == path:
+                    return admin
+        except (AdminError, ConfigError):
+            continue
+    return None
 
 
 async def fetch_status(admin: AdminConfig) -> object:

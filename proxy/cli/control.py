@@ -57,4 +57,4 @@ def drain(cluster: str, timeout: float, config: Path) -> None:
 
 
 def _command(config: Path, name: str, params: dict[str, str], budget: float) -> object:
-    return asyncio.run(client.command(client.admin_section(config), name, params=params, budget=budget))
+    return asyncio.run(client.command(client.admin_section(config, orders=True), name, params=params, budget=budget))

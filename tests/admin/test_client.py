@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,26 @@ async def test_something_else_answers(answer: bytes, complaint: str) -> None:
             await client.fetch_status(AdminConfig(listen=other.endpoint))
 
 
+@pytest.mark.parametrize("text", ["admin: [", "\x00", None])
+async def test_a_daemon_whose_file_has_become_garbage_is_still_found(tmp_path: Path, text: str | None) -> None:
+    path = tmp_path / "config.yaml"
+    if text is not None:
+        path.write_text(text)
+    daemon = Daemon(replace(DAEMON, config_path=str(path)))
+    async with serving(daemon, tmp_path / "s") as endpoint:
+        over_tcp = AdminConfig(listen=endpoint, socket=tmp_path / "missing")
+        with_socket = AdminConfig(listen=endpoint, socket=tmp_path / "s")
+        found = [
+            await asyncio.to_thread(client.admin_section, path, with_socket, orders=True),
+            await asyncio.to_thread(client.admin_section, path, over_tcp),
+        ]
+        assert found == [with_socket, AdminConfig(listen=endpoint)]
+        with pytest.raises(ConfigError):  # no socket: nobody there takes orders
+            await asyncio.to_thread(client.admin_section, path, over_tcp, orders=True)
+        with pytest.raises(ConfigError):  # that daemon runs with another file
+            await asyncio.to_thread(client.admin_section, tmp_path / "another.yaml", with_socket)
+
+
 def test_the_admin_section_is_read_although_the_rest_is_wrong(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(f"version: 1\nadmin: {{listen: '127.0.0.1:7', socket: {tmp_path}/s}}\nclusterz: {{}}\n")
@@ -128,4 +149,4 @@ def test_an_admin_section_that_is_wrong_is_reported(tmp_path: Path, text: str) -
     path = tmp_path / "config.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError):
-        client.admin_section(path)
+        client.admin_section(path, AdminConfig(listen=NOWHERE))
