@@ -12,7 +12,7 @@ from rich.text import Text
 
 from proxy.admin.status import is_connected, is_up, summary, why_not_up
 from proxy.cli import printable
-from proxy.snapshots import ClusterSnapshot, DaemonSnapshot, GatewaySnapshot, GatewayState
+from proxy.snapshots import ClusterSnapshot, ClusterState, DaemonSnapshot, GatewaySnapshot, GatewayState
 
 WIDE: Final = 120
 """Columns from which every column of the clusters fits."""
@@ -24,6 +24,8 @@ _LOOK: Final = {
     "unknown": ("◌", "yellow"),
     "down": ("○", "red"),
 }
+_RECOVERING: Final = "its last probe was answered, `probe.threshold` of them in a row make it up; clients are served already"
+"""Of a cluster that is down and has nothing to complain about."""
 _DAY: Final = 86_400.0
 _GAP: Final = 2
 _SHORTEST_NAME: Final = 8
@@ -91,7 +93,8 @@ def _problems(snapshot: DaemonSnapshot) -> list[RenderableType]:
     for cluster in snapshot.clusters:
         if not is_up(cluster):
             colour = _LOOK[cluster.state][1] if cluster.listening else "red"
-            causes.setdefault(("cluster", colour, why_not_up(cluster), cluster.message, cluster.hint), []).append(cluster.name)
+            message = cluster.message or (_RECOVERING if cluster.listening and cluster.state is ClusterState.DOWN else "")
+            causes.setdefault(("cluster", colour, why_not_up(cluster), message, cluster.hint), []).append(cluster.name)
     shown: list[RenderableType] = []
     for (kind, colour, reason, message, hint), names in causes.items():
         subject = f"{kind}{'s' if len(names) > 1 else ''} {', '.join(names)}"

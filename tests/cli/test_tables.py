@@ -67,6 +67,12 @@ def test_all_well_has_no_problems_below_the_table() -> None:
     assert lines[-1].startswith("prod-eu")
 
 
+def test_a_cluster_that_is_coming_back_says_what_it_waits_for() -> None:
+    back = replace(PROD_EU, state=ClusterState.DOWN)
+    lines = shown(replace(DAEMON, gateways=(EU_EDGE,), clusters=(back,)))
+    assert lines[-1].startswith("cluster prod-eu: down: its last probe was answered, `probe.threshold` of them")
+
+
 def test_states_that_are_neither_up_nor_down() -> None:
     unbound = replace(PROD_EU, name="unbound", listening=False)
     new = replace(PROD_EU, name="new", state=ClusterState.UNKNOWN, reason="", probe_seconds=None)
