@@ -27,7 +27,7 @@ NARROWEST: Final = 1 << 20
 """Bytes that a channel alone may have on the shortest way: half of OpenSSH's own, so half the wait behind it."""
 
 FASTEST: Final = 1.25e9
-"""Bytes per second of the fastest way that is reckoned with: 10 Gbit/s."""
+"""Bytes per second of the fastest way that is reckoned with: 10 Gbit/s, more than one core of sshd seals."""
 
 TICK_S: Final = 1e-3
 """The clock of uvloop counts milliseconds: a shorter round trip is not told from none."""
@@ -65,7 +65,7 @@ class ReceiveWindow:
 
     def ceiling(self, round_trip: float, passed: int) -> int:
         """What it may grow to, given that `passed` bytes have come on the link so far: its share of what the way holds."""
-        way = min(WIDEST, max(NARROWEST, int(2 * round_trip * FASTEST)))
+        way = min(WIDEST, max(NARROWEST, int(round_trip * FASTEST)))
         return max(way // 4, way * self._owed // max(passed - self._passed, self._owed, 1))
 
     def grow(self, nbytes: int) -> None:

@@ -214,6 +214,18 @@ def test_noise_ends_in_at_most_one_error_and_bounded_memory(noise: list[bytes]) 
     assert len(heard.incoming._view) <= 1 << 20
 
 
+def test_what_is_left_to_many_stands_side_by_side_in_few_buffers() -> None:
+    heard = Heard()
+    heard.leave = True
+    payloads = [bytes((messages.DATA,)) * 1000] * 300
+    data = wire(payloads)
+    for start in range(0, len(data), 1500):
+        heard.incoming.data_received(data[start : start + 1500])
+    assert heard.messages == payloads
+    assert [bytes(view) for view in heard.kept] == payloads
+    assert len({id(view.obj) for view in heard.kept}) <= 1 + len(data) // (SIZE - (48 << 10))
+
+
 def test_what_follows_newkeys_waits_for_the_keys() -> None:
     heard, fresh = Heard(), Keys(b"k" * 16, b"n" * 12)
     before, after = bytes((messages.DATA,)) + b"before", bytes((messages.DATA,)) + b"after"

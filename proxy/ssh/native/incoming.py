@@ -1,7 +1,8 @@
 """From the gateway: packets are opened where they were received, and handed on from there.
 
 A buffer takes what arrives, and goes back when all of it is handed on. A client's transport that cannot pass a packet's data
-on at once keeps a memoryview of it (and its channel is paused by then): the buffer is left to it, and another takes over.
+on at once keeps a memoryview of it (and its channel is paused by then): the buffer is left to it, and another takes over
+once there is no room behind that. A buffer for each of many clients that stall would be far more than their windows.
 """
 
 from __future__ import annotations
@@ -122,21 +123,25 @@ class Incoming(asyncio.BufferedProtocol):
             self._replace(memoryview(bytearray(len(rest) + 2 * _LEAST_ROOM)), rest)
         elif not self._view:
             self._view = buffers.take()
+        elif self._is_left:
+            self._replace(buffers.take(), rest)
         else:
             self._view[: len(rest)] = rest
             self._start, self._end = 0, len(rest)
 
     def _let_go(self) -> None:
         """Leave the buffer to whoever has a memoryview of it, or give it back; what is not opened yet moves to another."""
+        if self._is_left and len(self._view) - self._end >= _LEAST_ROOM:
+            return
         rest = self._view[self._start : self._end]
         if not self._is_left:
             buffers.give(self._view)
         self._replace(buffers.take() if rest else buffers.NONE, rest)
-        self._is_left = False
 
     def _replace(self, view: memoryview, rest: memoryview) -> None:
         view[: len(rest)] = rest
         self._view, self._start, self._end = view, 0, len(rest)
+        self._is_left = False
 
     # ------------------------------------------------------------------------------------------ the transport
 
