@@ -95,6 +95,7 @@ class Dying:
     """A link that opens nothing any more, and has not ended yet."""
 
     load = 0
+    weight = 0
 
     def __init__(self) -> None:
         self.closed: asyncio.Future[LinkError] = asyncio.get_running_loop().create_future()
