@@ -307,6 +307,23 @@ async def test_a_close_without_an_end_of_file_is_told_as_such(gateway: Watched, 
     assert await script.hear(messages.CLOSE) == messages.close(7)
 
 
+async def test_who_comes_to_a_channel_that_has_ended_is_told_its_end_and_no_more(gateway: Watched, script: Script) -> None:
+    channel, number = await opened(gateway, script)
+    script.say(messages.EOF, number)
+    script.say(messages.CLOSE, number)
+    await script.hear(messages.CLOSE)
+    user = Collector()
+    channel.attach(user)
+    channel.resume_reading()
+    async with asyncio.timeout(SECONDS):
+        await user.lost.wait()
+    assert user.error is None
+    assert user.eof.is_set()  # without it a relay takes the end for a reset
+    user.eof.clear()
+    channel.resume_reading()
+    assert not user.eof.is_set()
+
+
 async def test_what_a_slow_user_has_not_taken_when_the_channel_closes_still_arrives(gateway: Watched, script: Script) -> None:
     channel, number = await opened(gateway, script)
     user = Collector()

@@ -174,10 +174,12 @@ class NativeChannel(Sending):
 
     def attach(self, user: ChannelUser) -> None:
         """Start delivery; what has come and gone meanwhile is told at once."""
-        self._user = user
         if self._ended is not None and not self._undelivered:
-            self._loop.call_soon(user.channel_lost, self._ended[0])
+            if self._had_eof:
+                self._loop.call_soon(user.channel_eof)
+            self._loop.call_soon(user.channel_lost, self._ended[0])  # their last call: they are not kept
             return
+        self._user = user
         self._is_paused = False
         self._deliver()
         self._tell()
