@@ -29,6 +29,7 @@ from proxy.errors import ListenError
 from proxy.health.lag import watch_lag
 from proxy.health.monitor import Monitor
 from proxy.health.tls import Contexts
+from proxy.heap import Heap
 from proxy.listeners.admission import Admission
 from proxy.listeners.binding import bind
 from proxy.listeners.listener import Listener
@@ -228,11 +229,13 @@ class Daemon:
 
     def _start_heartbeat(self) -> None:
         interval = systemd.watchdog_interval()
+        heap = Heap(self.shared.budget)
 
         def beat() -> None:
             if interval is not None:
                 systemd.notify(systemd.WATCHDOG)
             self.shared.waiting.wake()
+            heap.look()
             for entry in self.entries.values():
                 entry.cluster.drop_ghosts()
                 entry.cluster.end_idle()

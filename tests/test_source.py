@@ -30,6 +30,7 @@ LAYERS = (
         "proxy.systemd",
         "proxy.cluster",
         "proxy.idle",
+        "proxy.heap",
         "proxy.waiting",
     ),
     ("proxy.admin",),
