@@ -25,15 +25,18 @@ class IdleWatch(Generic[M]):
     def __init__(self) -> None:
         self._seen: dict[M, tuple[int, float]] = {}
         self._due = 0.0
+        self._timeout: float | None = None
 
     def look(self, connections: Iterable[M], timeout: float | None, now: float) -> list[M]:
         """Those that have moved no byte for `timeout` seconds (None: there is no such limit), at loop time `now`.
 
-        May be called as often as one likes; it looks eight times per timeout.
+        May be called as often as one likes; it looks eight times per timeout, and at once when that has changed.
         """
+        if timeout != self._timeout:  # else one that was an hour would be kept to for minutes
+            self._timeout = timeout
+            self._due = 0.0
         if timeout is None:
             self._seen = {}
-            self._due = 0.0
             return []
         if now < self._due:
             return []

@@ -52,3 +52,10 @@ def test_those_that_have_left_are_forgotten() -> None:
     watch.look([connection], 1.0, 10.0)
     assert watch.look([], 1.0, 20.0) == []
     assert watch.look([connection], 1.0, 30.0) == []
+
+
+def test_a_shorter_timeout_holds_at_once() -> None:
+    connection, watch = Connection(), IdleWatch[Connection]()
+    assert watch.look([connection], 3600.0, 10.0) == []
+    assert watch.look([connection], 5.0, 12.0) == []
+    assert watch.look([connection], 5.0, 15.0) == [connection], "silent since it was first seen, under whichever timeout"
