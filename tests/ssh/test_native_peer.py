@@ -314,7 +314,6 @@ async def test_who_comes_to_a_channel_that_has_ended_is_told_its_end_and_no_more
     await script.hear(messages.CLOSE)
     user = Collector()
     channel.attach(user)
-    channel.resume_reading()
     async with asyncio.timeout(SECONDS):
         await user.lost.wait()
     assert user.error is None
