@@ -20,7 +20,7 @@ from proxy import __version__, descriptors, process_series, systemd
 from proxy.admin.control import Control
 from proxy.admin.server import AdminServer
 from proxy.admin.status import summary
-from proxy.cluster import Cluster, Shared
+from proxy.cluster import HALF_CLOSE_S, Cluster, Shared
 from proxy.config import credentials
 from proxy.config.model import DIRECT, ClusterConfig, Config
 from proxy.config.values import Endpoint
@@ -82,6 +82,8 @@ class Daemon:
         self.gateways: dict[str, Gateway] = {}
         self.entries: dict[str, Entry] = {}
         self.tasks = Tasks("daemon")
+        self.retiring = Tasks("retiring")
+        """What a reload has removed or replaced, and still has connections."""
         self.sockets = Sockets(sockets or {})
         self._handshakes = Handshakes()
         self._contexts = Contexts()
@@ -294,10 +296,16 @@ class Daemon:
         self.state_changed()
 
     async def retire(self, name: str, entry: Entry, *, timeout: float) -> None:  # noqa: ASYNC109 - a budget, not a failure
-        """Stop probing, and drain what is left of a cluster whose listener is closed or handed on."""
-        await entry.tasks.close()
-        cut = await entry.cluster.drain(timeout)
-        log.info("cluster stopped", cluster=name, cut=cut)
+        """Stop probing, and drain what is left of a cluster whose listener is closed or handed on; cancelled, at once."""
+        cut = 0
+        try:
+            await entry.tasks.close()
+            cut = await entry.cluster.drain(timeout)
+        except asyncio.CancelledError:
+            cut = await entry.cluster.drain(0)
+            raise
+        finally:
+            log.info("cluster stopped", cluster=name, cut=cut)
 
     async def stop(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109 - a budget, not a failure
         """Accept no more, wait up to `timeout` seconds (default: limits.drain_timeout) for clients, close everything."""
@@ -313,7 +321,13 @@ class Daemon:
         await self._close()
 
     async def _drain_all(self, budget: float) -> None:
-        await asyncio.gather(*(entry.cluster.drain(budget) for entry in self.entries.values()))
+        await asyncio.gather(*(entry.cluster.drain(budget) for entry in self.entries.values()), self._retired(budget))
+
+    async def _retired(self, budget: float) -> None:
+        # A budget of its own each has; they may be from a file that had a longer one.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(budget + HALF_CLOSE_S):
+                await self.retiring.wait()
 
     def hurry(self) -> None:
         """Let a stop wait for clients no longer. What it does after that has its own limits, and is done in full."""
@@ -325,6 +339,7 @@ class Daemon:
         if self._status_due is not None:
             self._status_due.cancel()
         await self.tasks.close()
+        await self.retiring.close()
         await asyncio.gather(*(self.retire(name, entry, timeout=0) for name, entry in self.entries.items()))
         await asyncio.gather(*(gateway.close() for gateway in self.gateways.values()))
         if self._admin is not None:

@@ -94,9 +94,9 @@ async def _apply(daemon: Daemon, config: Config, plan: diff.Plan) -> ReloadResul
             inherited[heir] = entry.listener  # the same socket, under a new name perhaps: no client is refused in between
         else:
             daemon.unlisten(entry)
-        daemon.tasks.spawn(daemon.retire(name, entry, timeout=timeout), name=f"retire {name}")
+        daemon.retiring.spawn(daemon.retire(name, entry, timeout=timeout), name=f"cluster {name}")
     for name, gateway in old_gateways.items():
-        daemon.tasks.spawn(gateway.drain(timeout + HALF_CLOSE_S), name=f"retire gateway {name}")
+        daemon.retiring.spawn(gateway.drain(timeout + HALF_CLOSE_S), name=f"gateway {name}")
     await daemon.sockets.settled(heirs)
     await asyncio.gather(
         *(daemon.add_cluster(name, inherited.get(name)) for name in (*clusters.changed, *reopened, *clusters.added))

@@ -43,6 +43,11 @@ class Tasks:
         if not task.cancelled() and (error := task.exception()):
             log.error("task failed", task=task.get_name(), exc_info=error)
 
+    async def wait(self) -> None:
+        """Until all have ended by themselves, those included that are spawned meanwhile."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
     async def close(self) -> None:
         """Cancel what still runs and wait until it has ended."""
         current = asyncio.current_task()

@@ -91,13 +91,15 @@ class Gateway:
         self._link_up(await self._dial(), self._links.generation)
 
     async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 - a budget, not a failure
-        """Dial no more, wait up to `timeout` seconds until no channel is left, then close."""
+        """Dial no more, wait up to `timeout` seconds until no channel is left, then close; cancelled, at once."""
         self._is_closing = True
-        await self._supervisor.close()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
-                await asyncio.gather(*(link.idle.wait() for link in (*self._links, *self._links.retiring)))
-        await self.close()
+        try:
+            await self._supervisor.close()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    await asyncio.gather(*(link.idle.wait() for link in (*self._links, *self._links.retiring)))
+        finally:
+            await self.close()
 
     async def close(self) -> None:
         """Close every link and wait until they are closed."""

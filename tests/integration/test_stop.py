@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.conftest import cluster
+from tests.integration.conftest import cluster, gateway
 from tests.support.daemon import Daemon
 from tests.support.echo import Echo
 from tests.support.ports import free_port
 from tests.support.serving import Server
+from tests.support.sshd import Sshd
 
 
 class Listening(Server):
@@ -99,6 +100,59 @@ async def test_a_second_signal_is_immediate(tmp_path: Path) -> None:
                 client.recv(1)
             daemon.kill()
         assert daemon.events("stopping at once")
+
+    async with Echo() as echo:
+        await asyncio.to_thread(run, echo)
+
+
+def without_the_rest(daemon: Daemon) -> None:
+    """Reload a file that has neither cluster nor gateway any more."""
+    daemon.configure(gateways={}, clusters={}, sections={"limits": {"drain_timeout": "10m"}})
+    daemon.signal(signal.SIGHUP)
+    daemon.wait_for("it is taken", lambda: bool(daemon.events("reloaded")))
+
+
+@pytest.mark.sshd
+async def test_what_a_reload_has_removed_may_end_by_itself_too(sshd: Sshd, tmp_path: Path) -> None:
+    def run(echo: Echo) -> None:
+        port = free_port()
+        clusters = {"one": cluster(port, echo.endpoint, probe={"interval": "10m"})}
+        with Daemon(tmp_path / "daemon", gateways={"edge": gateway(sshd)}, clusters=clusters) as daemon:
+            with relayed(daemon, ("127.0.0.1", port)) as client:
+                assert client.recv(4, socket.MSG_WAITALL) == b"ping"
+                without_the_rest(daemon)
+                daemon.signal(signal.SIGTERM)
+                daemon.wait_notified("STOPPING=1")
+                client.sendall(b"more")
+                assert client.recv(4, socket.MSG_WAITALL) == b"more"
+            assert exit_code(daemon) == 0
+            daemon.assert_log_clean()
+            daemon.kill()
+        assert [entry["reason"] for entry in daemon.events("connection closed")] == ["client_closed"]
+        assert {entry["reason"] for entry in daemon.events("link closed")} == {"replaced"}
+
+    async with Echo() as echo:
+        await asyncio.to_thread(run, echo)
+
+
+@pytest.mark.sshd
+async def test_a_second_signal_ends_what_a_reload_has_removed(sshd: Sshd, tmp_path: Path) -> None:
+    def run(echo: Echo) -> None:
+        port = free_port()
+        clusters = {"one": cluster(port, echo.endpoint, probe={"interval": "10m"})}
+        daemon = Daemon(tmp_path / "daemon", gateways={"edge": gateway(sshd)}, clusters=clusters)
+        with daemon, relayed(daemon, ("127.0.0.1", port)) as client:
+            assert client.recv(4, socket.MSG_WAITALL) == b"ping"
+            without_the_rest(daemon)
+            daemon.signal(signal.SIGTERM)
+            daemon.wait_notified("STOPPING=1")
+            daemon.signal(signal.SIGINT)
+            with pytest.raises(ConnectionResetError):
+                client.recv(1)
+            assert exit_code(daemon) == 0
+            daemon.assert_log_clean()
+            daemon.kill()
+        assert len(daemon.events("connection closed")) == 1
 
     async with Echo() as echo:
         await asyncio.to_thread(run, echo)
