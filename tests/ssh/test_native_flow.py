@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from proxy.ssh.native.flow import DEBT, HIGH_WATER, RESUME_AT_ONCE, SHARE, Flow
+from proxy.ssh.native.flow import DEBT, HIGH_WATER, RESUME_AT_ONCE, SHARE, SHARED_WAY, Flow
 
 
 class Talker:
@@ -180,3 +182,40 @@ async def test_bulk_shares_a_slow_link_and_small_requests_hardly_wait(bursts: li
     assert kernel.highest <= HIGH_WATER + 2 * SHARE
     waited = max(client.longest for client in modest)
     assert waited <= (HIGH_WATER // SHARE // room + 2 if len(bursts) * SHARE > HIGH_WATER else 0)
+
+
+async def test_a_transfer_beside_others_keeps_little_under_way_and_a_lone_one_all_it_may() -> None:
+    flow, window, grant = Flow(), 2 << 20, 96 << 10
+    bulk, small = Talker([]), Talker([])
+    flow.spend(bulk, SHARE)
+    assert flow.usable(window, 0, grant) == window
+    for talker in (small, bulk):
+        flow.written(0)
+        flow.spend(talker, 100)
+    assert flow.usable(window, 0, grant) == SHARED_WAY
+    assert flow.usable(window - SHARED_WAY, SHARED_WAY, grant) == 0
+    flow.round_trip = 0.1
+    assert flow.usable(window, 0, grant) == window  # a long way holds more than that
+
+
+@given(st.integers(4 << 10, 4 << 20), st.integers(1, 100), st.data())
+def test_keeping_back_never_stops_a_transfer_whose_peer_credits_late(window: int, parts: int, data: st.DataObject) -> None:
+    """A peer that credits when a part of its window, up to all of it, has been passed on; others talk all the time."""
+    threshold = max(1, window * parts // 100)
+
+    async def run() -> None:
+        flow, bulk, small = Flow(), Talker([]), Talker([])
+        credit, reserve, passed = window, 0, 0
+        for _ in range(20):
+            assert credit, "no credit, and none will come"
+            nbytes = data.draw(st.integers(1, credit))
+            for talker in (small, bulk):
+                flow.written(0)
+                flow.spend(talker, 100)
+            credit, passed = credit - nbytes, passed + nbytes
+            if passed >= threshold:
+                spare = credit + reserve + passed
+                credit = flow.usable(spare, window - spare, passed)
+                reserve, passed = spare - credit, 0
+
+    asyncio.run(run())

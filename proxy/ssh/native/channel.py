@@ -131,7 +131,8 @@ class NativeChannel(Sending):
         """Open. If nobody waits any more, it is closed at once."""
         if self.is_answered:
             raise ProtocolError(f"channel {self.number} was opened twice")
-        self._peer, self._credit, self._largest = said.sender, said.window, min(said.largest, LARGEST_SENT)
+        self._peer, self._largest = said.sender, min(said.largest, LARGEST_SENT)
+        self._credit = self._granted = said.window
         self._answered(None)
         if self._wants_close:
             self._close_now()

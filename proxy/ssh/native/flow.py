@@ -11,7 +11,9 @@ read up to 32 times in one turn) sits out the rounds that it owes. While the lin
 when they have been read.
 
 The least that a request waits for is what cannot be overtaken: `NOT_SENT_LOW_WATER` in the kernel, what waits in the
-transport, and what sshd has been given of each window and not passed on, up to 2 MiB a channel.
+transport, and what sshd has been given of each window and not passed on. A lone bulk transfer may use all of that window,
+2 MiB; beside others it keeps some back (`usable`): on loopback requests beside an upload had a p50 of 2.0 ms, and have
+0.7 ms, while it has 0.7 GB/s instead of 1.1 (`ssh -L` gives it 0.65).
 """
 
 from __future__ import annotations
@@ -35,6 +37,20 @@ MODEST_AT_ONCE: Final = HIGH_WATER // SHARE
 
 DEBT: Final = 8 * SHARE
 """Bytes: the most that is held against a channel."""
+
+
+SHARED_WAY: Final = 256 << 10
+"""Bytes under way of a bulk transfer that has others beside it, on a short way."""
+
+SHARED_RATE: Final = 250e6
+"""Bytes per second that such a one can have on any other."""
+
+SHARED_S: Final = 1.0
+"""So long after somebody else has sent something, a transfer is not alone."""
+
+GRANTS: Final = 2
+"""A peer credits what it has passed on when there is enough of that (OpenSSH: 96 KiB, others: half a window), so to keep back
+more than all but one such grant would be to wait for ever."""
 
 
 class Sender(Protocol):
@@ -66,6 +82,12 @@ class Flow:
         self._is_held = False
         self.is_shut = False
         """Nobody may send."""
+        self.round_trip = 0.0
+        """Seconds that the way itself takes."""
+        self._speaker: Sender | None = None
+        self._changes = 0
+        self._seen = 0
+        self._shared_until = 0.0
 
     def __repr__(self) -> str:
         return f"<Flow waiting={len(self._modest)}+{len(self._waiting)} congested={self._is_congested} shut={self.is_shut}>"
@@ -74,9 +96,25 @@ class Flow:
         """`sender` has sent that much: it waits if that was its share of a link that is congested."""
         if sender.turn != self._turn:
             sender.turn, sender.spent = self._turn, 0
+            if sender is not self._speaker:
+                self._speaker = sender
+                self._changes += 1
         sender.spent += nbytes
         if self._is_congested and sender.spent >= SHARE:
             self.wait(sender)
+
+    def usable(self, credit: int, under_way: int, grant: int) -> int:
+        """How much of its `credit` a channel may use now that it was granted more, in bytes; `grant` is the least it ever was.
+
+        All of it on a link of its own; otherwise what keeps `under_way`, which the peer has and has not credited, short.
+        """
+        now = self._loop.time()
+        if self._changes - self._seen > 1:  # one is whoever has just begun
+            self._shared_until, self._seen = now + SHARED_S, self._changes
+        if now >= self._shared_until:
+            return credit
+        allowed = max(SHARED_WAY, int(self.round_trip * SHARED_RATE), GRANTS * grant)
+        return min(credit, max(0, allowed - under_way))
 
     def wait(self, sender: Sender) -> None:
         """Queue `sender` until there is room."""
@@ -93,6 +131,8 @@ class Flow:
         """It has ended."""
         self._waiting.pop(sender, None)
         self._modest.pop(sender, None)
+        if self._speaker is sender:
+            self._speaker = None
 
     # ------------------------------------------------------------------------------- what the link can take
 

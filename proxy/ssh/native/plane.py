@@ -58,8 +58,6 @@ class NativePlane:
         self._free: list[int] = []
         self.error: LinkError | None = None
         """Why the connection has ended."""
-        self.round_trip = 0.0
-        """Seconds that the way itself takes."""
         self._sent = 0
         self.flow = Flow()
         self.outgoing = Outgoing(taken.transport, taken.sending, on_written=self.flow.written, on_turn=self._turn_ends)
@@ -81,6 +79,15 @@ class NativePlane:
     def __len__(self) -> int:
         """Channels open or being opened."""
         return len(self._live)
+
+    @property
+    def round_trip(self) -> float:
+        """Seconds that the way itself takes."""
+        return self.flow.round_trip
+
+    @round_trip.setter
+    def round_trip(self, seconds: float) -> None:
+        self.flow.round_trip = seconds
 
     @property
     def received(self) -> int:

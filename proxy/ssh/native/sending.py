@@ -30,6 +30,8 @@ class Sending:
         "_credit",
         "_ended",
         "_flow",
+        "_grant",
+        "_granted",
         "_is_full",
         "_is_held",
         "_is_stray",
@@ -37,6 +39,7 @@ class Sending:
         "_out",
         "_peer",
         "_pending",
+        "_reserve",
         "_sent_close",
         "_sent_eof",
         "_user",
@@ -55,6 +58,9 @@ class Sending:
         self._ended: tuple[ProxyError | None] | None = None
         self._peer = 0
         self._credit = 0
+        self._reserve = 0
+        self._granted = 0
+        self._grant = messages.BIGGEST_WINDOW
         self._largest = 0
         self._pending = bytearray()
         self._is_stray = False
@@ -145,10 +151,14 @@ class Sending:
 
     def adjusted(self, credit: int) -> None:
         """We may send more."""
-        if self._credit + credit > messages.BIGGEST_WINDOW:
+        spare = self._credit + self._reserve + credit
+        if spare > messages.BIGGEST_WINDOW:
             raise ProtocolError(f"a window of more than {messages.BIGGEST_WINDOW} bytes on channel {self.number}")
         was_out = not self._credit
-        self._credit += credit
+        self._granted = max(self._granted, spare)
+        self._grant = min(self._grant, credit)
+        self._credit = self._flow.usable(spare, self._granted - spare, self._grant)
+        self._reserve = spare - self._credit
         if was_out:
             self._send_pending()
 
