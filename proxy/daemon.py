@@ -193,6 +193,8 @@ class Daemon:
     async def _keep_binding(self, name: str, entry: Entry) -> None:
         while not entry.listener.is_bound:
             await asyncio.sleep(REBIND_S)
+            if entry.is_drained:
+                return
             with suppress(ListenError):
                 await entry.listener.start()
         entry.listen_error = ""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
+from proxy import daemon as daemon_module
 from proxy.config.loader import load
 from proxy.control import Controller
 from proxy.daemon import Daemon
@@ -85,3 +87,23 @@ async def test_a_stop_ends_a_reload(tmp_path: Path) -> None:
             await waiting
         with pytest.raises(Stopping):
             await controller.reload()
+
+
+async def test_a_drained_cluster_binds_its_address_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody else had it when the daemon started, and is gone after the drain."""
+    monkeypatch.setattr(daemon_module, "REBIND_S", 0.001)
+    async with controlled(tmp_path) as (daemon, controller):
+        with socket.create_server(("127.0.0.1", 0)) as squatter:
+            listen = f"127.0.0.1:{squatter.getsockname()[1]}"
+            daemon.config_path.write_text(
+                f"version: 1\nclusters: {{one: {{gateway: direct, listen: '{listen}', api_servers: ['127.0.0.1:1']}}}}\n"
+            )
+            await controller.reload()
+            entry = daemon.entries["one"]
+            (binding,) = (task for task in asyncio.all_tasks() if task.get_name() == "cluster one/bind")
+            await controller.drain("one")
+            async with asyncio.timeout(10):
+                await binding
+        assert not entry.listener.is_bound
+        await controller.reload()
+        assert daemon.entries["one"].listener.is_bound, "a reload opens it again"
