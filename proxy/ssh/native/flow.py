@@ -45,7 +45,7 @@ SHARED_WAY: Final = 256 << 10
 SHARED_RATE: Final = 250e6
 """Bytes per second that such a one can have on any other."""
 
-SHARED_S: Final = 1.0
+SHARED_S: Final = 0.25
 """So long after somebody else has sent something, a transfer is not alone."""
 
 GRANTS: Final = 2
