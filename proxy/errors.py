@@ -189,8 +189,14 @@ class LinkLost(LinkError):
     hint = "kubemux dials again by itself; if this repeats, sshd's log on the gateway says why it hangs up"
 
 
-class LinkReplaced(LinkError):
-    """We closed the link ourselves: reconnect, reload, shutdown."""
+class LinkClosed(LinkError):
+    """We closed the link ourselves: a stop, or a gateway that is configured no more."""
+
+    reason = "closed"
+
+
+class LinkReplaced(LinkClosed):
+    """We closed it because another one does its work: reconnect, a rotated key, age."""
 
     reason = "replaced"
 

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from proxy.admin.status import is_connected, is_up, summary, why_not_up
 from proxy.cli import printable
+from proxy.errors import LinkDown
 from proxy.snapshots import ClusterSnapshot, ClusterState, DaemonSnapshot, GatewaySnapshot, GatewayState
 
 WIDE: Final = 120
@@ -94,7 +95,9 @@ def _problems(snapshot: DaemonSnapshot) -> list[RenderableType]:
         if not is_up(cluster):
             colour = _LOOK[cluster.state][1] if cluster.listening else "red"
             message = cluster.message or (_RECOVERING if cluster.listening and cluster.state is ClusterState.DOWN else "")
-            causes.setdefault(("cluster", colour, why_not_up(cluster), message, cluster.hint), []).append(cluster.name)
+            reason = why_not_up(cluster)
+            hint = "" if reason == LinkDown.reason else cluster.hint  # its gateway's line is above
+            causes.setdefault(("cluster", colour, reason, message, hint), []).append(cluster.name)
     shown: list[RenderableType] = []
     for (kind, colour, reason, message, hint), names in causes.items():
         subject = f"{kind}{'s' if len(names) > 1 else ''} {', '.join(names)}"

@@ -19,6 +19,11 @@ class Hysteresis:
     def __repr__(self) -> str:
         return f"<Hysteresis {self.state} {self._against}/{self.threshold} against>"
 
+    @property
+    def is_recovering(self) -> bool:
+        """Whether it is down, and what came last says otherwise."""
+        return self.state is ClusterState.DOWN and self._against > 0
+
     def feed(self, *, alive: bool) -> bool:
         """Take a verdict; whether it changed the state."""
         verdict = ClusterState.UP if alive else ClusterState.DOWN

@@ -22,6 +22,8 @@ log = structlog.get_logger("kubemux.health")
 
 FIRST_WITHIN: Final = 1.0
 """Seconds over which the first probes of all clusters are spread."""
+CONFIRM_S: Final = 1.0
+"""Seconds between the probes that show that a cluster is back: its clients are served again already."""
 POKED_WITHIN: Final = 1.0
 """Seconds over which the probes of all clusters behind a gateway are spread when its links change; one per burst of pokes."""
 JITTER: Final = 0.1
@@ -80,7 +82,10 @@ class Monitor:
         while True:
             self._poked.clear()
             self._take(await self._probe())
-            await self._wait(self._config.probe.interval * random.uniform(1 - JITTER, 1 + JITTER))  # noqa: S311 - spreads load, guards nothing
+            pause = self._config.probe.interval
+            if self._hysteresis.is_recovering:
+                pause = min(pause, CONFIRM_S)
+            await self._wait(pause * random.uniform(1 - JITTER, 1 + JITTER))  # noqa: S311 - spreads load, guards nothing
 
     async def _wait(self, seconds: float) -> None:
         try:

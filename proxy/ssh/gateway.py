@@ -22,7 +22,16 @@ import asyncssh
 
 from proxy.config.model import GatewayConfig
 from proxy.config.values import Endpoint
-from proxy.errors import CredentialsUnusable, HostKeyRevoked, KeepaliveTimeout, LinkDown, LinkError, LinkReplaced, RetryClass
+from proxy.errors import (
+    CredentialsUnusable,
+    HostKeyRevoked,
+    KeepaliveTimeout,
+    LinkClosed,
+    LinkDown,
+    LinkError,
+    LinkReplaced,
+    RetryClass,
+)
 from proxy.metrics import Metrics
 from proxy.relay.budget import MemoryBudget
 from proxy.snapshots import GatewaySnapshot
@@ -340,7 +349,7 @@ class Gateway:
         if self._links.remove(link):
             self._lost_reasons.append(error.reason)
             # A wait stays that others of the same outage have brought, or a refused key; so does what a refused key says.
-            if self._retry_at is None and not isinstance(error, LinkReplaced):
+            if self._retry_at is None and not isinstance(error, LinkClosed):
                 self._set_retry(self._backoff.lost(link.age))
             if self._failure is None or self._failure.retry is not RetryClass.SLOW:
                 self._failure = error

@@ -19,9 +19,9 @@ from proxy.errors import (
     ChannelProhibited,
     ChannelRefused,
     ChannelTimeout,
+    LinkClosed,
     LinkDown,
     LinkError,
-    LinkReplaced,
     MemoryExhausted,
 )
 from proxy.relay.budget import MemoryBudget
@@ -236,7 +236,7 @@ class Link:
 
     async def close(self, error: LinkError | None = None) -> None:
         """End the link and everything on it; returns when its sockets are closed."""
-        self.error = self._plane.error = self.error or error or LinkReplaced(f"link to {self.server} closed by kubemux")
+        self.error = self._plane.error = self.error or error or LinkClosed(f"link to {self.server} closed by kubemux")
         for conn in reversed(self._conns):
             conn.abort()
         try:

@@ -8,7 +8,7 @@ from typing import Final
 import structlog
 
 from proxy.config.host_keys import Update, fingerprint, kind
-from proxy.errors import LinkError, LinkReplaced
+from proxy.errors import LinkClosed, LinkError
 from proxy.metrics import Metrics
 from proxy.snapshots import GatewayState
 from proxy.ssh.link import Link
@@ -106,7 +106,7 @@ class Report:
     def link_ended(self, link: Link, error: LinkError) -> None:
         """By us, or by others."""
         say, event = self._log.warning, "link lost"
-        if isinstance(error, LinkReplaced):
+        if isinstance(error, LinkClosed):
             say, event = self._log.info, "link closed"
         seconds = round(link.age, 1)
         say(event, link=link.name, server=link.server, reason=error.reason, message=str(error), seconds=seconds)

@@ -57,6 +57,18 @@ def _promptly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(monitor_module, "POKED_WITHIN", 0.01)
 
 
+async def test_a_cluster_that_is_back_is_confirmed_soon(pki: Pki, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its clients are served again: two intervals would be an alert too long."""
+    monkeypatch.setattr(monitor_module, "CONFIRM_S", 0.01)
+    async with Scripted(answers(BAD), tls=server_context(pki.good)) as server:
+        watched = Watched(Dialer(server.endpoint), cluster(server.endpoint, pki.authority.ca.cert, interval="1h", threshold=3))
+        async with watched.running():
+            assert await watched.change() is ClusterState.DOWN
+            server.script = answers(OK)
+            watched.monitor.poke()
+            assert await watched.change() is ClusterState.UP
+
+
 async def test_up_down_up_is_told_once_each(pki: Pki) -> None:
     async with Scripted(answers(OK), tls=server_context(pki.good)) as server:
         watched = Watched(Dialer(server.endpoint), cluster(server.endpoint, pki.authority.ca.cert, interval="20ms", threshold=2))

@@ -129,7 +129,7 @@ async def test_what_a_reload_has_removed_may_end_by_itself_too(sshd: Sshd, tmp_p
             daemon.assert_log_clean()
             daemon.kill()
         assert [entry["reason"] for entry in daemon.events("connection closed")] == ["client_closed"]
-        assert {entry["reason"] for entry in daemon.events("link closed")} == {"replaced"}
+        assert {entry["reason"] for entry in daemon.events("link closed")} == {"closed"}
 
     async with Echo() as echo:
         await asyncio.to_thread(run, echo)

@@ -196,4 +196,4 @@ async def test_closing_ends_what_is_being_opened(sshd: Sshd, tmp_path: Path) -> 
         await link.close()
         with pytest.raises(LinkDown):
             await pending
-        assert link.closed.result().reason == "replaced"
+        assert link.closed.result().reason == "closed"
