@@ -127,6 +127,7 @@ class Cluster:
             channel = await self._open(client, started + self._shared.hold_timeout)
             self.traffic.channel_open.observe(self._loop.time() - started)
             relay = Relay(channel, self.traffic, self._shared.budget, lambda relay: self._relay_ended(relay, client, started))
+            self._opening -= 1
             self._relays.add(relay)
             await _attach(relay, channel, sock)
         except ProxyError as exc:
@@ -134,10 +135,11 @@ class Cluster:
         except OSError as exc:  # the client has gone while it waited
             reason, message = End.CLIENT_RESET.value, exc.strerror or str(exc)
         finally:
-            self._opening -= 1
             if relay is None or not relay.has_started:
                 _reset(sock)
-                if relay is not None:
+                if relay is None:
+                    self._opening -= 1
+                else:
                     self._relays.discard(relay)
                 self._ended(client, started, reason, message=message)
             self._check_idle()

@@ -124,3 +124,17 @@ async def test_a_client_that_waits_for_memory_does_not_hold_up_a_stop(bed: Bed) 
     with pytest.raises(ConnectionResetError):
         await reader.read()
     writer.close()
+
+
+async def test_a_client_is_counted_once_at_every_moment(bed: Bed) -> None:
+    bed.budget.give_back(MEMORY)
+    counts: set[int] = set()
+
+    def is_served() -> bool:
+        counts.add(bed.cluster.active)
+        return bed.cluster.traffic.from_cluster == 4
+
+    _, writer = await bed.client()
+    await until(is_served)
+    assert counts == {1}
+    writer.close()
