@@ -314,7 +314,8 @@ class Gateway:
 
     def _answered(self, link: Link, rtt: float) -> None:
         self._missing.discard(link)
-        self._report.rtt(rtt)
+        if not self._is_closing:  # another gateway may have the name by now, or none
+            self._report.rtt(rtt)
 
     def _missed(self, link: Link, count: int) -> None:
         """`count` intervals without an answer: one is reason to replace it if others do answer, `max_missed` are to end it."""
@@ -349,7 +350,7 @@ class Gateway:
         if self._links.remove(link):
             self._lost_reasons.append(error.reason)
             # A wait stays that others of the same outage have brought, or a refused key; so does what a refused key says.
-            if self._retry_at is None and not isinstance(error, LinkClosed):
+            if self._retry_at is None and not isinstance(error, LinkClosed) and not self._is_closing:
                 self._set_retry(self._backoff.lost(link.age))
             if self._failure is None or self._failure.retry is not RetryClass.SLOW:
                 self._failure = error

@@ -216,6 +216,26 @@ async def test_draining_waits_for_channels_and_says_no_more_of_the_gateway(sshd:
             await open_channel(gateway, server.endpoint, hold=0.01)
 
 
+async def test_a_gateway_that_was_removed_has_no_series_again(sshd: Sshd) -> None:
+    """Its links go on for a while: they are still asked, and may be lost."""
+    async with Echo() as server, started(config_for(sshd, keepalive={"interval": "200ms"})) as gateway:
+        await gateway.until(lambda: gateway.links == 1)
+        await open_channel(gateway, server.endpoint)
+        draining = asyncio.get_running_loop().create_task(gateway.drain(10), name="drain")
+        await asyncio.sleep(0)
+        gateway._report._metrics.forget_gateway("edge")
+        (link,) = gateway._links
+        link.rtt = None
+        async with asyncio.timeout(5):
+            while link.snapshot().rtt is None:
+                await asyncio.sleep(0.01)
+        await asyncio.to_thread(sshd.stop)
+        async with asyncio.timeout(5):
+            await draining
+        series = ("gateway_rtt_seconds", "gateway_backoff_seconds", "gateway_links", "gateway_connected")
+        assert {gateway.registry.get_sample_value(f"kubemux_{name}", {"gateway": "edge"}) for name in series} == {None}
+
+
 async def test_closing_at_any_moment_leaves_no_session(sshd_factory: SshdFactory) -> None:
     sshd = sshd_factory(config={"MaxStartups": "1000"})
     for turns in range(0, 200, 9):
