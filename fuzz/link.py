@@ -174,7 +174,7 @@ class Scenario:
             if what == 0:
                 channel.abort()
         elif client.answers[0] is not None:
-            pass  # nobody has it
+            channel.abort()  # by whoever gave up before he heard of the refusal
         elif not client.is_attached:
             client.is_attached = True
             channel.attach(client)

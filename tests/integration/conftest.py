@@ -19,14 +19,14 @@ BOTH_PLANES = {"test_byte_path", "test_jump", "test_make_before_break", "test_st
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if metafunc.module.__name__.rpartition(".")[2] in BOTH_PLANES and DATA_PLANE not in os.environ:
-        metafunc.fixturenames.insert(0, "data_plane")  # before the daemon's: it inherits the variable
         metafunc.parametrize("data_plane", ["native", "asyncssh"], indirect=True)
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)  # so it comes before the daemon's, which inherits the variable
 def data_plane(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who carries the bytes of the daemon's links."""
-    monkeypatch.setenv(DATA_PLANE, request.param)
+    if hasattr(request, "param"):
+        monkeypatch.setenv(DATA_PLANE, request.param)
 
 
 def gateway(sshd: Sshd, **more: object) -> Sections:

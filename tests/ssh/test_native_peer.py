@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
+from unittest.mock import patch
 
 import asyncssh
 import pytest
@@ -256,6 +257,31 @@ async def test_a_refusal_is_told_in_the_peers_words(gateway: Watched, script: Sc
     with pytest.raises(ChannelRefused, match=r"could not connect to 10.0.0.1:6443: Connection \?\[31mrefused"):
         await opening
     await closed(gateway)
+
+
+async def test_an_opening_given_up_as_the_refusal_comes_says_nothing(gateway: Watched, script: Script) -> None:
+    """Cancelled in the very turn: a CLOSE for a channel that has no number was for channel 0, another client's."""
+    link = gateway._links[0]
+    loop = asyncio.get_running_loop()
+    opening = loop.create_task(link.open_channel(TARGET, origin=ORIGIN, timeout=SECONDS))
+    packet = SSHPacket(await script.hear(messages.OPEN))
+    packet.get_byte(), packet.get_string()
+    (channel,) = plane(gateway)._live
+    refused = channel.refused
+
+    def and_given_up(said: tuple[int, str]) -> None:
+        refused(said)
+        opening.cancel()
+
+    with patch.object(type(channel), "refused", lambda _, said: and_given_up(said)):
+        script.say(messages.OPEN_FAILURE, packet.get_uint32(), 2, then=String("no") + String(""))
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+    await closed(gateway)
+    again = loop.create_task(link.open_channel(TARGET, origin=ORIGIN, timeout=SECONDS))
+    async with asyncio.timeout(SECONDS):
+        assert (await script.heard.get())[0] == messages.OPEN, "the next that is said, and nothing before it"
+    again.cancel()
 
 
 async def test_an_opening_given_up_is_closed_when_the_answer_comes(gateway: Watched, script: Script) -> None:

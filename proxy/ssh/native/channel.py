@@ -131,6 +131,7 @@ class NativeChannel(Sending):
         """Open. If nobody waits any more, it is closed at once."""
         if self.is_answered:
             raise ProtocolError(f"channel {self.number} was opened twice")
+        self._is_open = True
         self._peer, self._largest = said.sender, min(said.largest, LARGEST_SENT)
         self._credit = self._granted = said.window
         self._answered(None)

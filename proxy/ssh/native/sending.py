@@ -34,6 +34,7 @@ class Sending:
         "_granted",
         "_is_full",
         "_is_held",
+        "_is_open",
         "_is_stray",
         "_largest",
         "_out",
@@ -66,6 +67,7 @@ class Sending:
         self._is_stray = False
         self._is_held = False
         self._is_full = False
+        self._is_open = False  # a channel that was refused has no number over there: whatever is said is for another's
         self._wants_eof = self._sent_eof = False
         self._wants_close = self._sent_close = False
         self.turn = 0
@@ -116,7 +118,7 @@ class Sending:
             self._out.seal_data(self._peer, size)
             self._credit -= size
             self._flow.spend(self, size)
-        if not self._pending and not self._sent_close:
+        if not self._pending and not self._sent_close and self._is_open:
             if self._wants_eof and not self._sent_eof:
                 self._sent_eof = True
                 self._out.say(messages.eof(self._peer))
@@ -163,6 +165,6 @@ class Sending:
             self._send_pending()
 
     def _close_now(self) -> None:
-        if self.is_answered and not self._sent_close:
+        if self._is_open and not self._sent_close:
             self._sent_close = True
             self._out.say(messages.close(self._peer))
