@@ -51,7 +51,8 @@ class End(asyncio.Protocol):
     def connection_lost(self, _: Exception | None) -> None:
         if self._timer:
             self._timer.cancel()
-        self.peer.transport.abort()
+        if not (self.is_over and self.peer.is_over):  # else the other side is closing, and may have something to flush
+            self.peer.transport.abort()
 
     def pause_writing(self) -> None:
         self.peer.is_blocked = True
