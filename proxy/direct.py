@@ -17,6 +17,8 @@ _BITE: Final = 64 << 10
 class TcpChannel(asyncio.Protocol):
     """A TCP connection as a `proxy.relay.interfaces.Channel`: pauses its user when the peer does not take what it is sent."""
 
+    counts_unsent: Final = False
+
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
         self._user: ChannelUser | None = None

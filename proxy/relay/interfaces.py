@@ -34,6 +34,10 @@ class ChannelUser(Protocol):
 class Channel(Protocol):
     """One open connection to an API server; nothing is delivered before `attach`."""
 
+    @property
+    def counts_unsent(self) -> bool:
+        """Whether what its user has been given and not passed on is counted against `limits.memory` already, as its window is."""
+
     def attach(self, user: ChannelUser) -> None:
         """Name the receiver and start delivery."""
 

@@ -136,7 +136,7 @@ class Relay(asyncio.BufferedProtocol):
     def pause_writing(self) -> None:
         """The client does not take what it is given."""
         self.is_cluster_paused = True
-        if self._transport is not None:
+        if self._transport is not None and not self._channel.counts_unsent:
             self._charged = self._transport.get_write_buffer_size()
             self._budget.charge(self._charged)
         self._channel.pause_reading()

@@ -31,6 +31,9 @@ _shared = memoryview(bytearray(_BITE))
 class SshChannel(asyncssh.SSHTCPSession[bytes]):
     """Both an asyncssh session and a `proxy.relay.interfaces.Channel`."""
 
+    counts_unsent: Final = False
+    """asyncssh grants the peer more as soon as we have been given what came."""
+
     def __init__(self, plane: AsyncsshPlane, budget: MemoryBudget, window: int) -> None:
         self._plane = plane
         self._budget = budget

@@ -6,7 +6,7 @@ Data goes to the client's transport where it was opened. Credit for the cluster 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from proxy.errors import ProxyError
 from proxy.relay.budget import MemoryBudget
@@ -28,6 +28,9 @@ OnAnswer = Callable[[Refusal | None], None]
 
 class NativeChannel(Sending):
     """A `proxy.relay.interfaces.Channel`. Half-close is two bits each way: EOF and CLOSE, sent and received."""
+
+    counts_unsent: Final = True
+    """Its window is counted in full, and credit follows what the client has taken."""
 
     __slots__ = (
         "_budget",
@@ -76,9 +79,12 @@ class NativeChannel(Sending):
         if self._is_paused or self._user is None:
             self._undelivered += data
             return False
+        if self._budget.is_tight:  # a client that stalls keeps this packet, and not the whole of the link's buffer
+            self._pass_on(self._user, bytes(data))
+            return False
         return self._pass_on(self._user, data)
 
-    def _pass_on(self, user: ChannelUser, data: memoryview) -> bool:
+    def _pass_on(self, user: ChannelUser, data: bytes | memoryview) -> bool:
         user.channel_data(data)
         if self._is_paused:  # by that call: the transport keeps what is left of it
             self._untaken += len(data)
