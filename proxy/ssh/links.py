@@ -99,8 +99,13 @@ class Links(Generic[L]):
         return leaving
 
     def crowd(self, wanted: int) -> list[L]:
-        """Retiring links over `wanted`, those with the fewest channels: they have to end now."""
-        return sorted(self.retiring, key=_load)[: max(0, len(self.retiring) - wanted)]
+        """Retiring links over `wanted`, those with the fewest channels: they have to end now.
+
+        Of equals those that have retired last: what is left on an older one is a watch or a download, on them it may be a probe.
+        """
+        youngest_first = self.retiring[::-1]
+        youngest_first.sort(key=_load)
+        return youngest_first[: max(0, len(self.retiring) - wanted)]
 
     def remove(self, link: L) -> bool:
         """A link has ended; whether it served, and so is missing."""

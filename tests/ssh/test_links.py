@@ -86,6 +86,7 @@ def test_where_too_many_retire_those_with_the_fewest_channels_end(loads: list[in
     kept = [stub for stub in stubs if stub not in ended]
     assert len(kept) == min(wanted, len(stubs))
     assert not ended or max(stub.load for stub in ended) <= min(stub.load for stub in kept)
+    assert all(stubs.index(kept_one) < stubs.index(one) for one in ended for kept_one in kept if kept_one.load == one.load)
 
 
 class Life(RuleBasedStateMachine):
