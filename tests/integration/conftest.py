@@ -13,7 +13,7 @@ from tests.support.apiserver import ApiServer
 from tests.support.daemon import Sections
 from tests.support.sshd import Sshd
 
-BOTH_PLANES = {"test_byte_path", "test_jump", "test_make_before_break", "test_stuck"}
+BOTH_PLANES = {"test_byte_path", "test_jump", "test_make_before_break", "test_stuck", "test_watch_through_reloads"}
 """Run with links' bytes carried by us and by asyncssh. With the variable set for the whole run, every test takes what it says."""
 
 

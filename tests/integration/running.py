@@ -100,9 +100,15 @@ async def get(port: int, certificates: Certificates, *, seconds: float = 20.0) -
             await closed(writer)
 
 
-def peers(pid: int) -> list[int]:
-    """The remote ports that a process' established TCP connections go to."""
+def connections(pid: int) -> list[tuple[int, int]]:
+    """The local and the remote port of each of a process' established TCP connections."""
     links = (link for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink())
     inodes = {str(link.readlink()).removeprefix("socket:[").removesuffix("]") for link in links}
     rows = (row.split() for row in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:])
-    return sorted(int(row[2].partition(":")[2], 16) for row in rows if row[9] in inodes and row[3] == "01")
+    found = (row[1:3] for row in rows if row[9] in inodes and row[3] == "01")
+    return sorted((int(local.partition(":")[2], 16), int(remote.partition(":")[2], 16)) for local, remote in found)
+
+
+def peers(pid: int) -> list[int]:
+    """The remote ports that a process' established TCP connections go to."""
+    return sorted(remote for _, remote in connections(pid))
