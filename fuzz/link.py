@@ -18,6 +18,7 @@ from fuzz.gateway import Gateway
 from proxy.config.values import Endpoint
 from proxy.errors import LinkError, ProxyError
 from proxy.relay.budget import MemoryBudget
+from proxy.relay.interfaces import Pieces
 from proxy.ssh.native import plane as plane_module
 from proxy.ssh.native.channel import NativeChannel, Refusal
 from proxy.wire import messages
@@ -48,12 +49,14 @@ class Client:
         self.is_lost = False
         self._had_eof = False
 
-    def channel_data(self, data: bytes | memoryview) -> None:
+    def channel_data(self, pieces: Pieces, nbytes: int) -> None:
         """Never after an end, and in order."""
         assert not self.is_lost
         assert not self._had_eof
-        start, self._taken = self._taken, self._taken + len(data)
-        assert not self._gateway.is_honest or self.sent[start : self._taken] == bytes(data)
+        data = b"".join(pieces)
+        assert len(data) == nbytes
+        start, self._taken = self._taken, self._taken + nbytes
+        assert not self._gateway.is_honest or self.sent[start : self._taken] == data
         if self.pauses:
             self.channel.pause_reading()
 

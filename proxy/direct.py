@@ -33,7 +33,7 @@ class TcpChannel(asyncio.Protocol):
         """Start delivery."""
         self._user = user
         if self._early:
-            user.channel_data(self._early)
+            user.channel_data([self._early], len(self._early))
             self._early = b""
         if self._had_eof:
             user.channel_eof()
@@ -87,7 +87,7 @@ class TcpChannel(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Bytes from the server. What it says before `attach` is one read at most: uvloop heeds no earlier pause."""
         if self._user is not None:
-            self._user.channel_data(data)
+            self._user.channel_data([data], len(data))
         else:
             self._early += data
             self.pause_reading()

@@ -17,7 +17,7 @@ from proxy.config.model import ClusterConfig
 from proxy.errors import ProxyError
 from proxy.listeners.admission import Admission
 from proxy.metrics import Metrics
-from proxy.relay.interfaces import Channel
+from proxy.relay.interfaces import Channel, Pieces
 from proxy.series import Registry
 from proxy.waiting import WaitingForMemory
 from proxy.wire import messages
@@ -33,8 +33,9 @@ class Taker:
     def __init__(self) -> None:
         self.taken = 0
 
-    def channel_data(self, data: bytes | memoryview) -> None:
-        self.taken += len(data)
+    def channel_data(self, pieces: Pieces, nbytes: int) -> None:
+        del pieces
+        self.taken += nbytes
 
     def channel_eof(self) -> None: ...
     def channel_full(self) -> None: ...

@@ -55,7 +55,7 @@ class MemoryBudget:
     def take_growth(self, window: int, ceiling: int) -> int:
         """Take what doubles `window` (at most to `ceiling`) and return it; 0 if that is not to be had."""
         growth = min(window, ceiling - window)
-        if growth <= 0 or growth > (self._bonus - self.used) // 4:
+        if growth <= 0 or growth > (self._bonus - self.used) // 2:
             return 0
         self.used += growth
         return growth

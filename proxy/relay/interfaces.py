@@ -11,12 +11,17 @@ from typing import Protocol
 from proxy.config.values import Endpoint
 from proxy.errors import ProxyError
 
+Pieces = list[bytes | bytearray | memoryview]
+
 
 class ChannelUser(Protocol):
     """Who gets what comes back on a channel: the relay."""
 
-    def channel_data(self, data: bytes | memoryview) -> None:
-        """Bytes from the cluster. A memoryview is good for this call; a user that needs it longer pauses the channel in it."""
+    def channel_data(self, pieces: Pieces, nbytes: int) -> None:
+        """`nbytes` from the cluster, in order.
+
+        A memoryview is good for this call; a user that needs it longer pauses the channel in it.
+        """
 
     def channel_eof(self) -> None:
         """The cluster sends no more; it may still receive (RFC 4254 5.3)."""

@@ -20,7 +20,7 @@ from typing import Final, cast
 
 from proxy.errors import ProxyError
 from proxy.relay.budget import MemoryBudget
-from proxy.relay.interfaces import Channel
+from proxy.relay.interfaces import Channel, Pieces
 from proxy.traffic import Traffic
 
 LINGER_ZERO: Final = struct.pack("ii", 1, 0)
@@ -162,14 +162,14 @@ class Relay(asyncio.BufferedProtocol):
 
     # -------------------------------------------------------------------------------------------- the channel
 
-    def channel_data(self, data: bytes | memoryview) -> None:
+    def channel_data(self, pieces: Pieces, nbytes: int) -> None:
         """Bytes from the cluster."""
         if not self.from_cluster:
             self.first_byte_at = asyncio.get_running_loop().time()
-        self.from_cluster += len(data)
-        self.traffic.from_cluster += len(data)
+        self.from_cluster += nbytes
+        self.traffic.from_cluster += nbytes
         if self._client_open and self._transport is not None:
-            self._transport.write(data)
+            self._transport.writelines(pieces)
 
     def channel_eof(self) -> None:
         """The cluster sends no more."""

@@ -124,7 +124,7 @@ class SshChannel(asyncssh.SSHTCPSession[bytes]):
             self._delivered = 0
             self._grow()
         if self._user is not None:
-            self._user.channel_data(data)
+            self._user.channel_data([data], len(data))
 
     def eof_received(self) -> bool:
         """True keeps our direction open."""

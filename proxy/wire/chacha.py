@@ -35,7 +35,6 @@ _POLY_KEY: Final = 32
 _ZERO_COUNTER: Final = bytes(8)
 _SEQUENCES: Final = 1 << 32
 
-_header = Struct(">IB")
 _length = Struct(">I")
 _sequence = Struct(">Q")
 
@@ -74,15 +73,20 @@ class ChachaSealer(_Keyed):
 
     def seal(self, buffer: memoryview, start: int, size: int) -> int:
         """As `packets.Sealer.seal`, in the same room."""
+        return self.seal_from(buffer, start + HEADER, size, buffer, start)
+
+    def seal_from(self, source: memoryview, at: int, size: int, buffer: memoryview, start: int) -> int:
+        """As `packets.Sealer.seal_from`."""
         padding = _LEAST_PADDING + (-1 - size - _LEAST_PADDING) % _BLOCK
-        end = start + HEADER + size + padding
+        behind = at + size
+        source[at - 1] = padding
+        source[behind : behind + padding] = _PADDING[padding]
         body = start + 4
-        _header.pack_into(buffer, start, 1 + size + padding, padding)
-        buffer[end - padding : end] = _PADDING[padding]
-        self._head.reset_nonce(self._nonce)
-        self._head.update_into(buffer[start:body], buffer[start:body])
+        end = body + 1 + size + padding
         poly = self._begin()
-        self._body.update_into(buffer[body:end], buffer[body:end])
+        self._body.update_into(source[at - 1 : behind + padding], buffer[body:end])
+        self._head.reset_nonce(self._nonce)
+        self._head.update_into(_length.pack(1 + size + padding), buffer[start:body])
         buffer[end : end + TAG] = Poly1305.generate_tag(poly, buffer[start:end])
         self._step()
         return end + TAG

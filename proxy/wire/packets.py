@@ -22,7 +22,9 @@ from proxy.wire.errors import ProtocolError
 HEADER: Final = 5
 """Bytes before the payload."""
 TAG: Final = 16
-OVERHEAD: Final = HEADER + 19 + TAG
+PADDING: Final = 19
+"""Bytes, at most."""
+OVERHEAD: Final = HEADER + PADDING + TAG
 """Bytes that a packet has more than its payload, at most."""
 
 _BLOCK: Final = 16
@@ -34,7 +36,6 @@ _COUNTER_AT: Final = 4
 _COUNTERS: Final = 1 << 64
 _SEQUENCES: Final = 1 << 32
 
-_header = Struct(">IB")
 _length = Struct(">I")
 _counter = Struct(">Q")
 
@@ -69,14 +70,23 @@ class Sealer(_Keyed):
 
         The buffer has room for `size + OVERHEAD` bytes from `start` on.
         """
+        return self.seal_from(buffer, start + HEADER, size, buffer, start)
+
+    def seal_from(self, source: memoryview, at: int, size: int, buffer: memoryview, start: int) -> int:
+        """The same of a payload that stands at `at` of `source`, which is sealed on its way: that is no dearer than in place.
+
+        The byte before it and up to PADDING bytes behind it are overwritten.
+        """
         padding = _LEAST_PADDING + (-1 - size - _LEAST_PADDING) % _BLOCK
-        end = start + HEADER + size + padding
-        _header.pack_into(buffer, start, 1 + size + padding, padding)
-        buffer[end - padding : end] = _PADDING[padding]
+        behind = at + size
+        source[at - 1] = padding
+        source[behind : behind + padding] = _PADDING[padding]
         body = start + 4
-        self._aead.encrypt_into(self._nonce, buffer[body:end], buffer[start:body], buffer[body : end + TAG])
+        end = body + 1 + size + padding + TAG
+        _length.pack_into(buffer, start, 1 + size + padding)
+        self._aead.encrypt_into(self._nonce, source[at - 1 : behind + padding], buffer[start:body], buffer[body:end])
         self._step()
-        return end + TAG
+        return end
 
 
 Opened = tuple[int, int, int]

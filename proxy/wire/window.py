@@ -4,6 +4,10 @@ A window of W bytes carries at most W per round trip: OpenSSH's 2 MiB are 20 MB/
 gets half a window of it per half a round trip, so a window half of which goes by in less than two round trips wants to grow.
 What was granted cannot be taken back; a window shrinks by granting less than was delivered.
 
+Credit for a large window goes out in eighths. On a long way what was sent at once arrives at once: granted by halves, the
+first grant took a little more than half of it along, what was left was too little for another one, and so half the window was
+never under way (135 MB/s at 100 ms with 32 MiB, that is 16 MiB per round trip).
+
 More than the way holds does not make a channel faster: it stands in sshd and in both kernels, and the answer to a small
 request on the same link behind it. So what a window may grow to follows from the round trip, and the less a channel has of
 the link's traffic, the less of that, down to a quarter (a newcomer on a long way has little because its window is small).
@@ -29,14 +33,22 @@ NARROWEST: Final = 1 << 20
 FASTEST: Final = 1.25e9
 """Bytes per second of the fastest way that is reckoned with: 10 Gbit/s, more than one core of sshd seals."""
 
+OFTEN: Final = 512 << 10
+"""Bytes: credit goes out no more often than this, each is a packet, but for windows of which it is over half."""
+
 TICK_S: Final = 1e-3
 """The clock of uvloop counts milliseconds: a shorter round trip is not told from none."""
+
+
+def _enough(size: int) -> int:
+    """Bytes to grant at once of a window of `size`."""
+    return min((size + 1) // 2, max(OFTEN, size // 8))
 
 
 class ReceiveWindow:
     """All in bytes and seconds. `now` is any monotonic clock."""
 
-    __slots__ = ("_floor", "_granted_at", "_owed", "_passed", "credit", "size")
+    __slots__ = ("_enough", "_floor", "_granted", "_owed", "_passed", "_reviewed_at", "credit", "size")
 
     def __init__(self, size: int, *, now: float) -> None:
         self.size = size
@@ -44,8 +56,10 @@ class ReceiveWindow:
         self.credit = size
         """What it may still send."""
         self._floor = size
+        self._enough = _enough(size)
         self._owed = 0
-        self._granted_at = now
+        self._reviewed_at = now
+        self._granted = 0
         self._passed = 0
 
     def arrived(self, nbytes: int) -> None:
@@ -55,40 +69,53 @@ class ReceiveWindow:
         self.credit -= nbytes
 
     def taken(self, nbytes: int) -> bool:
-        """The user has taken; True if it is time to `grant`: half of the window is owed."""
+        """The user has taken; True if it is time to `grant`."""
         self._owed += nbytes
-        return self._owed * 2 >= self.size
+        return self._owed >= self._enough
+
+    @property
+    def is_due(self) -> bool:
+        """Whether half of it has gone by since it was last `reviewed`: grow or shrink it now."""
+        return (self._granted + self._owed) * 2 >= self.size
 
     def is_small(self, now: float, round_trip: float) -> bool:
         """Whether half of it went by within two round trips: the way is longer under load than when it was measured."""
-        return now - self._granted_at < 2 * max(round_trip, TICK_S)
+        return now - self._reviewed_at < 2 * max(round_trip, TICK_S)
 
     def ceiling(self, round_trip: float, passed: int) -> int:
         """What it may grow to, given that `passed` bytes have come on the link so far: its share of what the way holds."""
         way = min(WIDEST, max(NARROWEST, int(round_trip * FASTEST)))
-        return max(way // 4, way * self._owed // max(passed - self._passed, self._owed, 1))
+        mine = self._granted + self._owed
+        return max(way // 4, way * mine // max(passed - self._passed, mine, 1))
 
     def grow(self, nbytes: int) -> None:
         """Grant that much more with the next grant."""
         self.size += nbytes
         self._owed += nbytes
+        self._enough = _enough(self.size)
 
     def shrink(self, now: float, ceiling: int = WIDEST, *, tight: bool) -> int:
         """Keep back some of what is owed, if the window stood idle, is far over its `ceiling`, or memory is `tight`.
 
         Returns how much. Shares go up and down, so a window is not far over its ceiling before it is twice that.
         """
-        if not tight and self.size <= 2 * ceiling and now - self._granted_at < IDLE_S:
+        if not tight and self.size <= 2 * ceiling and now - self._reviewed_at < IDLE_S:
             return 0
         kept = min(self._owed, self.size // 2, self.size - self._floor)
         self.size -= kept
         self._owed -= kept
+        self._enough = _enough(self.size)
         return kept
 
-    def grant(self, now: float, passed: int = 0) -> int:
-        """What the peer is to be told now: 0 if nothing. `passed` is as for `ceiling`."""
-        granted, self._owed = self._owed, 0
+    def reviewed(self, now: float, passed: int) -> None:
+        """It has the size it should have. `passed` is as for `ceiling`."""
+        self._reviewed_at = now
         self._passed = passed
+        self._granted = -self._owed
+
+    def grant(self) -> int:
+        """What the peer is to be told now: 0 if nothing."""
+        granted, self._owed = self._owed, 0
         self.credit += granted
-        self._granted_at = now
+        self._granted += granted
         return granted

@@ -98,8 +98,8 @@ async def test_bytes_go_both_ways_and_are_counted() -> None:
     loop = asyncio.get_running_loop()
     async with relayed() as (relay, channel, client, _):
         await loop.sock_sendall(client, b"request")
-        relay.channel_data(b"answer")
-        relay.channel_data(memoryview(b" in two"))
+        relay.channel_data([b"answer"], 6)
+        relay.channel_data([memoryview(b" in"), b" two"], 7)
         assert await receive(client, 13) == b"answer in two"
         async with asyncio.timeout(5):
             while channel.sent != b"request":
@@ -115,7 +115,7 @@ async def test_a_client_that_ended_its_side_still_gets_the_answer() -> None:
         async with asyncio.timeout(5):
             while "write_eof" not in channel.calls:
                 await asyncio.sleep(0)
-        relay.channel_data(b"late answer")
+        relay.channel_data([b"late answer"], 11)
         relay.channel_eof()
         assert await receive(client, 100) == b"late answer"
         async with asyncio.timeout(5):
@@ -162,7 +162,7 @@ async def test_a_channel_closed_without_eof_gives_a_client_that_has_ended_all_th
             while "write_eof" not in channel.calls:
                 await asyncio.sleep(0)
         sent = 8 << 20  # more than the kernel takes
-        relay.channel_data(bytes(sent))
+        relay.channel_data([bytes(sent)], sent)
         channel.lose(None)
         assert len(await receive(client, sent)) == sent
         assert not await receive(client, 1), "the end, and no reset"
@@ -177,7 +177,7 @@ async def test_a_client_that_does_not_read_pauses_the_channel_and_is_charged_onc
         sent = 0
         async with asyncio.timeout(10):
             while "pause_reading" not in channel.calls:  # the kernel's buffers fill first
-                relay.channel_data(bytes(64 << 10))
+                relay.channel_data([bytes(64 << 10)], 64 << 10)
                 sent += 64 << 10
                 await asyncio.sleep(0)
         assert relay.is_cluster_paused

@@ -15,7 +15,7 @@ import pytest
 from proxy.config.values import Endpoint
 from proxy.errors import ChannelProhibited, ChannelRefused, ChannelTimeout, LinkDown, MemoryExhausted, ProxyError
 from proxy.relay.budget import MemoryBudget
-from proxy.relay.interfaces import Channel
+from proxy.relay.interfaces import Channel, Pieces
 from proxy.ssh.link import Link
 from tests.ssh.conftest import ORIGIN, config_for, dialled
 from tests.support.echo import Echo
@@ -61,7 +61,7 @@ class Ended:
         self.lost: asyncio.Future[ProxyError | None] = asyncio.get_running_loop().create_future()
         channel.attach(self)
 
-    def channel_data(self, data: bytes | memoryview) -> None: ...
+    def channel_data(self, pieces: Pieces, nbytes: int) -> None: ...
     def channel_eof(self) -> None: ...
     def channel_full(self) -> None: ...
     def channel_writable(self) -> None: ...

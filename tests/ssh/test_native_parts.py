@@ -11,14 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.ssh.native import buffers
-from proxy.ssh.native.buffers import SIZE
+from proxy.ssh.native.buffers import RECEIVED, SENT
 from proxy.ssh.native.incoming import LARGEST_DATA, Incoming
 from proxy.ssh.native.outgoing import DATA_AT, Outgoing
 from proxy.wire import messages
 from proxy.wire.errors import ProtocolError
 from proxy.wire.keys import Keys
-from proxy.wire.packets import HEADER, TAG, Opener, Sealer
+from proxy.wire.packets import HEADER, PADDING, TAG, Opener, Sealer
 
 KEYS = Keys(bytes(16), bytes(12))
 
@@ -65,7 +64,7 @@ async def test_a_buffer_is_used_again_only_when_the_transport_holds_nothing_of_i
             while len(found) < len(payloads):
                 wire += await loop.sock_recv(theirs, 1 << 20)
                 assert len(wire) <= expected
-                opener, found = Opener(*KEYS, largest=SIZE), []
+                opener, found = Opener(*KEYS, largest=SENT.size), []
                 buffer, start = memoryview(bytearray(wire)), 0
                 while opened := opener.open(buffer, start, len(buffer)):
                     first, last, start = opened
@@ -78,7 +77,7 @@ async def test_a_buffer_is_used_again_only_when_the_transport_holds_nothing_of_i
         assert lent >= 4
         await turns(2)
         assert not outgoing._buffer  # a link that has nothing to say has none
-        assert len(buffers._spares) <= 4
+        assert len(SENT.spares) <= 4
         transport.abort()
         await turns(3)
 
@@ -120,8 +119,7 @@ async def test_the_packets_of_a_turn_go_out_in_one_write() -> None:
     ended: list[int] = []
     outgoing = Outgoing(Counting(), KEYS, on_written=lambda _: None, on_turn=ended.append)
     for number in range(10):
-        outgoing.room(100)[:3] = b"abc"
-        outgoing.seal_data(number, 3)
+        outgoing.put_data(number, memoryview(bytearray(DATA_AT + 3 + PADDING)), DATA_AT, 3)
     assert writes == []
     await turns(2)
     assert len(writes) == 1
@@ -144,6 +142,7 @@ class Heard:
             self,
             KEYS,
             on_message=self.message,
+            on_opened=lambda: False,
             on_other=lambda packet, _: self.others.append(bytes(packet)),
             on_error=self.errors.append,
             on_read=lambda: None,
@@ -223,7 +222,7 @@ def test_what_is_left_to_many_stands_side_by_side_in_few_buffers() -> None:
         heard.incoming.data_received(data[start : start + 1500])
     assert heard.messages == payloads
     assert [bytes(view) for view in heard.kept] == payloads
-    assert len({id(view.obj) for view in heard.kept}) <= 1 + len(data) // (SIZE - (48 << 10))
+    assert len({id(view.obj) for view in heard.kept}) <= 1 + len(data) // (RECEIVED.size - (48 << 10))
 
 
 def test_what_follows_newkeys_waits_for_the_keys() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from proxy.config.model import GatewayConfig
 from proxy.config.values import Endpoint
+from proxy.relay.interfaces import Pieces
 from tests.ssh.conftest import ORIGIN, config_for
 from tests.ssh.native import Tunnel, closed, download, native, plane, tunnel, until, upload
 from tests.support import ssh_keys
@@ -90,8 +91,9 @@ class Collector:
         self.full: list[bool] = []
         self.error: object = None
 
-    def channel_data(self, data: bytes | memoryview) -> None:
-        self.data += data
+    def channel_data(self, pieces: Pieces, nbytes: int) -> None:
+        self.data += b"".join(pieces)
+        assert len(self.data) >= nbytes
 
     def channel_eof(self) -> None:
         self.eof.set()

@@ -8,22 +8,31 @@ from __future__ import annotations
 
 from typing import Final
 
-SIZE: Final = 160 << 10
-"""Bytes: four full packets of ours, two of the gateway's."""
-
 NONE: Final = memoryview(bytearray())
 """In place of a buffer: it has no room."""
 
 _SPARES: Final = 4
-_spares: list[memoryview] = []
 
 
-def take() -> memoryview:
-    """A buffer of SIZE bytes, with whatever is in it."""
-    return _spares.pop() if _spares else memoryview(bytearray(SIZE))
+class Pool:
+    """Buffers of `size` bytes."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.spares: list[memoryview] = []
+
+    def take(self) -> memoryview:
+        """One, with whatever is in it."""
+        return self.spares.pop() if self.spares else memoryview(bytearray(self.size))
+
+    def give(self, buffer: memoryview) -> None:
+        """Back, when nobody has a view of it any more. One of another size was not from here."""
+        if len(self.spares) < _SPARES and len(buffer) == self.size:
+            self.spares.append(buffer)
 
 
-def give(buffer: memoryview) -> None:
-    """Back, when nobody has a view of it any more."""
-    if len(_spares) < _SPARES and len(buffer) == SIZE:
-        _spares.append(buffer)
+RECEIVED: Final = Pool(160 << 10)
+"""Two full packets of the gateway's, and what has come of the next. A client that stalls may keep one."""
+
+SENT: Final = Pool(288 << 10)
+"""Eight full packets of ours, what `proxy.ssh.native.sending` reads at once, and some small ones."""

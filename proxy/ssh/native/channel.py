@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 from proxy.errors import ProxyError
 from proxy.relay.budget import MemoryBudget
-from proxy.relay.interfaces import ChannelUser
+from proxy.relay.interfaces import ChannelUser, Pieces
+from proxy.ssh.native.buffers import RECEIVED
 from proxy.ssh.native.sending import LARGEST_SENT, Sending
 from proxy.wire import messages
 from proxy.wire.errors import ProtocolError
@@ -40,6 +41,7 @@ class NativeChannel(Sending):
         "_is_paused",
         "_loop",
         "_on_answer",
+        "_pieces",
         "_plane",
         "_told_eof",
         "_undelivered",
@@ -56,6 +58,7 @@ class NativeChannel(Sending):
         self._window = ReceiveWindow(window, now=self._loop.time())
         self._undelivered = bytearray()
         self._untaken = 0
+        self._pieces: Pieces = []
         self._is_paused = True
         self._is_aborted = False
         self._had_eof = self._told_eof = False
@@ -70,7 +73,20 @@ class NativeChannel(Sending):
     # ------------------------------------------------------------------------------------ from the cluster
 
     def data(self, data: memoryview) -> bool:
-        """Hand `data` to the user; True if it was left to them. Raises ProtocolError."""
+        """Hand `data` to the user; True if they may have kept it. Raises ProtocolError."""
+        return self._has_room(data) and self._give([data], len(data))
+
+    def keep(self, data: memoryview) -> None:
+        """The same, but `pass_on` will follow, and may hand on more at once. Raises ProtocolError."""
+        if self._has_room(data):
+            self._pieces.append(data)
+
+    def pass_on(self) -> bool:
+        """Hand what was kept to the user, in one write; True if they may have kept memoryviews of it."""
+        pieces, self._pieces = self._pieces, []
+        return bool(pieces) and self._give(pieces, sum(map(len, pieces)))
+
+    def _has_room(self, data: memoryview) -> bool:
         self._window.arrived(len(data))
         if self._had_eof or self._had_close:
             raise ProtocolError(f"data on channel {self.number} after its end")
@@ -79,30 +95,37 @@ class NativeChannel(Sending):
         if self._is_paused or self._user is None:
             self._undelivered += data
             return False
-        if self._budget.is_tight:  # a client that stalls keeps this packet, and not the whole of the link's buffer
-            self._pass_on(self._user, bytes(data))
-            return False
-        return self._pass_on(self._user, data)
+        return True
 
-    def _pass_on(self, user: ChannelUser, data: bytes | memoryview) -> bool:
-        user.channel_data(data)
-        if self._is_paused:  # by that call: the transport keeps what is left of it
-            self._untaken += len(data)
-            return True
-        self._taken(len(data))
+    def _give(self, pieces: Pieces, nbytes: int) -> bool:
+        if self._user is None:
+            return False
+        # A client that stalls keeps the whole buffer. If that is more than its window is counted as, it gets a copy.
+        is_copied = self._window.size < RECEIVED.size
+        self._user.channel_data([bytes(piece) for piece in pieces] if is_copied else pieces, nbytes)
+        if self._is_paused:  # by that call
+            self._untaken += nbytes
+            return not is_copied
+        self._taken(nbytes)
         return False
 
     def _taken(self, nbytes: int) -> None:
-        """The client's socket has taken that much: credit for the cluster, once half a window has come together."""
-        if not self._window.taken(nbytes) or self._had_eof or self._sent_close:
+        """The client's socket has taken that much: credit for the cluster, once enough has come together."""
+        window = self._window
+        if not window.taken(nbytes) or self._had_eof or self._sent_close:
             return
-        window, budget, now, plane = self._window, self._budget, self._loop.time(), self._plane
+        if window.is_due:
+            self._review(window)
+        if credit := window.grant():
+            self._out.say(messages.window_adjust(self._peer, credit))
+
+    def _review(self, window: ReceiveWindow) -> None:
+        budget, now, plane = self._budget, self._loop.time(), self._plane
         ceiling = window.ceiling(plane.round_trip, plane.received)
         if window.is_small(now, plane.round_trip):
             window.grow(budget.take_growth(window.size, ceiling))
         budget.give_back(window.shrink(now, ceiling, tight=budget.is_tight))
-        if credit := window.grant(now, plane.received):
-            self._out.say(messages.window_adjust(self._peer, credit))
+        window.reviewed(now, plane.received)
 
     def _deliver(self) -> None:
         """What arrived while the user took nothing, and the end that may have come after it."""
@@ -110,7 +133,7 @@ class NativeChannel(Sending):
             return
         if self._undelivered and not self._is_paused:
             data, self._undelivered = self._undelivered, bytearray()
-            self._pass_on(self._user, memoryview(data))
+            self._give([data], len(data))
         if self._undelivered or self._user is None:  # ended by that call
             return
         if self._had_eof and not self._told_eof:

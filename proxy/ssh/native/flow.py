@@ -77,7 +77,8 @@ class Flow:
         self._modest: OrderedDict[Sender, None] = OrderedDict()
         self._resuming: asyncio.Handle | None = None
         self._turn = 0
-        self._is_congested = False
+        self.is_congested = False
+        """The kernel does not take everything."""
         self._is_full = False
         self._is_held = False
         self.is_shut = False
@@ -90,7 +91,7 @@ class Flow:
         self._shared_until = 0.0
 
     def __repr__(self) -> str:
-        return f"<Flow waiting={len(self._modest)}+{len(self._waiting)} congested={self._is_congested} shut={self.is_shut}>"
+        return f"<Flow waiting={len(self._modest)}+{len(self._waiting)} congested={self.is_congested} shut={self.is_shut}>"
 
     def spend(self, sender: Sender, nbytes: int) -> None:
         """`sender` has sent that much: it waits if that was its share of a link that is congested."""
@@ -100,7 +101,7 @@ class Flow:
                 self._speaker = sender
                 self._changes += 1
         sender.spent += nbytes
-        if self._is_congested and sender.spent >= SHARE:
+        if self.is_congested and sender.spent >= SHARE:
             self.wait(sender)
 
     def usable(self, credit: int, under_way: int, grant: int) -> int:
@@ -140,16 +141,16 @@ class Flow:
         """A turn's bytes were written, and `unsent` bytes are left."""
         if unsent > HIGH_WATER:
             self._is_full = self.is_shut = True
-        elif not self._is_congested:
+        elif not self.is_congested:
             self._turn += 1
 
     def congested(self) -> None:
         """The kernel does not take everything any more."""
-        self._is_congested = True
+        self.is_congested = True
 
     def drained(self) -> None:
         """It has taken everything."""
-        self._is_congested = self._is_full = False
+        self.is_congested = self._is_full = False
         self.is_shut = self._is_held
         self._turn += 1
         self._resume()
@@ -162,11 +163,11 @@ class Flow:
 
     def _resume(self) -> None:
         for _ in range(min(MODEST_AT_ONCE, len(self._modest))):
-            if self.is_shut or self._is_congested:
+            if self.is_shut or self.is_congested:
                 break
             self._modest.popitem(last=False)[0].go_on()
         self._round()
-        if (self._waiting or self._modest) and self._resuming is None and not (self.is_shut or self._is_congested):
+        if (self._waiting or self._modest) and self._resuming is None and not (self.is_shut or self.is_congested):
             # Two turns: what is called soon is called before the sockets of those who go on are read.
             self._resuming = self._loop.call_soon(self._resume_soon)
 
@@ -174,7 +175,7 @@ class Flow:
         """A share for everyone who waits, until enough go on."""
         went = 0
         for _ in range(len(self._waiting)):
-            if self.is_shut or went == RESUME_AT_ONCE or (self._is_congested and went):  # one at least: the modest may be many
+            if self.is_shut or went == RESUME_AT_ONCE or (self.is_congested and went):  # one at least: the modest may be many
                 return
             sender = next(iter(self._waiting))
             sender.spent = min(sender.spent, DEBT) - SHARE
@@ -190,5 +191,5 @@ class Flow:
 
     def _resume_more(self) -> None:
         self._resuming = None
-        if not self._is_congested:
+        if not self.is_congested:
             self._resume()

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from proxy.ssh.native import buffers
+from proxy.ssh.native.buffers import NONE, RECEIVED
 from proxy.ssh.native.handover import Transport
 from proxy.wire import messages
 from proxy.wire.chacha import ChachaOpener
@@ -35,8 +35,9 @@ Handler = Callable[[int, memoryview], bool]
 class Incoming(asyncio.BufferedProtocol):
     """The protocol of a link's transport.
 
-    `on_message(kind, payload)` gets channel messages and says whether somebody has a memoryview of one now; `on_other(packet,
-    sequence)` gets the rest, header included; `on_error` gets the one ProtocolError after which nothing more is opened.
+    `on_message(kind, payload)` gets channel messages; `on_opened()` is called when all that was received is opened. Both say
+    whether somebody has a memoryview of a payload now. `on_other(packet, sequence)` gets the rest, header included; `on_error`
+    gets the one ProtocolError after which nothing more is opened.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Incoming(asyncio.BufferedProtocol):
         keys: Keys,
         *,
         on_message: Handler,
+        on_opened: Callable[[], bool],
         on_other: Callable[[memoryview, int], None],
         on_error: Callable[[ProtocolError], None],
         on_read: Callable[[], None],
@@ -54,12 +56,13 @@ class Incoming(asyncio.BufferedProtocol):
         self._transport = transport
         self._opener: Opener | ChachaOpener | None = keys.opener(largest=_LARGEST_PACKET)
         self._on_message = on_message
+        self._on_opened = on_opened
         self._on_other = on_other
         self._on_error = on_error
         self._on_read = on_read
         self._on_lost = on_lost
         self._on_congestion = on_congestion
-        self._view = buffers.NONE
+        self._view = NONE
         self._start = 0
         self._end = 0
         self._is_opening = False
@@ -86,6 +89,7 @@ class Incoming(asyncio.BufferedProtocol):
 
     def _open(self) -> None:
         self._is_opening = True
+        error = None
         try:
             while (opener := self._opener) is not None and (found := opener.open(self._view, self._start, self._end)):
                 packet, (first, last, self._start) = self._start, found
@@ -95,8 +99,11 @@ class Incoming(asyncio.BufferedProtocol):
                 else:
                     self._hand_on(kind, packet, opener.sequence - 1)
         except ProtocolError as exc:
+            error = exc
+        self._is_left |= self._on_opened()  # what came before a broken packet is sound
+        if error is not None:
             self._opener = None
-            self._on_error(exc)
+            self._on_error(error)
         self._is_opening = False
         if self._is_left or self._start == self._end:
             self._let_go()
@@ -119,12 +126,12 @@ class Incoming(asyncio.BufferedProtocol):
     def _make_room(self) -> None:
         """Move what is not opened yet to the front of a buffer that has room behind it."""
         rest = self._view[self._start : self._end]
-        if len(rest) + _LEAST_ROOM > buffers.SIZE:  # it waits for new keys
+        if len(rest) + _LEAST_ROOM > RECEIVED.size:  # it waits for new keys
             self._replace(memoryview(bytearray(len(rest) + 2 * _LEAST_ROOM)), rest)
         elif not self._view:
-            self._view = buffers.take()
+            self._view = RECEIVED.take()
         elif self._is_left:
-            self._replace(buffers.take(), rest)
+            self._replace(RECEIVED.take(), rest)
         else:
             self._view[: len(rest)] = rest
             self._start, self._end = 0, len(rest)
@@ -135,8 +142,8 @@ class Incoming(asyncio.BufferedProtocol):
             return
         rest = self._view[self._start : self._end]
         if not self._is_left:
-            buffers.give(self._view)
-        self._replace(buffers.take() if rest else buffers.NONE, rest)
+            RECEIVED.give(self._view)
+        self._replace(RECEIVED.take() if rest else NONE, rest)
 
     def _replace(self, view: memoryview, rest: memoryview) -> None:
         view[: len(rest)] = rest

@@ -10,14 +10,14 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from proxy.ssh.native import buffers
+from proxy.ssh.native.buffers import NONE, SENT
 from proxy.ssh.native.handover import Transport
 from proxy.wire import messages
 from proxy.wire.keys import Keys
 from proxy.wire.packets import HEADER, OVERHEAD
 
 DATA_AT: Final = HEADER + messages.DATA_HEADER
-"""Where a client's bytes stand in their packet."""
+"""Bytes of a packet before a client's."""
 
 LITTLE: Final = 32 << 10
 """Bytes that are copied rather than given away with a whole buffer, while others wait before them."""
@@ -34,7 +34,7 @@ class Outgoing:
         self._sealer = keys.sealer()
         self._on_written = on_written
         self._on_turn = on_turn
-        self._buffer = buffers.NONE
+        self._buffer = NONE
         self._end = 0
         self._written = 0
         self._is_scheduled = False
@@ -50,17 +50,13 @@ class Outgoing:
 
     # ------------------------------------------------------------------------------------- a client's bytes
 
-    def room(self, nbytes: int) -> memoryview:
-        """Where up to `nbytes` of a client's data may be received: behind the room for their headers. Gone with the turn."""
+    def put_data(self, recipient: int, source: memoryview, at: int, nbytes: int) -> None:
+        """A DATA packet of `nbytes` at `at` of `source`; DATA_AT bytes before them and PADDING behind are overwritten."""
         if len(self._buffer) - self._end < nbytes + messages.DATA_HEADER + OVERHEAD:
             self._make_room()
-        start = self._end + DATA_AT
-        return self._buffer[start : start + nbytes]
-
-    def seal_data(self, recipient: int, nbytes: int) -> None:
-        """`nbytes` stand in the last `room`: make a DATA packet of them, in place."""
-        messages.put_data_header(self._buffer, self._end + HEADER, recipient, nbytes)
-        self._end = self._sealer.seal(self._buffer, self._end, nbytes + messages.DATA_HEADER)
+        at -= messages.DATA_HEADER
+        messages.put_data_header(source, at, recipient, nbytes)
+        self._end = self._sealer.seal_from(source, at, nbytes + messages.DATA_HEADER, self._buffer, self._end)
         self.schedule()
 
     # --------------------------------------------------------------------------------------- everything else
@@ -120,7 +116,7 @@ class Outgoing:
         if unsent := self._transport.get_write_buffer_size():
             # uvloop keeps the memoryview of what it could not write: the buffer is its own until nothing waits.
             self._lent.append(self._buffer)
-            self._buffer = buffers.NONE
+            self._buffer = NONE
         else:
             self._give_back()
         self._on_written(unsent)
@@ -128,17 +124,17 @@ class Outgoing:
     def _make_room(self) -> None:
         self.flush()
         if not self._buffer:
-            self._buffer = buffers.take()
+            self._buffer = SENT.take()
 
     def _give_back(self) -> None:
         while self._lent:
-            buffers.give(self._lent.pop())
+            SENT.give(self._lent.pop())
 
     def _end_turn(self) -> None:
         self._is_scheduled = False
         self.flush()
         if self._buffer:
-            buffers.give(self._buffer)
-            self._buffer = buffers.NONE
+            SENT.give(self._buffer)
+            self._buffer = NONE
         written, self._written = self._written, 0
         self._on_turn(written)

@@ -1,4 +1,4 @@
-"""The half of a channel that goes to the cluster: a client's bytes are sealed where they were received.
+"""The half of a channel that goes to the cluster: a client's bytes are sealed from where they were received.
 
 They may be sent while the peer has given credit (RFC 4254 5.2) and the link has room (`proxy.ssh.native.flow`). Otherwise the
 client's socket is not read; what it had said by then is `pending`, at most one read.
@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Final
 
 from proxy.errors import ProxyError
 from proxy.relay.interfaces import ChannelUser
+from proxy.ssh.native.outgoing import DATA_AT
 from proxy.wire import messages
 from proxy.wire.errors import ProtocolError
+from proxy.wire.packets import PADDING
 
 if TYPE_CHECKING:
     from proxy.ssh.native.plane import NativePlane
@@ -19,8 +21,15 @@ if TYPE_CHECKING:
 LARGEST_SENT: Final = 32 << 10
 """Bytes of data in a packet: what OpenSSH takes, and enough for the cost of a packet not to matter."""
 
-_stray = memoryview(bytearray(4 << 10))
-"""Where a client's bytes go that may not be sent now: uvloop asks for a buffer once more after `pause_reading`."""
+BITE: Final = 8 * LARGEST_SENT
+"""Bytes that are read from a client at once: one call into the kernel each way for eight packets. Packets that were received
+where they were sealed, one at a time, cost 0.70 s/GB, this 0.53 (`ssh -L` 0.77)."""
+
+_STRAY: Final = 4 << 10
+"""The same if they may not be sent now: uvloop asks for a buffer once more after `pause_reading`."""
+
+_read = memoryview(bytearray(DATA_AT + BITE + PADDING))
+"""Where every client's bytes are received: they are sealed from there, or kept elsewhere, before anything else happens."""
 
 
 class Sending:
@@ -80,29 +89,39 @@ class Sending:
     # ----------------------------------------------------------------------------------------- the hot path
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """Room in the packet that the next bytes will be; elsewhere if they cannot be sent now."""
+        """Room for what may be sent now, or for a little that may not."""
         del sizehint
-        size = min(self._largest, self._credit)
-        self._is_stray = not size or self._flow.is_shut or self._is_held or self._sent_close or bool(self._pending)
-        return _stray if self._is_stray else self._out.room(size)
+        self._is_stray = not self._credit or self._flow.is_shut or self._is_held or self._sent_close or bool(self._pending)
+        most = _STRAY if self._is_stray else self._largest if self._flow.is_congested else BITE
+        return _read[DATA_AT : DATA_AT + min(self._credit or most, most)]
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Seal them where they stand."""
+        """Seal them from where they stand: at most the bite that was asked for, though the link may fill up meanwhile."""
         if self._is_stray:
             self._keep(nbytes)
             return
-        self._out.seal_data(self._peer, nbytes)
-        self._credit -= nbytes
-        self._flow.spend(self, nbytes)
+        at, last = DATA_AT, DATA_AT + nbytes
+        while last - at > self._largest:
+            end = at + self._largest
+            behind = bytes(_read[end : end + PADDING])
+            self._send(at, self._largest)
+            _read[end : end + PADDING] = behind
+            at = end
+        self._send(at, last - at)
         if not self._credit:
             self._tell()
+
+    def _send(self, at: int, nbytes: int) -> None:
+        self._out.put_data(self._peer, _read, at, nbytes)
+        self._credit -= nbytes
+        self._flow.spend(self, nbytes)
 
     # ------------------------------------------------------------------------------------- when a side is slow
 
     def _keep(self, nbytes: int) -> None:
         if self._sent_close or self._wants_close:
             return
-        self._pending += _stray[:nbytes]
+        self._pending += _read[DATA_AT : DATA_AT + nbytes]
         if self._flow.is_shut:
             self._flow.wait(self)
         self._tell()
@@ -113,11 +132,9 @@ class Sending:
             if self._flow.is_shut:
                 self._flow.wait(self)
                 return
-            self._out.room(size)[:] = self._pending[:size]
+            _read[DATA_AT : DATA_AT + size] = self._pending[:size]
             del self._pending[:size]
-            self._out.seal_data(self._peer, size)
-            self._credit -= size
-            self._flow.spend(self, size)
+            self._send(DATA_AT, size)
         if not self._pending and not self._sent_close and self._is_open:
             if self._wants_eof and not self._sent_eof:
                 self._sent_eof = True
