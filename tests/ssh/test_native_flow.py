@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.ssh.native.flow import DEBT, HIGH_WATER, RESUME_AT_ONCE, SHARE, SHARED_WAY, Flow
+from proxy.ssh.native.flow import DEBT, HIGH_WATER, MOUTHFUL, RESUME_AT_ONCE, SHARE, SHARED_WAY, Flow
 
 
 class Talker:
@@ -42,6 +42,30 @@ async def test_who_has_had_its_share_of_a_congested_link_waits_and_a_small_reque
     assert bulk.held
     assert not small.held
     flow.drained()
+    assert went_on == [bulk]
+
+
+async def test_a_mouthful_is_all_that_is_said_in_a_turn_while_others_speak_on_whichever_link() -> None:
+    mine, theirs, went_on = Flow(), Flow(), list[Talker]()
+    bulk, small = Talker(went_on), Talker(went_on)
+
+    def says(flow: Flow, talker: Talker, nbytes: int) -> None:
+        flow.spend(talker, nbytes)
+        flow.written(0)
+
+    held = []
+    for somebody_else in (False, False, False, True, False):
+        if somebody_else:
+            says(theirs, small, 100)
+            theirs.turn_ends()
+        says(mine, bulk, MOUTHFUL)
+        held.append(bulk.held)
+        if not bulk.held:
+            mine.turn_ends()
+    assert held == [False, False, False, False, True]
+    assert went_on == []
+    mine.turn_ends()
+    await turns(2 * DEBT // SHARE + 1)
     assert went_on == [bulk]
 
 

@@ -220,6 +220,7 @@ class NativePlane:
 
     def _turn_ends(self, written: int) -> None:
         heard, self._received = self._incoming.received - self._received, self._incoming.received
+        self.flow.turn_ends()
         if written:
             self._sent += written
             self._handover.sent(written)
