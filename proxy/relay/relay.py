@@ -136,9 +136,8 @@ class Relay(asyncio.BufferedProtocol):
     def pause_writing(self) -> None:
         """The client does not take what it is given."""
         self.is_cluster_paused = True
-        if self._transport is not None and not self._channel.counts_unsent:
-            self._charged = self._transport.get_write_buffer_size()
-            self._budget.charge(self._charged)
+        if not self._channel.counts_unsent:
+            self._charge()
         self._channel.pause_reading()
 
     def resume_writing(self) -> None:
@@ -201,6 +200,8 @@ class Relay(asyncio.BufferedProtocol):
         # A CLOSE alone ends a channel whose client has said EOF, too: asyncssh's server leaves its own EOF out at times.
         if error is None and (self._cluster_eof or self._client_eof):
             if self._client_open and self._transport is not None:
+                if self.is_cluster_paused:  # what it has not taken was counted with the channel's window
+                    self._charge()
                 self._transport.close()
         else:
             self.reason = self.reason or End.CLUSTER_RESET
@@ -243,6 +244,12 @@ class Relay(asyncio.BufferedProtocol):
                 with suppress(OSError, ValueError):  # closed already
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_ZERO)
             self._transport.abort()
+
+    def _charge(self) -> None:
+        self._uncharge()
+        if self._transport is not None:
+            self._charged = self._transport.get_write_buffer_size()
+            self._budget.charge(self._charged)
 
     def _uncharge(self) -> None:
         self._budget.give_back(self._charged)

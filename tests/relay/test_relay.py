@@ -189,6 +189,28 @@ async def test_a_client_that_does_not_read_pauses_the_channel_and_is_charged_onc
         assert budget.used == 0
 
 
+@pytest.mark.both_loops
+async def test_what_a_client_has_not_read_when_its_channel_ends_is_charged_until_it_has() -> None:
+    """The channel's window, which it was counted with, is given back with the channel."""
+    async with relayed() as (relay, channel, client, ended):
+        budget, channel.counts_unsent, sent = relay._budget, True, 0
+        async with asyncio.timeout(10):
+            while "pause_reading" not in channel.calls:
+                relay.channel_data([bytes(64 << 10)], 64 << 10)
+                sent += 64 << 10
+                await asyncio.sleep(0)
+        assert not budget.used
+        relay.channel_eof()
+        channel.lose(None)
+        await asyncio.sleep(0)
+        assert 0 < budget.used <= 64 << 10
+        assert len(await receive(client, sent)) == sent
+        client.close()
+        async with asyncio.timeout(5):
+            await ended
+        assert budget.used == 0
+
+
 async def test_a_full_channel_leaves_the_clients_bytes_in_the_kernel() -> None:
     """uvloop may fill one more buffer after `pause_reading`; then nothing more."""
     loop = asyncio.get_running_loop()

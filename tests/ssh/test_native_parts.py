@@ -225,6 +225,22 @@ def test_what_is_left_to_many_stands_side_by_side_in_few_buffers() -> None:
     assert len({id(view.obj) for view in heard.kept}) <= 1 + len(data) // (RECEIVED.size - (48 << 10))
 
 
+def test_what_was_left_before_a_message_that_breaks_the_protocol_is_not_used_again() -> None:
+    """The plane passes on what it kept for one channel before it looks at another's message, and that may be a breach."""
+    heard, kept = Heard(), list[memoryview]()
+
+    def message(_: int, payload: memoryview) -> bool:
+        kept.append(payload)
+        if len(kept) == 2:
+            raise ProtocolError("a breach")
+        return False
+
+    heard.incoming._on_message = message
+    heard.incoming.data_received(wire([bytes((messages.DATA,)) + bytes(LARGEST_DATA)] * 2))
+    assert len(heard.errors) == 1
+    assert all(spare.obj is not kept[0].obj for spare in RECEIVED.spares)
+
+
 def test_what_follows_newkeys_waits_for_the_keys() -> None:
     heard, fresh = Heard(), Keys(b"k" * 16, b"n" * 12)
     before, after = bytes((messages.DATA,)) + b"before", bytes((messages.DATA,)) + b"after"

@@ -18,6 +18,7 @@ from proxy.config.model import GatewayConfig
 from proxy.config.values import Endpoint
 from proxy.errors import ChannelRefused, ChannelTimeout, LinkDown, LinkError
 from proxy.ssh.native import handover
+from proxy.ssh.native.sending import PACKETS
 from proxy.wire import messages
 from tests.ssh.conftest import ORIGIN, Watched, config_for, started
 from tests.ssh.native import SECONDS, Tunnel, closed, native, plane, until
@@ -404,6 +405,14 @@ async def test_no_packet_is_bigger_than_the_peer_takes(gateway: Watched, script:
     heard = [(await script.hear(messages.DATA))[9:] for _ in range(3)]
     assert [len(part) for part in heard] == [100, 100, 50]
     assert b"".join(heard) == content
+
+
+async def test_few_small_packets_are_said_at_once(gateway: Watched, script: Script) -> None:
+    """256 KiB in packets of a byte took the loop 2 s, and 9 MB."""
+    channel, _ = await opened(gateway, script, largest=1)
+    channel.attach(Collector())
+    assert send(channel, bytes(MiB)) == PACKETS
+    assert [(await script.hear(messages.DATA))[9:] for _ in range(PACKETS)] == [b"\0"] * PACKETS
 
 
 async def test_credit_follows_what_the_user_takes(gateway: Watched, script: Script) -> None:

@@ -100,6 +100,7 @@ class Incoming(asyncio.BufferedProtocol):
                     self._hand_on(kind, packet, opener.sequence - 1)
         except ProtocolError as exc:
             error = exc
+            self._is_left = True  # the message that broke it may have had another's data passed on first
         self._is_left |= self._on_opened()  # what came before a broken packet is sound
         if error is not None:
             self._opener = None

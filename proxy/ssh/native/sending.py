@@ -21,9 +21,13 @@ if TYPE_CHECKING:
 LARGEST_SENT: Final = 32 << 10
 """Bytes of data in a packet: what OpenSSH takes, and enough for the cost of a packet not to matter."""
 
-BITE: Final = 8 * LARGEST_SENT
-"""Bytes that are read from a client at once: one call into the kernel each way for eight packets. Packets that were received
-where they were sealed, one at a time, cost 0.70 s/GB, this 0.53 (`ssh -L` 0.77)."""
+PACKETS: Final = 8
+"""So many are read from a client at once: one call into the kernel each way for all of them. Packets that were received where
+they were sealed, one at a time, cost 0.70 s/GB, this 0.53 (`ssh -L` 0.77). A peer may want them small: 256 KiB in packets of
+a byte were 2 s and 9 MB."""
+
+BITE: Final = PACKETS * LARGEST_SENT
+"""The most bytes that they are."""
 
 _STRAY: Final = 4 << 10
 """The same if they may not be sent now: uvloop asks for a buffer once more after `pause_reading`."""
@@ -92,7 +96,7 @@ class Sending:
         """Room for what may be sent now, or for a little that may not."""
         del sizehint
         self._is_stray = not self._credit or self._flow.is_shut or self._is_held or self._sent_close or bool(self._pending)
-        most = _STRAY if self._is_stray else self._largest if self._flow.is_congested else BITE
+        most = _STRAY if self._is_stray else self._largest if self._flow.is_congested else PACKETS * self._largest
         return _read[DATA_AT : DATA_AT + min(self._credit or most, most)]
 
     def buffer_updated(self, nbytes: int) -> None:
