@@ -6,7 +6,9 @@ import asyncio
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from unittest.mock import Mock
 
+import asyncssh
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 from proxy.ssh.native.buffers import RECEIVED, SENT
 from proxy.ssh.native.incoming import LARGEST_DATA, Incoming
 from proxy.ssh.native.outgoing import DATA_AT, Outgoing
+from proxy.ssh.native.plane import _tcp_socket
 from proxy.wire import messages
 from proxy.wire.errors import ProtocolError
 from proxy.wire.keys import Keys
@@ -250,6 +253,16 @@ def test_what_follows_newkeys_waits_for_the_keys() -> None:
     heard.incoming.change_keys(fresh)
     assert heard.messages == [before, after]
     assert not heard.errors
+
+
+def test_an_option_that_cannot_be_set_does_not_cost_the_transport_its_descriptor() -> None:
+    """Where there is no TCP_NOTSENT_LOWAT; UDP has none either."""
+    with socket.socket(type=socket.SOCK_DGRAM) as theirs:
+        conn = Mock(spec=asyncssh.SSHClientConnection)
+        conn.get_extra_info.return_value = theirs
+        with pytest.raises(OSError, match="Protocol not available"):
+            _tcp_socket(conn)
+        theirs.getsockname()
 
 
 def test_the_header_leaves_room_where_a_client_is_read_into() -> None:

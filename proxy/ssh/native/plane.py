@@ -263,6 +263,6 @@ def _tcp_socket(conn: asyncssh.SSHClientConnection) -> socket.socket | None:
     theirs: socket.socket | None = conn.get_extra_info("socket")
     if theirs is None or theirs.family not in (socket.AF_INET, socket.AF_INET6):
         return None
-    sock = socket.socket(theirs.family, theirs.type, theirs.proto, theirs.fileno())
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOT_SENT_LOW_WATER)
-    return sock
+    # On theirs: should it fail, an object of ours would be collected, and close a descriptor that is not ours to close.
+    theirs.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOT_SENT_LOW_WATER)
+    return socket.socket(theirs.family, theirs.type, theirs.proto, theirs.fileno())
