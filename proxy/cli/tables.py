@@ -76,7 +76,7 @@ def _cluster(cluster: ClusterSnapshot, *, now: float, wide: bool) -> list[Text]:
         _state(cluster.state if cluster.listening else "down"),
         _text(cluster.listen, "" if cluster.listening else "red"),
         *([_text(cluster.gateway), _text(cluster.api_server)] if wide else []),
-        _milliseconds(cluster.probe_seconds),
+        _milliseconds(None if cluster.reason == LinkDown.reason else cluster.probe_seconds),  # nothing was probed
         Text(str(cluster.connections)),
         Text(bytes_text(cluster.bytes_to_cluster)),
         Text(bytes_text(cluster.bytes_from_cluster)),
@@ -92,7 +92,7 @@ def _problems(snapshot: DaemonSnapshot) -> list[RenderableType]:
             colour = "yellow" if is_connected(gateway) else "red"
             causes.setdefault(("gateway", colour, gateway.reason, gateway.message, gateway.hint), []).append(gateway.name)
     for cluster in snapshot.clusters:
-        if not is_up(cluster):
+        if not is_up(cluster) and (cluster.listening or not snapshot.draining):
             colour = _LOOK[cluster.state][1] if cluster.listening else "red"
             message = cluster.message or (_RECOVERING if cluster.listening and cluster.state is ClusterState.DOWN else "")
             reason = why_not_up(cluster)

@@ -104,13 +104,23 @@ class Monitor:
             return Outcome(Result.INTERNAL, "the probe failed to run", Result.INTERNAL.hint, 0.0, Stage.CHANNEL)
 
     def _take(self, outcome: Outcome) -> None:
-        self._outcome = outcome
+        before, self._outcome = self._outcome, outcome
         name, result = self._name, outcome.result
         self._metrics.probes.labels(name, result).inc()
         self._metrics.probe_duration.labels(name).observe(outcome.seconds)
         for kind, expiry in outcome.expiries:
             self._metrics.certificate_expiry.labels(name, kind).set(expiry)
         if not self._hysteresis.feed(alive=result.alive):
+            if self.state is ClusterState.DOWN and before is not None and before.result != result and not result.alive:
+                # Else the log's last word on it would be why it went down, long after that was mended.
+                log.warning(
+                    "cluster still down",
+                    cluster=name,
+                    result=result,
+                    was=before.result,
+                    message=outcome.message,
+                    hint=outcome.hint,
+                )
             return
         self._metrics.cluster_up.labels(name).set(result.alive)
         if result.alive:

@@ -81,8 +81,14 @@ def test_states_that_are_neither_up_nor_down() -> None:
     assert lines[0].startswith("draining: 0/2 clusters up")
     assert row(lines, "unbound")[1:3] == ["○", "down"]
     assert row(lines, "new")[1:3] == ["◌", "unknown"]
-    assert "cluster unbound: not listening" in lines
     assert "cluster new: unknown" in lines
+    assert not any(line.startswith("cluster unbound") for line in lines), "that it drains is said above"
+    assert "cluster unbound: not listening" in shown(replace(DAEMON, clusters=(unbound, new)))
+
+
+def test_where_there_is_no_link_nothing_was_probed() -> None:
+    lines = shown(replace(DAEMON, clusters=(replace(PROD_EU, reason="link_down", probe_seconds=1.0),)))
+    assert "1000ms" not in row(lines, "prod-eu")
 
 
 def test_nothing_configured() -> None:

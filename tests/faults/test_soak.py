@@ -73,12 +73,14 @@ FAULTS: Final = [
     if row.name not in UNFIT and not row.restarts
 ] + [test_clients.row("1,000 connections opened and closed", test_clients.come_and_go(1_000))]
 
+DOWN: Final = frozenset({"link_down", "channel_refused", "channel_prohibited", "timeout", "closed"})
 EXPLAINED: Final[Mapping[str, frozenset[str]]] = {
     "link lost": frozenset({"link_lost", "keepalive_timeout", "protocol_error"}),
     "gateway dial failed": frozenset(
         {"unreachable", "unresolvable", "connect_timeout", "handshake_failed", "host_key_changed", "auth_failed"}
     ),
-    "cluster down": frozenset({"link_down", "channel_refused", "channel_prohibited", "timeout", "closed"}),
+    "cluster down": DOWN,
+    "cluster still down": DOWN,
     "gateway state": frozenset({"", "down"}),
     "reload rejected": frozenset({""}),
     "service manager not notified": frozenset({""}),  # this test does not read what it is told

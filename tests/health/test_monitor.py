@@ -11,7 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from proxy.config.model import ClusterConfig
-from proxy.errors import LinkDown
+from proxy.errors import ChannelRefused, LinkDown, ProxyError
 from proxy.health import monitor as monitor_module
 from proxy.health.lag import watch_lag
 from proxy.health.monitor import Monitor
@@ -98,6 +98,24 @@ async def test_up_down_up_is_told_once_each(pki: Pki) -> None:
     ]
     assert lines[1]["message"] == "HTTP 500 for /healthz"
     assert lines[1]["hint"] == Result.UNHEALTHY.hint
+
+
+async def test_another_reason_for_being_down_is_told_once() -> None:
+    errors: list[ProxyError] = [LinkDown("a"), LinkDown("b"), ChannelRefused("c"), ChannelRefused("d")]
+    later = asyncio.Event()
+
+    async def dial(_deadline: float) -> socket.socket:
+        if errors:
+            raise errors.pop(0)
+        later.set()
+        raise ChannelRefused("e")
+
+    watched = Watched(dial, cluster(NOWHERE, None, interval="10ms", threshold=1))
+    with capture_logs() as logs:
+        async with watched.running():
+            await asyncio.wait_for(later.wait(), 10)
+    lines = [(line["event"], line["result"], line.get("was")) for line in logs if line["log_level"] == "warning"]
+    assert lines == [("cluster down", "link_down", None), ("cluster still down", "channel_refused", "link_down")]
 
 
 class Gate:
