@@ -74,11 +74,11 @@ class NativeChannel(Sending):
 
     def data(self, data: memoryview) -> bool:
         """Hand `data` to the user; True if they may have kept it. Raises ProtocolError."""
-        return self._has_room(data) and self._give([data], len(data))
+        return self._arrived(data) and self._give([data], len(data))
 
     def keep(self, data: memoryview) -> None:
         """The same, but `pass_on` will follow, and may hand on more at once. Raises ProtocolError."""
-        if self._has_room(data):
+        if self._arrived(data):
             self._pieces.append(data)
 
     def pass_on(self) -> bool:
@@ -86,7 +86,8 @@ class NativeChannel(Sending):
         pieces, self._pieces = self._pieces, []
         return bool(pieces) and self._give(pieces, sum(map(len, pieces)))
 
-    def _has_room(self, data: memoryview) -> bool:
+    def _arrived(self, data: memoryview) -> bool:
+        """Whether the user may be given it now; else it is put aside, or dropped."""
         self._window.arrived(len(data))
         if self._had_eof or self._had_close:
             raise ProtocolError(f"data on channel {self.number} after its end")

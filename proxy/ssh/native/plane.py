@@ -25,9 +25,11 @@ from proxy.wire.keys import Keys
 NOT_SENT_LOW_WATER: Final = 512 << 10
 """Bytes. What the kernel has taken cannot be overtaken by a request any more; this much keeps a 10 Gbit/s link busy."""
 
-MUCH: Final = 16 << 10
-"""Bytes: of a packet that more is likely to follow; in a turn, what the kernel acknowledges by itself (QUICKACK for each read
-of a download is 2 % of its CPU)."""
+BULK: Final = 16 << 10
+"""Bytes of data in a packet that more is likely to follow."""
+
+ACKNOWLEDGED: Final = 16 << 10
+"""Bytes in a turn that the kernel acknowledges by itself: QUICKACK for each read of a download is 2 % of its CPU."""
 
 
 class NativePlane:
@@ -148,7 +150,7 @@ class NativePlane:
         if kind == messages.DATA:
             number, data = messages.parse_data(message)
             channel = self._channel(kind, number)
-            if len(data) < MUCH:
+            if len(data) < BULK:
                 is_left = self._heard is not None and self._pass_on()
                 return channel.data(data) or is_left
             is_left = channel is not self._heard and self._pass_on()
@@ -224,7 +226,7 @@ class NativePlane:
         if written:
             self._sent += written
             self._handover.sent(written)
-        elif heard < MUCH and self._socket is not None and not self._transport.is_closing():
+        elif heard < ACKNOWLEDGED and self._socket is not None and not self._transport.is_closing():
             # sshd leaves Nagle on for forwarded connections: it holds a small packet back until we acknowledge the one
             # before, and our kernel delays that by 40 ms. What goes out carries the acknowledgement along anyway.
             with suppress(OSError, ValueError):  # ValueError: the first hop's socket is closed already
