@@ -18,7 +18,8 @@ from proxy.ssh.native.incoming import LARGEST_DATA
 from proxy.wire import messages
 from tests.ssh.conftest import ORIGIN, config_for
 from tests.ssh.native import SECONDS, Tunnel, closed, native, plane, until
-from tests.ssh.test_native_peer import TARGET, Script, asyncssh_server, opened
+from tests.ssh.scripted_peer import Script, asyncssh_server
+from tests.ssh.test_native_peer import TARGET, opened
 from tests.ssh.test_native_transfer import Collector
 from tests.support.echo import Echo, Source, pattern
 from tests.support.serving import Server, reset

@@ -1,0 +1,120 @@
+"""A real SSH server that, once authenticated, says on channels what a test wants; shared by the native data plane's tests."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import asyncssh
+from asyncssh.packet import SSHPacket, UInt32
+
+from proxy.config.model import GatewayConfig
+from proxy.wire import messages
+from tests.ssh.native import SECONDS
+from tests.support import ssh_keys
+from tests.support.other_servers import gateway_config
+
+
+class Script:
+    """A real SSH server that, once authenticated, sees every channel message and says what the test wants."""
+
+    def __init__(self) -> None:
+        self.conn: Any = None
+        self.heard: asyncio.Queue[bytes] = asyncio.Queue()
+
+    def take_over(self, conn: asyncssh.SSHServerConnection) -> None:
+        self.conn = cast("Any", conn)
+        original = self.conn.process_packet
+
+        def process(kind: int, number: int, packet: SSHPacket) -> object:
+            if kind >= messages.OPEN:
+                self.heard.put_nowait(packet.get_full_payload())
+                return True
+            return original(kind, number, packet)
+
+        self.conn.process_packet = process
+        self.conn._channels = Everyone(process)
+
+    def say(self, kind: int, *numbers: int, then: bytes = b"") -> None:
+        self.conn.send_packet(kind, *(UInt32(number) for number in numbers), then)
+
+    def raw(self, data: bytes) -> None:
+        self.conn._transport.write(data)
+
+    async def hear(self, kind: int) -> bytes:
+        """The next message of that kind."""
+        async with asyncio.timeout(SECONDS):
+            while (message := await self.heard.get())[0] != kind:
+                pass
+            return message
+
+    async def open(self, window: int = 1 << 20, largest: int = 32768, number: int = 7) -> int:
+        """Answer the next opening; returns the client's number."""
+        packet = SSHPacket(await self.hear(messages.OPEN))
+        packet.get_byte()
+        packet.get_string()
+        theirs = packet.get_uint32()
+        self.say(messages.OPEN_CONFIRMATION, theirs, number, window, largest)
+        return theirs
+
+
+class Everyone(dict[int, object]):
+    """Every channel number exists, and its messages go to the script."""
+
+    def __init__(self, process: Callable[..., object]) -> None:
+        super().__init__()
+        self._process = process
+
+    def __missing__(self, number: int) -> object:
+        return _Handler(self._process)
+
+
+class _Handler:
+    def __init__(self, process: Callable[..., object]) -> None:
+        self.process_packet = process
+
+    def log_received_packet(self, *_: object) -> None:
+        pass
+
+
+class _Session(asyncssh.SSHServer):
+    def __init__(self, script: Script | None, conns: list[asyncssh.SSHServerConnection]) -> None:
+        self._script = script
+        self._conns = conns
+
+    def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
+        self._conns.append(conn)
+
+    def auth_completed(self) -> None:
+        if self._script is not None:
+            self._script.take_over(self._conns[-1])
+
+    def connection_requested(self, *_: object) -> bool:
+        return True
+
+
+@asynccontextmanager
+async def asyncssh_server(folder: Path, script: Script | None = None, **options: object) -> AsyncIterator[GatewayConfig]:
+    """An asyncssh server, as a gateway."""
+    host_key, key = ssh_keys.new_key(folder / "host"), ssh_keys.new_key(folder / "key")
+    conns: list[asyncssh.SSHServerConnection] = []
+    server = await asyncssh.listen(
+        "127.0.0.1",
+        0,
+        server_factory=lambda: _Session(script, conns),
+        server_host_keys=[str(host_key)],
+        authorized_client_keys=asyncssh.import_authorized_keys(ssh_keys.public(key)),
+        gss_host=None,
+        **options,
+    )
+    try:
+        yield gateway_config(folder, server.get_port(), host_key, key)
+    finally:
+        server.close()
+        for conn in conns:
+            conn.abort()
+            await conn.wait_closed()
+        await server.wait_closed()
