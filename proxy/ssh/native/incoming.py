@@ -19,11 +19,12 @@ from proxy.wire.errors import ProtocolError
 from proxy.wire.keys import Keys
 from proxy.wire.packets import TAG, Opener
 
-LARGEST_DATA: Final = 64 << 10
-"""Bytes of data in a packet that we offer to take. OpenSSH makes use of it: fewer packets, fewer calls.
+LARGEST_DATA: Final = 32 << 10
+"""Bytes of data in a packet that we offer to take: what OpenSSH's client does.
 
-Its ssh_packet_need_rekeying adds the next packet's bytes to a count of blocks (of 16 bytes under AES), so it changes keys by
-so much too soon. That is nothing to its default of 2^32 blocks; under `RekeyLimit 1M` it does so for every packet of 64 KiB.
+64 KiB are no faster, since sshd reads 32 KiB at a time. And its ssh_packet_need_rekeying adds the next packet's bytes to a count
+of blocks (of 16 bytes under AES): under `RekeyLimit 1M` it changed keys for every packet of 64 KiB, a download had 15 MB/s
+instead of 77, and a request beside it waited for 7 s instead of 11 ms.
 """
 
 _LARGEST_PACKET: Final = LARGEST_DATA + 1024
