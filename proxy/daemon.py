@@ -240,6 +240,8 @@ class Daemon:
                 systemd.notify(systemd.WATCHDOG)
             self.shared.waiting.wake()
             heap.look()
+            for gateway in self.gateways.values():
+                gateway.look()
             for entry in self.entries.values():
                 entry.cluster.drop_ghosts()
                 entry.cluster.end_idle()

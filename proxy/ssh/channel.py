@@ -16,6 +16,7 @@ from proxy.errors import ProxyError
 from proxy.relay.budget import MemoryBudget
 from proxy.relay.interfaces import ChannelUser
 from proxy.ssh import internals
+from proxy.ssh.pace import BULK
 
 if TYPE_CHECKING:
     from proxy.ssh.plane import AsyncsshPlane
@@ -75,7 +76,7 @@ class SshChannel(asyncssh.SSHTCPSession[bytes]):
         if self._channel is None or self._channel.is_closing():
             return
         self._channel.write(_shared[:nbytes])
-        self._plane.written()
+        self._plane.written(nbytes)
 
     def write_eof(self) -> None:
         """RFC 4254 5.3: CHANNEL_EOF, after what is queued."""
@@ -119,6 +120,8 @@ class SshChannel(asyncssh.SSHTCPSession[bytes]):
     def data_received(self, data: bytes, datatype: asyncssh.DataType) -> None:
         """Pass on, and let the window grow if a full one of it went by without the client falling behind."""
         del datatype
+        if len(data) >= BULK:
+            self._plane.bulk += len(data)
         self._delivered += len(data)
         if self._delivered >= self._window:
             self._delivered = 0

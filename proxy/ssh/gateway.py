@@ -150,7 +150,7 @@ class Gateway:
         while True:
             if not self._up.is_set():
                 await self._wait_for_link(hold_until)
-            link = self._links.choose()
+            link = self._links.choose(target)
             try:
                 return await link.open_channel(target, origin=origin, timeout=self.config.connect_timeout)
             except LinkDown:
@@ -168,6 +168,11 @@ class Gateway:
             raise LinkDown(f"gateway {self.name} has no link") from self._failure
 
     # ----------------------------------------------------------------------------------------- supervision
+
+    def look(self) -> None:
+        """Call it about twice a second: how busy each link is."""
+        for link in self._links:
+            link.look()
 
     def renew(self, why: str) -> None:
         """Replace every link, make before break, and skip the wait if there is one. Returns at once; `why` is for the log."""

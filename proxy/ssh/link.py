@@ -32,7 +32,7 @@ from proxy.ssh.errors import describe_loss
 from proxy.ssh.native.channel import NativeChannel, Refusal
 from proxy.ssh.native.handover import Unsupported
 from proxy.ssh.native.plane import NativePlane
-from proxy.ssh.pace import Pace
+from proxy.ssh.pace import CROWD, Pace
 from proxy.ssh.plane import AsyncsshPlane
 from proxy.tasks import Tasks
 
@@ -111,8 +111,12 @@ class Link:
 
     @property
     def weight(self) -> int:
-        """Its channels and what moves on them: the lightest link gets the next."""
-        return len(self._plane) + self._pace.weight(self._plane.moved, self._loop.time())
+        """How busy it is, in coarse steps: the least busy link gets the next channel."""
+        return len(self._plane) // CROWD + self._pace.busy
+
+    def look(self) -> None:
+        """Call it about twice a second: how busy it was in between."""
+        self._pace.look(self._plane.bulk, self._loop.time())
 
     @property
     def age(self) -> float:
@@ -216,7 +220,6 @@ class Link:
             self.rtt = perf_counter() - sent
             self._round_trips.append(self.rtt)
             self._plane.round_trip = min(self._round_trips)
-            self._pace.weight(self._plane.moved, self._loop.time())
             on_rtt(self.rtt)
             await asyncio.sleep(interval)
 

@@ -1,35 +1,39 @@
-"""How much moves on a link, for the choice of a new channel's. Pure: values and a clock.
+"""How busy a link is, for the choice of a new channel's. Pure: values and a clock.
 
-Counted by whoever reads and writes the link's socket anyway, and looked at when a channel is opened: no packet pays for it.
-The channels of a download and of an idle watch are one each, so their number says little about who will wait for whom.
+What a request waits behind is what sshd has read ahead of the link, and only then its packets are full. So they alone count: a
+download does, on a fast line or a slow one, and requests do not, however many. Counted for each full packet, and looked at by
+the daemon's heartbeat.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-LOOK_S: Final = 0.25
-"""Opens within this time see the same figure: a rate over less is noise."""
+BULK: Final = 16 << 10
+"""Bytes of data in a packet, or in a turn's write, that count as a full one's."""
 
-CHANNEL: Final = 1 << 20
-"""Bytes per second that weigh as much as one more channel: a link that carries 500 MiB/s gets the 501st of the idle ones."""
+STEP: Final = 1 << 20
+"""Bytes per second of full packets that make a link busier by one."""
+
+CROWD: Final = 256
+"""Channels that make a link busier by one, however idle: sshd goes through all of them for each packet."""
 
 
 class Pace:
-    """The mean rate since it was last looked at."""
+    """The rate between the last two looks."""
 
-    __slots__ = ("_moved", "_since", "_weight")
+    __slots__ = ("_moved", "_since", "busy")
 
     def __init__(self, now: float) -> None:
         """`now` is any monotonic clock, in seconds."""
         self._since = now
         self._moved = 0
-        self._weight = 0
+        self.busy = 0
+        """In steps."""
 
-    def weight(self, moved: int, now: float) -> int:
-        """What the traffic weighs, in channels; `moved` is how many bytes there have been so far."""
+    def look(self, moved: int, now: float) -> None:
+        """`moved` is how many bytes there have been in full packets so far."""
         elapsed = now - self._since
-        if elapsed >= LOOK_S:
-            self._weight = int((moved - self._moved) / elapsed / CHANNEL)
+        if elapsed > 0:
+            self.busy = int((moved - self._moved) / elapsed) // STEP
             self._moved, self._since = moved, now
-        return self._weight

@@ -21,6 +21,7 @@ from proxy.ssh import internals
 from proxy.ssh.channel import SshChannel
 from proxy.ssh.errors import describe_loss
 from proxy.ssh.native.channel import OnAnswer, Refusal
+from proxy.ssh.pace import BULK
 from proxy.tasks import Tasks
 
 HIGH_WATER: Final = 512 << 10
@@ -54,8 +55,8 @@ class AsyncsshPlane:
         self.error: LinkError | None = None
         """Why the connection has ended."""
         self.round_trip = 0.0
-        self.moved = 0
-        """Bytes: asyncssh does not count them, so here a link weighs what its channels do."""
+        self.bulk = 0
+        """Bytes that have gone and come in full packets so far."""
         internals.on_congestion(conn, HIGH_WATER, self._congested, self._drained)
 
     def __repr__(self) -> str:
@@ -129,8 +130,10 @@ class AsyncsshPlane:
 
     # ---------------------------------------------------------------------------------------- backpressure
 
-    def written(self) -> None:
+    def written(self, nbytes: int) -> None:
         """A channel has written: while keys are exchanged asyncssh queues without bound, so nobody writes more until then."""
+        if nbytes >= BULK:
+            self.bulk += nbytes
         if not self._is_full and internals.is_exchanging_keys(self._conn):
             self._pause()
             self._loop.call_later(KEX_POLL_S, self._resume_after_kex)

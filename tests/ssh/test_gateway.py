@@ -9,6 +9,7 @@ from typing import cast
 
 import pytest
 
+from proxy.cluster import relayed_socket
 from proxy.config.values import Endpoint
 from proxy.errors import AuthFailed, LinkDown, LinkError
 from proxy.relay.interfaces import Channel
@@ -17,10 +18,14 @@ from proxy.ssh.governor import Backoff
 from proxy.ssh.link import Link
 from tests.ssh.conftest import ORIGIN, Watched, config_for, started
 from tests.support import ssh_keys
-from tests.support.echo import Echo
+from tests.support.echo import Echo, Source
 from tests.support.sshd import Sshd, SshdFactory
 
 pytestmark = [pytest.mark.sshd, pytest.mark.usefixtures("data_plane")]
+
+
+LARGE = 20_000_000
+"""Bytes of a download that nobody takes for a request."""
 
 
 def open_channel(gateway: Watched, target: Endpoint, *, hold: float = 10.0) -> asyncio.Task[Channel]:
@@ -28,10 +33,10 @@ def open_channel(gateway: Watched, target: Endpoint, *, hold: float = 10.0) -> a
     return asyncio.get_running_loop().create_task(gateway.open_channel(target, origin=ORIGIN, hold_until=deadline), name="client")
 
 
-async def test_every_link_comes_up_and_clients_are_spread(sshd: Sshd) -> None:
-    async with Echo() as server, started(config_for(sshd, connections=3)) as gateway:
+async def test_every_link_comes_up_and_clusters_are_spread(sshd: Sshd) -> None:
+    async with Echo() as one, Echo() as two, Echo() as three, started(config_for(sshd, connections=3)) as gateway:
         await gateway.until(lambda: gateway.links == 3)
-        channels = [await open_channel(gateway, server.endpoint) for _ in range(6)]
+        channels = [await open_channel(gateway, server.endpoint) for server in (one, two, three, one, two, three)]
         assert [link.channels for link in gateway.snapshot().links] == [2, 2, 2]
         assert gateway.snapshot().state is GatewayState.UP
         assert (gateway.metric("gateway_links"), gateway.metric("gateway_connected")) == (3, 1)
@@ -107,6 +112,26 @@ class Dying:
 
     async def close(self) -> None:
         """Nothing to close."""
+
+
+async def test_the_next_channel_goes_around_a_download(sshd: Sshd) -> None:
+    loop = asyncio.get_running_loop()
+    async with Source() as server, started(config_for(sshd, connections=2)) as gateway:
+        await gateway.until(lambda: gateway.links == 2)
+        with await relayed_socket(await open_channel(gateway, server.endpoint), gateway.budget) as client:
+            home, other = sorted(gateway._links, key=lambda link: -link.load)
+            await open_channel(gateway, server.endpoint)
+            assert (home.load, other.load) == (2, 0), "nothing moves"
+            await loop.sock_sendall(client, b"%d\n" % LARGE)
+            left = LARGE
+            while left:
+                left -= len(await loop.sock_recv(client, LARGE))
+            gateway.look()
+            await open_channel(gateway, server.endpoint)
+            assert (home.load, other.load) == (2, 1)
+            gateway.look()
+            await open_channel(gateway, server.endpoint)
+            assert (home.load, other.load) == (2, 2), "no way back for its own sake"
 
 
 async def test_a_client_that_leaves_does_not_cancel_the_end_that_others_wait_for(sshd: Sshd) -> None:

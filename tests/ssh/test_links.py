@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from proxy.ssh.links import Links
+from proxy.ssh.pace import CROWD
 
 
 @dataclass(eq=False)
@@ -19,7 +20,7 @@ class Stub:
 
     @property
     def weight(self) -> int:
-        return self.load + self.moved
+        return self.load // CROWD + self.moved
 
 
 def filled(count: int) -> tuple[Links[Stub], list[Stub]]:
@@ -33,22 +34,43 @@ def filled(count: int) -> tuple[Links[Stub], list[Stub]]:
 def test_the_least_busy_link_takes_the_channel() -> None:
     links, (one, two) = filled(2)
     one.load, two.load = 3, 2
-    assert links.choose() is two
+    assert links.choose("a") is two
     two.moved = 2
-    assert links.choose() is one
+    assert links.choose("a") is one
     with pytest.raises(ValueError, match="empty"):
-        Links[Stub]().choose()
+        Links[Stub]().choose("a")
+
+
+def test_what_goes_to_one_api_server_goes_together_while_its_link_is_not_busy() -> None:
+    links, (one, two) = filled(2)
+    for _ in range(CROWD):
+        links.choose("a").load += 1
+    assert (one.load, two.load) == (CROWD, 0)
+    assert links.choose("b") is two, "the emptier of those that are not busy"
+    assert links.choose("a") is two, "idle channels are a burden to sshd, too"
+    one.load, two.moved = 10, 100
+    assert links.choose("a") is one
+    two.moved = 0
+    assert links.choose("a") is one, "no way back for its own sake"
+    assert links.choose("b") is two, "it was never moved"
+
+
+def test_a_link_that_has_gone_is_nobodys_first_choice() -> None:
+    links, (one, two) = filled(2)
+    home = links.choose("a")
+    links.remove(home)
+    assert links.choose("a") is (two if home is one else one)
 
 
 def test_stale_links_serve_until_there_is_a_fresh_one() -> None:
     links, (one, two) = filled(2)
     links.renew()
     assert links.lacks(2)
-    assert links.choose() in (one, two)
+    assert links.choose("a") in (one, two)
     new = Stub(load=99)
     links.add(new, links.generation)
     assert links.surplus(2) == [one]
-    assert links.choose() is new, "however busy: a stale link takes nothing any more"
+    assert links.choose("a") is new, "however busy: a stale link takes nothing any more"
     assert (list(links), links.retiring, links.stale) == ([two, new], [one], [two])
     assert links.lacks(2)
     assert not links.remove(one)
@@ -69,7 +91,7 @@ def test_one_link_is_condemned_while_there_is_room() -> None:
     links, (one, two) = filled(2)
     assert links.condemn(one, wanted=2)
     assert not links.condemn(one, wanted=2), "it is already"
-    assert links.choose() is two
+    assert links.choose("a") is two
     links.add(Stub(), links.generation)
     assert links.surplus(2) == [one]
     assert not links.condemn(one, wanted=2), "it has retired"
@@ -150,7 +172,7 @@ class Life(RuleBasedStateMachine):
         assert self.links.lacks(self.wanted) == (len(serving) - len(self.links.stale) < self.wanted)
         if serving:
             fresh = [link for link in serving if link not in self.links.stale]
-            assert self.links.choose() in (fresh or serving)
+            assert self.links.choose("a") in (fresh or serving)
 
 
 TestLife = Life.TestCase

@@ -1,29 +1,34 @@
-"""What a link's traffic weighs."""
+"""How busy a link's traffic makes it."""
 
 from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.ssh.pace import CHANNEL, LOOK_S, Pace
+from proxy.ssh.pace import STEP, Pace
 
 
-def test_a_download_weighs_as_much_as_many_channels_and_nothing_when_it_is_over() -> None:
+def test_a_download_makes_it_busy_until_it_is_over() -> None:
     pace = Pace(100.0)
-    assert pace.weight(0, 100.0) == 0
-    assert pace.weight(50 * CHANNEL, 101.0) == 50
-    assert pace.weight(50 * CHANNEL, 101.0 + LOOK_S / 2) == 50  # too soon to say
-    assert pace.weight(50 * CHANNEL, 102.0) == 0
+    assert pace.busy == 0
+    pace.look(50 * STEP, 101.0)
+    assert pace.busy == 50
+    pace.look(50 * STEP, 101.0)
+    assert pace.busy == 50, "no time has passed: nothing new to say"
+    pace.look(50 * STEP, 101.5)
+    assert pace.busy == 0
 
 
-def test_requests_weigh_nothing() -> None:
+def test_less_than_a_step_a_second_is_nothing() -> None:
     pace = Pace(0.0)
-    assert pace.weight(CHANNEL - 1, 1.0) == 0
+    pace.look(STEP - 1, 1.0)
+    assert pace.busy == 0
 
 
-@given(st.lists(st.tuples(st.integers(0, 1 << 30), st.floats(0, 10)), max_size=20))
+@given(st.lists(st.tuples(st.integers(0, 1 << 30), st.floats(0.1, 10)), max_size=20))
 def test_never_less_than_nothing_nor_more_than_the_fastest_moment(steps: list[tuple[int, float]]) -> None:
-    pace, moved, now = Pace(0.0), 0, 0.0
+    pace, moved, now, fastest = Pace(0.0), 0, 0.0, 0.0
     for nbytes, later in steps:
-        moved, now = moved + nbytes, now + later
-        assert 0 <= pace.weight(moved, now) <= moved / LOOK_S / CHANNEL
+        moved, now, fastest = moved + nbytes, now + later, max(fastest, nbytes / later)
+        pace.look(moved, now)
+        assert 0 <= pace.busy <= fastest * 1.001 / STEP

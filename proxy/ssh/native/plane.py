@@ -18,15 +18,13 @@ from proxy.ssh.native.flow import Flow
 from proxy.ssh.native.handover import Handover
 from proxy.ssh.native.incoming import LARGEST_DATA, Incoming
 from proxy.ssh.native.outgoing import Outgoing
+from proxy.ssh.pace import BULK
 from proxy.wire import messages
 from proxy.wire.errors import ProtocolError
 from proxy.wire.keys import Keys
 
 NOT_SENT_LOW_WATER: Final = 512 << 10
 """Bytes. What the kernel has taken cannot be overtaken by a request any more; this much keeps a 10 Gbit/s link busy."""
-
-BULK: Final = 16 << 10
-"""Bytes of data in a packet that more is likely to follow."""
 
 ACKNOWLEDGED: Final = 16 << 10
 """Bytes in a turn that the kernel acknowledges by itself: QUICKACK for each read of a download is 2 % of its CPU."""
@@ -64,7 +62,8 @@ class NativePlane:
         self._free: list[int] = []
         self.error: LinkError | None = None
         """Why the connection has ended."""
-        self._sent = 0
+        self.bulk = 0
+        """Bytes that have gone and come in full packets so far."""
         self._received = 0
         self._heard: NativeChannel | None = None
         self.flow = Flow()
@@ -102,11 +101,6 @@ class NativePlane:
     def received(self) -> int:
         """Bytes that have come so far."""
         return self._incoming.received
-
-    @property
-    def moved(self) -> int:
-        """Bytes that have gone and come so far."""
-        return self._sent + self._incoming.received
 
     # ------------------------------------------------------------------------------------------- channels
 
@@ -155,6 +149,7 @@ class NativePlane:
                 return channel.data(data) or is_left
             is_left = channel is not self._heard and self._pass_on()
             self._heard = channel
+            self.bulk += len(data)
             channel.keep(data)
             return is_left
         is_left = self._pass_on()
@@ -224,7 +219,8 @@ class NativePlane:
         heard, self._received = self._incoming.received - self._received, self._incoming.received
         self.flow.turn_ends()
         if written:
-            self._sent += written
+            if written >= BULK:
+                self.bulk += written
             self._handover.sent(written)
         elif heard < ACKNOWLEDGED and self._socket is not None and not self._transport.is_closing():
             # sshd leaves Nagle on for forwarded connections: it holds a small packet back until we acknowledge the one
