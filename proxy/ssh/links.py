@@ -9,6 +9,7 @@ has at most `wanted` links that serve, and as many again that only wait for thei
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Iterator
 from operator import attrgetter
 from typing import Final, Generic, Protocol, TypeVar
@@ -27,6 +28,9 @@ class Loaded(Protocol):
 
 
 L = TypeVar("L", bound=Loaded)
+
+MOST_HOMES: Final = 4096
+"""Targets that are remembered: reloads may name others for ever."""
 
 _STALE: Final = -1
 _load = attrgetter("load")
@@ -73,7 +77,10 @@ class Links(Generic[L]):
         if home is None or home.weight:
             least = min(map(_weight, self._choice))
             if home is None or home.weight > least:
-                home = min((link for link in self._choice if link.weight == least), key=_load)
+                homes = Counter(self._homes.values())
+                home = min((link for link in self._choice if link.weight == least), key=lambda link: (link.load, homes[link]))
+                if len(self._homes) >= MOST_HOMES:
+                    self._homes.clear()
                 self._homes[target] = home
         return home
 
@@ -82,9 +89,13 @@ class Links(Generic[L]):
         return len(self._serving) - len(self.stale) < wanted
 
     def add(self, link: L, generation: int) -> None:
-        """A link is up; `generation` is what `self.generation` was before its settings were read."""
+        """A link is up; `generation` is what `self.generation` was before its settings were read.
+
+        Everybody chooses anew: the first one up is what all that waited have gone to, and nothing else would bring them here.
+        """
         self._serving.append(link)
         self._generations[link] = generation
+        self._homes.clear()
         self._choose()
 
     def renew(self) -> None:

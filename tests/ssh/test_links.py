@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from proxy.ssh.links import Links
+from proxy.ssh.links import MOST_HOMES, Links
 from proxy.ssh.pace import CROWD
 
 
@@ -60,6 +60,23 @@ def test_a_link_that_has_gone_is_nobodys_first_choice() -> None:
     home = links.choose("a")
     links.remove(home)
     assert links.choose("a") is (two if home is one else one)
+
+
+def test_a_link_that_comes_up_gets_its_share() -> None:
+    links, (one,) = filled(1)
+    clusters = range(6)
+    assert all(links.choose(cluster) is one for cluster in clusters)
+    two = Stub()
+    links.add(two, links.generation)
+    assert [links.choose(cluster) for cluster in clusters] == [one, two] * 3, "although each has ended its channel by now"
+    assert [links.choose(cluster) for cluster in clusters] == [one, two] * 3, "and there they stay"
+
+
+def test_targets_that_nobody_asks_for_any_more_are_not_kept_for_ever() -> None:
+    links, _ = filled(2)
+    for target in range(3 * MOST_HOMES):
+        links.choose(target)
+    assert len(links._homes) <= MOST_HOMES
 
 
 def test_stale_links_serve_until_there_is_a_fresh_one() -> None:
