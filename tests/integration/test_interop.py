@@ -73,6 +73,16 @@ async def test_bytes_each_way(stack: AsyncExitStack, tmp_path: Path, server: str
 
 
 @pytest.mark.parametrize("server", SERVERS)
+async def test_a_download_counts_as_one(stack: AsyncExitStack, tmp_path: Path, server: str) -> None:
+    """dropbear's packets are smaller than OpenSSH's, and full all the same."""
+    gateway = await start(stack, server, tmp_path)
+    source = await stack.enter_async_context(Source())
+    port = (await stack.enter_async_context(Tunnel(gateway, source.endpoint, gateway))).endpoint
+    assert len(await exchange(port, b"%d\n" % (4 * MiB))) == 4 * MiB
+    assert gateway._links[0]._plane.bulk > MiB
+
+
+@pytest.mark.parametrize("server", SERVERS)
 async def test_many_channels_and_a_refusal_among_them(stack: AsyncExitStack, tmp_path: Path, server: str) -> None:
     gateway = await start(stack, server, tmp_path)
     echo = await stack.enter_async_context(Echo())

@@ -19,6 +19,12 @@ def test_a_download_makes_it_busy_until_it_is_over() -> None:
     assert pace.busy == 0
 
 
+def test_a_download_over_a_slow_line_is_one() -> None:
+    pace = Pace(0.0)
+    pace.look(5_000_000 // 8, 1.0)
+    assert pace.busy, "5 Mbit/s"
+
+
 def test_less_than_a_step_a_second_is_nothing() -> None:
     pace = Pace(0.0)
     pace.look(STEP - 1, 1.0)

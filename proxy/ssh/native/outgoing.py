@@ -12,6 +12,7 @@ from typing import Final
 
 from proxy.ssh.native.buffers import NONE, SENT
 from proxy.ssh.native.handover import Transport
+from proxy.ssh.pace import BULK
 from proxy.wire import messages
 from proxy.wire.keys import Keys
 from proxy.wire.packets import HEADER, OVERHEAD
@@ -40,6 +41,8 @@ class Outgoing:
         self._is_scheduled = False
         self._lent: list[memoryview] = []
         self._deferred: list[bytes] = []
+        self.bulk = 0
+        """Bytes of full packets so far. A turn of many requests has as many, and nobody waits behind them."""
         self.is_held = False
         """Keys are being exchanged: nothing of a channel may go out (RFC 4253 9)."""
 
@@ -54,6 +57,8 @@ class Outgoing:
         """A DATA packet of `nbytes` at `at` of `source`; DATA_AT bytes before them and PADDING behind are overwritten."""
         if len(self._buffer) - self._end < nbytes + messages.DATA_HEADER + OVERHEAD:
             self._make_room()
+        if nbytes >= BULK:
+            self.bulk += nbytes
         at -= messages.DATA_HEADER
         messages.put_data_header(source, at, recipient, nbytes)
         self._end = self._sealer.seal_from(source, at, nbytes + messages.DATA_HEADER, self._buffer, self._end)

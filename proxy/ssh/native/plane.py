@@ -62,8 +62,7 @@ class NativePlane:
         self._free: list[int] = []
         self.error: LinkError | None = None
         """Why the connection has ended."""
-        self.bulk = 0
-        """Bytes that have gone and come in full packets so far."""
+        self._bulk = 0
         self._received = 0
         self._heard: NativeChannel | None = None
         self.flow = Flow()
@@ -101,6 +100,11 @@ class NativePlane:
     def received(self) -> int:
         """Bytes that have come so far."""
         return self._incoming.received
+
+    @property
+    def bulk(self) -> int:
+        """Bytes that have gone and come in full packets so far."""
+        return self._bulk + self.outgoing.bulk
 
     # ------------------------------------------------------------------------------------------- channels
 
@@ -149,7 +153,7 @@ class NativePlane:
                 return channel.data(data) or is_left
             is_left = channel is not self._heard and self._pass_on()
             self._heard = channel
-            self.bulk += len(data)
+            self._bulk += len(data)
             channel.keep(data)
             return is_left
         is_left = self._pass_on()
@@ -219,8 +223,6 @@ class NativePlane:
         heard, self._received = self._incoming.received - self._received, self._incoming.received
         self.flow.turn_ends()
         if written:
-            if written >= BULK:
-                self.bulk += written
             self._handover.sent(written)
         elif heard < ACKNOWLEDGED and self._socket is not None and not self._transport.is_closing():
             # sshd leaves Nagle on for forwarded connections: it holds a small packet back until we acknowledge the one
