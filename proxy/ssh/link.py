@@ -47,6 +47,11 @@ window meanwhile: without a limit, one API server behind a firewall that drops p
 
 CLOSE_TIMEOUT_S: Final = 2.0
 
+STUCK: Final = 2
+"""How much busier a link is on which an open has waited from one look to the next and nothing was answered. It may be dead, and
+until keepalives find that out every channel to some API servers would be opened there. More than the crowds of two links differ
+by, and no more, since it may be an API server that does not answer."""
+
 _ROUND_TRIPS: Final = 8
 """So many of the last count. The shortest is the way's own: what a download adds to the others is what it must not add to."""
 
@@ -84,6 +89,9 @@ class Link:
         self._budget = budget
         self._tasks = Tasks(name)
         self._abandoned: Counter[Endpoint] = Counter()
+        self._openings: dict[_Opening, None] = {}
+        self._oldest: _Opening | None = None
+        self._stuck = 0
         self._since = loop.time()
         self._loop = loop
         self.name = name
@@ -112,11 +120,15 @@ class Link:
     @property
     def weight(self) -> int:
         """How busy it is, in coarse steps: the least busy link gets the next channel."""
-        return len(self._plane) // CROWD + self._pace.busy
+        return len(self._plane) // CROWD + self._pace.busy + self._stuck
 
     def look(self) -> None:
-        """Call it about twice a second: how busy it was in between."""
+        """Call it about twice a second: how busy it was in between, and whether it answers."""
         self._pace.look(self._plane.bulk, self._loop.time())
+        oldest = next(iter(self._openings), None)
+        if oldest is not None and oldest is self._oldest:
+            self._stuck = STUCK
+        self._oldest = oldest
 
     @property
     def age(self) -> float:
@@ -159,6 +171,7 @@ class Link:
         self.idle.clear()
         opening = _Opening(self._loop)
         channel = self._plane.open(window, target, origin, opening.answered)
+        self._openings[opening] = None
         timer = self._loop.call_later(timeout, opening.expired)
         try:
             refusal = await opening.answer
@@ -167,13 +180,18 @@ class Link:
             raise
         finally:
             timer.cancel()
+            del self._openings[opening]
         if opening.is_expired:
             self._abandon(opening, target)
             channel.abort()
             raise ChannelTimeout(f"{self.server} did not reach {target} within {timeout:g} s")
+        self._answers()
         if refusal is not None:
             raise self._refusal(refusal, target)
         return channel
+
+    def _answers(self) -> None:
+        self._oldest, self._stuck = None, 0
 
     def _abandon(self, opening: _Opening, target: Endpoint) -> None:
         """It took too long for whoever asked, but sshd goes on trying to connect, and its window stays taken until then."""
@@ -218,6 +236,7 @@ class Link:
                 missed += 1
                 on_missed(missed)
             self.rtt = perf_counter() - sent
+            self._answers()
             self._round_trips.append(self.rtt)
             self._plane.round_trip = min(self._round_trips)
             on_rtt(self.rtt)

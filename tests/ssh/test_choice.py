@@ -1,0 +1,83 @@
+"""Which link a new channel takes, against a real sshd: clusters are spread, and nobody is sent to a link that stands still."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from contextlib import AsyncExitStack
+
+import pytest
+
+from proxy.cluster import relayed_socket
+from proxy.config.values import Endpoint
+from proxy.relay.interfaces import Channel
+from proxy.ssh.pace import BULK
+from tests.ssh.conftest import ORIGIN, Watched, config_for, started
+from tests.support.echo import Echo
+from tests.support.sshd import Sshd
+
+pytestmark = [pytest.mark.sshd, pytest.mark.usefixtures("data_plane")]
+
+
+async def opened(gateway: Watched, target: Endpoint) -> Channel:
+    return await gateway.open_channel(target, origin=ORIGIN, hold_until=asyncio.get_running_loop().time() + 10)
+
+
+async def test_clusters_are_spread_though_they_came_for_the_first_link(sshd: Sshd) -> None:
+    async with AsyncExitStack() as stack:
+        servers = [await stack.enter_async_context(Echo()) for _ in range(4)]
+        gateway = await stack.enter_async_context(started(config_for(sshd, connections=2)))
+        for server in servers:
+            (await opened(gateway, server.endpoint)).abort()
+        await gateway.until(lambda: gateway.links == 2)
+        await asyncio.gather(*(link.idle.wait() for link in gateway._links))
+        for server in servers:
+            await opened(gateway, server.endpoint)
+        assert [link.load for link in gateway._links] == [2, 2]
+
+
+async def test_the_next_channel_goes_around_a_link_that_does_not_answer(sshd: Sshd) -> None:
+    """Keepalives find out much later, and meanwhile a cluster would have no other."""
+    async with Echo() as server, started(config_for(sshd, connections=2)) as gateway:
+        await gateway.until(lambda: gateway.links == 2)
+        (await opened(gateway, server.endpoint)).abort()
+        home = gateway._links.choose(server.endpoint)
+        (other,) = {*gateway._links} - {home}
+        await home.idle.wait()
+        with socket.create_server(("127.0.0.1", 0), backlog=0) as full, socket.socket() as one, socket.socket() as two:
+            for client in (one, two):
+                client.setblocking(False)
+                client.connect_ex(full.getsockname())
+            silent = Endpoint(*full.getsockname())
+            gateway._links._homes[silent] = home
+            waiting = asyncio.get_running_loop().create_task(opened(gateway, silent), name="waits")
+            while not home.load:
+                await asyncio.sleep(0)
+            gateway.look()
+            assert gateway._links.choose(server.endpoint) is home, "it may be answered yet"
+            gateway.look()
+            assert gateway._links.choose(server.endpoint) is other
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+            gateway.look()
+            assert home.weight, "nothing has been answered since"
+            (await home.open_channel(server.endpoint, origin=ORIGIN, timeout=5)).abort()
+            assert not home.weight
+
+
+async def test_a_turn_of_many_requests_is_no_bulk(sshd: Sshd) -> None:
+    loop, request = asyncio.get_running_loop(), bytes(BULK - 1)
+    async with Echo() as server, AsyncExitStack() as stack, started(config_for(sshd)) as gateway:
+        await gateway.until(lambda: gateway.links == 1)
+        clients = [
+            stack.enter_context(await relayed_socket(await opened(gateway, server.endpoint), gateway.budget)) for _ in range(8)
+        ]
+        (link,) = gateway._links
+        for client in clients:  # all of them before the loop goes round
+            assert client.send(request) == len(request)
+        for client in clients:
+            left = len(request)
+            while left:
+                left -= len(await loop.sock_recv(client, left))
+        gateway.look()
+        assert (link._plane.bulk, link.weight) == (0, 0)
