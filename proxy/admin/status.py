@@ -27,9 +27,12 @@ from typing import Final
 
 from proxy.config.typed import Mistakes, read
 from proxy.errors import ListenError
+from proxy.health.result import Result
 from proxy.snapshots import ClusterSnapshot, ClusterState, DaemonSnapshot, GatewaySnapshot
 
 SCHEMA_VERSION: Final = 1
+
+_FAILURES: Final = frozenset(result.value for result in Result if not result.alive)
 
 
 def to_document(snapshot: DaemonSnapshot) -> dict[str, object]:
@@ -92,6 +95,11 @@ def is_connected(gateway: GatewaySnapshot) -> bool:
 def is_up(cluster: ClusterSnapshot) -> bool:
     """Whether a client can use it: its listener is bound and its probes succeed."""
     return cluster.listening and cluster.state is ClusterState.UP
+
+
+def is_failing(cluster: ClusterSnapshot) -> bool:
+    """Whether the last probe was not answered; one such does not make it down yet."""
+    return cluster.reason in _FAILURES
 
 
 def why_not_up(cluster: ClusterSnapshot) -> str:

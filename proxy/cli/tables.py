@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from proxy.admin.status import is_connected, is_up, summary, why_not_up
+from proxy.admin.status import is_connected, is_failing, is_up, summary, why_not_up
 from proxy.cli import printable
 from proxy.errors import LinkDown
 from proxy.snapshots import ClusterSnapshot, ClusterState, DaemonSnapshot, GatewaySnapshot, GatewayState
@@ -27,6 +27,8 @@ _LOOK: Final = {
 }
 _RECOVERING: Final = "its last probe was answered, `probe.threshold` of them in a row make it up; clients are served already"
 """Of a cluster that is down and has nothing to complain about."""
+_FAILING: Final = "`probe.threshold` such probes in a row make it down"
+"""Of a cluster that is up, and whose last probe was not answered."""
 _DAY: Final = 86_400.0
 _GAP: Final = 2
 _SHORTEST_NAME: Final = 8
@@ -92,12 +94,18 @@ def _problems(snapshot: DaemonSnapshot) -> list[RenderableType]:
             colour = "yellow" if is_connected(gateway) else "red"
             causes.setdefault(("gateway", colour, gateway.reason, gateway.message, gateway.hint), []).append(gateway.name)
     for cluster in snapshot.clusters:
-        if not is_up(cluster) and (cluster.listening or not snapshot.draining):
+        if is_up(cluster):
+            if not is_failing(cluster):
+                continue
+            colour, reason, message = "yellow", cluster.reason, f"{cluster.message}; {_FAILING}"
+        elif cluster.listening or not snapshot.draining:
             colour = _LOOK[cluster.state][1] if cluster.listening else "red"
-            message = cluster.message or (_RECOVERING if cluster.listening and cluster.state is ClusterState.DOWN else "")
             reason = why_not_up(cluster)
-            hint = "" if reason == LinkDown.reason else cluster.hint  # its gateway's line is above
-            causes.setdefault(("cluster", colour, reason, message, hint), []).append(cluster.name)
+            message = cluster.message or (_RECOVERING if cluster.listening and cluster.state is ClusterState.DOWN else "")
+        else:
+            continue
+        hint = "" if reason == LinkDown.reason else cluster.hint  # its gateway's line is above
+        causes.setdefault(("cluster", colour, reason, message, hint), []).append(cluster.name)
     shown: list[RenderableType] = []
     for (kind, colour, reason, message, hint), names in causes.items():
         subject = f"{kind}{'s' if len(names) > 1 else ''} {', '.join(names)}"

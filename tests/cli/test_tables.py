@@ -74,6 +74,18 @@ def test_a_cluster_that_is_coming_back_says_what_it_waits_for() -> None:
     assert lines[-1].startswith("cluster prod-eu: down: its last probe was answered, `probe.threshold` of them")
 
 
+def test_a_first_failed_probe_is_told_while_the_cluster_is_up_still() -> None:
+    failing = replace(PROD_EU, reason="timeout", message="no answer within 5s", hint="overloaded?")
+    lines = shown(replace(DAEMON, gateways=(EU_EDGE,), clusters=(failing,)))
+    assert row(lines, "prod-eu")[1:3] == ["●", "up"]
+    assert lines[-2:] == [
+        "cluster prod-eu: timeout: no answer within 5s; `probe.threshold` such probes in a row make it down",
+        "  hint: overloaded?",
+    ]
+    refused = replace(PROD_EU, reason="unauthorized", message="401")
+    assert shown(replace(DAEMON, gateways=(EU_EDGE,), clusters=(refused,)))[-1].startswith("prod-eu"), "that is an answer"
+
+
 def test_states_that_are_neither_up_nor_down() -> None:
     unbound = replace(PROD_EU, name="unbound", listening=False)
     new = replace(PROD_EU, name="new", state=ClusterState.UNKNOWN, reason="", probe_seconds=None)
