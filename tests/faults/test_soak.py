@@ -37,8 +37,8 @@ MINUTES: Final = float(os.environ.get("SOAK_MINUTES", "1"))
 SAMPLE_S: Final = 1.0
 PATIENCE_S: Final = 5.0
 KEEPALIVE: Final = {"keepalive": {"interval": "700ms", "max_missed": 3}, "connect_timeout": "5s"}
-"""Silence is noticed after 2.1 s: a machine that does all this at once may keep a ping waiting behind bulk for one. And the last of
-1,000 channels that are opened at once beside bulk, on asyncssh's channels, for two."""
+"""Silence is noticed after 2.1 s: a machine that does all this at once may keep a ping waiting behind bulk for one. And the last
+of 1,000 channels that are opened at once beside bulk, on asyncssh's channels, for two."""
 HOLD_S: Final = 3.0
 """The longest that a fault lasts."""
 RECOVERY_S: Final = 60.0

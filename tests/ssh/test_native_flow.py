@@ -10,11 +10,14 @@ from hypothesis import strategies as st
 
 from proxy.ssh.native.flow import DEBT, HIGH_WATER, MOUTHFUL, RESUME_AT_ONCE, SHARE, SHARED_WAY, Flow
 
+MIB = 1 << 20
+
 
 class Talker:
     def __init__(self, log: list[Talker]) -> None:
         self.turn, self.spent = 0, 0
         self.held: bool = False
+        self.is_let_out = asyncio.Event()
         self._log = log
 
     def hold(self) -> None:
@@ -23,6 +26,9 @@ class Talker:
     def go_on(self) -> None:
         self.held = False
         self._log.append(self)
+
+    def let_out(self) -> None:
+        self.is_let_out.set()
 
 
 async def turns(count: int) -> None:
@@ -212,14 +218,28 @@ async def test_a_transfer_beside_others_keeps_little_under_way_and_a_lone_one_al
     flow, window, grant = Flow(), 2 << 20, 96 << 10
     bulk, small = Talker([]), Talker([])
     flow.spend(bulk, SHARE)
-    assert flow.usable(window, 0, grant) == window
+    assert flow.usable(bulk, window, 0, grant) == window
     for talker in (small, bulk):
         flow.written(0)
         flow.spend(talker, 100)
-    assert flow.usable(window, 0, grant) == SHARED_WAY
-    assert flow.usable(window - SHARED_WAY, SHARED_WAY, grant) == 0
+    assert flow.usable(bulk, window, 0, grant) == SHARED_WAY
+    assert flow.usable(bulk, window - SHARED_WAY, SHARED_WAY, grant) == 0
     flow.round_trip = 0.1
-    assert flow.usable(window, 0, grant) == window  # a long way holds more than that
+    assert flow.usable(bulk, window, 0, grant) == window  # a long way holds more than that
+
+
+async def test_what_is_kept_back_is_let_out_if_no_more_is_granted() -> None:
+    flow, bulk, other, gone = Flow(), Talker([]), Talker([]), Talker([])
+    for talker in (bulk, other, bulk):
+        flow.written(0)
+        flow.spend(talker, SHARE)
+    for talker in (bulk, other, gone):
+        assert flow.usable(talker, MIB, SHARED_WAY, 1) == 0
+    assert flow.usable(other, MIB, 0, MIB) == MIB  # all it has
+    flow.forget(gone)
+    async with asyncio.timeout(10):
+        await bulk.is_let_out.wait()
+    assert not any(talker.is_let_out.is_set() for talker in (other, gone))
 
 
 @given(st.integers(4 << 10, 4 << 20), st.integers(1, 100), st.data())
@@ -239,7 +259,7 @@ def test_keeping_back_never_stops_a_transfer_whose_peer_credits_late(window: int
             credit, passed = credit - nbytes, passed + nbytes
             if passed >= threshold:
                 spare = credit + reserve + passed
-                credit = flow.usable(spare, window - spare, passed)
+                credit = flow.usable(bulk, spare, window - spare, passed)
                 reserve, passed = spare - credit, 0
 
     asyncio.run(run())

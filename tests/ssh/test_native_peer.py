@@ -285,6 +285,31 @@ async def test_a_window_of_zero_holds_the_client_until_there_is_credit(gateway: 
     assert user.full == [True, False]
 
 
+async def test_a_peer_that_waits_for_more_than_we_like_to_have_under_way_gets_it(gateway: Watched, script: Script) -> None:
+    """It credits a byte at first and half a window later on: nothing it grants tells how much it waits for."""
+    bulk, number = await opened(gateway, script, window=MiB // 2)
+    other, _ = await opened(gateway, script, number=8)
+    user = Collector()
+    bulk.attach(user)
+    other.attach(Collector())
+    plane(gateway).round_trip = 0.0
+    for channel in (other, bulk, other, bulk):
+        send(channel, b"x")
+        await script.hear(messages.DATA)
+    script.say(messages.WINDOW_ADJUST, number, 1)
+    await until(lambda: bool(bulk._reserve))
+    kept, sent, content = bulk._reserve, 0, bytes(MiB // 2 - 2)
+    while not (user.full and user.full[-1]):
+        sent += send(bulk, content[sent:])
+    assert sent == len(content) + 1 - kept
+    await until(lambda: not user.full[-1])
+    while sent < len(content):
+        sent += send(bulk, content[sent:])
+    heard = 0
+    while heard < len(content):
+        heard += len(await script.hear(messages.DATA)) - 9
+
+
 async def test_no_packet_is_bigger_than_the_peer_takes(gateway: Watched, script: Script) -> None:
     channel, _ = await opened(gateway, script, window=250, largest=100)
     user = Collector()

@@ -58,6 +58,9 @@ GRANTS: Final = 2
 """A peer credits what it has passed on when there is enough of that (OpenSSH: 96 KiB, others: half a window), so to keep back
 more than all but one such grant would be to wait for ever."""
 
+PATIENCE_S: Final = 1.0
+"""After this long without another grant nothing is kept back: a peer may have begun with smaller ones than it goes on with."""
+
 
 class Sender(Protocol):
     """A channel, as its link's flow sees it."""
@@ -72,6 +75,9 @@ class Sender(Protocol):
 
     def go_on(self) -> None:
         """Send what is pending, and take again."""
+
+    def let_out(self) -> None:
+        """Use all the credit there is."""
 
 
 class _Links:
@@ -110,6 +116,8 @@ class Flow:
         self._changes = 0
         self._seen = 0
         self._shared_until = 0.0
+        self._kept: dict[Sender, float] = {}
+        self._letting_out: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
         return f"<Flow waiting={len(self._modest)}+{len(self._waiting)} congested={self.is_congested} shut={self.is_shut}>"
@@ -126,18 +134,33 @@ class Flow:
         if (self.is_congested and sender.spent >= SHARE) or (self._said >= MOUTHFUL and self._has_others):
             self.wait(sender)
 
-    def usable(self, credit: int, under_way: int, grant: int) -> int:
+    def usable(self, sender: Sender, credit: int, under_way: int, grant: int) -> int:
         """How much of its `credit` a channel may use now that it was granted more, in bytes; `grant` is the least it ever was.
 
-        All of it on a link of its own; otherwise what keeps `under_way`, which the peer has and has not credited, short.
+        All of it on a link of its own; otherwise what keeps `under_way`, which the peer has and has not credited, short. What is
+        kept back is `let_out` if nothing more is granted.
         """
+        self._kept.pop(sender, None)
         now = self._loop.time()
         if self._changes - self._seen > 1:  # one is whoever has just begun
             self._shared_until, self._seen = now + SHARED_S, self._changes
         if now >= self._shared_until:
             return credit
-        allowed = max(SHARED_WAY, int(self.round_trip * SHARED_RATE), GRANTS * grant)
-        return min(credit, max(0, allowed - under_way))
+        allowed = max(SHARED_WAY, int(self.round_trip * SHARED_RATE), GRANTS * grant) - under_way
+        if allowed >= credit:
+            return credit
+        self._kept[sender] = now
+        if self._letting_out is None:
+            self._letting_out = self._loop.call_later(PATIENCE_S, self._let_out)
+        return max(0, allowed)
+
+    def _let_out(self) -> None:
+        now, self._letting_out = self._loop.time(), None
+        for sender in [sender for sender, since in self._kept.items() if now - since >= PATIENCE_S]:
+            del self._kept[sender]
+            sender.let_out()
+        if self._kept:
+            self._letting_out = self._loop.call_later(PATIENCE_S, self._let_out)
 
     def wait(self, sender: Sender) -> None:
         """Queue `sender` until there is room."""
@@ -152,6 +175,10 @@ class Flow:
 
     def forget(self, sender: Sender) -> None:
         """It has ended."""
+        self._kept.pop(sender, None)
+        if self._letting_out is not None and not self._kept:
+            self._letting_out.cancel()
+            self._letting_out = None
         self._waiting.pop(sender, None)
         self._modest.pop(sender, None)
         if self._speaker is sender:

@@ -180,8 +180,15 @@ class Sending:
         was_out = not self._credit
         self._granted = max(self._granted, spare)
         self._grant = min(self._grant, credit)
-        self._credit = self._flow.usable(spare, self._granted - spare, self._grant)
+        self._credit = self._flow.usable(self, spare, self._granted - spare, self._grant)
         self._reserve = spare - self._credit
+        if was_out:
+            self._send_pending()
+
+    def let_out(self) -> None:
+        """The peer says nothing more: what was kept back may be what it waits for."""
+        was_out = not self._credit
+        self._credit, self._reserve = self._credit + self._reserve, 0
         if was_out:
             self._send_pending()
 
