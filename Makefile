@@ -34,7 +34,7 @@ faults: .venv/tests-installed parts ## the fault matrix: what breaks, who sees w
 soak: PARTS += gcc:gcc
 soak: .venv/tests-installed parts ## faults at random; MINUTES=10 SEED= as printed by another run; draws soak.svg
 	@SOAK_MINUTES=$(MINUTES) SOAK_SEED=$(SEED) SOAK_CHART=$(CURDIR)/soak.svg \
-	  $(BIN)/python -m pytest -q -s -n0 -p no:randomly tests/faults/test_soak.py::test_soak $(ARGS)
+	  $(BIN)/python -m pytest -q -s -n0 -p no:randomly tests/faults/test_soak.py::test_soak $(ARGS) && echo "the chart is soak.svg"
 
 check: .venv/tests-installed ## lint, format, types, imports
 	@$(BIN)/python -m pytest -q tests/test_source.py $(ARGS)

@@ -71,6 +71,8 @@ def main(questions: tuple[str, ...], repetitions: int | None, output: Path | Non
             if output:
                 write_answer(answer, output, machine=described, scale=scale, took=took)
     print_targets(answers, console)
+    if quick:
+        console.print("One second of each, once: that the bench works is all that this shows.", style="yellow")
     if output and len(answers) == len(QUESTIONS):  # targets.json is of one run
         write_targets(answers, output, machine=described)
     sys.exit(len(answers) < len(questions or QUESTIONS))

@@ -30,6 +30,7 @@ def measure(stage: Stage) -> Answer:
                 rows += [speed, cost]
     notes = (
         "iperf3. CPU: user and system time of the forwarding process on the client's side, sshd's not counted. "
-        "kubemux spreads streams over 2 links, the others have one connection. HAProxy does not encrypt, and speaks to no sshd."
+        "kubemux has 2 links; streams that begin at once share one, as with the others. "
+        "HAProxy does not encrypt, and speaks to no sshd."
     )
     return Answer("bulk", "Bulk transfer", notes, tuple(rows))

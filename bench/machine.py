@@ -42,11 +42,21 @@ def describe() -> dict[str, str]:
         "date": datetime.now(UTC).isoformat(timespec="minutes"),
         "processor": f"{os.cpu_count()} x {models[0] if models else platform.machine()}",
         "kernel": platform.release(),
+        "commit": _commit(),
         "load": f"{os.getloadavg()[0]:.2f}",
         "python": platform.python_version(),
         **{package: version(package) for package in ("kubemux", "uvloop", "asyncssh", "cryptography")},
         **{program: _version(program, option) for program, option in _VERSIONS.items()},
     }
+
+
+def _commit() -> str:
+    """Of this checkout, with `-dirty` if it is not quite that one; empty without git or outside a checkout."""
+    try:
+        command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude=*"]
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=10).stdout.strip()
+    except FileNotFoundError:
+        return ""
 
 
 def _version(program: str, option: str) -> str:

@@ -1,7 +1,8 @@
 """The seam between the two legs of a relay.
 
 A relay knows a channel and a route only by these protocols; `proxy/ssh` implements them on SSH links, `proxy/direct.py` on
-plain TCP. Every method but `Route.open_channel` is a plain callback: it never blocks and never raises.
+plain TCP. What a byte passes each way is listed in `proxy/ssh/native/__init__.py`. Every method but `Route.open_channel` is a
+plain callback: it never blocks and never raises.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Everything that speaks SSH; the only package that imports asyncssh."""
+"""Everything that speaks SSH; the only package that imports asyncssh. The byte path is `native`."""
