@@ -25,6 +25,21 @@ USUAL: Final = AdminConfig(socket=Path("/run/kubemux/admin.sock"))
 """Where a daemon most likely is whose file no longer says so: README's socket, the default address."""
 
 
+class _Unanswered(AdminError):
+    """Time is up. Perhaps the daemon hangs."""
+
+
+class Unfinished(AdminError):
+    """An order that takes longer than one would wait: the daemon has it, answers others, and goes on with it."""
+
+    hint = "its log says how it ends: journalctl -u kubemux"
+
+    def __init__(self, name: str, budget: float, document: object) -> None:
+        super().__init__(f"{name}: not done after {budget:g} s; the daemon has the order and goes on")
+        self.document = document
+        """Of `/status`, asked for when the time was up."""
+
+
 def admin_section(path: Path, usual: AdminConfig = USUAL, *, orders: bool = False) -> AdminConfig:
     """The `admin:` section of a configuration file: mistakes elsewhere in it do not stop questions. Raises ConfigError.
 
@@ -69,14 +84,22 @@ async def fetch_status(admin: AdminConfig) -> object:
 async def command(admin: AdminConfig, name: str, *, params: Mapping[str, str] | None = None, budget: float) -> object:
     """POST `/-/NAME` on the unix socket and return the parsed answer, waiting up to `budget` seconds.
 
-    Raises ConfigError if the daemon refused a new configuration, AdminError for everything else.
+    Raises ConfigError if the daemon refused a new configuration, Unfinished if the time was up and the daemon is at it, and
+    AdminError for everything else.
     """
     if not admin.socket:
         raise AdminError(
             "this configuration has no admin.socket, so the daemon takes no commands",
             hint="add `admin: {socket: /run/kubemux/admin.sock}` and restart the daemon",
         )
-    return await _ask("POST", f"/-/{name}", socket=admin.socket, admin=admin, budget=budget, params=params)
+    try:
+        return await _ask("POST", f"/-/{name}", socket=admin.socket, admin=admin, budget=budget, params=params)
+    except _Unanswered as error:
+        try:
+            document = await _ask("GET", "/status", socket=admin.socket, admin=admin, budget=ASK_TIMEOUT)
+        except AdminError:
+            raise error from None
+        raise Unfinished(name, budget, document) from error
 
 
 async def _ask(
@@ -99,7 +122,7 @@ async def _ask(
                 writer.transport.abort()
     except TimeoutError as exc:
         hint = "the daemon hangs or has too much to do; its log says more: journalctl -u kubemux"
-        raise AdminError(f"{where}: no answer within {budget:g} s", hint=hint) from exc
+        raise _Unanswered(f"{where}: no answer within {budget:g} s", hint=hint) from exc
     except (h11.RemoteProtocolError, OSError) as exc:
         raise AdminError(f"{where}: the connection broke: {exc}") from exc
     return _read(where, code, body)

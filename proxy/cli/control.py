@@ -10,6 +10,7 @@ import click
 
 from proxy.admin import client
 from proxy.cli.options import config_option
+from proxy.errors import AdminError
 
 ORDER_BUDGET: Final = 60.0
 """Seconds. A reload drains what was removed, a reconnect closes links in order: both have limits of their own."""
@@ -52,8 +53,29 @@ def reconnect(gateway: str, config: Path) -> None:
 @config_option
 def drain(cluster: str, timeout: float, config: Path) -> None:
     """Stop taking connections for CLUSTER and wait until those it has have ended (or limits.drain_timeout ends them)."""
-    _command(config, "drain", {"cluster": cluster}, timeout)
+    try:
+        _command(config, "drain", {"cluster": cluster}, timeout)
+    except client.Unfinished as error:
+        raise AdminError(
+            f"cluster {cluster}: still draining after {timeout:g} s{_left(error.document, cluster)}; "
+            "it goes on, for limits.drain_timeout at most",
+            hint="kubemux status shows how many connections it still has",
+        ) from error
     click.echo(f"cluster {cluster}: drained")
+
+
+def _left(document: object, cluster: str) -> str:
+    match document:
+        case {"clusters": list() as clusters}:
+            for one in clusters:
+                match one:
+                    case {"name": name, "connections": int(count)} if name == cluster:
+                        return f", {_connections(count)} left"
+    return ""
+
+
+def _connections(count: int) -> str:
+    return f"{count} connection{'s' * (count != 1)}"
 
 
 def _command(config: Path, name: str, params: dict[str, str], budget: float) -> object:

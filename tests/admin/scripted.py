@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -87,6 +88,8 @@ class Daemon:
     result: ReloadResult = field(default_factory=ReloadResult)
     told: list[str] = field(default_factory=list)
     registry: Registry = field(default_factory=Registry)
+    held: asyncio.Event | None = None
+    """Until it is set, a reload or a drain takes its time."""
 
     def __post_init__(self) -> None:
         metrics = Metrics(self.registry, version="0.1.0")
@@ -111,6 +114,7 @@ class Daemon:
 
     async def reload(self) -> ReloadResult:
         self._tell("reload")
+        await self._hold()
         return self.result
 
     async def reconnect(self, gateway: str) -> None:
@@ -121,6 +125,11 @@ class Daemon:
 
     async def drain(self, cluster: str) -> None:
         self._tell(f"drain {cluster}")
+        await self._hold()
+
+    async def _hold(self) -> None:
+        if self.held:
+            await self.held.wait()
 
     def _tell(self, what: str) -> None:
         self.told.append(what)

@@ -102,6 +102,17 @@ async def test_a_daemon_that_hangs() -> None:
             await client._ask("GET", "/", socket=None, admin=AdminConfig(listen=silent.endpoint), budget=0.05)
 
 
+async def test_an_order_to_a_daemon_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It cannot be said to have the order."""
+    monkeypatch.setattr(client, "ASK_TIMEOUT", 0.05)
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(tmp_path / "s"))
+        silent.listen()
+        with pytest.raises(AdminError, match=r"no answer within 0\.05 s") as caught:
+            await client.command(AdminConfig(listen=NOWHERE, socket=tmp_path / "s"), "drain", budget=0.05)
+    assert "the daemon hangs" in caught.value.hint
+
+
 @pytest.mark.parametrize(
     ("answer", "complaint"),
     [

@@ -95,6 +95,29 @@ async def test_reconnect_and_drain(daemon: Daemon, config: Path) -> None:
     assert daemon.told == ["reconnect eu-edge", "drain a b&c"]
 
 
+async def test_an_order_that_takes_longer_goes_on(daemon: Daemon, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The daemon is not said to hang: it has the order."""
+    monkeypatch.setattr("proxy.cli.control.ORDER_BUDGET", 0.5)
+    daemon.held = asyncio.Event()
+    try:
+        drained = await kubemux("drain", "prod-eu", "--timeout", "0.5", "--config", config)
+        gone = await kubemux("drain", "gone", "--timeout", "0.5", "--config", config)
+        reloaded = await kubemux("reload", "--config", config)
+    finally:
+        daemon.held.set()
+    assert (drained.exit_code, gone.exit_code, reloaded.exit_code) == (1, 1, 1)
+    assert drained.stderr.splitlines() == [
+        "kubemux: cluster prod-eu: still draining after 0.5 s, 12 connections left; it goes on, for limits.drain_timeout at most",
+        "  hint: kubemux status shows how many connections it still has",
+    ]
+    assert "still draining after 0.5 s; it goes on" in gone.stderr
+    assert reloaded.stderr.splitlines() == [
+        "kubemux: reload: not done after 0.5 s; the daemon has the order and goes on",
+        "  hint: its log says how it ends: journalctl -u kubemux",
+    ]
+    assert daemon.told == ["drain prod-eu", "drain gone", "reload"]
+
+
 async def test_orders_that_fail_exit_1(daemon: Daemon, config: Path) -> None:
     shown = await kubemux("reconnect", "nope", "--config", config)
     assert (shown.exit_code, shown.stderr) == (
