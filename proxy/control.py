@@ -64,8 +64,11 @@ class Controller:
         log.info("reconnect requested", gateway=gateway)
         self._daemon.gateways[gateway].renew("reconnect")
 
-    async def drain(self, cluster: str) -> None:
-        """Close a cluster's listener and let its connections end; a reload opens it again. Raises UnknownName."""
+    async def drain(self, cluster: str) -> int:
+        """Close a cluster's listener and let its connections end; a reload opens it again.
+
+        Returns how many had to be cut. Raises UnknownName.
+        """
         if cluster not in self._daemon.entries:
             raise UnknownName("cluster", cluster, self._daemon.entries)
-        await self._daemon.drain(cluster)
+        return await self._daemon.drain(cluster)

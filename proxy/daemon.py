@@ -288,8 +288,8 @@ class Daemon:
 
     # ------------------------------------------------------------------------------------------------- stop
 
-    async def drain(self, name: str) -> None:
-        """Close the listener of cluster `name` and let its connections end; probes go on."""
+    async def drain(self, name: str) -> int:
+        """Close the listener of cluster `name` and let its connections end; probes go on. Returns how many had to be cut."""
         entry = self.entries[name]
         entry.is_drained = True
         self.unlisten(entry)
@@ -298,6 +298,7 @@ class Daemon:
         cut = await entry.cluster.drain(self.config.limits.drain_timeout)
         log.info("drained", cluster=name, cut=cut)
         self.state_changed()
+        return cut
 
     async def retire(self, name: str, entry: Entry, *, timeout: float) -> None:  # noqa: ASYNC109 - a budget, not a failure
         """Stop probing, and drain what is left of a cluster whose listener is closed or handed on; cancelled, at once."""

@@ -38,5 +38,8 @@ class Control(Protocol):
     async def reconnect(self, gateway: str) -> None:
         """Replace the links of `gateway` by new ones. Raises UnknownName."""
 
-    async def drain(self, cluster: str) -> None:
-        """Take no new connections for `cluster`; returns when those it had have ended or had their time. Raises UnknownName."""
+    async def drain(self, cluster: str) -> int:
+        """Take no new connections for `cluster`; returns when those it had have ended or had their time: how many were cut.
+
+        Raises UnknownName.
+        """

@@ -179,12 +179,12 @@ class AdminServer:
         return await _tell(self._control.drain, "cluster", request)
 
 
-async def _tell(call: Callable[[str], Awaitable[None]], kind: str, request: Request) -> Response:
+async def _tell(call: Callable[[str], Awaitable[int | None]], kind: str, request: Request) -> Response:
     name = request.query.get(kind)
     if not name:
         return _error(400, f"which {kind}?", hint=f"POST {request.path}?{kind}=NAME")
-    await call(name)
-    return Response.json({kind: name})
+    cut = await call(name)
+    return Response.json({kind: name} if cut is None else {kind: name, "cut": cut})
 
 
 def _error(code: int, sentence: str, *, reason: str = "admin", hint: str = "", **more: object) -> Response:

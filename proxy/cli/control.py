@@ -54,14 +54,18 @@ def reconnect(gateway: str, config: Path) -> None:
 def drain(cluster: str, timeout: float, config: Path) -> None:
     """Stop taking connections for CLUSTER and wait until those it has have ended (or limits.drain_timeout ends them)."""
     try:
-        _command(config, "drain", {"cluster": cluster}, timeout)
+        answer = _command(config, "drain", {"cluster": cluster}, timeout)
     except client.Unfinished as error:
         raise AdminError(
             f"cluster {cluster}: still draining after {timeout:g} s{_left(error.document, cluster)}; "
             "it goes on, for limits.drain_timeout at most",
             hint="kubemux status shows how many connections it still has",
         ) from error
-    click.echo(f"cluster {cluster}: drained")
+    match answer:
+        case {"cut": int(cut)} if cut:
+            click.echo(f"cluster {cluster}: drained, {_connections(cut)} cut")
+        case _:
+            click.echo(f"cluster {cluster}: drained")
 
 
 def _left(document: object, cluster: str) -> str:

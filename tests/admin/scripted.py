@@ -88,6 +88,7 @@ class Daemon:
     result: ReloadResult = field(default_factory=ReloadResult)
     told: list[str] = field(default_factory=list)
     registry: Registry = field(default_factory=Registry)
+    cut: int = 0
     held: asyncio.Event | None = None
     """Until it is set, a reload or a drain takes its time."""
 
@@ -123,9 +124,10 @@ class Daemon:
         if gateway not in known:
             raise UnknownName("gateway", gateway, known)
 
-    async def drain(self, cluster: str) -> None:
+    async def drain(self, cluster: str) -> int:
         self._tell(f"drain {cluster}")
         await self._hold()
+        return self.cut
 
     async def _hold(self) -> None:
         if self.held:

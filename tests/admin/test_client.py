@@ -52,7 +52,7 @@ async def test_orders_and_their_failures(tmp_path: Path) -> None:
     daemon = Daemon()
     async with serving(daemon, tmp_path / "s") as endpoint:
         admin = AdminConfig(listen=endpoint, socket=tmp_path / "s")
-        assert await client.command(admin, "drain", params={"cluster": "a b"}, budget=5) == {"cluster": "a b"}
+        assert await client.command(admin, "drain", params={"cluster": "a b"}, budget=5) == {"cluster": "a b", "cut": 0}
         with pytest.raises(AdminError, match="no gateway is called 'x'") as unknown:
             await client.command(admin, "reconnect", params={"gateway": "x"}, budget=5)
         assert unknown.value.hint == "there are: eu-edge, us-west"

@@ -110,7 +110,7 @@ async def test_orders_over_the_unix_socket(unix: Asker, daemon: Daemon) -> None:
     assert answer.json() == {"added": ["cluster new"], "changed": [], "removed": [], "warnings": ["it rains"]}
     assert (await unix.post("/-/reconnect?gateway=eu-edge")).status == 200
     name = "kubernetes-admin@a&b/c d"
-    assert (await unix.post(f"/-/drain?{urlencode({'cluster': name})}")).json() == {"cluster": name}
+    assert (await unix.post(f"/-/drain?{urlencode({'cluster': name})}")).json() == {"cluster": name, "cut": 0}
     assert daemon.told == ["reload", "reconnect eu-edge", f"drain {name}"]
 
 

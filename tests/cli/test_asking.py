@@ -95,6 +95,12 @@ async def test_reconnect_and_drain(daemon: Daemon, config: Path) -> None:
     assert daemon.told == ["reconnect eu-edge", "drain a b&c"]
 
 
+@pytest.mark.parametrize(("cut", "said"), [(0, "drained"), (1, "drained, 1 connection cut"), (2, "drained, 2 connections cut")])
+async def test_drain_tells_what_it_has_cut(daemon: Daemon, config: Path, cut: int, said: str) -> None:
+    daemon.cut = cut
+    assert (await kubemux("drain", "a", "--config", config)).stdout == f"cluster a: {said}\n"
+
+
 async def test_an_order_that_takes_longer_goes_on(daemon: Daemon, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The daemon is not said to hang: it has the order."""
     monkeypatch.setattr("proxy.cli.control.ORDER_BUDGET", 0.5)

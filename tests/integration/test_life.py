@@ -127,7 +127,7 @@ def test_drain_ends_one_cluster_and_a_reload_opens_it_again(
         config = ["--config", str(daemon.config)]
         with socket.create_connection(("127.0.0.1", port)) as client:
             daemon.wait_for("the client is relayed", lambda: daemon.metric("kubemux_connections_active", cluster="one") == 1)
-            kubemux("drain", "one", *config)
+            assert kubemux("drain", "one", *config) == "cluster one: drained, 1 connection cut\n"
             assert client.recv(1) == b"", "its API server has ended it, told that no more comes"
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", port))
