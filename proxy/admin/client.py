@@ -43,18 +43,18 @@ class Unfinished(AdminError):
 def admin_section(path: Path, usual: AdminConfig = USUAL, *, orders: bool = False) -> AdminConfig:
     """The `admin:` section of a configuration file: mistakes elsewhere in it do not stop questions. Raises ConfigError.
 
-    A file that is gone or no YAML says nothing, and that is when one asks: then a daemon that answers at the `usual` places
-    counts if it runs with this very file. With `orders` it must take them: be there on the socket.
+    A file that is gone, empty or no YAML mapping says nothing, and that is when one asks: then a daemon that answers at the
+    `usual` places counts if it runs with this very file. With `orders` it must take them: be there on the socket.
     """
     try:
-        root = yaml.read(path).root
+        root = loader.keys(yaml.read(path))
     except ConfigError:
         found = asyncio.run(_usually(path.absolute(), usual))
         if found is None or (orders and not found.socket):
             raise
         return found
     try:
-        return AdminConfig.model_validate(root.get("admin", {}) if isinstance(root, dict) else root)
+        return AdminConfig.model_validate(root.get("admin", {}))
     except Mistakes:
         return loader.load(path).admin  # which says all that is wrong
 

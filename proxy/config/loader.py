@@ -63,13 +63,18 @@ def parse(data: bytes, path: str, scrutiny: Scrutiny = Scrutiny.FILES) -> Config
     return _build(yaml.parse(data, path), scrutiny)
 
 
-def _build(document: Document, scrutiny: Scrutiny) -> Config:
+def keys(document: Document) -> dict[object, object]:
+    """What the file holds, as it is there. Raises ConfigError if that is nothing, or no mapping."""
     if not isinstance(document.root, dict):
         message = "the file is empty" if document.root is None else "the file is not a mapping of keys to values"
         hint = "config/minimal.yaml is a start: version, gateways, clusters"
         raise ConfigError(document.path, [Problem(1, "", message, hint)])
+    return document.root
+
+
+def _build(document: Document, scrutiny: Scrutiny) -> Config:
     findings: list[Finding] = []
-    raw = _plain(document.root, (), findings)
+    raw = _plain(keys(document), (), findings)
     broken = {finding.loc for finding in findings}
     _merge_defaults(raw, findings, broken)
     config = _validated(raw, findings, broken)
