@@ -226,6 +226,7 @@ class Daemon:
         if admin.socket is not None:
             try:
                 await server.start_unix(admin.socket)
+                log.info("taking orders", socket=str(admin.socket))
                 is_bound = True
             except ListenError as exc:
                 log.error("admin socket failed", reason=exc.reason, message=str(exc), hint=exc.hint)

@@ -44,23 +44,29 @@ def admin_section(path: Path, usual: AdminConfig = USUAL, *, orders: bool = Fals
     """The `admin:` section of a configuration file: mistakes elsewhere in it do not stop questions. Raises ConfigError.
 
     A file that is gone, empty or no YAML mapping says nothing, and that is when one asks: then a daemon that answers at the
-    `usual` places counts if it runs with this very file. With `orders` it must take them: be there on the socket.
+    `usual` places counts if it runs with this very file. With `orders` it must take them, that is be there on the socket; and
+    a file without `admin.socket`, be it cut off, is no reason not to look there.
     """
     try:
         root = loader.keys(yaml.read(path))
     except ConfigError:
-        found = asyncio.run(_usually(path.absolute(), usual))
-        if found is None or (orders and not found.socket):
+        found = asyncio.run(_usually(path.absolute(), usual, orders=orders))
+        if found is None:
             raise
         return found
     try:
-        return AdminConfig.model_validate(root.get("admin", {}))
+        admin = AdminConfig.model_validate(root.get("admin", {}))
     except Mistakes:
-        return loader.load(path).admin  # which says all that is wrong
+        admin = loader.load(path).admin  # which says all that is wrong
+    if orders and not admin.socket:
+        return asyncio.run(_usually(path.absolute(), usual, orders=True)) or admin
+    return admin
 
 
-async def _usually(path: Path, usual: AdminConfig) -> AdminConfig | None:
+async def _usually(path: Path, usual: AdminConfig, *, orders: bool) -> AdminConfig | None:
     for admin in (usual, AdminConfig(listen=usual.listen)):
+        if orders and not admin.socket:
+            continue
         try:
             match await _ask("GET", "/status", socket=admin.socket, admin=admin, budget=ASK_TIMEOUT):
                 case {"daemon": {"config_path": str() as running}} if Path(running) == path:
@@ -89,8 +95,9 @@ async def command(admin: AdminConfig, name: str, *, params: Mapping[str, str] | 
     """
     if not admin.socket:
         raise AdminError(
-            "this configuration has no admin.socket, so the daemon takes no commands",
-            hint="add `admin: {socket: /run/kubemux/admin.sock}` and restart the daemon",
+            "this file has no admin.socket; the running daemon may have one",
+            hint="its log says where (`taking orders`), and kill -HUP PID reloads it; if it has none, "
+            f"add `admin: {{socket: {USUAL.socket}}}` and restart it",
         )
     try:
         return await _ask("POST", f"/-/{name}", socket=admin.socket, admin=admin, budget=budget, params=params)

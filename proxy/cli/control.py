@@ -10,7 +10,7 @@ import click
 
 from proxy.admin import client
 from proxy.cli.options import config_option
-from proxy.errors import AdminError
+from proxy.errors import AdminError, ConfigError, Problem
 
 ORDER_BUDGET: Final = 60.0
 """Seconds. A reload drains what was removed, a reconnect closes links in order: both have limits of their own."""
@@ -83,4 +83,10 @@ def _connections(count: int) -> str:
 
 
 def _command(config: Path, name: str, params: dict[str, str], budget: float) -> object:
-    return asyncio.run(client.command(client.admin_section(config, orders=True), name, params=params, budget=budget))
+    try:
+        admin = client.admin_section(config, orders=True)
+    except ConfigError as error:  # not the daemon's, who would have refused the file: nobody has read it
+        hint = "mend the file, or name the one that the daemon was started with: --config FILE"
+        error.problems.append(Problem(0, "", "the daemon was not asked, and goes on as before if it runs", hint))
+        raise
+    return asyncio.run(client.command(admin, name, params=params, budget=budget))

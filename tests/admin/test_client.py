@@ -147,6 +147,20 @@ async def test_a_daemon_whose_file_has_become_garbage_is_still_found(tmp_path: P
             await asyncio.to_thread(client.admin_section, tmp_path / "another.yaml", with_socket)
 
 
+@pytest.mark.parametrize("text", ["version: 1\n", "version: 1\nadmin: {listen: '127.0.0.1:1'}\n"])
+async def test_a_file_that_has_lost_its_socket_does_not_hide_the_daemon_from_orders(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    usual = AdminConfig(listen=NOWHERE, socket=tmp_path / "s")
+    absent = await asyncio.to_thread(client.admin_section, path, usual, orders=True)
+    assert absent.socket is None
+    async with serving(Daemon(replace(DAEMON, config_path=str(path))), tmp_path / "s"):
+        assert await asyncio.to_thread(client.admin_section, path, usual, orders=True) == usual
+        assert (await asyncio.to_thread(client.admin_section, path, usual)).socket is None, "to read, its address will do"
+    async with serving(Daemon(), tmp_path / "s"):  # runs with another file
+        assert (await asyncio.to_thread(client.admin_section, path, usual, orders=True)).socket is None
+
+
 def test_the_admin_section_is_read_although_the_rest_is_wrong(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(f"version: 1\nadmin: {{listen: '127.0.0.1:7', socket: {tmp_path}/s}}\nclusterz: {{}}\n")

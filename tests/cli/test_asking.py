@@ -141,6 +141,33 @@ async def test_a_configuration_that_cannot_be_read_exits_78(tmp_path: Path) -> N
     assert str(tmp_path / "missing.yaml") in shown.stderr
 
 
+@pytest.mark.parametrize("args", [["reload"], ["reconnect", "eu-edge"], ["drain", "prod-eu"]], ids=" ".join)
+@pytest.mark.parametrize("text", ["admin: [", "hello world\n", "", "admin: 7\n", None])
+async def test_an_order_that_cannot_be_given_says_that_the_daemon_was_not_asked(
+    tmp_path: Path, text: str | None, args: list[str]
+) -> None:
+    path = tmp_path / "config.yaml"
+    if text is not None:
+        path.write_text(text)
+    shown = await kubemux(*args, "--config", path)
+    assert (shown.exit_code, shown.stdout) == (78, "")
+    assert shown.stderr.splitlines()[-2:] == [
+        f"{path}: the daemon was not asked, and goes on as before if it runs",
+        "  hint: mend the file, or name the one that the daemon was started with: --config FILE",
+    ]
+
+
+async def test_an_order_through_a_file_without_a_socket_says_where_else_to_look(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("version: 1\n")
+    shown = await kubemux("reload", "--config", path)
+    assert (shown.exit_code, shown.stdout) == (1, "")
+    assert shown.stderr.startswith(
+        "kubemux: this file has no admin.socket; the running daemon may have one\n  hint: its log says"
+    )
+    assert "kill -HUP PID" in shown.stderr
+
+
 async def test_a_daemon_of_another_version_is_told_apart(daemon: Daemon, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("proxy.admin.status.SCHEMA_VERSION", 2)
     shown = await kubemux("status", "--config", config)

@@ -124,6 +124,7 @@ def test_drain_ends_one_cluster_and_a_reload_opens_it_again(
         tmp_path / "daemon", gateways={"edge": gateway(sshd_factory())}, clusters=dict(clusters), sections=dict(sections)
     ) as daemon:
         daemon.wait_up("one", "two")
+        assert len(daemon.events("taking orders")) == 1, "where: orders that find no socket in the file send one to look"
         config = ["--config", str(daemon.config)]
         with socket.create_connection(("127.0.0.1", port)) as client:
             daemon.wait_for("the client is relayed", lambda: daemon.metric("kubemux_connections_active", cluster="one") == 1)
