@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from proxy import daemon as daemon_module
 from proxy.config.loader import load
@@ -16,6 +17,7 @@ from proxy.control import Controller
 from proxy.daemon import Daemon
 from proxy.errors import ConfigError
 from proxy.reload import Stopping
+from tests.support.ports import free_port
 
 
 @asynccontextmanager
@@ -87,6 +89,27 @@ async def test_a_stop_ends_a_reload(tmp_path: Path) -> None:
             await waiting
         with pytest.raises(Stopping):
             await controller.reload()
+
+
+async def test_a_reload_that_leaves_no_cluster_warns(tmp_path: Path) -> None:
+    """A file that was cut off may be good in itself."""
+    async with controlled(tmp_path) as (daemon, controller):
+        empty = daemon.config_path.read_text()
+        assert (await controller.reload()).warnings == (), "there was none before"
+        one, two = (
+            f"{name}: {{gateway: direct, listen: '127.0.0.1:{free_port()}', api_servers: ['127.0.0.1:1']}}"
+            for name in ("one", "two")
+        )
+        daemon.config_path.write_text(f"{empty}clusters: {{{one}, {two}}}\n")
+        await controller.reload()
+        daemon.config_path.write_text(f"{empty}clusters: {{{one}}}\n")
+        assert (await controller.reload()).warnings == ()
+        daemon.config_path.write_text(empty)
+        with capture_logs() as logs:
+            result = await controller.reload()
+        assert (result.removed, result.warnings) == (("cluster one",), ("clusters: none is left",))
+        (warned,) = (log for log in logs if log["event"] == "no cluster is left")
+        assert (warned["log_level"], warned["removed"]) == ("warning", ("one",))
 
 
 async def test_a_drained_cluster_binds_its_address_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -10,6 +11,7 @@ import click
 from proxy.cli.options import config_option
 from proxy.config import expiry, known_hosts, loader
 from proxy.config.credentials import Scrutiny
+from proxy.config.model import Config
 
 
 @click.command()
@@ -20,7 +22,16 @@ def check(config: Path) -> None:
     Run it as root or as the daemon's user: whether keys can be read depends on who asks.
     """
     loaded = loader.load(config, Scrutiny.KEYS)
-    for doubt, remedy in (*known_hosts.unlisted(loaded), *expiry.soon(loaded, time.time())):
+    for doubt, remedy in (*_void(loaded), *known_hosts.unlisted(loaded), *expiry.soon(loaded, time.time())):
         click.echo(f"WARNING: {config}: {doubt}\n  hint: {remedy}", err=True)
     gateways, clusters = len(loaded.gateways), len(loaded.clusters)
     click.echo(f"{config}: ok, {gateways} gateway{'s' * (gateways != 1)}, {clusters} cluster{'s' * (clusters != 1)}")
+
+
+def _void(config: Config) -> Iterator[tuple[str, str]]:
+    """A file that was cut off may be good in itself."""
+    if not config.clusters:
+        yield (
+            "clusters: there is none; a reload with this file removes every cluster",
+            "is that all of it? config/example.yaml shows how clusters are written",
+        )

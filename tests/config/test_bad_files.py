@@ -70,6 +70,19 @@ def test_check_of_a_good_file(material: Path, tmp_path: Path) -> None:
     assert (result.exit_code, result.stdout, result.stderr) == (0, f"{path}: ok, 1 gateway, 1 cluster\n", "")
 
 
+@pytest.mark.parametrize("text", ["version: 1\n", "version: 1\nclusters:\n"])
+def test_check_doubts_a_file_without_clusters(tmp_path: Path, text: str) -> None:
+    """Cut off, perhaps; and good all the same."""
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    result = CliRunner().invoke(main, ["check", "--config", str(path)])
+    assert (result.exit_code, result.stdout) == (0, f"{path}: ok, 0 gateways, 0 clusters\n")
+    assert result.stderr.splitlines() == [
+        f"WARNING: {path}: clusters: there is none; a reload with this file removes every cluster",
+        "  hint: is that all of it? config/example.yaml shows how clusters are written",
+    ]
+
+
 @pytest.mark.usefixtures("material")
 def test_a_secret_where_its_file_was_asked_for_is_not_repeated() -> None:
     result = CliRunner().invoke(main, ["check", "--config", str(FOLDER / "bad" / "secret_instead_of_path.yaml")])
