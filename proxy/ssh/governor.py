@@ -2,12 +2,14 @@
 
 Full jitter (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/) so that a fleet does not come back
 in step. A refused key or host key is tried slowly: sshd 9.8's PerSourcePenalties add up faults that come faster than one in
-5 s and then refuse the bastion's address for everybody. Success alone resets nothing: a link has to stay up for a while.
+5 s and then refuse the bastion's address for everybody. Each class counts its own failures, so a first refusal after an outage
+is not the eighth. Success alone resets nothing, nor does a change of class: a link has to stay up for a while.
 """
 
 from __future__ import annotations
 
 import random
+from collections import Counter
 from typing import Final
 
 from proxy.errors import RetryClass
@@ -35,14 +37,14 @@ class Backoff:
     __slots__ = ("_failures", "_random")
 
     def __init__(self, rng: random.Random | None = None) -> None:
-        self._failures = 0
+        self._failures: Counter[RetryClass] = Counter()
         self._random = rng or _shared
 
     def failed(self, retry: RetryClass) -> float:
         """Count a failed dial; seconds until the next one."""
         first, largest = _LIMITS[retry]
-        bound = min(largest, first * 2.0 ** min(self._failures, 16))
-        self._failures += 1
+        bound = min(largest, first * 2.0 ** min(self._failures[retry], 16))
+        self._failures[retry] += 1
         # SLOW never dials at once: half of its bound is certain.
         least = bound / 2 if retry is RetryClass.SLOW else 0.0
         return self._random.uniform(least, bound)
@@ -50,5 +52,5 @@ class Backoff:
     def lost(self, age: float) -> float:
         """A link that was up for `age` seconds has ended; seconds until the next dial."""
         if age >= STABLE_S:
-            self._failures = 0
+            self._failures.clear()
         return self.failed(RetryClass.SOON)

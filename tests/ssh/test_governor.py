@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from proxy.errors import RetryClass
 from proxy.ssh.governor import STABLE_S, Backoff
 
+FIRST = {RetryClass.SOON: 0.5, RetryClass.SLOW: 15.0}
 LARGEST = {RetryClass.SOON: 15.0, RetryClass.SLOW: 300.0}
 
 failures = st.lists(st.sampled_from(RetryClass), max_size=200)
@@ -19,9 +20,10 @@ seeds = st.integers().map(random.Random)
 @given(failures, seeds)
 def test_delays_are_bounded_and_slow_ones_never_short(kinds: list[RetryClass], rng: random.Random) -> None:
     backoff = Backoff(rng)
-    for count, kind in enumerate(kinds):
+    for index, kind in enumerate(kinds):
+        count = kinds[:index].count(kind)
         delay = backoff.failed(kind)
-        assert 0 <= delay <= LARGEST[kind]
+        assert 0 <= delay <= min(LARGEST[kind], FIRST[kind] * 2.0**count), "only failures of its own class have made it longer"
         if kind is RetryClass.SLOW:
             assert delay >= min(7.5 * 2**count, 150), "sshd adds up faults that come faster than one in 5 s"
 
@@ -49,17 +51,32 @@ def test_only_a_link_that_lasted_starts_the_backoff_anew(kinds: list[RetryClass]
     if age >= STABLE_S:
         assert delay <= 0.5
         assert backoff.failed(RetryClass.SOON) <= 1.0
+        assert backoff.failed(RetryClass.SLOW) <= 15.0
     else:
-        assert delay <= min(15.0, 0.5 * 2.0 ** len(kinds))
+        assert delay <= min(15.0, 0.5 * 2.0 ** kinds.count(RetryClass.SOON))
     assert fresh.lost(age) <= 0.5
 
 
-def test_each_failure_doubles_the_bound_until_the_largest() -> None:
-    class Latest(random.Random):
-        def random(self) -> float:
-            return 1.0
+class Latest(random.Random):
+    """Every delay is as long as it may be."""
 
+    def random(self) -> float:
+        return 1.0
+
+
+def test_each_failure_doubles_the_bound_until_the_largest() -> None:
     backoff = Backoff(Latest())
     assert [backoff.failed(RetryClass.SOON) for _ in range(8)] == [0.5, 1, 2, 4, 8, 15, 15, 15]
     backoff = Backoff(Latest())
     assert [backoff.failed(RetryClass.SLOW) for _ in range(7)] == [15, 30, 60, 120, 240, 300, 300]
+
+
+def test_each_class_counts_its_own_failures() -> None:
+    """A first refused key after an outage is a first one; and neither class makes the other forget."""
+    backoff = Backoff(Latest())
+    for _ in range(7):
+        backoff.failed(RetryClass.SOON)
+    assert [backoff.failed(kind) for kind in (RetryClass.SLOW, RetryClass.SOON, RetryClass.SLOW)] == [15, 15, 30]
+    assert backoff.lost(STABLE_S - 1) == 15
+    assert backoff.lost(STABLE_S) == 0.5
+    assert backoff.failed(RetryClass.SLOW) == 15
