@@ -92,7 +92,8 @@ def _problems(snapshot: DaemonSnapshot) -> list[RenderableType]:
     for gateway in snapshot.gateways:
         if gateway.reason and gateway.state is not GatewayState.UP:
             colour = "yellow" if is_connected(gateway) else "red"
-            causes.setdefault(("gateway", colour, gateway.reason, gateway.message, gateway.hint), []).append(gateway.name)
+            message = f"{gateway.message}{_what_goes_on(gateway)}"
+            causes.setdefault(("gateway", colour, gateway.reason, message, gateway.hint), []).append(gateway.name)
     for cluster in snapshot.clusters:
         if is_up(cluster):
             if not is_failing(cluster):
@@ -113,6 +114,17 @@ def _problems(snapshot: DaemonSnapshot) -> list[RenderableType]:
         if hint:
             shown.append(Padding(_text(f"hint: {hint}", "cyan"), (0, 0, 0, 2), expand=False))
     return shown
+
+
+def _what_goes_on(gateway: GatewaySnapshot) -> str:
+    """What the message of a failure does not say: clients are served all the same. Empty if no link is up."""
+    up, wanted = len(gateway.links), gateway.wanted
+    if not up:
+        return ""
+    if up < wanted:
+        return f"; {up} of {wanted} links still serve{'s' if up == 1 else ''}"
+    links, their = ("link goes", "its") if up == 1 else (f"{up} links go", "their")
+    return f"; its {links} on, only {their} replacement failed"
 
 
 def _table(headers: list[str], rows: list[list[Text]], width: int) -> Table:

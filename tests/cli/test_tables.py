@@ -12,7 +12,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from proxy.cli.tables import bytes_text, render, seconds_text
-from proxy.snapshots import ClusterState, DaemonSnapshot
+from proxy.snapshots import ClusterState, DaemonSnapshot, GatewayState
 from tests.admin.scripted import ARN, DAEMON, DAY, EU_EDGE, NOW, PROD_EU, PROD_US, STAGE_US
 
 
@@ -53,6 +53,22 @@ def test_80_columns_keep_every_row_on_its_line_and_every_address_whole() -> None
     assert row(lines, "arn:aws")[1:4] == ["○", "down", "127.0.0.1:16444"]
     assert "RECVD" in row(lines, "CLUSTER")
     assert "GATEWAY" not in row(lines, "CLUSTER")
+
+
+@pytest.mark.parametrize(
+    ("up", "wanted", "said"),
+    [
+        (2, 2, "; its 2 links go on, only their replacement failed"),
+        (1, 1, "; its link goes on, only its replacement failed"),
+        (1, 2, "; 1 of 2 links still serves"),
+        (2, 3, "; 2 of 3 links still serve"),
+        (0, 2, ""),
+    ],
+)
+def test_a_failure_does_not_look_like_an_outage_while_links_serve(up: int, wanted: int, said: str) -> None:
+    state = GatewayState.DEGRADED if up else GatewayState.DOWN
+    refused = replace(EU_EDGE, links=EU_EDGE.links[:1] * up, wanted=wanted, state=state, reason="auth_failed", message="no key")
+    assert shown(replace(DAEMON, gateways=(refused,), clusters=(PROD_EU,)))[-1] == f"gateway eu-edge: auth_failed: no key{said}"
 
 
 def test_a_cause_is_told_once_for_everything_that_it_takes_down() -> None:
