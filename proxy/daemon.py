@@ -61,7 +61,7 @@ class Entry:
     monitor: Monitor
     listener: Listener
     tasks: Tasks
-    listen_error: str = ""
+    listen_error: ListenError | None = None
     is_drained: bool = False
 
 
@@ -185,7 +185,7 @@ class Daemon:
             await entry.listener.start()
         except ListenError as exc:
             log.error("listener failed", cluster=name, reason=exc.reason, message=str(exc), hint=exc.hint)
-            entry.listen_error = str(exc)
+            entry.listen_error = ListenError(str(exc), hint=exc.hint)  # without what the traceback keeps alive
             entry.tasks.spawn(self._keep_binding(name, entry), name="bind")
         self._keep(entry.listener)
         self.metrics.cluster_listening.labels(name).set(entry.listener.is_bound)
@@ -197,7 +197,7 @@ class Daemon:
                 return
             with suppress(ListenError):
                 await entry.listener.start()
-        entry.listen_error = ""
+        entry.listen_error = None
         self._keep(entry.listener)
         self.metrics.cluster_listening.labels(name).set(1)
         log.info("listener bound", cluster=name, listen=str(entry.listener.address))
@@ -362,7 +362,7 @@ def _cluster_snapshot(entry: Entry) -> ClusterSnapshot:
     if entry.is_drained:
         reason, message, hint = "drained", "drained: it takes no connections", "kubemux reload opens it again"
     elif entry.listen_error:
-        reason, message, hint = ListenError.reason, entry.listen_error, ListenError.hint
+        reason, message, hint = ListenError.reason, str(entry.listen_error), entry.listen_error.hint
     is_well = entry.listener.is_bound and outcome is not None and outcome.result.alive
     return ClusterSnapshot(
         name=cluster.name,

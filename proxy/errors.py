@@ -109,7 +109,7 @@ class Unreachable(LinkError):
 
     reason = "unreachable"
     stage = Stage.TCP
-    hint = "is sshd running there, and does a firewall let this machine through? Try: nc -vz HOST PORT"
+    hint = "is sshd running there, and does a firewall let this machine through?"
 
 
 class ConnectTimeout(LinkError):
@@ -223,7 +223,7 @@ class ChannelRefused(ChannelError):
     """The gateway could not connect to the API server (RFC 4254 5.1, SSH_OPEN_CONNECT_FAILED)."""
 
     reason = "channel_refused"
-    hint = "is the API server listening there, as seen from the gateway? Try on the gateway: nc -vz HOST PORT"
+    hint = "is the API server listening there, as seen from the gateway?"
 
 
 class ChannelProhibited(ChannelError):
@@ -254,7 +254,7 @@ class ListenError(ProxyError):
     """A local address could not be bound."""
 
     reason = "listen_failed"
-    hint = "find who has it: ss -ltnp 'sport = :PORT'; then stop that, or choose another port"
+    hint = "choose an address of this machine and a port that is free"
 
 
 class AdminError(ProxyError):

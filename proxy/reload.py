@@ -110,7 +110,7 @@ async def _apply(daemon: Daemon, config: Config, plan: diff.Plan) -> ReloadResul
     if clusters.removed and not config.clusters:
         log.warning("no cluster is left", removed=clusters.removed, hint="was the file cut off? Mend it, and reload again")
         warnings.append("clusters: none is left")
-    warnings += [entry.listen_error for entry in daemon.entries.values() if entry.listen_error]
+    warnings += [str(entry.listen_error) for entry in daemon.entries.values() if entry.listen_error]
     return ReloadResult(
         added=_named(gateways.added, clusters.added),
         changed=_named(

@@ -76,7 +76,7 @@ async def _run(config: Config, name: str) -> _Report:
             if outcome.result in _REFUSED:
                 certificate = await look(cluster, dial)
     except ProxyError as exc:
-        outcome = unreached(exc, time.monotonic() - started)
+        outcome = unreached(exc, time.monotonic() - started).named(name)
     return _Report(name, cluster, outcome, connecting, certificate)
 
 

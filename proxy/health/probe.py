@@ -47,7 +47,7 @@ async def probe(name: str, config: ClusterConfig, dial: Dial, contexts: Contexts
     except OSError as exc:
         outcome = attempt.ended(Result.CLOSED, f"the connection was lost before the {attempt.awaited}: {exc.strerror or exc}")
     log.debug("probe", cluster=name, result=outcome.result, seconds=round(outcome.seconds, 4))
-    return outcome
+    return outcome.named(name)
 
 
 _AWAITED: Final = {Stage.CHANNEL: "channel to the API server", Stage.TLS: "end of the TLS handshake", Stage.HTTP: "HTTP answer"}

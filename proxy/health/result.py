@@ -6,7 +6,7 @@ renamed lightly and none may be made up at run time.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
@@ -42,7 +42,7 @@ class Result(StrEnum):
 
     @property
     def hint(self) -> str:
-        """What to do about it, naming configuration keys; empty for `ok`."""
+        """What to do about it, naming configuration keys; empty for `ok`. `CLUSTER` stands for the name: `Outcome.named`."""
         return _HINTS[self]
 
 
@@ -50,7 +50,7 @@ _HINTS: Final[dict[Result, str]] = {
     Result.OK: "",
     Result.UNAUTHORIZED: "the API server is alive; to see its health too, give probe.token_file or probe.client_cert",
     Result.LINK_DOWN: "kubemux status shows why the gateway is down; kubemux probe CLUSTER shows at which step",
-    Result.CHANNEL_REFUSED: "is the API server listening at api_servers, as seen from the gateway? Try there: nc -vz HOST PORT",
+    Result.CHANNEL_REFUSED: "is the API server listening at api_servers, as seen from the gateway?",
     Result.CHANNEL_PROHIBITED: "sshd's AllowTcpForwarding or PermitOpen, or permitopen= in authorized_keys, forbids api_servers",
     Result.CHANNEL_FAILED: "the gateway's sshd log says why it opens no channel: journalctl -u ssh",
     Result.TIMEOUT: "the API server is overloaded or packets are dropped on the way; raise probe.timeout if it is only slow",
@@ -94,6 +94,12 @@ class Outcome:
     def certificate_expiry(self) -> float | None:
         """The end of the server certificate's validity in Unix time, None if none was verified."""
         return dict(self.expiries).get("server")
+
+    def named(self, cluster: str) -> Outcome:
+        """The same, with the cluster's name in the hint."""
+        if self.hint != self.result.hint:  # of other words than ours
+            return self
+        return replace(self, hint=self.hint.replace("CLUSTER", cluster))
 
 
 class Failure(Exception):

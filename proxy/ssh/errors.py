@@ -91,16 +91,22 @@ def describe_handshake(server: str, exc: Exception, *, shown: Shown, trusted: Tr
     return HandshakeFailed(f"SSH handshake with {server} failed: {str(exc) or type(exc).__name__}")
 
 
+def why_refused(said: str) -> str:
+    """`: WHY`, to end a sentence about a channel that was not opened. Empty if sshd gave no reason, `open failed`."""
+    return f": {said}" if said not in {"", "open failed"} else ""
+
+
 def _not_forwarded(server: str, exc: asyncssh.ChannelOpenError) -> LinkError:
     """A jump host opened no channel to the next hop."""
     if exc.code == asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED:
         return Unreachable(
-            f"the jump host before {server} does not allow forwarding to it: {exc.reason}",
+            f"the jump host before {server} does not allow forwarding to it{why_refused(exc.reason)}",
             hint="see AllowTcpForwarding and PermitOpen of the jump host's sshd, and permitopen= in its authorized_keys",
         )
+    host, _, port = server.rpartition(":")
     return Unreachable(
-        f"no TCP connection to {server} from the jump host before it: {exc.reason}",
-        hint="is sshd running there, and does the jump host reach it? Try on the jump host: nc -vz HOST PORT",
+        f"no TCP connection to {server} from the jump host before it{why_refused(exc.reason)}",
+        hint=f"is sshd running there, and does the jump host reach it? Try on the jump host: nc -vz {host} {port}",
     )
 
 

@@ -28,7 +28,7 @@ from proxy.relay.budget import MemoryBudget
 from proxy.snapshots import LinkSnapshot
 from proxy.ssh import internals
 from proxy.ssh.channel import SshChannel
-from proxy.ssh.errors import describe_loss
+from proxy.ssh.errors import describe_loss, why_refused
 from proxy.ssh.native.channel import NativeChannel, Refusal
 from proxy.ssh.native.handover import Unsupported
 from proxy.ssh.native.plane import NativePlane
@@ -207,12 +207,13 @@ class Link:
     def _refusal(self, refusal: Refusal, target: Endpoint) -> ChannelError | LinkDown:
         if self.closed.done() or internals.is_gone(self._conn):
             return LinkDown(f"the link to {self.server} was lost while a channel was opened")
-        code, said = refusal[0], refusal[1] or "no reason given"
+        code, why = refusal[0], why_refused(refusal[1])
         if code == asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED:
-            return ChannelProhibited(f"{self.server} does not allow forwarding to {target}: {said}")
+            return ChannelProhibited(f"{self.server} does not allow forwarding to {target}{why}")
         if code == asyncssh.OPEN_CONNECT_FAILED:
-            return ChannelRefused(f"{self.server} could not connect to {target}: {said}")
-        return ChannelError(f"{self.server} did not open a channel to {target}: {said} (code {code})")
+            hint = f"{ChannelRefused.hint} Try on the gateway: nc -vz {target.host} {target.port}"
+            return ChannelRefused(f"{self.server} could not connect to {target}{why}", hint=hint)
+        return ChannelError(f"{self.server} did not open a channel to {target}{why} (code {code})")
 
     def _check_idle(self) -> None:
         if not self.load:

@@ -71,6 +71,7 @@ async def test_a_name_mismatch_lists_the_names(tmp_path: Path, pki: Pki) -> None
     assert "does not name kubernetes" in steps[3]
     assert "it names somebody.example, 192.0.2.1; issued by CN=kubemux test ca" in steps[4]
     assert "hint: set tls.server_name" in steps[5]
+    assert steps[5].endswith("kubemux probe prod lists them")
     assert "not reached" in steps[6]
     assert steps[7] == "down: tls_name_mismatch"
 

@@ -43,6 +43,8 @@ async def test_a_busy_port_is_taken_once_it_is_free(sshd: Sshd, tmp_path: Path, 
                 (said,) = (entry for entry in daemon.events() if entry.get("cluster") == "blocked" and entry["level"] == "error")
                 assert f"127.0.0.1:{busy}" in str(said["message"])
                 assert f"sport = :{busy}" in str(said["hint"])
+                (blocked,) = (one for one in json.loads(daemon.get("/status")[1])["clusters"] if one["name"] == "blocked")
+                assert (blocked["message"], blocked["hint"]) == (said["message"], said["hint"])
                 squatter.close()
                 await asyncio.to_thread(daemon.wait_for, "ready", lambda: daemon.get("/readyz")[0] == 200)
                 assert await get(busy, certificates) == 200
