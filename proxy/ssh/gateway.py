@@ -242,7 +242,7 @@ class Gateway:
             dialled.conns,
             server=dialled.server,
             budget=self._budget,
-            name=f"link {self.name}/{next(self._numbers)}",
+            name=f"{self.name}/{next(self._numbers)}",
         )
         if early:
             link.lost(early[0])

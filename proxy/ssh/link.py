@@ -87,7 +87,7 @@ class Link:
         self._conns = conns
         self._conn = conns[-1]
         self._budget = budget
-        self._tasks = Tasks(name)
+        self._tasks = Tasks(f"link {name}")
         self._abandoned: Counter[Endpoint] = Counter()
         self._openings: dict[_Opening, None] = {}
         self._oldest: _Opening | None = None

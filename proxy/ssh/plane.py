@@ -46,7 +46,7 @@ class AsyncsshPlane:
         self._server = server
         self._on_ended = on_ended
         self._loop = asyncio.get_running_loop()
-        self._tasks = Tasks(name)
+        self._tasks = Tasks(f"link {name}")
         self._channels: dict[SshChannel, None] = {}
         self._waiting: deque[SshChannel] = deque()
         self._opening = 0

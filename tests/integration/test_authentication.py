@@ -143,7 +143,7 @@ async def test_a_key_file_that_vanishes_and_returns(sshd: Sshd, tmp_path: Path, 
             warned = await wait_for_log(daemon, "gateway dial failed", reason="credentials_unusable")
             assert str(sshd.identity) in str(warned["message"])
             away.rename(sshd.identity)
-            await wait_for_log(daemon, "link up", link="link edge/3")
+            await wait_for_log(daemon, "link up", link="edge/3")
             assert await get(port, certificates) == 200
 
 

@@ -110,6 +110,6 @@ async def test_a_lost_jump_host_takes_its_links_along(
             assert str(failed["message"]).startswith(f"jump host jump: no TCP connection to 127.0.0.1:{jump.port}")
             assert await get(ports["beside"], certificates) == 200
             await asyncio.to_thread(jump.start)
-            await wait_for_log(daemon, "link up", link="link last/2")
+            await wait_for_log(daemon, "link up", link="last/2")
             assert await get(ports["behind"], certificates) == 200
             assert daemon.metric("kubemux_gateway_reconnects_total", gateway="last", reason="link_lost") == 1

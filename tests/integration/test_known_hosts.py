@@ -168,5 +168,5 @@ async def test_known_hosts_taken_away_and_brought_back(sshd: Sshd, tmp_path: Pat
             assert str(known_hosts) in str(warned["message"])
             assert told(daemon)["edge"]["reason"] == "credentials_unusable"
             known_hosts.write_text(kept)
-            await wait_for_log(daemon, "link up", link="link edge/3")
+            await wait_for_log(daemon, "link up", link="edge/3")
             assert await get(port, certificates) == 200

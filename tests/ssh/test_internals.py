@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.sshd, pytest.mark.usefixtures("data_plane")]
 
 
 def linked(result: Dialled) -> Link:
-    return Link(result.conns, server=result.server, budget=MemoryBudget(64 << 20, connections=100), name="link edge/1")
+    return Link(result.conns, server=result.server, budget=MemoryBudget(64 << 20, connections=100), name="edge/1")
 
 
 def begin_key_exchange(conn: asyncssh.SSHClientConnection) -> None:

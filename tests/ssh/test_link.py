@@ -37,7 +37,7 @@ class Leaves(Server):
 async def linked(sshd: Sshd, *, memory: int = 64 << 20) -> AsyncIterator[tuple[Link, MemoryBudget]]:
     budget = MemoryBudget(memory, connections=100)
     async with dialled(config_for(sshd)) as result:
-        link = Link(result.conns, server=result.server, budget=budget, name="link edge/1")
+        link = Link(result.conns, server=result.server, budget=budget, name="edge/1")
         try:
             yield link, budget
         finally:
