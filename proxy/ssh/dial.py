@@ -195,6 +195,12 @@ def unanswered(keepalive: KeepaliveConfig) -> float:
     return max(1.0, keepalive.interval * keepalive.max_missed / 2)
 
 
+def give_up_after(sock: socket.socket | None, unanswered: float) -> None:
+    """Have the kernel end a connection that leaves what is sent unacknowledged for so many seconds. Raises OSError."""
+    if sock is not None:  # reset already, it has none
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(unanswered * 1000))
+
+
 def _jump_failed(name: str, exc: LinkError) -> JumpFailed:
     """A chain is retried, and explained, as its broken part is."""
     failure = JumpFailed(f"jump host {name}: {exc}", hint=exc.hint)
@@ -263,8 +269,7 @@ class _Tcp:
             try:
                 async with asyncio.timeout(self._seconds / len(self.addresses)):
                     connection = await loop.create_connection(factory, address, port)
-                if sock := connection[0].get_extra_info("socket"):  # reset already, it has none
-                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(self._unanswered * 1000))
+                give_up_after(connection[0].get_extra_info("socket"), self._unanswered)
             except OSError as exc:
                 failure = exc
             else:

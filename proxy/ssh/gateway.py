@@ -190,8 +190,13 @@ class Gateway:
 
     def take(self, config: GatewayConfig, gateways: Mapping[str, GatewayConfig]) -> None:
         """Other settings for the same server, or files that have changed: links are replaced."""
+        is_retimed = config.keepalive != self.config.keepalive
         self.config = config
         self._gateways = gateways
+        if is_retimed:  # clients may be on links that retire for long
+            for link in (*self._links, *self._links.retiring):
+                link.retime(config.keepalive)
+                self._measure(link)
         self._retire_surplus()
         self.renew("configuration")
 
@@ -287,7 +292,7 @@ class Gateway:
         self._links.add(link, generation)
         replaced = self._retire_surplus()
         instead_of = self._lost_reasons.pop(0) if self._lost_reasons else REPLACED if replaced else None
-        link.start(self.config.keepalive.interval, partial(self._answered, link), partial(self._missed, link))
+        self._measure(link)
         self._tasks.spawn(self._watch(link), name=f"watch {link.name}")
         self._report.link_up(link, instead_of=instead_of)
         self._changed()
@@ -316,6 +321,9 @@ class Gateway:
         await link.close(error)
 
     # ------------------------------------------------------------------------------------------ ends of links
+
+    def _measure(self, link: Link) -> None:
+        link.start(self.config.keepalive.interval, partial(self._answered, link), partial(self._missed, link))
 
     def _answered(self, link: Link, rtt: float) -> None:
         self._missing.discard(link)

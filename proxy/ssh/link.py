@@ -13,6 +13,7 @@ from typing import Final
 import asyncssh
 import structlog
 
+from proxy.config.model import KeepaliveConfig
 from proxy.config.values import Endpoint
 from proxy.errors import (
     ChannelError,
@@ -28,10 +29,12 @@ from proxy.relay.budget import MemoryBudget
 from proxy.snapshots import LinkSnapshot
 from proxy.ssh import internals
 from proxy.ssh.channel import SshChannel
+from proxy.ssh.dial import give_up_after, unanswered
 from proxy.ssh.errors import describe_loss, why_refused
 from proxy.ssh.native.channel import NativeChannel, Refusal
 from proxy.ssh.native.handover import Unsupported
 from proxy.ssh.native.plane import NativePlane
+from proxy.ssh.options import ticks
 from proxy.ssh.pace import CROWD, Pace
 from proxy.ssh.plane import AsyncsshPlane
 from proxy.tasks import Tasks
@@ -103,6 +106,7 @@ class Link:
         self.rtt: float | None = None
         self._round_trips: deque[float] = deque(maxlen=_ROUND_TRIPS)
         self._pace = Pace(self._since)
+        self._measuring: asyncio.Task[None] | None = None
         self.closed: asyncio.Future[LinkError] = loop.create_future()
         internals.check(self._conn)
         for conn in conns:
@@ -224,10 +228,24 @@ class Link:
     def start(self, interval: float, on_rtt: Callable[[float], None], on_missed: Callable[[int], None]) -> None:
         """Measure the round trip every `interval` seconds; `on_missed` hears how many intervals one has taken so far.
 
+        Called again, it begins anew, with another interval.
+
         asyncssh gives up on a silent peer by itself, but takes any packet for an answer: with a watch's events still coming, it
         would keep a link of which the other direction is dead.
         """
-        self._tasks.spawn(self._measure(interval, on_rtt, on_missed), name="rtt")
+        if self._measuring is not None:
+            self._measuring.cancel()
+        if not self.closed.done():
+            self._measuring = self._tasks.spawn(self._measure(interval, on_rtt, on_missed), name="rtt")
+
+    def retime(self, keepalive: KeepaliveConfig) -> None:
+        """Other settings than it was dialled with, for asyncssh and the kernel. Those of jump hosts are their own."""
+        if internals.is_gone(self._conn):
+            return
+        self._conn.set_keepalive(*ticks(keepalive))
+        if len(self._conns) == 1:
+            with suppress(OSError):  # it ends just now
+                give_up_after(self._conn.get_extra_info("socket"), unanswered(keepalive))
 
     async def _measure(self, interval: float, on_rtt: Callable[[float], None], on_missed: Callable[[int], None]) -> None:
         while True:

@@ -15,7 +15,7 @@ from typing import Any, Final
 import asyncssh
 
 from proxy.config import expiry
-from proxy.config.model import GatewayConfig
+from proxy.config.model import GatewayConfig, KeepaliveConfig
 from proxy.errors import CredentialsUnusable, RetryClass
 from proxy.ssh import known_hosts
 
@@ -73,14 +73,22 @@ def _prepare(config: GatewayConfig) -> Prepared:
     return Prepared(settings | {"known_hosts": known}, options, known, tuple(expiry.user_certificates(config)))
 
 
+def ticks(keepalive: KeepaliveConfig) -> tuple[float, int]:
+    """The interval in seconds and the count to give to asyncssh for keepalive.
+
+    It asks at each tick of silence and gives up one tick after the last question; so this many questions go unanswered, and the
+    link is given up, as with ssh(1), after interval × max_missed.
+    """
+    tries = keepalive.max_missed
+    return keepalive.interval * tries / (tries + 1), tries
+
+
 def _settings(config: GatewayConfig) -> dict[str, Any]:
-    tries = config.keepalive.max_missed
+    interval, tries = ticks(config.keepalive)
     settings: dict[str, Any] = {
         "host": config.host,
         "config": [str(config.ssh_config)] if config.ssh_config else None,
-        # asyncssh asks at each tick of silence and gives up one tick after the last question; so this many questions go
-        # unanswered, and the link is given up, as with ssh(1), after interval × max_missed.
-        "keepalive_interval": config.keepalive.interval * tries / (tries + 1),
+        "keepalive_interval": interval,
         "keepalive_count_max": tries,
         "login_timeout": config.connect_timeout,
         "connect_timeout": None,  # not ssh_config's: ours is the deadline

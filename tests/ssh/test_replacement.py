@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from proxy.config.model import KeepaliveConfig
 from proxy.config.values import Endpoint
 from proxy.relay.interfaces import Channel
 from proxy.snapshots import GatewayState
@@ -107,6 +109,30 @@ async def test_a_link_that_misses_a_keepalive_is_replaced_if_others_answer(sshd_
             for _ in range(4):
                 (await open_channel(gateway, server.endpoint)).abort()
             assert gateway.metric("gateway_reconnects_total", reason="keepalive_timeout") == 0
+        finally:
+            for pid in frozen & await asyncio.to_thread(sshd.sessions):
+                os.kill(pid, signal.SIGCONT)
+
+
+async def test_a_change_of_keepalive_counts_for_links_that_retire(sshd: Sshd) -> None:
+    """Their clients would wait for what was configured when they came."""
+    config = config_for(sshd, keepalive={"interval": "1h"})
+    async with Echo() as server, started(config) as gateway:
+        await gateway.until(lambda: gateway.links == 1)
+        [old] = gateway._links
+        await open_channel(gateway, server.endpoint)
+        frozen = await asyncio.to_thread(sshd.sessions)
+        gateway.take(config.model_copy(update={"keepalive": KeepaliveConfig(interval=0.1, max_missed=2)}), {})
+        sock = old._conn.get_extra_info("socket")
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 1000
+        await replaced(gateway, 1)
+        for pid in frozen:
+            with suppress(ProcessLookupError):  # the one that asked for the key, and has ended
+                os.kill(pid, signal.SIGSTOP)
+        try:
+            async with asyncio.timeout(10):
+                error = await asyncio.shield(old.closed)
+            assert error.reason == "keepalive_timeout"
         finally:
             for pid in frozen & await asyncio.to_thread(sshd.sessions):
                 os.kill(pid, signal.SIGCONT)
