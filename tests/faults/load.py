@@ -71,12 +71,11 @@ class Load:
             seconds=seconds,
         )
 
-    async def wait_seen(self, kinds: frozenset[Saw], *, is_partial: bool = False, seconds: float = 10.0) -> None:
-        """Until each client, or `is_partial` one, has seen one of these since the load began. Raises AssertionError."""
-        enough = any if is_partial else all
+    async def wait_seen(self, kinds: frozenset[Saw], *, seconds: float = 10.0) -> None:
+        """Until each client has seen one of these since the load began. Raises AssertionError."""
         await eventually(
             lambda: f"each client of {self.name} sees one of {sorted(kinds)}: {self.clients}",
-            lambda: enough(kinds & client.seen.keys() for client in self.clients),
+            lambda: all(kinds & client.seen.keys() for client in self.clients),
             seconds=seconds,
         )
 

@@ -53,7 +53,7 @@ class Row:
     clients: frozenset[Saw] = NOTHING
     """What each client of those that are hit sees; nothing but these, and each client at least one."""
     is_partial: bool = False
-    """Some of them see it, one at least."""
+    """Of the clients of all that are hit some see it, and some do not."""
     gateway: str = ""
     """The reason beside the gateway in `status` while the fault lasts."""
     lost: str = ""
