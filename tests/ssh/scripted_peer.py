@@ -14,8 +14,7 @@ from asyncssh.packet import SSHPacket, UInt32
 from proxy.config.model import GatewayConfig
 from proxy.wire import messages
 from tests.ssh.native import SECONDS
-from tests.support import ssh_keys
-from tests.support.other_servers import gateway_config
+from tests.support import other_servers
 
 
 class Script:
@@ -99,22 +98,5 @@ class _Session(asyncssh.SSHServer):
 @asynccontextmanager
 async def asyncssh_server(folder: Path, script: Script | None = None, **options: object) -> AsyncIterator[GatewayConfig]:
     """An asyncssh server, as a gateway."""
-    host_key, key = ssh_keys.new_key(folder / "host"), ssh_keys.new_key(folder / "key")
-    conns: list[asyncssh.SSHServerConnection] = []
-    server = await asyncssh.listen(
-        "127.0.0.1",
-        0,
-        server_factory=lambda: _Session(script, conns),
-        server_host_keys=[str(host_key)],
-        authorized_client_keys=asyncssh.import_authorized_keys(ssh_keys.public(key)),
-        gss_host=None,
-        **options,
-    )
-    try:
-        yield gateway_config(folder, server.get_port(), host_key, key)
-    finally:
-        server.close()
-        for conn in conns:
-            conn.abort()
-            await conn.wait_closed()
-        await server.wait_closed()
+    async with other_servers.asyncssh_server(folder, lambda conns: _Session(script, conns), **options) as config:
+        yield config

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
@@ -21,6 +21,8 @@ from tests.support.ports import free_port
 from tests.support.processes import descendants
 
 READY_SECONDS = 15.0
+
+Connections = list[asyncssh.SSHServerConnection]
 
 
 def gateway_config(folder: Path, port: int, host_key: Path, key: Path) -> GatewayConfig:
@@ -40,7 +42,7 @@ def gateway_config(folder: Path, port: int, host_key: Path, key: Path) -> Gatewa
 
 
 class _Forwarding(asyncssh.SSHServer):
-    def __init__(self, conns: list[asyncssh.SSHServerConnection]) -> None:
+    def __init__(self, conns: Connections) -> None:
         self._conns = conns
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
@@ -51,18 +53,20 @@ class _Forwarding(asyncssh.SSHServer):
 
 
 @asynccontextmanager
-async def asyncssh_server(folder: Path, *, rekey_bytes: int) -> AsyncIterator[GatewayConfig]:
-    """asyncssh's, in the test's own loop."""
+async def asyncssh_server(
+    folder: Path, session: Callable[[Connections], asyncssh.SSHServer] = _Forwarding, **options: object
+) -> AsyncIterator[GatewayConfig]:
+    """asyncssh's, in the test's own loop; a `session` adds each connection to the list that it is made with."""
     host_key, key = ssh_keys.new_key(folder / "host"), ssh_keys.new_key(folder / "key")
-    conns: list[asyncssh.SSHServerConnection] = []
+    conns: Connections = []
     server = await asyncssh.listen(
         "127.0.0.1",
         0,
-        server_factory=lambda: _Forwarding(conns),
+        server_factory=lambda: session(conns),
         server_host_keys=[str(host_key)],
         authorized_client_keys=asyncssh.import_authorized_keys(ssh_keys.public(key)),
         gss_host=None,
-        rekey_bytes=rekey_bytes,
+        **options,
     )
     try:
         yield gateway_config(folder, server.get_port(), host_key, key)
