@@ -117,9 +117,12 @@ async def test_a_frozen_sshd_is_noticed_in_time(sshd: Sshd, tmp_path: Path, cert
             finally:
                 await asyncio.to_thread(sshd.resume)
             await closed(writer)
-            await wait_for_log(daemon, "gateway state", state="up", was="degraded")
+            await asyncio.to_thread(
+                daemon.wait_for,
+                "the loss is mended",
+                lambda: daemon.metric("kubemux_gateway_reconnects_total", gateway="edge", reason="keepalive_timeout") >= 1,
+            )
             assert await get(port, certificates) == 200
-            assert daemon.metric("kubemux_gateway_reconnects_total", gateway="edge", reason="keepalive_timeout") >= 1
 
 
 async def test_clients_are_held_while_the_link_is_down(sshd: Sshd, tmp_path: Path, certificates: Certificates) -> None:
