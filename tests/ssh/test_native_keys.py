@@ -106,7 +106,7 @@ async def test_sshd_changes_keys_every_megabyte(sshd_factory: SshdFactory, chang
         assert gateway.snapshot().links[0].cipher == cipher
         longest = await rekeyed(port, way)
     assert changes["sending"] == changes["receiving"]
-    assert REKEYED // MiB // 4 <= changes["sending"] <= REKEYED // MiB * 4, "not for each packet"
+    assert REKEYED // MiB // 4 <= changes["sending"] <= REKEYED // MiB * 10, "not for each packet"
     longest = server.longest if isinstance(server, Gaps) else longest
     seconds = asyncio.get_running_loop().time() - began
     print(f"{way}, {cipher}: {REKEYED / MiB:.0f} MiB in {seconds:.1f} s, {changes}, longest gap {longest:.3f} s")  # noqa: T201 - what a long run is for
