@@ -373,6 +373,7 @@ async def test_an_inner_link_through_a_jump_host_is_native_too(sshd: Sshd, sshd_
     async with started(config_for(inner, jump=["hq"]), {"hq": config_for(sshd)}) as gateway:
         await gateway.until(lambda: gateway.links == 1)
         assert gateway.snapshot().links[0].data_plane == "native"
+        assert plane(gateway)._gathering._socket is None, "it is the jump host's"
         await transfers(gateway)
 
 

@@ -10,6 +10,7 @@ A byte to the cluster passes, in this order:
 
 A byte back:
 
+    gathering.Gathering                 the kernel wakes us for every packet, or for a good read of a long download
     incoming.Incoming.buffer_updated    a read of the link; packets are opened (wire.packets) where they stand
     plane.NativePlane._message          by kind and channel; full packets of one channel in a row are kept together
     channel.NativeChannel.data/pass_on  memoryviews of them, or a copy if the channel's window is a small one

@@ -15,6 +15,7 @@ from proxy.errors import LinkError
 from proxy.relay.budget import MemoryBudget
 from proxy.ssh.native.channel import NativeChannel, OnAnswer
 from proxy.ssh.native.flow import Flow
+from proxy.ssh.native.gathering import Gathering
 from proxy.ssh.native.handover import Handover
 from proxy.ssh.native.incoming import LARGEST_DATA, Incoming
 from proxy.ssh.native.outgoing import Outgoing
@@ -56,6 +57,8 @@ class NativePlane:
         taken = self._handover.begin()
         self._transport = taken.transport
         self._socket = _tcp_socket(conn)
+        is_tunnelled = isinstance(taken.transport, asyncssh.SSHTCPChannel)  # the socket is the jump host's then, and not ours
+        self._gathering = Gathering(taken.transport, None if is_tunnelled else self._socket)
         self._charged = 0
         self._channels: dict[int, NativeChannel] = {}
         self._live: dict[NativeChannel, None] = {}
@@ -222,6 +225,7 @@ class NativePlane:
     def _turn_ends(self, written: int) -> None:
         heard, self._received = self._incoming.received - self._received, self._incoming.received
         self.flow.turn_ends()
+        self._gathering.heard(heard)
         if written:
             self._handover.sent(written)
         elif heard < ACKNOWLEDGED and self._socket is not None and not self._transport.is_closing():
@@ -240,6 +244,7 @@ class NativePlane:
             self.flow.drained()
 
     def _transport_lost(self, exc: Exception | None) -> None:
+        self._gathering.close()
         if self._socket is not None:
             self._socket.detach()  # it is the transport's, and closed by now
             self._socket = None
