@@ -146,7 +146,7 @@ class Scenario:
             self._border.waits_for_keys = False
             self._plane.receiving_keys(KEYS)
             self._wire.deliver(1 << 16)
-        elif self._plane.outgoing.is_held:
+        elif self._plane.outgoing.is_rekeying:
             self._plane.send_packet(bytes((messages.NEWKEYS,)))
             self._plane.sending_keys(KEYS)
         else:

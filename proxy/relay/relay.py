@@ -1,6 +1,6 @@
 """One client socket paired with one channel, until both directions have ended.
 
-To the cluster: the socket fills the channel's own buffer (`get_buffer`), the channel sends it. From the cluster: the
+To the cluster: the socket fills a buffer that the channel lends (`get_buffer`), the channel sends it. From the cluster: the
 channel's bytes go to the socket's transport as they are. A side that is slow pauses the other: the socket's high-water
 mark is zero, so the channel is paused as soon as the client does not take what it is given, and a channel that is full
 pauses the socket. Half-close is two bits, and the relay ends when both directions have seen their end of file.
@@ -115,7 +115,7 @@ class Relay(asyncio.BufferedProtocol):
         self._channel.attach(self)
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """The channel's buffer. uvloop may ask once more after `pause_reading`, and ends the connection on an empty one."""
+        """A buffer that the channel lends. uvloop asks again after `pause_reading`, and ends the connection on an empty one."""
         return self._channel.get_buffer(sizehint)
 
     def buffer_updated(self, nbytes: int) -> None:

@@ -1,4 +1,4 @@
-"""The one place that touches asyncssh's private parts.
+"""One of the two places that touch asyncssh's private parts; the other, for a link's bytes, is `native.handover`.
 
 What asyncssh does not offer and a proxy cannot do without: its connection ignores its transport's `pause_writing`, queues
 packets without bound while keys are exchanged, keeps a channel's receive window fixed, and has no call that times a round

@@ -15,7 +15,7 @@ MIB = 1 << 20
 
 class Talker:
     def __init__(self, log: list[Talker]) -> None:
-        self.turn, self.spent = 0, 0
+        self.period, self.spent = 0, 0
         self.held: bool = False
         self.is_let_out = asyncio.Event()
         self._log = log
@@ -97,10 +97,10 @@ async def test_past_high_water_and_during_a_key_exchange_nobody_sends() -> None:
     flow.congested()
     flow.written(HIGH_WATER + 1)
     assert flow.is_shut
-    flow.keys(is_held=True)
+    flow.keys(is_rekeying=True)
     flow.drained()
     assert flow.is_shut
-    flow.keys(is_held=False)
+    flow.keys(is_rekeying=False)
     assert not flow.is_shut
 
 

@@ -54,7 +54,7 @@ class Link:
         """Tell it of more than there is, until it waits for a good read."""
         async with asyncio.timeout(10):
             while self.gathering.enough == 1:
-                self.gathering.heard(PER_TURN)
+                self.gathering.read(PER_TURN)
                 await asyncio.sleep(0)
 
 
@@ -89,7 +89,7 @@ async def test_a_long_download_is_read_in_good_pieces_and_its_end_at_once() -> N
 async def test_it_takes_more_than_one_burst() -> None:
     """An answer of some MB is over before anything waits."""
     async with connected() as link:
-        link.gathering.heard(int(FAST * MEMORY_S) // 2)
+        link.gathering.read(int(FAST * MEMORY_S) // 2)
         await until(lambda: link.gathering._ticking is None)
         assert link.kernels == 1
 
@@ -97,7 +97,7 @@ async def test_it_takes_more_than_one_burst() -> None:
 async def test_requests_never_wait() -> None:
     async with connected() as link:
         for _ in range(1000):
-            link.gathering.heard(4096)
+            link.gathering.read(4096)
         assert link.gathering._ticking is None
         assert link.kernels == 1
 
@@ -127,5 +127,5 @@ async def test_a_descriptor_is_left_alone_once_it_is_closed() -> None:
 async def test_a_link_without_a_socket_of_its_own_is_read_as_it_comes() -> None:
     async with connected() as link:
         gathering = Gathering(link.transport, None)
-        gathering.heard(PER_TURN)
+        gathering.read(PER_TURN)
         assert gathering._ticking is None

@@ -1,28 +1,41 @@
 """The byte path of a link, ours from authentication on; the handshake, rekeying and everything rare stay asyncssh's.
 
+A client is connected once: `listeners.listener` accepts its socket, whose bytes wait in the kernel, `cluster.Cluster.accept` has
+`ssh.gateway` open a NativeChannel (which is a Sending, too) on one of its links, and `relay.relay.Relay` becomes the protocol of
+the socket and the user of the channel.
+
 A byte to the cluster passes, in this order:
 
-    relay.Relay.get_buffer              uvloop asks where a client's bytes are to go
-    sending.Sending.get_buffer          one buffer for all clients: up to eight packets, no more than the peer's credit
-    sending.Sending.buffer_updated      cut into packets
-    outgoing.Outgoing.put_data          sealed (wire.packets) from there to where they are written from
-    outgoing.Outgoing.flush             one write to the link for all that a turn of the loop has said
+    Relay.get_buffer                    uvloop asks where a client's bytes are to go
+    Sending.get_buffer                  one buffer for all clients: eight packets, or one while the link is full, and no more
+                                        than the peer's credit
+    Relay.buffer_updated                counted
+    Sending.buffer_updated              cut into packets
+    Outgoing.put_data                   sealed (wire.packets, wire.chacha) out of that buffer into the link's
+    Outgoing._end_turn, flush           one write to the link for all that a turn of the loop has said
 
 A byte back:
 
-    gathering.Gathering                 the kernel wakes us for every packet, or for a good read of a long download
-    incoming.Incoming.buffer_updated    a read of the link; packets are opened (wire.packets) where they stand
-    plane.NativePlane._message          by kind and channel; full packets of one channel in a row are kept together
-    channel.NativeChannel.data/pass_on  memoryviews of them, or a copy if the channel's window is a small one
-    relay.Relay.channel_data            one write to the client's socket
-    channel.NativeChannel._taken        it has taken them: credit for the cluster, once there is enough (wire.window)
+    Incoming.get_buffer                 a buffer for a read of the link; `gathering` says how much is worth one
+    Incoming.buffer_updated             packets are opened (wire.packets, wire.chacha) where they stand
+    NativePlane._message                by kind and channel
+    NativeChannel.keep, pass_on         full packets of one channel are kept together until another's comes, or the read ends
+    NativeChannel.data                  the others go on at once: memoryviews, or a copy if the channel's window is a small one
+    Relay.channel_data                  one write to the client's socket
+    NativeChannel._taken                it has taken them: credit for the cluster, once there is enough (wire.window)
 
 When a side is slow:
 
-    the client    its transport pauses Relay.pause_writing, that NativeChannel.pause_reading: no credit, so sshd stops sending
-    the cluster   its credit ends: Sending._tell, Relay.channel_full, and the client's socket is not read until `adjusted`
-    the link      Flow decides who waits (`hold`) and who goes on (`go_on`) when the kernel does not take everything
-    memory        windows grow out of relay.budget, and shrink when it is short
+    the client    its transport calls Relay.pause_writing, and that NativeChannel.pause_reading: there is no credit, so sshd stops
+                  sending, and what it may still send is put aside (`_undelivered`), a window at most
+    the cluster   sshd's credit for the channel ends: Sending._tell calls Relay.channel_full, and the client's socket is not read
+                  until `adjusted`
+    the link      Incoming.pause_writing, NativePlane._congestion, Flow.congested: the kernel does not take everything, and Flow
+                  decides who waits (`hold`) and who goes on (`go_on`). So it does while keys are exchanged, and for a bulk
+                  transfer that has others beside it
+    memory        windows grow out of relay.budget, and shrink when it is short, or they stand idle; without any, new clients wait
+                  (proxy.waiting)
 
-`handover` is the border to asyncssh, `buffers` whose the memory is, and `plane` puts it all together.
+NativePlane._turn_ends closes each turn of the loop: for Flow, for Gathering, for TCP_QUICKACK, and for asyncssh, which counts
+what went out under one key. `handover` is the border to asyncssh, `buffers` lends the memory, and `plane` puts it together.
 """

@@ -32,7 +32,7 @@ class Pool:
 
 
 RECEIVED: Final = Pool(160 << 10)
-"""Two full packets of the gateway's, and what has come of the next. A client that stalls may keep one."""
+"""Three full packets of the gateway's, and what has come of the next. A client that stalls may keep one."""
 
 SENT: Final = Pool(288 << 10)
 """Eight full packets of ours, what `proxy.ssh.native.sending` reads at once, and some small ones."""

@@ -37,7 +37,7 @@ class NativeChannel(Sending):
         "_budget",
         "_had_close",
         "_had_eof",
-        "_is_aborted",
+        "_is_discarding",
         "_is_paused",
         "_loop",
         "_on_answer",
@@ -56,11 +56,11 @@ class NativeChannel(Sending):
         self._loop = plane.loop
         self._on_answer = on_answer
         self._window = ReceiveWindow(window, now=self._loop.time())
-        self._undelivered = bytearray()
-        self._untaken = 0
-        self._pieces: Pieces = []
+        self._pieces: Pieces = []  # of this read, not handed on yet
+        self._undelivered = bytearray()  # arrived while the user took nothing
+        self._untaken = 0  # handed on, but the client's socket has not taken it: no credit for it yet
         self._is_paused = True
-        self._is_aborted = False
+        self._is_discarding = False
         self._had_eof = self._told_eof = False
         self._had_close = False
         self.number = plane.number(self)
@@ -91,7 +91,7 @@ class NativeChannel(Sending):
         self._window.arrived(len(data))
         if self._had_eof or self._had_close:
             raise ProtocolError(f"data on channel {self.number} after its end")
-        if self._is_aborted:
+        if self._is_discarding:
             return False
         if self._is_paused or self._user is None:
             self._undelivered += data
@@ -193,7 +193,7 @@ class NativeChannel(Sending):
         self._pending.clear()
         self._close_now()
         self._plane.release(self.number)
-        if self._is_aborted or not self._undelivered:
+        if self._is_discarding or not self._undelivered:
             self._deliver()
             self._end(None)
 
@@ -240,9 +240,9 @@ class NativeChannel(Sending):
 
         So the window is given back now, not with sshd's CLOSE: that waits until its API server has read what sshd still has.
         """
-        if not self._is_aborted and self._ended is None:
+        if not self._is_discarding and self._ended is None:
             self._budget.give_back(self._window.size)
-        self._is_aborted = True
+        self._is_discarding = True
         self._undelivered.clear()
         if self._had_close:
             self._end(None)
@@ -252,7 +252,7 @@ class NativeChannel(Sending):
             return
         self._ended = (error,)
         self._flow.forget(self)
-        if not self._is_aborted:
+        if not self._is_discarding:
             self._budget.give_back(self._window.size)
         self._plane.ended(self)
         user, self._user = self._user, None  # a circle of references would wait for the collector

@@ -1,9 +1,9 @@
 """Who may send when the link does not take everything.
 
 While the kernel takes each turn's write, everyone sends. When it does not, the link is congested: a channel that has had its
-share since it last did waits, so the biggest talkers are the first to, and one that says little goes on unhindered: a
-request is not kept behind a bulk transfer. Past `HIGH_WATER`, and while keys are exchanged, the link is shut and everyone
-who has something to say waits.
+share since the kernel last took everything waits, so the biggest talkers are the first to, and one that says little goes on
+unhindered: a request is not kept behind a bulk transfer. Past `HIGH_WATER`, and while keys are exchanged, the link is shut and
+everyone who has something to say waits.
 
 When the kernel has taken everything, those go on first who have not had their share; the others follow as a deficit round
 robin, a few per turn of the loop. Each round gives a channel one share, and one that had more than that (a client's socket is
@@ -55,8 +55,8 @@ more, and a request beside it waited for all of that: requests beside an upload 
 transfer goes on: it would be 8 % slower."""
 
 GRANTS: Final = 2
-"""A peer credits what it has passed on when there is enough of that (OpenSSH: 96 KiB, others: half a window), so to keep back
-more than all but one such grant would be to wait for ever."""
+"""A peer credits what it has passed on when there is enough of that (OpenSSH: 96 KiB, others: half a window), so
+less than two of its grants under way could be a transfer that waits for ever."""
 
 PATIENCE_S: Final = 1.0
 """After this long without another grant nothing is kept back: a peer may have begun with smaller ones than it goes on with."""
@@ -65,8 +65,8 @@ PATIENCE_S: Final = 1.0
 class Sender(Protocol):
     """A channel, as its link's flow sees it."""
 
-    turn: int
-    """The turn that `spent` belongs to."""
+    period: int
+    """The one that `spent` belongs to: they end when the kernel has taken everything."""
     spent: int
     """Bytes sent in it."""
 
@@ -96,14 +96,14 @@ class Flow:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._waiting: OrderedDict[Sender, None] = OrderedDict()
+        self._had_share: OrderedDict[Sender, None] = OrderedDict()
         self._modest: OrderedDict[Sender, None] = OrderedDict()
         self._resuming: asyncio.Handle | None = None
-        self._turn = 0
+        self._period = 0
         self.is_congested = False
         """The kernel does not take everything."""
         self._is_full = False
-        self._is_held = False
+        self._is_rekeying = False
         self.is_shut = False
         """Nobody may send."""
         self.round_trip = 0.0
@@ -111,7 +111,7 @@ class Flow:
         self._said = 0
         self._has_others = False
         self._others_until = 0.0
-        self._heard = _links.changes
+        self._changes_heard = _links.changes
         self._speaker: Sender | None = None
         self._changes = 0
         self._seen = 0
@@ -120,12 +120,12 @@ class Flow:
         self._letting_out: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
-        return f"<Flow waiting={len(self._modest)}+{len(self._waiting)} congested={self.is_congested} shut={self.is_shut}>"
+        return f"<Flow waiting={len(self._modest)}+{len(self._had_share)} congested={self.is_congested} shut={self.is_shut}>"
 
     def spend(self, sender: Sender, nbytes: int) -> None:
         """`sender` has sent that much: it waits if that was its share of a link that is congested."""
-        if sender.turn != self._turn:
-            sender.turn, sender.spent = self._turn, 0
+        if sender.period != self._period:
+            sender.period, sender.spent = self._period, 0
             if sender is not self._speaker:
                 self._speaker = sender
                 self._changes += 1
@@ -165,13 +165,13 @@ class Flow:
     def wait(self, sender: Sender) -> None:
         """Queue `sender` until there is room."""
         if not self.is_waiting(sender):
-            is_modest = sender.turn != self._turn or sender.spent < SHARE
-            (self._modest if is_modest else self._waiting)[sender] = None
+            is_modest = sender.period != self._period or sender.spent < SHARE
+            (self._modest if is_modest else self._had_share)[sender] = None
             sender.hold()
 
     def is_waiting(self, sender: Sender) -> bool:
         """Whether it is queued."""
-        return sender in self._waiting or sender in self._modest
+        return sender in self._had_share or sender in self._modest
 
     def forget(self, sender: Sender) -> None:
         """It has ended."""
@@ -179,7 +179,7 @@ class Flow:
         if self._letting_out is not None and not self._kept:
             self._letting_out.cancel()
             self._letting_out = None
-        self._waiting.pop(sender, None)
+        self._had_share.pop(sender, None)
         self._modest.pop(sender, None)
         if self._speaker is sender:
             self._speaker = None
@@ -193,20 +193,20 @@ class Flow:
         if said < MOUTHFUL:
             return
         now, changes = self._loop.time(), self._changes + _links.changes
-        if changes - self._heard > 1:
+        if changes - self._changes_heard > 1:
             self._others_until = now + SHARED_S
-        self._heard, self._has_others = changes, now < self._others_until
+        self._changes_heard, self._has_others = changes, now < self._others_until
         if not (self.is_congested or self.is_shut):
             self._resume()
 
     # ------------------------------------------------------------------------------- what the link can take
 
     def written(self, unsent: int) -> None:
-        """A turn's bytes were written, and `unsent` bytes are left."""
+        """There was a write, and `unsent` bytes of it are left."""
         if unsent > HIGH_WATER:
             self._is_full = self.is_shut = True
         elif not self.is_congested:
-            self._turn += 1
+            self._period += 1
 
     def congested(self) -> None:
         """The kernel does not take everything any more."""
@@ -215,14 +215,14 @@ class Flow:
     def drained(self) -> None:
         """It has taken everything."""
         self.is_congested = self._is_full = False
-        self.is_shut = self._is_held
-        self._turn += 1
+        self.is_shut = self._is_rekeying
+        self._period += 1
         self._resume()
 
-    def keys(self, *, is_held: bool) -> None:
+    def keys(self, *, is_rekeying: bool) -> None:
         """Keys are being exchanged, or there are new ones."""
-        self._is_held = is_held
-        self.is_shut = is_held or self._is_full
+        self._is_rekeying = is_rekeying
+        self.is_shut = is_rekeying or self._is_full
         self._resume()
 
     def _resume(self) -> None:
@@ -231,22 +231,22 @@ class Flow:
                 break
             self._modest.popitem(last=False)[0].go_on()
         self._round()
-        if (self._waiting or self._modest) and self._resuming is None and not (self.is_shut or self.is_congested):
+        if (self._had_share or self._modest) and self._resuming is None and not (self.is_shut or self.is_congested):
             # Two turns: what is called soon is called before the sockets of those who go on are read.
             self._resuming = self._loop.call_soon(self._resume_soon)
 
     def _round(self) -> None:
         """A share for everyone who waits, until enough go on."""
         went = 0
-        for _ in range(len(self._waiting)):
+        for _ in range(len(self._had_share)):
             if self.is_shut or went == RESUME_AT_ONCE or (self.is_congested and went):  # one at least: the modest may be many
                 return
-            sender = next(iter(self._waiting))
+            sender = next(iter(self._had_share))
             sender.spent = min(sender.spent, DEBT) - SHARE
             if sender.spent >= SHARE:
-                self._waiting.move_to_end(sender)
+                self._had_share.move_to_end(sender)
             else:
-                del self._waiting[sender]
+                del self._had_share[sender]
                 sender.go_on()
                 went += 1
 

@@ -107,6 +107,8 @@ class Handover:
             raise Unsupported("the connection is compressed")
         if conn._kex or conn._next_recv_encryption or conn._kexinit_sent or conn._deferred_packets or not conn._kex_complete:
             raise Unsupported("keys are being exchanged")
+        if isinstance(conn._transport, asyncssh.SSHTCPChannel) and not hasattr(conn._transport, "_session"):
+            raise Unsupported(f"asyncssh {asyncssh.__version__} has no SSHTCPChannel._session")
         if conn._channels:
             raise Unsupported("asyncssh has channels on it")
         if conn._transport is None or conn._recv_handler not in (conn._recv_pkthdr, conn._recv_packet):

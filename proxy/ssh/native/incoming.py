@@ -69,7 +69,7 @@ class Incoming(asyncio.BufferedProtocol):
         self._start = 0
         self._end = 0
         self._is_opening = False
-        self._is_left = False
+        self._has_views = False
         self.received = 0
         """Bytes so far, as they came."""
 
@@ -98,21 +98,21 @@ class Incoming(asyncio.BufferedProtocol):
                 packet, (first, last, self._start) = self._start, found
                 kind = self._view[first]
                 if messages.OPEN < kind <= messages.FAILURE:
-                    self._is_left |= self._on_message(kind, self._view[first:last])
+                    self._has_views |= self._on_message(kind, self._view[first:last])
                 else:
-                    self._hand_on(kind, packet, opener.sequence - 1)
+                    self._to_asyncssh(kind, packet, opener.sequence - 1)
         except ProtocolError as exc:
             error = exc
-            self._is_left = True  # the message that broke it may have had another's data passed on first
-        self._is_left |= self._on_opened()  # what came before a broken packet is sound
+            self._has_views = True  # the message that broke it may have had another's data passed on first
+        self._has_views |= self._on_opened()  # what came before a broken packet is sound
         if error is not None:
             self._opener = None
             self._on_error(error)
         self._is_opening = False
-        if self._is_left or self._start == self._end:
+        if self._has_views or self._start == self._end:
             self._let_go()
 
-    def _hand_on(self, kind: int, packet: int, sequence: int) -> None:
+    def _to_asyncssh(self, kind: int, packet: int, sequence: int) -> None:
         if kind == messages.NEWKEYS:
             # What follows is under keys that asyncssh has yet to give us; it may still be busy with the exchange.
             self._opener = None
@@ -134,7 +134,7 @@ class Incoming(asyncio.BufferedProtocol):
             self._replace(memoryview(bytearray(len(rest) + 2 * _LEAST_ROOM)), rest)
         elif not self._view:
             self._view = RECEIVED.take()
-        elif self._is_left:
+        elif self._has_views:
             self._replace(RECEIVED.take(), rest)
         else:
             self._view[: len(rest)] = rest
@@ -142,17 +142,17 @@ class Incoming(asyncio.BufferedProtocol):
 
     def _let_go(self) -> None:
         """Leave the buffer to whoever has a memoryview of it, or give it back; what is not opened yet moves to another."""
-        if self._is_left and len(self._view) - self._end >= _LEAST_ROOM:
+        if self._has_views and len(self._view) - self._end >= _LEAST_ROOM:
             return
         rest = self._view[self._start : self._end]
-        if not self._is_left:
+        if not self._has_views:
             RECEIVED.give(self._view)
         self._replace(RECEIVED.take() if rest else NONE, rest)
 
     def _replace(self, view: memoryview, rest: memoryview) -> None:
         view[: len(rest)] = rest
         self._view, self._start, self._end = view, 0, len(rest)
-        self._is_left = False
+        self._has_views = False
 
     # ------------------------------------------------------------------------------------------ the transport
 

@@ -25,7 +25,10 @@ LITTLE: Final = 32 << 10
 
 
 class Outgoing:
-    """Seals and writes. `on_written(unsent)` is called after each write, `on_turn(written)` after each turn; both in bytes."""
+    """Seals and writes.
+
+    `on_written(unsent)` is called after each write, `on_turn(written)` at the end of each turn that was `schedule`d; in bytes.
+    """
 
     def __init__(
         self, transport: Transport, keys: Keys, *, on_written: Callable[[int], None], on_turn: Callable[[int], None]
@@ -43,7 +46,7 @@ class Outgoing:
         self._deferred: list[bytes] = []
         self.bulk = 0
         """Bytes of full packets so far. A turn of many requests has as many, and nobody waits behind them."""
-        self.is_held = False
+        self.is_rekeying = False
         """Keys are being exchanged: nothing of a channel may go out (RFC 4253 9)."""
 
     @property
@@ -54,7 +57,7 @@ class Outgoing:
     # ------------------------------------------------------------------------------------- a client's bytes
 
     def put_data(self, recipient: int, source: memoryview, at: int, nbytes: int) -> None:
-        """A DATA packet of `nbytes` at `at` of `source`; DATA_AT bytes before them and PADDING behind are overwritten."""
+        """A DATA packet of `nbytes` at `at` of `source`; the header's bytes before them and PADDING behind are overwritten."""
         if len(self._buffer) - self._end < nbytes + messages.DATA_HEADER + OVERHEAD:
             self._make_room()
         if nbytes >= BULK:
@@ -68,7 +71,7 @@ class Outgoing:
 
     def say(self, message: bytes) -> None:
         """A channel's message; waits while keys are exchanged."""
-        if self.is_held:
+        if self.is_rekeying:
             self._deferred.append(message)
         else:
             self.put(message)
@@ -93,7 +96,7 @@ class Outgoing:
     def change_keys(self, keys: Keys) -> None:
         """From here on with `keys`, what has waited for them first."""
         self._sealer = keys.sealer()
-        self.is_held = False
+        self.is_rekeying = False
         deferred, self._deferred = self._deferred, []
         for message in deferred:
             self.put(message)

@@ -65,9 +65,9 @@ class NativePlane:
         self._free: list[int] = []
         self.error: LinkError | None = None
         """Why the connection has ended."""
-        self._bulk = 0
-        self._received = 0
-        self._heard: NativeChannel | None = None
+        self._bulk_in = 0
+        self._received_before = 0
+        self._keeping: NativeChannel | None = None
         self.flow = Flow()
         self.outgoing = Outgoing(taken.transport, taken.sending, on_written=self.flow.written, on_turn=self._turn_ends)
         self._incoming = Incoming(
@@ -107,7 +107,7 @@ class NativePlane:
     @property
     def bulk(self) -> int:
         """Bytes that have gone and come in full packets so far."""
-        return self._bulk + self.outgoing.bulk
+        return self._bulk_in + self.outgoing.bulk
 
     # ------------------------------------------------------------------------------------------- channels
 
@@ -128,7 +128,7 @@ class NativePlane:
         return number
 
     def release(self, number: int) -> None:
-        """Both sides have closed it: the number is free again."""
+        """Both sides have closed it, or it was refused: the number is free again."""
         del self._channels[number]
         self._free.append(number)
 
@@ -145,21 +145,21 @@ class NativePlane:
             channel.lost(error)
 
     async def close(self) -> None:
-        """Nothing goes on behind it."""
+        """Nothing to end: it has no tasks (`proxy.ssh.plane` has)."""
 
     def _message(self, kind: int, message: memoryview) -> bool:
         if kind == messages.DATA:
             number, data = messages.parse_data(message)
             channel = self._channel(kind, number)
             if len(data) < BULK:
-                is_left = self._heard is not None and self._pass_on()
-                return channel.data(data) or is_left
-            is_left = channel is not self._heard and self._pass_on()
-            self._heard = channel
-            self._bulk += len(data)
+                has_views = self._keeping is not None and self._pass_on()
+                return channel.data(data) or has_views
+            has_views = channel is not self._keeping and self._pass_on()
+            self._keeping = channel
+            self._bulk_in += len(data)
             channel.keep(data)
-            return is_left
-        is_left = self._pass_on()
+            return has_views
+        has_views = self._pass_on()
         channel = self._channel(kind, messages.recipient(message))
         if kind == messages.WINDOW_ADJUST:
             channel.adjusted(messages.parse_window_adjust(message))
@@ -177,14 +177,14 @@ class NativePlane:
             channel.request(wants_reply=messages.parse_request(message))
         else:
             raise ProtocolError(f"a message of type {kind} has no business on a forwarded connection")
-        return is_left
+        return has_views
 
     def _pass_on(self) -> bool:
         """What one channel has got in a row goes to its client in one write."""
-        if self._heard is None:
+        if self._keeping is None:
             return False
-        heard, self._heard = self._heard, None
-        return heard.pass_on()
+        kept, self._keeping = self._keeping, None
+        return kept.pass_on()
 
     def _channel(self, kind: int, number: int) -> NativeChannel:
         channel = self._channels.get(number)
@@ -200,8 +200,8 @@ class NativePlane:
         """A packet of asyncssh's. KEXINIT stops everything else until NEWKEYS."""
         self.outgoing.put(payload)
         if payload[0] == messages.KEXINIT:
-            self.outgoing.is_held = True
-            self.flow.keys(is_held=True)
+            self.outgoing.is_rekeying = True
+            self.flow.keys(is_rekeying=True)
 
     def send_sealed(self, packet: bytes) -> None:
         """A packet that asyncssh has sealed with its new keys."""
@@ -214,7 +214,7 @@ class NativePlane:
     def sending_keys(self, keys: Keys) -> None:
         """Our NEWKEYS is sent."""
         self.outgoing.change_keys(keys)
-        self.flow.keys(is_held=False)
+        self.flow.keys(is_rekeying=False)
 
     def receiving_keys(self, keys: Keys) -> None:
         """The gateway's has been heard."""
@@ -223,12 +223,12 @@ class NativePlane:
     # ------------------------------------------------------------------------------------------- the link
 
     def _turn_ends(self, written: int) -> None:
-        heard, self._received = self._incoming.received - self._received, self._incoming.received
+        nread, self._received_before = self._incoming.received - self._received_before, self._incoming.received
         self.flow.turn_ends()
-        self._gathering.heard(heard)
+        self._gathering.read(nread)
         if written:
             self._handover.sent(written)
-        elif heard < ACKNOWLEDGED and self._socket is not None and not self._transport.is_closing():
+        elif nread < ACKNOWLEDGED and self._socket is not None and not self._transport.is_closing():
             # sshd leaves Nagle on for forwarded connections: it holds a small packet back until we acknowledge the one
             # before, and our kernel delays that by 40 ms. What goes out carries the acknowledgement along anyway.
             with suppress(OSError, ValueError):  # ValueError: the first hop's socket is closed already

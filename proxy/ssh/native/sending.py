@@ -27,7 +27,7 @@ they were sealed, one at a time, cost 0.70 s/GB, this 0.53 (`ssh -L` 0.77). A pe
 a byte were 2 s and 9 MB."""
 
 BITE: Final = PACKETS * LARGEST_SENT
-"""The most bytes that they are."""
+"""Bytes: the most that is read at once."""
 
 _STRAY: Final = 4 << 10
 """The same if they may not be sent now: uvloop asks for a buffer once more after `pause_reading`."""
@@ -61,8 +61,8 @@ class Sending:
         "_wants_eof",
         "is_answered",
         "number",
+        "period",
         "spent",
-        "turn",
     )
 
     def __init__(self, plane: NativePlane) -> None:
@@ -83,7 +83,7 @@ class Sending:
         self._is_open = False  # a channel that was refused has no number over there: whatever is said is for another's
         self._wants_eof = self._sent_eof = False
         self._wants_close = self._sent_close = False
-        self.turn = 0
+        self.period = 0
         self.spent = 0
         self.number = 0
         """Ours; the peer names the channel by it."""
