@@ -86,6 +86,17 @@ async def test_a_long_download_is_read_in_good_pieces_and_its_end_at_once() -> N
         assert link.gathering.enough == link.kernels == 1
 
 
+async def test_a_tick_that_brought_nothing_begins_a_new_while() -> None:
+    """Or large answers that follow each other would all wait for their ends."""
+    async with connected() as link:
+        await link.download()
+        await until(lambda: link.gathering.enough == 1)
+        assert link.gathering._ticking is None
+        link.gathering.read(int(FAST * MEMORY_S) // 2)
+        await until(lambda: link.gathering._ticking is None)
+        assert link.kernels == 1
+
+
 async def test_it_takes_more_than_one_burst() -> None:
     """An answer of some MB is over before anything waits."""
     async with connected() as link:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from unittest.mock import Mock
 
 import pytest
 
@@ -38,6 +39,27 @@ async def test_an_upload_arrives_and_half_close_brings_the_answer(sshd: Sshd) ->
 async def test_a_download_arrives_and_ends(sshd: Sshd) -> None:
     async with tunnel(sshd, Source()) as (_, port):
         await download(port, 16 * MiB)
+
+
+async def test_every_read_is_acknowledged_at_once_the_large_ones_too(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
+    """sshd holds the small packet that ends an answer back until the large ones before it are; 40 ms if the kernel may wait."""
+    async with tunnel(sshd, Source()) as (gateway, port):
+        ours, options, unanswered = plane(gateway), list[int](), list[list[int]]()
+        sock = Mock(wraps=ours._socket, setsockopt=lambda _, option, __: options.append(option))
+        monkeypatch.setattr(ours, "_socket", sock)
+        on_turn = ours.outgoing._on_turn
+
+        def turn(written: int) -> None:
+            has_read = ours.received > ours._received_before
+            options.clear()
+            on_turn(written)
+            if has_read and not written:
+                unanswered.append(options.copy())
+
+        monkeypatch.setattr(ours.outgoing, "_on_turn", turn)
+        await download(port, 16 * MiB)
+        assert unanswered
+        assert all(options == [socket.TCP_QUICKACK] for options in unanswered)
 
 
 async def test_both_ways_at_once_on_several_channels(sshd: Sshd) -> None:
