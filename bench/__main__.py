@@ -14,7 +14,7 @@ from typing import Final
 import click
 from rich.console import Console
 
-from bench import beside, bulk, connects, distance, gateways, idle, keepalive, machine
+from bench import beside, bulk, connects, distance, gateways, idle, keepalive, large, machine
 from bench.report import print_answer, write_answer
 from bench.result import Answer
 from bench.scale import QUICK, Scale
@@ -24,6 +24,7 @@ from bench.targets import print_targets, write_targets
 QUESTIONS: Final[dict[str, Callable[[Stage], Answer]]] = {
     "bulk": bulk.measure,
     "keepalive": keepalive.measure,
+    "large": large.measure,
     "connects": connects.measure,
     "distance": distance.measure,
     "beside": beside.measure,
@@ -43,7 +44,7 @@ DESCRIPTORS = 16384
 def main(questions: tuple[str, ...], repetitions: int | None, output: Path | None, *, quick: bool) -> None:
     """kubemux beside ssh -L, asyncssh and no tunnel at all, in the same run.
 
-    Takes the machine for 25 minutes, and its figures count only if nothing else runs. They go to bench/results,
+    Takes the machine for 27 minutes, and its figures count only if nothing else runs. They go to bench/results,
     those of --quick only where --output says.
     """
     if missing := machine.missing():

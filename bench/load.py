@@ -72,11 +72,11 @@ def bulk(route: Route, server: int, *, seconds: int, streams: int = 1, from_clus
     return Bulk(received["bits_per_second"] / 8e6, cpu)
 
 
-def keep_alive(route: Route, *, connections: int, seconds: int) -> Requests:
+def keep_alive(route: Route, *, connections: int, seconds: int, path: str = "/") -> Requests:
     """wrk: that many connections, each with one request at a time."""
     arguments = ["wrk", "--threads", "1", "--connections", str(connections), "--duration", f"{seconds}s", "--latency"]
     before = _cpu(route)
-    said = _run([*arguments, f"http://127.0.0.1:{route.ports.http}/"], seconds)
+    said = _run([*arguments, f"http://127.0.0.1:{route.ports.http}{path}"], seconds)
     return read_wrk(said, None if route.pid is None else _cpu(route) - before)
 
 

@@ -15,6 +15,8 @@ class Scale(NamedTuple):
     """The same over a long line, where a second goes by before a window of 64 MiB has grown."""
     streams: tuple[int, ...] = (1, 8)
     connections: tuple[int, ...] = (1, 32, 256)
+    answers: tuple[int, ...] = (64 << 10, 1 << 20)
+    """Bytes."""
     round_trips: tuple[float, ...] = (0.02, 0.1, 0.2)
     clusters: int = 100
     idle_seconds: int = 20
@@ -22,6 +24,14 @@ class Scale(NamedTuple):
 
 
 QUICK: Final = Scale(
-    repetitions=1, seconds=1, far_seconds=1, streams=(1,), connections=(32,), round_trips=(0.02,), clusters=10, idle_seconds=1
+    repetitions=1,
+    seconds=1,
+    far_seconds=1,
+    streams=(1,),
+    connections=(32,),
+    answers=(64 << 10,),
+    round_trips=(0.02,),
+    clusters=10,
+    idle_seconds=1,
 )
 """Proves that the bench works; its figures mean nothing."""

@@ -29,7 +29,11 @@ http {{
     keepalive_requests 1000000000;
     client_body_temp_path {folder}; proxy_temp_path {folder}; fastcgi_temp_path {folder};
     uwsgi_temp_path {folder}; scgi_temp_path {folder};
-    server {{ listen 127.0.0.1:{port} backlog=4096; location / {{ return 200 "ok\\n"; }} }}
+    server {{
+        listen 127.0.0.1:{port} backlog=4096;
+        location / {{ return 200 "ok\\n"; }}
+        location /answers/ {{ root {folder}; }}
+    }}
 }}
 """
 
@@ -71,9 +75,11 @@ def is_nodelay(sshd: Sshd) -> bool:
 
 
 @contextmanager
-def nginx(folder: Path) -> Iterator[int]:
-    """Answers every request with three bytes and keeps connections; yields its port."""
-    folder.mkdir()
+def nginx(folder: Path, *, answers: tuple[int, ...] = ()) -> Iterator[int]:
+    """Answers `/answers/N` with N bytes, anything else with three, and keeps connections; yields its port."""
+    (folder / "answers").mkdir(parents=True)
+    for size in answers:
+        (folder / "answers" / str(size)).write_bytes(bytes(size))
     port = free_port()
     (folder / "nginx.conf").write_text(_NGINX.format(folder=folder, port=port))
     with ended(

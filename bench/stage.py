@@ -42,7 +42,7 @@ def stages(folder: Path, scale: Scale) -> Iterator[Iterator[Stage]]:
     with (
         servers.ssh_server(folder / "sshd") as stock,
         servers.ssh_server(folder / "sshd-nodelay", nodelay=True) as nodelay,
-        servers.nginx(folder / "nginx") as http,
+        servers.nginx(folder / "nginx", answers=scale.answers) as http,
         servers.echo() as echo,
     ):
         targets = Ports(distinct_ports(1)[0], http, echo)

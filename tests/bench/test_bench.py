@@ -52,7 +52,7 @@ def loads() -> None:
 
 @pytest.mark.usefixtures("loads")
 def test_a_quick_run_answers_the_questions_asked(tmp_path: Path) -> None:
-    """Two of seven, for the time that it takes: one that is about one cluster, one that needs the long line."""
+    """Two of eight, for the time that it takes: one that is about one cluster, one that needs the long line."""
     asked = {"connects", "distance"}
     command = [sys.executable, "-m", "bench", *asked, "--quick", "--output", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
