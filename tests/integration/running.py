@@ -81,21 +81,23 @@ async def connect(
         return await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname=certificates.server_name)
 
 
-async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, seconds: float = 20.0) -> int:
+async def ask(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, path: str = "/healthz", *, seconds: float = 20.0
+) -> int:
     """The status code of one more request on that connection. Raises OSError, EOFError, TimeoutError."""
     async with asyncio.timeout(seconds):
-        writer.write(b"GET /healthz HTTP/1.1\r\nHost: kubernetes\r\n\r\n")
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: kubernetes\r\n\r\n".encode())
         head = await reader.readuntil(b"\r\n\r\n")
         await reader.readexactly(int(head.lower().partition(b"content-length:")[2].split()[0]))
         return int(head.split()[1])
 
 
-async def get(port: int, certificates: Certificates, *, seconds: float = 20.0) -> int:
+async def get(port: int, certificates: Certificates, path: str = "/healthz", *, seconds: float = 20.0) -> int:
     """The status code of one request through a mapped port. Raises OSError, EOFError, TimeoutError."""
     async with asyncio.timeout(seconds):
         reader, writer = await connect(port, certificates)
         try:
-            return await ask(reader, writer)
+            return await ask(reader, writer, path)
         finally:
             await closed(writer)
 
