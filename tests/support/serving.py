@@ -68,7 +68,7 @@ class Server:
 
     async def listen(self) -> None:
         """Accept connections; after `refuse` on the same port as before."""
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self._port, ssl=self._tls)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self._port, ssl=self._tls)
         self._port = self._server.sockets[0].getsockname()[1]
 
     async def refuse(self) -> None:
@@ -92,11 +92,25 @@ class Server:
         async with asyncio.timeout(seconds), self._arrival:
             await self._arrival.wait_for(lambda: self.accepted >= count)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # asyncio calls this a turn or two after the kernel's accept, so perhaps after `refuse` and `disconnect`.
+        if not self._server:
+            writer.transport.abort()
+            return
+        # Were this a coroutine, asyncio's task for it would tell the loop of CancelledError as of a failure when it is
+        # cancelled before its first turn (cpython#113538, mended in 3.11.8 and 3.12.2).
+        task = asyncio.create_task(self._serve(reader, writer), name=f"serve {self.accepted}")
         self._open[task] = writer
         self.accepted += 1
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._open.pop(task).transport.abort()  # if it was cancelled before its first turn
+        if not task.cancelled() and (error := task.exception()):
+            context = {"message": f"{type(self).__name__} failed", "exception": error, "task": task}
+            task.get_loop().call_exception_handler(context)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             async with self._arrival:
                 self._arrival.notify_all()
@@ -107,4 +121,3 @@ class Server:
             pass  # the client left, or `disconnect`: both are how connections of a test end
         finally:
             await closed(writer)
-            del self._open[task]
