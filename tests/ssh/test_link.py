@@ -170,6 +170,16 @@ async def test_the_link_ends_between_the_answer_and_its_channel(sshd: Sshd, monk
         assert (link.load, budget.used) == (0, 0)
 
 
+async def test_the_way_is_measured_more_than_once_at_first(sshd: Sshd) -> None:
+    """One measurement of a daemon that is still starting would be what windows grow by until the next."""
+    measured: asyncio.Queue[float] = asyncio.Queue()
+    async with linked(sshd) as (link, _):
+        link.start(3600, on_rtt=measured.put_nowait, on_missed=lambda _: None)
+        async with asyncio.timeout(10):
+            round_trips = [await measured.get() for _ in range(3)]
+        assert link._plane.round_trip == min(round_trips) > 0
+
+
 async def test_memory_that_is_all_given_out_turns_the_next_away(sshd: Sshd) -> None:
     async with Echo() as server, linked(sshd, memory=64 << 10) as (link, budget):
         channels: list[Channel] = []
