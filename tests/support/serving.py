@@ -99,7 +99,7 @@ class Server:
             return
         # Were this a coroutine, asyncio's task for it would tell the loop of CancelledError as of a failure when it is
         # cancelled before its first turn (cpython#113538, mended in 3.11.8 and 3.12.2).
-        task = asyncio.create_task(self._serve(reader, writer), name=f"serve {self.accepted}")
+        task = asyncio.get_running_loop().create_task(self._serve(reader, writer), name=f"serve {self.accepted}")
         self._open[task] = writer
         self.accepted += 1
         task.add_done_callback(self._ended)

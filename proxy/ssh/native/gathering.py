@@ -26,7 +26,7 @@ FAST: Final = 260e6
 
 MEMORY_S: Final = 0.6
 """How long a rate is remembered. At 1 GB/s a link has been fast for a while after 180 ms: so often, at most, does the end of one
-of many large answers in a row wait. Answers of 256 KiB had a p99 of 0.8 ms without gathering, of 1.4 with 0.3, of 1.0 with 0.6."""
+of many large answers in a row wait. Answers of 256 KiB had a p99 of 0.8 ms without gathering, 1.4 with 0.3, 1.0 with 0.6."""
 
 TICK_S: Final = 1e-3
 """The finest that uvloop's clock has. The last bytes of a download wait for two of these at most."""
