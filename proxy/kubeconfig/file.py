@@ -49,7 +49,9 @@ def replace(path: Path, data: bytes, *, mode: int | None = None) -> None:
     `mode` None keeps the mode there is (0644 for a new file). Owner and group are kept. Raises WriteFailed.
     """
     with _translated(path):
-        target = path.resolve()
+        target = Path(os.path.realpath(path))  # Path.resolve() of such a one fails up to Python 3.12, and does not from 3.13 on
+        if target.is_symlink():
+            raise WriteFailed(f"{path}: is a symlink to itself", hint="give the path of a file")
         old = target.stat() if target.exists() else None
         if old and not stat.S_ISREG(old.st_mode):
             raise WriteFailed(f"{path}: is not a regular file", hint="give the path of a file")
@@ -110,5 +112,3 @@ def _translated(path: Path) -> Iterator[None]:
         yield
     except OSError as exc:
         raise WriteFailed(f"{path}: cannot be written: {exc.strerror}") from exc
-    except RuntimeError as exc:  # Path.resolve() of a symlink to itself, before Python 3.13
-        raise WriteFailed(f"{path}: is a symlink to itself", hint="give the path of a file") from exc
