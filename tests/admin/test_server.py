@@ -191,6 +191,7 @@ async def test_oversized_and_foreign_requests_are_refused(daemon: Daemon, tmp_pa
     assert answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 431 "))
 
 
+@pytest.mark.both_loops(pauses=True)
 async def test_a_client_that_does_not_read_its_answer_is_cut_off(daemon: Daemon, tmp_path: Path) -> None:
     daemon.shown = replace(DAEMON, clusters=DAEMON.clusters * 2000)  # more than a socket's buffers take
     async with serving(daemon, tmp_path / "s", write_timeout=0.05):

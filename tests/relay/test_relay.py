@@ -169,7 +169,7 @@ async def test_a_channel_closed_without_eof_gives_a_client_that_has_ended_all_th
         assert (await ended).reason == End.CLIENT_CLOSED
 
 
-@pytest.mark.both_loops
+@pytest.mark.both_loops(pauses=True)
 @pytest.mark.parametrize("counts_unsent", [False, True])
 async def test_a_client_that_does_not_read_pauses_the_channel_and_is_charged_once(counts_unsent: bool) -> None:
     async with relayed() as (relay, channel, client, _):
@@ -189,7 +189,7 @@ async def test_a_client_that_does_not_read_pauses_the_channel_and_is_charged_onc
         assert budget.used == 0
 
 
-@pytest.mark.both_loops
+@pytest.mark.both_loops(pauses=True)
 async def test_what_a_client_has_not_read_when_its_channel_ends_is_charged_until_it_has() -> None:
     """The channel's window, which it was counted with, is given back with the channel."""
     async with relayed() as (relay, channel, client, ended):
