@@ -129,22 +129,41 @@ def _passphrase(config: GatewayConfig) -> str | None:
 
 def _keys(config: GatewayConfig, passphrase: str | None) -> list[asyncssh.SSHKeyPair]:
     """The keys of `identity_files` with their certificates: one by one, so that an error names its file."""
-    certificates: list[asyncssh.SSHCertificate] = []
-    for path in config.certificate_files:
-        try:
-            found = asyncssh.load_certificates(str(path))
-        except (OSError, ValueError) as exc:
-            raise CredentialsUnusable(f"certificate file {path} cannot be used: {_said(exc)}") from exc
-        if not found:
-            raise CredentialsUnusable(f"certificate file {path} holds no certificate", hint="ssh-keygen -L -f FILE shows one")
-        certificates += found
+    named = [certificate for path in config.certificate_files for certificate in _certificates(path)]
     keys: list[asyncssh.SSHKeyPair] = []
     for path in config.identity_files:
         try:
-            keys += asyncssh.load_keypairs(str(path), passphrase, certificates)
+            # Not by its path: asyncssh would compare it with a KEY.pub beside it, which ssh(1) does not need, and a key that was
+            # replaced leaves behind.
+            found = asyncssh.read_private_key_list(str(path), passphrase)
         except (OSError, ValueError) as exc:
             raise _key_unusable(path, config.passphrase_file, exc) from exc
+        if not found:
+            raise _key_unusable(path, None, ValueError("there is none in it"))
+        keys += asyncssh.load_keypairs(found, certlist=[*_beside(path, found), *named])
     return keys
+
+
+def _beside(path: Path, keys: Sequence[asyncssh.SSHKey]) -> list[asyncssh.SSHCertificate]:
+    """The certificate that ssh(1) would take along with the key at `path`."""
+    certificate = Path(f"{path}-cert.pub")
+    if not certificate.exists():
+        return []
+    found = _certificates(certificate)
+    if not {one.key.public_data for one in found} & {key.public_data for key in keys}:
+        hint = f"have the key signed again (ssh-keygen -s), or remove what is left of another: mv {certificate} {certificate}.old"
+        raise CredentialsUnusable(f"certificate file {certificate} is not of the key beside it, {path}", hint=hint)
+    return found
+
+
+def _certificates(path: Path) -> list[asyncssh.SSHCertificate]:
+    try:
+        found = asyncssh.load_certificates(str(path))
+    except (OSError, ValueError) as exc:
+        raise CredentialsUnusable(f"certificate file {path} cannot be used: {_said(exc)}") from exc
+    if not found:
+        raise CredentialsUnusable(f"certificate file {path} holds no certificate", hint="ssh-keygen -L -f FILE shows one")
+    return list(found)
 
 
 def _key_unusable(path: Path, passphrase_file: Path | None, exc: Exception) -> CredentialsUnusable:

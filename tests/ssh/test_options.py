@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import asyncssh
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.config.model import GatewayConfig, KeepaliveConfig
+from proxy.errors import CredentialsUnusable
 from proxy.ssh.options import prepare, proxy_jump
 from tests.support import ssh_keys
 
@@ -42,6 +44,28 @@ async def test_only_public_keys_are_offered_and_an_agent_only_if_asked(
     assert not [name for name in others if getattr(options, name)]
     assert not options.agent_path
     assert options.agent_forward_path is None
+
+
+async def test_the_public_key_of_another_beside_a_key_does_not_matter(config: GatewayConfig) -> None:
+    """As to ssh(1): a key was replaced, and its KEY.pub is still there."""
+    (key,) = config.identity_files
+    asyncssh.generate_private_key("ssh-ed25519").write_public_key(f"{key}.pub")
+    found = (await prepare(config)).options.client_keys
+    assert found is not None
+    assert [pair.public_data for pair in found] == [asyncssh.read_private_key(key).public_data]
+
+
+async def test_a_certificate_beside_a_key_is_taken_along_and_that_of_another_named(config: GatewayConfig) -> None:
+    (key,) = config.identity_files
+    ca, beside = asyncssh.generate_private_key("ssh-ed25519"), Path(f"{key}-cert.pub")
+    ca.generate_user_certificate(asyncssh.read_private_key(key), "ours").write_certificate(beside)
+    found = (await prepare(config)).options.client_keys
+    assert found is not None
+    assert [pair.has_cert for pair in found] == [True, False]
+    ca.generate_user_certificate(asyncssh.generate_private_key("ssh-ed25519"), "another's").write_certificate(beside)
+    with pytest.raises(CredentialsUnusable, match=r"key-cert\.pub is not of the key beside it, .*/key$") as caught:
+        await prepare(config)
+    assert "ssh-keygen -s" in caught.value.hint
 
 
 hosts = st.sampled_from(["jump", "jump.example.com", "192.0.2.7"])
