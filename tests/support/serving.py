@@ -42,7 +42,7 @@ class Server:
         self._port = 0
         self._open: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self.accepted = 0
-        self._arrival = asyncio.Condition()
+        self._arrival = asyncio.Event()
 
     @property
     def endpoint(self) -> Endpoint:
@@ -89,8 +89,10 @@ class Server:
 
     async def wait_accepted(self, count: int, *, seconds: float = 10.0) -> None:
         """Wait until that many connections were accepted in all. Raises TimeoutError."""
-        async with asyncio.timeout(seconds), self._arrival:
-            await self._arrival.wait_for(lambda: self.accepted >= count)
+        async with asyncio.timeout(seconds):
+            while self.accepted < count:
+                self._arrival.clear()
+                await self._arrival.wait()
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         # asyncio calls this a turn or two after the kernel's accept, so perhaps after `refuse` and `disconnect`.
@@ -102,6 +104,7 @@ class Server:
         task = asyncio.get_running_loop().create_task(self._serve(reader, writer), name=f"serve {self.accepted}")
         self._open[task] = writer
         self.accepted += 1
+        self._arrival.set()
         task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
@@ -112,8 +115,6 @@ class Server:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            async with self._arrival:
-                self._arrival.notify_all()
             await self.handle(reader, writer)
             writer.close()
             await writer.wait_closed()
