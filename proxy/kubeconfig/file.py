@@ -5,6 +5,7 @@ Blocking: the callers are commands, not the daemon.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import tempfile
@@ -49,27 +50,28 @@ def replace(path: Path, data: bytes, *, mode: int | None = None) -> None:
     `mode` None keeps the mode there is (0644 for a new file). Owner and group are kept. Raises WriteFailed.
     """
     with _translated(path):
-        target = Path(os.path.realpath(path))  # Path.resolve() of such a one fails up to Python 3.12, and does not from 3.13 on
-        if target.is_symlink():
-            raise WriteFailed(f"{path}: is a symlink to itself", hint="give the path of a file")
-        old = target.stat() if target.exists() else None
+        target = Path(os.path.realpath(path))
+        try:
+            old = path.stat()  # the kernel's word: realpath() goes on through loops
+        except FileNotFoundError:
+            old = None
         if old and not stat.S_ISREG(old.st_mode):
             raise WriteFailed(f"{path}: is not a regular file", hint="give the path of a file")
         target.parent.mkdir(mode=0o755, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=".kubemux-", dir=target.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-                file.flush()
-                if old:
-                    os.fchown(descriptor, old.st_uid, old.st_gid)
-                os.fchmod(descriptor, mode if mode is not None else stat.S_IMODE(old.st_mode) if old else 0o644)
-                os.fsync(descriptor)
-            Path(name).rename(target)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-        _sync(target.parent)
+        with _synced(target.parent):
+            descriptor, name = tempfile.mkstemp(prefix=".kubemux-", dir=target.parent)
+            try:
+                with os.fdopen(descriptor, "wb") as file:
+                    file.write(data)
+                    file.flush()
+                    if old:
+                        os.fchown(descriptor, old.st_uid, old.st_gid)
+                    os.fchmod(descriptor, mode if mode is not None else stat.S_IMODE(old.st_mode) if old else 0o644)
+                    os.fsync(descriptor)
+                Path(name).rename(target)
+            except BaseException:
+                Path(name).unlink(missing_ok=True)
+                raise
 
 
 def backup(path: Path) -> Path:
@@ -98,9 +100,12 @@ def _copies(path: Path) -> Iterator[Path]:
     return (path.with_name(f"{path.name}.bak{number if number > 1 else ''}") for number in count(1))
 
 
-def _sync(folder: Path) -> None:
+@contextmanager
+def _synced(folder: Path) -> Iterator[None]:
+    """Have the disk know of what is renamed in `folder`. Fails before the block if that cannot be had."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
+        yield
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
@@ -111,4 +116,6 @@ def _translated(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as exc:
+        if exc.errno == errno.ELOOP:
+            raise WriteFailed(f"{path}: its symlinks lead in a circle", hint="give the path of a file") from exc
         raise WriteFailed(f"{path}: cannot be written: {exc.strerror}") from exc

@@ -89,9 +89,18 @@ def test_what_is_no_regular_file_is_refused(tmp_path: Path, kind: str) -> None:
             path.mkdir()
         case _:
             path.symlink_to(path)
-    with pytest.raises(WriteFailed, match=r"odd: is (not a regular file|a symlink to itself)"):
+    with pytest.raises(WriteFailed, match=r"odd: (is not a regular file|its symlinks lead in a circle)"):
         file.replace(path, b"new", mode=0o600)
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_path_that_the_kernel_does_not_follow_is_not_written(tmp_path: Path) -> None:
+    """Path.resolve() and realpath() go on past a loop, and would find a file that nobody can read by this path."""
+    (tmp_path / "config").write_bytes(b"somebody's")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(WriteFailed, match="its symlinks lead in a circle"):
+        file.replace(tmp_path / "loop" / ".." / "config", b"new")
+    assert (tmp_path / "config").read_bytes() == b"somebody's"
 
 
 def test_one_at_a_time(tmp_path: Path) -> None:
