@@ -43,24 +43,28 @@ class Unfinished(AdminError):
 def admin_section(path: Path, usual: AdminConfig = USUAL, *, orders: bool = False) -> AdminConfig:
     """The `admin:` section of a configuration file: mistakes elsewhere in it do not stop questions. Raises ConfigError.
 
-    A file that is gone, empty or no YAML mapping says nothing, and that is when one asks: then a daemon that answers at the
-    `usual` places counts if it runs with this very file. With `orders` it must take them, that is be there on the socket; and
-    a file without `admin.socket`, be it cut off, is no reason not to look there.
+    A file that is gone, no YAML mapping, or wrong in that section says nothing, and that is when one asks: then a daemon that
+    answers at the `usual` places counts if it runs with this very file. With `orders` it must take them, that is be there on
+    the socket; and a file without `admin.socket`, be it cut off, is no reason not to look there.
     """
     try:
-        root = loader.keys(yaml.read(path))
+        admin = _written(path)
     except ConfigError:
         found = asyncio.run(_usually(path.absolute(), usual, orders=orders))
         if found is None:
             raise
         return found
-    try:
-        admin = AdminConfig.model_validate(root.get("admin", {}))
-    except Mistakes:
-        admin = loader.load(path).admin  # which says all that is wrong
     if orders and not admin.socket:
         return asyncio.run(_usually(path.absolute(), usual, orders=True)) or admin
     return admin
+
+
+def _written(path: Path) -> AdminConfig:
+    root = loader.keys(yaml.read(path))
+    try:
+        return AdminConfig.model_validate(root.get("admin", {}))
+    except Mistakes:
+        return loader.load(path).admin  # which says all that is wrong
 
 
 async def _usually(path: Path, usual: AdminConfig, *, orders: bool) -> AdminConfig | None:

@@ -127,7 +127,9 @@ async def test_something_else_answers(answer: bytes, complaint: str) -> None:
             await client.fetch_status(AdminConfig(listen=other.endpoint))
 
 
-@pytest.mark.parametrize("text", ["admin: [", "\x00", "", "# nothing\n", "hello world\n", "- admin\n", None])
+@pytest.mark.parametrize(
+    "text", ["admin: [", "\x00", "", "# nothing\n", "hello world\n", "- admin\n", "version: 1\nadmin: {lissen: x}\n", None]
+)
 async def test_a_daemon_whose_file_has_become_garbage_is_still_found(tmp_path: Path, text: str | None) -> None:
     path = tmp_path / "config.yaml"
     if text is not None:
