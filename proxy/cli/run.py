@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import os
 from pathlib import Path
 
 import click
+import structlog
 import uvloop
 
 from proxy import logging, systemd
@@ -15,6 +17,9 @@ from proxy.config.model import Config
 from proxy.daemon import Daemon
 from proxy.heap import share_one_arena
 from proxy.signals import run_until_stopped
+from proxy.ssh.link import DATA_PLANE
+
+log = structlog.get_logger("kubemux.daemon")
 
 
 @click.command()
@@ -31,6 +36,8 @@ def run(config: Path) -> None:
     gc.freeze()
     loaded = load(config)
     logging.configure(loaded.log.format, loaded.log.level)
+    if (plane := os.environ.get(DATA_PLANE, "native")) not in {"native", "asyncssh"}:
+        log.warning("environment variable ignored", name=DATA_PLANE, value=plane, hint="it is asyncssh or native")
     uvloop.run(_serve(loaded, config))
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from proxy.config.values import Endpoint
+from proxy.ssh.link import DATA_PLANE
 from tests.integration.conftest import cluster, gateway
 from tests.support.daemon import Daemon
 from tests.support.echo import Echo, Sink, Source, exchange, pattern
@@ -144,3 +145,9 @@ async def test_a_stalled_link_holds_writers_within_the_memory(stack: AsyncExitSt
         assert rss(daemon) - before <= MEMORY
         path.resume()
         assert [got == data for got in await uploads] == [True] * 100
+
+
+def test_a_data_plane_that_there_is_not_is_named(tmp_path: Path) -> None:
+    with Daemon(tmp_path / "daemon", gateways={}, clusters={}, environment={DATA_PLANE: "asynssh"}) as daemon:
+        (said,) = [entry for entry in daemon.events() if entry["event"] == "environment variable ignored"]
+    assert (said["level"], said["name"], said["value"]) == ("warning", DATA_PLANE, "asynssh")
