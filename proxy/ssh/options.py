@@ -140,7 +140,7 @@ def _keys(config: GatewayConfig, passphrase: str | None) -> list[asyncssh.SSHKey
             raise _key_unusable(path, config.passphrase_file, exc) from exc
         if not found:
             raise _key_unusable(path, None, ValueError("there is none in it"))
-        keys += asyncssh.load_keypairs(found, certlist=[*_beside(path, found), *named])
+        keys += asyncssh.load_keypairs(found, certlist=[*named, *_beside(path, found)])
     return keys
 
 
