@@ -56,6 +56,7 @@ def main(questions: tuple[str, ...], repetitions: int | None, output: Path | Non
     described = machine.describe()
     console.print(", ".join(f"{name} {value}" for name, value in described.items()), highlight=False)
     answers: list[Answer] = []
+    paces = [machine.pace()]
     with tempfile.TemporaryDirectory() as folder, stages(Path(folder), scale) as each:
         for name, stage in zip(questions or QUESTIONS, each, strict=False):
             stage.folder.mkdir()
@@ -66,16 +67,19 @@ def main(questions: tuple[str, ...], repetitions: int | None, output: Path | Non
                 click.echo(f"bench: {name} has no answer: {exc}", err=True)
                 continue
             took = time.monotonic() - began
+            paces.append(machine.pace())
             answers.append(answer)
             print_answer(answer, console)
-            console.print(f"{name} took {took:.0f} s")
+            pace = machine.describe_paces(paces[-2:])
+            console.print(f"{name} took {took:.0f} s; {pace}", highlight=False)
             if output:
-                write_answer(answer, output, machine=described, scale=scale, took=took)
+                write_answer(answer, output, machine=described | {"pace": pace}, scale=scale, took=took)
     print_targets(answers, console)
+    console.print(machine.describe_paces(paces), highlight=False)
     if quick:
         console.print("One second of each, once: that the bench works is all that this shows.", style="yellow")
     if output and len(answers) == len(QUESTIONS):  # targets.json is of one run
-        write_targets(answers, output, machine=described)
+        write_targets(answers, output, machine=described | {"pace": machine.describe_paces(paces)})
     sys.exit(len(answers) < len(questions or QUESTIONS))
 
 

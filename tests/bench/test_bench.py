@@ -71,6 +71,7 @@ def test_a_quick_run_answers_the_questions_asked(tmp_path: Path) -> None:
     targets = [target for answer in answers.values() for row in answer["rows"] for target in row["targets"]]
     assert targets
     assert done.stdout.count("held") + done.stdout.count("missed") >= 2 * len(targets)  # beside their row, and in the last table
+    assert all(answer["machine"]["pace"].startswith("one core seals ") for answer in answers.values())
     assert not (tmp_path / "targets.json").exists()  # two questions are not the whole
 
     pings = answers["distance"]["rows"][0]["columns"]
@@ -80,6 +81,13 @@ def test_a_quick_run_answers_the_questions_asked(tmp_path: Path) -> None:
 def test_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "find", lambda program: None if program in ("wrk", "ab") else program)
     assert machine.missing() == "missing: wrk, ab (Debian: sudo apt install wrk apache2-utils)"
+
+
+def test_says_what_the_machine_had_for_it() -> None:
+    assert machine.pace() > 0
+    assert machine.describe_paces([16.74, 13.42, 15.0]) == "one core seals 13.4 to 16.7 GB/s (AES-128-GCM)"
+    busy = machine.describe_paces([16.74, 10.3])
+    assert busy == "one core seals 10.3 to 16.7 GB/s (AES-128-GCM); others use this machine: repeat the run when they do not"
 
 
 # ------------------------------------------------------------------------------------------ honest figures
