@@ -8,6 +8,7 @@ import re
 import subprocess
 
 import pytest
+from click.testing import CliRunner
 from rich.console import Console
 
 from bench.parts import __main__ as parts
@@ -26,17 +27,31 @@ def test_every_part_runs() -> None:
 def test_times_are_for_one_item() -> None:
     report = {
         "benchmarks": [
-            {"name": "test_seal", "stats": {"min": 2e-6}, "extra_info": {}},
-            {"name": "test_accept", "stats": {"min": 2e-3}, "extra_info": {"items": 50}},
+            {"name": "test_seal", "stats": {"min": 2e-6}, "extra_info": {"yardstick": 1e-5}},
+            {"name": "test_accept", "stats": {"min": 2e-3}, "extra_info": {"yardstick": 2e-5, "items": 50}},
         ]
     }
-    assert parts.read(report) == pytest.approx({"seal": 2, "accept": 40})
+    run = parts.read(report)
+    assert run.parts == pytest.approx({"seal": 2, "accept": 40})
+    assert run.yardsticks == pytest.approx({"seal": 10, "accept": 20})
+
+
+def test_what_was_slow_once_is_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    baseline = json.loads(parts.BASELINE.read_text())
+    yardsticks = dict.fromkeys(baseline, baseline[parts.YARDSTICK])
+    fast, slow = parts.Run(baseline, yardsticks), parts.Run({name: 2 * value for name, value in baseline.items()}, yardsticks)
+    for runs, exit_code in ([fast], 0), ([slow, fast], 0), ([slow, slow], 1):
+        left = iter(runs)
+        monkeypatch.setattr(parts, "measure", left.__next__)
+        assert CliRunner().invoke(parts.main).exit_code == exit_code
+        assert next(left, None) is None
 
 
 def test_a_slower_part_shows_and_a_slower_machine_does_not() -> None:
     before = {parts.YARDSTICK: 10.0, "same": 1.0, "slower": 1.0, "faster": 1.0, "gone": 1.0}
-    now = {parts.YARDSTICK: 20.0, "same": 2.0, "slower": 2.6, "faster": 1.0, "new": 9.0}
-    changes = {change.name: change for change in parts.compare(before, now)}
+    now = {parts.YARDSTICK: 20.0, "same": 1.0, "slower": 2.6, "faster": 1.0, "new": 9.0}
+    yardsticks = dict.fromkeys(now, 20.0) | {"same": 10.0}  # the machine was itself again by then
+    changes = {change.name: change for change in parts.compare(before, parts.Run(now, yardsticks))}
     assert {name for name, change in changes.items() if change.is_regression} == {"slower"}
     assert changes["slower"].slower == pytest.approx(0.3)
     assert changes["faster"].slower == pytest.approx(-0.5)

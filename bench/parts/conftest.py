@@ -1,0 +1,31 @@
+"""The yardstick, laid beside each part: a machine may become slower, and faster again, within a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from time import perf_counter
+
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from bench.parts import yardstick
+
+ROUNDS = 500
+
+
+def _least() -> float:
+    """Seconds of the yardstick at its best, now."""
+    return min(_once() for _ in range(ROUNDS))
+
+
+def _once() -> float:
+    began = perf_counter()
+    yardstick.work()
+    return perf_counter() - began
+
+
+@pytest.fixture(autouse=True)
+def _beside(benchmark: BenchmarkFixture) -> Iterator[None]:
+    before = _least()
+    yield
+    benchmark.extra_info["yardstick"] = min(before, _least())
