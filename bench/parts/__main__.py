@@ -22,9 +22,8 @@ from rich.table import Table
 ROOT: Final = Path(__file__).parents[2]
 COMMAND: Final = (sys.executable, "-m", "pytest", "bench/parts", "-q", "-n0", "-p", "no:randomly", "-p", "no:cacheprovider")
 BASELINE: Final = Path(__file__).with_name("baseline.json")
-YARDSTICK: Final = "yardstick"
 TOLERANCE: Final = 0.1
-"""No part was more than a twentieth slower in runs of the same code."""
+"""Runs of the same code stay within a twentieth on a machine that keeps its pace."""
 
 
 class Change(NamedTuple):
@@ -69,13 +68,13 @@ def read(report: dict[str, Any]) -> Run:
     return run
 
 
-def compare(before: dict[str, float], now: Run) -> list[Change]:
+def compare(before: Run, now: Run) -> list[Change]:
     """Every part of either; a new one, or one that is gone, has not changed."""
     changes = []
-    for name in before | now.parts:
-        then, here = before.get(name, 0.0), now.parts.get(name, 0.0)
-        machine = now.yardsticks[name] / before[YARDSTICK] if here else 1.0
-        changes.append(Change(name, then, here, here / then / machine - 1 if then and here else 0.0))
+    for name in before.parts | now.parts:
+        then, here = before.parts.get(name, 0.0), now.parts.get(name, 0.0)
+        slower = here / then * before.yardsticks[name] / now.yardsticks[name] - 1 if then and here else 0.0
+        changes.append(Change(name, then, here, slower))
     return changes
 
 
@@ -98,13 +97,14 @@ def show(changes: list[Change]) -> Table:
 def main(*, save: bool) -> None:
     """Measure the parts of the process next to the baseline."""
     now = measure()
-    before = json.loads(BASELINE.read_text()) if BASELINE.exists() else now.parts
+    before = Run(**json.loads(BASELINE.read_text())) if BASELINE.exists() else now
     changes = compare(before, now)
     if not save and any(change.is_regression for change in changes):
         changes = [min(pair, key=lambda change: change.slower) for pair in zip(changes, compare(before, measure()), strict=True)]
     Console(width=None if sys.stdout.isatty() else 120).print(show(changes))
     if save:
-        BASELINE.write_text(json.dumps({name: round(value, 3) for name, value in now.parts.items()}, indent=2) + "\n")
+        kept = {kind: {name: round(us, 3) for name, us in times.items()} for kind, times in now._asdict().items()}
+        BASELINE.write_text(json.dumps(kept, indent=2) + "\n")
     sys.exit(not save and any(change.is_regression for change in changes))
 
 

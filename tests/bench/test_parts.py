@@ -20,8 +20,8 @@ def test_every_part_runs() -> None:
     done = subprocess.run(command, cwd=parts.ROOT, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     names = set(re.findall(r"::test_(\S+) PASSED", done.stdout))
-    assert names == json.loads(parts.BASELINE.read_text()).keys(), "make bench-parts ARGS=--save"
-    assert parts.YARDSTICK in names
+    kept = parts.Run(**json.loads(parts.BASELINE.read_text()))
+    assert names == kept.parts.keys() == kept.yardsticks.keys(), "make bench-parts ARGS=--save"
 
 
 def test_times_are_for_one_item() -> None:
@@ -37,9 +37,8 @@ def test_times_are_for_one_item() -> None:
 
 
 def test_what_was_slow_once_is_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    baseline = json.loads(parts.BASELINE.read_text())
-    yardsticks = dict.fromkeys(baseline, baseline[parts.YARDSTICK])
-    fast, slow = parts.Run(baseline, yardsticks), parts.Run({name: 2 * value for name, value in baseline.items()}, yardsticks)
+    fast = parts.Run(**json.loads(parts.BASELINE.read_text()))
+    slow = fast._replace(parts={name: 2 * us for name, us in fast.parts.items()})
     for runs, exit_code in ([fast], 0), ([slow, fast], 0), ([slow, slow], 1):
         left = iter(runs)
         monkeypatch.setattr(parts, "measure", left.__next__)
@@ -48,8 +47,9 @@ def test_what_was_slow_once_is_measured_again(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_slower_part_shows_and_a_slower_machine_does_not() -> None:
-    before = {parts.YARDSTICK: 10.0, "same": 1.0, "slower": 1.0, "faster": 1.0, "gone": 1.0}
-    now = {parts.YARDSTICK: 20.0, "same": 1.0, "slower": 2.6, "faster": 1.0, "new": 9.0}
+    names = "same", "slower", "faster", "gone"
+    before = parts.Run(dict.fromkeys(names, 1.0), dict.fromkeys(names, 10.0))
+    now = {"same": 1.0, "slower": 2.6, "faster": 1.0, "new": 9.0}
     yardsticks = dict.fromkeys(now, 20.0) | {"same": 10.0}  # the machine was itself again by then
     changes = {change.name: change for change in parts.compare(before, parts.Run(now, yardsticks))}
     assert {name for name, change in changes.items() if change.is_regression} == {"slower"}
