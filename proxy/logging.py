@@ -1,7 +1,7 @@
 """Log set-up: one line per entry, JSON or for people, to standard error.
 
 structlog's entries and those of the standard library's `logging` (asyncssh, asyncio: from WARNING on) take the same
-way: exception to text, secrets out, rendered, one unbuffered write. What the daemon logs:
+way: exception to text, secrets out, rendered, one unbuffered write; for the journal with its priority. What the daemon logs:
 
     connection closed   cluster, client, to_cluster, from_cluster (bytes), seconds, reason: one entry per connection
     gateway/link/cluster state changes, one entry each
@@ -18,11 +18,13 @@ import re
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partialmethod
 from typing import BinaryIO, Final, Literal, TextIO, cast
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
+
+from proxy import journal
 
 REDACTED: Final = "[redacted]"
 _SECRET_KEY = re.compile(
@@ -48,11 +50,14 @@ class _Sink:
     def __init__(self, stream: TextIO | None) -> None:
         self.dropped = 0
         self._stream = stream  # keeps the file open as long as we write to it
+        self._journal = journal.reads(stream)
         # Below Python's buffers: what a full disk leaves in them would fail again at exit, as status 120.
         buffer = None if stream is None else stream.buffer
         self._out = cast("BinaryIO | None", getattr(buffer, "raw", buffer))
 
-    def write(self, entry: str) -> None:
+    def write(self, entry: str, level: str) -> None:
+        if self._journal:
+            entry = journal.marked(entry, level)
         data = (entry + "\n").encode("utf-8", "backslashreplace")
         try:
             if self._out is None or self._out.write(data) != len(data):
@@ -67,10 +72,14 @@ class _Logger:
     def __init__(self, name: str = "kubemux") -> None:
         self.name = name
 
-    def _write(self, entry: str) -> None:
-        _sink.write(entry)
+    def _write(self, level: str, entry: str) -> None:
+        _sink.write(entry, level)
 
-    debug = info = warning = error = critical = _write
+    debug = partialmethod(_write, "debug")
+    info = partialmethod(_write, "info")
+    warning = partialmethod(_write, "warning")
+    error = partialmethod(_write, "error")
+    critical = partialmethod(_write, "critical")
 
 
 class _Bridge(logging.Handler):

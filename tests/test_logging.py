@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TextIO
+from typing import Literal, TextIO
 
 import pytest
 import structlog
@@ -254,3 +254,56 @@ def test_process_without_anybody_to_read_its_log_ends_as_if_there_were() -> None
         check=False,
     )
     assert (none.stdout, none.returncode) == ("1\n", 0)
+
+
+PRIORITIES = {"debug": "<7>", "info": "<6>", "warning": "<4>", "error": "<3>", "critical": "<2>"}
+
+
+@pytest.mark.parametrize("format", ["json", "console"])
+def test_every_line_for_the_journal_has_its_priority(
+    format: Literal["json", "console"],  # noqa: A002 - the file's key
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with (tmp_path / "journal").open("w+") as stream:
+        status = os.fstat(stream.fileno())
+        monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
+        configure(format, "debug", stream)
+        for level in PRIORITIES:
+            log.log(getattr(logging, level.upper()), "said")
+        logging.getLogger("asyncssh").error("theirs", exc_info=raised("broken"))
+        lines = (tmp_path / "journal").read_text().splitlines()
+    ours, theirs = lines[: len(PRIORITIES)], lines[len(PRIORITIES) :]
+    assert [line[:3] for line in ours] == list(PRIORITIES.values())
+    assert {line[:3] for line in theirs} == {"<3>"}
+    assert len(theirs) > 3 or format == "json"  # a traceback for people has lines, and none of them is of another priority
+    if format == "json":
+        assert [json.loads(line[3:])["level"] for line in lines] == [*PRIORITIES, "error"]
+
+
+def test_a_stream_that_the_journal_does_not_read_has_no_priorities(
+    capture: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with StandardError=append:FILE, or in a child: the variable is there, and of another stream."""
+    monkeypatch.setenv("JOURNAL_STREAM", "8:4711")
+    configure("json", "info", capture.stream)
+    log.warning("no descriptor at all")
+    assert capture.text().startswith("{")
+    with (tmp_path / "file").open("w") as stream:
+        configure("json", "info", stream)
+        log.warning("another one")
+    assert (tmp_path / "file").read_text().startswith("{")
+
+
+def test_a_command_complains_to_the_journal_with_a_priority(tmp_path: Path) -> None:
+    """Exit code 78 without a line at `journalctl -p err` would be a riddle."""
+    bad = tmp_path / "config.yaml"
+    bad.write_text("clutsers: {}")
+    program = (
+        "import os, sys; s = os.fstat(2); os.environ['JOURNAL_STREAM'] = f'{s.st_dev}:{s.st_ino}'\n"
+        "from proxy.cli import main; main(['run', '--config', sys.argv[1]])"
+    )
+    done = subprocess.run([sys.executable, "-c", program, bad], capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 78
+    assert "clutsers: unknown key" in done.stderr
+    assert {line[:3] for line in done.stderr.splitlines()} == {"<3>"}

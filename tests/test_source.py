@@ -44,7 +44,7 @@ LAYERS = (
     ("proxy.traffic",),
     ("proxy.series",),
     ("proxy.config",),
-    ("proxy.errors",),
+    ("proxy.errors", "proxy.journal"),
 )
 """From the top down: a module imports its own layer and those below it."""
 

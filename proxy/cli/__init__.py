@@ -16,7 +16,7 @@ from typing import Final
 
 import click
 
-from proxy import __version__
+from proxy import __version__, journal
 from proxy.errors import ConfigError, ProxyError
 
 EX_FAILED: Final = 1
@@ -40,6 +40,12 @@ _COMMANDS: Final = {
 def printable(text: str) -> str:
     """`text` without what could move a terminal's cursor or change its title: some messages quote the other side."""
     return "".join(char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
+def complain(text: str) -> None:
+    """Say on standard error what went wrong; where the journal reads that, as an error."""
+    text = printable(text)
+    click.echo(journal.marked(text, "error") if journal.reads(sys.stderr) else text, err=True)
 
 
 @contextmanager
@@ -83,22 +89,22 @@ class _Commands(click.Group):
         except KeyboardInterrupt:
             ctx.exit(EX_INTERRUPTED)
         except ConfigError as error:
-            click.echo(printable(error.render()), err=True)
+            complain(error.render())
             ctx.exit(EX_CONFIG)
         except ProxyError as error:
-            click.echo(printable(f"kubemux: {error}"), err=True)
+            complain(f"kubemux: {error}")
             if error.hint:
-                click.echo(printable(f"  hint: {error.hint}"), err=True)
+                complain(f"  hint: {error.hint}")
             ctx.exit(EX_FAILED)
         except OSError as error:  # a full disk behind stdout, mostly
             where = f": {error.filename}" if error.filename else ""
-            click.echo(printable(f"kubemux: {error.strerror or error}{where}"), err=True)
+            complain(f"kubemux: {error.strerror or error}{where}")
             ctx.exit(EX_FAILED)
         except Exception as error:  # noqa: BLE001 - the last line of defence: what is not foreseen must read as a bug of ours
             if os.environ.get("KUBEMUX_DEBUG"):
                 traceback.print_exception(error, file=sys.stderr)
-            click.echo(f"kubemux: internal error: {type(error).__name__}: {error}; this is a bug", err=True)
-            click.echo("  hint: KUBEMUX_DEBUG=1 shows the traceback; please report it", err=True)
+            complain(f"kubemux: internal error: {type(error).__name__}: {error}; this is a bug")
+            complain("  hint: KUBEMUX_DEBUG=1 shows the traceback; please report it")
             ctx.exit(EX_FAILED)
 
 
