@@ -1,7 +1,8 @@
 """Log set-up: one line per entry, JSON or for people, to standard error.
 
-structlog's entries and those of the standard library's `logging` (asyncssh, asyncio: from WARNING on) take the same
-way: exception to text, secrets out, rendered, one unbuffered write; for the journal with its priority. What the daemon logs:
+structlog's entries, those of the standard library's `logging` (asyncssh, asyncio: from WARNING on) and Python's warnings take
+the same way: exception to text, secrets out, rendered, one unbuffered write; for the journal with its priority. What the daemon
+logs:
 
     connection closed   cluster, client, to_cluster, from_cluster (bytes), seconds, reason: one entry per connection
     gateway/link/cluster state changes, one entry each
@@ -16,6 +17,7 @@ import logging
 import os
 import re
 import sys
+import warnings
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache, partialmethod
@@ -126,6 +128,19 @@ def configure(format: Literal["json", "console"], level: str, stream: TextIO | N
         root.removeHandler(handler)
     root.addHandler(_Bridge(logging.WARNING))
     root.setLevel(logging.WARNING)
+    warnings.showwarning = _warned
+
+
+def _warned(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,  # noqa: ARG001 - the signature of warnings.showwarning
+    line: str | None = None,  # noqa: ARG001
+) -> None:
+    where = f"{filename}:{lineno}"
+    structlog.get_logger("python").warning("python warning", category=category.__name__, message=str(message), where=where)
 
 
 def dropped_entries() -> int:

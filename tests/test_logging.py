@@ -123,6 +123,15 @@ def test_traceback_is_a_field_of_the_same_line(capture: Capture, logger: logging
     assert "s3cret" not in capture.text()
 
 
+def test_a_warning_of_python_is_an_entry_like_any_other() -> None:
+    code = "import warnings; from proxy.logging import configure; configure('json', 'info'); warnings.warn('odd\\nserial number')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    (line,) = done.stderr.splitlines()
+    entry = json.loads(line)
+    told = entry["logger"], entry["level"], entry["event"], entry["category"], entry["message"], entry["where"]
+    assert told == ("python", "warning", "python warning", "UserWarning", "odd\nserial number", "<string>:1")
+
+
 def test_console_is_plain_text_where_there_is_no_terminal(capture: Capture) -> None:
     configure("console", "info", capture.stream)
     log.error("gateway down", gateway="eu-edge", reason="unreachable", exc_info=raised("broken"))

@@ -163,10 +163,16 @@ def test_names_of_this_machine_are_taken(header: str) -> None:
     assert host_allowed(header, "Bastion.LAN")
 
 
-async def test_a_request_without_host_is_refused_over_tcp(daemon: Daemon, tmp_path: Path) -> None:
+@pytest.mark.parametrize("fields", [b"", b"Connection: keep-alive\r\n"])
+async def test_http_1_0_without_host_is_answered_and_closed(daemon: Daemon, tmp_path: Path, fields: bytes) -> None:
+    # What simple health checks send (HAProxy's httpchk by default); a browser, which could be lured here, always says Host.
     async with serving(daemon, tmp_path / "s") as endpoint:
-        answer = await exchange(endpoint, b"GET /status HTTP/1.0\r\n\r\n")
-    assert answer.startswith(b"HTTP/1.1 403 ")
+        answer = await exchange(endpoint, b"GET /healthz HTTP/1.0\r\n" + fields + b"\r\n")
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert b"\r\nConnection: close\r\n" in answer
+        assert answer.endswith(b"\r\n\r\nok\n")
+        assert (await exchange(endpoint, b"GET /healthz HTTP/1.1\r\n" + fields + b"\r\n")).startswith(b"HTTP/1.1 400 ")
+        assert (await exchange(endpoint, b"GET /healthz HTTP/1.0\r\nHost:\r\n\r\n")).startswith(b"HTTP/1.1 403 ")
 
 
 @pytest.mark.parametrize("request_bytes", [b"", b"GET /status HTT", b"GET /status HTTP/1.1\r\nHost: localhost\r\nX: "])
