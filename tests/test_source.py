@@ -44,7 +44,8 @@ LAYERS = (
     ("proxy.traffic",),
     ("proxy.series",),
     ("proxy.config",),
-    ("proxy.errors", "proxy.journal"),
+    ("proxy.names",),
+    ("proxy.errors", "proxy.journal", "proxy.blocking"),
 )
 """From the top down: a module imports its own layer and those below it."""
 

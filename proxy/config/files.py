@@ -1,6 +1,6 @@
 """The files around a configuration: reading them within bounds.
 
-Blocking, like everything in `proxy/config`: a caller on the event loop goes through `asyncio.to_thread`.
+Blocking, like everything in `proxy/config`: a caller on the event loop has a `proxy.blocking.Place` for it.
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
+
+from proxy.blocking import doing
 
 MAX_CREDENTIAL_BYTES = 1 << 20
 """For keys, certificates, tokens and known_hosts: far more than any has."""
@@ -26,6 +28,7 @@ def read_bytes(path: Path, *, limit: int) -> tuple[bytes, os.stat_result]:
 
     A larger file is refused by its size, and once more while reading: it may grow, and /proc says 0.
     """
+    doing(f"reading {path}")
     try:
         with open(path, "rb", opener=_without_waiting) as file:
             status = os.fstat(file.fileno())

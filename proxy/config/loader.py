@@ -54,7 +54,7 @@ _DEFAULTS: Final[dict[str, tuple[str, type[Section]]]] = {
 
 
 def load(path: Path, scrutiny: Scrutiny = Scrutiny.FILES) -> Config:
-    """The configuration in `path`, which is read once. Raises ConfigError. Blocking: from a loop, call it in a thread."""
+    """The configuration in `path`, which is read once. Raises ConfigError. Blocking."""
     return _build(yaml.read(path), scrutiny)
 
 

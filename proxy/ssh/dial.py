@@ -17,9 +17,11 @@ from functools import partial
 
 import asyncssh
 
+from proxy.blocking import Hangs, Place
 from proxy.config import expiry, host_keys
 from proxy.config.model import GatewayConfig, KeepaliveConfig
-from proxy.errors import ConnectTimeout, CredentialsUnusable, JumpFailed, LinkError, Stage
+from proxy.errors import ConnectTimeout, CredentialsUnusable, JumpFailed, LinkError, Stage, Unresolvable
+from proxy.names import resolve
 from proxy.ssh import internals, known_hosts
 from proxy.ssh.errors import Shown, describe_connect, describe_handshake, host_key_line, identity
 from proxy.ssh.handshakes import Handshakes, Hurried
@@ -29,6 +31,14 @@ from proxy.ssh.options import Prepared, prepare, proxy_jump
 Lost = Callable[[Exception | None], None]
 Expires = Callable[[str, float | None], None]
 Trial = Callable[[str, str], AbstractAsyncContextManager[None]]
+
+
+class Places:
+    """Where one gateway's dials wait for what may hang: a resolver that is gone keeps nobody from reading files."""
+
+    def __init__(self, gateway: str = "a dial") -> None:
+        self.settings = Place(f"settings of {gateway}")
+        self.names = Place(f"names of {gateway}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,16 +98,18 @@ async def dial(
     on_expiry: Expires = lambda _kind, _when: None,
     who: Hurried | None = None,
     is_ordered: bool = False,
+    places: Places | None = None,
 ) -> Dialled:
     """Dial `config`'s jump chain, then the gateway itself.
 
     `on_lost` is called once when the last connection ends; that may be before `dial` returns, or as it fails.
     `handshakes` is what gateways share, `who` and `is_ordered` as for `Handshakes.trial`. `on_expiry` is told when the
     credentials for the gateway itself end: (`user` | `host`, Unix time, or None if there is no such certificate), as soon as that
-    is known.
+    is known. `places` are the caller's own, for all its dials.
     Raises LinkError; nothing is left open then.
     """
-    chain = _Chain(gateways, partial(handshakes.trial, who=who, is_ordered=is_ordered), handshakes, on_expiry)
+    trial = partial(handshakes.trial, who=who, is_ordered=is_ordered)
+    chain = _Chain(gateways, trial, handshakes, on_expiry, places or Places())
     try:
         server, handshake, client = await chain.extend(config, on_lost=on_lost)
     except BaseException:
@@ -111,13 +123,19 @@ class _Chain:
     """The connections of one link in the making, each through the one before it."""
 
     def __init__(
-        self, gateways: Mapping[str, GatewayConfig], trial: Trial, slots: Mapping[str, asyncio.Semaphore], on_expiry: Expires
+        self,
+        gateways: Mapping[str, GatewayConfig],
+        trial: Trial,
+        slots: Mapping[str, asyncio.Semaphore],
+        on_expiry: Expires,
+        places: Places,
     ) -> None:
         self.conns: list[asyncssh.SSHClientConnection] = []
         self._gateways = gateways
         self._trial = trial
         self._slots = slots
         self._on_expiry = on_expiry
+        self._places = places
 
     async def extend(
         self, config: GatewayConfig, *, on_lost: Lost | None = None, route: tuple[str, ...] = ()
@@ -127,7 +145,7 @@ class _Chain:
         As in OpenSSH, the jumps of a hop count only where it is the first: the others are reached through the one before.
         `route` is the names that led here, to find circles.
         """
-        prepared = await prepare(config)
+        prepared = await prepare(config, self._places.settings)
         if not route:
             self._on_expiry("user", min((validity.end for _, validity in prepared.certificates), default=None))
         if not self.conns:
@@ -166,7 +184,7 @@ class _Chain:
         if self.conns:
             tunnel = self.conns[-1]
         elif options.proxy_command is None:
-            tunnel = _Tcp(server, seconds, unanswered(config.keepalive))
+            tunnel = _Tcp(server, seconds, unanswered(config.keepalive), self._places.names)
         loop = asyncio.get_running_loop()
         client = _Client(on_lost, host_keys.name_of(options.host_key_alias or options.host, options.port))
         try:
@@ -242,22 +260,25 @@ class _Tcp:
     socket object all the same, whose end closes the descriptor again, whoever has it by then.
     """
 
-    def __init__(self, server: str, seconds: float, unanswered: float) -> None:
+    def __init__(self, server: str, seconds: float, unanswered: float, names: Place) -> None:
         self.addresses: list[str] = []
         self.connected_at = 0.0
         """Loop time; 0 until there is a connection."""
         self._server = server
         self._seconds = seconds
         self._unanswered = unanswered
+        self._names = names
 
     async def resolve(self, host: str, port: int, family: int) -> None:
         """Find the server's addresses. Raises Unresolvable."""
-        loop = asyncio.get_running_loop()
         try:
-            found = await loop.getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
+            found = await resolve(host, port, self._names, family=family, timeout=self._seconds)
+        except Hangs as exc:
+            hint = f"the bastion's resolver does not answer: getent hosts {host}; /etc/resolv.conf names its servers"
+            raise Unresolvable(f"{self._server} does not resolve: no answer within {self._seconds:g} s", hint=hint) from exc
         except (OSError, UnicodeError) as exc:  # UnicodeError: no name can look like that (RFC 5890)
             raise describe_connect(self._server, exc) from exc
-        self.addresses = list(dict.fromkeys(str(address[0]) for *_, address in found))
+        self.addresses = list(dict.fromkeys(address.host for address in found))
 
     async def create_connection(
         self, factory: Callable[[], asyncio.Protocol], _host: str, port: int

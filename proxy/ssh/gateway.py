@@ -36,7 +36,7 @@ from proxy.metrics import Metrics
 from proxy.relay.budget import MemoryBudget
 from proxy.snapshots import GatewaySnapshot
 from proxy.ssh.channel import SshChannel
-from proxy.ssh.dial import dial
+from proxy.ssh.dial import Places, dial
 from proxy.ssh.governor import Backoff
 from proxy.ssh.handshakes import Handshakes
 from proxy.ssh.host_keys import Announcement, learn
@@ -85,6 +85,7 @@ class Gateway:
         self._failure: LinkError | None = None
         self._is_closing = False
         self._is_ordered = False
+        self._places = Places(f"gateway {name}")
 
     def __repr__(self) -> str:
         return f"<Gateway {self.name} {self._report.state} links={self._links}>"
@@ -241,6 +242,7 @@ class Gateway:
             on_expiry=self._report.expiry,
             who=self,
             is_ordered=is_ordered,
+            places=self._places,
         )
         self._report.handshake(dialled.handshake)
         link = Link(

@@ -13,6 +13,7 @@ from typing import Final, cast
 
 import asyncssh
 
+from proxy.blocking import doing
 from proxy.config.host_keys import render, valid
 from proxy.config.model import GatewayConfig
 from proxy.errors import CredentialsUnusable
@@ -71,6 +72,7 @@ def read(config: GatewayConfig, options: asyncssh.SSHClientConnectionOptions) ->
 def _read(config: GatewayConfig, files: Sequence[Path]) -> asyncssh.SSHKnownHosts:
     known_hosts = asyncssh.SSHKnownHosts()
     for path in files:
+        doing(f"reading {path}")
         try:
             known_hosts.load(path.read_text())
         except (OSError, ValueError) as exc:

@@ -6,7 +6,6 @@ and `Match exec` in an ssh_config runs programs.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, Final
 
 import asyncssh
 
+from proxy.blocking import Hangs, Place, doing
 from proxy.config import expiry
 from proxy.config.model import GatewayConfig, KeepaliveConfig
 from proxy.errors import CredentialsUnusable, RetryClass
@@ -27,6 +27,11 @@ _ENCRYPTION: Final = (
     "aes128-ctr",
 )
 """AES-GCM first: with AES instructions it costs a fifth of the others."""
+
+_HANGS: Final = (
+    "a disk, or the server it is mounted from, that does not answer, or a `Match exec` that does not end? Mend it, or name other "
+    "files and reload; kubemux goes on by itself when it has ended"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,23 +49,23 @@ class Prepared:
     """Of the user, those that end."""
 
 
-async def prepare(config: GatewayConfig) -> Prepared:
-    """Read what `config` refers to, within `connect_timeout`. Raises CredentialsUnusable, which names the file."""
+async def prepare(config: GatewayConfig, place: Place | None = None) -> Prepared:
+    """Read what `config` refers to in `place`, within `connect_timeout`. Raises CredentialsUnusable, which names the file."""
+    place = place or Place(f"settings of {config.host}")
     try:
-        async with asyncio.timeout(config.connect_timeout):
-            return await asyncio.to_thread(_prepare, config)
+        return await place.run(_prepare, config, timeout=config.connect_timeout)
     except CredentialsUnusable as exc:
         exc.retry = RetryClass.SOON  # nothing was sent: no sshd counts it against us, and a file may be back in a moment
         raise
-    except TimeoutError as exc:
-        raise CredentialsUnusable(
-            f"reading keys and settings for {config.host} took more than {config.connect_timeout:g} s",
-            hint="a file system that hangs, or a `Match exec` in ssh_config that does not end?",
-        ) from exc
+    except Hangs as exc:
+        failure = CredentialsUnusable(f"keys and settings for {config.host}: {exc}", hint=_HANGS)
+        failure.retry = RetryClass.SOON
+        raise failure from exc
 
 
 def _prepare(config: GatewayConfig) -> Prepared:
     settings = _settings(config)
+    doing(f"reading {config.ssh_config}" if config.ssh_config else "asking the system who runs kubemux")
     try:
         options = asyncssh.SSHClientConnectionOptions(**settings)
     except Exception as exc:  # asyncssh hands on whatever its parser of ssh_config stumbles over
@@ -121,6 +126,7 @@ def _settings(config: GatewayConfig) -> dict[str, Any]:
 def _passphrase(config: GatewayConfig) -> str | None:
     if config.passphrase_file is None:
         return None
+    doing(f"reading {config.passphrase_file}")
     try:
         return config.passphrase_file.read_text().rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as exc:
@@ -132,6 +138,7 @@ def _keys(config: GatewayConfig, passphrase: str | None) -> list[asyncssh.SSHKey
     named = [certificate for path in config.certificate_files for certificate in _certificates(path)]
     keys: list[asyncssh.SSHKeyPair] = []
     for path in config.identity_files:
+        doing(f"reading {path}")
         try:
             # Not by its path: asyncssh would compare it with a KEY.pub beside it, which ssh(1) does not need, and a key that was
             # replaced leaves behind.
@@ -147,6 +154,7 @@ def _keys(config: GatewayConfig, passphrase: str | None) -> list[asyncssh.SSHKey
 def _beside(path: Path, keys: Sequence[asyncssh.SSHKey]) -> list[asyncssh.SSHCertificate]:
     """The certificate that ssh(1) would take along with the key at `path`."""
     certificate = Path(f"{path}-cert.pub")
+    doing(f"looking for {certificate}")
     if not certificate.exists():
         return []
     found = _certificates(certificate)
@@ -157,6 +165,7 @@ def _beside(path: Path, keys: Sequence[asyncssh.SSHKey]) -> list[asyncssh.SSHCer
 
 
 def _certificates(path: Path) -> list[asyncssh.SSHCertificate]:
+    doing(f"reading {path}")
     try:
         found = asyncssh.load_certificates(str(path))
     except (OSError, ValueError) as exc:

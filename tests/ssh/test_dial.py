@@ -25,6 +25,7 @@ from proxy.errors import (
     Unreachable,
     Unresolvable,
 )
+from proxy.names import Address
 from proxy.ssh.dial import dial
 from proxy.ssh.handshakes import Handshakes
 from tests.ssh.conftest import config_for, dialled, failure
@@ -157,12 +158,11 @@ async def test_the_next_address_is_tried_when_the_first_is_silent(config: Gatewa
                 sock.setblocking(False)
                 sock.connect_ex(full.getsockname())
 
-            async def getaddrinfo(host: str, port: int, **_: int) -> list[tuple[object, ...]]:
-                found = ["127.0.0.2", "127.0.0.1"] if host == "two.example" else [host]
-                return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in found]
+            async def two_addresses(*_: object, **__: object) -> list[Address]:
+                return [Address(socket.AF_INET, (address, port)) for address in ("127.0.0.2", "127.0.0.1")]
 
             # The one thing no test machine has: a name with a dead address.
-            monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
+            monkeypatch.setattr("proxy.ssh.dial.resolve", two_addresses)
             found = await failure(at(config, host="two.example", port=port))
             assert isinstance(found, HandshakeFailed), found
             assert peer.accepted == 1
@@ -185,7 +185,8 @@ async def test_a_file_that_hangs_is_given_up(config: GatewayConfig, tmp_path: Pa
     os.mkfifo(pipe)
     found = await failure(at(config, passphrase_file=pipe))
     assert isinstance(found, CredentialsUnusable)
-    assert "more than 0.3 s" in str(found)
+    assert f"reading {pipe} has been hanging since 20" in str(found)
+    assert found.retry is RetryClass.SOON
     with pipe.open("w"):  # let the thread that reads it end
         pass
 

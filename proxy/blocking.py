@@ -1,0 +1,123 @@
+"""Calls that may hang for ever, each kind in a place of its own: a file on a disk that is gone, a name that nobody answers for.
+
+A thread that hangs cannot be ended, only left behind. So a `Place` has one thread at most, which is made for a call and ends with
+it, and while a call is overdue the place refuses the next one at once. What can be hung up by different things has different
+places: one gateway's key file delays no other gateway.
+
+They are daemon threads. At exit the interpreter waits for those of a `ThreadPoolExecutor`, which is also `asyncio.to_thread`'s
+(https://docs.python.org/3/library/concurrent.futures.html#threadpoolexecutor), and libuv for those in which uvloop's
+`loop.getaddrinfo` runs, which are four for the whole process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Generic, TypeVar, TypeVarTuple, cast, final
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+_thread = threading.local()
+
+
+class Hangs(Exception):
+    """A call has not ended in time. Says what it was doing, and since when: the same words, however often it is asked."""
+
+
+def doing(what: str) -> None:
+    """Name what the calling thread is about to do (`reading FILE`), for the message if it hangs. Outside of a call: nothing."""
+    call: Call[object] | None = getattr(_thread, "call", None)
+    if call is not None:
+        call.what = what
+
+
+@final
+class Call(Generic[T]):
+    """A function in a thread of its own; `done` is called there when it has ended."""
+
+    def __init__(self, name: str, function: Callable[[], T], *, timeout: float, done: Callable[[], None]) -> None:
+        self.what = name
+        self.deadline = time.monotonic() + timeout
+        self._since = time.gmtime()
+        self._function = function
+        self._done = done
+        self._has_ended = False
+        self._result: T | None = None
+        self._failure: BaseException | None = None
+
+    def start(self) -> None:
+        """Begin."""
+        threading.Thread(target=self._run, name=self.what, daemon=True).start()
+
+    def _run(self) -> None:
+        _thread.call = self
+        try:
+            self._result = self._function()
+        except BaseException as exc:  # noqa: BLE001 - raised again where it is waited for
+            self._failure = exc
+        self._has_ended = True
+        self._done()
+
+    def hangs(self) -> Hangs:
+        """The error that says so."""
+        return Hangs(f"{self.what} has been hanging since {time.strftime('%Y-%m-%dT%H:%M:%SZ', self._since)}")
+
+    def result(self) -> T:
+        """What the function has returned, or raised. Raises Hangs if it has not ended."""
+        if not self._has_ended:
+            raise self.hangs()
+        if self._failure is not None:
+            try:
+                raise self._failure
+            finally:
+                self._failure = None  # its traceback refers to this very frame
+        return cast("T", self._result)
+
+
+class Place:
+    """Where one call at a time runs. Belongs to one event loop; while none runs, it costs nothing."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._running: tuple[Call[object], asyncio.Future[None]] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Place {self._name} {self._running[0].what if self._running else 'free'}>"
+
+    async def run(self, function: Callable[[*Ts], T], *args: *Ts, timeout: float) -> T:  # noqa: ASYNC109 - as documented
+        """`function(*args)` in a thread, for at most `timeout` seconds, those included in which an earlier call still runs.
+
+        Raises Hangs, which names what does. The function then goes on, as it does when the caller is cancelled, and the place
+        takes no other call until it ends.
+        """
+        deadline = time.monotonic() + timeout
+        while self._running:
+            other, ended = self._running
+            await _wait(ended, min(deadline, other.deadline))
+            if not ended.done():
+                raise other.hangs()
+        loop = asyncio.get_running_loop()
+        ended = loop.create_future()
+
+        def done() -> None:
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(self._end, ended)
+
+        call = Call(self._name, lambda: function(*args), timeout=deadline - time.monotonic(), done=done)
+        self._running = cast("Call[object]", call), ended
+        call.start()
+        await _wait(ended, deadline)
+        return call.result()
+
+    def _end(self, ended: asyncio.Future[None]) -> None:
+        self._running = None
+        ended.set_result(None)
+
+
+async def _wait(ended: asyncio.Future[None], until: float) -> None:
+    # Not `await ended`: the first caller to leave would cancel it under everybody.
+    await asyncio.wait([ended], timeout=max(0.0, until - time.monotonic()))

@@ -1,0 +1,133 @@
+"""Places for calls that may hang: what hangs is named, holds up nobody else, and does not keep the process from ending."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator
+from contextlib import suppress
+
+import pytest
+
+from proxy.blocking import Hangs, Place, doing
+
+pytestmark = pytest.mark.both_loops
+
+
+class Gate:
+    """A function that hangs until it is told to end."""
+
+    def __init__(self) -> None:
+        self._open = threading.Event()
+        self.entered = 0
+
+    def pass_through(self, what: str) -> str:
+        self.entered += 1
+        doing(f"reading {what}")
+        assert self._open.wait(20)
+        return what
+
+    def open(self) -> None:
+        self._open.set()
+
+
+@pytest.fixture
+async def gate() -> AsyncIterator[Gate]:
+    gate = Gate()
+    yield gate
+    gate.open()
+
+
+async def test_a_call_returns_what_the_function_does_and_leaves_no_thread() -> None:
+    assert await Place("here").run(divmod, 17, 5, timeout=5) == (3, 2)
+    async with asyncio.timeout(5):
+        while "here" in {thread.name for thread in threading.enumerate()}:
+            await asyncio.sleep(0.001)
+
+
+async def test_a_call_raises_what_the_function_does() -> None:
+    place = Place("here")
+    with pytest.raises(FileNotFoundError):
+        await place.run(open, "/no/such/file", timeout=5)
+    assert await place.run(divmod, 17, 5, timeout=5) == (3, 2), "and the place is free again"
+
+
+async def test_what_hangs_is_named_and_the_next_call_fails_at_once(gate: Gate) -> None:
+    place = Place("keys of edge")
+    with pytest.raises(Hangs, match=r"^reading /nfs/key has been hanging since 20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ$") as first:
+        await place.run(gate.pass_through, "/nfs/key", timeout=0.05)
+    began = time.monotonic()
+    with pytest.raises(Hangs) as second:
+        await place.run(gate.pass_through, "/another", timeout=30)
+    assert time.monotonic() - began < 5
+    assert str(second.value) == str(first.value), "one thing hangs, and it says so in the same words: the log has it once"
+    assert gate.entered == 1, "no second thread was made"
+    assert await Place("another").run(divmod, 17, 5, timeout=5) == (3, 2)
+
+
+async def test_a_place_is_free_again_when_what_hung_has_ended(gate: Gate) -> None:
+    place = Place("here")
+    with pytest.raises(Hangs):
+        await place.run(gate.pass_through, "/nfs/key", timeout=0.01)
+    gate.open()
+    async with asyncio.timeout(5):
+        while True:
+            with suppress(Hangs):
+                assert await place.run(gate.pass_through, "/again", timeout=5) == "/again"
+                break
+            await asyncio.sleep(0.01)
+
+
+async def test_calls_wait_for_each_other_within_their_own_time(gate: Gate) -> None:
+    place = Place("here")
+    async with asyncio.TaskGroup() as group:
+        first = group.create_task(place.run(gate.pass_through, "/slow", timeout=20))
+        while not gate.entered:
+            await asyncio.sleep(0.001)
+        with pytest.raises(Hangs, match=r"^reading /slow has been"):
+            await place.run(gate.pass_through, "/second", timeout=0.01)
+        others = [group.create_task(place.run(gate.pass_through, str(number), timeout=20)) for number in range(5)]
+        gate.open()
+    assert first.result() == "/slow"
+    assert [task.result() for task in others] == ["0", "1", "2", "3", "4"]
+
+
+async def test_a_caller_that_is_cancelled_leaves_its_call_in_its_place(gate: Gate) -> None:
+    place = Place("here")
+    task = asyncio.get_running_loop().create_task(place.run(gate.pass_through, "/nfs/key", timeout=0.05))
+    while not gate.entered:
+        await asyncio.sleep(0.001)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    with pytest.raises(Hangs, match="/nfs/key"):
+        await place.run(gate.pass_through, "/another", timeout=5)
+
+
+def test_outside_of_a_call_there_is_nobody_to_tell() -> None:
+    doing("reading FILE")
+
+
+HANGING = """
+import asyncio, sys, time
+from proxy.blocking import Hangs, Place
+
+async def main():
+    try:
+        await Place("here").run(time.sleep, 1000, timeout=0.05)
+    except Hangs:
+        print("hangs", flush=True)
+
+{run}
+print("the end", flush=True)
+"""
+
+
+@pytest.mark.parametrize("run", ["asyncio.run(main())", "import uvloop; uvloop.run(main())"], ids=["asyncio", "uvloop"])
+def test_a_thread_that_hangs_does_not_keep_the_process_from_ending(run: str) -> None:
+    command = [sys.executable, "-c", HANGING.format(run=run)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout.splitlines() == ["hangs", "the end"]
