@@ -232,13 +232,13 @@ async def _handshake(
 ) -> asyncssh.SSHClientConnection:
     addresses = tunnel.addresses if isinstance(tunnel, _Tcp) else []
     trusted = known_hosts.match(prepared.known_hosts, prepared.options, addresses)
+    options = prepared.options
+    options.known_hosts = prepared.known_hosts
+    options.server_host_key_algs = trusted.algorithms()
+    options.tunnel = tunnel
+    options.protocol_factory = lambda: client
     try:
-        return await asyncssh.connect(
-            **prepared.settings,
-            server_host_key_algs=trusted.algorithms(),
-            tunnel=tunnel,
-            client_factory=lambda: client,
-        )
+        return await internals.connect(options)
     except LinkError:
         raise
     except Exception as exc:  # not only asyncssh.Error: what its parsers stumble over in a hostile peer's packets comes as it is

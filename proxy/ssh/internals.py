@@ -7,13 +7,11 @@ trip. Everything here was read in asyncssh 2.24; `check` says so when another re
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Any, Final, cast
 
 import asyncssh
-
-if TYPE_CHECKING:
-    import asyncio
 
 _LOGIN: Final[Mapping[str, object]] = {
     "_client_keys": (),
@@ -48,6 +46,23 @@ def check(conn: asyncssh.SSHClientConnection) -> None:
     missing = [name for name in _CONNECTION_PARTS if not hasattr(conn, name)]
     if missing:
         raise RuntimeError(f"asyncssh {asyncssh.__version__} has no {', '.join(missing)}; kubemux was tested with 2.24")
+
+
+async def connect(options: asyncssh.SSHClientConnectionOptions) -> asyncssh.SSHClientConnection:
+    """As `asyncssh.connect(options=...)`, with these very options.
+
+    That one makes them once more, in the loop's default executor: with a few threads that everything in the process shares, and
+    that are waited for at exit.
+    """
+    loop = asyncio.get_running_loop()
+
+    def connection() -> asyncssh.SSHClientConnection:
+        return asyncssh.SSHClientConnection(loop, options, wait="auth")
+
+    return cast(
+        "asyncssh.SSHClientConnection",
+        await cast("Any", asyncssh.connection)._connect(options, None, loop, 0, None, connection, "Opening SSH connection to"),
+    )
 
 
 def forget_login(conn: asyncssh.SSHClientConnection) -> None:
