@@ -12,7 +12,7 @@ DEFAULT_CONFIG: Final = Path("/etc/kubemux/config.yaml")
 config_option = click.option(
     "--config",
     "config",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     envvar="KUBEMUX_CONFIG",
     default=DEFAULT_CONFIG,
     show_default=True,

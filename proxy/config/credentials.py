@@ -13,12 +13,12 @@ from typing import NamedTuple
 from cryptography import x509
 
 from proxy.config import known_hosts
-from proxy.config.files import MAX_CREDENTIAL_BYTES, Unusable, read_bytes
+from proxy.config.files import MAX_CREDENTIAL_BYTES, Denied, Unusable, read_bytes
 from proxy.config.model import ClusterConfig, Config, GatewayConfig
 from proxy.config.private_keys import Content, recognise
 from proxy.config.rules import Finding
 from proxy.config.typed import Loc
-from proxy.config.values import SERVICE_CREDENTIALS, credentials_directory
+from proxy.config.values import SERVICE_CREDENTIALS, credentials_directory, is_for_system_service
 
 
 class Kind(Enum):
@@ -139,7 +139,8 @@ def _check_file(loc: Loc, path: Path, kind: Kind, scrutiny: Scrutiny, *, locked:
     try:
         data, status = read_bytes(path, limit=MAX_CREDENTIAL_BYTES)
     except Unusable as exc:
-        yield Finding(loc, f"{path} {exc}", _credential_hint(path) or exc.hint)
+        hint = _denied_hint(path, kind) if isinstance(exc, Denied) and is_for_system_service() else ""
+        yield Finding(loc, f"{path} {exc}", _credential_hint(path) or hint or exc.hint)
         return
     too_open = kind in {Kind.PRIVATE_KEY, Kind.SECRET} and _too_open(path, status)
     # Whatever the level: `chmod 600` would be the wrong advice for a public key.
@@ -185,6 +186,16 @@ def _credential_hint(path: Path) -> str:
         f"systemd hands it over while the service runs (LoadCredential={path.name}:FILE), and root may read it; "
         "before, try: CREDENTIALS_DIRECTORY=/etc/kubemux/keys kubemux ..."
     )
+
+
+def _denied_hint(path: Path, kind: Kind) -> str:
+    """What the service may not read, it must not be made to read by chmod."""
+    if kind in {Kind.PRIVATE_KEY, Kind.SECRET}:
+        there = f"LoadCredential={path.name}:{path} in a drop-in of kubemux.service"
+        return f'hand it over as a credential: {there}, and "${{CREDENTIALS_DIRECTORY}}/{path.name}" here'
+    if any(map(path.is_relative_to, ("/home", "/root"))):
+        return f"the service sees no home directories: install -m 644 {path} /etc/kubemux/{path.name}"
+    return ""
 
 
 def _too_open(path: Path, status: os.stat_result) -> bool:

@@ -23,6 +23,10 @@ class Unusable(Exception):
         self.hint = hint
 
 
+class Denied(Unusable):
+    """One that is there, perhaps, and not for this user."""
+
+
 def read_bytes(path: Path, *, limit: int) -> tuple[bytes, os.stat_result]:
     """The contents of a regular file of at most `limit` bytes, and its status from the same open. Raises Unusable.
 
@@ -40,7 +44,7 @@ def read_bytes(path: Path, *, limit: int) -> tuple[bytes, os.stat_result]:
     except IsADirectoryError as exc:
         raise Unusable("is a directory", "give the path of a file") from exc
     except PermissionError as exc:
-        raise Unusable("may not be read by this user", f"let the user that runs kubemux (uid {os.geteuid()}) read it") from exc
+        raise Denied("may not be read by this user", f"let the user that runs kubemux (uid {os.geteuid()}) read it") from exc
     except (OSError, ValueError) as exc:  # ValueError: a NUL in the path
         raise Unusable(f"cannot be read: {exc.strerror if isinstance(exc, OSError) else exc}", "check the path") from exc
     if status.st_size > limit or len(data) > limit:

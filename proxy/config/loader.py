@@ -15,15 +15,23 @@ from proxy.config.credentials import Scrutiny
 from proxy.config.model import DIRECT, ClusterConfig, Config, GatewayConfig
 from proxy.config.rules import Finding, suggest
 from proxy.config.typed import KEY, Loc, Mistake, Mistakes, Section, hints
-from proxy.config.values import Endpoint, shown
+from proxy.config.values import Endpoint, FilePath, has_home, is_for_system_service, shown
 from proxy.config.yaml import Document
 from proxy.errors import ConfigError, Problem
 
 Raw = dict[str, object]
 
 _NOWHERE: Final = Endpoint("127.0.0.1", 0)
-_STAND_INS: Final[Raw] = {"version": 1, "host": "unknown", "gateway": DIRECT, "listen": _NOWHERE, "api_servers": (_NOWHERE,)}
-"""For the keys that have no default."""
+_UNKNOWN_FILE: Final = Path("/")
+_STAND_INS: Final[Raw] = {
+    "version": 1,
+    "host": "HOST",
+    "gateway": DIRECT,
+    "listen": _NOWHERE,
+    "api_servers": [_NOWHERE],
+    "agent": True,
+}
+"""For the keys that have no default, or one that would be found fault with."""
 
 _EXAMPLES: Final = {
     "version": "version: 1",
@@ -41,11 +49,27 @@ _EXAMPLES: Final = {
     "path": "path: /healthz",
     "server_name": "server_name: kubernetes",
     "jump": "jump: [hq]",
-    "identity_files": "identity_files: [/etc/kubemux/keys/eu]",
-    "certificate_files": "certificate_files: [/etc/kubemux/keys/eu-cert.pub]",
+    "certificate_files": "certificate_files: [/etc/kubemux/eu-edge-cert.pub]",
+    "identity_files": "identity_files: [/etc/kubemux/keys/eu-edge]",
     "known_hosts": "known_hosts: [/etc/kubemux/known_hosts]",
     "[key]": "prod-eu",
 }
+
+_OF_SERVICE: Final = {
+    "identity_files": 'identity_files: ["${CREDENTIALS_DIRECTORY}/eu-edge"]',
+    "passphrase_file": 'passphrase_file: "${CREDENTIALS_DIRECTORY}/passphrase"',
+    "token_file": 'token_file: "${CREDENTIALS_DIRECTORY}/token"',
+    "client_key": 'client_key: "${CREDENTIALS_DIRECTORY}/client.key"',
+    "socket": "socket: /run/kubemux/admin.sock",
+}
+"""Instead, where the system service is meant: secrets come to it as credentials."""
+
+_OF_PERSON: Final = {
+    "identity_files": "identity_files: [~/.ssh/id_ed25519]",
+    "known_hosts": "known_hosts: [~/.ssh/known_hosts]",
+    "socket": "socket: ~/.config/kubemux/admin.sock",
+}
+"""Instead, for somebody with a home."""
 
 _DEFAULTS: Final[dict[str, tuple[str, type[Section]]]] = {
     "gateway": ("gateways", GatewayConfig),
@@ -76,12 +100,13 @@ def _build(document: Document, scrutiny: Scrutiny) -> Config:
     findings: list[Finding] = []
     raw = _plain(keys(document), (), findings)
     broken = {finding.loc for finding in findings}
-    _merge_defaults(raw, findings, broken)
-    config = _validated(raw, findings, broken)
+    lost = set(broken)
+    _merge_defaults(raw, findings, broken, lost)
+    config = _validated(raw, findings, broken, lost)
     # Without the section itself, every reference to it would look dangling.
     if config and ("gateways",) not in broken:
         later = (*rules.check(config), *credentials.check(config, scrutiny))
-        above = {prefix for loc in broken for prefix in _prefixes(loc)}
+        above = {prefix for loc in lost for prefix in _prefixes(loc)}
         findings += [f for f in later if f.loc not in above and broken.isdisjoint(_prefixes(f.loc))]
     if config is None or findings:
         raise ConfigError(document.path, _problems(document, findings))
@@ -108,8 +133,11 @@ def _scalar(value: object) -> object:
     return str(value) if isinstance(value, str) else value  # ruamel's subclasses remember quotes
 
 
-def _merge_defaults(raw: Raw, findings: list[Finding], broken: set[Loc]) -> None:
-    """Put `defaults:` under each entry, one level deep for nested mappings. They are checked on their own first."""
+def _merge_defaults(raw: Raw, findings: list[Finding], broken: set[Loc], lost: set[Loc]) -> None:
+    """Put `defaults:` under each entry, one level deep for nested mappings. They are checked on their own first.
+
+    `broken` gets the places that a finding is about, `lost` those of them that leave a gap: rules would find fault with it.
+    """
     defaults = raw.pop("defaults", {})
     if not isinstance(defaults, dict):
         findings.append(Finding(("defaults",), "expected a mapping", "with the keys gateway and cluster"))
@@ -124,8 +152,10 @@ def _merge_defaults(raw: Raw, findings: list[Finding], broken: set[Loc]) -> None
             stand_ins = {name: value for name, value in _STAND_INS.items() if name in hints(model)}
             for error in _errors(model, stand_ins | shared):
                 findings.append(_explain(error, ("defaults", key, *error.loc), model))
-                broken.update((section, name, *error.loc) for name in entries)
-                _repair(shared, error, stand_in=False)
+                heirs = {(section, name, *error.loc) for name, own in entries.items() if not _says(own, error.loc)}
+                broken |= heirs
+                if not _repair(shared, error, model):
+                    lost |= heirs
             raw[section] = {name: _merged(shared, own) if isinstance(own, dict) else own for name, own in entries.items()}
 
 
@@ -138,7 +168,18 @@ def _merged(shared: Raw, own: Raw) -> Raw:
     return merged
 
 
-def _validated(raw: Raw, findings: list[Finding], broken: set[Loc]) -> Config | None:
+def _says(own: object, loc: Loc) -> bool:
+    """Whether an entry has a value of its own where its default is wrong. Lists are not merged."""
+    for key in loc:
+        if not isinstance(own, dict):
+            return True
+        if key not in own:
+            return False
+        own = own[key]
+    return True
+
+
+def _validated(raw: Raw, findings: list[Finding], broken: set[Loc], lost: set[Loc]) -> Config | None:
     errors = _errors(Config, raw)
     for error in sorted(errors, key=lambda error: KEY not in error.loc):  # what has no name needs no further words
         loc = tuple(key for key in error.loc if key != KEY)
@@ -146,8 +187,7 @@ def _validated(raw: Raw, findings: list[Finding], broken: set[Loc]) -> Config | 
             findings.append(_explain(error, loc, Config))
             broken.add(loc)
     for _ in range(3):  # a section that is gone altogether needs its own keys stood in for, in the next round
-        for error in errors:
-            _repair(raw, error, stand_in=True)
+        lost.update(error.loc for error in errors if not _repair(raw, error, Config))
         errors = _errors(Config, raw)
     return None if errors else Config.model_validate(raw)
 
@@ -160,29 +200,50 @@ def _errors(model: type[Section], raw: Raw) -> list[Mistake]:
     return []
 
 
-def _repair(raw: Raw, error: Mistake, *, stand_in: bool) -> None:
-    """Take what is wrong out of `raw`: the whole list if it is an item of one."""
-    keys = [key for key in error.loc if isinstance(key, str) and key != KEY]
-    parent = raw
-    for key in keys[:-1]:
-        child = parent.get(key)
-        if not isinstance(child, dict):
-            return
-        parent = child
-    stand_in = stand_in and error.kind != "unknown" and KEY not in error.loc
-    if stand_in and len(keys) == 2 and keys[0] in {"gateways", "clusters"}:
-        parent[keys[1]] = {}
-    elif stand_in and keys[-1] in _STAND_INS:
-        parent[keys[-1]] = _STAND_INS[keys[-1]]
-    else:
-        parent.pop(keys[-1], None)
+def _repair(raw: Raw, error: Mistake, model: type[Section]) -> bool:
+    """Put a harmless value in the place of what is wrong. If there is none, take it out of `raw`, and return False."""
+    *way, last = [key for key in error.loc if key != KEY]
+    parent: object = raw
+    for key in way:
+        if isinstance(parent, dict):
+            parent = parent.get(key)
+        elif isinstance(parent, list) and isinstance(key, int):
+            parent = parent[key]
+    if isinstance(parent, list) and isinstance(last, int):
+        parent[last] = _item(str(way[-1]))
+        return True
+    if not isinstance(parent, dict):
+        return True  # what is above it has been replaced
+    stand_in = None if error.kind == "unknown" or KEY in error.loc else _stand_in(error.loc, model)
+    if stand_in is None:
+        parent.pop(last, None)
+        return False
+    parent[last] = stand_in
+    return True
+
+
+def _stand_in(loc: Loc, model: type[Section]) -> object:
+    key = str(loc[-1])
+    if model is Config and len(loc) == 2 and loc[0] in {"gateways", "clusters"}:
+        return {}
+    if key in _STAND_INS:
+        return _STAND_INS[key]
+    kind = _annotation(model, loc)
+    if get_origin(kind) is tuple:
+        return [_item(key)]
+    return _UNKNOWN_FILE if FilePath in get_args(kind) else None
+
+
+def _item(key: str) -> object:
+    """For one item of the list at `key`: all others are lists of files."""
+    return {"api_servers": _NOWHERE, "jump": "unknown"}.get(key, _UNKNOWN_FILE)
 
 
 def _explain(error: Mistake, loc: Loc, model: type[Section]) -> Finding:
     """A mistake as a sentence and a remedy, at `loc`."""
     got, detail = shown(error.got), error.detail
     last = next((key for key in reversed(error.loc) if isinstance(key, str)), "")
-    example = f"for example {_EXAMPLES.get(last, f'{last}: /etc/kubemux/{last}')}"
+    example = f"for example {_example(last)}"
     match error.kind:
         case "missing":
             return Finding(loc, "is missing", example.replace("for example", "add"))
@@ -212,18 +273,28 @@ def _explain(error: Mistake, loc: Loc, model: type[Section]) -> Finding:
             return Finding(loc, f"expected a mapping, got {got}", "indent its keys below it, one per line")
 
 
+def _example(key: str) -> str:
+    instead = _OF_SERVICE if is_for_system_service() else _OF_PERSON if has_home() else {}
+    return (_EXAMPLES | instead).get(key, f"{key}: /etc/kubemux/{key}")
+
+
 def _keys(model: type[Section], loc: Loc) -> list[str]:
     """The keys that the mapping at `loc` below `model` may have."""
-    steps = iter(loc)
-    for step in steps:
-        annotation = hints(model)[str(step)]
-        if get_origin(annotation) is dict:
-            next(steps)  # the entry's name
-            annotation = get_args(annotation)[1]
-        if not (isinstance(annotation, type) and issubclass(annotation, Section)):
-            return []
-        model = annotation
-    return [*hints(model), *(["defaults"] if model is Config else [])]
+    kind = _annotation(model, loc)
+    if not (isinstance(kind, type) and issubclass(kind, Section)):
+        return []
+    return [*hints(kind), *(["defaults"] if kind is Config else [])]
+
+
+def _annotation(model: type[Section], loc: Loc) -> object:
+    """The type of the value at `loc` below `model`: of the section, the key or the item."""
+    kind: object = model
+    for step in loc:
+        if get_origin(kind) in (dict, tuple):
+            kind = get_args(kind)[-1 if get_origin(kind) is dict else 0]
+        elif isinstance(kind, type) and issubclass(kind, Section):
+            kind = hints(kind)[str(step)]
+    return kind
 
 
 def _prefixes(loc: Loc) -> set[Loc]:

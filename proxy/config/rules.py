@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from proxy.config.model import DIRECT, Config
 from proxy.config.typed import Loc
-from proxy.config.values import Endpoint, format_duration, shown
+from proxy.config.values import Endpoint, format_duration, is_for_system_service, shown
 
 MIN_MEMORY = 16 << 20
 """Eight channels at OpenSSH's largest window (2 MiB); below that even small transfers would wait for each other."""
@@ -115,6 +115,8 @@ def _credentials(config: Config) -> Iterator[Finding]:
             yield Finding((*loc, "learned_host_keys"), message, "add known_hosts: [FILE]")
         if not gateway.identity_files and not gateway.agent and not gateway.ssh_config:
             hint = "add identity_files: [FILE], or agent: true, or ssh_config: FILE"
+            if is_for_system_service():
+                hint = 'add identity_files: ["${CREDENTIALS_DIRECTORY}/NAME"], and LoadCredential=NAME:FILE to kubemux.service'
             yield Finding(loc, "nothing to log in with: no identity_files, agent or ssh_config", hint)
     for name, cluster in config.clusters.items():
         probe, loc = cluster.probe, ("clusters", name, "probe")

@@ -107,6 +107,19 @@ def credentials_directory() -> Path:
     return Path(os.environ.get("CREDENTIALS_DIRECTORY") or SERVICE_CREDENTIALS)
 
 
+def is_for_system_service() -> bool:
+    """Whether hints should speak of the system service: they are read in its log, or by root, who sets it up."""
+    return os.geteuid() == 0 or ("INVOCATION_ID" in os.environ and "XDG_RUNTIME_DIR" not in os.environ)
+
+
+def has_home() -> bool:
+    """Whether `~` stands for something."""
+    try:
+        return Path("~").expanduser().is_absolute()
+    except RuntimeError:  # neither HOME nor an entry in passwd
+        return False
+
+
 def expand_path(value: object) -> Path:
     """A path with `${VARIABLE}` and a leading `~` expanded. Raises ValueError if a variable is unset or the path is relative.
 
@@ -127,8 +140,8 @@ def expand_path(value: object) -> Path:
 
     try:
         path = Path(_VARIABLE.sub(lookup, value)).expanduser()
-    except RuntimeError as exc:  # ~ without a home
-        raise ValueError("cannot find the home directory that ~ stands for") from exc
+    except RuntimeError as exc:  # neither HOME nor an entry in passwd
+        raise ValueError(f"~ stands for a home directory, and uid {os.geteuid()} has none") from exc
     if not path.is_absolute():
         raise ValueError("expected an absolute path")
     return path

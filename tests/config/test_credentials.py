@@ -168,3 +168,33 @@ def test_a_fingerprint_follows_the_contents(tmp_path: Path) -> None:
     assert diff.changed(before, credentials.fingerprint(checked)) == {key}
     known_hosts.write_text("")
     assert diff.changed(before, credentials.fingerprint(checked)) == {key, known_hosts}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root may read everything, and only root can become another")
+@pytest.mark.parametrize(
+    ("kind", "environment", "said"),
+    [
+        ("key", {"INVOCATION_ID": "1"}, "LoadCredential=key:{path} in a drop-in of kubemux.service"),
+        ("known_hosts", {"INVOCATION_ID": "1"}, "(uid 65534) read it"),
+        ("key", {}, "(uid 65534) read it"),
+        ("key", {"INVOCATION_ID": "1", "XDG_RUNTIME_DIR": "/run/user/1"}, "(uid 65534) read it"),
+    ],
+    ids=["the service", "no secret", "a shell", "a user's service"],
+)
+def test_a_secret_that_the_service_may_not_read_is_to_come_as_a_credential(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, environment: dict[str, str], said: str
+) -> None:
+    """Not by `chmod`: what others may read is refused in turn."""
+    for name in ("INVOCATION_ID", "XDG_RUNTIME_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    path = private(tmp_path / "key")
+    checked = config(path) if kind == "key" else config(known_hosts=(path,))
+    os.seteuid(NOBODY)
+    try:
+        [found] = credentials.check(checked)
+    finally:
+        os.seteuid(0)
+    assert found.message == f"{path} may not be read by this user"
+    assert said.format(path=path) in found.hint

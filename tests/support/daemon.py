@@ -45,8 +45,12 @@ class Daemon:
         expected_errors: Collection[str] = (),
         environment: dict[str, str] | None = None,
         log: Path | None = None,
+        wrapper: Collection[str] = (),
     ) -> None:
-        """`log` is where its standard error goes instead of a file in `folder`: it need not be one that can be read."""
+        """`log` is where its standard error goes instead of a file in `folder`: it need not be one that can be read.
+
+        `wrapper` is a command that ends by executing the rest of its words.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         self.config = folder / "config.yaml"
         self.admin = Endpoint("127.0.0.1", free_port())
@@ -55,6 +59,7 @@ class Daemon:
         self.configure(gateways=gateways, clusters=clusters, sections=sections)
         self._expected_errors = expected_errors
         self._environment = environment or {}
+        self._wrapper = wrapper
         self._log = log or folder / "daemon.log"
         self._notify = folder / "notify.sock"
         self._process: subprocess.Popen[bytes] | None = None
@@ -102,7 +107,7 @@ class Daemon:
         self._socket.bind(str(self._notify))
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "proxy", "run", "--config", self.config],
+                [*self._wrapper, sys.executable, "-m", "proxy", "run", "--config", self.config],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
