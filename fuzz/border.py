@@ -42,9 +42,11 @@ class Wire:
         self.is_over = False
         self._is_paused = False
         self._is_delivering = False
+        self._at_once = 1
 
     def deliver(self, at_once: int) -> None:
         """Let the protocol read, at most so many bytes in one go."""
+        self._at_once = at_once
         if self._is_delivering:
             return
         self._is_delivering = True
@@ -94,8 +96,13 @@ class Wire:
         self._is_paused = True
 
     def resume_reading(self) -> None:
-        """Deliver again."""
+        """Deliver again, with the next turn of the loop, as a transport does."""
         self._is_paused = False
+        if self.arrived:
+            asyncio.get_running_loop().call_soon(self._deliver_soon)
+
+    def _deliver_soon(self) -> None:
+        self.deliver(self._at_once)
 
 
 class Border:
@@ -123,11 +130,12 @@ class Border:
         """Who receives."""
         self.protocol = self._wire.protocol = protocol
 
-    def give(self, packet: memoryview, sequence: int) -> None:
-        """Not a channel's message."""
+    def give(self, packet: memoryview, sequence: int) -> bool:
+        """Not a channel's message; whether the connection is still there."""
         del sequence
         assert len(packet) > HEADER
         self.waits_for_keys |= packet[HEADER] == messages.NEWKEYS
+        return not self._wire.is_over
 
     def sent(self, nbytes: int) -> None:
         """Counted for the next change of keys."""

@@ -26,6 +26,7 @@ from proxy.ssh import internals, known_hosts
 from proxy.ssh.errors import Shown, describe_connect, describe_handshake, host_key_line, identity
 from proxy.ssh.handshakes import Handshakes, Hurried
 from proxy.ssh.host_keys import Announcement, split
+from proxy.ssh.metered import Metered
 from proxy.ssh.options import Prepared, prepare, proxy_jump
 
 Lost = Callable[[Exception | None], None]
@@ -64,6 +65,7 @@ class _Client(asyncssh.SSHClient):
         self._name = name
 
     def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
+        Metered(conn)
         internals.on_host_key(conn, self._host_key_shown)
         internals.on_host_keys(conn, partial(self._host_keys_announced, conn))
 

@@ -141,6 +141,8 @@ def _host_key(server: str, said: str, shown: Shown, trusted: Trusted) -> LinkErr
 
 def describe_loss(server: str, exc: Exception | None) -> LinkError:
     """Why an established link ended."""
+    if isinstance(exc, LinkError):
+        return exc
     if exc is None:
         return LinkLost(f"{server} closed the connection")
     if "keepalive" in str(exc):

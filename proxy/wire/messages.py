@@ -152,6 +152,23 @@ def parse_request(message: memoryview) -> bool:
     return bool(message[at + length])
 
 
+def unfit(kind: int) -> ProtocolError:
+    """What a message of that type is here."""
+    return ProtocolError(f"a message of type {kind} has no business on a forwarded connection")
+
+
+def check(kind: int, message: memoryview) -> None:
+    """A message for a channel that is closed says nothing any more, but it is whole, and one of those that there are."""
+    if kind == WINDOW_ADJUST:
+        parse_window_adjust(message)
+    elif kind in {EOF, CLOSE}:
+        parse_bare(message)
+    elif kind == REQUEST:
+        parse_request(message)
+    else:
+        raise unfit(kind)
+
+
 def _check(message: memoryview, layout: Struct, name: str) -> None:
     if len(message) != layout.size:
         raise ProtocolError(f"{name} of {len(message)} bytes instead of {layout.size}")

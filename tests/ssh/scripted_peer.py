@@ -50,12 +50,16 @@ class Script:
                 pass
             return message
 
-    async def open(self, window: int = 1 << 20, largest: int = 32768, number: int = 7) -> int:
-        """Answer the next opening; returns the client's number."""
+    async def asked(self) -> int:
+        """The client's number of the channel that it wants opened next."""
         packet = SSHPacket(await self.hear(messages.OPEN))
         packet.get_byte()
         packet.get_string()
-        theirs = packet.get_uint32()
+        return packet.get_uint32()
+
+    async def open(self, window: int = 1 << 20, largest: int = 32768, number: int = 7) -> int:
+        """Answer the next opening; returns the client's number."""
+        theirs = await self.asked()
         self.say(messages.OPEN_CONFIRMATION, theirs, number, window, largest)
         return theirs
 

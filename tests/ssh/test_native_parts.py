@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.ssh.native.buffers import RECEIVED, SENT
-from proxy.ssh.native.incoming import LARGEST_DATA, Incoming
+from proxy.ssh.native.incoming import DEAR, LARGEST_DATA, TURN, Incoming
 from proxy.ssh.native.outgoing import DATA_AT, Outgoing
 from proxy.ssh.native.plane import _tcp_socket
+from proxy.ssh.native.valve import Valve
 from proxy.wire import messages
 from proxy.wire.errors import ProtocolError
 from proxy.wire.keys import Keys
@@ -141,12 +142,14 @@ class Heard:
         self.errors: list[ProtocolError] = []
         self.leave = False
         self.kept: list[memoryview] = []
+        self.is_paused = False
+        self.is_there = True
         self.incoming = Incoming(
-            self,
             KEYS,
+            Valve(self),
             on_message=self.message,
             on_opened=lambda: False,
-            on_other=lambda packet, _: self.others.append(bytes(packet)),
+            on_other=self.other,
             on_error=self.errors.append,
             on_read=lambda: None,
             on_lost=lambda _: None,
@@ -160,6 +163,10 @@ class Heard:
             self.kept.append(payload)
         return self.leave
 
+    def other(self, packet: memoryview, _: int) -> bool:
+        self.others.append(bytes(packet))
+        return self.is_there
+
     def write(self, data: bytes | memoryview) -> None: ...
     def get_write_buffer_size(self) -> int:
         return 0
@@ -168,8 +175,11 @@ class Heard:
     def is_closing(self) -> bool:
         return False
 
-    def pause_reading(self) -> None: ...
-    def resume_reading(self) -> None: ...
+    def pause_reading(self) -> None:
+        self.is_paused = True
+
+    def resume_reading(self) -> None:
+        self.is_paused = False
 
 
 def wire(payloads: list[bytes], keys: Keys = KEYS) -> bytes:
@@ -223,6 +233,7 @@ def test_what_is_left_to_many_stands_side_by_side_in_few_buffers() -> None:
     data = wire(payloads)
     for start in range(0, len(data), 1500):
         heard.incoming.data_received(data[start : start + 1500])
+        heard.incoming.turn_ends()
     assert heard.messages == payloads
     assert [bytes(view) for view in heard.kept] == payloads
     assert len({id(view.obj) for view in heard.kept}) <= 1 + len(data) // (RECEIVED.size - (48 << 10))
@@ -253,6 +264,56 @@ def test_what_follows_newkeys_waits_for_the_keys() -> None:
     heard.incoming.change_keys(fresh)
     assert heard.messages == [before, after]
     assert not heard.errors
+
+
+SMALL = bytes((messages.WINDOW_ADJUST,)) + bytes(8)
+IGNORE = bytes((2,)) + bytes(4)
+
+
+@pytest.mark.parametrize(("message", "at_once"), [(SMALL, TURN), (IGNORE, TURN // DEAR)])
+def test_a_turn_opens_so_many_and_no_more(message: bytes, at_once: int) -> None:
+    heard = Heard()
+    heard.incoming.data_received(wire([message] * (2 * at_once + 1)))
+    for opened in (at_once, 2 * at_once):
+        assert len(heard.messages) + len(heard.others) == opened
+        assert heard.is_paused
+        heard.incoming.turn_ends()
+    assert len(heard.messages) + len(heard.others) == 2 * at_once + 1
+    assert not heard.is_paused
+
+
+def test_nobody_reads_on_while_another_has_a_reason_not_to() -> None:
+    """A turn is over, but what follows is under keys that are not there yet; and the other way round."""
+    heard = Heard()
+    newkeys = bytes((messages.NEWKEYS,))
+    fresh = Keys(b"k" * 16, b"n" * 12)
+    heard.incoming.data_received(wire([IGNORE] * (TURN // DEAR - 1) + [newkeys]) + wire([SMALL] * TURN, fresh))
+    assert len(heard.others) == TURN // DEAR
+    heard.incoming.turn_ends()
+    assert heard.is_paused
+    heard.incoming.change_keys(fresh)
+    assert (len(heard.messages), heard.is_paused) == (TURN, True)
+    heard.incoming.turn_ends()
+    assert not heard.is_paused
+
+
+def test_what_waits_for_its_turn_is_left_where_it_stands() -> None:
+    """In a buffer of its own, if somebody has a memoryview of what was opened before it; and more may come from a jump host."""
+    heard = Heard()
+    heard.leave = True
+    payloads = [bytes((messages.DATA, number % 256)) + bytes(600) for number in range(4 * TURN)]
+    heard.incoming.data_received(wire(payloads))
+    while heard.is_paused:
+        heard.incoming.turn_ends()
+    assert heard.messages == payloads
+    assert [bytes(view) for view in heard.kept] == payloads
+
+
+def test_nothing_is_opened_after_the_connection_is_gone() -> None:
+    heard = Heard()
+    heard.is_there = False
+    heard.incoming.data_received(wire([bytes((1,)) + bytes(12), SMALL, IGNORE]))
+    assert (len(heard.others), heard.messages) == (1, [])
 
 
 def test_an_option_that_cannot_be_set_does_not_cost_the_transport_its_descriptor() -> None:

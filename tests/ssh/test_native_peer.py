@@ -15,6 +15,7 @@ from asyncssh.packet import SSHPacket, String, UInt32
 from proxy.config.values import Endpoint
 from proxy.errors import ChannelRefused, ChannelTimeout, LinkDown, LinkError
 from proxy.ssh.native import handover
+from proxy.ssh.native import plane as plane_module
 from proxy.ssh.native.sending import PACKETS
 from proxy.wire import messages
 from tests.ssh.conftest import ORIGIN, Watched, config_for, started
@@ -151,6 +152,17 @@ async def test_a_refusal_is_told_in_the_peers_words(gateway: Watched, script: Sc
     await closed(gateway)
 
 
+async def test_a_number_that_was_refused_never_was_a_channel(gateway: Watched, script: Script) -> None:
+    loop = asyncio.get_running_loop()
+    opening = loop.create_task(gateway.open_channel(TARGET, origin=ORIGIN, hold_until=loop.time() + SECONDS))
+    number = await script.asked()
+    script.say(messages.OPEN_FAILURE, number, 2, then=String("no") + String(""))
+    with pytest.raises(ChannelRefused):
+        await opening
+    script.say(messages.WINDOW_ADJUST, number, 1)
+    assert (await broken(gateway)).reason == "protocol_error"
+
+
 async def test_an_opening_given_up_as_the_refusal_comes_says_nothing(gateway: Watched, script: Script) -> None:
     """Cancelled in the very turn: a CLOSE for a channel that has no number was for channel 0, another client's."""
     link = gateway._links[0]
@@ -193,7 +205,10 @@ async def test_an_opening_that_the_link_does_not_survive(gateway: Watched, scrip
         await opening
 
 
-async def test_half_close_each_way_and_the_number_is_used_again(gateway: Watched, script: Script) -> None:
+async def test_half_close_each_way_and_the_number_is_used_again_after_a_rest(
+    gateway: Watched, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plane_module, "RESTING", 1)
     channel, number = await opened(gateway, script)
     user = Collector()
     channel.attach(user)
@@ -210,6 +225,11 @@ async def test_half_close_each_way_and_the_number_is_used_again(gateway: Watched
     async with asyncio.timeout(SECONDS):
         await user.lost.wait()
     assert user.error is None
+    other, another = await opened(gateway, script)
+    assert another != number
+    other.close()
+    script.say(messages.CLOSE, another)
+    await closed(gateway)
     _, again = await opened(gateway, script)
     assert again == number
 

@@ -192,7 +192,7 @@ class NativeChannel(Sending):
         self._had_close = True
         self._pending.clear()
         self._close_now()
-        self._plane.release(self.number)
+        self._plane.closed(self.number)
         if self._is_discarding or not self._undelivered:
             self._deliver()
             self._end(None)

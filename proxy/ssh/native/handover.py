@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple, Protocol, cast
 import asyncssh
 from asyncssh.encryption import ChachaEncryption, GCMEncryption
 
+from proxy.ssh.metered import of
 from proxy.wire import messages
 from proxy.wire.errors import ProtocolError
 from proxy.wire.keys import Keys
@@ -111,8 +112,12 @@ class Handover:
             raise Unsupported(f"asyncssh {asyncssh.__version__} has no SSHTCPChannel._session")
         if conn._channels:
             raise Unsupported("asyncssh has channels on it")
-        if conn._transport is None or conn._recv_handler not in (conn._recv_pkthdr, conn._recv_packet):
+        metered = of(conn)
+        is_between = (metered is not None and metered.is_held) or conn._recv_handler in (conn._recv_pkthdr, conn._recv_packet)
+        if conn._transport is None or not is_between:
             raise Unsupported("the connection is gone, or busy with a packet")
+        if metered is not None:
+            metered.stop()
         received = conn._packet + conn._inpbuf
         conn._packet = conn._inpbuf = b""
         conn._recv_handler = conn._recv_pkthdr
@@ -130,11 +135,15 @@ class Handover:
         else:
             transport.set_protocol(protocol)
 
-    def give(self, packet: memoryview, sequence: int) -> None:
-        """A packet for asyncssh, opened, without its tag. Its errors end the connection in its own way."""
+    def give(self, packet: memoryview, sequence: int) -> bool:
+        """A packet for asyncssh, opened, without its tag; whether the connection is still there afterwards.
+
+        Its errors end the connection in its own way.
+        """
         self._conn._recv_seq = sequence
         self._conn._inpbuf += packet
         self._conn._recv_data()
+        return self._conn._transport is not None
 
     def sent(self, nbytes: int) -> None:
         """Count what went out; asyncssh's limits for one key, in bytes and seconds, decide when the next is due.

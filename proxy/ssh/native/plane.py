@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
@@ -19,6 +20,7 @@ from proxy.ssh.native.gathering import Gathering
 from proxy.ssh.native.handover import Handover
 from proxy.ssh.native.incoming import LARGEST_DATA, Incoming
 from proxy.ssh.native.outgoing import Outgoing
+from proxy.ssh.native.valve import Reason, Valve
 from proxy.ssh.pace import BULK
 from proxy.wire import messages
 from proxy.wire.errors import ProtocolError
@@ -26,6 +28,17 @@ from proxy.wire.keys import Keys
 
 NOT_SENT_LOW_WATER: Final = 512 << 10
 """Bytes. What the kernel has taken cannot be overtaken by a request any more; this much keeps a 10 Gbit/s link busy."""
+
+
+RESTING: Final = 1024
+"""Numbers that rest between two channels. A peer may say something for a channel, credit above all, before it hears that we
+have closed it, and OpenSSH ignores that; for the next channel of that number it would be wrong, or break the protocol."""
+
+MOST_UNREAD: Final = 2 << 20
+"""Bytes that wait in the link's transport before it is no longer read. Clients add none past 0.5 MiB, so these are answers."""
+
+MOST_WRITES: Final = 4096
+"""The same in writes: uvloop's own memory for one is 300 bytes, however little it writes."""
 
 
 class NativePlane:
@@ -60,16 +73,19 @@ class NativePlane:
         self._channels: dict[int, NativeChannel] = {}
         self._live: dict[NativeChannel, None] = {}
         self._free: list[int] = []
+        self._closed: deque[int] = deque()
+        self._writes = 0
         self.error: LinkError | None = None
         """Why the connection has ended."""
         self._bulk_in = 0
         self._received_before = 0
         self._keeping: NativeChannel | None = None
         self.flow = Flow()
-        self.outgoing = Outgoing(taken.transport, taken.sending, on_written=self.flow.written, on_turn=self._turn_ends)
+        self.outgoing = Outgoing(taken.transport, taken.sending, on_written=self._sent, on_turn=self._turn_ends)
+        self._valve = Valve(taken.transport)
         self._incoming = Incoming(
-            taken.transport,
             taken.receiving,
+            self._valve,
             on_message=self._message,
             on_opened=self._pass_on,
             on_other=self._handover.give,
@@ -81,7 +97,7 @@ class NativePlane:
         # The kernel's own queue is the buffer; what it does not take is what congestion means here.
         taken.transport.set_write_buffer_limits(high=0)
         self._handover.attach(self._incoming)
-        self._incoming.data_received(taken.received)
+        self._incoming.start(taken.received)
 
     def __len__(self) -> int:
         """Channels open or being opened."""
@@ -118,16 +134,26 @@ class NativePlane:
         return channel
 
     def number(self, channel: NativeChannel) -> int:
-        """A number for a new channel: one that was closed on both sides, or the next."""
-        number = self._free.pop() if self._free else len(self._channels)
+        """A number for a new channel: one that has rested, or the next."""
+        if self._free:
+            number = self._free.pop()
+        elif len(self._closed) > RESTING:
+            number = self._closed.popleft()
+        else:
+            number = len(self._channels) + len(self._closed)
         self._channels[number] = channel
         self._live[channel] = None
         return number
 
     def release(self, number: int) -> None:
-        """Both sides have closed it, or it was refused: the number is free again."""
+        """It was refused: there never was a channel of that number."""
         del self._channels[number]
         self._free.append(number)
+
+    def closed(self, number: int) -> None:
+        """Both sides have closed it, but what the peer said before it heard of ours may still come."""
+        del self._channels[number]
+        self._closed.append(number)
 
     def ended(self, channel: NativeChannel) -> None:
         """Nothing more will come of it."""
@@ -148,6 +174,8 @@ class NativePlane:
         if kind == messages.DATA:
             number, data = messages.parse_data(message)
             channel = self._channel(kind, number)
+            if channel is None:
+                return False
             if len(data) < BULK:
                 has_views = self._keeping is not None and self._pass_on()
                 return channel.data(data) or has_views
@@ -158,7 +186,9 @@ class NativePlane:
             return has_views
         has_views = self._pass_on()
         channel = self._channel(kind, messages.recipient(message))
-        if kind == messages.WINDOW_ADJUST:
+        if channel is None:
+            messages.check(kind, message)
+        elif kind == messages.WINDOW_ADJUST:
             channel.adjusted(messages.parse_window_adjust(message))
         elif kind == messages.OPEN_CONFIRMATION:
             channel.confirmed(messages.parse_confirmation(message))
@@ -173,7 +203,7 @@ class NativePlane:
         elif kind == messages.REQUEST:
             channel.request(wants_reply=messages.parse_request(message))
         else:
-            raise ProtocolError(f"a message of type {kind} has no business on a forwarded connection")
+            raise messages.unfit(kind)
         return has_views
 
     def _pass_on(self) -> bool:
@@ -183,9 +213,12 @@ class NativePlane:
         kept, self._keeping = self._keeping, None
         return kept.pass_on()
 
-    def _channel(self, kind: int, number: int) -> NativeChannel:
+    def _channel(self, kind: int, number: int) -> NativeChannel | None:
+        """Whom it is for; nobody, if it comes late for a channel that is closed."""
         channel = self._channels.get(number)
         if channel is None:
+            if kind > messages.OPEN_FAILURE and number in self._closed:
+                return None
             raise ProtocolError(f"a message of type {kind} for channel {number}, which is not open")
         if not channel.is_answered and kind > messages.OPEN_FAILURE:
             raise ProtocolError(f"a message of type {kind} for channel {number}, which is not open yet")
@@ -219,9 +252,17 @@ class NativePlane:
 
     # ------------------------------------------------------------------------------------------- the link
 
+    def _sent(self, unsent: int) -> None:
+        """There was a write, and `unsent` bytes wait: a peer that asks and does not read the answers is not heard meanwhile."""
+        self.flow.written(unsent)
+        self._writes = self._writes + 1 if unsent else 0
+        if unsent > MOST_UNREAD or self._writes > MOST_WRITES:
+            self._valve.close(Reason.UNREAD)
+
     def _turn_ends(self, written: int) -> None:
         nread, self._received_before = self._incoming.received - self._received_before, self._incoming.received
         self.flow.turn_ends()
+        self._incoming.turn_ends()
         self._gathering.read(nread)
         if written:
             self._handover.sent(written)
@@ -239,6 +280,8 @@ class NativePlane:
             self._budget.charge(self._charged)
             self.flow.congested()
         else:
+            self._writes = 0
+            self._valve.open(Reason.UNREAD)
             self.flow.drained()
 
     def _transport_lost(self, exc: Exception | None) -> None:

@@ -1,0 +1,172 @@
+"""What asyncssh does for one connection in a turn of the loop, and what it keeps for it, has a bound.
+
+That is about handshakes, jump hosts, and links that keep asyncssh's channels. By itself asyncssh handles all that one read has
+brought, up to 256 KiB of the smallest packets; while keys are exchanged it keeps the answers to whatever is asked (OpenSSH had
+that, too: CVE-2025-26466); it hands its transport everything, whether the peer reads it or not. And a message for a channel
+that it has just closed ends the connection. All of it was read in 2.24.
+"""
+
+# ruff: noqa: SLF001 - asyncssh's private parts are what this module is for
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Any, Final, cast
+
+import asyncssh
+
+from proxy.wire import messages
+from proxy.wire.errors import ProtocolError
+
+TURN: Final = 32
+"""Packets that are handled in one turn of the loop: 1 ms of small ones."""
+
+DEAR: Final = range(7, 80)
+"""Kinds that end a turn: extensions, key exchange and login. A signature is 7 ms with RSA of 4096 bits, and a peer may ask again
+and again."""
+
+ANSWERS: Final = frozenset({81, 82, messages.OPEN_FAILURE, messages.WINDOW_ADJUST, 99, messages.FAILURE})
+MOST_ANSWERS: Final = 10_000
+"""While keys are exchanged. OpenSSH asks once per ClientAliveInterval."""
+
+MOST_UNREAD: Final = 2 << 20
+"""Bytes that wait in the transport before the peer is no longer heard. Clients add none past 0.5 MiB: these are answers."""
+
+POLL_S: Final = 0.02
+
+RESTING: Final = 1024
+"""So many of the channels that were closed last are remembered."""
+
+
+class Metered:
+    """One connection of asyncssh's, from its first byte on."""
+
+    def __init__(self, conn: asyncssh.SSHClientConnection) -> None:
+        self._conn = cast("Any", conn)
+        self._loop = asyncio.get_running_loop()
+        self._left = TURN
+        self._answers = 0
+        self._is_counting = False
+        self.is_held = False
+        """What has come waits for the next turn, and the transport is paused."""
+        self._finish, self._send = self._conn._finish_recv_packet, self._conn.send_packet
+        # Instance attributes over methods: asyncssh looks them up at each call.
+        self._conn._finish_recv_packet, self._conn.send_packet = self._finished, self._sent
+        self._conn._channels = Channels()
+
+    def _finished(self, kind: int, sequence: int, _task: object = None, *, is_async: bool = False) -> None:
+        """A packet has been handled."""
+        self._finish(kind, sequence)
+        self._left -= TURN if kind in DEAR else 1
+        if not self._is_counting:
+            self._is_counting = True
+            self._loop.call_soon(self._turn_ends)
+        if self._left <= 0 or self._is_unread:
+            self._hold()
+        elif is_async and self._conn._inpbuf:
+            self._conn._recv_data()
+
+    def stop(self) -> None:
+        """Another reads in asyncssh's place: what has come and the transport are its own."""
+        self.is_held = False
+
+    @property
+    def _is_unread(self) -> bool:
+        transport = self._conn._transport
+        return transport is not None and transport.get_write_buffer_size() > MOST_UNREAD
+
+    def _hold(self) -> None:
+        """Handle no more: asyncssh does the same while it is busy with a packet."""
+        self.is_held = True
+        self._conn._recv_handler = lambda: False
+        if self._is_there:
+            self._conn._transport.pause_reading()
+
+    def _turn_ends(self) -> None:
+        self._is_counting, self._left = False, TURN
+        if not self.is_held:
+            return
+        if self._is_unread:
+            self._is_counting = True
+            self._loop.call_later(POLL_S, self._turn_ends)
+            return
+        self.is_held = False
+        self._conn._recv_handler = self._conn._recv_pkthdr
+        self._conn._recv_data()
+        if not self.is_held and self._is_there:
+            self._conn._transport.resume_reading()
+
+    @property
+    def _is_there(self) -> bool:
+        transport = self._conn._transport
+        return transport is not None and not transport.is_closing()
+
+    def _sent(self, kind: int, *args: bytes, handler: object = None) -> None:
+        """Asyncssh has a packet to send, or to keep until there are new keys."""
+        conn = self._conn
+        if conn._kex_complete:
+            self._answers = 0
+        elif kind in ANSWERS:
+            self._answers += 1
+            if self._answers > MOST_ANSWERS:  # not raised: a client's transport may be who calls
+                fail(conn, f"the peer asks, and exchanges keys without end: {MOST_ANSWERS} answers wait for them")
+                return
+        self._send(kind, *args, handler=handler)
+
+
+def of(conn: asyncssh.SSHClientConnection) -> Metered | None:
+    """Who meters it."""
+    found = getattr(cast("Any", conn)._finish_recv_packet, "__self__", None)
+    return found if isinstance(found, Metered) else None
+
+
+def fail(conn: Any, message: str) -> None:
+    """End the connection: the peer broke the protocol."""
+    if conn._transport is not None:
+        conn._send_disconnect(asyncssh.DISC_PROTOCOL_ERROR, message, "en")
+        conn._force_close(ProtocolError(message))
+
+
+class Channels(dict[int, Any]):
+    """The channels of a connection. Who looks for one that was just closed finds somebody who takes what comes late."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._closed: deque[int] = deque(maxlen=RESTING)
+
+    def __delitem__(self, number: int) -> None:
+        super().__delitem__(number)
+        self._closed.append(number)
+
+    def __getitem__(self, number: int) -> Any:
+        channel = self.get(number)
+        if channel is None:
+            if number in self._closed:
+                return _LATE
+            raise KeyError(number)
+        # Closed on both sides, and removed with the next turn of the loop; `closed` is a channel, too, that is being opened.
+        is_closed = channel._recv_state == "close_pending" or (channel._recv_state == "closed" and channel._open_waiter is None)
+        return _LATE if is_closed else channel
+
+
+class _Late:
+    """For a channel that is closed."""
+
+    def log_received_packet(self, *_: object) -> None:
+        """Asyncssh's call."""
+
+    def process_packet(self, kind: int, _sequence: int, packet: Any) -> bool:
+        """It says nothing any more, but it is whole, and one of those that there are. Raises asyncssh.ProtocolError."""
+        try:
+            message = memoryview(packet.get_full_payload())
+            if kind == messages.DATA:
+                messages.parse_data(message)
+            else:
+                messages.check(kind, message)
+        except ProtocolError as exc:
+            raise asyncssh.ProtocolError(str(exc)) from None
+        return True
+
+
+_LATE: Final = _Late()
