@@ -44,6 +44,7 @@ LAYERS = (
     ("proxy.traffic",),
     ("proxy.series",),
     ("proxy.config",),
+    ("proxy.openssh",),
     ("proxy.names",),
     ("proxy.errors", "proxy.journal", "proxy.blocking"),
 )

@@ -9,8 +9,7 @@ from pathlib import Path
 import click
 
 from proxy.cli.options import config_option
-from proxy.config import expiry, known_hosts, loader
-from proxy.config.credentials import Scrutiny
+from proxy.config import credentials, expiry, known_hosts, loader
 from proxy.config.model import Config
 
 
@@ -19,10 +18,12 @@ from proxy.config.model import Config
 def check(config: Path) -> None:
     """Check a configuration file and the files it names; report every problem with its line and remedy.
 
-    Run it as root or as the daemon's user: whether keys can be read depends on who asks.
+    What keeps the daemon from starting is an error; what keeps it from using one gateway is a warning. Run it as root or as the
+    daemon's user: whether keys can be read depends on who asks.
     """
-    loaded = loader.load(config, Scrutiny.KEYS)
-    for doubt, remedy in (*_void(loaded), *known_hosts.unlisted(loaded), *expiry.soon(loaded, time.time())):
+    loaded = loader.load(config)
+    found = (*_void(loaded), *credentials.doubts(loaded), *known_hosts.doubts(loaded), *expiry.soon(loaded, time.time()))
+    for doubt, remedy in found:
         click.echo(f"WARNING: {config}: {doubt}\n  hint: {remedy}", err=True)
     gateways, clusters = len(loaded.gateways), len(loaded.clusters)
     click.echo(f"{config}: ok, {gateways} gateway{'s' * (gateways != 1)}, {clusters} cluster{'s' * (clusters != 1)}")

@@ -8,17 +8,18 @@ import stat
 from collections.abc import Iterator
 from enum import Enum, IntEnum, auto
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from cryptography import x509
 
 from proxy.config import known_hosts
-from proxy.config.files import MAX_CREDENTIAL_BYTES, Denied, Unusable, read_bytes
+from proxy.config.files import MAX_CREDENTIAL_BYTES, MAX_KNOWN_HOSTS_BYTES, Denied, Unusable, read_bytes
 from proxy.config.model import ClusterConfig, Config, GatewayConfig
 from proxy.config.private_keys import Content, recognise
 from proxy.config.rules import Finding
-from proxy.config.typed import Loc
+from proxy.config.typed import Loc, dotted
 from proxy.config.values import SERVICE_CREDENTIALS, credentials_directory, is_for_system_service
+from proxy.openssh.known_hosts import is_entry, is_line
 
 
 class Kind(Enum):
@@ -65,8 +66,8 @@ _FIELDS = (
 
 def references(section: GatewayConfig | ClusterConfig) -> Iterator[Reference]:
     """The files that one gateway or cluster names."""
-    for dotted, kind in _FIELDS:
-        keys = tuple(dotted.split("."))
+    for place, kind in _FIELDS:
+        keys = tuple(place.split("."))
         value: object = section
         for key in keys:
             value = getattr(value, key, None)
@@ -116,7 +117,7 @@ def fingerprint(config: Config) -> dict[Path, bytes]:
 
 def _digest(path: Path) -> bytes:
     try:
-        data, _ = read_bytes(path, limit=MAX_CREDENTIAL_BYTES)
+        data, _ = read_bytes(path, limit=MAX_KNOWN_HOSTS_BYTES)
     except Unusable:
         return b""
     return hashlib.sha256(data).digest()
@@ -127,19 +128,47 @@ def check(config: Config, scrutiny: Scrutiny = Scrutiny.FILES) -> Iterator[Findi
     if scrutiny > Scrutiny.CA:
         for name, gateway in config.gateways.items():
             for loc, path, kind in references(gateway):
-                yield from _check_file(("gateways", name, *loc), path, kind, scrutiny, locked=gateway.passphrase_file is None)
+                locked, missing = gateway.passphrase_file is None, known_hosts.missing(gateway, path)
+                yield from _check_file(("gateways", name, *loc), path, kind, scrutiny, locked=locked, missing=missing)
     for name, cluster in config.clusters.items():
         for loc, path, kind in references(cluster):
             if scrutiny > Scrutiny.CA or loc == ("tls", "ca_file"):
                 yield from _check_file(("clusters", name, *loc), path, kind, scrutiny)
 
 
-def _check_file(loc: Loc, path: Path, kind: Kind, scrutiny: Scrutiny, *, locked: bool = False) -> Iterator[Finding]:
-    """`locked`: an encrypted key cannot be opened."""
+def doubts(config: Config) -> Iterator[tuple[str, str]]:
+    """What the daemon starts with all the same, without the gateway that needs it; each with a remedy."""
+    fatal = set(check(config))
+    for loc, message, hint in check(config, Scrutiny.KEYS):
+        if Finding(loc, message, hint) not in fatal:
+            yield f"{dotted(loc)}: {message}", hint
+    for name, gateway in config.gateways.items():
+        if gateway.agent and gateway.ssh_config is None and (why := no_agent(os.environ.get("SSH_AUTH_SOCK"))):
+            yield f"gateways.{name}.agent: {why}", NO_AGENT
+
+
+NO_AGENT: Final = (
+    "start the daemon with SSH_AUTH_SOCK set to the socket of an ssh-agent that holds the key, or use identity_files"
+)
+
+
+def no_agent(path: str | None) -> str:
+    """Why there is no ssh-agent; empty if there is one."""
+    if not path:
+        return "SSH_AUTH_SOCK is not set"
+    return "" if Path(path).is_socket() else f"there is no agent at {path}"
+
+
+def _check_file(
+    loc: Loc, path: Path, kind: Kind, scrutiny: Scrutiny, *, locked: bool = False, missing: str = ""
+) -> Iterator[Finding]:
+    """`locked`: an encrypted key cannot be opened. `missing`: the remedy for a known_hosts that is not there."""
     try:
-        data, status = read_bytes(path, limit=MAX_CREDENTIAL_BYTES)
+        data, status = read_bytes(path, limit=MAX_KNOWN_HOSTS_BYTES if kind is Kind.KNOWN_HOSTS else MAX_CREDENTIAL_BYTES)
     except Unusable as exc:
         hint = _denied_hint(path, kind) if isinstance(exc, Denied) and is_for_system_service() else ""
+        if kind is Kind.KNOWN_HOSTS and isinstance(exc.__cause__, FileNotFoundError):
+            hint = missing
         yield Finding(loc, f"{path} {exc}", _credential_hint(path) or hint or exc.hint)
         return
     too_open = kind in {Kind.PRIVATE_KEY, Kind.SECRET} and _too_open(path, status)
@@ -163,11 +192,19 @@ def _check_file(loc: Loc, path: Path, kind: Kind, scrutiny: Scrutiny, *, locked:
         except ValueError:
             yield Finding(loc, f"{path} holds no PEM certificate", "it should start with -----BEGIN CERTIFICATE-----")
     elif kind is Kind.KNOWN_HOSTS:
-        bad = [number for number, line in enumerate(data.splitlines(), 1) if not known_hosts.is_line(line)]
-        if bad:
-            more = f" (lines like it: {len(bad)})" if bad[1:] else ""
-            hint = "a line reads: HOST[,HOST...] KEYTYPE BASE64; remove it, or take it anew: ssh-keyscan -p PORT HOST"
-            yield Finding(loc, f"{path}:{bad[0]} is not a known_hosts line{more}", hint)
+        yield from _not_known_hosts(loc, path, data)
+
+
+def _not_known_hosts(loc: Loc, path: Path, data: bytes) -> Iterator[Finding]:
+    """A file of which not one line can be read; single ones are skipped, with a warning of `kubemux check`, as by ssh(1)."""
+    lines = data.split(b"\n")
+    if any(map(is_entry, lines)):
+        return
+    bad = [number for number, line in enumerate(lines, 1) if not is_line(line)]
+    if bad:
+        more = f" (lines like it: {len(bad)})" if bad[1:] else ""
+        hint = "a line reads: HOST[,HOST...] KEYTYPE BASE64; take some with ssh-keyscan -p PORT HOST"
+        yield Finding(loc, f"{path}:{bad[0]} is not a known_hosts line{more}, and there is no other", hint)
 
 
 def _not_a_key(loc: Loc, path: Path, content: Content | None) -> Finding:

@@ -12,7 +12,10 @@ from pathlib import Path
 from proxy.blocking import doing
 
 MAX_CREDENTIAL_BYTES = 1 << 20
-"""For keys, certificates, tokens and known_hosts: far more than any has."""
+"""For keys, certificates and tokens: far more than any has."""
+
+MAX_KNOWN_HOSTS_BYTES = 64 << 20
+"""600,000 lines. Fleets have one of 20,000 on every machine (2 MiB)."""
 
 
 class Unusable(Exception):

@@ -15,7 +15,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
-from proxy.config.known_hosts import is_line, matches
+from proxy.openssh.known_hosts import is_entry, is_simple, matches, names
 
 MAX_KEYS: Final = 32
 """In one announcement. sshd has one key of each of four kinds, and as many again during a rotation."""
@@ -42,7 +42,7 @@ class Line(NamedTuple):
     @property
     def is_simple(self) -> bool:
         """A name, or a name and an address: OpenSSH leaves alone what a person has written otherwise."""
-        return not self.marker and not {b"*", b"?", b"!"} & {bytes([c]) for c in self.hosts} and self.hosts.count(b",") < 2
+        return not self.marker and is_simple(self.hosts) and self.hosts.count(b",") < 2
 
 
 class Update(NamedTuple):
@@ -56,9 +56,9 @@ class Update(NamedTuple):
     """Why nothing is learned from it."""
 
 
-def name_of(host: str, port: int) -> bytes:
+def name_of(host: str, port: int, alias: str = "") -> bytes:
     """As known_hosts has it."""
-    return (host if port == 22 else f"[{host}]:{port}").lower().encode()
+    return names(host, port, alias)[0]
 
 
 def fingerprint(blob: bytes) -> str:
@@ -75,9 +75,9 @@ def parse(text: bytes) -> list[Line]:
     """The lines that are about keys; others, and what is no line at all, are left out."""
     found = []
     for line in text.splitlines():
-        fields = line.split()
-        if not fields or fields[0].startswith(b"#") or not is_line(line):
+        if not is_entry(line):
             continue
+        fields = line.split()
         marker = fields.pop(0) if fields[0].startswith(b"@") else b""
         voucher = fields[4].decode("ascii", "replace") if fields[3:4] == [VOUCHED] and len(fields) == 5 else ""
         found.append(Line(fields[0], base64.b64decode(fields[2]), marker, voucher))

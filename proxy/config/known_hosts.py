@@ -1,95 +1,74 @@
-"""Lines of known_hosts (sshd(8), SSH_KNOWN_HOSTS FILE FORMAT): which are some, and whether one is about a gateway.
-
-`HOST[,HOST...] KEYTYPE BASE64`, perhaps after `@cert-authority` or `@revoked`. A HOST is a name or address, `[HOST]:PORT` for
-another port than 22, with `*` and `?` as wildcards and `!` to except; or it is hashed, `|1|SALT|HMAC-SHA1(SALT, HOST)`.
-"""
+"""What is doubtful about the known_hosts of gateways: `kubemux check` says it."""
 
 from __future__ import annotations
 
-import binascii
-import hashlib
-import hmac
-import re
+import shlex
 from collections.abc import Iterator
+from pathlib import Path
 
-from proxy.config.files import MAX_CREDENTIAL_BYTES, Unusable, read_bytes
+from proxy.config.files import MAX_KNOWN_HOSTS_BYTES, Unusable, read_bytes
 from proxy.config.model import Config, GatewayConfig
+from proxy.openssh.known_hosts import REVOKED, find, is_line, names
 
 _PORT = 22
-_MARKERS = {b"@cert-authority", b"@revoked"}
 
 
-def is_line(line: bytes) -> bool:
-    """Whether known_hosts may hold `line`. The key names its type again, at the start of its blob."""
-    fields = line.split()
-    if not fields or fields[0].startswith(b"#"):
-        return True
-    if fields[0] in _MARKERS:
-        del fields[0]
-    if len(fields) < 3 or fields[0].startswith(b"@"):
-        return False
-    hosts, kind, key = fields[:3]
-    try:
-        blob = binascii.a2b_base64(key, strict_mode=True)
-        if hosts.startswith(b"|"):
-            version, salt, digest = _hashed(hosts)
-            return version == b"1" and len(salt) == len(digest) == 20
-    except ValueError:
-        return False
-    return blob.startswith(len(kind).to_bytes(4) + kind)
+def scan(gateway: GatewayConfig) -> str:
+    """The command that shows what a known_hosts for `gateway` needs."""
+    return f"ssh-keyscan -p {gateway.port or _PORT} {shlex.quote(gateway.host)}"
 
 
-def unlisted(config: Config) -> Iterator[tuple[str, str]]:
-    """Gateways that no line of their known_hosts is about, each with a remedy: dialling them will end in `host_key_unknown`.
+def missing(gateway: GatewayConfig, path: Path) -> str:
+    """The remedy for a known_hosts that is not there."""
+    return (
+        f"{scan(gateway)} > {shlex.quote(str(path))} makes one; compare its fingerprints with a trusted source: "
+        f"ssh-keygen -lf {shlex.quote(str(path))}"
+    )
 
-    Worth no more than a warning: a line may name only the server's address. What ssh_config may rename is left out, and so are
-    files that cannot be read.
+
+def doubts(config: Config) -> Iterator[tuple[str, str]]:
+    """Each with a remedy; no more than warnings. Files that cannot be read are left out."""
+    yield from _unreadable(config)
+    yield from _unlisted(config)
+
+
+def _unreadable(config: Config) -> Iterator[tuple[str, str]]:
+    """Lines that nobody can read: ssh(1) goes on without them, and so does the daemon."""
+    for path in dict.fromkeys(path for gateway in config.gateways.values() for path in gateway.known_hosts):
+        bad = [number for number, line in enumerate(_contents(path).split(b"\n"), 1) if not is_line(line)]
+        if bad:
+            more = f" (lines like it: {len(bad)})" if bad[1:] else ""
+            hint = "a line reads: HOST[,HOST...] KEYTYPE BASE64; remove it, or take it anew: ssh-keyscan -p PORT HOST"
+            yield f"{path}:{bad[0]} is not a known_hosts line, and is skipped{more}", hint
+
+
+def _unlisted(config: Config) -> Iterator[tuple[str, str]]:
+    """Gateways that no line of their known_hosts is about: dialling them will end in `host_key_unknown`.
+
+    What ssh_config may rename is left out.
     """
     for name, gateway in config.gateways.items():
-        if gateway.ssh_config is None and not any(_lists(line, gateway) for line in _lines(gateway)):
+        if gateway.ssh_config is None and not _is_listed(gateway):
             port = gateway.port or _PORT
             files = ", ".join(map(str, gateway.known_hosts))
             yield (
                 f"gateways.{name}.known_hosts: no line for {gateway.host} port {port} in {files}",
-                f"ssh-keyscan -p {port} {gateway.host} prints some; compare the fingerprint before you add one",
+                f"{scan(gateway)} prints some; compare the fingerprint before you add one",
             )
 
 
-def _lines(gateway: GatewayConfig) -> Iterator[bytes]:
-    for path in gateway.known_hosts:
-        try:
-            data, _ = read_bytes(path, limit=MAX_CREDENTIAL_BYTES)
-        except Unusable:
-            continue
-        yield from data.splitlines()
+def _is_listed(gateway: GatewayConfig) -> bool:
+    """As the dial looks it up: `proxy.ssh.known_hosts`."""
+    return any(
+        entry.marker != REVOKED
+        for path in gateway.known_hosts
+        for name in names(gateway.host, gateway.port or _PORT)
+        for entry in find(_contents(path), name).entries
+    )
 
 
-def _lists(line: bytes, gateway: GatewayConfig) -> bool:
-    """A line without a port counts for every port, as asyncssh has it."""
-    fields = line.split()
-    if not fields or fields[0].startswith(b"#") or not is_line(line) or fields[0] == b"@revoked":
-        return False
-    hosts = fields[1] if fields[0] in _MARKERS else fields[0]
-    host = gateway.host.lower()
-    return any(matches(hosts, name.encode()) for name in (f"[{host}]:{gateway.port or _PORT}", host))
-
-
-def matches(hosts: bytes, name: bytes) -> bool:
-    """Whether the first field of a line is about `name`, which is in lower case."""
-    if hosts.startswith(b"|"):
-        _, salt, digest = _hashed(hosts)
-        return hmac.digest(salt, name, hashlib.sha1) == digest
-    patterns = hosts.lower().split(b",")
-    excepted = any(_glob(pattern[1:], name) for pattern in patterns if pattern.startswith(b"!"))
-    return not excepted and any(_glob(pattern, name) for pattern in patterns)
-
-
-def _glob(pattern: bytes, name: bytes) -> bool:
-    expression = re.escape(pattern).replace(rb"\*", b".*").replace(rb"\?", b".")
-    return re.fullmatch(expression, name) is not None
-
-
-def _hashed(hosts: bytes) -> tuple[bytes, bytes, bytes]:
-    """Version, salt and digest. Raises ValueError (binascii.Error is one)."""
-    _, version, salt, digest = hosts.split(b"|")
-    return version, binascii.a2b_base64(salt), binascii.a2b_base64(digest)
+def _contents(path: Path) -> bytes:
+    try:
+        return read_bytes(path, limit=MAX_KNOWN_HOSTS_BYTES)[0]
+    except Unusable:
+        return b""

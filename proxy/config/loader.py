@@ -14,7 +14,7 @@ from proxy.config import credentials, rules, yaml
 from proxy.config.credentials import Scrutiny
 from proxy.config.model import DIRECT, ClusterConfig, Config, GatewayConfig
 from proxy.config.rules import Finding, suggest
-from proxy.config.typed import KEY, Loc, Mistake, Mistakes, Section, hints
+from proxy.config.typed import KEY, Loc, Mistake, Mistakes, Section, dotted, hints
 from proxy.config.values import Endpoint, FilePath, has_home, is_for_system_service, shown
 from proxy.config.yaml import Document
 from proxy.errors import ConfigError, Problem
@@ -307,7 +307,7 @@ def _problems(document: Document, findings: list[Finding]) -> list[Problem]:
     problems = []
     for loc, message, hint in findings:
         place = _origin(document, loc)
-        problems.append(Problem(document.line(place), _dotted(place), message, hint))
+        problems.append(Problem(document.line(place), dotted(place), message, hint))
     return sorted(dict.fromkeys(problems), key=lambda problem: (problem.line, problem.key))
 
 
@@ -317,14 +317,3 @@ def _origin(document: Document, loc: Loc) -> Loc:
         if loc[:1] == (section,) and len(loc) > 2 and not document.has(loc) and document.has(default):
             return default
     return loc
-
-
-def _dotted(loc: Loc) -> str:
-    """`clusters.prod.api_servers[0]`."""
-    text = ""
-    for key in loc:
-        if isinstance(key, int):
-            text += f"[{key}]"
-        else:
-            text += ("." if text else "") + (key if key and key.isprintable() else repr(key))
-    return text

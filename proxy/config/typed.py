@@ -238,3 +238,14 @@ def _required(kind: type) -> Iterator[str]:
 def _one_of(values: Any) -> str:
     *rest, last = map(repr, values)
     return f"{', '.join(rest)} or {last}" if rest else last
+
+
+def dotted(loc: Loc) -> str:
+    """`clusters.prod.api_servers[0]`."""
+    text = ""
+    for key in loc:
+        if isinstance(key, int):
+            text += f"[{key}]"
+        else:
+            text += ("." if text else "") + (key if key and key.isprintable() else repr(key))
+    return text

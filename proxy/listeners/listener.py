@@ -15,7 +15,6 @@ from typing import Final
 import structlog
 
 from proxy import descriptors
-from proxy.blocking import Place
 from proxy.config.values import Endpoint
 from proxy.listeners.binding import bind
 
@@ -39,7 +38,6 @@ class Listener:
         self._socket = inherited
         self._resume: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
-        self._names = Place(f"names of {address}")
 
     def __repr__(self) -> str:
         return f"<Listener {self.address} {'bound' if self._socket else 'not bound'}>"
@@ -57,7 +55,7 @@ class Listener:
     async def start(self) -> None:
         """Bind unless inherited, and accept. Raises ListenError; may be called again then."""
         if self._socket is None:
-            self._socket = await bind(self.address, self._names)
+            self._socket = await bind(self.address)
         self._loop.add_reader(self._socket, self._accept)
 
     def close(self) -> None:

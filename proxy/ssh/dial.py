@@ -23,13 +23,13 @@ from proxy.config.model import GatewayConfig, KeepaliveConfig
 from proxy.errors import ConnectTimeout, CredentialsUnusable, JumpFailed, LinkError, Stage, Unresolvable
 from proxy.names import resolve
 from proxy.ssh import internals, known_hosts
-from proxy.ssh.errors import Shown, describe_connect, describe_handshake, host_key_line, identity
+from proxy.ssh.errors import describe_connect, describe_handshake, host_key_line, identity
 from proxy.ssh.handshakes import Handshakes, Hurried
-from proxy.ssh.host_keys import Announcement, split
-from proxy.ssh.metered import Metered
+from proxy.ssh.host_keys import Announcement
+from proxy.ssh.login import Login, Lost
 from proxy.ssh.options import Prepared, prepare, proxy_jump
+from proxy.ssh.verify import Server, scan
 
-Lost = Callable[[Exception | None], None]
 Expires = Callable[[str, float | None], None]
 Trial = Callable[[str, str], AbstractAsyncContextManager[None]]
 
@@ -51,44 +51,6 @@ class Dialled:
     handshake: float
     announcement: asyncio.Future[Announcement]
     """The gateway's list of its host keys, once it has come; many servers send none."""
-
-
-class _Client(asyncssh.SSHClient):
-    """Remembers what the server showed, and what of it was not trusted; hears of the end."""
-
-    def __init__(self, on_lost: Lost | None, name: bytes) -> None:
-        self.announcement: asyncio.Future[Announcement] = asyncio.get_running_loop().create_future()
-        self.shown = Shown()
-        self.host_key = b""
-        """As it came: a key or a certificate (RFC 4253 6.6, PROTOCOL.certkeys)."""
-        self._on_lost = on_lost
-        self._name = name
-
-    def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
-        Metered(conn)
-        internals.on_host_key(conn, self._host_key_shown)
-        internals.on_host_keys(conn, partial(self._host_keys_announced, conn))
-
-    def _host_keys_announced(self, conn: asyncssh.SSHClientConnection, payload: bytes) -> None:
-        if not self.announcement.done():  # sshd does it once
-            self.announcement.set_result(Announcement(conn, self._name, self.host_key, split(payload)))
-
-    def _host_key_shown(self, key_data: bytes) -> None:
-        self.host_key = key_data
-
-    def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
-        del host, addr, port
-        self.shown = Shown(key=key)
-        return False
-
-    def validate_host_ca_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
-        del host, addr, port
-        self.shown = Shown(authority=key)
-        return False
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self._on_lost is not None:
-            self._on_lost(exc)
 
 
 async def dial(
@@ -138,10 +100,12 @@ class _Chain:
         self._slots = slots
         self._on_expiry = on_expiry
         self._places = places
+        self._hop: asyncssh.SSHClientConnectionOptions | None = None
+        """Of the last connection."""
 
     async def extend(
         self, config: GatewayConfig, *, on_lost: Lost | None = None, route: tuple[str, ...] = ()
-    ) -> tuple[str, float, _Client]:
+    ) -> tuple[str, float, Login]:
         """Connect to one more server; returns its `HOST:PORT`, the handshake's seconds, and what heard the server.
 
         As in OpenSSH, the jumps of a hop count only where it is the first: the others are reached through the one before.
@@ -178,7 +142,7 @@ class _Chain:
             return [(hop.strip(), proxy_jump(config, hop)) for hop in proxy_jumps.split(",")]
         return []
 
-    async def _connect(self, config: GatewayConfig, prepared: Prepared, on_lost: Lost | None) -> tuple[str, float, _Client]:
+    async def _connect(self, config: GatewayConfig, prepared: Prepared, on_lost: Lost | None) -> tuple[str, float, Login]:
         options = prepared.options
         server = f"{options.host}:{options.port}"
         seconds = config.connect_timeout
@@ -188,13 +152,15 @@ class _Chain:
         elif options.proxy_command is None:
             tunnel = _Tcp(server, seconds, unanswered(config.keepalive), self._places.names)
         loop = asyncio.get_running_loop()
-        client = _Client(on_lost, host_keys.name_of(options.host_key_alias or options.host, options.port))
+        client = self._login(config, prepared, server, on_lost)
         try:
             async with self._slots[server], asyncio.timeout(seconds):
                 started = loop.time()
                 if isinstance(tunnel, _Tcp):
                     await tunnel.resolve(options.host, options.port, options.family)
                 self.conns.append(await _handshake(prepared, server, tunnel, client))
+                self._hop = options
+                await client.vouched()  # a server that asks for no key has not been asked itself
         except TimeoutError as exc:
             if isinstance(tunnel, _Tcp) and not tunnel.connected_at:
                 raise ConnectTimeout(f"no TCP connection to {server} within {seconds:g} s") from exc
@@ -204,6 +170,12 @@ class _Chain:
         if isinstance(tunnel, _Tcp):
             started = tunnel.connected_at
         return server, loop.time() - started, client
+
+    def _login(self, config: GatewayConfig, prepared: Prepared, server: str, on_lost: Lost | None) -> Login:
+        options, trusted = prepared.options, prepared.trusted
+        asked = Server(server, scan(config, options, self._hop, trusted), trusted, trusted.algorithms())
+        name = host_keys.name_of(options.host, options.port, options.host_key_alias or "")
+        return Login(asked, name, seconds=config.connect_timeout, on_lost=on_lost)
 
 
 def unanswered(keepalive: KeepaliveConfig) -> float:
@@ -230,13 +202,11 @@ def _jump_failed(name: str, exc: LinkError) -> JumpFailed:
 
 
 async def _handshake(
-    prepared: Prepared, server: str, tunnel: asyncssh.SSHClientConnection | _Tcp | None, client: _Client
+    prepared: Prepared, server: str, tunnel: asyncssh.SSHClientConnection | _Tcp | None, client: Login
 ) -> asyncssh.SSHClientConnection:
-    addresses = tunnel.addresses if isinstance(tunnel, _Tcp) else []
-    trusted = known_hosts.match(prepared.known_hosts, prepared.options, addresses)
     options = prepared.options
-    options.known_hosts = prepared.known_hosts
-    options.server_host_key_algs = trusted.algorithms()
+    options.known_hosts = known_hosts.NOBODY
+    options.server_host_key_algs = prepared.trusted.algorithms()
     options.tunnel = tunnel
     options.protocol_factory = lambda: client
     try:
@@ -245,7 +215,7 @@ async def _handshake(
         raise
     except Exception as exc:  # not only asyncssh.Error: what its parsers stumble over in a hostile peer's packets comes as it is
         who = identity(prepared.options) + _expired(prepared)
-        raise describe_handshake(server, exc, shown=client.shown, trusted=trusted, who=who) from exc
+        raise describe_handshake(server, exc, who=who) from exc
 
 
 def _expired(prepared: Prepared) -> str:

@@ -6,7 +6,6 @@ import base64
 import hashlib
 import os
 import socket
-from dataclasses import dataclass
 
 import asyncssh
 
@@ -15,29 +14,17 @@ from proxy.errors import (
     ConnectTimeout,
     CredentialsUnusable,
     HandshakeFailed,
-    HostKeyChanged,
-    HostKeyRevoked,
-    HostKeyUnknown,
     KeepaliveTimeout,
     LinkError,
     LinkLost,
     Unreachable,
     Unresolvable,
 )
-from proxy.ssh.known_hosts import Trusted
 
 
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """What the server showed that known_hosts does not cover: a key, or a certificate by an authority. Or neither."""
-
-    key: asyncssh.SSHKey | None = None
-    authority: asyncssh.SSHKey | None = None
-
-
-def fingerprint(key: asyncssh.SSHKey) -> str:
-    """As OpenSSH prints it: `ssh-ed25519 SHA256:...`."""
-    return f"{key.get_algorithm()} {key.get_fingerprint()}"
+def again(exc: LinkError) -> LinkError:
+    """The same, without the traceback, which would keep alive all that it ran through."""
+    return type(exc)(str(exc), hint=exc.hint)
 
 
 def host_key_line(blob: bytes) -> bytes:
@@ -72,10 +59,10 @@ def describe_connect(server: str, exc: OSError | UnicodeError) -> LinkError:
     return Unreachable(f"no TCP connection to {server}: {why}", hint=hint)
 
 
-def describe_handshake(server: str, exc: Exception, *, shown: Shown, trusted: Trusted, who: str) -> LinkError:
-    """Why the SSH handshake with `server` failed, `trusted` being what known_hosts has for it and `who` our `identity`."""
-    if isinstance(exc, asyncssh.HostKeyNotVerifiable):
-        return _host_key(server, exc.reason, shown, trusted)
+def describe_handshake(server: str, exc: Exception, *, who: str) -> LinkError:
+    """Why the SSH handshake with `server` failed, `who` being our `identity`."""
+    if isinstance(exc.__cause__, LinkError):  # what `proxy.ssh.login` refuses it for
+        return again(exc.__cause__)
     if isinstance(exc, asyncssh.PermissionDenied):
         return AuthFailed(f"{server} refuses {who}")
     if isinstance(exc, asyncssh.ChannelOpenError):
@@ -110,41 +97,14 @@ def _not_forwarded(server: str, exc: asyncssh.ChannelOpenError) -> LinkError:
     )
 
 
-def _host_key(server: str, said: str, shown: Shown, trusted: Trusted) -> LinkError:
-    keys, authorities, revoked = (
-        ", ".join(map(fingerprint, group)) for group in (trusted.keys, trusted.authorities, trusted.revoked)
-    )
-    if "revoked" in said:
-        return HostKeyRevoked(f"{server} shows a key that known_hosts marks as revoked: {revoked}")
-    if shown.authority is not None:
-        seen = fingerprint(shown.authority)
-        return HostKeyChanged(f"{server} shows a host certificate by {seen}, but known_hosts trusts those by {authorities}")
-    if shown.key is None:
-        return HostKeyChanged(f"{server} shows a host certificate that is not valid: {said}")
-    seen = fingerprint(shown.key)
-    host, _, port = server.rpartition(":")
-    name = host if port == "22" else f"[{host}]:{port}"
-    if keys:
-        hint = (
-            "find out why before you trust it; then remove the old key from the file of known_hosts and add the new one: "
-            f"ssh-keygen -f FILE -R '{name}'. The next dial reads it; kubemux reconnect skips the wait"
-        )
-        return HostKeyChanged(f"{server} shows host key {seen}, but known_hosts has {keys}", hint=hint)
-    if authorities:
-        return HostKeyUnknown(f"{server} shows host key {seen} and no certificate, but known_hosts has only CA {authorities}")
-    hint = (
-        f"compare the fingerprint with one from a trusted source, then add the key: ssh-keyscan -p {port} {host}. "
-        "The next dial reads it; kubemux reconnect skips the wait"
-    )
-    return HostKeyUnknown(f"{server} shows host key {seen}, and known_hosts has no key for it", hint=hint)
-
-
 def describe_loss(server: str, exc: Exception | None) -> LinkError:
     """Why an established link ended."""
     if isinstance(exc, LinkError):
         return exc
     if exc is None:
         return LinkLost(f"{server} closed the connection")
+    if isinstance(exc.__cause__, LinkError):  # in an exchange of new keys
+        return again(exc.__cause__)
     if "keepalive" in str(exc):
         return KeepaliveTimeout(f"{server} stopped answering")
     if isinstance(exc, TimeoutError):  # ETIMEDOUT: TCP_USER_TIMEOUT

@@ -16,6 +16,7 @@ from typing import Final, Protocol
 from weakref import WeakSet, ref
 
 from proxy.errors import LinkError, RetryClass
+from proxy.ssh.errors import again
 from proxy.ssh.governor import HANDSHAKES_IN_FLIGHT, Backoff
 
 PROVEN_S: Final = 5.0
@@ -44,11 +45,6 @@ class _Standing:
         self.refused_until = 0.0
         self.backoff = Backoff()
         self.waiting: WeakSet[Hurried] = WeakSet()
-
-
-def _again(exc: LinkError) -> LinkError:
-    """The same, without the traceback, which would keep alive all that it ran through."""
-    return type(exc)(str(exc), hint=exc.hint)
 
 
 class Handshakes(defaultdict[str, asyncio.Semaphore]):
@@ -101,14 +97,14 @@ class Handshakes(defaultdict[str, asyncio.Semaphore]):
             if not (is_ordered or is_own) and loop.time() < standing.refused_until:
                 if who is not None:
                     standing.waiting.add(who)
-                raise _again(standing.refusal)
+                raise again(standing.refusal)
         elif loop.time() - standing.accepted_at < PROVEN_S:
             return None
         standing.trial = loop.create_future()
         return standing.trial
 
     def _refused(self, standing: _Standing, exc: LinkError, who: Hurried | None) -> None:
-        standing.refusal = _again(exc)
+        standing.refusal = again(exc)
         standing.accepted_at = float("-inf")
         standing.refused_until = asyncio.get_running_loop().time() + standing.backoff.failed(RetryClass.SLOW)
         if who is not None:

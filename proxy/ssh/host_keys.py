@@ -19,20 +19,20 @@ from typing import Final
 import asyncssh
 import structlog
 
-from proxy.blocking import Place, doing
 from proxy.config import host_keys
-from proxy.config.files import MAX_CREDENTIAL_BYTES, Unusable, read_bytes
+from proxy.config.files import MAX_CREDENTIAL_BYTES, MAX_KNOWN_HOSTS_BYTES, Unusable, read_bytes
 from proxy.config.host_keys import Line, Update
 from proxy.config.model import GatewayConfig
 from proxy.errors import CredentialsUnusable
+from proxy.openssh import known_hosts
 from proxy.ssh import internals
 
 log = structlog.get_logger("kubemux.host_keys")
 
 RSA_PROOFS: Final = (b"rsa-sha2-256", b"rsa-sha2-512")
 _REQUEST: Final = b"hostkeys-prove-00@openssh.com"
-_WRITING: Final[dict[Path, threading.Lock]] = {}
-"""Several gateways may share a file; one that hangs holds up those that share it."""
+_WRITING = threading.Lock()
+"""Several gateways may share the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,28 +59,28 @@ def split(payload: bytes) -> tuple[bytes, ...]:
     return tuple(keys)
 
 
-def read_learned(path: Path) -> list[Line]:
-    """The lines of a `learned_host_keys`; none if there is no file yet. Blocks. Raises CredentialsUnusable."""
+def read_learned(path: Path) -> bytes:
+    """What a `learned_host_keys` holds; nothing if there is no file yet. Blocks. Raises CredentialsUnusable."""
     try:
         data, status = read_bytes(path, limit=MAX_CREDENTIAL_BYTES)
     except Unusable as exc:
         if not path.exists():
-            return []
+            return b""
         raise CredentialsUnusable(f"learned_host_keys {path} {exc}", hint=exc.hint) from exc
     if status.st_uid not in (os.geteuid(), 0) or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise CredentialsUnusable(
             f"learned_host_keys {path} could have been written by others: it says whom to trust",
             hint=f"remove it, or chmod go-w {path}",
         )
-    return host_keys.parse(data)
+    return data
 
 
-async def learn(path: Path, config: GatewayConfig, announcement: Announcement, place: Place) -> Update | None:
-    """Write to `path` what `announcement` allows, in `place`; what that was, if anything.
+async def learn(path: Path, config: GatewayConfig, announcement: Announcement) -> Update | None:
+    """Write to `path` what `announcement` allows; what that was, if anything.
 
-    Raises CredentialsUnusable, OSError, asyncssh.Error, Hangs.
+    Raises CredentialsUnusable, OSError, asyncssh.Error.
     """
-    known, learned = await place.run(read_files, config, timeout=config.connect_timeout)
+    known, learned = await asyncio.to_thread(_read_files, config, announcement)
     change = host_keys.update(known, learned, announcement.name, announcement.shown, announcement.keys)
     if change.refused or not (change.new or change.gone):
         log.debug("host keys not learned", server=announcement.name.decode(), why=change.refused or "nothing new")
@@ -88,19 +88,29 @@ async def learn(path: Path, config: GatewayConfig, announcement: Announcement, p
     change = change._replace(new=await _proven(config, announcement, change.new) if change.new else ())
     if not (change.new or change.gone):
         return None
-    await place.run(_write, path, config, announcement, change, timeout=config.connect_timeout)
+    await asyncio.to_thread(_write, path, config, announcement, change)
     return change
 
 
-def read_files(config: GatewayConfig) -> tuple[list[Line], list[Line]]:
-    """The lines of known_hosts, and those that were learned, whether they count or not. Blocks. Raises CredentialsUnusable."""
-    known = [line for path in config.known_hosts for line in host_keys.parse(_contents(path))]
-    return known, read_learned(config.learned_host_keys) if config.learned_host_keys else []
+def _read_files(config: GatewayConfig, announcement: Announcement) -> tuple[list[Line], list[Line]]:
+    """The lines of known_hosts that matter, and those that were learned, whether they count or not.
+
+    Blocks. Raises CredentialsUnusable.
+    """
+    learned = host_keys.parse(read_learned(config.learned_host_keys)) if config.learned_host_keys else []
+    names = {announcement.name, *(line.hosts for line in learned if line.blob in announcement.keys)}
+    known: list[Line] = []
+    for path in config.known_hosts:
+        data = _contents(path)
+        about = {entry for name in names for entry in known_hosts.find(data, name).entries}
+        about |= {entry for key in announcement.keys for entry in known_hosts.holding(data, key)}
+        known += [Line(entry.hosts, entry.blob, entry.marker) for entry in sorted(about)]
+    return known, learned
 
 
 def _contents(path: Path) -> bytes:
     try:
-        return read_bytes(path, limit=MAX_CREDENTIAL_BYTES)[0]
+        return read_bytes(path, limit=MAX_KNOWN_HOSTS_BYTES)[0]
     except Unusable:
         return b""
 
@@ -138,11 +148,9 @@ def is_proof(proof: bytes, session: bytes, blob: bytes) -> bool:
 
 def _write(path: Path, config: GatewayConfig, announcement: Announcement, change: Update) -> None:
     """The whole file anew, beside the old one and then in its place. Raises OSError, CredentialsUnusable."""
-    doing(f"waiting for another gateway to write {path}")
-    with _WRITING.setdefault(path, threading.Lock()):
-        known, learned = read_files(config)
+    with _WRITING:
+        known, learned = _read_files(config, announcement)
         data = host_keys.render(host_keys.learn(known, learned, announcement.name, announcement.shown, change))
-        doing(f"writing {path}")
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:  # mode 0600
             try:
                 file.write(data)

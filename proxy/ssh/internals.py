@@ -8,10 +8,12 @@ trip. Everything here was read in asyncssh 2.24; `check` says so when another re
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, cast
 
 import asyncssh
+
+from proxy.errors import LinkError
 
 _LOGIN: Final[Mapping[str, object]] = {
     "_client_keys": (),
@@ -74,18 +76,33 @@ def forget_login(conn: asyncssh.SSHClientConnection) -> None:
             setattr(conn, name, b"")
 
 
-def on_host_key(conn: asyncssh.SSHClientConnection, shown: Callable[[bytes], None]) -> None:
-    """Call `shown` with the host key, or host certificate, that the server identifies itself with, in each key exchange.
+def on_host_key(conn: asyncssh.SSHClientConnection, verify: Callable[[bytes], asyncssh.SSHKey]) -> None:
+    """Have `verify` say which key a server has that identifies itself with this key or certificate, in each key exchange.
 
-    asyncssh keeps the key that is in a certificate, not the certificate. Told before it is verified.
+    It raises what a server is refused for: that is the cause of the HostKeyNotVerifiable which the connection ends with.
     """
-    validate = conn.validate_server_host_key
 
-    def validating(key_data: bytes) -> asyncssh.SSHKey:
-        shown(key_data)
-        return validate(key_data)
+    def verifying(key_data: bytes) -> asyncssh.SSHKey:
+        try:
+            return verify(key_data)
+        except LinkError as exc:
+            raise asyncssh.HostKeyNotVerifiable(str(exc)) from exc
 
-    setattr(conn, validate.__name__, validating)
+    setattr(conn, conn.validate_server_host_key.__name__, verifying)
+
+
+def before_login(conn: asyncssh.SSHClientConnection, vouched: Callable[[], Awaitable[None]]) -> None:
+    """Wait for `vouched` before the first key of ours is shown. It raises LinkError, as `verify` of `on_host_key` does."""
+    requested = conn.public_key_auth_requested
+
+    async def requesting() -> asyncssh.SSHKeyPair | None:
+        try:
+            await vouched()
+        except LinkError as exc:
+            raise asyncssh.HostKeyNotVerifiable(str(exc)) from exc
+        return await requested()
+
+    setattr(conn, requested.__name__, requesting)
 
 
 def on_host_keys(conn: asyncssh.SSHClientConnection, announced: Callable[[bytes], None]) -> None:

@@ -1,63 +1,163 @@
-"""Whom we trust to be a gateway: what known_hosts says of it (sshd(8), SSH_KNOWN_HOSTS FILE FORMAT).
+"""Whom we trust to be a gateway: what known_hosts and RevokedHostKeys say of it.
 
-Plain and hashed names, `@cert-authority` and `@revoked` are asyncssh's to match; which files are read, and in which order
-host key algorithms are asked for, is decided here. Nothing here, and nothing in an ssh_config, switches the check off.
+How a line is read is `proxy/openssh/known_hosts.py`'s; which files are, and in which order host key algorithms are asked for, is
+decided here; `proxy/ssh/verify.py` compares with what the server shows. Nothing switches the check off.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Final, cast
 
 import asyncssh
+import structlog
 
 from proxy.blocking import doing
-from proxy.config.host_keys import render, valid
+from proxy.config.files import MAX_KNOWN_HOSTS_BYTES, Unusable, read_bytes
+from proxy.config.host_keys import Line, parse, valid
+from proxy.config.known_hosts import missing
 from proxy.config.model import GatewayConfig
 from proxy.errors import CredentialsUnusable
+from proxy.openssh import known_hosts, revoked
+from proxy.openssh.known_hosts import AUTHORITY, REVOKED, Entry
 from proxy.ssh import host_keys
 
-_ALGORITHMS: Final = (
+log = structlog.get_logger("kubemux.known_hosts")
+
+ALGORITHMS: Final = (
     "ssh-ed25519",
     "ecdsa-sha2-nistp256",
     "ecdsa-sha2-nistp384",
     "ecdsa-sha2-nistp521",
+    "sk-ssh-ed25519@openssh.com",
+    "sk-ecdsa-sha2-nistp256@openssh.com",
     "rsa-sha2-512",
     "rsa-sha2-256",
 )
-_CERTIFICATES: Final = tuple(f"{name}-cert-v01@openssh.com" for name in _ALGORITHMS)
-_SSH_PORT: Final = 22
+"""Without ssh-rsa: SHA-1."""
+_CERTIFICATE: Final = "-cert-v01@openssh.com"
+
+NOBODY: Final[tuple[list[str], list[str], list[str]]] = ([], [], [])
+"""The known_hosts that asyncssh gets: what it is not told by us, it refuses."""
+
+
+def fingerprint(key: asyncssh.SSHKey) -> str:
+    """As OpenSSH prints it: `ssh-ed25519 SHA256:...`."""
+    return f"{key.get_algorithm()} {key.get_fingerprint()}"
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A key, and where it is from."""
+
+    key: asyncssh.SSHKey
+    file: Path
+    line: int
+    name: str = ""
+    """What the line was found by."""
+    is_simple: bool = True
+    """It is about names, not patterns."""
+
+    def __str__(self) -> str:
+        return f"{fingerprint(self.key)} ({self.file}:{self.line})"
 
 
 @dataclass(frozen=True, slots=True)
 class Trusted:
-    """What known_hosts has for one server."""
+    """What there is about one server."""
 
-    keys: Sequence[asyncssh.SSHKey] = ()
-    authorities: Sequence[asyncssh.SSHKey] = ()
-    revoked: Sequence[asyncssh.SSHKey] = ()
+    names: Sequence[str] = ()
+    """What it is looked up by."""
+    principal: str = ""
+    """What its certificate must be for."""
+    files: Sequence[Path] = ()
+    keys: Sequence[Known] = ()
+    authorities: Sequence[Known] = ()
+    revoked: Sequence[Known] = ()
+    krls: Sequence[Path] = ()
+    """Revocation lists, to be asked about the key that is shown."""
+    unread: Sequence[str] = ()
+    """Files and lines that might have told more, and why they did not."""
 
-    def algorithms(self) -> list[str]:
-        """Certificates if an authority is known, the known keys' kinds, then all others.
+    def algorithms(self, wanted: Sequence[str] = ()) -> list[str]:
+        """Certificates if an authority is known, the known keys' kinds, then all others; of those that are `wanted`, if any are.
 
         The others are there for the message: a server whose key changed its kind then shows it, instead of finding no
         algorithm in common. Without an authority no certificate is asked for: it would hide the key itself.
         """
-        known = [algorithm.decode() for key in self.keys for algorithm in key.sig_algorithms]
-        usable = [name for name in known if name in _ALGORITHMS]  # not ssh-rsa: SHA-1
-        return list(dict.fromkeys([*(_CERTIFICATES if self.authorities else ()), *usable, *_ALGORITHMS]))
+        allowed = tuple(wanted) or (*(_certificate(name) for name in ALGORITHMS), *ALGORITHMS)
+        certificates = [name for name in allowed if name.endswith(_CERTIFICATE)]
+        plain = [name for name in allowed if name not in certificates]
+        known = [algorithm.decode() for known in self.keys for algorithm in known.key.sig_algorithms]
+        usable = [name for name in known if name in plain]
+        return list(dict.fromkeys([*(certificates if self.authorities else ()), *usable, *plain]))
 
 
-def read(config: GatewayConfig, options: asyncssh.SSHClientConnectionOptions) -> asyncssh.SSHKnownHosts:
-    """The gateway's `known_hosts`; without that, the files that ssh(1) would read. Blocks. Raises CredentialsUnusable."""
+def _certificate(algorithm: str) -> str:
+    return f"{algorithm.removesuffix('@openssh.com')}{_CERTIFICATE}"
+
+
+def read(config: GatewayConfig, options: asyncssh.SSHClientConnectionOptions, revoked_host_keys: Sequence[Path] = ()) -> Trusted:
+    """What the gateway's `known_hosts` has for the server of `options`; without that, the files that ssh(1) would read.
+
+    Never by the address that its name stands for, unless it is configured by that address. Blocks. Raises CredentialsUnusable.
+    """
+    names = known_hosts.names(options.host, options.port, options.host_key_alias or "")
+    unread: list[str] = []
+    files: dict[Path, bytes] = {}
     if config.known_hosts:
-        found = _read(config, config.known_hosts)
-        if config.learned_host_keys:
-            known, learned = host_keys.read_files(config)
-            found.load(render(valid(known, learned)).decode())
-        return found
+        files = {path: _contents(config, path) for path in config.known_hosts}
+    else:
+        for path in _from_ssh_config(config, options):
+            try:
+                files[path] = _bytes(path)
+            except Unusable as exc:  # as ssh(1): another file may have the key
+                if path.is_file():
+                    unread.append(f"{path} {exc}")
+    found = [(path, name, entry) for name in names for path, data in files.items() for entry in _find(path, data, name, unread)]
+    if config.known_hosts and config.learned_host_keys:
+        found += _learned(config.learned_host_keys, names, [entry for _, _, entry in found])
+    lines = [(known, entry.marker) for path, name, entry in found if (known := _known(path, name, entry, unread))]
+    lists, krls = _revocations(revoked_host_keys)
+    return Trusted(
+        names=[name.decode() for name in names],
+        principal=names[-1].decode(),
+        files=list(files) or _from_ssh_config(config, options)[:1],
+        keys=_first([known for known, marker in lines if not marker], names),
+        authorities=[known for known, marker in lines if marker == AUTHORITY],
+        revoked=[*lists, *(known for known, marker in lines if marker == REVOKED)],
+        krls=krls,
+        unread=list(dict.fromkeys(unread)),
+    )
+
+
+def _first(known: Sequence[Known], names: Sequence[bytes]) -> list[Known]:
+    """Those under the first name that has any: a line without a port counts where there is none with it (sshconnect.c)."""
+    for name in names:
+        if found := [one for one in known if one.name == name.decode()]:
+            return found
+    return []
+
+
+def _bytes(path: Path) -> bytes:
+    doing(f"reading {path}")
+    return read_bytes(path, limit=MAX_KNOWN_HOSTS_BYTES)[0]
+
+
+def _contents(config: GatewayConfig, path: Path) -> bytes:
+    try:
+        return _bytes(path)
+    except Unusable as exc:
+        hint = exc.hint
+        if isinstance(exc.__cause__, FileNotFoundError):
+            hint = missing(config, path)
+        raise CredentialsUnusable(f"known_hosts file {path} of {config.host} {exc}", hint=hint) from exc
+
+
+def _from_ssh_config(config: GatewayConfig, options: asyncssh.SSHClientConnectionOptions) -> list[Path]:
     if options.known_hosts is None:
         raise CredentialsUnusable(
             f"ssh_config of {config.host} switches host key checking off (UserKnownHostsFile none)",
@@ -65,37 +165,69 @@ def read(config: GatewayConfig, options: asyncssh.SSHClientConnectionOptions) ->
         )
     users = cast("list[str]", options.config.get("UserKnownHostsFile", ["~/.ssh/known_hosts", "~/.ssh/known_hosts2"]))
     everybodys = cast("list[str]", options.config.get("GlobalKnownHostsFile", ["/etc/ssh/ssh_known_hosts"]))
-    files = [Path(name).expanduser() for name in (*users, *everybodys)]
-    return _read(config, [path for path in files if path.exists()])  # ssh(1) does without those that are missing
+    return [Path(name).expanduser() for name in (*users, *everybodys)]
 
 
-def _read(config: GatewayConfig, files: Sequence[Path]) -> asyncssh.SSHKnownHosts:
-    known_hosts = asyncssh.SSHKnownHosts()
-    for path in files:
-        doing(f"reading {path}")
-        try:
-            known_hosts.load(path.read_text())
-        except (OSError, ValueError) as exc:
-            said = (exc.strerror if isinstance(exc, OSError) else None) or exc
-            raise CredentialsUnusable(
-                f"known_hosts file {path} of {config.host} cannot be used: {said}",
-                hint="restore the file, readable by the daemon's user; a line reads: HOST[,HOST...] KEYTYPE BASE64",
-            ) from exc
-    return known_hosts
+def _find(path: Path, data: bytes, name: bytes, unread: list[str]) -> list[Entry]:
+    found = known_hosts.find(data, name)
+    for number in found.unreadable:
+        _skip(path, number, unread)
+    return found.entries
 
 
-def match(known_hosts: asyncssh.SSHKnownHosts, options: asyncssh.SSHClientConnectionOptions, addresses: Sequence[str]) -> Trusted:
-    """What `known_hosts` has for the server of `options`, by its name (or HostKeyAlias) or one of its IP `addresses`.
+def _learned(path: Path, names: Sequence[bytes], known: Sequence[Entry]) -> list[tuple[Path, bytes, Entry]]:
+    """The lines of `learned_host_keys` that known_hosts still vouches for."""
+    data = host_keys.read_learned(path)
+    lines = [Line(entry.hosts, entry.blob, entry.marker) for entry in known]
+    vouched = {(line.hosts, line.blob) for line in valid(lines, parse(data))}
+    entries = [(path, name, entry) for name in names for entry in known_hosts.find(data, name).entries]
+    return [(path, name, entry) for path, name, entry in entries if (entry.hosts, entry.blob) in vouched]
 
-    For the order of algorithms and for messages: asyncssh matches again, by the address that it is connected to.
+
+def _known(path: Path, name: bytes, entry: Entry, unread: list[str]) -> Known | None:
+    try:
+        key = asyncssh.public_key.decode_ssh_public_key(entry.blob)
+    except (asyncssh.KeyImportError, ValueError):
+        _skip(path, entry.line, unread)
+        return None
+    return Known(key, path, entry.line, name.decode(), known_hosts.is_simple(entry.hosts))
+
+
+def _skip(path: Path, number: int, unread: list[str]) -> None:
+    unread.append(f"{path}:{number} is not a known_hosts line")
+    _say_once(path, number)
+
+
+@lru_cache(maxsize=256)  # each dial reads the file anew
+def _say_once(path: Path, number: int) -> None:
+    hint = "a line reads: HOST[,HOST...] KEYTYPE BASE64; kubemux check lists all that do not"
+    log.warning("known_hosts line skipped", file=str(path), line=number, hint=hint)
+
+
+def _revocations(paths: Iterable[Path]) -> tuple[list[Known], list[Path]]:
+    """RevokedHostKeys of ssh_config: keys that are listed, and revocation lists.
+
+    Raises CredentialsUnusable: without one of them nobody is trusted.
     """
-    port = options.port if options.port != _SSH_PORT else None
-    host = options.host_key_alias or options.host
-    keys: dict[asyncssh.SSHKey, None] = {}
-    authorities: dict[asyncssh.SSHKey, None] = {}
-    revoked: dict[asyncssh.SSHKey, None] = {}
-    for address in addresses or [""]:
-        found = asyncssh.match_known_hosts(known_hosts, host, address, port)
-        for group, matches in ((keys, found[0]), (authorities, found[1]), (revoked, found[2])):
-            group.update(dict.fromkeys(matches))  # once each: a server that is named by its address is found twice
-    return Trusted(tuple(keys), tuple(authorities), tuple(revoked))
+    listed, krls = [], []
+    for path in paths:
+        try:
+            data = _bytes(path)
+            if revoked.is_krl(data):
+                krls.append(path)
+            else:
+                listed += [Known(_revoked(line), path, number) for number, line in revoked.listed(data)]
+        except (Unusable, ValueError) as exc:
+            raise CredentialsUnusable(
+                f"RevokedHostKeys {path} cannot be used: {exc}",
+                hint="without it any host key may be a revoked one, so none is trusted. It holds public keys, one a line, or is "
+                "a revocation list (ssh-keygen -k)",
+            ) from exc
+    return listed, krls
+
+
+def _revoked(line: str) -> asyncssh.SSHKey:
+    try:
+        return asyncssh.import_public_key(line)
+    except asyncssh.KeyImportError:
+        return asyncssh.import_certificate(line).key

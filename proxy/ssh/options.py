@@ -15,6 +15,7 @@ import asyncssh
 
 from proxy.blocking import Hangs, Place, doing
 from proxy.config import expiry
+from proxy.config.credentials import NO_AGENT, no_agent
 from proxy.config.model import GatewayConfig, KeepaliveConfig
 from proxy.errors import CredentialsUnusable, RetryClass
 from proxy.ssh import known_hosts
@@ -39,12 +40,12 @@ class Prepared:
     """Everything `asyncssh.connect` needs, files already read.
 
     `settings` are its keyword arguments: as many types as there are arguments. `options` is what asyncssh makes of them:
-    the host, port and user that count, and the ProxyJump of ssh_config.
+    the host, port and user that count, and the ProxyJump of ssh_config. `trusted` is whom we take the server to be.
     """
 
     settings: Mapping[str, Any]
     options: asyncssh.SSHClientConnectionOptions
-    known_hosts: asyncssh.SSHKnownHosts
+    trusted: known_hosts.Trusted
     certificates: Sequence[tuple[Path, expiry.Validity]] = ()
     """Of the user, those that end."""
 
@@ -74,8 +75,8 @@ def _prepare(config: GatewayConfig) -> Prepared:
         raise CredentialsUnusable(f"{source} for {config.host} cannot be used: {said}") from exc
     if config.agent:
         _check_agent(config, options.agent_path)
-    known = known_hosts.read(config, options)
-    return Prepared(settings | {"known_hosts": known}, options, known, tuple(expiry.user_certificates(config)))
+    trusted = known_hosts.read(config, options)
+    return Prepared(settings, options, trusted, tuple(expiry.user_certificates(config)))
 
 
 def ticks(keepalive: KeepaliveConfig) -> tuple[float, int]:
@@ -190,11 +191,8 @@ def _key_unusable(path: Path, passphrase_file: Path | None, exc: Exception) -> C
 
 def _check_agent(config: GatewayConfig, agent_path: str | None) -> None:
     """Asyncssh goes on without an agent that is not there, and the server's refusal would blame the wrong side."""
-    hint = "start the daemon with SSH_AUTH_SOCK set to the socket of an ssh-agent that holds the key, or use identity_files"
-    if not agent_path:
-        raise CredentialsUnusable(f"agent: true for {config.host}, but SSH_AUTH_SOCK is not set", hint=hint)
-    if not Path(agent_path).is_socket():
-        raise CredentialsUnusable(f"agent: true for {config.host}, but there is no agent at {agent_path}", hint=hint)
+    if why := no_agent(agent_path):
+        raise CredentialsUnusable(f"agent: true for {config.host}, but {why}", hint=NO_AGENT)
 
 
 def _said(exc: Exception) -> str:

@@ -23,7 +23,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     host_key = Ed25519PrivateKey.generate().public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
     entry = f"bastion.example.com {host_key}\n"
     (folder / "known_hosts").write_text(entry)
-    (folder / "bad_known_hosts").write_text(f"{entry}bastion.example.com ssh-ed25519 AAAA\nnonsense\n")
+    (folder / "bad_known_hosts").write_text("bastion.example.com ssh-ed25519 AAAA\nnonsense\n")
     Authority(folder).ca.cert.rename(folder / "ca.crt")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KUBEMUX_TEST", str(folder))

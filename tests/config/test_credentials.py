@@ -10,7 +10,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from proxy.config import credentials, diff, values
+from proxy.config import credentials, diff, known_hosts, values
 from proxy.config.credentials import Scrutiny
 from proxy.config.model import Config, GatewayConfig
 from tests.support.ssh_keys import hash_hosts, new_key, public, sign
@@ -146,8 +146,32 @@ BLOB = base64.b64encode(b"\0\0\0\x0bssh-ed25519\0\0\0\x20" + bytes(32)).decode()
     ],
 )
 def test_known_hosts_lines_that_are_none(tmp_path: Path, line: str) -> None:
-    known_hosts = write(tmp_path / "known_hosts", f"host ssh-ed25519 {BLOB}\n{line}\n")
-    assert messages(config(known_hosts=(known_hosts,))) == [f"{known_hosts}:2 is not a known_hosts line"]
+    """One is skipped, as by ssh(1), and `kubemux check` says so; of nothing else no known_hosts is made."""
+    path = write(tmp_path / "known_hosts", f"edge ssh-ed25519 {BLOB}\n{line}\n")
+    checked = config(known_hosts=(path,))
+    assert messages(checked) == []
+    assert [doubt for doubt, _ in known_hosts.doubts(checked)] == [f"{path}:2 is not a known_hosts line, and is skipped"]
+    path.write_text(f"# nothing\n{line}\n{line}\n")
+    assert messages(checked) == [f"{path}:2 is not a known_hosts line (lines like it: 2), and there is no other"]
+
+
+def test_a_known_hosts_that_is_missing_is_made_by_ssh_keyscan(tmp_path: Path) -> None:
+    path = tmp_path / "known hosts"
+    gateway = GatewayConfig(host="edge", port=2222, known_hosts=(path,))
+    [found] = credentials.check(Config(version=1, gateways={"edge": gateway}))
+    assert found.message == f"{path} does not exist"
+    assert found.hint.startswith(f"ssh-keyscan -p 2222 edge > '{path}' makes one; compare its fingerprints")
+
+
+def test_a_known_hosts_of_any_size(tmp_path: Path) -> None:
+    line = f"host-NUMBER.example.com ssh-ed25519 {BLOB}\n"
+    path = write(tmp_path / "known_hosts", "".join(line.replace("NUMBER", str(n)) for n in range(20_000)))
+    assert path.stat().st_size > 2_000_000
+    checked = config(known_hosts=(path,))
+    assert messages(checked) == []
+    before = credentials.fingerprint(checked)
+    path.write_text(path.read_text() + line)
+    assert diff.changed(before, credentials.fingerprint(checked)) == {path}
 
 
 def test_each_file_is_named_once(tmp_path: Path) -> None:

@@ -7,17 +7,12 @@ import socket
 
 import asyncssh
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from proxy.errors import (
     AuthFailed,
     ConnectTimeout,
     CredentialsUnusable,
     HandshakeFailed,
-    HostKeyChanged,
-    HostKeyRevoked,
-    HostKeyUnknown,
     KeepaliveTimeout,
     LinkError,
     LinkLost,
@@ -26,12 +21,9 @@ from proxy.errors import (
     Unreachable,
     Unresolvable,
 )
-from proxy.ssh.errors import Shown, describe_connect, describe_handshake, describe_loss, fingerprint
-from proxy.ssh.known_hosts import Trusted
+from proxy.ssh.errors import describe_connect, describe_handshake, describe_loss
 
 SERVER = "bastion.example:22"
-KEY, OTHER, CA = (asyncssh.generate_private_key("ssh-ed25519") for _ in range(3))
-UNTRUSTED = asyncssh.HostKeyNotVerifiable("Host key is not trusted for host bastion.example")
 
 
 @pytest.mark.parametrize(
@@ -71,47 +63,12 @@ def test_no_tcp_connection(exc: OSError | UnicodeError, kind: type[LinkError], s
     ],
 )
 def test_no_handshake(exc: Exception, kind: type[LinkError]) -> None:
-    found = describe_handshake(SERVER, exc, shown=Shown(), trusted=Trusted(), who="user tunnel with no key at all")
+    found = describe_handshake(SERVER, exc, who="user tunnel with no key at all")
     assert type(found) is kind
     assert SERVER in str(found)
     assert found.hint
     assert not str(found).endswith((": ", "open failed"))
     assert "HOST" not in found.hint, "the address is known"
-
-
-@pytest.mark.parametrize(
-    ("shown", "trusted", "said", "kind", "keys"),
-    [
-        (Shown(key=KEY), Trusted(), UNTRUSTED, HostKeyUnknown, [KEY]),
-        (Shown(key=KEY), Trusted(keys=[OTHER]), UNTRUSTED, HostKeyChanged, [KEY, OTHER]),
-        (Shown(key=KEY), Trusted(authorities=[CA]), UNTRUSTED, HostKeyUnknown, [KEY, CA]),
-        (Shown(authority=OTHER), Trusted(authorities=[CA]), UNTRUSTED, HostKeyChanged, [OTHER, CA]),
-        (Shown(), Trusted(authorities=[CA]), asyncssh.HostKeyNotVerifiable("Certificate expired"), HostKeyChanged, []),
-        (Shown(), Trusted(revoked=[KEY]), asyncssh.HostKeyNotVerifiable("Host key is revoked"), HostKeyRevoked, [KEY]),
-    ],
-)
-def test_a_host_key_that_is_not_trusted(
-    shown: Shown, trusted: Trusted, said: Exception, kind: type[LinkError], keys: list[asyncssh.SSHKey]
-) -> None:
-    found = describe_handshake(SERVER, said, shown=shown, trusted=trusted, who="user tunnel with no key at all")
-    assert type(found) is kind
-    assert found.retry is RetryClass.SLOW
-    for key in keys:
-        assert fingerprint(key) in str(found)
-
-
-@given(st.lists(st.sampled_from(["ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp521"]), max_size=3), st.booleans())
-def test_what_is_known_is_asked_for_first_and_nothing_weak_at_all(kinds: list[str], has_authority: bool) -> None:
-    keys = [asyncssh.generate_private_key(kind).convert_to_public() for kind in kinds]
-    algorithms = Trusted(keys=keys, authorities=[CA] if has_authority else []).algorithms()
-    assert len(algorithms) == len(set(algorithms))
-    certificates = [name for name in algorithms if "cert" in name]
-    assert algorithms[: len(certificates)] == certificates
-    assert bool(certificates) == has_authority
-    plain = algorithms[len(certificates) :]
-    assert plain[: len(set(kinds))] == list(dict.fromkeys(kinds))
-    assert set(plain) == set(Trusted().algorithms()), "a changed key of another kind must be shown, not fail to agree"
-    assert not [name for name in algorithms if name.startswith(("ssh-rsa", "ssh-dss"))]
 
 
 @pytest.mark.parametrize(
