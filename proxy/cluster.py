@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import structlog
+from prometheus_client import CollectorRegistry
 
 from proxy.config.model import DIRECT, ClusterConfig, Config
 from proxy.config.values import Endpoint
@@ -21,15 +22,13 @@ from proxy.errors import ChannelError, MemoryExhausted, ProxyError
 from proxy.health.probe import Dial
 from proxy.idle import IdleWatch
 from proxy.listeners.admission import Admission
-from proxy.metrics import Metrics
+from proxy.metrics import Metrics, Traffic
 from proxy.relay.budget import MemoryBudget
 from proxy.relay.interfaces import Channel, Route
 from proxy.relay.relay import LINGER_ZERO, End, Relay
-from proxy.series import Registry
 from proxy.ssh.gateway import Gateway
 from proxy.ssh.handshakes import Handshakes
 from proxy.tasks import Tasks
-from proxy.traffic import Traffic
 from proxy.waiting import WaitingForMemory
 
 log = structlog.get_logger("kubemux.connection")
@@ -304,7 +303,7 @@ async def probe_dial(config: Config, name: str) -> AsyncIterator[Dial]:
     gateway: Gateway | None = None
     if cluster.gateway != DIRECT:
         settings = config.gateways[cluster.gateway].model_copy(update={"connections": 1})
-        metrics = Metrics(Registry(), version="")
+        metrics = Metrics(CollectorRegistry(), version="")
         gateway = Gateway(cluster.gateway, settings, config.gateways, budget=budget, metrics=metrics, handshakes=Handshakes())
         await gateway.connect()
         route = gateway

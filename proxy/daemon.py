@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Final
 
 import structlog
+from prometheus_client import CollectorRegistry
 
-from proxy import __version__, descriptors, process_series, systemd
+from proxy import __version__, descriptors, systemd
 from proxy.admin.control import Control
 from proxy.admin.server import AdminServer
 from proxy.admin.status import summary
@@ -33,10 +34,10 @@ from proxy.heap import Heap
 from proxy.listeners.admission import Admission
 from proxy.listeners.binding import bind
 from proxy.listeners.listener import Listener
+from proxy.logging import dropped_entries
 from proxy.metrics import Metrics
 from proxy.relay.budget import MemoryBudget
 from proxy.relay.interfaces import Route
-from proxy.series import Registry
 from proxy.snapshots import ClusterSnapshot, DaemonSnapshot
 from proxy.sockets import Sockets
 from proxy.ssh.gateway import Gateway
@@ -73,9 +74,8 @@ class Daemon:
     ) -> None:
         self.config = config
         self.config_path = config_path
-        self.registry = Registry()
-        process_series.register(self.registry)
-        self.metrics = Metrics(self.registry, version=__version__)
+        self.metrics = Metrics(CollectorRegistry(), version=__version__, dropped_entries=dropped_entries)
+        self.metrics.watch_process()
         budget = MemoryBudget(1, 1)
         self.shared = Shared(budget, Admission(1), self.metrics, 0.0, WaitingForMemory(budget))
         self.take_limits()
@@ -127,7 +127,7 @@ class Daemon:
         for name in self.config.gateways:
             self.add_gateway(name)
         await asyncio.gather(*(self.add_cluster(name) for name in self.config.clusters))
-        self._admin = AdminServer(snapshot=self.snapshot, registry=self.registry, control=control)
+        self._admin = AdminServer(snapshot=self.snapshot, metrics=self.metrics, control=control)
         is_asked = await self._start_admin(self._admin)
         if self.entries and not is_asked and not any(entry.listener.is_bound for entry in self.entries.values()):
             raise ListenError(
@@ -170,7 +170,7 @@ class Daemon:
         """Build and start cluster `name` of the current configuration, on `listener` if it has one already."""
         config = self.config.clusters[name]
         cluster = Cluster(name, config, self.route(config), self.shared)
-        self.metrics.cluster_up.labels(name).set(0)
+        self.metrics.cluster(name).up = False
         monitor = Monitor(name, config, cluster.dial, self.metrics, self.state_changed, contexts=self._contexts)
         if listener is None:
             listener = Listener(config.listen, cluster.accept, inherited=self.sockets.take(config.listen))
@@ -188,7 +188,7 @@ class Daemon:
             entry.listen_error = ListenError(str(exc), hint=exc.hint)  # without what the traceback keeps alive
             entry.tasks.spawn(self._keep_binding(name, entry), name="bind")
         self._keep(entry.listener)
-        self.metrics.cluster_listening.labels(name).set(entry.listener.is_bound)
+        self.metrics.cluster(name).listening = entry.listener.is_bound
 
     async def _keep_binding(self, name: str, entry: Entry) -> None:
         while not entry.listener.is_bound:
@@ -199,7 +199,7 @@ class Daemon:
                 await entry.listener.start()
         entry.listen_error = None
         self._keep(entry.listener)
-        self.metrics.cluster_listening.labels(name).set(1)
+        self.metrics.cluster(name).listening = True
         log.info("listener bound", cluster=name, listen=str(entry.listener.address))
         self.state_changed()
 
@@ -294,7 +294,7 @@ class Daemon:
         entry = self.entries[name]
         entry.is_drained = True
         self.unlisten(entry)
-        self.metrics.cluster_listening.labels(name).set(0)
+        self.metrics.cluster(name).listening = False
         log.info("draining", cluster=name, connections=entry.cluster.active)
         cut = await entry.cluster.drain(self.config.limits.drain_timeout)
         log.info("drained", cluster=name, cut=cut)

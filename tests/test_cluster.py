@@ -7,6 +7,7 @@ import socket
 from collections.abc import AsyncIterator, Callable
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from proxy.cluster import Cluster, Shared
 from proxy.config.model import ClusterConfig
@@ -16,7 +17,6 @@ from proxy.errors import MemoryExhausted
 from proxy.listeners.admission import Admission
 from proxy.metrics import Metrics
 from proxy.relay.budget import MemoryBudget
-from proxy.series import Registry
 from proxy.waiting import WaitingForMemory
 from tests.support.echo import Echo
 
@@ -40,7 +40,7 @@ class Bed:
 
     def __init__(self, server: Endpoint) -> None:
         self.budget = MemoryBudget(MEMORY, connections=100)
-        self.registry = Registry()
+        self.registry = CollectorRegistry()
         self.shared = Shared(self.budget, Admission(100), Metrics(self.registry, version=""), 20.0, WaitingForMemory(self.budget))
         config = ClusterConfig(gateway="direct", listen=Endpoint("127.0.0.1", 1), api_servers=(server,))
         self.cluster = Cluster("one", config, Metered(self.budget), self.shared)

@@ -33,7 +33,7 @@ async def controlled(folder: Path) -> AsyncIterator[tuple[Daemon, Controller]]:
 
 
 def reloads(daemon: Daemon, result: str) -> float:
-    return daemon.registry.get_sample_value("kubemux_config_reloads_total", {"result": result}) or 0.0
+    return daemon.metrics.registry.get_sample_value("kubemux_config_reloads_total", {"result": result}) or 0.0
 
 
 async def crowd(controller: Controller, count: int = 12) -> list[object]:

@@ -46,7 +46,7 @@ async def running(sshd: Sshd, folder: Path, certificates: Certificates) -> Async
 
 
 def sample(daemon: Daemon, name: str, **labels: str) -> float:
-    return daemon.registry.get_sample_value(f"kubemux_{name}", labels) or 0.0
+    return daemon.metrics.registry.get_sample_value(f"kubemux_{name}", labels) or 0.0
 
 
 async def until(condition: object) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import uvloop
+from prometheus_client import CollectorRegistry
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.parts.peer import ORIGIN, TARGET, Peer, sealed, timed
@@ -18,7 +19,6 @@ from proxy.errors import ProxyError
 from proxy.listeners.admission import Admission
 from proxy.metrics import Metrics
 from proxy.relay.interfaces import Channel, Pieces
-from proxy.series import Registry
 from proxy.waiting import WaitingForMemory
 from proxy.wire import messages
 
@@ -107,7 +107,7 @@ class Clients:
     """A cluster whose clients come by socket pairs."""
 
     def __init__(self, peer: Peer) -> None:
-        metrics = Metrics(Registry(), version="")
+        metrics = Metrics(CollectorRegistry(), version="")
         config = ClusterConfig.model_validate({"gateway": "edge", "listen": "127.0.0.1:1", "api_servers": [str(TARGET)]})
         shared = Shared(peer.budget, Admission(10_000), metrics, 5.0, WaitingForMemory(peer.budget))
         self._cluster = Cluster("c", config, peer, shared)

@@ -26,12 +26,12 @@ import structlog
 from proxy.admin import status
 from proxy.admin.connections import Connections, Handler
 from proxy.admin.control import Control, UnknownName
-from proxy.admin.exposition import expose
 from proxy.admin.http import Request, Response
 from proxy.admin.sockets import UnixListener
 from proxy.config.values import Endpoint
 from proxy.errors import ConfigError, ListenError, ProxyError
-from proxy.series import Registry
+from proxy.metrics import Metrics
+from proxy.metrics.exposition import expose
 from proxy.snapshots import DaemonSnapshot
 
 log = structlog.get_logger("kubemux.admin")
@@ -50,14 +50,14 @@ class AdminServer:
         self,
         *,
         snapshot: Callable[[], DaemonSnapshot],
-        registry: Registry,
+        metrics: Metrics,
         control: Control,
         idle_timeout: float = 10.0,
         write_timeout: float = 10.0,
     ) -> None:
         """`idle_timeout`: seconds a client may take to send a request; `write_timeout`: to take the answer."""
         self._snapshot = snapshot
-        self._registry = registry
+        self._exposed = metrics
         self._control = control
         self._idle_timeout = idle_timeout
         self._write_timeout = write_timeout
@@ -167,7 +167,7 @@ class AdminServer:
 
     async def _metrics(self, request: Request) -> Response:
         body, headers = await expose(
-            self._registry, accept=request.headers.get("accept", ""), accept_encoding=request.headers.get("accept-encoding", "")
+            self._exposed, accept=request.headers.get("accept", ""), accept_encoding=request.headers.get("accept-encoding", "")
         )
         return Response(body, headers=headers)
 

@@ -46,7 +46,7 @@ class Monitor:
         self._name = name
         self._config = config
         self._dial = dial
-        self._metrics = metrics
+        self._record = metrics.cluster(name)
         self._on_change = on_change
         self._contexts = contexts or Contexts()
         self._hysteresis = Hysteresis(config.probe.threshold)
@@ -106,10 +106,10 @@ class Monitor:
     def _take(self, outcome: Outcome) -> None:
         before, self._outcome = self._outcome, outcome
         name, result = self._name, outcome.result
-        self._metrics.probes.labels(name, result).inc()
-        self._metrics.probe_duration.labels(name).observe(outcome.seconds)
+        self._record.probes[result] += 1
+        self._record.probe_duration.observe(outcome.seconds)
         for kind, expiry in outcome.expiries:
-            self._metrics.certificate_expiry.labels(name, kind).set(expiry)
+            self._record.certificate_expiry[kind] = expiry
         if not self._hysteresis.feed(alive=result.alive):
             if self.state is ClusterState.DOWN and before is not None and before.result != result and not result.alive:
                 # Else the log's last word on it would be why it went down, long after that was mended.
@@ -122,7 +122,7 @@ class Monitor:
                     hint=outcome.hint,
                 )
             return
-        self._metrics.cluster_up.labels(name).set(result.alive)
+        self._record.up = result.alive
         if result.alive:
             log.info("cluster up", cluster=name, result=result, message=outcome.message)
         else:

@@ -19,9 +19,9 @@ from enum import StrEnum
 from typing import Final, cast
 
 from proxy.errors import ProxyError
+from proxy.metrics import Traffic
 from proxy.relay.budget import MemoryBudget
 from proxy.relay.interfaces import Channel, Pieces
-from proxy.traffic import Traffic
 
 LINGER_ZERO: Final = struct.pack("ii", 1, 0)
 """SO_LINGER on, 0 s: close() sends RST. A client whose tunnel broke must not take the end of the stream for a clean one."""

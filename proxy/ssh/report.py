@@ -27,29 +27,24 @@ class Report:
         self.reconnects = 0
         self.expiries: dict[str, float] = {}
         self._name = name
-        self._metrics = metrics
+        self._record = metrics.gateway(name)
         self._log = log.bind(gateway=name)
 
     def start(self) -> None:
         """Every series is there from the beginning."""
-        metrics, name = self._metrics, self._name
-        for gauge in (metrics.gateway_connected, metrics.gateway_links, metrics.gateway_links_retiring, metrics.gateway_backoff):
-            gauge.labels(name).set(0)
-        for mode in _MODES:
-            metrics.link_data_plane.labels(name, mode).set(0)
+        self._record.planes.update(dict.fromkeys(_MODES, 0))
 
     def handshake(self, seconds: float) -> None:
         """One has succeeded."""
-        self._metrics.gateway_handshake.labels(self._name).observe(seconds)
+        self._record.handshake.observe(seconds)
 
     def expiry(self, kind: str, when: float | None) -> None:
         """The user's or the host's certificate ends then; None: there is none."""
-        gauge = self._metrics.gateway_credential_expiry
         if when is not None:
             self.expiries[kind] = when
-            gauge.labels(self._name, kind).set(when)
+            self._record.credential_expiry[kind] = when
         elif self.expiries.pop(kind, None) is not None:
-            gauge.remove(self._name, kind)
+            self._record.credential_expiry.pop(kind, None)
 
     def learned(self, path: Path, name: bytes, update: Update) -> None:
         """Host keys that the server has proved to have, and those that it has no more."""
@@ -63,15 +58,15 @@ class Report:
 
     def rtt(self, seconds: float) -> None:
         """A round trip through a link."""
-        self._metrics.gateway_rtt.labels(self._name).set(seconds)
+        self._record.rtt = seconds
 
     def backoff(self, seconds: float) -> None:
         """The wait before the next dial; 0 if there is none."""
-        self._metrics.gateway_backoff.labels(self._name).set(seconds)
+        self._record.backoff = seconds
 
     def dial_failed(self, error: LinkError, before: LinkError | None, *, delay: float, kept: int) -> None:
         """A dial failed, `before` what was known until then; aloud if that is news. `kept` links go on meanwhile."""
-        self._metrics.gateway_connects.labels(self._name, error.reason).inc()
+        self._record.connects[error.reason] += 1
         is_news = before is None or (before.reason, str(before)) != (error.reason, str(error))
         say = self._log.warning if is_news else self._log.debug
         fields = {"links_kept": kept} if kept else {}
@@ -86,10 +81,10 @@ class Report:
 
     def link_up(self, link: Link, *, instead_of: str | None) -> None:
         """`instead_of` is the reason why an earlier one was lost or replaced."""
-        self._metrics.gateway_connects.labels(self._name, "ok").inc()
+        self._record.connects["ok"] += 1
         if instead_of is not None:
             self.reconnects += 1
-            self._metrics.gateway_reconnects.labels(self._name, instead_of).inc()
+            self._record.reconnects[instead_of] += 1
         self._log.info("link up", link=link.name, server=link.server)
 
     def replacing(self, why: str, link: Link | None = None, *, links: int = 1) -> None:
@@ -113,18 +108,16 @@ class Report:
 
     def changed(self, links: Links[Link], *, wanted: int, is_failing: bool) -> None:
         """Links have come, gone, or become stale; `is_failing` if the last dial failed."""
-        up, metrics, name = len(links), self._metrics, self._name
+        up, record = len(links), self._record
         if up >= wanted and not (is_failing and links.stale):
             state = GatewayState.UP
         elif up:
             state = GatewayState.DEGRADED
         else:
             state = GatewayState.DOWN
-        metrics.gateway_links.labels(name).set(up)
-        metrics.gateway_links_retiring.labels(name).set(len(links.retiring))
-        metrics.gateway_connected.labels(name).set(1 if up else 0)
+        record.links, record.retiring = up, len(links.retiring)
         for mode in _MODES:
-            metrics.link_data_plane.labels(name, mode).set(sum(link.data_plane == mode for link in links))
+            record.planes[mode] = sum(link.data_plane == mode for link in links)
         if state is not self.state:
             say = self._log.warning if state is GatewayState.DOWN else self._log.info
             say("gateway state", state=str(state), was=str(self.state), links=up)

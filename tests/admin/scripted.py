@@ -8,12 +8,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from prometheus_client import CollectorRegistry
+
 from proxy.admin.control import ReloadResult, UnknownName
 from proxy.admin.server import AdminServer
 from proxy.config.values import Endpoint
 from proxy.errors import ProxyError
 from proxy.metrics import Metrics
-from proxy.series import Registry
 from proxy.snapshots import ClusterSnapshot, ClusterState, DaemonSnapshot, GatewaySnapshot, GatewayState, LinkSnapshot
 
 NOW = 1_700_000_000.0
@@ -87,22 +88,22 @@ class Daemon:
     failure: Exception | None = None
     result: ReloadResult = field(default_factory=ReloadResult)
     told: list[str] = field(default_factory=list)
-    registry: Registry = field(default_factory=Registry)
+    metrics: Metrics = field(default_factory=lambda: Metrics(CollectorRegistry(), version="0.1.0"))
     cut: int = 0
     held: asyncio.Event | None = None
     """Until it is set, a reload or a drain takes its time."""
 
     def __post_init__(self) -> None:
-        metrics = Metrics(self.registry, version="0.1.0")
+        metrics = self.metrics
         for cluster in self.shown.clusters:
-            metrics.cluster_up.labels(cluster.name).set(1)
-            metrics.probe_duration.labels(cluster.name).observe(0.1)
+            metrics.cluster(cluster.name).up = True
+            metrics.cluster(cluster.name).probe_duration.observe(0.1)
             metrics.traffic(cluster.name).to_cluster += cluster.bytes_to_cluster
 
     def server(self, *, idle_timeout: float = 30.0, write_timeout: float = 10.0) -> AdminServer:
         return AdminServer(
             snapshot=self.snapshot,
-            registry=self.registry,
+            metrics=self.metrics,
             control=self,
             idle_timeout=idle_timeout,
             write_timeout=write_timeout,

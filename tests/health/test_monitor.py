@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 import pytest
+from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
 from proxy.config.model import ClusterConfig
@@ -18,7 +19,6 @@ from proxy.health.monitor import Monitor
 from proxy.health.probe import Dial
 from proxy.health.result import Result
 from proxy.metrics import Metrics
-from proxy.series import Registry
 from proxy.snapshots import ClusterState
 from proxy.tasks import Tasks
 from tests.health.scripted import NOWHERE, OK, Dialer, Pki, Scripted, answers, cluster, server_context
@@ -30,7 +30,7 @@ class Watched:
     """A running monitor, its changes as they come, and its metrics."""
 
     def __init__(self, dial: Dial, config: ClusterConfig) -> None:
-        self.registry = Registry()
+        self.registry = CollectorRegistry()
         self.changes: asyncio.Queue[ClusterState] = asyncio.Queue()
         metrics = Metrics(self.registry, version="0")
         self.monitor = Monitor("prod", config, dial, metrics, lambda: self.changes.put_nowait(self.monitor.state))
@@ -224,7 +224,7 @@ async def test_the_first_probes_are_spread_and_the_next_jittered(monkeypatch: py
 
 @pytest.mark.both_loops
 async def test_a_blocked_loop_is_seen_and_starves_the_beat() -> None:
-    registry = Registry()
+    registry = CollectorRegistry()
     beats: asyncio.Queue[float] = asyncio.Queue()
     loop = asyncio.get_running_loop()
     lag = Metrics(registry, version="0")

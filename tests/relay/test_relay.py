@@ -10,10 +10,10 @@ from contextlib import asynccontextmanager
 import pytest
 
 from proxy.errors import LinkLost, ProxyError
+from proxy.metrics import Traffic
 from proxy.relay.budget import MemoryBudget
 from proxy.relay.interfaces import ChannelUser
 from proxy.relay.relay import End, Relay
-from proxy.traffic import Traffic
 
 
 class Channel:

@@ -7,13 +7,13 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from proxy.config.model import GatewayConfig
 from proxy.config.values import Endpoint
 from proxy.errors import LinkError
 from proxy.metrics import Metrics
 from proxy.relay.budget import MemoryBudget
-from proxy.series import Registry
 from proxy.ssh.dial import Dialled, dial
 from proxy.ssh.gateway import Gateway
 from proxy.ssh.handshakes import Handshakes
@@ -70,7 +70,8 @@ class Watched(Gateway):
 
     def __init__(self, config: GatewayConfig, gateways: Mapping[str, GatewayConfig] | None = None) -> None:
         self.budget = MemoryBudget(64 << 20, connections=1000)
-        self.registry = Registry()
+        self.registry = CollectorRegistry()
+        self.metrics = Metrics(self.registry, version="")
         self.changed = asyncio.Condition()
         self._notices: set[asyncio.Task[None]] = set()
         super().__init__(
@@ -78,7 +79,7 @@ class Watched(Gateway):
             config,
             gateways or {},
             budget=self.budget,
-            metrics=Metrics(self.registry, version=""),
+            metrics=self.metrics,
             handshakes=Handshakes(),
             on_change=self._notice,
         )

@@ -248,7 +248,7 @@ async def test_a_gateway_that_was_removed_has_no_series_again(sshd: Sshd) -> Non
         await open_channel(gateway, server.endpoint)
         draining = asyncio.get_running_loop().create_task(gateway.drain(10), name="drain")
         await asyncio.sleep(0)
-        gateway._report._metrics.forget_gateway("edge")
+        gateway.metrics.forget_gateway("edge")
         (link,) = gateway._links
         link.rtt = None
         async with asyncio.timeout(5):

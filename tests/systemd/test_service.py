@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import cast
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families as parse_metrics
 
 from tests.support.ssh_keys import new_key, public
 from tests.systemd.machine import CHECKOUT, Machine
@@ -122,6 +124,11 @@ def test_a_life(machine: Machine) -> None:
     assert "/2 clusters up" in started["StatusText"]
     assert is_bound(machine, 16443)
     assert is_bound(machine, 16444)
+    # The unit hides /proc/stat (ProcSubset=pid).
+    script = "import urllib.request; print(urllib.request.urlopen('http://127.0.0.1:9464/metrics', timeout=20).read().decode())"
+    metrics = {family.name: family for family in parse_metrics(machine.run("python3", "-c", script).stdout)}
+    assert metrics["process_resident_memory_bytes"].samples[0].value > 1e7
+    assert abs(metrics["process_start_time_seconds"].samples[0].value - time.time()) < 120
 
     configure(machine, clusters={"local": CLUSTERS["local"]})
     machine.systemctl("reload", "kubemux.service")

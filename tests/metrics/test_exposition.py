@@ -12,9 +12,9 @@ from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from proxy.admin.exposition import expose
-from proxy.series import Computed, Registry, Sample
-from tests.admin.scripted import PROD_EU, Daemon
+from proxy.metrics.exposition import expose
+from proxy.metrics.records import LATENCY_BUCKETS
+from tests.admin.scripted import DAEMON, PROD_EU, Daemon
 
 PROMETHEUS_ACCEPT = (
     "application/openmetrics-text;version=1.0.0;escaping=underscores;q=0.6,application/openmetrics-text;version=0.0.1;q=0.5,"
@@ -34,7 +34,7 @@ def value(families: Iterable[Metric]) -> float:
 
 @pytest.mark.parametrize("accept", ["", "*/*", "text/plain", "application/json", "application/openmetrics-text; version=x"])
 async def test_text_is_the_default(accept: str) -> None:
-    body, headers = await expose(Daemon().registry, accept=accept, accept_encoding="")
+    body, headers = await expose(Daemon().metrics, accept=accept, accept_encoding="")
     assert headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
     assert "Content-Encoding" not in headers
     assert value(parse_text(body.decode())) == PROD_EU.bytes_to_cluster
@@ -42,7 +42,7 @@ async def test_text_is_the_default(accept: str) -> None:
 
 @pytest.mark.parametrize("accept", [PROMETHEUS_ACCEPT, "application/openmetrics-text; version=1.0.0"])
 async def test_openmetrics_if_asked_for(accept: str) -> None:
-    body, headers = await expose(Daemon().registry, accept=accept, accept_encoding="")
+    body, headers = await expose(Daemon().metrics, accept=accept, accept_encoding="")
     assert headers["Content-Type"].startswith("application/openmetrics-text; version=1.0.0")
     assert body.endswith(b"# EOF\n")
     families = parse_openmetrics(body.decode())  # type: ignore[no-untyped-call]  # prometheus_client has no types there
@@ -50,37 +50,44 @@ async def test_openmetrics_if_asked_for(accept: str) -> None:
 
 
 async def test_gzip_if_accepted() -> None:
-    registry = Daemon().registry
-    plain, _ = await expose(registry, accept="", accept_encoding="identity")
-    packed, headers = await expose(registry, accept="", accept_encoding="deflate, gzip;q=1.0")
+    metrics = Daemon().metrics
+    plain, _ = await expose(metrics, accept="", accept_encoding="identity")
+    packed, headers = await expose(metrics, accept="", accept_encoding="deflate, gzip;q=1.0")
     assert headers["Content-Encoding"] == "gzip"
     assert len(packed) < len(plain)
     assert value(parse_text(gzip.decompress(packed).decode())) == PROD_EU.bytes_to_cluster
 
 
-async def test_the_loop_runs_between_two_metrics() -> None:
+async def test_the_loop_runs_between_two_pieces() -> None:
+    """Every piece is made of at most so many samples, and records are copied before the first: they are all of one moment."""
+    metrics = Daemon().metrics
+    for number in range(200):
+        metrics.traffic(f"cluster-{number}").first_byte.observe(0.1)
+        metrics.cluster(f"cluster-{number}").up = True
+    assert max(len(piece.samples) for piece in metrics.pieces()) <= 300
     turns = 0
 
     def turn() -> None:
         nonlocal turns
         turns += 1
-        asyncio.get_running_loop().call_soon(turn) if turns < 10 else None
+        metrics.traffic("cluster-199").to_cluster += 1
+        if turns < 1000:
+            asyncio.get_running_loop().call_soon(turn)
 
-    def read() -> list[Sample]:
-        seen.append(turns)
-        return [Sample("", (), 1)]
-
-    seen: list[int] = []
-    registry = Registry()
-    registry.families += [Computed(f"g{number}", "A gauge.", "gauge", read) for number in range(3)]
-    asyncio.get_running_loop().call_soon(turn)
-    await expose(registry, accept="", accept_encoding="")
-    assert seen == sorted(set(seen))
+    turn()
+    body, _ = await expose(metrics, accept="", accept_encoding="")
+    assert len(list(metrics.pieces())) < turns < 1000
+    families = {family.name: family for family in parse_text(body.decode())}
+    assert len(families) == len({piece.name for piece in metrics.pieces()})
+    sent = {(one.labels["cluster"], one.labels["direction"]): one.value for one in families["kubemux_bytes"].samples}
+    assert sent["cluster-199", "to_cluster"] == 1
+    known = 200 + len(DAEMON.clusters)
+    assert len(families["kubemux_first_byte_seconds"].samples) == known * (len(LATENCY_BUCKETS) + 3)
 
 
 @pytest.mark.prometheus
 async def test_promtool_finds_nothing() -> None:
-    body, _ = await expose(Daemon().registry, accept="", accept_encoding="")
+    body, _ = await expose(Daemon().metrics, accept="", accept_encoding="")
     done = await asyncio.to_thread(
         subprocess.run, ["promtool", "check", "metrics"], input=body, capture_output=True, timeout=60, check=False
     )

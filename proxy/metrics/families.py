@@ -1,0 +1,179 @@
+"""From records to prometheus-client's families, a piece at a time.
+
+Making and rendering one family of 100 clusters with 17 buckets takes 12 ms, and every client would feel it. So a scrape first
+copies the records, all in one turn of the event loop, and then makes metrics of some of the copies at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Final, Generic, Protocol, TypeVar
+
+from prometheus_client import Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+
+from proxy.metrics.records import ClusterRecord, GatewayRecord, Histogram
+
+COUNTER: Final = CounterMetricFamily
+GAUGE: Final = GaugeMetricFamily
+
+Numbers = Sequence[tuple[tuple[str, ...], float]]
+"""The values of further labels, and a number."""
+
+Record = TypeVar("Record", contravariant=True)
+
+
+class Family(Protocol[Record]):
+    """One family of the records of clusters, or of gateways."""
+
+    size: int
+    """Records whose samples take about a millisecond to make and render."""
+
+    def metric(self, records: Sequence[tuple[str, Record]]) -> Metric:
+        """What some records, each with the name of its owner, say."""
+
+
+class Plain(Generic[Record]):
+    """Counters or gauges."""
+
+    size = 60
+
+    def __init__(
+        self,
+        kind: type[CounterMetricFamily | GaugeMetricFamily],
+        name: str,
+        text: str,
+        labels: tuple[str, ...],
+        read: Callable[[Record], Numbers],
+    ) -> None:
+        self._kind, self._name, self._text, self._labels, self._read = kind, f"kubemux_{name}", text, labels, read
+
+    def metric(self, records: Sequence[tuple[str, Record]]) -> Metric:
+        """See Family."""
+        family = self._kind(self._name, self._text, labels=self._labels)
+        for owner, record in records:
+            for values, number in self._read(record):
+                family.add_metric((owner, *values), number)
+        return family
+
+
+class Timed(Generic[Record]):
+    """Histograms of seconds."""
+
+    size = 12
+
+    def __init__(self, name: str, text: str, label: str, read: Callable[[Record], Histogram]) -> None:
+        self._name, self._text, self._label, self._read = f"kubemux_{name}_seconds", text, label, read
+
+    def metric(self, records: Sequence[tuple[str, Record]]) -> Metric:
+        """See Family."""
+        family = HistogramMetricFamily(self._name, self._text, labels=(self._label,))
+        for owner, record in records:
+            histogram = self._read(record)
+            family.add_metric((owner,), histogram.buckets(), histogram.sum)
+        return family
+
+
+def pieces(family: Family[Record], records: Sequence[tuple[str, Record]]) -> Iterator[Metric]:
+    """The family in metrics of the same name; at least one, for a family is there before it has a sample."""
+    for start in range(0, max(1, len(records)), family.size):
+        yield family.metric(records[start : start + family.size])
+
+
+def _known(number: float | None) -> Numbers:
+    return () if number is None else (((), number),)
+
+
+def _items(numbers: Mapping[str, float]) -> Numbers:
+    return [((value,), number) for value, number in numbers.items()]
+
+
+def _bytes(record: ClusterRecord) -> Numbers:
+    traffic = record.traffic
+    return (("to_cluster",), traffic.to_cluster), (("from_cluster",), traffic.from_cluster)
+
+
+CLUSTER: Final[Sequence[Family[ClusterRecord]]] = (
+    Plain(COUNTER, "bytes", "Bytes carried between clients and API servers.", ("cluster", "direction"), _bytes),
+    Plain(GAUGE, "connections_active", "Client connections open now.", ("cluster",), lambda one: _known(one.traffic.active)),
+    Plain(
+        COUNTER,
+        "connections",
+        "Client connections ended, by result.",
+        ("cluster", "result"),
+        lambda one: _items(one.traffic.results),
+    ),
+    Timed("connection_duration", "How long client connections lived.", "cluster", lambda one: one.traffic.connection_duration),
+    Timed(
+        "channel_open",
+        "Time from a client's arrival to its open channel, waiting for a link included.",
+        "cluster",
+        lambda one: one.traffic.channel_open,
+    ),
+    Timed(
+        "first_byte",
+        "Time from a client's arrival to the first byte from its API server.",
+        "cluster",
+        lambda one: one.traffic.first_byte,
+    ),
+    Plain(GAUGE, "cluster_up", "1 if the cluster's probes succeed, 0 if not.", ("cluster",), lambda one: _known(one.up)),
+    Plain(
+        GAUGE,
+        "cluster_listening",
+        "1 if the cluster's local address is bound, 0 if somebody else has it.",
+        ("cluster",),
+        lambda one: _known(one.listening),
+    ),
+    Plain(COUNTER, "probes", "Probes by result.", ("cluster", "result"), lambda one: _items(one.probes)),
+    Timed("probe_duration", "Time a probe took, from channel to status line.", "cluster", lambda one: one.probe_duration),
+    Plain(
+        GAUGE,
+        "certificate_expiry_timestamp_seconds",
+        "When a certificate expires, in Unix time.",
+        ("cluster", "kind"),
+        lambda one: _items(one.certificate_expiry),
+    ),
+)
+
+GATEWAY: Final[Sequence[Family[GatewayRecord]]] = (
+    Plain(GAUGE, "gateway_links", "Links that are up.", ("gateway",), lambda one: _known(one.links)),
+    Plain(
+        GAUGE,
+        "gateway_links_retiring",
+        "Links that were replaced, and wait for their last channels to end.",
+        ("gateway",),
+        lambda one: _known(one.retiring),
+    ),
+    Plain(GAUGE, "gateway_connected", "1 if at least one link is up.", ("gateway",), lambda one: _known(one.links > 0)),
+    Plain(COUNTER, "gateway_connects", "Dial attempts by result.", ("gateway", "result"), lambda one: _items(one.connects)),
+    Plain(
+        COUNTER,
+        "gateway_reconnects",
+        "Links dialled again after a loss, by the reason of the loss.",
+        ("gateway", "reason"),
+        lambda one: _items(one.reconnects),
+    ),
+    Timed("gateway_handshake", "Time from TCP connect to an authenticated link.", "gateway", lambda one: one.handshake),
+    Plain(
+        GAUGE,
+        "gateway_rtt_seconds",
+        "Last measured round trip to sshd, through the link.",
+        ("gateway",),
+        lambda one: _known(one.rtt),
+    ),
+    Plain(
+        GAUGE,
+        "gateway_backoff_seconds",
+        "Wait before the next dial attempt; 0 if none is due.",
+        ("gateway",),
+        lambda one: _known(one.backoff),
+    ),
+    Plain(
+        GAUGE,
+        "gateway_credential_expiry_timestamp_seconds",
+        "When a gateway's SSH certificate ends, in Unix time.",
+        ("gateway", "kind"),
+        lambda one: _items(one.credential_expiry),
+    ),
+    Plain(GAUGE, "link_data_plane", "Links by who carries their bytes.", ("gateway", "mode"), lambda one: _items(one.planes)),
+)

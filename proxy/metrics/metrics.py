@@ -1,0 +1,136 @@
+"""Every metric in one place, in an injected registry.
+
+What belongs to a cluster or a gateway is counted in plain numbers (`proxy.metrics.records`); the few of the whole daemon are
+prometheus-client's own. Label sets are bounded by the configuration; `forget_*` drops those of what a reload removed.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, disable_created_metrics
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
+
+from proxy.metrics import families
+from proxy.metrics.records import ClusterRecord, GatewayRecord, Traffic
+
+LAG_BUCKETS: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # they would double counters and histograms, and 0.1.0 had none
+
+
+class Metrics:
+    """The daemon's metrics. One instance per registry; names as in the README's table."""
+
+    def __init__(self, registry: CollectorRegistry, *, version: str, dropped_entries: Callable[[], int] = int) -> None:
+        """`dropped_entries`: how many entries the log has lost so far."""
+        self.registry = registry
+        self._records = _Records(dropped_entries)
+        registry.register(self._records)
+
+        def gauge(name: str, text: str) -> Gauge:
+            return Gauge(f"kubemux_{name}", text, registry=registry)
+
+        self.buffered_bytes = gauge(
+            "buffered_bytes", "Bytes that buffers and granted windows may hold now, out of limits.memory."
+        )
+        self.paused_relays = gauge("paused_relays", "Connections of which a side waits for the other.")
+        self.tasks = gauge("tasks", "Tasks of the event loop.")
+        self.loop_lag = Histogram(
+            "kubemux_event_loop_lag_seconds", "How late the event loop runs a timer.", buckets=LAG_BUCKETS, registry=registry
+        )
+        self.config_reloads = Counter(
+            "kubemux_config_reloads", "Configuration reloads by result.", ("result",), registry=registry
+        )
+        self.config_last_success = gauge(
+            "config_last_reload_success_timestamp_seconds", "When a configuration was last taken, in Unix time."
+        )
+        build = Gauge("kubemux_build_info", "1, labelled with what runs.", ("version", "python"), registry=registry)
+        build.labels(version, platform.python_version()).set(1)
+        self._whole: list[Collector] = [
+            self.buffered_bytes,
+            self.paused_relays,
+            self.tasks,
+            self.loop_lag,
+            self.config_reloads,
+            self.config_last_success,
+            build,
+        ]
+
+    def watch_process(self) -> None:
+        """Add what every process says of itself: `process_*`, `python_*`."""
+        registry = self.registry
+        self._whole += [_Process(registry=registry), GCCollector(registry=registry), PlatformCollector(registry=registry)]
+
+    def cluster(self, name: str) -> ClusterRecord:
+        """The numbers of a cluster, made at first use."""
+        return self._records.clusters[name]
+
+    def gateway(self, name: str) -> GatewayRecord:
+        """The numbers of a gateway, made at first use."""
+        return self._records.gateways[name]
+
+    def traffic(self, cluster: str) -> Traffic:
+        """What the clients of a cluster do."""
+        return self.cluster(cluster).traffic
+
+    def forget_cluster(self, name: str) -> None:
+        """Drop every series of a cluster that is configured no more."""
+        self._records.clusters.pop(name, None)
+
+    def forget_gateway(self, name: str) -> None:
+        """Drop every series of a gateway that is configured no more."""
+        self._records.gateways.pop(name, None)
+
+    def pieces(self) -> Iterator[Metric]:
+        """Every family, in metrics of a few samples; those of one family, which have the same name, follow each other.
+
+        The records are copied before the first piece is made, so all of them are of one moment.
+        """
+        yield from self._records.pieces()
+        for collector in self._whole:
+            yield from collector.collect()
+
+
+class _Process(ProcessCollector):
+    """The library's, also where systemd hides /proc/stat (`ProcSubset=pid`): without a time of boot it reports nothing."""
+
+    def _boot_time(self) -> float:
+        return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class _Records(Collector):
+    """The families that are made of plain numbers."""
+
+    def __init__(self, dropped_entries: Callable[[], int]) -> None:
+        self.clusters: defaultdict[str, ClusterRecord] = defaultdict(ClusterRecord)
+        self.gateways: defaultdict[str, GatewayRecord] = defaultdict(GatewayRecord)
+        self._dropped_entries = dropped_entries
+
+    def pieces(self) -> Iterator[Metric]:
+        """See Metrics.pieces."""
+        clusters = [(name, record.copy()) for name, record in self.clusters.items()]
+        gateways = [(name, record.copy()) for name, record in self.gateways.items()]
+        for of_clusters in families.CLUSTER:
+            yield from families.pieces(of_clusters, clusters)
+        for of_gateways in families.GATEWAY:
+            yield from families.pieces(of_gateways, gateways)
+        yield CounterMetricFamily(
+            "kubemux_log_entries_dropped", "Log entries that could not be written.", value=self._dropped_entries()
+        )
+
+    def collect(self) -> Iterator[Metric]:
+        """For whoever asks the registry itself: each family whole."""
+        whole: dict[str, Metric] = {}
+        for piece in self.pieces():
+            if (family := whole.setdefault(piece.name, piece)) is not piece:
+                family.samples += piece.samples
+        yield from whole.values()

@@ -1,0 +1,134 @@
+"""What happens to a cluster and to a gateway, in plain numbers: one writer, no locks, no labels; read at a scrape.
+
+A child that is looked up by its labels, and a lock for each sample, were 30 us of the 220 that a new connection cost. These
+cost a `bisect`.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Final
+
+LATENCY_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+"""Seconds: from below a loopback round trip to a client's patience."""
+DURATION_BUCKETS: Final = (0.1, 1.0, 10.0, 60.0, 300.0, 1800.0, 3600.0, 14400.0, 43200.0, 86400.0)
+
+Buckets = list[tuple[str, float]]
+"""Upper bounds, and how many observations were at most so large."""
+
+
+class Histogram:
+    """How many observations were at most so large."""
+
+    __slots__ = ("bounds", "counts", "sum")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        """One for each bucket, not added up."""
+        self.sum = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count one."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.sum += value
+
+    def copy(self) -> Histogram:
+        """As it is now."""
+        twin = Histogram.__new__(Histogram)
+        twin.bounds, twin.counts, twin.sum = self.bounds, self.counts.copy(), self.sum
+        return twin
+
+    def buckets(self) -> Buckets:
+        """As `HistogramMetricFamily.add_metric` wants them: added up."""
+        return list(zip((*map(str, self.bounds), "+Inf"), accumulate(self.counts), strict=True))
+
+
+class Traffic:
+    """One cluster's clients."""
+
+    __slots__ = ("channel_open", "closed", "connection_duration", "first_byte", "from_cluster", "opened", "results", "to_cluster")
+
+    def __init__(self) -> None:
+        self.to_cluster = 0
+        """Bytes."""
+        self.from_cluster = 0
+        self.opened = 0
+        """Connections, since the start."""
+        self.closed = 0
+        self.results: Counter[str] = Counter()
+        """How they ended."""
+        self.channel_open = Histogram(LATENCY_BUCKETS)
+        self.first_byte = Histogram(LATENCY_BUCKETS)
+        self.connection_duration = Histogram(DURATION_BUCKETS)
+
+    @property
+    def active(self) -> int:
+        """Connections open now."""
+        return self.opened - self.closed
+
+    def copy(self) -> Traffic:
+        """As it is now."""
+        twin = Traffic.__new__(Traffic)
+        twin.to_cluster, twin.from_cluster = self.to_cluster, self.from_cluster
+        twin.opened, twin.closed, twin.results = self.opened, self.closed, self.results.copy()
+        twin.channel_open, twin.first_byte = self.channel_open.copy(), self.first_byte.copy()
+        twin.connection_duration = self.connection_duration.copy()
+        return twin
+
+
+class ClusterRecord:
+    """One cluster. None: nobody knows yet, and there is no sample."""
+
+    __slots__ = ("certificate_expiry", "listening", "probe_duration", "probes", "traffic", "up")
+
+    def __init__(self) -> None:
+        self.traffic = Traffic()
+        self.up: bool | None = None
+        self.listening: bool | None = None
+        self.probes: Counter[str] = Counter()
+        """By result."""
+        self.probe_duration = Histogram(LATENCY_BUCKETS)
+        self.certificate_expiry: dict[str, float] = {}
+        """Unix time, by kind."""
+
+    def copy(self) -> ClusterRecord:
+        """As it is now."""
+        twin = ClusterRecord.__new__(ClusterRecord)
+        twin.traffic, twin.up, twin.listening = self.traffic.copy(), self.up, self.listening
+        twin.probes, twin.probe_duration = self.probes.copy(), self.probe_duration.copy()
+        twin.certificate_expiry = self.certificate_expiry.copy()
+        return twin
+
+
+class GatewayRecord:
+    """One gateway."""
+
+    __slots__ = ("backoff", "connects", "credential_expiry", "handshake", "links", "planes", "reconnects", "retiring", "rtt")
+
+    def __init__(self) -> None:
+        self.links = 0
+        self.retiring = 0
+        self.connects: Counter[str] = Counter()
+        """Dials by result."""
+        self.reconnects: Counter[str] = Counter()
+        """By the reason of the loss."""
+        self.handshake = Histogram(LATENCY_BUCKETS)
+        self.rtt: float | None = None
+        """Seconds."""
+        self.backoff = 0.0
+        self.credential_expiry: dict[str, float] = {}
+        """Unix time, by kind."""
+        self.planes: dict[str, int] = {}
+        """Links by who carries their bytes."""
+
+    def copy(self) -> GatewayRecord:
+        """As it is now."""
+        twin = GatewayRecord.__new__(GatewayRecord)
+        twin.links, twin.retiring, twin.rtt, twin.backoff = self.links, self.retiring, self.rtt, self.backoff
+        twin.connects, twin.reconnects, twin.planes = self.connects.copy(), self.reconnects.copy(), self.planes.copy()
+        twin.handshake, twin.credential_expiry = self.handshake.copy(), self.credential_expiry.copy()
+        return twin
