@@ -63,9 +63,10 @@ def test_another_version_says_which_one_is_read() -> None:
 
 def test_check_of_a_good_file(material: Path, tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
-    path.write_text(
-        (FOLDER / "minimal.yaml").read_text().replace("~/.ssh/id_ed25519", f"{material}/key").replace("~/.ssh", str(material))
-    )
+    text = (FOLDER / "minimal.yaml").read_text().replace("bastion.eu.example.com", "bastion.example.com")
+    for name, there in {"${CREDENTIALS_DIRECTORY}/eu-edge": "key", "/etc/kubemux/prod-eu.crt": "ca.crt"}.items():
+        text = text.replace(name, f"{material}/{there}")
+    path.write_text(text.replace("/etc/kubemux", str(material)))
     result = CliRunner().invoke(main, ["check", "--config", str(path)])
     assert (result.exit_code, result.stdout, result.stderr) == (0, f"{path}: ok, 1 gateway, 1 cluster\n", "")
 

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -65,6 +66,11 @@ PARTS: dict[str, tuple[str, Callable[[], str]]] = {
 def need(part: str) -> None:
     """Skip the running test if `part` is missing; with CI=true fail it."""
     if reason := PARTS[part][1]():
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"{part} is missing, and CI=true: {reason}", pytrace=False)
-        pytest.skip(f"{part}: {reason}")
+        missing(part, reason)
+
+
+def missing(part: str, reason: str) -> NoReturn:
+    """Skip the running test; with CI=true fail it."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"{part} is missing, and CI=true: {reason}", pytrace=False)
+    pytest.skip(f"{part}: {reason}")

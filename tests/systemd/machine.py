@@ -1,7 +1,8 @@
 """A machine for the real unit files: systemd as PID 1 of namespaces of its own, with a file system view of its own.
 
 The unit runs unchanged: `/opt/kubemux` and `/etc/kubemux` are what it expects, bound over this machine's for the namespace
-alone. The network is a namespace with nothing but loopback, so the ports of the shipped files are free. Needs root.
+alone, as are all folders that an installation writes to. The network is a namespace with nothing but loopback, so the ports of
+the shipped files are free. Names come from /etc alone: it is a Debian without libnss-systemd. Needs root.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, TypeVar
@@ -50,6 +52,11 @@ exec unshare --pid --fork --kill-child --mount --mount-proc --uts --ipc --net --
     mount --bind $SITE $ROOT/opt/site
     mount --bind $CHECKOUT/proxy $ROOT/opt/checkout/proxy
     mount --rbind $ROOT/opt /opt
+    mount --bind $ROOT/local /usr/local
+    mount --bind $ROOT/var /var/lib
+    mount -t tmpfs tmpfs /root
+    mount -t tmpfs tmpfs /home
+    for module in /lib/*/libnss_systemd.so.2; do [ ! -e $module ] || mount --bind /dev/null $module; done
     mount --make-rshared /
     exec /lib/systemd/systemd --unit=test.target --log-target=null'
 """
@@ -66,10 +73,15 @@ export LD_LIBRARY_PATH=/opt/python/lib PYTHONPATH=/opt/checkout:/opt/site PYTHON
 exec /opt/python/bin/{python} -m proxy "$@"
 """
 _ETC: Final = {
-    "passwd": "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
-    "group": "root:x:0:\nnogroup:x:65534:\n",
-    "nsswitch.conf": "passwd: files systemd\ngroup: files systemd\nhosts: files\n",
-    "hosts": "127.0.0.1 localhost\n::1 localhost\n",
+    "passwd": "root:x:0:0:root:/root:/bin/bash\n"
+    "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
+    "sshd:x:100:65534::/run/sshd:/usr/sbin/nologin\n"
+    "tunnel:*:101:65534::/nonexistent:/usr/sbin/nologin\n"
+    "me:*:1000:1000::/home/me:/bin/bash\n",
+    "group": "root:x:0:\nnogroup:x:65534:\nme:x:1000:\n",
+    # Not `systemd`, as on a Debian without libnss-systemd: a uid that DynamicUser= made up has no name then, and no home.
+    "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
+    "hosts": "127.0.0.1 localhost bastion.eu.example.com\n::1 localhost\n",
     "machine-id": "6b75626d75782d746573742d6d616368\n",
 }
 
@@ -77,26 +89,32 @@ _ETC: Final = {
 class Machine:
     """One booted systemd, which runs only the units it is given. Use as a context manager."""
 
-    def __init__(self, root: Path) -> None:
-        """`root` is an empty folder for its files; `drop_in` and `config` may be changed before and after boot."""
+    def __init__(self, root: Path, *, is_installed: bool = True) -> None:
+        """`root` is an empty folder for its files; `drop_in` and `config` may be changed before and after boot.
+
+        With `is_installed` it has the units, and a program that is this checkout.
+        """
         self.root = root
         self.log = root / "kubemux.log"
         self._boot_log = root / "boot.log"
         self.config = root / "etc/kubemux/config.yaml"
         self.units = root / "etc/systemd/system"
-        for folder in (self.config.parent, self.units, root / "opt/python", root / "opt/site", root / "opt/checkout/proxy"):
+        bound = ("opt/python", "opt/site", "opt/checkout/proxy", "local/bin", "var/systemd")
+        for folder in (self.units, *map(root.joinpath, bound)):
             folder.mkdir(parents=True, mode=0o755)
         for name, text in _ETC.items():
             (root / "etc" / name).write_text(text)
         for target in _STUB_TARGETS:
             (self.units / f"{target}.target").write_text("[Unit]\nDefaultDependencies=no\n")
         (self.units / "test.target").write_text(_BOOT_TARGET)
-        for unit in ("kubemux.service", "kubemux.socket"):
-            shutil.copy(CHECKOUT / "systemd" / unit, self.units)
-        program = root / "opt/kubemux/bin/kubemux"
-        program.parent.mkdir(parents=True)
-        program.write_text(_PROGRAM.format(python=f"python3.{sys.version_info.minor}"))
-        program.chmod(0o755)
+        if is_installed:
+            self.config.parent.mkdir(mode=0o755)
+            for unit in ("kubemux.service", "kubemux.socket"):
+                shutil.copy(CHECKOUT / "systemd" / unit, self.units)
+            program = root / "opt/kubemux/bin/kubemux"
+            program.parent.mkdir(parents=True)
+            program.write_text(_PROGRAM.format(python=f"python3.{sys.version_info.minor}"))
+            program.chmod(0o755)
         self.drop_in("log", f"[Service]\nStandardOutput=append:{self.log}\nStandardError=inherit\n")
 
     def drop_in(self, name: str, text: str) -> None:
@@ -107,7 +125,7 @@ class Machine:
 
     def __enter__(self) -> Self:
         self._env = {
-            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+            "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             "container": "lxc",
             "SYSTEMD_UNIT_PATH": "/etc/systemd/system",
             "NAME": f"kubemux-test-{secrets.token_hex(4)}",
@@ -143,7 +161,7 @@ class Machine:
             return ""  # a `mount` of the boot script that has ended since
         return children[0] if is_systemd else ""
 
-    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def run(self, *command: str, check: bool = True, timeout: float = 60) -> subprocess.CompletedProcess[str]:
         """Run `command` inside, with a deadline. Raises AssertionError, with its output, if it fails."""
         done = subprocess.run(
             ["nsenter", "-t", self._init, "-m", "-p", "-n", "--", *command],
@@ -151,7 +169,7 @@ class Machine:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=timeout,
             check=False,
         )
         assert not check or done.returncode == 0, f"{command}: {done.stdout}{done.stderr}\n{self.report()}"
@@ -166,6 +184,18 @@ class Machine:
             stdout=subprocess.PIPE,
             text=True,
         )
+
+    @contextmanager
+    def background(self, *command: str) -> Iterator[None]:
+        """`command` beside the block. It is ended with the machine."""
+        enter = ["nsenter", "-t", self._init, "-m", "-p", "-n", "--", *command]
+        nothing = subprocess.DEVNULL
+        process = subprocess.Popen(enter, env={"PATH": self._env["PATH"]}, stdin=nothing, stdout=nothing, stderr=nothing)
+        try:
+            yield
+        finally:
+            process.kill()
+            process.wait()
 
     def systemctl(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """`systemctl WORDS` inside."""

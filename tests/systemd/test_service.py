@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families as parse_metrics
 
 from tests.support.ssh_keys import new_key, public
+from tests.systemd.bastion import API_SERVER, HOST, Bastion
 from tests.systemd.machine import CHECKOUT, Machine
 
 pytestmark = pytest.mark.systemd
@@ -115,6 +117,106 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
     with machine:
         yield machine
     assert "PRIVATE KEY" not in machine.log.read_text()
+
+
+def make_user(machine: Machine) -> None:
+    machine.run("systemd-sysusers", str(CHECKOUT / "systemd/kubemux.sysusers.conf"))
+
+
+def lead_to(bastion: Bastion, machine: Machine, **gateway: object) -> None:
+    """A configuration with one cluster, behind a bastion that answers."""
+    etc = machine.config.parent
+    shutil.copy(bastion.key, etc / "keys/eu-edge")
+    shutil.copy(bastion.ca, etc / "ca.crt")
+    (etc / "known_hosts").write_text(bastion.known_hosts)
+    cluster = {
+        "gateway": "eu-edge",
+        "listen": "127.0.0.1:16443",
+        "api_servers": [API_SERVER],
+        "tls": {"ca_file": "/etc/kubemux/ca.crt"},
+        "probe": {"interval": "200ms"},
+    }
+    configure(machine, gateways={"eu-edge": GATEWAY | {"host": HOST} | gateway}, clusters={"prod-eu": cluster})
+
+
+@pytest.mark.sshd
+@pytest.mark.parametrize("has_user", [True], ids=["sysusers.d"])
+def test_it_dials_where_no_library_names_its_uid(has_user: bool, machine: Machine) -> None:
+    """Debian's systemd does without libnss-systemd: a user that systemd made up has a uid, and neither a name nor a home."""
+    bastion = Bastion(machine)
+    lead_to(bastion, machine)
+    if has_user:
+        make_user(machine)
+    with bastion.serving():
+        machine.systemctl("start", "kubemux.service")
+        uid = machine.run("stat", "-c", "%u", "/run/kubemux").stdout.strip()
+        named = machine.run("python3", "-c", f"import pwd; print(pwd.getpwuid({uid}).pw_dir)", check=False)
+        assert (named.returncode == 0) is has_user
+        machine.wait(lambda: "1/1 clusters up" in machine.show("StatusText")["StatusText"], "the cluster to be up")
+
+
+@pytest.mark.sshd
+def test_it_dials_as_ssh_config_says(machine: Machine) -> None:
+    bastion = Bastion(machine)
+    (machine.config.parent / "ssh_config").write_text(f"Host edge\n  HostName {HOST}\n")
+    lead_to(bastion, machine, host="edge", ssh_config="/etc/kubemux/ssh_config")
+    make_user(machine)
+    with bastion.serving():
+        machine.systemctl("start", "kubemux.service")
+        machine.wait(lambda: "1/1 clusters up" in machine.show("StatusText")["StatusText"], "the cluster to be up")
+
+
+def test_it_has_folders_for_its_own_and_for_others(machine: Machine) -> None:
+    """Sockets in /run/kubemux-entries may be opened by others; the folder outlives a restart, for who has mounted it."""
+    make_user(machine)
+    configure(machine, admin={"socket": "/run/kubemux-entries/some.sock"})
+    machine.systemctl("start", "kubemux.service")
+    look = ("stat", "-c", "%n %a %U %F")
+    assert machine.run(*look, "/run/kubemux", "/run/kubemux-entries").stdout.splitlines() == [
+        "/run/kubemux 700 kubemux directory",
+        "/run/kubemux-entries 755 kubemux directory",
+    ]
+    as_other = ("setpriv", "--reuid=1000", "--regid=1000", "--clear-groups")
+    assert machine.run(*as_other, "ls", "/run/kubemux-entries").stdout == "some.sock\n"
+    assert machine.run(*as_other, "ls", "/run/kubemux", check=False).returncode != 0
+    inode = machine.run("stat", "-c", "%i", "/run/kubemux-entries").stdout
+    machine.systemctl("reload", "kubemux.service", check=False)  # ExecReload= makes its folders anew, too
+    machine.systemctl("restart", "kubemux.service")
+    assert machine.run("stat", "-c", "%i %a", "/run/kubemux-entries").stdout == f"{inode.strip()} 755\n"
+
+
+def test_other_users_are_told_apart(machine: Machine) -> None:
+    """In a user namespace of its own every one of them would be 65534; and netlink tells whose a TCP connection is."""
+    machine.systemctl("start", "kubemux.service")
+    pid = machine.show("MainPID")["MainPID"]
+    assert machine.run("cat", f"/proc/{pid}/uid_map").stdout.split() == ["0", "0", str(2**32 - 1)]
+    families = machine.show("RestrictAddressFamilies")["RestrictAddressFamilies"].split()
+    assert sorted(families) == ["AF_INET", "AF_INET6", "AF_NETLINK", "AF_UNIX"]
+
+
+def test_a_configuration_that_it_may_not_read_is_not_tried_again(machine: Machine) -> None:
+    """An installation under umask 077 must not end in a restart every two seconds."""
+    machine.config.chmod(0o600)
+    assert machine.systemctl("start", "kubemux.service", check=False).returncode == 1
+    ended = {"ActiveState": "failed", "ExecMainStatus": "78", "NRestarts": "0"}
+    assert machine.show(*ended) == ended
+    assert "may not be read by this user" in machine.log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("key", "known_hosts", "remedy"),
+    [
+        ("/etc/kubemux/keys/eu-edge", "/etc/kubemux/known_hosts", "LoadCredential=eu-edge:/etc/kubemux/keys/eu-edge"),
+        ("${CREDENTIALS_DIRECTORY}/eu-edge", "/root/known_hosts", "install -m 644 /root/known_hosts /etc/kubemux/known_hosts"),
+    ],
+    ids=["key", "home"],
+)
+def test_what_the_service_may_not_read_has_a_remedy_that_helps(machine: Machine, key: str, known_hosts: str, remedy: str) -> None:
+    machine.run("cp", "/etc/kubemux/known_hosts", "/root/known_hosts")
+    configure(machine, gateways={"eu-edge": GATEWAY | {"identity_files": [key], "known_hosts": [known_hosts]}})
+    machine.systemctl("start", "kubemux.service", check=False)
+    assert remedy in machine.log.read_text()
+    assert "chmod" not in machine.log.read_text()
 
 
 def test_a_life(machine: Machine) -> None:

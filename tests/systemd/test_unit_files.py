@@ -28,9 +28,9 @@ def installed(tmp_path: Path) -> Path:
     drop_ins = units / "kubemux.service.d"
     for example in drop_ins.glob("*.conf.example"):
         example.rename(drop_ins / example.stem)
-    program = tmp_path / "opt/kubemux/bin/kubemux"
-    program.parent.mkdir(parents=True)
-    shutil.copy("/bin/true", program)
+    for program in ("opt/kubemux/bin/kubemux", "usr/bin/install", "usr/bin/chown"):
+        (tmp_path / program).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy("/bin/true", tmp_path / program)
     return tmp_path
 
 

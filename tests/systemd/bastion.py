@@ -1,0 +1,85 @@
+"""What a machine's kubemux leads to: bastion.eu.example.com, a real sshd, and behind it an API server at 10.0.0.10:6443."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from tests.support.parts import find
+from tests.support.ssh_keys import new_key, public
+from tests.support.tls import Authority
+from tests.systemd.machine import Machine
+
+HOST: Final = "bastion.eu.example.com"
+API_SERVER: Final = "10.0.0.10:6443"
+TOKEN: Final = "of-an-administrator"  # noqa: S105 - opens nothing else
+
+_SSHD: Final = """\
+ListenAddress 127.0.0.1:22
+HostKey /etc/ssh/host_key
+AuthorizedKeysFile /etc/ssh/authorized_keys
+AllowUsers tunnel
+StrictModes no
+UsePAM no
+PidFile none
+"""
+# The stand-in of the demo: as much of the API as kubectl needs.
+_SERVE: Final = """
+import asyncio, socket, ssl, sys
+from proxy.demo.api_server import serve
+from proxy.demo.objects import contents
+async def main(cert, key, token):
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(cert, key)
+    sock = socket.create_server(("10.0.0.10", 6443))
+    sock.setblocking(False)
+    async with serve(sock, tls, contents("prod-eu", 1, ("web",)), token=token):
+        await asyncio.Event().wait()
+asyncio.run(main(*sys.argv[1:]))
+"""
+_ASK: Final = """
+import socket
+for address in ("127.0.0.1", 22), ("10.0.0.10", 6443):
+    socket.create_connection(address, timeout=5).close()
+"""
+
+
+class Bastion:
+    """Keys and certificates, made before the machine boots, and the servers, once it has."""
+
+    def __init__(self, machine: Machine) -> None:
+        """In a folder below the machine's /etc, which sshd may read as any user."""
+        folder = machine.root / "etc/ssh"
+        folder.mkdir(mode=0o755)
+        self.key = new_key(folder / "key")
+        self.known_hosts = f"{HOST} {public(new_key(folder / 'host_key'))}\n"
+        (folder / "authorized_keys").write_text(f"{public(self.key)}\n")
+        authority = Authority(folder)
+        self.ca = authority.ca.cert
+        authority.issue("api-server", ips=("10.0.0.10",))
+        (folder / "sshd_config").write_text(_SSHD)
+        self._machine = machine
+
+    @staticmethod
+    def inside(name: str) -> str:
+        """A file of it as the machine calls it."""
+        return f"/etc/ssh/{name}"
+
+    @contextmanager
+    def serving(self) -> Iterator[None]:
+        """Both servers, once the machine has booted, until the end of the block."""
+        machine = self._machine
+        machine.run("install", "-d", "-m", "755", "/run/sshd")
+        machine.run("ip", "address", "add", "10.0.0.10/32", "dev", "lo")
+        python = f"/opt/python/bin/python3.{sys.version_info.minor}"
+        paths = ["env", "LD_LIBRARY_PATH=/opt/python/lib", "PYTHONPATH=/opt/checkout:/opt/site", "PYTHONDONTWRITEBYTECODE=1"]
+        certificate = ("/etc/ssh/api-server.crt", "/etc/ssh/api-server.key")
+        sshd = find("sshd") or "sshd"
+        with (
+            machine.background(sshd, "-D", "-f", "/etc/ssh/sshd_config", "-E", "/etc/ssh/sshd.log"),
+            machine.background(*paths, python, "-c", _SERVE, *certificate, TOKEN),
+        ):
+            machine.wait(lambda: machine.run("python3", "-c", _ASK, check=False).returncode == 0, "the servers behind it")
+            yield

@@ -1,0 +1,69 @@
+"""The README's recipes, word for word, on a machine that has nothing of kubemux yet."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.support import parts, readme
+from tests.systemd.bastion import Bastion
+from tests.systemd.machine import CHECKOUT, Machine
+
+pytestmark = [pytest.mark.systemd, pytest.mark.sshd, pytest.mark.timeout(400)]
+
+DEBIAN_PYTHON: Final = "/usr/bin/python3"
+
+
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `pip install .` fetches: there is no network inside the machine."""
+    folder = tmp_path_factory.mktemp("wheels")
+    commands: tuple[list[str | Path], ...] = (
+        [DEBIAN_PYTHON, "-m", "venv", folder / "venv"],
+        [folder / "venv/bin/pip", "download", "--quiet", "--dest", folder, CHECKOUT, "hatchling>=1.27"],
+    )
+    for command in commands:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        if done.returncode:
+            parts.missing("package index", f"{command[0]}: {done.stdout}{done.stderr}")
+    return folder
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    with Machine(tmp_path, is_installed=False) as machine:
+        yield machine
+
+
+def typed(machine: Machine, wheels: Path, script: str, *, umask: str, user: str = "root") -> str:
+    """What a shell in a checkout says to `script`, every command of which must succeed."""
+    home = machine.run("sh", "-c", f"echo ~{user}").stdout.strip()
+    files = ("pyproject.toml", "README.md", "proxy", "config", "systemd")
+    machine.run("install", "-d", "-o", user, f"{home}/checkout", f"{home}/wheels")
+    machine.run("cp", "-r", *(str(CHECKOUT / name) for name in files), f"{home}/checkout")
+    machine.run("sh", "-c", f"cp {wheels}/*.whl {home}/wheels; chown -R {user} {home}/checkout {home}/wheels")
+    environment = [f"HOME={home}", f"USER={user}", "EDITOR=true", "PIP_NO_INDEX=1", f"PIP_FIND_LINKS={home}/wheels"]
+    become = [] if user == "root" else ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups"]
+    shell = ["bash", "-euo", "pipefail", "-c", f"umask {umask}; cd ~/checkout\n{script}"]
+    return machine.run("env", *environment, *become, *shell, timeout=300).stdout
+
+
+def test_the_bastion(machine: Machine, wheels: Path) -> None:
+    """Nothing is edited: what the README and minimal.yaml call their hosts is what there is. And root's umask is a strict one."""
+    bastion = Bastion(machine)
+    with bastion.serving():
+        machine.run("install", "-D", "-m", "600", bastion.inside("key"), "/root/keys/eu-edge")
+        machine.run("install", "-m", "600", bastion.inside("ca.crt"), "/root/prod-eu.crt")
+        said = typed(machine, wheels, readme.shell("Install on a bastion (systemd)"), umask="027")
+        assert "/etc/kubemux/config.yaml: ok, 1 gateway, 1 cluster" in said
+        assert "active (running)" in said
+        up = "1/1 clusters up, 1/1 gateways connected, 0 connections"
+        machine.wait(lambda: machine.show("StatusText")["StatusText"] == up, up)
+        machine.systemctl("reload", "kubemux.service")
+        assert machine.systemctl("is-enabled", "kubemux.service").stdout == "enabled\n"
+        # As anybody, whatever the umask was.
+        assert "prod-eu" in machine.run("setpriv", "--reuid=1000", "--clear-groups", "kubemux", "status").stdout
