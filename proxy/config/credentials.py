@@ -19,6 +19,7 @@ from proxy.config.private_keys import Content, recognise
 from proxy.config.rules import Finding
 from proxy.config.typed import Loc, dotted
 from proxy.config.values import SERVICE_CREDENTIALS, credentials_directory, is_for_system_service
+from proxy.openssh import ssh_config
 from proxy.openssh.known_hosts import is_entry, is_line
 
 
@@ -127,6 +128,9 @@ def check(config: Config, scrutiny: Scrutiny = Scrutiny.FILES) -> Iterator[Findi
     """Every file that is missing, unreadable, readable by too many, or not what it should be. Its contents are never shown."""
     if scrutiny > Scrutiny.CA:
         for name, gateway in config.gateways.items():
+            if gateway.ssh_config and not ssh_config.is_ssh_here():
+                message = "is read by ssh(1), which this machine does not have"
+                yield Finding(("gateways", name, "ssh_config"), message, ssh_config.NEEDS_SSH)
             for loc, path, kind in references(gateway):
                 locked, missing = gateway.passphrase_file is None, known_hosts.missing(gateway, path)
                 yield from _check_file(("gateways", name, *loc), path, kind, scrutiny, locked=locked, missing=missing)
@@ -171,7 +175,7 @@ def _check_file(
             hint = missing
         yield Finding(loc, f"{path} {exc}", _credential_hint(path) or hint or exc.hint)
         return
-    too_open = kind in {Kind.PRIVATE_KEY, Kind.SECRET} and _too_open(path, status)
+    too_open = kind in {Kind.PRIVATE_KEY, Kind.SECRET} and is_too_open(path, status)
     # Whatever the level: `chmod 600` would be the wrong advice for a public key.
     content = recognise(data) if kind is Kind.PRIVATE_KEY and (too_open or scrutiny is Scrutiny.KEYS) else None
     if content in {Content.PUBLIC, Content.OTHER}:
@@ -235,7 +239,7 @@ def _denied_hint(path: Path, kind: Kind) -> str:
     return ""
 
 
-def _too_open(path: Path, status: os.stat_result) -> bool:
+def is_too_open(path: Path, status: os.stat_result) -> bool:
     """OpenSSH's rule (our file, any bit for group or others), and nobody else's file may be readable by all.
 
     systemd shows credentials with mode 0440 in a folder that only the service can enter (systemd.exec(5), LoadCredential=).

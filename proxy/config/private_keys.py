@@ -41,6 +41,24 @@ def recognise(data: bytes) -> Content:
     return Content.PUBLIC if _PUBLIC.match(data) else Content.OTHER
 
 
+def public_blob(data: bytes) -> bytes | None:
+    """The public half of the first key in OpenSSH's format: it is in clear, even if the private one is encrypted."""
+    found = _BEGIN.search(data)
+    if not found or found[1] != b"OPENSSH ":
+        return None
+    try:
+        blob = binascii.a2b_base64(data[found.end() :].partition(_END)[0])
+    except ValueError:
+        return None
+    at = len(_MAGIC)
+    for _ in range(3):  # cipher, KDF, its options
+        at += 4 + int.from_bytes(blob[at : at + 4])
+    at += 4  # how many keys
+    size = int.from_bytes(blob[at : at + 4])
+    public = blob[at + 4 : at + 4 + size]
+    return public if blob.startswith(_MAGIC) and 0 < size == len(public) else None
+
+
 def _in_pem(label: bytes, body: bytes) -> Content:
     if label != b"OPENSSH ":
         return Content.ENCRYPTED if label == b"ENCRYPTED " or b"Proc-Type: 4,ENCRYPTED" in body else Content.KEY

@@ -1,1 +1,1 @@
-"""OpenSSH's file formats, read as OpenSSH reads them. Nothing here speaks SSH."""
+"""OpenSSH's programs and file formats, as its manual pages have them. No SSH connection is made here."""

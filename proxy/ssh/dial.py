@@ -115,7 +115,7 @@ class _Chain:
         if not route:
             self._on_expiry("user", min((validity.end for _, validity in prepared.certificates), default=None))
         if not self.conns:
-            for name, hop in self._jumps(config, prepared.options.tunnel):
+            for name, hop in self._jumps(config, prepared.proxy_jump):
                 if name in route:
                     raise CredentialsUnusable(
                         f"ProxyJump goes in a circle: {' -> '.join((*route, name))}",
@@ -135,22 +135,20 @@ class _Chain:
             self._on_expiry("host", certificate.end if certificate else None)
         return server, seconds, client
 
-    def _jumps(self, config: GatewayConfig, proxy_jumps: object) -> list[tuple[str, GatewayConfig]]:
+    def _jumps(self, config: GatewayConfig, proxy_jumps: str | None) -> list[tuple[str, GatewayConfig]]:
         if config.jump:
             return [(name, self._gateways[name]) for name in config.jump]
-        if isinstance(proxy_jumps, str):
-            return [(hop.strip(), proxy_jump(config, hop)) for hop in proxy_jumps.split(",")]
-        return []
+        return [(hop.strip(), proxy_jump(config, hop)) for hop in proxy_jumps.split(",")] if proxy_jumps else []
 
     async def _connect(self, config: GatewayConfig, prepared: Prepared, on_lost: Lost | None) -> tuple[str, float, Login]:
         options = prepared.options
         server = f"{options.host}:{options.port}"
-        seconds = config.connect_timeout
+        seconds = prepared.connect_timeout
         tunnel: asyncssh.SSHClientConnection | _Tcp | None = None  # None: the ProxyCommand of ssh_config
         if self.conns:
             tunnel = self.conns[-1]
         elif options.proxy_command is None:
-            tunnel = _Tcp(server, seconds, unanswered(config.keepalive), self._places.names)
+            tunnel = _Tcp(server, seconds, unanswered(config.keepalive), self._places.names, prepared.bind_address)
         loop = asyncio.get_running_loop()
         client = self._login(config, prepared, server, on_lost)
         try:
@@ -173,7 +171,7 @@ class _Chain:
 
     def _login(self, config: GatewayConfig, prepared: Prepared, server: str, on_lost: Lost | None) -> Login:
         options, trusted = prepared.options, prepared.trusted
-        asked = Server(server, scan(config, options, self._hop, trusted), trusted, trusted.algorithms())
+        asked = Server(server, scan(config, options, self._hop, trusted), trusted, prepared.host_key_algorithms)
         name = host_keys.name_of(options.host, options.port, options.host_key_alias or "")
         return Login(asked, name, seconds=config.connect_timeout, on_lost=on_lost)
 
@@ -206,7 +204,6 @@ async def _handshake(
 ) -> asyncssh.SSHClientConnection:
     options = prepared.options
     options.known_hosts = known_hosts.NOBODY
-    options.server_host_key_algs = prepared.trusted.algorithms()
     options.tunnel = tunnel
     options.protocol_factory = lambda: client
     try:
@@ -214,15 +211,15 @@ async def _handshake(
     except LinkError:
         raise
     except Exception as exc:  # not only asyncssh.Error: what its parsers stumble over in a hostile peer's packets comes as it is
-        who = identity(prepared.options) + _expired(prepared)
+        who = identity(prepared.options) + _reservations(prepared)
         raise describe_handshake(server, exc, who=who) from exc
 
 
-def _expired(prepared: Prepared) -> str:
-    """The likeliest reason of a refusal that sshd does not tell."""
+def _reservations(prepared: Prepared) -> str:
+    """The likeliest reasons of a refusal that sshd does not tell."""
     now = time.time()
     said = [f"; {path} expired on {expiry.date(validity.end)}" for path, validity in prepared.certificates if validity.end < now]
-    return "".join(said)
+    return "".join([*said, *(f"; not used: {one}" for one in prepared.passed_over)])
 
 
 class _Tcp:
@@ -232,7 +229,7 @@ class _Tcp:
     socket object all the same, whose end closes the descriptor again, whoever has it by then.
     """
 
-    def __init__(self, server: str, seconds: float, unanswered: float, names: Place) -> None:
+    def __init__(self, server: str, seconds: float, unanswered: float, names: Place, source: str | None = None) -> None:
         self.addresses: list[str] = []
         self.connected_at = 0.0
         """Loop time; 0 until there is a connection."""
@@ -240,6 +237,7 @@ class _Tcp:
         self._seconds = seconds
         self._unanswered = unanswered
         self._names = names
+        self._source = (source, 0) if source else None
 
     async def resolve(self, host: str, port: int, family: int) -> None:
         """Find the server's addresses. Raises Unresolvable."""
@@ -261,7 +259,7 @@ class _Tcp:
         for address in self.addresses:
             try:
                 async with asyncio.timeout(self._seconds / len(self.addresses)):
-                    connection = await loop.create_connection(factory, address, port)
+                    connection = await loop.create_connection(factory, address, port, local_addr=self._source)
                 give_up_after(connection[0].get_extra_info("socket"), self._unanswered)
             except OSError as exc:
                 failure = exc

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Final, cast
+from typing import Final
 
 import asyncssh
 import structlog
@@ -23,6 +23,7 @@ from proxy.config.model import GatewayConfig
 from proxy.errors import CredentialsUnusable
 from proxy.openssh import known_hosts, revoked
 from proxy.openssh.known_hosts import AUTHORITY, REVOKED, Entry
+from proxy.openssh.ssh_config import SshConfig
 from proxy.ssh import host_keys
 
 log = structlog.get_logger("kubemux.known_hosts")
@@ -100,18 +101,19 @@ def _certificate(algorithm: str) -> str:
     return f"{algorithm.removesuffix('@openssh.com')}{_CERTIFICATE}"
 
 
-def read(config: GatewayConfig, options: asyncssh.SSHClientConnectionOptions, revoked_host_keys: Sequence[Path] = ()) -> Trusted:
-    """What the gateway's `known_hosts` has for the server of `options`; without that, the files that ssh(1) would read.
+def read(config: GatewayConfig, options: asyncssh.SSHClientConnectionOptions, asked: SshConfig | None) -> Trusted:
+    """What the gateway's `known_hosts` has for the server of `options`; without that, the files that ssh_config names.
 
     Never by the address that its name stands for, unless it is configured by that address. Blocks. Raises CredentialsUnusable.
     """
     names = known_hosts.names(options.host, options.port, options.host_key_alias or "")
     unread: list[str] = []
     files: dict[Path, bytes] = {}
+    theirs = _from_ssh_config(config, asked) if asked and not config.known_hosts else ()
     if config.known_hosts:
         files = {path: _contents(config, path) for path in config.known_hosts}
     else:
-        for path in _from_ssh_config(config, options):
+        for path in theirs:
             try:
                 files[path] = _bytes(path)
             except Unusable as exc:  # as ssh(1): another file may have the key
@@ -121,11 +123,11 @@ def read(config: GatewayConfig, options: asyncssh.SSHClientConnectionOptions, re
     if config.known_hosts and config.learned_host_keys:
         found += _learned(config.learned_host_keys, names, [entry for _, _, entry in found])
     lines = [(known, entry.marker) for path, name, entry in found if (known := _known(path, name, entry, unread))]
-    lists, krls = _revocations(revoked_host_keys)
+    lists, krls = _revocations(asked.revoked_host_keys if asked else ())
     return Trusted(
         names=[name.decode() for name in names],
         principal=names[-1].decode(),
-        files=list(files) or _from_ssh_config(config, options)[:1],
+        files=list(files or theirs[:1]),
         keys=_first([known for known, marker in lines if not marker], names),
         authorities=[known for known, marker in lines if marker == AUTHORITY],
         revoked=[*lists, *(known for known, marker in lines if marker == REVOKED)],
@@ -157,15 +159,13 @@ def _contents(config: GatewayConfig, path: Path) -> bytes:
         raise CredentialsUnusable(f"known_hosts file {path} of {config.host} {exc}", hint=hint) from exc
 
 
-def _from_ssh_config(config: GatewayConfig, options: asyncssh.SSHClientConnectionOptions) -> list[Path]:
-    if options.known_hosts is None:
+def _from_ssh_config(config: GatewayConfig, found: SshConfig) -> tuple[Path, ...]:
+    if not found.has_user_known_hosts and not any(path.exists() for path in found.known_hosts):
         raise CredentialsUnusable(
-            f"ssh_config of {config.host} switches host key checking off (UserKnownHostsFile none)",
+            f"ssh_config {found.path} for {config.host} switches host key checking off (UserKnownHostsFile none)",
             hint="give known_hosts in the gateway; kubemux never connects to a server it cannot identify",
         )
-    users = cast("list[str]", options.config.get("UserKnownHostsFile", ["~/.ssh/known_hosts", "~/.ssh/known_hosts2"]))
-    everybodys = cast("list[str]", options.config.get("GlobalKnownHostsFile", ["/etc/ssh/ssh_known_hosts"]))
-    return [Path(name).expanduser() for name in (*users, *everybodys)]
+    return found.known_hosts
 
 
 def _find(path: Path, data: bytes, name: bytes, unread: list[str]) -> list[Entry]:

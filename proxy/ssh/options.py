@@ -1,13 +1,16 @@
 """What asyncssh is told about a gateway: settings, keys and known_hosts, out of the configuration and its `ssh_config`.
 
-It is read in a thread, anew for each dial: the files may have been rotated, their disk may hang, a passphrase costs bcrypt,
-and `Match exec` in an ssh_config runs programs.
+Read anew for each dial: the files may have been rotated, their disk may hang, a passphrase costs bcrypt, and `Match exec` in an
+ssh_config runs programs. Asyncssh itself is given no ssh_config: it reads it differently from ssh(1) (`proxy/openssh`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import asyncio
+import getpass
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,17 +21,14 @@ from proxy.config import expiry
 from proxy.config.credentials import NO_AGENT, no_agent
 from proxy.config.model import GatewayConfig, KeepaliveConfig
 from proxy.errors import CredentialsUnusable, RetryClass
-from proxy.ssh import known_hosts
+from proxy.openssh import ssh_config
+from proxy.openssh.ssh_config import Printed, Remark, SshConfig
+from proxy.ssh import algorithms, known_hosts, user_keys
+from proxy.ssh.user_keys import UserKeys
 
-_ENCRYPTION: Final = (
-    "aes128-gcm@openssh.com",
-    "aes256-gcm@openssh.com",
-    "chacha20-poly1305@openssh.com",
-    "aes256-ctr",
-    "aes128-ctr",
-)
-"""AES-GCM first: with AES instructions it costs a fifth of the others."""
-
+_PORT: Final = 22
+_CONNECT_TIMEOUT: Final = GatewayConfig(host="any").connect_timeout
+_NAMELESS: Final = "say user: NAME in the gateway"
 _HANGS: Final = (
     "a disk, or the server it is mounted from, that does not answer, or a `Match exec` that does not end? Mend it, or name other "
     "files and reload; kubemux goes on by itself when it has ended"
@@ -37,24 +37,38 @@ _HANGS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """Everything `asyncssh.connect` needs, files already read.
+    """Everything that dialling one server needs, files already read.
 
-    `settings` are its keyword arguments: as many types as there are arguments. `options` is what asyncssh makes of them:
-    the host, port and user that count, and the ProxyJump of ssh_config. `trusted` is whom we take the server to be.
+    `options` are asyncssh's: the host, port and user that count, the keys, and what is offered. `trusted` is whom we take the
+    server to be.
     """
 
-    settings: Mapping[str, Any]
     options: asyncssh.SSHClientConnectionOptions
     trusted: known_hosts.Trusted
+    host_key_algorithms: Sequence[str]
+    """That the server may choose from."""
     certificates: Sequence[tuple[Path, expiry.Validity]] = ()
     """Of the user, those that end."""
+    connect_timeout: float = 10.0
+    bind_address: str | None = None
+    proxy_command: str | None = None
+    """Of ssh_config, for a shell to run; its tokens are expanded."""
+    proxy_jump: str | None = None
+    """Of ssh_config, as it stands there, its tokens expanded."""
+    remarks: tuple[Remark, ...] = ()
+    """What ssh_config has asked for, and what becomes of it."""
+    passed_over: tuple[str, ...] = ()
+    """Keys, certificates and algorithms of it that cannot be used, and why."""
 
 
 async def prepare(config: GatewayConfig, place: Place | None = None) -> Prepared:
     """Read what `config` refers to in `place`, within `connect_timeout`. Raises CredentialsUnusable, which names the file."""
     place = place or Place(f"settings of {config.host}")
+    deadline = asyncio.get_running_loop().time() + config.connect_timeout
     try:
-        return await place.run(_prepare, config, timeout=config.connect_timeout)
+        printed = await _printed(config)
+        left = deadline - asyncio.get_running_loop().time()
+        return await place.run(_prepare, config, printed, timeout=left)
     except CredentialsUnusable as exc:
         exc.retry = RetryClass.SOON  # nothing was sent: no sshd counts it against us, and a file may be back in a moment
         raise
@@ -64,19 +78,42 @@ async def prepare(config: GatewayConfig, place: Place | None = None) -> Prepared
         raise failure from exc
 
 
-def _prepare(config: GatewayConfig) -> Prepared:
-    settings = _settings(config)
-    doing(f"reading {config.ssh_config}" if config.ssh_config else "asking the system who runs kubemux")
+async def _printed(config: GatewayConfig) -> Printed | None:
+    if config.ssh_config is None:
+        return None
+    try:
+        async with asyncio.timeout(config.connect_timeout):
+            return await ssh_config.ask(config.ssh_config, config.host, user=config.user, port=config.port)
+    except TimeoutError as exc:
+        raise CredentialsUnusable(
+            f"ssh_config {config.ssh_config} for {config.host}: ssh -G has not read it within {config.connect_timeout:g} s",
+            hint="a `Match exec` in it that does not end, a name that is resolved (CanonicalizeHostname), or a disk that hangs?",
+        ) from exc
+
+
+def _prepare(config: GatewayConfig, printed: Printed | None) -> Prepared:
+    found = None
+    if printed is not None:
+        doing(f"reading what {config.ssh_config} names")
+        found = ssh_config.parse(printed)
+    agent = _agent(config, found)
+    keys = _keys(config, found, agent)
+    settings = _settings(config, found)
+    doing("asking the system who runs kubemux")
     try:
         options = asyncssh.SSHClientConnectionOptions(**settings)
-    except Exception as exc:  # asyncssh hands on whatever its parser of ssh_config stumbles over
-        source = f"ssh_config {config.ssh_config}" if config.ssh_config else "the settings"
-        said = str(exc).removeprefix(str(config.ssh_config)).strip() or type(exc).__name__
-        raise CredentialsUnusable(f"{source} for {config.host} cannot be used: {said}") from exc
-    if config.agent:
-        _check_agent(config, options.agent_path)
-    trusted = known_hosts.read(config, options)
-    return Prepared(settings, options, trusted, tuple(expiry.user_certificates(config)))
+    except Exception as exc:  # asyncssh hands on whatever it stumbles over
+        said = str(exc) or type(exc).__name__
+        raise CredentialsUnusable(f"the settings for {config.host} cannot be used: {said}") from exc
+    options.client_keys = keys.pairs  # not an argument: without any, asyncssh would look for keys at home
+    options.agent_path = agent
+    if found and found.identities_only:
+        options.agent_identities = keys.public
+        options.agent_path = agent if keys.public else None
+    trusted = known_hosts.read(config, options, found)
+    options.server_host_key_algs = offered = trusted.algorithms(algorithms.for_host_keys(found))
+    ours = Prepared(options, trusted, offered, tuple(expiry.user_certificates(config)), settings["login_timeout"])
+    return ours if found is None else _with(ours, found, keys)
 
 
 def ticks(keepalive: KeepaliveConfig) -> tuple[float, int]:
@@ -89,16 +126,24 @@ def ticks(keepalive: KeepaliveConfig) -> tuple[float, int]:
     return keepalive.interval * tries / (tries + 1), tries
 
 
-def _settings(config: GatewayConfig) -> dict[str, Any]:
+def _keys(config: GatewayConfig, found: SshConfig | None, agent: str | None) -> UserKeys:
+    if found is None or config.identity_files:
+        return user_keys.named(config)
+    return user_keys.of_ssh_config(config, found, has_agent=bool(agent))
+
+
+def _settings(config: GatewayConfig, found: SshConfig | None) -> dict[str, Any]:
     interval, tries = ticks(config.keepalive)
     settings: dict[str, Any] = {
-        "host": config.host,
-        "config": [str(config.ssh_config)] if config.ssh_config else None,
+        "host": found.host if found else config.host,
+        "port": found.port if found else config.port or _PORT,
+        "username": found.user if found else config.user or _own_name(),
+        "config": None,
         "keepalive_interval": interval,
         "keepalive_count_max": tries,
-        "login_timeout": config.connect_timeout,
-        "connect_timeout": None,  # not ssh_config's: ours is the deadline
-        "encryption_algs": list(_ENCRYPTION),
+        "login_timeout": _connect_timeout(config, found),
+        "connect_timeout": None,  # ours is the deadline
+        **algorithms.settings(found),
         "compression_algs": ["none"],
         "preferred_auth": "publickey",
         "password_auth": False,
@@ -107,96 +152,65 @@ def _settings(config: GatewayConfig) -> dict[str, Any]:
         "gss_kex": False,
         "gss_auth": False,
         "x509_trusted_certs": None,
+        "x509_trusted_cert_paths": [],  # or it looks for them at home
+        "client_keys": None,
     }
-    if not config.agent:
-        settings["agent_path"] = None
-    if config.port is not None:
-        settings["port"] = config.port
-    if config.user is not None:
-        settings["username"] = config.user
-    passphrase = _passphrase(config)
-    if passphrase is not None:
-        settings["passphrase"] = passphrase
-    if config.identity_files:
-        settings["client_keys"] = _keys(config, passphrase)
-    elif config.certificate_files:
-        settings["client_certs"] = [str(path) for path in config.certificate_files]
+    if found is None:
+        return settings
+    settings |= {
+        "host_key_alias": found.host_key_alias,
+        "family": found.family,
+        "tcp_keepalive": found.tcp_keepalive,
+        "proxy_command": found.proxy_command,
+    }
+    if found.rekey_bytes:
+        settings["rekey_bytes"] = found.rekey_bytes
+    if found.rekey_seconds:
+        settings["rekey_seconds"] = found.rekey_seconds
     return settings
 
 
-def _passphrase(config: GatewayConfig) -> str | None:
-    if config.passphrase_file is None:
-        return None
-    doing(f"reading {config.passphrase_file}")
+def _with(ours: Prepared, found: SshConfig, keys: UserKeys) -> Prepared:
+    return replace(
+        ours,
+        bind_address=found.bind_address,
+        proxy_command=found.proxy_command,
+        proxy_jump=found.proxy_jump,
+        remarks=found.remarks,
+        passed_over=(*keys.passed_over, *algorithms.left_out(found)),
+    )
+
+
+def _connect_timeout(config: GatewayConfig, found: SshConfig | None) -> float:
+    """The gateway's, if it has one of its own."""
+    asked = found.connect_timeout if found else None
+    return asked if asked is not None and config.connect_timeout == _CONNECT_TIMEOUT else config.connect_timeout
+
+
+def _own_name() -> str:
     try:
-        return config.passphrase_file.read_text().rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as exc:
-        raise CredentialsUnusable(f"passphrase_file {config.passphrase_file} cannot be read: {_said(exc)}") from exc
+        return getpass.getuser()
+    except (KeyError, OSError) as exc:
+        raise CredentialsUnusable(f"uid {os.getuid()}, which runs kubemux, has no name to log in with", hint=_NAMELESS) from exc
 
 
-def _keys(config: GatewayConfig, passphrase: str | None) -> list[asyncssh.SSHKeyPair]:
-    """The keys of `identity_files` with their certificates: one by one, so that an error names its file."""
-    named = [certificate for path in config.certificate_files for certificate in _certificates(path)]
-    keys: list[asyncssh.SSHKeyPair] = []
-    for path in config.identity_files:
-        doing(f"reading {path}")
-        try:
-            # Not by its path: asyncssh would compare it with a KEY.pub beside it, which ssh(1) does not need, and a key that was
-            # replaced leaves behind.
-            found = asyncssh.read_private_key_list(str(path), passphrase)
-        except (OSError, ValueError) as exc:
-            raise _key_unusable(path, config.passphrase_file, exc) from exc
-        if not found:
-            raise _key_unusable(path, None, ValueError("there is none in it"))
-        keys += asyncssh.load_keypairs(found, certlist=[*named, *_beside(path, found)])
-    return keys
+def _agent(config: GatewayConfig, found: SshConfig | None) -> str | None:
+    """The socket of an agent if one is asked for: by the gateway, or by an IdentityAgent. Raises CredentialsUnusable.
 
-
-def _beside(path: Path, keys: Sequence[asyncssh.SSHKey]) -> list[asyncssh.SSHCertificate]:
-    """The certificate that ssh(1) would take along with the key at `path`."""
-    certificate = Path(f"{path}-cert.pub")
-    doing(f"looking for {certificate}")
-    if not certificate.exists():
-        return []
-    found = _certificates(certificate)
-    if not {one.key.public_data for one in found} & {key.public_data for key in keys}:
-        hint = f"have the key signed again (ssh-keygen -s), or remove what is left of another: mv {certificate} {certificate}.old"
-        raise CredentialsUnusable(f"certificate file {certificate} is not of the key beside it, {path}", hint=hint)
-    return found
-
-
-def _certificates(path: Path) -> list[asyncssh.SSHCertificate]:
-    doing(f"reading {path}")
-    try:
-        found = asyncssh.load_certificates(str(path))
-    except (OSError, ValueError) as exc:
-        raise CredentialsUnusable(f"certificate file {path} cannot be used: {_said(exc)}") from exc
-    if not found:
-        raise CredentialsUnusable(f"certificate file {path} holds no certificate", hint="ssh-keygen -L -f FILE shows one")
-    return list(found)
-
-
-def _key_unusable(path: Path, passphrase_file: Path | None, exc: Exception) -> CredentialsUnusable:
-    if isinstance(exc, OSError):
-        return CredentialsUnusable(f"key {path} cannot be read: {_said(exc)}")
-    if passphrase_file is None and "passphrase" in str(exc).lower():
-        return CredentialsUnusable(
-            f"key {path} is encrypted, and the gateway has no passphrase_file",
-            hint="add passphrase_file: FILE to the gateway, or load the key into an ssh-agent and say agent: true",
+    Asyncssh goes on without an agent that is not there, and the server's refusal would blame the wrong side.
+    """
+    asked = found.agent if found and (config.agent or not config.identity_files) else None
+    if asked == "" and config.agent and found:
+        raise CredentialsUnusable(
+            f"agent: true for {config.host}, but ssh_config {found.path} says IdentityAgent none", hint="take out one of the two"
         )
-    if passphrase_file is not None:
-        return CredentialsUnusable(f"key {path} cannot be opened with passphrase_file {passphrase_file}: {exc}")
-    return CredentialsUnusable(f"key {path} cannot be used: {exc}", hint="it should be a private key as ssh-keygen writes it")
-
-
-def _check_agent(config: GatewayConfig, agent_path: str | None) -> None:
-    """Asyncssh goes on without an agent that is not there, and the server's refusal would blame the wrong side."""
-    if why := no_agent(agent_path):
-        raise CredentialsUnusable(f"agent: true for {config.host}, but {why}", hint=NO_AGENT)
-
-
-def _said(exc: Exception) -> str:
-    return (exc.strerror if isinstance(exc, OSError) else None) or str(exc)
+    if not asked and not config.agent:
+        return None
+    path = asked or os.environ.get("SSH_AUTH_SOCK")
+    if why := no_agent(path):
+        said = f"IdentityAgent in ssh_config {config.ssh_config}" if asked else "agent: true"
+        raise CredentialsUnusable(f"{said} for {config.host}, but {why}", hint=NO_AGENT)
+    return path
 
 
 def proxy_jump(config: GatewayConfig, hop: str) -> GatewayConfig:

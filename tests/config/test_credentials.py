@@ -222,3 +222,14 @@ def test_a_secret_that_the_service_may_not_read_is_to_come_as_a_credential(
         os.seteuid(0)
     assert found.message == f"{path} may not be read by this user"
     assert said.format(path=path) in found.hint
+
+
+def test_an_ssh_config_needs_ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write(tmp_path / "ssh_config", "")
+    checked = Config(version=1, gateways={"edge": GatewayConfig(host="h", ssh_config=file)})
+    assert messages(checked) == []
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (found,) = credentials.check(checked)
+    assert found.loc == ("gateways", "edge", "ssh_config")
+    assert "this machine does not have" in found.message
+    assert "apt install openssh-client" in found.hint

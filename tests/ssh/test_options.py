@@ -28,10 +28,10 @@ async def test_a_silent_peer_is_asked_each_time_and_given_up_in_time(
 ) -> None:
     """asyncssh counts ticks of silence, asks at each, and gives up at the first that is over `keepalive_count_max`."""
     keepalive = KeepaliveConfig(interval=interval, max_missed=max_missed)
-    settings = (await prepare(config.model_copy(update={"keepalive": keepalive}))).settings
-    asked = settings["keepalive_count_max"]
+    options = (await prepare(config.model_copy(update={"keepalive": keepalive}))).options
+    asked = options.keepalive_count_max
     assert asked == max_missed
-    assert settings["keepalive_interval"] * (asked + 1) == pytest.approx(interval * max_missed)
+    assert options.keepalive_interval * (asked + 1) == pytest.approx(interval * max_missed)
 
 
 async def test_only_public_keys_are_offered_and_an_agent_only_if_asked(

@@ -1,0 +1,54 @@
+"""Lists of algorithms that an ssh_config asks for, and the order in which we offer them. Pure.
+
+`ssh -G` prints such a list with `+`, `-` and `^` applied to ssh's defaults. Beside those defaults it tells what was asked for.
+The names are ssh's; of those that nobody put in an order, our own order holds (AES-GCM first, for instance):
+
+    the defaults, perhaps more behind them    `+`: ours, then the others
+    some of the defaults, in their order      `-`: ours
+    some, then the defaults without them      `^`: those, then ours
+    anything else                             the list as it is
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+Names = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A list that is not ssh's default."""
+
+    names: Names
+    defaults: Names
+
+    def over(self, ours: Sequence[str]) -> Names:
+        """The names, in our order as far as no other was asked for."""
+        return _unique(*self._ordered(), *(name for name in ours if name in self.names), *self.names)
+
+    def _ordered(self) -> Names:
+        defaults = [name for name in self.defaults if name in self.names]
+        if self.names[: len(defaults)] == tuple(defaults):
+            return ()
+        for length in range(1, len(self.names)):
+            first = self.names[:length]
+            if self.names[length:] == tuple(name for name in self.defaults if name not in first):
+                return first
+        return self.names
+
+
+def split(text: str) -> Names:
+    """The names of a list, each once."""
+    return _unique(*filter(None, text.split(",")))
+
+
+def usable(names: Iterable[str], known: Iterable[str]) -> Names:
+    """Those that are `known`, in their order."""
+    there_are = frozenset(known)
+    return tuple(name for name in names if name in there_are)
+
+
+def _unique(*names: str) -> Names:
+    return tuple(dict.fromkeys(names))

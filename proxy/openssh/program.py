@@ -1,0 +1,66 @@
+"""Running a program of OpenSSH, or one that an ssh_config names: bounded in its output, and nothing of it stays behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Final, NamedTuple
+
+MAX_OUTPUT: Final = 4 << 20
+"""`ssh -G` prints a few KiB, and what the files hold."""
+_MAX_COMPLAINTS: Final = 64 << 10
+_END_S: Final = 1.0
+"""For what was killed to be gone. A process that hangs in its disk cannot be, and nobody waits for it."""
+
+
+class Ran(NamedTuple):
+    """What a program left."""
+
+    code: int
+    output: bytes
+    complaints: bytes
+
+
+async def run(command: Sequence[str]) -> Ran:
+    """What `command` prints. Raises OSError if there is no such program, ValueError if it prints too much.
+
+    The caller has a deadline. The program has a session of its own, which ends with it, or with the call: `Match exec` starts
+    programs that would outlive an ssh that is killed, or keep its standard error open.
+    """
+    pipe, none = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
+    process = await asyncio.create_subprocess_exec(*command, stdin=none, stdout=pipe, stderr=pipe, start_new_session=True)
+    try:
+        async with asyncio.TaskGroup() as group:
+            complaints = group.create_task(_first(process.stderr, _MAX_COMPLAINTS))
+            output = await _first(process.stdout, MAX_OUTPUT + 1)
+            await _ended(process)
+            _kill(process)
+    finally:
+        if process.returncode is None:
+            _kill(process)
+            await _ended(process)
+    if len(output) > MAX_OUTPUT:
+        raise ValueError(f"prints more than {MAX_OUTPUT >> 20} MiB")
+    return Ran(-1 if process.returncode is None else process.returncode, output, complaints.result())
+
+
+async def _ended(process: asyncio.subprocess.Process) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_END_S):
+            await process.wait()
+
+
+async def _first(stream: asyncio.StreamReader | None, most: int) -> bytes:
+    """All of `stream` up to its end, of which `most` bytes are kept."""
+    kept = bytearray()
+    while stream is not None and (data := await stream.read(1 << 16)):
+        kept += data[: most - len(kept)]
+    return bytes(kept)
+
+
+def _kill(process: asyncio.subprocess.Process) -> None:
+    with suppress(ProcessLookupError, PermissionError):  # PermissionError: what is left runs as somebody else (sudo)
+        os.killpg(process.pid, signal.SIGKILL)

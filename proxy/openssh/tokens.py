@@ -1,0 +1,42 @@
+"""What values of an ssh_config stand for: a leading `~`, `%` tokens and `${VARIABLE}` (ssh_config(5), TOKENS). Pure.
+
+`ssh -G` prints some options before it has expanded them. The order is OpenSSH's: first `~`, then tokens and variables in one
+pass, so that nothing is expanded twice.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+
+_TOKEN = re.compile(r"%(.?)|\$\{([^}]*)(\}?)", re.DOTALL)
+
+
+def expand(text: str, tokens: Mapping[str, str], environ: Mapping[str, str] | None = None) -> str:
+    """`text` with its tokens; with its variables, too, if there is an `environ`. Raises ValueError, as ssh(1) would give up."""
+
+    def replace(match: re.Match[str]) -> str:
+        letter, variable, end = match.groups()
+        if letter is not None:
+            if letter == "%":
+                return "%"
+            if letter not in tokens:
+                raise ValueError(f"there is no token %{letter} for it")
+            return tokens[letter]
+        if environ is None:
+            return match[0]
+        if not end or not variable:
+            raise ValueError(f"{match[0]} is no variable")
+        if variable not in environ:
+            raise ValueError(f"environment variable {variable} is not set")
+        return environ[variable]
+
+    return _TOKEN.sub(replace, text)
+
+
+def tilde(text: str, home: Callable[[str], str]) -> str:
+    """`text` with the home directory that a leading `~` or `~USER` means; `home("")` is our own. `home` raises ValueError."""
+    if not text.startswith("~"):
+        return text
+    user, _, rest = text[1:].partition("/")
+    return home(user).removesuffix("/") + "/" + rest.lstrip("/")

@@ -1,0 +1,60 @@
+"""Whose order holds in a list of algorithms, and that its names are always ssh's."""
+
+from __future__ import annotations
+
+import fnmatch
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.openssh.algorithms import Asked, split, usable
+
+DEFAULTS = ("chacha", "ctr128", "ctr192", "gcm128", "gcm256")
+OURS = ("gcm128", "gcm256", "chacha", "own")
+
+
+@pytest.mark.parametrize(
+    ("names", "meant"),
+    [
+        ("chacha,ctr128,ctr192,gcm128,gcm256,cbc", "gcm128,gcm256,chacha,ctr128,ctr192,cbc"),  # +cbc
+        ("chacha,ctr128,ctr192", "chacha,ctr128,ctr192"),  # -gcm*
+        ("ctr128,ctr192,gcm128,gcm256", "gcm128,gcm256,ctr128,ctr192"),  # -chacha
+        ("ctr192,chacha,ctr128,gcm128,gcm256", "ctr192,gcm128,gcm256,chacha,ctr128"),  # ^ctr192
+        ("cbc,chacha,ctr128,ctr192,gcm128,gcm256", "cbc,gcm128,gcm256,chacha,ctr128,ctr192"),  # ^cbc
+        ("gcm256,chacha", "gcm256,chacha"),
+        ("cbc,gcm256", "cbc,gcm256"),
+        ("cbc", "cbc"),
+    ],
+)
+def test_our_order_holds_where_no_other_was_asked_for(names: str, meant: str) -> None:
+    assert Asked(split(names), DEFAULTS).over(OURS) == split(meant)
+
+
+names = st.lists(st.sampled_from([*DEFAULTS, "cbc", "rc4", "own"]), min_size=1, unique=True).map(tuple)
+
+
+@given(names, names)
+def test_the_names_are_those_that_ssh_has(asked: tuple[str, ...], ours: tuple[str, ...]) -> None:
+    assert sorted(Asked(asked, DEFAULTS).over(ours)) == sorted(asked)
+
+
+@given(st.sampled_from(["+", "-", "^"]), names)
+def test_what_is_put_in_front_is_in_front(sign: str, listed: tuple[str, ...]) -> None:
+    """As kex_assemble_names of OpenSSH's kex.c has it."""
+    if sign == "-":
+        result = tuple(name for name in DEFAULTS if not any(fnmatch.fnmatch(name, pattern) for pattern in listed))
+    elif sign == "+":
+        result = tuple(dict.fromkeys((*DEFAULTS, *listed)))
+    else:
+        result = tuple(dict.fromkeys((*listed, *DEFAULTS)))
+    found = Asked(result, DEFAULTS).over(OURS)
+    if sign == "^" and result != DEFAULTS:
+        assert found[0] == listed[0]
+    elif "gcm128" in result:
+        assert found[0] == "gcm128"
+
+
+def test_what_we_do_not_have_is_left_out() -> None:
+    assert usable(("a", "b", "c"), ["c", "a"]) == ("a", "c")
+    assert split("a,b,,a") == ("a", "b")
