@@ -6,9 +6,9 @@ import asyncio
 
 import structlog
 
-from proxy.admin.control import ReloadResult, UnknownName
+from proxy.admin.control import ReloadResult
 from proxy.daemon import Daemon
-from proxy.errors import ProxyError
+from proxy.errors import ProxyError, UnknownName
 from proxy.reload import Stopping, reload
 from proxy.renewal import LOOK_S, Renewal
 
@@ -60,7 +60,7 @@ class Controller:
     async def reconnect(self, gateway: str) -> None:
         """Replace the links of `gateway`, make before break; returns before they are. Raises UnknownName."""
         if gateway not in self._daemon.gateways:
-            raise UnknownName("gateway", gateway, self._daemon.gateways)
+            raise UnknownName.among("gateway", gateway, self._daemon.gateways)
         log.info("reconnect requested", gateway=gateway)
         self._daemon.gateways[gateway].renew("reconnect")
 
@@ -70,5 +70,5 @@ class Controller:
         Returns how many had to be cut. Raises UnknownName.
         """
         if cluster not in self._daemon.entries:
-            raise UnknownName("cluster", cluster, self._daemon.entries)
+            raise UnknownName.among("cluster", cluster, self._daemon.entries)
         return await self._daemon.drain(cluster)

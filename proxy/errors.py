@@ -7,9 +7,12 @@ libraries are translated into these at one boundary each: asyncssh's in `proxy/s
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar
+
+from proxy.text import suggest
 
 
 class Stage(StrEnum):
@@ -33,6 +36,17 @@ class ProxyError(Exception):
         super().__init__(message)
         if hint is not None:
             self.hint = hint
+
+
+class UnknownName(ProxyError):
+    """A cluster, gateway or context that there is not; the hint has the closest of those there are. Exit code 2."""
+
+    reason = "unknown_name"
+
+    @classmethod
+    def among(cls, kind: str, name: str, known: Iterable[str]) -> UnknownName:
+        """`name` is not in `known`."""
+        return cls(f"no {kind} is called {name!r}", hint=suggest(name, sorted(known)))
 
 
 # ---------------------------------------------------------------------------------------------- configuration
@@ -76,6 +90,12 @@ class ConfigError(ProxyError):
             if problem.hint:
                 lines.append(f"  hint: {problem.hint}")
         return "\n".join(lines)
+
+
+class UnknownNames(ConfigError):
+    """What a command was asked for is not in the file: its report, and the exit code of UnknownName."""
+
+    reason = UnknownName.reason
 
 
 # -------------------------------------------------------------------------------------------------- the SSH side

@@ -154,10 +154,10 @@ def test_console_colours_only_a_terminal_that_wants_them(no_color: str, coloured
 
 def test_console_escapes_control_characters_of_strangers(capture: Capture) -> None:
     configure("console", "info", capture.stream)
-    log.info("banner\n2026-01-01 forged", banner="\x1b[2Jgone\x9b1m")
+    log.info("banner\n2026-01-01 forged", banner="\x1b[2Jgone\x9b1m\u202e\u2028")
     assert capture.text().count("\n") == 1
     assert "\x1b" not in capture.text()
-    assert "\\x1b[2Jgone" in capture.text()
+    assert "\\x1b[2Jgone\\x9b1m\\u202e\\u2028" in capture.text()
 
 
 def test_redacts_by_key_at_any_depth(capture: Capture) -> None:

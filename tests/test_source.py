@@ -45,6 +45,7 @@ LAYERS = (
     ("proxy.openssh",),
     ("proxy.names",),
     ("proxy.errors", "proxy.journal", "proxy.blocking"),
+    ("proxy.text",),
 )
 """From the top down: a module imports its own layer and those below it."""
 

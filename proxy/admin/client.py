@@ -17,7 +17,7 @@ from proxy.config import loader, yaml
 from proxy.config.model import AdminConfig
 from proxy.config.typed import Mistakes
 from proxy.config.values import Endpoint
-from proxy.errors import AdminError, ConfigError, Problem
+from proxy.errors import AdminError, ConfigError, Problem, UnknownName
 
 ASK_TIMEOUT: Final = 5.0
 """Seconds a running daemon may take to say how it is."""
@@ -158,6 +158,8 @@ def _read(where: str, code: int, body: bytes) -> object:
     match answer:
         case {"path": str() as path, "problems": list() as problems}:
             raise ConfigError(path, [Problem(**problem) for problem in problems])
+        case {"error": str() as sentence, "hint": str() as hint, "reason": UnknownName.reason}:
+            raise UnknownName(sentence, hint=hint)
         case {"error": str() as sentence, "hint": str() as hint}:
             raise AdminError(sentence, hint=hint)
     return answer

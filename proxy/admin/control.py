@@ -2,21 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
-
-from proxy.errors import ProxyError
-
-
-class UnknownName(ProxyError):
-    """A gateway or cluster that the running configuration does not have; the hint lists those there are."""
-
-    reason = "unknown_name"
-
-    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
-        listed = ", ".join(sorted(known))
-        super().__init__(f"no {kind} is called {name!r}", hint=f"there are: {listed}" if listed else f"there is no {kind} at all")
 
 
 @dataclass(frozen=True, slots=True)

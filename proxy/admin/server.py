@@ -25,11 +25,11 @@ import structlog
 
 from proxy.admin import status
 from proxy.admin.connections import Connections, Handler
-from proxy.admin.control import Control, UnknownName
+from proxy.admin.control import Control
 from proxy.admin.http import Request, Response
 from proxy.admin.sockets import UnixListener
 from proxy.config.values import Endpoint
-from proxy.errors import ConfigError, ListenError, ProxyError
+from proxy.errors import ConfigError, ListenError, ProxyError, UnknownName
 from proxy.metrics import Metrics
 from proxy.metrics.exposition import expose
 from proxy.snapshots import DaemonSnapshot

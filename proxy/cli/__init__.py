@@ -1,7 +1,11 @@
 """The command line: `kubemux COMMAND`, and what each failure looks like to the shell.
 
-Exit codes: 0 fine, 1 failed at run time, 2 usage, 78 bad configuration (EX_CONFIG of sysexits.h), 130 interrupted. Each
-command is a module of this package that is imported only when it runs: `kubemux status` pays for no SSH library.
+Exit codes: 0 fine, 1 failed at run time, 2 usage (a name that there is not, too), 78 bad configuration (EX_CONFIG of
+sysexits.h), 130 interrupted. Each command is a module of this package that is imported only when it runs: `kubemux status` pays
+for no SSH library.
+
+Commands write by `say`, `note` and `complain` alone: whatever a server, a file or a socket has said reaches the terminal without
+control characters.
 """
 
 from __future__ import annotations
@@ -17,9 +21,11 @@ from typing import Final
 import click
 
 from proxy import __version__, journal
-from proxy.errors import ConfigError, ProxyError
+from proxy.errors import ConfigError, ProxyError, UnknownName, UnknownNames
+from proxy.text import for_terminal, suggest
 
 EX_FAILED: Final = 1
+EX_USAGE: Final = 2
 EX_CONFIG: Final = 78
 EX_INTERRUPTED: Final = 130
 
@@ -37,14 +43,24 @@ _COMMANDS: Final = {
 """Command -> the module of this package that defines it under the same name, and its line in `kubemux --help`."""
 
 
-def printable(text: str) -> str:
-    """`text` without what could move a terminal's cursor or change its title: some messages quote the other side."""
-    return "".join(char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in text)
+def say(text: str) -> None:
+    """Write to standard output."""
+    click.echo(for_terminal(text))
+
+
+def hand_over(data: bytes) -> None:
+    """Write a document to standard output: to a file or a pipe as it is, to a terminal as `say` would."""
+    click.echo(for_terminal(data.decode()) if sys.stdout.isatty() else data, nl=False)
+
+
+def note(text: str) -> None:
+    """Say on standard error what is worth knowing beside the answer."""
+    click.echo(for_terminal(text), err=True)
 
 
 def complain(text: str) -> None:
     """Say on standard error what went wrong; where the journal reads that, as an error."""
-    text = printable(text)
+    text = for_terminal(text)
     click.echo(journal.marked(text, "error") if journal.reads(sys.stderr) else text, err=True)
 
 
@@ -61,7 +77,18 @@ def _without(library: str) -> Iterator[None]:
         del sys.modules[library]
 
 
-class _Commands(click.Group):
+class Group(click.Group):
+    """Commands below one name; one that there is not is told apart from a slip of the finger."""
+
+    def resolve_command(  # noqa: D102 - click's
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in self.list_commands(ctx) and not args[0].startswith("-") and not ctx.resilient_parsing:
+            ctx.fail(f"No such command {args[0]!r}: {suggest(args[0], self.list_commands(ctx))}.")
+        return super().resolve_command(ctx, args)
+
+
+class _Commands(Group):
     """The commands of the table, imported when used; every failure ends in an exit code and a line, never a traceback."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
@@ -84,25 +111,30 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
-        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
-            raise  # click's own: usage errors, ctx.exit(), and a reader that went away
+        except click.UsageError as error:
+            said = error.format_message()
+            if (clean := for_terminal(said)) == said:
+                raise
+            raise click.UsageError(clean, ctx=error.ctx) from None
+        except (click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise  # click's own, and a reader that went away
         except KeyboardInterrupt:
             ctx.exit(EX_INTERRUPTED)
         except ConfigError as error:
             complain(error.render())
-            ctx.exit(EX_CONFIG)
+            ctx.exit(EX_USAGE if isinstance(error, UnknownNames) else EX_CONFIG)
         except ProxyError as error:
             complain(f"kubemux: {error}")
             if error.hint:
                 complain(f"  hint: {error.hint}")
-            ctx.exit(EX_FAILED)
+            ctx.exit(EX_USAGE if isinstance(error, UnknownName) else EX_FAILED)
         except OSError as error:  # a full disk behind stdout, mostly
             where = f": {error.filename}" if error.filename else ""
             complain(f"kubemux: {error.strerror or error}{where}")
             ctx.exit(EX_FAILED)
         except Exception as error:  # noqa: BLE001 - the last line of defence: what is not foreseen must read as a bug of ours
             if os.environ.get("KUBEMUX_DEBUG"):
-                traceback.print_exception(error, file=sys.stderr)
+                complain(traceback.format_exc())
             complain(f"kubemux: internal error: {type(error).__name__}: {error}; this is a bug")
             complain("  hint: KUBEMUX_DEBUG=1 shows the traceback; please report it")
             ctx.exit(EX_FAILED)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from proxy.cli import note, say
 from proxy.cli.options import config_option
 from proxy.config import credentials, expiry, known_hosts, loader
 from proxy.config.model import Config
@@ -24,9 +25,9 @@ def check(config: Path) -> None:
     loaded = loader.load(config)
     found = (*_void(loaded), *credentials.doubts(loaded), *known_hosts.doubts(loaded), *expiry.soon(loaded, time.time()))
     for doubt, remedy in found:
-        click.echo(f"WARNING: {config}: {doubt}\n  hint: {remedy}", err=True)
+        note(f"WARNING: {config}: {doubt}\n  hint: {remedy}")
     gateways, clusters = len(loaded.gateways), len(loaded.clusters)
-    click.echo(f"{config}: ok, {gateways} gateway{'s' * (gateways != 1)}, {clusters} cluster{'s' * (clusters != 1)}")
+    say(f"{config}: ok, {gateways} gateway{'s' * (gateways != 1)}, {clusters} cluster{'s' * (clusters != 1)}")
 
 
 def _void(config: Config) -> Iterator[tuple[str, str]]:

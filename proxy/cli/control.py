@@ -9,6 +9,7 @@ from typing import Final
 import click
 
 from proxy.admin import client
+from proxy.cli import note, say
 from proxy.cli.options import config_option
 from proxy.errors import AdminError, ConfigError, Problem
 
@@ -27,9 +28,9 @@ def reload(config: Path) -> None:
     answer = _command(config, "reload", {}, ORDER_BUDGET)
     done = answer if isinstance(answer, dict) else {}
     lines = [f"{verb} {name}" for verb in ("added", "changed", "removed") for name in done.get(verb, ())]
-    click.echo("\n".join(lines) or "reloaded: nothing changed")
+    say("\n".join(lines) or "reloaded: nothing changed")
     for warning in done.get("warnings", ()):
-        click.echo(f"warning: {warning}", err=True)
+        note(f"warning: {warning}")
 
 
 @click.command()
@@ -38,7 +39,7 @@ def reload(config: Path) -> None:
 def reconnect(gateway: str, config: Path) -> None:
     """Replace the links of GATEWAY: new ones are dialled at once, connections through the old ones go on until they end."""
     _command(config, "reconnect", {"gateway": gateway}, ORDER_BUDGET)
-    click.echo(f"gateway {gateway}: dialling again; kubemux status shows how it goes")
+    say(f"gateway {gateway}: dialling again; kubemux status shows how it goes")
 
 
 @click.command()
@@ -63,9 +64,9 @@ def drain(cluster: str, timeout: float, config: Path) -> None:
         ) from error
     match answer:
         case {"cut": int(cut)} if cut:
-            click.echo(f"cluster {cluster}: drained, {_connections(cut)} cut")
+            say(f"cluster {cluster}: drained, {_connections(cut)} cut")
         case _:
-            click.echo(f"cluster {cluster}: drained")
+            say(f"cluster {cluster}: drained")
 
 
 def _left(document: object, cluster: str) -> str:

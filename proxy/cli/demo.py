@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 import uvloop
 
+from proxy.cli import say
 from proxy.demo.run import ENDINGS, run
 from proxy.demo.stage import prepare
 from proxy.logging import configure
@@ -24,4 +25,4 @@ def demo() -> None:
     # While the folder is made and removed nothing may end us halfway: signals wait until the daemon takes them, or for good.
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)
     with tempfile.TemporaryDirectory(prefix="kubemux-demo-") as folder, prepare(Path(folder).resolve()) as stage:
-        uvloop.run(run(stage, click.echo))
+        uvloop.run(run(stage, say))

@@ -7,16 +7,19 @@ from pathlib import Path
 
 import click
 
+from proxy.cli import Group, hand_over
+from proxy.cli import note as tell
 from proxy.cli.options import config_option
 from proxy.config import loader
 from proxy.config.credentials import Scrutiny
-from proxy.errors import ConfigError, Problem
+from proxy.errors import ConfigError, Problem, UnknownNames
 from proxy.kubeconfig import entries, exporter, file, importer, store
+from proxy.text import suggest
 
 _file = click.Path(path_type=Path)
 
 
-@click.group()
+@click.group(cls=Group)
 def kubeconfig() -> None:
     """Export a kubeconfig, or import clusters from one."""
 
@@ -33,12 +36,14 @@ def export(config: Path, names: tuple[str, ...], base: Path | None, output: Path
     context of the same name.
     """
     clusters = loader.load(config, Scrutiny.CA).clusters
-    there = f"there are: {', '.join(map(repr, sorted(clusters))) or 'none'}"
-    problems = [Problem(0, "clusters", f"there is no cluster {name!r}", there) for name in names if name not in clusters]
     if not clusters:
-        problems.append(Problem(0, "clusters", "there is no cluster to export", "kubemux kubeconfig import adds them"))
-    if problems:
-        raise ConfigError(str(config), problems)
+        problem = Problem(0, "clusters", "there is no cluster to export", "kubemux kubeconfig import adds them")
+        raise ConfigError(str(config), [problem])
+    known = sorted(map(repr, clusters))
+    unknown = [name for name in names if name not in clusters]
+    if unknown:
+        problems = [Problem(0, "clusters", f"there is no cluster {name!r}", suggest(repr(name), known)) for name in unknown]
+        raise UnknownNames(str(config), problems)
     chosen = exporter.targets({name: clusters[name] for name in names or clusters}, str(config))
     users = entries.load([base] if base else entries.default_files(os.environ))
     if output:
@@ -46,7 +51,7 @@ def export(config: Path, names: tuple[str, ...], base: Path | None, output: Path
     else:
         data, report = exporter.new(chosen, users)
         notes = report.notes
-        click.echo(data, nl=False)
+        hand_over(data)
     _tell(notes)
 
 
@@ -80,11 +85,11 @@ def import_(config: Path, source: Path | None, names: tuple[str, ...], gateway: 
     if output == Path("-"):
         data, notes = store.preview(config, chosen, port_base=port_base)
         _tell(notes)
-        click.echo(data, nl=False)
+        hand_over(data)
     else:
         _tell(store.import_(config, output or config, chosen, port_base=port_base))
 
 
 def _tell(notes: list[str]) -> None:
     for note in notes:
-        click.echo(note, err=True)
+        tell(note)

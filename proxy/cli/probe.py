@@ -13,11 +13,12 @@ import uvloop
 from rich.console import Console
 from rich.text import Text
 
+from proxy.cli import say
 from proxy.cli.options import config_option
 from proxy.cluster import probe_dial
 from proxy.config.loader import load
 from proxy.config.model import ClusterConfig, Config
-from proxy.errors import ProxyError, Stage
+from proxy.errors import ProxyError, Stage, UnknownName
 from proxy.health.certificate import Certificate, look
 from proxy.health.explain import Step, Verdict, steps
 from proxy.health.probe import probe as run_probe
@@ -54,12 +55,11 @@ def probe(cluster: str, as_json: bool, config: Path) -> None:
     """
     loaded = load(config)
     if cluster not in loaded.clusters:
-        there_are = ", ".join(sorted(loaded.clusters)) or "none"
-        raise click.BadParameter(f"{config} has no cluster {cluster!r}; there are: {there_are}", param_hint="CLUSTER")
+        raise UnknownName.among("cluster", cluster, loaded.clusters)
     configure("console", "error")  # to standard error: the report tells everything but a bug
     report = uvloop.run(_run(loaded, cluster))
     if as_json:
-        click.echo(json.dumps(_as_json(report), indent=2))
+        say(json.dumps(_as_json(report), indent=2))
     else:
         _print(report, Console(highlight=False, soft_wrap=True))
     click.get_current_context().exit(0 if report.outcome.result.alive else 1)

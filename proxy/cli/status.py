@@ -17,11 +17,12 @@ from rich.text import Text
 
 from proxy.admin import client
 from proxy.admin.status import from_document
-from proxy.cli import printable
+from proxy.cli import say
 from proxy.cli.options import config_option
 from proxy.cli.tables import render
 from proxy.config.model import AdminConfig
 from proxy.errors import AdminError
+from proxy.text import for_terminal
 
 REFRESH_SECONDS: Final = 1.0
 PIPE_WIDTH: Final = 200
@@ -43,7 +44,7 @@ def status(config: Path, *, as_json: bool, watch: bool) -> None:
             raise click.UsageError("--json prints once: leave out --watch")
         _watch(admin, make_console())
     elif as_json:
-        click.echo(json.dumps(asyncio.run(client.fetch_status(admin)), indent=2))
+        say(json.dumps(asyncio.run(client.fetch_status(admin)), indent=2))
     else:
         console = make_console()
         console.print(_tables(admin, console))
@@ -76,7 +77,7 @@ def _watch(admin: AdminConfig, console: Console) -> None:
                 try:
                     shown = _tables(admin, console)
                 except AdminError as error:
-                    shown = Text(printable(f"waiting for the daemon\n{error}"), style="yellow")
+                    shown = Text(for_terminal(f"waiting for the daemon\n{error}"), style="yellow")
                 live.update(shown, refresh=True)
                 time.sleep(REFRESH_SECONDS)
         except KeyboardInterrupt:

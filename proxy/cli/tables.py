@@ -11,9 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from proxy.admin.status import is_connected, is_failing, is_up, summary, why_not_up
-from proxy.cli import printable
 from proxy.errors import LinkDown
 from proxy.snapshots import ClusterSnapshot, ClusterState, DaemonSnapshot, GatewaySnapshot, GatewayState
+from proxy.text import for_terminal
 
 WIDE: Final = 120
 """Columns from which every column of the clusters fits."""
@@ -155,7 +155,7 @@ def _state(state: str) -> Text:
 
 
 def _text(value: str, style: str = "") -> Text:
-    return Text(printable(value), style)
+    return Text(for_terminal(value), style)
 
 
 def _milliseconds(seconds: float | None) -> Text:

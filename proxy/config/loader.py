@@ -13,11 +13,12 @@ from typing import Final, get_args, get_origin
 from proxy.config import credentials, rules, yaml
 from proxy.config.credentials import Scrutiny
 from proxy.config.model import DIRECT, ClusterConfig, Config, GatewayConfig
-from proxy.config.rules import Finding, suggest
+from proxy.config.rules import Finding
 from proxy.config.typed import KEY, Loc, Mistake, Mistakes, Section, dotted, hints
 from proxy.config.values import Endpoint, FilePath, has_home, is_for_system_service, shown
 from proxy.config.yaml import Document
 from proxy.errors import ConfigError, Problem
+from proxy.text import suggest
 
 Raw = dict[str, object]
 

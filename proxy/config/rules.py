@@ -5,15 +5,15 @@ Findings name a place by its keys; `proxy/config/loader.py` turns that into a li
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 from typing import NamedTuple
 
 from proxy.config.model import DIRECT, Config
 from proxy.config.typed import Loc
 from proxy.config.values import Endpoint, format_duration, is_for_system_service, shown
+from proxy.text import suggest
 
 MIN_MEMORY = 16 << 20
 """Eight channels at OpenSSH's largest window (2 MiB); below that even small transfers would wait for each other."""
@@ -59,14 +59,6 @@ def own_listener(own: Listeners, address: Endpoint) -> str | None:
         if _host(listen.host) == _host(address.host) or (address.is_loopback and _is_wildcard(listen.host)):
             return key
     return None
-
-
-def suggest(word: str, known: Iterable[str]) -> str:
-    """A hint for a name that is not among `known`: the closest one, and those there are."""
-    names = list(known)
-    close = difflib.get_close_matches(word[:100], names, n=1)
-    listed = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
-    return (f"did you mean {close[0]}? " if close else "") + (f"there are: {listed}" if listed else "there are none")
 
 
 def _references(config: Config) -> Iterator[Finding]:

@@ -16,9 +16,10 @@ from urllib.parse import urlsplit
 
 from proxy.config.model import DIRECT
 from proxy.config.values import Endpoint
-from proxy.errors import ConfigError, Problem
+from proxy.errors import ConfigError, Problem, UnknownNames
 from proxy.kubeconfig.entries import Body, Kubeconfig, text
 from proxy.kubeconfig.exporter import OWN, certificates
+from proxy.text import suggest
 
 IN_CLUSTER = "in-cluster"
 USUAL_NAME = "kubernetes"
@@ -61,7 +62,8 @@ def select(
     chosen: list[Imported] = []
     problems: list[Problem] = []
     known = [*kubeconfig.contexts, *([IN_CLUSTER] if in_cluster and IN_CLUSTER not in kubeconfig.contexts else [])]
-    there = f"there are: {', '.join(map(repr, sorted(known))) or 'none'}"
+    listed = sorted(map(repr, known))
+    there = suggest("", listed)
     names = list(dict.fromkeys(names))
     if not names:
         problems.append(Problem(0, "contexts", "no context is named, and none is taken unasked", f"add --context NAME; {there}"))
@@ -84,9 +86,10 @@ def select(
             message = f"there is no context {name!r}, and this is no pod: KUBERNETES_SERVICE_HOST and _PORT are not set"
             problems.append(Problem(0, "contexts", message, f"it means the cluster whose pod kubemux runs in; {there}"))
         else:
-            problems.append(Problem(0, "contexts", f"there is no context {name!r}", there))
+            problems.append(Problem(0, "contexts", f"there is no context {name!r}", suggest(repr(name), listed)))
     if problems:
-        raise ConfigError(origin, problems)
+        all_known = all(name in known for name in names) and names
+        raise (ConfigError if all_known else UnknownNames)(origin, problems)
     return chosen
 
 

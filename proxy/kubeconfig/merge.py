@@ -19,9 +19,10 @@ from proxy.config.model import DIRECT, ClusterConfig, Config
 from proxy.config.rules import own_listener, own_listeners
 from proxy.config.values import Endpoint
 from proxy.config.yaml import Document
-from proxy.errors import ConfigError, Problem
+from proxy.errors import ConfigError, Problem, UnknownNames
 from proxy.kubeconfig.entries import append, fresh
 from proxy.kubeconfig.importer import Imported
+from proxy.text import suggest
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +53,8 @@ def merge(document: Document, config: Config, clusters: Iterable[Imported], *, c
     merged = Merged()
     for cluster in clusters:
         if cluster.gateway not in {DIRECT, *config.gateways}:
-            there = f"there are: {', '.join(map(repr, sorted(config.gateways)))}, and {DIRECT!r} for no SSH"
-            raise ConfigError(document.path, [Problem(0, "gateways", f"there is no gateway {cluster.gateway!r}", there)])
+            there = suggest(repr(cluster.gateway), map(repr, (*sorted(config.gateways), DIRECT)))
+            raise UnknownNames(document.path, [Problem(0, "gateways", f"there is no gateway {cluster.gateway!r}", there)])
         if cluster.gateway == DIRECT and (key := own_listener(own, cluster.api_server)):
             message = f"its server {cluster.api_server} is kubemux's own {key}: it would be connected to itself"
             hint = "import it from its original kubeconfig, which names the API server's own address"

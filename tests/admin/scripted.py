@@ -10,10 +10,10 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
-from proxy.admin.control import ReloadResult, UnknownName
+from proxy.admin.control import ReloadResult
 from proxy.admin.server import AdminServer
 from proxy.config.values import Endpoint
-from proxy.errors import ProxyError
+from proxy.errors import ProxyError, UnknownName
 from proxy.metrics import Metrics
 from proxy.snapshots import ClusterSnapshot, ClusterState, DaemonSnapshot, GatewaySnapshot, GatewayState, LinkSnapshot
 
@@ -123,7 +123,7 @@ class Daemon:
         self._tell(f"reconnect {gateway}")
         known = [one.name for one in self.shown.gateways]
         if gateway not in known:
-            raise UnknownName("gateway", gateway, known)
+            raise UnknownName.among("gateway", gateway, known)
 
     async def drain(self, cluster: str) -> int:
         self._tell(f"drain {cluster}")

@@ -16,7 +16,7 @@ from proxy.admin import client
 from proxy.admin.status import to_document
 from proxy.config.model import AdminConfig
 from proxy.config.values import Endpoint
-from proxy.errors import AdminError, ConfigError, Problem
+from proxy.errors import AdminError, ConfigError, Problem, UnknownName
 from tests.admin.scripted import DAEMON, Daemon, serving
 from tests.support.serving import Server
 
@@ -53,9 +53,9 @@ async def test_orders_and_their_failures(tmp_path: Path) -> None:
     async with serving(daemon, tmp_path / "s") as endpoint:
         admin = AdminConfig(listen=endpoint, socket=tmp_path / "s")
         assert await client.command(admin, "drain", params={"cluster": "a b"}, budget=5) == {"cluster": "a b", "cut": 0}
-        with pytest.raises(AdminError, match="no gateway is called 'x'") as unknown:
-            await client.command(admin, "reconnect", params={"gateway": "x"}, budget=5)
-        assert unknown.value.hint == "there are: eu-edge, us-west"
+        with pytest.raises(UnknownName, match="no gateway is called 'us-wets'") as unknown:
+            await client.command(admin, "reconnect", params={"gateway": "us-wets"}, budget=5)
+        assert unknown.value.hint == "did you mean us-west? there are: eu-edge, us-west"
         daemon.failure = ConfigError("/k.yaml", [Problem(3, "clusters", "bad", "do good"), Problem(0, "", "worse")])
         with pytest.raises(ConfigError) as refused:
             await client.command(admin, "reload", budget=5)

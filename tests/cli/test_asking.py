@@ -81,6 +81,9 @@ async def test_reload_prints_what_it_did(daemon: Daemon, config: Path) -> None:
     shown = await kubemux("reload", "--config", config)
     assert (shown.exit_code, shown.stdout) == (0, "added cluster a\nadded gateway g\nremoved cluster b\n")
     assert shown.stderr == "warning: port 1 is busy\n"
+    daemon.result = ReloadResult(added=("cluster \x1b[2J\u202ex",), warnings=("\x9b2J\x85",))
+    shown = await kubemux("reload", "--config", config)
+    assert (shown.stdout, shown.stderr) == ("added cluster \ufffd[2J\ufffdx\n", "warning: \ufffd2J\ufffd\n")
 
 
 async def test_a_refused_configuration_is_reported_and_exits_78(daemon: Daemon, config: Path) -> None:
@@ -124,10 +127,10 @@ async def test_an_order_that_takes_longer_goes_on(daemon: Daemon, config: Path, 
     assert daemon.told == ["drain prod-eu", "drain gone", "reload"]
 
 
-async def test_orders_that_fail_exit_1(daemon: Daemon, config: Path) -> None:
+async def test_orders_that_fail_exit_1_and_2_if_the_name_is_wrong(daemon: Daemon, config: Path) -> None:
     shown = await kubemux("reconnect", "nope", "--config", config)
     assert (shown.exit_code, shown.stderr) == (
-        1,
+        2,
         "kubemux: no gateway is called 'nope'\n  hint: there are: eu-edge, us-west\n",
     )
     daemon.failure = LinkDown("eu-edge is down")

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner, Result
 
 from proxy import cli
-from proxy.errors import ConfigError, ListenError, Problem, ProxyError
+from proxy.errors import ConfigError, ListenError, Problem, ProxyError, UnknownName
 
+HOSTILE = "\x1b]0;owned\x07\x9b2J\x85\u202egpj.exe\u2028kubemux: all is well\r\udc9b"
+"""7-bit and C1 escapes, an override of direction, separators of lines, a byte of a file's name that is no text."""
 COMMANDS = ["run", "check", "demo", "status", "probe", "kubeconfig", "reload", "reconnect", "drain"]
 
 
@@ -55,6 +59,20 @@ def test_usage_errors_exit_2(args: list[str]) -> None:
     assert "Usage: " in shown.output
 
 
+@pytest.mark.parametrize(
+    ("args", "guess"),
+    [
+        (["staus"], "did you mean status?"),
+        (["kubeconfig", "exprot"], "did you mean export?"),
+        (["status", "--wach"], "Did you mean '--watch'?"),
+    ],
+)
+def test_a_slip_of_the_finger_gets_a_guess(args: list[str], guess: str) -> None:
+    shown = CliRunner().invoke(cli.main, args)
+    assert shown.exit_code == 2
+    assert guess in shown.stderr
+
+
 @pytest.mark.parametrize("name", ["status", "reload", "reconnect", "drain"])
 def test_asking_the_daemon_pays_for_no_ssh_library(name: str) -> None:
     code = "import sys; from proxy.cli import main; main(sys.argv[1:], standalone_mode=False); print('asyncssh' in sys.modules)"
@@ -86,9 +104,31 @@ def test_a_failure_exits_1_with_a_line_and_a_hint() -> None:
     assert failing(ProxyError("odd")).stderr == "kubemux: odd\n"
 
 
-def test_what_the_other_side_said_cannot_drive_the_terminal() -> None:
-    assert "\x1b" not in failing(ProxyError("refused: \x1b]0;owned\x07", hint="\x1b[2J")).stderr
-    assert "\x1b" not in failing(ConfigError("/k", [Problem(1, "k", "\x1b[2J")])).stderr
+@pytest.mark.parametrize(
+    "error",
+    [
+        ProxyError(f"refused: {HOSTILE}", hint=HOSTILE),
+        UnknownName.among("cluster", HOSTILE, [HOSTILE]),
+        ConfigError(HOSTILE, [Problem(1, HOSTILE, HOSTILE, HOSTILE)]),
+        click.UsageError(HOSTILE),
+        OSError(5, HOSTILE, HOSTILE),
+        RuntimeError(HOSTILE),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+@pytest.mark.parametrize("debug", ["", "1"])
+def test_what_the_other_side_said_cannot_drive_the_terminal(error: Exception, debug: str) -> None:
+    said = failing(error, KUBEMUX_DEBUG=debug).output
+    assert said
+    assert all(char.isprintable() or char == "\n" for char in said), ascii(said)
+
+
+@pytest.mark.parametrize("path", sorted(Path(cli.__file__).parent.glob("*.py")), ids=lambda path: path.name)
+def test_commands_write_through_one_place(path: Path) -> None:
+    """`say`, `note`, `complain`: they leave out what drives a terminal."""
+    calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    named = {ast.unparse(call) for call in calls} & {"print", "click.echo", "click.secho", "sys.stdout.write", "sys.stderr.write"}
+    assert not named or path.name == "__init__.py"
 
 
 def test_interrupted_exits_130_quietly() -> None:

@@ -128,7 +128,3 @@ def test_a_reference_that_dangles_suggests_the_nearest() -> None:
 @pytest.mark.parametrize(("hold", "drain", "wrong"), [(0.0, 0.0, 0), (86400.0, 1.0, 0), (-1.0, 1.0, 1), (1.0, 86401.0, 1)])
 def test_bounds_of_the_limits(hold: float, drain: float, wrong: int) -> None:
     assert len(findings(Config(version=1, limits=LimitsConfig(hold_timeout=hold, drain_timeout=drain)))) == wrong
-
-
-def test_a_long_list_of_names_is_cut() -> None:
-    assert rules.suggest("x", [f"name{n}" for n in range(50)]).endswith("name19, ...")

@@ -91,7 +91,7 @@ async def test_json_and_the_exit_code(tmp_path: Path, pki: Pki, status: str, cod
 async def test_an_unknown_cluster_is_a_usage_error_that_lists_them(tmp_path: Path, pki: Pki) -> None:
     result = await run(tmp_path, pki, answers(OK), pki.good, "prdo")
     assert result.exit_code == 2
-    assert "has no cluster 'prdo'; there are: prod" in result.stderr
+    assert result.stderr == "kubemux: no cluster is called 'prdo'\n  hint: did you mean prod? there are: prod\n"
 
 
 class Broken(StrEnum):

@@ -151,7 +151,7 @@ def test_export_prints_without_output(desk: Desk) -> None:
 @pytest.mark.parametrize(
     ("args", "code", "message"),
     [
-        (["--cluster", "pro", "--cluster", "x"], 78, "there is no cluster 'x'\n  hint: there are: 'prod'"),
+        (["--cluster", "pro", "--cluster", "x"], 2, "there is no cluster 'x'\n  hint: there are: 'prod'"),
         (["--base", "missing"], 78, "missing: the file does not exist"),
         (["--output", "."], 78, ".: the file is a directory"),
         (["--output", "/"], 78, "/: the file is a directory"),
@@ -290,9 +290,9 @@ def test_import_keeps_comments_mode_and_ports(desk: Desk, certificates: Certific
 @pytest.mark.parametrize(
     ("args", "code", "message"),
     [
-        (["--context", "prod", "--context", "Prod", "--gateway", "direct"], 78, "there is no context 'Prod'"),
-        (["--context", "prod", "--gateway", "eu"], 78, "there is no gateway 'eu'"),
-        (["--gateway", "direct"], 78, "no context is named"),
+        (["--context", "prod", "--context", "Prod", "--gateway", "direct"], 2, "there is no context 'Prod'"),
+        (["--context", "prod", "--gateway", "eu"], 2, "there is no gateway 'eu'"),
+        (["--gateway", "direct"], 2, "no context is named"),
         (["--context", "prod"], 2, "Missing option '--gateway'"),
         (["--context", "prod", "--gateway", "direct", "--port-base", "65535"], 78, "choose another --port-base"),
         (["--context", "line\nbreak", "--gateway", "direct"], 78, "clusters."),

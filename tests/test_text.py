@@ -1,0 +1,40 @@
+"""What reaches a terminal, and what a misspelt name gets."""
+
+from __future__ import annotations
+
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.text import escaped, for_terminal, suggest
+
+
+@given(st.text(st.characters()))
+def test_nothing_that_drives_a_terminal_is_left(text: str) -> None:
+    """No control, format, private, unassigned or surrogate character, and no separator but space and newline."""
+    for clean in (for_terminal(text), escaped(text) + "\n"):
+        assert all(char in " \n" or unicodedata.category(char)[0] not in "CZ" for char in clean)
+        clean.encode()
+    assert len(for_terminal(text)) == len(text)
+    assert "\n" not in escaped(text)
+
+
+@pytest.mark.parametrize("text", ["", "prod-eu", "Zürich → 東京\n● up", "arn:aws:eks:us-east-1:1:cluster/x"])
+def test_words_stay_as_they_are(text: str) -> None:
+    assert for_terminal(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"), [("\x1b[2J", "\\x1b[2J"), ("a\nb\t", "a\\nb\\t"), ("\x9b", "\\x9b"), ("\u202e\u2028", "\\u202e\\u2028")]
+)
+def test_escaped_is_read_as_python_writes_it(text: str, shown: str) -> None:
+    assert escaped(text) == shown
+
+
+def test_a_guess_and_what_there_is() -> None:
+    assert suggest("prod-us", ["prod-eu", "stage"]) == "did you mean prod-eu? there are: prod-eu, stage"
+    assert suggest("x", ["prod-eu"]) == "there are: prod-eu"
+    assert suggest("x", []) == "there are none"
+    assert suggest("x", [f"c{number}" for number in range(1000)]).endswith("c19, ...")
