@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial
+from typing import Final
 
 import asyncssh
 
@@ -23,12 +24,18 @@ from proxy.config.model import GatewayConfig, KeepaliveConfig
 from proxy.errors import ConnectTimeout, CredentialsUnusable, JumpFailed, LinkError, Stage, Unresolvable
 from proxy.names import resolve
 from proxy.ssh import internals, known_hosts
+from proxy.ssh.agent import Agent
 from proxy.ssh.errors import describe_connect, describe_handshake, host_key_line, identity
 from proxy.ssh.handshakes import Handshakes, Hurried
 from proxy.ssh.host_keys import Announcement
 from proxy.ssh.login import Login, Lost
 from proxy.ssh.options import Prepared, prepare, proxy_jump
 from proxy.ssh.verify import Server, scan
+
+_AGENT: Final = (
+    "SSH_AUTH_SOCK, or IdentityAgent in ssh_config, names it. Does it answer? SSH_AUTH_SOCK=PATH ssh-add -l. It may wait for "
+    "somebody to confirm (ssh-add -c), or to touch a security key; kubemux needs a key that it can use alone"
+)
 
 Expires = Callable[[str, float | None], None]
 Trial = Callable[[str, str], AbstractAsyncContextManager[None]]
@@ -206,11 +213,14 @@ async def _handshake(
     options.known_hosts = known_hosts.NOBODY
     options.tunnel = tunnel
     options.protocol_factory = lambda: client
+    agent = Agent(options.agent_path, options.login_timeout / 2) if options.agent_path else None
     try:
-        return await internals.connect(options)
+        return await internals.connect(options, agent)
     except LinkError:
         raise
     except Exception as exc:  # not only asyncssh.Error: what its parsers stumble over in a hostile peer's packets comes as it is
+        if agent is not None and agent.failure and isinstance(exc, asyncssh.PermissionDenied):
+            raise CredentialsUnusable(f"{agent.failure}, and {server} takes no other key", hint=_AGENT) from exc
         who = identity(prepared.options) + _reservations(prepared)
         raise describe_handshake(server, exc, who=who) from exc
 

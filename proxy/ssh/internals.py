@@ -50,8 +50,10 @@ def check(conn: asyncssh.SSHClientConnection) -> None:
         raise RuntimeError(f"asyncssh {asyncssh.__version__} has no {', '.join(missing)}; kubemux was tested with 2.24")
 
 
-async def connect(options: asyncssh.SSHClientConnectionOptions) -> asyncssh.SSHClientConnection:
-    """As `asyncssh.connect(options=...)`, with these very options.
+async def connect(
+    options: asyncssh.SSHClientConnectionOptions, agent: asyncssh.SSHAgentClient | None
+) -> asyncssh.SSHClientConnection:
+    """As `asyncssh.connect(options=...)`, with these very options, and `agent` for the one that they name.
 
     That one makes them once more, in the loop's default executor: with a few threads that everything in the process shares, and
     that are waited for at exit.
@@ -59,7 +61,10 @@ async def connect(options: asyncssh.SSHClientConnectionOptions) -> asyncssh.SSHC
     loop = asyncio.get_running_loop()
 
     def connection() -> asyncssh.SSHClientConnection:
-        return asyncssh.SSHClientConnection(loop, options, wait="auth")
+        conn = asyncssh.SSHClientConnection(loop, options, wait="auth")
+        if agent is not None:
+            cast("Any", conn)._agent = agent
+        return conn
 
     return cast(
         "asyncssh.SSHClientConnection",

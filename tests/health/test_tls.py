@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import ssl
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat, load_pem_private_key
 
+from proxy.blocking import Place
 from proxy.health.result import Failure, Result
 from proxy.health.tls import Contexts, classify
 from tests.health.scripted import NOWHERE, Pki, cluster
@@ -121,3 +125,35 @@ def test_every_other_verification_error_is_untrusted(code: int) -> None:
     without = classify(error, cluster(NOWHERE, None))
     assert "the system's CA store (no tls.ca_file is given): no issuer" in str(without)
     assert without.hint.startswith("set tls.ca_file")
+
+
+async def test_a_file_that_hangs_is_named_and_holds_up_its_own_cluster_alone(pki: Pki, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    contexts = Contexts()
+    ca = pki.authority.ca.cert
+    good = cluster(NOWHERE, ca)
+    for key, config in {
+        "tls.ca_file": cluster(NOWHERE, pipe, timeout="1s"),
+        "probe.token_file": cluster(NOWHERE, ca, token_file=str(pipe), timeout="1s"),
+        "probe.client_cert": cluster(NOWHERE, ca, client_cert=str(pipe), timeout="1s"),
+        "probe.client_key": cluster(NOWHERE, ca, client_cert=str(pki.client.cert), client_key=str(pipe), timeout="1s"),
+    }.items():
+        place = Place("here")
+        with pytest.raises(Failure, match=rf"reading {key} {pipe} has been hanging since 20") as first:
+            await contexts.load(config, place)
+        assert first.value.result is Result.CREDENTIALS_UNUSABLE
+        with pytest.raises(Failure) as second:
+            await contexts.load(config, place)
+        assert str(second.value) == str(first.value)
+        assert (await contexts.load(good, Place("another")))[0].expiries
+        await opened_until_the_end_of("here", pipe)
+
+
+async def opened_until_the_end_of(thread: str, pipe: Path) -> None:
+    """Who reads from `pipe` gets an end of file, each time that it is opened."""
+    async with asyncio.timeout(5):
+        while thread in {one.name for one in threading.enumerate()}:
+            with suppress(OSError):  # nobody has it open just now
+                os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
+            await asyncio.sleep(0.001)
