@@ -53,14 +53,14 @@ class AdminServer:
         metrics: Metrics,
         control: Control,
         idle_timeout: float = 10.0,
-        write_timeout: float = 10.0,
+        answer_timeout: float = 10.0,
     ) -> None:
-        """`idle_timeout`: seconds a client may take to send a request; `write_timeout`: to take the answer."""
+        """`idle_timeout`: seconds a client may take to send a request; `answer_timeout`: until it has the answer."""
         self._snapshot = snapshot
         self._exposed = metrics
         self._control = control
         self._idle_timeout = idle_timeout
-        self._write_timeout = write_timeout
+        self._answer_timeout = answer_timeout
         self._servers: list[tuple[asyncio.AbstractServer, Connections]] = []
         self._unix: UnixListener | None = None
         self._reads: dict[str, Handler] = {
@@ -117,16 +117,11 @@ class AdminServer:
         self._servers.clear()
 
     def _connections(self, handler: Handler, name: str) -> Connections:
-        return Connections(handler, name=name, idle_timeout=self._idle_timeout, write_timeout=self._write_timeout)
+        return Connections(handler, name=name, idle_timeout=self._idle_timeout, answer_timeout=self._answer_timeout)
 
     # ------------------------------------------------------------------------------------------ one request
 
     async def _answer(self, handlers: dict[str, Handler], host: str | None, request: Request) -> Response:
-        response = await self._route(handlers, host, request)
-        response.headers.update({"Server": "kubemux", "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"})
-        return response
-
-    async def _route(self, handlers: dict[str, Handler], host: str | None, request: Request) -> Response:
         # HTTP/1.0 may come without one (h11 refuses that of 1.1), as simple health checks do; no browser speaks it.
         named = request.headers.get("host")
         if host is not None and named is not None and not host_allowed(named, host):

@@ -100,13 +100,13 @@ class Daemon:
             metrics.cluster(cluster.name).probe_duration.observe(0.1)
             metrics.traffic(cluster.name).to_cluster += cluster.bytes_to_cluster
 
-    def server(self, *, idle_timeout: float = 30.0, write_timeout: float = 10.0) -> AdminServer:
+    def server(self, *, idle_timeout: float = 30.0, answer_timeout: float = 10.0) -> AdminServer:
         return AdminServer(
             snapshot=self.snapshot,
             metrics=self.metrics,
             control=self,
             idle_timeout=idle_timeout,
-            write_timeout=write_timeout,
+            answer_timeout=answer_timeout,
         )
 
     def snapshot(self) -> DaemonSnapshot:
@@ -142,10 +142,10 @@ class Daemon:
 
 @asynccontextmanager
 async def serving(
-    daemon: Daemon, socket: Path, *, idle_timeout: float = 30.0, write_timeout: float = 10.0
+    daemon: Daemon, socket: Path, *, idle_timeout: float = 30.0, answer_timeout: float = 10.0
 ) -> AsyncIterator[Endpoint]:
     """`daemon` behind a unix socket and a TCP port, which is yielded."""
-    server = daemon.server(idle_timeout=idle_timeout, write_timeout=write_timeout)
+    server = daemon.server(idle_timeout=idle_timeout, answer_timeout=answer_timeout)
     try:
         await server.start_unix(socket)
         yield await server.start_tcp(Endpoint("127.0.0.1", 0))

@@ -16,7 +16,8 @@ import pytest
 
 from proxy.admin.connections import MAX_CONNECTIONS
 from proxy.admin.control import ReloadResult
-from proxy.admin.server import host_allowed
+from proxy.admin.http import Response
+from proxy.admin.server import AdminServer, host_allowed
 from proxy.admin.status import to_document
 from proxy.config.values import Endpoint
 from proxy.errors import ConfigError, LinkDown, ListenError, Problem
@@ -150,7 +151,7 @@ async def test_a_bug_is_logged_and_not_shown(tcp: Asker, daemon: Daemon) -> None
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example.com", "evil.example.com:9464", "", "localhost.evil.com", "10.0.0.1", "[::2]:1", "["]
+    "host", ["evil.example.com", "evil.example.com:9464", "", "localhost.evil.com", "10.0.0.1", "[::2]:1", "%6cocalhost"]
 )
 async def test_a_rebound_name_is_refused_over_tcp(tcp: Asker, host: str) -> None:
     answer = await tcp.get("/status", host=host)
@@ -173,6 +174,89 @@ async def test_http_1_0_without_host_is_answered_and_closed(daemon: Daemon, tmp_
         assert answer.endswith(b"\r\n\r\nok\n")
         assert (await exchange(endpoint, b"GET /healthz HTTP/1.1\r\n" + fields + b"\r\n")).startswith(b"HTTP/1.1 400 ")
         assert (await exchange(endpoint, b"GET /healthz HTTP/1.0\r\nHost:\r\n\r\n")).startswith(b"HTTP/1.1 403 ")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        b"",
+        b"Host: localhost\r\nHost: localhost\r\n",
+        *(
+            b"Host: " + host + b"\r\n"
+            for host in (b"a b", b"[", b"::1", b"x@localhost", b"localhost:http", b"a/b", b"a\x01", b"\xe9")
+        ),
+    ],
+)
+@pytest.mark.parametrize("over_tcp", [True, False])
+async def test_an_invalid_host_is_a_bad_request(daemon: Daemon, tmp_path: Path, fields: bytes, over_tcp: bool) -> None:
+    """RFC 9112 3.2, on either side."""
+    async with serving(daemon, tmp_path / "s") as endpoint:
+        request = b"GET /status HTTP/1.1\r\n" + fields + b"\r\n"
+        answer = await exchange(endpoint if over_tcp else tmp_path / "s", request * 2)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.count(b"HTTP/1.1") == 1, "the connection ends with it"
+    assert b"prod-eu" not in answer
+
+
+ENDING = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+ORDER = b"POST /-/reload HTTP/1.1\r\nHost: x\r\n"
+
+
+@pytest.mark.parametrize(
+    ("status", "request_bytes"),
+    [
+        (400, ORDER + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+        (400, ORDER + b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n"),
+        (400, ORDER.replace(b"1.1", b"1.0") + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+        (400, ORDER + b"Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n"),
+        (400, ORDER + b"Content-Length: 3\r\nContent-Length: 4\r\n\r\nabcd"),
+        (400, ORDER + b"Content-Length: +3\r\n\r\nabc"),
+        (400, ORDER + b"Content-Length: 0x3\r\n\r\nabc"),
+        (400, ORDER + b" Content-Length: 3\r\nX\r\n\r\nabc"),
+        (400, ORDER + b"X: a\rTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+        (400, ORDER + b"X: a\x00b\r\n\r\n"),
+        (400, ORDER + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabcX0\r\n\r\n"),
+        (400, ORDER + b"Transfer-Encoding: chunked\r\n\r\n-3\r\nabc\r\n0\r\n\r\n"),
+        (501, ORDER + b"Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n"),
+        (501, ORDER + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+        (400, ORDER + b"Transfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n"),
+    ],
+)
+async def test_what_may_be_read_in_two_ways_is_refused_and_ends_the_connection(
+    daemon: Daemon, tmp_path: Path, status: int, request_bytes: bytes
+) -> None:
+    async with serving(daemon, tmp_path / "s"):
+        answer = await exchange(tmp_path / "s", request_bytes + ORDER + b"\r\n")
+    assert answer.startswith(f"HTTP/1.1 {status} ".encode())
+    assert answer.count(b"HTTP/1.1") == 1
+    assert b"Connection: close" in answer
+    assert daemon.told == []
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        ORDER.replace(b"\r\n", b"\n") + b"\n",
+        ORDER + b"X: a\r\n b: c\r\n\r\n",
+        ORDER + b'Transfer-Encoding: chunked\r\n\r\n3;x="GET / HTTP/1.1"\r\nabc\r\n0\r\n\r\n',
+        ORDER + b"Transfer-Encoding: CHUNKED\r\n\r\n0\r\nX: y\r\n\r\n",
+        ORDER + b"Content-Length: 3, 3\r\n\r\nabc",
+    ],
+)
+async def test_what_is_odd_and_clear_is_one_request(daemon: Daemon, tmp_path: Path, request_bytes: bytes) -> None:
+    async with serving(daemon, tmp_path / "s"):
+        answer = await exchange(tmp_path / "s", request_bytes + ENDING)
+    assert answer.count(b"HTTP/1.1 200 OK\r\n") == 2
+    assert daemon.told == ["reload"]
+
+
+async def test_the_absolute_form_says_which_host_is_asked_for(daemon: Daemon, tmp_path: Path) -> None:
+    """RFC 9112 3.2.2: `Host` does not count then."""
+    async with serving(daemon, tmp_path / "s") as endpoint:
+        answer = await exchange(
+            endpoint, b"GET http://evil.example/status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        )
+    assert answer.startswith(b"HTTP/1.1 403 ")
 
 
 @pytest.mark.parametrize("request_bytes", [b"", b"GET /status HTT", b"GET /status HTTP/1.1\r\nHost: localhost\r\nX: "])
@@ -200,7 +284,7 @@ async def test_oversized_and_foreign_requests_are_refused(daemon: Daemon, tmp_pa
 @pytest.mark.both_loops(pauses=True)
 async def test_a_client_that_does_not_read_its_answer_is_cut_off(daemon: Daemon, tmp_path: Path) -> None:
     daemon.shown = replace(DAEMON, clusters=DAEMON.clusters * 2000)  # more than a socket's buffers take
-    async with serving(daemon, tmp_path / "s", write_timeout=0.05):
+    async with serving(daemon, tmp_path / "s", answer_timeout=0.05):
         with socket.socket(socket.AF_UNIX) as client:
             client.setblocking(False)
             client.connect(str(tmp_path / "s"))
@@ -232,6 +316,45 @@ async def test_one_connection_too_many_takes_the_place_of_the_one_that_waited_fo
         for _, writer in held:
             writer.close()
             await writer.wait_closed()
+
+
+@pytest.mark.both_loops(pauses=True)
+async def test_callers_that_never_read_keep_nobody_out(daemon: Daemon, tmp_path: Path) -> None:
+    """They lose their places, the oldest first; one that reads keeps its own."""
+    daemon.shown = replace(DAEMON, clusters=DAEMON.clusters * 2000)  # more than a socket's buffers take
+    async with asyncio.timeout(6 * SECONDS), serving(daemon, tmp_path / "s", answer_timeout=60.0) as endpoint:
+        callers = []
+        for _ in range(MAX_CONNECTIONS + 6):
+            callers.append(caller := socket.socket())
+            caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            caller.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(caller, tuple(endpoint))
+            caller.send(b"GET /status HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        try:
+            for _ in range(3):
+                metrics = await Asker(endpoint).get("/metrics")
+                assert (metrics.status, metrics.text.endswith("\n")) == (200, True)
+                whole = await Asker(endpoint).get("/status")
+                assert whole.json() == to_document(daemon.shown)
+        finally:
+            for caller in callers:
+                caller.close()
+
+
+async def test_an_answer_that_takes_too_long_to_make_is_given_up(tmp_path: Path) -> None:
+    class Stuck(Daemon):
+        def server(self, *, idle_timeout: float = 30.0, answer_timeout: float = 10.0) -> AdminServer:
+            server = super().server(idle_timeout=idle_timeout, answer_timeout=answer_timeout)
+            server._reads["/stuck"] = self._stuck
+            return server
+
+        async def _stuck(self, _: object) -> Response:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    async with serving(Stuck(), tmp_path / "s", answer_timeout=0.05) as endpoint:
+        with suppress(ConnectionError):
+            assert await exchange(endpoint, b"GET /stuck HTTP/1.1\r\nHost: localhost\r\n\r\n") == b""
 
 
 async def test_where_every_connection_is_busy_one_more_is_reset(tmp_path: Path) -> None:
