@@ -21,6 +21,7 @@ from proxy import __version__, descriptors, systemd
 from proxy.admin.control import Control
 from proxy.admin.server import AdminServer
 from proxy.admin.status import summary
+from proxy.blocking import Place
 from proxy.cluster import HALF_CLOSE_S, Cluster, Shared
 from proxy.config import credentials
 from proxy.config.model import DIRECT, ClusterConfig, Config
@@ -217,7 +218,7 @@ class Daemon:
         admin = self.config.admin
         is_bound = False
         try:
-            sock = self.sockets.take(admin.listen) or await bind(admin.listen)
+            sock = self.sockets.take(admin.listen) or await bind(admin.listen, Place("names of admin.listen"))
             self.sockets.keep(admin.listen, sock)
             await server.start_tcp(sock)
             is_bound = True

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Final, cast
 
+from proxy.blocking import Hangs, Place
 from proxy.config.values import Endpoint
 from proxy.errors import ChannelRefused, ChannelTimeout
+from proxy.names import resolve
 from proxy.relay.interfaces import ChannelUser
 
 CONNECT_TIMEOUT_S: Final = 10.0
@@ -119,19 +121,37 @@ class TcpChannel(asyncio.Protocol):
 
 
 class Direct:
-    """A `proxy.relay.interfaces.Route` without SSH."""
+    """A `proxy.relay.interfaces.Route` without SSH, for one cluster."""
+
+    def __init__(self) -> None:
+        self._names = Place("names of a direct cluster")
 
     async def open_channel(self, target: Endpoint, *, origin: Endpoint, hold_until: float) -> TcpChannel:
         """Connect. Raises ChannelRefused, ChannelTimeout. There is no link to wait for."""
         del origin, hold_until
-        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                _, channel = await loop.create_connection(TcpChannel, target.host, target.port)
+                return await self._connect(target)
         except TimeoutError as exc:
             raise ChannelTimeout(f"no TCP connection to {target} within {CONNECT_TIMEOUT_S:g} s") from exc
-        except OSError as exc:
-            raise ChannelRefused(
-                f"no TCP connection to {target}: {exc.strerror or exc}", hint="is it reachable from here?"
-            ) from exc
-        return channel
+        except Hangs as exc:
+            hint = f"the resolver of this machine does not answer: getent hosts {target.host}; /etc/resolv.conf names its servers"
+            raise ChannelTimeout(f"{target} does not resolve: {exc}", hint=hint) from exc
+        except (OSError, UnicodeError) as exc:
+            said = (exc.strerror if isinstance(exc, OSError) else None) or exc
+            raise ChannelRefused(f"no TCP connection to {target}: {said}", hint="is it reachable from here?") from exc
+
+    async def _connect(self, target: Endpoint) -> TcpChannel:
+        """To the first address that answers; each has its share of the time. Raises OSError, UnicodeError, Hangs."""
+        loop = asyncio.get_running_loop()
+        addresses = await resolve(*target, self._names, timeout=CONNECT_TIMEOUT_S / 2)
+        failure: OSError = TimeoutError()
+        for address in addresses:
+            try:
+                async with asyncio.timeout(CONNECT_TIMEOUT_S / 2 / len(addresses)):
+                    _, channel = await loop.create_connection(TcpChannel, address.host, target.port)
+            except OSError as exc:
+                failure = exc
+            else:
+                return channel
+        raise failure

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import socket
 import threading
+from collections.abc import Iterator
 
 import pytest
 
-from proxy import names
+from proxy import direct, names
 from proxy.blocking import Hangs, Place
+from proxy.config.values import Endpoint
+from proxy.errors import ChannelTimeout, ListenError
+from proxy.listeners import binding
+from proxy.listeners.listener import Listener
 from proxy.names import resolve
+from tests.support.echo import Echo
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1", "fe80::8%lo"])
@@ -32,16 +38,57 @@ async def test_a_name_that_is_none() -> None:
         await resolve("a..b", 22, Place("here"), timeout=5)
 
 
-async def test_a_resolver_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    answer = threading.Event()
+@pytest.fixture
+def silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A resolver that does not answer until the test is over."""
+    over = threading.Event()
 
     def ask(_host: str, _port: int, _family: int, flags: int) -> list[names.Address]:
         if flags == socket.AI_NUMERICHOST:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-        assert answer.wait(20)
+        assert over.wait(20)
         return []
 
     monkeypatch.setattr(names, "_ask", ask)
+    yield
+    over.set()
+
+
+@pytest.mark.usefixtures("silent")
+async def test_a_resolver_that_does_not_answer() -> None:
     with pytest.raises(Hangs, match=r"^looking up bastion has been hanging"):
         await resolve("bastion", 22, Place("here"), timeout=0.05)
-    answer.set()
+
+
+@pytest.mark.usefixtures("silent")
+async def test_a_direct_cluster_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(direct, "CONNECT_TIMEOUT_S", 0.1)
+    route = direct.Direct()
+    for _ in range(2):
+        with pytest.raises(
+            ChannelTimeout, match=r"^api\.example:6443 does not resolve: looking up api\.example has been"
+        ) as failure:
+            await route.open_channel(Endpoint("api.example", 6443), origin=Endpoint("127.0.0.1", 1), hold_until=0)
+        assert "getent hosts api.example" in failure.value.hint
+
+
+@pytest.mark.usefixtures("silent")
+async def test_a_listener_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(binding, "LOOKUP_S", 0.05)
+    listener = Listener(Endpoint("bastion", 16443), lambda sock, _: sock.close())
+    for _ in range(2):
+        with pytest.raises(ListenError, match=r"^cannot listen on bastion:16443: looking up bastion has been hanging"):
+            await listener.start()
+
+
+async def test_a_direct_cluster_takes_the_next_address_when_the_first_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Echo() as server:
+        port = server.endpoint.port
+
+        async def two_addresses(*_: object, **__: object) -> list[names.Address]:
+            return [names.Address(socket.AF_INET, (address, port)) for address in ("127.0.0.2", server.endpoint.host)]
+
+        monkeypatch.setattr(direct, "resolve", two_addresses)
+        target = Endpoint("api.example", port)
+        channel = await direct.Direct().open_channel(target, origin=Endpoint("127.0.0.1", 1), hold_until=0)
+        channel.close()

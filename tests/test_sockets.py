@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from proxy import sockets
+from proxy.blocking import Place
 from proxy.config.values import Endpoint
 from proxy.listeners.binding import bind, canonical
 from proxy.sockets import Sockets
@@ -60,7 +61,7 @@ async def test_a_manager_that_does_not_answer_is_not_waited_for_long(
     monkeypatch.setattr(sockets, "SETTLE_TIMEOUT_S", 0.01)
     address = Endpoint("127.0.0.1", free_port())
     kept = Sockets({})
-    with await bind(address) as sock:
+    with await bind(address, Place("names")) as sock:
         kept.keep(address, sock)
         kept.keep(address, sock)
     kept.forget(address)
@@ -70,7 +71,7 @@ async def test_a_manager_that_does_not_answer_is_not_waited_for_long(
     with pytest.raises(BlockingIOError):
         manager.recv(200)
 
-    with await bind(address) as sock:
+    with await bind(address, Place("names")) as sock:
         kept.keep(address, sock)
     kept.forget(address)
     await kept.settled([Endpoint("0.0.0.0", address.port)])  # noqa: S104 - nothing is bound
@@ -95,7 +96,7 @@ async def test_without_a_manager_nothing_is_said(monkeypatch: pytest.MonkeyPatch
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     address = Endpoint("127.0.0.1", free_port())
     kept = Sockets({})
-    with await bind(address) as sock, capture_logs() as logs:
+    with await bind(address, Place("names")) as sock, capture_logs() as logs:
         kept.keep(address, sock)
         kept.forget(address)
         await kept.settled([address])

@@ -9,6 +9,7 @@ from typing import Final
 
 import structlog
 
+from proxy.blocking import Place
 from proxy.config.model import ClusterConfig
 from proxy.errors import Stage
 from proxy.health.hysteresis import Hysteresis
@@ -49,6 +50,7 @@ class Monitor:
         self._record = metrics.cluster(name)
         self._on_change = on_change
         self._contexts = contexts or Contexts()
+        self._place = Place(f"files of cluster {name}")
         self._hysteresis = Hysteresis(config.probe.threshold)
         self._poked = asyncio.Event()
         self._outcome: Outcome | None = None
@@ -73,6 +75,7 @@ class Monitor:
     def take(self, config: ClusterConfig) -> None:
         """Probe by other settings, or with files that have changed, from now on; what was seen so far counts on."""
         self._config = config
+        self._place = Place(f"files of cluster {self._name}")  # other files perhaps than the one that hangs
         self._hysteresis.threshold = config.probe.threshold
         self.poke()
 
@@ -97,7 +100,7 @@ class Monitor:
 
     async def _probe(self) -> Outcome:
         try:
-            return await probe(self._name, self._config, self._dial, self._contexts)
+            return await probe(self._name, self._config, self._dial, self._contexts, self._place)
         except Exception:
             # A bug. Monitoring goes on and says so: a state frozen at `up` would be worse.
             log.exception("probe failed to run", cluster=self._name)

@@ -12,6 +12,7 @@ from typing import Final
 import h11
 import structlog
 
+from proxy.blocking import Place
 from proxy.config.model import ClusterConfig
 from proxy.errors import ProxyError, Stage
 from proxy.health import http
@@ -28,9 +29,12 @@ DIAL_GRACE: Final = 0.25
 """Seconds past the deadline: a dial that keeps it says why it failed, so it gets to speak before it is cut off."""
 
 
-async def probe(name: str, config: ClusterConfig, dial: Dial, contexts: Contexts) -> Outcome:
-    """Probe cluster `name` within `config.probe.timeout` seconds. Cancelled at any await, it leaves nothing open."""
-    attempt = _Attempt(config, contexts)
+async def probe(name: str, config: ClusterConfig, dial: Dial, contexts: Contexts, place: Place | None = None) -> Outcome:
+    """Probe cluster `name` within `config.probe.timeout` seconds. Cancelled at any await, it leaves nothing open.
+
+    `place` is where the cluster's files are read, in all its probes.
+    """
+    attempt = _Attempt(config, contexts, place)
     try:
         outcome = await attempt.run(dial)
     except ProxyError as exc:
@@ -56,9 +60,10 @@ _AWAITED: Final = {Stage.CHANNEL: "channel to the API server", Stage.TLS: "end o
 class _Attempt:
     """How far a probe has come, so that whatever ends it can be told with its stage and times."""
 
-    def __init__(self, config: ClusterConfig, contexts: Contexts) -> None:
+    def __init__(self, config: ClusterConfig, contexts: Contexts, place: Place | None) -> None:
         self._config = config
         self._contexts = contexts
+        self._place = place
         self._started = time.monotonic()
         self._steps: list[tuple[Stage, float]] = []
         self._expiries: tuple[tuple[str, float], ...] = ()
@@ -78,7 +83,7 @@ class _Attempt:
     async def _ask(self, sock: socket.socket) -> Outcome:
         config, path = self._config, self._config.probe.path
         self._enter(Stage.TLS)
-        identity, token = await self._contexts.load(config)
+        identity, token = await self._contexts.load(config, self._place)
         self._expiries = identity.expiries
         try:
             stream = TlsStream(sock, identity.context, server_name(config))

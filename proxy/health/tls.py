@@ -5,7 +5,6 @@ Files are read when they changed, in a thread: building a context from the syste
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 import ssl
@@ -16,6 +15,7 @@ from typing import Final
 
 from cryptography import x509
 
+from proxy.blocking import Hangs, Place, doing
 from proxy.config.model import ClusterConfig
 from proxy.health.result import Failure, Result
 
@@ -32,6 +32,7 @@ _VERIFY_CODES: Final = {
     64: (Result.TLS_NAME_MISMATCH, "does not name"),
 }
 _UNTRUSTED: Final = (Result.TLS_UNTRUSTED, "is not trusted")
+_HANGS: Final = "its disk, or the server it is mounted from, does not answer; probes go on by themselves when it does"
 _NO_CA: Final = "set tls.ca_file to a file with the cluster's CA: certificate-authority-data of its kubeconfig, base64-decoded"
 
 # Alerts by which a server says what it thinks of our certificate (RFC 8446 6.2), as OpenSSL 3 names them.
@@ -63,12 +64,16 @@ class Contexts:
     def __init__(self) -> None:
         self._build = lru_cache(maxsize=_CACHED)(_build)
 
-    async def load(self, config: ClusterConfig) -> tuple[Identity, str | None]:
-        """The context and the bearer token for a probe of this cluster, files as they are now.
+    async def load(self, config: ClusterConfig, place: Place | None = None) -> tuple[Identity, str | None]:
+        """The context and the bearer token for a probe of this cluster, files as they are now, read in the cluster's own `place`.
 
         Raises Failure (`credentials_unusable`) naming the key and the file.
         """
-        return await asyncio.to_thread(self._load, config)
+        place = place or Place("files of a probe")
+        try:
+            return await place.run(self._load, config, timeout=config.probe.timeout / 2)
+        except Hangs as exc:
+            raise Failure(Result.CREDENTIALS_UNUSABLE, str(exc), hint=_HANGS) from exc
 
     def _load(self, config: ClusterConfig) -> tuple[Identity, str | None]:
         probe = config.probe
@@ -114,6 +119,7 @@ def _stamp(key: str, path: Path | None) -> _Stamp:
     """A file as it is now: what it is for, where, inode, modification time in ns, bytes. Opened, to name one that is not ours."""
     if path is None:
         return None
+    doing(f"reading {key} {path}")
     try:
         with path.open("rb") as file:
             stat = os.fstat(file.fileno())
@@ -123,6 +129,7 @@ def _stamp(key: str, path: Path | None) -> _Stamp:
 
 
 def _build(ca: _Stamp, certificate: _Stamp, key: _Stamp) -> Identity:
+    doing(f"reading {ca[0]} {ca[1]}" if ca else "reading the system's CA store")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # CERT_REQUIRED and check_hostname from the start
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     expiries = []
@@ -136,6 +143,7 @@ def _build(ca: _Stamp, certificate: _Stamp, key: _Stamp) -> Identity:
     else:
         context.load_default_certs()
     if certificate:
+        doing(f"reading {certificate[0]} {certificate[1]} and its key")
         try:
             # An encrypted key would ask on the terminal for its passphrase: answer with an empty one, which fails.
             context.load_cert_chain(certificate[1], key[1] if key else None, password=str)
@@ -151,6 +159,7 @@ def _build(ca: _Stamp, certificate: _Stamp, key: _Stamp) -> Identity:
 
 def _read_token(path: Path) -> str:
     """A bearer token. The file is read each time: the kubelet replaces projected tokens about every hour."""
+    doing(f"reading probe.token_file {path}")
     try:
         with path.open("rb") as file:
             token = file.read(MAX_TOKEN).decode("ascii", "replace").strip()

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import ipaddress
 import socket
 from contextlib import suppress
 from typing import Final
 
+from proxy.blocking import Hangs, Place
 from proxy.config.values import Endpoint
 from proxy.errors import ListenError
+from proxy.names import resolve
 
 BACKLOG: Final = 1024
 """Clients that the kernel lets wait until they are accepted: while descriptors are short, or a new process starts."""
+
+LOOKUP_S: Final = 5.0
+"""Seconds that a name may take to resolve: a start or a reload waits for it."""
 
 
 def canonical(address: Endpoint) -> Endpoint:
@@ -24,13 +28,15 @@ def canonical(address: Endpoint) -> Endpoint:
     return Endpoint(host, address.port)
 
 
-async def bind(listen: Endpoint) -> socket.socket:
-    """A socket that listens on `listen`, not blocking. Raises ListenError."""
+async def bind(listen: Endpoint, names: Place) -> socket.socket:
+    """A socket that listens on `listen`, not blocking; a name is looked up in `names`. Raises ListenError."""
     host, port = canonical(listen)
     try:
-        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        family, _, _, _, address = found[0]
+        family, address = (await resolve(host, port, names, timeout=LOOKUP_S))[0]
         sock = socket.socket(family, socket.SOCK_STREAM)
+    except Hangs as exc:
+        resolver = f"the resolver of this machine does not answer: getent hosts {host}; an address needs none"
+        raise ListenError(f"cannot listen on {listen}: {exc}", hint=resolver) from exc
     except OSError as exc:
         raise ListenError(f"cannot listen on {listen}: {exc.strerror or exc}") from exc
     try:

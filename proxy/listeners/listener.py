@@ -15,6 +15,7 @@ from typing import Final
 import structlog
 
 from proxy import descriptors
+from proxy.blocking import Place
 from proxy.config.values import Endpoint
 from proxy.listeners.binding import bind
 
@@ -38,6 +39,7 @@ class Listener:
         self._socket = inherited
         self._resume: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
+        self._names = Place(f"names of {address}")
 
     def __repr__(self) -> str:
         return f"<Listener {self.address} {'bound' if self._socket else 'not bound'}>"
@@ -55,7 +57,7 @@ class Listener:
     async def start(self) -> None:
         """Bind unless inherited, and accept. Raises ListenError; may be called again then."""
         if self._socket is None:
-            self._socket = await bind(self.address)
+            self._socket = await bind(self.address, self._names)
         self._loop.add_reader(self._socket, self._accept)
 
     def close(self) -> None:

@@ -20,6 +20,7 @@ from typing import Final
 
 import asyncssh
 
+from proxy.blocking import Hangs, Place
 from proxy.config.model import GatewayConfig
 from proxy.config.values import Endpoint
 from proxy.errors import (
@@ -86,6 +87,7 @@ class Gateway:
         self._is_closing = False
         self._is_ordered = False
         self._places = Places(f"gateway {name}")
+        self._learning = Place(f"host keys of gateway {name}")
 
     def __repr__(self) -> str:
         return f"<Gateway {self.name} {self._report.state} links={self._links}>"
@@ -193,6 +195,7 @@ class Gateway:
         """Other settings for the same server, or files that have changed: links are replaced."""
         is_retimed = config.keepalive != self.config.keepalive
         self.config = config
+        self._places = Places(f"gateway {self.name}")  # other files and names perhaps than what hangs
         self._gateways = gateways
         if is_retimed:  # clients may be on links that retire for long
             for link in (*self._links, *self._links.retiring):
@@ -263,9 +266,9 @@ class Gateway:
 
     async def _learn(self, path: Path, announcement: Announcement) -> None:
         try:
-            if update := await learn(path, self.config, announcement):
+            if update := await learn(path, self.config, announcement, self._learning):
                 self._report.learned(path, announcement.name, update)
-        except (CredentialsUnusable, OSError, asyncssh.Error) as exc:
+        except (CredentialsUnusable, OSError, asyncssh.Error, Hangs) as exc:
             self._report.not_learned(path, exc)
 
     def _dial_failed(self, exc: LinkError) -> None:

@@ -19,6 +19,7 @@ from typing import Final
 import asyncssh
 import structlog
 
+from proxy.blocking import Place, doing
 from proxy.config import host_keys
 from proxy.config.files import MAX_CREDENTIAL_BYTES, MAX_KNOWN_HOSTS_BYTES, Unusable, read_bytes
 from proxy.config.host_keys import Line, Update
@@ -31,8 +32,8 @@ log = structlog.get_logger("kubemux.host_keys")
 
 RSA_PROOFS: Final = (b"rsa-sha2-256", b"rsa-sha2-512")
 _REQUEST: Final = b"hostkeys-prove-00@openssh.com"
-_WRITING = threading.Lock()
-"""Several gateways may share the file."""
+_WRITING: Final[dict[Path, threading.Lock]] = {}
+"""Several gateways may share a file; one that hangs holds up those that share it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +76,12 @@ def read_learned(path: Path) -> bytes:
     return data
 
 
-async def learn(path: Path, config: GatewayConfig, announcement: Announcement) -> Update | None:
-    """Write to `path` what `announcement` allows; what that was, if anything.
+async def learn(path: Path, config: GatewayConfig, announcement: Announcement, place: Place) -> Update | None:
+    """Write to `path` what `announcement` allows, in `place`; what that was, if anything.
 
-    Raises CredentialsUnusable, OSError, asyncssh.Error.
+    Raises CredentialsUnusable, OSError, asyncssh.Error, Hangs.
     """
-    known, learned = await asyncio.to_thread(_read_files, config, announcement)
+    known, learned = await place.run(_read_files, config, announcement, timeout=config.connect_timeout)
     change = host_keys.update(known, learned, announcement.name, announcement.shown, announcement.keys)
     if change.refused or not (change.new or change.gone):
         log.debug("host keys not learned", server=announcement.name.decode(), why=change.refused or "nothing new")
@@ -88,7 +89,7 @@ async def learn(path: Path, config: GatewayConfig, announcement: Announcement) -
     change = change._replace(new=await _proven(config, announcement, change.new) if change.new else ())
     if not (change.new or change.gone):
         return None
-    await asyncio.to_thread(_write, path, config, announcement, change)
+    await place.run(_write, path, config, announcement, change, timeout=config.connect_timeout)
     return change
 
 
@@ -148,9 +149,11 @@ def is_proof(proof: bytes, session: bytes, blob: bytes) -> bool:
 
 def _write(path: Path, config: GatewayConfig, announcement: Announcement, change: Update) -> None:
     """The whole file anew, beside the old one and then in its place. Raises OSError, CredentialsUnusable."""
-    with _WRITING:
+    doing(f"waiting for another gateway to write {path}")
+    with _WRITING.setdefault(path, threading.Lock()):
         known, learned = _read_files(config, announcement)
         data = host_keys.render(host_keys.learn(known, learned, announcement.name, announcement.shown, change))
+        doing(f"writing {path}")
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:  # mode 0600
             try:
                 file.write(data)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import stat
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import asyncssh
 import pytest
+from structlog.testing import capture_logs
 
 from proxy.config import host_keys
 from proxy.config.model import GatewayConfig
 from proxy.snapshots import GatewayState
+from proxy.ssh import host_keys as learning
 from proxy.ssh.host_keys import is_proof, split
 from tests.ssh.conftest import Watched, config_for, started
 from tests.support import ssh_keys
@@ -90,6 +93,32 @@ async def test_two_gateways_write_one_file(sshd_factory: SshdFactory, tmp_path: 
         assert {line.split()[0] for line in await written(one, 2)} == {
             f"[{rotating.sshd.host}]:{rotating.sshd.port}" for rotating in (one, two)
         }
+
+
+async def test_a_file_that_hangs_holds_up_its_own_gateways_alone(sshd_factory: SshdFactory, tmp_path: Path) -> None:
+    """The lock of a file is held, as a thread that hangs in writing it holds it."""
+    rotating = Rotating(sshd_factory, tmp_path, "ed25519", "ecdsa")
+    with locked(tmp_path / "another file"):
+        async with started(rotating.config()):
+            assert len(await written(rotating, 1)) == 1
+    rotating.learned.unlink()
+    with capture_logs() as logs:
+        async with started(rotating.config(connect_timeout="1s")) as gateway:
+            with locked(rotating.learned):
+                await gateway.until(lambda: gateway.links == 1)
+                async with asyncio.timeout(10):
+                    while not [entry for entry in logs if entry["event"] == "host keys not learned"]:
+                        await asyncio.sleep(0.01)
+                gateway.renew("test")
+                await gateway.until(lambda: gateway.metric("gateway_connects_total", result="ok") == 2)
+    [message] = {entry["message"] for entry in logs if entry["event"] == "host keys not learned"}
+    assert message.startswith(f"waiting for another gateway to write {rotating.learned} has been hanging since 20")
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    with learning._WRITING.setdefault(path, threading.Lock()):
+        yield
 
 
 async def settled(gateway: Watched) -> None:
