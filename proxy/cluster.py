@@ -133,6 +133,9 @@ class Cluster:
             reason, message = exc.reason, str(exc)
         except OSError as exc:  # the client has gone while it waited
             reason, message = End.CLIENT_RESET.value, exc.strerror or str(exc)
+        except Exception as exc:  # logged where tasks end
+            reason, message = ProxyError.reason, str(exc)
+            raise
         finally:
             if relay is None or not relay.has_started:
                 _reset(sock)
@@ -204,6 +207,11 @@ class Cluster:
     def _check_idle(self) -> None:
         if not self.active:
             self._idle.set()
+
+    def look(self) -> None:
+        """Call it about twice a second."""
+        self.drop_ghosts()
+        self.end_idle()
 
     def drop_ghosts(self) -> None:
         """End the connections of clients that have gone while nothing could be read from or written to them."""

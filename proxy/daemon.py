@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -32,6 +33,7 @@ from proxy.health.lag import watch_lag
 from proxy.health.monitor import Monitor
 from proxy.health.tls import Contexts
 from proxy.heap import Heap
+from proxy.heartbeat import Heartbeat, Part
 from proxy.listeners.admission import Admission
 from proxy.listeners.binding import bind
 from proxy.listeners.listener import Listener
@@ -178,7 +180,7 @@ class Daemon:
         listener.on_client = cluster.accept
         entry = Entry(cluster, monitor, listener, Tasks(f"cluster {name}"))
         self.entries[name] = entry
-        entry.tasks.spawn(monitor.run(), name="probe")
+        entry.tasks.keep(monitor.run, name="probe")
         await self._listen(name, entry)
 
     async def _listen(self, name: str, entry: Entry) -> None:
@@ -187,7 +189,7 @@ class Daemon:
         except ListenError as exc:
             log.error("listener failed", cluster=name, reason=exc.reason, message=str(exc), hint=exc.hint)
             entry.listen_error = ListenError(str(exc), hint=exc.hint)  # without what the traceback keeps alive
-            entry.tasks.spawn(self._keep_binding(name, entry), name="bind")
+            entry.tasks.keep(partial(self._keep_binding, name, entry), name="bind")
         self._keep(entry.listener)
         self.metrics.cluster(name).listening = entry.listener.is_bound
 
@@ -237,18 +239,19 @@ class Daemon:
         interval = systemd.watchdog_interval()
         heap = Heap(self.shared.budget)
 
-        def beat() -> None:
+        def parts() -> Iterator[Part]:
             if interval is not None:
-                systemd.notify(systemd.WATCHDOG)
-            self.shared.waiting.wake()
-            heap.look()
-            for gateway in self.gateways.values():
-                gateway.look()
-            for entry in self.entries.values():
-                entry.cluster.drop_ghosts()
-                entry.cluster.end_idle()
+                yield "watchdog", partial(systemd.notify, systemd.WATCHDOG)
+            yield "memory", self.shared.waiting.wake
+            yield "heap", heap.look
+            for name, gateway in self.gateways.items():
+                yield f"gateway {name}", gateway.look
+            for name, entry in self.entries.items():
+                yield f"cluster {name}", entry.cluster.look
 
-        self.tasks.spawn(watch_lag(self.metrics, beat, interval=min(0.5, interval or 0.5)), name="heartbeat")
+        heartbeat = Heartbeat(parts)
+        watching = partial(watch_lag, self.metrics, heartbeat.beat, interval=min(0.5, interval or 0.5))
+        self.tasks.keep(watching, name="heartbeat")
 
     # ------------------------------------------------------------------------------------------------ state
 

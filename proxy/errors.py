@@ -140,11 +140,26 @@ class ConnectTimeout(LinkError):
     hint = "packets may be dropped on the way, or sshd is overloaded (MaxStartups); raise connect_timeout if it is only slow"
 
 
+class ProxyCommandFailed(LinkError):
+    """The ProxyCommand of ssh_config could not be run, or has ended."""
+
+    reason = "proxy_command_failed"
+    stage = Stage.TCP
+    hint = "run the command as the daemon's user; what it writes to its standard error is in the log (ProxyCommand says)"
+
+
 class HandshakeFailed(LinkError):
     """TCP works, but the SSH version exchange or key exchange does not."""
 
     reason = "handshake_failed"
     hint = "is that port an SSH server? Its log says more: journalctl -u ssh"
+
+
+class BadVersion(HandshakeFailed):
+    """The server's first line is no SSH version: it holds bytes that are not ASCII (RFC 4253 4.2)."""
+
+    reason = "bad_version"
+    hint = "SSH versions are ASCII: is that port an SSH server, and is its version string (sshd's VersionAddendum) ASCII?"
 
 
 class HostKeyUnknown(LinkError):
@@ -193,6 +208,13 @@ class JumpFailed(LinkError):
     """A gateway of the jump chain cannot be reached; the message says which and why."""
 
     reason = "jump_failed"
+
+
+class DialBroken(LinkError):
+    """An exception that nobody expected: a bug, of kubemux or of a library. It is dialled again as after any failure."""
+
+    reason = "internal"
+    hint = "this is a bug: please report it with the traceback in the log; kubemux dials again by itself"
 
 
 class KeepaliveTimeout(LinkError):

@@ -56,7 +56,7 @@ async def run_until_stopped(daemon: Daemon, on_started: Callable[[], None] = lam
             raise failure
         else:
             on_started()
-            tasks.spawn(controller.watch_files(), name="watch files")
+            tasks.keep(controller.watch_files, name="watch files")
             await stopped
         await daemon.stop()
     finally:

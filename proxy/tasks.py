@@ -2,20 +2,35 @@
 
 asyncio keeps only weak references to tasks and reports a failure when the task is collected, if ever
 (https://docs.python.org/3/library/asyncio-task.html#asyncio.create_task). A `Tasks` belongs to the object whose work it
-runs, logs a failure at once, and is closed with its owner.
+runs, logs a failure at once, and is closed with its owner. What supervises something is `keep`-ed: an exception that nobody
+expected is logged, and it begins anew, since nobody else would do its work until the daemon restarts.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, TypeVar
 
 import structlog
 
 T = TypeVar("T")
 
 log = structlog.get_logger("kubemux.tasks")
+
+AGAIN_S: Final = 1.0
+"""Seconds before a kept task begins anew; doubled each time that it fails again, up to `SELDOM_S`."""
+
+SELDOM_S: Final = 60.0
+
+
+def is_cancelled() -> bool:
+    """Whether the CancelledError at hand is meant for the current task.
+
+    It is not if a future was cancelled that somebody else owns, a library for one: then it is an error like any other.
+    """
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
 
 
 class Tasks:
@@ -37,6 +52,26 @@ class Tasks:
         self._tasks.add(task)
         task.add_done_callback(self._done)
         return task
+
+    def keep(self, run: Callable[[], Coroutine[Any, Any, None]], *, name: str) -> asyncio.Task[None]:
+        """Start `run()` as `OWNER/name`, and again whenever an exception has ended it; until it returns, or is cancelled."""
+        return self.spawn(self._kept(run, name), name=name)
+
+    async def _kept(self, run: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
+        loop = asyncio.get_running_loop()
+        pause = AGAIN_S
+        while True:
+            began = loop.time()
+            try:
+                return await run()
+            except (Exception, asyncio.CancelledError) as exc:
+                if isinstance(exc, asyncio.CancelledError) and is_cancelled():
+                    raise
+                if loop.time() - began >= SELDOM_S:
+                    pause = AGAIN_S
+                log.error("task failed, and begins anew", task=f"{self._owner}/{name}", again_in=pause, exc_info=exc)
+            await asyncio.sleep(pause)
+            pause = min(SELDOM_S, pause * 2)
 
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)

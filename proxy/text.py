@@ -6,6 +6,9 @@ import difflib
 from collections.abc import Iterable
 from typing import Final
 
+MOST: Final = 200
+"""Characters of a peer's words."""
+
 LISTED: Final = 20
 """Names in a hint: a screenful."""
 
@@ -26,6 +29,11 @@ def escaped(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
+def printable(text: str, *, most: int = MOST) -> str:
+    """A peer's words, fit for a log line: no control characters, and no more characters than help anybody."""
+    return "".join(char if char.isprintable() else " " for char in text[:most]).strip()
 
 
 def suggest(word: str, known: Iterable[str]) -> str:

@@ -31,6 +31,7 @@ LAYERS = (
         "proxy.cluster",
         "proxy.idle",
         "proxy.heap",
+        "proxy.heartbeat",
         "proxy.waiting",
     ),
     ("proxy.admin",),

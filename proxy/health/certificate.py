@@ -16,9 +16,10 @@ from cryptography import x509
 from proxy.config.model import ClusterConfig
 from proxy.errors import ProxyError
 from proxy.health.probe import Dial
-from proxy.health.result import Failure, printable
+from proxy.health.result import Failure
 from proxy.health.stream import TlsStream
 from proxy.health.tls import server_name
+from proxy.text import printable
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,10 @@ from proxy.blocking import Place
 from proxy.config.model import ClusterConfig
 from proxy.errors import ProxyError, Stage
 from proxy.health import http
-from proxy.health.result import Failure, Outcome, Result, printable, unreached
+from proxy.health.result import Failure, Outcome, Result, unreached
 from proxy.health.stream import TlsStream
 from proxy.health.tls import Contexts, classify, server_name
+from proxy.text import printable
 
 log = structlog.get_logger("kubemux.health")
 

@@ -112,11 +112,6 @@ class Failure(Exception):
         self.status = status
 
 
-def printable(text: str) -> str:
-    """A peer's words, fit for a log line and a terminal: no control characters, at most 200 characters."""
-    return "".join(char if char.isprintable() else " " for char in text[:200]).strip()
-
-
 def result_of(error: ProxyError) -> Result:
     """The result for a connection that could not be made. A reason that has no result of its own falls under its layer's."""
     try:

@@ -37,8 +37,9 @@ async def bind(listen: Endpoint, names: Place) -> socket.socket:
     except Hangs as exc:
         resolver = f"the resolver of this machine does not answer: getent hosts {host}; an address needs none"
         raise ListenError(f"cannot listen on {listen}: {exc}", hint=resolver) from exc
-    except OSError as exc:
-        raise ListenError(f"cannot listen on {listen}: {exc.strerror or exc}") from exc
+    except (OSError, UnicodeError) as exc:  # UnicodeError: no host name can look like that
+        why = exc.strerror if isinstance(exc, OSError) else "it is not a host name"
+        raise ListenError(f"cannot listen on {listen}: {why or exc}") from exc
     try:
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -26,6 +26,7 @@ BATCH: Final = 32
 
 FULL_PAUSE_S: Final = 0.5
 _FULL: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+_HINT: Final = "raise LimitNOFILE= of the unit, or lower limits.max_connections"
 
 OnClient = Callable[[socket.socket, Endpoint], None]
 
@@ -81,27 +82,24 @@ class Listener:
             except ConnectionAbortedError:
                 continue
             except OSError as exc:
-                if exc.errno not in _FULL:
-                    raise
-                self._pause(exc.strerror or str(exc))
+                self._pause(exc.strerror or str(exc), hint=_HINT if exc.errno in _FULL else "")
                 return
             sock.setblocking(False)  # TCP_NODELAY is set with its transport
             is_last = descriptors.is_high(sock.fileno())
-            self.on_client(sock, Endpoint(address[0], address[1]))
+            try:
+                self.on_client(sock, Endpoint(address[0], address[1]))
+            except Exception:
+                log.exception("client not served", listen=str(self.address), hint="this is a bug: please report it")
+                sock.close()
             if is_last:
-                self._pause("Few file descriptors left")
+                self._pause("Few file descriptors left", hint=_HINT)
                 return
 
-    def _pause(self, why: str) -> None:
-        """Out of descriptors or memory: accept() would fail again at once and spin. New clients wait in the backlog."""
+    def _pause(self, why: str, *, hint: str) -> None:
+        """accept() would fail again at once and spin, out of descriptors or whatever it is. New clients wait in the backlog."""
         if self._socket is None:
             return
-        log.warning(
-            "accepting paused",
-            listen=str(self.address),
-            message=why,
-            hint="raise LimitNOFILE= of the unit, or lower limits.max_connections",
-        )
+        log.warning("accepting paused", listen=str(self.address), message=why, hint=hint)
         self._loop.remove_reader(self._socket)
         self._resume = self._loop.call_later(FULL_PAUSE_S, self._accept_again)
 

@@ -1,8 +1,8 @@
 """From a gateway's configuration to an authenticated SSH connection, over its jump chain.
 
-Steps, each with its own errors: reading keys and settings (`proxy/ssh/options.py`), TCP, handshake with the host key
-checked against known_hosts, public key authentication. The connections of a chain belong to one link: a jump host that is
-lost takes only that link along.
+Steps, each with its own errors: reading keys and settings (`proxy/ssh/options.py`), TCP or a ProxyCommand, handshake with the
+host key checked against known_hosts, public key authentication. The connections of a chain belong to one link: a jump host that
+is lost takes only that link along.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -25,11 +25,12 @@ from proxy.errors import ConnectTimeout, CredentialsUnusable, JumpFailed, LinkEr
 from proxy.names import resolve
 from proxy.ssh import internals, known_hosts
 from proxy.ssh.agent import Agent
-from proxy.ssh.errors import describe_connect, describe_handshake, host_key_line, identity
+from proxy.ssh.errors import describe_connect, describe_handshake, host_key_line, identity, is_hung_up
 from proxy.ssh.handshakes import Handshakes, Hurried
 from proxy.ssh.host_keys import Announcement
 from proxy.ssh.login import Login, Lost
 from proxy.ssh.options import Prepared, prepare, proxy_jump
+from proxy.ssh.proxy_command import ProxyCommand
 from proxy.ssh.verify import Server, scan
 
 _AGENT: Final = (
@@ -58,6 +59,12 @@ class Dialled:
     handshake: float
     announcement: asyncio.Future[Announcement]
     """The gateway's list of its host keys, once it has come; many servers send none."""
+    command: ProxyCommand | None = None
+    """What carries the first connection, if that is not TCP."""
+
+    async def close(self) -> None:
+        """Nobody takes it."""
+        await _give_up(self.conns, self.command)
 
 
 async def dial(
@@ -84,10 +91,16 @@ async def dial(
     try:
         server, handshake, client = await chain.extend(config, on_lost=on_lost)
     except BaseException:
-        for conn in reversed(chain.conns):
-            conn.abort()
+        await _give_up(chain.conns, chain.command)
         raise
-    return Dialled(tuple(chain.conns), server, handshake, client.announcement)
+    return Dialled(tuple(chain.conns), server, handshake, client.announcement, chain.command)
+
+
+async def _give_up(conns: Sequence[asyncssh.SSHClientConnection], command: ProxyCommand | None) -> None:
+    for conn in reversed(conns):
+        conn.abort()
+    if command is not None:
+        await command.close()
 
 
 class _Chain:
@@ -102,6 +115,7 @@ class _Chain:
         places: Places,
     ) -> None:
         self.conns: list[asyncssh.SSHClientConnection] = []
+        self.command: ProxyCommand | None = None
         self._gateways = gateways
         self._trial = trial
         self._slots = slots
@@ -151,10 +165,12 @@ class _Chain:
         options = prepared.options
         server = f"{options.host}:{options.port}"
         seconds = prepared.connect_timeout
-        tunnel: asyncssh.SSHClientConnection | _Tcp | None = None  # None: the ProxyCommand of ssh_config
+        tunnel: _Tunnel
         if self.conns:
             tunnel = self.conns[-1]
-        elif options.proxy_command is None:
+        elif prepared.proxy_command is not None:
+            tunnel = self.command = ProxyCommand(prepared.proxy_command, server)
+        else:
             tunnel = _Tcp(server, seconds, unanswered(config.keepalive), self._places.names, prepared.bind_address)
         loop = asyncio.get_running_loop()
         client = self._login(config, prepared, server, on_lost)
@@ -169,10 +185,11 @@ class _Chain:
         except TimeoutError as exc:
             if isinstance(tunnel, _Tcp) and not tunnel.connected_at:
                 raise ConnectTimeout(f"no TCP connection to {server} within {seconds:g} s") from exc
-            failure = ConnectTimeout(f"{server} did not finish the SSH handshake within {seconds:g} s")
+            through = " through its ProxyCommand" if isinstance(tunnel, ProxyCommand) else ""
+            failure = ConnectTimeout(f"{server} did not finish the SSH handshake within {seconds:g} s{through}")
             failure.stage = Stage.SSH
             raise failure from exc
-        if isinstance(tunnel, _Tcp):
+        if isinstance(tunnel, _Tcp | ProxyCommand):
             started = tunnel.connected_at
         return server, loop.time() - started, client
 
@@ -206,9 +223,7 @@ def _jump_failed(name: str, exc: LinkError) -> JumpFailed:
     return failure
 
 
-async def _handshake(
-    prepared: Prepared, server: str, tunnel: asyncssh.SSHClientConnection | _Tcp | None, client: Login
-) -> asyncssh.SSHClientConnection:
+async def _handshake(prepared: Prepared, server: str, tunnel: _Tunnel, client: Login) -> asyncssh.SSHClientConnection:
     options = prepared.options
     options.known_hosts = known_hosts.NOBODY
     options.tunnel = tunnel
@@ -222,7 +237,10 @@ async def _handshake(
         if agent is not None and agent.failure and isinstance(exc, asyncssh.PermissionDenied):
             raise CredentialsUnusable(f"{agent.failure}, and {server} takes no other key", hint=_AGENT) from exc
         who = identity(prepared.options) + _reservations(prepared)
-        raise describe_handshake(server, exc, who=who) from exc
+        failure = describe_handshake(server, exc, who=who)
+        if isinstance(tunnel, ProxyCommand) and is_hung_up(exc):
+            failure = await tunnel.explain(failure, "before the SSH handshake was done")
+        raise failure from exc
 
 
 def _reservations(prepared: Prepared) -> str:
@@ -277,3 +295,7 @@ class _Tcp:
                 self.connected_at = loop.time()
                 return connection
         raise describe_connect(self._server, failure) from failure
+
+
+_Tunnel = asyncssh.SSHClientConnection | _Tcp | ProxyCommand
+"""What carries a connection: the one before it in the chain, or what reaches the first server."""

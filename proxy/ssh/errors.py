@@ -11,6 +11,7 @@ import asyncssh
 
 from proxy.errors import (
     AuthFailed,
+    BadVersion,
     ConnectTimeout,
     CredentialsUnusable,
     HandshakeFailed,
@@ -20,6 +21,7 @@ from proxy.errors import (
     Unreachable,
     Unresolvable,
 )
+from proxy.text import printable
 
 
 def again(exc: LinkError) -> LinkError:
@@ -69,13 +71,25 @@ def describe_handshake(server: str, exc: Exception, *, who: str) -> LinkError:
         return _not_forwarded(server, exc)
     if isinstance(exc, asyncssh.KeyEncryptionError | asyncssh.KeyImportError):
         return CredentialsUnusable(f"a key for {server} cannot be used: {exc}")
-    if isinstance(exc, asyncssh.ConnectionLost | ConnectionError):
+    if isinstance(exc, UnicodeDecodeError) and bytes(exc.object).startswith(b"SSH-"):
+        return BadVersion(f"{server} has a version line that is not ASCII: {_said(exc.object.decode(errors='replace'))}")
+    if is_hung_up(exc):
         return HandshakeFailed(
-            f"{server} hung up during the SSH handshake: {exc}",
+            f"{server} hung up during the SSH handshake: {_said(exc)}",
             hint="is that port an SSH server? If so, its log says why: over MaxStartups it drops connections at random, and "
             "PerSourcePenalties shut out an address for a while",
         )
-    return HandshakeFailed(f"SSH handshake with {server} failed: {str(exc) or type(exc).__name__}")
+    return HandshakeFailed(f"SSH handshake with {server} failed: {_said(exc)}")
+
+
+def is_hung_up(exc: Exception) -> bool:
+    """Whether the connection has ended without a word."""
+    return isinstance(exc, asyncssh.ConnectionLost | ConnectionError)
+
+
+def _said(exc: Exception | str) -> str:
+    """A peer's words, or a library's about them."""
+    return printable(str(exc)) or type(exc).__name__
 
 
 def why_refused(said: str) -> str:
@@ -105,8 +119,8 @@ def describe_loss(server: str, exc: Exception | None) -> LinkError:
         return LinkLost(f"{server} closed the connection")
     if isinstance(exc.__cause__, LinkError):  # in an exchange of new keys
         return again(exc.__cause__)
-    if "keepalive" in str(exc):
+    if isinstance(exc, asyncssh.ConnectionLost) and "keepalive" in str(exc):
         return KeepaliveTimeout(f"{server} stopped answering")
     if isinstance(exc, TimeoutError):  # ETIMEDOUT: TCP_USER_TIMEOUT
         return KeepaliveTimeout(f"{server} stopped acknowledging what is sent")
-    return LinkLost(f"connection to {server} lost: {exc}")
+    return LinkLost(f"connection to {server} lost: {_said(exc)}")

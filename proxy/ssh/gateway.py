@@ -37,7 +37,8 @@ from proxy.metrics import Metrics
 from proxy.relay.budget import MemoryBudget
 from proxy.snapshots import GatewaySnapshot
 from proxy.ssh.channel import SshChannel
-from proxy.ssh.dial import Places, dial
+from proxy.ssh.dial import Dialled, Places, dial
+from proxy.ssh.establish import establish
 from proxy.ssh.governor import Backoff
 from proxy.ssh.handshakes import Handshakes
 from proxy.ssh.host_keys import Announcement, learn
@@ -96,7 +97,7 @@ class Gateway:
         """Begin to dial."""
         self._report.start()
         self._wanted.set()
-        self._supervisor.spawn(self._supervise(), name="supervise")
+        self._supervisor.keep(self._supervise, name="supervise")
 
     async def connect(self) -> None:
         """Dial one link now, once, for a command that needs no supervision. Raises LinkError."""
@@ -226,36 +227,28 @@ class Gateway:
             self._link_up(link, generation)
 
     async def _dial(self) -> Link:
-        # asyncssh may report the end before there is a Link to tell.
-        early: list[Exception | None] = []
-        link: Link | None = None
         is_ordered, self._is_ordered = self._is_ordered, False
-
-        def on_lost(exc: Exception | None) -> None:
-            if link is None:
-                early.append(exc)
-            else:
-                link.lost(exc)
-
-        dialled = await dial(
+        dialling = partial(
+            dial,
             self.config,
             self._gateways,
             self._handshakes,
-            on_lost,
             on_expiry=self._report.expiry,
             who=self,
             is_ordered=is_ordered,
             places=self._places,
         )
+        return await establish(dialling, self._link, name=self.name)
+
+    def _link(self, dialled: Dialled) -> Link:
         self._report.handshake(dialled.handshake)
         link = Link(
             dialled.conns,
             server=dialled.server,
             budget=self._budget,
             name=f"{self.name}/{next(self._numbers)}",
+            command=dialled.command,
         )
-        if early:
-            link.lost(early[0])
         dialled.announcement.add_done_callback(partial(self._host_keys_announced, link))
         return link
 
@@ -295,10 +288,10 @@ class Gateway:
     def _link_up(self, link: Link, generation: int) -> None:
         self._failure = None
         self._links.add(link, generation)
+        self._tasks.keep(partial(self._watch, link), name=f"watch {link.name}")
         replaced = self._retire_surplus()
         instead_of = self._lost_reasons.pop(0) if self._lost_reasons else REPLACED if replaced else None
         self._measure(link)
-        self._tasks.spawn(self._watch(link), name=f"watch {link.name}")
         self._report.link_up(link, instead_of=instead_of)
         self._changed()
 
@@ -306,8 +299,8 @@ class Gateway:
         """Let links that others have made redundant end; whether there were any."""
         leaving = self._links.surplus(self.config.connections)
         for link in leaving:
+            self._tasks.keep(partial(self._retire, link), name=f"retire {link.name}")
             self._report.retires(link)
-            self._tasks.spawn(self._retire(link), name=f"retire {link.name}")
         for link in self._links.crowd(self.config.connections):
             error = LinkReplaced(
                 f"link to {link.server} closed: it was replaced, and so were {self.config.connections} others since"
@@ -364,6 +357,14 @@ class Gateway:
 
     async def _watch(self, link: Link) -> None:
         error = await self._until_it_ends(link)
+        try:
+            self._ended(link, error)
+        finally:
+            self._wanted.set()
+            self._changed()  # before anything else runs: nobody may wait for a link that is gone
+            await link.close(error)
+
+    def _ended(self, link: Link, error: LinkError) -> None:
         self._missing.discard(link)
         if self._links.remove(link):
             self._lost_reasons.append(error.reason)
@@ -373,9 +374,6 @@ class Gateway:
             if self._failure is None or self._failure.retry is not RetryClass.SLOW:
                 self._failure = error
         self._report.link_ended(link, error)
-        self._changed()  # before anything else runs: nobody may wait for a link that is gone
-        self._wanted.set()
-        await link.close(error)
 
     def _changed(self) -> None:
         """Bring state, metrics and waiting clients in line with the links."""

@@ -7,6 +7,7 @@ import os
 from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from time import perf_counter
 from typing import Final
 
@@ -30,13 +31,14 @@ from proxy.snapshots import LinkSnapshot
 from proxy.ssh import internals
 from proxy.ssh.channel import SshChannel
 from proxy.ssh.dial import give_up_after, unanswered
-from proxy.ssh.errors import describe_loss, why_refused
+from proxy.ssh.errors import describe_loss, is_hung_up, why_refused
 from proxy.ssh.native.channel import NativeChannel, Refusal
 from proxy.ssh.native.handover import Unsupported
 from proxy.ssh.native.plane import NativePlane
 from proxy.ssh.options import ticks
 from proxy.ssh.pace import CROWD, Pace
 from proxy.ssh.plane import AsyncsshPlane
+from proxy.ssh.proxy_command import ProxyCommand
 from proxy.tasks import Tasks
 
 log = structlog.get_logger("kubemux.link")
@@ -90,12 +92,21 @@ class _Opening:
 class Link:
     """One SSH connection. `closed` is done when it has ended; its result says why."""
 
-    def __init__(self, conns: tuple[asyncssh.SSHClientConnection, ...], *, server: str, budget: MemoryBudget, name: str) -> None:
-        """`conns` is the jump chain, the connection to the gateway last."""
+    def __init__(
+        self,
+        conns: tuple[asyncssh.SSHClientConnection, ...],
+        *,
+        server: str,
+        budget: MemoryBudget,
+        name: str,
+        command: ProxyCommand | None = None,
+    ) -> None:
+        """`conns` is the jump chain, the connection to the gateway last; `command`, if there is one, carries the first."""
         loop = asyncio.get_running_loop()
         self._conns = conns
         self._conn = conns[-1]
         self._budget = budget
+        self._command = command
         self._tasks = Tasks(f"link {name}")
         self._abandoned: Counter[Endpoint] = Counter()
         self._openings: dict[_Opening, None] = {}
@@ -242,7 +253,7 @@ class Link:
         if self._measuring is not None:
             self._measuring.cancel()
         if not self.closed.done():
-            self._measuring = self._tasks.spawn(self._measure(interval, on_rtt, on_missed), name="rtt")
+            self._measuring = self._tasks.keep(partial(self._measure, interval, on_rtt, on_missed), name="rtt")
 
     def retime(self, keepalive: KeepaliveConfig) -> None:
         """Other settings than it was dialled with, for asyncssh and the kernel. Those of jump hosts are their own."""
@@ -269,7 +280,14 @@ class Link:
 
     def lost(self, exc: Exception | None) -> None:
         """Asyncssh says the connection has ended. Its own channels have been told already."""
-        self._end(self.error or describe_loss(self.server, exc))
+        error = self.error or describe_loss(self.server, exc)
+        if self._command is not None and self.error is None and (exc is None or is_hung_up(exc)):
+            self._tasks.spawn(self._ended_with(self._command, error), name="ended")
+        else:
+            self._end(error)
+
+    async def _ended_with(self, command: ProxyCommand, error: LinkError) -> None:
+        self._end(await command.explain(error, "and with it the link"))
 
     def _broken(self, error: LinkError) -> None:
         """The peer broke the protocol: asyncssh is about to say that the connection has ended."""
@@ -295,3 +313,5 @@ class Link:
             self._end(self.error)
             await self._plane.close()
             await self._tasks.close()
+            if self._command is not None:
+                await self._command.close()

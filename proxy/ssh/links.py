@@ -131,8 +131,9 @@ class Links(Generic[L]):
         return youngest_first[: max(0, len(self.retiring) - wanted)]
 
     def remove(self, link: L) -> bool:
-        """A link has ended; whether it served, and so is missing."""
-        del self._generations[link]
+        """A link has ended; whether it served, and so is missing. Idempotent."""
+        if self._generations.pop(link, None) is None:
+            return False
         if link in self.retiring:
             self.retiring.remove(link)
             return False

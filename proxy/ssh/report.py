@@ -8,7 +8,7 @@ from typing import Final
 import structlog
 
 from proxy.config.host_keys import Update, fingerprint, kind
-from proxy.errors import LinkClosed, LinkError
+from proxy.errors import DialBroken, LinkClosed, LinkError
 from proxy.metrics import Metrics
 from proxy.snapshots import GatewayState
 from proxy.ssh.link import Link
@@ -67,9 +67,14 @@ class Report:
     def dial_failed(self, error: LinkError, before: LinkError | None, *, delay: float, kept: int) -> None:
         """A dial failed, `before` what was known until then; aloud if that is news. `kept` links go on meanwhile."""
         self._record.connects[error.reason] += 1
-        is_news = before is None or (before.reason, str(before)) != (error.reason, str(error))
-        say = self._log.warning if is_news else self._log.debug
-        fields = {"links_kept": kept} if kept else {}
+        fields: dict[str, object] = {"links_kept": kept} if kept else {}
+        if before is not None and (before.reason, str(before)) == (error.reason, str(error)):
+            say = self._log.debug
+        elif isinstance(error, DialBroken):
+            say = self._log.error
+            fields["exc_info"] = error.__cause__
+        else:
+            say = self._log.warning
         say(
             "gateway dial failed",
             reason=error.reason,

@@ -50,8 +50,7 @@ async def dialled(config: GatewayConfig, gateways: Mapping[str, GatewayConfig] |
     try:
         yield result
     finally:
-        for conn in reversed(result.conns):
-            conn.abort()
+        await result.close()
         for conn in result.conns:
             await conn.wait_closed()
 

@@ -1,0 +1,62 @@
+"""An asyncssh server that says that the client is in, and more, in one segment."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import asyncssh
+
+from proxy.config.model import GatewayConfig
+from tests.support import other_servers
+
+Then = Callable[[Any], bytes]
+"""What is said to a connection behind USERAUTH_SUCCESS: packets by asyncssh's means, and the bytes to add as they are."""
+
+
+class _Hasty(asyncssh.SSHServer):
+    def __init__(self, server: Hasty, conns: list[asyncssh.SSHServerConnection]) -> None:
+        self._server = server
+        self._conns = conns
+
+    def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
+        self._conns.append(conn)
+        hasty = cast("Any", conn)
+        succeed, server = hasty.send_userauth_success, self._server
+
+        async def success() -> None:
+            if server.then is None:
+                await succeed()
+                return
+            server.said += 1
+            segment: list[bytes] = []
+            hasty._send = segment.append
+            await succeed()
+            last = server.then(hasty)
+            transport = hasty._transport
+            del hasty._send
+            transport.write(b"".join(segment) + last)
+            if server.hangs_up:
+                transport.close()
+
+        hasty.send_userauth_success = success
+
+    def connection_requested(self, *_: object) -> bool:
+        return True
+
+
+class Hasty:
+    """What the server does; `then` may be replaced while it runs, None for a server like others."""
+
+    def __init__(self, then: Then, *, hangs_up: bool = False) -> None:
+        self.then: Then | None = then
+        self.hangs_up = hangs_up
+        self.said = 0
+
+    @asynccontextmanager
+    async def serve(self, folder: Path) -> AsyncIterator[GatewayConfig]:
+        """As a gateway."""
+        async with other_servers.asyncssh_server(folder, lambda conns: _Hasty(self, conns)) as config:
+            yield config
