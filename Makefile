@@ -5,8 +5,7 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 BIN := .venv/bin
-# Debian packages of the real parts that tests run: "program package". A program that is there needs no package: kubectl
-# comes in many packages that conflict with each other.
+# The real parts that tests run, and Debian's packages of them: program:package.
 PARTS := sshd:openssh-server ssh:openssh-client etcd:etcd-server kubectl:kubernetes-client promtool:prometheus \
          ip:iproute2 dropbear:dropbear-bin curl:curl xz:xz-utils systemd-analyze:systemd
 # What the bench measures with; a test runs it, too.
@@ -76,15 +75,6 @@ clean: ## remove what the other targets made
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group dev
 	@touch $@
 
-# Installs what is missing if it may; tests say what they skip for want of the rest.
+# Names what is missing, and installs it if it may; tests say what they skip for want of the rest.
 parts:
-	@export PATH="$$PATH:/usr/sbin:/sbin"; missing=(); \
-	for part in $(PARTS); do command -v "$${part%%:*}" >/dev/null || missing+=("$${part##*:}"); done; \
-	if (( ! $${#missing[@]} )); then exit 0; fi; \
-	if ! command -v apt-get >/dev/null; then echo "missing, and not on Debian: $${missing[*]}: tests that need them are skipped"; exit 0; fi; \
-	if (( EUID == 0 )); then sudo=(); elif sudo -n true 2>/dev/null; then sudo=(sudo -n); \
-	else echo "not installed (run as root, or: sudo apt install $${missing[*]}): tests that need them are skipped"; exit 0; fi; \
-	echo "installing Debian packages: $${missing[*]}"; \
-	install() { "$${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$$@" </dev/null >/dev/null; }; \
-	"$${sudo[@]}" apt-get update -qq </dev/null || echo "apt-get update failed: trying with the package lists there are"; \
-	for package in "$${missing[@]}"; do install "$$package" || echo "could not install $$package: tests that need it are skipped"; done
+	@tests/parts.sh $(PARTS)
