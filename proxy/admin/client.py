@@ -1,32 +1,29 @@
-"""Asking the running daemon: through its unix socket if there is one, else (to read only) over TCP."""
+"""Asking the running daemon: through its unix socket if there is one, else (to read only) over TCP.
+
+A daemon is found by the `admin:` section of a configuration file, and it counts only if it runs with that very file: several
+daemons of one machine may have the same address in their files, and one of them has it.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlencode
 
-import h11
-
-from proxy.admin.http import ask
+from proxy.admin.asking import Unanswered, Where, ask, shown
 from proxy.config import loader, yaml
 from proxy.config.model import AdminConfig
 from proxy.config.typed import Mistakes
-from proxy.config.values import Endpoint
-from proxy.errors import AdminError, ConfigError, Problem, UnknownName
+from proxy.errors import AdminError, ConfigError
 
 ASK_TIMEOUT: Final = 5.0
 """Seconds a running daemon may take to say how it is."""
 USUAL: Final = AdminConfig(socket=Path("/run/kubemux/admin.sock"))
 """Where a daemon most likely is whose file no longer says so: README's socket, the default address."""
-
-
-class _Unanswered(AdminError):
-    """Time is up. Perhaps the daemon hangs."""
 
 
 class Unfinished(AdminError):
@@ -40,22 +37,33 @@ class Unfinished(AdminError):
         """Of `/status`, asked for when the time was up."""
 
 
+class AnotherDaemon(AdminError):
+    """Who answers runs with another file."""
+
+    def __init__(self, where: Where, running: str, path: Path) -> None:
+        super().__init__(
+            f"{shown(where)}: the kubemux there runs with {running}, not with {path.absolute()}",
+            hint=f"--config {shlex.quote(running)} asks that one; the one of your file, if it runs, has no such address: "
+            "its log says why",
+        )
+
+
 def admin_section(path: Path, usual: AdminConfig = USUAL, *, orders: bool = False) -> AdminConfig:
     """The `admin:` section of a configuration file: mistakes elsewhere in it do not stop questions. Raises ConfigError.
 
     A file that is gone, no YAML mapping, or wrong in that section says nothing, and that is when one asks: then a daemon that
-    answers at the `usual` places counts if it runs with this very file. With `orders` it must take them, that is be there on
-    the socket; and a file without `admin.socket`, be it cut off, is no reason not to look there.
+    answers at the `usual` places counts. With `orders` it must take them, that is be there on the socket; and a file without
+    `admin.socket`, be it cut off, is no reason not to look there.
     """
     try:
         admin = _written(path)
     except ConfigError:
-        found = asyncio.run(_usually(path.absolute(), usual, orders=orders))
+        found = asyncio.run(_usually(path, usual, orders=orders))
         if found is None:
             raise
         return found
     if orders and not admin.socket:
-        return asyncio.run(_usually(path.absolute(), usual, orders=True)) or admin
+        return asyncio.run(_usually(path, usual, orders=True)) or admin
     return admin
 
 
@@ -68,34 +76,48 @@ def _written(path: Path) -> AdminConfig:
 
 
 async def _usually(path: Path, usual: AdminConfig, *, orders: bool) -> AdminConfig | None:
-    for admin in (usual, AdminConfig(listen=usual.listen)):
-        if orders and not admin.socket:
+    for where, admin in ((usual.socket, usual), (usual.listen, AdminConfig(listen=usual.listen))):
+        if where is None or (orders and not admin.socket):
             continue
         try:
-            match await _ask("GET", "/status", socket=admin.socket, admin=admin, budget=ASK_TIMEOUT):
-                case {"daemon": {"config_path": str() as running}} if Path(running) == path:
-                    return admin
+            await _status(where, path)
         except (AdminError, ConfigError):
             continue
+        return admin
     return None
 
 
-async def fetch_status(admin: AdminConfig) -> object:
-    """The parsed document of `/status` (see `proxy.admin.status`). Raises AdminError."""
+async def fetch_status(admin: AdminConfig, path: Path) -> object:
+    """The parsed document of `/status` (see `proxy.admin.status`) of the daemon that runs with `path`. Raises AdminError."""
     failures: list[AdminError] = []
-    for socket in (admin.socket, None) if admin.socket else (None,):
-        try:
-            return await _ask("GET", "/status", socket=socket, admin=admin, budget=ASK_TIMEOUT)
-        except AdminError as error:  # a user who may not use the socket may still read over TCP
-            failures.append(error)
-    raise AdminError("; ".join(map(str, failures)), hint=failures[0].hint)
+    for where in (admin.socket, admin.listen):
+        if where is not None:
+            try:
+                return await _status(where, path)
+            except AdminError as error:  # a user who may not use the socket may still read over TCP
+                failures.append(error)
+    told = next((error for error in failures if isinstance(error, AnotherDaemon)), failures[0])
+    raise AdminError("; ".join(map(str, failures)), hint=told.hint)
 
 
-async def command(admin: AdminConfig, name: str, *, params: Mapping[str, str] | None = None, budget: float) -> object:
-    """POST `/-/NAME` on the unix socket and return the parsed answer, waiting up to `budget` seconds.
+async def _status(where: Where, path: Path) -> object:
+    document = await ask(where, "GET", "/status", budget=ASK_TIMEOUT)
+    match document:
+        case {"daemon": {"config_path": str() as running}} if not _same(running, path):
+            raise AnotherDaemon(where, running, path)
+    return document
 
-    Raises ConfigError if the daemon refused a new configuration, Unfinished if the time was up and the daemon is at it, and
-    AdminError for everything else.
+
+def _same(running: str, path: Path) -> bool:
+    """A relative path is that of an older daemon, started who knows where."""
+    return not os.path.isabs(running) or os.path.realpath(running) == os.path.realpath(path)  # noqa: PTH117 - no Path is needed
+
+
+async def command(admin: AdminConfig, path: Path, name: str, *, params: Mapping[str, str] | None = None, budget: float) -> object:
+    """POST `/-/NAME` to the daemon that runs with `path` and return the parsed answer, waiting up to `budget` seconds.
+
+    Raises ConfigError if the daemon refused a new configuration, UnknownName, Unfinished if the time was up and the daemon is
+    at it, and AdminError for everything else.
     """
     if not admin.socket:
         raise AdminError(
@@ -103,63 +125,12 @@ async def command(admin: AdminConfig, name: str, *, params: Mapping[str, str] | 
             hint="its log says where (`taking orders`), and kill -HUP PID reloads it; if it has none, "
             f"add `admin: {{socket: {USUAL.socket}}}` and restart it",
         )
+    await _status(admin.socket, path)
     try:
-        return await _ask("POST", f"/-/{name}", socket=admin.socket, admin=admin, budget=budget, params=params)
-    except _Unanswered as error:
+        return await ask(admin.socket, "POST", f"/-/{name}?{urlencode(params or {})}", budget=budget)
+    except Unanswered as error:
         try:
-            document = await _ask("GET", "/status", socket=admin.socket, admin=admin, budget=ASK_TIMEOUT)
+            document = await _status(admin.socket, path)
         except AdminError:
             raise error from None
         raise Unfinished(name, budget, document) from error
-
-
-async def _ask(
-    method: str,
-    path: str,
-    *,
-    socket: Path | None,
-    admin: AdminConfig,
-    budget: float,
-    params: Mapping[str, str] | None = None,
-) -> object:
-    where = str(socket or f"http://{admin.listen}")
-    target = f"{path}?{urlencode(params)}" if params else path
-    try:
-        async with asyncio.timeout(budget):
-            reader, writer = await _connect(where, socket, admin.listen)
-            try:
-                code, body = await ask(reader, writer, method, target, host="localhost" if socket else str(admin.listen))
-            finally:
-                writer.transport.abort()
-    except TimeoutError as exc:
-        hint = "the daemon hangs or has too much to do; its log says more: journalctl -u kubemux"
-        raise _Unanswered(f"{where}: no answer within {budget:g} s", hint=hint) from exc
-    except (h11.RemoteProtocolError, OSError) as exc:
-        raise AdminError(f"{where}: the connection broke: {exc}") from exc
-    return _read(where, code, body)
-
-
-async def _connect(where: str, socket: Path | None, listen: Endpoint) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    try:
-        return await (asyncio.open_unix_connection(socket) if socket else asyncio.open_connection(*listen))
-    except OSError as exc:
-        remedy = "use sudo, or become the daemon's user" if isinstance(exc, PermissionError) else None
-        number = exc.errno or 0  # negative: getaddrinfo's, whose words are its own
-        text = os.strerror(number) if number > 0 else exc.strerror or str(exc)
-        raise AdminError(f"{where}: {text}", hint=remedy) from exc
-
-
-def _read(where: str, code: int, body: bytes) -> object:
-    try:
-        answer: object = json.loads(body)
-    except (ValueError, RecursionError) as exc:
-        hint = "another program has this address; choose another for admin.listen"
-        raise AdminError(f"{where}: answered, but not as kubemux does (HTTP {code})", hint=hint) from exc
-    match answer:
-        case {"path": str() as path, "problems": list() as problems}:
-            raise ConfigError(path, [Problem(**problem) for problem in problems])
-        case {"error": str() as sentence, "hint": str() as hint, "reason": UnknownName.reason}:
-            raise UnknownName(sentence, hint=hint)
-        case {"error": str() as sentence, "hint": str() as hint}:
-            raise AdminError(sentence, hint=hint)
-    return answer

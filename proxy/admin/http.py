@@ -13,7 +13,6 @@ import json
 import re
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Final
@@ -191,29 +190,3 @@ def _refuse_ambiguous(event: h11.Request, request: Request) -> None:
 def refusal(error: h11.RemoteProtocolError) -> Response:
     """The answer to what is not HTTP, or too long."""
     return Response.text(f"{error}\n", error.error_status_hint)
-
-
-async def ask(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, method: str, target: str, *, host: str = "localhost"
-) -> tuple[int, bytes]:
-    """The client's side: one request without a body, and the answer's status and body.
-
-    Raises h11.RemoteProtocolError if what comes back is not HTTP or ends early, OSError.
-    """
-    http = h11.Connection(h11.CLIENT)
-    request = h11.Request(method=method, target=target, headers=[("Host", host), ("Connection", "close")])
-    writer.write((http.send(request) or b"") + (http.send(h11.EndOfMessage()) or b""))
-    with suppress(ConnectionError):  # it may have answered and hung up before it read everything
-        await writer.drain()
-    status, body = 0, bytearray()
-    while not isinstance(event := http.next_event(), h11.EndOfMessage):
-        match event:
-            case h11.NEED_DATA:
-                http.receive_data(await reader.read(1 << 16))
-            case h11.Response(status_code=status):
-                pass
-            case h11.Data(data=data):
-                body += data
-            case h11.ConnectionClosed():
-                raise h11.RemoteProtocolError("it was closed without an answer")
-    return status, bytes(body)

@@ -23,7 +23,7 @@ def reload(config: Path) -> None:
     """Make the running daemon read its configuration again.
 
     What did not change keeps its connections. A file with mistakes is refused as a whole: its report is printed, the daemon
-    goes on as before, and the exit code is 78. The daemon reads the file it was started with; --config only finds the daemon.
+    goes on as before, and the exit code is 78. The daemon reads the file it was started with; it must be that of --config.
     """
     answer = _command(config, "reload", {}, ORDER_BUDGET)
     done = answer if isinstance(answer, dict) else {}
@@ -90,4 +90,4 @@ def _command(config: Path, name: str, params: dict[str, str], budget: float) -> 
         hint = "mend the file, or name the one that the daemon was started with: --config FILE"
         error.problems.append(Problem(0, "", "the daemon was not asked, and goes on as before if it runs", hint))
         raise
-    return asyncio.run(client.command(admin, name, params=params, budget=budget))
+    return asyncio.run(client.command(admin, config, name, params=params, budget=budget))

@@ -38,7 +38,7 @@ def run(config: Path) -> None:
     logging.configure(loaded.log.format, loaded.log.level)
     if (plane := os.environ.get(DATA_PLANE, "native")) not in {"native", "asyncssh"}:
         log.warning("environment variable ignored", name=DATA_PLANE, value=plane, hint="it is asyncssh or native")
-    uvloop.run(_serve(loaded, config))
+    uvloop.run(_serve(loaded, config.absolute()))  # who asks a daemon compares its file with theirs
 
 
 async def _serve(config: Config, path: Path) -> None:

@@ -42,12 +42,12 @@ def status(config: Path, *, as_json: bool, watch: bool) -> None:
     if watch:
         if as_json:
             raise click.UsageError("--json prints once: leave out --watch")
-        _watch(admin, make_console())
+        _watch(admin, config, make_console())
     elif as_json:
-        say(json.dumps(asyncio.run(client.fetch_status(admin)), indent=2))
+        say(json.dumps(asyncio.run(client.fetch_status(admin, config)), indent=2))
     else:
         console = make_console()
-        console.print(_tables(admin, console))
+        console.print(_tables(admin, config, console))
 
 
 def make_console() -> Console:
@@ -58,8 +58,8 @@ def make_console() -> Console:
     return console if console.is_terminal else Console(highlight=False, markup=False, width=PIPE_WIDTH)
 
 
-def _tables(admin: AdminConfig, console: Console) -> RenderableType:
-    document = asyncio.run(client.fetch_status(admin))
+def _tables(admin: AdminConfig, config: Path, console: Console) -> RenderableType:
+    document = asyncio.run(client.fetch_status(admin, config))
     try:
         snapshot = from_document(document)
     except ValueError as exc:
@@ -68,14 +68,14 @@ def _tables(admin: AdminConfig, console: Console) -> RenderableType:
     return render(snapshot, now=time.time(), width=console.width)
 
 
-def _watch(admin: AdminConfig, console: Console) -> None:
+def _watch(admin: AdminConfig, config: Path, console: Console) -> None:
     if not console.is_terminal:
         raise click.UsageError("--watch needs a terminal: leave it out, or use --json in a loop")
     with Live(console=console, auto_refresh=False) as live:
         try:
             while True:
                 try:
-                    shown = _tables(admin, console)
+                    shown = _tables(admin, config, console)
                 except AdminError as error:
                     shown = Text(for_terminal(f"waiting for the daemon\n{error}"), style="yellow")
                 live.update(shown, refresh=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from proxy.admin import client
+from proxy.admin.asking import MAX_ANSWER, NotKubemux, ask
 from proxy.admin.status import to_document
 from proxy.config.model import AdminConfig
 from proxy.config.values import Endpoint
@@ -20,20 +21,22 @@ from proxy.errors import AdminError, ConfigError, Problem, UnknownName
 from tests.admin.scripted import DAEMON, Daemon, serving
 from tests.support.serving import Server
 
+CONFIG = Path(DAEMON.config_path)
 NOWHERE = Endpoint("127.0.0.1", 1)
 
 
 class Foreign(Server):
-    """Answers every connection with `answer`; with none it never does."""
+    """Answers every connection with `answer` and hangs up; with none it never does, unless `hangs_up`."""
 
-    def __init__(self, answer: bytes) -> None:
+    def __init__(self, answer: bytes, *, hangs_up: bool = False) -> None:
         super().__init__()
         self._answer = answer
+        self._hangs_up = hangs_up
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(self._answer)
-        if not self._answer:
+        if not self._answer and not self._hangs_up:
             await reader.read()
 
 
@@ -45,30 +48,30 @@ async def test_status_comes_through_the_socket_or_else_over_tcp(tmp_path: Path) 
             AdminConfig(listen=endpoint, socket=tmp_path / "missing"),
             AdminConfig(listen=endpoint),
         ):
-            assert await client.fetch_status(admin) == to_document(DAEMON)
+            assert await client.fetch_status(admin, CONFIG) == to_document(DAEMON)
 
 
 async def test_orders_and_their_failures(tmp_path: Path) -> None:
     daemon = Daemon()
     async with serving(daemon, tmp_path / "s") as endpoint:
         admin = AdminConfig(listen=endpoint, socket=tmp_path / "s")
-        assert await client.command(admin, "drain", params={"cluster": "a b"}, budget=5) == {"cluster": "a b", "cut": 0}
+        assert await client.command(admin, CONFIG, "drain", params={"cluster": "a b"}, budget=5) == {"cluster": "a b", "cut": 0}
         with pytest.raises(UnknownName, match="no gateway is called 'us-wets'") as unknown:
-            await client.command(admin, "reconnect", params={"gateway": "us-wets"}, budget=5)
+            await client.command(admin, CONFIG, "reconnect", params={"gateway": "us-wets"}, budget=5)
         assert unknown.value.hint == "did you mean us-west? there are: eu-edge, us-west"
         daemon.failure = ConfigError("/k.yaml", [Problem(3, "clusters", "bad", "do good"), Problem(0, "", "worse")])
         with pytest.raises(ConfigError) as refused:
-            await client.command(admin, "reload", budget=5)
+            await client.command(admin, CONFIG, "reload", budget=5)
         assert refused.value.render() == daemon.failure.render()
         with pytest.raises(AdminError, match=r"no admin\.socket"):
-            await client.command(AdminConfig(listen=endpoint), "reload", budget=5)
+            await client.command(AdminConfig(listen=endpoint), CONFIG, "reload", budget=5)
 
 
 async def test_nobody_there(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(tmp_path / "s"))
     with pytest.raises(AdminError) as caught:
-        await client.fetch_status(AdminConfig(listen=NOWHERE, socket=tmp_path / "s"))
+        await client.fetch_status(AdminConfig(listen=NOWHERE, socket=tmp_path / "s"), CONFIG)
     assert str(caught.value) == f"{tmp_path}/s: Connection refused; http://127.0.0.1:1: Connection refused"
     assert "systemctl status kubemux" in caught.value.hint
 
@@ -90,16 +93,16 @@ async def test_a_user_who_may_not_use_the_socket_may_still_read(tmp_path: Path) 
         (tmp_path / "s").chmod(0)
         admin = AdminConfig(listen=endpoint, socket=tmp_path / "s")
         with as_somebody_else():
-            assert await client.fetch_status(admin) == to_document(DAEMON)
+            assert await client.fetch_status(admin, CONFIG) == to_document(DAEMON)
             with pytest.raises(AdminError, match="Permission denied") as caught:
-                await client.command(admin, "reload", budget=5)
+                await client.command(admin, CONFIG, "reload", budget=5)
     assert "sudo" in caught.value.hint
 
 
 async def test_a_daemon_that_hangs() -> None:
     async with Foreign(b"") as silent:
         with pytest.raises(AdminError, match=r"no answer within 0\.05 s"):
-            await client._ask("GET", "/", socket=None, admin=AdminConfig(listen=silent.endpoint), budget=0.05)
+            await ask(silent.endpoint, "GET", "/", budget=0.05)
 
 
 async def test_an_order_to_a_daemon_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,22 +112,76 @@ async def test_an_order_to_a_daemon_that_hangs(tmp_path: Path, monkeypatch: pyte
         silent.bind(str(tmp_path / "s"))
         silent.listen()
         with pytest.raises(AdminError, match=r"no answer within 0\.05 s") as caught:
-            await client.command(AdminConfig(listen=NOWHERE, socket=tmp_path / "s"), "drain", budget=0.05)
+            await client.command(AdminConfig(listen=NOWHERE, socket=tmp_path / "s"), CONFIG, "drain", budget=0.05)
     assert "the daemon hangs" in caught.value.hint
 
 
-@pytest.mark.parametrize(
-    ("answer", "complaint"),
-    [
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", "not as kubemux does"),
-        (b"SSH-2.0-OpenSSH\r\n", "the connection broke"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{", "the connection broke"),
-    ],
-)
-async def test_something_else_answers(answer: bytes, complaint: str) -> None:
+OK = b"HTTP/1.1 200 OK\r\n"
+GO_TLS = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"
+NODE_EXPORTER = b"HTTP/1.1 404 Not Found\r\nContent-Type: text/plain\r\nContent-Length: 19\r\n\r\n404 page not found\n"
+FOREIGN = {
+    "JSON": (
+        OK + b'Content-Length: 13\r\n\r\n{"kind": "x"}',
+        """HTTP 200 from a server without a name, which says '{"kind": "x"}'""",
+    ),
+    "empty JSON": (OK + b"Server: caddy\r\nContent-Length: 2\r\n\r\n{}", "HTTP 200 from caddy, which says '{}'"),
+    "problems of its own": (OK + b'Content-Length: 35\r\n\r\n{"path": "/", "problems": [{"a": 1}]}'[:-2], "HTTP 200 from"),
+    "an error of its own": (OK + b'Content-Length: 26\r\n\r\n{"error": "a", "hint": "b"}'[:-1], "HTTP 200 from"),
+    "nginx": (b"HTTP/1.1 404 Not Found\r\nServer: nginx/1.22.1\r\n\r\n<html>\r\n", "HTTP 404 from nginx/1.22.1"),
+    "node_exporter": (NODE_EXPORTER, "HTTP 404 from a server without a name, which says '404 page not found'"),
+    "no content": (b"HTTP/1.1 204 No Content\r\n\r\n", "HTTP 204 from a server without a name"),
+    "a TLS server in Go": (GO_TLS, "which says 'Client sent an HTTP request to an HTTPS server.'"),
+    "a TLS server": (b"\x15\x03\x01\x00\x02\x02\x46", "a TLS server"),
+    "sshd": (b"SSH-2.0-OpenSSH_9.2p1\r\n", "an SSH server, SSH-2.0-OpenSSH_9.2p1"),
+    "garbage": (b"\x1b]0;owned\x07\xff\n", "it says '"),
+    "a short answer": (OK + b"Content-Length: 99\r\n\r\n{", "HTTP 200 from a server without a name"),
+    "an upgrade": (b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n", "it says 'HTTP/1.1 101"),
+    "endless fields": (OK + b"X: y\r\n" * 20_000, "it says 'HTTP/1.1 200 OK"),
+    "a hostile name": (OK + b"Server: \x9b2J\xe2\x80\xae\r\nContent-Length: 0\r\n\r\n", "HTTP 200 from \\x9b2J"),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+async def test_another_program_is_not_kubemux(name: str) -> None:
+    answer, what = FOREIGN[name]
     async with Foreign(answer) as other:
-        with pytest.raises(AdminError, match=complaint):
-            await client.fetch_status(AdminConfig(listen=other.endpoint))
+        with pytest.raises(AdminError) as caught:
+            await client.fetch_status(AdminConfig(listen=other.endpoint), CONFIG)
+    assert str(caught.value).startswith(f"http://{other.endpoint}: that is not kubemux: ")
+    assert what in str(caught.value)
+    assert str(caught.value).isprintable()
+    assert f"ss -ltnp 'sport = :{other.endpoint.port}'" in caught.value.hint
+
+
+async def test_another_program_behind_the_socket_takes_no_orders(tmp_path: Path) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readline())
+        writer.write(OK + b"Content-Length: 2\r\n\r\n{}")
+        writer.close()
+        await writer.wait_closed()
+
+    asked: list[bytes] = []
+    async with await asyncio.start_unix_server(answer, tmp_path / "s"):
+        with pytest.raises(NotKubemux, match="that is not kubemux: HTTP 200") as caught:
+            await client.command(AdminConfig(listen=NOWHERE, socket=tmp_path / "s"), CONFIG, "drain", budget=5)
+    assert f"ss -xlp src {tmp_path}/s" in caught.value.hint
+    assert asked == [b"GET /status HTTP/1.1\r\n"]
+
+
+async def test_one_that_hangs_up_may_be_kubemux() -> None:
+    """It does so where every place is taken."""
+    async with Foreign(b"", hangs_up=True) as other:
+        with pytest.raises(AdminError, match="it hung up without an answer") as caught:
+            await client.fetch_status(AdminConfig(listen=other.endpoint), CONFIG)
+    assert "is that kubemux?" in caught.value.hint
+
+
+async def test_an_answer_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert MAX_ANSWER > 1 << 20
+    monkeypatch.setattr("proxy.admin.asking.MAX_ANSWER", 1000)
+    async with Foreign(OK + b"\r\n" + b"x" * 2000) as other:
+        with pytest.raises(NotKubemux):
+            await ask(other.endpoint, "GET", "/status", budget=5)
 
 
 @pytest.mark.parametrize(

@@ -34,8 +34,8 @@ def config(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-async def daemon(tmp_path: Path) -> AsyncIterator[Daemon]:
-    daemon = Daemon()
+async def daemon(tmp_path: Path, config: Path) -> AsyncIterator[Daemon]:
+    daemon = Daemon(replace(DAEMON, config_path=str(config)))
     async with serving(daemon, tmp_path / "s"):
         yield daemon
 
@@ -66,6 +66,29 @@ async def test_no_daemon_exits_1_and_says_how_to_find_out(config: Path, args: li
     assert (shown.exit_code, shown.stdout) == (1, "")
     assert shown.stderr.startswith(f"kubemux: {config.parent}/s: No such file or directory")
     assert "hint: is it running" in shown.stderr
+
+
+@pytest.mark.parametrize(
+    "args", [["status"], ["status", "--json"], ["reload"], ["reconnect", "eu-edge"], ["drain", "prod-eu"]], ids=" ".join
+)
+async def test_another_daemon_is_neither_shown_nor_told_anything(daemon: Daemon, config: Path, args: list[str]) -> None:
+    """Its address is in this file, too."""
+    theirs = f"{config.parent}/the other.yaml"
+    daemon.shown = replace(daemon.shown, config_path=theirs)
+    shown = await kubemux(*args, "--config", config)
+    assert (shown.exit_code, shown.stdout, daemon.told) == (1, "", [])
+    assert f"kubemux: {config.parent}/s: the kubemux there runs with {theirs}, not with {config}" in shown.stderr
+    assert f"hint: --config '{theirs}' asks that one; " in shown.stderr
+
+
+async def test_the_same_file_by_another_name_is_the_same(daemon: Daemon, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    link = config.parent / "link.yaml"
+    link.symlink_to(config)
+    monkeypatch.chdir(config.parent)
+    for name in (link, Path("config.yaml")):
+        assert (await kubemux("reload", "--config", name)).exit_code == 0
+    daemon.shown = replace(daemon.shown, config_path="config.yaml")  # of an older daemon, who knows where
+    assert (await kubemux("status", "--config", config)).exit_code == 0
 
 
 @pytest.mark.parametrize("args", [["--watch", "--json"], ["--watch"]], ids=" ".join)
@@ -218,7 +241,7 @@ class Terminal:
 
 
 async def test_watch_follows_the_daemon_through_a_restart_until_interrupted(config: Path) -> None:
-    daemon = Daemon()
+    daemon = Daemon(replace(DAEMON, config_path=str(config)))
     before: AdminServer = daemon.server()
     after: AdminServer = daemon.server()
     socket = config.parent / "s"
@@ -228,11 +251,11 @@ async def test_watch_follows_the_daemon_through_a_restart_until_interrupted(conf
             process = await terminal.start("status", "--watch", "--config", config)
             try:
                 await terminal.shows("12 connections")
-                daemon.shown = replace(DAEMON, connections=13)
+                daemon.shown = replace(daemon.shown, connections=13)
                 await terminal.shows("13 connections")
                 await before.close()
                 await terminal.shows("waiting for the daemon")
-                daemon.shown = replace(DAEMON, connections=14)
+                daemon.shown = replace(daemon.shown, connections=14)
                 await after.start_unix(socket)
                 await terminal.shows("14 connections")
                 process.send_signal(signal.SIGINT)
