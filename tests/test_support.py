@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import re
 import socket
 import ssl
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -367,3 +369,35 @@ def test_a_daemon_that_complains_fails_the_test(tmp_path: Path, line: str) -> No
     (tmp_path / "daemon.log").write_text(line + "\n")
     with pytest.raises(AssertionError):
         daemon.assert_log_clean()
+
+
+_IN_A_CONTAINER = ("--bounding-set=-sys_admin", "--inh-caps=-sys_admin")
+_AS_A_PERSON = ("--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=+dac_override", "--ambient-caps=+dac_override")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has something to give up")
+@pytest.mark.parametrize(
+    ("become", "reason"),
+    [(_IN_A_CONTAINER, "Operation not permitted"), (_AS_A_PERSON, "needs root")],
+    ids=["a container", "a person"],
+)
+@pytest.mark.parametrize("ci", ["", "true"])
+def test_what_needs_namespaces_looks_for_them_first(become: tuple[str, ...], reason: str, ci: str) -> None:
+    """It waited for a systemd that could not boot for a minute in each test; and a check in CI must not skip anything."""
+    program = """
+import pytest
+from tests.support import parts
+for part in ("systemd", "network", "dropbear", "overlay"):
+    try:
+        parts.need(part)
+    except BaseException as outcome:
+        print(type(outcome).__name__, outcome)
+"""
+    command = ["setpriv", *become, sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"CI": ci}, capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    outcomes = done.stdout.splitlines()
+    assert [line.split()[0] for line in outcomes if line.startswith(("Skipped ", "Failed "))] == 4 * [
+        "Failed" if ci else "Skipped"
+    ]
+    assert done.stdout.count(reason) == 4, done.stdout

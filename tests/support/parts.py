@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
+_QUICK_S = 5
 SBIN = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/sbin"))
 """Debian keeps sshd out of an ordinary user's PATH."""
 
@@ -32,22 +35,40 @@ def _apiserver() -> str:
     return f"KUBEBUILDER_ASSETS={assets} has no {', '.join(absent)}" if absent else ""
 
 
-def _systemd() -> str:
+@cache
+def _refused(script: str, *namespaces: str) -> str:
+    """Why `script` cannot run in new namespaces, or an empty string: root in a container may not make any."""
     if os.geteuid() != 0:
-        return "booting systemd in a namespace needs root"
-    return "" if Path("/lib/systemd/systemd").exists() else "no systemd (Debian: systemd)"
+        return "needs root"
+    command = ["unshare", *(f"--{name}" for name in namespaces), "sh", "-ec", script]
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_QUICK_S, check=False)
+    except FileNotFoundError:
+        return "no unshare on PATH (Debian: util-linux)"
+    except subprocess.TimeoutExpired:
+        return f"{' '.join(command[:-1])} has not ended within {_QUICK_S} s"
+    return done.stderr.strip() or f"exit code {done.returncode}" if done.returncode else ""
+
+
+def _systemd() -> str:
+    if not Path("/lib/systemd/systemd").exists():
+        return "no systemd (Debian: systemd)"
+    # The first things that a machine of tests/systemd does.
+    mounts = "mount -t tmpfs tmpfs /sys/fs/cgroup; mount -t cgroup2 none /sys/fs/cgroup; unshare --pid --fork --net --cgroup true"
+    return _missing("util-linux", "nsenter") or _refused(mounts, "mount", "uts", "ipc")
 
 
 def _network() -> str:
-    if os.geteuid() != 0:
-        return "a network namespace with a cable to it needs root"
-    return _missing("iproute2 util-linux", "ip", "unshare", "nsenter")
+    return _missing("iproute2 util-linux", "ip", "nsenter") or _refused("ip link set lo up", "net")
+
+
+def _overlay() -> str:
+    script = "mount -t tmpfs tmpfs /mnt; cd /mnt; mkdir u w r; mount -t overlay o -o lowerdir=/,upperdir=u,workdir=w r"
+    return _missing("apt dpkg", "apt-get", "dpkg-deb") or _refused(script, "mount")
 
 
 def _dropbear() -> str:
-    if os.geteuid() != 0:
-        return "a home directory of dropbear's own needs root"
-    return _missing("dropbear-bin util-linux", "dropbear", "dropbearkey", "unshare")
+    return _missing("dropbear-bin", "dropbear", "dropbearkey") or _refused("mount -t tmpfs tmpfs /mnt", "mount")
 
 
 PARTS: dict[str, tuple[str, Callable[[], str]]] = {
@@ -56,9 +77,10 @@ PARTS: dict[str, tuple[str, Callable[[], str]]] = {
     "kubectl": ("needs kubectl", lambda: _missing("kubernetes-client", "kubectl")),
     "prometheus": ("needs prometheus and promtool", lambda: _missing("prometheus", "prometheus", "promtool")),
     "network": ("needs root and network namespaces", _network),
+    "overlay": ("needs root, an overlay over this machine, and apt", _overlay),
     "gcc": ("needs a C compiler", lambda: _missing("gcc", "gcc")),
-    "dropbear": ("needs root and dropbear", _dropbear),
-    "systemd": ("needs root and systemd", _systemd),
+    "dropbear": ("needs root, a mount namespace and dropbear", _dropbear),
+    "systemd": ("needs root, namespaces and systemd", _systemd),
 }
 """Marker -> (what it says, why the part cannot be used here or an empty string)."""
 
