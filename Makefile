@@ -23,11 +23,11 @@ demo: .venv/installed ## try it: no root, no sshd, no cluster needed
 	@$(BIN)/kubemux demo
 
 test: PARTS += $(LOADS)
-test: .venv/tests-installed parts ## everything, with real parts; says what it skips
+test: .venv/tests-installed parts .tools/openssh/sshd ## everything, with real parts; says what it skips
 	@$(BIN)/python -m pytest $(ARGS)
 
 faults: PARTS += gcc:gcc
-faults: .venv/tests-installed parts ## the fault matrix: what breaks, who sees what of it, when all is well again
+faults: .venv/tests-installed parts .tools/openssh/sshd ## the fault matrix: what breaks, who sees what of it, when all is well again
 	@$(BIN)/python -m pytest -q tests/faults $(ARGS)
 
 soak: PARTS += gcc:gcc
@@ -74,6 +74,11 @@ clean: ## remove what the other targets made
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pip>=25.1'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group dev
 	@touch $@
+
+# Debian 13's sshd, unpacked: the machine's own may be too old for what the tests ask of it.
+.tools/openssh/sshd: tests/support/newer_openssh
+	@echo "unpacking a newer sshd into .tools"
+	@tests/support/newer_openssh .tools/openssh && touch $@ || echo "could not unpack a newer sshd: tests that need it are skipped"
 
 # Names what is missing, and installs it if it may; tests say what they skip for want of the rest.
 parts:

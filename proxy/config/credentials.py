@@ -10,7 +10,9 @@ from enum import Enum, IntEnum, auto
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from proxy.config import certificates, known_hosts
+from cryptography import x509
+
+from proxy.config import known_hosts
 from proxy.config.files import MAX_CREDENTIAL_BYTES, MAX_KNOWN_HOSTS_BYTES, Denied, Unusable, read_bytes
 from proxy.config.model import ClusterConfig, Config, GatewayConfig
 from proxy.config.private_keys import Content, recognise
@@ -190,9 +192,9 @@ def _check_file(
         yield Finding(loc, f"{path} is encrypted, and the gateway has no passphrase_file", hint)
     elif kind is Kind.CERTIFICATES:
         try:
-            certificates.load_pem(data)
-        except ValueError as exc:
-            yield Finding(loc, f"{path} {exc}", "it should start with -----BEGIN CERTIFICATE-----")
+            x509.load_pem_x509_certificates(data)
+        except ValueError:
+            yield Finding(loc, f"{path} holds no PEM certificate", "it should start with -----BEGIN CERTIFICATE-----")
     elif kind is Kind.KNOWN_HOSTS:
         yield from _not_known_hosts(loc, path, data)
 

@@ -87,7 +87,7 @@ async def dial(
     Raises LinkError; nothing is left open then.
     """
     trial = partial(handshakes.trial, who=who, is_ordered=is_ordered)
-    chain = _Chain(gateways, trial, handshakes, on_expiry, places or Places())
+    chain = _Chain(gateways, trial, on_expiry, places or Places())
     try:
         server, handshake, client = await chain.extend(config, on_lost=on_lost)
     except BaseException:
@@ -110,7 +110,6 @@ class _Chain:
         self,
         gateways: Mapping[str, GatewayConfig],
         trial: Trial,
-        slots: Mapping[str, asyncio.Semaphore],
         on_expiry: Expires,
         places: Places,
     ) -> None:
@@ -118,11 +117,12 @@ class _Chain:
         self.command: ProxyCommand | None = None
         self._gateways = gateways
         self._trial = trial
-        self._slots = slots
         self._on_expiry = on_expiry
         self._places = places
         self._hop: asyncssh.SSHClientConnectionOptions | None = None
         """Of the last connection."""
+        self._at = ""
+        """Where that leads."""
 
     async def extend(
         self, config: GatewayConfig, *, on_lost: Lost | None = None, route: tuple[str, ...] = ()
@@ -149,8 +149,10 @@ class _Chain:
         options = prepared.options
         # What decides whether the server takes us, and we take it.
         shown = f"{identity(options)} to {options.host_key_alias or options.host} as in {config.known_hosts or config.ssh_config}"
-        async with self._trial(f"{options.host}:{options.port}", shown):
-            server, seconds, client = await self._connect(config, prepared, on_lost)
+        tunnel, at = await self._way(config, prepared)
+        async with self._trial(at, shown):
+            server, seconds, client = await self._connect(config, prepared, tunnel, on_lost)
+        self._hop, self._at = options, at
         if not route:
             certificate = expiry.openssh(host_key_line(client.host_key))
             self._on_expiry("host", certificate.end if certificate else None)
@@ -161,26 +163,34 @@ class _Chain:
             return [(name, self._gateways[name]) for name in config.jump]
         return [(hop.strip(), proxy_jump(config, hop)) for hop in proxy_jumps.split(",")] if proxy_jumps else []
 
-    async def _connect(self, config: GatewayConfig, prepared: Prepared, on_lost: Lost | None) -> tuple[str, float, Login]:
+    async def _way(self, config: GatewayConfig, prepared: Prepared) -> tuple[_Tunnel, str]:
+        """What the handshake goes through, and the server's address: it counts refusals by ours, whatever name it has for us.
+
+        Raises Unresolvable.
+        """
         options = prepared.options
         server = f"{options.host}:{options.port}"
-        seconds = prepared.connect_timeout
-        tunnel: _Tunnel
         if self.conns:
-            tunnel = self.conns[-1]
-        elif prepared.proxy_command is not None:
-            tunnel = self.command = ProxyCommand(prepared.proxy_command, server)
-        else:
-            tunnel = _Tcp(server, seconds, unanswered(config.keepalive), self._places.names, prepared.bind_address)
+            return self.conns[-1], f"{server} from {self._at}"
+        if prepared.proxy_command is not None:
+            self.command = ProxyCommand(prepared.proxy_command, server)
+            return self.command, server
+        patience = unanswered(config.keepalive)
+        tcp = _Tcp(server, prepared.connect_timeout, patience, self._places.names, prepared.bind_address)
+        await tcp.resolve(options.host, options.port, options.family)
+        return tcp, f"{min(tcp.addresses)}:{options.port}"
+
+    async def _connect(
+        self, config: GatewayConfig, prepared: Prepared, tunnel: _Tunnel, on_lost: Lost | None
+    ) -> tuple[str, float, Login]:
+        server = f"{prepared.options.host}:{prepared.options.port}"
+        seconds = prepared.connect_timeout
         loop = asyncio.get_running_loop()
         client = self._login(config, prepared, server, on_lost)
         try:
-            async with self._slots[server], asyncio.timeout(seconds):
+            async with asyncio.timeout(seconds):
                 started = loop.time()
-                if isinstance(tunnel, _Tcp):
-                    await tunnel.resolve(options.host, options.port, options.family)
                 self.conns.append(await _handshake(prepared, server, tunnel, client))
-                self._hop = options
                 await client.vouched()  # a server that asks for no key has not been asked itself
         except TimeoutError as exc:
             if isinstance(tunnel, _Tcp) and not tunnel.connected_at:
@@ -195,7 +205,7 @@ class _Chain:
 
     def _login(self, config: GatewayConfig, prepared: Prepared, server: str, on_lost: Lost | None) -> Login:
         options, trusted = prepared.options, prepared.trusted
-        asked = Server(server, scan(config, options, self._hop, trusted), trusted, prepared.host_key_algorithms)
+        asked = Server(server, scan(config, prepared, self._hop), trusted, prepared.host_key_algorithms)
         name = host_keys.name_of(options.host, options.port, options.host_key_alias or "")
         return Login(asked, name, seconds=config.connect_timeout, on_lost=on_lost)
 

@@ -31,6 +31,43 @@ _shared: Final = random.Random()  # noqa: S311 - jitter, not a secret
 """A state of 2.5 KB each for a hundred gateways would buy nothing."""
 
 
+REFUSAL_S: Final = 5.0
+"""What a refused key costs: sshd forgets one in so many seconds (PerSourcePenalties, authfail)."""
+
+LEFT_S: Final = 1.0
+"""What it costs to leave before any key was shown, because of the host key (noauth)."""
+
+ALLOWED_S: Final = 10.0
+"""How much of that may be open at a time. Over 15 s sshd shuts the address out; a person may try by hand, too."""
+
+
+class Pace:
+    """The memory of what one server has refused, whoever asked.
+
+    Who has not been accepted lately may be refused. So as many may try at a time as could all be refused, and one more with each
+    refusal that the server has forgotten: one in 5 s.
+    """
+
+    __slots__ = ("_forgotten_at", "trying")
+
+    def __init__(self) -> None:
+        self._forgotten_at = float("-inf")
+        self.trying = 0
+        """Attempts that have begun, and may end in a refusal."""
+
+    def refused(self, now: float, cost: float) -> None:
+        """One has been refused. `now` is any monotonic clock, in seconds."""
+        self._forgotten_at = max(self._forgotten_at, now) + cost
+
+    def is_quiet(self, now: float) -> bool:
+        """Nothing that was refused counts still."""
+        return now >= self._forgotten_at
+
+    def wait(self, now: float) -> float:
+        """Seconds until one more may try, if none of those that do is accepted meanwhile."""
+        return max(0.0, max(0.0, self._forgotten_at - now) + (self.trying + 1) * REFUSAL_S - ALLOWED_S)
+
+
 class Backoff:
     """The memory of one gateway's failures."""
 

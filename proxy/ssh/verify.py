@@ -18,6 +18,7 @@ from proxy.config.model import GatewayConfig
 from proxy.errors import HostKeyChanged, HostKeyRevoked, HostKeyUnknown, LinkError
 from proxy.openssh.known_hosts import matches_pattern
 from proxy.ssh.known_hosts import Known, Trusted, fingerprint
+from proxy.ssh.options import Prepared
 
 _AGAIN: Final = "The next dial reads it; kubemux reconnect skips the wait"
 _HOST: Final = 2
@@ -37,15 +38,11 @@ class Server:
     """Those that it was offered, for its key and for its signature."""
 
 
-def scan(
-    config: GatewayConfig,
-    options: asyncssh.SSHClientConnectionOptions,
-    hop: asyncssh.SSHClientConnectionOptions | None,
-    trusted: Trusted,
-) -> str:
-    """A command that adds the keys of the server of `options` to known_hosts. `hop` is the jump host that leads to it."""
+def scan(config: GatewayConfig, prepared: Prepared, hop: asyncssh.SSHClientConnectionOptions | None) -> str:
+    """A command that adds the server's keys to known_hosts. `hop` is the jump host that leads to it."""
+    options, trusted = prepared.options, prepared.trusted
     file = shlex.quote(str(trusted.files[0] if trusted.files else "known_hosts"))
-    if options.proxy_command is not None and hop is None:  # ssh-keyscan knows none
+    if prepared.proxy_command is not None and hop is None:  # ssh-keyscan knows none
         return f"ssh -F {shlex.quote(str(config.ssh_config))} -o UserKnownHostsFile={file} {shlex.quote(config.host)}"
     command = f"ssh-keyscan -p {options.port} {shlex.quote(options.host)}"
     if hop is not None:  # nor jump hosts

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.errors import RetryClass
-from proxy.ssh.governor import STABLE_S, Backoff
+from proxy.ssh.governor import ALLOWED_S, REFUSAL_S, STABLE_S, Backoff, Pace
 
 FIRST = {RetryClass.SOON: 0.5, RetryClass.SLOW: 15.0}
 LARGEST = {RetryClass.SOON: 15.0, RetryClass.SLOW: 300.0}
@@ -80,3 +80,32 @@ def test_each_class_counts_its_own_failures() -> None:
     assert backoff.lost(STABLE_S - 1) == 15
     assert backoff.lost(STABLE_S) == 0.5
     assert backoff.failed(RetryClass.SLOW) == 15
+
+
+@given(st.lists(st.tuples(st.floats(0, 20), st.booleans(), st.floats(0, 3)), max_size=40))
+def test_what_one_server_refuses_never_adds_up_to_a_lock(attempts: list[tuple[float, bool, float]]) -> None:
+    """Next to sshd's own sum (srclimit.c). `attempts`: the pause before each, whether it is refused, and how long that takes."""
+    pace, now, forgiven_at, running = Pace(), 0.0, 0.0, list[tuple[float, bool]]()
+
+    def end(until: float) -> float:
+        nonlocal forgiven_at
+        for at, is_refused in sorted(running):
+            if at <= until:
+                running.remove((at, is_refused))
+                pace.trying -= 1
+                if is_refused:
+                    pace.refused(at, REFUSAL_S)
+                    forgiven_at = max(forgiven_at, at) + 5
+                    assert forgiven_at - at <= 15, "sshd shuts the address out"
+        return until
+
+    for pause, is_refused, took in attempts:
+        now = end(now + pause)
+        while (seconds := pace.wait(now)) > 0:
+            now = end(min([now + seconds + 1e-6, *(at for at, _ in running)]))
+        pace.trying += 1
+        running.append((now + took, is_refused))
+        assert pace.trying * REFUSAL_S <= ALLOWED_S
+    end(now + 10)
+    assert pace.trying == 0
+    assert pace.is_quiet(now + 10 + ALLOWED_S)

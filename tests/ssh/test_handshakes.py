@@ -10,7 +10,9 @@ import pytest
 
 from proxy.errors import AuthFailed, LinkError, Unreachable
 from proxy.snapshots import GatewayState
+from proxy.ssh import governor
 from proxy.ssh import handshakes as module
+from proxy.ssh.governor import HANDSHAKES_IN_FLIGHT
 from proxy.ssh.handshakes import Handshakes
 from tests.ssh.conftest import Watched, config_for
 from tests.support import ssh_keys
@@ -79,7 +81,7 @@ def parties(server: Server) -> list[Party]:
 async def test_one_is_accepted_then_all_go(parties: list[Party], server: Server) -> None:
     assert await all_of(parties, server) == (1, ["ok"] * 20)
     assert server.asked == 20
-    assert await all_of(parties, server) == (20, ["ok"] * 20), "proven a moment ago"
+    assert await all_of(parties, server) == (HANDSHAKES_IN_FLIGHT, ["ok"] * 20), "proven a moment ago"
 
 
 async def test_one_is_refused_for_all(parties: list[Party], server: Server) -> None:
@@ -135,6 +137,81 @@ async def test_nobody_is_kept_alive_by_a_refusal(server: Server) -> None:
     await short_lived()
     gc.collect()
     assert not [one for one in gc.get_objects() if isinstance(one, Party)]
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A refusal is forgotten in 200 ms; two may be open."""
+    monkeypatch.setattr(governor, "REFUSAL_S", 0.2)
+    monkeypatch.setattr(governor, "ALLOWED_S", 0.4)
+
+
+def different(parties: list[Party]) -> list[asyncio.Task[str]]:
+    """All dial at once, each with a key of its own."""
+    loop = asyncio.get_running_loop()
+    return [loop.create_task(party.dial(identity=f"key {number}")) for number, party in enumerate(parties)]
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_different_keys_share_the_pace_of_their_server(parties: list[Party], server: Server) -> None:
+    server.says = AuthFailed("edge:22 refuses user")
+    server.go.set()
+    started = asyncio.get_running_loop().time()
+    dials = different(parties[:6])
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert server.asked == 2, "what it would take ill has to be forgotten first"
+    assert [await dial for dial in dials] == ["auth_failed"] * 6
+    assert asyncio.get_running_loop().time() - started > 4 * 0.2 - 0.05
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_whoever_is_likely_to_be_accepted_goes_first(parties: list[Party], server: Server) -> None:
+    good, *others = parties[:8]
+    server.go.set()
+    assert await good.dial(identity="good") == "ok"
+    server.says = AuthFailed("edge:22 refuses user")
+    bad = different(others)
+    while server.asked < 3:
+        await asyncio.sleep(0)
+    server.says = None
+    assert await good.dial(identity="good") == "ok", "accepted a moment ago: it does not wait at all"
+    assert server.asked == 4
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "PROVEN_S", 0.0)
+        assert await good.dial(identity="good") == "ok"
+    assert server.asked == 5, "it waits for what is open to be forgotten, and for nobody else"
+    await asyncio.gather(*bad)
+
+
+async def test_keys_that_are_all_accepted_wait_for_nothing(parties: list[Party], server: Server) -> None:
+    server.go.set()
+    async with asyncio.timeout(2):
+        assert await asyncio.gather(*different(parties)) == ["ok"] * 20
+
+
+async def test_different_keys_where_nobody_answers(parties: list[Party], server: Server) -> None:
+    """The first that finds out does so for all: nobody is there to refuse anything."""
+    server.says = Unreachable("no route")
+    dials = different(parties)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert server.asked == 2
+    server.go.set()
+    async with asyncio.timeout(2):
+        assert await asyncio.gather(*dials) == ["unreachable"] * 20
+
+
+async def test_one_that_is_cancelled_in_the_queue_holds_up_nobody(parties: list[Party], server: Server) -> None:
+    dials = different(parties[:5])
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert server.asked == 2
+    dials[2].cancel()
+    dials[0].cancel()
+    server.go.set()
+    async with asyncio.timeout(2):
+        assert [await dials[number] for number in (1, 3, 4)] == ["ok"] * 3
 
 
 @pytest.mark.sshd

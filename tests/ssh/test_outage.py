@@ -24,7 +24,7 @@ async def test_three_hundred_gateways_of_an_sshd_that_comes_back(sshd_factory: S
     handshakes = Handshakes()
     config = config_for(sshd, connect_timeout="60s")
     gateways = [Watched(config) for _ in range(GATEWAYS)]
-    waiting = handshakes[f"{sshd.host}:{sshd.port}"]
+    waiting = handshakes.slots(f"{sshd.host}:{sshd.port}")
     try:
         for gateway in gateways:
             gateway._handshakes = handshakes

@@ -71,8 +71,19 @@ def _dropbear() -> str:
     return _missing("dropbear-bin", "dropbear", "dropbearkey") or _refused("mount -t tmpfs tmpfs /mnt", "mount")
 
 
+NEWER_SSHD = Path(__file__).parents[2] / ".tools" / "openssh" / "sshd"
+"""That of Debian 13, as `tests/support/newer_openssh` unpacks it: 10.0, for what came after 9.2 (PerSourcePenalties)."""
+
+
+def _newer_sshd() -> str:
+    if os.geteuid() != 0:
+        return "sshd's separated privileges need root"
+    return "" if NEWER_SSHD.exists() else f"no {NEWER_SSHD} (make parts unpacks Debian 13's there)"
+
+
 PARTS: dict[str, tuple[str, Callable[[], str]]] = {
     "sshd": ("needs OpenSSH's server", lambda: _missing("openssh-server openssh-client", "sshd", "ssh", "ssh-keygen")),
+    "newer_sshd": ("needs root and Debian 13's sshd", _newer_sshd),
     "apiserver": ("needs a real kube-apiserver", _apiserver),
     "kubectl": ("needs kubectl", lambda: _missing("kubernetes-client", "kubectl")),
     "prometheus": ("needs prometheus and promtool", lambda: _missing("prometheus", "prometheus", "promtool")),

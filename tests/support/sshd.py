@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from tests.support import ssh_keys
-from tests.support.parts import find
+from tests.support.parts import NEWER_SSHD, find
 from tests.support.ports import free_port
 from tests.support.processes import command, descendants
 
@@ -35,6 +35,8 @@ class Sshd:
 
     `folder` holds keys, configuration and log. With `host_certificate` the host key is signed by `host_ca`.
     """
+
+    binary: str | Path = "sshd"
 
     def __init__(self, folder: Path, *, config: Mapping[str, str] | None = None, host_certificate: bool = False) -> None:
         folder.mkdir(parents=True)
@@ -114,7 +116,7 @@ class Sshd:
         for _ in range(5):
             self._write_config()
             self._process = subprocess.Popen(
-                [*self.command, find("sshd") or "sshd", "-D", "-f", self.folder / "sshd_config", "-E", self._log],
+                [*self.command, find(str(self.binary)) or "sshd", "-D", "-f", self.folder / "sshd_config", "-E", self._log],
                 stdin=subprocess.DEVNULL,
             )
             if self._ready(self._process):
@@ -204,6 +206,19 @@ class Sshd:
         process.kill()
         process.wait()
         return False
+
+
+class NewerSshd(Sshd):
+    """Debian 13's, which shuts out addresses that are refused too often, ours among them."""
+
+    binary = NEWER_SSHD
+
+    def __init__(self, folder: Path, *, config: Mapping[str, str] | None = None) -> None:
+        programs = {
+            "SshdSessionPath": str(NEWER_SSHD.with_name("sshd-session")),
+            "SshdAuthPath": str(NEWER_SSHD.with_name("sshd-auth")),
+        }
+        super().__init__(folder, config={**programs, "PerSourcePenalties": "yes", **(config or {})})
 
 
 class SshdFactory(Protocol):

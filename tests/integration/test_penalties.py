@@ -1,0 +1,92 @@
+"""An sshd that shuts out addresses which are refused too often (PerSourcePenalties, OpenSSH 9.8): it never has to."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from proxy.snapshots import GatewayState
+from proxy.ssh.handshakes import Handshakes
+from tests.ssh.conftest import Watched, config_for, failure
+from tests.support import ssh_keys
+from tests.support.sshd import NewerSshd
+
+pytestmark = pytest.mark.newer_sshd
+
+
+@pytest.fixture
+def sshd(tmp_path: Path) -> Iterator[NewerSshd]:
+    with NewerSshd(tmp_path / "sshd") as sshd:
+        yield sshd
+
+
+async def test_refused_keys_keep_no_good_one_away(sshd: NewerSshd) -> None:
+    """Six gateways with a wrong key each, by three names of the same sshd, and one with a good key, which comes last."""
+    shared = Handshakes()
+    keys = [sshd.new_identity(f"wrong{number}", authorize=False) for number in range(6)]
+    hosts = ["127.0.0.1", "localhost", "LOCALHOST"]
+    gateways = [
+        Watched(config_for(sshd, host=hosts[number % 3], identity_files=[str(key)], known_hosts=[any_name(sshd)]))
+        for number, key in enumerate(keys)
+    ]
+    gateways.append(Watched(config_for(sshd, host="localhost", known_hosts=[any_name(sshd)])))
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    try:
+        for gateway in gateways:
+            gateway._handshakes = shared
+            gateway.start()
+        *bad, good = gateways
+        await good.until(lambda: good.links == 1, seconds=40)
+        assert loop.time() - started < 35
+        for gateway in bad:
+            await gateway.until(lambda gateway=gateway: gateway.snapshot().state is GatewayState.DOWN, seconds=30)  # type: ignore[misc]
+            assert gateway.snapshot().reason == "auth_failed"
+        good.renew("test")
+        await good.until(lambda: good.metric("gateway_connects_total", result="ok") == 2, seconds=10)
+        log = await asyncio.to_thread(sshd.log)
+        assert "penalty" in log, "it does count"
+        assert "activating" not in log
+        assert "drop connection" not in log
+    finally:
+        await asyncio.gather(*(gateway.close() for gateway in gateways))
+
+
+def any_name(sshd: NewerSshd) -> str:
+    path = sshd.folder / "known_hosts_any"
+    path.write_text(f"[*]:{sshd.port} {ssh_keys.public(sshd.host_key)}\n")
+    return str(path)
+
+
+async def test_host_keys_that_we_refuse_keep_no_good_one_away(sshd: NewerSshd, tmp_path: Path) -> None:
+    """Leaving without a login costs, too, though less."""
+    shared = Handshakes()
+    other = ssh_keys.new_key(tmp_path / "other")
+    gateways = [
+        Watched(config_for(sshd, known_hosts=[str(sshd.known_hosts(key=other))], user=f"user{number}")) for number in range(20)
+    ]
+    good = Watched(config_for(sshd))
+    try:
+        for gateway in (*gateways, good):
+            gateway._handshakes = shared
+            gateway.start()
+        await good.until(lambda: good.links == 1, seconds=30)
+        for gateway in gateways:
+            await gateway.until(lambda gateway=gateway: gateway.snapshot().reason == "host_key_changed", seconds=20)  # type: ignore[misc]
+        log = await asyncio.to_thread(sshd.log)
+        assert "without attempting authentication" in log
+        assert "activating" not in log
+    finally:
+        await asyncio.gather(*(gateway.close() for gateway in (*gateways, good)))
+
+
+async def test_an_address_that_is_shut_out_is_told_so(tmp_path: Path) -> None:
+    with NewerSshd(tmp_path / "sshd", config={"PerSourcePenalties": "authfail:60s"}) as sshd:
+        wrong = config_for(sshd, identity_files=[str(sshd.new_identity("wrong", authorize=False))])
+        assert (await failure(wrong)).reason == "auth_failed"
+        found = await failure(config_for(sshd))
+        assert found.reason == "handshake_failed"
+        assert "PerSourcePenalties" in found.hint
