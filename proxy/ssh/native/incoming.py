@@ -93,6 +93,10 @@ class Incoming(asyncio.BufferedProtocol):
         self.data_received(received)
         self._on_read()
 
+    def stop(self) -> None:
+        """Open nothing more."""
+        self._opener = None
+
     # ---------------------------------------------------------------------------------------- the hot path
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -131,7 +135,7 @@ class Incoming(asyncio.BufferedProtocol):
             self._has_views = True  # the message that broke it may have had another's data passed on first
         self._has_views |= self._on_opened()  # what came before a broken packet is sound
         if error is not None:
-            self._opener = None
+            self.stop()
             self._on_error(error)
         self._is_opening = False
         if self._has_views or self._start == self._end:
@@ -144,7 +148,7 @@ class Incoming(asyncio.BufferedProtocol):
     def turn_ends(self) -> None:
         """Everybody else has had a turn: what still waits is opened, as much as may be in one."""
         self._left = TURN
-        if self._is_waiting:
+        if self._is_waiting and not self._valve.is_closed_by(Reason.UNREAD):
             self._is_waiting = False
             self._open()
             if not self._is_waiting:
@@ -157,7 +161,7 @@ class Incoming(asyncio.BufferedProtocol):
             self._opener = None
             self._valve.close(Reason.KEYS)
         if not self._on_other(self._view[packet : self._start - TAG], sequence & 0xFFFFFFFF):
-            self._opener = None
+            self.stop()
 
     def change_keys(self, keys: Keys) -> None:
         """Open what follows NEWKEYS with these."""
@@ -216,7 +220,7 @@ class Incoming(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The transport is gone."""
-        self._opener = None
+        self.stop()
         self._on_lost(exc)
 
     def pause_writing(self) -> None:

@@ -24,20 +24,32 @@ LITTLE: Final = 32 << 10
 """Bytes that are copied rather than given away with a whole buffer, while others wait before them."""
 
 
+MOST_DEFERRED: Final = 1 << 16
+"""Messages that wait for new keys. Twice as many as 10,000 clients can have to say, and 6 MB."""
+
+
 class Outgoing:
     """Seals and writes.
 
     `on_written(unsent)` is called after each write, `on_turn(written)` at the end of each turn that was `schedule`d; in bytes.
+    `on_overflow()` hears once that more waits for new keys than ever should.
     """
 
     def __init__(
-        self, transport: Transport, keys: Keys, *, on_written: Callable[[int], None], on_turn: Callable[[int], None]
+        self,
+        transport: Transport,
+        keys: Keys,
+        *,
+        on_written: Callable[[int], None],
+        on_turn: Callable[[int], None],
+        on_overflow: Callable[[], None] = lambda: None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._transport = transport
         self._sealer = keys.sealer()
         self._on_written = on_written
         self._on_turn = on_turn
+        self._on_overflow = on_overflow
         self._buffer = NONE
         self._end = 0
         self._written = 0
@@ -71,10 +83,12 @@ class Outgoing:
 
     def say(self, message: bytes) -> None:
         """A channel's message; waits while keys are exchanged."""
-        if self.is_rekeying:
-            self._deferred.append(message)
-        else:
+        if not self.is_rekeying:
             self.put(message)
+        elif len(self._deferred) < MOST_DEFERRED:
+            self._deferred.append(message)
+            if len(self._deferred) == MOST_DEFERRED:
+                self._on_overflow()
 
     def put(self, payload: bytes) -> None:
         """A packet of `payload`, now."""

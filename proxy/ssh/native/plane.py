@@ -19,7 +19,7 @@ from proxy.ssh.native.flow import Flow
 from proxy.ssh.native.gathering import Gathering
 from proxy.ssh.native.handover import Handover
 from proxy.ssh.native.incoming import LARGEST_DATA, Incoming
-from proxy.ssh.native.outgoing import Outgoing
+from proxy.ssh.native.outgoing import MOST_DEFERRED, Outgoing
 from proxy.ssh.native.valve import Reason, Valve
 from proxy.ssh.pace import BULK
 from proxy.wire import messages
@@ -81,7 +81,9 @@ class NativePlane:
         self._received_before = 0
         self._keeping: NativeChannel | None = None
         self.flow = Flow()
-        self.outgoing = Outgoing(taken.transport, taken.sending, on_written=self._sent, on_turn=self._turn_ends)
+        self.outgoing = Outgoing(
+            taken.transport, taken.sending, on_written=self._sent, on_turn=self._turn_ends, on_overflow=self._overflow
+        )
         self._valve = Valve(taken.transport)
         self._incoming = Incoming(
             taken.receiving,
@@ -282,6 +284,7 @@ class NativePlane:
         else:
             self._writes = 0
             self._valve.open(Reason.UNREAD)
+            self.outgoing.schedule()  # what has been read and waits
             self.flow.drained()
 
     def _transport_lost(self, exc: Exception | None) -> None:
@@ -295,6 +298,10 @@ class NativePlane:
     def _uncharge(self) -> None:
         self._budget.give_back(self._charged)
         self._charged = 0
+
+    def _overflow(self) -> None:
+        self._incoming.stop()
+        self._fail(ProtocolError(f"the gateway exchanges keys without end: {MOST_DEFERRED} messages wait for them"))
 
     def _fail(self, error: ProtocolError) -> None:
         self._on_error(error)

@@ -28,6 +28,10 @@ class Valve:
     def __repr__(self) -> str:
         return f"<Valve {[reason.name for reason in self._reasons]}>"
 
+    def is_closed_by(self, reason: Reason) -> bool:
+        """Whether that is one of the reasons."""
+        return reason in self._reasons
+
     def close(self, reason: Reason) -> None:
         """Read no more. What has been read already may still come."""
         if not self._reasons and not self._transport.is_closing():

@@ -1,0 +1,165 @@
+"""A gateway that floods: a turn of the loop handles so much of it and no more, and what is kept for it has a bound."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import asyncssh
+import pytest
+
+from proxy.config.values import Endpoint
+from proxy.ssh import internals, metered
+from proxy.ssh.link import Link
+from proxy.ssh.native import incoming, outgoing
+from proxy.ssh.native import plane as plane_module
+from proxy.ssh.native.plane import NativePlane
+from tests.ssh.conftest import ORIGIN, Watched, failure, started
+from tests.ssh.native import SECONDS, until
+from tests.support.hostile import CHANNEL_FLOODS, FLOODS, LOGIN_FLOODS, Flooding
+from tests.support.other_servers import Connections, asyncssh_server
+
+COUNT = 5_000
+TARGET = Endpoint("10.0.0.1", 6443)
+
+
+class Turns:
+    """How much is handled in one turn of the loop, at most, and in all."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.most = self.all = 0
+        self._now = 0
+        self._ticking: asyncio.Handle | None = None
+        for of, name in ((asyncssh.SSHClientConnection, "_finish_recv_packet"), (NativePlane, "_message")):
+            monkeypatch.setattr(of, name, self._counted(getattr(of, name)))
+
+    def _counted(self, original: Any) -> Any:
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            self._now += 1
+            self.all += 1
+            self.most = max(self.most, self._now)
+            if self._ticking is None:
+                self._ticking = asyncio.get_running_loop().call_soon(self._turn)
+            return original(*args, **kwargs)
+
+        return counted
+
+    def _turn(self) -> None:
+        self._now, self._ticking = 0, None
+
+
+@pytest.fixture
+def turns(monkeypatch: pytest.MonkeyPatch) -> Turns:
+    return Turns(monkeypatch)
+
+
+@asynccontextmanager
+async def flooded(folder: Path, flood: str) -> AsyncIterator[tuple[Watched, list[Flooding]]]:
+    """A gateway whose link is up, and the server's side."""
+    servers: list[Flooding] = []
+
+    def session(conns: Connections) -> Flooding:
+        servers.append(Flooding(conns, flood, COUNT))
+        return servers[-1]
+
+    async with asyncssh_server(folder, session) as config, started(config) as gateway:
+        await gateway.until(lambda: gateway.links == 1)
+        yield gateway, servers
+
+
+# ----------------------------------------------------------------------------------------------------------- turns
+
+
+@pytest.mark.parametrize("flood", FLOODS)
+async def test_a_turn_handles_so_much_and_no_more(tmp_path: Path, turns: Turns, data_plane: str, flood: str) -> None:
+    async with flooded(tmp_path, flood):
+        await until(lambda: turns.all > COUNT)
+    # In the turn of the takeover both count.
+    most = metered.TURN + incoming.TURN // incoming.DEAR if data_plane == "native" else metered.TURN
+    assert turns.most <= most
+
+
+@pytest.mark.parametrize("flood", CHANNEL_FLOODS)
+async def test_so_it_is_for_a_channel(tmp_path: Path, turns: Turns, data_plane: str, flood: str) -> None:
+    async with flooded(tmp_path, flood) as (gateway, _):
+        loop = asyncio.get_running_loop()
+        channel = await gateway.open_channel(TARGET, origin=ORIGIN, hold_until=loop.time() + SECONDS)
+        await until(lambda: turns.all > COUNT)
+        channel.abort()
+    assert turns.most <= (incoming.TURN if data_plane == "native" else metered.TURN)
+
+
+@pytest.mark.parametrize("flood", LOGIN_FLOODS)
+async def test_so_it_is_before_the_login(tmp_path: Path, turns: Turns, flood: str) -> None:
+    def session(conns: Connections) -> Flooding:
+        return Flooding(conns, flood, COUNT, before_login=True)
+
+    async with asyncssh_server(tmp_path, session) as config:
+        short = config.model_copy(update={"connect_timeout": 1.5})
+        assert (await failure(short)).reason == "connect_timeout"
+    assert turns.most <= metered.TURN
+    assert turns.all > COUNT / 10
+
+
+# ---------------------------------------------------------------------------------------------------------- memory
+
+
+async def test_a_peer_that_does_not_read_the_answers_is_not_heard(
+    tmp_path: Path, data_plane: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until it does: then it gets every answer."""
+    most = 64 << 10
+    for module in (metered, plane_module):
+        monkeypatch.setattr(module, "MOST_UNREAD", most)
+    async with flooded(tmp_path, "") as (gateway, (server,)):
+        conn: Any = gateway._links[0]._conn
+        conn.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        server.conn.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        server.conn._transport.pause_reading()
+        answers = server.answers
+        server.flood(FLOODS["global requests"])
+        transport = conn._transport
+        await until(lambda: transport.get_write_buffer_size() > most)
+        for _ in range(100):
+            await asyncio.sleep(0)
+            assert transport.get_write_buffer_size() < most + 4096, "what one turn answers"
+        server.conn._transport.resume_reading()
+        await until(lambda: server.answers >= answers + COUNT)
+        assert gateway.links == 1, data_plane
+
+
+async def unending(gateway: Watched, server: Flooding) -> Link:
+    """The server begins to exchange keys, and never ends."""
+    link = gateway._links[0]
+    server.conn._send_kexinit()
+    await until(lambda: internals.is_exchanging_keys(link._conn))
+    return link
+
+
+async def test_answers_that_wait_for_keys_have_a_bound(tmp_path: Path, data_plane: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metered, "MOST_ANSWERS", 1000)
+    async with flooded(tmp_path, "") as (gateway, (server, *_)):
+        link = await unending(gateway, server)
+        server.flood(FLOODS["keepalives"])
+        async with asyncio.timeout(SECONDS):
+            error = await asyncio.shield(link.closed)
+        assert (error.reason, link.data_plane) == ("protocol_error", data_plane)
+        assert "without end" in str(error)
+        assert len(cast("Any", link._conn)._deferred_packets) <= 1001  # and a ping of ours
+
+
+async def test_so_have_those_to_requests_on_a_channel(tmp_path: Path, data_plane: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metered, "MOST_ANSWERS", 1000)
+    monkeypatch.setattr(outgoing, "MOST_DEFERRED", 1000)
+    async with flooded(tmp_path, "") as (gateway, (server, *_)):
+        loop = asyncio.get_running_loop()
+        await gateway.open_channel(TARGET, origin=ORIGIN, hold_until=loop.time() + SECONDS)
+        link = await unending(gateway, server)
+        server.flood(CHANNEL_FLOODS["channel requests"](0))
+        async with asyncio.timeout(SECONDS):
+            error = await asyncio.shield(link.closed)
+        assert (error.reason, link.data_plane) == ("protocol_error", data_plane)
