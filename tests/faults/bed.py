@@ -28,6 +28,7 @@ from tests.support.daemon import Daemon, Sections
 from tests.support.echo import Source
 from tests.support.faulty import FaultyRelay
 from tests.support.ports import free_port
+from tests.support.rogue import Rogue
 from tests.support.shim import Shim
 from tests.support.sshd import Sshd
 from tests.support.tls import Certificates
@@ -48,7 +49,7 @@ class Bed:
         self.edge = Sshd(folder / "edge", config=row.sshd)
         self.far = Sshd(folder / "far")
         self.apis = {name: Api(certificates) for name in CLUSTERS}
-        self.ports = {name: free_port() for name in (*CLUSTERS, "plain")}
+        self.ports = {name: free_port() for name in (*CLUSTERS, "plain", "rogue")}
         self.source = Source()
         self.visitors = 0
         """Connections that a row made to `plain`."""
@@ -56,6 +57,8 @@ class Bed:
         """What a fault keeps doing until the loads have ended."""
         self.kept: list[socket.socket] = []
         """Connections that a row holds open."""
+        self.rogue: Rogue | None = None
+        """A gateway more, in rows that have one."""
         self._known = folder / "known_hosts"
         self._path: FaultyRelay | None = None
         self._shim: Shim | None = None
@@ -194,7 +197,7 @@ class Bed:
         """Until `status` says this reason beside edge."""
         await self.wait_for(f"status says {reason}", lambda: told(self.daemon)["edge"]["reason"] == reason)
 
-    def also_stop(self, sshd: Sshd) -> None:
+    def also_stop(self, sshd: Sshd | Rogue) -> None:
         """At the end."""
         self._stack.push_async_callback(asyncio.to_thread, sshd.stop)
 

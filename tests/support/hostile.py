@@ -1,13 +1,8 @@
-"""A gateway that says far too much: an SSH server that takes the login, and floods then, or before. In the test's loop, or alone.
-
-`python -m tests.support.hostile FLOOD COUNT HOST_KEY AUTHORIZED_KEYS` is a process of its own: it prints its port, and floods
-each connection without end, COUNT messages in one go.
-"""
+"""A gateway that says far too much: an SSH server that takes the login, and floods then, or before. `rogue` has it alone."""
 
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Final, cast
 
@@ -54,12 +49,23 @@ LOGIN_FLOODS: Final[Mapping[str, bytes]] = {
 class Flooding(asyncssh.SSHServer):
     """One connection, which floods as soon as it can."""
 
-    def __init__(self, conns: Connections, flood: str, count: int, *, before_login: bool = False, forever: bool = False) -> None:
+    def __init__(
+        self,
+        conns: Connections,
+        flood: str,
+        count: int,
+        *,
+        before_login: bool = False,
+        forever: bool = False,
+        on_said: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`on_said` hears that `count` messages are said; with `forever` it begins again."""
         self._conns = conns
         self._flood = flood
         self._count = count
         self._before_login = before_login
         self._forever = forever
+        self._on_said = on_said
         self._message = b""
         self._left = 0
         self.conn: Any = None
@@ -123,7 +129,10 @@ class Flooding(asyncssh.SSHServer):
             return
         count = min(self._left, AT_ONCE)
         self.say(*[self._message] * count)
-        self._left = self._left - count or (self._count if self._forever else 0)
+        self._left -= count
+        if not self._left:
+            self._on_said()
+            self._left = self._count if self._forever else 0
         loop.call_soon(self._go_on)
 
     # ----------------------------------------------------------------------------------------------- what it hears
@@ -160,21 +169,3 @@ class _Handler:
 
     def log_received_packet(self, *_: object) -> None:
         """Asyncssh's call."""
-
-
-async def _serve(flood: str, count: int, host_key: str, authorized_keys: str) -> None:
-    conns: Connections = []
-    server = await asyncssh.listen(
-        "127.0.0.1",
-        0,
-        server_factory=lambda: Flooding(conns, flood, count, forever=True),
-        server_host_keys=[host_key],
-        authorized_client_keys=authorized_keys,
-        gss_host=None,
-    )
-    print(server.get_port(), flush=True)  # noqa: T201 - who has started it reads it
-    await server.wait_closed()
-
-
-if __name__ == "__main__":
-    asyncio.run(_serve(sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]))

@@ -1,0 +1,115 @@
+"""What a gateway can do to the others that the daemon has: it floods, never ends, or speaks too late, and nobody else notices."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import pytest
+
+from tests.faults.bed import SELDOM, Bed
+from tests.faults.law import Counts
+from tests.faults.row import Hits, Row, Step
+from tests.integration.conftest import cluster
+from tests.integration.running import told
+from tests.support.rogue import Rogue
+from tests.support.serving import closed
+
+pytestmark = pytest.mark.sshd
+
+LATE: Final = "0.5"
+"""Seconds. 100,000 global requests in one turn were over 2; a bucket of the daemon's own histogram."""
+VISITS: Final = 20
+
+
+async def meet(bed: Bed, kind: str) -> Rogue:
+    """A gateway of that kind comes into the configuration, with a cluster whose probes open channels on it."""
+    rogue = bed.rogue = Rogue(kind, bed.folder / f"rogue {bed.daemon.metric('kubemux_config_reloads_total'):g}")
+    await asyncio.to_thread(rogue.start)
+    bed.also_stop(rogue)
+    content = json.loads(bed.good)
+    content["gateways"]["rogue"] = rogue.section
+    content["clusters"]["rogue"] = cluster(bed.ports["rogue"], bed.source.endpoint, via="rogue", probe=SELDOM)
+    bed.daemon.config.write_text(json.dumps(content))
+    await bed.reload()
+    return rogue
+
+
+async def late_turns(bed: Bed) -> int:
+    """How often the loop was late by more than half a second."""
+    counts = await asyncio.to_thread(Counts, bed.daemon)
+    return counts("event_loop_lag_seconds_count") - counts("event_loop_lag_seconds_bucket", le=LATE)
+
+
+def floods(kind: str) -> Step:
+    """It says 100,000 messages, and goes on as long as the row lasts."""
+
+    async def step(bed: Bed) -> None:
+        before = await late_turns(bed)
+        rogue = await meet(bed, kind)
+        await asyncio.to_thread(rogue.hear)
+        assert await late_turns(bed) == before
+
+    return step
+
+
+async def floods_before_login(bed: Bed) -> None:
+    """Instead of an answer, until the dial is given up."""
+    before = await late_turns(bed)
+    await meet(bed, "ignores before login")
+    await bed.wait_for("the dial is given up", lambda: told(bed.daemon)["rogue"]["reason"] == "connect_timeout")
+    assert await late_turns(bed) == before
+
+
+async def never_reads(bed: Bed) -> None:
+    """The daemon does not hear it any more when it has read nothing for a while: it is not heard out, ever."""
+    rogue = await meet(bed, "unread")
+    await asyncio.to_thread(rogue.hear)
+
+
+async def never_ends(bed: Bed) -> None:
+    await meet(bed, "keys")
+    await bed.wait_for("status says why", lambda: told(bed.daemon)["rogue"]["reason"] == "protocol_error")
+
+
+async def speaks_late(bed: Bed) -> None:
+    """Its clients are served, one after the other, on the one link."""
+    await meet(bed, "late")
+    for _ in range(VISITS):
+        reader, writer = await asyncio.open_connection("127.0.0.1", bed.ports["rogue"])
+        try:
+            writer.write(b"1\n")
+            assert len(await reader.readexactly(1)) == 1
+        finally:
+            await closed(writer)
+    connects = bed.daemon.metric("kubemux_gateway_connects_total", gateway="rogue", result="ok")
+    assert connects == 1, "its link was lost"
+
+
+async def leave(bed: Bed) -> None:
+    """It is taken out of the configuration again."""
+    bed.daemon.config.write_bytes(bed.good)
+    await bed.reload()
+    assert bed.rogue
+    await asyncio.to_thread(bed.rogue.stop)
+
+
+def row(name: str, breaks: Step) -> Row:
+    keepalive = {"interval": "700ms", "max_missed": 3}  # a loop that hangs for two seconds loses the others' links
+    return Row(name=name, hits=Hits.GATEWAY, breaks=breaks, mends=leave, edge={"keepalive": keepalive})
+
+
+ROWS = (
+    row("another gateway floods: global requests", floods("global requests")),
+    row("another gateway floods: channel requests", floods("channel requests")),
+    row("another gateway floods before the login", floods_before_login),
+    row("another gateway reads no answers", never_reads),
+    row("another gateway exchanges keys without end", never_ends),
+    row("another gateway speaks on channels it has closed", speaks_late),
+)
+
+
+async def test_row(proven: Callable[[], Awaitable[None]]) -> None:
+    await proven()
