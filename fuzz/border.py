@@ -51,6 +51,11 @@ class Wire:
             return
         self._is_delivering = True
         while self.arrived and not self._is_paused and not self.is_over:
+            if isinstance(self.protocol, asyncio.Protocol):  # asyncssh, before the login
+                read = bytes(self.arrived[:at_once])
+                del self.arrived[:at_once]
+                self.protocol.data_received(read)
+                continue
             room = self.protocol.get_buffer(-1)
             assert len(room), "an empty buffer ends a connection"
             size = min(len(room), at_once, len(self.arrived))
@@ -77,6 +82,21 @@ class Wire:
         self._unsent.append(data)
         if len(self._unsent) == 1:
             self.protocol.pause_writing()
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        """Who reads from now on."""
+        self.protocol = protocol
+
+    def get_extra_info(self, name: str, default: object = None) -> object:
+        """No socket, no addresses."""
+        del name
+        return default
+
+    def abort(self) -> None:
+        """The end, of which the protocol hears with the next turn."""
+        if not self.is_over:
+            self.is_over = True
+            asyncio.get_running_loop().call_soon(self.protocol.connection_lost, None)
 
     def get_write_buffer_size(self) -> int:
         """Bytes that wait."""

@@ -15,6 +15,7 @@ from unittest.mock import patch
 from fuzz.border import KEYS, Border, ManualLoop, Wire
 from fuzz.choices import Choices
 from fuzz.gateway import Gateway
+from fuzz.takeover import Takeover
 from proxy.config.values import Endpoint
 from proxy.errors import LinkError, ProxyError
 from proxy.relay.budget import MemoryBudget
@@ -28,6 +29,8 @@ from proxy.wire.packets import HEADER, OVERHEAD, Sealer
 MEMORY = 4 << 20
 CHANNELS = 4
 ADDRESS = Endpoint("10.0.0.1", 6443)
+TAKEOVER = b"\xe0"
+"""An input that begins with as much is about the takeover."""
 LARGEST_BUFFER = 1 << 20
 """Bytes that a link may hold of packets that have not arrived whole."""
 
@@ -216,7 +219,10 @@ class Scenario:
 
 
 async def _live(data: bytes) -> None:
-    await Scenario(Choices(data)).run()
+    if data[:1] >= TAKEOVER:
+        await Takeover(Choices(data[1:])).run()
+    else:
+        await Scenario(Choices(data)).run()
 
 
 def run(data: bytes) -> None:

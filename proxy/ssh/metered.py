@@ -51,8 +51,6 @@ class Metered:
         self.is_held = False
         """What has come waits for the next turn, and the transport is paused."""
         self._finish, self._send = self._conn._finish_recv_packet, self._conn.send_packet
-        if not hasattr(self._conn._transport, "pause_reading"):  # asyncssh's own tunnel for a ProxyCommand
-            return
         # Instance attributes over methods: asyncssh looks them up at each call.
         self._conn._finish_recv_packet, self._conn.send_packet = self._finished, self._sent
         self._conn._channels = Channels()
