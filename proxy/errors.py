@@ -201,7 +201,7 @@ class CredentialsUnusable(LinkError):
     reason = "credentials_unusable"
     stage = Stage.AUTH
     retry = RetryClass.SLOW
-    hint = "check that the file exists, is readable by the daemon's user, and that passphrase_file matches the key"
+    hint = "check that the file exists, and that the daemon's user may read it"
 
 
 class JumpFailed(LinkError):

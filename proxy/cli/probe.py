@@ -25,6 +25,7 @@ from proxy.health.probe import probe as run_probe
 from proxy.health.result import Outcome, Result, unreached
 from proxy.health.tls import Contexts
 from proxy.logging import configure
+from proxy.ssh import nobody
 
 _STYLES: Final = {Verdict.OK: "green", Verdict.FAILED: "bold red", Verdict.NOT_REACHED: "dim"}
 _REFUSED: Final = {Result.TLS_UNTRUSTED, Result.TLS_NAME_MISMATCH, Result.TLS_EXPIRED, Result.TLS_NOT_YET_VALID}
@@ -53,6 +54,7 @@ def probe(cluster: str, as_json: bool, config: Path) -> None:
 
     Exit codes: 0 its API server is alive, 1 it is not, 2 no such cluster, 78 bad configuration.
     """
+    nobody.answer()
     loaded = load(config)
     if cluster not in loaded.clusters:
         raise UnknownName.among("cluster", cluster, loaded.clusters)

@@ -17,6 +17,7 @@ from proxy.config.model import Config
 from proxy.daemon import Daemon
 from proxy.heap import share_one_arena
 from proxy.signals import run_until_stopped
+from proxy.ssh import nobody
 from proxy.ssh.link import DATA_PLANE
 
 log = structlog.get_logger("kubemux.daemon")
@@ -34,6 +35,7 @@ def run(config: Path) -> None:
     # What is imported by now stays: 45,000 objects that a full collection would stop the loop for 20 ms to look at.
     gc.collect()
     gc.freeze()
+    nobody.answer()
     loaded = load(config)
     logging.configure(loaded.log.format, loaded.log.level)
     if (plane := os.environ.get(DATA_PLANE, "native")) not in {"native", "asyncssh"}:

@@ -24,6 +24,9 @@ _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?\.?")
 SERVICE_CREDENTIALS = Path("/run/credentials/kubemux.service")
 """`/run/credentials/UNITNAME` of systemd.exec(5), CREDENTIALS: there while the service runs, for it and for root."""
 
+NO_HOME = "/nonexistent"
+"""What Debian's passwd has for users without a home directory."""
+
 
 def shown(value: object) -> str:
     """`value` as an error message may show it: quoted, on one line, short."""
@@ -115,9 +118,10 @@ def is_for_system_service() -> bool:
 def has_home() -> bool:
     """Whether `~` stands for something."""
     try:
-        return Path("~").expanduser().is_absolute()
+        home = Path("~").expanduser()
     except RuntimeError:  # neither HOME nor an entry in passwd
         return False
+    return home.is_absolute() and home != Path(NO_HOME)
 
 
 def expand_path(value: object) -> Path:
@@ -138,10 +142,13 @@ def expand_path(value: object) -> Path:
             raise ValueError(f"environment variable {match[1]} is not set")
         return found
 
+    path = Path(_VARIABLE.sub(lookup, value))
+    if path.parts[:1] == ("~",) and not has_home():
+        raise ValueError(f"~ stands for a home directory, and uid {os.geteuid()} has none")
     try:
-        path = Path(_VARIABLE.sub(lookup, value)).expanduser()
-    except RuntimeError as exc:  # neither HOME nor an entry in passwd
-        raise ValueError(f"~ stands for a home directory, and uid {os.geteuid()} has none") from exc
+        path = path.expanduser()
+    except RuntimeError as exc:
+        raise ValueError(f"there is no user {shown(path.parts[0][1:])}, whose home directory this would be") from exc
     if not path.is_absolute():
         raise ValueError("expected an absolute path")
     return path

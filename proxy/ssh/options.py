@@ -7,7 +7,6 @@ ssh_config runs programs. Asyncssh itself is given no ssh_config: it reads it di
 from __future__ import annotations
 
 import asyncio
-import getpass
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ from proxy.errors import CredentialsUnusable, RetryClass
 from proxy.openssh import ssh_config
 from proxy.openssh.ssh_config import Printed, Remark, SshConfig
 from proxy.ssh import algorithms, known_hosts, user_keys
+from proxy.ssh.nobody import own_name
 from proxy.ssh.user_keys import UserKeys
 
 _PORT: Final = 22
@@ -188,10 +188,9 @@ def _connect_timeout(config: GatewayConfig, found: SshConfig | None) -> float:
 
 
 def _own_name() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError) as exc:
-        raise CredentialsUnusable(f"uid {os.getuid()}, which runs kubemux, has no name to log in with", hint=_NAMELESS) from exc
+    if name := own_name():
+        return name
+    raise CredentialsUnusable(f"uid {os.getuid()}, which runs kubemux, has no name to log in with", hint=_NAMELESS)
 
 
 def _agent(config: GatewayConfig, found: SshConfig | None) -> str | None:

@@ -104,7 +104,10 @@ def _key_unusable(path: Path, passphrase_file: Path | None, exc: Exception) -> C
             hint="add passphrase_file: FILE to the gateway, or load the key into an ssh-agent and say agent: true",
         )
     if passphrase_file is not None:
-        return CredentialsUnusable(f"key {path} cannot be opened with passphrase_file {passphrase_file}: {exc}")
+        return CredentialsUnusable(
+            f"key {path} cannot be opened with passphrase_file {passphrase_file}: {exc}",
+            hint=f"is it the passphrase of that key? ssh-keygen -y -f {path} asks for it",
+        )
     return CredentialsUnusable(f"key {path} cannot be used: {exc}", hint="it should be a private key as ssh-keygen writes it")
 
 

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.integration.conftest import cluster, gateway
+from tests.integration.running import PROBE, running, settled, wait_up
+from tests.support.https import Https
+from tests.support.ports import free_port
+from tests.support.sshd import Sshd
+from tests.support.tls import Certificates
 
 UID = 54321
 # It may read the interpreter and what tests have made, wherever that is: by a capability, not as root.
@@ -17,7 +25,10 @@ AS_NOBODY = (
     *("--inh-caps=+dac_override", "--ambient-caps=+dac_override"),
 )
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another")
+pytestmark = [
+    pytest.mark.sshd,
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another"),
+]
 
 
 def kubemux(*words: str | Path) -> subprocess.CompletedProcess[str]:
@@ -30,6 +41,37 @@ def test_it_has_neither_a_name_nor_a_home() -> None:
     program += "    try: print(ask())\n    except (KeyError, RuntimeError): print('none')"
     done = subprocess.run([*AS_NOBODY, sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
     assert done.stdout == "none\nnone\n"
+
+
+async def test_with_a_user_nothing_asks_who_runs_it(sshd: Sshd, tmp_path: Path, certificates: Certificates) -> None:
+    folder = tmp_path / "daemon"
+    port = free_port()
+    async with Https(certificates) as server:
+        clusters = {"prod": cluster(port, server.endpoint, probe=PROBE, ca=certificates.ca)}
+        async with running(folder, gateways={"edge": gateway(sshd)}, clusters=clusters, wrapper=AS_NOBODY) as daemon:
+            await wait_up(daemon, "prod")
+            for words in (["check"], ["status"], ["probe", "prod"], ["kubeconfig", "export", "--output", "-"]):
+                done = await asyncio.to_thread(kubemux, *words, "--config", daemon.config)
+                assert done.returncode == 0, (words, done.stderr)
+                assert "~" not in done.stderr, words
+
+
+async def test_without_a_user_the_message_says_what_to_add(sshd: Sshd, tmp_path: Path) -> None:
+    """`user:` is by default the name of who runs kubemux: here there is none."""
+    unnamed = {key: value for key, value in gateway(sshd).items() if key != "user"}
+    async with running(tmp_path / "daemon", gateways={"edge": unnamed}, clusters={}, wrapper=AS_NOBODY) as daemon:
+        told = (await settled(daemon, "edge"))["edge"]
+    assert told["reason"] == "credentials_unusable"
+    assert f"uid {UID}" in told["message"]
+    assert "user:" in told["hint"]
+    assert "passphrase" not in told["message"] + told["hint"]
+
+
+def test_a_path_of_somebody_who_is_not_there_says_who(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("version: 1\nadmin: {socket: ~no-such-user/admin.sock}\n")
+    done = kubemux("check", "--config", path)
+    assert (done.returncode, "there is no user 'no-such-user'" in done.stderr) == (78, True), done.stderr
 
 
 def test_a_path_below_home_is_said_to_have_none(tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ def lead_to(bastion: Bastion, machine: Machine, **gateway: object) -> None:
 
 
 @pytest.mark.sshd
-@pytest.mark.parametrize("has_user", [True], ids=["sysusers.d"])
+@pytest.mark.parametrize("has_user", [True, False], ids=["sysusers.d", "made up"])
 def test_it_dials_where_no_library_names_its_uid(has_user: bool, machine: Machine) -> None:
     """Debian's systemd does without libnss-systemd: a user that systemd made up has a uid, and neither a name nor a home."""
     bastion = Bastion(machine)
