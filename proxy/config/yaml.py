@@ -19,6 +19,7 @@ from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, StreamMark
 from ruamel.yaml.nodes import MappingNode, Node
 from ruamel.yaml.reader import ReaderError
+from ruamel.yaml.scanner import RoundTripScanner
 
 from proxy.config.files import Unusable, read_bytes
 from proxy.config.typed import Loc
@@ -84,11 +85,16 @@ def parse(data: bytes, path: str) -> Document:
     except UnicodeDecodeError as exc:
         line = data.count(b"\n", 0, exc.start) + 1
         raise ConfigError(path, [Problem(line, "", "the file is not UTF-8 text", "save it as UTF-8")]) from exc
+    return compose(text, path, _StrictComposer, RoundTripScanner)
+
+
+def compose(text: str, path: str, composer: type[Composer], scanner: type[RoundTripScanner]) -> Document:
+    """The document in `text`, made of the nodes that `composer` lets through. Raises ConfigError."""
     yaml = _round_trip()
-    yaml.Composer = _StrictComposer
+    yaml.Composer, yaml.Scanner = composer, scanner
     try:
         return Document(path, yaml.load(text))
-    except _Refused as exc:
+    except Refused as exc:
         raise ConfigError(path, exc.problems) from exc
     except Exception as exc:  # beside its own errors, ruamel lets ValueError, TypeError and others of its scalars through
         problem = _translate(exc, text)
@@ -111,7 +117,9 @@ def _round_trip() -> YAML:
     return yaml
 
 
-class _Refused(Exception):
+class Refused(Exception):
+    """Raised by a composer: what is wrong with the nodes."""
+
     def __init__(self, problems: list[Problem]) -> None:
         super().__init__(len(problems))
         self.problems = problems
@@ -128,7 +136,7 @@ class _StrictComposer(Composer):
     def get_single_node(self) -> Node | None:
         node: Node | None = super().get_single_node()
         if self._problems:
-            raise _Refused(list(self._problems.values()))
+            raise Refused(list(self._problems.values()))
         return node
 
     def compose_document(self) -> Node:

@@ -19,9 +19,9 @@ from ruamel.yaml.error import CommentMark
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 from ruamel.yaml.tokens import CommentToken
 
-from proxy.config import yaml
 from proxy.config.yaml import Document
 from proxy.errors import ConfigError, Problem
+from proxy.kubeconfig import reading
 
 Body = Mapping[str, object]
 
@@ -47,13 +47,16 @@ class Kubeconfig:
 
 def default_files(environ: Mapping[str, str]) -> list[Path]:
     """The files that kubectl would read and that exist: those of `$KUBECONFIG`, else `~/.kube/config`."""
-    named = [Path(part) for part in environ.get("KUBECONFIG", "").split(os.pathsep) if part]
-    return [path for path in named or [Path(environ.get("HOME", "/")) / ".kube" / "config"] if path.exists()]
+    if value := environ.get("KUBECONFIG"):
+        named = [Path(part) for part in dict.fromkeys(value.split(os.pathsep)) if part]
+    else:
+        named = [Path(environ.get("HOME", "/")) / ".kube" / "config"]
+    return [path for path in named if path.exists()]
 
 
 def load(paths: Iterable[Path]) -> Kubeconfig:
     """The files merged as kubectl does: of two entries with one name the first file's counts, whole. Raises ConfigError."""
-    parsed = [parse(yaml.read(path)) for path in paths]
+    parsed = [parse(reading.read(path)) for path in paths]
     return Kubeconfig(
         clusters=ChainMap(*[dict(file.clusters) for file in parsed]),
         contexts=ChainMap(*[dict(file.contexts) for file in parsed]),
@@ -78,10 +81,10 @@ def parse(document: Document) -> Kubeconfig:
         for index, entry in enumerate(entries):
             line = document.line((section, index))
             body = entry.get(kind) if isinstance(entry, dict) else None
-            if not isinstance(entry, dict) or "name" not in entry or not isinstance(body, dict | None):
+            if not isinstance(entry, dict) or not isinstance(body, dict | None):
                 problems.append(Problem(line, section, f"expected an entry with `name` and `{kind}`", "see kubectl config view"))
                 continue
-            name = text(entry["name"])
+            name = text(entry.get("name"))
             if name in bodies:
                 problems.append(Problem(line, section, f"the name {name!r} is there twice", "remove or rename one of the two"))
             bodies[name] = _absolute(section, body or {}, folder)

@@ -142,7 +142,7 @@ def _put(root: CommentedMap, section: str, name: str, body: Body, existing: Body
         return True
     if existing == body:
         return False
-    entry = next(entry for entry in root[section] if text(entry["name"]) == name)
+    entry = next(entry for entry in root[section] if text(entry.get("name")) == name)
     node = entry.get(KINDS[section])
     if node is None:
         entry[KINDS[section]] = fresh(body)

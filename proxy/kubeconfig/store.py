@@ -10,7 +10,7 @@ from pathlib import Path
 
 from proxy.config import loader, yaml
 from proxy.config.credentials import Scrutiny
-from proxy.kubeconfig import exporter, file
+from proxy.kubeconfig import exporter, file, reading
 from proxy.kubeconfig.entries import Kubeconfig
 from proxy.kubeconfig.exporter import Target
 from proxy.kubeconfig.importer import Imported
@@ -25,7 +25,7 @@ def export(output: Path, clusters: Iterable[Target], base: Kubeconfig) -> list[s
     Raises ConfigError, WriteFailed.
     """
     with file.locked(output):
-        document = yaml.read(output) if output.exists() else None
+        document = reading.read(output, whole=True) if output.exists() else None
         if document is None or document.root is None:
             data, report = exporter.new(clusters, base)
             if document:  # nothing but comments, which ruamel has no place for

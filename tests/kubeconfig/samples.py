@@ -10,6 +10,7 @@ from ruamel.yaml.comments import CommentedMap
 from proxy.config import yaml
 from proxy.config.values import Endpoint
 from proxy.config.yaml import Document
+from proxy.kubeconfig import reading
 from proxy.kubeconfig.entries import Kubeconfig, fresh, parse
 from proxy.kubeconfig.exporter import OWN, Target
 
@@ -46,7 +47,7 @@ names = st.one_of(st.sampled_from(ODD_NAMES), st.text(st.characters(exclude_cate
 
 
 def document(text: str | bytes, path: Path | str = "/home/me/.kube/config") -> Document:
-    return yaml.parse(text.encode() if isinstance(text, str) else text, str(path))
+    return reading.parse(text.encode() if isinstance(text, str) else text, str(path))
 
 
 def read(text: str | bytes) -> Kubeconfig:

@@ -61,7 +61,7 @@ def test_default_files_are_kubectls(tmp_path: Path) -> None:
     [
         ("[]", 1, "expected a mapping"),
         ("a: 1\nusers: {}\ncontexts: x\n", 3, "expected a list"),
-        ("users:\n- name: a\n- user: {}\n", 3, "expected an entry with `name` and `user`"),
+        ("users:\n- name: a\n- x\n", 3, "expected an entry with `name` and `user`"),
         ("clusters:\n- name: a\n  cluster: x\n", 2, "expected an entry with `name` and `cluster`"),
         ("contexts:\n- name: a\n  context: {}\n- name: a\n", 4, "'a' is there twice"),
     ],
