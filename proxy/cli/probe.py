@@ -19,16 +19,14 @@ from proxy.cluster import probe_dial
 from proxy.config.loader import load
 from proxy.config.model import ClusterConfig, Config
 from proxy.errors import ProxyError, Stage, UnknownName
-from proxy.health.certificate import Certificate, look
 from proxy.health.explain import Step, Verdict, steps
 from proxy.health.probe import probe as run_probe
-from proxy.health.result import Outcome, Result, unreached
+from proxy.health.result import Outcome, unreached
 from proxy.health.tls import Contexts
 from proxy.logging import configure
 from proxy.ssh import nobody
 
 _STYLES: Final = {Verdict.OK: "green", Verdict.FAILED: "bold red", Verdict.NOT_REACHED: "dim"}
-_REFUSED: Final = {Result.TLS_UNTRUSTED, Result.TLS_NAME_MISMATCH, Result.TLS_EXPIRED, Result.TLS_NOT_YET_VALID}
 _INDENT: Final = " " * 15
 
 
@@ -38,7 +36,6 @@ class _Report:
     config: ClusterConfig
     outcome: Outcome
     connecting: float | None
-    certificate: Certificate | None
 
     @property
     def steps(self) -> list[Step]:
@@ -70,16 +67,14 @@ def probe(cluster: str, as_json: bool, config: Path) -> None:
 async def _run(config: Config, name: str) -> _Report:
     cluster = config.clusters[name]
     started = time.monotonic()
-    connecting = certificate = None
+    connecting = None
     try:
         async with probe_dial(config, name) as dial:
             connecting = time.monotonic() - started
             outcome = await run_probe(name, cluster, dial, Contexts())
-            if outcome.result in _REFUSED:
-                certificate = await look(cluster, dial)
     except ProxyError as exc:
         outcome = unreached(exc, time.monotonic() - started).named(name)
-    return _Report(name, cluster, outcome, connecting, certificate)
+    return _Report(name, cluster, outcome, connecting)
 
 
 def _print(report: _Report, console: Console) -> None:
@@ -93,8 +88,8 @@ def _print(report: _Report, console: Console) -> None:
         console.print(Text.assemble("  ", (f"{verdict:<13}", _STYLES[step.verdict]), step.title, (took, "dim")))
         if step.stage is outcome.stage:
             console.print(Text(f"{_INDENT}{outcome.message}"))
-            if report.certificate:
-                console.print(Text(f"{_INDENT}{report.certificate}"))
+            if outcome.refused:
+                console.print(Text(f"{_INDENT}{outcome.refused}"))
             if outcome.hint:
                 console.print(Text.assemble(_INDENT, ("hint: ", "bold"), outcome.hint))
     alive = outcome.result.alive
@@ -102,7 +97,7 @@ def _print(report: _Report, console: Console) -> None:
 
 
 def _as_json(report: _Report) -> dict[str, object]:
-    outcome, certificate = report.outcome, report.certificate
+    outcome, certificate = report.outcome, report.outcome.refused
     return {
         "cluster": report.cluster,
         "gateway": report.config.gateway,

@@ -10,9 +10,7 @@ from enum import Enum, IntEnum, auto
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from cryptography import x509
-
-from proxy.config import known_hosts
+from proxy.config import certificates, known_hosts
 from proxy.config.files import MAX_CREDENTIAL_BYTES, MAX_KNOWN_HOSTS_BYTES, Denied, Unusable, read_bytes
 from proxy.config.model import ClusterConfig, Config, GatewayConfig
 from proxy.config.private_keys import Content, recognise
@@ -192,9 +190,9 @@ def _check_file(
         yield Finding(loc, f"{path} is encrypted, and the gateway has no passphrase_file", hint)
     elif kind is Kind.CERTIFICATES:
         try:
-            x509.load_pem_x509_certificates(data)
-        except ValueError:
-            yield Finding(loc, f"{path} holds no PEM certificate", "it should start with -----BEGIN CERTIFICATE-----")
+            certificates.load_pem(data)
+        except ValueError as exc:
+            yield Finding(loc, f"{path} {exc}", "it should start with -----BEGIN CERTIFICATE-----")
     elif kind is Kind.KNOWN_HOSTS:
         yield from _not_known_hosts(loc, path, data)
 

@@ -10,10 +10,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import SSHCertificate, load_ssh_public_identity
 
+from proxy.config import certificates
 from proxy.config.credentials import Kind, references
 from proxy.config.files import MAX_CREDENTIAL_BYTES, Unusable, read_bytes
 from proxy.config.model import Config, GatewayConfig
@@ -85,7 +85,7 @@ def date(when: float) -> str:
 
 def _x509(path: Path) -> Iterator[Validity]:
     try:
-        found = x509.load_pem_x509_certificates(_read(path))
+        found = certificates.load_pem(_read(path))
     except ValueError:
         return
     for one in found:

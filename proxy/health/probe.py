@@ -6,7 +6,10 @@ import asyncio
 import socket
 import ssl
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
 from typing import Final
 
 import h11
@@ -15,10 +18,12 @@ import structlog
 from proxy.blocking import Place
 from proxy.config.model import ClusterConfig
 from proxy.errors import ProxyError, Stage
-from proxy.health import http
+from proxy.health import certificate, chain, http
+from proxy.health.anchors import Anchors
 from proxy.health.result import Failure, Outcome, Result, unreached
+from proxy.health.server_names import in_sni
 from proxy.health.stream import TlsStream
-from proxy.health.tls import Contexts, classify, server_name
+from proxy.health.tls import Contexts, classify, distrusted, server_name
 from proxy.text import printable
 
 log = structlog.get_logger("kubemux.health")
@@ -42,6 +47,9 @@ async def probe(name: str, config: ClusterConfig, dial: Dial, contexts: Contexts
         outcome = unreached(exc, attempt.seconds)
     except Failure as exc:
         outcome = attempt.ended(exc.result, str(exc), exc.hint, exc.status)
+    except chain.Refused as exc:
+        failure = distrusted(exc, config)
+        outcome = replace(attempt.ended(failure.result, str(failure), failure.hint), refused=certificate.read(attempt.shown))
     except h11.RemoteProtocolError as exc:
         outcome = attempt.ended(Result.HTTP_FAILED, f"{config.api_servers[0]} does not speak HTTP: {printable(str(exc))}")
     except TimeoutError:
@@ -68,6 +76,8 @@ class _Attempt:
         self._started = time.monotonic()
         self._steps: list[tuple[Stage, float]] = []
         self._expiries: tuple[tuple[str, float], ...] = ()
+        self.shown = b""
+        """The server's certificate, as it sent it."""
         self._enter(Stage.CHANNEL)
 
     async def run(self, dial: Dial) -> Outcome:
@@ -86,17 +96,21 @@ class _Attempt:
         self._enter(Stage.TLS)
         identity, token = await self._contexts.load(config, self._place)
         self._expiries = identity.expiries
+        name = server_name(config)
         try:
-            stream = TlsStream(sock, identity.context, server_name(config))
+            stream = TlsStream(sock, identity.context, in_sni(name), partial(self._verify, identity.anchors, name))
         except ValueError as exc:
-            raise Failure(Result.TLS_NAME_MISMATCH, f"{server_name(config)!r} cannot be a server's name: {exc}") from exc
+            raise Failure(Result.TLS_NAME_MISMATCH, f"{name!r} cannot be a server's name: {exc}") from exc
         await stream.handshake()
-        if expiry := stream.certificate_expiry():
-            self._expiries += (("server", expiry),)
         self._enter(Stage.HTTP)
         answer = await http.get(stream, path, host=str(config.api_servers[0]), token=token)
         http.judge(answer, path)
         return self.ended(Result.OK, f"HTTP {answer.status} for {path}", "", answer.status)
+
+    def _verify(self, anchors: Anchors, name: str, sent: Sequence[bytes]) -> None:
+        self.shown = sent[0]
+        leaf = chain.verify(sent, anchors, name, datetime.now(UTC))
+        self._expiries += (("server", leaf.parsed.not_valid_after_utc.timestamp()),)
 
     def ended(self, result: Result, message: str, hint: str | None = None, status: int | None = None) -> Outcome:
         """The outcome, here and now."""

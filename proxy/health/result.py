@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Final
 
 from proxy.errors import LinkDown, LinkError, ProxyError, Stage
+from proxy.health.certificate import Certificate
 
 
 class Result(StrEnum):
@@ -55,9 +56,10 @@ _HINTS: Final[dict[Result, str]] = {
     Result.CHANNEL_FAILED: "the gateway's sshd log says why it opens no channel: journalctl -u ssh",
     Result.TIMEOUT: "the API server is overloaded or packets are dropped on the way; raise probe.timeout if it is only slow",
     Result.CLOSED: "something hangs up on us: is api_servers the API server itself, or a load balancer without a live backend?",
-    Result.TLS_UNTRUSTED: "tls.ca_file must hold the cluster's CA (certificate-authority-data of its kubeconfig): rotated?",
-    Result.TLS_NAME_MISMATCH: "set tls.server_name to a name that the certificate has (kubernetes is usual); "
-    "kubemux probe CLUSTER lists them",
+    Result.TLS_UNTRUSTED: "clients that trust another CA are served all the same: if kubectl works, tls.ca_file is the wrong one "
+    "(it must hold certificate-authority-data of the kubeconfig: rotated?), else it is the wrong server",
+    Result.TLS_NAME_MISMATCH: "clients that ask for another name are served all the same: set tls.server_name to one that the "
+    "certificate has (kubernetes is usual); kubemux probe CLUSTER lists them",
     Result.TLS_EXPIRED: "renew it (kubeadm certs renew apiserver), or set this machine's clock right",
     Result.TLS_NOT_YET_VALID: "compare this machine's clock with the API server's: timedatectl",
     Result.TLS_CLIENT_CERT: "give probe.client_cert and probe.client_key, signed by a CA that the server trusts, not expired",
@@ -89,6 +91,8 @@ class Outcome:
     """Certificates seen: (`server` | `ca` | `client`, end of validity in Unix time)."""
     timings: tuple[tuple[Stage, float], ...] = ()
     """Seconds of each step that was entered, in order. `channel` includes everything before it."""
+    refused: Certificate | None = None
+    """The server's certificate, if it is what was wrong."""
 
     @property
     def certificate_expiry(self) -> float | None:

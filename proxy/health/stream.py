@@ -7,12 +7,13 @@ closing handshake, differently in asyncio and uvloop. Here the socket is all the
 
 from __future__ import annotations
 
+import _ssl
 import asyncio
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar, cast
 
 from proxy.health.result import Failure, Result
 
@@ -24,23 +25,58 @@ MAX_RECEIVED: Final = 256 * 1024
 `sock_recv` does not yield while bytes are there, the time that a server can keep the loop busy."""
 
 
+class _Shown(Protocol):
+    def public_bytes(self, encoding: int, /) -> bytes: ...
+
+
+class _Inner(Protocol):
+    """What `ssl.SSLObject` wraps."""
+
+    def get_unverified_chain(self) -> Sequence[_Shown] | None: ...
+
+
 class TlsStream:
     """A TLS connection on a socket that stays the caller's: to close it at any moment ends everything. So does every deadline."""
 
-    def __init__(self, sock: socket.socket, context: ssl.SSLContext, server_name: str) -> None:
-        """Raises ValueError if `server_name` cannot be a host name (IDNA)."""
+    def __init__(
+        self, sock: socket.socket, context: ssl.SSLContext, server_name: str | None, verify: Callable[[Sequence[bytes]], None]
+    ) -> None:
+        """`server_name` is what the peer is told (SNI). `verify` gets its certificates (DER) and raises if they are not good.
+
+        Raises ValueError if `server_name` cannot be sent.
+        """
         self._sock = sock
+        self._verify = verify
+        self._is_verified = False
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._received = 0
-        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_name)
+        # As bytes: text goes through Python's IDNA codec, which refuses names that Go sends.
+        name = server_name and server_name.encode("ascii")
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
         sock.setblocking(False)
 
     async def handshake(self) -> None:
-        """Agree on keys and verify the peer as the context says.
+        """Agree on keys and verify the peer, before it is shown anything of ours: no certificate, no request.
 
-        Raises ssl.SSLError (ssl.SSLCertVerificationError for the certificate), ssl.SSLEOFError or OSError for a lost peer.
+        Raises what `verify` does, ssl.SSLError, ssl.SSLEOFError or OSError for a lost peer.
         """
-        await self._drive(self._tls.do_handshake)
+        await self._drive(self._shake)
+        if not self._is_verified:
+            raise ssl.SSLError("the server shows no certificate")
+
+    def _shake(self) -> None:
+        try:
+            self._tls.do_handshake()
+        finally:
+            # Whatever this step has written, our own certificate too, is still here: it leaves in `_flush`.
+            if not self._is_verified and (chain := self._chain()):
+                self._verify(chain)
+                self._is_verified = True
+
+    def _chain(self) -> list[bytes]:
+        """The peer's certificates, as soon as they have come. Public since Python 3.13, but only for what has ended well."""
+        inner = cast("_Inner", getattr(self._tls, "_sslobj"))  # noqa: B009 - not known to type checkers
+        return [certificate.public_bytes(_ssl.ENCODING_DER) for certificate in inner.get_unverified_chain() or ()]
 
     async def send(self, data: bytes) -> None:
         """Send all of it. That a peer takes no more is for `receive` to find."""
@@ -56,15 +92,6 @@ class TlsStream:
             return await self._drive(lambda: self._tls.read(CHUNK))
         except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
             return b""
-
-    def certificate_expiry(self) -> float | None:
-        """The end of the peer certificate's validity, Unix time; None unless a handshake verified it."""
-        certificate = self._tls.getpeercert()
-        return float(ssl.cert_time_to_seconds(str(certificate["notAfter"]))) if certificate else None
-
-    def certificate(self) -> bytes | None:
-        """The peer's certificate in DER, verified or not."""
-        return self._tls.getpeercert(binary_form=True)
 
     async def _drive(self, step: Callable[[], T]) -> T:
         loop = asyncio.get_running_loop()

@@ -1,6 +1,7 @@
-"""What a probe trusts and shows: SSL contexts from the configuration's files, and the meaning of a failed handshake.
+"""What a probe trusts and shows, from the configuration's files, and the meaning of a failed handshake.
 
-Files are read when they changed, in a thread: building a context from the system's store takes tens of milliseconds.
+The handshake is OpenSSL's, and offers what Go offers; whether the certificates hold is for `proxy/health/chain.py`, before
+anything of ours is shown. Files are read when they changed, in a thread.
 """
 
 from __future__ import annotations
@@ -8,32 +9,44 @@ from __future__ import annotations
 import os
 import re
 import ssl
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Final
 
 from cryptography import x509
 
 from proxy.blocking import Hangs, Place, doing
+from proxy.config import certificates
+from proxy.config.files import MAX_CREDENTIAL_BYTES
 from proxy.config.model import ClusterConfig
+from proxy.health.anchors import Anchors
+from proxy.health.chain import Refused
 from proxy.health.result import Failure, Result
 
 MAX_TOKEN: Final = 64 * 1024
 _TOKEN: Final = re.compile(r"[\x21-\x7e]+")
-_CACHED: Final = 1024  # contexts; one per cluster with a CA of its own, and those of files since replaced
+_CACHED: Final = 1024  # one per cluster with a CA or a certificate of its own, and those of files since replaced
 
-# X509_V_ERR_* of OpenSSL's x509_vfy.h: https://docs.openssl.org/3.0/man3/X509_STORE_CTX_get_error/#error-codes
-# Every other code (2, 18-21, 24, 26...) says that no valid chain leads to the CA.
-_VERIFY_CODES: Final = {
-    9: (Result.TLS_NOT_YET_VALID, "is not valid yet"),
-    10: (Result.TLS_EXPIRED, "has expired"),
-    62: (Result.TLS_NAME_MISMATCH, "does not name"),
-    64: (Result.TLS_NAME_MISMATCH, "does not name"),
-}
-_UNTRUSTED: Final = (Result.TLS_UNTRUSTED, "is not trusted")
+# crypto/tls, defaults.go: forward secrecy only, and no key or signature that 2^80 steps break (SHA-1, RSA below 1024 bits).
+_CIPHERS: Final = (
+    "ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE-ECDSA-AES128-SHA:ECDHE-ECDSA-AES256-SHA:ECDHE-RSA-AES128-SHA:ECDHE-RSA-AES256-SHA"
+    ":@SECLEVEL=1"
+)
+# crypto/x509, root_linux.go: the first of the files, and every file of the folders.
+_SYSTEM_FILES: Final = (
+    "/etc/ssl/certs/ca-certificates.crt",  # Debian, Gentoo
+    "/etc/pki/tls/certs/ca-bundle.crt",  # Fedora
+    "/etc/ssl/ca-bundle.pem",  # openSUSE
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",  # RHEL
+    "/etc/ssl/cert.pem",  # Alpine
+)
+_SYSTEM_FOLDERS: Final = ("/etc/ssl/certs", "/etc/pki/tls/certs")
+
 _HANGS: Final = "its disk, or the server it is mounted from, does not answer; probes go on by themselves when it does"
 _NO_CA: Final = "set tls.ca_file to a file with the cluster's CA: certificate-authority-data of its kubeconfig, base64-decoded"
+_FOR_ALL: Final = "kubectl refuses it, too: the server needs another one"
 
 # Alerts by which a server says what it thinks of our certificate (RFC 8446 6.2), as OpenSSL 3 names them.
 _CLIENT_CERT_ALERTS: Final = frozenset(
@@ -52,20 +65,22 @@ _CLIENT_CERT_ALERTS: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A context, and when the certificates in it end: (`ca` | `client`, Unix time); of a bundle of CAs the first to end."""
+    """What is trusted, what is shown, and when certificates end: (`ca` | `client`, Unix time); of CAs the first to end."""
 
     context: ssl.SSLContext
+    anchors: Anchors
     expiries: tuple[tuple[str, float], ...]
 
 
 class Contexts:
-    """The contexts of all clusters, built once per state of their files. Safe in threads."""
+    """The identities of all clusters, built once per state of their files. Safe in threads."""
 
     def __init__(self) -> None:
-        self._build = lru_cache(maxsize=_CACHED)(_build)
+        self._trust = lru_cache(maxsize=_CACHED)(_trust)
+        self._show = lru_cache(maxsize=_CACHED)(_show)
 
     async def load(self, config: ClusterConfig, place: Place | None = None) -> tuple[Identity, str | None]:
-        """The context and the bearer token for a probe of this cluster, files as they are now, read in the cluster's own `place`.
+        """What a probe of this cluster trusts and shows, and its bearer token: files as they are now, read in its own `place`.
 
         Raises Failure (`credentials_unusable`) naming the key and the file.
         """
@@ -77,31 +92,34 @@ class Contexts:
 
     def _load(self, config: ClusterConfig) -> tuple[Identity, str | None]:
         probe = config.probe
-        stamps = (
-            _stamp("tls.ca_file", config.tls.ca_file),
-            _stamp("probe.client_cert", probe.client_cert),
-            _stamp("probe.client_key", probe.client_key),
+        anchors, ca_expiries = self._trust(_stamp("tls.ca_file", config.tls.ca_file))
+        context, client_expiries = self._show(
+            _stamp("probe.client_cert", probe.client_cert), _stamp("probe.client_key", probe.client_key)
         )
-        return self._build(*stamps), _read_token(probe.token_file) if probe.token_file else None
+        identity = Identity(context, anchors, (*ca_expiries, *client_expiries))
+        return identity, _read_token(probe.token_file) if probe.token_file else None
 
 
 def server_name(config: ClusterConfig) -> str:
     """The name (or IP address) that the certificate must have."""
-    return config.tls.server_name or config.api_servers[0].host.rstrip(".")
+    return config.tls.server_name or config.api_servers[0].host
+
+
+def distrusted(error: Refused, config: ClusterConfig) -> Failure:
+    """What certificates that do not hold mean: which of the two is wrong, what the server shows or what we hold against it."""
+    certificate = f"the certificate of {config.api_servers[0]}"
+    if error.result is not Result.TLS_UNTRUSTED or error.for_all:
+        return Failure(error.result, f"{certificate} {error}", hint=_FOR_ALL if error.for_all else None)
+    trust = f"tls.ca_file {config.tls.ca_file}" if config.tls.ca_file else "the system's CA store (no tls.ca_file is given)"
+    return Failure(
+        error.result,
+        f"reached, but {certificate} is not trusted by {trust}: it {error}",
+        hint=None if config.tls.ca_file else _NO_CA,
+    )
 
 
 def classify(error: ssl.SSLError, config: ClusterConfig) -> Failure:
     """What a failed handshake, or an alert after it, means."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        result, verdict = _VERIFY_CODES.get(error.verify_code, _UNTRUSTED)
-        name = server_name(config)
-        certificate = f"the certificate of {config.api_servers[0]}"
-        if result is Result.TLS_NAME_MISMATCH:
-            return Failure(result, f"{certificate} {verdict} {name}")
-        trust = config.tls.ca_file or "the system's CA store (no tls.ca_file is given)"
-        where = f" by {trust}" if result is Result.TLS_UNTRUSTED else ""
-        hint = None if config.tls.ca_file or result is not Result.TLS_UNTRUSTED else _NO_CA
-        return Failure(result, f"{certificate} {verdict}{where}: {error.verify_message}", hint=hint)
     if isinstance(error, ssl.SSLEOFError | ssl.SSLSyscallError | ssl.SSLZeroReturnError):
         return Failure(Result.CLOSED, "the connection ended during the TLS handshake")
     reason = error.reason or (error.args[-1] if error.args else "unknown error")
@@ -128,33 +146,67 @@ def _stamp(key: str, path: Path | None) -> _Stamp:
     return key, path, stat.st_ino, stat.st_mtime_ns, stat.st_size
 
 
-def _build(ca: _Stamp, certificate: _Stamp, key: _Stamp) -> Identity:
-    doing(f"reading {ca[0]} {ca[1]}" if ca else "reading the system's CA store")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # CERT_REQUIRED and check_hostname from the start
+def _trust(ca: _Stamp) -> tuple[Anchors, tuple[tuple[str, float], ...]]:
+    if ca is None:
+        doing("reading the system's CA store")
+        return _system(), ()
+    key, path, *_ = ca
+    try:
+        found = certificates.load_pem(_read(key, path))
+    except ValueError as exc:
+        raise _unusable(key, path, str(exc)) from exc
+    return Anchors(found), (("ca", min(one.not_valid_after_utc.timestamp() for one in found)),)
+
+
+@cache
+def _system() -> Anchors:
+    """Read once, as in Go: what `update-ca-certificates` adds counts from the next start on."""
+    files = [Path(os.environ.get("SSL_CERT_FILE") or next(filter(os.path.exists, _SYSTEM_FILES), os.devnull))]
+    for folder in (os.environ.get("SSL_CERT_DIR") or os.pathsep.join(_SYSTEM_FOLDERS)).split(os.pathsep):
+        files += [path for path in Path(folder or os.devnull).glob("*") if not _is_alias(path)]
+    return Anchors(certificate for path in files for certificate in _found(path))
+
+
+def _is_alias(path: Path) -> bool:
+    """Whether it is a link to a file beside it: OpenSSL finds each by a hash of its subject."""
+    return path.is_symlink() and len(path.readlink().parts) == 1
+
+
+def _found(path: Path) -> Iterator[x509.Certificate]:
+    try:
+        yield from certificates.load_pem(path.read_bytes())
+    except (OSError, ValueError):
+        return  # a folder, a key, a broken link: Go passes over them, too
+
+
+def _show(certificate: _Stamp, key: _Stamp) -> tuple[ssl.SSLContext, tuple[tuple[str, float], ...]]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # `chain.verify` does both
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    expiries = []
-    if ca:
-        try:
-            context.load_verify_locations(cafile=ca[1])
-        except OSError as exc:
-            raise _unusable(ca[0], ca[1], "holds no PEM certificates") from exc
-        if ends := [ssl.cert_time_to_seconds(str(one["notAfter"])) for one in context.get_ca_certs()]:
-            expiries.append(("ca", float(min(ends))))
-    else:
-        context.load_default_certs()
-    if certificate:
-        doing(f"reading {certificate[0]} {certificate[1]} and its key")
-        try:
-            # An encrypted key would ask on the terminal for its passphrase: answer with an empty one, which fails.
-            context.load_cert_chain(certificate[1], key[1] if key else None, password=str)
-            leaf = x509.load_pem_x509_certificate(certificate[1].read_bytes())
-        except (OSError, ValueError) as exc:
-            mismatch = isinstance(exc, ssl.SSLError) and exc.reason == "KEY_VALUES_MISMATCH"
-            why = "is another certificate's key" if mismatch else "no PEM certificate with its key, unencrypted"
-            where = f"{certificate[1]} with probe.client_key {key[1]}" if key else certificate[1]
-            raise _unusable(certificate[0], where, why) from exc
-        expiries.append(("client", leaf.not_valid_after_utc.timestamp()))
-    return Identity(context, tuple(expiries))
+    context.options |= ssl.OP_NO_RENEGOTIATION  # no other certificate later
+    context.set_ciphers(_CIPHERS)
+    if not certificate:
+        return context, ()
+    doing(f"reading {certificate[0]} {certificate[1]} and its key")
+    try:
+        # An encrypted key would ask on the terminal for its passphrase: answer with an empty one, which fails.
+        context.load_cert_chain(certificate[1], key[1] if key else None, password=str)
+        leaf = x509.load_pem_x509_certificate(_read(certificate[0], certificate[1]))
+    except (OSError, ValueError) as exc:
+        mismatch = isinstance(exc, ssl.SSLError) and exc.reason == "KEY_VALUES_MISMATCH"
+        why = "is another certificate's key" if mismatch else "no PEM certificate with its key, unencrypted"
+        where = f"{certificate[1]} with probe.client_key {key[1]}" if key else certificate[1]
+        raise _unusable(certificate[0], where, why) from exc
+    return context, (("client", leaf.not_valid_after_utc.timestamp()),)
+
+
+def _read(key: str, path: Path) -> bytes:
+    doing(f"reading {key} {path}")
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_CREDENTIAL_BYTES)
+    except OSError as exc:
+        raise _unusable(key, path, exc.strerror) from exc
 
 
 def _read_token(path: Path) -> str:

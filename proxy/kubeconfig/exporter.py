@@ -15,11 +15,11 @@ import ipaddress
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from ruamel.yaml.comments import CommentedMap
 
 from proxy.config import yaml
+from proxy.config.certificates import load_pem
 from proxy.config.files import MAX_CREDENTIAL_BYTES, Unusable, read_bytes
 from proxy.config.model import ClusterConfig
 from proxy.config.values import Endpoint
@@ -71,11 +71,7 @@ def targets(clusters: Mapping[str, ClusterConfig], config: str) -> list[Target]:
 
 def certificates(pem: bytes) -> bytes:
     """The certificates in `pem` and nothing else (a key in the same file stays there). Raises ValueError if there are none."""
-    try:
-        found = x509.load_pem_x509_certificates(pem)
-    except ValueError as exc:
-        raise ValueError("holds no PEM certificate that can be read") from exc
-    return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in found)
+    return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in load_pem(pem))
 
 
 def export(document: Document, base: Kubeconfig, clusters: Iterable[Target]) -> Report:

@@ -70,7 +70,7 @@ async def test_a_name_mismatch_lists_the_names(tmp_path: Path, pki: Pki) -> None
     assert [line.split()[0] for line in steps[1:3]] == ["ok", "FAILED"]
     assert "does not name kubernetes" in steps[3]
     assert "it names somebody.example, 192.0.2.1; issued by CN=kubemux test ca" in steps[4]
-    assert "hint: set tls.server_name" in steps[5]
+    assert "hint: clients that ask for another name are served all the same: set tls.server_name" in steps[5]
     assert steps[5].endswith("kubemux probe prod lists them")
     assert "not reached" in steps[6]
     assert steps[7] == "down: tls_name_mismatch"
@@ -110,7 +110,7 @@ class Broken(StrEnum):
     [
         (Broken.NOTHING, ["tcp", "ssh", "auth", "channel", "tls", "http"], "ok", ""),
         (Broken.SSHD, [], "link_down", "is sshd running there"),
-        (Broken.HOST_KEY, ["tcp"], "link_down", "ssh-keygen -f FILE -R"),
+        (Broken.HOST_KEY, ["tcp"], "link_down", "remove the old key and add the new one: ssh-keygen -f"),
         (Broken.KEY, ["tcp", "ssh"], "link_down", "authorized_keys"),
         (Broken.FORWARDING, ["tcp", "ssh", "auth"], "channel_prohibited", "AllowTcpForwarding"),
         (Broken.API_SERVER, ["tcp", "ssh", "auth"], "channel_refused", "as seen from the gateway"),

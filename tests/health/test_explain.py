@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import socket
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.config.model import DIRECT
 from proxy.errors import AuthFailed, LinkDown, Stage, Unreachable
-from proxy.health.certificate import look
+from proxy.health.certificate import read
 from proxy.health.explain import Verdict, steps
+from proxy.health.probe import probe
 from proxy.health.result import Outcome, Result, unreached
+from proxy.health.tls import Contexts
 from tests.health.scripted import NOWHERE, OK, Dialer, Pki, Scripted, answers, cluster, server_context
 
 VIA_SSH = cluster(NOWHERE, None).model_copy(update={"gateway": "eu"})
@@ -59,34 +59,28 @@ def test_times_are_told_where_they_were_spent() -> None:
 
 
 @pytest.mark.both_loops
-async def test_a_certificate_is_described_and_nothing_is_sent(pki: Pki) -> None:
+async def test_a_certificate_that_is_refused_is_described(pki: Pki) -> None:
     async with Scripted(answers(OK), tls=server_context(pki.wrong_name)) as server:
-        dial = Dialer(server.endpoint)
-        certificate = await look(cluster(server.endpoint, pki.authority.ca.cert), dial)
-        assert not dial.open
+        outcome = await probe("prod", cluster(server.endpoint, pki.authority.ca.cert), Dialer(server.endpoint), Contexts())
     assert server.request == b""
-    assert certificate
-    assert certificate.names == ("somebody.example", "192.0.2.1")
-    assert certificate.issuer == "CN=kubemux test ca"
-    assert certificate.not_after == pki.wrong_name.not_after
-    assert str(certificate).startswith("it names somebody.example, 192.0.2.1; issued by CN=kubemux test ca; valid from ")
+    assert outcome.refused
+    assert outcome.refused.names == ("somebody.example", "192.0.2.1")
+    assert outcome.refused.issuer == "CN=kubemux test ca"
+    assert outcome.refused.not_after == pki.wrong_name.not_after
+    assert str(outcome.refused).startswith("it names somebody.example, 192.0.2.1; issued by CN=kubemux test ca; valid from ")
 
 
 async def test_a_certificate_without_names_names_nothing(pki: Pki) -> None:
     async with Scripted(answers(OK), tls=server_context(pki.client)) as server:
-        certificate = await look(cluster(server.endpoint, None), Dialer(server.endpoint))
-    assert certificate
-    assert str(certificate).startswith("it names nothing; ")
+        outcome = await probe("prod", cluster(server.endpoint, pki.authority.ca.cert), Dialer(server.endpoint), Contexts())
+    assert str(outcome.refused).startswith("it names nothing; ")
 
 
-async def test_where_none_is_shown_there_is_none(pki: Pki) -> None:
-    async def down(_deadline: float) -> socket.socket:
-        raise LinkDown("down")
-
+async def test_where_the_certificate_is_not_the_reason_there_is_none(pki: Pki) -> None:
     async with Scripted(answers(b"plain text\r\n")) as server:
-        assert await look(cluster(server.endpoint, pki.authority.ca.cert), Dialer(server.endpoint)) is None
-    assert await look(cluster(NOWHERE, None), down) is None
-    assert await look(cluster(NOWHERE, None), Dialer(NOWHERE)) is None
+        outcome = await probe("prod", cluster(server.endpoint, pki.authority.ca.cert), Dialer(server.endpoint), Contexts())
+    assert outcome.refused is None
+    assert read(b"no certificate") is None
 
 
 @given(st.sampled_from(Result))

@@ -134,11 +134,11 @@ async def test_without_a_ca_file_the_systems_store_decides(pki: Pki) -> None:
     assert "the system's CA store (no tls.ca_file is given)" in outcome.message
 
 
-@pytest.mark.parametrize("name", ["a..b", "x" * 200, ".kubernetes"])
+@pytest.mark.parametrize("name", ["a..b", "x" * 200, "x" * 253, ".kubernetes", "b\u00fccher.example"])
 async def test_a_server_name_that_can_be_none(pki: Pki, name: str) -> None:
     outcome = await probed(pki, answers(OK), name=name)
     assert (outcome.result, outcome.stage) == (Result.TLS_NAME_MISMATCH, Stage.TLS)
-    assert "cannot be a server's name" in outcome.message
+    assert name[:10] in outcome.message
 
 
 async def hang_up(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:

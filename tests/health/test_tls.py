@@ -7,14 +7,18 @@ import os
 import ssl
 import threading
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat, load_pem_private_key
 
 from proxy.blocking import Place
+from proxy.health import tls
+from proxy.health.chain import Refused, verify
 from proxy.health.result import Failure, Result
-from proxy.health.tls import Contexts, classify
+from proxy.health.tls import Contexts, distrusted
 from tests.health.scripted import NOWHERE, Pki, cluster
 
 
@@ -30,18 +34,16 @@ async def test_a_context_lives_as_long_as_its_files(pki: Pki, tmp_path: Path) ->
     contexts = Contexts()
     first, _ = await contexts.load(cluster(NOWHERE, ca))
     again, _ = await contexts.load(cluster(NOWHERE, ca, path="/livez"))
-    assert again is first
+    assert (again.anchors, again.context) == (first.anchors, first.context)
     assert first.context.minimum_version is ssl.TLSVersion.TLSv1_2
-    assert first.context.verify_mode is ssl.CERT_REQUIRED
-    assert first.context.check_hostname
     os.utime(ca, ns=(0, 1))
     touched, _ = await contexts.load(cluster(NOWHERE, ca))
-    assert touched is not first
+    assert touched.anchors is not first.anchors
     replacement = tmp_path / "new"
     replacement.write_bytes(pki.authority.ca.cert.read_bytes())
     os.utime(replacement, ns=(0, 1))
     replacement.rename(ca)  # how the kubelet and careful people replace a file; even with the old time and size
-    assert (await contexts.load(cluster(NOWHERE, ca)))[0] is not touched
+    assert (await contexts.load(cluster(NOWHERE, ca)))[0].anchors is not touched.anchors
 
 
 async def test_of_a_bundle_the_first_to_end_counts(pki: Pki, tmp_path: Path) -> None:
@@ -49,7 +51,7 @@ async def test_of_a_bundle_the_first_to_end_counts(pki: Pki, tmp_path: Path) -> 
     bundle = tmp_path / "bundle.crt"
     bundle.write_bytes(other.read_bytes() + pki.authority.ca.cert.read_bytes())
     identity, _ = await Contexts().load(cluster(NOWHERE, bundle))
-    both = [ssl.cert_time_to_seconds(str(one["notAfter"])) for one in identity.context.get_ca_certs()]
+    both = [one.not_valid_after_utc.timestamp() for one in x509.load_pem_x509_certificates(bundle.read_bytes())]
     assert len(both) == 2
     assert dict(identity.expiries) == {"ca": min(both)}
 
@@ -93,7 +95,7 @@ async def test_files_that_hold_something_else(pki: Pki, tmp_path: Path) -> None:
     ours, theirs = pki.client, pki.good
     encrypted = key_with_passphrase(ours.key, tmp_path / "encrypted.key")
     for config, words in [
-        (cluster(NOWHERE, junk), f"tls.ca_file {junk}: holds no PEM certificates"),
+        (cluster(NOWHERE, junk), f"tls.ca_file {junk}: holds no PEM certificate that can be read"),
         (cluster(NOWHERE, None, client_cert=str(ours.cert)), "no PEM certificate with its key, unencrypted"),
         (cluster(NOWHERE, None, client_cert=str(junk), client_key=str(ours.key)), "no PEM certificate with its key"),
         (cluster(NOWHERE, None, client_cert=str(ours.cert), client_key=str(encrypted)), "unencrypted"),
@@ -114,17 +116,28 @@ async def test_a_failure_is_not_remembered(pki: Pki, tmp_path: Path) -> None:
     assert (await contexts.load(cluster(NOWHERE, ca)))[0].expiries
 
 
-@pytest.mark.parametrize("code", [2, 7, 18, 19, 20, 21, 24, 26, 999])
-def test_every_other_verification_error_is_untrusted(code: int) -> None:
-    error = ssl.SSLCertVerificationError(1, "certificate verify failed")
-    error.verify_code, error.verify_message = code, "no issuer"
-    failure = classify(error, cluster(NOWHERE, Path("/etc/ca.crt")))
+async def test_clusters_without_a_certificate_of_their_own_share_a_context(pki: Pki, tmp_path: Path) -> None:
+    contexts = Contexts()
+    other = pki.foreign.cert.parent / "other.crt"
+    first, second = [(await contexts.load(cluster(NOWHERE, ca)))[0] for ca in (pki.authority.ca.cert, other)]
+    assert first.context is second.context  # 30 KB each
+    assert first.anchors is not second.anchors
+
+
+def test_which_of_the_two_is_wrong() -> None:
+    ours = Refused(Result.TLS_UNTRUSTED, "is signed by CN=x, not found there")
+    failure = distrusted(ours, cluster(NOWHERE, Path("/etc/ca.crt")))
     assert failure.result is Result.TLS_UNTRUSTED
-    assert str(failure) == f"the certificate of {NOWHERE} is not trusted by /etc/ca.crt: no issuer"
-    assert failure.hint == Result.TLS_UNTRUSTED.hint
-    without = classify(error, cluster(NOWHERE, None))
-    assert "the system's CA store (no tls.ca_file is given): no issuer" in str(without)
+    words = f"reached, but the certificate of {NOWHERE} is not trusted by tls.ca_file /etc/ca.crt: it is signed by CN=x"
+    assert str(failure).startswith(words)
+    assert failure.hint.startswith("clients that trust another CA are served all the same")
+    without = distrusted(ours, cluster(NOWHERE, None))
+    assert "the system's CA store (no tls.ca_file is given): it is signed by" in str(without)
     assert without.hint.startswith("set tls.ca_file")
+
+    theirs = distrusted(Refused(Result.TLS_UNTRUSTED, "cannot be read", for_all=True), cluster(NOWHERE, Path("/etc/ca.crt")))
+    assert str(theirs) == f"the certificate of {NOWHERE} cannot be read"
+    assert theirs.hint.startswith("kubectl refuses it, too")
 
 
 async def test_a_file_that_hangs_is_named_and_holds_up_its_own_cluster_alone(pki: Pki, tmp_path: Path) -> None:
@@ -157,3 +170,21 @@ async def opened_until_the_end_of(thread: str, pipe: Path) -> None:
             with suppress(OSError):  # nobody has it open just now
                 os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
             await asyncio.sleep(0.001)
+
+
+async def test_without_a_file_the_systems_certificates_are_trusted(
+    pki: Pki, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "certs"
+    folder.mkdir()
+    (folder / "other.crt").write_bytes((pki.foreign.cert.parent / "other.crt").read_bytes())
+    (folder / "0a1b2c3d.0").symlink_to("other.crt")
+    (folder / "gone").symlink_to("/nowhere/at/all")
+    (folder / "junk").write_text("junk")
+    monkeypatch.setenv("SSL_CERT_FILE", str(pki.authority.ca.cert))
+    monkeypatch.setenv("SSL_CERT_DIR", str(folder))
+    anchors = tls._system.__wrapped__()
+    now = datetime.now(UTC)
+    for issued in (pki.good, pki.foreign):
+        sent = x509.load_pem_x509_certificate(issued.cert.read_bytes())
+        assert verify([sent.public_bytes(Encoding.DER)], anchors, "kubernetes", now).parsed == sent
