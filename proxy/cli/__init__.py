@@ -21,6 +21,7 @@ from typing import Final
 import click
 
 from proxy import __version__, journal
+from proxy.cli.options import say_where
 from proxy.errors import ConfigError, ProxyError, UnknownName, UnknownNames
 from proxy.text import for_terminal, suggest
 
@@ -121,6 +122,7 @@ class _Commands(Group):
         except KeyboardInterrupt:
             ctx.exit(EX_INTERRUPTED)
         except ConfigError as error:
+            say_where(ctx, error)
             complain(error.render())
             ctx.exit(EX_USAGE if isinstance(error, UnknownNames) else EX_CONFIG)
         except ProxyError as error:

@@ -9,12 +9,13 @@ from pathlib import Path
 import click
 
 from proxy.cli import note, say
-from proxy.cli.options import config_option
+from proxy.cli.options import config_option, file_argument
 from proxy.config import credentials, expiry, known_hosts, loader
 from proxy.config.model import Config
 
 
 @click.command()
+@file_argument
 @config_option
 def check(config: Path) -> None:
     """Check a configuration file and the files it names; report every problem with its line and remedy.

@@ -10,7 +10,8 @@ import click
 
 from proxy.admin import client
 from proxy.cli import note, say
-from proxy.cli.options import config_option
+from proxy.cli.options import Duration, config_option
+from proxy.config.values import format_duration
 from proxy.errors import AdminError, ConfigError, Problem
 
 ORDER_BUDGET: Final = 60.0
@@ -46,10 +47,10 @@ def reconnect(gateway: str, config: Path) -> None:
 @click.argument("cluster")
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
-    default=300.0,
+    type=Duration(),
+    default="5m",
     show_default=True,
-    help="Seconds to wait.",
+    help="How long to wait: 30s, 5m, or a number of seconds.",
 )
 @config_option
 def drain(cluster: str, timeout: float, config: Path) -> None:
@@ -58,7 +59,7 @@ def drain(cluster: str, timeout: float, config: Path) -> None:
         answer = _command(config, "drain", {"cluster": cluster}, timeout)
     except client.Unfinished as error:
         raise AdminError(
-            f"cluster {cluster}: still draining after {timeout:g} s{_left(error.document, cluster)}; "
+            f"cluster {cluster}: still draining after {format_duration(timeout)}{_left(error.document, cluster)}; "
             "it goes on, for limits.drain_timeout at most",
             hint="kubemux status shows how many connections it still has",
         ) from error

@@ -1,22 +1,104 @@
-"""Options that several commands share."""
+"""Options that several commands share, and where the configuration file is looked for."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Final
 
 import click
+from click.core import ParameterSource
+
+from proxy.config.values import format_duration, parse_duration
+from proxy.errors import ConfigError, Problem
 
 DEFAULT_CONFIG: Final = Path("/etc/kubemux/config.yaml")
+_FILE: Final = "kubemux.file"
+_NOWHERE: Final = "kubemux.nowhere"
+
+
+def user_config() -> Path | None:
+    """Where a user's own file is, if there is one: the XDG Base Directory Specification. None without a home."""
+    base = Path(os.environ.get("XDG_CONFIG_HOME", ""))
+    try:
+        base = base if base.is_absolute() else Path.home() / ".config"
+    except RuntimeError:  # no $HOME and no passwd entry
+        return None
+    return base / "kubemux" / "config.yaml"
+
+
+def _is_there(path: Path) -> bool:
+    """One that may not be looked at is: the loader says so."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        pass
+    return True
+
+
+def _config(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path:
+    given: Path | None = ctx.meta.get(_FILE)
+    if given is not None:
+        if ctx.get_parameter_source(param.name or "") is ParameterSource.COMMANDLINE:
+            raise click.UsageError("which file? Name one, as FILE or by --config", ctx=ctx)
+        return given
+    if value is not None:
+        return value
+    own = user_config()
+    if _is_there(DEFAULT_CONFIG) or own is None:
+        return DEFAULT_CONFIG
+    if _is_there(own):
+        return own
+    ctx.meta[_NOWHERE] = own
+    return DEFAULT_CONFIG
+
+
+def say_where(ctx: click.Context, error: ConfigError) -> None:
+    """Add to the report of a file that nobody has named, and that is not there, where else one was looked for."""
+    own: Path | None = ctx.meta.get(_NOWHERE)
+    if own is not None and error.path == str(DEFAULT_CONFIG):
+        remedy = "create one of them, or name yours: --config FILE, or KUBEMUX_CONFIG=FILE in the environment"
+        error.problems.append(Problem(0, "", f"nor is there {own}, and KUBEMUX_CONFIG is not set", remedy))
+
 
 config_option = click.option(
     "--config",
     "config",
     type=click.Path(path_type=Path, readable=False),
     envvar="KUBEMUX_CONFIG",
-    default=DEFAULT_CONFIG,
-    show_default=True,
+    callback=_config,
+    metavar="FILE",
     show_envvar=True,
-    help="The configuration file.",
+    help=f"The configuration file. Default: {DEFAULT_CONFIG}, else $XDG_CONFIG_HOME/kubemux/config.yaml (~/.config/…).",
 )
 """`--config FILE`, `config: pathlib.Path` in the command. Whether it can be read is for the loader to say (exit code 78)."""
+
+
+def _take(ctx: click.Context, param: click.Parameter, value: Path | None) -> None:  # noqa: ARG001 - click's signature
+    if value is not None:
+        ctx.meta[_FILE] = value
+
+
+file_argument = click.argument(
+    "file", type=click.Path(path_type=Path, readable=False), required=False, is_eager=True, expose_value=False, callback=_take
+)
+"""`FILE`, the same as `--config FILE`, for commands that are about the file itself."""
+
+
+class Duration(click.ParamType[float]):
+    """As in the file (`30s`, `5m`), or a bare number of seconds, as timeout(1) and systemd take it."""
+
+    name = "duration"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:  # noqa: D102 - click's
+        if isinstance(value, float):
+            return value
+        try:
+            seconds = parse_duration(f"{value}s" if str(value)[-1:].isdigit() else value)
+        except ValueError as exc:
+            self.fail(f"{exc}.", param, ctx)
+        if seconds <= 0:
+            self.fail(f"{format_duration(seconds)} is no time at all.", param, ctx)
+        return seconds

@@ -11,7 +11,7 @@ import structlog
 import uvloop
 
 from proxy import logging, systemd
-from proxy.cli.options import config_option
+from proxy.cli.options import config_option, file_argument
 from proxy.config.apart import load
 from proxy.config.model import Config
 from proxy.daemon import Daemon
@@ -24,6 +24,7 @@ log = structlog.get_logger("kubemux.daemon")
 
 
 @click.command()
+@file_argument
 @config_option
 def run(config: Path) -> None:
     """Run the daemon until SIGTERM or SIGINT; SIGHUP reloads the configuration.

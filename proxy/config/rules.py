@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from proxy.config.model import DIRECT, Config
 from proxy.config.typed import Loc
-from proxy.config.values import Endpoint, format_duration, is_for_system_service, shown
+from proxy.config.values import Endpoint, format_duration, format_size, is_for_system_service, shown
 from proxy.text import suggest
 
 MIN_MEMORY = 16 << 20
@@ -169,8 +169,8 @@ def _host(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | str:
 
 def _bounds(config: Config) -> Iterator[Finding]:
     if config.limits.memory < MIN_MEMORY:
-        message = f"{config.limits.memory} bytes are too few for windows and buffers"
-        yield Finding(("limits", "memory"), message, f"at least {MIN_MEMORY >> 20}MiB; the default is 256MiB")
+        message = f"{format_size(config.limits.memory)} is too little for windows and buffers"
+        yield Finding(("limits", "memory"), message, f"at least {format_size(MIN_MEMORY)}; the default is 256MiB")
     durations: list[tuple[Loc, float, float]] = [
         (("limits", "hold_timeout"), config.limits.hold_timeout, 0),
         (("limits", "drain_timeout"), config.limits.drain_timeout, 0),

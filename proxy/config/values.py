@@ -1,6 +1,6 @@
 """The small values of the configuration: addresses, durations, sizes, paths.
 
-`10.0.0.10:6443`, `[::1]:6443`; `500ms`, `10s`, `5m`, `1h`; `64KiB`, `256MiB`, `1GiB`; `${CREDENTIALS_DIRECTORY}/key`.
+`10.0.0.10:6443`, `[::1]:6443`; `500ms`, `10s`, `1h30m`, `2d`; `64KiB`, `256M`, `1Gi`; `${CREDENTIALS_DIRECTORY}/key`.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from typing import Annotated, NamedTuple, Self
 
 from proxy.config.typed import Checked, Parsed
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)", re.ASCII)
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-_SIZE = re.compile(r"(\d+)(KiB|MiB|GiB|B)", re.ASCII)
-_BYTES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+", re.ASCII)
+_PART = re.compile(r"([\d.]+)(ms|s|m|h|d)", re.ASCII)
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SIZE = re.compile(r"(\d+)(?:([KMG])(?:iB?)?|B)", re.ASCII)
+_BYTES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?\.?")
 
@@ -82,27 +83,42 @@ def _endpoint(value: object) -> Endpoint:
 
 
 def parse_duration(value: object) -> float:
-    """Seconds from `500ms`, `10s`, `1.5m`, `1h`. A bare number is refused: its unit would be a guess. Raises ValueError."""
+    """Seconds from `500ms`, `10s`, `1h30m`, `2d`. A bare number is refused: its unit would be a guess. Raises ValueError."""
     # Seconds already, from code. A number in a file is an int or ruamel's own kind of float.
     if type(value) is float and math.isfinite(value):
         return value
-    match = _DURATION.fullmatch(value) if isinstance(value, str) else None
-    if not match:
+    if not isinstance(value, str) or not _DURATION.fullmatch(value):
         raise ValueError(f"expected a duration like 500ms, 10s or 5m, got {shown(value)}")
-    return round(float(match[1]) * _SECONDS[match[2]], 6)
+    return round(sum(float(count) * _SECONDS[unit] for count, unit in _PART.findall(value)), 6)
 
 
 def format_duration(seconds: float) -> str:
-    """The text that `parse_duration` reads as `seconds`."""
-    return f"{seconds:.6f}".rstrip("0").rstrip(".") + "s"
+    """The text that `parse_duration` reads as `seconds`, in the largest unit that needs no fraction: `48h`, `90s`, `500ms`."""
+    for unit in ("h", "m", "s", "ms"):
+        count = round(seconds / _SECONDS[unit], 6)
+        if count.is_integer() and (count or unit == "s"):
+            return f"{count:.0f}{unit}"
+    return f"{seconds:.6f}".rstrip("0") + "s"
 
 
 def parse_size(value: object) -> int:
-    """Bytes from `64KiB`, `256MiB`. A bare number is refused. Raises ValueError."""
+    """Bytes from `64KiB`, `256MiB`, `512B`. A bare number is refused. Raises ValueError.
+
+    `256M` and `256Mi` are the same, as `MemoryMax=256M` is to systemd and `256Mi` to Kubernetes. `256MB` is refused: it may be
+    256 million, which is 5 % less.
+    """
     match = _SIZE.fullmatch(value) if isinstance(value, str) else None
     if not match:
         raise ValueError(f"expected a size like 64KiB or 256MiB, got {shown(value)}")
-    return int(match[1]) * _BYTES[match[2]]
+    return int(match[1]) * _BYTES[match[2] or ""]
+
+
+def format_size(size: int) -> str:
+    """The text that `parse_size` reads as `size`, in the largest unit that needs no fraction: `1MiB`, `1536KiB`."""
+    for unit in "GMK":
+        if size and size % _BYTES[unit] == 0:
+            return f"{size // _BYTES[unit]}{unit}iB"
+    return f"{size}B"
 
 
 def credentials_directory() -> Path:

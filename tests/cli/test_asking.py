@@ -127,6 +127,18 @@ async def test_drain_tells_what_it_has_cut(daemon: Daemon, config: Path, cut: in
     assert (await kubemux("drain", "a", "--config", config)).stdout == f"cluster a: {said}\n"
 
 
+@pytest.mark.parametrize("patience", ["30s", "5m", "1h30m", "500ms", "7", "0.5"])
+async def test_drain_takes_durations(daemon: Daemon, config: Path, patience: str) -> None:
+    assert (await kubemux("drain", "a", "--timeout", patience, "--config", config)).exit_code == 0
+
+
+@pytest.mark.parametrize("patience", ["0", "-1", "soon", "30 s", ""])
+async def test_drain_takes_nothing_else(config: Path, patience: str) -> None:
+    shown = await kubemux("drain", "a", "--timeout", patience, "--config", config)
+    assert (shown.exit_code, shown.stdout) == (2, "")
+    assert "Invalid value for '--timeout'" in shown.stderr
+
+
 async def test_an_order_that_takes_longer_goes_on(daemon: Daemon, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The daemon is not said to hang: it has the order."""
     monkeypatch.setattr("proxy.cli.control.ORDER_BUDGET", 0.5)
@@ -139,10 +151,10 @@ async def test_an_order_that_takes_longer_goes_on(daemon: Daemon, config: Path, 
         daemon.held.set()
     assert (drained.exit_code, gone.exit_code, reloaded.exit_code) == (1, 1, 1)
     assert drained.stderr.splitlines() == [
-        "kubemux: cluster prod-eu: still draining after 0.5 s, 12 connections left; it goes on, for limits.drain_timeout at most",
+        "kubemux: cluster prod-eu: still draining after 500ms, 12 connections left; it goes on, for limits.drain_timeout at most",
         "  hint: kubemux status shows how many connections it still has",
     ]
-    assert "still draining after 0.5 s; it goes on" in gone.stderr
+    assert "still draining after 500ms; it goes on" in gone.stderr
     assert reloaded.stderr.splitlines() == [
         "kubemux: reload: not done after 0.5 s; the daemon has the order and goes on",
         "  hint: its log says how it ends: journalctl -u kubemux",

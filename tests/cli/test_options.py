@@ -1,0 +1,92 @@
+"""Which configuration file a command takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from proxy.cli import main, options
+from proxy.cli.options import user_config
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine without /etc/kubemux/config.yaml, and a user without a file."""
+    monkeypatch.setattr(options, "DEFAULT_CONFIG", tmp_path / "etc" / "config.yaml")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    monkeypatch.delenv("KUBEMUX_CONFIG", raising=False)
+    return tmp_path
+
+
+def written(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("version: 1\nclusters: {c: {gateway: direct, listen: '127.0.0.1:16443', api_servers: ['10.0.0.1:6443']}}\n")
+    return path
+
+
+def check(*args: str | Path) -> Result:
+    return CliRunner().invoke(main, ["check", *map(str, args)])
+
+
+def test_the_file_is_an_argument_as_well(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(home / "any.yaml")
+    for args in ([path], ["--config", path]):
+        assert check(*args).stdout == f"{path}: ok, 0 gateways, 1 cluster\n"
+    monkeypatch.setenv("KUBEMUX_CONFIG", str(home / "missing.yaml"))
+    assert check(path).exit_code == 0
+    assert check().exit_code == 78
+    both = check(path, "--config", path)
+    assert (both.exit_code, both.stdout) == (2, "")
+    assert "Name one, as FILE or by --config" in both.stderr
+
+
+def test_run_takes_the_file_as_an_argument(home: Path) -> None:
+    (home / "bad.yaml").write_text("version: 2\n")
+    shown = CliRunner().invoke(main, ["run", str(home / "bad.yaml")])
+    assert shown.exit_code == 78
+    assert shown.stderr.startswith(f"{home}/bad.yaml:1: version: ")
+
+
+def test_the_machines_file_comes_before_the_users_and_one_that_is_named_before_both(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    users = written(home / "home" / ".config" / "kubemux" / "config.yaml")
+    assert check().stdout.startswith(f"{users}: ok")
+    other = written(home / "xdg" / "kubemux" / "config.yaml")
+    monkeypatch.setenv("XDG_CONFIG_HOME", "not/absolute")  # does not count, says the specification
+    assert check().stdout.startswith(f"{users}: ok")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(home / "xdg"))
+    assert check().stdout.startswith(f"{other}: ok")
+    machines = written(home / "etc" / "config.yaml")
+    assert check().stdout.startswith(f"{machines}: ok")
+    named = written(home / "named.yaml")
+    monkeypatch.setenv("KUBEMUX_CONFIG", str(named))
+    assert check().stdout.startswith(f"{named}: ok")
+    assert check("--config", machines).stdout.startswith(f"{machines}: ok")
+
+
+@pytest.mark.parametrize(
+    "args", [["check"], ["run"], ["status"], ["reload"], ["probe", "c"], ["kubeconfig", "export"]], ids=" ".join
+)
+def test_where_there_is_none_the_message_names_every_place(home: Path, args: list[str]) -> None:
+    shown = CliRunner().invoke(main, args)
+    assert (shown.exit_code, shown.stdout) == (78, "")
+    assert f"{home}/etc/config.yaml: " in shown.stderr
+    assert f"nor is there {home}/home/.config/kubemux/config.yaml, and KUBEMUX_CONFIG is not set" in shown.stderr
+    assert "--config FILE, or KUBEMUX_CONFIG=FILE" in shown.stderr
+
+
+def test_who_names_a_file_is_not_told_of_others(home: Path) -> None:
+    assert "KUBEMUX_CONFIG" not in check(home / "missing.yaml").stderr
+
+
+def test_a_user_without_a_home_has_no_file(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(_: type[Path]) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", classmethod(nobody))
+    assert user_config() is None
+    assert check().exit_code == 78
