@@ -26,7 +26,7 @@ from enum import StrEnum
 from typing import Final
 
 from proxy.config.typed import Mistakes, read
-from proxy.errors import ListenError
+from proxy.errors import LinkDown, ListenError
 from proxy.health.result import Result
 from proxy.snapshots import ClusterSnapshot, ClusterState, DaemonSnapshot, GatewaySnapshot
 
@@ -80,8 +80,11 @@ def _checks(snapshot: DaemonSnapshot) -> Iterator[str]:
             yield f"[+]gateway {gateway.name} ok"
         else:
             yield f"[-]gateway {gateway.name}: {gateway.reason or gateway.state}"
+    lost = cut_off(snapshot)
     for cluster in snapshot.clusters:
-        if is_up(cluster):
+        if is_up(cluster) and cluster.gateway in lost:
+            yield f"[-]cluster {cluster.name}: {LinkDown.reason}"
+        elif is_up(cluster):
             yield f"[+]cluster {cluster.name} ok"
         else:
             yield f"[-]cluster {cluster.name}: {why_not_up(cluster)}"
@@ -93,13 +96,18 @@ def is_connected(gateway: GatewaySnapshot) -> bool:
 
 
 def is_up(cluster: ClusterSnapshot) -> bool:
-    """Whether a client can use it: its listener is bound and its probes succeed."""
+    """Whether its listener is bound and its probes succeed."""
     return cluster.listening and cluster.state is ClusterState.UP
 
 
 def is_failing(cluster: ClusterSnapshot) -> bool:
     """Whether the last probe was not answered; one such does not make it down yet."""
     return cluster.reason in _FAILURES
+
+
+def cut_off(snapshot: DaemonSnapshot) -> frozenset[str]:
+    """The gateways without a link: whatever the last probes of their clusters have found, no client gets through now."""
+    return frozenset(gateway.name for gateway in snapshot.gateways if not is_connected(gateway))
 
 
 def why_not_up(cluster: ClusterSnapshot) -> str:
@@ -111,7 +119,8 @@ def why_not_up(cluster: ClusterSnapshot) -> str:
 
 def summary(snapshot: DaemonSnapshot) -> str:
     """One line for `systemctl status`: `5/7 clusters up, 2/2 gateways connected, 12 connections`."""
-    up = sum(map(is_up, snapshot.clusters))
+    lost = cut_off(snapshot)
+    up = sum(is_up(cluster) and cluster.gateway not in lost for cluster in snapshot.clusters)
     connected = sum(map(is_connected, snapshot.gateways))
     plural = "" if snapshot.connections == 1 else "s"
     line = (

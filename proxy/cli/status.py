@@ -11,43 +11,48 @@ from pathlib import Path
 from typing import Final
 
 import click
-from rich.console import Console, RenderableType
-from rich.live import Live
-from rich.text import Text
+from rich.console import Console
 
 from proxy.admin import client
 from proxy.admin.status import from_document
 from proxy.cli import say
 from proxy.cli.options import config_option
-from proxy.cli.tables import render
+from proxy.cli.tables import chosen, render
+from proxy.cli.watch import watch
 from proxy.config.model import AdminConfig
 from proxy.errors import AdminError
-from proxy.text import for_terminal
+from proxy.snapshots import DaemonSnapshot
 
-REFRESH_SECONDS: Final = 1.0
-PIPE_WIDTH: Final = 200
-"""Columns where no terminal sets them: names are not cut short for grep."""
+PIPE_WIDTH: Final = 1 << 20
+"""Columns where there is no terminal: nothing is wrapped or cut short for grep."""
 
 
 @click.command()
+@click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.option("--json", "as_json", is_flag=True, help="Print the document of /status, stable for scripts.")
-@click.option("--watch", is_flag=True, help="Refresh in place until Ctrl-C; waits for a daemon that restarts.")
+@click.option("--watch", "watching", is_flag=True, help="Refresh in place until Ctrl-C; waits for a daemon that restarts.")
 @config_option
-def status(config: Path, *, as_json: bool, watch: bool) -> None:
-    """Show the gateways and clusters of the running daemon.
+def status(names: tuple[str, ...], config: Path, *, as_json: bool, watching: bool) -> None:
+    """Show the gateways and clusters of the running daemon, what is broken first.
 
-    The exit code tells whether the daemon answered (0) or not (1); whether all is well is in `--json` and the metrics.
+    NAME: only this gateway and its clusters, or this cluster and its gateway. The exit code tells whether the daemon answered
+    (0) or not (1); whether all is well is in `--json` and the metrics.
     """
     admin = client.admin_section(config)
-    if watch:
+    if watching:
         if as_json:
             raise click.UsageError("--json prints once: leave out --watch")
-        _watch(admin, config, make_console())
+        console = make_console()
+        if not console.is_terminal or console.is_dumb_terminal:
+            raise click.UsageError("--watch needs a terminal: leave it out, or use --json in a loop")
+        asyncio.run(watch(lambda: _ask(admin, config), console, names))
     elif as_json:
-        say(json.dumps(asyncio.run(client.fetch_status(admin, config)), indent=2))
+        document = asyncio.run(client.fetch_status(admin, config))
+        say(json.dumps(_only(document, names) if names else document, indent=2))
     else:
         console = make_console()
-        console.print(_tables(admin, config, console))
+        snapshot = asyncio.run(_ask(admin, config))
+        console.print(render(snapshot, now=time.time(), width=console.width, names=names))
 
 
 def make_console() -> Console:
@@ -58,27 +63,24 @@ def make_console() -> Console:
     return console if console.is_terminal else Console(highlight=False, markup=False, width=PIPE_WIDTH)
 
 
-def _tables(admin: AdminConfig, config: Path, console: Console) -> RenderableType:
-    document = asyncio.run(client.fetch_status(admin, config))
+async def _ask(admin: AdminConfig, config: Path) -> DaemonSnapshot:
+    return _understood(await client.fetch_status(admin, config))
+
+
+def _understood(document: object) -> DaemonSnapshot:
     try:
-        snapshot = from_document(document)
+        return from_document(document)
     except ValueError as exc:
         hint = "the daemon is of another version than this command: restart it; --json prints what it says"
         raise AdminError(f"the daemon's answer is not understood: {exc}", hint=hint) from exc
-    return render(snapshot, now=time.time(), width=console.width)
 
 
-def _watch(admin: AdminConfig, config: Path, console: Console) -> None:
-    if not console.is_terminal:
-        raise click.UsageError("--watch needs a terminal: leave it out, or use --json in a loop")
-    with Live(console=console, auto_refresh=False) as live:
-        try:
-            while True:
-                try:
-                    shown = _tables(admin, config, console)
-                except AdminError as error:
-                    shown = Text(for_terminal(f"waiting for the daemon\n{error}"), style="yellow")
-                live.update(shown, refresh=True)
-                time.sleep(REFRESH_SECONDS)
-        except KeyboardInterrupt:
-            return
+def _only(document: object, names: tuple[str, ...]) -> object:
+    """The document with what `names` are about; every field of those, also one that this version does not know."""
+    shown = chosen(_understood(document), names)
+    kept = {
+        "gateways": {gateway.name for gateway in shown.gateways},
+        "clusters": {cluster.name for cluster in shown.clusters},
+    }
+    assert isinstance(document, dict)  # noqa: S101 - it was understood
+    return document | {kind: [one for one in document[kind] if one["name"] in names] for kind, names in kept.items()}

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence, Sized
+from dataclasses import replace
 from typing import Final
 
 from rich.cells import set_cell_size
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
+from rich.segment import SegmentLines
 from rich.table import Table
 from rich.text import Text
 
-from proxy.admin.status import is_connected, is_failing, is_up, summary, why_not_up
-from proxy.errors import LinkDown
+from proxy.admin.status import cut_off, is_connected, is_failing, is_up, summary, why_not_up
+from proxy.config.values import format_size
+from proxy.errors import LinkDown, UnknownName
 from proxy.snapshots import ClusterSnapshot, ClusterState, DaemonSnapshot, GatewaySnapshot, GatewayState
 from proxy.text import for_terminal
 
@@ -20,40 +24,99 @@ WIDE: Final = 120
 
 _LOOK: Final = {
     "up": ("●", "green"),
+    "up?": ("◐", "yellow"),
     "degraded": ("◐", "yellow"),
     "connecting": ("◌", "yellow"),
     "unknown": ("◌", "yellow"),
     "down": ("○", "red"),
 }
+_RANK: Final = {state: ("red", "yellow", "green").index(colour) for state, (_, colour) in _LOOK.items()}
+"""What is broken comes first."""
 _RECOVERING: Final = "its last probe was answered, `probe.threshold` of them in a row make it up; clients are served already"
 """Of a cluster that is down and has nothing to complain about."""
 _FAILING: Final = "`probe.threshold` such probes in a row make it down"
 """Of a cluster that is up, and whose last probe was not answered."""
+LISTED: Final = 8
+"""Names for one cause, where lines are few."""
 _DAY: Final = 86_400.0
 _GAP: Final = 2
 _SHORTEST_NAME: Final = 8
 
 
-def render(snapshot: DaemonSnapshot, *, now: float, width: int) -> RenderableType:
-    """Head line, gateways, clusters, and why the failing ones fail. `now` is Unix time, `width` columns."""
-    parts: list[RenderableType] = [_head(snapshot), Text()]
-    if snapshot.gateways:
-        rows = [_gateway(gateway, now=now) for gateway in snapshot.gateways]
-        headers = ["GATEWAY", "STATE", ">LINKS", ">RTT", ">CHANNELS", ">RECONNECTS", ">RETRY IN", ">CERT"]
-        parts += [_table(headers, rows, width), Text()]
-    if snapshot.clusters:
-        wide = width >= WIDE
-        headers = ["CLUSTER", "STATE", "LISTEN", *(["GATEWAY", "API SERVER"] if wide else [])]
-        rows = [_cluster(cluster, now=now, wide=wide) for cluster in snapshot.clusters]
-        parts.append(_table([*headers, ">PROBE", ">CONNS", ">SENT", ">RECVD", ">CERT"], rows, width))
-    else:
-        parts.append(_text("no clusters are configured", "yellow"))
-    return Group(*parts, *_problems(snapshot))
+def render(
+    snapshot: DaemonSnapshot, *, now: float, width: int, height: int | None = None, names: Collection[str] = ()
+) -> RenderableType:
+    """Head line, gateways, clusters, and why the failing ones fail; what is broken comes first.
+
+    `now` is Unix time, `width` columns. With `height` it takes no more lines: what is well is left out before what is not.
+    With `names` only those gateways and clusters are shown, and what they belong to. Raises UnknownName.
+    """
+    shown = chosen(snapshot, names)
+    lost = cut_off(snapshot)
+    gateways = sorted(shown.gateways, key=lambda gateway: _RANK[gateway.state])
+    clusters = sorted(shown.clusters, key=lambda cluster: _RANK[_condition(cluster, lost)])
+    wide = width >= WIDE
+    headers = ["GATEWAY", "STATE", ">LINKS", ">RTT", ">CHANNELS", ">RECONNECTS", ">RETRY IN", ">CERT"]
+    first = [_gateway(gateway, now=now) for gateway in gateways]
+    where = ["LISTEN", "GATEWAY", "API SERVER"] if wide else ["LISTEN"]
+    more = ["CLUSTER", "STATE", *where, ">PROBE", ">CONNS", ">SENT", ">RECVD", ">CERT"]
+    second = [_cluster(cluster, lost, now=now, wide=wide) for cluster in clusters]
+    listed = None if height is None else LISTED
+    problems = _problems(replace(shown, gateways=tuple(gateways), clusters=tuple(clusters)), lost, listed)
+    if not snapshot.clusters:
+        problems.insert(0, _text("no clusters are configured", "yellow"))
+    head = _head(snapshot)
+    if height is None:
+        return Group(head, *_table(headers, first, width), *_table(more, second, width), *problems)
+    lines = Console(width=width).render_lines(Group(*problems), pad=False) if problems else []
+    rooms = fair_shares(height - 2, [_lines(first), _lines(second), len(lines)])
+    return Group(
+        head,
+        *_table(headers, first, width, rooms[0]),
+        *_table(more, second, width, rooms[1]),
+        SegmentLines(lines[: rooms[2]], new_lines=True),
+    )
+
+
+def chosen(snapshot: DaemonSnapshot, names: Collection[str]) -> DaemonSnapshot:
+    """What `names` are about: gateways with their clusters, clusters with their gateways; none is all. Raises UnknownName."""
+    if not names:
+        return snapshot
+    known = {gateway.name for gateway in snapshot.gateways} | {cluster.name for cluster in snapshot.clusters}
+    for name in names:
+        if name not in known:
+            raise UnknownName.among("gateway or cluster", name, known)
+    clusters = tuple(one for one in snapshot.clusters if one.name in names or one.gateway in names)
+    theirs = {one.gateway for one in clusters if one.name in names}
+    gateways = tuple(one for one in snapshot.gateways if one.name in names or one.name in theirs)
+    return replace(snapshot, gateways=gateways, clusters=clusters)
+
+
+def fair_shares(room: int, wanted: Sequence[int]) -> list[int]:
+    """`room` lines shared: nobody gets more than it wants, and who wants little gets all of that."""
+    shares = [0] * len(wanted)
+    left = max(room, 0)
+    for done, index in enumerate(sorted(range(len(wanted)), key=wanted.__getitem__)):
+        shares[index] = min(wanted[index], left // (len(wanted) - done))
+        left -= shares[index]
+    return shares
+
+
+def _lines(rows: Sized) -> int:
+    """Of a table: a blank line, the headers, the rows."""
+    return len(rows) + 2 if rows else 0
+
+
+def _condition(cluster: ClusterSnapshot, lost: Collection[str]) -> str:
+    """The word in the table: `up?` where the last probes were answered and something speaks against it since."""
+    if not cluster.listening:
+        return "down"
+    return "up?" if is_up(cluster) and (is_failing(cluster) or cluster.gateway in lost) else cluster.state
 
 
 def _head(snapshot: DaemonSnapshot) -> Text:
     line = _text(summary(snapshot), "bold yellow" if snapshot.draining else "bold")
-    buffers = f"{bytes_text(snapshot.buffered_bytes)} of {bytes_text(snapshot.memory_limit)} buffered"
+    buffers = f"{bytes_text(snapshot.buffered_bytes)} of {format_size(snapshot.memory_limit)} buffered"
     more = f"kubemux {snapshot.version}, pid {snapshot.pid}, up {seconds_text(snapshot.uptime)}, {buffers}"
     return Text("\n").join([line, _text(more, "dim")])
 
@@ -72,10 +135,10 @@ def _gateway(gateway: GatewaySnapshot, *, now: float) -> list[Text]:
     ]
 
 
-def _cluster(cluster: ClusterSnapshot, *, now: float, wide: bool) -> list[Text]:
+def _cluster(cluster: ClusterSnapshot, lost: Collection[str], *, now: float, wide: bool) -> list[Text]:
     return [
         _text(cluster.name, "bold"),
-        _state(cluster.state if cluster.listening else "down"),
+        _state(_condition(cluster, lost)),
         _text(cluster.listen, "" if cluster.listening else "red"),
         *([_text(cluster.gateway), _text(cluster.api_server)] if wide else []),
         _milliseconds(None if cluster.reason == LinkDown.reason else cluster.probe_seconds),  # nothing was probed
@@ -86,8 +149,11 @@ def _cluster(cluster: ClusterSnapshot, *, now: float, wide: bool) -> list[Text]:
     ]
 
 
-def _problems(snapshot: DaemonSnapshot) -> list[RenderableType]:
-    """Each cause once, with everything that fails for it: a lost gateway takes all its clusters along."""
+def _problems(snapshot: DaemonSnapshot, lost: Collection[str], listed: int | None) -> list[RenderableType]:
+    """Each cause once, with everything that fails for it: a lost gateway takes all its clusters along.
+
+    `listed` is how many of those are named.
+    """
     causes: dict[tuple[str, str, str, str, str], list[str]] = {}
     for gateway in snapshot.gateways:
         if gateway.reason and gateway.state is not GatewayState.UP:
@@ -95,7 +161,9 @@ def _problems(snapshot: DaemonSnapshot) -> list[RenderableType]:
             message = f"{gateway.message}{_what_goes_on(gateway)}"
             causes.setdefault(("gateway", colour, gateway.reason, message, gateway.hint), []).append(gateway.name)
     for cluster in snapshot.clusters:
-        if is_up(cluster):
+        if is_up(cluster) and cluster.gateway in lost:
+            colour, reason, message = "yellow", LinkDown.reason, f"no link of {cluster.gateway} is up any more"
+        elif is_up(cluster):
             if not is_failing(cluster):
                 continue
             colour, reason, message = "yellow", cluster.reason, f"{cluster.message}; {_FAILING}"
@@ -109,7 +177,8 @@ def _problems(snapshot: DaemonSnapshot) -> list[RenderableType]:
         causes.setdefault(("cluster", colour, reason, message, hint), []).append(cluster.name)
     shown: list[RenderableType] = []
     for (kind, colour, reason, message, hint), names in causes.items():
-        subject = f"{kind}{'s' if len(names) > 1 else ''} {', '.join(names)}"
+        more = f" and {len(names) - listed} more" if listed is not None and len(names) > listed else ""
+        subject = f"{kind}{'s' if len(names) > 1 else ''} {', '.join(names[:listed])}{more}"
         shown += [Text(), Text.assemble(_text(subject, colour), _text(f": {reason}{f': {message}' if message else ''}"))]
         if hint:
             shown.append(Padding(_text(f"hint: {hint}", "cyan"), (0, 0, 0, 2), expand=False))
@@ -127,17 +196,33 @@ def _what_goes_on(gateway: GatewaySnapshot) -> str:
     return f"; its {links} on, only {their} replacement failed"
 
 
-def _table(headers: list[str], rows: list[list[Text]], width: int) -> Table:
-    """Columns side by side (`>` ones right-justified); the first, the names, yields where `width` does not hold all of them."""
+def _table(headers: list[str], rows: list[list[Text]], width: int, room: int | None = None) -> list[RenderableType]:
+    """A blank line, and columns side by side (`>` ones right-justified); nothing if there are no rows.
+
+    The first column, the names, yields where `width` does not hold all of them; rows that `room` lines do not hold are counted.
+    """
+    if not rows or room == 0:
+        return []
+    fit = len(rows) if room is None or room >= _lines(rows) else max(room - 3, 0)
     table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="dim")
     taken = 0
     for index, header in enumerate(headers):
         table.add_column(header.lstrip(">"), justify="right" if header[0] == ">" else "left", no_wrap=True)
         if index:
             taken += _GAP + max(len(header.lstrip(">")), *(row[index].cell_len for row in rows))
-    for name, *rest in rows:
+    for name, *rest in rows[:fit]:
         table.add_row(_shortened(name, max(width - taken, _SHORTEST_NAME)), *rest)
-    return table
+    if fit == len(rows):
+        return [Text(), table]
+    left = rows[fit:]
+    well = sum(row[1].plain.endswith(" up") for row in left)
+    counted = _text(
+        f"{len(left)} more {headers[0].lower()}{'s' * (len(left) != 1)}, {well} of them up",
+        "dim" if well == len(left) else "yellow",
+    )
+    if fit:
+        return [Text(), table, counted]
+    return [Text(), counted] if room and room > 1 else [counted]
 
 
 def _shortened(name: Text, room: int) -> Text:
@@ -155,7 +240,7 @@ def _state(state: str) -> Text:
 
 
 def _text(value: str, style: str = "") -> Text:
-    return Text(for_terminal(value), style)
+    return Text(for_terminal(value.replace("\n", " ")), style)
 
 
 def _milliseconds(seconds: float | None) -> Text:

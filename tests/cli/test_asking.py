@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import pty
+import re
 import signal
+import struct
 import sys
+import termios
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from rich.cells import cell_len
 
 from proxy.admin.control import ReloadResult
 from proxy.admin.server import AdminServer
 from proxy.admin.status import to_document
 from proxy.cli import main
 from proxy.errors import ConfigError, LinkDown, Problem
-from tests.admin.scripted import DAEMON, Daemon, serving
+from proxy.snapshots import ClusterState
+from tests.admin.scripted import DAEMON, PROD_EU, Daemon, serving
 
 SECONDS = 30.0
 
@@ -50,7 +56,6 @@ async def test_status_shows_tables_without_colours_or_cuts_in_a_pipe(daemon: Dae
     assert (shown.exit_code, shown.stderr) == (0, "")
     assert "\x1b" not in shown.stdout
     assert all(cluster.name in shown.stdout for cluster in daemon.shown.clusters)
-    assert all(line == line.rstrip() or len(line) <= 200 for line in shown.stdout.splitlines())
 
 
 async def test_status_as_json_is_the_document(daemon: Daemon, config: Path) -> None:
@@ -215,12 +220,13 @@ async def test_a_daemon_of_another_version_is_told_apart(daemon: Daemon, config:
 
 
 class Terminal:
-    """A command on a pseudo terminal of 100 columns."""
+    """A command on a pseudo terminal of 100 columns and 40 lines."""
 
     def __init__(self) -> None:
         self._ours, self._its = pty.openpty()
         self._seen = b""
         self._news = asyncio.Event()
+        self.resize(100, 40)
 
     async def __aenter__(self) -> Terminal:
         os.set_blocking(self._ours, False)
@@ -237,8 +243,11 @@ class Terminal:
             self._seen += os.read(self._ours, 65536)
         self._news.set()
 
+    def resize(self, columns: int, lines: int) -> None:
+        fcntl.ioctl(self._its, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+
     async def start(self, *args: str | Path) -> asyncio.subprocess.Process:
-        env = {**os.environ, "COLUMNS": "100", "LINES": "40", "TERM": "xterm"}
+        env = {**os.environ, "COLUMNS": "77", "LINES": "7", "TERM": "xterm"}  # of a shell that exports them: they do not change
         return await asyncio.create_subprocess_exec(
             sys.executable, "-m", "proxy", *args, stdin=self._its, stdout=self._its, stderr=self._its, env=env
         )
@@ -250,6 +259,104 @@ class Terminal:
                 self._news.clear()
                 await self._news.wait()
         self._seen = self._seen.partition(text.encode())[2]
+
+    async def screen(self) -> list[str]:
+        """The next whole screen, line by line, without colours."""
+        await self.shows(HOME)
+        async with asyncio.timeout(SECONDS):
+            while HOME.encode() not in self._seen:
+                self._news.clear()
+                await self._news.wait()
+        drawn = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", self._seen.partition(HOME.encode())[0].decode())
+        return [line.rstrip() for line in drawn.splitlines()]
+
+
+HOME = "\x1b[H"
+"""What each screen begins with."""
+
+
+@asynccontextmanager
+async def watching(config: Path, terminal: Terminal, *names: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    process = await terminal.start("status", "--watch", "--config", config, *names)
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
+async def test_watch_keeps_what_is_broken_in_sight_through_a_resize(daemon: Daemon, config: Path) -> None:
+    clusters = [replace(PROD_EU, name=f"c{number:03}", listen=f"127.0.0.1:{20000 + number}") for number in range(200)]
+    clusters[150] = replace(clusters[150], state=ClusterState.DOWN, reason="timeout", message="no answer within 5s")
+    daemon.shown = replace(daemon.shown, clusters=tuple(clusters))
+    async with Terminal() as terminal, watching(config, terminal) as process:
+        await terminal.shows("\x1b[?1049h")
+        for columns, lines in ((100, 40), (84, 20), (140, 60)):
+            terminal.resize(columns, lines)
+            process.send_signal(signal.SIGWINCH)
+            await terminal.screen()  # perhaps the one before
+            screen = await terminal.screen()
+            assert len(screen) == lines
+            assert max(map(cell_len, screen)) <= columns
+            assert re.match(r"\d\d:\d\d:\d\d, \d\.\ds old", screen[0])
+            assert [line.split()[:3] for line in screen if re.match(r"c\d", line)][:2] == [
+                ["c150", "○", "down"],
+                ["c000", "●", "up"],
+            ]
+            assert "cluster c150: timeout: no answer within 5s" in screen
+            assert any(re.fullmatch(r"\d+ more clusters?, \d+ of them up", line) for line in screen)
+        process.send_signal(signal.SIGTERM)
+        await terminal.shows("\x1b[?1049l")  # the terminal has its own screen back
+        assert await asyncio.wait_for(process.wait(), SECONDS) == 0
+
+
+async def test_watch_tells_the_age_of_what_it_shows_while_the_daemon_is_silent(config: Path) -> None:
+    daemon = Daemon(replace(DAEMON, config_path=str(config)))
+    server = daemon.server()
+    async with Terminal() as terminal:
+        try:
+            await server.start_unix(config.parent / "s")
+            async with watching(config, terminal, "prod-eu"):
+                await terminal.shows("prod-eu")
+                await server.close()
+                await terminal.shows("waiting for the daemon: ")
+                screen = await terminal.screen()
+                while not re.match(r"\d\d:\d\d:\d\d, [4-9]\.\ds old; waiting for the daemon: ", screen[0]):
+                    screen = await terminal.screen()
+                assert any(line.startswith("prod-eu") for line in screen), "what was seen last stays"
+                assert not any(line.startswith(("stage-us", "us-west")) for line in screen)
+        finally:
+            await server.close()
+
+
+async def test_watch_does_not_begin_with_a_name_that_there_is_not(daemon: Daemon, config: Path) -> None:
+    async with Terminal() as terminal, watching(config, terminal, "prod-ue") as process:
+        await terminal.shows("no gateway or cluster is called 'prod-ue'")
+        assert await asyncio.wait_for(process.wait(), SECONDS) == 2
+
+
+async def test_names_choose_what_is_shown(daemon: Daemon, config: Path) -> None:
+    shown = await kubemux("status", "stage-us", "--config", config)
+    assert (shown.exit_code, "stage-us" in shown.stdout, "prod-eu" in shown.stdout) == (0, True, False)
+    document = json.loads((await kubemux("status", "--json", "us-west", "--config", config)).stdout)
+    whole = to_document(daemon.shown)
+    assert document["daemon"] == whole["daemon"]
+    assert [gateway["name"] for gateway in document["gateways"]] == ["us-west"]
+    assert [cluster["name"] for cluster in document["clusters"]] == [cluster.name for cluster in daemon.shown.clusters[1:]]
+    for args in ([], ["--json"]):
+        unknown = await kubemux("status", "stage", *args, "--config", config)
+        assert (unknown.exit_code, unknown.stdout) == (2, "")
+        assert "did you mean stage-us?" in unknown.stderr
+
+
+async def test_a_pipe_gets_each_line_whole(daemon: Daemon, config: Path) -> None:
+    wordy = replace(daemon.shown.clusters[1], name="n" * 253, message="long " * 100, hint="longer " * 100)
+    daemon.shown = replace(daemon.shown, clusters=(wordy,))
+    lines = (await kubemux("status", "--config", config)).stdout.splitlines()
+    assert any(line.startswith("n" * 253 + "  ") for line in lines)
+    assert sum("long long" in line for line in lines) == 1
+    assert max(map(len, lines)) < 1000
 
 
 async def test_watch_follows_the_daemon_through_a_restart_until_interrupted(config: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from io import StringIO
 
@@ -11,14 +12,23 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
-from proxy.cli.tables import bytes_text, render, seconds_text
+from proxy.admin.status import readiness
+from proxy.cli.tables import bytes_text, fair_shares, render, seconds_text
+from proxy.errors import UnknownName
 from proxy.snapshots import ClusterState, DaemonSnapshot, GatewayState
-from tests.admin.scripted import ARN, DAEMON, DAY, EU_EDGE, NOW, PROD_EU, PROD_US, STAGE_US
+from tests.admin.scripted import ARN, DAEMON, DAY, EU_EDGE, NOW, PROD_EU, PROD_US, STAGE_US, US_WEST
 
 
-def shown(snapshot: DaemonSnapshot = DAEMON, *, width: int = 140, colour: bool = False) -> list[str]:
+def shown(
+    snapshot: DaemonSnapshot = DAEMON,
+    *,
+    width: int = 140,
+    colour: bool = False,
+    height: int | None = None,
+    names: tuple[str, ...] = (),
+) -> list[str]:
     console = Console(file=StringIO(), width=width, force_terminal=colour, color_system="standard" if colour else None)
-    console.print(render(snapshot, now=NOW, width=width))
+    console.print(render(snapshot, now=NOW, width=width, height=height, names=names))
     assert isinstance(console.file, StringIO)
     return console.file.getvalue().splitlines()
 
@@ -30,7 +40,7 @@ def row(lines: list[str], start: str) -> list[str]:
 def test_wide() -> None:
     lines = shown(width=140)
     assert lines[0] == "1/3 clusters up, 1/2 gateways connected, 12 connections"
-    assert lines[1] == "kubemux 0.1.0, pid 123, up 2h 3m, 121K of 256M buffered"
+    assert lines[1] == "kubemux 0.1.0, pid 123, up 2h 3m, 121K of 256MiB buffered"
     assert row(lines, "eu-edge") == ["eu-edge", "●", "up", "2/2", "21ms", "14", "0", "-", "-"]
     assert row(lines, "us-west") == ["us-west", "○", "down", "0/2", "-", "0", "14", "42s", "-"]
     where = ["127.0.0.1:16443", "eu-edge", "10.0.0.10:6443"]
@@ -68,7 +78,10 @@ def test_80_columns_keep_every_row_on_its_line_and_every_address_whole() -> None
 def test_a_failure_does_not_look_like_an_outage_while_links_serve(up: int, wanted: int, said: str) -> None:
     state = GatewayState.DEGRADED if up else GatewayState.DOWN
     refused = replace(EU_EDGE, links=EU_EDGE.links[:1] * up, wanted=wanted, state=state, reason="auth_failed", message="no key")
-    assert shown(replace(DAEMON, gateways=(refused,), clusters=(PROD_EU,)))[-1] == f"gateway eu-edge: auth_failed: no key{said}"
+    assert (
+        shown(replace(DAEMON, gateways=(refused,), clusters=(replace(PROD_EU, gateway="direct"),)))[-1]
+        == f"gateway eu-edge: auth_failed: no key{said}"
+    )
 
 
 def test_a_cause_is_told_once_for_everything_that_it_takes_down() -> None:
@@ -84,6 +97,97 @@ def test_all_well_has_no_problems_below_the_table() -> None:
     assert lines[-1].startswith("prod-eu")
 
 
+@pytest.mark.parametrize("state", [GatewayState.DOWN, GatewayState.CONNECTING])
+def test_a_cluster_without_a_link_is_in_doubt_before_its_probes_have_said_so(state: GatewayState) -> None:
+    lost = replace(EU_EDGE, state=state, links=(), reason="link_lost", message="hung up", hint="look")
+    snapshot = replace(DAEMON, gateways=(lost,), clusters=(PROD_EU, replace(PROD_EU, name="stage-us", gateway="direct")))
+    lines = shown(snapshot)
+    assert lines[0].startswith("1/2 clusters up, 0/1 gateways connected")
+    assert row(lines, "prod-eu")[1:3] == ["◐", "up?"]
+    assert row(lines, "stage-us")[1:3] == ["●", "up"], "it needs no gateway"
+    assert "cluster prod-eu: link_down: no link of eu-edge is up any more" in lines
+    assert "[-]cluster prod-eu: link_down\n" in readiness(snapshot)
+    assert "\x1b[33m◐ up?" in "\n".join(shown(snapshot, colour=True))
+
+
+def many(count: int) -> DaemonSnapshot:
+    """As many clusters, of which one is down, one has no listener and one is in doubt; a gateway in ten is down."""
+    clusters = [replace(PROD_EU, name=f"c{number:03}") for number in range(count)]
+    clusters[count // 2] = replace(
+        clusters[count // 2], state=ClusterState.DOWN, reason="timeout", message="no answer", hint="load?"
+    )
+    clusters[-1] = replace(clusters[-1], listening=False, reason="listen_failed", message="in use")
+    clusters[-2] = replace(clusters[-2], reason="closed", message="hung up")
+    gateways = [replace(EU_EDGE, name="eu-edge")] + [
+        replace(US_WEST if number % 10 == 9 else EU_EDGE, name=f"g{number:03}") for number in range(count // 2)
+    ]
+    return replace(DAEMON, gateways=tuple(gateways), clusters=tuple(clusters))
+
+
+def test_what_is_broken_comes_first_and_the_rest_as_in_the_file() -> None:
+    names = [line.split()[0] for line in shown(many(20)) if re.match(r"[cg]\d", line)]
+    assert names == [
+        "g009",
+        *(f"g{number:03}" for number in range(9)),
+        "c010",
+        "c019",
+        "c018",
+        *(f"c{n:03}" for n in range(18) if n != 10),
+    ]
+
+
+@pytest.mark.parametrize("height", [40, 24, 16])
+def test_a_terminal_that_is_too_low_keeps_what_is_broken_in_sight(height: int) -> None:
+    lines = shown(many(300), height=height, width=100)
+    assert len(lines) <= height
+    assert [line.split()[0] for line in lines if re.match(r"c\d", line)][:1] == ["c150"]
+    assert any(line.startswith("g009") for line in lines)
+    assert any(re.fullmatch(r"\d+ more clusters?, \d+ of them up", line) for line in lines)
+    assert any(re.fullmatch(r"\d+ more gateways?, \d+ of them up", line) for line in lines)
+    assert any(line.startswith("gateways g009, g019") and "auth_failed" in line for line in lines)
+
+
+def test_a_terminal_that_is_high_enough_shows_all() -> None:
+    assert shown(many(10), height=60) == shown(many(10))
+
+
+@given(st.integers(min_value=3, max_value=60), st.integers(min_value=80, max_value=200), st.integers(min_value=3, max_value=40))
+def test_no_screen_is_higher_than_the_terminal(height: int, width: int, count: int) -> None:
+    lines = shown(many(count), height=height, width=width)
+    assert len(lines) <= height
+    assert max(map(cell_len, lines)) <= width
+
+
+@given(st.integers(min_value=0, max_value=99), st.lists(st.integers(min_value=0, max_value=99), max_size=5))
+def test_lines_are_shared_fairly(room: int, wanted: list[int]) -> None:
+    shares = fair_shares(room, wanted)
+    assert sum(shares) == min(room, sum(wanted)) or sum(wanted) > room >= sum(shares) > room - len(wanted)
+    assert all(share <= wish for share, wish in zip(shares, wanted, strict=True))
+    most = max(shares, default=0)
+    assert all(share == wish or share >= most - 1 for share, wish in zip(shares, wanted, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("names", "seen"),
+    [
+        (("us-west",), ["us-west", ARN, "stage-us"]),
+        (("stage-us",), ["us-west", "stage-us"]),
+        (("prod-eu", "stage-us"), ["us-west", "eu-edge", "stage-us", "prod-eu"]),
+    ],
+)
+def test_names_choose_what_is_shown(names: tuple[str, ...], seen: list[str]) -> None:
+    lines = shown(names=names, width=240)
+    assert lines[0] == "1/3 clusters up, 1/2 gateways connected, 12 connections", "of the whole daemon"
+    rows = [line.split()[0] for line in lines if re.search(r"\d/\d  |127\.0\.0\.1:", line) and " of " not in line]
+    assert rows == seen
+
+
+def test_a_name_that_there_is_not() -> None:
+    with pytest.raises(UnknownName, match="no gateway or cluster is called 'prod-uu'") as caught:
+        shown(names=("prod-uu",))
+    assert caught.value.hint.startswith("did you mean prod-eu? there are: ")
+
+
 def test_a_cluster_that_is_coming_back_says_what_it_waits_for() -> None:
     back = replace(PROD_EU, state=ClusterState.DOWN)
     lines = shown(replace(DAEMON, gateways=(EU_EDGE,), clusters=(back,)))
@@ -93,7 +197,7 @@ def test_a_cluster_that_is_coming_back_says_what_it_waits_for() -> None:
 def test_a_first_failed_probe_is_told_while_the_cluster_is_up_still() -> None:
     failing = replace(PROD_EU, reason="timeout", message="no answer within 5s", hint="overloaded?")
     lines = shown(replace(DAEMON, gateways=(EU_EDGE,), clusters=(failing,)))
-    assert row(lines, "prod-eu")[1:3] == ["●", "up"]
+    assert row(lines, "prod-eu")[1:3] == ["◐", "up?"]
     assert lines[-2:] == [
         "cluster prod-eu: timeout: no answer within 5s; `probe.threshold` such probes in a row make it down",
         "  hint: overloaded?",
@@ -137,11 +241,11 @@ def test_colours_follow_the_states() -> None:
 
 
 def test_what_the_other_side_said_is_neither_markup_nor_escape() -> None:
-    hostile = replace(PROD_US, name="[red]x[/red]", message="\x1b[2J[bold]gone")
+    hostile = replace(PROD_US, name="[red]x[/red]", message="\x1b[2J[bold]gone\ncluster x: ok")
     text = "\n".join(shown(replace(DAEMON, clusters=(hostile,))))
     assert "\x1b" not in text
     assert "[red]x[/red]" in text
-    assert "[bold]gone" in text
+    assert "[bold]gone cluster x" in text
 
 
 names = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1, max_size=253)

@@ -1,0 +1,107 @@
+"""`kubemux status --watch`: the tables on the whole screen, as large as the terminal is now, until Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable, Collection
+from contextlib import suppress
+from typing import Final
+
+from rich.console import Console, ConsoleDimensions, Group, RenderableType
+from rich.control import Control
+from rich.screen import Screen
+from rich.text import Text
+
+from proxy.cli.tables import chosen, render, seconds_text
+from proxy.errors import AdminError, UnknownName
+from proxy.snapshots import DaemonSnapshot
+from proxy.text import for_terminal
+
+REFRESH_SECONDS: Final = 1.0
+STALE_SECONDS: Final = 3.0
+"""An age that is worth a warning: two answers are missing."""
+
+
+class _Seen:
+    """The last answer, and what was wrong since."""
+
+    def __init__(self) -> None:
+        self.snapshot: DaemonSnapshot | None = None
+        self.at = 0.0
+        """Of the snapshot, on the monotonic clock."""
+        self.trouble = ""
+        self.news = asyncio.Event()
+        self.is_over = False
+
+    def stop(self) -> None:
+        """The user has seen enough."""
+        self.is_over = True
+        self.news.set()
+
+
+async def watch(ask: Callable[[], Awaitable[DaemonSnapshot]], console: Console, names: Collection[str]) -> None:
+    """Show what `ask` says every second. Raises UnknownName if the daemon has none of that name, before anything is drawn.
+
+    The clock and the age of what is shown go on while the daemon does not answer. A resize is drawn at once.
+    """
+    seen = _Seen()
+    await _look(ask, seen)
+    if seen.snapshot is not None:
+        chosen(seen.snapshot, names)
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGWINCH, seen.news.set)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, seen.stop)  # the terminal gets its own screen and its cursor back
+    try:
+        with console.screen(hide_cursor=True):
+            async with asyncio.TaskGroup() as group:
+                asking = group.create_task(_keep_looking(ask, seen))
+                await _keep_drawing(seen, console, names)
+                asking.cancel()
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from None
+
+
+async def _look(ask: Callable[[], Awaitable[DaemonSnapshot]], seen: _Seen) -> None:
+    try:
+        seen.snapshot = await ask()
+    except AdminError as error:
+        seen.trouble = str(error)
+    else:
+        seen.at, seen.trouble = time.monotonic(), ""
+
+
+async def _keep_looking(ask: Callable[[], Awaitable[DaemonSnapshot]], seen: _Seen) -> None:
+    while True:
+        await asyncio.sleep(REFRESH_SECONDS)
+        await _look(ask, seen)
+        seen.news.set()
+
+
+async def _keep_drawing(seen: _Seen, console: Console, names: Collection[str]) -> None:
+    while not seen.is_over:
+        size = os.get_terminal_size(console.file.fileno())  # rich would believe $COLUMNS and $LINES, which do not change
+        console.size = ConsoleDimensions(size.columns or 80, size.lines or 24)  # a terminal of no size does not know it
+        frame = Screen(_frame(seen, names, width=console.width, height=console.height))
+        console.print(Control.home(), frame, sep="", end="")  # over what is there: nothing flickers
+        with suppress(TimeoutError):
+            async with asyncio.timeout(REFRESH_SECONDS):
+                await seen.news.wait()
+        seen.news.clear()
+
+
+def _frame(seen: _Seen, names: Collection[str], *, width: int, height: int) -> RenderableType:
+    top = Text(time.strftime("%H:%M:%S"), no_wrap=True, overflow="ellipsis")
+    if seen.snapshot is None:
+        return Group(top, Text(for_terminal(f"waiting for the daemon\n{seen.trouble}"), "yellow"))
+    age = time.monotonic() - seen.at
+    top.append(f", {seconds_text(age)} old", "bold yellow" if age > STALE_SECONDS else "dim")
+    if seen.trouble:
+        top.append(for_terminal(f"; waiting for the daemon: {seen.trouble}".replace("\n", " ")), "yellow")
+    try:
+        return Group(top, render(seen.snapshot, now=time.time(), width=width, height=height - 1, names=names))
+    except UnknownName as error:  # since a reload
+        return Group(top, Text(for_terminal(f"{error}\n{error.hint}"), "yellow"))
