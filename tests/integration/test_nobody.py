@@ -50,7 +50,12 @@ async def test_with_a_user_nothing_asks_who_runs_it(sshd: Sshd, tmp_path: Path, 
         clusters = {"prod": cluster(port, server.endpoint, probe=PROBE, ca=certificates.ca)}
         async with running(folder, gateways={"edge": gateway(sshd)}, clusters=clusters, wrapper=AS_NOBODY) as daemon:
             await wait_up(daemon, "prod")
-            for words in (["check"], ["status"], ["probe", "prod"], ["kubeconfig", "export", "--output", "-"]):
+            for words in (
+                ["check"],
+                ["status"],
+                ["probe", "prod"],
+                ["kubeconfig", "export", "--output", str(folder / "kubeconfig")],
+            ):
                 done = await asyncio.to_thread(kubemux, *words, "--config", daemon.config)
                 assert done.returncode == 0, (words, done.stderr)
                 assert "~" not in done.stderr, words

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,6 +62,17 @@ class Bastion:
         self.ca = authority.ca.cert
         authority.issue("api-server", ips=("10.0.0.10",))
         (folder / "sshd_config").write_text(_SSHD)
+        pem = base64.b64encode(self.ca.read_bytes()).decode()
+        self.kubeconfig = json.dumps(
+            {
+                "apiVersion": "v1",
+                "kind": "Config",
+                "clusters": [{"name": "eu", "cluster": {"server": f"https://{API_SERVER}", "certificate-authority-data": pem}}],
+                "users": [{"name": "me", "user": {"token": TOKEN}}],
+                "contexts": [{"name": "prod-eu", "context": {"cluster": "eu", "user": "me"}}],
+            }
+        )
+        """As the cluster's administrator hands it out."""
         self._machine = machine
 
     @staticmethod

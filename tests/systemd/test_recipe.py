@@ -46,7 +46,8 @@ def typed(machine: Machine, wheels: Path, script: str, *, umask: str, user: str 
     machine.run("install", "-d", "-o", user, f"{home}/checkout", f"{home}/wheels")
     machine.run("cp", "-r", *(str(CHECKOUT / name) for name in files), f"{home}/checkout")
     machine.run("sh", "-c", f"cp {wheels}/*.whl {home}/wheels; chown -R {user} {home}/checkout {home}/wheels")
-    environment = [f"HOME={home}", f"USER={user}", "EDITOR=true", "PIP_NO_INDEX=1", f"PIP_FIND_LINKS={home}/wheels"]
+    runtime = f"XDG_RUNTIME_DIR=/run/user/{machine.run('id', '-u', user).stdout.strip()}"
+    environment = [f"HOME={home}", f"USER={user}", runtime, "EDITOR=true", "PIP_NO_INDEX=1", f"PIP_FIND_LINKS={home}/wheels"]
     become = [] if user == "root" else ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups"]
     shell = ["bash", "-euo", "pipefail", "-c", f"umask {umask}; cd ~/checkout\n{script}"]
     return machine.run("env", *environment, *become, *shell, timeout=300).stdout
@@ -67,3 +68,47 @@ def test_the_bastion(machine: Machine, wheels: Path) -> None:
         assert machine.systemctl("is-enabled", "kubemux.service").stdout == "enabled\n"
         # As anybody, whatever the umask was.
         assert "prod-eu" in machine.run("setpriv", "--reuid=1000", "--clear-groups", "kubemux", "status").stdout
+
+
+# systemd's own needs PAM, and logind before it.
+USER_MANAGER: Final = """
+[Service]
+Type=notify
+User=%i
+Environment=XDG_RUNTIME_DIR=/run/user/%i
+ExecStartPre=+/usr/bin/install -d -m 700 -o %i /run/user/%i
+ExecStart=/lib/systemd/systemd --user
+Delegate=yes
+KillMode=mixed
+"""
+
+
+def test_a_person_in_five_minutes_and_then_for_good(machine: Machine, wheels: Path) -> None:
+    """An ordinary user: by hand first, then with a unit of one's own under a real user manager."""
+    bastion = Bastion(machine)
+    (machine.units / "user@.service").write_text(USER_MANAGER)
+    loginctl = machine.root / "local/bin/loginctl"
+    loginctl.write_text('#!/bin/sh\necho "loginctl $*"\n')  # there is no logind to ask
+    loginctl.chmod(0o755)
+    with bastion.serving():
+        machine.run("install", "-d", "-o", "me", "/home/me", "/home/me/.ssh", "/home/me/.kube")
+        machine.run("install", "-m", "600", "-o", "me", bastion.inside("key"), "/home/me/.ssh/id_ed25519")
+        (machine.root / "etc/ssh/kubeconfig").write_text(bastion.kubeconfig)
+        machine.run("install", "-m", "600", "-o", "me", bastion.inside("kubeconfig"), "/home/me/.kube/config")
+        five_minutes = readme.shell("From `ssh -L` to kubemux in five minutes")
+        said = typed(machine, wheels, f"{five_minutes}\nkill %1\nwait", umask="022", user="me")
+        assert "/home/me/.config/kubemux/config.yaml: ok, 1 gateway, 1 cluster" in said
+        assert "kube-system" in said
+        # An environment that is made anew loses nothing.
+        kept = machine.run("find", "/home/me/.local/lib/kubemux", "-newer", "/home/me/.config/kubemux/config.yaml", "-type", "f")
+        assert kept.stdout == ""
+
+        machine.systemctl("start", "user@1000.service")
+        said = typed(machine, wheels, readme.shell("For yourself alone (systemd)"), umask="022", user="me")
+        assert "active (running)" in said
+        assert said.endswith("loginctl enable-linger\n")
+        shown = "systemctl --user show kubemux --property=StatusText"
+        up = "StatusText=1/1 clusters up, 1/1 gateways connected, 0 connections\n"
+        machine.wait(lambda: typed(machine, wheels, shown, umask="022", user="me") == up, up)
+        get = "kubectl --kubeconfig ~/.kube/kubemux --context prod-eu get ns"
+        assert "kube-system" in typed(machine, wheels, f"{get}; systemctl --user reload kubemux", umask="022", user="me")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -37,6 +38,27 @@ def installed(tmp_path: Path) -> Path:
 def verify(root: Path) -> str:
     done = analyze("verify", f"--root={root}", "--man=no", "--recursive-errors=no", "kubemux.service", "kubemux.socket")
     return f"{done.stdout}{done.stderr}"
+
+
+def verify_users_unit(folder: Path, more: str = "") -> str:
+    """As above for `systemctl --user`, which knows no --root: the program is below $HOME."""
+    program = folder / ".local/lib/kubemux/bin/kubemux"
+    program.parent.mkdir(parents=True)
+    shutil.copy("/bin/true", program)
+    unit = folder / "kubemux.service"
+    unit.write_text((SHIPPED / "user/kubemux.service").read_text() + more)
+    environment = {"HOME": str(folder), "XDG_RUNTIME_DIR": str(folder), "PATH": os.environ["PATH"]}
+    command = ["systemd-analyze", "verify", "--user", "--man=no", "--recursive-errors=no", str(unit)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
+    return f"{done.stdout}{done.stderr}"
+
+
+def test_verify_has_nothing_to_say_of_the_users_unit(tmp_path: Path) -> None:
+    assert verify_users_unit(tmp_path) == ""
+
+
+def test_verify_would_see_a_mistake_in_the_users_unit(tmp_path: Path) -> None:
+    assert "WantedBuy" in verify_users_unit(tmp_path, "\n[Install]\nWantedBuy=default.target\n")
 
 
 def test_verify_has_nothing_to_say(installed: Path) -> None:
