@@ -8,7 +8,7 @@ from typing import Final, cast
 from proxy.blocking import Hangs, Place
 from proxy.config.values import Endpoint
 from proxy.errors import ChannelRefused, ChannelTimeout
-from proxy.names import resolve
+from proxy.names import connect, resolve
 from proxy.relay.interfaces import ChannelUser
 
 CONNECT_TIMEOUT_S: Final = 10.0
@@ -143,13 +143,12 @@ class Direct:
 
     async def _connect(self, target: Endpoint) -> TcpChannel:
         """To the first address that answers; each has its share of the time. Raises OSError, UnicodeError, Hangs."""
-        loop = asyncio.get_running_loop()
         addresses = await resolve(*target, self._names, timeout=CONNECT_TIMEOUT_S / 2)
         failure: OSError = TimeoutError()
         for address in addresses:
             try:
                 async with asyncio.timeout(CONNECT_TIMEOUT_S / 2 / len(addresses)):
-                    _, channel = await loop.create_connection(TcpChannel, address.host, target.port)
+                    _, channel = await connect(TcpChannel, address.host, target.port)
             except OSError as exc:
                 failure = exc
             else:

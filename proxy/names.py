@@ -1,11 +1,17 @@
-"""Names to addresses: `getaddrinfo` in a thread that one listener, gateway or cluster has for itself (`proxy/blocking.py`)."""
+"""Names to addresses, in a thread that one listener, gateway or cluster has for itself (`proxy/blocking.py`); connections."""
 
 from __future__ import annotations
 
+import asyncio
+import errno
+import os
 import socket
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 
 from proxy.blocking import Place, doing
+
+P = TypeVar("P", bound=asyncio.BaseProtocol)
 
 
 class Address(NamedTuple):
@@ -20,6 +26,48 @@ class Address(NamedTuple):
         host, _, *more = self.sockaddr
         scope = more[1] if more else 0
         return f"{host}%{socket.if_indextoname(scope)}" if isinstance(scope, int) and scope else str(host)
+
+
+async def connect(
+    factory: Callable[[], P], host: str, port: int, *, local_addr: tuple[str, int] | None = None
+) -> tuple[asyncio.Transport, P]:
+    """A TCP connection to the address `host`. Raises OSError.
+
+    uvloop forgets the interface of a link-local address, and libuv takes the first there is.
+    """
+    loop = asyncio.get_running_loop()
+    if "%" not in host:
+        return await loop.create_connection(factory, host, port, local_addr=local_addr)
+    sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        if local_addr is not None:
+            sock.bind(socket.getaddrinfo(*local_addr, socket.AF_INET6, flags=socket.AI_NUMERICHOST)[0][4])
+        await _connected(loop, sock, socket.getaddrinfo(host, port, socket.AF_INET6, flags=socket.AI_NUMERICHOST)[0][4])
+        transport, protocol = await loop.create_connection(factory, sock=sock)
+    except BaseException:
+        sock.close()
+        raise
+    if transport.is_closing() and not isinstance(loop, asyncio.BaseEventLoop):
+        sock.detach()  # reset already: uvloop has closed the descriptor, and the end of this would close it again
+    return transport, protocol
+
+
+async def _connected(loop: asyncio.AbstractEventLoop, sock: socket.socket, address: tuple[object, ...]) -> None:
+    if (error := sock.connect_ex(address)) == errno.EINPROGRESS:
+        done = loop.create_future()
+        loop.add_writer(sock, _settle, done)
+        try:
+            await done
+        finally:
+            loop.remove_writer(sock)
+        error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if error:
+        raise OSError(error, os.strerror(error))
+
+
+def _settle(done: asyncio.Future[None]) -> None:
+    if not done.done():
+        done.set_result(None)
 
 
 async def resolve(host: str, port: int, place: Place, *, family: int = 0, timeout: float) -> list[Address]:  # noqa: ASYNC109 - Place.run's

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from typing import Final, NamedTuple
 
@@ -24,14 +24,16 @@ class Ran(NamedTuple):
     complaints: bytes
 
 
-async def run(command: Sequence[str]) -> Ran:
+async def run(command: Sequence[str], *, inherits: Collection[int] = ()) -> Ran:
     """What `command` prints. Raises OSError if there is no such program, ValueError if it prints too much.
 
-    The caller has a deadline. The program has a session of its own, which ends with it, or with the call: `Match exec` starts
-    programs that would outlive an ssh that is killed, or keep its standard error open.
+    It has the descriptors `inherits`, and a session of its own, which ends with it, or with the call: `Match exec` starts
+    programs that would outlive an ssh that is killed, or keep its standard error open. The caller has a deadline.
     """
     pipe, none = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
-    process = await asyncio.create_subprocess_exec(*command, stdin=none, stdout=pipe, stderr=pipe, start_new_session=True)
+    process = await asyncio.create_subprocess_exec(
+        *command, stdin=none, stdout=pipe, stderr=pipe, start_new_session=True, pass_fds=inherits
+    )
     try:
         async with asyncio.TaskGroup() as group:
             complaints = group.create_task(_first(process.stderr, _MAX_COMPLAINTS))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Final
+
+from proxy.openssh.program import run
+from proxy.text import printable
 
 _MAGIC: Final = b"SSHKRL\n\0"
 _REVOKED: Final = 1
@@ -33,26 +34,17 @@ def listed(data: bytes) -> Iterator[tuple[int, str]]:
 
 async def is_in_krl(krl: Path, line: bytes, *, seconds: float) -> bool:
     """Whether `krl` revokes the key, or certificate, of `line` (`TYPE BASE64`): ssh-keygen(1) reads it. Raises Unanswered."""
+    key = os.memfd_create("host key")  # standard input is a socket with uvloop, and has no path
     try:
-        process = await asyncio.create_subprocess_exec(
-            *("ssh-keygen", "-Q", "-f", str(krl), "/dev/stdin"),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-            process_group=0,
-        )
-    except OSError as exc:
-        raise Unanswered(f"ssh-keygen cannot be run: {exc.strerror}") from exc
-    try:
+        os.write(key, line + b"\n")
         async with asyncio.timeout(seconds):
-            _, said = await process.communicate(line + b"\n")
+            ran = await run(["ssh-keygen", "-Q", "-f", str(krl), f"/proc/self/fd/{key}"], inherits=(key,))
     except TimeoutError as exc:
         raise Unanswered(f"ssh-keygen -Q gave no answer within {seconds:g} s") from exc
+    except (OSError, ValueError) as exc:
+        raise Unanswered(f"ssh-keygen -Q cannot be run: {exc}") from exc
     finally:
-        if process.returncode is None:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
-    if process.returncode not in {0, _REVOKED}:
-        raise Unanswered(said.decode("utf-8", "replace").strip()[:200] or f"ssh-keygen -Q ended with {process.returncode}")
-    return process.returncode == _REVOKED
+        os.close(key)
+    if ran.code not in {0, _REVOKED}:
+        raise Unanswered(printable(ran.complaints.decode("utf-8", "replace"))[:200] or f"ssh-keygen -Q ended with {ran.code}")
+    return ran.code == _REVOKED

@@ -22,7 +22,7 @@ from proxy.blocking import Hangs, Place
 from proxy.config import expiry, host_keys
 from proxy.config.model import GatewayConfig, KeepaliveConfig
 from proxy.errors import ConnectTimeout, CredentialsUnusable, JumpFailed, LinkError, Stage, Unresolvable
-from proxy.names import resolve
+from proxy.names import connect, resolve
 from proxy.ssh import internals, known_hosts
 from proxy.ssh.agent import Agent
 from proxy.ssh.errors import describe_connect, describe_handshake, host_key_line, identity, is_hung_up
@@ -292,17 +292,16 @@ class _Tcp:
         self, factory: Callable[[], asyncio.Protocol], _host: str, port: int
     ) -> tuple[asyncio.BaseTransport, asyncio.BaseProtocol]:
         """Asyncssh's call. Each address has its share of the time. Raises LinkError."""
-        loop = asyncio.get_running_loop()
         failure = OSError("no address")
         for address in self.addresses:
             try:
                 async with asyncio.timeout(self._seconds / len(self.addresses)):
-                    connection = await loop.create_connection(factory, address, port, local_addr=self._source)
+                    connection = await connect(factory, address, port, local_addr=self._source)
                 give_up_after(connection[0].get_extra_info("socket"), self._unanswered)
             except OSError as exc:
                 failure = exc
             else:
-                self.connected_at = loop.time()
+                self.connected_at = asyncio.get_running_loop().time()
                 return connection
         raise describe_connect(self._server, failure) from failure
 

@@ -27,7 +27,8 @@ class FarSshd(Sshd):
         net = f"198.18.{secrets.randbelow(256)}.{4 * secrets.randbelow(64)}"
         prefix, _, last = net.rpartition(".")
         self._ours, self.host = f"{prefix}.{int(last) + 1}", f"{prefix}.{int(last) + 2}"
-        self._cable = f"kmx{secrets.token_hex(4)}"
+        self.cable = f"kmx{secrets.token_hex(4)}"
+        """Our end of it, an interface."""
 
     def __enter__(self) -> Self:
         # `exec` after the namespace is there, so the line says that it is.
@@ -38,9 +39,9 @@ class FarSshd(Sshd):
             assert self._machine.stdout is not None
             assert self._machine.stdout.readline() == b"ready\n"
             pid = str(self._machine.pid)
-            _ip("link", "add", self._cable, "type", "veth", "peer", "name", "far", "netns", pid)
-            _ip("address", "add", f"{self._ours}/30", "dev", self._cable)
-            _ip("link", "set", self._cable, "up")
+            _ip("link", "add", self.cable, "type", "veth", "peer", "name", "far", "netns", pid)
+            _ip("address", "add", f"{self._ours}/30", "dev", self.cable)
+            _ip("link", "set", self.cable, "up")
             _ip("address", "add", f"{self.host}/30", "dev", "far", inside=pid)
             _ip("link", "set", "far", "up", inside=pid)
             _ip("link", "set", "lo", "up", inside=pid)
@@ -56,7 +57,15 @@ class FarSshd(Sshd):
         self._machine.wait()
         if self._machine.stdout:
             self._machine.stdout.close()
-        subprocess.run(["ip", "link", "delete", self._cable], capture_output=True, timeout=10, check=False)
+        subprocess.run(["ip", "link", "delete", self.cable], capture_output=True, timeout=10, check=False)
+
+    def listen_on_link_local(self) -> str:
+        """Listen on a link-local address, too, and say which: with our interface, as whoever dials has to."""
+        _ip("address", "add", "fe80::7/64", "dev", self.cable, "nodad")
+        _ip("address", "add", "fe80::8/64", "dev", "far", "nodad", inside=str(self._machine.pid))
+        self.reconfigure({"ListenAddress": f"{self.host}\nListenAddress ::"})
+        self.restart()
+        return f"fe80::8%{self.cable}"
 
     def pull(self) -> None:
         """Pull the cable at the far end: packets are lost in both directions, without a word."""
