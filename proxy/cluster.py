@@ -92,6 +92,16 @@ class Cluster:
         return self._opening + len(self._relays)
 
     @property
+    def has_link(self) -> bool:
+        """Whether the way to its API servers is open."""
+        return self.route.is_up
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether the way has been closed for longer than a client is held."""
+        return self.route.is_given_up(self._shared.hold_timeout)
+
+    @property
     def paused(self) -> int:
         """Connections of which a side waits for the other."""
         return sum(relay.is_client_paused or relay.is_cluster_paused for relay in self._relays)
@@ -207,11 +217,6 @@ class Cluster:
     def _check_idle(self) -> None:
         if not self.active:
             self._idle.set()
-
-    def look(self) -> None:
-        """Call it about twice a second."""
-        self.drop_ghosts()
-        self.end_idle()
 
     def drop_ghosts(self) -> None:
         """End the connections of clients that have gone while nothing could be read from or written to them."""

@@ -10,7 +10,6 @@ import os
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -28,6 +27,7 @@ from proxy.config import credentials
 from proxy.config.model import DIRECT, ClusterConfig, Config
 from proxy.config.values import Endpoint
 from proxy.direct import Direct
+from proxy.entry import Entry
 from proxy.errors import ListenError
 from proxy.health.lag import watch_lag
 from proxy.health.monitor import Monitor
@@ -41,7 +41,7 @@ from proxy.logging import dropped_entries
 from proxy.metrics import Metrics
 from proxy.relay.budget import MemoryBudget
 from proxy.relay.interfaces import Route
-from proxy.snapshots import ClusterSnapshot, DaemonSnapshot
+from proxy.snapshots import DaemonSnapshot
 from proxy.sockets import Sockets
 from proxy.ssh.gateway import Gateway
 from proxy.ssh.handshakes import Handshakes
@@ -55,18 +55,6 @@ REBIND_S: Final = 5.0
 
 CLOSING_S: Final = 15.0
 """Seconds that a stop may take after `drain_timeout`: half-closed connections, links and admin calls that end."""
-
-
-@dataclass(slots=True)
-class Entry:
-    """A cluster with what watches over it."""
-
-    cluster: Cluster
-    monitor: Monitor
-    listener: Listener
-    tasks: Tasks
-    listen_error: ListenError | None = None
-    is_drained: bool = False
 
 
 class Daemon:
@@ -207,7 +195,7 @@ class Daemon:
         self.state_changed()
 
     def _keep(self, listener: Listener) -> None:
-        if listener.sock is not None:
+        if listener.sock is not None and not listener.is_refusing:
             self.sockets.keep(listener.address, listener.sock)
 
     def unlisten(self, entry: Entry) -> None:
@@ -247,7 +235,7 @@ class Daemon:
             for name, gateway in self.gateways.items():
                 yield f"gateway {name}", gateway.look
             for name, entry in self.entries.items():
-                yield f"cluster {name}", entry.cluster.look
+                yield f"cluster {name}", partial(entry.look, self.sockets)
 
         heartbeat = Heartbeat(parts)
         watching = partial(watch_lag, self.metrics, heartbeat.beat, interval=min(0.5, interval or 0.5))
@@ -258,10 +246,11 @@ class Daemon:
     def _gateway_changed(self, name: str) -> None:
         """Probe at once what a gateway that came or went leads to; not at every failed dial, which proves nothing new."""
         is_up = self.gateways[name].is_up if name in self.gateways else False
-        if is_up != self._up.get(name):
-            self._up[name] = is_up
-            for entry in self.entries.values():
-                if entry.cluster.config.gateway == name:
+        is_news, self._up[name] = is_up != self._up.get(name), is_up
+        for entry in self.entries.values():
+            if entry.cluster.config.gateway == name:
+                entry.admit_or_refuse(self.sockets)
+                if is_news:
                     entry.monitor.poke()
         self.state_changed()
 
@@ -288,7 +277,7 @@ class Daemon:
             buffered_bytes=self.shared.budget.used,
             memory_limit=self.shared.budget.limit,
             gateways=tuple(gateway.snapshot() for gateway in self.gateways.values()),
-            clusters=tuple(_cluster_snapshot(entry) for entry in self.entries.values()),
+            clusters=tuple(entry.snapshot() for entry in self.entries.values()),
         )
 
     # ------------------------------------------------------------------------------------------------- stop
@@ -356,32 +345,3 @@ class Daemon:
             await self._admin.close()
         self.sockets.close()
         log.info("stopped")
-
-
-def _cluster_snapshot(entry: Entry) -> ClusterSnapshot:
-    cluster, outcome = entry.cluster, entry.monitor.outcome
-    reason, message, hint = "", "", ""
-    if outcome is not None:
-        reason, message, hint = str(outcome.result), outcome.message, outcome.hint
-    if entry.is_drained:
-        reason, message, hint = "drained", "drained: it takes no connections", "kubemux reload opens it again"
-    elif entry.listen_error:
-        reason, message, hint = ListenError.reason, str(entry.listen_error), entry.listen_error.hint
-    is_well = entry.listener.is_bound and outcome is not None and outcome.result.alive
-    return ClusterSnapshot(
-        name=cluster.name,
-        gateway=cluster.config.gateway,
-        listen=str(cluster.config.listen),
-        listening=entry.listener.is_bound,
-        state=entry.monitor.state,
-        reason=reason,
-        message="" if is_well else message,
-        hint="" if is_well else hint,
-        probe_seconds=outcome.seconds if outcome else None,
-        api_server=str(cluster.api_server),
-        connections=cluster.active,
-        connections_total=cluster.connections_total,
-        bytes_to_cluster=cluster.traffic.to_cluster,
-        bytes_from_cluster=cluster.traffic.from_cluster,
-        certificate_expiry=outcome.certificate_expiry if outcome else None,
-    )

@@ -126,6 +126,11 @@ class Direct:
     def __init__(self) -> None:
         self._names = Place("names of a direct cluster")
 
+    @property
+    def is_up(self) -> bool:
+        """There is no link that could be down."""
+        return True
+
     async def open_channel(self, target: Endpoint, *, origin: Endpoint, hold_until: float) -> TcpChannel:
         """Connect. Raises ChannelRefused, ChannelTimeout. There is no link to wait for."""
         del origin, hold_until
@@ -154,3 +159,8 @@ class Direct:
             else:
                 return channel
         raise failure
+
+    def is_given_up(self, patience: float) -> bool:
+        """See `proxy.relay.interfaces.Route`."""
+        del patience
+        return False

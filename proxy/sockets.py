@@ -92,7 +92,7 @@ class Sockets:
 
 def _name(address: Endpoint) -> str:
     """A name in the store: no colon, which is what separates them in LISTEN_FDNAMES."""
-    return f"listen-{address}".replace(":", "_")
+    return f"{systemd.STORED}{address}".replace(":", "_")
 
 
 async def _barrier() -> None:

@@ -33,7 +33,14 @@ READY: Final = "READY=1"
 STOPPING: Final = "STOPPING=1"
 WATCHDOG: Final = "WATCHDOG=1"
 
+STORED: Final = "listen-"
+"""How the names of those sockets begin that systemd keeps for us (`proxy/sockets.py`)."""
+
 _FIRST_FD: Final = 3  # SD_LISTEN_FDS_START
+
+
+class Activated(socket.socket):
+    """One that a socket unit listens on, too: systemd fails the unit if somebody else ends that (`shutdown`)."""
 
 
 def status(text: str) -> str:
@@ -92,13 +99,15 @@ def inherited_sockets() -> dict[Endpoint | str, socket.socket]:
     no such socket is logged and closed. An abstract unix socket's key begins with `@`. A second call finds none.
     """
     # Taken out of the environment: a child would mistake its own descriptors for them.
-    pid, count, _names = (os.environ.pop(f"LISTEN_{name}", "") for name in ("PID", "FDS", "FDNAMES"))
+    pid, count, names = (os.environ.pop(f"LISTEN_{name}", "") for name in ("PID", "FDS", "FDNAMES"))
     if pid != str(os.getpid()) or not count.isdecimal():
         return {}
     found: dict[Endpoint | str, socket.socket] = {}
-    for fd in range(_FIRST_FD, _FIRST_FD + int(count)):
+    fds = range(_FIRST_FD, _FIRST_FD + int(count))
+    named = dict(zip(fds, names.split(":"), strict=False))
+    for fd in fds:
         try:
-            address, sock = _listener(fd)
+            address, sock = _listener(fd, socket.socket if named.get(fd, "").startswith(STORED) else Activated)
         except (OSError, ValueError) as exc:
             log.warning("inherited socket not usable", fd=fd, error=str(exc), hint="keep to ListenStream= in kubemux.socket")
             continue
@@ -107,10 +116,10 @@ def inherited_sockets() -> dict[Endpoint | str, socket.socket]:
     return found
 
 
-def _listener(fd: int) -> tuple[Endpoint | str, socket.socket]:
+def _listener(fd: int, kind: type[socket.socket]) -> tuple[Endpoint | str, socket.socket]:
     """Descriptor `fd` as a socket with its address. Raises OSError or ValueError after closing it."""
     try:
-        sock = socket.socket(fileno=fd)
+        sock = kind(fileno=fd)
     except OSError:
         with suppress(OSError):  # it may not even be open
             os.close(fd)

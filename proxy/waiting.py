@@ -29,14 +29,21 @@ class WaitingForMemory:
         self._budget = budget
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._say_at = 0.0
+        self._short_since: float | None = None
+        """Since when nobody has been let on."""
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     async def wait(self, until: float) -> None:
-        """Return when there may be room again. Raises TimeoutError at loop time `until`."""
+        """Return when there may be room again. Raises TimeoutError at loop time `until`.
+
+        At once, if nobody has been let on for longer than this one would wait: it would wait in vain, like those before.
+        """
         loop = asyncio.get_running_loop()
-        if until <= loop.time():
+        now = loop.time()
+        self._short_since = now if self._short_since is None else self._short_since
+        if until <= now or now - self._short_since > until - now:
             raise TimeoutError
         if loop.time() >= self._say_at:
             self._say_at = loop.time() + SAY_AGAIN_S
@@ -57,9 +64,9 @@ class WaitingForMemory:
 
     def wake(self) -> None:
         """Let as many go on as there is room for."""
-        if not self._waiting:
-            return
         room = (self._budget.limit - self._budget.used) // self._budget.floor
+        if room > 0:
+            self._short_since = None
         while room > 0 and self._waiting:
             turn = self._waiting.popleft()
             if not turn.done():

@@ -27,6 +27,7 @@ class Metered(Direct):
     """A way that takes memory as a link does."""
 
     def __init__(self, budget: MemoryBudget) -> None:
+        super().__init__()
         self._budget = budget
 
     async def open_channel(self, target: Endpoint, *, origin: Endpoint, hold_until: float) -> TcpChannel:
@@ -102,6 +103,32 @@ async def test_it_waits_no_longer_than_hold_timeout(bed: Bed) -> None:
         await reader.read()
     writer.close()
     assert bed.ended("memory") == 1
+
+
+async def test_nobody_waits_for_memory_in_vain_for_ever(bed: Bed) -> None:
+    """Once it has been short for longer than a client is held, the next ones are reset at once, until there is some again."""
+    bed.shared.hold_timeout = 0.05
+    for served in range(2):
+        reader, writer = await bed.client()
+        with pytest.raises(ConnectionResetError):
+            await reader.read()
+        writer.close()
+        assert bed.ended("memory") == served + 1
+    bed.shared.hold_timeout = 0.2
+    await asyncio.sleep(0.2)
+    reader, writer = await bed.client()
+    began = asyncio.get_running_loop().time()
+    with pytest.raises(ConnectionResetError):
+        await reader.read()
+    writer.close()
+    assert asyncio.get_running_loop().time() - began < 0.1
+    assert bed.ended("memory") == 3
+    bed.budget.give_back(bed.budget.floor)
+    bed.shared.waiting.wake()
+    reader, writer = await bed.client()
+    assert await reader.readexactly(4) == b"ping"
+    writer.close()
+    await until(lambda: bed.cluster.active == 0)
 
 
 async def test_the_end_of_a_connection_lets_the_next_one_in(bed: Bed) -> None:

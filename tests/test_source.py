@@ -29,6 +29,7 @@ LAYERS = (
         "proxy.sockets",
         "proxy.systemd",
         "proxy.cluster",
+        "proxy.entry",
         "proxy.idle",
         "proxy.heap",
         "proxy.heartbeat",

@@ -79,6 +79,12 @@ class Peer:
         with patch.dict(vars(plane_module), Handover=conn):
             self.link = Link((conn,), server="peer", budget=self.budget, name="link")
 
+    is_up = True
+
+    def is_given_up(self, patience: float) -> bool:
+        del patience
+        return False
+
     async def open_channel(self, target: Endpoint, *, origin: Endpoint, hold_until: float) -> Channel:
         """As a gateway with one link."""
         del hold_until

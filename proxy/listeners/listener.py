@@ -17,7 +17,7 @@ import structlog
 from proxy import descriptors
 from proxy.blocking import Place
 from proxy.config.values import Endpoint
-from proxy.listeners.binding import bind
+from proxy.listeners.binding import BACKLOG, bind
 
 log = structlog.get_logger("kubemux.listener")
 
@@ -39,6 +39,8 @@ class Listener:
         self.on_client = on_client
         self._socket = inherited
         self._resume: asyncio.TimerHandle | None = None
+        self.is_refusing = False
+        """The kernel refuses clients, and the address stays ours."""
         self._loop = asyncio.get_running_loop()
         self._names = Place(f"names of {address}")
 
@@ -59,17 +61,43 @@ class Listener:
         """Bind unless inherited, and accept. Raises ListenError; may be called again then."""
         if self._socket is None:
             self._socket = await bind(self.address, self._names)
+        if not self.is_refusing:
+            self._loop.add_reader(self._socket, self._accept)
+
+    def refuse(self) -> None:
+        """Have the kernel refuse whoever comes, until `admit`: better than a reset, after which client-go tries again for long.
+
+        `shutdown` ends that a TCP socket listens, for all descriptors of it, and keeps it bound (Linux).
+        """
+        if self._socket is None or self.is_refusing:
+            return
+        self.is_refusing = True
+        self._stop_accepting(self._socket)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)  # or another program could have the address meanwhile
+        self._socket.shutdown(socket.SHUT_RDWR)
+
+    def admit(self) -> None:
+        """Take clients again. Raises OSError if another program has the address by now."""
+        if self._socket is None or not self.is_refusing:
+            return
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._socket.listen(BACKLOG)
+        self.is_refusing = False
         self._loop.add_reader(self._socket, self._accept)
 
     def close(self) -> None:
         """Accept no more and close the socket; clients already handed over are not ours. Idempotent."""
+        if self._socket is not None:
+            self._stop_accepting(self._socket)
+            self._socket.close()
+            self._socket = None
+            self.is_refusing = False
+
+    def _stop_accepting(self, sock: socket.socket) -> None:
         if self._resume is not None:
             self._resume.cancel()
             self._resume = None
-        if self._socket is not None:
-            self._loop.remove_reader(self._socket)
-            self._socket.close()
-            self._socket = None
+        self._loop.remove_reader(sock)
 
     def _accept(self) -> None:
         for _ in range(BATCH):

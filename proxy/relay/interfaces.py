@@ -72,6 +72,10 @@ class Channel(Protocol):
 class Route(Protocol):
     """A way to API servers: a gateway, or no gateway at all."""
 
+    @property
+    def is_up(self) -> bool:
+        """Whether it has a link, if it needs one."""
+
     async def open_channel(self, target: Endpoint, *, origin: Endpoint, hold_until: float) -> Channel:
         """Open a channel to `target`, waiting for a link until `hold_until` (loop time, seconds).
 
@@ -79,3 +83,6 @@ class Route(Protocol):
         Raises LinkDown, ChannelRefused, ChannelProhibited, ChannelTimeout, MemoryExhausted. Cancelled, it leaves no channel
         behind.
         """
+
+    def is_given_up(self, patience: float) -> bool:
+        """Whether there has been no link for more than `patience` seconds, nor one in sight."""

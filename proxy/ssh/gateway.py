@@ -39,7 +39,7 @@ from proxy.snapshots import GatewaySnapshot
 from proxy.ssh.channel import SshChannel
 from proxy.ssh.dial import Dialled, Places, dial
 from proxy.ssh.establish import establish
-from proxy.ssh.governor import Backoff
+from proxy.ssh.governor import Backoff, Outage
 from proxy.ssh.handshakes import Handshakes
 from proxy.ssh.host_keys import Announcement, learn
 from proxy.ssh.link import Link
@@ -81,6 +81,7 @@ class Gateway:
         self._wanted = asyncio.Event()
         self._hurry = asyncio.Event()
         self._backoff = Backoff()
+        self._outage = Outage(asyncio.get_running_loop().time())
         self._numbers = count(1)
         self._lost_reasons: list[str] = []
         self._retry_at: float | None = None
@@ -164,12 +165,20 @@ class Gateway:
                 await asyncio.wait([link.closed], timeout=hold_until - loop.time())
 
     async def _wait_for_link(self, hold_until: float) -> None:
+        now = asyncio.get_running_loop().time()
+        # Not the failure itself: in `status` it would stand beside the gateway's own line, and be older than that.
+        if self._outage.outlasts(hold_until - now, now):
+            seconds = self._outage.seconds(now)
+            raise LinkDown(f"gateway {self.name} has no link, and has had none for {seconds:.0f} s") from self._failure
         try:
             async with asyncio.timeout_at(hold_until):
                 await self._up.wait()
         except TimeoutError:
-            # Not the failure itself: in `status` it would stand beside the gateway's own line, and be older than that.
             raise LinkDown(f"gateway {self.name} has no link") from self._failure
+
+    def is_given_up(self, patience: float) -> bool:
+        """See `proxy.relay.interfaces.Route`."""
+        return self._outage.outlasts(patience, asyncio.get_running_loop().time())
 
     # ----------------------------------------------------------------------------------------- supervision
 
@@ -268,6 +277,7 @@ class Gateway:
         if HostKeyRevoked in {type(exc), type(exc.__cause__)}:  # whoever marked the key meant the links, too, that trusted it
             for link in (*self._links.stale, *self._links.retiring):
                 self._tasks.spawn(link.close(exc), name=f"close {link.name}")
+        self._outage.has_failed = not self._links
         delay = self._backoff.failed(exc.retry)
         self._report.dial_failed(exc, self._failure, delay=delay, kept=len(self._links))
         self._failure = exc
@@ -377,6 +387,7 @@ class Gateway:
 
     def _changed(self) -> None:
         """Bring state, metrics and waiting clients in line with the links."""
+        self._outage.link(asyncio.get_running_loop().time(), is_up=bool(self._links))
         if self._links:
             self._up.set()
         else:

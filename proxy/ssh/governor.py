@@ -91,3 +91,29 @@ class Backoff:
         if age >= STABLE_S:
             self._failures.clear()
         return self.failed(RetryClass.SOON)
+
+
+class Outage:
+    """Since when a gateway has had no link, and whether one is in sight."""
+
+    __slots__ = ("_since", "has_failed")
+
+    def __init__(self, now: float) -> None:
+        self._since: float | None = now
+        self.has_failed = False
+        """A dial has failed since: until then, a client that comes may be just in time for the next one."""
+
+    def link(self, now: float, *, is_up: bool) -> None:
+        """There is one, or there is none."""
+        if is_up:
+            self._since, self.has_failed = None, False
+        elif self._since is None:
+            self._since = now
+
+    def seconds(self, now: float) -> float:
+        """How long it has lasted."""
+        return 0.0 if self._since is None else now - self._since
+
+    def outlasts(self, patience: float, now: float) -> bool:
+        """Whether it has lasted longer than a client would wait: who comes now would wait in vain, like those before."""
+        return self.has_failed and self._since is not None and now - self._since > patience

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.errors import RetryClass
-from proxy.ssh.governor import ALLOWED_S, REFUSAL_S, STABLE_S, Backoff, Pace
+from proxy.ssh.governor import ALLOWED_S, REFUSAL_S, STABLE_S, Backoff, Outage, Pace
 
 FIRST = {RetryClass.SOON: 0.5, RetryClass.SLOW: 15.0}
 LARGEST = {RetryClass.SOON: 15.0, RetryClass.SLOW: 300.0}
@@ -109,3 +109,20 @@ def test_what_one_server_refuses_never_adds_up_to_a_lock(attempts: list[tuple[fl
     end(now + 10)
     assert pace.trying == 0
     assert pace.is_quiet(now + 10 + ALLOWED_S)
+
+
+def test_an_outage_outlasts_a_client_once_a_dial_has_failed() -> None:
+    outage = Outage(0.0)
+    assert not outage.outlasts(5, 100.0), "the first dial may be about to succeed"
+    outage.has_failed = True
+    assert not outage.outlasts(5, 5.0)
+    assert outage.outlasts(5, 5.1)
+    assert outage.seconds(7.0) == 7.0
+    outage.link(8.0, is_up=True)
+    assert not outage.outlasts(0, 100.0)
+    assert outage.seconds(100.0) == 0
+    outage.link(200.0, is_up=False)
+    outage.link(203.0, is_up=False)
+    assert not outage.outlasts(5, 300.0), "nobody has dialled since"
+    outage.has_failed = True
+    assert (outage.outlasts(5, 204.0), outage.outlasts(5, 205.5)) == (False, True)
