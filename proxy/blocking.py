@@ -14,12 +14,16 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Generic, TypeVar, TypeVarTuple, cast, final
+from typing import Final, Generic, TypeVar, TypeVarTuple, cast, final
 
+K = TypeVar("K")
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
+
+FILES_S: Final = 5.0
+"""Seconds in which a file is read that can be read at all, however busy its disk: for what has no better measure."""
 
 _thread = threading.local()
 
@@ -62,6 +66,11 @@ class Call(Generic[T]):
         self._has_ended = True
         self._done()
 
+    @property
+    def is_running(self) -> bool:
+        """Whether the function has not returned yet."""
+        return not self._has_ended
+
     def hangs(self) -> Hangs:
         """The error that says so."""
         return Hangs(f"{self.what} has been hanging since {time.strftime('%Y-%m-%dT%H:%M:%SZ', self._since)}")
@@ -76,6 +85,19 @@ class Call(Generic[T]):
             finally:
                 self._failure = None  # its traceback refers to this very frame
         return cast("T", self._result)
+
+
+def all_of(functions: Mapping[K, Callable[[], T]], *, timeout: float) -> dict[K, T | Hangs]:
+    """What each function returns, called all at once in threads of their own, or that it hangs; for programs without a loop."""
+    ended = threading.Semaphore(0)
+    calls = {key: Call(str(key), function, timeout=timeout, done=ended.release) for key, function in functions.items()}
+    for call in calls.values():
+        call.start()
+    deadline = time.monotonic() + timeout
+    for _ in calls:
+        if not ended.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            break
+    return {key: call.hangs() if call.is_running else call.result() for key, call in calls.items()}
 
 
 class Place:

@@ -21,7 +21,7 @@ class Controller:
     def __init__(self, daemon: Daemon) -> None:
         self._daemon = daemon
         self._reloading = asyncio.Lock()
-        self._renewal = Renewal(daemon)
+        self._renewal = Renewal(daemon, self._reloading)
         self._next: asyncio.Task[ReloadResult | ProxyError] | None = None
 
     async def reload(self) -> ReloadResult:
@@ -53,8 +53,7 @@ class Controller:
     async def watch_files(self) -> None:
         """Renew what is made with files that change, until cancelled."""
         while True:
-            async with self._reloading:
-                await self._renewal.look()
+            await self._renewal.look()
             await asyncio.sleep(LOOK_S)
 
     async def reconnect(self, gateway: str) -> None:

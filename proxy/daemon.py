@@ -23,7 +23,6 @@ from proxy.admin.server import AdminServer
 from proxy.admin.status import summary
 from proxy.blocking import Place
 from proxy.cluster import HALF_CLOSE_S, Cluster, Shared
-from proxy.config import credentials
 from proxy.config.model import DIRECT, ClusterConfig, Config
 from proxy.config.values import Endpoint
 from proxy.direct import Direct
@@ -61,8 +60,14 @@ class Daemon:
     """The object graph."""
 
     def __init__(
-        self, config: Config, *, config_path: Path, sockets: Mapping[Endpoint | str, socket.socket] | None = None
+        self,
+        config: Config,
+        *,
+        config_path: Path,
+        sockets: Mapping[Endpoint | str, socket.socket] | None = None,
+        fingerprint: Mapping[Path, bytes] | None = None,
     ) -> None:
+        """`fingerprint` is of the files that `config` names, as far as they could be read (`proxy.config.apart`)."""
         self.config = config
         self.config_path = config_path
         self.metrics = Metrics(CollectorRegistry(), version=__version__, dropped_entries=dropped_entries)
@@ -86,7 +91,7 @@ class Daemon:
         self._up: dict[str, bool] = {}
         self.is_draining = False
         self._hurry = asyncio.Event()
-        self.fingerprint = credentials.fingerprint(config)
+        self.fingerprint = dict(fingerprint or {})
         self.metrics.buffered_bytes.set_function(lambda: self.shared.budget.used)
         self.metrics.tasks.set_function(lambda: len(asyncio.all_tasks(self._loop)))
         self.metrics.paused_relays.set_function(lambda: sum(entry.cluster.paused for entry in self.entries.values()))

@@ -7,7 +7,7 @@ is replaced, what is new is added; connections of what is gone have `limits.drai
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
+from dataclasses import replace
 
 import structlog
 
@@ -37,7 +37,7 @@ async def reload(daemon: Daemon) -> ReloadResult:
         raise Stopping("kubemux is being stopped")
     systemd.notify(systemd.reloading())
     try:
-        config, fingerprint = await asyncio.to_thread(_read, daemon)
+        loaded = await load(daemon.config_path)
         if daemon.is_draining:  # since then: what would be bound now, nobody would close
             raise Stopping("kubemux is being stopped")
     except ConfigError as exc:
@@ -45,9 +45,11 @@ async def reload(daemon: Daemon) -> ReloadResult:
         log.error("reload rejected", config=str(daemon.config_path), problems=exc.render().splitlines())
         raise
     else:
-        plan = diff.plan(daemon.config, config, diff.changed(daemon.fingerprint, fingerprint))
-        result = await _apply(daemon, config, plan)
-        daemon.fingerprint = fingerprint
+        plan = diff.plan(daemon.config, loaded.config, diff.changed(daemon.fingerprint, loaded.fingerprint))
+        result = await _apply(daemon, loaded.config, plan)
+        result = replace(result, warnings=(*result.warnings, *(f"{one.key}: {one.message}" for one in loaded.hanging)))
+        known = {**daemon.fingerprint, **loaded.fingerprint}
+        daemon.fingerprint = {path: known[path] for path in credentials.files(loaded.config) if path in known}
         daemon.metrics.config_reloads.labels("ok").inc()
         daemon.metrics.config_last_success.set_to_current_time()
         log.info("reloaded", added=result.added, changed=result.changed, removed=result.removed, warnings=result.warnings)
@@ -55,11 +57,6 @@ async def reload(daemon: Daemon) -> ReloadResult:
     finally:
         if not daemon.is_draining:
             systemd.notify(systemd.READY, systemd.status(summary(daemon.snapshot())))
-
-
-def _read(daemon: Daemon) -> tuple[Config, dict[Path, bytes]]:
-    config = load(daemon.config_path)
-    return config, credentials.fingerprint(config)
 
 
 async def _apply(daemon: Daemon, config: Config, plan: diff.Plan) -> ReloadResult:

@@ -2,7 +2,8 @@
 
 Their stamps are read every few seconds, in a thread. What has changed and then stayed as it is from one look to the next (a file
 that is being written has not) renews what is made with it: gateways replace their links, make before break, clusters are probed.
-No look at the configuration itself: that is taken when somebody says so.
+What hangs counts as unchanged, and keeps no other file from being looked at (`proxy/looks.py`). No look at the configuration
+itself: that is taken when somebody says so.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ from typing import Final
 import structlog
 
 from proxy.config import credentials, diff
-from proxy.config.credentials import Stamp
+from proxy.config.credentials import Look, Stamp
 from proxy.config.model import Config
 from proxy.config.rules import Finding
+from proxy.config.typed import Loc
 from proxy.daemon import Daemon
+from proxy.looks import Looks
 
 log = structlog.get_logger("kubemux.renewal")
 
@@ -26,31 +29,39 @@ LOOK_S: Final = 5.0
 
 
 class Renewal:
-    """What was seen of the files of one daemon."""
+    """What was seen of the files of one daemon. Nothing is taken while somebody else has `reloading`."""
 
-    def __init__(self, daemon: Daemon) -> None:
+    def __init__(self, daemon: Daemon, reloading: asyncio.Lock) -> None:
         self._daemon = daemon
-        self._settled: dict[Path, Stamp | None] = {}
-        self._seen: dict[Path, Stamp | None] | None = None
+        self._reloading = reloading
+        self._looks = Looks()
+        self._settled: dict[Loc, dict[Path, Stamp | None]] = {}
+        self._seen: dict[Loc, dict[Path, Stamp | None]] | None = None
 
     async def look(self) -> bool:
-        """Take what has changed and settled since the last call; whether there was something. Not during a reload."""
+        """Take what has changed and settled since the last call; whether there was something."""
         daemon, config = self._daemon, self._daemon.config
-        stamps = await asyncio.to_thread(credentials.stamps, config)
+        sections = credentials.sections(config)
+        stamps = await self._looks.at(sections, lambda _, section: credentials.stamps(section))
         settled, self._seen = stamps == self._seen, stamps
         if not settled or stamps == self._settled:
             return False
-        self._settled = stamps
-        fingerprint, findings = await asyncio.to_thread(_read, config)
-        return not daemon.is_draining and self._take(config, fingerprint, findings)
+        found = await self._looks.at(sections, credentials.look_at)
+        async with self._reloading:
+            if daemon.is_draining or daemon.config is not config:
+                return False
+            self._settled = stamps
+            return self._take(config, list(found.values()))
 
-    def _take(self, config: Config, fingerprint: dict[Path, bytes], findings: list[Finding]) -> bool:
+    def _take(self, config: Config, found: list[Look]) -> bool:
         daemon = self._daemon
+        fingerprint = {path: digest for look in found for path, digest in look.fingerprint.items()}
         changed = diff.changed(daemon.fingerprint, fingerprint)
+        daemon.fingerprint = fingerprint | daemon.fingerprint  # some hung until now
         plan = diff.plan(config, config, changed)
         gateways, clusters = set(plan.gateways.renewed), set(plan.clusters.renewed)
         for section, names in (("gateways", gateways), ("clusters", clusters)):
-            for finding in findings:
+            for finding in (finding for look in found for finding in look.findings):
                 name = str(finding.loc[1])
                 if finding.loc[0] == section and name in names:
                     names.discard(name)
@@ -71,7 +82,3 @@ class Renewal:
         key = ".".join(map(str, finding.loc))
         log.warning("changed file cannot be used", key=key, message=finding.message, hint=finding.hint)
         return set(credentials.paths(section))
-
-
-def _read(config: Config) -> tuple[dict[Path, bytes], list[Finding]]:
-    return credentials.fingerprint(config), list(credentials.check(config))

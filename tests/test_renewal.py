@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import os
+import threading
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
+from proxy import looks
 from proxy.config.loader import load
 from proxy.control import Controller
 from proxy.daemon import Daemon
+from proxy.reload import reload
 from proxy.renewal import Renewal
 from tests.integration.conftest import cluster, gateway
 from tests.support.daemon import Daemon as Written
@@ -40,7 +45,7 @@ async def running(sshd: Sshd, folder: Path, certificates: Certificates) -> Async
         await daemon.start(Controller(daemon))
         try:
             await until(lambda: sample(daemon, "cluster_up", cluster="prod") == 1)
-            yield daemon, Renewal(daemon), key, ca
+            yield daemon, Renewal(daemon, asyncio.Lock()), key, ca
         finally:
             await daemon.stop(timeout=0)
 
@@ -102,3 +107,72 @@ async def test_a_new_ca_is_tried_at_once(sshd: Sshd, tmp_path: Path, certificate
         assert any([await renewal.look() for _ in range(2)])
         await until(lambda: sample(daemon, "cluster_up", cluster="prod") == 1)
         assert replaced(daemon) == 0
+
+
+def passed_over(logs: Sequence[Mapping[str, object]]) -> list[str]:
+    return [f"{entry['event']}: {entry['key']}" for entry in logs if entry["event"] in {"file hangs", "file answers again"}]
+
+
+async def test_a_file_that_hangs_is_named_once_and_the_others_are_looked_at(
+    sshd: Sshd, tmp_path: Path, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(looks, "FILES_S", 1.0)
+    async with running(sshd, tmp_path, certificates) as (daemon, renewal, key, ca):
+        [await renewal.look() for _ in range(2)]
+        disk = DeadDisk(ca, monkeypatch)
+        with capture_logs() as logs:
+            key.write_bytes(sshd.new_identity("second").read_bytes())
+            assert any([await renewal.look() for _ in range(3)]), "what hangs keeps no other file from being taken"
+            await until(lambda: replaced(daemon) == 1)
+            began = asyncio.get_running_loop().time()
+            assert not any([await renewal.look() for _ in range(3)])
+            assert asyncio.get_running_loop().time() - began < 1, "it is not waited for again"
+            assert passed_over(logs) == ["file hangs: clusters.prod"]
+            [message] = [entry["message"] for entry in logs if entry["event"] == "file hangs"]
+            assert f"looking at {ca} has been hanging since 20" in str(message)
+            ca.write_bytes(Authority(tmp_path / "other").ca.cert.read_bytes())
+            disk.answer()
+            await until_look(renewal)
+            await until(lambda: sample(daemon, "cluster_up", cluster="prod") == 0)
+            assert passed_over(logs) == ["file hangs: clusters.prod", "file answers again: clusters.prod"]
+
+
+async def until_look(renewal: Renewal) -> None:
+    async with asyncio.timeout(10):
+        while not await renewal.look():
+            await asyncio.sleep(0.01)
+
+
+class DeadDisk:
+    """Whoever looks at `path` waits."""
+
+    def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._over = threading.Event()
+        stat = Path.stat
+
+        def hanging(asked: Path, *, follow_symlinks: bool = True) -> os.stat_result:
+            if asked == path and threading.current_thread() is not threading.main_thread():
+                assert self._over.wait(20)
+            return stat(asked, follow_symlinks=follow_symlinks)
+
+        monkeypatch.setattr(Path, "stat", hanging)
+
+    def answer(self) -> None:
+        self._over.set()
+
+
+async def test_a_reload_does_not_wait_for_a_look_that_hangs(
+    sshd: Sshd, tmp_path: Path, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what it has seen by then is of a configuration that counts no more."""
+    async with running(sshd, tmp_path, certificates) as (daemon, _, _, ca):
+        reloading = asyncio.Lock()
+        renewal = Renewal(daemon, reloading)
+        [await renewal.look() for _ in range(2)]
+        disk = DeadDisk(ca, monkeypatch)
+        look = asyncio.get_running_loop().create_task(renewal.look())
+        await asyncio.sleep(0)
+        async with asyncio.timeout(5), reloading:
+            await reload(daemon)
+        disk.answer()
+        assert not await look

@@ -24,6 +24,7 @@ LAYERS = (
         "proxy.daemon",
         "proxy.reload",
         "proxy.renewal",
+        "proxy.looks",
         "proxy.control",
         "proxy.signals",
         "proxy.sockets",
@@ -46,7 +47,7 @@ LAYERS = (
     ("proxy.config",),
     ("proxy.openssh",),
     ("proxy.names",),
-    ("proxy.errors", "proxy.journal", "proxy.blocking"),
+    ("proxy.errors", "proxy.journal", "proxy.blocking", "proxy.program"),
     ("proxy.text",),
 )
 """From the top down: a module imports its own layer and those below it."""

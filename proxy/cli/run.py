@@ -13,7 +13,6 @@ import uvloop
 from proxy import logging, systemd
 from proxy.cli.options import config_option, file_argument
 from proxy.config.apart import load
-from proxy.config.model import Config
 from proxy.daemon import Daemon
 from proxy.heap import share_one_arena
 from proxy.signals import run_until_stopped
@@ -37,12 +36,15 @@ def run(config: Path) -> None:
     gc.collect()
     gc.freeze()
     nobody.answer()
-    loaded = load(config)
-    logging.configure(loaded.log.format, loaded.log.level)
+    uvloop.run(_serve(config, config.absolute()))  # who asks a daemon compares its file with theirs
+
+
+async def _serve(given: Path, path: Path) -> None:
+    loaded = await load(given)
+    logging.configure(loaded.config.log.format, loaded.config.log.level)
     if (plane := os.environ.get(DATA_PLANE, "native")) not in {"native", "asyncssh"}:
         log.warning("environment variable ignored", name=DATA_PLANE, value=plane, hint="it is asyncssh or native")
-    uvloop.run(_serve(loaded, config.absolute()))  # who asks a daemon compares its file with theirs
-
-
-async def _serve(config: Config, path: Path) -> None:
-    await run_until_stopped(Daemon(config, config_path=path, sockets=systemd.inherited_sockets()))
+    for problem in loaded.hanging:
+        log.warning("file hangs", key=problem.key, message=problem.message, hint=problem.hint)
+    sockets = systemd.inherited_sockets()
+    await run_until_stopped(Daemon(loaded.config, config_path=path, sockets=sockets, fingerprint=loaded.fingerprint))

@@ -1,58 +1,70 @@
 """Reading a configuration in a process of its own: `python -m proxy.config.apart FILE`, which the daemon starts and waits for.
 
 The daemon then has neither the YAML parser nor what parsing leaves behind in its heap (9 MB with 100 gateways and clusters), and
-a large file does not hold its interpreter: ruamel.yaml reads 80 KB a second.
+a large file does not hold its interpreter: ruamel.yaml reads 80 KB a second. A file that hangs, hangs that process, which says
+so after FILES_S seconds and can be ended.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pickle
 import signal
-import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
+from proxy import program
 from proxy.config.model import Config
 from proxy.errors import ConfigError, Problem
 
 TIMEOUT_S: Final = 120.0
 """Twice what the largest file takes that is read at all."""
+_MOST: Final = 64 << 20
 
 
-def load(path: Path) -> Config:
-    """What `proxy.config.loader.load` makes of `path`. Raises ConfigError. Blocking: from a loop, call it in a thread."""
+class Loaded(NamedTuple):
+    """A configuration, and what was found of the files that it names."""
+
+    config: Config
+    fingerprint: Mapping[Path, bytes]
+    """See `proxy.config.credentials.Look`."""
+    hanging: tuple[Problem, ...] = ()
+    """Gateways and clusters of which a file does not answer; whether it can be used, nobody knows."""
+
+
+async def load(path: Path) -> Loaded:
+    """What `proxy.config.loader.load_patiently` makes of `path`. Raises ConfigError."""
     command = [sys.executable, "-P", "-m", "proxy.config.apart", str(path)]
     paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]  # this very code, and what it needs
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     try:
-        done = subprocess.run(  # noqa: S603 - ourselves
-            command,
-            stdout=subprocess.PIPE,
-            stdin=subprocess.DEVNULL,
-            env=environment,
-            timeout=TIMEOUT_S,
-            check=True,
-            process_group=0,
-        )
-    except (OSError, subprocess.SubprocessError) as exc:
-        raise ConfigError(str(path), [Problem(0, "", f"reading it failed: {_why(exc)}", "kubemux check tells more")]) from exc
-    result = pickle.loads(done.stdout)  # noqa: S301 - from ourselves, through a pipe that nobody else has
-    if isinstance(result, Config):
-        return result
+        async with asyncio.timeout(TIMEOUT_S):
+            ran = await program.run(command, environment=environment, most=_MOST)
+    except (OSError, ValueError) as exc:
+        raise _failed(path, f"no end after {TIMEOUT_S:g} s" if isinstance(exc, TimeoutError) else str(exc)) from exc
+    if ran.code:
+        sys.stderr.write(ran.complaints.decode("utf-8", "replace"))  # a bug's traceback
+        raise _failed(path, _why(ran.code))
+    result = pickle.loads(ran.output)  # noqa: S301 - from ourselves, through a pipe that nobody else has
+    if isinstance(result[0], Config):
+        return Loaded(*result)
     text, state = result
     error = ConfigError.__new__(ConfigError, text)  # its own constructor counts and cuts the problems: that is done
     vars(error).update(state)
     raise error
 
 
-def _why(exc: Exception) -> str:
-    if not isinstance(exc, subprocess.CalledProcessError):
-        return str(exc) if isinstance(exc, OSError) else f"no end after {TIMEOUT_S:g} s"
-    if exc.returncode < 0:
-        return f"its reader was ended by {signal.Signals(-exc.returncode).name}"
-    return f"its reader ended with exit code {exc.returncode}"
+def _failed(path: Path, why: str) -> ConfigError:
+    return ConfigError(str(path), [Problem(0, "", f"reading it failed: {why}", "kubemux check tells more")])
+
+
+def _why(code: int) -> str:
+    if code < 0:
+        return f"its reader was ended by {signal.Signals(-code).name}"
+    return f"its reader ended with exit code {code}"
 
 
 def main() -> None:
@@ -61,7 +73,8 @@ def main() -> None:
 
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a daemon that was stopped meanwhile is no error, and wants no traceback
     try:
-        result: object = loader.load(Path(sys.argv[1]))
+        config, found, hanging = loader.load_patiently(Path(sys.argv[1]))
+        result: object = config, dict(found.fingerprint), tuple(hanging)
     except ConfigError as error:
         result = str(error), vars(error)
     sys.stdout.buffer.write(pickle.dumps(result))

@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from enum import Enum, IntEnum, auto
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
+from proxy.blocking import FILES_S, Hangs, all_of, doing
 from proxy.config import certificates, known_hosts
 from proxy.config.files import MAX_CREDENTIAL_BYTES, MAX_KNOWN_HOSTS_BYTES, Denied, Unusable, read_bytes
 from proxy.config.model import ClusterConfig, Config, GatewayConfig
@@ -42,6 +45,9 @@ class Scrutiny(IntEnum):
     """Private keys are some and can be opened: else the daemon goes on without that gateway."""
 
 
+Section = GatewayConfig | ClusterConfig
+
+
 class Reference(NamedTuple):
     """One file that a gateway or cluster names, at `loc` below it."""
 
@@ -63,7 +69,7 @@ _FIELDS = (
 )
 
 
-def references(section: GatewayConfig | ClusterConfig) -> Iterator[Reference]:
+def references(section: Section) -> Iterator[Reference]:
     """The files that one gateway or cluster names."""
     for place, kind in _FIELDS:
         keys = tuple(place.split("."))
@@ -76,7 +82,7 @@ def references(section: GatewayConfig | ClusterConfig) -> Iterator[Reference]:
             yield from (Reference((*keys, index), path, kind) for index, path in enumerate(value))
 
 
-def paths(section: GatewayConfig | ClusterConfig) -> Iterator[Path]:
+def paths(section: Section) -> Iterator[Path]:
     """The files that a gateway or cluster is made with: those it names, and the certificates that lie beside its keys.
 
     `KEY-cert.pub` is taken without being named, as by ssh(1). What an ssh_config names in turn is not among them.
@@ -87,21 +93,27 @@ def paths(section: GatewayConfig | ClusterConfig) -> Iterator[Path]:
             yield Path(f"{reference.path}-cert.pub")
 
 
+def sections(config: Config) -> dict[Loc, Section]:
+    """What names files, by where it stands."""
+    gateways: dict[Loc, Section] = {("gateways", name): gateway for name, gateway in config.gateways.items()}
+    return gateways | {("clusters", name): cluster for name, cluster in config.clusters.items()}
+
+
 def files(config: Config) -> tuple[Path, ...]:
     """The `paths` of all sections, once, in their order."""
-    sections: tuple[GatewayConfig | ClusterConfig, ...] = (*config.gateways.values(), *config.clusters.values())
-    return tuple(dict.fromkeys(path for section in sections for path in paths(section)))
+    return tuple(dict.fromkeys(path for section in sections(config).values() for path in paths(section)))
 
 
 Stamp = tuple[int, int, int, int]
 
 
-def stamps(config: Config) -> dict[Path, Stamp | None]:
+def stamps(section: Section) -> dict[Path, Stamp | None]:
     """Inode, size, mtime and ctime (ns) of each file, None if there is none: cheap to ask for, and different if it changed."""
-    return {path: _stamp(path) for path in files(config)}
+    return {path: _stamp(path) for path in paths(section)}
 
 
 def _stamp(path: Path) -> Stamp | None:
+    doing(f"looking at {path}")
     try:
         status = path.stat()
     except (OSError, ValueError):
@@ -109,9 +121,41 @@ def _stamp(path: Path) -> Stamp | None:
     return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def fingerprint(config: Config) -> dict[Path, bytes]:
+class Look(NamedTuple):
+    """What there is to say about the files of a section, or of all."""
+
+    findings: tuple[Finding, ...] = ()
+    """Every file that is missing, unreadable, readable by too many, or not what it should be."""
+    fingerprint: Mapping[Path, bytes] = MappingProxyType({})
     """SHA-256 of each file's contents (empty if it cannot be read), to be compared with an earlier one by `diff.changed`."""
-    return {path: _digest(path) for path in files(config)}
+    hanging: tuple[Finding, ...] = ()
+    """Sections of which a file does not answer; what is said of the others holds."""
+
+
+def look(config: Config, scrutiny: Scrutiny = Scrutiny.FILES) -> Look:
+    """At all files of `config`, for at most FILES_S seconds. Their contents are never shown."""
+    parts = {loc: partial(look_at, loc, section, scrutiny) for loc, section in sections(config).items()}
+    findings: list[Finding] = []
+    fingerprint: dict[Path, bytes] = {}
+    hanging = []
+    for loc, part in all_of(parts, timeout=FILES_S).items():
+        if isinstance(part, Hangs):
+            hanging.append(Finding(loc, str(part), HANGS))
+        else:
+            findings += part.findings
+            fingerprint |= part.fingerprint
+    return Look(tuple(findings), fingerprint, tuple(hanging))
+
+
+def look_at(loc: Loc, section: Section, scrutiny: Scrutiny = Scrutiny.FILES) -> Look:
+    """At the files of one section, which is at `loc`. Blocks."""
+    return Look(tuple(_check(loc, section, scrutiny)), {path: _digest(path) for path in paths(section)})
+
+
+def check(config: Config, scrutiny: Scrutiny = Scrutiny.FILES) -> tuple[Finding, ...]:
+    """Everything that is wrong with a file."""
+    found = look(config, scrutiny)
+    return found.findings + found.hanging
 
 
 def _digest(path: Path) -> bytes:
@@ -122,32 +166,31 @@ def _digest(path: Path) -> bytes:
     return hashlib.sha256(data).digest()
 
 
-def check(config: Config, scrutiny: Scrutiny = Scrutiny.FILES) -> Iterator[Finding]:
-    """Every file that is missing, unreadable, readable by too many, or not what it should be. Its contents are never shown."""
-    if scrutiny > Scrutiny.CA:
-        for name, gateway in config.gateways.items():
-            if gateway.ssh_config and not ssh_config.is_ssh_here():
-                message = "is read by ssh(1), which this machine does not have"
-                yield Finding(("gateways", name, "ssh_config"), message, ssh_config.NEEDS_SSH)
-            for loc, path, kind in references(gateway):
-                locked, missing = gateway.passphrase_file is None, known_hosts.missing(gateway, path)
-                yield from _check_file(("gateways", name, *loc), path, kind, scrutiny, locked=locked, missing=missing)
-    for name, cluster in config.clusters.items():
-        for loc, path, kind in references(cluster):
-            if scrutiny > Scrutiny.CA or loc == ("tls", "ca_file"):
-                yield from _check_file(("clusters", name, *loc), path, kind, scrutiny)
+def _check(loc: Loc, section: Section, scrutiny: Scrutiny) -> Iterator[Finding]:
+    if isinstance(section, GatewayConfig) and scrutiny > Scrutiny.CA:
+        if section.ssh_config and not ssh_config.is_ssh_here():
+            yield Finding((*loc, "ssh_config"), "is read by ssh(1), which this machine does not have", ssh_config.NEEDS_SSH)
+        for below, path, kind in references(section):
+            locked, missing = section.passphrase_file is None, known_hosts.missing(section, path)
+            yield from _check_file((*loc, *below), path, kind, scrutiny, locked=locked, missing=missing)
+    elif isinstance(section, ClusterConfig):
+        for below, path, kind in references(section):
+            if scrutiny > Scrutiny.CA or below == ("tls", "ca_file"):
+                yield from _check_file((*loc, *below), path, kind, scrutiny)
 
 
 def doubts(config: Config) -> Iterator[tuple[str, str]]:
     """What the daemon starts with all the same, without the gateway that needs it; each with a remedy."""
-    fatal = set(check(config))
-    for loc, message, hint in check(config, Scrutiny.KEYS):
+    fatal = set(look(config).findings)
+    for loc, message, hint in look(config, Scrutiny.KEYS).findings:
         if Finding(loc, message, hint) not in fatal:
             yield f"{dotted(loc)}: {message}", hint
     for name, gateway in config.gateways.items():
         if gateway.agent and gateway.ssh_config is None and (why := no_agent(os.environ.get("SSH_AUTH_SOCK"))):
             yield f"gateways.{name}.agent: {why}", NO_AGENT
 
+
+HANGS: Final = "its disk, or the server that it is mounted from, does not answer; all others are used meanwhile"
 
 NO_AGENT: Final = (
     "start the daemon with SSH_AUTH_SOCK set to the socket of an ssh-agent that holds the key, or use identity_files"

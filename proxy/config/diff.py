@@ -42,8 +42,11 @@ class Plan:
 
 
 def changed(old: Mapping[Path, bytes], new: Mapping[Path, bytes]) -> frozenset[Path]:
-    """The files whose contents differ between two fingerprints (`proxy.config.credentials.fingerprint`)."""
-    return frozenset(path for path in old.keys() | new.keys() if old.get(path) != new.get(path))
+    """The files whose contents differ between two fingerprints (`proxy.config.credentials.Look`).
+
+    What is in one of them alone has not changed: it hung while the other was taken, or it is of a section that is new or gone.
+    """
+    return frozenset(path for path in old.keys() & new.keys() if old[path] != new[path])
 
 
 def plan(old: Config, new: Config, changed_files: frozenset[Path] = frozenset()) -> Plan:

@@ -7,11 +7,12 @@ about the stand-ins themselves are dropped.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, get_args, get_origin
 
 from proxy.config import credentials, rules, yaml
-from proxy.config.credentials import Scrutiny
+from proxy.config.credentials import Look, Scrutiny
 from proxy.config.model import DIRECT, ClusterConfig, Config, GatewayConfig
 from proxy.config.rules import Finding
 from proxy.config.typed import KEY, Loc, Mistake, Mistakes, Section, dotted, hints
@@ -79,13 +80,22 @@ _DEFAULTS: Final[dict[str, tuple[str, type[Section]]]] = {
 
 
 def load(path: Path, scrutiny: Scrutiny = Scrutiny.FILES) -> Config:
-    """The configuration in `path`, which is read once. Raises ConfigError. Blocking."""
-    return _build(yaml.read(path), scrutiny)
+    """The configuration in `path`, which is read once. Raises ConfigError, also for files that do not answer. Blocking."""
+    return _strict(yaml.read(path), scrutiny)
+
+
+def load_patiently(path: Path) -> tuple[Config, Look, list[Problem]]:
+    """The same, what was found of the files, and which do not answer: those are no mistake here. Raises ConfigError. Blocking."""
+    document = yaml.read(path)
+    config, found, findings = _build(document, Scrutiny.FILES)
+    if config is None or findings:
+        raise ConfigError(document.path, _problems(document, findings))
+    return config, found, _problems(document, found.hanging)
 
 
 def parse(data: bytes, path: str, scrutiny: Scrutiny = Scrutiny.FILES) -> Config:
     """The configuration in `data`; `path` is for messages. Reads the files it names. Raises ConfigError."""
-    return _build(yaml.parse(data, path), scrutiny)
+    return _strict(yaml.parse(data, path), scrutiny)
 
 
 def keys(document: Document) -> dict[object, object]:
@@ -97,21 +107,28 @@ def keys(document: Document) -> dict[object, object]:
     return document.root
 
 
-def _build(document: Document, scrutiny: Scrutiny) -> Config:
+def _strict(document: Document, scrutiny: Scrutiny) -> Config:
+    config, found, findings = _build(document, scrutiny)
+    if config is None or findings or found.hanging:
+        raise ConfigError(document.path, _problems(document, [*findings, *found.hanging]))
+    return config
+
+
+def _build(document: Document, scrutiny: Scrutiny) -> tuple[Config | None, Look, list[Finding]]:
     findings: list[Finding] = []
     raw = _plain(keys(document), (), findings)
     broken = {finding.loc for finding in findings}
     lost = set(broken)
     _merge_defaults(raw, findings, broken, lost)
     config = _validated(raw, findings, broken, lost)
+    found = Look()
     # Without the section itself, every reference to it would look dangling.
     if config and ("gateways",) not in broken:
-        later = (*rules.check(config), *credentials.check(config, scrutiny))
+        found = credentials.look(config, scrutiny)
+        later = (*rules.check(config), *found.findings)
         above = {prefix for loc in lost for prefix in _prefixes(loc)}
         findings += [f for f in later if f.loc not in above and broken.isdisjoint(_prefixes(f.loc))]
-    if config is None or findings:
-        raise ConfigError(document.path, _problems(document, findings))
-    return config
+    return config, found, findings
 
 
 def _plain(node: dict[object, object], loc: Loc, findings: list[Finding]) -> Raw:
@@ -303,7 +320,7 @@ def _prefixes(loc: Loc) -> set[Loc]:
     return {loc[:length] for length in range(len(loc) + 1)}
 
 
-def _problems(document: Document, findings: list[Finding]) -> list[Problem]:
+def _problems(document: Document, findings: Sequence[Finding]) -> list[Problem]:
     """By line, each once: what a default does to ten clusters is one problem, at the default."""
     problems = []
     for loc, message, hint in findings:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from ruamel.yaml import YAML
@@ -21,6 +22,7 @@ from ruamel.yaml.nodes import MappingNode, Node
 from ruamel.yaml.reader import ReaderError
 from ruamel.yaml.scanner import RoundTripScanner
 
+from proxy.blocking import FILES_S, Hangs, all_of
 from proxy.config.files import Unusable, read_bytes
 from proxy.config.typed import Loc
 from proxy.errors import ConfigError, Problem
@@ -70,12 +72,15 @@ def _step(node: object, step: str | int) -> tuple[int, object] | None:
 
 
 def read(path: Path, *, limit: int = MAX_BYTES) -> Document:
-    """Read `path` once and parse it. Raises ConfigError."""
+    """Read `path` once and parse it. Raises ConfigError, also if it cannot be read for FILES_S seconds."""
     try:
-        data, _ = read_bytes(path, limit=limit)
+        [found] = all_of({path: partial(read_bytes, path, limit=limit)}, timeout=FILES_S).values()
     except Unusable as exc:
         raise ConfigError(str(path), [Problem(0, "", f"the file {exc}", exc.hint)]) from exc
-    return parse(data, str(path))
+    if isinstance(found, Hangs):
+        hint = "its disk, or the server that it is mounted from, does not answer"
+        raise ConfigError(str(path), [Problem(0, "", str(found), hint)]) from found
+    return parse(found[0], str(path))
 
 
 def parse(data: bytes, path: str) -> Document:

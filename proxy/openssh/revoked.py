@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from proxy.openssh.program import run
+from proxy.program import run
 from proxy.text import printable
 
 _MAGIC: Final = b"SSHKRL\n\0"

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from proxy import program
 from proxy.errors import CredentialsUnusable
-from proxy.openssh import program, tokens
+from proxy.openssh import tokens
 from proxy.openssh.algorithms import Asked, split
 from proxy.openssh.keywords import KEYWORDS, UNKNOWN, Use
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from proxy.config import apart, loader
+from proxy.config.apart import Loaded
 from proxy.errors import ConfigError
+from tests.support.daemon import ROOT
+from tests.support.shim import Shim
 
 CONFIG = """\
 version: 1
@@ -23,6 +28,10 @@ clusters:
 """
 
 
+def read(path: Path) -> Loaded:
+    return asyncio.run(apart.load(path))
+
+
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HERE", str(tmp_path))
@@ -32,7 +41,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_it_is_the_same_configuration(file: Path) -> None:
-    assert apart.load(file) == loader.load(file)
+    assert read(file).config == loader.load(file)
 
 
 @pytest.mark.parametrize(
@@ -43,19 +52,19 @@ def test_so_are_its_mistakes(file: Path, text: str) -> None:
     with pytest.raises(ConfigError) as here:
         loader.load(file)
     with pytest.raises(ConfigError) as there:
-        apart.load(file)
+        read(file)
     assert (str(there.value), there.value.render(), there.value.hint) == (str(here.value), here.value.render(), here.value.hint)
 
 
 def test_a_relative_path_means_the_same_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(file.parent)
-    assert apart.load(Path(file.name)) == loader.load(file)
+    assert read(Path(file.name)).config == loader.load(file)
 
 
 def test_a_reader_that_cannot_start_or_crashes_is_a_mistake_too(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", str(file.parent / "nothing"))
     with pytest.raises(ConfigError, match="1 problem") as missing:
-        apart.load(file)
+        read(file)
     assert "No such file" in missing.value.render()
     for script, why in (("exit 3", "exit code 3"), ("kill -KILL $$", "SIGKILL")):
         reader = file.parent / "reader"
@@ -63,11 +72,66 @@ def test_a_reader_that_cannot_start_or_crashes_is_a_mistake_too(file: Path, monk
         reader.chmod(0o700)
         monkeypatch.setattr(sys, "executable", str(reader))
         with pytest.raises(ConfigError) as crashed:
-            apart.load(file)
+            read(file)
         assert why in crashed.value.render()
 
 
 def test_the_parser_does_not_come_back_with_the_configuration(file: Path) -> None:
-    code = "import pathlib, sys, proxy.config.apart as a; a.load(pathlib.Path(sys.argv[1])); print('ruamel' in sys.modules)"
+    code = "import asyncio, pathlib, sys; from proxy.config.apart import load; "
+    code += "asyncio.run(load(pathlib.Path(sys.argv[1]))); print('ruamel' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code, file], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == "False\n"
+
+
+KEYS = """\
+version: 1
+gateways:
+  dead: {host: dead.example, user: u, identity_files: ["${HERE}/nfs/key"], known_hosts: ["${HERE}/known_hosts"]}
+  edge: {host: edge.example, user: u, identity_files: ["${HERE}/key"], known_hosts: ["${HERE}/known_hosts"]}
+"""
+
+
+@pytest.fixture
+def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder that does not answer to the reader."""
+    shim = Shim(tmp_path)
+    for name, value in shim.environment.items():
+        monkeypatch.setenv(name, value)
+    folder = tmp_path / "nfs"
+    folder.mkdir()
+    shim.hang(folder)
+    yield folder
+    shim.close()
+
+
+@pytest.mark.gcc
+def test_a_key_that_hangs_is_no_mistake_but_named(file: Path, disk: Path) -> None:
+    file.write_text(KEYS)
+    for path in (file.parent / "key", file.parent / "known_hosts", disk / "key"):
+        path.touch(mode=0o600)
+    found = read(file)
+    assert set(found.config.gateways) == {"dead", "edge"}
+    [problem] = found.hanging
+    assert (problem.line, problem.key) == (3, "gateways.dead")
+    assert problem.message.startswith(f"reading {disk / 'key'} has been hanging since 20")
+    assert file.parent / "key" in found.fingerprint
+    assert disk / "key" not in found.fingerprint
+
+
+@pytest.mark.gcc
+def test_a_configuration_that_hangs_is_named(disk: Path) -> None:
+    path = disk / "config.yaml"
+    with pytest.raises(ConfigError) as failure:
+        read(path)
+    assert f"reading {path} has been hanging since 20" in failure.value.render()
+
+
+@pytest.mark.gcc
+def test_a_check_says_what_hangs(file: Path, disk: Path) -> None:
+    file.write_text(KEYS)
+    done = subprocess.run(
+        [sys.executable, "-m", "proxy", "check", "--config", file], capture_output=True, text=True, timeout=60, cwd=ROOT
+    )
+    assert done.returncode == 78
+    assert f"{file}:3: gateways.dead: reading {disk / 'key'} has been hanging since 20" in done.stderr
+    assert "edge" in done.stderr, "beside all else that is wrong"

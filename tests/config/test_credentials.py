@@ -169,9 +169,9 @@ def test_a_known_hosts_of_any_size(tmp_path: Path) -> None:
     assert path.stat().st_size > 2_000_000
     checked = config(known_hosts=(path,))
     assert messages(checked) == []
-    before = credentials.fingerprint(checked)
+    before = credentials.look(checked).fingerprint
     path.write_text(path.read_text() + line)
-    assert diff.changed(before, credentials.fingerprint(checked)) == {path}
+    assert diff.changed(before, credentials.look(checked).fingerprint) == {path}
 
 
 def test_each_file_is_named_once(tmp_path: Path) -> None:
@@ -183,15 +183,15 @@ def test_each_file_is_named_once(tmp_path: Path) -> None:
 def test_a_fingerprint_follows_the_contents(tmp_path: Path) -> None:
     key, known_hosts = write(tmp_path / "key", "one"), tmp_path / "known_hosts"
     checked = config(key, known_hosts=(known_hosts,))
-    before = credentials.fingerprint(checked)
+    before = credentials.look(checked).fingerprint
     assert list(before) == [key, tmp_path / "key-cert.pub", known_hosts]
     assert before[known_hosts] == b""
     key.touch()
-    assert diff.changed(before, credentials.fingerprint(checked)) == frozenset()
+    assert diff.changed(before, credentials.look(checked).fingerprint) == frozenset()
     key.write_text("two")
-    assert diff.changed(before, credentials.fingerprint(checked)) == {key}
+    assert diff.changed(before, credentials.look(checked).fingerprint) == {key}
     known_hosts.write_text("")
-    assert diff.changed(before, credentials.fingerprint(checked)) == {key, known_hosts}
+    assert diff.changed(before, credentials.look(checked).fingerprint) == {key, known_hosts}
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="root may read everything, and only root can become another")

@@ -1,4 +1,4 @@
-/* Preloaded into the daemon: a resolver, a wall clock and an event loop that a test can spoil while it runs.
+/* Preloaded into the daemon: a resolver, a wall clock, an event loop and a disk that a test can spoil while it runs.
 
    $SHIM_NAME is the one name that is looked up in the page, all others go to the C library. The page is a file of
    $SHIM_PAGE, shared with the test: see tests/support/shim.py. No headers and no libc to link: gcc alone is enough. */
@@ -9,6 +9,7 @@ struct page {
     volatile long ahead;    /* seconds that the wall clock is ahead */
     volatile long block_ns; /* how long the main thread's next look at a clock takes, once */
     char address[64];       /* what the name resolves to; empty: it does not */
+    char hung[256];         /* whoever opens, or asks about, a path that begins like this waits; empty: nobody */
 };
 
 void *dlsym(void *, const char *);
@@ -82,3 +83,63 @@ int getaddrinfo(const char *node, const char *service, const void *hints, void *
     }
     return next_lookup(node, service, hints, found);
 }
+
+/* A disk that does not answer, until it does. */
+static const char *answered(const char *path)
+{
+    struct timespec_ pause = {0, 10000000};
+    for (;;) {
+        unsigned long n = 0;
+        while (page && path && page->hung[n] && page->hung[n] == path[n])
+            n++;
+        if (!page || !path || !n || page->hung[n])
+            return path;
+        nanosleep(&pause, 0);
+    }
+}
+
+#define MODE(last) \
+    __builtin_va_list rest; \
+    __builtin_va_start(rest, last); \
+    unsigned mode = __builtin_va_arg(rest, unsigned); \
+    __builtin_va_end(rest)
+#define OPEN(name) \
+    int name(const char *path, int flags, ...) \
+    { \
+        MODE(flags); \
+        return ((int (*)(const char *, int, unsigned))NEXT(#name))(answered(path), flags, mode); \
+    }
+#define OPENAT(name) \
+    int name(int folder, const char *path, int flags, ...) \
+    { \
+        MODE(flags); \
+        return ((int (*)(int, const char *, int, unsigned))NEXT(#name))(folder, answered(path), flags, mode); \
+    }
+#define STAT(name) \
+    int name(const char *path, void *found) \
+    { \
+        return ((int (*)(const char *, void *))NEXT(#name))(answered(path), found); \
+    }
+#define STATAT(name) \
+    int name(int folder, const char *path, void *found, int flags) \
+    { \
+        return ((int (*)(int, const char *, void *, int))NEXT(#name))(folder, answered(path), found, flags); \
+    }
+#define FOPEN(name) \
+    void *name(const char *path, const char *mode) \
+    { \
+        return ((void *(*)(const char *, const char *))NEXT(#name))(answered(path), mode); \
+    }
+
+OPEN(open)
+OPEN(open64)
+OPENAT(openat)
+OPENAT(openat64)
+STAT(stat)
+STAT(stat64)
+STAT(lstat)
+STAT(lstat64)
+STATAT(fstatat)
+STATAT(fstatat64)
+FOPEN(fopen)
+FOPEN(fopen64)

@@ -1,4 +1,4 @@
-"""A resolver, a wall clock and an event loop that a test spoils while the daemon runs: shim.c, preloaded."""
+"""A resolver, a wall clock, an event loop and a disk that a test spoils while the daemon runs: shim.c, preloaded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.parts import find
 NAME: Final = "gateway.test"
 """The name that `resolve` is about (RFC 6761: nobody else has it)."""
 
-_AHEAD, _BLOCK, _ADDRESS, _SIZE = 0, 8, 16, 80  # struct page in shim.c
+_AHEAD, _BLOCK, _ADDRESS, _HUNG, _SIZE = 0, 8, 16, 80, 336  # struct page in shim.c
 
 
 class Shim:
@@ -37,7 +37,11 @@ class Shim:
 
     def resolve(self, address: str) -> None:
         """Make `NAME` lead to `address`; an empty one: the name does not exist."""
-        self._page[_ADDRESS:_SIZE] = address.encode().ljust(_SIZE - _ADDRESS, b"\0")
+        self._page[_ADDRESS:_HUNG] = address.encode().ljust(_HUNG - _ADDRESS, b"\0")
+
+    def hang(self, folder: Path | None) -> None:
+        """Whoever opens or looks at anything in `folder` waits, as on a file system whose server is gone. None: no more."""
+        self._page[_HUNG:_SIZE] = f"{folder}/".encode().ljust(_SIZE - _HUNG, b"\0") if folder else bytes(_SIZE - _HUNG)
 
     def turn_clock(self, seconds: int) -> None:
         """Let the wall clock be ahead by so much; monotonic clocks go on as they did."""

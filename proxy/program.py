@@ -1,11 +1,11 @@
-"""Running a program of OpenSSH, or one that an ssh_config names: bounded in its output, and nothing of it stays behind."""
+"""Running another program: bounded in its output, and nothing of it stays behind."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import signal
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Final, NamedTuple
 
@@ -24,28 +24,33 @@ class Ran(NamedTuple):
     complaints: bytes
 
 
-async def run(command: Sequence[str], *, inherits: Collection[int] = ()) -> Ran:
-    """What `command` prints. Raises OSError if there is no such program, ValueError if it prints too much.
+async def run(
+    command: Sequence[str],
+    *,
+    environment: Mapping[str, str] | None = None,
+    inherits: Collection[int] = (),
+    most: int = MAX_OUTPUT,
+) -> Ran:
+    """What `command` prints, at `most` so many bytes. Raises OSError if there is no such program, ValueError if it prints more.
 
     It has the descriptors `inherits`, and a session of its own, which ends with it, or with the call: `Match exec` starts
     programs that would outlive an ssh that is killed, or keep its standard error open. The caller has a deadline.
     """
     pipe, none = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
     process = await asyncio.create_subprocess_exec(
-        *command, stdin=none, stdout=pipe, stderr=pipe, start_new_session=True, pass_fds=inherits
+        *command, stdin=none, stdout=pipe, stderr=pipe, env=environment, start_new_session=True, pass_fds=inherits
     )
     try:
         async with asyncio.TaskGroup() as group:
             complaints = group.create_task(_first(process.stderr, _MAX_COMPLAINTS))
-            output = await _first(process.stdout, MAX_OUTPUT + 1)
-            await _ended(process)
-            _kill(process)
+            printed = group.create_task(_first(process.stdout, most + 1))
+            await process.wait()
+            _kill(process)  # what it has started may have its output open
     finally:
-        if process.returncode is None:
-            _kill(process)
-            await _ended(process)
-    if len(output) > MAX_OUTPUT:
-        raise ValueError(f"prints more than {MAX_OUTPUT >> 20} MiB")
+        _kill(process)
+        await _ended(process)
+    if len(output := printed.result()) > most:
+        raise ValueError(f"prints more than {most >> 20} MiB")
     return Ran(-1 if process.returncode is None else process.returncode, output, complaints.result())
 
 

@@ -1,0 +1,192 @@
+"""Gateways that hang by whatever can hang, beside one that is well: it comes up, orders are answered, a stop takes no longer."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.integration.conftest import cluster, gateway
+from tests.integration.running import running, told, wait_up
+from tests.integration.test_life import kubemux
+from tests.support.daemon import Daemon, Sections
+from tests.support.https import Https
+from tests.support.parts import need
+from tests.support.ports import free_port
+from tests.support.processes import command
+from tests.support.shim import Shim
+from tests.support.sshd import Sshd
+from tests.support.tls import Certificates
+
+pytestmark = [pytest.mark.sshd, pytest.mark.gcc, pytest.mark.timeout(240)]
+
+AT_ONCE_S: Final = 15.0
+"""For an answer, or the end. What hangs would do so for ever; the reader of a configuration gives a file 5 s."""
+THREADS: Final = 3
+"""Per gateway: its files, its names, and those of its files that were looked at for a change."""
+
+
+@dataclass
+class Scene:
+    """What makes gateways hang, and what is then said of them."""
+
+    folder: Path
+    sshd: Sshd
+    reason: str = "credentials_unusable"
+    said: str = ""
+    section: dict[str, object] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
+    wrapper: tuple[str, ...] = ()
+    shim: Shim | None = None
+
+    def hangs(self, number: int) -> Sections:
+        """The section of one of them."""
+        return gateway(self.sshd, connect_timeout="2s", **{key: _with(number, value) for key, value in self.section.items()})
+
+
+def _with(number: int, value: object) -> object:
+    return value.replace("NUMBER", str(number)) if isinstance(value, str) else value
+
+
+@asynccontextmanager
+async def match_exec(scene: Scene) -> AsyncIterator[None]:
+    """Programs of an ssh_config that do not end. Whatever was started for them is gone in the end."""
+    path = scene.folder / "ssh_config"
+    pause = f"sleep 10{free_port()}"
+    path.write_text(f'Match exec "{pause}"\n  Port 1\n')
+    scene.section = {"ssh_config": str(path), "host": "edge-NUMBER.test", "port": None}
+    scene.said = f"ssh_config {path}"
+    yield
+    assert pause not in _commands()
+
+
+@asynccontextmanager
+async def key_on_a_dead_disk(scene: Scene) -> AsyncIterator[None]:
+    """From before the start on."""
+    nfs = scene.folder / "nfs"
+    nfs.mkdir()
+    for number in range(7):
+        (nfs / f"key{number}").write_bytes(scene.sshd.identity.read_bytes())
+        (nfs / f"key{number}").chmod(0o600)
+    scene.section = {"identity_files": [str(nfs / "key0")]}
+    scene.said = f"reading {nfs / 'key0'} has been hanging since 20"
+    scene.shim = Shim(scene.folder)
+    scene.environment = scene.shim.environment
+    scene.shim.hang(nfs)
+    yield
+    scene.shim.close()
+
+
+@asynccontextmanager
+async def known_hosts_on_a_dead_disk(scene: Scene) -> AsyncIterator[None]:
+    nfs = scene.folder / "nfs"
+    nfs.mkdir()
+    (nfs / "known_hosts").write_bytes(scene.sshd.known_hosts().read_bytes())
+    scene.section = {"known_hosts": [str(nfs / "known_hosts")]}
+    scene.said = f"{nfs / 'known_hosts'} has been hanging since 20"
+    scene.shim = Shim(scene.folder)
+    scene.environment = scene.shim.environment
+    scene.shim.hang(nfs)
+    yield
+    scene.shim.close()
+
+
+@asynccontextmanager
+async def dead_resolver(scene: Scene) -> AsyncIterator[None]:
+    """The real thing: a nameserver in resolv.conf that takes queries and says nothing, seen by the daemon alone."""
+    need("network")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        silent.bind(("127.0.0.53", 53))
+        conf = scene.folder / "resolv.conf"
+        conf.write_text("nameserver 127.0.0.53\noptions timeout:30 attempts:5\n")
+        scene.wrapper = ("unshare", "-m", "sh", "-c", f'mount --bind {conf} /etc/resolv.conf && exec "$@"', "sh")
+        scene.section = {"host": "edge-NUMBER.example.com"}
+        scene.reason, scene.said = "unresolvable", "does not resolve: no answer within 2 s"
+        yield
+        assert silent.recv(2000), "it has been asked"
+
+
+@asynccontextmanager
+async def dead_agent(scene: Scene) -> AsyncIterator[None]:
+    """Accepts, and never answers."""
+    path = scene.folder / "agent"
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(path))
+        silent.listen(100)
+        scene.section = {"agent": True, "identity_files": None}
+        scene.environment = {"SSH_AUTH_SOCK": str(path)}
+        scene.said = f"the ssh-agent at {path} does not answer"
+        yield
+
+
+WAYS: Final = {
+    "Match exec": match_exec,
+    "resolver": dead_resolver,
+    "key": key_on_a_dead_disk,
+    "known_hosts": known_hosts_on_a_dead_disk,
+    "agent": dead_agent,
+}
+
+
+@pytest.fixture
+async def healthy(certificates: Certificates) -> AsyncIterator[Https]:
+    async with Https(certificates) as server:
+        yield server
+
+
+@pytest.mark.parametrize("count", [1, 7])
+@pytest.mark.parametrize("way", WAYS)
+async def test_what_hangs_delays_nobody(
+    way: str, count: int, sshd: Sshd, healthy: Https, tmp_path: Path, certificates: Certificates
+) -> None:
+    scene = Scene(tmp_path, sshd)
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(WAYS[way](scene))
+        names = [f"slow{number}" for number in range(count)]
+        gateways: dict[str, object] = {name: scene.hangs(number) for number, name in enumerate(names)}
+        clusters: dict[str, object] = {
+            f"at-{name}": cluster(free_port(), healthy.endpoint, via=name, ca=certificates.ca) for name in names
+        }
+        gateways["edge"] = gateway(sshd)
+        clusters["prod"] = cluster(free_port(), healthy.endpoint, ca=certificates.ca)
+        daemon = await stack.enter_async_context(
+            running(
+                tmp_path / "daemon",
+                gateways=gateways,
+                clusters=clusters,
+                environment=scene.environment,
+                wrapper=scene.wrapper,
+            )
+        )
+        await wait_up(daemon, "prod")
+        await asyncio.to_thread(daemon.wait_for, f"every one is {scene.reason}", lambda: _are(daemon, names, scene))
+        for arguments in (("reload",), ("reconnect", "edge"), ("reconnect", "slow0"), ("reload",)):
+            began = time.monotonic()
+            await asyncio.to_thread(kubemux, *arguments, "--config", daemon.config)
+            assert time.monotonic() - began < AT_ONCE_S, arguments
+        await wait_up(daemon, "prod")
+        assert (await asyncio.to_thread(daemon.get, "/readyz"))[0] == 200
+        assert _threads(daemon.pid) <= 1 + count * THREADS + 2, "at most so many are left behind"
+        began = time.monotonic()
+        await asyncio.to_thread(daemon.stop)
+        assert time.monotonic() - began < AT_ONCE_S
+
+
+def _are(daemon: Daemon, names: list[str], scene: Scene) -> bool:
+    found = told(daemon)
+    return all(found[name]["reason"] == scene.reason and scene.said in found[name]["message"] for name in names)
+
+
+def _threads(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/task").iterdir()))
+
+
+def _commands() -> str:
+    return "\n".join(command(int(pid.name)) for pid in Path("/proc").glob("[0-9]*"))

@@ -1,0 +1,60 @@
+"""Other programs: what they print, within bounds, and that nothing of them stays."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from proxy import program
+from tests.support.ports import free_port
+from tests.support.processes import command
+
+
+@pytest.mark.both_loops
+async def test_what_it_leaves() -> None:
+    ran = await program.run(["sh", "-c", "echo out; echo err >&2; exit 3"])
+    assert ran == (3, b"out\n", b"err\n")
+    assert (await program.run(["sh", "-c", "kill -TERM $$"])).code == -signal.SIGTERM
+    assert (await program.run(["sh", "-c", "echo $HERE"], environment={"HERE": "there"})).output == b"there\n"
+
+
+@pytest.mark.parametrize("output", ["", ">/dev/null", "2>/dev/null", ">/dev/null 2>&1"])
+async def test_what_it_has_started_ends_with_it(output: str) -> None:
+    """Asyncio's own loop waits for the end of the output (cpython#119710): until the caller's deadline."""
+    pause = f"sleep 10{free_port()}"
+    async with asyncio.timeout(5):
+        assert (await program.run(["sh", "-c", f"{pause} {output} & echo out"])).output == b"out\n"
+        while pause in _commands():
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.both_loops
+async def test_there_is_none() -> None:
+    with pytest.raises(FileNotFoundError):
+        await program.run(["/no/such/program"])
+
+
+@pytest.mark.both_loops
+async def test_it_prints_without_end() -> None:
+    with pytest.raises(ValueError, match="prints more than 1 MiB"):
+        await program.run([sys.executable, "-c", "print('x' * (3 << 20))"], most=1 << 20)
+
+
+@pytest.mark.both_loops
+@pytest.mark.parametrize("script", ["PAUSE & PAUSE", "trap '' TERM HUP INT; PAUSE & wait"])
+async def test_nothing_of_it_stays_when_nobody_waits(script: str) -> None:
+    pause = f"sleep 10{free_port()}"
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.5):
+            await program.run(["sh", "-c", script.replace("PAUSE", pause)])
+    async with asyncio.timeout(5):
+        while pause in _commands():
+            await asyncio.sleep(0.01)
+
+
+def _commands() -> str:
+    return "\n".join(command(int(pid.name)) for pid in Path("/proc").glob("[0-9]*"))
