@@ -96,6 +96,7 @@ class Machine:
         """
         self.root = root
         self.log = root / "kubemux.log"
+        self.log.touch()
         self._boot_log = root / "boot.log"
         self.config = root / "etc/kubemux/config.yaml"
         self.units = root / "etc/systemd/system"
@@ -228,4 +229,4 @@ class Machine:
             timeout=10,
             check=False,
         )
-        return f"{state.stdout}{state.stderr}\n--- log\n{self.log.read_text() if self.log.exists() else '(none)'}"
+        return f"{state.stdout}{state.stderr}\n--- log\n{self.log.read_text()}"

@@ -166,6 +166,37 @@ def test_it_dials_as_ssh_config_says(machine: Machine) -> None:
         machine.wait(lambda: "1/1 clusters up" in machine.show("StatusText")["StatusText"], "the cluster to be up")
 
 
+def keep_a_journal(machine: Machine) -> None:
+    """systemd's own journal, without the kernel's messages and audit: those are this machine's."""
+    for unit in ("systemd-journald.service", "systemd-journald.socket"):
+        shutil.copy(Path("/lib/systemd/system") / unit, machine.units)
+    (machine.root / "etc/systemd/journald.conf").write_text("[Journal]\nStorage=volatile\nReadKMsg=no\nAudit=no\n")
+    machine.drop_in("log", "")
+    machine.systemctl("daemon-reload")
+    machine.systemctl("start", "systemd-journald.service")
+
+
+def journal(machine: Machine, priority: str) -> list[str]:
+    """What kubemux itself has in the journal at that priority, or those."""
+    words = ("--quiet", "--output=cat", "_SYSTEMD_UNIT=kubemux.service", f"--priority={priority}")
+    return machine.run("journalctl", *words).stdout.splitlines()
+
+
+def test_log_levels_are_priorities_of_the_journal(machine: Machine) -> None:
+    keep_a_journal(machine)
+    machine.systemctl("start", "kubemux.service")  # the gateway refuses: nobody listens
+    machine.wait(lambda: "gateway dial failed" in str(journal(machine, "warning")), "the warning in the journal")
+    levels = {"info": "info..info", "warning": "warning..warning", "error": "emerg..err"}
+    found = {level: {json.loads(line)["level"] for line in journal(machine, which)} for level, which in levels.items()}
+    assert found == {"info": {"info"}, "warning": {"warning"}, "error": set()}
+    assert "started" in {json.loads(line)["event"] for line in journal(machine, "info..info")}
+
+    machine.systemctl("stop", "kubemux.service")
+    configure(machine, clutsers={})
+    machine.systemctl("start", "kubemux.service", check=False)
+    machine.wait(lambda: "clutsers: unknown key" in str(journal(machine, "err")), "the refusal in the journal")
+
+
 def test_it_has_folders_for_its_own_and_for_others(machine: Machine) -> None:
     """Sockets in /run/kubemux-entries may be opened by others; the folder outlives a restart, for who has mounted it."""
     make_user(machine)
