@@ -124,3 +124,12 @@ def describe_loss(server: str, exc: Exception | None) -> LinkError:
     if isinstance(exc, TimeoutError):  # ETIMEDOUT: TCP_USER_TIMEOUT
         return KeepaliveTimeout(f"{server} stopped acknowledging what is sent")
     return LinkLost(f"connection to {server} lost: {_said(exc)}")
+
+
+def unused(server: str, seconds: float) -> LinkLost:
+    """Why a link without channels has ended, for so many seconds, about which the server has said nothing."""
+    hint = (
+        "sshd's UnusedConnectionTimeout (9.2 and later) ends connections without channels; kubemux dials again at once. Set it "
+        "to none for this user to keep the links. If it is not that, sshd's log says why it hung up"
+    )
+    return LinkLost(f"{server} closed the connection, which had carried no channel for {seconds:.0f} s", hint=hint)

@@ -380,7 +380,7 @@ class Gateway:
             self._lost_reasons.append(error.reason)
             # A wait stays that others of the same outage have brought, or a refused key; so does what a refused key says.
             if self._retry_at is None and not isinstance(error, LinkClosed) and not self._is_closing:
-                self._set_retry(self._backoff.lost(link.age))
+                self._set_retry(self._backoff.unused() if link.is_unused else self._backoff.lost(link.age))
             if self._failure is None or self._failure.retry is not RetryClass.SLOW:
                 self._failure = error
         self._report.link_ended(link, error)

@@ -86,6 +86,10 @@ class Backoff:
         least = bound / 2 if retry is RetryClass.SLOW else 0.0
         return self._random.uniform(least, bound)
 
+    def unused(self) -> float:
+        """A link has ended for being idle, which is no failure; seconds until the next dial."""
+        return self._random.uniform(0.0, _LIMITS[RetryClass.SOON][0])
+
     def lost(self, age: float) -> float:
         """A link that was up for `age` seconds has ended; seconds until the next dial."""
         if age >= STABLE_S:

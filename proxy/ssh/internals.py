@@ -32,6 +32,10 @@ _CONNECTION_PARTS = (
     "_kex_complete",
     "_make_global_request",
     "_report_global_response",
+    "_global_request_waiters",
+    "_process_global_response",
+    "_packet_handlers",
+    "_keepalive_count",
     "_process_hostkeys_00_at_openssh_dot_com_global_request",
     "_session_id",
     *_LOGIN,
@@ -39,7 +43,9 @@ _CONNECTION_PARTS = (
     "pause_writing",
     "resume_writing",
 )
+_MSG_UNIMPLEMENTED = 3
 _MSG_REQUEST_SUCCESS = 81
+_MSG_REQUEST_FAILURE = 82
 _CHANNEL_PARTS = ("_init_recv_window", "_send_buf_len")
 
 
@@ -163,6 +169,30 @@ def is_gone(conn: asyncssh.SSHClientConnection) -> bool:
 async def ping(conn: asyncssh.SSHClientConnection) -> None:
     """One round trip to sshd: a global request it does not know, answered with a failure (RFC 4254 4)."""
     await cast("Any", conn)._make_global_request(b"keepalive@openssh.com")
+
+
+def take_any_answer(conn: asyncssh.SSHClientConnection) -> None:
+    """Let UNIMPLEMENTED (RFC 4253 11.4) answer the oldest question, as a failure would.
+
+    Some servers say nothing else to a global request that they do not know, and answer one after the other. To asyncssh that is
+    no answer: their links would be given up for silence.
+    """
+    setattr(conn, "_packet_handlers", _HANDLERS)  # noqa: B010 - no attribute of that type
+
+
+def _unimplemented(conn: Any, _kind: int, _sequence: int, packet: asyncssh.packet.SSHPacket) -> None:
+    packet.get_uint32()
+    packet.check_end()
+    if conn._global_request_waiters:
+        conn._process_global_response(_MSG_REQUEST_FAILURE, 0, asyncssh.packet.SSHPacket(b""))
+
+
+_HANDLERS: Final = {**cast("Any", asyncssh.SSHClientConnection)._packet_handlers, _MSG_UNIMPLEMENTED: _unimplemented}
+
+
+def is_heard(conn: asyncssh.SSHClientConnection) -> None:
+    """The peer lives, whether it has answered or not: asyncssh counts no question as unanswered so far."""
+    cast("Any", conn)._keepalive_count = 0
 
 
 def grow_window(channel: asyncssh.SSHTCPChannel[bytes], nbytes: int) -> None:

@@ -21,6 +21,7 @@ from proxy.errors import (
     ChannelProhibited,
     ChannelRefused,
     ChannelTimeout,
+    KeepaliveTimeout,
     LinkClosed,
     LinkDown,
     LinkError,
@@ -31,7 +32,7 @@ from proxy.snapshots import LinkSnapshot
 from proxy.ssh import internals
 from proxy.ssh.channel import SshChannel
 from proxy.ssh.dial import give_up_after, unanswered
-from proxy.ssh.errors import describe_loss, is_hung_up, why_refused
+from proxy.ssh.errors import describe_loss, is_hung_up, unused, why_refused
 from proxy.ssh.native.channel import NativeChannel, Refusal
 from proxy.ssh.native.handover import Unsupported
 from proxy.ssh.native.plane import NativePlane
@@ -65,6 +66,14 @@ _AT_FIRST: Final = 3
 later, windows grew to 11 MiB for it."""
 
 _AT_FIRST_S: Final = 0.5
+
+
+BUSY: Final = 64 << 10
+"""Bytes of bulk in one interval that are as good as an answer: it stands in the queue behind them, on a slow link for longer than
+silence is allowed to last. Where one direction is dead there is an end to that, since credit comes back the other way."""
+
+UNUSED_S: Final = 1.0
+"""A link that has carried no channel for so long, and ends without a word, has probably been ended for that."""
 
 
 class _Opening:
@@ -119,6 +128,9 @@ class Link:
         self.idle = asyncio.Event()
         """Set while no channel is open or being opened."""
         self.idle.set()
+        self._idle_since = self._since
+        self.is_unused = False
+        """Whether it has ended for having no channel."""
         self.error: LinkError | None = None
         self.rtt: float | None = None
         self._round_trips: deque[float] = deque(maxlen=_ROUND_TRIPS)
@@ -237,7 +249,8 @@ class Link:
         return ChannelError(f"{self.server} did not open a channel to {target}{why} (code {code})")
 
     def _check_idle(self) -> None:
-        if not self.load:
+        if not self.load and not self.idle.is_set():
+            self._idle_since = self._loop.time()
             self.idle.set()
 
     # ------------------------------------------------------------------------------------------- life cycle
@@ -268,9 +281,14 @@ class Link:
         while True:
             sent, missed = perf_counter(), 0  # the loop's clock counts milliseconds
             ping = self._tasks.spawn(internals.ping(self._conn), name="ping")
+            bulk = self._plane.bulk
             while not (await asyncio.wait({ping}, timeout=interval))[0]:
-                missed += 1
-                on_missed(missed)
+                if self._plane.bulk - bulk >= BUSY:
+                    bulk = self._plane.bulk
+                    internals.is_heard(self._conn)
+                else:
+                    missed += 1
+                    on_missed(missed)
             self.rtt = perf_counter() - sent
             self._answers()
             self._round_trips.append(self.rtt)
@@ -281,7 +299,11 @@ class Link:
     def lost(self, exc: Exception | None) -> None:
         """Asyncssh says the connection has ended. Its own channels have been told already."""
         error = self.error or describe_loss(self.server, exc)
-        if self._command is not None and self.error is None and (exc is None or is_hung_up(exc)):
+        is_silent = self.error is None and (exc is None or is_hung_up(exc))
+        idle = self._loop.time() - self._idle_since
+        if is_silent and self.idle.is_set() and idle >= UNUSED_S and not isinstance(error, KeepaliveTimeout):
+            self.is_unused, error = True, unused(self.server, idle)
+        if is_silent and self._command is not None:
             self._tasks.spawn(self._ended_with(self._command, error), name="ended")
         else:
             self._end(error)

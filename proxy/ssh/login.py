@@ -40,6 +40,7 @@ class Login(asyncssh.SSHClient):
     def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
         """Take the place of asyncssh where it is less strict than ssh(1)."""
         Metered(conn)
+        internals.take_any_answer(conn)
         internals.on_host_key(conn, self._verify)
         internals.on_host_keys(conn, partial(self._host_keys_announced, conn))
         if self._krls:

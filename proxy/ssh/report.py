@@ -108,8 +108,11 @@ class Report:
         say, event = self._log.warning, "link lost"
         if isinstance(error, LinkClosed):
             say, event = self._log.info, "link closed"
+        if link.is_unused:
+            say = self._log.info
+        fields = {"hint": error.hint} if error.hint else {}
         seconds = round(link.age, 1)
-        say(event, link=link.name, server=link.server, reason=error.reason, message=str(error), seconds=seconds)
+        say(event, link=link.name, server=link.server, reason=error.reason, message=str(error), seconds=seconds, **fields)
 
     def changed(self, links: Links[Link], *, wanted: int, is_failing: bool) -> None:
         """Links have come, gone, or become stale; `is_failing` if the last dial failed."""

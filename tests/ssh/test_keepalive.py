@@ -1,0 +1,158 @@
+"""What proves that a gateway lives, and links that end because nobody uses them; on both data planes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any, cast
+
+import asyncssh
+import pytest
+from asyncssh.packet import SSHPacket, UInt32
+from structlog.testing import capture_logs
+
+from proxy.cluster import relayed_socket
+from proxy.config.model import GatewayConfig
+from proxy.config.values import Endpoint
+from proxy.ssh.link import BUSY
+from tests.ssh.conftest import ORIGIN, config_for, started
+from tests.support import other_servers
+from tests.support.echo import Echo
+from tests.support.serving import Server
+from tests.support.sshd import SshdFactory
+
+pytestmark = pytest.mark.usefixtures("data_plane")
+
+KEEPALIVE = {"interval": 0.1, "max_missed": 2}
+GLOBAL_REQUEST, UNIMPLEMENTED = 80, 3
+
+Answer = Callable[[Any, int], None]
+
+
+def unimplemented(conn: Any, sequence: int) -> None:
+    conn.send_packet(UNIMPLEMENTED, UInt32(sequence))
+
+
+def nothing(conn: Any, sequence: int) -> None:
+    del conn, sequence
+
+
+class _Odd(asyncssh.SSHServer):
+    def __init__(self, answer: Answer, conns: list[asyncssh.SSHServerConnection]) -> None:
+        self._answer = answer
+        self._conns = conns
+
+    def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
+        self._conns.append(conn)
+        odd = cast("Any", conn)
+
+        def asked(conn: Any, _kind: int, sequence: int, _packet: SSHPacket) -> None:
+            self._answer(conn, sequence)
+
+        odd._packet_handlers = {**odd._packet_handlers, GLOBAL_REQUEST: asked}
+
+    def connection_requested(self, *_: object) -> bool:
+        return True
+
+
+@asynccontextmanager
+async def answering(answer: Answer, folder: Path) -> AsyncIterator[GatewayConfig]:
+    """A server that answers global requests by `answer`, as a gateway."""
+    async with other_servers.asyncssh_server(folder, lambda conns: _Odd(answer, conns)) as config:
+        keepalive = config.keepalive.model_copy(update=KEEPALIVE)
+        yield config.model_copy(update={"keepalive": keepalive})
+
+
+async def test_unimplemented_is_an_answer(tmp_path: Path) -> None:
+    async with Echo() as target, answering(unimplemented, tmp_path) as config, started(config) as gateway:
+        await gateway.until(lambda: gateway.links == 1)
+        with suppress(TimeoutError):
+            await gateway.until(lambda: gateway.links == 0, seconds=1.5)
+        assert gateway.links == 1, "fifteen idle intervals, each with an answered question"
+        (link,) = gateway.snapshot().links
+        assert link.rtt is not None
+        assert link.age > 1.4
+        hold_until = asyncio.get_running_loop().time() + 5
+        (await gateway.open_channel(target.endpoint, origin=ORIGIN, hold_until=hold_until)).abort()
+
+
+async def test_no_answer_at_all_is_silence(tmp_path: Path) -> None:
+    async with answering(nothing, tmp_path) as config, started(config) as gateway:
+        await gateway.until(lambda: gateway.links == 1)
+        await gateway.until(lambda: gateway.links == 0)
+        assert gateway.snapshot().reason == "keepalive_timeout"
+
+
+class Pouring(Server):
+    """Bulk without end, at a pace; until it is told to stop."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.goes_on = True
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while self.goes_on:
+            writer.write(bytes(BUSY))
+            await writer.drain()
+            await asyncio.sleep(KEEPALIVE["interval"] / 3)
+        await reader.read()
+
+
+async def _read(sock: Any) -> None:
+    loop = asyncio.get_running_loop()
+    with suppress(OSError):
+        while await loop.sock_recv(sock, 1 << 20):
+            pass
+
+
+async def test_bulk_is_as_good_as_an_answer_while_it_comes(tmp_path: Path) -> None:
+    """On a slow link the answer stands behind what was sent before; ssh(1) counts any packet."""
+    loop = asyncio.get_running_loop()
+    async with Pouring() as target, answering(nothing, tmp_path) as config, started(config) as gateway:
+        await gateway.until(lambda: gateway.links == 1)
+        channel = await gateway.open_channel(Endpoint(*target.endpoint), origin=ORIGIN, hold_until=loop.time() + 5)
+        with await relayed_socket(channel, gateway.budget) as client:
+            reading = loop.create_task(_read(client), name="read")
+            with suppress(TimeoutError):
+                await gateway.until(lambda: gateway.links == 0, seconds=1.5)
+            assert gateway.links == 1
+            target.goes_on = False
+            await gateway.until(lambda: gateway.links == 0)
+            assert gateway.snapshot().reason == "keepalive_timeout"
+            await reading
+
+
+@pytest.mark.sshd
+async def test_a_link_that_sshd_ends_for_being_unused_is_no_failure(sshd_factory: SshdFactory) -> None:
+    sshd = sshd_factory(config={"UnusedConnectionTimeout": "2"})
+    with capture_logs() as logs:
+        async with Echo() as target, started(config_for(sshd)) as gateway:
+            await gateway.until(lambda: gateway.metric("gateway_reconnects_total", reason="link_lost") == 3, seconds=30)
+            assert not gateway._backoff._failures, "nothing has failed"
+            hold_until = asyncio.get_running_loop().time() + 5
+            channel = await gateway.open_channel(target.endpoint, origin=ORIGIN, hold_until=hold_until)
+            with suppress(TimeoutError):
+                await gateway.until(lambda: gateway.links == 0, seconds=4)
+            assert gateway.links == 1, "one that is used stays"
+            channel.abort()
+    lost = [entry for entry in logs if entry["event"] == "link lost"]
+    assert len(lost) >= 3
+    for entry in lost:
+        assert "UnusedConnectionTimeout" in entry["hint"]
+        assert "carried no channel for" in entry["message"]
+        assert entry["reason"] == "link_lost"
+        assert entry["log_level"] == "info"
+
+
+@pytest.mark.sshd
+async def test_a_link_that_ends_as_soon_as_it_is_up_is_a_failure(sshd_factory: SshdFactory) -> None:
+    sshd = sshd_factory()
+    with capture_logs() as logs:
+        async with started(config_for(sshd)) as gateway:
+            await gateway.until(lambda: gateway.links == 1)
+            await asyncio.to_thread(sshd.stop)
+            await gateway.until(lambda: gateway.links == 0)
+            assert gateway._backoff._failures
+    assert not [entry for entry in logs if "UnusedConnectionTimeout" in str(entry.get("hint"))]
