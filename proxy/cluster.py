@@ -305,8 +305,8 @@ def _reset(sock: socket.socket) -> None:
 
 
 @asynccontextmanager
-async def probe_dial(config: Config, name: str) -> AsyncIterator[Dial]:
-    """A `Dial` for cluster `name` without a daemon: one link of its gateway for as long as the context lasts.
+async def probe_dial(config: Config, name: str, handshakes: Handshakes) -> AsyncIterator[Dial]:
+    """A `Dial` for cluster `name` without its listener: one link of its gateway, for as long as the context lasts.
 
     Raises LinkError, with the stage that failed, if the link does not come up.
     """
@@ -317,7 +317,7 @@ async def probe_dial(config: Config, name: str) -> AsyncIterator[Dial]:
     if cluster.gateway != DIRECT:
         settings = config.gateways[cluster.gateway].model_copy(update={"connections": 1})
         metrics = Metrics(CollectorRegistry(), version="")
-        gateway = Gateway(cluster.gateway, settings, config.gateways, budget=budget, metrics=metrics, handshakes=Handshakes())
+        gateway = Gateway(cluster.gateway, settings, config.gateways, budget=budget, metrics=metrics, handshakes=handshakes)
         await gateway.connect()
         route = gateway
 

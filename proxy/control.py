@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 
 import structlog
 
 from proxy.admin.control import ReloadResult
 from proxy.daemon import Daemon
+from proxy.doctor import examine
 from proxy.errors import ProxyError, UnknownName
 from proxy.reload import Stopping, reload
 from proxy.renewal import LOOK_S, Renewal
@@ -62,6 +64,15 @@ class Controller:
             raise UnknownName.among("gateway", gateway, self._daemon.gateways)
         log.info("reconnect requested", gateway=gateway)
         self._daemon.gateways[gateway].renew("reconnect")
+
+    async def probe(self, cluster: str) -> dict[str, object]:
+        """Probe `cluster` step by step, with the daemon's own keys and at its pace. Raises UnknownName."""
+        config = self._daemon.config
+        if cluster not in config.clusters:
+            raise UnknownName.among("cluster", cluster, config.clusters)
+        log.info("probe requested", cluster=cluster)
+        report = await examine(config, cluster, handshakes=self._daemon.handshakes, daemon=os.getpid())
+        return report.to_document()
 
     async def drain(self, cluster: str) -> int:
         """Close a cluster's listener and let its connections end; a reload opens it again.

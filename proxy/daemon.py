@@ -81,7 +81,7 @@ class Daemon:
         self.retiring = Tasks("retiring")
         """What a reload has removed or replaced, and still has connections."""
         self.sockets = Sockets(sockets or {})
-        self._handshakes = Handshakes()
+        self.handshakes = Handshakes()
         self._contexts = Contexts()
         self._admin: AdminServer | None = None
         self._loop = asyncio.get_running_loop()
@@ -151,7 +151,7 @@ class Daemon:
             self.config.gateways,
             budget=self.shared.budget,
             metrics=self.metrics,
-            handshakes=self._handshakes,
+            handshakes=self.handshakes,
             on_change=lambda: self._gateway_changed(name),
         )
         self.gateways[name] = gateway

@@ -31,6 +31,7 @@ LAYERS = (
         "proxy.systemd",
         "proxy.cluster",
         "proxy.entry",
+        "proxy.doctor",
         "proxy.idle",
         "proxy.heap",
         "proxy.heartbeat",

@@ -1,7 +1,7 @@
 """The admin server: HTTP on loopback (read only) and on a unix socket (the same, and the changing calls).
 
     GET  /metrics /healthz /readyz[?verbose] /status /          both
-    POST /-/reload /-/reconnect?gateway= /-/drain?cluster=      unix socket only; 404 over TCP
+    POST /-/reload /-/reconnect?gateway= /-/drain?cluster= /-/probe?cluster=      unix socket only; 404 over TCP
 
 Errors are JSON: {"error": sentence, "reason": word, "hint": remedy}; a refused configuration adds "path" and "problems".
 Who may connect is decided before HTTP: the socket's mode, the loopback address. What remains over TCP is a browser lured to a
@@ -14,7 +14,7 @@ import asyncio
 import errno
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -74,6 +74,7 @@ class AdminServer:
             "/-/reload": self._reload,
             "/-/reconnect": self._reconnect,
             "/-/drain": self._drain,
+            "/-/probe": self._probe,
         }
 
     def __repr__(self) -> str:
@@ -173,15 +174,20 @@ class AdminServer:
         return await _tell(self._control.reconnect, "gateway", request)
 
     async def _drain(self, request: Request) -> Response:
-        return await _tell(self._control.drain, "cluster", request)
+        async def drain(cluster: str) -> Mapping[str, object]:
+            return {"cut": await self._control.drain(cluster)}
+
+        return await _tell(drain, "cluster", request)
+
+    async def _probe(self, request: Request) -> Response:
+        return await _tell(self._control.probe, "cluster", request)
 
 
-async def _tell(call: Callable[[str], Awaitable[int | None]], kind: str, request: Request) -> Response:
+async def _tell(call: Callable[[str], Awaitable[Mapping[str, object] | None]], kind: str, request: Request) -> Response:
     name = request.query.get(kind)
     if not name:
         return _error(400, f"which {kind}?", hint=f"POST {request.path}?{kind}=NAME")
-    cut = await call(name)
-    return Response.json({kind: name} if cut is None else {kind: name, "cut": cut})
+    return Response.json({kind: name, **(await call(name) or {})})
 
 
 def _error(code: int, sentence: str, *, reason: str = "admin", hint: str = "", **more: object) -> Response:

@@ -1,10 +1,9 @@
-"""`kubemux probe CLUSTER`: one probe from this process, explained step by step. Needs no daemon."""
+"""`kubemux probe CLUSTER`: one probe, explained step by step. From this process, unless it may not read what that needs."""
 
 from __future__ import annotations
 
+import asyncio
 import json
-import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -13,33 +12,25 @@ import uvloop
 from rich.console import Console
 from rich.text import Text
 
-from proxy.cli import say
+from proxy import doctor
+from proxy.admin import client
+from proxy.cli import note, say
 from proxy.cli.options import config_option
-from proxy.cluster import probe_dial
+from proxy.config import credentials
+from proxy.config.credentials import Scrutiny
 from proxy.config.loader import load
-from proxy.config.model import ClusterConfig, Config
-from proxy.errors import ProxyError, Stage, UnknownName
-from proxy.health.explain import Step, Verdict, steps
-from proxy.health.probe import probe as run_probe
-from proxy.health.result import Outcome, unreached
-from proxy.health.tls import Contexts
+from proxy.config.model import Config
+from proxy.doctor import Report
+from proxy.errors import AdminError, ConfigError, Problem, Stage, UnknownName
+from proxy.health.explain import Verdict
 from proxy.logging import configure
 from proxy.ssh import nobody
+from proxy.text import for_terminal
 
+ASK_BUDGET: Final = 120.0
+"""Seconds for the daemon's own probe: a chain of gateways has `connect_timeout` for each."""
 _STYLES: Final = {Verdict.OK: "green", Verdict.FAILED: "bold red", Verdict.NOT_REACHED: "dim"}
 _INDENT: Final = " " * 15
-
-
-@dataclass(frozen=True, slots=True)
-class _Report:
-    cluster: str
-    config: ClusterConfig
-    outcome: Outcome
-    connecting: float | None
-
-    @property
-    def steps(self) -> list[Step]:
-        return steps(self.config, self.outcome, connecting=self.connecting)
 
 
 @click.command()
@@ -49,73 +40,65 @@ class _Report:
 def probe(cluster: str, as_json: bool, config: Path) -> None:
     """Probe CLUSTER once and explain, step by step, where it stops and what to do.
 
-    Exit codes: 0 its API server is alive, 1 it is not, 2 no such cluster, 78 bad configuration.
+    It needs no daemon; one that runs is asked to do it, as itself, where this user may not read the keys. Exit codes: 0 its API
+    server is alive, 1 it is not, 2 no such cluster, 78 bad configuration.
     """
     nobody.answer()
-    loaded = load(config)
-    if cluster not in loaded.clusters:
-        raise UnknownName.among("cluster", cluster, loaded.clusters)
     configure("console", "error")  # to standard error: the report tells everything but a bug
-    report = uvloop.run(_run(loaded, cluster))
+    try:
+        loaded = load(config)
+    except ConfigError as refused:
+        report = _by_daemon(cluster, config, refused)
+    else:
+        report = uvloop.run(doctor.examine(_with(cluster, loaded), cluster))
     if as_json:
-        say(json.dumps(_as_json(report), indent=2))
+        say(json.dumps(report.to_document(), indent=2))
     else:
         _print(report, Console(highlight=False, soft_wrap=True))
-    click.get_current_context().exit(0 if report.outcome.result.alive else 1)
+    click.get_current_context().exit(0 if report.alive else 1)
 
 
-async def _run(config: Config, name: str) -> _Report:
-    cluster = config.clusters[name]
-    started = time.monotonic()
-    connecting = None
+def _with(cluster: str, config: Config) -> Config:
+    if cluster not in config.clusters:
+        raise UnknownName.among("cluster", cluster, config.clusters)
+    return config
+
+
+def _by_daemon(cluster: str, path: Path, refused: ConfigError) -> Report:
+    """The report of the daemon that runs with the file. Raises `refused` if that has other reasons than who asks."""
+    readable = _with(cluster, load(path, Scrutiny.NONE))
+    denied = credentials.denied(readable)
+    if not denied:
+        raise refused
     try:
-        async with probe_dial(config, name) as dial:
-            connecting = time.monotonic() - started
-            outcome = await run_probe(name, cluster, dial, Contexts())
-    except ProxyError as exc:
-        outcome = unreached(exc, time.monotonic() - started).named(name)
-    return _Report(name, cluster, outcome, connecting)
+        answer = asyncio.run(client.command(readable.admin, path, "probe", params={"cluster": cluster}, budget=ASK_BUDGET))
+        report = doctor.from_document(answer)
+    except (AdminError, ValueError) as error:
+        hint = error.hint if isinstance(error, AdminError) else "it is of another version than this command: restart it"
+        refused.problems.append(Problem(0, "", f"nor could the daemon be asked to probe for this user: {error}", hint))
+        raise refused from error
+    note(f"this user may not read {denied[0]}: the daemon, pid {report.daemon}, has probed as itself")
+    return report
 
 
-def _print(report: _Report, console: Console) -> None:
-    outcome = report.outcome
-    console.print(Text.assemble((report.cluster, "bold"), f" through {report.config.gateway}"))
+def _print(report: Report, console: Console) -> None:
+    by = "" if report.daemon is None else ", probed by the daemon"
+    console.print(Text.assemble(_text(report.cluster, "bold"), _text(f" through {report.gateway}{by}")))
     for step in report.steps:
         verdict = step.verdict.upper() if step.verdict is Verdict.FAILED else step.verdict
         took = "" if step.seconds is None else f"  {step.seconds * 1000:.1f} ms"
         if step.stage is Stage.AUTH and step.verdict is Verdict.OK:
             took += " from TCP to here"
-        console.print(Text.assemble("  ", (f"{verdict:<13}", _STYLES[step.verdict]), step.title, (took, "dim")))
-        if step.stage is outcome.stage:
-            console.print(Text(f"{_INDENT}{outcome.message}"))
-            if outcome.refused:
-                console.print(Text(f"{_INDENT}{outcome.refused}"))
-            if outcome.hint:
-                console.print(Text.assemble(_INDENT, ("hint: ", "bold"), outcome.hint))
-    alive = outcome.result.alive
-    console.print(Text.assemble(("alive" if alive else "down", "bold green" if alive else "bold red"), f": {outcome.result}"))
+        console.print(Text.assemble("  ", (f"{verdict:<13}", _STYLES[step.verdict]), _text(step.title), (took, "dim")))
+        if step.stage is report.stage:
+            console.print(_text(f"{_INDENT}{report.message}"))
+            if report.certificate:
+                console.print(_text(f"{_INDENT}{report.certificate.text}"))
+            if report.hint:
+                console.print(Text.assemble(_INDENT, ("hint: ", "bold"), _text(report.hint)))
+    verdict, style = ("alive", "bold green") if report.alive else ("down", "bold red")
+    console.print(Text.assemble((verdict, style), _text(f": {report.result}")))
 
 
-def _as_json(report: _Report) -> dict[str, object]:
-    outcome, certificate = report.outcome, report.outcome.refused
-    return {
-        "cluster": report.cluster,
-        "gateway": report.config.gateway,
-        "alive": outcome.result.alive,
-        "result": outcome.result,
-        "message": outcome.message,
-        "hint": outcome.hint,
-        "status": outcome.status,
-        "seconds": outcome.seconds,
-        "certificate_expiry": outcome.certificate_expiry,
-        "certificate": certificate
-        and {
-            "names": certificate.names,
-            "issuer": certificate.issuer,
-            "not_before": certificate.not_before.isoformat(),
-            "not_after": certificate.not_after.isoformat(),
-        },
-        "steps": [
-            {"stage": step.stage, "title": step.title, "verdict": step.verdict, "seconds": step.seconds} for step in report.steps
-        ],
-    }
+def _text(text: str, style: str = "") -> Text:
+    return Text(for_terminal(text), style)

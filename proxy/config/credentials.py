@@ -37,6 +37,8 @@ class Kind(Enum):
 class Scrutiny(IntEnum):
     """How closely files are looked at. Each level includes those before it."""
 
+    NONE = auto()
+    """Not at all."""
     CA = auto()
     """`tls.ca_file` alone: all that a kubeconfig needs, and no secret."""
     FILES = auto()
@@ -173,10 +175,23 @@ def _check(loc: Loc, section: Section, scrutiny: Scrutiny) -> Iterator[Finding]:
         for below, path, kind in references(section):
             locked, missing = section.passphrase_file is None, known_hosts.missing(section, path)
             yield from _check_file((*loc, *below), path, kind, scrutiny, locked=locked, missing=missing)
-    elif isinstance(section, ClusterConfig):
+    elif isinstance(section, ClusterConfig) and scrutiny > Scrutiny.NONE:
         for below, path, kind in references(section):
             if scrutiny > Scrutiny.CA or below == ("tls", "ca_file"):
                 yield from _check_file((*loc, *below), path, kind, scrutiny)
+
+
+def denied(config: Config) -> list[Path]:
+    """The files that are there, perhaps, and not for this user."""
+    found = []
+    for path in files(config):
+        try:
+            read_bytes(path, limit=MAX_KNOWN_HOSTS_BYTES)
+        except Denied:
+            found.append(path)
+        except Unusable:  # by nobody
+            continue
+    return found
 
 
 def doubts(config: Config) -> Iterator[tuple[str, str]]:

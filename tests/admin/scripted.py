@@ -125,6 +125,10 @@ class Daemon:
         if gateway not in known:
             raise UnknownName.among("gateway", gateway, known)
 
+    async def probe(self, cluster: str) -> dict[str, object]:
+        self._tell(f"probe {cluster}")
+        return {"cluster": cluster, "alive": True}
+
     async def drain(self, cluster: str) -> int:
         self._tell(f"drain {cluster}")
         await self._hold()

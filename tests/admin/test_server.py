@@ -97,7 +97,7 @@ async def test_nothing_but_reads_is_taken_over_tcp(tcp: Asker, daemon: Daemon, m
     assert answer.status == 405
     assert answer.headers["Allow"] == "GET, HEAD"
     assert '"hint": "use GET"' in answer.text
-    for path in ("/-/reload", "/-/reconnect?gateway=eu-edge", "/-/drain?cluster=prod-eu"):
+    for path in ("/-/reload", "/-/reconnect?gateway=eu-edge", "/-/drain?cluster=prod-eu", "/-/probe?cluster=prod-eu"):
         answer = await tcp.ask(method, path)
         assert answer.status == 404
         assert '"hint": "there are: / /metrics' in answer.text
@@ -112,7 +112,8 @@ async def test_orders_over_the_unix_socket(unix: Asker, daemon: Daemon) -> None:
     assert (await unix.post("/-/reconnect?gateway=eu-edge")).status == 200
     name = "kubernetes-admin@a&b/c d"
     assert (await unix.post(f"/-/drain?{urlencode({'cluster': name})}")).json() == {"cluster": name, "cut": 0}
-    assert daemon.told == ["reload", "reconnect eu-edge", f"drain {name}"]
+    assert (await unix.post("/-/probe?cluster=prod-eu")).json() == {"cluster": "prod-eu", "alive": True}
+    assert daemon.told == ["reload", "reconnect eu-edge", f"drain {name}", "probe prod-eu"]
 
 
 async def test_an_order_must_be_a_post_and_name_its_object(unix: Asker, daemon: Daemon) -> None:

@@ -1,0 +1,116 @@
+"""One probe of a cluster, step by step, over a link of its own: what `kubemux probe` explains.
+
+It runs in that command, or in the daemon, for somebody who may not read the keys. Then its report goes through the admin socket.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+
+from proxy.cluster import probe_dial
+from proxy.config.model import ClusterConfig, Config
+from proxy.config.typed import Mistakes, read
+from proxy.errors import ProxyError, Stage
+from proxy.health.explain import Verdict, steps
+from proxy.health.probe import probe
+from proxy.health.result import Outcome, unreached
+from proxy.health.tls import Contexts
+from proxy.ssh.handshakes import Handshakes
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One line."""
+
+    stage: Stage
+    title: str
+    verdict: Verdict
+    seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What the server's certificate claims, where it was refused."""
+
+    names: tuple[str, ...]
+    issuer: str
+    not_before: str
+    not_after: str
+    text: str
+    """All of that as a sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Where it stops, and what to do. `--json` prints it: a field may be added, none renamed."""
+
+    cluster: str
+    gateway: str
+    alive: bool
+    result: str
+    message: str
+    hint: str
+    stage: Stage
+    """The step that it ended in."""
+    status: int | None
+    seconds: float
+    certificate_expiry: float | None
+    certificate: Shown | None
+    steps: tuple[Step, ...]
+    daemon: int | None = None
+    """The process that has probed, if it was the daemon."""
+
+    def to_document(self) -> dict[str, object]:
+        """Ready for `json.dumps`."""
+        return asdict(self)
+
+
+def from_document(document: object) -> Report:
+    """The report that a parsed document was made from. Raises ValueError."""
+    try:
+        return read(Report, document)
+    except Mistakes as exc:
+        raise ValueError(str(exc.found[0])) from exc
+
+
+async def examine(config: Config, name: str, *, handshakes: Handshakes | None = None, daemon: int | None = None) -> Report:
+    """Probe cluster `name`. `handshakes` are those of the daemon that does it, with which it shares its pace."""
+    started = time.monotonic()
+    connecting = None
+    try:
+        async with probe_dial(config, name, handshakes or Handshakes()) as dial:
+            connecting = time.monotonic() - started
+            outcome = await probe(name, config.clusters[name], dial, Contexts())
+    except ProxyError as exc:
+        outcome = unreached(exc, time.monotonic() - started).named(name)
+    return _report(name, config.clusters[name], outcome, connecting, daemon)
+
+
+def _report(name: str, config: ClusterConfig, outcome: Outcome, connecting: float | None, daemon: int | None) -> Report:
+    shown = None
+    if refused := outcome.refused:
+        shown = Shown(
+            names=refused.names,
+            issuer=refused.issuer,
+            not_before=refused.not_before.isoformat(),
+            not_after=refused.not_after.isoformat(),
+            text=str(refused),
+        )
+    return Report(
+        cluster=name,
+        gateway=config.gateway,
+        alive=outcome.result.alive,
+        result=outcome.result,
+        message=outcome.message,
+        hint=outcome.hint,
+        stage=outcome.stage,
+        status=outcome.status,
+        seconds=outcome.seconds,
+        certificate_expiry=outcome.certificate_expiry,
+        certificate=shown,
+        steps=tuple(
+            Step(step.stage, step.title, step.verdict, step.seconds) for step in steps(config, outcome, connecting=connecting)
+        ),
+        daemon=daemon,
+    )

@@ -1,0 +1,90 @@
+"""`kubemux probe` by somebody who may not read the keys: the daemon probes for it, as itself."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.integration.conftest import cluster, gateway
+from tests.integration.running import PROBE, running, wait_up
+from tests.support.https import Https
+from tests.support.ports import free_port
+from tests.support.sshd import Sshd
+from tests.support.tls import Certificates
+
+SOMEBODY = 54321
+# Root that may read its own files alone; the daemon, beside it, may read all.
+WITHOUT_RIGHTS = ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
+
+pytestmark = [pytest.mark.sshd, pytest.mark.skipif(os.geteuid() != 0, reason="only root can give up rights")]
+
+
+async def kubemux(*words: str | Path, rights: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
+    def run() -> subprocess.CompletedProcess[str]:
+        command = [*rights, sys.executable, "-m", "proxy", *map(str, words)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    return await asyncio.to_thread(run)
+
+
+async def probe(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    return await kubemux("probe", *words, rights=WITHOUT_RIGHTS)
+
+
+def untimed(lines: list[str]) -> list[str]:
+    return [re.sub(r"  [\d.]+ ms", "", line) for line in lines]
+
+
+async def test_the_daemon_probes_for_who_may_not_read_the_keys(sshd: Sshd, tmp_path: Path, certificates: Certificates) -> None:
+    async with Https(certificates) as server:
+        clusters = {"prod": cluster(free_port(), server.endpoint, probe=PROBE, ca=certificates.ca)}
+        os.chown(sshd.identity, SOMEBODY, SOMEBODY)
+        async with running(tmp_path / "daemon", gateways={"edge": gateway(sshd)}, clusters=clusters) as daemon:
+            await wait_up(daemon, "prod")
+            by_itself = await kubemux("probe", "prod", "--config", daemon.config)
+            asked = await probe("prod", "--config", daemon.config)
+            assert (asked.returncode, asked.stderr) == (
+                0,
+                f"this user may not read {sshd.identity}: the daemon, pid {daemon.pid}, has probed as itself\n",
+            )
+            head, *steps = asked.stdout.splitlines()
+            assert head == "prod through edge, probed by the daemon"
+            assert untimed(steps) == untimed(by_itself.stdout.splitlines()[1:])
+            assert steps[-1] == "alive: ok"
+
+            document = json.loads((await probe("prod", "--json", "--config", daemon.config)).stdout)
+            assert (document["alive"], document["result"], document["daemon"]) == (True, "ok", daemon.pid)
+            assert [step["stage"] for step in document["steps"]] == ["tcp", "ssh", "auth", "channel", "tls", "http"]
+
+            unknown = await probe("prdo", "--config", daemon.config)
+            assert (unknown.returncode, unknown.stdout) == (2, "")
+            assert "did you mean prod?" in unknown.stderr
+
+            await server.refuse()
+            refused = await probe("prod", "--config", daemon.config)
+            assert refused.returncode == 1
+            assert refused.stdout.splitlines()[-1] == "down: channel_refused"
+            assert "hint: is the API server listening" in refused.stdout
+
+        gone = await probe("prod", "--config", daemon.config)
+        assert (gone.returncode, gone.stdout) == (78, "")
+        assert f"{sshd.identity} may not be read by this user" in gone.stderr
+        assert "nor could the daemon be asked to probe for this user: " in gone.stderr
+
+
+async def test_a_file_that_is_wrong_is_not_the_daemons_business(sshd: Sshd, tmp_path: Path) -> None:
+    os.chown(sshd.identity, SOMEBODY, SOMEBODY)
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text(json.dumps({"version": 1, "gateways": {"edge": gateway(sshd)}, "clusterz": {}}))
+    done = await probe("prod", "--config", wrong)
+    assert (done.returncode, done.stdout) == (78, "")
+    assert "clusterz: unknown key" in done.stderr
+    assert "the daemon be asked" not in done.stderr
