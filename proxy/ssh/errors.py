@@ -6,6 +6,7 @@ import base64
 import hashlib
 import os
 import socket
+from typing import Final
 
 import asyncssh
 
@@ -22,6 +23,9 @@ from proxy.errors import (
     Unresolvable,
 )
 from proxy.text import printable
+
+_LISTS: Final = 1500
+"""Characters of two lists of algorithms."""
 
 
 def again(exc: LinkError) -> LinkError:
@@ -79,6 +83,8 @@ def describe_handshake(server: str, exc: Exception, *, who: str) -> LinkError:
             hint="is that port an SSH server? If so, its log says why: over MaxStartups it drops connections at random, and "
             "PerSourcePenalties shut out an address for a while",
         )
+    if isinstance(exc, asyncssh.KeyExchangeFailed):  # with what both sides have: long lists, of which the peer's is the second
+        return HandshakeFailed(f"SSH handshake with {server} failed: {printable(str(exc), most=_LISTS)}")
     return HandshakeFailed(f"SSH handshake with {server} failed: {_said(exc)}")
 
 
@@ -94,7 +100,7 @@ def _said(exc: Exception | str) -> str:
 
 def why_refused(said: str) -> str:
     """`: WHY`, to end a sentence about a channel that was not opened. Empty if sshd gave no reason, `open failed`."""
-    return f": {said}" if said not in {"", "open failed"} else ""
+    return f": {printable(said)}" if said not in {"", "open failed"} else ""
 
 
 def _not_forwarded(server: str, exc: asyncssh.ChannelOpenError) -> LinkError:

@@ -152,6 +152,7 @@ def _settings(config: GatewayConfig, found: SshConfig | None) -> dict[str, Any]:
         "gss_kex": False,
         "gss_auth": False,
         "x509_trusted_certs": None,
+        "utf8_decode_errors": "replace",  # a banner in Latin-1 is no reason to stay away
         "x509_trusted_cert_paths": [],  # or it looks for them at home
         "client_keys": None,
     }
