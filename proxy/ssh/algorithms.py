@@ -39,10 +39,10 @@ def settings(found: SshConfig | None) -> dict[str, list[str]]:
         ("mac_algs", "MACs", found.macs, _text(get_default_mac_algs()), _text(get_mac_algs())),
     ):
         if asked is not None:
-            chosen[argument] = list(_names(option, asked, ours, there_are))
+            chosen[argument] = list(_names(found, option, asked, ours, there_are))
     if found.public_key_algorithms is not None:
         ours, there_are = _text(get_default_public_key_algs()), _text([*get_public_key_algs(), *get_certificate_algs()])
-        names = _names("PubkeyAcceptedAlgorithms", found.public_key_algorithms, ours, there_are)
+        names = _names(found, "PubkeyAcceptedAlgorithms", found.public_key_algorithms, ours, there_are)
         chosen["signature_algs"] = list(dict.fromkeys(name.removesuffix(_CERTIFICATE) for name in names))
     return chosen
 
@@ -52,7 +52,7 @@ def for_host_keys(found: SshConfig | None) -> Names:
     if found is None or found.host_key_algorithms is None:
         return ()
     there_are = _text([*get_public_key_algs(), *get_certificate_algs()])
-    return _names("HostKeyAlgorithms", found.host_key_algorithms, ALGORITHMS, there_are)
+    return _names(found, "HostKeyAlgorithms", found.host_key_algorithms, ALGORITHMS, there_are)
 
 
 def is_accepted(asked: Asked | None, pair: asyncssh.SSHKeyPair) -> bool:
@@ -80,11 +80,11 @@ def left_out(found: SshConfig) -> list[str]:
     return said
 
 
-def _names(option: str, asked: Asked, ours: Sequence[str], there_are: Iterable[str]) -> Names:
+def _names(found: SshConfig, option: str, asked: Asked, ours: Sequence[str], there_are: Iterable[str]) -> Names:
     names = usable(asked.over(ours), there_are)
     if not names:
         raise CredentialsUnusable(
-            f"{option} of ssh_config leaves nothing that kubemux can do: {', '.join(asked.names)}",
+            f"ssh_config {found.path}: {option} leaves nothing that kubemux can do: {', '.join(asked.names)}",
             hint=f"add one of {', '.join(ours[:6])}",
         )
     return names

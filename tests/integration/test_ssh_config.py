@@ -110,7 +110,20 @@ async def test_a_proxy_command_carries_the_connection(sshd: Sshd, tmp_path: Path
         ('Match ""\n', "ssh_config"),
         ("Host edge\n  IdentityFile /nowhere/key\n", "/nowhere/key"),
         ("Host edge\n  IdentityFile ${NOT_SET}/key\n", "NOT_SET"),
-        ("Host edge\n  CertificateFile %Q\n", "Q"),
+        ("Host edge\n  CertificateFile %Q\n", "certificatefile %Q cannot be expanded: there is no token %Q"),
+        ("Host edge\n  IdentityFile ~nobody-at-all/key\n", "there is no user nobody-at-all"),
+        ("Host edge\n  ProxyCommand nc %h %u\n", "proxycommand nc %h %u cannot be expanded: there is no token %u"),
+        ('UserKnownHostsFile "/etc/known hosts"\n', "userknownhostsfile /etc/known hosts has a space in a path"),
+        ('GlobalKnownHostsFile /a "/b /c d"\n', "globalknownhostsfile /a /b /c d has a space in a path"),
+        ("PubkeyAuthentication no\n", "pubkeyauthentication false cannot be honoured"),
+        ("PreferredAuthentications password\n", "preferredauthentications password cannot be honoured"),
+        ("BindInterface lo\n", "bindinterface lo cannot be honoured"),
+        ("CheckHostIP yes\n", "checkhostip yes cannot be honoured"),
+        ("CASignatureAlgorithms ssh-ed25519\n", "casignaturealgorithms ssh-ed25519 cannot be honoured"),
+        ("PKCS11Provider /usr/lib/p11.so\n", "pkcs11provider /usr/lib/p11.so cannot be honoured"),
+        ("ProxyCommand nc %h %p\nProxyUseFdpass yes\n", "proxyusefdpass yes cannot be honoured"),
+        ("RequiredRSASize 4096\n", "requiredrsasize 4096 cannot be honoured"),
+        ("KexAlgorithms sntrup761x25519-sha512@openssh.com\n", "KexAlgorithms"),
     ],
 )
 async def test_what_is_wrong_with_an_ssh_config_is_said(tmp_path: Path, text: str, says: str) -> None:
@@ -119,6 +132,65 @@ async def test_what_is_wrong_with_an_ssh_config_is_said(tmp_path: Path, text: st
     assert isinstance(found, CredentialsUnusable), found
     assert str(path) in str(found)
     assert says in str(found)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        b"Port {port} # the bastion's",
+        b"# caf\xe9, in Latin-1",
+        b"ServerAliveInterval 1m",
+        b"ConnectTimeout 1m30s",
+        b"PubkeyAuthentication host-bound",
+        b"PubkeyAuthentication unbound",
+        b"IdentityFile /nowhere/key",
+        b"CertificateFile /nowhere/key-cert.pub",
+        b'UserKnownHostsFile "/nowhere/known_hosts" {known_hosts}',
+        b"Include {folder}/included",
+        b"Include {folder}/*.none",
+        b"Ciphers ^aes256-ctr,3des-cbc",
+        b"Ciphers -aes*",
+        b"KexAlgorithms sntrup761x25519-sha512@openssh.com,curve25519-sha256",
+        b"KexAlgorithms +diffie-hellman-group1-sha1",
+        b"MACs hmac-sha2-256",
+        b"HostKeyAlgorithms -rsa*,sk-*",
+        b"PubkeyAcceptedAlgorithms ssh-ed25519",
+        b"CanonicalizeHostname yes\nCanonicalDomains invalid",
+        b"IdentityAgent none",
+        b"SecurityKeyProvider none",
+        b"RekeyLimit 1G 1h",
+        b"StrictHostKeyChecking off\nVerifyHostKeyDNS yes",
+        b"GSSAPIAuthentication yes\nHostbasedAuthentication yes\nControlMaster auto\nControlPath ~/%C\nRemoteCommand none",
+        b"Match final\n  User {user}",
+        b'Match originalhost edge exec "test %n = edge"\n  IdentityFile /nowhere/another',
+        b"IgnoreUnknown Whatever\nWhatever it means",
+    ],
+)
+async def test_what_ssh_takes_is_taken(sshd: Sshd, tmp_path: Path, more: bytes) -> None:
+    (tmp_path / "included").write_text(f"Port {sshd.port}\n")
+    known: dict[str, object] = {"port": sshd.port, "user": sshd.user, "known_hosts": sshd.known_hosts(), "folder": tmp_path}
+    text = more
+    for name, value in known.items():
+        text = text.replace(f"{{{name}}}".encode(), str(value).encode())
+    path = tmp_path / "ssh_config"
+    # Before the rest: the first value counts.
+    path.write_bytes(b"Host edge\n" + text + b"\n" + host("edge", sshd).encode())
+    async with dialled(alias("edge", path)) as link:
+        assert link.server == f"127.0.0.1:{sshd.port}"
+
+
+async def test_what_is_included_comes_in_order_and_its_tokens_last(sshd: Sshd, tmp_path: Path) -> None:
+    """The first value counts, of files in the order of their names; `%p` is the port that counts in the end."""
+    (tmp_path / f"key-{sshd.port}").write_bytes(sshd.identity.read_bytes())
+    (tmp_path / f"key-{sshd.port}").chmod(0o600)
+    for name in "hgfedcb":
+        (tmp_path / f"{name}.conf").write_text("Port 1\n")
+    (tmp_path / "a.conf").write_text(
+        f"IdentityFile {tmp_path}/key-%p\nHost other\n  User nobody\nHost edge\n  Port {sshd.port}\n"
+    )
+    rest = host("edge", sshd).replace(f"IdentityFile {sshd.identity}", "IdentitiesOnly yes")
+    async with dialled(alias("edge", written(tmp_path, f"Include {tmp_path}/*.conf\n{rest}"))) as link:
+        assert link.server == f"127.0.0.1:{sshd.port}"
 
 
 async def test_proxyjumps_in_a_circle_are_found(tmp_path: Path) -> None:
