@@ -43,8 +43,14 @@ def settings(found: SshConfig | None) -> dict[str, list[str]]:
     if found.public_key_algorithms is not None:
         ours, there_are = _text(get_default_public_key_algs()), _text([*get_public_key_algs(), *get_certificate_algs()])
         names = _names(found, "PubkeyAcceptedAlgorithms", found.public_key_algorithms, ours, there_are)
-        chosen["signature_algs"] = list(dict.fromkeys(name.removesuffix(_CERTIFICATE) for name in names))
+        chosen["signature_algs"] = list(dict.fromkeys(map(_of_signature, names)))
     return chosen
+
+
+def _of_signature(algorithm: str) -> str:
+    """That of a key, or of the key in a certificate; the names with a domain have it once (`sk-ssh-ed25519@openssh.com`)."""
+    plain = algorithm.removesuffix(_CERTIFICATE)
+    return plain if plain == algorithm or not plain.startswith("sk-") else f"{plain}@openssh.com"
 
 
 def for_host_keys(found: SshConfig | None) -> Names:

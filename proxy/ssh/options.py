@@ -58,7 +58,9 @@ class Prepared:
     remarks: tuple[Remark, ...] = ()
     """What ssh_config has asked for, and what becomes of it."""
     passed_over: tuple[str, ...] = ()
-    """Keys, certificates and algorithms of it that cannot be used, and why."""
+    """Keys and certificates of it that cannot be used, and why."""
+    left_out: tuple[str, ...] = ()
+    """Algorithms of it that kubemux does not have."""
 
 
 async def prepare(config: GatewayConfig, place: Place | None = None) -> Prepared:
@@ -178,7 +180,8 @@ def _with(ours: Prepared, found: SshConfig, keys: UserKeys) -> Prepared:
         proxy_command=found.proxy_command,
         proxy_jump=found.proxy_jump,
         remarks=found.remarks,
-        passed_over=(*keys.passed_over, *algorithms.left_out(found)),
+        passed_over=tuple(keys.passed_over),
+        left_out=tuple(algorithms.left_out(found)),
     )
 
 

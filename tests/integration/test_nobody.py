@@ -72,6 +72,17 @@ async def test_without_a_user_the_message_says_what_to_add(sshd: Sshd, tmp_path:
     assert "passphrase" not in told["message"] + told["hint"]
 
 
+async def test_ssh_refuses_to_read_an_ssh_config_and_the_message_says_what_to_do(sshd: Sshd, tmp_path: Path) -> None:
+    path = tmp_path / "ssh_config"
+    path.write_text("Host *\n")
+    section = gateway(sshd, ssh_config=str(path))
+    async with running(tmp_path / "daemon", gateways={"edge": section}, clusters={}, wrapper=AS_NOBODY) as daemon:
+        told = (await settled(daemon, "edge"))["edge"]
+    assert told["reason"] == "credentials_unusable"
+    assert told["message"].endswith(f"cannot be used: No user exists for uid {UID}")
+    assert "an entry in /etc/passwd" in told["hint"]
+
+
 def test_a_path_of_somebody_who_is_not_there_says_who(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text("version: 1\nadmin: {socket: ~no-such-user/admin.sock}\n")
