@@ -1,0 +1,85 @@
+"""What commands write to a real terminal, of files that somebody else has written."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HOSTILE = "\x1b]0;owned\x07\x9b2J\u202egpj\u2028x"
+
+
+def on_a_terminal(*words: str | Path, env: dict[str, str]) -> str:
+    """All that a command writes to a pseudo terminal as its standard output and error."""
+    ours, its = pty.openpty()
+    try:
+        command = [sys.executable, "-m", "proxy", *map(str, words)]
+        with subprocess.Popen(command, stdin=its, stdout=its, stderr=its, env=os.environ | env) as process:
+            os.close(its)
+            said = b""
+            while True:
+                try:
+                    piece = os.read(ours, 65536)
+                except OSError:  # EIO: it has ended
+                    break
+                said += piece
+            process.wait(60)
+    finally:
+        os.close(ours)
+    return said.decode("utf-8", "surrogateescape").replace("\r\n", "\n")
+
+
+def kubeconfig(folder: Path, context: str) -> Path:
+    """JSON is YAML, and has escapes for everything."""
+    content = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "c", "cluster": {"server": "https://10.0.0.1:6443", "proxy-url": f"http://{HOSTILE}"}}],
+        "contexts": [{"name": context, "context": {"cluster": "c", "user": "u"}}],
+        "users": [{"name": "u", "user": {"exec": {"command": "aws", "args": [HOSTILE], "env": None}}}],
+    }
+    path = folder / "kubeconfig"
+    path.write_text(json.dumps(content))
+    return path
+
+
+@pytest.mark.parametrize("context", ["prod", HOSTILE])
+def test_a_kubeconfig_does_not_drive_the_terminal(tmp_path: Path, context: str) -> None:
+    path = kubeconfig(tmp_path, context)
+    config = tmp_path / "config.yaml"
+    config.write_text("version: 1\n")
+    env = {"KUBECONFIG": str(path)}
+    told = [
+        on_a_terminal("kubeconfig", "import", "--context", name, "--gateway", "direct", "--config", config, *more, env=env)
+        for name in (context, f"{context}?")
+        for more in (["--output", "-"], [])
+    ]
+    if context == "prod":
+        told.append(on_a_terminal("kubeconfig", "export", "--config", config, env=env))
+        assert "aws" in told[-1]
+    for text in told:
+        assert text.strip()
+        assert all(char.isprintable() or char == "\n" for char in text), ascii(text)
+
+
+def test_a_document_goes_into_a_file_as_it_is(tmp_path: Path) -> None:
+    """Only a terminal is spared what it could do: data that are cut would be wrong."""
+    path = kubeconfig(tmp_path, "prod")
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        "version: 1\nclusters: {prod: {gateway: direct, listen: '127.0.0.1:16443', api_servers: ['10.0.0.1:6443']}}\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "proxy", "kubeconfig", "export", "--config", config],
+        capture_output=True,
+        env=os.environ | {"KUBECONFIG": str(path)},
+        timeout=60,
+        check=True,
+    )
+    assert b"\xef\xbf\xbd" not in done.stdout
+    assert b"apiVersion: v1" in done.stdout
