@@ -154,3 +154,19 @@ def test_every_task_has_an_owner(module: str) -> None:
         and not (isinstance(call.func.value, ast.Name) and call.func.value.id == "group")
     ]
     assert not raw, f"{module} lines {raw}: use proxy.tasks.Tasks.spawn"
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if module != "proxy.names"])
+def test_nobody_uses_threads_that_everybody_shares(module: str) -> None:
+    """The loop's default executor, and libuv's pool behind uvloop's `getaddrinfo`: one that hangs takes them from all."""
+    shared = {"to_thread", "run_in_executor", "getaddrinfo", "getnameinfo"}
+    calls = [node for node in ast.walk(ast.parse(MODULES[module].read_text())) if isinstance(node, ast.Call)]
+    used = {
+        call.lineno: call.func.attr
+        for call in calls
+        if isinstance(call.func, ast.Attribute)
+        and call.func.attr in shared
+        # One that is an address already is not looked up.
+        and not {"AI_NUMERICHOST", "NI_NUMERICHOST"} & {node.attr for node in ast.walk(call) if isinstance(node, ast.Attribute)}
+    }
+    assert not used, f"{module}: {used}: use proxy.blocking.Place, proxy.names.resolve"

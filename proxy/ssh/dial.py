@@ -267,7 +267,7 @@ class _Tcp:
     socket object all the same, whose end closes the descriptor again, whoever has it by then.
     """
 
-    def __init__(self, server: str, seconds: float, unanswered: float, names: Place, source: str | None = None) -> None:
+    def __init__(self, server: str, seconds: float, unanswered: float, names: Place, bind_address: str | None = None) -> None:
         self.addresses: list[str] = []
         self.connected_at = 0.0
         """Loop time; 0 until there is a connection."""
@@ -275,18 +275,25 @@ class _Tcp:
         self._seconds = seconds
         self._unanswered = unanswered
         self._names = names
-        self._source = (source, 0) if source else None
+        self._bind_address = bind_address
+        self._source: tuple[str, int] | None = None
 
     async def resolve(self, host: str, port: int, family: int) -> None:
-        """Find the server's addresses. Raises Unresolvable."""
+        """Find the server's addresses, and ours if there is a BindAddress. Raises Unresolvable."""
+        self.addresses = await self._look_up(self._server, host, port, family)
+        if self._bind_address:
+            ours = await self._look_up(f"BindAddress {self._bind_address}", self._bind_address, 0, family)
+            self._source = ours[0], 0
+
+    async def _look_up(self, what: str, host: str, port: int, family: int) -> list[str]:
         try:
             found = await resolve(host, port, self._names, family=family, timeout=self._seconds)
         except Hangs as exc:
             hint = f"the bastion's resolver does not answer: getent hosts {host}; /etc/resolv.conf names its servers"
-            raise Unresolvable(f"{self._server} does not resolve: no answer within {self._seconds:g} s", hint=hint) from exc
+            raise Unresolvable(f"{what} does not resolve: no answer within {self._seconds:g} s", hint=hint) from exc
         except (OSError, UnicodeError) as exc:  # UnicodeError: no name can look like that (RFC 5890)
-            raise describe_connect(self._server, exc) from exc
-        self.addresses = list(dict.fromkeys(address.host for address in found))
+            raise describe_connect(what, exc) from exc
+        return list(dict.fromkeys(address.host for address in found))
 
     async def create_connection(
         self, factory: Callable[[], asyncio.Protocol], _host: str, port: int

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from proxy.blocking import Place
 from proxy.config.model import GatewayConfig
 from proxy.errors import (
     ConnectTimeout,
@@ -26,7 +27,7 @@ from proxy.errors import (
     Unresolvable,
 )
 from proxy.names import Address
-from proxy.ssh.dial import dial
+from proxy.ssh.dial import _Tcp, dial
 from proxy.ssh.handshakes import Handshakes
 from tests.ssh.conftest import config_for, dialled, failure
 from tests.support import ssh_keys
@@ -166,6 +167,27 @@ async def test_the_next_address_is_tried_when_the_first_is_silent(config: Gatewa
             found = await failure(at(config, host="two.example", port=port))
             assert isinstance(found, HandshakeFailed), found
             assert peer.accepted == 1
+
+
+async def test_a_bindaddress_may_be_a_name() -> None:
+    """Looked up as the server's is: not by the loop, whose four threads are everybody's."""
+    sources: list[str] = []
+
+    async def play(_: StreamReader, writer: StreamWriter) -> None:
+        sources.append(writer.get_extra_info("peername")[0])
+
+    async with Peer(play) as peer:
+        tcp = _Tcp("server", 5.0, 1.0, Place("names"), "localhost")
+        await tcp.resolve("127.0.0.1", peer.endpoint.port, socket.AF_INET)
+        transport, _ = await tcp.create_connection(asyncio.Protocol, "", peer.endpoint.port)
+        transport.close()
+        async with asyncio.timeout(5):
+            while not sources:
+                await asyncio.sleep(0.001)
+    assert sources == ["127.0.0.1"]
+    nowhere = _Tcp("server", 5.0, 1.0, Place("names"), "no.such.name.invalid")
+    with pytest.raises(Unresolvable, match=r"^BindAddress no\.such\.name\.invalid does not resolve"):
+        await nowhere.resolve("127.0.0.1", 22, socket.AF_INET)
 
 
 async def test_agent_true_without_an_agent(config: GatewayConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
