@@ -12,7 +12,7 @@ import pytest
 
 from tests.faults.bed import Bed
 from tests.faults.row import RESET, Row, Step, nothing
-from tests.support.shim import NAME
+from tests.support.shim import NAME, SILENCE
 from tests.support.sshd import Sshd
 
 pytestmark = [pytest.mark.sshd, pytest.mark.gcc]
@@ -35,6 +35,22 @@ async def forget_name(bed: Bed) -> None:
 
 async def know_name(bed: Bed) -> None:
     bed.shim.resolve(bed.path.endpoint.host)
+
+
+async def silence_resolver(bed: Bed) -> None:
+    """As when its servers are gone: each lookup hangs."""
+    bed.shim.resolve(SILENCE)
+    await reset(bed)
+
+
+async def lose_disk(bed: Bed) -> None:
+    """Where the gateway's key is; then the links are lost: those that are up need no key."""
+    bed.shim.hang(bed.edge.identity.parent)
+    await reset(bed)
+
+
+async def find_disk(bed: Bed) -> None:
+    bed.shim.hang(None)
 
 
 async def move_name(bed: Bed) -> None:
@@ -74,6 +90,32 @@ ROWS = (
         results=LINK_LOST,
         may=LINK_DOWN,
         edge={"host": NAME},
+        is_through_relay=True,
+        has_shim=True,
+    ),
+    Row(
+        name="resolver does not answer",
+        breaks=silence_resolver,
+        mends=know_name,
+        clients=RESET,
+        gateway="unresolvable",
+        lost="link_lost",
+        results=LINK_LOST,
+        may=LINK_DOWN,
+        edge={"host": NAME, "connect_timeout": "1s"},
+        is_through_relay=True,
+        has_shim=True,
+    ),
+    Row(
+        name="disk with the gateway's key hangs",
+        breaks=lose_disk,
+        mends=find_disk,
+        clients=RESET,
+        gateway="credentials_unusable",
+        lost="link_lost",
+        results=LINK_LOST,
+        may=LINK_DOWN,
+        edge={"connect_timeout": "1s"},
         is_through_relay=True,
         has_shim=True,
     ),

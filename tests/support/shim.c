@@ -8,7 +8,7 @@ struct timeval_ { time_t_ tv_sec; long tv_usec; };
 struct page {
     volatile long ahead;    /* seconds that the wall clock is ahead */
     volatile long block_ns; /* how long the main thread's next look at a clock takes, once */
-    char address[64];       /* what the name resolves to; empty: it does not */
+    char address[64];       /* what the name resolves to; empty: it does not; "?": nobody answers */
     char hung[256];         /* whoever opens, or asks about, a path that begins like this waits; empty: nobody */
 };
 
@@ -76,7 +76,11 @@ time_t_ time(time_t_ *where)
 
 int getaddrinfo(const char *node, const char *service, const void *hints, void **found)
 {
-    if (page && name && node && !strcmp(node, name)) {
+    int is_numeric = hints && *(const int *)hints & 4; /* AI_NUMERICHOST of ai_flags: nobody is asked */
+    if (page && name && node && !is_numeric && !strcmp(node, name)) {
+        struct timespec_ pause = {0, 10000000};
+        while (page->address[0] == '?')
+            nanosleep(&pause, 0);
         if (!page->address[0])
             return -2; /* EAI_NONAME */
         node = page->address;

@@ -14,6 +14,8 @@ from tests.support.parts import find
 NAME: Final = "gateway.test"
 """The name that `resolve` is about (RFC 6761: nobody else has it)."""
 
+SILENCE: Final = "?"
+
 _AHEAD, _BLOCK, _ADDRESS, _HUNG, _SIZE = 0, 8, 16, 80, 336  # struct page in shim.c
 
 
@@ -36,7 +38,7 @@ class Shim:
         self._page.close()
 
     def resolve(self, address: str) -> None:
-        """Make `NAME` lead to `address`; an empty one: the name does not exist."""
+        """Make `NAME` lead to `address`. An empty one: the name does not exist; SILENCE: nobody answers."""
         self._page[_ADDRESS:_HUNG] = address.encode().ljust(_HUNG - _ADDRESS, b"\0")
 
     def hang(self, folder: Path | None) -> None:
