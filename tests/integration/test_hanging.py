@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -177,6 +178,89 @@ async def test_what_hangs_delays_nobody(
         began = time.monotonic()
         await asyncio.to_thread(daemon.stop)
         assert time.monotonic() - began < AT_ONCE_S
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[tuple[Path, Shim]]:
+    """A folder on a disk that can hang."""
+    folder = tmp_path / "nfs"
+    folder.mkdir()
+    shim = Shim(tmp_path)
+    yield folder, shim
+    shim.close()
+
+
+def on_disk(sshd: Sshd, folder: Path) -> Sections:
+    key = folder / "key"
+    key.write_bytes(sshd.identity.read_bytes())
+    key.chmod(0o600)
+    return {"slow": gateway(sshd, identity_files=[str(key)]), "edge": gateway(sshd)}
+
+
+def test_sigterm_ends_a_start_that_hangs(sshd: Sshd, tmp_path: Path, disk: tuple[Path, Shim]) -> None:
+    folder, shim = disk
+    daemon = Daemon(tmp_path / "daemon", gateways=on_disk(sshd, folder), clusters={}, environment=shim.environment)
+    shim.hang(folder)
+    daemon.spawn()
+    try:
+        _eventually(lambda: bool(_readers(daemon)))
+        daemon.signal(signal.SIGTERM)
+        began = time.monotonic()
+        assert daemon.wait_ended(seconds=AT_ONCE_S) in {0, -signal.SIGTERM}
+        assert time.monotonic() - began < 3
+        _eventually(lambda: not _readers(daemon))  # nobody reads any more what it has to say
+    finally:
+        daemon.kill()
+
+
+def test_sigterm_ends_a_reload_that_hangs(sshd: Sshd, tmp_path: Path, disk: tuple[Path, Shim]) -> None:
+    folder, shim = disk
+    sections = {"limits": {"drain_timeout": "500ms"}}
+    with Daemon(
+        tmp_path / "daemon", gateways=on_disk(sshd, folder), clusters={}, sections=sections, environment=shim.environment
+    ) as daemon:
+        daemon.wait_for("two gateways up", lambda: daemon.metric("kubemux_gateway_connected") == 2)
+        shim.hang(folder)
+        daemon.signal(signal.SIGHUP)
+        _eventually(lambda: bool(_readers(daemon)))
+        began = time.monotonic()
+        daemon.stop()
+        assert time.monotonic() - began < 4
+        assert not _readers(daemon), "it is ended, not left behind"
+
+
+def test_a_configuration_that_hangs_is_named_and_the_daemon_goes_on(sshd: Sshd, tmp_path: Path, disk: tuple[Path, Shim]) -> None:
+    """Files of a gateway that hang do not stop a reload, but are among its warnings."""
+    folder, shim = disk
+    gateways = on_disk(sshd, folder)
+    with Daemon(
+        tmp_path / "daemon", gateways=gateways, clusters={}, environment=shim.environment, expected_errors={"reload rejected"}
+    ) as daemon:
+        daemon.wait_for("two gateways up", lambda: daemon.metric("kubemux_gateway_connected") == 2)
+        shim.hang(folder)
+        daemon.configure(gateways={**gateways, "third": gateway(sshd)}, clusters={})
+        kubemux("reload", "--config", daemon.config)
+        [reloaded] = daemon.events("reloaded")
+        assert f"gateways.slow: reading {folder / 'key'} has been hanging since 20" in str(reloaded["warnings"])
+        daemon.wait_for("the third is up", lambda: daemon.metric("kubemux_gateway_connected") == 3)
+        assert daemon.metric("kubemux_gateway_reconnects_total") == 0, "what hangs counts as unchanged"
+        shim.hang(daemon.config.parent)
+        kubemux("reload", "--config", daemon.config, code=78)
+        [rejected] = daemon.events("reload rejected")
+        assert f"reading {daemon.config} has been hanging since 20" in str(rejected["problems"])
+        assert daemon.metric("kubemux_gateway_connected") == 3
+        shim.hang(None)
+
+
+def _readers(daemon: Daemon) -> list[str]:
+    return [line for line in _commands().splitlines() if "proxy.config.apart" in line and str(daemon.config) in line]
+
+
+def _eventually(condition: Callable[[], bool], *, seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def _are(daemon: Daemon, names: list[str], scene: Scene) -> bool:
