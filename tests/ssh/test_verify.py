@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -104,6 +105,7 @@ def test_a_server_that_is_trusted(trusted: Trusted, shown: bytes) -> None:
         (Trusted(keys=[known(KEY)]), b"", HostKeyChanged, ["not valid ()"]),
         (signed(), certificate()[:-1] + b"x", HostKeyChanged, ["not valid"]),
     ],
+    ids=map(str, itertools.count()),  # the keys are made anew by each worker
 )
 def test_a_server_that_is_not(trusted: Trusted, shown: bytes, kind: type[LinkError], says: list[str]) -> None:
     found = judged(trusted, shown)
