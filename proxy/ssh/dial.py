@@ -247,7 +247,7 @@ async def _handshake(prepared: Prepared, server: str, tunnel: _Tunnel, client: L
         if agent is not None and agent.failure and isinstance(exc, asyncssh.PermissionDenied):
             raise CredentialsUnusable(f"{agent.failure}, and {server} takes no other key", hint=_AGENT) from exc
         who = identity(prepared.options) + _reservations(prepared)
-        failure = describe_handshake(server, exc, who=who)
+        failure = describe_handshake(server, exc, who=who, heard=client.heard)
         if isinstance(tunnel, ProxyCommand) and is_hung_up(exc):
             failure = await tunnel.explain(failure, "before the SSH handshake was done")
         raise failure from exc

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import os
 import socket
+from dataclasses import dataclass, field
 from typing import Final
 
 import asyncssh
@@ -41,19 +42,34 @@ def host_key_line(blob: bytes) -> bytes:
 
 def identity(options: asyncssh.SSHClientConnectionOptions) -> str:
     """Who we say we are: the user and the keys that are offered, those of an agent not among them."""
-    keys = [f"{pair.get_algorithm()} {_digest(pair.public_data)}" for pair in options.client_keys or ()]
+    keys = [describe_key(pair) for pair in options.client_keys or ()]
     agent = ["the agent's keys"] if options.agent_path else []
     return f"user {options.username} with {' and '.join([*keys, *agent]) or 'no key at all'}"
+
+
+def describe_key(pair: asyncssh.SSHKeyPair) -> str:
+    """A key of ours, or its certificate."""
+    return f"{pair.get_algorithm()} {_digest(pair.public_data)}"
 
 
 def _digest(blob: bytes) -> str:
     return "SHA256:" + base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip("=")
 
 
+def _names(host: str, error: int | None) -> str:
+    if error == socket.EAI_NONAME:
+        return (
+            f"is {host} spelt right, with its domain? An alias of ~/.ssh/config counts if the gateway says ssh_config: FILE. "
+            f"This machine's answer: getent hosts {host}"
+        )
+    return f"this machine's resolver has no answer now: getent hosts {host}; /etc/resolv.conf names its servers"
+
+
 def describe_connect(server: str, exc: OSError | UnicodeError) -> LinkError:
     """Why there is no TCP connection to `server`."""
     if isinstance(exc, socket.gaierror):
-        return Unresolvable(f"{server} does not resolve: {exc.strerror}")
+        host = server.rpartition(":")[0]
+        return Unresolvable(f"{server} does not resolve: {exc.strerror}", hint=_names(host, exc.errno))
     if isinstance(exc, UnicodeError):
         return Unresolvable(f"{server} does not resolve: it is not a host name")
     if isinstance(exc, TimeoutError):
@@ -65,12 +81,34 @@ def describe_connect(server: str, exc: OSError | UnicodeError) -> LinkError:
     return Unreachable(f"no TCP connection to {server}: {why}", hint=hint)
 
 
-def describe_handshake(server: str, exc: Exception, *, who: str) -> LinkError:
+@dataclass(slots=True)
+class Heard:
+    """What a server has said before the login, for people."""
+
+    greeting: str = ""
+    """Before its version: why it will not talk, if it will not."""
+    shown: list[str] = field(default_factory=list)
+    """The keys that it has been shown, in their order."""
+    accepted: str = ""
+    """One that was good, and not enough."""
+    methods: tuple[str, ...] = ()
+    """How else one may log in."""
+    prompts: list[str] = field(default_factory=list)
+    """What it asks a person for."""
+    disagreement: LinkError | None = None
+    """That there is no algorithm in common."""
+
+
+def describe_handshake(server: str, exc: Exception, *, who: str, heard: Heard) -> LinkError:
     """Why the SSH handshake with `server` failed, `who` being our `identity`."""
     if isinstance(exc.__cause__, LinkError):  # what `proxy.ssh.login` refuses it for
         return again(exc.__cause__)
+    if heard.disagreement is not None:
+        return heard.disagreement
     if isinstance(exc, asyncssh.PermissionDenied):
-        return AuthFailed(f"{server} refuses {who}")
+        return _refused(server, who, heard)
+    if isinstance(exc, asyncssh.DisconnectError) and "too many authentication failures" in exc.reason.lower():
+        return _too_many(server, who, heard)
     if isinstance(exc, asyncssh.ChannelOpenError):
         return _not_forwarded(server, exc)
     if isinstance(exc, asyncssh.KeyEncryptionError | asyncssh.KeyImportError):
@@ -78,10 +116,11 @@ def describe_handshake(server: str, exc: Exception, *, who: str) -> LinkError:
     if isinstance(exc, UnicodeDecodeError) and bytes(exc.object).startswith(b"SSH-"):
         return BadVersion(f"{server} has a version line that is not ASCII: {_said(exc.object.decode(errors='replace'))}")
     if is_hung_up(exc):
+        said = f"it says {heard.greeting!r}" if heard.greeting else _said(exc)
         return HandshakeFailed(
-            f"{server} hung up during the SSH handshake: {_said(exc)}",
+            f"{server} hung up during the SSH handshake: {said}",
             hint="is that port an SSH server? If so, its log says why: over MaxStartups it drops connections at random, and "
-            "PerSourcePenalties shut out an address for a while",
+            "PerSourcePenalties shut out an address for a while (`Not allowed at this time`)",
         )
     if isinstance(exc, asyncssh.KeyExchangeFailed):  # with what both sides have: long lists, of which the peer's is the second
         return HandshakeFailed(f"SSH handshake with {server} failed: {printable(str(exc), most=_LISTS)}")
@@ -96,6 +135,31 @@ def is_hung_up(exc: Exception) -> bool:
 def _said(exc: Exception | str) -> str:
     """A peer's words, or a library's about them."""
     return printable(str(exc)) or type(exc).__name__
+
+
+def _refused(server: str, who: str, heard: Heard) -> LinkError:
+    if heard.accepted:
+        asks = f", and asks: {'; '.join(heard.prompts)}" if heard.prompts else ""
+        return AuthFailed(
+            f"{server} has accepted {heard.accepted}, but wants {' or '.join(heard.methods)} as well{asks}",
+            hint="kubemux logs in with keys, and nobody is there to be asked: let this user in with a key alone "
+            "(AuthenticationMethods publickey, for a Match User in sshd_config)",
+        )
+    if heard.methods and "publickey" not in heard.methods and not heard.shown:
+        return AuthFailed(
+            f"{server} takes no keys from this user, only {', '.join(heard.methods)}",
+            hint="kubemux logs in with keys: see PubkeyAuthentication and AuthenticationMethods in its sshd_config",
+        )
+    return AuthFailed(f"{server} refuses {who}")
+
+
+def _too_many(server: str, who: str, heard: Heard) -> LinkError:
+    shown = ", ".join(heard.shown)
+    return AuthFailed(
+        f"{server} has refused {len(heard.shown)} keys, and takes no more in one login (MaxAuthTries): {shown}; we are {who}",
+        hint="name the one key that is in authorized_keys of that user, and no others: identity_files: [FILE]; of an agent's, "
+        "by IdentityFile and IdentitiesOnly in an ssh_config. One that was not shown may be it",
+    )
 
 
 def why_refused(said: str) -> str:

@@ -38,6 +38,8 @@ _CONNECTION_PARTS = (
     "_keepalive_count",
     "_process_hostkeys_00_at_openssh_dot_com_global_request",
     "_session_id",
+    "_recv_handler",
+    "_inpbuf",
     *_LOGIN,
     *_KEXINITS,
     "pause_writing",
@@ -46,6 +48,8 @@ _CONNECTION_PARTS = (
 _MSG_UNIMPLEMENTED = 3
 _MSG_REQUEST_SUCCESS = 81
 _MSG_REQUEST_FAILURE = 82
+_MSG_USERAUTH_FAILURE = 51
+_GREETING_BYTES = 1024
 _CHANNEL_PARTS = ("_init_recv_window", "_send_buf_len")
 
 
@@ -82,6 +86,7 @@ def forget_login(conn: asyncssh.SSHClientConnection) -> None:
     """Drop what only the login needed: private keys, the whole of known_hosts, options. 11 KB, more with a long known_hosts."""
     for name, nothing in _LOGIN.items():
         setattr(conn, name, nothing)
+    take_any_answer(conn)  # the handlers that are of no login
     if not is_exchanging_keys(conn):  # sshd may have begun the next one already
         for name in _KEXINITS:
             setattr(conn, name, b"")
@@ -102,18 +107,58 @@ def on_host_key(conn: asyncssh.SSHClientConnection, verify: Callable[[bytes], as
     setattr(conn, conn.validate_server_host_key.__name__, verifying)
 
 
-def before_login(conn: asyncssh.SSHClientConnection, vouched: Callable[[], Awaitable[None]]) -> None:
-    """Wait for `vouched` before the first key of ours is shown. It raises LinkError, as `verify` of `on_host_key` does."""
-    requested = conn.public_key_auth_requested
+def on_login(
+    conn: asyncssh.SSHClientConnection,
+    vouched: Callable[[], Awaitable[None]],
+    shows: Callable[[asyncssh.SSHKeyPair], None],
+    refused: Callable[[Sequence[str], bool], None],
+) -> None:
+    """Wait for `vouched` before a key of ours is shown. It raises LinkError, as `verify` of `on_host_key` does.
+
+    `shows` is told which, and `refused` how one may log in after a refusal, and whether that was none: a step that is not enough
+    (RFC 4252 5.1).
+    """
+    requested, inner = conn.public_key_auth_requested, cast("Any", conn)
 
     async def requesting() -> asyncssh.SSHKeyPair | None:
         try:
             await vouched()
         except LinkError as exc:
             raise asyncssh.HostKeyNotVerifiable(str(exc)) from exc
-        return await requested()
+        pair = await requested()
+        if pair is not None:
+            shows(pair)
+        return pair
+
+    failed = inner._packet_handlers[_MSG_USERAUTH_FAILURE]
+
+    def failing(itself: object, kind: int, number: int, packet: asyncssh.packet.SSHPacket) -> object:
+        copy = asyncssh.packet.SSHPacket(packet.get_full_payload())
+        copy.get_byte()
+        methods = copy.get_namelist()
+        refused([method.decode("ascii", "replace") for method in methods], copy.get_boolean())
+        return failed(itself, kind, number, packet)
 
     setattr(conn, requested.__name__, requesting)
+    inner._packet_handlers = {**inner._packet_handlers, _MSG_USERAUTH_FAILURE: failing}
+
+
+def on_greeting(conn: asyncssh.SSHClientConnection, said: Callable[[bytes], None]) -> None:
+    """Call `said` with what a server says before its version (RFC 4253 4.2), and with that, as it comes."""
+    inner = cast("Any", conn)
+    receive = inner._recv_handler
+
+    def receiving() -> object:
+        said(bytes(inner._inpbuf[:_GREETING_BYTES]))
+        return receive()
+
+    inner._recv_handler = receiving
+
+
+def offers(conn: asyncssh.SSHClientConnection) -> tuple[bytes, bytes]:
+    """Our KEXINIT and the server's."""
+    inner = cast("Any", conn)
+    return bytes(inner._client_kexinit), bytes(inner._server_kexinit)
 
 
 def on_host_keys(conn: asyncssh.SSHClientConnection, announced: Callable[[bytes], None]) -> None:

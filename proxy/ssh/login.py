@@ -6,18 +6,21 @@ What asyncssh calls back about a connection ends here; `proxy/ssh/errors.py` mak
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from weakref import ref
 
 import asyncssh
 
 from proxy.errors import CredentialsUnusable, HostKeyChanged
 from proxy.openssh.revoked import Unanswered, is_in_krl
 from proxy.ssh import internals
-from proxy.ssh.errors import host_key_line
+from proxy.ssh.agreement import disagreement
+from proxy.ssh.errors import Heard, describe_key, host_key_line
 from proxy.ssh.host_keys import Announcement, split
 from proxy.ssh.metered import Metered
 from proxy.ssh.verify import Server, revoked, verify
+from proxy.text import printable
 
 Lost = Callable[[Exception | None], None]
 
@@ -34,6 +37,8 @@ class Login(asyncssh.SSHClient):
         self._seconds = seconds
         self._on_lost = on_lost
         self._key: asyncssh.SSHKey | None = None
+        self.heard = Heard()
+        self._conn: ref[asyncssh.SSHClientConnection] | None = None
         self._krls = list(server.trusted.krls)
         """Those that have not been asked about it."""
 
@@ -43,11 +48,14 @@ class Login(asyncssh.SSHClient):
         internals.take_any_answer(conn)
         internals.on_host_key(conn, self._verify)
         internals.on_host_keys(conn, partial(self._host_keys_announced, conn))
-        if self._krls:
-            internals.before_login(conn, self.vouched)
+        internals.on_greeting(conn, self._greeted)
+        internals.on_login(conn, self.vouched, self._shows, self._refused)
+        self._conn = ref(conn)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Hand it on."""
+        if not self.host_key and self._conn and (conn := self._conn()):
+            self.heard.disagreement = disagreement(self._server.name, *internals.offers(conn))
         if self._on_lost is not None:
             self._on_lost(exc)
 
@@ -64,6 +72,32 @@ class Login(asyncssh.SSHClient):
                     hint="without it any host key may be a revoked one, so none is trusted; try: ssh-keygen -Q -l -f FILE",
                 ) from exc
             del self._krls[0]
+
+    def kbdint_auth_requested(self) -> str | None:
+        """Only where it is the next step: some servers ask nothing there (PAM modules that look at the address, for instance)."""
+        return "" if self.heard.accepted else None
+
+    def kbdint_challenge_received(
+        self, name: str, instructions: str, lang: str, prompts: Sequence[tuple[str, bool]]
+    ) -> Sequence[str] | None:
+        """No questions are answered as ssh(1) answers them; nobody is there for others."""
+        del name, instructions, lang
+        self.heard.prompts += [printable(prompt) for prompt, _ in prompts]
+        return None if prompts else []
+
+    def _greeted(self, data: bytes) -> None:
+        if not data.startswith(b"SSH-"):
+            line = printable(data.partition(b"\n")[0].decode("utf-8", "replace"))
+            self.heard.greeting = self.heard.greeting or line
+
+    def _shows(self, pair: asyncssh.SSHKeyPair) -> None:
+        if (key := describe_key(pair)) not in self.heard.shown:  # RSA is shown once for each of its signatures
+            self.heard.shown.append(key)
+
+    def _refused(self, methods: Sequence[str], is_step: bool) -> None:
+        self.heard.methods = tuple(printable(method) for method in methods[:10])
+        if is_step and self.heard.shown:
+            self.heard.accepted = self.heard.shown[-1]
 
     def _verify(self, shown: bytes) -> asyncssh.SSHKey:
         if (

@@ -90,3 +90,4 @@ async def test_an_address_that_is_shut_out_is_told_so(tmp_path: Path) -> None:
         found = await failure(config_for(sshd))
         assert found.reason == "handshake_failed"
         assert "PerSourcePenalties" in found.hint
+        assert "hung up during the SSH handshake: it says 'Not allowed at this time'" in str(found)

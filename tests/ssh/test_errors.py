@@ -21,7 +21,7 @@ from proxy.errors import (
     Unreachable,
     Unresolvable,
 )
-from proxy.ssh.errors import describe_connect, describe_handshake, describe_loss
+from proxy.ssh.errors import Heard, describe_connect, describe_handshake, describe_loss
 
 SERVER = "bastion.example:22"
 
@@ -63,7 +63,7 @@ def test_no_tcp_connection(exc: OSError | UnicodeError, kind: type[LinkError], s
     ],
 )
 def test_no_handshake(exc: Exception, kind: type[LinkError]) -> None:
-    found = describe_handshake(SERVER, exc, who="user tunnel with no key at all")
+    found = describe_handshake(SERVER, exc, who="user tunnel with no key at all", heard=Heard())
     assert type(found) is kind
     assert SERVER in str(found)
     assert found.hint
