@@ -10,6 +10,7 @@ control characters.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import traceback
@@ -149,3 +150,5 @@ def main() -> None:
 
     Exit codes: 0 fine, 1 failed at run time, 2 usage, 78 bad configuration, 130 interrupted.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a character that the locale lacks is a question mark, not the end

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import json
-import sys
 import time
 from pathlib import Path
 from typing import Final
@@ -57,8 +55,6 @@ def status(names: tuple[str, ...], config: Path, *, as_json: bool, watching: boo
 
 def make_console() -> Console:
     """Standard output as it is: colours only on a terminal and without NO_COLOR, full width in a pipe."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a symbol that the locale lacks is a question mark, not the end
     console = Console(highlight=False, markup=False)
     return console if console.is_terminal else Console(highlight=False, markup=False, width=PIPE_WIDTH)
 

@@ -67,6 +67,19 @@ def test_a_kubeconfig_does_not_drive_the_terminal(tmp_path: Path, context: str) 
         assert all(char.isprintable() or char == "\n" for char in text), ascii(text)
 
 
+def test_a_locale_without_the_letter_shows_a_question_mark(tmp_path: Path) -> None:
+    config = tmp_path / "Zürich ●.yaml"
+    config.write_text("version: 1\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "proxy", "check", config],
+        capture_output=True,
+        env=os.environ | {"PYTHONIOENCODING": "latin-1"},
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout.endswith(b"Z\xfcrich ?.yaml: ok, 0 gateways, 0 clusters\n")
+
+
 def test_a_document_goes_into_a_file_as_it_is(tmp_path: Path) -> None:
     """Only a terminal is spared what it could do: data that are cut would be wrong."""
     path = kubeconfig(tmp_path, "prod")
