@@ -6,17 +6,20 @@ It runs in that command, or in the daemon, for somebody who may not read the key
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import AsyncIterator
+from dataclasses import asdict, dataclass, replace
 
 from proxy.cluster import probe_dial
-from proxy.config.model import ClusterConfig, Config
+from proxy.config.model import DIRECT, ClusterConfig, Config
 from proxy.config.typed import Mistakes, read
-from proxy.errors import ProxyError, Stage
+from proxy.errors import CredentialsUnusable, ProxyError, Stage
 from proxy.health.explain import Verdict, steps
 from proxy.health.probe import probe
 from proxy.health.result import Outcome, unreached
 from proxy.health.tls import Contexts
+from proxy.openssh.keywords import Use
 from proxy.ssh.handshakes import Handshakes
+from proxy.ssh.options import jumps, prepare
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,19 @@ class Shown:
 
 
 @dataclass(frozen=True, slots=True)
+class Taken:
+    """What becomes of one option of an ssh_config."""
+
+    host: str
+    """The alias, as it was asked for."""
+    file: str
+    option: str
+    value: str
+    use: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """Where it stops, and what to do. `--json` prints it: a field may be added, none renamed."""
 
@@ -60,6 +76,8 @@ class Report:
     steps: tuple[Step, ...]
     daemon: int | None = None
     """The process that has probed, if it was the daemon."""
+    settings: tuple[Taken, ...] = ()
+    """What the ssh_configs of the gateway and its jump hosts ask for."""
 
     def to_document(self) -> dict[str, object]:
         """Ready for `json.dumps`."""
@@ -84,7 +102,27 @@ async def examine(config: Config, name: str, *, handshakes: Handshakes | None = 
             outcome = await probe(name, config.clusters[name], dial, Contexts())
     except ProxyError as exc:
         outcome = unreached(exc, time.monotonic() - started).named(name)
-    return _report(name, config.clusters[name], outcome, connecting, daemon)
+    report = _report(name, config.clusters[name], outcome, connecting, daemon)
+    return replace(report, settings=tuple([taken async for taken in _taken(config, config.clusters[name].gateway)]))
+
+
+async def _taken(config: Config, name: str) -> AsyncIterator[Taken]:
+    """From the gateway on; nothing of what cannot be used, which the report says."""
+    waiting = [config.gateways[name]] if name != DIRECT else []
+    asked = len(waiting)
+    while waiting:
+        gateway = waiting.pop(0)
+        try:
+            prepared = await prepare(gateway)
+        except CredentialsUnusable:
+            continue
+        if asked:  # as in a dial, the jumps of a hop count only where it is the first
+            waiting += [hop for _, hop in jumps(gateway, config.gateways, prepared.proxy_jump)]
+            asked -= 1
+        for remark in prepared.remarks:
+            yield Taken(gateway.host, str(gateway.ssh_config), remark.keyword, remark.value, remark.use, remark.why)
+        for said in (*prepared.passed_over, *prepared.left_out):
+            yield Taken(gateway.host, str(gateway.ssh_config), "", said, Use.HARMLESS, "")
 
 
 def _report(name: str, config: ClusterConfig, outcome: Outcome, connecting: float | None, daemon: int | None) -> Report:

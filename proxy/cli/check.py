@@ -7,11 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
+import uvloop
 
 from proxy.cli import note, say
 from proxy.cli.options import config_option, file_argument
 from proxy.config import credentials, expiry, known_hosts, loader
 from proxy.config.model import Config
+from proxy.errors import CredentialsUnusable
+from proxy.ssh import nobody
+from proxy.ssh.options import prepare
 
 
 @click.command()
@@ -23,8 +27,11 @@ def check(config: Path) -> None:
     What keeps the daemon from starting is an error; what keeps it from using one gateway is a warning. Run it as root or as the
     daemon's user: whether keys can be read depends on who asks.
     """
+    nobody.answer()
     loaded = loader.load(config)
-    found = (*_void(loaded), *credentials.doubts(loaded), *known_hosts.doubts(loaded), *expiry.soon(loaded, time.time()))
+    found = [*_void(loaded), *credentials.doubts(loaded), *known_hosts.doubts(loaded), *expiry.soon(loaded, time.time())]
+    if any(gateway.ssh_config for gateway in loaded.gateways.values()):
+        found += uvloop.run(_ssh_configs(loaded))
     for doubt, remedy in found:
         note(f"WARNING: {config}: {doubt}\n  hint: {remedy}")
     gateways, clusters = len(loaded.gateways), len(loaded.clusters)
@@ -38,3 +45,15 @@ def _void(config: Config) -> Iterator[tuple[str, str]]:
             "clusters: there is none; a reload with this file removes every cluster",
             "is that all of it? config/example.yaml shows how clusters are written",
         )
+
+
+async def _ssh_configs(config: Config) -> list[tuple[str, str]]:
+    """Those that cannot be used for a gateway, as its dial would find."""
+    found = []
+    for name, gateway in config.gateways.items():
+        if gateway.ssh_config is not None:
+            try:
+                await prepare(gateway)
+            except CredentialsUnusable as exc:
+                found.append((f"gateways.{name}: {exc}", exc.hint))
+    return found

@@ -36,8 +36,9 @@ _INDENT: Final = " " * 15
 @click.command()
 @click.argument("cluster")
 @click.option("--json", "as_json", is_flag=True, help="For scripts: one JSON object.")
+@click.option("-v", "--verbose", is_flag=True, help="Say, too, what was taken from ssh_config.")
 @config_option
-def probe(cluster: str, as_json: bool, config: Path) -> None:
+def probe(cluster: str, as_json: bool, verbose: bool, config: Path) -> None:
     """Probe CLUSTER once and explain, step by step, where it stops and what to do.
 
     It needs no daemon; one that runs is asked to do it, as itself, where this user may not read the keys. Exit codes: 0 its API
@@ -54,7 +55,10 @@ def probe(cluster: str, as_json: bool, config: Path) -> None:
     if as_json:
         say(json.dumps(report.to_document(), indent=2))
     else:
-        _print(report, Console(highlight=False, soft_wrap=True))
+        console = Console(highlight=False, soft_wrap=True)
+        if verbose:
+            _print_settings(report, console)
+        _print(report, console)
     click.get_current_context().exit(0 if report.alive else 1)
 
 
@@ -98,6 +102,17 @@ def _print(report: Report, console: Console) -> None:
                 console.print(Text.assemble(_INDENT, ("hint: ", "bold"), _text(report.hint)))
     verdict, style = ("alive", "bold green") if report.alive else ("down", "bold red")
     console.print(Text.assemble((verdict, style), _text(f": {report.result}")))
+
+
+def _print_settings(report: Report, console: Console) -> None:
+    hosts = dict.fromkeys((taken.host, taken.file) for taken in report.settings)
+    for host, file in hosts:
+        console.print(_text(f"ssh_config {file} for {host}, beside ssh's own defaults"))
+        for taken in report.settings:
+            if taken.host == host:
+                why = f": {taken.why}" if taken.why else ""
+                said = " ".join(filter(None, (taken.option, taken.value)))
+                console.print(Text.assemble("  ", (f"{taken.use:<13}", "dim"), _text(f"{said}{why}")))
 
 
 def _text(text: str, style: str = "") -> Text:

@@ -29,7 +29,7 @@ from proxy.ssh.errors import describe_connect, describe_handshake, host_key_line
 from proxy.ssh.handshakes import Handshakes, Hurried
 from proxy.ssh.host_keys import Announcement
 from proxy.ssh.login import Login, Lost
-from proxy.ssh.options import Prepared, prepare, proxy_jump
+from proxy.ssh.options import Prepared, jumps, prepare
 from proxy.ssh.proxy_command import ProxyCommand
 from proxy.ssh.verify import Server, scan
 
@@ -136,7 +136,7 @@ class _Chain:
         if not route:
             self._on_expiry("user", min((validity.end for _, validity in prepared.certificates), default=None))
         if not self.conns:
-            for name, hop in self._jumps(config, prepared.proxy_jump):
+            for name, hop in jumps(config, self._gateways, prepared.proxy_jump):
                 if name in route:
                     raise CredentialsUnusable(
                         f"ProxyJump goes in a circle: {' -> '.join((*route, name))}",
@@ -157,11 +157,6 @@ class _Chain:
             certificate = expiry.openssh(host_key_line(client.host_key))
             self._on_expiry("host", certificate.end if certificate else None)
         return server, seconds, client
-
-    def _jumps(self, config: GatewayConfig, proxy_jumps: str | None) -> list[tuple[str, GatewayConfig]]:
-        if config.jump:
-            return [(name, self._gateways[name]) for name in config.jump]
-        return [(hop.strip(), proxy_jump(config, hop)) for hop in proxy_jumps.split(",")] if proxy_jumps else []
 
     async def _way(self, config: GatewayConfig, prepared: Prepared) -> tuple[_Tunnel, str]:
         """What the handshake goes through, and the server's address: it counts refusals by ours, whatever name it has for us.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -213,6 +213,13 @@ def _agent(config: GatewayConfig, found: SshConfig | None) -> str | None:
         said = f"IdentityAgent in ssh_config {config.ssh_config}" if asked else "agent: true"
         raise CredentialsUnusable(f"{said} for {config.host}, but {why}", hint=NO_AGENT)
     return path
+
+
+def jumps(config: GatewayConfig, gateways: Mapping[str, GatewayConfig], asked: str | None) -> list[tuple[str, GatewayConfig]]:
+    """The servers that lead to `config`, with the names they are asked for by: its `jump`, else the ProxyJump that is `asked`."""
+    if config.jump:
+        return [(name, gateways[name]) for name in config.jump]
+    return [(hop.strip(), proxy_jump(config, hop)) for hop in asked.split(",")] if asked else []
 
 
 def proxy_jump(config: GatewayConfig, hop: str) -> GatewayConfig:

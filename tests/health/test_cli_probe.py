@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sys
 from dataclasses import dataclass
 from enum import StrEnum
@@ -143,3 +144,35 @@ async def test_through_a_real_sshd_it_stops_where_the_way_is_broken(
     assert hint in told["hint"]
     assert ran.exit_code == (0 if broken is Broken.NOTHING else 1)
     assert ran.stderr == ""
+
+
+@pytest.mark.sshd
+async def test_verbose_says_what_was_taken_from_ssh_config(tmp_path: Path, pki: Pki, sshd_factory: SshdFactory) -> None:
+    """Of the gateway and of its jump host; of ssh's own defaults nothing is said."""
+    edge, jump = sshd_factory(), sshd_factory()
+    lines = [f"Host edge\n  Port {edge.port}\n  ProxyJump jump\n  ControlMaster auto\n  StrictHostKeyChecking off"]
+    lines += [f"  IdentityFile {tmp_path}/missing\n  Ciphers ^aes256-ctr\n  UserKnownHostsFile {edge.known_hosts()}"]
+    lines += [f"Host jump\n  Port {jump.port}\n  UserKnownHostsFile {jump.known_hosts()}\n  IdentityFile {jump.identity}"]
+    lines += [f"Host *\n  HostName 127.0.0.1\n  IdentityFile {edge.identity}\n  RemoteCommand none\n"]
+    (tmp_path / "ssh_config").write_text("\n".join(lines))
+    gateway = {"host": "edge", "ssh_config": str(tmp_path / "ssh_config")}
+    async with Scripted(answers(OK), tls=server_context(pki.good)) as server:
+        config = configured(tmp_path, server.endpoint, pki.authority.ca.cert, gateways={"edge": gateway})
+        ran = await kubemux("probe", "prod", "-v", "--config", config)
+    assert ran.exit_code == 0, ran.stdout + ran.stderr
+    said, _, rest = ran.stdout.partition("prod through edge")
+    assert "alive: ok" in rest
+    blocks = re.split("^ssh_config ", said, flags=re.MULTILINE)
+    assert [block.partition(",")[0] for block in blocks[1:]] == [f"{tmp_path}/ssh_config for {host}" for host in ("edge", "jump")]
+    for line in (
+        "used         hostname 127.0.0.1",
+        f"used         port {edge.port}",
+        f"used         identityfile {edge.identity}",
+        "used         proxyjump jump",
+        "not used     controlmaster auto: kubemux shares its own links",
+        "not followed stricthostkeychecking false: the host key is always checked against known_hosts",
+        f"not used     {tmp_path}/missing does not exist",
+    ):
+        assert f"  {line}\n" in blocks[1], blocks[1]
+    assert f"  used         port {jump.port}\n" in blocks[2]
+    assert "serveraliveinterval" not in said
