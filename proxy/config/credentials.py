@@ -238,13 +238,14 @@ def _check_file(
         yield _not_a_key(loc, path, content)
     elif too_open:
         mode = stat.S_IMODE(status.st_mode)
-        yield Finding(
-            loc,
-            f"{path} is a secret that others may read (mode {mode:04o})",
-            f"chmod {'600' if status.st_uid == os.geteuid() else 'o='} {path}",
-        )
+        hint = f"chmod {'600' if status.st_uid == os.geteuid() else 'o='} {path}"
+        if status.st_uid != os.geteuid() != 0 and is_for_system_service():
+            hint = f"chmod 600 {path}; {_denied_hint(path, kind)}"
+        yield Finding(loc, f"{path} is a secret that others may read (mode {mode:04o})", hint)
     elif content is Content.ENCRYPTED and locked:
         hint = "add passphrase_file: FILE; or ssh-add it, say agent: true and take it out of identity_files"
+        if is_for_system_service():
+            hint = "add passphrase_file: FILE, which comes to the service as a credential, as the key does"
         yield Finding(loc, f"{path} is encrypted, and the gateway has no passphrase_file", hint)
     elif kind is Kind.CERTIFICATES:
         try:

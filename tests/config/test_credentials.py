@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -233,3 +234,19 @@ def test_an_ssh_config_needs_ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert found.loc == ("gateways", "edge", "ssh_config")
     assert "this machine does not have" in found.message
     assert "apt install openssh-client" in found.hint
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another")
+def test_a_secret_that_is_open_is_to_be_closed_and_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`chmod o=` alone would take it from the service, too."""
+    monkeypatch.setenv("INVOCATION_ID", "1")
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own is root's alone
+        Path(folder).chmod(0o755)
+        path = private(Path(folder) / "key", 0o644)
+        os.seteuid(NOBODY)
+        try:
+            [found] = credentials.check(config(path))
+        finally:
+            os.seteuid(0)
+    assert found.hint.startswith(f"chmod 600 {path}; hand it over as a credential: LoadCredential=key:{path} ")
