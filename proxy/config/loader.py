@@ -49,6 +49,7 @@ _EXAMPLES: Final = {
     "interval": "interval: 10s",
     "timeout": "timeout: 5s",
     "path": "path: /healthz",
+    "base_path": "base_path: /k8s/clusters/c-1",
     "server_name": "server_name: kubernetes",
     "jump": "jump: [hq]",
     "certificate_files": "certificate_files: [/etc/kubemux/eu-edge-cert.pub]",

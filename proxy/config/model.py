@@ -11,7 +11,7 @@ from dataclasses import field
 from typing import Annotated, Literal
 
 from proxy.config.typed import NotEmpty, Section, Within
-from proxy.config.values import Address, Duration, Endpoint, FilePath, Name, Size, UrlPath, Word
+from proxy.config.values import Address, BasePath, Duration, Endpoint, FilePath, Name, Size, UrlPath, Word
 
 DIRECT = "direct"
 """The gateway name that means: no SSH, connect from here."""
@@ -98,6 +98,8 @@ class ClusterConfig(Section):
     listen: Address
     allow_remote: bool = False
     api_servers: Annotated[tuple[Address, ...], NotEmpty()]
+    base_path: BasePath | None = None
+    """The part of the API server's URL after its address, where it shares that with others: Rancher's `/k8s/clusters/c-1`."""
     max_connections: Count | None = None
     idle_timeout: Duration | None = None
     tls: TlsConfig = TlsConfig()

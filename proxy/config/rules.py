@@ -55,6 +55,8 @@ def own_listeners(config: Config) -> Listeners:
 
 def own_listener(own: Listeners, address: Endpoint) -> str | None:
     """The key of the listener, if any, that a connection from this machine to `address` would end at."""
+    if _is_wildcard(address.host):  # connect(2) takes it for loopback
+        address = address._replace(host="::1" if ":" in address.host else "127.0.0.1")
     for key, listen in own.get(address.port, ()):
         if _host(listen.host) == _host(address.host) or (address.is_loopback and _is_wildcard(listen.host)):
             return key

@@ -188,6 +188,12 @@ def _url_path(value: str) -> str:
     return value
 
 
+def _base_path(value: str) -> str:
+    if not re.fullmatch(r"(/[\x21\x22\x24-\x2e\x30-\x3e\x40-\x7e]+)+/?", value):
+        raise ValueError(f"expected a path like /k8s/clusters/c-1 (no spaces, no query, ASCII), got {shown(value)}")
+    return value.rstrip("/")
+
+
 Address = Annotated[Endpoint, Parsed(_endpoint)]
 """Where something listens."""
 
@@ -199,6 +205,9 @@ Word = Annotated[str, Checked(_word)]
 
 UrlPath = Annotated[str, Checked(_url_path)]
 """The path of an HTTP request, with its query if any."""
+
+BasePath = Annotated[str, Checked(_base_path)]
+"""The path of a URL that others are below: not `/`, and without a slash at its end."""
 
 Duration = Annotated[float, Parsed(parse_duration)]
 """Seconds."""

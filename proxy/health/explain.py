@@ -41,7 +41,7 @@ def steps(config: ClusterConfig, outcome: Outcome, *, connecting: float | None =
         Stage.AUTH: "authentication",
         Stage.CHANNEL: f"channel to {api_server}",
         Stage.TLS: "TLS",
-        Stage.HTTP: f"HTTP GET {config.probe.path}",
+        Stage.HTTP: f"HTTP GET {config.base_path or ''}{config.probe.path}",
     }
     end = outcome.stage
     if config.gateway == DIRECT:

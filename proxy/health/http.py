@@ -63,22 +63,22 @@ async def get(stream: TlsStream, path: str, *, host: str, token: str | None) -> 
     return Answer(status, bytes(body[:MAX_BODY]))
 
 
-def judge(answer: Answer, path: str) -> None:
-    """Return if the answer means healthy.
+def judge(answer: Answer, path: str, *, base: str = "") -> None:
+    """Return if the answer to a GET of `path` below `base` means healthy.
 
     On /healthz, /livez and /readyz the body must say so too: a captive portal or a load balancer's page is also a 200.
     Raises Failure: `unauthorized` (which is alive) or `unhealthy`.
     """
-    status = answer.status
+    status, asked = answer.status, base + path
     if status in {401, 403}:
-        raise Failure(Result.UNAUTHORIZED, f"HTTP {status} for {path}: alive, but it wants other credentials", status=status)
+        raise Failure(Result.UNAUTHORIZED, f"HTTP {status} for {asked}: alive, but it wants other credentials", status=status)
     if not 200 <= status < 300:
         hint = "probe.path does not exist there: /healthz, /livez and /readyz do" if status == 404 else None
-        raise Failure(Result.UNHEALTHY, f"HTTP {status} for {path}{_complaint(answer.body)}", hint=hint, status=status)
+        raise Failure(Result.UNHEALTHY, f"HTTP {status} for {asked}{_complaint(answer.body)}", hint=hint, status=status)
     body = answer.body.strip()
     endpoint = path.partition("?")[0].strip("/").partition("/")[0]
     if endpoint in _HEALTH_PATHS and body != b"ok" and not body.endswith(b"check passed"):
-        raise Failure(Result.UNHEALTHY, f"HTTP {status} for {path}, but not the body of an API server", status=status)
+        raise Failure(Result.UNHEALTHY, f"HTTP {status} for {asked}, but not the body of an API server", status=status)
 
 
 def _complaint(body: bytes) -> str:

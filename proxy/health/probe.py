@@ -92,7 +92,7 @@ class _Attempt:
             sock.close()
 
     async def _ask(self, sock: socket.socket) -> Outcome:
-        config, path = self._config, self._config.probe.path
+        config, path, base = self._config, self._config.probe.path, self._config.base_path or ""
         self._enter(Stage.TLS)
         identity, token = await self._contexts.load(config, self._place)
         self._expiries = identity.expiries
@@ -103,9 +103,9 @@ class _Attempt:
             raise Failure(Result.TLS_NAME_MISMATCH, f"{name!r} cannot be a server's name: {exc}") from exc
         await stream.handshake()
         self._enter(Stage.HTTP)
-        answer = await http.get(stream, path, host=str(config.api_servers[0]), token=token)
-        http.judge(answer, path)
-        return self.ended(Result.OK, f"HTTP {answer.status} for {path}", "", answer.status)
+        answer = await http.get(stream, base + path, host=str(config.api_servers[0]), token=token)
+        http.judge(answer, path, base=base)
+        return self.ended(Result.OK, f"HTTP {answer.status} for {base}{path}", "", answer.status)
 
     def _verify(self, anchors: Anchors, name: str, sent: Sequence[bytes]) -> None:
         self.shown = sent[0]

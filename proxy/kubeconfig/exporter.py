@@ -41,6 +41,7 @@ class Target:
     listen: Endpoint
     server_name: str | None = None
     ca: bytes | None = None
+    base_path: str = ""
 
 
 @dataclass(slots=True)
@@ -63,7 +64,7 @@ def targets(clusters: Mapping[str, ClusterConfig], config: str) -> list[Target]:
             except (Unusable, ValueError) as exc:
                 key = f"clusters.{name}.tls.ca_file"
                 problems.append(Problem(0, key, f"{path} {exc}", getattr(exc, "hint", "give a file of PEM certificates")))
-        found.append(Target(name, cluster.listen, cluster.tls.server_name, ca))
+        found.append(Target(name, cluster.listen, cluster.tls.server_name, ca, cluster.base_path or ""))
     if problems:
         raise ConfigError(config, problems)
     return found
@@ -107,7 +108,7 @@ def export(document: Document, base: Kubeconfig, clusters: Iterable[Target]) -> 
 
 
 def _cluster(target: Target, base: Body, report: Report) -> Body:
-    body: dict[str, object] = {"server": f"https://{_reachable(target.listen)}"}
+    body: dict[str, object] = {"server": f"https://{_reachable(target.listen)}{target.base_path}"}
     where = f"clusters.{target.name}.tls"
     if target.server_name:
         body["tls-server-name"] = target.server_name

@@ -10,7 +10,7 @@ import os
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count, takewhile
 from pathlib import Path
 
@@ -32,6 +32,7 @@ def locked(path: Path) -> Iterator[None]:
     """
     lock = Path(f"{path.absolute()}.lock")
     with _translated(path):
+        _refuse_strangers(path)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             os.close(os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
@@ -58,6 +59,7 @@ def replace(path: Path, data: bytes, *, mode: int | None = None) -> None:
         if old and not stat.S_ISREG(old.st_mode):
             raise WriteFailed(f"{path}: is not a regular file", hint="give the path of a file")
         target.parent.mkdir(mode=0o755, exist_ok=True)
+        _refuse_strangers(path)
         with _synced(target.parent):
             descriptor, name = tempfile.mkstemp(prefix=".kubemux-", dir=target.parent)
             try:
@@ -65,6 +67,7 @@ def replace(path: Path, data: bytes, *, mode: int | None = None) -> None:
                     file.write(data)
                     file.flush()
                     if old:
+                        _refuse_stranger(path, target, old)
                         os.fchown(descriptor, old.st_uid, old.st_gid)
                     os.fchmod(descriptor, mode if mode is not None else stat.S_IMODE(old.st_mode) if old else 0o644)
                     os.fsync(descriptor)
@@ -98,6 +101,26 @@ def backups(path: Path) -> list[Path]:
 
 def _copies(path: Path) -> Iterator[Path]:
     return (path.with_name(f"{path.name}.bak{number if number > 1 else ''}") for number in count(1))
+
+
+def _refuse_strangers(path: Path) -> None:
+    """Raise WriteFailed if somebody else has made `path`, or what it leads through, where everybody may make files.
+
+    As the kernel does for open(2), by fs.protected_regular and fs.protected_symlinks: in /tmp a file that waits for ours would
+    keep its owner, and a link would lead ours to where that one reads it.
+    """
+    for start in (path.absolute(), Path(os.path.realpath(path))):
+        for one in (start, *start.parents):
+            with suppress(FileNotFoundError):
+                _refuse_stranger(path, one, one.lstat())
+
+
+def _refuse_stranger(path: Path, one: Path, status: os.stat_result) -> None:
+    folder = one.parent.stat()
+    if folder.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and status.st_uid not in {os.geteuid(), 0, folder.st_uid}:
+        where = f"{path}: {one}" if one != path else f"{path}"
+        message = f"{where} belongs to uid {status.st_uid}, in a folder where others may make files: it is left alone"
+        raise WriteFailed(message, hint="look at it and remove it, or choose a folder of your own with --output")
 
 
 @contextmanager

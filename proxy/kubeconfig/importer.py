@@ -2,20 +2,23 @@
 
     context -> cluster entry {server: https://10.0.0.10, certificate-authority-data: ..., tls-server-name: ...} -> Imported
 
-A server on loopback is the end of somebody's `ssh -L`, or runs on the gateway itself: only the operator knows, so a warning
-asks. Its certificate seldom names 127.0.0.1, but `kubernetes` always: kubeadm, k3s, EKS and the like all put it there.
+A server whose address means this machine is the end of somebody's `ssh -L`, or runs on the gateway itself: only the operator
+knows, so a warning asks. Its certificate seldom names 127.0.0.1, but `kubernetes` always: kubeadm, k3s, EKS and the like all put
+it there.
 """
 
 from __future__ import annotations
 
 import base64
+import ipaddress
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from proxy.config.model import DIRECT
-from proxy.config.values import Endpoint
+from proxy.config.typed import read
+from proxy.config.values import BasePath, Endpoint
 from proxy.errors import ConfigError, Problem, UnknownNames
 from proxy.kubeconfig.entries import Body, Kubeconfig, text
 from proxy.kubeconfig.exporter import OWN, certificates
@@ -23,6 +26,7 @@ from proxy.text import suggest
 
 IN_CLUSTER = "in-cluster"
 USUAL_NAME = "kubernetes"
+_RENAME = "rename it: kubectl config rename-context"
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 
@@ -37,11 +41,12 @@ class Imported:
     ca: bytes | Path | None = None
     token_file: Path | None = None
     notes: tuple[str, ...] = ()
+    base_path: str = ""
 
     @property
     def is_moved(self) -> bool:
-        """Whether its address means another machine from now on: a loopback, no longer ours but the gateway's."""
-        return self.api_server.is_loopback and self.gateway != DIRECT
+        """Whether its address means another machine from now on: no longer this one, but the gateway."""
+        return self.gateway != DIRECT and means_this_machine(self.api_server.host)
 
 
 def select(
@@ -71,6 +76,9 @@ def select(
         context = kubeconfig.contexts.get(name)
         if context is not None:
             cluster = text(context.get("cluster"))
+            if not name.isprintable() or not name:
+                problems.append(Problem(0, f"contexts.{name!r}", "its name has characters that no cluster's may have", _RENAME))
+                continue
             if cluster.startswith(OWN):
                 kept = ", ".join(map(str, backups))
                 hint = "import it from its original kubeconfig" + (f"; exports kept: {kept}" if kept else "")
@@ -97,7 +105,7 @@ def _imported(name: str, kubeconfig: Kubeconfig, cluster_name: str, gateway: str
     cluster = kubeconfig.clusters.get(cluster_name)
     if cluster is None:
         raise ValueError(f"its cluster {cluster_name!r} is not in the kubeconfig")
-    api_server = server_endpoint(text(cluster.get("server")))
+    api_server, base_path = server_url(text(cluster.get("server")))
     notes = []
     if cluster.get("insecure-skip-tls-verify"):
         notes.append(
@@ -106,8 +114,15 @@ def _imported(name: str, kubeconfig: Kubeconfig, cluster_name: str, gateway: str
         )
     if cluster.get("proxy-url"):
         notes.append(f"WARNING: {name}: proxy-url is not taken over: the gateway connects to {api_server} itself")
-    imported = Imported(name, gateway, api_server, api_server.host, _ca(cluster), notes=tuple(notes))
+    if base_path:
+        notes.append(
+            f"{name}: {base_path} of its server is kept as clusters.{name}.base_path; clients will say Host: 127.0.0.1:PORT, so "
+            f"a proxy in front of it that tells hosts apart by that must take it for {api_server.host}"
+        )
+    imported = Imported(name, gateway, api_server, api_server.host, _ca(cluster), notes=tuple(notes), base_path=base_path)
     server_name = text(cluster.get("tls-server-name")) or (USUAL_NAME if imported.is_moved else api_server.host)
+    if not server_name.isprintable() or len(server_name.split()) != 1:
+        raise ValueError("its tls-server-name is no name")
     return replace(imported, server_name=server_name)
 
 
@@ -124,11 +139,11 @@ def _ca(cluster: Body) -> bytes | Path | None:
     return Path(path) if path else None
 
 
-def server_endpoint(server: str) -> Endpoint:
-    """Host and port of `https://HOST[:PORT]`, 443 by default. Raises ValueError for anything that a tunnel cannot stand for."""
+def server_url(server: str) -> tuple[Endpoint, str]:
+    """Host, port and path of `https://HOST[:PORT][/PATH]`. Raises ValueError for what a tunnel cannot stand for."""
     try:
         url = urlsplit(server)
-        host, port = url.hostname or "", 443 if url.port is None else url.port
+        host, port = _in_ascii(url.hostname or ""), 443 if url.port is None else url.port
         endpoint = Endpoint.parse(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
     except ValueError as exc:
         raise ValueError("its server is not a valid https://HOST:PORT") from exc
@@ -136,9 +151,37 @@ def server_endpoint(server: str) -> Endpoint:
         raise ValueError(
             f"its server is {url.scheme or 'no'}://, kubemux carries https:// only: clients would send tokens in clear"
         )
-    if url.path.strip("/") or url.query or url.fragment or "@" in url.netloc:
-        raise ValueError(f"its server is more than https://{endpoint}: a path, query or user in the URL is lost in a tunnel")
-    return endpoint
+    if url.query or url.fragment or "@" in url.netloc:
+        raise ValueError(f"its server is more than https://{endpoint}/PATH: a query or user in the URL is lost in a tunnel")
+    if not url.path.strip("/"):
+        return endpoint, ""
+    try:
+        return endpoint, read(BasePath, url.path)
+    except ValueError as exc:
+        raise ValueError("the path of its server holds characters that no URL has, or is empty in places") from exc
+
+
+def _in_ascii(host: str) -> str:
+    """As Go's net/http spells a name; the zone of an address is escaped in a URL (RFC 6874)."""
+    return (host if host.isascii() else host.encode("idna").decode()).replace("%25", "%")
+
+
+_HERE = frozenset({"localhost", "ip6-localhost", "ip6-loopback"})
+_HERE_BELOW = (".localhost", ".localdomain", ".docker.internal", ".containers.internal", ".minikube.internal", ".k3d.internal",
+               ".lima.internal", ".rancher-desktop.internal")  # fmt: skip
+"""Names that container runtimes and resolvers (RFC 6761 6.3) give to the machine that asks."""
+
+
+def means_this_machine(host: str) -> bool:
+    """Whether `host` is somebody else for each machine that asks: loopback, unspecified or link-local, or a name for those."""
+    name = host.rstrip(".").lower()
+    try:
+        address = ipaddress.ip_address(name)
+    except ValueError:
+        return name in _HERE or f".{name}".endswith(_HERE_BELOW)
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
+        address = address.ipv4_mapped
+    return address.is_loopback or address.is_unspecified or address.is_link_local
 
 
 def in_cluster(environ: Mapping[str, str], folder: Path = SERVICE_ACCOUNT) -> Imported | None:
@@ -152,4 +195,5 @@ def in_cluster(environ: Mapping[str, str], folder: Path = SERVICE_ACCOUNT) -> Im
         return None
     token = folder / "token"
     private = token.exists() and not token.stat().st_mode & 0o077
-    return Imported(IN_CLUSTER, DIRECT, Endpoint(host, int(port)), host, folder / "ca.crt", token if private else None)
+    ca = folder / "ca.crt"
+    return Imported(IN_CLUSTER, DIRECT, Endpoint(host, int(port)), host, ca=ca, token_file=token if private else None)

@@ -21,7 +21,7 @@ from proxy.config.values import Endpoint
 from proxy.config.yaml import Document
 from proxy.errors import ConfigError, Problem, UnknownNames
 from proxy.kubeconfig.entries import append, fresh
-from proxy.kubeconfig.importer import Imported
+from proxy.kubeconfig.importer import Imported, means_this_machine
 from proxy.text import suggest
 
 
@@ -40,10 +40,10 @@ def ca_name(name: str, pem: bytes) -> str:
     return f"{slug}-{hashlib.sha256(pem).hexdigest()[:12]}.crt"
 
 
-def merge(document: Document, config: Config, clusters: Iterable[Imported], *, ca_folder: Path, ports: range) -> Merged:
+def merge(document: Document, config: Config, clusters: Iterable[Imported], *, ca_folder: Path, ports: Iterable[int]) -> Merged:
     """Add or update `clusters` in the configuration's tree, `document.root`, in place.
 
-    `config` is what the document says. A new cluster gets the lowest of `ports` that the configuration does not use. Pure but
+    `config` is what the document says. A new cluster gets the first of `ports` that the configuration does not use. Pure but
     for the tree. Raises ConfigError if a gateway does not exist, no port is left, or an API server is kubemux itself.
     """
     root, clusters = document.root, list(clusters)
@@ -63,8 +63,8 @@ def merge(document: Document, config: Config, clusters: Iterable[Imported], *, c
         entry = _entry(cluster, present, ca_folder, merged)
         if present is None:
             if (port := next(free, None)) is None:
-                message = f"no port from {ports.start} to {ports.stop - 1} is left for {cluster.name!r}"
-                hint = "choose another --port-base, below where net.ipv4.ip_local_port_range begins"
+                message = f"no port is left for {cluster.name!r}"
+                hint = "choose another --port-base, with free ports below where net.ipv4.ip_local_port_range begins"
                 raise ConfigError(document.path, [Problem(0, "clusters", message, hint)])
             listen = {"gateway": cluster.gateway, "listen": str(Endpoint("127.0.0.1", port))}
             item = CommentedMap({key: fresh(value, flow=True) for key, value in {**listen, **entry}.items()})
@@ -78,12 +78,12 @@ def merge(document: Document, config: Config, clusters: Iterable[Imported], *, c
     return merged
 
 
-def _free(ports: range, config: Config, clusters: Iterable[Imported]) -> Iterator[int]:
+def _free(ports: Iterable[int], config: Config, clusters: Iterable[Imported]) -> Iterator[int]:
     """The ports that nothing else has: no listener of ours, and no API server on this machine."""
     used = {config.admin.listen.port, *(cluster.listen.port for cluster in config.clusters.values())}
     servers = [(cluster.gateway, server) for cluster in config.clusters.values() for server in cluster.api_servers]
     servers += [(cluster.gateway, cluster.api_server) for cluster in clusters]
-    used |= {server.port for gateway, server in servers if gateway == DIRECT and server.is_loopback}
+    used |= {server.port for gateway, server in servers if gateway == DIRECT and means_this_machine(server.host)}
     return (port for port in ports if port not in used)
 
 
@@ -95,13 +95,17 @@ def _entry(cluster: Imported, present: ClusterConfig | None, ca_folder: Path, me
         entry["api_servers"] = [str(cluster.api_server)]
     elif cluster.api_server not in present.api_servers:
         stays = ", ".join(map(str, present.api_servers))
-        merged.notes.append(f"{cluster.name}: api_servers stays {stays}: {cluster.api_server} is this machine's loopback")
+        merged.notes.append(f"{cluster.name}: api_servers stays {stays}: {cluster.api_server} means this machine")
     # A name that stands for an address is out of date with it.
     follows = present and "api_servers" in entry and present.tls.server_name in {server.host for server in present.api_servers}
     if present is None or not present.tls.server_name or follows:
         tls["server_name"] = cluster.server_name
     elif present.tls.server_name != cluster.server_name:
         merged.notes.append(f"{cluster.name}: tls.server_name stays {present.tls.server_name}, not {cluster.server_name}")
+    if cluster.base_path:
+        entry["base_path"] = cluster.base_path
+    elif present and present.base_path:
+        merged.notes.append(f"{cluster.name}: base_path stays {present.base_path}, although its server has none")
     if isinstance(cluster.ca, bytes):
         path = ca_folder / ca_name(cluster.name, cluster.ca)
         merged.files[path] = cluster.ca
@@ -118,7 +122,7 @@ def _entry(cluster: Imported, present: ClusterConfig | None, ca_folder: Path, me
 def _moved(cluster: Imported) -> str:
     name, server, gateway = cluster.name, cluster.api_server, cluster.gateway
     return (
-        f"WARNING: {name}: {server} was this machine's loopback and is now that of the gateway {gateway}. Unless the API server "
+        f"WARNING: {name}: {server} meant this machine and now means the gateway {gateway}. Unless the API server "
         f"runs there, edit clusters.{name}.api_servers to the address that {gateway} reaches it at: HOST:HOSTPORT of "
         f"ssh -L PORT:HOST:HOSTPORT. Its certificate has to name {cluster.server_name} (tls.server_name)"
     )

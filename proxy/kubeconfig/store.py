@@ -5,17 +5,25 @@ Both are all or nothing, and write nothing at all if nothing has changed.
 
 from __future__ import annotations
 
+import errno
+import os
+import socket
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from proxy.config import loader, yaml
 from proxy.config.credentials import Scrutiny
+from proxy.config.files import MAX_CREDENTIAL_BYTES, Unusable, read_bytes
+from proxy.errors import ConfigError, Problem
 from proxy.kubeconfig import exporter, file, reading
 from proxy.kubeconfig.entries import Kubeconfig
 from proxy.kubeconfig.exporter import Target
 from proxy.kubeconfig.importer import Imported
 from proxy.kubeconfig.merge import Merged, merge
 
+# ProtectHome= and PrivateTmp= of the shipped unit.
+_HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108 - they are looked at, not written to
 _PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
@@ -42,7 +50,7 @@ def export(output: Path, clusters: Iterable[Target], base: Kubeconfig) -> list[s
     return [*report.notes, f"{output}: {'written' if report.changed else 'up to date'}"]
 
 
-def preview(config: Path, clusters: Iterable[Imported], *, port_base: int) -> tuple[bytes, list[str]]:
+def preview(config: Path, clusters: Sequence[Imported], *, port_base: int) -> tuple[bytes, list[str]]:
     """The configuration with `clusters` added, and what to say of them; nothing is written, no CA stored. Raises ConfigError."""
     data, merged = _merged(config, config.parent, clusters, port_base)
     return data, merged.notes
@@ -55,7 +63,7 @@ def import_(config: Path, output: Path, clusters: Sequence[Imported], *, port_ba
     """
     with file.locked(output):
         data, merged = _merged(config, output.parent, clusters, port_base)
-        added = [path for path in merged.files if not path.exists()]
+        added = [path for path, pem in merged.files.items() if not (path.is_file() and path.read_bytes() == pem)]
         try:
             for path in added:
                 file.replace(path, merged.files[path], mode=0o644)
@@ -74,13 +82,17 @@ def import_(config: Path, output: Path, clusters: Sequence[Imported], *, port_ba
     ]
 
 
-def _merged(config: Path, folder: Path, clusters: Iterable[Imported], port_base: int) -> tuple[bytes, Merged]:
+def _merged(config: Path, folder: Path, clusters: Sequence[Imported], port_base: int) -> tuple[bytes, Merged]:
     loaded = loader.load(config, Scrutiny.CA)
     data = config.read_bytes()
     document = yaml.parse(data, str(config))
     before = yaml.dump(document.root)
-    ports = range(port_base, _ephemeral_start())
-    merged = merge(document, loaded, clusters, ca_folder=folder.absolute() / "ca", ports=ports)
+    ports = filter(_is_free, range(port_base, _ephemeral_start()))
+    visible = [_visible(cluster, config) for cluster in clusters]
+    merged = merge(document, loaded, visible, ca_folder=folder.absolute() / "ca", ports=ports)
+    for old, new in zip(clusters, visible, strict=True):
+        if new is not old:
+            merged.notes.append(f"{old.name}: its CA is copied: the service does not see the folder that it is in ({old.ca!s})")
     after = yaml.dump(document.root)
     return (data if after == before else after), merged  # not even its spaces change for nothing
 
@@ -91,3 +103,31 @@ def _ephemeral_start() -> int:
         return int(_PORT_RANGE.read_text(encoding="ascii").split()[0])
     except (OSError, ValueError, IndexError):
         return 32768
+
+
+def _is_free(port: int) -> bool:
+    """Whether nobody listens on it, here or on every address."""
+    with socket.socket() as probe:
+        # As the daemon does: what is left of closed connections is no matter.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as exc:
+            return exc.errno != errno.EADDRINUSE  # a privileged port is the daemon's affair
+    return True
+
+
+def _visible(cluster: Imported, config: Path) -> Imported:
+    """With its CA as bytes, to be stored, where the shipped unit hides the file that the kubeconfig names."""
+    # A configuration that is hidden itself belongs to another daemon, which sees both.
+    if not isinstance(cluster.ca, Path) or not _is_hidden(cluster.ca) or _is_hidden(config):
+        return cluster
+    try:
+        return replace(cluster, ca=exporter.certificates(read_bytes(cluster.ca, limit=MAX_CREDENTIAL_BYTES)[0]))
+    except (Unusable, ValueError) as exc:
+        message, hint = f"its certificate-authority {cluster.ca} {exc}", "the service cannot see that folder: a copy is needed"
+        raise ConfigError(str(config), [Problem(0, f"clusters.{cluster.name}", message, hint)]) from exc
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(Path(os.path.realpath(path)).is_relative_to(folder) for folder in _HIDDEN)

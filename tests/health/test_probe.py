@@ -227,6 +227,17 @@ async def test_the_request_is_one_that_an_api_server_expects(pki: Pki, tmp_path:
         assert "Connection: close" in headers
 
 
+async def test_below_the_path_of_its_server(pki: Pki) -> None:
+    async with Scripted(answers(OK), tls=server_context(pki.good)) as server:
+        config = cluster(server.endpoint, pki.authority.ca.cert).model_copy(update={"base_path": "/k8s/clusters/c-1"})
+        outcome = await probe("prod", config, Dialer(server.endpoint), Contexts())
+        assert (outcome.result, outcome.message) == (Result.OK, "HTTP 200 for /k8s/clusters/c-1/healthz")
+        assert server.request.startswith(b"GET /k8s/clusters/c-1/healthz HTTP/1.1\r\n")
+        server.script = http("200 OK", b"<html>please log in</html>")
+        outcome = await probe("prod", config, Dialer(server.endpoint), Contexts())
+        assert outcome.result is Result.UNHEALTHY  # the body is judged there, too
+
+
 def serve_verified(listener: socket.socket, context: ssl.SSLContext) -> None:
     """Answer one client that shows a certificate. OpenSSL's own loop: asyncio's server drops the alert that refuses one."""
     sock, _ = listener.accept()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
+import socket
 import stat
 import subprocess
 from pathlib import Path
@@ -16,7 +18,7 @@ from proxy.cli import main
 from proxy.config import loader, yaml
 from proxy.config.credentials import Scrutiny
 from proxy.errors import ConfigError
-from proxy.kubeconfig import importer
+from proxy.kubeconfig import importer, store
 from proxy.kubeconfig.entries import fresh, load
 from tests.kubeconfig.samples import ODD_NAMES
 from tests.support.parts import find
@@ -253,7 +255,7 @@ def test_a_preview_warns_too(desk: Desk) -> None:
     args = ("--kubeconfig", desk.kubeconfig, "--context", "prod", "--gateway", "edge", "--output", "-")
     result = desk.run("import", *args)
     assert result.exit_code == 0
-    assert result.stderr.startswith("WARNING: prod: localhost:6443 was this machine's loopback")
+    assert result.stderr.startswith("WARNING: prod: localhost:6443 meant this machine and now means the gateway edge")
     assert "server_name: kubernetes" in result.stdout
 
 
@@ -295,7 +297,7 @@ def test_import_keeps_comments_mode_and_ports(desk: Desk, certificates: Certific
         (["--gateway", "direct"], 2, "no context is named"),
         (["--context", "prod"], 2, "Missing option '--gateway'"),
         (["--context", "prod", "--gateway", "direct", "--port-base", "65535"], 78, "choose another --port-base"),
-        (["--context", "line\nbreak", "--gateway", "direct"], 78, "clusters."),
+        (["--context", "line\nbreak", "--gateway", "direct"], 78, "contexts.'line\\nbreak': its name has characters"),
     ],
 )
 def test_import_refusals_write_nothing(desk: Desk, certificates: Certificates, args: list[str], code: int, message: str) -> None:
@@ -334,6 +336,72 @@ def test_import_can_show_or_write_elsewhere(desk: Desk) -> None:
     assert desk.run("import", *args, "--output", other).exit_code == 0
     assert other.read_text() == result.stdout.replace(f"{desk.folder}/ca/", f"{desk.folder}/new/ca/")
     assert desk.config.read_bytes() == before[desk.config]
+
+
+def test_import_gives_out_no_port_that_somebody_listens_on(desk: Desk) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as ours, socket.create_server(("", 0)) as everywhere:
+        for taken in (ours.getsockname()[1], everywhere.getsockname()[1]):
+            args = ("--kubeconfig", desk.kubeconfig, "--context", "prod", "--gateway", "direct", "--output", "-")
+            result = desk.run("import", *args, "--port-base", str(taken))
+            given = re.search(r'listen: "127.0.0.1:([0-9]+)"', result.stdout)
+            # Above where the kernel hands out ports by itself there are none to give out.
+            assert (int(given[1]) > taken) if given else ("no port is left for 'prod'" in result.stderr)
+
+
+@pytest.mark.kubectl
+def test_the_path_of_a_server_comes_in_and_goes_out(desk: Desk) -> None:
+    desk.kubeconfig.write_text(
+        desk.kubeconfig.read_text().replace("https://10.0.0.3:6443", "https://rancher.example/k8s/clusters/c-1")
+    )
+    result = desk.run("import", "--kubeconfig", desk.kubeconfig, "--context", "prod", "--gateway", "direct")
+    assert result.exit_code == 0, result.output
+    assert "prod: /k8s/clusters/c-1 of its server is kept as clusters.prod.base_path" in result.stderr
+    output = desk.folder / "out"
+    assert desk.run("export", "--base", desk.kubeconfig, "--output", output).exit_code == 0
+    [cluster] = json.loads(kubectl(output, "view", "--raw", "-o", "json"))["clusters"]
+    port = loader.load(desk.config).clusters["prod"].listen.port
+    assert cluster["cluster"]["server"] == f"https://127.0.0.1:{port}/k8s/clusters/c-1"
+    assert cluster["cluster"]["tls-server-name"] == "rancher.example"
+
+
+def test_a_ca_that_the_service_cannot_see_is_copied(
+    desk: Desk, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = desk.folder / "home"
+    home.mkdir()
+    (home / "ca.crt").write_bytes(certificates.ca.read_bytes())
+    kubeconfig = home / "config"
+    root = {
+        "clusters": [{"name": "c", "cluster": {"server": "https://10.0.0.1", "certificate-authority": "ca.crt"}}],
+        "contexts": [{"name": "kind", "context": {"cluster": "c"}}],
+    }
+    kubeconfig.write_text(json.dumps(root))
+    args = ("--kubeconfig", kubeconfig, "--context", "kind", "--gateway", "direct")
+    assert desk.run("import", *args).exit_code == 0
+    assert (
+        loader.load(desk.config).clusters["kind"].tls.ca_file == home / "ca.crt"
+    )  # /tmp is hidden, too, but so is the configuration
+
+    monkeypatch.setattr(store, "_HIDDEN", (str(home),))
+    result = desk.run("import", *args)
+    assert f"kind: its CA is copied: the service does not see the folder that it is in ({home / 'ca.crt'})" in result.stderr
+    stored = loader.load(desk.config).clusters["kind"].tls.ca_file
+    assert stored
+    assert stored.parent == desk.folder / "ca"
+    assert stored.read_bytes() == certificates.ca.read_bytes()
+    (home / "ca.crt").write_text("junk")
+    result = desk.run("import", *args)
+    assert result.exit_code == 78
+    assert f"clusters.kind: its certificate-authority {home / 'ca.crt'} holds no PEM certificate" in result.stderr
+
+
+def test_a_ca_that_was_there_already_is_only_taken_if_it_is_the_same(desk: Desk, certificates: Certificates) -> None:
+    desk.imported("prod")
+    stored = loader.load(desk.config).clusters["prod"].tls.ca_file
+    assert stored
+    stored.write_bytes(certificates.server.cert.read_bytes())
+    desk.imported("prod")
+    assert stored.read_bytes() == certificates.ca.read_bytes()
 
 
 def test_in_cluster_without_a_kubeconfig(desk: Desk, certificates: Certificates, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -131,3 +131,72 @@ def test_no_backup_overwrites_another(tmp_path: Path) -> None:
     assert [copy.name for copy in copies] == ["config.bak", "config.bak2", "config.bak3"]
     assert [copy.read_bytes() for copy in copies] == [b"one", b"two", b"three"]
     assert {mode(copy) for copy in copies} == {0o600}
+
+
+MALLORY = 65_533
+
+
+@pytest.fixture
+def sticky(tmp_path: Path) -> Path:
+    """A folder like /tmp."""
+    if os.geteuid() != 0:
+        pytest.skip("giving a file to somebody else needs root")
+    folder = tmp_path / "sticky"
+    folder.mkdir()
+    folder.chmod(0o1777)
+    return folder
+
+
+def given(path: Path) -> Path:
+    os.chown(path, MALLORY, MALLORY, follow_symlinks=False)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["file", "link to a file", "link to nothing", "folder", "link to a folder", "file of a folder"])
+def test_what_somebody_else_has_made_where_all_may_is_left_alone(sticky: Path, tmp_path: Path, kind: str) -> None:
+    trap, elsewhere = sticky / "config", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "config").write_bytes(b"old")
+    path = trap
+    match kind:
+        case "file":
+            trap.write_bytes(b"old")
+        case "link to a file":
+            trap.symlink_to(elsewhere / "config")
+        case "link to nothing":
+            trap.symlink_to(elsewhere / "new")
+        case "link to a folder":
+            trap.symlink_to(elsewhere)
+            path = trap / "config"
+        case _:
+            trap.mkdir()
+            path = trap / "config"
+            if kind == "file of a folder":
+                path.write_bytes(b"old")
+    given(trap)
+    before = {found: found.read_bytes() for found in tmp_path.rglob("*") if found.is_file()}
+    message = f"belongs to uid {MALLORY}, in a folder where others may make files: it is left alone"
+    with pytest.raises(WriteFailed, match=message):
+        file.replace(path, b"secret", mode=0o600)
+    with pytest.raises(WriteFailed, match=message), file.locked(path):
+        pytest.fail("it was locked")
+    assert {found: found.read_bytes() for found in tmp_path.rglob("*") if found.is_file()} == before
+
+
+def test_a_file_of_ones_own_there_is_replaced_and_a_users_file_in_a_folder_of_theirs(sticky: Path, tmp_path: Path) -> None:
+    for name in ("own", "new"):
+        path = sticky / name
+        if name == "own":
+            path.touch()
+        with file.locked(path):
+            file.replace(path, b"new", mode=0o600)
+        assert (path.read_bytes(), path.stat().st_uid) == (b"new", 0)
+    theirs = tmp_path / "home"
+    theirs.mkdir(mode=0o775)
+    theirs.chmod(0o775)  # a group of one's own, and umask 002
+    path = theirs / "config"
+    path.touch()
+    given(theirs)
+    given(path)
+    file.replace(path, b"new", mode=0o600)
+    assert (path.read_bytes(), path.stat().st_uid) == (b"new", MALLORY)

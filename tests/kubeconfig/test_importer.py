@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from proxy.config.credentials import Scrutiny
 from proxy.config.values import Endpoint
 from proxy.errors import ConfigError
 from proxy.kubeconfig.entries import Kubeconfig
-from proxy.kubeconfig.importer import Imported, in_cluster, select, server_endpoint
+from proxy.kubeconfig.importer import Imported, in_cluster, means_this_machine, select, server_url
 from proxy.kubeconfig.merge import Merged, ca_name, merge
 from tests.kubeconfig.samples import ODD_NAMES, document, names, read
 from tests.support.tls import Certificates
@@ -37,7 +38,7 @@ def refused(found: Kubeconfig, *chosen: str, pod: Imported | None = None) -> str
     return caught.value.render()
 
 
-@given(st.lists(names, min_size=1, unique=True), st.data())
+@given(st.lists(names.filter(str.isprintable), min_size=1, unique=True), st.data())
 def test_exactly_the_named_contexts_are_taken(there: list[str], data: st.DataObject) -> None:
     wanted = data.draw(st.lists(st.sampled_from(there), min_size=1))
     assert [cluster.name for cluster in take(kubeconfig(*there), *wanted)] == list(dict.fromkeys(wanted))
@@ -81,25 +82,35 @@ def test_the_service_account(tmp_path: Path, mode: int, named: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("server", "endpoint"),
+    ("server", "endpoint", "path"),
     [
-        ("https://10.0.0.1:6443", Endpoint("10.0.0.1", 6443)),
-        ("https://api.example.com", Endpoint("api.example.com", 443)),
-        ("https://API.example.com/", Endpoint("api.example.com", 443)),
-        ("https://[fd00::1]", Endpoint("fd00::1", 443)),
-        ("HTTPS://[fd00::1]:6443/", Endpoint("fd00::1", 6443)),
+        ("https://10.0.0.1:6443", Endpoint("10.0.0.1", 6443), ""),
+        ("https://api.example.com", Endpoint("api.example.com", 443), ""),
+        ("https://API.example.com/", Endpoint("api.example.com", 443), ""),
+        ("https://[fd00::1]", Endpoint("fd00::1", 443), ""),
+        ("HTTPS://[fd00::1]:6443/", Endpoint("fd00::1", 6443), ""),
+        ("https://[fe80::1%25eth0]:6443", Endpoint("fe80::1%eth0", 6443), ""),
+        ("https://b\u00fccher.example", Endpoint("xn--bcher-kva.example", 443), ""),
+        ("https://rancher.example.com/k8s/clusters/c-1", Endpoint("rancher.example.com", 443), "/k8s/clusters/c-1"),
+        (
+            "https://rancher.example.com:8443/k8s/clusters/c-m-x1:p/",
+            Endpoint("rancher.example.com", 8443),
+            "/k8s/clusters/c-m-x1:p",
+        ),
     ],
 )
-def test_server_urls(server: str, endpoint: Endpoint) -> None:
-    assert server_endpoint(server) == endpoint
+def test_server_urls(server: str, endpoint: Endpoint, path: str) -> None:
+    assert server_url(server) == (endpoint, path)
 
 
 @pytest.mark.parametrize(
     ("server", "message"),
     [
         ("http://10.0.0.1:8080", "http://, kubemux carries https:// only"),
-        ("https://rancher.example.com/k8s/clusters/c-1", "a path, query or user"),
-        ("https://me:secret@example.com", "a path, query or user"),
+        ("https://rancher.example.com/k8s//c-1", "the path of its server"),
+        ("https://rancher.example.com/k8s clusters", "the path of its server"),
+        ("https://rancher.example.com/k8s?secret=1", "a query or user"),
+        ("https://me:secret@example.com", "a query or user"),
         ("10.0.0.1:6443", "not a valid"),
         ("https://10.0.0.1:99999", "not a valid"),
         ("https://10.0.0.1:0", "not a valid"),
@@ -109,7 +120,7 @@ def test_server_urls(server: str, endpoint: Endpoint) -> None:
 )
 def test_servers_that_a_tunnel_cannot_stand_for(server: str, message: str) -> None:
     report = refused(kubeconfig("prod", server=server), "prod")
-    assert "contexts.prod: its server is" in report
+    assert "contexts.prod: " in report
     assert message in report
     assert "secret" not in report
 
@@ -142,13 +153,38 @@ def test_a_proxy_that_is_not_taken_over_is_said_loudly() -> None:
     assert cluster.notes == ("WARNING: prod: proxy-url is not taken over: the gateway connects to 10.0.0.1:6443 itself",)
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "localhost", "[::1]"])
+HERE = [
+    *("127.0.0.1", "127.8.8.8", "localhost", "[::1]", "0.0.0.0", "[::]", "169.254.7.1", "[fe80::1%25eth0]"),  # noqa: S104
+    "[::ffff:127.0.0.1]",
+    *(
+        "LOCALHOST.",
+        "k3s.localhost",
+        "localhost.localdomain",
+        "ip6-localhost",
+        "host.docker.internal",
+        "kubernetes.docker.internal",
+    ),
+    *("host.containers.internal", "control-plane.minikube.internal", "host.k3d.internal"),
+]
+
+
+@pytest.mark.parametrize(
+    "host", ["10.0.0.1", "[fd00::1]", "localhost.example.com", "mylocalhost", "docker.internal.example", "internal"]
+)
+def test_an_address_that_means_the_same_everywhere(host: str) -> None:
+    assert not means_this_machine(host.strip("[]"))
+    [cluster] = take(kubeconfig("prod", server=f"https://{host}:6443"), "prod")
+    assert not cluster.is_moved
+    assert cluster.server_name == host.strip("[]")
+
+
+@pytest.mark.parametrize("host", HERE)
 def test_the_end_of_a_tunnel_is_checked_for_the_name_that_every_certificate_has(host: str) -> None:
     server = f"https://{host}:6443"
     assert take(kubeconfig("prod", server=server), "prod")[0].server_name == "kubernetes"
     assert take(kubeconfig("prod", server=server, **{"tls-server-name": "api"}), "prod")[0].server_name == "api"
     [here] = select(kubeconfig("prod", server=server), ["prod"], gateway="direct", origin="", in_cluster=None)
-    assert here.server_name == host.strip("[]")
+    assert here.server_name == host.strip("[]").replace("%25", "%").lower()
 
 
 def test_what_was_exported_is_not_imported() -> None:
@@ -245,7 +281,7 @@ TUNNELLED = Imported("k3s", "eu", Endpoint("127.0.0.1", 6443), "kubernetes")
 def test_a_loopback_is_the_gateways_from_now_on_and_said_loudly() -> None:
     once, result = done(GATEWAY, TUNNELLED)
     [note] = result.notes
-    assert note.startswith("WARNING: k3s: 127.0.0.1:6443 was this machine's loopback and is now that of the gateway eu.")
+    assert note.startswith("WARNING: k3s: 127.0.0.1:6443 meant this machine and now means the gateway eu.")
     for words in ("edit clusters.k3s.api_servers", "ssh -L PORT:HOST:HOSTPORT", "kubernetes (tls.server_name)"):
         assert words in note
     assert loader.parse(once.encode(), "", Scrutiny.CA).clusters["k3s"].tls.server_name == "kubernetes"
@@ -254,10 +290,17 @@ def test_a_loopback_is_the_gateways_from_now_on_and_said_loudly() -> None:
     edited = once.replace("127.0.0.1:6443", "10.0.0.7:6443")
     again, result = done(edited, TUNNELLED)
     assert (again, result.changes) == (edited, {"k3s": "unchanged"})
-    assert result.notes == ["k3s: api_servers stays 10.0.0.7:6443: 127.0.0.1:6443 is this machine's loopback"]
+    assert result.notes == ["k3s: api_servers stays 10.0.0.7:6443: 127.0.0.1:6443 means this machine"]
 
 
-@pytest.mark.parametrize(("server", "own"), [("127.0.0.1:16443", "clusters.old.listen"), ("localhost:16444", "admin.listen")])
+@pytest.mark.parametrize(
+    ("server", "own"),
+    [
+        ("127.0.0.1:16443", "clusters.old.listen"),
+        ("localhost:16444", "admin.listen"),
+        ("0.0.0.0:16443", "clusters.old.listen"),
+    ],
+)
 @pytest.mark.parametrize("name", ["old", "new"])
 def test_a_cluster_that_would_be_kubemux_itself_is_refused(name: str, server: str, own: str) -> None:
     loop = Imported(name, "direct", Endpoint.parse(server), "kubernetes")
@@ -285,11 +328,36 @@ def test_importing_again_changes_nothing(chosen: list[str]) -> None:
 def test_no_port_left_and_no_such_gateway() -> None:
     with pytest.raises(ConfigError) as caught:
         merged(CONFIG, direct("a"), direct("b"), ports=range(16443, 16446))
-    assert "no port from 16443 to 16445 is left for 'b'" in caught.value.render()
+    assert "no port is left for 'b'" in caught.value.render()
     with pytest.raises(ConfigError) as caught:
         merged(CONFIG, Imported("a", "nowhere", Endpoint("h", 1), "h"))
     assert "there is no gateway 'nowhere'" in caught.value.render()
     assert "'direct'" in caught.value.render()
+
+
+RANCHER = Imported("r", "eu", Endpoint("rancher.example.com", 443), "rancher.example.com", base_path="/k8s/clusters/c-1")
+
+
+def test_the_path_of_a_server_is_kept() -> None:
+    once, result = done(GATEWAY, RANCHER)
+    config = loader.parse(once.encode(), "", Scrutiny.CA)
+    assert config.clusters["r"].base_path == "/k8s/clusters/c-1"
+    assert result.notes == []
+    again, result = done(once, RANCHER)
+    assert (again, result.changes) == (once, {"r": "unchanged"})
+    moved, result = done(once, replace(RANCHER, base_path="/k8s/clusters/c-2"))
+    assert result.changes == {"r": "changed: base_path"}
+    assert loader.parse(moved.encode(), "", Scrutiny.CA).clusters["r"].base_path == "/k8s/clusters/c-2"
+    stays, result = done(once, replace(RANCHER, base_path=""))
+    assert stays == once
+    assert result.notes == ["r: base_path stays /k8s/clusters/c-1, although its server has none"]
+
+
+def test_a_name_that_no_cluster_may_have_is_refused_before_it_is_said() -> None:
+    report = refused(kubeconfig("p\x1b]0;x\u202e"), "p\x1b]0;x\u202e")
+    assert report.replace("\n", "").isprintable()
+    assert "its name has characters that no cluster's may have" in report
+    assert "its tls-server-name is no name" in refused(kubeconfig("prod", **{"tls-server-name": "a\x1b[1m"}), "prod")
 
 
 def test_cas_are_stored_or_referred_to() -> None:
