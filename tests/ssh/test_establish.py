@@ -16,8 +16,8 @@ from proxy.ssh.dial import Dialled
 from proxy.ssh.establish import establish
 from proxy.ssh.link import Link
 from tests.ssh.conftest import ORIGIN, config_for, dialled, started
-from tests.ssh.hasty_server import Hasty, Then
 from tests.support.echo import Echo
+from tests.support.hasty_server import Hasty, Then
 from tests.support.sshd import Sshd
 
 pytestmark = pytest.mark.usefixtures("data_plane")

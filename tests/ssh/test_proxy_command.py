@@ -18,6 +18,7 @@ from proxy.config.model import GatewayConfig
 from proxy.errors import ConnectTimeout, HandshakeFailed, LinkError, ProxyCommandFailed, Stage
 from proxy.ssh import proxy_command
 from tests.ssh.conftest import ORIGIN, Watched, config_for, failure, started
+from tests.support import carrier
 from tests.support.echo import Echo
 from tests.support.processes import children
 from tests.support.processes import command as command_of
@@ -25,27 +26,11 @@ from tests.support.sshd import Sshd
 
 pytestmark = [pytest.mark.sshd, pytest.mark.usefixtures("data_plane")]
 
-CARRIER = """
-import os, select, signal, socket, sys
-signal.signal(signal.SIGTERM, lambda *_: os._exit(7))
-with socket.create_connection((sys.argv[1], int(sys.argv[2]))) as server:
-    print("carrying", *sys.argv[3:], file=sys.stderr, flush=True)
-    while True:
-        for ready in select.select([0, server], [], [])[0]:
-            data = os.read(0, 65536) if ready == 0 else server.recv(65536)
-            if not data:
-                sys.exit(0)
-            server.sendall(data) if ready == 0 else os.write(1, data)
-"""
-"""What `nc` does, and exit code 7 when it is told to end."""
-
 
 def carried(sshd: Sshd, command: str = "", **more: object) -> GatewayConfig:
     """The gateway behind a command; by default one that goes to `%h:%p`, which no configuration but ssh_config's has."""
-    script = sshd.folder / "carrier.py"
-    script.write_text(CARRIER)
     path = sshd.folder / "ssh_config"
-    command = command or f"{shlex.join([sys.executable, str(script)])} %h %p as %r"
+    command = command or f"{shlex.join([sys.executable, carrier.__file__])} %h %p as %r"
     path.write_text(f"Host edge\n  HostName {sshd.host}\n  Port {sshd.port}\n  User {sshd.user}\n  ProxyCommand {command}\n")
     more = {"host": "edge", "port": None, "user": None, "ssh_config": str(path), **more}
     return config_for(sshd, **more)

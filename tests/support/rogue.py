@@ -6,6 +6,8 @@ one of them `before login`, or
     unread    asks without end, and reads no answer
     keys      begins to exchange keys, and asks instead of going on
     late      forwards, and has something more to say on every channel that it has closed
+    hasty     says that we are in, and DISCONNECT, in one segment
+    odd       forwards, and answers global requests with UNIMPLEMENTED
 """
 
 from __future__ import annotations
@@ -23,10 +25,13 @@ from asyncssh.packet import String, UInt32
 from proxy.wire import messages
 from tests.support import ssh_keys
 from tests.support.daemon import ROOT, Sections
+from tests.support.hasty_server import Hasty
 from tests.support.hostile import FLOODS, Flooding
 from tests.support.other_servers import Connections
 
 COUNT: Final = 100_000
+UNIMPLEMENTED: Final = 3
+GLOBAL_REQUEST: Final = 80
 BEFORE_LOGIN: Final = " before login"
 
 
@@ -100,6 +105,19 @@ class _Asking(Flooding):
         self.flood(FLOODS["global requests"])
 
 
+class _Odd(_Forwarding):
+    def connection_made(self, conn: Any) -> None:
+        def unimplemented(conn: Any, _kind: int, sequence: int, _packet: object) -> None:
+            conn.send_packet(UNIMPLEMENTED, UInt32(sequence))
+
+        conn._packet_handlers = {**conn._packet_handlers, GLOBAL_REQUEST: unimplemented}
+
+
+def _hang_up(conn: Any) -> bytes:
+    conn._send_disconnect(asyncssh.DISC_TOO_MANY_CONNECTIONS, "not today", "en")
+    return b""
+
+
 def _said() -> None:
     print("said", flush=True)  # noqa: T201 - who has started it reads it
 
@@ -123,7 +141,13 @@ async def _serve(kind: str, host_key: str, authorized_keys: str) -> None:
     conns: Connections = []
     flood = kind.removesuffix(BEFORE_LOGIN)
 
+    hasty = Hasty(_hang_up)
+
     def session() -> asyncssh.SSHServer:
+        if kind == "hasty":
+            return hasty.session(conns)
+        if kind == "odd":
+            return _Odd()
         if kind == "late":
             return _Forwarding()
         if kind in {"unread", "keys"}:

@@ -55,8 +55,12 @@ class Hasty:
         self.hangs_up = hangs_up
         self.said = 0
 
+    def session(self, conns: list[asyncssh.SSHServerConnection]) -> asyncssh.SSHServer:
+        """One connection's, which adds itself to `conns`."""
+        return _Hasty(self, conns)
+
     @asynccontextmanager
     async def serve(self, folder: Path) -> AsyncIterator[GatewayConfig]:
         """As a gateway."""
-        async with other_servers.asyncssh_server(folder, lambda conns: _Hasty(self, conns)) as config:
+        async with other_servers.asyncssh_server(folder, self.session) as config:
             yield config

@@ -1,0 +1,30 @@
+"""`python carrier.py HOST PORT [WORD…]`: what `nc` does, for a ProxyCommand. It says so, and ends with 7 if it is terminated."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import sys
+
+
+def main(host: str, port: str, *words: str) -> None:
+    """Carry bytes until one side has ended."""
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(7))
+    with socket.create_connection((host, int(port))) as server:
+        sys.stderr.write(" ".join(["carrying", *words]) + "\n")
+        sys.stderr.flush()
+        while True:
+            for ready in select.select([0, server.fileno()], [], [])[0]:
+                data = os.read(0, 65536) if ready == 0 else server.recv(65536)
+                if not data:
+                    return
+                if ready == 0:
+                    server.sendall(data)
+                else:
+                    os.write(1, data)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
