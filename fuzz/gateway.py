@@ -14,6 +14,8 @@ NUMBERS = 6
 """Channels that broken messages are about: some that are open, and some that are not."""
 GLOBAL_REQUEST = 80
 """Not a channel's: it goes to asyncssh."""
+FLOOD = 600
+"""Messages: more than one turn of the loop opens."""
 KINDS = (
     messages.DATA,
     messages.DATA,
@@ -71,8 +73,33 @@ class Gateway:
             return bytes((messages.NEWKEYS,)) if choices.flag() else bytes((GLOBAL_REQUEST,)) + choices.content(20)
         if self.ear.asked and what < 16:
             return self._answer(*self.ear.asked.popitem())
+        late = [channel for channel in self.ear.channels.values() if channel.sent_close and not channel.had_close]
+        if late and what == 1:
+            return self._late(late[choices.below(len(late))])
         known = [channel for channel in self.ear.channels.values() if not channel.sent_close]
         return self._on(known[choices.below(len(known))]) if known else b""
+
+    def _late(self, channel: Known) -> bytes:
+        """On a channel that it has closed, before it has heard that we have, too."""
+        to = channel.number.to_bytes(4)
+        if self._choices.flag():
+            return bytes((messages.REQUEST,)) + to + bytes(4) + b"\1"
+        return bytes((messages.WINDOW_ADJUST,)) + to + (1).to_bytes(4)
+
+    def flood(self) -> tuple[bytes, int]:
+        """A small message, and how often it says that in one go."""
+        choices = self._choices
+        known = [channel for channel in self.ear.channels.values() if not channel.sent_close]
+        message = bytes((GLOBAL_REQUEST,)) + bytes(5)
+        if known and (what := choices.below(4)):
+            channel = known[choices.below(len(known))]
+            to = channel.number.to_bytes(4)
+            message = (
+                bytes((messages.REQUEST,)) + to + bytes(4) + b"\1",
+                bytes((messages.WINDOW_ADJUST,)) + to + bytes(4),
+                bytes((messages.REQUEST if channel.sent_eof else messages.DATA,)) + to + bytes(4 + channel.sent_eof),
+            )[what - 1]
+        return message, 1 + choices.size(FLOOD)
 
     def _answer(self, number: int, window: int) -> bytes:
         choices, to = self._choices, number.to_bytes(4)

@@ -9,6 +9,7 @@ honest, the link never ends, what it sends arrives in order, and nothing that it
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, cast
 from unittest.mock import patch
 
@@ -22,11 +23,15 @@ from proxy.relay.budget import MemoryBudget
 from proxy.relay.interfaces import Pieces
 from proxy.ssh.native import plane as plane_module
 from proxy.ssh.native.channel import NativeChannel, Refusal
+from proxy.ssh.native.incoming import DEAR, TURN
+from proxy.ssh.native.valve import Reason
 from proxy.wire import messages
 from proxy.wire.errors import ProtocolError
 from proxy.wire.packets import HEADER, OVERHEAD, Sealer
 
 MEMORY = 4 << 20
+UNREAD = 16 << 10
+"""Bytes of answers that a gateway may leave unread: few, so that a script can get there."""
 CHANNELS = 4
 ADDRESS = Endpoint("10.0.0.1", 6443)
 TAKEOVER = b"\xe0"
@@ -104,6 +109,16 @@ class Scenario:
                 conn, self._budget, on_error=self._errors.append, on_lost=lambda _: None, on_ended=lambda: None
             )
         self._plane.round_trip = choices.below(4) / 2  # windows grow if it is long
+        self._opened = 0
+        incoming = cast("Any", self._plane)._incoming
+        incoming._on_message, incoming._on_other = self._counted(incoming._on_message, 1), self._counted(incoming._on_other, DEAR)
+
+    def _counted(self, handler: Callable[..., bool], weight: int) -> Callable[..., bool]:
+        def counted(*args: object) -> bool:
+            self._opened += weight
+            return handler(*args)
+
+        return counted
 
     async def run(self) -> None:
         """The script, and the end of the link."""
@@ -113,12 +128,35 @@ class Scenario:
             step = steps[self._choices.below(len(steps))]
             step()
             if step == self._turn:
-                await asyncio.sleep(0)
+                await self._go_round()
             self._check()
+        await self._settle()
         await self._end()
 
+    async def _go_round(self) -> int:
+        """The loop, once; how much was opened since the last time."""
+        valve, before = cast("Any", self._plane)._valve, self._opened
+        was_deaf = valve.is_closed_by(Reason.UNREAD)
+        await asyncio.sleep(0)
+        assert self._opened <= 2 * TURN + DEAR, "more than the rest of one turn, and the next"
+        if was_deaf and valve.is_closed_by(Reason.UNREAD):
+            assert self._opened == before, "the gateway is heard, and does not read what it is answered"
+        opened, self._opened = self._opened, 0
+        return opened
+
+    async def _settle(self) -> None:
+        """What an honest gateway has said is opened, sooner or later, if nothing is in its way."""
+        idle = 0
+        while idle < 3:
+            idle = 0 if await self._go_round() else idle + 1
+            self._check()
+        incoming = cast("Any", self._plane)._incoming
+        if self._gateway.is_honest and not (self._wire.is_stalled or self._border.waits_for_keys):
+            assert not self._wire.arrived
+            assert incoming._start == incoming._end
+
     def _rarely(self) -> None:
-        (self._open, self._open, self._keys, self._stall, self._noise)[self._choices.below(5)]()
+        (self._open, self._open, self._keys, self._stall, self._noise, self._flood)[self._choices.below(6)]()
 
     def _turn(self) -> None:
         """Time passes, and the loop goes round."""
@@ -134,6 +172,14 @@ class Scenario:
         self._arrive(bytes(buffer[: self._sealer.seal(buffer, 0, len(body))]))
         if body[0] == messages.NEWKEYS:
             self._sealer = Sealer(*KEYS)
+
+    def _flood(self) -> None:
+        message, times = self._gateway.flood()
+        buffer, end = memoryview(bytearray(times * (len(message) + OVERHEAD))), 0
+        for _ in range(times):
+            buffer[end + HEADER : end + HEADER + len(message)] = message
+            end = self._sealer.seal(buffer, end, len(message))
+        self._arrive(bytes(buffer[:end]))
 
     def _noise(self) -> None:
         self._arrive(self._gateway.noise())
@@ -221,7 +267,8 @@ class Scenario:
 async def _live(data: bytes) -> None:
     if data[:1] >= TAKEOVER:
         await Takeover(Choices(data[1:])).run()
-    else:
+        return
+    with patch.dict(vars(plane_module), MOST_UNREAD=UNREAD):
         await Scenario(Choices(data)).run()
 
 
