@@ -132,7 +132,7 @@ class Border:
         self.protocol: Any = None
         self.waits_for_keys = False
         """The peer's NEWKEYS has come, and nothing it says afterwards can be opened before there are keys."""
-        self._wire = wire
+        self._wire = self._transport = wire
 
     def __call__(self, *_: object) -> Border:
         """Made for a connection and a plane."""

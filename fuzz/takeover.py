@@ -31,7 +31,7 @@ DISCONNECT, IGNORE, UNIMPLEMENTED, DEBUG, EXT_INFO, SUCCESS, BANNER = 1, 2, 3, 4
 GLOBAL_REQUEST, REQUEST_SUCCESS, REQUEST_FAILURE, UNKNOWN = 80, 81, 82, 192
 MOST: Final = metered.TURN + incoming.TURN // incoming.DEAR
 """Messages of asyncssh's that one turn may handle: in that of the takeover both have a share."""
-FLOOD: Final = 300
+FLOOD: Final = 150
 _CIPHER: Final = b"aes128-gcm@openssh.com"
 QUIET: Final = 2000
 """Turns after which everything has been said that ever will be."""
@@ -137,7 +137,7 @@ class Takeover:
         choices, said = self._choices, list[bytes]()
         said += [_BEFORE[choices.below(len(_BEFORE))]] * choices.size(FLOOD)
         said.append(Byte(SUCCESS))
-        for _ in range(choices.below(6)):
+        for _ in range(choices.below(5)):
             if choices.below(8) == 0:
                 said.append(_LAST[choices.below(len(_LAST))])
                 self._is_over = True
@@ -155,10 +155,11 @@ class Takeover:
     async def run(self) -> None:
         """Read by read, with the takeover as soon as the script wants it after the login."""
         choices, script = self._choices, self._script()
+        least = 1 + len(script) // 64
         late, quiet = choices.below(4), 0
         while quiet < QUIET and (quiet < 3 or not self._is_done):
             if script:
-                size = 1 + (choices.below(256) * 256 if choices.flag() else choices.size(1 << 16))
+                size = least + (choices.below(256) * 256 if choices.flag() else choices.size(1 << 16))
                 self._wire.arrived += script[:size]
                 script = script[size:]
                 self._wire.deliver(1 << 18)

@@ -43,10 +43,6 @@ class Connection(Border):
 
     _kex_complete = True
 
-    def __init__(self, wire: Wire) -> None:
-        super().__init__(wire)
-        self._transport = wire
-
     def get_extra_info(self, name: str, default: object = None) -> Any:
         """No socket."""
         del name

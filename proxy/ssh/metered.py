@@ -26,12 +26,22 @@ DEAR: Final = range(7, 80)
 """Kinds that end a turn: extensions, key exchange and login. A signature is 7 ms with RSA of 4096 bits, and a peer may ask again
 and again."""
 
+LISTS: Final = frozenset({7, messages.KEXINIT})
+LONGEST_LIST: Final = 32 << 10
+"""Bytes of a list of extensions or algorithms. OpenSSH's are 2 KiB; those of 256 KiB, which asyncssh takes, took 120 ms each."""
+
 ANSWERS: Final = frozenset({81, 82, messages.OPEN_FAILURE, messages.WINDOW_ADJUST, 99, messages.FAILURE})
 MOST_ANSWERS: Final = 10_000
 """While keys are exchanged. OpenSSH asks once per ClientAliveInterval."""
 
 MOST_UNREAD: Final = 2 << 20
 """Bytes that wait in the transport before the peer is no longer heard. Clients add none past 0.5 MiB: these are answers."""
+
+MOST_KEPT: Final = 8 << 20
+"""Bytes that wait for new keys. A jump host carries one channel, whose window is 2 MiB with OpenSSH; ours wait by themselves."""
+
+MOST_BELOW: Final = 4 << 20
+"""Bytes that a jump host's connection may have before clients of what it carries wait: more than the window of an honest one."""
 
 POLL_S: Final = 0.02
 
@@ -47,13 +57,22 @@ class Metered:
         self._loop = asyncio.get_running_loop()
         self._left = TURN
         self._answers = 0
+        self._kept = 0
         self._is_counting = False
         self.is_held = False
         """What has come waits for the next turn, and the transport is paused."""
         self._finish, self._send = self._conn._finish_recv_packet, self._conn.send_packet
+        self._process = self._conn.process_packet
         # Instance attributes over methods: asyncssh looks them up at each call.
+        self._conn.process_packet = self._processed
         self._conn._finish_recv_packet, self._conn.send_packet = self._finished, self._sent
         self._conn._channels = Channels()
+
+    def _processed(self, kind: int, sequence: int, packet: Any) -> Any:
+        """A packet for the connection itself. Raises asyncssh.ProtocolError."""
+        if kind in LISTS and (size := len(packet.get_full_payload())) > LONGEST_LIST:
+            raise asyncssh.ProtocolError(f"a message of type {kind} has {size} bytes")
+        return self._process(kind, sequence, packet)
 
     def _finished(self, kind: int, sequence: int, _task: object = None, *, is_async: bool = False) -> None:
         """A packet has been handled."""
@@ -106,19 +125,39 @@ class Metered:
         """Asyncssh has a packet to send, or to keep until there are new keys."""
         conn = self._conn
         if conn._kex_complete:
-            self._answers = 0
-        elif kind in ANSWERS:
-            self._answers += 1
-            if self._answers > MOST_ANSWERS:  # not raised: a client's transport may be who calls
-                fail(conn, f"the peer asks, and exchanges keys without end: {MOST_ANSWERS} answers wait for them")
+            self._answers = self._kept = 0
+        elif kind >= messages.FIRST:
+            self._answers += kind in ANSWERS
+            self._kept += sum(map(len, args))
+            if self._answers > MOST_ANSWERS or self._kept > MOST_KEPT:  # not raised: a client's transport may be who calls
+                fail(conn, f"it exchanges keys without end: {self._kept} bytes wait for them, with {self._answers} answers")
                 return
         self._send(kind, *args, handler=handler)
+
+    @property
+    def unsent(self) -> int:
+        """Bytes of what it carries that the kernel has not taken yet, those of the jump hosts before it included."""
+        transport, below = self._conn._transport, carrier(self._conn)
+        waiting: int = transport.get_write_buffer_size() if transport is not None else 0
+        return self._kept + waiting + (below.unsent if below is not None else 0)
 
 
 def of(conn: asyncssh.SSHClientConnection) -> Metered | None:
     """Who meters it."""
     found = getattr(cast("Any", conn)._finish_recv_packet, "__self__", None)
     return found if isinstance(found, Metered) else None
+
+
+def carrier(conn: asyncssh.SSHClientConnection) -> Metered | None:
+    """Who meters the jump host's connection that carries this one; None if none does."""
+    transport = cast("Any", conn)._transport
+    below = cast("Any", transport)._conn if isinstance(transport, asyncssh.SSHTCPChannel) else None
+    return of(below) if below is not None else None
+
+
+def is_behind(below: Metered | None) -> bool:
+    """Whether a jump host has been given more than it takes. A window says how much that may be, and it may say 4 GiB."""
+    return below is not None and below.unsent > MOST_BELOW
 
 
 def fail(conn: Any, message: str) -> None:

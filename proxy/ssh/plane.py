@@ -20,6 +20,7 @@ from proxy.relay.budget import MemoryBudget
 from proxy.ssh import internals
 from proxy.ssh.channel import SshChannel
 from proxy.ssh.errors import describe_loss
+from proxy.ssh.metered import carrier, is_behind
 from proxy.ssh.native.channel import OnAnswer, Refusal
 from proxy.ssh.pace import BULK
 from proxy.tasks import Tasks
@@ -45,6 +46,7 @@ class AsyncsshPlane:
         self._budget = budget
         self._server = server
         self._on_ended = on_ended
+        self._carrier = carrier(conn)
         self._loop = asyncio.get_running_loop()
         self._tasks = Tasks(f"link {name}")
         self._channels: dict[SshChannel, None] = {}
@@ -131,17 +133,24 @@ class AsyncsshPlane:
     # ---------------------------------------------------------------------------------------- backpressure
 
     def written(self, nbytes: int) -> None:
-        """A channel has written: while keys are exchanged asyncssh queues without bound, so nobody writes more until then."""
+        """A channel has written: while keys are exchanged asyncssh queues without bound, so nobody writes more until then.
+
+        Nor do they when a jump host does not take what it gets.
+        """
         if nbytes >= BULK:
             self.bulk += nbytes
-        if not self._is_full and internals.is_exchanging_keys(self._conn):
+        if not self._is_full and self._is_stuck:
             self._pause()
             self._loop.call_later(KEX_POLL_S, self._resume_after_kex)
+
+    @property
+    def _is_stuck(self) -> bool:
+        return internals.is_exchanging_keys(self._conn) or is_behind(self._carrier)
 
     def _resume_after_kex(self) -> None:
         if internals.is_gone(self._conn):
             return
-        if internals.is_exchanging_keys(self._conn):
+        if self._is_stuck:
             self._loop.call_later(KEX_POLL_S, self._resume_after_kex)
         elif not self._is_congested:
             self._resume()

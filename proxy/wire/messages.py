@@ -13,6 +13,8 @@ from proxy.wire.errors import ProtocolError
 
 KEXINIT: Final = 20
 NEWKEYS: Final = 21
+FIRST: Final = 80
+"""Of the connection protocol (RFC 4250 4.1.2): none of them passes while keys are exchanged."""
 OPEN: Final = 90
 OPEN_CONFIRMATION: Final = 91
 OPEN_FAILURE: Final = 92

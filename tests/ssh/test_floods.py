@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,6 +12,7 @@ from typing import Any, cast
 
 import asyncssh
 import pytest
+from asyncssh.packet import Byte, String
 
 from proxy.config.values import Endpoint
 from proxy.ssh import internals, metered
@@ -18,10 +20,13 @@ from proxy.ssh.link import Link
 from proxy.ssh.native import incoming, outgoing
 from proxy.ssh.native import plane as plane_module
 from proxy.ssh.native.plane import NativePlane
-from tests.ssh.conftest import ORIGIN, Watched, failure, started
-from tests.ssh.native import SECONDS, until
+from proxy.wire import messages
+from tests.ssh.conftest import ORIGIN, Watched, config_for, failure, started
+from tests.ssh.native import SECONDS, Tunnel, until
+from tests.support.echo import Sink, exchange, pattern
 from tests.support.hostile import CHANNEL_FLOODS, FLOODS, LOGIN_FLOODS, Flooding
 from tests.support.other_servers import Connections, asyncssh_server
+from tests.support.sshd import Sshd, SshdFactory
 
 COUNT = 5_000
 TARGET = Endpoint("10.0.0.1", 6443)
@@ -105,6 +110,16 @@ async def test_so_it_is_before_the_login(tmp_path: Path, turns: Turns, flood: st
     assert turns.all > COUNT / 10
 
 
+async def test_a_list_of_algorithms_has_an_end(tmp_path: Path, data_plane: str) -> None:
+    """One of 250,000 took more than a turn of the loop may."""
+    async with flooded(tmp_path, "") as (gateway, (server, *_)):
+        link = gateway._links[0]
+        server.say(Byte(messages.KEXINIT) + bytes(16) + String(b"," * (40 << 10)) + String("") * 9 + bytes(5))
+        async with asyncio.timeout(SECONDS):
+            error = await asyncio.shield(link.closed)
+        assert "a message of type 20 has" in str(error), data_plane
+
+
 # ---------------------------------------------------------------------------------------------------------- memory
 
 
@@ -163,3 +178,32 @@ async def test_so_have_those_to_requests_on_a_channel(tmp_path: Path, data_plane
         async with asyncio.timeout(SECONDS):
             error = await asyncio.shield(link.closed)
         assert (error.reason, link.data_plane) == ("protocol_error", data_plane)
+
+
+@pytest.mark.sshd
+@pytest.mark.usefixtures("data_plane")
+async def test_a_jump_host_that_takes_nothing_holds_the_clients_back(
+    sshd: Sshd, sshd_factory: SshdFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever its window says: what it does not take waits in the clients' sockets, not here."""
+    monkeypatch.setattr(metered, "MOST_BELOW", 256 << 10)
+    inner, content = sshd_factory(), pattern(4 << 20)
+    async with Sink() as sink, started(config_for(inner, jump=["hq"]), {"hq": config_for(sshd)}) as gateway:
+        await gateway.until(lambda: gateway.links == 1)
+        conn = gateway._links[0]._conn
+        jump, tunnel = metered.carrier(conn), cast("Any", conn)._transport
+        assert jump is not None
+        async with Tunnel(gateway, sink.endpoint, gateway) as port, asyncio.TaskGroup() as group:
+            clients = [group.create_task(exchange(port.endpoint, content)) for _ in range(12)]
+            await sink.wait_accepted(len(clients))
+            sshd.pause()
+            try:
+                tunnel._send_window += 1 << 30  # as if it had granted that
+                await until(lambda: metered.is_behind(jump))
+                for _ in range(200):
+                    await asyncio.sleep(0)
+                    assert jump.unsent < 4 << 20, "what was read from clients by then"
+                tunnel._send_window -= 1 << 30
+            finally:
+                sshd.resume()
+        assert {await client for client in clients} == {hashlib.sha256(content).hexdigest().encode()}

@@ -14,8 +14,9 @@ import asyncssh
 from proxy.config.values import Endpoint
 from proxy.errors import LinkError
 from proxy.relay.budget import MemoryBudget
+from proxy.ssh.metered import POLL_S, carrier, is_behind
 from proxy.ssh.native.channel import NativeChannel, OnAnswer
-from proxy.ssh.native.flow import Flow
+from proxy.ssh.native.flow import HIGH_WATER, Flow
 from proxy.ssh.native.gathering import Gathering
 from proxy.ssh.native.handover import Handover
 from proxy.ssh.native.incoming import LARGEST_DATA, Incoming
@@ -75,6 +76,8 @@ class NativePlane:
         self._free: list[int] = []
         self._closed: deque[int] = deque()
         self._writes = 0
+        self._carrier = carrier(conn)
+        self._polling: asyncio.TimerHandle | None = None
         self.error: LinkError | None = None
         """Why the connection has ended."""
         self._bulk_in = 0
@@ -256,10 +259,22 @@ class NativePlane:
 
     def _sent(self, unsent: int) -> None:
         """There was a write, and `unsent` bytes wait: a peer that asks and does not read the answers is not heard meanwhile."""
-        self.flow.written(unsent)
+        if is_behind(self._carrier) and self._polling is None:
+            self._polling = self.loop.call_later(POLL_S, self._poll)
+        self.flow.written(unsent if self._polling is None else HIGH_WATER + 1)
         self._writes = self._writes + 1 if unsent else 0
         if unsent > MOST_UNREAD or self._writes > MOST_WRITES:
             self._valve.close(Reason.UNREAD)
+
+    def _poll(self) -> None:
+        """A jump host has been given more than it takes, and nobody tells when it has taken it."""
+        self._polling = None
+        if self._transport.is_closing():
+            return
+        if is_behind(self._carrier):
+            self._polling = self.loop.call_later(POLL_S, self._poll)
+        elif not self._transport.get_write_buffer_size():
+            self.flow.drained()
 
     def _turn_ends(self, written: int) -> None:
         nread, self._received_before = self._incoming.received - self._received_before, self._incoming.received
@@ -289,6 +304,8 @@ class NativePlane:
 
     def _transport_lost(self, exc: Exception | None) -> None:
         self._gathering.close()
+        if self._polling is not None:
+            self._polling.cancel()
         if self._socket is not None:
             self._socket.detach()  # it is the transport's, and closed by now
             self._socket = None
