@@ -30,7 +30,7 @@ from tests.support.faulty import FaultyRelay
 from tests.support.ports import free_port
 from tests.support.rogue import Rogue
 from tests.support.shim import Shim
-from tests.support.sshd import Sshd
+from tests.support.sshd import NewerSshd, Sshd
 from tests.support.tls import Certificates
 
 PROBE: Final[Sections] = {"interval": "300ms", "timeout": "1s"}
@@ -46,7 +46,7 @@ class Bed:
         self.row = row
         self.folder = folder
         self.certificates = certificates
-        self.edge = Sshd(folder / "edge", config=row.sshd)
+        self.edge = (NewerSshd if row.is_newer else Sshd)(folder / "edge", config=row.sshd)
         self.far = Sshd(folder / "far")
         self.apis = {name: Api(certificates) for name in CLUSTERS}
         self.ports = {name: free_port() for name in (*CLUSTERS, "plain", "rogue")}

@@ -82,6 +82,8 @@ class Row:
     """Keys of the gateway's section."""
     sshd: Mapping[str, str] = field(default_factory=dict)
     """Keywords of the gateway's sshd_config."""
+    is_newer: bool = False
+    """Whether that sshd is Debian 13's."""
     limits: Mapping[str, object] = field(default_factory=dict)
     """Keys of `limits`."""
     environment: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,64 @@
+"""What other gateways' keys do to a gateway of the same sshd, which shuts out addresses that it refuses too often."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from tests.faults.bed import Bed
+from tests.faults.row import Row
+from tests.integration.conftest import gateway
+from tests.integration.running import told
+
+pytestmark = pytest.mark.newer_sshd
+
+WRONG = [f"wrong{number}" for number in range(6)]
+
+
+def refused(bed: Bed) -> list[str]:
+    return [name for name, entry in told(bed.daemon).items() if entry["reason"] == "auth_failed"]
+
+
+async def refuse_six(bed: Bed) -> None:
+    """Six gateways with a wrong key each come into the configuration; then edge has to log in anew."""
+    content = json.loads(bed.good)
+    for name in WRONG:
+        key = bed.edge.new_identity(name, authorize=False)
+        content["gateways"][name] = gateway(bed.edge, identity_files=[str(key)])
+    bed.daemon.config.write_text(json.dumps(content))
+    await bed.reload()
+    await bed.wait_for(
+        "all are refused", lambda: {told(bed.daemon)[name]["reason"] for name in WRONG} == {"auth_failed"}, seconds=60
+    )
+    before = bed.daemon.metric("kubemux_gateway_reconnects_total", gateway="edge", reason="replaced")
+    await bed.reconnect()
+    await bed.wait_for(
+        "edge has another link",
+        lambda: bed.daemon.metric("kubemux_gateway_reconnects_total", gateway="edge", reason="replaced") > before,
+    )
+    log = await asyncio.to_thread(bed.edge.log)
+    assert "failed authentication" in log, "sshd counts"
+    assert "activating" not in log, "sshd shuts this machine out"
+
+
+async def forget_them(bed: Bed) -> None:
+    bed.daemon.config.write_bytes(bed.good)
+    await bed.reload()
+
+
+ROWS = (
+    Row(
+        name="six refused keys on one sshd 10",
+        breaks=refuse_six,
+        mends=forget_them,
+        lost="replaced",
+        is_newer=True,
+    ),
+)
+
+
+async def test_row(proven: Callable[[], Awaitable[None]]) -> None:
+    await proven()
