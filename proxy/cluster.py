@@ -317,7 +317,10 @@ async def probe_dial(config: Config, name: str, handshakes: Handshakes) -> Async
     if cluster.gateway != DIRECT:
         settings = config.gateways[cluster.gateway].model_copy(update={"connections": 1})
         metrics = Metrics(CollectorRegistry(), version="")
-        gateway = Gateway(cluster.gateway, settings, config.gateways, budget=budget, metrics=metrics, handshakes=handshakes)
+        # Not by the name of the daemon's own: in its log, that would come and go.
+        gateway = Gateway(
+            f"{cluster.gateway} (probe)", settings, config.gateways, budget=budget, metrics=metrics, handshakes=handshakes
+        )
         await gateway.connect()
         route = gateway
 

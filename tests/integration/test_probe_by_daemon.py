@@ -59,6 +59,7 @@ async def test_the_daemon_probes_for_who_may_not_read_the_keys(sshd: Sshd, tmp_p
             assert head == "prod through edge, probed by the daemon"
             assert untimed(steps) == untimed(by_itself.stdout.splitlines()[1:])
             assert steps[-1] == "alive: ok"
+            assert {entry["gateway"] for entry in daemon.events("link closed")} == {"edge (probe)"}, "its own links live on"
 
             document = json.loads((await probe("prod", "--json", "--config", daemon.config)).stdout)
             assert (document["alive"], document["result"], document["daemon"]) == (True, "ok", daemon.pid)
