@@ -12,6 +12,7 @@ import os
 import pickle
 import signal
 import sys
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -48,6 +49,8 @@ async def load(path: Path) -> Loaded:
     if ran.code:
         sys.stderr.write(ran.complaints.decode("utf-8", "replace"))  # a bug's traceback
         raise _failed(path, _why(ran.code))
+    if ran.complaints:  # Python's warnings: from here they go where ours do
+        warnings.warn(ran.complaints.decode("utf-8", "replace").strip(), RuntimeWarning, stacklevel=2)
     result = pickle.loads(ran.output)  # noqa: S301 - from ourselves, through a pipe that nobody else has
     if isinstance(result[0], Config):
         return Loaded(*result)

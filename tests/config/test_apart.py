@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
+from proxy import program
 from proxy.config import apart, loader
 from proxy.config.apart import Loaded
 from proxy.errors import ConfigError
@@ -54,6 +55,18 @@ def test_so_are_its_mistakes(file: Path, text: str) -> None:
     with pytest.raises(ConfigError) as there:
         read(file)
     assert (str(there.value), there.value.render(), there.value.hint) == (str(here.value), here.value.render(), here.value.hint)
+
+
+def test_what_python_warns_of_there_is_a_warning_here(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = program.run
+
+    async def warned(command: Sequence[str], *, environment: Mapping[str, str], most: int) -> program.Ran:
+        ran = await run(command, environment=environment, most=most)
+        return ran._replace(complaints=b"x509.py:7: OddWarning: odd\n  load()\n")
+
+    monkeypatch.setattr(program, "run", warned)
+    with pytest.warns(RuntimeWarning, match="^x509.py:7: OddWarning: odd"):
+        assert read(file).config == loader.load(file)
 
 
 def test_a_relative_path_means_the_same_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
