@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from proxy.cli import main
-from proxy.config import known_hosts
+from proxy.config import known_hosts, loader
 from proxy.config.model import Config, GatewayConfig
 from tests.support.ssh_keys import hash_hosts, new_key, public
 
@@ -87,3 +87,31 @@ def test_check_warns_and_accepts(tmp_path: Path, key: Path) -> None:
         f"WARNING: {path}: gateways.edge.known_hosts: no line for other port 2222 in {hosts}",
         "  hint: ssh-keyscan -p 2222 other prints some; compare the fingerprint before you add one",
     ]
+
+
+@pytest.mark.parametrize("socket", ["", "gone"])
+def test_what_keeps_one_gateway_down_is_a_warning_as_it_is_for_the_daemon(
+    tmp_path: Path, key: Path, socket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`check` and `run` agree: both take the file, and say what is wrong in the same words."""
+    monkeypatch.setenv("SSH_AUTH_SOCK", str(tmp_path / socket) if socket else "")
+    words = "open sesame"
+    locked, hosts, path = (
+        new_key(tmp_path / "locked", passphrase=words),
+        tmp_path / "known_hosts",
+        tmp_path / "config.yaml",
+    )
+    hosts.write_text(f"bastion {public(key)}\n")
+    path.write_text(
+        f"version: 1\ngateways:\n  locked: {{host: bastion, identity_files: [{locked}], known_hosts: [{hosts}]}}\n"
+        f"  agent: {{host: bastion, agent: true, known_hosts: [{hosts}]}}\n"
+    )
+    assert set(loader.load(path).gateways) == {"locked", "agent"}, "the daemon starts"
+    result = CliRunner().invoke(main, ["check", "--config", str(path)])
+    assert (result.exit_code, result.stdout) == (0, f"{path}: ok, 2 gateways, 0 clusters\n")
+    said = f"there is no agent at {tmp_path / socket}" if socket else "SSH_AUTH_SOCK is not set"
+    assert f"gateways.agent.agent: {said}\n  hint: " in result.stderr
+    assert (
+        f"gateways.locked.identity_files[0]: {locked} is encrypted, and the gateway has no passphrase_file\n  hint: "
+        in result.stderr
+    )

@@ -136,6 +136,7 @@ async def test_a_name_that_does_not_resolve(config: GatewayConfig, host: str) ->
     found = await failure(at(config, host=host, connect_timeout=5.0))
     assert isinstance(found, Unresolvable), found
     assert host in str(found)
+    assert "getent hosts" in found.hint
 
 
 async def test_a_full_backlog_is_a_timeout(config: GatewayConfig) -> None:

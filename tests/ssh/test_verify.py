@@ -11,9 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.config.model import GatewayConfig
 from proxy.errors import HostKeyChanged, HostKeyRevoked, HostKeyUnknown, LinkError, RetryClass
 from proxy.ssh.known_hosts import Known, Trusted, fingerprint
-from proxy.ssh.verify import Server, verify
+from proxy.ssh.options import Prepared
+from proxy.ssh.verify import Server, scan, verify
 
 KEY, OTHER, CA = (asyncssh.generate_private_key("ssh-ed25519") for _ in range(3))
 SCAN = "ssh-keyscan -p 2222 edge >> /etc/kh"
@@ -158,3 +160,24 @@ def test_a_signature_with_sha1_counts_only_if_it_was_asked_for() -> None:
         key = verify(Server("edge:22", SCAN, trusted, algorithms), rsa.public_data)
         assert key.verify(b"exchange", signature) is is_taken
         assert key.verify(b"exchange", rsa.sign(b"exchange", b"rsa-sha2-256")) is not is_taken
+
+
+@pytest.mark.parametrize(
+    ("more", "hop", "proxy_command", "command"),
+    [
+        ({}, None, None, "ssh-keyscan -p 2222 edge >> '/etc/known hosts'"),
+        ({"host_key_alias": "b"}, None, None, "ssh-keyscan -p 2222 edge | sed 's/^[^ ]*/b/' >> '/etc/known hosts'"),
+        ({}, ("bastion", 22), None, "ssh -p 22 me@bastion 'ssh-keyscan -p 2222 edge' >> '/etc/known hosts'"),
+        ({}, None, "nc edge 22", "ssh -F /etc/ssh_config -o UserKnownHostsFile='/etc/known hosts' alias"),
+    ],
+    ids=["directly", "by an alias", "through a jump host", "through a ProxyCommand"],
+)
+def test_the_command_reaches_the_server_as_the_gateway_does(
+    more: dict[str, str], hop: tuple[str, int] | None, proxy_command: str | None, command: str
+) -> None:
+    def options(host: str, port: int, **more: str) -> asyncssh.SSHClientConnectionOptions:
+        return asyncssh.SSHClientConnectionOptions(host=host, port=port, username="me", config=None, client_keys=None, **more)
+
+    prepared = Prepared(options("edge", 2222, **more), Trusted(files=[Path("/etc/known hosts")]), (), proxy_command=proxy_command)
+    config = GatewayConfig(host="alias", ssh_config=Path("/etc/ssh_config"))
+    assert scan(config, prepared, options(*hop) if hop else None) == command
