@@ -1,4 +1,6 @@
-"""`python -m fuzz TARGET SECONDS`: let atheris look for an input that breaks a law. What it has learnt is kept in `.fuzz/TARGET`.
+"""`python -m fuzz TARGET SECONDS`: let atheris look for an input that breaks a law. What it learns is kept in `.fuzz/TARGET`.
+
+It begins with that, and with what others have learnt, in `fuzz/corpus/TARGET`: the least of it that reaches as much.
 
 If it finds one it ends with an error and leaves the input beside that folder (`.fuzz/TARGET-crash-...`, `-timeout-...`,
 `-oom-...`): move it to `fuzz/findings/TARGET/`, where the tests take it from, before you mend what it shows.
@@ -17,6 +19,7 @@ LONGEST_BYTES = 2048
 HANG_SECONDS = 10
 MEMORY_MB = 1024
 FOLDER = Path(".fuzz")
+CORPUS = Path(__file__).parent / "corpus"
 
 
 def main(target: str, seconds: str) -> None:
@@ -29,6 +32,8 @@ def main(target: str, seconds: str) -> None:
     learnt.mkdir(parents=True, exist_ok=True)
     options = [f"-max_total_time={int(seconds)}", f"-max_len={LONGEST_BYTES}", f"-timeout={HANG_SECONDS}", "-len_control=0"]
     options += [f"-rss_limit_mb={MEMORY_MB}", f"-artifact_prefix={learnt}-", "-print_final_stats=1", str(learnt)]
+    if (CORPUS / target).is_dir():
+        options.append(str(CORPUS / target))
     atheris.Setup([sys.argv[0], *options], run)
     atheris.Fuzz()
 

@@ -20,7 +20,16 @@ from typing import Final
 import pytest
 
 from proxy.ssh.link import DATA_PLANE
-from tests.faults import test_api_server, test_clients, test_config, test_network, test_process, test_sshd, test_surroundings
+from tests.faults import (
+    test_api_server,
+    test_clients,
+    test_config,
+    test_hostile,
+    test_network,
+    test_process,
+    test_sshd,
+    test_surroundings,
+)
 from tests.faults.bed import Bed
 from tests.faults.chart import Sample, chart
 from tests.faults.client import Saw
@@ -70,7 +79,16 @@ ROW: Final = Row(
 
 FAULTS: Final = [
     row
-    for module in (test_sshd, test_network, test_api_server, test_clients, test_surroundings, test_config, test_process)
+    for module in (
+        test_sshd,
+        test_network,
+        test_api_server,
+        test_clients,
+        test_surroundings,
+        test_config,
+        test_process,
+        test_hostile,
+    )
     for row in module.ROWS
     if row.name not in UNFIT and not row.restarts
 ] + [test_clients.row("1,000 connections opened and closed", test_clients.come_and_go(1_000))]
@@ -78,6 +96,9 @@ FAULTS: Final = [
 STORMS: Final = [row for row in FAULTS if row.name.startswith(("1,000 connections", "50 clients never read"))]
 """What a soak begins with. An allocator keeps what a crowd took of it (1,000 clients: 3 MB of 56), so minute 2 has to be that
 of a daemon that has seen its largest crowd, whatever the seed: what grows after that is a leak."""
+
+HOSTILE: Final = [row for row in FAULTS if row.name == "another gateway floods: global requests"]
+"""What comes next, in every soak: a gateway beside the others, of which nobody notices anything."""
 
 DOWN: Final = frozenset({"link_down", "channel_refused", "channel_prohibited", "timeout", "closed"})
 EXPLAINED: Final[Mapping[str, frozenset[str]]] = {
@@ -123,7 +144,7 @@ class Soak:
         return self._loop.time() - self._began
 
     def _faults(self) -> Iterator[Row]:
-        yield from STORMS
+        yield from (*STORMS, *HOSTILE)
         while True:
             yield self._random.choice(FAULTS)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -13,12 +15,16 @@ from fuzz.border import ManualLoop, Wire
 from fuzz.choices import Choices
 from fuzz.ear import Ear
 from fuzz.gateway import GLOBAL_REQUEST, Gateway
+from fuzz.takeover import Takeover
+from proxy.ssh.native import incoming
+from proxy.ssh.native.handover import Handover, Taken
 from proxy.wire import messages
 from proxy.wire.errors import ProtocolError
 from tests.support.daemon import ROOT
 
 TARGETS: dict[str, Callable[[bytes], None]] = {"link": link.run, "packets": packets.run, "parsers": parsers.run}
 FINDINGS = sorted((ROOT / "fuzz" / "findings").glob("*/*"))
+CORPUS = sorted((ROOT / "fuzz" / "corpus").glob("*/*"))
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -29,8 +35,13 @@ def test_any_input_keeps_the_laws(target: str, data: bytes) -> None:
 
 
 def test_what_was_found_once() -> None:
-    for finding in FINDINGS:
-        TARGETS[finding.parent.name](finding.read_bytes())
+    run_all(FINDINGS)
+
+
+def test_what_was_learnt() -> None:
+    """Each of these inputs has reached something that those before it had not."""
+    assert any(learnt.read_bytes()[:1] >= link.TAKEOVER for learnt in CORPUS)
+    run_all(CORPUS)
 
 
 def test_scripts_reach_what_they_are_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,10 +61,50 @@ def test_scripts_reach_what_they_are_for(monkeypatch: pytest.MonkeyPatch) -> Non
         count(name, link.Client, name)
     count("heard", Ear, "_message")
     count("stalled", Wire, "stall")
+    count("flooded", Gateway, "flood")
+    count("late", Gateway, "_late")
     scripts = (bytes(byte * (7 + seed) * 31 % 251 for byte in range(1, 1500)) for seed in range(60))
     for script in scripts:
         link.run(script)
-    assert seen.keys() == {"channel_data", "channel_eof", "channel_lost", "channel_full", "heard", "stalled"}
+    clients = {"channel_data", "channel_eof", "channel_lost", "channel_full"}
+    assert seen.keys() == clients | {"heard", "stalled", "flooded", "late"}
+
+
+def test_takeovers_reach_both_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that goes on, with answers from either side of the border; one that is over; and both before it is ours."""
+    seen: Counter[str] = Counter()
+    check, begin = Takeover._check, Handover.begin
+
+    def checked(self: Takeover) -> None:
+        seen["over" if self._is_over else "answered" if self._answers else "quiet"] += 1
+        check(self)
+
+    def begun(self: Handover) -> Taken:
+        taken = begin(self)
+        seen["with bytes" if taken.received else "with none"] += 1
+        return taken
+
+    monkeypatch.setattr(Takeover, "_check", checked)
+    monkeypatch.setattr(Handover, "begin", begun)
+    for seed in range(40):
+        link.run(link.TAKEOVER + bytes(byte * (7 + seed) * 31 % 251 for byte in range(1, 60)))
+    assert seen.keys() == {"over", "answered", "quiet", "with bytes", "with none"}
+
+
+@pytest.mark.parametrize("law", ["what has come is lost", "a turn has no end"])
+def test_a_law_of_floods_and_takeovers_that_is_broken_is_noticed(law: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    begin = Handover.begin
+    if law == "a turn has no end":
+        monkeypatch.setattr(incoming, "TURN", 1 << 20)
+    else:
+        monkeypatch.setattr(Handover, "begin", lambda self: begin(self)._replace(received=b""))
+    with pytest.raises(AssertionError):
+        run_all(CORPUS)
+
+
+def run_all(inputs: list[Path]) -> None:
+    for one in inputs:
+        TARGETS[one.parent.name](one.read_bytes())
 
 
 def test_a_law_that_is_broken_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,6 +35,9 @@ When a side is slow:
     the link      Incoming.pause_writing, NativePlane._congestion, Flow.congested: the kernel does not take everything, and Flow
                   decides who waits (`hold`) and who goes on (`go_on`), the rest when it has taken everything (`drained`). So it
                   does while keys are exchanged, and for a bulk transfer that has others beside it (`usable`)
+    too much      in a turn of the loop Incoming opens so many messages of one link and no more; the rest waits where it stands,
+                  and the link is not read until `turn_ends`. The Valve knows who has another reason: a change of keys, and a
+                  gateway that does not read what it is answered (`_sent`). `ssh.metered` does the same for what is asyncssh's
     memory        windows grow out of relay.budget, and shrink when it is short, or they stand idle (NativeChannel._review);
                   without any, new clients wait (proxy.waiting)
 
