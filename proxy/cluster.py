@@ -15,6 +15,7 @@ from typing import Final
 import structlog
 from prometheus_client import CollectorRegistry
 
+from proxy.blocking import Place
 from proxy.config.model import DIRECT, ClusterConfig, Config
 from proxy.config.values import Endpoint
 from proxy.direct import Direct
@@ -26,6 +27,7 @@ from proxy.metrics import Metrics, Traffic
 from proxy.relay.budget import MemoryBudget
 from proxy.relay.interfaces import Channel, Route
 from proxy.relay.relay import LINGER_ZERO, End, Relay
+from proxy.ssh.dial import Places
 from proxy.ssh.gateway import Gateway
 from proxy.ssh.handshakes import Handshakes
 from proxy.tasks import Tasks
@@ -304,22 +306,40 @@ def _reset(sock: socket.socket) -> None:
     sock.close()
 
 
+class Lent:
+    """What a daemon lends to probes of one cluster that are asked of it: its pace, and places for what may hang.
+
+    The places are theirs, and the same for all of them: however often somebody asks, one thread of a kind hangs.
+    """
+
+    def __init__(self, handshakes: Handshakes) -> None:
+        self.handshakes = handshakes
+        self.places = Places("a probe")
+        self.files = Place("files of a probe")
+        self.direct = Direct()
+
+
 @asynccontextmanager
-async def probe_dial(config: Config, name: str, handshakes: Handshakes) -> AsyncIterator[Dial]:
+async def probe_dial(config: Config, name: str, lent: Lent) -> AsyncIterator[Dial]:
     """A `Dial` for cluster `name` without its listener: one link of its gateway, for as long as the context lasts.
 
     Raises LinkError, with the stage that failed, if the link does not come up.
     """
     cluster = config.clusters[name]
     budget = MemoryBudget(config.limits.memory, connections=1)
-    route: Route = Direct()
+    route: Route = lent.direct
     gateway: Gateway | None = None
     if cluster.gateway != DIRECT:
         settings = config.gateways[cluster.gateway].model_copy(update={"connections": 1})
         metrics = Metrics(CollectorRegistry(), version="")
-        # Not by the name of the daemon's own: in its log, that would come and go.
         gateway = Gateway(
-            f"{cluster.gateway} (probe)", settings, config.gateways, budget=budget, metrics=metrics, handshakes=handshakes
+            f"{cluster.gateway} (probe)",  # not the name of the daemon's own: in its log, that would come and go
+            settings,
+            config.gateways,
+            budget=budget,
+            metrics=metrics,
+            handshakes=lent.handshakes,
+            places=lent.places,
         )
         await gateway.connect()
         route = gateway

@@ -8,6 +8,7 @@ import os
 import structlog
 
 from proxy.admin.control import ReloadResult
+from proxy.cluster import Lent
 from proxy.daemon import Daemon
 from proxy.doctor import examine
 from proxy.errors import ProxyError, UnknownName
@@ -25,6 +26,8 @@ class Controller:
         self._reloading = asyncio.Lock()
         self._renewal = Renewal(daemon, self._reloading)
         self._next: asyncio.Task[ReloadResult | ProxyError] | None = None
+        self._lent: dict[str, Lent] = {}
+        self._lent_for = daemon.config
 
     async def reload(self) -> ReloadResult:
         """Read the configuration again and take it whole, or change nothing and raise ConfigError or Stopping.
@@ -71,7 +74,10 @@ class Controller:
         if cluster not in config.clusters:
             raise UnknownName.among("cluster", cluster, config.clusters)
         log.info("probe requested", cluster=cluster)
-        report = await examine(config, cluster, handshakes=self._daemon.handshakes, daemon=os.getpid())
+        if self._lent_for is not config:
+            self._lent_for, self._lent = config, {}
+        lent = self._lent.setdefault(cluster, Lent(self._daemon.handshakes))
+        report = await examine(config, cluster, lent=lent, daemon=os.getpid())
         return report.to_document()
 
     async def drain(self, cluster: str) -> int:

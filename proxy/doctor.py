@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass, replace
 
-from proxy.cluster import probe_dial
+from proxy.cluster import Lent, probe_dial
 from proxy.config.model import DIRECT, ClusterConfig, Config
 from proxy.config.typed import Mistakes, read
 from proxy.errors import CredentialsUnusable, ProxyError, Stage
@@ -92,28 +92,29 @@ def from_document(document: object) -> Report:
         raise ValueError(str(exc.found[0])) from exc
 
 
-async def examine(config: Config, name: str, *, handshakes: Handshakes | None = None, daemon: int | None = None) -> Report:
-    """Probe cluster `name`. `handshakes` are those of the daemon that does it, with which it shares its pace."""
+async def examine(config: Config, name: str, *, lent: Lent | None = None, daemon: int | None = None) -> Report:
+    """Probe cluster `name`, with what is `lent` by the `daemon` that does it."""
+    lent = lent or Lent(Handshakes())
     started = time.monotonic()
     connecting = None
     try:
-        async with probe_dial(config, name, handshakes or Handshakes()) as dial:
+        async with probe_dial(config, name, lent) as dial:
             connecting = time.monotonic() - started
-            outcome = await probe(name, config.clusters[name], dial, Contexts())
+            outcome = await probe(name, config.clusters[name], dial, Contexts(), lent.files)
     except ProxyError as exc:
         outcome = unreached(exc, time.monotonic() - started).named(name)
     report = _report(name, config.clusters[name], outcome, connecting, daemon)
-    return replace(report, settings=tuple([taken async for taken in _taken(config, config.clusters[name].gateway)]))
+    return replace(report, settings=tuple([taken async for taken in _taken(config, config.clusters[name].gateway, lent)]))
 
 
-async def _taken(config: Config, name: str) -> AsyncIterator[Taken]:
+async def _taken(config: Config, name: str, lent: Lent) -> AsyncIterator[Taken]:
     """From the gateway on; nothing of what cannot be used, which the report says."""
     waiting = [config.gateways[name]] if name != DIRECT else []
     asked = len(waiting)
     while waiting:
         gateway = waiting.pop(0)
         try:
-            prepared = await prepare(gateway)
+            prepared = await prepare(gateway, lent.places.settings)
         except CredentialsUnusable:
             continue
         if asked:  # as in a dial, the jumps of a hop count only where it is the first

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,11 +13,13 @@ import pytest
 from structlog.testing import capture_logs
 
 from proxy import daemon as daemon_module
+from proxy import names
 from proxy.config.loader import load
 from proxy.control import Controller
 from proxy.daemon import Daemon
 from proxy.errors import ConfigError
 from proxy.reload import Stopping
+from tests.support import ssh_keys
 from tests.support.ports import free_port
 
 
@@ -130,3 +133,31 @@ async def test_a_drained_cluster_binds_its_address_no_more(tmp_path: Path, monke
         assert not entry.listener.is_bound
         await controller.reload()
         assert daemon.entries["one"].listener.is_bound, "a reload opens it again"
+
+
+async def test_probes_that_are_asked_for_leave_one_thread_behind_however_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    over = threading.Event()
+    look_up = names._look_up
+
+    def silent(host: str, port: int, family: int) -> list[names.Address]:
+        assert over.wait(20)
+        return look_up(host, port, family)
+
+    monkeypatch.setattr(names, "_look_up", silent)
+    key = ssh_keys.new_key(tmp_path / "key")
+    (tmp_path / "known_hosts").touch()
+    gateway = f'host: bastion.example, user: u, identity_files: ["{key}"], known_hosts: ["{tmp_path}/known_hosts"]'
+    async with controlled(tmp_path) as (daemon, controller):
+        daemon.config_path.write_text(
+            f"version: 1\ngateways:\n  edge: {{{gateway}, connect_timeout: 200ms}}\n"
+            f'clusters:\n  prod: {{gateway: edge, listen: "127.0.0.1:{free_port()}", api_servers: ["10.0.0.1:6443"]}}\n'
+        )
+        await controller.reload()
+        for _ in range(5):
+            report = await controller.probe("prod")
+            assert "bastion.example:22 does not resolve: no answer within 0.2 s" in str(report["message"])
+        hanging = [thread.name for thread in threading.enumerate() if thread.name.startswith("names of")]
+        assert sorted(hanging) == ["names of a probe", "names of gateway edge"]
+        over.set()

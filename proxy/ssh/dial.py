@@ -283,12 +283,12 @@ class _Tcp:
     async def _look_up(self, what: str, host: str, port: int, family: int) -> list[str]:
         try:
             found = await resolve(host, port, self._names, family=family, timeout=self._seconds)
+            return list(dict.fromkeys(address.host for address in found))
         except Hangs as exc:
             hint = f"the bastion's resolver does not answer: getent hosts {host}; /etc/resolv.conf names its servers"
             raise Unresolvable(f"{what} does not resolve: no answer within {self._seconds:g} s", hint=hint) from exc
         except (OSError, UnicodeError) as exc:  # UnicodeError: no name can look like that (RFC 5890)
             raise describe_connect(what, exc) from exc
-        return list(dict.fromkeys(address.host for address in found))
 
     async def create_connection(
         self, factory: Callable[[], asyncio.Protocol], _host: str, port: int

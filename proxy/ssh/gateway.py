@@ -64,6 +64,7 @@ class Gateway:
         budget: MemoryBudget,
         metrics: Metrics,
         handshakes: Handshakes,
+        places: Places | None = None,
         on_change: Callable[[], None] = lambda: None,
     ) -> None:
         self.name = name
@@ -88,7 +89,7 @@ class Gateway:
         self._failure: LinkError | None = None
         self._is_closing = False
         self._is_ordered = False
-        self._places = Places(f"gateway {name}")
+        self._places = places or Places(f"gateway {name}")
         self._learning = Place(f"host keys of gateway {name}")
 
     def __repr__(self) -> str:

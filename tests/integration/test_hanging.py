@@ -180,6 +180,14 @@ async def test_what_hangs_delays_nobody(
         assert time.monotonic() - began < AT_ONCE_S
 
 
+async def test_a_daemon_at_rest_has_one_thread(sshd: Sshd, healthy: Https, tmp_path: Path, certificates: Certificates) -> None:
+    """Those for what may hang are made for a call and end with it."""
+    prod = cluster(free_port(), healthy.endpoint, ca=certificates.ca, probe={"interval": "1h"})
+    async with running(tmp_path, gateways={"edge": gateway(sshd, host="localhost")}, clusters={"prod": prod}) as daemon:
+        await asyncio.to_thread(daemon.wait_for, "a dial", lambda: told(daemon)["edge"]["reason"] == "host_key_unknown")
+        await asyncio.to_thread(_eventually, lambda: _threads(daemon.pid) == 1)
+
+
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[tuple[Path, Shim]]:
     """A folder on a disk that can hang."""
