@@ -58,7 +58,10 @@ def replace(path: Path, data: bytes, *, mode: int | None = None) -> None:
             old = None
         if old and not stat.S_ISREG(old.st_mode):
             raise WriteFailed(f"{path}: is not a regular file", hint="give the path of a file")
-        target.parent.mkdir(mode=0o755, exist_ok=True)
+        with suppress(FileExistsError):
+            target.parent.mkdir(mode=0o755)
+            if mode is None:  # whatever our umask: as with the file itself, another user's service may have to read it
+                target.parent.chmod(0o755)
         _refuse_strangers(path)
         with _synced(target.parent):
             descriptor, name = tempfile.mkstemp(prefix=".kubemux-", dir=target.parent)

@@ -200,3 +200,19 @@ def test_a_file_of_ones_own_there_is_replaced_and_a_users_file_in_a_folder_of_th
     given(path)
     file.replace(path, b"new", mode=0o600)
     assert (path.read_bytes(), path.stat().st_uid) == (b"new", MALLORY)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "folder", "contents"), [(None, 0o755, 0o644), (0o600, 0o700, 0o600)], ids=["public", "secret"]
+)
+def test_what_is_for_the_service_too_can_be_read_by_it_under_any_umask(
+    tmp_path: Path, wanted: int | None, folder: int, contents: int
+) -> None:
+    """`sudo kubemux kubeconfig import` under umask 077: the CA's file was readable, the new folder `ca/` around it was not."""
+    path = tmp_path / "ca" / "prod.crt"
+    before = os.umask(0o077)
+    try:
+        file.replace(path, b"data", mode=wanted)
+    finally:
+        os.umask(before)
+    assert (mode(path.parent), mode(path)) == (folder, contents)
