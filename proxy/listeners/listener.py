@@ -71,6 +71,7 @@ class Listener:
         """
         if self._socket is None or self.is_refusing:
             return
+        self._accept()  # who has connected already is told by a reset, and counted
         self.is_refusing = True
         self._stop_accepting(self._socket)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)  # or another program could have the address meanwhile

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+from pathlib import Path
 
 import asyncssh
 import pytest
@@ -16,6 +17,7 @@ from proxy.errors import (
     KeepaliveTimeout,
     LinkError,
     LinkLost,
+    ProxyError,
     RetryClass,
     Stage,
     Unreachable,
@@ -85,3 +87,14 @@ def test_a_link_that_was_lost(exc: Exception | None, kind: type[LinkError]) -> N
     assert type(found) is kind
     assert SERVER in str(found)
     assert found.retry is RetryClass.SOON
+
+
+def kinds(root: type[ProxyError]) -> set[type[ProxyError]]:
+    return {root, *(kind for child in root.__subclasses__() for kind in kinds(child))}
+
+
+def test_every_reason_of_a_link_is_documented() -> None:
+    text = (Path(__file__).parents[2] / "README.md").read_text()
+    reasons = {kind.reason for kind in kinds(LinkError)} - {LinkError.reason}  # whose kinds are all there is
+    assert {"proxy_command_failed", "bad_version", "internal", "link_lost"} <= reasons
+    assert not {reason for reason in reasons if f"`{reason}`" not in text}

@@ -104,7 +104,8 @@ high = [fcntl.fcntl(int(fd), fcntl.F_DUPFD, 100) for fd in sys.argv[2:]]
 for fd, copy in enumerate(high, 3):
     os.dup2(copy, fd)
 os.closerange(3 + len(high), 256)
-os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(len(high)), "LISTEN_FDNAMES": ":".join("x" for _ in high)}
+names = ":".join(["listen-x", *("x" for _ in high[1:])])
+os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(len(high)), "LISTEN_FDNAMES": names}
 os.execv(sys.executable, [sys.executable, "-c", sys.argv[1]])
 """
 _CHILD = """
@@ -119,6 +120,7 @@ for address, sock in found.items():
     client.close()
 print(json.dumps({
     "types": [type(address).__name__ for address in found],
+    "kinds": [type(sock).__name__ for sock in found.values()],
     "blocking": [sock.getblocking() for sock in found.values()],
     "inheritable": [sock.get_inheritable() for sock in found.values()],
     "environment": [name for name in os.environ if name.startswith("LISTEN_")],
@@ -152,6 +154,7 @@ def test_a_child_finds_its_sockets_by_address(tmp_path: Path) -> None:
         assert child.returncode == 0, child.stderr
         assert json.loads(child.stdout) == {
             "types": ["Endpoint", "Endpoint", "str"],
+            "kinds": ["socket", "Activated", "Activated"],  # a socket unit listens on the others, too
             "blocking": [False] * 3,
             "inheritable": [False] * 3,
             "environment": [],
