@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from proxy.blocking import Hangs, Place, doing
 from proxy.config import certificates
@@ -47,6 +48,13 @@ _SYSTEM_FOLDERS: Final = ("/etc/ssl/certs", "/etc/pki/tls/certs")
 _HANGS: Final = "its disk, or the server it is mounted from, does not answer; probes go on by themselves when it does"
 _NO_CA: Final = "set tls.ca_file to a file with the cluster's CA: certificate-authority-data of its kubeconfig, base64-decoded"
 _FOR_ALL: Final = "kubectl refuses it, too: the server needs another one"
+
+_LOADING: Final = {
+    "KEY_VALUES_MISMATCH": "is another certificate's key",
+    "CA_MD_TOO_WEAK": "is signed by an algorithm that API servers refuse (SHA-1, MD5)",
+    "EE_KEY_TOO_SMALL": "has a key that is too short",
+}
+"""Reasons of OpenSSL for a certificate that it does not load."""
 
 # Alerts by which a server says what it thinks of our certificate (RFC 8446 6.2), as OpenSSL 3 names them.
 _CLIENT_CERT_ALERTS: Final = frozenset(
@@ -192,9 +200,10 @@ def _show(certificate: _Stamp, key: _Stamp) -> tuple[ssl.SSLContext, tuple[tuple
         # An encrypted key would ask on the terminal for its passphrase: answer with an empty one, which fails.
         context.load_cert_chain(certificate[1], key[1] if key else None, password=str)
         leaf = x509.load_pem_x509_certificate(_read(certificate[0], certificate[1]))
+        certificates.load_der(leaf.public_bytes(Encoding.DER))  # Go reads it before it shows it
     except (OSError, ValueError) as exc:
-        mismatch = isinstance(exc, ssl.SSLError) and exc.reason == "KEY_VALUES_MISMATCH"
-        why = "is another certificate's key" if mismatch else "no PEM certificate with its key, unencrypted"
+        reason = exc.reason if isinstance(exc, ssl.SSLError) else ""
+        why = _LOADING.get(reason, "no PEM certificate with its key, unencrypted")
         where = f"{certificate[1]} with probe.client_key {key[1]}" if key else certificate[1]
         raise _unusable(certificate[0], where, why) from exc
     return context, (("client", leaf.not_valid_after_utc.timestamp()),)
