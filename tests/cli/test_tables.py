@@ -7,7 +7,7 @@ from dataclasses import replace
 from io import StringIO
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
@@ -152,6 +152,7 @@ def test_a_terminal_that_is_high_enough_shows_all() -> None:
 
 
 @given(st.integers(min_value=3, max_value=60), st.integers(min_value=80, max_value=200), st.integers(min_value=3, max_value=40))
+@settings(deadline=None)  # some hundred cells each
 def test_no_screen_is_higher_than_the_terminal(height: int, width: int, count: int) -> None:
     lines = shown(many(count), height=height, width=width)
     assert len(lines) <= height
@@ -252,6 +253,7 @@ names = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min
 
 
 @given(st.lists(names, min_size=1, max_size=3), st.integers(min_value=80, max_value=240))
+@settings(deadline=None)
 def test_no_line_is_wider_than_the_terminal(clusters: list[str], width: int) -> None:
     snapshot = replace(DAEMON, clusters=tuple(replace(STAGE_US, name=name) for name in clusters))
     lines = shown(snapshot, width=width)
