@@ -15,7 +15,7 @@ import shutil
 import socket
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -72,6 +72,9 @@ class SshConfig:
     """IdentityAgent: a socket, empty for none at all."""
     revoked_host_keys: tuple[Path, ...] = ()
     known_hosts_command: tuple[str, ...] = ()
+    """To be asked, by `ask_known_hosts`."""
+    commanded: bytes = b""
+    """What it has printed: lines as in known_hosts."""
     host_key_alias: str | None = None
     family: socket.AddressFamily = socket.AF_UNSPEC
     bind_address: str | None = None
@@ -127,6 +130,22 @@ async def _ask(path: Path, alias: str, file: str, given: list[str]) -> bytes:
         hint = next((hint for words, hint in _REMEDIES.items() if words in said), usual)
         raise CredentialsUnusable(f"ssh_config {path} for {alias} cannot be used: {_printable(said)}", hint=hint)
     return ran.output
+
+
+async def ask_known_hosts(config: SshConfig) -> SshConfig:
+    """`config` with what its KnownHostsCommand prints. Raises CredentialsUnusable: without it ssh(1) trusts nobody either."""
+    command = config.known_hosts_command
+    try:
+        ran = await program.run(command)
+    except (OSError, ValueError) as exc:
+        raise CredentialsUnusable(f"KnownHostsCommand {command[0]} of ssh_config {config.path} cannot be run: {exc}") from exc
+    if ran.code:
+        said = _printable(ran.complaints.decode(errors="replace").strip())
+        raise CredentialsUnusable(
+            f"KnownHostsCommand {command[0]} of ssh_config {config.path} ended with exit code {ran.code}{said and ': '}{said}",
+            hint=f"try it: {shlex.join(command)}",
+        )
+    return replace(config, commanded=ran.output)
 
 
 def _complaint(text: str, path: Path) -> str:
@@ -293,6 +312,11 @@ class _Reader:
             words = shlex.split(value)
         except ValueError as exc:
             raise self._unusable("knownhostscommand", value, f"cannot be taken apart: {exc}", "check its quotes") from exc
+        if not words[0].startswith("/"):
+            raise self._unusable("knownhostscommand", value, "is no absolute path", "ssh(1) runs no other either")
+        if any(f"%{token}" in value.replace("%%", "") for token in "Kft"):
+            hint = "kubemux asks once, before the server shows its key: take out %K, %f and %t, and print all keys of the host"
+            raise self._unusable("knownhostscommand", value, "cannot be honoured", hint)
         allowed = self._tokens | {"H": searched, "I": "HOSTNAME"}
         return (words[0], *(self._expanded("knownhostscommand", word, allowed, self._environ) for word in words[1:]))
 

@@ -119,7 +119,8 @@ def read(config: GatewayConfig, options: asyncssh.SSHClientConnectionOptions, as
             except Unusable as exc:  # as ssh(1): another file may have the key
                 if path.is_file():
                     unread.append(f"{path} {exc}")
-    found = [(path, name, entry) for name in names for path, data in files.items() for entry in _find(path, data, name, unread)]
+    told = files | ({Path(asked.known_hosts_command[0]): asked.commanded} if asked and asked.commanded else {})
+    found = [(path, name, entry) for name in names for path, data in told.items() for entry in _find(path, data, name, unread)]
     if config.known_hosts and config.learned_host_keys:
         found += _learned(config.learned_host_keys, names, [entry for _, _, entry in found])
     lines = [(known, entry.marker) for path, name, entry in found if (known := _known(path, name, entry, unread))]
@@ -160,7 +161,7 @@ def _contents(config: GatewayConfig, path: Path) -> bytes:
 
 
 def _from_ssh_config(config: GatewayConfig, found: SshConfig) -> tuple[Path, ...]:
-    if not found.has_user_known_hosts and not any(path.exists() for path in found.known_hosts):
+    if not found.has_user_known_hosts and not found.known_hosts_command and not any(path.exists() for path in found.known_hosts):
         raise CredentialsUnusable(
             f"ssh_config {found.path} for {config.host} switches host key checking off (UserKnownHostsFile none)",
             hint="give known_hosts in the gateway; kubemux never connects to a server it cannot identify",

@@ -66,11 +66,11 @@ class Prepared:
 async def prepare(config: GatewayConfig, place: Place | None = None) -> Prepared:
     """Read what `config` refers to in `place`, within `connect_timeout`. Raises CredentialsUnusable, which names the file."""
     place = place or Place(f"settings of {config.host}")
-    deadline = asyncio.get_running_loop().time() + config.connect_timeout
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + config.connect_timeout
     try:
-        printed = await _printed(config)
-        left = deadline - asyncio.get_running_loop().time()
-        return await place.run(_prepare, config, printed, timeout=left)
+        found = await _asked(config, place, deadline)
+        return await place.run(_prepare, config, found, timeout=deadline - loop.time())
     except CredentialsUnusable as exc:
         exc.retry = RetryClass.SOON  # nothing was sent: no sshd counts it against us, and a file may be back in a moment
         raise
@@ -80,24 +80,34 @@ async def prepare(config: GatewayConfig, place: Place | None = None) -> Prepared
         raise failure from exc
 
 
-async def _printed(config: GatewayConfig) -> Printed | None:
+async def _asked(config: GatewayConfig, place: Place, deadline: float) -> SshConfig | None:
+    """What the gateway's ssh_config says of it; None without one. The programs that are run for it end by the deadline."""
     if config.ssh_config is None:
         return None
+    waited_for = "ssh -G has not read it"
     try:
-        async with asyncio.timeout(config.connect_timeout):
-            return await ssh_config.ask(config.ssh_config, config.host, user=config.user, port=config.port)
+        async with asyncio.timeout_at(deadline):
+            printed = await ssh_config.ask(config.ssh_config, config.host, user=config.user, port=config.port)
+            waited_for = "what it names has not been found"
+            found = await place.run(_parse, printed, timeout=deadline - asyncio.get_running_loop().time())
+            if found.known_hosts_command and not config.known_hosts:
+                waited_for = f"its KnownHostsCommand {found.known_hosts_command[0]} has not ended"
+                found = await ssh_config.ask_known_hosts(found)
+            return found
     except TimeoutError as exc:
         raise CredentialsUnusable(
-            f"ssh_config {config.ssh_config} for {config.host}: ssh -G has not read it within {config.connect_timeout:g} s",
-            hint="a `Match exec` in it that does not end, a name that is resolved (CanonicalizeHostname), or a disk that hangs?",
+            f"ssh_config {config.ssh_config} for {config.host}: {waited_for} within {config.connect_timeout:g} s",
+            hint="a `Match exec` or another command in it that does not end, a name that is looked up (CanonicalizeHostname), or "
+            "a disk that hangs?",
         ) from exc
 
 
-def _prepare(config: GatewayConfig, printed: Printed | None) -> Prepared:
-    found = None
-    if printed is not None:
-        doing(f"reading what {config.ssh_config} names")
-        found = ssh_config.parse(printed)
+def _parse(printed: Printed) -> SshConfig:
+    doing(f"looking for what {printed.path} names")
+    return ssh_config.parse(printed)
+
+
+def _prepare(config: GatewayConfig, found: SshConfig | None) -> Prepared:
     agent = _agent(config, found)
     keys = _keys(config, found, agent)
     settings = _settings(config, found)

@@ -42,6 +42,12 @@ def written(folder: Path, text: str) -> Path:
     return path
 
 
+def is_running(pid: str) -> bool:
+    """A process that has ended and that nobody has waited for has no command line any more."""
+    path = Path(f"/proc/{pid.strip()}/cmdline")
+    return path.exists() and bool(path.read_bytes())
+
+
 def alias(name: str, path: Path, **more: object) -> GatewayConfig:
     return GatewayConfig.model_validate({"host": name, "ssh_config": str(path), "connect_timeout": "5s", **more})
 
@@ -122,6 +128,8 @@ async def test_a_proxy_command_carries_the_connection(sshd: Sshd, tmp_path: Path
         ("CASignatureAlgorithms ssh-ed25519\n", "casignaturealgorithms ssh-ed25519 cannot be honoured"),
         ("PKCS11Provider /usr/lib/p11.so\n", "pkcs11provider /usr/lib/p11.so cannot be honoured"),
         ("ProxyCommand nc %h %p\nProxyUseFdpass yes\n", "proxyusefdpass yes cannot be honoured"),
+        ("KnownHostsCommand /bin/echo %H %K\n", "knownhostscommand /bin/echo %H %K cannot be honoured"),
+        ("KnownHostsCommand echo %H\n", "knownhostscommand echo %H is no absolute path"),
         ("RequiredRSASize 4096\n", "requiredrsasize 4096 cannot be honoured"),
         ("KexAlgorithms sntrup761x25519-sha512@openssh.com\n", "KexAlgorithms"),
     ],
@@ -205,8 +213,46 @@ async def test_proxyjumps_in_a_circle_are_found(tmp_path: Path) -> None:
     assert "ProxyJump none" in found.hint
 
 
-async def test_a_match_exec_that_does_not_end_is_given_up(tmp_path: Path) -> None:
-    path = written(tmp_path, 'Match exec "sleep 1"\n  Port 1\n')
-    found = await failure(alias("edge", path, connect_timeout="100ms"))
+@pytest.mark.parametrize("option", ['Match exec "{command}"', "KnownHostsCommand {command}"])
+async def test_a_command_that_does_not_end_is_given_up_with_all_that_it_has_started(tmp_path: Path, option: str) -> None:
+    command, pids = tmp_path / "command", tmp_path / "pids"
+    command.write_text(f"#!/bin/sh\nsleep 1000 &\necho $$ $! > {pids}.new; mv {pids}.new {pids}\nwait\n")
+    command.chmod(0o755)
+    path = written(tmp_path, option.format(command=command) + "\n")
+    found = await failure(alias("edge", path, connect_timeout="1s"))
     assert isinstance(found, CredentialsUnusable)
+    assert "within 1 s" in str(found)
     assert "Match exec" in found.hint
+    assert not [pid for pid in pids.read_text().split() if is_running(pid)]
+
+
+async def test_what_a_match_exec_leaves_behind_holds_nothing_up_and_is_ended(sshd: Sshd, tmp_path: Path) -> None:
+    """It has ssh's standard error."""
+    pid = tmp_path / "pid"
+    text = f'Match exec "sleep 1000 & echo $! > {pid}"\n' + host("edge", sshd)
+    async with dialled(alias("edge", written(tmp_path, text))) as link:
+        assert link.server == f"127.0.0.1:{sshd.port}"
+    assert not is_running(pid.read_text())
+
+
+@pytest.mark.parametrize(
+    ("script", "says"),
+    [
+        ('test "$1 $2" = "[127.0.0.1]:{port} HOSTNAME" && cat {known_hosts}', ""),
+        ("echo other {key}", "HostKeyUnknown"),
+        ("echo no directory >&2; exit 3", "ended with exit code 3: no directory"),
+    ],
+)
+async def test_a_known_hosts_command_is_asked(sshd: Sshd, tmp_path: Path, script: str, says: str) -> None:
+    command = tmp_path / "keys of hosts"
+    key = sshd.known_hosts().read_text().partition(" ")[2]
+    command.write_text("#!/bin/sh\n" + script.format(port=sshd.port, known_hosts=sshd.known_hosts(), key=key))
+    command.chmod(0o755)
+    text = host("edge", sshd).replace(f"UserKnownHostsFile {sshd.known_hosts()}", "")
+    path = written(tmp_path, f'Host edge\n  UserKnownHostsFile none\n  KnownHostsCommand "{command}" %H %I\n{text}')
+    if not says:
+        async with dialled(alias("edge", path)) as link:
+            assert link.server == f"127.0.0.1:{sshd.port}"
+        return
+    found = await failure(alias("edge", path))
+    assert says in f"{type(found).__name__} {found}"
