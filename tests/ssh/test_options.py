@@ -34,13 +34,13 @@ async def test_a_silent_peer_is_asked_each_time_and_given_up_in_time(
     assert options.keepalive_interval * (asked + 1) == pytest.approx(interval * max_missed)
 
 
-async def test_only_public_keys_are_offered_and_an_agent_only_if_asked(
+async def test_public_keys_are_offered_no_passwords_and_an_agent_only_if_asked(
     config: GatewayConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSH_AUTH_SOCK", "/run/somebody/agent")
     options = (await prepare(config)).options
-    assert options.preferred_auth == ["publickey"]
-    others = ("password_auth", "kbdint_auth", "host_based_auth", "gss_auth", "gss_kex")
+    assert options.preferred_auth == ["publickey", "keyboard-interactive"]
+    others = ("password_auth", "host_based_auth", "gss_auth", "gss_kex")
     assert not [name for name in others if getattr(options, name)]
     assert not options.agent_path
     assert options.agent_forward_path is None
