@@ -82,9 +82,10 @@ def shown(folder: Path, case: Case) -> tuple[Shown, Path]:
 def complaints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What kubectl says of each case, two at a time: it takes a tenth of a second of CPU to start."""
     need_new_kubectl()
+    cases = {label: tmp_path_factory.mktemp("case") for label in CASES}  # not in the threads: it is not made for them
 
     def ask(label: str) -> str:
-        folder = tmp_path_factory.mktemp("case")
+        folder = cases[label]
         server, ca = shown(folder, CASES[label])
         with server.running() as endpoint:
             return kubectl(folder, endpoint, ca, CASES[label].name)
