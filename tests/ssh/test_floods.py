@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -203,7 +202,8 @@ async def test_a_jump_host_that_takes_nothing_holds_the_clients_back(
                 for _ in range(200):
                     await asyncio.sleep(0)
                     assert jump.unsent < 4 << 20, "what was read from clients by then"
-                tunnel._send_window -= 1 << 30
             finally:
+                for client in clients:
+                    client.cancel()
+                await gateway.close()  # sshd has not granted that: what it would say is not the question
                 sshd.resume()
-        assert {await client for client in clients} == {hashlib.sha256(content).hexdigest().encode()}
