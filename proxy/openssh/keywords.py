@@ -51,9 +51,9 @@ KEYWORDS: Final[dict[str, Keyword]] = {
     **_each(
         Keyword(Use.HONOURED),
         "addressfamily bindaddress certificatefile ciphers connecttimeout globalknownhostsfile host hostkeyalgorithms",
-        "hostkeyalias hostname identitiesonly identityagent identityfile kexalgorithms knownhostscommand macs port proxycommand",
-        "proxyjump pubkeyacceptedalgorithms pubkeyacceptedkeytypes rekeylimit revokedhostkeys tcpkeepalive user",
-        "userknownhostsfile",
+        "hostkeyalias hostname identitiesonly identityagent identityfile kbdinteractiveauthentication kexalgorithms",
+        "knownhostscommand macs port proxycommand proxyjump pubkeyacceptedalgorithms pubkeyacceptedkeytypes rekeylimit",
+        "revokedhostkeys tcpkeepalive user userknownhostsfile",
     ),
     **_each(
         _harmless("no shell or command is run"),
@@ -74,7 +74,7 @@ KEYWORDS: Final[dict[str, Keyword]] = {
         _harmless("kubemux logs in with keys alone"),
         "challengeresponseauthentication enablesshkeysign gssapiauthentication gssapiclientidentity gssapidelegatecredentials",
         "gssapikexalgorithms gssapikeyexchange gssapirenewalforcesrekey gssapiserveridentity gssapitrustdns",
-        "hostbasedacceptedalgorithms hostbasedauthentication hostbasedkeytypes kbdinteractiveauthentication",
+        "hostbasedacceptedalgorithms hostbasedauthentication hostbasedkeytypes",
         "kbdinteractivedevices passwordauthentication",
     ),
     **_each(

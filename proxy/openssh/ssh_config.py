@@ -68,6 +68,7 @@ class SshConfig:
     """Or `UserKnownHostsFile none`."""
     certificates: tuple[Path, ...] = ()
     identities_only: bool = False
+    keyboard_interactive: bool = True
     agent: str | None = None
     """IdentityAgent: a socket, empty for none at all."""
     revoked_host_keys: tuple[Path, ...] = ()
@@ -210,6 +211,7 @@ class _Reader:
             are_identities_named=self._differs("identityfile"),
             certificates=self._files("certificatefile"),
             identities_only=self._one("identitiesonly") == "yes",
+            keyboard_interactive=self._one("kbdinteractiveauthentication") != "no",
             agent=self._agent(),
             known_hosts=(*self._list("userknownhostsfile"), *self._list("globalknownhostsfile")),
             has_user_known_hosts=bool(self._list("userknownhostsfile")),

@@ -15,17 +15,23 @@ T = TypeVar("T")
 
 
 class Agent(asyncssh.SSHAgentClient):
-    """The agent at `path`, for one login. `failure` says what was wrong with it, if anything was."""
+    """The agent at `path`, for one login. `failure` says what was wrong with it, if anything was.
 
-    def __init__(self, path: str, seconds: float) -> None:
+    Its keys are offered in its own order, but those that IdentityFile names first, in theirs (ssh_config(5), IdentityFile): sshd
+    counts, and ends the login after MaxAuthTries.
+    """
+
+    def __init__(self, path: str, seconds: float, named: Sequence[bytes] = ()) -> None:
         super().__init__(path)
         self.failure = ""
+        self._places = {public: place for place, public in enumerate(named)}
         self._path = path
         self._seconds = seconds
 
     async def get_keys(self, identities: Sequence[bytes] | None = None) -> Sequence[asyncssh.SSHKeyPair]:
         """Asyncssh's call. It takes ValueError for an agent without keys."""
-        return await self._within(super().get_keys(identities))
+        keys = await self._within(super().get_keys(identities))
+        return sorted(keys, key=lambda pair: self._places.get(pair.public_data, len(self._places)))
 
     async def sign(self, key_blob: bytes, data: bytes, flags: int = 0) -> bytes:
         """Asyncssh's call, through a key. It takes ValueError for a key that cannot be used."""

@@ -202,7 +202,7 @@ class _Chain:
         options, trusted = prepared.options, prepared.trusted
         asked = Server(server, scan(config, prepared, self._hop), trusted, prepared.host_key_algorithms)
         name = host_keys.name_of(options.host, options.port, options.host_key_alias or "")
-        return Login(asked, name, seconds=config.connect_timeout, on_lost=on_lost)
+        return Login(asked, name, seconds=config.connect_timeout, on_lost=on_lost, is_asked_further=prepared.is_asked_further)
 
 
 def unanswered(keepalive: KeepaliveConfig) -> float:
@@ -233,7 +233,7 @@ async def _handshake(prepared: Prepared, server: str, tunnel: _Tunnel, client: L
     options.known_hosts = known_hosts.NOBODY
     options.tunnel = tunnel
     options.protocol_factory = lambda: client
-    agent = Agent(options.agent_path, options.login_timeout / 2) if options.agent_path else None
+    agent = Agent(options.agent_path, options.login_timeout / 2, prepared.named_keys) if options.agent_path else None
     try:
         return await internals.connect(options, agent)
     except LinkError:

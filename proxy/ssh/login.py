@@ -26,9 +26,14 @@ Lost = Callable[[Exception | None], None]
 
 
 class Login(asyncssh.SSHClient):
-    """One connection's. `on_lost` hears of its end; `name` is what known_hosts calls the server."""
+    """One connection's. `on_lost` hears of its end; `name` is what known_hosts calls the server.
 
-    def __init__(self, server: Server, name: bytes, *, seconds: float, on_lost: Lost | None) -> None:
+    `is_asked_further`: whether keyboard-interactive may follow a key that was accepted.
+    """
+
+    def __init__(
+        self, server: Server, name: bytes, *, seconds: float, on_lost: Lost | None, is_asked_further: bool = True
+    ) -> None:
         self.announcement: asyncio.Future[Announcement] = asyncio.get_running_loop().create_future()
         self.host_key = b""
         """As it came: a key or a certificate (RFC 4253 6.6, PROTOCOL.certkeys). Empty until it is trusted."""
@@ -36,6 +41,7 @@ class Login(asyncssh.SSHClient):
         self._name = name
         self._seconds = seconds
         self._on_lost = on_lost
+        self._is_asked_further = is_asked_further
         self._key: asyncssh.SSHKey | None = None
         self.heard = Heard()
         self._conn: ref[asyncssh.SSHClientConnection] | None = None
@@ -75,7 +81,7 @@ class Login(asyncssh.SSHClient):
 
     def kbdint_auth_requested(self) -> str | None:
         """Only where it is the next step: some servers ask nothing there (PAM modules that look at the address, for instance)."""
-        return "" if self.heard.accepted else None
+        return "" if self.heard.accepted and self._is_asked_further else None
 
     def kbdint_challenge_received(
         self, name: str, instructions: str, lang: str, prompts: Sequence[tuple[str, bool]]

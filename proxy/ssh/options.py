@@ -61,6 +61,10 @@ class Prepared:
     """Keys and certificates of it that cannot be used, and why."""
     left_out: tuple[str, ...] = ()
     """Algorithms of it that kubemux does not have."""
+    named_keys: Sequence[bytes] = ()
+    """The public halves that ssh_config names: an agent's keys among them are offered first."""
+    is_asked_further: bool = True
+    """Whether a server that has accepted a key may ask by keyboard-interactive, which nobody answers, but may need no answer."""
 
 
 async def prepare(config: GatewayConfig, place: Place | None = None) -> Prepared:
@@ -185,6 +189,8 @@ def _settings(config: GatewayConfig, found: SshConfig | None) -> dict[str, Any]:
 def _with(ours: Prepared, found: SshConfig, keys: UserKeys) -> Prepared:
     return replace(
         ours,
+        named_keys=tuple(keys.public),
+        is_asked_further=found.keyboard_interactive,
         bind_address=found.bind_address,
         proxy_command=found.proxy_command,
         proxy_jump=found.proxy_jump,

@@ -15,11 +15,12 @@ import pytest
 
 from tests.integration.conftest import cluster, gateway
 from tests.integration.running import PROBE, get, running, settled, wait_for_log, wait_up
+from tests.ssh.conftest import config_for, dialled, failure
 from tests.support import ssh_keys
 from tests.support.https import Https
 from tests.support.ports import free_port
 from tests.support.processes import command
-from tests.support.sshd import Sshd
+from tests.support.sshd import Sshd, SshdFactory
 from tests.support.tls import Certificates
 
 pytestmark = pytest.mark.sshd
@@ -51,6 +52,23 @@ def secret(path: Path, text: str) -> str:
     path.touch(mode=0o600)
     path.write_text(f"{text}\n")
     return str(path)
+
+
+async def test_an_agents_keys_that_identityfile_names_come_first(sshd_factory: SshdFactory, agent: Path, tmp_path: Path) -> None:
+    """As ssh(1) offers them: with six keys in the agent, sshd has hung up before it sees the right one."""
+    sshd = sshd_factory(config={"MaxAuthTries": "2"})
+    for number in range(6):
+        add_to_agent(agent, sshd.new_identity(f"other{number}", authorize=False))
+    add_to_agent(agent, sshd.identity)
+    public = tmp_path / "named.pub"
+    public.write_bytes(sshd.identity.with_suffix(".pub").read_bytes())
+    ssh_config = tmp_path / "ssh_config"
+    ssh_config.write_text(f"IdentityAgent {agent}\nIdentityFile {public}\n")
+    config = config_for(sshd, identity_files=[], ssh_config=str(ssh_config))
+    async with dialled(config):
+        pass
+    ssh_config.write_text(f"IdentityAgent {agent}\n")
+    assert "takes no more in one login (MaxAuthTries)" in str(await failure(config))
 
 
 async def test_everything_sshd_can_be_shown(sshd: Sshd, agent: Path, tmp_path: Path, certificates: Certificates) -> None:

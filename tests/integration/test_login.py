@@ -86,6 +86,11 @@ async def test_a_second_step_that_asks_nothing(tmp_path: Path) -> None:
         assert f"refuses user {sshd.user} with" in str(found)
         log = await asyncio.to_thread(sshd.log)
         assert log.count("keyboard-interactive/pam for") == 1, "without a key it is not tried"
+        config = tmp_path / "ssh_config"
+        config.write_text("KbdInteractiveAuthentication no\n")
+        found = await failure(config_for(sshd, ssh_config=str(config)))
+        assert "has accepted ssh-ed25519 SHA256:" in str(found)
+        assert "but wants keyboard-interactive as well" in str(found)
 
 
 @pytest.mark.network
