@@ -20,12 +20,10 @@ from proxy.ssh.native import incoming, outgoing
 from proxy.ssh.native import plane as plane_module
 from proxy.ssh.native.plane import NativePlane
 from proxy.wire import messages
-from tests.ssh.conftest import ORIGIN, Watched, config_for, failure, started
-from tests.ssh.native import SECONDS, Tunnel, until
-from tests.support.echo import Sink, exchange, pattern
+from tests.ssh.conftest import ORIGIN, Watched, failure, started
+from tests.ssh.native import SECONDS, until
 from tests.support.hostile import CHANNEL_FLOODS, FLOODS, LOGIN_FLOODS, Flooding
 from tests.support.other_servers import Connections, asyncssh_server
-from tests.support.sshd import Sshd, SshdFactory
 
 COUNT = 5_000
 TARGET = Endpoint("10.0.0.1", 6443)
@@ -177,33 +175,3 @@ async def test_so_have_those_to_requests_on_a_channel(tmp_path: Path, data_plane
         async with asyncio.timeout(SECONDS):
             error = await asyncio.shield(link.closed)
         assert (error.reason, link.data_plane) == ("protocol_error", data_plane)
-
-
-@pytest.mark.sshd
-@pytest.mark.usefixtures("data_plane")
-async def test_a_jump_host_that_takes_nothing_holds_the_clients_back(
-    sshd: Sshd, sshd_factory: SshdFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whatever its window says: what it does not take waits in the clients' sockets, not here."""
-    monkeypatch.setattr(metered, "MOST_BELOW", 256 << 10)
-    inner, content = sshd_factory(), pattern(4 << 20)
-    async with Sink() as sink, started(config_for(inner, jump=["hq"]), {"hq": config_for(sshd)}) as gateway:
-        await gateway.until(lambda: gateway.links == 1)
-        conn = gateway._links[0]._conn
-        jump, tunnel = metered.carrier(conn), cast("Any", conn)._transport
-        assert jump is not None
-        async with Tunnel(gateway, sink.endpoint, gateway) as port, asyncio.TaskGroup() as group:
-            clients = [group.create_task(exchange(port.endpoint, content)) for _ in range(12)]
-            await sink.wait_accepted(len(clients))
-            sshd.pause()
-            try:
-                tunnel._send_window += 1 << 30  # as if it had granted that
-                await until(lambda: metered.is_behind(jump))
-                for _ in range(200):
-                    await asyncio.sleep(0)
-                    assert jump.unsent < 4 << 20, "what was read from clients by then"
-            finally:
-                for client in clients:
-                    client.cancel()
-                await gateway.close()  # sshd has not granted that: what it would say is not the question
-                sshd.resume()
