@@ -7,10 +7,12 @@ serial number is such a one, since Go 1.23; OpenSSL does not mind.
 from __future__ import annotations
 
 import base64
+import ipaddress
 import re
 import warnings
 from collections.abc import Iterator
 from typing import Final
+from urllib.parse import urlsplit
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -22,6 +24,8 @@ _BLOCK: Final = re.compile(rb"^-----BEGIN CERTIFICATE-----\s*?\n([A-Za-z0-9+/=\s
 warnings.filterwarnings("ignore", "Parsed a serial number which wasn't positive")
 
 _CURVES: Final = (ec.SECP224R1, ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
+_DOMAIN: Final = re.compile(r"([!-\-/-~]+(\.[!-\-/-~]+)*)?")
+_URI: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[!-~]*")
 _SEQUENCE: Final = 0x30
 _VERSION: Final = 0xA0
 _INTEGER: Final = 0x02
@@ -46,16 +50,58 @@ def _readable(data: bytes) -> Iterator[x509.Certificate]:
 
 def load_der(der: bytes) -> x509.Certificate:
     """One certificate. Raises ValueError if Go would not read it either."""
-    if _serial_is_negative(der):
-        raise ValueError("its serial number is negative")
+    if oddity := _oddity(der):
+        raise ValueError(oddity)
     try:
         certificate = x509.load_der_x509_certificate(der)
-        certificate.extensions  # noqa: B018 - parsed when asked for
-    except (x509.DuplicateExtension, x509.UnsupportedGeneralNameType, x509.InvalidVersion) as exc:
+        extensions = certificate.extensions  # parsed when asked for
+    except Exception as exc:  # a stranger's bytes: a constraint on an address without a mask, for one, is a TypeError
         raise ValueError(str(exc)) from exc
+    if certificate.version is x509.Version.v1 and len(extensions):
+        raise ValueError("it is of version 1 and has extensions, which Go passes over")
+    for extension in extensions:
+        _be_well_formed(extension.value)
     if curve := _strange_curve(certificate):
         raise ValueError(f"its key is on the curve {curve}, which Go does not know")
     return certificate
+
+
+def _be_well_formed(value: x509.ExtensionType) -> None:
+    """Raises ValueError for a name, or a constraint on names, that Go cannot read: here it would match, and exclude, nothing."""
+    match value:
+        case x509.SubjectAlternativeName():
+            good = all(_is_name(one) for one in value)
+        case x509.NameConstraints():
+            subtrees = (*(value.permitted_subtrees or ()), *(value.excluded_subtrees or ()))
+            good = all(is_domain(one.value.removeprefix(".")) for one in subtrees if isinstance(one, x509.DNSName))
+        case _:
+            return
+    if not good:
+        raise ValueError("it holds a name that is malformed")
+
+
+def _is_name(name: x509.GeneralName) -> bool:
+    match name:
+        case x509.DNSName() | x509.RFC822Name():
+            return name.value.isascii()
+        case x509.IPAddress():
+            return isinstance(name.value, ipaddress.IPv4Address | ipaddress.IPv6Address)
+        case x509.UniformResourceIdentifier():
+            return _is_uri(name.value)
+        case _:
+            return True
+
+
+def _is_uri(text: str) -> bool:
+    try:
+        return _URI.fullmatch(text) is not None and is_domain(urlsplit(text).hostname or "")
+    except ValueError:
+        return False
+
+
+def is_domain(name: str) -> bool:
+    """Whether constraints can be held against `name` (verify.go, domainToReverseLabels)."""
+    return _DOMAIN.fullmatch(name) is not None
 
 
 def _strange_curve(certificate: x509.Certificate) -> str:
@@ -66,18 +112,21 @@ def _strange_curve(certificate: x509.Certificate) -> str:
     return "" if not isinstance(key, ec.EllipticCurvePublicKey) or isinstance(key.curve, _CURVES) else key.curve.name
 
 
-def _serial_is_negative(der: bytes) -> bool:
-    """Looked up in the bytes (RFC 5280 4.1): a later cryptography may say no more than that it cannot read it."""
+def _oddity(der: bytes) -> str:
+    """What Go minds and cryptography does not, or will say less clearly one day: looked up in the bytes (RFC 5280 4.1)."""
     try:
-        tag, at, _ = _element(der, _element(der, 0)[1])  # Certificate, TBSCertificate
+        tag, at, end = _element(der, _element(der, 0)[1])  # Certificate, TBSCertificate
         if tag != _SEQUENCE:
-            return False
-        tag, start, end = _element(der, at)
+            return ""
+        tag, start, next_ = _element(der, at)
         if tag == _VERSION:
-            tag, start, end = _element(der, end)
-        return tag == _INTEGER and start < end and der[start] >= 0x80
+            tag, start, next_ = _element(der, next_)
+        if tag == _INTEGER and start < next_ and der[start] >= 0x80:
+            return "its serial number is negative"
+        inner, outer = der[next_ : _element(der, next_)[2]], der[end : _element(der, end)[2]]
     except IndexError:
-        return False  # no certificate: for its reader to say
+        return ""  # no certificate: for its reader to say
+    return "" if inner == outer else "it names two algorithms for its signature"
 
 
 def _element(der: bytes, at: int) -> tuple[int, int, int]:

@@ -17,10 +17,10 @@ from typing import Final
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.x509.oid import ExtensionOID, SignatureAlgorithmOID
 
-from proxy.config.certificates import load_der
+from proxy.config.certificates import is_domain, load_der
 from proxy.health import server_names
 from proxy.health.anchors import Anchors, Certificate
 from proxy.health.result import Result
@@ -38,7 +38,6 @@ _SIGNATURES: Final = frozenset(
         SignatureAlgorithmOID.RSA_WITH_SHA256,
         SignatureAlgorithmOID.RSA_WITH_SHA384,
         SignatureAlgorithmOID.RSA_WITH_SHA512,
-        SignatureAlgorithmOID.RSASSA_PSS,
         SignatureAlgorithmOID.ECDSA_WITH_SHA256,
         SignatureAlgorithmOID.ECDSA_WITH_SHA384,
         SignatureAlgorithmOID.ECDSA_WITH_SHA512,
@@ -224,16 +223,25 @@ def _best_first(child: Certificate, parents: Sequence[Certificate]) -> Sequence[
 def _be_signed_well(certificate: Certificate) -> None:
     """Whether its signature counts, whoever made it."""
     algorithm = certificate.parsed.signature_algorithm_oid
-    good = algorithm in _SIGNATURES
-    if algorithm == SignatureAlgorithmOID.RSASSA_PSS:
-        try:
-            found = certificate.parsed.signature_hash_algorithm
-        except UnsupportedAlgorithm:
-            found = None
-        good = found is not None and found.name in _PSS_HASHES
+    good = _is_usual_pss(certificate) if algorithm == SignatureAlgorithmOID.RSASSA_PSS else algorithm in _SIGNATURES
     if not good:
         known = getattr(algorithm, "_name", algorithm.dotted_string)
         raise _useless(f"is signed by an algorithm that counts for nothing ({known})")
+
+
+def _is_usual_pss(certificate: Certificate) -> bool:
+    """One hash for both uses, and a salt as long as it: Go knows no other parameters (x509.go, getSignatureAlgorithmFromAI)."""
+    try:
+        digest, parameters = certificate.parsed.signature_hash_algorithm, certificate.parsed.signature_algorithm_parameters
+    except (UnsupportedAlgorithm, ValueError):
+        return False
+    return (
+        isinstance(parameters, padding.PSS)
+        and digest is not None
+        and digest.name in _PSS_HASHES
+        and getattr(parameters.mgf, "_algorithm").name == digest.name  # noqa: B009 - not known to type checkers
+        and getattr(parameters, "_salt_length") == digest.digest_size  # noqa: B009
+    )
 
 
 def _be_issuer(parent: Certificate, path: Sequence[Certificate], *, is_anchor: bool) -> None:
@@ -265,6 +273,8 @@ def _keep_constraints(path: Sequence[Certificate]) -> None:
         if constraints is None:
             continue
         for name in (name for certificate in path[:length] for name in certificate.names):
+            if isinstance(name, x509.DNSName) and not is_domain(name.value):
+                raise _useless(f"names {printable(name.value)}, which {authority} cannot have allowed")
             for allows, subtrees in ((True, constraints.permitted_subtrees), (False, constraints.excluded_subtrees)):
                 same = [subtree for subtree in subtrees or () if type(subtree) is type(name)]
                 compared += len(same)

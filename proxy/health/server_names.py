@@ -48,12 +48,12 @@ def matches(name: str, *, dns: Iterable[str], ips: Iterable[Address]) -> bool:
 
 
 def is_below(name: str, domain: str, *, covered: bool) -> bool:
-    """Whether `name` is `domain` or below it; only below, if that starts with a dot (RFC 5280 4.2.1.10).
+    """Whether `name` is `domain` or below it; only below, if that starts with a dot (RFC 5280 4.2.1.10). All are below `.`.
 
     `covered`: also where `name` is a wildcard that stands for it.
     """
     ours, theirs = _lower(name).split("."), _lower(domain).split(".")
-    if theirs == [""]:
+    if theirs in ([""], ["", ""]):
         return True
     if not theirs[0]:
         return len(ours) >= len(theirs) and ours[-len(theirs) + 1 :] == theirs[1:]

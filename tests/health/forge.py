@@ -72,12 +72,17 @@ class Spec:
     hash: str = "SHA256"
     """The name of a class of cryptography's."""
     pss: bool = False
+    salt: int | None = None
+    """Of RSASSA-PSS; None: as long as the hash, as usual."""
     negative: bool = False
     """The serial number."""
     printable_issuer: bool = False
     """The issuer's name as another kind of string than its subject."""
     authority_id: bytes | None = None
     version_1: bool = False
+    """Without those extensions that it cannot have, or with them."""
+    misnamed: bool = False
+    """The algorithm of its signature: by the certificate itself, and beside it."""
 
 
 @dataclass(frozen=True)
@@ -137,9 +142,10 @@ def make(spec: Spec, issuer: Made | None = None) -> Made:
     )
     for extension, critical in _extensions(spec):
         builder = builder.add_extension(extension, critical=critical)
-    by_hand = spec.negative or spec.version_1 or spec.hash == "SHA1"
+    by_hand = spec.negative or spec.version_1 or spec.misnamed or spec.hash == "SHA1"
     digest: hashes.SHA256 = hashes.SHA256() if by_hand else getattr(hashes, spec.hash)()
-    pss = padding.PSS(padding.MGF1(digest), padding.PSS.DIGEST_LENGTH) if spec.pss else None
+    salt = padding.PSS.DIGEST_LENGTH if spec.salt is None else spec.salt
+    pss = padding.PSS(padding.MGF1(digest), salt) if spec.pss else None
     certificate = builder.sign(signer, None if isinstance(signer, ed25519.Ed25519PrivateKey) else digest, rsa_padding=pss)
     if by_hand:
         certificate = _forged(certificate, spec, signer)
@@ -165,6 +171,7 @@ def _extensions(spec: Spec) -> Iterator[tuple[x509.ExtensionType, bool]]:
 
 _MARK: Final = 0x6B75_6265_6D75_7821
 _ECDSA_SHA256: Final = bytes.fromhex("300a06082a8648ce3d040302")
+_ECDSA_SHA384: Final = bytes.fromhex("300a06082a8648ce3d040303")
 _ECDSA_SHA1: Final = bytes.fromhex("300906072a8648ce3d0401")
 
 
@@ -183,6 +190,8 @@ def _forged(certificate: x509.Certificate, spec: Spec, signer: Key) -> x509.Cert
         contents = contents.replace(_ECDSA_SHA256, algorithm, 1)
     body = _sequence(contents)
     signature = signer.sign(body, ec.ECDSA(getattr(hashes, digest)()))
+    if spec.misnamed:
+        algorithm = _ECDSA_SHA384
     return x509.load_der_x509_certificate(_sequence(body + algorithm + b"\x03" + _length(len(signature) + 1) + b"\0" + signature))
 
 

@@ -155,6 +155,9 @@ def _authorities() -> dict[str, Case]:
         "root of version 1": plain(True, ca=Spec("root", version_1=True)),
         "intermediate of version 1": deep(False, Spec("middle", number=2, version_1=True)),
         "leaf of version 1": plain(False, Spec(NAME, version_1=True)),
+        "leaf of version 1 with a name": plain(False, replace(LEAF, version_1=True)),
+        "intermediate of version 1 that says it is a CA": deep(False, replace(middle, version_1=True)),
+        "two algorithms of one signature": plain(False, replace(LEAF, misnamed=True)),
         "path length 0": plain(True, ca=authority("root", path_length=0)),
         "path length 0, with an intermediate": deep(False, middle, root=authority("root", path_length=0)),
         "path length 0 of the intermediate": deep(True, replace(middle, path_length=0)),
@@ -187,6 +190,8 @@ def _authorities() -> dict[str, Case]:
         "SHA-384": plain(True, replace(LEAF, hash="SHA384")),
         "SHA-512 of an RSA root": plain(True, replace(LEAF, hash="SHA512"), authority("root", key="rsa2048")),
         "RSASSA-PSS": plain(True, replace(LEAF, pss=True), authority("root", key="rsa2048")),
+        "RSASSA-PSS, a salt that is too short": plain(False, replace(LEAF, pss=True, salt=20), authority("root", key="rsa2048")),
+        "RSASSA-PSS, no salt": plain(False, replace(LEAF, pss=True, salt=0), authority("root", key="rsa2048")),
         "RSA of 1024 bits": plain(True, replace(LEAF, key="rsa1024")),
         "root of 1024 bits": plain(True, ca=authority("root", key="rsa1024")),
         "root of 1024 bits, intermediate of 2048": deep(
@@ -212,6 +217,19 @@ def _authorities() -> dict[str, Case]:
         "excluded network": _constrained(False, ips=("192.0.2.9",), excluded=(_network("192.0.2.0/24"),)),
         "permitted e-mail, none there": _constrained(True, permitted=(email,)),
         "permitted directory name": _constrained(False, permitted=(x509.DirectoryName(x509.Name([])),)),
+        "excluded domain with a final dot": _constrained(False, excluded=(x509.DNSName("kubernetes."),)),
+        "excluded domain with a space": _constrained(False, excluded=(x509.DNSName("ex ample"),)),
+        "excluded dot": _constrained(False, excluded=(x509.DNSName("."),)),
+        "excluded address without a mask": plain(False, ca=authority("root", more=((_raw("2.5.29.30", _NO_MASK), True),))),
+        "permitted domain, another name is malformed": _constrained(
+            False, ("a.example.com", "a..example.com"), permitted=(x509.DNSName("example.com"),)
+        ),
+        "excluded domain, a name with a final dot": _constrained(
+            False, ("a.example.com", "b.example.com."), excluded=(x509.DNSName("b.example.com"),)
+        ),
+        "an address of 8 bytes": plain(False, Spec(more=((_raw("2.5.29.17", _NAMED + b"\x87\x08" + bytes(8)), False),))),
+        "a name in UTF-8": plain(False, Spec(more=((_raw("2.5.29.17", _NAMED + b"\x82\x03\xc3\xa9."), False),))),
+        "a URI of no host": plain(False, Spec(more=((_raw("2.5.29.17", _NAMED + b"\x86\x0ahttp://a.."), False),))),
         "constraints of the intermediate": deep(False, replace(middle, permitted=(x509.DNSName("example.com"),))),
     }
 
@@ -225,6 +243,16 @@ def _constrained(
 
 def _network(text: str) -> x509.IPAddress:
     return x509.IPAddress(ipaddress.ip_network(text))
+
+
+_NAMED = b"\x82\x0a" + NAME.encode()
+_NO_MASK = bytes.fromhex("a1083006870410000001")
+"""An excluded subtree: 10.0.0.1 alone."""
+
+
+def _raw(oid: str, contents: bytes) -> x509.UnrecognizedExtension:
+    """What cryptography would not write."""
+    return x509.UnrecognizedExtension(x509.ObjectIdentifier(oid), b"\x30" + bytes([len(contents)]) + contents)
 
 
 def _unknown() -> x509.UnrecognizedExtension:
