@@ -143,7 +143,7 @@ def is_proof(proof: bytes, session: bytes, blob: bytes) -> bool:
         if host_keys.kind(blob) == b"ssh-rsa" and host_keys.kind(proof) not in RSA_PROOFS:
             return False
         return key.verify(signed, proof)
-    except (asyncssh.Error, ValueError, TypeError):
+    except (asyncssh.Error, ValueError, TypeError, ArithmeticError):
         return False
 
 

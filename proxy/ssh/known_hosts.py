@@ -185,10 +185,18 @@ def _learned(path: Path, names: Sequence[bytes], known: Sequence[Entry]) -> list
     return [(path, name, entry) for path, name, entry in entries if (entry.hosts, entry.blob) in vouched]
 
 
+def decode(blob: bytes) -> asyncssh.SSHKey:
+    """The key `blob`, which may be a stranger's. Raises ValueError: cryptography says in many ways that numbers are no key."""
+    try:
+        return asyncssh.public_key.decode_ssh_public_key(blob)
+    except (ValueError, TypeError, ArithmeticError) as exc:  # OverflowError: a modulus below 0
+        raise ValueError(str(exc)) from exc
+
+
 def _known(path: Path, name: bytes, entry: Entry, unread: list[str]) -> Known | None:
     try:
-        key = asyncssh.public_key.decode_ssh_public_key(entry.blob)
-    except (asyncssh.KeyImportError, ValueError):
+        key = decode(entry.blob)
+    except ValueError:
         _skip(path, entry.line, unread)
         return None
     return Known(key, path, entry.line, name.decode(), known_hosts.is_simple(entry.hosts))

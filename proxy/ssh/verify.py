@@ -17,8 +17,9 @@ from proxy.config.host_keys import kind
 from proxy.config.model import GatewayConfig
 from proxy.errors import HostKeyChanged, HostKeyRevoked, HostKeyUnknown, LinkError
 from proxy.openssh.known_hosts import matches_pattern
-from proxy.ssh.known_hosts import Known, Trusted, fingerprint
+from proxy.ssh.known_hosts import Known, Trusted, decode, fingerprint
 from proxy.ssh.options import Prepared
+from proxy.text import printable
 
 _AGAIN: Final = "The next dial reads it; kubemux reconnect skips the wait"
 _HOST: Final = 2
@@ -85,17 +86,19 @@ def revoked(server: Server, by: str) -> LinkError:
 def _certificate(shown: bytes) -> asyncssh.public_key.SSHOpenSSHCertificate | None:
     try:
         found = asyncssh.public_key.decode_ssh_certificate(shown)
-    except asyncssh.KeyImportError:
+    except (ValueError, TypeError, ArithmeticError):  # KeyImportError is a ValueError; see known_hosts.decode for the others
         return None
     return found if isinstance(found, asyncssh.public_key.SSHOpenSSHCertificate) else None
 
 
 def _plain(server: Server, shown: bytes) -> asyncssh.SSHKey:
     try:
-        return asyncssh.public_key.decode_ssh_public_key(shown)
-    except asyncssh.KeyImportError as exc:
-        what = kind(shown)[:50].decode("ascii", "replace")
-        raise HostKeyChanged(f"{server.name} shows a host key or certificate that is not valid ({what}): {exc}") from exc
+        return decode(shown)
+    except ValueError as exc:
+        what = printable(kind(shown)[:50].decode("ascii", "replace"))
+        raise HostKeyChanged(
+            f"{server.name} shows a host key or certificate that is not valid ({what}): {printable(str(exc))}"
+        ) from exc
 
 
 def _distrusted(server: Server, certificate: asyncssh.public_key.SSHOpenSSHCertificate) -> LinkError | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import asyncssh
 import pytest
+from asyncssh.packet import MPInt, String
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -42,6 +43,18 @@ def certificate(
 
 PLAIN = KEY.public_data
 AT = "(/etc/kh:7)"
+
+
+NO_KEYS = [
+    String("ssh-rsa") + MPInt(-3) + MPInt(-5),
+    String("ssh-rsa") + MPInt(0) + MPInt(5),
+    String("ssh-ed25519") + String(b"x"),
+    String("ecdsa-sha2-nistp256") + String("nistp256") + String(b"\4" + bytes(64)),
+    String("ecdsa-sha2-nistp256") + String(b"\xff") + String(b""),
+    String("sk-ssh-ed25519@openssh.com") + String(bytes(32)) + String(b"\xff"),
+    String("ssh-dss") + MPInt(0) * 4,
+]
+"""Cryptography has an error of its own for each."""
 
 
 def signed(principal: str = "edge", *, keys: Sequence[Known] = (), revoked: Sequence[Known] = ()) -> Trusted:
@@ -106,6 +119,7 @@ def test_a_server_that_is_trusted(trusted: Trusted, shown: bytes) -> None:
         (Trusted(keys=[known(KEY)]), b"\0\0\0\x04what", HostKeyChanged, ["not valid (what)"]),
         (Trusted(keys=[known(KEY)]), b"", HostKeyChanged, ["not valid ()"]),
         (signed(), certificate()[:-1] + b"x", HostKeyChanged, ["not valid"]),
+        *((Trusted(keys=[known(KEY)]), blob, HostKeyChanged, ["not valid ("]) for blob in NO_KEYS),
     ],
     ids=map(str, itertools.count()),  # the keys are made anew by each worker
 )
