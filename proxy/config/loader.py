@@ -270,6 +270,8 @@ def _explain(error: Mistake, loc: Loc, model: type[Section]) -> Finding:
             return Finding(loc, "unknown key", suggest(last, _keys(model, error.loc[:-1])))
         case "value":
             return Finding(loc, detail, example)
+        case "variable":
+            return Finding(loc, detail, f"set it where kubemux is started, or write the path itself: {example}")
         case "choice" if last == "version":
             return Finding(loc, f"expected {detail}, got {got}", "this kubemux reads version 1")
         case "choice":

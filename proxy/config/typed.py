@@ -43,7 +43,20 @@ class Mistake(NamedTuple):
 
     loc: Loc
     kind: Literal[
-        "missing", "unknown", "value", "choice", "text", "switch", "whole", "number", "list", "empty", "small", "large", "mapping"
+        "missing",
+        "unknown",
+        "value",
+        "variable",
+        "choice",
+        "text",
+        "switch",
+        "whole",
+        "number",
+        "list",
+        "empty",
+        "small",
+        "large",
+        "mapping",
     ]
     got: object
     detail: str = ""
@@ -58,6 +71,10 @@ class Mistakes(ValueError):
     def __init__(self, found: list[Mistake]) -> None:
         super().__init__("; ".join(map(str, found)))
         self.found = found
+
+
+class UnsetVariable(ValueError):
+    """A value names an environment variable that is not set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +193,7 @@ class _Reader:
         try:
             return function(value)
         except ValueError as exc:
-            self._wrong(loc, "value", value, str(exc))
+            self._wrong(loc, "variable" if isinstance(exc, UnsetVariable) else "value", value, str(exc))
             return value
 
     def _scalar(self, kind: Any, value: object, loc: Loc) -> object:

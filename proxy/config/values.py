@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Annotated, NamedTuple, Self
 
-from proxy.config.typed import Checked, Parsed
+from proxy.config.typed import Checked, Parsed, UnsetVariable
 
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+", re.ASCII)
 _PART = re.compile(r"([\d.]+)(ms|s|m|h|d)", re.ASCII)
@@ -155,7 +155,7 @@ def expand_path(value: object) -> Path:
             return str(credentials_directory())
         found = os.environ.get(match[1])
         if found is None:
-            raise ValueError(f"environment variable {match[1]} is not set")
+            raise UnsetVariable(f"environment variable {match[1]} is not set")
         return found
 
     path = Path(_VARIABLE.sub(lookup, value))

@@ -8,6 +8,7 @@ merge keys, tags, duplicate keys, deep nesting, a second document.
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -179,6 +180,11 @@ def _duplicates(mapping: MappingNode) -> Iterator[Node]:
         seen.add(key.value)
 
 
+def _line(text: str, number: int) -> str:
+    """Line `number` of `text`, from 1."""
+    return next(itertools.islice(text.splitlines(), number - 1, None), "")
+
+
 def _translate(exc: Exception, text: str) -> Problem:
     hint = "check the indentation, colons and quotes in this line and the one above"
     if isinstance(exc, ReaderError):
@@ -201,6 +207,8 @@ def _translate(exc: Exception, text: str) -> Problem:
     message = ": ".join(part for part in ("not valid YAML", exc.context, exc.problem) if part)
     if "'\\t'" in message:
         hint = "indent with spaces, not tabs"
+    if "flow" in message and "${" in _line(text, line):
+        hint = 'in brackets and braces, put what has a variable in quotes: ["${NAME}/FILE"]'
     if "alias" in message:
         hint = "put text that starts with * in quotes; anchors and aliases are not supported"
     return Problem(line, "", message, hint)

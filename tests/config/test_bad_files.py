@@ -89,3 +89,17 @@ def test_a_secret_where_its_file_was_asked_for_is_not_repeated() -> None:
     result = CliRunner().invoke(main, ["check", "--config", str(FOLDER / "bad" / "secret_instead_of_path.yaml")])
     assert "passphrase_file" in result.stderr
     assert "battery" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("stem", "hint"),
+    [
+        ("undefined_variable", "set it where kubemux is started, or write the path itself: for example known_hosts: ["),
+        ("unquoted_variable", 'put what has a variable in quotes: ["${NAME}/FILE"]'),
+    ],
+)
+@pytest.mark.usefixtures("material")
+def test_the_remedy_for_a_variable(stem: str, hint: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        loader.load(FOLDER / "bad" / f"{stem}.yaml")
+    assert hint in caught.value.problems[0].hint
