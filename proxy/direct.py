@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import Final, cast
 
 from proxy.blocking import Hangs, Place
 from proxy.config.values import Endpoint
 from proxy.errors import ChannelRefused, ChannelTimeout
-from proxy.names import connect, resolve
+from proxy.names import connect, remedy, resolve
 from proxy.relay.interfaces import ChannelUser
 
 CONNECT_TIMEOUT_S: Final = 10.0
@@ -144,7 +145,8 @@ class Direct:
             raise ChannelTimeout(f"{target} does not resolve: {exc}", hint=hint) from exc
         except (OSError, UnicodeError) as exc:
             said = (exc.strerror if isinstance(exc, OSError) else None) or exc
-            raise ChannelRefused(f"no TCP connection to {target}: {said}", hint="is it reachable from here?") from exc
+            hint = remedy(target.host, exc.errno) if isinstance(exc, socket.gaierror) else "is it reachable from here?"
+            raise ChannelRefused(f"no TCP connection to {target}: {said}", hint=hint) from exc
 
     async def _connect(self, target: Endpoint) -> TcpChannel:
         """To the first address that answers; each has its share of the time. Raises OSError, UnicodeError, Hangs."""

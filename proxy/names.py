@@ -81,6 +81,13 @@ async def resolve(host: str, port: int, place: Place, *, family: int = 0, timeou
         return await place.run(_look_up, host, port, family, timeout=timeout)
 
 
+def remedy(host: str, error: int | None, *, also: str = "") -> str:
+    """What to do where `resolve` had gaierror number `error` for `host`; `also` is what else the name may be."""
+    if error == socket.EAI_NONAME:
+        return f"is {host} spelt right, with its domain? {also}This machine's answer: getent hosts {host}"
+    return f"this machine's resolver has no answer now: getent hosts {host}; /etc/resolv.conf names its servers"
+
+
 def _look_up(host: str, port: int, family: int) -> list[Address]:
     doing(f"looking up {host}")
     return _ask(host, port, family, 0)

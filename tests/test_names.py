@@ -11,7 +11,7 @@ import pytest
 from proxy import direct, names
 from proxy.blocking import Hangs, Place
 from proxy.config.values import Endpoint
-from proxy.errors import ChannelTimeout, ListenError
+from proxy.errors import ChannelRefused, ChannelTimeout, ListenError
 from proxy.listeners import binding
 from proxy.listeners.listener import Listener
 from proxy.names import resolve
@@ -70,6 +70,20 @@ async def test_a_direct_cluster_says_so(monkeypatch: pytest.MonkeyPatch) -> None
         ) as failure:
             await route.open_channel(Endpoint("api.example", 6443), origin=Endpoint("127.0.0.1", 1), hold_until=0)
         assert "getent hosts api.example" in failure.value.hint
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"), [(socket.EAI_NONAME, "is api.invalid spelt right"), (socket.EAI_AGAIN, "/etc/resolv.conf")]
+)
+async def test_a_direct_cluster_whose_name_is_not_found(error: int, remedy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(host: str, *_: object, **__: object) -> None:
+        raise socket.gaierror(error, f"no {host}")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with pytest.raises(ChannelRefused, match=r"^no TCP connection to api\.invalid:6443: no api\.invalid$") as failure:
+        await direct.Direct().open_channel(Endpoint("api.invalid", 6443), origin=Endpoint("127.0.0.1", 1), hold_until=0)
+    assert remedy in failure.value.hint
+    assert "getent hosts api.invalid" in failure.value.hint
 
 
 @pytest.mark.usefixtures("silent")

@@ -45,6 +45,15 @@ class Endpoint(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @property
+    def is_address(self) -> bool:
+        """Whether nobody has to look the host up."""
+        try:
+            ipaddress.ip_address(self.host)
+        except ValueError:
+            return False
+        return True
+
+    @property
     def is_loopback(self) -> bool:
         """Whether only this machine can reach it (127.0.0.0/8, ::1, `localhost`)."""
         if self.host == "localhost":

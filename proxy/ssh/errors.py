@@ -23,6 +23,7 @@ from proxy.errors import (
     Unreachable,
     Unresolvable,
 )
+from proxy.names import remedy
 from proxy.text import printable
 
 _LISTS: Final = 1500
@@ -56,20 +57,14 @@ def _digest(blob: bytes) -> str:
     return "SHA256:" + base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip("=")
 
 
-def _names(host: str, error: int | None) -> str:
-    if error == socket.EAI_NONAME:
-        return (
-            f"is {host} spelt right, with its domain? An alias of ~/.ssh/config counts if the gateway says ssh_config: FILE. "
-            f"This machine's answer: getent hosts {host}"
-        )
-    return f"this machine's resolver has no answer now: getent hosts {host}; /etc/resolv.conf names its servers"
+_ALIAS: Final = "An alias of ~/.ssh/config counts if the gateway says ssh_config: FILE. "
 
 
 def describe_connect(server: str, exc: OSError | UnicodeError) -> LinkError:
     """Why there is no TCP connection to `server`."""
     if isinstance(exc, socket.gaierror):
         host = server.rpartition(":")[0]
-        return Unresolvable(f"{server} does not resolve: {exc.strerror}", hint=_names(host, exc.errno))
+        return Unresolvable(f"{server} does not resolve: {exc.strerror}", hint=remedy(host, exc.errno, also=_ALIAS))
     if isinstance(exc, UnicodeError):
         return Unresolvable(f"{server} does not resolve: it is not a host name")
     if isinstance(exc, TimeoutError):

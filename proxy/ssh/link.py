@@ -244,7 +244,10 @@ class Link:
         if code == asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED:
             return ChannelProhibited(f"{self.server} does not allow forwarding to {target}{why}")
         if code == asyncssh.OPEN_CONNECT_FAILED:
-            hint = f"{ChannelRefused.hint} Try on the gateway: nc -vz {target.host} {target.port}"
+            look = f"nc -vz {target.host} {target.port}"
+            if not target.is_address:
+                look = f"getent hosts {target.host}; {look}"
+            hint = f"{ChannelRefused.hint} Try on the gateway: {look}"
             return ChannelRefused(f"{self.server} could not connect to {target}{why}", hint=hint)
         return ChannelError(f"{self.server} did not open a channel to {target}{why} (code {code})")
 
