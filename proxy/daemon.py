@@ -281,8 +281,9 @@ class Daemon:
             connections=self.shared.admission.active,
             buffered_bytes=self.shared.budget.used,
             memory_limit=self.shared.budget.limit,
-            gateways=tuple(gateway.snapshot() for gateway in self.gateways.values()),
-            clusters=tuple(entry.snapshot() for entry in self.entries.values()),
+            # In the order of the file, whatever reloads have replaced.
+            gateways=tuple(self.gateways[name].snapshot() for name in self.config.gateways if name in self.gateways),
+            clusters=tuple(self.entries[name].snapshot() for name in self.config.clusters if name in self.entries),
         )
 
     # ------------------------------------------------------------------------------------------------- stop

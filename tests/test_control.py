@@ -115,6 +115,31 @@ async def test_a_reload_that_leaves_no_cluster_warns(tmp_path: Path) -> None:
         assert (warned["log_level"], warned["removed"]) == ("warning", ("one",))
 
 
+async def test_a_reload_leaves_everything_in_the_order_of_the_file(tmp_path: Path) -> None:
+    """Also what it has replaced, or opened again."""
+    names = ("c", "a", "d", "b")
+    ports = {name: free_port() for name in names}
+
+    def write(servers: dict[str, str]) -> None:
+        clusters = [
+            f"{name}: {{gateway: direct, listen: '127.0.0.1:{ports[name]}', api_servers: ['{server}']}}"
+            for name, server in servers.items()
+        ]
+        daemon.config_path.write_text(f"version: 1\nclusters: {{{', '.join(clusters)}}}\n")
+
+    def shown() -> tuple[str, ...]:
+        return tuple(cluster.name for cluster in daemon.snapshot().clusters)
+
+    async with controlled(tmp_path) as (daemon, controller):
+        write(dict.fromkeys(("c", "d", "b"), "127.0.0.1:1"))
+        await controller.reload()
+        assert shown() == ("c", "d", "b")
+        await controller.drain("d")
+        write({"c": "127.0.0.1:2", "a": "127.0.0.1:1", "d": "127.0.0.1:1", "b": "127.0.0.1:1"})
+        await controller.reload()
+        assert shown() == names
+
+
 async def test_a_drained_cluster_binds_its_address_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody else had it when the daemon started, and is gone after the drain."""
     monkeypatch.setattr(daemon_module, "REBIND_S", 0.001)
