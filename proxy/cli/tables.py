@@ -41,6 +41,8 @@ LISTED: Final = 8
 _DAY: Final = 86_400.0
 _GAP: Final = 2
 _SHORTEST_NAME: Final = 8
+_FEWEST_COLUMNS: Final = 2
+"""The name and the state."""
 
 
 def render(
@@ -199,19 +201,22 @@ def _what_goes_on(gateway: GatewaySnapshot) -> str:
 def _table(headers: list[str], rows: list[list[Text]], width: int, room: int | None = None) -> list[RenderableType]:
     """A blank line, and columns side by side (`>` ones right-justified); nothing if there are no rows.
 
-    The first column, the names, yields where `width` does not hold all of them; rows that `room` lines do not hold are counted.
+    The first column, the names, yields where `width` does not hold all of them, then columns from the right; rows that `room`
+    lines do not hold are counted.
     """
     if not rows or room == 0:
         return []
+    takes = [_GAP + max(len(header.lstrip(">")), *(row[index].cell_len for row in rows)) for index, header in enumerate(headers)]
+    takes[0] = min(takes[0] - _GAP, _SHORTEST_NAME)
+    kept = len(headers)
+    while kept > _FEWEST_COLUMNS and sum(takes[:kept]) > width:
+        kept -= 1
     fit = len(rows) if room is None or room >= _lines(rows) else max(room - 3, 0)
     table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="dim")
-    taken = 0
-    for index, header in enumerate(headers):
+    for header in headers[:kept]:
         table.add_column(header.lstrip(">"), justify="right" if header[0] == ">" else "left", no_wrap=True)
-        if index:
-            taken += _GAP + max(len(header.lstrip(">")), *(row[index].cell_len for row in rows))
     for name, *rest in rows[:fit]:
-        table.add_row(_shortened(name, max(width - taken, _SHORTEST_NAME)), *rest)
+        table.add_row(_shortened(name, max(width - sum(takes[1:kept]), _SHORTEST_NAME)), *rest[: kept - 1])
     if fit == len(rows):
         return [Text(), table]
     left = rows[fit:]

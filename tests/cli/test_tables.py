@@ -249,10 +249,28 @@ def test_what_the_other_side_said_is_neither_markup_nor_escape() -> None:
     assert "[bold]gone cluster x" in text
 
 
+def test_a_narrow_terminal_has_fewer_columns_and_whole_words() -> None:
+    counts = []
+    for width in range(36, 80):
+        lines = shown(width=width)
+        assert max(map(cell_len, lines)) <= width
+        columns = next(line for line in lines if line.startswith("CLUSTER")).split()
+        assert columns == ["CLUSTER", "STATE", "LISTEN", "PROBE", "CONNS", "SENT", "RECVD", "CERT"][: len(columns)]
+        assert row(lines, "prod-eu")[:4] == ["prod-eu", "●", "up", "127.0.0.1:16443"]
+        counts.append(len(columns))
+    assert counts == sorted(counts)
+    assert (counts[0], counts[-1]) == (3, 8)
+
+
+@pytest.mark.parametrize("width", [1, 10, 30])
+def test_where_not_even_the_states_fit_nothing_is_wider(width: int) -> None:
+    assert max(map(cell_len, shown(width=width))) <= width
+
+
 names = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1, max_size=253)
 
 
-@given(st.lists(names, min_size=1, max_size=3), st.integers(min_value=80, max_value=240))
+@given(st.lists(names, min_size=1, max_size=3), st.integers(min_value=40, max_value=240))
 @settings(deadline=None)
 def test_no_line_is_wider_than_the_terminal(clusters: list[str], width: int) -> None:
     snapshot = replace(DAEMON, clusters=tuple(replace(STAGE_US, name=name) for name in clusters))
