@@ -70,7 +70,9 @@ class _Answer:
     @property
     def who(self) -> str:
         """A guess at who says this."""
-        said = escaped((self.body or self.first)[: 4 * _QUOTED].decode("utf-8", "replace").strip().partition("\n")[0])[:_QUOTED]
+        said = escaped((self.body or self.first)[: 4 * _QUOTED].decode("utf-8", "replace").strip().partition("\n")[0].rstrip())[
+            :_QUOTED
+        ]
         if self.status:
             quoted = "" if said[:1] in {"", "<"} else f", which says {said!r}"  # a page in HTML tells nothing
             return f"HTTP {self.status} from {escaped(self.server)[:_QUOTED] or 'a server without a name'}{quoted}"

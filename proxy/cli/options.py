@@ -60,7 +60,7 @@ def say_where(ctx: click.Context, error: ConfigError) -> None:
     own: Path | None = ctx.meta.get(_NOWHERE)
     if own is not None and error.path == str(DEFAULT_CONFIG):
         remedy = "create one of them, or name yours: --config FILE, or KUBEMUX_CONFIG=FILE in the environment"
-        error.problems.append(Problem(0, "", f"nor is there {own}, and KUBEMUX_CONFIG is not set", remedy))
+        error.problems.insert(1, Problem(0, "", f"nor is there {own}, and KUBEMUX_CONFIG is not set", remedy))
 
 
 config_option = click.option(

@@ -133,6 +133,7 @@ FOREIGN = {
     "a TLS server in Go": (GO_TLS, "which says 'Client sent an HTTP request to an HTTPS server.'"),
     "a TLS server": (b"\x15\x03\x01\x00\x02\x02\x46", "a TLS server"),
     "sshd": (b"SSH-2.0-OpenSSH_9.2p1\r\n", "an SSH server, SSH-2.0-OpenSSH_9.2p1"),
+    "sshd that was asked": (b"SSH-2.0-x\r\nInvalid SSH identification string.\r\n", "an SSH server, SSH-2.0-x"),
     "garbage": (b"\x1b]0;owned\x07\xff\n", "it says '"),
     "a short answer": (OK + b"Content-Length: 99\r\n\r\n{", "HTTP 200 from a server without a name"),
     "an upgrade": (b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n", "it says 'HTTP/1.1 101"),
@@ -150,6 +151,7 @@ async def test_another_program_is_not_kubemux(name: str) -> None:
     assert str(caught.value).startswith(f"http://{other.endpoint}: that is not kubemux: ")
     assert what in str(caught.value)
     assert str(caught.value).isprintable()
+    assert not str(caught.value).endswith("\\r")
     assert f"ss -ltnp 'sport = :{other.endpoint.port}'" in caught.value.hint
 
 

@@ -77,6 +77,7 @@ def test_where_there_is_none_the_message_names_every_place(home: Path, args: lis
     assert f"{home}/etc/config.yaml: " in shown.stderr
     assert f"nor is there {home}/home/.config/kubemux/config.yaml, and KUBEMUX_CONFIG is not set" in shown.stderr
     assert "--config FILE, or KUBEMUX_CONFIG=FILE" in shown.stderr
+    assert "nor is there" in shown.stderr.splitlines()[2], "before what has not been done"
 
 
 def test_who_names_a_file_is_not_told_of_others(home: Path) -> None:
