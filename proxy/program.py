@@ -34,24 +34,31 @@ async def run(
     """What `command` prints, at `most` so many bytes. Raises OSError if there is no such program, ValueError if it prints more.
 
     It has the descriptors `inherits`, and a session of its own, which ends with it, or with the call: `Match exec` starts
-    programs that would outlive an ssh that is killed, or keep its standard error open. The caller has a deadline.
+    programs that would outlive an ssh that is killed, or keep its standard error open. One that has made a session for itself
+    (a daemon) goes on; what it has open is not waited for. The caller has a deadline.
     """
     pipe, none = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
     process = await asyncio.create_subprocess_exec(
         *command, stdin=none, stdout=pipe, stderr=pipe, env=environment, start_new_session=True, pass_fds=inherits
     )
+    output, complaints = bytearray(), bytearray()
     try:
         async with asyncio.TaskGroup() as group:
-            complaints = group.create_task(_first(process.stderr, _MAX_COMPLAINTS))
-            printed = group.create_task(_first(process.stdout, most + 1))
+            reading = {
+                group.create_task(_keep(process.stderr, complaints, _MAX_COMPLAINTS)),
+                group.create_task(_keep(process.stdout, output, most + 1)),
+            }
             await process.wait()
             _kill(process)  # what it has started may have its output open
+            _, open_still = await asyncio.wait(reading, timeout=_END_S)
+            for task in open_still:
+                task.cancel()
     finally:
         _kill(process)
         await _ended(process)
-    if len(output := printed.result()) > most:
+    if len(output) > most:
         raise ValueError(f"prints more than {most >> 20} MiB")
-    return Ran(-1 if process.returncode is None else process.returncode, output, complaints.result())
+    return Ran(-1 if process.returncode is None else process.returncode, bytes(output), bytes(complaints))
 
 
 async def _ended(process: asyncio.subprocess.Process) -> None:
@@ -60,12 +67,10 @@ async def _ended(process: asyncio.subprocess.Process) -> None:
             await process.wait()
 
 
-async def _first(stream: asyncio.StreamReader | None, most: int) -> bytes:
-    """All of `stream` up to its end, of which `most` bytes are kept."""
-    kept = bytearray()
+async def _keep(stream: asyncio.StreamReader | None, kept: bytearray, most: int) -> None:
+    """Read `stream` up to its end; `kept` gets the first of it, `most` bytes."""
     while stream is not None and (data := await stream.read(1 << 16)):
         kept += data[: most - len(kept)]
-    return bytes(kept)
 
 
 def _kill(process: asyncio.subprocess.Process) -> None:

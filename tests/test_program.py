@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from pathlib import Path
@@ -32,6 +33,17 @@ async def test_what_it_has_started_ends_with_it(output: str) -> None:
             await asyncio.sleep(0.01)
 
 
+async def test_a_daemon_that_it_has_started_is_not_waited_for() -> None:
+    """As by a `Match exec`, which ssh(1) does not mind; its standard error is ours."""
+    pause = f"sleep 10{free_port()}"
+    async with asyncio.timeout(5):
+        ran = await program.run(["sh", "-c", f"setsid {pause} & echo out; echo err >&2"])
+        assert ran == (0, b"out\n", b"err\n")
+        while pause not in _commands():
+            await asyncio.sleep(0.01)
+    _kill(pause)
+
+
 @pytest.mark.both_loops
 async def test_there_is_none() -> None:
     with pytest.raises(FileNotFoundError):
@@ -54,6 +66,11 @@ async def test_nothing_of_it_stays_when_nobody_waits(script: str) -> None:
     async with asyncio.timeout(5):
         while pause in _commands():
             await asyncio.sleep(0.01)
+
+
+def _kill(pause: str) -> None:
+    (pid,) = (int(pid.name) for pid in Path("/proc").glob("[0-9]*") if command(int(pid.name)) == pause)
+    os.kill(pid, signal.SIGKILL)
 
 
 def _commands() -> str:
