@@ -37,6 +37,10 @@ MOST_ANSWERS: Final = 10_000
 MOST_UNREAD: Final = 2 << 20
 """Bytes that wait in the transport before the peer is no longer heard. Clients add none past 0.5 MiB: these are answers."""
 
+MOST_UNOPENED: Final = 512 << 10
+"""Bytes that wait while a packet is handled in a task of its own before no more are read: more than any packet has.
+A turn of uvloop's reads 8 MiB, and asyncssh copies for each read what waits."""
+
 MOST_KEPT: Final = 8 << 20
 """Bytes that wait for new keys. A jump host carries one channel, whose window is 2 MiB with OpenSSH; ours wait by themselves."""
 
@@ -61,12 +65,26 @@ class Metered:
         self._is_counting = False
         self.is_held = False
         """What has come waits for the next turn, and the transport is paused."""
+        self._is_full = False
+        self._receive = self._conn._recv_data
         self._finish, self._send = self._conn._finish_recv_packet, self._conn.send_packet
         self._process = self._conn.process_packet
         # Instance attributes over methods: asyncssh looks them up at each call.
-        self._conn.process_packet = self._processed
+        self._conn.process_packet, self._conn._recv_data = self._processed, self._received
         self._conn._finish_recv_packet, self._conn.send_packet = self._finished, self._sent
         self._conn._channels = Channels()
+
+    def _received(self) -> None:
+        """Something has come, or what has come can be opened now."""
+        self._receive()
+        if self._conn._transport is None:  # it has ended, and the transport reads until the next turn all the same
+            self._conn._inpbuf = b""
+        elif len(self._conn._inpbuf) > MOST_UNOPENED:
+            self._is_full = True
+            self._pause()
+        elif self._is_full and not self.is_held:
+            self._is_full = False
+            self._resume()
 
     def _processed(self, kind: int, sequence: int, packet: Any) -> Any:
         """A packet for the connection itself. Raises asyncssh.ProtocolError."""
@@ -88,7 +106,8 @@ class Metered:
 
     def stop(self) -> None:
         """Another reads in asyncssh's place: what has come and the transport are its own."""
-        self.is_held = False
+        self.is_held = self._is_full = False
+        self._conn._recv_data = self._receive
 
     @property
     def _is_unread(self) -> bool:
@@ -99,8 +118,7 @@ class Metered:
         """Handle no more: asyncssh does the same while it is busy with a packet."""
         self.is_held = True
         self._conn._recv_handler = lambda: False
-        if self._is_there:
-            self._conn._transport.pause_reading()
+        self._pause()
 
     def _turn_ends(self) -> None:
         self._is_counting, self._left = False, TURN
@@ -113,7 +131,15 @@ class Metered:
         self.is_held = False
         self._conn._recv_handler = self._conn._recv_pkthdr
         self._conn._recv_data()
-        if not self.is_held and self._is_there:
+        if not (self.is_held or self._is_full):
+            self._resume()
+
+    def _pause(self) -> None:
+        if self._is_there:
+            self._conn._transport.pause_reading()
+
+    def _resume(self) -> None:
+        if self._is_there:
             self._conn._transport.resume_reading()
 
     @property

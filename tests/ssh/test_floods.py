@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
 import asyncssh
 import pytest
-from asyncssh.packet import Byte, String
+from asyncssh.packet import Byte, String, UInt32
 
+from proxy.config.model import GatewayConfig
 from proxy.config.values import Endpoint
 from proxy.ssh import internals, metered
 from proxy.ssh.link import Link
@@ -24,6 +25,7 @@ from tests.ssh.conftest import ORIGIN, Watched, failure, started
 from tests.ssh.native import SECONDS, until
 from tests.support.hostile import CHANNEL_FLOODS, FLOODS, LOGIN_FLOODS, Flooding
 from tests.support.other_servers import Connections, asyncssh_server
+from tests.support.ssh_keys import new_key, public
 
 COUNT = 5_000
 TARGET = Endpoint("10.0.0.1", 6443)
@@ -175,3 +177,36 @@ async def test_so_have_those_to_requests_on_a_channel(tmp_path: Path, data_plane
         async with asyncio.timeout(SECONDS):
             error = await asyncio.shield(link.closed)
         assert (error.reason, link.data_plane) == ("protocol_error", data_plane)
+
+
+async def test_what_comes_while_a_packet_is_handled_waits_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key exchange begins twice, and then comes what a socket holds: 8 MiB in one turn, and each read copied all before."""
+    waiting = [0]
+    receive = asyncssh.SSHClientConnection.data_received
+
+    def received(conn: Any, data: bytes, datatype: None = None) -> None:
+        receive(conn, data, datatype)
+        waiting.append(len(conn._inpbuf))
+
+    monkeypatch.setattr(asyncssh.SSHClientConnection, "data_received", received)
+    lists = (b"curve25519-sha256", b"ssh-ed25519", *[b"aes128-ctr"] * 2, *[b"hmac-sha2-256"] * 2, *[b"none"] * 2, b"", b"")
+    begin = Byte(messages.KEXINIT) + bytes(16) + b"".join(map(String, lists)) + bytes(5)
+    padding = 16 - (len(begin) + 5) % 8
+    packet = UInt32(len(begin) + 1 + padding) + Byte(padding) + begin + bytes(padding)
+
+    async def flood(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\n")
+        writer.write(b"SSH-2.0-OpenSSH_9.9\r\n" + packet * 100_000)
+        with suppress(ConnectionError):
+            await writer.drain()
+        writer.transport.abort()
+
+    server = await asyncio.start_server(flood, "127.0.0.1", 0)
+    async with server:
+        key = new_key(tmp_path / "key")
+        (tmp_path / "known_hosts").write_text(f"* {public(key)}\n")
+        section = {"host": "127.0.0.1", "port": server.sockets[0].getsockname()[1], "user": "root", "connect_timeout": "10s"}
+        files = {"identity_files": [str(key)], "known_hosts": [str(tmp_path / "known_hosts")]}
+        error = await failure(GatewayConfig.model_validate(section | files))
+    assert "already in progress" in str(error)
+    assert max(waiting) <= metered.MOST_UNOPENED + (256 << 10), "and one read"
