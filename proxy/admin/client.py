@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlencode
@@ -18,7 +19,7 @@ from proxy.admin.asking import Unanswered, Where, ask, shown
 from proxy.config import loader, yaml
 from proxy.config.model import AdminConfig
 from proxy.config.typed import Mistakes
-from proxy.errors import AdminError, ConfigError
+from proxy.errors import AdminError, ConfigError, UnknownName
 
 ASK_TIMEOUT: Final = 5.0
 """Seconds a running daemon may take to say how it is."""
@@ -98,6 +99,28 @@ async def fetch_status(admin: AdminConfig, path: Path) -> object:
                 failures.append(error)
     told = next((error for error in failures if isinstance(error, AnotherDaemon)), failures[0])
     raise AdminError("; ".join(map(str, failures)), hint=told.hint)
+
+
+@contextmanager
+def names_of(path: Path, names: Iterable[str], *sections: str) -> Iterator[None]:
+    """Where the daemon does not know one of `names` that these sections of the file have, UnknownName says how it comes to."""
+    try:
+        yield
+    except UnknownName as error:
+        written = _in_file(path, sections)
+        unknown = next((name for name in names if name in written and str(error).endswith(f" {name!r}")), None)
+        if unknown is None:
+            raise
+        hint = f"{path} has it, and has changed since the daemon read it: kubemux reload takes it up"
+        raise UnknownName(str(error), hint=hint) from error
+
+
+def _in_file(path: Path, sections: Iterable[str]) -> set[object]:
+    try:
+        root = loader.keys(yaml.read(path))
+    except ConfigError:
+        return set()
+    return {name for key in sections if isinstance(section := root.get(key), dict) for name in section}
 
 
 async def _status(where: Where, path: Path) -> object:

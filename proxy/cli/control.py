@@ -91,4 +91,9 @@ def _command(config: Path, name: str, params: dict[str, str], budget: float) -> 
         hint = "mend the file, or name the one that the daemon was started with: --config FILE"
         error.problems.append(Problem(0, "", "the daemon was not asked, and goes on as before if it runs", hint))
         raise
-    return asyncio.run(client.command(admin, config, name, params=params, budget=budget))
+    try:
+        with client.names_of(config, params.values(), *(f"{kind}s" for kind in params)):
+            return asyncio.run(client.command(admin, config, name, params=params, budget=budget))
+    except ConfigError as refused:
+        refused.problems.append(Problem(0, "", "refused as a whole: the daemon goes on as before"))
+        raise

@@ -75,7 +75,8 @@ def _by_daemon(cluster: str, path: Path, refused: ConfigError) -> Report:
     if not denied:
         raise refused
     try:
-        answer = asyncio.run(client.command(readable.admin, path, "probe", params={"cluster": cluster}, budget=ASK_BUDGET))
+        with client.names_of(path, [cluster], "clusters"):
+            answer = asyncio.run(client.command(readable.admin, path, "probe", params={"cluster": cluster}, budget=ASK_BUDGET))
         report = doctor.from_document(answer)
     except (AdminError, ValueError) as error:
         hint = error.hint if isinstance(error, AdminError) else "it is of another version than this command: restart it"

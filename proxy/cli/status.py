@@ -36,6 +36,11 @@ def status(names: tuple[str, ...], config: Path, *, as_json: bool, watching: boo
     NAME: only this gateway and its clusters, or this cluster and its gateway. The exit code tells whether the daemon answered
     (0) or not (1); whether all is well is in `--json` and the metrics.
     """
+    with client.names_of(config, names, "gateways", "clusters"):
+        _status(names, config, as_json=as_json, watching=watching)
+
+
+def _status(names: tuple[str, ...], config: Path, *, as_json: bool, watching: bool) -> None:
     admin = client.admin_section(config)
     if watching:
         if as_json:

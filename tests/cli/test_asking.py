@@ -25,7 +25,7 @@ from proxy.admin.control import ReloadResult
 from proxy.admin.server import AdminServer
 from proxy.admin.status import to_document
 from proxy.cli import main
-from proxy.errors import ConfigError, LinkDown, Problem
+from proxy.errors import ConfigError, LinkDown, Problem, UnknownName
 from proxy.snapshots import ClusterState
 from tests.admin.scripted import DAEMON, PROD_EU, Daemon, serving
 
@@ -117,7 +117,8 @@ async def test_reload_prints_what_it_did(daemon: Daemon, config: Path) -> None:
 async def test_a_refused_configuration_is_reported_and_exits_78(daemon: Daemon, config: Path) -> None:
     daemon.failure = ConfigError("/etc/k.yaml", [Problem(3, "clusters.x", "bad port", "use 1-65535")])
     shown = await kubemux("reload", "--config", config)
-    assert (shown.exit_code, shown.stderr) == (78, daemon.failure.render() + "\n")
+    assert shown.exit_code == 78
+    assert shown.stderr == f"{daemon.failure.render()}\n/etc/k.yaml: refused as a whole: the daemon goes on as before\n"
 
 
 async def test_reconnect_and_drain(daemon: Daemon, config: Path) -> None:
@@ -176,6 +177,22 @@ async def test_orders_that_fail_exit_1_and_2_if_the_name_is_wrong(daemon: Daemon
     daemon.failure = LinkDown("eu-edge is down")
     shown = await kubemux("drain", "x", "--config", config)
     assert (shown.exit_code, shown.stderr.splitlines()[0]) == (1, "kubemux: eu-edge is down")
+
+
+@pytest.mark.parametrize(
+    "args", [["status"], ["status", "eu-edge"], ["status", "--json"], ["reconnect"], ["drain"]], ids=" ".join
+)
+async def test_a_name_that_only_the_file_has_waits_for_a_reload(daemon: Daemon, config: Path, args: list[str]) -> None:
+    with config.open("a") as file:
+        file.write("gateways: {eu-edge: {}, new-edge: {}}\nclusters: {prod-eu: {}, prod-new: {}}\n")
+    mine, other = ("new-edge", "prod-new") if args == ["reconnect"] else ("prod-new", "new-edge")
+    for name in (mine, "nope", *([other] if args[0] != "status" else [])):
+        daemon.failure = UnknownName.among("cluster", name, ["prod-eu"]) if args == ["drain"] else None
+        shown = await kubemux(*args, name, "--config", config)
+        assert (shown.exit_code, shown.stdout) == (2, "")
+        assert shown.stderr.splitlines()[0].endswith(f" is called '{name}'")
+        hint = f"  hint: {config} has it, and has changed since the daemon read it: kubemux reload takes it up"
+        assert (hint in shown.stderr) is (name == mine)
 
 
 async def test_a_configuration_that_cannot_be_read_exits_78(tmp_path: Path) -> None:
