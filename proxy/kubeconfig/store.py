@@ -61,6 +61,7 @@ def import_(config: Path, output: Path, clusters: Sequence[Imported], *, port_ba
 
     The result must load before it replaces anything. Raises ConfigError, WriteFailed.
     """
+    yaml.read(config)  # a file that is not there is said to be missing, before a folder is made for the lock
     with file.locked(output):
         data, merged = _merged(config, output.parent, clusters, port_base)
         added = [path for path, pem in merged.files.items() if not (path.is_file() and path.read_bytes() == pem)]

@@ -80,6 +80,19 @@ def test_where_there_is_none_the_message_names_every_place(home: Path, args: lis
     assert "nor is there" in shown.stderr.splitlines()[2], "before what has not been done"
 
 
+def test_an_import_without_a_configuration_says_so_and_makes_nothing(home: Path) -> None:
+    kubeconfig = home / "kubeconfig"
+    kubeconfig.write_text(
+        "{contexts: [{name: c, context: {cluster: c}}], clusters: [{name: c, cluster: {server: 'https://10.0.0.1:6443'}}]}"
+    )
+    args = ["kubeconfig", "import", "--kubeconfig", str(kubeconfig), "--context", "c", "--gateway", "direct"]
+    shown = CliRunner().invoke(main, args)
+    assert (shown.exit_code, shown.stdout) == (78, "")
+    assert f"{home}/etc/config.yaml: the file does not exist" in shown.stderr
+    assert f"nor is there {home}/home/.config/kubemux/config.yaml" in shown.stderr
+    assert not (home / "etc").exists()
+
+
 def test_who_names_a_file_is_not_told_of_others(home: Path) -> None:
     assert "KUBEMUX_CONFIG" not in check(home / "missing.yaml").stderr
 
