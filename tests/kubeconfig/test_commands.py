@@ -65,7 +65,9 @@ class Desk:
 
 
 @pytest.fixture
-def desk(tmp_path: Path, certificates: Certificates) -> Desk:
+def desk(tmp_path: Path, certificates: Certificates, monkeypatch: pytest.MonkeyPatch) -> Desk:
+    """On a machine where nobody listens: whoever runs the suite may have a kubemux of their own at 16443."""
+    monkeypatch.setattr(store, "_is_free", lambda _: True)
     return Desk(tmp_path, certificates.ca)
 
 
@@ -338,14 +340,16 @@ def test_import_can_show_or_write_elsewhere(desk: Desk) -> None:
     assert desk.config.read_bytes() == before[desk.config]
 
 
-def test_import_gives_out_no_port_that_somebody_listens_on(desk: Desk) -> None:
+def test_import_gives_out_no_port_that_somebody_listens_on(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(store, "_ephemeral_start", lambda: 65536)  # else none would be given out where our two are
     with socket.create_server(("127.0.0.1", 0)) as ours, socket.create_server(("", 0)) as everywhere:
         for taken in (ours.getsockname()[1], everywhere.getsockname()[1]):
             args = ("--kubeconfig", desk.kubeconfig, "--context", "prod", "--gateway", "direct", "--output", "-")
             result = desk.run("import", *args, "--port-base", str(taken))
-            given = re.search(r'listen: "127.0.0.1:([0-9]+)"', result.stdout)
-            # Above where the kernel hands out ports by itself there are none to give out.
-            assert (int(given[1]) > taken) if given else ("no port is left for 'prod'" in result.stderr)
+            assert result.exit_code == 0, result.stderr
+            *_, given = re.findall(r'listen: "127.0.0.1:([0-9]+)"', result.stdout)
+            assert int(given) > taken
 
 
 @pytest.mark.kubectl
