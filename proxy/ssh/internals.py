@@ -72,6 +72,8 @@ async def connect(
 
     def connection() -> asyncssh.SSHClientConnection:
         conn = asyncssh.SSHClientConnection(loop, options, wait="auth")
+        # Who dials waits for it only once it has a socket to tune, and a peer can end it before.
+        cast("Any", conn)._waiter.add_done_callback(lambda waiter: waiter.cancelled() or waiter.exception())
         if agent is not None:
             cast("Any", conn)._agent = agent
         return conn

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import socket
+import threading
 from asyncio import StreamReader, StreamWriter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -27,6 +29,7 @@ from proxy.errors import (
     Unresolvable,
 )
 from proxy.names import Address
+from proxy.relay.relay import LINGER_ZERO
 from proxy.ssh.dial import _Tcp, dial
 from proxy.ssh.handshakes import Handshakes
 from tests.ssh.conftest import config_for, dialled, failure
@@ -276,3 +279,30 @@ async def test_the_end_is_told_once(sshd: Sshd) -> None:
         await told.wait()
         await result.conns[0].wait_closed()
     assert len(ends) == 1
+
+
+async def test_servers_that_reset_each_connection_at_once_leave_nothing_behind(tmp_path: Path) -> None:
+    """Now and then asyncssh has heard of it before the dial has tuned the socket: an exception that nobody took, in the log."""
+    complaints: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: complaints.append(context))
+    key = ssh_keys.new_key(tmp_path / "key")
+    (tmp_path / "known_hosts").write_text(f"* {ssh_keys.public(key)}\n")
+
+    def serve(listener: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                sock, _ = listener.accept()
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_ZERO)
+                sock.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, args=[listener])
+        thread.start()
+        section = {"host": "127.0.0.1", "port": listener.getsockname()[1], "user": "root"}
+        files = {"identity_files": [str(key)], "known_hosts": [str(tmp_path / "known_hosts")]}
+        for _ in range(100):
+            assert (await failure(GatewayConfig.model_validate(section | files))).reason in {"unreachable", "handshake_failed"}
+        listener.shutdown(socket.SHUT_RDWR)
+        await asyncio.to_thread(thread.join)
+    gc.collect()
+    assert complaints == []
