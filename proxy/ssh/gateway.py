@@ -154,7 +154,7 @@ class Gateway:
         """See `proxy.relay.interfaces.Route`. A link that ends meanwhile is replaced by the next, until `hold_until`."""
         loop = asyncio.get_running_loop()
         while True:
-            if not self._up.is_set():
+            while not self._up.is_set():  # a link may be gone again before whoever has waited for it runs
                 await self._wait_for_link(hold_until)
             link = self._links.choose(target)
             try:

@@ -10,6 +10,7 @@ from typing import cast
 import pytest
 
 from proxy.cluster import relayed_socket
+from proxy.config.model import GatewayConfig
 from proxy.config.values import Endpoint
 from proxy.errors import AuthFailed, LinkDown, LinkError
 from proxy.relay.interfaces import Channel
@@ -290,3 +291,16 @@ async def test_a_silent_server_is_given_up_after_interval_times_max_missed(sshd:
             await asyncio.to_thread(sshd.resume)
         await gateway.until(lambda: gateway.links == 1)
         assert gateway.metric("gateway_reconnects_total", reason="keepalive_timeout") == 1
+
+
+async def test_a_link_that_is_gone_again_before_a_waiting_client_runs() -> None:
+    """A server that hangs up as soon as one is in: both happen in one turn of the loop."""
+    gateway = Watched(GatewayConfig(host="127.0.0.1", user="root"))
+    loop = asyncio.get_running_loop()
+    opening = loop.create_task(gateway.open_channel(Endpoint("10.0.0.1", 6443), origin=ORIGIN, hold_until=loop.time() + 0.3))
+    await asyncio.sleep(0)
+    gateway._up.set()
+    gateway._up.clear()
+    with pytest.raises(LinkDown, match="gateway edge has no link"):
+        await opening
+    await gateway.close()
