@@ -1,6 +1,6 @@
 """`python -m proxy` is `kubemux`."""
 
-from proxy.cli import main
+from proxy.cli import program
 
 if __name__ == "__main__":
-    main(prog_name="kubemux")
+    program()

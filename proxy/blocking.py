@@ -12,6 +12,8 @@ They are daemon threads. At exit the interpreter waits for those of a `ThreadPoo
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -26,6 +28,7 @@ FILES_S: Final = 5.0
 """Seconds in which a file is read that can be read at all, however busy its disk: for what has no better measure."""
 
 _thread = threading.local()
+_running: set[threading.Thread] = set()
 
 
 class Hangs(Exception):
@@ -55,7 +58,9 @@ class Call(Generic[T]):
 
     def start(self) -> None:
         """Begin."""
-        threading.Thread(target=self._run, name=self.what, daemon=True).start()
+        thread = threading.Thread(target=self._run, name=self.what, daemon=True)
+        _running.add(thread)
+        thread.start()
 
     def _run(self) -> None:
         _thread.call = self
@@ -65,6 +70,7 @@ class Call(Generic[T]):
             self._failure = exc
         self._has_ended = True
         self._done()
+        _running.discard(threading.current_thread())
 
     @property
     def is_running(self) -> bool:
@@ -85,6 +91,20 @@ class Call(Generic[T]):
             finally:
                 self._failure = None  # its traceback refers to this very frame
         return cast("T", self._result)
+
+
+def leave(code: int) -> None:
+    """End the process if a thread is left behind; else return, for the interpreter to end it.
+
+    The interpreter ends such a thread by pthread_exit() when it asks for the interpreter's lock, and code in C++ or Rust that
+    it is in aborts the process then (https://github.com/python/cpython/issues/87135).
+    """
+    if not any(thread.is_alive() for thread in _running.copy()):
+        return
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # closed, or a full disk: there is nobody left to tell
+            stream.flush()
+    os._exit(code)
 
 
 def all_of(functions: Mapping[K, Callable[[], T]], *, timeout: float) -> dict[K, T | Hangs]:

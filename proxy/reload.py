@@ -68,6 +68,8 @@ async def _apply(daemon: Daemon, config: Config, plan: diff.Plan) -> ReloadResul
         logging.configure(config.log.format, config.log.level)
     if plan.limits:
         daemon.take_limits()
+        for entry in daemon.entries.values():
+            entry.admit_or_refuse(daemon.sockets)  # hold_timeout may be longer now
 
     old_entries = {name: daemon.entries.pop(name) for name in (*clusters.removed, *clusters.changed, *reopened)}
     old_gateways = {name: daemon.gateways.pop(name) for name in (*gateways.removed, *gateways.changed)}

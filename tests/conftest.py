@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -11,6 +12,7 @@ from typing import Final
 
 import pytest
 import pytest_asyncio
+import structlog
 
 from tests.support import parts
 from tests.support.apiserver import ApiServer, run_etcd
@@ -59,6 +61,17 @@ def _quick_collections() -> Iterator[None]:
     Uvloop().close()
     with quick_collections():
         yield
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was() -> Iterator[None]:
+    """A command that is run here sets the level for the process, and the next test would see no warnings."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    structlog.reset_defaults()
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,6 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, TextIO
@@ -49,16 +48,6 @@ def raised(text: str) -> ValueError:
 @pytest.fixture
 def capture() -> Capture:
     return Capture()
-
-
-@pytest.fixture(autouse=True)
-def logging_as_it_was() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    yield
-    structlog.reset_defaults()
-    root.handlers[:] = handlers
-    root.setLevel(level)
 
 
 def test_json_entry_is_one_line_with_a_utc_timestamp(capture: Capture) -> None:

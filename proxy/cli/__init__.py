@@ -22,6 +22,7 @@ from typing import Final
 import click
 
 from proxy import __version__, journal
+from proxy.blocking import leave
 from proxy.cli.options import say_where
 from proxy.errors import ConfigError, ProxyError, UnknownName, UnknownNames
 from proxy.text import for_terminal, suggest
@@ -141,6 +142,15 @@ class _Commands(Group):
             complain(f"kubemux: internal error: {type(error).__name__}: {error}; this is a bug")
             complain("  hint: KUBEMUX_DEBUG=1 shows the traceback; please report it")
             ctx.exit(EX_FAILED)
+
+
+def program() -> None:
+    """The process: `main`, and an end that no thread that hangs can spoil."""
+    try:
+        main(prog_name="kubemux")
+    except SystemExit as ended:
+        leave(ended.code if isinstance(ended.code, int) else 0)
+        raise
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

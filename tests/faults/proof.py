@@ -51,7 +51,7 @@ async def prove(row: Row, folder: Path, certificates: Certificates, *, plane: st
             recovery = await _fault(bed, loads)
         hit, spared = ([load for name, load in loads.items() if (name in bed.hit) == is_hit] for is_hit in (True, False))
         seen = sum((load.seen for load in hit), Counter[Saw]())
-        may_see = row.clients | {Saw.REFUSED} if row.gateway else row.clients  # if it lasts longer than hold_timeout
+        may_see = row.clients | {Saw.REFUSED} if row.gateway or row.lost else row.clients  # if it lasts longer than hold_timeout
         assert seen.keys() <= may_see, f"clients saw {dict(seen)}: {[load.clients for load in hit]}"
         if row.is_partial:
             assert any(not client.seen for load in hit for client in load.clients), "everybody saw it"

@@ -22,6 +22,7 @@ pytestmark = pytest.mark.sshd
 LATE: Final = "0.5"
 """Seconds. 100,000 global requests in one turn were over 2; a bucket of the daemon's own histogram."""
 VISITS: Final = 20
+SERVED_S: Final = 20.0
 
 
 async def meet(bed: Bed, kind: str) -> Rogue:
@@ -81,7 +82,8 @@ async def speaks_late(bed: Bed) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", bed.ports["rogue"])
         try:
             writer.write(b"1\n")
-            assert len(await reader.readexactly(1)) == 1
+            async with asyncio.timeout(SERVED_S):
+                assert len(await reader.readexactly(1)) == 1
         finally:
             await closed(writer)
     connects = bed.daemon.metric("kubemux_gateway_connects_total", gateway="rogue", result="ok")

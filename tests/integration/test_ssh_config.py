@@ -48,6 +48,13 @@ def is_running(pid: str) -> bool:
     return path.exists() and bool(path.read_bytes())
 
 
+async def ended(pids: list[str]) -> None:
+    """They were killed; the system takes a moment to end them."""
+    async with asyncio.timeout(10):
+        while any(map(is_running, pids)):
+            await asyncio.sleep(0.01)
+
+
 def alias(name: str, path: Path, **more: object) -> GatewayConfig:
     return GatewayConfig.model_validate({"host": name, "ssh_config": str(path), "connect_timeout": "5s", **more})
 
@@ -223,7 +230,7 @@ async def test_a_command_that_does_not_end_is_given_up_with_all_that_it_has_star
     assert isinstance(found, CredentialsUnusable)
     assert "within 1 s" in str(found)
     assert "Match exec" in found.hint
-    assert not [pid for pid in pids.read_text().split() if is_running(pid)]
+    await ended(pids.read_text().split())
 
 
 async def test_what_a_match_exec_leaves_behind_holds_nothing_up_and_is_ended(sshd: Sshd, tmp_path: Path) -> None:
@@ -232,7 +239,7 @@ async def test_what_a_match_exec_leaves_behind_holds_nothing_up_and_is_ended(ssh
     text = f'Match exec "sleep 1000 & echo $! > {pid}"\n' + host("edge", sshd)
     async with dialled(alias("edge", written(tmp_path, text))) as link:
         assert link.server == f"127.0.0.1:{sshd.port}"
-    assert not is_running(pid.read_text())
+    await ended([pid.read_text()])
 
 
 @pytest.mark.parametrize(
