@@ -36,7 +36,7 @@ async def test_what_it_has_started_ends_with_it(output: str) -> None:
 async def test_a_daemon_that_it_has_started_is_not_waited_for() -> None:
     """As by a `Match exec`, which ssh(1) does not mind; its standard error is ours."""
     pause = f"sleep 10{free_port()}"
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         ran = await program.run(["sh", "-c", f"setsid {pause} & echo out; echo err >&2"])
         assert ran == (0, b"out\n", b"err\n")
         while pause not in _commands():

@@ -160,7 +160,8 @@ async def test_different_keys_share_the_pace_of_their_server(parties: list[Party
     dials = different(parties[:6])
     for _ in range(20):
         await asyncio.sleep(0)
-    assert server.asked == 2, "what it would take ill has to be forgotten first"
+    allowed = 2 + (asyncio.get_running_loop().time() - started) / 0.2
+    assert 2 <= server.asked <= allowed, "what it would take ill has to be forgotten first"
     assert [await dial for dial in dials] == ["auth_failed"] * 6
     assert asyncio.get_running_loop().time() - started > 4 * 0.2 - 0.05
 
