@@ -18,8 +18,8 @@ from proxy.config.model import GatewayConfig
 from proxy.config.values import Endpoint
 from proxy.errors import ChannelRefused
 from proxy.ssh.link import DATA_PLANE
+from tests.ssh.carried import SECONDS, Tunnel, closed
 from tests.ssh.conftest import ORIGIN, Watched, started
-from tests.ssh.native import SECONDS, Tunnel, closed
 from tests.support.echo import Echo, Sink, Source, exchange, pattern
 from tests.support.other_servers import asyncssh_server, dropbear_server, paramiko_server
 from tests.support.ports import free_port

@@ -13,7 +13,7 @@ from asyncssh.packet import SSHPacket, UInt32
 
 from proxy.config.model import GatewayConfig
 from proxy.wire import messages
-from tests.ssh.native import SECONDS
+from tests.ssh.carried import SECONDS
 from tests.support import other_servers
 
 

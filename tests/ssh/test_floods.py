@@ -21,8 +21,8 @@ from proxy.ssh.native import incoming, outgoing
 from proxy.ssh.native import plane as plane_module
 from proxy.ssh.native.plane import NativePlane
 from proxy.wire import messages
+from tests.ssh.carried import SECONDS, until
 from tests.ssh.conftest import ORIGIN, Watched, failure, started
-from tests.ssh.native import SECONDS, until
 from tests.support.hostile import CHANNEL_FLOODS, FLOODS, LOGIN_FLOODS, Flooding
 from tests.support.other_servers import Connections, asyncssh_server
 from tests.support.ssh_keys import new_key, public

@@ -12,8 +12,8 @@ from asyncssh.packet import String, UInt32
 
 from proxy.config.values import Endpoint
 from proxy.wire import messages
+from tests.ssh.carried import SECONDS, closed
 from tests.ssh.conftest import ORIGIN, Watched, started
-from tests.ssh.native import SECONDS, closed
 from tests.ssh.scripted_peer import Script, asyncssh_server
 from tests.ssh.test_native_transfer import Collector
 

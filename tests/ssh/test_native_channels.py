@@ -16,8 +16,8 @@ from bench.parts.peer import Peer
 from proxy.ssh.link import DATA_PLANE
 from proxy.ssh.native.incoming import LARGEST_DATA
 from proxy.wire import messages
+from tests.ssh.carried import SECONDS, Tunnel, closed, native, plane, until
 from tests.ssh.conftest import ORIGIN, config_for
-from tests.ssh.native import SECONDS, Tunnel, closed, native, plane, until
 from tests.ssh.scripted_peer import Script, asyncssh_server
 from tests.ssh.test_native_peer import TARGET, opened
 from tests.ssh.test_native_transfer import Collector

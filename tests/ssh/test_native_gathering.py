@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from proxy.ssh.native.gathering import FAST, GOOD_READ, MEMORY_S, Gathering
-from tests.ssh.native import until
+from tests.ssh.carried import until
 
 pytestmark = pytest.mark.both_loops
 

@@ -17,8 +17,8 @@ import pytest
 from proxy.config.values import Endpoint
 from proxy.ssh.native.plane import NativePlane
 from proxy.wire.keys import Keys
+from tests.ssh.carried import Tunnel, closed, download, tunnel, upload
 from tests.ssh.conftest import Watched, config_for, started
-from tests.ssh.native import Tunnel, closed, download, tunnel, upload
 from tests.support.echo import Echo, Sink, Source, exchange, pattern
 from tests.support.sshd import Sshd, SshdFactory
 

@@ -18,8 +18,8 @@ from proxy.ssh.native import handover
 from proxy.ssh.native import plane as plane_module
 from proxy.ssh.native.sending import PACKETS
 from proxy.wire import messages
+from tests.ssh.carried import SECONDS, Tunnel, closed, native, plane, until
 from tests.ssh.conftest import ORIGIN, Watched, config_for, started
-from tests.ssh.native import SECONDS, Tunnel, closed, native, plane, until
 from tests.ssh.scripted_peer import Script, asyncssh_server
 from tests.ssh.test_native_transfer import Collector
 from tests.support.echo import Echo, Sink, exchange, pattern

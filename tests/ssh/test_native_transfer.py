@@ -11,8 +11,8 @@ import pytest
 from proxy.config.model import GatewayConfig
 from proxy.config.values import Endpoint
 from proxy.relay.interfaces import Pieces
+from tests.ssh.carried import Tunnel, closed, download, native, plane, tunnel, until, upload
 from tests.ssh.conftest import ORIGIN, config_for
-from tests.ssh.native import Tunnel, closed, download, native, plane, tunnel, until, upload
 from tests.support import ssh_keys
 from tests.support.echo import Echo, Sink, Source, exchange, pattern
 from tests.support.faulty import Direction, FaultyRelay
