@@ -13,7 +13,7 @@ from threading import Thread
 from bench.columns import LINKS, Gateway, cluster, distinct_ports, start_ssh
 from bench.result import KUBEMUX, SSH
 from bench.waiting import cpu_seconds, ended, wait_listening
-from proxy.config.values import Endpoint
+from proxy.runtime.endpoint import Endpoint
 from tests.support.daemon import Daemon
 from tests.support.https import Https
 from tests.support.tls import Certificates

@@ -17,10 +17,10 @@ from fuzz.border import KEYS, Border, ManualLoop, Wire
 from fuzz.choices import Choices
 from fuzz.gateway import Gateway
 from fuzz.takeover import Takeover
-from proxy.config.values import Endpoint
 from proxy.errors import LinkError, ProxyError
 from proxy.relay.budget import MemoryBudget
 from proxy.relay.interfaces import Pieces
+from proxy.runtime.endpoint import Endpoint
 from proxy.ssh.native import plane as plane_module
 from proxy.ssh.native.channel import NativeChannel, Refusal
 from proxy.ssh.native.incoming import DEAR, TURN

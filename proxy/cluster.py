@@ -15,9 +15,7 @@ from typing import Final
 import structlog
 from prometheus_client import CollectorRegistry
 
-from proxy.blocking import Place
 from proxy.config.model import DIRECT, ClusterConfig, Config
-from proxy.config.values import Endpoint
 from proxy.direct import Direct
 from proxy.errors import ChannelError, MemoryExhausted, ProxyError
 from proxy.health.probe import Dial
@@ -27,10 +25,12 @@ from proxy.metrics import Metrics, Traffic
 from proxy.relay.budget import MemoryBudget
 from proxy.relay.interfaces import Channel, Route
 from proxy.relay.relay import LINGER_ZERO, End, Relay
+from proxy.runtime.blocking import Place
+from proxy.runtime.endpoint import Endpoint
+from proxy.runtime.tasks import Tasks
 from proxy.ssh.dial import Places
 from proxy.ssh.gateway import Gateway
 from proxy.ssh.handshakes import Handshakes
-from proxy.tasks import Tasks
 from proxy.waiting import WaitingForMemory
 
 log = structlog.get_logger("kubemux.connection")

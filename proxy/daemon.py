@@ -1,6 +1,6 @@
 """The running daemon: builds the objects of a configuration, starts and stops them, and says how they are.
 
-No policy lives here. What changes at run time is in `proxy/reload.py`; what the service manager hears, in `proxy/systemd.py`.
+No policy lives here. What changes at run time is in `proxy/reload.py`; what the service manager hears, in `proxy/runtime/systemd.py`.
 """
 
 from __future__ import annotations
@@ -17,14 +17,12 @@ from typing import Final
 import structlog
 from prometheus_client import CollectorRegistry
 
-from proxy import __version__, descriptors, systemd
+from proxy import __version__
 from proxy.admin.control import Control
 from proxy.admin.server import AdminServer
 from proxy.admin.status import summary
-from proxy.blocking import Place
 from proxy.cluster import HALF_CLOSE_S, Cluster, Shared
 from proxy.config.model import DIRECT, ClusterConfig, Config
-from proxy.config.values import Endpoint
 from proxy.direct import Direct
 from proxy.entry import Entry
 from proxy.errors import ListenError
@@ -36,15 +34,18 @@ from proxy.heartbeat import Heartbeat, Part
 from proxy.listeners.admission import Admission
 from proxy.listeners.binding import bind
 from proxy.listeners.listener import Listener
-from proxy.logging import dropped_entries
 from proxy.metrics import Metrics
 from proxy.relay.budget import MemoryBudget
 from proxy.relay.interfaces import Route
+from proxy.runtime import descriptors, systemd
+from proxy.runtime.blocking import Place
+from proxy.runtime.endpoint import Endpoint
+from proxy.runtime.logging import dropped_entries
+from proxy.runtime.tasks import Tasks
 from proxy.snapshots import DaemonSnapshot
 from proxy.sockets import Sockets
 from proxy.ssh.gateway import Gateway
 from proxy.ssh.handshakes import Handshakes
-from proxy.tasks import Tasks
 from proxy.waiting import WaitingForMemory
 
 log = structlog.get_logger("kubemux.daemon")

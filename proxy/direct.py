@@ -6,11 +6,11 @@ import asyncio
 import socket
 from typing import Final, cast
 
-from proxy.blocking import Hangs, Place
-from proxy.config.values import Endpoint
 from proxy.errors import ChannelRefused, ChannelTimeout
-from proxy.names import connect, remedy, resolve
 from proxy.relay.interfaces import ChannelUser
+from proxy.runtime.blocking import Hangs, Place
+from proxy.runtime.endpoint import Endpoint
+from proxy.runtime.names import connect, remedy, resolve
 
 CONNECT_TIMEOUT_S: Final = 10.0
 

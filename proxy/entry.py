@@ -11,10 +11,10 @@ from proxy.config.model import DIRECT
 from proxy.errors import LinkDown, ListenError
 from proxy.health.monitor import Monitor
 from proxy.listeners.listener import Listener
+from proxy.runtime.systemd import Activated
+from proxy.runtime.tasks import Tasks
 from proxy.snapshots import ClusterSnapshot
 from proxy.sockets import Sockets
-from proxy.systemd import Activated
-from proxy.tasks import Tasks
 
 log = structlog.get_logger("kubemux.daemon")
 

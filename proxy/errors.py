@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar
 
-from proxy.text import suggest
+from proxy.runtime.text import suggest
 
 
 class Stage(StrEnum):

@@ -12,9 +12,9 @@ from typing import Final, TypeVar
 
 import structlog
 
-from proxy.blocking import FILES_S, Hangs, Place
 from proxy.config.credentials import HANGS, Section
 from proxy.config.typed import Loc, dotted
+from proxy.runtime.blocking import FILES_S, Hangs, Place
 
 T = TypeVar("T")
 Sections = Mapping[Loc, Section]

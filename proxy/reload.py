@@ -11,7 +11,6 @@ from dataclasses import replace
 
 import structlog
 
-from proxy import logging, systemd
 from proxy.admin.control import ReloadResult
 from proxy.admin.status import summary
 from proxy.cluster import HALF_CLOSE_S
@@ -20,6 +19,7 @@ from proxy.config.apart import load
 from proxy.config.model import Config
 from proxy.daemon import Daemon
 from proxy.errors import ConfigError, ProxyError
+from proxy.runtime import logging, systemd
 
 log = structlog.get_logger("kubemux.reload")
 

@@ -15,7 +15,7 @@ from types import FrameType
 from proxy.control import Controller
 from proxy.daemon import Daemon
 from proxy.errors import ProxyError
-from proxy.tasks import Tasks
+from proxy.runtime.tasks import Tasks
 
 
 async def run_until_stopped(daemon: Daemon, on_started: Callable[[], None] = lambda: None) -> None:

@@ -18,9 +18,9 @@ from typing import Final
 
 import structlog
 
-from proxy import systemd
-from proxy.config.values import Endpoint
 from proxy.listeners.binding import canonical
+from proxy.runtime import systemd
+from proxy.runtime.endpoint import Endpoint
 
 log = structlog.get_logger("kubemux.systemd")
 

@@ -11,12 +11,12 @@ from prometheus_client import CollectorRegistry
 
 from proxy.cluster import Cluster, Shared
 from proxy.config.model import ClusterConfig
-from proxy.config.values import Endpoint
 from proxy.direct import Direct, TcpChannel
 from proxy.errors import MemoryExhausted
 from proxy.listeners.admission import Admission
 from proxy.metrics import Metrics
 from proxy.relay.budget import MemoryBudget
+from proxy.runtime.endpoint import Endpoint
 from proxy.waiting import WaitingForMemory
 from tests.support.echo import Echo
 

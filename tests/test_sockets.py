@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from proxy import sockets
-from proxy.blocking import Place
-from proxy.config.values import Endpoint
 from proxy.listeners.binding import bind, canonical
+from proxy.runtime.blocking import Place
+from proxy.runtime.endpoint import Endpoint
 from proxy.sockets import Sockets
 from tests.support.ports import free_port
 

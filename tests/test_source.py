@@ -28,7 +28,7 @@ LAYERS = (
         "proxy.control",
         "proxy.signals",
         "proxy.sockets",
-        "proxy.systemd",
+        "proxy.runtime.systemd",
         "proxy.cluster",
         "proxy.entry",
         "proxy.doctor",
@@ -44,12 +44,12 @@ LAYERS = (
     ("proxy.ssh", "proxy.direct"),
     ("proxy.relay",),
     ("proxy.wire",),
-    ("proxy.metrics", "proxy.logging", "proxy.tasks", "proxy.snapshots", "proxy.descriptors"),
+    ("proxy.metrics", "proxy.runtime.logging", "proxy.runtime.tasks", "proxy.snapshots", "proxy.runtime.descriptors"),
     ("proxy.config",),
     ("proxy.openssh",),
-    ("proxy.names",),
-    ("proxy.errors", "proxy.journal", "proxy.blocking", "proxy.program"),
-    ("proxy.text",),
+    ("proxy.runtime.names",),
+    ("proxy.errors", "proxy.runtime.journal", "proxy.runtime.blocking", "proxy.runtime.program"),
+    ("proxy.runtime.text",),
 )
 """From the top down: a module imports its own layer and those below it."""
 
@@ -142,7 +142,7 @@ def test_says_what_it_is_and_is_no_longer_than_a_few_screens(module: str) -> Non
     assert len(text.splitlines()) <= 400, f"{module} wants splitting, by direction or phase"
 
 
-@pytest.mark.parametrize("module", [module for module in MODULES if module != "proxy.tasks"])
+@pytest.mark.parametrize("module", [module for module in MODULES if module != "proxy.runtime.tasks"])
 def test_every_task_has_an_owner(module: str) -> None:
     calls = [node for node in ast.walk(ast.parse(MODULES[module].read_text())) if isinstance(node, ast.Call)]
     raw = [
@@ -153,10 +153,10 @@ def test_every_task_has_an_owner(module: str) -> None:
         # A task group owns its tasks.
         and not (isinstance(call.func.value, ast.Name) and call.func.value.id == "group")
     ]
-    assert not raw, f"{module} lines {raw}: use proxy.tasks.Tasks.spawn"
+    assert not raw, f"{module} lines {raw}: use proxy.runtime.tasks.Tasks.spawn"
 
 
-@pytest.mark.parametrize("module", [module for module in MODULES if module != "proxy.names"])
+@pytest.mark.parametrize("module", [module for module in MODULES if module != "proxy.runtime.names"])
 def test_nobody_uses_threads_that_everybody_shares(module: str) -> None:
     """The loop's default executor, and libuv's pool behind uvloop's `getaddrinfo`: one that hangs takes them from all."""
     shared = {"to_thread", "run_in_executor", "getaddrinfo", "getnameinfo"}
@@ -169,4 +169,4 @@ def test_nobody_uses_threads_that_everybody_shares(module: str) -> None:
         # One that is an address already is not looked up.
         and not {"AI_NUMERICHOST", "NI_NUMERICHOST"} & {node.attr for node in ast.walk(call) if isinstance(node, ast.Attribute)}
     }
-    assert not used, f"{module}: {used}: use proxy.blocking.Place, proxy.names.resolve"
+    assert not used, f"{module}: {used}: use proxy.runtime.blocking.Place, proxy.runtime.names.resolve"

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.config.values import Endpoint
+from proxy.runtime.endpoint import Endpoint
 from tests.support.apiserver import ApiServer
 from tests.support.daemon import Daemon
 from tests.support.echo import Echo, Sink, Source, exchange, pattern

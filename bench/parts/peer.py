@@ -8,9 +8,9 @@ from typing import Any
 from unittest.mock import patch
 
 from fuzz.border import KEYS, Border, Wire
-from proxy.config.values import Endpoint
 from proxy.relay.budget import MemoryBudget
 from proxy.relay.interfaces import Channel
+from proxy.runtime.endpoint import Endpoint
 from proxy.ssh.link import Link
 from proxy.ssh.native import plane as plane_module
 from proxy.wire import messages

@@ -14,9 +14,9 @@ from typing import Final
 import h11
 
 from proxy.admin.http import SERVER
-from proxy.config.values import Endpoint
 from proxy.errors import AdminError, ConfigError, Problem, UnknownName
-from proxy.text import escaped
+from proxy.runtime.endpoint import Endpoint
+from proxy.runtime.text import escaped
 
 MAX_ANSWER: Final = 64 << 20
 """Bytes: a hundred times what 1,000 clusters need. A program that sends without end is none of ours."""

@@ -10,7 +10,7 @@ from typing import Final
 import h11
 
 from proxy.admin.http import Conversation, Request, Response, refusal
-from proxy.tasks import Tasks
+from proxy.runtime.tasks import Tasks
 
 MAX_CONNECTIONS: Final = 64
 """Per endpoint: a few scrapers and people, each with a connection kept alive."""

@@ -28,10 +28,10 @@ from proxy.admin.connections import Connections, Handler
 from proxy.admin.control import Control
 from proxy.admin.http import Request, Response
 from proxy.admin.sockets import UnixListener
-from proxy.config.values import Endpoint
 from proxy.errors import ConfigError, ListenError, ProxyError, UnknownName
 from proxy.metrics import Metrics
 from proxy.metrics.exposition import expose
+from proxy.runtime.endpoint import Endpoint
 from proxy.snapshots import DaemonSnapshot
 
 log = structlog.get_logger("kubemux.admin")

@@ -21,11 +21,12 @@ from typing import Final
 
 import click
 
-from proxy import __version__, journal
-from proxy.blocking import leave
+from proxy import __version__
 from proxy.cli.options import say_where
 from proxy.errors import ConfigError, ProxyError, UnknownName, UnknownNames
-from proxy.text import for_terminal, suggest
+from proxy.runtime import journal
+from proxy.runtime.blocking import leave
+from proxy.runtime.text import for_terminal, suggest
 
 EX_FAILED: Final = 1
 EX_USAGE: Final = 2

@@ -12,7 +12,7 @@ import uvloop
 from proxy.cli import say
 from proxy.demo.run import ENDINGS, run
 from proxy.demo.stage import prepare
-from proxy.logging import configure
+from proxy.runtime.logging import configure
 
 
 @click.command()

@@ -14,7 +14,7 @@ from proxy.config import loader
 from proxy.config.credentials import Scrutiny
 from proxy.errors import ConfigError, Problem, UnknownNames
 from proxy.kubeconfig import entries, exporter, file, importer, store
-from proxy.text import suggest
+from proxy.runtime.text import suggest
 
 _file = click.Path(path_type=Path)
 

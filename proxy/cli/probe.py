@@ -23,9 +23,9 @@ from proxy.config.model import Config
 from proxy.doctor import Report
 from proxy.errors import AdminError, ConfigError, Problem, Stage, UnknownName
 from proxy.health.explain import Verdict
-from proxy.logging import configure
+from proxy.runtime.logging import configure
+from proxy.runtime.text import for_terminal
 from proxy.ssh import nobody
-from proxy.text import for_terminal
 
 ASK_BUDGET: Final = 120.0
 """Seconds for the daemon's own probe: a chain of gateways has `connect_timeout` for each."""

@@ -16,8 +16,8 @@ from rich.text import Text
 from proxy.admin.status import cut_off, is_connected, is_failing, is_up, summary, why_not_up
 from proxy.config.values import format_size
 from proxy.errors import LinkDown, UnknownName
+from proxy.runtime.text import for_terminal
 from proxy.snapshots import ClusterSnapshot, ClusterState, DaemonSnapshot, GatewaySnapshot, GatewayState
-from proxy.text import for_terminal
 
 WIDE: Final = 120
 """Columns from which every column of the clusters fits."""

@@ -17,8 +17,8 @@ from rich.text import Text
 
 from proxy.cli.tables import chosen, render, seconds_text
 from proxy.errors import AdminError, UnknownName
+from proxy.runtime.text import for_terminal
 from proxy.snapshots import DaemonSnapshot
-from proxy.text import for_terminal
 
 REFRESH_SECONDS: Final = 1.0
 STALE_SECONDS: Final = 3.0

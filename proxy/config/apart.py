@@ -17,9 +17,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from proxy import program
 from proxy.config.model import Config
 from proxy.errors import ConfigError, Problem
+from proxy.runtime import program
 
 TIMEOUT_S: Final = 120.0
 """Twice what the largest file takes that is read at all."""

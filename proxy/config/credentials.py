@@ -12,7 +12,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-from proxy.blocking import FILES_S, Hangs, all_of, doing
 from proxy.config import certificates, known_hosts
 from proxy.config.files import MAX_CREDENTIAL_BYTES, MAX_KNOWN_HOSTS_BYTES, Denied, Unusable, read_bytes
 from proxy.config.model import ClusterConfig, Config, GatewayConfig
@@ -22,6 +21,7 @@ from proxy.config.typed import Loc, dotted
 from proxy.config.values import SERVICE_CREDENTIALS, credentials_directory, is_for_system_service
 from proxy.openssh import ssh_config
 from proxy.openssh.known_hosts import is_entry, is_line
+from proxy.runtime.blocking import FILES_S, Hangs, all_of, doing
 
 
 class Kind(Enum):

@@ -1,6 +1,6 @@
 """The files around a configuration: reading them within bounds.
 
-Blocking, like everything in `proxy/config`: a caller on the event loop has a `proxy.blocking.Place` for it.
+Blocking, like everything in `proxy/config`: a caller on the event loop has a `proxy.runtime.blocking.Place` for it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import os
 import stat
 from pathlib import Path
 
-from proxy.blocking import doing
+from proxy.runtime.blocking import doing
 
 MAX_CREDENTIAL_BYTES = 1 << 20
 """For keys, certificates and tokens: far more than any has."""

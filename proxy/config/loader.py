@@ -16,10 +16,11 @@ from proxy.config.credentials import Look, Scrutiny
 from proxy.config.model import DIRECT, ClusterConfig, Config, GatewayConfig
 from proxy.config.rules import Finding
 from proxy.config.typed import KEY, Loc, Mistake, Mistakes, Section, dotted, hints
-from proxy.config.values import Endpoint, FilePath, has_home, is_for_system_service, shown
+from proxy.config.values import FilePath, has_home, is_for_system_service
 from proxy.config.yaml import Document
 from proxy.errors import ConfigError, Problem
-from proxy.text import suggest
+from proxy.runtime.endpoint import Endpoint
+from proxy.runtime.text import shown, suggest
 
 Raw = dict[str, object]
 

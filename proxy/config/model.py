@@ -11,7 +11,8 @@ from dataclasses import field
 from typing import Annotated, Literal
 
 from proxy.config.typed import NotEmpty, Section, Within
-from proxy.config.values import Address, BasePath, Duration, Endpoint, FilePath, Name, Size, UrlPath, Word
+from proxy.config.values import Address, BasePath, Duration, FilePath, Name, Size, UrlPath, Word
+from proxy.runtime.endpoint import Endpoint
 
 DIRECT = "direct"
 """The gateway name that means: no SSH, connect from here."""

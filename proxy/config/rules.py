@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 from proxy.config.model import DIRECT, Config
 from proxy.config.typed import Loc
-from proxy.config.values import Endpoint, format_duration, format_size, is_for_system_service, shown
-from proxy.text import suggest
+from proxy.config.values import format_duration, format_size, is_for_system_service
+from proxy.runtime.endpoint import Endpoint
+from proxy.runtime.text import shown, suggest
 
 MIN_MEMORY = 16 << 20
 """Eight channels at OpenSSH's largest window (2 MiB); below that even small transfers would wait for each other."""

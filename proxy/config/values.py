@@ -5,14 +5,15 @@
 
 from __future__ import annotations
 
-import ipaddress
 import math
 import os
 import re
 from pathlib import Path
-from typing import Annotated, NamedTuple, Self
+from typing import Annotated
 
 from proxy.config.typed import Checked, Parsed, UnsetVariable
+from proxy.runtime.endpoint import Endpoint
+from proxy.runtime.text import shown
 
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+", re.ASCII)
 _PART = re.compile(r"([\d.]+)(ms|s|m|h|d)", re.ASCII)
@@ -20,67 +21,12 @@ _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZE = re.compile(r"(\d+)(?:([KMG])(?:iB?)?|B)", re.ASCII)
 _BYTES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-_HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?\.?")
 
 SERVICE_CREDENTIALS = Path("/run/credentials/kubemux.service")
 """`/run/credentials/UNITNAME` of systemd.exec(5), CREDENTIALS: there while the service runs, for it and for root."""
 
 NO_HOME = "/nonexistent"
 """What Debian's passwd has for users without a home directory."""
-
-
-def shown(value: object) -> str:
-    """`value` as an error message may show it: quoted, on one line, short."""
-    text = str(value).lower() if isinstance(value, bool) else repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-class Endpoint(NamedTuple):
-    """A host (name or IP address, without brackets) and a port."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-    @property
-    def is_address(self) -> bool:
-        """Whether nobody has to look the host up."""
-        try:
-            ipaddress.ip_address(self.host)
-        except ValueError:
-            return False
-        return True
-
-    @property
-    def is_loopback(self) -> bool:
-        """Whether only this machine can reach it (127.0.0.0/8, ::1, `localhost`)."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Read `HOST:PORT` or `[IPV6]:PORT`. Raises ValueError that says what is expected."""
-        host, _, port = text.rpartition(":")
-        bracketed = host.startswith("[") and host.endswith("]")
-        host = host[1:-1] if bracketed else host
-        if not host or not port.isascii() or not port.isdecimal() or (":" in host) != bracketed:
-            raise ValueError(f"expected HOST:PORT or [IPV6]:PORT, got {shown(text)}")
-        if len(port) > 5 or not 1 <= int(port) <= 65535:
-            raise ValueError(f"port {port[:9]} is out of range 1-65535")
-        if bracketed:
-            try:
-                ipaddress.IPv6Address(host)
-            except ValueError as exc:
-                raise ValueError(f"[{host}] is not an IPv6 address") from exc
-        elif not _HOST.fullmatch(host):
-            raise ValueError(f"{shown(host)} is neither a host name nor an IP address")
-        return cls(host, int(port))
 
 
 def _endpoint(value: object) -> Endpoint:

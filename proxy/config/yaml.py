@@ -23,10 +23,10 @@ from ruamel.yaml.nodes import MappingNode, Node
 from ruamel.yaml.reader import ReaderError
 from ruamel.yaml.scanner import RoundTripScanner
 
-from proxy.blocking import FILES_S, Hangs, all_of
 from proxy.config.files import Unusable, read_bytes
 from proxy.config.typed import Loc
 from proxy.errors import ConfigError, Problem
+from proxy.runtime.blocking import FILES_S, Hangs, all_of
 
 MAX_BYTES = 4 << 20
 MAX_DEPTH = 32

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager, suppress
 
 import asyncssh
 
-from proxy.config.values import Endpoint
+from proxy.runtime.endpoint import Endpoint
 
 _CLOSE_WITHIN = 1.0
 

@@ -18,12 +18,12 @@ import asyncssh
 
 from proxy.config.loader import load
 from proxy.config.model import Config
-from proxy.config.values import Endpoint
 from proxy.demo.certificates import SERVER_NAME, issue, write_private
 from proxy.demo.objects import Contents, contents
 from proxy.demo.ssh_server import authorized_key
 from proxy.kubeconfig import exporter
 from proxy.kubeconfig.entries import Kubeconfig
+from proxy.runtime.endpoint import Endpoint
 
 _CLUSTERS: Final = {"berlin": (2, ("web", "database")), "tokyo": (3, ("web", "cache"))}
 """Name -> worker nodes, pods."""

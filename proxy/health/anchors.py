@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKey
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from proxy.text import printable
+from proxy.runtime.text import printable
 
 E = TypeVar("E", bound=x509.ExtensionType)
 

@@ -8,7 +8,7 @@ from datetime import datetime
 from cryptography import x509
 
 from proxy.config.certificates import load_der
-from proxy.text import printable
+from proxy.runtime.text import printable
 
 
 @dataclass(frozen=True, slots=True)

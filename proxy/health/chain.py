@@ -24,7 +24,7 @@ from proxy.config.certificates import is_domain, load_der
 from proxy.health import server_names
 from proxy.health.anchors import Anchors, Certificate
 from proxy.health.result import Result
-from proxy.text import printable
+from proxy.runtime.text import printable
 
 MAX_CHECKS: Final = 32
 """Signatures that one server may have us check: each may hold the loop for a millisecond. Go allows 100, two are usual."""

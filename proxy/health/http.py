@@ -13,7 +13,7 @@ import h11
 from proxy import __version__
 from proxy.health.result import Failure, Result
 from proxy.health.stream import TlsStream
-from proxy.text import printable
+from proxy.runtime.text import printable
 
 MAX_BODY: Final = 64 * 1024
 MAX_HEADER: Final = 16 * 1024

@@ -9,7 +9,6 @@ from typing import Final
 
 import structlog
 
-from proxy.blocking import Place
 from proxy.config.model import ClusterConfig
 from proxy.errors import Stage
 from proxy.health.hysteresis import Hysteresis
@@ -17,6 +16,7 @@ from proxy.health.probe import Dial, probe
 from proxy.health.result import Outcome, Result
 from proxy.health.tls import Contexts
 from proxy.metrics import Metrics
+from proxy.runtime.blocking import Place
 from proxy.snapshots import ClusterState
 
 log = structlog.get_logger("kubemux.health")

@@ -15,7 +15,6 @@ from typing import Final
 import h11
 import structlog
 
-from proxy.blocking import Place
 from proxy.config.model import ClusterConfig
 from proxy.errors import ProxyError, Stage
 from proxy.health import certificate, chain, http
@@ -24,7 +23,8 @@ from proxy.health.result import Failure, Outcome, Result, unreached
 from proxy.health.server_names import in_sni
 from proxy.health.stream import TlsStream
 from proxy.health.tls import Contexts, classify, distrusted, server_name
-from proxy.text import printable
+from proxy.runtime.blocking import Place
+from proxy.runtime.text import printable
 
 log = structlog.get_logger("kubemux.health")
 

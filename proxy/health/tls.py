@@ -18,13 +18,13 @@ from typing import Final
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from proxy.blocking import Hangs, Place, doing
 from proxy.config import certificates
 from proxy.config.files import MAX_CREDENTIAL_BYTES
 from proxy.config.model import ClusterConfig
 from proxy.health.anchors import Anchors
 from proxy.health.chain import Refused
 from proxy.health.result import Failure, Result
+from proxy.runtime.blocking import Hangs, Place, doing
 
 MAX_TOKEN: Final = 64 * 1024
 _TOKEN: Final = re.compile(r"[\x21-\x7e]+")

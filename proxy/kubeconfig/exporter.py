@@ -22,10 +22,10 @@ from proxy.config import yaml
 from proxy.config.certificates import load_pem
 from proxy.config.files import MAX_CREDENTIAL_BYTES, Unusable, read_bytes
 from proxy.config.model import ClusterConfig
-from proxy.config.values import Endpoint
 from proxy.config.yaml import Document
 from proxy.errors import ConfigError, Problem
 from proxy.kubeconfig.entries import KINDS, Body, Kubeconfig, append, fresh, parse, text
+from proxy.runtime.endpoint import Endpoint
 
 OWN = "kubemux:"
 _CA_KEYS = ("certificate-authority-data", "certificate-authority")

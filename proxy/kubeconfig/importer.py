@@ -18,11 +18,12 @@ from urllib.parse import urlsplit
 
 from proxy.config.model import DIRECT
 from proxy.config.typed import read
-from proxy.config.values import BasePath, Endpoint
+from proxy.config.values import BasePath
 from proxy.errors import ConfigError, Problem, UnknownNames
 from proxy.kubeconfig.entries import Body, Kubeconfig, text
 from proxy.kubeconfig.exporter import OWN, certificates
-from proxy.text import suggest
+from proxy.runtime.endpoint import Endpoint
+from proxy.runtime.text import suggest
 
 IN_CLUSTER = "in-cluster"
 USUAL_NAME = "kubernetes"

@@ -17,12 +17,12 @@ from ruamel.yaml.comments import CommentedMap
 
 from proxy.config.model import DIRECT, ClusterConfig, Config
 from proxy.config.rules import own_listener, own_listeners
-from proxy.config.values import Endpoint
 from proxy.config.yaml import Document
 from proxy.errors import ConfigError, Problem, UnknownNames
 from proxy.kubeconfig.entries import append, fresh
 from proxy.kubeconfig.importer import Imported, means_this_machine
-from proxy.text import suggest
+from proxy.runtime.endpoint import Endpoint
+from proxy.runtime.text import suggest
 
 
 @dataclass(frozen=True, slots=True)

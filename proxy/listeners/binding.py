@@ -8,10 +8,10 @@ import socket
 from contextlib import suppress
 from typing import Final
 
-from proxy.blocking import Hangs, Place
-from proxy.config.values import Endpoint
 from proxy.errors import ListenError
-from proxy.names import resolve
+from proxy.runtime.blocking import Hangs, Place
+from proxy.runtime.endpoint import Endpoint
+from proxy.runtime.names import resolve
 
 BACKLOG: Final = 1024
 """Clients that the kernel lets wait until they are accepted: while descriptors are short, or a new process starts."""

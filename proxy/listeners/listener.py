@@ -14,10 +14,10 @@ from typing import Final
 
 import structlog
 
-from proxy import descriptors
-from proxy.blocking import Place
-from proxy.config.values import Endpoint
 from proxy.listeners.binding import BACKLOG, bind
+from proxy.runtime import descriptors
+from proxy.runtime.blocking import Place
+from proxy.runtime.endpoint import Endpoint
 
 log = structlog.get_logger("kubemux.listener")
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from proxy.program import run
-from proxy.text import printable
+from proxy.runtime.program import run
+from proxy.runtime.text import printable
 
 _MAGIC: Final = b"SSHKRL\n\0"
 _REVOKED: Final = 1

@@ -19,11 +19,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from proxy import program
 from proxy.errors import CredentialsUnusable
 from proxy.openssh import tokens
 from proxy.openssh.algorithms import Asked, split
 from proxy.openssh.keywords import KEYWORDS, UNKNOWN, Use
+from proxy.runtime import program
 
 _HASH: Final = ("-o", "ControlPath=%C")
 """What `%C` stands for depends on ssh's version: it tells, in an option that we have no other use for."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from proxy.config.values import Endpoint
 from proxy.errors import ProxyError
+from proxy.runtime.endpoint import Endpoint
 
 Pieces = list[bytes | bytearray | memoryview]
 

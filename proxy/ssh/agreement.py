@@ -11,7 +11,7 @@ from asyncssh.mac import get_mac_algs
 from asyncssh.public_key import get_certificate_algs, get_public_key_algs
 
 from proxy.errors import HandshakeFailed, LinkError
-from proxy.text import printable
+from proxy.runtime.text import printable
 
 _START: Final = 17
 """Of the lists in a KEXINIT: its number and a cookie come first."""

@@ -18,11 +18,11 @@ from typing import Final
 
 import asyncssh
 
-from proxy.blocking import Hangs, Place
 from proxy.config import expiry, host_keys
 from proxy.config.model import GatewayConfig, KeepaliveConfig
 from proxy.errors import ConnectTimeout, CredentialsUnusable, JumpFailed, LinkError, Stage, Unresolvable
-from proxy.names import connect, resolve
+from proxy.runtime.blocking import Hangs, Place
+from proxy.runtime.names import connect, resolve
 from proxy.ssh import internals, known_hosts
 from proxy.ssh.agent import Agent
 from proxy.ssh.errors import describe_connect, describe_handshake, host_key_line, identity, is_hung_up

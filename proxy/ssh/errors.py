@@ -23,8 +23,8 @@ from proxy.errors import (
     Unreachable,
     Unresolvable,
 )
-from proxy.names import remedy
-from proxy.text import printable
+from proxy.runtime.names import remedy
+from proxy.runtime.text import printable
 
 _LISTS: Final = 1500
 """Characters of two lists of algorithms."""

@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from proxy.errors import DialBroken, LinkError
+from proxy.runtime.tasks import is_cancelled
+from proxy.runtime.text import printable
 from proxy.ssh import internals
 from proxy.ssh.dial import Dialled
 from proxy.ssh.errors import describe_loss
 from proxy.ssh.link import Link
 from proxy.ssh.login import Lost
-from proxy.tasks import is_cancelled
-from proxy.text import printable
 
 
 async def establish(dial: Callable[[Lost], Awaitable[Dialled]], make: Callable[[Dialled], Link], *, name: str) -> Link:

@@ -20,9 +20,7 @@ from typing import Final
 
 import asyncssh
 
-from proxy.blocking import Hangs, Place
 from proxy.config.model import GatewayConfig
-from proxy.config.values import Endpoint
 from proxy.errors import (
     CredentialsUnusable,
     HostKeyRevoked,
@@ -35,6 +33,9 @@ from proxy.errors import (
 )
 from proxy.metrics import Metrics
 from proxy.relay.budget import MemoryBudget
+from proxy.runtime.blocking import Hangs, Place
+from proxy.runtime.endpoint import Endpoint
+from proxy.runtime.tasks import Tasks
 from proxy.snapshots import GatewaySnapshot
 from proxy.ssh.channel import SshChannel
 from proxy.ssh.dial import Dialled, Places, dial
@@ -46,7 +47,6 @@ from proxy.ssh.link import Link
 from proxy.ssh.links import Links
 from proxy.ssh.native.channel import NativeChannel
 from proxy.ssh.report import Report
-from proxy.tasks import Tasks
 
 REPLACED: Final = LinkReplaced.reason
 """The reason under which a link counts that was replaced before it ended."""

@@ -19,13 +19,13 @@ from typing import Final
 import asyncssh
 import structlog
 
-from proxy.blocking import Place, doing
 from proxy.config import host_keys
 from proxy.config.files import MAX_CREDENTIAL_BYTES, MAX_KNOWN_HOSTS_BYTES, Unusable, read_bytes
 from proxy.config.host_keys import Line, Update
 from proxy.config.model import GatewayConfig
 from proxy.errors import CredentialsUnusable
 from proxy.openssh import known_hosts
+from proxy.runtime.blocking import Place, doing
 from proxy.ssh import internals
 
 log = structlog.get_logger("kubemux.host_keys")

@@ -15,7 +15,6 @@ from typing import Final
 import asyncssh
 import structlog
 
-from proxy.blocking import doing
 from proxy.config.files import MAX_KNOWN_HOSTS_BYTES, Unusable, read_bytes
 from proxy.config.host_keys import Line, parse, valid
 from proxy.config.known_hosts import missing
@@ -24,6 +23,7 @@ from proxy.errors import CredentialsUnusable
 from proxy.openssh import known_hosts, revoked
 from proxy.openssh.known_hosts import AUTHORITY, REVOKED, Entry
 from proxy.openssh.ssh_config import SshConfig
+from proxy.runtime.blocking import doing
 from proxy.ssh import host_keys
 
 log = structlog.get_logger("kubemux.known_hosts")

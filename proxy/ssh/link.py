@@ -15,7 +15,6 @@ import asyncssh
 import structlog
 
 from proxy.config.model import KeepaliveConfig
-from proxy.config.values import Endpoint
 from proxy.errors import (
     ChannelError,
     ChannelProhibited,
@@ -28,6 +27,8 @@ from proxy.errors import (
     MemoryExhausted,
 )
 from proxy.relay.budget import MemoryBudget
+from proxy.runtime.endpoint import Endpoint
+from proxy.runtime.tasks import Tasks
 from proxy.snapshots import LinkSnapshot
 from proxy.ssh import internals
 from proxy.ssh.channel import SshChannel
@@ -40,7 +41,6 @@ from proxy.ssh.options import ticks
 from proxy.ssh.pace import CROWD, Pace
 from proxy.ssh.plane import AsyncsshPlane
 from proxy.ssh.proxy_command import ProxyCommand
-from proxy.tasks import Tasks
 
 log = structlog.get_logger("kubemux.link")
 

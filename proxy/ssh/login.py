@@ -14,13 +14,13 @@ import asyncssh
 
 from proxy.errors import CredentialsUnusable, HostKeyChanged
 from proxy.openssh.revoked import Unanswered, is_in_krl
+from proxy.runtime.text import printable
 from proxy.ssh import internals
 from proxy.ssh.agreement import disagreement
 from proxy.ssh.errors import Heard, describe_key, host_key_line
 from proxy.ssh.host_keys import Announcement, split
 from proxy.ssh.metered import Metered
 from proxy.ssh.verify import Server, revoked, verify
-from proxy.text import printable
 
 Lost = Callable[[Exception | None], None]
 

@@ -15,13 +15,13 @@ from typing import Any, Final
 
 import asyncssh
 
-from proxy.blocking import Hangs, Place, doing
 from proxy.config import expiry
 from proxy.config.credentials import NO_AGENT, no_agent
 from proxy.config.model import GatewayConfig, KeepaliveConfig
 from proxy.errors import CredentialsUnusable, RetryClass
 from proxy.openssh import ssh_config
 from proxy.openssh.ssh_config import Printed, Remark, SshConfig
+from proxy.runtime.blocking import Hangs, Place, doing
 from proxy.ssh import algorithms, known_hosts, user_keys
 from proxy.ssh.nobody import own_name
 from proxy.ssh.user_keys import UserKeys

@@ -14,16 +14,16 @@ from typing import Final
 
 import asyncssh
 
-from proxy.config.values import Endpoint
 from proxy.errors import LinkError
 from proxy.relay.budget import MemoryBudget
+from proxy.runtime.endpoint import Endpoint
+from proxy.runtime.tasks import Tasks
 from proxy.ssh import internals
 from proxy.ssh.channel import SshChannel
 from proxy.ssh.errors import describe_loss
 from proxy.ssh.metered import carrier, is_behind
 from proxy.ssh.native.channel import OnAnswer, Refusal
 from proxy.ssh.pace import BULK
-from proxy.tasks import Tasks
 
 HIGH_WATER: Final = 512 << 10
 """Bytes waiting in the link's transport before clients are paused: eight bites, enough to keep a 10 Gbit/s link busy."""

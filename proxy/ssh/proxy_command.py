@@ -18,7 +18,7 @@ from typing import Final
 import structlog
 
 from proxy.errors import LinkError, ProxyCommandFailed
-from proxy.text import printable
+from proxy.runtime.text import printable
 
 log = structlog.get_logger("kubemux.link")
 

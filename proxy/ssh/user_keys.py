@@ -13,13 +13,13 @@ from pathlib import Path
 
 import asyncssh
 
-from proxy.blocking import doing
 from proxy.config.credentials import is_too_open
 from proxy.config.files import MAX_CREDENTIAL_BYTES, Unusable, read_bytes
 from proxy.config.model import GatewayConfig
 from proxy.config.private_keys import Content, public_blob, recognise
 from proxy.errors import CredentialsUnusable
 from proxy.openssh.ssh_config import SshConfig
+from proxy.runtime.blocking import doing
 from proxy.ssh.algorithms import is_accepted
 
 

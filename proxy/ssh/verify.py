@@ -17,9 +17,9 @@ from proxy.config.host_keys import kind
 from proxy.config.model import GatewayConfig
 from proxy.errors import HostKeyChanged, HostKeyRevoked, HostKeyUnknown, LinkError
 from proxy.openssh.known_hosts import matches_pattern
+from proxy.runtime.text import printable
 from proxy.ssh.known_hosts import Known, Trusted, decode, fingerprint
 from proxy.ssh.options import Prepared
-from proxy.text import printable
 
 _AGAIN: Final = "The next dial reads it; kubemux reconnect skips the wait"
 _HOST: Final = 2

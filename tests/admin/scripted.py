@@ -12,9 +12,9 @@ from prometheus_client import CollectorRegistry
 
 from proxy.admin.control import ReloadResult
 from proxy.admin.server import AdminServer
-from proxy.config.values import Endpoint
 from proxy.errors import ProxyError, UnknownName
 from proxy.metrics import Metrics
+from proxy.runtime.endpoint import Endpoint
 from proxy.snapshots import ClusterSnapshot, ClusterState, DaemonSnapshot, GatewaySnapshot, GatewayState, LinkSnapshot
 
 NOW = 1_700_000_000.0

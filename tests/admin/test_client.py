@@ -16,8 +16,8 @@ from proxy.admin import client
 from proxy.admin.asking import MAX_ANSWER, NotKubemux, ask
 from proxy.admin.status import to_document
 from proxy.config.model import AdminConfig
-from proxy.config.values import Endpoint
 from proxy.errors import AdminError, ConfigError, Problem, UnknownName
+from proxy.runtime.endpoint import Endpoint
 from tests.admin.scripted import DAEMON, Daemon, serving
 from tests.support.serving import Server
 

@@ -19,8 +19,8 @@ from proxy.admin.control import ReloadResult
 from proxy.admin.http import Response
 from proxy.admin.server import AdminServer, host_allowed
 from proxy.admin.status import to_document
-from proxy.config.values import Endpoint
 from proxy.errors import ConfigError, LinkDown, ListenError, Problem
+from proxy.runtime.endpoint import Endpoint
 from tests.admin.scripted import DAEMON, Daemon, serving
 from tests.support.asking import Asker
 

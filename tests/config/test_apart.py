@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from proxy import program
 from proxy.config import apart, loader
 from proxy.config.apart import Loaded
 from proxy.errors import ConfigError
+from proxy.runtime import program
 from tests.support.daemon import ROOT
 from tests.support.shim import Shim
 

@@ -20,7 +20,7 @@ from proxy.config.model import (
     ProbeConfig,
     TlsConfig,
 )
-from proxy.config.values import Endpoint
+from proxy.runtime.endpoint import Endpoint
 
 
 def gateway(name: str, *, jump: tuple[str, ...] = (), host: str = "") -> GatewayConfig:

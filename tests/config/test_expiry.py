@@ -9,7 +9,7 @@ import pytest
 
 from proxy.config import expiry
 from proxy.config.model import ClusterConfig, Config, GatewayConfig, TlsConfig
-from proxy.config.values import Endpoint
+from proxy.runtime.endpoint import Endpoint
 from tests.support.ssh_keys import new_key, sign
 from tests.support.tls import Authority
 

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from proxy.config import loader, model, yaml
 from proxy.config.model import Config
 from proxy.config.typed import Loc, Section, hints
-from proxy.config.values import Endpoint, format_duration
+from proxy.config.values import format_duration
 from proxy.errors import ConfigError
+from proxy.runtime.endpoint import Endpoint
 from tests.support.plain import plain
 
 FOLDER = Path(__file__).parents[2] / "config"

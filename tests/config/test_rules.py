@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from proxy.config import rules
 from proxy.config.model import AdminConfig, ClusterConfig, Config, GatewayConfig, LimitsConfig
-from proxy.config.values import Endpoint
+from proxy.runtime.endpoint import Endpoint
 
 
 def cluster(listen: str, *, gateway: str = "direct", allow_remote: bool = True) -> ClusterConfig:

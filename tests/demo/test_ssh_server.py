@@ -7,9 +7,9 @@ import asyncio
 import asyncssh
 import pytest
 
-from proxy.config.values import Endpoint
 from proxy.demo import ssh_server
 from proxy.demo.stage import Stage
+from proxy.runtime.endpoint import Endpoint
 from tests.demo.conftest import trusting
 from tests.support.asking import Asker
 

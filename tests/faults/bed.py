@@ -15,9 +15,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final, Self
 
-from proxy.config.values import Endpoint
 from proxy.relay.relay import LINGER_ZERO
-from proxy.tasks import Tasks
+from proxy.runtime.endpoint import Endpoint
+from proxy.runtime.tasks import Tasks
 from tests.faults.api import Api
 from tests.faults.load import Load, eventually
 from tests.faults.row import Hits, Row

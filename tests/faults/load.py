@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Final, Self
 
-from proxy.tasks import Tasks
+from proxy.runtime.tasks import Tasks
 from tests.faults.client import Client, Download, Saw, Upload, Watch
 from tests.support.tls import Certificates
 

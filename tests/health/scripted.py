@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from proxy.config.model import DIRECT, ClusterConfig, ProbeConfig, TlsConfig
-from proxy.config.values import Endpoint
+from proxy.runtime.endpoint import Endpoint
 from tests.support.serving import Server
 from tests.support.tls import Authority, Issued
 

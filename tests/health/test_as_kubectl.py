@@ -21,12 +21,12 @@ from hypothesis import strategies as st
 
 from proxy.config import certificates
 from proxy.config.model import DIRECT, ClusterConfig, TlsConfig
-from proxy.config.values import Endpoint
 from proxy.health.anchors import Anchors
 from proxy.health.chain import Refused, verify
 from proxy.health.probe import probe
 from proxy.health.result import Result
 from proxy.health.tls import Contexts
+from proxy.runtime.endpoint import Endpoint
 from tests.health.forge import CLIENT_AUTH, HOUR, SERVER_AUTH, Made, Shown, Spec, authority, make
 from tests.health.scripted import NOWHERE, Dialer
 from tests.health.verdicts import CASES, LEAF, NAME, Case

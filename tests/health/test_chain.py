@@ -13,12 +13,12 @@ from datetime import UTC, datetime
 import pytest
 from cryptography import x509
 
-from proxy.config.values import Endpoint
 from proxy.health.anchors import Anchors, Certificate
 from proxy.health.chain import MAX_CHECKS, MAX_COMPARISONS, Refused, verify
 from proxy.health.probe import probe
 from proxy.health.result import Result
 from proxy.health.tls import Contexts
+from proxy.runtime.endpoint import Endpoint
 from tests.health.forge import Made, Spec, authority, make
 from tests.health.scripted import Dialer, Pki, cluster, server_context
 from tests.health.verdicts import LEAF, NAME

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.config.values import Endpoint
+from proxy.runtime.endpoint import Endpoint
 from tests.health.scripted import OK, Pki, Script, Scripted, answers, server_context
 from tests.support.sshd import SshdFactory
 from tests.support.tls import Issued

@@ -19,10 +19,10 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from proxy.config.model import DIRECT, ClusterConfig, ProbeConfig, TlsConfig
-from proxy.config.values import Endpoint
 from proxy.health.probe import probe
 from proxy.health.result import Failure, Result
 from proxy.health.tls import Contexts
+from proxy.runtime.endpoint import Endpoint
 from tests.health.forge import CLIENT_AUTH, HOUR, Made, Shown, Spec, authority, make
 from tests.health.scripted import NOWHERE, Dialer
 from tests.health.test_as_kubectl import need_new_kubectl

@@ -19,8 +19,8 @@ from proxy.health.monitor import Monitor
 from proxy.health.probe import Dial
 from proxy.health.result import Result
 from proxy.metrics import Metrics
+from proxy.runtime.tasks import Tasks
 from proxy.snapshots import ClusterState
-from proxy.tasks import Tasks
 from tests.health.scripted import NOWHERE, OK, Dialer, Pki, Scripted, answers, cluster, server_context
 
 BAD = b"HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n"

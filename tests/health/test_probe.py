@@ -12,7 +12,6 @@ from typing import ClassVar
 import pytest
 
 from proxy.config.model import ClusterConfig
-from proxy.config.values import Endpoint
 from proxy.errors import (
     AuthFailed,
     ChannelProhibited,
@@ -27,6 +26,7 @@ from proxy.errors import (
 from proxy.health.probe import probe
 from proxy.health.result import Outcome, Result
 from proxy.health.tls import Contexts
+from proxy.runtime.endpoint import Endpoint
 from tests.health.scripted import NOWHERE, OK, Dialer, Pki, Script, Scripted, answers, cluster, server_context, silence
 from tests.support.serving import reset
 from tests.support.tls import Issued

@@ -14,11 +14,11 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat, load_pem_private_key
 
-from proxy.blocking import Place
 from proxy.health import tls
 from proxy.health.chain import Refused, verify
 from proxy.health.result import Failure, Result
 from proxy.health.tls import Contexts, distrusted
+from proxy.runtime.blocking import Place
 from tests.health.scripted import NOWHERE, Pki, cluster
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.config.values import Endpoint
+from proxy.runtime.endpoint import Endpoint
 from proxy.ssh.link import DATA_PLANE
 from tests.integration.conftest import cluster, gateway
 from tests.support.daemon import Daemon

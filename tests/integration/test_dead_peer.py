@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.config.values import Endpoint
+from proxy.runtime.endpoint import Endpoint
 from tests.integration.conftest import cluster, gateway
 from tests.support.daemon import Daemon
 from tests.support.elsewhere import FarSshd

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.config.values import Endpoint
+from proxy.runtime.endpoint import Endpoint
 from tests.integration.conftest import cluster, gateway
 from tests.integration.running import get, running, wait_for_log, wait_up
 from tests.support.https import Https

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.config.values import Endpoint
+from proxy.runtime.endpoint import Endpoint
 from tests.integration.conftest import cluster, gateway
 from tests.integration.running import PROBE, get, running, wait_for_log, wait_up
 from tests.support.daemon import Daemon

@@ -15,8 +15,8 @@ from typing import Any, cast
 import pytest
 
 from proxy.config.model import GatewayConfig
-from proxy.config.values import Endpoint
 from proxy.errors import ChannelRefused
+from proxy.runtime.endpoint import Endpoint
 from proxy.ssh.link import DATA_PLANE
 from tests.ssh.carried import SECONDS, Tunnel, closed
 from tests.ssh.conftest import ORIGIN, Watched, started

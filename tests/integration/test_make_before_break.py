@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.config.values import Endpoint
+from proxy.runtime.endpoint import Endpoint
 from tests.integration.conftest import cluster, gateway
 from tests.integration.running import peers, running, told, wait_for_log
 from tests.integration.test_life import kubemux

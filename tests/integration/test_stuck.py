@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from proxy.config.values import Endpoint
 from proxy.relay.relay import LINGER_ZERO
+from proxy.runtime.endpoint import Endpoint
 from tests.integration.conftest import cluster, gateway
 from tests.integration.test_life import kubemux
 from tests.support.daemon import Daemon

@@ -16,7 +16,7 @@ from typing import Final, Self, cast
 
 import pytest
 
-from proxy.config.values import Endpoint
+from proxy.runtime.endpoint import Endpoint
 from tests.integration.conftest import cluster, gateway, mapped
 from tests.integration.running import connections, running, told, wait_up
 from tests.integration.test_life import kubemux

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.config.values import Endpoint
+from proxy.runtime.endpoint import Endpoint
 from tests.health.forge import Shown, authority, make
 from tests.health.test_as_kubectl import kubectl
 from tests.health.verdicts import LEAF, NAME

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from ruamel.yaml.comments import CommentedMap
 
 from proxy.config import yaml
-from proxy.config.values import Endpoint
 from proxy.config.yaml import Document
 from proxy.kubeconfig import reading
 from proxy.kubeconfig.entries import Kubeconfig, fresh, parse
 from proxy.kubeconfig.exporter import OWN, Target
+from proxy.runtime.endpoint import Endpoint
 
 ODD_NAMES = [
     "kubernetes-admin@kubernetes",

@@ -13,11 +13,11 @@ from ruamel.yaml.comments import CommentedMap
 
 from proxy.config import yaml
 from proxy.config.model import ClusterConfig, TlsConfig
-from proxy.config.values import Endpoint
 from proxy.errors import ConfigError
 from proxy.kubeconfig import exporter
 from proxy.kubeconfig.entries import Kubeconfig
 from proxy.kubeconfig.exporter import OWN, export, new, targets
+from proxy.runtime.endpoint import Endpoint
 from tests.kubeconfig.samples import document, kubeconfigs, names, read, target
 from tests.support.tls import Certificates
 

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from proxy.config import loader, yaml
 from proxy.config.credentials import Scrutiny
-from proxy.config.values import Endpoint
 from proxy.errors import ConfigError
 from proxy.kubeconfig.entries import Kubeconfig
 from proxy.kubeconfig.importer import Imported, in_cluster, means_this_machine, select, server_url
 from proxy.kubeconfig.merge import Merged, ca_name, merge
+from proxy.runtime.endpoint import Endpoint
 from tests.kubeconfig.samples import ODD_NAMES, document, names, read
 from tests.support.tls import Certificates
 

@@ -10,9 +10,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from proxy.config.values import Endpoint
 from proxy.listeners import listener as module
 from proxy.listeners.listener import Listener
+from proxy.runtime.endpoint import Endpoint
 from tests.support.ports import free_port
 
 LOOPBACK = "127.0.0.1"

@@ -9,14 +9,14 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from proxy.config.model import GatewayConfig
-from proxy.config.values import Endpoint
 from proxy.errors import ChannelError, LinkDown
 from proxy.listeners.listener import Listener
 from proxy.metrics import Traffic
 from proxy.relay.interfaces import Channel, Route
 from proxy.relay.relay import Relay
+from proxy.runtime.endpoint import Endpoint
+from proxy.runtime.tasks import Tasks
 from proxy.ssh.native.plane import NativePlane
-from proxy.tasks import Tasks
 from tests.ssh.conftest import ORIGIN, Watched, config_for, started
 from tests.support.echo import exchange, pattern
 from tests.support.ports import free_port

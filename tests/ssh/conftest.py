@@ -10,10 +10,10 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from proxy.config.model import GatewayConfig
-from proxy.config.values import Endpoint
 from proxy.errors import LinkError
 from proxy.metrics import Metrics
 from proxy.relay.budget import MemoryBudget
+from proxy.runtime.endpoint import Endpoint
 from proxy.ssh.dial import Dialled, dial
 from proxy.ssh.gateway import Gateway
 from proxy.ssh.handshakes import Handshakes

@@ -9,8 +9,8 @@ from contextlib import AsyncExitStack
 import pytest
 
 from proxy.cluster import relayed_socket
-from proxy.config.values import Endpoint
 from proxy.relay.interfaces import Channel
+from proxy.runtime.endpoint import Endpoint
 from proxy.ssh.pace import BULK
 from tests.ssh.conftest import ORIGIN, Watched, config_for, started
 from tests.support.echo import Echo

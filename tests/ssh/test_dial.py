@@ -16,7 +16,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from proxy.blocking import Place
 from proxy.config.model import GatewayConfig
 from proxy.errors import (
     ConnectTimeout,
@@ -28,8 +27,9 @@ from proxy.errors import (
     Unreachable,
     Unresolvable,
 )
-from proxy.names import Address
 from proxy.relay.relay import LINGER_ZERO
+from proxy.runtime.blocking import Place
+from proxy.runtime.names import Address
 from proxy.ssh.dial import _Tcp, dial
 from proxy.ssh.handshakes import Handshakes
 from tests.ssh.conftest import config_for, dialled, failure

@@ -14,7 +14,7 @@ import pytest
 from asyncssh.packet import Byte, String, UInt32
 
 from proxy.config.model import GatewayConfig
-from proxy.config.values import Endpoint
+from proxy.runtime.endpoint import Endpoint
 from proxy.ssh import internals, metered
 from proxy.ssh.link import Link
 from proxy.ssh.native import incoming, outgoing

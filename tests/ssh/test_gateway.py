@@ -11,9 +11,9 @@ import pytest
 
 from proxy.cluster import relayed_socket
 from proxy.config.model import GatewayConfig
-from proxy.config.values import Endpoint
 from proxy.errors import AuthFailed, LinkDown, LinkError
 from proxy.relay.interfaces import Channel
+from proxy.runtime.endpoint import Endpoint
 from proxy.snapshots import GatewayState
 from proxy.ssh.governor import Backoff
 from proxy.ssh.link import Link

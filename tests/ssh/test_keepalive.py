@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 
 from proxy.cluster import relayed_socket
 from proxy.config.model import GatewayConfig
-from proxy.config.values import Endpoint
+from proxy.runtime.endpoint import Endpoint
 from proxy.ssh.link import BUSY
 from tests.ssh.conftest import ORIGIN, config_for, started
 from tests.support import other_servers

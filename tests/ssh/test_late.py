@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from asyncssh.packet import String, UInt32
 
-from proxy.config.values import Endpoint
+from proxy.runtime.endpoint import Endpoint
 from proxy.wire import messages
 from tests.ssh.carried import SECONDS, closed
 from tests.ssh.conftest import ORIGIN, Watched, started

@@ -12,10 +12,10 @@ from typing import Any
 import asyncssh
 import pytest
 
-from proxy.config.values import Endpoint
 from proxy.errors import ChannelProhibited, ChannelRefused, ChannelTimeout, LinkDown, MemoryExhausted, ProxyError
 from proxy.relay.budget import MemoryBudget
 from proxy.relay.interfaces import Channel, Pieces
+from proxy.runtime.endpoint import Endpoint
 from proxy.ssh.link import Link
 from tests.ssh.conftest import ORIGIN, config_for, dialled
 from tests.support.echo import Echo

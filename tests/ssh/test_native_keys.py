@@ -14,7 +14,7 @@ from typing import Any, Final, cast
 import asyncssh
 import pytest
 
-from proxy.config.values import Endpoint
+from proxy.runtime.endpoint import Endpoint
 from proxy.ssh.native.plane import NativePlane
 from proxy.wire.keys import Keys
 from tests.ssh.carried import Tunnel, closed, download, tunnel, upload

@@ -12,8 +12,8 @@ from unittest.mock import patch
 import pytest
 from asyncssh.packet import SSHPacket, String, UInt32
 
-from proxy.config.values import Endpoint
 from proxy.errors import ChannelRefused, ChannelTimeout, LinkDown, LinkError
+from proxy.runtime.endpoint import Endpoint
 from proxy.ssh.native import handover
 from proxy.ssh.native import plane as plane_module
 from proxy.ssh.native.sending import PACKETS

@@ -9,8 +9,8 @@ from unittest.mock import Mock
 import pytest
 
 from proxy.config.model import GatewayConfig
-from proxy.config.values import Endpoint
 from proxy.relay.interfaces import Pieces
+from proxy.runtime.endpoint import Endpoint
 from tests.ssh.carried import Tunnel, closed, download, native, plane, tunnel, until, upload
 from tests.ssh.conftest import ORIGIN, config_for
 from tests.support import ssh_keys

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from proxy.config.model import KeepaliveConfig
-from proxy.config.values import Endpoint
 from proxy.relay.interfaces import Channel
+from proxy.runtime.endpoint import Endpoint
 from proxy.snapshots import GatewayState
 from tests.ssh.conftest import ORIGIN, Watched, config_for, started
 from tests.support import ssh_keys

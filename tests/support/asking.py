@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from proxy.config.values import Endpoint
+from proxy.runtime.endpoint import Endpoint
 
 SECONDS = 10.0
 

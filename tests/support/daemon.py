@@ -17,7 +17,7 @@ from typing import Self
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from proxy.config.values import Endpoint
+from proxy.runtime.endpoint import Endpoint
 from tests.support.ports import free_port
 
 READY_SECONDS = 20.0

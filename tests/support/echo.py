@@ -7,7 +7,7 @@ import hashlib
 import random
 from functools import lru_cache
 
-from proxy.config.values import Endpoint
+from proxy.runtime.endpoint import Endpoint
 from tests.support.serving import Server, closed
 
 CHUNK = 64 << 10

@@ -6,7 +6,7 @@ import asyncio
 import random
 from enum import Enum
 
-from proxy.config.values import Endpoint
+from proxy.runtime.endpoint import Endpoint
 from tests.support.serving import Server, closed, reset
 
 CHUNK = 64 << 10

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import cast
 
 from proxy.config.typed import Section
-from proxy.config.values import Endpoint, format_duration
+from proxy.config.values import format_duration
+from proxy.runtime.endpoint import Endpoint
 
 
 def plain(section: Section) -> dict[str, object]:

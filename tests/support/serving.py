@@ -9,7 +9,7 @@ import struct
 from contextlib import suppress
 from typing import Self
 
-from proxy.config.values import Endpoint
+from proxy.runtime.endpoint import Endpoint
 
 CLOSE_SECONDS = 5.0
 

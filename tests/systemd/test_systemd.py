@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from proxy import systemd
+from proxy.runtime import systemd
 
 
 @pytest.fixture(params=["path", "abstract"])
@@ -111,7 +111,7 @@ os.execv(sys.executable, [sys.executable, "-c", sys.argv[1]])
 _CHILD = """
 import json, os, stat
 from structlog.testing import capture_logs
-from proxy import systemd
+from proxy.runtime import systemd
 with capture_logs() as logs:
     found = systemd.inherited_sockets()
 for address, sock in found.items():

@@ -11,9 +11,9 @@ from typing import Final
 
 import asyncssh
 
-from proxy.config.values import Endpoint
 from proxy.errors import LinkError
 from proxy.relay.budget import MemoryBudget
+from proxy.runtime.endpoint import Endpoint
 from proxy.ssh.metered import POLL_S, carrier, is_behind
 from proxy.ssh.native.channel import NativeChannel, OnAnswer
 from proxy.ssh.native.flow import HIGH_WATER, Flow

@@ -25,7 +25,7 @@ from typing import Final
 
 import structlog
 
-from proxy.config.values import Endpoint
+from proxy.runtime.endpoint import Endpoint
 
 log = structlog.get_logger("kubemux.systemd")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy import program
+from proxy.runtime import program
 from tests.support.ports import free_port
 from tests.support.processes import command
 

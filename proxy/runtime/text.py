@@ -42,3 +42,9 @@ def suggest(word: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(word[:100], names, n=1)
     listed = ", ".join(names[:LISTED]) + (", ..." if len(names) > LISTED else "")
     return (f"did you mean {close[0]}? " if close else "") + (f"there are: {listed}" if listed else "there are none")
+
+
+def shown(value: object) -> str:
+    """`value` as an error message may show it: quoted, on one line, short."""
+    text = str(value).lower() if isinstance(value, bool) else repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

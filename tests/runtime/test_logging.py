@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from proxy.config.values import Endpoint
-from proxy.logging import REDACTED, configure, dropped_entries, redact
+from proxy.runtime.endpoint import Endpoint
+from proxy.runtime.logging import REDACTED, configure, dropped_entries, redact
 
 log = structlog.get_logger("kubemux.test")
 
@@ -113,7 +113,7 @@ def test_traceback_is_a_field_of_the_same_line(capture: Capture, logger: logging
 
 
 def test_a_warning_of_python_is_an_entry_like_any_other() -> None:
-    code = "import warnings; from proxy.logging import configure; configure('json', 'info'); warnings.warn('odd\\nserial number')"
+    code = "import warnings; from proxy.runtime.logging import configure; configure('json', 'info'); warnings.warn('odd\\nserial number')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     (line,) = done.stderr.splitlines()
     entry = json.loads(line)
@@ -231,7 +231,7 @@ def test_closed_stream_is_counted_not_raised(capture: Capture) -> None:
 def test_process_without_anybody_to_read_its_log_ends_as_if_there_were() -> None:
     """A reader that goes away, or no standard error at all, changes neither the work nor the exit code."""
     program = (
-        "import sys, structlog; from proxy.logging import configure, dropped_entries; configure('json', 'info')\n"
+        "import sys, structlog; from proxy.runtime.logging import configure, dropped_entries; configure('json', 'info')\n"
         "sys.stdin.readline(); structlog.get_logger().info('x' * 100_000); print(dropped_entries())"
     )
     process = subprocess.Popen(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.text import escaped, for_terminal, suggest
+from proxy.runtime.text import escaped, for_terminal, suggest
 
 
 @given(st.text(st.characters()))

@@ -8,13 +8,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from proxy import direct, names
-from proxy.blocking import Hangs, Place
-from proxy.config.values import Endpoint
+from proxy import direct
 from proxy.errors import ChannelRefused, ChannelTimeout, ListenError
 from proxy.listeners import binding
 from proxy.listeners.listener import Listener
-from proxy.names import resolve
+from proxy.runtime import names
+from proxy.runtime.blocking import Hangs, Place
+from proxy.runtime.endpoint import Endpoint
+from proxy.runtime.names import resolve
 from tests.support.echo import Echo
 
 

@@ -26,8 +26,8 @@ from typing import BinaryIO, Final, Literal, TextIO, cast
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from proxy import journal
-from proxy.text import escaped, for_terminal
+from proxy.runtime import journal
+from proxy.runtime.text import escaped, for_terminal
 
 REDACTED: Final = "[redacted]"
 _SECRET_KEY = re.compile(

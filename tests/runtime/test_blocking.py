@@ -12,7 +12,7 @@ from contextlib import suppress
 
 import pytest
 
-from proxy.blocking import Hangs, Place, doing
+from proxy.runtime.blocking import Hangs, Place, doing
 
 pytestmark = pytest.mark.both_loops
 
@@ -113,7 +113,7 @@ def test_outside_of_a_call_there_is_nobody_to_tell() -> None:
 
 HANGING = """
 import asyncio, sys, time
-from proxy.blocking import Hangs, Place
+from proxy.runtime.blocking import Hangs, Place
 
 async def main():
     try:

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from proxy import tasks
-from proxy.tasks import Tasks, is_cancelled
+from proxy.runtime import tasks
+from proxy.runtime.tasks import Tasks, is_cancelled
 
 
 @pytest.fixture

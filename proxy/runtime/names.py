@@ -1,4 +1,4 @@
-"""Names to addresses, in a thread that one listener, gateway or cluster has for itself (`proxy/blocking.py`); connections."""
+"""Names to addresses, in a thread that one listener, gateway or cluster has for itself (`proxy/runtime/blocking.py`); connections."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import socket
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
-from proxy.blocking import Place, doing
+from proxy.runtime.blocking import Place, doing
 
 P = TypeVar("P", bound=asyncio.BaseProtocol)
 

@@ -1,0 +1,59 @@
+"""A host and a port, as they are written: `10.0.0.10:6443`, `[::1]:6443`."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import NamedTuple, Self
+
+from proxy.runtime.text import shown
+
+_HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?\.?")
+
+
+class Endpoint(NamedTuple):
+    """A host (name or IP address, without brackets) and a port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def is_address(self) -> bool:
+        """Whether nobody has to look the host up."""
+        try:
+            ipaddress.ip_address(self.host)
+        except ValueError:
+            return False
+        return True
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach it (127.0.0.0/8, ::1, `localhost`)."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `HOST:PORT` or `[IPV6]:PORT`. Raises ValueError that says what is expected."""
+        host, _, port = text.rpartition(":")
+        bracketed = host.startswith("[") and host.endswith("]")
+        host = host[1:-1] if bracketed else host
+        if not host or not port.isascii() or not port.isdecimal() or (":" in host) != bracketed:
+            raise ValueError(f"expected HOST:PORT or [IPV6]:PORT, got {shown(text)}")
+        if len(port) > 5 or not 1 <= int(port) <= 65535:
+            raise ValueError(f"port {port[:9]} is out of range 1-65535")
+        if bracketed:
+            try:
+                ipaddress.IPv6Address(host)
+            except ValueError as exc:
+                raise ValueError(f"[{host}] is not an IPv6 address") from exc
+        elif not _HOST.fullmatch(host):
+            raise ValueError(f"{shown(host)} is neither a host name nor an IP address")
+        return cls(host, int(port))
