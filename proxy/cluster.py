@@ -17,10 +17,10 @@ from prometheus_client import CollectorRegistry
 
 from proxy.config.model import DIRECT, ClusterConfig, Config
 from proxy.direct import Direct
+from proxy.entries.admission import Admission
 from proxy.errors import ChannelError, MemoryExhausted, ProxyError
 from proxy.health.probe import Dial
 from proxy.idle import IdleWatch
-from proxy.listeners.admission import Admission
 from proxy.metrics import Metrics, Traffic
 from proxy.relay.budget import MemoryBudget
 from proxy.relay.interfaces import Channel, Route

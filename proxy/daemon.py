@@ -24,6 +24,10 @@ from proxy.admin.status import summary
 from proxy.cluster import HALF_CLOSE_S, Cluster, Shared
 from proxy.config.model import DIRECT, ClusterConfig, Config
 from proxy.direct import Direct
+from proxy.entries.admission import Admission
+from proxy.entries.binding import bind
+from proxy.entries.fd_store import Sockets
+from proxy.entries.listener import Listener
 from proxy.entry import Entry
 from proxy.errors import ListenError
 from proxy.health.lag import watch_lag
@@ -31,9 +35,6 @@ from proxy.health.monitor import Monitor
 from proxy.health.tls import Contexts
 from proxy.heap import Heap
 from proxy.heartbeat import Heartbeat, Part
-from proxy.listeners.admission import Admission
-from proxy.listeners.binding import bind
-from proxy.listeners.listener import Listener
 from proxy.metrics import Metrics
 from proxy.relay.budget import MemoryBudget
 from proxy.relay.interfaces import Route
@@ -43,7 +44,6 @@ from proxy.runtime.endpoint import Endpoint
 from proxy.runtime.logging import dropped_entries
 from proxy.runtime.tasks import Tasks
 from proxy.snapshots import DaemonSnapshot
-from proxy.sockets import Sockets
 from proxy.ssh.gateway import Gateway
 from proxy.ssh.handshakes import Handshakes
 from proxy.waiting import WaitingForMemory

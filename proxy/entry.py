@@ -8,13 +8,13 @@ import structlog
 
 from proxy.cluster import Cluster
 from proxy.config.model import DIRECT
+from proxy.entries.fd_store import Sockets
+from proxy.entries.listener import Listener
 from proxy.errors import LinkDown, ListenError
 from proxy.health.monitor import Monitor
-from proxy.listeners.listener import Listener
 from proxy.runtime.systemd import Activated
 from proxy.runtime.tasks import Tasks
 from proxy.snapshots import ClusterSnapshot
-from proxy.sockets import Sockets
 
 log = structlog.get_logger("kubemux.daemon")
 

@@ -12,8 +12,8 @@ from prometheus_client import CollectorRegistry
 from proxy.cluster import Cluster, Shared
 from proxy.config.model import ClusterConfig
 from proxy.direct import Direct, TcpChannel
+from proxy.entries.admission import Admission
 from proxy.errors import MemoryExhausted
-from proxy.listeners.admission import Admission
 from proxy.metrics import Metrics
 from proxy.relay.budget import MemoryBudget
 from proxy.runtime.endpoint import Endpoint

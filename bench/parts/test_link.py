@@ -15,8 +15,8 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from bench.parts.peer import ORIGIN, TARGET, Peer, sealed, timed
 from proxy.cluster import Cluster, Shared
 from proxy.config.model import ClusterConfig
+from proxy.entries.admission import Admission
 from proxy.errors import ProxyError
-from proxy.listeners.admission import Admission
 from proxy.metrics import Metrics
 from proxy.relay.interfaces import Channel, Pieces
 from proxy.waiting import WaitingForMemory

@@ -10,7 +10,7 @@ a shell, everything here does nothing:
     notify(reloading()); ...; notify(READY)
     notify(STOPPING, extend(40.0))
 
-Sockets that systemd keeps from one process to the next are the business of `proxy/sockets.py`.
+Sockets that systemd keeps from one process to the next are the business of `proxy/entries/fd_store.py`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ STOPPING: Final = "STOPPING=1"
 WATCHDOG: Final = "WATCHDOG=1"
 
 STORED: Final = "listen-"
-"""How the names of those sockets begin that systemd keeps for us (`proxy/sockets.py`)."""
+"""How the names of those sockets begin that systemd keeps for us (`proxy/entries/fd_store.py`)."""
 
 _FIRST_FD: Final = 3  # SD_LISTEN_FDS_START
 

@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from proxy.config.model import GatewayConfig
+from proxy.entries.listener import Listener
 from proxy.errors import ChannelError, LinkDown
-from proxy.listeners.listener import Listener
 from proxy.metrics import Traffic
 from proxy.relay.interfaces import Channel, Route
 from proxy.relay.relay import Relay

@@ -14,7 +14,7 @@ from typing import Final
 
 import structlog
 
-from proxy.listeners.binding import BACKLOG, bind
+from proxy.entries.binding import BACKLOG, bind
 from proxy.runtime import descriptors
 from proxy.runtime.blocking import Place
 from proxy.runtime.endpoint import Endpoint
@@ -54,7 +54,7 @@ class Listener:
 
     @property
     def sock(self) -> socket.socket | None:
-        """What is bound, for those who keep it for the next process (`proxy.sockets`)."""
+        """What is bound, for those who keep it for the next process (`proxy.entries.fd_store`)."""
         return self._socket
 
     async def start(self) -> None:

@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from proxy.listeners import listener as module
-from proxy.listeners.listener import Listener
+from proxy.entries import listener as module
+from proxy.entries.listener import Listener
 from proxy.runtime.endpoint import Endpoint
 from tests.support.ports import free_port
 

@@ -11,11 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from proxy import sockets
-from proxy.listeners.binding import bind, canonical
+from proxy.entries.binding import bind, canonical
+from proxy.entries.fd_store import Sockets
 from proxy.runtime.blocking import Place
 from proxy.runtime.endpoint import Endpoint
-from proxy.sockets import Sockets
 from tests.support.ports import free_port
 
 

@@ -18,7 +18,7 @@ from typing import Final
 
 import structlog
 
-from proxy.listeners.binding import canonical
+from proxy.entries.binding import canonical
 from proxy.runtime import systemd
 from proxy.runtime.endpoint import Endpoint
 
