@@ -16,22 +16,22 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from proxy.config.model import DIRECT, ClusterConfig, Config
-from proxy.direct import Direct
 from proxy.entries.admission import Admission
 from proxy.errors import ChannelError, MemoryExhausted, ProxyError
 from proxy.health.probe import Dial
-from proxy.idle import IdleWatch
 from proxy.metrics import Metrics, Traffic
 from proxy.relay.budget import MemoryBudget
+from proxy.relay.direct import Direct
+from proxy.relay.idle import IdleWatch
 from proxy.relay.interfaces import Channel, Route
 from proxy.relay.relay import LINGER_ZERO, End, Relay
+from proxy.relay.waiting import WaitingForMemory
 from proxy.runtime.blocking import Place
 from proxy.runtime.endpoint import Endpoint
 from proxy.runtime.tasks import Tasks
 from proxy.ssh.dial import Places
 from proxy.ssh.gateway import Gateway
 from proxy.ssh.handshakes import Handshakes
-from proxy.waiting import WaitingForMemory
 
 log = structlog.get_logger("kubemux.connection")
 

@@ -23,7 +23,6 @@ from proxy.admin.server import AdminServer
 from proxy.admin.status import summary
 from proxy.cluster import HALF_CLOSE_S, Cluster, Shared
 from proxy.config.model import DIRECT, ClusterConfig, Config
-from proxy.direct import Direct
 from proxy.entries.admission import Admission
 from proxy.entries.binding import bind
 from proxy.entries.fd_store import Sockets
@@ -37,7 +36,9 @@ from proxy.heap import Heap
 from proxy.heartbeat import Heartbeat, Part
 from proxy.metrics import Metrics
 from proxy.relay.budget import MemoryBudget
+from proxy.relay.direct import Direct
 from proxy.relay.interfaces import Route
+from proxy.relay.waiting import WaitingForMemory
 from proxy.runtime import descriptors, systemd
 from proxy.runtime.blocking import Place
 from proxy.runtime.endpoint import Endpoint
@@ -46,7 +47,6 @@ from proxy.runtime.tasks import Tasks
 from proxy.snapshots import DaemonSnapshot
 from proxy.ssh.gateway import Gateway
 from proxy.ssh.handshakes import Handshakes
-from proxy.waiting import WaitingForMemory
 
 log = structlog.get_logger("kubemux.daemon")
 

@@ -11,13 +11,13 @@ from prometheus_client import CollectorRegistry
 
 from proxy.cluster import Cluster, Shared
 from proxy.config.model import ClusterConfig
-from proxy.direct import Direct, TcpChannel
 from proxy.entries.admission import Admission
 from proxy.errors import MemoryExhausted
 from proxy.metrics import Metrics
 from proxy.relay.budget import MemoryBudget
+from proxy.relay.direct import Direct, TcpChannel
+from proxy.relay.waiting import WaitingForMemory
 from proxy.runtime.endpoint import Endpoint
-from proxy.waiting import WaitingForMemory
 from tests.support.echo import Echo
 
 MEMORY = 16 << 20

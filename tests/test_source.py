@@ -32,16 +32,16 @@ LAYERS = (
         "proxy.cluster",
         "proxy.entry",
         "proxy.doctor",
-        "proxy.idle",
+        "proxy.relay.idle",
         "proxy.heap",
         "proxy.heartbeat",
-        "proxy.waiting",
+        "proxy.relay.waiting",
     ),
     ("proxy.admin",),
     ("proxy.health",),
     ("proxy.entries",),
     ("proxy.kubeconfig",),
-    ("proxy.ssh", "proxy.direct"),
+    ("proxy.ssh", "proxy.relay.direct"),
     ("proxy.relay",),
     ("proxy.wire",),
     ("proxy.metrics", "proxy.runtime.logging", "proxy.runtime.tasks", "proxy.snapshots", "proxy.runtime.descriptors"),
@@ -53,7 +53,7 @@ LAYERS = (
 )
 """From the top down: a module imports its own layer and those below it."""
 
-PURE = ("proxy.wire", "proxy.config.diff", "proxy.idle", "proxy.ssh.governor", "proxy.ssh.links", "proxy.admin.status")
+PURE = ("proxy.wire", "proxy.config.diff", "proxy.relay.idle", "proxy.ssh.governor", "proxy.ssh.links", "proxy.admin.status")
 """These take values and a clock: no I/O."""
 IO = {"asyncio", "socket", "asyncssh", "uvloop", "subprocess", "threading"}
 

@@ -19,7 +19,7 @@ from proxy.entries.admission import Admission
 from proxy.errors import ProxyError
 from proxy.metrics import Metrics
 from proxy.relay.interfaces import Channel, Pieces
-from proxy.waiting import WaitingForMemory
+from proxy.relay.waiting import WaitingForMemory
 from proxy.wire import messages
 
 CHANNELS = 8

@@ -1,6 +1,6 @@
 """The seam between the two legs of a relay.
 
-A relay knows a channel and a route only by these protocols; `proxy/ssh` implements them on SSH links, `proxy/direct.py` on
+A relay knows a channel and a route only by these protocols; `proxy/ssh` implements them on SSH links, `proxy/relay/direct.py` on
 plain TCP. What a byte passes each way is listed in `proxy/ssh/native/__init__.py`. Every method but `Route.open_channel` is a
 plain callback: it never blocks and never raises.
 """

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from proxy import direct
 from proxy.entries import binding
 from proxy.entries.listener import Listener
 from proxy.errors import ChannelRefused, ChannelTimeout, ListenError
+from proxy.relay import direct
 from proxy.runtime import names
 from proxy.runtime.blocking import Hangs, Place
 from proxy.runtime.endpoint import Endpoint

@@ -39,7 +39,7 @@ When a side is slow:
                   and the link is not read until `turn_ends`. The Valve knows who has another reason: a change of keys, and a
                   gateway that does not read what it is answered (`_sent`). `ssh.metered` does the same for what is asyncssh's
     memory        windows grow out of relay.budget, and shrink when it is short, or they stand idle (NativeChannel._review);
-                  without any, new clients wait (proxy.waiting)
+                  without any, new clients wait (proxy.relay.waiting)
 
 NativePlane._turn_ends closes each turn of the loop: for Flow, for Gathering, for TCP_QUICKACK, and for asyncssh, which counts
 what went out under one key. `handover` is the border to asyncssh, `buffers` lends the memory, and `plane` puts it together.

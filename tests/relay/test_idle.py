@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.idle import IdleWatch
+from proxy.relay.idle import IdleWatch
 
 
 @dataclass(eq=False)
