@@ -13,8 +13,8 @@ from prometheus_client import CollectorRegistry
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.parts.peer import ORIGIN, TARGET, Peer, sealed, timed
-from proxy.cluster import Cluster, Shared
 from proxy.config.model import ClusterConfig
+from proxy.daemon.cluster import Cluster, Shared
 from proxy.entries.admission import Admission
 from proxy.errors import ProxyError
 from proxy.metrics import Metrics

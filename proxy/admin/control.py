@@ -26,7 +26,7 @@ class Control(Protocol):
         """Replace the links of `gateway` by new ones. Raises UnknownName."""
 
     async def probe(self, cluster: str) -> dict[str, object]:
-        """Probe `cluster` now, over a link of its own, and say how it went: `proxy.doctor.Report`. Raises UnknownName."""
+        """Probe `cluster` now, over a link of its own, and say how it went: `proxy.daemon.doctor.Report`. Raises UnknownName."""
 
     async def drain(self, cluster: str) -> int:
         """Take no new connections for `cluster`; returns when those it had have ended or had their time: how many were cut.

@@ -12,7 +12,6 @@ import uvloop
 from rich.console import Console
 from rich.text import Text
 
-from proxy import doctor
 from proxy.admin import client
 from proxy.cli import note, say
 from proxy.cli.options import config_option
@@ -20,7 +19,8 @@ from proxy.config import credentials
 from proxy.config.credentials import Scrutiny
 from proxy.config.loader import load
 from proxy.config.model import Config
-from proxy.doctor import Report
+from proxy.daemon import doctor
+from proxy.daemon.doctor import Report
 from proxy.errors import AdminError, ConfigError, Problem, Stage, UnknownName
 from proxy.health.explain import Verdict
 from proxy.runtime.logging import configure

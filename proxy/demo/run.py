@@ -8,11 +8,11 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Final
 
-from proxy.daemon import Daemon
+from proxy.daemon.daemon import Daemon
+from proxy.daemon.signals import run_until_stopped
 from proxy.demo import api_server, ssh_server
 from proxy.demo.stage import Stage
 from proxy.demo.welcome import welcome
-from proxy.signals import run_until_stopped
 
 ENDINGS: Final = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
 

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from proxy.cluster import relayed_socket
+from proxy.daemon.cluster import relayed_socket
 from proxy.relay.interfaces import Channel
 from proxy.runtime.endpoint import Endpoint
 from proxy.ssh.pace import BULK

@@ -9,8 +9,8 @@ from typing import cast
 
 import pytest
 
-from proxy.cluster import relayed_socket
 from proxy.config.model import GatewayConfig
+from proxy.daemon.cluster import relayed_socket
 from proxy.errors import AuthFailed, LinkDown, LinkError
 from proxy.relay.interfaces import Channel
 from proxy.runtime.endpoint import Endpoint

@@ -13,8 +13,8 @@ import pytest
 from asyncssh.packet import SSHPacket, UInt32
 from structlog.testing import capture_logs
 
-from proxy.cluster import relayed_socket
 from proxy.config.model import GatewayConfig
+from proxy.daemon.cluster import relayed_socket
 from proxy.runtime.endpoint import Endpoint
 from proxy.ssh.link import BUSY
 from tests.ssh.conftest import ORIGIN, config_for, started

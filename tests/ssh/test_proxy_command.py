@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from proxy.cluster import relayed_socket
 from proxy.config.model import GatewayConfig
+from proxy.daemon.cluster import relayed_socket
 from proxy.errors import ConnectTimeout, HandshakeFailed, LinkError, ProxyCommandFailed, Stage
 from proxy.ssh import proxy_command
 from tests.ssh.conftest import ORIGIN, Watched, config_for, failure, started

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from proxy import daemon as daemon_module
 from proxy.config.loader import load
-from proxy.control import Controller
-from proxy.daemon import Daemon
+from proxy.daemon import daemon as daemon_module
+from proxy.daemon.daemon import Daemon
+from proxy.daemon.orders import Controller
+from proxy.daemon.reload import Stopping
 from proxy.errors import ConfigError
-from proxy.reload import Stopping
 from proxy.runtime import names
 from tests.support import ssh_keys
 from tests.support.ports import free_port

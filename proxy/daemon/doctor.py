@@ -9,9 +9,9 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass, replace
 
-from proxy.cluster import Lent, probe_dial
 from proxy.config.model import DIRECT, ClusterConfig, Config
 from proxy.config.typed import Mistakes, read
+from proxy.daemon.cluster import Lent, probe_dial
 from proxy.errors import CredentialsUnusable, ProxyError, Stage
 from proxy.health.explain import Verdict, steps
 from proxy.health.probe import probe

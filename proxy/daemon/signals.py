@@ -12,8 +12,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
 
-from proxy.control import Controller
-from proxy.daemon import Daemon
+from proxy.daemon.daemon import Daemon
+from proxy.daemon.orders import Controller
 from proxy.errors import ProxyError
 from proxy.runtime.tasks import Tasks
 

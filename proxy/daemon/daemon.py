@@ -1,6 +1,6 @@
 """The running daemon: builds the objects of a configuration, starts and stops them, and says how they are.
 
-No policy lives here. What changes at run time is in `proxy/reload.py`; what the service manager hears, in `proxy/runtime/systemd.py`.
+No policy lives here. What changes at run time is in `proxy/daemon/reload.py`; what the service manager hears, in `proxy/runtime/systemd.py`.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from proxy import __version__
 from proxy.admin.control import Control
 from proxy.admin.server import AdminServer
 from proxy.admin.status import summary
-from proxy.cluster import HALF_CLOSE_S, Cluster, Shared
 from proxy.config.model import DIRECT, ClusterConfig, Config
+from proxy.daemon.cluster import HALF_CLOSE_S, Cluster, Shared
+from proxy.daemon.entry import Entry
+from proxy.daemon.heap import Heap
+from proxy.daemon.heartbeat import Heartbeat, Part
 from proxy.entries.admission import Admission
 from proxy.entries.binding import bind
 from proxy.entries.fd_store import Sockets
 from proxy.entries.listener import Listener
-from proxy.entry import Entry
 from proxy.errors import ListenError
 from proxy.health.lag import watch_lag
 from proxy.health.monitor import Monitor
 from proxy.health.tls import Contexts
-from proxy.heap import Heap
-from proxy.heartbeat import Heartbeat, Part
 from proxy.metrics import Metrics
 from proxy.relay.budget import MemoryBudget
 from proxy.relay.direct import Direct

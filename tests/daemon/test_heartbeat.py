@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from structlog.testing import capture_logs
 
-from proxy.heartbeat import Heartbeat
+from proxy.daemon.heartbeat import Heartbeat
 
 
 def test_a_part_that_fails_harms_no_other_and_is_told_once() -> None:

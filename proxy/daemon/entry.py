@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import structlog
 
-from proxy.cluster import Cluster
 from proxy.config.model import DIRECT
+from proxy.daemon.cluster import Cluster
 from proxy.entries.fd_store import Sockets
 from proxy.entries.listener import Listener
 from proxy.errors import LinkDown, ListenError

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from proxy import looks
 from proxy.config.loader import load
-from proxy.control import Controller
-from proxy.daemon import Daemon
-from proxy.reload import reload
-from proxy.renewal import Renewal
+from proxy.daemon import looks
+from proxy.daemon.daemon import Daemon
+from proxy.daemon.orders import Controller
+from proxy.daemon.reload import reload
+from proxy.daemon.renewal import Renewal
 from tests.integration.conftest import cluster, gateway
 from tests.support.daemon import Daemon as Written
 from tests.support.https import Https

@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 from prometheus_client import CollectorRegistry
 
-from proxy.cluster import Cluster, Shared
 from proxy.config.model import ClusterConfig
+from proxy.daemon.cluster import Cluster, Shared
 from proxy.entries.admission import Admission
 from proxy.errors import MemoryExhausted
 from proxy.metrics import Metrics

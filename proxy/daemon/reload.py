@@ -13,11 +13,11 @@ import structlog
 
 from proxy.admin.control import ReloadResult
 from proxy.admin.status import summary
-from proxy.cluster import HALF_CLOSE_S
 from proxy.config import credentials, diff
 from proxy.config.apart import load
 from proxy.config.model import Config
-from proxy.daemon import Daemon
+from proxy.daemon.cluster import HALF_CLOSE_S
+from proxy.daemon.daemon import Daemon
 from proxy.errors import ConfigError, ProxyError
 from proxy.runtime import logging, systemd
 

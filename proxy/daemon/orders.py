@@ -8,12 +8,12 @@ import os
 import structlog
 
 from proxy.admin.control import ReloadResult
-from proxy.cluster import Lent
-from proxy.daemon import Daemon
-from proxy.doctor import examine
+from proxy.daemon.cluster import Lent
+from proxy.daemon.daemon import Daemon
+from proxy.daemon.doctor import examine
+from proxy.daemon.reload import Stopping, reload
+from proxy.daemon.renewal import LOOK_S, Renewal
 from proxy.errors import ProxyError, UnknownName
-from proxy.reload import Stopping, reload
-from proxy.renewal import LOOK_S, Renewal
 
 log = structlog.get_logger("kubemux.control")
 

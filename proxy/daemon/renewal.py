@@ -2,7 +2,7 @@
 
 Their stamps are read every few seconds, in a thread. What has changed and then stayed as it is from one look to the next (a file
 that is being written has not) renews what is made with it: gateways replace their links, make before break, clusters are probed.
-What hangs counts as unchanged, and keeps no other file from being looked at (`proxy/looks.py`). No look at the configuration
+What hangs counts as unchanged, and keeps no other file from being looked at (`proxy/daemon/looks.py`). No look at the configuration
 itself: that is taken when somebody says so.
 """
 
@@ -19,8 +19,8 @@ from proxy.config.credentials import Look, Stamp
 from proxy.config.model import Config
 from proxy.config.rules import Finding
 from proxy.config.typed import Loc
-from proxy.daemon import Daemon
-from proxy.looks import Looks
+from proxy.daemon.daemon import Daemon
+from proxy.daemon.looks import Looks
 
 log = structlog.get_logger("kubemux.renewal")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from proxy.heap import WORTH_IT, Heap
+from proxy.daemon.heap import WORTH_IT, Heap
 from proxy.relay.budget import MemoryBudget
 
 MiB = 1 << 20
