@@ -25,9 +25,9 @@ import structlog
 
 from proxy.admin import status
 from proxy.admin.connections import Connections, Handler
-from proxy.admin.control import Control
 from proxy.admin.http import Request, Response
-from proxy.admin.sockets import UnixListener
+from proxy.admin.orders import Control
+from proxy.admin.unix_listener import UnixListener
 from proxy.errors import ConfigError, ListenError, ProxyError, UnknownName
 from proxy.metrics import Metrics
 from proxy.metrics.exposition import expose

@@ -18,7 +18,7 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from proxy import __version__
-from proxy.admin.control import Control
+from proxy.admin.orders import Control
 from proxy.admin.server import AdminServer
 from proxy.admin.status import summary
 from proxy.config.model import DIRECT, ClusterConfig, Config

@@ -1,4 +1,4 @@
-"""What the daemon can be told while it runs (`proxy.admin.control.Control`): through its unix socket, and by SIGHUP."""
+"""What the daemon can be told while it runs (`proxy.admin.orders.Control`): through its unix socket, and by SIGHUP."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 
 import structlog
 
-from proxy.admin.control import ReloadResult
+from proxy.admin.orders import ReloadResult
 from proxy.daemon.cluster import Lent
 from proxy.daemon.daemon import Daemon
 from proxy.daemon.doctor import examine

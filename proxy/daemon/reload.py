@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import structlog
 
-from proxy.admin.control import ReloadResult
+from proxy.admin.orders import ReloadResult
 from proxy.admin.status import summary
 from proxy.config import credentials, diff
 from proxy.config.apart import load

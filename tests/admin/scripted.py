@@ -10,7 +10,7 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
-from proxy.admin.control import ReloadResult
+from proxy.admin.orders import ReloadResult
 from proxy.admin.server import AdminServer
 from proxy.errors import ProxyError, UnknownName
 from proxy.metrics import Metrics

@@ -15,8 +15,8 @@ from urllib.parse import urlencode
 import pytest
 
 from proxy.admin.connections import MAX_CONNECTIONS
-from proxy.admin.control import ReloadResult
 from proxy.admin.http import Response
+from proxy.admin.orders import ReloadResult
 from proxy.admin.server import AdminServer, host_allowed
 from proxy.admin.status import to_document
 from proxy.errors import ConfigError, LinkDown, ListenError, Problem

@@ -21,7 +21,7 @@ import pytest
 from click.testing import CliRunner, Result
 from rich.cells import cell_len
 
-from proxy.admin.control import ReloadResult
+from proxy.admin.orders import ReloadResult
 from proxy.admin.server import AdminServer
 from proxy.admin.status import to_document
 from proxy.cli import main
@@ -147,7 +147,7 @@ async def test_drain_takes_nothing_else(config: Path, patience: str) -> None:
 
 async def test_an_order_that_takes_longer_goes_on(daemon: Daemon, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The daemon is not said to hang: it has the order."""
-    monkeypatch.setattr("proxy.cli.control.ORDER_BUDGET", 0.5)
+    monkeypatch.setattr("proxy.cli.orders.ORDER_BUDGET", 0.5)
     daemon.held = asyncio.Event()
     try:
         drained = await kubemux("drain", "prod-eu", "--timeout", "0.5", "--config", config)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.admin.sockets import UnixListener
+from proxy.admin.unix_listener import UnixListener
 from proxy.errors import ListenError
 
 
