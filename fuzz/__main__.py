@@ -26,7 +26,7 @@ def main(target: str, seconds: str) -> None:
     """Until a law is broken, or for so many seconds."""
     if target not in TARGETS:
         raise SystemExit(f"python -m fuzz {'|'.join(TARGETS)} SECONDS")
-    with atheris.instrument_imports(include=["proxy.wire", "proxy.ssh.native", "proxy.ssh.metered"]):
+    with atheris.instrument_imports(include=["proxy.ssh.native.wire", "proxy.ssh.native", "proxy.ssh.metered"]):
         run = importlib.import_module(f"fuzz.{target}").run
     learnt = FOLDER / target
     learnt.mkdir(parents=True, exist_ok=True)

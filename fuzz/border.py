@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 from proxy.ssh.native.handover import Taken
-from proxy.wire import messages
-from proxy.wire.keys import Keys
-from proxy.wire.packets import HEADER
+from proxy.ssh.native.wire import messages
+from proxy.ssh.native.wire.keys import Keys
+from proxy.ssh.native.wire.packets import HEADER
 
 KEYS = Keys(bytes(16), bytes(12))
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fuzz.border import KEYS
-from proxy.wire import messages
-from proxy.wire.packets import Opener
+from proxy.ssh.native.wire import messages
+from proxy.ssh.native.wire.packets import Opener
 
 _SENDER = 1 + 4 + len("direct-tcpip")
 """Where our number stands in OPEN, and our window behind it (RFC 4254 5.1)."""

@@ -8,7 +8,7 @@ from typing import Protocol
 from fuzz.choices import Choices
 from fuzz.ear import Ear, Known
 from proxy.ssh.native.incoming import LARGEST_DATA
-from proxy.wire import messages
+from proxy.ssh.native.wire import messages
 
 NUMBERS = 6
 """Channels that broken messages are about: some that are open, and some that are not."""

@@ -25,9 +25,9 @@ from proxy.ssh.native import plane as plane_module
 from proxy.ssh.native.channel import NativeChannel, Refusal
 from proxy.ssh.native.incoming import DEAR, TURN
 from proxy.ssh.native.valve import Reason
-from proxy.wire import messages
-from proxy.wire.errors import ProtocolError
-from proxy.wire.packets import HEADER, OVERHEAD, Sealer
+from proxy.ssh.native.wire import messages
+from proxy.ssh.native.wire.errors import ProtocolError
+from proxy.ssh.native.wire.packets import HEADER, OVERHEAD, Sealer
 
 MEMORY = 4 << 20
 UNREAD = 16 << 10

@@ -10,9 +10,9 @@ from asyncssh.encryption import ChachaEncryption
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from fuzz.choices import Choices
-from proxy.wire.chacha import ChachaOpener
-from proxy.wire.errors import ProtocolError
-from proxy.wire.packets import HEADER, TAG, Opened, Opener
+from proxy.ssh.native.wire.chacha import ChachaOpener
+from proxy.ssh.native.wire.errors import ProtocolError
+from proxy.ssh.native.wire.packets import HEADER, TAG, Opened, Opener
 
 LARGEST = 4096
 """Bytes of a packet: small, so that the limit is met often."""

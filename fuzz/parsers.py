@@ -5,8 +5,8 @@ from __future__ import annotations
 from contextlib import suppress
 
 from fuzz.choices import Choices
-from proxy.wire import messages
-from proxy.wire.errors import ProtocolError
+from proxy.ssh.native.wire import messages
+from proxy.ssh.native.wire.errors import ProtocolError
 
 
 def run(data: bytes) -> None:

@@ -23,9 +23,9 @@ from proxy.ssh.metered import Metered
 from proxy.ssh.native import incoming
 from proxy.ssh.native.handover import Unsupported
 from proxy.ssh.native.plane import NativePlane
-from proxy.wire import messages
-from proxy.wire.errors import ProtocolError
-from proxy.wire.packets import HEADER, OVERHEAD, Opener, Sealer
+from proxy.ssh.native.wire import messages
+from proxy.ssh.native.wire.errors import ProtocolError
+from proxy.ssh.native.wire.packets import HEADER, OVERHEAD, Opener, Sealer
 
 DISCONNECT, IGNORE, UNIMPLEMENTED, DEBUG, EXT_INFO, SUCCESS, BANNER = 1, 2, 3, 4, 7, 52, 53
 GLOBAL_REQUEST, REQUEST_SUCCESS, REQUEST_FAILURE, UNKNOWN = 80, 81, 82, 192

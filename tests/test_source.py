@@ -43,7 +43,7 @@ LAYERS = (
     ("proxy.kubeconfig",),
     ("proxy.ssh", "proxy.relay.direct"),
     ("proxy.relay",),
-    ("proxy.wire",),
+    ("proxy.ssh.native.wire",),
     ("proxy.metrics", "proxy.runtime.logging", "proxy.runtime.tasks", "proxy.snapshots", "proxy.runtime.descriptors"),
     ("proxy.config",),
     ("proxy.openssh",),
@@ -53,7 +53,14 @@ LAYERS = (
 )
 """From the top down: a module imports its own layer and those below it."""
 
-PURE = ("proxy.wire", "proxy.config.diff", "proxy.relay.idle", "proxy.ssh.governor", "proxy.ssh.links", "proxy.admin.status")
+PURE = (
+    "proxy.ssh.native.wire",
+    "proxy.config.diff",
+    "proxy.relay.idle",
+    "proxy.ssh.governor",
+    "proxy.ssh.supervision.links",
+    "proxy.admin.status",
+)
 """These take values and a clock: no I/O."""
 IO = {"asyncio", "socket", "asyncssh", "uvloop", "subprocess", "threading"}
 

@@ -13,8 +13,8 @@ from proxy.relay.interfaces import Channel
 from proxy.runtime.endpoint import Endpoint
 from proxy.ssh.link import Link
 from proxy.ssh.native import plane as plane_module
-from proxy.wire import messages
-from proxy.wire.packets import HEADER, OVERHEAD, Opener, Sealer
+from proxy.ssh.native.wire import messages
+from proxy.ssh.native.wire.packets import HEADER, OVERHEAD, Opener, Sealer
 
 TARGET = Endpoint("10.0.0.1", 6443)
 ORIGIN = Endpoint("127.0.0.1", 1)

@@ -20,7 +20,7 @@ from proxy.errors import ProxyError
 from proxy.metrics import Metrics
 from proxy.relay.interfaces import Channel, Pieces
 from proxy.relay.waiting import WaitingForMemory
-from proxy.wire import messages
+from proxy.ssh.native.wire import messages
 
 CHANNELS = 8
 PACKETS = 64

@@ -8,8 +8,8 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.parts.peer import timed
-from proxy.wire.chacha import ChachaOpener, ChachaSealer
-from proxy.wire.packets import OVERHEAD, Opener, Sealer
+from proxy.ssh.native.wire.chacha import ChachaOpener, ChachaSealer
+from proxy.ssh.native.wire.packets import OVERHEAD, Opener, Sealer
 
 SIZES = (100, 1024, 32 << 10)
 CIPHERS: dict[str, tuple[Any, Any, bytes, bytes]] = {

@@ -14,8 +14,8 @@ from proxy.cli.options import config_option, file_argument
 from proxy.config import credentials, expiry, known_hosts, loader
 from proxy.config.model import Config
 from proxy.errors import CredentialsUnusable
-from proxy.ssh import nobody
-from proxy.ssh.options import prepare
+from proxy.ssh.login import nobody
+from proxy.ssh.login.options import prepare
 
 
 @click.command()

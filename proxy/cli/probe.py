@@ -25,7 +25,7 @@ from proxy.errors import AdminError, ConfigError, Problem, Stage, UnknownName
 from proxy.health.explain import Verdict
 from proxy.runtime.logging import configure
 from proxy.runtime.text import for_terminal
-from proxy.ssh import nobody
+from proxy.ssh.login import nobody
 
 ASK_BUDGET: Final = 120.0
 """Seconds for the daemon's own probe: a chain of gateways has `connect_timeout` for each."""

@@ -16,8 +16,8 @@ from proxy.daemon.daemon import Daemon
 from proxy.daemon.heap import share_one_arena
 from proxy.daemon.signals import run_until_stopped
 from proxy.runtime import logging, systemd
-from proxy.ssh import nobody
 from proxy.ssh.link import DATA_PLANE
+from proxy.ssh.login import nobody
 
 log = structlog.get_logger("kubemux.daemon")
 

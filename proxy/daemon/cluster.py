@@ -29,9 +29,9 @@ from proxy.relay.waiting import WaitingForMemory
 from proxy.runtime.blocking import Place
 from proxy.runtime.endpoint import Endpoint
 from proxy.runtime.tasks import Tasks
-from proxy.ssh.dial import Places
-from proxy.ssh.gateway import Gateway
 from proxy.ssh.handshakes import Handshakes
+from proxy.ssh.login.dial import Places
+from proxy.ssh.supervision.gateway import Gateway
 
 log = structlog.get_logger("kubemux.connection")
 

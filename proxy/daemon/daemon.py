@@ -45,8 +45,8 @@ from proxy.runtime.endpoint import Endpoint
 from proxy.runtime.logging import dropped_entries
 from proxy.runtime.tasks import Tasks
 from proxy.snapshots import DaemonSnapshot
-from proxy.ssh.gateway import Gateway
 from proxy.ssh.handshakes import Handshakes
+from proxy.ssh.supervision.gateway import Gateway
 
 log = structlog.get_logger("kubemux.daemon")
 

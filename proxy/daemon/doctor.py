@@ -19,7 +19,7 @@ from proxy.health.result import Outcome, unreached
 from proxy.health.tls import Contexts
 from proxy.openssh.keywords import Use
 from proxy.ssh.handshakes import Handshakes
-from proxy.ssh.options import jumps, prepare
+from proxy.ssh.login.options import jumps, prepare
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,7 +96,7 @@ class Heard:
 
 def describe_handshake(server: str, exc: Exception, *, who: str, heard: Heard) -> LinkError:
     """Why the SSH handshake with `server` failed, `who` being our `identity`."""
-    if isinstance(exc.__cause__, LinkError):  # what `proxy.ssh.login` refuses it for
+    if isinstance(exc.__cause__, LinkError):  # what `proxy.ssh.login.client` refuses it for
         return again(exc.__cause__)
     if heard.disagreement is not None:
         return heard.disagreement

@@ -31,16 +31,16 @@ from proxy.runtime.endpoint import Endpoint
 from proxy.runtime.tasks import Tasks
 from proxy.snapshots import LinkSnapshot
 from proxy.ssh import internals
-from proxy.ssh.channel import SshChannel
-from proxy.ssh.dial import give_up_after, unanswered
 from proxy.ssh.errors import describe_loss, is_hung_up, unused, why_refused
+from proxy.ssh.fallback.channel import SshChannel
+from proxy.ssh.fallback.plane import AsyncsshPlane
+from proxy.ssh.login.dial import give_up_after, unanswered
+from proxy.ssh.login.options import ticks
+from proxy.ssh.login.proxy_command import ProxyCommand
 from proxy.ssh.native.channel import NativeChannel, Refusal
 from proxy.ssh.native.handover import Unsupported
 from proxy.ssh.native.plane import NativePlane
-from proxy.ssh.options import ticks
 from proxy.ssh.pace import CROWD, Pace
-from proxy.ssh.plane import AsyncsshPlane
-from proxy.ssh.proxy_command import ProxyCommand
 
 log = structlog.get_logger("kubemux.link")
 

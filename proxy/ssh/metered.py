@@ -16,8 +16,8 @@ from typing import Any, Final, cast
 
 import asyncssh
 
-from proxy.wire import messages
-from proxy.wire.errors import ProtocolError
+from proxy.ssh.native.wire import messages
+from proxy.ssh.native.wire.errors import ProtocolError
 
 TURN: Final = 16
 """Packets that are handled in one turn of the loop: a request with its answer takes asyncssh up to 0.2 ms."""

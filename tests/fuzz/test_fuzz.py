@@ -18,8 +18,8 @@ from fuzz.gateway import GLOBAL_REQUEST, Gateway
 from fuzz.takeover import Takeover
 from proxy.ssh.native import incoming
 from proxy.ssh.native.handover import Handover, Taken
-from proxy.wire import messages
-from proxy.wire.errors import ProtocolError
+from proxy.ssh.native.wire import messages
+from proxy.ssh.native.wire.errors import ProtocolError
 from tests.support.daemon import ROOT
 
 TARGETS: dict[str, Callable[[bytes], None]] = {"link": link.run, "packets": packets.run, "parsers": parsers.run}

@@ -14,10 +14,10 @@ from proxy.errors import LinkError
 from proxy.metrics import Metrics
 from proxy.relay.budget import MemoryBudget
 from proxy.runtime.endpoint import Endpoint
-from proxy.ssh.dial import Dialled, dial
-from proxy.ssh.gateway import Gateway
 from proxy.ssh.handshakes import Handshakes
 from proxy.ssh.link import DATA_PLANE
+from proxy.ssh.login.dial import Dialled, dial
+from proxy.ssh.supervision.gateway import Gateway
 from tests.support.sshd import Sshd
 
 ORIGIN = Endpoint("127.0.0.1", 1)

@@ -12,7 +12,7 @@ import asyncssh
 from asyncssh.packet import SSHPacket, UInt32
 
 from proxy.config.model import GatewayConfig
-from proxy.wire import messages
+from proxy.ssh.native.wire import messages
 from tests.ssh.carried import SECONDS
 from tests.support import other_servers
 

@@ -20,7 +20,7 @@ from proxy.ssh.link import Link
 from proxy.ssh.native import incoming, outgoing
 from proxy.ssh.native import plane as plane_module
 from proxy.ssh.native.plane import NativePlane
-from proxy.wire import messages
+from proxy.ssh.native.wire import messages
 from tests.ssh.carried import SECONDS, until
 from tests.ssh.conftest import ORIGIN, Watched, failure, started
 from tests.support.hostile import CHANNEL_FLOODS, FLOODS, LOGIN_FLOODS, Flooding

@@ -11,8 +11,8 @@ import pytest
 
 from proxy.relay.budget import MemoryBudget
 from proxy.ssh import internals
-from proxy.ssh.dial import Dialled
 from proxy.ssh.link import Link
+from proxy.ssh.login.dial import Dialled
 from tests.ssh.conftest import config_for, dialled
 from tests.support.sshd import Sshd
 

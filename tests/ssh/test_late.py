@@ -11,7 +11,7 @@ import pytest
 from asyncssh.packet import String, UInt32
 
 from proxy.runtime.endpoint import Endpoint
-from proxy.wire import messages
+from proxy.ssh.native.wire import messages
 from tests.ssh.carried import SECONDS, closed
 from tests.ssh.conftest import ORIGIN, Watched, started
 from tests.ssh.scripted_peer import Script, asyncssh_server

@@ -15,7 +15,7 @@ from asyncssh.packet import SSHPacket, String, UInt32
 from bench.parts.peer import Peer
 from proxy.ssh.link import DATA_PLANE
 from proxy.ssh.native.incoming import LARGEST_DATA
-from proxy.wire import messages
+from proxy.ssh.native.wire import messages
 from tests.ssh.carried import SECONDS, Tunnel, closed, native, plane, until
 from tests.ssh.conftest import ORIGIN, config_for
 from tests.ssh.scripted_peer import Script, asyncssh_server

@@ -16,7 +16,7 @@ import pytest
 
 from proxy.runtime.endpoint import Endpoint
 from proxy.ssh.native.plane import NativePlane
-from proxy.wire.keys import Keys
+from proxy.ssh.native.wire.keys import Keys
 from tests.ssh.carried import Tunnel, closed, download, tunnel, upload
 from tests.ssh.conftest import Watched, config_for, started
 from tests.support.echo import Echo, Sink, Source, exchange, pattern

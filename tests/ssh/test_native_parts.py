@@ -18,10 +18,10 @@ from proxy.ssh.native.incoming import DEAR, LARGEST_DATA, TURN, Incoming
 from proxy.ssh.native.outgoing import DATA_AT, Outgoing
 from proxy.ssh.native.plane import _tcp_socket
 from proxy.ssh.native.valve import Valve
-from proxy.wire import messages
-from proxy.wire.errors import ProtocolError
-from proxy.wire.keys import Keys
-from proxy.wire.packets import HEADER, PADDING, TAG, Opener, Sealer
+from proxy.ssh.native.wire import messages
+from proxy.ssh.native.wire.errors import ProtocolError
+from proxy.ssh.native.wire.keys import Keys
+from proxy.ssh.native.wire.packets import HEADER, PADDING, TAG, Opener, Sealer
 
 KEYS = Keys(bytes(16), bytes(12))
 

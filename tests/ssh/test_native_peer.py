@@ -17,7 +17,7 @@ from proxy.runtime.endpoint import Endpoint
 from proxy.ssh.native import handover
 from proxy.ssh.native import plane as plane_module
 from proxy.ssh.native.sending import PACKETS
-from proxy.wire import messages
+from proxy.ssh.native.wire import messages
 from tests.ssh.carried import SECONDS, Tunnel, closed, native, plane, until
 from tests.ssh.conftest import ORIGIN, Watched, config_for, started
 from tests.ssh.scripted_peer import Script, asyncssh_server

@@ -10,8 +10,8 @@ import asyncssh
 from asyncssh.packet import Boolean, Byte, SSHPacket, String, UInt32
 
 from proxy.ssh.native.handover import _keys
-from proxy.wire import messages
-from proxy.wire.packets import HEADER, OVERHEAD
+from proxy.ssh.native.wire import messages
+from proxy.ssh.native.wire.packets import HEADER, OVERHEAD
 from tests.support.other_servers import Connections
 
 IGNORE, UNIMPLEMENTED, DEBUG, BANNER, GLOBAL_REQUEST, REQUEST_FAILURE = 2, 3, 4, 53, 80, 82

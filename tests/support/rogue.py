@@ -22,7 +22,7 @@ import asyncssh
 from asyncssh.channel import SSHChannel
 from asyncssh.packet import String, UInt32
 
-from proxy.wire import messages
+from proxy.ssh.native.wire import messages
 from tests.support import ssh_keys
 from tests.support.daemon import ROOT, Sections
 from tests.support.hasty_server import Hasty

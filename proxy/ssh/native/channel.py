@@ -13,9 +13,9 @@ from proxy.relay.budget import MemoryBudget
 from proxy.relay.interfaces import ChannelUser, Pieces
 from proxy.ssh.native.buffers import RECEIVED
 from proxy.ssh.native.sending import LARGEST_SENT, Sending
-from proxy.wire import messages
-from proxy.wire.errors import ProtocolError
-from proxy.wire.window import ReceiveWindow
+from proxy.ssh.native.wire import messages
+from proxy.ssh.native.wire.errors import ProtocolError
+from proxy.ssh.native.wire.window import ReceiveWindow
 
 if TYPE_CHECKING:
     from proxy.ssh.native.plane import NativePlane

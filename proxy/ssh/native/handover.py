@@ -17,10 +17,10 @@ import asyncssh
 from asyncssh.encryption import ChachaEncryption, GCMEncryption
 
 from proxy.ssh.metered import of
-from proxy.wire import messages
-from proxy.wire.errors import ProtocolError
-from proxy.wire.keys import Keys
-from proxy.wire.packets import HEADER
+from proxy.ssh.native.wire import messages
+from proxy.ssh.native.wire.errors import ProtocolError
+from proxy.ssh.native.wire.keys import Keys
+from proxy.ssh.native.wire.packets import HEADER
 
 _PARTS: Final = (
     *("_transport", "_send", "_recv_data", "_recv_handler", "_recv_pkthdr", "_recv_packet", "_finish_recv_packet", "_inpbuf"),

@@ -16,11 +16,11 @@ from typing import Final
 
 from proxy.ssh.native.buffers import NONE, RECEIVED
 from proxy.ssh.native.valve import Reason, Valve
-from proxy.wire import messages
-from proxy.wire.chacha import ChachaOpener
-from proxy.wire.errors import ProtocolError
-from proxy.wire.keys import Keys
-from proxy.wire.packets import TAG, Opener
+from proxy.ssh.native.wire import messages
+from proxy.ssh.native.wire.chacha import ChachaOpener
+from proxy.ssh.native.wire.errors import ProtocolError
+from proxy.ssh.native.wire.keys import Keys
+from proxy.ssh.native.wire.packets import TAG, Opener
 
 LARGEST_DATA: Final = 48 << 10
 """Bytes of data in a packet that we offer to take.

@@ -12,10 +12,10 @@ from typing import Final
 
 from proxy.ssh.native.buffers import NONE, SENT
 from proxy.ssh.native.handover import Transport
+from proxy.ssh.native.wire import messages
+from proxy.ssh.native.wire.keys import Keys
+from proxy.ssh.native.wire.packets import HEADER, OVERHEAD
 from proxy.ssh.pace import BULK
-from proxy.wire import messages
-from proxy.wire.keys import Keys
-from proxy.wire.packets import HEADER, OVERHEAD
 
 DATA_AT: Final = HEADER + messages.DATA_HEADER
 """Bytes of a packet before a client's."""

@@ -22,10 +22,10 @@ from proxy.ssh.native.handover import Handover
 from proxy.ssh.native.incoming import LARGEST_DATA, Incoming
 from proxy.ssh.native.outgoing import MOST_DEFERRED, Outgoing
 from proxy.ssh.native.valve import Reason, Valve
+from proxy.ssh.native.wire import messages
+from proxy.ssh.native.wire.errors import ProtocolError
+from proxy.ssh.native.wire.keys import Keys
 from proxy.ssh.pace import BULK
-from proxy.wire import messages
-from proxy.wire.errors import ProtocolError
-from proxy.wire.keys import Keys
 
 NOT_SENT_LOW_WATER: Final = 512 << 10
 """Bytes. What the kernel has taken cannot be overtaken by a request any more; this much keeps a 10 Gbit/s link busy."""
@@ -173,7 +173,7 @@ class NativePlane:
             channel.lost(error)
 
     async def close(self) -> None:
-        """Nothing to end: it has no tasks (`proxy.ssh.plane` has)."""
+        """Nothing to end: it has no tasks (`proxy.ssh.fallback.plane` has)."""
 
     def _message(self, kind: int, message: memoryview) -> bool:
         if kind == messages.DATA:

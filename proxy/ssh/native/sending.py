@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Final
 from proxy.errors import ProxyError
 from proxy.relay.interfaces import ChannelUser
 from proxy.ssh.native.outgoing import DATA_AT
-from proxy.wire import messages
-from proxy.wire.errors import ProtocolError
-from proxy.wire.packets import PADDING
+from proxy.ssh.native.wire import messages
+from proxy.ssh.native.wire.errors import ProtocolError
+from proxy.ssh.native.wire.packets import PADDING
 
 if TYPE_CHECKING:
     from proxy.ssh.native.plane import NativePlane

@@ -1,0 +1,202 @@
+"""A `direct-tcpip` channel carried by asyncssh's own channel (`link_data_plane{mode="asyncssh"}`).
+
+asyncssh copies what it is given to write (`SSHChannel.write`), so all channels share one buffer for reading from clients.
+It grants credit as it delivers, and keeps what arrives while paused, at most the window; so a window that grows with what
+the client takes, out of the daemon's budget, bounds the memory of a client that stalls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+import asyncssh
+
+from proxy.errors import ProxyError
+from proxy.relay.budget import MemoryBudget
+from proxy.relay.interfaces import ChannelUser
+from proxy.ssh import internals
+from proxy.ssh.pace import BULK
+
+if TYPE_CHECKING:
+    from proxy.ssh.fallback.plane import AsyncsshPlane
+
+BIGGEST_WINDOW: Final = 2 << 20
+"""Bytes. OpenSSH's own: more would need more than asyncssh delivers on a loopback."""
+
+_BITE: Final = 64 << 10
+_SMALL_BITE: Final = 4 << 10
+_shared = memoryview(bytearray(_BITE))
+
+
+class SshChannel(asyncssh.SSHTCPSession[bytes]):
+    """Both an asyncssh session and a `proxy.relay.interfaces.Channel`."""
+
+    counts_unsent: Final = False
+    """asyncssh grants the peer more as soon as we have been given what came."""
+
+    def __init__(self, plane: AsyncsshPlane, budget: MemoryBudget, window: int) -> None:
+        self._plane = plane
+        self._budget = budget
+        self._window = window
+        self._taken = window
+        self._delivered = 0
+        self._charged = 0
+        self._user: ChannelUser | None = None
+        self._channel: asyncssh.SSHTCPChannel[bytes] | None = None
+        self._is_blocked = False
+        self._is_link_full = False
+        self._is_paused = False
+        self._had_eof = False
+        self._lost: tuple[ProxyError | None] | None = None
+        self.is_aborted = False
+        """Nobody wants it any more, open or not."""
+
+    # --------------------------------------------------------------------------------------- for the relay
+
+    def attach(self, user: ChannelUser) -> None:
+        """Start delivery; what ended in between is told at once."""
+        self._user = user
+        if self._lost is not None:
+            asyncio.get_running_loop().call_soon(user.channel_lost, self._lost[0])
+            return
+        if self._had_eof:
+            user.channel_eof()
+        self._tell()
+        if self._channel is not None:
+            self._channel.resume_reading()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """The shared buffer; a small slice of it while memory is tight."""
+        del sizehint
+        return _shared[:_SMALL_BITE] if self._budget.is_tight else _shared
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Send; asyncssh copies, so the buffer is free again."""
+        if self._channel is None or self._channel.is_closing():
+            return
+        self._channel.write(_shared[:nbytes])
+        self._plane.written(nbytes)
+
+    def write_eof(self) -> None:
+        """RFC 4254 5.3: CHANNEL_EOF, after what is queued."""
+        if self._channel is not None and not self._channel.is_closing():
+            self._channel.write_eof()
+
+    def pause_reading(self) -> None:
+        """Deliver no more and grant no more; growth starts from here again."""
+        self._delivered = 0
+        self._is_paused = True
+        if self._channel is not None:
+            self._channel.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Deliver again what has arrived meanwhile, as long as the user takes it."""
+        self._is_paused = False
+        if self._channel is not None:
+            self._channel.resume_reading()
+
+    def close(self) -> None:
+        """Flush, then CHANNEL_CLOSE."""
+        if self._channel is not None:
+            self._channel.close()
+
+    def abort(self) -> None:
+        """CHANNEL_CLOSE now, or once it is open. asyncssh drops what still comes, so the window is given back now as well."""
+        self.is_aborted = True
+        if self._channel is not None:
+            self._channel.abort()
+            self._uncharge()
+            self.give_up()
+
+    # ---------------------------------------------------------------------------------------- for asyncssh
+
+    def connection_made(self, chan: asyncssh.SSHTCPChannel[bytes]) -> None:
+        """Opened: hold everything back until `attach`."""
+        self._channel = chan
+        chan.set_write_buffer_limits(high=0)
+        chan.pause_reading()
+
+    def data_received(self, data: bytes, datatype: asyncssh.DataType) -> None:
+        """Pass on, and let the window grow if a full one of it went by without the client falling behind."""
+        del datatype
+        if len(data) >= BULK:
+            self._plane.bulk += len(data)
+        self._delivered += len(data)
+        if self._delivered >= self._window:
+            self._delivered = 0
+            self._grow()
+        if self._user is not None:
+            self._user.channel_data([data], len(data))
+
+    def eof_received(self) -> bool:
+        """True keeps our direction open."""
+        self._had_eof = True
+        if self._user is not None:
+            self._user.channel_eof()
+        return True
+
+    def pause_writing(self) -> None:
+        """The peer's window is full; asyncssh holds the rest of the last bite."""
+        self._is_blocked = True
+        if self._channel is not None:
+            self._charged = internals.unsent(self._channel)
+            self._budget.charge(self._charged)
+        self._tell()
+
+    def resume_writing(self) -> None:
+        """The rest is sent."""
+        self._is_blocked = False
+        self._uncharge()
+        self._tell()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Closed by either side (`exc` is None), or gone with the link."""
+        self._channel = None
+        self._uncharge()
+        self.give_up()
+        self._plane.forget(self)
+        error = self._plane.why_ended(exc)
+        self._lost = (error,)
+        if self._user is not None:
+            self._user.channel_lost(error)
+
+    # -------------------------------------------------------------------------------------- for the link
+
+    def give_up(self) -> None:
+        """It was not opened: return what was taken for it."""
+        self._budget.give_back(self._taken)
+        self._taken = 0
+
+    def link_full(self) -> None:
+        """The link takes no more."""
+        self._is_link_full = True
+        self._tell()
+
+    def link_writable(self) -> None:
+        """The link has room again."""
+        self._is_link_full = False
+        self._tell()
+
+    # ------------------------------------------------------------------------------------------------------
+
+    def _tell(self) -> None:
+        if self._user is not None and self._lost is None:
+            if self._is_blocked or self._is_link_full:
+                self._user.channel_full()
+            else:
+                self._user.channel_writable()
+
+    def _grow(self) -> None:
+        if (
+            self._channel is not None
+            and not self._is_paused
+            and (growth := self._budget.take_growth(self._window, BIGGEST_WINDOW))
+        ):
+            self._window += growth
+            self._taken += growth
+            internals.grow_window(self._channel, growth)
+
+    def _uncharge(self) -> None:
+        self._budget.give_back(self._charged)
+        self._charged = 0

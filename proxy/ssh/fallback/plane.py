@@ -1,0 +1,184 @@
+"""One link's data plane of asyncssh's own channels: what `proxy.ssh.native.plane` is where its keys cannot be had.
+
+asyncssh queues without bound what a link does not take, so everybody on a link that is full is paused, and goes on a few at
+a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+import asyncssh
+
+from proxy.errors import LinkError
+from proxy.relay.budget import MemoryBudget
+from proxy.runtime.endpoint import Endpoint
+from proxy.runtime.tasks import Tasks
+from proxy.ssh import internals
+from proxy.ssh.errors import describe_loss
+from proxy.ssh.fallback.channel import SshChannel
+from proxy.ssh.metered import carrier, is_behind
+from proxy.ssh.native.channel import OnAnswer, Refusal
+from proxy.ssh.pace import BULK
+
+HIGH_WATER: Final = 512 << 10
+"""Bytes waiting in the link's transport before clients are paused: eight bites, enough to keep a 10 Gbit/s link busy."""
+
+RESUME_AT_ONCE: Final = 4
+"""Channels that may fill the link again per turn of the loop. All at once, the same first few would always win."""
+
+KEX_POLL_S: Final = 0.02
+
+LOST: Final = "SSH connection closed"
+
+
+class AsyncsshPlane:
+    """Carries the channels of one authenticated connection."""
+
+    def __init__(
+        self, conn: asyncssh.SSHClientConnection, budget: MemoryBudget, *, server: str, name: str, on_ended: Callable[[], None]
+    ) -> None:
+        self._conn = conn
+        self._budget = budget
+        self._server = server
+        self._on_ended = on_ended
+        self._carrier = carrier(conn)
+        self._loop = asyncio.get_running_loop()
+        self._tasks = Tasks(f"link {name}")
+        self._channels: dict[SshChannel, None] = {}
+        self._waiting: deque[SshChannel] = deque()
+        self._opening = 0
+        self._is_congested = False
+        self._is_full = False
+        self.error: LinkError | None = None
+        """Why the connection has ended."""
+        self.round_trip = 0.0
+        self.bulk = 0
+        """Bytes that have gone and come in full packets so far."""
+        internals.on_congestion(conn, HIGH_WATER, self._congested, self._drained)
+
+    def __repr__(self) -> str:
+        return f"<AsyncsshPlane channels={len(self)} full={self._is_full}>"
+
+    def __len__(self) -> int:
+        """Channels open or being opened."""
+        return len(self._channels) + self._opening
+
+    # ------------------------------------------------------------------------------------------- channels
+
+    def open(self, window: int, target: Endpoint, origin: Endpoint, on_answer: OnAnswer) -> SshChannel:
+        """Have a channel opened, with what was taken of the budget as its receive window."""
+        channel = SshChannel(self, self._budget, window)
+        self._opening += 1
+        # A task of its own: asyncssh would forget a cancelled open, and a late confirmation would leave a channel that
+        # nobody closes (asyncssh #823).
+        opening = self._tasks.spawn(self._ask(channel, target, origin, window), name=f"open {target}")
+        opening.add_done_callback(partial(self._asked, channel, on_answer))
+        return channel
+
+    async def _ask(self, channel: SshChannel, target: Endpoint, origin: Endpoint, window: int) -> Refusal | None:
+        try:
+            await self._conn.create_connection(
+                lambda: channel, target.host, target.port, origin.host, origin.port, window=window, max_pktsize=32 << 10
+            )
+        except asyncssh.ChannelOpenError as exc:
+            return exc.code, exc.reason
+        except AssertionError:
+            # The connection ended between the answer and this session: asyncssh stumbles over its own loose end.
+            if not internals.is_gone(self._conn):
+                raise
+            return asyncssh.OPEN_CONNECT_FAILED, LOST
+        self._channels[channel] = None
+        if self._is_full:
+            channel.link_full()
+            self._waiting.append(channel)
+        if channel.is_aborted:
+            channel.abort()
+        return None
+
+    def _asked(self, channel: SshChannel, on_answer: OnAnswer, asking: asyncio.Task[Refusal | None]) -> None:
+        self._opening -= 1
+        if asking.cancelled() or asking.exception() is not None:  # by the link's end, perhaps before its first step
+            refusal: Refusal | None = (asyncssh.OPEN_CONNECT_FAILED, LOST)
+        else:
+            refusal = asking.result()
+        if refusal is not None:
+            channel.give_up()
+        on_answer(refusal)
+        self._on_ended()
+
+    def forget(self, channel: SshChannel) -> None:
+        """A channel has ended."""
+        self._channels.pop(channel, None)
+        self._on_ended()
+
+    def why_ended(self, exc: Exception | None) -> LinkError | None:
+        """Why a channel has ended: the link's own end, or None if only the channel was closed."""
+        if self.error is None and internals.is_gone(self._conn):
+            self.error = describe_loss(self._server, exc)
+        return self.error
+
+    def lost(self, error: LinkError) -> None:
+        """The connection has ended; asyncssh tells its channels itself."""
+        self.error = error
+
+    async def close(self) -> None:
+        """End what still waits for an answer."""
+        await self._tasks.close()
+
+    # ---------------------------------------------------------------------------------------- backpressure
+
+    def written(self, nbytes: int) -> None:
+        """A channel has written: while keys are exchanged asyncssh queues without bound, so nobody writes more until then.
+
+        Nor do they when a jump host does not take what it gets.
+        """
+        if nbytes >= BULK:
+            self.bulk += nbytes
+        if not self._is_full and self._is_stuck:
+            self._pause()
+            self._loop.call_later(KEX_POLL_S, self._resume_after_kex)
+
+    @property
+    def _is_stuck(self) -> bool:
+        return internals.is_exchanging_keys(self._conn) or is_behind(self._carrier)
+
+    def _resume_after_kex(self) -> None:
+        if internals.is_gone(self._conn):
+            return
+        if self._is_stuck:
+            self._loop.call_later(KEX_POLL_S, self._resume_after_kex)
+        elif not self._is_congested:
+            self._resume()
+
+    def _congested(self) -> None:
+        self._is_congested = True
+        self._pause()
+
+    def _drained(self) -> None:
+        self._is_congested = False
+        self._resume_after_kex()
+
+    def _pause(self) -> None:
+        self._is_full = True
+        waiting = set(self._waiting)
+        self._waiting.extend(channel for channel in self._channels if channel not in waiting)
+        for channel in self._channels:
+            channel.link_full()
+
+    def _resume(self) -> None:
+        self._is_full = False
+        for _ in range(min(RESUME_AT_ONCE, len(self._waiting))):
+            channel = self._waiting.popleft()
+            if channel in self._channels:
+                channel.link_writable()
+        if self._waiting:
+            self._loop.call_soon(self._resume_more)
+
+    def _resume_more(self) -> None:
+        if not self._is_full and not internals.is_gone(self._conn):
+            self._resume()

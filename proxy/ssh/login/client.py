@@ -1,0 +1,121 @@
+"""Between TCP and a login: who the server is, before any key of ours is shown to it.
+
+What asyncssh calls back about a connection ends here; `proxy/ssh/errors.py` makes sentences of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from functools import partial
+from weakref import ref
+
+import asyncssh
+
+from proxy.errors import CredentialsUnusable, HostKeyChanged
+from proxy.openssh.revoked import Unanswered, is_in_krl
+from proxy.runtime.text import printable
+from proxy.ssh import internals
+from proxy.ssh.errors import Heard, describe_key, host_key_line
+from proxy.ssh.login.agreement import disagreement
+from proxy.ssh.login.host_keys import Announcement, split
+from proxy.ssh.login.verify import Server, revoked, verify
+from proxy.ssh.metered import Metered
+
+Lost = Callable[[Exception | None], None]
+
+
+class Login(asyncssh.SSHClient):
+    """One connection's. `on_lost` hears of its end; `name` is what known_hosts calls the server.
+
+    `is_asked_further`: whether keyboard-interactive may follow a key that was accepted.
+    """
+
+    def __init__(
+        self, server: Server, name: bytes, *, seconds: float, on_lost: Lost | None, is_asked_further: bool = True
+    ) -> None:
+        self.announcement: asyncio.Future[Announcement] = asyncio.get_running_loop().create_future()
+        self.host_key = b""
+        """As it came: a key or a certificate (RFC 4253 6.6, PROTOCOL.certkeys). Empty until it is trusted."""
+        self._server = server
+        self._name = name
+        self._seconds = seconds
+        self._on_lost = on_lost
+        self._is_asked_further = is_asked_further
+        self._key: asyncssh.SSHKey | None = None
+        self.heard = Heard()
+        self._conn: ref[asyncssh.SSHClientConnection] | None = None
+        self._krls = list(server.trusted.krls)
+        """Those that have not been asked about it."""
+
+    def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
+        """Take the place of asyncssh where it is less strict than ssh(1)."""
+        Metered(conn)
+        internals.take_any_answer(conn)
+        internals.on_host_key(conn, self._verify)
+        internals.on_host_keys(conn, partial(self._host_keys_announced, conn))
+        internals.on_greeting(conn, self._greeted)
+        internals.on_login(conn, self.vouched, self._shows, self._refused)
+        self._conn = ref(conn)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Hand it on."""
+        if not self.host_key and self._conn and (conn := self._conn()):
+            self.heard.disagreement = disagreement(self._server.name, *internals.offers(conn))
+        if self._on_lost is not None:
+            self._on_lost(exc)
+
+    async def vouched(self) -> None:
+        """Ask the revocation lists about the server's key. Raises LinkError."""
+        while self._krls:
+            krl = self._krls[0]
+            try:
+                if await is_in_krl(krl, host_key_line(self.host_key), seconds=self._seconds):
+                    raise revoked(self._server, f"{krl} has it")
+            except Unanswered as exc:
+                raise CredentialsUnusable(
+                    f"RevokedHostKeys {krl} cannot be asked about the host key of {self._server.name}: {exc}",
+                    hint="without it any host key may be a revoked one, so none is trusted; try: ssh-keygen -Q -l -f FILE",
+                ) from exc
+            del self._krls[0]
+
+    def kbdint_auth_requested(self) -> str | None:
+        """Only where it is the next step: some servers ask nothing there (PAM modules that look at the address, for instance)."""
+        return "" if self.heard.accepted and self._is_asked_further else None
+
+    def kbdint_challenge_received(
+        self, name: str, instructions: str, lang: str, prompts: Sequence[tuple[str, bool]]
+    ) -> Sequence[str] | None:
+        """No questions are answered as ssh(1) answers them; nobody is there for others."""
+        del name, instructions, lang
+        self.heard.prompts += [printable(prompt) for prompt, _ in prompts]
+        return None if prompts else []
+
+    def _greeted(self, data: bytes) -> None:
+        if not data.startswith(b"SSH-"):
+            line = printable(data.partition(b"\n")[0].decode("utf-8", "replace"))
+            self.heard.greeting = self.heard.greeting or line
+
+    def _shows(self, pair: asyncssh.SSHKeyPair) -> None:
+        if (key := describe_key(pair)) not in self.heard.shown:  # RSA is shown once for each of its signatures
+            self.heard.shown.append(key)
+
+    def _refused(self, methods: Sequence[str], is_step: bool) -> None:
+        self.heard.methods = tuple(printable(method) for method in methods[:10])
+        if is_step and self.heard.shown:
+            self.heard.accepted = self.heard.shown[-1]
+
+    def _verify(self, shown: bytes) -> asyncssh.SSHKey:
+        if (
+            self._key is not None and shown == self.host_key
+        ):  # exchanged anew; its certificate may have expired since, as in ssh(1)
+            return self._key
+        if self._key is not None and self._server.trusted.krls:
+            raise HostKeyChanged(f"{self._server.name} shows another host key than it had when the link came up")
+        self._key = verify(self._server, shown)
+        self.host_key = shown
+        return self._key
+
+    def _host_keys_announced(self, conn: asyncssh.SSHClientConnection, payload: bytes) -> None:
+        if not self.announcement.done():  # sshd does it once
+            self.announcement.set_result(Announcement(conn, self._name, self.host_key, split(payload)))

@@ -1,0 +1,313 @@
+"""From a gateway's configuration to an authenticated SSH connection, over its jump chain.
+
+Steps, each with its own errors: reading keys and settings (`proxy/ssh/login/options.py`), TCP or a ProxyCommand, handshake with the
+host key checked against known_hosts, public key authentication. The connections of a chain belong to one link: a jump host that
+is lost takes only that link along.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+import asyncssh
+
+from proxy.config import expiry, host_keys
+from proxy.config.model import GatewayConfig, KeepaliveConfig
+from proxy.errors import ConnectTimeout, CredentialsUnusable, JumpFailed, LinkError, Stage, Unresolvable
+from proxy.runtime.blocking import Hangs, Place
+from proxy.runtime.names import connect, resolve
+from proxy.ssh import internals
+from proxy.ssh.errors import describe_connect, describe_handshake, host_key_line, identity, is_hung_up
+from proxy.ssh.handshakes import Handshakes, Hurried
+from proxy.ssh.login import known_hosts
+from proxy.ssh.login.agent import Agent
+from proxy.ssh.login.client import Login, Lost
+from proxy.ssh.login.host_keys import Announcement
+from proxy.ssh.login.options import Prepared, jumps, prepare
+from proxy.ssh.login.proxy_command import ProxyCommand
+from proxy.ssh.login.verify import Server, scan
+
+_AGENT: Final = (
+    "SSH_AUTH_SOCK, or IdentityAgent in ssh_config, names it. Does it answer? SSH_AUTH_SOCK=PATH ssh-add -l. It may wait for "
+    "somebody to confirm (ssh-add -c), or to touch a security key; kubemux needs a key that it can use alone"
+)
+
+Expires = Callable[[str, float | None], None]
+Trial = Callable[[str, str], AbstractAsyncContextManager[None]]
+
+
+class Places:
+    """Where one gateway's dials wait for what may hang: a resolver that is gone keeps nobody from reading files."""
+
+    def __init__(self, gateway: str = "a dial") -> None:
+        self.settings = Place(f"settings of {gateway}")
+        self.names = Place(f"names of {gateway}")
+
+
+@dataclass(frozen=True, slots=True)
+class Dialled:
+    """A connection that is up, its jump chain before it, and how long the last handshake took (seconds)."""
+
+    conns: tuple[asyncssh.SSHClientConnection, ...]
+    server: str
+    handshake: float
+    announcement: asyncio.Future[Announcement]
+    """The gateway's list of its host keys, once it has come; many servers send none."""
+    command: ProxyCommand | None = None
+    """What carries the first connection, if that is not TCP."""
+
+    async def close(self) -> None:
+        """Nobody takes it."""
+        await _give_up(self.conns, self.command)
+
+
+async def dial(
+    config: GatewayConfig,
+    gateways: Mapping[str, GatewayConfig],
+    handshakes: Handshakes,
+    on_lost: Lost,
+    *,
+    on_expiry: Expires = lambda _kind, _when: None,
+    who: Hurried | None = None,
+    is_ordered: bool = False,
+    places: Places | None = None,
+) -> Dialled:
+    """Dial `config`'s jump chain, then the gateway itself.
+
+    `on_lost` is called once when the last connection ends; that may be before `dial` returns, or as it fails.
+    `handshakes` is what gateways share, `who` and `is_ordered` as for `Handshakes.trial`. `on_expiry` is told when the
+    credentials for the gateway itself end: (`user` | `host`, Unix time, or None if there is no such certificate), as soon as that
+    is known. `places` are the caller's own, for all its dials.
+    Raises LinkError; nothing is left open then.
+    """
+    trial = partial(handshakes.trial, who=who, is_ordered=is_ordered)
+    chain = _Chain(gateways, trial, on_expiry, places or Places())
+    try:
+        server, handshake, client = await chain.extend(config, on_lost=on_lost)
+    except BaseException:
+        await _give_up(chain.conns, chain.command)
+        raise
+    return Dialled(tuple(chain.conns), server, handshake, client.announcement, chain.command)
+
+
+async def _give_up(conns: Sequence[asyncssh.SSHClientConnection], command: ProxyCommand | None) -> None:
+    for conn in reversed(conns):
+        conn.abort()
+    if command is not None:
+        await command.close()
+
+
+class _Chain:
+    """The connections of one link in the making, each through the one before it."""
+
+    def __init__(
+        self,
+        gateways: Mapping[str, GatewayConfig],
+        trial: Trial,
+        on_expiry: Expires,
+        places: Places,
+    ) -> None:
+        self.conns: list[asyncssh.SSHClientConnection] = []
+        self.command: ProxyCommand | None = None
+        self._gateways = gateways
+        self._trial = trial
+        self._on_expiry = on_expiry
+        self._places = places
+        self._hop: asyncssh.SSHClientConnectionOptions | None = None
+        """Of the last connection."""
+        self._at = ""
+        """Where that leads."""
+
+    async def extend(
+        self, config: GatewayConfig, *, on_lost: Lost | None = None, route: tuple[str, ...] = ()
+    ) -> tuple[str, float, Login]:
+        """Connect to one more server; returns its `HOST:PORT`, the handshake's seconds, and what heard the server.
+
+        As in OpenSSH, the jumps of a hop count only where it is the first: the others are reached through the one before.
+        `route` is the names that led here, to find circles.
+        """
+        prepared = await prepare(config, self._places.settings)
+        if not route:
+            self._on_expiry("user", min((validity.end for _, validity in prepared.certificates), default=None))
+        if not self.conns:
+            for name, hop in jumps(config, self._gateways, prepared.proxy_jump):
+                if name in route:
+                    raise CredentialsUnusable(
+                        f"ProxyJump goes in a circle: {' -> '.join((*route, name))}",
+                        hint="say `ProxyJump none` in ssh_config for the host that needs no jump",
+                    )
+                try:
+                    await self.extend(hop, route=(*route, name))
+                except LinkError as exc:
+                    raise _jump_failed(name, exc) from exc
+        options = prepared.options
+        # What decides whether the server takes us, and we take it.
+        shown = f"{identity(options)} to {options.host_key_alias or options.host} as in {config.known_hosts or config.ssh_config}"
+        tunnel, at = await self._way(config, prepared)
+        async with self._trial(at, shown):
+            server, seconds, client = await self._connect(config, prepared, tunnel, on_lost)
+        self._hop, self._at = options, at
+        if not route:
+            certificate = expiry.openssh(host_key_line(client.host_key))
+            self._on_expiry("host", certificate.end if certificate else None)
+        return server, seconds, client
+
+    async def _way(self, config: GatewayConfig, prepared: Prepared) -> tuple[_Tunnel, str]:
+        """What the handshake goes through, and the server's address: it counts refusals by ours, whatever name it has for us.
+
+        Raises Unresolvable.
+        """
+        options = prepared.options
+        server = f"{options.host}:{options.port}"
+        if self.conns:
+            return self.conns[-1], f"{server} from {self._at}"
+        if prepared.proxy_command is not None:
+            self.command = ProxyCommand(prepared.proxy_command, server)
+            return self.command, server
+        patience = unanswered(config.keepalive)
+        tcp = _Tcp(server, prepared.connect_timeout, patience, self._places.names, prepared.bind_address)
+        await tcp.resolve(options.host, options.port, options.family)
+        return tcp, f"{min(tcp.addresses)}:{options.port}"
+
+    async def _connect(
+        self, config: GatewayConfig, prepared: Prepared, tunnel: _Tunnel, on_lost: Lost | None
+    ) -> tuple[str, float, Login]:
+        server = f"{prepared.options.host}:{prepared.options.port}"
+        seconds = prepared.connect_timeout
+        loop = asyncio.get_running_loop()
+        client = self._login(config, prepared, server, on_lost)
+        try:
+            async with asyncio.timeout(seconds):
+                started = loop.time()
+                self.conns.append(await _handshake(prepared, server, tunnel, client))
+                await client.vouched()  # a server that asks for no key has not been asked itself
+        except TimeoutError as exc:
+            if isinstance(tunnel, _Tcp) and not tunnel.connected_at:
+                raise ConnectTimeout(f"no TCP connection to {server} within {seconds:g} s") from exc
+            through = " through its ProxyCommand" if isinstance(tunnel, ProxyCommand) else ""
+            failure = ConnectTimeout(f"{server} did not finish the SSH handshake within {seconds:g} s{through}")
+            failure.stage = Stage.SSH
+            raise failure from exc
+        if isinstance(tunnel, _Tcp | ProxyCommand):
+            started = tunnel.connected_at
+        return server, loop.time() - started, client
+
+    def _login(self, config: GatewayConfig, prepared: Prepared, server: str, on_lost: Lost | None) -> Login:
+        options, trusted = prepared.options, prepared.trusted
+        asked = Server(server, scan(config, prepared, self._hop), trusted, prepared.host_key_algorithms)
+        name = host_keys.name_of(options.host, options.port, options.host_key_alias or "")
+        return Login(asked, name, seconds=config.connect_timeout, on_lost=on_lost, is_asked_further=prepared.is_asked_further)
+
+
+def unanswered(keepalive: KeepaliveConfig) -> float:
+    """Seconds that the peer's TCP may leave what is sent unacknowledged (TCP_USER_TIMEOUT, RFC 5482): half of what silence gets.
+
+    Keepalive waits for an answer of sshd, which may be busy; a kernel that has not acknowledged six retransmissions is gone, or
+    the way to it. At least a second, since one lost retransmission takes 600 ms.
+    """
+    return max(1.0, keepalive.interval * keepalive.max_missed / 2)
+
+
+def give_up_after(sock: socket.socket | None, unanswered: float) -> None:
+    """Have the kernel end a connection that leaves what is sent unacknowledged for so many seconds. Raises OSError."""
+    if sock is not None:  # reset already, it has none
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(unanswered * 1000))
+
+
+def _jump_failed(name: str, exc: LinkError) -> JumpFailed:
+    """A chain is retried, and explained, as its broken part is."""
+    failure = JumpFailed(f"jump host {name}: {exc}", hint=exc.hint)
+    failure.retry = exc.retry
+    failure.stage = exc.stage
+    return failure
+
+
+async def _handshake(prepared: Prepared, server: str, tunnel: _Tunnel, client: Login) -> asyncssh.SSHClientConnection:
+    options = prepared.options
+    options.known_hosts = known_hosts.NOBODY
+    options.tunnel = tunnel
+    options.protocol_factory = lambda: client
+    agent = Agent(options.agent_path, options.login_timeout / 2, prepared.named_keys) if options.agent_path else None
+    try:
+        return await internals.connect(options, agent)
+    except LinkError:
+        raise
+    except Exception as exc:  # not only asyncssh.Error: what its parsers stumble over in a hostile peer's packets comes as it is
+        if agent is not None and agent.failure and isinstance(exc, asyncssh.PermissionDenied):
+            raise CredentialsUnusable(f"{agent.failure}, and {server} takes no other key", hint=_AGENT) from exc
+        who = identity(prepared.options) + _reservations(prepared)
+        failure = describe_handshake(server, exc, who=who, heard=client.heard)
+        if isinstance(tunnel, ProxyCommand) and is_hung_up(exc):
+            failure = await tunnel.explain(failure, "before the SSH handshake was done")
+        raise failure from exc
+
+
+def _reservations(prepared: Prepared) -> str:
+    """The likeliest reasons of a refusal that sshd does not tell."""
+    now = time.time()
+    said = [f"; {path} expired on {expiry.date(validity.end)}" for path, validity in prepared.certificates if validity.end < now]
+    return "".join([*said, *(f"; not used: {one}" for one in prepared.passed_over)])
+
+
+class _Tcp:
+    """A `tunnel` for asyncssh that is none: plain TCP to the first address that answers.
+
+    Not `asyncssh.connect(sock=)`: uvloop closes the descriptor of a connection that is reset at once, and then ties it to the
+    socket object all the same, whose end closes the descriptor again, whoever has it by then.
+    """
+
+    def __init__(self, server: str, seconds: float, unanswered: float, names: Place, bind_address: str | None = None) -> None:
+        self.addresses: list[str] = []
+        self.connected_at = 0.0
+        """Loop time; 0 until there is a connection."""
+        self._server = server
+        self._seconds = seconds
+        self._unanswered = unanswered
+        self._names = names
+        self._bind_address = bind_address
+        self._source: tuple[str, int] | None = None
+
+    async def resolve(self, host: str, port: int, family: int) -> None:
+        """Find the server's addresses, and ours if there is a BindAddress. Raises Unresolvable."""
+        self.addresses = await self._look_up(self._server, host, port, family)
+        if self._bind_address:
+            ours = await self._look_up(f"BindAddress {self._bind_address}", self._bind_address, 0, family)
+            self._source = ours[0], 0
+
+    async def _look_up(self, what: str, host: str, port: int, family: int) -> list[str]:
+        try:
+            found = await resolve(host, port, self._names, family=family, timeout=self._seconds)
+            return list(dict.fromkeys(address.host for address in found))
+        except Hangs as exc:
+            hint = f"the bastion's resolver does not answer: getent hosts {host}; /etc/resolv.conf names its servers"
+            raise Unresolvable(f"{what} does not resolve: no answer within {self._seconds:g} s", hint=hint) from exc
+        except (OSError, UnicodeError) as exc:  # UnicodeError: no name can look like that (RFC 5890)
+            raise describe_connect(what, exc) from exc
+
+    async def create_connection(
+        self, factory: Callable[[], asyncio.Protocol], _host: str, port: int
+    ) -> tuple[asyncio.BaseTransport, asyncio.BaseProtocol]:
+        """Asyncssh's call. Each address has its share of the time. Raises LinkError."""
+        failure = OSError("no address")
+        for address in self.addresses:
+            try:
+                async with asyncio.timeout(self._seconds / len(self.addresses)):
+                    connection = await connect(factory, address, port, local_addr=self._source)
+                give_up_after(connection[0].get_extra_info("socket"), self._unanswered)
+            except OSError as exc:
+                failure = exc
+            else:
+                self.connected_at = asyncio.get_running_loop().time()
+                return connection
+        raise describe_connect(self._server, failure) from failure
+
+
+_Tunnel = asyncssh.SSHClientConnection | _Tcp | ProxyCommand
+"""What carries a connection: the one before it in the chain, or what reaches the first server."""

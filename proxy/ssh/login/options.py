@@ -1,0 +1,248 @@
+"""What asyncssh is told about a gateway: settings, keys and known_hosts, out of the configuration and its `ssh_config`.
+
+Read anew for each dial: the files may have been rotated, their disk may hang, a passphrase costs bcrypt, and `Match exec` in an
+ssh_config runs programs. Asyncssh itself is given no ssh_config: it reads it differently from ssh(1) (`proxy/openssh`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import asyncssh
+
+from proxy.config import expiry
+from proxy.config.credentials import NO_AGENT, no_agent
+from proxy.config.model import GatewayConfig, KeepaliveConfig
+from proxy.errors import CredentialsUnusable, RetryClass
+from proxy.openssh import ssh_config
+from proxy.openssh.ssh_config import Printed, Remark, SshConfig
+from proxy.runtime.blocking import Hangs, Place, doing
+from proxy.ssh.login import algorithms, known_hosts, user_keys
+from proxy.ssh.login.nobody import own_name
+from proxy.ssh.login.user_keys import UserKeys
+
+_PORT: Final = 22
+_CONNECT_TIMEOUT: Final = GatewayConfig(host="any").connect_timeout
+_NAMELESS: Final = "say user: NAME in the gateway"
+_HANGS: Final = (
+    "a disk, or the server it is mounted from, that does not answer, or a `Match exec` that does not end? Mend it, or name other "
+    "files and reload; kubemux goes on by itself when it has ended"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Everything that dialling one server needs, files already read.
+
+    `options` are asyncssh's: the host, port and user that count, the keys, and what is offered. `trusted` is whom we take the
+    server to be.
+    """
+
+    options: asyncssh.SSHClientConnectionOptions
+    trusted: known_hosts.Trusted
+    host_key_algorithms: Sequence[str]
+    """That the server may choose from."""
+    certificates: Sequence[tuple[Path, expiry.Validity]] = ()
+    """Of the user, those that end."""
+    connect_timeout: float = 10.0
+    bind_address: str | None = None
+    proxy_command: str | None = None
+    """Of ssh_config, for a shell to run; its tokens are expanded."""
+    proxy_jump: str | None = None
+    """Of ssh_config, as it stands there, its tokens expanded."""
+    remarks: tuple[Remark, ...] = ()
+    """What ssh_config has asked for, and what becomes of it."""
+    passed_over: tuple[str, ...] = ()
+    """Keys and certificates of it that cannot be used, and why."""
+    left_out: tuple[str, ...] = ()
+    """Algorithms of it that kubemux does not have."""
+    named_keys: Sequence[bytes] = ()
+    """The public halves that ssh_config names: an agent's keys among them are offered first."""
+    is_asked_further: bool = True
+    """Whether a server that has accepted a key may ask by keyboard-interactive, which nobody answers, but may need no answer."""
+
+
+async def prepare(config: GatewayConfig, place: Place | None = None) -> Prepared:
+    """Read what `config` refers to in `place`, within `connect_timeout`. Raises CredentialsUnusable, which names the file."""
+    place = place or Place(f"settings of {config.host}")
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + config.connect_timeout
+    try:
+        found = await _asked(config, place, deadline)
+        return await place.run(_prepare, config, found, timeout=deadline - loop.time())
+    except CredentialsUnusable as exc:
+        exc.retry = RetryClass.SOON  # nothing was sent: no sshd counts it against us, and a file may be back in a moment
+        raise
+    except Hangs as exc:
+        failure = CredentialsUnusable(f"keys and settings for {config.host}: {exc}", hint=_HANGS)
+        failure.retry = RetryClass.SOON
+        raise failure from exc
+
+
+async def _asked(config: GatewayConfig, place: Place, deadline: float) -> SshConfig | None:
+    """What the gateway's ssh_config says of it; None without one. The programs that are run for it end by the deadline."""
+    if config.ssh_config is None:
+        return None
+    waited_for = "ssh -G has not read it"
+    try:
+        async with asyncio.timeout_at(deadline):
+            printed = await ssh_config.ask(config.ssh_config, config.host, user=config.user, port=config.port)
+            waited_for = "what it names has not been found"
+            found = await place.run(_parse, printed, timeout=deadline - asyncio.get_running_loop().time())
+            if found.known_hosts_command and not config.known_hosts:
+                waited_for = f"its KnownHostsCommand {found.known_hosts_command[0]} has not ended"
+                found = await ssh_config.ask_known_hosts(found)
+            return found
+    except TimeoutError as exc:
+        raise CredentialsUnusable(
+            f"ssh_config {config.ssh_config} for {config.host}: {waited_for} within {config.connect_timeout:g} s",
+            hint="a `Match exec` or another command in it that does not end, a name that is looked up (CanonicalizeHostname), or "
+            "a disk that hangs?",
+        ) from exc
+
+
+def _parse(printed: Printed) -> SshConfig:
+    doing(f"looking for what {printed.path} names")
+    return ssh_config.parse(printed)
+
+
+def _prepare(config: GatewayConfig, found: SshConfig | None) -> Prepared:
+    agent = _agent(config, found)
+    keys = _keys(config, found, agent)
+    settings = _settings(config, found)
+    doing("asking the system who runs kubemux")
+    try:
+        options = asyncssh.SSHClientConnectionOptions(**settings)
+    except Exception as exc:  # asyncssh hands on whatever it stumbles over
+        said = str(exc) or type(exc).__name__
+        raise CredentialsUnusable(f"the settings for {config.host} cannot be used: {said}") from exc
+    options.client_keys = keys.pairs  # not an argument: without any, asyncssh would look for keys at home
+    options.agent_path = agent
+    if found and found.identities_only:
+        options.agent_identities = keys.public
+        options.agent_path = agent if keys.public else None
+    trusted = known_hosts.read(config, options, found)
+    options.server_host_key_algs = offered = trusted.algorithms(algorithms.for_host_keys(found))
+    ours = Prepared(options, trusted, offered, tuple(expiry.user_certificates(config)), settings["login_timeout"])
+    return ours if found is None else _with(ours, found, keys)
+
+
+def ticks(keepalive: KeepaliveConfig) -> tuple[float, int]:
+    """The interval in seconds and the count to give to asyncssh for keepalive.
+
+    It asks at each tick of silence and gives up one tick after the last question; so this many questions go unanswered, and the
+    link is given up, as with ssh(1), after interval × max_missed.
+    """
+    tries = keepalive.max_missed
+    return keepalive.interval * tries / (tries + 1), tries
+
+
+def _keys(config: GatewayConfig, found: SshConfig | None, agent: str | None) -> UserKeys:
+    if found is None or config.identity_files:
+        return user_keys.named(config)
+    return user_keys.of_ssh_config(config, found, has_agent=bool(agent))
+
+
+def _settings(config: GatewayConfig, found: SshConfig | None) -> dict[str, Any]:
+    interval, tries = ticks(config.keepalive)
+    settings: dict[str, Any] = {
+        "host": found.host if found else config.host,
+        "port": found.port if found else config.port or _PORT,
+        "username": found.user if found else config.user or _own_name(),
+        "config": None,
+        "keepalive_interval": interval,
+        "keepalive_count_max": tries,
+        "login_timeout": _connect_timeout(config, found),
+        "connect_timeout": None,  # ours is the deadline
+        **algorithms.settings(found),
+        "compression_algs": ["none"],
+        "preferred_auth": "publickey,keyboard-interactive",  # the second without a question, as a second step: proxy.ssh.login.client
+        "password_auth": False,
+        "host_based_auth": False,
+        "gss_kex": False,
+        "gss_auth": False,
+        "x509_trusted_certs": None,
+        "utf8_decode_errors": "replace",  # a banner in Latin-1 is no reason to stay away
+        "x509_trusted_cert_paths": [],  # or it looks for them at home
+        "client_keys": None,
+    }
+    if found is None:
+        return settings
+    settings |= {
+        "host_key_alias": found.host_key_alias,
+        "family": found.family,
+        "tcp_keepalive": found.tcp_keepalive,
+        "proxy_command": found.proxy_command,
+    }
+    if found.rekey_bytes:
+        settings["rekey_bytes"] = found.rekey_bytes
+    if found.rekey_seconds:
+        settings["rekey_seconds"] = found.rekey_seconds
+    return settings
+
+
+def _with(ours: Prepared, found: SshConfig, keys: UserKeys) -> Prepared:
+    return replace(
+        ours,
+        named_keys=tuple(keys.public),
+        is_asked_further=found.keyboard_interactive,
+        bind_address=found.bind_address,
+        proxy_command=found.proxy_command,
+        proxy_jump=found.proxy_jump,
+        remarks=found.remarks,
+        passed_over=tuple(keys.passed_over),
+        left_out=tuple(algorithms.left_out(found)),
+    )
+
+
+def _connect_timeout(config: GatewayConfig, found: SshConfig | None) -> float:
+    """The gateway's, if it has one of its own."""
+    asked = found.connect_timeout if found else None
+    return asked if asked is not None and config.connect_timeout == _CONNECT_TIMEOUT else config.connect_timeout
+
+
+def _own_name() -> str:
+    if name := own_name():
+        return name
+    raise CredentialsUnusable(f"uid {os.getuid()}, which runs kubemux, has no name to log in with", hint=_NAMELESS)
+
+
+def _agent(config: GatewayConfig, found: SshConfig | None) -> str | None:
+    """The socket of an agent if one is asked for: by the gateway, or by an IdentityAgent. Raises CredentialsUnusable.
+
+    Asyncssh goes on without an agent that is not there, and the server's refusal would blame the wrong side.
+    """
+    asked = found.agent if found and (config.agent or not config.identity_files) else None
+    if asked == "" and config.agent and found:
+        raise CredentialsUnusable(
+            f"agent: true for {config.host}, but ssh_config {found.path} says IdentityAgent none", hint="take out one of the two"
+        )
+    if not asked and not config.agent:
+        return None
+    path = asked or os.environ.get("SSH_AUTH_SOCK")
+    if why := no_agent(path):
+        said = f"IdentityAgent in ssh_config {config.ssh_config}" if asked else "agent: true"
+        raise CredentialsUnusable(f"{said} for {config.host}, but {why}", hint=NO_AGENT)
+    return path
+
+
+def jumps(config: GatewayConfig, gateways: Mapping[str, GatewayConfig], asked: str | None) -> list[tuple[str, GatewayConfig]]:
+    """The servers that lead to `config`, with the names they are asked for by: its `jump`, else the ProxyJump that is `asked`."""
+    if config.jump:
+        return [(name, gateways[name]) for name in config.jump]
+    return [(hop.strip(), proxy_jump(config, hop)) for hop in asked.split(",")] if asked else []
+
+
+def proxy_jump(config: GatewayConfig, hop: str) -> GatewayConfig:
+    """A hop of `ProxyJump [user@]host[:port]`: an alias of the same ssh_config, with the gateway's known_hosts and keys."""
+    user, _, address = hop.strip().removeprefix("ssh://").rpartition("@")
+    host, colon, port = address.rpartition(":")
+    if not (colon and port.isdecimal()):
+        host, port = address, ""
+    jump = {"host": host.strip("[]"), "port": int(port) if port else None, "user": user or None, "jump": ()}
+    return config.model_copy(update=jump)

@@ -1,0 +1,163 @@
+"""Whether a server is the one that known_hosts means, as ssh(1) decides it (sshconnect.c, check_host_key), and what to do if not.
+
+Instead of asyncssh's own check: that one also takes what is known of the server's address, and knows no wildcards in the
+principals of a host certificate.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import asyncssh
+
+from proxy.config.host_keys import kind
+from proxy.config.model import GatewayConfig
+from proxy.errors import HostKeyChanged, HostKeyRevoked, HostKeyUnknown, LinkError
+from proxy.openssh.known_hosts import matches_pattern
+from proxy.runtime.text import printable
+from proxy.ssh.login.known_hosts import Known, Trusted, decode, fingerprint
+from proxy.ssh.login.options import Prepared
+
+_AGAIN: Final = "The next dial reads it; kubemux reconnect skips the wait"
+_HOST: Final = 2
+"""The type of a certificate that is a host's (PROTOCOL.certkeys)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Whom we have connected to, and how an operator asks it for its keys."""
+
+    name: str
+    """`HOST:PORT`, for messages."""
+    scan: str
+    """A command that adds its keys to known_hosts."""
+    trusted: Trusted
+    algorithms: Sequence[str]
+    """Those that it was offered, for its key and for its signature."""
+
+
+def scan(config: GatewayConfig, prepared: Prepared, hop: asyncssh.SSHClientConnectionOptions | None) -> str:
+    """A command that adds the server's keys to known_hosts. `hop` is the jump host that leads to it."""
+    options, trusted = prepared.options, prepared.trusted
+    file = shlex.quote(str(trusted.files[0] if trusted.files else "known_hosts"))
+    if prepared.proxy_command is not None and hop is None:  # ssh-keyscan knows none
+        return f"ssh -F {shlex.quote(str(config.ssh_config))} -o UserKnownHostsFile={file} {shlex.quote(config.host)}"
+    command = f"ssh-keyscan -p {options.port} {shlex.quote(options.host)}"
+    if hop is not None:  # nor jump hosts
+        command = f"ssh -p {hop.port} {shlex.quote(f'{hop.username}@{hop.host}')} {shlex.quote(command)}"
+    if options.host_key_alias:
+        command += f" | sed {shlex.quote(f's/^[^ ]*/{options.host_key_alias}/')}"
+    return f"{command} >> {file}"
+
+
+def verify(server: Server, shown: bytes) -> asyncssh.SSHKey:
+    """The key that must have signed the key exchange, of a server that shows the key or certificate `shown`. Raises LinkError."""
+    certificate = _certificate(shown)
+    key = certificate.key if certificate else _plain(server, shown)
+    trusted = server.trusted
+    blobs = {key.public_data, *([certificate.signing_key.public_data] if certificate else [])}
+    for known in trusted.revoked:
+        if known.key.public_data in blobs:
+            raise revoked(server, str(known))
+    is_known = key.public_data in {
+        known.key.public_data for known in trusted.keys
+    }  # ssh(1) takes it without its certificate, too
+    if not is_known and (why := _distrusted(server, certificate) if certificate else _unknown(server, key)):
+        raise why
+    # Not SHA-1 from a server that was not asked for it: OpenSSH checks that, asyncssh takes any signature of the key.
+    offered = {_bare(name.encode()) for name in server.algorithms}
+    key.all_sig_algorithms = {name for name in key.all_sig_algorithms if _bare(name) in offered}
+    return key
+
+
+def _bare(algorithm: bytes) -> bytes:
+    """That of a signature, without what says that the key is in a certificate."""
+    return algorithm.removesuffix(b"@openssh.com").removesuffix(b"-cert-v01")
+
+
+def revoked(server: Server, by: str) -> LinkError:
+    """`by` is what says so."""
+    return HostKeyRevoked(f"{server.name} shows a key that is revoked: {by}")
+
+
+def _certificate(shown: bytes) -> asyncssh.public_key.SSHOpenSSHCertificate | None:
+    try:
+        found = asyncssh.public_key.decode_ssh_certificate(shown)
+    except (ValueError, TypeError, ArithmeticError):  # KeyImportError is a ValueError; see known_hosts.decode for the others
+        return None
+    return found if isinstance(found, asyncssh.public_key.SSHOpenSSHCertificate) else None
+
+
+def _plain(server: Server, shown: bytes) -> asyncssh.SSHKey:
+    try:
+        return decode(shown)
+    except ValueError as exc:
+        what = printable(kind(shown)[:50].decode("ascii", "replace"))
+        raise HostKeyChanged(
+            f"{server.name} shows a host key or certificate that is not valid ({what}): {printable(str(exc))}"
+        ) from exc
+
+
+def _distrusted(server: Server, certificate: asyncssh.public_key.SSHOpenSSHCertificate) -> LinkError | None:
+    authorities = server.trusted.authorities
+    if certificate.signing_key.public_data not in {known.key.public_data for known in authorities}:
+        seen = fingerprint(certificate.signing_key)
+        if not authorities:
+            return HostKeyUnknown(f"{server.name} shows a host certificate by {seen}, and known_hosts has no authority for it")
+        return HostKeyChanged(
+            f"{server.name} shows a host certificate by {seen}, but known_hosts trusts those by {_listed(authorities)}"
+        )
+    try:
+        certificate.validate(_HOST, None)
+        if certificate.principals and not any(matches_pattern(one, server.trusted.principal) for one in certificate.principals):
+            raise ValueError(f"Certificate principal mismatch: it is for {', '.join(certificate.principals)[:200]}")  # noqa: TRY301
+        if _signature(certificate) == b"ssh-rsa":
+            raise ValueError("its authority has signed it with SHA-1")  # noqa: TRY301
+    except ValueError as exc:
+        return HostKeyChanged(f"{server.name} shows a host certificate that is not valid: {exc}")
+    return None
+
+
+def _signature(certificate: asyncssh.public_key.SSHOpenSSHCertificate) -> bytes:
+    """The algorithm of the authority's signature, which follows its key at the end (PROTOCOL.certkeys)."""
+    signer = certificate.signing_key.public_data
+    return kind(certificate.public_data.rpartition(len(signer).to_bytes(4) + signer)[2][4:])
+
+
+def _unknown(server: Server, key: asyncssh.SSHKey) -> LinkError:
+    trusted, seen = server.trusted, fingerprint(key)
+    unread = "".join(f"; {why}" for why in trusted.unread)
+    if trusted.keys:
+        return HostKeyChanged(
+            f"{server.name} shows host key {seen}, but known_hosts has {_listed(trusted.keys)}{unread}",
+            hint=f"find out why before you trust it; then remove the old key and add the new one: {_removal(trusted.keys)}; "
+            f"{server.scan}. {_AGAIN}",
+        )
+    hint = f"compare the fingerprint with one from a trusted source, then add the key: {server.scan}. {_AGAIN}"
+    if trusted.authorities:
+        return HostKeyUnknown(
+            f"{server.name} shows host key {seen} and no certificate, but known_hosts has only CA {_listed(trusted.authorities)}"
+            f"{unread}",
+            hint=f"have its host key signed (HostCertificate in its sshd_config), or {hint}",
+        )
+    where = ", ".join(map(str, trusted.files)) or "known_hosts"
+    names = " or ".join(trusted.names)
+    return HostKeyUnknown(f"{server.name} shows host key {seen}, and {where} has no key for {names}{unread}", hint=hint)
+
+
+def _listed(known: Sequence[Known]) -> str:
+    return ", ".join(map(str, known))
+
+
+def _removal(known: Sequence[Known]) -> str:
+    """What takes these keys out of their files: a line that is about others, too, is for a person to change."""
+    steps = [
+        f"ssh-keygen -f {shlex.quote(str(one.file))} -R {shlex.quote(one.name)}"
+        if one.is_simple
+        else f"change {one.file}:{one.line}, which is about other servers, too"
+        for one in known
+    ]
+    return "; ".join(dict.fromkeys(steps))

@@ -1,0 +1,132 @@
+"""What a gateway tells of itself: metrics, and a log line for each change."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from proxy.config.host_keys import Update, fingerprint, kind
+from proxy.errors import DialBroken, LinkClosed, LinkError
+from proxy.metrics import Metrics
+from proxy.snapshots import GatewayState
+from proxy.ssh.link import Link
+from proxy.ssh.supervision.links import Links
+
+log = structlog.get_logger("kubemux.gateway")
+
+_MODES: Final = ("native", "asyncssh")
+
+
+class Report:
+    """The voice of one gateway."""
+
+    def __init__(self, name: str, metrics: Metrics) -> None:
+        self.state = GatewayState.CONNECTING
+        self.reconnects = 0
+        self.expiries: dict[str, float] = {}
+        self._name = name
+        self._record = metrics.gateway(name)
+        self._log = log.bind(gateway=name)
+
+    def start(self) -> None:
+        """Every series is there from the beginning."""
+        self._record.planes.update(dict.fromkeys(_MODES, 0))
+
+    def handshake(self, seconds: float) -> None:
+        """One has succeeded."""
+        self._record.handshake.observe(seconds)
+
+    def expiry(self, kind: str, when: float | None) -> None:
+        """The user's or the host's certificate ends then; None: there is none."""
+        if when is not None:
+            self.expiries[kind] = when
+            self._record.credential_expiry[kind] = when
+        elif self.expiries.pop(kind, None) is not None:
+            self._record.credential_expiry.pop(kind, None)
+
+    def learned(self, path: Path, name: bytes, update: Update) -> None:
+        """Host keys that the server has proved to have, and those that it has no more."""
+        keys, gone = ([f"{kind(key).decode()} {fingerprint(key)}" for key in group] for group in (update.new, update.gone))
+        self._log.warning("host keys learned", server=name.decode(), keys=keys, gone=gone, file=str(path))
+
+    def not_learned(self, path: Path, error: Exception) -> None:
+        """The file cannot be read or written, or the link was lost meanwhile."""
+        hint = getattr(error, "hint", "") or "the daemon's user must be able to write the file and its folder"
+        self._log.warning("host keys not learned", file=str(path), message=str(error), hint=hint)
+
+    def rtt(self, seconds: float) -> None:
+        """A round trip through a link."""
+        self._record.rtt = seconds
+
+    def backoff(self, seconds: float) -> None:
+        """The wait before the next dial; 0 if there is none."""
+        self._record.backoff = seconds
+
+    def dial_failed(self, error: LinkError, before: LinkError | None, *, delay: float, kept: int) -> None:
+        """A dial failed, `before` what was known until then; aloud if that is news. `kept` links go on meanwhile."""
+        self._record.connects[error.reason] += 1
+        fields: dict[str, object] = {"links_kept": kept} if kept else {}
+        if before is not None and (before.reason, str(before)) == (error.reason, str(error)):
+            say = self._log.debug
+        elif isinstance(error, DialBroken):
+            say = self._log.error
+            fields["exc_info"] = error.__cause__
+        else:
+            say = self._log.warning
+        say(
+            "gateway dial failed",
+            reason=error.reason,
+            message=str(error),
+            hint=error.hint,
+            retry_in=round(delay, 1),
+            **fields,
+        )
+
+    def link_up(self, link: Link, *, instead_of: str | None) -> None:
+        """`instead_of` is the reason why an earlier one was lost or replaced."""
+        self._record.connects["ok"] += 1
+        if instead_of is not None:
+            self.reconnects += 1
+            self._record.reconnects[instead_of] += 1
+        self._log.info("link up", link=link.name, server=link.server)
+
+    def replacing(self, why: str, link: Link | None = None, *, links: int = 1) -> None:
+        """One link, or all of them, will be replaced."""
+        if link is not None:
+            self._log.info("replacing link", link=link.name, server=link.server, why=why)
+        elif links:
+            self._log.info("replacing links", why=why, links=links)
+
+    def retires(self, link: Link) -> None:
+        """Its replacement is up."""
+        self._log.info("link retires", link=link.name, server=link.server, channels=link.load)
+
+    def link_ended(self, link: Link, error: LinkError) -> None:
+        """By us, or by others."""
+        say, event = self._log.warning, "link lost"
+        if isinstance(error, LinkClosed):
+            say, event = self._log.info, "link closed"
+        if link.is_unused:
+            say = self._log.info
+        fields = {"hint": error.hint} if error.hint else {}
+        seconds = round(link.age, 1)
+        say(event, link=link.name, server=link.server, reason=error.reason, message=str(error), seconds=seconds, **fields)
+
+    def changed(self, links: Links[Link], *, wanted: int, is_failing: bool) -> None:
+        """Links have come, gone, or become stale; `is_failing` if the last dial failed."""
+        up, record = len(links), self._record
+        if up >= wanted and not (is_failing and links.stale):
+            state = GatewayState.UP
+        elif up:
+            state = GatewayState.DEGRADED
+        else:
+            state = GatewayState.DOWN
+        record.links, record.retiring = up, len(links.retiring)
+        for mode in _MODES:
+            record.planes[mode] = sum(link.data_plane == mode for link in links)
+        if state is not self.state:
+            say = self._log.warning if state is GatewayState.DOWN else self._log.info
+            say("gateway state", state=str(state), was=str(self.state), links=up)
+            self.state = state

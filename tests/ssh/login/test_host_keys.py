@@ -1,0 +1,270 @@
+"""Host keys that rotate (UpdateHostKeys), against a real sshd, and against servers that claim keys they do not have."""
+
+from __future__ import annotations
+
+import asyncio
+import stat
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import asyncssh
+import pytest
+from structlog.testing import capture_logs
+
+from proxy.config import host_keys
+from proxy.config.model import GatewayConfig
+from proxy.snapshots import GatewayState
+from proxy.ssh.login import host_keys as learning
+from proxy.ssh.login.host_keys import is_proof, split
+from tests.ssh.conftest import Watched, config_for, started
+from tests.support import ssh_keys
+from tests.support.sshd import Sshd, SshdFactory
+
+pytestmark = pytest.mark.sshd
+
+
+class Rotating:
+    """An sshd with several host keys, of which known_hosts has the first."""
+
+    def __init__(self, sshd_factory: SshdFactory, folder: Path, *kinds: str) -> None:
+        self.keys = [ssh_keys.new_key(folder / f"host_{kind}", kind=kind) for kind in kinds]
+        self.sshd = sshd_factory(config=self.with_keys(*self.keys))
+        self.known_hosts = self.sshd.known_hosts(key=self.keys[0])
+        self.learned = folder / "learned"
+
+    @staticmethod
+    def with_keys(*keys: Path) -> dict[str, str]:
+        return {"HostKey": "\nHostKey ".join(map(str, keys))}
+
+    def config(self, **more: object) -> GatewayConfig:
+        return config_for(self.sshd, known_hosts=[str(self.known_hosts)], learned_host_keys=str(self.learned), **more)
+
+    async def rotate(self, *keys: Path) -> None:
+        """Go on with these keys."""
+        self.sshd._config |= self.with_keys(*keys)
+        await asyncio.to_thread(self.sshd.restart)
+
+    def file(self) -> list[str]:
+        return self.learned.read_text().splitlines() if self.learned.exists() else []
+
+
+async def written(rotating: Rotating, count: int) -> list[str]:
+    async with asyncio.timeout(10):
+        while len(rotating.file()) != count:
+            await asyncio.sleep(0.01)
+    return rotating.file()
+
+
+@pytest.mark.usefixtures("data_plane")
+async def test_a_rotated_key_is_learned_before_the_old_one_goes(sshd_factory: SshdFactory, tmp_path: Path) -> None:
+    rotating = Rotating(sshd_factory, tmp_path, "ed25519", "ecdsa", "rsa")
+    _, ecdsa, rsa = rotating.keys
+    names = f"[{rotating.sshd.host}]:{rotating.sshd.port}"
+    async with started(rotating.config()) as gateway:
+        await gateway.until(lambda: gateway.links == 1)
+        lines = await written(rotating, 2)
+        vouched = f"vouched-for-by {host_keys.fingerprint(host_keys.parse(rotating.known_hosts.read_bytes())[0].blob)}"
+        assert sorted(lines) == sorted(f"{names} {ssh_keys.public(key)} {vouched}" for key in (ecdsa, rsa))
+        assert stat.S_IMODE(rotating.learned.stat().st_mode) == 0o600
+        await rotating.rotate(rsa)
+        await gateway.until(lambda: gateway.links == 0)
+        gateway.renew("test")
+        await gateway.until(lambda: gateway.links == 1)
+        assert await written(rotating, 1) == [line for line in lines if " ssh-rsa " in line], "the other is no more"
+
+        # known_hosts is the operator's: what vouched for the new key is taken out, and the new key with it.
+        rotating.known_hosts.write_text(f"{names} {ssh_keys.public(ecdsa)}\n")
+        gateway.renew("test")
+        await gateway.until(lambda: gateway.snapshot().state is GatewayState.DEGRADED)
+        assert gateway.snapshot().reason == "host_key_changed"
+
+
+async def test_two_gateways_write_one_file(sshd_factory: SshdFactory, tmp_path: Path) -> None:
+    one = Rotating(sshd_factory, tmp_path, "ed25519", "ecdsa")
+    (tmp_path / "two").mkdir()
+    two = Rotating(sshd_factory, tmp_path / "two", "ed25519", "rsa")
+    two.learned = one.learned
+    async with started(one.config(connections=3)) as first, started(two.config(connections=3)) as second:
+        await first.until(lambda: first.links == 3)
+        await second.until(lambda: second.links == 3)
+        assert {line.split()[0] for line in await written(one, 2)} == {
+            f"[{rotating.sshd.host}]:{rotating.sshd.port}" for rotating in (one, two)
+        }
+
+
+async def test_a_file_that_hangs_holds_up_its_own_gateways_alone(sshd_factory: SshdFactory, tmp_path: Path) -> None:
+    """The lock of a file is held, as a thread that hangs in writing it holds it."""
+    rotating = Rotating(sshd_factory, tmp_path, "ed25519", "ecdsa")
+    with locked(tmp_path / "another file"):
+        async with started(rotating.config()):
+            assert len(await written(rotating, 1)) == 1
+    rotating.learned.unlink()
+    with capture_logs() as logs:
+        async with started(rotating.config(connect_timeout="1s")) as gateway:
+            with locked(rotating.learned):
+                await gateway.until(lambda: gateway.links == 1)
+                async with asyncio.timeout(10):
+                    while not [entry for entry in logs if entry["event"] == "host keys not learned"]:
+                        await asyncio.sleep(0.01)
+                gateway.renew("test")
+                await gateway.until(lambda: gateway.metric("gateway_connects_total", result="ok") == 2)
+    [message] = {entry["message"] for entry in logs if entry["event"] == "host keys not learned"}
+    assert message.startswith(f"waiting for another gateway to write {rotating.learned} has been hanging since 20")
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    with learning._WRITING.setdefault(path, threading.Lock()):
+        yield
+
+
+async def settled(gateway: Watched) -> None:
+    """sshd's list has come, since what was asked after login is answered, and everything has been done about it."""
+    async with asyncio.timeout(10):
+        while any(link.rtt is None for link in gateway._links) or "/learn " in repr(gateway._tasks):
+            await asyncio.sleep(0.01)
+
+
+async def ends_unlearned(rotating: Rotating, config: GatewayConfig) -> None:
+    """A link is up, has had time for an answer to everything, and nothing was written."""
+    async with started(config) as gateway:
+        await gateway.until(lambda: gateway.links == 1)
+        [link] = gateway._links
+        await settled(gateway)
+        assert not link.closed.done()
+    assert not rotating.file()
+
+
+@pytest.mark.parametrize("known", ["authority", "pattern", "revoked another"])
+async def test_only_a_plain_line_vouches_for_new_keys(sshd_factory: SshdFactory, tmp_path: Path, known: str) -> None:
+    rotating = Rotating(sshd_factory, tmp_path, "ed25519", "ecdsa")
+    names = f"[{rotating.sshd.host}]:{rotating.sshd.port}"
+    line = rotating.known_hosts.read_text()
+    if known == "authority":
+        line += f"@cert-authority {names} {ssh_keys.public(rotating.sshd.host_ca)}\n"
+    elif known == "pattern":
+        line = line.replace("127.0.0.1", "127.0.0.*")
+    else:
+        line += f"@revoked {names} {ssh_keys.public(rotating.sshd.user_ca)}\n"
+    rotating.known_hosts.write_text(line)
+    await ends_unlearned(rotating, rotating.config())
+
+
+async def test_without_a_file_nothing_is_asked(sshd_factory: SshdFactory, tmp_path: Path) -> None:
+    rotating = Rotating(sshd_factory, tmp_path, "ed25519", "ecdsa")
+    await ends_unlearned(rotating, config_for(rotating.sshd, known_hosts=[str(rotating.known_hosts)]))
+
+
+async def test_a_file_that_others_may_write_is_not_believed(sshd_factory: SshdFactory, tmp_path: Path) -> None:
+    rotating = Rotating(sshd_factory, tmp_path, "ed25519", "ecdsa")
+    rotating.learned.touch()
+    rotating.learned.chmod(0o666)
+    async with started(rotating.config()) as gateway:
+        await gateway.until(lambda: gateway.snapshot().state is GatewayState.DOWN)
+        assert gateway.snapshot().reason == "credentials_unusable"
+        assert "could have been written by others" in gateway.snapshot().message
+
+
+async def test_a_folder_that_is_not_there_costs_no_link(sshd_factory: SshdFactory, tmp_path: Path) -> None:
+    rotating = Rotating(sshd_factory, tmp_path, "ed25519", "ecdsa")
+    rotating.learned = tmp_path / "missing" / "learned"
+    await ends_unlearned(rotating, rotating.config())
+
+
+class Lying(asyncssh.SSHServer):
+    """Lets everybody in, lists `keys`, and answers the challenge as `prove` does."""
+
+    def __init__(self, keys: list[bytes], proofs: bytes | None) -> None:
+        self._keys = keys
+        self._proofs = proofs
+
+    def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
+        self._conn = cast("Any", conn)
+
+        def prove(_packet: object) -> None:
+            self._conn._report_global_response(self._proofs or False)
+
+        self._conn._process_hostkeys_prove_00_at_openssh_dot_com_global_request = prove
+
+    def begin_auth(self, username: str) -> bool:
+        del username
+        return False
+
+    def auth_completed(self) -> None:
+        self._conn._send_global_request(b"hostkeys-00@openssh.com", *(len(key).to_bytes(4) + key for key in self._keys))
+
+
+@asynccontextmanager
+async def lying(config: GatewayConfig, host_key: Path, keys: list[bytes], proofs: bytes | None) -> AsyncIterator[Watched]:
+    acceptor = await asyncssh.listen(
+        config.host, config.port or 0, server_factory=lambda: Lying(keys, proofs), server_host_keys=[str(host_key)]
+    )
+    try:
+        async with started(config) as gateway:
+            yield gateway
+    finally:
+        acceptor.close()
+        await acceptor.wait_closed()
+
+
+def public(key: Path) -> bytes:
+    return asyncssh.read_public_key(f"{key}.pub").public_data
+
+
+@pytest.mark.usefixtures("data_plane")
+@pytest.mark.parametrize("answer", ["nothing", "garbage", "another's", "too many", "one twice", "a torn list"])
+async def test_keys_that_a_server_only_claims_are_not_learned(
+    sshd: Sshd, tmp_path: Path, answer: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nor does the attempt cost it its link: it may be a slip of its operator."""
+    await asyncio.to_thread(sshd.stop)  # its port and keys are taken
+    claimed, mine = ssh_keys.new_key(tmp_path / "claimed"), sshd.host_key
+    own, victim = public(mine), public(claimed)
+    signature = asyncssh.read_private_key(mine).sign(b"something", b"ssh-ed25519")
+    string = len(signature).to_bytes(4) + signature
+    keys, proofs = [own, victim], {"nothing": None, "garbage": b"\0\0\0\x09", "another's": string}.get(answer, string)
+    if answer == "too many":
+        keys = [own, *(victim[:-1] + bytes([n]) for n in range(60))]
+    elif answer == "one twice":
+        keys = [own, victim, victim]
+    elif answer == "a torn list":
+        keys = [own, victim[:-1]]
+    learned = tmp_path / "learned"
+    config = config_for(sshd, learned_host_keys=str(learned))
+    async with lying(config, mine, keys, proofs) as gateway:
+        await gateway.until(lambda: gateway.links == 1)
+        [link] = gateway._links
+        await settled(gateway)
+        assert not link.closed.done()
+        assert not learned.exists()
+    assert ("not proven" in capsys.readouterr().out) == (answer in {"nothing", "another's", "a torn list"})
+
+
+@pytest.mark.parametrize(
+    ("kind", "algorithm", "holds"),
+    [
+        ("ed25519", b"ssh-ed25519", True),
+        ("ecdsa", b"ecdsa-sha2-nistp256", True),
+        ("rsa", b"rsa-sha2-512", True),
+        ("rsa", b"rsa-sha2-256", True),
+        ("rsa", b"ssh-rsa", False),
+    ],
+)
+def test_a_proof_is_for_this_session_and_key_alone(tmp_path: Path, kind: str, algorithm: bytes, *, holds: bool) -> None:
+    key = asyncssh.read_private_key(ssh_keys.new_key(tmp_path / "key", kind=kind))
+    blob, session = key.public_data, b"s" * 32
+    signed = b"".join(len(part).to_bytes(4) + part for part in (b"hostkeys-prove-00@openssh.com", session, blob))
+    proof = key.sign(signed, algorithm)
+    assert is_proof(proof, session, blob) is holds
+    assert not is_proof(proof, b"t" * 32, blob)
+    assert not is_proof(proof, session, blob[:-1])
+    assert not is_proof(b"", session, blob)
+
+
+def test_lists_are_split_or_nothing() -> None:
+    assert split(b"") == ()
+    assert split(b"\0\0\0\1a\0\0\0\0\0\0\0\2bc") == (b"a", b"", b"bc")
+    assert split(b"\0\0\0\1a\0\0\0\2b") == ()

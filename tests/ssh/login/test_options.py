@@ -1,0 +1,84 @@
+"""What asyncssh is told: the keepalive's arithmetic, and nothing but public keys."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import asyncssh
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.config.model import GatewayConfig, KeepaliveConfig
+from proxy.errors import CredentialsUnusable
+from proxy.ssh.login.options import prepare, proxy_jump
+from tests.support import ssh_keys
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> GatewayConfig:
+    known_hosts = tmp_path / "known_hosts"
+    known_hosts.touch()
+    return GatewayConfig(host="192.0.2.1", identity_files=(ssh_keys.new_key(tmp_path / "key"),), known_hosts=(known_hosts,))
+
+
+@pytest.mark.parametrize(("interval", "max_missed"), [(15.0, 3), (0.2, 1), (60.0, 10)])
+async def test_a_silent_peer_is_asked_each_time_and_given_up_in_time(
+    config: GatewayConfig, interval: float, max_missed: int
+) -> None:
+    """asyncssh counts ticks of silence, asks at each, and gives up at the first that is over `keepalive_count_max`."""
+    keepalive = KeepaliveConfig(interval=interval, max_missed=max_missed)
+    options = (await prepare(config.model_copy(update={"keepalive": keepalive}))).options
+    asked = options.keepalive_count_max
+    assert asked == max_missed
+    assert options.keepalive_interval * (asked + 1) == pytest.approx(interval * max_missed)
+
+
+async def test_public_keys_are_offered_no_passwords_and_an_agent_only_if_asked(
+    config: GatewayConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSH_AUTH_SOCK", "/run/somebody/agent")
+    options = (await prepare(config)).options
+    assert options.preferred_auth == ["publickey", "keyboard-interactive"]
+    others = ("password_auth", "host_based_auth", "gss_auth", "gss_kex")
+    assert not [name for name in others if getattr(options, name)]
+    assert not options.agent_path
+    assert options.agent_forward_path is None
+
+
+async def test_the_public_key_of_another_beside_a_key_does_not_matter(config: GatewayConfig) -> None:
+    """As to ssh(1): a key was replaced, and its KEY.pub is still there."""
+    (key,) = config.identity_files
+    asyncssh.generate_private_key("ssh-ed25519").write_public_key(f"{key}.pub")
+    found = (await prepare(config)).options.client_keys
+    assert found is not None
+    assert [pair.public_data for pair in found] == [asyncssh.read_private_key(key).public_data]
+
+
+async def test_a_certificate_beside_a_key_is_taken_along_and_that_of_another_named(config: GatewayConfig) -> None:
+    (key,) = config.identity_files
+    ca, beside = asyncssh.generate_private_key("ssh-ed25519"), Path(f"{key}-cert.pub")
+    ca.generate_user_certificate(asyncssh.read_private_key(key), "ours").write_certificate(beside)
+    found = (await prepare(config)).options.client_keys
+    assert found is not None
+    assert [pair.has_cert for pair in found] == [True, False]
+    ca.generate_user_certificate(asyncssh.generate_private_key("ssh-ed25519"), "another's").write_certificate(beside)
+    with pytest.raises(CredentialsUnusable, match=r"key-cert\.pub is not of the key beside it, .*/key$") as caught:
+        await prepare(config)
+    assert "ssh-keygen -s" in caught.value.hint
+
+
+hosts = st.sampled_from(["jump", "jump.example.com", "192.0.2.7"])
+
+
+@given(host=hosts, user=st.sampled_from(["", "tunnel", "a@b"]), port=st.none() | st.integers(1, 65535), uri=st.booleans())
+def test_a_proxyjump_hop_is_taken_apart(host: str, user: str, port: int | None, uri: bool) -> None:
+    text = f"{'ssh://' if uri else ''}{user}{'@' if user else ''}{host}{f':{port}' if port else ''}"
+    hop = proxy_jump(GatewayConfig(host="edge", port=1, user="me", jump=("other",)), f" {text} ")
+    assert (hop.host, hop.port, hop.user, hop.jump) == (host, port, user or None, ())
+
+
+def test_a_proxyjump_hop_with_an_ipv6_address() -> None:
+    hop = proxy_jump(GatewayConfig(host="edge"), "me@[2001:db8::7]:2222")
+    assert (hop.host, hop.port, hop.user) == ("2001:db8::7", 2222, "me")
+    assert proxy_jump(GatewayConfig(host="edge"), "[2001:db8::7]").host == "2001:db8::7"

@@ -1,0 +1,195 @@
+"""Every sequence of what can happen to a gateway's links: none is forgotten, and there are never more than twice as many."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from proxy.ssh.pace import CROWD
+from proxy.ssh.supervision.links import MOST_HOMES, Links
+
+
+@dataclass(eq=False)
+class Stub:
+    load: int = 0
+    moved: int = 0
+
+    @property
+    def weight(self) -> int:
+        return self.load // CROWD + self.moved
+
+
+def filled(count: int) -> tuple[Links[Stub], list[Stub]]:
+    links: Links[Stub] = Links()
+    stubs = [Stub() for _ in range(count)]
+    for stub in stubs:
+        links.add(stub, links.generation)
+    return links, stubs
+
+
+def test_the_least_busy_link_takes_the_channel() -> None:
+    links, (one, two) = filled(2)
+    one.load, two.load = 3, 2
+    assert links.choose("a") is two
+    two.moved = 2
+    assert links.choose("a") is one
+    with pytest.raises(ValueError, match="empty"):
+        Links[Stub]().choose("a")
+
+
+def test_what_goes_to_one_api_server_goes_together_while_its_link_is_not_busy() -> None:
+    links, (one, two) = filled(2)
+    for _ in range(CROWD):
+        links.choose("a").load += 1
+    assert (one.load, two.load) == (CROWD, 0)
+    assert links.choose("b") is two, "the emptier of those that are not busy"
+    assert links.choose("a") is two, "idle channels are a burden to sshd, too"
+    one.load, two.moved = 10, 100
+    assert links.choose("a") is one
+    two.moved = 0
+    assert links.choose("a") is one, "no way back for its own sake"
+    assert links.choose("b") is two, "it was never moved"
+
+
+def test_a_link_that_has_gone_is_nobodys_first_choice() -> None:
+    links, (one, two) = filled(2)
+    home = links.choose("a")
+    links.remove(home)
+    assert links.choose("a") is (two if home is one else one)
+
+
+def test_a_link_that_comes_up_gets_its_share() -> None:
+    links, (one,) = filled(1)
+    clusters = range(6)
+    assert all(links.choose(cluster) is one for cluster in clusters)
+    two = Stub()
+    links.add(two, links.generation)
+    assert [links.choose(cluster) for cluster in clusters] == [one, two] * 3, "although each has ended its channel by now"
+    assert [links.choose(cluster) for cluster in clusters] == [one, two] * 3, "and there they stay"
+
+
+def test_targets_that_nobody_asks_for_any_more_are_not_kept_for_ever() -> None:
+    links, _ = filled(2)
+    for target in range(3 * MOST_HOMES):
+        links.choose(target)
+    assert len(links._homes) <= MOST_HOMES
+
+
+def test_stale_links_serve_until_there_is_a_fresh_one() -> None:
+    links, (one, two) = filled(2)
+    links.renew()
+    assert links.lacks(2)
+    assert links.choose("a") in (one, two)
+    new = Stub(load=99)
+    links.add(new, links.generation)
+    assert links.surplus(2) == [one]
+    assert links.choose("a") is new, "however busy: a stale link takes nothing any more"
+    assert (list(links), links.retiring, links.stale) == ([two, new], [one], [two])
+    assert links.lacks(2)
+    assert not links.remove(one)
+    assert links.remove(two)
+    assert links.lacks(2)
+
+
+def test_a_link_whose_dial_began_before_is_stale_at_once() -> None:
+    links, _ = filled(0)
+    generation = links.generation
+    links.renew()
+    links.add(Stub(), generation)
+    assert len(links.stale) == 1
+    assert links.lacks(1)
+
+
+def test_one_link_is_condemned_while_there_is_room() -> None:
+    links, (one, two) = filled(2)
+    assert links.condemn(one, wanted=2)
+    assert not links.condemn(one, wanted=2), "it is already"
+    assert links.choose("a") is two
+    links.add(Stub(), links.generation)
+    assert links.surplus(2) == [one]
+    assert not links.condemn(one, wanted=2), "it has retired"
+    assert not links.condemn(two, wanted=1), "one retires already"
+
+
+@given(st.lists(st.integers(0, 9), max_size=8), st.integers(1, 4))
+def test_where_too_many_retire_those_with_the_fewest_channels_end(loads: list[int], wanted: int) -> None:
+    links, stubs = filled(len(loads))
+    for stub, load in zip(stubs, loads, strict=True):
+        stub.load = load
+    links.surplus(0)
+    ended = links.crowd(wanted)
+    kept = [stub for stub in stubs if stub not in ended]
+    assert len(kept) == min(wanted, len(stubs))
+    assert not ended or max(stub.load for stub in ended) <= min(stub.load for stub in kept)
+    assert all(stubs.index(kept_one) < stubs.index(one) for one in ended for kept_one in kept if kept_one.load == one.load)
+
+
+class Life(RuleBasedStateMachine):
+    """A gateway's supervisor over `Links`, as `proxy/ssh/supervision/gateway.py` does it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.links: Links[Stub] = Links()
+        self.all: list[Stub] = []  # in order: hypothesis wants the same choices for the same history
+        self.wanted = 2
+        self.dialling = 0
+
+    def end(self, link: Stub) -> None:
+        self.links.remove(link)
+        self.all.remove(link)
+
+    @rule()
+    def dial(self) -> None:
+        self.dialling = self.links.generation
+
+    @rule(load=st.integers(0, 5))
+    def up(self, load: int) -> None:
+        if self.links.lacks(self.wanted):
+            link = Stub(load)
+            self.all.append(link)
+            self.links.add(link, self.dialling)
+            self.dialling = self.links.generation
+            self.settle()
+
+    def settle(self) -> None:
+        self.links.surplus(self.wanted)
+        for link in self.links.crowd(self.wanted):
+            self.end(link)
+
+    @rule()
+    def renew(self) -> None:
+        self.links.renew()
+
+    @rule(wanted=st.integers(1, 4))
+    def configure(self, wanted: int) -> None:
+        self.wanted = wanted
+        self.settle()
+
+    @precondition(lambda self: self.all)
+    @rule(data=st.data())
+    def lose(self, data: st.DataObject) -> None:
+        self.end(data.draw(st.sampled_from(self.all)))
+
+    @precondition(lambda self: self.all)
+    @rule(data=st.data())
+    def condemn(self, data: st.DataObject) -> None:
+        self.links.condemn(data.draw(st.sampled_from(self.all)), wanted=self.wanted)
+
+    @invariant()
+    def holds(self) -> None:
+        serving, retiring = list(self.links), self.links.retiring
+        assert {*serving, *retiring} == {*self.all}
+        assert len(serving) + len(retiring) == len(self.all)
+        assert len(serving) <= self.wanted
+        assert len(retiring) <= self.wanted
+        assert self.links.lacks(self.wanted) == (len(serving) - len(self.links.stale) < self.wanted)
+        if serving:
+            fresh = [link for link in serving if link not in self.links.stale]
+            assert self.links.choose("a") in (fresh or serving)
+
+
+TestLife = Life.TestCase
