@@ -20,38 +20,21 @@ LAYERS = (
     ("proxy.__main__",),
     ("proxy.cli",),
     ("proxy.demo",),
-    (
-        "proxy.daemon.daemon",
-        "proxy.daemon.reload",
-        "proxy.daemon.renewal",
-        "proxy.daemon.looks",
-        "proxy.daemon.orders",
-        "proxy.daemon.signals",
-        "proxy.entries.fd_store",
-        "proxy.runtime.systemd",
-        "proxy.daemon.cluster",
-        "proxy.daemon.entry",
-        "proxy.daemon.doctor",
-        "proxy.relay.idle",
-        "proxy.daemon.heap",
-        "proxy.daemon.heartbeat",
-        "proxy.relay.waiting",
-    ),
+    ("proxy.daemon",),
     ("proxy.admin",),
     ("proxy.health",),
     ("proxy.entries",),
     ("proxy.kubeconfig",),
-    ("proxy.ssh", "proxy.relay.direct"),
+    ("proxy.ssh",),
     ("proxy.relay",),
-    ("proxy.ssh.native.wire",),
-    ("proxy.metrics", "proxy.runtime.logging", "proxy.runtime.tasks", "proxy.snapshots", "proxy.runtime.descriptors"),
+    ("proxy.metrics",),
+    ("proxy.snapshots",),
     ("proxy.config",),
     ("proxy.openssh",),
-    ("proxy.runtime.names",),
-    ("proxy.errors", "proxy.runtime.journal", "proxy.runtime.blocking", "proxy.runtime.program"),
-    ("proxy.runtime.text",),
+    ("proxy.errors",),
+    ("proxy.runtime",),
 )
-"""From the top down: a module imports its own layer and those below it."""
+"""The wings, from the top down: a module imports its own wing and those below it."""
 
 PURE = (
     "proxy.ssh.native.wire",
@@ -109,6 +92,13 @@ def imports(module: str, *, types: bool = True) -> set[str]:
 def test_clean(command: list[str]) -> None:
     done = subprocess.run([sys.executable, "-m", *command, *CODE], cwd=ROOT, capture_output=True, text=True, timeout=110)
     assert done.returncode == 0, f"{' '.join(command)}:\n{done.stdout}{done.stderr}"
+
+
+def test_the_tree_tells_the_story() -> None:
+    """Wings, and two modules of the words that all of them use."""
+    top = [path for path in (ROOT / "proxy").iterdir() if path.name != "__pycache__"]
+    assert len([path for path in top if path.is_dir()]) <= 16
+    assert {path.name for path in top if path.is_file()} == {"__init__.py", "__main__.py", "errors.py", "snapshots.py"}
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -40,9 +40,9 @@ _COMMANDS: Final = {
     "status": ("status", "Show the gateways and clusters of the running daemon."),
     "probe": ("probe", "Probe one cluster, step by step, and explain where it stops."),
     "kubeconfig": ("kubeconfig", "Export a kubeconfig, or import clusters from one."),
-    "reload": ("control", "Make the running daemon read its configuration again."),
-    "reconnect": ("control", "Dial the links of a gateway again."),
-    "drain": ("control", "Stop taking connections for a cluster; let those it has end."),
+    "reload": ("orders", "Make the running daemon read its configuration again."),
+    "reconnect": ("orders", "Dial the links of a gateway again."),
+    "drain": ("orders", "Stop taking connections for a cluster; let those it has end."),
 }
 """Command -> the module of this package that defines it under the same name, and its line in `kubemux --help`."""
 

@@ -1,6 +1,7 @@
 """The running daemon: builds the objects of a configuration, starts and stops them, and says how they are.
 
-No policy lives here. What changes at run time is in `proxy/daemon/reload.py`; what the service manager hears, in `proxy/runtime/systemd.py`.
+No policy lives here. What changes at run time is in `proxy/daemon/reload.py`; what the service
+manager hears, in `proxy/runtime/systemd.py`.
 """
 
 from __future__ import annotations

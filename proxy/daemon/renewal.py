@@ -2,8 +2,8 @@
 
 Their stamps are read every few seconds, in a thread. What has changed and then stayed as it is from one look to the next (a file
 that is being written has not) renews what is made with it: gateways replace their links, make before break, clusters are probed.
-What hangs counts as unchanged, and keeps no other file from being looked at (`proxy/daemon/looks.py`). No look at the configuration
-itself: that is taken when somebody says so.
+What hangs counts as unchanged, and keeps no other file from being looked at (`proxy/daemon/looks.py`). No look at the
+configuration itself: that is taken when somebody says so.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Names to addresses, in a thread that one listener, gateway or cluster has for itself (`proxy/runtime/blocking.py`); connections."""
+"""Names to addresses, in a thread that one listener, gateway or cluster has for itself; connections."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
+from proxy.entries import fd_store
 from proxy.entries.binding import bind, canonical
 from proxy.entries.fd_store import Sockets
 from proxy.runtime.blocking import Place
@@ -47,7 +48,7 @@ def test_an_address_as_its_socket_says_it(given: Endpoint, bound: Endpoint) -> N
 @given(st.ip_addresses().map(str), st.integers(1, 65535))
 def test_names_in_the_store_are_what_systemd_takes(host: str, port: int) -> None:
     """fdname_is_valid() of systemd: printable ASCII without a colon, up to 255 of it."""
-    name = sockets._name(Endpoint(host, port))
+    name = fd_store._name(Endpoint(host, port))
     assert name.isascii()
     assert name.isprintable()
     assert ":" not in name
@@ -57,7 +58,7 @@ def test_names_in_the_store_are_what_systemd_takes(host: str, port: int) -> None
 async def test_a_manager_that_does_not_answer_is_not_waited_for_long(
     manager: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sockets, "SETTLE_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(fd_store, "SETTLE_TIMEOUT_S", 0.01)
     address = Endpoint("127.0.0.1", free_port())
     kept = Sockets({})
     with await bind(address, Place("names")) as sock:

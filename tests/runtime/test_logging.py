@@ -113,7 +113,8 @@ def test_traceback_is_a_field_of_the_same_line(capture: Capture, logger: logging
 
 
 def test_a_warning_of_python_is_an_entry_like_any_other() -> None:
-    code = "import warnings; from proxy.runtime.logging import configure; configure('json', 'info'); warnings.warn('odd\\nserial number')"
+    configured = "import warnings; from proxy.runtime.logging import configure; configure('json', 'info')"
+    code = f"{configured}; warnings.warn('odd\\nserial number')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     (line,) = done.stderr.splitlines()
     entry = json.loads(line)

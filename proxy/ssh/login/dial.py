@@ -1,8 +1,8 @@
 """From a gateway's configuration to an authenticated SSH connection, over its jump chain.
 
-Steps, each with its own errors: reading keys and settings (`proxy/ssh/login/options.py`), TCP or a ProxyCommand, handshake with the
-host key checked against known_hosts, public key authentication. The connections of a chain belong to one link: a jump host that
-is lost takes only that link along.
+Steps, each with its own errors: reading keys and settings (`proxy/ssh/login/options.py`), TCP or a ProxyCommand, handshake with
+the host key checked against known_hosts, public key authentication. The connections of a chain belong to one link: a jump host
+that is lost takes only that link along.
 """
 
 from __future__ import annotations

@@ -161,7 +161,7 @@ def _settings(config: GatewayConfig, found: SshConfig | None) -> dict[str, Any]:
         "connect_timeout": None,  # ours is the deadline
         **algorithms.settings(found),
         "compression_algs": ["none"],
-        "preferred_auth": "publickey,keyboard-interactive",  # the second without a question, as a second step: proxy.ssh.login.client
+        "preferred_auth": "publickey,keyboard-interactive",  # as a second step, without a question
         "password_auth": False,
         "host_based_auth": False,
         "gss_kex": False,

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Keeps a gateway's links up: dials, watches, replaces and retires them."""
