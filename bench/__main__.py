@@ -38,14 +38,18 @@ DESCRIPTORS = 16384
 
 @click.command()
 @click.argument("questions", nargs=-1, type=click.Choice(list(QUESTIONS)))
-@click.option("--quick", is_flag=True, help="One repetition of a second, and less of everything: does the bench work?")
+@click.option(
+    "--quick", is_flag=True, help="One repetition of a second, and less of everything: does the bench work?"
+)
 @click.option("--repetitions", type=click.IntRange(1), help="Of everything; the medians are shown.")
-@click.option("--output", type=click.Path(file_okay=False, path_type=Path), help="Folder for JSON and charts.")
+@click.option(
+    "--output", type=click.Path(file_okay=False, path_type=Path), help="Folder for JSON and charts."
+)
 def main(questions: tuple[str, ...], repetitions: int | None, output: Path | None, *, quick: bool) -> None:
     """kubemux beside ssh -L, asyncssh and no tunnel at all, in the same run.
 
-    Takes the machine for 27 minutes, and its figures count only if nothing else runs. They go to bench/results,
-    those of --quick only where --output says.
+    Takes the machine for 27 minutes, and its figures count only if nothing else runs. They go to
+    bench/results, those of --quick only where --output says.
     """
     if missing := machine.missing():
         raise click.ClickException(missing)
@@ -63,7 +67,10 @@ def main(questions: tuple[str, ...], repetitions: int | None, output: Path | Non
             began = time.monotonic()
             try:
                 answer = QUESTIONS[name](stage)
-            except (RuntimeError, AssertionError) as exc:  # ours, and those of the parts that are shared with the tests
+            except (
+                RuntimeError,
+                AssertionError,
+            ) as exc:  # ours, and those of the parts that are shared with the tests
                 click.echo(f"bench: {name} has no answer: {exc}", err=True)
                 continue
             took = time.monotonic() - began
@@ -77,7 +84,9 @@ def main(questions: tuple[str, ...], repetitions: int | None, output: Path | Non
     print_targets(answers, console)
     console.print(machine.describe_paces(paces), highlight=False)
     if quick:
-        console.print("One second of each, once: that the bench works is all that this shows.", style="yellow")
+        console.print(
+            "One second of each, once: that the bench works is all that this shows.", style="yellow"
+        )
     if output and len(answers) == len(QUESTIONS):  # targets.json is of one run
         write_targets(answers, output, machine=described | {"pace": machine.describe_paces(paces)})
     sys.exit(len(answers) < len(questions or QUESTIONS))

@@ -25,7 +25,10 @@ def measure(stage: Stage) -> Answer:
             download, requests = both(route, stage)
             for row, value in zip((rate, p50, p99, speed), (*requests[:3], download.speed), strict=True):
                 row.add(route.column, value)
-    notes = "wrk with one connection, one iperf3 stream from the cluster. kubemux has 2 links and may keep them apart."
+    notes = (
+        "wrk with one connection, one iperf3 stream from the cluster. kubemux has 2 links and may keep "
+        "them apart."
+    )
     return Answer("beside", "Requests beside bulk", notes, (rate, p50, p99, speed))
 
 
@@ -33,7 +36,11 @@ def both(route: Route, stage: Stage) -> tuple[Bulk, Requests]:
     """One of each. Raises RuntimeError if the download did not outlast the requests."""
     with ThreadPoolExecutor(1, thread_name_prefix="download") as pool:
         download = pool.submit(
-            bulk, route, stage.targets.bulk, seconds=stage.scale.seconds + 2 * MARGIN_SECONDS, from_cluster=True
+            bulk,
+            route,
+            stage.targets.bulk,
+            seconds=stage.scale.seconds + 2 * MARGIN_SECONDS,
+            from_cluster=True,
         )
         threading.Event().wait(MARGIN_SECONDS)
         requests = keep_alive(route, connections=1, seconds=stage.scale.seconds)

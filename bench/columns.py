@@ -1,4 +1,6 @@
-"""The ways to a server that are compared: the same three targets through each, ready and verified, side by side."""
+"""The ways to a server that are compared: the same three targets through each, ready and verified, side by
+side.
+"""
 
 from __future__ import annotations
 
@@ -77,7 +79,16 @@ class Gateway:
 
 def start_ssh(gateway: Gateway, forwards: Mapping[int, int]) -> subprocess.Popen[bytes]:
     """`ssh -N -L` for each local port -> target port; it listens when it is authenticated."""
-    command = [find("ssh") or "ssh", "-N", "-F", "none", "-p", str(gateway.port), "-i", str(gateway.sshd.identity)]
+    command = [
+        find("ssh") or "ssh",
+        "-N",
+        "-F",
+        "none",
+        "-p",
+        str(gateway.port),
+        "-i",
+        str(gateway.sshd.identity),
+    ]
     for option in (f"UserKnownHostsFile={gateway.known_hosts}", "ExitOnForwardFailure=yes", "BatchMode=yes"):
         command += ["-o", option]
     for local, target in forwards.items():
@@ -87,7 +98,12 @@ def start_ssh(gateway: Gateway, forwards: Mapping[int, int]) -> subprocess.Popen
 
 def cluster(gateway: str, listen: int, target: int, **more: object) -> dict[str, object]:
     """A section of kubemux's configuration."""
-    return {"gateway": gateway, "listen": f"127.0.0.1:{listen}", "api_servers": [f"127.0.0.1:{target}"], **more}
+    return {
+        "gateway": gateway,
+        "listen": f"127.0.0.1:{listen}",
+        "api_servers": [f"127.0.0.1:{target}"],
+        **more,
+    }
 
 
 @contextmanager

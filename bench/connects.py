@@ -20,6 +20,8 @@ def measure(stage: Stage) -> Answer:
     )
     with stage.routes() as ways:
         for route in stage.interleaved(ways):
-            for row, value in zip(rows, connect(route, count=COUNT, seconds=stage.scale.seconds), strict=True):
+            for row, value in zip(
+                rows, connect(route, count=COUNT, seconds=stage.scale.seconds), strict=True
+            ):
                 row.add(route.column, value)
     return Answer("connects", "A new connection for each request", "ab, 16 at a time, against nginx.", rows)

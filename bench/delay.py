@@ -1,7 +1,9 @@
-"""A long line: a TCP relay in a process of its own that holds every byte for half a round trip, then passes it on.
+"""A long line: a TCP relay in a process of its own that holds every byte for half a round trip, then passes
+it on.
 
-`python -m bench.delay ROUND_TRIP_SECONDS LOCAL:TARGET...`. TCP itself ends here at both sides, so this is a line without loss
-on which TCP's own windows never matter: what remains is what the protocol inside (SSH's windows) makes of the distance.
+`python -m bench.delay ROUND_TRIP_SECONDS LOCAL:TARGET...`. TCP itself ends here at both sides, so this is a
+line without loss on which TCP's own windows never matter: what remains is what the protocol inside (SSH's
+windows) makes of the distance.
 """
 
 from __future__ import annotations
@@ -51,7 +53,9 @@ class End(asyncio.Protocol):
     def connection_lost(self, _: Exception | None) -> None:
         if self._timer:
             self._timer.cancel()
-        if not (self.is_over and self.peer.is_over):  # else the other side is closing, and may have something to flush
+        if not (
+            self.is_over and self.peer.is_over
+        ):  # else the other side is closing, and may have something to flush
             self.peer.transport.abort()
 
     def pause_writing(self) -> None:

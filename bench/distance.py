@@ -37,23 +37,32 @@ def measure(stage: Stage) -> Answer:
                     targets=(Target(SSH, 10),) if (round_trip, way) == (0.1, "from") else (),
                 )
                 for route in stage.interleaved(ways):
-                    got = bulk(route, stage.targets.bulk, seconds=stage.scale.far_seconds, from_cluster=way == "from")
+                    got = bulk(
+                        route, stage.targets.bulk, seconds=stage.scale.far_seconds, from_cluster=way == "from"
+                    )
                     speed.add(route.column, got.speed)
                 rows.append(speed)
     notes = (
-        "One iperf3 stream, its start included. The line is a relay process between client side and sshd that holds every "
-        "byte for half the round trip; TCP ends at it, nothing is lost. `direct` is iperf3 through that relay: its own limit."
+        "One iperf3 stream, its start included. The line is a relay process between client side and sshd "
+        "that holds every "
+        "byte for half the round trip; TCP ends at it, nothing is lost. `direct` is iperf3 through that "
+        "relay: its own limit."
     )
     return Answer("distance", "Bulk transfer over a long line", notes, tuple(rows))
 
 
 @contextmanager
 def far_routes(stage: Stage, round_trip: float) -> Iterator[list[Route]]:
-    """The columns with the delay between them and their sshd, or their target. TCP_NODELAY at sshd is nothing to bulk."""
+    """The columns with the delay between them and their sshd, or their target.
+
+    TCP_NODELAY at sshd is nothing to bulk.
+    """
     targets = (stage.stock.port, *stage.targets)
     ports = distinct_ports(len(targets))
     forwards = [f"{local}:{target}" for local, target in zip(ports, targets, strict=True)]
-    with ended(subprocess.Popen([sys.executable, "-m", "bench.delay", str(round_trip), *forwards], cwd=ROOT)) as process:
+    with ended(
+        subprocess.Popen([sys.executable, "-m", "bench.delay", str(round_trip), *forwards], cwd=ROOT)
+    ) as process:
         wait_listening(ports, [process])
         stock = Gateway.of(stage.stock, ports[0])
         folder = stage.folder / f"routes-{round_trip}"

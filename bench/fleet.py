@@ -1,4 +1,5 @@
-"""Many clusters: the daemon, and as many `ssh -L` processes; and the API server that stands for all of them."""
+"""Many clusters: the daemon, and as many `ssh -L` processes; and the API server that
+stands for all of them."""
 
 from __future__ import annotations
 
@@ -21,7 +22,10 @@ from tests.support.tls import Certificates
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """What forwards, and the ports it does it on. `settle` returns when what it does by itself at first is done."""
+    """What forwards, and the ports it does it on.
+
+    `settle` returns when what it does by itself at first is done.
+    """
 
     column: str
     pids: list[int]
@@ -50,27 +54,37 @@ def ssh_fleet(gateway: Gateway, target: Endpoint, count: int) -> Iterator[Fleet]
 def daemon_fleet(
     folder: Path, gateway: Gateway, target: Endpoint, count: int, certificates: Certificates, *, shared: bool
 ) -> Iterator[Fleet]:
-    """One process, every link up. `shared`: all clusters behind one gateway; otherwise a gateway with one link for each."""
+    """One process, every link up.
+
+    `shared`: all clusters behind one gateway; otherwise a gateway with one link for each.
+    """
     ports = distinct_ports(count)
     tls = {"server_name": certificates.server_name, "ca_file": str(certificates.ca)}
     names = ["edge"] if shared else [f"edge-{n}" for n in range(count)]
     links = LINKS if shared else 1
     gateways: dict[str, object] = {name: gateway.section(connections=links) for name in names}
     clusters: dict[str, object] = {
-        f"cluster-{n}": cluster(names[n % len(names)], port, target.port, tls=tls) for n, port in enumerate(ports)
+        f"cluster-{n}": cluster(names[n % len(names)], port, target.port, tls=tls)
+        for n, port in enumerate(ports)
     }
     with Daemon(folder, gateways=gateways, clusters=clusters) as daemon:
-        daemon.wait_for("every link", lambda: daemon.metric("kubemux_gateway_links") == links * len(names), seconds=60)
+        daemon.wait_for(
+            "every link", lambda: daemon.metric("kubemux_gateway_links") == links * len(names), seconds=60
+        )
 
         def first_probes() -> None:
-            daemon.wait_for("every first probe", lambda: daemon.metric("kubemux_probes_total") >= count, seconds=60)
+            daemon.wait_for(
+                "every first probe", lambda: daemon.metric("kubemux_probes_total") >= count, seconds=60
+            )
 
         yield Fleet(KUBEMUX, [daemon.pid], ports, first_probes)
 
 
 @contextmanager
 def api_server(certificates: Certificates) -> Iterator[Endpoint]:
-    """A stand-in that answers every HTTPS request, in a thread: the bench waits for processes while they probe it."""
+    """A stand-in that answers every HTTPS request, in a thread: the bench waits for processes while they
+    probe it.
+    """
     loop = asyncio.new_event_loop()
     thread = Thread(target=loop.run_forever, name="api server")
     thread.start()

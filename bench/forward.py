@@ -1,4 +1,6 @@
-"""asyncssh's own port forwarding on uvloop, and nothing else: HOST PORT USER IDENTITY KNOWN_HOSTS LOCAL:TARGET..."""
+"""asyncssh's own port forwarding on uvloop, and nothing else: HOST PORT USER IDENTITY KNOWN_HOSTS
+LOCAL:TARGET...
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,13 @@ import uvloop
 async def main(host: str, port: str, user: str, identity: str, known_hosts: str, *forwards: str) -> None:
     """Until the connection ends."""
     async with asyncssh.connect(
-        host, int(port), username=user, client_keys=[identity], known_hosts=known_hosts, config=None, agent_path=None
+        host,
+        int(port),
+        username=user,
+        client_keys=[identity],
+        known_hosts=known_hosts,
+        config=None,
+        agent_path=None,
     ) as connection:
         for forward in forwards:
             local, target = map(int, forward.split(":"))

@@ -23,7 +23,9 @@ def measure(stage: Stage) -> Answer:
         for n in range(stage.scale.repetitions):
             fleets = (
                 ssh_fleet(gateway, target, count),
-                daemon_fleet(stage.folder / f"daemon-{n}", gateway, target, count, certificates, shared=False),
+                daemon_fleet(
+                    stage.folder / f"daemon-{n}", gateway, target, count, certificates, shared=False
+                ),
             )
             for starting in fleets:
                 began = time.monotonic()
@@ -32,7 +34,8 @@ def measure(stage: Stage) -> Answer:
                     fleet.settle()
                     held.add(fleet.column, memory(fleet.pids)["Rss" if fleet.column == KUBEMUX else "Pss"])
     notes = (
-        f"{count} gateways with one connection and one cluster each; ssh -L: {count} processes started at once. All lead to one "
+        f"{count} gateways with one connection and one cluster each; ssh -L: {count} processes started at "
+        "once. All lead to one "
         "sshd, to which kubemux keeps no more than 6 handshakes under way."
     )
     return Answer("gateways", f"{count} gateways", notes, (start, held))

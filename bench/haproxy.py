@@ -1,7 +1,8 @@
-"""HAProxy in plain TCP mode: what passing bytes on costs without any encryption, in a program known for doing it well.
+"""HAProxy in plain TCP mode: what passing bytes on costs without any encryption, in a program known for doing
+it well.
 
-One thread, as all the others have, and `nosplice`: with splice(2) the bytes never reach the process, which nobody who
-encrypts them can have.
+One thread, as all the others have, and `nosplice`: with splice(2) the bytes never reach the process, which
+nobody who encrypts them can have.
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ def haproxy(folder: Path, targets: Ports) -> Iterator[Route]:
     folder.mkdir()
     config = folder / "haproxy.cfg"
     config.write_text(_GLOBAL + "".join(forwards))
-    with ended(subprocess.Popen([find("haproxy") or "haproxy", "-db", "-f", config], stdin=subprocess.DEVNULL)) as process:
+    with ended(
+        subprocess.Popen([find("haproxy") or "haproxy", "-db", "-f", config], stdin=subprocess.DEVNULL)
+    ) as process:
         wait_listening(ports, [process])
         route = Route(HAPROXY, ports, process.pid)
         verify(route)

@@ -36,13 +36,16 @@ def measure(stage: Stage) -> Answer:
                 for row, value in zip(rows, values, strict=True):
                     row.add(fleet.column, value)
     notes = (
-        f"{CLIENTS:,} TLS connections over {count} clusters behind one sshd. kubemux is one process with 2 links and probes each "
+        f"{CLIENTS:,} TLS connections over {count} clusters behind one sshd. kubemux is one process with 2 "
+        "links and probes each "
         f"cluster every 10 s; ssh -L is {count} processes, RSS counts their shared pages each time, PSS once."
     )
     return Answer("idle", f"{CLIENTS:,} idle connections over {count} clusters", notes, rows)
 
 
-async def with_clients(fleet: Fleet, certificates: Certificates, seconds: int) -> tuple[float, float, float, float]:
+async def with_clients(
+    fleet: Fleet, certificates: Certificates, seconds: int
+) -> tuple[float, float, float, float]:
     """MB RSS before, MB RSS and PSS with the clients, and the CPU the fleet takes in percent of a core."""
     empty = memory(fleet.pids)["Rss"]
     clients = await open_clients(fleet.ports, certificates)

@@ -13,9 +13,13 @@ def measure(stage: Stage) -> Answer:
     with stage.routes() as ways:
         for count in stage.scale.connections:
             name = f"{count} connection{'s' if count > 1 else ''}"
-            rate = Row(name, "requests/s", targets=(Target(SSH, 1.2), Target(NODELAY, 1.0)) if count == 32 else ())
+            rate = Row(
+                name, "requests/s", targets=(Target(SSH, 1.2), Target(NODELAY, 1.0)) if count == 32 else ()
+            )
             p50 = Row(name, "p50 in ms", more_is_better=False)
-            p99 = Row(name, "p99 in ms", more_is_better=False, targets=(Target(SSH, 0.02),) if count == 1 else ())
+            p99 = Row(
+                name, "p99 in ms", more_is_better=False, targets=(Target(SSH, 0.02),) if count == 1 else ()
+            )
             cpu = Row(name, "CPU us per request", more_is_better=False)
             for route in stage.interleaved(ways):
                 got = keep_alive(route, connections=count, seconds=stage.scale.seconds)

@@ -21,4 +21,6 @@ def measure(stage: Stage) -> Answer:
                 for row, value in zip((rate, p50, p99), got[:3], strict=True):
                     row.add(route.column, value)
             rows += [rate, p50, p99]
-    return Answer("large", "Large answers", "wrk with one connection against nginx, one request at a time.", tuple(rows))
+    return Answer(
+        "large", "Large answers", "wrk with one connection against nginx, one request at a time.", tuple(rows)
+    )

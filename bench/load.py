@@ -58,7 +58,9 @@ def _cpu(route: Route) -> float:
 
 
 def bulk(route: Route, server: int, *, seconds: int, streams: int = 1, from_cluster: bool = False) -> Bulk:
-    """iperf3 to its `server` port through `route`, slow start included: what a client would see of that many seconds."""
+    """iperf3 to its `server` port through `route`, slow start included: what a client would see of that many
+    seconds.
+    """
     arguments = ["iperf3", "--client", "127.0.0.1", "--port", str(route.ports.bulk), "--time", str(seconds)]
     arguments += ["--parallel", str(streams), "--json", *(["--reverse"] if from_cluster else [])]
     with iperf3(server):
@@ -74,7 +76,16 @@ def bulk(route: Route, server: int, *, seconds: int, streams: int = 1, from_clus
 
 def keep_alive(route: Route, *, connections: int, seconds: int, path: str = "/") -> Requests:
     """wrk: that many connections, each with one request at a time."""
-    arguments = ["wrk", "--threads", "1", "--connections", str(connections), "--duration", f"{seconds}s", "--latency"]
+    arguments = [
+        "wrk",
+        "--threads",
+        "1",
+        "--connections",
+        str(connections),
+        "--duration",
+        f"{seconds}s",
+        "--latency",
+    ]
     before = _cpu(route)
     said = _run([*arguments, f"http://127.0.0.1:{route.ports.http}{path}"], seconds)
     return read_wrk(said, None if route.pid is None else _cpu(route) - before)
@@ -97,13 +108,28 @@ def read_wrk(said: str, cpu: float | None) -> Requests:
     if len(values) < len(found) or not int(values["count"][1]):
         raise RuntimeError(f"wrk: no requests, or a report of another version\n{said}")
     p50, p99 = (float(values[name][1]) * _SECONDS[values[name][2]] * 1e3 for name in ("p50", "p99"))
-    return Requests(float(values["rate"][1]), p50, p99, None if cpu is None else cpu / int(values["count"][1]) * 1e6)
+    return Requests(
+        float(values["rate"][1]), p50, p99, None if cpu is None else cpu / int(values["count"][1]) * 1e6
+    )
 
 
 def connect(route: Route, *, count: int, seconds: int, concurrency: int = 16) -> Requests:
-    """ab without keep-alive: a connection for each request, `count` of them or as many as there are in `seconds`."""
+    """ab without keep-alive: a connection for each request, `count` of them or as many as there are in
+    `seconds`.
+    """
     with tempfile.NamedTemporaryFile("r", suffix=".csv") as percentiles:
-        arguments = ["ab", "-q", "-t", str(seconds), "-n", str(count), "-c", str(concurrency), "-e", percentiles.name]
+        arguments = [
+            "ab",
+            "-q",
+            "-t",
+            str(seconds),
+            "-n",
+            str(count),
+            "-c",
+            str(concurrency),
+            "-e",
+            percentiles.name,
+        ]
         before = _cpu(route)
         said = _run([*arguments, f"http://127.0.0.1:{route.ports.http}/"], seconds)
         used = None if route.pid is None else _cpu(route) - before
@@ -113,7 +139,8 @@ def connect(route: Route, *, count: int, seconds: int, concurrency: int = 16) ->
 def read_ab(said: str, percentiles: str, cpu: float | None) -> Requests:
     """ab's report and its CSV of percentage served, time in ms. Raises RuntimeError if a request failed."""
     counts = {
-        name: int(value) for name, value in re.findall(r"(Complete requests|Failed requests|Non-2xx responses):\s+(\d+)", said)
+        name: int(value)
+        for name, value in re.findall(r"(Complete requests|Failed requests|Non-2xx responses):\s+(\d+)", said)
     }
     rate = re.search(r"Requests per second:\s+([\d.]+)", said)
     complete = counts.pop("Complete requests", 0)

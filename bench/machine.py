@@ -44,8 +44,15 @@ def missing() -> str:
 
 
 def describe() -> dict[str, str]:
-    """Processor, kernel, date and the version of everything that takes part. Needs what `missing` asks for."""
-    models = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
+    """Processor, kernel, date and the version of everything that takes part.
+
+    Needs what `missing` asks for.
+    """
+    models = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if "model name" in line
+    ]
     return {
         "date": datetime.now(UTC).isoformat(timespec="minutes"),
         "processor": f"{os.cpu_count()} x {models[0] if models else platform.machine()}",
@@ -59,7 +66,8 @@ def describe() -> dict[str, str]:
 
 
 def pace() -> float:
-    """How fast one core seals 32 KiB under AES-128-GCM now, in GB/s: it falls when the neighbours of a virtual machine are busy.
+    """How fast one core seals 32 KiB under AES-128-GCM now, in GB/s: it falls when the neighbours of a
+    virtual machine are busy.
 
     The median of 100 times 2 ms or more: about a fifth of a second.
     """
@@ -83,7 +91,8 @@ def describe_paces(paces: list[float]) -> str:
 
 
 def _commit() -> str:
-    """Of this checkout, with `-dirty` if it is not quite that one; empty without git or outside a checkout."""
+    """Of this checkout, with `-dirty` if it is not quite that one; empty without git or outside a
+    checkout."""
     try:
         command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude=*"]
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=10).stdout.strip()
@@ -92,7 +101,9 @@ def _commit() -> str:
 
 
 def _version(program: str, option: str) -> str:
-    done = subprocess.run([find(program) or program, option], capture_output=True, text=True, check=False, timeout=10)
+    done = subprocess.run(
+        [find(program) or program, option], capture_output=True, text=True, check=False, timeout=10
+    )
     said = done.stdout + done.stderr
     found = re.search(r"\d+\.\d\S*", said)
     return found[0].rstrip(",") if found else said

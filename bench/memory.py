@@ -1,9 +1,9 @@
 """What does a daemon with 100 clusters and 1,000 idle clients cost, next to 100 `ssh -L` processes?
 
-One sshd, one HTTPS stand-in for the API servers. kubemux: one process, 2 SSH connections, 100 listeners, probes every 10 s
-with a CA file for each cluster, 1,000 TLS clients that each got an answer to a request and are idle since. OpenSSH: 100
-`ssh -N -L` processes, the same clients, 10 for each.
-Printed: RSS and PSS (`/proc/PID/smaps_rollup`), SSH connections, and descriptors, both sides in the same run.
+One sshd, one HTTPS stand-in for the API servers. kubemux: one process, 2 SSH connections, 100 listeners,
+probes every 10 s with a CA file for each cluster, 1,000 TLS clients that each got an answer to a request and
+are idle since. OpenSSH: 100 `ssh -N -L` processes, the same clients, 10 for each. Printed: RSS and PSS
+(`/proc/PID/smaps_rollup`), SSH connections, and descriptors, both sides in the same run.
 """
 
 from __future__ import annotations
@@ -103,7 +103,9 @@ async def measure_kubemux(
     for n in range(len(ports)):
         (folder / f"ca-{n}.crt").write_bytes(certificates.ca.read_bytes())
     with Daemon(folder / "daemon", gateways={"edge": gateway}, clusters=dict(clusters)) as daemon:
-        await asyncio.to_thread(daemon.wait_for, "two links", lambda: daemon.metric("kubemux_gateway_links", gateway="edge") == 2)
+        await asyncio.to_thread(
+            daemon.wait_for, "two links", lambda: daemon.metric("kubemux_gateway_links", gateway="edge") == 2
+        )
         empty = memory([daemon.pid])
         clients = await open_clients(ports, certificates)
         active = await asyncio.to_thread(daemon.metric, "kubemux_connections_active")
@@ -113,7 +115,9 @@ async def measure_kubemux(
         descriptors = len(list(Path(f"/proc/{daemon.pid}/fd").iterdir()))
         links = await asyncio.to_thread(daemon.metric, "kubemux_gateway_links")
         await close_clients(clients)
-        await asyncio.to_thread(daemon.wait_for, "no clients", lambda: daemon.metric("kubemux_connections_active") == 0)
+        await asyncio.to_thread(
+            daemon.wait_for, "no clients", lambda: daemon.metric("kubemux_connections_active") == 0
+        )
     return {
         "processes": 1,
         "ssh_connections": links,
@@ -124,14 +128,32 @@ async def measure_kubemux(
     }
 
 
-async def measure_openssh(sshd: Sshd, target: Endpoint, ports: list[int], certificates: Certificates) -> dict[str, float]:
+async def measure_openssh(
+    sshd: Sshd, target: Endpoint, ports: list[int], certificates: Certificates
+) -> dict[str, float]:
     """One `ssh -N -L` process a cluster."""
     known_hosts = sshd.known_hosts()
     with ExitStack() as stack:
         pids: list[int] = []
         for port in ports:
-            command = [find("ssh") or "ssh", "-N", "-F", "none", "-p", str(sshd.port), "-i", str(sshd.identity)]
-            command += ["-o", f"UserKnownHostsFile={known_hosts}", "-o", "ExitOnForwardFailure=yes", "-o", "BatchMode=yes"]
+            command = [
+                find("ssh") or "ssh",
+                "-N",
+                "-F",
+                "none",
+                "-p",
+                str(sshd.port),
+                "-i",
+                str(sshd.identity),
+            ]
+            command += [
+                "-o",
+                f"UserKnownHostsFile={known_hosts}",
+                "-o",
+                "ExitOnForwardFailure=yes",
+                "-o",
+                "BatchMode=yes",
+            ]
             command += ["-L", f"127.0.0.1:{port}:{target}", f"{sshd.user}@{sshd.host}"]
             process = stack.enter_context(subprocess.Popen(command, stdin=subprocess.DEVNULL))
             stack.callback(process.kill)
@@ -167,7 +189,10 @@ async def wait_listening(port: int) -> None:
 
 async def main() -> dict[str, dict[str, float]]:
     """Both, one after the other, on the same sshd and stand-in."""
-    with tempfile.TemporaryDirectory() as name, Sshd(Path(name) / "sshd", config={"MaxStartups": "200"}) as sshd:
+    with (
+        tempfile.TemporaryDirectory() as name,
+        Sshd(Path(name) / "sshd", config={"MaxStartups": "200"}) as sshd,
+    ):
         ports: list[int] = []
         while len(ports) < CLUSTERS:
             if (port := free_port()) not in ports:
@@ -199,10 +224,16 @@ def show(results: dict[str, dict[str, float]]) -> None:
         )
     console = Console()
     console.print(table)
-    versions = subprocess.run([find("ssh") or "ssh", "-V"], capture_output=True, text=True, check=True).stderr.strip()
-    console.print(f"Python {platform.python_version()}, uvloop {version('uvloop')}, asyncssh {asyncssh.__version__}, {versions}")
+    versions = subprocess.run(
+        [find("ssh") or "ssh", "-V"], capture_output=True, text=True, check=True
+    ).stderr.strip()
     console.print(
-        "RSS of 100 processes counts shared pages 100 times; PSS shares them out, so compare RSS of one with PSS of 100."
+        f"Python {platform.python_version()}, uvloop {version('uvloop')}, asyncssh {asyncssh.__version__}, "
+        f"{versions}"
+    )
+    console.print(
+        "RSS of 100 processes counts shared pages 100 times; PSS shares them out, so compare RSS of one "
+        "with PSS of 100."
     )
 
 

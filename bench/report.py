@@ -35,7 +35,9 @@ def print_answer(answer: Answer, console: Console) -> None:
 
 
 def _cell(samples: list[float]) -> str:
-    return f"{show(median(samples))}\n[dim]{show(min(samples))} - {show(max(samples))}[/dim]" if samples else "-"
+    return (
+        f"{show(median(samples))}\n[dim]{show(min(samples))} - {show(max(samples))}[/dim]" if samples else "-"
+    )
 
 
 def _targets(row: Row) -> str:
@@ -66,9 +68,16 @@ def _as_json(row: Row) -> dict[str, object]:
         "name": row.name,
         "unit": row.unit,
         "better": "more" if row.more_is_better else "less",
-        "columns": {column: {"median": median(samples), "samples": samples} for column, samples in row.samples.items()},
+        "columns": {
+            column: {"median": median(samples), "samples": samples} for column, samples in row.samples.items()
+        },
         "targets": [
-            {"than": verdict.target.than, "wanted": verdict.target.ratio, "ratio": verdict.ratio, "held": verdict.held}
+            {
+                "than": verdict.target.than,
+                "wanted": verdict.target.ratio,
+                "ratio": verdict.ratio,
+                "held": verdict.held,
+            }
             for verdict in row.verdicts()
         ],
     }
@@ -85,22 +94,34 @@ def chart(answer: Answer, machine: dict[str, str]) -> str:
     text(STEP, answer.title, 'font-weight="bold" font-size="15"')
     for row in answer.rows:
         y += 2 * STEP
-        text(STEP, f"{row.name}, {row.unit} ({'more' if row.more_is_better else 'less'} is better)", 'font-weight="bold"')
+        text(
+            STEP,
+            f"{row.name}, {row.unit} ({'more' if row.more_is_better else 'less'} is better)",
+            'font-weight="bold"',
+        )
         largest = max(max(samples) for samples in row.samples.values()) or 1.0
         for column in answer.columns:
             if samples := row.samples.get(column):
                 y += STEP
                 text(LABELS - 8, column, 'text-anchor="end"')
-                least, middle, most = (value / largest * BAR for value in (min(samples), median(samples), max(samples)))
+                least, middle, most = (
+                    value / largest * BAR for value in (min(samples), median(samples), max(samples))
+                )
                 colour = COLOURS.get(column, OTHERS)
-                parts.append(f'<rect x="{LABELS}" y="{y - 11}" width="{max(middle, 1):.1f}" height="13" fill="{colour}"/>')
-                parts.append(f'<path d="M{LABELS + least:.1f} {y - 4.5}H{LABELS + most:.1f}" stroke="#24292f"/>')
+                parts.append(
+                    f'<rect x="{LABELS}" y="{y - 11}" width="{max(middle, 1):.1f}" height="13" '
+                    f'fill="{colour}"/>'
+                )
+                parts.append(
+                    f'<path d="M{LABELS + least:.1f} {y - 4.5}H{LABELS + most:.1f}" stroke="#24292f"/>'
+                )
                 text(LABELS + most + 8, show(median(samples)))
     y += 2 * STEP
     text(STEP, f"{machine['processor']}, {machine['date']}", 'fill="#57606a"')
     width, height = LABELS + BAR + VALUES, y + STEP
     head = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} '
+        f'{height}"'
         ' font-family="sans-serif" font-size="12"><rect width="100%" height="100%" fill="#fff"/>'
     )
     return "\n".join([head, *parts, "</svg>\n"])

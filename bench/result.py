@@ -17,14 +17,17 @@ COLUMNS: Final = (DIRECT, HAPROXY, SSH, NODELAY, ASYNCSSH, KUBEMUX)
 
 
 class Target(NamedTuple):
-    """kubemux's median over that of another column: at least `ratio` where more is better, at most where less is."""
+    """kubemux's median over that of another column: at least `ratio` where more is better, at most where less
+    is.
+    """
 
     than: str
     ratio: float
 
 
 class Verdict(NamedTuple):
-    """A target and what came out: the ratio of the medians, and the least and the most of any one repetition."""
+    """A target and what came out: the ratio of the medians, and the least and the most of any one
+    repetition."""
 
     target: Target
     ratio: float
@@ -44,7 +47,8 @@ class Row:
     samples: dict[str, list[float]] = field(default_factory=dict)
 
     def add(self, column: str, value: float | None) -> None:
-        """Take one repetition's value; None where the column has no such thing (the CPU time of no process)."""
+        """Take one repetition's value; None where the column has no such thing (the CPU time of no
+        process)."""
         if value is not None:
             self.samples.setdefault(column, []).append(value)
 
@@ -54,7 +58,10 @@ class Row:
         return ">=" if self.more_is_better else "<="
 
     def verdicts(self) -> list[Verdict]:
-        """Each target against the medians. The spread is that of repetitions, whose columns were measured side by side."""
+        """Each target against the medians.
+
+        The spread is that of repetitions, whose columns were measured side by side.
+        """
         found = []
         for target in self.targets:
             ours, theirs = self.samples[KUBEMUX], self.samples[target.than]
@@ -67,7 +74,10 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one question found. `name` is the stem of its files; `notes` say how it was measured and what bounds it."""
+    """What one question found.
+
+    `name` is the stem of its files; `notes` say how it was measured and what bounds it.
+    """
 
     name: str
     title: str

@@ -83,7 +83,9 @@ def nginx(folder: Path, *, answers: tuple[int, ...] = ()) -> Iterator[int]:
     port = free_port()
     (folder / "nginx.conf").write_text(_NGINX.format(folder=folder, port=port))
     with ended(
-        subprocess.Popen([find("nginx") or "nginx", "-p", folder, "-e", "stderr", "-c", folder / "nginx.conf"])
+        subprocess.Popen(
+            [find("nginx") or "nginx", "-p", folder, "-e", "stderr", "-c", folder / "nginx.conf"]
+        )
     ) as process:
         wait_listening([port], [process])
         yield port
@@ -117,7 +119,15 @@ def echo() -> Iterator[int]:
 @contextmanager
 def iperf3(port: int) -> Iterator[None]:
     """Serves one test. Started for each, so that no probe and no check for readiness ever takes its place."""
-    command = [find("iperf3") or "iperf3", "--server", "--one-off", "--bind", "127.0.0.1", "--port", str(port)]
+    command = [
+        find("iperf3") or "iperf3",
+        "--server",
+        "--one-off",
+        "--bind",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
     with ended(subprocess.Popen(command, stdout=subprocess.DEVNULL)) as process:
         wait_listening([port], [process])
         yield

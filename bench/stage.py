@@ -16,7 +16,9 @@ from tests.support.sshd import Sshd
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """`folder` is empty and the question's own; `targets.bulk` is where an iperf3 server is started for each test."""
+    """`folder` is empty and the question's own; `targets.bulk` is where an iperf3 server is started for each
+    test.
+    """
 
     folder: Path
     scale: Scale
@@ -27,7 +29,9 @@ class Stage:
     @contextmanager
     def routes(self) -> Iterator[list[Route]]:
         """Every column, straight to its sshd."""
-        with routes(self.folder / "routes", self.targets, Gateway.of(self.stock), Gateway.of(self.nodelay)) as ways:
+        with routes(
+            self.folder / "routes", self.targets, Gateway.of(self.stock), Gateway.of(self.nodelay)
+        ) as ways:
             yield ways
 
     def interleaved(self, ways: list[Route]) -> Iterator[Route]:

@@ -55,7 +55,10 @@ def lines(answers: list[Answer]) -> Iterator[Line]:
 
 def print_targets(answers: list[Answer], console: Console) -> None:
     """The last table."""
-    notes = f"{KUBEMUX}'s median over the other's, in the same run; beneath it the least and the most of one repetition."
+    notes = (
+        f"{KUBEMUX}'s median over the other's, in the same run; beneath it the least and the most of "
+        "one repetition."
+    )
     table = Table(title="Targets", caption=notes, show_lines=True)
     table.add_column("")
     for name in ("target", "reached", ""):
@@ -63,7 +66,9 @@ def print_targets(answers: list[Answer], console: Console) -> None:
     for line in lines(answers):
         verdict = line.verdict
         reached = f"{verdict.ratio:.3g}\n[dim]{verdict.least:.3g} - {verdict.most:.3g}[/dim]"
-        table.add_row(line.name, line.wanted, reached, f"[{'green' if verdict.held else 'red'}]{line.word}[/]")
+        table.add_row(
+            line.name, line.wanted, reached, f"[{'green' if verdict.held else 'red'}]{line.word}[/]"
+        )
     console.print(table)
 
 
@@ -89,7 +94,8 @@ def write_targets(answers: list[Answer], folder: Path, *, machine: dict[str, str
 
 
 def chart(found: list[Line], machine: dict[str, str]) -> str:
-    """An SVG: how far each target was passed, to the right, or missed, to the left, on a logarithmic scale."""
+    """An SVG: how far each target was passed, to the right, or missed, to the left,
+    on a logarithmic scale."""
     parts: list[str] = []
     middle, y = NAMES + BAR / 2, 2 * STEP
 
@@ -111,7 +117,8 @@ def chart(found: list[Line], machine: dict[str, str]) -> str:
     text(STEP, f"{machine['processor']}, {machine['date']}", 'fill="#57606a"')
     width, height = NAMES + BAR + FIGURES, y + STEP
     head = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} '
+        f'{height}"'
         ' font-family="sans-serif" font-size="12"><rect width="100%" height="100%" fill="#fff"/>'
     )
     return "\n".join([head, *parts, "</svg>\n"])

@@ -29,9 +29,13 @@ def wait_listening(ports: Collection[int], processes: Collection[subprocess.Pope
     while not listening().issuperset(ports):
         for process in processes:
             if process.poll() is not None:
-                raise RuntimeError(f"{process.args!r} ended with exit code {process.returncode} before it listened")
+                raise RuntimeError(
+                    f"{process.args!r} ended with exit code {process.returncode} before it listened"
+                )
         if time.monotonic() > deadline:
-            raise RuntimeError(f"nobody listens on {sorted(set(ports) - listening())} after {READY_SECONDS:g} s")
+            raise RuntimeError(
+                f"nobody listens on {sorted(set(ports) - listening())} after {READY_SECONDS:g} s"
+            )
         time.sleep(POLL_SECONDS)
 
 

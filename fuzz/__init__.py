@@ -1,1 +1,4 @@
-"""Any bytes from a gateway are data, too few, or an error that ends the link. `make fuzz` looks for others."""
+"""Any bytes from a gateway are data, too few, or an error that ends the link.
+
+`make fuzz` looks for others.
+"""

@@ -1,9 +1,13 @@
-"""`python -m fuzz TARGET SECONDS`: let atheris look for an input that breaks a law. What it learns is kept in `.fuzz/TARGET`.
+"""`python -m fuzz TARGET SECONDS`: let atheris look for an input that breaks a law.
 
-It begins with that, and with what others have learnt, in `fuzz/corpus/TARGET`: the least of it that reaches as much.
+What it learns is kept in `.fuzz/TARGET`.
 
-If it finds one it ends with an error and leaves the input beside that folder (`.fuzz/TARGET-crash-...`, `-timeout-...`,
-`-oom-...`): move it to `fuzz/findings/TARGET/`, where the tests take it from, before you mend what it shows.
+It begins with that, and with what others have learnt, in `fuzz/corpus/TARGET`: the least of it that reaches
+as much.
+
+If it finds one it ends with an error and leaves the input beside that folder (`.fuzz/TARGET-crash-...`,
+`-timeout-...`, `-oom-...`): move it to `fuzz/findings/TARGET/`, where the tests take it from, before you mend
+what it shows.
 """
 
 from __future__ import annotations
@@ -26,12 +30,24 @@ def main(target: str, seconds: str) -> None:
     """Until a law is broken, or for so many seconds."""
     if target not in TARGETS:
         raise SystemExit(f"python -m fuzz {'|'.join(TARGETS)} SECONDS")
-    with atheris.instrument_imports(include=["proxy.ssh.native.wire", "proxy.ssh.native", "proxy.ssh.metered"]):
+    with atheris.instrument_imports(
+        include=["proxy.ssh.native.wire", "proxy.ssh.native", "proxy.ssh.metered"]
+    ):
         run = importlib.import_module(f"fuzz.{target}").run
     learnt = FOLDER / target
     learnt.mkdir(parents=True, exist_ok=True)
-    options = [f"-max_total_time={int(seconds)}", f"-max_len={LONGEST_BYTES}", f"-timeout={HANG_SECONDS}", "-len_control=0"]
-    options += [f"-rss_limit_mb={MEMORY_MB}", f"-artifact_prefix={learnt}-", "-print_final_stats=1", str(learnt)]
+    options = [
+        f"-max_total_time={int(seconds)}",
+        f"-max_len={LONGEST_BYTES}",
+        f"-timeout={HANG_SECONDS}",
+        "-len_control=0",
+    ]
+    options += [
+        f"-rss_limit_mb={MEMORY_MB}",
+        f"-artifact_prefix={learnt}-",
+        "-print_final_stats=1",
+        str(learnt),
+    ]
     if (CORPUS / target).is_dir():
         options.append(str(CORPUS / target))
     atheris.Setup([sys.argv[0], *options], run)

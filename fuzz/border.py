@@ -74,7 +74,10 @@ class Wire:
             self.protocol.resume_writing()
 
     def write(self, data: bytes | memoryview) -> None:
-        """Take it; while the wire stalls keep it as uvloop does, without a copy. The high-water mark is zero."""
+        """Take it; while the wire stalls keep it as uvloop does, without a copy.
+
+        The high-water mark is zero.
+        """
         assert not self.is_over
         if not self.is_stalled:
             self._hear(data)

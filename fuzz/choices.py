@@ -1,4 +1,6 @@
-"""A fuzzer's bytes, read as decisions: a byte that is changed changes one of them, and most inputs mean something."""
+"""A fuzzer's bytes, read as decisions: a byte that is changed changes one of them, and most inputs mean
+something.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What an honest gateway hears of us: every packet opens, and none breaks a rule that the gateway could hold against us."""
+"""What an honest gateway hears of us: every packet opens, and none breaks a rule that the gateway could hold
+against us.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ LARGEST_PACKET = 40_000
 
 @dataclass(slots=True)
 class Known:
-    """A channel as the gateway knows it, in bytes: what it may send to our `number`, what we may send, in all and in a packet."""
+    """A channel as the gateway knows it, in bytes: what it may send to our `number`, what we may send, in all
+    and in a packet.
+    """
 
     number: int
     window: int
@@ -36,7 +40,8 @@ class Ear:
         """Our number of each channel that waits for an answer, and our window on it."""
         self.channels: dict[int, Known] = {}
         self.is_exchanging = False
-        """Our KEXINIT has been heard, our NEWKEYS not yet: nothing else of a channel may come (RFC 4253 7.1)."""
+        """Our KEXINIT has been heard, our NEWKEYS not yet: nothing else of a channel may come (RFC 4253 7.1).
+        """
         self._opener = Opener(*KEYS, largest=LARGEST_PACKET)
         self._unread = b""
 

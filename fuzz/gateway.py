@@ -1,4 +1,6 @@
-"""The peer of a link: what it says next, by what it has heard and said so far; now and then against the rules."""
+"""The peer of a link: what it says next, by what it has heard and said so far; now and then against the
+rules.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,13 @@ KINDS = (
     messages.CLOSE,
     messages.REQUEST,
 )
-BROKEN_KINDS = (*KINDS, messages.OPEN_CONFIRMATION, messages.OPEN_FAILURE, messages.EXTENDED_DATA, messages.FAILURE)
+BROKEN_KINDS = (
+    *KINDS,
+    messages.OPEN_CONFIRMATION,
+    messages.OPEN_FAILURE,
+    messages.EXTENDED_DATA,
+    messages.FAILURE,
+)
 
 
 class Receiver(Protocol):
@@ -65,15 +73,22 @@ class Gateway:
         """The next one; empty if there is nothing to say."""
         return self._broken() if self.deviates() else self._honest()
 
-    # ------------------------------------------------------------------------------------------- within the rules
+    # ------------------------------------------------------------------------------------------- within the
+    # rules
 
     def _honest(self) -> bytes:
         choices, what = self._choices, self._choices.below(32)
         if what == 0:
-            return bytes((messages.NEWKEYS,)) if choices.flag() else bytes((GLOBAL_REQUEST,)) + choices.content(20)
+            return (
+                bytes((messages.NEWKEYS,))
+                if choices.flag()
+                else bytes((GLOBAL_REQUEST,)) + choices.content(20)
+            )
         if self.ear.asked and what < 16:
             return self._answer(*self.ear.asked.popitem())
-        late = [channel for channel in self.ear.channels.values() if channel.sent_close and not channel.had_close]
+        late = [
+            channel for channel in self.ear.channels.values() if channel.sent_close and not channel.had_close
+        ]
         if late and what == 1:
             return self._late(late[choices.below(len(late))])
         known = [channel for channel in self.ear.channels.values() if not channel.sent_close]
@@ -97,7 +112,9 @@ class Gateway:
             message = (
                 bytes((messages.REQUEST,)) + to + bytes(4) + b"\1",
                 bytes((messages.WINDOW_ADJUST,)) + to + bytes(4),
-                bytes((messages.REQUEST if channel.sent_eof else messages.DATA,)) + to + bytes(4 + channel.sent_eof),
+                bytes((messages.REQUEST if channel.sent_eof else messages.DATA,))
+                + to
+                + bytes(4 + channel.sent_eof),
             )[what - 1]
         return message, 1 + choices.size(FLOOD)
 
@@ -106,7 +123,9 @@ class Gateway:
         if choices.below(8) == 0:
             return bytes((messages.OPEN_FAILURE,)) + to + choices.below(5).to_bytes(4) + bytes(8)
         self._last += 1
-        known = self.ear.channels[self._last] = Known(number, window, choices.uint32(), 1 + choices.uint32() // 2)
+        known = self.ear.channels[self._last] = Known(
+            number, window, choices.uint32(), 1 + choices.uint32() // 2
+        )
         numbers = (self._last, known.credit, known.largest)
         return bytes((messages.OPEN_CONFIRMATION,)) + to + b"".join(value.to_bytes(4) for value in numbers)
 
@@ -127,7 +146,8 @@ class Gateway:
             return bytes((kind,)) + to
         return bytes((messages.REQUEST,)) + to + bytes(4) + bytes((choices.below(2),))
 
-    # ------------------------------------------------------------------------------------------ against the rules
+    # ------------------------------------------------------------------------------------------ against the
+    # rules
 
     def _broken(self) -> bytes:
         """Type, numbers and lengths are right, or not."""

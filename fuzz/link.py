@@ -1,9 +1,11 @@
-"""A whole native data plane between a gateway that knows the keys and says what it likes, and clients that do as they please.
+"""A whole native data plane between a gateway that knows the keys and says what it likes, and clients that do
+as they please.
 
-The fuzzer's bytes are a script: messages of the gateway, key changes, a transport that stalls, and what clients do with their
-channels. Whatever the script, nothing is raised, the first broken rule ends the link and nothing is delivered after it,
-memory stays within the windows, every client is told its end once, and the budget is back at zero. While the gateway is
-honest, the link never ends, what it sends arrives in order, and nothing that it hears breaks a rule (`fuzz.ear`).
+The fuzzer's bytes are a script: messages of the gateway, key changes, a transport that stalls, and what
+clients do with their channels. Whatever the script, nothing is raised, the first broken rule ends the link
+and nothing is delivered after it, memory stays within the windows, every client is told its end once, and the
+budget is back at zero. While the gateway is honest, the link never ends, what it sends arrives in order, and
+nothing that it hears breaks a rule (`fuzz.ear`).
 """
 
 from __future__ import annotations
@@ -106,12 +108,19 @@ class Scenario:
         conn = cast("Any", self._border)
         with patch.dict(vars(plane_module), Handover=self._border):
             self._plane = plane_module.NativePlane(
-                conn, self._budget, on_error=self._errors.append, on_lost=lambda _: None, on_ended=lambda: None
+                conn,
+                self._budget,
+                on_error=self._errors.append,
+                on_lost=lambda _: None,
+                on_ended=lambda: None,
             )
         self._plane.round_trip = choices.below(4) / 2  # windows grow if it is long
         self._opened = 0
         incoming = cast("Any", self._plane)._incoming
-        incoming._on_message, incoming._on_other = self._counted(incoming._on_message, 1), self._counted(incoming._on_other, DEAR)
+        incoming._on_message, incoming._on_other = (
+            self._counted(incoming._on_message, 1),
+            self._counted(incoming._on_other, DEAR),
+        )
 
     def _counted(self, handler: Callable[..., bool], weight: int) -> Callable[..., bool]:
         def counted(*args: object) -> bool:
@@ -162,7 +171,8 @@ class Scenario:
         """Time passes, and the loop goes round."""
         cast("ManualLoop", asyncio.get_running_loop()).now += self._choices.below(20)
 
-    # ---------------------------------------------------------------------------------------------- the gateway
+    # ---------------------------------------------------------------------------------------------- the
+    # gateway
 
     def _say(self) -> None:
         if not (body := self._gateway.message()):
@@ -185,7 +195,10 @@ class Scenario:
         self._arrive(self._gateway.noise())
 
     def _arrive(self, data: bytes) -> None:
-        """In as many reads as the script wants, up to 64. A transport that was paused keeps it (a change of keys)."""
+        """In as many reads as the script wants, up to 64.
+
+        A transport that was paused keeps it (a change of keys).
+        """
         self._wire.arrived += data
         self._wire.deliver(1 + len(self._wire.arrived) // 64 + self._choices.size(64 << 10))
 
@@ -205,7 +218,8 @@ class Scenario:
         """The kernel takes nothing more, or everything again."""
         self._wire.stall(is_stalled=not self._wire.is_stalled)
 
-    # ---------------------------------------------------------------------------------------------- the clients
+    # ---------------------------------------------------------------------------------------------- the
+    # clients
 
     def _open(self) -> None:
         if len(self._plane) >= CHANNELS or not (window := self._budget.take_initial()):
@@ -244,7 +258,8 @@ class Scenario:
             client.has_ended = True
             (channel.write_eof, channel.close, channel.abort)[what - 13]()
 
-    # ------------------------------------------------------------------------------------------------- the laws
+    # ------------------------------------------------------------------------------------------------- the
+    # laws
 
     def _check(self) -> None:
         assert len(self._errors) <= (not self._gateway.is_honest), self._errors

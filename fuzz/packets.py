@@ -1,7 +1,8 @@
-"""Both openers on a stream of packets: whole, cut, padded wrongly, of any length, altered, or not packets at all.
+"""Both openers on a stream of packets: whole, cut, padded wrongly, of any length, altered, or not packets at
+all.
 
-Whatever arrives leads to a payload that is exactly what was sealed, to "need more", or to the one ProtocolError after which
-the link ends; nothing is opened after it.
+Whatever arrives leads to a payload that is exactly what was sealed, to "need more", or to the one
+ProtocolError after which the link ends; nothing is opened after it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ class Peer:
         self._is_chacha = is_chacha
         self._count = 0
         self.opener = (
-            ChachaOpener(bytes(64), bytes(8), largest=LARGEST) if is_chacha else Opener(bytes(16), bytes(12), largest=LARGEST)
+            ChachaOpener(bytes(64), bytes(8), largest=LARGEST)
+            if is_chacha
+            else Opener(bytes(16), bytes(12), largest=LARGEST)
         )
 
     def is_sound(self, body: bytes) -> bool:

@@ -1,8 +1,9 @@
 """The moment in which a connection becomes ours, and a gateway that says more with the login's success.
 
-The fuzzer's bytes say what follows USERAUTH_SUCCESS, how it is cut into reads, and when the link takes over from asyncssh, whose
-connection is a real one. What is there by then is asyncssh's or ours, never both's and never nobody's. Requests are answered in
-order and once, an end is told once, and a turn of the loop handles so much and no more.
+The fuzzer's bytes say what follows USERAUTH_SUCCESS, how it is cut into reads, and when the link takes over
+from asyncssh, whose connection is a real one. What is there by then is asyncssh's or ours, never both's and
+never nobody's. Requests are answered in order and once, an end is told once, and a turn of the loop handles
+so much and no more.
 """
 
 from __future__ import annotations
@@ -37,7 +38,13 @@ QUIET: Final = 2000
 """Turns after which everything has been said that ever will be."""
 
 _OPTIONS: Final = asyncssh.SSHClientConnectionOptions(
-    username="x", client_keys=None, known_hosts=None, agent_path=None, config=None, x509_trusted_certs=None, gss_host=None
+    username="x",
+    client_keys=None,
+    known_hosts=None,
+    agent_path=None,
+    config=None,
+    x509_trusted_certs=None,
+    gss_host=None,
 )
 
 _BEFORE: Final = (
@@ -91,7 +98,9 @@ class _Connection(SSHClientConnection):
         self.handled = 0
         conn = cast("Any", self)
         conn._transport, conn._owner = wire, _Client(ends)
-        conn._send_encryption, conn._recv_encryption = (get_encryption(_CIPHER, KEYS.key, KEYS.nonce) for _ in range(2))
+        conn._send_encryption, conn._recv_encryption = (
+            get_encryption(_CIPHER, KEYS.key, KEYS.nonce) for _ in range(2)
+        )
         conn._recv_macsize, conn._recv_blocksize, conn._send_blocksize, conn._send_enchdrlen = 16, 16, 16, 1
         conn._recv_handler, conn._kex_complete, conn._session_id = conn._recv_pkthdr, True, b"x"
         conn._rekey_bytes, conn._rekey_seconds = 1 << 30, 0
@@ -146,7 +155,11 @@ class Takeover:
             said += [message] * times
             if answer and not self._is_over:
                 self._answers += [answer] * times
-        sealer, buffer, end = Sealer(*KEYS), memoryview(bytearray(sum(len(body) + OVERHEAD for body in said))), 0
+        sealer, buffer, end = (
+            Sealer(*KEYS),
+            memoryview(bytearray(sum(len(body) + OVERHEAD for body in said))),
+            0,
+        )
         for body in said:
             buffer[end + HEADER : end + HEADER + len(body)] = body
             end = sealer.seal(buffer, end, len(body))
@@ -183,7 +196,11 @@ class Takeover:
         is_there = cast("Any", self._conn)._transport is not None
         try:
             self._plane = NativePlane(
-                self._conn, self._budget, on_error=self._errors.append, on_lost=self._losses.append, on_ended=lambda: None
+                self._conn,
+                self._budget,
+                on_error=self._errors.append,
+                on_lost=self._losses.append,
+                on_ended=lambda: None,
             )
         except Unsupported:
             assert not is_there

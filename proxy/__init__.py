@@ -3,4 +3,6 @@
 from typing import Final
 
 __version__: Final = "0.1.0"
-"""Here, and pyproject.toml takes it from here: importlib.metadata was 1.4 MB of the daemon, for this one line."""
+"""Here, and pyproject.toml takes it from here: importlib.metadata was 1.4 MB of the daemon, for this one
+line.
+"""

@@ -1,8 +1,9 @@
 """Everything that can go wrong, as one tree.
 
-Each class carries a stable `reason`: the same word is the metric label, the log field and the word in `kubemux status`.
-`stage` says how far a connection got (see `Stage`), `hint` tells an operator what to do about it. Exceptions of other
-libraries are translated into these at one boundary each: asyncssh's in `proxy/ssh`, ssl's and h11's in `proxy/health`.
+Each class carries a stable `reason`: the same word is the metric label, the log field and the word in
+`kubemux status`. `stage` says how far a connection got (see `Stage`), `hint` tells an operator what to do
+about it. Exceptions of other libraries are translated into these at one boundary each: asyncssh's in
+`proxy/ssh`, ssl's and h11's in `proxy/health`.
 """
 
 from __future__ import annotations
@@ -39,7 +40,10 @@ class ProxyError(Exception):
 
 
 class UnknownName(ProxyError):
-    """A cluster, gateway or context that there is not; the hint has the closest of those there are. Exit code 2."""
+    """A cluster, gateway or context that there is not; the hint has the closest of those there are.
+
+    Exit code 2.
+    """
 
     reason = "unknown_name"
 
@@ -70,7 +74,10 @@ class Problem:
 
 
 class ConfigError(ProxyError):
-    """A configuration (or kubeconfig) that cannot be used. Holds every problem found, up to a readable number."""
+    """A configuration (or kubeconfig) that cannot be used.
+
+    Holds every problem found, up to a readable number.
+    """
 
     reason = "config"
 
@@ -82,7 +89,9 @@ class ConfigError(ProxyError):
             self.problems.append(Problem(0, "", f"{more} more problems are not shown"))
 
     def render(self) -> str:
-        """The whole report, a line or two for each problem: `FILE:LINE: KEY: what is wrong` and `  hint: remedy`."""
+        """The whole report, a line or two for each problem: `FILE:LINE: KEY: what is wrong` and `  hint:
+        remedy`.
+        """
         lines = []
         for problem in self.problems:
             where = f"{self.path}:{problem.line}" if problem.line else self.path
@@ -98,7 +107,8 @@ class UnknownNames(ConfigError):
     reason = UnknownName.reason
 
 
-# -------------------------------------------------------------------------------------------------- the SSH side
+# -------------------------------------------------------------------------------------------------- the SSH
+# side
 
 
 class RetryClass(StrEnum):
@@ -137,7 +147,10 @@ class ConnectTimeout(LinkError):
 
     reason = "connect_timeout"
     stage = Stage.TCP
-    hint = "packets may be dropped on the way, or sshd is overloaded (MaxStartups); raise connect_timeout if it is only slow"
+    hint = (
+        "packets may be dropped on the way, or sshd is overloaded (MaxStartups); raise connect_timeout "
+        "if it is only slow"
+    )
 
 
 class ProxyCommandFailed(LinkError):
@@ -145,7 +158,10 @@ class ProxyCommandFailed(LinkError):
 
     reason = "proxy_command_failed"
     stage = Stage.TCP
-    hint = "run the command as the daemon's user; what it writes to its standard error is in the log (ProxyCommand says)"
+    hint = (
+        "run the command as the daemon's user; what it writes to its standard error is in the log "
+        "(ProxyCommand says)"
+    )
 
 
 class HandshakeFailed(LinkError):
@@ -159,7 +175,10 @@ class BadVersion(HandshakeFailed):
     """The server's first line is no SSH version: it holds bytes that are not ASCII (RFC 4253 4.2)."""
 
     reason = "bad_version"
-    hint = "SSH versions are ASCII: is that port an SSH server, and is its version string (sshd's VersionAddendum) ASCII?"
+    hint = (
+        "SSH versions are ASCII: is that port an SSH server, and is its version string (sshd's "
+        "VersionAddendum) ASCII?"
+    )
 
 
 class HostKeyUnknown(LinkError):
@@ -192,7 +211,10 @@ class AuthFailed(LinkError):
     reason = "auth_failed"
     stage = Stage.AUTH
     retry = RetryClass.SLOW
-    hint = "is the public key in authorized_keys of that user, and the certificate still valid? sshd's log says why it refused"
+    hint = (
+        "is the public key in authorized_keys of that user, and the certificate still valid? sshd's log "
+        "says why it refused"
+    )
 
 
 class CredentialsUnusable(LinkError):
@@ -211,7 +233,10 @@ class JumpFailed(LinkError):
 
 
 class DialBroken(LinkError):
-    """An exception that nobody expected: a bug, of kubemux or of a library. It is dialled again as after any failure."""
+    """An exception that nobody expected: a bug, of kubemux or of a library.
+
+    It is dialled again as after any failure.
+    """
 
     reason = "internal"
     hint = "this is a bug: please report it with the traceback in the log; kubemux dials again by itself"
@@ -272,14 +297,20 @@ class ChannelProhibited(ChannelError):
     """sshd does not allow this forwarding (SSH_OPEN_ADMINISTRATIVELY_PROHIBITED)."""
 
     reason = "channel_prohibited"
-    hint = "sshd's AllowTcpForwarding or PermitOpen, or permitopen= in authorized_keys, does not allow this address"
+    hint = (
+        "sshd's AllowTcpForwarding or PermitOpen, or permitopen= in authorized_keys, does not allow "
+        "this address"
+    )
 
 
 class ChannelTimeout(ChannelError):
     """Neither opened nor refused in time: the gateway cannot reach the API server's address."""
 
     reason = "timeout"
-    hint = "the gateway's packets to the API server are probably dropped: check routes and firewalls from the gateway"
+    hint = (
+        "the gateway's packets to the API server are probably dropped: check routes and firewalls from "
+        "the gateway"
+    )
 
 
 class MemoryExhausted(ChannelError):
@@ -303,4 +334,7 @@ class AdminError(ProxyError):
     """The running daemon could not be asked."""
 
     reason = "admin"
-    hint = "is it running, and could it open its admin addresses? systemctl status kubemux, or the log of kubemux run"
+    hint = (
+        "is it running, and could it open its admin addresses? systemctl status kubemux, or the log of "
+        "kubemux run"
+    )

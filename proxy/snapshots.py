@@ -1,6 +1,7 @@
 """What the daemon says of itself at one moment: plain values, made by the objects they describe.
 
-`proxy/admin/status.py` turns them into the JSON of `/status`; nothing here does I/O or reads a clock. Times are seconds.
+`proxy/admin/status.py` turns them into the JSON of `/status`; nothing here does I/O or reads a clock. Times
+are seconds.
 """
 
 from __future__ import annotations

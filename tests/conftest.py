@@ -22,14 +22,17 @@ from tests.support.tls import Certificates
 
 pytest_plugins = ["pytester", "tests.faults.table"]
 
-# asyncio's writelines() never pauses the protocol there (cpython#127655): what needs that is tested on the daemon's loop alone.
+# asyncio's writelines() never pauses the protocol there (cpython#127655): what needs that is tested on the
+# daemon's loop alone.
 _PAUSES_NOBODY: Final = (3, 12) <= sys.version_info < (3, 12, 9) or (3, 13) <= sys.version_info < (3, 13, 2)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     for part, (text, _) in parts.PARTS.items():
         config.addinivalue_line("markers", f"{part}: {text}; skipped without, failed if CI=true")
-    config.addinivalue_line("markers", "both_loops(pauses=False): run on uvloop and asyncio's own loop, not on uvloop alone")
+    config.addinivalue_line(
+        "markers", "both_loops(pauses=False): run on uvloop and asyncio's own loop, not on uvloop alone"
+    )
 
 
 def pytest_asyncio_loop_factories(
@@ -44,8 +47,13 @@ def pytest_asyncio_loop_factories(
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    # Between the process's check and the test's own fixtures: so it is the last to look at a loop that still runs.
-    if isinstance(item, pytest.Function) and pytest_asyncio.is_async_test(item) and "_quiet_loop" not in item.fixturenames:
+    # Between the process's check and the test's own fixtures: so it is the last to look at a loop that still
+    # runs.
+    if (
+        isinstance(item, pytest.Function)
+        and pytest_asyncio.is_async_test(item)
+        and "_quiet_loop" not in item.fixturenames
+    ):
         item.fixturenames.insert(item.fixturenames.index("_nothing_left") + 1, "_quiet_loop")
 
 
@@ -98,7 +106,9 @@ def sshd_factory(tmp_path: Path) -> Iterator[SshdFactory]:
         count = iter(range(100))
 
         def start(*, config: Mapping[str, str] | None = None, host_certificate: bool = False) -> Sshd:
-            return stack.enter_context(Sshd(tmp_path / f"sshd{next(count)}", config=config, host_certificate=host_certificate))
+            return stack.enter_context(
+                Sshd(tmp_path / f"sshd{next(count)}", config=config, host_certificate=host_certificate)
+            )
 
         yield start
 

@@ -1,4 +1,7 @@
-"""`make test` as root: what it installs, and what it leaves. With Debian's own apt and dpkg, on an overlay over this machine."""
+"""`make test` as root: what it installs, and what it leaves.
+
+With Debian's own apt and dpkg, on an overlay over this machine.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,9 @@ invoke-rc.d --skip-systemd-native kubemux-part start
 deb-systemd-helper enable kubemux-part.service
 deb-systemd-invoke start kubemux-part.service
 """
-_UNIT: Final = "[Service]\nExecStart=/bin/sleep 1d\n[Install]\nWantedBy=multi-user.target\nAlias=part.service\n"
+_UNIT: Final = (
+    "[Service]\nExecStart=/bin/sleep 1d\n[Install]\nWantedBy=multi-user.target\nAlias=part.service\n"
+)
 _INIT: Final = """#!/bin/sh
 ### BEGIN INIT INFO
 # Provides: kubemux-part
@@ -36,7 +41,8 @@ _INIT: Final = """#!/bin/sh
 echo "init $1" >> /started
 """
 _CONTROL: Final = (
-    "Package: kubemux-part\nVersion: 1\nArchitecture: all\nMaintainer: nobody <nobody@example.com>\nDescription: none\n"
+    "Package: kubemux-part\nVersion: 1\nArchitecture: all\nMaintainer: nobody "
+    "<nobody@example.com>\nDescription: none\n"
 )
 # /run/systemd/system says that systemd runs: what is started then, is started through systemctl.
 _ROOT: Final = """
@@ -82,7 +88,9 @@ def repository(tmp_path: Path) -> Path:
         (tree / name).chmod(mode)
     folder.mkdir()
     package = folder / "part.deb"
-    subprocess.run(["dpkg-deb", "--root-owner-group", "-b", tree, package], check=True, capture_output=True, timeout=30)
+    subprocess.run(
+        ["dpkg-deb", "--root-owner-group", "-b", tree, package], check=True, capture_output=True, timeout=30
+    )
     data = package.read_bytes()
     index = f"{_CONTROL}Filename: ./part.deb\nSize: {len(data)}\nSHA256: {hashlib.sha256(data).hexdigest()}\n"
     (folder / "Packages").write_text(index)
@@ -90,7 +98,9 @@ def repository(tmp_path: Path) -> Path:
     return folder
 
 
-def inside(tmp_path: Path, repository: Path, script: str, *, stdin: int = subprocess.DEVNULL, **env: str) -> str:
+def inside(
+    tmp_path: Path, repository: Path, script: str, *, stdin: int = subprocess.DEVNULL, **env: str
+) -> str:
     """What `script` says in a shell on the overlay, /mnt being the repository."""
     (tmp_path / "overlay").mkdir(exist_ok=True)
     folders = (str(tmp_path / "overlay"), str(repository))
@@ -124,7 +134,9 @@ def test_nothing_is_started_or_enabled_and_nothing_else_left(tmp_path: Path, rep
 
 def test_the_package_alone_would_start_and_enable_its_service(tmp_path: Path, repository: Path) -> None:
     """Otherwise the test above would show nothing."""
-    said = inside(tmp_path, repository, "apt-get update -qq; apt-get install -qq -y kubemux-part >/dev/null" + LOOK)
+    said = inside(
+        tmp_path, repository, "apt-get update -qq; apt-get install -qq -y kubemux-part >/dev/null" + LOOK
+    )
     assert "start kubemux-part.service\n" in said
     assert "/etc/systemd/system/multi-user.target.wants/kubemux-part.service\n" in said
     assert "/etc/systemd/system/part.service\n" in said
@@ -133,13 +145,19 @@ def test_the_package_alone_would_start_and_enable_its_service(tmp_path: Path, re
 
 def test_a_policy_of_the_machine_is_given_back(tmp_path: Path, repository: Path) -> None:
     own = "printf '#!/bin/sh\\nexit 0\\n# mine\\n' > /usr/sbin/policy-rc.d; chmod 700 /usr/sbin/policy-rc.d; "
-    said = inside(tmp_path, repository, own + INSTALL + "; cat /usr/sbin/policy-rc.d; stat -c %a /usr/sbin/policy-rc.d" + LOOK)
+    said = inside(
+        tmp_path,
+        repository,
+        own + INSTALL + "; cat /usr/sbin/policy-rc.d; stat -c %a /usr/sbin/policy-rc.d" + LOOK,
+    )
     assert "# mine\n700\n" in said
     assert said.splitlines()[-1] == "/usr/sbin/policy-rc.d"
     assert "start" not in said.partition("# mine")[2]
 
 
-@pytest.mark.parametrize(("answer", "installs"), [(b"\n", True), (b"n\n", False), (b"\4", False)], ids=["enter", "no", "end"])
+@pytest.mark.parametrize(
+    ("answer", "installs"), [(b"\n", True), (b"n\n", False), (b"\4", False)], ids=["enter", "no", "end"]
+)
 def test_a_person_is_asked(tmp_path: Path, repository: Path, answer: bytes, installs: bool) -> None:
     ours, theirs = pty.openpty()
     try:

@@ -45,7 +45,8 @@ def test_child():
     kept.append(subprocess.Popen(["sleep", "30"]))
 
 def test_thread():
-    threading.Thread(target=kept.append(threading.Event()) or kept[-1].wait, name="left-running", daemon=True).start()
+    kept.append(threading.Event())
+    threading.Thread(target=kept[-1].wait, name="left-running", daemon=True).start()
 
 def test_warning():
     warnings.warn("deprecated", DeprecationWarning)
@@ -87,14 +88,18 @@ def teardown_module():
 """
 
 
-def test_whatever_is_left_behind_fails_the_test(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whatever_is_left_behind_fails_the_test(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     pytester.makepyfile(test_leaky=LEAKY)
     done = pytester.runpytest_subprocess(
         *("test_leaky.py", "-v", "-n0", "-p", "tests.conftest", "-p", "no:randomly"),
         *(f"--config-file={ROOT / 'pyproject.toml'}", f"--rootdir={pytester.path}"),
     )
-    verdicts = dict(re.findall(r"^(?:ERROR|FAILED) test_leaky.py::test_(\S+) - (.*)", done.stdout.str(), re.MULTILINE))
+    verdicts = dict(
+        re.findall(r"^(?:ERROR|FAILED) test_leaky.py::test_(\S+) - (.*)", done.stdout.str(), re.MULTILINE)
+    )
     names = re.findall(r"^test_leaky.py::test_(\S+) PASSED", done.stdout.str(), re.MULTILINE)
     assert "clean" in names
     assert verdicts.keys() == {
@@ -116,13 +121,31 @@ def test_whatever_is_left_behind_fails_the_test(pytester: pytest.Pytester, monke
 
 
 @contextmanager
-def forwarding(sshd: Sshd, target: Endpoint, *options: str, known_hosts: Path | None = None) -> Iterator[Endpoint]:
+def forwarding(
+    sshd: Sshd, target: Endpoint, *options: str, known_hosts: Path | None = None
+) -> Iterator[Endpoint]:
     """OpenSSH's own client, forwarding a local port to `target`."""
     local = Endpoint("127.0.0.1", free_port())
     process = subprocess.Popen(
         [
-            *(find("ssh") or "ssh", "-F", "none", "-N", "-L", f"{local}:{target}", "-p", str(sshd.port), "-l", sshd.user),
-            *("-o", f"UserKnownHostsFile={known_hosts or sshd.known_hosts()}", "-o", "StrictHostKeyChecking=yes"),
+            *(
+                find("ssh") or "ssh",
+                "-F",
+                "none",
+                "-N",
+                "-L",
+                f"{local}:{target}",
+                "-p",
+                str(sshd.port),
+                "-l",
+                sshd.user,
+            ),
+            *(
+                "-o",
+                f"UserKnownHostsFile={known_hosts or sshd.known_hosts()}",
+                "-o",
+                "StrictHostKeyChecking=yes",
+            ),
             *("-o", "ExitOnForwardFailure=yes", "-o", "IdentitiesOnly=yes", *options, sshd.host),
         ],
         stdin=subprocess.DEVNULL,
@@ -151,7 +174,9 @@ def test_a_missing_part_fails_in_ci_and_skips_elsewhere(
     monkeypatch.setenv("CI", ci)
     monkeypatch.delenv("KUBEBUILDER_ASSETS", raising=False)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    pytester.makepyfile("import pytest\n@pytest.mark.apiserver\ndef test_it(): pass\ndef test_too(apiserver): pass")
+    pytester.makepyfile(
+        "import pytest\n@pytest.mark.apiserver\ndef test_it(): pass\ndef test_too(apiserver): pass"
+    )
     done = pytester.runpytest_subprocess("-rA", "-p", "tests.conftest")
     assert done.parseoutcomes() == {"errors" if outcome == "failed" else outcome: 2}
     done.stdout.fnmatch_lines(["*KUBEBUILDER_ASSETS is not set*"])
@@ -195,7 +220,10 @@ def test_sshd_and_known_hosts_that_do_not_match(sshd: Sshd, case: str) -> None:
     elif case == "unauthorized":
         key = sshd.new_identity("stranger", authorize=False)
     with (
-        pytest.raises(AssertionError, match="verification failed" if case in ("revoked", "changed") else "Permission denied"),
+        pytest.raises(
+            AssertionError,
+            match="verification failed" if case in ("revoked", "changed") else "Permission denied",
+        ),
         forwarding(sshd, Endpoint("127.0.0.1", 1), "-i", str(key), known_hosts=known_hosts),
     ):
         pass
@@ -291,7 +319,10 @@ async def test_sshd_takes_another_host_key_other_users_and_keywords(sshd: Sshd) 
     sshd.authorize()
     sshd.reconfigure({"AllowTcpForwarding": "no"})
     await asyncio.to_thread(sshd.restart)
-    for known_hosts, complaint in ((before, "verification failed"), (sshd.known_hosts(), "Permission denied")):
+    for known_hosts, complaint in (
+        (before, "verification failed"),
+        (sshd.known_hosts(), "Permission denied"),
+    ):
         with (
             pytest.raises(AssertionError, match=complaint),
             forwarding(sshd, Endpoint("127.0.0.1", 1), "-i", str(sshd.identity), known_hosts=known_hosts),
@@ -299,7 +330,10 @@ async def test_sshd_takes_another_host_key_other_users_and_keywords(sshd: Sshd) 
             pass
     sshd.authorize(sshd.identity)
     async with Echo() as echo:
-        with forwarding(sshd, echo.endpoint, "-i", str(sshd.identity)) as local, suppress(ConnectionResetError):
+        with (
+            forwarding(sshd, echo.endpoint, "-i", str(sshd.identity)) as local,
+            suppress(ConnectionResetError),
+        ):
             await exchange(local, b"hello")
         assert echo.accepted == 0, "it does not forward"
 
@@ -307,9 +341,15 @@ async def test_sshd_takes_another_host_key_other_users_and_keywords(sshd: Sshd) 
 async def test_https_answers_as_scripted(certificates: Certificates) -> None:
     context = ssl.create_default_context(cafile=certificates.ca)
     async with Https(certificates) as https:
-        reader, writer = await asyncio.open_connection(*https.endpoint, ssl=context, server_hostname="kubernetes")
+        reader, writer = await asyncio.open_connection(
+            *https.endpoint, ssl=context, server_hostname="kubernetes"
+        )
         try:
-            for answer, status in ((Answer.OK, b"200"), (Answer.FORBIDDEN, b"403"), (Answer.UNHEALTHY, b"500")):
+            for answer, status in (
+                (Answer.OK, b"200"),
+                (Answer.FORBIDDEN, b"403"),
+                (Answer.UNHEALTHY, b"500"),
+            ):
                 https.answer = answer
                 writer.write(b"GET /healthz HTTP/1.1\r\nHost: kubernetes\r\n\r\n")
                 head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), timeout=5)
@@ -326,7 +366,8 @@ async def test_https_answers_as_scripted(certificates: Certificates) -> None:
             await asyncio.open_connection(*https.endpoint, ssl=context)
 
 
-# ---------------------------------------------------------------------------------------------------- kube-apiserver
+# ----------------------------------------------------------------------------------------------------
+# kube-apiserver
 
 
 def test_apiserver_answers_kubectl(apiserver: ApiServer, tmp_path: Path) -> None:
@@ -344,7 +385,8 @@ def test_its_certificate_does_not_name_the_address(apiserver: ApiServer) -> None
         context.wrap_socket(plain, server_hostname="127.0.0.1")
 
 
-# ---------------------------------------------------------------------------------------------------- the daemon
+# ---------------------------------------------------------------------------------------------------- the
+# daemon
 
 
 def test_a_daemon_is_ready_answers_and_stops_clean(tmp_path: Path) -> None:
@@ -361,10 +403,14 @@ def test_a_daemon_that_cannot_start_shows_why(tmp_path: Path) -> None:
         pass
 
 
-@pytest.mark.parametrize("line", ["Traceback (most recent call last):", "plain text", '{"level": "error", "event": "surprise"}'])
+@pytest.mark.parametrize(
+    "line", ["Traceback (most recent call last):", "plain text", '{"level": "error", "event": "surprise"}']
+)
 def test_a_daemon_that_complains_fails_the_test(tmp_path: Path, line: str) -> None:
     daemon = Daemon(tmp_path, gateways={}, clusters={}, expected_errors={"expected"})
-    (tmp_path / "daemon.log").write_text('{"level": "error", "event": "expected"}\n{"level": "info", "event": "fine"}\n')
+    (tmp_path / "daemon.log").write_text(
+        '{"level": "error", "event": "expected"}\n{"level": "info", "event": "fine"}\n'
+    )
     daemon.assert_log_clean()
     (tmp_path / "daemon.log").write_text(line + "\n")
     with pytest.raises(AssertionError):
@@ -372,7 +418,13 @@ def test_a_daemon_that_complains_fails_the_test(tmp_path: Path, line: str) -> No
 
 
 _IN_A_CONTAINER = ("--bounding-set=-sys_admin", "--inh-caps=-sys_admin")
-_AS_A_PERSON = ("--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=+dac_override", "--ambient-caps=+dac_override")
+_AS_A_PERSON = (
+    "--reuid=65534",
+    "--regid=65534",
+    "--clear-groups",
+    "--inh-caps=+dac_override",
+    "--ambient-caps=+dac_override",
+)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has something to give up")
@@ -383,7 +435,9 @@ _AS_A_PERSON = ("--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=
 )
 @pytest.mark.parametrize("ci", ["", "true"])
 def test_what_needs_namespaces_looks_for_them_first(become: tuple[str, ...], reason: str, ci: str) -> None:
-    """It waited for a systemd that could not boot for a minute in each test; and a check in CI must not skip anything."""
+    """It waited for a systemd that could not boot for a minute in each test; and a check in CI must not skip
+    anything.
+    """
     program = """
 import pytest
 from tests.support import parts
@@ -394,7 +448,15 @@ for part in ("systemd", "network", "dropbear", "overlay"):
         print(type(outcome).__name__, outcome)
 """
     command = ["setpriv", *become, sys.executable, "-c", program]
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"CI": ci}, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=os.environ | {"CI": ci},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
     assert (done.returncode, done.stderr) == (0, "")
     outcomes = done.stdout.splitlines()
     assert [line.split()[0] for line in outcomes if line.startswith(("Skipped ", "Failed "))] == 4 * [

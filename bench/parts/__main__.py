@@ -1,8 +1,10 @@
-"""`python -m bench.parts [--save]`: measure every part, and show what has become of it since the baseline was kept.
+"""`python -m bench.parts [--save]`: measure every part, and show what has become of it since the baseline was
+kept.
 
-Times are the least of many rounds, in us for one packet or client. A machine that is slower is no regression: how much slower
-`yardstick`, which runs nothing of ours, was just before and after a part, is taken out of its change, and what looks like one
-is measured again. Ends with exit code 1 if a part has become slower by more than TOLERANCE.
+Times are the least of many rounds, in us for one packet or client. A machine that is slower is no regression:
+how much slower `yardstick`, which runs nothing of ours, was just before and after a part, is taken out of its
+change, and what looks like one is measured again. Ends with exit code 1 if a part has become slower by more
+than TOLERANCE.
 """
 
 from __future__ import annotations
@@ -20,14 +22,27 @@ from rich.markup import escape
 from rich.table import Table
 
 ROOT: Final = Path(__file__).parents[2]
-COMMAND: Final = (sys.executable, "-m", "pytest", "bench/parts", "-q", "-n0", "-p", "no:randomly", "-p", "no:cacheprovider")
+COMMAND: Final = (
+    sys.executable,
+    "-m",
+    "pytest",
+    "bench/parts",
+    "-q",
+    "-n0",
+    "-p",
+    "no:randomly",
+    "-p",
+    "no:cacheprovider",
+)
 BASELINE: Final = Path(__file__).with_name("baseline.json")
 TOLERANCE: Final = 0.1
 """Runs of the same code stay within a twentieth on a machine that keeps its pace."""
 
 
 class Change(NamedTuple):
-    """A part: its least time in us for one item then and now (0: not there), and how much slower it is, by the yardstick."""
+    """A part: its least time in us for one item then and now (0: not there), and how much slower it is, by
+    the yardstick.
+    """
 
     name: str
     before: float
@@ -81,14 +96,20 @@ def compare(before: Run, now: Run) -> list[Change]:
 def show(changes: list[Change]) -> Table:
     """As a table."""
     table = Table(
-        title="Parts of the process", caption="us for each packet or client, least of many rounds; the change is by the yardstick"
+        title="Parts of the process",
+        caption="us for each packet or client, least of many rounds; the change is by the yardstick",
     )
     for column in ("", "baseline", "now", "change"):
         table.add_column(column, justify="right" if column else "left")
     for change in changes:
         style = "red" if change.is_regression else "green" if change.slower < -TOLERANCE else ""
         figures = [f"{value:.2f}" if value else "-" for value in (change.before, change.now)]
-        table.add_row(escape(change.name), *figures, f"{change.slower:+.0%}" if change.before and change.now else "", style=style)
+        table.add_row(
+            escape(change.name),
+            *figures,
+            f"{change.slower:+.0%}" if change.before and change.now else "",
+            style=style,
+        )
     return table
 
 
@@ -100,10 +121,15 @@ def main(*, save: bool) -> None:
     before = Run(**json.loads(BASELINE.read_text())) if BASELINE.exists() else now
     changes = compare(before, now)
     if not save and any(change.is_regression for change in changes):
-        changes = [min(pair, key=lambda change: change.slower) for pair in zip(changes, compare(before, measure()), strict=True)]
+        changes = [
+            min(pair, key=lambda change: change.slower)
+            for pair in zip(changes, compare(before, measure()), strict=True)
+        ]
     Console(width=None if sys.stdout.isatty() else 120).print(show(changes))
     if save:
-        kept = {kind: {name: round(us, 3) for name, us in times.items()} for kind, times in now._asdict().items()}
+        kept = {
+            kind: {name: round(us, 3) for name, us in times.items()} for kind, times in now._asdict().items()
+        }
         BASELINE.write_text(json.dumps(kept, indent=2) + "\n")
     sys.exit(not save and any(change.is_regression for change in changes))
 

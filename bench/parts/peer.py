@@ -24,7 +24,9 @@ _SENDER = 1 + 4 + len("direct-tcpip")
 
 
 def timed(benchmark: Any, work: Callable[..., object], *, items: int, **how: object) -> object:
-    """`benchmark.pedantic`, which has no types: `work` on `items` things, once for each of `rounds`, after `setup`."""
+    """`benchmark.pedantic`, which has no types: `work` on `items` things, once for each of `rounds`, after
+    `setup`.
+    """
     benchmark.extra_info["items"] = items
     return benchmark.pedantic(work, **how)
 
@@ -59,7 +61,10 @@ class Connection(Border):
 
 
 class Peer:
-    """A link's other end, and a `Route`. Everything it hears is counted; with `is_deaf` it is not even opened."""
+    """A link's other end, and a `Route`.
+
+    Everything it hears is counted; with `is_deaf` it is not even opened.
+    """
 
     def __init__(self) -> None:
         self.heard = 0

@@ -98,7 +98,14 @@ def test_to_the_cluster(benchmark: BenchmarkFixture, loop: asyncio.AbstractEvent
         await asyncio.sleep(0)
 
     rounds = 200  # 8 x 32 KiB each, of a window of 1 GiB
-    timed(benchmark, loop.run_until_complete, items=CHANNELS, setup=lambda: ((turn(),), {}), rounds=rounds, warmup_rounds=5)
+    timed(
+        benchmark,
+        loop.run_until_complete,
+        items=CHANNELS,
+        setup=lambda: ((turn(),), {}),
+        rounds=rounds,
+        warmup_rounds=5,
+    )
     loop.run_until_complete(turns())
     assert peer.heard - before >= size * CHANNELS
 
@@ -108,7 +115,9 @@ class Clients:
 
     def __init__(self, peer: Peer) -> None:
         metrics = Metrics(CollectorRegistry(), version="")
-        config = ClusterConfig.model_validate({"gateway": "edge", "listen": "127.0.0.1:1", "api_servers": [str(TARGET)]})
+        config = ClusterConfig.model_validate(
+            {"gateway": "edge", "listen": "127.0.0.1:1", "api_servers": [str(TARGET)]}
+        )
         shared = Shared(peer.budget, Admission(10_000), metrics, 5.0, WaitingForMemory(peer.budget))
         self._cluster = Cluster("c", config, peer, shared)
         self._peer = peer
@@ -165,7 +174,14 @@ def test_come_and_go(benchmark: BenchmarkFixture, loop: asyncio.AbstractEventLoo
         await clients.accept()
         await clients.go()
 
-    timed(benchmark, lambda: loop.run_until_complete(live()), items=CLIENTS, setup=clients.come, rounds=40, warmup_rounds=3)
+    timed(
+        benchmark,
+        lambda: loop.run_until_complete(live()),
+        items=CLIENTS,
+        setup=clients.come,
+        rounds=40,
+        warmup_rounds=3,
+    )
 
 
 async def _clients(peer: Peer) -> Clients:

@@ -39,7 +39,10 @@ class Unanswered(AdminError):
     """Time is up. Perhaps the daemon hangs."""
 
     def __init__(self, where: Where, budget: float) -> None:
-        hint = f"the daemon hangs or has too much to do (journalctl -u kubemux), or it is another program: {_look(where)}"
+        hint = (
+            "the daemon hangs or has too much to do (journalctl -u kubemux), or it is another program: "
+            f"{_look(where)}"
+        )
         super().__init__(f"{shown(where)}: no answer within {budget:g} s", hint=hint)
 
 
@@ -49,7 +52,11 @@ def shown(where: Where) -> str:
 
 
 def _look(where: Where) -> str:
-    return f"ss -ltnp 'sport = :{where.port}'" if isinstance(where, Endpoint) else f"ss -xlp src {shlex.quote(str(where))}"
+    return (
+        f"ss -ltnp 'sport = :{where.port}'"
+        if isinstance(where, Endpoint)
+        else f"ss -xlp src {shlex.quote(str(where))}"
+    )
 
 
 def _who_has(where: Where) -> str:
@@ -70,12 +77,19 @@ class _Answer:
     @property
     def who(self) -> str:
         """A guess at who says this."""
-        said = escaped((self.body or self.first)[: 4 * _QUOTED].decode("utf-8", "replace").strip().partition("\n")[0].rstrip())[
-            :_QUOTED
-        ]
+        said = escaped(
+            (self.body or self.first)[: 4 * _QUOTED]
+            .decode("utf-8", "replace")
+            .strip()
+            .partition("\n")[0]
+            .rstrip()
+        )[:_QUOTED]
         if self.status:
             quoted = "" if said[:1] in {"", "<"} else f", which says {said!r}"  # a page in HTML tells nothing
-            return f"HTTP {self.status} from {escaped(self.server)[:_QUOTED] or 'a server without a name'}{quoted}"
+            return (
+                f"HTTP {self.status} from "
+                f"{escaped(self.server)[:_QUOTED] or 'a server without a name'}{quoted}"
+            )
         if self.first.startswith((b"\x15\x03", b"\x16\x03")):  # RFC 8446 5.1: an alert, a handshake
             return "a TLS server"
         return f"an SSH server, {said}" if said.startswith("SSH-") else f"it says {said!r}"
@@ -84,15 +98,22 @@ class _Answer:
 async def ask(where: Where, method: str, target: str, *, budget: float) -> object:
     """The parsed answer of the daemon at `where`, within `budget` seconds.
 
-    Raises UnknownName and ConfigError if that is what the daemon says, NotKubemux if it is none, Unanswered, and AdminError for
-    everything else.
+    Raises UnknownName and ConfigError if that is what the daemon says, NotKubemux if it is none, Unanswered,
+    and AdminError for everything else.
     """
     answer = _Answer()
     try:
         async with asyncio.timeout(budget):
             reader, writer = await _connect(where)
             try:
-                await _exchange(reader, writer, answer, method, target, "localhost" if isinstance(where, Path) else str(where))
+                await _exchange(
+                    reader,
+                    writer,
+                    answer,
+                    method,
+                    target,
+                    "localhost" if isinstance(where, Path) else str(where),
+                )
             finally:
                 writer.transport.abort()
     except TimeoutError as exc:
@@ -110,7 +131,11 @@ async def ask(where: Where, method: str, target: str, *, budget: float) -> objec
 
 async def _connect(where: Where) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     try:
-        return await (asyncio.open_connection(*where) if isinstance(where, Endpoint) else asyncio.open_unix_connection(where))
+        return await (
+            asyncio.open_connection(*where)
+            if isinstance(where, Endpoint)
+            else asyncio.open_unix_connection(where)
+        )
     except TimeoutError:
         raise
     except OSError as exc:
@@ -121,9 +146,17 @@ async def _connect(where: Where) -> tuple[asyncio.StreamReader, asyncio.StreamWr
 
 
 async def _exchange(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, answer: _Answer, method: str, target: str, host: str
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    answer: _Answer,
+    method: str,
+    target: str,
+    host: str,
 ) -> None:
-    """One request without a body. Raises h11.RemoteProtocolError if what comes back is not HTTP, ends early or never, OSError."""
+    """One request without a body.
+
+    Raises h11.RemoteProtocolError if what comes back is not HTTP, ends early or never, OSError.
+    """
     http = h11.Connection(h11.CLIENT)
     request = h11.Request(method=method, target=target, headers=[("Host", host), ("Connection", "close")])
     writer.write((http.send(request) or b"") + (http.send(h11.EndOfMessage()) or b""))
@@ -144,14 +177,18 @@ async def _exchange(
             case h11.InformationalResponse():
                 pass
             case _:
-                raise h11.RemoteProtocolError("closed without an answer, an upgrade, or an answer without an end")
+                raise h11.RemoteProtocolError(
+                    "closed without an answer, an upgrade, or an answer without an end"
+                )
 
 
 def _read(where: Where, answer: _Answer) -> object:
     try:
         document: object = json.loads(answer.body)
     except (ValueError, RecursionError) as exc:
-        raise AdminError(f"{shown(where)}: not understood: {answer.who}", hint="is it of another version? Restart it") from exc
+        raise AdminError(
+            f"{shown(where)}: not understood: {answer.who}", hint="is it of another version? Restart it"
+        ) from exc
     match document:
         case {"path": str() as path, "problems": list() as problems}:
             raise ConfigError(path, [_problem(problem) for problem in problems])

@@ -1,7 +1,7 @@
 """Asking the running daemon: through its unix socket if there is one, else (to read only) over TCP.
 
-A daemon is found by the `admin:` section of a configuration file, and it counts only if it runs with that very file: several
-daemons of one machine may have the same address in their files, and one of them has it.
+A daemon is found by the `admin:` section of a configuration file, and it counts only if it runs with that
+very file: several daemons of one machine may have the same address in their files, and one of them has it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ USUAL: Final = AdminConfig(socket=Path("/run/kubemux/admin.sock"))
 
 
 class Unfinished(AdminError):
-    """An order that takes longer than one would wait: the daemon has it, answers others, and goes on with it."""
+    """An order that takes longer than one would wait: the daemon has it, answers
+    others, and goes on with it.
+    """
 
     hint = "its log says how it ends: journalctl -u kubemux"
 
@@ -44,17 +46,20 @@ class AnotherDaemon(AdminError):
     def __init__(self, where: Where, running: str, path: Path) -> None:
         super().__init__(
             f"{shown(where)}: the kubemux there runs with {running}, not with {path.absolute()}",
-            hint=f"--config {shlex.quote(running)} asks that one; the one of your file, if it runs, does not have this address: "
+            hint=f"--config {shlex.quote(running)} asks that one; the one of your file, if it runs, does "
+            "not have this address: "
             "its log says why",
         )
 
 
 def admin_section(path: Path, usual: AdminConfig = USUAL, *, orders: bool = False) -> AdminConfig:
-    """The `admin:` section of a configuration file: mistakes elsewhere in it do not stop questions. Raises ConfigError.
+    """The `admin:` section of a configuration file: mistakes elsewhere in it do not stop questions.
 
-    A file that is gone, no YAML mapping, or wrong in that section says nothing, and that is when one asks: then a daemon that
-    answers at the `usual` places counts. With `orders` it must take them, that is be there on the socket; and a file without
-    `admin.socket`, be it cut off, is no reason not to look there.
+    Raises ConfigError.
+
+    A file that is gone, no YAML mapping, or wrong in that section says nothing, and that is when one asks:
+    then a daemon that answers at the `usual` places counts. With `orders` it must take them, that is be there
+    on the socket; and a file without `admin.socket`, be it cut off, is no reason not to look there.
     """
     try:
         admin = _written(path)
@@ -89,7 +94,10 @@ async def _usually(path: Path, usual: AdminConfig, *, orders: bool) -> AdminConf
 
 
 async def fetch_status(admin: AdminConfig, path: Path) -> object:
-    """The parsed document of `/status` (see `proxy.admin.status`) of the daemon that runs with `path`. Raises AdminError."""
+    """The parsed document of `/status` (see `proxy.admin.status`) of the daemon that runs with `path`.
+
+    Raises AdminError.
+    """
     failures: list[AdminError] = []
     for where in (admin.socket, admin.listen):
         if where is not None:
@@ -103,12 +111,16 @@ async def fetch_status(admin: AdminConfig, path: Path) -> object:
 
 @contextmanager
 def names_of(path: Path, names: Iterable[str], *sections: str) -> Iterator[None]:
-    """Where the daemon does not know one of `names` that these sections of the file have, UnknownName says how it comes to."""
+    """Where the daemon does not know one of `names` that these sections of the file have, UnknownName says
+    how it comes to.
+    """
     try:
         yield
     except UnknownName as error:
         written = _in_file(path, sections)
-        unknown = next((name for name in names if name in written and str(error).endswith(f" {name!r}")), None)
+        unknown = next(
+            (name for name in names if name in written and str(error).endswith(f" {name!r}")), None
+        )
         if unknown is None:
             raise
         hint = f"{path} has it, and has changed since the daemon read it: kubemux reload takes it up"
@@ -136,11 +148,14 @@ def _same(running: str, path: Path) -> bool:
     return not os.path.isabs(running) or os.path.realpath(running) == os.path.realpath(path)  # noqa: PTH117 - no Path is needed
 
 
-async def command(admin: AdminConfig, path: Path, name: str, *, params: Mapping[str, str] | None = None, budget: float) -> object:
-    """POST `/-/NAME` to the daemon that runs with `path` and return the parsed answer, waiting up to `budget` seconds.
+async def command(
+    admin: AdminConfig, path: Path, name: str, *, params: Mapping[str, str] | None = None, budget: float
+) -> object:
+    """POST `/-/NAME` to the daemon that runs with `path` and return the parsed answer, waiting up to `budget`
+    seconds.
 
-    Raises ConfigError if the daemon refused a new configuration, UnknownName, Unfinished if the time was up and the daemon is
-    at it, and AdminError for everything else.
+    Raises ConfigError if the daemon refused a new configuration, UnknownName, Unfinished if the time was up
+    and the daemon is at it, and AdminError for everything else.
     """
     if not admin.socket:
         raise AdminError(

@@ -21,17 +21,19 @@ Handler = Callable[[Request], Awaitable[Response]]
 class Connections:
     """The protocol factory of an asyncio server: at most `MAX_CONNECTIONS` at a time.
 
-    One more takes the place of that which has made no progress for longest: sent no request, or taken nothing of its answer.
-    So neither idle sockets nor clients that never read can shut others out. One whose order is being carried out stays;
-    where every one is such, the new one is reset.
+    One more takes the place of that which has made no progress for longest: sent no request, or taken nothing
+    of its answer. So neither idle sockets nor clients that never read can shut others out. One whose order is
+    being carried out stays; where every one is such, the new one is reset.
     """
 
-    def __init__(self, handler: Handler, *, name: str, idle_timeout: float = 10.0, answer_timeout: float = 10.0) -> None:
+    def __init__(
+        self, handler: Handler, *, name: str, idle_timeout: float = 10.0, answer_timeout: float = 10.0
+    ) -> None:
         """`handler` must not raise.
 
-        `idle_timeout`: seconds for a request to arrive in full, from the connection's start or the last answer.
-        `answer_timeout`: seconds for an answer to be made and to be taken by the client. Only that to an order may be made
-        for longer, since the daemon is at it in any case.
+        `idle_timeout`: seconds for a request to arrive in full, from the connection's start or the last
+        answer. `answer_timeout`: seconds for an answer to be made and to be taken by the client. Only that to
+        an order may be made for longer, since the daemon is at it in any case.
         """
         self._handler = handler
         self._idle_timeout = idle_timeout
@@ -119,7 +121,9 @@ class Connections:
             await client.send(answer, head=head, on_progress=lambda: self._progress(client))
 
     async def close(self, *, grace: float) -> None:
-        """Close idle connections at once and busy ones after `grace` seconds; none is left when this returns."""
+        """Close idle connections at once and busy ones after `grace` seconds; none
+        is left when this returns.
+        """
         self._is_closing = True
         for client in self._waiting:
             client.abort()

@@ -1,9 +1,12 @@
-"""One client's HTTP/1.1: requests in, answers out, one after another. h11 knows the protocol (RFC 9112), a stream carries it.
+"""One client's HTTP/1.1: requests in, answers out, one after another. h11 knows the protocol (RFC 9112), a
+stream carries it.
 
-Small on purpose: no request's body is read, every answer is there in full when it is sent. Deadlines are the caller's
-(`proxy/admin/connections.py`): whoever waits here may be cancelled at any time, and the connection is closed then.
+Small on purpose: no request's body is read, every answer is there in full when it is sent. Deadlines are the
+caller's (`proxy/admin/connections.py`): whoever waits here may be cancelled at any time, and the connection
+is closed then.
 
-What others might read in another way than we do is refused, and its connection closed: see `_refuse_ambiguous`.
+What others might read in another way than we do is refused, and its connection closed: see
+`_refuse_ambiguous`.
 """
 
 from __future__ import annotations
@@ -28,18 +31,26 @@ LINGER_S: Final = 1.0
 _PIECE: Final = 4096
 _SENT_PIECE: Final = 64 * 1024
 """Bytes of an answer at a time: that a client takes them tells that it reads at all."""
-_HOST: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|(?:[\w.~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)(?::[0-9]*)?", re.ASCII)
+_HOST: Final = re.compile(
+    r"(?:\[[0-9A-Fa-f:.]+\]|(?:[\w.~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)(?::[0-9]*)?", re.ASCII
+)
 """RFC 9110 7.2: uri-host [":" port], as RFC 3986 3.2.2 writes them. It may be empty."""
 SERVER: Final = "kubemux"
 """The field `Server` of every answer: what tells this daemon from another program at its address."""
 _ALWAYS: Final = {"Server": SERVER, "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 _DATE: Final = "%a, %d %b %Y %H:%M:%S GMT"
-"""RFC 9110 5.6.7. Not `email.utils.formatdate`, whose imports are 0.4 MB; nothing in the daemon sets LC_TIME to other names."""
+"""RFC 9110 5.6.7.
+
+Not `email.utils.formatdate`, whose imports are 0.4 MB; nothing in the daemon sets LC_TIME to other names.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What was asked for. `path` is decoded; the names in `headers` are in lower case; of a repeated field the last counts."""
+    """What was asked for.
+
+    `path` is decoded; the names in `headers` are in lower case; of a repeated field the last counts.
+    """
 
     method: str
     path: str
@@ -79,13 +90,18 @@ class Conversation:
         self._writer = writer
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
         self._is_refused = False
-        # An answer then counts as sent when the kernel has all of it, so a deadline on `send` covers every byte.
+        # An answer then counts as sent when the kernel has all of it, so a deadline on `send` covers every
+        # byte.
         writer.transport.set_write_buffer_limits(high=0)
 
     @property
     def goes_on(self) -> bool:
-        """Whether another request may follow: both sides keep the connection alive, and all of the last one was read."""
-        return not self._is_refused and self._http.our_state is h11.DONE and self._http.their_state is h11.DONE
+        """Whether another request may follow: both sides keep the connection alive, and all of the last one
+        was read.
+        """
+        return (
+            not self._is_refused and self._http.our_state is h11.DONE and self._http.their_state is h11.DONE
+        )
 
     async def receive(self) -> Request | None:
         """The next request; None when the client has ended the connection. Raises h11.RemoteProtocolError."""
@@ -106,8 +122,13 @@ class Conversation:
             pass
         return request
 
-    async def send(self, response: Response, *, head: bool = False, on_progress: Callable[[], None] = lambda: None) -> None:
-        """Send an answer; of one to HEAD not the body. Returns when the kernel has it; `on_progress` after each piece."""
+    async def send(
+        self, response: Response, *, head: bool = False, on_progress: Callable[[], None] = lambda: None
+    ) -> None:
+        """Send an answer; of one to HEAD not the body.
+
+        Returns when the kernel has it; `on_progress` after each piece.
+        """
         fields = [
             *response.headers.items(),
             *_ALWAYS.items(),
@@ -139,7 +160,8 @@ class Conversation:
             async with asyncio.timeout(LINGER_S):
                 rest = self._is_refused or self._http.their_state in (h11.SEND_BODY, h11.ERROR)
                 if rest and not self._writer.is_closing():
-                    # Closed with bytes unread the kernel resets, and the client loses what it has not read: RFC 9112 9.6.
+                    # Closed with bytes unread the kernel resets, and the client loses what it has not read:
+                    # RFC 9112 9.6.
                     if self._writer.can_write_eof():  # not under TLS
                         self._writer.write_eof()
                     while await self._reader.read(_PIECE):
@@ -155,7 +177,9 @@ class Conversation:
 def _request(event: h11.Request) -> Request:
     target = event.target.decode("ascii", "replace")
     headers = {name.decode("ascii"): value.decode("latin-1") for name, value in event.headers}
-    if not target.startswith("/"):  # RFC 9112 3.2.2: the absolute form is for proxies, but must be taken, its host for `Host`
+    if not target.startswith(
+        "/"
+    ):  # RFC 9112 3.2.2: the absolute form is for proxies, but must be taken, its host for `Host`
         authority, _, rest = target.partition("://")[2].partition("/")
         target = f"/{rest}"
         if authority:
@@ -170,10 +194,12 @@ def _request(event: h11.Request) -> Request:
 
 
 def _refuse_ambiguous(event: h11.Request, request: Request) -> None:
-    """Raise h11.RemoteProtocolError for what two readers may understand in two ways, which is how requests are smuggled.
+    """Raise h11.RemoteProtocolError for what two readers may understand in two ways, which is how requests
+    are smuggled.
 
-    h11 itself refuses a space before a colon, a bare CR, NUL, two `Host`s or none in HTTP/1.1, lengths that differ and codings
-    other than `chunked`. A bare LF ends a line and a folded line is joined by a space, as RFC 9112 2.2 and 5.2 allow.
+    h11 itself refuses a space before a colon, a bare CR, NUL, two `Host`s or none in HTTP/1.1, lengths that
+    differ and codings other than `chunked`. A bare LF ends a line and a folded line is joined by a space, as
+    RFC 9112 2.2 and 5.2 allow.
     """
     if len(event.headers) > MAX_FIELDS:
         raise h11.RemoteProtocolError("too many fields", error_status_hint=431)

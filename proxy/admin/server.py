@@ -1,11 +1,12 @@
 """The admin server: HTTP on loopback (read only) and on a unix socket (the same, and the changing calls).
 
     GET  /metrics /healthz /readyz[?verbose] /status /          both
-    POST /-/reload /-/reconnect?gateway= /-/drain?cluster= /-/probe?cluster=      unix socket only; 404 over TCP
+    POST /-/reload /-/reconnect?gateway= /-/drain?cluster= /-/probe?cluster=      unix socket only; 404 over
+    TCP
 
-Errors are JSON: {"error": sentence, "reason": word, "hint": remedy}; a refused configuration adds "path" and "problems".
-Who may connect is decided before HTTP: the socket's mode, the loopback address. What remains over TCP is a browser lured to a
-name that resolves to 127.0.0.1, hence the check of `Host` (DNS rebinding).
+Errors are JSON: {"error": sentence, "reason": word, "hint": remedy}; a refused configuration adds "path" and
+"problems". Who may connect is decided before HTTP: the socket's mode, the loopback address. What remains over
+TCP is a browser lured to a name that resolves to 127.0.0.1, hence the check of `Host` (DNS rebinding).
 """
 
 from __future__ import annotations
@@ -44,7 +45,10 @@ _INDEX: Final = "".join(
 
 
 class AdminServer:
-    """Serves snapshots and metrics, and passes orders on. Start one side, both, or go on without one that fails."""
+    """Serves snapshots and metrics, and passes orders on.
+
+    Start one side, both, or go on without one that fails.
+    """
 
     def __init__(
         self,
@@ -55,7 +59,9 @@ class AdminServer:
         idle_timeout: float = 10.0,
         answer_timeout: float = 10.0,
     ) -> None:
-        """`idle_timeout`: seconds a client may take to send a request; `answer_timeout`: until it has the answer."""
+        """`idle_timeout`: seconds a client may take to send a request; `answer_timeout`: until it has the
+        answer.
+        """
         self._snapshot = snapshot
         self._exposed = metrics
         self._control = control
@@ -78,15 +84,21 @@ class AdminServer:
         }
 
     def __repr__(self) -> str:
-        return f"<AdminServer {len(self._servers)} listening, {sum(len(served) for _, served in self._servers)} connections>"
+        return (
+            f"<AdminServer {len(self._servers)} listening, "
+            f"{sum(len(served) for _, served in self._servers)} connections>"
+        )
 
     async def start_tcp(self, where: Endpoint | socket.socket) -> Endpoint:
-        """Serve the reads on `where`, an address or a bound socket (socket activation). Returns the bound address.
+        """Serve the reads on `where`, an address or a bound socket (socket activation).
+
+        Returns the bound address.
 
         Raises ListenError.
         """
         listen = Endpoint(*where.getsockname()[:2]) if isinstance(where, socket.socket) else where
-        # Beyond loopback (`allow_remote: true`) any name may lead here, and a browser's page could as well ask for itself.
+        # Beyond loopback (`allow_remote: true`) any name may lead here, and a browser's page could as well
+        # ask for itself.
         host = listen.host if listen.is_loopback else None
         served = self._connections(partial(self._answer, self._reads, host), f"admin {listen}")
         loop = asyncio.get_running_loop()
@@ -101,7 +113,10 @@ class AdminServer:
         return Endpoint(*server.sockets[0].getsockname()[:2])
 
     async def start_unix(self, path: Path) -> None:
-        """Serve the reads and the changing calls on a unix socket at `path`, mode 0600. Raises ListenError."""
+        """Serve the reads and the changing calls on a unix socket at `path`, mode 0600.
+
+        Raises ListenError.
+        """
         listener = UnixListener(path)
         served = self._connections(partial(self._answer, self._reads | self._writes, None), f"admin {path}")
         server = await asyncio.get_running_loop().create_unix_server(served, sock=listener.socket)
@@ -118,12 +133,15 @@ class AdminServer:
         self._servers.clear()
 
     def _connections(self, handler: Handler, name: str) -> Connections:
-        return Connections(handler, name=name, idle_timeout=self._idle_timeout, answer_timeout=self._answer_timeout)
+        return Connections(
+            handler, name=name, idle_timeout=self._idle_timeout, answer_timeout=self._answer_timeout
+        )
 
     # ------------------------------------------------------------------------------------------ one request
 
     async def _answer(self, handlers: dict[str, Handler], host: str | None, request: Request) -> Response:
-        # HTTP/1.0 may come without one (h11 refuses that of 1.1), as simple health checks do; no browser speaks it.
+        # HTTP/1.0 may come without one (h11 refuses that of 1.1), as simple health checks do; no browser
+        # speaks it.
         named = request.headers.get("host")
         if host is not None and named is not None and not host_allowed(named, host):
             return _error(403, "this Host is not served here", hint=f"ask for {host} or localhost")
@@ -139,9 +157,13 @@ class AdminServer:
             return await handler(request)
         except ConfigError as exc:
             problems = [asdict(problem) for problem in exc.problems]
-            return _error(422, str(exc), reason=exc.reason, hint="nothing was changed", path=exc.path, problems=problems)
+            return _error(
+                422, str(exc), reason=exc.reason, hint="nothing was changed", path=exc.path, problems=problems
+            )
         except ProxyError as exc:
-            return _error(404 if isinstance(exc, UnknownName) else 500, str(exc), reason=exc.reason, hint=exc.hint)
+            return _error(
+                404 if isinstance(exc, UnknownName) else 500, str(exc), reason=exc.reason, hint=exc.hint
+            )
         except Exception:
             log.exception("admin request failed", method=request.method, path=request.path)
             return _error(500, "internal error", hint="this is a bug; the daemon's log has the traceback")
@@ -163,7 +185,9 @@ class AdminServer:
 
     async def _metrics(self, request: Request) -> Response:
         body, headers = await expose(
-            self._exposed, accept=request.headers.get("accept", ""), accept_encoding=request.headers.get("accept-encoding", "")
+            self._exposed,
+            accept=request.headers.get("accept", ""),
+            accept_encoding=request.headers.get("accept-encoding", ""),
         )
         return Response(body, headers=headers)
 
@@ -183,7 +207,9 @@ class AdminServer:
         return await _tell(self._control.probe, "cluster", request)
 
 
-async def _tell(call: Callable[[str], Awaitable[Mapping[str, object] | None]], kind: str, request: Request) -> Response:
+async def _tell(
+    call: Callable[[str], Awaitable[Mapping[str, object] | None]], kind: str, request: Request
+) -> Response:
     name = request.query.get(kind)
     if not name:
         return _error(400, f"which {kind}?", hint=f"POST {request.path}?{kind}=NAME")
@@ -195,7 +221,9 @@ def _error(code: int, sentence: str, *, reason: str = "admin", hint: str = "", *
 
 
 def host_allowed(header: str, listen: str) -> bool:
-    """Whether a request's `Host` names this machine: `localhost`, a loopback address, or the configured `listen` host."""
+    """Whether a request's `Host` names this machine: `localhost`, a loopback address, or the configured
+    `listen` host.
+    """
     try:
         name = urlsplit(f"//{header}").hostname or ""
     except ValueError:
@@ -204,10 +232,14 @@ def host_allowed(header: str, listen: str) -> bool:
 
 
 def _listen_error(listen: Endpoint, exc: OSError) -> ListenError:
-    # The loop wraps the system's words in its own ("error while attempting to bind on address ..."); getaddrinfo's are negative.
+    # The loop wraps the system's words in its own ("error while attempting to bind on address ...");
+    # getaddrinfo's are negative.
     text = os.strerror(exc.errno) if exc.errno and exc.errno > 0 else exc.strerror or str(exc)
     if exc.errno == errno.EADDRINUSE:
-        hint = f"find who has it: ss -ltnp 'sport = :{listen.port}'; then stop that, or choose another port for admin.listen"
+        hint = (
+            f"find who has it: ss -ltnp 'sport = :{listen.port}'; then stop that, or choose another "
+            "port for admin.listen"
+        )
     else:
         hint = "choose an address of this machine and a port above 1023 for admin.listen"
     return ListenError(f"admin.listen {listen}: {text}", hint=hint)

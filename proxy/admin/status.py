@@ -1,17 +1,25 @@
-"""A snapshot of the daemon as the JSON of `/status`, the text of `/readyz` and the status line of sd_notify. Pure.
+"""A snapshot of the daemon as the JSON of `/status`, the text of `/readyz` and the status line of sd_notify.
 
-The document, stable for scripts (a field may be added; one that goes or changes its meaning raises `version`):
+Pure.
+
+The document, stable for scripts (a field may be added; one that goes or changes its meaning raises
+`version`):
 
     {"version": 1,
-     "daemon":   {"version": "0.1.0", "pid": 1, "uptime": 3.5, "ready": true, "draining": false, "config_path": "...",
+     "daemon":   {"version": "0.1.0", "pid": 1, "uptime": 3.5, "ready": true, "draining": false,
+     "config_path": "...",
                   "connections": 12, "buffered_bytes": 0, "memory_limit": 268435456},
      "gateways": [{"name": "eu-edge", "state": "up", "wanted": 2, "reconnects": 0, "retry_in": null,
-                   "links": [{"server": "...:22", "age": 60.0, "channels": 7, "data_plane": "asyncssh", "cipher": "...",
+                   "links": [{"server": "...:22", "age": 60.0, "channels": 7, "data_plane": "asyncssh",
+                   "cipher": "...",
                               "rtt": 0.02}], "retiring": [...], "reason": "", "message": "", "hint": "",
                    "certificate_expiry": null}],
-     "clusters": [{"name": "prod-eu", "gateway": "eu-edge", "listen": "127.0.0.1:16443", "listening": true, "state": "up",
-                   "reason": "ok", "message": "", "hint": "", "probe_seconds": 0.03, "api_server": "10.0.0.10:6443",
-                   "connections": 12, "connections_total": 345, "bytes_to_cluster": 1, "bytes_from_cluster": 2,
+     "clusters": [{"name": "prod-eu", "gateway": "eu-edge", "listen": "127.0.0.1:16443", "listening": true,
+     "state": "up",
+                   "reason": "ok", "message": "", "hint": "", "probe_seconds": 0.03, "api_server":
+                   "10.0.0.10:6443",
+                   "connections": 12, "connections_total": 345, "bytes_to_cluster": 1, "bytes_from_cluster":
+                   2,
                    "certificate_expiry": 1767225600.0}]}
 
 Times are seconds, sizes bytes, `certificate_expiry` Unix time; null is "not known (yet)". States are those of
@@ -51,7 +59,10 @@ def _plain(value: object) -> object:
 
 
 def from_document(document: object) -> DaemonSnapshot:
-    """The snapshot that a parsed document was made from. Raises ValueError if it is not one of this version."""
+    """The snapshot that a parsed document was made from.
+
+    Raises ValueError if it is not one of this version.
+    """
     match document:
         case {"version": 1, "daemon": dict() as daemon, "gateways": gateways, "clusters": clusters}:
             try:
@@ -62,13 +73,20 @@ def from_document(document: object) -> DaemonSnapshot:
 
 
 def is_ready(snapshot: DaemonSnapshot) -> bool:
-    """The verdict of `/readyz`: listeners are bound and the daemon is not on its way out. Clusters may be down."""
+    """The verdict of `/readyz`: listeners are bound and the daemon is not on its way out.
+
+    Clusters may be down.
+    """
     return snapshot.ready and not snapshot.draining
 
 
 def readiness(snapshot: DaemonSnapshot) -> str:
-    """The text of `/readyz?verbose`, a line for each check as kube-apiserver writes them, the verdict last."""
-    return "\n".join([*_checks(snapshot), f"readyz check {'passed' if is_ready(snapshot) else 'failed'}"]) + "\n"
+    """The text of `/readyz?verbose`, a line for each check as kube-apiserver writes
+    them, the verdict last.
+    """
+    return (
+        "\n".join([*_checks(snapshot), f"readyz check {'passed' if is_ready(snapshot) else 'failed'}"]) + "\n"
+    )
 
 
 def _checks(snapshot: DaemonSnapshot) -> Iterator[str]:
@@ -106,12 +124,16 @@ def is_failing(cluster: ClusterSnapshot) -> bool:
 
 
 def cut_off(snapshot: DaemonSnapshot) -> frozenset[str]:
-    """The gateways without a link: whatever the last probes of their clusters have found, no client gets through now."""
+    """The gateways without a link: whatever the last probes of their clusters have found, no client gets
+    through now.
+    """
     return frozenset(gateway.name for gateway in snapshot.gateways if not is_connected(gateway))
 
 
 def why_not_up(cluster: ClusterSnapshot) -> str:
-    """A word or two: why there is no listener, else the last probe's reason, or the state while that says `ok` or nothing."""
+    """A word or two: why there is no listener, else the last probe's reason, or the state while that says
+    `ok` or nothing.
+    """
     if not cluster.listening:  # a port that is taken, or else it was drained
         return cluster.reason if cluster.reason == ListenError.reason else "not listening"
     return cluster.reason if cluster.reason not in ("", "ok") else cluster.state
@@ -124,7 +146,8 @@ def summary(snapshot: DaemonSnapshot) -> str:
     connected = sum(map(is_connected, snapshot.gateways))
     plural = "" if snapshot.connections == 1 else "s"
     line = (
-        f"{up}/{len(snapshot.clusters)} clusters up, {connected}/{len(snapshot.gateways)} gateways connected, "
+        f"{up}/{len(snapshot.clusters)} clusters up, {connected}/{len(snapshot.gateways)} gateways "
+        "connected, "
         f"{snapshot.connections} connection{plural}"
     )
     return f"draining: {line}" if snapshot.draining else line

@@ -27,8 +27,9 @@ class UnixListener:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self.socket.setblocking(False)
-            # Linux's bind(2) gives the file the socket's own mode, umask applied: never readable by others, not for a moment,
-            # and without the process-wide umask. See unix_bind_bsd() in the kernel's net/unix/af_unix.c.
+            # Linux's bind(2) gives the file the socket's own mode, umask applied: never readable by others,
+            # not for a moment, and without the process-wide umask. See unix_bind_bsd() in the kernel's
+            # net/unix/af_unix.c.
             os.fchmod(self.socket.fileno(), 0o600)
             self._bind()
             self._identity = _identity(path)

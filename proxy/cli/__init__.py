@@ -1,11 +1,11 @@
 """The command line: `kubemux COMMAND`, and what each failure looks like to the shell.
 
-Exit codes: 0 fine, 1 failed at run time, 2 usage (a name that there is not, too), 78 bad configuration (EX_CONFIG of
-sysexits.h), 130 interrupted. Each command is a module of this package that is imported only when it runs: `kubemux status` pays
-for no SSH library.
+Exit codes: 0 fine, 1 failed at run time, 2 usage (a name that there is not, too), 78 bad configuration
+(EX_CONFIG of sysexits.h), 130 interrupted. Each command is a module of this package that is imported only
+when it runs: `kubemux status` pays for no SSH library.
 
-Commands write by `say`, `note` and `complain` alone: whatever a server, a file or a socket has said reaches the terminal without
-control characters.
+Commands write by `say`, `note` and `complain` alone: whatever a server, a file or a socket has said reaches
+the terminal without control characters.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ _COMMANDS: Final = {
     "reconnect": ("orders", "Dial the links of a gateway again."),
     "drain": ("orders", "Stop taking connections for a cluster; let those it has end."),
 }
-"""Command -> the module of this package that defines it under the same name, and its line in `kubemux --help`."""
+"""Command -> the module of this package that defines it under the same name, and its line in `kubemux
+--help`.
+"""
 
 
 def say(text: str) -> None:
@@ -87,13 +89,19 @@ class Group(click.Group):
     def resolve_command(  # noqa: D102 - click's
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args[0] not in self.list_commands(ctx) and not args[0].startswith("-") and not ctx.resilient_parsing:
+        if (
+            args[0] not in self.list_commands(ctx)
+            and not args[0].startswith("-")
+            and not ctx.resilient_parsing
+        ):
             ctx.fail(f"No such command {args[0]!r}: {suggest(args[0], self.list_commands(ctx))}.")
         return super().resolve_command(ctx, args)
 
 
 class _Commands(Group):
-    """The commands of the table, imported when used; every failure ends in an exit code and a line, never a traceback."""
+    """The commands of the table, imported when used; every failure ends in an exit code and a line, never a
+    traceback.
+    """
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         return list(_COMMANDS)
@@ -162,4 +170,6 @@ def main() -> None:
     Exit codes: 0 fine, 1 failed at run time, 2 usage, 78 bad configuration, 130 interrupted.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a character that the locale lacks is a question mark, not the end
+        sys.stdout.reconfigure(
+            errors="replace"
+        )  # a character that the locale lacks is a question mark, not the end

@@ -24,12 +24,17 @@ from proxy.ssh.login.options import prepare
 def check(config: Path) -> None:
     """Check a configuration file and the files it names; report every problem with its line and remedy.
 
-    What keeps the daemon from starting is an error; what keeps it from using one gateway is a warning. Run it as root or as the
-    daemon's user: whether keys can be read depends on who asks.
+    What keeps the daemon from starting is an error; what keeps it from using one gateway is a warning. Run it
+    as root or as the daemon's user: whether keys can be read depends on who asks.
     """
     nobody.answer()
     loaded = loader.load(config)
-    found = [*_void(loaded), *credentials.doubts(loaded), *known_hosts.doubts(loaded), *expiry.soon(loaded, time.time())]
+    found = [
+        *_void(loaded),
+        *credentials.doubts(loaded),
+        *known_hosts.doubts(loaded),
+        *expiry.soon(loaded, time.time()),
+    ]
     if any(gateway.ssh_config for gateway in loaded.gateways.values()):
         found += uvloop.run(_ssh_configs(loaded))
     for doubt, remedy in found:

@@ -19,10 +19,15 @@ from proxy.runtime.logging import configure
 def demo() -> None:
     """Try it: two stand-in clusters behind an embedded SSH server.
 
-    Needs no root, no sshd and no cluster; listens on loopback, on ports that are free. Ctrl-C leaves nothing behind.
+    Needs no root, no sshd and no cluster; listens on loopback, on ports that are free. Ctrl-C leaves nothing
+    behind.
     """
     configure("console", "info")
-    # While the folder is made and removed nothing may end us halfway: signals wait until the daemon takes them, or for good.
+    # While the folder is made and removed nothing may end us halfway: signals wait until the daemon takes
+    # them, or for good.
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)
-    with tempfile.TemporaryDirectory(prefix="kubemux-demo-") as folder, prepare(Path(folder).resolve()) as stage:
+    with (
+        tempfile.TemporaryDirectory(prefix="kubemux-demo-") as folder,
+        prepare(Path(folder).resolve()) as stage,
+    ):
         uvloop.run(run(stage, say))

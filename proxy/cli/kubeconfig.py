@@ -26,23 +26,36 @@ def kubeconfig() -> None:
 
 @kubeconfig.command()
 @config_option
-@click.option("--cluster", "names", multiple=True, metavar="NAME", help="Only this cluster (repeatable). Default: all.")
-@click.option("--base", type=_file, help="Where users come from. Default: the files of $KUBECONFIG, else ~/.kube/config.")
-@click.option("--output", type=_file, help="Merge into this file (mode 0600). Default: print a new kubeconfig.")
+@click.option(
+    "--cluster", "names", multiple=True, metavar="NAME", help="Only this cluster (repeatable). Default: all."
+)
+@click.option(
+    "--base",
+    type=_file,
+    help="Where users come from. Default: the files of $KUBECONFIG, else ~/.kube/config.",
+)
+@click.option(
+    "--output", type=_file, help="Merge into this file (mode 0600). Default: print a new kubeconfig."
+)
 def export(config: Path, names: tuple[str, ...], base: Path | None, output: Path | None) -> None:
     """One context per cluster, leading through kubemux.
 
-    It is named like the cluster. Clients verify the API server's own certificate. The user is that of the base kubeconfig's
-    context of the same name.
+    It is named like the cluster. Clients verify the API server's own certificate. The user is that of the
+    base kubeconfig's context of the same name.
     """
     clusters = loader.load(config, Scrutiny.CA).clusters
     if not clusters:
-        problem = Problem(0, "clusters", "there is no cluster to export", "kubemux kubeconfig import adds them")
+        problem = Problem(
+            0, "clusters", "there is no cluster to export", "kubemux kubeconfig import adds them"
+        )
         raise ConfigError(str(config), [problem])
     known = sorted(map(repr, clusters))
     unknown = [name for name in names if name not in clusters]
     if unknown:
-        problems = [Problem(0, "clusters", f"there is no cluster {name!r}", suggest(repr(name), known)) for name in unknown]
+        problems = [
+            Problem(0, "clusters", f"there is no cluster {name!r}", suggest(repr(name), known))
+            for name in unknown
+        ]
         raise UnknownNames(str(config), problems)
     chosen = exporter.targets({name: clusters[name] for name in names or clusters}, str(config))
     users = entries.load([base] if base else entries.default_files(os.environ))
@@ -58,19 +71,43 @@ def export(config: Path, names: tuple[str, ...], base: Path | None, output: Path
 @kubeconfig.command("import")
 @config_option
 @click.option(
-    "--kubeconfig", "source", type=_file, help="The kubeconfig. Default: the files of $KUBECONFIG, else ~/.kube/config."
+    "--kubeconfig",
+    "source",
+    type=_file,
+    help="The kubeconfig. Default: the files of $KUBECONFIG, else ~/.kube/config.",
 )
-@click.option("--context", "names", multiple=True, metavar="NAME", help="A context, exactly as it is named there (repeatable).")
+@click.option(
+    "--context",
+    "names",
+    multiple=True,
+    metavar="NAME",
+    help="A context, exactly as it is named there (repeatable).",
+)
 @click.option("--gateway", required=True, help="The gateway to reach them through, or `direct`.")
 @click.option(
-    "--output", type=click.Path(path_type=Path, allow_dash=True), help="Write here instead; - prints and stores nothing."
+    "--output",
+    type=click.Path(path_type=Path, allow_dash=True),
+    help="Write here instead; - prints and stores nothing.",
 )
-@click.option("--port-base", type=click.IntRange(1, 65535), default=16443, show_default=True, help="The lowest port to give out.")
-def import_(config: Path, source: Path | None, names: tuple[str, ...], gateway: str, output: Path | None, port_base: int) -> None:
+@click.option(
+    "--port-base",
+    type=click.IntRange(1, 65535),
+    default=16443,
+    show_default=True,
+    help="The lowest port to give out.",
+)
+def import_(
+    config: Path,
+    source: Path | None,
+    names: tuple[str, ...],
+    gateway: str,
+    output: Path | None,
+    port_base: int,
+) -> None:
     """Add contexts of a kubeconfig as clusters.
 
-    Each gets a port of its own that stays. The context `in-cluster`, if the kubeconfig has none, is the cluster whose pod this
-    runs in.
+    Each gets a port of its own that stays. The context `in-cluster`, if the kubeconfig has none, is the
+    cluster whose pod this runs in.
     """
     paths = [source] if source else entries.default_files(os.environ)
     chosen = importer.select(

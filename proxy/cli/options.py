@@ -18,7 +18,10 @@ _NOWHERE: Final = "kubemux.nowhere"
 
 
 def user_config() -> Path | None:
-    """Where a user's own file is, if there is one: the XDG Base Directory Specification. None without a home."""
+    """Where a user's own file is, if there is one: the XDG Base Directory Specification.
+
+    None without a home.
+    """
     base = Path(os.environ.get("XDG_CONFIG_HOME", ""))
     try:
         base = base if base.is_absolute() else Path.home() / ".config"
@@ -56,7 +59,9 @@ def _config(ctx: click.Context, param: click.Parameter, value: Path | None) -> P
 
 
 def say_where(ctx: click.Context, error: ConfigError) -> None:
-    """Add to the report of a file that nobody has named, and that is not there, where else one was looked for."""
+    """Add to the report of a file that nobody has named, and that is not there, where else one was looked
+    for.
+    """
     own: Path | None = ctx.meta.get(_NOWHERE)
     if own is not None and error.path == str(DEFAULT_CONFIG):
         remedy = "create one of them, or name yours: --config FILE, or KUBEMUX_CONFIG=FILE in the environment"
@@ -71,9 +76,13 @@ config_option = click.option(
     callback=_config,
     metavar="FILE",
     show_envvar=True,
-    help=f"The configuration file. Default: {DEFAULT_CONFIG}, else $XDG_CONFIG_HOME/kubemux/config.yaml (~/.config/…).",
+    help=f"The configuration file. Default: {DEFAULT_CONFIG}, else $XDG_CONFIG_HOME/kubemux/config.yaml "
+    "(~/.config/…).",
 )
-"""`--config FILE`, `config: pathlib.Path` in the command. Whether it can be read is for the loader to say (exit code 78)."""
+"""`--config FILE`, `config: pathlib.Path` in the command.
+
+Whether it can be read is for the loader to say (exit code 78).
+"""
 
 
 def _take(ctx: click.Context, param: click.Parameter, value: Path | None) -> None:  # noqa: ARG001 - click's signature
@@ -82,7 +91,12 @@ def _take(ctx: click.Context, param: click.Parameter, value: Path | None) -> Non
 
 
 file_argument = click.argument(
-    "file", type=click.Path(path_type=Path, readable=False), required=False, is_eager=True, expose_value=False, callback=_take
+    "file",
+    type=click.Path(path_type=Path, readable=False),
+    required=False,
+    is_eager=True,
+    expose_value=False,
+    callback=_take,
 )
 """`FILE`, the same as `--config FILE`, for commands that are about the file itself."""
 

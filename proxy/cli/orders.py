@@ -1,4 +1,6 @@
-"""`kubemux reload`, `reconnect GATEWAY` and `drain CLUSTER`: orders to the running daemon, through its unix socket."""
+"""`kubemux reload`, `reconnect GATEWAY` and `drain CLUSTER`: orders to the running daemon, through its unix
+socket.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,10 @@ from proxy.config.values import format_duration
 from proxy.errors import AdminError, ConfigError, Problem
 
 ORDER_BUDGET: Final = 60.0
-"""Seconds. A reload drains what was removed, a reconnect closes links in order: both have limits of their own."""
+"""Seconds.
+
+A reload drains what was removed, a reconnect closes links in order: both have limits of their own.
+"""
 
 
 @click.command()
@@ -23,8 +28,9 @@ ORDER_BUDGET: Final = 60.0
 def reload(config: Path) -> None:
     """Make the running daemon read its configuration again.
 
-    What did not change keeps its connections. A file with mistakes is refused as a whole: its report is printed, the daemon
-    goes on as before, and the exit code is 78. The daemon reads the file it was started with; it must be that of --config.
+    What did not change keeps its connections. A file with mistakes is refused as a whole: its report is
+    printed, the daemon goes on as before, and the exit code is 78. The daemon reads the file it was started
+    with; it must be that of --config.
     """
     answer = _command(config, "reload", {}, ORDER_BUDGET)
     done = answer if isinstance(answer, dict) else {}
@@ -38,7 +44,9 @@ def reload(config: Path) -> None:
 @click.argument("gateway")
 @config_option
 def reconnect(gateway: str, config: Path) -> None:
-    """Replace the links of GATEWAY: new ones are dialled at once, connections through the old ones go on until they end."""
+    """Replace the links of GATEWAY: new ones are dialled at once, connections through the old ones go on
+    until they end.
+    """
     _command(config, "reconnect", {"gateway": gateway}, ORDER_BUDGET)
     say(f"gateway {gateway}: dialling again; kubemux status shows how it goes")
 
@@ -54,12 +62,15 @@ def reconnect(gateway: str, config: Path) -> None:
 )
 @config_option
 def drain(cluster: str, timeout: float, config: Path) -> None:
-    """Stop taking connections for CLUSTER and wait until those it has have ended (or limits.drain_timeout ends them)."""
+    """Stop taking connections for CLUSTER and wait until those it has have ended (or limits.drain_timeout
+    ends them).
+    """
     try:
         answer = _command(config, "drain", {"cluster": cluster}, timeout)
     except client.Unfinished as error:
         raise AdminError(
-            f"cluster {cluster}: still draining after {format_duration(timeout)}{_left(error.document, cluster)}; "
+            f"cluster {cluster}: still draining after "
+            f"{format_duration(timeout)}{_left(error.document, cluster)}; "
             "it goes on, for limits.drain_timeout at most",
             hint="kubemux status shows how many connections it still has",
         ) from error
@@ -89,7 +100,9 @@ def _command(config: Path, name: str, params: dict[str, str], budget: float) -> 
         admin = client.admin_section(config, orders=True)
     except ConfigError as error:  # not the daemon's, who would have refused the file: nobody has read it
         hint = "mend the file, or name the one that the daemon was started with: --config FILE"
-        error.problems.append(Problem(0, "", "the daemon was not asked, and goes on as before if it runs", hint))
+        error.problems.append(
+            Problem(0, "", "the daemon was not asked, and goes on as before if it runs", hint)
+        )
         raise
     try:
         with client.names_of(config, params.values(), *(f"{kind}s" for kind in params)):

@@ -1,4 +1,7 @@
-"""`kubemux probe CLUSTER`: one probe, explained step by step. From this process, unless it may not read what that needs."""
+"""`kubemux probe CLUSTER`: one probe, explained step by step.
+
+From this process, unless it may not read what that needs.
+"""
 
 from __future__ import annotations
 
@@ -41,8 +44,8 @@ _INDENT: Final = " " * 15
 def probe(cluster: str, as_json: bool, verbose: bool, config: Path) -> None:
     """Probe CLUSTER once and explain, step by step, where it stops and what to do.
 
-    It needs no daemon; one that runs is asked to do it, as itself, where this user may not read the keys. Exit codes: 0 its API
-    server is alive, 1 it is not, 2 no such cluster, 78 bad configuration.
+    It needs no daemon; one that runs is asked to do it, as itself, where this user may not read the keys.
+    Exit codes: 0 its API server is alive, 1 it is not, 2 no such cluster, 78 bad configuration.
     """
     nobody.answer()
     configure("console", "error")  # to standard error: the report tells everything but a bug
@@ -69,18 +72,29 @@ def _with(cluster: str, config: Config) -> Config:
 
 
 def _by_daemon(cluster: str, path: Path, refused: ConfigError) -> Report:
-    """The report of the daemon that runs with the file. Raises `refused` if that has other reasons than who asks."""
+    """The report of the daemon that runs with the file.
+
+    Raises `refused` if that has other reasons than who asks.
+    """
     readable = _with(cluster, load(path, Scrutiny.NONE))
     denied = credentials.denied(readable)
     if not denied:
         raise refused
     try:
         with client.names_of(path, [cluster], "clusters"):
-            answer = asyncio.run(client.command(readable.admin, path, "probe", params={"cluster": cluster}, budget=ASK_BUDGET))
+            answer = asyncio.run(
+                client.command(readable.admin, path, "probe", params={"cluster": cluster}, budget=ASK_BUDGET)
+            )
         report = doctor.from_document(answer)
     except (AdminError, ValueError) as error:
-        hint = error.hint if isinstance(error, AdminError) else "it is of another version than this command: restart it"
-        refused.problems.append(Problem(0, "", f"nor could the daemon be asked to probe for this user: {error}", hint))
+        hint = (
+            error.hint
+            if isinstance(error, AdminError)
+            else "it is of another version than this command: restart it"
+        )
+        refused.problems.append(
+            Problem(0, "", f"nor could the daemon be asked to probe for this user: {error}", hint)
+        )
         raise refused from error
     note(f"this user may not read {denied[0]}: the daemon, pid {report.daemon}, has probed as itself")
     return report
@@ -94,7 +108,9 @@ def _print(report: Report, console: Console) -> None:
         took = "" if step.seconds is None else f"  {step.seconds * 1000:.1f} ms"
         if step.stage is Stage.AUTH and step.verdict is Verdict.OK:
             took += " from TCP to here"
-        console.print(Text.assemble("  ", (f"{verdict:<13}", _STYLES[step.verdict]), _text(step.title), (took, "dim")))
+        console.print(
+            Text.assemble("  ", (f"{verdict:<13}", _STYLES[step.verdict]), _text(step.title), (took, "dim"))
+        )
         if step.stage is report.stage:
             console.print(_text(f"{_INDENT}{report.message}"))
             if report.certificate:

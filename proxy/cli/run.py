@@ -32,7 +32,8 @@ def run(config: Path) -> None:
     Exit codes: 0 stopped, 1 failed, 78 bad configuration (systemd does not restart then).
     """
     share_one_arena()
-    # What is imported by now stays: 45,000 objects that a full collection would stop the loop for 20 ms to look at.
+    # What is imported by now stays: 45,000 objects that a full collection would stop the loop for 20 ms to
+    # look at.
     gc.collect()
     gc.freeze()
     nobody.answer()
@@ -43,8 +44,12 @@ async def _serve(given: Path, path: Path) -> None:
     loaded = await load(given)
     logging.configure(loaded.config.log.format, loaded.config.log.level)
     if (plane := os.environ.get(DATA_PLANE, "native")) not in {"native", "asyncssh"}:
-        log.warning("environment variable ignored", name=DATA_PLANE, value=plane, hint="it is asyncssh or native")
+        log.warning(
+            "environment variable ignored", name=DATA_PLANE, value=plane, hint="it is asyncssh or native"
+        )
     for problem in loaded.hanging:
         log.warning("file hangs", key=problem.key, message=problem.message, hint=problem.hint)
     sockets = systemd.inherited_sockets()
-    await run_until_stopped(Daemon(loaded.config, config_path=path, sockets=sockets, fingerprint=loaded.fingerprint))
+    await run_until_stopped(
+        Daemon(loaded.config, config_path=path, sockets=sockets, fingerprint=loaded.fingerprint)
+    )

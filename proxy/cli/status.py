@@ -28,13 +28,18 @@ PIPE_WIDTH: Final = 1 << 20
 @click.command()
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.option("--json", "as_json", is_flag=True, help="Print the document of /status, stable for scripts.")
-@click.option("--watch", "watching", is_flag=True, help="Refresh in place until Ctrl-C; waits for a daemon that restarts.")
+@click.option(
+    "--watch",
+    "watching",
+    is_flag=True,
+    help="Refresh in place until Ctrl-C; waits for a daemon that restarts.",
+)
 @config_option
 def status(names: tuple[str, ...], config: Path, *, as_json: bool, watching: bool) -> None:
     """Show the gateways and clusters of the running daemon, what is broken first.
 
-    NAME: only this gateway and its clusters, or this cluster and its gateway. The exit code tells whether the daemon answered
-    (0) or not (1); whether all is well is in `--json` and the metrics.
+    NAME: only this gateway and its clusters, or this cluster and its gateway. The exit code tells whether the
+    daemon answered (0) or not (1); whether all is well is in `--json` and the metrics.
     """
     with client.names_of(config, names, "gateways", "clusters"):
         _status(names, config, as_json=as_json, watching=watching)
@@ -77,11 +82,15 @@ def _understood(document: object) -> DaemonSnapshot:
 
 
 def _only(document: object, names: tuple[str, ...]) -> object:
-    """The document with what `names` are about; every field of those, also one that this version does not know."""
+    """The document with what `names` are about; every field of those, also one that this version does not
+    know.
+    """
     shown = chosen(_understood(document), names)
     kept = {
         "gateways": {gateway.name for gateway in shown.gateways},
         "clusters": {cluster.name for cluster in shown.clusters},
     }
     assert isinstance(document, dict)  # noqa: S101 - it was understood
-    return document | {kind: [one for one in document[kind] if one["name"] in names] for kind, names in kept.items()}
+    return document | {
+        kind: [one for one in document[kind] if one["name"] in names] for kind, names in kept.items()
+    }

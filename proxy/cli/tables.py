@@ -1,4 +1,7 @@
-"""A snapshot as tables for a person. Pure: a snapshot, the time and the width in, something rich can print out."""
+"""A snapshot as tables for a person.
+
+Pure: a snapshot, the time and the width in, something rich can print out.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,9 @@ _LOOK: Final = {
 }
 _RANK: Final = {state: ("red", "yellow", "green").index(colour) for state, (_, colour) in _LOOK.items()}
 """What is broken comes first."""
-_RECOVERING: Final = "its last probe was answered, `probe.threshold` of them in a row make it up; clients are served already"
+_RECOVERING: Final = (
+    "its last probe was answered, `probe.threshold` of them in a row make it up; clients are served already"
+)
 """Of a cluster that is down and has nothing to complain about."""
 _FAILING: Final = "`probe.threshold` such probes in a row make it down"
 """Of a cluster that is up, and whose last probe was not answered."""
@@ -46,12 +51,18 @@ _FEWEST_COLUMNS: Final = 2
 
 
 def render(
-    snapshot: DaemonSnapshot, *, now: float, width: int, height: int | None = None, names: Collection[str] = ()
+    snapshot: DaemonSnapshot,
+    *,
+    now: float,
+    width: int,
+    height: int | None = None,
+    names: Collection[str] = (),
 ) -> RenderableType:
     """Head line, gateways, clusters, and why the failing ones fail; what is broken comes first.
 
-    `now` is Unix time, `width` columns. With `height` it takes no more lines: what is well is left out before what is not.
-    With `names` only those gateways and clusters are shown, and what they belong to. Raises UnknownName.
+    `now` is Unix time, `width` columns. With `height` it takes no more lines: what is well is left out before
+    what is not. With `names` only those gateways and clusters are shown, and what they belong to. Raises
+    UnknownName.
     """
     shown = chosen(snapshot, names)
     lost = cut_off(snapshot)
@@ -81,7 +92,10 @@ def render(
 
 
 def chosen(snapshot: DaemonSnapshot, names: Collection[str]) -> DaemonSnapshot:
-    """What `names` are about: gateways with their clusters, clusters with their gateways; none is all. Raises UnknownName."""
+    """What `names` are about: gateways with their clusters, clusters with their gateways; none is all.
+
+    Raises UnknownName.
+    """
     if not names:
         return snapshot
     known = {gateway.name for gateway in snapshot.gateways} | {cluster.name for cluster in snapshot.clusters}
@@ -110,7 +124,9 @@ def _lines(rows: Sized) -> int:
 
 
 def _condition(cluster: ClusterSnapshot, lost: Collection[str]) -> str:
-    """The word in the table: `up?` where the last probes were answered and something speaks against it since."""
+    """The word in the table: `up?` where the last probes were answered and something
+    speaks against it since.
+    """
     if not cluster.listening:
         return "down"
     return "up?" if is_up(cluster) and (is_failing(cluster) or cluster.gateway in lost) else cluster.state
@@ -128,7 +144,9 @@ def _gateway(gateway: GatewaySnapshot, *, now: float) -> list[Text]:
     return [
         _text(gateway.name, "bold"),
         _state(gateway.state),
-        Text(f"{len(gateway.links)}/{gateway.wanted}{f'+{len(gateway.retiring)}' if gateway.retiring else ''}"),
+        Text(
+            f"{len(gateway.links)}/{gateway.wanted}{f'+{len(gateway.retiring)}' if gateway.retiring else ''}"
+        ),
         _milliseconds(min(rtts, default=None)),
         Text(str(sum(link.channels for link in (*gateway.links, *gateway.retiring)))),
         Text(str(gateway.reconnects)),
@@ -143,7 +161,9 @@ def _cluster(cluster: ClusterSnapshot, lost: Collection[str], *, now: float, wid
         _state(_condition(cluster, lost)),
         _text(cluster.listen, "" if cluster.listening else "red"),
         *([_text(cluster.gateway), _text(cluster.api_server)] if wide else []),
-        _milliseconds(None if cluster.reason == LinkDown.reason else cluster.probe_seconds),  # nothing was probed
+        _milliseconds(
+            None if cluster.reason == LinkDown.reason else cluster.probe_seconds
+        ),  # nothing was probed
         Text(str(cluster.connections)),
         Text(bytes_text(cluster.bytes_to_cluster)),
         Text(bytes_text(cluster.bytes_from_cluster)),
@@ -161,10 +181,16 @@ def _problems(snapshot: DaemonSnapshot, lost: Collection[str], listed: int | Non
         if gateway.reason and gateway.state is not GatewayState.UP:
             colour = "yellow" if is_connected(gateway) else "red"
             message = f"{gateway.message}{_what_goes_on(gateway)}"
-            causes.setdefault(("gateway", colour, gateway.reason, message, gateway.hint), []).append(gateway.name)
+            causes.setdefault(("gateway", colour, gateway.reason, message, gateway.hint), []).append(
+                gateway.name
+            )
     for cluster in snapshot.clusters:
         if is_up(cluster) and cluster.gateway in lost:
-            colour, reason, message = "yellow", LinkDown.reason, f"no link of {cluster.gateway} is up any more"
+            colour, reason, message = (
+                "yellow",
+                LinkDown.reason,
+                f"no link of {cluster.gateway} is up any more",
+            )
         elif is_up(cluster):
             if not is_failing(cluster):
                 continue
@@ -172,7 +198,9 @@ def _problems(snapshot: DaemonSnapshot, lost: Collection[str], listed: int | Non
         elif cluster.listening or not snapshot.draining:
             colour = _LOOK[cluster.state][1] if cluster.listening else "red"
             reason = why_not_up(cluster)
-            message = cluster.message or (_RECOVERING if cluster.listening and cluster.state is ClusterState.DOWN else "")
+            message = cluster.message or (
+                _RECOVERING if cluster.listening and cluster.state is ClusterState.DOWN else ""
+            )
         else:
             continue
         hint = "" if reason == LinkDown.reason else cluster.hint  # its gateway's line is above
@@ -181,7 +209,10 @@ def _problems(snapshot: DaemonSnapshot, lost: Collection[str], listed: int | Non
     for (kind, colour, reason, message, hint), names in causes.items():
         more = f" and {len(names) - listed} more" if listed is not None and len(names) > listed else ""
         subject = f"{kind}{'s' if len(names) > 1 else ''} {', '.join(names[:listed])}{more}"
-        shown += [Text(), Text.assemble(_text(subject, colour), _text(f": {reason}{f': {message}' if message else ''}"))]
+        shown += [
+            Text(),
+            Text.assemble(_text(subject, colour), _text(f": {reason}{f': {message}' if message else ''}")),
+        ]
         if hint:
             shown.append(Padding(_text(f"hint: {hint}", "cyan"), (0, 0, 0, 2), expand=False))
     return shown
@@ -198,15 +229,20 @@ def _what_goes_on(gateway: GatewaySnapshot) -> str:
     return f"; its {links} on, only {their} replacement failed"
 
 
-def _table(headers: list[str], rows: list[list[Text]], width: int, room: int | None = None) -> list[RenderableType]:
+def _table(
+    headers: list[str], rows: list[list[Text]], width: int, room: int | None = None
+) -> list[RenderableType]:
     """A blank line, and columns side by side (`>` ones right-justified); nothing if there are no rows.
 
-    The first column, the names, yields where `width` does not hold all of them, then columns from the right; rows that `room`
-    lines do not hold are counted.
+    The first column, the names, yields where `width` does not hold all of them, then columns from the right;
+    rows that `room` lines do not hold are counted.
     """
     if not rows or room == 0:
         return []
-    takes = [_GAP + max(len(header.lstrip(">")), *(row[index].cell_len for row in rows)) for index, header in enumerate(headers)]
+    takes = [
+        _GAP + max(len(header.lstrip(">")), *(row[index].cell_len for row in rows))
+        for index, header in enumerate(headers)
+    ]
     takes[0] = min(takes[0] - _GAP, _SHORTEST_NAME)
     kept = len(headers)
     while kept > _FEWEST_COLUMNS and sum(takes[:kept]) > width:

@@ -42,8 +42,12 @@ class _Seen:
         self.news.set()
 
 
-async def watch(ask: Callable[[], Awaitable[DaemonSnapshot]], console: Console, names: Collection[str]) -> None:
-    """Show what `ask` says every second. Raises UnknownName if the daemon has none of that name, before anything is drawn.
+async def watch(
+    ask: Callable[[], Awaitable[DaemonSnapshot]], console: Console, names: Collection[str]
+) -> None:
+    """Show what `ask` says every second.
+
+    Raises UnknownName if the daemon has none of that name, before anything is drawn.
 
     The clock and the age of what is shown go on while the daemon does not answer. A resize is drawn at once.
     """
@@ -83,8 +87,12 @@ async def _keep_looking(ask: Callable[[], Awaitable[DaemonSnapshot]], seen: _See
 
 async def _keep_drawing(seen: _Seen, console: Console, names: Collection[str]) -> None:
     while not seen.is_over:
-        size = os.get_terminal_size(console.file.fileno())  # rich would believe $COLUMNS and $LINES, which do not change
-        console.size = ConsoleDimensions(size.columns or 80, size.lines or 24)  # a terminal of no size does not know it
+        size = os.get_terminal_size(
+            console.file.fileno()
+        )  # rich would believe $COLUMNS and $LINES, which do not change
+        console.size = ConsoleDimensions(
+            size.columns or 80, size.lines or 24
+        )  # a terminal of no size does not know it
         frame = Screen(_frame(seen, names, width=console.width, height=console.height))
         console.print(Control.home(), frame, sep="", end="")  # over what is there: nothing flickers
         with suppress(TimeoutError):

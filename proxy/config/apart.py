@@ -1,8 +1,9 @@
-"""Reading a configuration in a process of its own: `python -m proxy.config.apart FILE`, which the daemon starts and waits for.
+"""Reading a configuration in a process of its own: `python -m proxy.config.apart FILE`, which the daemon
+starts and waits for.
 
-The daemon then has neither the YAML parser nor what parsing leaves behind in its heap (9 MB with 100 gateways and clusters), and
-a large file does not hold its interpreter: ruamel.yaml reads 80 KB a second. A file that hangs, hangs that process, which says
-so after FILES_S seconds and can be ended.
+The daemon then has neither the YAML parser nor what parsing leaves behind in its heap (9 MB with 100 gateways
+and clusters), and a large file does not hold its interpreter: ruamel.yaml reads 80 KB a second. A file that
+hangs, hangs that process, which says so after FILES_S seconds and can be ended.
 """
 
 from __future__ import annotations
@@ -39,13 +40,18 @@ class Loaded(NamedTuple):
 async def load(path: Path) -> Loaded:
     """What `proxy.config.loader.load_patiently` makes of `path`. Raises ConfigError."""
     command = [sys.executable, "-P", "-m", "proxy.config.apart", str(path)]
-    paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]  # this very code, and what it needs
+    paths = [
+        str(Path(__file__).parents[2]),
+        os.environ.get("PYTHONPATH", ""),
+    ]  # this very code, and what it needs
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     try:
         async with asyncio.timeout(TIMEOUT_S):
             ran = await program.run(command, environment=environment, most=_MOST)
     except (OSError, ValueError) as exc:
-        raise _failed(path, f"no end after {TIMEOUT_S:g} s" if isinstance(exc, TimeoutError) else str(exc)) from exc
+        raise _failed(
+            path, f"no end after {TIMEOUT_S:g} s" if isinstance(exc, TimeoutError) else str(exc)
+        ) from exc
     if ran.code:
         sys.stderr.write(ran.complaints.decode("utf-8", "replace"))  # a bug's traceback
         raise _failed(path, _why(ran.code))
@@ -55,7 +61,9 @@ async def load(path: Path) -> Loaded:
     if isinstance(result[0], Config):
         return Loaded(*result)
     text, state = result
-    error = ConfigError.__new__(ConfigError, text)  # its own constructor counts and cuts the problems: that is done
+    error = ConfigError.__new__(
+        ConfigError, text
+    )  # its own constructor counts and cuts the problems: that is done
     vars(error).update(state)
     raise error
 
@@ -74,7 +82,9 @@ def main() -> None:
     """The child: the configuration, or what is wrong with it, goes to standard output."""
     from proxy.config import loader  # for the child alone: that is what it is for
 
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a daemon that was stopped meanwhile is no error, and wants no traceback
+    signal.signal(
+        signal.SIGPIPE, signal.SIG_DFL
+    )  # a daemon that was stopped meanwhile is no error, and wants no traceback
     try:
         config, found, hanging = loader.load_patiently(Path(sys.argv[1]))
         result: object = config, dict(found.fingerprint), tuple(hanging)

@@ -1,7 +1,8 @@
-"""Certificates in files, read as Go reads them (crypto/x509, CertPool.AppendCertsFromPEM): what one kubectl takes, we take.
+"""Certificates in files, read as Go reads them (crypto/x509, CertPool.AppendCertsFromPEM): what one kubectl
+takes, we take.
 
-A file may hold other things beside them, and certificates that nobody can read: those are passed over. One with a negative
-serial number is such a one, since Go 1.23; OpenSSL does not mind.
+A file may hold other things beside them, and certificates that nobody can read: those are passed over. One
+with a negative serial number is such a one, since Go 1.23; OpenSSL does not mind.
 """
 
 from __future__ import annotations
@@ -19,8 +20,11 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 
 # Without header lines: Go passes over blocks that have some.
-_BLOCK: Final = re.compile(rb"^-----BEGIN CERTIFICATE-----\s*?\n([A-Za-z0-9+/=\s]*)^-----END CERTIFICATE-----", re.MULTILINE)
-# Every system's store has a CA with the serial number 0, which is not ours to mend; negative ones never come that far.
+_BLOCK: Final = re.compile(
+    rb"^-----BEGIN CERTIFICATE-----\s*?\n([A-Za-z0-9+/=\s]*)^-----END CERTIFICATE-----", re.MULTILINE
+)
+# Every system's store has a CA with the serial number 0, which is not ours to mend; negative ones never come
+# that far.
 warnings.filterwarnings("ignore", "Parsed a serial number which wasn't positive")
 
 _CURVES: Final = (ec.SECP224R1, ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
@@ -55,7 +59,9 @@ def load_der(der: bytes) -> x509.Certificate:
     try:
         certificate = x509.load_der_x509_certificate(der)
         extensions = certificate.extensions  # parsed when asked for
-    except Exception as exc:  # a stranger's bytes: a constraint on an address without a mask, for one, is a TypeError
+    except (
+        Exception
+    ) as exc:  # a stranger's bytes: a constraint on an address without a mask, for one, is a TypeError
         raise ValueError(str(exc)) from exc
     if certificate.version is x509.Version.v1 and len(extensions):
         raise ValueError("it is of version 1 and has extensions, which Go passes over")
@@ -67,13 +73,17 @@ def load_der(der: bytes) -> x509.Certificate:
 
 
 def _be_well_formed(value: x509.ExtensionType) -> None:
-    """Raises ValueError for a name, or a constraint on names, that Go cannot read: here it would match, and exclude, nothing."""
+    """Raises ValueError for a name, or a constraint on names, that Go cannot read: here it would match, and
+    exclude, nothing.
+    """
     match value:
         case x509.SubjectAlternativeName():
             good = all(_is_name(one) for one in value)
         case x509.NameConstraints():
             subtrees = (*(value.permitted_subtrees or ()), *(value.excluded_subtrees or ()))
-            good = all(is_domain(one.value.removeprefix(".")) for one in subtrees if isinstance(one, x509.DNSName))
+            good = all(
+                is_domain(one.value.removeprefix(".")) for one in subtrees if isinstance(one, x509.DNSName)
+            )
         case _:
             return
     if not good:
@@ -109,11 +119,17 @@ def _strange_curve(certificate: x509.Certificate) -> str:
         key = certificate.public_key()
     except UnsupportedAlgorithm:
         return ""  # a key of a kind that nobody knows, Go neither: it can be looked at, and signs nothing
-    return "" if not isinstance(key, ec.EllipticCurvePublicKey) or isinstance(key.curve, _CURVES) else key.curve.name
+    return (
+        ""
+        if not isinstance(key, ec.EllipticCurvePublicKey) or isinstance(key.curve, _CURVES)
+        else key.curve.name
+    )
 
 
 def _oddity(der: bytes) -> str:
-    """What Go minds and cryptography does not, or will say less clearly one day: looked up in the bytes (RFC 5280 4.1)."""
+    """What Go minds and cryptography does not, or will say less clearly one day: looked up in the bytes (RFC
+    5280 4.1).
+    """
     try:
         tag, at, end = _element(der, _element(der, 0)[1])  # Certificate, TBSCertificate
         if tag != _SEQUENCE:

@@ -42,7 +42,9 @@ class Scrutiny(IntEnum):
     CA = auto()
     """`tls.ca_file` alone: all that a kubeconfig needs, and no secret."""
     FILES = auto()
-    """Every file is there, readable, private if it must be, of the right format: else the daemon does not start."""
+    """Every file is there, readable, private if it must be, of the right format: else the daemon does not
+    start.
+    """
     KEYS = auto()
     """Private keys are some and can be opened: else the daemon goes on without that gateway."""
 
@@ -85,9 +87,11 @@ def references(section: Section) -> Iterator[Reference]:
 
 
 def paths(section: Section) -> Iterator[Path]:
-    """The files that a gateway or cluster is made with: those it names, and the certificates that lie beside its keys.
+    """The files that a gateway or cluster is made with: those it names, and the certificates that lie beside
+    its keys.
 
-    `KEY-cert.pub` is taken without being named, as by ssh(1). What an ssh_config names in turn is not among them.
+    `KEY-cert.pub` is taken without being named, as by ssh(1). What an ssh_config names in turn is not among
+    them.
     """
     for reference in references(section):
         yield reference.path
@@ -110,7 +114,9 @@ Stamp = tuple[int, int, int, int]
 
 
 def stamps(section: Section) -> dict[Path, Stamp | None]:
-    """Inode, size, mtime and ctime (ns) of each file, None if there is none: cheap to ask for, and different if it changed."""
+    """Inode, size, mtime and ctime (ns) of each file, None if there is none: cheap to ask for, and different
+    if it changed.
+    """
     return {path: _stamp(path) for path in paths(section)}
 
 
@@ -129,7 +135,9 @@ class Look(NamedTuple):
     findings: tuple[Finding, ...] = ()
     """Every file that is missing, unreadable, readable by too many, or not what it should be."""
     fingerprint: Mapping[Path, bytes] = MappingProxyType({})
-    """SHA-256 of each file's contents (empty if it cannot be read), to be compared with an earlier one by `diff.changed`."""
+    """SHA-256 of each file's contents (empty if it cannot be read), to be compared with an earlier one by
+    `diff.changed`.
+    """
     hanging: tuple[Finding, ...] = ()
     """Sections of which a file does not answer; what is said of the others holds."""
 
@@ -171,7 +179,11 @@ def _digest(path: Path) -> bytes:
 def _check(loc: Loc, section: Section, scrutiny: Scrutiny) -> Iterator[Finding]:
     if isinstance(section, GatewayConfig) and scrutiny > Scrutiny.CA:
         if section.ssh_config and not ssh_config.is_ssh_here():
-            yield Finding((*loc, "ssh_config"), "is read by ssh(1), which this machine does not have", ssh_config.NEEDS_SSH)
+            yield Finding(
+                (*loc, "ssh_config"),
+                "is read by ssh(1), which this machine does not have",
+                ssh_config.NEEDS_SSH,
+            )
         for below, path, kind in references(section):
             locked, missing = section.passphrase_file is None, known_hosts.missing(section, path)
             yield from _check_file((*loc, *below), path, kind, scrutiny, locked=locked, missing=missing)
@@ -201,14 +213,21 @@ def doubts(config: Config) -> Iterator[tuple[str, str]]:
         if Finding(loc, message, hint) not in fatal:
             yield f"{dotted(loc)}: {message}", hint
     for name, gateway in config.gateways.items():
-        if gateway.agent and gateway.ssh_config is None and (why := no_agent(os.environ.get("SSH_AUTH_SOCK"))):
+        if (
+            gateway.agent
+            and gateway.ssh_config is None
+            and (why := no_agent(os.environ.get("SSH_AUTH_SOCK")))
+        ):
             yield f"gateways.{name}.agent: {why}", NO_AGENT
 
 
-HANGS: Final = "its disk, or the server that it is mounted from, does not answer; all others are used meanwhile"
+HANGS: Final = (
+    "its disk, or the server that it is mounted from, does not answer; all others are used meanwhile"
+)
 
 NO_AGENT: Final = (
-    "start the daemon with SSH_AUTH_SOCK set to the socket of an ssh-agent that holds the key, or use identity_files"
+    "start the daemon with SSH_AUTH_SOCK set to the socket of an ssh-agent that holds the "
+    "key, or use identity_files"
 )
 
 
@@ -222,9 +241,14 @@ def no_agent(path: str | None) -> str:
 def _check_file(
     loc: Loc, path: Path, kind: Kind, scrutiny: Scrutiny, *, locked: bool = False, missing: str = ""
 ) -> Iterator[Finding]:
-    """`locked`: an encrypted key cannot be opened. `missing`: the remedy for a known_hosts that is not there."""
+    """`locked`: an encrypted key cannot be opened.
+
+    `missing`: the remedy for a known_hosts that is not there.
+    """
     try:
-        data, status = read_bytes(path, limit=MAX_KNOWN_HOSTS_BYTES if kind is Kind.KNOWN_HOSTS else MAX_CREDENTIAL_BYTES)
+        data, status = read_bytes(
+            path, limit=MAX_KNOWN_HOSTS_BYTES if kind is Kind.KNOWN_HOSTS else MAX_CREDENTIAL_BYTES
+        )
     except Unusable as exc:
         hint = _denied_hint(path, kind) if isinstance(exc, Denied) and is_for_system_service() else ""
         if kind is Kind.KNOWN_HOSTS and isinstance(exc.__cause__, FileNotFoundError):
@@ -233,7 +257,9 @@ def _check_file(
         return
     too_open = kind in {Kind.PRIVATE_KEY, Kind.SECRET} and is_too_open(path, status)
     # Whatever the level: `chmod 600` would be the wrong advice for a public key.
-    content = recognise(data) if kind is Kind.PRIVATE_KEY and (too_open or scrutiny is Scrutiny.KEYS) else None
+    content = (
+        recognise(data) if kind is Kind.PRIVATE_KEY and (too_open or scrutiny is Scrutiny.KEYS) else None
+    )
     if content in {Content.PUBLIC, Content.OTHER}:
         yield _not_a_key(loc, path, content)
     elif too_open:
@@ -257,7 +283,9 @@ def _check_file(
 
 
 def _not_known_hosts(loc: Loc, path: Path, data: bytes) -> Iterator[Finding]:
-    """A file of which not one line can be read; single ones are skipped, with a warning of `kubemux check`, as by ssh(1)."""
+    """A file of which not one line can be read; single ones are skipped, with a warning of `kubemux check`,
+    as by ssh(1).
+    """
     lines = data.split(b"\n")
     if any(map(is_entry, lines)):
         return
@@ -273,7 +301,11 @@ def _not_a_key(loc: Loc, path: Path, content: Content | None) -> Finding:
         hint = "a private key, as ssh-keygen writes it, starts with -----BEGIN OPENSSH PRIVATE KEY-----"
         return Finding(loc, f"{path} is not a private key", hint)
     name = str(path).removesuffix(".pub").removesuffix("-cert")
-    hint = f"remove .pub: {name}" if name != str(path) else "name the file that ssh-keygen wrote beside it, without .pub"
+    hint = (
+        f"remove .pub: {name}"
+        if name != str(path)
+        else "name the file that ssh-keygen wrote beside it, without .pub"
+    )
     return Finding(loc, f"{path} is a public key, not the private one", hint)
 
 
@@ -281,7 +313,8 @@ def _credential_hint(path: Path) -> str:
     if not path.is_relative_to(SERVICE_CREDENTIALS):
         return ""
     return (
-        f"systemd hands it over while the service runs (LoadCredential={path.name}:FILE), and root may read it; "
+        f"systemd hands it over while the service runs (LoadCredential={path.name}:FILE), and root may "
+        "read it; "
         "before, try: CREDENTIALS_DIRECTORY=/etc/kubemux/keys kubemux ..."
     )
 
@@ -299,7 +332,8 @@ def _denied_hint(path: Path, kind: Kind) -> str:
 def is_too_open(path: Path, status: os.stat_result) -> bool:
     """OpenSSH's rule (our file, any bit for group or others), and nobody else's file may be readable by all.
 
-    systemd shows credentials with mode 0440 in a folder that only the service can enter (systemd.exec(5), LoadCredential=).
+    systemd shows credentials with mode 0440 in a folder that only the service can enter (systemd.exec(5),
+    LoadCredential=).
     """
     if path.is_relative_to(credentials_directory()) and ".." not in path.parts:
         return False

@@ -13,7 +13,9 @@ from proxy.config.model import ClusterConfig, Config, GatewayConfig
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Names by what happens to them, each tuple in the order of its configuration (`removed`: of the old one)."""
+    """Names by what happens to them, each tuple in the order of its configuration (`removed`: of the old
+    one).
+    """
 
     removed: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
@@ -44,7 +46,8 @@ class Plan:
 def changed(old: Mapping[Path, bytes], new: Mapping[Path, bytes]) -> frozenset[Path]:
     """The files whose contents differ between two fingerprints (`proxy.config.credentials.Look`).
 
-    What is in one of them alone has not changed: it hung while the other was taken, or it is of a section that is new or gone.
+    What is in one of them alone has not changed: it hung while the other was taken, or it is of a section
+    that is new or gone.
     """
     return frozenset(path for path in old.keys() & new.keys() if old[path] != new[path])
 
@@ -52,15 +55,17 @@ def changed(old: Mapping[Path, bytes], new: Mapping[Path, bytes]) -> frozenset[P
 def plan(old: Config, new: Config, changed_files: frozenset[Path] = frozenset()) -> Plan:
     """What leads from `old` to `new`, given the files that changed in between.
 
-    What leads elsewhere is `changed`: a gateway with another address, user or chain, a cluster with another way or other API
-    servers. The rest is `renewed`: other keys, known_hosts, CAs, tokens, by setting or by contents, other numbers; and what
-    jumps through a gateway that is one or the other.
+    What leads elsewhere is `changed`: a gateway with another address, user or chain, a cluster with another
+    way or other API servers. The rest is `renewed`: other keys, known_hosts, CAs, tokens, by setting or by
+    contents, other numbers; and what jumps through a gateway that is one or the other.
     """
     dirty = _unlike(old.gateways, new.gateways, changed_files)
     spread = {name for name in new.gateways if _hops(new, name) & dirty}
     return Plan(
         gateways=_change(old.gateways, new.gateways, dirty | spread, _SERVER),
-        clusters=_change(old.clusters, new.clusters, _unlike(old.clusters, new.clusters, changed_files), _WAY),
+        clusters=_change(
+            old.clusters, new.clusters, _unlike(old.clusters, new.clusters, changed_files), _WAY
+        ),
         limits=old.limits != new.limits,
         admin=old.admin != new.admin,
         log=old.log != new.log,

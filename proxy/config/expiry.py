@@ -1,6 +1,7 @@
 """When credentials end: OpenSSH user certificates of gateways, CAs and client certificates of clusters.
 
-Reads the files as they are now, and blocks. What cannot be read or is no certificate is left to those who use it.
+Reads the files as they are now, and blocks. What cannot be read or is no certificate is left to those who use
+it.
 """
 
 from __future__ import annotations
@@ -70,7 +71,10 @@ def soon(config: Config, now: float) -> Iterator[tuple[str, str]]:
                 for validity in _x509(path):
                     if validity.is_soon(now):
                         key = ".".join(map(str, loc))
-                        yield _said(f"clusters.{name}.{key}", path, validity, now), f"openssl x509 -noout -text -in {path}"
+                        yield (
+                            _said(f"clusters.{name}.{key}", path, validity, now),
+                            f"openssl x509 -noout -text -in {path}",
+                        )
 
 
 def _said(key: str, path: Path, validity: Validity, now: float) -> str:

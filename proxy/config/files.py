@@ -1,6 +1,7 @@
 """The files around a configuration: reading them within bounds.
 
-Blocking, like everything in `proxy/config`: a caller on the event loop has a `proxy.runtime.blocking.Place` for it.
+Blocking, like everything in `proxy/config`: a caller on the event loop has a `proxy.runtime.blocking.Place`
+for it.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ class Denied(Unusable):
 
 
 def read_bytes(path: Path, *, limit: int) -> tuple[bytes, os.stat_result]:
-    """The contents of a regular file of at most `limit` bytes, and its status from the same open. Raises Unusable.
+    """The contents of a regular file of at most `limit` bytes, and its status from the same open.
+
+    Raises Unusable.
 
     A larger file is refused by its size, and once more while reading: it may grow, and /proc says 0.
     """
@@ -47,9 +50,13 @@ def read_bytes(path: Path, *, limit: int) -> tuple[bytes, os.stat_result]:
     except IsADirectoryError as exc:
         raise Unusable("is a directory", "give the path of a file") from exc
     except PermissionError as exc:
-        raise Denied("may not be read by this user", f"let the user that runs kubemux (uid {os.geteuid()}) read it") from exc
+        raise Denied(
+            "may not be read by this user", f"let the user that runs kubemux (uid {os.geteuid()}) read it"
+        ) from exc
     except (OSError, ValueError) as exc:  # ValueError: a NUL in the path
-        raise Unusable(f"cannot be read: {exc.strerror if isinstance(exc, OSError) else exc}", "check the path") from exc
+        raise Unusable(
+            f"cannot be read: {exc.strerror if isinstance(exc, OSError) else exc}", "check the path"
+        ) from exc
     if status.st_size > limit or len(data) > limit:
         raise Unusable(f"is larger than {limit >> 10} KiB", "is it the right file?")
     return data, status

@@ -1,11 +1,12 @@
-"""Host keys that a server rotates in (UpdateHostKeys of ssh_config(5)): which may be learned, and the file that keeps them. Pure.
+"""Host keys that a server rotates in (UpdateHostKeys of ssh_config(5)): which may be learned, and the file
+that keeps them. Pure.
 
 known_hosts belongs to the operator; what is learned has a file of its own, `learned_host_keys`:
 
-    NAME KEYTYPE BASE64 vouched-for-by SHA256:...
+NAME KEYTYPE BASE64 vouched-for-by SHA256:...
 
-A line counts as long as known_hosts has, under that name, the key that vouched for it: who takes a key out of known_hosts takes
-along what it brought in.
+A line counts as long as known_hosts has, under that name, the key that vouched for it: who takes a key out of
+known_hosts takes along what it brought in.
 """
 
 from __future__ import annotations
@@ -22,7 +23,13 @@ MAX_KEYS: Final = 32
 
 VOUCHED: Final = b"vouched-for-by"
 KINDS: Final = frozenset(
-    {b"ssh-ed25519", b"ecdsa-sha2-nistp256", b"ecdsa-sha2-nistp384", b"ecdsa-sha2-nistp521", b"ssh-rsa"}  # RSA signs with SHA-2
+    {
+        b"ssh-ed25519",
+        b"ecdsa-sha2-nistp256",
+        b"ecdsa-sha2-nistp384",
+        b"ecdsa-sha2-nistp521",
+        b"ssh-rsa",
+    }  # RSA signs with SHA-2
 )
 
 
@@ -36,7 +43,9 @@ class Line(NamedTuple):
     """Of a learned line: the fingerprint of the key that vouched for it."""
 
     def is_for(self, name: bytes) -> bool:
-        """Whether it is about that host, as OpenSSH writes its name: `host`, or `[host]:port` for another port than 22."""
+        """Whether it is about that host, as OpenSSH writes its name: `host`, or `[host]:port` for another
+        port than 22.
+        """
         return matches(self.hosts, name)
 
     @property
@@ -79,7 +88,9 @@ def parse(text: bytes) -> list[Line]:
             continue
         fields = line.split()
         marker = fields.pop(0) if fields[0].startswith(b"@") else b""
-        voucher = fields[4].decode("ascii", "replace") if fields[3:4] == [VOUCHED] and len(fields) == 5 else ""
+        voucher = (
+            fields[4].decode("ascii", "replace") if fields[3:4] == [VOUCHED] and len(fields) == 5 else ""
+        )
         found.append(Line(fields[0], base64.b64decode(fields[2]), marker, voucher))
     return found
 
@@ -87,7 +98,8 @@ def parse(text: bytes) -> list[Line]:
 def render(lines: Iterable[Line]) -> bytes:
     """The file of learned keys."""
     return b"".join(
-        b"%s %s %s %s %s\n" % (line.hosts, kind(line.blob), base64.b64encode(line.blob), VOUCHED, line.voucher.encode())
+        b"%s %s %s %s %s\n"
+        % (line.hosts, kind(line.blob), base64.b64encode(line.blob), VOUCHED, line.voucher.encode())
         for line in lines
     )
 
@@ -96,17 +108,22 @@ def valid(known: Sequence[Line], learned: Iterable[Line]) -> list[Line]:
     """The learned lines that `known` still vouches for, under the very name."""
 
     def is_vouched_for(line: Line) -> bool:
-        return any(fingerprint(one.blob) == line.voucher and one.is_simple and one.is_for(line.hosts) for one in known)
+        return any(
+            fingerprint(one.blob) == line.voucher and one.is_simple and one.is_for(line.hosts)
+            for one in known
+        )
 
     return [line for line in learned if line.is_simple and is_vouched_for(line)]
 
 
-def update(known: Sequence[Line], learned: Sequence[Line], name: bytes, shown: bytes, announced: Sequence[bytes]) -> Update:
+def update(
+    known: Sequence[Line], learned: Sequence[Line], name: bytes, shown: bytes, announced: Sequence[bytes]
+) -> Update:
     """What may be learned from a server that identified itself with `shown` and has announced these keys.
 
-    OpenSSH's conditions (clientloop.c, and UpdateHostKeys in ssh_config(5)): the host was identified by a plain key that the
-    user's known_hosts has under its name; no authority, ban, pattern or longer list of names is among its lines; none of the keys
-    stands under another name.
+    OpenSSH's conditions (clientloop.c, and UpdateHostKeys in ssh_config(5)): the host was identified by a
+    plain key that the user's known_hosts has under its name; no authority, ban, pattern or longer list of
+    names is among its lines; none of the keys stands under another name.
     """
     lines = [*known, *valid(known, learned)]
     ours = [line for line in lines if line.is_for(name)]
@@ -127,10 +144,15 @@ def update(known: Sequence[Line], learned: Sequence[Line], name: bytes, shown: b
     )
 
 
-def learn(known: Sequence[Line], learned: Sequence[Line], name: bytes, shown: bytes, change: Update) -> list[Line]:
+def learn(
+    known: Sequence[Line], learned: Sequence[Line], name: bytes, shown: bytes, change: Update
+) -> list[Line]:
     """The learned lines after `change`; `shown`, or the key that vouched for it, vouches for what is new."""
     vouchers = {line.blob: line.voucher for line in valid(known, learned) if line.hosts == name}
     is_known = any(one.blob == shown and one.is_for(name) for one in known)
     voucher = fingerprint(shown) if is_known else vouchers.get(shown, "")
     kept = [line for line in learned if line.hosts != name or line.blob not in (*change.gone, *change.new)]
-    return [*kept, *(Line(name, blob, b"", voucher) for blob in change.new if voucher)]  # none: the files have changed meanwhile
+    return [
+        *kept,
+        *(Line(name, blob, b"", voucher) for blob in change.new if voucher),
+    ]  # none: the files have changed meanwhile

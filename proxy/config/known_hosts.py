@@ -21,7 +21,8 @@ def scan(gateway: GatewayConfig) -> str:
 def missing(gateway: GatewayConfig, path: Path) -> str:
     """The remedy for a known_hosts that is not there."""
     return (
-        f"{scan(gateway)} > {shlex.quote(str(path))} makes one; compare its fingerprints with a trusted source: "
+        f"{scan(gateway)} > {shlex.quote(str(path))} makes one; compare its fingerprints with a trusted "
+        "source: "
         f"ssh-keygen -lf {shlex.quote(str(path))}"
     )
 
@@ -38,7 +39,10 @@ def _unreadable(config: Config) -> Iterator[tuple[str, str]]:
         bad = [number for number, line in enumerate(_contents(path).split(b"\n"), 1) if not is_line(line)]
         if bad:
             more = f" (lines like it: {len(bad)})" if bad[1:] else ""
-            hint = "a line reads: HOST[,HOST...] KEYTYPE BASE64; remove it, or take it anew: ssh-keyscan -p PORT HOST"
+            hint = (
+                "a line reads: HOST[,HOST...] KEYTYPE BASE64; remove it, or take it anew: ssh-keyscan "
+                "-p PORT HOST"
+            )
             yield f"{path}:{bad[0]} is not a known_hosts line, and is skipped{more}", hint
 
 

@@ -1,8 +1,8 @@
 """A file becomes a `Config`, or a ConfigError that holds everything wrong with it.
 
 Four passes, each over what the one before left usable: the YAML, the types, the rules across sections, the
-files referred to. What a pass refuses is replaced by a harmless stand-in, so that the next still sees the rest; findings
-about the stand-ins themselves are dropped.
+files referred to. What a pass refuses is replaced by a harmless stand-in, so that the next still sees the
+rest; findings about the stand-ins themselves are dropped.
 """
 
 from __future__ import annotations
@@ -82,12 +82,18 @@ _DEFAULTS: Final[dict[str, tuple[str, type[Section]]]] = {
 
 
 def load(path: Path, scrutiny: Scrutiny = Scrutiny.FILES) -> Config:
-    """The configuration in `path`, which is read once. Raises ConfigError, also for files that do not answer. Blocking."""
+    """The configuration in `path`, which is read once.
+
+    Raises ConfigError, also for files that do not answer. Blocking.
+    """
     return _strict(yaml.read(path), scrutiny)
 
 
 def load_patiently(path: Path) -> tuple[Config, Look, list[Problem]]:
-    """The same, what was found of the files, and which do not answer: those are no mistake here. Raises ConfigError. Blocking."""
+    """The same, what was found of the files, and which do not answer: those are no mistake here.
+
+    Raises ConfigError. Blocking.
+    """
     document = yaml.read(path)
     config, found, findings = _build(document, Scrutiny.FILES)
     if config is None or findings:
@@ -103,7 +109,9 @@ def parse(data: bytes, path: str, scrutiny: Scrutiny = Scrutiny.FILES) -> Config
 def keys(document: Document) -> dict[object, object]:
     """What the file holds, as it is there. Raises ConfigError if that is nothing, or no mapping."""
     if not isinstance(document.root, dict):
-        message = "the file is empty" if document.root is None else "the file is not a mapping of keys to values"
+        message = (
+            "the file is empty" if document.root is None else "the file is not a mapping of keys to values"
+        )
         hint = "config/minimal.yaml is a start: version, gateways, clusters"
         raise ConfigError(document.path, [Problem(1, "", message, hint)])
     return document.root
@@ -134,7 +142,9 @@ def _build(document: Document, scrutiny: Scrutiny) -> tuple[Config | None, Look,
 
 
 def _plain(node: dict[object, object], loc: Loc, findings: list[Finding]) -> Raw:
-    """`node` as plain mappings with text keys; empty values are refused, but an empty section is one without entries."""
+    """`node` as plain mappings with text keys; empty values are refused, but an empty section is one without
+    entries.
+    """
     plain: Raw = {}
     for key, value in node.items():
         here = (*loc, key if isinstance(key, str | int) else str(key))
@@ -154,9 +164,12 @@ def _scalar(value: object) -> object:
 
 
 def _merge_defaults(raw: Raw, findings: list[Finding], broken: set[Loc], lost: set[Loc]) -> None:
-    """Put `defaults:` under each entry, one level deep for nested mappings. They are checked on their own first.
+    """Put `defaults:` under each entry, one level deep for nested mappings.
 
-    `broken` gets the places that a finding is about, `lost` those of them that leave a gap: rules would find fault with it.
+    They are checked on their own first.
+
+    `broken` gets the places that a finding is about, `lost` those of them that leave a gap: rules would find
+    fault with it.
     """
     defaults = raw.pop("defaults", {})
     if not isinstance(defaults, dict):
@@ -167,16 +180,24 @@ def _merge_defaults(raw: Raw, findings: list[Finding], broken: set[Loc], lost: s
     for key, (section, model) in _DEFAULTS.items():
         entries, shared = raw.get(section), defaults.get(key, {})
         if not isinstance(shared, dict):
-            findings.append(Finding(("defaults", key), f"expected a mapping, got {shown(shared)}", "indent its keys below it"))
+            findings.append(
+                Finding(
+                    ("defaults", key), f"expected a mapping, got {shown(shared)}", "indent its keys below it"
+                )
+            )
         elif isinstance(entries, dict):
             stand_ins = {name: value for name, value in _STAND_INS.items() if name in hints(model)}
             for error in _errors(model, stand_ins | shared):
                 findings.append(_explain(error, ("defaults", key, *error.loc), model))
-                heirs = {(section, name, *error.loc) for name, own in entries.items() if not _says(own, error.loc)}
+                heirs = {
+                    (section, name, *error.loc) for name, own in entries.items() if not _says(own, error.loc)
+                }
                 broken |= heirs
                 if not _repair(shared, error, model):
                     lost |= heirs
-            raw[section] = {name: _merged(shared, own) if isinstance(own, dict) else own for name, own in entries.items()}
+            raw[section] = {
+                name: _merged(shared, own) if isinstance(own, dict) else own for name, own in entries.items()
+            }
 
 
 def _merged(shared: Raw, own: Raw) -> Raw:
@@ -201,7 +222,9 @@ def _says(own: object, loc: Loc) -> bool:
 
 def _validated(raw: Raw, findings: list[Finding], broken: set[Loc], lost: set[Loc]) -> Config | None:
     errors = _errors(Config, raw)
-    for error in sorted(errors, key=lambda error: KEY not in error.loc):  # what has no name needs no further words
+    for error in sorted(
+        errors, key=lambda error: KEY not in error.loc
+    ):  # what has no name needs no further words
         loc = tuple(key for key in error.loc if key != KEY)
         if broken.isdisjoint(_prefixes(loc)):
             findings.append(_explain(error, loc, Config))
@@ -221,7 +244,10 @@ def _errors(model: type[Section], raw: Raw) -> list[Mistake]:
 
 
 def _repair(raw: Raw, error: Mistake, model: type[Section]) -> bool:
-    """Put a harmless value in the place of what is wrong. If there is none, take it out of `raw`, and return False."""
+    """Put a harmless value in the place of what is wrong.
+
+    If there is none, take it out of `raw`, and return False.
+    """
     *way, last = [key for key in error.loc if key != KEY]
     parent: object = raw
     for key in way:
@@ -272,7 +298,9 @@ def _explain(error: Mistake, loc: Loc, model: type[Section]) -> Finding:
         case "value":
             return Finding(loc, detail, example)
         case "variable":
-            return Finding(loc, detail, f"set it where kubemux is started, or write the path itself: {example}")
+            return Finding(
+                loc, detail, f"set it where kubemux is started, or write the path itself: {example}"
+            )
         case "choice" if last == "version":
             return Finding(loc, f"expected {detail}, got {got}", "this kubemux reads version 1")
         case "choice":

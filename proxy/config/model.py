@@ -1,8 +1,8 @@
 """The configuration as frozen, typed values (version 1).
 
-Shapes and defaults only. What can be said about one value alone is checked here; what needs the file system or two
-places of the file (a dangling gateway, a duplicate port, key permissions) is checked in `proxy/config/rules.py`.
-Equality is by value: reload keeps what compares equal.
+Shapes and defaults only. What can be said about one value alone is checked here; what needs the file system
+or two places of the file (a dangling gateway, a duplicate port, key permissions) is checked in
+`proxy/config/rules.py`. Equality is by value: reload keeps what compares equal.
 """
 
 from __future__ import annotations
@@ -53,7 +53,10 @@ class KeepaliveConfig(Section):
 
 
 class GatewayConfig(Section):
-    """One SSH server. `host` may be an alias of `ssh_config`; what is unset is taken from there, then from OpenSSH's defaults."""
+    """One SSH server.
+
+    `host` may be an alias of `ssh_config`; what is unset is taken from there, then from OpenSSH's defaults.
+    """
 
     host: Word
     port: Port | None = None
@@ -100,7 +103,9 @@ class ClusterConfig(Section):
     allow_remote: bool = False
     api_servers: Annotated[tuple[Address, ...], NotEmpty()]
     base_path: BasePath | None = None
-    """The part of the API server's URL after its address, where it shares that with others: Rancher's `/k8s/clusters/c-1`."""
+    """The part of the API server's URL after its address, where it shares that with others: Rancher's
+    `/k8s/clusters/c-1`.
+    """
     max_connections: Count | None = None
     idle_timeout: Duration | None = None
     tls: TlsConfig = TlsConfig()

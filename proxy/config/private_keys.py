@@ -1,8 +1,10 @@
 r"""What a file of `identity_files` is, as far as that can be told without its passphrase. Pure.
 
-    -----BEGIN OPENSSH PRIVATE KEY-----    base64 of "openssh-key-v1\0", string ciphername ("none": not encrypted), ...
+    -----BEGIN OPENSSH PRIVATE KEY-----    base64 of "openssh-key-v1\0", string ciphername ("none": not
+    encrypted), ...
     -----BEGIN ENCRYPTED PRIVATE KEY-----  PKCS #8 (RFC 5958); without ENCRYPTED in clear
-    -----BEGIN RSA PRIVATE KEY-----        PKCS #1; encrypted if a header says Proc-Type: 4,ENCRYPTED (RFC 1421 4.6.1.1)
+    -----BEGIN RSA PRIVATE KEY-----        PKCS #1; encrypted if a header says Proc-Type: 4,ENCRYPTED (RFC
+    1421 4.6.1.1)
 
 The first is OpenSSH's PROTOCOL.key.
 """
@@ -42,7 +44,9 @@ def recognise(data: bytes) -> Content:
 
 
 def public_blob(data: bytes) -> bytes | None:
-    """The public half of the first key in OpenSSH's format: it is in clear, even if the private one is encrypted."""
+    """The public half of the first key in OpenSSH's format: it is in clear, even if the private one is
+    encrypted.
+    """
     found = _BEGIN.search(data)
     if not found or found[1] != b"OPENSSH ":
         return None
@@ -61,7 +65,9 @@ def public_blob(data: bytes) -> bytes | None:
 
 def _in_pem(label: bytes, body: bytes) -> Content:
     if label != b"OPENSSH ":
-        return Content.ENCRYPTED if label == b"ENCRYPTED " or b"Proc-Type: 4,ENCRYPTED" in body else Content.KEY
+        return (
+            Content.ENCRYPTED if label == b"ENCRYPTED " or b"Proc-Type: 4,ENCRYPTED" in body else Content.KEY
+        )
     try:
         blob = binascii.a2b_base64(body)
     except ValueError:

@@ -1,4 +1,6 @@
-"""What two places of a configuration must agree on, and bounds that its types do not say. Pure: no file is looked at.
+"""What two places of a configuration must agree on, and bounds that its types do not say.
+
+Pure: no file is looked at.
 
 Findings name a place by its keys; `proxy/config/loader.py` turns that into a line.
 """
@@ -17,7 +19,9 @@ from proxy.runtime.endpoint import Endpoint
 from proxy.runtime.text import shown, suggest
 
 MIN_MEMORY = 16 << 20
-"""Eight channels at OpenSSH's largest window (2 MiB); below that even small transfers would wait for each other."""
+"""Eight channels at OpenSSH's largest window (2 MiB); below that even small transfers would wait for each
+other.
+"""
 MIN_INTERVAL = 0.01
 MIN_IDLE = 1.0
 """The daemon looks at most every half a second."""
@@ -66,7 +70,11 @@ def own_listener(own: Listeners, address: Endpoint) -> str | None:
 
 def _references(config: Config) -> Iterator[Finding]:
     if DIRECT in config.gateways:
-        yield Finding(("gateways", DIRECT), "`direct` is reserved: it means no gateway at all", "give the gateway another name")
+        yield Finding(
+            ("gateways", DIRECT),
+            "`direct` is reserved: it means no gateway at all",
+            "give the gateway another name",
+        )
     for name, gateway in config.gateways.items():
         for index, hop in enumerate(gateway.jump):
             if hop not in config.gateways:
@@ -75,12 +83,17 @@ def _references(config: Config) -> Iterator[Finding]:
     for name, cluster in config.clusters.items():
         if cluster.gateway != DIRECT and cluster.gateway not in config.gateways:
             hint = suggest(cluster.gateway, (*config.gateways, DIRECT))
-            yield Finding(("clusters", name, "gateway"), f"there is no gateway {shown(cluster.gateway)}", hint)
+            yield Finding(
+                ("clusters", name, "gateway"), f"there is no gateway {shown(cluster.gateway)}", hint
+            )
 
 
 def _cycles(config: Config) -> Iterator[Finding]:
     order = list(config.gateways)
-    graph = {name: [hop for hop in gateway.jump if hop in config.gateways] for name, gateway in config.gateways.items()}
+    graph = {
+        name: [hop for hop in gateway.jump if hop in config.gateways]
+        for name, gateway in config.gateways.items()
+    }
     while True:
         try:
             TopologicalSorter(graph).prepare()
@@ -111,7 +124,10 @@ def _credentials(config: Config) -> Iterator[Finding]:
         if not gateway.identity_files and not gateway.agent and not gateway.ssh_config:
             hint = "add identity_files: [FILE], or agent: true, or ssh_config: FILE"
             if is_for_system_service():
-                hint = 'add identity_files: ["${CREDENTIALS_DIRECTORY}/NAME"], and LoadCredential=NAME:FILE to kubemux.service'
+                hint = (
+                    'add identity_files: ["${CREDENTIALS_DIRECTORY}/NAME"], and '
+                    "LoadCredential=NAME:FILE to kubemux.service"
+                )
             yield Finding(loc, "nothing to log in with: no identity_files, agent or ssh_config", hint)
     for name, cluster in config.clusters.items():
         probe, loc = cluster.probe, ("clusters", name, "probe")
@@ -125,20 +141,30 @@ def _credentials(config: Config) -> Iterator[Finding]:
 
 
 def _addresses(config: Config) -> Iterator[Finding]:
-    listeners: list[tuple[Loc, Endpoint, bool]] = [(("admin", "listen"), config.admin.listen, config.admin.allow_remote)]
-    listeners += [(("clusters", name, "listen"), c.listen, c.allow_remote) for name, c in config.clusters.items()]
+    listeners: list[tuple[Loc, Endpoint, bool]] = [
+        (("admin", "listen"), config.admin.listen, config.admin.allow_remote)
+    ]
+    listeners += [
+        (("clusters", name, "listen"), c.listen, c.allow_remote) for name, c in config.clusters.items()
+    ]
     ports = {address.port for _, address, _ in listeners}
     by_port: dict[int, list[tuple[Loc, Endpoint]]] = {}
     for loc, address, allow_remote in listeners:
         if not address.is_loopback and not allow_remote:
             message = f"{address} can be reached from other machines"
-            yield Finding(loc, message, "listen on 127.0.0.1, or add allow_remote: true next to it if that is what you want")
+            yield Finding(
+                loc,
+                message,
+                "listen on 127.0.0.1, or add allow_remote: true next to it if that is what you want",
+            )
         for other_loc, other in by_port.setdefault(address.port, []):
             if _collide(address, other):
                 free = next((p for p in range(address.port + 1, 65536) if p not in ports), None)
                 hint = f"give each an address of its own{f', for example port {free}' if free else ''}"
                 taken = "" if other == address else f" ({other})"
-                yield Finding(loc, f"{address} is already taken by {'.'.join(map(str, other_loc))}{taken}", hint)
+                yield Finding(
+                    loc, f"{address} is already taken by {'.'.join(map(str, other_loc))}{taken}", hint
+                )
                 break
         by_port[address.port].append((loc, address))
 
@@ -173,14 +199,18 @@ def _host(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | str:
 def _bounds(config: Config) -> Iterator[Finding]:
     if config.limits.memory < MIN_MEMORY:
         message = f"{format_size(config.limits.memory)} is too little for windows and buffers"
-        yield Finding(("limits", "memory"), message, f"at least {format_size(MIN_MEMORY)}; the default is 256MiB")
+        yield Finding(
+            ("limits", "memory"), message, f"at least {format_size(MIN_MEMORY)}; the default is 256MiB"
+        )
     durations: list[tuple[Loc, float, float]] = [
         (("limits", "hold_timeout"), config.limits.hold_timeout, 0),
         (("limits", "drain_timeout"), config.limits.drain_timeout, 0),
     ]
     for name, gateway in config.gateways.items():
         durations.append((("gateways", name, "connect_timeout"), gateway.connect_timeout, MIN_INTERVAL))
-        durations.append((("gateways", name, "keepalive", "interval"), gateway.keepalive.interval, MIN_INTERVAL))
+        durations.append(
+            (("gateways", name, "keepalive", "interval"), gateway.keepalive.interval, MIN_INTERVAL)
+        )
         durations.append((("gateways", name, "retire_timeout"), gateway.retire_timeout, 0))
         if gateway.max_link_age is not None:
             durations.append((("gateways", name, "max_link_age"), gateway.max_link_age, MIN_INTERVAL))
@@ -192,4 +222,6 @@ def _bounds(config: Config) -> Iterator[Finding]:
     for loc, value, least in durations:
         if not least <= value <= MAX_DURATION:
             hint = f"from {format_duration(least)} to {format_duration(MAX_DURATION)}"
-            yield Finding(loc, f"{format_duration(value)} is too {'long' if value > least else 'short'}", hint)
+            yield Finding(
+                loc, f"{format_duration(value)} is too {'long' if value > least else 'short'}", hint
+            )

@@ -1,9 +1,11 @@
 """Plain values of a file become typed, frozen ones, or a list of everything wrong with them.
 
-Types are annotations: dataclasses, `Annotated`, `X | None`, `Literal`, enums, `tuple[X, ...]`, `dict[Name, X]`. What those cannot
-say is a rule behind them: `Annotated[float, Parsed(parse_duration)]`, `Annotated[int, Within(1, 16)]`.
+Types are annotations: dataclasses, `Annotated`, `X | None`, `Literal`, enums, `tuple[X, ...]`, `dict[Name,
+X]`. What those cannot say is a rule behind them: `Annotated[float, Parsed(parse_duration)]`, `Annotated[int,
+Within(1, 16)]`.
 
-Ours, and not a library's, because of memory: pydantic was 9.5 MB of a daemon that reads one file at its start.
+Ours, and not a library's, because of memory: pydantic was 9.5 MB of a daemon that reads one file at its
+start.
 """
 
 from __future__ import annotations
@@ -39,7 +41,9 @@ KEY: Final = "[key]"
 
 
 class Mistake(NamedTuple):
-    """Something wrong at `loc`: what it is, the value there, and what the kind of mistake needs to be said."""
+    """Something wrong at `loc`: what it is, the value there, and what the kind of
+    mistake needs to be said.
+    """
 
     loc: Loc
     kind: Literal[
@@ -166,7 +170,11 @@ class _Reader:
         if origin is dict:
             return self._dict(args[0], args[1], value, loc)
         if is_dataclass(kind):
-            return value if isinstance(value, cast("type", kind)) else self._section(cast("type", kind), value, loc)
+            return (
+                value
+                if isinstance(value, cast("type", kind))
+                else self._section(cast("type", kind), value, loc)
+            )
         return self._scalar(kind, value, loc)
 
     def _ruled(self, base: Any, rules: tuple[object, ...], value: object, loc: Loc) -> object:
@@ -227,7 +235,9 @@ class _Reader:
             self._wrong(loc, "mapping", value)
             return value
         return {
-            cast("str", self.read(key, name, (*loc, cast("str", name), KEY))): self.read(item, one, (*loc, cast("str", name)))
+            cast("str", self.read(key, name, (*loc, cast("str", name), KEY))): self.read(
+                item, one, (*loc, cast("str", name))
+            )
             for name, one in value.items()
         }
 

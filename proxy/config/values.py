@@ -1,6 +1,7 @@
 """The small values of the configuration: addresses, durations, sizes, paths.
 
-`10.0.0.10:6443`, `[::1]:6443`; `500ms`, `10s`, `1h30m`, `2d`; `64KiB`, `256M`, `1Gi`; `${CREDENTIALS_DIRECTORY}/key`.
+`10.0.0.10:6443`, `[::1]:6443`; `500ms`, `10s`, `1h30m`, `2d`; `64KiB`, `256M`, `1Gi`;
+`${CREDENTIALS_DIRECTORY}/key`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ _BYTES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 SERVICE_CREDENTIALS = Path("/run/credentials/kubemux.service")
-"""`/run/credentials/UNITNAME` of systemd.exec(5), CREDENTIALS: there while the service runs, for it and for root."""
+"""`/run/credentials/UNITNAME` of systemd.exec(5), CREDENTIALS: there while the service runs, for it and for
+root.
+"""
 
 NO_HOME = "/nonexistent"
 """What Debian's passwd has for users without a home directory."""
@@ -38,7 +41,10 @@ def _endpoint(value: object) -> Endpoint:
 
 
 def parse_duration(value: object) -> float:
-    """Seconds from `500ms`, `10s`, `1h30m`, `2d`. A bare number is refused: its unit would be a guess. Raises ValueError."""
+    """Seconds from `500ms`, `10s`, `1h30m`, `2d`.
+
+    A bare number is refused: its unit would be a guess. Raises ValueError.
+    """
     # Seconds already, from code. A number in a file is an int or ruamel's own kind of float.
     if type(value) is float and math.isfinite(value):
         return value
@@ -48,7 +54,9 @@ def parse_duration(value: object) -> float:
 
 
 def format_duration(seconds: float) -> str:
-    """The text that `parse_duration` reads as `seconds`, in the largest unit that needs no fraction: `48h`, `90s`, `500ms`."""
+    """The text that `parse_duration` reads as `seconds`, in the largest unit that needs no fraction: `48h`,
+    `90s`, `500ms`.
+    """
     for unit in ("h", "m", "s", "ms"):
         count = round(seconds / _SECONDS[unit], 6)
         if count.is_integer() and (count or unit == "s"):
@@ -59,8 +67,8 @@ def format_duration(seconds: float) -> str:
 def parse_size(value: object) -> int:
     """Bytes from `64KiB`, `256MiB`, `512B`. A bare number is refused. Raises ValueError.
 
-    `256M` and `256Mi` are the same, as `MemoryMax=256M` is to systemd and `256Mi` to Kubernetes. `256MB` is refused: it may be
-    256 million, which is 5 % less.
+    `256M` and `256Mi` are the same, as `MemoryMax=256M` is to systemd and `256Mi` to Kubernetes. `256MB` is
+    refused: it may be 256 million, which is 5 % less.
     """
     match = _SIZE.fullmatch(value) if isinstance(value, str) else None
     if not match:
@@ -69,7 +77,9 @@ def parse_size(value: object) -> int:
 
 
 def format_size(size: int) -> str:
-    """The text that `parse_size` reads as `size`, in the largest unit that needs no fraction: `1MiB`, `1536KiB`."""
+    """The text that `parse_size` reads as `size`, in the largest unit that needs no fraction: `1MiB`,
+    `1536KiB`.
+    """
     for unit in "GMK":
         if size and size % _BYTES[unit] == 0:
             return f"{size // _BYTES[unit]}{unit}iB"
@@ -77,12 +87,16 @@ def format_size(size: int) -> str:
 
 
 def credentials_directory() -> Path:
-    """What `${CREDENTIALS_DIRECTORY}` stands for: where it is unset, in an operator's shell, the folder of the service itself."""
+    """What `${CREDENTIALS_DIRECTORY}` stands for: where it is unset, in an operator's shell, the folder of
+    the service itself.
+    """
     return Path(os.environ.get("CREDENTIALS_DIRECTORY") or SERVICE_CREDENTIALS)
 
 
 def is_for_system_service() -> bool:
-    """Whether hints should speak of the system service: they are read in its log, or by root, who sets it up."""
+    """Whether hints should speak of the system service: they are read in its log, or
+    by root, who sets it up.
+    """
     return os.geteuid() == 0 or ("INVOCATION_ID" in os.environ and "XDG_RUNTIME_DIR" not in os.environ)
 
 
@@ -96,7 +110,9 @@ def has_home() -> bool:
 
 
 def expand_path(value: object) -> Path:
-    """A path with `${VARIABLE}` and a leading `~` expanded. Raises ValueError if a variable is unset or the path is relative.
+    """A path with `${VARIABLE}` and a leading `~` expanded.
+
+    Raises ValueError if a variable is unset or the path is relative.
 
     The messages do not show the value: it may be a secret where its file was asked for.
     """
@@ -119,7 +135,9 @@ def expand_path(value: object) -> Path:
     try:
         path = path.expanduser()
     except RuntimeError as exc:
-        raise ValueError(f"there is no user {shown(path.parts[0][1:])}, whose home directory this would be") from exc
+        raise ValueError(
+            f"there is no user {shown(path.parts[0][1:])}, whose home directory this would be"
+        ) from exc
     if not path.is_absolute():
         raise ValueError("expected an absolute path")
     return path
@@ -145,7 +163,9 @@ def _url_path(value: str) -> str:
 
 def _base_path(value: str) -> str:
     if not re.fullmatch(r"(/[\x21\x22\x24-\x2e\x30-\x3e\x40-\x7e]+)+/?", value):
-        raise ValueError(f"expected a path like /k8s/clusters/c-1 (no spaces, no query, ASCII), got {shown(value)}")
+        raise ValueError(
+            f"expected a path like /k8s/clusters/c-1 (no spaces, no query, ASCII), got {shown(value)}"
+        )
     return value.rstrip("/")
 
 

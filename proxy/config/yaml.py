@@ -1,8 +1,8 @@
 """YAML files that keep their line numbers and comments, read with suspicion.
 
-One bounded file in, one document out, through ruamel.yaml's round-trip mode (YAML 1.2: `yes` and `off` are plain text).
-Everything that could make a small file large, or mean something else than it shows, is refused: anchors and aliases,
-merge keys, tags, duplicate keys, deep nesting, a second document.
+One bounded file in, one document out, through ruamel.yaml's round-trip mode (YAML 1.2: `yes` and `off` are
+plain text). Everything that could make a small file large, or mean something else than it shows, is refused:
+anchors and aliases, merge keys, tags, duplicate keys, deep nesting, a second document.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ from proxy.runtime.blocking import FILES_S, Hangs, all_of
 
 MAX_BYTES = 4 << 20
 MAX_DEPTH = 32
-"""Nested mappings and lists; the configuration needs 5, a kubeconfig 8. Keeps ruamel's recursion far from Python's limit."""
+"""Nested mappings and lists; the configuration needs 5, a kubeconfig 8.
+
+Keeps ruamel's recursion far from Python's limit.
+"""
 
 _WRITE_OUT = "write it out; in kubemux's own file, `defaults:` holds what repeats"
 _MERGE = "tag:yaml.org,2002:merge"
@@ -85,12 +88,17 @@ def read(path: Path, *, limit: int = MAX_BYTES) -> Document:
 
 
 def parse(data: bytes, path: str) -> Document:
-    """The one document in `data`; `path` is for messages. Raises ConfigError; its messages never quote a value."""
+    """The one document in `data`; `path` is for messages.
+
+    Raises ConfigError; its messages never quote a value.
+    """
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as exc:
         line = data.count(b"\n", 0, exc.start) + 1
-        raise ConfigError(path, [Problem(line, "", "the file is not UTF-8 text", "save it as UTF-8")]) from exc
+        raise ConfigError(
+            path, [Problem(line, "", "the file is not UTF-8 text", "save it as UTF-8")]
+        ) from exc
     return compose(text, path, _StrictComposer, RoundTripScanner)
 
 
@@ -102,7 +110,9 @@ def compose(text: str, path: str, composer: type[Composer], scanner: type[RoundT
         return Document(path, yaml.load(text))
     except Refused as exc:
         raise ConfigError(path, exc.problems) from exc
-    except Exception as exc:  # beside its own errors, ruamel lets ValueError, TypeError and others of its scalars through
+    except (
+        Exception
+    ) as exc:  # beside its own errors, ruamel lets ValueError, TypeError and others of its scalars through
         problem = _translate(exc, text)
         raise ConfigError(path, [problem]) from exc
 
@@ -132,7 +142,9 @@ class Refused(Exception):
 
 
 class _StrictComposer(Composer):
-    """Collects what is refused while nodes are only nodes: nothing is expanded or constructed before it has passed."""
+    """Collects what is refused while nodes are only nodes: nothing is expanded or constructed before it has
+    passed.
+    """
 
     def __init__(self, loader: object = None) -> None:
         super().__init__(loader=loader)
@@ -148,7 +160,11 @@ class _StrictComposer(Composer):
     def compose_document(self) -> Node:
         start = self.parser.peek_event()
         if start.version or start.tags:
-            self._refuse(start.start_mark, "directives (%) are not supported", "remove the line; files are read as YAML 1.2")
+            self._refuse(
+                start.start_mark,
+                "directives (%) are not supported",
+                "remove the line; files are read as YAML 1.2",
+            )
         node: Node = super().compose_document()
         return node
 
@@ -158,12 +174,16 @@ class _StrictComposer(Composer):
         if event.anchor is not None:
             self._refuse(event.start_mark, "anchors and aliases (& and *) are not supported", _WRITE_OUT)
         elif getattr(event, "ctag", None) is not None:
-            self._refuse(event.start_mark, "tags (!) are not supported", "remove the tag, or put the value in quotes")
+            self._refuse(
+                event.start_mark, "tags (!) are not supported", "remove the tag, or put the value in quotes"
+            )
         elif node.tag == _MERGE:
             self._refuse(event.start_mark, "merge keys (<<) are not supported", _WRITE_OUT)
         if isinstance(node, MappingNode):
             for key in _duplicates(node):
-                self._refuse(key.start_mark, f"the key {key.value!r} is there twice", "remove or rename one of the two")
+                self._refuse(
+                    key.start_mark, f"the key {key.value!r} is there twice", "remove or rename one of the two"
+                )
         return node
 
     def _refuse(self, mark: StreamMark, message: str, hint: str) -> None:
@@ -193,14 +213,24 @@ def _translate(exc: Exception, text: str) -> Problem:
         return Problem(text.count("\n", 0, exc.position) + 1, "", message, "is it a text file?")
     if not isinstance(exc, MarkedYAMLError):
         return Problem(
-            0, "", f"not valid YAML ({type(exc).__name__})", "quote values that look like dates or numbers but are not"
+            0,
+            "",
+            f"not valid YAML ({type(exc).__name__})",
+            "quote values that look like dates or numbers but are not",
         )
     mark = exc.problem_mark or exc.context_mark
     # At the end of input the mark is on a line that no editor shows.
     line = min(mark.line + 1, len(text.splitlines()) or 1) if mark else 0
     if isinstance(exc, MaxDepthExceededError):
-        return Problem(line, "", f"nested deeper than {MAX_DEPTH} levels", "no valid file needs that: look for stray brackets")
-    if isinstance(exc, DuplicateKeyError):  # equal as values, not as text; ruamel's own words would quote both values
+        return Problem(
+            line,
+            "",
+            f"nested deeper than {MAX_DEPTH} levels",
+            "no valid file needs that: look for stray brackets",
+        )
+    if isinstance(
+        exc, DuplicateKeyError
+    ):  # equal as values, not as text; ruamel's own words would quote both values
         return Problem(line, "", "a key is there twice", "remove or rename one of the two")
     if exc.problem == "but found another document":
         return Problem(line, "", "a second document starts here", "keep one document: remove the --- line")

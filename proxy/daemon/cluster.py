@@ -1,4 +1,5 @@
-"""One cluster at work: takes clients from its listener, opens a channel for each, and relays until both have ended.
+"""One cluster at work: takes clients from its listener, opens a channel for each, and relays until both have
+ended.
 
 Probes take the same way: `dial` gives them one end of a socket pair whose other end is relayed like a client.
 """
@@ -42,10 +43,14 @@ CLUSTER_LIMIT: Final = "cluster_limit"
 """The same, because of the cluster's own `max_connections`."""
 
 HALF_CLOSE_S: Final = 1.0
-"""How long API servers may take to end what is left after a drain, once they have been told that the client sends no more."""
+"""How long API servers may take to end what is left after a drain, once they have been told that the client
+sends no more.
+"""
 
 PROBE_HOLD_S: Final = 1.0
-"""How long a probe waits for a link: over the usual reconnect, yet not so long that a dead gateway looks alive."""
+"""How long a probe waits for a link: over the usual reconnect, yet not so long that a dead gateway looks
+alive.
+"""
 
 _PROBE: Final = Endpoint("127.0.0.1", 0)
 
@@ -62,7 +67,10 @@ class Shared:
 
 
 class Cluster:
-    """The data side of one cluster. `route` may be replaced while it runs: new connections take the new one."""
+    """The data side of one cluster.
+
+    `route` may be replaced while it runs: new connections take the new one.
+    """
 
     def __init__(self, name: str, config: ClusterConfig, route: Route, shared: Shared) -> None:
         self.name = name
@@ -114,7 +122,9 @@ class Cluster:
         """Take a client's socket (the listener's callback)."""
         self.connections_total += 1
         limit = self.config.max_connections
-        if limit is not None and self.traffic.active >= limit:  # those of its predecessor, which a reload replaced, count too
+        if (
+            limit is not None and self.traffic.active >= limit
+        ):  # those of its predecessor, which a reload replaced, count too
             self._refuse(sock, client, CLUSTER_LIMIT, f"clusters.{self.name}.max_connections is {limit}")
             return
         if not self._shared.admission.enter():
@@ -137,7 +147,12 @@ class Cluster:
         try:
             channel = await self._open(client, started + self._shared.hold_timeout)
             self.traffic.channel_open.observe(self._loop.time() - started)
-            relay = Relay(channel, self.traffic, self._shared.budget, lambda relay: self._relay_ended(relay, client, started))
+            relay = Relay(
+                channel,
+                self.traffic,
+                self._shared.budget,
+                lambda relay: self._relay_ended(relay, client, started),
+            )
             self._opening -= 1
             self._relays.add(relay)
             await _attach(relay, channel, sock)
@@ -192,10 +207,19 @@ class Cluster:
         self._relays.discard(relay)
         if relay.first_byte_at is not None:
             self.traffic.first_byte.observe(relay.first_byte_at - started)
-        self._ended(client, started, str(relay.reason), to_cluster=relay.to_cluster, from_cluster=relay.from_cluster)
+        self._ended(
+            client, started, str(relay.reason), to_cluster=relay.to_cluster, from_cluster=relay.from_cluster
+        )
 
     def _ended(
-        self, client: Endpoint, started: float, reason: str, *, to_cluster: int = 0, from_cluster: int = 0, message: str = ""
+        self,
+        client: Endpoint,
+        started: float,
+        reason: str,
+        *,
+        to_cluster: int = 0,
+        from_cluster: int = 0,
+        message: str = "",
     ) -> None:
         seconds = self._loop.time() - started
         self.traffic.closed += 1
@@ -221,7 +245,9 @@ class Cluster:
             self._idle.set()
 
     def drop_ghosts(self) -> None:
-        """End the connections of clients that have gone while nothing could be read from or written to them."""
+        """End the connections of clients that have gone while nothing could be read
+        from or written to them.
+        """
         for relay in tuple(self._relays):
             if relay.is_client_gone:
                 relay.abort(End.CLIENT_RESET)
@@ -235,17 +261,22 @@ class Cluster:
     # ---------------------------------------------------------------------------------------------- probes
 
     async def dial(self, deadline: float) -> socket.socket:
-        """A socket to the API server, relayed as a client's is (`proxy.health.probe.Dial`). Raises ProxyError."""
+        """A socket to the API server, relayed as a client's is (`proxy.health.probe.Dial`).
+
+        Raises ProxyError.
+        """
         hold_until = min(deadline, asyncio.get_running_loop().time() + PROBE_HOLD_S)
         return await relayed_socket(await self._open(_PROBE, hold_until), self._shared.budget)
 
     # ------------------------------------------------------------------------------------------- life cycle
 
     async def drain(self, timeout: float) -> int:  # noqa: ASYNC109 - a budget, not a failure
-        """Wait up to `timeout` seconds for the connections to end, and end those left; returns how many those were.
+        """Wait up to `timeout` seconds for the connections to end, and end those left; returns how many those
+        were.
 
-        They are half-closed first: an API server then ends a watch as it would any other, and its client sees no reset. What
-        is still there after `HALF_CLOSE_S` is reset. With a timeout of 0 there is no such courtesy.
+        They are half-closed first: an API server then ends a watch as it would any other, and its client sees
+        no reset. What is still there after `HALF_CLOSE_S` is reset. With a timeout of 0 there is no such
+        courtesy.
         """
         try:
             async with asyncio.timeout(timeout):
@@ -267,7 +298,9 @@ class Cluster:
 
 
 class ProbeRelay(Relay):
-    """A probe never half-closes: the end of its direction is its end, whatever the API server still has to say, or never will."""
+    """A probe never half-closes: the end of its direction is its end, whatever the API server still has to
+    say, or never will.
+    """
 
     def eof_received(self) -> bool:
         """What was sent is sent, a TLS alert for instance."""
@@ -276,7 +309,10 @@ class ProbeRelay(Relay):
 
 
 async def _attach(relay: Relay, channel: Channel, sock: socket.socket) -> None:
-    """Start relaying between `sock` and `channel`. Raises OSError after closing the channel if the client is gone."""
+    """Start relaying between `sock` and `channel`.
+
+    Raises OSError after closing the channel if the client is gone.
+    """
     try:
         await asyncio.get_running_loop().connect_accepted_socket(lambda: relay, sock)
     except BaseException as exc:
@@ -307,9 +343,11 @@ def _reset(sock: socket.socket) -> None:
 
 
 class Lent:
-    """What a daemon lends to probes of one cluster that are asked of it: its pace, and places for what may hang.
+    """What a daemon lends to probes of one cluster that are asked of it: its pace, and places for what may
+    hang.
 
-    The places are theirs, and the same for all of them: however often somebody asks, one thread of a kind hangs.
+    The places are theirs, and the same for all of them: however often somebody asks, one thread of a kind
+    hangs.
     """
 
     def __init__(self, handshakes: Handshakes) -> None:
@@ -321,7 +359,8 @@ class Lent:
 
 @asynccontextmanager
 async def probe_dial(config: Config, name: str, lent: Lent) -> AsyncIterator[Dial]:
-    """A `Dial` for cluster `name` without its listener: one link of its gateway, for as long as the context lasts.
+    """A `Dial` for cluster `name` without its listener: one link of its gateway, for as long as the context
+    lasts.
 
     Raises LinkError, with the stage that failed, if the link does not come up.
     """
@@ -333,7 +372,8 @@ async def probe_dial(config: Config, name: str, lent: Lent) -> AsyncIterator[Dia
         settings = config.gateways[cluster.gateway].model_copy(update={"connections": 1})
         metrics = Metrics(CollectorRegistry(), version="")
         gateway = Gateway(
-            f"{cluster.gateway} (probe)",  # not the name of the daemon's own: in its log, that would come and go
+            # not the name of the daemon's own: in its log, that would come and go
+            f"{cluster.gateway} (probe)",
             settings,
             config.gateways,
             budget=budget,
@@ -348,7 +388,9 @@ async def probe_dial(config: Config, name: str, lent: Lent) -> AsyncIterator[Dia
         failure: ChannelError | None = None
         for target in cluster.api_servers:
             try:
-                return await relayed_socket(await route.open_channel(target, origin=_PROBE, hold_until=deadline), budget)
+                return await relayed_socket(
+                    await route.open_channel(target, origin=_PROBE, hold_until=deadline), budget
+                )
             except ChannelError as exc:
                 failure = failure or exc
         assert failure is not None, "the model requires one API server at least"  # noqa: S101 - for the type checker

@@ -55,7 +55,9 @@ REBIND_S: Final = 5.0
 """Seconds between attempts to bind an address that somebody else has."""
 
 CLOSING_S: Final = 15.0
-"""Seconds that a stop may take after `drain_timeout`: half-closed connections, links and admin calls that end."""
+"""Seconds that a stop may take after `drain_timeout`: half-closed connections, links and admin calls that
+end.
+"""
 
 
 class Daemon:
@@ -69,7 +71,9 @@ class Daemon:
         sockets: Mapping[Endpoint | str, socket.socket] | None = None,
         fingerprint: Mapping[Path, bytes] | None = None,
     ) -> None:
-        """`fingerprint` is of the files that `config` names, as far as they could be read (`proxy.config.apart`)."""
+        """`fingerprint` is of the files that `config` names, as far as they could be read
+        (`proxy.config.apart`).
+        """
         self.config = config
         self.config_path = config_path
         self.metrics = Metrics(CollectorRegistry(), version=__version__, dropped_entries=dropped_entries)
@@ -96,7 +100,9 @@ class Daemon:
         self.fingerprint = dict(fingerprint or {})
         self.metrics.buffered_bytes.set_function(lambda: self.shared.budget.used)
         self.metrics.tasks.set_function(lambda: len(asyncio.all_tasks(self._loop)))
-        self.metrics.paused_relays.set_function(lambda: sum(entry.cluster.paused for entry in self.entries.values()))
+        self.metrics.paused_relays.set_function(
+            lambda: sum(entry.cluster.paused for entry in self.entries.values())
+        )
 
     def __repr__(self) -> str:
         return f"<Daemon {self.config_path} gateways={len(self.gateways)} clusters={len(self.entries)}>"
@@ -120,14 +126,23 @@ class Daemon:
     # ------------------------------------------------------------------------------------------------ start
 
     async def start(self, control: Control) -> None:
-        """Bind every listener, begin to dial, serve the admin endpoints, tell systemd. What fails is logged and retried."""
-        await self.sockets.close_unwanted([self.config.admin.listen, *(c.listen for c in self.config.clusters.values())])
+        """Bind every listener, begin to dial, serve the admin endpoints, tell systemd.
+
+        What fails is logged and retried.
+        """
+        await self.sockets.close_unwanted(
+            [self.config.admin.listen, *(c.listen for c in self.config.clusters.values())]
+        )
         for name in self.config.gateways:
             self.add_gateway(name)
         await asyncio.gather(*(self.add_cluster(name) for name in self.config.clusters))
         self._admin = AdminServer(snapshot=self.snapshot, metrics=self.metrics, control=control)
         is_asked = await self._start_admin(self._admin)
-        if self.entries and not is_asked and not any(entry.listener.is_bound for entry in self.entries.values()):
+        if (
+            self.entries
+            and not is_asked
+            and not any(entry.listener.is_bound for entry in self.entries.values())
+        ):
             raise ListenError(
                 f"not one address of {self.config_path} can be bound, nor {self.config.admin.listen}",
                 hint="is kubemux running already? kubemux status",
@@ -165,11 +180,15 @@ class Daemon:
         return Direct() if config.gateway == DIRECT else self.gateways[config.gateway]
 
     async def add_cluster(self, name: str, listener: Listener | None = None) -> None:
-        """Build and start cluster `name` of the current configuration, on `listener` if it has one already."""
+        """Build and start cluster `name` of the current configuration, on `listener`
+        if it has one already.
+        """
         config = self.config.clusters[name]
         cluster = Cluster(name, config, self.route(config), self.shared)
         self.metrics.cluster(name).up = False
-        monitor = Monitor(name, config, cluster.dial, self.metrics, self.state_changed, contexts=self._contexts)
+        monitor = Monitor(
+            name, config, cluster.dial, self.metrics, self.state_changed, contexts=self._contexts
+        )
         if listener is None:
             listener = Listener(config.listen, cluster.accept, inherited=self.sockets.take(config.listen))
         listener.on_client = cluster.accept
@@ -183,7 +202,9 @@ class Daemon:
             await entry.listener.start()
         except ListenError as exc:
             log.error("listener failed", cluster=name, reason=exc.reason, message=str(exc), hint=exc.hint)
-            entry.listen_error = ListenError(str(exc), hint=exc.hint)  # without what the traceback keeps alive
+            entry.listen_error = ListenError(
+                str(exc), hint=exc.hint
+            )  # without what the traceback keeps alive
             entry.tasks.keep(partial(self._keep_binding, name, entry), name="bind")
         self._keep(entry.listener)
         self.metrics.cluster(name).listening = entry.listener.is_bound
@@ -206,7 +227,9 @@ class Daemon:
             self.sockets.keep(listener.address, listener.sock)
 
     def unlisten(self, entry: Entry) -> None:
-        """Give the address of a cluster up: clients that come now are refused, also while kubemux restarts."""
+        """Give the address of a cluster up: clients that come now are refused, also while kubemux
+        restarts.
+        """
         entry.listener.close()
         self.sockets.forget(entry.listener.address)
 
@@ -251,7 +274,9 @@ class Daemon:
     # ------------------------------------------------------------------------------------------------ state
 
     def _gateway_changed(self, name: str) -> None:
-        """Probe at once what a gateway that came or went leads to; not at every failed dial, which proves nothing new."""
+        """Probe at once what a gateway that came or went leads to; not at every failed dial, which proves
+        nothing new.
+        """
         is_up = self.gateways[name].is_up if name in self.gateways else False
         is_news, self._up[name] = is_up != self._up.get(name), is_up
         for entry in self.entries.values():
@@ -284,14 +309,21 @@ class Daemon:
             buffered_bytes=self.shared.budget.used,
             memory_limit=self.shared.budget.limit,
             # In the order of the file, whatever reloads have replaced.
-            gateways=tuple(self.gateways[name].snapshot() for name in self.config.gateways if name in self.gateways),
-            clusters=tuple(self.entries[name].snapshot() for name in self.config.clusters if name in self.entries),
+            gateways=tuple(
+                self.gateways[name].snapshot() for name in self.config.gateways if name in self.gateways
+            ),
+            clusters=tuple(
+                self.entries[name].snapshot() for name in self.config.clusters if name in self.entries
+            ),
         )
 
     # ------------------------------------------------------------------------------------------------- stop
 
     async def drain(self, name: str) -> int:
-        """Close the listener of cluster `name` and let its connections end; probes go on. Returns how many had to be cut."""
+        """Close the listener of cluster `name` and let its connections end; probes go on.
+
+        Returns how many had to be cut.
+        """
         entry = self.entries[name]
         entry.is_drained = True
         self.unlisten(entry)
@@ -303,7 +335,9 @@ class Daemon:
         return cut
 
     async def retire(self, name: str, entry: Entry, *, timeout: float) -> None:  # noqa: ASYNC109 - a budget, not a failure
-        """Stop probing, and drain what is left of a cluster whose listener is closed or handed on; cancelled, at once."""
+        """Stop probing, and drain what is left of a cluster whose listener is closed or handed on; cancelled,
+        at once.
+        """
         cut = 0
         try:
             await entry.tasks.close()
@@ -315,7 +349,9 @@ class Daemon:
             log.info("cluster stopped", cluster=name, cut=cut)
 
     async def stop(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109 - a budget, not a failure
-        """Accept no more, wait up to `timeout` seconds (default: limits.drain_timeout) for clients, close everything."""
+        """Accept no more, wait up to `timeout` seconds (default: limits.drain_timeout) for clients, close
+        everything.
+        """
         self.is_draining = True
         budget = self.config.limits.drain_timeout if timeout is None else timeout
         systemd.notify(systemd.STOPPING, systemd.status("draining"), systemd.extend(budget + CLOSING_S))
@@ -328,7 +364,9 @@ class Daemon:
         await self._close()
 
     async def _drain_all(self, budget: float) -> None:
-        await asyncio.gather(*(entry.cluster.drain(budget) for entry in self.entries.values()), self._retired(budget))
+        await asyncio.gather(
+            *(entry.cluster.drain(budget) for entry in self.entries.values()), self._retired(budget)
+        )
 
     async def _retired(self, budget: float) -> None:
         # A budget of its own each has; they may be from a file that had a longer one.
@@ -337,7 +375,10 @@ class Daemon:
                 await self.retiring.wait()
 
     def hurry(self) -> None:
-        """Let a stop wait for clients no longer. What it does after that has its own limits, and is done in full."""
+        """Let a stop wait for clients no longer.
+
+        What it does after that has its own limits, and is done in full.
+        """
         if not self._hurry.is_set():
             log.warning("stopping at once", message="second signal", connections=self.shared.admission.active)
             self._hurry.set()

@@ -1,6 +1,7 @@
 """One probe of a cluster, step by step, over a link of its own: what `kubemux probe` explains.
 
-It runs in that command, or in the daemon, for somebody who may not read the keys. Then its report goes through the admin socket.
+It runs in that command, or in the daemon, for somebody who may not read the keys. Then its report goes
+through the admin socket.
 """
 
 from __future__ import annotations
@@ -92,7 +93,9 @@ def from_document(document: object) -> Report:
         raise ValueError(str(exc.found[0])) from exc
 
 
-async def examine(config: Config, name: str, *, lent: Lent | None = None, daemon: int | None = None) -> Report:
+async def examine(
+    config: Config, name: str, *, lent: Lent | None = None, daemon: int | None = None
+) -> Report:
     """Probe cluster `name`, with what is `lent` by the `daemon` that does it."""
     lent = lent or Lent(Handshakes())
     started = time.monotonic()
@@ -104,7 +107,9 @@ async def examine(config: Config, name: str, *, lent: Lent | None = None, daemon
     except ProxyError as exc:
         outcome = unreached(exc, time.monotonic() - started).named(name)
     report = _report(name, config.clusters[name], outcome, connecting, daemon)
-    return replace(report, settings=tuple([taken async for taken in _taken(config, config.clusters[name].gateway, lent)]))
+    return replace(
+        report, settings=tuple([taken async for taken in _taken(config, config.clusters[name].gateway, lent)])
+    )
 
 
 async def _taken(config: Config, name: str, lent: Lent) -> AsyncIterator[Taken]:
@@ -121,12 +126,16 @@ async def _taken(config: Config, name: str, lent: Lent) -> AsyncIterator[Taken]:
             waiting += [hop for _, hop in jumps(gateway, config.gateways, prepared.proxy_jump)]
             asked -= 1
         for remark in prepared.remarks:
-            yield Taken(gateway.host, str(gateway.ssh_config), remark.keyword, remark.value, remark.use, remark.why)
+            yield Taken(
+                gateway.host, str(gateway.ssh_config), remark.keyword, remark.value, remark.use, remark.why
+            )
         for said in (*prepared.passed_over, *prepared.left_out):
             yield Taken(gateway.host, str(gateway.ssh_config), "", said, Use.HARMLESS, "")
 
 
-def _report(name: str, config: ClusterConfig, outcome: Outcome, connecting: float | None, daemon: int | None) -> Report:
+def _report(
+    name: str, config: ClusterConfig, outcome: Outcome, connecting: float | None, daemon: int | None
+) -> Report:
     shown = None
     if refused := outcome.refused:
         shown = Shown(
@@ -149,7 +158,8 @@ def _report(name: str, config: ClusterConfig, outcome: Outcome, connecting: floa
         certificate_expiry=outcome.certificate_expiry,
         certificate=shown,
         steps=tuple(
-            Step(step.stage, step.title, step.verdict, step.seconds) for step in steps(config, outcome, connecting=connecting)
+            Step(step.stage, step.title, step.verdict, step.seconds)
+            for step in steps(config, outcome, connecting=connecting)
         ),
         daemon=daemon,
     )

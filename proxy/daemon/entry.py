@@ -1,4 +1,6 @@
-"""A cluster at work with what watches over it: its probes, and a local address that refuses clients while there is no way."""
+"""A cluster at work with what watches over it: its probes, and a local address that refuses clients while
+there is no way.
+"""
 
 from __future__ import annotations
 
@@ -51,11 +53,18 @@ class Entry:
             try:
                 listener.admit()
             except OSError as exc:  # tried again with the next look
-                log.warning("clients cannot be served again yet", listen=str(listener.address), message=exc.strerror)
+                log.warning(
+                    "clients cannot be served again yet", listen=str(listener.address), message=exc.strerror
+                )
                 return
             sockets.keep(listener.address, listener.sock)
             event = "clients are served again"
-        log.info(event, cluster=self.cluster.name, gateway=self.cluster.config.gateway, listen=str(listener.address))
+        log.info(
+            event,
+            cluster=self.cluster.name,
+            gateway=self.cluster.config.gateway,
+            listen=str(listener.address),
+        )
 
     def snapshot(self) -> ClusterSnapshot:
         """For status."""
@@ -66,9 +75,17 @@ class Entry:
             reason, message, hint = str(outcome.result), outcome.message, outcome.hint
             if cluster.config.gateway != DIRECT and not cluster.has_link:  # the next probe will say so
                 is_well = False
-                reason, message, hint = LinkDown.reason, f"gateway {cluster.config.gateway} has no link", LinkDown.hint
+                reason, message, hint = (
+                    LinkDown.reason,
+                    f"gateway {cluster.config.gateway} has no link",
+                    LinkDown.hint,
+                )
         if self.is_drained:
-            reason, message, hint = "drained", "drained: it takes no connections", "kubemux reload opens it again"
+            reason, message, hint = (
+                "drained",
+                "drained: it takes no connections",
+                "kubemux reload opens it again",
+            )
         elif self.listen_error:
             reason, message, hint = ListenError.reason, str(self.listen_error), self.listen_error.hint
         return ClusterSnapshot(

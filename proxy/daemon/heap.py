@@ -1,4 +1,7 @@
-"""The C library's heap: one for all threads, and smaller again after a storm. Does nothing where it is not glibc's."""
+"""The C library's heap: one for all threads, and smaller again after a storm.
+
+Does nothing where it is not glibc's.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,8 @@ _M_ARENA_MAX: Final = -8
 def share_one_arena() -> None:
     """Make all threads allocate from one heap.
 
-    glibc gives each thread its own, which never shrinks to another's use (mallopt(3), M_ARENA_MAX). Our threads only read
-    files and resolve names; one heap for all saves 13 MB of 99 with 100 clusters.
+    glibc gives each thread its own, which never shrinks to another's use (mallopt(3), M_ARENA_MAX). Our
+    threads only read files and resolve names; one heap for all saves 13 MB of 99 with 100 clusters.
     """
     with suppress(AttributeError):
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
@@ -27,8 +30,8 @@ def share_one_arena() -> None:
 class Heap:
     """Gives memory back to the system when much of what was in flight has gone.
 
-    glibc does so only at the heap's end, and something small always stays there: fifty stalled downloads on asyncssh's channels
-    left a daemon of 70 MB at 150 for good.
+    glibc does so only at the heap's end, and something small always stays there: fifty stalled downloads on
+    asyncssh's channels left a daemon of 70 MB at 150 for good.
     """
 
     def __init__(self, budget: MemoryBudget) -> None:

@@ -1,4 +1,7 @@
-"""What the daemon does about twice a second. One part that fails keeps neither the others nor systemd's watchdog waiting."""
+"""What the daemon does about twice a second.
+
+One part that fails keeps neither the others nor systemd's watchdog waiting.
+"""
 
 from __future__ import annotations
 
@@ -28,5 +31,7 @@ class Heartbeat:
             except Exception as exc:
                 failed.add(name)
                 if name not in self._failing:
-                    log.error("heartbeat failed", part=name, hint="this is a bug: please report it", exc_info=exc)
+                    log.error(
+                        "heartbeat failed", part=name, hint="this is a bug: please report it", exc_info=exc
+                    )
         self._failing = failed

@@ -1,7 +1,7 @@
 """Looking at the files of all gateways and clusters, of which some may hang: those are named and left out.
 
-As long as none does, one thread looks at all: 200 sections cost 1 ms, and a thread for each 35 ms. When that hangs, each section
-is looked at in a place of its own, and stays apart until it answers again.
+As long as none does, one thread looks at all: 200 sections cost 1 ms, and a thread for each 35 ms. When that
+hangs, each section is looked at in a place of its own, and stays apart until it answers again.
 """
 
 from __future__ import annotations
@@ -35,7 +35,11 @@ class Looks:
 
     async def at(self, sections: Sections, look: LookAt[T]) -> dict[Loc, T]:
         """What `look` returns for each of `sections` but those that hang."""
-        self._apart = {loc: (section, place) for loc, (section, place) in self._apart.items() if sections.get(loc) == section}
+        self._apart = {
+            loc: (section, place)
+            for loc, (section, place) in self._apart.items()
+            if sections.get(loc) == section
+        }
         together = {loc: section for loc, section in sections.items() if loc not in self._apart}
         try:
             found = await self._together.run(_each, together, look, timeout=FILES_S)
@@ -48,7 +52,9 @@ class Looks:
                 group.create_task(self._alone(loc, sections[loc], look, found, few))
         return {loc: found[loc] for loc in sections if loc in found}
 
-    async def _alone(self, loc: Loc, section: Section, look: LookAt[T], found: dict[Loc, T], few: asyncio.Semaphore) -> None:
+    async def _alone(
+        self, loc: Loc, section: Section, look: LookAt[T], found: dict[Loc, T], few: asyncio.Semaphore
+    ) -> None:
         _, place = self._apart.get(loc) or (section, Place(f"files of {dotted(loc)}"))
         try:
             async with few:

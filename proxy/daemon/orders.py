@@ -1,4 +1,6 @@
-"""What the daemon can be told while it runs (`proxy.admin.orders.Control`): through its unix socket, and by SIGHUP."""
+"""What the daemon can be told while it runs (`proxy.admin.orders.Control`): through its unix socket, and by
+SIGHUP.
+"""
 
 from __future__ import annotations
 
@@ -30,9 +32,11 @@ class Controller:
         self._lent_for = daemon.config
 
     async def reload(self) -> ReloadResult:
-        """Read the configuration again and take it whole, or change nothing and raise ConfigError or Stopping.
+        """Read the configuration again and take it whole, or change nothing and raise ConfigError or
+        Stopping.
 
-        One that has not begun answers for everybody who asks meanwhile: a storm of SIGHUPs is two reloads, not a hundred.
+        One that has not begun answers for everybody who asks meanwhile: a storm of SIGHUPs is two reloads,
+        not a hundred.
         """
         if self._next is None:
             self._next = self._daemon.tasks.spawn(self._reload(), name="reload")

@@ -1,7 +1,8 @@
 """Taking a new configuration while running: all of it or none, and what is equal is not touched.
 
-The new file is read and checked as a whole first. Then what was removed goes (its ports are free for others), what changed
-is replaced, what is new is added; connections of what is gone have `limits.drain_timeout` to end.
+The new file is read and checked as a whole first. Then what was removed goes (its ports are free for others),
+what changed is replaced, what is new is added; connections of what is gone have `limits.drain_timeout` to
+end.
 """
 
 from __future__ import annotations
@@ -32,7 +33,10 @@ class Stopping(ProxyError):
 
 
 async def reload(daemon: Daemon) -> ReloadResult:
-    """Read the daemon's file again and apply it. Raises ConfigError or Stopping, and then nothing has changed."""
+    """Read the daemon's file again and apply it.
+
+    Raises ConfigError or Stopping, and then nothing has changed.
+    """
     if daemon.is_draining:
         raise Stopping("kubemux is being stopped")
     systemd.notify(systemd.reloading())
@@ -47,12 +51,20 @@ async def reload(daemon: Daemon) -> ReloadResult:
     else:
         plan = diff.plan(daemon.config, loaded.config, diff.changed(daemon.fingerprint, loaded.fingerprint))
         result = await _apply(daemon, loaded.config, plan)
-        result = replace(result, warnings=(*result.warnings, *(f"{one.key}: {one.message}" for one in loaded.hanging)))
+        result = replace(
+            result, warnings=(*result.warnings, *(f"{one.key}: {one.message}" for one in loaded.hanging))
+        )
         known = {**daemon.fingerprint, **loaded.fingerprint}
         daemon.fingerprint = {path: known[path] for path in credentials.files(loaded.config) if path in known}
         daemon.metrics.config_reloads.labels("ok").inc()
         daemon.metrics.config_last_success.set_to_current_time()
-        log.info("reloaded", added=result.added, changed=result.changed, removed=result.removed, warnings=result.warnings)
+        log.info(
+            "reloaded",
+            added=result.added,
+            changed=result.changed,
+            removed=result.removed,
+            warnings=result.warnings,
+        )
         return result
     finally:
         if not daemon.is_draining:
@@ -71,7 +83,9 @@ async def _apply(daemon: Daemon, config: Config, plan: diff.Plan) -> ReloadResul
         for entry in daemon.entries.values():
             entry.admit_or_refuse(daemon.sockets)  # hold_timeout may be longer now
 
-    old_entries = {name: daemon.entries.pop(name) for name in (*clusters.removed, *clusters.changed, *reopened)}
+    old_entries = {
+        name: daemon.entries.pop(name) for name in (*clusters.removed, *clusters.changed, *reopened)
+    }
     old_gateways = {name: daemon.gateways.pop(name) for name in (*gateways.removed, *gateways.changed)}
     for name in (*gateways.changed, *gateways.added):
         daemon.add_gateway(name)
@@ -90,7 +104,9 @@ async def _apply(daemon: Daemon, config: Config, plan: diff.Plan) -> ReloadResul
     for name, entry in old_entries.items():
         heir = heirs.get(entry.listener.address)
         if heir is not None and entry.listener.is_bound:
-            inherited[heir] = entry.listener  # the same socket, under a new name perhaps: no client is refused in between
+            inherited[heir] = (
+                entry.listener
+            )  # the same socket, under a new name perhaps: no client is refused in between
         else:
             daemon.unlisten(entry)
         daemon.retiring.spawn(daemon.retire(name, entry, timeout=timeout), name=f"cluster {name}")
@@ -98,7 +114,10 @@ async def _apply(daemon: Daemon, config: Config, plan: diff.Plan) -> ReloadResul
         daemon.retiring.spawn(gateway.drain(timeout + HALF_CLOSE_S), name=f"gateway {name}")
     await daemon.sockets.settled(heirs)
     await asyncio.gather(
-        *(daemon.add_cluster(name, inherited.get(name)) for name in (*clusters.changed, *reopened, *clusters.added))
+        *(
+            daemon.add_cluster(name, inherited.get(name))
+            for name in (*clusters.changed, *reopened, *clusters.added)
+        )
     )
     for name in clusters.removed:
         daemon.metrics.forget_cluster(name)
@@ -107,13 +126,18 @@ async def _apply(daemon: Daemon, config: Config, plan: diff.Plan) -> ReloadResul
 
     warnings = ["admin: changes take effect at the next restart"] if plan.admin else []
     if clusters.removed and not config.clusters:
-        log.warning("no cluster is left", removed=clusters.removed, hint="was the file cut off? Mend it, and reload again")
+        log.warning(
+            "no cluster is left",
+            removed=clusters.removed,
+            hint="was the file cut off? Mend it, and reload again",
+        )
         warnings.append("clusters: none is left")
     warnings += [str(entry.listen_error) for entry in daemon.entries.values() if entry.listen_error]
     return ReloadResult(
         added=_named(gateways.added, clusters.added),
         changed=_named(
-            (*gateways.changed, *gateways.renewed), (*clusters.changed, *dict.fromkeys((*clusters.renewed, *reopened)))
+            (*gateways.changed, *gateways.renewed),
+            (*clusters.changed, *dict.fromkeys((*clusters.renewed, *reopened))),
         ),
         removed=_named(gateways.removed, clusters.removed),
         warnings=tuple(warnings),

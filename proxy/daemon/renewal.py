@@ -1,9 +1,10 @@
-"""Files that change under a running daemon: the keys, certificates, known_hosts, CAs, tokens and ssh_configs it was told to use.
+"""Files that change under a running daemon: the keys, certificates, known_hosts, CAs, tokens and ssh_configs
+it was told to use.
 
-Their stamps are read every few seconds, in a thread. What has changed and then stayed as it is from one look to the next (a file
-that is being written has not) renews what is made with it: gateways replace their links, make before break, clusters are probed.
-What hangs counts as unchanged, and keeps no other file from being looked at (`proxy/daemon/looks.py`). No look at the
-configuration itself: that is taken when somebody says so.
+Their stamps are read every few seconds, in a thread. What has changed and then stayed as it is from one look
+to the next (a file that is being written has not) renews what is made with it: gateways replace their links,
+make before break, clusters are probed. What hangs counts as unchanged, and keeps no other file from being
+looked at (`proxy/daemon/looks.py`). No look at the configuration itself: that is taken when somebody says so.
 """
 
 from __future__ import annotations
@@ -69,7 +70,12 @@ class Renewal:
         if not gateways and not clusters:
             return False
         daemon.fingerprint |= {path: fingerprint[path] for path in changed}
-        log.info("files changed", files=sorted(map(str, changed)), gateways=sorted(gateways), clusters=sorted(clusters))
+        log.info(
+            "files changed",
+            files=sorted(map(str, changed)),
+            gateways=sorted(gateways),
+            clusters=sorted(clusters),
+        )
         for name in gateways:
             daemon.gateways[name].renew("files changed")
         for name in clusters:
@@ -77,7 +83,10 @@ class Renewal:
         return True
 
     def _refuse(self, config: Config, finding: Finding, name: str) -> set[Path]:
-        """As a reload would. Links go on with what they were made with; the files count as changed until they can be used."""
+        """As a reload would.
+
+        Links go on with what they were made with; the files count as changed until they can be used.
+        """
         section = config.gateways[name] if finding.loc[0] == "gateways" else config.clusters[name]
         key = ".".join(map(str, finding.loc))
         log.warning("changed file cannot be used", key=key, message=finding.message, hint=finding.hint)

@@ -1,7 +1,8 @@
 """Signals: SIGTERM and SIGINT stop, a second one at once; SIGHUP reloads.
 
-The handlers are Python's, as asyncio.Runner's own is, not the loop's: those go back to the default when the loop is closed, and
-a second SIGTERM would then kill a process that has stopped well and is about to say so (exit code -15 instead of 0).
+The handlers are Python's, as asyncio.Runner's own is, not the loop's: those go back to the default when the
+loop is closed, and a second SIGTERM would then kill a process that has stopped well and is about to say so
+(exit code -15 instead of 0).
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from proxy.runtime.tasks import Tasks
 
 
 async def run_until_stopped(daemon: Daemon, on_started: Callable[[], None] = lambda: None) -> None:
-    """Start `daemon`, call `on_started`, serve until a signal, and stop it. Returns when everything is closed.
+    """Start `daemon`, call `on_started`, serve until a signal, and stop it.
+
+    Returns when everything is closed.
 
     From then on the process ignores these signals: all that is left to do is to exit.
     """
@@ -40,7 +43,9 @@ async def run_until_stopped(daemon: Daemon, on_started: Callable[[], None] = lam
     }
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
-        loop.call_soon_threadsafe(handlers[signal.Signals(number)])  # it may interrupt anything; this wakes the loop, too
+        loop.call_soon_threadsafe(
+            handlers[signal.Signals(number)]
+        )  # it may interrupt anything; this wakes the loop, too
 
     for number in handlers:
         signal.signal(number, on_signal)

@@ -31,7 +31,9 @@ _CLOSE_WITHIN_S: Final = 1.0
 
 
 @asynccontextmanager
-async def serve(sock: socket.socket, tls: ssl.SSLContext, contents: Contents, *, token: str) -> AsyncIterator[None]:
+async def serve(
+    sock: socket.socket, tls: ssl.SSLContext, contents: Contents, *, token: str
+) -> AsyncIterator[None]:
     """Serve `contents` on the bound socket `sock`, which is closed at the end."""
     connections = Connections(_ApiServer(contents, token).answer, name="api server", idle_timeout=_IDLE_S)
     server = await asyncio.get_running_loop().create_server(connections, sock=sock, ssl=tls)
@@ -50,10 +52,14 @@ class _ApiServer:
     async def answer(self, request: Request) -> Response:
         """Whatever it is: a `Handler`."""
         if request.path not in _PUBLIC:
-            if not hmac.compare_digest(request.headers.get("authorization", "").encode(), self._authorization):
+            if not hmac.compare_digest(
+                request.headers.get("authorization", "").encode(), self._authorization
+            ):
                 return _failure(401, "Unauthorized", "Unauthorized")
             if request.method not in ("GET", "HEAD") or "watch" in request.query:
-                return _failure(405, "MethodNotAllowed", "the demo's clusters can be looked at only: get and list")
+                return _failure(
+                    405, "MethodNotAllowed", "the demo's clusters can be looked at only: get and list"
+                )
         if request.path in _FIXED:
             return Response.json(_FIXED[request.path])
         match request.path.split("/")[1:]:
@@ -74,7 +80,9 @@ class _ApiServer:
         if resource is None or (namespace and not resource.namespaced):
             return _not_found()
         items = self._contents.find(plural, namespace=namespace)
-        return self._table(request, plural, items) or Response.json(objects.as_list(resource, items, self._contents.created))
+        return self._table(request, plural, items) or Response.json(
+            objects.as_list(resource, items, self._contents.created)
+        )
 
     def _get(self, request: Request, plural: str, name: str, *, namespace: str = "") -> Response:
         resource = RESOURCES.get(plural)
@@ -83,13 +91,17 @@ class _ApiServer:
         items = self._contents.find(plural, namespace=namespace, name=name)
         if not items:
             return _failure(404, "NotFound", f'{plural} "{name}" not found')
-        return self._table(request, plural, items) or Response.json(objects.as_object(resource, items[0], self._contents.created))
+        return self._table(request, plural, items) or Response.json(
+            objects.as_object(resource, items[0], self._contents.created)
+        )
 
     def _table(self, request: Request, plural: str, items: list[objects.Item]) -> Response | None:
         """What kubectl asks for to print it."""
         if "as=Table" not in request.headers.get("accept", ""):
             return None
-        return Response.json(objects.as_table(RESOURCES[plural], items, self._contents.created, datetime.now(UTC)))
+        return Response.json(
+            objects.as_table(RESOURCES[plural], items, self._contents.created, datetime.now(UTC))
+        )
 
 
 def _not_found() -> Response:

@@ -1,4 +1,6 @@
-"""A certificate authority for each stand-in cluster: what kubeadm would make, for as long as the demo runs."""
+"""A certificate authority for each stand-in cluster: what kubeadm would make, for as
+long as the demo runs.
+"""
 
 from __future__ import annotations
 
@@ -38,13 +40,16 @@ def write_private(path: Path, data: bytes) -> None:
 
 
 def issue(ca_file: Path) -> ssl.SSLContext:
-    """Make an authority, write its certificate to `ca_file`, and return a server's context with a certificate signed by it.
+    """Make an authority, write its certificate to `ca_file`, and return a server's context with a certificate
+    signed by it.
 
     The server's key goes beside `ca_file`, with the suffix `.server`. Raises OSError.
     """
     now = datetime.now(UTC)
 
-    def builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+    def builder(
+        subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey
+    ) -> x509.CertificateBuilder:
         return x509.CertificateBuilder(
             issuer, subject, key, x509.random_serial_number(), now - timedelta(hours=1), now + _VALID
         ).add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
@@ -58,11 +63,15 @@ def issue(ca_file: Path) -> ssl.SSLContext:
         .sign(ca_key, hashes.SHA256())
     )
     server = (
-        builder(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "kube-apiserver")]), ca_name, key.public_key())
+        builder(
+            x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "kube-apiserver")]), ca_name, key.public_key()
+        )
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(SERVER_NAME)]), critical=False)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         # RFC 5280 4.2.1.1 wants it, and Python 3.13 insists.
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False
+        )
         .sign(ca_key, hashes.SHA256())
     )
     write_private(ca_file, ca.public_bytes(Encoding.PEM))

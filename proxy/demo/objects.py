@@ -1,8 +1,10 @@
-"""What a stand-in cluster holds, in the words of the Kubernetes API: lists, single objects, and kubectl's tables.
+"""What a stand-in cluster holds, in the words of the Kubernetes API: lists, single objects, and kubectl's
+tables.
 
-Shapes follow the API reference (https://kubernetes.io/docs/reference/kubernetes-api/); tables are `meta.k8s.io/v1` Table
-(https://kubernetes.io/docs/reference/using-api/api-concepts/#receiving-resources-as-tables). Pure: values and a clock's
-reading in, JSON values out.
+Shapes follow the API reference (https://kubernetes.io/docs/reference/kubernetes-api/); tables are
+`meta.k8s.io/v1` Table
+(https://kubernetes.io/docs/reference/using-api/api-concepts/#receiving-resources-as-tables). Pure: values and
+a clock's reading in, JSON values out.
 """
 
 from __future__ import annotations
@@ -14,7 +16,12 @@ from typing import Final
 
 Json = Mapping[str, object]
 
-VERSION: Final = {"major": "1", "minor": "32", "gitVersion": "v1.32.0-kubemux-demo", "platform": "linux/amd64"}
+VERSION: Final = {
+    "major": "1",
+    "minor": "32",
+    "gitVersion": "v1.32.0-kubemux-demo",
+    "platform": "linux/amd64",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +64,21 @@ class Contents:
 
     def find(self, plural: str, *, namespace: str = "", name: str = "") -> list[Item]:
         """The items of a resource; of one namespace if it is given, of one name if that is."""
-        return [item for item in self.items[plural] if namespace in ("", item.namespace) and name in ("", item.name)]
+        return [
+            item
+            for item in self.items[plural]
+            if namespace in ("", item.namespace) and name in ("", item.name)
+        ]
 
 
 def contents(cluster: str, workers: int, deployments: Sequence[str]) -> Contents:
-    """A small cluster: a control plane, `workers` nodes, and a pod of each of `deployments` in the namespace default."""
-    nodes = [("control-plane", "control-plane"), *((f"worker-{number}", "<none>") for number in range(1, workers + 1))]
+    """A small cluster: a control plane, `workers` nodes, and a pod of each of `deployments` in the namespace
+    default.
+    """
+    nodes = [
+        ("control-plane", "control-plane"),
+        *((f"worker-{number}", "<none>") for number in range(1, workers + 1)),
+    ]
     pods = [
         ("kube-system", "coredns-0"),
         ("kube-system", "kube-apiserver-control-plane"),
@@ -70,7 +86,9 @@ def contents(cluster: str, workers: int, deployments: Sequence[str]) -> Contents
     ]
     return Contents(
         {
-            "namespaces": [Item(name, ("Active",), {"phase": "Active"}) for name in ("default", "kube-system")],
+            "namespaces": [
+                Item(name, ("Active",), {"phase": "Active"}) for name in ("default", "kube-system")
+            ],
             "nodes": [
                 Item(
                     f"{cluster}-{name}",
@@ -79,7 +97,10 @@ def contents(cluster: str, workers: int, deployments: Sequence[str]) -> Contents
                 )
                 for name, role in nodes
             ],
-            "pods": [Item(name, ("1/1", "Running", "0"), {"phase": "Running"}, namespace) for namespace, name in pods],
+            "pods": [
+                Item(name, ("1/1", "Running", "0"), {"phase": "Running"}, namespace)
+                for namespace, name in pods
+            ],
         },
         datetime.now(UTC),
     )
@@ -107,25 +128,45 @@ def discovery() -> Json:
 
 def as_object(resource: Resource, item: Item, created: datetime) -> Json:
     """One object, with the metadata and status that people look at."""
-    return {"kind": resource.kind, "apiVersion": "v1", "metadata": _metadata(item, created), "status": item.status}
+    return {
+        "kind": resource.kind,
+        "apiVersion": "v1",
+        "metadata": _metadata(item, created),
+        "status": item.status,
+    }
 
 
 def as_list(resource: Resource, items: Sequence[Item], created: datetime) -> Json:
     """`kubectl get -o json` and other clients."""
     objects = [as_object(resource, item, created) for item in items]
-    return {"kind": f"{resource.kind}List", "apiVersion": "v1", "metadata": {"resourceVersion": "1"}, "items": objects}
+    return {
+        "kind": f"{resource.kind}List",
+        "apiVersion": "v1",
+        "metadata": {"resourceVersion": "1"},
+        "items": objects,
+    }
 
 
 def as_table(resource: Resource, items: Sequence[Item], created: datetime, now: datetime) -> Json:
     """`kubectl get`, which prints the columns as they come."""
     names = [
-        {"name": column, "type": "string", "format": "name" if column == "Name" else "", "description": "", "priority": 0}
+        {
+            "name": column,
+            "type": "string",
+            "format": "name" if column == "Name" else "",
+            "description": "",
+            "priority": 0,
+        }
         for column in resource.columns
     ]
     rows = [
         {
             "cells": [item.name, *item.cells, age(now, created)],
-            "object": {"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": _metadata(item, created)},
+            "object": {
+                "kind": "PartialObjectMetadata",
+                "apiVersion": "meta.k8s.io/v1",
+                "metadata": _metadata(item, created),
+            },
         }
         for item in items
     ]
@@ -160,5 +201,9 @@ def age(now: datetime, created: datetime) -> str:
 
 
 def _metadata(item: Item, created: datetime) -> Json:
-    metadata = {"name": item.name, "resourceVersion": "1", "creationTimestamp": created.strftime("%Y-%m-%dT%H:%M:%SZ")}
+    metadata = {
+        "name": item.name,
+        "resourceVersion": "1",
+        "creationTimestamp": created.strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
     return metadata | ({"namespace": item.namespace} if item.namespace else {})

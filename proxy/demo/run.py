@@ -1,4 +1,6 @@
-"""Run the demo: the stand-ins, the SSH server, then the daemon as `kubemux run` would run it; all of it down again at the end."""
+"""Run the demo: the stand-ins, the SSH server, then the daemon as `kubemux run` would run it; all of it down
+again at the end.
+"""
 
 from __future__ import annotations
 
@@ -18,15 +20,23 @@ ENDINGS: Final = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
 
 
 async def run(stage: Stage, say: Callable[[str], None]) -> None:
-    """Run until one of `ENDINGS`, which are blocked before and after. `say` gets the text once every listener is bound."""
+    """Run until one of `ENDINGS`, which are blocked before and after.
+
+    `say` gets the text once every listener is bound.
+    """
     async with AsyncExitStack() as stack:
         for cluster in stage.clusters:
-            await stack.enter_async_context(api_server.serve(cluster.sock, cluster.tls, cluster.contents, token=stage.token))
-        await stack.enter_async_context(ssh_server.serve(stage.ssh_socket, stage.ssh_host_key, stage.ssh_authorized_keys))
+            await stack.enter_async_context(
+                api_server.serve(cluster.sock, cluster.tls, cluster.contents, token=stage.token)
+            )
+        await stack.enter_async_context(
+            ssh_server.serve(stage.ssh_socket, stage.ssh_host_key, stage.ssh_authorized_keys)
+        )
         daemon = Daemon(stage.config, config_path=stage.config_path, sockets=stage.daemon_sockets)
 
         def on_started() -> None:
-            # A terminal that is closed says SIGHUP. A daemon reloads then; a demo without its terminal would stay for ever.
+            # A terminal that is closed says SIGHUP. A daemon reloads then; a demo without its terminal would
+            # stay for ever.
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, signal.raise_signal, signal.SIGTERM)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDINGS)  # by now the loop handles them
             say(welcome(stage))

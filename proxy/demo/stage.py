@@ -1,6 +1,8 @@
-"""What the demo needs before anything runs: keys, certificates, bound sockets, the configuration and the kubeconfig.
+"""What the demo needs before anything runs: keys, certificates, bound sockets, the configuration and the
+kubeconfig.
 
-Blocking; done before the loop starts. Every port is the kernel's choice, bound here and handed on, so nobody can take it.
+Blocking; done before the loop starts. Every port is the kernel's choice, bound here and handed on, so nobody
+can take it.
 """
 
 from __future__ import annotations
@@ -81,7 +83,10 @@ class Stage:
 
 @contextmanager
 def prepare(folder: Path) -> Iterator[Stage]:
-    """Set everything up below `folder`, which is private and absolute; close the sockets at the end. Raises OSError."""
+    """Set everything up below `folder`, which is private and absolute; close the sockets at the end.
+
+    Raises OSError.
+    """
     with ExitStack() as stack:
 
         def bind() -> tuple[Endpoint, socket.socket]:
@@ -89,10 +94,15 @@ def prepare(folder: Path) -> Iterator[Stage]:
             sock.setblocking(False)
             return Endpoint(*sock.getsockname()), sock
 
-        user_key, host_key = asyncssh.generate_private_key("ssh-ed25519"), asyncssh.generate_private_key("ssh-ed25519")
+        user_key, host_key = (
+            asyncssh.generate_private_key("ssh-ed25519"),
+            asyncssh.generate_private_key("ssh-ed25519"),
+        )
         ssh, ssh_socket = bind()
         write_private(folder / "id_ed25519", user_key.export_private_key())
-        write_private(folder / "known_hosts", f"[127.0.0.1]:{ssh.port} {host_key.export_public_key().decode()}".encode())
+        write_private(
+            folder / "known_hosts", f"[127.0.0.1]:{ssh.port} {host_key.export_public_key().decode()}".encode()
+        )
 
         admin, admin_socket = bind()
         daemon_sockets: dict[Endpoint | str, socket.socket] = {admin: admin_socket}
@@ -104,9 +114,15 @@ def prepare(folder: Path) -> Iterator[Stage]:
             ca_file = folder / f"{name}.crt"
             clusters.append(StandIn(name, contents(name, workers, pods), issue(ca_file), sock))
             api_servers.append(api_server)
-            text += _CLUSTER.format(name=name, listen=listen, api_server=api_server, server_name=SERVER_NAME, ca_file=ca_file)
+            text += _CLUSTER.format(
+                name=name, listen=listen, api_server=api_server, server_name=SERVER_NAME, ca_file=ca_file
+            )
 
-        config_path, kubeconfig, token = folder / "config.yaml", folder / "kubeconfig", secrets.token_urlsafe(24)
+        config_path, kubeconfig, token = (
+            folder / "config.yaml",
+            folder / "kubeconfig",
+            secrets.token_urlsafe(24),
+        )
         write_private(config_path, text.encode())
         config = load(config_path)
         write_private(kubeconfig, _kubeconfig(config, config_path, token))
@@ -127,6 +143,7 @@ def prepare(folder: Path) -> Iterator[Stage]:
 def _kubeconfig(config: Config, config_path: Path, token: str) -> bytes:
     """What `kubemux kubeconfig export --base` makes of a kubeconfig whose contexts have the user `demo`."""
     base = Kubeconfig(
-        contexts={name: {"cluster": name, "user": "demo"} for name in config.clusters}, users={"demo": {"token": token}}
+        contexts={name: {"cluster": name, "user": "demo"} for name in config.clusters},
+        users={"demo": {"token": token}},
     )
     return exporter.new(exporter.targets(config.clusters, str(config_path)), base)[0]

@@ -18,7 +18,9 @@ def welcome(stage: Stage) -> str:
     curl = ["curl", "--cacert", str(cluster.tls.ca_file), "--resolve", f"{SERVER_NAME}:{port}:127.0.0.1"]
     kubectl = ["kubectl", "--kubeconfig", str(stage.kubeconfig)]
     kubectl_missing = (
-        "" if shutil.which("kubectl") else "      (kubectl is not installed here: https://kubernetes.io/docs/tasks/tools/)\n"
+        ""
+        if shutil.which("kubectl")
+        else "      (kubectl is not installed here: https://kubernetes.io/docs/tasks/tools/)\n"
     )
     return f"""\
 kubemux demo: two clusters that only let SSH through, each with an address on this machine.
@@ -52,5 +54,7 @@ def _picture(config: Config) -> str:
 
 
 def _kubemux() -> list[str]:
-    """How this very program is called from another shell: a virtual environment's scripts may not be on its PATH."""
+    """How this very program is called from another shell: a virtual environment's scripts may not be on its
+    PATH.
+    """
     return ["kubemux"] if shutil.which("kubemux") else [sys.executable, "-m", "proxy"]

@@ -14,14 +14,18 @@ from proxy.runtime.endpoint import Endpoint
 from proxy.runtime.names import resolve
 
 BACKLOG: Final = 1024
-"""Clients that the kernel lets wait until they are accepted: while descriptors are short, or a new process starts."""
+"""Clients that the kernel lets wait until they are accepted: while descriptors are short, or a new process
+starts.
+"""
 
 LOOKUP_S: Final = 5.0
 """Seconds that a name may take to resolve: a start or a reload waits for it."""
 
 
 def canonical(address: Endpoint) -> Endpoint:
-    """`address` as its socket will say it: `localhost` is 127.0.0.1, IPv6 is written one way, other names stay names."""
+    """`address` as its socket will say it: `localhost` is 127.0.0.1, IPv6 is written one way, other names
+    stay names.
+    """
     host = "127.0.0.1" if address.host.lower() == "localhost" else address.host
     with suppress(ValueError):
         host = str(ipaddress.ip_address(host))
@@ -49,6 +53,10 @@ async def bind(listen: Endpoint, names: Place) -> socket.socket:
         sock.listen(BACKLOG)
     except OSError as exc:
         sock.close()
-        hint = None if exc.errno != errno.EADDRINUSE else f"find who has it: ss -ltnp 'sport = :{port}'; or choose another port"
+        hint = (
+            None
+            if exc.errno != errno.EADDRINUSE
+            else f"find who has it: ss -ltnp 'sport = :{port}'; or choose another port"
+        )
         raise ListenError(f"cannot listen on {listen}: {exc.strerror or exc}", hint=hint) from exc
     return sock

@@ -1,10 +1,13 @@
-"""Listening sockets that outlive the process: those the service manager hands us, and those it keeps for the next one.
+"""Listening sockets that outlive the process: those the service manager hands us, and those it keeps for the
+next one.
 
-systemd's file descriptor store (sd_notify(3), `FDSTORE=1`; `FileDescriptorStoreMax=` of the unit) holds a second descriptor of
-every socket that is bound. At a stop we close ours, and the address stays bound: clients that connect meanwhile wait in the
-backlog, and the next process finds them there. Where nobody keeps it, closing a socket frees its address, as ever.
+systemd's file descriptor store (sd_notify(3), `FDSTORE=1`; `FileDescriptorStoreMax=` of the unit) holds a
+second descriptor of every socket that is bound. At a stop we close ours, and the address stays bound: clients
+that connect meanwhile wait in the backlog, and the next process finds them there. Where nobody keeps it,
+closing a socket frees its address, as ever.
 
-An address is forgotten when a reload or a drain gives it up: else clients would wait for somebody who never comes.
+An address is forgotten when a reload or a drain gives it up: else clients would wait for somebody who never
+comes.
 """
 
 from __future__ import annotations
@@ -25,11 +28,17 @@ from proxy.runtime.endpoint import Endpoint
 log = structlog.get_logger("kubemux.systemd")
 
 SETTLE_TIMEOUT_S: Final = 2.0
-"""How long to wait until the service manager has closed what it was told to. It is busy then, or no systemd: binding shows."""
+"""How long to wait until the service manager has closed what it was told to.
+
+It is busy then, or no systemd: binding shows.
+"""
 
 
 class Sockets:
-    """What is inherited and not taken yet, and what is kept. Does nothing where nobody listens on $NOTIFY_SOCKET."""
+    """What is inherited and not taken yet, and what is kept.
+
+    Does nothing where nobody listens on $NOTIFY_SOCKET.
+    """
 
     def __init__(self, inherited: Mapping[Endpoint | str, socket.socket]) -> None:
         """`inherited` by local address, as `systemd.inherited_sockets` finds them; owned from now on."""
@@ -59,7 +68,9 @@ class Sockets:
             self._remove(name, address.port)
 
     async def close_unwanted(self, wanted: Iterable[Endpoint]) -> None:
-        """Close and forget what was inherited for addresses that the configuration no longer has, before anything is bound."""
+        """Close and forget what was inherited for addresses that the configuration no longer has, before
+        anything is bound.
+        """
         wanted = list(wanted)
         keep = {canonical(address) for address in wanted}
         for address in [address for address in self._inherited if address not in keep]:
@@ -74,7 +85,9 @@ class Sockets:
         await self.settled(wanted)
 
     async def settled(self, wanted: Iterable[Endpoint]) -> None:
-        """Wait until nothing that was forgotten is in the way of those: 127.0.0.1 excludes 0.0.0.0 on the same port."""
+        """Wait until nothing that was forgotten is in the way of those: 127.0.0.1 excludes 0.0.0.0 on the
+        same port.
+        """
         if not self._leaving.isdisjoint(address.port for address in wanted):
             await _barrier()
         self._leaving.clear()
@@ -96,7 +109,9 @@ def _name(address: Endpoint) -> str:
 
 
 async def _barrier() -> None:
-    """sd_notify_barrier(3): the manager closes the pipe's other end when it has read all that was said before."""
+    """sd_notify_barrier(3): the manager closes the pipe's other end when it has read all that was said
+    before.
+    """
     loop = asyncio.get_running_loop()
     ours, theirs = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     closed = asyncio.Event()

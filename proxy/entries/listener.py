@@ -1,7 +1,8 @@
-"""One listening socket: bind it or take it from systemd, accept in batches, survive running out of descriptors.
+"""One listening socket: bind it or take it from systemd, accept in batches, survive running out of
+descriptors.
 
-Clients are handed over as plain sockets before a transport reads from them: what they send waits in the kernel, bounded
-by the socket's buffer, until there is a channel to take it.
+Clients are handed over as plain sockets before a transport reads from them: what they send waits in the
+kernel, bounded by the socket's buffer, until there is a channel to take it.
 """
 
 from __future__ import annotations
@@ -32,9 +33,14 @@ OnClient = Callable[[socket.socket, Endpoint], None]
 
 
 class Listener:
-    """Accepts for one address. `on_client` may be replaced while it runs (a reload that keeps the address)."""
+    """Accepts for one address.
 
-    def __init__(self, address: Endpoint, on_client: OnClient, *, inherited: socket.socket | None = None) -> None:
+    `on_client` may be replaced while it runs (a reload that keeps the address).
+    """
+
+    def __init__(
+        self, address: Endpoint, on_client: OnClient, *, inherited: socket.socket | None = None
+    ) -> None:
         self.address = address
         self.on_client = on_client
         self._socket = inherited
@@ -65,7 +71,8 @@ class Listener:
             self._loop.add_reader(self._socket, self._accept)
 
     def refuse(self) -> None:
-        """Have the kernel refuse whoever comes, until `admit`: better than a reset, after which client-go tries again for long.
+        """Have the kernel refuse whoever comes, until `admit`: better than a reset, after which client-go
+        tries again for long.
 
         `shutdown` ends that a TCP socket listens, for all descriptors of it, and keeps it bound (Linux).
         """
@@ -74,7 +81,9 @@ class Listener:
         self._accept()  # who has connected already is told by a reset, and counted
         self.is_refusing = True
         self._stop_accepting(self._socket)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)  # or another program could have the address meanwhile
+        self._socket.setsockopt(
+            socket.SOL_SOCKET, socket.SO_REUSEADDR, 0
+        )  # or another program could have the address meanwhile
         self._socket.shutdown(socket.SHUT_RDWR)
 
     def admit(self) -> None:
@@ -118,14 +127,19 @@ class Listener:
             try:
                 self.on_client(sock, Endpoint(address[0], address[1]))
             except Exception:
-                log.exception("client not served", listen=str(self.address), hint="this is a bug: please report it")
+                log.exception(
+                    "client not served", listen=str(self.address), hint="this is a bug: please report it"
+                )
                 sock.close()
             if is_last:
                 self._pause("Few file descriptors left", hint=_HINT)
                 return
 
     def _pause(self, why: str, *, hint: str) -> None:
-        """accept() would fail again at once and spin, out of descriptors or whatever it is. New clients wait in the backlog."""
+        """accept() would fail again at once and spin, out of descriptors or whatever it is.
+
+        New clients wait in the backlog.
+        """
         if self._socket is None:
             return
         log.warning("accepting paused", listen=str(self.address), message=why, hint=hint)

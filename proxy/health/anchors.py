@@ -70,15 +70,18 @@ class Certificate:
         usage = self.extension(x509.KeyUsage)
         if usage and not usage.key_cert_sign:
             return False
-        return self.is_ca or (self.extension(x509.BasicConstraints) is None and self.parsed.version is x509.Version.v1)
+        return self.is_ca or (
+            self.extension(x509.BasicConstraints) is None and self.parsed.version is x509.Version.v1
+        )
 
     @property
     def is_for_servers(self) -> bool:
         """Its extended key usage; none allows all."""
         usage = self.extension(x509.ExtendedKeyUsage)
-        return usage is None or not {ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE}.isdisjoint(
-            usage
-        )
+        return usage is None or not {
+            ExtendedKeyUsageOID.SERVER_AUTH,
+            ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE,
+        }.isdisjoint(usage)
 
     def has_signed(self, child: Certificate) -> bool:
         """Whether the signature on `child` is ours. Whether its algorithm still counts is asked elsewhere."""
@@ -96,7 +99,9 @@ class Anchors:
         self._by_subject: dict[bytes, list[Certificate]] = {}
         self._all: set[bytes] = set()
         for parsed in certificates:
-            if (der := parsed.public_bytes(Encoding.DER)) not in self._all:  # a system's store has each several times
+            if (
+                der := parsed.public_bytes(Encoding.DER)
+            ) not in self._all:  # a system's store has each several times
                 self._all.add(der)
                 one = Certificate(parsed)
                 self._by_subject.setdefault(one.subject, []).append(one)

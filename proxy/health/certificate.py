@@ -23,7 +23,10 @@ class Certificate:
 
     def __str__(self) -> str:
         names = ", ".join(self.names) or "nothing"
-        return f"it names {names}; issued by {self.issuer}; valid from {self.not_before:%F %T} to {self.not_after:%F %T} UTC"
+        return (
+            f"it names {names}; issued by {self.issuer}; valid from {self.not_before:%F %T} to "
+            f"{self.not_after:%F %T} UTC"
+        )
 
 
 def read(der: bytes) -> Certificate | None:

@@ -1,11 +1,13 @@
-"""Whether a server's certificates hold, by the rules of Go's crypto/x509: a probe says `up` where kubectl would be satisfied.
+"""Whether a server's certificates hold, by the rules of Go's crypto/x509: a probe says `up` where kubectl
+would be satisfied.
 
-    leaf (is it for the name, in time, for servers?) -> issuer -> ... -> any certificate of the CA file
+leaf (is it for the name, in time, for servers?) -> issuer -> ... -> any certificate of the CA file
 
-OpenSSL's verdict is another in both directions: it wants a self-signed end, lets key identifiers decide who signed, tries one
-issuer of a name alone, and minds a leaf's key usage; Go wants names equal byte by byte, no SHA-1, no negative serial number and
-no unknown critical extension. Each rule here is one of verify.go or parser.go there; the tests ask a real kubectl. Signatures
-are checked by cryptography. What Go takes and this refuses: policy constraints, and constraints on e-mail addresses and URIs.
+OpenSSL's verdict is another in both directions: it wants a self-signed end, lets key identifiers decide who
+signed, tries one issuer of a name alone, and minds a leaf's key usage; Go wants names equal byte by byte, no
+SHA-1, no negative serial number and no unknown critical extension. Each rule here is one of verify.go or
+parser.go there; the tests ask a real kubectl. Signatures are checked by cryptography. What Go takes and this
+refuses: policy constraints, and constraints on e-mail addresses and URIs.
 """
 
 from __future__ import annotations
@@ -27,7 +29,10 @@ from proxy.health.result import Result
 from proxy.runtime.text import printable
 
 MAX_CHECKS: Final = 32
-"""Signatures that one server may have us check: each may hold the loop for a millisecond. Go allows 100, two are usual."""
+"""Signatures that one server may have us check: each may hold the loop for a millisecond.
+
+Go allows 100, two are usual.
+"""
 MAX_COMPARISONS: Final = 10_000
 """Of a name with a constraint (CVE-2025-58187: their number is a product of two that others choose)."""
 MIN_RSA_BITS: Final = 1024
@@ -76,7 +81,10 @@ class Refused(Exception):
 
 
 def verify(chain: Sequence[bytes], anchors: Anchors, name: str, now: datetime) -> Certificate:
-    """The first of `chain` (DER, as a server sent them), if it is for `name` and leads to an anchor. Raises Refused."""
+    """The first of `chain` (DER, as a server sent them), if it is for `name` and leads to an anchor.
+
+    Raises Refused.
+    """
     leaf, *others = [_read(der, number) for number, der in enumerate(chain, 1)]
     _be_valid(leaf, now)
     ips = [ip for ip in leaf.names.get_values_for_type(x509.IPAddress) if isinstance(ip, _ADDRESSES)]
@@ -123,7 +131,9 @@ def _be_long_enough(certificate: Certificate) -> None:
 def _be_valid(certificate: Certificate, now: datetime) -> None:
     for extension in certificate.parsed.extensions:
         if extension.critical and not _is_understood(extension.value):
-            raise _useless(f"has a critical extension that Go does not understand ({extension.oid.dotted_string})")
+            raise _useless(
+                f"has a critical extension that Go does not understand ({extension.oid.dotted_string})"
+            )
     if now < certificate.parsed.not_valid_before_utc:
         raise Refused(Result.TLS_NOT_YET_VALID, "is not valid yet")
     if now > certificate.parsed.not_valid_after_utc:
@@ -134,7 +144,8 @@ def _is_understood(value: x509.ExtensionType) -> bool:
     match value:
         case x509.NameConstraints():
             return all(
-                isinstance(one, _CONSTRAINED) for one in (*(value.permitted_subtrees or ()), *(value.excluded_subtrees or ()))
+                isinstance(one, _CONSTRAINED)
+                for one in (*(value.permitted_subtrees or ()), *(value.excluded_subtrees or ()))
             )
         case x509.SubjectAlternativeName():
             return any(isinstance(one, _CONSTRAINED) for one in value)
@@ -180,7 +191,10 @@ class _Search:
                 yield from self.paths([*path, parent])
 
     def _leads(self, path: list[Certificate], parent: Certificate, *, is_anchor: bool) -> bool:
-        if any(one.subject == parent.subject and one.key == parent.key and one.names == parent.names for one in path):
+        if any(
+            one.subject == parent.subject and one.key == parent.key and one.names == parent.names
+            for one in path
+        ):
             self.complain(Refused(Result.TLS_UNTRUSTED, f"{_leading(path)} {parent}, not found there"))
             return False
         if self._checks >= MAX_CHECKS:
@@ -223,16 +237,25 @@ def _best_first(child: Certificate, parents: Sequence[Certificate]) -> Sequence[
 def _be_signed_well(certificate: Certificate) -> None:
     """Whether its signature counts, whoever made it."""
     algorithm = certificate.parsed.signature_algorithm_oid
-    good = _is_usual_pss(certificate) if algorithm == SignatureAlgorithmOID.RSASSA_PSS else algorithm in _SIGNATURES
+    good = (
+        _is_usual_pss(certificate)
+        if algorithm == SignatureAlgorithmOID.RSASSA_PSS
+        else algorithm in _SIGNATURES
+    )
     if not good:
         known = getattr(algorithm, "_name", algorithm.dotted_string)
         raise _useless(f"is signed by an algorithm that counts for nothing ({known})")
 
 
 def _is_usual_pss(certificate: Certificate) -> bool:
-    """One hash for both uses, and a salt as long as it: Go knows no other parameters (x509.go, getSignatureAlgorithmFromAI)."""
+    """One hash for both uses, and a salt as long as it: Go knows no other parameters (x509.go,
+    getSignatureAlgorithmFromAI).
+    """
     try:
-        digest, parameters = certificate.parsed.signature_hash_algorithm, certificate.parsed.signature_algorithm_parameters
+        digest, parameters = (
+            certificate.parsed.signature_hash_algorithm,
+            certificate.parsed.signature_algorithm_parameters,
+        )
     except (UnsupportedAlgorithm, ValueError):
         return False
     return (
@@ -251,7 +274,8 @@ def _be_issuer(parent: Certificate, path: Sequence[Certificate], *, is_anchor: b
     _be_long_enough(parent)
     if not parent.has_signed(path[-1]):
         raise Refused(
-            Result.TLS_UNTRUSTED, "is there with another key than the one that signed" if is_anchor else "did not sign it"
+            Result.TLS_UNTRUSTED,
+            "is there with another key than the one that signed" if is_anchor else "did not sign it",
         )
     constraints = parent.extension(x509.BasicConstraints)
     longest = constraints.path_length if constraints else None
@@ -275,12 +299,18 @@ def _keep_constraints(path: Sequence[Certificate]) -> None:
         for name in (name for certificate in path[:length] for name in certificate.names):
             if isinstance(name, x509.DNSName) and not is_domain(name.value):
                 raise _useless(f"names {printable(name.value)}, which {authority} cannot have allowed")
-            for allows, subtrees in ((True, constraints.permitted_subtrees), (False, constraints.excluded_subtrees)):
+            for allows, subtrees in (
+                (True, constraints.permitted_subtrees),
+                (False, constraints.excluded_subtrees),
+            ):
                 same = [subtree for subtree in subtrees or () if type(subtree) is type(name)]
                 compared += len(same)
                 if compared > MAX_COMPARISONS:
                     raise _useless(f"has more than {MAX_COMPARISONS} names to compare with constraints")
-                if same and any(_is_within(name, subtree, if_unsure=not allows) for subtree in same) is not allows:
+                if (
+                    same
+                    and any(_is_within(name, subtree, if_unsure=not allows) for subtree in same) is not allows
+                ):
                     raise _useless(f"names {printable(str(name.value))}, which {authority} may not sign for")
 
 

@@ -32,7 +32,8 @@ class Step:
 def steps(config: ClusterConfig, outcome: Outcome, *, connecting: float | None = None) -> list[Step]:
     """Every step of a probe of this cluster, in order; those before `outcome.stage` passed.
 
-    `connecting` is how long the link took to come up, in seconds: it is told at the last of its steps, `auth`.
+    `connecting` is how long the link took to come up, in seconds: it is told at the last of its steps,
+    `auth`.
     """
     api_server = config.api_servers[0]
     titles = {
@@ -45,7 +46,11 @@ def steps(config: ClusterConfig, outcome: Outcome, *, connecting: float | None =
     }
     end = outcome.stage
     if config.gateway == DIRECT:
-        titles = {Stage.CHANNEL: f"TCP to {api_server}", Stage.TLS: titles[Stage.TLS], Stage.HTTP: titles[Stage.HTTP]}
+        titles = {
+            Stage.CHANNEL: f"TCP to {api_server}",
+            Stage.TLS: titles[Stage.TLS],
+            Stage.HTTP: titles[Stage.HTTP],
+        }
         end = end if end in titles else Stage.CHANNEL
     seconds: dict[Stage, float] = dict(outcome.timings)
     if connecting is not None:
@@ -57,5 +62,7 @@ def steps(config: ClusterConfig, outcome: Outcome, *, connecting: float | None =
             verdict = Verdict.OK
         else:
             verdict = Verdict.FAILED if stage is end else Verdict.NOT_REACHED
-        result.append(Step(stage, title, verdict, None if verdict is Verdict.NOT_REACHED else seconds.get(stage)))
+        result.append(
+            Step(stage, title, verdict, None if verdict is Verdict.NOT_REACHED else seconds.get(stage))
+        )
     return result

@@ -31,10 +31,16 @@ class Answer:
 async def get(stream: TlsStream, path: str, *, host: str, token: str | None) -> Answer:
     """GET `path` (origin form). `host` is the Host header, `token` a bearer token of visible ASCII.
 
-    Raises h11.RemoteProtocolError if the answer is not HTTP, ConnectionResetError if it ends early, ssl.SSLError, OSError.
+    Raises h11.RemoteProtocolError if the answer is not HTTP, ConnectionResetError if it ends early,
+    ssl.SSLError, OSError.
     """
     connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEADER)
-    headers = [("Host", host), ("User-Agent", f"kubemux/{__version__}"), ("Accept", "*/*"), ("Connection", "close")]
+    headers = [
+        ("Host", host),
+        ("User-Agent", f"kubemux/{__version__}"),
+        ("Accept", "*/*"),
+        ("Connection", "close"),
+    ]
     if token is not None:
         headers.append(("Authorization", f"Bearer {token}"))
     request = connection.send(h11.Request(method="GET", target=path, headers=headers)) or b""
@@ -66,23 +72,33 @@ async def get(stream: TlsStream, path: str, *, host: str, token: str | None) -> 
 def judge(answer: Answer, path: str, *, base: str = "") -> None:
     """Return if the answer to a GET of `path` below `base` means healthy.
 
-    On /healthz, /livez and /readyz the body must say so too: a captive portal or a load balancer's page is also a 200.
-    Raises Failure: `unauthorized` (which is alive) or `unhealthy`.
+    On /healthz, /livez and /readyz the body must say so too: a captive portal or a load balancer's page is
+    also a 200. Raises Failure: `unauthorized` (which is alive) or `unhealthy`.
     """
     status, asked = answer.status, base + path
     if status in {401, 403}:
-        raise Failure(Result.UNAUTHORIZED, f"HTTP {status} for {asked}: alive, but it wants other credentials", status=status)
+        raise Failure(
+            Result.UNAUTHORIZED,
+            f"HTTP {status} for {asked}: alive, but it wants other credentials",
+            status=status,
+        )
     if not 200 <= status < 300:
         hint = "probe.path does not exist there: /healthz, /livez and /readyz do" if status == 404 else None
-        raise Failure(Result.UNHEALTHY, f"HTTP {status} for {asked}{_complaint(answer.body)}", hint=hint, status=status)
+        raise Failure(
+            Result.UNHEALTHY, f"HTTP {status} for {asked}{_complaint(answer.body)}", hint=hint, status=status
+        )
     body = answer.body.strip()
     endpoint = path.partition("?")[0].strip("/").partition("/")[0]
     if endpoint in _HEALTH_PATHS and body != b"ok" and not body.endswith(b"check passed"):
-        raise Failure(Result.UNHEALTHY, f"HTTP {status} for {asked}, but not the body of an API server", status=status)
+        raise Failure(
+            Result.UNHEALTHY, f"HTTP {status} for {asked}, but not the body of an API server", status=status
+        )
 
 
 def _complaint(body: bytes) -> str:
-    """What an API server names as failed (`[-]etcd failed: reason withheld`), else the first line, made safe for a log line."""
+    """What an API server names as failed (`[-]etcd failed: reason withheld`), else the first line, made safe
+    for a log line.
+    """
     lines = body.decode("utf-8", "replace").splitlines()
     chosen = [line.removeprefix("[-]") for line in lines if line.startswith("[-]")] or lines[:1]
     text = printable("; ".join(chosen))

@@ -14,12 +14,14 @@ INTERVAL: Final = 0.5
 
 
 async def watch_lag(metrics: Metrics, on_beat: Callable[[], None], *, interval: float = INTERVAL) -> None:
-    """Observe the lag of a timer into `metrics.loop_lag` and call `on_beat`, every `interval` seconds until cancelled.
+    """Observe the lag of a timer into `metrics.loop_lag` and call `on_beat`, every `interval` seconds until
+    cancelled.
 
     systemd's watchdog is fed from `on_beat` (sd_notify(3), WATCHDOG=1), so a loop that is blocked starves it.
     """
     while True:
-        # Not loop.time(): uvloop's is cached for a turn of the loop, which hides what ran earlier in that turn.
+        # Not loop.time(): uvloop's is cached for a turn of the loop, which hides what ran earlier in that
+        # turn.
         due = time.monotonic() + interval
         await asyncio.sleep(interval)
         metrics.loop_lag.observe(max(0.0, time.monotonic() - due))

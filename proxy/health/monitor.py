@@ -26,7 +26,9 @@ FIRST_WITHIN: Final = 1.0
 CONFIRM_S: Final = 1.0
 """Seconds between the probes that show that a cluster is back: its clients are served again already."""
 POKED_WITHIN: Final = 1.0
-"""Seconds over which the probes of all clusters behind a gateway are spread when its links change; one per burst of pokes."""
+"""Seconds over which the probes of all clusters behind a gateway are spread when its links change; one per
+burst of pokes.
+"""
 JITTER: Final = 0.1
 
 
@@ -43,7 +45,10 @@ class Monitor:
         *,
         contexts: Contexts | None = None,
     ) -> None:
-        """`on_change` is called after `state` has changed. Monitors given the same `contexts` share what they read of CAs."""
+        """`on_change` is called after `state` has changed.
+
+        Monitors given the same `contexts` share what they read of CAs.
+        """
         self._name = name
         self._config = config
         self._dial = dial
@@ -56,7 +61,9 @@ class Monitor:
         self._outcome: Outcome | None = None
 
     def __repr__(self) -> str:
-        return f"<Monitor {self._name} {self.state} {self._outcome.result if self._outcome else 'not probed'}>"
+        return (
+            f"<Monitor {self._name} {self.state} {self._outcome.result if self._outcome else 'not probed'}>"
+        )
 
     @property
     def state(self) -> ClusterState:
@@ -69,11 +76,16 @@ class Monitor:
         return self._outcome
 
     def poke(self) -> None:
-        """Probe soon instead of when it is due: something changed on the way. During a probe: once more after it."""
+        """Probe soon instead of when it is due: something changed on the way.
+
+        During a probe: once more after it.
+        """
         self._poked.set()
 
     def take(self, config: ClusterConfig) -> None:
-        """Probe by other settings, or with files that have changed, from now on; what was seen so far counts on."""
+        """Probe by other settings, or with files that have changed, from now on; what was seen so far counts
+        on.
+        """
         self._config = config
         self._place = Place(f"files of cluster {self._name}")  # other files perhaps than the one that hangs
         self._hysteresis.threshold = config.probe.threshold
@@ -104,7 +116,9 @@ class Monitor:
         except Exception:
             # A bug. Monitoring goes on and says so: a state frozen at `up` would be worse.
             log.exception("probe failed to run", cluster=self._name)
-            return Outcome(Result.INTERNAL, "the probe failed to run", Result.INTERNAL.hint, 0.0, Stage.CHANNEL)
+            return Outcome(
+                Result.INTERNAL, "the probe failed to run", Result.INTERNAL.hint, 0.0, Stage.CHANNEL
+            )
 
     def _take(self, outcome: Outcome) -> None:
         before, self._outcome = self._outcome, outcome
@@ -114,7 +128,12 @@ class Monitor:
         for kind, expiry in outcome.expiries:
             self._record.certificate_expiry[kind] = expiry
         if not self._hysteresis.feed(alive=result.alive):
-            if self.state is ClusterState.DOWN and before is not None and before.result != result and not result.alive:
+            if (
+                self.state is ClusterState.DOWN
+                and before is not None
+                and before.result != result
+                and not result.alive
+            ):
                 # Else the log's last word on it would be why it went down, long after that was mended.
                 log.warning(
                     "cluster still down",
@@ -129,5 +148,7 @@ class Monitor:
         if result.alive:
             log.info("cluster up", cluster=name, result=result, message=outcome.message)
         else:
-            log.warning("cluster down", cluster=name, result=result, message=outcome.message, hint=outcome.hint)
+            log.warning(
+                "cluster down", cluster=name, result=result, message=outcome.message, hint=outcome.hint
+            )
         self._on_change()

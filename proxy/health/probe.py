@@ -1,4 +1,7 @@
-"""One probe: an HTTPS GET on a connection such as a client gets, classified. It never raises but when cancelled."""
+"""One probe: an HTTPS GET on a connection such as a client gets, classified.
+
+It never raises but when cancelled.
+"""
 
 from __future__ import annotations
 
@@ -29,14 +32,23 @@ from proxy.runtime.text import printable
 log = structlog.get_logger("kubemux.health")
 
 Dial = Callable[[float], Awaitable[socket.socket]]
-"""Given a deadline (loop time, seconds): a connected socket to the API server, owned by the caller. Raises ProxyError."""
+"""Given a deadline (loop time, seconds): a connected socket to the API server, owned by the caller.
+
+Raises ProxyError.
+"""
 
 DIAL_GRACE: Final = 0.25
-"""Seconds past the deadline: a dial that keeps it says why it failed, so it gets to speak before it is cut off."""
+"""Seconds past the deadline: a dial that keeps it says why it failed, so it gets to speak before it is cut
+off.
+"""
 
 
-async def probe(name: str, config: ClusterConfig, dial: Dial, contexts: Contexts, place: Place | None = None) -> Outcome:
-    """Probe cluster `name` within `config.probe.timeout` seconds. Cancelled at any await, it leaves nothing open.
+async def probe(
+    name: str, config: ClusterConfig, dial: Dial, contexts: Contexts, place: Place | None = None
+) -> Outcome:
+    """Probe cluster `name` within `config.probe.timeout` seconds.
+
+    Cancelled at any await, it leaves nothing open.
 
     `place` is where the cluster's files are read, in all its probes.
     """
@@ -49,21 +61,31 @@ async def probe(name: str, config: ClusterConfig, dial: Dial, contexts: Contexts
         outcome = attempt.ended(exc.result, str(exc), exc.hint, exc.status)
     except chain.Refused as exc:
         failure = distrusted(exc, config)
-        outcome = replace(attempt.ended(failure.result, str(failure), failure.hint), refused=certificate.read(attempt.shown))
+        outcome = replace(
+            attempt.ended(failure.result, str(failure), failure.hint), refused=certificate.read(attempt.shown)
+        )
     except h11.RemoteProtocolError as exc:
-        outcome = attempt.ended(Result.HTTP_FAILED, f"{config.api_servers[0]} does not speak HTTP: {printable(str(exc))}")
+        outcome = attempt.ended(
+            Result.HTTP_FAILED, f"{config.api_servers[0]} does not speak HTTP: {printable(str(exc))}"
+        )
     except TimeoutError:
         outcome = attempt.ended(Result.TIMEOUT, f"no {attempt.awaited} within {config.probe.timeout:g} s")
     except ssl.SSLError as exc:
         failure = classify(exc, config)
         outcome = attempt.ended(failure.result, str(failure), failure.hint)
     except OSError as exc:
-        outcome = attempt.ended(Result.CLOSED, f"the connection was lost before the {attempt.awaited}: {exc.strerror or exc}")
+        outcome = attempt.ended(
+            Result.CLOSED, f"the connection was lost before the {attempt.awaited}: {exc.strerror or exc}"
+        )
     log.debug("probe", cluster=name, result=outcome.result, seconds=round(outcome.seconds, 4))
     return outcome.named(name)
 
 
-_AWAITED: Final = {Stage.CHANNEL: "channel to the API server", Stage.TLS: "end of the TLS handshake", Stage.HTTP: "HTTP answer"}
+_AWAITED: Final = {
+    Stage.CHANNEL: "channel to the API server",
+    Stage.TLS: "end of the TLS handshake",
+    Stage.HTTP: "HTTP answer",
+}
 
 
 class _Attempt:
@@ -98,7 +120,9 @@ class _Attempt:
         self._expiries = identity.expiries
         name = server_name(config)
         try:
-            stream = TlsStream(sock, identity.context, in_sni(name), partial(self._verify, identity.anchors, name))
+            stream = TlsStream(
+                sock, identity.context, in_sni(name), partial(self._verify, identity.anchors, name)
+            )
         except ValueError as exc:
             raise Failure(Result.TLS_NAME_MISMATCH, f"{name!r} cannot be a server's name: {exc}") from exc
         await stream.handshake()
@@ -112,7 +136,9 @@ class _Attempt:
         leaf = chain.verify(sent, anchors, name, datetime.now(UTC))
         self._expiries += (("server", leaf.parsed.not_valid_after_utc.timestamp()),)
 
-    def ended(self, result: Result, message: str, hint: str | None = None, status: int | None = None) -> Outcome:
+    def ended(
+        self, result: Result, message: str, hint: str | None = None, status: int | None = None
+    ) -> Outcome:
         """The outcome, here and now."""
         now = time.monotonic()
         ends = [start for _, start in self._steps[1:]] + [now]

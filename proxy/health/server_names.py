@@ -1,7 +1,7 @@
 """Server names as Go's TLS takes them: how one is spelled in SNI, and which certificates are for it. Pure.
 
-crypto/x509 (verify.go, VerifyHostname) and crypto/tls (handshake_client.go, hostnameInSNI). Not OpenSSL's matching: that
-refuses `*.local`, and takes the common name where there is nothing else.
+crypto/x509 (verify.go, VerifyHostname) and crypto/tls (handshake_client.go, hostnameInSNI). Not OpenSSL's
+matching: that refuses `*.local`, and takes the common name where there is nothing else.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ _LABEL: Final = re.compile(r"[a-z0-9_][a-z0-9_-]*", re.IGNORECASE | re.ASCII)
 
 
 def address(name: str) -> Address | None:
-    """The IP address that `name` is, in brackets or not. One with a zone is none: no certificate can hold it."""
+    """The IP address that `name` is, in brackets or not.
+
+    One with a zone is none: no certificate can hold it.
+    """
     try:
         found = ipaddress.ip_address(name[1:-1] if name.startswith("[") and name.endswith("]") else name)
     except ValueError:
@@ -28,7 +31,9 @@ def address(name: str) -> Address | None:
 
 
 def in_sni(name: str) -> str | None:
-    """What a client says of `name` before the certificate comes; addresses are not said (RFC 6066 3), nor a final dot."""
+    """What a client says of `name` before the certificate comes; addresses are not said (RFC 6066 3), nor a
+    final dot.
+    """
     host = name[1:-1] if name.startswith("[") and name.endswith("]") else name
     if address(host.partition("%")[0]):
         return None
@@ -42,13 +47,17 @@ def matches(name: str, *, dns: Iterable[str], ips: Iterable[Address]) -> bool:
         return any((getattr(ip, "ipv4_mapped", None) or ip) == wanted for ip in ips)
     host = name.removesuffix(".")
     return any(
-        _matches(pattern, host) if _is_hostname(host) and _is_hostname(pattern, pattern=True) else _equals(pattern, name)
+        _matches(pattern, host)
+        if _is_hostname(host) and _is_hostname(pattern, pattern=True)
+        else _equals(pattern, name)
         for pattern in dns
     )
 
 
 def is_below(name: str, domain: str, *, covered: bool) -> bool:
-    """Whether `name` is `domain` or below it; only below, if that starts with a dot (RFC 5280 4.2.1.10). All are below `.`.
+    """Whether `name` is `domain` or below it; only below, if that starts with a dot (RFC 5280 4.2.1.10).
+
+    All are below `.`.
 
     `covered`: also where `name` is a wildcard that stands for it.
     """

@@ -1,8 +1,9 @@
 """TLS over a connected socket, from the side of a probe.
 
 `ssl.SSLObject` between two memory BIOs (https://docs.python.org/3/library/ssl.html#memory-bio-support), not
-`asyncio.open_connection(ssl=...)`: an asyncio TLS transport outlives the cancelled task that made it and lingers for its
-closing handshake, differently in asyncio and uvloop. Here the socket is all there is, and closing it is synchronous.
+`asyncio.open_connection(ssl=...)`: an asyncio TLS transport outlives the cancelled task that made it and
+lingers for its closing handshake, differently in asyncio and uvloop. Here the socket is all there is, and
+closing it is synchronous.
 """
 
 from __future__ import annotations
@@ -21,8 +22,11 @@ T = TypeVar("T")
 
 CHUNK: Final = 16384
 MAX_RECEIVED: Final = 256 * 1024
-"""Bytes taken from one server: a chain of certificates, a header, 64 KiB of body, and room. It bounds the memory and, as
-`sock_recv` does not yield while bytes are there, the time that a server can keep the loop busy."""
+"""Bytes taken from one server: a chain of certificates, a header, 64 KiB of body, and room.
+
+It bounds the memory and, as `sock_recv` does not yield while bytes are there, the time that a server can keep
+the loop busy.
+"""
 
 
 class _Shown(Protocol):
@@ -36,12 +40,21 @@ class _Inner(Protocol):
 
 
 class TlsStream:
-    """A TLS connection on a socket that stays the caller's: to close it at any moment ends everything. So does every deadline."""
+    """A TLS connection on a socket that stays the caller's: to close it at any moment ends everything.
+
+    So does every deadline.
+    """
 
     def __init__(
-        self, sock: socket.socket, context: ssl.SSLContext, server_name: str | None, verify: Callable[[Sequence[bytes]], None]
+        self,
+        sock: socket.socket,
+        context: ssl.SSLContext,
+        server_name: str | None,
+        verify: Callable[[Sequence[bytes]], None],
     ) -> None:
-        """`server_name` is what the peer is told (SNI). `verify` gets its certificates (DER) and raises if they are not good.
+        """`server_name` is what the peer is told (SNI).
+
+        `verify` gets its certificates (DER) and raises if they are not good.
 
         Raises ValueError if `server_name` cannot be sent.
         """
@@ -74,9 +87,14 @@ class TlsStream:
                 self._is_verified = True
 
     def _chain(self) -> list[bytes]:
-        """The peer's certificates, as soon as they have come. Public since Python 3.13, but only for what has ended well."""
+        """The peer's certificates, as soon as they have come.
+
+        Public since Python 3.13, but only for what has ended well.
+        """
         inner = cast("_Inner", getattr(self._tls, "_sslobj"))  # noqa: B009 - not known to type checkers
-        return [certificate.public_bytes(_ssl.ENCODING_DER) for certificate in inner.get_unverified_chain() or ()]
+        return [
+            certificate.public_bytes(_ssl.ENCODING_DER) for certificate in inner.get_unverified_chain() or ()
+        ]
 
     async def send(self, data: bytes) -> None:
         """Send all of it. That a peer takes no more is for `receive` to find."""
@@ -110,7 +128,9 @@ class TlsStream:
             data = await loop.sock_recv(self._sock, CHUNK)
             self._received += len(data)
             if self._received > MAX_RECEIVED:
-                raise Failure(Result.HTTP_FAILED, f"the server sent {MAX_RECEIVED >> 10} KiB that are no answer")
+                raise Failure(
+                    Result.HTTP_FAILED, f"the server sent {MAX_RECEIVED >> 10} KiB that are no answer"
+                )
             if data:
                 self._incoming.write(data)
             else:

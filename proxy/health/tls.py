@@ -1,7 +1,7 @@
 """What a probe trusts and shows, from the configuration's files, and the meaning of a failed handshake.
 
-The handshake is OpenSSL's, and offers what Go offers; whether the certificates hold is for `proxy/health/chain.py`, before
-anything of ours is shown. Files are read when they changed, in a thread.
+The handshake is OpenSSL's, and offers what Go offers; whether the certificates hold is for
+`proxy/health/chain.py`, before anything of ours is shown. Files are read when they changed, in a thread.
 """
 
 from __future__ import annotations
@@ -28,9 +28,12 @@ from proxy.runtime.blocking import Hangs, Place, doing
 
 MAX_TOKEN: Final = 64 * 1024
 _TOKEN: Final = re.compile(r"[\x21-\x7e]+")
-_CACHED: Final = 1024  # one per cluster with a CA or a certificate of its own, and those of files since replaced
+_CACHED: Final = (
+    1024  # one per cluster with a CA or a certificate of its own, and those of files since replaced
+)
 
-# crypto/tls, defaults.go: forward secrecy only, and no key or signature that 2^80 steps break (SHA-1, RSA below 1024 bits).
+# crypto/tls, defaults.go: forward secrecy only, and no key or signature that 2^80 steps break (SHA-1, RSA
+# below 1024 bits).
 _CIPHERS: Final = (
     "ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE-ECDSA-AES128-SHA:ECDHE-ECDSA-AES256-SHA:ECDHE-RSA-AES128-SHA:ECDHE-RSA-AES256-SHA"
     ":@SECLEVEL=1"
@@ -45,8 +48,13 @@ _SYSTEM_FILES: Final = (
 )
 _SYSTEM_FOLDERS: Final = ("/etc/ssl/certs", "/etc/pki/tls/certs")
 
-_HANGS: Final = "its disk, or the server it is mounted from, does not answer; probes go on by themselves when it does"
-_NO_CA: Final = "set tls.ca_file to a file with the cluster's CA: certificate-authority-data of its kubeconfig, base64-decoded"
+_HANGS: Final = (
+    "its disk, or the server it is mounted from, does not answer; probes go on by themselves when it does"
+)
+_NO_CA: Final = (
+    "set tls.ca_file to a file with the cluster's CA: certificate-authority-data of its "
+    "kubeconfig, base64-decoded"
+)
 _FOR_ALL: Final = "kubectl refuses it, too: the server needs another one"
 
 _LOADING: Final = {
@@ -73,7 +81,9 @@ _CLIENT_CERT_ALERTS: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What is trusted, what is shown, and when certificates end: (`ca` | `client`, Unix time); of CAs the first to end."""
+    """What is trusted, what is shown, and when certificates end: (`ca` | `client`, Unix time); of CAs the
+    first to end.
+    """
 
     context: ssl.SSLContext
     anchors: Anchors
@@ -88,7 +98,8 @@ class Contexts:
         self._show = lru_cache(maxsize=_CACHED)(_show)
 
     async def load(self, config: ClusterConfig, place: Place | None = None) -> tuple[Identity, str | None]:
-        """What a probe of this cluster trusts and shows, and its bearer token: files as they are now, read in its own `place`.
+        """What a probe of this cluster trusts and shows, and its bearer token: files as they are now, read in
+        its own `place`.
 
         Raises Failure (`credentials_unusable`) naming the key and the file.
         """
@@ -114,11 +125,17 @@ def server_name(config: ClusterConfig) -> str:
 
 
 def distrusted(error: Refused, config: ClusterConfig) -> Failure:
-    """What certificates that do not hold mean: which of the two is wrong, what the server shows or what we hold against it."""
+    """What certificates that do not hold mean: which of the two is wrong, what the server shows or what we
+    hold against it.
+    """
     certificate = f"the certificate of {config.api_servers[0]}"
     if error.result is not Result.TLS_UNTRUSTED or error.for_all:
         return Failure(error.result, f"{certificate} {error}", hint=_FOR_ALL if error.for_all else None)
-    trust = f"tls.ca_file {config.tls.ca_file}" if config.tls.ca_file else "the system's CA store (no tls.ca_file is given)"
+    trust = (
+        f"tls.ca_file {config.tls.ca_file}"
+        if config.tls.ca_file
+        else "the system's CA store (no tls.ca_file is given)"
+    )
     return Failure(
         error.result,
         f"reached, but {certificate} is not trusted by {trust}: it {error}",
@@ -134,7 +151,9 @@ def classify(error: ssl.SSLError, config: ClusterConfig) -> Failure:
     words = str(reason).replace("_", " ").lower()
     if error.reason in _CLIENT_CERT_ALERTS:
         shown = config.probe.client_cert or "none was shown: probe.client_cert is not given"
-        return Failure(Result.TLS_CLIENT_CERT, f"the server does not accept our client certificate ({shown}): {words}")
+        return Failure(
+            Result.TLS_CLIENT_CERT, f"the server does not accept our client certificate ({shown}): {words}"
+        )
     return Failure(Result.TLS_FAILED, f"TLS with {config.api_servers[0]} failed: {words}")
 
 
@@ -142,7 +161,10 @@ _Stamp = tuple[str, Path, int, int, int] | None
 
 
 def _stamp(key: str, path: Path | None) -> _Stamp:
-    """A file as it is now: what it is for, where, inode, modification time in ns, bytes. Opened, to name one that is not ours."""
+    """A file as it is now: what it is for, where, inode, modification time in ns, bytes.
+
+    Opened, to name one that is not ours.
+    """
     if path is None:
         return None
     doing(f"reading {key} {path}")
@@ -197,7 +219,8 @@ def _show(certificate: _Stamp, key: _Stamp) -> tuple[ssl.SSLContext, tuple[tuple
         return context, ()
     doing(f"reading {certificate[0]} {certificate[1]} and its key")
     try:
-        # An encrypted key would ask on the terminal for its passphrase: answer with an empty one, which fails.
+        # An encrypted key would ask on the terminal for its passphrase: answer with an empty one, which
+        # fails.
         context.load_cert_chain(certificate[1], key[1] if key else None, password=str)
         leaf = x509.load_pem_x509_certificate(_read(certificate[0], certificate[1]))
         certificates.load_der(leaf.public_bytes(Encoding.DER))  # Go reads it before it shows it

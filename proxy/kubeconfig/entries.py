@@ -28,10 +28,15 @@ Body = Mapping[str, object]
 KINDS = {"clusters": "cluster", "contexts": "context", "users": "user"}
 """Section -> the key of an entry that holds its body."""
 
-_FILES = {"clusters": ("certificate-authority",), "contexts": (), "users": ("client-certificate", "client-key", "tokenFile")}
+_FILES = {
+    "clusters": ("certificate-authority",),
+    "contexts": (),
+    "users": ("client-certificate", "client-key", "tokenFile"),
+}
 """Keys that hold paths, relative to the kubeconfig's folder (client-go, tools/clientcmd/loader.go)."""
 
-# kubectl reads YAML 1.1, where a bare `yes` or `0777` is no string; we read 1.2. What both take for text stays bare.
+# kubectl reads YAML 1.1, where a bare `yes` or `0777` is no string; we read 1.2. What both take for text
+# stays bare.
 _PLAIN = re.compile(r"(?!(?:y|n|yes|no|on|off|true|false|null)\Z)[A-Za-z/][A-Za-z0-9/+=._@-]*", re.IGNORECASE)
 _UNINDENTED = re.compile(r"(?<=\n)(\n*#.*|\n+\Z)", re.DOTALL)
 
@@ -55,7 +60,10 @@ def default_files(environ: Mapping[str, str]) -> list[Path]:
 
 
 def load(paths: Iterable[Path]) -> Kubeconfig:
-    """The files merged as kubectl does: of two entries with one name the first file's counts, whole. Raises ConfigError."""
+    """The files merged as kubectl does: of two entries with one name the first file's counts, whole.
+
+    Raises ConfigError.
+    """
     parsed = [parse(reading.read(path)) for path in paths]
     return Kubeconfig(
         clusters=ChainMap(*[dict(file.clusters) for file in parsed]),
@@ -65,10 +73,15 @@ def load(paths: Iterable[Path]) -> Kubeconfig:
 
 
 def parse(document: Document) -> Kubeconfig:
-    """The entries of one file. Raises ConfigError for another shape than a kubeconfig's, or a name that is there twice."""
+    """The entries of one file.
+
+    Raises ConfigError for another shape than a kubeconfig's, or a name that is there twice.
+    """
     root = {} if document.root is None else document.root
     if not isinstance(root, dict):
-        raise ConfigError(document.path, [Problem(1, "", "not a kubeconfig: expected a mapping", "is it the right file?")])
+        raise ConfigError(
+            document.path, [Problem(1, "", "not a kubeconfig: expected a mapping", "is it the right file?")]
+        )
     folder = Path(document.path).absolute().parent
     problems: list[Problem] = []
     found: dict[str, dict[str, Body]] = {}
@@ -76,17 +89,35 @@ def parse(document: Document) -> Kubeconfig:
         bodies = found[section] = {}
         entries = root.get(section) or []
         if not isinstance(entries, list):
-            problems.append(Problem(document.line((section,)), section, "expected a list of entries", "see kubectl config view"))
+            problems.append(
+                Problem(
+                    document.line((section,)),
+                    section,
+                    "expected a list of entries",
+                    "see kubectl config view",
+                )
+            )
             continue
         for index, entry in enumerate(entries):
             line = document.line((section, index))
             body = entry.get(kind) if isinstance(entry, dict) else None
             if not isinstance(entry, dict) or not isinstance(body, dict | None):
-                problems.append(Problem(line, section, f"expected an entry with `name` and `{kind}`", "see kubectl config view"))
+                problems.append(
+                    Problem(
+                        line,
+                        section,
+                        f"expected an entry with `name` and `{kind}`",
+                        "see kubectl config view",
+                    )
+                )
                 continue
             name = text(entry.get("name"))
             if name in bodies:
-                problems.append(Problem(line, section, f"the name {name!r} is there twice", "remove or rename one of the two"))
+                problems.append(
+                    Problem(
+                        line, section, f"the name {name!r} is there twice", "remove or rename one of the two"
+                    )
+                )
             bodies[name] = _absolute(section, body or {}, folder)
     if problems:
         raise ConfigError(document.path, problems)
@@ -113,7 +144,9 @@ def _absolute(section: str, body: Body, folder: Path) -> Body:
 
 
 def fresh(value: object, *, flow: bool = False) -> object:
-    """A copy for a file's tree, without the comments of the file it comes from; text is quoted where YAML 1.1 and 1.2 differ."""
+    """A copy for a file's tree, without the comments of the file it comes from; text is quoted where YAML 1.1
+    and 1.2 differ.
+    """
     node: CommentedMap | CommentedSeq
     if isinstance(value, Mapping):
         node = CommentedMap({fresh(key): fresh(item, flow=flow) for key, item in value.items()})
@@ -129,9 +162,11 @@ def fresh(value: object, *, flow: bool = False) -> object:
 
 
 def append(root: CommentedMap, section: str, item: object, *, key: str | None = None) -> None:
-    """Add `item` at the end of the list `section` of `root`, or under `key` at the end of the mapping `section`.
+    """Add `item` at the end of the list `section` of `root`, or under `key` at the end of the mapping
+    `section`.
 
-    ruamel keeps a comment with the value before it, so the heading of the next section would end up above `item`: it is moved.
+    ruamel keeps a comment with the value before it, so the heading of the next section would end up above
+    `item`: it is moved.
     """
     last = _last(root, section) if section in root else None
     if not root.get(section):  # missing, null, [] or {}
@@ -151,7 +186,9 @@ _Place = tuple[CommentedMap | CommentedSeq, str | int]
 def _last(root: CommentedMap, section: str) -> _Place:
     container: CommentedMap | CommentedSeq = root
     key: str | int = section
-    while isinstance(node := container[key], CommentedMap | CommentedSeq) and node and not node.fa.flow_style():
+    while (
+        isinstance(node := container[key], CommentedMap | CommentedSeq) and node and not node.fa.flow_style()
+    ):
         container, key = node, next(reversed(node)) if isinstance(node, CommentedMap) else len(node) - 1
     return container, key
 

@@ -1,11 +1,13 @@
-"""Export: one context per cluster that leads through kubemux, merged into a kubeconfig without touching what is not ours.
+"""Export: one context per cluster that leads through kubemux, merged into a kubeconfig without touching what
+is not ours.
 
-A cluster NAME becomes the context NAME and the cluster entry `kubemux:NAME`; the prefix is ours, entries without it are
-somebody else's and are never changed or removed. There is one exception, and it is the point of the command: where a context
-NAME leads somewhere else, it leads through kubemux from then on, and the file as it was is kept beside it.
+A cluster NAME becomes the context NAME and the cluster entry `kubemux:NAME`; the prefix is ours, entries
+without it are somebody else's and are never changed or removed. There is one exception, and it is the point
+of the command: where a context NAME leads somewhere else, it leads through kubemux from then on, and the file
+as it was is kept beside it.
 
-The user is the one that the base kubeconfig's context NAME has: referred to where the output holds the same entry (so a
-client that renews its token there renews ours), else copied as `kubemux:NAME`.
+The user is the one that the base kubeconfig's context NAME has: referred to where the output holds the same
+entry (so a client that renews its token there renews ours), else copied as `kubemux:NAME`.
 """
 
 from __future__ import annotations
@@ -35,7 +37,10 @@ _OURS = ("server", "tls-server-name", *_CA_KEYS, "insecure-skip-tls-verify")
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a client must know about a cluster's listener. `ca` is PEM, None if the configuration names no file."""
+    """What a client must know about a cluster's listener.
+
+    `ca` is PEM, None if the configuration names no file.
+    """
 
     name: str
     listen: Endpoint
@@ -54,7 +59,10 @@ class Report:
 
 
 def targets(clusters: Mapping[str, ClusterConfig], config: str) -> list[Target]:
-    """The clusters with their CA files read; `config` is the path that messages name. Raises ConfigError with all problems."""
+    """The clusters with their CA files read; `config` is the path that messages name.
+
+    Raises ConfigError with all problems.
+    """
     found, problems = [], []
     for name, cluster in clusters.items():
         ca = None
@@ -63,7 +71,9 @@ def targets(clusters: Mapping[str, ClusterConfig], config: str) -> list[Target]:
                 ca = certificates(read_bytes(path, limit=MAX_CREDENTIAL_BYTES)[0])
             except (Unusable, ValueError) as exc:
                 key = f"clusters.{name}.tls.ca_file"
-                problems.append(Problem(0, key, f"{path} {exc}", getattr(exc, "hint", "give a file of PEM certificates")))
+                problems.append(
+                    Problem(0, key, f"{path} {exc}", getattr(exc, "hint", "give a file of PEM certificates"))
+                )
         found.append(Target(name, cluster.listen, cluster.tls.server_name, ca, cluster.base_path or ""))
     if problems:
         raise ConfigError(config, problems)
@@ -71,12 +81,17 @@ def targets(clusters: Mapping[str, ClusterConfig], config: str) -> list[Target]:
 
 
 def certificates(pem: bytes) -> bytes:
-    """The certificates in `pem` and nothing else (a key in the same file stays there). Raises ValueError if there are none."""
+    """The certificates in `pem` and nothing else (a key in the same file stays there).
+
+    Raises ValueError if there are none.
+    """
     return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in load_pem(pem))
 
 
 def export(document: Document, base: Kubeconfig, clusters: Iterable[Target]) -> Report:
-    """Add or update the contexts of `clusters` in `document.root`, in place. Pure but for that. Raises ConfigError.
+    """Add or update the contexts of `clusters` in `document.root`, in place.
+
+    Pure but for that. Raises ConfigError.
 
     The root must be a mapping; `base` is where users come from.
     """
@@ -98,11 +113,17 @@ def export(document: Document, base: Kubeconfig, clusters: Iterable[Target]) -> 
             if links["user"] == own:
                 report.changed |= _put(root, "users", own, base.users[user], existing.users.get(own))
         elif not context or not context.get("user"):
-            report.notes.append(f"{target.name}: the base kubeconfig has no user for a context of this name: see --base")
+            report.notes.append(
+                f"{target.name}: the base kubeconfig has no user for a context of this name: see --base"
+            )
         if context and text(context.get("cluster")) != own:
             report.redirected.append(target.name)
         report.changed |= _put(
-            root, "contexts", target.name, {**(base_context if context is None else context), **links}, context
+            root,
+            "contexts",
+            target.name,
+            {**(base_context if context is None else context), **links},
+            context,
         )
     return report
 
@@ -113,13 +134,18 @@ def _cluster(target: Target, base: Body, report: Report) -> Body:
     if target.server_name:
         body["tls-server-name"] = target.server_name
     else:
-        report.notes.append(f"{target.name}: clients will want a certificate for {target.listen.host}: set {where}.server_name")
+        report.notes.append(
+            f"{target.name}: clients will want a certificate for {target.listen.host}: set "
+            f"{where}.server_name"
+        )
     if target.ca:
         body["certificate-authority-data"] = base64.b64encode(target.ca).decode()
     elif ca := [key for key in _CA_KEYS if base.get(key)]:
         body[ca[0]] = base[ca[0]]
     else:
-        report.notes.append(f"{target.name}: no CA, so clients trust only what this machine trusts: set {where}.ca_file")
+        report.notes.append(
+            f"{target.name}: no CA, so clients trust only what this machine trusts: set {where}.ca_file"
+        )
     return body
 
 
@@ -129,11 +155,18 @@ def _reachable(listen: Endpoint) -> Endpoint:
         address = ipaddress.ip_address(listen.host)
     except ValueError:
         return listen
-    return listen._replace(host="::1" if address.version == 6 else "127.0.0.1") if address.is_unspecified else listen
+    return (
+        listen._replace(host="::1" if address.version == 6 else "127.0.0.1")
+        if address.is_unspecified
+        else listen
+    )
 
 
 def _put(root: CommentedMap, section: str, name: str, body: Body, existing: Body | None) -> bool:
-    """Make the entry's body equal `body`, leaving equal values (and their comments) alone. Whether anything changed."""
+    """Make the entry's body equal `body`, leaving equal values (and their comments) alone.
+
+    Whether anything changed.
+    """
     if existing is None:
         append(root, section, fresh({KINDS[section]: body, "name": name}))
         return True

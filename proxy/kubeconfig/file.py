@@ -26,9 +26,12 @@ class WriteFailed(ProxyError):
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Keep kubectl and ourselves from changing `path` until the block ends. Raises WriteFailed if somebody else holds it.
+    """Keep kubectl and ourselves from changing `path` until the block ends.
 
-    `PATH.lock` is the lock of client-go (tools/clientcmd/config.go, lockFile), which every kubeconfig writer built on it takes.
+    Raises WriteFailed if somebody else holds it.
+
+    `PATH.lock` is the lock of client-go (tools/clientcmd/config.go, lockFile), which every kubeconfig writer
+    built on it takes.
     """
     lock = Path(f"{path.absolute()}.lock")
     with _translated(path):
@@ -46,7 +49,8 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def replace(path: Path, data: bytes, *, mode: int | None = None) -> None:
-    """Put `data` into `path` by renaming a complete, synced file of the same folder over it; a symlink stays one.
+    """Put `data` into `path` by renaming a complete, synced file of the same folder over it; a symlink stays
+    one.
 
     `mode` None keeps the mode there is (0644 for a new file). Owner and group are kept. Raises WriteFailed.
     """
@@ -60,7 +64,9 @@ def replace(path: Path, data: bytes, *, mode: int | None = None) -> None:
             raise WriteFailed(f"{path}: is not a regular file", hint="give the path of a file")
         with suppress(FileExistsError):
             target.parent.mkdir(mode=0o755)
-            if mode is None:  # whatever our umask: as with the file itself, another user's service may have to read it
+            if (
+                mode is None
+            ):  # whatever our umask: as with the file itself, another user's service may have to read it
                 target.parent.chmod(0o755)
         _refuse_strangers(path)
         with _synced(target.parent):
@@ -72,7 +78,9 @@ def replace(path: Path, data: bytes, *, mode: int | None = None) -> None:
                     if old:
                         _refuse_stranger(path, target, old)
                         os.fchown(descriptor, old.st_uid, old.st_gid)
-                    os.fchmod(descriptor, mode if mode is not None else stat.S_IMODE(old.st_mode) if old else 0o644)
+                    os.fchmod(
+                        descriptor, mode if mode is not None else stat.S_IMODE(old.st_mode) if old else 0o644
+                    )
                     os.fsync(descriptor)
                 Path(name).rename(target)
             except BaseException:
@@ -81,7 +89,10 @@ def replace(path: Path, data: bytes, *, mode: int | None = None) -> None:
 
 
 def backup(path: Path) -> Path:
-    """Copy `path` to the first free of `PATH.bak`, `PATH.bak2`, ..., mode 0600, and return that. Raises WriteFailed."""
+    """Copy `path` to the first free of `PATH.bak`, `PATH.bak2`, ..., mode 0600, and return that.
+
+    Raises WriteFailed.
+    """
     with _translated(path):
         data = path.read_bytes()
         for copy in _copies(path):
@@ -107,10 +118,11 @@ def _copies(path: Path) -> Iterator[Path]:
 
 
 def _refuse_strangers(path: Path) -> None:
-    """Raise WriteFailed if somebody else has made `path`, or what it leads through, where everybody may make files.
+    """Raise WriteFailed if somebody else has made `path`, or what it leads through, where everybody may make
+    files.
 
-    As the kernel does for open(2), by fs.protected_regular and fs.protected_symlinks: in /tmp a file that waits for ours would
-    keep its owner, and a link would lead ours to where that one reads it.
+    As the kernel does for open(2), by fs.protected_regular and fs.protected_symlinks: in /tmp a file that
+    waits for ours would keep its owner, and a link would lead ours to where that one reads it.
     """
     for start in (path.absolute(), Path(os.path.realpath(path))):
         for one in (start, *start.parents):
@@ -120,10 +132,19 @@ def _refuse_strangers(path: Path) -> None:
 
 def _refuse_stranger(path: Path, one: Path, status: os.stat_result) -> None:
     folder = one.parent.stat()
-    if folder.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and status.st_uid not in {os.geteuid(), 0, folder.st_uid}:
+    if folder.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and status.st_uid not in {
+        os.geteuid(),
+        0,
+        folder.st_uid,
+    }:
         where = f"{path}: {one}" if one != path else f"{path}"
-        message = f"{where} belongs to uid {status.st_uid}, in a folder where others may make files: it is left alone"
-        raise WriteFailed(message, hint="look at it and remove it, or choose a folder of your own with --output")
+        message = (
+            f"{where} belongs to uid {status.st_uid}, in a folder where others may make files: it is "
+            "left alone"
+        )
+        raise WriteFailed(
+            message, hint="look at it and remove it, or choose a folder of your own with --output"
+        )
 
 
 @contextmanager
@@ -143,5 +164,7 @@ def _translated(path: Path) -> Iterator[None]:
         yield
     except OSError as exc:
         if exc.errno == errno.ELOOP:
-            raise WriteFailed(f"{path}: its symlinks lead in a circle", hint="give the path of a file") from exc
+            raise WriteFailed(
+                f"{path}: its symlinks lead in a circle", hint="give the path of a file"
+            ) from exc
         raise WriteFailed(f"{path}: cannot be written: {exc.strerror}") from exc

@@ -1,10 +1,11 @@
 """Import: which contexts of a kubeconfig are taken, and what a tunnel has to know of them. Pure.
 
-    context -> cluster entry {server: https://10.0.0.10, certificate-authority-data: ..., tls-server-name: ...} -> Imported
+context -> cluster entry {server: https://10.0.0.10, certificate-authority-data: ..., tls-server-name: ...} ->
+Imported
 
-A server whose address means this machine is the end of somebody's `ssh -L`, or runs on the gateway itself: only the operator
-knows, so a warning asks. Its certificate seldom names 127.0.0.1, but `kubernetes` always: kubeadm, k3s, EKS and the like all put
-it there.
+A server whose address means this machine is the end of somebody's `ssh -L`, or runs on the gateway itself:
+only the operator knows, so a warning asks. Its certificate seldom names 127.0.0.1, but `kubernetes` always:
+kubeadm, k3s, EKS and the like all put it there.
 """
 
 from __future__ import annotations
@@ -33,7 +34,10 @@ SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """One cluster to be. `ca` is PEM to be stored, or the absolute path of a file that somebody else keeps, or None."""
+    """One cluster to be.
+
+    `ca` is PEM to be stored, or the absolute path of a file that somebody else keeps, or None.
+    """
 
     name: str
     gateway: str
@@ -61,24 +65,38 @@ def select(
 ) -> list[Imported]:
     """The contexts `names`, each exactly as written, to be reached through `gateway`. Pure.
 
-    `in_cluster` stands for the context `in-cluster` unless the kubeconfig has one; `origin` names the kubeconfig in messages,
-    `backups` what exports kept of it.
-    Raises ConfigError with every problem: none named, missing ones (and which there are), servers that cannot be tunnelled.
+    `in_cluster` stands for the context `in-cluster` unless the kubeconfig has one; `origin` names the
+    kubeconfig in messages, `backups` what exports kept of it. Raises ConfigError with every problem: none
+    named, missing ones (and which there are), servers that cannot be tunnelled.
     """
     chosen: list[Imported] = []
     problems: list[Problem] = []
-    known = [*kubeconfig.contexts, *([IN_CLUSTER] if in_cluster and IN_CLUSTER not in kubeconfig.contexts else [])]
+    known = [
+        *kubeconfig.contexts,
+        *([IN_CLUSTER] if in_cluster and IN_CLUSTER not in kubeconfig.contexts else []),
+    ]
     listed = sorted(map(repr, known))
     there = suggest("", listed)
     names = list(dict.fromkeys(names))
     if not names:
-        problems.append(Problem(0, "contexts", "no context is named, and none is taken unasked", f"add --context NAME; {there}"))
+        problems.append(
+            Problem(
+                0,
+                "contexts",
+                "no context is named, and none is taken unasked",
+                f"add --context NAME; {there}",
+            )
+        )
     for name in names:
         context = kubeconfig.contexts.get(name)
         if context is not None:
             cluster = text(context.get("cluster"))
             if not name.isprintable() or not name:
-                problems.append(Problem(0, f"contexts.{name!r}", "its name has characters that no cluster's may have", _RENAME))
+                problems.append(
+                    Problem(
+                        0, f"contexts.{name!r}", "its name has characters that no cluster's may have", _RENAME
+                    )
+                )
                 continue
             if cluster.startswith(OWN):
                 kept = ", ".join(map(str, backups))
@@ -92,10 +110,17 @@ def select(
         elif name == IN_CLUSTER and in_cluster:
             chosen.append(in_cluster)
         elif name == IN_CLUSTER:
-            message = f"there is no context {name!r}, and this is no pod: KUBERNETES_SERVICE_HOST and _PORT are not set"
-            problems.append(Problem(0, "contexts", message, f"it means the cluster whose pod kubemux runs in; {there}"))
+            message = (
+                f"there is no context {name!r}, and this is no pod: KUBERNETES_SERVICE_HOST and "
+                "_PORT are not set"
+            )
+            problems.append(
+                Problem(0, "contexts", message, f"it means the cluster whose pod kubemux runs in; {there}")
+            )
         else:
-            problems.append(Problem(0, "contexts", f"there is no context {name!r}", suggest(repr(name), listed)))
+            problems.append(
+                Problem(0, "contexts", f"there is no context {name!r}", suggest(repr(name), listed))
+            )
     if problems:
         all_known = all(name in known for name in names) and names
         raise (ConfigError if all_known else UnknownNames)(origin, problems)
@@ -110,18 +135,26 @@ def _imported(name: str, kubeconfig: Kubeconfig, cluster_name: str, gateway: str
     notes = []
     if cluster.get("insecure-skip-tls-verify"):
         notes.append(
-            f"WARNING: {name}: the kubeconfig does not verify the server (insecure-skip-tls-verify), kubemux does: "
+            f"WARNING: {name}: the kubeconfig does not verify the server (insecure-skip-tls-verify), "
+            "kubemux does: "
             f"without its CA in clusters.{name}.tls.ca_file, probes will say tls_untrusted"
         )
     if cluster.get("proxy-url"):
-        notes.append(f"WARNING: {name}: proxy-url is not taken over: the gateway connects to {api_server} itself")
+        notes.append(
+            f"WARNING: {name}: proxy-url is not taken over: the gateway connects to {api_server} itself"
+        )
     if base_path:
         notes.append(
-            f"{name}: {base_path} of its server is kept as clusters.{name}.base_path; clients will say Host: 127.0.0.1:PORT, so "
+            f"{name}: {base_path} of its server is kept as clusters.{name}.base_path; clients will say "
+            "Host: 127.0.0.1:PORT, so "
             f"a proxy in front of it that tells hosts apart by that must take it for {api_server.host}"
         )
-    imported = Imported(name, gateway, api_server, api_server.host, _ca(cluster), notes=tuple(notes), base_path=base_path)
-    server_name = text(cluster.get("tls-server-name")) or (USUAL_NAME if imported.is_moved else api_server.host)
+    imported = Imported(
+        name, gateway, api_server, api_server.host, _ca(cluster), notes=tuple(notes), base_path=base_path
+    )
+    server_name = text(cluster.get("tls-server-name")) or (
+        USUAL_NAME if imported.is_moved else api_server.host
+    )
     if not server_name.isprintable() or len(server_name.split()) != 1:
         raise ValueError("its tls-server-name is no name")
     return replace(imported, server_name=server_name)
@@ -141,7 +174,10 @@ def _ca(cluster: Body) -> bytes | Path | None:
 
 
 def server_url(server: str) -> tuple[Endpoint, str]:
-    """Host, port and path of `https://HOST[:PORT][/PATH]`. Raises ValueError for what a tunnel cannot stand for."""
+    """Host, port and path of `https://HOST[:PORT][/PATH]`.
+
+    Raises ValueError for what a tunnel cannot stand for.
+    """
     try:
         url = urlsplit(server)
         host, port = _in_ascii(url.hostname or ""), 443 if url.port is None else url.port
@@ -150,16 +186,21 @@ def server_url(server: str) -> tuple[Endpoint, str]:
         raise ValueError("its server is not a valid https://HOST:PORT") from exc
     if url.scheme != "https":
         raise ValueError(
-            f"its server is {url.scheme or 'no'}://, kubemux carries https:// only: clients would send tokens in clear"
+            f"its server is {url.scheme or 'no'}://, kubemux carries https:// only: clients would send "
+            "tokens in clear"
         )
     if url.query or url.fragment or "@" in url.netloc:
-        raise ValueError(f"its server is more than https://{endpoint}/PATH: a query or user in the URL is lost in a tunnel")
+        raise ValueError(
+            f"its server is more than https://{endpoint}/PATH: a query or user in the URL is lost in a tunnel"
+        )
     if not url.path.strip("/"):
         return endpoint, ""
     try:
         return endpoint, read(BasePath, url.path)
     except ValueError as exc:
-        raise ValueError("the path of its server holds characters that no URL has, or is empty in places") from exc
+        raise ValueError(
+            "the path of its server holds characters that no URL has, or is empty in places"
+        ) from exc
 
 
 def _in_ascii(host: str) -> str:
@@ -168,13 +209,23 @@ def _in_ascii(host: str) -> str:
 
 
 _HERE = frozenset({"localhost", "ip6-localhost", "ip6-loopback"})
-_HERE_BELOW = (".localhost", ".localdomain", ".docker.internal", ".containers.internal", ".minikube.internal", ".k3d.internal",
-               ".lima.internal", ".rancher-desktop.internal")  # fmt: skip
+_HERE_BELOW = (
+    ".localhost",
+    ".localdomain",
+    ".docker.internal",
+    ".containers.internal",
+    ".minikube.internal",
+    ".k3d.internal",
+    ".lima.internal",
+    ".rancher-desktop.internal",
+)
 """Names that container runtimes and resolvers (RFC 6761 6.3) give to the machine that asks."""
 
 
 def means_this_machine(host: str) -> bool:
-    """Whether `host` is somebody else for each machine that asks: loopback, unspecified or link-local, or a name for those."""
+    """Whether `host` is somebody else for each machine that asks: loopback, unspecified or link-local, or a
+    name for those.
+    """
     name = host.rstrip(".").lower()
     try:
         address = ipaddress.ip_address(name)
@@ -188,8 +239,9 @@ def means_this_machine(host: str) -> bool:
 def in_cluster(environ: Mapping[str, str], folder: Path = SERVICE_ACCOUNT) -> Imported | None:
     """The cluster whose pod we run in, as client-go's rest.InClusterConfig finds it; None outside of a pod.
 
-    The token is named only if it is ours alone: a configuration may not name a secret that others can read, which is how
-    Kubernetes mounts it by default (mode 0644), and a probe without one still tells alive from dead (401 and 403 are alive).
+    The token is named only if it is ours alone: a configuration may not name a secret that others can read,
+    which is how Kubernetes mounts it by default (mode 0644), and a probe without one still tells alive from
+    dead (401 and 403 are alive).
     """
     host, port = environ.get("KUBERNETES_SERVICE_HOST"), environ.get("KUBERNETES_SERVICE_PORT")
     if not host or not port or not port.isdecimal():
@@ -197,4 +249,6 @@ def in_cluster(environ: Mapping[str, str], folder: Path = SERVICE_ACCOUNT) -> Im
     token = folder / "token"
     private = token.exists() and not token.stat().st_mode & 0o077
     ca = folder / "ca.crt"
-    return Imported(IN_CLUSTER, DIRECT, Endpoint(host, int(port)), host, ca=ca, token_file=token if private else None)
+    return Imported(
+        IN_CLUSTER, DIRECT, Endpoint(host, int(port)), host, ca=ca, token_file=token if private else None
+    )

@@ -1,6 +1,7 @@
 """Import: contexts that were selected become `clusters:` entries of the configuration. Pure but for its tree.
 
-    Imported -> clusters.CONTEXT {gateway, listen: "127.0.0.1:16443", api_servers: ["10.0.0.10:443"], tls: {server_name, ca_file}}
+Imported -> clusters.CONTEXT {gateway, listen: "127.0.0.1:16443", api_servers: ["10.0.0.10:443"], tls:
+{server_name, ca_file}}
 
 Importing again keeps the port, every key that was added by hand, a `server_name`, and further `api_servers`.
 """
@@ -27,7 +28,9 @@ from proxy.runtime.text import suggest
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """What `merge` did: the CA files that the tree refers to, what became of each cluster, and lines for the operator."""
+    """What `merge` did: the CA files that the tree refers to, what became of each cluster, and lines for the
+    operator.
+    """
 
     files: dict[Path, bytes] = field(default_factory=dict)
     changes: dict[str, str] = field(default_factory=dict)
@@ -35,16 +38,21 @@ class Merged:
 
 
 def ca_name(name: str, pem: bytes) -> str:
-    """A file name for a cluster's CA, of harmless characters and a hash of the content: once written it never changes."""
+    """A file name for a cluster's CA, of harmless characters and a hash of the content: once written it never
+    changes.
+    """
     slug = re.sub(r"[^A-Za-z0-9.-]+", "-", name).strip("-.")[:60] or "cluster"
     return f"{slug}-{hashlib.sha256(pem).hexdigest()[:12]}.crt"
 
 
-def merge(document: Document, config: Config, clusters: Iterable[Imported], *, ca_folder: Path, ports: Iterable[int]) -> Merged:
+def merge(
+    document: Document, config: Config, clusters: Iterable[Imported], *, ca_folder: Path, ports: Iterable[int]
+) -> Merged:
     """Add or update `clusters` in the configuration's tree, `document.root`, in place.
 
-    `config` is what the document says. A new cluster gets the first of `ports` that the configuration does not use. Pure but
-    for the tree. Raises ConfigError if a gateway does not exist, no port is left, or an API server is kubemux itself.
+    `config` is what the document says. A new cluster gets the first of `ports` that the configuration does
+    not use. Pure but for the tree. Raises ConfigError if a gateway does not exist, no port is left, or an API
+    server is kubemux itself.
     """
     root, clusters = document.root, list(clusters)
     assert isinstance(root, CommentedMap)  # noqa: S101 - it has been loaded as a configuration
@@ -54,9 +62,13 @@ def merge(document: Document, config: Config, clusters: Iterable[Imported], *, c
     for cluster in clusters:
         if cluster.gateway not in {DIRECT, *config.gateways}:
             there = suggest(repr(cluster.gateway), map(repr, (*sorted(config.gateways), DIRECT)))
-            raise UnknownNames(document.path, [Problem(0, "gateways", f"there is no gateway {cluster.gateway!r}", there)])
+            raise UnknownNames(
+                document.path, [Problem(0, "gateways", f"there is no gateway {cluster.gateway!r}", there)]
+            )
         if cluster.gateway == DIRECT and (key := own_listener(own, cluster.api_server)):
-            message = f"its server {cluster.api_server} is kubemux's own {key}: it would be connected to itself"
+            message = (
+                f"its server {cluster.api_server} is kubemux's own {key}: it would be connected to itself"
+            )
             hint = "import it from its original kubeconfig, which names the API server's own address"
             raise ConfigError(document.path, [Problem(0, f"clusters.{cluster.name}", message, hint)])
         present = config.clusters.get(cluster.name)
@@ -64,7 +76,10 @@ def merge(document: Document, config: Config, clusters: Iterable[Imported], *, c
         if present is None:
             if (port := next(free, None)) is None:
                 message = f"no port is left for {cluster.name!r}"
-                hint = "choose another --port-base, with free ports below where net.ipv4.ip_local_port_range begins"
+                hint = (
+                    "choose another --port-base, with free ports below where "
+                    "net.ipv4.ip_local_port_range begins"
+                )
                 raise ConfigError(document.path, [Problem(0, "clusters", message, hint)])
             listen = {"gateway": cluster.gateway, "listen": str(Endpoint("127.0.0.1", port))}
             item = CommentedMap({key: fresh(value, flow=True) for key, value in {**listen, **entry}.items()})
@@ -81,13 +96,19 @@ def merge(document: Document, config: Config, clusters: Iterable[Imported], *, c
 def _free(ports: Iterable[int], config: Config, clusters: Iterable[Imported]) -> Iterator[int]:
     """The ports that nothing else has: no listener of ours, and no API server on this machine."""
     used = {config.admin.listen.port, *(cluster.listen.port for cluster in config.clusters.values())}
-    servers = [(cluster.gateway, server) for cluster in config.clusters.values() for server in cluster.api_servers]
+    servers = [
+        (cluster.gateway, server) for cluster in config.clusters.values() for server in cluster.api_servers
+    ]
     servers += [(cluster.gateway, cluster.api_server) for cluster in clusters]
-    used |= {server.port for gateway, server in servers if gateway == DIRECT and means_this_machine(server.host)}
+    used |= {
+        server.port for gateway, server in servers if gateway == DIRECT and means_this_machine(server.host)
+    }
     return (port for port in ports if port not in used)
 
 
-def _entry(cluster: Imported, present: ClusterConfig | None, ca_folder: Path, merged: Merged) -> dict[str, object]:
+def _entry(
+    cluster: Imported, present: ClusterConfig | None, ca_folder: Path, merged: Merged
+) -> dict[str, object]:
     """The keys to write, without those that a configuration that has the cluster already knows better."""
     entry: dict[str, object] = {"gateway": cluster.gateway}
     tls: dict[str, object] = {}
@@ -95,17 +116,27 @@ def _entry(cluster: Imported, present: ClusterConfig | None, ca_folder: Path, me
         entry["api_servers"] = [str(cluster.api_server)]
     elif cluster.api_server not in present.api_servers:
         stays = ", ".join(map(str, present.api_servers))
-        merged.notes.append(f"{cluster.name}: api_servers stays {stays}: {cluster.api_server} means this machine")
+        merged.notes.append(
+            f"{cluster.name}: api_servers stays {stays}: {cluster.api_server} means this machine"
+        )
     # A name that stands for an address is out of date with it.
-    follows = present and "api_servers" in entry and present.tls.server_name in {server.host for server in present.api_servers}
+    follows = (
+        present
+        and "api_servers" in entry
+        and present.tls.server_name in {server.host for server in present.api_servers}
+    )
     if present is None or not present.tls.server_name or follows:
         tls["server_name"] = cluster.server_name
     elif present.tls.server_name != cluster.server_name:
-        merged.notes.append(f"{cluster.name}: tls.server_name stays {present.tls.server_name}, not {cluster.server_name}")
+        merged.notes.append(
+            f"{cluster.name}: tls.server_name stays {present.tls.server_name}, not {cluster.server_name}"
+        )
     if cluster.base_path:
         entry["base_path"] = cluster.base_path
     elif present and present.base_path:
-        merged.notes.append(f"{cluster.name}: base_path stays {present.base_path}, although its server has none")
+        merged.notes.append(
+            f"{cluster.name}: base_path stays {present.base_path}, although its server has none"
+        )
     if isinstance(cluster.ca, bytes):
         path = ca_folder / ca_name(cluster.name, cluster.ca)
         merged.files[path] = cluster.ca
@@ -122,8 +153,10 @@ def _entry(cluster: Imported, present: ClusterConfig | None, ca_folder: Path, me
 def _moved(cluster: Imported) -> str:
     name, server, gateway = cluster.name, cluster.api_server, cluster.gateway
     return (
-        f"WARNING: {name}: {server} meant this machine and now means the gateway {gateway}. Unless the API server "
-        f"runs there, edit clusters.{name}.api_servers to the address that {gateway} reaches it at: HOST:HOSTPORT of "
+        f"WARNING: {name}: {server} meant this machine and now means the gateway {gateway}. Unless the API "
+        "server "
+        f"runs there, edit clusters.{name}.api_servers to the address that {gateway} reaches it at: "
+        "HOST:HOSTPORT of "
         f"ssh -L PORT:HOST:HOSTPORT. Its certificate has to name {cluster.server_name} (tls.server_name)"
     )
 

@@ -1,8 +1,9 @@
-"""Kubeconfigs are read as kubectl reads them (YAML 1.1 by go-yaml), not as strictly as our own file: nobody wrote them for us.
+"""Kubeconfigs are read as kubectl reads them (YAML 1.1 by go-yaml), not as strictly as our own file: nobody
+wrote them for us.
 
-Anchors, aliases and merge keys, `%YAML`, tags of one's own, tabs between words, a key twice (the last counts), UTF-16. What was
-shared is written out where it is used, so that an entry can be changed without another; how much that may become is
-bounded. Comments are kept.
+Anchors, aliases and merge keys, `%YAML`, tags of one's own, tabs between words, a key twice (the last
+counts), UTF-16. What was shared is written out where it is used, so that an entry can be changed without
+another; how much that may become is bounded. Comments are kept.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ from proxy.config.yaml import MAX_BYTES, MAX_DEPTH, Document, Refused
 from proxy.errors import ConfigError, Problem
 
 MAX_COPIED: Final = 20_000
-"""Nodes that aliases may stand for, in all: a thousand users with ten keys each. A page of aliases can mean gigabytes."""
+"""Nodes that aliases may stand for, in all: a thousand users with ten keys each.
+
+A page of aliases can mean gigabytes.
+"""
 
 _CORE: Final = "tag:yaml.org,2002:"
 _MERGE: Final = f"{_CORE}merge"
@@ -50,7 +54,8 @@ def read(path: Path, *, whole: bool = False) -> Document:
 
 
 def parse(data: bytes, path: str, *, whole: bool = False) -> Document:
-    """The first document in `data`, and if it is `whole` the only one; `path` is for messages, which never quote a value.
+    """The first document in `data`, and if it is `whole` the only one; `path` is for messages, which never
+    quote a value.
 
     Raises ConfigError.
     """
@@ -58,19 +63,28 @@ def parse(data: bytes, path: str, *, whole: bool = False) -> Document:
         text = data.decode(_MARKS.get(data[:2], "utf-8-sig"))
     except UnicodeDecodeError as exc:
         line = data.count(b"\n", 0, exc.start) + 1
-        raise ConfigError(path, [Problem(line, "", "the file is not UTF-8 text", "save it as UTF-8")]) from exc
-    return yaml.compose(_HEAD.sub(_as_comments, text, count=1), path, _OnlyComposer if whole else _Composer, _Scanner)
+        raise ConfigError(
+            path, [Problem(line, "", "the file is not UTF-8 text", "save it as UTF-8")]
+        ) from exc
+    return yaml.compose(
+        _HEAD.sub(_as_comments, text, count=1), path, _OnlyComposer if whole else _Composer, _Scanner
+    )
 
 
 def _as_comments(match: re.Match[str]) -> str:
-    """`%YAML 1.1` and the like, which change nothing here. Without `---` ruamel keeps the comments above it."""
+    """`%YAML 1.1` and the like, which change nothing here.
+
+    Without `---` ruamel keeps the comments above it.
+    """
     return re.sub("^%", "#%", match[1], flags=re.MULTILINE)
 
 
 class _Scanner(RoundTripScanner):
     def scan_to_next_token(self) -> object:
         reader = self.reader
-        while reader.column and reader.peek() in " \t":  # tabs between words; at a line's start they are still an error
+        while (
+            reader.column and reader.peek() in " \t"
+        ):  # tabs between words; at a line's start they are still an error
             reader.forward()
         return super().scan_to_next_token()
 
@@ -104,7 +118,12 @@ class _Composer(Composer):
         node.anchor = None  # it is written out where it is used
         if isinstance(node, MappingNode):
             node.value = list(_merged(node, event))
-        elif isinstance(node, ScalarNode) and not node.style and (switch := _SWITCHES.get(node.value)) and node.tag == _STRING:
+        elif (
+            isinstance(node, ScalarNode)
+            and not node.style
+            and (switch := _SWITCHES.get(node.value))
+            and node.tag == _STRING
+        ):
             node.ctag, node.value = Tag(suffix=_BOOL), switch
         return node
 
@@ -117,7 +136,10 @@ class _Composer(Composer):
             items = [self._copy(item, event, depth + 1) for item in node.value]
             return SequenceNode(node.ctag, items, *marks, flow_style=node.flow_style)
         if isinstance(node, MappingNode):
-            pairs = [(self._copy(key, event, depth + 1), self._copy(item, event, depth + 1)) for key, item in node.value]
+            pairs = [
+                (self._copy(key, event, depth + 1), self._copy(item, event, depth + 1))
+                for key, item in node.value
+            ]
             return MappingNode(node.ctag, pairs, *marks, flow_style=node.flow_style)
         return ScalarNode(node.ctag, node.value, *marks, style=getattr(node, "style", None))
 
@@ -133,7 +155,11 @@ class _OnlyComposer(_Composer):
 def _untag(event: Event) -> None:
     """Forget tags that kubectl does not know either: their values are read as if there were none."""
     if isinstance(event, ScalarEvent) and event.ctag is not None and str(event.ctag) == _STRING:
-        event.ctag, event.implicit, event.style = None, (False, True), event.style or '"'  # `!!str 42` is "42"
+        event.ctag, event.implicit, event.style = (
+            None,
+            (False, True),
+            event.style or '"',
+        )  # `!!str 42` is "42"
     elif isinstance(event, ScalarEvent) and event.ctag is not None and str(event.ctag) not in _KEPT:
         event.ctag, event.implicit = None, (not event.style, bool(event.style))
     elif isinstance(event, CollectionStartEvent) and event.ctag is not None and str(event.ctag) not in _KEPT:
@@ -141,7 +167,10 @@ def _untag(event: Event) -> None:
 
 
 def _merged(mapping: MappingNode, event: Event) -> Iterator[tuple[Node, Node]]:
-    """Its items, `<<` replaced by what it stands for. Of two with one key the last counts, as in go-yaml, be it merged or not."""
+    """Its items, `<<` replaced by what it stands for.
+
+    Of two with one key the last counts, as in go-yaml, be it merged or not.
+    """
     items: dict[object, tuple[Node, Node]] = {}
     for key, value in mapping.value:
         merged = [(key, value)] if key.tag != _MERGE else _sources(value, event)
@@ -163,4 +192,13 @@ def _sources(value: Node, event: Event) -> Iterable[tuple[Node, Node]]:
 
 def _refused(event: Event, message: str) -> Refused:
     line = event.start_mark.line + 1
-    return Refused([Problem(line, "", message, "kubectl config view --flatten writes a file without aliases, if it can read it")])
+    return Refused(
+        [
+            Problem(
+                line,
+                "",
+                message,
+                "kubectl config view --flatten writes a file without aliases, if it can read it",
+            )
+        ]
+    )

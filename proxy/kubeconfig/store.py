@@ -28,7 +28,9 @@ _PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
 def export(output: Path, clusters: Iterable[Target], base: Kubeconfig) -> list[str]:
-    """Merge the contexts of `clusters` into the kubeconfig `output`, or make it; mode 0600. Returns lines that say what was done.
+    """Merge the contexts of `clusters` into the kubeconfig `output`, or make it; mode 0600.
+
+    Returns lines that say what was done.
 
     Raises ConfigError, WriteFailed.
     """
@@ -37,34 +39,48 @@ def export(output: Path, clusters: Iterable[Target], base: Kubeconfig) -> list[s
         if document is None or document.root is None:
             data, report = exporter.new(clusters, base)
             if document:  # nothing but comments, which ruamel has no place for
-                data = b"".join(line + b"\n" for line in output.read_bytes().splitlines() if line.startswith(b"#")) + data
+                data = (
+                    b"".join(
+                        line + b"\n" for line in output.read_bytes().splitlines() if line.startswith(b"#")
+                    )
+                    + data
+                )
         else:
             report = exporter.export(document, base, clusters)
             data = yaml.dump(document.root)
         if report.redirected:
             copy = file.backup(output)
             names = ", ".join(report.redirected)
-            report.notes.append(f"{output}: led elsewhere before, now through kubemux: {names}; the file as it was: {copy}")
+            report.notes.append(
+                f"{output}: led elsewhere before, now through kubemux: {names}; the file as it was: {copy}"
+            )
         if report.changed:
             file.replace(output, data, mode=0o600)
     return [*report.notes, f"{output}: {'written' if report.changed else 'up to date'}"]
 
 
 def preview(config: Path, clusters: Sequence[Imported], *, port_base: int) -> tuple[bytes, list[str]]:
-    """The configuration with `clusters` added, and what to say of them; nothing is written, no CA stored. Raises ConfigError."""
+    """The configuration with `clusters` added, and what to say of them; nothing is written, no CA stored.
+
+    Raises ConfigError.
+    """
     data, merged = _merged(config, config.parent, clusters, port_base)
     return data, merged.notes
 
 
 def import_(config: Path, output: Path, clusters: Sequence[Imported], *, port_base: int) -> list[str]:
-    """Write the configuration with `clusters` added to `output`, and their CAs into `ca/` beside it. Returns what was done.
+    """Write the configuration with `clusters` added to `output`, and their CAs into `ca/` beside it.
+
+    Returns what was done.
 
     The result must load before it replaces anything. Raises ConfigError, WriteFailed.
     """
     yaml.read(config)  # a file that is not there is said to be missing, before a folder is made for the lock
     with file.locked(output):
         data, merged = _merged(config, output.parent, clusters, port_base)
-        added = [path for path, pem in merged.files.items() if not (path.is_file() and path.read_bytes() == pem)]
+        added = [
+            path for path, pem in merged.files.items() if not (path.is_file() and path.read_bytes() == pem)
+        ]
         try:
             for path in added:
                 file.replace(path, merged.files[path], mode=0o644)
@@ -75,11 +91,15 @@ def import_(config: Path, output: Path, clusters: Sequence[Imported], *, port_ba
             for path in added:
                 path.unlink(missing_ok=True)
             raise
+    written = "written; kubemux reload (or SIGHUP) makes a running daemon take it up"
     return [
         *merged.notes,
-        *(f"{name}: https://{loaded.clusters[name].listen}, {change}" for name, change in merged.changes.items()),
+        *(
+            f"{name}: https://{loaded.clusters[name].listen}, {change}"
+            for name, change in merged.changes.items()
+        ),
         *(f"{path}: written" for path in added),
-        f"{output}: {'written; kubemux reload (or SIGHUP) makes a running daemon take it up' if changed else 'up to date'}",
+        f"{output}: {written if changed else 'up to date'}",
     ]
 
 
@@ -93,13 +113,18 @@ def _merged(config: Path, folder: Path, clusters: Sequence[Imported], port_base:
     merged = merge(document, loaded, visible, ca_folder=folder.absolute() / "ca", ports=ports)
     for old, new in zip(clusters, visible, strict=True):
         if new is not old:
-            merged.notes.append(f"{old.name}: its CA is copied: the service does not see the folder that it is in ({old.ca!s})")
+            merged.notes.append(
+                f"{old.name}: its CA is copied: the service does not see the folder that it is in "
+                f"({old.ca!s})"
+            )
     after = yaml.dump(document.root)
     return (data if after == before else after), merged  # not even its spaces change for nothing
 
 
 def _ephemeral_start() -> int:
-    """Where the kernel begins to hand out ports by itself (ip_local_port_range): a listener above may find its port taken."""
+    """Where the kernel begins to hand out ports by itself (ip_local_port_range): a listener above may find
+    its port taken.
+    """
     try:
         return int(_PORT_RANGE.read_text(encoding="ascii").split()[0])
     except (OSError, ValueError, IndexError):
@@ -124,9 +149,14 @@ def _visible(cluster: Imported, config: Path) -> Imported:
     if not isinstance(cluster.ca, Path) or not _is_hidden(cluster.ca) or _is_hidden(config):
         return cluster
     try:
-        return replace(cluster, ca=exporter.certificates(read_bytes(cluster.ca, limit=MAX_CREDENTIAL_BYTES)[0]))
+        return replace(
+            cluster, ca=exporter.certificates(read_bytes(cluster.ca, limit=MAX_CREDENTIAL_BYTES)[0])
+        )
     except (Unusable, ValueError) as exc:
-        message, hint = f"its certificate-authority {cluster.ca} {exc}", "the service cannot see that folder: a copy is needed"
+        message, hint = (
+            f"its certificate-authority {cluster.ca} {exc}",
+            "the service cannot see that folder: a copy is needed",
+        )
         raise ConfigError(str(config), [Problem(0, f"clusters.{cluster.name}", message, hint)]) from exc
 
 

@@ -1,6 +1,8 @@
-"""The metrics as Prometheus asks for them: text or OpenMetrics, plain or gzip, without a pause of the event loop.
+"""The metrics as Prometheus asks for them: text or OpenMetrics, plain or gzip, without a pause of the event
+loop.
 
-With 100 clusters one scrape is 600 KB; done in one go, every client would feel it. So the loop runs between two pieces.
+With 100 clusters one scrape is 600 KB; done in one go, every client would feel it. So the loop runs between
+two pieces.
 """
 
 from __future__ import annotations

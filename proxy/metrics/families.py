@@ -1,7 +1,8 @@
 """From records to prometheus-client's families, a piece at a time.
 
-Making and rendering one family of 100 clusters with 17 buckets takes 12 ms, and every client would feel it. So a scrape first
-copies the records, all in one turn of the event loop, and then makes metrics of some of the copies at a time.
+Making and rendering one family of 100 clusters with 17 buckets takes 12 ms, and every client would feel it.
+So a scrape first copies the records, all in one turn of the event loop, and then makes metrics of some of the
+copies at a time.
 """
 
 from __future__ import annotations
@@ -46,7 +47,13 @@ class Plain(Generic[Record]):
         labels: tuple[str, ...],
         read: Callable[[Record], Numbers],
     ) -> None:
-        self._kind, self._name, self._text, self._labels, self._read = kind, f"kubemux_{name}", text, labels, read
+        self._kind, self._name, self._text, self._labels, self._read = (
+            kind,
+            f"kubemux_{name}",
+            text,
+            labels,
+            read,
+        )
 
     def metric(self, records: Sequence[tuple[str, Record]]) -> Metric:
         """See Family."""
@@ -94,8 +101,16 @@ def _bytes(record: ClusterRecord) -> Numbers:
 
 
 CLUSTER: Final[Sequence[Family[ClusterRecord]]] = (
-    Plain(COUNTER, "bytes", "Bytes carried between clients and API servers.", ("cluster", "direction"), _bytes),
-    Plain(GAUGE, "connections_active", "Client connections open now.", ("cluster",), lambda one: _known(one.traffic.active)),
+    Plain(
+        COUNTER, "bytes", "Bytes carried between clients and API servers.", ("cluster", "direction"), _bytes
+    ),
+    Plain(
+        GAUGE,
+        "connections_active",
+        "Client connections open now.",
+        ("cluster",),
+        lambda one: _known(one.traffic.active),
+    ),
     Plain(
         COUNTER,
         "connections",
@@ -103,7 +118,12 @@ CLUSTER: Final[Sequence[Family[ClusterRecord]]] = (
         ("cluster", "result"),
         lambda one: _items(one.traffic.results),
     ),
-    Timed("connection_duration", "How long client connections lived.", "cluster", lambda one: one.traffic.connection_duration),
+    Timed(
+        "connection_duration",
+        "How long client connections lived.",
+        "cluster",
+        lambda one: one.traffic.connection_duration,
+    ),
     Timed(
         "channel_open",
         "Time from a client's arrival to its open channel, waiting for a link included.",
@@ -116,7 +136,13 @@ CLUSTER: Final[Sequence[Family[ClusterRecord]]] = (
         "cluster",
         lambda one: one.traffic.first_byte,
     ),
-    Plain(GAUGE, "cluster_up", "1 if the cluster's probes succeed, 0 if not.", ("cluster",), lambda one: _known(one.up)),
+    Plain(
+        GAUGE,
+        "cluster_up",
+        "1 if the cluster's probes succeed, 0 if not.",
+        ("cluster",),
+        lambda one: _known(one.up),
+    ),
     Plain(
         GAUGE,
         "cluster_listening",
@@ -125,7 +151,12 @@ CLUSTER: Final[Sequence[Family[ClusterRecord]]] = (
         lambda one: _known(one.listening),
     ),
     Plain(COUNTER, "probes", "Probes by result.", ("cluster", "result"), lambda one: _items(one.probes)),
-    Timed("probe_duration", "Time a probe took, from channel to status line.", "cluster", lambda one: one.probe_duration),
+    Timed(
+        "probe_duration",
+        "Time a probe took, from channel to status line.",
+        "cluster",
+        lambda one: one.probe_duration,
+    ),
     Plain(
         GAUGE,
         "certificate_expiry_timestamp_seconds",
@@ -144,8 +175,20 @@ GATEWAY: Final[Sequence[Family[GatewayRecord]]] = (
         ("gateway",),
         lambda one: _known(one.retiring),
     ),
-    Plain(GAUGE, "gateway_connected", "1 if at least one link is up.", ("gateway",), lambda one: _known(one.links > 0)),
-    Plain(COUNTER, "gateway_connects", "Dial attempts by result.", ("gateway", "result"), lambda one: _items(one.connects)),
+    Plain(
+        GAUGE,
+        "gateway_connected",
+        "1 if at least one link is up.",
+        ("gateway",),
+        lambda one: _known(one.links > 0),
+    ),
+    Plain(
+        COUNTER,
+        "gateway_connects",
+        "Dial attempts by result.",
+        ("gateway", "result"),
+        lambda one: _items(one.connects),
+    ),
     Plain(
         COUNTER,
         "gateway_reconnects",
@@ -153,7 +196,12 @@ GATEWAY: Final[Sequence[Family[GatewayRecord]]] = (
         ("gateway", "reason"),
         lambda one: _items(one.reconnects),
     ),
-    Timed("gateway_handshake", "Time from TCP connect to an authenticated link.", "gateway", lambda one: one.handshake),
+    Timed(
+        "gateway_handshake",
+        "Time from TCP connect to an authenticated link.",
+        "gateway",
+        lambda one: one.handshake,
+    ),
     Plain(
         GAUGE,
         "gateway_rtt_seconds",
@@ -175,5 +223,11 @@ GATEWAY: Final[Sequence[Family[GatewayRecord]]] = (
         ("gateway", "kind"),
         lambda one: _items(one.credential_expiry),
     ),
-    Plain(GAUGE, "link_data_plane", "Links by who carries their bytes.", ("gateway", "mode"), lambda one: _items(one.planes)),
+    Plain(
+        GAUGE,
+        "link_data_plane",
+        "Links by who carries their bytes.",
+        ("gateway", "mode"),
+        lambda one: _items(one.planes),
+    ),
 )

@@ -1,7 +1,8 @@
 """Every metric in one place, in an injected registry.
 
-What belongs to a cluster or a gateway is counted in plain numbers (`proxy.metrics.records`); the few of the whole daemon are
-prometheus-client's own. Label sets are bounded by the configuration; `forget_*` drops those of what a reload removed.
+What belongs to a cluster or a gateway is counted in plain numbers (`proxy.metrics.records`); the few of the
+whole daemon are prometheus-client's own. Label sets are bounded by the configuration; `forget_*` drops those
+of what a reload removed.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ disable_created_metrics()  # type: ignore[no-untyped-call]  # they would double 
 class Metrics:
     """The daemon's metrics. One instance per registry; names as in the README's table."""
 
-    def __init__(self, registry: CollectorRegistry, *, version: str, dropped_entries: Callable[[], int] = int) -> None:
+    def __init__(
+        self, registry: CollectorRegistry, *, version: str, dropped_entries: Callable[[], int] = int
+    ) -> None:
         """`dropped_entries`: how many entries the log has lost so far."""
         self.registry = registry
         self._records = _Records(dropped_entries)
@@ -45,15 +48,21 @@ class Metrics:
         self.paused_relays = gauge("paused_relays", "Connections of which a side waits for the other.")
         self.tasks = gauge("tasks", "Tasks of the event loop.")
         self.loop_lag = Histogram(
-            "kubemux_event_loop_lag_seconds", "How late the event loop runs a timer.", buckets=LAG_BUCKETS, registry=registry
+            "kubemux_event_loop_lag_seconds",
+            "How late the event loop runs a timer.",
+            buckets=LAG_BUCKETS,
+            registry=registry,
         )
         self.config_reloads = Counter(
             "kubemux_config_reloads", "Configuration reloads by result.", ("result",), registry=registry
         )
         self.config_last_success = gauge(
-            "config_last_reload_success_timestamp_seconds", "When a configuration was last taken, in Unix time."
+            "config_last_reload_success_timestamp_seconds",
+            "When a configuration was last taken, in Unix time.",
         )
-        build = Gauge("kubemux_build_info", "1, labelled with what runs.", ("version", "python"), registry=registry)
+        build = Gauge(
+            "kubemux_build_info", "1, labelled with what runs.", ("version", "python"), registry=registry
+        )
         build.labels(version, platform.python_version()).set(1)
         self._whole: list[Collector] = [
             self.buffered_bytes,
@@ -68,7 +77,11 @@ class Metrics:
     def watch_process(self) -> None:
         """Add what every process says of itself: `process_*`, `python_*`."""
         registry = self.registry
-        self._whole += [_Process(registry=registry), GCCollector(registry=registry), PlatformCollector(registry=registry)]
+        self._whole += [
+            _Process(registry=registry),
+            GCCollector(registry=registry),
+            PlatformCollector(registry=registry),
+        ]
 
     def cluster(self, name: str) -> ClusterRecord:
         """The numbers of a cluster, made at first use."""
@@ -91,7 +104,8 @@ class Metrics:
         self._records.gateways.pop(name, None)
 
     def pieces(self) -> Iterator[Metric]:
-        """Every family, in metrics of a few samples; those of one family, which have the same name, follow each other.
+        """Every family, in metrics of a few samples; those of one family, which have the same name, follow
+        each other.
 
         The records are copied before the first piece is made, so all of them are of one moment.
         """
@@ -101,7 +115,9 @@ class Metrics:
 
 
 class _Process(ProcessCollector):
-    """The library's, also where systemd hides /proc/stat (`ProcSubset=pid`): without a time of boot it reports nothing."""
+    """The library's, also where systemd hides /proc/stat (`ProcSubset=pid`): without a time of boot it
+    reports nothing.
+    """
 
     def _boot_time(self) -> float:
         return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
@@ -124,7 +140,9 @@ class _Records(Collector):
         for of_gateways in families.GATEWAY:
             yield from families.pieces(of_gateways, gateways)
         yield CounterMetricFamily(
-            "kubemux_log_entries_dropped", "Log entries that could not be written.", value=self._dropped_entries()
+            "kubemux_log_entries_dropped",
+            "Log entries that could not be written.",
+            value=self._dropped_entries(),
         )
 
     def collect(self) -> Iterator[Metric]:

@@ -1,7 +1,8 @@
-"""What happens to a cluster and to a gateway, in plain numbers: one writer, no locks, no labels; read at a scrape.
+"""What happens to a cluster and to a gateway, in plain numbers: one writer, no locks, no labels; read at a
+scrape.
 
-A child that is looked up by its labels, and a lock for each sample, were 30 us of the 220 that a new connection cost. These
-cost a `bisect`.
+A child that is looked up by its labels, and a lock for each sample, were 30 us of the 220 that a new
+connection cost. These cost a `bisect`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,24 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Final
 
-LATENCY_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+LATENCY_BUCKETS: Final = (
+    0.0005,
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    5.0,
+    10.0,
+    30.0,
+    60.0,
+)
 """Seconds: from below a loopback round trip to a client's patience."""
 DURATION_BUCKETS: Final = (0.1, 1.0, 10.0, 60.0, 300.0, 1800.0, 3600.0, 14400.0, 43200.0, 86400.0)
 
@@ -50,7 +68,16 @@ class Histogram:
 class Traffic:
     """One cluster's clients."""
 
-    __slots__ = ("channel_open", "closed", "connection_duration", "first_byte", "from_cluster", "opened", "results", "to_cluster")
+    __slots__ = (
+        "channel_open",
+        "closed",
+        "connection_duration",
+        "first_byte",
+        "from_cluster",
+        "opened",
+        "results",
+        "to_cluster",
+    )
 
     def __init__(self) -> None:
         self.to_cluster = 0
@@ -107,7 +134,17 @@ class ClusterRecord:
 class GatewayRecord:
     """One gateway."""
 
-    __slots__ = ("backoff", "connects", "credential_expiry", "handshake", "links", "planes", "reconnects", "retiring", "rtt")
+    __slots__ = (
+        "backoff",
+        "connects",
+        "credential_expiry",
+        "handshake",
+        "links",
+        "planes",
+        "reconnects",
+        "retiring",
+        "rtt",
+    )
 
     def __init__(self) -> None:
         self.links = 0
@@ -129,6 +166,10 @@ class GatewayRecord:
         """As it is now."""
         twin = GatewayRecord.__new__(GatewayRecord)
         twin.links, twin.retiring, twin.rtt, twin.backoff = self.links, self.retiring, self.rtt, self.backoff
-        twin.connects, twin.reconnects, twin.planes = self.connects.copy(), self.reconnects.copy(), self.planes.copy()
+        twin.connects, twin.reconnects, twin.planes = (
+            self.connects.copy(),
+            self.reconnects.copy(),
+            self.planes.copy(),
+        )
         twin.handshake, twin.credential_expiry = self.handshake.copy(), self.credential_expiry.copy()
         return twin

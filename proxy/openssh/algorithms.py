@@ -1,7 +1,8 @@
 """Lists of algorithms that an ssh_config asks for, and the order in which we offer them. Pure.
 
-`ssh -G` prints such a list with `+`, `-` and `^` applied to ssh's defaults. Beside those defaults it tells what was asked for.
-The names are ssh's; of those that nobody put in an order, our own order holds (AES-GCM first, for instance):
+`ssh -G` prints such a list with `+`, `-` and `^` applied to ssh's defaults. Beside those defaults it tells
+what was asked for. The names are ssh's; of those that nobody put in an order, our own order holds (AES-GCM
+first, for instance):
 
     the defaults, perhaps more behind them    `+`: ours, then the others
     some of the defaults, in their order      `-`: ours

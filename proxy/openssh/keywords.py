@@ -1,7 +1,8 @@
 """What becomes of each option of an ssh_config that is not at ssh's default: the one table.
 
-`ssh -G` prints options by these names. What bears on security, or on the way to the server, is honoured or refused with a
-remedy; what is left out is either harmless here, or would have made us less strict than we are.
+`ssh -G` prints options by these names. What bears on security, or on the way to the server, is honoured or
+refused with a remedy; what is left out is either harmless here, or would have made us less strict than we
+are.
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ class Use(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Keyword:
-    """`why` is for people; for what is refused, it is the remedy. A value that `is_fine` takes is harmless all the same."""
+    """`why` is for people; for what is refused, it is the remedy.
+
+    A value that `is_fine` takes is harmless all the same.
+    """
 
     use: Use
     why: str = ""
@@ -50,36 +54,45 @@ def _each(keyword: Keyword, *lines: str) -> dict[str, Keyword]:
 KEYWORDS: Final[dict[str, Keyword]] = {
     **_each(
         Keyword(Use.HONOURED),
-        "addressfamily bindaddress certificatefile ciphers connecttimeout globalknownhostsfile host hostkeyalgorithms",
-        "hostkeyalias hostname identitiesonly identityagent identityfile kbdinteractiveauthentication kexalgorithms",
-        "knownhostscommand macs port proxycommand proxyjump pubkeyacceptedalgorithms pubkeyacceptedkeytypes rekeylimit",
+        "addressfamily bindaddress certificatefile ciphers connecttimeout globalknownhostsfile host "
+        "hostkeyalgorithms",
+        "hostkeyalias hostname identitiesonly identityagent identityfile kbdinteractiveauthentication "
+        "kexalgorithms",
+        "knownhostscommand macs port proxycommand proxyjump pubkeyacceptedalgorithms "
+        "pubkeyacceptedkeytypes rekeylimit",
         "revokedhostkeys tcpkeepalive user userknownhostsfile",
     ),
     **_each(
         _harmless("no shell or command is run"),
-        "channeltimeout enableescapecommandline escapechar forkafterauthentication localcommand obscurekeystroketiming",
+        "channeltimeout enableescapecommandline escapechar forkafterauthentication localcommand "
+        "obscurekeystroketiming",
         "permitlocalcommand remotecommand requesttty sendenv sessiontype setenv stdinnull",
     ),
     **_each(
         _harmless("clusters are what is forwarded"),
-        "clearallforwardings dynamicforward exitonforwardfailure forwardagent forwardx11 forwardx11timeout forwardx11trusted",
-        "gatewayports localforward permitremoteopen remoteforward streamlocalbindmask streamlocalbindunlink tunnel tunneldevice",
+        "clearallforwardings dynamicforward exitonforwardfailure forwardagent forwardx11 forwardx11timeout "
+        "forwardx11trusted",
+        "gatewayports localforward permitremoteopen remoteforward streamlocalbindmask "
+        "streamlocalbindunlink tunnel tunneldevice",
         "xauthlocation",
     ),
     **_each(
         _harmless("nobody is there to be asked, or to read it"),
-        "batchmode fingerprinthash loglevel logverbose numberofpasswordprompts syslogfacility visualhostkey warnweakcrypto",
+        "batchmode fingerprinthash loglevel logverbose numberofpasswordprompts syslogfacility "
+        "visualhostkey warnweakcrypto",
     ),
     **_each(
         _harmless("kubemux logs in with keys alone"),
-        "challengeresponseauthentication enablesshkeysign gssapiauthentication gssapiclientidentity gssapidelegatecredentials",
+        "challengeresponseauthentication enablesshkeysign gssapiauthentication gssapiclientidentity "
+        "gssapidelegatecredentials",
         "gssapikexalgorithms gssapikeyexchange gssapirenewalforcesrekey gssapiserveridentity gssapitrustdns",
         "hostbasedacceptedalgorithms hostbasedauthentication hostbasedkeytypes",
         "kbdinteractivedevices passwordauthentication",
     ),
     **_each(
         _harmless("ssh has done it in reading the file"),
-        "canonicaldomains canonicalizefallbacklocal canonicalizehostname canonicalizemaxdots canonicalizepermittedcnames",
+        "canonicaldomains canonicalizefallbacklocal canonicalizehostname canonicalizemaxdots "
+        "canonicalizepermittedcnames",
         "ignoreunknown tag",
     ),
     **_each(
@@ -98,9 +111,13 @@ KEYWORDS: Final[dict[str, Keyword]] = {
     "ipqos": _harmless("packets are not marked"),
     "versionaddendum": _harmless("it is a remark"),
     "bindinterface": _refused("give the interface's address: BindAddress ADDRESS"),
-    "casignaturealgorithms": _refused("take it out for this host; certificates that a CA in known_hosts signed are accepted"),
+    "casignaturealgorithms": _refused(
+        "take it out for this host; certificates that a CA in known_hosts signed are accepted"
+    ),
     "checkhostip": _refused("say CheckHostIP no: known_hosts is looked up by the name alone", _one_of("no")),
-    "pkcs11provider": _refused("load the token into an ssh-agent (ssh-add -s PROVIDER), and say IdentityAgent or agent: true"),
+    "pkcs11provider": _refused(
+        "load the token into an ssh-agent (ssh-add -s PROVIDER), and say IdentityAgent or agent: true"
+    ),
     "preferredauthentications": _refused(
         "kubemux logs in with keys: let it include publickey", lambda value: "publickey" in value.split(",")
     ),
@@ -108,7 +125,9 @@ KEYWORDS: Final[dict[str, Keyword]] = {
     "pubkeyauthentication": _refused(
         "kubemux logs in with keys: PubkeyAuthentication yes", _one_of("yes", "true", "unbound", "host-bound")
     ),
-    "requiredrsasize": _refused("take it out for this host, and name no shorter key in IdentityFile and known_hosts"),
+    "requiredrsasize": _refused(
+        "take it out for this host, and name no shorter key in IdentityFile and known_hosts"
+    ),
     "securitykeyprovider": _refused(
         "load the key into an ssh-agent, and say IdentityAgent or agent: true", _one_of("internal", "none")
     ),

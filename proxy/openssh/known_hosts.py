@@ -1,7 +1,9 @@
-"""known_hosts as ssh(1) reads it (sshd(8), SSH_KNOWN_HOSTS FILE FORMAT; hostfile.c): the lines about one server. Pure.
+"""known_hosts as ssh(1) reads it (sshd(8), SSH_KNOWN_HOSTS FILE FORMAT; hostfile.c): the lines about one
+server. Pure.
 
-`HOST[,HOST...] KEYTYPE BASE64`, perhaps after `@cert-authority` or `@revoked`. A HOST is a name or address, `[HOST]:PORT` for
-another port than 22, with `*` and `?` as wildcards and `!` to except; or it is hashed, `|1|SALT|HMAC-SHA1(SALT, HOST)`.
+`HOST[,HOST...] KEYTYPE BASE64`, perhaps after `@cert-authority` or `@revoked`. A HOST is a name or address,
+`[HOST]:PORT` for another port than 22, with `*` and `?` as wildcards and `!` to except; or it is hashed,
+`|1|SALT|HMAC-SHA1(SALT, HOST)`.
 """
 
 from __future__ import annotations
@@ -45,7 +47,9 @@ class Found(NamedTuple):
 
 
 def canonical(host: str) -> str:
-    """A name in lower case, an address as the system writes it (ssh.c does both): no line is compared with anything else."""
+    """A name in lower case, an address as the system writes it (ssh.c does both): no line is compared with
+    anything else.
+    """
     try:
         found = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
         return socket.getnameinfo(found[0][4], socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)[0]
@@ -56,8 +60,8 @@ def canonical(host: str) -> str:
 def names(host: str, port: int, alias: str = "") -> tuple[bytes, ...]:
     """What a server is looked up by, the second if there is nothing for the first.
 
-    A HostKeyAlias stands for itself, whatever the port. Never the address that a name stands for: it may be another machine's
-    tomorrow, and a line for it would let that one be the server.
+    A HostKeyAlias stands for itself, whatever the port. Never the address that a name stands for: it may be
+    another machine's tomorrow, and a line for it would let that one be the server.
     """
     if alias:
         return (alias.lower().encode(),)
@@ -66,7 +70,9 @@ def names(host: str, port: int, alias: str = "") -> tuple[bytes, ...]:
 
 
 def find(data: bytes, name: bytes) -> Found:
-    """The lines of the file `data` that are about `name`, one of `names`: of 20,000 lines no more is read than that takes."""
+    """The lines of the file `data` that are about `name`, one of `names`: of 20,000 lines no more is read
+    than that takes.
+    """
     found = Found([], [])
     is_hash_of = _hashing(name)
     for number, line in enumerate(data.split(b"\n"), 1):
@@ -127,7 +133,10 @@ def is_entry(line: bytes) -> bool:
 
 
 def matches(hosts: bytes, name: bytes) -> bool:
-    """Whether the first field of a line is about `name`, which is in lower case. Raises ValueError if that cannot be told."""
+    """Whether the first field of a line is about `name`, which is in lower case.
+
+    Raises ValueError if that cannot be told.
+    """
     if hosts.startswith(b"|"):
         return _hashing(name)(hosts)
     hosts = hosts.lower()
@@ -137,7 +146,9 @@ def matches(hosts: bytes, name: bytes) -> bool:
 
 
 def matches_pattern(pattern: str, name: str) -> bool:
-    """Whether `name` is what the principal of a host certificate stands for: it may have wildcards (sshkey.c)."""
+    """Whether `name` is what the principal of a host certificate stands for: it may have wildcards
+    (sshkey.c).
+    """
     return _glob(pattern.encode(), name.encode())
 
 
@@ -160,9 +171,11 @@ def _key(fields: list[bytes]) -> bytes:
 
 
 def _hashing(name: bytes) -> Callable[[bytes], bool]:
-    """Whether a hashed field is the hash of `name`; that raises ValueError (binascii.Error is one) if it is no hash at all.
+    """Whether a hashed field is the hash of `name`; that raises ValueError (binascii.Error is one) if it is
+    no hash at all.
 
-    HMAC by hand (RFC 2104 2): a file of 20,000 lines has as many salts, and `hmac.digest` takes twice as long.
+    HMAC by hand (RFC 2104 2): a file of 20,000 lines has as many salts, and `hmac.digest` takes twice as
+    long.
     """
     padding = _BLOCK - _DIGEST
     inner, outer = b"\x36" * padding + name, b"\x5c" * padding
@@ -172,6 +185,8 @@ def _hashing(name: bytes) -> Callable[[bytes], bool]:
         if len(hosts) != _HASHED or hosts[:3] != b"|1|":
             raise ValueError("no hash that is known")
         salt = decode(hosts[3:31])
-        return sha1(salt.translate(_OUTER) + outer + sha1(salt.translate(_INNER) + inner).digest()).digest() == decode(hosts[32:])
+        return sha1(
+            salt.translate(_OUTER) + outer + sha1(salt.translate(_INNER) + inner).digest()
+        ).digest() == decode(hosts[32:])
 
     return is_hash

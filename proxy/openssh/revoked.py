@@ -1,4 +1,6 @@
-"""RevokedHostKeys of ssh_config(5): public keys, one a line, or a key revocation list (ssh-keygen(1), KEY REVOCATION LISTS)."""
+"""RevokedHostKeys of ssh_config(5): public keys, one a line, or a key revocation list (ssh-keygen(1), KEY
+REVOCATION LISTS).
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,10 @@ def listed(data: bytes) -> Iterator[tuple[int, str]]:
 
 
 async def is_in_krl(krl: Path, line: bytes, *, seconds: float) -> bool:
-    """Whether `krl` revokes the key, or certificate, of `line` (`TYPE BASE64`): ssh-keygen(1) reads it. Raises Unanswered."""
+    """Whether `krl` revokes the key, or certificate, of `line` (`TYPE BASE64`): ssh-keygen(1) reads it.
+
+    Raises Unanswered.
+    """
     key = os.memfd_create("host key")  # standard input is a socket with uvloop, and has no path
     try:
         os.write(key, line + b"\n")
@@ -46,5 +51,8 @@ async def is_in_krl(krl: Path, line: bytes, *, seconds: float) -> bool:
     finally:
         os.close(key)
     if ran.code not in {0, _REVOKED}:
-        raise Unanswered(printable(ran.complaints.decode("utf-8", "replace"))[:200] or f"ssh-keygen -Q ended with {ran.code}")
+        raise Unanswered(
+            printable(ran.complaints.decode("utf-8", "replace"))[:200]
+            or f"ssh-keygen -Q ended with {ran.code}"
+        )
     return ran.code == _REVOKED

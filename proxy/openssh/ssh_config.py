@@ -1,9 +1,11 @@
 """An ssh_config as ssh(1) reads it: we ask `ssh -G`, once with the file and once without any.
 
-What differs was asked for; everything else is ssh's own default, which it prints as if it had been asked for, too. Options that
-ssh expands only later are expanded here (`proxy/openssh/tokens.py`); what becomes of each stands in `proxy/openssh/keywords.py`.
+What differs was asked for; everything else is ssh's own default, which it prints as if it had been asked for,
+too. Options that ssh expands only later are expanded here (`proxy/openssh/tokens.py`); what becomes of each
+stands in `proxy/openssh/keywords.py`.
 
-    ssh -G -N -F FILE [-l USER] [-p PORT] -- ALIAS     `keyword value`, one a line, some keywords several times
+    ssh -G -N -F FILE [-l USER] [-p PORT] -- ALIAS     `keyword value`, one a line, some keywords several
+    times
 """
 
 from __future__ import annotations
@@ -29,9 +31,12 @@ _HASH: Final = ("-o", "ControlPath=%C")
 """What `%C` stands for depends on ssh's version: it tells, in an option that we have no other use for."""
 _FAMILIES: Final = {"any": socket.AF_UNSPEC, "inet": socket.AF_INET, "inet6": socket.AF_INET6}
 _MAX_SAID: Final = 300
-NEEDS_SSH: Final = "install it (apt install openssh-client), or say in the gateway what the file says, instead of ssh_config"
+NEEDS_SSH: Final = (
+    "install it (apt install openssh-client), or say in the gateway what the file says, instead of ssh_config"
+)
 _REMEDIES: Final = {
-    "No user exists": "give the user that runs kubemux an entry in /etc/passwd (systemd: User= with sysusers.d), or say host, "
+    "No user exists": "give the user that runs kubemux an entry in /etc/passwd (systemd: User= with "
+    "sysusers.d), or say host, "
     "port, user, identity_files and known_hosts in the gateway, instead of ssh_config",
     "jumphost loop": "say `ProxyJump none` in ssh_config for the host that needs no jump",
 }
@@ -112,7 +117,9 @@ class Printed:
 async def ask(path: Path, alias: str, *, user: str | None = None, port: int | None = None) -> Printed:
     """What `ssh -F path [-l user] [-p port] alias` would go by. Raises CredentialsUnusable."""
     given = [*(("-l", user) if user else ()), *(("-p", str(port)) if port else ())]
-    return Printed(path, alias, await _ask(path, alias, str(path), given), await _ask(path, alias, "none", given))
+    return Printed(
+        path, alias, await _ask(path, alias, str(path), given), await _ask(path, alias, "none", given)
+    )
 
 
 async def _ask(path: Path, alias: str, file: str, given: list[str]) -> bytes:
@@ -126,24 +133,35 @@ async def _ask(path: Path, alias: str, file: str, given: list[str]) -> bytes:
     except (OSError, ValueError) as exc:
         raise CredentialsUnusable(f"ssh_config {path} cannot be used: ssh -G: {exc}") from exc
     if ran.code:
-        said = _complaint(ran.complaints.decode(errors="replace"), path) or f"ssh -G ended with exit code {ran.code}"
+        said = (
+            _complaint(ran.complaints.decode(errors="replace"), path)
+            or f"ssh -G ended with exit code {ran.code}"
+        )
         usual = f"ssh says so, too: ssh -G -F {path} -- {shlex.quote(alias)}"
         hint = next((hint for words, hint in _REMEDIES.items() if words in said), usual)
-        raise CredentialsUnusable(f"ssh_config {path} for {alias} cannot be used: {_printable(said)}", hint=hint)
+        raise CredentialsUnusable(
+            f"ssh_config {path} for {alias} cannot be used: {_printable(said)}", hint=hint
+        )
     return ran.output
 
 
 async def ask_known_hosts(config: SshConfig) -> SshConfig:
-    """`config` with what its KnownHostsCommand prints. Raises CredentialsUnusable: without it ssh(1) trusts nobody either."""
+    """`config` with what its KnownHostsCommand prints.
+
+    Raises CredentialsUnusable: without it ssh(1) trusts nobody either.
+    """
     command = config.known_hosts_command
     try:
         ran = await program.run(command)
     except (OSError, ValueError) as exc:
-        raise CredentialsUnusable(f"KnownHostsCommand {command[0]} of ssh_config {config.path} cannot be run: {exc}") from exc
+        raise CredentialsUnusable(
+            f"KnownHostsCommand {command[0]} of ssh_config {config.path} cannot be run: {exc}"
+        ) from exc
     if ran.code:
         said = _printable(ran.complaints.decode(errors="replace").strip())
         raise CredentialsUnusable(
-            f"KnownHostsCommand {command[0]} of ssh_config {config.path} ended with exit code {ran.code}{said and ': '}{said}",
+            f"KnownHostsCommand {command[0]} of ssh_config {config.path} ended with exit code "
+            f"{ran.code}{said and ': '}{said}",
             hint=f"try it: {shlex.join(command)}",
         )
     return replace(config, commanded=ran.output)
@@ -166,7 +184,10 @@ def options(output: bytes) -> dict[str, tuple[str, ...]]:
 
 
 def parse(printed: Printed, environ: Mapping[str, str] = os.environ) -> SshConfig:
-    """What that says. Blocks: it asks the system for users and files. Raises CredentialsUnusable for what cannot be honoured."""
+    """What that says.
+
+    Blocks: it asks the system for users and files. Raises CredentialsUnusable for what cannot be honoured.
+    """
     return _Reader(printed, environ).read()
 
 
@@ -230,7 +251,8 @@ class _Reader:
             kex_algorithms=self._names("kexalgorithms"),
             macs=self._names("macs"),
             host_key_algorithms=self._names("hostkeyalgorithms"),
-            public_key_algorithms=self._names("pubkeyacceptedalgorithms") or self._names("pubkeyacceptedkeytypes"),
+            public_key_algorithms=self._names("pubkeyacceptedalgorithms")
+            or self._names("pubkeyacceptedkeytypes"),
             remarks=remarks,
         )
 
@@ -255,13 +277,19 @@ class _Reader:
         return found
 
     def _unusable(self, keyword: str, value: str, why: str, hint: str) -> CredentialsUnusable:
-        return CredentialsUnusable(f"ssh_config {self._path} for {self._alias}: {keyword} {_printable(value)} {why}", hint=hint)
+        return CredentialsUnusable(
+            f"ssh_config {self._path} for {self._alias}: {keyword} {_printable(value)} {why}", hint=hint
+        )
 
-    def _expanded(self, keyword: str, value: str, allowed: Mapping[str, str], environ: Mapping[str, str] | None) -> str:
+    def _expanded(
+        self, keyword: str, value: str, allowed: Mapping[str, str], environ: Mapping[str, str] | None
+    ) -> str:
         try:
             return tokens.expand(value, allowed, environ)
         except ValueError as exc:
-            raise self._unusable(keyword, value, f"cannot be expanded: {exc}", "see TOKENS in ssh_config(5)") from exc
+            raise self._unusable(
+                keyword, value, f"cannot be expanded: {exc}", "see TOKENS in ssh_config(5)"
+            ) from exc
 
     def _file(self, keyword: str, value: str) -> Path:
         try:
@@ -270,18 +298,26 @@ class _Reader:
             raise self._unusable(keyword, value, f"cannot be expanded: {exc}", "check the spelling") from exc
 
     def _files(self, keyword: str) -> tuple[Path, ...]:
-        return tuple(self._file(keyword, value) for value in self._printed.get(keyword, ()) if value.lower() != "none")
+        return tuple(
+            self._file(keyword, value) for value in self._printed.get(keyword, ()) if value.lower() != "none"
+        )
 
     def _list(self, keyword: str) -> tuple[Path, ...]:
         """Files that are printed in one line, without the quotes that a space in a path needs in the file.
 
-        Some versions of ssh have expanded them already: then there is no `~` any more, and a `%` that is left is one.
+        Some versions of ssh have expanded them already: then there is no `~` any more, and a `%` that is left
+        is one.
         """
         line = self._one(keyword) or ""
         words = line.split(" ") if line and line.lower() != "none" else []
         joined = (" ".join(words[i:j]) for i in range(len(words)) for j in range(i + 2, len(words) + 1))
-        if len(words) > 1 and (not all(word.startswith(("/", "~")) for word in words) or any(map(os.path.lexists, joined))):
-            hint = "ssh -G does not say where a path ends: name files without spaces, or known_hosts in the gateway"
+        if len(words) > 1 and (
+            not all(word.startswith(("/", "~")) for word in words) or any(map(os.path.lexists, joined))
+        ):
+            hint = (
+                "ssh -G does not say where a path ends: name files without spaces, or known_hosts in "
+                "the gateway"
+            )
             raise self._unusable(keyword, line, "has a space in a path", hint)
         return tuple(Path(word) if os.path.lexists(word) else self._file(keyword, word) for word in words)
 
@@ -313,14 +349,24 @@ class _Reader:
         try:
             words = shlex.split(value)
         except ValueError as exc:
-            raise self._unusable("knownhostscommand", value, f"cannot be taken apart: {exc}", "check its quotes") from exc
+            raise self._unusable(
+                "knownhostscommand", value, f"cannot be taken apart: {exc}", "check its quotes"
+            ) from exc
         if not words[0].startswith("/"):
-            raise self._unusable("knownhostscommand", value, "is no absolute path", "ssh(1) runs no other either")
+            raise self._unusable(
+                "knownhostscommand", value, "is no absolute path", "ssh(1) runs no other either"
+            )
         if any(f"%{token}" in value.replace("%%", "") for token in "Kft"):
-            hint = "kubemux asks once, before the server shows its key: take out %K, %f and %t, and print all keys of the host"
+            hint = (
+                "kubemux asks once, before the server shows its key: take out %K, %f and %t, and print "
+                "all keys of the host"
+            )
             raise self._unusable("knownhostscommand", value, "cannot be honoured", hint)
         allowed = self._tokens | {"H": searched, "I": "HOSTNAME"}
-        return (words[0], *(self._expanded("knownhostscommand", word, allowed, self._environ) for word in words[1:]))
+        return (
+            words[0],
+            *(self._expanded("knownhostscommand", word, allowed, self._environ) for word in words[1:]),
+        )
 
     def _names(self, keyword: str) -> Asked | None:
         if not self._differs(keyword):

@@ -1,7 +1,8 @@
-"""What values of an ssh_config stand for: a leading `~`, `%` tokens and `${VARIABLE}` (ssh_config(5), TOKENS). Pure.
+"""What values of an ssh_config stand for: a leading `~`, `%` tokens and `${VARIABLE}` (ssh_config(5),
+TOKENS). Pure.
 
-`ssh -G` prints some options before it has expanded them. The order is OpenSSH's: first `~`, then tokens and variables in one
-pass, so that nothing is expanded twice.
+`ssh -G` prints some options before it has expanded them. The order is OpenSSH's: first `~`, then tokens and
+variables in one pass, so that nothing is expanded twice.
 """
 
 from __future__ import annotations
@@ -13,7 +14,10 @@ _TOKEN = re.compile(r"%(.?)|\$\{([^}]*)(\}?)", re.DOTALL)
 
 
 def expand(text: str, tokens: Mapping[str, str], environ: Mapping[str, str] | None = None) -> str:
-    """`text` with its tokens; with its variables, too, if there is an `environ`. Raises ValueError, as ssh(1) would give up."""
+    """`text` with its tokens; with its variables, too, if there is an `environ`.
+
+    Raises ValueError, as ssh(1) would give up.
+    """
 
     def replace(match: re.Match[str]) -> str:
         letter, variable, end = match.groups()
@@ -35,7 +39,10 @@ def expand(text: str, tokens: Mapping[str, str], environ: Mapping[str, str] | No
 
 
 def tilde(text: str, home: Callable[[str], str]) -> str:
-    """`text` with the home directory that a leading `~` or `~USER` means; `home("")` is our own. `home` raises ValueError."""
+    """`text` with the home directory that a leading `~` or `~USER` means; `home("")` is our own.
+
+    `home` raises ValueError.
+    """
     if not text.startswith("~"):
         return text
     user, _, rest = text[1:].partition("/")

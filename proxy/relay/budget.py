@@ -1,8 +1,9 @@
 """`limits.memory` as one number that every buffer and every granted window is taken from.
 
-SSH has no way to take a granted window back (RFC 4254 5.2), so a window counts in full from the moment it is granted: the
-peer may fill all of it. Half of the budget is set aside so that each of `max_connections` channels can have its `floor`;
-the other half is the bonus that windows grow from, and what one channel may take of it shrinks as it is used up.
+SSH has no way to take a granted window back (RFC 4254 5.2), so a window counts in full from the moment it is
+granted: the peer may fill all of it. Half of the budget is set aside so that each of `max_connections`
+channels can have its `floor`; the other half is the bonus that windows grow from, and what one channel may
+take of it shrinks as it is used up.
 """
 
 from __future__ import annotations
@@ -10,7 +11,10 @@ from __future__ import annotations
 from typing import Final
 
 INITIAL_WINDOW: Final = 256 << 10
-"""Bytes: what a fresh channel gets while there is plenty. A list of a few hundred pods fits without a round trip."""
+"""Bytes: what a fresh channel gets while there is plenty.
+
+A list of a few hundred pods fits without a round trip.
+"""
 
 SMALLEST_WINDOW: Final = 4 << 10
 """Bytes. Below this, the framing of SSH and TLS outweighs the data."""

@@ -1,4 +1,6 @@
-"""No gateway: API servers that this machine reaches by itself (`gateway: direct`), as a route of plain TCP channels."""
+"""No gateway: API servers that this machine reaches by itself (`gateway: direct`), as a route of plain TCP
+channels.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ _BITE: Final = 64 << 10
 
 
 class TcpChannel(asyncio.Protocol):
-    """A TCP connection as a `proxy.relay.interfaces.Channel`: pauses its user when the peer does not take what it is sent."""
+    """A TCP connection as a `proxy.relay.interfaces.Channel`: pauses its user when the peer does not take
+    what it is sent.
+    """
 
     counts_unsent: Final = False
 
@@ -88,7 +92,10 @@ class TcpChannel(asyncio.Protocol):
         self._transport.set_write_buffer_limits(high=0)
 
     def data_received(self, data: bytes) -> None:
-        """Bytes from the server. What it says before `attach` is one read at most: uvloop heeds no earlier pause."""
+        """Bytes from the server.
+
+        What it says before `attach` is one read at most: uvloop heeds no earlier pause.
+        """
         if self._user is not None:
             self._user.channel_data([data], len(data))
         else:
@@ -141,15 +148,25 @@ class Direct:
         except TimeoutError as exc:
             raise ChannelTimeout(f"no TCP connection to {target} within {CONNECT_TIMEOUT_S:g} s") from exc
         except Hangs as exc:
-            hint = f"the resolver of this machine does not answer: getent hosts {target.host}; /etc/resolv.conf names its servers"
+            hint = (
+                f"the resolver of this machine does not answer: getent hosts {target.host}; "
+                "/etc/resolv.conf names its servers"
+            )
             raise ChannelTimeout(f"{target} does not resolve: {exc}", hint=hint) from exc
         except (OSError, UnicodeError) as exc:
             said = (exc.strerror if isinstance(exc, OSError) else None) or exc
-            hint = remedy(target.host, exc.errno) if isinstance(exc, socket.gaierror) else "is it reachable from here?"
+            hint = (
+                remedy(target.host, exc.errno)
+                if isinstance(exc, socket.gaierror)
+                else "is it reachable from here?"
+            )
             raise ChannelRefused(f"no TCP connection to {target}: {said}", hint=hint) from exc
 
     async def _connect(self, target: Endpoint) -> TcpChannel:
-        """To the first address that answers; each has its share of the time. Raises OSError, UnicodeError, Hangs."""
+        """To the first address that answers; each has its share of the time.
+
+        Raises OSError, UnicodeError, Hangs.
+        """
         addresses = await resolve(*target, self._names, timeout=CONNECT_TIMEOUT_S / 2)
         failure: OSError = TimeoutError()
         for address in addresses:

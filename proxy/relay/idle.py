@@ -1,6 +1,8 @@
-"""Which connections have carried nothing for too long, without a timer for each: their byte counters are compared now and then.
+"""Which connections have carried nothing for too long, without a timer for each: their byte counters are
+compared now and then.
 
-The byte path pays nothing for it. A connection ends late by a quarter of the timeout at most, and never early. Pure.
+The byte path pays nothing for it. A connection ends late by a quarter of the timeout at most, and never
+early. Pure.
 """
 
 from __future__ import annotations
@@ -28,9 +30,11 @@ class IdleWatch(Generic[M]):
         self._timeout: float | None = None
 
     def look(self, connections: Iterable[M], timeout: float | None, now: float) -> list[M]:
-        """Those that have moved no byte for `timeout` seconds (None: there is no such limit), at loop time `now`.
+        """Those that have moved no byte for `timeout` seconds (None: there is no such limit), at loop time
+        `now`.
 
-        May be called as often as one likes; it looks eight times per timeout, and at once when that has changed.
+        May be called as often as one likes; it looks eight times per timeout, and at once when that has
+        changed.
         """
         if timeout != self._timeout:  # else one that was an hour would be kept to for minutes
             self._timeout = timeout

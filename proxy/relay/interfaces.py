@@ -1,8 +1,8 @@
 """The seam between the two legs of a relay.
 
-A relay knows a channel and a route only by these protocols; `proxy/ssh` implements them on SSH links, `proxy/relay/direct.py` on
-plain TCP. What a byte passes each way is listed in `proxy/ssh/native/__init__.py`. Every method but `Route.open_channel` is a
-plain callback: it never blocks and never raises.
+A relay knows a channel and a route only by these protocols; `proxy/ssh` implements them on SSH links,
+`proxy/relay/direct.py` on plain TCP. What a byte passes each way is listed in `proxy/ssh/native/__init__.py`.
+Every method but `Route.open_channel` is a plain callback: it never blocks and never raises.
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ class ChannelUser(Protocol):
         """Room again."""
 
     def channel_lost(self, error: ProxyError | None) -> None:
-        """The channel is gone: `None` if the other side closed it, else why. The last call a user gets, exactly once."""
+        """The channel is gone: `None` if the other side closed it, else why.
+
+        The last call a user gets, exactly once.
+        """
 
 
 class Channel(Protocol):
@@ -42,13 +45,17 @@ class Channel(Protocol):
 
     @property
     def counts_unsent(self) -> bool:
-        """Whether what its user has been given and not passed on is counted against `limits.memory` already, as its window is."""
+        """Whether what its user has been given and not passed on is counted against `limits.memory` already,
+        as its window is.
+        """
 
     def attach(self, user: ChannelUser) -> None:
         """Name the receiver and start delivery."""
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """Where the client's next bytes go, never empty; valid until `buffer_updated` (asyncio.BufferedProtocol)."""
+        """Where the client's next bytes go, never empty; valid until `buffer_updated`
+        (asyncio.BufferedProtocol).
+        """
 
     def buffer_updated(self, nbytes: int) -> None:
         """`nbytes` of that buffer are filled: send them to the cluster."""
@@ -79,9 +86,9 @@ class Route(Protocol):
     async def open_channel(self, target: Endpoint, *, origin: Endpoint, hold_until: float) -> Channel:
         """Open a channel to `target`, waiting for a link until `hold_until` (loop time, seconds).
 
-        `origin` is the client's address, as RFC 4254 7.2 wants it for sshd's log. Opening has a deadline of the route's own.
-        Raises LinkDown, ChannelRefused, ChannelProhibited, ChannelTimeout, MemoryExhausted. Cancelled, it leaves no channel
-        behind.
+        `origin` is the client's address, as RFC 4254 7.2 wants it for sshd's log. Opening has a deadline of
+        the route's own. Raises LinkDown, ChannelRefused, ChannelProhibited, ChannelTimeout, MemoryExhausted.
+        Cancelled, it leaves no channel behind.
         """
 
     def is_given_up(self, patience: float) -> bool:

@@ -1,9 +1,10 @@
 """One client socket paired with one channel, until both directions have ended.
 
-To the cluster: the socket fills a buffer that the channel lends (`get_buffer`), the channel sends it. From the cluster: the
-channel's bytes go to the socket's transport as they are. A side that is slow pauses the other: the socket's high-water
-mark is zero, so the channel is paused as soon as the client does not take what it is given, and a channel that is full
-pauses the socket. Half-close is two bits, and the relay ends when both directions have seen their end of file.
+To the cluster: the socket fills a buffer that the channel lends (`get_buffer`), the channel sends it. From
+the cluster: the channel's bytes go to the socket's transport as they are. A side that is slow pauses the
+other: the socket's high-water mark is zero, so the channel is paused as soon as the client does not take what
+it is given, and a channel that is full pauses the socket. Half-close is two bits, and the relay ends when
+both directions have seen their end of file.
 
 Nothing here logs, formats or looks up a label; `on_end` gets the relay once, when both legs are closed.
 """
@@ -24,7 +25,10 @@ from proxy.relay.budget import MemoryBudget
 from proxy.relay.interfaces import Channel, Pieces
 
 LINGER_ZERO: Final = struct.pack("ii", 1, 0)
-"""SO_LINGER on, 0 s: close() sends RST. A client whose tunnel broke must not take the end of the stream for a clean one."""
+"""SO_LINGER on, 0 s: close() sends RST.
+
+A client whose tunnel broke must not take the end of the stream for a clean one.
+"""
 
 _TCP_CLOSE: Final = 7  # enum in linux/tcp_states.h; tcpi_state is the first byte of TCP_INFO
 
@@ -41,7 +45,10 @@ class End(StrEnum):
 
 
 class Relay(asyncio.BufferedProtocol):
-    """The protocol of a client's socket and the user of its channel. `repr()` shows what still waits for what."""
+    """The protocol of a client's socket and the user of its channel.
+
+    `repr()` shows what still waits for what.
+    """
 
     __slots__ = (
         "_budget",
@@ -63,7 +70,9 @@ class Relay(asyncio.BufferedProtocol):
         "traffic",
     )
 
-    def __init__(self, channel: Channel, traffic: Traffic, budget: MemoryBudget, on_end: Callable[[Relay], None]) -> None:
+    def __init__(
+        self, channel: Channel, traffic: Traffic, budget: MemoryBudget, on_end: Callable[[Relay], None]
+    ) -> None:
         self._channel = channel
         self._budget = budget
         self._on_end = on_end
@@ -96,8 +105,14 @@ class Relay(asyncio.BufferedProtocol):
 
     @property
     def is_client_gone(self) -> bool:
-        """Whether a client whose socket is not read has reset it: no transport notices before it reads or writes again."""
-        if not self._client_open or self._transport is None or not (self.is_client_paused or self.is_cluster_paused):
+        """Whether a client whose socket is not read has reset it: no transport notices before it reads or
+        writes again.
+        """
+        if (
+            not self._client_open
+            or self._transport is None
+            or not (self.is_client_paused or self.is_cluster_paused)
+        ):
             return False
         sock = self._transport.get_extra_info("socket")
         if sock is None or sock.family == socket.AF_UNIX:
@@ -115,7 +130,9 @@ class Relay(asyncio.BufferedProtocol):
         self._channel.attach(self)
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """A buffer that the channel lends. uvloop asks again after `pause_reading`, and ends the connection on an empty one."""
+        """A buffer that the channel lends. uvloop asks again after `pause_reading`, and ends the connection
+        on an empty one.
+        """
         return self._channel.get_buffer(sizehint)
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -187,17 +204,25 @@ class Relay(asyncio.BufferedProtocol):
     def channel_writable(self) -> None:
         """Read from the client again."""
         self.is_client_paused = False
-        if self._client_open and self._transport is not None and not self._client_eof and not self._transport.is_closing():
+        if (
+            self._client_open
+            and self._transport is not None
+            and not self._client_eof
+            and not self._transport.is_closing()
+        ):
             self._transport.resume_reading()
 
     def channel_lost(self, error: ProxyError | None) -> None:
-        """The channel is gone; a client that neither was told the end of its stream nor has ended its own is reset."""
+        """The channel is gone; a client that neither was told the end of its stream nor has ended its own is
+        reset.
+        """
         if not self._channel_open:
             return
         self._channel_open = False
         if error is not None:
             self.reason = error.reason
-        # A CLOSE alone ends a channel whose client has said EOF, too: asyncssh's server leaves its own EOF out at times.
+        # A CLOSE alone ends a channel whose client has said EOF, too: asyncssh's server leaves its own EOF
+        # out at times.
         if error is None and (self._cluster_eof or self._client_eof):
             if self._client_open and self._transport is not None:
                 if self.is_cluster_paused:  # what it has not taken was counted with the channel's window
@@ -229,7 +254,9 @@ class Relay(asyncio.BufferedProtocol):
         self._end_if_closed()
 
     def _drop_channel(self) -> None:
-        """Abort the channel and be done with it: an sshd whose API server does not read answers CLOSE late, or never."""
+        """Abort the channel and be done with it: an sshd whose API server does not read answers CLOSE late,
+        or never.
+        """
         self._channel_open = False
         self._channel.abort()
 

@@ -1,8 +1,10 @@
-"""Clients that wait for memory: when `limits.memory` is all given out, a new one is held rather than turned away.
+"""Clients that wait for memory: when `limits.memory` is all given out, a new one is held rather than turned
+away.
 
-How many may wait is bounded by `max_connections`, which counts them, and how long by `limits.hold_timeout`; what they send
-meanwhile stays in the kernel. Nobody tells us of memory that is given back, since that is done for every packet: `wake` is
-called where a connection ends, and with the daemon's heartbeat for windows that shrink.
+How many may wait is bounded by `max_connections`, which counts them, and how long by `limits.hold_timeout`;
+what they send meanwhile stays in the kernel. Nobody tells us of memory that is given back, since that is done
+for every packet: `wake` is called where a connection ends, and with the daemon's heartbeat for windows that
+shrink.
 """
 
 from __future__ import annotations
@@ -38,7 +40,8 @@ class WaitingForMemory:
     async def wait(self, until: float) -> None:
         """Return when there may be room again. Raises TimeoutError at loop time `until`.
 
-        At once, if nobody has been let on for longer than this one would wait: it would wait in vain, like those before.
+        At once, if nobody has been let on for longer than this one would wait: it would wait in vain, like
+        those before.
         """
         loop = asyncio.get_running_loop()
         now = loop.time()

@@ -1,12 +1,13 @@
-"""Calls that may hang for ever, each kind in a place of its own: a file on a disk that is gone, a name that nobody answers for.
+"""Calls that may hang for ever, each kind in a place of its own: a file on a disk that is gone, a name that
+nobody answers for.
 
-A thread that hangs cannot be ended, only left behind. So a `Place` has one thread at most, which is made for a call and ends with
-it, and while a call is overdue the place refuses the next one at once. What can be hung up by different things has different
-places: one gateway's key file delays no other gateway.
+A thread that hangs cannot be ended, only left behind. So a `Place` has one thread at most, which is made for
+a call and ends with it, and while a call is overdue the place refuses the next one at once. What can be hung
+up by different things has different places: one gateway's key file delays no other gateway.
 
-They are daemon threads. At exit the interpreter waits for those of a `ThreadPoolExecutor`, which is also `asyncio.to_thread`'s
-(https://docs.python.org/3/library/concurrent.futures.html#threadpoolexecutor), and libuv for those in which uvloop's
-`loop.getaddrinfo` runs, which are four for the whole process.
+They are daemon threads. At exit the interpreter waits for those of a `ThreadPoolExecutor`, which is also
+`asyncio.to_thread`'s (https://docs.python.org/3/library/concurrent.futures.html#threadpoolexecutor), and
+libuv for those in which uvloop's `loop.getaddrinfo` runs, which are four for the whole process.
 """
 
 from __future__ import annotations
@@ -25,18 +26,26 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 FILES_S: Final = 5.0
-"""Seconds in which a file is read that can be read at all, however busy its disk: for what has no better measure."""
+"""Seconds in which a file is read that can be read at all, however busy its disk: for what has no better
+measure.
+"""
 
 _thread = threading.local()
 _running: set[threading.Thread] = set()
 
 
 class Hangs(Exception):
-    """A call has not ended in time. Says what it was doing, and since when: the same words, however often it is asked."""
+    """A call has not ended in time.
+
+    Says what it was doing, and since when: the same words, however often it is asked.
+    """
 
 
 def doing(what: str) -> None:
-    """Name what the calling thread is about to do (`reading FILE`), for the message if it hangs. Outside of a call: nothing."""
+    """Name what the calling thread is about to do (`reading FILE`), for the message if it hangs.
+
+    Outside of a call: nothing.
+    """
     call: Call[object] | None = getattr(_thread, "call", None)
     if call is not None:
         call.what = what
@@ -46,7 +55,9 @@ def doing(what: str) -> None:
 class Call(Generic[T]):
     """A function in a thread of its own; `done` is called there when it has ended."""
 
-    def __init__(self, name: str, function: Callable[[], T], *, timeout: float, done: Callable[[], None]) -> None:
+    def __init__(
+        self, name: str, function: Callable[[], T], *, timeout: float, done: Callable[[], None]
+    ) -> None:
         self.what = name
         self.deadline = time.monotonic() + timeout
         self._since = time.gmtime()
@@ -96,8 +107,8 @@ class Call(Generic[T]):
 def leave(code: int) -> None:
     """End the process if a thread is left behind; else return, for the interpreter to end it.
 
-    The interpreter ends such a thread by pthread_exit() when it asks for the interpreter's lock, and code in C++ or Rust that
-    it is in aborts the process then (https://github.com/python/cpython/issues/87135).
+    The interpreter ends such a thread by pthread_exit() when it asks for the interpreter's lock, and code in
+    C++ or Rust that it is in aborts the process then (https://github.com/python/cpython/issues/87135).
     """
     if not any(thread.is_alive() for thread in _running.copy()):
         return
@@ -108,9 +119,14 @@ def leave(code: int) -> None:
 
 
 def all_of(functions: Mapping[K, Callable[[], T]], *, timeout: float) -> dict[K, T | Hangs]:
-    """What each function returns, called all at once in threads of their own, or that it hangs; for programs without a loop."""
+    """What each function returns, called all at once in threads of their own, or that it hangs; for programs
+    without a loop.
+    """
     ended = threading.Semaphore(0)
-    calls = {key: Call(str(key), function, timeout=timeout, done=ended.release) for key, function in functions.items()}
+    calls = {
+        key: Call(str(key), function, timeout=timeout, done=ended.release)
+        for key, function in functions.items()
+    }
     for call in calls.values():
         call.start()
     deadline = time.monotonic() + timeout
@@ -131,10 +147,11 @@ class Place:
         return f"<Place {self._name} {self._running[0].what if self._running else 'free'}>"
 
     async def run(self, function: Callable[[*Ts], T], *args: *Ts, timeout: float) -> T:  # noqa: ASYNC109 - as documented
-        """`function(*args)` in a thread, for at most `timeout` seconds, those included in which an earlier call still runs.
+        """`function(*args)` in a thread, for at most `timeout` seconds, those included in which an earlier
+        call still runs.
 
-        Raises Hangs, which names what does. The function then goes on, as it does when the caller is cancelled, and the place
-        takes no other call until it ends.
+        Raises Hangs, which names what does. The function then goes on, as it does when the caller is
+        cancelled, and the place takes no other call until it ends.
         """
         deadline = time.monotonic() + timeout
         while self._running:

@@ -1,6 +1,8 @@
-"""Priorities for the journal: `<3>gateway down` on a stream that leads there (sd-daemon(3), SyslogLevelPrefix=).
+"""Priorities for the journal: `<3>gateway down` on a stream that leads there (sd-daemon(3),
+SyslogLevelPrefix=).
 
-The journal takes the prefix away again: `journalctl -p warning` finds what is bad, and the entry stays as it was written.
+The journal takes the prefix away again: `journalctl -p warning` finds what is bad, and the entry stays as it
+was written.
 """
 
 from __future__ import annotations
@@ -13,7 +15,9 @@ PRIORITIES: Final = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical"
 
 
 def reads(stream: TextIO | None) -> bool:
-    """Whether the journal itself reads `stream`: `$JOURNAL_STREAM` names its device and inode, and children inherit that."""
+    """Whether the journal itself reads `stream`: `$JOURNAL_STREAM` names its device and inode, and children
+    inherit that.
+    """
     if stream is None:
         return False
     try:

@@ -1,10 +1,11 @@
 """Log set-up: one line per entry, JSON or for people, to standard error.
 
-structlog's entries, those of the standard library's `logging` (asyncssh, asyncio: from WARNING on) and Python's warnings take
-the same way: exception to text, secrets out, rendered, one unbuffered write; for the journal with its priority. What the daemon
-logs:
+structlog's entries, those of the standard library's `logging` (asyncssh, asyncio: from WARNING on) and
+Python's warnings take the same way: exception to text, secrets out, rendered, one unbuffered write; for the
+journal with its priority. What the daemon logs:
 
-    connection closed   cluster, client, to_cluster, from_cluster (bytes), seconds, reason: one entry per connection
+    connection closed   cluster, client, to_cluster, from_cluster (bytes), seconds, reason: one entry per
+    connection
     gateway/link/cluster state changes, one entry each
 
 Redaction is the last line of defence, not the first: nothing should hand a secret to a logger.
@@ -31,19 +32,40 @@ from proxy.runtime.text import escaped, for_terminal
 
 REDACTED: Final = "[redacted]"
 _SECRET_KEY = re.compile(
-    r"(?:token|passw(?:or)?d|passphrase|secret|authorization|cookie|credential|(?:private|api)[_-]?key)s?\Z", re.IGNORECASE
+    r"(?:token|passw(?:or)?d|passphrase|secret|authorization|cookie|credential|(?:private|api)[_-]?key)s?\Z",
+    re.IGNORECASE,
 )
 _SECRET_TEXT: Final = (
-    (re.compile(r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----.*?(?:-----END [A-Z0-9 ]*PRIVATE KEY-----|\Z)", re.DOTALL), REDACTED),
+    (
+        re.compile(
+            r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----.*?(?:-----END [A-Z0-9 ]*PRIVATE KEY-----|\Z)", re.DOTALL
+        ),
+        REDACTED,
+    ),
     # RFC 6750 2.1 b64token; shorter ones are English ("bearer authentication").
     (re.compile(r"\b(bearer)\s+[\w.~+/-]{15,}=*", re.IGNORECASE), rf"\1 {REDACTED}"),
     (re.compile(r"(authorization\W{1,4}(?:basic|bearer)?\s*)[^\s'\",}]+", re.IGNORECASE), rf"\1{REDACTED}"),
-    (re.compile(r"\beyJ[\w-]{8,}\.[\w-]+\.[\w-]*"), REDACTED),  # RFC 7519: a JWT, which is what service accounts have
+    (
+        re.compile(r"\beyJ[\w-]{8,}\.[\w-]+\.[\w-]*"),
+        REDACTED,
+    ),  # RFC 7519: a JWT, which is what service accounts have
     (re.compile(r"(://[^\s/:@]*:)[^\s/@]+@"), rf"\1{REDACTED}@"),
     (re.compile(r"\b((?:token|password|passphrase|secret)=)[^\s&]+", re.IGNORECASE), rf"\1{REDACTED}"),
 )
-_SUSPECT: Final = ("private key", "bearer", "authorization", "eyj", "://", "token=", "password=", "passphrase=", "secret=")
-"""Without one of these none of the above can match; six searches in each text of an entry cost 34 us of its 44."""
+_SUSPECT: Final = (
+    "private key",
+    "bearer",
+    "authorization",
+    "eyj",
+    "://",
+    "token=",
+    "password=",
+    "passphrase=",
+    "secret=",
+)
+"""Without one of these none of the above can match; six searches in each text of an entry cost 34 us of its
+44.
+"""
 
 
 class _Sink:
@@ -101,7 +123,8 @@ _sink = _Sink(None)
 def configure(format: Literal["json", "console"], level: str, stream: TextIO | None = None) -> None:  # noqa: A002 - the file's key
     """Send entries of `level` (debug, info, warning, error) and above to `stream`, standard error by default.
 
-    May be called again, to change any of the three. Other libraries' entries join from WARNING on, whatever `level` is.
+    May be called again, to change any of the three. Other libraries' entries join from WARNING on, whatever
+    `level` is.
     """
     global _sink
     stream = stream or sys.stderr
@@ -112,7 +135,11 @@ def configure(format: Literal["json", "console"], level: str, stream: TextIO | N
     else:
         colors = stream is not None and stream.isatty() and not os.environ.get("NO_COLOR")
         plain = structlog.dev.plain_traceback
-        renderer = (redact, _printable, structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=plain))
+        renderer = (
+            redact,
+            _printable,
+            structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=plain),
+        )
     structlog.configure(
         processors=[
             _stamped,
@@ -121,7 +148,8 @@ def configure(format: Literal["json", "console"], level: str, stream: TextIO | N
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=_Logger,
-        cache_logger_on_first_use=False,  # a cached logger would keep the old level; there is one entry per connection
+        # a cached logger would keep the old level; there is one entry per connection
+        cache_logger_on_first_use=False,
     )
     root = logging.getLogger()
     for handler in [handler for handler in root.handlers if isinstance(handler, _Bridge)]:
@@ -140,7 +168,9 @@ def _warned(
     line: str | None = None,  # noqa: ARG001
 ) -> None:
     where = f"{filename}:{lineno}"
-    structlog.get_logger("python").warning("python warning", category=category.__name__, message=str(message), where=where)
+    structlog.get_logger("python").warning(
+        "python warning", category=category.__name__, message=str(message), where=where
+    )
 
 
 def dropped_entries() -> int:
@@ -158,7 +188,9 @@ def _clean(value: object) -> object:
         return value
     if not isinstance(value, str):
         if isinstance(value, Mapping):
-            return {str(key): REDACTED if _is_secret(str(key)) else _clean(item) for key, item in value.items()}
+            return {
+                str(key): REDACTED if _is_secret(str(key)) else _clean(item) for key, item in value.items()
+            }
         if type(value) in (list, tuple, set, frozenset):  # not a named tuple: those have a text of their own
             return [_clean(item) for item in cast("list[object]", value)]
     text = str(value)
@@ -176,7 +208,13 @@ def _is_secret(key: str) -> bool:
 def _stamped(logger: WrappedLogger, method: str, entry: EventDict) -> EventDict:
     """When, how bad and who says it: first, in this order."""
     now = datetime.now(UTC).isoformat(timespec="microseconds")[: -len("+00:00")]
-    return {"timestamp": f"{now}Z", "level": method, "logger": logger.name, "event": entry.pop("event"), **entry}
+    return {
+        "timestamp": f"{now}Z",
+        "level": method,
+        "logger": logger.name,
+        "event": entry.pop("event"),
+        **entry,
+    }
 
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
@@ -184,7 +222,10 @@ _PLAIN: Final = frozenset({str, int, float, bool, type(None)})
 
 
 def _json(logger: WrappedLogger, method: str, entry: EventDict) -> str:  # noqa: ARG001 - structlog's signature
-    """One line, redacted. One search through all of it tells whether its parts must be looked at, and they rarely must."""
+    """One line, redacted.
+
+    One search through all of it tells whether its parts must be looked at, and they rarely must.
+    """
     if _PLAIN.issuperset(map(type, entry.values())) and not any(map(_is_secret, entry)):
         line = _encode(entry)
         if not _may_have_secrets(line):
@@ -197,7 +238,10 @@ def _may_have_secrets(text: str) -> bool:
 
 
 def _printable(logger: WrappedLogger, method: str, entry: EventDict) -> EventDict:  # noqa: ARG001 - structlog's signature
-    """A server's words must not move a terminal's cursor or start a line that looks like ours. A traceback has lines."""
+    """A server's words must not move a terminal's cursor or start a line that looks like ours.
+
+    A traceback has lines.
+    """
     for key, value in entry.items():
         if isinstance(value, str):
             entry[key] = for_terminal(value) if key == "exception" else escaped(value)

@@ -22,7 +22,9 @@ class Address(NamedTuple):
 
     @property
     def host(self) -> str:
-        """As text; a link-local one with its interface, without which it means nothing: `fe80::8%eth0` (RFC 4007 11)."""
+        """As text; a link-local one with its interface, without which it means nothing: `fe80::8%eth0` (RFC
+        4007 11).
+        """
         host, _, *more = self.sockaddr
         scope = more[1] if more else 0
         return f"{host}%{socket.if_indextoname(scope)}" if isinstance(scope, int) and scope else str(host)
@@ -42,17 +44,22 @@ async def connect(
     try:
         if local_addr is not None:
             sock.bind(socket.getaddrinfo(*local_addr, socket.AF_INET6, flags=socket.AI_NUMERICHOST)[0][4])
-        await _connected(loop, sock, socket.getaddrinfo(host, port, socket.AF_INET6, flags=socket.AI_NUMERICHOST)[0][4])
+        await _connected(
+            loop, sock, socket.getaddrinfo(host, port, socket.AF_INET6, flags=socket.AI_NUMERICHOST)[0][4]
+        )
         transport, protocol = await loop.create_connection(factory, sock=sock)
     except BaseException:
         sock.close()
         raise
     if transport.is_closing() and not isinstance(loop, asyncio.BaseEventLoop):
-        sock.detach()  # reset already: uvloop has closed the descriptor, and the end of this would close it again
+        # reset already: uvloop has closed the descriptor, and the end of this would close it again
+        sock.detach()
     return transport, protocol
 
 
-async def _connected(loop: asyncio.AbstractEventLoop, sock: socket.socket, address: tuple[object, ...]) -> None:
+async def _connected(
+    loop: asyncio.AbstractEventLoop, sock: socket.socket, address: tuple[object, ...]
+) -> None:
     if (error := sock.connect_ex(address)) == errno.EINPROGRESS:
         done = loop.create_future()
         loop.add_writer(sock, _settle, done)
@@ -82,10 +89,14 @@ async def resolve(host: str, port: int, place: Place, *, family: int = 0, timeou
 
 
 def remedy(host: str, error: int | None, *, also: str = "") -> str:
-    """What to do where `resolve` had gaierror number `error` for `host`; `also` is what else the name may be."""
+    """What to do where `resolve` had gaierror number `error` for `host`; `also` is
+    what else the name may be.
+    """
     if error == socket.EAI_NONAME:
         return f"is {host} spelt right, with its domain? {also}This machine's answer: getent hosts {host}"
-    return f"this machine's resolver has no answer now: getent hosts {host}; /etc/resolv.conf names its servers"
+    return (
+        f"this machine's resolver has no answer now: getent hosts {host}; /etc/resolv.conf names its servers"
+    )
 
 
 def _look_up(host: str, port: int, family: int) -> list[Address]:

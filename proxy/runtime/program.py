@@ -31,15 +31,24 @@ async def run(
     inherits: Collection[int] = (),
     most: int = MAX_OUTPUT,
 ) -> Ran:
-    """What `command` prints, at `most` so many bytes. Raises OSError if there is no such program, ValueError if it prints more.
+    """What `command` prints, at `most` so many bytes.
 
-    It has the descriptors `inherits`, and a session of its own, which ends with it, or with the call: `Match exec` starts
-    programs that would outlive an ssh that is killed, or keep its standard error open. One that has made a session for itself
-    (a daemon) goes on; what it has open is not waited for. The caller has a deadline.
+    Raises OSError if there is no such program, ValueError if it prints more.
+
+    It has the descriptors `inherits`, and a session of its own, which ends with it, or with the call: `Match
+    exec` starts programs that would outlive an ssh that is killed, or keep its standard error open. One that
+    has made a session for itself (a daemon) goes on; what it has open is not waited for. The caller has a
+    deadline.
     """
     pipe, none = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
     process = await asyncio.create_subprocess_exec(
-        *command, stdin=none, stdout=pipe, stderr=pipe, env=environment, start_new_session=True, pass_fds=inherits
+        *command,
+        stdin=none,
+        stdout=pipe,
+        stderr=pipe,
+        env=environment,
+        start_new_session=True,
+        pass_fds=inherits,
     )
     output, complaints = bytearray(), bytearray()
     try:
@@ -74,5 +83,7 @@ async def _keep(stream: asyncio.StreamReader | None, kept: bytearray, most: int)
 
 
 def _kill(process: asyncio.subprocess.Process) -> None:
-    with suppress(ProcessLookupError, PermissionError):  # PermissionError: what is left runs as somebody else (sudo)
+    with suppress(
+        ProcessLookupError, PermissionError
+    ):  # PermissionError: what is left runs as somebody else (sudo)
         os.killpg(process.pid, signal.SIGKILL)

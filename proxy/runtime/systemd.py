@@ -1,12 +1,13 @@
 """The service manager's side of the daemon: readiness, watchdog and inherited sockets.
 
-Three environment variables tell what systemd offers: `NOTIFY_SOCKET` takes state changes (sd_notify(3)), `WATCHDOG_USEC`
-wants a sign of life (sd_watchdog_enabled(3)), `LISTEN_FDS` counts bound sockets (sd_listen_fds(3)). Without them, under
-a shell, everything here does nothing:
+Three environment variables tell what systemd offers: `NOTIFY_SOCKET` takes state changes (sd_notify(3)),
+`WATCHDOG_USEC` wants a sign of life (sd_watchdog_enabled(3)), `LISTEN_FDS` counts bound sockets
+(sd_listen_fds(3)). Without them, under a shell, everything here does nothing:
 
     inherited = inherited_sockets()                     # before anything binds, or starts a child
     notify(READY, status("3/5 clusters up"))
-    notify(WATCHDOG)                                    # every watchdog_interval() seconds, from the event loop
+    notify(WATCHDOG)                                    # every watchdog_interval() seconds, from the event
+    loop
     notify(reloading()); ...; notify(READY)
     notify(STOPPING, extend(40.0))
 
@@ -40,7 +41,9 @@ _FIRST_FD: Final = 3  # SD_LISTEN_FDS_START
 
 
 class Activated(socket.socket):
-    """One that a socket unit listens on, too: systemd fails the unit if somebody else ends that (`shutdown`)."""
+    """One that a socket unit listens on, too: systemd fails the unit if somebody else ends that
+    (`shutdown`).
+    """
 
 
 def status(text: str) -> str:
@@ -49,20 +52,26 @@ def status(text: str) -> str:
 
 
 def reloading() -> str:
-    """The assignments that begin a reload, READY ends it. The time is what Type=notify-reload pairs the answer by."""
+    """The assignments that begin a reload, READY ends it.
+
+    The time is what Type=notify-reload pairs the answer by.
+    """
     return f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}"
 
 
 def extend(seconds: float) -> str:
-    """The assignment that asks for `seconds` from now, where the unit's own timeout (TimeoutStopSec=) would be over before."""
+    """The assignment that asks for `seconds` from now, where the unit's own timeout (TimeoutStopSec=) would
+    be over before.
+    """
     return f"EXTEND_TIMEOUT_USEC={round(seconds * 1e6)}"
 
 
 def notify(*assignments: str, fds: Sequence[int] = ()) -> bool:
-    """Send `assignments` (like `READY=1`) to the service manager, in one datagram, with copies of `fds` (FDSTORE=1, BARRIER=1).
+    """Send `assignments` (like `READY=1`) to the service manager, in one datagram, with copies of `fds`
+    (FDSTORE=1, BARRIER=1).
 
-    Returns whether it was handed over: False without a manager, and, after a warning, if its socket cannot take it now.
-    Never blocks, never raises: a manager that is busy or gone must not harm the daemon.
+    Returns whether it was handed over: False without a manager, and, after a warning, if its socket cannot
+    take it now. Never blocks, never raises: a manager that is busy or gone must not harm the daemon.
     """
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
@@ -70,7 +79,9 @@ def notify(*assignments: str, fds: Sequence[int] = ()) -> bool:
     # An abstract socket's name begins with a null byte, written `@` in the environment (unix(7)).
     name = "\0" + address[1:] if address.startswith("@") else address
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK) as sock:
+        with socket.socket(
+            socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+        ) as sock:
             rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
             sock.sendmsg(["\n".join(assignments).encode(errors="replace")], rights, 0, name)
     except OSError as exc:
@@ -78,14 +89,17 @@ def notify(*assignments: str, fds: Sequence[int] = ()) -> bool:
             "service manager not notified",
             socket=address,
             error=str(exc),
-            hint="if systemd restarts kubemux for this, check NotifyAccess= and RestrictAddressFamilies=AF_UNIX in its unit",
+            hint="if systemd restarts kubemux for this, check NotifyAccess= and "
+            "RestrictAddressFamilies=AF_UNIX in its unit",
         )
         return False
     return True
 
 
 def watchdog_interval() -> float | None:
-    """Seconds between two `WATCHDOG`s, half of the unit's WatchdogSec=; None if it has none, or means another process."""
+    """Seconds between two `WATCHDOG`s, half of the unit's WatchdogSec=; None if it has none, or means another
+    process.
+    """
     limit = os.environ.get("WATCHDOG_USEC", "")
     if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return None
@@ -93,10 +107,12 @@ def watchdog_interval() -> float | None:
 
 
 def inherited_sockets() -> dict[Endpoint | str, socket.socket]:
-    """The listening stream sockets that systemd bound for us, by local address: an Endpoint, or a unix socket's path.
+    """The listening stream sockets that systemd bound for us, by local address: an Endpoint, or a unix
+    socket's path.
 
-    They are non-blocking and not inherited by children; the caller owns them and closes those it has no use for. What is
-    no such socket is logged and closed. An abstract unix socket's key begins with `@`. A second call finds none.
+    They are non-blocking and not inherited by children; the caller owns them and closes those it has no use
+    for. What is no such socket is logged and closed. An abstract unix socket's key begins with `@`. A second
+    call finds none.
     """
     # Taken out of the environment: a child would mistake its own descriptors for them.
     pid, count, names = (os.environ.pop(f"LISTEN_{name}", "") for name in ("PID", "FDS", "FDNAMES"))
@@ -107,9 +123,16 @@ def inherited_sockets() -> dict[Endpoint | str, socket.socket]:
     named = dict(zip(fds, names.split(":"), strict=False))
     for fd in fds:
         try:
-            address, sock = _listener(fd, socket.socket if named.get(fd, "").startswith(STORED) else Activated)
+            address, sock = _listener(
+                fd, socket.socket if named.get(fd, "").startswith(STORED) else Activated
+            )
         except (OSError, ValueError) as exc:
-            log.warning("inherited socket not usable", fd=fd, error=str(exc), hint="keep to ListenStream= in kubemux.socket")
+            log.warning(
+                "inherited socket not usable",
+                fd=fd,
+                error=str(exc),
+                hint="keep to ListenStream= in kubemux.socket",
+            )
             continue
         if found.setdefault(address, sock) is not sock:  # twins of one address, which only ReusePort= makes
             sock.close()

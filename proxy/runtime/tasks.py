@@ -1,9 +1,10 @@
 """Background tasks with an owner and a name.
 
 asyncio keeps only weak references to tasks and reports a failure when the task is collected, if ever
-(https://docs.python.org/3/library/asyncio-task.html#asyncio.create_task). A `Tasks` belongs to the object whose work it
-runs, logs a failure at once, and is closed with its owner. What supervises something is `keep`-ed: an exception that nobody
-expected is logged, and it begins anew, since nobody else would do its work until the daemon restarts.
+(https://docs.python.org/3/library/asyncio-task.html#asyncio.create_task). A `Tasks` belongs to the object
+whose work it runs, logs a failure at once, and is closed with its owner. What supervises something is
+`keep`-ed: an exception that nobody expected is logged, and it begins anew, since nobody else would do its
+work until the daemon restarts.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ SELDOM_S: Final = 60.0
 def is_cancelled() -> bool:
     """Whether the CancelledError at hand is meant for the current task.
 
-    It is not if a future was cancelled that somebody else owns, a library for one: then it is an error like any other.
+    It is not if a future was cancelled that somebody else owns, a library for one: then it is an error like
+    any other.
     """
     task = asyncio.current_task()
     return task is None or task.cancelling() > 0
@@ -54,7 +56,9 @@ class Tasks:
         return task
 
     def keep(self, run: Callable[[], Coroutine[Any, Any, None]], *, name: str) -> asyncio.Task[None]:
-        """Start `run()` as `OWNER/name`, and again whenever an exception has ended it; until it returns, or is cancelled."""
+        """Start `run()` as `OWNER/name`, and again whenever an exception has ended it; until it returns, or
+        is cancelled.
+        """
         return self.spawn(self._kept(run, name), name=name)
 
     async def _kept(self, run: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
@@ -69,7 +73,9 @@ class Tasks:
                     raise
                 if loop.time() - began >= SELDOM_S:
                     pause = AGAIN_S
-                log.error("task failed, and begins anew", task=f"{self._owner}/{name}", again_in=pause, exc_info=exc)
+                log.error(
+                    "task failed, and begins anew", task=f"{self._owner}/{name}", again_in=pause, exc_info=exc
+                )
             await asyncio.sleep(pause)
             pause = min(SELDOM_S, pause * 2)
 

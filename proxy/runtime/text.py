@@ -1,4 +1,6 @@
-"""Words for people: without what could drive a terminal, and with a guess at what a misspelt name was meant to be."""
+"""Words for people: without what could drive a terminal, and with a guess at what a misspelt name was meant
+to be.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +16,18 @@ LISTED: Final = 20
 
 
 def for_terminal(text: str) -> str:
-    """`text` without what could move a terminal's cursor, change its title or reorder a line; ends of lines stay.
+    """`text` without what could move a terminal's cursor, change its title or reorder a line; ends of lines
+    stay.
 
-    That is every character of Unicode's categories C and Z but the space: escape sequences of 7 and of 8 bits (C1), overrides of
-    the direction, separators of lines and paragraphs, and bytes of a file's name that are no text.
+    That is every character of Unicode's categories C and Z but the space: escape sequences of 7 and of 8 bits
+    (C1), overrides of the direction, separators of lines and paragraphs, and bytes of a file's name that are
+    no text.
     """
     if text.isprintable():
         return text
-    return "".join(char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in text)
+    return "".join(
+        char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in text
+    )
 
 
 def escaped(text: str) -> str:
@@ -41,7 +47,9 @@ def suggest(word: str, known: Iterable[str]) -> str:
     names = list(known)
     close = difflib.get_close_matches(word[:100], names, n=1)
     listed = ", ".join(names[:LISTED]) + (", ..." if len(names) > LISTED else "")
-    return (f"did you mean {close[0]}? " if close else "") + (f"there are: {listed}" if listed else "there are none")
+    return (f"did you mean {close[0]}? " if close else "") + (
+        f"there are: {listed}" if listed else "there are none"
+    )
 
 
 def shown(value: object) -> str:

@@ -36,7 +36,9 @@ def again(exc: LinkError) -> LinkError:
 
 
 def host_key_line(blob: bytes) -> bytes:
-    """A key or certificate as known_hosts and `.pub` files have it, `TYPE BASE64`; empty if `blob` begins with no type."""
+    """A key or certificate as known_hosts and `.pub` files have it, `TYPE BASE64`; empty if `blob` begins
+    with no type.
+    """
     kind = blob[4 : 4 + int.from_bytes(blob[:4])]
     return kind + b" " + base64.b64encode(blob) if kind else b""
 
@@ -64,7 +66,9 @@ def describe_connect(server: str, exc: OSError | UnicodeError) -> LinkError:
     """Why there is no TCP connection to `server`."""
     if isinstance(exc, socket.gaierror):
         host = server.rpartition(":")[0]
-        return Unresolvable(f"{server} does not resolve: {exc.strerror}", hint=remedy(host, exc.errno, also=_ALIAS))
+        return Unresolvable(
+            f"{server} does not resolve: {exc.strerror}", hint=remedy(host, exc.errno, also=_ALIAS)
+        )
     if isinstance(exc, UnicodeError):
         return Unresolvable(f"{server} does not resolve: it is not a host name")
     if isinstance(exc, TimeoutError):
@@ -109,15 +113,20 @@ def describe_handshake(server: str, exc: Exception, *, who: str, heard: Heard) -
     if isinstance(exc, asyncssh.KeyEncryptionError | asyncssh.KeyImportError):
         return CredentialsUnusable(f"a key for {server} cannot be used: {exc}")
     if isinstance(exc, UnicodeDecodeError) and bytes(exc.object).startswith(b"SSH-"):
-        return BadVersion(f"{server} has a version line that is not ASCII: {_said(exc.object.decode(errors='replace'))}")
+        return BadVersion(
+            f"{server} has a version line that is not ASCII: {_said(exc.object.decode(errors='replace'))}"
+        )
     if is_hung_up(exc):
         said = f"it says {heard.greeting!r}" if heard.greeting else _said(exc)
         return HandshakeFailed(
             f"{server} hung up during the SSH handshake: {said}",
-            hint="is that port an SSH server? If so, its log says why: over MaxStartups it drops connections at random, and "
+            hint="is that port an SSH server? If so, its log says why: over MaxStartups it drops "
+            "connections at random, and "
             "PerSourcePenalties shut out an address for a while (`Not allowed at this time`)",
         )
-    if isinstance(exc, asyncssh.KeyExchangeFailed):  # with what both sides have: long lists, of which the peer's is the second
+    if isinstance(
+        exc, asyncssh.KeyExchangeFailed
+    ):  # with what both sides have: long lists, of which the peer's is the second
         return HandshakeFailed(f"SSH handshake with {server} failed: {printable(str(exc), most=_LISTS)}")
     return HandshakeFailed(f"SSH handshake with {server} failed: {_said(exc)}")
 
@@ -137,13 +146,15 @@ def _refused(server: str, who: str, heard: Heard) -> LinkError:
         asks = f", and asks: {'; '.join(heard.prompts)}" if heard.prompts else ""
         return AuthFailed(
             f"{server} has accepted {heard.accepted}, but wants {' or '.join(heard.methods)} as well{asks}",
-            hint="kubemux logs in with keys, and nobody is there to be asked: let this user in with a key alone "
+            hint="kubemux logs in with keys, and nobody is there to be asked: let this user in with a key "
+            "alone "
             "(AuthenticationMethods publickey, for a Match User in sshd_config)",
         )
     if heard.methods and "publickey" not in heard.methods and not heard.shown:
         return AuthFailed(
             f"{server} takes no keys from this user, only {', '.join(heard.methods)}",
-            hint="kubemux logs in with keys: see PubkeyAuthentication and AuthenticationMethods in its sshd_config",
+            hint="kubemux logs in with keys: see PubkeyAuthentication and AuthenticationMethods in its "
+            "sshd_config",
         )
     return AuthFailed(f"{server} refuses {who}")
 
@@ -151,14 +162,19 @@ def _refused(server: str, who: str, heard: Heard) -> LinkError:
 def _too_many(server: str, who: str, heard: Heard) -> LinkError:
     shown = ", ".join(heard.shown)
     return AuthFailed(
-        f"{server} has refused {len(heard.shown)} keys, and takes no more in one login (MaxAuthTries): {shown}; we are {who}",
-        hint="name the one key that is in authorized_keys of that user, and no others: identity_files: [FILE]; of an agent's, "
+        f"{server} has refused {len(heard.shown)} keys, and takes no more in one login (MaxAuthTries): "
+        f"{shown}; we are {who}",
+        hint="name the one key that is in authorized_keys of that user, and no others: identity_files: "
+        "[FILE]; of an agent's, "
         "by IdentityFile and IdentitiesOnly in an ssh_config. One that was not shown may be it",
     )
 
 
 def why_refused(said: str) -> str:
-    """`: WHY`, to end a sentence about a channel that was not opened. Empty if sshd gave no reason, `open failed`."""
+    """`: WHY`, to end a sentence about a channel that was not opened.
+
+    Empty if sshd gave no reason, `open failed`.
+    """
     return f": {printable(said)}" if said not in {"", "open failed"} else ""
 
 
@@ -167,12 +183,14 @@ def _not_forwarded(server: str, exc: asyncssh.ChannelOpenError) -> LinkError:
     if exc.code == asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED:
         return Unreachable(
             f"the jump host before {server} does not allow forwarding to it{why_refused(exc.reason)}",
-            hint="see AllowTcpForwarding and PermitOpen of the jump host's sshd, and permitopen= in its authorized_keys",
+            hint="see AllowTcpForwarding and PermitOpen of the jump host's sshd, and permitopen= in its "
+            "authorized_keys",
         )
     host, _, port = server.rpartition(":")
     return Unreachable(
         f"no TCP connection to {server} from the jump host before it{why_refused(exc.reason)}",
-        hint=f"is sshd running there, and does the jump host reach it? Try on the jump host: nc -vz {host} {port}",
+        hint=f"is sshd running there, and does the jump host reach it? Try on the jump host: nc -vz {host} "
+        f"{port}",
     )
 
 
@@ -194,7 +212,10 @@ def describe_loss(server: str, exc: Exception | None) -> LinkError:
 def unused(server: str, seconds: float) -> LinkLost:
     """Why a link without channels has ended, for so many seconds, about which the server has said nothing."""
     hint = (
-        "sshd's UnusedConnectionTimeout (9.2 and later) ends connections without channels; kubemux dials again at once. Set it "
+        "sshd's UnusedConnectionTimeout (9.2 and later) ends connections without channels; kubemux dials "
+        "again at once. Set it "
         "to none for this user to keep the links. If it is not that, sshd's log says why it hung up"
     )
-    return LinkLost(f"{server} closed the connection, which had carried no channel for {seconds:.0f} s", hint=hint)
+    return LinkLost(
+        f"{server} closed the connection, which had carried no channel for {seconds:.0f} s", hint=hint
+    )

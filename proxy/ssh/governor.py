@@ -1,9 +1,10 @@
 """When to dial: backoff by class of failure. Pure: values and a clock in, delays out.
 
-Full jitter (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/) so that a fleet does not come back
-in step. A refused key or host key is tried slowly: sshd 9.8's PerSourcePenalties add up faults that come faster than one in
-5 s and then refuse the bastion's address for everybody. Each class counts its own failures, so a first refusal after an outage
-is not the eighth. Success alone resets nothing, nor does a change of class: a link has to stay up for a while.
+Full jitter (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/) so that a fleet does
+not come back in step. A refused key or host key is tried slowly: sshd 9.8's PerSourcePenalties add up faults
+that come faster than one in 5 s and then refuse the bastion's address for everybody. Each class counts its
+own failures, so a first refusal after an outage is not the eighth. Success alone resets nothing, nor does a
+change of class: a link has to stay up for a while.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ STABLE_S: Final = 60.0
 """A link that lived this long proves the gateway well; the backoff starts anew."""
 
 HANDSHAKES_IN_FLIGHT: Final = 6
-"""Per SSH server. sshd's default MaxStartups 10:30:100 drops at random from the tenth on; others dial it, too."""
+"""Per SSH server. sshd's default MaxStartups 10:30:100 drops at random from the tenth on; others dial it,
+too.
+"""
 
 _LIMITS: Final = {
     RetryClass.SOON: (0.5, 15.0),
@@ -38,14 +41,17 @@ LEFT_S: Final = 1.0
 """What it costs to leave before any key was shown, because of the host key (noauth)."""
 
 ALLOWED_S: Final = 10.0
-"""How much of that may be open at a time. Over 15 s sshd shuts the address out; a person may try by hand, too."""
+"""How much of that may be open at a time.
+
+Over 15 s sshd shuts the address out; a person may try by hand, too.
+"""
 
 
 class Pace:
     """The memory of what one server has refused, whoever asked.
 
-    Who has not been accepted lately may be refused. So as many may try at a time as could all be refused, and one more with each
-    refusal that the server has forgotten: one in 5 s.
+    Who has not been accepted lately may be refused. So as many may try at a time as could all be refused, and
+    one more with each refusal that the server has forgotten: one in 5 s.
     """
 
     __slots__ = ("_forgotten_at", "trying")
@@ -119,5 +125,7 @@ class Outage:
         return 0.0 if self._since is None else now - self._since
 
     def outlasts(self, patience: float, now: float) -> bool:
-        """Whether it has lasted longer than a client would wait: who comes now would wait in vain, like those before."""
+        """Whether it has lasted longer than a client would wait: who comes now would wait in vain, like those
+        before.
+        """
         return self.has_failed and self._since is not None and now - self._since > patience

@@ -1,9 +1,11 @@
-"""What gateways of one SSH server have in common: how many handshakes at a time, and who has been refused there.
+"""What gateways of one SSH server have in common: how many handshakes at a time, and who has been refused
+there.
 
-sshd counts by address, and all gateways dial from one. MaxStartups drops connections from the tenth handshake on;
-PerSourcePenalties (9.8) add up refusals that come faster than one in 5 s, and over 15 s shut the address out, for good keys, too.
-So whoever may be refused waits for its turn (`proxy.ssh.governor.Pace`), those first that are likely to be accepted. A key that
-many gateways share is tried by one of them, and a refusal counts for all that would show the same.
+sshd counts by address, and all gateways dial from one. MaxStartups drops connections from the tenth handshake
+on; PerSourcePenalties (9.8) add up refusals that come faster than one in 5 s, and over 15 s shut the address
+out, for good keys, too. So whoever may be refused waits for its turn (`proxy.ssh.governor.Pace`), those first
+that are likely to be accepted. A key that many gateways share is tried by one of them, and a refusal counts
+for all that would show the same.
 """
 
 from __future__ import annotations
@@ -41,7 +43,10 @@ class _Rank(IntEnum):
     PROVEN = 0
     """It was accepted a moment ago, and need not wait."""
     LIKELY = 1
-    """It was accepted the last time, or somebody has ordered it. Where nothing has been refused lately it need not wait."""
+    """It was accepted the last time, or somebody has ordered it.
+
+    Where nothing has been refused lately it need not wait.
+    """
     NEW = 2
     REFUSED = 3
 
@@ -93,8 +98,12 @@ class _Server:
             yield
         except LinkError as exc:
             if exc.retry is RetryClass.SLOW:
-                self._pace.refused(loop.time(), governor.REFUSAL_S if exc.stage is Stage.AUTH else governor.LEFT_S)
-            elif exc.stage is Stage.TCP:  # nobody is there to refuse anything; else a herd of timeouts would stand in line
+                self._pace.refused(
+                    loop.time(), governor.REFUSAL_S if exc.stage is Stage.AUTH else governor.LEFT_S
+                )
+            elif (
+                exc.stage is Stage.TCP
+            ):  # nobody is there to refuse anything; else a herd of timeouts would stand in line
                 self._released = next(self._numbers)
             raise
         finally:
@@ -121,7 +130,9 @@ class _Server:
 
 
 class Handshakes:
-    """What is known of SSH servers. A server is its address and port: sshd counts for all names that lead to it.
+    """What is known of SSH servers.
+
+    A server is its address and port: sshd counts for all names that lead to it.
 
     Other ports are others' servers: those of many sites behind one address.
     """
@@ -138,11 +149,13 @@ class Handshakes:
     async def trial(
         self, server: str, identity: str, *, who: Hurried | None = None, is_ordered: bool = False
     ) -> AsyncIterator[None]:
-        """The time in which `server` is shown `identity`: a name for the user, keys and known_hosts that decide how it ends.
+        """The time in which `server` is shown `identity`: a name for the user, keys and known_hosts that
+        decide how it ends.
 
-        Waits while another is the first to try, and for its turn and a slot. If that other one was refused, raises what it got,
-        without a dial: the next attempt of all is due when the backoff of that refusal is over, and `who` is hurried if it is
-        accepted before. `is_ordered`: somebody says that it is worth a try.
+        Waits while another is the first to try, and for its turn and a slot. If that other one was refused,
+        raises what it got, without a dial: the next attempt of all is due when the backoff of that refusal is
+        over, and `who` is hurried if it is accepted before. `is_ordered`: somebody says that it is worth a
+        try.
         """
         standing = self._standing(server, identity)
         own = await self._enter(standing, who, is_ordered=is_ordered)
@@ -173,12 +186,16 @@ class Handshakes:
             self._standings = {key: one for key, one in self._standings.items() if one.trial or one.refusal}
         return self._standings.setdefault((server, identity), _Standing())
 
-    async def _enter(self, standing: _Standing, who: Hurried | None, *, is_ordered: bool) -> asyncio.Future[None] | None:
+    async def _enter(
+        self, standing: _Standing, who: Hurried | None, *, is_ordered: bool
+    ) -> asyncio.Future[None] | None:
         """Returns the trial that others wait for, None if they need not. Raises LinkError."""
         loop = asyncio.get_running_loop()
         while standing.trial is not None:
             await asyncio.shield(standing.trial)
-            if standing.refusal is None:  # accepted; or nobody answered, and that is not worth waiting for once more
+            if (
+                standing.refusal is None
+            ):  # accepted; or nobody answered, and that is not worth waiting for once more
                 return None
             is_ordered = False  # the answer is a moment old
         if standing.refusal is not None:

@@ -1,8 +1,10 @@
-"""One of the two places that touch asyncssh's private parts; the other, for a link's bytes, is `native.handover`.
+"""One of the two places that touch asyncssh's private parts; the other, for a link's bytes, is
+`native.handover`.
 
-What asyncssh does not offer and a proxy cannot do without: its connection ignores its transport's `pause_writing`, queues
-packets without bound while keys are exchanged, keeps a channel's receive window fixed, and has no call that times a round
-trip. Everything here was read in asyncssh 2.24; `check` says so when another release differs, and pyproject.toml pins it.
+What asyncssh does not offer and a proxy cannot do without: its connection ignores its transport's
+`pause_writing`, queues packets without bound while keys are exchanged, keeps a channel's receive window
+fixed, and has no call that times a round trip. Everything here was read in asyncssh 2.24; `check` says so
+when another release differs, and pyproject.toml pins it.
 """
 
 from __future__ import annotations
@@ -21,8 +23,10 @@ _LOGIN: Final[Mapping[str, object]] = {
     "_server_sig_algs": frozenset(),
     "_options": None,
 }
-"""Attributes that a connection reads until it is authenticated, and what to leave in their place. The options count again only
-for sessions (shells, commands), which no link has."""
+"""Attributes that a connection reads until it is authenticated, and what to leave in their place.
+
+The options count again only for sessions (shells, commands), which no link has.
+"""
 
 _KEXINITS: Final = ("_client_kexinit", "_server_kexinit")
 """Hashed in a key exchange (RFC 4253 8); the next one sets them anew."""
@@ -57,7 +61,9 @@ def check(conn: asyncssh.SSHClientConnection) -> None:
     """Raise RuntimeError, naming them, if `conn` lacks a part that this module uses."""
     missing = [name for name in _CONNECTION_PARTS if not hasattr(conn, name)]
     if missing:
-        raise RuntimeError(f"asyncssh {asyncssh.__version__} has no {', '.join(missing)}; kubemux was tested with 2.24")
+        raise RuntimeError(
+            f"asyncssh {asyncssh.__version__} has no {', '.join(missing)}; kubemux was tested with 2.24"
+        )
 
 
 async def connect(
@@ -65,8 +71,8 @@ async def connect(
 ) -> asyncssh.SSHClientConnection:
     """As `asyncssh.connect(options=...)`, with these very options, and `agent` for the one that they name.
 
-    That one makes them once more, in the loop's default executor: with a few threads that everything in the process shares, and
-    that are waited for at exit.
+    That one makes them once more, in the loop's default executor: with a few threads that everything in the
+    process shares, and that are waited for at exit.
     """
     loop = asyncio.get_running_loop()
 
@@ -80,12 +86,16 @@ async def connect(
 
     return cast(
         "asyncssh.SSHClientConnection",
-        await cast("Any", asyncssh.connection)._connect(options, None, loop, 0, None, connection, "Opening SSH connection to"),
+        await cast("Any", asyncssh.connection)._connect(
+            options, None, loop, 0, None, connection, "Opening SSH connection to"
+        ),
     )
 
 
 def forget_login(conn: asyncssh.SSHClientConnection) -> None:
-    """Drop what only the login needed: private keys, the whole of known_hosts, options. 11 KB, more with a long known_hosts."""
+    """Drop what only the login needed: private keys, the whole of known_hosts, options. 11 KB, more with a
+    long known_hosts.
+    """
     for name, nothing in _LOGIN.items():
         setattr(conn, name, nothing)
     take_any_answer(conn)  # the handlers that are of no login
@@ -95,9 +105,11 @@ def forget_login(conn: asyncssh.SSHClientConnection) -> None:
 
 
 def on_host_key(conn: asyncssh.SSHClientConnection, verify: Callable[[bytes], asyncssh.SSHKey]) -> None:
-    """Have `verify` say which key a server has that identifies itself with this key or certificate, in each key exchange.
+    """Have `verify` say which key a server has that identifies itself with this key or certificate, in each
+    key exchange.
 
-    It raises what a server is refused for: that is the cause of the HostKeyNotVerifiable which the connection ends with.
+    It raises what a server is refused for: that is the cause of the HostKeyNotVerifiable which the connection
+    ends with.
     """
 
     def verifying(key_data: bytes) -> asyncssh.SSHKey:
@@ -115,10 +127,12 @@ def on_login(
     shows: Callable[[asyncssh.SSHKeyPair], None],
     refused: Callable[[Sequence[str], bool], None],
 ) -> None:
-    """Wait for `vouched` before a key of ours is shown. It raises LinkError, as `verify` of `on_host_key` does.
+    """Wait for `vouched` before a key of ours is shown.
 
-    `shows` is told which, and `refused` how one may log in after a refusal, and whether that was none: a step that is not enough
-    (RFC 4252 5.1).
+    It raises LinkError, as `verify` of `on_host_key` does.
+
+    `shows` is told which, and `refused` how one may log in after a refusal, and whether that was none: a step
+    that is not enough (RFC 4252 5.1).
     """
     requested, inner = conn.public_key_auth_requested, cast("Any", conn)
 
@@ -164,9 +178,11 @@ def offers(conn: asyncssh.SSHClientConnection) -> tuple[bytes, bytes]:
 
 
 def on_host_keys(conn: asyncssh.SSHClientConnection, announced: Callable[[bytes], None]) -> None:
-    """Call `announced` with the list of keys that sshd sends after login (`hostkeys-00@openssh.com`, PROTOCOL 2.5).
+    """Call `announced` with the list of keys that sshd sends after login (`hostkeys-00@openssh.com`, PROTOCOL
+    2.5).
 
-    Instead of asyncssh's own handler: that one ends the connection over a key that is listed twice, and takes SHA-1 proofs.
+    Instead of asyncssh's own handler: that one ends the connection over a key that is listed twice, and takes
+    SHA-1 proofs.
     """
 
     def handler(packet: asyncssh.packet.SSHPacket) -> None:
@@ -177,7 +193,10 @@ def on_host_keys(conn: asyncssh.SSHClientConnection, announced: Callable[[bytes]
 
 
 async def prove_host_keys(conn: asyncssh.SSHClientConnection, keys: Sequence[bytes]) -> list[bytes] | None:
-    """Ask the server to sign with each of `keys`: the signatures, None if it will not. Raises asyncssh.PacketDecodeError."""
+    """Ask the server to sign with each of `keys`: the signatures, None if it will not.
+
+    Raises asyncssh.PacketDecodeError.
+    """
     asked = b"".join(len(key).to_bytes(4) + key for key in keys)
     kind, packet = await cast("Any", conn)._make_global_request(b"hostkeys-prove-00@openssh.com", asked)
     if kind != _MSG_REQUEST_SUCCESS:
@@ -195,7 +214,9 @@ def session_id(conn: asyncssh.SSHClientConnection) -> bytes:
 def on_congestion(
     conn: asyncssh.SSHClientConnection, high_water: int, pause: Callable[[], None], resume: Callable[[], None]
 ) -> None:
-    """Call `pause` when more than `high_water` bytes wait in the connection's transport, `resume` when they have gone."""
+    """Call `pause` when more than `high_water` bytes wait in the connection's transport, `resume` when they
+    have gone.
+    """
     transport = cast("asyncio.WriteTransport", cast("Any", conn)._transport)
     transport.set_write_buffer_limits(high=high_water)
     # Instance attributes over the no-ops of SSHConnection: transports look them up at each call.
@@ -209,7 +230,9 @@ def is_exchanging_keys(conn: asyncssh.SSHClientConnection) -> bool:
 
 
 def is_gone(conn: asyncssh.SSHClientConnection) -> bool:
-    """Whether the connection has ended, also while its channels are still being told (`is_closed()` is not true yet)."""
+    """Whether the connection has ended, also while its channels are still being told (`is_closed()` is not
+    true yet).
+    """
     return cast("Any", conn)._transport is None
 
 
@@ -221,8 +244,8 @@ async def ping(conn: asyncssh.SSHClientConnection) -> None:
 def take_any_answer(conn: asyncssh.SSHClientConnection) -> None:
     """Let UNIMPLEMENTED (RFC 4253 11.4) answer the oldest question, as a failure would.
 
-    Some servers say nothing else to a global request that they do not know, and answer one after the other. To asyncssh that is
-    no answer: their links would be given up for silence.
+    Some servers say nothing else to a global request that they do not know, and answer one after the other.
+    To asyncssh that is no answer: their links would be given up for silence.
     """
     setattr(conn, "_packet_handlers", _HANDLERS)  # noqa: B010 - no attribute of that type
 
@@ -234,7 +257,10 @@ def _unimplemented(conn: Any, _kind: int, _sequence: int, packet: asyncssh.packe
         conn._process_global_response(_MSG_REQUEST_FAILURE, 0, asyncssh.packet.SSHPacket(b""))
 
 
-_HANDLERS: Final = {**cast("Any", asyncssh.SSHClientConnection)._packet_handlers, _MSG_UNIMPLEMENTED: _unimplemented}
+_HANDLERS: Final = {
+    **cast("Any", asyncssh.SSHClientConnection)._packet_handlers,
+    _MSG_UNIMPLEMENTED: _unimplemented,
+}
 
 
 def is_heard(conn: asyncssh.SSHClientConnection) -> None:

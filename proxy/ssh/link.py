@@ -45,35 +45,49 @@ from proxy.ssh.pace import CROWD, Pace
 log = structlog.get_logger("kubemux.link")
 
 DATA_PLANE: Final = "KUBEMUX_DATA_PLANE"
-"""Environment: `asyncssh` keeps links on its own channels; otherwise we carry their bytes wherever that is possible."""
+"""Environment: `asyncssh` keeps links on its own channels; otherwise we carry their bytes wherever that is
+possible.
+"""
 
 ABANDONED_MAX: Final = 32
-"""Opens to one address that sshd has not answered in time. It may try for two minutes (tcp_syn_retries), and each holds a
-window meanwhile: without a limit, one API server behind a firewall that drops packets takes the memory of all clusters."""
+"""Opens to one address that sshd has not answered in time.
+
+It may try for two minutes (tcp_syn_retries), and each holds a window meanwhile: without a limit, one API
+server behind a firewall that drops packets takes the memory of all clusters.
+"""
 
 CLOSE_TIMEOUT_S: Final = 2.0
 
 STUCK: Final = 2
-"""How much busier a link is on which an open has waited from one look to the next and nothing was answered. It may be dead, and
-until keepalives find that out every channel to some API servers would be opened there. More than the crowds of two links differ
-by, and no more, since it may be an API server that does not answer."""
+"""How much busier a link is on which an open has waited from one look to the next and nothing was answered.
+
+It may be dead, and until keepalives find that out every channel to some API servers would be opened there.
+More than the crowds of two links differ by, and no more, since it may be an API server that does not answer.
+"""
 
 _ROUND_TRIPS: Final = 8
-"""So many of the last count. The shortest is the way's own: what a download adds to the others is what it must not add to."""
+"""So many of the last count.
+
+The shortest is the way's own: what a download adds to the others is what it must not add to.
+"""
 
 _AT_FIRST: Final = 3
-"""So many measurements follow each other closely: a single one in a busy start said 9 ms on loopback, and until the next, 15 s
-later, windows grew to 11 MiB for it."""
+"""So many measurements follow each other closely: a single one in a busy start said 9 ms on loopback, and
+until the next, 15 s later, windows grew to 11 MiB for it.
+"""
 
 _AT_FIRST_S: Final = 0.5
 
 
 BUSY: Final = 64 << 10
-"""Bytes of bulk in one interval that are as good as an answer: it stands in the queue behind them, on a slow link for longer than
-silence is allowed to last. Where one direction is dead there is an end to that, since credit comes back the other way."""
+"""Bytes of bulk in one interval that are as good as an answer: it stands in the queue behind them, on a slow
+link for longer than silence is allowed to last. Where one direction is dead there is an end to that, since
+credit comes back the other way.
+"""
 
 UNUSED_S: Final = 1.0
-"""A link that has carried no channel for so long, and ends without a word, has probably been ended for that."""
+"""A link that has carried no channel for so long, and ends without a word, has probably been ended for that.
+"""
 
 
 class _Opening:
@@ -110,7 +124,9 @@ class Link:
         name: str,
         command: ProxyCommand | None = None,
     ) -> None:
-        """`conns` is the jump chain, the connection to the gateway last; `command`, if there is one, carries the first."""
+        """`conns` is the jump chain, the connection to the gateway last; `command`, if there is one, carries
+        the first.
+        """
         loop = asyncio.get_running_loop()
         self._conns = conns
         self._conn = conns[-1]
@@ -176,10 +192,20 @@ class Link:
     def _take_over(self) -> NativePlane | AsyncsshPlane:
         if os.environ.get(DATA_PLANE) != "asyncssh":
             try:
-                return NativePlane(self._conn, self._budget, on_error=self._broken, on_lost=self.lost, on_ended=self._check_idle)
+                return NativePlane(
+                    self._conn,
+                    self._budget,
+                    on_error=self._broken,
+                    on_lost=self.lost,
+                    on_ended=self._check_idle,
+                )
             except Unsupported as exc:
-                log.warning("link uses asyncssh's own channels", link=self.name, server=self.server, message=str(exc))
-        return AsyncsshPlane(self._conn, self._budget, server=self.server, name=self.name, on_ended=self._check_idle)
+                log.warning(
+                    "link uses asyncssh's own channels", link=self.name, server=self.server, message=str(exc)
+                )
+        return AsyncsshPlane(
+            self._conn, self._budget, server=self.server, name=self.name, on_ended=self._check_idle
+        )
 
     def snapshot(self) -> LinkSnapshot:
         """For status."""
@@ -194,13 +220,24 @@ class Link:
 
     # ------------------------------------------------------------------------------------------- channels
 
-    async def open_channel(self, target: Endpoint, *, origin: Endpoint, timeout: float) -> SshChannel | NativeChannel:  # noqa: ASYNC109 - told in the error
-        """Open a channel within `timeout` seconds. Raises LinkDown if the link ends meanwhile, else a ChannelError."""
+    async def open_channel(
+        self,
+        target: Endpoint,
+        *,
+        origin: Endpoint,
+        timeout: float,  # noqa: ASYNC109
+    ) -> SshChannel | NativeChannel:
+        """Open a channel within `timeout` seconds.
+
+        Raises LinkDown if the link ends meanwhile, else a ChannelError.
+        """
         if target in self._abandoned and self._abandoned[target] >= ABANDONED_MAX:
             raise ChannelTimeout(f"{self.server} has not reached {target} for {ABANDONED_MAX} clients yet")
         window = self._budget.take_initial()
         if not window:
-            raise MemoryExhausted(f"limits.memory is all given out ({self._budget.used} of {self._budget.limit} bytes)")
+            raise MemoryExhausted(
+                f"limits.memory is all given out ({self._budget.used} of {self._budget.limit} bytes)"
+            )
         self.idle.clear()
         opening = _Opening(self._loop)
         channel = self._plane.open(window, target, origin, opening.answered)
@@ -227,7 +264,9 @@ class Link:
         self._oldest, self._stuck = None, 0
 
     def _abandon(self, opening: _Opening, target: Endpoint) -> None:
-        """It took too long for whoever asked, but sshd goes on trying to connect, and its window stays taken until then."""
+        """It took too long for whoever asked, but sshd goes on trying to connect, and its window stays taken
+        until then.
+        """
 
         def answered() -> None:
             self._abandoned[target] -= 1
@@ -258,21 +297,29 @@ class Link:
 
     # ------------------------------------------------------------------------------------------- life cycle
 
-    def start(self, interval: float, on_rtt: Callable[[float], None], on_missed: Callable[[int], None]) -> None:
-        """Measure the round trip every `interval` seconds; `on_missed` hears how many intervals one has taken so far.
+    def start(
+        self, interval: float, on_rtt: Callable[[float], None], on_missed: Callable[[int], None]
+    ) -> None:
+        """Measure the round trip every `interval` seconds; `on_missed` hears how many intervals one has taken
+        so far.
 
         Called again, it begins anew, with another interval.
 
-        asyncssh gives up on a silent peer by itself, but takes any packet for an answer: with a watch's events still coming, it
-        would keep a link of which the other direction is dead.
+        asyncssh gives up on a silent peer by itself, but takes any packet for an answer: with a watch's
+        events still coming, it would keep a link of which the other direction is dead.
         """
         if self._measuring is not None:
             self._measuring.cancel()
         if not self.closed.done():
-            self._measuring = self._tasks.keep(partial(self._measure, interval, on_rtt, on_missed), name="rtt")
+            self._measuring = self._tasks.keep(
+                partial(self._measure, interval, on_rtt, on_missed), name="rtt"
+            )
 
     def retime(self, keepalive: KeepaliveConfig) -> None:
-        """Other settings than it was dialled with, for asyncssh and the kernel. Those of jump hosts are their own."""
+        """Other settings than it was dialled with, for asyncssh and the kernel.
+
+        Those of jump hosts are their own.
+        """
         if internals.is_gone(self._conn):
             return
         self._conn.set_keepalive(*ticks(keepalive))
@@ -280,7 +327,9 @@ class Link:
             with suppress(OSError):  # it ends just now
                 give_up_after(self._conn.get_extra_info("socket"), unanswered(keepalive))
 
-    async def _measure(self, interval: float, on_rtt: Callable[[float], None], on_missed: Callable[[int], None]) -> None:
+    async def _measure(
+        self, interval: float, on_rtt: Callable[[float], None], on_missed: Callable[[int], None]
+    ) -> None:
         while True:
             sent, missed = perf_counter(), 0  # the loop's clock counts milliseconds
             ping = self._tasks.spawn(internals.ping(self._conn), name="ping")
@@ -297,7 +346,9 @@ class Link:
             self._round_trips.append(self.rtt)
             self._plane.round_trip = min(self._round_trips)
             on_rtt(self.rtt)
-            await asyncio.sleep(interval if len(self._round_trips) >= _AT_FIRST else min(interval, _AT_FIRST_S))
+            await asyncio.sleep(
+                interval if len(self._round_trips) >= _AT_FIRST else min(interval, _AT_FIRST_S)
+            )
 
     def lost(self, exc: Exception | None) -> None:
         """Asyncssh says the connection has ended. Its own channels have been told already."""
@@ -326,7 +377,9 @@ class Link:
 
     async def close(self, error: LinkError | None = None) -> None:
         """End the link and everything on it; returns when its sockets are closed."""
-        self.error = self._plane.error = self.error or error or LinkClosed(f"link to {self.server} closed by kubemux")
+        self.error = self._plane.error = (
+            self.error or error or LinkClosed(f"link to {self.server} closed by kubemux")
+        )
         for conn in reversed(self._conns):
             conn.abort()
         try:

@@ -1,9 +1,10 @@
 """What asyncssh does for one connection in a turn of the loop, and what it keeps for it, has a bound.
 
-That is about handshakes, jump hosts, and links that keep asyncssh's channels. By itself asyncssh handles all that one read has
-brought, up to 256 KiB of the smallest packets; while keys are exchanged it keeps the answers to whatever is asked (OpenSSH had
-that, too: CVE-2025-26466); it hands its transport everything, whether the peer reads it or not. And a message for a channel
-that it has just closed ends the connection. All of it was read in 2.24.
+That is about handshakes, jump hosts, and links that keep asyncssh's channels. By itself asyncssh handles all
+that one read has brought, up to 256 KiB of the smallest packets; while keys are exchanged it keeps the
+answers to whatever is asked (OpenSSH had that, too: CVE-2025-26466); it hands its transport everything,
+whether the peer reads it or not. And a message for a channel that it has just closed ends the connection. All
+of it was read in 2.24.
 """
 
 # ruff: noqa: SLF001 - asyncssh's private parts are what this module is for
@@ -23,29 +24,43 @@ TURN: Final = 16
 """Packets that are handled in one turn of the loop: a request with its answer takes asyncssh up to 0.2 ms."""
 
 DEAR: Final = range(7, 80)
-"""Kinds that end a turn: extensions, key exchange and login. A signature is 7 ms with RSA of 4096 bits, and a peer may ask again
-and again."""
+"""Kinds that end a turn: extensions, key exchange and login.
+
+A signature is 7 ms with RSA of 4096 bits, and a peer may ask again and again.
+"""
 
 LISTS: Final = frozenset({7, messages.KEXINIT})
 LONGEST_LIST: Final = 32 << 10
-"""Bytes of a list of extensions or algorithms. OpenSSH's are 2 KiB; those of 256 KiB, which asyncssh takes, took 120 ms each."""
+"""Bytes of a list of extensions or algorithms.
+
+OpenSSH's are 2 KiB; those of 256 KiB, which asyncssh takes, took 120 ms each.
+"""
 
 ANSWERS: Final = frozenset({81, 82, messages.OPEN_FAILURE, messages.WINDOW_ADJUST, 99, messages.FAILURE})
 MOST_ANSWERS: Final = 10_000
 """While keys are exchanged. OpenSSH asks once per ClientAliveInterval."""
 
 MOST_UNREAD: Final = 2 << 20
-"""Bytes that wait in the transport before the peer is no longer heard. Clients add none past 0.5 MiB: these are answers."""
+"""Bytes that wait in the transport before the peer is no longer heard.
+
+Clients add none past 0.5 MiB: these are answers.
+"""
 
 MOST_UNOPENED: Final = 512 << 10
-"""Bytes that wait while a packet is handled in a task of its own before no more are read: more than any packet has.
-A turn of uvloop's reads 8 MiB, and asyncssh copies for each read what waits."""
+"""Bytes that wait while a packet is handled in a task of its own before no more are read: more than any
+packet has. A turn of uvloop's reads 8 MiB, and asyncssh copies for each read what waits.
+"""
 
 MOST_KEPT: Final = 8 << 20
-"""Bytes that wait for new keys. A jump host carries one channel, whose window is 2 MiB with OpenSSH; ours wait by themselves."""
+"""Bytes that wait for new keys.
+
+A jump host carries one channel, whose window is 2 MiB with OpenSSH; ours wait by themselves.
+"""
 
 MOST_BELOW: Final = 4 << 20
-"""Bytes that a jump host's connection may have before clients of what it carries wait: more than the window of an honest one."""
+"""Bytes that a jump host's connection may have before clients of what it carries wait: more than the window
+of an honest one.
+"""
 
 POLL_S: Final = 0.02
 
@@ -77,7 +92,9 @@ class Metered:
     def _received(self) -> None:
         """Something has come, or what has come can be opened now."""
         self._receive()
-        if self._conn._transport is None:  # it has ended, and the transport reads until the next turn all the same
+        if (
+            self._conn._transport is None
+        ):  # it has ended, and the transport reads until the next turn all the same
             self._conn._inpbuf = b""
         elif len(self._conn._inpbuf) > MOST_UNOPENED:
             self._is_full = True
@@ -155,14 +172,22 @@ class Metered:
         elif kind >= messages.FIRST:
             self._answers += kind in ANSWERS
             self._kept += sum(map(len, args))
-            if self._answers > MOST_ANSWERS or self._kept > MOST_KEPT:  # not raised: a client's transport may be who calls
-                fail(conn, f"it exchanges keys without end: {self._kept} bytes wait for them, with {self._answers} answers")
+            if (
+                self._answers > MOST_ANSWERS or self._kept > MOST_KEPT
+            ):  # not raised: a client's transport may be who calls
+                fail(
+                    conn,
+                    f"it exchanges keys without end: {self._kept} bytes wait for them, with "
+                    f"{self._answers} answers",
+                )
                 return
         self._send(kind, *args, handler=handler)
 
     @property
     def unsent(self) -> int:
-        """Bytes of what it carries that the kernel has not taken yet, those of the jump hosts before it included."""
+        """Bytes of what it carries that the kernel has not taken yet, those of the jump hosts before it
+        included.
+        """
         transport, below = self._conn._transport, carrier(self._conn)
         waiting: int = transport.get_write_buffer_size() if transport is not None else 0
         return self._kept + waiting + (below.unsent if below is not None else 0)
@@ -182,7 +207,10 @@ def carrier(conn: asyncssh.SSHClientConnection) -> Metered | None:
 
 
 def is_behind(below: Metered | None) -> bool:
-    """Whether a jump host has been given more than it takes. A window says how much that may be, and it may say 4 GiB."""
+    """Whether a jump host has been given more than it takes.
+
+    A window says how much that may be, and it may say 4 GiB.
+    """
     return below is not None and below.unsent > MOST_BELOW
 
 
@@ -194,7 +222,10 @@ def fail(conn: Any, message: str) -> None:
 
 
 class Channels(dict[int, Any]):
-    """The channels of a connection. Who looks for one that was just closed finds somebody who takes what comes late."""
+    """The channels of a connection.
+
+    Who looks for one that was just closed finds somebody who takes what comes late.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -210,8 +241,11 @@ class Channels(dict[int, Any]):
             if number in self._closed:
                 return _LATE
             raise KeyError(number)
-        # Closed on both sides, and removed with the next turn of the loop; `closed` is a channel, too, that is being opened.
-        is_closed = channel._recv_state == "close_pending" or (channel._recv_state == "closed" and channel._open_waiter is None)
+        # Closed on both sides, and removed with the next turn of the loop; `closed` is a channel, too, that
+        # is being opened.
+        is_closed = channel._recv_state == "close_pending" or (
+            channel._recv_state == "closed" and channel._open_waiter is None
+        )
         return _LATE if is_closed else channel
 
 
@@ -222,7 +256,10 @@ class _Late:
         """Asyncssh's call."""
 
     def process_packet(self, kind: int, _sequence: int, packet: Any) -> bool:
-        """It says nothing any more, but it is whole, and one of those that there are. Raises asyncssh.ProtocolError."""
+        """It says nothing any more, but it is whole, and one of those that there are.
+
+        Raises asyncssh.ProtocolError.
+        """
         try:
             message = memoryview(packet.get_full_payload())
             if kind == messages.DATA:

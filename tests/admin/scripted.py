@@ -15,12 +15,21 @@ from proxy.admin.server import AdminServer
 from proxy.errors import ProxyError, UnknownName
 from proxy.metrics import Metrics
 from proxy.runtime.endpoint import Endpoint
-from proxy.snapshots import ClusterSnapshot, ClusterState, DaemonSnapshot, GatewaySnapshot, GatewayState, LinkSnapshot
+from proxy.snapshots import (
+    ClusterSnapshot,
+    ClusterState,
+    DaemonSnapshot,
+    GatewaySnapshot,
+    GatewayState,
+    LinkSnapshot,
+)
 
 NOW = 1_700_000_000.0
 DAY = 86_400.0
 
-LINK = LinkSnapshot(server="bastion.eu:22", age=60.0, channels=7, data_plane="asyncssh", cipher="aes256-gcm", rtt=0.0213)
+LINK = LinkSnapshot(
+    server="bastion.eu:22", age=60.0, channels=7, data_plane="asyncssh", cipher="aes256-gcm", rtt=0.0213
+)
 EU_EDGE = GatewaySnapshot("eu-edge", GatewayState.UP, (LINK, LINK), wanted=2, reconnects=0, retry_in=None)
 US_WEST = GatewaySnapshot(
     "us-west",

@@ -55,11 +55,16 @@ async def test_orders_and_their_failures(tmp_path: Path) -> None:
     daemon = Daemon()
     async with serving(daemon, tmp_path / "s") as endpoint:
         admin = AdminConfig(listen=endpoint, socket=tmp_path / "s")
-        assert await client.command(admin, CONFIG, "drain", params={"cluster": "a b"}, budget=5) == {"cluster": "a b", "cut": 0}
+        assert await client.command(admin, CONFIG, "drain", params={"cluster": "a b"}, budget=5) == {
+            "cluster": "a b",
+            "cut": 0,
+        }
         with pytest.raises(UnknownName, match="no gateway is called 'us-wets'") as unknown:
             await client.command(admin, CONFIG, "reconnect", params={"gateway": "us-wets"}, budget=5)
         assert unknown.value.hint == "did you mean us-west? there are: eu-edge, us-west"
-        daemon.failure = ConfigError("/k.yaml", [Problem(3, "clusters", "bad", "do good"), Problem(0, "", "worse")])
+        daemon.failure = ConfigError(
+            "/k.yaml", [Problem(3, "clusters", "bad", "do good"), Problem(0, "", "worse")]
+        )
         with pytest.raises(ConfigError) as refused:
             await client.command(admin, CONFIG, "reload", budget=5)
         assert refused.value.render() == daemon.failure.render()
@@ -112,33 +117,61 @@ async def test_an_order_to_a_daemon_that_hangs(tmp_path: Path, monkeypatch: pyte
         silent.bind(str(tmp_path / "s"))
         silent.listen()
         with pytest.raises(AdminError, match=r"no answer within 0\.05 s") as caught:
-            await client.command(AdminConfig(listen=NOWHERE, socket=tmp_path / "s"), CONFIG, "drain", budget=0.05)
+            await client.command(
+                AdminConfig(listen=NOWHERE, socket=tmp_path / "s"), CONFIG, "drain", budget=0.05
+            )
     assert "the daemon hangs" in caught.value.hint
 
 
 OK = b"HTTP/1.1 200 OK\r\n"
 GO_TLS = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"
-NODE_EXPORTER = b"HTTP/1.1 404 Not Found\r\nContent-Type: text/plain\r\nContent-Length: 19\r\n\r\n404 page not found\n"
+NODE_EXPORTER = (
+    b"HTTP/1.1 404 Not Found\r\nContent-Type: text/plain\r\nContent-Length: 19\r\n\r\n404 page not found\n"
+)
 FOREIGN = {
     "JSON": (
         OK + b'Content-Length: 13\r\n\r\n{"kind": "x"}',
         """HTTP 200 from a server without a name, which says '{"kind": "x"}'""",
     ),
-    "empty JSON": (OK + b"Server: caddy\r\nContent-Length: 2\r\n\r\n{}", "HTTP 200 from caddy, which says '{}'"),
-    "problems of its own": (OK + b'Content-Length: 35\r\n\r\n{"path": "/", "problems": [{"a": 1}]}'[:-2], "HTTP 200 from"),
-    "an error of its own": (OK + b'Content-Length: 26\r\n\r\n{"error": "a", "hint": "b"}'[:-1], "HTTP 200 from"),
-    "nginx": (b"HTTP/1.1 404 Not Found\r\nServer: nginx/1.22.1\r\n\r\n<html>\r\n", "HTTP 404 from nginx/1.22.1"),
-    "node_exporter": (NODE_EXPORTER, "HTTP 404 from a server without a name, which says '404 page not found'"),
+    "empty JSON": (
+        OK + b"Server: caddy\r\nContent-Length: 2\r\n\r\n{}",
+        "HTTP 200 from caddy, which says '{}'",
+    ),
+    "problems of its own": (
+        OK + b'Content-Length: 35\r\n\r\n{"path": "/", "problems": [{"a": 1}]}'[:-2],
+        "HTTP 200 from",
+    ),
+    "an error of its own": (
+        OK + b'Content-Length: 26\r\n\r\n{"error": "a", "hint": "b"}'[:-1],
+        "HTTP 200 from",
+    ),
+    "nginx": (
+        b"HTTP/1.1 404 Not Found\r\nServer: nginx/1.22.1\r\n\r\n<html>\r\n",
+        "HTTP 404 from nginx/1.22.1",
+    ),
+    "node_exporter": (
+        NODE_EXPORTER,
+        "HTTP 404 from a server without a name, which says '404 page not found'",
+    ),
     "no content": (b"HTTP/1.1 204 No Content\r\n\r\n", "HTTP 204 from a server without a name"),
     "a TLS server in Go": (GO_TLS, "which says 'Client sent an HTTP request to an HTTPS server.'"),
     "a TLS server": (b"\x15\x03\x01\x00\x02\x02\x46", "a TLS server"),
     "sshd": (b"SSH-2.0-OpenSSH_9.2p1\r\n", "an SSH server, SSH-2.0-OpenSSH_9.2p1"),
-    "sshd that was asked": (b"SSH-2.0-x\r\nInvalid SSH identification string.\r\n", "an SSH server, SSH-2.0-x"),
+    "sshd that was asked": (
+        b"SSH-2.0-x\r\nInvalid SSH identification string.\r\n",
+        "an SSH server, SSH-2.0-x",
+    ),
     "garbage": (b"\x1b]0;owned\x07\xff\n", "it says '"),
     "a short answer": (OK + b"Content-Length: 99\r\n\r\n{", "HTTP 200 from a server without a name"),
-    "an upgrade": (b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n", "it says 'HTTP/1.1 101"),
+    "an upgrade": (
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n",
+        "it says 'HTTP/1.1 101",
+    ),
     "endless fields": (OK + b"X: y\r\n" * 20_000, "it says 'HTTP/1.1 200 OK"),
-    "a hostile name": (OK + b"Server: \x9b2J\xe2\x80\xae\r\nContent-Length: 0\r\n\r\n", "HTTP 200 from \\x9b2J"),
+    "a hostile name": (
+        OK + b"Server: \x9b2J\xe2\x80\xae\r\nContent-Length: 0\r\n\r\n",
+        "HTTP 200 from \\x9b2J",
+    ),
 }
 
 
@@ -165,7 +198,9 @@ async def test_another_program_behind_the_socket_takes_no_orders(tmp_path: Path)
     asked: list[bytes] = []
     async with await asyncio.start_unix_server(answer, tmp_path / "s"):
         with pytest.raises(NotKubemux, match="that is not kubemux: HTTP 200") as caught:
-            await client.command(AdminConfig(listen=NOWHERE, socket=tmp_path / "s"), CONFIG, "drain", budget=5)
+            await client.command(
+                AdminConfig(listen=NOWHERE, socket=tmp_path / "s"), CONFIG, "drain", budget=5
+            )
     assert f"ss -xlp src {tmp_path}/s" in caught.value.hint
     assert asked == [b"GET /status HTTP/1.1\r\n"]
 
@@ -187,9 +222,21 @@ async def test_an_answer_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(
-    "text", ["admin: [", "\x00", "", "# nothing\n", "hello world\n", "- admin\n", "version: 1\nadmin: {lissen: x}\n", None]
+    "text",
+    [
+        "admin: [",
+        "\x00",
+        "",
+        "# nothing\n",
+        "hello world\n",
+        "- admin\n",
+        "version: 1\nadmin: {lissen: x}\n",
+        None,
+    ],
 )
-async def test_a_daemon_whose_file_has_become_garbage_is_still_found(tmp_path: Path, text: str | None) -> None:
+async def test_a_daemon_whose_file_has_become_garbage_is_still_found(
+    tmp_path: Path, text: str | None
+) -> None:
     path = tmp_path / "config.yaml"
     if text is not None:
         path.write_text(text)
@@ -209,7 +256,9 @@ async def test_a_daemon_whose_file_has_become_garbage_is_still_found(tmp_path: P
 
 
 @pytest.mark.parametrize("text", ["version: 1\n", "version: 1\nadmin: {listen: '127.0.0.1:1'}\n"])
-async def test_a_file_that_has_lost_its_socket_does_not_hide_the_daemon_from_orders(tmp_path: Path, text: str) -> None:
+async def test_a_file_that_has_lost_its_socket_does_not_hide_the_daemon_from_orders(
+    tmp_path: Path, text: str
+) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(text)
     usual = AdminConfig(listen=NOWHERE, socket=tmp_path / "s")
@@ -217,7 +266,9 @@ async def test_a_file_that_has_lost_its_socket_does_not_hide_the_daemon_from_ord
     assert absent.socket is None
     async with serving(Daemon(replace(DAEMON, config_path=str(path))), tmp_path / "s"):
         assert await asyncio.to_thread(client.admin_section, path, usual, orders=True) == usual
-        assert (await asyncio.to_thread(client.admin_section, path, usual)).socket is None, "to read, its address will do"
+        assert (await asyncio.to_thread(client.admin_section, path, usual)).socket is None, (
+            "to read, its address will do"
+        )
     async with serving(Daemon(), tmp_path / "s"):  # runs with another file
         assert (await asyncio.to_thread(client.admin_section, path, usual, orders=True)).socket is None
 

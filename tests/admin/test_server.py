@@ -97,7 +97,12 @@ async def test_nothing_but_reads_is_taken_over_tcp(tcp: Asker, daemon: Daemon, m
     assert answer.status == 405
     assert answer.headers["Allow"] == "GET, HEAD"
     assert '"hint": "use GET"' in answer.text
-    for path in ("/-/reload", "/-/reconnect?gateway=eu-edge", "/-/drain?cluster=prod-eu", "/-/probe?cluster=prod-eu"):
+    for path in (
+        "/-/reload",
+        "/-/reconnect?gateway=eu-edge",
+        "/-/drain?cluster=prod-eu",
+        "/-/probe?cluster=prod-eu",
+    ):
         answer = await tcp.ask(method, path)
         assert answer.status == 404
         assert '"hint": "there are: / /metrics' in answer.text
@@ -137,7 +142,9 @@ async def test_failures_of_orders_say_what_to_do(unix: Asker, daemon: Daemon) ->
     answer = await unix.post("/-/reload")
     said = json.loads(answer.body)
     assert (answer.status, said["reason"], said["path"]) == (422, "config", "/etc/k.yaml")
-    assert said["problems"] == [{"line": 3, "key": "clusters.x.listen", "message": "bad port", "hint": "use 1-65535"}]
+    assert said["problems"] == [
+        {"line": 3, "key": "clusters.x.listen", "message": "bad port", "hint": "use 1-65535"}
+    ]
     daemon.failure = LinkDown("no link")
     answer = await unix.post("/-/drain?cluster=x")
     assert (answer.status, json.loads(answer.body)["reason"]) == (500, "link_down")
@@ -152,7 +159,16 @@ async def test_a_bug_is_logged_and_not_shown(tcp: Asker, daemon: Daemon) -> None
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example.com", "evil.example.com:9464", "", "localhost.evil.com", "10.0.0.1", "[::2]:1", "%6cocalhost"]
+    "host",
+    [
+        "evil.example.com",
+        "evil.example.com:9464",
+        "",
+        "localhost.evil.com",
+        "10.0.0.1",
+        "[::2]:1",
+        "%6cocalhost",
+    ],
 )
 async def test_a_rebound_name_is_refused_over_tcp(tcp: Asker, host: str) -> None:
     answer = await tcp.get("/status", host=host)
@@ -160,21 +176,30 @@ async def test_a_rebound_name_is_refused_over_tcp(tcp: Asker, host: str) -> None
     assert "prod-eu" not in answer.text
 
 
-@pytest.mark.parametrize("header", ["localhost", "LOCALHOST:9464", "127.0.0.1:1", "127.9.9.9", "[::1]:80", "bastion.lan:9464"])
+@pytest.mark.parametrize(
+    "header", ["localhost", "LOCALHOST:9464", "127.0.0.1:1", "127.9.9.9", "[::1]:80", "bastion.lan:9464"]
+)
 def test_names_of_this_machine_are_taken(header: str) -> None:
     assert host_allowed(header, "Bastion.LAN")
 
 
 @pytest.mark.parametrize("fields", [b"", b"Connection: keep-alive\r\n"])
-async def test_http_1_0_without_host_is_answered_and_closed(daemon: Daemon, tmp_path: Path, fields: bytes) -> None:
-    # What simple health checks send (HAProxy's httpchk by default); a browser, which could be lured here, always says Host.
+async def test_http_1_0_without_host_is_answered_and_closed(
+    daemon: Daemon, tmp_path: Path, fields: bytes
+) -> None:
+    # What simple health checks send (HAProxy's httpchk by default); a browser, which could be lured here,
+    # always says Host.
     async with serving(daemon, tmp_path / "s") as endpoint:
         answer = await exchange(endpoint, b"GET /healthz HTTP/1.0\r\n" + fields + b"\r\n")
         assert answer.startswith(b"HTTP/1.1 200 ")
         assert b"\r\nConnection: close\r\n" in answer
         assert answer.endswith(b"\r\n\r\nok\n")
-        assert (await exchange(endpoint, b"GET /healthz HTTP/1.1\r\n" + fields + b"\r\n")).startswith(b"HTTP/1.1 400 ")
-        assert (await exchange(endpoint, b"GET /healthz HTTP/1.0\r\nHost:\r\n\r\n")).startswith(b"HTTP/1.1 403 ")
+        assert (await exchange(endpoint, b"GET /healthz HTTP/1.1\r\n" + fields + b"\r\n")).startswith(
+            b"HTTP/1.1 400 "
+        )
+        assert (await exchange(endpoint, b"GET /healthz HTTP/1.0\r\nHost:\r\n\r\n")).startswith(
+            b"HTTP/1.1 403 "
+        )
 
 
 @pytest.mark.parametrize(
@@ -189,7 +214,9 @@ async def test_http_1_0_without_host_is_answered_and_closed(daemon: Daemon, tmp_
     ],
 )
 @pytest.mark.parametrize("over_tcp", [True, False])
-async def test_an_invalid_host_is_a_bad_request(daemon: Daemon, tmp_path: Path, fields: bytes, over_tcp: bool) -> None:
+async def test_an_invalid_host_is_a_bad_request(
+    daemon: Daemon, tmp_path: Path, fields: bytes, over_tcp: bool
+) -> None:
     """RFC 9112 3.2, on either side."""
     async with serving(daemon, tmp_path / "s") as endpoint:
         request = b"GET /status HTTP/1.1\r\n" + fields + b"\r\n"
@@ -244,7 +271,9 @@ async def test_what_may_be_read_in_two_ways_is_refused_and_ends_the_connection(
         ORDER + b"Content-Length: 3, 3\r\n\r\nabc",
     ],
 )
-async def test_what_is_odd_and_clear_is_one_request(daemon: Daemon, tmp_path: Path, request_bytes: bytes) -> None:
+async def test_what_is_odd_and_clear_is_one_request(
+    daemon: Daemon, tmp_path: Path, request_bytes: bytes
+) -> None:
     async with serving(daemon, tmp_path / "s"):
         answer = await exchange(tmp_path / "s", request_bytes + ENDING)
     assert answer.count(b"HTTP/1.1 200 OK\r\n") == 2
@@ -255,20 +284,27 @@ async def test_the_absolute_form_says_which_host_is_asked_for(daemon: Daemon, tm
     """RFC 9112 3.2.2: `Host` does not count then."""
     async with serving(daemon, tmp_path / "s") as endpoint:
         answer = await exchange(
-            endpoint, b"GET http://evil.example/status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+            endpoint,
+            b"GET http://evil.example/status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
         )
     assert answer.startswith(b"HTTP/1.1 403 ")
 
 
-@pytest.mark.parametrize("request_bytes", [b"", b"GET /status HTT", b"GET /status HTTP/1.1\r\nHost: localhost\r\nX: "])
-async def test_a_client_that_does_not_finish_its_request_is_cut_off(daemon: Daemon, tmp_path: Path, request_bytes: bytes) -> None:
+@pytest.mark.parametrize(
+    "request_bytes", [b"", b"GET /status HTT", b"GET /status HTTP/1.1\r\nHost: localhost\r\nX: "]
+)
+async def test_a_client_that_does_not_finish_its_request_is_cut_off(
+    daemon: Daemon, tmp_path: Path, request_bytes: bytes
+) -> None:
     async with serving(daemon, tmp_path / "s", idle_timeout=0.05) as endpoint:
         assert await exchange(endpoint, request_bytes) == b""
 
 
 async def test_a_body_that_never_ends_does_not_hold_the_connection(daemon: Daemon, tmp_path: Path) -> None:
     async with serving(daemon, tmp_path / "s"):
-        answer = await exchange(tmp_path / "s", b"POST /-/reload HTTP/1.1\r\nHost: x\r\nContent-Length: 999999999\r\n\r\nabc")
+        answer = await exchange(
+            tmp_path / "s", b"POST /-/reload HTTP/1.1\r\nHost: x\r\nContent-Length: 999999999\r\n\r\nabc"
+        )
     assert answer.startswith(b"HTTP/1.1 200 ")
     assert daemon.told == ["reload"]
 
@@ -276,7 +312,9 @@ async def test_a_body_that_never_ends_does_not_hold_the_connection(daemon: Daemo
 @pytest.mark.parametrize(
     "junk", [b"GET /" + b"x" * 70_000, b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 200, b"\x16\x03\x01\x02\x00\x01"]
 )
-async def test_oversized_and_foreign_requests_are_refused(daemon: Daemon, tmp_path: Path, junk: bytes) -> None:
+async def test_oversized_and_foreign_requests_are_refused(
+    daemon: Daemon, tmp_path: Path, junk: bytes
+) -> None:
     async with serving(daemon, tmp_path / "s", idle_timeout=1.0) as endpoint:
         answer = await exchange(endpoint, junk + b" HTTP/1.1\r\nHost: localhost\r\n\r\n")
     assert answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 431 "))
@@ -304,10 +342,14 @@ async def hold(endpoint: Endpoint) -> tuple[asyncio.StreamReader, asyncio.Stream
     return reader, writer
 
 
-async def test_one_connection_too_many_takes_the_place_of_the_one_that_waited_for_longest(daemon: Daemon, tmp_path: Path) -> None:
+async def test_one_connection_too_many_takes_the_place_of_the_one_that_waited_for_longest(
+    daemon: Daemon, tmp_path: Path
+) -> None:
     async with asyncio.timeout(SECONDS), serving(daemon, tmp_path / "s") as endpoint:
         held = [await hold(endpoint) for _ in range(MAX_CONNECTIONS)]
-        held[0][1].write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")  # so the second is the one that waited for longest
+        held[0][1].write(
+            b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        )  # so the second is the one that waited for longest
         assert (await held[0][0].readuntil(b"ok\n")).startswith(b"HTTP/1.1 200 OK\r\n")
         assert b" 200 " in await exchange(endpoint, b"GET /healthz HTTP/1.0\r\nHost: localhost\r\n\r\n")
         assert await held[1][0].read() == b""
@@ -386,23 +428,31 @@ async def test_where_every_connection_is_busy_one_more_is_reset(tmp_path: Path) 
 async def test_requests_may_come_at_once_and_a_body_may_come_with_one(daemon: Daemon, tmp_path: Path) -> None:
     post = b"POST /-/reload HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc"
     async with serving(daemon, tmp_path / "s"):
-        answers = await exchange(tmp_path / "s", post + post + b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        answers = await exchange(
+            tmp_path / "s", post + post + b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        )
     assert answers.count(b"HTTP/1.1 200 OK\r\n") == 3
     assert daemon.told == ["reload", "reload"]
 
 
 async def test_the_absolute_form_is_taken(daemon: Daemon, tmp_path: Path) -> None:
     async with serving(daemon, tmp_path / "s") as endpoint:
-        request = f"GET http://{endpoint}/readyz?verbose HTTP/1.1\r\nHost: {endpoint}\r\nConnection: close\r\n\r\n"
+        request = (
+            f"GET http://{endpoint}/readyz?verbose HTTP/1.1\r\nHost: {endpoint}\r\nConnection: close\r\n\r\n"
+        )
         assert b"readyz check passed" in await exchange(endpoint, request.encode())
 
 
-async def test_a_busy_port_names_the_port_and_the_remedy_and_leaves_the_other_side(daemon: Daemon, tmp_path: Path) -> None:
+async def test_a_busy_port_names_the_port_and_the_remedy_and_leaves_the_other_side(
+    daemon: Daemon, tmp_path: Path
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as busy:
         endpoint = Endpoint(*busy.getsockname())
         server = daemon.server()
         try:
-            with pytest.raises(ListenError, match=f"admin.listen {endpoint}: Address already in use") as caught:
+            with pytest.raises(
+                ListenError, match=f"admin.listen {endpoint}: Address already in use"
+            ) as caught:
                 await server.start_tcp(endpoint)
             assert f"sport = :{endpoint.port}" in caught.value.hint
             await server.start_unix(tmp_path / "s")
@@ -466,6 +516,8 @@ async def test_an_order_goes_on_when_its_client_hangs_up(tmp_path: Path) -> None
         await entered.wait()
         writer.close()
         await writer.wait_closed()
-        await exchange(tmp_path / "s", b"GET /healthz HTTP/1.0\r\n\r\n")  # by then the server has seen the hang-up
+        await exchange(
+            tmp_path / "s", b"GET /healthz HTTP/1.0\r\n\r\n"
+        )  # by then the server has seen the hang-up
         released.set()
         await ended.wait()

@@ -103,7 +103,9 @@ def test_readiness_lists_every_check_and_does_not_depend_on_clusters() -> None:
     recovering = replace(PROD_US, name="recovering", reason="ok")
     new = replace(PROD_EU, name="new", state=ClusterState.UNKNOWN, reason="")
     snapshot = replace(
-        DAEMON, gateways=(degraded, *DAEMON.gateways[1:]), clusters=(PROD_EU, PROD_US, unbound, drained, recovering, new)
+        DAEMON,
+        gateways=(degraded, *DAEMON.gateways[1:]),
+        clusters=(PROD_EU, PROD_US, unbound, drained, recovering, new),
     )
     assert is_ready(snapshot)
     assert readiness(snapshot).splitlines() == [

@@ -27,7 +27,9 @@ def close(listener: UnixListener) -> None:
 
 
 @pytest.mark.usefixtures("no_umask")
-def test_the_file_is_for_its_owner_alone_from_the_moment_it_is_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_file_is_for_its_owner_alone_from_the_moment_it_is_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     modes = []
     original = UnixListener._bind
 

@@ -1,4 +1,6 @@
-"""The bench works from end to end, its reports are read right, and a failed request or a lost byte is never a figure."""
+"""The bench works from end to end, its reports are read right, and a failed request or a lost byte is never a
+figure.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,8 @@ def loads() -> None:
 
 @pytest.mark.usefixtures("loads")
 def test_a_quick_run_answers_the_questions_asked(tmp_path: Path) -> None:
-    """Two of eight, for the time that it takes: one that is about one cluster, one that needs the long line."""
+    """Two of eight, for the time that it takes: one that is about one cluster, one
+    that needs the long line."""
     asked = {"connects", "distance"}
     command = [sys.executable, "-m", "bench", *asked, "--quick", "--output", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
@@ -65,12 +68,18 @@ def test_a_quick_run_answers_the_questions_asked(tmp_path: Path) -> None:
         assert answer["title"] in done.stdout
         ET.parse(tmp_path / f"{name}.svg")  # noqa: S314 - our own
         for row in answer["rows"]:
-            left_out = {HAPROXY} | ({DIRECT} if "CPU" in row["unit"] else set()) | ({NODELAY} if name == "distance" else set())
+            left_out = (
+                {HAPROXY}
+                | ({DIRECT} if "CPU" in row["unit"] else set())
+                | ({NODELAY} if name == "distance" else set())
+            )
             assert row["columns"].keys() == set(COLUMNS) - left_out
             assert all(len(column["samples"]) == 1 for column in row["columns"].values())
     targets = [target for answer in answers.values() for row in answer["rows"] for target in row["targets"]]
     assert targets
-    assert done.stdout.count("held") + done.stdout.count("missed") >= 2 * len(targets)  # beside their row, and in the last table
+    assert done.stdout.count("held") + done.stdout.count("missed") >= 2 * len(
+        targets
+    )  # beside their row, and in the last table
     assert all(answer["machine"]["pace"].startswith("one core seals ") for answer in answers.values())
     assert not (tmp_path / "targets.json").exists()  # two questions are not the whole
 
@@ -87,7 +96,11 @@ def test_says_what_the_machine_had_for_it() -> None:
     assert machine.pace() > 0
     assert machine.describe_paces([16.74, 13.42, 15.0]) == "one core seals 13.4 to 16.7 GB/s (AES-128-GCM)"
     busy = machine.describe_paces([16.74, 10.3])
-    assert busy == "one core seals 10.3 to 16.7 GB/s (AES-128-GCM); others use this machine: repeat the run when they do not"
+    assert (
+        busy
+        == "one core seals 10.3 to 16.7 GB/s (AES-128-GCM); others use this machine: repeat the run when "
+        "they do not"
+    )
 
 
 # ------------------------------------------------------------------------------------------ honest figures
@@ -148,7 +161,9 @@ def test_reads_wrk() -> None:
     assert requests == pytest.approx((39800.5, 0.064, 1.25, 50.0))
 
 
-@pytest.mark.parametrize("failure", ["Non-2xx or 3xx responses: 3", "Socket errors: connect 0, read 1, write 0, timeout 0"])
+@pytest.mark.parametrize(
+    "failure", ["Non-2xx or 3xx responses: 3", "Socket errors: connect 0, read 1, write 0, timeout 0"]
+)
 def test_a_failed_request_fails_wrk(failure: str) -> None:
     with pytest.raises(RuntimeError, match=failure.partition(" ")[0]):
         read_wrk(f"{WRK}  {failure}\n", None)
@@ -163,14 +178,19 @@ def test_reads_ab() -> None:
     assert read_ab(AB, PERCENTILES, 0.05) == pytest.approx((576.1, 44.125, 48.5, 100.0))
 
 
-@pytest.mark.parametrize("said", [AB.replace("requests:        0", "requests:        7"), AB + "Non-2xx responses:      2\n", ""])
+@pytest.mark.parametrize(
+    "said", [AB.replace("requests:        0", "requests:        7"), AB + "Non-2xx responses:      2\n", ""]
+)
 def test_a_failed_request_fails_ab(said: str) -> None:
     with pytest.raises(RuntimeError, match="requests failed"):
         read_ab(said, PERCENTILES, None)
 
 
 def test_cpu_time_is_the_process_own() -> None:
-    work = "import time, signal\nwhile time.process_time() < 0.2: pass\nprint('done', flush=True)\nsignal.pause()"
+    work = (
+        "import time, signal\nwhile time.process_time() < 0.2: pass\nprint('done', "
+        "flush=True)\nsignal.pause()"
+    )
     with ended(subprocess.Popen([sys.executable, "-c", work], stdout=subprocess.PIPE)) as busy:
         assert busy.stdout
         busy.stdout.readline()
@@ -185,7 +205,8 @@ def test_waiting_for_a_port_says_who_ended_first(tmp_path: Path) -> None:
         wait_listening([port], [process])
 
 
-# ------------------------------------------------------------------------------------------ targets and charts
+# ------------------------------------------------------------------------------------------ targets and
+# charts
 
 
 @given(ours=positive, theirs=positive, ratio=st.floats(min_value=0.01, max_value=100))
@@ -204,13 +225,22 @@ def test_a_target_compares_medians_and_shows_the_repetitions() -> None:
 
 
 def test_the_last_table_and_its_files_have_every_target(tmp_path: Path) -> None:
-    fast = Row("fast", "1/s", targets=(Target(SSH, 1.5), Target(HAPROXY, 3)), samples={c: [2] for c in (SSH, HAPROXY)})
-    slow = Row("slow", "ms", more_is_better=False, targets=(Target(SSH, 0.5),), samples={SSH: [4], KUBEMUX: [1]})
+    fast = Row(
+        "fast",
+        "1/s",
+        targets=(Target(SSH, 1.5), Target(HAPROXY, 3)),
+        samples={c: [2] for c in (SSH, HAPROXY)},
+    )
+    slow = Row(
+        "slow", "ms", more_is_better=False, targets=(Target(SSH, 0.5),), samples={SSH: [4], KUBEMUX: [1]}
+    )
     fast.add(KUBEMUX, 4)
     answers = [Answer("a", "One", "", (fast,)), Answer("b", "Two", "", (Row("r", "u"), slow))]
     said = io.StringIO()
     goals.print_targets(answers, Console(file=said, width=200))
-    assert [word in said.getvalue() for word in ("One: fast, 1/s", "Two: slow, ms", ">= 1.5 x ssh -L", "missed")] == [True] * 4
+    assert [
+        word in said.getvalue() for word in ("One: fast, 1/s", "Two: slow, ms", ">= 1.5 x ssh -L", "missed")
+    ] == [True] * 4
 
     goals.write_targets(answers, tmp_path, machine={"processor": "<x>", "date": "now"})
     found = json.loads((tmp_path / "targets.json").read_text())["targets"]
@@ -235,18 +265,26 @@ def test_a_column_without_the_measure_stays_empty() -> None:
 
 @given(
     samples=st.dictionaries(
-        st.sampled_from([SSH, ASYNCSSH, KUBEMUX]), st.lists(st.floats(0, 1e9), min_size=1, max_size=7), min_size=1
+        st.sampled_from([SSH, ASYNCSSH, KUBEMUX]),
+        st.lists(st.floats(0, 1e9), min_size=1, max_size=7),
+        min_size=1,
     ),
     name=st.text(st.characters(min_codepoint=32, max_codepoint=0xD7FF)),
 )
-def test_a_chart_is_well_formed_and_stays_within_its_width(samples: dict[str, list[float]], name: str) -> None:
+def test_a_chart_is_well_formed_and_stays_within_its_width(
+    samples: dict[str, list[float]], name: str
+) -> None:
     answer = Answer("n", name, "", (Row(name, "<&>", samples=samples),))
     svg = ET.fromstring(chart(answer, {"processor": "<x>", "date": "now"}))  # noqa: S314 - our own
     bars = [element for element in svg.iter("{http://www.w3.org/2000/svg}rect") if element.get("x")]
     assert len(bars) == len(samples)
-    assert all(float(bar.attrib["x"]) + float(bar.attrib["width"]) < float(svg.attrib["width"]) for bar in bars)
+    assert all(
+        float(bar.attrib["x"]) + float(bar.attrib["width"]) < float(svg.attrib["width"]) for bar in bars
+    )
 
 
-@pytest.mark.parametrize(("value", "text"), [(0.2844, "0.284"), (38.61, "38.6"), (99.96, "100"), (1240.4, "1,240"), (0, "0")])
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.2844, "0.284"), (38.61, "38.6"), (99.96, "100"), (1240.4, "1,240"), (0, "0")]
+)
 def test_three_digits_count(value: float, text: str) -> None:
     assert show(value) == text

@@ -1,4 +1,5 @@
-"""The parts' benchmarks run, each round of them does what it says, and a part that has become slower shows."""
+"""The parts' benchmarks run, each round of them does what it says, and a part that
+has become slower shows."""
 
 from __future__ import annotations
 

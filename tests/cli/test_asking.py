@@ -64,7 +64,9 @@ async def test_status_as_json_is_the_document(daemon: Daemon, config: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "args", [["status"], ["status", "--json"], ["reload"], ["reconnect", "eu-edge"], ["drain", "prod-eu"]], ids=" ".join
+    "args",
+    [["status"], ["status", "--json"], ["reload"], ["reconnect", "eu-edge"], ["drain", "prod-eu"]],
+    ids=" ".join,
 )
 async def test_no_daemon_exits_1_and_says_how_to_find_out(config: Path, args: list[str]) -> None:
     shown = await kubemux(*args, "--config", config)
@@ -74,19 +76,27 @@ async def test_no_daemon_exits_1_and_says_how_to_find_out(config: Path, args: li
 
 
 @pytest.mark.parametrize(
-    "args", [["status"], ["status", "--json"], ["reload"], ["reconnect", "eu-edge"], ["drain", "prod-eu"]], ids=" ".join
+    "args",
+    [["status"], ["status", "--json"], ["reload"], ["reconnect", "eu-edge"], ["drain", "prod-eu"]],
+    ids=" ".join,
 )
-async def test_another_daemon_is_neither_shown_nor_told_anything(daemon: Daemon, config: Path, args: list[str]) -> None:
+async def test_another_daemon_is_neither_shown_nor_told_anything(
+    daemon: Daemon, config: Path, args: list[str]
+) -> None:
     """Its address is in this file, too."""
     theirs = f"{config.parent}/the other.yaml"
     daemon.shown = replace(daemon.shown, config_path=theirs)
     shown = await kubemux(*args, "--config", config)
     assert (shown.exit_code, shown.stdout, daemon.told) == (1, "", [])
-    assert f"kubemux: {config.parent}/s: the kubemux there runs with {theirs}, not with {config}" in shown.stderr
+    assert (
+        f"kubemux: {config.parent}/s: the kubemux there runs with {theirs}, not with {config}" in shown.stderr
+    )
     assert f"hint: --config '{theirs}' asks that one; " in shown.stderr
 
 
-async def test_the_same_file_by_another_name_is_the_same(daemon: Daemon, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_same_file_by_another_name_is_the_same(
+    daemon: Daemon, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     link = config.parent / "link.yaml"
     link.symlink_to(config)
     monkeypatch.chdir(config.parent)
@@ -105,7 +115,9 @@ async def test_watch_is_for_terminals(config: Path, args: list[str]) -> None:
 
 async def test_reload_prints_what_it_did(daemon: Daemon, config: Path) -> None:
     assert (await kubemux("reload", "--config", config)).stdout == "reloaded: nothing changed\n"
-    daemon.result = ReloadResult(added=("cluster a", "gateway g"), removed=("cluster b",), warnings=("port 1 is busy",))
+    daemon.result = ReloadResult(
+        added=("cluster a", "gateway g"), removed=("cluster b",), warnings=("port 1 is busy",)
+    )
     shown = await kubemux("reload", "--config", config)
     assert (shown.exit_code, shown.stdout) == (0, "added cluster a\nadded gateway g\nremoved cluster b\n")
     assert shown.stderr == "warning: port 1 is busy\n"
@@ -118,16 +130,23 @@ async def test_a_refused_configuration_is_reported_and_exits_78(daemon: Daemon, 
     daemon.failure = ConfigError("/etc/k.yaml", [Problem(3, "clusters.x", "bad port", "use 1-65535")])
     shown = await kubemux("reload", "--config", config)
     assert shown.exit_code == 78
-    assert shown.stderr == f"{daemon.failure.render()}\n/etc/k.yaml: refused as a whole: the daemon goes on as before\n"
+    assert (
+        shown.stderr
+        == f"{daemon.failure.render()}\n/etc/k.yaml: refused as a whole: the daemon goes on as before\n"
+    )
 
 
 async def test_reconnect_and_drain(daemon: Daemon, config: Path) -> None:
-    assert (await kubemux("reconnect", "eu-edge", "--config", config)).stdout.startswith("gateway eu-edge: dialling again")
+    assert (await kubemux("reconnect", "eu-edge", "--config", config)).stdout.startswith(
+        "gateway eu-edge: dialling again"
+    )
     assert (await kubemux("drain", "a b&c", "--config", config)).stdout == "cluster a b&c: drained\n"
     assert daemon.told == ["reconnect eu-edge", "drain a b&c"]
 
 
-@pytest.mark.parametrize(("cut", "said"), [(0, "drained"), (1, "drained, 1 connection cut"), (2, "drained, 2 connections cut")])
+@pytest.mark.parametrize(
+    ("cut", "said"), [(0, "drained"), (1, "drained, 1 connection cut"), (2, "drained, 2 connections cut")]
+)
 async def test_drain_tells_what_it_has_cut(daemon: Daemon, config: Path, cut: int, said: str) -> None:
     daemon.cut = cut
     assert (await kubemux("drain", "a", "--config", config)).stdout == f"cluster a: {said}\n"
@@ -145,7 +164,9 @@ async def test_drain_takes_nothing_else(config: Path, patience: str) -> None:
     assert "Invalid value for '--timeout'" in shown.stderr
 
 
-async def test_an_order_that_takes_longer_goes_on(daemon: Daemon, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_order_that_takes_longer_goes_on(
+    daemon: Daemon, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The daemon is not said to hang: it has the order."""
     monkeypatch.setattr("proxy.cli.orders.ORDER_BUDGET", 0.5)
     daemon.held = asyncio.Event()
@@ -157,7 +178,8 @@ async def test_an_order_that_takes_longer_goes_on(daemon: Daemon, config: Path, 
         daemon.held.set()
     assert (drained.exit_code, gone.exit_code, reloaded.exit_code) == (1, 1, 1)
     assert drained.stderr.splitlines() == [
-        "kubemux: cluster prod-eu: still draining after 500ms, 12 connections left; it goes on, for limits.drain_timeout at most",
+        "kubemux: cluster prod-eu: still draining after 500ms, 12 connections left; it goes on, for "
+        "limits.drain_timeout at most",
         "  hint: kubemux status shows how many connections it still has",
     ]
     assert "still draining after 500ms; it goes on" in gone.stderr
@@ -182,7 +204,9 @@ async def test_orders_that_fail_exit_1_and_2_if_the_name_is_wrong(daemon: Daemon
 @pytest.mark.parametrize(
     "args", [["status"], ["status", "eu-edge"], ["status", "--json"], ["reconnect"], ["drain"]], ids=" ".join
 )
-async def test_a_name_that_only_the_file_has_waits_for_a_reload(daemon: Daemon, config: Path, args: list[str]) -> None:
+async def test_a_name_that_only_the_file_has_waits_for_a_reload(
+    daemon: Daemon, config: Path, args: list[str]
+) -> None:
     with config.open("a") as file:
         file.write("gateways: {eu-edge: {}, new-edge: {}}\nclusters: {prod-eu: {}, prod-new: {}}\n")
     mine, other = ("new-edge", "prod-new") if args == ["reconnect"] else ("prod-new", "new-edge")
@@ -191,7 +215,9 @@ async def test_a_name_that_only_the_file_has_waits_for_a_reload(daemon: Daemon, 
         shown = await kubemux(*args, name, "--config", config)
         assert (shown.exit_code, shown.stdout) == (2, "")
         assert shown.stderr.splitlines()[0].endswith(f" is called '{name}'")
-        hint = f"  hint: {config} has it, and has changed since the daemon read it: kubemux reload takes it up"
+        hint = (
+            f"  hint: {config} has it, and has changed since the daemon read it: kubemux reload takes it up"
+        )
         assert (hint in shown.stderr) is (name == mine)
 
 
@@ -228,7 +254,9 @@ async def test_an_order_through_a_file_without_a_socket_says_where_else_to_look(
     assert "kill -HUP PID" in shown.stderr
 
 
-async def test_a_daemon_of_another_version_is_told_apart(daemon: Daemon, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_daemon_of_another_version_is_told_apart(
+    daemon: Daemon, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("proxy.admin.status.SCHEMA_VERSION", 2)
     shown = await kubemux("status", "--config", config)
     assert shown.exit_code == 1
@@ -264,7 +292,12 @@ class Terminal:
         fcntl.ioctl(self._its, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
 
     async def start(self, *args: str | Path) -> asyncio.subprocess.Process:
-        env = {**os.environ, "COLUMNS": "77", "LINES": "7", "TERM": "xterm"}  # of a shell that exports them: they do not change
+        env = {
+            **os.environ,
+            "COLUMNS": "77",
+            "LINES": "7",
+            "TERM": "xterm",
+        }  # of a shell that exports them: they do not change
         return await asyncio.create_subprocess_exec(
             sys.executable, "-m", "proxy", *args, stdin=self._its, stdout=self._its, stderr=self._its, env=env
         )
@@ -293,7 +326,9 @@ HOME = "\x1b[H"
 
 
 @asynccontextmanager
-async def watching(config: Path, terminal: Terminal, *names: str) -> AsyncIterator[asyncio.subprocess.Process]:
+async def watching(
+    config: Path, terminal: Terminal, *names: str
+) -> AsyncIterator[asyncio.subprocess.Process]:
     process = await terminal.start("status", "--watch", "--config", config, *names)
     try:
         yield process
@@ -304,8 +339,12 @@ async def watching(config: Path, terminal: Terminal, *names: str) -> AsyncIterat
 
 
 async def test_watch_keeps_what_is_broken_in_sight_through_a_resize(daemon: Daemon, config: Path) -> None:
-    clusters = [replace(PROD_EU, name=f"c{number:03}", listen=f"127.0.0.1:{20000 + number}") for number in range(200)]
-    clusters[150] = replace(clusters[150], state=ClusterState.DOWN, reason="timeout", message="no answer within 5s")
+    clusters = [
+        replace(PROD_EU, name=f"c{number:03}", listen=f"127.0.0.1:{20000 + number}") for number in range(200)
+    ]
+    clusters[150] = replace(
+        clusters[150], state=ClusterState.DOWN, reason="timeout", message="no answer within 5s"
+    )
     daemon.shown = replace(daemon.shown, clusters=tuple(clusters))
     async with Terminal() as terminal, watching(config, terminal) as process:
         await terminal.shows("\x1b[?1049h")
@@ -360,7 +399,9 @@ async def test_names_choose_what_is_shown(daemon: Daemon, config: Path) -> None:
     whole = to_document(daemon.shown)
     assert document["daemon"] == whole["daemon"]
     assert [gateway["name"] for gateway in document["gateways"]] == ["us-west"]
-    assert [cluster["name"] for cluster in document["clusters"]] == [cluster.name for cluster in daemon.shown.clusters[1:]]
+    assert [cluster["name"] for cluster in document["clusters"]] == [
+        cluster.name for cluster in daemon.shown.clusters[1:]
+    ]
     for args in ([], ["--json"]):
         unknown = await kubemux("status", "stage", *args, "--config", config)
         assert (unknown.exit_code, unknown.stdout) == (2, "")

@@ -20,7 +20,10 @@ from tests.support.ssh_keys import new_key
             "Host edge\n  IdentityFile {key}\n  CheckHostIP yes\n",
             "checkhostip yes cannot be honoured\n  hint: say CheckHostIP no",
         ),
-        ("Host edge\n  Porrt 22\n", "line 2: Bad configuration option: porrt\n  hint: ssh says so, too: ssh -G -F"),
+        (
+            "Host edge\n  Porrt 22\n",
+            "line 2: Bad configuration option: porrt\n  hint: ssh says so, too: ssh -G -F",
+        ),
         ("IdentityFile {key}.pub\n", "only an agent can have its other half"),
     ],
 )
@@ -28,7 +31,13 @@ def test_what_cannot_be_used_is_a_warning(tmp_path: Path, text: str, says: str) 
     key, ssh_config, config = new_key(tmp_path / "key"), tmp_path / "ssh_config", tmp_path / "config.yaml"
     ssh_config.write_text(text.format(key=key))
     config.write_text(
-        json.dumps({"version": 1, "gateways": {"edge": {"host": "edge", "ssh_config": str(ssh_config)}}, "clusters": {}})
+        json.dumps(
+            {
+                "version": 1,
+                "gateways": {"edge": {"host": "edge", "ssh_config": str(ssh_config)}},
+                "clusters": {},
+            }
+        )
     )
     done = CliRunner().invoke(main, ["check", "--config", str(config)])
     assert done.exit_code == 0, done.output

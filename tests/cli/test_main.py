@@ -16,13 +16,17 @@ from proxy import cli
 from proxy.errors import ConfigError, ListenError, Problem, ProxyError, UnknownName
 
 HOSTILE = "\x1b]0;owned\x07\x9b2J\x85\u202egpj.exe\u2028kubemux: all is well\r\udc9b"
-"""7-bit and C1 escapes, an override of direction, separators of lines, a byte of a file's name that is no text."""
+"""7-bit and C1 escapes, an override of direction, separators of lines, a byte of a file's name that is no
+text.
+"""
 COMMANDS = ["run", "check", "demo", "status", "probe", "kubeconfig", "reload", "reconnect", "drain"]
 
 
 def kubemux(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-W", "error", "-m", "proxy", *args]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env={**os.environ, **env})
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=60, check=False, env={**os.environ, **env}
+    )
 
 
 def failing(error: BaseException, **env: str) -> Result:
@@ -75,15 +79,27 @@ def test_a_slip_of_the_finger_gets_a_guess(args: list[str], guess: str) -> None:
 
 @pytest.mark.parametrize("name", ["status", "reload", "reconnect", "drain"])
 def test_asking_the_daemon_pays_for_no_ssh_library(name: str) -> None:
-    code = "import sys; from proxy.cli import main; main(sys.argv[1:], standalone_mode=False); print('asyncssh' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code, name, "--help"], capture_output=True, text=True, timeout=60, check=True)
+    code = (
+        "import sys; from proxy.cli import main; main(sys.argv[1:], standalone_mode=False); "
+        "print('asyncssh' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, name, "--help"], capture_output=True, text=True, timeout=60, check=True
+    )
     assert done.stdout.splitlines()[-1] == "False"
 
 
 def test_the_daemon_pays_for_no_tables_and_no_parser() -> None:
-    """100 clusters are to cost less than half of what as many `ssh -L` do: what only commands need must not come along."""
-    code = "import sys, click, proxy.cli; proxy.cli.main.get_command(click.Context(proxy.cli.main), 'run'); print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    """100 clusters are to cost less than half of what as many `ssh -L` do: what only commands need must not
+    come along.
+    """
+    code = (
+        "import sys, click, proxy.cli; proxy.cli.main.get_command(click.Context(proxy.cli.main), "
+        "'run'); print(*sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
     loaded = {name.partition(".")[0] for name in done.stdout.split()}
     assert {"asyncssh", "uvloop", "structlog", "proxy"} <= loaded
     assert not {"rich", "ruamel", "hypothesis"} & loaded
@@ -91,7 +107,9 @@ def test_the_daemon_pays_for_no_tables_and_no_parser() -> None:
 
 
 def test_a_bad_configuration_exits_78_with_the_whole_report() -> None:
-    error = ConfigError("/k.yaml", [Problem(3, "clusters.x", "bad port", "use 1-65535"), Problem(9, "", "worse")])
+    error = ConfigError(
+        "/k.yaml", [Problem(3, "clusters.x", "bad port", "use 1-65535"), Problem(9, "", "worse")]
+    )
     shown = failing(error)
     assert shown.exit_code == 78
     assert shown.stderr == "/k.yaml:3: clusters.x: bad port\n  hint: use 1-65535\n/k.yaml:9: worse\n"
@@ -100,7 +118,10 @@ def test_a_bad_configuration_exits_78_with_the_whole_report() -> None:
 
 def test_a_failure_exits_1_with_a_line_and_a_hint() -> None:
     shown = failing(ListenError("admin.listen 127.0.0.1:9464: busy", hint="choose another"))
-    assert (shown.exit_code, shown.stderr) == (1, "kubemux: admin.listen 127.0.0.1:9464: busy\n  hint: choose another\n")
+    assert (shown.exit_code, shown.stderr) == (
+        1,
+        "kubemux: admin.listen 127.0.0.1:9464: busy\n  hint: choose another\n",
+    )
     assert failing(ProxyError("odd")).stderr == "kubemux: odd\n"
 
 
@@ -127,7 +148,13 @@ def test_what_the_other_side_said_cannot_drive_the_terminal(error: Exception, de
 def test_commands_write_through_one_place(path: Path) -> None:
     """`say`, `note`, `complain`: they leave out what drives a terminal."""
     calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
-    named = {ast.unparse(call) for call in calls} & {"print", "click.echo", "click.secho", "sys.stdout.write", "sys.stderr.write"}
+    named = {ast.unparse(call) for call in calls} & {
+        "print",
+        "click.echo",
+        "click.secho",
+        "sys.stdout.write",
+        "sys.stderr.write",
+    }
     assert not named or path.name == "__init__.py"
 
 

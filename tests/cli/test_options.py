@@ -23,7 +23,10 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def written(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("version: 1\nclusters: {c: {gateway: direct, listen: '127.0.0.1:16443', api_servers: ['10.0.0.1:6443']}}\n")
+    path.write_text(
+        "version: 1\nclusters: {c: {gateway: direct, listen: '127.0.0.1:16443', api_servers: "
+        "['10.0.0.1:6443']}}\n"
+    )
     return path
 
 
@@ -69,13 +72,17 @@ def test_the_machines_file_comes_before_the_users_and_one_that_is_named_before_b
 
 
 @pytest.mark.parametrize(
-    "args", [["check"], ["run"], ["status"], ["reload"], ["probe", "c"], ["kubeconfig", "export"]], ids=" ".join
+    "args",
+    [["check"], ["run"], ["status"], ["reload"], ["probe", "c"], ["kubeconfig", "export"]],
+    ids=" ".join,
 )
 def test_where_there_is_none_the_message_names_every_place(home: Path, args: list[str]) -> None:
     shown = CliRunner().invoke(main, args)
     assert (shown.exit_code, shown.stdout) == (78, "")
     assert f"{home}/etc/config.yaml: " in shown.stderr
-    assert f"nor is there {home}/home/.config/kubemux/config.yaml, and KUBEMUX_CONFIG is not set" in shown.stderr
+    assert (
+        f"nor is there {home}/home/.config/kubemux/config.yaml, and KUBEMUX_CONFIG is not set" in shown.stderr
+    )
     assert "--config FILE, or KUBEMUX_CONFIG=FILE" in shown.stderr
     assert "nor is there" in shown.stderr.splitlines()[2], "before what has not been done"
 
@@ -83,7 +90,8 @@ def test_where_there_is_none_the_message_names_every_place(home: Path, args: lis
 def test_an_import_without_a_configuration_says_so_and_makes_nothing(home: Path) -> None:
     kubeconfig = home / "kubeconfig"
     kubeconfig.write_text(
-        "{contexts: [{name: c, context: {cluster: c}}], clusters: [{name: c, cluster: {server: 'https://10.0.0.1:6443'}}]}"
+        "{contexts: [{name: c, context: {cluster: c}}], clusters: [{name: c, cluster: {server: "
+        "'https://10.0.0.1:6443'}}]}"
     )
     args = ["kubeconfig", "import", "--kubeconfig", str(kubeconfig), "--context", "c", "--gateway", "direct"]
     shown = CliRunner().invoke(main, args)

@@ -27,7 +27,9 @@ def shown(
     height: int | None = None,
     names: tuple[str, ...] = (),
 ) -> list[str]:
-    console = Console(file=StringIO(), width=width, force_terminal=colour, color_system="standard" if colour else None)
+    console = Console(
+        file=StringIO(), width=width, force_terminal=colour, color_system="standard" if colour else None
+    )
     console.print(render(snapshot, now=NOW, width=width, height=height, names=names))
     assert isinstance(console.file, StringIO)
     return console.file.getvalue().splitlines()
@@ -57,7 +59,17 @@ def test_a_gateway_shows_links_that_retire_and_when_its_certificate_ends() -> No
 def test_80_columns_keep_every_row_on_its_line_and_every_address_whole() -> None:
     lines = shown(width=80)
     assert max(map(cell_len, lines)) <= 80
-    assert row(lines, "prod-eu") == ["prod-eu", "●", "up", "127.0.0.1:16443", "31ms", "12", "12M", "8.5G", "84d"]
+    assert row(lines, "prod-eu") == [
+        "prod-eu",
+        "●",
+        "up",
+        "127.0.0.1:16443",
+        "31ms",
+        "12",
+        "12M",
+        "8.5G",
+        "84d",
+    ]
     assert row(lines, "arn:aws")[0].endswith("us-east")
     assert "…" in row(lines, "arn:aws")[0]
     assert row(lines, "arn:aws")[1:4] == ["○", "down", "127.0.0.1:16444"]
@@ -77,7 +89,14 @@ def test_80_columns_keep_every_row_on_its_line_and_every_address_whole() -> None
 )
 def test_a_failure_does_not_look_like_an_outage_while_links_serve(up: int, wanted: int, said: str) -> None:
     state = GatewayState.DEGRADED if up else GatewayState.DOWN
-    refused = replace(EU_EDGE, links=EU_EDGE.links[:1] * up, wanted=wanted, state=state, reason="auth_failed", message="no key")
+    refused = replace(
+        EU_EDGE,
+        links=EU_EDGE.links[:1] * up,
+        wanted=wanted,
+        state=state,
+        reason="auth_failed",
+        message="no key",
+    )
     assert (
         shown(replace(DAEMON, gateways=(refused,), clusters=(replace(PROD_EU, gateway="direct"),)))[-1]
         == f"gateway eu-edge: auth_failed: no key{said}"
@@ -86,7 +105,10 @@ def test_a_failure_does_not_look_like_an_outage_while_links_serve(up: int, wante
 
 def test_a_cause_is_told_once_for_everything_that_it_takes_down() -> None:
     text = "\n".join(shown(width=200))
-    assert "gateway us-west: auth_failed: sshd at bastion.us:22 refused every key\n  hint: is the public key in" in text
+    assert (
+        "gateway us-west: auth_failed: sshd at bastion.us:22 refused every key\n  hint: is the public key in"
+        in text
+    )
     assert f"clusters {ARN}, stage-us: link_down: no link of us-west is up" in text
     assert "kubemux status shows" not in text, "this is what it shows"
     assert text.count("link_down") == 1
@@ -100,7 +122,9 @@ def test_all_well_has_no_problems_below_the_table() -> None:
 @pytest.mark.parametrize("state", [GatewayState.DOWN, GatewayState.CONNECTING])
 def test_a_cluster_without_a_link_is_in_doubt_before_its_probes_have_said_so(state: GatewayState) -> None:
     lost = replace(EU_EDGE, state=state, links=(), reason="link_lost", message="hung up", hint="look")
-    snapshot = replace(DAEMON, gateways=(lost,), clusters=(PROD_EU, replace(PROD_EU, name="stage-us", gateway="direct")))
+    snapshot = replace(
+        DAEMON, gateways=(lost,), clusters=(PROD_EU, replace(PROD_EU, name="stage-us", gateway="direct"))
+    )
     lines = shown(snapshot)
     assert lines[0].startswith("1/2 clusters up, 0/1 gateways connected")
     assert row(lines, "prod-eu")[1:3] == ["◐", "up?"]
@@ -111,7 +135,9 @@ def test_a_cluster_without_a_link_is_in_doubt_before_its_probes_have_said_so(sta
 
 
 def many(count: int) -> DaemonSnapshot:
-    """As many clusters, of which one is down, one has no listener and one is in doubt; a gateway in ten is down."""
+    """As many clusters, of which one is down, one has no listener and one is in doubt; a gateway in ten is
+    down.
+    """
     clusters = [replace(PROD_EU, name=f"c{number:03}") for number in range(count)]
     clusters[count // 2] = replace(
         clusters[count // 2], state=ClusterState.DOWN, reason="timeout", message="no answer", hint="load?"
@@ -119,7 +145,8 @@ def many(count: int) -> DaemonSnapshot:
     clusters[-1] = replace(clusters[-1], listening=False, reason="listen_failed", message="in use")
     clusters[-2] = replace(clusters[-2], reason="closed", message="hung up")
     gateways = [replace(EU_EDGE, name="eu-edge")] + [
-        replace(US_WEST if number % 10 == 9 else EU_EDGE, name=f"g{number:03}") for number in range(count // 2)
+        replace(US_WEST if number % 10 == 9 else EU_EDGE, name=f"g{number:03}")
+        for number in range(count // 2)
     ]
     return replace(DAEMON, gateways=tuple(gateways), clusters=tuple(clusters))
 
@@ -151,7 +178,11 @@ def test_a_terminal_that_is_high_enough_shows_all() -> None:
     assert shown(many(10), height=60) == shown(many(10))
 
 
-@given(st.integers(min_value=3, max_value=60), st.integers(min_value=80, max_value=200), st.integers(min_value=3, max_value=40))
+@given(
+    st.integers(min_value=3, max_value=60),
+    st.integers(min_value=80, max_value=200),
+    st.integers(min_value=3, max_value=40),
+)
 @settings(deadline=None)  # some hundred cells each
 def test_no_screen_is_higher_than_the_terminal(height: int, width: int, count: int) -> None:
     lines = shown(many(count), height=height, width=width)
@@ -179,7 +210,9 @@ def test_lines_are_shared_fairly(room: int, wanted: list[int]) -> None:
 def test_names_choose_what_is_shown(names: tuple[str, ...], seen: list[str]) -> None:
     lines = shown(names=names, width=240)
     assert lines[0] == "1/3 clusters up, 1/2 gateways connected, 12 connections", "of the whole daemon"
-    rows = [line.split()[0] for line in lines if re.search(r"\d/\d  |127\.0\.0\.1:", line) and " of " not in line]
+    rows = [
+        line.split()[0] for line in lines if re.search(r"\d/\d  |127\.0\.0\.1:", line) and " of " not in line
+    ]
     assert rows == seen
 
 
@@ -192,7 +225,9 @@ def test_a_name_that_there_is_not() -> None:
 def test_a_cluster_that_is_coming_back_says_what_it_waits_for() -> None:
     back = replace(PROD_EU, state=ClusterState.DOWN)
     lines = shown(replace(DAEMON, gateways=(EU_EDGE,), clusters=(back,)))
-    assert lines[-1].startswith("cluster prod-eu: down: its last probe was answered, `probe.threshold` of them")
+    assert lines[-1].startswith(
+        "cluster prod-eu: down: its last probe was answered, `probe.threshold` of them"
+    )
 
 
 def test_a_first_failed_probe_is_told_while_the_cluster_is_up_still() -> None:
@@ -204,7 +239,9 @@ def test_a_first_failed_probe_is_told_while_the_cluster_is_up_still() -> None:
         "  hint: overloaded?",
     ]
     refused = replace(PROD_EU, reason="unauthorized", message="401")
-    assert shown(replace(DAEMON, gateways=(EU_EDGE,), clusters=(refused,)))[-1].startswith("prod-eu"), "that is an answer"
+    assert shown(replace(DAEMON, gateways=(EU_EDGE,), clusters=(refused,)))[-1].startswith("prod-eu"), (
+        "that is an answer"
+    )
 
 
 def test_states_that_are_neither_up_nor_down() -> None:
@@ -255,7 +292,10 @@ def test_a_narrow_terminal_has_fewer_columns_and_whole_words() -> None:
         lines = shown(width=width)
         assert max(map(cell_len, lines)) <= width
         columns = next(line for line in lines if line.startswith("CLUSTER")).split()
-        assert columns == ["CLUSTER", "STATE", "LISTEN", "PROBE", "CONNS", "SENT", "RECVD", "CERT"][: len(columns)]
+        assert (
+            columns
+            == ["CLUSTER", "STATE", "LISTEN", "PROBE", "CONNS", "SENT", "RECVD", "CERT"][: len(columns)]
+        )
         assert row(lines, "prod-eu")[:4] == ["prod-eu", "●", "up", "127.0.0.1:16443"]
         counts.append(len(columns))
     assert counts == sorted(counts)
@@ -302,7 +342,8 @@ def test_bytes(count: int, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(0.42, "0.4s"), (42.1, "42s"), (200, "3m 20s"), (18_120, "5h 2m"), (1_047_600, "12d 3h")]
+    ("seconds", "text"),
+    [(0.42, "0.4s"), (42.1, "42s"), (200, "3m 20s"), (18_120, "5h 2m"), (1_047_600, "12d 3h")],
 )
 def test_durations(seconds: float, text: str) -> None:
     assert seconds_text(seconds) == text

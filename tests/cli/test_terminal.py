@@ -39,7 +39,9 @@ def kubeconfig(folder: Path, context: str) -> Path:
     content = {
         "apiVersion": "v1",
         "kind": "Config",
-        "clusters": [{"name": "c", "cluster": {"server": "https://10.0.0.1:6443", "proxy-url": f"http://{HOSTILE}"}}],
+        "clusters": [
+            {"name": "c", "cluster": {"server": "https://10.0.0.1:6443", "proxy-url": f"http://{HOSTILE}"}}
+        ],
         "contexts": [{"name": context, "context": {"cluster": "c", "user": "u"}}],
         "users": [{"name": "u", "user": {"exec": {"command": "aws", "args": [HOSTILE], "env": None}}}],
     }
@@ -55,7 +57,18 @@ def test_a_kubeconfig_does_not_drive_the_terminal(tmp_path: Path, context: str) 
     config.write_text("version: 1\n")
     env = {"KUBECONFIG": str(path)}
     told = [
-        on_a_terminal("kubeconfig", "import", "--context", name, "--gateway", "direct", "--config", config, *more, env=env)
+        on_a_terminal(
+            "kubeconfig",
+            "import",
+            "--context",
+            name,
+            "--gateway",
+            "direct",
+            "--config",
+            config,
+            *more,
+            env=env,
+        )
         for name in (context, f"{context}?")
         for more in (["--output", "-"], [])
     ]
@@ -85,7 +98,8 @@ def test_a_document_goes_into_a_file_as_it_is(tmp_path: Path) -> None:
     path = kubeconfig(tmp_path, "prod")
     config = tmp_path / "config.yaml"
     config.write_text(
-        "version: 1\nclusters: {prod: {gateway: direct, listen: '127.0.0.1:16443', api_servers: ['10.0.0.1:6443']}}\n"
+        "version: 1\nclusters: {prod: {gateway: direct, listen: '127.0.0.1:16443', api_servers: "
+        "['10.0.0.1:6443']}}\n"
     )
     done = subprocess.run(
         [sys.executable, "-m", "proxy", "kubeconfig", "export", "--config", config],

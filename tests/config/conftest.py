@@ -14,13 +14,21 @@ from tests.support.tls import Authority
 
 @pytest.fixture(scope="module")
 def material(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The folder: key, open_key (mode 0644), known_hosts, bad_known_hosts, ca.crt. Nothing of a test may change it."""
+    """The folder: key, open_key (mode 0644), known_hosts, bad_known_hosts, ca.crt.
+
+    Nothing of a test may change it.
+    """
     folder = tmp_path_factory.mktemp("material")
     secret = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
     for name, mode in (("key", 0o600), ("open_key", 0o644)):
         (folder / name).write_bytes(secret)
         (folder / name).chmod(mode)
-    host_key = Ed25519PrivateKey.generate().public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+    host_key = (
+        Ed25519PrivateKey.generate()
+        .public_key()
+        .public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
+        .decode()
+    )
     entry = f"bastion.example.com {host_key}\n"
     (folder / "known_hosts").write_text(entry)
     (folder / "bad_known_hosts").write_text("bastion.example.com ssh-ed25519 AAAA\nnonsense\n")

@@ -46,7 +46,13 @@ def test_it_is_the_same_configuration(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "version: 2\nclusters: {x: {}}\n", "a: [", "version: 1\n" + "".join(f"k{n}: 1\n" for n in range(300))]
+    "text",
+    [
+        "",
+        "version: 2\nclusters: {x: {}}\n",
+        "a: [",
+        "version: 1\n" + "".join(f"k{n}: 1\n" for n in range(300)),
+    ],
 )
 def test_so_are_its_mistakes(file: Path, text: str) -> None:
     file.write_text(text)
@@ -54,7 +60,11 @@ def test_so_are_its_mistakes(file: Path, text: str) -> None:
         loader.load(file)
     with pytest.raises(ConfigError) as there:
         read(file)
-    assert (str(there.value), there.value.render(), there.value.hint) == (str(here.value), here.value.render(), here.value.hint)
+    assert (str(there.value), there.value.render(), there.value.hint) == (
+        str(here.value),
+        here.value.render(),
+        here.value.hint,
+    )
 
 
 def test_what_python_warns_of_there_is_a_warning_here(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,7 +84,9 @@ def test_a_relative_path_means_the_same_file(file: Path, monkeypatch: pytest.Mon
     assert read(Path(file.name)).config == loader.load(file)
 
 
-def test_a_reader_that_cannot_start_or_crashes_is_a_mistake_too(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reader_that_cannot_start_or_crashes_is_a_mistake_too(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "executable", str(file.parent / "nothing"))
     with pytest.raises(ConfigError, match="1 problem") as missing:
         read(file)
@@ -92,15 +104,19 @@ def test_a_reader_that_cannot_start_or_crashes_is_a_mistake_too(file: Path, monk
 def test_the_parser_does_not_come_back_with_the_configuration(file: Path) -> None:
     code = "import asyncio, pathlib, sys; from proxy.config.apart import load; "
     code += "asyncio.run(load(pathlib.Path(sys.argv[1]))); print('ruamel' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code, file], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, file], capture_output=True, text=True, timeout=60, check=True
+    )
     assert done.stdout == "False\n"
 
 
 KEYS = """\
 version: 1
 gateways:
-  dead: {host: dead.example, user: u, identity_files: ["${HERE}/nfs/key"], known_hosts: ["${HERE}/known_hosts"]}
-  edge: {host: edge.example, user: u, identity_files: ["${HERE}/key"], known_hosts: ["${HERE}/known_hosts"]}
+  dead: {host: dead.example, user: u, known_hosts: ["${HERE}/known_hosts"],
+         identity_files: ["${HERE}/nfs/key"]}
+  edge: {host: edge.example, user: u, known_hosts: ["${HERE}/known_hosts"],
+         identity_files: ["${HERE}/key"]}
 """
 
 
@@ -143,7 +159,11 @@ def test_a_configuration_that_hangs_is_named(disk: Path) -> None:
 def test_a_check_says_what_hangs(file: Path, disk: Path) -> None:
     file.write_text(KEYS)
     done = subprocess.run(
-        [sys.executable, "-m", "proxy", "check", "--config", file], capture_output=True, text=True, timeout=60, cwd=ROOT
+        [sys.executable, "-m", "proxy", "check", "--config", file],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=ROOT,
     )
     assert done.returncode == 78
     assert f"{file}:3: gateways.dead: reading {disk / 'key'} has been hanging since 20" in done.stderr

@@ -1,4 +1,5 @@
-"""One file for each rejection: what its `# expect:` lines say is the whole report, through the command line."""
+"""One file for each rejection: what its `# expect:` lines say is the whole report,
+through the command line."""
 
 from __future__ import annotations
 
@@ -22,7 +23,10 @@ EXPECT = re.compile(r"# expect: line=(\d+) key=(\S+) text=(.+)")
 
 def expected(path: Path, material: Path) -> list[tuple[int, str, str]]:
     found = EXPECT.findall(path.read_text())
-    return [(int(line), "" if key == "-" else key, text.replace("${KUBEMUX_TEST}", str(material))) for line, key, text in found]
+    return [
+        (int(line), "" if key == "-" else key, text.replace("${KUBEMUX_TEST}", str(material)))
+        for line, key, text in found
+    ]
 
 
 @pytest.mark.parametrize("path", BAD, ids=lambda path: path.stem)
@@ -64,7 +68,10 @@ def test_another_version_says_which_one_is_read() -> None:
 def test_check_of_a_good_file(material: Path, tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     text = (FOLDER / "minimal.yaml").read_text().replace("bastion.eu.example.com", "bastion.example.com")
-    for name, there in {"${CREDENTIALS_DIRECTORY}/eu-edge": "key", "/etc/kubemux/prod-eu.crt": "ca.crt"}.items():
+    for name, there in {
+        "${CREDENTIALS_DIRECTORY}/eu-edge": "key",
+        "/etc/kubemux/prod-eu.crt": "ca.crt",
+    }.items():
         text = text.replace(name, f"{material}/{there}")
     path.write_text(text.replace("/etc/kubemux", str(material)))
     result = CliRunner().invoke(main, ["check", "--config", str(path)])
@@ -86,7 +93,9 @@ def test_check_doubts_a_file_without_clusters(tmp_path: Path, text: str) -> None
 
 @pytest.mark.usefixtures("material")
 def test_a_secret_where_its_file_was_asked_for_is_not_repeated() -> None:
-    result = CliRunner().invoke(main, ["check", "--config", str(FOLDER / "bad" / "secret_instead_of_path.yaml")])
+    result = CliRunner().invoke(
+        main, ["check", "--config", str(FOLDER / "bad" / "secret_instead_of_path.yaml")]
+    )
     assert "passphrase_file" in result.stderr
     assert "battery" not in result.output
 
@@ -94,7 +103,10 @@ def test_a_secret_where_its_file_was_asked_for_is_not_repeated() -> None:
 @pytest.mark.parametrize(
     ("stem", "hint"),
     [
-        ("undefined_variable", "set it where kubemux is started, or write the path itself: for example known_hosts: ["),
+        (
+            "undefined_variable",
+            "set it where kubemux is started, or write the path itself: for example known_hosts: [",
+        ),
         ("unquoted_variable", 'put what has a variable in quotes: ["${NAME}/FILE"]'),
     ],
 )

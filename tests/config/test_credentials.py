@@ -20,7 +20,9 @@ NOBODY = 65534
 
 
 def config(*keys: Path, known_hosts: tuple[Path, ...] = ()) -> Config:
-    return Config(version=1, gateways={"edge": GatewayConfig(host="edge", identity_files=keys, known_hosts=known_hosts)})
+    return Config(
+        version=1, gateways={"edge": GatewayConfig(host="edge", identity_files=keys, known_hosts=known_hosts)}
+    )
 
 
 def messages(checked: Config, scrutiny: Scrutiny = Scrutiny.FILES) -> list[str]:
@@ -28,7 +30,9 @@ def messages(checked: Config, scrutiny: Scrutiny = Scrutiny.FILES) -> list[str]:
 
 
 def private(path: Path, mode: int = 0o600) -> Path:
-    path.write_bytes(Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
+    path.write_bytes(
+        Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
+    )
     path.chmod(mode)
     return path
 
@@ -40,16 +44,21 @@ def write(path: Path, text: str, mode: int = 0o600) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("mode", "accepted"), [(0o600, True), (0o400, True), (0o700, True), (0o640, False), (0o604, False), (0o620, False)]
+    ("mode", "accepted"),
+    [(0o600, True), (0o400, True), (0o700, True), (0o640, False), (0o604, False), (0o620, False)],
 )
 def test_our_own_secrets_are_for_us_alone(tmp_path: Path, mode: int, accepted: bool) -> None:
     key = private(tmp_path / "key", mode)
-    assert messages(config(key)) == ([] if accepted else [f"{key} is a secret that others may read (mode {mode:04o})"])
+    assert messages(config(key)) == (
+        [] if accepted else [f"{key} is a secret that others may read (mode {mode:04o})"]
+    )
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
 @pytest.mark.parametrize(("mode", "accepted"), [(0o640, True), (0o600, True), (0o644, False)])
-def test_a_secret_of_another_owner_may_be_shared_with_a_group(tmp_path: Path, mode: int, accepted: bool) -> None:
+def test_a_secret_of_another_owner_may_be_shared_with_a_group(
+    tmp_path: Path, mode: int, accepted: bool
+) -> None:
     key = private(tmp_path / "key", mode)
     os.chown(key, NOBODY, -1)
     found = list(credentials.check(config(key)))
@@ -89,7 +98,10 @@ def test_a_public_key_is_not_the_private_one(tmp_path: Path) -> None:
         for scrutiny in (Scrutiny.FILES, Scrutiny.KEYS):
             path.chmod(0o644)
             [found] = credentials.check(config(path), scrutiny)
-            assert (found.message, found.hint) == (f"{path} is a public key, not the private one", f"remove .pub: {key}")
+            assert (found.message, found.hint) == (
+                f"{path} is a public key, not the private one",
+                f"remove .pub: {key}",
+            )
 
 
 def test_what_is_no_key_at_all(tmp_path: Path) -> None:
@@ -119,10 +131,15 @@ def test_an_encrypted_key_needs_its_passphrase(tmp_path: Path, agent: bool) -> N
 def test_known_hosts_as_openssh_writes_them(tmp_path: Path) -> None:
     keys = [new_key(tmp_path / kind, kind=kind) for kind in ("ed25519", "ecdsa")]
     known_hosts = tmp_path / "known_hosts"
-    known_hosts.write_text("".join(f"host{n},10.0.0.{n} {public(key)} comment here\n" for n, key in enumerate(keys)))
+    known_hosts.write_text(
+        "".join(f"host{n},10.0.0.{n} {public(key)} comment here\n" for n, key in enumerate(keys))
+    )
     hash_hosts(known_hosts)
     marked = "\n# a comment\n\n"
-    marked += f"@cert-authority *.example.com {public(keys[0])}\n@revoked * {public(keys[1])}\n[host]:2222 {public(keys[1])}\n"
+    marked += (
+        f"@cert-authority *.example.com {public(keys[0])}\n@revoked * {public(keys[1])}\n[host]:2222 "
+        f"{public(keys[1])}\n"
+    )
     known_hosts.write_text(known_hosts.read_text() + marked)
     assert known_hosts.read_text().startswith("|1|")
     assert messages(config(known_hosts=(known_hosts,))) == []
@@ -151,9 +168,13 @@ def test_known_hosts_lines_that_are_none(tmp_path: Path, line: str) -> None:
     path = write(tmp_path / "known_hosts", f"edge ssh-ed25519 {BLOB}\n{line}\n")
     checked = config(known_hosts=(path,))
     assert messages(checked) == []
-    assert [doubt for doubt, _ in known_hosts.doubts(checked)] == [f"{path}:2 is not a known_hosts line, and is skipped"]
+    assert [doubt for doubt, _ in known_hosts.doubts(checked)] == [
+        f"{path}:2 is not a known_hosts line, and is skipped"
+    ]
     path.write_text(f"# nothing\n{line}\n{line}\n")
-    assert messages(checked) == [f"{path}:2 is not a known_hosts line (lines like it: 2), and there is no other"]
+    assert messages(checked) == [
+        f"{path}:2 is not a known_hosts line (lines like it: 2), and there is no other"
+    ]
 
 
 def test_a_known_hosts_that_is_missing_is_made_by_ssh_keyscan(tmp_path: Path) -> None:
@@ -178,7 +199,12 @@ def test_a_known_hosts_of_any_size(tmp_path: Path) -> None:
 def test_each_file_is_named_once(tmp_path: Path) -> None:
     one, other = tmp_path / "one", tmp_path / "other"
     certificates = [tmp_path / f"{name}-cert.pub" for name in ("one", "other")]
-    assert credentials.files(config(one, other, known_hosts=(one,))) == (one, certificates[0], other, certificates[1])
+    assert credentials.files(config(one, other, known_hosts=(one,))) == (
+        one,
+        certificates[0],
+        other,
+        certificates[1],
+    )
 
 
 def test_a_fingerprint_follows_the_contents(tmp_path: Path) -> None:
@@ -249,4 +275,6 @@ def test_a_secret_that_is_open_is_to_be_closed_and_handed_over(monkeypatch: pyte
             [found] = credentials.check(config(path))
         finally:
             os.seteuid(0)
-    assert found.hint.startswith(f"chmod 600 {path}; hand it over as a credential: LoadCredential=key:{path} ")
+    assert found.hint.startswith(
+        f"chmod 600 {path}; hand it over as a credential: LoadCredential=key:{path} "
+    )

@@ -29,7 +29,9 @@ def gateway(name: str, *, jump: tuple[str, ...] = (), host: str = "") -> Gateway
 
 def cluster(name: str, *, of: str = "edge", port: int = 16443) -> ClusterConfig:
     tls = TlsConfig(ca_file=Path(f"/ca/{name}"))
-    return ClusterConfig(gateway=of, listen=Endpoint("127.0.0.1", port), api_servers=(Endpoint("10.0.0.10", 6443),), tls=tls)
+    return ClusterConfig(
+        gateway=of, listen=Endpoint("127.0.0.1", port), api_servers=(Endpoint("10.0.0.10", 6443),), tls=tls
+    )
 
 
 OLD = Config(
@@ -62,8 +64,12 @@ def test_a_gateway_changes_with_those_it_jumps_through() -> None:
 
 
 def test_a_gateway_changes_with_its_files() -> None:
-    assert plan(OLD, OLD, frozenset({Path("/keys/edge")})).gateways == Change(renewed=("edge", "far"), kept=("hq", "us"))
-    assert plan(OLD, OLD, frozenset({Path("/keys/us-cert.pub")})).gateways.renewed == ("us",), "it lies beside its key"
+    assert plan(OLD, OLD, frozenset({Path("/keys/edge")})).gateways == Change(
+        renewed=("edge", "far"), kept=("hq", "us")
+    )
+    assert plan(OLD, OLD, frozenset({Path("/keys/us-cert.pub")})).gateways.renewed == ("us",), (
+        "it lies beside its key"
+    )
     assert plan(OLD, OLD, frozenset({Path("/keys/unrelated")})).is_empty
 
 

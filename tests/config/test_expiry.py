@@ -30,7 +30,9 @@ def ends(config: GatewayConfig) -> list[float]:
 def test_certificates_that_are_named_and_that_lie_beside_a_key(tmp_path: Path) -> None:
     key, certificate = certified(tmp_path, "-1d:+10d")
     assert ends(GatewayConfig(host="edge", identity_files=(key,))) == [10]
-    assert ends(GatewayConfig(host="edge", identity_files=(key,), certificate_files=(certificate,))) == [10], "once"
+    assert ends(GatewayConfig(host="edge", identity_files=(key,), certificate_files=(certificate,))) == [
+        10
+    ], "once"
     other = certificate.rename(tmp_path / "elsewhere")
     assert ends(GatewayConfig(host="edge", identity_files=(key,))) == []
     assert ends(GatewayConfig(host="edge", identity_files=(key,), certificate_files=(other,))) == [10]

@@ -41,7 +41,9 @@ def test_nothing_new_is_no_change() -> None:
 def test_a_learned_key_may_bring_in_the_next_in_the_name_of_the_first() -> None:
     change = host_keys.update(KNOWN, learned(NEW), NAME, NEW, [NEW, OTHER])
     assert change == Update(new=(OTHER,))
-    assert host_keys.learn(KNOWN, learned(NEW), NAME, NEW, change) == learned(NEW, OTHER), "known_hosts still has the first"
+    assert host_keys.learn(KNOWN, learned(NEW), NAME, NEW, change) == learned(NEW, OTHER), (
+        "known_hosts still has the first"
+    )
 
 
 def test_what_the_server_has_no_more_is_forgotten_of_what_was_learned() -> None:

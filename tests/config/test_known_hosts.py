@@ -18,7 +18,9 @@ def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return new_key(tmp_path_factory.mktemp("known_hosts") / "key")
 
 
-def unlisted(path: Path, host: str = "bastion", port: int | None = None, ssh_config: Path | None = None) -> bool:
+def unlisted(
+    path: Path, host: str = "bastion", port: int | None = None, ssh_config: Path | None = None
+) -> bool:
     gateway = GatewayConfig(host=host, port=port, known_hosts=(path,), ssh_config=ssh_config)
     said = [doubt for doubt, _ in known_hosts.doubts(Config(version=1, gateways={"edge": gateway}))]
     return f"gateways.edge.known_hosts: no line for {host} port {port or 22} in {path}" in said
@@ -39,7 +41,9 @@ def unlisted(path: Path, host: str = "bastion", port: int | None = None, ssh_con
         ("bastion.example.com", None, False),
     ],
 )
-def test_names_and_ports(tmp_path: Path, key: Path, hashed: bool, host: str, port: int | None, listed: bool) -> None:
+def test_names_and_ports(
+    tmp_path: Path, key: Path, hashed: bool, host: str, port: int | None, listed: bool
+) -> None:
     path = tmp_path / "known_hosts"
     path.write_text(f"bastion,10.0.0.1 {public(key)}\n[other]:2222 {public(key)}\n")
     if hashed:
@@ -79,7 +83,8 @@ def test_check_warns_and_accepts(tmp_path: Path, key: Path) -> None:
     hosts, path = tmp_path / "known_hosts", tmp_path / "config.yaml"
     hosts.write_text(f"bastion {public(key)}\n")
     path.write_text(
-        f"version: 1\ngateways: {{edge: {{host: other, port: 2222, identity_files: [{key}], known_hosts: [{hosts}]}}}}\n"
+        f"version: 1\ngateways: {{edge: {{host: other, port: 2222, identity_files: [{key}], known_hosts: "
+        f"[{hosts}]}}}}\n"
     )
     result = CliRunner().invoke(main, ["check", "--config", str(path)])
     assert (result.exit_code, result.stdout) == (0, f"{path}: ok, 1 gateway, 0 clusters\n")
@@ -103,7 +108,8 @@ def test_what_keeps_one_gateway_down_is_a_warning_as_it_is_for_the_daemon(
     )
     hosts.write_text(f"bastion {public(key)}\n")
     path.write_text(
-        f"version: 1\ngateways:\n  locked: {{host: bastion, identity_files: [{locked}], known_hosts: [{hosts}]}}\n"
+        f"version: 1\ngateways:\n  locked: {{host: bastion, identity_files: [{locked}], known_hosts: "
+        f"[{hosts}]}}\n"
         f"  agent: {{host: bastion, agent: true, known_hosts: [{hosts}]}}\n"
     )
     assert set(loader.load(path).gateways) == {"locked", "agent"}, "the daemon starts"
@@ -112,6 +118,6 @@ def test_what_keeps_one_gateway_down_is_a_warning_as_it_is_for_the_daemon(
     said = f"there is no agent at {tmp_path / socket}" if socket else "SSH_AUTH_SOCK is not set"
     assert f"gateways.agent.agent: {said}\n  hint: " in result.stderr
     assert (
-        f"gateways.locked.identity_files[0]: {locked} is encrypted, and the gateway has no passphrase_file\n  hint: "
-        in result.stderr
+        f"gateways.locked.identity_files[0]: {locked} is encrypted, and the gateway has no "
+        "passphrase_file\n  hint: " in result.stderr
     )

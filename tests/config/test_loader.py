@@ -36,7 +36,9 @@ def etc(material: Path, tmp_path: Path) -> Path:
 
 
 def example(etc: Path) -> Config:
-    return loader.parse((FOLDER / "example.yaml").read_bytes().replace(b"/etc/kubemux", str(etc).encode()), "example.yaml")
+    return loader.parse(
+        (FOLDER / "example.yaml").read_bytes().replace(b"/etc/kubemux", str(etc).encode()), "example.yaml"
+    )
 
 
 def outcome(data: bytes) -> Config | ConfigError:
@@ -51,7 +53,10 @@ def test_the_example_loads(etc: Path) -> None:
     assert list(config.gateways) == ["hq", "eu-edge", "us-edge"]
     assert config.gateways["hq"].user == "tunnel"
     assert config.gateways["eu-edge"].user == "kubemux"
-    assert config.clusters["prod-eu"].api_servers == (Endpoint("10.0.0.10", 6443), Endpoint("10.0.0.11", 6443))
+    assert config.clusters["prod-eu"].api_servers == (
+        Endpoint("10.0.0.10", 6443),
+        Endpoint("10.0.0.11", 6443),
+    )
     assert config.limits.memory == 256 << 20
     assert config.gateways["eu-edge"].keepalive.interval == 15.0
 
@@ -83,7 +88,8 @@ def test_defaults_are_merged_one_level_deep() -> None:
         b"""
 version: 1
 defaults:
-  gateway: {agent: true, known_hosts: ["${KUBEMUX_TEST}/known_hosts"], keepalive: {interval: 7s, max_missed: 5}}
+  gateway:
+    {agent: true, known_hosts: ["${KUBEMUX_TEST}/known_hosts"], keepalive: {interval: 7s, max_missed: 5}}
   cluster: {gateway: a, probe: {interval: 3s, path: /livez}, tls: {server_name: kubernetes}}
 gateways:
   a: {host: a, keepalive: {interval: 1s}}
@@ -110,7 +116,9 @@ def test_no_entries_are_a_configuration() -> None:
 
 
 def test_a_finding_about_a_stand_in_is_not_reported() -> None:
-    """Two broken addresses do not collide, a broken gateway is not dangling, a broken identity is not missing."""
+    """Two broken addresses do not collide, a broken gateway is not dangling, a broken identity is not
+    missing.
+    """
     data = b"""
 version: 1
 gateways:
@@ -123,27 +131,47 @@ clusters:
     error = outcome(data)
     assert isinstance(error, ConfigError)
     keys = [problem.key for problem in error.problems]
-    assert keys == ["gateways.a", "gateways.b.agent", "gateways.b.known_hosts", "clusters.c.listen", "clusters.d.listen"]
+    assert keys == [
+        "gateways.a",
+        "gateways.b.agent",
+        "gateways.b.known_hosts",
+        "clusters.c.listen",
+        "clusters.d.listen",
+    ]
 
 
 def test_without_gateways_no_reference_is_called_dangling() -> None:
-    error = outcome(b"version: 1\ngateways: 5\nclusters:\n  c: {gateway: a, listen: '127.0.0.1:1', api_servers: ['x:1']}\n")
+    error = outcome(
+        b"version: 1\ngateways: 5\nclusters:\n  c: {gateway: a, listen: '127.0.0.1:1', api_servers: "
+        b"['x:1']}\n"
+    )
     assert isinstance(error, ConfigError)
     assert [problem.key for problem in error.problems] == ["gateways"]
 
 
-# ------------------------------------------------------------------------------------------------------ properties
+# ------------------------------------------------------------------------------------------------------
+# properties
 
-names = st.text(st.characters(categories=("L", "N", "P", "S")), min_size=1, max_size=20).filter(lambda name: name != "direct")
+names = st.text(st.characters(categories=("L", "N", "P", "S")), min_size=1, max_size=20).filter(
+    lambda name: name != "direct"
+)
 words = st.from_regex(r"[a-z]([a-z0-9-]{0,10}[a-z0-9])?", fullmatch=True)
 durations = st.integers(10, 86_400_000).map(lambda ms: f"{ms}ms")
-addresses = st.tuples(words | st.ip_addresses(), st.integers(1, 65535)).map(lambda pair: str(Endpoint(str(pair[0]), pair[1])))
+addresses = st.tuples(words | st.ip_addresses(), st.integers(1, 65535)).map(
+    lambda pair: str(Endpoint(str(pair[0]), pair[1]))
+)
 
 
 @st.composite
 def configurations(draw: st.DrawFn) -> Tree:
     """A valid configuration, as the mapping in its file."""
-    ports = iter(draw(st.lists(st.integers(1, 65535).filter(lambda port: port != 9464), min_size=5, max_size=5, unique=True)))
+    ports = iter(
+        draw(
+            st.lists(
+                st.integers(1, 65535).filter(lambda port: port != 9464), min_size=5, max_size=5, unique=True
+            )
+        )
+    )
     gateways: Tree = {}
     for name in draw(st.lists(names, max_size=3, unique=True)):
         gateways[name] = {
@@ -157,21 +185,33 @@ def configurations(draw: st.DrawFn) -> Tree:
                 "agent": st.booleans(),
                 "connections": st.integers(1, 16),
                 "connect_timeout": durations,
-                "keepalive": st.fixed_dictionaries({}, optional={"interval": durations, "max_missed": st.integers(1, 9)}),
+                "keepalive": st.fixed_dictionaries(
+                    {}, optional={"interval": durations, "max_missed": st.integers(1, 9)}
+                ),
             })),
         }  # fmt: skip
+    hosts = st.sampled_from(["127.0.0.1", "[::1]", "localhost", "127.9.9.9"])
     clusters: Tree = {}
     for name in draw(st.lists(names, max_size=5, unique=True)):
         clusters[name] = {
             "gateway": draw(st.sampled_from(["direct", *gateways])),
-            "listen": f"{draw(st.sampled_from(['127.0.0.1', '[::1]', 'localhost', '127.9.9.9']))}:{next(ports)}",
+            "listen": f"{draw(hosts)}:{next(ports)}",
             "api_servers": draw(st.lists(addresses, min_size=1, max_size=3)),
             **draw(st.fixed_dictionaries({}, optional={
-                "tls": st.fixed_dictionaries({}, optional={"server_name": words, "ca_file": st.just("${KUBEMUX_TEST}/ca.crt")}),
-                "probe": st.fixed_dictionaries({}, optional={"interval": durations, "token_file": st.just("${KUBEMUX_TEST}/key")})
+                "tls": st.fixed_dictionaries(
+                    {}, optional={"server_name": words, "ca_file": st.just("${KUBEMUX_TEST}/ca.crt")}
+                ),
+                "probe": st.fixed_dictionaries(
+                    {}, optional={"interval": durations, "token_file": st.just("${KUBEMUX_TEST}/key")}
+                ),
             })),
         }  # fmt: skip
-    return {"version": 1, "gateways": gateways, "clusters": clusters, "limits": {"hold_timeout": draw(durations)}}
+    return {
+        "version": 1,
+        "gateways": gateways,
+        "clusters": clusters,
+        "limits": {"hold_timeout": draw(durations)},
+    }
 
 
 def walk(node: object, loc: Loc = ()) -> list[Loc]:
@@ -179,7 +219,9 @@ def walk(node: object, loc: Loc = ()) -> list[Loc]:
     return [loc, *(deeper for key, value in children for deeper in walk(value, (*loc, key)))]
 
 
-shared_files = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+shared_files = settings(
+    deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 KEYS: list[object] = ["", "hots", "defaults", "probe", 5, True, "\x01", "x" * 300]
 ODD: list[object] = [
     None,
@@ -233,7 +275,8 @@ def test_any_single_change_gives_a_configuration_or_a_report(tree: Tree, data: s
         lines = text.count(b"\n")
         assert result.problems
         assert all(
-            1 <= problem.line <= lines and problem.message.isprintable() and problem.hint for problem in result.problems
+            1 <= problem.line <= lines and problem.message.isprintable() and problem.hint
+            for problem in result.problems
         ), result.render()
 
 
@@ -248,5 +291,8 @@ def test_any_bytes_give_a_configuration_or_a_report(data: bytes) -> None:
 def test_a_duration_is_read_as_it_was_written(seconds: float) -> None:
     rounded = float(f"{seconds:.6f}")
     assert (
-        Config.model_validate({"version": 1, "limits": {"hold_timeout": format_duration(rounded)}}).limits.hold_timeout == rounded
+        Config.model_validate(
+            {"version": 1, "limits": {"hold_timeout": format_duration(rounded)}}
+        ).limits.hold_timeout
+        == rounded
     )

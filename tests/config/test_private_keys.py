@@ -36,8 +36,12 @@ def test_as_ssh_keygen_writes_it(tmp_path: Path, kind: str, passphrase: str, con
 
 
 @pytest.mark.parametrize("form", [PrivateFormat.TraditionalOpenSSL, PrivateFormat.PKCS8])
-@pytest.mark.parametrize(("encryption", "content"), [(NoEncryption(), Content.KEY), (LOCKED, Content.ENCRYPTED)])
-def test_as_openssl_writes_it(form: PrivateFormat, encryption: KeySerializationEncryption, content: Content) -> None:
+@pytest.mark.parametrize(
+    ("encryption", "content"), [(NoEncryption(), Content.KEY), (LOCKED, Content.ENCRYPTED)]
+)
+def test_as_openssl_writes_it(
+    form: PrivateFormat, encryption: KeySerializationEncryption, content: Content
+) -> None:
     assert recognise(RSA.private_bytes(Encoding.PEM, form, encryption)) is content
 
 

@@ -16,13 +16,17 @@ from proxy.runtime.endpoint import Endpoint
 
 def cluster(listen: str, *, gateway: str = "direct", allow_remote: bool = True) -> ClusterConfig:
     return ClusterConfig(
-        gateway=gateway, listen=Endpoint.parse(listen), allow_remote=allow_remote, api_servers=(Endpoint("10.0.0.10", 6443),)
+        gateway=gateway,
+        listen=Endpoint.parse(listen),
+        allow_remote=allow_remote,
+        api_servers=(Endpoint("10.0.0.10", 6443),),
     )
 
 
 def gateways(**jumps: tuple[str, ...]) -> dict[str, GatewayConfig]:
     return {
-        name: GatewayConfig(host=name, agent=True, known_hosts=(Path("/dev/null"),), jump=jump) for name, jump in jumps.items()
+        name: GatewayConfig(host=name, agent=True, known_hosts=(Path("/dev/null"),), jump=jump)
+        for name, jump in jumps.items()
     }
 
 
@@ -54,7 +58,11 @@ def test_addresses_that_collide(one: str, other: str, collide: bool) -> None:
 
 def test_the_administrative_address_collides_too() -> None:
     (found,) = rules.check(
-        Config(version=1, admin=AdminConfig(listen=Endpoint("127.0.0.1", 1)), clusters={"a": cluster("127.0.0.1:1")})
+        Config(
+            version=1,
+            admin=AdminConfig(listen=Endpoint("127.0.0.1", 1)),
+            clusters={"a": cluster("127.0.0.1:1")},
+        )
     )
     assert (found.message, found.hint) == (
         "127.0.0.1:1 is already taken by admin.listen",
@@ -62,7 +70,9 @@ def test_the_administrative_address_collides_too() -> None:
     )
 
 
-@pytest.mark.parametrize("listen", ["10.0.0.1:1", "0.0.0.0:1", "[::]:1", "bastion:1", "127.1:1", "localhost.example.com:1"])
+@pytest.mark.parametrize(
+    "listen", ["10.0.0.1:1", "0.0.0.0:1", "[::]:1", "bastion:1", "127.1:1", "localhost.example.com:1"]
+)
 def test_what_is_not_surely_loopback_needs_allow_remote(listen: str) -> None:
     (found,) = findings(Config(version=1, clusters={"a": cluster(listen, allow_remote=False)}))
     assert found == ("clusters.a.listen", f"{listen} can be reached from other machines")
@@ -83,7 +93,9 @@ def test_what_is_not_surely_loopback_needs_allow_remote(listen: str) -> None:
     ],
 )
 def test_a_cluster_is_not_its_own_api_server(address: str, own: str) -> None:
-    looping = cluster("127.0.0.1:4").model_copy(update={"api_servers": (Endpoint("10.0.0.1", 1), Endpoint.parse(address))})
+    looping = cluster("127.0.0.1:4").model_copy(
+        update={"api_servers": (Endpoint("10.0.0.1", 1), Endpoint.parse(address))}
+    )
     clusters = {"a": cluster("127.0.0.1:1"), "b": cluster("[::]:2"), "c": looping}
     found = findings(Config(version=1, clusters=clusters))
     message = f"{address} is kubemux's own {own}: it would be connected to itself"
@@ -120,11 +132,17 @@ def test_jumps_without_a_circle_are_accepted_and_circles_end(hops: list[list[int
 
 
 def test_a_reference_that_dangles_suggests_the_nearest() -> None:
-    config = Config(version=1, gateways=gateways(edge=()), clusters={"a": cluster("127.0.0.1:1", gateway="egde")})
+    config = Config(
+        version=1, gateways=gateways(edge=()), clusters={"a": cluster("127.0.0.1:1", gateway="egde")}
+    )
     (found,) = rules.check(config)
     assert found.hint == "did you mean edge? there are: edge, direct"
 
 
-@pytest.mark.parametrize(("hold", "drain", "wrong"), [(0.0, 0.0, 0), (86400.0, 1.0, 0), (-1.0, 1.0, 1), (1.0, 86401.0, 1)])
+@pytest.mark.parametrize(
+    ("hold", "drain", "wrong"), [(0.0, 0.0, 0), (86400.0, 1.0, 0), (-1.0, 1.0, 1), (1.0, 86401.0, 1)]
+)
 def test_bounds_of_the_limits(hold: float, drain: float, wrong: int) -> None:
-    assert len(findings(Config(version=1, limits=LimitsConfig(hold_timeout=hold, drain_timeout=drain)))) == wrong
+    assert (
+        len(findings(Config(version=1, limits=LimitsConfig(hold_timeout=hold, drain_timeout=drain)))) == wrong
+    )

@@ -115,13 +115,23 @@ def test_what_is_a_value_already_is_taken() -> None:
         ),
     ],
 )
-def test_a_mistake_has_its_place_and_kind(raw: Mapping[str, object], expected: dict[Loc, tuple[str, str]]) -> None:
+def test_a_mistake_has_its_place_and_kind(
+    raw: Mapping[str, object], expected: dict[Loc, tuple[str, str]]
+) -> None:
     assert mistakes(raw) == expected
 
 
 def test_every_mistake_is_found_at_once() -> None:
     raw = {"doubled": 1, "mode": 0, "words": 1, "inner": {"number": 0, "x": 1}, "y": 1}
-    assert list(mistakes(raw)) == [("name",), ("doubled",), ("mode",), ("words",), ("inner", "number"), ("inner", "x"), ("y",)]
+    assert list(mistakes(raw)) == [
+        ("name",),
+        ("doubled",),
+        ("mode",),
+        ("words",),
+        ("inner", "number"),
+        ("inner", "x"),
+        ("y",),
+    ]
 
 
 def test_other_dataclasses_ignore_what_they_do_not_know() -> None:

@@ -11,14 +11,24 @@ from proxy.config.values import format_duration, format_size, parse_duration, pa
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("500ms", 0.5), ("10s", 10), ("1.5m", 90), ("48h", 172800), ("2d", 172800), ("1h30m", 5400), ("1m0.5s", 60.5), ("0s", 0)],
+    [
+        ("500ms", 0.5),
+        ("10s", 10),
+        ("1.5m", 90),
+        ("48h", 172800),
+        ("2d", 172800),
+        ("1h30m", 5400),
+        ("1m0.5s", 60.5),
+        ("0s", 0),
+    ],
 )
 def test_durations(text: str, seconds: float) -> None:
     assert parse_duration(text) == seconds
 
 
 @pytest.mark.parametrize(
-    "text", ["", "10", "s", "-1s", "10 s", "1h 30m", "1H", "1.s", "1..5s", "infs", "1w", "\u0663s", 5, None, True]
+    "text",
+    ["", "10", "s", "-1s", "10 s", "1h 30m", "1H", "1.s", "1..5s", "infs", "1w", "\u0663s", 5, None, True],
 )
 def test_no_durations(text: object) -> None:
     with pytest.raises(ValueError, match="expected a duration like 500ms, 10s or 5m"):
@@ -26,7 +36,8 @@ def test_no_durations(text: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(172800, "48h"), (5400, "90m"), (300, "5m"), (90, "90s"), (1.5, "1500ms"), (0.5, "500ms"), (0, "0s")]
+    ("seconds", "text"),
+    [(172800, "48h"), (5400, "90m"), (300, "5m"), (90, "90s"), (1.5, "1500ms"), (0.5, "500ms"), (0, "0s")],
 )
 def test_a_duration_is_shown_in_its_largest_whole_unit(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
@@ -49,14 +60,17 @@ def test_sizes(text: str, size: int) -> None:
     assert parse_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "256", "256MB", "256m", "256 M", "1.5G", "-1M", "KiB", "1TiB", "\u0663M", 256, None])
+@pytest.mark.parametrize(
+    "text", ["", "256", "256MB", "256m", "256 M", "1.5G", "-1M", "KiB", "1TiB", "\u0663M", 256, None]
+)
 def test_no_sizes(text: object) -> None:
     with pytest.raises(ValueError, match="expected a size like 64KiB or 256MiB"):
         parse_size(text)
 
 
 @pytest.mark.parametrize(
-    ("size", "text"), [(1 << 20, "1MiB"), (3 << 30, "3GiB"), (1536 << 10, "1536KiB"), (1000, "1000B"), (0, "0B")]
+    ("size", "text"),
+    [(1 << 20, "1MiB"), (3 << 30, "3GiB"), (1536 << 10, "1536KiB"), (1000, "1000B"), (0, "0B")],
 )
 def test_a_size_is_shown_in_its_largest_whole_unit(size: int, text: str) -> None:
     assert format_size(size) == text

@@ -139,7 +139,14 @@ def test_a_file_that_may_not_be_read() -> None:
 
 def test_lines_of_keys_and_items() -> None:
     document = yaml.parse(b"\n# comment\na: 1\nb:\n  - x\n  - y: 2\n    'z.z': {q: 3}\n", "f.yaml")
-    lines: dict[Loc, int] = {(): 3, ("a",): 3, ("b",): 4, ("b", 0): 5, ("b", 1, "y"): 6, ("b", 1, "z.z", "q"): 7}
+    lines: dict[Loc, int] = {
+        (): 3,
+        ("a",): 3,
+        ("b",): 4,
+        ("b", 0): 5,
+        ("b", 1, "y"): 6,
+        ("b", 1, "z.z", "q"): 7,
+    }
     assert {loc: document.line(loc) for loc in lines} == lines
     assert all(document.has(loc) for loc in lines)
 
@@ -214,5 +221,7 @@ def test_any_bytes_are_a_document_or_a_config_error(data: bytes) -> None:
         assert outcome.line(("a", 0, "b")) >= 1
     else:
         assert outcome.problems
-        assert all(0 <= problem.line <= data.count(b"\n") + data.count(b"\r") + 1 for problem in outcome.problems)
+        assert all(
+            0 <= problem.line <= data.count(b"\n") + data.count(b"\r") + 1 for problem in outcome.problems
+        )
         assert all(problem.message.isprintable() and problem.hint for problem in outcome.problems)

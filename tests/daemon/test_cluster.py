@@ -42,7 +42,13 @@ class Bed:
     def __init__(self, server: Endpoint) -> None:
         self.budget = MemoryBudget(MEMORY, connections=100)
         self.registry = CollectorRegistry()
-        self.shared = Shared(self.budget, Admission(100), Metrics(self.registry, version=""), 20.0, WaitingForMemory(self.budget))
+        self.shared = Shared(
+            self.budget,
+            Admission(100),
+            Metrics(self.registry, version=""),
+            20.0,
+            WaitingForMemory(self.budget),
+        )
         config = ClusterConfig(gateway="direct", listen=Endpoint("127.0.0.1", 1), api_servers=(server,))
         self.cluster = Cluster("one", config, Metered(self.budget), self.shared)
         self.budget.charge(MEMORY)
@@ -58,7 +64,10 @@ class Bed:
         return reader, writer
 
     def ended(self, result: str) -> float:
-        return self.registry.get_sample_value("kubemux_connections_total", {"cluster": "one", "result": result}) or 0.0
+        return (
+            self.registry.get_sample_value("kubemux_connections_total", {"cluster": "one", "result": result})
+            or 0.0
+        )
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -106,7 +115,9 @@ async def test_it_waits_no_longer_than_hold_timeout(bed: Bed) -> None:
 
 
 async def test_nobody_waits_for_memory_in_vain_for_ever(bed: Bed) -> None:
-    """Once it has been short for longer than a client is held, the next ones are reset at once, until there is some again."""
+    """Once it has been short for longer than a client is held, the next ones are reset at once, until there
+    is some again.
+    """
     bed.shared.hold_timeout = 0.05
     for served in range(2):
         reader, writer = await bed.client()

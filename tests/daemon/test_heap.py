@@ -12,14 +12,18 @@ MiB = 1 << 20
 
 def resident() -> int:
     """Bytes."""
-    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS:")]
+    (line,) = [
+        line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS:")
+    ]
     return int(line.split()[1]) << 10
 
 
 def test_what_is_free_below_something_small_goes_back() -> None:
     budget = MemoryBudget(256 * MiB, connections=100)
     heap = Heap(budget)
-    pieces = [b"x" * (32 << 10) for _ in range(64 * MiB >> 15)]  # as asyncssh keeps what a stalled client has not taken
+    pieces = [
+        b"x" * (32 << 10) for _ in range(64 * MiB >> 15)
+    ]  # as asyncssh keeps what a stalled client has not taken
     last = bytes(600)  # at the heap's end, for as long as the test lasts
     budget.charge(64 * MiB)
     heap.look()

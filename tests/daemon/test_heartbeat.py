@@ -30,4 +30,6 @@ def test_a_part_that_fails_harms_no_other_and_is_told_once() -> None:
         is_broken = True
         heartbeat.beat()
     assert calls == ["watchdog", "breaks", "far"] * 4
-    assert [(entry["event"], entry["part"], entry["log_level"]) for entry in logs] == [("heartbeat failed", "edge", "error")] * 2
+    assert [(entry["event"], entry["part"], entry["log_level"]) for entry in logs] == [
+        ("heartbeat failed", "edge", "error")
+    ] * 2

@@ -140,14 +140,17 @@ async def test_a_reload_leaves_everything_in_the_order_of_the_file(tmp_path: Pat
         assert shown() == names
 
 
-async def test_a_drained_cluster_binds_its_address_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_drained_cluster_binds_its_address_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Somebody else had it when the daemon started, and is gone after the drain."""
     monkeypatch.setattr(daemon_module, "REBIND_S", 0.001)
     async with controlled(tmp_path) as (daemon, controller):
         with socket.create_server(("127.0.0.1", 0)) as squatter:
             listen = f"127.0.0.1:{squatter.getsockname()[1]}"
             daemon.config_path.write_text(
-                f"version: 1\nclusters: {{one: {{gateway: direct, listen: '{listen}', api_servers: ['127.0.0.1:1']}}}}\n"
+                f"version: 1\nclusters: {{one: {{gateway: direct, listen: '{listen}', api_servers: "
+                f"['127.0.0.1:1']}}}}\n"
             )
             await controller.reload()
             entry = daemon.entries["one"]
@@ -173,11 +176,14 @@ async def test_probes_that_are_asked_for_leave_one_thread_behind_however_many(
     monkeypatch.setattr(names, "_look_up", silent)
     key = ssh_keys.new_key(tmp_path / "key")
     (tmp_path / "known_hosts").touch()
-    gateway = f'host: bastion.example, user: u, identity_files: ["{key}"], known_hosts: ["{tmp_path}/known_hosts"]'
+    gateway = (
+        f'host: bastion.example, user: u, identity_files: ["{key}"], known_hosts: ["{tmp_path}/known_hosts"]'
+    )
     async with controlled(tmp_path) as (daemon, controller):
         daemon.config_path.write_text(
             f"version: 1\ngateways:\n  edge: {{{gateway}, connect_timeout: 200ms}}\n"
-            f'clusters:\n  prod: {{gateway: edge, listen: "127.0.0.1:{free_port()}", api_servers: ["10.0.0.1:6443"]}}\n'
+            f'clusters:\n  prod: {{gateway: edge, listen: "127.0.0.1:{free_port()}", api_servers: '
+            f'["10.0.0.1:6443"]}}\n'
         )
         await controller.reload()
         for _ in range(5):

@@ -31,7 +31,9 @@ SELDOM = {"interval": "1h", "threshold": 1}
 
 
 @asynccontextmanager
-async def running(sshd: Sshd, folder: Path, certificates: Certificates) -> AsyncIterator[tuple[Daemon, Renewal, Path, Path]]:
+async def running(
+    sshd: Sshd, folder: Path, certificates: Certificates
+) -> AsyncIterator[tuple[Daemon, Renewal, Path, Path]]:
     """A daemon in this loop, what looks at its files, its key and its CA file."""
     key, ca = folder / "key", folder / "ca"
     key.write_bytes(sshd.identity.read_bytes())
@@ -65,7 +67,9 @@ def replaced(daemon: Daemon) -> float:
     return sample(daemon, "gateway_reconnects_total", gateway="edge", reason="replaced")
 
 
-async def test_a_key_is_taken_when_it_has_settled(sshd: Sshd, tmp_path: Path, certificates: Certificates) -> None:
+async def test_a_key_is_taken_when_it_has_settled(
+    sshd: Sshd, tmp_path: Path, certificates: Certificates
+) -> None:
     async with running(sshd, tmp_path, certificates) as (daemon, renewal, key, _):
         assert [await renewal.look() for _ in range(3)] == [False] * 3, "nothing has changed since the start"
         key.write_bytes(sshd.new_identity("second").read_bytes())
@@ -79,7 +83,9 @@ async def test_a_key_is_taken_when_it_has_settled(sshd: Sshd, tmp_path: Path, ce
         assert any([await renewal.look() for _ in range(2)]), "beside the key, and used"
 
 
-async def test_a_file_that_cannot_be_used_renews_nothing(sshd: Sshd, tmp_path: Path, certificates: Certificates) -> None:
+async def test_a_file_that_cannot_be_used_renews_nothing(
+    sshd: Sshd, tmp_path: Path, certificates: Certificates
+) -> None:
     """Neither one that everybody may read, nor one that is gone; once it is right, it counts."""
     async with running(sshd, tmp_path, certificates) as (daemon, renewal, key, _):
         [await renewal.look() for _ in range(2)]
@@ -110,7 +116,11 @@ async def test_a_new_ca_is_tried_at_once(sshd: Sshd, tmp_path: Path, certificate
 
 
 def passed_over(logs: Sequence[Mapping[str, object]]) -> list[str]:
-    return [f"{entry['event']}: {entry['key']}" for entry in logs if entry["event"] in {"file hangs", "file answers again"}]
+    return [
+        f"{entry['event']}: {entry['key']}"
+        for entry in logs
+        if entry["event"] in {"file hangs", "file answers again"}
+    ]
 
 
 async def test_a_file_that_hangs_is_named_once_and_the_others_are_looked_at(
@@ -122,7 +132,9 @@ async def test_a_file_that_hangs_is_named_once_and_the_others_are_looked_at(
         disk = DeadDisk(ca, monkeypatch)
         with capture_logs() as logs:
             key.write_bytes(sshd.new_identity("second").read_bytes())
-            assert any([await renewal.look() for _ in range(3)]), "what hangs keeps no other file from being taken"
+            assert any([await renewal.look() for _ in range(3)]), (
+                "what hangs keeps no other file from being taken"
+            )
             await until(lambda: replaced(daemon) == 1)
             began = asyncio.get_running_loop().time()
             assert not any([await renewal.look() for _ in range(3)])

@@ -58,7 +58,9 @@ async def kubectl(stage: Stage, folder: Path, *args: str, token: str | None = No
         ("get ns -o jsonpath={.items[*].status.phase}", ["Active Active"]),
     ],
 )
-async def test_kubectl_shows_what_is_there(stage: Stage, tmp_path: Path, command: str, expected: list[str]) -> None:
+async def test_kubectl_shows_what_is_there(
+    stage: Stage, tmp_path: Path, command: str, expected: list[str]
+) -> None:
     got = await kubectl(stage, tmp_path, *command.split())
     assert (got.code, got.err) == (0, "")
     lines = [" ".join(line.split()) for line in got.out.splitlines()]
@@ -83,10 +85,15 @@ async def test_kubectl_version(stage: Stage, tmp_path: Path) -> None:
         ("get secrets", "the server doesn't have a resource type"),
         ("get --raw /api/v1/secrets", "the demo's clusters have namespaces, nodes, pods only"),
         ("get --raw /api/v1/pods/web-0", "the demo's clusters have namespaces, nodes, pods only"),
-        ("get --raw /api/v1/namespaces/default/nodes", "the demo's clusters have namespaces, nodes, pods only"),
+        (
+            "get --raw /api/v1/namespaces/default/nodes",
+            "the demo's clusters have namespaces, nodes, pods only",
+        ),
     ],
 )
-async def test_kubectl_is_told_what_the_demo_does_not_do(stage: Stage, tmp_path: Path, command: str, error: str) -> None:
+async def test_kubectl_is_told_what_the_demo_does_not_do(
+    stage: Stage, tmp_path: Path, command: str, error: str
+) -> None:
     got = await kubectl(stage, tmp_path, *command.split())
     assert got.code == 1
     assert error in got.err
@@ -99,14 +106,18 @@ async def test_a_wrong_token_is_unauthorized(stage: Stage, tmp_path: Path) -> No
     assert "Unauthorized" in got.err or "must be logged in" in got.err
 
 
-@pytest.mark.parametrize(("path", "status"), [("healthz", 200), ("livez", 200), ("readyz", 200), ("version", 200), ("api", 401)])
+@pytest.mark.parametrize(
+    ("path", "status"), [("healthz", 200), ("livez", 200), ("readyz", 200), ("version", 200), ("api", 401)]
+)
 async def test_health_and_version_are_for_anybody(stage: Stage, path: str, status: int) -> None:
     server = stage.config.clusters["tokyo"].api_servers[0]
     assert (await Asker(server, trusting(stage, "tokyo"), "kubernetes").get(f"/{path}")).status == status
 
 
 @pytest.mark.parametrize(("trusted", "name"), [("tokyo", "127.0.0.1"), ("berlin", "kubernetes")])
-async def test_certificate_is_for_kubernetes_and_by_the_clusters_own_ca(stage: Stage, trusted: str, name: str) -> None:
+async def test_certificate_is_for_kubernetes_and_by_the_clusters_own_ca(
+    stage: Stage, trusted: str, name: str
+) -> None:
     server = stage.config.clusters["tokyo"].api_servers[0]
     with pytest.raises(ssl.SSLCertVerificationError):
         await Asker(server, trusting(stage, trusted), name).get("/healthz")

@@ -33,12 +33,17 @@ async def test_forwards_to_the_stand_ins(stage: Stage) -> None:
         for name, cluster in stage.config.clusters.items():
             async with conn.forward_local_port("127.0.0.1", 0, *cluster.api_servers[0]) as listener:
                 through = Endpoint("127.0.0.1", listener.get_port())
-                assert (await Asker(through, trusting(stage, name), "kubernetes").get("/healthz")).text == "ok"
+                assert (
+                    await Asker(through, trusting(stage, name), "kubernetes").get("/healthz")
+                ).text == "ok"
 
 
 async def test_forwards_to_nothing_else(stage: Stage) -> None:
     async with await dial(stage) as conn:
-        for target in [stage.config.admin.listen, Endpoint("localhost", stage.config.clusters["berlin"].api_servers[0].port)]:
+        for target in [
+            stage.config.admin.listen,
+            Endpoint("localhost", stage.config.clusters["berlin"].api_servers[0].port),
+        ]:
             with pytest.raises(asyncssh.ChannelOpenError) as caught:
                 await conn.open_connection(*target)
             assert caught.value.code == asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED
@@ -60,7 +65,8 @@ async def test_refuses_another_key(stage: Stage) -> None:
 async def test_shows_the_host_key_that_known_hosts_has(stage: Stage) -> None:
     gateway = stage.config.gateways["bastion"]
     gateway.known_hosts[0].write_bytes(
-        f"[127.0.0.1]:{gateway.port} ".encode() + asyncssh.generate_private_key("ssh-ed25519").export_public_key()
+        f"[127.0.0.1]:{gateway.port} ".encode()
+        + asyncssh.generate_private_key("ssh-ed25519").export_public_key()
     )
     with pytest.raises(asyncssh.HostKeyNotVerifiable):
         await dial(stage)
@@ -69,9 +75,18 @@ async def test_shows_the_host_key_that_known_hosts_has(stage: Stage) -> None:
 async def test_its_end_is_the_end_of_its_connections(stage: Stage) -> None:
     async with asyncio.timeout(10):
         second = asyncssh.generate_private_key("ssh-ed25519")
-        authorized = ssh_server.authorized_key(second.export_public_key().decode(), [stage.config.admin.listen])
-        async with ssh_server.serve(stage.daemon_sockets[stage.config.admin.listen], stage.ssh_host_key, authorized):
+        authorized = ssh_server.authorized_key(
+            second.export_public_key().decode(), [stage.config.admin.listen]
+        )
+        async with ssh_server.serve(
+            stage.daemon_sockets[stage.config.admin.listen], stage.ssh_host_key, authorized
+        ):
             conn = await asyncssh.connect(
-                *stage.config.admin.listen, known_hosts=None, client_keys=[second], config=None, agent_path=None, username="demo"
+                *stage.config.admin.listen,
+                known_hosts=None,
+                client_keys=[second],
+                config=None,
+                agent_path=None,
+                username="demo",
             )
         await conn.wait_closed()

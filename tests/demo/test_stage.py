@@ -12,18 +12,29 @@ from proxy.demo.welcome import welcome
 def test_nobody_else_can_read_a_file_and_no_socket_stays_bound(tmp_path: Path) -> None:
     with prepare(tmp_path) as stage:
         modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
-        assert {"config.yaml", "kubeconfig", "id_ed25519", "known_hosts", "berlin.crt", "berlin.server"} <= modes.keys()
+        assert {
+            "config.yaml",
+            "kubeconfig",
+            "id_ed25519",
+            "known_hosts",
+            "berlin.crt",
+            "berlin.server",
+        } <= modes.keys()
         assert set(modes.values()) == {0o600}
-        assert {cluster.listen for cluster in stage.config.clusters.values()} | {stage.config.admin.listen} == set(
-            stage.daemon_sockets
-        )
+        assert {cluster.listen for cluster in stage.config.clusters.values()} | {
+            stage.config.admin.listen
+        } == set(stage.daemon_sockets)
     assert all(sock.fileno() == -1 for sock in stage.daemon_sockets.values())
     assert stage.ssh_socket.fileno() == -1
 
 
 def test_every_address_is_on_loopback(tmp_path: Path) -> None:
     with prepare(tmp_path) as stage:
-        socks = [stage.ssh_socket, *stage.daemon_sockets.values(), *(cluster.sock for cluster in stage.clusters)]
+        socks = [
+            stage.ssh_socket,
+            *stage.daemon_sockets.values(),
+            *(cluster.sock for cluster in stage.clusters),
+        ]
         assert {sock.getsockname()[0] for sock in socks} == {"127.0.0.1"}
 
 
@@ -37,7 +48,9 @@ def test_kubeconfig_verifies_tls_and_holds_the_token_once_per_cluster(tmp_path: 
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_text_says_whether_kubectl_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool) -> None:
+def test_text_says_whether_kubectl_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
     monkeypatch.setattr("shutil.which", lambda program: f"/usr/bin/{program}" if there else None)
     with prepare(tmp_path) as stage:
         text = welcome(stage)

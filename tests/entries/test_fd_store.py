@@ -65,7 +65,9 @@ async def test_a_manager_that_does_not_answer_is_not_waited_for_long(
         kept.keep(address, sock)
         kept.keep(address, sock)
     kept.forget(address)
-    await kept.settled([Endpoint("127.0.0.1", address.port + 1 if address.port < 65535 else 1)])  # not in its way: no barrier
+    await kept.settled(
+        [Endpoint("127.0.0.1", address.port + 1 if address.port < 65535 else 1)]
+    )  # not in its way: no barrier
     kept.forget(address)
     assert [manager.recv(200).decode().split("=")[0] for _ in range(2)] == ["FDSTORE", "FDSTOREREMOVE"]
     with pytest.raises(BlockingIOError):
@@ -75,7 +77,11 @@ async def test_a_manager_that_does_not_answer_is_not_waited_for_long(
         kept.keep(address, sock)
     kept.forget(address)
     await kept.settled([Endpoint("0.0.0.0", address.port)])  # noqa: S104 - nothing is bound
-    assert [manager.recv(200).decode().split("=")[0] for _ in range(3)] == ["FDSTORE", "FDSTOREREMOVE", "BARRIER"]
+    assert [manager.recv(200).decode().split("=")[0] for _ in range(3)] == [
+        "FDSTORE",
+        "FDSTOREREMOVE",
+        "BARRIER",
+    ]
 
 
 async def test_what_nobody_wants_is_closed_and_said(manager: socket.socket) -> None:

@@ -1,4 +1,5 @@
-"""What every row runs on: two gateways that are real sshds, three API servers, the daemon, and clients at each of them.
+"""What every row runs on: two gateways that are real sshds, three API servers, the daemon, and clients at
+each of them.
 
 prod    behind edge, the gateway that the fault is done to
 stage   behind edge, too: prod's neighbour, with an API server of its own
@@ -87,7 +88,9 @@ class Bed:
         for server in (*self.apis.values(), self.source):
             await self._stack.enter_async_context(server)
         if self.row.is_through_relay:
-            self._path = await self._stack.enter_async_context(FaultyRelay(Endpoint(self.edge.host, self.edge.port)))
+            self._path = await self._stack.enter_async_context(
+                FaultyRelay(Endpoint(self.edge.host, self.edge.port))
+            )
         environment = {"KUBEMUX_DATA_PLANE": self._plane, **self.row.environment}
         if self.row.has_shim:
             self._shim = Shim(self.folder)
@@ -146,16 +149,24 @@ class Bed:
     def sections(self) -> dict[str, Sections]:
         """The configuration: gateways, clusters and the rest."""
         self.trust()
-        edge: Sections = gateway(self.edge, port=self._edge_port, known_hosts=[str(self._known)], **self.row.edge)
+        edge: Sections = gateway(
+            self.edge, port=self._edge_port, known_hosts=[str(self._known)], **self.row.edge
+        )
         ca = self.certificates.ca
         clusters = {
-            name: cluster(self.ports[name], api.endpoint, via="far" if name == "far" else "edge", ca=ca, probe=PROBE)
+            name: cluster(
+                self.ports[name], api.endpoint, via="far" if name == "far" else "edge", ca=ca, probe=PROBE
+            )
             for name, api in self.apis.items()
         }
         if self.row.has_plain:
             clusters["plain"] = cluster(self.ports["plain"], self.source.endpoint, ca=ca, probe=SELDOM)
         limits: Sections = {"drain_timeout": "1s", "hold_timeout": "5s", **self.row.limits}
-        return {"gateways": {"edge": edge, "far": gateway(self.far)}, "clusters": clusters, "sections": {"limits": limits}}
+        return {
+            "gateways": {"edge": edge, "far": gateway(self.far)},
+            "clusters": clusters,
+            "sections": {"limits": limits},
+        }
 
     @property
     def _edge_port(self) -> int:
@@ -187,7 +198,8 @@ class Bed:
                 await load.wait_served()
             yield loads
 
-    # ------------------------------------------------------------------------------------------ questions and orders
+    # ------------------------------------------------------------------------------------------ questions and
+    # orders
 
     async def wait_for(self, what: str, condition: object, *, seconds: float = 20.0) -> None:
         """`Daemon.wait_for`, while the loads go on."""
@@ -217,7 +229,10 @@ class Bed:
         """Until sshd has closed every connection to the API servers: it holds no channel of ours."""
         servers = [*self.apis.values(), self.source]
         await eventually(
-            lambda: f"sshd closes every connection to the servers, not {[server.connections for server in servers]}",
+            lambda: (
+                "sshd closes every connection to the servers, not "
+                f"{[server.connections for server in servers]}"
+            ),
             lambda: not any(server.connections for server in servers),
         )
 
@@ -226,13 +241,18 @@ class Bed:
         await asyncio.to_thread(self._post, "/-/reconnect?gateway=edge")
 
     async def reload(self) -> None:
-        """`kubemux reload`: comes back when the file, and every reload that was asked for before, has been taken."""
+        """`kubemux reload`: comes back when the file, and every reload that was asked for before, has been
+        taken.
+        """
         await asyncio.to_thread(self._post, "/-/reload")
 
     def _post(self, path: str) -> None:
         with socket.socket(socket.AF_UNIX) as sock:
             sock.settimeout(60)  # reloads that were asked for before come first
             sock.connect(str(self.daemon.socket))
-            sock.sendall(f"POST {path} HTTP/1.1\r\nHost: kubemux\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode())
+            sock.sendall(
+                f"POST {path} HTTP/1.1\r\nHost: kubemux\r\n"
+                "Content-Length: 0\r\nConnection: close\r\n\r\n".encode()
+            )
             with sock.makefile("rb") as answer:
                 assert answer.readline().split()[1] == b"200"

@@ -44,7 +44,8 @@ def chart(title: str, samples: Sequence[Sample], marks: Sequence[tuple[float, st
             for sample, value in zip(samples, values, strict=True)
         )
         marked = "".join(
-            f'<path d="M{x(at):.1f} {top}V{bottom}" stroke="#d4a72c" opacity="0.45"><title>{escape(what)}</title></path>'
+            f'<path d="M{x(at):.1f} {top}V{bottom}" stroke="#d4a72c" '
+            f'opacity="0.45"><title>{escape(what)}</title></path>'
             for at, what in marks
         )
         parts += [
@@ -55,10 +56,14 @@ def chart(title: str, samples: Sequence[Sample], marks: Sequence[tuple[float, st
             f'<polyline points="{line}" fill="none" stroke="{_COLOURS[number]}" stroke-width="1.5"/>',
         ]
     height = TOP + len(panels) * (PANEL + GAP) + 20
-    parts.append(f'<text x="{LEFT}" y="{height - 18}" fill="#57606a">{end / 60:.1f} minutes; a vertical line is a fault</text>')
+    parts.append(
+        f'<text x="{LEFT}" y="{height - 18}" fill="#57606a">{end / 60:.1f} minutes; a vertical line is a '
+        "fault</text>"
+    )
     width = LEFT + WIDTH + 30
     head = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} '
+        f'{height}"'
         ' font-family="sans-serif" font-size="12"><rect width="100%" height="100%" fill="#fff"/>'
     )
     return "\n".join([head, *parts, "</svg>\n"])

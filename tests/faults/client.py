@@ -1,4 +1,6 @@
-"""Clients that ask over TLS again and again, and name whatever else they see: requests, a watch, checksummed bulk each way."""
+"""Clients that ask over TLS again and again, and name whatever else they see: requests, a watch, checksummed
+bulk each way.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,10 @@ def classify(exc: Exception) -> Saw:
 
 
 class Client:
-    """Asks again and again over one connection, and connects anew when that has ended. `run` never ends by itself."""
+    """Asks again and again over one connection, and connects anew when that has ended.
+
+    `run` never ends by itself.
+    """
 
     def __init__(self, name: str, port: int, context: ssl.SSLContext, patience: float) -> None:
         self.name = name

@@ -35,7 +35,11 @@ def _descriptors() -> Iterator[None]:
 
 @pytest.fixture
 def proven(
-    row: Row, plane: str, tmp_path: Path, certificates: Certificates, record_property: Callable[[str, object], None]
+    row: Row,
+    plane: str,
+    tmp_path: Path,
+    certificates: Certificates,
+    record_property: Callable[[str, object], None],
 ) -> Callable[[], Awaitable[None]]:
     """Call it to run the row; what was found goes into the table."""
 

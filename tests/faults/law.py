@@ -1,4 +1,5 @@
-"""The leak law: after any storm the daemon holds what it held before, and its counters say what others saw."""
+"""The leak law: after any storm the daemon holds what it held before, and its
+counters say what others saw."""
 
 from __future__ import annotations
 
@@ -41,9 +42,21 @@ class Holdings:
 
     def above(self, before: Holdings) -> list[str]:
         """What there is more of than `before`, in words; empty if the law holds."""
-        wanted = {"tasks": before.tasks, "descriptors": before.descriptors, "links": before.links, "sessions": before.sessions}
-        more = [f"{name} {getattr(self, name)}, were {held}" for name, held in wanted.items() if getattr(self, name) > held]
-        left = [f"{name} {getattr(self, name)}" for name in ("channels", "connections", "buffered_bytes", "missing")]
+        wanted = {
+            "tasks": before.tasks,
+            "descriptors": before.descriptors,
+            "links": before.links,
+            "sessions": before.sessions,
+        }
+        more = [
+            f"{name} {getattr(self, name)}, were {held}"
+            for name, held in wanted.items()
+            if getattr(self, name) > held
+        ]
+        left = [
+            f"{name} {getattr(self, name)}"
+            for name in ("channels", "connections", "buffered_bytes", "missing")
+        ]
         return more + [text for text in left if not text.endswith(" 0")]
 
 
@@ -81,7 +94,9 @@ def _settle(daemon: Daemon, sshds: tuple[Sshd, ...], before: Holdings | None) ->
         if not above:
             return held
         if time.monotonic() > deadline:
-            raise AssertionError(f"leaked, {SETTLE_S:g} s after the last client: {', '.join(above)}\n{daemon.log()}")
+            raise AssertionError(
+                f"leaked, {SETTLE_S:g} s after the last client: {', '.join(above)}\n{daemon.log()}"
+            )
         time.sleep(0.02)
 
 
@@ -93,7 +108,11 @@ class Counts:
         self._samples = [sample for family in families for sample in family.samples]
 
     def __call__(self, name: str, **labels: str) -> int:
-        found = (s.value for s in self._samples if s.name == f"kubemux_{name}" and labels.items() <= s.labels.items())
+        found = (
+            s.value
+            for s in self._samples
+            if s.name == f"kubemux_{name}" and labels.items() <= s.labels.items()
+        )
         return int(sum(found))
 
     def labels(self, name: str, label: str, **labels: str) -> frozenset[str]:
@@ -114,11 +133,16 @@ def agree_on_clients(counts: Counts, made: Mapping[str, int]) -> None:
 
 
 def agree_on_links(counts: Counts, daemon: Daemon, **sshds: Sshd) -> None:
-    """Every link of a gateway is up or its end is in the log, and its sshd knows of all. Raises AssertionError."""
+    """Every link of a gateway is up or its end is in the log, and its sshd knows of all.
+
+    Raises AssertionError.
+    """
     ends = [event for event in daemon.events() if event["event"] in ("link lost", "link closed")]
     for name, sshd in sshds.items():
         opened = counts("gateway_connects_total", gateway=name, result="ok")
         closed = sum(end["gateway"] == name for end in ends)
-        assert opened == closed + counts("gateway_links", gateway=name), f"{name}: {opened} links opened, {closed} closed"
+        assert opened == closed + counts("gateway_links", gateway=name), (
+            f"{name}: {opened} links opened, {closed} closed"
+        )
         accepted = sshd.log().count("Accepted publickey")
         assert accepted >= opened, f"{name}: {opened} links, but sshd accepted {accepted}"

@@ -20,12 +20,19 @@ LEAVE_S: Final = 10.0
 class Load:
     """`async with Load(...)`: clients of one cluster, as long as the block lasts. `light` has no bulk."""
 
-    def __init__(self, name: str, port: int, certificates: Certificates, *, patience: float, light: bool = False) -> None:
+    def __init__(
+        self, name: str, port: int, certificates: Certificates, *, patience: float, light: bool = False
+    ) -> None:
         self.name = name
         self.port = port
         context = ssl.create_default_context(cafile=certificates.ca)
-        kinds: Iterable[type[Client]] = (Client, Watch) if light else (Client, Client, Client, Watch, Download, Upload)
-        self.clients = [kind(f"{kind.__name__.lower()} {n} of {name}", port, context, patience) for n, kind in enumerate(kinds)]
+        kinds: Iterable[type[Client]] = (
+            (Client, Watch) if light else (Client, Client, Client, Watch, Download, Upload)
+        )
+        self.clients = [
+            kind(f"{kind.__name__.lower()} {n} of {name}", port, context, patience)
+            for n, kind in enumerate(kinds)
+        ]
         self._tasks = Tasks(name)
         self._running: list[asyncio.Task[None]] = []
 
@@ -80,7 +87,8 @@ class Load:
         )
 
     async def wait_back(self, since: float, *, seconds: float) -> float:
-        """Until each client is served again after `expect`; seconds from `since` to the first that had been interrupted.
+        """Until each client is served again after `expect`; seconds from `since` to the first that had been
+        interrupted.
 
         Raises AssertionError.
         """
@@ -103,7 +111,9 @@ class Load:
             client.expect()
 
 
-async def eventually(what: Callable[[], str], condition: Callable[[], bool], *, seconds: float = 20.0) -> None:
+async def eventually(
+    what: Callable[[], str], condition: Callable[[], bool], *, seconds: float = 20.0
+) -> None:
     """Look again and again until `condition` holds. Raises AssertionError that says `what` did not come."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds

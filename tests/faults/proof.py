@@ -43,15 +43,21 @@ async def prove(row: Row, folder: Path, certificates: Certificates, *, plane: st
     if plane == "native":
         renamed = row.on_native
         row = replace(
-            row, lost=renamed.get(row.lost, row.lost), results=frozenset(renamed.get(result, result) for result in row.results)
+            row,
+            lost=renamed.get(row.lost, row.lost),
+            results=frozenset(renamed.get(result, result) for result in row.results),
         )
     async with Bed(row, folder, certificates, plane=plane) as bed:
         before = await settled(bed.daemon, bed.edge, bed.far)
         async with bed.load() as loads:
             recovery = await _fault(bed, loads)
-        hit, spared = ([load for name, load in loads.items() if (name in bed.hit) == is_hit] for is_hit in (True, False))
+        hit, spared = (
+            [load for name, load in loads.items() if (name in bed.hit) == is_hit] for is_hit in (True, False)
+        )
         seen = sum((load.seen for load in hit), Counter[Saw]())
-        may_see = row.clients | {Saw.REFUSED} if row.gateway or row.lost else row.clients  # if it lasts longer than hold_timeout
+        may_see = (
+            row.clients | {Saw.REFUSED} if row.gateway or row.lost else row.clients
+        )  # if it lasts longer than hold_timeout
         assert seen.keys() <= may_see, f"clients saw {dict(seen)}: {[load.clients for load in hit]}"
         if row.is_partial:
             assert any(not client.seen for load in hit for client in load.clients), "everybody saw it"
@@ -69,7 +75,9 @@ async def prove(row: Row, folder: Path, certificates: Certificates, *, plane: st
             others=_told(others) if row.hits is not Hits.ALL else "-",
             recovery=recovery,
             leaks="none",
-            says=", ".join(dict.fromkeys(filter(None, (row.gateway, row.lost, row.probe, *sorted(row.results))))),
+            says=", ".join(
+                dict.fromkeys(filter(None, (row.gateway, row.lost, row.probe, *sorted(row.results))))
+            ),
         )
 
 
@@ -92,7 +100,9 @@ async def _fault(bed: Bed, loads: dict[str, Load]) -> float | None:
     if row.probe:
         await bed.wait_for(
             f"probes say {row.probe}",
-            lambda: all(bed.daemon.metric("kubemux_probes_total", cluster=name, result=row.probe) for name in bed.hit),
+            lambda: all(
+                bed.daemon.metric("kubemux_probes_total", cluster=name, result=row.probe) for name in bed.hit
+            ),
         )
     for name, load in loads.items():
         if not row.clients or row.is_partial or name not in bed.hit:
@@ -109,12 +119,16 @@ async def _fault(bed: Bed, loads: dict[str, Load]) -> float | None:
 def _agree(bed: Bed, loads: dict[str, Load], counts: Counts) -> None:
     """Hold the daemon's counters to the row, and to what the clients and sshds counted."""
     row = bed.row
-    agree_on_clients(counts, {**{name: load.connected for name, load in loads.items()}, "plain": bed.visitors})
+    agree_on_clients(
+        counts, {**{name: load.connected for name, load in loads.items()}, "plain": bed.visitors}
+    )
     ended = {name: counts.labels("connections_total", "result", cluster=name) for name in CLUSTERS}
     for name, results in ended.items():
         wanted = row.results if name in bed.hit else NOTHING
         met = set().union(*(ended[one] for one in bed.hit)) if row.is_partial else results
-        assert wanted - row.may <= met, f"connections of {name} ended by {sorted(results)}, not by {sorted(wanted)}"
+        assert wanted - row.may <= met, (
+            f"connections of {name} ended by {sorted(results)}, not by {sorted(wanted)}"
+        )
         assert results <= wanted | row.may | LEAVING, f"connections of {name} ended by {sorted(results)}"
     lost = counts.labels("gateway_reconnects_total", "reason", gateway="edge")
     assert lost == ({row.lost} if row.lost else set()), f"links were lost by {sorted(lost)}"

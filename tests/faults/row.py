@@ -1,4 +1,5 @@
-"""A row of the fault matrix as data: what breaks, how it is undone, and what everybody is meant to see of it."""
+"""A row of the fault matrix as data: what breaks, how it is undone, and what
+everybody is meant to see of it."""
 
 from __future__ import annotations
 
@@ -42,7 +43,10 @@ async def nothing(_: Bed) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One fault. What is not named is meant not to happen: another result, another gateway's error, a leak."""
+    """One fault.
+
+    What is not named is meant not to happen: another result, another gateway's error, a leak.
+    """
 
     name: str
     breaks: Step
@@ -59,7 +63,9 @@ class Row:
     lost: str = ""
     """The reason label of `gateway_reconnects_total` afterwards."""
     results: frozenset[str] = frozenset()
-    """The result labels of `connections_total` of those that are hit, beside those of clients that leave by themselves."""
+    """The result labels of `connections_total` of those that are hit, beside those of clients that leave by
+    themselves.
+    """
     on_native: Mapping[str, str] = field(default_factory=dict)
     """Reasons that have another, more exact name where kubemux carries the bytes itself."""
     may: frozenset[str] = frozenset()

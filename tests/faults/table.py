@@ -8,7 +8,15 @@ from typing import Final
 import pytest
 
 PROPERTY: Final = "fault"
-_HEADS: Final = ("fault", "plane", "that gateway's clients saw", "others saw", "back after", "leaks", "it is called")
+_HEADS: Final = (
+    "fault",
+    "plane",
+    "that gateway's clients saw",
+    "others saw",
+    "back after",
+    "leaks",
+    "it is called",
+)
 
 _found: list[dict[str, object]] = []
 
@@ -27,12 +35,23 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 def lines(found: list[dict[str, object]]) -> list[str]:
     """The table of these findings (`proof.Finding.record`), by fault, heads first."""
-    cells = [_HEADS, *(_cells(one) for one in sorted(found, key=lambda one: (str(one["row"]), str(one["plane"]))))]
+    cells = [
+        _HEADS,
+        *(_cells(one) for one in sorted(found, key=lambda one: (str(one["row"]), str(one["plane"])))),
+    ]
     widths = [max(len(line[n]) for line in cells) for n in range(len(_HEADS))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in cells
+    ]
 
 
 def _cells(one: dict[str, object]) -> tuple[str, ...]:
     recovery = one["recovery"]
     back = f"{recovery:.2f} s" if isinstance(recovery, float) else "-"
-    return (*(str(one[key]) for key in ("row", "plane", "clients", "others")), back, str(one["leaks"]), str(one["says"]))
+    return (
+        *(str(one[key]) for key in ("row", "plane", "clients", "others")),
+        back,
+        str(one["leaks"]),
+        str(one["says"]),
+    )

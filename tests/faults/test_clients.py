@@ -37,7 +37,9 @@ async def visit(bed: Bed, count: int, *, first: bytes = b"") -> None:
 
 async def wait_visitors(bed: Bed, wanted: int) -> None:
     await bed.wait_for(
-        f"{wanted} visitors", lambda: bed.daemon.metric("kubemux_connections_active", cluster="plain") == wanted, seconds=60
+        f"{wanted} visitors",
+        lambda: bed.daemon.metric("kubemux_connections_active", cluster="plain") == wanted,
+        seconds=60,
     )
 
 

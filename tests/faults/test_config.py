@@ -22,7 +22,9 @@ async def reload(bed: Bed, result: str) -> None:
     metric = bed.daemon.metric
     before = await asyncio.to_thread(metric, "kubemux_config_reloads_total", result=result)
     bed.daemon.signal(signal.SIGHUP)
-    await bed.wait_for(f"a reload that is {result}", lambda: metric("kubemux_config_reloads_total", result=result) > before)
+    await bed.wait_for(
+        f"a reload that is {result}", lambda: metric("kubemux_config_reloads_total", result=result) > before
+    )
 
 
 def replace_by(content: bytes) -> Step:
@@ -63,11 +65,18 @@ async def replace_during_reload(bed: Bed) -> None:
 
 
 ROWS = (
-    Row(name="config replaced by garbage", breaks=replace_by(b"\x00\xff: [}{"), mends=put_back, errors=REJECTED),
+    Row(
+        name="config replaced by garbage",
+        breaks=replace_by(b"\x00\xff: [}{"),
+        mends=put_back,
+        errors=REJECTED,
+    ),
     Row(name="config replaced by an empty file", breaks=replace_by(b""), mends=put_back, errors=REJECTED),
     Row(name="config replaced by a directory", breaks=replace_by_directory, mends=put_back, errors=REJECTED),
     Row(name="config removed", breaks=remove, mends=put_back, errors=REJECTED),
-    Row(name="config replaced during a reload", breaks=replace_during_reload, mends=put_back, errors=REJECTED),
+    Row(
+        name="config replaced during a reload", breaks=replace_during_reload, mends=put_back, errors=REJECTED
+    ),
 )
 
 

@@ -1,4 +1,6 @@
-"""What a gateway can do to the others that the daemon has: it floods, never ends, or speaks too late, and nobody else notices."""
+"""What a gateway can do to the others that the daemon has: it floods, never ends, or speaks too late, and
+nobody else notices.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +28,11 @@ SERVED_S: Final = 20.0
 
 
 async def meet(bed: Bed, kind: str) -> Rogue:
-    """A gateway of that kind comes into the configuration, with a cluster whose probes open channels on it."""
-    rogue = bed.rogue = Rogue(kind, bed.folder / f"rogue {bed.daemon.metric('kubemux_config_reloads_total'):g}")
+    """A gateway of that kind comes into the configuration, with a cluster whose
+    probes open channels on it."""
+    rogue = bed.rogue = Rogue(
+        kind, bed.folder / f"rogue {bed.daemon.metric('kubemux_config_reloads_total'):g}"
+    )
     await asyncio.to_thread(rogue.start)
     bed.also_stop(rogue)
     content = json.loads(bed.good)
@@ -60,12 +65,15 @@ async def floods_before_login(bed: Bed) -> None:
     """Instead of an answer, until the dial is given up."""
     before = await late_turns(bed)
     await meet(bed, "ignores before login")
-    await bed.wait_for("the dial is given up", lambda: told(bed.daemon)["rogue"]["reason"] == "connect_timeout")
+    await bed.wait_for(
+        "the dial is given up", lambda: told(bed.daemon)["rogue"]["reason"] == "connect_timeout"
+    )
     assert await late_turns(bed) == before
 
 
 async def never_reads(bed: Bed) -> None:
-    """The daemon does not hear it any more when it has read nothing for a while: it is not heard out, ever."""
+    """The daemon does not hear it any more when it has read nothing for a while: it
+    is not heard out, ever."""
     rogue = await meet(bed, "unread")
     await asyncio.to_thread(rogue.hear)
 
@@ -99,7 +107,10 @@ async def leave(bed: Bed) -> None:
 
 
 def row(name: str, breaks: Step) -> Row:
-    keepalive = {"interval": "700ms", "max_missed": 3}  # a loop that hangs for two seconds loses the others' links
+    keepalive = {
+        "interval": "700ms",
+        "max_missed": 3,
+    }  # a loop that hangs for two seconds loses the others' links
     return Row(name=name, hits=Hits.GATEWAY, breaks=breaks, mends=leave, edge={"keepalive": keepalive})
 
 

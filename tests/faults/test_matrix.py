@@ -21,11 +21,14 @@ from tests.support.https import Answer
 from tests.support.shim import NAME, Shim
 from tests.support.tls import Certificates
 
-HELD = Holdings(tasks=9, descriptors=20, channels=0, connections=0, buffered_bytes=0, links=4, missing=0, sessions=4)
+HELD = Holdings(
+    tasks=9, descriptors=20, channels=0, connections=0, buffered_bytes=0, links=4, missing=0, sessions=4
+)
 
 
 @pytest.mark.parametrize(
-    "what", ["tasks", "descriptors", "channels", "connections", "buffered_bytes", "links", "missing", "sessions"]
+    "what",
+    ["tasks", "descriptors", "channels", "connections", "buffered_bytes", "links", "missing", "sessions"],
 )
 def test_whatever_is_left_breaks_the_law(what: str) -> None:
     (said,) = replace(HELD, **{what: getattr(HELD, what) + 1}).above(HELD)
@@ -61,13 +64,19 @@ class Liar(Api):
 
 
 async def test_every_client_notices_wrong_bytes(certificates: Certificates) -> None:
-    async with Liar(certificates) as server, Load("liar", server.endpoint.port, certificates, patience=5) as load:
+    async with (
+        Liar(certificates) as server,
+        Load("liar", server.endpoint.port, certificates, patience=5) as load,
+    ):
         await load.wait_seen(frozenset({Saw.WRONG}))
         assert not load.is_unbroken
 
 
 async def test_a_load_is_unbroken_until_something_happens(certificates: Certificates) -> None:
-    async with Api(certificates) as server, Load("api", server.endpoint.port, certificates, patience=0.5) as load:
+    async with (
+        Api(certificates) as server,
+        Load("api", server.endpoint.port, certificates, patience=0.5) as load,
+    ):
         await load.wait_served(times=3)
         assert load.is_unbroken
         assert load.connected == server.accepted == len(load.clients)

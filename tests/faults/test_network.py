@@ -87,7 +87,8 @@ def black_hole(name: str, *directions: Direction) -> Row:
 
 
 def corrupted(direction: Direction) -> Row:
-    """One bit: the link dies, none of its clients gets a wrong byte, and those of the other link see nothing."""
+    """One bit: the link dies, none of its clients gets a wrong byte, and those of
+    the other link see nothing."""
     return Row(
         name=f"a bit flipped on its way {direction.value.replace('_', ' ')}",
         breaks=corrupt(direction),

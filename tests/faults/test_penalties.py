@@ -1,4 +1,6 @@
-"""What other gateways' keys do to a gateway of the same sshd, which shuts out addresses that it refuses too often."""
+"""What other gateways' keys do to a gateway of the same sshd, which shuts out addresses that it refuses too
+often.
+"""
 
 from __future__ import annotations
 
@@ -31,13 +33,17 @@ async def refuse_six(bed: Bed) -> None:
     bed.daemon.config.write_text(json.dumps(content))
     await bed.reload()
     await bed.wait_for(
-        "all are refused", lambda: {told(bed.daemon)[name]["reason"] for name in WRONG} == {"auth_failed"}, seconds=60
+        "all are refused",
+        lambda: {told(bed.daemon)[name]["reason"] for name in WRONG} == {"auth_failed"},
+        seconds=60,
     )
     before = bed.daemon.metric("kubemux_gateway_reconnects_total", gateway="edge", reason="replaced")
     await bed.reconnect()
     await bed.wait_for(
         "edge has another link",
-        lambda: bed.daemon.metric("kubemux_gateway_reconnects_total", gateway="edge", reason="replaced") > before,
+        lambda: (
+            bed.daemon.metric("kubemux_gateway_reconnects_total", gateway="edge", reason="replaced") > before
+        ),
     )
     log = await asyncio.to_thread(bed.edge.log)
     assert "failed authentication" in log, "sshd counts"

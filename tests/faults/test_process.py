@@ -23,7 +23,9 @@ ENDED = frozenset({Saw.RESET, Saw.REFUSED, Saw.CUT})
 BLOCK_S = 3.0
 WATCHDOG_S = 1.0
 TERMINATED = {0, -signal.SIGTERM}
-"""Exit codes of a daemon that SIGTERM meets while it starts: before it can tell, Python has not begun to listen for it."""
+"""Exit codes of a daemon that SIGTERM meets while it starts: before it can tell, Python has not begun to
+listen for it.
+"""
 
 
 async def stop(bed: Bed) -> None:

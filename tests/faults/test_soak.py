@@ -1,8 +1,9 @@
-"""Faults at random under load, for a minute here and for as long as is wanted by `make soak MINUTES=n SEED=s`.
+"""Faults at random under load, for a minute here and for as long as is wanted by `make soak MINUTES=n
+SEED=s`.
 
-The storms of clients come first, then whatever the seed says. It is printed; the same one gives the same faults in the same
-order. At the end: the leak law, a log without an error that no fault explains, and resident memory that has not grown since
-minute 2.
+The storms of clients come first, then whatever the seed says. It is printed; the same one gives the same
+faults in the same order. At the end: the leak law, a log without an error that no fault explains, and
+resident memory that has not grown since minute 2.
 """
 
 from __future__ import annotations
@@ -46,8 +47,10 @@ MINUTES: Final = float(os.environ.get("SOAK_MINUTES", "1"))
 SAMPLE_S: Final = 1.0
 PATIENCE_S: Final = 5.0
 KEEPALIVE: Final = {"keepalive": {"interval": "700ms", "max_missed": 3}, "connect_timeout": "5s"}
-"""Silence is noticed after 2.1 s: a machine that does all this at once may keep a ping waiting behind bulk for one. And the last
-of 1,000 channels that are opened at once beside bulk, on asyncssh's channels, for two."""
+"""Silence is noticed after 2.1 s: a machine that does all this at once may keep a ping waiting behind bulk
+for one. And the last of 1,000 channels that are opened at once beside bulk, on asyncssh's channels, for
+two.
+"""
 HOLD_S: Final = 3.0
 """The longest that a fault lasts."""
 RECOVERY_S: Final = 60.0
@@ -94,8 +97,11 @@ FAULTS: Final = [
 ] + [test_clients.row("1,000 connections opened and closed", test_clients.come_and_go(1_000))]
 
 STORMS: Final = [row for row in FAULTS if row.name.startswith(("1,000 connections", "50 clients never read"))]
-"""What a soak begins with. An allocator keeps what a crowd took of it (1,000 clients: 3 MB of 56), so minute 2 has to be that
-of a daemon that has seen its largest crowd, whatever the seed: what grows after that is a leak."""
+"""What a soak begins with.
+
+An allocator keeps what a crowd took of it (1,000 clients: 3 MB of 56), so minute 2 has to be that of a daemon
+that has seen its largest crowd, whatever the seed: what grows after that is a leak.
+"""
 
 HOSTILE: Final = [row for row in FAULTS if row.name == "another gateway floods: global requests"]
 """What comes next, in every soak: a gateway beside the others, of which nobody notices anything."""
@@ -104,7 +110,14 @@ DOWN: Final = frozenset({"link_down", "channel_refused", "channel_prohibited", "
 EXPLAINED: Final[Mapping[str, frozenset[str]]] = {
     "link lost": frozenset({"link_lost", "keepalive_timeout", "protocol_error"}),
     "gateway dial failed": frozenset(
-        {"unreachable", "unresolvable", "connect_timeout", "handshake_failed", "host_key_changed", "auth_failed"}
+        {
+            "unreachable",
+            "unresolvable",
+            "connect_timeout",
+            "handshake_failed",
+            "host_key_changed",
+            "auth_failed",
+        }
     ),
     "cluster down": DOWN,
     "cluster still down": DOWN,
@@ -149,7 +162,8 @@ class Soak:
             yield self._random.choice(FAULTS)
 
     async def run(self, seconds: float) -> None:
-        """Faults, one after the other, each held for a moment and followed until everybody is served again."""
+        """Faults, one after the other, each held for a moment and followed until
+        everybody is served again."""
         bed = self._bed
         faults = self._faults()
         while self.seconds < seconds:
@@ -157,16 +171,28 @@ class Soak:
             hold, hurry = self._random.uniform(0.0, HOLD_S), self._random.random() < 0.5
             self.marks.append((self.seconds, fault.name))
             print(f"{self.seconds:6.1f} s  {fault.name}")  # noqa: T201 - what a failure is read with
-            bed.row = replace(fault, edge=ROW.edge, is_through_relay=True, has_plain=True, has_shim=True, patience=PATIENCE_S)
+            bed.row = replace(
+                fault,
+                edge=ROW.edge,
+                is_through_relay=True,
+                has_plain=True,
+                has_shim=True,
+                patience=PATIENCE_S,
+            )
             await fault.breaks(bed)
             await asyncio.sleep(hold)
             await fault.mends(bed)
             bed.let_go(hard=True)
-            if hurry and await asyncio.to_thread(bed.daemon.metric, "kubemux_gateway_links", gateway="edge") == 0:
+            if (
+                hurry
+                and await asyncio.to_thread(bed.daemon.metric, "kubemux_gateway_links", gateway="edge") == 0
+            ):
                 await bed.reconnect()  # as somebody would who sees it down
             for load in self._hit:
                 await load.wait_served(seconds=RECOVERY_S)
-            await bed.wait_for("all of edge is up", lambda: told(bed.daemon)["edge"]["state"] == "up", seconds=RECOVERY_S)
+            await bed.wait_for(
+                "all of edge is up", lambda: told(bed.daemon)["edge"]["state"] == "up", seconds=RECOVERY_S
+            )
         self.marks.append((self.seconds, "the last fault is over"))
 
     async def sample(self) -> None:
@@ -178,13 +204,19 @@ class Soak:
     def _look(self, seconds: float) -> Sample:
         daemon = self._bed.daemon
         folder = Path(f"/proc/{daemon.pid}")
-        rss = next(int(line.split()[1]) << 10 for line in (folder / "status").read_text().splitlines() if "VmRSS" in line)
+        rss = next(
+            int(line.split()[1]) << 10
+            for line in (folder / "status").read_text().splitlines()
+            if "VmRSS" in line
+        )
         tasks = int(daemon.metric("kubemux_tasks"))
         return Sample(seconds=seconds, rss=rss, descriptors=len(list((folder / "fd").iterdir())), tasks=tasks)
 
 
 def grown(samples: list[Sample]) -> float | None:
-    """Resident memory in the last quarter of a minute over that at minute 2; None if the run was too short to say."""
+    """Resident memory in the last quarter of a minute over that at minute 2; None if the run was too short to
+    say.
+    """
     last = samples[-1].seconds
     if last < 2 * SETTLED_S:
         return None
@@ -219,12 +251,18 @@ async def test_soak(tmp_path: Path, certificates: Certificates) -> None:
         await returned(before, bed.daemon, bed.edge, bed.far)
         await bed.wait_let_go()
         counts = await asyncio.to_thread(Counts, bed.daemon)
-        agree_on_clients(counts, {**{name: load.connected for name, load in loads.items()}, "plain": bed.visitors})
+        agree_on_clients(
+            counts, {**{name: load.connected for name, load in loads.items()}, "plain": bed.visitors}
+        )
         agree_on_links(counts, bed.daemon, edge=bed.edge, far=bed.far)
         assert not unexplained(bed.daemon.events())
         growth = grown(soak.samples)
         faults = len(soak.marks) - 1
-        rss = "RSS not judged: that takes 4 minutes" if growth is None else f"RSS {growth:.3f} times that at minute 2"
+        rss = (
+            "RSS not judged: that takes 4 minutes"
+            if growth is None
+            else f"RSS {growth:.3f} times that at minute 2"
+        )
         print(f"{faults} faults, {sum(load.served for load in loads.values())} requests served, {rss}")  # noqa: T201
         assert growth is None or growth <= GROWTH, f"RSS is {growth:.3f} times that at minute 2"
 
@@ -232,12 +270,18 @@ async def test_soak(tmp_path: Path, certificates: Certificates) -> None:
 def test_what_no_fault_explains_is_found() -> None:
     fine: dict[str, object] = {"event": "link lost", "level": "warning", "reason": "link_lost"}
     assert unexplained([fine, {"event": "stopped", "level": "info"}]) == []
-    odd: list[dict[str, object]] = [{**fine, "reason": "internal"}, {"event": "task failed", "level": "error"}]
+    odd: list[dict[str, object]] = [
+        {**fine, "reason": "internal"},
+        {"event": "task failed", "level": "error"},
+    ]
     assert unexplained([fine, *odd]) == odd
 
 
 def test_growth_is_against_minute_two() -> None:
-    samples = [Sample(seconds=float(second), rss=100 + (second > 200) * 10, descriptors=1, tasks=1) for second in range(301)]
+    samples = [
+        Sample(seconds=float(second), rss=100 + (second > 200) * 10, descriptors=1, tasks=1)
+        for second in range(301)
+    ]
     assert grown(samples) == pytest.approx(1.1)
     assert grown(samples[:100]) is None
 

@@ -94,7 +94,8 @@ async def leave(bed: Bed) -> None:
 async def silence(bed: Bed) -> None:
     """sshd hears nothing any more, and kubemux hears sshd.
 
-    The API servers are silent, too: sshd 9.2 has kept a dead client for 20 s and more whose watch still had events.
+    The API servers are silent, too: sshd 9.2 has kept a dead client for 20 s and more whose watch still had
+    events.
     """
     for name in bed.hit:
         bed.apis[name].answer = Answer.SILENCE

@@ -1,4 +1,6 @@
-"""What has ended a gateway's supervision, its links or its clients' patience: it goes on, and nobody else notices."""
+"""What has ended a gateway's supervision, its links or its clients' patience: it goes on, and nobody else
+notices.
+"""
 
 from __future__ import annotations
 
@@ -82,7 +84,9 @@ async def kill_the_proxy_command(bed: Bed) -> None:
     """edge once more, behind a command, which dies."""
     path = bed.folder / "ssh_config"
     run = shlex.join([sys.executable, carrier.__file__])
-    path.write_text(f"Host rogue\n  HostName {bed.edge.host}\n  Port {bed.edge.port}\n  ProxyCommand {run} %h %p\n")
+    path.write_text(
+        f"Host rogue\n  HostName {bed.edge.host}\n  Port {bed.edge.port}\n  ProxyCommand {run} %h %p\n"
+    )
     section = {**gateway(bed.edge), "host": "rogue", "ssh_config": str(path), "connections": 1}
     await add(bed, {key: value for key, value in section.items() if key != "port"})
     await visit(bed)
@@ -94,7 +98,9 @@ async def kill_the_proxy_command(bed: Bed) -> None:
     assert "ended with SIGKILL" in str(lost["message"])
     await visit(bed)
     await take_it_out(bed)
-    await bed.wait_for("its command ends", lambda: not any("carrier.py" in command(pid) for pid in children(bed.daemon.pid)))
+    await bed.wait_for(
+        "its command ends", lambda: not any("carrier.py" in command(pid) for pid in children(bed.daemon.pid))
+    )
 
 
 async def leave_links_unused(bed: Bed) -> None:
@@ -105,7 +111,11 @@ async def leave_links_unused(bed: Bed) -> None:
     await add(bed, gateway(sshd))
 
     def lost() -> list[dict[str, object]]:
-        return [event for event in bed.daemon.events("link lost") if "UnusedConnectionTimeout" in str(event.get("hint"))]
+        return [
+            event
+            for event in bed.daemon.events("link lost")
+            if "UnusedConnectionTimeout" in str(event.get("hint"))
+        ]
 
     await bed.wait_for("sshd ends unused links", lambda: len(lost()) >= UNUSED)
     assert {(event["gateway"], event["reason"]) for event in lost()} == {("rogue", "link_lost")}
@@ -122,7 +132,9 @@ async def take_it_out(bed: Bed) -> None:
 
 async def stay_away(bed: Bed) -> None:
     await kill(bed)
-    await bed.wait_for("clients are refused", lambda: len(bed.daemon.events("clients are refused")) == len(bed.hit))
+    await bed.wait_for(
+        "clients are refused", lambda: len(bed.daemon.events("clients are refused")) == len(bed.hit)
+    )
 
 
 async def come_back(bed: Bed) -> None:
@@ -131,8 +143,16 @@ async def come_back(bed: Bed) -> None:
 
 
 ROWS = (
-    Row(name="another gateway lets us in and hangs up in one segment", breaks=lets_us_in_and_hangs_up, mends=leave),
-    Row(name="another gateway answers keepalives with UNIMPLEMENTED", breaks=answers_with_unimplemented, mends=leave),
+    Row(
+        name="another gateway lets us in and hangs up in one segment",
+        breaks=lets_us_in_and_hangs_up,
+        mends=leave,
+    ),
+    Row(
+        name="another gateway answers keepalives with UNIMPLEMENTED",
+        breaks=answers_with_unimplemented,
+        mends=leave,
+    ),
     Row(name="another gateway's ProxyCommand killed", breaks=kill_the_proxy_command),
     Row(name="UnusedConnectionTimeout hit", breaks=leave_links_unused, mends=take_it_out),
     Row(

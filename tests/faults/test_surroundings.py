@@ -74,7 +74,9 @@ def turn(seconds: int) -> Step:
         bed.shim.turn_clock(seconds)
         bed.daemon.signal(signal.SIGHUP)  # an idle reload shows what the daemon takes for now
         name = "kubemux_config_last_reload_success_timestamp_seconds"
-        await bed.wait_for("the clock was turned", lambda: abs(bed.daemon.metric(name) - time.time() - seconds) < HOUR // 60)
+        await bed.wait_for(
+            "the clock was turned", lambda: abs(bed.daemon.metric(name) - time.time() - seconds) < HOUR // 60
+        )
 
     return step
 
@@ -134,7 +136,9 @@ ROWS = (
     ),
     # The certificates of these tests are valid from an hour ago, for 24 hours.
     Row(name="clock jumps 12 hours ahead, and back", breaks=turn(12 * HOUR), mends=turn(0), has_shim=True),
-    Row(name="clock jumps half an hour back, and ahead", breaks=turn(-HOUR // 2), mends=turn(0), has_shim=True),
+    Row(
+        name="clock jumps half an hour back, and ahead", breaks=turn(-HOUR // 2), mends=turn(0), has_shim=True
+    ),
     Row(
         name="disk full for logs",
         breaks=reset,

@@ -1,4 +1,6 @@
-"""The fuzzer's targets hold on random inputs and on every input that once broke one; atheris looks further (`make fuzz`)."""
+"""The fuzzer's targets hold on random inputs and on every input that once broke one; atheris looks further
+(`make fuzz`).
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,11 @@ from proxy.ssh.native.wire import messages
 from proxy.ssh.native.wire.errors import ProtocolError
 from tests.support.daemon import ROOT
 
-TARGETS: dict[str, Callable[[bytes], None]] = {"link": link.run, "packets": packets.run, "parsers": parsers.run}
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    "link": link.run,
+    "packets": packets.run,
+    "parsers": parsers.run,
+}
 FINDINGS = sorted((ROOT / "fuzz" / "findings").glob("*/*"))
 CORPUS = sorted((ROOT / "fuzz" / "corpus").glob("*/*"))
 
@@ -45,7 +51,9 @@ def test_what_was_learnt() -> None:
 
 
 def test_scripts_reach_what_they_are_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Most links of a random script carry data both ways; a fuzzer that only ever sees refusals proves nothing."""
+    """Most links of a random script carry data both ways; a fuzzer that only ever sees refusals proves
+    nothing.
+    """
     seen: dict[str, int] = {}
 
     def count(name: str, of: type, method: str) -> None:
@@ -71,7 +79,9 @@ def test_scripts_reach_what_they_are_for(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_takeovers_reach_both_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A connection that goes on, with answers from either side of the border; one that is over; and both before it is ours."""
+    """A connection that goes on, with answers from either side of the border; one that is over; and both
+    before it is ours.
+    """
     seen: Counter[str] = Counter()
     check, begin = Takeover._check, Handover.begin
 
@@ -92,7 +102,9 @@ def test_takeovers_reach_both_ends(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("law", ["what has come is lost", "a turn has no end"])
-def test_a_law_of_floods_and_takeovers_that_is_broken_is_noticed(law: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_law_of_floods_and_takeovers_that_is_broken_is_noticed(
+    law: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     begin = Handover.begin
     if law == "a turn has no end":
         monkeypatch.setattr(incoming, "TURN", 1 << 20)

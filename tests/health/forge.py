@@ -32,7 +32,10 @@ SERVER_AUTH, CLIENT_AUTH = ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.
 
 @cache
 def key(kind: str, number: int = 0) -> Key:
-    """A key; the same for the same arguments, as making one takes time. `number` tells those of one kind apart."""
+    """A key; the same for the same arguments, as making one takes time.
+
+    `number` tells those of one kind apart.
+    """
     del number
     match kind:
         case "p224":
@@ -146,7 +149,9 @@ def make(spec: Spec, issuer: Made | None = None) -> Made:
     digest: hashes.SHA256 = hashes.SHA256() if by_hand else getattr(hashes, spec.hash)()
     salt = padding.PSS.DIGEST_LENGTH if spec.salt is None else spec.salt
     pss = padding.PSS(padding.MGF1(digest), salt) if spec.pss else None
-    certificate = builder.sign(signer, None if isinstance(signer, ed25519.Ed25519PrivateKey) else digest, rsa_padding=pss)
+    certificate = builder.sign(
+        signer, None if isinstance(signer, ed25519.Ed25519PrivateKey) else digest, rsa_padding=pss
+    )
     if by_hand:
         certificate = _forged(certificate, spec, signer)
     return Made(certificate, own)
@@ -192,7 +197,9 @@ def _forged(certificate: x509.Certificate, spec: Spec, signer: Key) -> x509.Cert
     signature = signer.sign(body, ec.ECDSA(getattr(hashes, digest)()))
     if spec.misnamed:
         algorithm = _ECDSA_SHA384
-    return x509.load_der_x509_certificate(_sequence(body + algorithm + b"\x03" + _length(len(signature) + 1) + b"\0" + signature))
+    return x509.load_der_x509_certificate(
+        _sequence(body + algorithm + b"\x03" + _length(len(signature) + 1) + b"\0" + signature)
+    )
 
 
 def _sequence(contents: bytes) -> bytes:
@@ -207,7 +214,8 @@ def _length(count: int) -> bytes:
 
 
 class Shown:
-    """A TLS server in a thread that shows `chain` and answers every request with a healthy API server's word."""
+    """A TLS server in a thread that shows `chain` and answers every request with a
+    healthy API server's word."""
 
     def __init__(self, folder: Path, chain: Sequence[Made], *, context: ssl.SSLContext | None = None) -> None:
         pem = folder / "server.pem"

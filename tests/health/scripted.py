@@ -52,7 +52,8 @@ class Scripted(Server):
         self.requested = asyncio.Event()
 
     async def __aexit__(self, *exc: object) -> None:
-        # The probe has closed its end, so every script ends by itself: to cancel one as it closes would be an error in its loop.
+        # The probe has closed its end, so every script ends by itself: to cancel one as it closes would be an
+        # error in its loop.
         await self.refuse()
         if self._open:
             await asyncio.wait(self._open, timeout=5)
@@ -106,7 +107,9 @@ class Dialer:
         return sum(sock.fileno() != -1 for sock in self.sockets)
 
 
-def cluster(endpoint: Endpoint, ca: Path | None, *, name: str | None = "kubernetes", **probe: object) -> ClusterConfig:
+def cluster(
+    endpoint: Endpoint, ca: Path | None, *, name: str | None = "kubernetes", **probe: object
+) -> ClusterConfig:
     """A cluster at `endpoint`, probed as `probe` says."""
     return ClusterConfig(
         gateway=DIRECT,

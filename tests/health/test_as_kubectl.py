@@ -51,9 +51,22 @@ def kubectl(folder: Path, server: Endpoint, ca: Path, name: str) -> str:
     kubeconfig.write_text(json.dumps(root))
     program = find("kubectl")
     assert program
-    command: list[str | Path] = [program, "--kubeconfig", kubeconfig, "--request-timeout=20s", "get", "--raw", "/healthz"]
+    command: list[str | Path] = [
+        program,
+        "--kubeconfig",
+        kubeconfig,
+        "--request-timeout=20s",
+        "get",
+        "--raw",
+        "/healthz",
+    ]
     done = subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, env=os.environ | {"HOME": str(folder)}
+        command,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ | {"HOME": str(folder)},
     )
     assert done.returncode in {0, 1}, done.stderr
     return done.stderr.strip() or "failed" if done.returncode else ""
@@ -61,7 +74,10 @@ def kubectl(folder: Path, server: Endpoint, ca: Path, name: str) -> str:
 
 def need_new_kubectl() -> None:
     done = subprocess.run(
-        [find("kubectl") or "", "version", "--client", "-o", "json"], capture_output=True, timeout=60, check=True
+        [find("kubectl") or "", "version", "--client", "-o", "json"],
+        capture_output=True,
+        timeout=60,
+        check=True,
     )
     version = json.loads(done.stdout)["clientVersion"]
     if int(re.sub(r"\D", "", version["minor"])) < SINCE:
@@ -69,7 +85,9 @@ def need_new_kubectl() -> None:
 
 
 def asked(endpoint: Endpoint, ca: Path, name: str) -> ClusterConfig:
-    return ClusterConfig(gateway=DIRECT, listen=NOWHERE, api_servers=(endpoint,), tls=TlsConfig(server_name=name, ca_file=ca))
+    return ClusterConfig(
+        gateway=DIRECT, listen=NOWHERE, api_servers=(endpoint,), tls=TlsConfig(server_name=name, ca_file=ca)
+    )
 
 
 def shown(folder: Path, case: Case) -> tuple[Shown, Path]:
@@ -82,7 +100,9 @@ def shown(folder: Path, case: Case) -> tuple[Shown, Path]:
 def complaints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What kubectl says of each case, two at a time: it takes a tenth of a second of CPU to start."""
     need_new_kubectl()
-    cases = {label: tmp_path_factory.mktemp("case") for label in CASES}  # not in the threads: it is not made for them
+    cases = {
+        label: tmp_path_factory.mktemp("case") for label in CASES
+    }  # not in the threads: it is not made for them
 
     def ask(label: str) -> str:
         folder = cases[label]
@@ -142,13 +162,27 @@ async def test_a_handshake_that_go_makes(tmp_path: Path, label: str) -> None:
     with server.running() as endpoint:
         complaint = kubectl(tmp_path, endpoint, ca, NAME)
         outcome = await probe("prod", asked(endpoint, ca, NAME), Dialer(endpoint), Contexts())
-    assert (not complaint, outcome.result) == (good, Result.OK if good else Result.TLS_FAILED), (complaint, outcome.message)
+    assert (not complaint, outcome.result) == (good, Result.OK if good else Result.TLS_FAILED), (
+        complaint,
+        outcome.message,
+    )
 
 
 @pytest.mark.kubectl
 @pytest.mark.parametrize(
     "name",
-    ["kubernetes", "KUBERNETES", "kubernetes.", "my_api.svc", "a..b", "192.0.2.1", "[192.0.2.1]", "::1", "fe80::1%eth0", "*.svc"],
+    [
+        "kubernetes",
+        "KUBERNETES",
+        "kubernetes.",
+        "my_api.svc",
+        "a..b",
+        "192.0.2.1",
+        "[192.0.2.1]",
+        "::1",
+        "fe80::1%eth0",
+        "*.svc",
+    ],
 )
 async def test_the_server_is_told_the_name_that_kubectl_tells(tmp_path: Path, name: str) -> None:
     need_new_kubectl()
@@ -170,7 +204,9 @@ NAMES = ["kubernetes", "api.example.com", "*.example.com", "*.kubernetes", "KUBE
 def chains(draw: st.DrawFn) -> Case:
     """Any chain of up to three, of which any may be trusted."""
     odd = st.integers(0, 9).map(lambda number: number == 0)
-    usages = st.sampled_from([None, ("key_cert_sign",), ("key_cert_sign", "digital_signature"), ("digital_signature",)])
+    usages = st.sampled_from(
+        [None, ("key_cert_sign",), ("key_cert_sign", "digital_signature"), ("digital_signature",)]
+    )
     extended = st.sampled_from([None, None, None, (SERVER_AUTH,), (SERVER_AUTH, CLIENT_AUTH), (CLIENT_AUTH,)])
     made: list[Made] = []
     for level in range(draw(st.integers(1, 3))):
@@ -198,7 +234,10 @@ def chains(draw: st.DrawFn) -> Case:
     sent = [made[-1], *draw(st.permutations(made[:-1]))[: draw(st.integers(0, 3))]]
     trusted = draw(st.lists(st.sampled_from(made), min_size=1, max_size=3))
     return Case(
-        sent, b"".join(one.pem for one in trusted), good=True, name=draw(st.sampled_from(["kubernetes", "api.example.com"]))
+        sent,
+        b"".join(one.pem for one in trusted),
+        good=True,
+        name=draw(st.sampled_from(["kubernetes", "api.example.com"])),
     )
 
 
@@ -212,7 +251,12 @@ def test_any_chain_is_judged_as_by_kubectl(case: Case) -> None:
         with server.running() as endpoint:
             complaint = kubectl(Path(folder), endpoint, ca, case.name)
     try:
-        verify([one.der for one in case.chain], Anchors(certificates.load_pem(case.ca_file)), case.name, datetime.now(UTC))
+        verify(
+            [one.der for one in case.chain],
+            Anchors(certificates.load_pem(case.ca_file)),
+            case.name,
+            datetime.now(UTC),
+        )
         ours = ""
     except (Refused, ValueError) as refused:
         ours = str(refused)

@@ -1,4 +1,6 @@
-"""Bounds on what a hostile server's certificates cost, and that it sees nothing of ours before they are verified."""
+"""Bounds on what a hostile server's certificates cost, and that it sees nothing of ours before they are
+verified.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ def complaint(sent: list[Made], trusted: Made) -> Refused:
     return caught.value
 
 
-def test_authorities_that_could_all_have_signed_each_other_are_not_all_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_authorities_that_could_all_have_signed_each_other_are_not_all_tried(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Ten of one name and key, told apart by their names for themselves: 10! ways through them."""
     top = make(authority("middle"))
     ring = [make(authority("middle", dns=(f"{number}.example",)), top) for number in range(10)]
@@ -62,7 +66,10 @@ def test_names_times_constraints_are_bounded() -> None:
     ("sent", "words"),
     [
         (make(Spec(dns=(NAME,)), make(authority("stranger"))), "is signed by CN=stranger, not found there"),
-        (make(LEAF, make(authority("root", number=1))), "is signed by CN=root, which is there with another key than the one"),
+        (
+            make(LEAF, make(authority("root", number=1))),
+            "is signed by CN=root, which is there with another key than the one",
+        ),
     ],
 )
 def test_who_signed_is_named(sent: Made, words: str) -> None:
@@ -76,7 +83,9 @@ def test_an_intermediate_that_is_not_sent_is_named() -> None:
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-async def test_a_server_that_is_not_trusted_sees_no_client_certificate(pki: Pki, version: ssl.TLSVersion) -> None:
+async def test_a_server_that_is_not_trusted_sees_no_client_certificate(
+    pki: Pki, version: ssl.TLSVersion
+) -> None:
     shown: list[object] = []
     tls = server_context(pki.foreign, client_ca=pki.authority.ca.cert)
     tls.verify_mode = ssl.CERT_OPTIONAL

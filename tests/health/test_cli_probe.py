@@ -28,12 +28,16 @@ class Ran:
 async def kubemux(*command: str | Path) -> Ran:
     """The command as a process. Nothing of the daemon runs."""
     pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "proxy", *command, stdout=pipe, stderr=pipe)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "proxy", *command, stdout=pipe, stderr=pipe
+    )
     stdout, stderr = await asyncio.wait_for(process.communicate(), 30)
     return Ran(process.returncode or 0, stdout.decode(), stderr.decode())
 
 
-def configured(folder: Path, api_server: Endpoint, ca: Path, *, gateways: dict[str, object] | None = None) -> Path:
+def configured(
+    folder: Path, api_server: Endpoint, ca: Path, *, gateways: dict[str, object] | None = None
+) -> Path:
     """A configuration with the cluster `prod`, behind the one gateway if there is one. JSON is YAML."""
     cluster = {
         "gateway": next(iter(gateways), "direct") if gateways else "direct",
@@ -77,7 +81,9 @@ async def test_a_name_mismatch_lists_the_names(tmp_path: Path, pki: Pki) -> None
     assert steps[7] == "down: tls_name_mismatch"
 
 
-@pytest.mark.parametrize(("status", "code", "word"), [("403 Forbidden", 0, "unauthorized"), ("500 Oops", 1, "unhealthy")])
+@pytest.mark.parametrize(
+    ("status", "code", "word"), [("403 Forbidden", 0, "unauthorized"), ("500 Oops", 1, "unhealthy")]
+)
 async def test_json_and_the_exit_code(tmp_path: Path, pki: Pki, status: str, code: int, word: str) -> None:
     script = answers(f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode())
     result = await run(tmp_path, pki, script, pki.good, "prod", "--json")
@@ -92,7 +98,9 @@ async def test_json_and_the_exit_code(tmp_path: Path, pki: Pki, status: str, cod
 async def test_an_unknown_cluster_is_a_usage_error_that_lists_them(tmp_path: Path, pki: Pki) -> None:
     result = await run(tmp_path, pki, answers(OK), pki.good, "prdo")
     assert result.exit_code == 2
-    assert result.stderr == "kubemux: no cluster is called 'prdo'\n  hint: did you mean prod? there are: prod\n"
+    assert (
+        result.stderr == "kubemux: no cluster is called 'prdo'\n  hint: did you mean prod? there are: prod\n"
+    )
 
 
 class Broken(StrEnum):
@@ -118,7 +126,13 @@ class Broken(StrEnum):
     ],
 )
 async def test_through_a_real_sshd_it_stops_where_the_way_is_broken(
-    tmp_path: Path, pki: Pki, sshd_factory: SshdFactory, broken: Broken, passed: list[str], result: str, hint: str
+    tmp_path: Path,
+    pki: Pki,
+    sshd_factory: SshdFactory,
+    broken: Broken,
+    passed: list[str],
+    result: str,
+    hint: str,
 ) -> None:
     sshd = sshd_factory(config={"AllowTcpForwarding": "no"} if broken is Broken.FORWARDING else {})
     wrong = sshd.new_identity("wrong", authorize=False)
@@ -139,7 +153,10 @@ async def test_through_a_real_sshd_it_stops_where_the_way_is_broken(
     told = json.loads(ran.stdout)
     steps = [(step["stage"], step["verdict"]) for step in told["steps"]]
     assert [stage for stage, verdict in steps if verdict == "ok"] == passed
-    assert [verdict for _, verdict in steps[len(passed) :]] == ["failed", *["not reached"] * (5 - len(passed))][: 6 - len(passed)]
+    assert [verdict for _, verdict in steps[len(passed) :]] == [
+        "failed",
+        *["not reached"] * (5 - len(passed)),
+    ][: 6 - len(passed)]
     assert told["result"] == result
     assert hint in told["hint"]
     assert ran.exit_code == (0 if broken is Broken.NOTHING else 1)
@@ -147,12 +164,21 @@ async def test_through_a_real_sshd_it_stops_where_the_way_is_broken(
 
 
 @pytest.mark.sshd
-async def test_verbose_says_what_was_taken_from_ssh_config(tmp_path: Path, pki: Pki, sshd_factory: SshdFactory) -> None:
+async def test_verbose_says_what_was_taken_from_ssh_config(
+    tmp_path: Path, pki: Pki, sshd_factory: SshdFactory
+) -> None:
     """Of the gateway and of its jump host; of ssh's own defaults nothing is said."""
     edge, jump = sshd_factory(), sshd_factory()
-    lines = [f"Host edge\n  Port {edge.port}\n  ProxyJump jump\n  ControlMaster auto\n  StrictHostKeyChecking off"]
-    lines += [f"  IdentityFile {tmp_path}/missing\n  Ciphers ^aes256-ctr\n  UserKnownHostsFile {edge.known_hosts()}"]
-    lines += [f"Host jump\n  Port {jump.port}\n  UserKnownHostsFile {jump.known_hosts()}\n  IdentityFile {jump.identity}"]
+    lines = [
+        f"Host edge\n  Port {edge.port}\n  ProxyJump jump\n  ControlMaster auto\n  StrictHostKeyChecking off"
+    ]
+    lines += [
+        f"  IdentityFile {tmp_path}/missing\n  Ciphers ^aes256-ctr\n  UserKnownHostsFile {edge.known_hosts()}"
+    ]
+    lines += [
+        f"Host jump\n  Port {jump.port}\n  UserKnownHostsFile {jump.known_hosts()}\n  IdentityFile "
+        f"{jump.identity}"
+    ]
     lines += [f"Host *\n  HostName 127.0.0.1\n  IdentityFile {edge.identity}\n  RemoteCommand none\n"]
     (tmp_path / "ssh_config").write_text("\n".join(lines))
     gateway = {"host": "edge", "ssh_config": str(tmp_path / "ssh_config")}
@@ -163,7 +189,9 @@ async def test_verbose_says_what_was_taken_from_ssh_config(tmp_path: Path, pki: 
     said, _, rest = ran.stdout.partition("prod through edge")
     assert "alive: ok" in rest
     blocks = re.split("^ssh_config ", said, flags=re.MULTILINE)
-    assert [block.partition(",")[0] for block in blocks[1:]] == [f"{tmp_path}/ssh_config for {host}" for host in ("edge", "jump")]
+    assert [block.partition(",")[0] for block in blocks[1:]] == [
+        f"{tmp_path}/ssh_config for {host}" for host in ("edge", "jump")
+    ]
     for line in (
         "used         hostname 127.0.0.1",
         f"used         port {edge.port}",

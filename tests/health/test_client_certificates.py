@@ -36,7 +36,11 @@ JUNK = b"-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
 PARAMETERS = b"-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n"
 
 
-def pem(made: Made, form: PrivateFormat = PrivateFormat.PKCS8, encryption: KeySerializationEncryption | None = None) -> bytes:
+def pem(
+    made: Made,
+    form: PrivateFormat = PrivateFormat.PKCS8,
+    encryption: KeySerializationEncryption | None = None,
+) -> bytes:
     return made.key.private_bytes(Encoding.PEM, form, encryption or NoEncryption())
 
 
@@ -80,9 +84,19 @@ def kubectl(folder: Path, endpoint: Endpoint, ca: Path, user: dict[str, str]) ->
         "current-context": "x",
     }
     (kubeconfig := folder / "kubeconfig").write_text(json.dumps(root))
-    command = [find("kubectl") or "", "--kubeconfig", str(kubeconfig), "--request-timeout=20s", "get", "--raw", "/healthz"]
+    command = [
+        find("kubectl") or "",
+        "--kubeconfig",
+        str(kubeconfig),
+        "--request-timeout=20s",
+        "get",
+        "--raw",
+        "/healthz",
+    ]
     environment = os.environ | {"HOME": str(folder)}
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment, timeout=60)
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment, timeout=60
+    )
     return done.stderr.strip() or "failed" if done.returncode else ""
 
 
@@ -100,7 +114,9 @@ async def test_it_is_shown_if_kubectl_shows_it(tmp_path: Path, label: str) -> No
     context.load_verify_locations(ca)
     context.verify_mode = ssl.CERT_REQUIRED
     with Shown(tmp_path, [make(LEAF, ROOT)], context=context).running() as endpoint:
-        complaint = kubectl(tmp_path, endpoint, ca, {"client-certificate": str(cert_file), "client-key": str(key_file)})
+        complaint = kubectl(
+            tmp_path, endpoint, ca, {"client-certificate": str(cert_file), "client-key": str(key_file)}
+        )
         config = ClusterConfig(
             gateway=DIRECT,
             listen=NOWHERE,
@@ -117,6 +133,8 @@ async def test_one_that_no_api_server_takes_says_why(tmp_path: Path) -> None:
     (tmp_path / "client.crt").write_bytes(weak.pem)
     (tmp_path / "client.key").write_bytes(pem(weak))
     settings = {"client_cert": str(tmp_path / "client.crt"), "client_key": str(tmp_path / "client.key")}
-    config = ClusterConfig(gateway=DIRECT, listen=NOWHERE, api_servers=(NOWHERE,), probe=ProbeConfig.model_validate(settings))
+    config = ClusterConfig(
+        gateway=DIRECT, listen=NOWHERE, api_servers=(NOWHERE,), probe=ProbeConfig.model_validate(settings)
+    )
     with pytest.raises(Failure, match="is signed by an algorithm that API servers refuse"):
         await Contexts().load(config)

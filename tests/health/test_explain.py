@@ -45,7 +45,9 @@ def test_the_steps_before_the_end_passed(outcome: Outcome, through_ssh: str, dir
 
 
 @given(st.sampled_from(Result), st.sampled_from(Stage), st.booleans())
-def test_at_most_one_step_fails_and_nothing_passes_after_it(result: Result, stage: Stage, direct: bool) -> None:
+def test_at_most_one_step_fails_and_nothing_passes_after_it(
+    result: Result, stage: Stage, direct: bool
+) -> None:
     row = verdicts(Outcome(result, "", "", 1.0, stage), direct=direct)
     assert set(row.partition("F")[0]) <= {"o", "-"}
     assert row.count("F") == (0 if result.alive else 1)
@@ -55,30 +57,45 @@ def test_at_most_one_step_fails_and_nothing_passes_after_it(result: Result, stag
 def test_times_are_told_where_they_were_spent() -> None:
     timings = ((Stage.CHANNEL, 0.2), (Stage.TLS, 0.3))
     outcome = Outcome(Result.TLS_EXPIRED, "", "", 0.5, Stage.TLS, timings=timings)
-    assert [step.seconds for step in steps(VIA_SSH, outcome, connecting=0.1)] == [None, None, 0.1, 0.2, 0.3, None]
+    assert [step.seconds for step in steps(VIA_SSH, outcome, connecting=0.1)] == [
+        None,
+        None,
+        0.1,
+        0.2,
+        0.3,
+        None,
+    ]
 
 
 @pytest.mark.both_loops
 async def test_a_certificate_that_is_refused_is_described(pki: Pki) -> None:
     async with Scripted(answers(OK), tls=server_context(pki.wrong_name)) as server:
-        outcome = await probe("prod", cluster(server.endpoint, pki.authority.ca.cert), Dialer(server.endpoint), Contexts())
+        outcome = await probe(
+            "prod", cluster(server.endpoint, pki.authority.ca.cert), Dialer(server.endpoint), Contexts()
+        )
     assert server.request == b""
     assert outcome.refused
     assert outcome.refused.names == ("somebody.example", "192.0.2.1")
     assert outcome.refused.issuer == "CN=kubemux test ca"
     assert outcome.refused.not_after == pki.wrong_name.not_after
-    assert str(outcome.refused).startswith("it names somebody.example, 192.0.2.1; issued by CN=kubemux test ca; valid from ")
+    assert str(outcome.refused).startswith(
+        "it names somebody.example, 192.0.2.1; issued by CN=kubemux test ca; valid from "
+    )
 
 
 async def test_a_certificate_without_names_names_nothing(pki: Pki) -> None:
     async with Scripted(answers(OK), tls=server_context(pki.client)) as server:
-        outcome = await probe("prod", cluster(server.endpoint, pki.authority.ca.cert), Dialer(server.endpoint), Contexts())
+        outcome = await probe(
+            "prod", cluster(server.endpoint, pki.authority.ca.cert), Dialer(server.endpoint), Contexts()
+        )
     assert str(outcome.refused).startswith("it names nothing; ")
 
 
 async def test_where_the_certificate_is_not_the_reason_there_is_none(pki: Pki) -> None:
     async with Scripted(answers(b"plain text\r\n")) as server:
-        outcome = await probe("prod", cluster(server.endpoint, pki.authority.ca.cert), Dialer(server.endpoint), Contexts())
+        outcome = await probe(
+            "prod", cluster(server.endpoint, pki.authority.ca.cert), Dialer(server.endpoint), Contexts()
+        )
     assert outcome.refused is None
     assert read(b"no certificate") is None
 

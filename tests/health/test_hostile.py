@@ -12,7 +12,18 @@ from hypothesis import strategies as st
 from proxy.health.probe import probe
 from proxy.health.result import Result
 from proxy.health.tls import Contexts
-from tests.health.scripted import NOWHERE, OK, Dialer, Pki, Script, Scripted, answers, cluster, server_context, silence
+from tests.health.scripted import (
+    NOWHERE,
+    OK,
+    Dialer,
+    Pki,
+    Script,
+    Scripted,
+    answers,
+    cluster,
+    server_context,
+    silence,
+)
 
 pytestmark = pytest.mark.both_loops
 
@@ -39,24 +50,45 @@ async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
     [
         pytest.param(silence, "/healthz", Result.TIMEOUT, id="silence"),
         pytest.param(drip, "/healthz", Result.TIMEOUT, id="drip"),
-        pytest.param(endless(b"HTTP/1.1 200 OK\r\n", b"X-Header: x\r\n"), "/healthz", Result.HTTP_FAILED, id="endless header"),
+        pytest.param(
+            endless(b"HTTP/1.1 200 OK\r\n", b"X-Header: x\r\n"),
+            "/healthz",
+            Result.HTTP_FAILED,
+            id="endless header",
+        ),
         pytest.param(endless(b"", b"x"), "/healthz", Result.HTTP_FAILED, id="endless line"),
         pytest.param(
-            endless(b"", b"HTTP/1.1 100 Continue\r\n\r\n"), "/healthz", Result.HTTP_FAILED, id="endless interim answers"
+            endless(b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+            "/healthz",
+            Result.HTTP_FAILED,
+            id="endless interim answers",
         ),
-        pytest.param(endless(b"HTTP/1.1 200 OK\r\n\r\n", b"ok\n"), "/healthz", Result.UNHEALTHY, id="endless body"),
-        pytest.param(endless(b"HTTP/1.1 200 OK\r\n\r\n", b"ok\n"), "/version", Result.OK, id="endless body elsewhere"),
         pytest.param(
-            endless(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1;" + b"x" * 20 + b"\r\nx\r\n"),
+            endless(b"HTTP/1.1 200 OK\r\n\r\n", b"ok\n"), "/healthz", Result.UNHEALTHY, id="endless body"
+        ),
+        pytest.param(
+            endless(b"HTTP/1.1 200 OK\r\n\r\n", b"ok\n"), "/version", Result.OK, id="endless body elsewhere"
+        ),
+        pytest.param(
+            endless(
+                b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1;" + b"x" * 20 + b"\r\nx\r\n"
+            ),
             "/healthz",
             Result.HTTP_FAILED,
             id="endless chunk extensions",
         ),
         pytest.param(answers(b"\x00\xff" * 50 + b"\r\n\r\n"), "/healthz", Result.HTTP_FAILED, id="not HTTP"),
-        pytest.param(answers(b"HTTP/1.1 101 Switching Protocols\r\n\r\n"), "/healthz", Result.HTTP_FAILED, id="switching"),
+        pytest.param(
+            answers(b"HTTP/1.1 101 Switching Protocols\r\n\r\n"),
+            "/healthz",
+            Result.HTTP_FAILED,
+            id="switching",
+        ),
     ],
 )
-async def test_a_server_that_never_ends_or_makes_no_sense(pki: Pki, script: Script, path: str, result: Result) -> None:
+async def test_a_server_that_never_ends_or_makes_no_sense(
+    pki: Pki, script: Script, path: str, result: Result
+) -> None:
     async with Scripted(script, tls=server_context(pki.good)) as server:
         dial = Dialer(server.endpoint)
         timeout = "300ms" if result is Result.TIMEOUT else "10s"
@@ -93,9 +125,19 @@ async def test_any_bytes_are_an_outcome(pki: Pki, responses: list[bytes]) -> Non
     async with Scripted(silence, tls=server_context(pki.good)) as server, Scripted(silence) as plain:
         for response in responses:
             server.script = plain.script = answers(response)
-            outcome = await probe("prod", cluster(server.endpoint, pki.authority.ca.cert), Dialer(server.endpoint), contexts)
-            assert outcome.result in {Result.OK, Result.UNAUTHORIZED, Result.UNHEALTHY, Result.HTTP_FAILED, Result.CLOSED}
-            outcome = await probe("prod", cluster(plain.endpoint, pki.authority.ca.cert), Dialer(plain.endpoint), contexts)
+            outcome = await probe(
+                "prod", cluster(server.endpoint, pki.authority.ca.cert), Dialer(server.endpoint), contexts
+            )
+            assert outcome.result in {
+                Result.OK,
+                Result.UNAUTHORIZED,
+                Result.UNHEALTHY,
+                Result.HTTP_FAILED,
+                Result.CLOSED,
+            }
+            outcome = await probe(
+                "prod", cluster(plain.endpoint, pki.authority.ca.cert), Dialer(plain.endpoint), contexts
+            )
             assert outcome.result in {Result.TLS_FAILED, Result.CLOSED}
 
 
@@ -136,7 +178,9 @@ async def test_cancelled_while_it_waits_for_the_server(pki: Pki, where: str) -> 
 
         config = cluster(server.endpoint, pki.authority.ca.cert)
         task = loop.create_task(probe("prod", config, stuck if where == "dial" else dial, Contexts()))
-        await {"dial": dialling.wait, "tls": lambda: server.wait_accepted(1), "http": server.requested.wait}[where]()
+        await {"dial": dialling.wait, "tls": lambda: server.wait_accepted(1), "http": server.requested.wait}[
+            where
+        ]()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

@@ -10,7 +10,9 @@ from proxy.snapshots import ClusterState
 
 
 def defined(verdicts: list[bool], threshold: int) -> ClusterState:
-    """The state by the definition: that of the latest run of `threshold` equal verdicts, else of the first verdict."""
+    """The state by the definition: that of the latest run of `threshold` equal verdicts, else of the first
+    verdict.
+    """
     for end in range(len(verdicts), threshold - 1, -1):
         if len(set(verdicts[end - threshold : end])) == 1:
             return ClusterState.UP if verdicts[end - 1] else ClusterState.DOWN

@@ -33,7 +33,9 @@ class Watched:
         self.registry = CollectorRegistry()
         self.changes: asyncio.Queue[ClusterState] = asyncio.Queue()
         metrics = Metrics(self.registry, version="0")
-        self.monitor = Monitor("prod", config, dial, metrics, lambda: self.changes.put_nowait(self.monitor.state))
+        self.monitor = Monitor(
+            "prod", config, dial, metrics, lambda: self.changes.put_nowait(self.monitor.state)
+        )
 
     async def change(self) -> ClusterState:
         return await asyncio.wait_for(self.changes.get(), 10)
@@ -61,7 +63,10 @@ async def test_a_cluster_that_is_back_is_confirmed_soon(pki: Pki, monkeypatch: p
     """Its clients are served again: two intervals would be an alert too long."""
     monkeypatch.setattr(monitor_module, "CONFIRM_S", 0.01)
     async with Scripted(answers(BAD), tls=server_context(pki.good)) as server:
-        watched = Watched(Dialer(server.endpoint), cluster(server.endpoint, pki.authority.ca.cert, interval="1h", threshold=3))
+        watched = Watched(
+            Dialer(server.endpoint),
+            cluster(server.endpoint, pki.authority.ca.cert, interval="1h", threshold=3),
+        )
         async with watched.running():
             assert await watched.change() is ClusterState.DOWN
             server.script = answers(OK)
@@ -71,7 +76,10 @@ async def test_a_cluster_that_is_back_is_confirmed_soon(pki: Pki, monkeypatch: p
 
 async def test_up_down_up_is_told_once_each(pki: Pki) -> None:
     async with Scripted(answers(OK), tls=server_context(pki.good)) as server:
-        watched = Watched(Dialer(server.endpoint), cluster(server.endpoint, pki.authority.ca.cert, interval="20ms", threshold=2))
+        watched = Watched(
+            Dialer(server.endpoint),
+            cluster(server.endpoint, pki.authority.ca.cert, interval="20ms", threshold=2),
+        )
         assert watched.monitor.state is ClusterState.UNKNOWN
         assert repr(watched.monitor) == "<Monitor prod unknown not probed>"
         with capture_logs() as logs:
@@ -85,8 +93,14 @@ async def test_up_down_up_is_told_once_each(pki: Pki) -> None:
                 server.script = answers(OK)
                 assert await watched.change() is ClusterState.UP
         assert repr(watched.monitor) == "<Monitor prod up ok>"
-        assert watched.sample("certificate_expiry_timestamp_seconds", kind="server") == pki.good.not_after.timestamp()
-        assert watched.sample("certificate_expiry_timestamp_seconds", kind="ca") == pki.authority.ca.not_after.timestamp()
+        assert (
+            watched.sample("certificate_expiry_timestamp_seconds", kind="server")
+            == pki.good.not_after.timestamp()
+        )
+        assert (
+            watched.sample("certificate_expiry_timestamp_seconds", kind="ca")
+            == pki.authority.ca.not_after.timestamp()
+        )
         assert watched.sample("probe_duration_seconds_count") == sum(
             watched.sample("probes_total", result=result) or 0 for result in Result
         )
@@ -114,8 +128,13 @@ async def test_another_reason_for_being_down_is_told_once() -> None:
     with capture_logs() as logs:
         async with watched.running():
             await asyncio.wait_for(later.wait(), 10)
-    lines = [(line["event"], line["result"], line.get("was")) for line in logs if line["log_level"] == "warning"]
-    assert lines == [("cluster down", "link_down", None), ("cluster still down", "channel_refused", "link_down")]
+    lines = [
+        (line["event"], line["result"], line.get("was")) for line in logs if line["log_level"] == "warning"
+    ]
+    assert lines == [
+        ("cluster down", "link_down", None),
+        ("cluster still down", "channel_refused", "link_down"),
+    ]
 
 
 class Gate:

@@ -27,7 +27,18 @@ from proxy.health.probe import probe
 from proxy.health.result import Outcome, Result
 from proxy.health.tls import Contexts
 from proxy.runtime.endpoint import Endpoint
-from tests.health.scripted import NOWHERE, OK, Dialer, Pki, Script, Scripted, answers, cluster, server_context, silence
+from tests.health.scripted import (
+    NOWHERE,
+    OK,
+    Dialer,
+    Pki,
+    Script,
+    Scripted,
+    answers,
+    cluster,
+    server_context,
+    silence,
+)
 from tests.support.serving import reset
 from tests.support.tls import Issued
 
@@ -40,7 +51,9 @@ async def probed(
     """The outcome with a TLS server that plays `script`; whatever happens, the probe's socket is closed."""
     async with Scripted(script, tls=server_context(issued or pki.good)) as server:
         dial = Dialer(server.endpoint)
-        outcome = await probe("prod", cluster(server.endpoint, pki.authority.ca.cert, name=name, **settings), dial, Contexts())
+        outcome = await probe(
+            "prod", cluster(server.endpoint, pki.authority.ca.cert, name=name, **settings), dial, Contexts()
+        )
         assert not dial.open
         return outcome
 
@@ -67,7 +80,13 @@ async def test_ok_with_everything_an_outcome_tells(pki: Pki) -> None:
         ("200 OK", b"ok", "/readyz/etcd", Result.OK, "HTTP 200"),
         ("200 OK", b'{"major": "1"}', "/version", Result.OK, "HTTP 200"),
         ("204 No Content", b"", "/version", Result.OK, "HTTP 204"),
-        ("200 OK", b"<html>please log in</html>", "/healthz", Result.UNHEALTHY, "not the body of an API server"),
+        (
+            "200 OK",
+            b"<html>please log in</html>",
+            "/healthz",
+            Result.UNHEALTHY,
+            "not the body of an API server",
+        ),
         ("200 OK", b"", "/healthz", Result.UNHEALTHY, "not the body of an API server"),
         ("401 Unauthorized", b"", "/healthz", Result.UNAUTHORIZED, "HTTP 401"),
         ("403 Forbidden", b"{}", "/healthz", Result.UNAUTHORIZED, "HTTP 403"),
@@ -84,7 +103,9 @@ async def test_ok_with_everything_an_outcome_tells(pki: Pki) -> None:
         ("429 Too Many Requests", b"", "/healthz", Result.UNHEALTHY, "HTTP 429"),
     ],
 )
-async def test_an_answer_is_judged(pki: Pki, status: str, body: bytes, path: str, result: Result, words: str) -> None:
+async def test_an_answer_is_judged(
+    pki: Pki, status: str, body: bytes, path: str, result: Result, words: str
+) -> None:
     outcome = await probed(pki, http(status, body), path=path)
     assert (outcome.result, outcome.status, outcome.stage) == (result, int(status[:3]), Stage.HTTP)
     assert words in outcome.message
@@ -101,7 +122,9 @@ async def test_an_answer_is_judged(pki: Pki, status: str, body: bytes, path: str
         ("not_yet_valid", Result.TLS_NOT_YET_VALID, "is not valid yet"),
     ],
 )
-async def test_a_bad_certificate_gets_no_request(pki: Pki, tmp_path: Path, field: str, result: Result, words: str) -> None:
+async def test_a_bad_certificate_gets_no_request(
+    pki: Pki, tmp_path: Path, field: str, result: Result, words: str
+) -> None:
     (tmp_path / "token").write_text("s3cret")
     issued: Issued = getattr(pki, field)
     async with Scripted(answers(OK), tls=server_context(issued)) as server:
@@ -116,7 +139,9 @@ async def test_a_bad_certificate_gets_no_request(pki: Pki, tmp_path: Path, field
 
 async def test_an_address_is_verified_as_an_address(pki: Pki) -> None:
     assert (await probed(pki, answers(OK), issued=pki.wrong_name, name="192.0.2.1")).result is Result.OK
-    assert (await probed(pki, answers(OK), issued=pki.wrong_name, name="192.0.2.2")).result is Result.TLS_NAME_MISMATCH
+    assert (
+        await probed(pki, answers(OK), issued=pki.wrong_name, name="192.0.2.2")
+    ).result is Result.TLS_NAME_MISMATCH
 
 
 async def test_without_a_server_name_the_api_servers_host_is_verified(pki: Pki) -> None:
@@ -152,7 +177,10 @@ async def crash(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
 @pytest.mark.parametrize(
     ("script", "result"),
     [
-        (answers(b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"), Result.TLS_FAILED),
+        (
+            answers(b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"),
+            Result.TLS_FAILED,
+        ),
         (answers(b"SSH-2.0-OpenSSH_9.2p1\r\n"), Result.TLS_FAILED),
         (hang_up, Result.CLOSED),
         (crash, Result.CLOSED),
@@ -162,14 +190,17 @@ async def crash(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
 async def test_what_is_there_does_not_speak_tls(pki: Pki, script: Script, result: Result) -> None:
     async with Scripted(script) as server:
         dial = Dialer(server.endpoint)
-        outcome = await probe("prod", cluster(server.endpoint, pki.authority.ca.cert, timeout="300ms"), dial, Contexts())
+        outcome = await probe(
+            "prod", cluster(server.endpoint, pki.authority.ca.cert, timeout="300ms"), dial, Contexts()
+        )
         assert not dial.open
     assert (outcome.result, outcome.stage) == (result, Stage.TLS)
     assert outcome.message.isprintable()
 
 
 async def test_the_other_end_of_a_socketpair_is_gone(pki: Pki) -> None:
-    # What a relay does to a probe when its channel dies: writing to it fails with EPIPE before anything was read.
+    # What a relay does to a probe when its channel dies: writing to it fails with EPIPE before anything was
+    # read.
     ours, theirs = socket.socketpair()
     theirs.close()
 
@@ -217,7 +248,9 @@ class TestChannel:
 async def test_the_request_is_one_that_an_api_server_expects(pki: Pki, tmp_path: Path) -> None:
     (tmp_path / "token").write_text("s3cret\n")
     async with Scripted(answers(OK), tls=server_context(pki.good)) as server:
-        config = cluster(server.endpoint, pki.authority.ca.cert, path="/readyz?verbose", token_file=str(tmp_path / "token"))
+        config = cluster(
+            server.endpoint, pki.authority.ca.cert, path="/readyz?verbose", token_file=str(tmp_path / "token")
+        )
         outcome = await probe("prod", config, Dialer(server.endpoint), Contexts())
         assert outcome.result is Result.OK
         line, *headers = server.request.decode().split("\r\n")
@@ -229,7 +262,9 @@ async def test_the_request_is_one_that_an_api_server_expects(pki: Pki, tmp_path:
 
 async def test_below_the_path_of_its_server(pki: Pki) -> None:
     async with Scripted(answers(OK), tls=server_context(pki.good)) as server:
-        config = cluster(server.endpoint, pki.authority.ca.cert).model_copy(update={"base_path": "/k8s/clusters/c-1"})
+        config = cluster(server.endpoint, pki.authority.ca.cert).model_copy(
+            update={"base_path": "/k8s/clusters/c-1"}
+        )
         outcome = await probe("prod", config, Dialer(server.endpoint), Contexts())
         assert (outcome.result, outcome.message) == (Result.OK, "HTTP 200 for /k8s/clusters/c-1/healthz")
         assert server.request.startswith(b"GET /k8s/clusters/c-1/healthz HTTP/1.1\r\n")
@@ -239,7 +274,10 @@ async def test_below_the_path_of_its_server(pki: Pki) -> None:
 
 
 def serve_verified(listener: socket.socket, context: ssl.SSLContext) -> None:
-    """Answer one client that shows a certificate. OpenSSL's own loop: asyncio's server drops the alert that refuses one."""
+    """Answer one client that shows a certificate.
+
+    OpenSSL's own loop: asyncio's server drops the alert that refuses one.
+    """
     sock, _ = listener.accept()
     with sock, suppress(OSError), context.wrap_socket(sock, server_side=True) as tls:
         tls.recv(4096)
@@ -257,19 +295,26 @@ async def test_a_client_certificate_is_shown_when_there_is_one(pki: Pki, version
 
         async def probed_once(config: ClusterConfig) -> Outcome:
             outcome, _ = await asyncio.gather(
-                probe("prod", config, Dialer(endpoint), Contexts()), asyncio.to_thread(serve_verified, listener, tls)
+                probe("prod", config, Dialer(endpoint), Contexts()),
+                asyncio.to_thread(serve_verified, listener, tls),
             )
             return outcome
 
-        outcome = await probed_once(cluster(endpoint, ca, client_cert=str(ours.cert), client_key=str(ours.key)))
+        outcome = await probed_once(
+            cluster(endpoint, ca, client_cert=str(ours.cert), client_key=str(ours.key))
+        )
         assert outcome.result is Result.OK
         assert dict(outcome.expiries)["client"] == ours.not_after.timestamp()
         outcome = await probed_once(cluster(endpoint, ca))
-        assert outcome.result is (Result.TLS_CLIENT_CERT if version is ssl.TLSVersion.TLSv1_3 else Result.TLS_FAILED)
+        assert outcome.result is (
+            Result.TLS_CLIENT_CERT if version is ssl.TLSVersion.TLSv1_3 else Result.TLS_FAILED
+        )
 
 
 @pytest.mark.parametrize("end", [hang_up, crash])
-@pytest.mark.parametrize("start", [b"", b"HTTP/1.1 200", b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nok"])
+@pytest.mark.parametrize(
+    "start", [b"", b"HTTP/1.1 200", b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nok"]
+)
 async def test_an_answer_that_ends_early(pki: Pki, start: bytes, end: Script) -> None:
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await answers(start)(reader, writer)

@@ -12,7 +12,12 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat, load_pem_private_key
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 from proxy.health import tls
 from proxy.health.chain import Refused, verify
@@ -24,7 +29,9 @@ from tests.health.scripted import NOWHERE, Pki, cluster
 
 def key_with_passphrase(plain: Path, where: Path) -> Path:
     key = load_pem_private_key(plain.read_bytes(), None)
-    where.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret")))
+    where.write_bytes(
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret"))
+    )
     return where
 
 
@@ -42,7 +49,9 @@ async def test_a_context_lives_as_long_as_its_files(pki: Pki, tmp_path: Path) ->
     replacement = tmp_path / "new"
     replacement.write_bytes(pki.authority.ca.cert.read_bytes())
     os.utime(replacement, ns=(0, 1))
-    replacement.rename(ca)  # how the kubelet and careful people replace a file; even with the old time and size
+    replacement.rename(
+        ca
+    )  # how the kubelet and careful people replace a file; even with the old time and size
     assert (await contexts.load(cluster(NOWHERE, ca)))[0].anchors is not touched.anchors
 
 
@@ -51,7 +60,9 @@ async def test_of_a_bundle_the_first_to_end_counts(pki: Pki, tmp_path: Path) -> 
     bundle = tmp_path / "bundle.crt"
     bundle.write_bytes(other.read_bytes() + pki.authority.ca.cert.read_bytes())
     identity, _ = await Contexts().load(cluster(NOWHERE, bundle))
-    both = [one.not_valid_after_utc.timestamp() for one in x509.load_pem_x509_certificates(bundle.read_bytes())]
+    both = [
+        one.not_valid_after_utc.timestamp() for one in x509.load_pem_x509_certificates(bundle.read_bytes())
+    ]
     assert len(both) == 2
     assert dict(identity.expiries) == {"ca": min(both)}
 
@@ -97,9 +108,15 @@ async def test_files_that_hold_something_else(pki: Pki, tmp_path: Path) -> None:
     for config, words in [
         (cluster(NOWHERE, junk), f"tls.ca_file {junk}: holds no PEM certificate that can be read"),
         (cluster(NOWHERE, None, client_cert=str(ours.cert)), "no PEM certificate with its key, unencrypted"),
-        (cluster(NOWHERE, None, client_cert=str(junk), client_key=str(ours.key)), "no PEM certificate with its key"),
+        (
+            cluster(NOWHERE, None, client_cert=str(junk), client_key=str(ours.key)),
+            "no PEM certificate with its key",
+        ),
         (cluster(NOWHERE, None, client_cert=str(ours.cert), client_key=str(encrypted)), "unencrypted"),
-        (cluster(NOWHERE, None, client_cert=str(ours.cert), client_key=str(theirs.key)), "is another certificate's key"),
+        (
+            cluster(NOWHERE, None, client_cert=str(ours.cert), client_key=str(theirs.key)),
+            "is another certificate's key",
+        ),
     ]:
         with pytest.raises(Failure) as failure:
             await Contexts().load(config)
@@ -128,19 +145,26 @@ def test_which_of_the_two_is_wrong() -> None:
     ours = Refused(Result.TLS_UNTRUSTED, "is signed by CN=x, not found there")
     failure = distrusted(ours, cluster(NOWHERE, Path("/etc/ca.crt")))
     assert failure.result is Result.TLS_UNTRUSTED
-    words = f"reached, but the certificate of {NOWHERE} is not trusted by tls.ca_file /etc/ca.crt: it is signed by CN=x"
+    words = (
+        f"reached, but the certificate of {NOWHERE} is not trusted by tls.ca_file /etc/ca.crt: it is "
+        "signed by CN=x"
+    )
     assert str(failure).startswith(words)
     assert failure.hint.startswith("clients that trust another CA are served all the same")
     without = distrusted(ours, cluster(NOWHERE, None))
     assert "the system's CA store (no tls.ca_file is given): it is signed by" in str(without)
     assert without.hint.startswith("set tls.ca_file")
 
-    theirs = distrusted(Refused(Result.TLS_UNTRUSTED, "cannot be read", for_all=True), cluster(NOWHERE, Path("/etc/ca.crt")))
+    theirs = distrusted(
+        Refused(Result.TLS_UNTRUSTED, "cannot be read", for_all=True), cluster(NOWHERE, Path("/etc/ca.crt"))
+    )
     assert str(theirs) == f"the certificate of {NOWHERE} cannot be read"
     assert theirs.hint.startswith("kubectl refuses it, too")
 
 
-async def test_a_file_that_hangs_is_named_and_holds_up_its_own_cluster_alone(pki: Pki, tmp_path: Path) -> None:
+async def test_a_file_that_hangs_is_named_and_holds_up_its_own_cluster_alone(
+    pki: Pki, tmp_path: Path
+) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     contexts = Contexts()
@@ -150,7 +174,9 @@ async def test_a_file_that_hangs_is_named_and_holds_up_its_own_cluster_alone(pki
         "tls.ca_file": cluster(NOWHERE, pipe, timeout="1s"),
         "probe.token_file": cluster(NOWHERE, ca, token_file=str(pipe), timeout="1s"),
         "probe.client_cert": cluster(NOWHERE, ca, client_cert=str(pipe), timeout="1s"),
-        "probe.client_key": cluster(NOWHERE, ca, client_cert=str(pki.client.cert), client_key=str(pipe), timeout="1s"),
+        "probe.client_key": cluster(
+            NOWHERE, ca, client_cert=str(pki.client.cert), client_key=str(pipe), timeout="1s"
+        ),
     }.items():
         place = Place("here")
         with pytest.raises(Failure, match=rf"reading {key} {pipe} has been hanging since 20") as first:

@@ -86,7 +86,9 @@ def _others() -> dict[str, Case]:
         "CA with a negative serial number": Case([make(LEAF, negative)], negative.pem, False),
         "such a CA and another": Case([leaf], negative.pem + root.pem, True),
         "such an intermediate": deep(False, authority("middle", number=2, negative=True)),
-        "stranger with a negative serial number": Case([leaf, make(replace(LEAF, negative=True))], root.pem, False),
+        "stranger with a negative serial number": Case(
+            [leaf, make(replace(LEAF, negative=True))], root.pem, False
+        ),
     }
 
 
@@ -161,8 +163,12 @@ def _authorities() -> dict[str, Case]:
         "path length 0": plain(True, ca=authority("root", path_length=0)),
         "path length 0, with an intermediate": deep(False, middle, root=authority("root", path_length=0)),
         "path length 0 of the intermediate": deep(True, replace(middle, path_length=0)),
-        "path length 0 and one below": deep(False, replace(middle, path_length=0), authority("lower", number=3)),
-        "path length 1 and one below": deep(True, replace(middle, path_length=1), authority("lower", number=3)),
+        "path length 0 and one below": deep(
+            False, replace(middle, path_length=0), authority("lower", number=3)
+        ),
+        "path length 1 and one below": deep(
+            True, replace(middle, path_length=1), authority("lower", number=3)
+        ),
         "intermediate expired": deep(False, replace(middle, valid=(-2 * HOUR, -HOUR))),
         "intermediate not yet valid": deep(False, replace(middle, valid=(HOUR, 2 * HOUR))),
         "root not yet valid": plain(False, ca=authority("root", valid=(HOUR, 2 * HOUR))),
@@ -180,8 +186,12 @@ def _authorities() -> dict[str, Case]:
         "leaf with the usage of a CA": plain(True, replace(LEAF, usage=("key_cert_sign", "crl_sign"))),
         "unknown extension": plain(True, replace(LEAF, more=((_unknown(), False),))),
         "unknown critical extension": plain(False, replace(LEAF, more=((_unknown(), True),))),
-        "unknown critical extension of the intermediate": deep(False, replace(middle, more=((_unknown(), True),))),
-        "unknown critical extension of the root": plain(False, ca=authority("root", more=((_unknown(), True),))),
+        "unknown critical extension of the intermediate": deep(
+            False, replace(middle, more=((_unknown(), True),))
+        ),
+        "unknown critical extension of the root": plain(
+            False, ca=authority("root", more=((_unknown(), True),))
+        ),
         "must-staple, critical": plain(False, replace(LEAF, more=((staple, True),))),
         "SHA-1": plain(False, replace(LEAF, hash="SHA1")),
         "SHA-1 intermediate": deep(False, replace(middle, hash="SHA1")),
@@ -190,8 +200,12 @@ def _authorities() -> dict[str, Case]:
         "SHA-384": plain(True, replace(LEAF, hash="SHA384")),
         "SHA-512 of an RSA root": plain(True, replace(LEAF, hash="SHA512"), authority("root", key="rsa2048")),
         "RSASSA-PSS": plain(True, replace(LEAF, pss=True), authority("root", key="rsa2048")),
-        "RSASSA-PSS, a salt that is too short": plain(False, replace(LEAF, pss=True, salt=20), authority("root", key="rsa2048")),
-        "RSASSA-PSS, no salt": plain(False, replace(LEAF, pss=True, salt=0), authority("root", key="rsa2048")),
+        "RSASSA-PSS, a salt that is too short": plain(
+            False, replace(LEAF, pss=True, salt=20), authority("root", key="rsa2048")
+        ),
+        "RSASSA-PSS, no salt": plain(
+            False, replace(LEAF, pss=True, salt=0), authority("root", key="rsa2048")
+        ),
         "RSA of 1024 bits": plain(True, replace(LEAF, key="rsa1024")),
         "root of 1024 bits": plain(True, ca=authority("root", key="rsa1024")),
         "root of 1024 bits, intermediate of 2048": deep(
@@ -204,38 +218,65 @@ def _authorities() -> dict[str, Case]:
         "negative serial number": plain(False, replace(LEAF, negative=True)),
         "permitted domain": _constrained(True, permitted=(x509.DNSName("kubernetes"),)),
         "permitted domain, another": _constrained(False, permitted=(x509.DNSName("example.com"),)),
-        "permitted domain, below it": _constrained(True, ("api.example.com",), permitted=(x509.DNSName("example.com"),)),
-        "permitted domain, longer word": _constrained(False, ("my-example.com",), permitted=(x509.DNSName("example.com"),)),
-        "permitted below a dot": _constrained(False, ("example.com",), permitted=(x509.DNSName(".example.com"),)),
-        "permitted domain, one of two names": _constrained(False, (NAME, "evil"), permitted=(x509.DNSName(NAME),)),
+        "permitted domain, below it": _constrained(
+            True, ("api.example.com",), permitted=(x509.DNSName("example.com"),)
+        ),
+        "permitted domain, longer word": _constrained(
+            False, ("my-example.com",), permitted=(x509.DNSName("example.com"),)
+        ),
+        "permitted below a dot": _constrained(
+            False, ("example.com",), permitted=(x509.DNSName(".example.com"),)
+        ),
+        "permitted domain, one of two names": _constrained(
+            False, (NAME, "evil"), permitted=(x509.DNSName(NAME),)
+        ),
         "excluded domain": _constrained(False, excluded=(x509.DNSName(NAME),)),
         "excluded domain, another": _constrained(True, excluded=(x509.DNSName("example.com"),)),
         "permitted network, no address": _constrained(True, permitted=(_network("192.0.2.0/24"),)),
-        "permitted network, an address outside": _constrained(False, ips=("10.0.0.1",), permitted=(_network("192.0.2.0/24"),)),
-        "permitted network, an address inside": _constrained(True, ips=("192.0.2.9",), permitted=(_network("192.0.2.0/24"),)),
-        "permitted network, IPv6 address": _constrained(False, ips=("::1",), permitted=(_network("192.0.2.0/24"),)),
+        "permitted network, an address outside": _constrained(
+            False, ips=("10.0.0.1",), permitted=(_network("192.0.2.0/24"),)
+        ),
+        "permitted network, an address inside": _constrained(
+            True, ips=("192.0.2.9",), permitted=(_network("192.0.2.0/24"),)
+        ),
+        "permitted network, IPv6 address": _constrained(
+            False, ips=("::1",), permitted=(_network("192.0.2.0/24"),)
+        ),
         "excluded network": _constrained(False, ips=("192.0.2.9",), excluded=(_network("192.0.2.0/24"),)),
         "permitted e-mail, none there": _constrained(True, permitted=(email,)),
         "permitted directory name": _constrained(False, permitted=(x509.DirectoryName(x509.Name([])),)),
         "excluded domain with a final dot": _constrained(False, excluded=(x509.DNSName("kubernetes."),)),
         "excluded domain with a space": _constrained(False, excluded=(x509.DNSName("ex ample"),)),
         "excluded dot": _constrained(False, excluded=(x509.DNSName("."),)),
-        "excluded address without a mask": plain(False, ca=authority("root", more=((_raw("2.5.29.30", _NO_MASK), True),))),
+        "excluded address without a mask": plain(
+            False, ca=authority("root", more=((_raw("2.5.29.30", _NO_MASK), True),))
+        ),
         "permitted domain, another name is malformed": _constrained(
             False, ("a.example.com", "a..example.com"), permitted=(x509.DNSName("example.com"),)
         ),
         "excluded domain, a name with a final dot": _constrained(
             False, ("a.example.com", "b.example.com."), excluded=(x509.DNSName("b.example.com"),)
         ),
-        "an address of 8 bytes": plain(False, Spec(more=((_raw("2.5.29.17", _NAMED + b"\x87\x08" + bytes(8)), False),))),
-        "a name in UTF-8": plain(False, Spec(more=((_raw("2.5.29.17", _NAMED + b"\x82\x03\xc3\xa9."), False),))),
-        "a URI of no host": plain(False, Spec(more=((_raw("2.5.29.17", _NAMED + b"\x86\x0ahttp://a.."), False),))),
-        "constraints of the intermediate": deep(False, replace(middle, permitted=(x509.DNSName("example.com"),))),
+        "an address of 8 bytes": plain(
+            False, Spec(more=((_raw("2.5.29.17", _NAMED + b"\x87\x08" + bytes(8)), False),))
+        ),
+        "a name in UTF-8": plain(
+            False, Spec(more=((_raw("2.5.29.17", _NAMED + b"\x82\x03\xc3\xa9."), False),))
+        ),
+        "a URI of no host": plain(
+            False, Spec(more=((_raw("2.5.29.17", _NAMED + b"\x86\x0ahttp://a.."), False),))
+        ),
+        "constraints of the intermediate": deep(
+            False, replace(middle, permitted=(x509.DNSName("example.com"),))
+        ),
     }
 
 
 def _constrained(
-    good: bool, dns: tuple[str, ...] = (NAME,), ips: tuple[str, ...] = (), **constraints: tuple[x509.GeneralName, ...]
+    good: bool,
+    dns: tuple[str, ...] = (NAME,),
+    ips: tuple[str, ...] = (),
+    **constraints: tuple[x509.GeneralName, ...],
 ) -> Case:
     root = authority("root", **constraints)
     return plain(good, Spec(dns=dns, ips=ips), root, name=dns[0])

@@ -1,4 +1,6 @@
-"""What the integration tests share: a gateway's section for an sshd, a cluster's for an API server, a kubeconfig for the port."""
+"""What the integration tests share: a gateway's section for an sshd, a cluster's for an API server, a
+kubeconfig for the port.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +15,17 @@ from tests.support.apiserver import ApiServer
 from tests.support.daemon import Sections
 from tests.support.sshd import Sshd
 
-BOTH_PLANES = {"test_byte_path", "test_jump", "test_make_before_break", "test_stuck", "test_watch_through_reloads"}
-"""Run with links' bytes carried by us and by asyncssh. With the variable set for the whole run, every test takes what it says."""
+BOTH_PLANES = {
+    "test_byte_path",
+    "test_jump",
+    "test_make_before_break",
+    "test_stuck",
+    "test_watch_through_reloads",
+}
+"""Run with links' bytes carried by us and by asyncssh.
+
+With the variable set for the whole run, every test takes what it says.
+"""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -41,7 +52,9 @@ def gateway(sshd: Sshd, **more: object) -> Sections:
     return {key: value for key, value in {**section, **more}.items() if value is not None}
 
 
-def cluster(port: int, *api_servers: Endpoint, via: str = "edge", ca: Path | None = None, **more: object) -> Sections:
+def cluster(
+    port: int, *api_servers: Endpoint, via: str = "edge", ca: Path | None = None, **more: object
+) -> Sections:
     """The section of a cluster that is listened for on `port`."""
     tls = {"server_name": "kubernetes"} | ({"ca_file": str(ca)} if ca is not None else {})
     return {

@@ -1,4 +1,6 @@
-"""The daemon beside servers in the test's own loop: started and asked in threads; a client; what it is connected to."""
+"""The daemon beside servers in the test's own loop: started and asked in threads; a client; what it is
+connected to.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ class Told(TypedDict):
 
 
 @asynccontextmanager
-async def running(folder: Path, *, gateways: Sections, clusters: Sections, **more: object) -> AsyncIterator[Daemon]:
+async def running(
+    folder: Path, *, gateways: Sections, clusters: Sections, **more: object
+) -> AsyncIterator[Daemon]:
     """A daemon that is stopped, and must then end well, with the block. `more` as for `Daemon`."""
     limits: Sections = {"drain_timeout": "500ms", **cast("Sections", more.pop("limits", {}))}
     daemon = Daemon(folder, gateways=gateways, clusters=clusters, sections={"limits": limits}, **more)  # type: ignore[arg-type]
@@ -66,7 +70,11 @@ async def settled(daemon: Daemon, *gateways: str) -> dict[str, Told]:
     """`told`, once each of these (or all) has been dialled."""
 
     def is_settled() -> bool:
-        return all(entry["state"] != "connecting" for name, entry in told(daemon).items() if not gateways or name in gateways)
+        return all(
+            entry["state"] != "connecting"
+            for name, entry in told(daemon).items()
+            if not gateways or name in gateways
+        )
 
     await asyncio.to_thread(daemon.wait_for, "every gateway dialled once", is_settled)
     return told(daemon)
@@ -78,11 +86,17 @@ async def connect(
     """A TLS connection to a mapped port. Raises OSError, TimeoutError."""
     context = ssl.create_default_context(cafile=certificates.ca)
     async with asyncio.timeout(seconds):
-        return await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname=certificates.server_name)
+        return await asyncio.open_connection(
+            "127.0.0.1", port, ssl=context, server_hostname=certificates.server_name
+        )
 
 
 async def ask(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, path: str = "/healthz", *, seconds: float = 20.0
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    path: str = "/healthz",
+    *,
+    seconds: float = 20.0,
 ) -> int:
     """The status code of one more request on that connection. Raises OSError, EOFError, TimeoutError."""
     async with asyncio.timeout(seconds):
@@ -108,7 +122,9 @@ def connections(pid: int) -> list[tuple[int, int]]:
     inodes = {str(link.readlink()).removeprefix("socket:[").removesuffix("]") for link in links}
     rows = (row.split() for row in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:])
     found = (row[1:3] for row in rows if row[9] in inodes and row[3] == "01")
-    return sorted((int(local.partition(":")[2], 16), int(remote.partition(":")[2], 16)) for local, remote in found)
+    return sorted(
+        (int(local.partition(":")[2], 16), int(remote.partition(":")[2], 16)) for local, remote in found
+    )
 
 
 def peers(pid: int) -> list[int]:

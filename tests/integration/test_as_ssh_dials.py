@@ -1,8 +1,9 @@
-"""Whatever an ssh_config says, kubemux dials what ssh(1) dials: the same address, from the same one, as the same user, through
-the same jump host or command; it believes the same host keys, and offers the same keys and algorithms.
+"""Whatever an ssh_config says, kubemux dials what ssh(1) dials: the same address, from the same one, as the
+same user, through the same jump host or command; it believes the same host keys, and offers the same keys
+and algorithms.
 
-The files come from a grammar (`tests/support/ssh_grammar.py`); a server that lets nobody in tells what came. It is no test of
-authentication: a key that could not sign is offered by ssh(1), and not by kubemux.
+The files come from a grammar (`tests/support/ssh_grammar.py`); a server that lets nobody in tells what came.
+It is no test of authentication: a key that could not sign is offered by ssh(1), and not by kubemux.
 """
 
 from __future__ import annotations
@@ -66,7 +67,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     files = {
         "known0": f"{','.join(names)},[localhost]:{ports[0]},bastion {ours}\nnonsense\n",
         "known1": f"[127.0.0.2]:* {ours}\n!bastion,b* {ours}\n[127.0.0.1]:{ports[0]} {others}\n",
-        "known2": f"wrong,[127.0.0.1]:{ports[0]} {others}\n@revoked [127.0.0.2]:{ports[0]} {ours}\n127.0.0.2,127.0.0.1 {ours}\n",
+        "known2": f"wrong,[127.0.0.1]:{ports[0]} {others}\n@revoked [127.0.0.2]:{ports[0]} "
+        f"{ours}\n127.0.0.2,127.0.0.1 {ours}\n",
         "known_127.0.0.1": f"127.0.0.1 {ours}\n",
     }
     for name, text in files.items():
@@ -102,7 +104,8 @@ def environment(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @asynccontextmanager
 async def ssh_agent(world: World) -> AsyncIterator[None]:
-    """An agent with the key of `world.public`, whose private half is nowhere else, and one that nobody names."""
+    """An agent with the key of `world.public`, whose private half is nowhere else,
+    and one that nobody names."""
     process = await asyncio.create_subprocess_exec(
         find("ssh-agent") or "ssh-agent", "-D", "-a", str(world.agent), stdout=asyncio.subprocess.DEVNULL
     )
@@ -111,7 +114,9 @@ async def ssh_agent(world: World) -> AsyncIterator[None]:
             assert process.returncode is None
             await asyncio.sleep(0.01)
         async with asyncssh.connect_agent(str(world.agent)) as agent:
-            await agent.add_keys([str(world.public.with_suffix("")), asyncssh.generate_private_key("ssh-ed25519")])
+            await agent.add_keys(
+                [str(world.public.with_suffix("")), asyncssh.generate_private_key("ssh-ed25519")]
+            )
         world.public.with_suffix("").unlink()
         yield
     finally:
@@ -193,10 +198,19 @@ async def test_kubemux_dials_what_ssh_dials(world: World, environment: None, tmp
     ends: Counter[str] = Counter()
     host_key = asyncssh.read_private_key(world.folder / "host_key")
     addresses = ["127.0.0.1", "127.0.0.2"]
-    async with ssh_agent(world), SshStub(host_key, addresses=addresses, ports=world.ports, gate=world.gate) as stub:
-        default = Drawn(f"HostName 127.0.0.1\nPort {world.ports[0]}\nBatchMode yes\nUserKnownHostsFile {world.known_hosts[0]}\n")
+    async with (
+        ssh_agent(world),
+        SshStub(host_key, addresses=addresses, ports=world.ports, gate=world.gate) as stub,
+    ):
+        default = Drawn(
+            f"HostName 127.0.0.1\nPort {world.ports[0]}\nBatchMode yes\nUserKnownHostsFile "
+            f"{world.known_hosts[0]}\n"
+        )
         file.write_text(default.text)
-        plain = (await as_ssh(world, stub, default, file)).visits[0], (await as_kubemux(world, stub, default, file)).visits[0]
+        plain = (
+            (await as_ssh(world, stub, default, file)).visits[0],
+            (await as_kubemux(world, stub, default, file)).visits[0],
+        )
         for case in range(CASES):
             drawn = draw(random, world)
             file.write_text(drawn.text)
@@ -206,10 +220,14 @@ async def test_kubemux_dials_what_ssh_dials(world: World, environment: None, tmp
                 compare(world, plain, ssh, ours)
             except AssertionError as exc:
                 called = f"ssh -N -F FILE -l {drawn.user} -p {drawn.port} -- {ALIAS}"
-                raise AssertionError(f"case {case}: {called}\n{drawn.text}\nssh: {ssh}\n\nkubemux: {ours}\n\n{exc}") from exc
+                raise AssertionError(
+                    f"case {case}: {called}\n{drawn.text}\nssh: {ssh}\n\nkubemux: {ours}\n\n{exc}"
+                ) from exc
             options += drawn.options
             ends[
-                "command" if ssh.recorded else f"{len(ssh.visits)} dialled, {'as ' + ssh.visits[-1].user if ssh.visits else ''}"
+                "command"
+                if ssh.recorded
+                else f"{len(ssh.visits)} dialled, {'as ' + ssh.visits[-1].user if ssh.visits else ''}"
             ] += 1
     for title, counter in (("options drawn", options), ("how far ssh got", ends)):
         sys.stdout.write(f"\n{title}, in {CASES} files\n")

@@ -1,4 +1,5 @@
-"""Logging in to a real sshd with everything it takes, and what an operator is told when it takes none of it."""
+"""Logging in to a real sshd with everything it takes, and what an operator is told
+when it takes none of it."""
 
 from __future__ import annotations
 
@@ -44,7 +45,11 @@ def agent(tmp_path: Path) -> Iterator[Path]:
 
 def add_to_agent(agent: Path, key: Path) -> None:
     subprocess.run(
-        ["ssh-add", "-q", key], check=True, capture_output=True, timeout=10, env=os.environ | {"SSH_AUTH_SOCK": str(agent)}
+        ["ssh-add", "-q", key],
+        check=True,
+        capture_output=True,
+        timeout=10,
+        env=os.environ | {"SSH_AUTH_SOCK": str(agent)},
     )
 
 
@@ -54,7 +59,9 @@ def secret(path: Path, text: str) -> str:
     return str(path)
 
 
-async def test_an_agents_keys_that_identityfile_names_come_first(sshd_factory: SshdFactory, agent: Path, tmp_path: Path) -> None:
+async def test_an_agents_keys_that_identityfile_names_come_first(
+    sshd_factory: SshdFactory, agent: Path, tmp_path: Path
+) -> None:
     """As ssh(1) offers them: with six keys in the agent, sshd has hung up before it sees the right one."""
     sshd = sshd_factory(config={"MaxAuthTries": "2"})
     for number in range(6):
@@ -71,7 +78,9 @@ async def test_an_agents_keys_that_identityfile_names_come_first(sshd_factory: S
     assert "takes no more in one login (MaxAuthTries)" in str(await failure(config))
 
 
-async def test_everything_sshd_can_be_shown(sshd: Sshd, agent: Path, tmp_path: Path, certificates: Certificates) -> None:
+async def test_everything_sshd_can_be_shown(
+    sshd: Sshd, agent: Path, tmp_path: Path, certificates: Certificates
+) -> None:
     """Good and bad keys side by side in one daemon: the bad ones cost the good ones nothing."""
     locked = sshd.new_identity("locked", passphrase=PASSPHRASE)
     right, wrong = secret(tmp_path / "right", PASSPHRASE), secret(tmp_path / "wrong", WRONG)
@@ -92,14 +101,20 @@ async def test_everything_sshd_can_be_shown(sshd: Sshd, agent: Path, tmp_path: P
         "rsa": gateway(sshd, identity_files=[str(rsa)]),
         "passphrase": gateway(sshd, identity_files=[str(locked)], passphrase_file=right),
         "certificate": gateway(sshd, identity_files=[str(certified)]),
-        "certificate-elsewhere": gateway(sshd, identity_files=[str(moved)], certificate_files=[str(certificate)]),
+        "certificate-elsewhere": gateway(
+            sshd, identity_files=[str(moved)], certificate_files=[str(certificate)]
+        ),
         "agent": gateway(sshd, identity_files=None, agent=True),
         "last-of-several": gateway(sshd, identity_files=[*refused, str(sshd.identity)]),
     }
     bad: dict[str, tuple[dict[str, object], str, list[str]]] = {
         "refused": ({"identity_files": refused}, "auth_failed", [f"refuses user {sshd.user}"]),
         "nobody": ({"user": "nobody"}, "auth_failed", ["refuses user nobody"]),
-        "expired": ({"identity_files": [str(expired)]}, "auth_failed", ["refuses user", "expired-cert.pub expired on 20"]),
+        "expired": (
+            {"identity_files": [str(expired)]},
+            "auth_failed",
+            ["refuses user", "expired-cert.pub expired on 20"],
+        ),
         "wrong-passphrase": (
             {"identity_files": [str(locked)], "passphrase_file": wrong},
             "credentials_unusable",
@@ -119,7 +134,9 @@ async def test_everything_sshd_can_be_shown(sshd: Sshd, agent: Path, tmp_path: P
     async with Https(certificates) as server:
         clusters = {"prod": cluster(port, server.endpoint, via="passphrase", ca=certificates.ca, probe=PROBE)}
         environment = {"SSH_AUTH_SOCK": str(agent)}
-        async with running(tmp_path / "daemon", gateways=gateways, clusters=clusters, environment=environment) as daemon:
+        async with running(
+            tmp_path / "daemon", gateways=gateways, clusters=clusters, environment=environment
+        ) as daemon:
             found = await settled(daemon)
             for name in good:
                 assert found[name]["state"] == "up", found[name]
@@ -134,13 +151,16 @@ async def test_everything_sshd_can_be_shown(sshd: Sshd, agent: Path, tmp_path: P
                     assert text in found[name]["message"], found[name]
                 assert found[name]["hint"]
                 assert daemon.metric("kubemux_gateway_connects_total", gateway=name, result=reason) >= 1
-                (warned,) = (entry for entry in daemon.events("gateway dial failed") if entry["gateway"] == name)
+                (warned,) = (
+                    entry for entry in daemon.events("gateway dial failed") if entry["gateway"] == name
+                )
                 assert (warned["reason"], warned["message"], warned["hint"]) == (
                     reason,
                     found[name]["message"],
                     found[name]["hint"],
                 )
-                # sshd penalises an address that keeps failing; what fails before it is asked may be tried again soon.
+                # sshd penalises an address that keeps failing; what fails before it is asked may be tried
+                # again soon.
                 if reason == "auth_failed":
                     assert 5 < cast("float", warned["retry_in"]) <= 15
             await wait_up(daemon, "prod")
@@ -150,11 +170,15 @@ async def test_everything_sshd_can_be_shown(sshd: Sshd, agent: Path, tmp_path: P
             assert not [word for word in (PASSPHRASE, WRONG) if word in public + argv]
 
 
-async def test_a_key_file_that_vanishes_and_returns(sshd: Sshd, tmp_path: Path, certificates: Certificates) -> None:
+async def test_a_key_file_that_vanishes_and_returns(
+    sshd: Sshd, tmp_path: Path, certificates: Certificates
+) -> None:
     port = free_port()
     async with Https(certificates) as server:
         clusters = {"prod": cluster(port, server.endpoint, ca=certificates.ca, probe=PROBE)}
-        async with running(tmp_path / "daemon", gateways={"edge": gateway(sshd)}, clusters=clusters) as daemon:
+        async with running(
+            tmp_path / "daemon", gateways={"edge": gateway(sshd)}, clusters=clusters
+        ) as daemon:
             await wait_up(daemon, "prod")
             away = sshd.identity.rename(tmp_path / "away")
             assert await get(port, certificates) == 200
@@ -166,7 +190,9 @@ async def test_a_key_file_that_vanishes_and_returns(sshd: Sshd, tmp_path: Path, 
             assert await get(port, certificates) == 200
 
 
-async def test_a_key_that_is_replaced_is_taken_at_the_next_reload(sshd: Sshd, tmp_path: Path, certificates: Certificates) -> None:
+async def test_a_key_that_is_replaced_is_taken_at_the_next_reload(
+    sshd: Sshd, tmp_path: Path, certificates: Certificates
+) -> None:
     key = sshd.new_identity("rotated", authorize=False)
     Path(f"{key}.pub").unlink()  # noqa: ASYNC240 - nothing else runs yet
     port = free_port()

@@ -1,4 +1,6 @@
-"""Bytes through the daemon and a real sshd: whole, half-closed, held back by a slow side, and bounded in memory."""
+"""Bytes through the daemon and a real sshd: whole, half-closed, held back by a slow side, and bounded in
+memory.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +62,10 @@ def rss(daemon: Daemon) -> int:
 
 
 def stalled_reader(source: Endpoint, size: int) -> socket.socket:
-    """A client that asks a Source for `size` bytes and reads none. More than the kernel's buffers take: 4 MB at the sender."""
+    """A client that asks a Source for `size` bytes and reads none.
+
+    More than the kernel's buffers take: 4 MB at the sender.
+    """
     client = socket.socket()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     client.connect(source)
@@ -88,16 +93,21 @@ async def test_what_goes_in_comes_out(stack: AsyncExitStack, sshd: Sshd, tmp_pat
     assert down == pattern(SIZE)
     assert both == data
     await eventually(
-        "the client ended it", lambda: daemon.metric("kubemux_connections_total", cluster="c0", result="client_closed") == 1
+        "the client ended it",
+        lambda: daemon.metric("kubemux_connections_total", cluster="c0", result="client_closed") == 1,
     )
     assert daemon.metric("kubemux_bytes_total", cluster="c0", direction="to_cluster") == SIZE
     assert daemon.metric("kubemux_bytes_total", cluster="c1", direction="from_cluster") == SIZE
     await eventually("memory is given back", lambda: daemon.metric("kubemux_buffered_bytes") == 0)
 
 
-async def test_stalled_readers_stay_within_the_memory_and_others_go_on(stack: AsyncExitStack, sshd: Sshd, tmp_path: Path) -> None:
+async def test_stalled_readers_stay_within_the_memory_and_others_go_on(
+    stack: AsyncExitStack, sshd: Sshd, tmp_path: Path
+) -> None:
     source = await stack.enter_async_context(Source())
-    daemon, (mapped,) = await start(stack, sshd, tmp_path, source, memory=f"{MEMORY >> 20}MiB", max_connections=500)
+    daemon, (mapped,) = await start(
+        stack, sshd, tmp_path, source, memory=f"{MEMORY >> 20}MiB", max_connections=500
+    )
     await exchange(mapped, b"1000000\n")
     before = rss(daemon)
     for _ in range(100):
@@ -108,14 +118,20 @@ async def test_stalled_readers_stay_within_the_memory_and_others_go_on(stack: As
     assert await exchange(mapped, f"{SIZE}\n".encode()) == pattern(SIZE)
 
 
-async def test_a_stalled_link_holds_writers_within_the_memory(stack: AsyncExitStack, sshd: Sshd, tmp_path: Path) -> None:
-    """100 clients upload into a link whose path stalls: they are paused, and every byte arrives when it goes on."""
+async def test_a_stalled_link_holds_writers_within_the_memory(
+    stack: AsyncExitStack, sshd: Sshd, tmp_path: Path
+) -> None:
+    """100 clients upload into a link whose path stalls: they are paused, and every byte arrives when it goes
+    on.
+    """
     echo = await stack.enter_async_context(Echo())
     path = await stack.enter_async_context(FaultyRelay(Endpoint(sshd.host, sshd.port)))
     port = free_port()
     known = tmp_path / "known_hosts"
     known.write_text(sshd.known_hosts().read_text().replace(str(sshd.port), str(path.endpoint.port)))
-    through = gateway(sshd, port=path.endpoint.port, connections=1, keepalive={"interval": "60s"}, known_hosts=[str(known)])
+    through = gateway(
+        sshd, port=path.endpoint.port, connections=1, keepalive={"interval": "60s"}, known_hosts=[str(known)]
+    )
     daemon = Daemon(
         tmp_path / "daemon",
         gateways={"edge": through},

@@ -1,4 +1,6 @@
-"""A gateway that is gone without a word, its kernel too: noticed by keepalive, and sooner when something was sent."""
+"""A gateway that is gone without a word, its kernel too: noticed by keepalive, and sooner when something was
+sent.
+"""
 
 from __future__ import annotations
 
@@ -25,13 +27,17 @@ def far(tmp_path: Path) -> Iterator[FarSshd]:
 
 
 async def test_a_pulled_cable_is_noticed_by_what_nobody_acknowledges(far: FarSshd, tmp_path: Path) -> None:
-    """TCP's own verdict comes before that of keepalive, and clients are reset with it, not after their own timeouts."""
+    """TCP's own verdict comes before that of keepalive, and clients are reset with it, not after their own
+    timeouts.
+    """
 
     def run() -> None:
         port = free_port()
         # An API server on the far machine: its sshd, which says who it is to whoever connects.
         clusters = {"far": cluster(port, Endpoint(far.host, far.port), probe={"interval": "10m"})}
-        edge = gateway(far, keepalive={"interval": "2s", "max_missed": 2}, connect_timeout="1s", connections=1)
+        edge = gateway(
+            far, keepalive={"interval": "2s", "max_missed": 2}, connect_timeout="1s", connections=1
+        )
         with Daemon(tmp_path / "daemon", gateways={"edge": edge}, clusters=clusters) as daemon:
             with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
                 assert client.recv(4, socket.MSG_WAITALL) == b"SSH-"

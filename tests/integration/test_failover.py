@@ -23,7 +23,10 @@ SELDOM = {"interval": "1h", "timeout": "10s", "threshold": 1}
 
 
 CLIENTS = "/version"
-"""What clients ask for. Probes do not count: if the link comes up during the first, another one follows it."""
+"""What clients ask for.
+
+Probes do not count: if the link comes up during the first, another one follows it.
+"""
 
 
 def served(server: Https) -> int:
@@ -37,7 +40,9 @@ async def test_a_refused_api_server_makes_the_next_one_serve_the_same_client(
     port = free_port()
     async with Https(certificates) as first, Https(certificates) as second:
         section = cluster(port, first.endpoint, second.endpoint, ca=certificates.ca, probe=SELDOM)
-        async with running(tmp_path / "daemon", gateways={"edge": gateway(sshd)}, clusters={"prod": section}) as daemon:
+        async with running(
+            tmp_path / "daemon", gateways={"edge": gateway(sshd)}, clusters={"prod": section}
+        ) as daemon:
             await wait_up(daemon, "prod")
             assert (served(first), served(second)) == (0, 0)
             await first.refuse()
@@ -59,10 +64,16 @@ async def test_a_refused_api_server_makes_the_next_one_serve_the_same_client(
             assert daemon.metric("kubemux_connections_total", cluster="prod", result="channel_refused") == 1
 
 
-async def test_a_blackholed_api_server_costs_its_time_once(sshd: Sshd, tmp_path: Path, certificates: Certificates) -> None:
+async def test_a_blackholed_api_server_costs_its_time_once(
+    sshd: Sshd, tmp_path: Path, certificates: Certificates
+) -> None:
     """Packets to the first are dropped: a full backlog answers as a firewall does, not at all."""
     port = free_port()
-    with socket.create_server(("127.0.0.1", 0), backlog=0) as full, socket.socket() as one, socket.socket() as two:
+    with (
+        socket.create_server(("127.0.0.1", 0), backlog=0) as full,
+        socket.socket() as one,
+        socket.socket() as two,
+    ):
         for sock in (one, two):
             sock.setblocking(False)
             sock.connect_ex(full.getsockname())

@@ -1,4 +1,6 @@
-"""A link is lost: its clients are reset with it, the listener stays, new clients wait, as many as may, for the next link."""
+"""A link is lost: its clients are reset with it, the listener stays, new clients wait, as many as may, for
+the next link.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,9 @@ async def test_clients_fall_with_their_link_and_the_next_ones_wait(sshd: Sshd, t
     async with Echo() as echo:
         sections = {"limits": {"hold_timeout": "30s", "max_connections": CLIENTS, "drain_timeout": "0s"}}
         clusters = {"one": cluster(port, echo.endpoint, probe={"interval": "10m"})}
-        daemon = Daemon(tmp_path / "daemon", gateways={"edge": gateway(sshd)}, clusters=clusters, sections=sections)
+        daemon = Daemon(
+            tmp_path / "daemon", gateways={"edge": gateway(sshd)}, clusters=clusters, sections=sections
+        )
 
         def whole() -> None:
             with daemon:

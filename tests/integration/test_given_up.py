@@ -1,4 +1,6 @@
-"""A gateway that is down for longer than clients are held: they are refused at once, and served as soon as it is back."""
+"""A gateway that is down for longer than clients are held: they are refused at once, and served as soon as it
+is back.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,14 @@ def kubectl(port: int) -> tuple[str, float]:
     """What it says of the cluster at `port`, and after how many seconds."""
     began = time.monotonic()
     done = subprocess.run(
-        ["kubectl", "--token=x", f"--server=https://127.0.0.1:{port}", "--insecure-skip-tls-verify", "get", "ns"],
+        [
+            "kubectl",
+            "--token=x",
+            f"--server=https://127.0.0.1:{port}",
+            "--insecure-skip-tls-verify",
+            "get",
+            "ns",
+        ],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -52,18 +61,24 @@ async def test_clients_are_refused_until_the_gateway_is_back(
     async with Https(certificates) as server:
         elsewhere = Endpoint("127.0.0.1", free_port())
         clusters = {
-            "one": cluster(ports["one"], server.endpoint, ca=certificates.ca, probe={**PROBE, "threshold": 100}),
+            "one": cluster(
+                ports["one"], server.endpoint, ca=certificates.ca, probe={**PROBE, "threshold": 100}
+            ),
             "two": cluster(ports["two"], elsewhere, server.endpoint, ca=certificates.ca, probe=PROBE),
             "far": cluster(ports["far"], server.endpoint, via="far", ca=certificates.ca, probe=PROBE),
             "near": cluster(ports["near"], server.endpoint, via="direct", ca=certificates.ca, probe=PROBE),
         }
         gateways = {"edge": gateway(edge, connections=1), "far": gateway(far, connections=1)}
         limits = {"hold_timeout": f"{HOLD_S}s"}
-        async with running(tmp_path / "daemon", gateways=gateways, clusters=clusters, limits=limits) as daemon:
+        async with running(
+            tmp_path / "daemon", gateways=gateways, clusters=clusters, limits=limits
+        ) as daemon:
             await wait_up(daemon, *clusters)
             await asyncio.to_thread(edge.stop)
             await wait_for_log(daemon, "link lost", gateway="edge")
-            assert (told(daemon)["one"]["state"], told(daemon)["one"]["reason"]) == ("up", "link_down"), "said before a probe has"
+            assert (told(daemon)["one"]["state"], told(daemon)["one"]["reason"]) == ("up", "link_down"), (
+                "said before a probe has"
+            )
             assert "gateway edge has no link" in str(told(daemon)["one"]["message"])
             for name in ("one", "two"):
                 await wait_for_log(daemon, "clients are refused", cluster=name, gateway="edge")
@@ -74,7 +89,9 @@ async def test_clients_are_refused_until_the_gateway_is_back(
             assert seconds < 10, "it does not try again and again"
             for name in ("far", "near"):
                 assert await get(ports[name], certificates) == 200
-                assert not [entry for entry in daemon.events("clients are refused") if entry["cluster"] == name]
+                assert not [
+                    entry for entry in daemon.events("clients are refused") if entry["cluster"] == name
+                ]
             assert json.loads(daemon.get("/status")[1])["daemon"]["ready"], "the address is still ours"
             assert daemon.metric("kubemux_cluster_listening", cluster="one") == 1
             await asyncio.to_thread(edge.start)
@@ -91,7 +108,9 @@ async def test_a_client_that_comes_before_that_is_held(
     async with Https(certificates) as server:
         clusters = {"one": cluster(port, server.endpoint, ca=certificates.ca, probe=PROBE)}
         limits = {"hold_timeout": "20s"}
-        async with running(tmp_path / "daemon", gateways={"edge": gateway(edge)}, clusters=clusters, limits=limits) as daemon:
+        async with running(
+            tmp_path / "daemon", gateways={"edge": gateway(edge)}, clusters=clusters, limits=limits
+        ) as daemon:
             await wait_up(daemon, "one")
             await asyncio.to_thread(edge.stop)
             await wait_for_log(daemon, "gateway dial failed", gateway="edge")

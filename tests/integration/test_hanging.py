@@ -1,4 +1,6 @@
-"""Gateways that hang by whatever can hang, beside one that is well: it comes up, orders are answered, a stop takes no longer."""
+"""Gateways that hang by whatever can hang, beside one that is well: it comes up, orders are answered, a stop
+takes no longer.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,10 @@ from tests.support.tls import Certificates
 pytestmark = [pytest.mark.sshd, pytest.mark.gcc, pytest.mark.timeout(240)]
 
 AT_ONCE_S: Final = 15.0
-"""For an answer, or the end. What hangs would do so for ever; the reader of a configuration gives a file 5 s."""
+"""For an answer, or the end.
+
+What hangs would do so for ever; the reader of a configuration gives a file 5 s.
+"""
 THREADS: Final = 3
 """Per gateway: its files, its names, and those of its files that were looked at for a change."""
 
@@ -49,7 +54,11 @@ class Scene:
 
     def hangs(self, number: int) -> Sections:
         """The section of one of them."""
-        return gateway(self.sshd, connect_timeout="2s", **{key: _with(number, value) for key, value in self.section.items()})
+        return gateway(
+            self.sshd,
+            connect_timeout="2s",
+            **{key: _with(number, value) for key, value in self.section.items()},
+        )
 
 
 def _with(number: int, value: object) -> object:
@@ -101,13 +110,22 @@ async def known_hosts_on_a_dead_disk(scene: Scene) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def dead_resolver(scene: Scene) -> AsyncIterator[None]:
-    """The real thing: a nameserver in resolv.conf that takes queries and says nothing, seen by the daemon alone."""
+    """The real thing: a nameserver in resolv.conf that takes queries and says nothing, seen by the daemon
+    alone.
+    """
     need("network")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
         silent.bind(("127.0.0.53", 53))
         conf = scene.folder / "resolv.conf"
         conf.write_text("nameserver 127.0.0.53\noptions timeout:30 attempts:5\n")
-        scene.wrapper = ("unshare", "-m", "sh", "-c", f'mount --bind {conf} /etc/resolv.conf && exec "$@"', "sh")
+        scene.wrapper = (
+            "unshare",
+            "-m",
+            "sh",
+            "-c",
+            f'mount --bind {conf} /etc/resolv.conf && exec "$@"',
+            "sh",
+        )
         scene.section = {"host": "edge-NUMBER.example.com"}
         scene.reason, scene.said = "unresolvable", "does not resolve: no answer within 2 s"
         yield
@@ -153,7 +171,8 @@ async def test_what_hangs_delays_nobody(
         names = [f"slow{number}" for number in range(count)]
         gateways: dict[str, object] = {name: scene.hangs(number) for number, name in enumerate(names)}
         clusters: dict[str, object] = {
-            f"at-{name}": cluster(free_port(), healthy.endpoint, via=name, ca=certificates.ca) for name in names
+            f"at-{name}": cluster(free_port(), healthy.endpoint, via=name, ca=certificates.ca)
+            for name in names
         }
         gateways["edge"] = gateway(sshd)
         clusters["prod"] = cluster(free_port(), healthy.endpoint, ca=certificates.ca)
@@ -166,10 +185,12 @@ async def test_what_hangs_delays_nobody(
                 wrapper=scene.wrapper,
             )
         )
-        # An agent hangs in the middle of a login, and sshd may count that one: until they end, logins to this one sshd share a
-        # pace (proxy/ssh/handshakes.py), of seven such gateways for 20 s.
+        # An agent hangs in the middle of a login, and sshd may count that one: until they end, logins to this
+        # one sshd share a pace (proxy/ssh/handshakes.py), of seven such gateways for 20 s.
         await asyncio.to_thread(daemon.wait_up, "prod", seconds=60.0 if way == "agent" else 20.0)
-        await asyncio.to_thread(daemon.wait_for, f"every one is {scene.reason}", lambda: _are(daemon, names, scene))
+        await asyncio.to_thread(
+            daemon.wait_for, f"every one is {scene.reason}", lambda: _are(daemon, names, scene)
+        )
         for arguments in (("reload",), ("reconnect", "edge"), ("reconnect", "slow0"), ("reload",)):
             began = time.monotonic()
             await asyncio.to_thread(kubemux, *arguments, "--config", daemon.config)
@@ -182,11 +203,17 @@ async def test_what_hangs_delays_nobody(
         assert time.monotonic() - began < AT_ONCE_S
 
 
-async def test_a_daemon_at_rest_has_one_thread(sshd: Sshd, healthy: Https, tmp_path: Path, certificates: Certificates) -> None:
+async def test_a_daemon_at_rest_has_one_thread(
+    sshd: Sshd, healthy: Https, tmp_path: Path, certificates: Certificates
+) -> None:
     """Those for what may hang are made for a call and end with it."""
     prod = cluster(free_port(), healthy.endpoint, ca=certificates.ca, probe={"interval": "1h"})
-    async with running(tmp_path, gateways={"edge": gateway(sshd, host="localhost")}, clusters={"prod": prod}) as daemon:
-        await asyncio.to_thread(daemon.wait_for, "a dial", lambda: told(daemon)["edge"]["reason"] == "host_key_unknown")
+    async with running(
+        tmp_path, gateways={"edge": gateway(sshd, host="localhost")}, clusters={"prod": prod}
+    ) as daemon:
+        await asyncio.to_thread(
+            daemon.wait_for, "a dial", lambda: told(daemon)["edge"]["reason"] == "host_key_unknown"
+        )
         await asyncio.to_thread(_eventually, lambda: _threads(daemon.pid) == 1)
 
 
@@ -209,7 +236,9 @@ def on_disk(sshd: Sshd, folder: Path) -> Sections:
 
 def test_sigterm_ends_a_start_that_hangs(sshd: Sshd, tmp_path: Path, disk: tuple[Path, Shim]) -> None:
     folder, shim = disk
-    daemon = Daemon(tmp_path / "daemon", gateways=on_disk(sshd, folder), clusters={}, environment=shim.environment)
+    daemon = Daemon(
+        tmp_path / "daemon", gateways=on_disk(sshd, folder), clusters={}, environment=shim.environment
+    )
     shim.hang(folder)
     daemon.spawn()
     try:
@@ -227,7 +256,11 @@ def test_sigterm_ends_a_reload_that_hangs(sshd: Sshd, tmp_path: Path, disk: tupl
     folder, shim = disk
     sections = {"limits": {"drain_timeout": "500ms"}}
     with Daemon(
-        tmp_path / "daemon", gateways=on_disk(sshd, folder), clusters={}, sections=sections, environment=shim.environment
+        tmp_path / "daemon",
+        gateways=on_disk(sshd, folder),
+        clusters={},
+        sections=sections,
+        environment=shim.environment,
     ) as daemon:
         daemon.wait_for("two gateways up", lambda: daemon.metric("kubemux_gateway_connected") == 2)
         shim.hang(folder)
@@ -239,19 +272,27 @@ def test_sigterm_ends_a_reload_that_hangs(sshd: Sshd, tmp_path: Path, disk: tupl
         assert not _readers(daemon), "it is ended, not left behind"
 
 
-def test_a_configuration_that_hangs_is_named_and_the_daemon_goes_on(sshd: Sshd, tmp_path: Path, disk: tuple[Path, Shim]) -> None:
+def test_a_configuration_that_hangs_is_named_and_the_daemon_goes_on(
+    sshd: Sshd, tmp_path: Path, disk: tuple[Path, Shim]
+) -> None:
     """Files of a gateway that hang do not stop a reload, but are among its warnings."""
     folder, shim = disk
     gateways = on_disk(sshd, folder)
     with Daemon(
-        tmp_path / "daemon", gateways=gateways, clusters={}, environment=shim.environment, expected_errors={"reload rejected"}
+        tmp_path / "daemon",
+        gateways=gateways,
+        clusters={},
+        environment=shim.environment,
+        expected_errors={"reload rejected"},
     ) as daemon:
         daemon.wait_for("two gateways up", lambda: daemon.metric("kubemux_gateway_connected") == 2)
         shim.hang(folder)
         daemon.configure(gateways={**gateways, "third": gateway(sshd)}, clusters={})
         kubemux("reload", "--config", daemon.config)
         [reloaded] = daemon.events("reloaded")
-        assert f"gateways.slow: reading {folder / 'key'} has been hanging since 20" in str(reloaded["warnings"])
+        assert f"gateways.slow: reading {folder / 'key'} has been hanging since 20" in str(
+            reloaded["warnings"]
+        )
         daemon.wait_for("the third is up", lambda: daemon.metric("kubemux_gateway_connected") == 3)
         assert daemon.metric("kubemux_gateway_reconnects_total") == 0, "what hangs counts as unchanged"
         shim.hang(daemon.config.parent)
@@ -263,7 +304,11 @@ def test_a_configuration_that_hangs_is_named_and_the_daemon_goes_on(sshd: Sshd, 
 
 
 def _readers(daemon: Daemon) -> list[str]:
-    return [line for line in _commands().splitlines() if "proxy.config.apart" in line and str(daemon.config) in line]
+    return [
+        line
+        for line in _commands().splitlines()
+        if "proxy.config.apart" in line and str(daemon.config) in line
+    ]
 
 
 def _eventually(condition: Callable[[], bool], *, seconds: float = 10.0) -> None:
@@ -275,7 +320,9 @@ def _eventually(condition: Callable[[], bool], *, seconds: float = 10.0) -> None
 
 def _are(daemon: Daemon, names: list[str], scene: Scene) -> bool:
     found = told(daemon)
-    return all(found[name]["reason"] == scene.reason and scene.said in found[name]["message"] for name in names)
+    return all(
+        found[name]["reason"] == scene.reason and scene.said in found[name]["message"] for name in names
+    )
 
 
 def _threads(pid: int) -> int:

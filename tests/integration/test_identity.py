@@ -1,4 +1,6 @@
-"""Whom kubemux takes for a gateway, next to ssh(1) with the same ssh_config and known_hosts: no more, and no less."""
+"""Whom kubemux takes for a gateway, next to ssh(1) with the same ssh_config and known_hosts: no more, and no
+less.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ from tests.support.sshd import SshdFactory
 
 @dataclass
 class Case:
-    """Lines of known_hosts and of ssh_config, with words for keys, and what kubemux says: nothing if it is let in."""
+    """Lines of known_hosts and of ssh_config, with words for keys, and what kubemux says: nothing if it is
+    let in.
+    """
 
     known_hosts: str
     reason: str = ""
@@ -44,7 +48,9 @@ CASES = {
     "by its address, hashed": Case("[127.0.0.1]:PORT KEY", UNKNOWN, is_hashed=True),
     "another's address": Case("[localhost]:PORT OTHER\n[127.0.0.1]:PORT KEY", CHANGED),
     "another's address and a ban": Case("[localhost]:PORT KEY\n@revoked [127.0.0.1]:PORT KEY"),
-    "its authority by address": Case("@cert-authority 127.0.0.1,[127.0.0.1]:PORT CA", UNKNOWN, certified=True),
+    "its authority by address": Case(
+        "@cert-authority 127.0.0.1,[127.0.0.1]:PORT CA", UNKNOWN, certified=True
+    ),
     "an address": Case("[127.0.0.1]:PORT KEY", host="127.0.0.1"),
     "an address, written otherwise": Case("[127.0.0.1]:PORT KEY", host="127.1"),
     "an address, written otherwise in known_hosts": Case("[127.1]:PORT KEY", UNKNOWN, host="127.0.0.1"),
@@ -53,7 +59,9 @@ CASES = {
     "with the port another, without it right": Case("[localhost]:PORT OTHER\nlocalhost KEY", CHANGED),
     "alias": Case("bastion KEY", config="HostKeyAlias Bastion"),
     "alias, in capitals": Case("BASTION KEY", config="HostKeyAlias bastion", is_hashed=False),
-    "alias, and a line for the name": Case("[localhost]:PORT,localhost KEY", UNKNOWN, config="HostKeyAlias bastion"),
+    "alias, and a line for the name": Case(
+        "[localhost]:PORT,localhost KEY", UNKNOWN, config="HostKeyAlias bastion"
+    ),
     "alias with a port": Case("[bastion]:PORT KEY", UNKNOWN, config="HostKeyAlias bastion"),
     "revoked": Case("[localhost]:PORT KEY\n@revoked * KEY", REVOKED),
     "revoked, hashed": Case("[localhost]:PORT KEY\n@revoked [localhost]:PORT KEY", REVOKED, is_hashed=True),
@@ -65,19 +73,31 @@ CASES = {
     "in a revocation list": Case("[localhost]:PORT KEY", REVOKED, config="RevokedHostKeys FOLDER/krl"),
     "another in a revocation list": Case("[localhost]:PORT KEY", config="RevokedHostKeys FOLDER/other.krl"),
     "no list": Case("[localhost]:PORT KEY", "credentials_unusable", config="RevokedHostKeys FOLDER/missing"),
-    "a list of nonsense": Case("[localhost]:PORT KEY", "credentials_unusable", config="RevokedHostKeys FOLDER/nonsense"),
+    "a list of nonsense": Case(
+        "[localhost]:PORT KEY", "credentials_unusable", config="RevokedHostKeys FOLDER/nonsense"
+    ),
     "a revocation list that is cut off": Case(
         "[localhost]:PORT KEY", "credentials_unusable", config="RevokedHostKeys FOLDER/cut"
     ),
-    "authority": Case("@cert-authority localhost,127.0.0.1 CA", CHANGED, certified=True),  # it is for 127.0.0.1
+    "authority": Case(
+        "@cert-authority localhost,127.0.0.1 CA", CHANGED, certified=True
+    ),  # it is for 127.0.0.1
     "authority of an address": Case("@cert-authority 127.0.0.1 CA", host="127.0.0.1", certified=True),
     "authority of an alias": Case("@cert-authority * CA", config="HostKeyAlias 127.0.0.1", certified=True),
     "authority, not for it, and the key": Case("@cert-authority * CA\n[localhost]:PORT KEY", certified=True),
     "authority in a revocation list": Case(
-        "@cert-authority * CA", REVOKED, host="127.0.0.1", config="RevokedHostKeys FOLDER/ca.krl", certified=True
+        "@cert-authority * CA",
+        REVOKED,
+        host="127.0.0.1",
+        config="RevokedHostKeys FOLDER/ca.krl",
+        certified=True,
     ),
     "certificate in a revocation list": Case(
-        "@cert-authority * CA", REVOKED, host="127.0.0.1", config="RevokedHostKeys FOLDER/id.krl", certified=True
+        "@cert-authority * CA",
+        REVOKED,
+        host="127.0.0.1",
+        config="RevokedHostKeys FOLDER/id.krl",
+        certified=True,
     ),
     "lines that nobody can read": Case(
         "[localhost]:PORT ssh-ed25519 AAAA\nnonsense\n@what [localhost]:PORT KEY\n[localhost]:PORT KEY"
@@ -95,7 +115,9 @@ class Scene:
         self.plain, self.certified = start(), start(host_certificate=True)
         self.other = ssh_keys.new_key(folder / "other")
         key = f"{self.plain.host_key}.pub"
-        (folder / "listed").write_text(f"# these\n\n{ssh_keys.public(self.other)}\n{ssh_keys.public(self.plain.host_key)}\n")
+        (folder / "listed").write_text(
+            f"# these\n\n{ssh_keys.public(self.other)}\n{ssh_keys.public(self.plain.host_key)}\n"
+        )
         (folder / "nonsense").write_text("nonsense\n")
         self.krl("krl", key)
         self.krl("other.krl", f"{self.other}.pub")
@@ -129,8 +151,10 @@ class Scene:
         if case.is_hashed:
             hash_all(known_hosts)
         path.write_text(
-            f"Host edge\n  HostName {case.host}\n  Port {sshd.port}\n  User {sshd.user}\n  IdentityFile {sshd.identity}\n"
-            f"  IdentitiesOnly yes\n  UserKnownHostsFile {known_hosts}\n  GlobalKnownHostsFile none\n  AddressFamily inet\n"
+            f"Host edge\n  HostName {case.host}\n  Port {sshd.port}\n  User {sshd.user}\n  IdentityFile "
+            f"{sshd.identity}\n"
+            f"  IdentitiesOnly yes\n  UserKnownHostsFile {known_hosts}\n  GlobalKnownHostsFile none\n  "
+            "AddressFamily inet\n"
             f"  StrictHostKeyChecking yes\n  BatchMode yes\n  {filled(' ' + case.config)}\n"
         )
         return path
@@ -140,7 +164,9 @@ def hash_all(path: Path) -> None:
     """Marked lines, too, which ssh-keygen leaves as they are."""
     marks = [line.split()[0] if line.startswith("@") else "" for line in path.read_text().splitlines()]
     lines = path.read_text().splitlines()
-    path.write_text("".join(f"{line.removeprefix(mark).lstrip()}\n" for mark, line in zip(marks, lines, strict=True)))
+    path.write_text(
+        "".join(f"{line.removeprefix(mark).lstrip()}\n" for mark, line in zip(marks, lines, strict=True))
+    )
     ssh_keys.hash_hosts(path)
     lines = path.read_text().splitlines()
     path.write_text("".join(f"{mark} {line}\n".lstrip() for mark, line in zip(marks, lines, strict=True)))
@@ -170,7 +196,10 @@ async def test_whom_ssh_trusts(scene: Scene) -> None:
     found, expected = {}, {}
     for name, case in CASES.items():
         path = scene.config(case)
-        found[name] = await reason(GatewayConfig(host="edge", ssh_config=path)), await asyncio.to_thread(ssh, path)
+        found[name] = (
+            await reason(GatewayConfig(host="edge", ssh_config=path)),
+            await asyncio.to_thread(ssh, path),
+        )
         expected[name] = case.reason, not case.reason
     assert found == expected
 

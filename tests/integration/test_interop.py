@@ -1,6 +1,8 @@
-"""Servers that are not OpenSSH's: every byte each way, half-close, many channels, refusals, and keys changed by either side.
+"""Servers that are not OpenSSH's: every byte each way, half-close, many channels, refusals, and keys changed
+by either side.
 
-On our own data plane: under AES-GCM with asyncssh's and paramiko's, under chacha20-poly1305 with dropbear's, which lacks AES-GCM.
+On our own data plane: under AES-GCM with asyncssh's and paramiko's, under chacha20-poly1305 with dropbear's,
+which lacks AES-GCM.
 """
 
 from __future__ import annotations
@@ -58,7 +60,8 @@ async def transfers(stack: AsyncExitStack, gateway: Watched, size: int) -> None:
     """`size` bytes up, whose digest comes back after the end of file; down; and both ways at once."""
     sink, source, echo = [await stack.enter_async_context(server()) for server in (Sink, Source, Echo)]
     up, down, both = [
-        (await stack.enter_async_context(Tunnel(gateway, server.endpoint, gateway))).endpoint for server in (sink, source, echo)
+        (await stack.enter_async_context(Tunnel(gateway, server.endpoint, gateway))).endpoint
+        for server in (sink, source, echo)
     ]
     data = pattern(size)
     answers = await asyncio.gather(exchange(up, data), exchange(down, b"%d\n" % size), exchange(both, data))
@@ -83,7 +86,9 @@ async def test_a_download_counts_as_one(stack: AsyncExitStack, tmp_path: Path, s
 
 
 @pytest.mark.parametrize("server", SERVERS)
-async def test_many_channels_and_a_refusal_among_them(stack: AsyncExitStack, tmp_path: Path, server: str) -> None:
+async def test_many_channels_and_a_refusal_among_them(
+    stack: AsyncExitStack, tmp_path: Path, server: str
+) -> None:
     gateway = await start(stack, server, tmp_path)
     echo = await stack.enter_async_context(Echo())
     port = (await stack.enter_async_context(Tunnel(gateway, echo.endpoint, gateway))).endpoint
@@ -91,7 +96,9 @@ async def test_many_channels_and_a_refusal_among_them(stack: AsyncExitStack, tmp
     for _ in range(3):
         asked = asyncio.gather(*(exchange(port, data) for data in said))
         with pytest.raises(ChannelRefused):
-            await gateway._links[0].open_channel(Endpoint("127.0.0.1", free_port()), origin=ORIGIN, timeout=SECONDS)
+            await gateway._links[0].open_channel(
+                Endpoint("127.0.0.1", free_port()), origin=ORIGIN, timeout=SECONDS
+            )
         assert list(await asked) == said
     await closed(gateway)
 
@@ -105,7 +112,10 @@ async def test_we_change_keys(stack: AsyncExitStack, tmp_path: Path, server: str
     changes = count_newkeys(conn)
     await transfers(stack, gateway, 2 * MiB)
     assert len(changes) >= 2  # a fast link carries much before it gets round to it
-    assert (conn._session_id, conn.get_extra_info("send_cipher")) == first  # RFC 4253 7.2: the first exchange's, for ever
+    assert (
+        conn._session_id,
+        conn.get_extra_info("send_cipher"),
+    ) == first  # RFC 4253 7.2: the first exchange's, for ever
 
 
 @pytest.mark.parametrize("server", ["asyncssh", "paramiko"])  # dropbear does so after 1 GiB or eight hours

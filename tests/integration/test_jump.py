@@ -23,7 +23,9 @@ def hop(sshd: Sshd, *jump: str) -> Sections:
     return gateway(sshd, jump=list(jump), connections=1)
 
 
-async def test_two_and_three_hops(sshd_factory: SshdFactory, tmp_path: Path, certificates: Certificates) -> None:
+async def test_two_and_three_hops(
+    sshd_factory: SshdFactory, tmp_path: Path, certificates: Certificates
+) -> None:
     """`inner` goes by way of `first` because its one jump, `middle`, does: as with OpenSSH's ProxyJump."""
     first, middle, last = sshd_factory(), sshd_factory(), sshd_factory()
     gateways = {
@@ -35,7 +37,8 @@ async def test_two_and_three_hops(sshd_factory: SshdFactory, tmp_path: Path, cer
     ports = {name: free_port() for name in gateways}
     async with Https(certificates) as server:
         clusters = {
-            name: cluster(port, server.endpoint, via=name, ca=certificates.ca, probe=PROBE) for name, port in ports.items()
+            name: cluster(port, server.endpoint, via=name, ca=certificates.ca, probe=PROBE)
+            for name, port in ports.items()
         }
         async with running(tmp_path / "daemon", gateways=gateways, clusters=clusters) as daemon:
             await wait_up(daemon, *clusters)
@@ -46,12 +49,18 @@ async def test_two_and_three_hops(sshd_factory: SshdFactory, tmp_path: Path, cer
 
             daemon.configure(gateways={"first": hop(first)}, clusters={"first": clusters["first"]})
             daemon.signal(signal.SIGHUP)
-            await asyncio.to_thread(daemon.wait_for, "one link left", lambda: peers(daemon.pid) == [first.port])
-            await asyncio.to_thread(daemon.wait_for, "no session left behind", lambda: not middle.sessions() | last.sessions())
+            await asyncio.to_thread(
+                daemon.wait_for, "one link left", lambda: peers(daemon.pid) == [first.port]
+            )
+            await asyncio.to_thread(
+                daemon.wait_for, "no session left behind", lambda: not middle.sessions() | last.sessions()
+            )
             assert await get(ports["first"], certificates) == 200
 
 
-async def test_the_hop_that_is_down_is_named(sshd_factory: SshdFactory, tmp_path: Path, certificates: Certificates) -> None:
+async def test_the_hop_that_is_down_is_named(
+    sshd_factory: SshdFactory, tmp_path: Path, certificates: Certificates
+) -> None:
     first, middle, last = sshd_factory(), sshd_factory(), sshd_factory()
     closed = sshd_factory(config={"AllowTcpForwarding": "no"})
     await asyncio.to_thread(middle.stop)
@@ -69,16 +78,26 @@ async def test_the_hop_that_is_down_is_named(sshd_factory: SshdFactory, tmp_path
         clusters = {"prod": cluster(port, server.endpoint, via="first", ca=certificates.ca, probe=PROBE)}
         async with running(tmp_path / "daemon", gateways=gateways, clusters=clusters) as daemon:
             found = await settled(daemon)
-            refused = f"no TCP connection to 127.0.0.1:{middle.port} from the jump host before it: Connection refused"
+            refused = (
+                f"no TCP connection to 127.0.0.1:{middle.port} from the jump host before it: "
+                "Connection refused"
+            )
             assert (found["middle"]["reason"], found["middle"]["message"]) == ("unreachable", refused)
-            assert (found["last"]["reason"], found["last"]["message"]) == ("jump_failed", f"jump host middle: {refused}")
+            assert (found["last"]["reason"], found["last"]["message"]) == (
+                "jump_failed",
+                f"jump host middle: {refused}",
+            )
             prohibited = f"the jump host before 127.0.0.1:{last.port} does not allow forwarding to it"
             assert found["behind-closed"]["message"].startswith(prohibited)
             assert "AllowTcpForwarding" in found["behind-closed"]["hint"]
             assert found["behind-stranger"]["reason"] == "jump_failed"
-            assert found["behind-stranger"]["message"].startswith(f"jump host stranger: 127.0.0.1:{first.port} shows host key")
+            assert found["behind-stranger"]["message"].startswith(
+                f"jump host stranger: 127.0.0.1:{first.port} shows host key"
+            )
             assert "known_hosts" in found["behind-stranger"]["hint"]
-            assert 5 < (found["behind-stranger"]["retry_in"] or 0) <= 15, "a wrong host key is retried slowly, at a jump, too"
+            assert 5 < (found["behind-stranger"]["retry_in"] or 0) <= 15, (
+                "a wrong host key is retried slowly, at a jump, too"
+            )
             await wait_up(daemon, "prod")
             # What failed half way has left nothing on the hops before it.
             await asyncio.to_thread(daemon.wait_for, "nothing half open", lambda: len(peers(daemon.pid)) <= 2)
@@ -107,7 +126,9 @@ async def test_a_lost_jump_host_takes_its_links_along(
             assert lost["reason"] == "link_lost"
             failed = await wait_for_log(daemon, "gateway dial failed", gateway="last")
             assert failed["reason"] == "jump_failed"
-            assert str(failed["message"]).startswith(f"jump host jump: no TCP connection to 127.0.0.1:{jump.port}")
+            assert str(failed["message"]).startswith(
+                f"jump host jump: no TCP connection to 127.0.0.1:{jump.port}"
+            )
             assert await get(ports["beside"], certificates) == 200
             await asyncio.to_thread(jump.start)
             await wait_for_log(daemon, "link up", link="last/2")

@@ -24,7 +24,9 @@ pytestmark = pytest.mark.sshd
 
 def fingerprint(key: Path) -> str:
     """As ssh-keygen prints it: `SHA256:...`."""
-    said = subprocess.run(["ssh-keygen", "-lf", f"{key}.pub"], check=True, capture_output=True, text=True, timeout=10)
+    said = subprocess.run(
+        ["ssh-keygen", "-lf", f"{key}.pub"], check=True, capture_output=True, text=True, timeout=10
+    )
     return said.stdout.split()[1]
 
 
@@ -34,7 +36,9 @@ def line(sshd: Sshd, key: Path, *, marker: str = "") -> str:
 
 @dataclass
 class Case:
-    """A gateway to `sshd` with these known_hosts lines (None: only what its ssh_config says), and what becomes of it."""
+    """A gateway to `sshd` with these known_hosts lines (None: only what its ssh_config says), and what
+    becomes of it.
+    """
 
     sshd: Sshd
     known_hosts: str | None
@@ -74,10 +78,17 @@ def cases(sshd_factory: SshdFactory, tmp_path: Path) -> dict[str, Case]:
     plain = sshd_factory()
     certified = sshd_factory(host_certificate=True)
     ca = certified.host_ca
-    wrong_name = with_host_certificate(sshd_factory, tmp_path / "wrong_name", ca=ca, principals="bastion.example")
-    expired = with_host_certificate(sshd_factory, tmp_path / "expired", ca=ca, principals="127.0.0.1", validity="-2h:-1h")
+    wrong_name = with_host_certificate(
+        sshd_factory, tmp_path / "wrong_name", ca=ca, principals="bastion.example"
+    )
+    expired = with_host_certificate(
+        sshd_factory, tmp_path / "expired", ca=ca, principals="127.0.0.1", validity="-2h:-1h"
+    )
     shown = fingerprint(plain.host_key)
-    off = f"StrictHostKeyChecking no\nUserKnownHostsFile {tmp_path}/empty\nGlobalKnownHostsFile {tmp_path}/missing\n"
+    off = (
+        f"StrictHostKeyChecking no\nUserKnownHostsFile {tmp_path}/empty\nGlobalKnownHostsFile "
+        f"{tmp_path}/missing\n"
+    )
     (tmp_path / "empty").touch()
     return {
         "plain": Case(plain, line(plain, plain.host_key), "ok"),
@@ -90,17 +101,30 @@ def cases(sshd_factory: SshdFactory, tmp_path: Path) -> dict[str, Case]:
             certified, line(plain, plain.host_key), "host_key_unknown", [fingerprint(certified.host_key)]
         ),
         "changed": Case(plain, line(plain, other), "host_key_changed", [shown, fingerprint(other)]),
-        "changed-kind": Case(plain, line(plain, ecdsa), "host_key_changed", [shown, fingerprint(ecdsa), "ssh-ed25519", "ecdsa"]),
+        "changed-kind": Case(
+            plain, line(plain, ecdsa), "host_key_changed", [shown, fingerprint(ecdsa), "ssh-ed25519", "ecdsa"]
+        ),
         "not-certified": Case(
-            plain, line(plain, ca, marker="@cert-authority"), "host_key_unknown", [shown, fingerprint(ca), "no certificate"]
+            plain,
+            line(plain, ca, marker="@cert-authority"),
+            "host_key_unknown",
+            [shown, fingerprint(ca), "no certificate"],
         ),
         "wrong-authority": Case(
-            certified, line(certified, other, marker="@cert-authority"), "host_key_changed", [fingerprint(ca), fingerprint(other)]
+            certified,
+            line(certified, other, marker="@cert-authority"),
+            "host_key_changed",
+            [fingerprint(ca), fingerprint(other)],
         ),
         "wrong-name": Case(
-            wrong_name, line(wrong_name, ca, marker="@cert-authority"), "host_key_changed", ["principal mismatch"]
+            wrong_name,
+            line(wrong_name, ca, marker="@cert-authority"),
+            "host_key_changed",
+            ["principal mismatch"],
         ),
-        "expired": Case(expired, line(expired, ca, marker="@cert-authority"), "host_key_changed", ["Certificate expired"]),
+        "expired": Case(
+            expired, line(expired, ca, marker="@cert-authority"), "host_key_changed", ["Certificate expired"]
+        ),
         "revoked": Case(
             plain,
             line(plain, plain.host_key) + line(plain, plain.host_key, marker="@revoked"),
@@ -114,7 +138,11 @@ def cases(sshd_factory: SshdFactory, tmp_path: Path) -> dict[str, Case]:
             [fingerprint(ca)],
         ),
         "switched-off": Case(
-            plain, None, "credentials_unusable", ["UserKnownHostsFile none"], ssh_config="UserKnownHostsFile none"
+            plain,
+            None,
+            "credentials_unusable",
+            ["UserKnownHostsFile none"],
+            ssh_config="UserKnownHostsFile none",
         ),
         "not-strict": Case(plain, None, "host_key_unknown", [shown], ssh_config=off),
         "switched-off-in-vain": Case(
@@ -127,7 +155,9 @@ def cases(sshd_factory: SshdFactory, tmp_path: Path) -> dict[str, Case]:
     }
 
 
-async def test_every_kind_of_known_hosts_line(cases: dict[str, Case], tmp_path: Path, certificates: Certificates) -> None:
+async def test_every_kind_of_known_hosts_line(
+    cases: dict[str, Case], tmp_path: Path, certificates: Certificates
+) -> None:
     """All in one daemon: whatever is wrong with the others, a gateway that is right carries its cluster."""
     port = free_port()
     async with Https(certificates) as server:
@@ -137,23 +167,33 @@ async def test_every_kind_of_known_hosts_line(cases: dict[str, Case], tmp_path: 
             found = await settled(daemon)
             warned = {entry["gateway"]: entry for entry in daemon.events("gateway dial failed")}
             for name, case in cases.items():
-                assert daemon.metric("kubemux_gateway_connects_total", gateway=name, result=case.result) >= 1, (name, found[name])
+                assert (
+                    daemon.metric("kubemux_gateway_connects_total", gateway=name, result=case.result) >= 1
+                ), (name, found[name])
                 assert daemon.metric("kubemux_gateway_connected", gateway=name) == (case.result == "ok")
                 assert found[name]["reason"] == ("" if case.result == "ok" else case.result)
                 for text in case.says:
                     assert text in found[name]["message"], (name, found[name])
                 assert (name in warned) == (case.result != "ok")
                 if name in warned:
-                    assert (warned[name]["reason"], warned[name]["message"]) == (case.result, found[name]["message"])
+                    assert (warned[name]["reason"], warned[name]["message"]) == (
+                        case.result,
+                        found[name]["message"],
+                    )
                     assert warned[name]["level"] == "warning"
                     assert warned[name]["hint"]
                     # Not a fault that goes away by itself, and sshd penalises addresses that keep failing.
-                    assert case.result == "credentials_unusable" or 5 < cast("float", warned[name]["retry_in"]) <= 15
+                    assert (
+                        case.result == "credentials_unusable"
+                        or 5 < cast("float", warned[name]["retry_in"]) <= 15
+                    )
             await wait_up(daemon, "prod")
             assert await get(port, certificates) == 200
 
 
-async def test_known_hosts_taken_away_and_brought_back(sshd: Sshd, tmp_path: Path, certificates: Certificates) -> None:
+async def test_known_hosts_taken_away_and_brought_back(
+    sshd: Sshd, tmp_path: Path, certificates: Certificates
+) -> None:
     known_hosts = sshd.known_hosts()
     kept = known_hosts.read_text()
     port = free_port()

@@ -1,14 +1,18 @@
-"""Real kubectl, through the daemon and a real sshd, against a real kube-apiserver whose certificate does not name 127.0.0.1."""
+"""Real kubectl, through the daemon and a real sshd, against a real kube-apiserver whose certificate does not
+name 127.0.0.1.
+"""
 
 from __future__ import annotations
 
 import http.client
 import json
+import operator
 import ssl
 import subprocess
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -40,7 +44,9 @@ def kubeconfig(apiserver: ApiServer, tmp_path: Path, port: int) -> Path:
     return mapped(apiserver, tmp_path, port)
 
 
-def test_namespaces_are_made_read_changed_and_deleted(daemon: Daemon, apiserver: ApiServer, kubeconfig: Path) -> None:
+def test_namespaces_are_made_read_changed_and_deleted(
+    daemon: Daemon, apiserver: ApiServer, kubeconfig: Path
+) -> None:
     assert "default" in apiserver.kubectl("get", "ns", "-o", "name", kubeconfig=kubeconfig)
     apiserver.kubectl("create", "configmap", "made", "--from-literal=a=1", kubeconfig=kubeconfig)
     changed = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "made"}, "data": {"a": "2"}}
@@ -71,31 +77,51 @@ def create_configmaps(apiserver: ApiServer, numbers: range) -> None:
         connection.close()
 
 
-def test_five_thousand_configmaps_are_listed_whole(daemon: Daemon, apiserver: ApiServer, kubeconfig: Path) -> None:
+def test_five_thousand_configmaps_are_listed_whole(
+    daemon: Daemon, apiserver: ApiServer, kubeconfig: Path
+) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda start: create_configmaps(apiserver, range(start, 5000, 8)), range(8)))
     listed = json.loads(apiserver.kubectl("get", "cm", "-l", "set=many", "-o", "json", kubeconfig=kubeconfig))
     assert {item["metadata"]["name"]: item["data"]["n"] for item in listed["items"]} == {
         f"many-{n}": f"{n:0500}" for n in range(5000)
     }
-    assert daemon.metric("kubemux_bytes_total", cluster="prod", direction="from_cluster") > 5000 * 20  # gzipped
+    assert (
+        daemon.metric("kubemux_bytes_total", cluster="prod", direction="from_cluster") > 5000 * 20
+    )  # gzipped
 
 
 @pytest.mark.usefixtures("daemon")
 def test_two_hundred_parallel_requests_are_answered(apiserver: ApiServer, kubeconfig: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
-        answers = pool.map(lambda _: apiserver.kubectl("get", "--raw", "/readyz", kubeconfig=kubeconfig), range(200))
+        answers = pool.map(
+            lambda _: apiserver.kubectl("get", "--raw", "/readyz", kubeconfig=kubeconfig), range(200)
+        )
         assert list(answers) == ["ok"] * 200
 
 
 def test_a_watch_goes_on_after_its_link_was_lost(
     daemon: Daemon, sshd: Sshd, apiserver: ApiServer, kubeconfig: Path, tmp_path: Path
 ) -> None:
-    """kubectl itself asks again when its watch is reset: what matters is that it is reset at once, and served again."""
+    """kubectl itself asks again when its watch is reset: what matters is that it is reset at once, and served
+    again.
+    """
     seen: list[str] = []
     arrived = threading.Condition()
-    command = [str(asset("kubectl")), "--kubeconfig", str(kubeconfig), "get", "cm", "--watch", "-o", "name", "-l", "watched=yes"]
-    script = 'while true; do "$@"; done'  # kubectl's plain watch ends with its connection; a controller's informer starts anew
+    command = [
+        str(asset("kubectl")),
+        "--kubeconfig",
+        str(kubeconfig),
+        "get",
+        "cm",
+        "--watch",
+        "-o",
+        "name",
+        "-l",
+        "watched=yes",
+    ]
+    # kubectl's plain watch ends with its connection; a controller's informer starts anew
+    script = 'while true; do "$@"; done'
     with subprocess.Popen(
         ["/bin/sh", "-c", script, "sh", *command],
         stdout=subprocess.PIPE,
@@ -118,11 +144,16 @@ def test_a_watch_goes_on_after_its_link_was_lost(
             for n, fault in enumerate((None, sshd.restart)):
                 if fault:
                     fault()
-                    daemon.wait_for("a reconnect", lambda: daemon.metric("kubemux_gateway_reconnects_total", gateway="edge") >= 1)
+                    daemon.wait_for(
+                        "a reconnect",
+                        lambda: daemon.metric("kubemux_gateway_reconnects_total", gateway="edge") >= 1,
+                    )
                 apiserver.kubectl("create", "cm", f"watched-{n}", kubeconfig=direct)
                 apiserver.kubectl("label", "cm", f"watched-{n}", "watched=yes", kubeconfig=direct)
                 with arrived:
-                    assert arrived.wait_for(lambda n=n: f"configmap/watched-{n}" in seen, timeout=30), (seen, daemon.log())  # type: ignore[misc]
+                    wanted = f"configmap/watched-{n}"
+                    came = arrived.wait_for(partial(operator.contains, seen, wanted), timeout=30)
+                    assert came, (seen, daemon.log())
         finally:
             subprocess.run(["pkill", "-KILL", "-s", str(watch.pid)], check=False)
             watch.wait()
@@ -142,8 +173,12 @@ def test_sshd_killed_and_started_again_is_down_then_up(daemon: Daemon, sshd: Ssh
     assert daemon.metric("kubemux_gateway_connected", gateway="edge") == 1
 
 
-def test_a_watch_ends_well_when_the_daemon_does(sshd: Sshd, apiserver: ApiServer, port: int, tmp_path: Path) -> None:
-    """What a drain leaves is half-closed: the API server ends the watch, and kubectl has nothing to complain of."""
+def test_a_watch_ends_well_when_the_daemon_does(
+    sshd: Sshd, apiserver: ApiServer, port: int, tmp_path: Path
+) -> None:
+    """What a drain leaves is half-closed: the API server ends the watch, and kubectl has nothing to complain
+    of.
+    """
     daemon = Daemon(
         tmp_path / "daemon",
         gateways={"edge": gateway(sshd)},
@@ -153,7 +188,9 @@ def test_a_watch_ends_well_when_the_daemon_does(sshd: Sshd, apiserver: ApiServer
     command = ["--kubeconfig", str(mapped(apiserver, tmp_path, port)), "get", "ns", "--watch", "-o", "name"]
     with daemon:
         daemon.wait_up("prod")
-        watch = subprocess.Popen([asset("kubectl"), *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        watch = subprocess.Popen(
+            [asset("kubectl"), *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
         assert watch.stdout is not None
         assert watch.stdout.readline().startswith("namespace/")
     _, complaints = watch.communicate(timeout=30)

@@ -1,4 +1,6 @@
-"""A whole life: two gateways and two real API servers, kubeconfigs by import and export, and a reload while kubectl watches."""
+"""A whole life: two gateways and two real API servers, kubeconfigs by import and export, and a reload while
+kubectl watches.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,17 @@ def test_contexts_are_imported_served_and_exported(
     daemon = Daemon(tmp_path / "daemon", gateways=gateways, clusters={})
     config = ["--config", str(daemon.config)]
     kubemux("kubeconfig", "import", *config, "--kubeconfig", one, "--context", arn, "--gateway", "eu")
-    kubemux("kubeconfig", "import", *config, "--kubeconfig", two, "--context", "kubernetes-admin@kubernetes", "--gateway", "us")
+    kubemux(
+        "kubeconfig",
+        "import",
+        *config,
+        "--kubeconfig",
+        two,
+        "--context",
+        "kubernetes-admin@kubernetes",
+        "--gateway",
+        "us",
+    )
     kubemux("check", *config)
     # Ports that nobody else on this machine has.
     text = daemon.config.read_text()
@@ -57,7 +69,11 @@ def test_contexts_are_imported_served_and_exported(
     base = tmp_path / "base"
     env = {"KUBECONFIG": f"{one}:{two}"}
     flat = subprocess.run(
-        ["kubectl", "config", "view", "--flatten", "--raw"], capture_output=True, text=True, check=True, env=os.environ | env
+        ["kubectl", "config", "view", "--flatten", "--raw"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | env,
     )
     base.touch(mode=0o600)
     base.write_text(flat.stdout)
@@ -68,7 +84,9 @@ def test_contexts_are_imported_served_and_exported(
         assert exported.stat().st_mode & 0o777 == 0o600
         assert "insecure" not in exported.read_text()
         for context, server in ((arn, apiserver), ("kubernetes-admin@kubernetes", second_apiserver)):
-            assert "namespace/default" in server.kubectl("--context", context, "get", "ns", "-o", "name", kubeconfig=exported)
+            assert "namespace/default" in server.kubectl(
+                "--context", context, "get", "ns", "-o", "name", kubeconfig=exported
+            )
         shown = kubemux("status", *config)
         assert arn in shown
         assert "up" in shown
@@ -77,19 +95,29 @@ def test_contexts_are_imported_served_and_exported(
         assert probed["alive"]
 
 
-def test_a_reload_touches_nothing_that_is_equal(sshd_factory: SshdFactory, apiserver: ApiServer, tmp_path: Path) -> None:
-    """A client connection lives through reloads that add, change and remove other clusters and gateways, and a bad file."""
+def test_a_reload_touches_nothing_that_is_equal(
+    sshd_factory: SshdFactory, apiserver: ApiServer, tmp_path: Path
+) -> None:
+    """A client connection lives through reloads that add, change and remove other clusters and gateways, and
+    a bad file.
+    """
     kept, changing, added, moved = (free_port() for _ in range(4))
     eu, us = gateway(sshd_factory()), gateway(sshd_factory())
     servers = {"kept": cluster(kept, apiserver.endpoint, via="eu", ca=apiserver.ca_file)}
     servers["changing"] = cluster(changing, apiserver.endpoint, via="us", ca=apiserver.ca_file)
     with Daemon(
-        tmp_path / "daemon", gateways={"eu": eu, "us": us}, clusters=dict(servers), expected_errors={"reload rejected"}
+        tmp_path / "daemon",
+        gateways={"eu": eu, "us": us},
+        clusters=dict(servers),
+        expected_errors={"reload rejected"},
     ) as daemon:
         daemon.wait_up("kept", "changing")
         config = ["--config", str(daemon.config)]
         with socket.create_connection(("127.0.0.1", kept)) as client:
-            daemon.wait_for("the client is relayed", lambda: daemon.metric("kubemux_connections_active", cluster="kept") == 1)
+            daemon.wait_for(
+                "the client is relayed",
+                lambda: daemon.metric("kubemux_connections_active", cluster="kept") == 1,
+            )
             servers["changing"] = cluster(moved, apiserver.endpoint, via="us", ca=apiserver.ca_file)
             servers["added"] = cluster(added, apiserver.endpoint, via="us", ca=apiserver.ca_file)
             daemon.configure(gateways={"eu": eu, "us": {**us, "connections": 1}}, clusters=dict(servers))
@@ -101,7 +129,9 @@ def test_a_reload_touches_nothing_that_is_equal(sshd_factory: SshdFactory, apise
             daemon.signal(signal.SIGHUP)
             daemon.wait_for("us is gone", lambda: daemon.metric("kubemux_gateway_links", gateway="us") == 0)
             assert 'cluster="added"' not in daemon.get("/metrics")[1]
-            daemon.configure(gateways={"eu": eu}, clusters={"kept": servers["kept"], "broken": {"gateway": "nowhere"}})
+            daemon.configure(
+                gateways={"eu": eu}, clusters={"kept": servers["kept"], "broken": {"gateway": "nowhere"}}
+            )
             kubemux("reload", *config, code=78)
             assert daemon.metric("kubemux_config_reloads_total", result="rejected") == 1
             assert daemon.metric("kubemux_config_reloads_total", result="ok") == 2
@@ -117,17 +147,26 @@ def test_drain_ends_one_cluster_and_a_reload_opens_it_again(
 ) -> None:
     port, other = free_port(), free_port()
     clusters = {
-        name: cluster(number, apiserver.endpoint, ca=apiserver.ca_file) for name, number in (("one", port), ("two", other))
+        name: cluster(number, apiserver.endpoint, ca=apiserver.ca_file)
+        for name, number in (("one", port), ("two", other))
     }
     sections = {"limits": {"drain_timeout": "200ms"}}
     with Daemon(
-        tmp_path / "daemon", gateways={"edge": gateway(sshd_factory())}, clusters=dict(clusters), sections=dict(sections)
+        tmp_path / "daemon",
+        gateways={"edge": gateway(sshd_factory())},
+        clusters=dict(clusters),
+        sections=dict(sections),
     ) as daemon:
         daemon.wait_up("one", "two")
-        assert len(daemon.events("taking orders")) == 1, "where: orders that find no socket in the file send one to look"
+        assert len(daemon.events("taking orders")) == 1, (
+            "where: orders that find no socket in the file send one to look"
+        )
         config = ["--config", str(daemon.config)]
         with socket.create_connection(("127.0.0.1", port)) as client:
-            daemon.wait_for("the client is relayed", lambda: daemon.metric("kubemux_connections_active", cluster="one") == 1)
+            daemon.wait_for(
+                "the client is relayed",
+                lambda: daemon.metric("kubemux_connections_active", cluster="one") == 1,
+            )
             assert kubemux("drain", "one", *config) == "cluster one: drained, 1 connection cut\n"
             assert client.recv(1) == b"", "its API server has ended it, told that no more comes"
         with pytest.raises(ConnectionRefusedError):

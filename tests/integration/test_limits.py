@@ -37,7 +37,9 @@ async def test_a_cluster_takes_its_number_of_connections_and_others_theirs(tmp_p
             for _ in range(5):
                 connect(stack, wide)
             first.close()
-            daemon.wait_for("room", lambda: daemon.metric("kubemux_connections_active", cluster="narrow") == 1)
+            daemon.wait_for(
+                "room", lambda: daemon.metric("kubemux_connections_active", cluster="narrow") == 1
+            )
             connect(stack, narrow)
             assert daemon.metric("kubemux_connections_total", cluster="narrow", result="cluster_limit") == 1
             (refused,) = daemon.events("connection refused")
@@ -55,7 +57,9 @@ async def test_a_cluster_takes_its_number_of_connections_and_others_theirs(tmp_p
 
 
 async def test_silence_has_an_end_where_it_is_wanted(tmp_path: Path) -> None:
-    """A client that never sends, and one that has stopped, are let go of; one that goes on is not, nor any of another cluster."""
+    """A client that never sends, and one that has stopped, are let go of; one that goes on is not, nor any of
+    another cluster.
+    """
 
     def run(daemon: Daemon, brief: int, patient: int) -> None:
         with ExitStack() as stack:
@@ -100,14 +104,20 @@ async def test_out_of_descriptors_the_rest_goes_on(sshd: Sshd, tmp_path: Path) -
             connect(stack, port)
             used = len(list(Path(f"/proc/{daemon.pid}/fd").iterdir()))
             _, hard = resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)
-            resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (2 * (used + 3), hard))  # half of it is kept back
-            late = [stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20)) for _ in range(40)]
+            resource.prlimit(
+                daemon.pid, resource.RLIMIT_NOFILE, (2 * (used + 3), hard)
+            )  # half of it is kept back
+            late = [
+                stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
+                for _ in range(40)
+            ]
             for client in late:
                 client.sendall(b"ping")
             daemon.wait_for("it says so", lambda: bool(daemon.events("accepting paused")))
             assert daemon.metric("kubemux_connections_active") < 10
 
-            # A lost link takes its clients along, and a new one is dialled; while they are fewer, others come in.
+            # A lost link takes its clients along, and a new one is dialled; while they are fewer, others come
+            # in.
             sshd.restart()
             daemon.wait_for("links again", lambda: daemon.metric("kubemux_gateway_reconnects_total") >= 2)
             assert daemon.get("/readyz")[0] == 200
@@ -119,5 +129,7 @@ async def test_out_of_descriptors_the_rest_goes_on(sshd: Sshd, tmp_path: Path) -
     port = free_port()
     async with Echo() as echo:
         clusters = {"one": cluster(port, echo.endpoint, probe=QUIET)}
-        async with running(tmp_path / "daemon", gateways={"edge": gateway(sshd)}, clusters=clusters) as daemon:
+        async with running(
+            tmp_path / "daemon", gateways={"edge": gateway(sshd)}, clusters=clusters
+        ) as daemon:
             await asyncio.to_thread(run, daemon, port)

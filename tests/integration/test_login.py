@@ -39,7 +39,9 @@ async def test_two_keys_one_after_the_other(sshd_factory: SshdFactory) -> None:
 
 
 async def test_a_password_beside_the_key(sshd_factory: SshdFactory) -> None:
-    sshd = sshd_factory(config={"AuthenticationMethods": "publickey,password", "PasswordAuthentication": "yes"})
+    sshd = sshd_factory(
+        config={"AuthenticationMethods": "publickey,password", "PasswordAuthentication": "yes"}
+    )
     found = await failure(config_for(sshd))
     assert found.reason == "auth_failed"
     assert "has accepted ssh-ed25519 SHA256:" in str(found)
@@ -115,7 +117,8 @@ async def test_only_sha1(sshd_factory: SshdFactory, tmp_path: Path) -> None:
     assert "HostKeyAlgorithms +ssh-rsa" in found.hint
     path = tmp_path / "ssh_config"
     path.write_text(
-        f"Host edge\n  HostName {sshd.host}\n  Port {sshd.port}\n  User {sshd.user}\n  IdentityFile {sshd.identity}\n"
+        f"Host edge\n  HostName {sshd.host}\n  Port {sshd.port}\n  User {sshd.user}\n  IdentityFile "
+        f"{sshd.identity}\n"
         f"  UserKnownHostsFile {sshd.known_hosts()}\n  HostKeyAlgorithms +ssh-rsa\n"
     )
     async with dialled(GatewayConfig(host="edge", ssh_config=path)):
@@ -123,13 +126,19 @@ async def test_only_sha1(sshd_factory: SshdFactory, tmp_path: Path) -> None:
 
 
 async def test_a_key_exchange_that_kubemux_lacks(sshd_factory: SshdFactory) -> None:
-    found = await failure(config_for(sshd_factory(config={"KexAlgorithms": "sntrup761x25519-sha512@openssh.com"})))
+    found = await failure(
+        config_for(sshd_factory(config={"KexAlgorithms": "sntrup761x25519-sha512@openssh.com"}))
+    )
     assert found.reason == "handshake_failed"
-    assert "have no key exchange in common: it has sntrup761x25519-sha512@openssh.com, kubemux has " in str(found)
+    assert "have no key exchange in common: it has sntrup761x25519-sha512@openssh.com, kubemux has " in str(
+        found
+    )
     assert "add one of kubemux's to KexAlgorithms in its sshd_config" in found.hint
 
 
 async def test_ciphers_that_kubemux_does_not_offer(sshd_factory: SshdFactory) -> None:
     found = await failure(config_for(sshd_factory(config={"Ciphers": "aes256-cbc,3des-cbc"})))
-    assert "have no cipher in common: it has aes256-cbc, 3des-cbc, kubemux has aes128-gcm@openssh.com" in str(found)
+    assert "have no cipher in common: it has aes256-cbc, 3des-cbc, kubemux has aes128-gcm@openssh.com" in str(
+        found
+    )
     assert "Ciphers +aes256-cbc,3des-cbc" in found.hint

@@ -1,4 +1,6 @@
-"""A download and a watch through the daemon while links are replaced and files taken: no byte is lost, no tick missed."""
+"""A download and a watch through the daemon while links are replaced and files taken: no byte is lost, no
+tick missed.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ SIZE = 24 << 20
 
 @dataclass
 class Clients:
-    """A download of which nothing but its first byte has been read yet, and a connection that is used now and then."""
+    """A download of which nothing but its first byte has been read yet, and a connection that is used now and
+    then.
+    """
 
     download: asyncio.StreamReader
     watch: tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -87,7 +91,10 @@ async def until(daemon: Daemon, what: str, condition: object) -> None:
 
 def is_replaced(daemon: Daemon, count: int) -> bool:
     edge = told(daemon)["edge"]
-    return edge["state"] == "up" and daemon.metric("kubemux_gateway_reconnects_total", reason="replaced") == count
+    return (
+        edge["state"] == "up"
+        and daemon.metric("kubemux_gateway_reconnects_total", reason="replaced") == count
+    )
 
 
 async def test_reconnect_is_not_noticed(sshd: Sshd, tmp_path: Path) -> None:
@@ -104,7 +111,9 @@ async def test_reconnect_is_not_noticed(sshd: Sshd, tmp_path: Path) -> None:
                 assert daemon.metric("kubemux_gateway_links_retiring") >= 1
                 assert {link["channels"] for link in told(daemon)["edge"]["links"]} == {0}
                 await clients.finish()
-            await until(daemon, "the old links are gone", lambda: daemon.metric("kubemux_gateway_links_retiring") == 0)
+            await until(
+                daemon, "the old links are gone", lambda: daemon.metric("kubemux_gateway_links_retiring") == 0
+            )
             assert not daemon.events("link lost")
             reasons = [event["reason"] for event in daemon.events("connection closed")]
             assert set(reasons) <= {"client_closed", "client_reset", "cluster_closed", "closed"}, reasons
@@ -120,26 +129,38 @@ async def test_reloads_of_others_are_not_noticed(sshd_factory: SshdFactory, tmp_
             async with connected(site.source, site.echo) as clients:
                 near = free_port()
                 for turn in range(12):
-                    gateways = {**site.gateways, **{f"g{n}": gateway(other, connections=1 + turn % 2) for n in range(turn % 3)}}
+                    gateways = {
+                        **site.gateways,
+                        **{f"g{n}": gateway(other, connections=1 + turn % 2) for n in range(turn % 3)},
+                    }
                     clusters = {
                         **site.clusters,
-                        **{f"c{n}": cluster(free_port(), echo.endpoint, via=f"g{n}") for n in range(turn % 3)},
+                        **{
+                            f"c{n}": cluster(free_port(), echo.endpoint, via=f"g{n}") for n in range(turn % 3)
+                        },
                         "near": cluster(near, Endpoint("127.0.0.1", 1 + turn)),
                     }
-                    daemon.configure(gateways=gateways, clusters=clusters, sections={"limits": {"drain_timeout": "100ms"}})
+                    daemon.configure(
+                        gateways=gateways, clusters=clusters, sections={"limits": {"drain_timeout": "100ms"}}
+                    )
                     if turn % 2:
                         daemon.signal(signal.SIGHUP)
-                        await until(daemon, "taken", lambda turn=turn: len(daemon.events("reloaded")) == turn + 1)
+                        await until(
+                            daemon, "taken", lambda turn=turn: len(daemon.events("reloaded")) == turn + 1
+                        )
                     else:
                         await asyncio.to_thread(kubemux, "reload", "--config", daemon.config)
                     await clients.tick()
                 await clients.finish()
-                assert any(link["channels"] for link in told(daemon)["edge"]["links"]), "the watch stays where it began"
+                assert any(link["channels"] for link in told(daemon)["edge"]["links"]), (
+                    "the watch stays where it began"
+                )
             assert daemon.metric("kubemux_gateway_reconnects_total", gateway="edge") == 0
 
 
 async def test_a_rotated_key_is_not_noticed(sshd: Sshd, tmp_path: Path) -> None:
-    """The old one leaves authorized_keys first, as a careful operator does it; the links that it made go on."""
+    """The old one leaves authorized_keys first, as a careful operator does it; the
+    links that it made go on."""
     key = tmp_path / "key"
     key.write_bytes(sshd.identity.read_bytes())
     key.chmod(0o600)
@@ -159,9 +180,13 @@ async def test_a_rotated_key_is_not_noticed(sshd: Sshd, tmp_path: Path) -> None:
 
 
 async def test_a_host_key_that_is_trusted_no_more_is_reported(sshd: Sshd, tmp_path: Path) -> None:
-    """The link that is there goes on, and takes new clients: a slip in known_hosts does not cut anybody off."""
+    """The link that is there goes on, and takes new clients: a slip in known_hosts
+    does not cut anybody off."""
     known_hosts = sshd.known_hosts()
-    right, wrong = known_hosts.read_text(), f"[{sshd.host}]:{sshd.port} {ssh_keys.public(ssh_keys.new_key(tmp_path / 'other'))}\n"
+    right, wrong = (
+        known_hosts.read_text(),
+        f"[{sshd.host}]:{sshd.port} {ssh_keys.public(ssh_keys.new_key(tmp_path / 'other'))}\n",
+    )
     async with Source() as source, Echo() as echo:
         site = Site(sshd, source, echo, known_hosts=[str(known_hosts)])
         async with running(tmp_path / "daemon", gateways=site.gateways, clusters=site.clusters) as daemon:
@@ -172,7 +197,11 @@ async def test_a_host_key_that_is_trusted_no_more_is_reported(sshd: Sshd, tmp_pa
                 failed = await wait_for_log(daemon, "gateway dial failed", reason="host_key_changed")
                 assert failed["links_kept"] == 2
                 edge = told(daemon)["edge"]
-                assert (edge["state"], edge["reason"], len(edge["links"])) == ("degraded", "host_key_changed", 2)
+                assert (edge["state"], edge["reason"], len(edge["links"])) == (
+                    "degraded",
+                    "host_key_changed",
+                    2,
+                )
                 shown = await asyncio.to_thread(kubemux, "status", "--config", daemon.config)
                 assert "gateway edge: host_key_changed" in shown
                 await clients.tick()

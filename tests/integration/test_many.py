@@ -20,7 +20,9 @@ from tests.support.tls import Certificates
 pytestmark = pytest.mark.sshd
 
 
-async def test_two_gateways_and_five_clusters(sshd_factory: SshdFactory, tmp_path: Path, certificates: Certificates) -> None:
+async def test_two_gateways_and_five_clusters(
+    sshd_factory: SshdFactory, tmp_path: Path, certificates: Certificates
+) -> None:
     """Each cluster is its own API server; losing one gateway takes down its clusters and no others."""
     left, right = sshd_factory(), sshd_factory()
     async with AsyncExitStack() as stack:
@@ -28,7 +30,8 @@ async def test_two_gateways_and_five_clusters(sshd_factory: SshdFactory, tmp_pat
         ports = [free_port() for _ in servers]
         via = ["left", "left", "left", "right", "right"]
         clusters = {
-            f"c{n}": cluster(ports[n], servers[n].endpoint, via=via[n], ca=certificates.ca, probe=PROBE) for n in range(5)
+            f"c{n}": cluster(ports[n], servers[n].endpoint, via=via[n], ca=certificates.ca, probe=PROBE)
+            for n in range(5)
         }
         gateways = {"left": gateway(left), "right": gateway(right)}
         async with running(tmp_path / "daemon", gateways=gateways, clusters=clusters) as daemon:
@@ -46,8 +49,12 @@ async def test_two_gateways_and_five_clusters(sshd_factory: SshdFactory, tmp_pat
             await wait_up(daemon, *clusters)
 
 
-async def test_ten_gateways_behind_one_strict_sshd(sshd_factory: SshdFactory, tmp_path: Path, certificates: Certificates) -> None:
-    """sshd drops every handshake over the third at a time: all come up in the end, and it is said why some took longer."""
+async def test_ten_gateways_behind_one_strict_sshd(
+    sshd_factory: SshdFactory, tmp_path: Path, certificates: Certificates
+) -> None:
+    """sshd drops every handshake over the third at a time: all come up in the end, and it is said why some
+    took longer.
+    """
     sshd = sshd_factory(config={"MaxStartups": "3:100:3"})
     names = [f"g{n}" for n in range(10)]
     async with Https(certificates) as server:
@@ -56,7 +63,10 @@ async def test_ten_gateways_behind_one_strict_sshd(sshd_factory: SshdFactory, tm
         gateways = {name: gateway(sshd) for name in names}
         async with running(tmp_path / "daemon", gateways=gateways, clusters=clusters) as daemon:
             await asyncio.to_thread(
-                daemon.wait_for, "all ten up", lambda: {told(daemon)[name]["state"] for name in names} == {"up"}, seconds=40
+                daemon.wait_for,
+                "all ten up",
+                lambda: {told(daemon)[name]["state"] for name in names} == {"up"},
+                seconds=40,
             )
             assert daemon.metric("kubemux_gateway_links") == 20
             for failed in daemon.events("gateway dial failed"):
@@ -72,8 +82,14 @@ async def test_two_hundred_clients_that_come_and_go(
     sshd = sshd_factory()
     async with Https(certificates) as server:
         port = free_port()
-        clusters = {"prod": cluster(port, server.endpoint, ca=certificates.ca, probe={"interval": "1h", "threshold": 1})}
-        async with running(tmp_path / "daemon", gateways={"edge": gateway(sshd)}, clusters=clusters) as daemon:
+        clusters = {
+            "prod": cluster(
+                port, server.endpoint, ca=certificates.ca, probe={"interval": "1h", "threshold": 1}
+            )
+        }
+        async with running(
+            tmp_path / "daemon", gateways={"edge": gateway(sshd)}, clusters=clusters
+        ) as daemon:
             await wait_up(daemon, "prod")
 
             async def client(number: int) -> int | None:
@@ -93,7 +109,11 @@ async def test_two_hundred_clients_that_come_and_go(
             def is_clean() -> bool:
                 status = json.loads(daemon.get("/status")[1])
                 channels = [link["channels"] for edge in status["gateways"] for link in edge["links"]]
-                return channels == [0, 0] and status["daemon"]["buffered_bytes"] == 0 and status["daemon"]["connections"] == 0
+                return (
+                    channels == [0, 0]
+                    and status["daemon"]["buffered_bytes"] == 0
+                    and status["daemon"]["connections"] == 0
+                )
 
             await asyncio.to_thread(daemon.wait_for, "nothing left", is_clean)
             async with asyncio.timeout(5):

@@ -22,11 +22,16 @@ MEMORY = 64 << 20
 BOUND = MEMORY + READERS * (16 << 10)
 """Bytes: the budget is for data, and a connection costs something by itself."""
 EACH = 400_000
-"""Bytes that each asks for: more than its window and the kernel's buffers in front of it, little enough for all sshd's."""
+"""Bytes that each asks for: more than its window and the kernel's buffers in front of it, little enough for
+all sshd's.
+"""
 
 
 def stalled(mapped: Endpoint) -> socket.socket:
-    """A client that reads nothing. Its small segments keep the kernel's buffer at the daemon small: 2.6 MB otherwise."""
+    """A client that reads nothing.
+
+    Its small segments keep the kernel's buffer at the daemon small: 2.6 MB otherwise.
+    """
     client = socket.socket()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     client.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 1400)

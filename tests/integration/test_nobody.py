@@ -39,16 +39,22 @@ def kubemux(*words: str | Path) -> subprocess.CompletedProcess[str]:
 def test_it_has_neither_a_name_nor_a_home() -> None:
     program = "import os, pwd, pathlib\nfor ask in (lambda: pwd.getpwuid(os.getuid()), pathlib.Path.home):\n"
     program += "    try: print(ask())\n    except (KeyError, RuntimeError): print('none')"
-    done = subprocess.run([*AS_NOBODY, sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
+    done = subprocess.run(
+        [*AS_NOBODY, sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True
+    )
     assert done.stdout == "none\nnone\n"
 
 
-async def test_with_a_user_nothing_asks_who_runs_it(sshd: Sshd, tmp_path: Path, certificates: Certificates) -> None:
+async def test_with_a_user_nothing_asks_who_runs_it(
+    sshd: Sshd, tmp_path: Path, certificates: Certificates
+) -> None:
     folder = tmp_path / "daemon"
     port = free_port()
     async with Https(certificates) as server:
         clusters = {"prod": cluster(port, server.endpoint, probe=PROBE, ca=certificates.ca)}
-        async with running(folder, gateways={"edge": gateway(sshd)}, clusters=clusters, wrapper=AS_NOBODY) as daemon:
+        async with running(
+            folder, gateways={"edge": gateway(sshd)}, clusters=clusters, wrapper=AS_NOBODY
+        ) as daemon:
             await wait_up(daemon, "prod")
             for words in (
                 ["check"],
@@ -64,7 +70,9 @@ async def test_with_a_user_nothing_asks_who_runs_it(sshd: Sshd, tmp_path: Path, 
 async def test_without_a_user_the_message_says_what_to_add(sshd: Sshd, tmp_path: Path) -> None:
     """`user:` is by default the name of who runs kubemux: here there is none."""
     unnamed = {key: value for key, value in gateway(sshd).items() if key != "user"}
-    async with running(tmp_path / "daemon", gateways={"edge": unnamed}, clusters={}, wrapper=AS_NOBODY) as daemon:
+    async with running(
+        tmp_path / "daemon", gateways={"edge": unnamed}, clusters={}, wrapper=AS_NOBODY
+    ) as daemon:
         told = (await settled(daemon, "edge"))["edge"]
     assert told["reason"] == "credentials_unusable"
     assert f"uid {UID}" in told["message"]
@@ -72,11 +80,15 @@ async def test_without_a_user_the_message_says_what_to_add(sshd: Sshd, tmp_path:
     assert "passphrase" not in told["message"] + told["hint"]
 
 
-async def test_ssh_refuses_to_read_an_ssh_config_and_the_message_says_what_to_do(sshd: Sshd, tmp_path: Path) -> None:
+async def test_ssh_refuses_to_read_an_ssh_config_and_the_message_says_what_to_do(
+    sshd: Sshd, tmp_path: Path
+) -> None:
     path = tmp_path / "ssh_config"
     path.write_text("Host *\n")
     section = gateway(sshd, ssh_config=str(path))
-    async with running(tmp_path / "daemon", gateways={"edge": section}, clusters={}, wrapper=AS_NOBODY) as daemon:
+    async with running(
+        tmp_path / "daemon", gateways={"edge": section}, clusters={}, wrapper=AS_NOBODY
+    ) as daemon:
         told = (await settled(daemon, "edge"))["edge"]
     assert told["reason"] == "credentials_unusable"
     assert told["message"].endswith(f"cannot be used: No user exists for uid {UID}")
@@ -93,10 +105,13 @@ def test_a_path_of_somebody_who_is_not_there_says_who(tmp_path: Path) -> None:
 def test_a_path_below_home_is_said_to_have_none(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(
-        "version: 1\ngateways: {edge: {host: edge, user: me, identity_files: [~/key], known_hosts: [~/known_hosts]}}\n"
+        "version: 1\ngateways: {edge: {host: edge, user: me, identity_files: [~/key], known_hosts: "
+        "[~/known_hosts]}}\n"
     )
     done = kubemux("check", "--config", path)
     assert done.returncode == 78
-    assert done.stderr.count(f"~ stands for a home directory, and uid {UID} has none\n  hint: for example ") == 2
+    assert (
+        done.stderr.count(f"~ stands for a home directory, and uid {UID} has none\n  hint: for example ") == 2
+    )
     hints = [line for line in done.stderr.splitlines() if line.startswith("  hint: ")]
     assert not any("~" in hint for hint in hints), hints  # no remedy that fails in the same way

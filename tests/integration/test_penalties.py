@@ -1,9 +1,12 @@
-"""An sshd that shuts out addresses which are refused too often (PerSourcePenalties, OpenSSH 9.8): it never has to."""
+"""An sshd that shuts out addresses which are refused too often (PerSourcePenalties, OpenSSH 9.8): it never
+has to.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -23,13 +26,25 @@ def sshd(tmp_path: Path) -> Iterator[NewerSshd]:
         yield sshd
 
 
+def is_down(gateway: Watched) -> bool:
+    return gateway.snapshot().state is GatewayState.DOWN
+
+
+def refuses_key(gateway: Watched) -> bool:
+    return gateway.snapshot().reason == "host_key_changed"
+
+
 async def test_refused_keys_keep_no_good_one_away(sshd: NewerSshd) -> None:
-    """Six gateways with a wrong key each, by three names of the same sshd, and one with a good key, which comes last."""
+    """Six gateways with a wrong key each, by three names of the same sshd, and one with a good key, which
+    comes last.
+    """
     shared = Handshakes()
     keys = [sshd.new_identity(f"wrong{number}", authorize=False) for number in range(6)]
     hosts = ["127.0.0.1", "localhost", "LOCALHOST"]
     gateways = [
-        Watched(config_for(sshd, host=hosts[number % 3], identity_files=[str(key)], known_hosts=[any_name(sshd)]))
+        Watched(
+            config_for(sshd, host=hosts[number % 3], identity_files=[str(key)], known_hosts=[any_name(sshd)])
+        )
         for number, key in enumerate(keys)
     ]
     gateways.append(Watched(config_for(sshd, host="localhost", known_hosts=[any_name(sshd)])))
@@ -43,7 +58,7 @@ async def test_refused_keys_keep_no_good_one_away(sshd: NewerSshd) -> None:
         await good.until(lambda: good.links == 1, seconds=40)
         assert loop.time() - started < 35
         for gateway in bad:
-            await gateway.until(lambda gateway=gateway: gateway.snapshot().state is GatewayState.DOWN, seconds=30)  # type: ignore[misc]
+            await gateway.until(partial(is_down, gateway), seconds=30)
             assert gateway.snapshot().reason == "auth_failed"
         good.renew("test")
         await good.until(lambda: good.metric("gateway_connects_total", result="ok") == 2, seconds=10)
@@ -66,7 +81,8 @@ async def test_host_keys_that_we_refuse_keep_no_good_one_away(sshd: NewerSshd, t
     shared = Handshakes()
     other = ssh_keys.new_key(tmp_path / "other")
     gateways = [
-        Watched(config_for(sshd, known_hosts=[str(sshd.known_hosts(key=other))], user=f"user{number}")) for number in range(20)
+        Watched(config_for(sshd, known_hosts=[str(sshd.known_hosts(key=other))], user=f"user{number}"))
+        for number in range(20)
     ]
     good = Watched(config_for(sshd))
     try:
@@ -75,7 +91,7 @@ async def test_host_keys_that_we_refuse_keep_no_good_one_away(sshd: NewerSshd, t
             gateway.start()
         await good.until(lambda: good.links == 1, seconds=30)
         for gateway in gateways:
-            await gateway.until(lambda gateway=gateway: gateway.snapshot().reason == "host_key_changed", seconds=20)  # type: ignore[misc]
+            await gateway.until(partial(refuses_key, gateway), seconds=20)
         log = await asyncio.to_thread(sshd.log)
         assert "without attempting authentication" in log
         assert "activating" not in log
@@ -87,7 +103,9 @@ async def test_an_address_that_is_shut_out_is_told_so(tmp_path: Path) -> None:
     with NewerSshd(tmp_path / "sshd", config={"PerSourcePenalties": "authfail:60s"}) as sshd:
         wrong = config_for(sshd, identity_files=[str(sshd.new_identity("wrong", authorize=False))])
         assert (await failure(wrong)).reason == "auth_failed"
-        async with asyncio.timeout(20):  # sshd's listener hears of a refusal from its child, which takes a moment
+        async with asyncio.timeout(
+            20
+        ):  # sshd's listener hears of a refusal from its child, which takes a moment
             while "penalty" not in await asyncio.to_thread(sshd.log):
                 await asyncio.sleep(0.05)
         found = await failure(config_for(sshd))

@@ -43,27 +43,41 @@ def untimed(lines: list[str]) -> list[str]:
     return [re.sub(r"  [\d.]+ ms", "", line) for line in lines]
 
 
-async def test_the_daemon_probes_for_who_may_not_read_the_keys(sshd: Sshd, tmp_path: Path, certificates: Certificates) -> None:
+async def test_the_daemon_probes_for_who_may_not_read_the_keys(
+    sshd: Sshd, tmp_path: Path, certificates: Certificates
+) -> None:
     async with Https(certificates) as server:
         clusters = {"prod": cluster(free_port(), server.endpoint, probe=PROBE, ca=certificates.ca)}
         os.chown(sshd.identity, SOMEBODY, SOMEBODY)
-        async with running(tmp_path / "daemon", gateways={"edge": gateway(sshd)}, clusters=clusters) as daemon:
+        async with running(
+            tmp_path / "daemon", gateways={"edge": gateway(sshd)}, clusters=clusters
+        ) as daemon:
             await wait_up(daemon, "prod")
             by_itself = await kubemux("probe", "prod", "--config", daemon.config)
             asked = await probe("prod", "--config", daemon.config)
             assert (asked.returncode, asked.stderr) == (
                 0,
-                f"this user may not read {sshd.identity}: the daemon, pid {daemon.pid}, has probed as itself\n",
+                f"this user may not read {sshd.identity}: the daemon, pid {daemon.pid}, has probed as "
+                "itself\n",
             )
             head, *steps = asked.stdout.splitlines()
             assert head == "prod through edge, probed by the daemon"
             assert untimed(steps) == untimed(by_itself.stdout.splitlines()[1:])
             assert steps[-1] == "alive: ok"
-            assert {entry["gateway"] for entry in daemon.events("link closed")} == {"edge (probe)"}, "its own links live on"
+            assert {entry["gateway"] for entry in daemon.events("link closed")} == {"edge (probe)"}, (
+                "its own links live on"
+            )
 
             document = json.loads((await probe("prod", "--json", "--config", daemon.config)).stdout)
             assert (document["alive"], document["result"], document["daemon"]) == (True, "ok", daemon.pid)
-            assert [step["stage"] for step in document["steps"]] == ["tcp", "ssh", "auth", "channel", "tls", "http"]
+            assert [step["stage"] for step in document["steps"]] == [
+                "tcp",
+                "ssh",
+                "auth",
+                "channel",
+                "tls",
+                "http",
+            ]
 
             unknown = await probe("prdo", "--config", daemon.config)
             assert (unknown.returncode, unknown.stdout) == (2, "")

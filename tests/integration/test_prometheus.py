@@ -1,4 +1,5 @@
-"""A real Prometheus scrapes the daemon with the shipped configuration and rules, and sees a cluster go down."""
+"""A real Prometheus scrapes the daemon with the shipped configuration and rules, and
+sees a cluster go down."""
 
 from __future__ import annotations
 
@@ -40,7 +41,9 @@ class Prometheus:
             results = json.load(answer)["data"]["result"]
         return {one["metric"].get("cluster", ""): float(one["value"][1]) for one in results}
 
-    def wait_for(self, expression: str, holds: Callable[[dict[str, float]], bool], seconds: float = 30) -> dict[str, float]:
+    def wait_for(
+        self, expression: str, holds: Callable[[dict[str, float]], bool], seconds: float = 30
+    ) -> dict[str, float]:
         """Ask until it holds."""
         deadline = time.monotonic() + seconds
         while True:
@@ -93,7 +96,9 @@ async def https(certificates: Certificates) -> AsyncIterator[Https]:
         yield server
 
 
-async def test_prometheus_sees_clusters_up_and_down(sshd: Sshd, https: Https, certificates: Certificates, tmp_path: Path) -> None:
+async def test_prometheus_sees_clusters_up_and_down(
+    sshd: Sshd, https: Https, certificates: Certificates, tmp_path: Path
+) -> None:
     import asyncio
 
     clusters = {name: cluster(free_port(), https.endpoint, ca=certificates.ca) for name in ("a", "b")}
@@ -110,7 +115,9 @@ async def test_prometheus_sees_clusters_up_and_down(sshd: Sshd, https: Https, ce
             assert min(expiry.values()) > 0
             https.answer = Answer.UNHEALTHY
             seen.wait_for("kubemux_cluster_up", lambda up: up == {"a": 0, "b": 0})
-            seen.wait_for('ALERTS{alertname="KubemuxClusterDown"}', lambda alerts: alerts.keys() == {"a", "b"})
+            seen.wait_for(
+                'ALERTS{alertname="KubemuxClusterDown"}', lambda alerts: alerts.keys() == {"a", "b"}
+            )
             assert seen.query('sum(kubemux_probes_total{result="unhealthy"})')[""] >= 4
 
     await asyncio.to_thread(watch)

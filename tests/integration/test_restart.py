@@ -76,7 +76,9 @@ async def test_an_address_that_is_given_up_is_not_kept(tmp_path: Path) -> None:
     def run(echo: Echo) -> None:
         ports = {name: free_port() for name in ("kept", "restarted", "reloaded", "drained")}
         admin = free_port()
-        clusters: dict[str, object] = {name: cluster(port, echo.endpoint, via="direct") for name, port in ports.items()}
+        clusters: dict[str, object] = {
+            name: cluster(port, echo.endpoint, via="direct") for name, port in ports.items()
+        }
         config = configure(tmp_path, clusters, admin=admin)
         with Manager(tmp_path, "-m", "proxy", "run", "--config", str(config)) as manager:
             manager.start()
@@ -102,7 +104,8 @@ async def test_an_address_that_is_given_up_is_not_kept(tmp_path: Path) -> None:
 
 
 async def test_an_address_that_widens_is_bound_at_once(tmp_path: Path) -> None:
-    """127.0.0.1 and 0.0.0.0 exclude each other: what is kept must be let go before, by a reload and by a restart."""
+    """127.0.0.1 and 0.0.0.0 exclude each other: what is kept must be let go before,
+    by a reload and by a restart."""
 
     def run(echo: Echo) -> None:
         port, admin = free_port(), free_port()

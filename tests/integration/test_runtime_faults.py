@@ -22,7 +22,9 @@ from tests.support.tls import Certificates
 pytestmark = pytest.mark.sshd
 
 
-async def test_a_busy_port_is_taken_once_it_is_free(sshd: Sshd, tmp_path: Path, certificates: Certificates) -> None:
+async def test_a_busy_port_is_taken_once_it_is_free(
+    sshd: Sshd, tmp_path: Path, certificates: Certificates
+) -> None:
     free = free_port()
     with socket.create_server(("127.0.0.1", 0)) as squatter:
         busy = squatter.getsockname()[1]
@@ -33,17 +35,28 @@ async def test_a_busy_port_is_taken_once_it_is_free(sshd: Sshd, tmp_path: Path, 
             }
             expected = {"listener failed"}
             async with running(
-                tmp_path / "daemon", gateways={"edge": gateway(sshd)}, clusters=clusters, expected_errors=expected
+                tmp_path / "daemon",
+                gateways={"edge": gateway(sshd)},
+                clusters=clusters,
+                expected_errors=expected,
             ) as daemon:
                 await wait_up(daemon, "fine")
                 assert await get(free, certificates) == 200
                 assert daemon.get("/readyz")[0] == 503
                 assert daemon.metric("kubemux_cluster_listening", cluster="blocked") == 0
                 assert daemon.metric("kubemux_cluster_listening", cluster="fine") == 1
-                (said,) = (entry for entry in daemon.events() if entry.get("cluster") == "blocked" and entry["level"] == "error")
+                (said,) = (
+                    entry
+                    for entry in daemon.events()
+                    if entry.get("cluster") == "blocked" and entry["level"] == "error"
+                )
                 assert f"127.0.0.1:{busy}" in str(said["message"])
                 assert f"sport = :{busy}" in str(said["hint"])
-                (blocked,) = (one for one in json.loads(daemon.get("/status")[1])["clusters"] if one["name"] == "blocked")
+                (blocked,) = (
+                    one
+                    for one in json.loads(daemon.get("/status")[1])["clusters"]
+                    if one["name"] == "blocked"
+                )
                 assert (blocked["message"], blocked["hint"]) == (said["message"], said["hint"])
                 squatter.close()
                 await asyncio.to_thread(daemon.wait_for, "ready", lambda: daemon.get("/readyz")[0] == 200)
@@ -51,7 +64,9 @@ async def test_a_busy_port_is_taken_once_it_is_free(sshd: Sshd, tmp_path: Path, 
                 assert daemon.metric("kubemux_cluster_listening", cluster="blocked") == 1
 
 
-async def test_gateways_that_cannot_be_reached(sshd_factory: SshdFactory, tmp_path: Path, certificates: Certificates) -> None:
+async def test_gateways_that_cannot_be_reached(
+    sshd_factory: SshdFactory, tmp_path: Path, certificates: Certificates
+) -> None:
     sshd, stopped, closed_off, elsewhere = (
         sshd_factory(),
         sshd_factory(),
@@ -69,12 +84,18 @@ async def test_gateways_that_cannot_be_reached(sshd_factory: SshdFactory, tmp_pa
     ports = {name: free_port() for name in gateways}
     async with Https(certificates) as server:
         clusters = {
-            name: cluster(port, server.endpoint, via=name, ca=certificates.ca, probe=PROBE) for name, port in ports.items()
+            name: cluster(port, server.endpoint, via=name, ca=certificates.ca, probe=PROBE)
+            for name, port in ports.items()
         }
         limits = {"hold_timeout": "200ms"}
-        async with running(tmp_path / "daemon", gateways=gateways, clusters=clusters, limits=limits) as daemon:
+        async with running(
+            tmp_path / "daemon", gateways=gateways, clusters=clusters, limits=limits
+        ) as daemon:
             found = await settled(daemon)
-            assert (found["unresolvable"]["reason"], found["refusing"]["reason"]) == ("unresolvable", "unreachable")
+            assert (found["unresolvable"]["reason"], found["refusing"]["reason"]) == (
+                "unresolvable",
+                "unreachable",
+            )
             assert "no.such.gateway.invalid" in found["unresolvable"]["message"]
             assert "Connection refused" in found["refusing"]["message"]
             await wait_up(daemon, "fine")
@@ -88,19 +109,30 @@ async def test_gateways_that_cannot_be_reached(sshd_factory: SshdFactory, tmp_pa
                 down = await wait_for_log(daemon, "cluster down", cluster=name)
                 assert (down["result"], bool(down["hint"])) == (result, True)
                 assert daemon.metric("kubemux_probes_total", cluster=name, result=result) >= 1
-                # Where the gateway itself has been down for longer than hold_timeout, the kernel refuses: nobody is counted.
+                # Where the gateway itself has been down for longer than hold_timeout, the kernel refuses:
+                # nobody is counted.
                 refusal = ConnectionRefusedError if result == "link_down" else ConnectionResetError
                 with pytest.raises(refusal):
                     await get(ports[name], certificates)
-                assert (daemon.metric("kubemux_connections_total", cluster=name, result=result) or 0) == (result != "link_down")
+                assert (daemon.metric("kubemux_connections_total", cluster=name, result=result) or 0) == (
+                    result != "link_down"
+                )
             assert await get(ports["fine"], certificates) == 200
 
 
-async def test_a_frozen_sshd_is_noticed_in_time(sshd: Sshd, tmp_path: Path, certificates: Certificates) -> None:
+async def test_a_frozen_sshd_is_noticed_in_time(
+    sshd: Sshd, tmp_path: Path, certificates: Certificates
+) -> None:
     port = free_port()
     async with Https(certificates) as server:
-        clusters = {"prod": cluster(port, server.endpoint, ca=certificates.ca, probe={"interval": "1h", "threshold": 1})}
-        gateways = {"edge": gateway(sshd, keepalive={"interval": "300ms", "max_missed": 3}, connect_timeout="500ms")}
+        clusters = {
+            "prod": cluster(
+                port, server.endpoint, ca=certificates.ca, probe={"interval": "1h", "threshold": 1}
+            )
+        }
+        gateways = {
+            "edge": gateway(sshd, keepalive={"interval": "300ms", "max_missed": 3}, connect_timeout="500ms")
+        }
         async with running(tmp_path / "daemon", gateways=gateways, clusters=clusters) as daemon:
             await wait_up(daemon, "prod")
             reader, writer = await connect(port, certificates)
@@ -109,7 +141,9 @@ async def test_a_frozen_sshd_is_noticed_in_time(sshd: Sshd, tmp_path: Path, cert
             await asyncio.to_thread(sshd.pause)
             try:
                 since = loop.time()
-                with pytest.raises(ConnectionResetError):  # not an end of file: the client must not take it for a clean one
+                with pytest.raises(
+                    ConnectionResetError
+                ):  # not an end of file: the client must not take it for a clean one
                     await ask(reader, writer)
                 assert loop.time() - since < 0.9 + 0.5
                 lost = await wait_for_log(daemon, "link lost")
@@ -122,18 +156,32 @@ async def test_a_frozen_sshd_is_noticed_in_time(sshd: Sshd, tmp_path: Path, cert
             await asyncio.to_thread(
                 daemon.wait_for,
                 "the loss is mended",
-                lambda: daemon.metric("kubemux_gateway_reconnects_total", gateway="edge", reason="keepalive_timeout") >= 1,
+                lambda: (
+                    daemon.metric(
+                        "kubemux_gateway_reconnects_total", gateway="edge", reason="keepalive_timeout"
+                    )
+                    >= 1
+                ),
             )
             assert await get(port, certificates) == 200
 
 
-async def test_clients_are_held_while_the_link_is_down(sshd: Sshd, tmp_path: Path, certificates: Certificates) -> None:
-    """Reset if the link is not back within hold_timeout, served if it is. A reload changes how long that is."""
+async def test_clients_are_held_while_the_link_is_down(
+    sshd: Sshd, tmp_path: Path, certificates: Certificates
+) -> None:
+    """Reset if the link is not back within hold_timeout, served if it is.
+
+    A reload changes how long that is.
+    """
     port = free_port()
     async with Https(certificates) as server:
         sections = {
             "gateways": {"edge": gateway(sshd)},
-            "clusters": {"prod": cluster(port, server.endpoint, ca=certificates.ca, probe={"interval": "1h", "threshold": 1})},
+            "clusters": {
+                "prod": cluster(
+                    port, server.endpoint, ca=certificates.ca, probe={"interval": "1h", "threshold": 1}
+                )
+            },
         }
         async with running(tmp_path / "daemon", **sections, limits={"hold_timeout": "400ms"}) as daemon:
             await wait_up(daemon, "prod")
@@ -146,12 +194,16 @@ async def test_clients_are_held_while_the_link_is_down(sshd: Sshd, tmp_path: Pat
             assert 0.35 < loop.time() - since < 1.5
             assert daemon.metric("kubemux_connections_total", cluster="prod", result="link_down") == 1
 
-            daemon.configure(**sections, sections={"limits": {"hold_timeout": "20s", "drain_timeout": "500ms"}})
+            daemon.configure(
+                **sections, sections={"limits": {"hold_timeout": "20s", "drain_timeout": "500ms"}}
+            )
             daemon.signal(signal.SIGHUP)
             await wait_for_log(daemon, "reloaded")
             early = loop.create_task(get(port, certificates), name="early client")
             await asyncio.to_thread(
-                daemon.wait_for, "a client waits", lambda: daemon.metric("kubemux_connections_active", cluster="prod") == 1
+                daemon.wait_for,
+                "a client waits",
+                lambda: daemon.metric("kubemux_connections_active", cluster="prod") == 1,
             )
             await asyncio.to_thread(sshd.start)
             await asyncio.to_thread(reconnect, daemon.socket, "edge")
@@ -163,13 +215,19 @@ def reconnect(admin: Path, name: str) -> None:
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(10)
         sock.connect(str(admin))
-        sock.sendall(f"POST /-/reconnect?gateway={name} HTTP/1.1\r\nHost: kubemux\r\nConnection: close\r\n\r\n".encode())
+        sock.sendall(
+            f"POST /-/reconnect?gateway={name} HTTP/1.1\r\nHost: kubemux\r\n"
+            "Connection: close\r\n\r\n".encode()
+        )
         with sock.makefile("rb") as answer:
             assert answer.readline().split()[1] == b"200"
 
 
-async def test_a_reload_touches_only_what_changed(sshd_factory: SshdFactory, tmp_path: Path, certificates: Certificates) -> None:
-    """One connection through an unchanged cluster lives through everything that a reload does to the others."""
+async def test_a_reload_touches_only_what_changed(
+    sshd_factory: SshdFactory, tmp_path: Path, certificates: Certificates
+) -> None:
+    """One connection through an unchanged cluster lives through everything that a
+    reload does to the others."""
     sshd, other = sshd_factory(), sshd_factory()
     ports = {name: free_port() for name in ("kept", "moved", "gone", "added")}
     async with Https(certificates) as server:
@@ -178,7 +236,11 @@ async def test_a_reload_touches_only_what_changed(sshd_factory: SshdFactory, tmp
             return cluster(ports[name], server.endpoint, via=via, ca=certificates.ca, probe=PROBE, **more)
 
         gateways = {"edge": gateway(sshd), "other": gateway(sshd), "leaving": gateway(sshd)}
-        clusters = {"kept": section("kept"), "moved": section("moved", "other"), "gone": section("gone", "leaving")}
+        clusters = {
+            "kept": section("kept"),
+            "moved": section("moved", "other"),
+            "gone": section("gone", "leaving"),
+        }
         async with running(
             tmp_path / "daemon", gateways=gateways, clusters=clusters, expected_errors={"reload rejected"}
         ) as daemon:
@@ -189,7 +251,10 @@ async def test_a_reload_touches_only_what_changed(sshd_factory: SshdFactory, tmp
 
             # A gateway changed, one removed, one cluster removed, one added.
             after = {"kept": clusters["kept"], "moved": clusters["moved"], "added": section("added", "new")}
-            daemon.configure(gateways={"edge": gateways["edge"], "other": gateway(other), "new": gateway(other)}, clusters=after)
+            daemon.configure(
+                gateways={"edge": gateways["edge"], "other": gateway(other), "new": gateway(other)},
+                clusters=after,
+            )
             daemon.signal(signal.SIGHUP)
             reloaded = await wait_for_log(daemon, "reloaded")
             assert reloaded["added"] == ["gateway new", "cluster added"]

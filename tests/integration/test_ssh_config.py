@@ -56,14 +56,20 @@ async def ended(pids: list[str]) -> None:
 
 
 def alias(name: str, path: Path, **more: object) -> GatewayConfig:
-    return GatewayConfig.model_validate({"host": name, "ssh_config": str(path), "connect_timeout": "5s", **more})
+    return GatewayConfig.model_validate(
+        {"host": name, "ssh_config": str(path), "connect_timeout": "5s", **more}
+    )
 
 
 async def test_aliases_and_proxyjump_through_the_daemon(
     sshd_factory: SshdFactory, tmp_path: Path, certificates: Certificates
 ) -> None:
     first, middle, last = sshd_factory(), sshd_factory(), sshd_factory()
-    text = host("first", first) + host("middle", middle, "ProxyJump first") + host("last", last, "ProxyJump middle")
+    text = (
+        host("first", first)
+        + host("middle", middle, "ProxyJump first")
+        + host("last", last, "ProxyJump middle")
+    )
     path = written(tmp_path, text + host("both", last, f"ProxyJump {first.user}@first,middle"))
     gateways: dict[str, Sections] = {
         name: {"host": name, "ssh_config": str(path), "connections": 1} for name in ("first", "last", "both")
@@ -71,7 +77,8 @@ async def test_aliases_and_proxyjump_through_the_daemon(
     ports = {name: free_port() for name in gateways}
     async with Https(certificates) as server:
         clusters = {
-            name: cluster(port, server.endpoint, via=name, ca=certificates.ca, probe=PROBE) for name, port in ports.items()
+            name: cluster(port, server.endpoint, via=name, ca=certificates.ca, probe=PROBE)
+            for name, port in ports.items()
         }
         async with running(tmp_path / "daemon", gateways=gateways, clusters=clusters) as daemon:
             await wait_up(daemon, *clusters)
@@ -83,7 +90,9 @@ async def test_aliases_and_proxyjump_through_the_daemon(
 
 
 async def test_the_gateway_overrides_its_ssh_config(sshd: Sshd, tmp_path: Path) -> None:
-    path = written(tmp_path, "Host edge\n  HostName 127.0.0.1\n  Port 1\n  User nobody\n  IdentityFile /nowhere\n")
+    path = written(
+        tmp_path, "Host edge\n  HostName 127.0.0.1\n  Port 1\n  User nobody\n  IdentityFile /nowhere\n"
+    )
     more: dict[str, object] = {
         "port": sshd.port,
         "user": sshd.user,
@@ -96,9 +105,13 @@ async def test_the_gateway_overrides_its_ssh_config(sshd: Sshd, tmp_path: Path) 
 
 async def test_a_host_key_alias_is_looked_up_instead_of_the_name(sshd: Sshd, tmp_path: Path) -> None:
     known_hosts = tmp_path / "known_hosts"
-    known_hosts.write_text(sshd.known_hosts().read_text().replace(f"[127.0.0.1]:{sshd.port}", "bastion.example"))
+    known_hosts.write_text(
+        sshd.known_hosts().read_text().replace(f"[127.0.0.1]:{sshd.port}", "bastion.example")
+    )
     text = host("edge", sshd)
-    assert isinstance(await failure(alias("edge", written(tmp_path, text), known_hosts=[str(known_hosts)])), HostKeyUnknown)
+    assert isinstance(
+        await failure(alias("edge", written(tmp_path, text), known_hosts=[str(known_hosts)])), HostKeyUnknown
+    )
     path = written(tmp_path, text + "HostKeyAlias bastion.example\n")
     async with dialled(alias("edge", path, known_hosts=[str(known_hosts)])) as link:
         assert len(link.conns) == 1
@@ -125,8 +138,14 @@ async def test_a_proxy_command_carries_the_connection(sshd: Sshd, tmp_path: Path
         ("Host edge\n  IdentityFile ${NOT_SET}/key\n", "NOT_SET"),
         ("Host edge\n  CertificateFile %Q\n", "certificatefile %Q cannot be expanded: there is no token %Q"),
         ("Host edge\n  IdentityFile ~nobody-at-all/key\n", "there is no user nobody-at-all"),
-        ("Host edge\n  ProxyCommand nc %h %u\n", "proxycommand nc %h %u cannot be expanded: there is no token %u"),
-        ('UserKnownHostsFile "/etc/known hosts"\n', "userknownhostsfile /etc/known hosts has a space in a path"),
+        (
+            "Host edge\n  ProxyCommand nc %h %u\n",
+            "proxycommand nc %h %u cannot be expanded: there is no token %u",
+        ),
+        (
+            'UserKnownHostsFile "/etc/known hosts"\n',
+            "userknownhostsfile /etc/known hosts has a space in a path",
+        ),
         ('GlobalKnownHostsFile /a "/b /c d"\n', "globalknownhostsfile /a /b /c d has a space in a path"),
         ("PubkeyAuthentication no\n", "pubkeyauthentication false cannot be honoured"),
         ("PreferredAuthentications password\n", "preferredauthentications password cannot be honoured"),
@@ -175,7 +194,8 @@ async def test_what_is_wrong_with_an_ssh_config_is_said(tmp_path: Path, text: st
         b"SecurityKeyProvider none",
         b"RekeyLimit 1G 1h",
         b"StrictHostKeyChecking off\nVerifyHostKeyDNS yes",
-        b"GSSAPIAuthentication yes\nHostbasedAuthentication yes\nControlMaster auto\nControlPath ~/%C\nRemoteCommand none",
+        b"GSSAPIAuthentication yes\nHostbasedAuthentication yes\nControlMaster auto\nControlPath "
+        b"~/%C\nRemoteCommand none",
         b"Match final\n  User {user}",
         b'Match originalhost edge exec "test %n = edge"\n  IdentityFile /nowhere/another',
         b"IgnoreUnknown Whatever\nWhatever it means",
@@ -183,7 +203,12 @@ async def test_what_is_wrong_with_an_ssh_config_is_said(tmp_path: Path, text: st
 )
 async def test_what_ssh_takes_is_taken(sshd: Sshd, tmp_path: Path, more: bytes) -> None:
     (tmp_path / "included").write_text(f"Port {sshd.port}\n")
-    known: dict[str, object] = {"port": sshd.port, "user": sshd.user, "known_hosts": sshd.known_hosts(), "folder": tmp_path}
+    known: dict[str, object] = {
+        "port": sshd.port,
+        "user": sshd.user,
+        "known_hosts": sshd.known_hosts(),
+        "folder": tmp_path,
+    }
     text = more
     for name, value in known.items():
         text = text.replace(f"{{{name}}}".encode(), str(value).encode())
@@ -195,7 +220,8 @@ async def test_what_ssh_takes_is_taken(sshd: Sshd, tmp_path: Path, more: bytes) 
 
 
 async def test_what_is_included_comes_in_order_and_its_tokens_last(sshd: Sshd, tmp_path: Path) -> None:
-    """The first value counts, of files in the order of their names; `%p` is the port that counts in the end."""
+    """The first value counts, of files in the order of their names; `%p` is the port
+    that counts in the end."""
     (tmp_path / f"key-{sshd.port}").write_bytes(sshd.identity.read_bytes())
     (tmp_path / f"key-{sshd.port}").chmod(0o600)
     for name in "hgfedcb":
@@ -221,7 +247,9 @@ async def test_proxyjumps_in_a_circle_are_found(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("option", ['Match exec "{command}"', "KnownHostsCommand {command}"])
-async def test_a_command_that_does_not_end_is_given_up_with_all_that_it_has_started(tmp_path: Path, option: str) -> None:
+async def test_a_command_that_does_not_end_is_given_up_with_all_that_it_has_started(
+    tmp_path: Path, option: str
+) -> None:
     command, pids = tmp_path / "command", tmp_path / "pids"
     command.write_text(f"#!/bin/sh\nsleep 1000 &\necho $$ $! > {pids}.new; mv {pids}.new {pids}\nwait\n")
     command.chmod(0o755)
@@ -233,7 +261,9 @@ async def test_a_command_that_does_not_end_is_given_up_with_all_that_it_has_star
     await ended(pids.read_text().split())
 
 
-async def test_what_a_match_exec_leaves_behind_holds_nothing_up_and_is_ended(sshd: Sshd, tmp_path: Path) -> None:
+async def test_what_a_match_exec_leaves_behind_holds_nothing_up_and_is_ended(
+    sshd: Sshd, tmp_path: Path
+) -> None:
     """It has ssh's standard error."""
     pid = tmp_path / "pid"
     text = f'Match exec "sleep 1000 & echo $! > {pid}"\n' + host("edge", sshd)
@@ -256,7 +286,9 @@ async def test_a_known_hosts_command_is_asked(sshd: Sshd, tmp_path: Path, script
     command.write_text("#!/bin/sh\n" + script.format(port=sshd.port, known_hosts=sshd.known_hosts(), key=key))
     command.chmod(0o755)
     text = host("edge", sshd).replace(f"UserKnownHostsFile {sshd.known_hosts()}", "")
-    path = written(tmp_path, f'Host edge\n  UserKnownHostsFile none\n  KnownHostsCommand "{command}" %H %I\n{text}')
+    path = written(
+        tmp_path, f'Host edge\n  UserKnownHostsFile none\n  KnownHostsCommand "{command}" %H %I\n{text}'
+    )
     if not says:
         async with dialled(alias("edge", path)) as link:
             assert link.server == f"127.0.0.1:{sshd.port}"

@@ -1,4 +1,6 @@
-"""SIGTERM, clause by clause: not ready, no new clients, time for those there are, half-close, reset; a second is immediate."""
+"""SIGTERM, clause by clause: not ready, no new clients, time for those there are, half-close, reset; a second
+is immediate.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ def exit_code(daemon: Daemon, *, seconds: float = 20.0) -> int:
 def relayed(daemon: Daemon, mapped: tuple[str, int]) -> socket.socket:
     client = socket.create_connection(mapped, timeout=20)
     client.sendall(b"ping")
-    daemon.wait_for("the client is relayed", lambda: daemon.metric("kubemux_bytes_total", direction="to_cluster") >= 4)
+    daemon.wait_for(
+        "the client is relayed", lambda: daemon.metric("kubemux_bytes_total", direction="to_cluster") >= 4
+    )
     return client
 
 
@@ -72,7 +76,9 @@ async def test_a_drain_lets_clients_finish(tmp_path: Path) -> None:
 
 
 async def test_what_is_left_is_half_closed_before_it_is_reset(tmp_path: Path) -> None:
-    """A server that heeds the end of the client's direction ends its own: what it still says arrives, and no reset."""
+    """A server that heeds the end of the client's direction ends its own: what it still says arrives, and no
+    reset.
+    """
 
     def run(server: Listening) -> None:
         daemon, mapped = daemon_for(tmp_path, server, drain="100ms")
@@ -159,7 +165,9 @@ async def test_a_second_signal_ends_what_a_reload_has_removed(sshd: Sshd, tmp_pa
 
 
 async def test_signals_without_end_do_not_spoil_a_stop(tmp_path: Path) -> None:
-    """Wherever they meet it, from the first moment of a stop to the last of the process: it ends with 0, not by the signal."""
+    """Wherever they meet it, from the first moment of a stop to the last of the process: it ends with 0, not
+    by the signal.
+    """
 
     def run(echo: Echo) -> None:
         for number in range(3):

@@ -57,7 +57,9 @@ def daemon_for(
         for n, (port, server) in enumerate(zip(ports, servers, strict=True))
     }
     sections: dict[str, object] = {"limits": {"drain_timeout": drain}}
-    daemon = Daemon(folder / "daemon", gateways={"edge": gateway(sshd)}, clusters=dict(clusters), sections=sections)
+    daemon = Daemon(
+        folder / "daemon", gateways={"edge": gateway(sshd)}, clusters=dict(clusters), sections=sections
+    )
     return daemon, [Endpoint("127.0.0.1", port) for port in ports]
 
 
@@ -65,7 +67,10 @@ def stuck_upload(mapped: Endpoint, daemon: Daemon) -> socket.socket:
     """A client whose bytes fill every buffer on the way to a server that does not read."""
     client = socket.create_connection(mapped)
     client.setblocking(False)
-    daemon.wait_for("the client is relayed", lambda: daemon.metric("kubemux_channel_open_seconds_count", cluster="c0") >= 1)
+    daemon.wait_for(
+        "the client is relayed",
+        lambda: daemon.metric("kubemux_channel_open_seconds_count", cluster="c0") >= 1,
+    )
 
     def is_stuck() -> bool:
         try:
@@ -79,7 +84,9 @@ def stuck_upload(mapped: Endpoint, daemon: Daemon) -> socket.socket:
     return client
 
 
-async def test_stop_and_drain_do_not_wait_for_a_server_that_reads_nothing(sshd: Sshd, deaf: Deaf, tmp_path: Path) -> None:
+async def test_stop_and_drain_do_not_wait_for_a_server_that_reads_nothing(
+    sshd: Sshd, deaf: Deaf, tmp_path: Path
+) -> None:
     def run() -> None:
         daemon, (mapped,) = daemon_for(sshd, tmp_path, deaf.endpoint)
         with daemon:
@@ -94,7 +101,9 @@ async def test_stop_and_drain_do_not_wait_for_a_server_that_reads_nothing(sshd: 
     await asyncio.to_thread(run)
 
 
-async def test_a_client_that_reset_is_let_go_although_nothing_moves(sshd: Sshd, deaf: Deaf, tmp_path: Path) -> None:
+async def test_a_client_that_reset_is_let_go_although_nothing_moves(
+    sshd: Sshd, deaf: Deaf, tmp_path: Path
+) -> None:
     def run() -> None:
         daemon, (mapped,) = daemon_for(sshd, tmp_path, deaf.endpoint)
         with daemon:
@@ -103,16 +112,21 @@ async def test_a_client_that_reset_is_let_go_although_nothing_moves(sshd: Sshd, 
             client.close()
             daemon.wait_for("its slot is free", lambda: daemon.metric("kubemux_connections_active") == 0)
             assert daemon.metric("kubemux_connections_total", result="client_reset") == 1
-            # Although sshd still has the channel. The first probe, which nobody answers either, has its window until it gives up.
+            # Although sshd still has the channel. The first probe, which nobody answers either, has its
+            # window until it gives up.
             daemon.wait_for("its memory is free", lambda: daemon.metric("kubemux_buffered_bytes") == 0)
 
     await asyncio.to_thread(run)
 
 
-async def test_probes_that_nobody_answers_leave_nothing_behind(sshd: Sshd, deaf: Deaf, tmp_path: Path) -> None:
+async def test_probes_that_nobody_answers_leave_nothing_behind(
+    sshd: Sshd, deaf: Deaf, tmp_path: Path
+) -> None:
     def run() -> None:
         section = cluster(free_port(), deaf.endpoint, probe={"interval": "50ms", "timeout": "100ms"})
-        with Daemon(tmp_path / "daemon", gateways={"edge": gateway(sshd)}, clusters={"c0": section}) as daemon:
+        with Daemon(
+            tmp_path / "daemon", gateways={"edge": gateway(sshd)}, clusters={"c0": section}
+        ) as daemon:
 
             def channels() -> int:
                 (edge,) = json.loads(daemon.get("/status")[1])["gateways"]
@@ -142,7 +156,10 @@ async def test_a_reload_while_stopping_changes_nothing(sshd: Sshd, deaf: Deaf, t
     def run() -> None:
         daemon, (mapped,) = daemon_for(sshd, tmp_path, deaf.endpoint, drain="3s")
         with daemon, socket.create_connection(mapped):
-            daemon.wait_for("the client is relayed", lambda: daemon.metric("kubemux_connections_active", cluster="c0") == 1)
+            daemon.wait_for(
+                "the client is relayed",
+                lambda: daemon.metric("kubemux_connections_active", cluster="c0") == 1,
+            )
             daemon.signal(signal.SIGTERM)
             daemon.wait_for("it stops", lambda: bool(daemon.events("stopping")))
             daemon.signal(signal.SIGHUP)

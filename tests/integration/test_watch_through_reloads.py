@@ -1,4 +1,6 @@
-"""A `kubectl get --watch` and a slow download live through reloads of everything else: twelve here, or WATCH_MINUTES of them."""
+"""A `kubectl get --watch` and a slow download live through reloads of everything else: twelve here, or
+WATCH_MINUTES of them.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ TURNS: Final = max(12, round(MINUTES * 12))
 PIECES: Final = 20
 PIECE: Final = 48 << 10
 SIZE: Final = TURNS * PIECES * PIECE + (24 << 20)
-"""More than what is read in all turns and what buffers hold: the last turn must find the download under way, too."""
+"""More than what is read in all turns and what buffers hold: the last turn must find the download under way,
+too.
+"""
 LIMITS: Final = {"limits": {"drain_timeout": "100ms"}}
 
 
@@ -73,14 +77,18 @@ class Watch:
         self.seen = 0
 
     async def event(self) -> None:
-        """Make, change or delete an object in turn: the next line that kubectl prints says so, and nothing else."""
+        """Make, change or delete an object in turn: the next line that kubectl prints says so, and nothing
+        else.
+        """
         name, step = f"item-{self.seen // 3}", self.seen % 3
         order: tuple[str, ...] = (
             ("create", "configmap", name, "--from-literal=n=1"),
             ("patch", "configmap", name, "--patch", json.dumps({"data": {"n": "2"}})),
             ("delete", "configmap", name),
         )[step]
-        await asyncio.to_thread(self._apiserver.kubectl, "--namespace", self._namespace, *order, kubeconfig=self._direct)
+        await asyncio.to_thread(
+            self._apiserver.kubectl, "--namespace", self._namespace, *order, kubeconfig=self._direct
+        )
         assert self.process.stdout
         async with asyncio.timeout(20):
             line = await self.process.stdout.readline()
@@ -125,7 +133,9 @@ class Reloads:
     The clusters that come and go have a client each, so that there is somebody to drain.
     """
 
-    def __init__(self, daemon: Daemon, edge: Sections, others: Sequence[Sections], kept: Sections, echo: Endpoint) -> None:
+    def __init__(
+        self, daemon: Daemon, edge: Sections, others: Sequence[Sections], kept: Sections, echo: Endpoint
+    ) -> None:
         self._daemon, self._edge, self._others, self._kept, self._echo = daemon, edge, others, kept, echo
         self._near = free_port()
         self._visitors: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
@@ -142,11 +152,16 @@ class Reloads:
             await closed(self._visitors.pop()[1])
 
     async def reload(self, turn: int) -> None:
-        """There are none, one, two other gateways, each with a cluster, and elsewhere than before; then a file is refused."""
+        """There are none, one, two other gateways, each with a cluster, and elsewhere than before; then a
+        file is refused.
+        """
         count, is_bad = turn % 4, turn % 4 == 3
         ports = [free_port() for _ in range(count)]
         other = self._others[turn % 2]
-        gateways = {"edge": self._edge, **{f"g{n}": {**other, "connections": 1 + turn % 2} for n in range(count)}}
+        gateways = {
+            "edge": self._edge,
+            **{f"g{n}": {**other, "connections": 1 + turn % 2} for n in range(count)},
+        }
         clusters = {
             **self._kept,
             **{f"c{n}": cluster(port, self._echo, via=f"g{n}") for n, port in enumerate(ports)},
@@ -171,7 +186,9 @@ class Reloads:
 
     async def _order(self, turn: int, *, is_bad: bool) -> None:
         if turn % 3 == 0:
-            await asyncio.to_thread(kubemux, "reload", "--config", self._daemon.config, code=78 if is_bad else 0)
+            await asyncio.to_thread(
+                kubemux, "reload", "--config", self._daemon.config, code=78 if is_bad else 0
+            )
         elif turn % 3 == 1:
             self._daemon.signal(signal.SIGHUP)
         else:
@@ -180,7 +197,10 @@ class Reloads:
         await until(self._daemon, "taken or refused", lambda: self._counted() == (self.taken, self.refused))
 
     def _counted(self) -> tuple[float, float]:
-        ok, rejected = (self._daemon.metric("kubemux_config_reloads_total", result=result) for result in ("ok", "rejected"))
+        ok, rejected = (
+            self._daemon.metric("kubemux_config_reloads_total", result=result)
+            for result in ("ok", "rejected")
+        )
         return ok, rejected
 
 
@@ -251,7 +271,9 @@ async def test_a_watch_and_a_download_live_through_reloads(
             assert watched["client"] == f"127.0.0.1:{at[0]}"
             assert cast("float", watched["seconds"]) >= seconds
             for verb in ("added", "changed", "removed"):
-                done = {name for entry in daemon.events("reloaded") for name in cast("list[str]", entry[verb])}
+                done = {
+                    name for entry in daemon.events("reloaded") for name in cast("list[str]", entry[verb])
+                }
                 assert done >= {"gateway g0", "cluster c0"}, verb
             assert not daemon.events("link lost")
             assert not [entry for entry in daemon.events("link closed") if entry["gateway"] == "edge"]

@@ -31,6 +31,9 @@ def test_with_a_wrong_ca_file_status_tells_reached_from_trusted_while_kubectl_wo
             assert kubectl(tmp_path, Endpoint("127.0.0.1", port), right, NAME) == ""
             [told] = json.loads(daemon.get("/status")[1])["clusters"]
     assert (told["state"], told["reason"]) == ("down", "tls_untrusted")
-    words = f"reached, but the certificate of {endpoint} is not trusted by tls.ca_file {wrong}: it is signed by CN=root"
+    words = (
+        f"reached, but the certificate of {endpoint} is not trusted by tls.ca_file {wrong}: it is "
+        "signed by CN=root"
+    )
     assert told["message"].startswith(words)
     assert told["hint"].startswith("clients that trust another CA are served all the same")

@@ -43,7 +43,9 @@ ODD_NAMES = [
 ]
 """As found in the wild, and as YAML likes least."""
 
-names = st.one_of(st.sampled_from(ODD_NAMES), st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12))
+names = st.one_of(
+    st.sampled_from(ODD_NAMES), st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
+)
 
 
 def document(text: str | bytes, path: Path | str = "/home/me/.kube/config") -> Document:
@@ -54,7 +56,9 @@ def read(text: str | bytes) -> Kubeconfig:
     return parse(document(text))
 
 
-def target(name: str = "prod", port: int = 16443, server_name: str | None = "kubernetes", ca: bytes | None = b"CA") -> Target:
+def target(
+    name: str = "prod", port: int = 16443, server_name: str | None = "kubernetes", ca: bytes | None = b"CA"
+) -> Target:
     return Target(name, Endpoint("127.0.0.1", port), server_name, ca)
 
 
@@ -62,14 +66,22 @@ def target(name: str = "prod", port: int = 16443, server_name: str | None = "kub
 def kubeconfigs(draw: st.DrawFn) -> tuple[str, list[str]]:
     """The text of somebody's kubeconfig with comments anywhere between lines, and those comments."""
     foreign = names.filter(lambda name: not name.startswith(OWN))
-    clusters, users, contexts = (draw(st.lists(kind, unique=True, max_size=4)) for kind in (foreign, foreign, names))
+    clusters, users, contexts = (
+        draw(st.lists(kind, unique=True, max_size=4)) for kind in (foreign, foreign, names)
+    )
     root = CommentedMap({"apiVersion": "v1", "kind": "Config"})
     sections: dict[str, object] = {
-        "clusters": [{"cluster": {"server": f"https://{i}", "x-unknown": i}, "name": name} for i, name in enumerate(clusters)],
+        "clusters": [
+            {"cluster": {"server": f"https://{i}", "x-unknown": i}, "name": name}
+            for i, name in enumerate(clusters)
+        ],
         "users": [{"name": name, "user": {"token": f"token of {name}"}} for name in users],
         "contexts": [
             {
-                "context": {"cluster": draw(st.sampled_from(clusters or [""])), "user": draw(st.sampled_from(users or [""]))},
+                "context": {
+                    "cluster": draw(st.sampled_from(clusters or [""])),
+                    "user": draw(st.sampled_from(users or [""])),
+                },
                 "name": name,
             }
             for name in contexts

@@ -42,11 +42,19 @@ class Desk:
         numbered = list(enumerate(names))
         root = {
             "clusters": [
-                {"name": f"c{i}", "cluster": {"server": f"https://10.0.0.{i}:6443", "certificate-authority-data": data}}
+                {
+                    "name": f"c{i}",
+                    "cluster": {"server": f"https://10.0.0.{i}:6443", "certificate-authority-data": data},
+                }
                 for i, _ in numbered
             ],
-            "users": [{"name": f"u{i}", "user": {"client-certificate": "a.crt", "token": f"secret{i}"}} for i, _ in numbered],
-            "contexts": [{"name": name, "context": {"cluster": f"c{i}", "user": f"u{i}"}} for i, name in numbered],
+            "users": [
+                {"name": f"u{i}", "user": {"client-certificate": "a.crt", "token": f"secret{i}"}}
+                for i, _ in numbered
+            ],
+            "contexts": [
+                {"name": name, "context": {"cluster": f"c{i}", "user": f"u{i}"}} for i, name in numbered
+            ],
         }
         self.kubeconfig.write_bytes(yaml.dump(fresh(root)))
 
@@ -75,7 +83,11 @@ def kubectl(path: Path, *args: str) -> str:
     program = find("kubectl")
     assert program
     done = subprocess.run(
-        [program, "config", "--kubeconfig", path, *args], capture_output=True, text=True, timeout=60, check=False
+        [program, "config", "--kubeconfig", path, *args],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -101,7 +113,10 @@ def test_import_then_export_is_what_kubectl_reads(desk: Desk, certificates: Cert
             "tls-server-name": f"10.0.0.{index}",
             "certificate-authority-data": base64.b64encode(certificates.ca.read_bytes()).decode(),
         }
-        assert users[contexts[name]["user"]] == {"client-certificate": str(desk.folder / "a.crt"), "token": f"secret{index}"}
+        assert users[contexts[name]["user"]] == {
+            "client-certificate": str(desk.folder / "a.crt"),
+            "token": f"secret{index}",
+        }
     assert ports == {str(port) for port in range(16443, 16443 + len(PRINTABLE) + 1) if port != 16444}
 
 
@@ -162,7 +177,9 @@ def test_export_prints_without_output(desk: Desk) -> None:
         (["--nope"], 2, "No such option"),
     ],
 )
-def test_export_refusals(desk: Desk, monkeypatch: pytest.MonkeyPatch, args: list[str], code: int, message: str) -> None:
+def test_export_refusals(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, args: list[str], code: int, message: str
+) -> None:
     monkeypatch.chdir(desk.folder)
     desk.imported("prod")
     before = desk.files()
@@ -201,7 +218,8 @@ version: 1
 gateways:
   edge: {{host: edge, identity_files: [{desk.folder}/not-for-us], known_hosts: [{desk.folder}/missing]}}
 clusters:
-  old: {{gateway: edge, listen: "127.0.0.1:16443", api_servers: ["10.0.0.9:6443"], probe: {{token_file: {desk.folder}/token}}}}
+  old: {{gateway: edge, listen: "127.0.0.1:16443", api_servers: ["10.0.0.9:6443"],
+        probe: {{token_file: {desk.folder}/token}}}}
 """)
     desk.imported("prod")
     result = desk.run("export", "--base", desk.kubeconfig)
@@ -226,15 +244,22 @@ def test_import_tells_what_became_of_each(desk: Desk) -> None:
         f"{desk.config}: written; kubemux reload (or SIGHUP) makes a running daemon take it up",
     ]
     again = desk.run("import", *args)
-    assert again.stderr.splitlines() == ["prod: https://127.0.0.1:16443, unchanged", f"{desk.config}: up to date"]
+    assert again.stderr.splitlines() == [
+        "prod: https://127.0.0.1:16443, unchanged",
+        f"{desk.config}: up to date",
+    ]
     desk.config.write_text(
-        desk.config.read_text().replace("10.0.0.3:6443", "10.9.9.9:6443").replace(str(stored), str(desk.config))
+        desk.config.read_text()
+        .replace("10.0.0.3:6443", "10.9.9.9:6443")
+        .replace(str(stored), str(desk.config))
     )
     with pytest.raises(ConfigError):
         loader.load(desk.config)
     desk.config.write_text(desk.config.read_text().replace(f", ca_file: {desk.config}", ""))
     changed = desk.run("import", *args)
-    assert changed.stderr.splitlines()[0] == "prod: https://127.0.0.1:16443, changed: api_servers, tls.ca_file"
+    assert (
+        changed.stderr.splitlines()[0] == "prod: https://127.0.0.1:16443, changed: api_servers, tls.ca_file"
+    )
 
 
 def test_import_of_what_was_exported_names_the_backup_if_there_is_one(desk: Desk) -> None:
@@ -244,7 +269,10 @@ def test_import_of_what_was_exported_names_the_backup_if_there_is_one(desk: Desk
     assert desk.run("export", "--output", output).exit_code == 0
     result = desk.run("import", *again)
     assert result.exit_code == 78
-    assert "contexts.prod: leads through kubemux already\n  hint: import it from its original kubeconfig\n" in result.stderr
+    assert (
+        "contexts.prod: leads through kubemux already\n  hint: import it from its original kubeconfig\n"
+        in result.stderr
+    )
 
     output.write_bytes(desk.kubeconfig.read_bytes())
     assert desk.run("export", "--output", output).exit_code == 0
@@ -252,12 +280,18 @@ def test_import_of_what_was_exported_names_the_backup_if_there_is_one(desk: Desk
 
 
 def test_a_preview_warns_too(desk: Desk) -> None:
-    desk.config.write_text(f"version: 1\ngateways: {{edge: {{host: edge, agent: true, known_hosts: [{desk.config}]}}}}\n")
-    desk.kubeconfig.write_text(desk.kubeconfig.read_text().replace("https://10.0.0.3:6443", "https://localhost:6443"))
+    desk.config.write_text(
+        f"version: 1\ngateways: {{edge: {{host: edge, agent: true, known_hosts: [{desk.config}]}}}}\n"
+    )
+    desk.kubeconfig.write_text(
+        desk.kubeconfig.read_text().replace("https://10.0.0.3:6443", "https://localhost:6443")
+    )
     args = ("--kubeconfig", desk.kubeconfig, "--context", "prod", "--gateway", "edge", "--output", "-")
     result = desk.run("import", *args)
     assert result.exit_code == 0
-    assert result.stderr.startswith("WARNING: prod: localhost:6443 meant this machine and now means the gateway edge")
+    assert result.stderr.startswith(
+        "WARNING: prod: localhost:6443 meant this machine and now means the gateway edge"
+    )
     assert "server_name: kubernetes" in result.stdout
 
 
@@ -298,11 +332,21 @@ def test_import_keeps_comments_mode_and_ports(desk: Desk, certificates: Certific
         (["--context", "prod", "--gateway", "eu"], 2, "there is no gateway 'eu'"),
         (["--gateway", "direct"], 2, "no context is named"),
         (["--context", "prod"], 2, "Missing option '--gateway'"),
-        (["--context", "prod", "--gateway", "direct", "--port-base", "65535"], 78, "choose another --port-base"),
-        (["--context", "line\nbreak", "--gateway", "direct"], 78, "contexts.'line\\nbreak': its name has characters"),
+        (
+            ["--context", "prod", "--gateway", "direct", "--port-base", "65535"],
+            78,
+            "choose another --port-base",
+        ),
+        (
+            ["--context", "line\nbreak", "--gateway", "direct"],
+            78,
+            "contexts.'line\\nbreak': its name has characters",
+        ),
     ],
 )
-def test_import_refusals_write_nothing(desk: Desk, certificates: Certificates, args: list[str], code: int, message: str) -> None:
+def test_import_refusals_write_nothing(
+    desk: Desk, certificates: Certificates, args: list[str], code: int, message: str
+) -> None:
     desk.contexts("prod", "line\nbreak", ca=certificates.ca)
     before = desk.files()
     result = desk.run("import", "--kubeconfig", desk.kubeconfig, *args)
@@ -328,7 +372,16 @@ def test_a_failed_import_takes_its_ca_files_back(desk: Desk, monkeypatch: pytest
 
 def test_import_can_show_or_write_elsewhere(desk: Desk) -> None:
     before = desk.files()
-    args = ("--kubeconfig", desk.kubeconfig, "--context", "prod", "--gateway", "direct", "--port-base", "17000")
+    args = (
+        "--kubeconfig",
+        desk.kubeconfig,
+        "--context",
+        "prod",
+        "--gateway",
+        "direct",
+        "--port-base",
+        "17000",
+    )
     result = desk.run("import", *args, "--output", "-")
     assert result.exit_code == 0
     assert 'listen: "127.0.0.1:17000"' in result.stdout
@@ -340,12 +393,25 @@ def test_import_can_show_or_write_elsewhere(desk: Desk) -> None:
     assert desk.config.read_bytes() == before[desk.config]
 
 
-def test_import_gives_out_no_port_that_somebody_listens_on(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_import_gives_out_no_port_that_somebody_listens_on(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.undo()
-    monkeypatch.setattr(store, "_ephemeral_start", lambda: 65536)  # else none would be given out where our two are
+    monkeypatch.setattr(
+        store, "_ephemeral_start", lambda: 65536
+    )  # else none would be given out where our two are
     with socket.create_server(("127.0.0.1", 0)) as ours, socket.create_server(("", 0)) as everywhere:
         for taken in (ours.getsockname()[1], everywhere.getsockname()[1]):
-            args = ("--kubeconfig", desk.kubeconfig, "--context", "prod", "--gateway", "direct", "--output", "-")
+            args = (
+                "--kubeconfig",
+                desk.kubeconfig,
+                "--context",
+                "prod",
+                "--gateway",
+                "direct",
+                "--output",
+                "-",
+            )
             result = desk.run("import", *args, "--port-base", str(taken))
             assert result.exit_code == 0, result.stderr
             *_, given = re.findall(r'listen: "127.0.0.1:([0-9]+)"', result.stdout)
@@ -355,7 +421,9 @@ def test_import_gives_out_no_port_that_somebody_listens_on(desk: Desk, monkeypat
 @pytest.mark.kubectl
 def test_the_path_of_a_server_comes_in_and_goes_out(desk: Desk) -> None:
     desk.kubeconfig.write_text(
-        desk.kubeconfig.read_text().replace("https://10.0.0.3:6443", "https://rancher.example/k8s/clusters/c-1")
+        desk.kubeconfig.read_text().replace(
+            "https://10.0.0.3:6443", "https://rancher.example/k8s/clusters/c-1"
+        )
     )
     result = desk.run("import", "--kubeconfig", desk.kubeconfig, "--context", "prod", "--gateway", "direct")
     assert result.exit_code == 0, result.output
@@ -376,7 +444,9 @@ def test_a_ca_that_the_service_cannot_see_is_copied(
     (home / "ca.crt").write_bytes(certificates.ca.read_bytes())
     kubeconfig = home / "config"
     root = {
-        "clusters": [{"name": "c", "cluster": {"server": "https://10.0.0.1", "certificate-authority": "ca.crt"}}],
+        "clusters": [
+            {"name": "c", "cluster": {"server": "https://10.0.0.1", "certificate-authority": "ca.crt"}}
+        ],
         "contexts": [{"name": "kind", "context": {"cluster": "c"}}],
     }
     kubeconfig.write_text(json.dumps(root))
@@ -388,7 +458,10 @@ def test_a_ca_that_the_service_cannot_see_is_copied(
 
     monkeypatch.setattr(store, "_HIDDEN", (str(home),))
     result = desk.run("import", *args)
-    assert f"kind: its CA is copied: the service does not see the folder that it is in ({home / 'ca.crt'})" in result.stderr
+    assert (
+        f"kind: its CA is copied: the service does not see the folder that it is in ({home / 'ca.crt'})"
+        in result.stderr
+    )
     stored = loader.load(desk.config).clusters["kind"].tls.ca_file
     assert stored
     assert stored.parent == desk.folder / "ca"
@@ -396,10 +469,15 @@ def test_a_ca_that_the_service_cannot_see_is_copied(
     (home / "ca.crt").write_text("junk")
     result = desk.run("import", *args)
     assert result.exit_code == 78
-    assert f"clusters.kind: its certificate-authority {home / 'ca.crt'} holds no PEM certificate" in result.stderr
+    assert (
+        f"clusters.kind: its certificate-authority {home / 'ca.crt'} holds no PEM certificate"
+        in result.stderr
+    )
 
 
-def test_a_ca_that_was_there_already_is_only_taken_if_it_is_the_same(desk: Desk, certificates: Certificates) -> None:
+def test_a_ca_that_was_there_already_is_only_taken_if_it_is_the_same(
+    desk: Desk, certificates: Certificates
+) -> None:
     desk.imported("prod")
     stored = loader.load(desk.config).clusters["prod"].tls.ca_file
     assert stored
@@ -408,7 +486,9 @@ def test_a_ca_that_was_there_already_is_only_taken_if_it_is_the_same(desk: Desk,
     assert stored.read_bytes() == certificates.ca.read_bytes()
 
 
-def test_in_cluster_without_a_kubeconfig(desk: Desk, certificates: Certificates, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_in_cluster_without_a_kubeconfig(
+    desk: Desk, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
     account = desk.folder / "serviceaccount"
     account.mkdir()
     (account / "ca.crt").write_bytes(certificates.ca.read_bytes())
@@ -418,7 +498,11 @@ def test_in_cluster_without_a_kubeconfig(desk: Desk, certificates: Certificates,
     result = desk.run("import", "--context", "in-cluster", "--gateway", "unused")
     assert result.exit_code == 0, result.output
     cluster = loader.load(desk.config).clusters["in-cluster"]
-    assert (cluster.gateway, str(cluster.api_servers[0]), cluster.tls.ca_file) == ("direct", "10.96.0.1:443", account / "ca.crt")
+    assert (cluster.gateway, str(cluster.api_servers[0]), cluster.tls.ca_file) == (
+        "direct",
+        "10.96.0.1:443",
+        account / "ca.crt",
+    )
 
 
 def _full(_: int) -> None:

@@ -35,14 +35,18 @@ users:
         "client-key": "/abs/a.key",
         "tokenFile": f"{tmp_path}/kube/token",
     }
-    assert found.users["near"] == {"exec": {"command": f"{tmp_path}/kube/bin/login", "args": ["./not-a-path"]}}
+    assert found.users["near"] == {
+        "exec": {"command": f"{tmp_path}/kube/bin/login", "args": ["./not-a-path"]}
+    }
     assert found.users["plugin"] == {"exec": {"command": "aws"}}
 
 
 def test_the_first_file_wins_and_wins_whole(tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     one.write_text("users: [{name: red, user: {token: first}}]")
-    two.write_text("users: [{name: red, user: {token: second, username: more}}, {name: blue, user: {token: only}}]")
+    two.write_text(
+        "users: [{name: red, user: {token: second, username: more}}, {name: blue, user: {token: only}}]"
+    )
     assert dict(load([one, two]).users) == {"red": {"token": "first"}, "blue": {"token": "only"}}
 
 
@@ -79,7 +83,9 @@ def test_no_secret_in_the_repr(tmp_path: Path) -> None:
     assert "hunter2" not in repr(load([path]))
 
 
-@pytest.mark.parametrize("name", ["yes", "Off", "n", "null", "0777", "1e3", "12:30", "", " a", "a: b", "a#", "*x", "a\nb"])
+@pytest.mark.parametrize(
+    "name", ["yes", "Off", "n", "null", "0777", "1e3", "12:30", "", " a", "a: b", "a#", "*x", "a\nb"]
+)
 def test_text_that_yaml_1_1_reads_otherwise_is_quoted(name: str) -> None:
     assert b'"' in yaml.dump(CommentedMap({"name": fresh(name)}))
 
@@ -145,7 +151,9 @@ clusters:
 def test_a_mapping_grows_the_same_way() -> None:
     root = root_of("clusters:\n  a: {gateway: x}   # first\n  # b: {}\n\n# ---\nadmin: {}\n")
     append(root, "clusters", CommentedMap({"gateway": "y"}), key="yes")
-    expected = 'clusters:\n  a: {gateway: x}   # first\n  # b: {}\n  "yes":\n    gateway: y\n\n# ---\nadmin: {}\n'
+    expected = (
+        'clusters:\n  a: {gateway: x}   # first\n  # b: {}\n  "yes":\n    gateway: y\n\n# ---\nadmin: {}\n'
+    )
     assert yaml.dump(root).decode() == expected
 
 

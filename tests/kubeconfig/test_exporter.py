@@ -127,7 +127,9 @@ def test_a_changed_port_updates_the_entry_in_place() -> None:
     data, _ = new([target(port=16443)], BASE)
     output = document(data.replace(b"server:", b"# the port\n    server:"))
     assert export(output, BASE, [target(port=16500)]).changed
-    assert yaml.dump(output.root) == data.replace(b"server:", b"# the port\n    server:").replace(b":16443", b":16500")
+    assert yaml.dump(output.root) == data.replace(b"server:", b"# the port\n    server:").replace(
+        b":16443", b":16500"
+    )
 
 
 def test_an_entry_without_a_body_is_filled() -> None:
@@ -188,10 +190,18 @@ def test_only_certificatesleave_a_ca_file(certificates: Certificates, tmp_path: 
         exporter.certificates(key)
     files = {"a": tmp_path / "missing", "b": certificates.ca, "c": tmp_path}
     clusters = {
-        name: ClusterConfig(gateway="g", listen=Endpoint("::1", 1), api_servers=(Endpoint("h", 1),), tls=TlsConfig(ca_file=path))
+        name: ClusterConfig(
+            gateway="g",
+            listen=Endpoint("::1", 1),
+            api_servers=(Endpoint("h", 1),),
+            tls=TlsConfig(ca_file=path),
+        )
         for name, path in files.items()
     }
     assert targets({"b": clusters["b"]}, "config")[0].ca == ca
     with pytest.raises(ConfigError) as caught:
         targets(clusters, "config.yaml")
-    assert [problem.key for problem in caught.value.problems] == ["clusters.a.tls.ca_file", "clusters.c.tls.ca_file"]
+    assert [problem.key for problem in caught.value.problems] == [
+        "clusters.a.tls.ca_file",
+        "clusters.c.tls.ca_file",
+    ]

@@ -16,8 +16,12 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-@pytest.mark.parametrize(("wanted", "before", "after"), [(0o600, None, 0o600), (0o600, 0o644, 0o600), (None, 0o640, 0o640)])
-def test_the_mode_is_the_wanted_one_or_stays(tmp_path: Path, wanted: int | None, before: int | None, after: int) -> None:
+@pytest.mark.parametrize(
+    ("wanted", "before", "after"), [(0o600, None, 0o600), (0o600, 0o644, 0o600), (None, 0o640, 0o640)]
+)
+def test_the_mode_is_the_wanted_one_or_stays(
+    tmp_path: Path, wanted: int | None, before: int | None, after: int
+) -> None:
     path = tmp_path / "config"
     if before is not None:
         path.touch()
@@ -47,7 +51,9 @@ def test_the_new_content_is_never_readable_by_others_and_appears_by_rename(
 
 
 @pytest.mark.parametrize("step", ["fsync", "fchown", "fchmod"])
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
     path = tmp_path / "config"
     path.write_bytes(b"old")
 
@@ -95,7 +101,9 @@ def test_what_is_no_regular_file_is_refused(tmp_path: Path, kind: str) -> None:
 
 
 def test_a_path_that_the_kernel_does_not_follow_is_not_written(tmp_path: Path) -> None:
-    """Path.resolve() and realpath() go on past a loop, and would find a file that nobody can read by this path."""
+    """Path.resolve() and realpath() go on past a loop, and would find a file that nobody can read by this
+    path.
+    """
     (tmp_path / "config").write_bytes(b"somebody's")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     with pytest.raises(WriteFailed, match="its symlinks lead in a circle"):
@@ -152,8 +160,12 @@ def given(path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("kind", ["file", "link to a file", "link to nothing", "folder", "link to a folder", "file of a folder"])
-def test_what_somebody_else_has_made_where_all_may_is_left_alone(sticky: Path, tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize(
+    "kind", ["file", "link to a file", "link to nothing", "folder", "link to a folder", "file of a folder"]
+)
+def test_what_somebody_else_has_made_where_all_may_is_left_alone(
+    sticky: Path, tmp_path: Path, kind: str
+) -> None:
     trap, elsewhere = sticky / "config", tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "config").write_bytes(b"old")
@@ -183,7 +195,9 @@ def test_what_somebody_else_has_made_where_all_may_is_left_alone(sticky: Path, t
     assert {found: found.read_bytes() for found in tmp_path.rglob("*") if found.is_file()} == before
 
 
-def test_a_file_of_ones_own_there_is_replaced_and_a_users_file_in_a_folder_of_theirs(sticky: Path, tmp_path: Path) -> None:
+def test_a_file_of_ones_own_there_is_replaced_and_a_users_file_in_a_folder_of_theirs(
+    sticky: Path, tmp_path: Path
+) -> None:
     for name in ("own", "new"):
         path = sticky / name
         if name == "own":
@@ -208,7 +222,9 @@ def test_a_file_of_ones_own_there_is_replaced_and_a_users_file_in_a_folder_of_th
 def test_what_is_for_the_service_too_can_be_read_by_it_under_any_umask(
     tmp_path: Path, wanted: int | None, folder: int, contents: int
 ) -> None:
-    """`sudo kubemux kubeconfig import` under umask 077: the CA's file was readable, the new folder `ca/` around it was not."""
+    """`sudo kubemux kubeconfig import` under umask 077: the CA's file was readable, the new folder `ca/`
+    around it was not.
+    """
     path = tmp_path / "ca" / "prod.crt"
     before = os.umask(0o077)
     try:

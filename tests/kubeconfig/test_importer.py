@@ -20,12 +20,16 @@ from proxy.runtime.endpoint import Endpoint
 from tests.kubeconfig.samples import ODD_NAMES, document, names, read
 from tests.support.tls import Certificates
 
-POD = Imported("in-cluster", "direct", Endpoint("10.96.0.1", 443), "10.96.0.1", Path("/sa/ca.crt"), Path("/sa/token"))
+POD = Imported(
+    "in-cluster", "direct", Endpoint("10.96.0.1", 443), "10.96.0.1", Path("/sa/ca.crt"), Path("/sa/token")
+)
 SERVER = {"server": "https://10.0.0.1:6443"}
 
 
 def kubeconfig(*contexts: str, **cluster: object) -> Kubeconfig:
-    return Kubeconfig(clusters={"c": {**SERVER, **cluster}}, contexts={name: {"cluster": "c"} for name in contexts})
+    return Kubeconfig(
+        clusters={"c": {**SERVER, **cluster}}, contexts={name: {"cluster": "c"} for name in contexts}
+    )
 
 
 def take(found: Kubeconfig, *chosen: str, pod: Imported | None = None) -> list[Imported]:
@@ -66,7 +70,10 @@ def test_in_cluster_is_a_name_like_any_other() -> None:
     assert take(kubeconfig("prod"), "in-cluster", pod=POD) == [POD]
     assert take(kubeconfig("in-cluster"), "in-cluster", pod=POD)[0].gateway == "eu"
     outside = refused(kubeconfig("prod"), "in-cluster")
-    assert "there is no context 'in-cluster', and this is no pod: KUBERNETES_SERVICE_HOST and _PORT are not set" in outside
+    assert (
+        "there is no context 'in-cluster', and this is no pod: KUBERNETES_SERVICE_HOST and _PORT are not set"
+        in outside
+    )
     assert "the cluster whose pod kubemux runs in; there are: 'prod'" in outside
 
 
@@ -76,7 +83,9 @@ def test_the_service_account(tmp_path: Path, mode: int, named: bool) -> None:
     (tmp_path / "token").chmod(mode)
     environ = {"KUBERNETES_SERVICE_HOST": "fd00::1", "KUBERNETES_SERVICE_PORT": "6443"}
     token = tmp_path / "token" if named else None
-    expected = Imported("in-cluster", "direct", Endpoint("fd00::1", 6443), "fd00::1", tmp_path / "ca.crt", token)
+    expected = Imported(
+        "in-cluster", "direct", Endpoint("fd00::1", 6443), "fd00::1", tmp_path / "ca.crt", token
+    )
     assert in_cluster(environ, tmp_path) == expected
     assert in_cluster({"KUBERNETES_SERVICE_HOST": "fd00::1"}, tmp_path) is None
 
@@ -91,7 +100,11 @@ def test_the_service_account(tmp_path: Path, mode: int, named: bool) -> None:
         ("HTTPS://[fd00::1]:6443/", Endpoint("fd00::1", 6443), ""),
         ("https://[fe80::1%25eth0]:6443", Endpoint("fe80::1%eth0", 6443), ""),
         ("https://b\u00fccher.example", Endpoint("xn--bcher-kva.example", 443), ""),
-        ("https://rancher.example.com/k8s/clusters/c-1", Endpoint("rancher.example.com", 443), "/k8s/clusters/c-1"),
+        (
+            "https://rancher.example.com/k8s/clusters/c-1",
+            Endpoint("rancher.example.com", 443),
+            "/k8s/clusters/c-1",
+        ),
         (
             "https://rancher.example.com:8443/k8s/clusters/c-m-x1:p/",
             Endpoint("rancher.example.com", 8443),
@@ -131,7 +144,9 @@ def test_the_server_name_is_the_kubeconfigs_else_the_host(certificates: Certific
     named = kubeconfig("prod", **{"tls-server-name": "kubernetes", "certificate-authority-data": data})
     assert take(named, "prod") == [Imported("prod", "eu", Endpoint("10.0.0.1", 6443), "kubernetes", pem)]
     plain = kubeconfig("prod", **{"certificate-authority": "/etc/ca.crt"})
-    assert take(plain, "prod") == [Imported("prod", "eu", Endpoint("10.0.0.1", 6443), "10.0.0.1", Path("/etc/ca.crt"))]
+    assert take(plain, "prod") == [
+        Imported("prod", "eu", Endpoint("10.0.0.1", 6443), "10.0.0.1", Path("/etc/ca.crt"))
+    ]
 
 
 @pytest.mark.parametrize("data", ["%%%", "QkFTRQ==", "-----BEGIN CERTIFICATE-----"])
@@ -150,7 +165,9 @@ def test_skip_verify_is_not_invented_away_but_said_loudly() -> None:
 
 def test_a_proxy_that_is_not_taken_over_is_said_loudly() -> None:
     [cluster] = take(kubeconfig("prod", **{"proxy-url": "socks5://localhost:1080"}), "prod")
-    assert cluster.notes == ("WARNING: prod: proxy-url is not taken over: the gateway connects to 10.0.0.1:6443 itself",)
+    assert cluster.notes == (
+        "WARNING: prod: proxy-url is not taken over: the gateway connects to 10.0.0.1:6443 itself",
+    )
 
 
 HERE = [
@@ -169,7 +186,8 @@ HERE = [
 
 
 @pytest.mark.parametrize(
-    "host", ["10.0.0.1", "[fd00::1]", "localhost.example.com", "mylocalhost", "docker.internal.example", "internal"]
+    "host",
+    ["10.0.0.1", "[fd00::1]", "localhost.example.com", "mylocalhost", "docker.internal.example", "internal"],
 )
 def test_an_address_that_means_the_same_everywhere(host: str) -> None:
     assert not means_this_machine(host.strip("[]"))
@@ -182,13 +200,18 @@ def test_an_address_that_means_the_same_everywhere(host: str) -> None:
 def test_the_end_of_a_tunnel_is_checked_for_the_name_that_every_certificate_has(host: str) -> None:
     server = f"https://{host}:6443"
     assert take(kubeconfig("prod", server=server), "prod")[0].server_name == "kubernetes"
-    assert take(kubeconfig("prod", server=server, **{"tls-server-name": "api"}), "prod")[0].server_name == "api"
+    assert (
+        take(kubeconfig("prod", server=server, **{"tls-server-name": "api"}), "prod")[0].server_name == "api"
+    )
     [here] = select(kubeconfig("prod", server=server), ["prod"], gateway="direct", origin="", in_cluster=None)
     assert here.server_name == host.strip("[]").replace("%25", "%").lower()
 
 
 def test_what_was_exported_is_not_imported() -> None:
-    loop = Kubeconfig(clusters={"kubemux:prod": SERVER}, contexts={"prod": {"cluster": "kubemux:prod"}, "lost": {"cluster": "x"}})
+    loop = Kubeconfig(
+        clusters={"kubemux:prod": SERVER},
+        contexts={"prod": {"cluster": "kubemux:prod"}, "lost": {"cluster": "x"}},
+    )
     assert "leads through kubemux already" in refused(loop, "prod")
     assert "bak" not in refused(loop, "prod")
     assert "its cluster 'x' is not in the kubeconfig" in refused(loop, "lost")
@@ -217,7 +240,9 @@ def done(text: str, *clusters: Imported, ports: range = range(16443, 32768)) -> 
     return yaml.dump(parsed.root).decode(), result
 
 
-def merged(text: str, *clusters: Imported, ports: range = range(16443, 32768)) -> tuple[str, dict[Path, bytes]]:
+def merged(
+    text: str, *clusters: Imported, ports: range = range(16443, 32768)
+) -> tuple[str, dict[Path, bytes]]:
     after, result = done(text, *clusters, ports=ports)
     return after, result.files
 
@@ -282,7 +307,11 @@ def test_a_loopback_is_the_gateways_from_now_on_and_said_loudly() -> None:
     once, result = done(GATEWAY, TUNNELLED)
     [note] = result.notes
     assert note.startswith("WARNING: k3s: 127.0.0.1:6443 meant this machine and now means the gateway eu.")
-    for words in ("edit clusters.k3s.api_servers", "ssh -L PORT:HOST:HOSTPORT", "kubernetes (tls.server_name)"):
+    for words in (
+        "edit clusters.k3s.api_servers",
+        "ssh -L PORT:HOST:HOSTPORT",
+        "kubernetes (tls.server_name)",
+    ):
         assert words in note
     assert loader.parse(once.encode(), "", Scrutiny.CA).clusters["k3s"].tls.server_name == "kubernetes"
     assert done(once, TUNNELLED)[1].notes == [note]
@@ -335,7 +364,9 @@ def test_no_port_left_and_no_such_gateway() -> None:
     assert "'direct'" in caught.value.render()
 
 
-RANCHER = Imported("r", "eu", Endpoint("rancher.example.com", 443), "rancher.example.com", base_path="/k8s/clusters/c-1")
+RANCHER = Imported(
+    "r", "eu", Endpoint("rancher.example.com", 443), "rancher.example.com", base_path="/k8s/clusters/c-1"
+)
 
 
 def test_the_path_of_a_server_is_kept() -> None:
@@ -357,7 +388,9 @@ def test_a_name_that_no_cluster_may_have_is_refused_before_it_is_said() -> None:
     report = refused(kubeconfig("p\x1b]0;x\u202e"), "p\x1b]0;x\u202e")
     assert report.replace("\n", "").isprintable()
     assert "its name has characters that no cluster's may have" in report
-    assert "its tls-server-name is no name" in refused(kubeconfig("prod", **{"tls-server-name": "a\x1b[1m"}), "prod")
+    assert "its tls-server-name is no name" in refused(
+        kubeconfig("prod", **{"tls-server-name": "a\x1b[1m"}), "prod"
+    )
 
 
 def test_cas_are_stored_or_referred_to() -> None:
@@ -380,5 +413,7 @@ def test_ca_names_stay_in_their_folder(name: str) -> None:
 
 
 def test_numbers_are_names_too() -> None:
-    found = read("clusters: [{name: 1, cluster: {server: 'https://h'}}]\ncontexts: [{name: 42, context: {cluster: 1}}]")
+    found = read(
+        "clusters: [{name: 1, cluster: {server: 'https://h'}}]\ncontexts: [{name: 42, context: {cluster: 1}}]"
+    )
     assert take(found, "42")[0].api_server == Endpoint("h", 443)

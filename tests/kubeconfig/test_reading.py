@@ -24,14 +24,17 @@ HEAD = "apiVersion: v1\nkind: Config\n"
 ONE = f"{HEAD}clusters:\n- name: c\n  cluster: {{server: 'https://h:1'}}\n"
 
 ODD: dict[str, str | bytes] = {
-    "anchor": f"x: &b {{server: 'https://h:1'}}\n{HEAD}clusters:\n- name: c\n  cluster: *b\n- name: d\n  cluster: *b\n",
+    "anchor": f"x: &b {{server: 'https://h:1'}}\n{HEAD}clusters:\n- name: c\n  cluster: *b\n- name: d\n  "
+    "cluster: *b\n",
     "anchored text": f"{HEAD}x: &s https://h:1\nclusters:\n- {{name: c, cluster: {{server: *s}}}}\n",
     "merge key": f"{HEAD}x: &b {{server: 'https://h:1', tls-server-name: a}}\n"
     "clusters:\n- name: c\n  cluster:\n    <<: *b\n    tls-server-name: k\n",
-    "merge key last": f"{HEAD}x: &b {{server: 'https://a'}}\nclusters:\n- name: c\n  cluster: {{server: 'https://b', <<: *b}}\n",
+    "merge key last": f"{HEAD}x: &b {{server: 'https://a'}}\nclusters:\n- name: c\n  cluster: {{server: "
+    f"'https://b', <<: *b}}\n",
     "two merged": f"{HEAD}x: &a {{server: 'https://a'}}\ny: &b {{server: 'https://b', tls-server-name: b}}\n"
     "clusters:\n- name: c\n  cluster:\n    <<: [*a, *b]\n",
-    "anchor of an anchor": f"{HEAD}x: &a {{server: 'https://a'}}\ny: &b {{name: c, cluster: *a}}\nclusters: [*b]\n",
+    "anchor of an anchor": f"{HEAD}x: &a {{server: 'https://a'}}\ny: &b {{name: c, cluster: "
+    f"*a}}\nclusters: [*b]\n",
     "%YAML": f"# first\n\n%YAML 1.1\n---\n{ONE}",
     "%TAG": f"%TAG ! tag:x,2000:\n---\n{ONE}",
     "key twice": f"{HEAD}clusters:\n- name: c\n  cluster: {{server: 'https://a:1', server: 'https://b:2'}}\n",
@@ -40,8 +43,10 @@ ODD: dict[str, str | bytes] = {
     "JSON with tabs": '{\n\t"clusters": [\n\t\t{"name":\t"c", "cluster": {"server": "https://h"}}\n\t]\n}\n',
     "tabs between words": "apiVersion:\tv1\nclusters:\n- name:\tc\n- name: d\t# d\n",
     "tab as indentation": f"{HEAD}clusters:\n- name: c\n\tcluster: {{server: 'https://h:1'}}\n",
-    "yes": f"{HEAD}clusters:\n- name: c\n  cluster: {{server: 'https://h:1', insecure-skip-tls-verify: yes}}\n",
-    "Off": f"{HEAD}clusters:\n- name: c\n  cluster: {{server: 'https://h:1', insecure-skip-tls-verify: Off}}\n",
+    "yes": f"{HEAD}clusters:\n- name: c\n  cluster: {{server: 'https://h:1', insecure-skip-tls-verify: "
+    f"yes}}\n",
+    "Off": f"{HEAD}clusters:\n- name: c\n  cluster: {{server: 'https://h:1', insecure-skip-tls-verify: "
+    f"Off}}\n",
     "tagged text": f"{HEAD}clusters:\n- name: !!str 42\n  cluster: !!map {{server: !mine 'https://h:1'}}\n",
     "tagged list": f"{HEAD}clusters: !mine\n- name: c\n",
     "second document": f"{ONE}---\n{ONE.replace('name: c', 'name: d')}",
@@ -53,7 +58,8 @@ ODD: dict[str, str | bytes] = {
     "escaped control character": ONE.replace("c\n", '"c\\x1b[31m\\u202e"\n', 1),
     "no name": f"{HEAD}clusters:\n- cluster: {{server: 'https://h:1'}}\n",
     "empty body": f"{HEAD}clusters:\n- name: c\n",
-    "a time": f"{HEAD}clusters:\n- name: 2024-01-01\n  cluster: {{server: 'https://h:1', tls-server-name: 12:30:45}}\n",
+    "a time": f"{HEAD}clusters:\n- name: 2024-01-01\n  cluster: {{server: 'https://h:1', tls-server-name: "
+    f"12:30:45}}\n",
     "null": f"{HEAD}clusters: ~\n",
     "a mapping": f"{HEAD}clusters: {{c: {{server: 'https://h'}}}}\n",
     "contains itself": f"{HEAD}clusters: &a\n- *a\n",
@@ -111,7 +117,9 @@ B = (
 
 @pytest.mark.kubectl
 @pytest.mark.parametrize("value", ["a:b", "b:a", "missing:a", ":", "::a", "a:a", "missing", "link", ""])
-def test_several_files_are_merged_as_by_kubectl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+def test_several_files_are_merged_as_by_kubectl(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
     folder = tmp_path / "one"
     (folder / "sub").mkdir(parents=True)
     (tmp_path / ".kube").mkdir()
@@ -139,7 +147,9 @@ def bomb(wide: int, deep: int) -> str:
     return "\n".join([*lines, ONE])
 
 
-@pytest.mark.parametrize("data", [bomb(10, 9), bomb(1, 40), bomb(2, 31), f"a: &a {{x: y}}\nb: [{'*a, ' * MAX_COPIED}*a]\n"])
+@pytest.mark.parametrize(
+    "data", [bomb(10, 9), bomb(1, 40), bomb(2, 31), f"a: &a {{x: y}}\nb: [{'*a, ' * MAX_COPIED}*a]\n"]
+)
 def test_a_page_of_aliases_does_not_mean_gigabytes(data: str) -> None:
     started = time.process_time()
     with pytest.raises(ConfigError) as caught:
@@ -149,7 +159,10 @@ def test_a_page_of_aliases_does_not_mean_gigabytes(data: str) -> None:
 
 
 def test_what_was_shared_is_written_out_and_comments_stay() -> None:
-    data = b"%YAML 1.1\n# mine\n---\nx: &b {server: 'https://h', a: yes}\nclusters:\n- name: c   # the only one\n  cluster: *b\n"
+    data = (
+        b"%YAML 1.1\n# mine\n---\nx: &b {server: 'https://h', a: yes}\nclusters:\n- name: c   # the "
+        b"only one\n  cluster: *b\n"
+    )
     written = yaml.dump(reading.parse(data, "config").root)
     assert b"&" not in written
     assert b"*" not in written
@@ -161,10 +174,15 @@ def test_what_was_shared_is_written_out_and_comments_stay() -> None:
 
 def test_export_changes_one_of_two_that_shared_and_keeps_what_the_other_means(tmp_path: Path) -> None:
     output = tmp_path / "config"
-    output.write_text("contexts:\n- name: prod\n  context: &c {cluster: there, user: me}\n- name: other\n  context: *c\n")
+    output.write_text(
+        "contexts:\n- name: prod\n  context: &c {cluster: there, user: me}\n- name: other\n  context: *c\n"
+    )
     store.export(output, [target("prod")], Kubeconfig())
     found = load([output])
-    assert found.contexts == {"prod": {"cluster": "kubemux:prod", "user": "me"}, "other": {"cluster": "there", "user": "me"}}
+    assert found.contexts == {
+        "prod": {"cluster": "kubemux:prod", "user": "me"},
+        "other": {"cluster": "there", "user": "me"},
+    }
 
 
 def test_export_does_not_lose_a_second_document(tmp_path: Path) -> None:

@@ -32,7 +32,9 @@ def value(families: Iterable[Metric]) -> float:
     )
 
 
-@pytest.mark.parametrize("accept", ["", "*/*", "text/plain", "application/json", "application/openmetrics-text; version=x"])
+@pytest.mark.parametrize(
+    "accept", ["", "*/*", "text/plain", "application/json", "application/openmetrics-text; version=x"]
+)
 async def test_text_is_the_default(accept: str) -> None:
     body, headers = await expose(Daemon().metrics, accept=accept, accept_encoding="")
     assert headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
@@ -59,7 +61,9 @@ async def test_gzip_if_accepted() -> None:
 
 
 async def test_the_loop_runs_between_two_pieces() -> None:
-    """Every piece is made of at most so many samples, and records are copied before the first: they are all of one moment."""
+    """Every piece is made of at most so many samples, and records are copied before the first: they are all
+    of one moment.
+    """
     metrics = Daemon().metrics
     for number in range(200):
         metrics.traffic(f"cluster-{number}").first_byte.observe(0.1)
@@ -79,7 +83,10 @@ async def test_the_loop_runs_between_two_pieces() -> None:
     assert len(list(metrics.pieces())) < turns < 1000
     families = {family.name: family for family in parse_text(body.decode())}
     assert len(families) == len({piece.name for piece in metrics.pieces()})
-    sent = {(one.labels["cluster"], one.labels["direction"]): one.value for one in families["kubemux_bytes"].samples}
+    sent = {
+        (one.labels["cluster"], one.labels["direction"]): one.value
+        for one in families["kubemux_bytes"].samples
+    }
     assert sent["cluster-199", "to_cluster"] == 1
     known = 200 + len(DAEMON.clusters)
     assert len(families["kubemux_first_byte_seconds"].samples) == known * (len(LATENCY_BUCKETS) + 3)
@@ -89,6 +96,11 @@ async def test_the_loop_runs_between_two_pieces() -> None:
 async def test_promtool_finds_nothing() -> None:
     body, _ = await expose(Daemon().metrics, accept="", accept_encoding="")
     done = await asyncio.to_thread(
-        subprocess.run, ["promtool", "check", "metrics"], input=body, capture_output=True, timeout=60, check=False
+        subprocess.run,
+        ["promtool", "check", "metrics"],
+        input=body,
+        capture_output=True,
+        timeout=60,
+        check=False,
     )
     assert (done.returncode, done.stdout + done.stderr) == (0, b"")

@@ -1,4 +1,6 @@
-"""The names that dashboards and alerts are built on: each family of 0.1.0 is there, with the same labels and the same type."""
+"""The names that dashboards and alerts are built on: each family of 0.1.0 is there, with the same labels and
+the same type.
+"""
 
 from __future__ import annotations
 
@@ -78,7 +80,9 @@ def test_what_was_released_is_there() -> None:
     kinds: dict[str, str] = {}
     for family in filled().collect():
         kinds[family.name] = family.type
-        labels.setdefault(family.name, set()).update(name for sample in family.samples for name in sample.labels if name != "le")
+        labels.setdefault(family.name, set()).update(
+            name for sample in family.samples for name in sample.labels if name != "le"
+        )
     for name, (kind, expected) in (RELEASED | ADDED).items():
         assert kinds.get(name) == kind, name
         # python_info gained more of the version with the library.

@@ -19,7 +19,9 @@ from proxy.metrics.records import ClusterRecord, GatewayRecord, Histogram, Traff
 
 
 def samples(metrics: Iterable[Metric]) -> dict[tuple[str, ...], float]:
-    return {(sample.name, *sample.labels.values()): sample.value for piece in metrics for sample in piece.samples}
+    return {
+        (sample.name, *sample.labels.values()): sample.value for piece in metrics for sample in piece.samples
+    }
 
 
 @given(st.lists(st.floats(0, 100), max_size=50))
@@ -41,10 +43,14 @@ def test_pieces_add_up_to_the_family(numbers: dict[str, int]) -> None:
 
     counters = Plain(COUNTER, "c", "Counts.", ("one", "two"), read)
     cut = list(pieces(counters, list(numbers.items())))
-    assert {(piece.name, piece.type, piece.documentation) for piece in cut} == {("kubemux_c", "counter", "Counts.")}
+    assert {(piece.name, piece.type, piece.documentation) for piece in cut} == {
+        ("kubemux_c", "counter", "Counts.")
+    }
     assert all(len(piece.samples) <= 2 * counters.size for piece in cut)
     assert samples(cut) == {
-        ("kubemux_c_total", name, str(further)): number + further for name, number in numbers.items() for further in range(2)
+        ("kubemux_c_total", name, str(further)): number + further
+        for name, number in numbers.items()
+        for further in range(2)
     }
 
     def timed(number: int) -> Histogram:
@@ -96,7 +102,10 @@ def fill(record: Records, data: st.DataObject) -> None:
 
 def plain(record: Records) -> dict[str, object]:
     values = {slot: getattr(record, slot) for slot in record.__slots__}
-    return {slot: plain(value) if isinstance(value, Records) else copy.copy(value) for slot, value in values.items()}
+    return {
+        slot: plain(value) if isinstance(value, Records) else copy.copy(value)
+        for slot, value in values.items()
+    }
 
 
 def test_what_a_reload_removes_is_dropped() -> None:
@@ -108,7 +117,11 @@ def test_what_a_reload_removes_is_dropped() -> None:
     metrics.forget_cluster("a")
     metrics.forget_gateway("a")
     metrics.forget_gateway("never there")
-    left = {sample.labels.get("cluster", sample.labels.get("gateway")) for one in registry.collect() for sample in one.samples}
+    left = {
+        sample.labels.get("cluster", sample.labels.get("gateway"))
+        for one in registry.collect()
+        for sample in one.samples
+    }
     assert left == {None, "b"}
 
 

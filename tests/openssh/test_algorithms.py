@@ -43,7 +43,9 @@ def test_the_names_are_those_that_ssh_has(asked: tuple[str, ...], ours: tuple[st
 def test_what_is_put_in_front_is_in_front(sign: str, listed: tuple[str, ...]) -> None:
     """As kex_assemble_names of OpenSSH's kex.c has it."""
     if sign == "-":
-        result = tuple(name for name in DEFAULTS if not any(fnmatch.fnmatch(name, pattern) for pattern in listed))
+        result = tuple(
+            name for name in DEFAULTS if not any(fnmatch.fnmatch(name, pattern) for pattern in listed)
+        )
     elif sign == "+":
         result = tuple(dict.fromkeys((*DEFAULTS, *listed)))
     else:

@@ -54,19 +54,27 @@ def test_what_a_line_is_about(hosts: str, name: str, found: bool) -> None:
         assert lines(f"{marker} {hosts} {KEY}\n", name) == [1] * found
 
 
-PATTERNS = st.lists(st.text("ab.*?!", min_size=1, max_size=5).filter(lambda text: text.strip("!")), min_size=1, max_size=3)
+PATTERNS = st.lists(
+    st.text("ab.*?!", min_size=1, max_size=5).filter(lambda text: text.strip("!")), min_size=1, max_size=3
+)
 
 
 @pytest.mark.sshd
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    patterns=PATTERNS, name=st.text("ab.", min_size=1, max_size=4), marker=st.sampled_from(["", "@cert-authority ", "@revoked "])
+    patterns=PATTERNS,
+    name=st.text("ab.", min_size=1, max_size=4),
+    marker=st.sampled_from(["", "@cert-authority ", "@revoked "]),
 )
-def test_patterns_match_as_ssh_keygen_has_it(tmp_path: Path, patterns: list[str], name: str, marker: str) -> None:
+def test_patterns_match_as_ssh_keygen_has_it(
+    tmp_path: Path, patterns: list[str], name: str, marker: str
+) -> None:
     path = tmp_path / "known_hosts"
     text = f"{marker}{','.join(patterns)} {KEY}\n"
     path.write_text(text)
-    done = subprocess.run(["ssh-keygen", "-F", name, "-f", path], capture_output=True, timeout=10, check=False)
+    done = subprocess.run(
+        ["ssh-keygen", "-F", name, "-f", path], capture_output=True, timeout=10, check=False
+    )
     assert bool(lines(text, name)) == (done.returncode == 0), text
 
 
@@ -74,11 +82,17 @@ def test_patterns_match_as_ssh_keygen_has_it(tmp_path: Path, patterns: list[str]
 def test_hashed_names(tmp_path: Path) -> None:
     path = tmp_path / "known_hosts"
     key = public(new_key(tmp_path / "key"))
-    path.write_text(f"edge,10.0.0.1 {key}\n[edge]:2222 {key}\n@revoked edge {key}\n@cert-authority edge {key}\n")
+    path.write_text(
+        f"edge,10.0.0.1 {key}\n[edge]:2222 {key}\n@revoked edge {key}\n@cert-authority edge {key}\n"
+    )
     hash_hosts(path)
     text = path.read_text()
     assert "10.0.0.1" not in text
-    assert [entry.marker for entry in find(text.encode(), b"edge").entries] == [b"", b"@revoked", b"@cert-authority"]
+    assert [entry.marker for entry in find(text.encode(), b"edge").entries] == [
+        b"",
+        b"@revoked",
+        b"@cert-authority",
+    ]
     assert len(lines(text, "10.0.0.1")) == len(lines(text, "[edge]:2222")) == 1
     assert lines(text, "edg") == []
 
@@ -137,7 +151,9 @@ def test_the_lines_that_have_a_key_whatever_the_name() -> None:
         ("no such%name", 22, "", ["no such%name"]),
     ],
 )
-def test_names_and_addresses_are_looked_up_as_ssh_writes_them(host: str, port: int, alias: str, found: list[str]) -> None:
+def test_names_and_addresses_are_looked_up_as_ssh_writes_them(
+    host: str, port: int, alias: str, found: list[str]
+) -> None:
     assert names(host, port, alias) == tuple(name.encode() for name in found)
 
 

@@ -1,4 +1,6 @@
-"""Tokens, variables and `~` as ssh_config(5) has them; what ssh(1) itself makes of them is asked in test_ssh_config.py."""
+"""Tokens, variables and `~` as ssh_config(5) has them; what ssh(1) itself makes of them is asked in
+test_ssh_config.py.
+"""
 
 from __future__ import annotations
 

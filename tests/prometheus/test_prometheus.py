@@ -22,7 +22,9 @@ SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), 
 rules = [rule for group in YAML(typ="safe").load(RULES)["groups"] for rule in group["rules"]]
 dashboard = json.loads(DASHBOARD.read_text())
 panel_queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
-variable_queries = [variable["query"]["query"] for variable in dashboard["templating"]["list"] if variable["type"] == "query"]
+variable_queries = [
+    variable["query"]["query"] for variable in dashboard["templating"]["list"] if variable["type"] == "query"
+]
 
 
 def promtool(*args: str | Path) -> None:

@@ -58,4 +58,6 @@ def test_a_shorter_timeout_holds_at_once() -> None:
     connection, watch = Connection(), IdleWatch[Connection]()
     assert watch.look([connection], 3600.0, 10.0) == []
     assert watch.look([connection], 5.0, 12.0) == []
-    assert watch.look([connection], 5.0, 15.0) == [connection], "silent since it was first seen, under whichever timeout"
+    assert watch.look([connection], 5.0, 15.0) == [connection], (
+        "silent since it was first seen, under whichever timeout"
+    )

@@ -1,4 +1,6 @@
-"""A relay between a real socket and a scripted channel: what each side's end, pause and loss does to the other."""
+"""A relay between a real socket and a scripted channel: what each side's end, pause and loss does to the
+other.
+"""
 
 from __future__ import annotations
 
@@ -88,7 +90,9 @@ async def receive(client: socket.socket, size: int) -> bytes:
     """Exactly `size` bytes, or fewer if the stream ends."""
     data = b""
     async with asyncio.timeout(5):
-        while len(data) < size and (chunk := await asyncio.get_running_loop().sock_recv(client, size - len(data))):
+        while len(data) < size and (
+            chunk := await asyncio.get_running_loop().sock_recv(client, size - len(data))
+        ):
             data += chunk
     return data
 
@@ -171,7 +175,9 @@ async def test_a_channel_closed_without_eof_gives_a_client_that_has_ended_all_th
 
 @pytest.mark.both_loops(pauses=True)
 @pytest.mark.parametrize("counts_unsent", [False, True])
-async def test_a_client_that_does_not_read_pauses_the_channel_and_is_charged_once(counts_unsent: bool) -> None:
+async def test_a_client_that_does_not_read_pauses_the_channel_and_is_charged_once(
+    counts_unsent: bool,
+) -> None:
     async with relayed() as (relay, channel, client, _):
         budget, channel.counts_unsent = relay._budget, counts_unsent
         sent = 0

@@ -1,4 +1,6 @@
-"""Places for calls that may hang: what hangs is named, holds up nobody else, and does not keep the process from ending."""
+"""Places for calls that may hang: what hangs is named, holds up nobody else, and does not keep the process
+from ending.
+"""
 
 from __future__ import annotations
 
@@ -57,13 +59,17 @@ async def test_a_call_raises_what_the_function_does() -> None:
 
 async def test_what_hangs_is_named_and_the_next_call_fails_at_once(gate: Gate) -> None:
     place = Place("keys of edge")
-    with pytest.raises(Hangs, match=r"^reading /nfs/key has been hanging since 20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ$") as first:
+    with pytest.raises(
+        Hangs, match=r"^reading /nfs/key has been hanging since 20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ$"
+    ) as first:
         await place.run(gate.pass_through, "/nfs/key", timeout=0.05)
     began = time.monotonic()
     with pytest.raises(Hangs) as second:
         await place.run(gate.pass_through, "/another", timeout=30)
     assert time.monotonic() - began < 5
-    assert str(second.value) == str(first.value), "one thing hangs, and it says so in the same words: the log has it once"
+    assert str(second.value) == str(first.value), (
+        "one thing hangs, and it says so in the same words: the log has it once"
+    )
     assert gate.entered == 1, "no second thread was made"
     assert await Place("another").run(divmod, 17, 5, timeout=5) == (3, 2)
 
@@ -89,7 +95,9 @@ async def test_calls_wait_for_each_other_within_their_own_time(gate: Gate) -> No
             await asyncio.sleep(0.001)
         with pytest.raises(Hangs, match=r"^reading /slow has been"):
             await place.run(gate.pass_through, "/second", timeout=0.01)
-        others = [group.create_task(place.run(gate.pass_through, str(number), timeout=20)) for number in range(5)]
+        others = [
+            group.create_task(place.run(gate.pass_through, str(number), timeout=20)) for number in range(5)
+        ]
         gate.open()
     assert first.result() == "/slow"
     assert [task.result() for task in others] == ["0", "1", "2", "3", "4"]
@@ -126,7 +134,9 @@ print("the end", flush=True)
 """
 
 
-@pytest.mark.parametrize("run", ["asyncio.run(main())", "import uvloop; uvloop.run(main())"], ids=["asyncio", "uvloop"])
+@pytest.mark.parametrize(
+    "run", ["asyncio.run(main())", "import uvloop; uvloop.run(main())"], ids=["asyncio", "uvloop"]
+)
 def test_a_thread_that_hangs_does_not_keep_the_process_from_ending(run: str) -> None:
     command = [sys.executable, "-c", HANGING.format(run=run)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
@@ -137,10 +147,13 @@ def test_a_thread_that_hangs_does_not_keep_the_process_from_ending(run: str) -> 
 def test_the_process_ends_itself_where_a_thread_is_left_behind(hangs: bool) -> None:
     """The interpreter's own end (`atexit` shows it) would end that thread wherever it is."""
     code = (
-        "import atexit, threading; from proxy import blocking; atexit.register(print, 'the interpreter ends');"
+        "import atexit, threading; from proxy import blocking; atexit.register(print, 'the interpreter "
+        "ends');"
         f"blocking.all_of({{'one': threading.Event().wait if {hangs} else int}}, timeout=0.1);"
         "print('said before'); blocking.leave(3); raise SystemExit(3)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
     assert done.returncode == 3
     assert done.stdout.splitlines() == ["said before"] + ["the interpreter ends"] * (not hangs)

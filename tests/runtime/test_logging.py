@@ -53,7 +53,12 @@ def capture() -> Capture:
 def test_json_entry_is_one_line_with_a_utc_timestamp(capture: Capture) -> None:
     configure("json", "info", capture.stream)
     log.info(
-        "connection closed", cluster="prod-eu", client=Endpoint("127.0.0.1", 40000), to_cluster=12, seconds=0.5, reason="eof"
+        "connection closed",
+        cluster="prod-eu",
+        client=Endpoint("127.0.0.1", 40000),
+        to_cluster=12,
+        seconds=0.5,
+        reason="eof",
     )
     assert capture.text().count("\n") == 1
     (entry,) = capture.entries()
@@ -115,10 +120,19 @@ def test_traceback_is_a_field_of_the_same_line(capture: Capture, logger: logging
 def test_a_warning_of_python_is_an_entry_like_any_other() -> None:
     configured = "import warnings; from proxy.runtime.logging import configure; configure('json', 'info')"
     code = f"{configured}; warnings.warn('odd\\nserial number')"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
     (line,) = done.stderr.splitlines()
     entry = json.loads(line)
-    told = entry["logger"], entry["level"], entry["event"], entry["category"], entry["message"], entry["where"]
+    told = (
+        entry["logger"],
+        entry["level"],
+        entry["event"],
+        entry["category"],
+        entry["message"],
+        entry["where"],
+    )
     assert told == ("python", "warning", "python warning", "UserWarning", "odd\nserial number", "<string>:1")
 
 
@@ -133,7 +147,9 @@ def test_console_is_plain_text_where_there_is_no_terminal(capture: Capture) -> N
 
 
 @pytest.mark.parametrize(("no_color", "coloured"), [("", True), ("1", False)])
-def test_console_colours_only_a_terminal_that_wants_them(no_color: str, coloured: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_console_colours_only_a_terminal_that_wants_them(
+    no_color: str, coloured: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("NO_COLOR", no_color)
     ours, theirs = os.openpty()
     with open(theirs, "w", buffering=1) as terminal, open(ours, "rb", buffering=0) as screen:  # noqa: PTH123 - descriptors
@@ -161,7 +177,11 @@ def test_redacts_by_key_at_any_depth(capture: Capture) -> None:
     )
     entry = capture.entries()[0]
     assert entry["token"] == entry["db_password"] == REDACTED
-    assert entry["gateway"] == {"passphrase": REDACTED, "user": "tunnel", "passphrase_file": "/etc/kubemux/passphrase"}
+    assert entry["gateway"] == {
+        "passphrase": REDACTED,
+        "user": "tunnel",
+        "passphrase_file": "/etc/kubemux/passphrase",
+    }
     assert entry["headers"] == [{"Authorization": REDACTED}, {"Accept": "*/*"}]
 
 
@@ -169,7 +189,13 @@ def test_redacts_by_key_at_any_depth(capture: Capture) -> None:
 def test_redacts_private_keys_wherever_they_are(format: PrivateFormat) -> None:  # noqa: A002 - cryptography's word
     pem = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, format, NoEncryption()).decode()
     body = pem.splitlines()[1]
-    for value in (pem, pem[: len(pem) // 2], pem.encode(), ValueError(f"cannot load {pem}"), [{"deep": (pem,)}]):
+    for value in (
+        pem,
+        pem[: len(pem) // 2],
+        pem.encode(),
+        ValueError(f"cannot load {pem}"),
+        [{"deep": (pem,)}],
+    ):
         shown = str(redact(None, "info", {"event": "x", "value": value}))
         assert body[:20] not in shown
         assert REDACTED in shown
@@ -186,14 +212,19 @@ def test_redacts_private_keys_wherever_they_are(format: PrivateFormat) -> None: 
         ("GET /?token=abc&x=1", f"GET /?token={REDACTED}&x=1"),
         ("bearer authentication refused", "bearer authentication refused"),
         ("unexpected token ':'", "unexpected token ':'"),
-        ("SHA256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU", "SHA256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU"),
+        (
+            "SHA256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU",
+            "SHA256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU",
+        ),
     ],
 )
 def test_redacts_credentials_in_text_and_nothing_else(text: str, shown: str) -> None:
     assert redact(None, "info", {"event": text})["event"] == shown
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])  # other work may have the machine
+@settings(
+    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)  # other work may have the machine
 @given(
     st.dictionaries(
         st.text(),
@@ -232,11 +263,16 @@ def test_closed_stream_is_counted_not_raised(capture: Capture) -> None:
 def test_process_without_anybody_to_read_its_log_ends_as_if_there_were() -> None:
     """A reader that goes away, or no standard error at all, changes neither the work nor the exit code."""
     program = (
-        "import sys, structlog; from proxy.runtime.logging import configure, dropped_entries; configure('json', 'info')\n"
+        "import sys, structlog; from proxy.runtime.logging import configure, dropped_entries; "
+        "configure('json', 'info')\n"
         "sys.stdin.readline(); structlog.get_logger().info('x' * 100_000); print(dropped_entries())"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", program],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     with process:
         assert process.stderr is not None
@@ -275,7 +311,9 @@ def test_every_line_for_the_journal_has_its_priority(
     ours, theirs = lines[: len(PRIORITIES)], lines[len(PRIORITIES) :]
     assert [line[:3] for line in ours] == list(PRIORITIES.values())
     assert {line[:3] for line in theirs} == {"<3>"}
-    assert len(theirs) > 3 or format == "json"  # a traceback for people has lines, and none of them is of another priority
+    assert (
+        len(theirs) > 3 or format == "json"
+    )  # a traceback for people has lines, and none of them is of another priority
     if format == "json":
         assert [json.loads(line[3:])["level"] for line in lines] == [*PRIORITIES, "error"]
 
@@ -302,7 +340,9 @@ def test_a_command_complains_to_the_journal_with_a_priority(tmp_path: Path) -> N
         "import os, sys; s = os.fstat(2); os.environ['JOURNAL_STREAM'] = f'{s.st_dev}:{s.st_ino}'\n"
         "from proxy.cli import main; main(['run', '--config', sys.argv[1]])"
     )
-    done = subprocess.run([sys.executable, "-c", program, bad], capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program, bad], capture_output=True, text=True, timeout=30, check=False
+    )
     assert done.returncode == 78
     assert "clutsers: unknown key" in done.stderr
     assert {line[:3] for line in done.stderr.splitlines()} == {"<3>"}

@@ -69,20 +69,29 @@ async def test_a_direct_cluster_says_so(monkeypatch: pytest.MonkeyPatch) -> None
         with pytest.raises(
             ChannelTimeout, match=r"^api\.example:6443 does not resolve: looking up api\.example has been"
         ) as failure:
-            await route.open_channel(Endpoint("api.example", 6443), origin=Endpoint("127.0.0.1", 1), hold_until=0)
+            await route.open_channel(
+                Endpoint("api.example", 6443), origin=Endpoint("127.0.0.1", 1), hold_until=0
+            )
         assert "getent hosts api.example" in failure.value.hint
 
 
 @pytest.mark.parametrize(
-    ("error", "remedy"), [(socket.EAI_NONAME, "is api.invalid spelt right"), (socket.EAI_AGAIN, "/etc/resolv.conf")]
+    ("error", "remedy"),
+    [(socket.EAI_NONAME, "is api.invalid spelt right"), (socket.EAI_AGAIN, "/etc/resolv.conf")],
 )
-async def test_a_direct_cluster_whose_name_is_not_found(error: int, remedy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_direct_cluster_whose_name_is_not_found(
+    error: int, remedy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def unknown(host: str, *_: object, **__: object) -> None:
         raise socket.gaierror(error, f"no {host}")
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    with pytest.raises(ChannelRefused, match=r"^no TCP connection to api\.invalid:6443: no api\.invalid$") as failure:
-        await direct.Direct().open_channel(Endpoint("api.invalid", 6443), origin=Endpoint("127.0.0.1", 1), hold_until=0)
+    with pytest.raises(
+        ChannelRefused, match=r"^no TCP connection to api\.invalid:6443: no api\.invalid$"
+    ) as failure:
+        await direct.Direct().open_channel(
+            Endpoint("api.invalid", 6443), origin=Endpoint("127.0.0.1", 1), hold_until=0
+        )
     assert remedy in failure.value.hint
     assert "getent hosts api.invalid" in failure.value.hint
 
@@ -92,16 +101,23 @@ async def test_a_listener_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(binding, "LOOKUP_S", 0.05)
     listener = Listener(Endpoint("bastion", 16443), lambda sock, _: sock.close())
     for _ in range(2):
-        with pytest.raises(ListenError, match=r"^cannot listen on bastion:16443: looking up bastion has been hanging"):
+        with pytest.raises(
+            ListenError, match=r"^cannot listen on bastion:16443: looking up bastion has been hanging"
+        ):
             await listener.start()
 
 
-async def test_a_direct_cluster_takes_the_next_address_when_the_first_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_direct_cluster_takes_the_next_address_when_the_first_refuses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     async with Echo() as server:
         port = server.endpoint.port
 
         async def two_addresses(*_: object, **__: object) -> list[names.Address]:
-            return [names.Address(socket.AF_INET, (address, port)) for address in ("127.0.0.2", server.endpoint.host)]
+            return [
+                names.Address(socket.AF_INET, (address, port))
+                for address in ("127.0.0.2", server.endpoint.host)
+            ]
 
         monkeypatch.setattr(direct, "resolve", two_addresses)
         target = Endpoint("api.example", port)

@@ -13,7 +13,8 @@ from proxy.runtime.text import escaped, for_terminal, suggest
 
 @given(st.text(st.characters()))
 def test_nothing_that_drives_a_terminal_is_left(text: str) -> None:
-    """No control, format, private, unassigned or surrogate character, and no separator but space and newline."""
+    """No control, format, private, unassigned or surrogate character, and no
+    separator but space and newline."""
     for clean in (for_terminal(text), escaped(text) + "\n"):
         assert all(char in " \n" or unicodedata.category(char)[0] not in "CZ" for char in clean)
         clean.encode()
@@ -27,7 +28,8 @@ def test_words_stay_as_they_are(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "shown"), [("\x1b[2J", "\\x1b[2J"), ("a\nb\t", "a\\nb\\t"), ("\x9b", "\\x9b"), ("\u202e\u2028", "\\u202e\\u2028")]
+    ("text", "shown"),
+    [("\x1b[2J", "\\x1b[2J"), ("a\nb\t", "a\\nb\\t"), ("\x9b", "\\x9b"), ("\u202e\u2028", "\\u202e\\u2028")],
 )
 def test_escaped_is_read_as_python_writes_it(text: str, shown: str) -> None:
     assert escaped(text) == shown

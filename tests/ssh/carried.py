@@ -28,7 +28,10 @@ SECONDS = 10.0
 
 
 class Tunnel:
-    """`async with Tunnel(gateway, target) as tunnel: tunnel.endpoint`. At the end all relays have ended, or it fails."""
+    """`async with Tunnel(gateway, target) as tunnel: tunnel.endpoint`.
+
+    At the end all relays have ended, or it fails.
+    """
 
     def __init__(self, route: Route, target: Endpoint, gateway: Watched) -> None:
         self.endpoint = Endpoint("127.0.0.1", free_port())
@@ -60,7 +63,9 @@ class Tunnel:
     async def _serve(self, sock: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         try:
-            channel: Channel = await self._route.open_channel(self._target, origin=ORIGIN, hold_until=loop.time() + SECONDS)
+            channel: Channel = await self._route.open_channel(
+                self._target, origin=ORIGIN, hold_until=loop.time() + SECONDS
+            )
         except (ChannelError, LinkDown) as exc:
             self.ended.append(exc.reason)
             sock.close()
@@ -108,7 +113,11 @@ async def until(condition: Callable[[], bool]) -> None:
 @asynccontextmanager
 async def tunnel(sshd: Sshd, server: Server, **more: object) -> AsyncIterator[tuple[Watched, Endpoint]]:
     """A gateway that is `sshd`, and a port that leads to `server`."""
-    async with server, native(config_for(sshd, **more)) as gateway, Tunnel(gateway, server.endpoint, gateway) as port:
+    async with (
+        server,
+        native(config_for(sshd, **more)) as gateway,
+        Tunnel(gateway, server.endpoint, gateway) as port,
+    ):
         yield gateway, port.endpoint
 
 

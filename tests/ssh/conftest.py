@@ -40,11 +40,15 @@ def config_for(sshd: Sshd, **more: object) -> GatewayConfig:
         "known_hosts": [str(sshd.known_hosts())],
         "connections": 1,
     }
-    return GatewayConfig.model_validate({key: value for key, value in (section | more).items() if value is not None})
+    return GatewayConfig.model_validate(
+        {key: value for key, value in (section | more).items() if value is not None}
+    )
 
 
 @asynccontextmanager
-async def dialled(config: GatewayConfig, gateways: Mapping[str, GatewayConfig] | None = None) -> AsyncIterator[Dialled]:
+async def dialled(
+    config: GatewayConfig, gateways: Mapping[str, GatewayConfig] | None = None
+) -> AsyncIterator[Dialled]:
     """One link's connections, closed at the end. Raises LinkError."""
     result = await dial(config, gateways or {}, Handshakes(), lambda _: None)
     try:
@@ -110,7 +114,9 @@ class Watched(Gateway):
 
 
 @asynccontextmanager
-async def started(config: GatewayConfig, gateways: Mapping[str, GatewayConfig] | None = None) -> AsyncIterator[Watched]:
+async def started(
+    config: GatewayConfig, gateways: Mapping[str, GatewayConfig] | None = None
+) -> AsyncIterator[Watched]:
     """A gateway at work, closed at the end."""
     gateway = Watched(config, gateways)
     gateway.start()

@@ -1,4 +1,6 @@
-"""A real SSH server that, once authenticated, says on channels what a test wants; shared by the native data plane's tests."""
+"""A real SSH server that, once authenticated, says on channels what a test wants; shared by the native data
+plane's tests.
+"""
 
 from __future__ import annotations
 
@@ -100,7 +102,11 @@ class _Session(asyncssh.SSHServer):
 
 
 @asynccontextmanager
-async def asyncssh_server(folder: Path, script: Script | None = None, **options: object) -> AsyncIterator[GatewayConfig]:
+async def asyncssh_server(
+    folder: Path, script: Script | None = None, **options: object
+) -> AsyncIterator[GatewayConfig]:
     """An asyncssh server, as a gateway."""
-    async with other_servers.asyncssh_server(folder, lambda conns: _Session(script, conns), **options) as config:
+    async with other_servers.asyncssh_server(
+        folder, lambda conns: _Session(script, conns), **options
+    ) as config:
         yield config

@@ -1,4 +1,6 @@
-"""Which link a new channel takes, against a real sshd: clusters are spread, and nobody is sent to a link that stands still."""
+"""Which link a new channel takes, against a real sshd: clusters are spread, and nobody is sent to a link that
+stands still.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ pytestmark = [pytest.mark.sshd, pytest.mark.usefixtures("data_plane")]
 
 
 async def opened(gateway: Watched, target: Endpoint) -> Channel:
-    return await gateway.open_channel(target, origin=ORIGIN, hold_until=asyncio.get_running_loop().time() + 10)
+    return await gateway.open_channel(
+        target, origin=ORIGIN, hold_until=asyncio.get_running_loop().time() + 10
+    )
 
 
 async def test_clusters_are_spread_though_they_came_for_the_first_link(sshd: Sshd) -> None:
@@ -44,7 +48,11 @@ async def test_the_next_channel_goes_around_a_link_that_does_not_answer(sshd: Ss
         home = gateway._links.choose(server.endpoint)
         (other,) = {*gateway._links} - {home}
         await home.idle.wait()
-        with socket.create_server(("127.0.0.1", 0), backlog=0) as full, socket.socket() as one, socket.socket() as two:
+        with (
+            socket.create_server(("127.0.0.1", 0), backlog=0) as full,
+            socket.socket() as one,
+            socket.socket() as two,
+        ):
             for client in (one, two):
                 client.setblocking(False)
                 client.connect_ex(full.getsockname())
@@ -70,7 +78,8 @@ async def test_a_turn_of_many_requests_is_no_bulk(sshd: Sshd) -> None:
     async with Echo() as server, AsyncExitStack() as stack, started(config_for(sshd)) as gateway:
         await gateway.until(lambda: gateway.links == 1)
         clients = [
-            stack.enter_context(await relayed_socket(await opened(gateway, server.endpoint), gateway.budget)) for _ in range(8)
+            stack.enter_context(await relayed_socket(await opened(gateway, server.endpoint), gateway.budget))
+            for _ in range(8)
         ]
         (link,) = gateway._links
         for client in clients:  # all of them before the loop goes round

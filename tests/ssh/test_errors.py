@@ -31,11 +31,19 @@ SERVER = "bastion.example:22"
 @pytest.mark.parametrize(
     ("exc", "kind", "says"),
     [
-        (socket.gaierror(socket.EAI_NONAME, "Name or service not known"), Unresolvable, "Name or service not known"),
+        (
+            socket.gaierror(socket.EAI_NONAME, "Name or service not known"),
+            Unresolvable,
+            "Name or service not known",
+        ),
         (UnicodeError("label too long"), Unresolvable, "not a host name"),
         (TimeoutError(errno.ETIMEDOUT, "Connect call failed"), ConnectTimeout, "timed out"),
         (TimeoutError(), ConnectTimeout, "timed out"),
-        (ConnectionRefusedError(errno.ECONNREFUSED, "Connect call failed"), Unreachable, "Connection refused"),
+        (
+            ConnectionRefusedError(errno.ECONNREFUSED, "Connect call failed"),
+            Unreachable,
+            "Connection refused",
+        ),
         (OSError(errno.EHOSTUNREACH, "x"), Unreachable, "No route to host"),
         (OSError("no address"), Unreachable, "no address"),
     ],

@@ -1,4 +1,6 @@
-"""A gateway that floods: a turn of the loop handles so much of it and no more, and what is kept for it has a bound."""
+"""A gateway that floods: a turn of the loop handles so much of it and no more, and what is kept for it has a
+bound.
+"""
 
 from __future__ import annotations
 
@@ -75,11 +77,14 @@ async def flooded(folder: Path, flood: str) -> AsyncIterator[tuple[Watched, list
         yield gateway, servers
 
 
-# ----------------------------------------------------------------------------------------------------------- turns
+# -----------------------------------------------------------------------------------------------------------
+# turns
 
 
 @pytest.mark.parametrize("flood", FLOODS)
-async def test_a_turn_handles_so_much_and_no_more(tmp_path: Path, turns: Turns, data_plane: str, flood: str) -> None:
+async def test_a_turn_handles_so_much_and_no_more(
+    tmp_path: Path, turns: Turns, data_plane: str, flood: str
+) -> None:
     async with flooded(tmp_path, flood):
         await until(lambda: turns.all > COUNT)
     # In the turn of the takeover both count.
@@ -119,7 +124,8 @@ async def test_a_list_of_algorithms_has_an_end(tmp_path: Path, data_plane: str) 
         assert "a message of type 20 has" in str(error), data_plane
 
 
-# ---------------------------------------------------------------------------------------------------------- memory
+# ----------------------------------------------------------------------------------------------------------
+# memory
 
 
 async def test_a_peer_that_does_not_read_the_answers_is_not_heard(
@@ -154,7 +160,9 @@ async def unending(gateway: Watched, server: Flooding) -> Link:
     return link
 
 
-async def test_answers_that_wait_for_keys_have_a_bound(tmp_path: Path, data_plane: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_answers_that_wait_for_keys_have_a_bound(
+    tmp_path: Path, data_plane: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(metered, "MOST_ANSWERS", 1000)
     async with flooded(tmp_path, "") as (gateway, (server, *_)):
         link = await unending(gateway, server)
@@ -166,7 +174,9 @@ async def test_answers_that_wait_for_keys_have_a_bound(tmp_path: Path, data_plan
         assert len(cast("Any", link._conn)._deferred_packets) <= 1001  # and a ping of ours
 
 
-async def test_so_have_those_to_requests_on_a_channel(tmp_path: Path, data_plane: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_so_have_those_to_requests_on_a_channel(
+    tmp_path: Path, data_plane: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(metered, "MOST_ANSWERS", 1000)
     monkeypatch.setattr(outgoing, "MOST_DEFERRED", 1000)
     async with flooded(tmp_path, "") as (gateway, (server, *_)):
@@ -179,8 +189,12 @@ async def test_so_have_those_to_requests_on_a_channel(tmp_path: Path, data_plane
         assert (error.reason, link.data_plane) == ("protocol_error", data_plane)
 
 
-async def test_what_comes_while_a_packet_is_handled_waits_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A key exchange begins twice, and then comes what a socket holds: 8 MiB in one turn, and each read copied all before."""
+async def test_what_comes_while_a_packet_is_handled_waits_outside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key exchange begins twice, and then comes what a socket holds: 8 MiB in one turn, and each read
+    copied all before.
+    """
     waiting = [0]
     receive = asyncssh.SSHClientConnection.data_received
 
@@ -189,7 +203,15 @@ async def test_what_comes_while_a_packet_is_handled_waits_outside(tmp_path: Path
         waiting.append(len(conn._inpbuf))
 
     monkeypatch.setattr(asyncssh.SSHClientConnection, "data_received", received)
-    lists = (b"curve25519-sha256", b"ssh-ed25519", *[b"aes128-ctr"] * 2, *[b"hmac-sha2-256"] * 2, *[b"none"] * 2, b"", b"")
+    lists = (
+        b"curve25519-sha256",
+        b"ssh-ed25519",
+        *[b"aes128-ctr"] * 2,
+        *[b"hmac-sha2-256"] * 2,
+        *[b"none"] * 2,
+        b"",
+        b"",
+    )
     begin = Byte(messages.KEXINIT) + bytes(16) + b"".join(map(String, lists)) + bytes(5)
     padding = 16 - (len(begin) + 5) % 8
     packet = UInt32(len(begin) + 1 + padding) + Byte(padding) + begin + bytes(padding)
@@ -205,7 +227,12 @@ async def test_what_comes_while_a_packet_is_handled_waits_outside(tmp_path: Path
     async with server:
         key = new_key(tmp_path / "key")
         (tmp_path / "known_hosts").write_text(f"* {public(key)}\n")
-        section = {"host": "127.0.0.1", "port": server.sockets[0].getsockname()[1], "user": "root", "connect_timeout": "10s"}
+        section = {
+            "host": "127.0.0.1",
+            "port": server.sockets[0].getsockname()[1],
+            "user": "root",
+            "connect_timeout": "10s",
+        }
         files = {"identity_files": [str(key)], "known_hosts": [str(tmp_path / "known_hosts")]}
         error = await failure(GatewayConfig.model_validate(section | files))
     assert "already in progress" in str(error)

@@ -23,7 +23,9 @@ def test_delays_are_bounded_and_slow_ones_never_short(kinds: list[RetryClass], r
     for index, kind in enumerate(kinds):
         count = kinds[:index].count(kind)
         delay = backoff.failed(kind)
-        assert 0 <= delay <= min(LARGEST[kind], FIRST[kind] * 2.0**count), "only failures of its own class have made it longer"
+        assert 0 <= delay <= min(LARGEST[kind], FIRST[kind] * 2.0**count), (
+            "only failures of its own class have made it longer"
+        )
         if kind is RetryClass.SLOW:
             assert delay >= min(7.5 * 2**count, 150), "sshd adds up faults that come faster than one in 5 s"
 
@@ -43,7 +45,9 @@ def test_a_fleet_does_not_come_back_in_step(count: int, rng: random.Random) -> N
 
 
 @given(failures, st.floats(0, 10 * STABLE_S), seeds)
-def test_only_a_link_that_lasted_starts_the_backoff_anew(kinds: list[RetryClass], age: float, rng: random.Random) -> None:
+def test_only_a_link_that_lasted_starts_the_backoff_anew(
+    kinds: list[RetryClass], age: float, rng: random.Random
+) -> None:
     backoff, fresh = Backoff(rng), Backoff()
     for kind in kinds:
         backoff.failed(kind)
@@ -76,7 +80,11 @@ def test_each_class_counts_its_own_failures() -> None:
     backoff = Backoff(Latest())
     for _ in range(7):
         backoff.failed(RetryClass.SOON)
-    assert [backoff.failed(kind) for kind in (RetryClass.SLOW, RetryClass.SOON, RetryClass.SLOW)] == [15, 15, 30]
+    assert [backoff.failed(kind) for kind in (RetryClass.SLOW, RetryClass.SOON, RetryClass.SLOW)] == [
+        15,
+        15,
+        30,
+    ]
     assert backoff.lost(STABLE_S - 1) == 15
     assert backoff.lost(STABLE_S) == 0.5
     assert backoff.failed(RetryClass.SLOW) == 15
@@ -84,7 +92,10 @@ def test_each_class_counts_its_own_failures() -> None:
 
 @given(st.lists(st.tuples(st.floats(0, 20), st.booleans(), st.floats(0, 3)), max_size=40))
 def test_what_one_server_refuses_never_adds_up_to_a_lock(attempts: list[tuple[float, bool, float]]) -> None:
-    """Next to sshd's own sum (srclimit.c). `attempts`: the pause before each, whether it is refused, and how long that takes."""
+    """Next to sshd's own sum (srclimit.c).
+
+    `attempts`: the pause before each, whether it is refused, and how long that takes.
+    """
     pace, now, forgiven_at, running = Pace(), 0.0, 0.0, list[tuple[float, bool]]()
 
     def end(until: float) -> float:

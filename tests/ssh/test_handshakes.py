@@ -118,7 +118,9 @@ async def test_a_trial_that_is_cancelled_is_the_next_ones(parties: list[Party], 
     assert await second == "ok"
 
 
-async def test_after_a_while_one_goes_first_again(parties: list[Party], server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_after_a_while_one_goes_first_again(
+    parties: list[Party], server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "PROVEN_S", 0.0)
     for _ in range(2):
         assert await all_of(parties, server) == (1, ["ok"] * 20)
@@ -203,7 +205,9 @@ async def test_different_keys_where_nobody_answers(parties: list[Party], server:
         assert await asyncio.gather(*dials) == ["unreachable"] * 20
 
 
-async def test_one_that_is_cancelled_in_the_queue_holds_up_nobody(parties: list[Party], server: Server) -> None:
+async def test_one_that_is_cancelled_in_the_queue_holds_up_nobody(
+    parties: list[Party], server: Server
+) -> None:
     dials = different(parties[:5])
     for _ in range(20):
         await asyncio.sleep(0)

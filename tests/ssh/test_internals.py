@@ -1,4 +1,5 @@
-"""What a link has of asyncssh's connection: nothing of the login stays, and keys are exchanged all the same."""
+"""What a link has of asyncssh's connection: nothing of the login stays, and keys are
+exchanged all the same."""
 
 from __future__ import annotations
 
@@ -20,7 +21,9 @@ pytestmark = [pytest.mark.sshd, pytest.mark.usefixtures("data_plane")]
 
 
 def linked(result: Dialled) -> Link:
-    return Link(result.conns, server=result.server, budget=MemoryBudget(64 << 20, connections=100), name="edge/1")
+    return Link(
+        result.conns, server=result.server, budget=MemoryBudget(64 << 20, connections=100), name="edge/1"
+    )
 
 
 def begin_key_exchange(conn: asyncssh.SSHClientConnection) -> None:

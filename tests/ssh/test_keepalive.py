@@ -112,7 +112,9 @@ async def test_bulk_is_as_good_as_an_answer_while_it_comes(tmp_path: Path) -> No
     loop = asyncio.get_running_loop()
     async with Pouring() as target, answering(nothing, tmp_path) as config, started(config) as gateway:
         await gateway.until(lambda: gateway.links == 1)
-        channel = await gateway.open_channel(Endpoint(*target.endpoint), origin=ORIGIN, hold_until=loop.time() + 5)
+        channel = await gateway.open_channel(
+            Endpoint(*target.endpoint), origin=ORIGIN, hold_until=loop.time() + 5
+        )
         with await relayed_socket(channel, gateway.budget) as client:
             reading = loop.create_task(_read(client), name="read")
             with suppress(TimeoutError):
@@ -129,7 +131,9 @@ async def test_a_link_that_sshd_ends_for_being_unused_is_no_failure(sshd_factory
     sshd = sshd_factory(config={"UnusedConnectionTimeout": "2"})
     with capture_logs() as logs:
         async with Echo() as target, started(config_for(sshd)) as gateway:
-            await gateway.until(lambda: gateway.metric("gateway_reconnects_total", reason="link_lost") == 3, seconds=30)
+            await gateway.until(
+                lambda: gateway.metric("gateway_reconnects_total", reason="link_lost") == 3, seconds=30
+            )
             assert not gateway._backoff._failures, "nothing has failed"
             hold_until = asyncio.get_running_loop().time() + 5
             channel = await gateway.open_channel(target.endpoint, origin=ORIGIN, hold_until=hold_until)

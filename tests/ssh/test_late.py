@@ -1,4 +1,7 @@
-"""What a peer says for a channel before it hears that we have closed it is harmless; the rest stays strict. On both planes."""
+"""What a peer says for a channel before it hears that we have closed it is harmless; the rest stays strict.
+
+On both planes.
+"""
 
 from __future__ import annotations
 
@@ -95,7 +98,9 @@ async def test_what_crosses_our_close_is_harmless(gateway: Watched, script: Scri
 
 
 @pytest.mark.parametrize("late", ["credit", "data", "a request that wants a reply"])
-async def test_what_comes_between_our_close_and_theirs_is_harmless(gateway: Watched, script: Script, late: str) -> None:
+async def test_what_comes_between_our_close_and_theirs_is_harmless(
+    gateway: Watched, script: Script, late: str
+) -> None:
     channel, number = await opened(gateway, script)
     channel.attach(Collector())
     channel.abort()
@@ -129,7 +134,9 @@ BROKEN: dict[str, Callable[[int], list[tuple[int, bytes]]]] = {
     "credit for a channel that never was": lambda _: [(messages.WINDOW_ADJUST, UInt32(4711) + UInt32(1))],
     "the end of a channel that never was": lambda _: [(messages.CLOSE, UInt32(4711))],
     "late credit that is cut off": close_then(messages.WINDOW_ADJUST, lambda number: UInt32(number) + b"\0"),
-    "late data of another length than it says": close_then(messages.DATA, lambda number: UInt32(number) + UInt32(9) + b"x"),
+    "late data of another length than it says": close_then(
+        messages.DATA, lambda number: UInt32(number) + UInt32(9) + b"x"
+    ),
     "a second answer to an open": close_then(
         messages.OPEN_CONFIRMATION, lambda number: b"".join(map(UInt32, (number, 8, 100, 100)))
     ),

@@ -12,7 +12,14 @@ from typing import Any
 import asyncssh
 import pytest
 
-from proxy.errors import ChannelProhibited, ChannelRefused, ChannelTimeout, LinkDown, MemoryExhausted, ProxyError
+from proxy.errors import (
+    ChannelProhibited,
+    ChannelRefused,
+    ChannelTimeout,
+    LinkDown,
+    MemoryExhausted,
+    ProxyError,
+)
 from proxy.relay.budget import MemoryBudget
 from proxy.relay.interfaces import Channel, Pieces
 from proxy.runtime.endpoint import Endpoint
@@ -46,7 +53,9 @@ async def linked(sshd: Sshd, *, memory: int = 64 << 20) -> AsyncIterator[tuple[L
 
 
 def opening(link: Link, target: Endpoint, *, seconds: float = 10.0) -> asyncio.Task[Channel]:
-    return asyncio.get_running_loop().create_task(link.open_channel(target, origin=ORIGIN, timeout=seconds), name="open")
+    return asyncio.get_running_loop().create_task(
+        link.open_channel(target, origin=ORIGIN, timeout=seconds), name="open"
+    )
 
 
 async def idle(link: Link) -> None:
@@ -72,7 +81,9 @@ class Ended:
 async def test_a_refusal_says_who_and_why(sshd: Sshd) -> None:
     target = Endpoint("127.0.0.1", free_port())
     async with linked(sshd) as (link, _):
-        with pytest.raises(ChannelRefused, match=f"could not connect to {target}: Connection refused$") as refused:
+        with pytest.raises(
+            ChannelRefused, match=f"could not connect to {target}: Connection refused$"
+        ) as refused:
             await opening(link, target)
         assert refused.value.hint.endswith(f"Try on the gateway: nc -vz {target.host} {target.port}")
         await idle(link)
@@ -82,13 +93,17 @@ async def test_a_name_that_the_gateway_may_not_know_is_looked_up_there(sshd: Ssh
     async with linked(sshd) as (link, _):
         with pytest.raises(ChannelRefused, match=r"could not connect to api\.invalid:6443") as refused:
             await opening(link, Endpoint("api.invalid", 6443))
-        assert refused.value.hint.endswith("Try on the gateway: getent hosts api.invalid; nc -vz api.invalid 6443")
+        assert refused.value.hint.endswith(
+            "Try on the gateway: getent hosts api.invalid; nc -vz api.invalid 6443"
+        )
 
 
 @pytest.mark.parametrize("config", [{"AllowTcpForwarding": "no"}, {"PermitOpen": "127.0.0.1:1"}])
 async def test_forwarding_that_sshd_does_not_allow(sshd_factory: SshdFactory, config: dict[str, str]) -> None:
     async with Echo() as server, linked(sshd_factory(config=config)) as (link, _):
-        with pytest.raises(ChannelProhibited, match=f"does not allow forwarding to {server.endpoint}$") as refused:
+        with pytest.raises(
+            ChannelProhibited, match=f"does not allow forwarding to {server.endpoint}$"
+        ) as refused:
             await opening(link, server.endpoint)
         assert "PermitOpen" in refused.value.hint
         assert server.accepted == 0
@@ -162,7 +177,9 @@ async def test_the_links_end_is_told_to_every_channel_once(sshd: Sshd) -> None:
 
 
 @pytest.mark.parametrize("data_plane", ["asyncssh"], indirect=True)
-async def test_the_link_ends_between_the_answer_and_its_channel(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_link_ends_between_the_answer_and_its_channel(
+    sshd: Sshd, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The one turn of the loop in which asyncssh has an open channel that nobody can be told about."""
     confirm = asyncssh.SSHTCPChannel.process_open_confirmation
     async with Echo() as server, linked(sshd) as (link, budget):

@@ -1,4 +1,6 @@
-"""A channel's whole life in unusual ways: opened by the ten thousand, reset, early, starved, too big; scripted, and with sshd."""
+"""A channel's whole life in unusual ways: opened by the ten thousand, reset, early, starved, too big;
+scripted, and with sshd.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +73,9 @@ async def test_thousands_of_channels_come_and_go_on_one_sshd(sshd: Sshd) -> None
 
         async def come_and_go() -> None:
             for number in left:
-                channel = await gateway.open_channel(echo.endpoint, origin=ORIGIN, hold_until=loop.time() + SECONDS)
+                channel = await gateway.open_channel(
+                    echo.endpoint, origin=ORIGIN, hold_until=loop.time() + SECONDS
+                )
                 user, said = Collector(), b"%d" % number
                 channel.attach(user)
                 channel.get_buffer(-1)[: len(said)] = said
@@ -92,9 +96,15 @@ async def test_thousands_of_channels_come_and_go_on_one_sshd(sshd: Sshd) -> None
 # ----------------------------------------------------------------------------------------------------- resets
 
 
-async def test_a_client_that_resets_closes_its_channel_and_what_still_comes_is_dropped(tmp_path: Path) -> None:
+async def test_a_client_that_resets_closes_its_channel_and_what_still_comes_is_dropped(
+    tmp_path: Path,
+) -> None:
     script = Script()
-    async with asyncssh_server(tmp_path, script) as config, native(config) as gateway, Tunnel(gateway, TARGET, gateway) as port:
+    async with (
+        asyncssh_server(tmp_path, script) as config,
+        native(config) as gateway,
+        Tunnel(gateway, TARGET, gateway) as port,
+    ):
         client = socket.create_connection(port.endpoint)
         number = await script.open()
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -111,7 +121,11 @@ async def test_a_client_that_resets_closes_its_channel_and_what_still_comes_is_d
 
 @pytest.mark.sshd
 async def test_a_client_that_resets_a_download_costs_nobody_else_anything(sshd: Sshd) -> None:
-    async with Source() as source, native(config_for(sshd)) as gateway, Tunnel(gateway, source.endpoint, gateway) as port:
+    async with (
+        Source() as source,
+        native(config_for(sshd)) as gateway,
+        Tunnel(gateway, source.endpoint, gateway) as port,
+    ):
         for _ in range(5):
             reader, writer = await asyncio.open_connection(*port.endpoint)
             writer.write(b"%d\n" % (64 * MiB))
@@ -134,7 +148,11 @@ class Resets(Server):
 
 @pytest.mark.sshd
 async def test_an_api_server_that_resets_ends_its_own_channel_alone(sshd: Sshd) -> None:
-    async with Resets() as server, native(config_for(sshd)) as gateway, Tunnel(gateway, server.endpoint, gateway) as port:
+    async with (
+        Resets() as server,
+        native(config_for(sshd)) as gateway,
+        Tunnel(gateway, server.endpoint, gateway) as port,
+    ):
         reader, writer = await asyncio.open_connection(*port.endpoint)
         writer.write(b"ping")
         assert await reader.readexactly(4) == b"ping"
@@ -146,15 +164,20 @@ async def test_an_api_server_that_resets_ends_its_own_channel_alone(sshd: Sshd) 
         assert gateway.links == 1
 
 
-# ------------------------------------------------------------------------------------------------- early, and ends
+# ------------------------------------------------------------------------------------------------- early, and
+# ends
 
 
 async def test_all_that_can_be_said_comes_with_the_confirmation(tmp_path: Path) -> None:
-    """A server that speaks first and is done: open, data, EOF and CLOSE in one read, before anybody is attached."""
+    """A server that speaks first and is done: open, data, EOF and CLOSE in one read, before anybody is
+    attached.
+    """
     script = Script()
     async with asyncssh_server(tmp_path, script) as config, native(config) as gateway:
         loop = asyncio.get_running_loop()
-        opening = loop.create_task(gateway.open_channel(TARGET, origin=ORIGIN, hold_until=loop.time() + SECONDS), name="open")
+        opening = loop.create_task(
+            gateway.open_channel(TARGET, origin=ORIGIN, hold_until=loop.time() + SECONDS), name="open"
+        )
         packet = SSHPacket(await script.hear(messages.OPEN))
         packet.get_byte()
         packet.get_string()
@@ -191,7 +214,11 @@ class Sleepy(Server):
 @pytest.mark.sshd
 async def test_sshd_gives_no_credit_while_its_api_server_does_not_read(sshd: Sshd) -> None:
     size = 16 * MiB  # 2 MiB of sshd's window, and what two kernels hold
-    async with Sleepy() as server, native(config_for(sshd)) as gateway, Tunnel(gateway, server.endpoint, gateway) as port:
+    async with (
+        Sleepy() as server,
+        native(config_for(sshd)) as gateway,
+        Tunnel(gateway, server.endpoint, gateway) as port,
+    ):
         reader, writer = await asyncio.open_connection(*port.endpoint)
         writer.write(pattern(size))
         writer.write_eof()
@@ -206,7 +233,8 @@ async def test_sshd_gives_no_credit_while_its_api_server_does_not_read(sshd: Ssh
         await closed(gateway)
 
 
-# --------------------------------------------------------------------------------------------------------- too big
+# ---------------------------------------------------------------------------------------------------------
+# too big
 
 
 async def test_a_packet_bigger_than_we_take_ends_the_link_before_it_has_arrived(tmp_path: Path) -> None:

@@ -197,9 +197,13 @@ class Kernel:
 
 
 @pytest.mark.parametrize("room", [1, 2])
-@pytest.mark.parametrize("bursts", [[32, 1], [3, 1, 2, 1, 1, 1], [32, *[1] * 7], [1] * 20, [32] * 4 + [1] * 4])
+@pytest.mark.parametrize(
+    "bursts", [[32, 1], [3, 1, 2, 1, 1, 1], [32, *[1] * 7], [1] * 20, [32] * 4 + [1] * 4]
+)
 async def test_bulk_shares_a_slow_link_and_small_requests_hardly_wait(bursts: list[int], room: int) -> None:
-    """No clock but turns, no kernel but bytes; those who are read first in each turn, and again and again, get little more."""
+    """No clock but turns, no kernel but bytes; those who are read first in each turn, and again and again,
+    get little more.
+    """
     greedy = [Client(SHARE, burst) for burst in bursts]
     modest = [Client(200, 1) for _ in range(5)]
     kernel = Kernel([*greedy, *modest], room * SHARE)
@@ -243,8 +247,12 @@ async def test_what_is_kept_back_is_let_out_if_no_more_is_granted() -> None:
 
 
 @given(st.integers(4 << 10, 4 << 20), st.integers(1, 100), st.data())
-def test_keeping_back_never_stops_a_transfer_whose_peer_credits_late(window: int, parts: int, data: st.DataObject) -> None:
-    """A peer that credits when a part of its window, up to all of it, has been passed on; others talk all the time."""
+def test_keeping_back_never_stops_a_transfer_whose_peer_credits_late(
+    window: int, parts: int, data: st.DataObject
+) -> None:
+    """A peer that credits when a part of its window, up to all of it, has been passed on; others talk all the
+    time.
+    """
     threshold = max(1, window * parts // 100)
 
     async def run() -> None:

@@ -1,7 +1,8 @@
-"""Ciphers and changes of keys on the native data plane, with a real sshd: by bytes and by time, by either side, under load.
+"""Ciphers and changes of keys on the native data plane, with a real sshd: by bytes and by time, by either
+side, under load.
 
-`KUBEMUX_TEST_REKEY_MB=2048 pytest -s -k changes_keys tests/ssh/test_native_keys.py` is the long run: 2 GiB each way through
-thousands of key exchanges, and what the longest time without a byte was.
+`KUBEMUX_TEST_REKEY_MB=2048 pytest -s -k changes_keys tests/ssh/test_native_keys.py` is the long run: 2 GiB
+each way through thousands of key exchanges, and what the longest time without a byte was.
 """
 
 from __future__ import annotations
@@ -98,9 +99,16 @@ def connection(gateway: Watched) -> Any:
     return gateway._links[0]._conn
 
 
-@pytest.mark.parametrize(("way", "cipher"), [("up", AES), ("down", AES), ("both", AES), ("up", CHACHA), ("down", CHACHA)])
-async def test_sshd_changes_keys_every_megabyte(sshd_factory: SshdFactory, changes: Counter[str], way: str, cipher: str) -> None:
-    sshd, server = sshd_factory(config={"RekeyLimit": "1M", "Ciphers": cipher}), {"up": Gaps, "down": Source, "both": Echo}[way]()
+@pytest.mark.parametrize(
+    ("way", "cipher"), [("up", AES), ("down", AES), ("both", AES), ("up", CHACHA), ("down", CHACHA)]
+)
+async def test_sshd_changes_keys_every_megabyte(
+    sshd_factory: SshdFactory, changes: Counter[str], way: str, cipher: str
+) -> None:
+    sshd, server = (
+        sshd_factory(config={"RekeyLimit": "1M", "Ciphers": cipher}),
+        {"up": Gaps, "down": Source, "both": Echo}[way](),
+    )
     began = asyncio.get_running_loop().time()
     async with tunnel(sshd, server) as (gateway, port):
         assert gateway.snapshot().links[0].cipher == cipher
@@ -109,19 +117,27 @@ async def test_sshd_changes_keys_every_megabyte(sshd_factory: SshdFactory, chang
     assert REKEYED // MiB // 4 <= changes["sending"] <= REKEYED // MiB * 10, "not for each packet"
     longest = server.longest if isinstance(server, Gaps) else longest
     seconds = asyncio.get_running_loop().time() - began
-    print(f"{way}, {cipher}: {REKEYED / MiB:.0f} MiB in {seconds:.1f} s, {changes}, longest gap {longest:.3f} s")  # noqa: T201 - what a long run is for
+    said = f"{REKEYED / MiB:.0f} MiB in {seconds:.1f} s, {changes}, longest gap {longest:.3f} s"
+    print(f"{way}, {cipher}: {said}")  # noqa: T201
 
 
 @pytest.mark.parametrize(("way", "cipher"), [("up", AES), ("both", AES), ("both", CHACHA)])
-async def test_we_change_keys_every_megabyte(sshd_factory: SshdFactory, changes: Counter[str], way: str, cipher: str) -> None:
-    async with tunnel(sshd_factory(config={"Ciphers": cipher}), Sink() if way == "up" else Echo()) as (gateway, port):
+async def test_we_change_keys_every_megabyte(
+    sshd_factory: SshdFactory, changes: Counter[str], way: str, cipher: str
+) -> None:
+    async with tunnel(sshd_factory(config={"Ciphers": cipher}), Sink() if way == "up" else Echo()) as (
+        gateway,
+        port,
+    ):
         connection(gateway)._rekey_bytes = MiB  # asyncssh's own limit
         await rekeyed(port, way)
     assert changes["sending"] >= REKEYED // MiB // 4
 
 
 @pytest.mark.parametrize("cipher", [AES, CHACHA])
-async def test_we_change_keys_when_they_are_old(sshd_factory: SshdFactory, changes: Counter[str], cipher: str) -> None:
+async def test_we_change_keys_when_they_are_old(
+    sshd_factory: SshdFactory, changes: Counter[str], cipher: str
+) -> None:
     async with tunnel(sshd_factory(config={"Ciphers": cipher}), Echo()) as (gateway, port):
         data = pattern(MiB)
         connection(gateway)._rekey_seconds = 0.01
@@ -162,7 +178,9 @@ async def test_another_cipher_leaves_the_link_to_asyncssh(sshd_factory: SshdFact
 async def test_ciphers_may_change_with_the_keys(
     sshd: Sshd, changes: Counter[str], monkeypatch: pytest.MonkeyPatch, is_strict: bool
 ) -> None:
-    """Sequence numbers are nonces under chacha20: they start again with each key exchange if it is a strict one."""
+    """Sequence numbers are nonces under chacha20: they start again with each key exchange if it is a strict
+    one.
+    """
     if not is_strict:
         monkeypatch.setattr(asyncssh.SSHClientConnection, "_get_extra_kex_algs", lambda _: [b"ext-info-c"])
         # asyncssh takes the server's word for it alone.
@@ -171,7 +189,9 @@ async def test_ciphers_may_change_with_the_keys(
     async with tunnel(sshd, Echo()) as (gateway, port):
         conn, data = connection(gateway), pattern(MiB)
         assert conn._strict_kex == is_strict
-        assert all(name.decode() in CARRIED for name in conn._enc_algs)  # there is no way to one that we cannot carry
+        assert all(
+            name.decode() in CARRIED for name in conn._enc_algs
+        )  # there is no way to one that we cannot carry
         for cipher in (CHACHA, AES, CHACHA, CHACHA, AES):
             seen = changes["receiving"]
             conn._enc_algs = [cipher.encode()]

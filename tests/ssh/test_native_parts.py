@@ -1,4 +1,6 @@
-"""The parts of the native data plane by themselves: whose buffers are whose, and what comes in and goes out of them."""
+"""The parts of the native data plane by themselves: whose buffers are whose, and what comes in and goes out
+of them.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,8 @@ def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 @pytest.mark.both_loops
 async def test_a_buffer_is_used_again_only_when_the_transport_holds_nothing_of_it() -> None:
-    """uvloop keeps a memoryview of what the kernel did not take: what is sealed meanwhile must not touch it."""
+    """uvloop keeps a memoryview of what the kernel did not take: what is sealed
+    meanwhile must not touch it."""
     sizes: list[int] = []
     with ends() as (ours, theirs):
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
@@ -183,7 +186,11 @@ class Heard:
 
 
 def wire(payloads: list[bytes], keys: Keys = KEYS) -> bytes:
-    sealer, buffer, end = Sealer(*keys), memoryview(bytearray(sum(len(payload) + 64 for payload in payloads))), 0
+    sealer, buffer, end = (
+        Sealer(*keys),
+        memoryview(bytearray(sum(len(payload) + 64 for payload in payloads))),
+        0,
+    )
     for payload in payloads:
         buffer[end + HEADER : end + HEADER + len(payload)] = payload
         end = sealer.seal(buffer, end, len(payload))
@@ -199,7 +206,9 @@ channel_messages = st.builds(
 
 @settings(deadline=None)  # a busy machine
 @given(st.lists(channel_messages, max_size=12), st.lists(st.integers(20, 70_000), min_size=1), st.booleans())
-def test_messages_come_out_whole_however_they_arrive(payloads: list[bytes], reads: list[int], leave: bool) -> None:
+def test_messages_come_out_whole_however_they_arrive(
+    payloads: list[bytes], reads: list[int], leave: bool
+) -> None:
     heard = Heard()
     heard.leave = leave
     data, turn = wire(payloads), 0
@@ -211,7 +220,9 @@ def test_messages_come_out_whole_however_they_arrive(payloads: list[bytes], read
         data, turn = data[size:], turn + 1
         heard.incoming.buffer_updated(size)
     assert heard.messages == payloads
-    assert [bytes(view) for view in heard.kept] == (payloads if leave else [])  # nobody wrote over what was left to them
+    assert [bytes(view) for view in heard.kept] == (
+        payloads if leave else []
+    )  # nobody wrote over what was left to them
     assert not heard.errors
 
 
@@ -240,7 +251,9 @@ def test_what_is_left_to_many_stands_side_by_side_in_few_buffers() -> None:
 
 
 def test_what_was_left_before_a_message_that_breaks_the_protocol_is_not_used_again() -> None:
-    """The plane passes on what it kept for one channel before it looks at another's message, and that may be a breach."""
+    """The plane passes on what it kept for one channel before it looks at another's message, and that may be
+    a breach.
+    """
     heard, kept = Heard(), list[memoryview]()
 
     def message(_: int, payload: memoryview) -> bool:
@@ -287,7 +300,9 @@ def test_nobody_reads_on_while_another_has_a_reason_not_to() -> None:
     heard = Heard()
     newkeys = bytes((messages.NEWKEYS,))
     fresh = Keys(b"k" * 16, b"n" * 12)
-    heard.incoming.data_received(wire([IGNORE] * (TURN // DEAR - 1) + [newkeys]) + wire([SMALL] * TURN, fresh))
+    heard.incoming.data_received(
+        wire([IGNORE] * (TURN // DEAR - 1) + [newkeys]) + wire([SMALL] * TURN, fresh)
+    )
     assert len(heard.others) == TURN // DEAR
     heard.incoming.turn_ends()
     assert heard.is_paused
@@ -298,7 +313,9 @@ def test_nobody_reads_on_while_another_has_a_reason_not_to() -> None:
 
 
 def test_what_waits_for_its_turn_is_left_where_it_stands() -> None:
-    """In a buffer of its own, if somebody has a memoryview of what was opened before it; and more may come from a jump host."""
+    """In a buffer of its own, if somebody has a memoryview of what was opened before it; and more may come
+    from a jump host.
+    """
     heard = Heard()
     heard.leave = True
     payloads = [bytes((messages.DATA, number % 256)) + bytes(600) for number in range(4 * TURN)]

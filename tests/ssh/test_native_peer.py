@@ -1,4 +1,6 @@
-"""The native data plane against a scripted peer: one that breaks the protocol, and one that keeps to it in unusual ways."""
+"""The native data plane against a scripted peer: one that breaks the protocol, and one that keeps to it in
+unusual ways.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,8 @@ async def opened(gateway: Watched, script: Script, **more: int) -> tuple[Any, in
     return await opening, number
 
 
-# ----------------------------------------------------------------------------------------------- broken protocol
+# ----------------------------------------------------------------------------------------------- broken
+# protocol
 
 
 def data(number: int, content: bytes) -> tuple[int, bytes]:
@@ -66,8 +69,12 @@ BROKEN: dict[str, Callable[[int], list[tuple[int, bytes]]]] = {
     "data after its end": lambda number: [(messages.EOF, UInt32(number)), data(number, b"x")],
     "a length that is wrong": lambda number: [(messages.DATA, UInt32(number) + UInt32(5) + b"x")],
     "a message cut off": lambda _: [(messages.EOF, b"\0")],
-    "opened twice": lambda number: [(messages.OPEN_CONFIRMATION, b"".join(map(UInt32, (number, 8, 100, 100))))],
-    "refused after it was opened": lambda number: [(messages.OPEN_FAILURE, UInt32(number) + UInt32(2) + String("") * 2)],
+    "opened twice": lambda number: [
+        (messages.OPEN_CONFIRMATION, b"".join(map(UInt32, (number, 8, 100, 100))))
+    ],
+    "refused after it was opened": lambda number: [
+        (messages.OPEN_FAILURE, UInt32(number) + UInt32(2) + String("") * 2)
+    ],
     "a window past 4 GiB": lambda number: [(messages.WINDOW_ADJUST, UInt32(number) + UInt32(0xFFFFFFFF))],
     "standard error": lambda number: [(messages.EXTENDED_DATA, UInt32(number) + UInt32(1) + String("x"))],
     "an answer nobody asked for": lambda number: [(messages.FAILURE, UInt32(number))],
@@ -88,7 +95,9 @@ async def broken(gateway: Watched) -> LinkError:
 
 
 @pytest.mark.parametrize("breach", BROKEN)
-async def test_a_broken_protocol_ends_the_link_for_that_reason(gateway: Watched, script: Script, breach: str) -> None:
+async def test_a_broken_protocol_ends_the_link_for_that_reason(
+    gateway: Watched, script: Script, breach: str
+) -> None:
     channel, number = await opened(gateway, script)
     user = Collector()
     channel.attach(user)
@@ -110,7 +119,9 @@ async def test_noise_ends_the_link(gateway: Watched, script: Script, noise: str)
     assert user.error is error
 
 
-async def test_a_peer_that_sends_past_the_window_of_a_stalled_client_is_stopped(gateway: Watched, script: Script) -> None:
+async def test_a_peer_that_sends_past_the_window_of_a_stalled_client_is_stopped(
+    gateway: Watched, script: Script
+) -> None:
     channel, number = await opened(gateway, script)
     user = Collector()
     channel.attach(user)
@@ -137,7 +148,8 @@ async def test_a_broken_link_leaves_the_others_alone(tmp_path: Path, sshd: Sshd,
         assert await exchange(port.endpoint, b"alive") == b"alive"
 
 
-# ------------------------------------------------------------------------------------------------ opening, ending
+# ------------------------------------------------------------------------------------------------ opening,
+# ending
 
 
 async def test_a_refusal_is_told_in_the_peers_words(gateway: Watched, script: Script) -> None:
@@ -146,8 +158,15 @@ async def test_a_refusal_is_told_in_the_peers_words(gateway: Watched, script: Sc
     packet = SSHPacket(await script.hear(messages.OPEN))
     packet.get_byte()
     assert packet.get_string() == b"direct-tcpip"
-    script.say(messages.OPEN_FAILURE, packet.get_uint32(), 2, then=String(b"Connection \x1b[31mrefused") + String(b""))
-    with pytest.raises(ChannelRefused, match=r"could not connect to 10.0.0.1:6443: Connection \?\[31mrefused"):
+    script.say(
+        messages.OPEN_FAILURE,
+        packet.get_uint32(),
+        2,
+        then=String(b"Connection \x1b[31mrefused") + String(b""),
+    )
+    with pytest.raises(
+        ChannelRefused, match=r"could not connect to 10.0.0.1:6443: Connection \?\[31mrefused"
+    ):
         await opening
     await closed(gateway)
 
@@ -163,8 +182,12 @@ async def test_a_number_that_was_refused_never_was_a_channel(gateway: Watched, s
     assert (await broken(gateway)).reason == "protocol_error"
 
 
-async def test_an_opening_given_up_as_the_refusal_comes_says_nothing(gateway: Watched, script: Script) -> None:
-    """Cancelled in the very turn: a CLOSE for a channel that has no number was for channel 0, another client's."""
+async def test_an_opening_given_up_as_the_refusal_comes_says_nothing(
+    gateway: Watched, script: Script
+) -> None:
+    """Cancelled in the very turn: a CLOSE for a channel that has no number was for channel 0, another
+    client's.
+    """
     link = gateway._links[0]
     loop = asyncio.get_running_loop()
     opening = loop.create_task(link.open_channel(TARGET, origin=ORIGIN, timeout=SECONDS))
@@ -198,7 +221,9 @@ async def test_an_opening_given_up_is_closed_when_the_answer_comes(gateway: Watc
 
 
 async def test_an_opening_that_the_link_does_not_survive(gateway: Watched, script: Script) -> None:
-    opening = asyncio.get_running_loop().create_task(gateway._links[0].open_channel(TARGET, origin=ORIGIN, timeout=SECONDS))
+    opening = asyncio.get_running_loop().create_task(
+        gateway._links[0].open_channel(TARGET, origin=ORIGIN, timeout=SECONDS)
+    )
     await script.hear(messages.OPEN)
     script.conn.abort()
     with pytest.raises(LinkDown):
@@ -245,7 +270,9 @@ async def test_a_close_without_an_end_of_file_is_told_as_such(gateway: Watched, 
     assert await script.hear(messages.CLOSE) == messages.close(7)
 
 
-async def test_who_comes_to_a_channel_that_has_ended_is_told_its_end_and_no_more(gateway: Watched, script: Script) -> None:
+async def test_who_comes_to_a_channel_that_has_ended_is_told_its_end_and_no_more(
+    gateway: Watched, script: Script
+) -> None:
     channel, number = await opened(gateway, script)
     script.say(messages.EOF, number)
     script.say(messages.CLOSE, number)
@@ -261,7 +288,9 @@ async def test_who_comes_to_a_channel_that_has_ended_is_told_its_end_and_no_more
     assert not user.eof.is_set()
 
 
-async def test_what_a_slow_user_has_not_taken_when_the_channel_closes_still_arrives(gateway: Watched, script: Script) -> None:
+async def test_what_a_slow_user_has_not_taken_when_the_channel_closes_still_arrives(
+    gateway: Watched, script: Script
+) -> None:
     channel, number = await opened(gateway, script)
     user = Collector()
     channel.attach(user)
@@ -277,7 +306,8 @@ async def test_what_a_slow_user_has_not_taken_when_the_channel_closes_still_arri
     assert user.lost.is_set()
 
 
-# ---------------------------------------------------------------------------------------------------- flow control
+# ---------------------------------------------------------------------------------------------------- flow
+# control
 
 
 def send(channel: Any, data: bytes) -> int:
@@ -289,7 +319,9 @@ def send(channel: Any, data: bytes) -> int:
     return size
 
 
-async def test_a_window_of_zero_holds_the_client_until_there_is_credit(gateway: Watched, script: Script) -> None:
+async def test_a_window_of_zero_holds_the_client_until_there_is_credit(
+    gateway: Watched, script: Script
+) -> None:
     channel, number = await opened(gateway, script, window=0)
     user = Collector()
     channel.attach(user)
@@ -305,8 +337,11 @@ async def test_a_window_of_zero_holds_the_client_until_there_is_credit(gateway: 
     assert user.full == [True, False]
 
 
-async def test_a_peer_that_waits_for_more_than_we_like_to_have_under_way_gets_it(gateway: Watched, script: Script) -> None:
-    """It credits a byte at first and half a window later on: nothing it grants tells how much it waits for."""
+async def test_a_peer_that_waits_for_more_than_we_like_to_have_under_way_gets_it(
+    gateway: Watched, script: Script
+) -> None:
+    """It credits a byte at first and half a window later on: nothing it grants tells
+    how much it waits for."""
     bulk, number = await opened(gateway, script, window=MiB // 2)
     other, _ = await opened(gateway, script, number=8)
     user = Collector()
@@ -374,7 +409,8 @@ async def test_a_request_on_a_channel_is_answered_with_no(gateway: Watched, scri
     assert await script.hear(messages.FAILURE) == messages.failure(7)
 
 
-# --------------------------------------------------------------------------------------- through others, and not at all
+# --------------------------------------------------------------------------------------- through others, and
+# not at all
 
 
 async def transfers(gateway: Watched) -> None:
@@ -385,7 +421,9 @@ async def transfers(gateway: Watched) -> None:
         assert answers == [hashlib.sha256(part).hexdigest().encode() for part in parts]
         await closed(gateway)
     with pytest.raises(ChannelRefused):
-        await gateway._links[0].open_channel(Endpoint("127.0.0.1", free_port()), origin=ORIGIN, timeout=SECONDS)
+        await gateway._links[0].open_channel(
+            Endpoint("127.0.0.1", free_port()), origin=ORIGIN, timeout=SECONDS
+        )
 
 
 async def test_an_inner_link_through_a_jump_host_is_native_too(sshd: Sshd, sshd_factory: SshdFactory) -> None:
@@ -397,7 +435,9 @@ async def test_an_inner_link_through_a_jump_host_is_native_too(sshd: Sshd, sshd_
         await transfers(gateway)
 
 
-async def test_an_asyncssh_that_lacks_a_part_is_left_alone(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_asyncssh_that_lacks_a_part_is_left_alone(
+    sshd: Sshd, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(handover, "_PARTS", (*handover._PARTS, "_no_such_part"))
     async with started(config_for(sshd)) as gateway:
         await gateway.until(lambda: gateway.links == 1)

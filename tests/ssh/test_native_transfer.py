@@ -41,8 +41,12 @@ async def test_a_download_arrives_and_ends(sshd: Sshd) -> None:
         await download(port, 16 * MiB)
 
 
-async def test_every_read_is_acknowledged_at_once_the_large_ones_too(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
-    """sshd holds the small packet that ends an answer back until the large ones before it are; 40 ms if the kernel may wait."""
+async def test_every_read_is_acknowledged_at_once_the_large_ones_too(
+    sshd: Sshd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """sshd holds the small packet that ends an answer back until the large ones before it are; 40 ms if the
+    kernel may wait.
+    """
     async with tunnel(sshd, Source()) as (gateway, port):
         ours, options, unanswered = plane(gateway), list[int](), list[list[int]]()
         sock = Mock(wraps=ours._socket, setsockopt=lambda _, option, __: options.append(option))
@@ -196,7 +200,11 @@ async def test_a_bit_that_flips_on_the_way_ends_the_link_and_reaches_nobody(sshd
 
 
 async def test_a_gateway_that_dies_resets_its_clients(sshd: Sshd) -> None:
-    async with Echo() as echo, native(config_for(sshd)) as gateway, Tunnel(gateway, echo.endpoint, gateway) as port:
+    async with (
+        Echo() as echo,
+        native(config_for(sshd)) as gateway,
+        Tunnel(gateway, echo.endpoint, gateway) as port,
+    ):
         reader, writer = await asyncio.open_connection(*port.endpoint)
         writer.write(b"x")
         assert await reader.read(1) == b"x"

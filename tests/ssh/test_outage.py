@@ -1,4 +1,6 @@
-"""Three hundred gateways behind one sshd that comes back: all of them come up, and it drops none for want of MaxStartups."""
+"""Three hundred gateways behind one sshd that comes back: all of them come up, and it drops none for want of
+MaxStartups.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ async def test_three_hundred_gateways_of_an_sshd_that_comes_back(sshd_factory: S
             return sum(gateway.metric("gateway_connects_total", result=result) for gateway in gateways)
 
         assert results("ok") == GATEWAYS
-        assert results("handshake_failed") == results("connect_timeout") == 0, "none was dropped, none waited in vain"
+        assert results("handshake_failed") == results("connect_timeout") == 0, (
+            "none was dropped, none waited in vain"
+        )
         assert "MaxStartups" not in await asyncio.to_thread(sshd.log)
         assert waiting._value == HANDSHAKES_IN_FLIGHT, "every slot was given back"
     finally:

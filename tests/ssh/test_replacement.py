@@ -1,4 +1,6 @@
-"""Links replaced make before break, against a real sshd: what makes them stale, and what becomes of the old ones."""
+"""Links replaced make before break, against a real sshd: what makes them stale, and what becomes of the old
+ones.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +70,8 @@ async def test_an_old_link_has_its_time(sshd: Sshd) -> None:
 
 
 async def test_there_are_never_more_than_twice_as_many(sshd: Sshd) -> None:
-    """Ordered again and again while nothing ends by itself, the old link with the fewest channels makes room."""
+    """Ordered again and again while nothing ends by itself, the old link with the
+    fewest channels makes room."""
     async with Echo() as server, started(config_for(sshd)) as gateway:
         await gateway.until(lambda: gateway.links == 1)
         kept: list[Channel] = []
@@ -91,7 +94,8 @@ async def test_a_link_that_is_too_old_is_replaced(sshd: Sshd) -> None:
 
 
 async def test_a_link_that_misses_a_keepalive_is_replaced_if_others_answer(sshd_factory: SshdFactory) -> None:
-    """Its sshd hangs; there are a hundred more intervals until it is given up, and no new client goes there."""
+    """Its sshd hangs; there are a hundred more intervals until it is given up, and
+    no new client goes there."""
     sshd = sshd_factory()
     config = config_for(sshd, keepalive={"interval": "300ms", "max_missed": 100})
     async with Echo() as server, started(config) as gateway:
@@ -157,16 +161,22 @@ async def test_a_replacement_that_is_refused_leaves_the_old_link(sshd: Sshd, tmp
         await replaced(gateway, 1)
         assert (gateway.snapshot().state, gateway.snapshot().reason) == (GatewayState.UP, "")
 
-        known_hosts.write_text(f"@revoked [{sshd.host}]:{sshd.port} {ssh_keys.public(sshd.host_key)}\n{right}")
+        known_hosts.write_text(
+            f"@revoked [{sshd.host}]:{sshd.port} {ssh_keys.public(sshd.host_key)}\n{right}"
+        )
         gateway.renew("test")
-        await gateway.until(lambda: gateway.snapshot().state is GatewayState.DOWN and not gateway.snapshot().retiring)
+        await gateway.until(
+            lambda: gateway.snapshot().state is GatewayState.DOWN and not gateway.snapshot().retiring
+        )
         assert gateway.snapshot().reason == "host_key_revoked"
         assert (gateway.snapshot().retry_in or 0) > 5
         channel.abort()
 
 
 async def test_a_dial_that_began_with_old_files_waits_for_nothing(sshd: Sshd, tmp_path: Path) -> None:
-    """The key is put right while the wrong one is being refused: the wait that this earns is not for the right one."""
+    """The key is put right while the wrong one is being refused: the wait that this earns is not for the
+    right one.
+    """
     key = tmp_path / "key"
     key.write_bytes(sshd.new_identity("stranger", authorize=False).read_bytes())
     key.chmod(0o600)

@@ -1,4 +1,6 @@
-"""What a server says in words: it cannot keep us away, it is cut short, and no control character of it goes on."""
+"""What a server says in words: it cannot keep us away, it is cut short, and no control character of it goes
+on.
+"""
 
 from __future__ import annotations
 
@@ -50,8 +52,12 @@ def nothing(conn: Any) -> None:
 
 
 @asynccontextmanager
-async def saying(folder: Path, *, at_login: Say = nothing, at_open: Say = nothing) -> AsyncIterator[GatewayConfig]:
-    async with other_servers.asyncssh_server(folder, lambda conns: _Wordy(conns, at_login, at_open)) as config:
+async def saying(
+    folder: Path, *, at_login: Say = nothing, at_open: Say = nothing
+) -> AsyncIterator[GatewayConfig]:
+    async with other_servers.asyncssh_server(
+        folder, lambda conns: _Wordy(conns, at_login, at_open)
+    ) as config:
         yield config
 
 
@@ -128,5 +134,7 @@ async def test_a_host_key_that_changes_when_keys_are_exchanged_anew(tmp_path: Pa
         conn._server_host_keys = dict.fromkeys(other.host_key_algorithms, other)
         cast("Any", conn)._send_kexinit()
         conn._kexinit_sent = True
-        await gateway.until(lambda: gateway.metric("gateway_reconnects_total", reason="host_key_changed") == 1)
+        await gateway.until(
+            lambda: gateway.metric("gateway_reconnects_total", reason="host_key_changed") == 1
+        )
         assert gateway.links == 1, "who shows the right key again is trusted again"

@@ -35,7 +35,9 @@ def _answers(url: str, context: ssl.SSLContext | None = None) -> bool:
 
 
 @contextmanager
-def _running(arguments: Sequence[str | Path], log: Path, url: str, context: ssl.SSLContext | None = None) -> Iterator[None]:
+def _running(
+    arguments: Sequence[str | Path], log: Path, url: str, context: ssl.SSLContext | None = None
+) -> Iterator[None]:
     with log.open("wb") as output:
         process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
     try:
@@ -44,7 +46,9 @@ def _running(arguments: Sequence[str | Path], log: Path, url: str, context: ssl.
             with suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=0.1)
             if process.poll() is not None or time.monotonic() > deadline:
-                raise AssertionError(f"{arguments[0]} is not ready (exit code {process.poll()}):\n{log.read_text()[-4000:]}")
+                raise AssertionError(
+                    f"{arguments[0]} is not ready (exit code {process.poll()}):\n{log.read_text()[-4000:]}"
+                )
         yield
     finally:
         process.terminate()
@@ -80,7 +84,12 @@ class ApiServer:
             "apiVersion": "v1",
             "kind": "Config",
             "clusters": [{"name": context, "cluster": cluster}],
-            "users": [{"name": context, "user": {"client-certificate": str(admin.cert), "client-key": str(admin.key)}}],
+            "users": [
+                {
+                    "name": context,
+                    "user": {"client-certificate": str(admin.cert), "client-key": str(admin.key)},
+                }
+            ],
             "contexts": [{"name": context, "context": {"cluster": context, "user": context}}],
             "current-context": context,
         }
@@ -88,7 +97,9 @@ class ApiServer:
         path.write_text(json.dumps(content, indent=2))  # JSON is YAML
         return path
 
-    def kubectl(self, *arguments: str, kubeconfig: Path, stdin: str | None = None, seconds: float = 60.0) -> str:
+    def kubectl(
+        self, *arguments: str, kubeconfig: Path, stdin: str | None = None, seconds: float = 60.0
+    ) -> str:
         """Run kubectl and return what it printed. Raises AssertionError with its complaint if it fails."""
         done = subprocess.run(
             [asset("kubectl"), "--kubeconfig", kubeconfig, *arguments],
@@ -99,7 +110,9 @@ class ApiServer:
             # No discovery cache of another test, nor of the person who runs this.
             env=os.environ | {"HOME": str(self.folder), "KUBECACHEDIR": str(self.folder / "cache")},
         )
-        assert done.returncode == 0, f"kubectl {' '.join(arguments)}: exit code {done.returncode}\n{done.stderr}"
+        assert done.returncode == 0, (
+            f"kubectl {' '.join(arguments)}: exit code {done.returncode}\n{done.stderr}"
+        )
         return done.stdout
 
     @contextmanager
@@ -129,8 +142,12 @@ class ApiServer:
             "--disable-admission-plugins=ServiceAccount",
         ]
         context = ssl.create_default_context(cafile=pki.ca)
-        context.check_hostname = False  # urllib asks for 127.0.0.1, which this certificate is meant not to name
-        with _running(arguments, self.folder / "kube-apiserver.log", f"https://{self.endpoint}/readyz", context):
+        context.check_hostname = (
+            False  # urllib asks for 127.0.0.1, which this certificate is meant not to name
+        )
+        with _running(
+            arguments, self.folder / "kube-apiserver.log", f"https://{self.endpoint}/readyz", context
+        ):
             yield
 
 

@@ -1,4 +1,6 @@
-"""An HTTP client of its own, so that our server is not judged by our own code: the standard library's, in a thread."""
+"""An HTTP client of its own, so that our server is not judged by our own code: the standard library's, in a
+thread.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,10 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Asker:
-    """Asks `where`, a TCP address or a unix socket's path; under `tls` for a server called `name`. A connection for each."""
+    """Asks `where`, a TCP address or a unix socket's path; under `tls` for a server called `name`.
+
+    A connection for each.
+    """
 
     where: Endpoint | Path
     tls: ssl.SSLContext | None = None
@@ -47,7 +52,10 @@ class Asker:
         return await self.ask("POST", target)
 
     async def ask(self, method: str, target: str, **headers: str) -> Answered:
-        """A field is a keyword: `accept_encoding="gzip"`. Raises OSError (ssl.SSLError is one), http.client.HTTPException."""
+        """A field is a keyword: `accept_encoding="gzip"`.
+
+        Raises OSError (ssl.SSLError is one), http.client.HTTPException.
+        """
         fields = {name.replace("_", "-"): value for name, value in headers.items()}
         return await asyncio.to_thread(self._ask, method, target, fields)
 

@@ -1,4 +1,7 @@
-"""`python carrier.py HOST PORT [WORD…]`: what `nc` does, for a ProxyCommand. It says so, and ends with 7 if it is terminated."""
+"""`python carrier.py HOST PORT [WORD…]`: what `nc` does, for a ProxyCommand.
+
+It says so, and ends with 7 if it is terminated.
+"""
 
 from __future__ import annotations
 

@@ -29,10 +29,12 @@ Sections = Mapping[str, object]
 
 
 class Daemon:
-    """`kubemux run` on a configuration of `gateways` and `clusters` (and other top-level `sections`), written to `folder`.
+    """`kubemux run` on a configuration of `gateways` and `clusters` (and other top-level `sections`), written
+    to `folder`.
 
-    As a context manager it starts ready, and stops clean: exit code 0, no traceback, no error in the log but those whose event
-    is in `expected_errors`. `ready` waits for the listeners; clusters come up after that (`wait_up`).
+    As a context manager it starts ready, and stops clean: exit code 0, no traceback, no error in the log but
+    those whose event is in `expected_errors`. `ready` waits for the listeners; clusters come up after that
+    (`wait_up`).
     """
 
     def __init__(
@@ -47,7 +49,8 @@ class Daemon:
         log: Path | None = None,
         wrapper: Collection[str] = (),
     ) -> None:
-        """`log` is where its standard error goes instead of a file in `folder`: it need not be one that can be read.
+        """`log` is where its standard error goes instead of a file in `folder`: it need not be one that can
+        be read.
 
         `wrapper` is a command that ends by executing the rest of its words.
         """
@@ -55,7 +58,10 @@ class Daemon:
         self.config = folder / "config.yaml"
         self.admin = Endpoint("127.0.0.1", free_port())
         self.socket = folder / "admin.sock"
-        self._defaults: dict[str, object] = {"version": 1, "admin": {"listen": str(self.admin), "socket": str(self.socket)}}
+        self._defaults: dict[str, object] = {
+            "version": 1,
+            "admin": {"listen": str(self.admin), "socket": str(self.socket)},
+        }
         self.configure(gateways=gateways, clusters=clusters, sections=sections)
         self._expected_errors = expected_errors
         self._environment = environment or {}
@@ -155,7 +161,8 @@ class Daemon:
         os.kill(self.pid, number)
 
     def next_notified(self, *, seconds: float) -> list[str]:
-        """The assignments of the next datagram to the service manager; none if it says nothing for so long."""
+        """The assignments of the next datagram to the service manager; none if it
+        says nothing for so long."""
         assert self._socket, "the daemon does not run"
         self._socket.settimeout(seconds)
         try:
@@ -166,15 +173,22 @@ class Daemon:
         return said
 
     def wait_notified(self, assignment: str, *, seconds: float = 10.0) -> None:
-        """Wait until the daemon says `assignment` (from now on) to its service manager. Raises AssertionError."""
+        """Wait until the daemon says `assignment` (from now on) to its service manager.
+
+        Raises AssertionError.
+        """
         assert self._process, "the daemon does not run"
         assert self._socket, "the daemon does not run"
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            assert self._process.poll() is None, f"the daemon ended with exit code {self._process.poll()}:\n{self.log()}"
+            assert self._process.poll() is None, (
+                f"the daemon ended with exit code {self._process.poll()}:\n{self.log()}"
+            )
             if assignment in self.next_notified(seconds=0.2):
                 return
-        raise AssertionError(f"the daemon did not say {assignment} within {seconds} s, but {self.notified}:\n{self.log()}")
+        raise AssertionError(
+            f"the daemon did not say {assignment} within {seconds} s, but {self.notified}:\n{self.log()}"
+        )
 
     # ------------------------------------------------------------------------------------------ questions
 
@@ -189,14 +203,19 @@ class Daemon:
             connection.close()
 
     def metric(self, name: str, **labels: str) -> float:
-        """The sum of the samples called `name` (with `kubemux_` and `_total`) that carry these labels; 0 if there is none."""
+        """The sum of the samples called `name` (with `kubemux_` and `_total`) that carry these labels; 0 if
+        there is none.
+        """
         code, text = self.get("/metrics")
         assert code == 200, text
         samples = (sample for family in text_string_to_metric_families(text) for sample in family.samples)
         return sum(s.value for s in samples if s.name == name and labels.items() <= s.labels.items())
 
     def wait_for(self, what: str, condition: Callable[[], bool], *, seconds: float = 20.0) -> None:
-        """Ask again and again until `condition` holds. Raises AssertionError that says `what` did not come."""
+        """Ask again and again until `condition` holds.
+
+        Raises AssertionError that says `what` did not come.
+        """
         deadline = time.monotonic() + seconds
         while not condition():
             assert self._process, "the daemon does not run"
@@ -204,7 +223,9 @@ class Daemon:
                 code = self._process.wait(timeout=POLL_SECONDS)
                 raise AssertionError(f"the daemon ended with exit code {code}:\n{self.log()}")
             if time.monotonic() > deadline:
-                raise AssertionError(f"not within {seconds} s: {what}\n{self.get('/status')[1]}\n{self.log()}")
+                raise AssertionError(
+                    f"not within {seconds} s: {what}\n{self.get('/status')[1]}\n{self.log()}"
+                )
 
     def wait_up(self, *clusters: str, up: bool = True, seconds: float = 20.0) -> None:
         """Wait until probes say that these clusters are up (or down)."""

@@ -15,7 +15,9 @@ CHUNK = 64 << 10
 
 @lru_cache(maxsize=4)
 def pattern(size: int, seed: int = 0) -> bytes:
-    """`size` bytes that look random and are the same for the same seed: lost, doubled and swapped bytes all show."""
+    """`size` bytes that look random and are the same for the same seed: lost, doubled and swapped bytes all
+    show.
+    """
     return random.Random(seed).randbytes(size)  # noqa: S311 - reproducible, not secret
 
 
@@ -56,7 +58,10 @@ class Source(Server):
 
 
 async def exchange(endpoint: Endpoint, data: bytes, *, seconds: float = 30.0) -> bytes:
-    """Send `data` and EOF, return everything that comes back until the peer's EOF. Raises OSError, TimeoutError."""
+    """Send `data` and EOF, return everything that comes back until the peer's EOF.
+
+    Raises OSError, TimeoutError.
+    """
     async with asyncio.timeout(seconds):
         reader, writer = await asyncio.open_connection(*endpoint)
 

@@ -1,4 +1,5 @@
-"""An sshd on a machine of its own, as far as the network can tell: a namespace at the other end of a veth pair. Needs root.
+"""An sshd on a machine of its own, as far as the network can tell: a namespace at the other end of a veth
+pair. Needs root.
 
 A relay cannot play a dead peer: its kernel goes on acknowledging. Here the cable can be pulled.
 """
@@ -33,7 +34,9 @@ class FarSshd(Sshd):
     def __enter__(self) -> Self:
         # `exec` after the namespace is there, so the line says that it is.
         self._machine = subprocess.Popen(
-            ["unshare", "--net", "sh", "-c", "echo ready; exec sleep infinity"], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL
+            ["unshare", "--net", "sh", "-c", "echo ready; exec sleep infinity"],
+            stdout=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
         )
         try:
             assert self._machine.stdout is not None

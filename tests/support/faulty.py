@@ -1,4 +1,6 @@
-"""A bad network between kubemux and sshd: a TCP relay that delays, stalls, cuts, resets and corrupts on demand."""
+"""A bad network between kubemux and sshd: a TCP relay that delays, stalls, cuts, resets and corrupts on
+demand.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,10 @@ class Direction(Enum):
 
 
 class FaultyRelay(Server):
-    """Relays to `target`. `disconnect(hard=True)` resets every connection, `refuse` and `listen` act on new ones."""
+    """Relays to `target`.
+
+    `disconnect(hard=True)` resets every connection, `refuse` and `listen` act on new ones.
+    """
 
     def __init__(self, target: Endpoint) -> None:
         super().__init__()
@@ -53,7 +58,9 @@ class FaultyRelay(Server):
         self._corrupt[direction] += count
 
     def forget(self) -> None:
-        """Be a peer that was rebooted: say nothing, pass nothing on, and answer a connection's next bytes with a RST."""
+        """Be a peer that was rebooted: say nothing, pass nothing on, and answer a connection's next bytes
+        with a RST.
+        """
         self._boot += 1
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -67,7 +74,9 @@ class FaultyRelay(Server):
                 ):
                     queue: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(IN_FLIGHT)
                     group.create_task(self._receive(source, queue), name=f"receive {direction.value}")
-                    group.create_task(self._pass_on(direction, queue, sink, boot), name=f"pass on {direction.value}")
+                    group.create_task(
+                        self._pass_on(direction, queue, sink, boot), name=f"pass on {direction.value}"
+                    )
         except* OSError:
             # One side is gone: the other is closed below.
             if boot != self._boot:
@@ -83,7 +92,11 @@ class FaultyRelay(Server):
             await queue.put((asyncio.get_running_loop().time() + self.delay + late, data))
 
     async def _pass_on(
-        self, direction: Direction, queue: asyncio.Queue[tuple[float, bytes]], sink: asyncio.StreamWriter, boot: int
+        self,
+        direction: Direction,
+        queue: asyncio.Queue[tuple[float, bytes]],
+        sink: asyncio.StreamWriter,
+        boot: int,
     ) -> None:
         while True:
             due, data = await queue.get()

@@ -13,7 +13,9 @@ from proxy.config.model import GatewayConfig
 from tests.support import other_servers
 
 Then = Callable[[Any], bytes]
-"""What is said to a connection behind USERAUTH_SUCCESS: packets by asyncssh's means, and the bytes to add as they are."""
+"""What is said to a connection behind USERAUTH_SUCCESS: packets by asyncssh's means, and the bytes to add as
+they are.
+"""
 
 
 class _Hasty(asyncssh.SSHServer):

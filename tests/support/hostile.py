@@ -1,4 +1,7 @@
-"""A gateway that says far too much: an SSH server that takes the login, and floods then, or before. `rogue` has it alone."""
+"""A gateway that says far too much: an SSH server that takes the login, and floods then, or before.
+
+`rogue` has it alone.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,9 @@ FLOODS: Final[Mapping[str, bytes]] = {
 """For the connection."""
 
 CHANNEL_FLOODS: Final[Mapping[str, Callable[[int], bytes]]] = {
-    "channel requests": lambda number: Byte(messages.REQUEST) + UInt32(number) + String("keepalive@openssh.com") + Boolean(True),
+    "channel requests": lambda number: (
+        Byte(messages.REQUEST) + UInt32(number) + String("keepalive@openssh.com") + Boolean(True)
+    ),
     "credit": lambda number: Byte(messages.WINDOW_ADJUST) + UInt32(number) + UInt32(1),
     "data of no bytes": lambda number: Byte(messages.DATA) + UInt32(number) + String(""),
 }
@@ -90,7 +95,8 @@ class Flooding(asyncssh.SSHServer):
         if self._flood in FLOODS:
             self.flood(FLOODS[self._flood])
 
-    # ------------------------------------------------------------------------------------------------ what it says
+    # ------------------------------------------------------------------------------------------------ what it
+    # says
 
     def _take_over(self) -> None:
         """From here on everything is sealed by us: asyncssh takes 50 us for a packet."""
@@ -135,7 +141,8 @@ class Flooding(asyncssh.SSHServer):
             self._left = self._count if self._forever else 0
         loop.call_soon(self._go_on)
 
-    # ----------------------------------------------------------------------------------------------- what it hears
+    # ----------------------------------------------------------------------------------------------- what it
+    # hears
 
     def _process(self, kind: int, _sequence: int, packet: SSHPacket) -> bool:
         message = packet.get_full_payload()
@@ -144,7 +151,13 @@ class Flooding(asyncssh.SSHServer):
         elif kind == messages.OPEN:
             at = 5 + int.from_bytes(message[1:5])
             theirs = int.from_bytes(message[at : at + 4])
-            self.say(Byte(messages.OPEN_CONFIRMATION) + UInt32(theirs) + UInt32(THEIRS) + UInt32(1 << 20) + UInt32(1 << 15))
+            self.say(
+                Byte(messages.OPEN_CONFIRMATION)
+                + UInt32(theirs)
+                + UInt32(THEIRS)
+                + UInt32(1 << 20)
+                + UInt32(1 << 15)
+            )
             if self._flood in CHANNEL_FLOODS and not self._message:
                 self.flood(CHANNEL_FLOODS[self._flood](theirs))
         else:

@@ -1,4 +1,6 @@
-"""A scripted stand-in for an API server: what it does with a request is an attribute that a test changes as it goes."""
+"""A scripted stand-in for an API server: what it does with a request is an attribute that a test changes as
+it goes.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """What a test left behind: open files, threads, child processes, tasks, unhandled errors of its loop.
 
-A transport is found by its socket: every descriptor that is open after the test, and was not before, is a leak.
+A transport is found by its socket: every descriptor that is open after the test, and was not before, is a
+leak.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ Context = dict[str, object]
 
 
 def open_files() -> dict[int, str]:
-    """This process's descriptors and what they are, those of event loops and of the kernel's other notifiers left out."""
+    """This process's descriptors and what they are, those of event loops and of the kernel's other notifiers
+    left out.
+    """
     found = {}
     for link in Path("/proc/self/fd").iterdir():
         try:
@@ -47,7 +50,10 @@ def describe(fd: int, target: str) -> str:
             if family == "unix" and len(fields) > 6 and fields[6] == inode:
                 return f"fd {fd}: unix socket {' '.join(fields[7:]) or '(unnamed)'}"
             if family != "unix" and len(fields) > 9 and fields[9] == inode:
-                local, peer = (f"{address.partition(':')[0]}:{int(address.partition(':')[2], 16)}" for address in fields[1:3])
+                local, peer = (
+                    f"{address.partition(':')[0]}:{int(address.partition(':')[2], 16)}"
+                    for address in fields[1:3]
+                )
                 return f"fd {fd}: {family} socket {local} -> {peer} (addresses as /proc/net/tcp has them)"
     return f"fd {fd}: {target}"
 
@@ -79,7 +85,9 @@ class Leaks:
 
 
 class Uvloop(uvloop.Loop):
-    """uvloop's loop, whose `close` ends: it waits for ever if a warning about an open handle is raised as an error."""
+    """uvloop's loop, whose `close` ends: it waits for ever if a warning about an open handle is raised as an
+    error.
+    """
 
     def close(self) -> None:
         with warnings.catch_warnings():
@@ -97,14 +105,22 @@ class LoopLeaks:
         asyncio.get_running_loop().set_exception_handler(self._unhandled)
 
     def _unhandled(self, _loop: asyncio.AbstractEventLoop, context: Context) -> None:
-        self._errors.append(f"unhandled in the event loop: {context.get('message')}: {context.get('exception')!r}")
+        self._errors.append(
+            f"unhandled in the event loop: {context.get('message')}: {context.get('exception')!r}"
+        )
 
     def _left(self) -> list[str]:
         tasks = asyncio.all_tasks() - self._own - {asyncio.current_task()}
         # uvloop makes a new socket pair for signals at each run, and only the garbage collector can see it.
-        own = {end.fileno() for end in gc.get_referents(asyncio.get_running_loop()) if isinstance(end, socket.socket)}
+        own = {
+            end.fileno()
+            for end in gc.get_referents(asyncio.get_running_loop())
+            if isinstance(end, socket.socket)
+        }
         # Not files: libuv holds /dev/null in reserve until the loop is closed, and `Leaks` looks after that.
-        transports = {fd: target for fd, target in self._leaks.files().items() if "[" in target and fd not in own}
+        transports = {
+            fd: target for fd, target in self._leaks.files().items() if "[" in target and fd not in own
+        }
         return [
             *(describe(fd, target) for fd, target in transports.items()),
             *(f"task {task.get_name()}: {task.get_coro()}" for task in tasks),
@@ -120,7 +136,9 @@ class LoopLeaks:
 
 @contextmanager
 def quick_collections() -> Iterator[None]:
-    """Keep what is imported by now out of every later `gc.collect()`: they then take microseconds, so each test can have some."""
+    """Keep what is imported by now out of every later `gc.collect()`: they then take microseconds, so each
+    test can have some.
+    """
     gc.collect()
     gc.freeze()
     try:

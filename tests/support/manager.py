@@ -1,4 +1,6 @@
-"""A service manager of the tests' own: what systemd does for one service with a file descriptor store (systemd.service(5))."""
+"""A service manager of the tests' own: what systemd does for one service with a file descriptor store
+(systemd.service(5)).
+"""
 
 from __future__ import annotations
 
@@ -142,7 +144,10 @@ class Manager:
 
 
 class Clients(threading.Thread):
-    """Connects again and again, sends a few bytes, wants them back. What went wrong is counted by its kind."""
+    """Connects again and again, sends a few bytes, wants them back.
+
+    What went wrong is counted by its kind.
+    """
 
     def __init__(self, address: tuple[str, int]) -> None:
         super().__init__(name=f"clients of {address}")

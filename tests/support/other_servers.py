@@ -1,4 +1,6 @@
-"""SSH servers that are not OpenSSH's: dropbear, asyncssh, paramiko; each as a gateway that forwards to loopback."""
+"""SSH servers that are not OpenSSH's: dropbear, asyncssh, paramiko; each as a gateway that forwards to
+loopback.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,8 @@ class _Forwarding(asyncssh.SSHServer):
 async def asyncssh_server(
     folder: Path, session: Callable[[Connections], asyncssh.SSHServer] = _Forwarding, **options: object
 ) -> AsyncIterator[GatewayConfig]:
-    """asyncssh's, in the test's own loop; a `session` adds each connection to the list that it is made with."""
+    """asyncssh's, in the test's own loop; a `session` adds each connection to the
+    list that it is made with."""
     host_key, key = ssh_keys.new_key(folder / "host"), ssh_keys.new_key(folder / "key")
     conns: Connections = []
     server = await asyncssh.listen(
@@ -82,9 +85,18 @@ async def asyncssh_server(
 def paramiko_server(folder: Path, *, rekey_bytes: int) -> Iterator[GatewayConfig]:
     """paramiko's, in a process of its own."""
     host_key, key = ssh_keys.new_key(folder / "host"), ssh_keys.new_key(folder / "key")
-    command = [sys.executable, "-m", "tests.support.paramiko_server", str(host_key), f"{key}.pub", str(rekey_bytes)]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.support.paramiko_server",
+        str(host_key),
+        f"{key}.pub",
+        str(rekey_bytes),
+    ]
     with (folder / "paramiko.log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log)
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log
+        )
     assert process.stdout
     with process.stdout:
         try:
@@ -98,19 +110,39 @@ def paramiko_server(folder: Path, *, rekey_bytes: int) -> Iterator[GatewayConfig
 
 @asynccontextmanager
 async def dropbear_server(folder: Path) -> AsyncIterator[GatewayConfig]:
-    """Debian's dropbear, in a mount namespace: it knows no other authorized_keys than the one in the user's home."""
+    """Debian's dropbear, in a mount namespace: it knows no other authorized_keys than the one in the user's
+    home.
+    """
     need("dropbear")
     host_key, key, port = folder / "host", ssh_keys.new_key(folder / "key"), free_port()
     said = subprocess.run(  # noqa: ASYNC221 - a moment
-        ["dropbearkey", "-t", "ed25519", "-f", host_key], check=True, capture_output=True, text=True, timeout=20
+        ["dropbearkey", "-t", "ed25519", "-f", host_key],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=20,
     )
-    (folder / "host.pub").write_text(next(line for line in said.stdout.splitlines() if line.startswith("ssh-")))
+    (folder / "host.pub").write_text(
+        next(line for line in said.stdout.splitlines() if line.startswith("ssh-"))
+    )
     script = (
         'mount -t tmpfs -o mode=700 tmpfs ~ && mkdir -m 700 ~/.ssh && cp "$1.pub" ~/.ssh/authorized_keys && '
         'exec dropbear -F -s -r "$2" -P "" -p "127.0.0.1:$3"'
     )
     process = subprocess.Popen(  # noqa: ASYNC220 - the same
-        ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh", key, host_key, str(port)],
+        [
+            "unshare",
+            "--mount",
+            "--propagation",
+            "private",
+            "sh",
+            "-c",
+            script,
+            "sh",
+            key,
+            host_key,
+            str(port),
+        ],
         stderr=subprocess.DEVNULL,
         env={"HOME": str(Path.home()), "PATH": SBIN},
     )

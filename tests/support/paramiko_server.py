@@ -1,7 +1,8 @@
-"""`python -m tests.support.paramiko_server HOST_KEY AUTHORIZED_KEY REKEY_BYTES`: an SSH server that is not OpenSSH's family.
+"""`python -m tests.support.paramiko_server HOST_KEY AUTHORIZED_KEY REKEY_BYTES`: an SSH server that is not
+OpenSSH's family.
 
-A process of its own: paramiko has threads for each connection. Prints its port, forwards `direct-tcpip` channels to loopback,
-and changes keys after REKEY_BYTES in either direction.
+A process of its own: paramiko has threads for each connection. Prints its port, forwards `direct-tcpip`
+channels to loopback, and changes keys after REKEY_BYTES in either direction.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ class Forwarding(paramiko.ServerInterface):  # type: ignore[misc]
         known = f"{key.get_name()} {key.get_base64()}" == self._authorized
         return int(paramiko.AUTH_SUCCESSFUL if known else paramiko.AUTH_FAILED)
 
-    def check_channel_direct_tcpip_request(self, chanid: int, origin: tuple[str, int], destination: tuple[str, int]) -> int:
+    def check_channel_direct_tcpip_request(
+        self, chanid: int, origin: tuple[str, int], destination: tuple[str, int]
+    ) -> int:
         try:
             self.targets[chanid] = socket.create_connection(destination, timeout=CONNECT_SECONDS)
         except OSError:

@@ -31,7 +31,11 @@ def _apiserver() -> str:
     assets = os.environ.get("KUBEBUILDER_ASSETS")
     if not assets:
         return "KUBEBUILDER_ASSETS is not set (a folder with kube-apiserver, etcd and kubectl)"
-    absent = [program for program in ("kube-apiserver", "etcd", "kubectl") if not os.access(Path(assets) / program, os.X_OK)]
+    absent = [
+        program
+        for program in ("kube-apiserver", "etcd", "kubectl")
+        if not os.access(Path(assets) / program, os.X_OK)
+    ]
     return f"KUBEBUILDER_ASSETS={assets} has no {', '.join(absent)}" if absent else ""
 
 
@@ -42,7 +46,9 @@ def _refused(script: str, *namespaces: str) -> str:
         return "needs root"
     command = ["unshare", *(f"--{name}" for name in namespaces), "sh", "-ec", script]
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_QUICK_S, check=False)
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_QUICK_S, check=False
+        )
     except FileNotFoundError:
         return "no unshare on PATH (Debian: util-linux)"
     except subprocess.TimeoutExpired:
@@ -54,7 +60,10 @@ def _systemd() -> str:
     if not Path("/lib/systemd/systemd").exists():
         return "no systemd (Debian: systemd)"
     # The first things that a machine of tests/systemd does.
-    mounts = "mount -t tmpfs tmpfs /sys/fs/cgroup; mount -t cgroup2 none /sys/fs/cgroup; unshare --pid --fork --net --cgroup true"
+    mounts = (
+        "mount -t tmpfs tmpfs /sys/fs/cgroup; mount -t cgroup2 none /sys/fs/cgroup; unshare --pid "
+        "--fork --net --cgroup true"
+    )
     return _missing("util-linux", "nsenter") or _refused(mounts, "mount", "uts", "ipc")
 
 
@@ -63,16 +72,23 @@ def _network() -> str:
 
 
 def _overlay() -> str:
-    script = "mount -t tmpfs tmpfs /mnt; cd /mnt; mkdir u w r; mount -t overlay o -o lowerdir=/,upperdir=u,workdir=w r"
+    script = (
+        "mount -t tmpfs tmpfs /mnt; cd /mnt; mkdir u w r; mount -t overlay o -o "
+        "lowerdir=/,upperdir=u,workdir=w r"
+    )
     return _missing("apt dpkg", "apt-get", "dpkg-deb") or _refused(script, "mount")
 
 
 def _dropbear() -> str:
-    return _missing("dropbear-bin", "dropbear", "dropbearkey") or _refused("mount -t tmpfs tmpfs /mnt", "mount")
+    return _missing("dropbear-bin", "dropbear", "dropbearkey") or _refused(
+        "mount -t tmpfs tmpfs /mnt", "mount"
+    )
 
 
 NEWER_SSHD = Path(__file__).parents[2] / ".tools" / "openssh" / "sshd"
-"""That of Debian 13, as `tests/support/newer_openssh` unpacks it: 10.0, for what came after 9.2 (PerSourcePenalties)."""
+"""That of Debian 13, as `tests/support/newer_openssh` unpacks it: 10.0, for what came after 9.2
+(PerSourcePenalties).
+"""
 
 
 def _newer_sshd() -> str:
@@ -82,7 +98,10 @@ def _newer_sshd() -> str:
 
 
 PARTS: dict[str, tuple[str, Callable[[], str]]] = {
-    "sshd": ("needs OpenSSH's server", lambda: _missing("openssh-server openssh-client", "sshd", "ssh", "ssh-keygen")),
+    "sshd": (
+        "needs OpenSSH's server",
+        lambda: _missing("openssh-server openssh-client", "sshd", "ssh", "ssh-keygen"),
+    ),
     "newer_sshd": ("needs root and Debian 13's sshd", _newer_sshd),
     "apiserver": ("needs a real kube-apiserver", _apiserver),
     "kubectl": ("needs kubectl", lambda: _missing("kubernetes-client", "kubectl")),

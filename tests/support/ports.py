@@ -7,9 +7,11 @@ import random
 import socket
 from collections import deque
 
-# Below ip_local_port_range (32768-60999 on Linux): an outgoing connection never takes a port while its server restarts.
+# Below ip_local_port_range (32768-60999 on Linux): an outgoing connection never takes a port while its server
+# restarts.
 _LOWEST, _HIGHEST = 20000, 32767
-# pytest-randomly seeds the global generator alike in every run, so two suites side by side would draw the same ports.
+# pytest-randomly seeds the global generator alike in every run, so two suites side by side would draw the
+# same ports.
 _draw = random.SystemRandom()
 # pytest-xdist's workers draw from shares of their own, and none draws a port again that may not be bound yet.
 _SHARES = 8
@@ -18,7 +20,10 @@ _given: deque[int] = deque(maxlen=500)
 
 
 def free_port() -> int:
-    """A loopback TCP port that nobody listens on. The caller tries again with another if the server loses the race for it."""
+    """A loopback TCP port that nobody listens on.
+
+    The caller tries again with another if the server loses the race for it.
+    """
     while True:
         port = _draw.randrange(_LOWEST + _share, _HIGHEST, _SHARES)
         if port in _given:

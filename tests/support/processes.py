@@ -29,5 +29,7 @@ def command(pid: int) -> str:
     """How the process was called, its name if it is a zombie, empty if it is gone."""
     with suppress(OSError):
         folder = Path(f"/proc/{pid}")
-        return (folder / "cmdline").read_text().replace("\0", " ").strip() or (folder / "comm").read_text().strip()
+        return (folder / "cmdline").read_text().replace("\0", " ").strip() or (
+            folder / "comm"
+        ).read_text().strip()
     return ""

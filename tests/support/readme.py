@@ -11,6 +11,8 @@ _README: Final = Path(__file__).parents[2] / "README.md"
 
 def shell(heading: str) -> str:
     """The first shell block below `heading`, word for word."""
-    found = re.search(rf"^##+ {re.escape(heading)}\n.*?^```sh\n(.*?)^```$", _README.read_text(), re.DOTALL | re.MULTILINE)
+    found = re.search(
+        rf"^##+ {re.escape(heading)}\n.*?^```sh\n(.*?)^```$", _README.read_text(), re.DOTALL | re.MULTILINE
+    )
     assert found, f"README.md has no shell block below {heading}"
     return found[1]

@@ -1,7 +1,8 @@
-"""`python -m tests.support.rogue KIND HOST_KEY AUTHORIZED_KEYS`: a hostile gateway in its own process, and `Rogue` to run one.
+"""`python -m tests.support.rogue KIND HOST_KEY AUTHORIZED_KEYS`: a hostile gateway in its own process, and
+`Rogue` to run one.
 
-It prints its port, and a line whenever it has said as much again (`Flooding.count`). KIND is a flood of `tests.support.hostile`,
-one of them `before login`, or
+It prints its port, and a line whenever it has said as much again (`Flooding.count`). KIND is a flood of
+`tests.support.hostile`, one of them `before login`, or
 
     unread    asks without end, and reads no answer
     keys      begins to exchange keys, and asks instead of going on

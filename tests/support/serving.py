@@ -95,13 +95,16 @@ class Server:
                 await self._arrival.wait()
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # asyncio calls this a turn or two after the kernel's accept, so perhaps after `refuse` and `disconnect`.
+        # asyncio calls this a turn or two after the kernel's accept, so perhaps after `refuse` and
+        # `disconnect`.
         if not self._server:
             writer.transport.abort()
             return
-        # Were this a coroutine, asyncio's task for it would tell the loop of CancelledError as of a failure when it is
-        # cancelled before its first turn (cpython#113538, mended in 3.11.8 and 3.12.2).
-        task = asyncio.get_running_loop().create_task(self._serve(reader, writer), name=f"serve {self.accepted}")
+        # Were this a coroutine, asyncio's task for it would tell the loop of CancelledError as of a failure
+        # when it is cancelled before its first turn (cpython#113538, mended in 3.11.8 and 3.12.2).
+        task = asyncio.get_running_loop().create_task(
+            self._serve(reader, writer), name=f"serve {self.accepted}"
+        )
         self._open[task] = writer
         self.accepted += 1
         self._arrival.set()
@@ -116,7 +119,9 @@ class Server:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             await self.handle(reader, writer)
-            if not writer.is_closing():  # close() after abort() breaks asyncio's TLS transport before Python 3.11.3
+            if (
+                not writer.is_closing()
+            ):  # close() after abort() breaks asyncio's TLS transport before Python 3.11.3
                 writer.close()
             await writer.wait_closed()
         except (OSError, asyncio.CancelledError):

@@ -1,4 +1,6 @@
-"""A resolver, a wall clock, an event loop and a disk that a test spoils while the daemon runs: shim.c, preloaded."""
+"""A resolver, a wall clock, an event loop and a disk that a test spoils while the daemon runs: shim.c,
+preloaded.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,10 @@ class Shim:
         library, page = folder / "shim.so", folder / "shim.page"
         source = Path(__file__).with_suffix(".c")
         compiler = find("gcc") or "gcc"
-        subprocess.run([compiler, "-shared", "-fPIC", "-nostdlib", "-O1", "-fno-builtin", "-o", library, source], check=True)
+        subprocess.run(
+            [compiler, "-shared", "-fPIC", "-nostdlib", "-O1", "-fno-builtin", "-o", library, source],
+            check=True,
+        )
         page.write_bytes(bytes(_SIZE))
         self.environment = {"LD_PRELOAD": str(library), "SHIM_PAGE": str(page), "SHIM_NAME": NAME}
         fd = os.open(page, os.O_RDWR)
@@ -42,8 +47,13 @@ class Shim:
         self._page[_ADDRESS:_HUNG] = address.encode().ljust(_HUNG - _ADDRESS, b"\0")
 
     def hang(self, folder: Path | None) -> None:
-        """Whoever opens or looks at anything in `folder` waits, as on a file system whose server is gone. None: no more."""
-        self._page[_HUNG:_SIZE] = f"{folder}/".encode().ljust(_SIZE - _HUNG, b"\0") if folder else bytes(_SIZE - _HUNG)
+        """Whoever opens or looks at anything in `folder` waits, as on a file system whose server is gone.
+
+        None: no more.
+        """
+        self._page[_HUNG:_SIZE] = (
+            f"{folder}/".encode().ljust(_SIZE - _HUNG, b"\0") if folder else bytes(_SIZE - _HUNG)
+        )
 
     def turn_clock(self, seconds: int) -> None:
         """Let the wall clock be ahead by so much; monotonic clocks go on as they did."""
@@ -55,5 +65,7 @@ class Shim:
         return not any(self._page[_BLOCK:_ADDRESS])
 
     def block(self, seconds: float) -> None:
-        """Keep the main thread in a C call for that long, from its next look at a clock on: an event loop looks at each turn."""
+        """Keep the main thread in a C call for that long, from its next look at a clock on: an event loop
+        looks at each turn.
+        """
         self._page[_BLOCK:_ADDRESS] = struct.pack("l", int(seconds * 1e9))

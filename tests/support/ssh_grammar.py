@@ -1,6 +1,8 @@
-"""ssh_configs from a grammar: blocks of `Host` and `Match`, in them options that say what is dialled, as whom, and who answers.
+"""ssh_configs from a grammar: blocks of `Host` and `Match`, in them options that say what is dialled, as
+whom, and who answers.
 
-Values come from a `World`, so that they mean something: addresses that somebody listens on, keys that exist and keys that do not.
+Values come from a `World`, so that they mean something: addresses that somebody listens on, keys that exist
+and keys that do not.
 """
 
 from __future__ import annotations
@@ -56,9 +58,14 @@ def draw(random: Random, world: World) -> Drawn:
     text = "".join(blocks)
     if drawn.options["proxyjump"]:
         # Or ssh(1) would go through it to it, without end.
-        text = f"Host {GATE}\n  ProxyJump none\n{text}Host {GATE}\n  HostName 127.0.0.1\n  Port {world.gate}\n"
+        text = (
+            f"Host {GATE}\n  ProxyJump none\n{text}Host {GATE}\n  HostName 127.0.0.1\n  Port {world.gate}\n"
+        )
     # What is not said is said in the end, so that most dials get far.
-    text += f"Host *\n  HostName 127.0.0.1\n  Port {world.ports[0]}\n  UserKnownHostsFile {world.known_hosts[0]}\n"
+    text += (
+        f"Host *\n  HostName 127.0.0.1\n  Port {world.ports[0]}\n  UserKnownHostsFile "
+        f"{world.known_hosts[0]}\n"
+    )
     drawn.text += text + f"  IdentityFile {world.keys[0]}\n"
     if random.random() < 0.2:
         drawn.user = "given"
@@ -72,17 +79,42 @@ def draw(random: Random, world: World) -> Drawn:
 def _block(random: Random, world: World, drawn: Drawn) -> str:
     head = random.choice(
         [
-            *("", f"Host {ALIAS}", "Host e*", f"Host !{ALIAS} *", f"Host other {ALIAS}", "Host *", f"Host {GATE}", "Match all"),
-            *(f"Match originalhost {ALIAS}", "Match host 127.*", "Match user given,alice", 'Match exec "test %p = 22"'),
-            *(f'Match exec "test %n = {ALIAS}"', "Match final", "Match !final originalhost e*", f"Match originalhost {GATE}"),
+            *(
+                "",
+                f"Host {ALIAS}",
+                "Host e*",
+                f"Host !{ALIAS} *",
+                f"Host other {ALIAS}",
+                "Host *",
+                f"Host {GATE}",
+                "Match all",
+            ),
+            *(
+                f"Match originalhost {ALIAS}",
+                "Match host 127.*",
+                "Match user given,alice",
+                'Match exec "test %p = 22"',
+            ),
+            *(
+                f'Match exec "test %n = {ALIAS}"',
+                "Match final",
+                "Match !final originalhost e*",
+                f"Match originalhost {GATE}",
+            ),
         ]
     )
-    drawn.options[" ".join(head.lower().split()[:2]) if head.startswith("Match") else head.partition(" ")[0].lower()] += 1
+    drawn.options[
+        " ".join(head.lower().split()[:2]) if head.startswith("Match") else head.partition(" ")[0].lower()
+    ] += 1
     lines = [head]
     for _ in range(random.randint(1, 4)):
         option, value = random.choice(_options(random, world))
         drawn.options[option.lower()] += 1
-        lines.append(random.choice(["  {} {}", "\t{}={}", "  {} = {}", "{}  {}  "]).format(_cased(random, option), value))
+        lines.append(
+            random.choice(["  {} {}", "\t{}={}", "  {} = {}", "{}  {}  "]).format(
+                _cased(random, option), value
+            )
+        )
         if option not in ("ProxyCommand", "ProxyJump") and random.random() < 0.15:
             lines[-1] += " # a remark"
             drawn.options["# at the end"] += 1
@@ -105,7 +137,12 @@ def _options(random: Random, world: World) -> list[tuple[str, str]]:
         f"{folder}/%n.key",
     ]
     keys += [str(world.locked), str(world.public), str(world.certified), f"{folder}/key%%", "none"]
-    known = [*map(str, world.known_hosts), f"{folder}/missing {world.known_hosts[0]}", f"{folder}/known_%h", "none"]
+    known = [
+        *map(str, world.known_hosts),
+        f"{folder}/missing {world.known_hosts[0]}",
+        f"{folder}/known_%h",
+        "none",
+    ]
     return [
         ("HostName", pick(["127.0.0.1", "127.0.0.2", "localhost", "LOCALHOST", '"127.0.0.2"'])),
         ("Port", str(pick(world.ports))),
@@ -121,7 +158,10 @@ def _options(random: Random, world: World) -> list[tuple[str, str]]:
         ("UserKnownHostsFile", pick(known)),
         ("GlobalKnownHostsFile", pick([*map(str, world.known_hosts), f"{folder}/missing"])),
         ("Ciphers", pick(["^aes256-ctr", "-chacha20*", "+3des-cbc", "aes128-gcm@openssh.com,aes256-ctr"])),
-        ("KexAlgorithms", pick(["-ecdh*", "curve25519-sha256,ecdh-sha2-nistp256", "+diffie-hellman-group14-sha1"])),
+        (
+            "KexAlgorithms",
+            pick(["-ecdh*", "curve25519-sha256,ecdh-sha2-nistp256", "+diffie-hellman-group14-sha1"]),
+        ),
         ("MACs", pick(["hmac-sha2-256,hmac-sha2-512", "-hmac-sha1*", "^hmac-sha2-512"])),
         ("HostKeyAlgorithms", pick(["-rsa*", "+ssh-rsa", "ssh-ed25519", "^ssh-ed25519", "rsa-sha2-512"])),
         ("PubkeyAcceptedAlgorithms", pick(["ssh-ed25519", "-ssh-ed25519*", "-*cert*", "^rsa-sha2-256"])),

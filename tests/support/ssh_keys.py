@@ -9,7 +9,9 @@ from tests.support.parts import find
 
 
 def _keygen(*args: str | Path) -> None:
-    subprocess.run([find("ssh-keygen") or "ssh-keygen", "-q", *args], check=True, capture_output=True, timeout=20)
+    subprocess.run(
+        [find("ssh-keygen") or "ssh-keygen", "-q", *args], check=True, capture_output=True, timeout=20
+    )
 
 
 def public(key: Path) -> str:
@@ -19,14 +21,17 @@ def public(key: Path) -> str:
 
 def new_key(path: Path, *, passphrase: str = "", kind: str = "ed25519") -> Path:
     """A key pair at `path` (mode 0600) and `path`.pub."""
-    # One round of the key derivation function: these passphrases guard nothing, and 16 rounds take half a second.
+    # One round of the key derivation function: these passphrases guard nothing, and 16 rounds take half a
+    # second.
     _keygen("-t", kind, "-N", passphrase, "-a", "1", "-C", path.name, "-f", path)
     return path
 
 
 def sign(key: Path, *, ca: Path, principals: str, host: bool = False, validity: str = "-1h:+1h") -> Path:
     """The certificate of `key` signed by `ca`: a user's, or a host's. `validity` as in ssh-keygen(1) -V."""
-    _keygen("-s", ca, "-I", key.name, "-n", principals, "-V", validity, *(["-h"] if host else []), f"{key}.pub")
+    _keygen(
+        "-s", ca, "-I", key.name, "-n", principals, "-V", validity, *(["-h"] if host else []), f"{key}.pub"
+    )
     return Path(f"{key}-cert.pub")
 
 

@@ -1,4 +1,5 @@
-"""An SSH server that lets nobody in and writes down what came: from where, to which address, as whom, with which keys.
+"""An SSH server that lets nobody in and writes down what came: from where, to which address, as whom, with
+which keys.
 
 One of its listeners, the gate, lets everybody in, and forwards: that is what a jump host does.
 """
@@ -67,7 +68,9 @@ class _Server(asyncssh.SSHServer):
         return partial(_forward, dest_host, dest_port) if self._is_gate else False
 
 
-async def _forward(host: str, port: int, theirs: asyncssh.SSHReader[bytes], back: asyncssh.SSHWriter[bytes]) -> None:
+async def _forward(
+    host: str, port: int, theirs: asyncssh.SSHReader[bytes], back: asyncssh.SSHWriter[bytes]
+) -> None:
     reader, writer = await asyncio.open_connection(host, port)
     try:
         async with asyncio.TaskGroup() as group:
@@ -78,7 +81,8 @@ async def _forward(host: str, port: int, theirs: asyncssh.SSHReader[bytes], back
 
 
 async def _pump(
-    reader: asyncio.StreamReader | asyncssh.SSHReader[bytes], writer: asyncio.StreamWriter | asyncssh.SSHWriter[bytes]
+    reader: asyncio.StreamReader | asyncssh.SSHReader[bytes],
+    writer: asyncio.StreamWriter | asyncssh.SSHWriter[bytes],
 ) -> None:
     with suppress(OSError, asyncssh.Error):  # the other one has gone
         while data := await reader.read(1 << 16):
@@ -98,7 +102,9 @@ def _lists(kexinit: bytes) -> dict[str, list[str]]:
 class SshStub:
     """`async with SshStub(host_key, addresses=…, ports=…, gate=…) as stub: stub.visits`."""
 
-    def __init__(self, host_key: asyncssh.SSHKey, *, addresses: list[str], ports: list[int], gate: int) -> None:
+    def __init__(
+        self, host_key: asyncssh.SSHKey, *, addresses: list[str], ports: list[int], gate: int
+    ) -> None:
         self.visits: list[Visit] = []
         self._host_key = host_key
         self._places = [(address, port) for address in addresses for port in ports] + [("127.0.0.1", gate)]

@@ -31,14 +31,18 @@ def _penalties() -> str:
 
 
 class Sshd:
-    """One sshd. `identity` is a key that it accepts for `user`; `config` overrides or adds sshd_config keywords.
+    """One sshd.
+
+    `identity` is a key that it accepts for `user`; `config` overrides or adds sshd_config keywords.
 
     `folder` holds keys, configuration and log. With `host_certificate` the host key is signed by `host_ca`.
     """
 
     binary: str | Path = "sshd"
 
-    def __init__(self, folder: Path, *, config: Mapping[str, str] | None = None, host_certificate: bool = False) -> None:
+    def __init__(
+        self, folder: Path, *, config: Mapping[str, str] | None = None, host_certificate: bool = False
+    ) -> None:
         folder.mkdir(parents=True)
         self.folder = folder
         self.host = HOST
@@ -53,7 +57,9 @@ class Sshd:
         self._log = folder / "sshd.log"
         self._config = dict(config or {})
         if host_certificate:
-            self._config["HostCertificate"] = str(ssh_keys.sign(self.host_key, ca=self.host_ca, principals=HOST, host=True))
+            self._config["HostCertificate"] = str(
+                ssh_keys.sign(self.host_key, ca=self.host_ca, principals=HOST, host=True)
+            )
         self.command: tuple[str, ...] = ()
         """What runs sshd, if not we: a command that ends by executing the rest of its words."""
         self._process: subprocess.Popen[bytes] | None = None
@@ -85,7 +91,9 @@ class Sshd:
 
     def new_host_key(self) -> None:
         """Another host key, from the next start on."""
-        self.host_key = ssh_keys.new_key(self.folder / f"host_key{len(list(self.folder.glob('host_key*.pub')))}")
+        self.host_key = ssh_keys.new_key(
+            self.folder / f"host_key{len(list(self.folder.glob('host_key*.pub')))}"
+        )
 
     def new_certificate(self, name: str = "certified", *, validity: str = "-1h:+1h") -> tuple[Path, Path]:
         """A user key that is accepted for its certificate alone: (key, certificate)."""
@@ -95,7 +103,9 @@ class Sshd:
     def known_hosts(
         self, *, hashed: bool = False, authority: bool = False, revoked: bool = False, key: Path | None = None
     ) -> Path:
-        """A known_hosts file that names this server: by its host key, its CA, or (`key`) a wrong one; `revoked` adds the ban."""
+        """A known_hosts file that names this server: by its host key, its CA, or (`key`) a wrong one;
+        `revoked` adds the ban.
+        """
         names = f"[{self.host}]:{self.port}"
         line = f"@cert-authority {names} {ssh_keys.public(self.host_ca)}" if authority else ""
         line = line or f"{names} {ssh_keys.public(key or self.host_key)}"
@@ -109,14 +119,25 @@ class Sshd:
     # ------------------------------------------------------------------------------------------ life
 
     def start(self) -> None:
-        """Return once a client gets the banner. Another port is tried if somebody took ours; a restart keeps it."""
+        """Return once a client gets the banner.
+
+        Another port is tried if somebody took ours; a restart keeps it.
+        """
         first = not self._log.exists()
         if os.geteuid() == 0:
             Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
         for _ in range(5):
             self._write_config()
             self._process = subprocess.Popen(
-                [*self.command, find(str(self.binary)) or "sshd", "-D", "-f", self.folder / "sshd_config", "-E", self._log],
+                [
+                    *self.command,
+                    find(str(self.binary)) or "sshd",
+                    "-D",
+                    "-f",
+                    self.folder / "sshd_config",
+                    "-E",
+                    self._log,
+                ],
                 stdin=subprocess.DEVNULL,
             )
             if self._ready(self._process):
@@ -157,7 +178,9 @@ class Sshd:
 
     def sessions(self) -> set[int]:
         """The processes of the connections that are open now."""
-        return {pid for pid in self._sessions if command(pid)} | (descendants(self._process.pid) if self._process else set())
+        return {pid for pid in self._sessions if command(pid)} | (
+            descendants(self._process.pid) if self._process else set()
+        )
 
     def pause(self) -> None:
         """Freeze the listener and every session: TCP connects, nothing answers."""
@@ -224,4 +247,6 @@ class NewerSshd(Sshd):
 class SshdFactory(Protocol):
     """Starts another sshd for the running test."""
 
-    def __call__(self, *, config: Mapping[str, str] | None = None, host_certificate: bool = False) -> Sshd: ...
+    def __call__(
+        self, *, config: Mapping[str, str] | None = None, host_certificate: bool = False
+    ) -> Sshd: ...

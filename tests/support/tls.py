@@ -59,7 +59,9 @@ class Authority:
             decipher_only=False,
         )
         cert = (
-            self._builder(self._subject, self._key.public_key(), valid=(timedelta(hours=-1), timedelta(days=1)))
+            self._builder(
+                self._subject, self._key.public_key(), valid=(timedelta(hours=-1), timedelta(days=1))
+            )
             .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
             .add_extension(usage, critical=True)
             .add_extension(identifier, critical=False)
@@ -76,17 +78,22 @@ class Authority:
         organization: str = "",
         valid: tuple[timedelta, timedelta] = (timedelta(hours=-1), timedelta(hours=23)),
     ) -> Issued:
-        """A server's and client's certificate with `name` as common name, valid from and until those offsets from now."""
+        """A server's and client's certificate with `name` as common name, valid from and until those offsets
+        from now.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
         names = [*map(x509.DNSName, dns), *(x509.IPAddress(ipaddress.ip_address(ip)) for ip in ips)]
         builder = (
             self._builder(_name(name, organization), key.public_key(), valid=valid)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(
-                x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False
+                x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]),
+                critical=False,
             )
             # Python 3.13 checks certificates strictly (RFC 5280 4.2.1.1 wants it).
-            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False
+            )
         )
         if names:
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
@@ -108,7 +115,9 @@ class Authority:
 
 
 class Certificates:
-    """What a cluster needs: a CA, a server certificate for `kubernetes` and not for 127.0.0.1, an administrator's certificate."""
+    """What a cluster needs: a CA, a server certificate for `kubernetes` and not for 127.0.0.1, an
+    administrator's certificate.
+    """
 
     def __init__(self, folder: Path, name: str = "ca") -> None:
         self.authority = Authority(folder, name)

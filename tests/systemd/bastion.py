@@ -1,4 +1,6 @@
-"""What a machine's kubemux leads to: bastion.eu.example.com, a real sshd, and behind it an API server at 10.0.0.10:6443."""
+"""What a machine's kubemux leads to: bastion.eu.example.com, a real sshd, and behind it an API server at
+10.0.0.10:6443.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +69,12 @@ class Bastion:
             {
                 "apiVersion": "v1",
                 "kind": "Config",
-                "clusters": [{"name": "eu", "cluster": {"server": f"https://{API_SERVER}", "certificate-authority-data": pem}}],
+                "clusters": [
+                    {
+                        "name": "eu",
+                        "cluster": {"server": f"https://{API_SERVER}", "certificate-authority-data": pem},
+                    }
+                ],
                 "users": [{"name": "me", "user": {"token": TOKEN}}],
                 "contexts": [{"name": "prod-eu", "context": {"cluster": "eu", "user": "me"}}],
             }
@@ -87,12 +94,20 @@ class Bastion:
         machine.run("install", "-d", "-m", "755", "/run/sshd")
         machine.run("ip", "address", "add", "10.0.0.10/32", "dev", "lo")
         python = f"/opt/python/bin/python3.{sys.version_info.minor}"
-        paths = ["env", "LD_LIBRARY_PATH=/opt/python/lib", "PYTHONPATH=/opt/checkout:/opt/site", "PYTHONDONTWRITEBYTECODE=1"]
+        paths = [
+            "env",
+            "LD_LIBRARY_PATH=/opt/python/lib",
+            "PYTHONPATH=/opt/checkout:/opt/site",
+            "PYTHONDONTWRITEBYTECODE=1",
+        ]
         certificate = ("/etc/ssh/api-server.crt", "/etc/ssh/api-server.key")
         sshd = find("sshd") or "sshd"
         with (
             machine.background(sshd, "-D", "-f", "/etc/ssh/sshd_config", "-E", "/etc/ssh/sshd.log"),
             machine.background(*paths, python, "-c", _SERVE, *certificate, TOKEN),
         ):
-            machine.wait(lambda: machine.run("python3", "-c", _ASK, check=False).returncode == 0, "the servers behind it")
+            machine.wait(
+                lambda: machine.run("python3", "-c", _ASK, check=False).returncode == 0,
+                "the servers behind it",
+            )
             yield

@@ -1,8 +1,10 @@
-"""A machine for the real unit files: systemd as PID 1 of namespaces of its own, with a file system view of its own.
+"""A machine for the real unit files: systemd as PID 1 of namespaces of its own, with a file system view of
+its own.
 
-The unit runs unchanged: `/opt/kubemux` and `/etc/kubemux` are what it expects, bound over this machine's for the namespace
-alone, as are all folders that an installation writes to. The network is a namespace with nothing but loopback, so the ports of
-the shipped files are free. Names come from /etc alone: it is a Debian without libnss-systemd. Needs root.
+The unit runs unchanged: `/opt/kubemux` and `/etc/kubemux` are what it expects, bound over this machine's for
+the namespace alone, as are all folders that an installation writes to. The network is a namespace with
+nothing but loopback, so the ports of the shipped files are free. Names come from /etc alone: it is a Debian
+without libnss-systemd. Needs root.
 """
 
 from __future__ import annotations
@@ -30,9 +32,9 @@ _STUB_TARGETS: Final = ("sysinit", "basic", "sockets", "shutdown")
 # A unit that nobody refers to is forgotten once it has stopped, and its exit code with it.
 _BOOT_TARGET: Final = "[Unit]\nDefaultDependencies=no\nAfter=kubemux.service kubemux.socket\n"
 
-# A cgroup of our own first, so that PID 1 takes that for the root of the tree and leaves nothing in this machine's; the tmpfs
-# below it because a file system cannot be mounted twice on one place.
-# /proc/sys is read-only, since PID 1 raises fs.file-max and others, which are not namespaced. Mounts are shared among the
+# A cgroup of our own first, so that PID 1 takes that for the root of the tree and leaves nothing in this
+# machine's; the tmpfs below it because a file system cannot be mounted twice on one place. /proc/sys is
+# read-only, since PID 1 raises fs.file-max and others, which are not namespaced. Mounts are shared among the
 # namespaces below this one, as on a real machine: credentials reach a service that way.
 _BOOT: Final = """
 set -e
@@ -40,7 +42,8 @@ mount -t tmpfs tmpfs /sys/fs/cgroup
 mount -t cgroup2 none /sys/fs/cgroup
 mkdir /sys/fs/cgroup/$NAME
 echo $$ > /sys/fs/cgroup/$NAME/cgroup.procs
-exec unshare --pid --fork --kill-child --mount --mount-proc --uts --ipc --net --cgroup --propagation private sh -ec '
+exec unshare --pid --fork --kill-child --mount --mount-proc --uts --ipc --net --cgroup \
+    --propagation private sh -ec '
     mount --bind /proc/sys /proc/sys
     mount -o remount,bind,ro /proc/sys
     mount -t tmpfs tmpfs /run
@@ -67,7 +70,8 @@ mount -t cgroup2 none /sys/fs/cgroup
 ! [ -e /sys/fs/cgroup/$NAME ] || find /sys/fs/cgroup/$NAME -depth -type d -exec rmdir {} +
 """
 
-# Not a virtual environment: its interpreter's shared library is found by an absolute path that ProtectHome= may hide.
+# Not a virtual environment: its interpreter's shared library is found by an absolute path that ProtectHome=
+# may hide.
 _PROGRAM: Final = """#!/bin/sh
 export LD_LIBRARY_PATH=/opt/python/lib PYTHONPATH=/opt/checkout:/opt/site PYTHONDONTWRITEBYTECODE=1
 exec /opt/python/bin/{python} -m proxy "$@"
@@ -79,7 +83,8 @@ _ETC: Final = {
     "tunnel:*:101:65534::/nonexistent:/usr/sbin/nologin\n"
     "me:*:1000:1000::/home/me:/bin/bash\n",
     "group": "root:x:0:\nnogroup:x:65534:\nme:x:1000:\n",
-    # Not `systemd`, as on a Debian without libnss-systemd: a uid that DynamicUser= made up has no name then, and no home.
+    # Not `systemd`, as on a Debian without libnss-systemd: a uid that DynamicUser= made up has no name then,
+    # and no home.
     "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
     "hosts": "127.0.0.1 localhost bastion.eu.example.com\n::1 localhost\n",
     "machine-id": "6b75626d75782d746573742d6d616368\n",
@@ -90,7 +95,8 @@ class Machine:
     """One booted systemd, which runs only the units it is given. Use as a context manager."""
 
     def __init__(self, root: Path, *, is_installed: bool = True) -> None:
-        """`root` is an empty folder for its files; `drop_in` and `config` may be changed before and after boot.
+        """`root` is an empty folder for its files; `drop_in` and `config` may be changed before and after
+        boot.
 
         With `is_installed` it has the units, and a program that is this checkout.
         """
@@ -137,20 +143,29 @@ class Machine:
         }
         with self._boot_log.open("w") as log:
             boot = ["unshare", "--mount", "--propagation", "private", "sh", "-c", _BOOT]
-            self._boot = subprocess.Popen(boot, env=self._env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self._boot = subprocess.Popen(
+                boot, env=self._env, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
         try:
             self._init = self.wait(self._find_init, "systemd to start")
-            self.wait(lambda: self.systemctl("show-environment", check=False).returncode == 0, "systemd to answer")
+            self.wait(
+                lambda: self.systemctl("show-environment", check=False).returncode == 0, "systemd to answer"
+            )
         except BaseException:
             self.__exit__(None, None, None)
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._boot.kill()  # unshare --kill-child takes PID 1 along, and PID 1 its namespace
         self._boot.wait()
         sweep = ["unshare", "--mount", "--propagation", "private", "sh", "-c", _SWEEP]
-        self.wait(lambda: subprocess.run(sweep, env=self._env, capture_output=True).returncode == 0, "cgroups to empty")
+        self.wait(
+            lambda: subprocess.run(sweep, env=self._env, capture_output=True).returncode == 0,
+            "cgroups to empty",
+        )
 
     def _find_init(self) -> str:
         if self._boot.poll() is not None:
@@ -177,7 +192,10 @@ class Machine:
         return done
 
     def start(self, *command: str) -> subprocess.Popen[str]:
-        """`command` in the background, its input and output ours. It is ended with the machine, if not before."""
+        """`command` in the background, its input and output ours.
+
+        It is ended with the machine, if not before.
+        """
         return subprocess.Popen(
             ["nsenter", "-t", self._init, "-m", "-p", "-n", "--", *command],
             env={"PATH": self._env["PATH"]},
@@ -191,7 +209,9 @@ class Machine:
         """`command` beside the block. It is ended with the machine."""
         enter = ["nsenter", "-t", self._init, "-m", "-p", "-n", "--", *command]
         nothing = subprocess.DEVNULL
-        process = subprocess.Popen(enter, env={"PATH": self._env["PATH"]}, stdin=nothing, stdout=nothing, stderr=nothing)
+        process = subprocess.Popen(
+            enter, env={"PATH": self._env["PATH"]}, stdin=nothing, stdout=nothing, stderr=nothing
+        )
         try:
             yield
         finally:
@@ -212,7 +232,9 @@ class Machine:
         self.wait(lambda: self.show(*expected, unit=unit) == expected, f"{unit} to be {expected}")
 
     def wait(self, found: Callable[[], Found], what: str) -> Found:
-        """Poll `found` until it is true. systemd tells no stranger of its state changes, so there is no event to wait for."""
+        """Poll `found` until it is true. systemd tells no stranger of its state changes, so there is no event
+        to wait for.
+        """
         deadline = time.monotonic() + PATIENCE
         while not (result := found()):
             assert time.monotonic() < deadline, f"waited {PATIENCE:.0f} s for {what}\n{self.report()}"

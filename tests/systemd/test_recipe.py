@@ -47,14 +47,24 @@ def typed(machine: Machine, wheels: Path, script: str, *, umask: str, user: str 
     machine.run("cp", "-r", *(str(CHECKOUT / name) for name in files), f"{home}/checkout")
     machine.run("sh", "-c", f"cp {wheels}/*.whl {home}/wheels; chown -R {user} {home}/checkout {home}/wheels")
     runtime = f"XDG_RUNTIME_DIR=/run/user/{machine.run('id', '-u', user).stdout.strip()}"
-    environment = [f"HOME={home}", f"USER={user}", runtime, "EDITOR=true", "PIP_NO_INDEX=1", f"PIP_FIND_LINKS={home}/wheels"]
+    environment = [
+        f"HOME={home}",
+        f"USER={user}",
+        runtime,
+        "EDITOR=true",
+        "PIP_NO_INDEX=1",
+        f"PIP_FIND_LINKS={home}/wheels",
+    ]
     become = [] if user == "root" else ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups"]
     shell = ["bash", "-euo", "pipefail", "-c", f"umask {umask}; cd ~/checkout\n{script}"]
     return machine.run("env", *environment, *become, *shell, timeout=300).stdout
 
 
 def test_the_bastion(machine: Machine, wheels: Path) -> None:
-    """Nothing is edited: what the README and minimal.yaml call their hosts is what there is. And root's umask is a strict one."""
+    """Nothing is edited: what the README and minimal.yaml call their hosts is what there is.
+
+    And root's umask is a strict one.
+    """
     bastion = Bastion(machine)
     with bastion.serving():
         machine.run("install", "-D", "-m", "600", bastion.inside("key"), "/root/keys/eu-edge")
@@ -67,7 +77,9 @@ def test_the_bastion(machine: Machine, wheels: Path) -> None:
         machine.systemctl("reload", "kubemux.service")
         assert machine.systemctl("is-enabled", "kubemux.service").stdout == "enabled\n"
         # As anybody, whatever the umask was.
-        assert "prod-eu" in machine.run("setpriv", "--reuid=1000", "--clear-groups", "kubemux", "status").stdout
+        assert (
+            "prod-eu" in machine.run("setpriv", "--reuid=1000", "--clear-groups", "kubemux", "status").stdout
+        )
 
 
 # systemd's own needs PAM, and logind before it.
@@ -100,7 +112,14 @@ def test_a_person_in_five_minutes_and_then_for_good(machine: Machine, wheels: Pa
         assert "/home/me/.config/kubemux/config.yaml: ok, 1 gateway, 1 cluster" in said
         assert "kube-system" in said
         # An environment that is made anew loses nothing.
-        kept = machine.run("find", "/home/me/.local/lib/kubemux", "-newer", "/home/me/.config/kubemux/config.yaml", "-type", "f")
+        kept = machine.run(
+            "find",
+            "/home/me/.local/lib/kubemux",
+            "-newer",
+            "/home/me/.config/kubemux/config.yaml",
+            "-type",
+            "f",
+        )
         assert kept.stdout == ""
 
         machine.systemctl("start", "user@1000.service")
@@ -111,4 +130,6 @@ def test_a_person_in_five_minutes_and_then_for_good(machine: Machine, wheels: Pa
         up = "StatusText=1/1 clusters up, 1/1 gateways connected, 0 connections\n"
         machine.wait(lambda: typed(machine, wheels, shown, umask="022", user="me") == up, up)
         get = "kubectl --kubeconfig ~/.kube/kubemux --context prod-eu get ns"
-        assert "kube-system" in typed(machine, wheels, f"{get}; systemctl --user reload kubemux", umask="022", user="me")
+        assert "kube-system" in typed(
+            machine, wheels, f"{get}; systemctl --user reload kubemux", umask="022", user="me"
+        )

@@ -1,4 +1,6 @@
-"""The shipped units under a real systemd: start, reload, stop, watchdog, bad configuration, socket activation."""
+"""The shipped units under a real systemd: start, reload, stop, watchdog, bad configuration, socket
+activation.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,8 @@ CLUSTERS = {
     "local": {"gateway": "direct", "listen": "127.0.0.1:16443", "api_servers": ["127.0.0.1:6443"]},
 }
 
-# The API server of `local` and its client: run inside, where the network is. A probe's bytes are TLS, the client's are not.
+# The API server of `local` and its client: run inside, where the network is. A probe's bytes are TLS, the
+# client's are not.
 CLIENT = """
 import socket
 socket.setdefaulttimeout(20)
@@ -46,7 +49,8 @@ peer.sendall(b"pong")
 print(client.recv(4).decode())
 """
 
-# As many clients as there is time for, one after the other, until the end of the input: how many were served, what went wrong.
+# As many clients as there is time for, one after the other, until the end of the input: how many were served,
+# what went wrong.
 CLIENTS = """
 import json, socket, sys, threading
 server = socket.create_server(("127.0.0.1", 6443))
@@ -93,13 +97,21 @@ client.recv(1)
 
 def configure(machine: Machine, **sections: object) -> None:
     admin = {"listen": "127.0.0.1:9464", "socket": "/run/kubemux/admin.sock"}
-    content = {"version": 1, "admin": admin, "gateways": {"eu-edge": GATEWAY}, "clusters": CLUSTERS} | sections
+    content = {
+        "version": 1,
+        "admin": admin,
+        "gateways": {"eu-edge": GATEWAY},
+        "clusters": CLUSTERS,
+    } | sections
     machine.config.write_text(json.dumps(content))
 
 
 def is_bound(machine: Machine, port: int) -> bool:
     # A client without a cluster behind it may be reset at once; where nobody listens it is refused.
-    script = f"import errno, socket; print(socket.socket().connect_ex(('127.0.0.1', {port})) != errno.ECONNREFUSED)"
+    script = (
+        f"import errno, socket; print(socket.socket().connect_ex(('127.0.0.1', {port})) != "
+        "errno.ECONNREFUSED)"
+    )
     return machine.run("python3", "-c", script).stdout == "True\n"
 
 
@@ -136,13 +148,17 @@ def lead_to(bastion: Bastion, machine: Machine, **gateway: object) -> None:
         "tls": {"ca_file": "/etc/kubemux/ca.crt"},
         "probe": {"interval": "200ms"},
     }
-    configure(machine, gateways={"eu-edge": GATEWAY | {"host": HOST} | gateway}, clusters={"prod-eu": cluster})
+    configure(
+        machine, gateways={"eu-edge": GATEWAY | {"host": HOST} | gateway}, clusters={"prod-eu": cluster}
+    )
 
 
 @pytest.mark.sshd
 @pytest.mark.parametrize("has_user", [True, False], ids=["sysusers.d", "made up"])
 def test_it_dials_where_no_library_names_its_uid(has_user: bool, machine: Machine) -> None:
-    """Debian's systemd does without libnss-systemd: a user that systemd made up has a uid, and neither a name nor a home."""
+    """Debian's systemd does without libnss-systemd: a user that systemd made up has a uid, and neither a name
+    nor a home.
+    """
     bastion = Bastion(machine)
     lead_to(bastion, machine)
     if has_user:
@@ -152,7 +168,9 @@ def test_it_dials_where_no_library_names_its_uid(has_user: bool, machine: Machin
         uid = machine.run("stat", "-c", "%u", "/run/kubemux").stdout.strip()
         named = machine.run("python3", "-c", f"import pwd; print(pwd.getpwuid({uid}).pw_dir)", check=False)
         assert (named.returncode == 0) is has_user
-        machine.wait(lambda: "1/1 clusters up" in machine.show("StatusText")["StatusText"], "the cluster to be up")
+        machine.wait(
+            lambda: "1/1 clusters up" in machine.show("StatusText")["StatusText"], "the cluster to be up"
+        )
 
 
 @pytest.mark.sshd
@@ -163,14 +181,18 @@ def test_it_dials_as_ssh_config_says(machine: Machine) -> None:
     make_user(machine)
     with bastion.serving():
         machine.systemctl("start", "kubemux.service")
-        machine.wait(lambda: "1/1 clusters up" in machine.show("StatusText")["StatusText"], "the cluster to be up")
+        machine.wait(
+            lambda: "1/1 clusters up" in machine.show("StatusText")["StatusText"], "the cluster to be up"
+        )
 
 
 def keep_a_journal(machine: Machine) -> None:
     """systemd's own journal, without the kernel's messages and audit: those are this machine's."""
     for unit in ("systemd-journald.service", "systemd-journald.socket"):
         shutil.copy(Path("/lib/systemd/system") / unit, machine.units)
-    (machine.root / "etc/systemd/journald.conf").write_text("[Journal]\nStorage=volatile\nReadKMsg=no\nAudit=no\n")
+    (machine.root / "etc/systemd/journald.conf").write_text(
+        "[Journal]\nStorage=volatile\nReadKMsg=no\nAudit=no\n"
+    )
     machine.drop_in("log", "")
     machine.systemctl("daemon-reload")
     machine.systemctl("start", "systemd-journald.service")
@@ -185,20 +207,29 @@ def journal(machine: Machine, priority: str) -> list[str]:
 def test_log_levels_are_priorities_of_the_journal(machine: Machine) -> None:
     keep_a_journal(machine)
     machine.systemctl("start", "kubemux.service")  # the gateway refuses: nobody listens
-    machine.wait(lambda: "gateway dial failed" in str(journal(machine, "warning")), "the warning in the journal")
+    machine.wait(
+        lambda: "gateway dial failed" in str(journal(machine, "warning")), "the warning in the journal"
+    )
     levels = {"info": "info..info", "warning": "warning..warning", "error": "emerg..err"}
-    found = {level: {json.loads(line)["level"] for line in journal(machine, which)} for level, which in levels.items()}
+    found = {
+        level: {json.loads(line)["level"] for line in journal(machine, which)}
+        for level, which in levels.items()
+    }
     assert found == {"info": {"info"}, "warning": {"warning"}, "error": set()}
     assert "started" in {json.loads(line)["event"] for line in journal(machine, "info..info")}
 
     machine.systemctl("stop", "kubemux.service")
     configure(machine, clutsers={})
     machine.systemctl("start", "kubemux.service", check=False)
-    machine.wait(lambda: "clutsers: unknown key" in str(journal(machine, "err")), "the refusal in the journal")
+    machine.wait(
+        lambda: "clutsers: unknown key" in str(journal(machine, "err")), "the refusal in the journal"
+    )
 
 
 def test_it_has_folders_for_its_own_and_for_others(machine: Machine) -> None:
-    """Sockets in /run/kubemux-entries may be opened by others; the folder outlives a restart, for who has mounted it."""
+    """Sockets in /run/kubemux-entries may be opened by others; the folder outlives a restart, for who has
+    mounted it.
+    """
     make_user(machine)
     configure(machine, admin={"socket": "/run/kubemux-entries/some.sock"})
     machine.systemctl("start", "kubemux.service")
@@ -217,7 +248,9 @@ def test_it_has_folders_for_its_own_and_for_others(machine: Machine) -> None:
 
 
 def test_other_users_are_told_apart(machine: Machine) -> None:
-    """In a user namespace of its own every one of them would be 65534; and netlink tells whose a TCP connection is."""
+    """In a user namespace of its own every one of them would be 65534; and netlink tells whose a TCP
+    connection is.
+    """
     machine.systemctl("start", "kubemux.service")
     pid = machine.show("MainPID")["MainPID"]
     assert machine.run("cat", f"/proc/{pid}/uid_map").stdout.split() == ["0", "0", str(2**32 - 1)]
@@ -237,14 +270,26 @@ def test_a_configuration_that_it_may_not_read_is_not_tried_again(machine: Machin
 @pytest.mark.parametrize(
     ("key", "known_hosts", "remedy"),
     [
-        ("/etc/kubemux/keys/eu-edge", "/etc/kubemux/known_hosts", "LoadCredential=eu-edge:/etc/kubemux/keys/eu-edge"),
-        ("${CREDENTIALS_DIRECTORY}/eu-edge", "/root/known_hosts", "install -m 644 /root/known_hosts /etc/kubemux/known_hosts"),
+        (
+            "/etc/kubemux/keys/eu-edge",
+            "/etc/kubemux/known_hosts",
+            "LoadCredential=eu-edge:/etc/kubemux/keys/eu-edge",
+        ),
+        (
+            "${CREDENTIALS_DIRECTORY}/eu-edge",
+            "/root/known_hosts",
+            "install -m 644 /root/known_hosts /etc/kubemux/known_hosts",
+        ),
     ],
     ids=["key", "home"],
 )
-def test_what_the_service_may_not_read_has_a_remedy_that_helps(machine: Machine, key: str, known_hosts: str, remedy: str) -> None:
+def test_what_the_service_may_not_read_has_a_remedy_that_helps(
+    machine: Machine, key: str, known_hosts: str, remedy: str
+) -> None:
     machine.run("cp", "/etc/kubemux/known_hosts", "/root/known_hosts")
-    configure(machine, gateways={"eu-edge": GATEWAY | {"identity_files": [key], "known_hosts": [known_hosts]}})
+    configure(
+        machine, gateways={"eu-edge": GATEWAY | {"identity_files": [key], "known_hosts": [known_hosts]}}
+    )
     machine.systemctl("start", "kubemux.service", check=False)
     assert remedy in machine.log.read_text()
     assert "chmod" not in machine.log.read_text()
@@ -258,18 +303,29 @@ def test_a_life(machine: Machine) -> None:
     assert is_bound(machine, 16443)
     assert is_bound(machine, 16444)
     # The unit hides /proc/stat (ProcSubset=pid).
-    script = "import urllib.request; print(urllib.request.urlopen('http://127.0.0.1:9464/metrics', timeout=20).read().decode())"
+    script = (
+        "import urllib.request; print(urllib.request.urlopen('http://127.0.0.1:9464/metrics', "
+        "timeout=20).read().decode())"
+    )
     metrics = {family.name: family for family in parse_metrics(machine.run("python3", "-c", script).stdout)}
     assert metrics["process_resident_memory_bytes"].samples[0].value > 1e7
     assert abs(metrics["process_start_time_seconds"].samples[0].value - time.time()) < 120
 
     configure(machine, clusters={"local": CLUSTERS["local"]})
     machine.systemctl("reload", "kubemux.service")
-    machine.wait(lambda: "/1 clusters up" in machine.show("StatusText")["StatusText"], "STATUS to follow the reload")
+    machine.wait(
+        lambda: "/1 clusters up" in machine.show("StatusText")["StatusText"], "STATUS to follow the reload"
+    )
     assert machine.show("ActiveState", "MainPID") == {"ActiveState": "active", "MainPID": started["MainPID"]}
 
     machine.systemctl("stop", "kubemux.service")
-    stopped = {"ActiveState": "inactive", "Result": "success", "ExecMainCode": "1", "ExecMainStatus": "0", "NRestarts": "0"}
+    stopped = {
+        "ActiveState": "inactive",
+        "Result": "success",
+        "ExecMainCode": "1",
+        "ExecMainStatus": "0",
+        "NRestarts": "0",
+    }
     assert machine.show(*stopped) == stopped  # ExecMainCode 1 is CLD_EXITED: it was not killed
 
 
@@ -304,7 +360,9 @@ def test_a_loop_that_hangs_is_restarted(machine: Machine) -> None:
     machine.until(Result="watchdog")
     machine.until(ActiveState="active", NRestarts="1")
     assert machine.show("MainPID")["MainPID"] != before
-    assert "Fatal Python error: Aborted" in machine.log.read_text()  # PYTHONFAULTHANDLER's report of where it hung
+    assert (
+        "Fatal Python error: Aborted" in machine.log.read_text()
+    )  # PYTHONFAULTHANDLER's report of where it hung
 
 
 def test_a_crash_is_restarted(machine: Machine) -> None:
@@ -328,7 +386,9 @@ def test_nobody_is_refused_while_it_restarts(machine: Machine) -> None:
     machine.drop_in("soon", "[Service]\nRestartSec=100ms\n")
     machine.systemctl("daemon-reload")
     machine.systemctl("start", "kubemux.service")
-    assert machine.show("NFileDescriptorStore") == {"NFileDescriptorStore": "3"}  # two clusters and admin.listen
+    assert machine.show("NFileDescriptorStore") == {
+        "NFileDescriptorStore": "3"
+    }  # two clusters and admin.listen
 
     def under_load(act: Callable[[], None]) -> dict[str, int]:
         """What went wrong for clients meanwhile."""
@@ -394,6 +454,11 @@ def test_a_client_starts_it_through_the_socket(machine: Machine) -> None:
 def test_a_waiting_client_does_not_restart_a_bad_configuration_for_ever(machine: Machine) -> None:
     configure(machine, clutsers={})
     machine.systemctl("start", "kubemux.socket")
-    machine.run("python3", "-c", "import socket; socket.create_connection(('127.0.0.1', 16443), timeout=5).recv(1)", check=False)
+    machine.run(
+        "python3",
+        "-c",
+        "import socket; socket.create_connection(('127.0.0.1', 16443), timeout=5).recv(1)",
+        check=False,
+    )
     machine.until(unit="kubemux.socket", Result="trigger-limit-hit")
     machine.until(ActiveState="failed", ExecMainStatus="78")

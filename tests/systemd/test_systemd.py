@@ -22,7 +22,9 @@ from proxy.runtime import systemd
 
 
 @pytest.fixture(params=["path", "abstract"])
-def manager(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+def manager(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[socket.socket]:
     """The service manager's end of NOTIFY_SOCKET."""
     name = str(tmp_path / "notify") if request.param == "path" else f"@kubemux-{secrets.token_hex(8)}"
     monkeypatch.setenv("NOTIFY_SOCKET", name)
@@ -89,7 +91,9 @@ def test_a_status_is_one_assignment_whatever_it_says(text: str) -> None:
         (None, None, None),
     ],
 )
-def test_watchdog_interval(usec: str | None, pid: str | None, expected: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_watchdog_interval(
+    usec: str | None, pid: str | None, expected: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, value in (("WATCHDOG_USEC", usec), ("WATCHDOG_PID", pid)):
         monkeypatch.delenv(name, raising=False)
         if value is not None:
@@ -97,7 +101,8 @@ def test_watchdog_interval(usec: str | None, pid: str | None, expected: float | 
     assert systemd.watchdog_interval() == expected
 
 
-# What systemd does between fork and exec: the descriptors from 3 on, and the child's own number in LISTEN_PID.
+# What systemd does between fork and exec: the descriptors from 3 on, and the child's own number in
+# LISTEN_PID.
 _AS_SYSTEMD = """
 import fcntl, os, sys
 high = [fcntl.fcntl(int(fd), fcntl.F_DUPFD, 100) for fd in sys.argv[2:]]
@@ -143,8 +148,12 @@ def test_a_child_finds_its_sockets_by_address(tmp_path: Path) -> None:
         plain = stack.enter_context((tmp_path / "file").open("w"))
         # Connected before anyone accepts: the queue is the listener's, and survives the hand-over.
         clients = {
-            f"127.0.0.1:{loopback.getsockname()[1]}": stack.enter_context(socket.create_connection(loopback.getsockname())),
-            f"[::1]:{ipv6.getsockname()[1]}": stack.enter_context(socket.create_connection(ipv6.getsockname()[:2])),
+            f"127.0.0.1:{loopback.getsockname()[1]}": stack.enter_context(
+                socket.create_connection(loopback.getsockname())
+            ),
+            f"[::1]:{ipv6.getsockname()[1]}": stack.enter_context(
+                socket.create_connection(ipv6.getsockname()[:2])
+            ),
             str(tmp_path / "admin.sock"): stack.enter_context(socket.socket(socket.AF_UNIX)),
         }
         clients[str(tmp_path / "admin.sock")].connect(str(tmp_path / "admin.sock"))
@@ -172,7 +181,9 @@ def test_a_child_finds_its_sockets_by_address(tmp_path: Path) -> None:
     [("1", "1"), (str(os.getpid()), "many"), (str(os.getpid()), "0"), ("", "1")],
     ids=["another", "no-number", "none", "nobody"],
 )
-def test_sockets_of_another_process_are_left_alone(pid: str, count: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sockets_of_another_process_are_left_alone(
+    pid: str, count: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, value in (("PID", pid), ("FDS", count), ("FDNAMES", "x")):
         monkeypatch.setenv(f"LISTEN_{name}", value)
     assert systemd.inherited_sockets() == {}

@@ -13,11 +13,15 @@ import pytest
 SHIPPED = Path(__file__).parents[2] / "systemd"
 DISTRIBUTION = Path("/lib/systemd/system")
 
-pytestmark = pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd-analyze (Debian: systemd)")
+pytestmark = pytest.mark.skipif(
+    not shutil.which("systemd-analyze"), reason="no systemd-analyze (Debian: systemd)"
+)
 
 
 def analyze(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["systemd-analyze", *words], capture_output=True, text=True, timeout=30, check=False)
+    return subprocess.run(
+        ["systemd-analyze", *words], capture_output=True, text=True, timeout=30, check=False
+    )
 
 
 @pytest.fixture
@@ -36,7 +40,9 @@ def installed(tmp_path: Path) -> Path:
 
 
 def verify(root: Path) -> str:
-    done = analyze("verify", f"--root={root}", "--man=no", "--recursive-errors=no", "kubemux.service", "kubemux.socket")
+    done = analyze(
+        "verify", f"--root={root}", "--man=no", "--recursive-errors=no", "kubemux.service", "kubemux.socket"
+    )
     return f"{done.stdout}{done.stderr}"
 
 

@@ -1,8 +1,9 @@
 """A `direct-tcpip` channel carried by asyncssh's own channel (`link_data_plane{mode="asyncssh"}`).
 
-asyncssh copies what it is given to write (`SSHChannel.write`), so all channels share one buffer for reading from clients.
-It grants credit as it delivers, and keeps what arrives while paused, at most the window; so a window that grows with what
-the client takes, out of the daemon's budget, bounds the memory of a client that stalls.
+asyncssh copies what it is given to write (`SSHChannel.write`), so all channels share one buffer for reading
+from clients. It grants credit as it delivers, and keeps what arrives while paused, at most the window; so a
+window that grows with what the client takes, out of the daemon's budget, bounds the memory of a client that
+stalls.
 """
 
 from __future__ import annotations
@@ -102,7 +103,9 @@ class SshChannel(asyncssh.SSHTCPSession[bytes]):
             self._channel.close()
 
     def abort(self) -> None:
-        """CHANNEL_CLOSE now, or once it is open. asyncssh drops what still comes, so the window is given back now as well."""
+        """CHANNEL_CLOSE now, or once it is open. asyncssh drops what still comes, so the window is given back
+        now as well.
+        """
         self.is_aborted = True
         if self._channel is not None:
             self._channel.abort()

@@ -1,7 +1,8 @@
-"""One link's data plane of asyncssh's own channels: what `proxy.ssh.native.plane` is where its keys cannot be had.
+"""One link's data plane of asyncssh's own channels: what `proxy.ssh.native.plane` is where its keys cannot be
+had.
 
-asyncssh queues without bound what a link does not take, so everybody on a link that is full is paused, and goes on a few at
-a time.
+asyncssh queues without bound what a link does not take, so everybody on a link that is full is paused, and
+goes on a few at a time.
 """
 
 from __future__ import annotations
@@ -26,10 +27,15 @@ from proxy.ssh.native.channel import OnAnswer, Refusal
 from proxy.ssh.pace import BULK
 
 HIGH_WATER: Final = 512 << 10
-"""Bytes waiting in the link's transport before clients are paused: eight bites, enough to keep a 10 Gbit/s link busy."""
+"""Bytes waiting in the link's transport before clients are paused: eight bites, enough to keep a 10 Gbit/s
+link busy.
+"""
 
 RESUME_AT_ONCE: Final = 4
-"""Channels that may fill the link again per turn of the loop. All at once, the same first few would always win."""
+"""Channels that may fill the link again per turn of the loop.
+
+All at once, the same first few would always win.
+"""
 
 KEX_POLL_S: Final = 0.02
 
@@ -40,7 +46,13 @@ class AsyncsshPlane:
     """Carries the channels of one authenticated connection."""
 
     def __init__(
-        self, conn: asyncssh.SSHClientConnection, budget: MemoryBudget, *, server: str, name: str, on_ended: Callable[[], None]
+        self,
+        conn: asyncssh.SSHClientConnection,
+        budget: MemoryBudget,
+        *,
+        server: str,
+        name: str,
+        on_ended: Callable[[], None],
     ) -> None:
         self._conn = conn
         self._budget = budget
@@ -74,21 +86,30 @@ class AsyncsshPlane:
         """Have a channel opened, with what was taken of the budget as its receive window."""
         channel = SshChannel(self, self._budget, window)
         self._opening += 1
-        # A task of its own: asyncssh would forget a cancelled open, and a late confirmation would leave a channel that
-        # nobody closes (asyncssh #823).
+        # A task of its own: asyncssh would forget a cancelled open, and a late confirmation would leave a
+        # channel that nobody closes (asyncssh #823).
         opening = self._tasks.spawn(self._ask(channel, target, origin, window), name=f"open {target}")
         opening.add_done_callback(partial(self._asked, channel, on_answer))
         return channel
 
-    async def _ask(self, channel: SshChannel, target: Endpoint, origin: Endpoint, window: int) -> Refusal | None:
+    async def _ask(
+        self, channel: SshChannel, target: Endpoint, origin: Endpoint, window: int
+    ) -> Refusal | None:
         try:
             await self._conn.create_connection(
-                lambda: channel, target.host, target.port, origin.host, origin.port, window=window, max_pktsize=32 << 10
+                lambda: channel,
+                target.host,
+                target.port,
+                origin.host,
+                origin.port,
+                window=window,
+                max_pktsize=32 << 10,
             )
         except asyncssh.ChannelOpenError as exc:
             return exc.code, exc.reason
         except AssertionError:
-            # The connection ended between the answer and this session: asyncssh stumbles over its own loose end.
+            # The connection ended between the answer and this session: asyncssh stumbles over its own loose
+            # end.
             if not internals.is_gone(self._conn):
                 raise
             return asyncssh.OPEN_CONNECT_FAILED, LOST
@@ -102,7 +123,9 @@ class AsyncsshPlane:
 
     def _asked(self, channel: SshChannel, on_answer: OnAnswer, asking: asyncio.Task[Refusal | None]) -> None:
         self._opening -= 1
-        if asking.cancelled() or asking.exception() is not None:  # by the link's end, perhaps before its first step
+        if (
+            asking.cancelled() or asking.exception() is not None
+        ):  # by the link's end, perhaps before its first step
             refusal: Refusal | None = (asyncssh.OPEN_CONNECT_FAILED, LOST)
         else:
             refusal = asking.result()
@@ -133,7 +156,8 @@ class AsyncsshPlane:
     # ---------------------------------------------------------------------------------------- backpressure
 
     def written(self, nbytes: int) -> None:
-        """A channel has written: while keys are exchanged asyncssh queues without bound, so nobody writes more until then.
+        """A channel has written: while keys are exchanged asyncssh queues without bound, so nobody writes
+        more until then.
 
         Nor do they when a jump host does not take what it gets.
         """

@@ -1,6 +1,8 @@
-"""An ssh-agent that has to answer in time: one that hangs (its own hardware, a question to a user who is away) is passed over.
+"""An ssh-agent that has to answer in time: one that hangs (its own hardware, a question to a user who is
+away) is passed over.
 
-As with ssh(1), the other keys are tried then; what failed is kept for the error if the server takes none of them.
+As with ssh(1), the other keys are tried then; what failed is kept for the error if the server takes none of
+them.
 """
 
 from __future__ import annotations
@@ -17,8 +19,8 @@ T = TypeVar("T")
 class Agent(asyncssh.SSHAgentClient):
     """The agent at `path`, for one login. `failure` says what was wrong with it, if anything was.
 
-    Its keys are offered in its own order, but those that IdentityFile names first, in theirs (ssh_config(5), IdentityFile): sshd
-    counts, and ends the login after MaxAuthTries.
+    Its keys are offered in its own order, but those that IdentityFile names first, in theirs (ssh_config(5),
+    IdentityFile): sshd counts, and ends the login after MaxAuthTries.
     """
 
     def __init__(self, path: str, seconds: float, named: Sequence[bytes] = ()) -> None:

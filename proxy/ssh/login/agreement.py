@@ -56,9 +56,14 @@ def _none(server: str, kind: _Kind, ours: Sequence[str], theirs: Sequence[str]) 
     hint = f"add one of kubemux's to {kind.option} in its sshd_config, or update its sshd"
     if possible:
         names = printable(",".join(possible))
-        hint += f"; or, though that is weak or slow, name an ssh_config in the gateway that says {kind.option} +{names}"
+        hint += (
+            "; or, though that is weak or slow, name an ssh_config in the gateway that says "
+            f"{kind.option} +{names}"
+        )
     return HandshakeFailed(
-        f"{server} and kubemux have no {kind.what} in common: it has {_said(theirs)}, kubemux has {_said(ours)}", hint=hint
+        f"{server} and kubemux have no {kind.what} in common: it has {_said(theirs)}, kubemux has "
+        f"{_said(ours)}",
+        hint=hint,
     )
 
 

@@ -1,4 +1,6 @@
-"""The algorithms that are offered to a server: ours, or what an ssh_config asks for, as far as asyncssh has it."""
+"""The algorithms that are offered to a server: ours, or what an ssh_config asks for, as far as asyncssh has
+it.
+"""
 
 from __future__ import annotations
 
@@ -35,26 +37,40 @@ def settings(found: SshConfig | None) -> dict[str, list[str]]:
         return chosen
     for argument, option, asked, ours, there_are in (
         ("encryption_algs", "Ciphers", found.ciphers, ENCRYPTION, _text(get_encryption_algs())),
-        ("kex_algs", "KexAlgorithms", found.kex_algorithms, _text(get_default_kex_algs()), _text(get_kex_algs())),
+        (
+            "kex_algs",
+            "KexAlgorithms",
+            found.kex_algorithms,
+            _text(get_default_kex_algs()),
+            _text(get_kex_algs()),
+        ),
         ("mac_algs", "MACs", found.macs, _text(get_default_mac_algs()), _text(get_mac_algs())),
     ):
         if asked is not None:
             chosen[argument] = list(_names(found, option, asked, ours, there_are))
     if found.public_key_algorithms is not None:
-        ours, there_are = _text(get_default_public_key_algs()), _text([*get_public_key_algs(), *get_certificate_algs()])
+        ours, there_are = (
+            _text(get_default_public_key_algs()),
+            _text([*get_public_key_algs(), *get_certificate_algs()]),
+        )
         names = _names(found, "PubkeyAcceptedAlgorithms", found.public_key_algorithms, ours, there_are)
         chosen["signature_algs"] = list(dict.fromkeys(map(_of_signature, names)))
     return chosen
 
 
 def _of_signature(algorithm: str) -> str:
-    """That of a key, or of the key in a certificate; the names with a domain have it once (`sk-ssh-ed25519@openssh.com`)."""
+    """That of a key, or of the key in a certificate; the names with a domain have it once
+    (`sk-ssh-ed25519@openssh.com`).
+    """
     plain = algorithm.removesuffix(_CERTIFICATE)
     return plain if plain == algorithm or not plain.startswith("sk-") else f"{plain}@openssh.com"
 
 
 def for_host_keys(found: SshConfig | None) -> Names:
-    """HostKeyAlgorithms, if they are asked for (`known_hosts.Trusted.algorithms`). Raises CredentialsUnusable."""
+    """HostKeyAlgorithms, if they are asked for (`known_hosts.Trusted.algorithms`).
+
+    Raises CredentialsUnusable.
+    """
     if found is None or found.host_key_algorithms is None:
         return ()
     there_are = _text([*get_public_key_algs(), *get_certificate_algs()])
@@ -76,7 +92,10 @@ def left_out(found: SshConfig) -> list[str]:
         "KexAlgorithms": (found.kex_algorithms, get_kex_algs()),
         "MACs": (found.macs, get_mac_algs()),
         "HostKeyAlgorithms": (found.host_key_algorithms, [*get_public_key_algs(), *get_certificate_algs()]),
-        "PubkeyAcceptedAlgorithms": (found.public_key_algorithms, [*get_public_key_algs(), *get_certificate_algs()]),
+        "PubkeyAcceptedAlgorithms": (
+            found.public_key_algorithms,
+            [*get_public_key_algs(), *get_certificate_algs()],
+        ),
     }
     said = []
     for option, (asked, known) in there_are.items():
@@ -86,7 +105,9 @@ def left_out(found: SshConfig) -> list[str]:
     return said
 
 
-def _names(found: SshConfig, option: str, asked: Asked, ours: Sequence[str], there_are: Iterable[str]) -> Names:
+def _names(
+    found: SshConfig, option: str, asked: Asked, ours: Sequence[str], there_are: Iterable[str]
+) -> Names:
     names = usable(asked.over(ours), there_are)
     if not names:
         raise CredentialsUnusable(

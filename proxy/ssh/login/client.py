@@ -32,7 +32,13 @@ class Login(asyncssh.SSHClient):
     """
 
     def __init__(
-        self, server: Server, name: bytes, *, seconds: float, on_lost: Lost | None, is_asked_further: bool = True
+        self,
+        server: Server,
+        name: bytes,
+        *,
+        seconds: float,
+        on_lost: Lost | None,
+        is_asked_further: bool = True,
     ) -> None:
         self.announcement: asyncio.Future[Announcement] = asyncio.get_running_loop().create_future()
         self.host_key = b""
@@ -75,12 +81,15 @@ class Login(asyncssh.SSHClient):
             except Unanswered as exc:
                 raise CredentialsUnusable(
                     f"RevokedHostKeys {krl} cannot be asked about the host key of {self._server.name}: {exc}",
-                    hint="without it any host key may be a revoked one, so none is trusted; try: ssh-keygen -Q -l -f FILE",
+                    hint="without it any host key may be a revoked one, so none is trusted; try: "
+                    "ssh-keygen -Q -l -f FILE",
                 ) from exc
             del self._krls[0]
 
     def kbdint_auth_requested(self) -> str | None:
-        """Only where it is the next step: some servers ask nothing there (PAM modules that look at the address, for instance)."""
+        """Only where it is the next step: some servers ask nothing there (PAM modules that look at the
+        address, for instance).
+        """
         return "" if self.heard.accepted and self._is_asked_further else None
 
     def kbdint_challenge_received(
@@ -97,7 +106,9 @@ class Login(asyncssh.SSHClient):
             self.heard.greeting = self.heard.greeting or line
 
     def _shows(self, pair: asyncssh.SSHKeyPair) -> None:
-        if (key := describe_key(pair)) not in self.heard.shown:  # RSA is shown once for each of its signatures
+        if (
+            key := describe_key(pair)
+        ) not in self.heard.shown:  # RSA is shown once for each of its signatures
             self.heard.shown.append(key)
 
     def _refused(self, methods: Sequence[str], is_step: bool) -> None:
@@ -111,7 +122,9 @@ class Login(asyncssh.SSHClient):
         ):  # exchanged anew; its certificate may have expired since, as in ssh(1)
             return self._key
         if self._key is not None and self._server.trusted.krls:
-            raise HostKeyChanged(f"{self._server.name} shows another host key than it had when the link came up")
+            raise HostKeyChanged(
+                f"{self._server.name} shows another host key than it had when the link came up"
+            )
         self._key = verify(self._server, shown)
         self.host_key = shown
         return self._key

@@ -1,8 +1,8 @@
 """From a gateway's configuration to an authenticated SSH connection, over its jump chain.
 
-Steps, each with its own errors: reading keys and settings (`proxy/ssh/login/options.py`), TCP or a ProxyCommand, handshake with
-the host key checked against known_hosts, public key authentication. The connections of a chain belong to one link: a jump host
-that is lost takes only that link along.
+Steps, each with its own errors: reading keys and settings (`proxy/ssh/login/options.py`), TCP or a
+ProxyCommand, handshake with the host key checked against known_hosts, public key authentication. The
+connections of a chain belong to one link: a jump host that is lost takes only that link along.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ from proxy.ssh.login.proxy_command import ProxyCommand
 from proxy.ssh.login.verify import Server, scan
 
 _AGENT: Final = (
-    "SSH_AUTH_SOCK, or IdentityAgent in ssh_config, names it. Does it answer? SSH_AUTH_SOCK=PATH ssh-add -l. It may wait for "
+    "SSH_AUTH_SOCK, or IdentityAgent in ssh_config, names it. Does it answer? SSH_AUTH_SOCK=PATH ssh-add "
+    "-l. It may wait for "
     "somebody to confirm (ssh-add -c), or to touch a security key; kubemux needs a key that it can use alone"
 )
 
@@ -44,7 +45,9 @@ Trial = Callable[[str, str], AbstractAsyncContextManager[None]]
 
 
 class Places:
-    """Where one gateway's dials wait for what may hang: a resolver that is gone keeps nobody from reading files."""
+    """Where one gateway's dials wait for what may hang: a resolver that is gone keeps nobody from reading
+    files.
+    """
 
     def __init__(self, gateway: str = "a dial") -> None:
         self.settings = Place(f"settings of {gateway}")
@@ -82,10 +85,10 @@ async def dial(
     """Dial `config`'s jump chain, then the gateway itself.
 
     `on_lost` is called once when the last connection ends; that may be before `dial` returns, or as it fails.
-    `handshakes` is what gateways share, `who` and `is_ordered` as for `Handshakes.trial`. `on_expiry` is told when the
-    credentials for the gateway itself end: (`user` | `host`, Unix time, or None if there is no such certificate), as soon as that
-    is known. `places` are the caller's own, for all its dials.
-    Raises LinkError; nothing is left open then.
+    `handshakes` is what gateways share, `who` and `is_ordered` as for `Handshakes.trial`. `on_expiry` is told
+    when the credentials for the gateway itself end: (`user` | `host`, Unix time, or None if there is no such
+    certificate), as soon as that is known. `places` are the caller's own, for all its dials. Raises
+    LinkError; nothing is left open then.
     """
     trial = partial(handshakes.trial, who=who, is_ordered=is_ordered)
     chain = _Chain(gateways, trial, on_expiry, places or Places())
@@ -128,14 +131,17 @@ class _Chain:
     async def extend(
         self, config: GatewayConfig, *, on_lost: Lost | None = None, route: tuple[str, ...] = ()
     ) -> tuple[str, float, Login]:
-        """Connect to one more server; returns its `HOST:PORT`, the handshake's seconds, and what heard the server.
+        """Connect to one more server; returns its `HOST:PORT`, the handshake's seconds, and what heard the
+        server.
 
-        As in OpenSSH, the jumps of a hop count only where it is the first: the others are reached through the one before.
-        `route` is the names that led here, to find circles.
+        As in OpenSSH, the jumps of a hop count only where it is the first: the others are reached through the
+        one before. `route` is the names that led here, to find circles.
         """
         prepared = await prepare(config, self._places.settings)
         if not route:
-            self._on_expiry("user", min((validity.end for _, validity in prepared.certificates), default=None))
+            self._on_expiry(
+                "user", min((validity.end for _, validity in prepared.certificates), default=None)
+            )
         if not self.conns:
             for name, hop in jumps(config, self._gateways, prepared.proxy_jump):
                 if name in route:
@@ -149,7 +155,10 @@ class _Chain:
                     raise _jump_failed(name, exc) from exc
         options = prepared.options
         # What decides whether the server takes us, and we take it.
-        shown = f"{identity(options)} to {options.host_key_alias or options.host} as in {config.known_hosts or config.ssh_config}"
+        shown = (
+            f"{identity(options)} to {options.host_key_alias or options.host} as in "
+            f"{config.known_hosts or config.ssh_config}"
+        )
         tunnel, at = await self._way(config, prepared)
         async with self._trial(at, shown):
             server, seconds, client = await self._connect(config, prepared, tunnel, on_lost)
@@ -160,7 +169,8 @@ class _Chain:
         return server, seconds, client
 
     async def _way(self, config: GatewayConfig, prepared: Prepared) -> tuple[_Tunnel, str]:
-        """What the handshake goes through, and the server's address: it counts refusals by ours, whatever name it has for us.
+        """What the handshake goes through, and the server's address: it counts refusals by ours, whatever
+        name it has for us.
 
         Raises Unresolvable.
         """
@@ -192,7 +202,9 @@ class _Chain:
             if isinstance(tunnel, _Tcp) and not tunnel.connected_at:
                 raise ConnectTimeout(f"no TCP connection to {server} within {seconds:g} s") from exc
             through = " through its ProxyCommand" if isinstance(tunnel, ProxyCommand) else ""
-            failure = ConnectTimeout(f"{server} did not finish the SSH handshake within {seconds:g} s{through}")
+            failure = ConnectTimeout(
+                f"{server} did not finish the SSH handshake within {seconds:g} s{through}"
+            )
             failure.stage = Stage.SSH
             raise failure from exc
         if isinstance(tunnel, _Tcp | ProxyCommand):
@@ -203,20 +215,30 @@ class _Chain:
         options, trusted = prepared.options, prepared.trusted
         asked = Server(server, scan(config, prepared, self._hop), trusted, prepared.host_key_algorithms)
         name = host_keys.name_of(options.host, options.port, options.host_key_alias or "")
-        return Login(asked, name, seconds=config.connect_timeout, on_lost=on_lost, is_asked_further=prepared.is_asked_further)
+        return Login(
+            asked,
+            name,
+            seconds=config.connect_timeout,
+            on_lost=on_lost,
+            is_asked_further=prepared.is_asked_further,
+        )
 
 
 def unanswered(keepalive: KeepaliveConfig) -> float:
-    """Seconds that the peer's TCP may leave what is sent unacknowledged (TCP_USER_TIMEOUT, RFC 5482): half of what silence gets.
+    """Seconds that the peer's TCP may leave what is sent unacknowledged (TCP_USER_TIMEOUT, RFC 5482): half of
+    what silence gets.
 
-    Keepalive waits for an answer of sshd, which may be busy; a kernel that has not acknowledged six retransmissions is gone, or
-    the way to it. At least a second, since one lost retransmission takes 600 ms.
+    Keepalive waits for an answer of sshd, which may be busy; a kernel that has not acknowledged six
+    retransmissions is gone, or the way to it. At least a second, since one lost retransmission takes 600 ms.
     """
     return max(1.0, keepalive.interval * keepalive.max_missed / 2)
 
 
 def give_up_after(sock: socket.socket | None, unanswered: float) -> None:
-    """Have the kernel end a connection that leaves what is sent unacknowledged for so many seconds. Raises OSError."""
+    """Have the kernel end a connection that leaves what is sent unacknowledged for so many seconds.
+
+    Raises OSError.
+    """
     if sock is not None:  # reset already, it has none
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(unanswered * 1000))
 
@@ -229,19 +251,28 @@ def _jump_failed(name: str, exc: LinkError) -> JumpFailed:
     return failure
 
 
-async def _handshake(prepared: Prepared, server: str, tunnel: _Tunnel, client: Login) -> asyncssh.SSHClientConnection:
+async def _handshake(
+    prepared: Prepared, server: str, tunnel: _Tunnel, client: Login
+) -> asyncssh.SSHClientConnection:
     options = prepared.options
     options.known_hosts = known_hosts.NOBODY
     options.tunnel = tunnel
     options.protocol_factory = lambda: client
-    agent = Agent(options.agent_path, options.login_timeout / 2, prepared.named_keys) if options.agent_path else None
+    agent = (
+        Agent(options.agent_path, options.login_timeout / 2, prepared.named_keys)
+        if options.agent_path
+        else None
+    )
     try:
         return await internals.connect(options, agent)
     except LinkError:
         raise
-    except Exception as exc:  # not only asyncssh.Error: what its parsers stumble over in a hostile peer's packets comes as it is
+    except Exception as exc:
+        # not only asyncssh.Error: what its parsers stumble over in a hostile peer's packets comes as it is
         if agent is not None and agent.failure and isinstance(exc, asyncssh.PermissionDenied):
-            raise CredentialsUnusable(f"{agent.failure}, and {server} takes no other key", hint=_AGENT) from exc
+            raise CredentialsUnusable(
+                f"{agent.failure}, and {server} takes no other key", hint=_AGENT
+            ) from exc
         who = identity(prepared.options) + _reservations(prepared)
         failure = describe_handshake(server, exc, who=who, heard=client.heard)
         if isinstance(tunnel, ProxyCommand) and is_hung_up(exc):
@@ -252,18 +283,25 @@ async def _handshake(prepared: Prepared, server: str, tunnel: _Tunnel, client: L
 def _reservations(prepared: Prepared) -> str:
     """The likeliest reasons of a refusal that sshd does not tell."""
     now = time.time()
-    said = [f"; {path} expired on {expiry.date(validity.end)}" for path, validity in prepared.certificates if validity.end < now]
+    said = [
+        f"; {path} expired on {expiry.date(validity.end)}"
+        for path, validity in prepared.certificates
+        if validity.end < now
+    ]
     return "".join([*said, *(f"; not used: {one}" for one in prepared.passed_over)])
 
 
 class _Tcp:
     """A `tunnel` for asyncssh that is none: plain TCP to the first address that answers.
 
-    Not `asyncssh.connect(sock=)`: uvloop closes the descriptor of a connection that is reset at once, and then ties it to the
-    socket object all the same, whose end closes the descriptor again, whoever has it by then.
+    Not `asyncssh.connect(sock=)`: uvloop closes the descriptor of a connection that is reset at once, and
+    then ties it to the socket object all the same, whose end closes the descriptor again, whoever has it by
+    then.
     """
 
-    def __init__(self, server: str, seconds: float, unanswered: float, names: Place, bind_address: str | None = None) -> None:
+    def __init__(
+        self, server: str, seconds: float, unanswered: float, names: Place, bind_address: str | None = None
+    ) -> None:
         self.addresses: list[str] = []
         self.connected_at = 0.0
         """Loop time; 0 until there is a connection."""
@@ -286,8 +324,13 @@ class _Tcp:
             found = await resolve(host, port, self._names, family=family, timeout=self._seconds)
             return list(dict.fromkeys(address.host for address in found))
         except Hangs as exc:
-            hint = f"the bastion's resolver does not answer: getent hosts {host}; /etc/resolv.conf names its servers"
-            raise Unresolvable(f"{what} does not resolve: no answer within {self._seconds:g} s", hint=hint) from exc
+            hint = (
+                f"the bastion's resolver does not answer: getent hosts {host}; /etc/resolv.conf names "
+                "its servers"
+            )
+            raise Unresolvable(
+                f"{what} does not resolve: no answer within {self._seconds:g} s", hint=hint
+            ) from exc
         except (OSError, UnicodeError) as exc:  # UnicodeError: no name can look like that (RFC 5890)
             raise describe_connect(what, exc) from exc
 

@@ -1,7 +1,8 @@
-"""Learning a server's further host keys, as UpdateHostKeys does (ssh_config(5)): on the wire, and in `learned_host_keys`.
+"""Learning a server's further host keys, as UpdateHostKeys does (ssh_config(5)): on the wire, and in
+`learned_host_keys`.
 
-sshd lists its host keys after login (OpenSSH's PROTOCOL 2.5). Those that are not known are challenged: it signs the session with
-each. What may be learned is decided in `proxy/config/host_keys.py`.
+sshd lists its host keys after login (OpenSSH's PROTOCOL 2.5). Those that are not known are challenged: it
+signs the session with each. What may be learned is decided in `proxy/config/host_keys.py`.
 """
 
 from __future__ import annotations
@@ -61,7 +62,10 @@ def split(payload: bytes) -> tuple[bytes, ...]:
 
 
 def read_learned(path: Path) -> bytes:
-    """What a `learned_host_keys` holds; nothing if there is no file yet. Blocks. Raises CredentialsUnusable."""
+    """What a `learned_host_keys` holds; nothing if there is no file yet.
+
+    Blocks. Raises CredentialsUnusable.
+    """
     try:
         data, status = read_bytes(path, limit=MAX_CREDENTIAL_BYTES)
     except Unusable as exc:
@@ -84,7 +88,9 @@ async def learn(path: Path, config: GatewayConfig, announcement: Announcement, p
     known, learned = await place.run(_read_files, config, announcement, timeout=config.connect_timeout)
     change = host_keys.update(known, learned, announcement.name, announcement.shown, announcement.keys)
     if change.refused or not (change.new or change.gone):
-        log.debug("host keys not learned", server=announcement.name.decode(), why=change.refused or "nothing new")
+        log.debug(
+            "host keys not learned", server=announcement.name.decode(), why=change.refused or "nothing new"
+        )
         return None
     change = change._replace(new=await _proven(config, announcement, change.new) if change.new else ())
     if not (change.new or change.gone):
@@ -116,27 +122,38 @@ def _contents(path: Path) -> bytes:
         return b""
 
 
-async def _proven(config: GatewayConfig, announcement: Announcement, keys: Sequence[bytes]) -> tuple[bytes, ...]:
-    """Those of `keys` that the server has signed the session with. All of them, or it is not to be trusted with any."""
+async def _proven(
+    config: GatewayConfig, announcement: Announcement, keys: Sequence[bytes]
+) -> tuple[bytes, ...]:
+    """Those of `keys` that the server has signed the session with.
+
+    All of them, or it is not to be trusted with any.
+    """
     try:
         async with asyncio.timeout(config.connect_timeout):
             proofs = await internals.prove_host_keys(announcement.conn, keys)
     except TimeoutError:
         proofs = None
     session = internals.session_id(announcement.conn)
-    if proofs is not None and all(is_proof(proof, session, key) for key, proof in zip(keys, proofs, strict=True)):
+    if proofs is not None and all(
+        is_proof(proof, session, key) for key, proof in zip(keys, proofs, strict=True)
+    ):
         return tuple(keys)
     log.warning(
         "host keys not proven",
         server=announcement.name.decode(),
         keys=[host_keys.fingerprint(key) for key in keys],
-        hint="the server lists host keys that it cannot sign with; they are not learned. Look at HostKey in its sshd_config",
+        hint="the server lists host keys that it cannot sign with; they are not learned. Look at HostKey "
+        "in its sshd_config",
     )
     return ()
 
 
 def is_proof(proof: bytes, session: bytes, blob: bytes) -> bool:
-    """Whether `proof` is a signature by the key `blob` that is good for this session and nothing else. RSA only with SHA-2."""
+    """Whether `proof` is a signature by the key `blob` that is good for this session and nothing else.
+
+    RSA only with SHA-2.
+    """
     signed = b"".join(len(part).to_bytes(4) + part for part in (_REQUEST, session, blob))
     try:
         key = asyncssh.public_key.decode_ssh_public_key(blob)
@@ -152,9 +169,13 @@ def _write(path: Path, config: GatewayConfig, announcement: Announcement, change
     doing(f"waiting for another gateway to write {path}")
     with _WRITING.setdefault(path, threading.Lock()):
         known, learned = _read_files(config, announcement)
-        data = host_keys.render(host_keys.learn(known, learned, announcement.name, announcement.shown, change))
+        data = host_keys.render(
+            host_keys.learn(known, learned, announcement.name, announcement.shown, change)
+        )
         doing(f"writing {path}")
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:  # mode 0600
+        with tempfile.NamedTemporaryFile(
+            dir=path.parent, prefix=f".{path.name}.", delete=False
+        ) as file:  # mode 0600
             try:
                 file.write(data)
                 file.flush()

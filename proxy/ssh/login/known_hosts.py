@@ -1,7 +1,8 @@
 """Whom we trust to be a gateway: what known_hosts and RevokedHostKeys say of it.
 
-How a line is read is `proxy/openssh/known_hosts.py`'s; which files are, and in which order host key algorithms are asked for, is
-decided here; `proxy/ssh/login/verify.py` compares with what the server shows. Nothing switches the check off.
+How a line is read is `proxy/openssh/known_hosts.py`'s; which files are, and in which order host key
+algorithms are asked for, is decided here; `proxy/ssh/login/verify.py` compares with what the server shows.
+Nothing switches the check off.
 """
 
 from __future__ import annotations
@@ -84,10 +85,12 @@ class Trusted:
     """Files and lines that might have told more, and why they did not."""
 
     def algorithms(self, wanted: Sequence[str] = ()) -> list[str]:
-        """Certificates if an authority is known, the known keys' kinds, then all others; of those that are `wanted`, if any are.
+        """Certificates if an authority is known, the known keys' kinds, then all others; of those that are
+        `wanted`, if any are.
 
-        The others are there for the message: a server whose key changed its kind then shows it, instead of finding no
-        algorithm in common. Without an authority no certificate is asked for: it would hide the key itself.
+        The others are there for the message: a server whose key changed its kind then shows it, instead of
+        finding no algorithm in common. Without an authority no certificate is asked for: it would hide the
+        key itself.
         """
         allowed = tuple(wanted) or (*(_certificate(name) for name in ALGORITHMS), *ALGORITHMS)
         certificates = [name for name in allowed if name.endswith(_CERTIFICATE)]
@@ -101,10 +104,14 @@ def _certificate(algorithm: str) -> str:
     return f"{algorithm.removesuffix('@openssh.com')}{_CERTIFICATE}"
 
 
-def read(config: GatewayConfig, options: asyncssh.SSHClientConnectionOptions, asked: SshConfig | None) -> Trusted:
-    """What the gateway's `known_hosts` has for the server of `options`; without that, the files that ssh_config names.
+def read(
+    config: GatewayConfig, options: asyncssh.SSHClientConnectionOptions, asked: SshConfig | None
+) -> Trusted:
+    """What the gateway's `known_hosts` has for the server of `options`; without that, the files that
+    ssh_config names.
 
-    Never by the address that its name stands for, unless it is configured by that address. Blocks. Raises CredentialsUnusable.
+    Never by the address that its name stands for, unless it is configured by that address. Blocks. Raises
+    CredentialsUnusable.
     """
     names = known_hosts.names(options.host, options.port, options.host_key_alias or "")
     unread: list[str] = []
@@ -119,11 +126,20 @@ def read(config: GatewayConfig, options: asyncssh.SSHClientConnectionOptions, as
             except Unusable as exc:  # as ssh(1): another file may have the key
                 if path.is_file():
                     unread.append(f"{path} {exc}")
-    told = files | ({Path(asked.known_hosts_command[0]): asked.commanded} if asked and asked.commanded else {})
-    found = [(path, name, entry) for name in names for path, data in told.items() for entry in _find(path, data, name, unread)]
+    told = files | (
+        {Path(asked.known_hosts_command[0]): asked.commanded} if asked and asked.commanded else {}
+    )
+    found = [
+        (path, name, entry)
+        for name in names
+        for path, data in told.items()
+        for entry in _find(path, data, name, unread)
+    ]
     if config.known_hosts and config.learned_host_keys:
         found += _learned(config.learned_host_keys, names, [entry for _, _, entry in found])
-    lines = [(known, entry.marker) for path, name, entry in found if (known := _known(path, name, entry, unread))]
+    lines = [
+        (known, entry.marker) for path, name, entry in found if (known := _known(path, name, entry, unread))
+    ]
     lists, krls = _revocations(asked.revoked_host_keys if asked else ())
     return Trusted(
         names=[name.decode() for name in names],
@@ -138,7 +154,9 @@ def read(config: GatewayConfig, options: asyncssh.SSHClientConnectionOptions, as
 
 
 def _first(known: Sequence[Known], names: Sequence[bytes]) -> list[Known]:
-    """Those under the first name that has any: a line without a port counts where there is none with it (sshconnect.c)."""
+    """Those under the first name that has any: a line without a port counts where there is none with it
+    (sshconnect.c).
+    """
     for name in names:
         if found := [one for one in known if one.name == name.decode()]:
             return found
@@ -161,9 +179,14 @@ def _contents(config: GatewayConfig, path: Path) -> bytes:
 
 
 def _from_ssh_config(config: GatewayConfig, found: SshConfig) -> tuple[Path, ...]:
-    if not found.has_user_known_hosts and not found.known_hosts_command and not any(path.exists() for path in found.known_hosts):
+    if (
+        not found.has_user_known_hosts
+        and not found.known_hosts_command
+        and not any(path.exists() for path in found.known_hosts)
+    ):
         raise CredentialsUnusable(
-            f"ssh_config {found.path} for {config.host} switches host key checking off (UserKnownHostsFile none)",
+            f"ssh_config {found.path} for {config.host} switches host key checking off (UserKnownHostsFile "
+            "none)",
             hint="give known_hosts in the gateway; kubemux never connects to a server it cannot identify",
         )
     return found.known_hosts
@@ -186,7 +209,10 @@ def _learned(path: Path, names: Sequence[bytes], known: Sequence[Entry]) -> list
 
 
 def decode(blob: bytes) -> asyncssh.SSHKey:
-    """The key `blob`, which may be a stranger's. Raises ValueError: cryptography says in many ways that numbers are no key."""
+    """The key `blob`, which may be a stranger's.
+
+    Raises ValueError: cryptography says in many ways that numbers are no key.
+    """
     try:
         return asyncssh.public_key.decode_ssh_public_key(blob)
     except (ValueError, TypeError, ArithmeticError) as exc:  # OverflowError: a modulus below 0
@@ -229,7 +255,8 @@ def _revocations(paths: Iterable[Path]) -> tuple[list[Known], list[Path]]:
         except (Unusable, ValueError) as exc:
             raise CredentialsUnusable(
                 f"RevokedHostKeys {path} cannot be used: {exc}",
-                hint="without it any host key may be a revoked one, so none is trusted. It holds public keys, one a line, or is "
+                hint="without it any host key may be a revoked one, so none is trusted. It holds public "
+                "keys, one a line, or is "
                 "a revocation list (ssh-keygen -k)",
             ) from exc
     return listed, krls

@@ -1,7 +1,8 @@
-"""A uid without a name and a home, as in containers: asyncssh asks for both (`getpass.getuser`, `~/.ssh`), whatever it is told.
+"""A uid without a name and a home, as in containers: asyncssh asks for both (`getpass.getuser`, `~/.ssh`),
+whatever it is told.
 
-It uses neither with what kubemux tells it, so answers that lead nowhere are enough. They are given by the environment, which is
-where asyncssh and the programs that we start look first.
+It uses neither with what kubemux tells it, so answers that lead nowhere are enough. They are given by the
+environment, which is where asyncssh and the programs that we start look first.
 """
 
 from __future__ import annotations

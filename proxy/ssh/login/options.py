@@ -1,7 +1,9 @@
-"""What asyncssh is told about a gateway: settings, keys and known_hosts, out of the configuration and its `ssh_config`.
+"""What asyncssh is told about a gateway: settings, keys and known_hosts, out of the configuration and its
+`ssh_config`.
 
-Read anew for each dial: the files may have been rotated, their disk may hang, a passphrase costs bcrypt, and `Match exec` in an
-ssh_config runs programs. Asyncssh itself is given no ssh_config: it reads it differently from ssh(1) (`proxy/openssh`).
+Read anew for each dial: the files may have been rotated, their disk may hang, a passphrase costs bcrypt, and
+`Match exec` in an ssh_config runs programs. Asyncssh itself is given no ssh_config: it reads it differently
+from ssh(1) (`proxy/openssh`).
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ _PORT: Final = 22
 _CONNECT_TIMEOUT: Final = GatewayConfig(host="any").connect_timeout
 _NAMELESS: Final = "say user: NAME in the gateway"
 _HANGS: Final = (
-    "a disk, or the server it is mounted from, that does not answer, or a `Match exec` that does not end? Mend it, or name other "
+    "a disk, or the server it is mounted from, that does not answer, or a `Match exec` that does not end? "
+    "Mend it, or name other "
     "files and reload; kubemux goes on by itself when it has ended"
 )
 
@@ -39,8 +42,8 @@ _HANGS: Final = (
 class Prepared:
     """Everything that dialling one server needs, files already read.
 
-    `options` are asyncssh's: the host, port and user that count, the keys, and what is offered. `trusted` is whom we take the
-    server to be.
+    `options` are asyncssh's: the host, port and user that count, the keys, and what is offered. `trusted` is
+    whom we take the server to be.
     """
 
     options: asyncssh.SSHClientConnectionOptions
@@ -64,11 +67,16 @@ class Prepared:
     named_keys: Sequence[bytes] = ()
     """The public halves that ssh_config names: an agent's keys among them are offered first."""
     is_asked_further: bool = True
-    """Whether a server that has accepted a key may ask by keyboard-interactive, which nobody answers, but may need no answer."""
+    """Whether a server that has accepted a key may ask by keyboard-interactive, which nobody answers, but may
+    need no answer.
+    """
 
 
 async def prepare(config: GatewayConfig, place: Place | None = None) -> Prepared:
-    """Read what `config` refers to in `place`, within `connect_timeout`. Raises CredentialsUnusable, which names the file."""
+    """Read what `config` refers to in `place`, within `connect_timeout`.
+
+    Raises CredentialsUnusable, which names the file.
+    """
     place = place or Place(f"settings of {config.host}")
     loop = asyncio.get_running_loop()
     deadline = loop.time() + config.connect_timeout
@@ -76,7 +84,9 @@ async def prepare(config: GatewayConfig, place: Place | None = None) -> Prepared
         found = await _asked(config, place, deadline)
         return await place.run(_prepare, config, found, timeout=deadline - loop.time())
     except CredentialsUnusable as exc:
-        exc.retry = RetryClass.SOON  # nothing was sent: no sshd counts it against us, and a file may be back in a moment
+        exc.retry = (
+            RetryClass.SOON
+        )  # nothing was sent: no sshd counts it against us, and a file may be back in a moment
         raise
     except Hangs as exc:
         failure = CredentialsUnusable(f"keys and settings for {config.host}: {exc}", hint=_HANGS)
@@ -85,7 +95,10 @@ async def prepare(config: GatewayConfig, place: Place | None = None) -> Prepared
 
 
 async def _asked(config: GatewayConfig, place: Place, deadline: float) -> SshConfig | None:
-    """What the gateway's ssh_config says of it; None without one. The programs that are run for it end by the deadline."""
+    """What the gateway's ssh_config says of it; None without one.
+
+    The programs that are run for it end by the deadline.
+    """
     if config.ssh_config is None:
         return None
     waited_for = "ssh -G has not read it"
@@ -100,8 +113,10 @@ async def _asked(config: GatewayConfig, place: Place, deadline: float) -> SshCon
             return found
     except TimeoutError as exc:
         raise CredentialsUnusable(
-            f"ssh_config {config.ssh_config} for {config.host}: {waited_for} within {config.connect_timeout:g} s",
-            hint="a `Match exec` or another command in it that does not end, a name that is looked up (CanonicalizeHostname), or "
+            f"ssh_config {config.ssh_config} for {config.host}: {waited_for} within "
+            f"{config.connect_timeout:g} s",
+            hint="a `Match exec` or another command in it that does not end, a name that is looked up "
+            "(CanonicalizeHostname), or "
             "a disk that hangs?",
         ) from exc
 
@@ -128,15 +143,17 @@ def _prepare(config: GatewayConfig, found: SshConfig | None) -> Prepared:
         options.agent_path = agent if keys.public else None
     trusted = known_hosts.read(config, options, found)
     options.server_host_key_algs = offered = trusted.algorithms(algorithms.for_host_keys(found))
-    ours = Prepared(options, trusted, offered, tuple(expiry.user_certificates(config)), settings["login_timeout"])
+    ours = Prepared(
+        options, trusted, offered, tuple(expiry.user_certificates(config)), settings["login_timeout"]
+    )
     return ours if found is None else _with(ours, found, keys)
 
 
 def ticks(keepalive: KeepaliveConfig) -> tuple[float, int]:
     """The interval in seconds and the count to give to asyncssh for keepalive.
 
-    It asks at each tick of silence and gives up one tick after the last question; so this many questions go unanswered, and the
-    link is given up, as with ssh(1), after interval × max_missed.
+    It asks at each tick of silence and gives up one tick after the last question; so this many questions go
+    unanswered, and the link is given up, as with ssh(1), after interval × max_missed.
     """
     tries = keepalive.max_missed
     return keepalive.interval * tries / (tries + 1), tries
@@ -203,24 +220,31 @@ def _with(ours: Prepared, found: SshConfig, keys: UserKeys) -> Prepared:
 def _connect_timeout(config: GatewayConfig, found: SshConfig | None) -> float:
     """The gateway's, if it has one of its own."""
     asked = found.connect_timeout if found else None
-    return asked if asked is not None and config.connect_timeout == _CONNECT_TIMEOUT else config.connect_timeout
+    return (
+        asked if asked is not None and config.connect_timeout == _CONNECT_TIMEOUT else config.connect_timeout
+    )
 
 
 def _own_name() -> str:
     if name := own_name():
         return name
-    raise CredentialsUnusable(f"uid {os.getuid()}, which runs kubemux, has no name to log in with", hint=_NAMELESS)
+    raise CredentialsUnusable(
+        f"uid {os.getuid()}, which runs kubemux, has no name to log in with", hint=_NAMELESS
+    )
 
 
 def _agent(config: GatewayConfig, found: SshConfig | None) -> str | None:
-    """The socket of an agent if one is asked for: by the gateway, or by an IdentityAgent. Raises CredentialsUnusable.
+    """The socket of an agent if one is asked for: by the gateway, or by an IdentityAgent.
+
+    Raises CredentialsUnusable.
 
     Asyncssh goes on without an agent that is not there, and the server's refusal would blame the wrong side.
     """
     asked = found.agent if found and (config.agent or not config.identity_files) else None
     if asked == "" and config.agent and found:
         raise CredentialsUnusable(
-            f"agent: true for {config.host}, but ssh_config {found.path} says IdentityAgent none", hint="take out one of the two"
+            f"agent: true for {config.host}, but ssh_config {found.path} says IdentityAgent none",
+            hint="take out one of the two",
         )
     if not asked and not config.agent:
         return None
@@ -231,15 +255,21 @@ def _agent(config: GatewayConfig, found: SshConfig | None) -> str | None:
     return path
 
 
-def jumps(config: GatewayConfig, gateways: Mapping[str, GatewayConfig], asked: str | None) -> list[tuple[str, GatewayConfig]]:
-    """The servers that lead to `config`, with the names they are asked for by: its `jump`, else the ProxyJump that is `asked`."""
+def jumps(
+    config: GatewayConfig, gateways: Mapping[str, GatewayConfig], asked: str | None
+) -> list[tuple[str, GatewayConfig]]:
+    """The servers that lead to `config`, with the names they are asked for by: its `jump`, else the ProxyJump
+    that is `asked`.
+    """
     if config.jump:
         return [(name, gateways[name]) for name in config.jump]
     return [(hop.strip(), proxy_jump(config, hop)) for hop in asked.split(",")] if asked else []
 
 
 def proxy_jump(config: GatewayConfig, hop: str) -> GatewayConfig:
-    """A hop of `ProxyJump [user@]host[:port]`: an alias of the same ssh_config, with the gateway's known_hosts and keys."""
+    """A hop of `ProxyJump [user@]host[:port]`: an alias of the same ssh_config, with the gateway's
+    known_hosts and keys.
+    """
     user, _, address = hop.strip().removeprefix("ssh://").rpartition("@")
     host, colon, port = address.rpartition(":")
     if not (colon and port.isdecimal()):

@@ -1,7 +1,8 @@
 """The ProxyCommand of ssh_config: a command whose standard input and output are the connection to sshd.
 
-The user's shell runs it, as ssh(1) has it: `$SHELL -c "exec COMMAND"`. Both streams are one end of a socket pair, so that ours is
-a transport like any other, for both data planes. The process leads a group of its own, which ends with the link.
+The user's shell runs it, as ssh(1) has it: `$SHELL -c "exec COMMAND"`. Both streams are one end of a socket
+pair, so that ours is a transport like any other, for both data planes. The process leads a group of its own,
+which ends with the link.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from proxy.runtime.text import printable
 log = structlog.get_logger("kubemux.link")
 
 PATIENCE_S: Final = 1.0
-"""How long the command may take to end once its connection is closed and it has got SIGHUP, as from ssh(1)."""
+"""How long the command may take to end once its connection is closed and it has got SIGHUP, as from ssh(1).
+"""
 
 EXIT_S: Final = 0.5
 """How long after the end of its output the command's exit code is waited for, to name it."""
@@ -74,11 +76,13 @@ class ProxyCommand:
         protocol.connection_made(transport)
         return transport, protocol
 
-    async def _stream(self, factory: Callable[[], asyncio.Protocol]) -> tuple[asyncio.Transport, socket.socket]:
+    async def _stream(
+        self, factory: Callable[[], asyncio.Protocol]
+    ) -> tuple[asyncio.Transport, socket.socket]:
         """A transport, and the socket that is its other end.
 
-        Made before there is a process that could end: uvloop ties a socket to a transport that is closed by then all the same,
-        and closes its descriptor again, whoever has it.
+        Made before there is a process that could end: uvloop ties a socket to a transport that is closed by
+        then all the same, and closes its descriptor again, whoever has it.
         """
         ours, theirs = socket.socketpair()
         try:
@@ -105,7 +109,9 @@ class ProxyCommand:
             )
         except (OSError, ValueError) as exc:  # ValueError: a NUL in it
             why = exc.strerror if isinstance(exc, OSError) else None
-            raise ProxyCommandFailed(f"the ProxyCommand for {self._server} cannot be run by {shell}: {why or exc}") from exc
+            raise ProxyCommandFailed(
+                f"the ProxyCommand for {self._server} cannot be run by {shell}: {why or exc}"
+            ) from exc
         self._process = process
         pidfd = os.pidfd_open(process.pid)
         self._loop.add_reader(pidfd, self._reap, process, pidfd)
@@ -126,19 +132,27 @@ class ProxyCommand:
             log.info("ProxyCommand says", server=self._server, line=text, **more)
 
     async def explain(self, failure: LinkError, when: str) -> LinkError:
-        """A better reason than `failure`, which is that the connection has ended, if that is because the command has."""
+        """A better reason than `failure`, which is that the connection has ended, if that is because the
+        command has.
+        """
         if self._process is None:
             return failure
         await asyncio.wait([self._exited], timeout=EXIT_S)
         if not self._exited.done():
             return failure
         said = f"; its last words: {self._last_words}" if self._last_words else ""
-        return ProxyCommandFailed(f"the ProxyCommand for {self._server} ended with {_status(self._exited.result())} {when}{said}")
+        return ProxyCommandFailed(
+            f"the ProxyCommand for {self._server} ended with {_status(self._exited.result())} {when}{said}"
+        )
 
-    # ------------------------------------------------------------------------------------------------- its end
+    # ------------------------------------------------------------------------------------------------- its
+    # end
 
     async def close(self) -> None:
-        """End the process and what it has started; returns when it is reaped. The connection is closed before. Idempotent."""
+        """End the process and what it has started; returns when it is reaped.
+
+        The connection is closed before. Idempotent.
+        """
         if self._stderr is not None:
             self._stderr.close()
         if self._process is None or self._is_closed:
@@ -149,7 +163,9 @@ class ProxyCommand:
             await asyncio.wait([self._exited], timeout=PATIENCE_S)
         finally:
             self._signal(self._process.pid, signal.SIGKILL)
-            await asyncio.wait([self._exited], timeout=PATIENCE_S)  # longer only in a system call that cannot be interrupted
+            await asyncio.wait(
+                [self._exited], timeout=PATIENCE_S
+            )  # longer only in a system call that cannot be interrupted
 
     def _signal(self, group: int, number: signal.Signals) -> None:
         with suppress(ProcessLookupError, PermissionError):  # PermissionError: it has become somebody else

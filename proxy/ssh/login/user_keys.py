@@ -1,7 +1,9 @@
-"""The keys and certificates that we log in with: those that the gateway names, each of which must be good, or ssh_config's.
+"""The keys and certificates that we log in with: those that the gateway names, each of which must be good, or
+ssh_config's.
 
-With ssh_config it is as with ssh(1): of several keys those count that are there and can be used, and of a key that an agent holds
-the public half is enough. What is passed over is told; only if nothing is left, it is an error.
+With ssh_config it is as with ssh(1): of several keys those count that are there and can be used, and of a key
+that an agent holds the public half is enough. What is passed over is told; only if nothing is left, it is an
+error.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ class UserKeys:
 
     pairs: list[asyncssh.SSHKeyPair] = field(default_factory=list)
     public: list[bytes] = field(default_factory=list)
-    """Of every key and certificate that is named, in their order: what IdentitiesOnly leaves of an agent's keys."""
+    """Of every key and certificate that is named, in their order: what IdentitiesOnly leaves of an agent's
+    keys.
+    """
     passed_over: list[str] = field(default_factory=list)
     """Files, and why."""
 
@@ -42,10 +46,13 @@ def passphrase(config: GatewayConfig) -> str | None:
     try:
         return config.passphrase_file.read_text().rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as exc:
-        raise CredentialsUnusable(f"passphrase_file {config.passphrase_file} cannot be read: {_said(exc)}") from exc
+        raise CredentialsUnusable(
+            f"passphrase_file {config.passphrase_file} cannot be read: {_said(exc)}"
+        ) from exc
 
 
-# ------------------------------------------------------------------------------------------------ the gateway's own
+# ------------------------------------------------------------------------------------------------ the
+# gateway's own
 
 
 def named(config: GatewayConfig) -> UserKeys:
@@ -56,8 +63,8 @@ def named(config: GatewayConfig) -> UserKeys:
     for path in config.identity_files:
         doing(f"reading {path}")
         try:
-            # Not by its path: asyncssh would compare it with a KEY.pub beside it, which ssh(1) does not need, and a key that was
-            # replaced leaves behind.
+            # Not by its path: asyncssh would compare it with a KEY.pub beside it, which ssh(1) does not need,
+            # and a key that was replaced leaves behind.
             found = asyncssh.read_private_key_list(str(path), phrase)
         except (OSError, ValueError) as exc:
             raise _key_unusable(path, config.passphrase_file, exc) from exc
@@ -75,8 +82,13 @@ def _beside(path: Path, keys: Sequence[asyncssh.SSHKey]) -> list[asyncssh.SSHCer
         return []
     found = _certificates(certificate)
     if not _of(found, keys):
-        hint = f"have the key signed again (ssh-keygen -s), or remove what is left of another: mv {certificate} {certificate}.old"
-        raise CredentialsUnusable(f"certificate file {certificate} is not of the key beside it, {path}", hint=hint)
+        hint = (
+            "have the key signed again (ssh-keygen -s), or remove what is left of another: mv "
+            f"{certificate} {certificate}.old"
+        )
+        raise CredentialsUnusable(
+            f"certificate file {certificate} is not of the key beside it, {path}", hint=hint
+        )
     return found
 
 
@@ -91,7 +103,9 @@ def _certificates(path: Path) -> list[asyncssh.SSHCertificate]:
     except (OSError, ValueError) as exc:
         raise CredentialsUnusable(f"certificate file {path} cannot be used: {_said(exc)}") from exc
     if not found:
-        raise CredentialsUnusable(f"certificate file {path} holds no certificate", hint="ssh-keygen -L -f FILE shows one")
+        raise CredentialsUnusable(
+            f"certificate file {path} holds no certificate", hint="ssh-keygen -L -f FILE shows one"
+        )
     return list(found)
 
 
@@ -101,21 +115,25 @@ def _key_unusable(path: Path, passphrase_file: Path | None, exc: Exception) -> C
     if passphrase_file is None and "passphrase" in str(exc).lower():
         return CredentialsUnusable(
             f"key {path} is encrypted, and the gateway has no passphrase_file",
-            hint="add passphrase_file: FILE to the gateway, or load the key into an ssh-agent and say agent: true",
+            hint="add passphrase_file: FILE to the gateway, or load the key into an ssh-agent and say "
+            "agent: true",
         )
     if passphrase_file is not None:
         return CredentialsUnusable(
             f"key {path} cannot be opened with passphrase_file {passphrase_file}: {exc}",
             hint=f"is it the passphrase of that key? ssh-keygen -y -f {path} asks for it",
         )
-    return CredentialsUnusable(f"key {path} cannot be used: {exc}", hint="it should be a private key as ssh-keygen writes it")
+    return CredentialsUnusable(
+        f"key {path} cannot be used: {exc}", hint="it should be a private key as ssh-keygen writes it"
+    )
 
 
 def _said(exc: Exception) -> str:
     return (exc.strerror if isinstance(exc, OSError) else None) or str(exc)
 
 
-# -------------------------------------------------------------------------------------------------- ssh_config's
+# --------------------------------------------------------------------------------------------------
+# ssh_config's
 
 
 def of_ssh_config(config: GatewayConfig, found: SshConfig, *, has_agent: bool) -> UserKeys:
@@ -134,12 +152,20 @@ def of_ssh_config(config: GatewayConfig, found: SshConfig, *, has_agent: bool) -
         keys.pairs += asyncssh.load_keypairs(private, certlist=[*given, *beside]) if private else ()
     keys.public[:0] = [one.public_data for one in given]
     refused = [pair for pair in keys.pairs if not is_accepted(found.public_key_algorithms, pair)]
-    keys.passed_over += [f"a key {pair.get_algorithm()} is not among PubkeyAcceptedAlgorithms" for pair in refused]
+    keys.passed_over += [
+        f"a key {pair.get_algorithm()} is not among PubkeyAcceptedAlgorithms" for pair in refused
+    ]
     keys.pairs = [pair for pair in keys.pairs if pair not in refused]
-    if found.are_identities_named and not keys.pairs and not (has_agent and (keys.public or not found.identities_only)):
+    if (
+        found.are_identities_named
+        and not keys.pairs
+        and not (has_agent and (keys.public or not found.identities_only))
+    ):
         said = "; ".join(keys.passed_over) or "IdentityFile none"
         hint = "mend one of them, or add identity_files or agent: true to the gateway"
-        raise CredentialsUnusable(f"ssh_config {found.path} gives no key that can be used for {found.host}: {said}", hint=hint)
+        raise CredentialsUnusable(
+            f"ssh_config {found.path} gives no key that can be used for {found.host}: {said}", hint=hint
+        )
     return keys  # perhaps none at all: there are servers that ask for none
 
 
@@ -154,7 +180,9 @@ def _given(config: GatewayConfig, found: SshConfig, keys: UserKeys) -> Iterator[
             keys.passed_over.append(str(exc))
 
 
-def _beside_if_any(path: Path, private: Sequence[asyncssh.SSHKey], keys: UserKeys) -> list[asyncssh.SSHCertificate]:
+def _beside_if_any(
+    path: Path, private: Sequence[asyncssh.SSHKey], keys: UserKeys
+) -> list[asyncssh.SSHCertificate]:
     beside = Path(f"{path}-cert.pub")
     doing(f"looking for {beside}")
     if not beside.exists():
@@ -187,12 +215,19 @@ def _private(path: Path, phrase: str | None) -> tuple[list[asyncssh.SSHKey], str
         return list(asyncssh.read_private_key_list(str(path), phrase)), ""
     except (OSError, ValueError) as exc:
         if content is Content.ENCRYPTED:
-            return [], "is encrypted, and passphrase_file does not open it" if phrase else "is encrypted, without passphrase_file"
+            return (
+                [],
+                "is encrypted, and passphrase_file does not open it"
+                if phrase
+                else "is encrypted, without passphrase_file",
+            )
         return [], f"cannot be used: {_said(exc)}"
 
 
 def _public(path: Path) -> list[bytes]:
-    """The public half of a key that we cannot use ourselves: in the file, or in that with `.pub` behind it (ssh(1), -i)."""
+    """The public half of a key that we cannot use ourselves: in the file, or in that with `.pub` behind it
+    (ssh(1), -i).
+    """
     for candidate in (path, Path(f"{path}.pub")):
         with suppress(Unusable, OSError, ValueError):
             data, _ = read_bytes(candidate, limit=MAX_CREDENTIAL_BYTES)

@@ -1,7 +1,8 @@
-"""Whether a server is the one that known_hosts means, as ssh(1) decides it (sshconnect.c, check_host_key), and what to do if not.
+"""Whether a server is the one that known_hosts means, as ssh(1) decides it (sshconnect.c, check_host_key),
+and what to do if not.
 
-Instead of asyncssh's own check: that one also takes what is known of the server's address, and knows no wildcards in the
-principals of a host certificate.
+Instead of asyncssh's own check: that one also takes what is known of the server's address, and knows no
+wildcards in the principals of a host certificate.
 """
 
 from __future__ import annotations
@@ -44,7 +45,10 @@ def scan(config: GatewayConfig, prepared: Prepared, hop: asyncssh.SSHClientConne
     options, trusted = prepared.options, prepared.trusted
     file = shlex.quote(str(trusted.files[0] if trusted.files else "known_hosts"))
     if prepared.proxy_command is not None and hop is None:  # ssh-keyscan knows none
-        return f"ssh -F {shlex.quote(str(config.ssh_config))} -o UserKnownHostsFile={file} {shlex.quote(config.host)}"
+        return (
+            f"ssh -F {shlex.quote(str(config.ssh_config))} -o UserKnownHostsFile={file} "
+            f"{shlex.quote(config.host)}"
+        )
     command = f"ssh-keyscan -p {options.port} {shlex.quote(options.host)}"
     if hop is not None:  # nor jump hosts
         command = f"ssh -p {hop.port} {shlex.quote(f'{hop.username}@{hop.host}')} {shlex.quote(command)}"
@@ -54,7 +58,10 @@ def scan(config: GatewayConfig, prepared: Prepared, hop: asyncssh.SSHClientConne
 
 
 def verify(server: Server, shown: bytes) -> asyncssh.SSHKey:
-    """The key that must have signed the key exchange, of a server that shows the key or certificate `shown`. Raises LinkError."""
+    """The key that must have signed the key exchange, of a server that shows the key or certificate `shown`.
+
+    Raises LinkError.
+    """
     certificate = _certificate(shown)
     key = certificate.key if certificate else _plain(server, shown)
     trusted = server.trusted
@@ -67,7 +74,8 @@ def verify(server: Server, shown: bytes) -> asyncssh.SSHKey:
     }  # ssh(1) takes it without its certificate, too
     if not is_known and (why := _distrusted(server, certificate) if certificate else _unknown(server, key)):
         raise why
-    # Not SHA-1 from a server that was not asked for it: OpenSSH checks that, asyncssh takes any signature of the key.
+    # Not SHA-1 from a server that was not asked for it: OpenSSH checks that, asyncssh takes any signature of
+    # the key.
     offered = {_bare(name.encode()) for name in server.algorithms}
     key.all_sig_algorithms = {name for name in key.all_sig_algorithms if _bare(name) in offered}
     return key
@@ -86,7 +94,11 @@ def revoked(server: Server, by: str) -> LinkError:
 def _certificate(shown: bytes) -> asyncssh.public_key.SSHOpenSSHCertificate | None:
     try:
         found = asyncssh.public_key.decode_ssh_certificate(shown)
-    except (ValueError, TypeError, ArithmeticError):  # KeyImportError is a ValueError; see known_hosts.decode for the others
+    except (
+        ValueError,
+        TypeError,
+        ArithmeticError,
+    ):  # KeyImportError is a ValueError; see known_hosts.decode for the others
         return None
     return found if isinstance(found, asyncssh.public_key.SSHOpenSSHCertificate) else None
 
@@ -106,14 +118,21 @@ def _distrusted(server: Server, certificate: asyncssh.public_key.SSHOpenSSHCerti
     if certificate.signing_key.public_data not in {known.key.public_data for known in authorities}:
         seen = fingerprint(certificate.signing_key)
         if not authorities:
-            return HostKeyUnknown(f"{server.name} shows a host certificate by {seen}, and known_hosts has no authority for it")
+            return HostKeyUnknown(
+                f"{server.name} shows a host certificate by {seen}, and known_hosts has no authority for it"
+            )
         return HostKeyChanged(
-            f"{server.name} shows a host certificate by {seen}, but known_hosts trusts those by {_listed(authorities)}"
+            f"{server.name} shows a host certificate by {seen}, but known_hosts trusts those by "
+            f"{_listed(authorities)}"
         )
     try:
         certificate.validate(_HOST, None)
-        if certificate.principals and not any(matches_pattern(one, server.trusted.principal) for one in certificate.principals):
-            raise ValueError(f"Certificate principal mismatch: it is for {', '.join(certificate.principals)[:200]}")  # noqa: TRY301
+        if certificate.principals and not any(
+            matches_pattern(one, server.trusted.principal) for one in certificate.principals
+        ):
+            raise ValueError(  # noqa: TRY301
+                f"Certificate principal mismatch: it is for {', '.join(certificate.principals)[:200]}"
+            )
         if _signature(certificate) == b"ssh-rsa":
             raise ValueError("its authority has signed it with SHA-1")  # noqa: TRY301
     except ValueError as exc:
@@ -133,19 +152,25 @@ def _unknown(server: Server, key: asyncssh.SSHKey) -> LinkError:
     if trusted.keys:
         return HostKeyChanged(
             f"{server.name} shows host key {seen}, but known_hosts has {_listed(trusted.keys)}{unread}",
-            hint=f"find out why before you trust it; then remove the old key and add the new one: {_removal(trusted.keys)}; "
+            hint="find out why before you trust it; then remove the old key and add the new one: "
+            f"{_removal(trusted.keys)}; "
             f"{server.scan}. {_AGAIN}",
         )
-    hint = f"compare the fingerprint with one from a trusted source, then add the key: {server.scan}. {_AGAIN}"
+    hint = (
+        f"compare the fingerprint with one from a trusted source, then add the key: {server.scan}. {_AGAIN}"
+    )
     if trusted.authorities:
         return HostKeyUnknown(
-            f"{server.name} shows host key {seen} and no certificate, but known_hosts has only CA {_listed(trusted.authorities)}"
+            f"{server.name} shows host key {seen} and no certificate, but known_hosts has only CA "
+            f"{_listed(trusted.authorities)}"
             f"{unread}",
             hint=f"have its host key signed (HostCertificate in its sshd_config), or {hint}",
         )
     where = ", ".join(map(str, trusted.files)) or "known_hosts"
     names = " or ".join(trusted.names)
-    return HostKeyUnknown(f"{server.name} shows host key {seen}, and {where} has no key for {names}{unread}", hint=hint)
+    return HostKeyUnknown(
+        f"{server.name} shows host key {seen}, and {where} has no key for {names}{unread}", hint=hint
+    )
 
 
 def _listed(known: Sequence[Known]) -> str:
@@ -153,7 +178,9 @@ def _listed(known: Sequence[Known]) -> str:
 
 
 def _removal(known: Sequence[Known]) -> str:
-    """What takes these keys out of their files: a line that is about others, too, is for a person to change."""
+    """What takes these keys out of their files: a line that is about others, too, is
+    for a person to change.
+    """
     steps = [
         f"ssh-keygen -f {shlex.quote(str(one.file))} -R {shlex.quote(one.name)}"
         if one.is_simple

@@ -1,7 +1,8 @@
-"""Buffers that links have for a turn of the loop, or for as long as the kernel takes: one link's is the next one's.
+"""Buffers that links have for a turn of the loop, or for as long as the kernel takes: one link's is the next
+one's.
 
-A link that has nothing to say or to hear has no buffer: two each were 40 MB for a hundred gateways. What is handed around
-among a few stays in a core's cache, too.
+A link that has nothing to say or to hear has no buffer: two each were 40 MB for a hundred gateways. What is
+handed around among a few stays in a core's cache, too.
 """
 
 from __future__ import annotations

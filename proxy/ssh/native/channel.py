@@ -1,6 +1,8 @@
-"""A `direct-tcpip` channel on a link whose bytes we carry (`link_data_plane{mode="native"}`): its life, and what comes back.
+"""A `direct-tcpip` channel on a link whose bytes we carry (`link_data_plane{mode="native"}`): its life, and
+what comes back.
 
-Data goes to the client's transport where it was opened. Credit for the cluster follows what the client's socket has taken.
+Data goes to the client's transport where it was opened. Credit for the cluster follows what the client's
+socket has taken.
 """
 
 from __future__ import annotations
@@ -28,7 +30,10 @@ OnAnswer = Callable[[Refusal | None], None]
 
 
 class NativeChannel(Sending):
-    """A `proxy.relay.interfaces.Channel`. Half-close is two bits each way: EOF and CLOSE, sent and received."""
+    """A `proxy.relay.interfaces.Channel`.
+
+    Half-close is two bits each way: EOF and CLOSE, sent and received.
+    """
 
     counts_unsent: Final = True
     """Its window is counted in full, and credit follows what the client has taken."""
@@ -66,8 +71,14 @@ class NativeChannel(Sending):
         self.number = plane.number(self)
 
     def __repr__(self) -> str:
-        sent = f"sent eof={self._sent_eof} close={self._sent_close} credit={self._credit} pending={len(self._pending)}"
-        had = f"had eof={self._had_eof} close={self._had_close} window={self._window.credit}/{self._window.size}"
+        sent = (
+            f"sent eof={self._sent_eof} close={self._sent_close} credit={self._credit} "
+            f"pending={len(self._pending)}"
+        )
+        had = (
+            f"had eof={self._had_eof} close={self._had_close} "
+            f"window={self._window.credit}/{self._window.size}"
+        )
         return f"<NativeChannel {self.number} {sent} {had} paused={self._is_paused}>"
 
     # ------------------------------------------------------------------------------------ from the cluster
@@ -101,7 +112,8 @@ class NativeChannel(Sending):
     def _give(self, pieces: Pieces, nbytes: int) -> bool:
         if self._user is None:
             return False
-        # A client that stalls keeps the whole buffer. If that is more than its window is counted as, it gets a copy.
+        # A client that stalls keeps the whole buffer. If that is more than its window is counted as, it gets
+        # a copy.
         is_copied = self._window.size < RECEIVED.size
         self._user.channel_data([bytes(piece) for piece in pieces] if is_copied else pieces, nbytes)
         if self._is_paused:  # by that call
@@ -238,7 +250,8 @@ class NativeChannel(Sending):
     def _discard(self) -> None:
         """Nobody wants what still comes: it is dropped as it arrives, and takes no memory.
 
-        So the window is given back now, not with sshd's CLOSE: that waits until its API server has read what sshd still has.
+        So the window is given back now, not with sshd's CLOSE: that waits until its API server has read what
+        sshd still has.
         """
         if not self._is_discarding and self._ended is None:
             self._budget.give_back(self._window.size)

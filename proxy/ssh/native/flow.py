@@ -1,19 +1,23 @@
 """Who may send when the link does not take everything.
 
-While the kernel takes each turn's write, everyone sends. When it does not, the link is congested: a channel that has had its
-share since the kernel last took everything waits, so the biggest talkers are the first to, and one that says little goes on
-unhindered: a request is not kept behind a bulk transfer. Past `HIGH_WATER`, and while keys are exchanged, the link is shut and
-everyone who has something to say waits.
+While the kernel takes each turn's write, everyone sends. When it does not, the link is congested: a channel
+that has had its share since the kernel last took everything waits, so the biggest talkers are the first to,
+and one that says little goes on unhindered: a request is not kept behind a bulk transfer. Past `HIGH_WATER`,
+and while keys are exchanged, the link is shut and everyone who has something to say waits.
 
-When the kernel has taken everything, those go on first who have not had their share; the others follow as a deficit round
-robin, a few per turn of the loop. Each round gives a channel one share, and one that had more than that (a client's socket is
-read up to 32 times in one turn) sits out the rounds that it owes. While the link takes everything, the next round follows
-when they have been read.
+When the kernel has taken everything, those go on first who have not had their share; the others follow as a
+deficit round robin, a few per turn of the loop. Each round gives a channel one share, and one that had more
+than that (a client's socket is read up to 32 times in one turn) sits out the rounds that it owes. While the
+link takes everything, the next round follows when they have been read.
 
-The least that a request waits for is what cannot be overtaken: `NOT_SENT_LOW_WATER` in the kernel, what waits in the
-transport, and what sshd has been given of each window and not passed on. A lone bulk transfer may use all of that window,
-2 MiB; beside others it keeps some back (`usable`): on loopback requests beside an upload had a p50 of 2.0 ms, and have
-0.7 ms, while it has 0.7 GB/s instead of 1.1 (`ssh -L` gives it 0.65). And all links share one loop: beside others, on
+The least that a request waits for is what cannot be overtaken: `NOT_SENT_LOW_WATER` in the kernel, what
+waits in the
+transport, and what sshd has been given of each window and not passed on. A lone bulk transfer may use all of
+that window,
+2 MiB; beside others it keeps some back (`usable`): on loopback requests beside an upload had a p50 of 2.0
+ms, and have
+0.7 ms, while it has 0.7 GB/s instead of 1.1 (`ssh -L` gives it 0.65). And all links share one loop: beside
+others, on
 whichever link, nobody says more than a `MOUTHFUL` before they were heard.
 """
 
@@ -30,7 +34,9 @@ HIGH_WATER: Final = 512 << 10
 """Bytes that wait in the link's transport before nobody may add to them."""
 
 RESUME_AT_ONCE: Final = 4
-"""Channels that have had their share and go on per turn: all at once, the first few would fill the link, the rest stop again."""
+"""Channels that have had their share and go on per turn: all at once, the first few would fill the link, the
+rest stop again.
+"""
 
 MODEST_AT_ONCE: Final = HIGH_WATER // SHARE
 """The same of those that have not: with a share each they fill it once."""
@@ -50,16 +56,20 @@ SHARED_S: Final = 0.25
 """So long after somebody else has sent something, a transfer is not alone."""
 
 MOUTHFUL: Final = 256 << 10
-"""Bytes that are said in one turn of the loop while there are others. libuv reads up to 32 times from a socket that always has
-more, and a request beside it waited for all of that: requests beside an upload had a p50 of 0.65 ms, and have 0.29 ms. A lone
-transfer goes on: it would be 8 % slower."""
+"""Bytes that are said in one turn of the loop while there are others. libuv reads up to 32 times from a
+socket that always has more, and a request beside it waited for all of that: requests beside an upload had
+a p50 of 0.65 ms, and have 0.29 ms. A lone transfer goes on: it would be 8 % slower.
+"""
 
 GRANTS: Final = 2
-"""A peer credits what it has passed on when there is enough of that (OpenSSH: 96 KiB, others: half a window), so
-less than two of its grants under way could be a transfer that waits for ever."""
+"""A peer credits what it has passed on when there is enough of that (OpenSSH: 96 KiB, others: half a window),
+so less than two of its grants under way could be a transfer that waits for ever.
+"""
 
 PATIENCE_S: Final = 1.0
-"""After this long without another grant nothing is kept back: a peer may have begun with smaller ones than it goes on with."""
+"""After this long without another grant nothing is kept back: a peer may have begun with smaller ones than it
+goes on with.
+"""
 
 
 class Sender(Protocol):
@@ -120,7 +130,10 @@ class Flow:
         self._letting_out: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
-        return f"<Flow waiting={len(self._modest)}+{len(self._had_share)} congested={self.is_congested} shut={self.is_shut}>"
+        return (
+            f"<Flow waiting={len(self._modest)}+{len(self._had_share)} congested={self.is_congested} "
+            f"shut={self.is_shut}>"
+        )
 
     def spend(self, sender: Sender, nbytes: int) -> None:
         """`sender` has sent that much: it waits if that was its share of a link that is congested."""
@@ -135,10 +148,11 @@ class Flow:
             self.wait(sender)
 
     def usable(self, sender: Sender, credit: int, under_way: int, grant: int) -> int:
-        """How much of its `credit` a channel may use now that it was granted more, in bytes; `grant` is the least it ever was.
+        """How much of its `credit` a channel may use now that it was granted more, in bytes; `grant` is the
+        least it ever was.
 
-        All of it on a link of its own; otherwise what keeps `under_way`, which the peer has and has not credited, short. What is
-        kept back is `let_out` if nothing more is granted.
+        All of it on a link of its own; otherwise what keeps `under_way`, which the peer has and has not
+        credited, short. What is kept back is `let_out` if nothing more is granted.
         """
         self._kept.pop(sender, None)
         now = self._loop.time()
@@ -231,7 +245,11 @@ class Flow:
                 break
             self._modest.popitem(last=False)[0].go_on()
         self._round()
-        if (self._had_share or self._modest) and self._resuming is None and not (self.is_shut or self.is_congested):
+        if (
+            (self._had_share or self._modest)
+            and self._resuming is None
+            and not (self.is_shut or self.is_congested)
+        ):
             # Two turns: what is called soon is called before the sockets of those who go on are read.
             self._resuming = self._loop.call_soon(self._resume_soon)
 
@@ -239,7 +257,9 @@ class Flow:
         """A share for everyone who waits, until enough go on."""
         went = 0
         for _ in range(len(self._had_share)):
-            if self.is_shut or went == RESUME_AT_ONCE or (self.is_congested and went):  # one at least: the modest may be many
+            if (
+                self.is_shut or went == RESUME_AT_ONCE or (self.is_congested and went)
+            ):  # one at least: the modest may be many
                 return
             sender = next(iter(self._had_share))
             sender.spent = min(sender.spent, DEBT) - SHARE

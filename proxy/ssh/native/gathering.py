@@ -1,9 +1,11 @@
-"""A long download is read in few large pieces: the kernel wakes us once enough of it has come (SO_RCVLOWAT, socket(7)).
+"""A long download is read in few large pieces: the kernel wakes us once enough of it has come (SO_RCVLOWAT,
+socket(7)).
 
-sshd writes a packet at a time, and each of them woke us: 20,000 reads a second at 1 GB/s. What is less than a good read stays
-in the kernel until more comes, so three rules keep that short: only while the link is fast enough for a good read to be there
-in half a millisecond; only when it has been for a while, or the end of every answer of a few MB would wait; and a tick that has
-brought nothing ends it: what is there is read at once, and the next while begins.
+sshd writes a packet at a time, and each of them woke us: 20,000 reads a second at 1 GB/s. What is less than a
+good read stays in the kernel until more comes, so three rules keep that short: only while the link is fast
+enough for a good read to be there in half a millisecond; only when it has been for a while, or the end of
+every answer of a few MB would wait; and a tick that has brought nothing ends it: what is there is read at
+once, and the next while begins.
 """
 
 from __future__ import annotations
@@ -18,15 +20,21 @@ from proxy.ssh.native.handover import Transport
 from proxy.ssh.pace import BULK
 
 GOOD_READ: Final = 128 << 10
-"""Bytes. On two cores, over loopback: a download takes 0.44 to 0.48 s of CPU per GB instead of 0.52, and is as fast within 3 %.
-With 256 KiB it takes 0.40, but has 6 % less."""
+"""Bytes.
+
+On two cores, over loopback: a download takes 0.44 to 0.48 s of CPU per GB instead of 0.52, and is as fast
+within 3 %. With 256 KiB it takes 0.40, but has 6 % less.
+"""
 
 FAST: Final = 260e6
 """Bytes per second."""
 
 MEMORY_S: Final = 0.6
-"""How long a rate is remembered. At 1 GB/s a link has been fast for a while after 180 ms: so often, at most, does the end of one
-of many large answers in a row wait. Answers of 256 KiB had a p99 of 0.8 ms without gathering, 1.4 with 0.3, 1.0 with 0.6."""
+"""How long a rate is remembered.
+
+At 1 GB/s a link has been fast for a while after 180 ms: so often, at most, does the end of one of many large
+answers in a row wait. Answers of 256 KiB had a p99 of 0.8 ms without gathering, 1.4 with 0.3, 1.0 with 0.6.
+"""
 
 TICK_S: Final = 1e-3
 """The finest that uvloop's clock has. The last bytes of a download wait for two of these at most."""
@@ -36,7 +44,9 @@ class Gathering:
     """How much has to have come on one link before it is read."""
 
     def __init__(self, transport: Transport, sock: socket.socket | None) -> None:
-        """`sock` is the transport's; None if it has none of its own: then every read is as small as it comes."""
+        """`sock` is the transport's; None if it has none of its own: then every read
+        is as small as it comes.
+        """
         self._loop = asyncio.get_running_loop()
         self._transport = transport
         self._socket = sock

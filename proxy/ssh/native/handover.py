@@ -1,9 +1,10 @@
 """The border to asyncssh: its keys and packets, taken over from a connection that has just authenticated.
 
-From then on asyncssh sees no ciphertext. What it sends passes `_send` unencrypted (so it adds no MSG_IGNORE either) and is
-sealed with everything else; what is for it comes in opened. It goes on to drive key exchanges, and the new keys are taken
-from it the moment each direction's NEWKEYS has passed. This is the second place besides `proxy.ssh.internals` that touches
-asyncssh's private parts, read in 2.24: every one is in `_PARTS` or checked by `begin`, before anything is changed.
+From then on asyncssh sees no ciphertext. What it sends passes `_send` unencrypted (so it adds no MSG_IGNORE
+either) and is sealed with everything else; what is for it comes in opened. It goes on to drive key exchanges,
+and the new keys are taken from it the moment each direction's NEWKEYS has passed. This is the second place
+besides `proxy.ssh.internals` that touches asyncssh's private parts, read in 2.24: every one is in `_PARTS` or
+checked by `begin`, before anything is changed.
 """
 # ruff: noqa: SLF001, D102 - asyncssh's private parts are what this module is for; asyncio documents what a transport does
 
@@ -23,15 +24,50 @@ from proxy.ssh.native.wire.keys import Keys
 from proxy.ssh.native.wire.packets import HEADER
 
 _PARTS: Final = (
-    *("_transport", "_send", "_recv_data", "_recv_handler", "_recv_pkthdr", "_recv_packet", "_finish_recv_packet", "_inpbuf"),
-    *("_packet", "_recv_macsize", "_recv_seq", "_send_seq", "_send_encryption", "_recv_encryption", "_next_recv_encryption"),
-    *("_compressor", "_decompressor", "_enc_algs", "_kex", "_kex_complete", "_kexinit_sent", "_send_kexinit", "send_newkeys"),
-    *("_rekey_bytes", "_rekey_bytes_sent", "_rekey_seconds", "_rekey_time", "_send_disconnect", "_force_close"),
+    *(
+        "_transport",
+        "_send",
+        "_recv_data",
+        "_recv_handler",
+        "_recv_pkthdr",
+        "_recv_packet",
+        "_finish_recv_packet",
+        "_inpbuf",
+    ),
+    *(
+        "_packet",
+        "_recv_macsize",
+        "_recv_seq",
+        "_send_seq",
+        "_send_encryption",
+        "_recv_encryption",
+        "_next_recv_encryption",
+    ),
+    *(
+        "_compressor",
+        "_decompressor",
+        "_enc_algs",
+        "_kex",
+        "_kex_complete",
+        "_kexinit_sent",
+        "_send_kexinit",
+        "send_newkeys",
+    ),
+    *(
+        "_rekey_bytes",
+        "_rekey_bytes_sent",
+        "_rekey_seconds",
+        "_rekey_time",
+        "_send_disconnect",
+        "_force_close",
+    ),
     *("_deferred_packets", "_channels"),
 )
 
 _CARRIED: Final = (b"aes128-gcm@openssh.com", b"aes256-gcm@openssh.com", b"chacha20-poly1305@openssh.com")
-"""The only ciphers that are offered once a connection is ours: a peer that agrees to none of them any more ends it cleanly."""
+"""The only ciphers that are offered once a connection is ours: a peer that agrees to none of them any more
+ends it cleanly.
+"""
 
 
 class Unsupported(Exception):
@@ -39,7 +75,9 @@ class Unsupported(Exception):
 
 
 class Transport(Protocol):
-    """What is used of asyncio's and uvloop's transports, and of the asyncssh channel that a jump host's connection gives."""
+    """What is used of asyncio's and uvloop's transports, and of the asyncssh channel that a jump host's
+    connection gives.
+    """
 
     def write(self, data: bytes | memoryview) -> None: ...
     def get_write_buffer_size(self) -> int: ...
@@ -106,14 +144,23 @@ class Handover:
         receiving = _keys(conn._recv_encryption, conn._recv_seq)
         if conn._compressor or conn._decompressor:
             raise Unsupported("the connection is compressed")
-        if conn._kex or conn._next_recv_encryption or conn._kexinit_sent or conn._deferred_packets or not conn._kex_complete:
+        if (
+            conn._kex
+            or conn._next_recv_encryption
+            or conn._kexinit_sent
+            or conn._deferred_packets
+            or not conn._kex_complete
+        ):
             raise Unsupported("keys are being exchanged")
         if isinstance(conn._transport, asyncssh.SSHTCPChannel) and not hasattr(conn._transport, "_session"):
             raise Unsupported(f"asyncssh {asyncssh.__version__} has no SSHTCPChannel._session")
         if conn._channels:
             raise Unsupported("asyncssh has channels on it")
         metered = of(conn)
-        is_between = (metered is not None and metered.is_held) or conn._recv_handler in (conn._recv_pkthdr, conn._recv_packet)
+        is_between = (metered is not None and metered.is_held) or conn._recv_handler in (
+            conn._recv_pkthdr,
+            conn._recv_packet,
+        )
         if conn._transport is None or not is_between:
             raise Unsupported("the connection is gone, or busy with a packet")
         if metered is not None:
@@ -124,11 +171,17 @@ class Handover:
         conn._recv_encryption, conn._recv_macsize, conn._send_encryption = _Opened(), 0, None
         conn._enc_algs = [name for name in conn._enc_algs if name in _CARRIED]
         # Instance attributes over methods: asyncssh looks them up at each call.
-        conn._send, conn.send_newkeys, conn._finish_recv_packet = self._send, self._send_newkeys, self._finish_recv_packet
+        conn._send, conn.send_newkeys, conn._finish_recv_packet = (
+            self._send,
+            self._send_newkeys,
+            self._finish_recv_packet,
+        )
         return Taken(conn._transport, sending, receiving, received)
 
     def attach(self, protocol: asyncio.BufferedProtocol) -> None:
-        """Let `protocol` receive in asyncssh's place; through a jump host also by `data_received(data, datatype)`."""
+        """Let `protocol` receive in asyncssh's place; through a jump host also by `data_received(data,
+        datatype)`.
+        """
         transport = self._conn._transport
         if isinstance(transport, asyncssh.SSHTCPChannel):
             cast("Any", transport)._session = protocol
@@ -146,13 +199,17 @@ class Handover:
         return self._conn._transport is not None
 
     def sent(self, nbytes: int) -> None:
-        """Count what went out; asyncssh's limits for one key, in bytes and seconds, decide when the next is due.
+        """Count what went out; asyncssh's limits for one key, in bytes and seconds, decide when the next is
+        due.
 
-        It looks at them itself only before a packet of its own, a keepalive for one: that is how an idle link comes to new keys.
+        It looks at them itself only before a packet of its own, a keepalive for one: that is how an idle link
+        comes to new keys.
         """
         conn = self._conn
         conn._rekey_bytes_sent += nbytes
-        is_due = conn._rekey_bytes_sent >= conn._rekey_bytes or (conn._rekey_seconds and monotonic() >= conn._rekey_time)
+        is_due = conn._rekey_bytes_sent >= conn._rekey_bytes or (
+            conn._rekey_seconds and monotonic() >= conn._rekey_time
+        )
         if is_due and conn._kex_complete and conn._transport is not None:
             conn._send_kexinit()
             conn._kexinit_sent = True
@@ -178,7 +235,8 @@ class Handover:
 
     def _send_newkeys(self, k: bytes, h: bytes) -> None:
         conn = self._conn
-        # asyncssh has counted its own packets alone, and what it seals right behind NEWKEYS needs the right numbers.
+        # asyncssh has counted its own packets alone, and what it seals right behind NEWKEYS needs the right
+        # numbers.
         conn._send_seq = self._plane.sending_sequence()
         # Nor may it begin the next exchange amid that: its limits count from here on, not from KEXINIT.
         conn._rekey_bytes_sent, conn._rekey_time = 0, monotonic() + (conn._rekey_seconds or 0)

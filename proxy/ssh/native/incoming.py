@@ -1,11 +1,13 @@
 """From the gateway: packets are opened where they were received, and handed on from there.
 
-A buffer takes what arrives, and goes back when all of it is handed on. A client's transport that cannot pass a packet's data
-on at once keeps a memoryview of it (and its channel is paused by then): the buffer is left to it, and another takes over
-once there is no room behind that. A buffer for each of many clients that stall would be far more than their windows.
+A buffer takes what arrives, and goes back when all of it is handed on. A client's transport that cannot pass
+a packet's data on at once keeps a memoryview of it (and its channel is paused by then): the buffer is left to
+it, and another takes over once there is no room behind that. A buffer for each of many clients that stall
+would be far more than their windows.
 
-In one turn of the loop so much is opened and no more: what else has come waits unopened, and the transport is not read until
-everybody else has had a turn. One read holds 4,500 IGNOREs, and 100,000 global requests in one go held the loop for 2.2 s.
+In one turn of the loop so much is opened and no more: what else has come waits unopened, and the transport is
+not read until everybody else has had a turn. One read holds 4,500 IGNOREs, and 100,000 global requests in one
+go held the loop for 2.2 s.
 """
 
 from __future__ import annotations
@@ -25,19 +27,21 @@ from proxy.ssh.native.wire.packets import TAG, Opener
 LARGEST_DATA: Final = 48 << 10
 """Bytes of data in a packet that we offer to take.
 
-sshd reads 32 KiB at a time and sends one packet of a channel at a time, so what has come together while the way was full goes
-out faster in larger ones: at 100 ms a download has 165 MB/s with packets of 32 KiB, 356 with 48 and 364 with 64. But its
-ssh_packet_need_rekeying adds the next packet's bytes to a count of blocks (of 16 bytes under AES): under `RekeyLimit 1M` it
-changed keys for every packet of 64 KiB, a download had 15 MB/s instead of 35, and a request beside it waited for 7 s instead
-of 11 ms.
+sshd reads 32 KiB at a time and sends one packet of a channel at a time, so what has come together while the
+way was full goes out faster in larger ones: at 100 ms a download has 165 MB/s with packets of 32 KiB, 356
+with 48 and 364 with 64. But its ssh_packet_need_rekeying adds the next packet's bytes to a count of blocks
+(of 16 bytes under AES): under `RekeyLimit 1M` it changed keys for every packet of 64 KiB, a download had 15
+MB/s instead of 35, and a request beside it waited for 7 s instead of 11 ms.
 """
 
 _LARGEST_PACKET: Final = LARGEST_DATA + 1024
 _LEAST_ROOM: Final = 48 << 10
 
 TURN: Final = 256
-"""What is opened in one turn of the loop, counted in messages for channels: 2 ms of small ones. Of full packets the 32 reads of
-a turn bring 160."""
+"""What is opened in one turn of the loop, counted in messages for channels: 2 ms of small ones.
+
+Of full packets the 32 reads of a turn bring 160.
+"""
 
 DEAR: Final = 16
 """As so many counts a message that goes to asyncssh: a global request takes 20 us with its answer."""
@@ -48,10 +52,11 @@ Handler = Callable[[int, memoryview], bool]
 class Incoming(asyncio.BufferedProtocol):
     """The protocol of a link's transport.
 
-    `on_message(kind, payload)` gets channel messages; `on_opened()` is called when all that was received is opened. Both say
-    whether somebody has a memoryview of a payload now. `on_other(packet, sequence)` gets the rest, header included, and says
-    whether the connection is still there. `on_error` gets the one ProtocolError after which nothing more is opened. `on_read()`
-    is called when there was something to read or there still is: it has the turn end with `turn_ends`.
+    `on_message(kind, payload)` gets channel messages; `on_opened()` is called when all that was received is
+    opened. Both say whether somebody has a memoryview of a payload now. `on_other(packet, sequence)` gets the
+    rest, header included, and says whether the connection is still there. `on_error` gets the one
+    ProtocolError after which nothing more is opened. `on_read()` is called when there was something to read
+    or there still is: it has the turn end with `turn_ends`.
     """
 
     def __init__(
@@ -157,7 +162,8 @@ class Incoming(asyncio.BufferedProtocol):
     def _to_asyncssh(self, kind: int, packet: int, sequence: int) -> None:
         self._left -= DEAR
         if kind == messages.NEWKEYS:
-            # What follows is under keys that asyncssh has yet to give us; it may still be busy with the exchange.
+            # What follows is under keys that asyncssh has yet to give us; it may still be busy with the
+            # exchange.
             self._opener = None
             self._valve.close(Reason.KEYS)
         if not self._on_other(self._view[packet : self._start - TAG], sequence & 0xFFFFFFFF):
@@ -182,7 +188,9 @@ class Incoming(asyncio.BufferedProtocol):
             self._start, self._end = 0, len(rest)
 
     def _let_go(self) -> None:
-        """Leave the buffer to whoever has a memoryview of it, or give it back; what is not opened yet moves to another."""
+        """Leave the buffer to whoever has a memoryview of it, or give it back; what is not opened yet moves
+        to another.
+        """
         if self._has_views and len(self._view) - self._end >= _LEAST_ROOM:
             return
         rest = self._view[self._start : self._end]

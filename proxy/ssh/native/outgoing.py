@@ -1,7 +1,8 @@
-"""Towards the gateway: everything a turn of the loop has to say goes side by side into one buffer, and out in one write.
+"""Towards the gateway: everything a turn of the loop has to say goes side by side into one buffer, and out in
+one write.
 
-`transport.write` goes to the kernel at once, so a write per packet is a system call per packet; requests on many
-connections spend most of their time in those.
+`transport.write` goes to the kernel at once, so a write per packet is a system call per packet; requests on
+many connections spend most of their time in those.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ MOST_DEFERRED: Final = 1 << 16
 class Outgoing:
     """Seals and writes.
 
-    `on_written(unsent)` is called after each write, `on_turn(written)` at the end of each turn that was `schedule`d; in bytes.
-    `on_overflow()` hears once that more waits for new keys than ever should.
+    `on_written(unsent)` is called after each write, `on_turn(written)` at the end of each turn that was
+    `schedule`d; in bytes. `on_overflow()` hears once that more waits for new keys than ever should.
     """
 
     def __init__(
@@ -69,7 +70,9 @@ class Outgoing:
     # ------------------------------------------------------------------------------------- a client's bytes
 
     def put_data(self, recipient: int, source: memoryview, at: int, nbytes: int) -> None:
-        """A DATA packet of `nbytes` at `at` of `source`; the header's bytes before them and PADDING behind are overwritten."""
+        """A DATA packet of `nbytes` at `at` of `source`; the header's bytes before them and PADDING behind
+        are overwritten.
+        """
         if len(self._buffer) - self._end < nbytes + messages.DATA_HEADER + OVERHEAD:
             self._make_room()
         if nbytes >= BULK:
@@ -136,7 +139,8 @@ class Outgoing:
             return
         self._transport.write(self._buffer[:nbytes])
         if unsent := self._transport.get_write_buffer_size():
-            # uvloop keeps the memoryview of what it could not write: the buffer is its own until nothing waits.
+            # uvloop keeps the memoryview of what it could not write: the buffer is its own until nothing
+            # waits.
             self._lent.append(self._buffer)
             self._buffer = NONE
         else:

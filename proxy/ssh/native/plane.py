@@ -1,4 +1,6 @@
-"""One link's native data plane: asyncssh's connection, what goes out, what comes in, and the channels between."""
+"""One link's native data plane: asyncssh's connection, what goes out, what comes in, and the channels
+between.
+"""
 
 from __future__ import annotations
 
@@ -28,15 +30,24 @@ from proxy.ssh.native.wire.keys import Keys
 from proxy.ssh.pace import BULK
 
 NOT_SENT_LOW_WATER: Final = 512 << 10
-"""Bytes. What the kernel has taken cannot be overtaken by a request any more; this much keeps a 10 Gbit/s link busy."""
+"""Bytes.
+
+What the kernel has taken cannot be overtaken by a request any more; this much keeps a 10 Gbit/s link busy.
+"""
 
 
 RESTING: Final = 1024
-"""Numbers that rest between two channels. A peer may say something for a channel, credit above all, before it hears that we
-have closed it, and OpenSSH ignores that; for the next channel of that number it would be wrong, or break the protocol."""
+"""Numbers that rest between two channels.
+
+A peer may say something for a channel, credit above all, before it hears that we have closed it, and OpenSSH
+ignores that; for the next channel of that number it would be wrong, or break the protocol.
+"""
 
 MOST_UNREAD: Final = 2 << 20
-"""Bytes that wait in the link's transport before it is no longer read. Clients add none past 0.5 MiB, so these are answers."""
+"""Bytes that wait in the link's transport before it is no longer read.
+
+Clients add none past 0.5 MiB, so these are answers.
+"""
 
 MOST_WRITES: Final = 4096
 """The same in writes: uvloop's own memory for one is 300 bytes, however little it writes."""
@@ -56,8 +67,8 @@ class NativePlane:
     ) -> None:
         """Takes the connection over. Raises handover.Unsupported, and leaves it alone then.
 
-        `on_error` hears of a broken protocol before the connection ends, `on_lost` that its transport is gone, `on_ended` that
-        a channel has ended.
+        `on_error` hears of a broken protocol before the connection ends, `on_lost` that its transport is
+        gone, `on_ended` that a channel has ended.
         """
         self.loop = asyncio.get_running_loop()
         self._budget = budget
@@ -68,7 +79,9 @@ class NativePlane:
         taken = self._handover.begin()
         self._transport = taken.transport
         self._socket = _tcp_socket(conn)
-        is_tunnelled = isinstance(taken.transport, asyncssh.SSHTCPChannel)  # the socket is the jump host's then, and not ours
+        is_tunnelled = isinstance(
+            taken.transport, asyncssh.SSHTCPChannel
+        )  # the socket is the jump host's then, and not ours
         self._gathering = Gathering(taken.transport, None if is_tunnelled else self._socket)
         self._charged = 0
         self._channels: dict[int, NativeChannel] = {}
@@ -85,7 +98,11 @@ class NativePlane:
         self._keeping: NativeChannel | None = None
         self.flow = Flow()
         self.outgoing = Outgoing(
-            taken.transport, taken.sending, on_written=self._sent, on_turn=self._turn_ends, on_overflow=self._overflow
+            taken.transport,
+            taken.sending,
+            on_written=self._sent,
+            on_turn=self._turn_ends,
+            on_overflow=self._overflow,
         )
         self._valve = Valve(taken.transport)
         self._incoming = Incoming(
@@ -135,7 +152,9 @@ class NativePlane:
         if self.error is not None:
             channel.lost(self.error)
         else:
-            self.outgoing.say(messages.open_direct_tcpip(channel.number, window, LARGEST_DATA, target, origin))
+            self.outgoing.say(
+                messages.open_direct_tcpip(channel.number, window, LARGEST_DATA, target, origin)
+            )
         return channel
 
     def number(self, channel: NativeChannel) -> int:
@@ -258,7 +277,9 @@ class NativePlane:
     # ------------------------------------------------------------------------------------------- the link
 
     def _sent(self, unsent: int) -> None:
-        """There was a write, and `unsent` bytes wait: a peer that asks and does not read the answers is not heard meanwhile."""
+        """There was a write, and `unsent` bytes wait: a peer that asks and does not read the answers is not
+        heard meanwhile.
+        """
         if is_behind(self._carrier) and self._polling is None:
             self._polling = self.loop.call_later(POLL_S, self._poll)
         self.flow.written(unsent if self._polling is None else HIGH_WATER + 1)
@@ -277,16 +298,20 @@ class NativePlane:
             self.flow.drained()
 
     def _turn_ends(self, written: int) -> None:
-        nread, self._received_before = self._incoming.received - self._received_before, self._incoming.received
+        nread, self._received_before = (
+            self._incoming.received - self._received_before,
+            self._incoming.received,
+        )
         self.flow.turn_ends()
         self._incoming.turn_ends()
         self._gathering.read(nread)
         if written:
             self._handover.sent(written)
         elif nread and self._socket is not None and not self._transport.is_closing():
-            # sshd leaves Nagle on for forwarded connections: it holds a small packet back until we acknowledge the one
-            # before, and our kernel delays that by 40 ms. What goes out carries the acknowledgement along anyway. Large reads
-            # need it as much: left out after those, answers of 256 KiB in a row had a p99 of 43 ms, and have 0.6.
+            # sshd leaves Nagle on for forwarded connections: it holds a small packet back until we
+            # acknowledge the one before, and our kernel delays that by 40 ms. What goes out carries the
+            # acknowledgement along anyway. Large reads need it as much: left out after those, answers of 256
+            # KiB in a row had a p99 of 43 ms, and have 0.6.
             with suppress(OSError, ValueError):  # ValueError: the first hop's socket is closed already
                 self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
@@ -318,7 +343,9 @@ class NativePlane:
 
     def _overflow(self) -> None:
         self._incoming.stop()
-        self._fail(ProtocolError(f"the gateway exchanges keys without end: {MOST_DEFERRED} messages wait for them"))
+        self._fail(
+            ProtocolError(f"the gateway exchanges keys without end: {MOST_DEFERRED} messages wait for them")
+        )
 
     def _fail(self, error: ProtocolError) -> None:
         self._on_error(error)
@@ -326,13 +353,15 @@ class NativePlane:
 
 
 def _tcp_socket(conn: asyncssh.SSHClientConnection) -> socket.socket | None:
-    """The socket under the connection, which is the first hop's behind a jump host; None if a command carries it.
+    """The socket under the connection, which is the first hop's behind a jump host; None if a command carries
+    it.
 
     Of ours: uvloop's makes a new one for each option that is set, with two more calls into the kernel.
     """
     theirs: socket.socket | None = conn.get_extra_info("socket")
     if theirs is None or theirs.family not in (socket.AF_INET, socket.AF_INET6):
         return None
-    # On theirs: should it fail, an object of ours would be collected, and close a descriptor that is not ours to close.
+    # On theirs: should it fail, an object of ours would be collected, and close a descriptor that is not ours
+    # to close.
     theirs.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOT_SENT_LOW_WATER)
     return socket.socket(theirs.family, theirs.type, theirs.proto, theirs.fileno())

@@ -1,7 +1,8 @@
 """The half of a channel that goes to the cluster: a client's bytes are sealed from where they were received.
 
-They may be sent while the peer has given credit (RFC 4254 5.2) and the link has room (`proxy.ssh.native.flow`). Otherwise the
-client's socket is not read; what it had said by then is `pending`, at most one read.
+They may be sent while the peer has given credit (RFC 4254 5.2) and the link has room
+(`proxy.ssh.native.flow`). Otherwise the client's socket is not read; what it had said by then is `pending`,
+at most one read.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ LARGEST_SENT: Final = 32 << 10
 """Bytes of data in a packet: what OpenSSH takes, and enough for the cost of a packet not to matter."""
 
 PACKETS: Final = 8
-"""So many are read from a client at once: one call into the kernel each way for all of them. Packets that were received where
-they were sealed, one at a time, cost 0.70 s/GB, this 0.53 (`ssh -L` 0.77). A peer may want them small: 256 KiB in packets of
-a byte were 2 s and 9 MB."""
+"""So many are read from a client at once: one call into the kernel each way for all of them.
+
+Packets that were received where they were sealed, one at a time, cost 0.70 s/GB, this 0.53 (`ssh -L` 0.77). A
+peer may want them small: 256 KiB in packets of a byte were 2 s and 9 MB.
+"""
 
 BITE: Final = PACKETS * LARGEST_SENT
 """Bytes: the most that is read at once."""
@@ -33,7 +36,9 @@ _STRAY: Final = 4 << 10
 """The same if they may not be sent now: uvloop asks for a buffer once more after `pause_reading`."""
 
 _read = memoryview(bytearray(DATA_AT + BITE + PADDING))
-"""Where every client's bytes are received: they are sealed from there, or kept elsewhere, before anything else happens."""
+"""Where every client's bytes are received: they are sealed from there, or kept elsewhere, before anything
+else happens.
+"""
 
 
 class Sending:
@@ -80,7 +85,9 @@ class Sending:
         self._is_stray = False
         self._is_held = False
         self._is_full = False
-        self._is_open = False  # a channel that was refused has no number over there: whatever is said is for another's
+        self._is_open = (
+            False  # a channel that was refused has no number over there: whatever is said is for another's
+        )
         self._wants_eof = self._sent_eof = False
         self._wants_close = self._sent_close = False
         self.period = 0
@@ -95,12 +102,22 @@ class Sending:
     def get_buffer(self, sizehint: int) -> memoryview:
         """Room for what may be sent now, or for a little that may not."""
         del sizehint
-        self._is_stray = not self._credit or self._flow.is_shut or self._is_held or self._sent_close or bool(self._pending)
-        most = _STRAY if self._is_stray else self._largest if self._flow.is_congested else PACKETS * self._largest
+        self._is_stray = (
+            not self._credit or self._flow.is_shut or self._is_held or self._sent_close or bool(self._pending)
+        )
+        most = (
+            _STRAY
+            if self._is_stray
+            else self._largest
+            if self._flow.is_congested
+            else PACKETS * self._largest
+        )
         return _read[DATA_AT : DATA_AT + min(self._credit or most, most)]
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Seal them from where they stand: at most the bite that was asked for, though the link may fill up meanwhile."""
+        """Seal them from where they stand: at most the bite that was asked for, though the link may fill up
+        meanwhile.
+        """
         if self._is_stray:
             self._keep(nbytes)
             return
@@ -120,7 +137,8 @@ class Sending:
         self._credit -= nbytes
         self._flow.spend(self, nbytes)
 
-    # ------------------------------------------------------------------------------------- when a side is slow
+    # ------------------------------------------------------------------------------------- when a side is
+    # slow
 
     def _keep(self, nbytes: int) -> None:
         if self._sent_close or self._wants_close:
@@ -132,7 +150,11 @@ class Sending:
 
     def _send_pending(self) -> None:
         """What could not be sent when it came, and the end that may have come after it."""
-        while self._pending and not self._sent_close and (size := min(len(self._pending), self._credit, self._largest)):
+        while (
+            self._pending
+            and not self._sent_close
+            and (size := min(len(self._pending), self._credit, self._largest))
+        ):
             if self._flow.is_shut:
                 self._flow.wait(self)
                 return
@@ -176,7 +198,9 @@ class Sending:
         """We may send more."""
         spare = self._credit + self._reserve + credit
         if spare > messages.BIGGEST_WINDOW:
-            raise ProtocolError(f"a window of more than {messages.BIGGEST_WINDOW} bytes on channel {self.number}")
+            raise ProtocolError(
+                f"a window of more than {messages.BIGGEST_WINDOW} bytes on channel {self.number}"
+            )
         was_out = not self._credit
         self._granted = max(self._granted, spare)
         self._grant = min(self._grant, credit)

@@ -39,7 +39,10 @@ class Valve:
         self._reasons.add(reason)
 
     def open(self, reason: Reason) -> None:
-        """That reason is gone. Through a jump host, what has come meanwhile is received before this returns."""
+        """That reason is gone.
+
+        Through a jump host, what has come meanwhile is received before this returns.
+        """
         if reason in self._reasons:
             self._reasons.remove(reason)
             if not self._reasons and not self._transport.is_closing():

@@ -1,4 +1,7 @@
-"""From a dialled connection to a link. Whatever goes wrong on the way is a LinkError, and leaves nothing open."""
+"""From a dialled connection to a link.
+
+Whatever goes wrong on the way is a LinkError, and leaves nothing open.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +18,12 @@ from proxy.ssh.login.client import Lost
 from proxy.ssh.login.dial import Dialled
 
 
-async def establish(dial: Callable[[Lost], Awaitable[Dialled]], make: Callable[[Dialled], Link], *, name: str) -> Link:
-    """`make` a link of what `dial` brings. Raises LinkError: what nobody expected is DialBroken, with its cause.
+async def establish(
+    dial: Callable[[Lost], Awaitable[Dialled]], make: Callable[[Dialled], Link], *, name: str
+) -> Link:
+    """`make` a link of what `dial` brings.
+
+    Raises LinkError: what nobody expected is DialBroken, with its cause.
 
     `dial` is given whom to tell of the connection's end; `name` is the gateway's.
     """

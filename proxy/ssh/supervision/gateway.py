@@ -1,10 +1,12 @@
 """One gateway: keeps its links up and chooses one for each new channel.
 
-A single supervisor task dials, one attempt at a time, so a wrong key is tried once and not by every link, and the second
-link follows as soon as the first is up. Clients that come while no link is up wait for `_up` until their own deadline.
+A single supervisor task dials, one attempt at a time, so a wrong key is tried once and not by every link, and
+the second link follows as soon as the first is up. Clients that come while no link is up wait for `_up` until
+their own deadline.
 
-A link that is to be replaced (`renew`, an age, a keepalive missed) goes on until its replacement is up, and then until its last
-channel has ended or `retire_timeout` is over. `proxy/ssh/supervision/links.py` decides which is which.
+A link that is to be replaced (`renew`, an age, a keepalive missed) goes on until its replacement is up, and
+then until its last channel has ended or `retire_timeout` is over. `proxy/ssh/supervision/links.py` decides
+which is which.
 """
 
 from __future__ import annotations
@@ -106,13 +108,17 @@ class Gateway:
         self._link_up(await self._dial(), self._links.generation)
 
     async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 - a budget, not a failure
-        """Dial no more, wait up to `timeout` seconds until no channel is left, then close; cancelled, at once."""
+        """Dial no more, wait up to `timeout` seconds until no channel is left, then close; cancelled, at
+        once.
+        """
         self._is_closing = True
         try:
             await self._supervisor.close()
             with suppress(TimeoutError):
                 async with asyncio.timeout(timeout):
-                    await asyncio.gather(*(link.idle.wait() for link in (*self._links, *self._links.retiring)))
+                    await asyncio.gather(
+                        *(link.idle.wait() for link in (*self._links, *self._links.retiring))
+                    )
         finally:
             await self.close()
 
@@ -150,8 +156,13 @@ class Gateway:
 
     # -------------------------------------------------------------------------------------------- channels
 
-    async def open_channel(self, target: Endpoint, *, origin: Endpoint, hold_until: float) -> SshChannel | NativeChannel:
-        """See `proxy.relay.interfaces.Route`. A link that ends meanwhile is replaced by the next, until `hold_until`."""
+    async def open_channel(
+        self, target: Endpoint, *, origin: Endpoint, hold_until: float
+    ) -> SshChannel | NativeChannel:
+        """See `proxy.relay.interfaces.Route`.
+
+        A link that ends meanwhile is replaced by the next, until `hold_until`.
+        """
         loop = asyncio.get_running_loop()
         while True:
             while not self._up.is_set():  # a link may be gone again before whoever has waited for it runs
@@ -167,10 +178,13 @@ class Gateway:
 
     async def _wait_for_link(self, hold_until: float) -> None:
         now = asyncio.get_running_loop().time()
-        # Not the failure itself: in `status` it would stand beside the gateway's own line, and be older than that.
+        # Not the failure itself: in `status` it would stand beside the gateway's own line, and be older than
+        # that.
         if self._outage.outlasts(hold_until - now, now):
             seconds = self._outage.seconds(now)
-            raise LinkDown(f"gateway {self.name} has no link, and has had none for {seconds:.0f} s") from self._failure
+            raise LinkDown(
+                f"gateway {self.name} has no link, and has had none for {seconds:.0f} s"
+            ) from self._failure
         try:
             async with asyncio.timeout_at(hold_until):
                 await self._up.wait()
@@ -189,7 +203,10 @@ class Gateway:
             link.look()
 
     def renew(self, why: str) -> None:
-        """Replace every link, make before break, and skip the wait if there is one. Returns at once; `why` is for the log."""
+        """Replace every link, make before break, and skip the wait if there is one.
+
+        Returns at once; `why` is for the log.
+        """
         self._links.renew()
         self._report.replacing(why, links=len(self._links))
         self._is_ordered = True
@@ -275,7 +292,10 @@ class Gateway:
             self._report.not_learned(path, exc)
 
     def _dial_failed(self, exc: LinkError) -> None:
-        if HostKeyRevoked in {type(exc), type(exc.__cause__)}:  # whoever marked the key meant the links, too, that trusted it
+        if HostKeyRevoked in {
+            type(exc),
+            type(exc.__cause__),
+        }:  # whoever marked the key meant the links, too, that trusted it
             for link in (*self._links.stale, *self._links.retiring):
                 self._tasks.spawn(link.close(exc), name=f"close {link.name}")
         self._outage.has_failed = not self._links
@@ -314,7 +334,8 @@ class Gateway:
             self._report.retires(link)
         for link in self._links.crowd(self.config.connections):
             error = LinkReplaced(
-                f"link to {link.server} closed: it was replaced, and so were {self.config.connections} others since"
+                f"link to {link.server} closed: it was replaced, and so were {self.config.connections} "
+                "others since"
             )
             self._tasks.spawn(link.close(error), name=f"close {link.name}")
         return bool(leaving)
@@ -326,7 +347,9 @@ class Gateway:
             async with asyncio.timeout(seconds):
                 await link.idle.wait()
         except TimeoutError:
-            error = LinkReplaced(f"link to {link.server} was replaced {seconds:g} s ago, and had {link.load} channels still")
+            error = LinkReplaced(
+                f"link to {link.server} was replaced {seconds:g} s ago, and had {link.load} channels still"
+            )
         await link.close(error)
 
     # ------------------------------------------------------------------------------------------ ends of links
@@ -340,7 +363,9 @@ class Gateway:
             self._report.rtt(rtt)
 
     def _missed(self, link: Link, count: int) -> None:
-        """`count` intervals without an answer: one is reason to replace it if others do answer, `max_missed` are to end it."""
+        """`count` intervals without an answer: one is reason to replace it if others do answer, `max_missed`
+        are to end it.
+        """
         self._missing.add(link)
         if count >= self.config.keepalive.max_missed:
             error = KeepaliveTimeout(f"{link.server} stopped answering")
@@ -360,7 +385,8 @@ class Gateway:
         """Why it ended. On the way there it may grow too old."""
         age = self.config.max_link_age
         while age is not None:
-            # Not all links of a fleet at once. The second time, and later: there was no room for one more that retires.
+            # Not all links of a fleet at once. The second time, and later: there was no room for one more
+            # that retires.
             await asyncio.wait([link.closed], timeout=age * random.uniform(0.9, 1.0))  # noqa: S311 - jitter, not a secret
             if link.closed.done() or self._condemn(link, f"it is older than {age:g} s"):
                 break
@@ -379,7 +405,8 @@ class Gateway:
         self._missing.discard(link)
         if self._links.remove(link):
             self._lost_reasons.append(error.reason)
-            # A wait stays that others of the same outage have brought, or a refused key; so does what a refused key says.
+            # A wait stays that others of the same outage have brought, or a refused key; so does what a
+            # refused key says.
             if self._retry_at is None and not isinstance(error, LinkClosed) and not self._is_closing:
                 self._set_retry(self._backoff.unused() if link.is_unused else self._backoff.lost(link.age))
             if self._failure is None or self._failure.retry is not RetryClass.SLOW:
@@ -394,5 +421,7 @@ class Gateway:
         else:
             self._up.clear()
         if not self._is_closing:  # another gateway may have the name by now
-            self._report.changed(self._links, wanted=self.config.connections, is_failing=self._failure is not None)
+            self._report.changed(
+                self._links, wanted=self.config.connections, is_failing=self._failure is not None
+            )
             self._on_change()

@@ -1,10 +1,13 @@
-"""The links of one gateway: which take channels, which are to be replaced, which only end. Pure: decisions, no I/O.
+"""The links of one gateway: which take channels, which are to be replaced, which only end.
+
+Pure: decisions, no I/O.
 
     add          renew, condemn           add (its replacement)      remove
     ---> fresh -----------------> stale -----------------> retiring -------->
 
-A stale link serves until its replacement is up (make before break), as a pool's older generation does in asyncpg. So a gateway
-has at most `wanted` links that serve, and as many again that only wait for their last channel to end.
+A stale link serves until its replacement is up (make before break), as a pool's older generation does in
+asyncpg. So a gateway has at most `wanted` links that serve, and as many again that only wait for their last
+channel to end.
 """
 
 from __future__ import annotations
@@ -42,7 +45,10 @@ class Links(Generic[L]):
 
     def __init__(self) -> None:
         self.generation = 0
-        """Of what links are made with: keys, certificates, known_hosts, settings. Take it before they are read."""
+        """Of what links are made with: keys, certificates, known_hosts, settings.
+
+        Take it before they are read.
+        """
         self.retiring: list[L] = []
         self._serving: list[L] = []
         self._generations: dict[L, int] = {}
@@ -67,18 +73,24 @@ class Links(Generic[L]):
         return [link for link in self._serving if self._generations[link] != self.generation]
 
     def choose(self, target: Hashable) -> L:
-        """The least busy, for a new channel to `target`; a stale one only if there is no other. Raises ValueError if none serves.
+        """The least busy, for a new channel to `target`; a stale one only if there is no other.
 
-        Of equals the one that `target` had last. Requests to one API server are then read and written together: spread over two
-        links, 32 clients were served 36,000 a second, on one 44,000, since each sshd was woken for half as many. And what one
-        cluster does is felt by those on its link, not by half of everybody's channels.
+        Raises ValueError if none serves.
+
+        Of equals the one that `target` had last. Requests to one API server are then read and written
+        together: spread over two links, 32 clients were served 36,000 a second, on one 44,000, since each
+        sshd was woken for half as many. And what one cluster does is felt by those on its link, not by half
+        of everybody's channels.
         """
         home = self._homes.get(target)
         if home is None or home.weight:
             least = min(map(_weight, self._choice))
             if home is None or home.weight > least:
                 homes = Counter(self._homes.values())
-                home = min((link for link in self._choice if link.weight == least), key=lambda link: (link.load, homes[link]))
+                home = min(
+                    (link for link in self._choice if link.weight == least),
+                    key=lambda link: (link.load, homes[link]),
+                )
                 if len(self._homes) >= MOST_HOMES:
                     self._homes.clear()
                 self._homes[target] = home
@@ -91,7 +103,8 @@ class Links(Generic[L]):
     def add(self, link: L, generation: int) -> None:
         """A link is up; `generation` is what `self.generation` was before its settings were read.
 
-        Everybody chooses anew: the first one up is what all that waited have gone to, and nothing else would bring them here.
+        Everybody chooses anew: the first one up is what all that waited have gone to, and nothing else would
+        bring them here.
         """
         self._serving.append(link)
         self._generations[link] = generation
@@ -104,16 +117,28 @@ class Links(Generic[L]):
         self._choose()
 
     def condemn(self, link: L, *, wanted: int) -> bool:
-        """One link becomes stale, if it serves and there is room for what it leaves behind; whether it did."""
-        if link not in self._serving or self._generations[link] != self.generation or len(self.retiring) >= wanted:
+        """One link becomes stale, if it serves and there is room for what it leaves
+        behind; whether it did.
+        """
+        if (
+            link not in self._serving
+            or self._generations[link] != self.generation
+            or len(self.retiring) >= wanted
+        ):
             return False
         self._generations[link] = _STALE
         self._choose()
         return True
 
     def surplus(self, wanted: int) -> list[L]:
-        """Links that more than `wanted` others have made redundant: stale ones first, then the oldest. They retire."""
-        leaving = [*self.stale, *(link for link in self._serving if self._generations[link] == self.generation)]
+        """Links that more than `wanted` others have made redundant: stale ones first, then the oldest.
+
+        They retire.
+        """
+        leaving = [
+            *self.stale,
+            *(link for link in self._serving if self._generations[link] == self.generation),
+        ]
         leaving = leaving[: max(0, len(self._serving) - wanted)]
         for link in leaving:
             self._serving.remove(link)
@@ -124,7 +149,8 @@ class Links(Generic[L]):
     def crowd(self, wanted: int) -> list[L]:
         """Retiring links over `wanted`, those with the fewest channels: they have to end now.
 
-        Of equals those that have retired last: what is left on an older one is a watch or a download, on them it may be a probe.
+        Of equals those that have retired last: what is left on an older one is a watch or a download, on them
+        it may be a probe.
         """
         youngest_first = self.retiring[::-1]
         youngest_first.sort(key=_load)

@@ -48,7 +48,10 @@ class Report:
 
     def learned(self, path: Path, name: bytes, update: Update) -> None:
         """Host keys that the server has proved to have, and those that it has no more."""
-        keys, gone = ([f"{kind(key).decode()} {fingerprint(key)}" for key in group] for group in (update.new, update.gone))
+        keys, gone = (
+            [f"{kind(key).decode()} {fingerprint(key)}" for key in group]
+            for group in (update.new, update.gone)
+        )
         self._log.warning("host keys learned", server=name.decode(), keys=keys, gone=gone, file=str(path))
 
     def not_learned(self, path: Path, error: Exception) -> None:
@@ -65,7 +68,10 @@ class Report:
         self._record.backoff = seconds
 
     def dial_failed(self, error: LinkError, before: LinkError | None, *, delay: float, kept: int) -> None:
-        """A dial failed, `before` what was known until then; aloud if that is news. `kept` links go on meanwhile."""
+        """A dial failed, `before` what was known until then; aloud if that is news.
+
+        `kept` links go on meanwhile.
+        """
         self._record.connects[error.reason] += 1
         fields: dict[str, object] = {"links_kept": kept} if kept else {}
         if before is not None and (before.reason, str(before)) == (error.reason, str(error)):
@@ -112,7 +118,15 @@ class Report:
             say = self._log.info
         fields = {"hint": error.hint} if error.hint else {}
         seconds = round(link.age, 1)
-        say(event, link=link.name, server=link.server, reason=error.reason, message=str(error), seconds=seconds, **fields)
+        say(
+            event,
+            link=link.name,
+            server=link.server,
+            reason=error.reason,
+            message=str(error),
+            seconds=seconds,
+            **fields,
+        )
 
     def changed(self, links: Links[Link], *, wanted: int, is_failing: bool) -> None:
         """Links have come, gone, or become stale; `is_failing` if the last dial failed."""

@@ -56,13 +56,17 @@ def holds(key: asyncssh.SSHKey) -> Answer:
 
     async def answer(kind: int, writer: StreamWriter) -> None:
         if kind == IDENTITIES - 1:
-            writer.write(string(bytes([IDENTITIES]) + (1).to_bytes(4) + string(key.public_data) + string(b"comment")))
+            writer.write(
+                string(bytes([IDENTITIES]) + (1).to_bytes(4) + string(key.public_data) + string(b"comment"))
+            )
 
     return answer
 
 
 @pytest.mark.parametrize("kind", ["silent", "hangs up", "never signs"])
-async def test_it_is_named_within_connect_timeout(kind: str, sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_it_is_named_within_connect_timeout(
+    kind: str, sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "agent"
     monkeypatch.setenv("SSH_AUTH_SOCK", str(path))
     key = asyncssh.read_private_key(sshd.identity)
@@ -77,11 +81,15 @@ async def test_it_is_named_within_connect_timeout(kind: str, sshd: Sshd, tmp_pat
 
 
 @pytest.mark.parametrize("kind", ["silent", "hangs up", "never signs"])
-async def test_a_key_file_is_tried_all_the_same(kind: str, sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_key_file_is_tried_all_the_same(
+    kind: str, sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "agent"
     monkeypatch.setenv("SSH_AUTH_SOCK", str(path))
     held = sshd.new_identity("held")
-    answer = {"silent": silence, "hangs up": hang_up, "never signs": holds(asyncssh.read_private_key(held))}[kind]
+    answer = {"silent": silence, "hangs up": hang_up, "never signs": holds(asyncssh.read_private_key(held))}[
+        kind
+    ]
     config = config_for(sshd, agent=True, connect_timeout="4s")
     async with agent(path, answer), dialled(config) as link:
         assert link.conns

@@ -14,7 +14,12 @@ def kexinit(*lists: str) -> bytes:
 
 
 OURS = kexinit(
-    "curve25519-sha256,ext-info-c,kex-strict-c-v00@openssh.com", "ssh-ed25519,rsa-sha2-256", "aes128-ctr", "aes128-ctr", "m", "m"
+    "curve25519-sha256,ext-info-c,kex-strict-c-v00@openssh.com",
+    "ssh-ed25519,rsa-sha2-256",
+    "aes128-ctr",
+    "aes128-ctr",
+    "m",
+    "m",
 )
 
 
@@ -33,7 +38,9 @@ def test_each_kind_names_both_sides_and_what_may_be_asked_for() -> None:
         assert found
         assert found.reason == "handshake_failed"
         it_has = other.replace(",ext-info-s", "").replace(",", ", ")
-        assert str(found).startswith(f"edge:22 and kubemux have no {what} in common: it has {it_has}, kubemux has ")
+        assert str(found).startswith(
+            f"edge:22 and kubemux have no {what} in common: it has {it_has}, kubemux has "
+        )
         assert "kex-strict" not in str(found)
         assert option in found.hint
     rsa = disagreement("edge:22", OURS, kexinit(theirs[0], "ssh-rsa,ssh-foo"))

@@ -1,4 +1,6 @@
-"""Dialling peers that misbehave, and giving up half way: a LinkError each time, in time, and nothing left open."""
+"""Dialling peers that misbehave, and giving up half way: a LinkError each time, in time, and nothing left
+open.
+"""
 
 from __future__ import annotations
 
@@ -144,7 +146,11 @@ async def test_a_name_that_does_not_resolve(config: GatewayConfig, host: str) ->
 
 async def test_a_full_backlog_is_a_timeout(config: GatewayConfig) -> None:
     """TCP that is neither taken nor refused, as behind a firewall that drops."""
-    with socket.create_server(("127.0.0.1", 0), backlog=0) as full, socket.socket() as first, socket.socket() as second:
+    with (
+        socket.create_server(("127.0.0.1", 0), backlog=0) as full,
+        socket.socket() as first,
+        socket.socket() as second,
+    ):
         for sock in (first, second):
             sock.setblocking(False)
             sock.connect_ex(full.getsockname())
@@ -154,11 +160,17 @@ async def test_a_full_backlog_is_a_timeout(config: GatewayConfig) -> None:
     assert "within 0.3 s" in str(found)
 
 
-async def test_the_next_address_is_tried_when_the_first_is_silent(config: GatewayConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_next_address_is_tried_when_the_first_is_silent(
+    config: GatewayConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A name with two addresses of which the first drops packets: half of the time is left for the second."""
     async with Peer(says(b"", then="close")) as peer:
         port = peer.endpoint.port
-        with socket.create_server(("127.0.0.2", port), backlog=0) as full, socket.socket() as first, socket.socket() as second:
+        with (
+            socket.create_server(("127.0.0.2", port), backlog=0) as full,
+            socket.socket() as first,
+            socket.socket() as second,
+        ):
             for sock in (first, second):
                 sock.setblocking(False)
                 sock.connect_ex(full.getsockname())
@@ -194,7 +206,9 @@ async def test_a_bindaddress_may_be_a_name() -> None:
         await nowhere.resolve("127.0.0.1", 22, socket.AF_INET)
 
 
-async def test_agent_true_without_an_agent(config: GatewayConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_agent_true_without_an_agent(
+    config: GatewayConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = at(config, agent=True, identity_files=())
     monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
     found = await failure(config)
@@ -222,7 +236,9 @@ class TestCancelled:
     """However far it got, a dial that is cancelled leaves no socket, no task and no session."""
 
     async def cut_short(self, config: GatewayConfig, gateways: dict[str, GatewayConfig]) -> int:
-        """Cancel after one turn of the loop, then after two, ... until a dial gets through; returns how many were cut."""
+        """Cancel after one turn of the loop, then after two, ... until a dial gets through; returns how many
+        were cut.
+        """
         turns = 0
         while True:
             task = asyncio.get_running_loop().create_task(
@@ -246,7 +262,9 @@ class TestCancelled:
         files = {fd: target for fd, target in open_files().items() if "[" in target}
         assert await self.cut_short(config, gateways) > 20
         async with asyncio.timeout(5):
-            while {fd: t for fd, t in open_files().items() if "[" in t} != files or asyncio.all_tasks() != tasks:
+            while {
+                fd: t for fd, t in open_files().items() if "[" in t
+            } != files or asyncio.all_tasks() != tasks:
                 await asyncio.sleep(0.01)
             for sshd in sshds:
                 while await asyncio.to_thread(sshd.sessions):
@@ -282,7 +300,9 @@ async def test_the_end_is_told_once(sshd: Sshd) -> None:
 
 
 async def test_servers_that_reset_each_connection_at_once_leave_nothing_behind(tmp_path: Path) -> None:
-    """Now and then asyncssh has heard of it before the dial has tuned the socket: an exception that nobody took, in the log."""
+    """Now and then asyncssh has heard of it before the dial has tuned the socket: an exception that nobody
+    took, in the log.
+    """
     complaints: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _loop, context: complaints.append(context))
     key = ssh_keys.new_key(tmp_path / "key")
@@ -301,7 +321,10 @@ async def test_servers_that_reset_each_connection_at_once_leave_nothing_behind(t
         section = {"host": "127.0.0.1", "port": listener.getsockname()[1], "user": "root"}
         files = {"identity_files": [str(key)], "known_hosts": [str(tmp_path / "known_hosts")]}
         for _ in range(100):
-            assert (await failure(GatewayConfig.model_validate(section | files))).reason in {"unreachable", "handshake_failed"}
+            assert (await failure(GatewayConfig.model_validate(section | files))).reason in {
+                "unreachable",
+                "handshake_failed",
+            }
         listener.shutdown(socket.SHUT_RDWR)
         await asyncio.to_thread(thread.join)
     gc.collect()

@@ -1,4 +1,6 @@
-"""Host keys that rotate (UpdateHostKeys), against a real sshd, and against servers that claim keys they do not have."""
+"""Host keys that rotate (UpdateHostKeys), against a real sshd, and against servers that claim keys they do
+not have.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ class Rotating:
         return {"HostKey": "\nHostKey ".join(map(str, keys))}
 
     def config(self, **more: object) -> GatewayConfig:
-        return config_for(self.sshd, known_hosts=[str(self.known_hosts)], learned_host_keys=str(self.learned), **more)
+        return config_for(
+            self.sshd, known_hosts=[str(self.known_hosts)], learned_host_keys=str(self.learned), **more
+        )
 
     async def rotate(self, *keys: Path) -> None:
         """Go on with these keys."""
@@ -59,21 +63,28 @@ async def written(rotating: Rotating, count: int) -> list[str]:
 
 
 @pytest.mark.usefixtures("data_plane")
-async def test_a_rotated_key_is_learned_before_the_old_one_goes(sshd_factory: SshdFactory, tmp_path: Path) -> None:
+async def test_a_rotated_key_is_learned_before_the_old_one_goes(
+    sshd_factory: SshdFactory, tmp_path: Path
+) -> None:
     rotating = Rotating(sshd_factory, tmp_path, "ed25519", "ecdsa", "rsa")
     _, ecdsa, rsa = rotating.keys
     names = f"[{rotating.sshd.host}]:{rotating.sshd.port}"
     async with started(rotating.config()) as gateway:
         await gateway.until(lambda: gateway.links == 1)
         lines = await written(rotating, 2)
-        vouched = f"vouched-for-by {host_keys.fingerprint(host_keys.parse(rotating.known_hosts.read_bytes())[0].blob)}"
+        vouched = (
+            "vouched-for-by "
+            f"{host_keys.fingerprint(host_keys.parse(rotating.known_hosts.read_bytes())[0].blob)}"
+        )
         assert sorted(lines) == sorted(f"{names} {ssh_keys.public(key)} {vouched}" for key in (ecdsa, rsa))
         assert stat.S_IMODE(rotating.learned.stat().st_mode) == 0o600
         await rotating.rotate(rsa)
         await gateway.until(lambda: gateway.links == 0)
         gateway.renew("test")
         await gateway.until(lambda: gateway.links == 1)
-        assert await written(rotating, 1) == [line for line in lines if " ssh-rsa " in line], "the other is no more"
+        assert await written(rotating, 1) == [line for line in lines if " ssh-rsa " in line], (
+            "the other is no more"
+        )
 
         # known_hosts is the operator's: what vouched for the new key is taken out, and the new key with it.
         rotating.known_hosts.write_text(f"{names} {ssh_keys.public(ecdsa)}\n")
@@ -95,7 +106,9 @@ async def test_two_gateways_write_one_file(sshd_factory: SshdFactory, tmp_path: 
         }
 
 
-async def test_a_file_that_hangs_holds_up_its_own_gateways_alone(sshd_factory: SshdFactory, tmp_path: Path) -> None:
+async def test_a_file_that_hangs_holds_up_its_own_gateways_alone(
+    sshd_factory: SshdFactory, tmp_path: Path
+) -> None:
     """The lock of a file is held, as a thread that hangs in writing it holds it."""
     rotating = Rotating(sshd_factory, tmp_path, "ed25519", "ecdsa")
     with locked(tmp_path / "another file"):
@@ -112,7 +125,9 @@ async def test_a_file_that_hangs_holds_up_its_own_gateways_alone(sshd_factory: S
                 gateway.renew("test")
                 await gateway.until(lambda: gateway.metric("gateway_connects_total", result="ok") == 2)
     [message] = {entry["message"] for entry in logs if entry["event"] == "host keys not learned"}
-    assert message.startswith(f"waiting for another gateway to write {rotating.learned} has been hanging since 20")
+    assert message.startswith(
+        f"waiting for another gateway to write {rotating.learned} has been hanging since 20"
+    )
 
 
 @contextmanager
@@ -122,7 +137,9 @@ def locked(path: Path) -> Iterator[None]:
 
 
 async def settled(gateway: Watched) -> None:
-    """sshd's list has come, since what was asked after login is answered, and everything has been done about it."""
+    """sshd's list has come, since what was asked after login is answered, and everything has been done about
+    it.
+    """
     async with asyncio.timeout(10):
         while any(link.rtt is None for link in gateway._links) or "/learn " in repr(gateway._tasks):
             await asyncio.sleep(0.01)
@@ -139,7 +156,9 @@ async def ends_unlearned(rotating: Rotating, config: GatewayConfig) -> None:
 
 
 @pytest.mark.parametrize("known", ["authority", "pattern", "revoked another"])
-async def test_only_a_plain_line_vouches_for_new_keys(sshd_factory: SshdFactory, tmp_path: Path, known: str) -> None:
+async def test_only_a_plain_line_vouches_for_new_keys(
+    sshd_factory: SshdFactory, tmp_path: Path, known: str
+) -> None:
     rotating = Rotating(sshd_factory, tmp_path, "ed25519", "ecdsa")
     names = f"[{rotating.sshd.host}]:{rotating.sshd.port}"
     line = rotating.known_hosts.read_text()
@@ -158,7 +177,9 @@ async def test_without_a_file_nothing_is_asked(sshd_factory: SshdFactory, tmp_pa
     await ends_unlearned(rotating, config_for(rotating.sshd, known_hosts=[str(rotating.known_hosts)]))
 
 
-async def test_a_file_that_others_may_write_is_not_believed(sshd_factory: SshdFactory, tmp_path: Path) -> None:
+async def test_a_file_that_others_may_write_is_not_believed(
+    sshd_factory: SshdFactory, tmp_path: Path
+) -> None:
     rotating = Rotating(sshd_factory, tmp_path, "ed25519", "ecdsa")
     rotating.learned.touch()
     rotating.learned.chmod(0o666)
@@ -194,13 +215,20 @@ class Lying(asyncssh.SSHServer):
         return False
 
     def auth_completed(self) -> None:
-        self._conn._send_global_request(b"hostkeys-00@openssh.com", *(len(key).to_bytes(4) + key for key in self._keys))
+        self._conn._send_global_request(
+            b"hostkeys-00@openssh.com", *(len(key).to_bytes(4) + key for key in self._keys)
+        )
 
 
 @asynccontextmanager
-async def lying(config: GatewayConfig, host_key: Path, keys: list[bytes], proofs: bytes | None) -> AsyncIterator[Watched]:
+async def lying(
+    config: GatewayConfig, host_key: Path, keys: list[bytes], proofs: bytes | None
+) -> AsyncIterator[Watched]:
     acceptor = await asyncssh.listen(
-        config.host, config.port or 0, server_factory=lambda: Lying(keys, proofs), server_host_keys=[str(host_key)]
+        config.host,
+        config.port or 0,
+        server_factory=lambda: Lying(keys, proofs),
+        server_host_keys=[str(host_key)],
     )
     try:
         async with started(config) as gateway:
@@ -215,7 +243,9 @@ def public(key: Path) -> bytes:
 
 
 @pytest.mark.usefixtures("data_plane")
-@pytest.mark.parametrize("answer", ["nothing", "garbage", "another's", "too many", "one twice", "a torn list"])
+@pytest.mark.parametrize(
+    "answer", ["nothing", "garbage", "another's", "too many", "one twice", "a torn list"]
+)
 async def test_keys_that_a_server_only_claims_are_not_learned(
     sshd: Sshd, tmp_path: Path, answer: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -225,7 +255,10 @@ async def test_keys_that_a_server_only_claims_are_not_learned(
     own, victim = public(mine), public(claimed)
     signature = asyncssh.read_private_key(mine).sign(b"something", b"ssh-ed25519")
     string = len(signature).to_bytes(4) + signature
-    keys, proofs = [own, victim], {"nothing": None, "garbage": b"\0\0\0\x09", "another's": string}.get(answer, string)
+    keys, proofs = (
+        [own, victim],
+        {"nothing": None, "garbage": b"\0\0\0\x09", "another's": string}.get(answer, string),
+    )
     if answer == "too many":
         keys = [own, *(victim[:-1] + bytes([n]) for n in range(60))]
     elif answer == "one twice":
@@ -253,10 +286,14 @@ async def test_keys_that_a_server_only_claims_are_not_learned(
         ("rsa", b"ssh-rsa", False),
     ],
 )
-def test_a_proof_is_for_this_session_and_key_alone(tmp_path: Path, kind: str, algorithm: bytes, *, holds: bool) -> None:
+def test_a_proof_is_for_this_session_and_key_alone(
+    tmp_path: Path, kind: str, algorithm: bytes, *, holds: bool
+) -> None:
     key = asyncssh.read_private_key(ssh_keys.new_key(tmp_path / "key", kind=kind))
     blob, session = key.public_data, b"s" * 32
-    signed = b"".join(len(part).to_bytes(4) + part for part in (b"hostkeys-prove-00@openssh.com", session, blob))
+    signed = b"".join(
+        len(part).to_bytes(4) + part for part in (b"hostkeys-prove-00@openssh.com", session, blob)
+    )
     proof = key.sign(signed, algorithm)
     assert is_proof(proof, session, blob) is holds
     assert not is_proof(proof, b"t" * 32, blob)

@@ -19,14 +19,18 @@ from tests.support import ssh_keys
 def config(tmp_path: Path) -> GatewayConfig:
     known_hosts = tmp_path / "known_hosts"
     known_hosts.touch()
-    return GatewayConfig(host="192.0.2.1", identity_files=(ssh_keys.new_key(tmp_path / "key"),), known_hosts=(known_hosts,))
+    return GatewayConfig(
+        host="192.0.2.1", identity_files=(ssh_keys.new_key(tmp_path / "key"),), known_hosts=(known_hosts,)
+    )
 
 
 @pytest.mark.parametrize(("interval", "max_missed"), [(15.0, 3), (0.2, 1), (60.0, 10)])
 async def test_a_silent_peer_is_asked_each_time_and_given_up_in_time(
     config: GatewayConfig, interval: float, max_missed: int
 ) -> None:
-    """asyncssh counts ticks of silence, asks at each, and gives up at the first that is over `keepalive_count_max`."""
+    """asyncssh counts ticks of silence, asks at each, and gives up at the first that is over
+    `keepalive_count_max`.
+    """
     keepalive = KeepaliveConfig(interval=interval, max_missed=max_missed)
     options = (await prepare(config.model_copy(update={"keepalive": keepalive}))).options
     asked = options.keepalive_count_max
@@ -55,15 +59,21 @@ async def test_the_public_key_of_another_beside_a_key_does_not_matter(config: Ga
     assert [pair.public_data for pair in found] == [asyncssh.read_private_key(key).public_data]
 
 
-async def test_a_certificate_beside_a_key_is_taken_along_and_that_of_another_named(config: GatewayConfig) -> None:
+async def test_a_certificate_beside_a_key_is_taken_along_and_that_of_another_named(
+    config: GatewayConfig,
+) -> None:
     (key,) = config.identity_files
     ca, beside = asyncssh.generate_private_key("ssh-ed25519"), Path(f"{key}-cert.pub")
     ca.generate_user_certificate(asyncssh.read_private_key(key), "ours").write_certificate(beside)
     found = (await prepare(config)).options.client_keys
     assert found is not None
     assert [pair.has_cert for pair in found] == [True, False]
-    ca.generate_user_certificate(asyncssh.generate_private_key("ssh-ed25519"), "another's").write_certificate(beside)
-    with pytest.raises(CredentialsUnusable, match=r"key-cert\.pub is not of the key beside it, .*/key$") as caught:
+    ca.generate_user_certificate(asyncssh.generate_private_key("ssh-ed25519"), "another's").write_certificate(
+        beside
+    )
+    with pytest.raises(
+        CredentialsUnusable, match=r"key-cert\.pub is not of the key beside it, .*/key$"
+    ) as caught:
         await prepare(config)
     assert "ssh-keygen -s" in caught.value.hint
 
@@ -71,7 +81,12 @@ async def test_a_certificate_beside_a_key_is_taken_along_and_that_of_another_nam
 hosts = st.sampled_from(["jump", "jump.example.com", "192.0.2.7"])
 
 
-@given(host=hosts, user=st.sampled_from(["", "tunnel", "a@b"]), port=st.none() | st.integers(1, 65535), uri=st.booleans())
+@given(
+    host=hosts,
+    user=st.sampled_from(["", "tunnel", "a@b"]),
+    port=st.none() | st.integers(1, 65535),
+    uri=st.booleans(),
+)
 def test_a_proxyjump_hop_is_taken_apart(host: str, user: str, port: int | None, uri: bool) -> None:
     text = f"{'ssh://' if uri else ''}{user}{'@' if user else ''}{host}{f':{port}' if port else ''}"
     hop = proxy_jump(GatewayConfig(host="edge", port=1, user="me", jump=("other",)), f" {text} ")

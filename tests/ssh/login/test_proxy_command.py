@@ -1,4 +1,6 @@
-"""ProxyCommand: a link like any other, whose process ends with it and whose own end has a reason; on both data planes."""
+"""ProxyCommand: a link like any other, whose process ends with it and whose own end has a reason; on both
+data planes.
+"""
 
 from __future__ import annotations
 
@@ -28,10 +30,15 @@ pytestmark = [pytest.mark.sshd, pytest.mark.usefixtures("data_plane")]
 
 
 def carried(sshd: Sshd, command: str = "", **more: object) -> GatewayConfig:
-    """The gateway behind a command; by default one that goes to `%h:%p`, which no configuration but ssh_config's has."""
+    """The gateway behind a command; by default one that goes to `%h:%p`, which no configuration but
+    ssh_config's has.
+    """
     path = sshd.folder / "ssh_config"
     command = command or f"{shlex.join([sys.executable, carrier.__file__])} %h %p as %r"
-    path.write_text(f"Host edge\n  HostName {sshd.host}\n  Port {sshd.port}\n  User {sshd.user}\n  ProxyCommand {command}\n")
+    path.write_text(
+        f"Host edge\n  HostName {sshd.host}\n  Port {sshd.port}\n  User {sshd.user}\n  ProxyCommand "
+        f"{command}\n"
+    )
     more = {"host": "edge", "port": None, "user": None, "ssh_config": str(path), **more}
     return config_for(sshd, **more)
 
@@ -94,13 +101,21 @@ async def test_a_command_that_ends_takes_its_link_along_and_is_named(sshd: Sshd)
 @pytest.mark.parametrize(
     ("command", "kind", "says"),
     [
-        ("sh -c 'echo no way there >&2; exit 3'", ProxyCommandFailed, "ended with exit code 3 before the SSH handshake was done"),
+        (
+            "sh -c 'echo no way there >&2; exit 3'",
+            ProxyCommandFailed,
+            "ended with exit code 3 before the SSH handshake was done",
+        ),
         ("sh -c 'echo no way there >&2; exit 3'", ProxyCommandFailed, "its last words: no way there"),
         ("sh -c 'kill -9 $$'", ProxyCommandFailed, "ended with SIGKILL"),
         ("/nowhere/to/be/found", ProxyCommandFailed, "ended with exit code 127"),
         ("echo this is no SSH server", ProxyCommandFailed, "ended with exit code 0"),
         ("sh -c 'printf \"SSH-1.5-Old\\r\\n\"; sleep 60'", HandshakeFailed, "Unsupported SSH version"),
-        ("sleep 60", ConnectTimeout, "did not finish the SSH handshake within 0.5 s through its ProxyCommand"),
+        (
+            "sleep 60",
+            ConnectTimeout,
+            "did not finish the SSH handshake within 0.5 s through its ProxyCommand",
+        ),
         ("sh -c 'trap \"\" HUP TERM; sleep 60 & wait'", ConnectTimeout, "through its ProxyCommand"),
     ],
 )

@@ -1,4 +1,6 @@
-"""Whether a server is whom known_hosts means, next to what ssh(1) says of the same files, and what an operator is told."""
+"""Whether a server is whom known_hosts means, next to what ssh(1) says of the same files, and what an
+operator is told.
+"""
 
 from __future__ import annotations
 
@@ -36,9 +38,15 @@ def judged(trusted: Trusted, shown: bytes) -> LinkError | None:
 
 
 def certificate(
-    key: asyncssh.SSHKey = KEY, ca: asyncssh.SSHKey = CA, *, principals: tuple[str, ...] = ("edge",), end: str = "+1h"
+    key: asyncssh.SSHKey = KEY,
+    ca: asyncssh.SSHKey = CA,
+    *,
+    principals: tuple[str, ...] = ("edge",),
+    end: str = "+1h",
 ) -> bytes:
-    return ca.generate_host_certificate(key, "id", principals=principals, valid_after=0, valid_before=end).public_data
+    return ca.generate_host_certificate(
+        key, "id", principals=principals, valid_after=0, valid_before=end
+    ).public_data
 
 
 PLAIN = KEY.public_data
@@ -71,7 +79,14 @@ def signed(principal: str = "edge", *, keys: Sequence[Known] = (), revoked: Sequ
         (signed("other", keys=[known(KEY)]), certificate()),
         (Trusted(authorities=[known(OTHER)], keys=[known(KEY)]), certificate()),
     ],
-    ids=["key", "authority", "wildcard principal", "any principal", "its key is known, too", "its key is, its authority is not"],
+    ids=[
+        "key",
+        "authority",
+        "wildcard principal",
+        "any principal",
+        "its key is known, too",
+        "its key is, its authority is not",
+    ],
 )
 def test_a_server_that_is_trusted(trusted: Trusted, shown: bytes) -> None:
     assert judged(trusted, shown) is None
@@ -103,7 +118,12 @@ def test_a_server_that_is_trusted(trusted: Trusted, shown: bytes) -> None:
             HostKeyChanged,
             ["principal mismatch: it is for edge"],
         ),
-        (Trusted(keys=[known(KEY)], revoked=[known(KEY)]), PLAIN, HostKeyRevoked, [f"{fingerprint(KEY)} {AT}"]),
+        (
+            Trusted(keys=[known(KEY)], revoked=[known(KEY)]),
+            PLAIN,
+            HostKeyRevoked,
+            [f"{fingerprint(KEY)} {AT}"],
+        ),
         (
             signed(revoked=[known(KEY)]),
             certificate(),
@@ -145,8 +165,13 @@ def test_the_remedy_is_a_command() -> None:
     ) in changed.hint
 
 
-@given(st.lists(st.sampled_from(["ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp521"]), max_size=3), st.booleans())
-def test_what_is_known_is_asked_for_first_and_nothing_weak_at_all(kinds: list[str], has_authority: bool) -> None:
+@given(
+    st.lists(st.sampled_from(["ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp521"]), max_size=3),
+    st.booleans(),
+)
+def test_what_is_known_is_asked_for_first_and_nothing_weak_at_all(
+    kinds: list[str], has_authority: bool
+) -> None:
     keys = [known(asyncssh.generate_private_key(kind)) for kind in kinds]
     algorithms = Trusted(keys=keys, authorities=[known(CA)] if has_authority else []).algorithms()
     assert len(algorithms) == len(set(algorithms))
@@ -155,7 +180,9 @@ def test_what_is_known_is_asked_for_first_and_nothing_weak_at_all(kinds: list[st
     assert bool(certificates) == has_authority
     plain = algorithms[len(certificates) :]
     assert plain[: len(set(kinds))] == list(dict.fromkeys(kinds))
-    assert set(plain) == set(Trusted().algorithms()), "a changed key of another kind must be shown, not fail to agree"
+    assert set(plain) == set(Trusted().algorithms()), (
+        "a changed key of another kind must be shown, not fail to agree"
+    )
     assert not [name for name in algorithms if name.startswith(("ssh-rsa", "ssh-dss"))]
 
 
@@ -163,7 +190,11 @@ def test_of_what_is_wanted_no_other_is_asked_for() -> None:
     rsa = asyncssh.generate_private_key("ssh-rsa", key_size=1024)
     wanted = ["ssh-ed25519", "ssh-rsa-cert-v01@openssh.com", "ssh-rsa"]
     assert Trusted(keys=[known(rsa)]).algorithms(wanted) == ["ssh-rsa", "ssh-ed25519"]
-    assert Trusted(authorities=[known(CA)]).algorithms(wanted) == ["ssh-rsa-cert-v01@openssh.com", "ssh-ed25519", "ssh-rsa"]
+    assert Trusted(authorities=[known(CA)]).algorithms(wanted) == [
+        "ssh-rsa-cert-v01@openssh.com",
+        "ssh-ed25519",
+        "ssh-rsa",
+    ]
 
 
 def test_a_signature_with_sha1_counts_only_if_it_was_asked_for() -> None:
@@ -180,7 +211,12 @@ def test_a_signature_with_sha1_counts_only_if_it_was_asked_for() -> None:
     ("more", "hop", "proxy_command", "command"),
     [
         ({}, None, None, "ssh-keyscan -p 2222 edge >> '/etc/known hosts'"),
-        ({"host_key_alias": "b"}, None, None, "ssh-keyscan -p 2222 edge | sed 's/^[^ ]*/b/' >> '/etc/known hosts'"),
+        (
+            {"host_key_alias": "b"},
+            None,
+            None,
+            "ssh-keyscan -p 2222 edge | sed 's/^[^ ]*/b/' >> '/etc/known hosts'",
+        ),
         ({}, ("bastion", 22), None, "ssh -p 22 me@bastion 'ssh-keyscan -p 2222 edge' >> '/etc/known hosts'"),
         ({}, None, "nc edge 22", "ssh -F /etc/ssh_config -o UserKnownHostsFile='/etc/known hosts' alias"),
     ],
@@ -190,8 +226,15 @@ def test_the_command_reaches_the_server_as_the_gateway_does(
     more: dict[str, str], hop: tuple[str, int] | None, proxy_command: str | None, command: str
 ) -> None:
     def options(host: str, port: int, **more: str) -> asyncssh.SSHClientConnectionOptions:
-        return asyncssh.SSHClientConnectionOptions(host=host, port=port, username="me", config=None, client_keys=None, **more)
+        return asyncssh.SSHClientConnectionOptions(
+            host=host, port=port, username="me", config=None, client_keys=None, **more
+        )
 
-    prepared = Prepared(options("edge", 2222, **more), Trusted(files=[Path("/etc/known hosts")]), (), proxy_command=proxy_command)
+    prepared = Prepared(
+        options("edge", 2222, **more),
+        Trusted(files=[Path("/etc/known hosts")]),
+        (),
+        proxy_command=proxy_command,
+    )
     config = GatewayConfig(host="alias", ssh_config=Path("/etc/ssh_config"))
     assert scan(config, prepared, options(*hop) if hop else None) == command

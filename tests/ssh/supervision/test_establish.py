@@ -1,4 +1,6 @@
-"""From a dialled connection to a link: one that is gone by then is a lost link, and no exception ends the supervision."""
+"""From a dialled connection to a link: one that is gone by then is a lost link, and no exception ends the
+supervision.
+"""
 
 from __future__ import annotations
 
@@ -89,7 +91,9 @@ def raises(error: BaseException) -> Callable[..., Any]:
 
 
 @pytest.mark.sshd
-@pytest.mark.parametrize("error", [ZeroDivisionError("by \x07 nobody"), asyncio.CancelledError()], ids=["bug", "cancelled"])
+@pytest.mark.parametrize(
+    "error", [ZeroDivisionError("by \x07 nobody"), asyncio.CancelledError()], ids=["bug", "cancelled"]
+)
 async def test_an_exception_that_nobody_expected_is_a_failed_dial(
     error: BaseException, sshd: Sshd, monkeypatch: pytest.MonkeyPatch
 ) -> None:

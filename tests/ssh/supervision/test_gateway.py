@@ -1,4 +1,6 @@
-"""Supervision against a real sshd, in the test's loop: losses, waiting clients, replacement, and who is told what."""
+"""Supervision against a real sshd, in the test's loop: losses, waiting clients, replacement, and who is told
+what.
+"""
 
 from __future__ import annotations
 
@@ -31,13 +33,22 @@ LARGE = 20_000_000
 
 def open_channel(gateway: Watched, target: Endpoint, *, hold: float = 10.0) -> asyncio.Task[Channel]:
     deadline = asyncio.get_running_loop().time() + hold
-    return asyncio.get_running_loop().create_task(gateway.open_channel(target, origin=ORIGIN, hold_until=deadline), name="client")
+    return asyncio.get_running_loop().create_task(
+        gateway.open_channel(target, origin=ORIGIN, hold_until=deadline), name="client"
+    )
 
 
 async def test_every_link_comes_up_and_clusters_are_spread(sshd: Sshd) -> None:
-    async with Echo() as one, Echo() as two, Echo() as three, started(config_for(sshd, connections=3)) as gateway:
+    async with (
+        Echo() as one,
+        Echo() as two,
+        Echo() as three,
+        started(config_for(sshd, connections=3)) as gateway,
+    ):
         await gateway.until(lambda: gateway.links == 3)
-        channels = [await open_channel(gateway, server.endpoint) for server in (one, two, three, one, two, three)]
+        channels = [
+            await open_channel(gateway, server.endpoint) for server in (one, two, three, one, two, three)
+        ]
         assert [link.channels for link in gateway.snapshot().links] == [2, 2, 2]
         assert gateway.snapshot().state is GatewayState.UP
         assert (gateway.metric("gateway_links"), gateway.metric("gateway_connected")) == (3, 1)
@@ -72,7 +83,10 @@ async def test_clients_are_told_why_when_no_link_comes_in_time(sshd: Sshd) -> No
 
 
 async def test_a_client_that_leaves_takes_nothing_from_the_others(sshd_factory: SshdFactory) -> None:
-    """Many clients wait on a link as it ends; some of them are cancelled at that moment. The link's end is seen all the same."""
+    """Many clients wait on a link as it ends; some of them are cancelled at that moment.
+
+    The link's end is seen all the same.
+    """
     sshd = sshd_factory()
     async with Echo() as server, started(config_for(sshd)) as gateway:
         await gateway.until(lambda: gateway.links == 1)
@@ -166,7 +180,9 @@ async def test_no_client_finds_a_gateway_without_links_up(sshd_factory: SshdFact
                 await asyncio.sleep(0)
         for channel in await asyncio.gather(*clients):
             channel.abort()
-        await server.wait_accepted(len(clients))  # a handler that is cancelled before it begins is an error of asyncio's
+        await server.wait_accepted(
+            len(clients)
+        )  # a handler that is cancelled before it begins is an error of asyncio's
         await gateway.until(lambda: not gateway.snapshot().retiring)
         async with asyncio.timeout(5):
             await asyncio.gather(*(link.idle.wait() for link in gateway._links))
@@ -214,7 +230,9 @@ async def test_the_end_of_certificates_is_told(sshd_factory: SshdFactory) -> Non
         await gateway.until(lambda: gateway.links == 1)
         for kind in ("user", "host"):
             assert 3000 < gateway.metric(name, kind=kind) - time.time() < 3700
-        assert gateway.snapshot().certificate_expiry in {gateway.metric(name, kind=kind) for kind in ("user", "host")}
+        assert gateway.snapshot().certificate_expiry in {
+            gateway.metric(name, kind=kind) for kind in ("user", "host")
+        }
         certificate.unlink()
         with (sshd.folder / "authorized_keys").open("a") as file:
             file.write(f"{ssh_keys.public(key)}\n")
@@ -226,7 +244,8 @@ async def test_the_end_of_certificates_is_told(sshd_factory: SshdFactory) -> Non
 
 
 async def test_draining_waits_for_channels_and_says_no_more_of_the_gateway(sshd: Sshd) -> None:
-    """A reload may have put another gateway of that name in its place: its metrics are not touched any more."""
+    """A reload may have put another gateway of that name in its place: its metrics
+    are not touched any more."""
     async with Echo() as server, started(config_for(sshd)) as gateway:
         await gateway.until(lambda: gateway.links == 1)
         channel = await open_channel(gateway, server.endpoint)
@@ -259,7 +278,9 @@ async def test_a_gateway_that_was_removed_has_no_series_again(sshd: Sshd) -> Non
         async with asyncio.timeout(5):
             await draining
         series = ("gateway_rtt_seconds", "gateway_backoff_seconds", "gateway_links", "gateway_connected")
-        assert {gateway.registry.get_sample_value(f"kubemux_{name}", {"gateway": "edge"}) for name in series} == {None}
+        assert {
+            gateway.registry.get_sample_value(f"kubemux_{name}", {"gateway": "edge"}) for name in series
+        } == {None}
 
 
 async def test_closing_at_any_moment_leaves_no_session(sshd_factory: SshdFactory) -> None:
@@ -297,7 +318,9 @@ async def test_a_link_that_is_gone_again_before_a_waiting_client_runs() -> None:
     """A server that hangs up as soon as one is in: both happen in one turn of the loop."""
     gateway = Watched(GatewayConfig(host="127.0.0.1", user="root"))
     loop = asyncio.get_running_loop()
-    opening = loop.create_task(gateway.open_channel(Endpoint("10.0.0.1", 6443), origin=ORIGIN, hold_until=loop.time() + 0.3))
+    opening = loop.create_task(
+        gateway.open_channel(Endpoint("10.0.0.1", 6443), origin=ORIGIN, hold_until=loop.time() + 0.3)
+    )
     await asyncio.sleep(0)
     gateway._up.set()
     gateway._up.clear()

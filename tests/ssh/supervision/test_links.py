@@ -1,4 +1,6 @@
-"""Every sequence of what can happen to a gateway's links: none is forgotten, and there are never more than twice as many."""
+"""Every sequence of what can happen to a gateway's links: none is forgotten, and there are never more than
+twice as many.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +70,9 @@ def test_a_link_that_comes_up_gets_its_share() -> None:
     assert all(links.choose(cluster) is one for cluster in clusters)
     two = Stub()
     links.add(two, links.generation)
-    assert [links.choose(cluster) for cluster in clusters] == [one, two] * 3, "although each has ended its channel by now"
+    assert [links.choose(cluster) for cluster in clusters] == [one, two] * 3, (
+        "although each has ended its channel by now"
+    )
     assert [links.choose(cluster) for cluster in clusters] == [one, two] * 3, "and there they stay"
 
 
@@ -125,7 +129,12 @@ def test_where_too_many_retire_those_with_the_fewest_channels_end(loads: list[in
     kept = [stub for stub in stubs if stub not in ended]
     assert len(kept) == min(wanted, len(stubs))
     assert not ended or max(stub.load for stub in ended) <= min(stub.load for stub in kept)
-    assert all(stubs.index(kept_one) < stubs.index(one) for one in ended for kept_one in kept if kept_one.load == one.load)
+    assert all(
+        stubs.index(kept_one) < stubs.index(one)
+        for one in ended
+        for kept_one in kept
+        if kept_one.load == one.load
+    )
 
 
 class Life(RuleBasedStateMachine):

@@ -4,10 +4,11 @@
     | packet_length 4 | padding_length 1 | payload | padding 4..11 | tag 16 |
     '- with K_1 ------'- with K_2, a multiple of 8 ----------------'
 
-The nonce is the packet's sequence number; under K_2 the first block of the key stream is the key of Poly1305, whose tag is of
-everything before it as it is sent. So a length is used before it is authenticated: it is bounded, as under AES-GCM, and
-decides nothing but when to look at the tag. Two cipher contexts live as long as the keys: `reset_nonce` takes 0.2 us, a new
-one 2.3 us. Poly1305 has a key for each packet, so it is new each time: 1.9 of the 4.3 us that a small packet costs.
+The nonce is the packet's sequence number; under K_2 the first block of the key stream is the key of Poly1305,
+whose tag is of everything before it as it is sent. So a length is used before it is authenticated: it is
+bounded, as under AES-GCM, and decides nothing but when to look at the tag. Two cipher contexts live as long
+as the keys: `reset_nonce` takes 0.2 us, a new one 2.3 us. Poly1305 has a key for each packet, so it is new
+each time: 1.9 of the 4.3 us that a small packet costs.
 """
 
 from __future__ import annotations
@@ -45,14 +46,18 @@ class _Keyed:
     __slots__ = ("_body", "_head", "_nonce", "_poly", "sequence")
 
     def __init__(self, key: bytes, nonce: bytes) -> None:
-        """`key` has 64 bytes; `nonce` is the next packet's sequence number in 8 bytes, most significant first."""
+        """`key` has 64 bytes; `nonce` is the next packet's sequence number in 8 bytes, most significant
+        first.
+        """
         middle = KEY // 2
         # ChaCha20 is its own inverse: an encryptor opens, too.
         self._body: CipherContext = Cipher(ChaCha20(key[:middle], bytes(16)), mode=None).encryptor()
         self._head: CipherContext = Cipher(ChaCha20(key[middle:], bytes(16)), mode=None).encryptor()
         self._poly = memoryview(bytearray(len(_ZEROS)))
         (self.sequence,) = _sequence.unpack(nonce)
-        """The next packet's, for whoever changes keys: it goes on across them, or starts again (strict key exchange)."""
+        """The next packet's, for whoever changes keys: it goes on across them, or starts again (strict key
+        exchange).
+        """
         self._nonce = _ZERO_COUNTER + nonce
 
     def _begin(self) -> memoryview:
@@ -131,6 +136,8 @@ class ChachaOpener(_Keyed):
         self._head.reset_nonce(self._nonce)
         length = int.from_bytes(self._head.update(sealed))
         if length < _BLOCK or length % _BLOCK or length > self._largest:
-            raise ProtocolError(f"a packet of {length} bytes: not a multiple of {_BLOCK} up to {self._largest}")
+            raise ProtocolError(
+                f"a packet of {length} bytes: not a multiple of {_BLOCK} up to {self._largest}"
+            )
         self._waiting = length
         return length

@@ -10,5 +10,6 @@ class ProtocolError(LinkError):
 
     reason = "protocol_error"
     hint = (
-        "kubemux dials again by itself; if this repeats, something on the way to the gateway alters bytes, or its sshd is broken"
+        "kubemux dials again by itself; if this repeats, something on the way to the gateway alters "
+        "bytes, or its sshd is broken"
     )

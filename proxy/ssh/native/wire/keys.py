@@ -20,7 +20,9 @@ class Keys(NamedTuple):
     nonce: bytes = b""
     """AES-GCM: 12 bytes. It comes out of the key exchange; the other cipher counts by sequence number."""
     sequence: int = 0
-    """Of that packet (RFC 4253 6.4): it goes on across key exchanges, and starts again with each under strict key exchange."""
+    """Of that packet (RFC 4253 6.4): it goes on across key exchanges, and starts again with each under strict
+    key exchange.
+    """
 
     def sealer(self) -> Sealer | ChachaSealer:
         """For our direction."""

@@ -1,7 +1,7 @@
 """The messages of RFC 4254 5 that a forwarded connection needs, as plain functions on buffers.
 
-A message is a packet's payload. `parse_*` take the payload as a memoryview and raise ProtocolError for anything but a whole
-message with nothing after it.
+A message is a packet's payload. `parse_*` take the payload as a memoryview and raise ProtocolError for
+anything but a whole message with nothing after it.
 """
 
 from __future__ import annotations
@@ -67,8 +67,12 @@ def failure(recipient: int) -> bytes:
     return _recipient.pack(FAILURE, recipient)
 
 
-def open_direct_tcpip(sender: int, window: int, largest: int, target: tuple[str, int], origin: tuple[str, int]) -> bytes:
-    """Connect to `target` for `origin`, HOST and PORT each (RFC 4254 7.2); we take `largest` bytes of data in a packet."""
+def open_direct_tcpip(
+    sender: int, window: int, largest: int, target: tuple[str, int], origin: tuple[str, int]
+) -> bytes:
+    """Connect to `target` for `origin`, HOST and PORT each (RFC 4254 7.2); we take `largest` bytes of data in
+    a packet.
+    """
     return b"".join(
         (
             bytes((OPEN,)),
@@ -113,7 +117,9 @@ def parse_confirmation(message: memoryview) -> Confirmation:
 
 
 def parse_failure(message: memoryview) -> tuple[int, str]:
-    """Why the channel is not open: a reason code, and the peer's words in at most 200 printable characters."""
+    """Why the channel is not open: a reason code, and the peer's words in at most 200 printable
+    characters.
+    """
     if len(message) < _failure.size:
         raise ProtocolError(f"an OPEN_FAILURE of {len(message)} bytes")
     _, _, code, length = _failure.unpack_from(message)
@@ -144,7 +150,9 @@ def parse_bare(message: memoryview) -> None:
 
 
 def parse_request(message: memoryview) -> bool:
-    """Whether a channel request wants a reply: what it asks for does not matter, a forwarded connection grants none."""
+    """Whether a channel request wants a reply: what it asks for does not matter, a forwarded connection
+    grants none.
+    """
     at = _recipient.size + 4
     if len(message) < at:
         raise ProtocolError("a REQUEST that is cut off")
@@ -160,7 +168,9 @@ def unfit(kind: int) -> ProtocolError:
 
 
 def check(kind: int, message: memoryview) -> None:
-    """A message for a channel that is closed says nothing any more, but it is whole, and one of those that there are."""
+    """A message for a channel that is closed says nothing any more, but it is whole, and one of those that
+    there are.
+    """
     if kind == WINDOW_ADJUST:
         parse_window_adjust(message)
     elif kind in {EOF, CLOSE}:

@@ -1,12 +1,13 @@
-"""SSH binary packets (RFC 4253 6) under AES-GCM as OpenSSH has it (RFC 5647 and OpenSSH's PROTOCOL, 1.6), in place.
+"""SSH binary packets (RFC 4253 6) under AES-GCM as OpenSSH has it (RFC 5647 and OpenSSH's PROTOCOL, 1.6), in
+place.
 
     start              +4        +5                                                   end
     | packet_length 4 | padding_length 1 | payload | padding 4..19 | tag 16 |
     '- sent in clear -'------------ encrypted, a multiple of 16 ---'
 
-The length is the associated data. The nonce is 4 fixed bytes and a counter of 8 bytes that goes up with each packet; it
-comes with the keys; sequence numbers, which play no part in it, are counted by it. An AEAD object lives as long as its keys:
-making one costs as much as sealing 16 KiB.
+The length is the associated data. The nonce is 4 fixed bytes and a counter of 8 bytes that goes up with each
+packet; it comes with the keys; sequence numbers, which play no part in it, are counted by it. An AEAD object
+lives as long as its keys: making one costs as much as sealing 16 KiB.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ OVERHEAD: Final = HEADER + PADDING + TAG
 
 _BLOCK: Final = 16
 _LEAST_PADDING: Final = 4
-# Zeros: RFC 4253 6 wants random padding against ciphers that show repetition, and under an AEAD nothing shows.
+# Zeros: RFC 4253 6 wants random padding against ciphers that show repetition, and under an AEAD nothing
+# shows.
 _PADDING: Final = tuple(bytes(size) for size in range(_BLOCK + _LEAST_PADDING))
 _NONCE: Final = 12
 _COUNTER_AT: Final = 4
@@ -46,7 +48,9 @@ class _Keyed:
     __slots__ = ("_aead", "_ahead", "_count", "_nonce")
 
     def __init__(self, key: bytes, nonce: bytes, sequence: int = 0) -> None:
-        """`key` has 16 or 32 bytes, `nonce` 12: that of the next packet, whose sequence number is `sequence`."""
+        """`key` has 16 or 32 bytes, `nonce` 12: that of the next packet, whose sequence number is
+        `sequence`.
+        """
         self._aead = AESGCM(key)
         self._nonce = bytearray(nonce)
         self._count: int = _counter.unpack_from(nonce, _COUNTER_AT)[0]
@@ -54,7 +58,9 @@ class _Keyed:
 
     @property
     def sequence(self) -> int:
-        """The next packet's sequence number, for whoever changes keys: the counter has it, packets need not."""
+        """The next packet's sequence number, for whoever changes keys: the counter
+        has it, packets need not.
+        """
         return (self._count + self._ahead) % _SEQUENCES
 
     def _step(self) -> None:
@@ -66,14 +72,16 @@ class Sealer(_Keyed):
     """Our direction."""
 
     def seal(self, buffer: memoryview, start: int, size: int) -> int:
-        """Make a packet at `start` of the payload of `size` bytes that stands at `start + HEADER`; returns its end.
+        """Make a packet at `start` of the payload of `size` bytes that stands at `start + HEADER`; returns
+        its end.
 
         The buffer has room for `size + OVERHEAD` bytes from `start` on.
         """
         return self.seal_from(buffer, start + HEADER, size, buffer, start)
 
     def seal_from(self, source: memoryview, at: int, size: int, buffer: memoryview, start: int) -> int:
-        """The same of a payload that stands at `at` of `source`, which is sealed on its way: that is no dearer than in place.
+        """The same of a payload that stands at `at` of `source`, which is sealed on its way: that is no
+        dearer than in place.
 
         The byte before it and up to PADDING bytes behind it are overwritten.
         """
@@ -84,7 +92,9 @@ class Sealer(_Keyed):
         body = start + 4
         end = body + 1 + size + padding + TAG
         _length.pack_into(buffer, start, 1 + size + padding)
-        self._aead.encrypt_into(self._nonce, source[at - 1 : behind + padding], buffer[start:body], buffer[body:end])
+        self._aead.encrypt_into(
+            self._nonce, source[at - 1 : behind + padding], buffer[start:body], buffer[body:end]
+        )
         self._step()
         return end
 
@@ -104,7 +114,8 @@ class Opener(_Keyed):
         self._largest = largest
 
     def open(self, buffer: memoryview, start: int, end: int) -> Opened | None:
-        """Open the packet at `start` where it stands; None while less than a whole one has arrived (by `end`).
+        """Open the packet at `start` where it stands; None while less than a whole one has arrived (by
+        `end`).
 
         Raises ProtocolError, for a length that cannot be as soon as it is there.
         """
@@ -112,13 +123,17 @@ class Opener(_Keyed):
             return None
         (length,) = _length.unpack_from(buffer, start)
         if length < _BLOCK or length % _BLOCK or length > self._largest:
-            raise ProtocolError(f"a packet of {length} bytes: not a multiple of {_BLOCK} up to {self._largest}")
+            raise ProtocolError(
+                f"a packet of {length} bytes: not a multiple of {_BLOCK} up to {self._largest}"
+            )
         body = start + 4
         last = body + length
         if end < last + TAG:
             return None
         try:
-            self._aead.decrypt_into(self._nonce, buffer[body : last + TAG], buffer[start:body], buffer[body:last])
+            self._aead.decrypt_into(
+                self._nonce, buffer[body : last + TAG], buffer[start:body], buffer[body:last]
+            )
         except InvalidTag:
             raise ProtocolError("a packet was altered on its way: its tag does not match") from None
         self._step()

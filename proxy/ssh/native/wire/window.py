@@ -1,18 +1,21 @@
-"""A channel's receive window (RFC 4254 5.2): what the peer may still send, when it is granted more, and how much in all.
+"""A channel's receive window (RFC 4254 5.2): what the peer may still send, when it is granted more, and how
+much in all.
 
-A window of W bytes carries at most W per round trip: OpenSSH's 2 MiB are 20 MB/s at 100 ms. A sender that waits for credit
-gets half a window of it per half a round trip, so a window half of which goes by in less than two round trips wants to grow.
-What was granted cannot be taken back; a window shrinks by granting less than was delivered.
+A window of W bytes carries at most W per round trip: OpenSSH's 2 MiB are 20 MB/s at 100 ms. A sender that
+waits for credit gets half a window of it per half a round trip, so a window half of which goes by in less
+than two round trips wants to grow. What was granted cannot be taken back; a window shrinks by granting less
+than was delivered.
 
-Credit for a large window goes out in eighths. On a long way what was sent at once arrives at once: granted by halves, the
-first grant took a little more than half of it along, what was left was too little for another one, and so half the window was
-never under way (135 MB/s at 100 ms with 32 MiB, that is 16 MiB per round trip).
+Credit for a large window goes out in eighths. On a long way what was sent at once arrives at once: granted by
+halves, the first grant took a little more than half of it along, what was left was too little for another
+one, and so half the window was never under way (135 MB/s at 100 ms with 32 MiB, that is 16 MiB per round
+trip).
 
-More than the way holds does not make a channel faster: it stands in sshd and in both kernels, and the answer to a small
-request on the same link behind it. So what a window may grow to follows from the round trip, and the less a channel has of
-the link's traffic, the less of that, down to a quarter (a newcomer on a long way has little because its window is small).
-Alone on loopback, a download grew to 8 MiB before, and up to 2.5 MiB of it were ahead of one answer in a hundred; 128 KiB is
-what sshd puts ahead of it whatever we do.
+More than the way holds does not make a channel faster: it stands in sshd and in both kernels, and the answer
+to a small request on the same link behind it. So what a window may grow to follows from the round trip, and
+the less a channel has of the link's traffic, the less of that, down to a quarter (a newcomer on a long way
+has little because its window is small). Alone on loopback, a download grew to 8 MiB before, and up to 2.5 MiB
+of it were ahead of one answer in a hundred; 128 KiB is what sshd puts ahead of it whatever we do.
 """
 
 from __future__ import annotations
@@ -28,13 +31,15 @@ WIDEST: Final = 64 << 20
 """Bytes: 640 MB/s at a round trip of 100 ms. The budget decides how many channels can have it."""
 
 NARROWEST: Final = 1 << 20
-"""Bytes that a channel alone may have on the shortest way: half of OpenSSH's own, so half the wait behind it."""
+"""Bytes that a channel alone may have on the shortest way: half of OpenSSH's own, so half the wait behind it.
+"""
 
 FASTEST: Final = 1.25e9
 """Bytes per second of the fastest way that is reckoned with: 10 Gbit/s, more than one core of sshd seals."""
 
 OFTEN: Final = 512 << 10
-"""Bytes: credit goes out no more often than this, each is a packet, but for windows of which it is over half."""
+"""Bytes: credit goes out no more often than this, each is a packet, but for windows of which it is over half.
+"""
 
 TICK_S: Final = 1e-3
 """The clock of uvloop counts milliseconds: a shorter round trip is not told from none."""
@@ -79,11 +84,15 @@ class ReceiveWindow:
         return (self._granted + self._owed) * 2 >= self.size
 
     def is_small(self, now: float, round_trip: float) -> bool:
-        """Whether half of it went by within two round trips: the way is longer under load than when it was measured."""
+        """Whether half of it went by within two round trips: the way is longer under load than when it was
+        measured.
+        """
         return now - self._reviewed_at < 2 * max(round_trip, TICK_S)
 
     def ceiling(self, round_trip: float, passed: int) -> int:
-        """What it may grow to, given that `passed` bytes have come on the link so far: its share of what the way holds."""
+        """What it may grow to, given that `passed` bytes have come on the link so far: its share of what the
+        way holds.
+        """
         way = min(WIDEST, max(NARROWEST, int(round_trip * FASTEST)))
         mine = self._granted + self._owed
         return max(way // 4, way * mine // max(passed - self._passed, mine, 1))
@@ -95,9 +104,11 @@ class ReceiveWindow:
         self._enough = _enough(self.size)
 
     def shrink(self, now: float, ceiling: int = WIDEST, *, tight: bool) -> int:
-        """Keep back some of what is owed, if the window stood idle, is far over its `ceiling`, or memory is `tight`.
+        """Keep back some of what is owed, if the window stood idle, is far over its `ceiling`, or memory is
+        `tight`.
 
-        Returns how much. Shares go up and down, so a window is not far over its ceiling before it is twice that.
+        Returns how much. Shares go up and down, so a window is not far over its ceiling before it is twice
+        that.
         """
         if not tight and self.size <= 2 * ceiling and now - self._reviewed_at < IDLE_S:
             return 0

@@ -1,4 +1,6 @@
-"""Packets under chacha20-poly1305 against asyncssh's own encryption as the oracle, and against a hostile peer."""
+"""Packets under chacha20-poly1305 against asyncssh's own encryption as the oracle, and against a hostile
+peer.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ LARGEST = 40_000
 
 keys = st.binary(min_size=KEY, max_size=KEY)
 sequences = st.integers(0, 0xFFFFFFFF) | st.just(0xFFFFFFFE)  # the second counts over to zero
-payloads = st.lists(st.binary(min_size=1, max_size=300) | st.integers(1, 32_800).map(bytes), min_size=1, max_size=5)
+payloads = st.lists(
+    st.binary(min_size=1, max_size=300) | st.integers(1, 32_800).map(bytes), min_size=1, max_size=5
+)
 
 
 def oracle(key: bytes) -> ChachaEncryption:
@@ -110,7 +114,9 @@ def test_any_bytes_are_an_error_or_too_few(key: bytes, noise: bytes) -> None:
 
 
 @given(keys, st.binary(min_size=1, max_size=100), st.data())
-def test_one_flipped_bit_is_found_and_nothing_is_opened(key: bytes, payload: bytes, data: st.DataObject) -> None:
+def test_one_flipped_bit_is_found_and_nothing_is_opened(
+    key: bytes, payload: bytes, data: st.DataObject
+) -> None:
     wire = bytearray(sealed(ChachaSealer(key, nonce(0)), [payload]))
     bit = data.draw(st.integers(0, len(wire) * 8 - 1))
     wire[bit // 8] ^= 1 << bit % 8

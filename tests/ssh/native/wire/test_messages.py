@@ -40,7 +40,9 @@ def test_what_we_say_on_a_channel(channel: int, number: int) -> None:
 
 
 @given(numbers, numbers, st.text(), ports, st.text(), ports)
-def test_the_request_for_a_channel(sender: int, window: int, host: str, port: int, origin: str, origin_port: int) -> None:
+def test_the_request_for_a_channel(
+    sender: int, window: int, host: str, port: int, origin: str, origin_port: int
+) -> None:
     packet = read(messages.open_direct_tcpip(sender, window, 32768, (host, port), (origin, origin_port)))
     assert packet.get_string() == b"direct-tcpip"
     assert [packet.get_uint32() for _ in range(3)] == [sender, window, 32768]
@@ -63,7 +65,9 @@ def test_data(channel: int, data: bytes) -> None:
 
 @given(numbers, numbers, numbers, st.integers(1, 0xFFFFFFFF))
 def test_a_confirmation(ours: int, theirs: int, window: int, largest: int) -> None:
-    message = memoryview(bytes((messages.OPEN_CONFIRMATION,)) + b"".join(map(UInt32, (ours, theirs, window, largest))))
+    message = memoryview(
+        bytes((messages.OPEN_CONFIRMATION,)) + b"".join(map(UInt32, (ours, theirs, window, largest)))
+    )
     assert messages.recipient(message) == ours
     assert messages.parse_confirmation(message) == (theirs, window, largest)
 
@@ -95,7 +99,9 @@ PARSERS: list[Callable[[memoryview], object]] = [
 
 
 @given(st.sampled_from(PARSERS), st.binary(max_size=64))
-def test_any_bytes_are_a_message_or_a_protocol_error(parse: Callable[[memoryview], object], noise: bytes) -> None:
+def test_any_bytes_are_a_message_or_a_protocol_error(
+    parse: Callable[[memoryview], object], noise: bytes
+) -> None:
     with suppress(ProtocolError):
         parse(memoryview(noise))
 

@@ -96,7 +96,9 @@ def test_idle_windows_return_to_where_they_started(doublings: int) -> None:
 
 
 class Link:
-    """Downloads that take turns: a long way gives each what its window allows, a short one `at_once` bytes; no budget."""
+    """Downloads that take turns: a long way gives each what its window allows, a short one `at_once` bytes;
+    no budget.
+    """
 
     def __init__(self, downloads: int, round_trip: float, at_once: int = WIDEST) -> None:
         self.windows = [ReceiveWindow(256 << 10, now=0.0) for _ in range(downloads)]
@@ -154,7 +156,9 @@ def test_on_a_long_way_one_that_is_there_keeps_no_newcomer_small(downloads: int)
 
 @given(st.integers(1 << 20, WIDEST), st.data())
 def test_what_comes_at_once_is_granted_again_but_for_an_eighth(size: int, data: st.DataObject) -> None:
-    """On a long way a whole window comes within one turn, in reads of any size: most of it has to be under way again."""
+    """On a long way a whole window comes within one turn, in reads of any size: most of it has to be under
+    way again.
+    """
     window = ReceiveWindow(size, now=0.0)
     for read in data.draw(st.lists(st.integers(1, size), max_size=20)):
         window.arrived(nbytes := min(window.credit, read))
