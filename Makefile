@@ -51,7 +51,7 @@ bench-parts: .venv/tests-installed ## seal, open, demultiplex, accept: each by i
 SECONDS := 60
 fuzz: .venv/tests-installed ## look for bytes from a gateway that break a law; SECONDS=60 for each of three targets
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'atheris>=3,<4'
-	@for target in parsers packets link; do $(BIN)/python -m fuzz $$target $(SECONDS); done
+	@for target in parsers packets link; do $(BIN)/python -m tests.fuzz $$target $(SECONDS); done
 
 clean: ## remove what the other targets made
 	rm -rf .venv .tools .pytest_cache .mypy_cache .ruff_cache .hypothesis .fuzz

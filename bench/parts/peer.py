@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 from unittest.mock import patch
 
-from fuzz.border import KEYS, Border, Wire
 from proxy.relay.budget import MemoryBudget
 from proxy.relay.interfaces import Channel
 from proxy.runtime.endpoint import Endpoint
@@ -15,6 +14,7 @@ from proxy.ssh.link import Link
 from proxy.ssh.native import plane as plane_module
 from proxy.ssh.native.wire import messages
 from proxy.ssh.native.wire.packets import HEADER, OVERHEAD, Opener, Sealer
+from tests.fuzz.border import KEYS, Border, Wire
 
 TARGET = Endpoint("10.0.0.1", 6443)
 ORIGIN = Endpoint("127.0.0.1", 1)

@@ -12,16 +12,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fuzz import link, packets, parsers
-from fuzz.border import ManualLoop, Wire
-from fuzz.choices import Choices
-from fuzz.ear import Ear
-from fuzz.gateway import GLOBAL_REQUEST, Gateway
-from fuzz.takeover import Takeover
 from proxy.ssh.native import incoming
 from proxy.ssh.native.handover import Handover, Taken
 from proxy.ssh.native.wire import messages
 from proxy.ssh.native.wire.errors import ProtocolError
+from tests.fuzz import link, packets, parsers
+from tests.fuzz.border import ManualLoop, Wire
+from tests.fuzz.choices import Choices
+from tests.fuzz.ear import Ear
+from tests.fuzz.gateway import GLOBAL_REQUEST, Gateway
+from tests.fuzz.takeover import Takeover
 from tests.support.daemon import ROOT
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
@@ -29,8 +29,8 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "packets": packets.run,
     "parsers": parsers.run,
 }
-FINDINGS = sorted((ROOT / "fuzz" / "findings").glob("*/*"))
-CORPUS = sorted((ROOT / "fuzz" / "corpus").glob("*/*"))
+FINDINGS = sorted((ROOT / "tests" / "fuzz" / "findings").glob("*/*"))
+CORPUS = sorted((ROOT / "tests" / "fuzz" / "corpus").glob("*/*"))
 
 
 @pytest.mark.parametrize("target", TARGETS)

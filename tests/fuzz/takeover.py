@@ -16,8 +16,6 @@ from asyncssh.connection import SSHClientConnection
 from asyncssh.encryption import get_encryption
 from asyncssh.packet import Boolean, Byte, String, UInt32
 
-from fuzz.border import KEYS, Wire
-from fuzz.choices import Choices
 from proxy.relay.budget import MemoryBudget
 from proxy.ssh import metered
 from proxy.ssh.metered import Metered
@@ -27,6 +25,8 @@ from proxy.ssh.native.plane import NativePlane
 from proxy.ssh.native.wire import messages
 from proxy.ssh.native.wire.errors import ProtocolError
 from proxy.ssh.native.wire.packets import HEADER, OVERHEAD, Opener, Sealer
+from tests.fuzz.border import KEYS, Wire
+from tests.fuzz.choices import Choices
 
 DISCONNECT, IGNORE, UNIMPLEMENTED, DEBUG, EXT_INFO, SUCCESS, BANNER = 1, 2, 3, 4, 7, 52, 53
 GLOBAL_REQUEST, REQUEST_SUCCESS, REQUEST_FAILURE, UNKNOWN = 80, 81, 82, 192

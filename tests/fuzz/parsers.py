@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from fuzz.choices import Choices
 from proxy.ssh.native.wire import messages
 from proxy.ssh.native.wire.errors import ProtocolError
+from tests.fuzz.choices import Choices
 
 
 def run(data: bytes) -> None:

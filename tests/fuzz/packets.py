@@ -10,10 +10,10 @@ from __future__ import annotations
 from asyncssh.encryption import ChachaEncryption
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from fuzz.choices import Choices
 from proxy.ssh.native.wire.chacha import ChachaOpener
 from proxy.ssh.native.wire.errors import ProtocolError
 from proxy.ssh.native.wire.packets import HEADER, TAG, Opened, Opener
+from tests.fuzz.choices import Choices
 
 LARGEST = 4096
 """Bytes of a packet: small, so that the limit is met often."""

@@ -7,10 +7,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from fuzz.choices import Choices
-from fuzz.ear import Ear, Known
 from proxy.ssh.native.incoming import LARGEST_DATA
 from proxy.ssh.native.wire import messages
+from tests.fuzz.choices import Choices
+from tests.fuzz.ear import Ear, Known
 
 NUMBERS = 6
 """Channels that broken messages are about: some that are open, and some that are not."""

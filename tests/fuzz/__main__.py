@@ -1,13 +1,11 @@
-"""`python -m fuzz TARGET SECONDS`: let atheris look for an input that breaks a law.
+"""`python -m tests.fuzz TARGET SECONDS`: let atheris look for an input that breaks a law.
 
 What it learns is kept in `.fuzz/TARGET`.
-
-It begins with that, and with what others have learnt, in `fuzz/corpus/TARGET`: the least of it that reaches
-as much.
+It begins with that, and with `corpus/TARGET` beside this file: the inputs that earlier runs have learnt.
 
 If it finds one it ends with an error and leaves the input beside that folder (`.fuzz/TARGET-crash-...`,
-`-timeout-...`, `-oom-...`): move it to `fuzz/findings/TARGET/`, where the tests take it from, before you mend
-what it shows.
+`-timeout-...`, `-oom-...`).
+Move it to `findings/TARGET/`, where the tests take it from, before you mend what it shows.
 """
 
 from __future__ import annotations
@@ -29,11 +27,11 @@ CORPUS = Path(__file__).parent / "corpus"
 def main(target: str, seconds: str) -> None:
     """Until a law is broken, or for so many seconds."""
     if target not in TARGETS:
-        raise SystemExit(f"python -m fuzz {'|'.join(TARGETS)} SECONDS")
+        raise SystemExit(f"python -m tests.fuzz {'|'.join(TARGETS)} SECONDS")
     with atheris.instrument_imports(
         include=["proxy.ssh.native.wire", "proxy.ssh.native", "proxy.ssh.metered"]
     ):
-        run = importlib.import_module(f"fuzz.{target}").run
+        run = importlib.import_module(f"tests.fuzz.{target}").run
     learnt = FOLDER / target
     learnt.mkdir(parents=True, exist_ok=True)
     options = [

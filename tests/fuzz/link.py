@@ -5,7 +5,7 @@ The fuzzer's bytes are a script: messages of the gateway, key changes, a transpo
 clients do with their channels. Whatever the script, nothing is raised, the first broken rule ends the link
 and nothing is delivered after it, memory stays within the windows, every client is told its end once, and the
 budget is back at zero. While the gateway is honest, the link never ends, what it sends arrives in order, and
-nothing that it hears breaks a rule (`fuzz.ear`).
+nothing that it hears breaks a rule (`tests.fuzz.ear`).
 """
 
 from __future__ import annotations
@@ -15,10 +15,6 @@ from collections.abc import Callable
 from typing import Any, cast
 from unittest.mock import patch
 
-from fuzz.border import KEYS, Border, ManualLoop, Wire
-from fuzz.choices import Choices
-from fuzz.gateway import Gateway
-from fuzz.takeover import Takeover
 from proxy.errors import LinkError, ProxyError
 from proxy.relay.budget import MemoryBudget
 from proxy.relay.interfaces import Pieces
@@ -30,6 +26,10 @@ from proxy.ssh.native.valve import Reason
 from proxy.ssh.native.wire import messages
 from proxy.ssh.native.wire.errors import ProtocolError
 from proxy.ssh.native.wire.packets import HEADER, OVERHEAD, Sealer
+from tests.fuzz.border import KEYS, Border, ManualLoop, Wire
+from tests.fuzz.choices import Choices
+from tests.fuzz.gateway import Gateway
+from tests.fuzz.takeover import Takeover
 
 MEMORY = 4 << 20
 UNREAD = 16 << 10

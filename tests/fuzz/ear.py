@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fuzz.border import KEYS
 from proxy.ssh.native.wire import messages
 from proxy.ssh.native.wire.packets import Opener
+from tests.fuzz.border import KEYS
 
 _SENDER = 1 + 4 + len("direct-tcpip")
 """Where our number stands in OPEN, and our window behind it (RFC 4254 5.1)."""
