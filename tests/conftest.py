@@ -17,6 +17,7 @@ import structlog
 from tests.support import parts
 from tests.support.apiserver import ApiServer, run_etcd
 from tests.support.leaks import Leaks, LoopLeaks, Uvloop, quick_collections
+from tests.support.ports import claim
 from tests.support.sshd import Sshd, SshdFactory
 from tests.support.tls import Certificates
 
@@ -65,8 +66,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _quick_collections() -> Iterator[None]:
-    # libuv makes a pipe for signals with the first loop and keeps it for good.
+    # libuv makes a pipe for signals with the first loop and keeps it for good, as we keep our ports.
     Uvloop().close()
+    claim()
     with quick_collections():
         yield
 

@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Self
 
 from proxy.runtime.endpoint import Endpoint
+from tests.support.ports import free_port
 
 CLOSE_SECONDS = 5.0
 
@@ -68,8 +69,8 @@ class Server:
 
     async def listen(self) -> None:
         """Accept connections; after `refuse` on the same port as before."""
+        self._port = self._port or free_port()
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", self._port, ssl=self._tls)
-        self._port = self._server.sockets[0].getsockname()[1]
 
     async def refuse(self) -> None:
         """Stop listening: the kernel answers new connections with a RST. Those that are open go on."""
