@@ -58,6 +58,18 @@ def _config(ctx: click.Context, param: click.Parameter, value: Path | None) -> P
     return DEFAULT_CONFIG
 
 
+class File(click.Path):
+    """A path that names something: an empty one would be read as the folder that the command runs in."""
+
+    def __init__(self, *, allow_dash: bool = False) -> None:
+        super().__init__(path_type=Path, readable=False, allow_dash=allow_dash)
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Path:  # noqa: D102 - click's
+        if value == "":
+            self.fail("the path is empty: name a file (was a variable in its place not set?).", param, ctx)
+        return Path(super().convert(value, param, ctx))  # type: ignore[arg-type]  # click passes what it was given
+
+
 def say_where(ctx: click.Context, error: ConfigError) -> None:
     """Add to the report of a file that nobody has named, and that is not there, where else one was looked
     for.
@@ -65,13 +77,15 @@ def say_where(ctx: click.Context, error: ConfigError) -> None:
     own: Path | None = ctx.meta.get(_NOWHERE)
     if own is not None and error.path == str(DEFAULT_CONFIG):
         remedy = "create one of them, or name yours: --config FILE, or KUBEMUX_CONFIG=FILE in the environment"
-        error.problems.insert(1, Problem(0, "", f"nor is there {own}, and KUBEMUX_CONFIG is not set", remedy))
+        variable = "empty" if "KUBEMUX_CONFIG" in os.environ else "not set"
+        message = f"nor is there {own}, and KUBEMUX_CONFIG is {variable}"
+        error.problems.insert(1, Problem(0, "", message, remedy))
 
 
 config_option = click.option(
     "--config",
     "config",
-    type=click.Path(path_type=Path, readable=False),
+    type=File(),
     envvar="KUBEMUX_CONFIG",
     callback=_config,
     metavar="FILE",
@@ -92,7 +106,7 @@ def _take(ctx: click.Context, param: click.Parameter, value: Path | None) -> Non
 
 file_argument = click.argument(
     "file",
-    type=click.Path(path_type=Path, readable=False),
+    type=File(),
     required=False,
     is_eager=True,
     expose_value=False,

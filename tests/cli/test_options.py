@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,63 @@ def test_an_import_without_a_configuration_says_so_and_makes_nothing(home: Path)
     assert f"{home}/etc/config.yaml: the file does not exist" in shown.stderr
     assert f"nor is there {home}/home/.config/kubemux/config.yaml" in shown.stderr
     assert not (home / "etc").exists()
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["check", ""],
+        ["run", ""],
+        ["check", "--config", ""],
+        ["status", "--config", ""],
+        ["probe", "c", "--config", ""],
+        ["kubeconfig", "export", "--base", ""],
+        ["kubeconfig", "export", "--output", ""],
+        ["kubeconfig", "import", "--gateway", "direct", "--kubeconfig", ""],
+        ["kubeconfig", "import", "--gateway", "direct", "--output", ""],
+    ],
+    ids=" ".join,
+)
+def test_an_empty_path_is_not_the_folder_that_one_is_in(home: Path, args: list[str]) -> None:
+    """`kubemux check "$FILE"`, where FILE is not set."""
+    shown = CliRunner().invoke(main, args)
+    assert (shown.exit_code, shown.stdout) == (2, "")
+    assert "the path is empty: name a file (was a variable in its place not set?)" in shown.stderr
+
+
+def test_an_empty_variable_names_no_file(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBEMUX_CONFIG", "")
+    assert "config.yaml, and KUBEMUX_CONFIG is empty\n" in check().stderr
+    users = written(home / "home" / ".config" / "kubemux" / "config.yaml")
+    assert check().stdout.startswith(f"{users}: ok")
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("folder", "is a directory"),
+        ("fifo", "is not a regular file"),
+        ("/dev/null", "is not a regular file"),
+        ("/dev/zero", "is not a regular file"),
+        ("/proc/self/mem", "cannot be read: Input/output error"),
+        ("utf-16", "is not UTF-8 text"),
+        ("latin-1", "is not UTF-8 text"),
+        ("empty", "is empty"),
+    ],
+)
+@pytest.mark.parametrize("command", ["check", "run", "status"])
+def test_what_is_no_configuration_is_said_to_be_none(
+    home: Path, command: str, name: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(home)
+    (home / "folder").mkdir()
+    os.mkfifo(home / "fifo")
+    (home / "empty").touch()
+    for encoding in ("utf-16", "latin-1"):
+        (home / encoding).write_bytes("version: 1  # für alle\n".encode(encoding))
+    shown = CliRunner().invoke(main, [command, "--config", name])
+    assert (shown.exit_code, shown.stdout) == (78, "")
+    assert f"the file {says}\n  hint: " in shown.stderr
 
 
 def test_who_names_a_file_is_not_told_of_others(home: Path) -> None:
