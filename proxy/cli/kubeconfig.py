@@ -9,14 +9,12 @@ import click
 
 from proxy.cli import Group, hand_over
 from proxy.cli import note as tell
-from proxy.cli.options import config_option
+from proxy.cli.options import File, config_option
 from proxy.config import loader
 from proxy.config.credentials import Scrutiny
+from proxy.config.unknown import no_cluster
 from proxy.errors import ConfigError, Problem, UnknownNames
 from proxy.kubeconfig import entries, exporter, file, importer, store
-from proxy.runtime.text import suggest
-
-_file = click.Path(path_type=Path)
 
 
 @click.group(cls=Group)
@@ -31,11 +29,11 @@ def kubeconfig() -> None:
 )
 @click.option(
     "--base",
-    type=_file,
+    type=File(),
     help="Where users come from. Default: the files of $KUBECONFIG, else ~/.kube/config.",
 )
 @click.option(
-    "--output", type=_file, help="Merge into this file (mode 0600). Default: print a new kubeconfig."
+    "--output", type=File(), help="Merge into this file (mode 0600). Default: print a new kubeconfig."
 )
 def export(config: Path, names: tuple[str, ...], base: Path | None, output: Path | None) -> None:
     """One context per cluster, leading through kubemux.
@@ -43,20 +41,16 @@ def export(config: Path, names: tuple[str, ...], base: Path | None, output: Path
     It is named like the cluster. Clients verify the API server's own certificate. The user is that of the
     base kubeconfig's context of the same name.
     """
-    clusters = loader.load(config, Scrutiny.CA).clusters
+    loaded = loader.load(config, Scrutiny.CA)
+    clusters = loaded.clusters
     if not clusters:
         problem = Problem(
             0, "clusters", "there is no cluster to export", "kubemux kubeconfig import adds them"
         )
         raise ConfigError(str(config), [problem])
-    known = sorted(map(repr, clusters))
-    unknown = [name for name in names if name not in clusters]
+    unknown = [no_cluster(loaded, name, "--cluster") for name in names if name not in clusters]
     if unknown:
-        problems = [
-            Problem(0, "clusters", f"there is no cluster {name!r}", suggest(repr(name), known))
-            for name in unknown
-        ]
-        raise UnknownNames(str(config), problems)
+        raise UnknownNames(str(config), [Problem(0, "clusters", str(each), each.hint) for each in unknown])
     chosen = exporter.targets({name: clusters[name] for name in names or clusters}, str(config))
     users = entries.load([base] if base else entries.default_files(os.environ))
     if output:
@@ -73,7 +67,7 @@ def export(config: Path, names: tuple[str, ...], base: Path | None, output: Path
 @click.option(
     "--kubeconfig",
     "source",
-    type=_file,
+    type=File(),
     help="The kubeconfig. Default: the files of $KUBECONFIG, else ~/.kube/config.",
 )
 @click.option(
@@ -86,7 +80,7 @@ def export(config: Path, names: tuple[str, ...], base: Path | None, output: Path
 @click.option("--gateway", required=True, help="The gateway to reach them through, or `direct`.")
 @click.option(
     "--output",
-    type=click.Path(path_type=Path, allow_dash=True),
+    type=File(allow_dash=True),
     help="Write here instead; - prints and stores nothing.",
 )
 @click.option(

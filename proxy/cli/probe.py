@@ -22,9 +22,10 @@ from proxy.config import credentials
 from proxy.config.credentials import Scrutiny
 from proxy.config.loader import load
 from proxy.config.model import Config
+from proxy.config.unknown import no_cluster
 from proxy.daemon import doctor
 from proxy.daemon.doctor import Report
-from proxy.errors import AdminError, ConfigError, Problem, Stage, UnknownName
+from proxy.errors import AdminError, ConfigError, Problem, Stage
 from proxy.health.explain import Verdict
 from proxy.runtime.logging import configure
 from proxy.runtime.text import for_terminal
@@ -67,7 +68,7 @@ def probe(cluster: str, as_json: bool, verbose: bool, config: Path) -> None:
 
 def _with(cluster: str, config: Config) -> Config:
     if cluster not in config.clusters:
-        raise UnknownName.among("cluster", cluster, config.clusters)
+        raise no_cluster(config, cluster, "probe")
     return config
 
 

@@ -10,12 +10,13 @@ import os
 import structlog
 
 from proxy.admin.orders import ReloadResult
+from proxy.config.unknown import no_cluster, no_gateway
 from proxy.daemon.cluster import Lent
 from proxy.daemon.daemon import Daemon
 from proxy.daemon.doctor import examine
 from proxy.daemon.reload import Stopping, reload
 from proxy.daemon.renewal import LOOK_S, Renewal
-from proxy.errors import ProxyError, UnknownName
+from proxy.errors import ProxyError
 
 log = structlog.get_logger("kubemux.control")
 
@@ -68,7 +69,7 @@ class Controller:
     async def reconnect(self, gateway: str) -> None:
         """Replace the links of `gateway`, make before break; returns before they are. Raises UnknownName."""
         if gateway not in self._daemon.gateways:
-            raise UnknownName.among("gateway", gateway, self._daemon.gateways)
+            raise no_gateway(self._daemon.config, gateway, "reconnect")
         log.info("reconnect requested", gateway=gateway)
         self._daemon.gateways[gateway].renew("reconnect")
 
@@ -76,7 +77,7 @@ class Controller:
         """Probe `cluster` step by step, with the daemon's own keys and at its pace. Raises UnknownName."""
         config = self._daemon.config
         if cluster not in config.clusters:
-            raise UnknownName.among("cluster", cluster, config.clusters)
+            raise no_cluster(config, cluster, "probe")
         log.info("probe requested", cluster=cluster)
         if self._lent_for is not config:
             self._lent_for, self._lent = config, {}
@@ -90,5 +91,5 @@ class Controller:
         Returns how many had to be cut. Raises UnknownName.
         """
         if cluster not in self._daemon.entries:
-            raise UnknownName.among("cluster", cluster, self._daemon.entries)
+            raise no_cluster(self._daemon.config, cluster, "drain")
         return await self._daemon.drain(cluster)

@@ -75,7 +75,7 @@ def select(
         *kubeconfig.contexts,
         *([IN_CLUSTER] if in_cluster and IN_CLUSTER not in kubeconfig.contexts else []),
     ]
-    listed = sorted(map(repr, known))
+    listed = sorted(known)
     there = suggest("", listed)
     names = list(dict.fromkeys(names))
     if not names:
@@ -118,9 +118,7 @@ def select(
                 Problem(0, "contexts", message, f"it means the cluster whose pod kubemux runs in; {there}")
             )
         else:
-            problems.append(
-                Problem(0, "contexts", f"there is no context {name!r}", suggest(repr(name), listed))
-            )
+            problems.append(Problem(0, "contexts", f"there is no context {name!r}", suggest(name, listed)))
     if problems:
         all_known = all(name in known for name in names) and names
         raise (ConfigError if all_known else UnknownNames)(origin, problems)

@@ -18,12 +18,12 @@ from ruamel.yaml.comments import CommentedMap
 
 from proxy.config.model import DIRECT, ClusterConfig, Config
 from proxy.config.rules import own_listener, own_listeners
+from proxy.config.unknown import no_gateway
 from proxy.config.yaml import Document
 from proxy.errors import ConfigError, Problem, UnknownNames
 from proxy.kubeconfig.entries import append, fresh
 from proxy.kubeconfig.importer import Imported, means_this_machine
 from proxy.runtime.endpoint import Endpoint
-from proxy.runtime.text import suggest
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +61,8 @@ def merge(
     merged = Merged()
     for cluster in clusters:
         if cluster.gateway not in {DIRECT, *config.gateways}:
-            there = suggest(repr(cluster.gateway), map(repr, (*sorted(config.gateways), DIRECT)))
-            raise UnknownNames(
-                document.path, [Problem(0, "gateways", f"there is no gateway {cluster.gateway!r}", there)]
-            )
+            unknown = no_gateway(config, cluster.gateway, "--gateway", beside=[DIRECT])
+            raise UnknownNames(document.path, [Problem(0, "gateways", str(unknown), unknown.hint)])
         if cluster.gateway == DIRECT and (key := own_listener(own, cluster.api_server)):
             message = (
                 f"its server {cluster.api_server} is kubemux's own {key}: it would be connected to itself"

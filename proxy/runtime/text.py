@@ -5,7 +5,7 @@ to be.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 MOST: Final = 200
@@ -46,10 +46,13 @@ def suggest(word: str, known: Iterable[str]) -> str:
     """A hint for a name that is not among `known`: the closest one, and those there are."""
     names = list(known)
     close = difflib.get_close_matches(word[:100], names, n=1)
-    listed = ", ".join(names[:LISTED]) + (", ..." if len(names) > LISTED else "")
-    return (f"did you mean {close[0]}? " if close else "") + (
-        f"there are: {listed}" if listed else "there are none"
-    )
+    guess = f"did you mean {close[0]!r}? " if close else ""
+    return guess + (f"there are: {listed(names)}" if names else "there are none")
+
+
+def listed(names: Sequence[str]) -> str:
+    """`'a', 'b'`: names as messages list them, quoted as in the rest of the sentence, a screenful at most."""
+    return ", ".join(map(repr, names[:LISTED])) + (", ..." if len(names) > LISTED else "")
 
 
 def shown(value: object) -> str:

@@ -61,7 +61,7 @@ async def test_orders_and_their_failures(tmp_path: Path) -> None:
         }
         with pytest.raises(UnknownName, match="no gateway is called 'us-wets'") as unknown:
             await client.command(admin, CONFIG, "reconnect", params={"gateway": "us-wets"}, budget=5)
-        assert unknown.value.hint == "did you mean us-west? there are: eu-edge, us-west"
+        assert unknown.value.hint == "did you mean 'us-west'? there are: 'eu-edge', 'us-west'"
         daemon.failure = ConfigError(
             "/k.yaml", [Problem(3, "clusters", "bad", "do good"), Problem(0, "", "worse")]
         )

@@ -136,7 +136,7 @@ async def test_failures_of_orders_say_what_to_do(unix: Asker, daemon: Daemon) ->
     assert answer.json() == {
         "error": "no gateway is called 'nope'",
         "reason": "unknown_name",
-        "hint": "there are: eu-edge, us-west",
+        "hint": "there are: 'eu-edge', 'us-west'",
     }
     daemon.failure = ConfigError("/etc/k.yaml", [Problem(3, "clusters.x.listen", "bad port", "use 1-65535")])
     answer = await unix.post("/-/reload")

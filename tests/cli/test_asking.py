@@ -194,7 +194,7 @@ async def test_orders_that_fail_exit_1_and_2_if_the_name_is_wrong(daemon: Daemon
     shown = await kubemux("reconnect", "nope", "--config", config)
     assert (shown.exit_code, shown.stderr) == (
         2,
-        "kubemux: no gateway is called 'nope'\n  hint: there are: eu-edge, us-west\n",
+        "kubemux: no gateway is called 'nope'\n  hint: there are: 'eu-edge', 'us-west'\n",
     )
     daemon.failure = LinkDown("eu-edge is down")
     shown = await kubemux("drain", "x", "--config", config)
@@ -405,7 +405,7 @@ async def test_names_choose_what_is_shown(daemon: Daemon, config: Path) -> None:
     for args in ([], ["--json"]):
         unknown = await kubemux("status", "stage", *args, "--config", config)
         assert (unknown.exit_code, unknown.stdout) == (2, "")
-        assert "did you mean stage-us?" in unknown.stderr
+        assert "did you mean 'stage-us'?" in unknown.stderr
 
 
 async def test_a_pipe_gets_each_line_whole(daemon: Daemon, config: Path) -> None:

@@ -66,8 +66,8 @@ def test_usage_errors_exit_2(args: list[str]) -> None:
 @pytest.mark.parametrize(
     ("args", "guess"),
     [
-        (["staus"], "did you mean status?"),
-        (["kubeconfig", "exprot"], "did you mean export?"),
+        (["staus"], "did you mean 'status'?"),
+        (["kubeconfig", "exprot"], "did you mean 'export'?"),
         (["status", "--wach"], "Did you mean '--watch'?"),
     ],
 )

@@ -219,7 +219,7 @@ def test_names_choose_what_is_shown(names: tuple[str, ...], seen: list[str]) -> 
 def test_a_name_that_there_is_not() -> None:
     with pytest.raises(UnknownName, match="no gateway or cluster is called 'prod-uu'") as caught:
         shown(names=("prod-uu",))
-    assert caught.value.hint.startswith("did you mean prod-eu? there are: ")
+    assert caught.value.hint.startswith("did you mean 'prod-eu'? there are: ")
 
 
 def test_a_cluster_that_is_coming_back_says_what_it_waits_for() -> None:

@@ -136,7 +136,7 @@ def test_a_reference_that_dangles_suggests_the_nearest() -> None:
         version=1, gateways=gateways(edge=()), clusters={"a": cluster("127.0.0.1:1", gateway="egde")}
     )
     (found,) = rules.check(config)
-    assert found.hint == "did you mean edge? there are: edge, direct"
+    assert found.hint == "did you mean 'edge'? there are: 'edge', 'direct'"
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import threading
 from collections.abc import AsyncIterator
@@ -17,7 +18,7 @@ from proxy.daemon import daemon as daemon_module
 from proxy.daemon.daemon import Daemon
 from proxy.daemon.orders import Controller
 from proxy.daemon.reload import Stopping
-from proxy.errors import ConfigError
+from proxy.errors import ConfigError, UnknownName
 from proxy.runtime import names
 from tests.support import ssh_keys
 from tests.support.ports import free_port
@@ -70,6 +71,22 @@ async def test_a_bad_file_is_everybodys_error(tmp_path: Path) -> None:
         assert reloads(daemon, "rejected") == 1
         daemon.config_path.write_text("version: 1\n")
         await controller.reload()
+
+
+async def test_a_name_of_the_wrong_kind_is_said_to_be_that(tmp_path: Path) -> None:
+    async with controlled(tmp_path) as (_, controller):
+        near = {"gateway": "direct", "listen": f"127.0.0.1:{free_port()}", "api_servers": ["127.0.0.1:1"]}
+        (tmp_path / "config.yaml").write_text(json.dumps({"version": 1, "clusters": {"near": near}}))
+        await controller.reload()
+        for order, name, says in (
+            (controller.drain, "direct", "'direct' stands for no gateway at all, and drain takes a cluster"),
+            (controller.probe, "direct", "'direct' stands for no gateway at all, and probe takes a cluster"),
+            (controller.reconnect, "near", "'near' is a cluster, and reconnect takes a gateway"),
+            (controller.drain, "nowhere", "no cluster is called 'nowhere'"),
+        ):
+            with pytest.raises(UnknownName) as caught:
+                await order(name)
+            assert str(caught.value) == says
 
 
 async def test_one_that_leaves_takes_nothing_from_the_others(tmp_path: Path) -> None:

@@ -99,8 +99,16 @@ async def test_an_unknown_cluster_is_a_usage_error_that_lists_them(tmp_path: Pat
     result = await run(tmp_path, pki, answers(OK), pki.good, "prdo")
     assert result.exit_code == 2
     assert (
-        result.stderr == "kubemux: no cluster is called 'prdo'\n  hint: did you mean prod? there are: prod\n"
+        result.stderr
+        == "kubemux: no cluster is called 'prdo'\n  hint: did you mean 'prod'? there are: 'prod'\n"
     )
+
+
+async def test_a_gateway_is_told_from_a_cluster(tmp_path: Path, pki: Pki) -> None:
+    result = await run(tmp_path, pki, answers(OK), pki.good, "direct")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "'direct' stands for no gateway at all, and probe takes a cluster" in result.stderr
+    assert "clusters that are reached without a gateway: 'prod'" in result.stderr
 
 
 class Broken(StrEnum):

@@ -81,7 +81,7 @@ async def test_the_daemon_probes_for_who_may_not_read_the_keys(
 
             unknown = await probe("prdo", "--config", daemon.config)
             assert (unknown.returncode, unknown.stdout) == (2, "")
-            assert "did you mean prod?" in unknown.stderr
+            assert "did you mean 'prod'?" in unknown.stderr
 
             await server.refuse()
             refused = await probe("prod", "--config", daemon.config)

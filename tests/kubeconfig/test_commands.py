@@ -170,7 +170,7 @@ def test_export_prints_without_output(desk: Desk) -> None:
 @pytest.mark.parametrize(
     ("args", "code", "message"),
     [
-        (["--cluster", "pro", "--cluster", "x"], 2, "there is no cluster 'x'\n  hint: there are: 'prod'"),
+        (["--cluster", "pro", "--cluster", "x"], 2, "no cluster is called 'x'\n  hint: there are: 'prod'"),
         (["--base", "missing"], 78, "missing: the file does not exist"),
         (["--output", "."], 78, ".: the file is a directory"),
         (["--output", "/"], 78, "/: the file is a directory"),

@@ -360,7 +360,7 @@ def test_no_port_left_and_no_such_gateway() -> None:
     assert "no port is left for 'b'" in caught.value.render()
     with pytest.raises(ConfigError) as caught:
         merged(CONFIG, Imported("a", "nowhere", Endpoint("h", 1), "h"))
-    assert "there is no gateway 'nowhere'" in caught.value.render()
+    assert "no gateway is called 'nowhere'" in caught.value.render()
     assert "'direct'" in caught.value.render()
 
 

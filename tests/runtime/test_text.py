@@ -36,7 +36,7 @@ def test_escaped_is_read_as_python_writes_it(text: str, shown: str) -> None:
 
 
 def test_a_guess_and_what_there_is() -> None:
-    assert suggest("prod-us", ["prod-eu", "stage"]) == "did you mean prod-eu? there are: prod-eu, stage"
-    assert suggest("x", ["prod-eu"]) == "there are: prod-eu"
+    assert suggest("prod-us", ["prod-eu", "b c"]) == "did you mean 'prod-eu'? there are: 'prod-eu', 'b c'"
+    assert suggest("x", ["it's"]) == 'there are: "it\'s"'
     assert suggest("x", []) == "there are none"
-    assert suggest("x", [f"c{number}" for number in range(1000)]).endswith("c19, ...")
+    assert suggest("x", [f"c{number}" for number in range(1000)]).endswith("'c19', ...")

@@ -1,0 +1,44 @@
+"""What to say of a name that a command was given and that the configuration does not have, or not as that.
+
+Most wrong names are the right name of the other kind: `kubemux drain GATEWAY`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from proxy.config.model import DIRECT, Config
+from proxy.errors import UnknownName
+from proxy.runtime.text import listed
+
+
+def no_cluster(config: Config, name: str, command: str) -> UnknownName:
+    """`command` takes a cluster, and `name` is none."""
+    theirs = sorted(cluster for cluster, section in config.clusters.items() if section.gateway == name)
+    if name == DIRECT and theirs:
+        return UnknownName(
+            f"{name!r} stands for no gateway at all, and {command} takes a cluster",
+            hint=f"clusters that are reached without a gateway: {listed(theirs)}",
+        )
+    if name in config.gateways:
+        return UnknownName(
+            f"{name!r} is a gateway, and {command} takes a cluster",
+            hint=f"its clusters are: {listed(theirs)}" if theirs else "no cluster has it as its `gateway`",
+        )
+    return UnknownName.among("cluster", name, config.clusters)
+
+
+def no_gateway(config: Config, name: str, command: str, *, beside: Iterable[str] = ()) -> UnknownName:
+    """`command` takes a gateway (or one of the words `beside`), and `name` is none."""
+    if name in config.clusters:
+        gateway = config.clusters[name].gateway
+        return UnknownName(
+            f"{name!r} is a cluster, and {command} takes a gateway",
+            hint="it has none (`gateway: direct`)" if gateway == DIRECT else f"its gateway is {gateway!r}",
+        )
+    if name == DIRECT:
+        return UnknownName(
+            f"{name!r} stands for no gateway at all, and {command} takes a gateway",
+            hint=UnknownName.among("gateway", name, config.gateways).hint,
+        )
+    return UnknownName.among("gateway", name, [*config.gateways, *beside])
