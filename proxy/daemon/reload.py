@@ -90,7 +90,7 @@ async def _apply(daemon: Daemon, config: Config, plan: diff.Plan) -> ReloadResul
     for name in (*gateways.changed, *gateways.added):
         daemon.add_gateway(name)
     for name in gateways.renewed:
-        daemon.gateways[name].take(config.gateways[name], config.gateways)
+        daemon.gateways[name].reconfigure(config.gateways[name], config.gateways)
     for name in (*clusters.kept, *clusters.renewed):
         if name not in reopened:
             entry = daemon.entries[name]

@@ -52,7 +52,7 @@ async def test_refused_keys_keep_no_good_one_away(sshd: NewerSshd) -> None:
     started = loop.time()
     try:
         for gateway in gateways:
-            gateway._handshakes = shared
+            gateway._dialler._handshakes = shared
             gateway.start()
         *bad, good = gateways
         await good.until(lambda: good.links == 1, seconds=40)
@@ -87,7 +87,7 @@ async def test_host_keys_that_we_refuse_keep_no_good_one_away(sshd: NewerSshd, t
     good = Watched(config_for(sshd))
     try:
         for gateway in (*gateways, good):
-            gateway._handshakes = shared
+            gateway._dialler._handshakes = shared
             gateway.start()
         await good.until(lambda: good.links == 1, seconds=30)
         for gateway in gateways:

@@ -228,7 +228,7 @@ async def test_a_key_that_many_gateways_share_is_refused_once(sshd: Sshd) -> Non
     gateways = [Watched(config) for _ in range(30)]
     try:
         for gateway in gateways:
-            gateway._handshakes = shared
+            gateway._dialler._handshakes = shared
             gateway.start()
         for gateway in gateways:
             await gateway.until(lambda gateway=gateway: gateway.snapshot().state is GatewayState.DOWN)  # type: ignore[misc]

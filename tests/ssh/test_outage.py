@@ -29,7 +29,7 @@ async def test_three_hundred_gateways_of_an_sshd_that_comes_back(sshd_factory: S
     waiting = handshakes.slots(f"{sshd.host}:{sshd.port}")
     try:
         for gateway in gateways:
-            gateway._handshakes = handshakes
+            gateway._dialler._handshakes = handshakes
             gateway.start()
         for gateway in gateways:
             await gateway.until(lambda gateway=gateway: gateway.snapshot().reason == "unreachable")  # type: ignore[misc]

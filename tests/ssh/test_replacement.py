@@ -105,7 +105,7 @@ async def test_a_link_that_misses_a_keepalive_is_replaced_if_others_answer(sshd_
         for pid in frozen:
             with suppress(ProcessLookupError):  # the one that asked for the key, and has ended
                 os.kill(pid, signal.SIGSTOP)
-        gateway.config = config.model_copy(update={"connections": 2})
+        gateway.config = gateway._lifetimes._config = config.model_copy(update={"connections": 2})
         gateway._wanted.set()
         try:
             await gateway.until(lambda: sick in gateway._links.retiring or sick.closed.done())
@@ -126,7 +126,9 @@ async def test_a_change_of_keepalive_counts_for_links_that_retire(sshd: Sshd) ->
         [old] = gateway._links
         await open_channel(gateway, server.endpoint)
         frozen = await asyncio.to_thread(sshd.sessions)
-        gateway.take(config.model_copy(update={"keepalive": KeepaliveConfig(interval=0.1, max_missed=2)}), {})
+        gateway.reconfigure(
+            config.model_copy(update={"keepalive": KeepaliveConfig(interval=0.1, max_missed=2)}), {}
+        )
         sock = old._conn.get_extra_info("socket")
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 1000
         await replaced(gateway, 1)
@@ -182,18 +184,18 @@ async def test_a_dial_that_began_with_old_files_waits_for_nothing(sshd: Sshd, tm
     key.chmod(0o600)
     gateway = Watched(config_for(sshd, identity_files=[str(key)]))
     dialled = asyncio.Event()
-    dial = gateway._dial
+    dial = gateway._dialler.dial
 
-    async def watched_dial() -> object:
+    async def watched_dial(who: Watched) -> object:
         try:
-            return await dial()
+            return await dial(who)
         finally:
             if not dialled.is_set():
                 dialled.set()
                 key.write_bytes(sshd.identity.read_bytes())
                 gateway.renew("test")
 
-    gateway._dial = watched_dial  # type: ignore[assignment,method-assign]
+    gateway._dialler.dial = watched_dial  # type: ignore[assignment,method-assign]
     gateway.start()
     try:
         await gateway.until(lambda: gateway.links == 1, seconds=5)
@@ -206,7 +208,7 @@ async def test_fewer_links_are_taken_at_once(sshd: Sshd) -> None:
     config = config_for(sshd, connections=3)
     async with started(config) as gateway:
         await gateway.until(lambda: gateway.links == 3)
-        gateway.take(config.model_copy(update={"connections": 1}), {})
+        gateway.reconfigure(config.model_copy(update={"connections": 1}), {})
         await replaced(gateway, 1)
         await gateway.until(lambda: not gateway.snapshot().retiring)
         assert gateway.links == 1

@@ -26,6 +26,8 @@ class Report:
         self.state = GatewayState.CONNECTING
         self.reconnects = 0
         self.expiries: dict[str, float] = {}
+        self.is_closing = False
+        """Its metrics may be another's by now: they and the state are left alone."""
         self._name = name
         self._record = metrics.gateway(name)
         self._log = log.bind(gateway=name)
@@ -61,7 +63,8 @@ class Report:
 
     def rtt(self, seconds: float) -> None:
         """A round trip through a link."""
-        self._record.rtt = seconds
+        if not self.is_closing:
+            self._record.rtt = seconds
 
     def backoff(self, seconds: float) -> None:
         """The wait before the next dial; 0 if there is none."""
@@ -130,6 +133,8 @@ class Report:
 
     def changed(self, links: Links[Link], *, wanted: int, is_failing: bool) -> None:
         """Links have come, gone, or become stale; `is_failing` if the last dial failed."""
+        if self.is_closing:
+            return
         up, record = len(links), self._record
         if up >= wanted and not (is_failing and links.stale):
             state = GatewayState.UP

@@ -141,7 +141,7 @@ async def settled(gateway: Watched) -> None:
     it.
     """
     async with asyncio.timeout(10):
-        while any(link.rtt is None for link in gateway._links) or "/learn " in repr(gateway._tasks):
+        while any(link.rtt is None for link in gateway._links) or "/learn " in repr(gateway._dialler._tasks):
             await asyncio.sleep(0.01)
 
 

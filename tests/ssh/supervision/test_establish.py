@@ -98,7 +98,7 @@ async def test_an_exception_that_nobody_expected_is_a_failed_dial(
     error: BaseException, sshd: Sshd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("proxy.ssh.supervision.gateway.dial", raises(error))
+        patch.setattr("proxy.ssh.supervision.dialler.dial", raises(error))
         async with started(config_for(sshd)) as gateway:
             await gateway.until(lambda: gateway.metric("gateway_connects_total", result="internal") >= 2)
             told = gateway.snapshot()

@@ -211,7 +211,7 @@ async def test_one_outage_is_one_failure(sshd: Sshd) -> None:
 
     async with started(config_for(sshd, connections=4)) as gateway:
         await gateway.until(lambda: gateway.links == 4)
-        gateway._backoff = counting = Counting()
+        gateway._retry.backoff = counting = Counting()
         await asyncio.to_thread(sshd.restart)
         await gateway.until(lambda: gateway.links == 0)
         assert counting.losses == 1
@@ -237,7 +237,7 @@ async def test_the_end_of_certificates_is_told(sshd_factory: SshdFactory) -> Non
         with (sshd.folder / "authorized_keys").open("a") as file:
             file.write(f"{ssh_keys.public(key)}\n")
         config = gateway.config.model_copy(update={"known_hosts": (sshd.known_hosts(),)})
-        gateway.take(config, {})
+        gateway.reconfigure(config, {})
         await gateway.until(lambda: gateway.metric("gateway_reconnects_total", reason="replaced") == 1)
         assert {gateway.metric(name, kind=kind) for kind in ("user", "host")} == {0}
         assert gateway.snapshot().certificate_expiry is None

@@ -1,0 +1,165 @@
+"""What becomes of a gateway's links: each is measured, replaced when it is sick or old, retired, and closed.
+
+A link that is to be replaced goes on until its replacement is up, and then until its last channel has ended
+or `retire_timeout` is over. `proxy/ssh/supervision/links.py` decides which is which; what it decides is done
+here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from functools import partial
+
+from proxy.config.model import GatewayConfig
+from proxy.errors import KeepaliveTimeout, LinkError, LinkReplaced
+from proxy.runtime.tasks import Tasks
+from proxy.ssh.link import Link
+from proxy.ssh.supervision.links import Links
+from proxy.ssh.supervision.report import Report
+
+Ended = Callable[[Link, LinkError], None]
+
+
+class Lifetimes:
+    """Those of one gateway's links.
+
+    `on_lost` is told of a link that has ended while it served, `on_change` is called after links have come or
+    gone or are to be replaced.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        config: GatewayConfig,
+        links: Links[Link],
+        report: Report,
+        *,
+        on_lost: Ended,
+        on_change: Callable[[], None],
+    ) -> None:
+        self._config = config
+        self._links = links
+        self._report = report
+        self._on_lost = on_lost
+        self._on_change = on_change
+        self._missing: set[Link] = set()
+        self._tasks = Tasks(f"gateway {name}")
+
+    def add(self, link: Link, generation: int) -> bool:
+        """A link is up, of that generation; whether it has taken another's place."""
+        self._links.add(link, generation)
+        self._tasks.keep(partial(self._watch, link), name=f"watch {link.name}")
+        has_replaced = self._retire_surplus()
+        self._measure(link)
+        return has_replaced
+
+    def reconfigure(self, config: GatewayConfig) -> None:
+        """Other settings for the same server: clients may be on links that retire for long."""
+        is_retimed = config.keepalive != self._config.keepalive
+        self._config = config
+        if is_retimed:
+            for link in self._all:
+                link.retime(config.keepalive)
+                self._measure(link)
+        self._retire_surplus()
+
+    def distrust(self, error: LinkError) -> None:
+        """Close at once what only waits to be replaced or to end: it trusted a key that has been revoked."""
+        for link in (*self._links.stale, *self._links.retiring):
+            self._close(link, error)
+
+    async def until_idle(self) -> None:
+        """Return when no link has a channel."""
+        await asyncio.gather(*(link.idle.wait() for link in self._all))
+
+    async def close(self) -> None:
+        """Close every link and wait until they are closed."""
+        await asyncio.gather(*(link.close() for link in self._all))
+        await self._tasks.close()
+        self._links.clear()
+
+    @property
+    def _all(self) -> tuple[Link, ...]:
+        return (*self._links, *self._links.retiring)
+
+    # ------------------------------------------------------------------------------------------ replacement
+
+    def _condemn(self, link: Link, why: str) -> bool:
+        condemned = self._links.condemn(link, wanted=self._config.connections)
+        if condemned:
+            self._report.replacing(why, link)
+            self._on_change()
+        return condemned
+
+    def _retire_surplus(self) -> bool:
+        """Let links that others have made redundant end; whether there were any."""
+        wanted = self._config.connections
+        leaving = self._links.surplus(wanted)
+        for link in leaving:
+            self._tasks.keep(partial(self._retire, link), name=f"retire {link.name}")
+            self._report.retires(link)
+        for link in self._links.crowd(wanted):
+            why = f"it was replaced, and so were {wanted} others since"
+            self._close(link, LinkReplaced(f"link to {link.server} closed: {why}"))
+        return bool(leaving)
+
+    async def _retire(self, link: Link) -> None:
+        seconds = self._config.retire_timeout
+        error = LinkReplaced(f"link to {link.server} was replaced")
+        try:
+            async with asyncio.timeout(seconds):
+                await link.idle.wait()
+        except TimeoutError:
+            error = LinkReplaced(
+                f"link to {link.server} was replaced {seconds:g} s ago, and had {link.load} channels still"
+            )
+        await link.close(error)
+
+    # ------------------------------------------------------------------------------------------- keepalives
+
+    def _measure(self, link: Link) -> None:
+        interval = self._config.keepalive.interval
+        link.start(interval, partial(self._answered, link), partial(self._missed, link))
+
+    def _answered(self, link: Link, rtt: float) -> None:
+        self._missing.discard(link)
+        self._report.rtt(rtt)
+
+    def _missed(self, link: Link, count: int) -> None:
+        """`count` intervals without an answer: one is reason to replace it if others do answer, `max_missed`
+        are to end it.
+        """
+        self._missing.add(link)
+        if count >= self._config.keepalive.max_missed:
+            self._close(link, KeepaliveTimeout(f"{link.server} stopped answering"))
+        elif any(other not in self._missing for other in self._links):
+            self._condemn(link, "it missed a keepalive, others do not")
+
+    # ------------------------------------------------------------------------------------------ ends of links
+
+    async def _watch(self, link: Link) -> None:
+        error = await self._until_it_ends(link)
+        try:
+            self._missing.discard(link)
+            if self._links.remove(link):
+                self._on_lost(link, error)
+            self._report.link_ended(link, error)
+        finally:
+            self._on_change()  # before anything else runs: nobody may wait for a link that is gone
+            await link.close(error)
+
+    async def _until_it_ends(self, link: Link) -> LinkError:
+        """Why it ended. On the way there it may grow too old."""
+        age = self._config.max_link_age
+        while age is not None:
+            # Not all links of a fleet at once. The second time, and later: there was no room for one more
+            # that retires.
+            await asyncio.wait([link.closed], timeout=age * random.uniform(0.9, 1.0))  # noqa: S311 - jitter, not a secret
+            if link.closed.done() or self._condemn(link, f"it is older than {age:g} s"):
+                break
+        return await asyncio.shield(link.closed)
+
+    def _close(self, link: Link, error: LinkError) -> None:
+        self._tasks.spawn(link.close(error), name=f"close {link.name}")
