@@ -124,6 +124,8 @@ class LinkError(ProxyError):
     reason = "link_failed"
     stage: Stage = Stage.SSH
     retry: RetryClass = RetryClass.SOON
+    is_counted: bool = True
+    """If it is retried slowly: sshd, too, counts it against our address (PerSourcePenalties)."""
 
 
 class Unresolvable(LinkError):

@@ -45,8 +45,9 @@ def host_key_line(blob: bytes) -> bytes:
 
 def identity(options: asyncssh.SSHClientConnectionOptions) -> str:
     """Who we say we are: the user and the keys that are offered, those of an agent not among them."""
-    keys = [describe_key(pair) for pair in options.client_keys or ()]
-    agent = ["the agent's keys"] if options.agent_path else []
+    pairs = options.client_keys or ()
+    keys = [describe_key(pair) for pair in pairs if not isinstance(pair, asyncssh.SSHAgentKeyPair)]
+    agent = ["the agent's keys"] if len(keys) < len(pairs) else []
     return f"user {options.username} with {' and '.join([*keys, *agent]) or 'no key at all'}"
 
 
@@ -88,6 +89,8 @@ class Heard:
     """Before its version: why it will not talk, if it will not."""
     shown: list[str] = field(default_factory=list)
     """The keys that it has been shown, in their order."""
+    is_refused: bool = False
+    """It does not take one of them."""
     accepted: str = ""
     """One that was good, and not enough."""
     methods: tuple[str, ...] = ()

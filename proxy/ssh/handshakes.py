@@ -11,7 +11,7 @@ for all that would show the same.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from enum import IntEnum
 from itertools import count
@@ -88,16 +88,26 @@ class _Server:
         return self._pace.is_quiet(now) and not (self._pace.trying or self._queue or self.slots.locked())
 
     @asynccontextmanager
-    async def turn(self, rank: _Rank) -> AsyncIterator[None]:
-        """Wait until a refusal can do no harm; then is the time in which there may be one."""
+    async def turn(self, rank: _Rank) -> AsyncIterator[Callable[[], None]]:
+        """Wait until a refusal can do no harm; then is the time in which there may be one.
+
+        It is over when the block is left, or before that when the block calls what it is given.
+        """
         loop = asyncio.get_running_loop()
         is_free = rank is _Rank.PROVEN or (rank is _Rank.LIKELY and self._pace.is_quiet(loop.time()))
         is_trying = 0 if is_free or await self._is_released((rank, next(self._numbers)), loop) else 1
         self._pace.trying += is_trying
+
+        def end() -> None:
+            nonlocal is_trying
+            self._pace.trying -= is_trying
+            is_trying = 0
+            self._wake(loop)
+
         try:
-            yield
+            yield end
         except LinkError as exc:
-            if exc.retry is RetryClass.SLOW:
+            if exc.retry is RetryClass.SLOW and exc.is_counted:
                 self._pace.refused(
                     loop.time(), governor.REFUSAL_S if exc.stage is Stage.AUTH else governor.LEFT_S
                 )
@@ -107,8 +117,7 @@ class _Server:
                 self._released = next(self._numbers)
             raise
         finally:
-            self._pace.trying -= is_trying
-            self._wake(loop)
+            end()
 
     async def _is_released(self, ticket: tuple[_Rank, int], loop: asyncio.AbstractEventLoop) -> bool:
         """Wait for the turn, or until that is not necessary."""
@@ -148,7 +157,7 @@ class Handshakes:
     @asynccontextmanager
     async def trial(
         self, server: str, identity: str, *, who: Hurried | None = None, is_ordered: bool = False
-    ) -> AsyncIterator[None]:
+    ) -> AsyncIterator[Callable[[], None]]:
         """The time in which `server` is shown `identity`: a name for the user, keys and known_hosts that
         decide how it ends.
 
@@ -156,14 +165,17 @@ class Handshakes:
         raises what it got, without a dial: the next attempt of all is due when the backoff of that refusal is
         over, and `who` is hurried if it is accepted before. `is_ordered`: somebody says that it is worth a
         try.
+
+        What it gives is to be called when the server has said that it takes the key, and the login has to
+        wait for something else: others may have the turn then. The slot is kept.
         """
         standing = self._standing(server, identity)
         own = await self._enter(standing, who, is_ordered=is_ordered)
         at = self._server(server)
         rank = standing.rank(asyncio.get_running_loop().time(), is_ordered=is_ordered)
         try:
-            async with at.turn(rank), at.slots:
-                yield
+            async with at.turn(rank) as end_turn, at.slots:
+                yield end_turn
         except LinkError as exc:
             if exc.retry is RetryClass.SLOW:
                 self._refused(standing, exc, who)

@@ -66,10 +66,8 @@ def check(conn: asyncssh.SSHClientConnection) -> None:
         )
 
 
-async def connect(
-    options: asyncssh.SSHClientConnectionOptions, agent: asyncssh.SSHAgentClient | None
-) -> asyncssh.SSHClientConnection:
-    """As `asyncssh.connect(options=...)`, with these very options, and `agent` for the one that they name.
+async def connect(options: asyncssh.SSHClientConnectionOptions) -> asyncssh.SSHClientConnection:
+    """As `asyncssh.connect(options=...)`, with these very options.
 
     That one makes them once more, in the loop's default executor: with a few threads that everything in the
     process shares, and that are waited for at exit.
@@ -80,8 +78,6 @@ async def connect(
         conn = asyncssh.SSHClientConnection(loop, options, wait="auth")
         # Who dials waits for it only once it has a socket to tune, and a peer can end it before.
         cast("Any", conn)._waiter.add_done_callback(lambda waiter: waiter.cancelled() or waiter.exception())
-        if agent is not None:
-            cast("Any", conn)._agent = agent
         return conn
 
     return cast(

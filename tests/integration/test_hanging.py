@@ -185,9 +185,7 @@ async def test_what_hangs_delays_nobody(
                 wrapper=scene.wrapper,
             )
         )
-        # An agent hangs in the middle of a login, and sshd may count that one: until they end, logins to this
-        # one sshd share a pace (proxy/ssh/handshakes.py), of seven such gateways for 20 s.
-        await asyncio.to_thread(daemon.wait_up, "prod", seconds=60.0 if way == "agent" else 20.0)
+        await asyncio.to_thread(daemon.wait_up, "prod", seconds=20.0)
         await asyncio.to_thread(
             daemon.wait_for, f"every one is {scene.reason}", lambda: _are(daemon, names, scene)
         )

@@ -1,19 +1,33 @@
-"""An ssh-agent that has to answer in time: one that hangs (its own hardware, a question to a user who is
-away) is passed over.
+"""An ssh-agent that has to answer in time.
+
+One that hangs (its own hardware, a question to a user who is away) is passed over.
 
 As with ssh(1), the other keys are tried then; what failed is kept for the error if the server takes none of
 them.
+
+The agent is asked for its keys before the login takes its turn at the server (`proxy/ssh/handshakes.py`), and
+the turn is over when it is asked for a signature: until then nobody else has to wait for this agent.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
-from typing import TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Final, TypeVar
 
 import asyncssh
 
+from proxy.errors import CredentialsUnusable, RetryClass
+from proxy.ssh.login.options import Prepared
+
 T = TypeVar("T")
+
+_HINT: Final = (
+    "SSH_AUTH_SOCK, or IdentityAgent in ssh_config, names it. Does it answer? SSH_AUTH_SOCK=PATH ssh-add "
+    "-l. It may wait for "
+    "somebody to confirm (ssh-add -c), or to touch a security key; kubemux needs a key that it can use alone"
+)
 
 
 class Agent(asyncssh.SSHAgentClient):
@@ -26,18 +40,30 @@ class Agent(asyncssh.SSHAgentClient):
     def __init__(self, path: str, seconds: float, named: Sequence[bytes] = ()) -> None:
         super().__init__(path)
         self.failure = ""
+        self.on_accepted: Callable[[], None] = lambda: None
+        """Called when a signature is asked for: the server has said that it takes the key (RFC 4252 7)."""
         self._places = {public: place for place, public in enumerate(named)}
         self._path = path
         self._seconds = seconds
 
-    async def get_keys(self, identities: Sequence[bytes] | None = None) -> Sequence[asyncssh.SSHKeyPair]:
-        """Asyncssh's call. It takes ValueError for an agent without keys."""
-        keys = await self._within(super().get_keys(identities))
+    async def keys(self, only: Sequence[bytes] | None) -> Sequence[asyncssh.SSHKeyPair]:
+        """Its keys, of those `only` if that is given; none if it fails."""
+        try:
+            keys = await self._within(self._listed(only))
+        except ValueError:
+            return []
         return sorted(keys, key=lambda pair: self._places.get(pair.public_data, len(self._places)))
 
     async def sign(self, key_blob: bytes, data: bytes, flags: int = 0) -> bytes:
         """Asyncssh's call, through a key. It takes ValueError for a key that cannot be used."""
+        self.on_accepted()
         return await self._within(super().sign(key_blob, data, flags))
+
+    async def _listed(self, only: Sequence[bytes] | None) -> Sequence[asyncssh.SSHKeyPair]:
+        keys = await self.get_keys(only)
+        self.close()  # the turn may be long in coming, and the agent be started anew meanwhile
+        await self.wait_closed()
+        return keys
 
     async def _within(self, answer: Awaitable[T]) -> T:
         try:
@@ -51,3 +77,31 @@ class Agent(asyncssh.SSHAgentClient):
         except ValueError as exc:
             self.failure = self.failure or f"the ssh-agent at {self._path} cannot be used: {exc}"
             raise
+
+
+@asynccontextmanager
+async def asked(prepared: Prepared) -> AsyncIterator[Agent | None]:
+    """Put the keys of the agent of `prepared`, if it has one, before its own.
+
+    The agent is there for signatures up to the end of the block. Raises CredentialsUnusable if it fails and
+    there is no other key.
+    """
+    if prepared.agent is None:
+        yield None
+        return
+    options = prepared.options
+    agent = Agent(prepared.agent, prepared.connect_timeout / 2, prepared.named_keys)
+    try:
+        options.client_keys = [*await agent.keys(prepared.agent_keys), *(options.client_keys or ())]
+        if agent.failure and not options.client_keys:
+            failure = unusable(agent, f"there is no other key for {options.host}:{options.port}")
+            failure.retry = RetryClass.SOON  # nothing was sent
+            raise failure
+        yield agent
+    finally:
+        agent.close()
+
+
+def unusable(agent: Agent, besides: str) -> CredentialsUnusable:
+    """Why there is no login: the agent's failure, and what is true of the other keys."""
+    return CredentialsUnusable(f"{agent.failure}, and {besides}", hint=_HINT)

@@ -113,8 +113,11 @@ class Login(asyncssh.SSHClient):
 
     def _refused(self, methods: Sequence[str], is_step: bool) -> None:
         self.heard.methods = tuple(printable(method) for method in methods[:10])
-        if is_step and self.heard.shown:
-            self.heard.accepted = self.heard.shown[-1]
+        if self.heard.shown:
+            if is_step:
+                self.heard.accepted = self.heard.shown[-1]
+            else:
+                self.heard.is_refused = True
 
     def _verify(self, shown: bytes) -> asyncssh.SSHKey:
         if (

@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
 
 import asyncssh
 
@@ -24,8 +23,16 @@ from proxy.errors import ConnectTimeout, CredentialsUnusable, JumpFailed, LinkEr
 from proxy.runtime.blocking import Hangs, Place
 from proxy.runtime.names import connect, resolve
 from proxy.ssh import internals
-from proxy.ssh.errors import describe_connect, describe_handshake, host_key_line, identity, is_hung_up
+from proxy.ssh.errors import (
+    describe_connect,
+    describe_handshake,
+    describe_key,
+    host_key_line,
+    identity,
+    is_hung_up,
+)
 from proxy.ssh.handshakes import Handshakes, Hurried
+from proxy.ssh.login import agent as agents
 from proxy.ssh.login import known_hosts
 from proxy.ssh.login.agent import Agent
 from proxy.ssh.login.client import Login, Lost
@@ -34,14 +41,8 @@ from proxy.ssh.login.options import Prepared, jumps, prepare
 from proxy.ssh.login.proxy_command import ProxyCommand
 from proxy.ssh.login.verify import Server, scan
 
-_AGENT: Final = (
-    "SSH_AUTH_SOCK, or IdentityAgent in ssh_config, names it. Does it answer? SSH_AUTH_SOCK=PATH ssh-add "
-    "-l. It may wait for "
-    "somebody to confirm (ssh-add -c), or to touch a security key; kubemux needs a key that it can use alone"
-)
-
 Expires = Callable[[str, float | None], None]
-Trial = Callable[[str, str], AbstractAsyncContextManager[None]]
+Trial = Callable[[str, str], AbstractAsyncContextManager[Callable[[], None]]]
 
 
 class Places:
@@ -142,31 +143,45 @@ class _Chain:
             self._on_expiry(
                 "user", min((validity.end for _, validity in prepared.certificates), default=None)
             )
-        if not self.conns:
-            for name, hop in jumps(config, self._gateways, prepared.proxy_jump):
-                if name in route:
-                    raise CredentialsUnusable(
-                        f"ProxyJump goes in a circle: {' -> '.join((*route, name))}",
-                        hint="say `ProxyJump none` in ssh_config for the host that needs no jump",
-                    )
-                try:
-                    await self.extend(hop, route=(*route, name))
-                except LinkError as exc:
-                    raise _jump_failed(name, exc) from exc
-        options = prepared.options
-        # What decides whether the server takes us, and we take it.
-        shown = (
-            f"{identity(options)} to {options.host_key_alias or options.host} as in "
-            f"{config.known_hosts or config.ssh_config}"
-        )
-        tunnel, at = await self._way(config, prepared)
-        async with self._trial(at, shown):
-            server, seconds, client = await self._connect(config, prepared, tunnel, on_lost)
-        self._hop, self._at = options, at
+        async with agents.asked(prepared) as agent:
+            await self._jump(config, prepared, route)
+            server, seconds, client = await self._connect_in_turn(config, prepared, agent, on_lost)
         if not route:
             certificate = expiry.openssh(host_key_line(client.host_key))
             self._on_expiry("host", certificate.end if certificate else None)
         return server, seconds, client
+
+    async def _jump(self, config: GatewayConfig, prepared: Prepared, route: tuple[str, ...]) -> None:
+        if self.conns:
+            return
+        for name, hop in jumps(config, self._gateways, prepared.proxy_jump):
+            if name in route:
+                raise CredentialsUnusable(
+                    f"ProxyJump goes in a circle: {' -> '.join((*route, name))}",
+                    hint="say `ProxyJump none` in ssh_config for the host that needs no jump",
+                )
+            try:
+                await self.extend(hop, route=(*route, name))
+            except LinkError as exc:
+                raise _jump_failed(name, exc) from exc
+
+    async def _connect_in_turn(
+        self, config: GatewayConfig, prepared: Prepared, agent: Agent | None, on_lost: Lost | None
+    ) -> tuple[str, float, Login]:
+        options = prepared.options
+        keys = " and ".join(describe_key(pair) for pair in options.client_keys or ())
+        # What decides whether the server takes us, and we take it.
+        shown = (
+            f"{options.username} with {keys} to {options.host_key_alias or options.host} as in "
+            f"{config.known_hosts or config.ssh_config}"
+        )
+        tunnel, at = await self._way(config, prepared)
+        async with self._trial(at, shown) as end_turn:
+            if agent is not None:
+                agent.on_accepted = end_turn
+            connected = await self._connect(config, prepared, tunnel, agent, on_lost)
+        self._hop, self._at = options, at
+        return connected
 
     async def _way(self, config: GatewayConfig, prepared: Prepared) -> tuple[_Tunnel, str]:
         """What the handshake goes through, and the server's address: it counts refusals by ours, whatever
@@ -187,7 +202,12 @@ class _Chain:
         return tcp, f"{min(tcp.addresses)}:{options.port}"
 
     async def _connect(
-        self, config: GatewayConfig, prepared: Prepared, tunnel: _Tunnel, on_lost: Lost | None
+        self,
+        config: GatewayConfig,
+        prepared: Prepared,
+        tunnel: _Tunnel,
+        agent: Agent | None,
+        on_lost: Lost | None,
     ) -> tuple[str, float, Login]:
         server = f"{prepared.options.host}:{prepared.options.port}"
         seconds = prepared.connect_timeout
@@ -196,7 +216,7 @@ class _Chain:
         try:
             async with asyncio.timeout(seconds):
                 started = loop.time()
-                self.conns.append(await _handshake(prepared, server, tunnel, client))
+                self.conns.append(await _handshake(prepared, server, tunnel, agent, client))
                 await client.vouched()  # a server that asks for no key has not been asked itself
         except TimeoutError as exc:
             if isinstance(tunnel, _Tcp) and not tunnel.connected_at:
@@ -252,27 +272,22 @@ def _jump_failed(name: str, exc: LinkError) -> JumpFailed:
 
 
 async def _handshake(
-    prepared: Prepared, server: str, tunnel: _Tunnel, client: Login
+    prepared: Prepared, server: str, tunnel: _Tunnel, agent: Agent | None, client: Login
 ) -> asyncssh.SSHClientConnection:
     options = prepared.options
     options.known_hosts = known_hosts.NOBODY
     options.tunnel = tunnel
     options.protocol_factory = lambda: client
-    agent = (
-        Agent(options.agent_path, options.login_timeout / 2, prepared.named_keys)
-        if options.agent_path
-        else None
-    )
     try:
-        return await internals.connect(options, agent)
+        return await internals.connect(options)
     except LinkError:
         raise
     except Exception as exc:
         # not only asyncssh.Error: what its parsers stumble over in a hostile peer's packets comes as it is
         if agent is not None and agent.failure and isinstance(exc, asyncssh.PermissionDenied):
-            raise CredentialsUnusable(
-                f"{agent.failure}, and {server} takes no other key", hint=_AGENT
-            ) from exc
+            failure: LinkError = agents.unusable(agent, f"{server} takes no other key")
+            failure.is_counted = client.heard.is_refused  # not, if the key was good and has not signed
+            raise failure from exc
         who = identity(prepared.options) + _reservations(prepared)
         failure = describe_handshake(server, exc, who=who, heard=client.heard)
         if isinstance(tunnel, ProxyCommand) and is_hung_up(exc):

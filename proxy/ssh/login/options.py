@@ -64,6 +64,10 @@ class Prepared:
     """Keys and certificates of it that cannot be used, and why."""
     left_out: tuple[str, ...] = ()
     """Algorithms of it that kubemux does not have."""
+    agent: str | None = None
+    """The socket of the ssh-agent whose keys are offered, too."""
+    agent_keys: Sequence[bytes] | None = None
+    """The public halves of the only ones that it may offer (IdentitiesOnly); None if all."""
     named_keys: Sequence[bytes] = ()
     """The public halves that ssh_config names: an agent's keys among them are offered first."""
     is_asked_further: bool = True
@@ -137,14 +141,15 @@ def _prepare(config: GatewayConfig, found: SshConfig | None) -> Prepared:
         said = str(exc) or type(exc).__name__
         raise CredentialsUnusable(f"the settings for {config.host} cannot be used: {said}") from exc
     options.client_keys = keys.pairs  # not an argument: without any, asyncssh would look for keys at home
-    options.agent_path = agent
-    if found and found.identities_only:
-        options.agent_identities = keys.public
-        options.agent_path = agent if keys.public else None
     trusted = known_hosts.read(config, options, found)
     options.server_host_key_algs = offered = trusted.algorithms(algorithms.for_host_keys(found))
     ours = Prepared(
-        options, trusted, offered, tuple(expiry.user_certificates(config)), settings["login_timeout"]
+        options,
+        trusted,
+        offered,
+        tuple(expiry.user_certificates(config)),
+        settings["login_timeout"],
+        agent=agent,
     )
     return ours if found is None else _with(ours, found, keys)
 
@@ -187,6 +192,7 @@ def _settings(config: GatewayConfig, found: SshConfig | None) -> dict[str, Any]:
         "utf8_decode_errors": "replace",  # a banner in Latin-1 is no reason to stay away
         "x509_trusted_cert_paths": [],  # or it looks for them at home
         "client_keys": None,
+        "agent_path": None,  # it is asked before there is a connection: `proxy/ssh/login/agent.py`
     }
     if found is None:
         return settings
@@ -204,8 +210,11 @@ def _settings(config: GatewayConfig, found: SshConfig | None) -> dict[str, Any]:
 
 
 def _with(ours: Prepared, found: SshConfig, keys: UserKeys) -> Prepared:
+    is_agent_asked = keys.public or not found.identities_only
     return replace(
         ours,
+        agent=ours.agent if is_agent_asked else None,
+        agent_keys=tuple(keys.public) if found.identities_only else None,
         named_keys=tuple(keys.public),
         is_asked_further=found.keyboard_interactive,
         bind_address=found.bind_address,

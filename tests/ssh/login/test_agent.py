@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import StreamReader, StreamWriter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any, Self
 
 import asyncssh
 import pytest
 
 from proxy.errors import CredentialsUnusable
+from proxy.ssh.governor import HANDSHAKES_IN_FLIGHT
+from proxy.ssh.handshakes import Handshakes
+from proxy.ssh.login.dial import Dialled, dial
 from tests.ssh.conftest import config_for, dialled, failure
 from tests.support.sshd import Sshd
 
@@ -20,7 +24,32 @@ pytestmark = [pytest.mark.sshd, pytest.mark.both_loops]
 IDENTITIES = 12
 """SSH_AGENT_IDENTITIES_ANSWER (draft-miller-ssh-agent 5.1)."""
 
+SIGN = 13
+"""SSH_AGENTC_SIGN_REQUEST."""
+
 Answer = Callable[[int, StreamWriter], Awaitable[None]]
+
+
+class Cancelled:
+    """Tasks that do not end by themselves, and are ended with the block."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[Dialled]] = set()
+
+    def start(self, dialling: Coroutine[Any, Any, Dialled]) -> None:
+        self._tasks.add(asyncio.get_running_loop().create_task(dialling))
+
+    @property
+    def waiting(self) -> int:
+        return sum(not task.done() for task in self._tasks)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
 def string(data: bytes) -> bytes:
@@ -61,6 +90,49 @@ def holds(key: asyncssh.SSHKey) -> Answer:
             )
 
     return answer
+
+
+class Waiting:
+    """Does `answer`, and counts the questions of one kind that get none."""
+
+    def __init__(self, kind: int, answer: Answer) -> None:
+        self._kind = kind
+        self._answer = answer
+        self._asked = asyncio.Semaphore(0)
+
+    async def __call__(self, kind: int, writer: StreamWriter) -> None:
+        if kind == self._kind:
+            self._asked.release()
+        await self._answer(kind, writer)
+
+    async def asked(self) -> None:
+        await self._asked.acquire()
+
+
+@pytest.mark.parametrize("kind", ["silent", "never signs"])
+async def test_a_healthy_gateway_of_the_same_sshd_does_not_wait_for_it(
+    kind: str, sshd: Sshd, tmp_path: Path
+) -> None:
+    """Six handshakes may be in flight at one sshd, and two of those that may be refused."""
+    shared, count = Handshakes(), 7 if kind == "silent" else HANDSHAKES_IN_FLIGHT - 1
+    names = [f"held{number}" for number in range(count)]
+    async with AsyncExitStack() as stack:
+        group = await stack.enter_async_context(Cancelled())
+        for name in names:
+            held = holds(asyncssh.read_private_key(sshd.new_identity(name)))
+            hangs = Waiting(IDENTITIES - 1, silence) if kind == "silent" else Waiting(SIGN, held)
+            await stack.enter_async_context(agent(tmp_path / name, hangs))
+            ssh_config = tmp_path / f"{name}.config"
+            ssh_config.write_text(f"IdentityAgent {tmp_path / name}\n")
+            config = config_for(
+                sshd, ssh_config=str(ssh_config), identity_files=None, agent=True, connect_timeout="100s"
+            )
+            group.start(dial(config, {}, shared, lambda _: None))
+            await hangs.asked()
+        async with asyncio.timeout(20):
+            healthy = await dial(config_for(sshd), {}, shared, lambda _: None)
+        assert group.waiting == count
+        await healthy.close()
 
 
 @pytest.mark.parametrize("kind", ["silent", "hangs up", "never signs"])

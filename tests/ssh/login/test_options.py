@@ -42,11 +42,13 @@ async def test_public_keys_are_offered_no_passwords_and_an_agent_only_if_asked(
     config: GatewayConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSH_AUTH_SOCK", "/run/somebody/agent")
-    options = (await prepare(config)).options
+    prepared = await prepare(config)
+    options = prepared.options
     assert options.preferred_auth == ["publickey", "keyboard-interactive"]
     others = ("password_auth", "host_based_auth", "gss_auth", "gss_kex")
     assert not [name for name in others if getattr(options, name)]
-    assert not options.agent_path
+    assert prepared.agent is None
+    assert options.agent_path is None
     assert options.agent_forward_path is None
 
 
