@@ -147,8 +147,8 @@ def test_a_thread_that_hangs_does_not_keep_the_process_from_ending(run: str) -> 
 def test_the_process_ends_itself_where_a_thread_is_left_behind(hangs: bool) -> None:
     """The interpreter's own end (`atexit` shows it) would end that thread wherever it is."""
     code = (
-        "import atexit, threading; from proxy import blocking; atexit.register(print, 'the interpreter "
-        "ends');"
+        "import atexit, threading; from proxy.runtime import blocking;"
+        "atexit.register(print, 'the interpreter ends');"
         f"blocking.all_of({{'one': threading.Event().wait if {hangs} else int}}, timeout=0.1);"
         "print('said before'); blocking.leave(3); raise SystemExit(3)"
     )

@@ -24,7 +24,8 @@ from tests.support.serving import Server
 from tests.support.serving import closed as closed_writer
 from tests.support.sshd import Sshd
 
-SECONDS = 10.0
+SECONDS = 30.0
+"""For whatever is awaited: a busy machine is slower by a factor of ten."""
 
 
 class Tunnel:

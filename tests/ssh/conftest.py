@@ -96,7 +96,7 @@ class Watched(Gateway):
         async with self.changed:
             self.changed.notify_all()
 
-    async def until(self, condition: Callable[[], bool], *, seconds: float = 10.0) -> None:
+    async def until(self, condition: Callable[[], bool], *, seconds: float = 30.0) -> None:
         """Wait for a change after which `condition` holds. Raises TimeoutError."""
         async with asyncio.timeout(seconds), self.changed:
             await self.changed.wait_for(condition)

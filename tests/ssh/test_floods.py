@@ -137,8 +137,9 @@ async def test_a_peer_that_does_not_read_the_answers_is_not_heard(
         monkeypatch.setattr(module, "MOST_UNREAD", most)
     async with flooded(tmp_path, "") as (gateway, (server,)):
         conn: Any = gateway._links[0]._conn
-        conn.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-        server.conn.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        ours, theirs = conn.get_extra_info("socket"), server.conn.get_extra_info("socket")
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         server.conn._transport.pause_reading()
         answers = server.answers
         server.flood(FLOODS["global requests"])
@@ -147,6 +148,9 @@ async def test_a_peer_that_does_not_read_the_answers_is_not_heard(
         for _ in range(100):
             await asyncio.sleep(0)
             assert transport.get_write_buffer_size() < most + 4096, "what one turn answers"
+        # Through a window of one segment each answer would wait for the timer that probes a closed one.
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
         server.conn._transport.resume_reading()
         await until(lambda: server.answers >= answers + COUNT)
         assert gateway.links == 1, data_plane
