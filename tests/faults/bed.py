@@ -66,6 +66,8 @@ class Bed:
         self._daemon: Daemon | None = None
         self.good = b""
         """The configuration file as it was written first."""
+        self.has_reconnected = False
+        """Whether an operator has asked for new links of edge."""
         self._plane = plane
         self._stack = AsyncExitStack()
 
@@ -161,7 +163,7 @@ class Bed:
         }
         if self.row.has_plain:
             clusters["plain"] = cluster(self.ports["plain"], self.source.endpoint, ca=ca, probe=SELDOM)
-        limits: Sections = {"drain_timeout": "1s", "hold_timeout": "5s", **self.row.limits}
+        limits: Sections = {"drain_timeout": "1s", "hold_timeout": "15s", **self.row.limits}
         return {
             "gateways": {"edge": edge, "far": gateway(self.far)},
             "clusters": clusters,
@@ -238,6 +240,7 @@ class Bed:
 
     async def reconnect(self) -> None:
         """`kubemux reconnect edge`: the wait is skipped."""
+        self.has_reconnected = True
         await asyncio.to_thread(self._post, "/-/reconnect?gateway=edge")
 
     async def reload(self) -> None:

@@ -21,6 +21,7 @@ NOTHING: Final[frozenset[Saw]] = frozenset()
 RESET: Final = frozenset({Saw.RESET})
 CUT: Final = frozenset({Saw.CUT})
 TIMEOUT: Final = frozenset({Saw.TIMEOUT})
+REFUSED: Final = frozenset({Saw.REFUSED})
 
 LEAVING: Final = frozenset({"client_closed", "client_reset"})
 """Results of clients that leave by themselves, as every load does at its end."""
@@ -56,6 +57,10 @@ class Row:
     hits: Hits = Hits.GATEWAY
     clients: frozenset[Saw] = NOTHING
     """What each client of those that are hit sees; nothing but these, and each client at least one."""
+    may_see: frozenset[Saw] = NOTHING
+    """What is right for those clients, too: where a sshd stops or restarts, a busy machine may take longer
+    than `hold_timeout` to have it back, and clients are refused then.
+    """
     is_partial: bool = False
     """Of the clients of all that are hit some see it, and some do not."""
     gateway: str = ""

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from tests.faults.bed import Bed
-from tests.faults.row import RESET, Row, Step, nothing
+from tests.faults.row import REFUSED, RESET, Row, Step, nothing
 from tests.support.faulty import Direction
 from tests.support.https import Answer
 
@@ -114,6 +114,7 @@ ROWS = (
         breaks=kill,
         mends=start,
         clients=RESET,
+        may_see=REFUSED,
         gateway="unreachable",
         lost="link_lost",
         results=LINK_LOST,
@@ -125,6 +126,7 @@ ROWS = (
         breaks=freeze,
         mends=thaw,
         clients=RESET,
+        may_see=REFUSED,
         gateway="keepalive_timeout",
         lost="keepalive_timeout",
         results=frozenset({"keepalive_timeout"}),
@@ -136,6 +138,7 @@ ROWS = (
         breaks=change_host_key,
         mends=trust_it,
         clients=RESET,
+        may_see=REFUSED,
         gateway="host_key_changed",
         lost="link_lost",
         results=LINK_LOST,
@@ -146,6 +149,7 @@ ROWS = (
         breaks=revoke_key,
         mends=authorize_key,
         clients=RESET,
+        may_see=REFUSED,
         gateway="auth_failed",
         lost="link_lost",
         results=LINK_LOST,
@@ -156,6 +160,7 @@ ROWS = (
         breaks=restart_with(AllowTcpForwarding="no"),
         mends=restart_with(),
         clients=RESET,
+        may_see=REFUSED,
         lost="link_lost",
         results=LINK_LOST | {"channel_prohibited"},
         may=LINK_DOWN,
@@ -166,6 +171,7 @@ ROWS = (
         breaks=restart_with(PermitOpen="127.0.0.1:1"),
         mends=restart_with(),
         clients=RESET,
+        may_see=REFUSED,
         lost="link_lost",
         results=LINK_LOST | {"channel_prohibited"},
         may=LINK_DOWN,
@@ -176,6 +182,7 @@ ROWS = (
         breaks=occupy,
         mends=leave,
         clients=RESET,
+        may_see=REFUSED,
         gateway="handshake_failed",
         lost="link_lost",
         results=LINK_LOST,
