@@ -15,6 +15,7 @@ import click
 from rich.console import Console
 
 from bench import beside, bulk, connects, distance, gateways, idle, keepalive, large, machine
+from bench.charts import RESULTS, draw_folder
 from bench.report import print_answer, write_answer
 from bench.result import Answer
 from bench.scale import QUICK, Scale
@@ -31,7 +32,6 @@ QUESTIONS: Final[dict[str, Callable[[Stage], Answer]]] = {
     "idle": idle.measure,
     "gateways": gateways.measure,
 }
-RESULTS = Path(__file__).with_name("results")
 DESCRIPTORS = 16384
 """Both ends of 1,000 connections are in one process."""
 
@@ -89,6 +89,8 @@ def main(questions: tuple[str, ...], repetitions: int | None, output: Path | Non
         )
     if output and len(answers) == len(QUESTIONS):  # targets.json is of one run
         write_targets(answers, output, machine=described | {"pace": machine.describe_paces(paces)})
+    if output:
+        draw_folder(output)  # last: drawing shares no core with what is measured
     sys.exit(len(answers) < len(questions or QUESTIONS))
 
 

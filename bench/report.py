@@ -1,22 +1,16 @@
-"""An answer as a table on the terminal, as JSON, and as a chart."""
+"""An answer as a table on the terminal, and as JSON."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 from statistics import median
-from xml.sax.saxutils import escape
 
 from rich.console import Console
 from rich.table import Table
 
-from bench.result import KUBEMUX, Answer, Row, show
+from bench.result import KUBEMUX, Answer, Row, Target, show
 from bench.scale import Scale
-
-BAR, LABELS, VALUES, STEP = 360, 220, 170, 18
-"""Pixels: the longest bar, the space for names and for figures beside it, the height of a line."""
-COLOURS = {KUBEMUX: "#1f6feb"}
-OTHERS = "#9aa4b2"
 
 
 def print_answer(answer: Answer, console: Console) -> None:
@@ -49,7 +43,7 @@ def _targets(row: Row) -> str:
 
 
 def write_answer(answer: Answer, folder: Path, *, machine: dict[str, str], scale: Scale, took: float) -> None:
-    """`folder`/NAME.json and .svg, for this answer that `took` so many seconds."""
+    """`folder`/NAME.json, for this answer that `took` so many seconds."""
     folder.mkdir(parents=True, exist_ok=True)
     content = {
         "title": answer.title,
@@ -60,7 +54,6 @@ def write_answer(answer: Answer, folder: Path, *, machine: dict[str, str], scale
         "rows": [_as_json(row) for row in answer.rows],
     }
     (folder / f"{answer.name}.json").write_text(json.dumps(content, indent=2) + "\n")
-    (folder / f"{answer.name}.svg").write_text(chart(answer, machine))
 
 
 def _as_json(row: Row) -> dict[str, object]:
@@ -83,45 +76,17 @@ def _as_json(row: Row) -> dict[str, object]:
     }
 
 
-def chart(answer: Answer, machine: dict[str, str]) -> str:
-    """An SVG of medians as bars, each measure to its own scale, with a line from the least to the most."""
-    parts: list[str] = []
-    y = 2 * STEP
-
-    def text(x: float, words: str, style: str = "") -> None:
-        parts.append(f'<text x="{x:.0f}" y="{y}" {style}>{escape(words)}</text>')
-
-    text(STEP, answer.title, 'font-weight="bold" font-size="15"')
-    for row in answer.rows:
-        y += 2 * STEP
-        text(
-            STEP,
-            f"{row.name}, {row.unit} ({'more' if row.more_is_better else 'less'} is better)",
-            'font-weight="bold"',
+def read_answer(path: Path) -> tuple[Answer, dict[str, str]]:
+    """What `write_answer` wrote: the answer, and the machine."""
+    content = json.loads(path.read_text())
+    rows = tuple(
+        Row(
+            row["name"],
+            row["unit"],
+            more_is_better=row["better"] == "more",
+            targets=tuple(Target(target["than"], target["wanted"]) for target in row["targets"]),
+            samples={column: each["samples"] for column, each in row["columns"].items()},
         )
-        largest = max(max(samples) for samples in row.samples.values()) or 1.0
-        for column in answer.columns:
-            if samples := row.samples.get(column):
-                y += STEP
-                text(LABELS - 8, column, 'text-anchor="end"')
-                least, middle, most = (
-                    value / largest * BAR for value in (min(samples), median(samples), max(samples))
-                )
-                colour = COLOURS.get(column, OTHERS)
-                parts.append(
-                    f'<rect x="{LABELS}" y="{y - 11}" width="{max(middle, 1):.1f}" height="13" '
-                    f'fill="{colour}"/>'
-                )
-                parts.append(
-                    f'<path d="M{LABELS + least:.1f} {y - 4.5}H{LABELS + most:.1f}" stroke="#24292f"/>'
-                )
-                text(LABELS + most + 8, show(median(samples)))
-    y += 2 * STEP
-    text(STEP, f"{machine['processor']}, {machine['date']}", 'fill="#57606a"')
-    width, height = LABELS + BAR + VALUES, y + STEP
-    head = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} '
-        f'{height}"'
-        ' font-family="sans-serif" font-size="12"><rect width="100%" height="100%" fill="#fff"/>'
+        for row in content["rows"]
     )
-    return "\n".join([head, *parts, "</svg>\n"])
+    return Answer(path.stem, content["title"], content["notes"], rows), content["machine"]

@@ -72,6 +72,30 @@ class Row:
         return found
 
 
+class Line(NamedTuple):
+    """One target of one row, by its full name. `sign` is `>=` where more is better, else `<=`."""
+
+    name: str
+    sign: str
+    verdict: Verdict
+
+    @property
+    def margin(self) -> float:
+        """By which factor it was held (over 1), or missed (below 1)."""
+        margin = self.verdict.ratio / self.verdict.target.ratio
+        return margin if self.sign == ">=" or not margin else 1 / margin
+
+    @property
+    def wanted(self) -> str:
+        """As in `>= 1.25 x ssh -L`."""
+        return f"{self.sign} {self.verdict.target.ratio:g} x {self.verdict.target.than}"
+
+    @property
+    def word(self) -> str:
+        """What became of it."""
+        return "held" if self.verdict.held else "missed"
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What one question found.

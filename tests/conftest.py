@@ -14,6 +14,7 @@ import pytest
 import pytest_asyncio
 import structlog
 
+from bench import charts
 from tests.support import parts
 from tests.support.apiserver import ApiServer, run_etcd
 from tests.support.leaks import Leaks, LoopLeaks, Uvloop, quick_collections
@@ -98,6 +99,13 @@ async def _quiet_loop(_nothing_left: None) -> AsyncIterator[None]:
     yield
     if left := await leaks.everything():
         pytest.fail("the test left in its event loop:\n  " + "\n  ".join(left), pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def fonts(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """matplotlib keeps the files of its fonts open: a test that draws has them open before it begins."""
+    with charts.chart(tmp_path_factory.mktemp("fonts") / "empty.svg", "bold", "regular", 1):
+        pass
 
 
 @pytest.fixture

@@ -7,27 +7,27 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from xml.etree import ElementTree as ET
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from bench import machine, servers
+from bench import charts, machine, servers
 from bench import targets as goals
 from bench.columns import Ports, Route, distinct_ports, verify
 from bench.distance import echo_ms
 from bench.haproxy import haproxy
 from bench.load import connect, keep_alive, read_ab, read_wrk
-from bench.report import chart
 from bench.result import ASYNCSSH, COLUMNS, DIRECT, HAPROXY, KUBEMUX, NODELAY, SSH, Answer, Row, Target, show
 from bench.waiting import cpu_seconds, ended, listening, wait_listening
 from tests.support.daemon import ROOT
+from tests.support.drawn import fills, outside, texts
 from tests.support.parts import need
 
 WRK = """Running 1s test @ http://127.0.0.1:1/
@@ -66,7 +66,7 @@ def test_a_quick_run_answers_the_questions_asked(tmp_path: Path) -> None:
     for name, answer in answers.items():
         assert answer["machine"]["kubemux"]
         assert answer["title"] in done.stdout
-        ET.parse(tmp_path / f"{name}.svg")  # noqa: S314 - our own
+        assert answer["title"] in texts(tmp_path / f"{name}.svg")
         for row in answer["rows"]:
             left_out = (
                 {HAPROXY}
@@ -224,6 +224,7 @@ def test_a_target_compares_medians_and_shows_the_repetitions() -> None:
     assert (verdict.ratio, verdict.least, verdict.most) == pytest.approx((2, 0.1, 2))
 
 
+@pytest.mark.usefixtures("fonts")
 def test_the_last_table_and_its_files_have_every_target(tmp_path: Path) -> None:
     fast = Row(
         "fast",
@@ -249,11 +250,10 @@ def test_the_last_table_and_its_files_have_every_target(tmp_path: Path) -> None:
         (">= 3", 2, False),
         ("<= 0.5", 0.25, True),
     ]
-    svg = ET.parse(tmp_path / "targets.svg")  # noqa: S314 - our own
-    bars = [bar for bar in svg.iter("{http://www.w3.org/2000/svg}rect") if bar.get("x")]
-    assert [bar.attrib["fill"] for bar in bars] == [goals.HELD, goals.MISSED, goals.HELD]
-    middle = goals.NAMES + goals.BAR / 2
-    assert [float(bar.attrib["x"]) >= middle for bar in bars] == [True, False, True]
+    charts.draw_folder(tmp_path)
+    colours = [colour for colour in fills(tmp_path / "targets.svg") if colour in (charts.HELD, charts.MISSED)]
+    assert colours == [charts.HELD, charts.MISSED, charts.HELD]
+    assert "2, missed: wanted >= 3 x haproxy, plain TCP" in texts(tmp_path / "targets.svg")
 
 
 def test_a_column_without_the_measure_stays_empty() -> None:
@@ -263,24 +263,32 @@ def test_a_column_without_the_measure_stays_empty() -> None:
     assert Answer("n", "t", "", (row,)).columns == [SSH]
 
 
-@given(
-    samples=st.dictionaries(
-        st.sampled_from([SSH, ASYNCSSH, KUBEMUX]),
-        st.lists(st.floats(0, 1e9), min_size=1, max_size=7),
-        min_size=1,
-    ),
-    name=st.text(st.characters(min_codepoint=32, max_codepoint=0xD7FF)),
-)
-def test_a_chart_is_well_formed_and_stays_within_its_width(
-    samples: dict[str, list[float]], name: str
-) -> None:
-    answer = Answer("n", name, "", (Row(name, "<&>", samples=samples),))
-    svg = ET.fromstring(chart(answer, {"processor": "<x>", "date": "now"}))  # noqa: S314 - our own
-    bars = [element for element in svg.iter("{http://www.w3.org/2000/svg}rect") if element.get("x")]
-    assert len(bars) == len(samples)
-    assert all(
-        float(bar.attrib["x"]) + float(bar.attrib["width"]) < float(svg.attrib["width"]) for bar in bars
+@pytest.mark.usefixtures("fonts")
+def test_a_chart_has_a_bar_for_each_column_and_says_any_text(tmp_path: Path) -> None:
+    samples = {SSH: [0.0, 0.0], ASYNCSSH: [1.0, 9e8], KUBEMUX: [7.0]}
+    answer = Answer(
+        "n", "$t_1$ <&> \\", "", (Row("r", "<&>", samples=samples), Row("z", "u", samples={SSH: [0]}))
     )
+    charts.draw_answer(answer, {"processor": "<x>", "date": "now"}, tmp_path / "n.svg")
+    assert {"$t_1$ <&> \\", "<x>, now", SSH, ASYNCSSH, KUBEMUX, "0", "7"} <= set(texts(tmp_path / "n.svg"))
+    assert not outside(tmp_path / "n.svg")
+    colours = fills(tmp_path / "n.svg")
+    assert (colours.count(charts.OTHERS), colours.count(charts.OURS)) == (3, 1)
+
+
+@pytest.mark.usefixtures("fonts")
+@pytest.mark.parametrize("kept", sorted(charts.RESULTS.glob("*.json")), ids=lambda path: path.stem)
+def test_the_charts_that_are_kept_are_those_of_the_figures_that_are(kept: Path, tmp_path: Path) -> None:
+    shutil.copy(kept, tmp_path)
+    charts.draw_folder(tmp_path)
+    drawn = tmp_path / kept.with_suffix(".svg").name
+    assert texts(drawn) == texts(kept.with_suffix(".svg"))
+    assert not outside(drawn)
+
+
+def test_who_does_not_draw_does_without_matplotlib() -> None:
+    script = "import sys, bench.__main__, tests.faults.test_soak; sys.exit('matplotlib' in sys.modules)"
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, timeout=60, check=True)
 
 
 @pytest.mark.parametrize(

@@ -32,12 +32,13 @@ from tests.faults import (
     test_surroundings,
 )
 from tests.faults.bed import Bed
-from tests.faults.chart import Sample, chart
+from tests.faults.chart import Sample, draw
 from tests.faults.client import Saw
 from tests.faults.law import Counts, agree_on_clients, agree_on_links, returned, settled
 from tests.faults.load import Load
 from tests.faults.row import Row
 from tests.integration.running import told
+from tests.support.drawn import texts
 from tests.support.shim import NAME
 from tests.support.tls import Certificates
 
@@ -245,7 +246,7 @@ async def test_soak(tmp_path: Path, certificates: Certificates) -> None:
                 sampling.cancel()
                 await asyncio.wait({sampling})
                 if output := os.environ.get("SOAK_CHART"):
-                    await asyncio.to_thread(Path(output).write_text, chart(title, soak.samples, soak.marks))
+                    await asyncio.to_thread(draw, title, soak.samples, soak.marks, Path(output))
         assert loads["far"].is_unbroken, f"the other gateway's clients saw {loads['far'].clients}"
         assert all(not load.seen[Saw.WRONG] for load in loads.values()), loads
         await returned(before, bed.daemon, bed.edge, bed.far)
@@ -286,8 +287,11 @@ def test_growth_is_against_minute_two() -> None:
     assert grown(samples[:100]) is None
 
 
-def test_the_chart_shows_every_panel_and_fault() -> None:
+@pytest.mark.usefixtures("fonts")
+def test_the_chart_shows_every_panel_and_fault(tmp_path: Path) -> None:
     samples = [Sample(seconds=float(n), rss=n * 1_000_000, descriptors=n, tasks=n) for n in range(10)]
-    drawn = chart("a <run>", samples, [(3.0, "sshd killed & back")])
-    assert "a &lt;run&gt;" in drawn
-    assert drawn.count("sshd killed &amp; back") == drawn.count("<polyline") == 3
+    marks = [(3.0, "sshd killed & back"), (4.0, "reset"), (5.0, "sshd killed & back")]
+    draw("a <run>", samples, marks, tmp_path / "soak.svg")
+    words = texts(tmp_path / "soak.svg")
+    assert {"a <run>", "RSS, MB", "descriptors", "tasks", "faults"} <= set(words)
+    assert words.count("sshd killed & back") == words.count("reset") == 1
