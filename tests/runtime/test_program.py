@@ -33,11 +33,14 @@ async def test_what_it_has_started_ends_with_it(output: str) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_a_daemon_that_it_has_started_is_not_waited_for() -> None:
+async def test_a_daemon_that_it_has_started_is_not_waited_for(tmp_path: Path) -> None:
     """As by a `Match exec`, which ssh(1) does not mind; its standard error is ours."""
     pause = f"sleep 10{free_port()}"
+    # The shell waits until the daemon has a session of its own: one without would be killed with the shell.
+    os.mkfifo(ready := tmp_path / "ready")
+    script = f"setsid sh -c 'echo yes >{ready}; exec {pause}' & read line <{ready}; echo out; echo err >&2"
     async with asyncio.timeout(60):
-        ran = await program.run(["sh", "-c", f"setsid {pause} & echo out; echo err >&2"])
+        ran = await program.run(["sh", "-c", script])
         assert ran == (0, b"out\n", b"err\n")
         while pause not in _commands():
             await asyncio.sleep(0.01)
