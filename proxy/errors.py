@@ -337,6 +337,6 @@ class AdminError(ProxyError):
 
     reason = "admin"
     hint = (
-        "is it running, and could it open its admin addresses? systemctl status kubemux, or the log of "
-        "kubemux run"
+        "is it running, and could it open its admin addresses? systemctl status kubemux (--user, if it is "
+        "yours), or the log of kubemux run"
     )

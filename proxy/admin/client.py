@@ -6,7 +6,6 @@ very file: several daemons of one machine may have the same address in their fil
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,6 +15,7 @@ from typing import Final
 from urllib.parse import urlencode
 
 from proxy.admin.asking import Unanswered, Where, ask, shown
+from proxy.admin.unix_listener import proposed
 from proxy.config import loader, yaml
 from proxy.config.model import AdminConfig
 from proxy.config.typed import Mistakes
@@ -23,8 +23,6 @@ from proxy.errors import AdminError, ConfigError, UnknownName
 
 ASK_TIMEOUT: Final = 5.0
 """Seconds a running daemon may take to say how it is."""
-USUAL: Final = AdminConfig(socket=Path("/run/kubemux/admin.sock"))
-"""Where a daemon most likely is whose file no longer says so: README's socket, the default address."""
 
 
 class Unfinished(AdminError):
@@ -52,45 +50,13 @@ class AnotherDaemon(AdminError):
         )
 
 
-def admin_section(path: Path, usual: AdminConfig = USUAL, *, orders: bool = False) -> AdminConfig:
-    """The `admin:` section of a configuration file: mistakes elsewhere in it do not stop questions.
-
-    Raises ConfigError.
-
-    A file that is gone, no YAML mapping, or wrong in that section says nothing, and that is when one asks:
-    then a daemon that answers at the `usual` places counts. With `orders` it must take them, that is be there
-    on the socket; and a file without `admin.socket`, be it cut off, is no reason not to look there.
-    """
-    try:
-        admin = _written(path)
-    except ConfigError:
-        found = asyncio.run(_usually(path, usual, orders=orders))
-        if found is None:
-            raise
-        return found
-    if orders and not admin.socket:
-        return asyncio.run(_usually(path, usual, orders=True)) or admin
-    return admin
-
-
-def _written(path: Path) -> AdminConfig:
+def written(path: Path) -> AdminConfig:
+    """The `admin:` section of a file; mistakes elsewhere in it do not count. Raises ConfigError."""
     root = loader.keys(yaml.read(path))
     try:
         return AdminConfig.model_validate(root.get("admin", {}))
     except Mistakes:
         return loader.load(path).admin  # which says all that is wrong
-
-
-async def _usually(path: Path, usual: AdminConfig, *, orders: bool) -> AdminConfig | None:
-    for where, admin in ((usual.socket, usual), (usual.listen, AdminConfig(listen=usual.listen))):
-        if where is None or (orders and not admin.socket):
-            continue
-        try:
-            await _status(where, path)
-        except (AdminError, ConfigError):
-            continue
-        return admin
-    return None
 
 
 async def fetch_status(admin: AdminConfig, path: Path) -> object:
@@ -102,7 +68,7 @@ async def fetch_status(admin: AdminConfig, path: Path) -> object:
     for where in (admin.socket, admin.listen):
         if where is not None:
             try:
-                return await _status(where, path)
+                return await status_at(where, path)
             except AdminError as error:  # a user who may not use the socket may still read over TCP
                 failures.append(error)
     told = next((error for error in failures if isinstance(error, AnotherDaemon)), failures[0])
@@ -135,7 +101,8 @@ def _in_file(path: Path, sections: Iterable[str]) -> set[object]:
     return {name for key in sections if isinstance(section := root.get(key), dict) for name in section}
 
 
-async def _status(where: Where, path: Path) -> object:
+async def status_at(where: Where, path: Path) -> object:
+    """`/status` of the daemon at `where`, parsed, if it runs with `path`. Raises AdminError."""
     document = await ask(where, "GET", "/status", budget=ASK_TIMEOUT)
     match document:
         case {"daemon": {"config_path": str() as running}} if not _same(running, path):
@@ -161,14 +128,14 @@ async def command(
         raise AdminError(
             "this file has no admin.socket; the running daemon may have one",
             hint="its log says where (`taking orders`), and kill -HUP PID reloads it; if it has none, "
-            f"add `admin: {{socket: {USUAL.socket}}}` and restart it",
+            f"add `admin: {{socket: {proposed()}}}` and restart it",
         )
-    await _status(admin.socket, path)
+    await status_at(admin.socket, path)
     try:
         return await ask(admin.socket, "POST", f"/-/{name}?{urlencode(params or {})}", budget=budget)
     except Unanswered as error:
         try:
-            document = await _status(admin.socket, path)
+            document = await status_at(admin.socket, path)
         except AdminError:
             raise error from None
         raise Unfinished(name, budget, document) from error

@@ -4,19 +4,38 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import socket
 import stat
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from proxy.config.values import has_home, is_for_system_service
 from proxy.errors import ListenError
 
 _HINTS: Final = {
-    errno.ENOENT: "create its folder; under systemd: RuntimeDirectory=kubemux",
-    errno.EACCES: "let the daemon's user write to that folder; under systemd: RuntimeDirectory=kubemux",
-    errno.EROFS: "choose a folder that can be written; under systemd: RuntimeDirectory=kubemux",
+    errno.ENOENT: "create its folder",
+    errno.EACCES: "let the daemon's user write to that folder",
+    errno.EROFS: "choose a folder that can be written",
 }
+
+OF_SERVICE: Final = "/run/kubemux/admin.sock"
+OF_PERSON: Final = "~/.config/kubemux/admin.sock"
+"""In a folder that is there, because the configuration is in it."""
+
+
+def proposed() -> str:
+    """The `admin.socket` to propose to who reads this: /run/kubemux is the system service's."""
+    return OF_PERSON if has_home() and not is_for_system_service() else OF_SERVICE
+
+
+def _remedy(error: OSError) -> str:
+    if (hint := _HINTS.get(error.errno or 0)) is None:
+        return "choose another path for admin.socket"
+    if (path := proposed()) == OF_SERVICE:
+        return f"{hint}; under systemd: RuntimeDirectory=kubemux"
+    return f"{hint}, or choose one of your own: admin: {{socket: {path}}}"
 
 
 class UnixListener:
@@ -32,7 +51,7 @@ class UnixListener:
             # net/unix/af_unix.c.
             os.fchmod(self.socket.fileno(), 0o600)
             self._bind()
-            self._identity = _identity(path)
+            self._identity: tuple[int, int] | None = _identity(path)
         except ListenError:
             self.socket.close()
             raise
@@ -40,7 +59,7 @@ class UnixListener:
             self.socket.close()
             raise ListenError(
                 f"admin.socket {path}: {exc.strerror or exc}",
-                hint=_HINTS.get(exc.errno or 0, "choose another path for admin.socket"),
+                hint=_remedy(exc),
             ) from exc
 
     def _bind(self) -> None:
@@ -53,15 +72,20 @@ class UnixListener:
             self.socket.bind(str(self.path))
 
     def unlink(self) -> None:
-        """Remove the file, unless another daemon has put its own there since. Idempotent."""
+        """Remove the file, unless another daemon has put its own there since; before the socket is closed.
+
+        Idempotent. The kernel keeps the inode while the socket is bound: no other file has its number.
+        """
         with suppress(OSError):
             if _identity(self.path) == self._identity:
                 self.path.unlink()
+        self._identity = None
 
 
-def _identity(path: Path) -> tuple[int, int, int]:
+def _identity(path: Path) -> tuple[int, int]:
+    """Owner, mode and times of the file are left out: whoever changes those does not make it another one."""
     found = path.lstat()
-    return found.st_dev, found.st_ino, found.st_ctime_ns  # an inode number alone may be used again at once
+    return found.st_dev, found.st_ino
 
 
 def _remove_stale(path: Path) -> None:
@@ -75,6 +99,6 @@ def _remove_stale(path: Path) -> None:
         if probe.connect_ex(str(path)) != errno.ECONNREFUSED:
             raise ListenError(
                 f"admin.socket {path}: another process listens there",
-                hint=f"is kubemux running already? kubemux status, or: ss -xlp src {path}",
+                hint=f"find what it is: ss -xlp src {shlex.quote(str(path))}",
             )
     path.unlink()

@@ -70,6 +70,12 @@ class File(click.Path):
         return Path(super().convert(value, param, ctx))  # type: ignore[arg-type]  # click passes what it was given
 
 
+def files(config: Path) -> list[Path]:
+    """The files that `config` may stand for: two where nobody has named one, and none of the two is there."""
+    own: Path | None = click.get_current_context().meta.get(_NOWHERE)
+    return [config] if own is None else [config, own]
+
+
 def say_where(ctx: click.Context, error: ConfigError) -> None:
     """Add to the report of a file that nobody has named, and that is not there, where else one was looked
     for.

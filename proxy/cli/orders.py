@@ -11,8 +11,9 @@ from typing import Final
 import click
 
 from proxy.admin import client
+from proxy.admin.finding import find
 from proxy.cli import note, say
-from proxy.cli.options import Duration, config_option
+from proxy.cli.options import Duration, config_option, files
 from proxy.config.values import format_duration
 from proxy.errors import AdminError, ConfigError, Problem
 
@@ -97,7 +98,7 @@ def _connections(count: int) -> str:
 
 def _command(config: Path, name: str, params: dict[str, str], budget: float) -> object:
     try:
-        admin = client.admin_section(config, orders=True)
+        admin, config = find(files(config), orders=True)
     except ConfigError as error:  # not the daemon's, who would have refused the file: nobody has read it
         hint = "mend the file, or name the one that the daemon was started with: --config FILE"
         error.problems.append(

@@ -12,9 +12,10 @@ import click
 from rich.console import Console
 
 from proxy.admin import client
+from proxy.admin.finding import find
 from proxy.admin.status import from_document
 from proxy.cli import say
-from proxy.cli.options import config_option
+from proxy.cli.options import config_option, files
 from proxy.cli.tables import chosen, render
 from proxy.cli.watch import watch
 from proxy.config.model import AdminConfig
@@ -46,7 +47,7 @@ def status(names: tuple[str, ...], config: Path, *, as_json: bool, watching: boo
 
 
 def _status(names: tuple[str, ...], config: Path, *, as_json: bool, watching: bool) -> None:
-    admin = client.admin_section(config)
+    admin, config = find(files(config))
     if watching:
         if as_json:
             raise click.UsageError("--json prints once: leave out --watch")

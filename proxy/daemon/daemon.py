@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -145,7 +146,7 @@ class Daemon:
         ):
             raise ListenError(
                 f"not one address of {self.config_path} can be bound, nor {self.config.admin.listen}",
-                hint="is kubemux running already? kubemux status",
+                hint=f"is kubemux running already? {self._status_command} tells",
             )
         self._start_heartbeat()
         self.metrics.config_last_success.set_to_current_time()
@@ -252,6 +253,11 @@ class Daemon:
             except ListenError as exc:
                 log.error("admin socket failed", reason=exc.reason, message=str(exc), hint=exc.hint)
         return is_bound
+
+    @property
+    def _status_command(self) -> str:
+        """What names the daemon that has this one's addresses, whichever file that runs with."""
+        return f"kubemux status --config {shlex.quote(str(self.config_path))}"
 
     def _start_heartbeat(self) -> None:
         interval = systemd.watchdog_interval()

@@ -7,7 +7,6 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -219,71 +218,3 @@ async def test_an_answer_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch
     async with Foreign(OK + b"\r\n" + b"x" * 2000) as other:
         with pytest.raises(NotKubemux):
             await ask(other.endpoint, "GET", "/status", budget=5)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "admin: [",
-        "\x00",
-        "",
-        "# nothing\n",
-        "hello world\n",
-        "- admin\n",
-        "version: 1\nadmin: {lissen: x}\n",
-        None,
-    ],
-)
-async def test_a_daemon_whose_file_has_become_garbage_is_still_found(
-    tmp_path: Path, text: str | None
-) -> None:
-    path = tmp_path / "config.yaml"
-    if text is not None:
-        path.write_text(text)
-    daemon = Daemon(replace(DAEMON, config_path=str(path)))
-    async with serving(daemon, tmp_path / "s") as endpoint:
-        over_tcp = AdminConfig(listen=endpoint, socket=tmp_path / "missing")
-        with_socket = AdminConfig(listen=endpoint, socket=tmp_path / "s")
-        found = [
-            await asyncio.to_thread(client.admin_section, path, with_socket, orders=True),
-            await asyncio.to_thread(client.admin_section, path, over_tcp),
-        ]
-        assert found == [with_socket, AdminConfig(listen=endpoint)]
-        with pytest.raises(ConfigError):  # no socket: nobody there takes orders
-            await asyncio.to_thread(client.admin_section, path, over_tcp, orders=True)
-        with pytest.raises(ConfigError):  # that daemon runs with another file
-            await asyncio.to_thread(client.admin_section, tmp_path / "another.yaml", with_socket)
-
-
-@pytest.mark.parametrize("text", ["version: 1\n", "version: 1\nadmin: {listen: '127.0.0.1:1'}\n"])
-async def test_a_file_that_has_lost_its_socket_does_not_hide_the_daemon_from_orders(
-    tmp_path: Path, text: str
-) -> None:
-    path = tmp_path / "config.yaml"
-    path.write_text(text)
-    usual = AdminConfig(listen=NOWHERE, socket=tmp_path / "s")
-    absent = await asyncio.to_thread(client.admin_section, path, usual, orders=True)
-    assert absent.socket is None
-    async with serving(Daemon(replace(DAEMON, config_path=str(path))), tmp_path / "s"):
-        assert await asyncio.to_thread(client.admin_section, path, usual, orders=True) == usual
-        assert (await asyncio.to_thread(client.admin_section, path, usual)).socket is None, (
-            "to read, its address will do"
-        )
-    async with serving(Daemon(), tmp_path / "s"):  # runs with another file
-        assert (await asyncio.to_thread(client.admin_section, path, usual, orders=True)).socket is None
-
-
-def test_the_admin_section_is_read_although_the_rest_is_wrong(tmp_path: Path) -> None:
-    path = tmp_path / "config.yaml"
-    path.write_text(f"version: 1\nadmin: {{listen: '127.0.0.1:7', socket: {tmp_path}/s}}\nclusterz: {{}}\n")
-    assert client.admin_section(path) == AdminConfig(listen=Endpoint("127.0.0.1", 7), socket=tmp_path / "s")
-    path.write_text("version: 1\n")
-    assert client.admin_section(path) == AdminConfig()
-
-
-@pytest.mark.parametrize("text", ["", "admin: 7\n", "admin: {lissen: x}\nversion: 1\n", "- a\n", "admin: ["])
-def test_an_admin_section_that_is_wrong_is_reported(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "config.yaml"
-    path.write_text(text)
-    with pytest.raises(ConfigError):
-        client.admin_section(path, AdminConfig(listen=NOWHERE))

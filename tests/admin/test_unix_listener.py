@@ -77,6 +77,19 @@ def test_a_missing_folder_is_named_with_its_remedy(tmp_path: Path) -> None:
     assert "RuntimeDirectory" in caught.value.hint
 
 
+def test_a_user_is_not_sent_to_the_folder_of_the_service(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/1000")
+    monkeypatch.setenv("HOME", "/home/user")
+    with pytest.raises(ListenError) as caught:
+        UnixListener(tmp_path / "none" / "s")
+    assert caught.value.hint == (
+        "create its folder, or choose one of your own: admin: {socket: ~/.config/kubemux/admin.sock}"
+    )
+
+
 def test_a_path_that_is_too_long_for_the_kernel(tmp_path: Path) -> None:
     with pytest.raises(ListenError, match="too long") as caught:
         UnixListener(tmp_path / ("x" * 108))
@@ -91,3 +104,22 @@ def test_the_file_of_a_successor_is_not_removed(tmp_path: Path) -> None:
     close(second)
     close(second)
     assert not (tmp_path / "s").exists()
+
+
+def test_a_file_that_changed_hands_is_removed_all_the_same(tmp_path: Path) -> None:
+    """chown(1), chmod(1) and hard links change its times, not whose it is."""
+    listener = UnixListener(tmp_path / "s")
+    (tmp_path / "s").chmod(0o660)
+    os.chown(tmp_path / "s", os.geteuid(), os.getegid())
+    close(listener)
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_file_that_comes_after_the_end_is_not_removed(tmp_path: Path) -> None:
+    """The kernel may give it the same inode number."""
+    listener = UnixListener(tmp_path / "s")
+    close(listener)
+    successors = [UnixListener(tmp_path / "s")]
+    listener.unlink()
+    assert (tmp_path / "s").exists()
+    close(successors[0])

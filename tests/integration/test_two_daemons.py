@@ -1,0 +1,71 @@
+"""A daemon beside another that has its addresses, and one whose file is gone: each hint is a command that
+works.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.integration.conftest import cluster
+from tests.support.daemon import ROOT, Daemon
+from tests.support.ports import free_port
+
+
+def kubemux(*words: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "proxy", *words],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=ROOT,
+        env=os.environ | environment,
+    )
+
+
+def hinted(text: str) -> list[str]:
+    """The command, or the option for the one that was run, that the last hint names."""
+    match = re.search(r"hint: .*?((?:kubemux status )?--config (?:'[^']*'|\S+))", text)
+    assert match, text
+    return shlex.split(match[1])
+
+
+def test_a_second_daemon_says_how_to_find_the_first(tmp_path: Path) -> None:
+    port = free_port()
+    clusters = {"near": cluster(port, via="direct", api_servers=["127.0.0.1:1"])}
+    with Daemon(tmp_path / "the first", gateways={}, clusters=clusters) as first:
+        second = tmp_path / "the second" / "config.yaml"
+        second.parent.mkdir()
+        second.write_bytes(first.config.read_bytes())
+
+        refused = kubemux("run", "--config", second)
+        assert refused.returncode == 1
+        (program, *words) = hinted(refused.stderr)
+        assert program == "kubemux"
+        told = kubemux(*words)
+        assert (told.returncode, told.stdout) == (1, "")
+        assert f"the kubemux there runs with {first.config}, not with {second}" in told.stderr
+        shown = kubemux("status", *hinted(told.stderr))
+        assert (shown.returncode, shown.stderr) == (0, "")
+        assert "near" in shown.stdout
+
+
+def test_a_daemon_whose_file_is_gone_is_found_by_its_user(tmp_path: Path) -> None:
+    folder = tmp_path / ".config" / "kubemux"
+    environment = {"HOME": str(tmp_path), "XDG_CONFIG_HOME": "", "XDG_STATE_HOME": "", "KUBEMUX_CONFIG": ""}
+    with Daemon(
+        folder, gateways={}, clusters={}, environment=environment, expected_errors=["reload rejected"]
+    ) as daemon:
+        daemon.config.unlink()
+        shown = kubemux("status", **environment)
+        assert (shown.returncode, shown.stderr) == (0, ""), shown.stderr
+        assert f"pid {daemon.pid}" in shown.stdout
+        refused = kubemux("reload", **environment)
+        assert (refused.returncode, refused.stdout) == (78, "")
+        assert f"{daemon.config}: the file does not exist" in refused.stderr
+        assert refused.stderr.endswith(f"{daemon.config}: refused as a whole: the daemon goes on as before\n")
