@@ -8,31 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
 import structlog
-from prometheus_client import CollectorRegistry
 
-from proxy.config.model import DIRECT, ClusterConfig, Config
+from proxy.config.model import ClusterConfig
 from proxy.entries.admission import Admission
 from proxy.errors import ChannelError, MemoryExhausted, ProxyError
-from proxy.health.probe import Dial
-from proxy.metrics import Metrics, Traffic
+from proxy.metrics import Metrics
+from proxy.relay.attach import attach
 from proxy.relay.budget import MemoryBudget
-from proxy.relay.direct import Direct
 from proxy.relay.idle import IdleWatch
 from proxy.relay.interfaces import Channel, Route
+from proxy.relay.probing import relayed_socket
 from proxy.relay.relay import LINGER_ZERO, End, Relay
 from proxy.relay.waiting import WaitingForMemory
-from proxy.runtime.blocking import Place
 from proxy.runtime.endpoint import Endpoint
 from proxy.runtime.tasks import Tasks
-from proxy.ssh.handshakes import Handshakes
-from proxy.ssh.login.dial import Places
-from proxy.ssh.supervision.gateway import Gateway
 
 log = structlog.get_logger("kubemux.connection")
 
@@ -155,7 +149,7 @@ class Cluster:
             )
             self._opening -= 1
             self._relays.add(relay)
-            await _attach(relay, channel, sock)
+            await attach(relay, channel, sock)
         except ProxyError as exc:
             reason, message = exc.reason, str(exc)
         except OSError as exc:  # the client has gone while it waited
@@ -297,107 +291,7 @@ class Cluster:
         return left
 
 
-class ProbeRelay(Relay):
-    """A probe never half-closes: the end of its direction is its end, whatever the API server still has to
-    say, or never will.
-    """
-
-    def eof_received(self) -> bool:
-        """What was sent is sent, a TLS alert for instance."""
-        self.abort(End.CLIENT_CLOSED)
-        return False
-
-
-async def _attach(relay: Relay, channel: Channel, sock: socket.socket) -> None:
-    """Start relaying between `sock` and `channel`.
-
-    Raises OSError after closing the channel if the client is gone.
-    """
-    try:
-        await asyncio.get_running_loop().connect_accepted_socket(lambda: relay, sock)
-    except BaseException as exc:
-        channel.abort()
-        if relay.has_started:  # uvloop, cancelled here, closes the transport and never calls connection_lost
-            relay.connection_lost(exc if isinstance(exc, Exception) else None)
-        raise
-
-
-async def relayed_socket(channel: Channel, budget: MemoryBudget) -> socket.socket:
-    """One end of a socket pair whose other end is relayed to `channel`; counted nowhere."""
-    ours, theirs = socket.socketpair()
-    try:
-        for sock in (ours, theirs):
-            sock.setblocking(False)
-        await _attach(ProbeRelay(channel, Traffic(), budget, lambda _: None), channel, theirs)
-    except BaseException:
-        ours.close()
-        theirs.close()
-        raise
-    return ours
-
-
 def _reset(sock: socket.socket) -> None:
     """Close with RST."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_ZERO)
     sock.close()
-
-
-class Lent:
-    """What a daemon lends to probes of one cluster that are asked of it: its pace, and places for what may
-    hang.
-
-    The places are theirs, and the same for all of them: however often somebody asks, one thread of a kind
-    hangs.
-    """
-
-    def __init__(self, handshakes: Handshakes) -> None:
-        self.handshakes = handshakes
-        self.places = Places("a probe")
-        self.files = Place("files of a probe")
-        self.direct = Direct()
-
-
-@asynccontextmanager
-async def probe_dial(config: Config, name: str, lent: Lent) -> AsyncIterator[Dial]:
-    """A `Dial` for cluster `name` without its listener: one link of its gateway, for as long as the context
-    lasts.
-
-    Raises LinkError, with the stage that failed, if the link does not come up.
-    """
-    cluster = config.clusters[name]
-    budget = MemoryBudget(config.limits.memory, connections=1)
-    route: Route = lent.direct
-    gateway: Gateway | None = None
-    if cluster.gateway != DIRECT:
-        settings = config.gateways[cluster.gateway].model_copy(update={"connections": 1})
-        metrics = Metrics(CollectorRegistry(), version="")
-        gateway = Gateway(
-            # not the name of the daemon's own: in its log, that would come and go
-            f"{cluster.gateway} (probe)",
-            settings,
-            config.gateways,
-            budget=budget,
-            metrics=metrics,
-            handshakes=lent.handshakes,
-            places=lent.places,
-        )
-        await gateway.connect()
-        route = gateway
-
-    async def dial(deadline: float) -> socket.socket:
-        failure: ChannelError | None = None
-        for target in cluster.api_servers:
-            try:
-                return await relayed_socket(
-                    await route.open_channel(target, origin=_PROBE, hold_until=deadline), budget
-                )
-            except ChannelError as exc:
-                failure = failure or exc
-        assert failure is not None, "the model requires one API server at least"  # noqa: S101 - for the type checker
-        raise failure
-
-    try:
-        yield dial
-    finally:
-        if gateway is not None:
-            await gateway.close()

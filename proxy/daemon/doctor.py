@@ -6,21 +6,36 @@ through the admin socket.
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, replace
+from typing import Final
+
+from prometheus_client import CollectorRegistry
 
 from proxy.config.model import DIRECT, ClusterConfig, Config
 from proxy.config.typed import Mistakes, read
-from proxy.daemon.cluster import Lent, probe_dial
-from proxy.errors import CredentialsUnusable, ProxyError, Stage
+from proxy.errors import ChannelError, CredentialsUnusable, ProxyError, Stage
 from proxy.health.explain import Verdict, steps
-from proxy.health.probe import probe
+from proxy.health.probe import Dial, probe
 from proxy.health.result import Outcome, unreached
 from proxy.health.tls import Contexts
+from proxy.metrics import Metrics
 from proxy.openssh.keywords import Use
+from proxy.relay.budget import MemoryBudget
+from proxy.relay.direct import Direct
+from proxy.relay.interfaces import Route
+from proxy.relay.probing import relayed_socket
+from proxy.runtime.blocking import Place
+from proxy.runtime.endpoint import Endpoint
 from proxy.ssh.handshakes import Handshakes
+from proxy.ssh.login.dial import Places
 from proxy.ssh.login.options import jumps, prepare
+from proxy.ssh.supervision.gateway import Gateway
+
+_PROBE: Final = Endpoint("127.0.0.1", 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +106,67 @@ def from_document(document: object) -> Report:
         return read(Report, document)
     except Mistakes as exc:
         raise ValueError(str(exc.found[0])) from exc
+
+
+class Lent:
+    """What a daemon lends to probes of one cluster that are asked of it: its pace, and places for what may
+    hang.
+
+    The places are theirs, and the same for all of them: however often somebody asks, one thread of a kind
+    hangs.
+    """
+
+    def __init__(self, handshakes: Handshakes) -> None:
+        self.handshakes = handshakes
+        self.places = Places("a probe")
+        self.files = Place("files of a probe")
+        self.direct = Direct()
+
+
+@asynccontextmanager
+async def probe_dial(config: Config, name: str, lent: Lent) -> AsyncIterator[Dial]:
+    """A `Dial` for cluster `name` without its listener: one link of its gateway, for as long as the context
+    lasts.
+
+    Raises LinkError, with the stage that failed, if the link does not come up.
+    """
+    cluster = config.clusters[name]
+    budget = MemoryBudget(config.limits.memory, connections=1)
+    route: Route = lent.direct
+    gateway: Gateway | None = None
+    if cluster.gateway != DIRECT:
+        settings = config.gateways[cluster.gateway].model_copy(update={"connections": 1})
+        metrics = Metrics(CollectorRegistry(), version="")
+        gateway = Gateway(
+            # not the name of the daemon's own: in its log, that would come and go
+            f"{cluster.gateway} (probe)",
+            settings,
+            config.gateways,
+            budget=budget,
+            metrics=metrics,
+            handshakes=lent.handshakes,
+            places=lent.places,
+        )
+        await gateway.connect()
+        route = gateway
+
+    async def dial(deadline: float) -> socket.socket:
+        failure: ChannelError | None = None
+        for target in cluster.api_servers:
+            try:
+                return await relayed_socket(
+                    await route.open_channel(target, origin=_PROBE, hold_until=deadline), budget
+                )
+            except ChannelError as exc:
+                failure = failure or exc
+        assert failure is not None, "the model requires one API server at least"  # noqa: S101 - for the type checker
+        raise failure
+
+    try:
+        yield dial
+    finally:
+        if gateway is not None:
+            await gateway.close()
 
 
 async def examine(

@@ -11,9 +11,8 @@ import structlog
 
 from proxy.admin.orders import ReloadResult
 from proxy.config.unknown import no_cluster, no_gateway
-from proxy.daemon.cluster import Lent
 from proxy.daemon.daemon import Daemon
-from proxy.daemon.doctor import examine
+from proxy.daemon.doctor import Lent, examine
 from proxy.daemon.reload import Stopping, reload
 from proxy.daemon.renewal import LOOK_S, Renewal
 from proxy.errors import ProxyError

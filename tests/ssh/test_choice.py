@@ -10,8 +10,8 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from proxy.daemon.cluster import relayed_socket
 from proxy.relay.interfaces import Channel
+from proxy.relay.probing import relayed_socket
 from proxy.runtime.endpoint import Endpoint
 from proxy.ssh.pace import BULK
 from tests.ssh.conftest import ORIGIN, Watched, config_for, started

@@ -14,7 +14,7 @@ from asyncssh.packet import SSHPacket, UInt32
 from structlog.testing import capture_logs
 
 from proxy.config.model import GatewayConfig
-from proxy.daemon.cluster import relayed_socket
+from proxy.relay.probing import relayed_socket
 from proxy.runtime.endpoint import Endpoint
 from proxy.ssh.link import BUSY
 from tests.ssh.conftest import ORIGIN, config_for, started

@@ -16,8 +16,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from proxy.config.model import GatewayConfig
-from proxy.daemon.cluster import relayed_socket
 from proxy.errors import ConnectTimeout, HandshakeFailed, LinkError, ProxyCommandFailed, Stage
+from proxy.relay.probing import relayed_socket
 from proxy.ssh.login import proxy_command
 from tests.ssh.conftest import ORIGIN, Watched, config_for, failure, started
 from tests.support import carrier

@@ -12,9 +12,9 @@ from typing import cast
 import pytest
 
 from proxy.config.model import GatewayConfig
-from proxy.daemon.cluster import relayed_socket
 from proxy.errors import AuthFailed, LinkDown, LinkError
 from proxy.relay.interfaces import Channel
+from proxy.relay.probing import relayed_socket
 from proxy.runtime.endpoint import Endpoint
 from proxy.snapshots import GatewayState
 from proxy.ssh.governor import Backoff

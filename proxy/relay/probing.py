@@ -1,0 +1,36 @@
+"""A probe's connection: one end of a socket pair, whose other end is relayed as a client's socket is."""
+
+from __future__ import annotations
+
+import socket
+
+from proxy.metrics import Traffic
+from proxy.relay.attach import attach
+from proxy.relay.budget import MemoryBudget
+from proxy.relay.interfaces import Channel
+from proxy.relay.relay import End, Relay
+
+
+class ProbeRelay(Relay):
+    """A probe never half-closes: the end of its direction is its end, whatever the API server still has to
+    say, or never will.
+    """
+
+    def eof_received(self) -> bool:
+        """What was sent is sent, a TLS alert for instance."""
+        self.abort(End.CLIENT_CLOSED)
+        return False
+
+
+async def relayed_socket(channel: Channel, budget: MemoryBudget) -> socket.socket:
+    """One end of a socket pair whose other end is relayed to `channel`; counted nowhere."""
+    ours, theirs = socket.socketpair()
+    try:
+        for sock in (ours, theirs):
+            sock.setblocking(False)
+        await attach(ProbeRelay(channel, Traffic(), budget, lambda _: None), channel, theirs)
+    except BaseException:
+        ours.close()
+        theirs.close()
+        raise
+    return ours
