@@ -16,13 +16,13 @@ import structlog
 
 from proxy.config.model import ClusterConfig
 from proxy.entries.admission import Admission
-from proxy.errors import ChannelError, MemoryExhausted, ProxyError
+from proxy.errors import ProxyError
 from proxy.metrics import Metrics
 from proxy.relay.attach import attach
 from proxy.relay.budget import MemoryBudget
+from proxy.relay.failover import Failover
 from proxy.relay.idle import IdleWatch
-from proxy.relay.interfaces import Channel, Route
-from proxy.relay.probing import relayed_socket
+from proxy.relay.interfaces import Route
 from proxy.relay.relay import LINGER_ZERO, End, Relay
 from proxy.relay.waiting import WaitingForMemory
 from proxy.runtime.endpoint import Endpoint
@@ -40,13 +40,6 @@ HALF_CLOSE_S: Final = 1.0
 """How long API servers may take to end what is left after a drain, once they have been told that the client
 sends no more.
 """
-
-PROBE_HOLD_S: Final = 1.0
-"""How long a probe waits for a link: over the usual reconnect, yet not so long that a dead gateway looks
-alive.
-"""
-
-_PROBE: Final = Endpoint("127.0.0.1", 0)
 
 
 @dataclass(slots=True)
@@ -77,7 +70,9 @@ class Cluster:
         self._relays: set[Relay] = set()
         self._idle_watch: IdleWatch[Relay] = IdleWatch()
         self._opening = 0
-        self._ranked = list(config.api_servers)
+        self._failover = Failover(
+            config.api_servers, shared.budget, shared.waiting, on_next=self._next_api_server
+        )
         self._idle = asyncio.Event()
         self._idle.set()
         self.traffic = shared.metrics.traffic(name)
@@ -86,9 +81,9 @@ class Cluster:
         return f"<Cluster {self.name} opening={self._opening} relays={len(self._relays)}>"
 
     @property
-    def api_server(self) -> Endpoint:
-        """The API server that the next client tries first."""
-        return self._ranked[0]
+    def line(self) -> tuple[Endpoint, ...]:
+        """The API servers in the order in which the next client asks them."""
+        return self._failover.line
 
     @property
     def active(self) -> int:
@@ -139,7 +134,9 @@ class Cluster:
         relay: Relay | None = None
         reason, message = End.SHUTDOWN.value, ""
         try:
-            channel = await self._open(client, started + self._shared.hold_timeout)
+            channel = await self._failover.open_channel(
+                self.route, origin=client, hold_until=started + self._shared.hold_timeout
+            )
             self.traffic.channel_open.observe(self._loop.time() - started)
             relay = Relay(
                 channel,
@@ -167,35 +164,8 @@ class Cluster:
                 self._ended(client, started, reason, message=message)
             self._check_idle()
 
-    async def _open(self, origin: Endpoint, hold_until: float) -> Channel:
-        """A channel, as soon as there is memory for one. Raises ProxyError."""
-        while True:
-            try:
-                return await self._open_somewhere(origin, hold_until)
-            except MemoryExhausted as exc:
-                try:
-                    await self._shared.waiting.wait(hold_until)
-                except TimeoutError:
-                    raise exc from None
-
-    async def _open_somewhere(self, origin: Endpoint, hold_until: float) -> Channel:
-        """A channel to the first API server that takes one; those that do not go to the end of the line."""
-        failure: ChannelError | None = None
-        for target in tuple(self._ranked):
-            try:
-                return await self.route.open_channel(target, origin=origin, hold_until=hold_until)
-            except MemoryExhausted:
-                raise
-            except ChannelError as exc:
-                failure = exc
-                self._demote(target)
-        assert failure is not None, "the model requires one API server at least"  # noqa: S101 - for the type checker
-        raise failure
-
-    def _demote(self, target: Endpoint) -> None:
-        if len(self._ranked) > 1 and self._ranked[0] == target:
-            self._ranked.append(self._ranked.pop(0))
-            log.warning("next API server", cluster=self.name, failed=str(target), next=str(self._ranked[0]))
+    def _next_api_server(self, failed: Endpoint, first: Endpoint) -> None:
+        log.warning("next API server", cluster=self.name, failed=str(failed), next=str(first))
 
     def _relay_ended(self, relay: Relay, client: Endpoint, started: float) -> None:
         self._relays.discard(relay)
@@ -259,8 +229,7 @@ class Cluster:
 
         Raises ProxyError.
         """
-        hold_until = min(deadline, asyncio.get_running_loop().time() + PROBE_HOLD_S)
-        return await relayed_socket(await self._open(_PROBE, hold_until), self._shared.budget)
+        return await self._failover.probe_socket(self.route, deadline)
 
     # ------------------------------------------------------------------------------------------- life cycle
 

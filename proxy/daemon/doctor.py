@@ -6,18 +6,17 @@ through the admin socket.
 
 from __future__ import annotations
 
-import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, replace
-from typing import Final
+from functools import partial
 
 from prometheus_client import CollectorRegistry
 
 from proxy.config.model import DIRECT, ClusterConfig, Config
 from proxy.config.typed import Mistakes, read
-from proxy.errors import ChannelError, CredentialsUnusable, ProxyError, Stage
+from proxy.errors import CredentialsUnusable, ProxyError, Stage
 from proxy.health.explain import Verdict, steps
 from proxy.health.probe import Dial, probe
 from proxy.health.result import Outcome, unreached
@@ -26,16 +25,15 @@ from proxy.metrics import Metrics
 from proxy.openssh.keywords import Use
 from proxy.relay.budget import MemoryBudget
 from proxy.relay.direct import Direct
+from proxy.relay.failover import Failover
 from proxy.relay.interfaces import Route
-from proxy.relay.probing import relayed_socket
+from proxy.relay.waiting import WaitingForMemory
 from proxy.runtime.blocking import Place
 from proxy.runtime.endpoint import Endpoint
 from proxy.ssh.handshakes import Handshakes
 from proxy.ssh.login.dial import Places
 from proxy.ssh.login.options import jumps, prepare
 from proxy.ssh.supervision.gateway import Gateway
-
-_PROBE: Final = Endpoint("127.0.0.1", 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,15 +107,19 @@ def from_document(document: object) -> Report:
 
 
 class Lent:
-    """What a daemon lends to probes of one cluster that are asked of it: its pace, and places for what may
-    hang.
+    """What a daemon lends to probes of one cluster that are asked of it: its pace, its memory, and places for
+    what may hang.
 
     The places are theirs, and the same for all of them: however often somebody asks, one thread of a kind
     hangs.
     """
 
-    def __init__(self, handshakes: Handshakes) -> None:
+    def __init__(self, handshakes: Handshakes, budget: MemoryBudget, waiting: WaitingForMemory) -> None:
         self.handshakes = handshakes
+        self.budget = budget
+        self.waiting = waiting
+        self.line: Sequence[Endpoint] = ()
+        """The daemon's order of the API servers, which those that have failed lately end."""
         self.places = Places("a probe")
         self.files = Place("files of a probe")
         self.direct = Direct()
@@ -131,7 +133,6 @@ async def probe_dial(config: Config, name: str, lent: Lent) -> AsyncIterator[Dia
     Raises LinkError, with the stage that failed, if the link does not come up.
     """
     cluster = config.clusters[name]
-    budget = MemoryBudget(config.limits.memory, connections=1)
     route: Route = lent.direct
     gateway: Gateway | None = None
     if cluster.gateway != DIRECT:
@@ -142,7 +143,7 @@ async def probe_dial(config: Config, name: str, lent: Lent) -> AsyncIterator[Dia
             f"{cluster.gateway} (probe)",
             settings,
             config.gateways,
-            budget=budget,
+            budget=lent.budget,
             metrics=metrics,
             handshakes=lent.handshakes,
             places=lent.places,
@@ -150,20 +151,9 @@ async def probe_dial(config: Config, name: str, lent: Lent) -> AsyncIterator[Dia
         await gateway.connect()
         route = gateway
 
-    async def dial(deadline: float) -> socket.socket:
-        failure: ChannelError | None = None
-        for target in cluster.api_servers:
-            try:
-                return await relayed_socket(
-                    await route.open_channel(target, origin=_PROBE, hold_until=deadline), budget
-                )
-            except ChannelError as exc:
-                failure = failure or exc
-        assert failure is not None, "the model requires one API server at least"  # noqa: S101 - for the type checker
-        raise failure
-
+    failover = Failover(cluster.api_servers, lent.budget, lent.waiting, line=lent.line)
     try:
-        yield dial
+        yield partial(failover.probe_socket, route)
     finally:
         if gateway is not None:
             await gateway.close()
@@ -173,7 +163,7 @@ async def examine(
     config: Config, name: str, *, lent: Lent | None = None, daemon: int | None = None
 ) -> Report:
     """Probe cluster `name`, with what is `lent` by the `daemon` that does it."""
-    lent = lent or Lent(Handshakes())
+    lent = lent or _alone(config)
     started = time.monotonic()
     connecting = None
     try:
@@ -186,6 +176,11 @@ async def examine(
     return replace(
         report, settings=tuple([taken async for taken in _taken(config, config.clusters[name].gateway, lent)])
     )
+
+
+def _alone(config: Config) -> Lent:
+    budget = MemoryBudget(config.limits.memory, connections=1)
+    return Lent(Handshakes(), budget, WaitingForMemory(budget))
 
 
 async def _taken(config: Config, name: str, lent: Lent) -> AsyncIterator[Taken]:

@@ -98,7 +98,7 @@ class Entry:
             message="" if is_well else message,
             hint="" if is_well else hint,
             probe_seconds=outcome.seconds if outcome else None,
-            api_server=str(cluster.api_server),
+            api_server=str(cluster.line[0]),
             connections=cluster.active,
             connections_total=cluster.connections_total,
             bytes_to_cluster=cluster.traffic.to_cluster,

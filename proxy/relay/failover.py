@@ -1,0 +1,95 @@
+"""Which of a cluster's API servers gets a connection, and what is told when none takes one.
+
+The daemon and `kubemux probe` both ask here, so that one does not call alive what the other calls down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from proxy.errors import ChannelError, MemoryExhausted
+from proxy.relay.budget import MemoryBudget
+from proxy.relay.interfaces import Channel, Route
+from proxy.relay.probing import relayed_socket
+from proxy.relay.waiting import WaitingForMemory
+from proxy.runtime.endpoint import Endpoint
+
+PROBE_HOLD_S: Final = 1.0
+"""How long a probe waits for a link: over the usual reconnect, yet not so long that a dead gateway looks
+alive.
+"""
+
+_PROBE: Final = Endpoint("127.0.0.1", 0)
+
+
+class Failover:
+    """The API servers of one cluster, in the order in which they are asked.
+
+    The first goes on to be the first as long as it takes connections. One that does not goes to the end of
+    the line, and `on_next` is told of it and of the one that is the first now.
+    """
+
+    def __init__(
+        self,
+        api_servers: Sequence[Endpoint],
+        budget: MemoryBudget,
+        waiting: WaitingForMemory,
+        *,
+        line: Sequence[Endpoint] = (),
+        on_next: Callable[[Endpoint, Endpoint], None] = lambda _failed, _first: None,
+    ) -> None:
+        """`api_servers` is as configured; `line` is another's order of them, to begin with."""
+        self._api_servers = api_servers
+        self._line = sorted(api_servers, key=lambda server: line.index(server) if server in line else -1)
+        self._budget = budget
+        self._waiting = waiting
+        self._on_next = on_next
+
+    @property
+    def line(self) -> tuple[Endpoint, ...]:
+        """The order in which the next client asks."""
+        return tuple(self._line)
+
+    async def open_channel(self, route: Route, *, origin: Endpoint, hold_until: float) -> Channel:
+        """A channel by `route`, as soon as there is a link and memory for one; see `Route.open_channel`.
+
+        Raises ProxyError. If no API server takes it, that is the failure of the one that is configured first:
+        the others stand in for it, and the order of the moment depends on who has asked before.
+        """
+        while True:
+            try:
+                return await self._ask_all(route, origin, hold_until)
+            except MemoryExhausted as exc:
+                try:
+                    await self._waiting.wait(hold_until)
+                except TimeoutError:
+                    raise exc from None
+
+    async def probe_socket(self, route: Route, deadline: float) -> socket.socket:
+        """A socket to an API server for a probe, that takes the way of a client's (loop time `deadline`).
+
+        Raises ProxyError.
+        """
+        hold_until = min(deadline, asyncio.get_running_loop().time() + PROBE_HOLD_S)
+        channel = await self.open_channel(route, origin=_PROBE, hold_until=hold_until)
+        return await relayed_socket(channel, self._budget)
+
+    async def _ask_all(self, route: Route, origin: Endpoint, hold_until: float) -> Channel:
+        failures: dict[Endpoint, ChannelError] = {}
+        for server in self.line:
+            try:
+                return await route.open_channel(server, origin=origin, hold_until=hold_until)
+            except MemoryExhausted:
+                raise
+            except ChannelError as exc:
+                failures[server] = exc
+                self._demote(server)
+        raise failures[self._api_servers[0]]
+
+    def _demote(self, server: Endpoint) -> None:
+        if len(self._line) > 1 and self._line[0] == server:
+            self._line.append(self._line.pop(0))
+            self._on_next(server, self._line[0])

@@ -1,0 +1,154 @@
+"""The daemon and `kubemux probe` decide together: what one calls down, the other does not call alive."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Sequence
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from proxy.config.model import ClusterConfig, Config, TlsConfig
+from proxy.daemon.cluster import Cluster, Shared
+from proxy.daemon.doctor import Lent, examine
+from proxy.entries.admission import Admission
+from proxy.errors import ChannelRefused, MemoryExhausted
+from proxy.health.probe import probe
+from proxy.health.tls import Contexts
+from proxy.metrics import Metrics
+from proxy.relay.budget import MemoryBudget
+from proxy.relay.direct import Direct, TcpChannel
+from proxy.relay.failover import Failover
+from proxy.relay.waiting import WaitingForMemory
+from proxy.runtime.endpoint import Endpoint
+from proxy.runtime.tasks import Tasks
+from proxy.ssh.handshakes import Handshakes
+from tests.support.https import Https
+from tests.support.ports import free_port
+from tests.support.tls import Certificates
+
+MEMORY = 16 << 20
+NAME = "one"
+
+
+class Metered(Direct):
+    """A way that needs memory, as a link does."""
+
+    def __init__(self, budget: MemoryBudget) -> None:
+        super().__init__()
+        self._budget = budget
+
+    async def open_channel(self, target: Endpoint, *, origin: Endpoint, hold_until: float) -> TcpChannel:
+        if self._budget.is_exhausted:
+            raise MemoryExhausted("limits.memory is all given out")
+        return await super().open_channel(target, origin=origin, hold_until=hold_until)
+
+
+class Both:
+    """A cluster of a daemon, and the doctor with what that daemon lends."""
+
+    def __init__(self, api_servers: Sequence[Endpoint], certificates: Certificates) -> None:
+        self.budget = MemoryBudget(MEMORY, connections=100)
+        self.registry = CollectorRegistry()
+        self.waiting = WaitingForMemory(self.budget)
+        metrics = Metrics(self.registry, version="")
+        shared = Shared(self.budget, Admission(100), metrics, 20.0, self.waiting)
+        settings = ClusterConfig(
+            gateway="direct",
+            listen=Endpoint("127.0.0.1", 1),
+            api_servers=tuple(api_servers),
+            tls=TlsConfig(server_name=certificates.server_name, ca_file=certificates.ca),
+        )
+        self.config = Config(version=1, clusters={NAME: settings})
+        self.cluster = Cluster(NAME, settings, Direct(), shared)
+        self.lent = Lent(Handshakes(), self.budget, self.waiting)
+
+    async def told(self) -> tuple[tuple[str, str, str], tuple[str, str, str]]:
+        """Result, stage and message: by the daemon's probe, and by the doctor."""
+        self.lent.line = self.cluster.line
+        daemon, doctor = await asyncio.gather(
+            probe(NAME, self.config.clusters[NAME], self.cluster.dial, Contexts()),
+            examine(self.config, NAME, lent=self.lent),
+        )
+        return (
+            (str(daemon.result), str(daemon.stage), daemon.message),
+            (str(doctor.result), str(doctor.stage), doctor.message),
+        )
+
+    async def client_result(self) -> str:
+        """Why a client's connection has ended that was not served."""
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            reader, writer = await asyncio.open_connection(*listener.getsockname())
+            sock, address = listener.accept()
+        sock.setblocking(False)
+        self.cluster.accept(sock, Endpoint(*address))
+        with pytest.raises(ConnectionResetError):
+            await reader.read()
+        writer.close()
+        [sample] = [
+            sample
+            for family in self.registry.collect()
+            for sample in family.samples
+            if sample.name == "kubemux_connections_total" and sample.value
+        ]
+        return sample.labels["result"]
+
+
+@pytest.fixture
+def nowhere() -> Endpoint:
+    return Endpoint("127.0.0.1", free_port())
+
+
+async def test_one_api_server_of_two_is_enough(nowhere: Endpoint, certificates: Certificates) -> None:
+    async with Https(certificates) as server:
+        both = Both([nowhere, server.endpoint], certificates)
+        daemon, doctor = await both.told()
+        assert daemon == doctor
+        assert daemon[0] == "ok"
+        assert both.cluster.line == (server.endpoint, nowhere)
+
+
+async def test_both_tell_of_the_same_failure(nowhere: Endpoint, certificates: Certificates) -> None:
+    """After the order has changed, too."""
+    other = Endpoint("127.0.0.2", nowhere.port)
+    async with Https(certificates) as server:
+        both = Both([nowhere, server.endpoint, other], certificates)
+        assert (await both.told())[0][0] == "ok"
+        assert both.cluster.line == (server.endpoint, other, nowhere)
+    daemon, doctor = await both.told()
+    assert daemon == doctor
+    assert daemon[1] == "channel"
+    assert str(nowhere) in daemon[2]
+
+
+async def test_both_wait_for_memory(certificates: Certificates) -> None:
+    async with Https(certificates) as server:
+        both = Both([server.endpoint], certificates)
+        both.budget.charge(MEMORY)
+        both.cluster.route = both.lent.direct = Metered(both.budget)
+        asking = Tasks("test").spawn(both.told(), name="told")
+        async with asyncio.timeout(10):
+            while len(both.waiting) < 2:
+                await asyncio.sleep(0)
+        both.budget.give_back(MEMORY)
+        both.waiting.wake()
+        daemon, doctor = await asking
+        assert daemon == doctor
+        assert daemon[0] == "ok"
+
+
+async def test_what_breaks_one_breaks_the_other(
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Https(certificates) as server:
+        both = Both([server.endpoint], certificates)
+
+        async def broken(*_: object, **__: object) -> None:
+            raise ChannelRefused("broken by a test")
+
+        monkeypatch.setattr(Failover, "open_channel", broken)
+        daemon, doctor = await both.told()
+        assert daemon == doctor
+        assert daemon[1:] == ("channel", "broken by a test")
+        assert await both.client_result() == ChannelRefused.reason

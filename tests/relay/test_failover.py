@@ -1,0 +1,128 @@
+"""Which API server gets a connection, and what is told when none takes one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import cast
+
+import pytest
+
+from proxy.errors import (
+    ChannelError,
+    ChannelProhibited,
+    ChannelRefused,
+    LinkDown,
+    MemoryExhausted,
+    ProxyError,
+)
+from proxy.relay.budget import MemoryBudget
+from proxy.relay.failover import Failover
+from proxy.relay.interfaces import Channel
+from proxy.relay.waiting import WaitingForMemory
+from proxy.runtime.endpoint import Endpoint
+from proxy.runtime.tasks import Tasks
+
+A, B, C = (Endpoint(f"10.0.0.{last}", 6443) for last in (1, 2, 3))
+ORIGIN = Endpoint("127.0.0.1", 1)
+CHANNEL = cast("Channel", object())
+
+
+class Scripted:
+    """A route whose API servers fail as they are told to."""
+
+    is_up = True
+
+    def __init__(self, failures: Mapping[Endpoint, ProxyError] | None = None) -> None:
+        self.failures = dict(failures or {})
+        self.asked: list[Endpoint] = []
+
+    async def open_channel(self, target: Endpoint, *, origin: Endpoint, hold_until: float) -> Channel:
+        assert origin == ORIGIN
+        assert hold_until > 0
+        self.asked.append(target)
+        if target in self.failures:
+            raise self.failures[target]
+        return CHANNEL
+
+    def is_given_up(self, patience: float) -> bool:
+        raise AssertionError(patience)
+
+
+def failover(*servers: Endpoint, line: tuple[Endpoint, ...] = ()) -> tuple[Failover, list[Endpoint]]:
+    budget, failed = MemoryBudget(16 << 20, 100), list[Endpoint]()
+    return Failover(
+        servers, budget, WaitingForMemory(budget), line=line, on_next=lambda one, _: failed.append(one)
+    ), failed
+
+
+async def ask(one: Failover, route: Scripted, *, patience: float = 10.0) -> Channel:
+    route.asked.clear()
+    hold_until = asyncio.get_running_loop().time() + patience
+    return await one.open_channel(route, origin=ORIGIN, hold_until=hold_until)
+
+
+async def test_one_that_fails_goes_to_the_end_of_the_line() -> None:
+    one, failed = failover(A, B, C)
+    route = Scripted({A: ChannelRefused("a")})
+    assert await ask(one, route) is CHANNEL
+    assert (route.asked, failed, one.line) == ([A, B], [A], (B, C, A))
+    assert await ask(one, route) is CHANNEL
+    assert route.asked == [B]
+
+
+async def test_what_is_told_is_the_failure_of_the_first_that_is_configured() -> None:
+    """However often and in whatever order they were asked: the next one who asks hears the same."""
+    one, _ = failover(A, B, C)
+    failures: dict[Endpoint, ChannelError] = {server: ChannelRefused(str(server)) for server in (A, B, C)}
+    await ask(one, Scripted({A: failures[A]}))
+    assert one.line == (B, C, A)
+    route = Scripted(failures)
+    for _ in range(3):
+        with pytest.raises(ChannelRefused) as told:
+            await ask(one, route)
+        assert told.value is failures[A]
+        assert sorted(route.asked) == [A, B, C]
+
+
+async def test_it_begins_with_the_order_of_another() -> None:
+    """And with what that one has not heard of."""
+    one, _ = failover(A, B, C, line=(C, A, Endpoint("10.0.0.9", 1)))
+    assert one.line == (B, C, A)
+
+
+@pytest.mark.parametrize("error", [LinkDown("no link"), ChannelProhibited("no")], ids=["link", "channel"])
+async def test_the_next_one_is_asked_only_if_the_way_there_is_open(error: ProxyError) -> None:
+    one, failed = failover(A, B)
+    route = Scripted({A: error})
+    if isinstance(error, ChannelError):
+        assert await ask(one, route) is CHANNEL
+        assert (route.asked, failed) == ([A, B], [A])
+    else:
+        with pytest.raises(LinkDown):
+            await ask(one, route)
+        assert (route.asked, failed) == ([A], [])
+
+
+async def test_memory_is_waited_for_and_nobody_is_to_blame_for_it() -> None:
+    budget = MemoryBudget(16 << 20, 100)
+    waiting = WaitingForMemory(budget)
+    one = Failover((A, B), budget, waiting)
+    budget.charge(16 << 20)
+    route = Scripted({A: MemoryExhausted("all given out")})
+    asking = Tasks("test").spawn(ask(one, route), name="ask")
+    async with asyncio.timeout(10):
+        while not waiting:
+            await asyncio.sleep(0)
+    assert (route.asked, one.line) == ([A], (A, B))
+    route.failures.clear()
+    budget.give_back(16 << 20)
+    waiting.wake()
+    assert await asking is CHANNEL
+    assert route.asked == [A, A]
+
+
+async def test_memory_that_does_not_come_is_what_is_told() -> None:
+    one, _ = failover(A, B)
+    with pytest.raises(MemoryExhausted):
+        await ask(one, Scripted({A: MemoryExhausted("all given out")}), patience=0.05)
