@@ -22,7 +22,7 @@ from tests.support.ports import claim
 from tests.support.sshd import Sshd, SshdFactory
 from tests.support.tls import Certificates
 
-pytest_plugins = ["pytester", "tests.faults.table"]
+pytest_plugins = ["pytester", "tests.faults.table", "tests.support.order"]
 
 # asyncio's writelines() never pauses the protocol there (cpython#127655): what needs that is tested on the
 # daemon's loop alone.

@@ -5,6 +5,7 @@ takes no longer.
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
 import time
@@ -114,10 +115,11 @@ async def dead_resolver(scene: Scene) -> AsyncIterator[None]:
     alone.
     """
     need("network")
+    address = f"127.53.{os.getpid() >> 8 & 255}.{os.getpid() & 255}"  # its port is the same for all workers
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
-        silent.bind(("127.0.0.53", 53))
+        silent.bind((address, 53))
         conf = scene.folder / "resolv.conf"
-        conf.write_text("nameserver 127.0.0.53\noptions timeout:30 attempts:5\n")
+        conf.write_text(f"nameserver {address}\noptions timeout:30 attempts:5\n")
         scene.wrapper = (
             "unshare",
             "-m",

@@ -1,0 +1,65 @@
+"""Which worker takes which test, and when: a plugin.
+
+Tests are given out one by one, so that no worker is left with a long file at the end; files whose tests share
+what is dear stay together. Those that start other programs go first, and short ones fill what is left. The
+order is random within each of these.
+
+(`--dist=loadgroup` would do, but pytest-xdist 3.8 cannot write a group into the node ids of pytest 9.2.)
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import pytest
+from xdist.scheduler import LoadScopeScheduling
+
+_TESTS: Final = Path(__file__).parents[1]
+
+_KUBE_APISERVER: Final = "kube-apiserver"
+_TOGETHER: Final = {
+    "tests/health/test_as_kubectl.py": "kubectl's opinions",
+    "tests/integration/test_kubectl.py": _KUBE_APISERVER,
+    "tests/integration/test_life.py": _KUBE_APISERVER,
+    "tests/integration/test_watch_through_reloads.py": _KUBE_APISERVER,
+    "tests/systemd/test_recipe.py": "wheels",
+    "tests/test_support.py": _KUBE_APISERVER,
+}
+"""File -> what its tests share; all that share it run on one worker."""
+
+_FIRST: Final = ("bench", "faults", "integration", "systemd", "test_packaging.py", "test_source.py")
+"""Files and folders whose tests take long."""
+
+
+class OneByOne(LoadScopeScheduling):  # type: ignore[misc]  # untyped
+    """Gives a test to whoever is free, and those of a group to one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return _TOGETHER.get(nodeid.partition("::")[0], nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> OneByOne:
+    return OneByOne(config, log)
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    if isinstance(item, pytest.Function) and "etcd" in item.fixturenames and _file(item) not in _TOGETHER:
+        raise pytest.UsageError(
+            f"{_file(item)} uses a {_KUBE_APISERVER}: write it into _TOGETHER of {__file__}"
+        )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """After pytest-randomly, which wraps this hook: a sort keeps its order among equals."""
+    items.sort(key=_turn)
+
+
+def _file(item: pytest.Item) -> str:
+    return item.nodeid.partition("::")[0]
+
+
+def _turn(item: pytest.Item) -> int:
+    if _file(item) in _TOGETHER:
+        return 0
+    return 1 if any(item.path.is_relative_to(_TESTS / name) for name in _FIRST) else 2
