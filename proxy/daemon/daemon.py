@@ -25,12 +25,12 @@ from proxy.admin.server import AdminServer
 from proxy.admin.status import summary
 from proxy.config.model import DIRECT, ClusterConfig, Config
 from proxy.daemon.cluster import HALF_CLOSE_S, Cluster, Shared
-from proxy.daemon.entry import Entry
 from proxy.daemon.heap import Heap
 from proxy.daemon.heartbeat import Heartbeat, Part
+from proxy.daemon.served import ServedCluster
 from proxy.entries.admission import Admission
 from proxy.entries.binding import bind
-from proxy.entries.fd_store import Sockets
+from proxy.entries.fd_store import FdStore
 from proxy.entries.listener import Listener
 from proxy.errors import ListenError
 from proxy.health.lag import watch_lag
@@ -83,11 +83,11 @@ class Daemon:
         self.shared = Shared(budget, Admission(1), self.metrics, 0.0, WaitingForMemory(budget))
         self.take_limits()
         self.gateways: dict[str, Gateway] = {}
-        self.entries: dict[str, Entry] = {}
+        self.entries: dict[str, ServedCluster] = {}
         self.tasks = Tasks("daemon")
         self.retiring = Tasks("retiring")
         """What a reload has removed or replaced, and still has connections."""
-        self.sockets = Sockets(sockets or {})
+        self.sockets = FdStore(sockets or {})
         self.handshakes = Handshakes()
         self._contexts = Contexts()
         self._admin: AdminServer | None = None
@@ -193,12 +193,12 @@ class Daemon:
         if listener is None:
             listener = Listener(config.listen, cluster.accept, inherited=self.sockets.take(config.listen))
         listener.on_client = cluster.accept
-        entry = Entry(cluster, monitor, listener, Tasks(f"cluster {name}"))
+        entry = ServedCluster(cluster, monitor, listener, Tasks(f"cluster {name}"))
         self.entries[name] = entry
         entry.tasks.keep(monitor.run, name="probe")
         await self._listen(name, entry)
 
-    async def _listen(self, name: str, entry: Entry) -> None:
+    async def _listen(self, name: str, entry: ServedCluster) -> None:
         try:
             await entry.listener.start()
         except ListenError as exc:
@@ -210,7 +210,7 @@ class Daemon:
         self._keep(entry.listener)
         self.metrics.cluster(name).listening = entry.listener.is_bound
 
-    async def _keep_binding(self, name: str, entry: Entry) -> None:
+    async def _keep_binding(self, name: str, entry: ServedCluster) -> None:
         while not entry.listener.is_bound:
             await asyncio.sleep(REBIND_S)
             if entry.is_drained:
@@ -227,7 +227,7 @@ class Daemon:
         if listener.sock is not None and not listener.is_refusing:
             self.sockets.keep(listener.address, listener.sock)
 
-    def unlisten(self, entry: Entry) -> None:
+    def unlisten(self, entry: ServedCluster) -> None:
         """Give the address of a cluster up: clients that come now are refused, also while kubemux
         restarts.
         """
@@ -340,7 +340,7 @@ class Daemon:
         self.state_changed()
         return cut
 
-    async def retire(self, name: str, entry: Entry, *, timeout: float) -> None:  # noqa: ASYNC109 - a budget, not a failure
+    async def retire(self, name: str, entry: ServedCluster, *, timeout: float) -> None:  # noqa: ASYNC109 - a budget, not a failure
         """Stop probing, and drain what is left of a cluster whose listener is closed or handed on; cancelled,
         at once.
         """

@@ -4,7 +4,7 @@ it was told to use.
 Their stamps are read every few seconds, in a thread. What has changed and then stayed as it is from one look
 to the next (a file that is being written has not) renews what is made with it: gateways replace their links,
 make before break, clusters are probed. What hangs counts as unchanged, and keeps no other file from being
-looked at (`proxy/daemon/looks.py`). No look at the configuration itself: that is taken when somebody says so.
+looked at (`proxy/daemon/file_scan.py`). No look at the configuration itself: that is taken when somebody says so.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from proxy.config.model import Config
 from proxy.config.rules import Finding
 from proxy.config.typed import Loc
 from proxy.daemon.daemon import Daemon
-from proxy.daemon.looks import Looks
+from proxy.daemon.file_scan import FileScan
 
 log = structlog.get_logger("kubemux.renewal")
 
@@ -35,7 +35,7 @@ class Renewal:
     def __init__(self, daemon: Daemon, reloading: asyncio.Lock) -> None:
         self._daemon = daemon
         self._reloading = reloading
-        self._looks = Looks()
+        self._scan = FileScan()
         self._settled: dict[Loc, dict[Path, Stamp | None]] = {}
         self._seen: dict[Loc, dict[Path, Stamp | None]] | None = None
 
@@ -43,11 +43,11 @@ class Renewal:
         """Take what has changed and settled since the last call; whether there was something."""
         daemon, config = self._daemon, self._daemon.config
         sections = credentials.sections(config)
-        stamps = await self._looks.at(sections, lambda _, section: credentials.stamps(section))
+        stamps = await self._scan.run(sections, lambda _, section: credentials.stamps(section))
         settled, self._seen = stamps == self._seen, stamps
         if not settled or stamps == self._settled:
             return False
-        found = await self._looks.at(sections, credentials.look_at)
+        found = await self._scan.run(sections, credentials.look_at)
         async with self._reloading:
             if daemon.is_draining or daemon.config is not config:
                 return False

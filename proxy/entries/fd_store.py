@@ -34,7 +34,7 @@ It is busy then, or no systemd: binding shows.
 """
 
 
-class Sockets:
+class FdStore:
     """What is inherited and not taken yet, and what is kept.
 
     Does nothing where nobody listens on $NOTIFY_SOCKET.
@@ -48,7 +48,7 @@ class Sockets:
         """Ports of what was given up and may not be closed over there yet."""
 
     def __repr__(self) -> str:
-        return f"<Sockets inherited={len(self._inherited)} kept={len(self._kept)}>"
+        return f"<FdStore inherited={len(self._inherited)} kept={len(self._kept)}>"
 
     def take(self, address: Endpoint) -> socket.socket | None:
         """The inherited socket that is bound to `address`, once."""

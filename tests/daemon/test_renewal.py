@@ -13,7 +13,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from proxy.config.loader import load
-from proxy.daemon import looks
+from proxy.daemon import file_scan
 from proxy.daemon.daemon import Daemon
 from proxy.daemon.orders import Controller
 from proxy.daemon.reload import reload
@@ -126,7 +126,7 @@ def passed_over(logs: Sequence[Mapping[str, object]]) -> list[str]:
 async def test_a_file_that_hangs_is_named_once_and_the_others_are_looked_at(
     sshd: Sshd, tmp_path: Path, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(looks, "FILES_S", 1.0)
+    monkeypatch.setattr(file_scan, "FILES_S", 1.0)
     async with running(sshd, tmp_path, certificates) as (daemon, renewal, key, ca):
         [await renewal.look() for _ in range(2)]
         disk = DeadDisk(ca, monkeypatch)

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from proxy.entries import fd_store
 from proxy.entries.binding import bind, canonical
-from proxy.entries.fd_store import Sockets
+from proxy.entries.fd_store import FdStore
 from proxy.runtime.blocking import Place
 from proxy.runtime.endpoint import Endpoint
 from tests.support.ports import free_port
@@ -60,7 +60,7 @@ async def test_a_manager_that_does_not_answer_is_not_waited_for_long(
 ) -> None:
     monkeypatch.setattr(fd_store, "SETTLE_TIMEOUT_S", 0.01)
     address = Endpoint("127.0.0.1", free_port())
-    kept = Sockets({})
+    kept = FdStore({})
     with await bind(address, Place("names")) as sock:
         kept.keep(address, sock)
         kept.keep(address, sock)
@@ -87,7 +87,7 @@ async def test_a_manager_that_does_not_answer_is_not_waited_for_long(
 async def test_what_nobody_wants_is_closed_and_said(manager: socket.socket) -> None:
     with socket.create_server(("127.0.0.1", 0)) as wanted, socket.create_server(("127.0.0.1", 0)) as stale:
         addresses = [Endpoint(*sock.getsockname()) for sock in (wanted, stale)]
-        inherited = Sockets(dict(zip(addresses, (wanted, stale), strict=True)))
+        inherited = FdStore(dict(zip(addresses, (wanted, stale), strict=True)))
         with capture_logs() as logs:
             await inherited.close_unwanted([Endpoint("localhost", addresses[0].port)])
         assert [entry["listen"] for entry in logs] == [str(addresses[1])]
@@ -101,7 +101,7 @@ async def test_what_nobody_wants_is_closed_and_said(manager: socket.socket) -> N
 async def test_without_a_manager_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     address = Endpoint("127.0.0.1", free_port())
-    kept = Sockets({})
+    kept = FdStore({})
     with await bind(address, Place("names")) as sock, capture_logs() as logs:
         kept.keep(address, sock)
         kept.forget(address)

@@ -10,7 +10,7 @@ import structlog
 
 from proxy.config.model import DIRECT
 from proxy.daemon.cluster import Cluster
-from proxy.entries.fd_store import Sockets
+from proxy.entries.fd_store import FdStore
 from proxy.entries.listener import Listener
 from proxy.errors import LinkDown, ListenError
 from proxy.health.monitor import Monitor
@@ -22,7 +22,7 @@ log = structlog.get_logger("kubemux.daemon")
 
 
 @dataclass(slots=True)
-class Entry:
+class ServedCluster:
     """One of the daemon's clusters."""
 
     cluster: Cluster
@@ -32,13 +32,13 @@ class Entry:
     listen_error: ListenError | None = None
     is_drained: bool = False
 
-    def look(self, sockets: Sockets) -> None:
+    def look(self, store: FdStore) -> None:
         """Call it about twice a second, and when the gateway's links have changed."""
         self.cluster.drop_ghosts()
         self.cluster.end_idle()
-        self.admit_or_refuse(sockets)
+        self.admit_or_refuse(store)
 
-    def admit_or_refuse(self, sockets: Sockets) -> None:
+    def admit_or_refuse(self, store: FdStore) -> None:
         """Have clients refused while the gateway has been down for longer than they would be held."""
         listener, is_hopeless = self.listener, self.cluster.is_hopeless
         if is_hopeless == listener.is_refusing or listener.sock is None:
@@ -46,7 +46,7 @@ class Entry:
         if isinstance(listener.sock, Activated):  # such a client is reset when it is accepted
             return
         if is_hopeless:
-            sockets.forget(listener.address)  # systemd drops from its store what is shut down
+            store.forget(listener.address)  # systemd drops from its store what is shut down
             listener.refuse()
             event = "clients are refused"
         else:
@@ -57,7 +57,7 @@ class Entry:
                     "clients cannot be served again yet", listen=str(listener.address), message=exc.strerror
                 )
                 return
-            sockets.keep(listener.address, listener.sock)
+            store.keep(listener.address, listener.sock)
             event = "clients are served again"
         log.info(
             event,

@@ -26,14 +26,14 @@ APART: Final = 8
 """Sections that are looked at at a time when one has hung."""
 
 
-class Looks:
+class FileScan:
     """Which sections hang."""
 
     def __init__(self) -> None:
         self._together = Place("files")
         self._apart: dict[Loc, tuple[Section, Place]] = {}
 
-    async def at(self, sections: Sections, look: LookAt[T]) -> dict[Loc, T]:
+    async def run(self, sections: Sections, look: LookAt[T]) -> dict[Loc, T]:
         """What `look` returns for each of `sections` but those that hang."""
         self._apart = {
             loc: (section, place)
