@@ -13,9 +13,9 @@ import uvloop
 from proxy.cli.options import config_option, file_argument
 from proxy.config.apart import load
 from proxy.daemon.daemon import Daemon
-from proxy.daemon.heap import share_one_arena
 from proxy.daemon.signals import run_until_stopped
 from proxy.runtime import logging, systemd
+from proxy.runtime.malloc import share_one_arena
 from proxy.ssh.link import DATA_PLANE
 from proxy.ssh.login import nobody
 

@@ -25,7 +25,6 @@ from proxy.admin.server import AdminServer
 from proxy.admin.status import summary
 from proxy.config.model import DIRECT, ClusterConfig, Config
 from proxy.daemon.cluster import HALF_CLOSE_S, Cluster, Shared
-from proxy.daemon.heap import Heap
 from proxy.daemon.heartbeat import Heartbeat, Part
 from proxy.daemon.served import ServedCluster
 from proxy.entries.admission import Admission
@@ -45,6 +44,7 @@ from proxy.runtime import descriptors, systemd
 from proxy.runtime.blocking import Place
 from proxy.runtime.endpoint import Endpoint
 from proxy.runtime.logging import dropped_entries
+from proxy.runtime.malloc import Trim
 from proxy.runtime.tasks import Tasks
 from proxy.snapshots import DaemonSnapshot
 from proxy.ssh.handshakes import Handshakes
@@ -261,13 +261,13 @@ class Daemon:
 
     def _start_heartbeat(self) -> None:
         interval = systemd.watchdog_interval()
-        heap = Heap(self.shared.budget)
+        trim = Trim(lambda: self.shared.budget.used)
 
         def parts() -> Iterator[Part]:
             if interval is not None:
                 yield "watchdog", partial(systemd.notify, systemd.WATCHDOG)
             yield "memory", self.shared.waiting.wake
-            yield "heap", heap.look
+            yield "heap", trim.check
             for name, gateway in self.gateways.items():
                 yield f"gateway {name}", gateway.look
             for name, entry in self.entries.items():

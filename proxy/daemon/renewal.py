@@ -4,7 +4,7 @@ it was told to use.
 Their stamps are read every few seconds, in a thread. What has changed and then stayed as it is from one look
 to the next (a file that is being written has not) renews what is made with it: gateways replace their links,
 make before break, clusters are probed. What hangs counts as unchanged, and keeps no other file from being
-looked at (`proxy/daemon/file_scan.py`). No look at the configuration itself: that is taken when somebody says so.
+read (`proxy/daemon/file_scan.py`). The configuration itself is not watched; it is read when somebody says so.
 """
 
 from __future__ import annotations

@@ -1,18 +1,17 @@
-"""The C library's heap: one for all threads, and smaller again after a storm.
+"""glibc's malloc: one heap for all threads, and memory that is free goes back to the system.
 
-Does nothing where it is not glibc's.
+Does nothing where the C library is another one.
 """
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-from proxy.relay.budget import MemoryBudget
-
 WORTH_IT: Final = 16 << 20
-"""Bytes that have to be free again before the system gets them back: that looks at every page of the heap."""
+"""Bytes that have to be free before the system gets them back: malloc_trim(3) walks over the whole heap."""
 
 _M_ARENA_MAX: Final = -8
 
@@ -27,21 +26,23 @@ def share_one_arena() -> None:
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
-class Heap:
-    """Gives memory back to the system when much of what was in flight has gone.
+class Trim:
+    """Gives memory back to the system when much of what was in use has been released.
 
     glibc does so only at the heap's end, and something small always stays there: fifty stalled downloads on
     asyncssh's channels left a daemon of 70 MB at 150 for good.
     """
 
-    def __init__(self, budget: MemoryBudget) -> None:
-        self._budget = budget
+    def __init__(self, used: Callable[[], int]) -> None:
+        """`used` is asked for the bytes in use."""
+        self._used = used
         self._peak = 0
 
-    def look(self) -> None:
-        """Call it now and then. A few milliseconds when there is something to give back."""
-        self._peak = max(self._peak, self._budget.used)
-        if self._peak - self._budget.used >= WORTH_IT:
-            self._peak = self._budget.used
+    def check(self) -> None:
+        """Call it now and then. It takes a few milliseconds when there is something to give back."""
+        used = self._used()
+        self._peak = max(self._peak, used)
+        if self._peak - used >= WORTH_IT:
+            self._peak = used
             with suppress(AttributeError):
                 ctypes.CDLL(None).malloc_trim(0)
