@@ -1,0 +1,203 @@
+"""A jump host that lets us through, and takes nothing any more: what is kept for it has a bound, its clients
+wait, and nobody else notices. On both planes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import asyncssh
+import pytest
+
+from proxy.ssh import metered
+from proxy.ssh.native.sending import BITE
+from proxy.ssh.native.wire.messages import BIGGEST_WINDOW
+from tests.ssh.carried import SECONDS, Tunnel, until
+from tests.ssh.conftest import Watched, config_for, started
+from tests.support.echo import Echo, Sink, exchange, pattern
+from tests.support.other_servers import Connections, asyncssh_server
+from tests.support.sshd import Sshd
+
+pytestmark = pytest.mark.sshd
+
+CLIENTS = 6
+"""sshd behind the jump host gives each a window of 2 MiB: more than the bound, together."""
+UPLOAD = 4 << 20
+NARROW, WIDE = 64 << 10, 4 << 20
+"""Bytes of the kernels' buffers between us and the jump host, while it stalls and afterwards."""
+STEADY = 20
+"""Looks at what waits that must not show more."""
+
+
+class Jump(asyncssh.SSHServer):
+    """Forwards what it is asked to, with `window` for each; `stall` and `go_on` act on all of it."""
+
+    def __init__(self, conns: Connections, window: int) -> None:
+        self._conns = conns
+        self._window = window
+        self.conn: Any = None
+        self.forwards: list[Forward] = []
+
+    def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
+        self._conns.append(conn)
+        self.conn = conn
+
+    def connection_requested(self, dest_host: str, dest_port: int, *_: object) -> Any:
+        forward = Forward(dest_host, dest_port)
+        self.forwards.append(forward)
+        return self.conn.create_tcp_channel(window=self._window), forward
+
+    def stop_reading(self) -> None:
+        self._buffers(NARROW)
+        self.conn._transport.pause_reading()
+
+    def read_again(self) -> None:
+        self._buffers(WIDE)
+        self.conn._transport.resume_reading()
+
+    def _buffers(self, size: int) -> None:
+        self.conn.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+
+    def keep_credit(self) -> None:
+        for forward in self.forwards:
+            forward.chan.pause_reading()
+
+    def give_credit(self) -> None:
+        for forward in self.forwards:
+            forward.chan.resume_reading()
+
+
+class Forward(asyncssh.SSHTCPSession[bytes]):
+    """One forwarded connection: all that comes is passed on."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._target = host, port
+        self.chan: Any = None
+        self._upstream: asyncio.Transport | None = None
+        self._early: list[bytes] = []
+
+    def connection_made(self, chan: asyncssh.SSHTCPChannel[bytes]) -> None:
+        self.chan = chan
+
+    def session_started(self) -> None:
+        self.chan.get_connection().create_task(self._connect())
+
+    async def _connect(self) -> None:
+        transport, _ = await asyncio.get_running_loop().create_connection(
+            lambda: _Back(self.chan), *self._target
+        )
+        self._upstream = transport
+        transport.writelines(self._early)
+
+    def data_received(self, data: bytes, datatype: int | None = None) -> None:
+        del datatype
+        if self._upstream is None:
+            self._early.append(data)
+        else:
+            self._upstream.write(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        del exc
+        if self._upstream is not None:
+            self._upstream.abort()
+
+
+class _Back(asyncio.Protocol):
+    def __init__(self, chan: Any) -> None:
+        self._chan = chan
+
+    def data_received(self, data: bytes) -> None:
+        self._chan.write(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        del exc
+        self._chan.close()
+
+
+@asynccontextmanager
+async def behind_jump(folder: Path, sshd: Sshd, *, window: int) -> AsyncIterator[tuple[Watched, Jump]]:
+    """A gateway that is `sshd`, by way of a jump host."""
+    jumps: list[Jump] = []
+
+    def session(conns: Connections) -> Jump:
+        jumps.append(Jump(conns, window))
+        return jumps[-1]
+
+    async with (
+        asyncssh_server(folder, session, encoding=None) as jump,
+        started(config_for(sshd, jump=["jump"]), {"jump": jump}) as gateway,
+    ):
+        await gateway.until(lambda: gateway.links == 1)
+        yield gateway, jumps[-1]
+
+
+def kept(gateway: Watched) -> int:
+    """Bytes that wait in the daemon for the jump host: in its connection, and in the one that it carries."""
+    conn: Any = gateway._links[0]._conn
+    below = metered.carrier(conn)
+    assert below, "a jump host carries it"
+    waiting: int = conn._transport.get_write_buffer_size()
+    return below.unsent + waiting
+
+
+async def steady(gateway: Watched) -> int:
+    """What waits when it has stopped to grow."""
+    most, looks = kept(gateway), 0
+    async with asyncio.timeout(SECONDS):
+        while looks < STEADY:
+            await asyncio.sleep(0.01)
+            looks = looks + 1 if kept(gateway) <= most else 0
+            most = max(most, kept(gateway))
+    return most
+
+
+STALLS = {
+    # Of a window of 4 GiB nothing is ever used up: only what the kernel does not take shows it.
+    "does not read": (BIGGEST_WINDOW, Jump.stop_reading, Jump.read_again, metered.MOST_BELOW),
+    "gives no credit": (1 << 20, Jump.keep_credit, Jump.give_credit, 0),
+}
+"""The window that it gives, how it stalls and goes on, and how many bytes it is owed at least by then."""
+
+
+@pytest.mark.parametrize("stall", STALLS)
+async def test_clients_of_a_jump_host_that_takes_nothing_wait(
+    tmp_path: Path, sshd: Sshd, data_plane: str, stall: str
+) -> None:
+    window, stalls, goes_on, least = STALLS[stall]
+    data = pattern(UPLOAD)
+    async with (
+        Sink() as sink,
+        Echo() as echo,
+        behind_jump(tmp_path, sshd, window=window) as (gateway, jump),
+        Tunnel(gateway, sink.endpoint, gateway) as port,
+        started(config_for(sshd)) as other,
+        Tunnel(other, echo.endpoint, other) as beside,
+    ):
+        await other.until(lambda: other.links == 1)
+        assert {link.data_plane for link in gateway.snapshot().links} == {data_plane}
+        ours = gateway._links[0]._conn.get_extra_info("socket")
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, NARROW)
+        async with asyncio.TaskGroup() as group:
+            uploads = [
+                group.create_task(exchange(port.endpoint, data, seconds=100), name=f"upload {n}")
+                for n in range(CLIENTS)
+            ]
+            await sink.wait_accepted(CLIENTS)  # the answers to the opens are let through
+            stalls(jump)
+            await until(lambda: kept(gateway) > least)
+            # The bound, and what each reads in the turn that goes past it.
+            most = metered.MOST_BELOW + CLIENTS * BITE
+            assert await steady(gateway) <= most
+            assert not any(upload.done() for upload in uploads)
+            assert await exchange(beside.endpoint, b"alive") == b"alive"
+            assert await steady(gateway) <= most
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, WIDE)
+            goes_on(jump)
+        assert {upload.result() for upload in uploads} == {hashlib.sha256(data).hexdigest().encode()}
+        assert gateway.metric("gateway_connects_total", result="ok") == 1
