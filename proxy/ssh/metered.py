@@ -40,6 +40,11 @@ ANSWERS: Final = frozenset({81, 82, messages.OPEN_FAILURE, messages.WINDOW_ADJUS
 MOST_ANSWERS: Final = 10_000
 """While keys are exchanged. OpenSSH asks once per ClientAliveInterval."""
 
+SMALLEST_PACKET: Final = 512
+"""Bytes of data that a peer takes in a packet, at least: asyncssh cuts what it is given into as many packets
+as it takes, at once. 64 KiB in packets of a byte hold the loop for two seconds. Servers take 16 KiB and more.
+"""
+
 MOST_UNREAD: Final = 2 << 20
 """Bytes that wait in the transport before the peer is no longer heard.
 
@@ -63,6 +68,9 @@ of an honest one.
 """
 
 POLL_S: Final = 0.02
+
+_LARGEST: Final = slice(13, 17)
+"""Of an OPEN_CONFIRMATION (RFC 4254 5.1): the largest packet, after the type, two numbers and the window."""
 
 RESTING: Final = 1024
 """So many of the channels that were closed last are remembered."""
@@ -107,6 +115,10 @@ class Metered:
         """A packet for the connection itself. Raises asyncssh.ProtocolError."""
         if kind in LISTS and (size := len(packet.get_full_payload())) > LONGEST_LIST:
             raise asyncssh.ProtocolError(f"a message of type {kind} has {size} bytes")
+        if kind == messages.OPEN_CONFIRMATION:
+            largest = int.from_bytes(packet.get_full_payload()[_LARGEST])
+            if largest < SMALLEST_PACKET:
+                raise asyncssh.ProtocolError(f"it opens a channel for packets of {largest} bytes")
         return self._process(kind, sequence, packet)
 
     def _finished(self, kind: int, sequence: int, _task: object = None, *, is_async: bool = False) -> None:

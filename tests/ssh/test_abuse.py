@@ -1,0 +1,143 @@
+"""A peer that abuses numbers, windows and packet sizes harms its own link at most. On both planes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from asyncssh.packet import String
+
+from proxy.runtime.endpoint import Endpoint
+from proxy.ssh import metered
+from proxy.ssh.native import plane as plane_module
+from proxy.ssh.native.wire import messages
+from tests.ssh.carried import SECONDS, closed
+from tests.ssh.conftest import ORIGIN, Watched, config_for, started
+from tests.ssh.scripted_peer import Script, asyncssh_server
+from tests.ssh.test_late import opened
+from tests.ssh.test_native_transfer import Collector
+from tests.support.sshd import Sshd
+
+TARGET = Endpoint("10.0.0.1", 6443)
+REMEMBERED = 4
+CHANNELS = 60
+
+
+@pytest.fixture
+async def script() -> Script:
+    return Script()
+
+
+@pytest.fixture
+async def gateway(
+    tmp_path: Path, script: Script, data_plane: str, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Watched]:
+    del data_plane
+    for module in (metered, plane_module):
+        monkeypatch.setattr(module, "RESTING", REMEMBERED)
+    async with asyncssh_server(tmp_path, script) as config, started(config) as gateway:
+        await gateway.until(lambda: gateway.links == 1)
+        yield gateway
+
+
+async def lost(gateway: Watched) -> str:
+    """Why its link has ended."""
+    async with asyncio.timeout(SECONDS):
+        return str(await asyncio.shield(gateway._links[0].closed))
+
+
+@pytest.mark.parametrize("who", ["we close first", "the peer closes first"])
+async def test_numbers_are_used_again_and_late_words_reach_nobody(
+    gateway: Watched, script: Script, data_plane: str, who: str
+) -> None:
+    """More closes than are remembered, and after each of them credit and data for the channel that was."""
+    numbers = []
+    for count in range(CHANNELS):
+        channel, number = await opened(gateway, script)
+        numbers.append(number)
+        user = Collector()
+        channel.attach(user)
+        mine = b"for channel %d" % count
+        script.say(messages.DATA, number, then=String(mine))
+        script.say(messages.EOF, number)
+        async with asyncio.timeout(SECONDS):
+            await user.eof.wait()
+        assert user.data == mine
+        if who == "we close first":
+            channel.close()
+            await script.hear(messages.CLOSE)
+        script.say(messages.CLOSE, number)
+        script.say(messages.WINDOW_ADJUST, number, 1 << 20)
+        script.say(messages.DATA, number, then=String(b"late"))
+        async with asyncio.timeout(SECONDS):
+            await user.lost.wait()
+        assert user.data == mine
+        assert user.error is None
+        channel.close()
+    await closed(gateway)
+    assert (len(set(numbers)) < CHANNELS) == (data_plane == "native"), "asyncssh counts up to 2^32"
+    assert gateway.metric("gateway_connects_total", result="ok") == 1
+
+
+async def test_credit_without_end(gateway: Watched, script: Script, data_plane: str) -> None:
+    """Past 2^32 - 1 bytes, which a window may not have (RFC 4254 5.2); asyncssh has bigger numbers."""
+    channel, number = await opened(gateway, script)
+    channel.attach(Collector())
+    for _ in range(3):
+        script.say(messages.WINDOW_ADJUST, number, 0xFFFFFFFF)
+    if data_plane == "native":
+        assert "a window of more than" in await lost(gateway)
+        return
+    script.say(messages.CLOSE, number)
+    await script.hear(messages.CLOSE)
+    await closed(gateway)
+    assert gateway.links == 1
+
+
+async def test_data_past_the_window(gateway: Watched, script: Script, data_plane: str) -> None:
+    channel, number = await opened(gateway, script)
+    user = Collector()
+    channel.attach(user)
+    channel.pause_reading()
+    for _ in range(10):
+        script.say(messages.DATA, number, then=String(bytes(32_000)))
+    assert ("whose window has" if data_plane == "native" else "Window exceeded") in await lost(gateway)
+
+
+@pytest.mark.parametrize("largest", [0, 1, metered.SMALLEST_PACKET - 1])
+async def test_packets_too_small(gateway: Watched, script: Script, data_plane: str, largest: int) -> None:
+    """asyncssh made 65,536 packets of a client's 64 KiB at once; ours reads what eight of them carry."""
+    loop = asyncio.get_running_loop()
+    opening = loop.create_task(gateway.open_channel(TARGET, origin=ORIGIN, hold_until=loop.time() + SECONDS))
+    link = gateway._links[0]
+    number = await script.asked()
+    script.say(messages.OPEN_CONFIRMATION, number, 7, 1 << 20, largest)
+    if data_plane == "native" and largest:
+        channel = await opening
+        assert len(channel.get_buffer(-1)) == 8 * largest
+        channel.abort()
+        script.say(messages.CLOSE, number)
+        return
+    async with asyncio.timeout(SECONDS):
+        error = await asyncio.shield(link.closed)
+    assert f"packets of {largest} bytes" in str(error)
+    opening.cancel()
+    await asyncio.wait([opening])
+
+
+@pytest.mark.sshd
+async def test_a_jump_host_with_packets_too_small(
+    tmp_path: Path, sshd: Sshd, script: Script, data_plane: str
+) -> None:
+    """What it carries is asyncssh's on either plane."""
+    del data_plane
+    async with (
+        asyncssh_server(tmp_path, script) as jump,
+        started(config_for(sshd, jump=["jump"]), {"jump": jump}) as gateway,
+    ):
+        number = await script.asked()
+        script.say(messages.OPEN_CONFIRMATION, number, 7, 1 << 20, 1)
+        await gateway.until(lambda: bool(gateway.snapshot().reason))
+        assert "from the jump host before it: SSH connection closed" in gateway.snapshot().message
