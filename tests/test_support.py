@@ -366,8 +366,7 @@ async def test_https_answers_as_scripted(certificates: Certificates) -> None:
             await asyncio.open_connection(*https.endpoint, ssl=context)
 
 
-# ----------------------------------------------------------------------------------------------------
-# kube-apiserver
+# --------------------------------------------------------------------------------------------- kube-apiserver
 
 
 def test_apiserver_answers_kubectl(apiserver: ApiServer, tmp_path: Path) -> None:
@@ -385,8 +384,7 @@ def test_its_certificate_does_not_name_the_address(apiserver: ApiServer) -> None
         context.wrap_socket(plain, server_hostname="127.0.0.1")
 
 
-# ---------------------------------------------------------------------------------------------------- the
-# daemon
+# ------------------------------------------------------------------------------------------------- the daemon
 
 
 def test_a_daemon_is_ready_answers_and_stops_clean(tmp_path: Path) -> None:

@@ -205,8 +205,7 @@ def test_waiting_for_a_port_says_who_ended_first(tmp_path: Path) -> None:
         wait_listening([port], [process])
 
 
-# ------------------------------------------------------------------------------------------ targets and
-# charts
+# ----------------------------------------------------------------------------------------- targets and charts
 
 
 @given(ours=positive, theirs=positive, ratio=st.floats(min_value=0.01, max_value=100))

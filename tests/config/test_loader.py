@@ -149,8 +149,7 @@ def test_without_gateways_no_reference_is_called_dangling() -> None:
     assert [problem.key for problem in error.problems] == ["gateways"]
 
 
-# ------------------------------------------------------------------------------------------------------
-# properties
+# ------------------------------------------------------------------------------------------------- properties
 
 names = st.text(st.characters(categories=("L", "N", "P", "S")), min_size=1, max_size=20).filter(
     lambda name: name != "direct"

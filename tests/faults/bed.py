@@ -200,8 +200,7 @@ class Bed:
                 await load.wait_served()
             yield loads
 
-    # ------------------------------------------------------------------------------------------ questions and
-    # orders
+    # ----------------------------------------------------------------------------------- questions and orders
 
     async def wait_for(self, what: str, condition: object, *, seconds: float = 20.0) -> None:
         """`Daemon.wait_for`, while the loads go on."""

@@ -73,8 +73,7 @@ class Gateway:
         """The next one; empty if there is nothing to say."""
         return self._broken() if self.deviates() else self._honest()
 
-    # ------------------------------------------------------------------------------------------- within the
-    # rules
+    # --------------------------------------------------------------------------------------- within the rules
 
     def _honest(self) -> bytes:
         choices, what = self._choices, self._choices.below(32)
@@ -146,8 +145,7 @@ class Gateway:
             return bytes((kind,)) + to
         return bytes((messages.REQUEST,)) + to + bytes(4) + bytes((choices.below(2),))
 
-    # ------------------------------------------------------------------------------------------ against the
-    # rules
+    # -------------------------------------------------------------------------------------- against the rules
 
     def _broken(self) -> bytes:
         """Type, numbers and lengths are right, or not."""

@@ -77,8 +77,7 @@ async def flooded(folder: Path, flood: str) -> AsyncIterator[tuple[Watched, list
         yield gateway, servers
 
 
-# -----------------------------------------------------------------------------------------------------------
-# turns
+# ------------------------------------------------------------------------------------------------------ turns
 
 
 @pytest.mark.parametrize("flood", FLOODS)
@@ -124,8 +123,7 @@ async def test_a_list_of_algorithms_has_an_end(tmp_path: Path, data_plane: str) 
         assert "a message of type 20 has" in str(error), data_plane
 
 
-# ----------------------------------------------------------------------------------------------------------
-# memory
+# ----------------------------------------------------------------------------------------------------- memory
 
 
 async def test_a_peer_that_does_not_read_the_answers_is_not_heard(

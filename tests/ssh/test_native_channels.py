@@ -164,8 +164,7 @@ async def test_an_api_server_that_resets_ends_its_own_channel_alone(sshd: Sshd) 
         assert gateway.links == 1
 
 
-# ------------------------------------------------------------------------------------------------- early, and
-# ends
+# -------------------------------------------------------------------------------------------- early, and ends
 
 
 async def test_all_that_can_be_said_comes_with_the_confirmation(tmp_path: Path) -> None:
@@ -233,8 +232,7 @@ async def test_sshd_gives_no_credit_while_its_api_server_does_not_read(sshd: Ssh
         await closed(gateway)
 
 
-# ---------------------------------------------------------------------------------------------------------
-# too big
+# ---------------------------------------------------------------------------------------------------- too big
 
 
 async def test_a_packet_bigger_than_we_take_ends_the_link_before_it_has_arrived(tmp_path: Path) -> None:

@@ -56,8 +56,7 @@ async def opened(gateway: Watched, script: Script, **more: int) -> tuple[Any, in
     return await opening, number
 
 
-# ----------------------------------------------------------------------------------------------- broken
-# protocol
+# -------------------------------------------------------------------------------------------- broken protocol
 
 
 def data(number: int, content: bytes) -> tuple[int, bytes]:
@@ -148,8 +147,7 @@ async def test_a_broken_link_leaves_the_others_alone(tmp_path: Path, sshd: Sshd,
         assert await exchange(port.endpoint, b"alive") == b"alive"
 
 
-# ------------------------------------------------------------------------------------------------ opening,
-# ending
+# -------------------------------------------------------------------------------------------- opening, ending
 
 
 async def test_a_refusal_is_told_in_the_peers_words(gateway: Watched, script: Script) -> None:
@@ -306,8 +304,7 @@ async def test_what_a_slow_user_has_not_taken_when_the_channel_closes_still_arri
     assert user.lost.is_set()
 
 
-# ---------------------------------------------------------------------------------------------------- flow
-# control
+# ----------------------------------------------------------------------------------------------- flow control
 
 
 def send(channel: Any, data: bytes) -> int:
@@ -409,8 +406,7 @@ async def test_a_request_on_a_channel_is_answered_with_no(gateway: Watched, scri
     assert await script.hear(messages.FAILURE) == messages.failure(7)
 
 
-# --------------------------------------------------------------------------------------- through others, and
-# not at all
+# ----------------------------------------------------------------------------- through others, and not at all
 
 
 async def transfers(gateway: Watched) -> None:

@@ -95,8 +95,7 @@ class Flooding(asyncssh.SSHServer):
         if self._flood in FLOODS:
             self.flood(FLOODS[self._flood])
 
-    # ------------------------------------------------------------------------------------------------ what it
-    # says
+    # ------------------------------------------------------------------------------------------- what it says
 
     def _take_over(self) -> None:
         """From here on everything is sealed by us: asyncssh takes 50 us for a packet."""
@@ -141,8 +140,7 @@ class Flooding(asyncssh.SSHServer):
             self._left = self._count if self._forever else 0
         loop.call_soon(self._go_on)
 
-    # ----------------------------------------------------------------------------------------------- what it
-    # hears
+    # ------------------------------------------------------------------------------------------ what it hears
 
     def _process(self, kind: int, _sequence: int, packet: SSHPacket) -> bool:
         message = packet.get_full_payload()

@@ -145,8 +145,7 @@ class ProxyCommand:
             f"the ProxyCommand for {self._server} ended with {_status(self._exited.result())} {when}{said}"
         )
 
-    # ------------------------------------------------------------------------------------------------- its
-    # end
+    # ------------------------------------------------------------------------------------------------ its end
 
     async def close(self) -> None:
         """End the process and what it has started; returns when it is reaped.

@@ -51,8 +51,7 @@ def passphrase(config: GatewayConfig) -> str | None:
         ) from exc
 
 
-# ------------------------------------------------------------------------------------------------ the
-# gateway's own
+# ------------------------------------------------------------------------------------------ the gateway's own
 
 
 def named(config: GatewayConfig) -> UserKeys:
@@ -132,8 +131,7 @@ def _said(exc: Exception) -> str:
     return (exc.strerror if isinstance(exc, OSError) else None) or str(exc)
 
 
-# --------------------------------------------------------------------------------------------------
-# ssh_config's
+# ----------------------------------------------------------------------------------------------- ssh_config's
 
 
 def of_ssh_config(config: GatewayConfig, found: SshConfig, *, has_agent: bool) -> UserKeys:

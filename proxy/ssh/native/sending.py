@@ -137,8 +137,7 @@ class Sending:
         self._credit -= nbytes
         self._flow.spend(self, nbytes)
 
-    # ------------------------------------------------------------------------------------- when a side is
-    # slow
+    # ------------------------------------------------------------------------------------ when a side is slow
 
     def _keep(self, nbytes: int) -> None:
         if self._sent_close or self._wants_close:
