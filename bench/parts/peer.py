@@ -11,7 +11,7 @@ from proxy.relay.budget import MemoryBudget
 from proxy.relay.interfaces import Channel
 from proxy.runtime.endpoint import Endpoint
 from proxy.ssh.link import Link
-from proxy.ssh.native import plane as plane_module
+from proxy.ssh.native import native_plane
 from proxy.ssh.native.wire import messages
 from proxy.ssh.native.wire.packets import HEADER, OVERHEAD, Opener, Sealer
 from tests.fuzz.border import KEYS, Border, Wire
@@ -77,7 +77,7 @@ class Peer:
         """Channels that it has closed before we did."""
         self.budget = MemoryBudget(1 << 30, connections=10_000)
         conn: Any = Connection(self.wire)
-        with patch.dict(vars(plane_module), Handover=conn):
+        with patch.dict(vars(native_plane), Handover=conn):
             self.link = Link((conn,), server="peer", budget=self.budget, name="link")
 
     is_up = True

@@ -32,14 +32,14 @@ from proxy.runtime.tasks import Tasks
 from proxy.snapshots import LinkSnapshot
 from proxy.ssh import internals
 from proxy.ssh.errors import describe_loss, is_hung_up, unused, why_refused
-from proxy.ssh.fallback.channel import SshChannel
-from proxy.ssh.fallback.plane import AsyncsshPlane
+from proxy.ssh.fallback.asyncssh_channel import AsyncsshChannel
+from proxy.ssh.fallback.asyncssh_plane import AsyncsshPlane
 from proxy.ssh.login.dial import give_up_after, unanswered
 from proxy.ssh.login.options import ticks
 from proxy.ssh.login.proxy_command import ProxyCommand
-from proxy.ssh.native.channel import NativeChannel, Refusal
 from proxy.ssh.native.handover import Unsupported
-from proxy.ssh.native.plane import NativePlane
+from proxy.ssh.native.native_channel import NativeChannel, Refusal
+from proxy.ssh.native.native_plane import NativePlane
 from proxy.ssh.pace import CROWD, Pace
 
 log = structlog.get_logger("kubemux.link")
@@ -226,7 +226,7 @@ class Link:
         *,
         origin: Endpoint,
         timeout: float,  # noqa: ASYNC109
-    ) -> SshChannel | NativeChannel:
+    ) -> AsyncsshChannel | NativeChannel:
         """Open a channel within `timeout` seconds.
 
         Raises LinkDown if the link ends meanwhile, else a ChannelError.

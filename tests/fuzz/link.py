@@ -19,9 +19,9 @@ from proxy.errors import LinkError, ProxyError
 from proxy.relay.budget import MemoryBudget
 from proxy.relay.interfaces import Pieces
 from proxy.runtime.endpoint import Endpoint
-from proxy.ssh.native import plane as plane_module
-from proxy.ssh.native.channel import NativeChannel, Refusal
+from proxy.ssh.native import native_plane
 from proxy.ssh.native.incoming import DEAR, TURN
+from proxy.ssh.native.native_channel import NativeChannel, Refusal
 from proxy.ssh.native.valve import Reason
 from proxy.ssh.native.wire import messages
 from proxy.ssh.native.wire.errors import ProtocolError
@@ -106,8 +106,8 @@ class Scenario:
         self._wire = Wire(self._gateway.hear)
         self._border = Border(self._wire)
         conn = cast("Any", self._border)
-        with patch.dict(vars(plane_module), Handover=self._border):
-            self._plane = plane_module.NativePlane(
+        with patch.dict(vars(native_plane), Handover=self._border):
+            self._plane = native_plane.NativePlane(
                 conn,
                 self._budget,
                 on_error=self._errors.append,
@@ -281,7 +281,7 @@ async def _live(data: bytes) -> None:
     if data[:1] >= TAKEOVER:
         await Takeover(Choices(data[1:])).run()
         return
-    with patch.dict(vars(plane_module), MOST_UNREAD=UNREAD):
+    with patch.dict(vars(native_plane), MOST_UNREAD=UNREAD):
         await Scenario(Choices(data)).run()
 
 

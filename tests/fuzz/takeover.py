@@ -21,7 +21,7 @@ from proxy.ssh import metered
 from proxy.ssh.metered import Metered
 from proxy.ssh.native import incoming
 from proxy.ssh.native.handover import Unsupported
-from proxy.ssh.native.plane import NativePlane
+from proxy.ssh.native.native_plane import NativePlane
 from proxy.ssh.native.wire import messages
 from proxy.ssh.native.wire.errors import ProtocolError
 from proxy.ssh.native.wire.packets import HEADER, OVERHEAD, Opener, Sealer

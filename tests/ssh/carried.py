@@ -16,7 +16,7 @@ from proxy.relay.interfaces import Channel, Route
 from proxy.relay.relay import Relay
 from proxy.runtime.endpoint import Endpoint
 from proxy.runtime.tasks import Tasks
-from proxy.ssh.native.plane import NativePlane
+from proxy.ssh.native.native_plane import NativePlane
 from tests.ssh.conftest import ORIGIN, Watched, config_for, started
 from tests.support.echo import exchange, pattern
 from tests.support.ports import free_port

@@ -19,9 +19,8 @@ from proxy.config.model import GatewayConfig
 from proxy.runtime.endpoint import Endpoint
 from proxy.ssh import internals, metered
 from proxy.ssh.link import Link
-from proxy.ssh.native import incoming, outgoing
-from proxy.ssh.native import plane as plane_module
-from proxy.ssh.native.plane import NativePlane
+from proxy.ssh.native import incoming, native_plane, outgoing
+from proxy.ssh.native.native_plane import NativePlane
 from proxy.ssh.native.wire import messages
 from tests.ssh.carried import SECONDS, until
 from tests.ssh.conftest import ORIGIN, Watched, failure, started
@@ -131,7 +130,7 @@ async def test_a_peer_that_does_not_read_the_answers_is_not_heard(
 ) -> None:
     """Until it does: then it gets every answer."""
     most = 64 << 10
-    for module in (metered, plane_module):
+    for module in (metered, native_plane):
         monkeypatch.setattr(module, "MOST_UNREAD", most)
     async with flooded(tmp_path, "") as (gateway, (server,)):
         conn: Any = gateway._links[0]._conn

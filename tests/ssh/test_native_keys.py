@@ -16,7 +16,7 @@ import asyncssh
 import pytest
 
 from proxy.runtime.endpoint import Endpoint
-from proxy.ssh.native.plane import NativePlane
+from proxy.ssh.native.native_plane import NativePlane
 from proxy.ssh.native.wire.keys import Keys
 from tests.ssh.carried import Tunnel, closed, download, tunnel, upload
 from tests.ssh.conftest import Watched, config_for, started

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from proxy.ssh.native.buffers import RECEIVED, SENT
 from proxy.ssh.native.incoming import DEAR, LARGEST_DATA, TURN, Incoming
+from proxy.ssh.native.native_plane import _tcp_socket
 from proxy.ssh.native.outgoing import DATA_AT, Outgoing
-from proxy.ssh.native.plane import _tcp_socket
 from proxy.ssh.native.valve import Valve
 from proxy.ssh.native.wire import messages
 from proxy.ssh.native.wire.errors import ProtocolError

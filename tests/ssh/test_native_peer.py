@@ -16,8 +16,7 @@ from asyncssh.packet import SSHPacket, String, UInt32
 
 from proxy.errors import ChannelRefused, ChannelTimeout, LinkDown, LinkError
 from proxy.runtime.endpoint import Endpoint
-from proxy.ssh.native import handover
-from proxy.ssh.native import plane as plane_module
+from proxy.ssh.native import handover, native_plane
 from proxy.ssh.native.sending import PACKETS
 from proxy.ssh.native.wire import messages
 from tests.ssh.carried import SECONDS, Tunnel, closed, native, plane, until
@@ -231,7 +230,7 @@ async def test_an_opening_that_the_link_does_not_survive(gateway: Watched, scrip
 async def test_half_close_each_way_and_the_number_is_used_again_after_a_rest(
     gateway: Watched, script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plane_module, "RESTING", 1)
+    monkeypatch.setattr(native_plane, "RESTING", 1)
     channel, number = await opened(gateway, script)
     user = Collector()
     channel.attach(user)

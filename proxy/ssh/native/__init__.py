@@ -58,5 +58,5 @@ When a side is slow:
 
 NativePlane._turn_ends closes each turn of the loop: for Flow, for Gathering, for TCP_QUICKACK, and for
 asyncssh, which counts what went out under one key. `handover` is the border to asyncssh, `buffers` lends the
-memory, and `plane` puts it together.
+memory, and `native_plane` puts it together.
 """

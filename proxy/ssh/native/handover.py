@@ -87,7 +87,7 @@ class Transport(Protocol):
     def resume_reading(self) -> None: ...
 
 
-class Plane(Protocol):
+class Successor(Protocol):
     """Who takes over."""
 
     def send_packet(self, payload: bytes) -> None:
@@ -131,9 +131,9 @@ class _Opened:
 class Handover:
     """One connection taken over."""
 
-    def __init__(self, conn: asyncssh.SSHClientConnection, plane: Plane) -> None:
+    def __init__(self, conn: asyncssh.SSHClientConnection, successor: Successor) -> None:
         self._conn = cast("Any", conn)
-        self._plane = plane
+        self._successor = successor
 
     def begin(self) -> Taken:
         """Take over. Raises Unsupported, and then nothing has changed."""
@@ -229,20 +229,20 @@ class Handover:
         if self._conn._transport is None:
             return
         if self._conn._send_encryption is None:
-            self._plane.send_packet(packet[HEADER : len(packet) - packet[4]])
+            self._successor.send_packet(packet[HEADER : len(packet) - packet[4]])
         else:
-            self._plane.send_sealed(packet)
+            self._successor.send_sealed(packet)
 
     def _send_newkeys(self, k: bytes, h: bytes) -> None:
         conn = self._conn
         # asyncssh has counted its own packets alone, and what it seals right behind NEWKEYS needs the right
         # numbers.
-        conn._send_seq = self._plane.sending_sequence()
+        conn._send_seq = self._successor.sending_sequence()
         # Nor may it begin the next exchange amid that: its limits count from here on, not from KEXINIT.
         conn._rekey_bytes_sent, conn._rekey_time = 0, monotonic() + (conn._rekey_seconds or 0)
         type(conn).send_newkeys(conn, k, h)
         keys, conn._send_encryption = _keys(conn._send_encryption, conn._send_seq), None
-        self._plane.sending_keys(keys)
+        self._successor.sending_keys(keys)
 
     def _finish_recv_packet(self, kind: int, *args: object, **kwargs: object) -> None:
         conn, encryption = self._conn, None
@@ -250,7 +250,7 @@ class Handover:
             encryption, conn._recv_encryption, conn._recv_macsize = conn._recv_encryption, _Opened(), 0
         type(conn)._finish_recv_packet(conn, kind, *args, **kwargs)
         if encryption is not None:
-            self._plane.receiving_keys(_keys(encryption, conn._recv_seq))
+            self._successor.receiving_keys(_keys(encryption, conn._recv_seq))
 
 
 def _keys(encryption: object, sequence: int) -> Keys:

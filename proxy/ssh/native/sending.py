@@ -17,7 +17,7 @@ from proxy.ssh.native.wire.errors import ProtocolError
 from proxy.ssh.native.wire.packets import PADDING
 
 if TYPE_CHECKING:
-    from proxy.ssh.native.plane import NativePlane
+    from proxy.ssh.native.native_plane import NativePlane
 
 LARGEST_SENT: Final = 32 << 10
 """Bytes of data in a packet: what OpenSSH takes, and enough for the cost of a packet not to matter."""

@@ -20,7 +20,7 @@ from proxy.ssh import internals
 from proxy.ssh.pace import BULK
 
 if TYPE_CHECKING:
-    from proxy.ssh.fallback.plane import AsyncsshPlane
+    from proxy.ssh.fallback.asyncssh_plane import AsyncsshPlane
 
 BIGGEST_WINDOW: Final = 2 << 20
 """Bytes. OpenSSH's own: more would need more than asyncssh delivers on a loopback."""
@@ -30,7 +30,7 @@ _SMALL_BITE: Final = 4 << 10
 _shared = memoryview(bytearray(_BITE))
 
 
-class SshChannel(asyncssh.SSHTCPSession[bytes]):
+class AsyncsshChannel(asyncssh.SSHTCPSession[bytes]):
     """Both an asyncssh session and a `proxy.relay.interfaces.Channel`."""
 
     counts_unsent: Final = False

@@ -17,11 +17,11 @@ from proxy.errors import LinkError
 from proxy.relay.budget import MemoryBudget
 from proxy.runtime.endpoint import Endpoint
 from proxy.ssh.metered import POLL_S, carrier, is_behind
-from proxy.ssh.native.channel import NativeChannel, OnAnswer
 from proxy.ssh.native.flow import HIGH_WATER, Flow
 from proxy.ssh.native.gathering import Gathering
 from proxy.ssh.native.handover import Handover
 from proxy.ssh.native.incoming import LARGEST_DATA, Incoming
+from proxy.ssh.native.native_channel import NativeChannel, OnAnswer
 from proxy.ssh.native.outgoing import MOST_DEFERRED, Outgoing
 from proxy.ssh.native.valve import Reason, Valve
 from proxy.ssh.native.wire import messages
@@ -192,7 +192,7 @@ class NativePlane:
             channel.lost(error)
 
     async def close(self) -> None:
-        """Nothing to end: it has no tasks (`proxy.ssh.fallback.plane` has)."""
+        """Nothing to end: it has no tasks (`proxy.ssh.fallback.asyncssh_plane` has)."""
 
     def _message(self, kind: int, message: memoryview) -> bool:
         if kind == messages.DATA:

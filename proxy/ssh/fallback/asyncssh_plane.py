@@ -1,5 +1,4 @@
-"""One link's data plane of asyncssh's own channels: what `proxy.ssh.native.plane` is where its keys cannot be
-had.
+"""One link's data plane of asyncssh's own channels, for links whose keys cannot be had.
 
 asyncssh queues without bound what a link does not take, so everybody on a link that is full is paused, and
 goes on a few at a time.
@@ -21,9 +20,9 @@ from proxy.runtime.endpoint import Endpoint
 from proxy.runtime.tasks import Tasks
 from proxy.ssh import internals
 from proxy.ssh.errors import describe_loss
-from proxy.ssh.fallback.channel import SshChannel
+from proxy.ssh.fallback.asyncssh_channel import AsyncsshChannel
 from proxy.ssh.metered import carrier, is_behind
-from proxy.ssh.native.channel import OnAnswer, Refusal
+from proxy.ssh.native.native_channel import OnAnswer, Refusal
 from proxy.ssh.pace import BULK
 
 HIGH_WATER: Final = 512 << 10
@@ -61,8 +60,8 @@ class AsyncsshPlane:
         self._carrier = carrier(conn)
         self._loop = asyncio.get_running_loop()
         self._tasks = Tasks(f"link {name}")
-        self._channels: dict[SshChannel, None] = {}
-        self._waiting: deque[SshChannel] = deque()
+        self._channels: dict[AsyncsshChannel, None] = {}
+        self._waiting: deque[AsyncsshChannel] = deque()
         self._opening = 0
         self._is_congested = False
         self._is_full = False
@@ -82,9 +81,9 @@ class AsyncsshPlane:
 
     # ------------------------------------------------------------------------------------------- channels
 
-    def open(self, window: int, target: Endpoint, origin: Endpoint, on_answer: OnAnswer) -> SshChannel:
+    def open(self, window: int, target: Endpoint, origin: Endpoint, on_answer: OnAnswer) -> AsyncsshChannel:
         """Have a channel opened, with what was taken of the budget as its receive window."""
-        channel = SshChannel(self, self._budget, window)
+        channel = AsyncsshChannel(self, self._budget, window)
         self._opening += 1
         # A task of its own: asyncssh would forget a cancelled open, and a late confirmation would leave a
         # channel that nobody closes (asyncssh #823).
@@ -93,7 +92,7 @@ class AsyncsshPlane:
         return channel
 
     async def _ask(
-        self, channel: SshChannel, target: Endpoint, origin: Endpoint, window: int
+        self, channel: AsyncsshChannel, target: Endpoint, origin: Endpoint, window: int
     ) -> Refusal | None:
         try:
             await self._conn.create_connection(
@@ -121,7 +120,9 @@ class AsyncsshPlane:
             channel.abort()
         return None
 
-    def _asked(self, channel: SshChannel, on_answer: OnAnswer, asking: asyncio.Task[Refusal | None]) -> None:
+    def _asked(
+        self, channel: AsyncsshChannel, on_answer: OnAnswer, asking: asyncio.Task[Refusal | None]
+    ) -> None:
         self._opening -= 1
         if (
             asking.cancelled() or asking.exception() is not None
@@ -134,7 +135,7 @@ class AsyncsshPlane:
         on_answer(refusal)
         self._on_ended()
 
-    def forget(self, channel: SshChannel) -> None:
+    def forget(self, channel: AsyncsshChannel) -> None:
         """A channel has ended."""
         self._channels.pop(channel, None)
         self._on_ended()

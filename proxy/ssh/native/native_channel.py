@@ -20,7 +20,7 @@ from proxy.ssh.native.wire.errors import ProtocolError
 from proxy.ssh.native.wire.window import ReceiveWindow
 
 if TYPE_CHECKING:
-    from proxy.ssh.native.plane import NativePlane
+    from proxy.ssh.native.native_plane import NativePlane
 
 Refusal = tuple[int, str]
 """Why a channel is not open: see `messages.parse_failure`."""
