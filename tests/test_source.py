@@ -67,21 +67,11 @@ def layer(module: str) -> int:
     return found[0]
 
 
-def imports(module: str, *, types: bool = True) -> set[str]:
-    """Every module that `module` names in an import, late ones too; `types` adds what only a type checker
-    imports.
-    """
+def imports(module: str) -> set[str]:
+    """Every module that `module` names in an import: late ones too, and what only a type checker reads."""
     found = set()
     tree = ast.parse(MODULES[module].read_text())
-    unread = {
-        inner
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
-        for inner in ast.walk(node)
-    }
     for node in ast.walk(tree):
-        if node in unread and not types:
-            continue
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -131,7 +121,7 @@ def test_no_import_cycles() -> None:
     def visit(module: str, path: tuple[str, ...]) -> None:
         assert module not in path, " -> ".join([*path[path.index(module) :], module])
         if module not in done:
-            for name in sorted(imports(module, types=False) & MODULES.keys()):
+            for name in sorted(imports(module) & MODULES.keys()):
                 visit(name, (*path, module))
             done.add(module)
 

@@ -14,6 +14,7 @@ from proxy.ssh.link import Link
 from proxy.ssh.native import native_plane
 from proxy.ssh.native.wire import messages
 from proxy.ssh.native.wire.packets import HEADER, OVERHEAD, Opener, Sealer
+from proxy.ssh.turns import Turns
 from tests.fuzz.border import KEYS, Border, Wire
 
 TARGET = Endpoint("10.0.0.1", 6443)
@@ -78,7 +79,7 @@ class Peer:
         self.budget = MemoryBudget(1 << 30, connections=10_000)
         conn: Any = Connection(self.wire)
         with patch.dict(vars(native_plane), Handover=conn):
-            self.link = Link((conn,), server="peer", budget=self.budget, name="link")
+            self.link = Link((conn,), server="peer", budget=self.budget, turns=Turns(), name="link")
 
     is_up = True
 

@@ -16,8 +16,8 @@ from proxy.daemon.daemon import Daemon
 from proxy.daemon.signals import run_until_stopped
 from proxy.runtime import logging, systemd
 from proxy.runtime.malloc import share_one_arena
-from proxy.ssh.link import DATA_PLANE
 from proxy.ssh.login import nobody
+from proxy.ssh.planes import DATA_PLANE, MODES
 
 log = structlog.get_logger("kubemux.daemon")
 
@@ -43,9 +43,12 @@ def run(config: Path) -> None:
 async def _serve(given: Path, path: Path) -> None:
     loaded = await load(given)
     logging.configure(loaded.config.log.format, loaded.config.log.level)
-    if (plane := os.environ.get(DATA_PLANE, "native")) not in {"native", "asyncssh"}:
+    if (plane := os.environ.get(DATA_PLANE, MODES[0])) not in MODES:
         log.warning(
-            "environment variable ignored", name=DATA_PLANE, value=plane, hint="it is asyncssh or native"
+            "environment variable ignored",
+            name=DATA_PLANE,
+            value=plane,
+            hint=f"it is one of {', '.join(MODES)}",
         )
     for problem in loaded.hanging:
         log.warning("file hangs", key=problem.key, message=problem.message, hint=problem.hint)

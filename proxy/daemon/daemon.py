@@ -49,6 +49,7 @@ from proxy.runtime.tasks import Tasks
 from proxy.snapshots import DaemonSnapshot
 from proxy.ssh.handshakes import Handshakes
 from proxy.ssh.supervision.gateway import Gateway
+from proxy.ssh.turns import Turns
 
 log = structlog.get_logger("kubemux.daemon")
 
@@ -89,6 +90,7 @@ class Daemon:
         """What a reload has removed or replaced, and still has connections."""
         self.sockets = FdStore(sockets or {})
         self.handshakes = Handshakes()
+        self.turns = Turns()
         self._contexts = Contexts()
         self._admin: AdminServer | None = None
         self._loop = asyncio.get_running_loop()
@@ -168,6 +170,7 @@ class Daemon:
             self.config.gateways[name],
             self.config.gateways,
             budget=self.shared.budget,
+            turns=self.turns,
             metrics=self.metrics,
             handshakes=self.handshakes,
             on_change=lambda: self._gateway_changed(name),

@@ -34,6 +34,7 @@ from proxy.ssh.handshakes import Handshakes
 from proxy.ssh.login.dial import Places
 from proxy.ssh.login.options import jumps, prepare
 from proxy.ssh.supervision.gateway import Gateway
+from proxy.ssh.turns import Turns
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +115,11 @@ class Lent:
     hangs.
     """
 
-    def __init__(self, handshakes: Handshakes, budget: MemoryBudget, waiting: WaitingForMemory) -> None:
+    def __init__(
+        self, handshakes: Handshakes, turns: Turns, budget: MemoryBudget, waiting: WaitingForMemory
+    ) -> None:
         self.handshakes = handshakes
+        self.turns = turns
         self.budget = budget
         self.waiting = waiting
         self.line: Sequence[Endpoint] = ()
@@ -144,6 +148,7 @@ async def probe_dial(config: Config, name: str, lent: Lent) -> AsyncIterator[Dia
             settings,
             config.gateways,
             budget=lent.budget,
+            turns=lent.turns,
             metrics=metrics,
             handshakes=lent.handshakes,
             places=lent.places,
@@ -180,7 +185,7 @@ async def examine(
 
 def _alone(config: Config) -> Lent:
     budget = MemoryBudget(config.limits.memory, connections=1)
-    return Lent(Handshakes(), budget, WaitingForMemory(budget))
+    return Lent(Handshakes(), Turns(), budget, WaitingForMemory(budget))
 
 
 async def _taken(config: Config, name: str, lent: Lent) -> AsyncIterator[Taken]:

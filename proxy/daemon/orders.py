@@ -80,9 +80,11 @@ class Controller:
         log.info("probe requested", cluster=cluster)
         if self._lent_for is not config:
             self._lent_for, self._lent = config, {}
-        shared = self._daemon.shared
-        lent = self._lent.setdefault(cluster, Lent(self._daemon.handshakes, shared.budget, shared.waiting))
-        entry = self._daemon.entries.get(cluster)
+        daemon, shared = self._daemon, self._daemon.shared
+        lent = self._lent.setdefault(
+            cluster, Lent(daemon.handshakes, daemon.turns, shared.budget, shared.waiting)
+        )
+        entry = daemon.entries.get(cluster)
         lent.line = entry.cluster.line if entry is not None else ()
         report = await examine(config, cluster, lent=lent, daemon=os.getpid())
         return report.to_document()

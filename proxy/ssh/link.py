@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -12,7 +11,6 @@ from time import perf_counter
 from typing import Final
 
 import asyncssh
-import structlog
 
 from proxy.config.model import KeepaliveConfig
 from proxy.errors import (
@@ -27,27 +25,19 @@ from proxy.errors import (
     MemoryExhausted,
 )
 from proxy.relay.budget import MemoryBudget
+from proxy.relay.interfaces import Channel
 from proxy.runtime.endpoint import Endpoint
 from proxy.runtime.tasks import Tasks
 from proxy.snapshots import LinkSnapshot
 from proxy.ssh import internals
+from proxy.ssh.data_plane import Refusal
 from proxy.ssh.errors import describe_loss, is_hung_up, unused, why_refused
-from proxy.ssh.fallback.asyncssh_channel import AsyncsshChannel
-from proxy.ssh.fallback.asyncssh_plane import AsyncsshPlane
 from proxy.ssh.login.dial import give_up_after, unanswered
 from proxy.ssh.login.options import ticks
 from proxy.ssh.login.proxy_command import ProxyCommand
-from proxy.ssh.native.handover import Unsupported
-from proxy.ssh.native.native_channel import NativeChannel, Refusal
-from proxy.ssh.native.native_plane import NativePlane
 from proxy.ssh.pace import CROWD, Pace
-
-log = structlog.get_logger("kubemux.link")
-
-DATA_PLANE: Final = "KUBEMUX_DATA_PLANE"
-"""Environment: `asyncssh` keeps links on its own channels; otherwise we carry their bytes wherever that is
-possible.
-"""
+from proxy.ssh.planes import take_over
+from proxy.ssh.turns import Turns
 
 ABANDONED_MAX: Final = 32
 """Opens to one address that sshd has not answered in time.
@@ -121,6 +111,7 @@ class Link:
         *,
         server: str,
         budget: MemoryBudget,
+        turns: Turns,
         name: str,
         command: ProxyCommand | None = None,
     ) -> None:
@@ -156,7 +147,7 @@ class Link:
         internals.check(self._conn)
         for conn in conns:
             internals.forget_login(conn)
-        self._plane = self._take_over()
+        self._plane = take_over(self._conn, budget, turns, self)
 
     def __repr__(self) -> str:
         return f"<Link {self.name} {self.server} channels={self.load}>"
@@ -186,26 +177,8 @@ class Link:
 
     @property
     def data_plane(self) -> str:
-        """Who carries the bytes: `native` or `asyncssh`."""
-        return "native" if isinstance(self._plane, NativePlane) else "asyncssh"
-
-    def _take_over(self) -> NativePlane | AsyncsshPlane:
-        if os.environ.get(DATA_PLANE) != "asyncssh":
-            try:
-                return NativePlane(
-                    self._conn,
-                    self._budget,
-                    on_error=self._broken,
-                    on_lost=self.lost,
-                    on_ended=self._check_idle,
-                )
-            except Unsupported as exc:
-                log.warning(
-                    "link uses asyncssh's own channels", link=self.name, server=self.server, message=str(exc)
-                )
-        return AsyncsshPlane(
-            self._conn, self._budget, server=self.server, name=self.name, on_ended=self._check_idle
-        )
+        """Who carries the bytes (`proxy.ssh.planes`)."""
+        return self._plane.mode
 
     def snapshot(self) -> LinkSnapshot:
         """For status."""
@@ -226,7 +199,7 @@ class Link:
         *,
         origin: Endpoint,
         timeout: float,  # noqa: ASYNC109
-    ) -> AsyncsshChannel | NativeChannel:
+    ) -> Channel:
         """Open a channel within `timeout` seconds.
 
         Raises LinkDown if the link ends meanwhile, else a ChannelError.
@@ -290,7 +263,8 @@ class Link:
             return ChannelRefused(f"{self.server} could not connect to {target}{why}", hint=hint)
         return ChannelError(f"{self.server} did not open a channel to {target}{why} (code {code})")
 
-    def _check_idle(self) -> None:
+    def channel_ended(self) -> None:
+        """See `proxy.ssh.data_plane.PlaneUser`."""
         if not self.load and not self.idle.is_set():
             self._idle_since = self._loop.time()
             self.idle.set()
@@ -365,8 +339,8 @@ class Link:
     async def _ended_with(self, command: ProxyCommand, error: LinkError) -> None:
         self._end(await command.explain(error, "and with it the link"))
 
-    def _broken(self, error: LinkError) -> None:
-        """The peer broke the protocol: asyncssh is about to say that the connection has ended."""
+    def protocol_broken(self, error: LinkError) -> None:
+        """See `proxy.ssh.data_plane.PlaneUser`: asyncssh is about to say that the connection has ended."""
         self.error = self.error or error
 
     def _end(self, error: LinkError) -> None:

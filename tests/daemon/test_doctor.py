@@ -24,6 +24,7 @@ from proxy.relay.waiting import WaitingForMemory
 from proxy.runtime.endpoint import Endpoint
 from proxy.runtime.tasks import Tasks
 from proxy.ssh.handshakes import Handshakes
+from proxy.ssh.turns import Turns
 from tests.support.https import Https
 from tests.support.ports import free_port
 from tests.support.tls import Certificates
@@ -62,7 +63,7 @@ class Both:
         )
         self.config = Config(version=1, clusters={NAME: settings})
         self.cluster = Cluster(NAME, settings, Direct(), shared)
-        self.lent = Lent(Handshakes(), self.budget, self.waiting)
+        self.lent = Lent(Handshakes(), Turns(), self.budget, self.waiting)
 
     async def told(self) -> tuple[tuple[str, str, str], tuple[str, str, str]]:
         """Result, stage and message: by the daemon's probe, and by the doctor."""

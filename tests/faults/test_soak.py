@@ -20,7 +20,7 @@ from typing import Final
 
 import pytest
 
-from proxy.ssh.link import DATA_PLANE
+from proxy.ssh.planes import DATA_PLANE
 from tests.faults import (
     test_api_server,
     test_clients,

@@ -19,13 +19,15 @@ from proxy.errors import LinkError, ProxyError
 from proxy.relay.budget import MemoryBudget
 from proxy.relay.interfaces import Pieces
 from proxy.runtime.endpoint import Endpoint
+from proxy.ssh.data_plane import Refusal
 from proxy.ssh.native import native_plane
 from proxy.ssh.native.incoming import DEAR, TURN
-from proxy.ssh.native.native_channel import NativeChannel, Refusal
+from proxy.ssh.native.native_channel import NativeChannel
 from proxy.ssh.native.valve import Reason
 from proxy.ssh.native.wire import messages
 from proxy.ssh.native.wire.errors import ProtocolError
 from proxy.ssh.native.wire.packets import HEADER, OVERHEAD, Sealer
+from proxy.ssh.turns import Turns
 from tests.fuzz.border import KEYS, Border, ManualLoop, Wire
 from tests.fuzz.choices import Choices
 from tests.fuzz.gateway import Gateway
@@ -110,6 +112,7 @@ class Scenario:
             self._plane = native_plane.NativePlane(
                 conn,
                 self._budget,
+                Turns(),
                 on_error=self._errors.append,
                 on_lost=lambda _: None,
                 on_ended=lambda: None,
@@ -208,7 +211,7 @@ class Scenario:
             self._border.waits_for_keys = False
             self._plane.receiving_keys(KEYS)
             self._wire.deliver(1 << 16)
-        elif self._plane.outgoing.is_rekeying:
+        elif self._plane._outgoing.is_rekeying:
             self._plane.send_packet(bytes((messages.NEWKEYS,)))
             self._plane.sending_keys(KEYS)
         else:

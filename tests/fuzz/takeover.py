@@ -18,13 +18,14 @@ from asyncssh.packet import Boolean, Byte, String, UInt32
 
 from proxy.relay.budget import MemoryBudget
 from proxy.ssh import metered
+from proxy.ssh.data_plane import Unsupported
 from proxy.ssh.metered import Metered
 from proxy.ssh.native import incoming
-from proxy.ssh.native.handover import Unsupported
 from proxy.ssh.native.native_plane import NativePlane
 from proxy.ssh.native.wire import messages
 from proxy.ssh.native.wire.errors import ProtocolError
 from proxy.ssh.native.wire.packets import HEADER, OVERHEAD, Opener, Sealer
+from proxy.ssh.turns import Turns
 from tests.fuzz.border import KEYS, Wire
 from tests.fuzz.choices import Choices
 
@@ -198,6 +199,7 @@ class Takeover:
             self._plane = NativePlane(
                 self._conn,
                 self._budget,
+                Turns(),
                 on_error=self._errors.append,
                 on_lost=self._losses.append,
                 on_ended=lambda: None,

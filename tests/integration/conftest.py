@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from proxy.runtime.endpoint import Endpoint
-from proxy.ssh.link import DATA_PLANE
+from proxy.ssh.planes import DATA_PLANE
 from tests.support.apiserver import ApiServer
 from tests.support.daemon import Sections
 from tests.support.sshd import Sshd

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from proxy.runtime.endpoint import Endpoint
-from proxy.ssh.link import DATA_PLANE
+from proxy.ssh.planes import DATA_PLANE
 from tests.integration.conftest import cluster, gateway
 from tests.support.daemon import Daemon
 from tests.support.echo import Echo, Sink, Source, exchange, pattern

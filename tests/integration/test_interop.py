@@ -19,7 +19,7 @@ import pytest
 from proxy.config.model import GatewayConfig
 from proxy.errors import ChannelRefused
 from proxy.runtime.endpoint import Endpoint
-from proxy.ssh.link import DATA_PLANE
+from proxy.ssh.planes import DATA_PLANE
 from tests.ssh.carried import SECONDS, Tunnel, closed
 from tests.ssh.conftest import ORIGIN, Watched, started
 from tests.support.echo import Echo, Sink, Source, exchange, pattern

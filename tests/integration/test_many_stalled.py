@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from proxy.runtime.endpoint import Endpoint
-from proxy.ssh.link import DATA_PLANE
+from proxy.ssh.planes import DATA_PLANE
 from tests.integration.test_byte_path import eventually, rss, start
 from tests.support.echo import Source, exchange, pattern
 from tests.support.sshd import Sshd

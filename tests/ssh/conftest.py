@@ -15,9 +15,10 @@ from proxy.metrics import Metrics
 from proxy.relay.budget import MemoryBudget
 from proxy.runtime.endpoint import Endpoint
 from proxy.ssh.handshakes import Handshakes
-from proxy.ssh.link import DATA_PLANE
 from proxy.ssh.login.dial import Dialled, dial
+from proxy.ssh.planes import DATA_PLANE
 from proxy.ssh.supervision.gateway import Gateway
+from proxy.ssh.turns import Turns
 from tests.support.sshd import Sshd
 
 ORIGIN = Endpoint("127.0.0.1", 1)
@@ -82,6 +83,7 @@ class Watched(Gateway):
             config,
             gateways or {},
             budget=self.budget,
+            turns=Turns(),
             metrics=self.metrics,
             handshakes=Handshakes(),
             on_change=self._notice,

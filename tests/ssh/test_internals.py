@@ -14,6 +14,7 @@ from proxy.relay.budget import MemoryBudget
 from proxy.ssh import internals
 from proxy.ssh.link import Link
 from proxy.ssh.login.dial import Dialled
+from proxy.ssh.turns import Turns
 from tests.ssh.conftest import config_for, dialled
 from tests.support.sshd import Sshd
 
@@ -21,9 +22,8 @@ pytestmark = [pytest.mark.sshd, pytest.mark.usefixtures("data_plane")]
 
 
 def linked(result: Dialled) -> Link:
-    return Link(
-        result.conns, server=result.server, budget=MemoryBudget(64 << 20, connections=100), name="edge/1"
-    )
+    budget = MemoryBudget(64 << 20, connections=100)
+    return Link(result.conns, server=result.server, budget=budget, turns=Turns(), name="edge/1")
 
 
 def begin_key_exchange(conn: asyncssh.SSHClientConnection) -> None:

@@ -24,6 +24,7 @@ from proxy.relay.budget import MemoryBudget
 from proxy.relay.interfaces import Channel, Pieces
 from proxy.runtime.endpoint import Endpoint
 from proxy.ssh.link import Link
+from proxy.ssh.turns import Turns
 from tests.ssh.conftest import ORIGIN, config_for, dialled
 from tests.support.echo import Echo
 from tests.support.ports import free_port
@@ -44,7 +45,7 @@ class Leaves(Server):
 async def linked(sshd: Sshd, *, memory: int = 64 << 20) -> AsyncIterator[tuple[Link, MemoryBudget]]:
     budget = MemoryBudget(memory, connections=100)
     async with dialled(config_for(sshd)) as result:
-        link = Link(result.conns, server=result.server, budget=budget, name="edge/1")
+        link = Link(result.conns, server=result.server, budget=budget, turns=Turns(), name="edge/1")
         try:
             yield link, budget
         finally:

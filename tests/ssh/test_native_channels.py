@@ -15,9 +15,9 @@ import pytest
 from asyncssh.packet import SSHPacket, String, UInt32
 
 from bench.parts.peer import Peer
-from proxy.ssh.link import DATA_PLANE
 from proxy.ssh.native.incoming import LARGEST_DATA
 from proxy.ssh.native.wire import messages
+from proxy.ssh.planes import DATA_PLANE
 from tests.ssh.carried import SECONDS, Tunnel, closed, native, plane, until
 from tests.ssh.conftest import ORIGIN, config_for
 from tests.ssh.scripted_peer import Script, asyncssh_server
@@ -223,7 +223,7 @@ async def test_sshd_gives_no_credit_while_its_api_server_does_not_read(sshd: Ssh
         writer.write_eof()
         await until(lambda: any(relay.is_client_paused for relay in port.relays))
         (channel,) = plane(gateway)._live
-        await until(lambda: not channel._credit)
+        await until(lambda: not channel._sending._credit)
         server.wake.set()
         async with asyncio.timeout(30):
             assert await reader.read() == b"%d" % size

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.ssh.native.flow import DEBT, HIGH_WATER, MOUTHFUL, RESUME_AT_ONCE, SHARE, SHARED_WAY, Flow
+from proxy.ssh.turns import Turns
 
 MIB = 1 << 20
 
@@ -37,7 +38,7 @@ async def turns(count: int) -> None:
 
 
 async def test_who_has_had_its_share_of_a_congested_link_waits_and_a_small_request_does_not() -> None:
-    flow, went_on = Flow(), list[Talker]()
+    flow, went_on = Flow(Turns()), list[Talker]()
     bulk, small = Talker(went_on), Talker(went_on)
     flow.spend(bulk, 10 * SHARE)
     assert went_on == []  # the link takes everything
@@ -52,7 +53,8 @@ async def test_who_has_had_its_share_of_a_congested_link_waits_and_a_small_reque
 
 
 async def test_a_mouthful_is_all_that_is_said_in_a_turn_while_others_speak_on_whichever_link() -> None:
-    mine, theirs, went_on = Flow(), Flow(), list[Talker]()
+    shared = Turns()
+    mine, theirs, went_on = Flow(shared), Flow(shared), list[Talker]()
     bulk, small = Talker(went_on), Talker(went_on)
 
     def says(flow: Flow, talker: Talker, nbytes: int) -> None:
@@ -76,7 +78,7 @@ async def test_a_mouthful_is_all_that_is_said_in_a_turn_while_others_speak_on_wh
 
 
 async def test_those_who_wait_go_on_in_their_order_a_few_per_turn() -> None:
-    flow, went_on = Flow(), list[Talker]()
+    flow, went_on = Flow(Turns()), list[Talker]()
     talkers = [Talker(went_on) for _ in range(3 * RESUME_AT_ONCE)]
     flow.congested()
     for talker in talkers:
@@ -93,7 +95,7 @@ async def test_those_who_wait_go_on_in_their_order_a_few_per_turn() -> None:
 
 
 async def test_past_high_water_and_during_a_key_exchange_nobody_sends() -> None:
-    flow = Flow()
+    flow = Flow(Turns())
     flow.congested()
     flow.written(HIGH_WATER + 1)
     assert flow.is_shut
@@ -105,7 +107,7 @@ async def test_past_high_water_and_during_a_key_exchange_nobody_sends() -> None:
 
 
 async def test_one_that_has_ended_is_not_woken() -> None:
-    flow, went_on = Flow(), list[Talker]()
+    flow, went_on = Flow(Turns()), list[Talker]()
     talker = Talker(went_on)
     flow.wait(talker)
     flow.forget(talker)
@@ -114,7 +116,7 @@ async def test_one_that_has_ended_is_not_woken() -> None:
 
 
 async def test_who_was_shut_out_goes_before_those_who_have_had_their_share() -> None:
-    flow, went_on = Flow(), list[Talker]()
+    flow, went_on = Flow(Turns()), list[Talker]()
     bulks, small = [Talker(went_on) for _ in range(3)], Talker(went_on)
     flow.congested()
     for bulk in bulks:
@@ -126,7 +128,7 @@ async def test_who_was_shut_out_goes_before_those_who_have_had_their_share() -> 
 
 
 async def test_one_that_had_many_shares_sits_out_as_many_rounds_unless_it_is_alone() -> None:
-    flow, went_on = Flow(), list[Talker]()
+    flow, went_on = Flow(Turns()), list[Talker]()
     greedy, fair = Talker(went_on), Talker(went_on)
     flow.congested()
     flow.spend(greedy, 3 * SHARE)
@@ -160,7 +162,7 @@ class Kernel:
     """A link that takes `room` bytes at a time; what is over that waits, as in uvloop's transport."""
 
     def __init__(self, clients: list[Client], room: int) -> None:
-        self.flow, self.clients, self.room = Flow(), clients, room
+        self.flow, self.clients, self.room = Flow(Turns()), clients, room
         self.free, self.unsent = room, 0
         self.highest = 0
 
@@ -219,7 +221,7 @@ async def test_bulk_shares_a_slow_link_and_small_requests_hardly_wait(bursts: li
 
 
 async def test_a_transfer_beside_others_keeps_little_under_way_and_a_lone_one_all_it_may() -> None:
-    flow, window, grant = Flow(), 2 << 20, 96 << 10
+    flow, window, grant = Flow(Turns()), 2 << 20, 96 << 10
     bulk, small = Talker([]), Talker([])
     flow.spend(bulk, SHARE)
     assert flow.usable(bulk, window, 0, grant) == window
@@ -233,7 +235,7 @@ async def test_a_transfer_beside_others_keeps_little_under_way_and_a_lone_one_al
 
 
 async def test_what_is_kept_back_is_let_out_if_no_more_is_granted() -> None:
-    flow, bulk, other, gone = Flow(), Talker([]), Talker([]), Talker([])
+    flow, bulk, other, gone = Flow(Turns()), Talker([]), Talker([]), Talker([])
     for talker in (bulk, other, bulk):
         flow.written(0)
         flow.spend(talker, SHARE)
@@ -256,7 +258,7 @@ def test_keeping_back_never_stops_a_transfer_whose_peer_credits_late(
     threshold = max(1, window * parts // 100)
 
     async def run() -> None:
-        flow, bulk, small = Flow(), Talker([]), Talker([])
+        flow, bulk, small = Flow(Turns()), Talker([]), Talker([])
         credit, reserve, passed = window, 0, 0
         for _ in range(20):
             assert credit, "no credit, and none will come"

@@ -348,8 +348,8 @@ async def test_a_peer_that_waits_for_more_than_we_like_to_have_under_way_gets_it
         send(channel, b"x")
         await script.hear(messages.DATA)
     script.say(messages.WINDOW_ADJUST, number, 1)
-    await until(lambda: bool(bulk._reserve))
-    kept, sent, content = bulk._reserve, 0, bytes(MiB // 2 - 2)
+    await until(lambda: bool(bulk._sending._reserve))
+    kept, sent, content = bulk._sending._reserve, 0, bytes(MiB // 2 - 2)
     while not (user.full and user.full[-1]):
         sent += send(bulk, content[sent:])
     assert sent == len(content) + 1 - kept

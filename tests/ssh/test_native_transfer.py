@@ -51,7 +51,7 @@ async def test_every_read_is_acknowledged_at_once_the_large_ones_too(
         ours, options, unanswered = plane(gateway), list[int](), list[list[int]]()
         sock = Mock(wraps=ours._socket, setsockopt=lambda _, option, __: options.append(option))
         monkeypatch.setattr(ours, "_socket", sock)
-        on_turn = ours.outgoing._on_turn
+        on_turn = ours._outgoing._on_turn
 
         def turn(written: int) -> None:
             has_read = ours.received > ours._received_before
@@ -60,7 +60,7 @@ async def test_every_read_is_acknowledged_at_once_the_large_ones_too(
             if has_read and not written:
                 unanswered.append(options.copy())
 
-        monkeypatch.setattr(ours.outgoing, "_on_turn", turn)
+        monkeypatch.setattr(ours._outgoing, "_on_turn", turn)
         await download(port, 16 * MiB)
         assert unanswered
         assert all(options == [socket.TCP_QUICKACK] for options in unanswered)

@@ -9,18 +9,15 @@ stalls.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 import asyncssh
 
-from proxy.errors import ProxyError
+from proxy.errors import LinkError, ProxyError
 from proxy.relay.budget import MemoryBudget
 from proxy.relay.interfaces import ChannelUser
 from proxy.ssh import internals
 from proxy.ssh.pace import BULK
-
-if TYPE_CHECKING:
-    from proxy.ssh.fallback.asyncssh_plane import AsyncsshPlane
 
 BIGGEST_WINDOW: Final = 2 << 20
 """Bytes. OpenSSH's own: more would need more than asyncssh delivers on a loopback."""
@@ -30,13 +27,29 @@ _SMALL_BITE: Final = 4 << 10
 _shared = memoryview(bytearray(_BITE))
 
 
+class Owner(Protocol):
+    """What a channel needs of its plane."""
+
+    bulk: int
+    """Bytes that have gone and come in full packets so far."""
+
+    def written(self, nbytes: int) -> None:
+        """The channel has written so many bytes."""
+
+    def forget(self, channel: AsyncsshChannel) -> None:
+        """The channel has ended."""
+
+    def why_ended(self, exc: Exception | None) -> LinkError | None:
+        """Why a channel has ended: the link's own end, or None if only the channel was closed."""
+
+
 class AsyncsshChannel(asyncssh.SSHTCPSession[bytes]):
     """Both an asyncssh session and a `proxy.relay.interfaces.Channel`."""
 
     counts_unsent: Final = False
     """asyncssh grants the peer more as soon as we have been given what came."""
 
-    def __init__(self, plane: AsyncsshPlane, budget: MemoryBudget, window: int) -> None:
+    def __init__(self, plane: Owner, budget: MemoryBudget, window: int) -> None:
         self._plane = plane
         self._budget = budget
         self._window = window

@@ -19,10 +19,10 @@ from proxy.relay.budget import MemoryBudget
 from proxy.runtime.endpoint import Endpoint
 from proxy.runtime.tasks import Tasks
 from proxy.ssh import internals
+from proxy.ssh.data_plane import OnAnswer, Refusal
 from proxy.ssh.errors import describe_loss
 from proxy.ssh.fallback.asyncssh_channel import AsyncsshChannel
 from proxy.ssh.metered import carrier, is_behind
-from proxy.ssh.native.native_channel import OnAnswer, Refusal
 from proxy.ssh.pace import BULK
 
 HIGH_WATER: Final = 512 << 10
@@ -42,7 +42,9 @@ LOST: Final = "SSH connection closed"
 
 
 class AsyncsshPlane:
-    """Carries the channels of one authenticated connection."""
+    """A `proxy.ssh.data_plane.DataPlane`."""
+
+    mode: Final = "asyncssh"
 
     def __init__(
         self,

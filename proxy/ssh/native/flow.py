@@ -27,6 +27,8 @@ import asyncio
 from collections import OrderedDict
 from typing import Final, Protocol
 
+from proxy.ssh.turns import Turns
+
 SHARE: Final = 32 << 10
 """Bytes: one full packet."""
 
@@ -90,21 +92,11 @@ class Sender(Protocol):
         """Use all the credit there is."""
 
 
-class _Links:
-    """Which link spoke last, and how often that changed: they share the loop."""
-
-    def __init__(self) -> None:
-        self.last: Flow | None = None
-        self.changes = 0
-
-
-_links = _Links()
-
-
 class Flow:
-    """The queue of one link."""
+    """The queue of one link; `turns` is what it shares with the others of its loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, turns: Turns) -> None:
+        self._turns = turns
         self._loop = asyncio.get_running_loop()
         self._had_share: OrderedDict[Sender, None] = OrderedDict()
         self._modest: OrderedDict[Sender, None] = OrderedDict()
@@ -121,7 +113,7 @@ class Flow:
         self._said = 0
         self._has_others = False
         self._others_until = 0.0
-        self._changes_heard = _links.changes
+        self._changes_heard = turns.changes
         self._speaker: Sender | None = None
         self._changes = 0
         self._seen = 0
@@ -201,12 +193,11 @@ class Flow:
     def turn_ends(self) -> None:
         """The loop has been round: whoever waits only for others to be heard goes on."""
         said, self._said = self._said, 0
-        if said and _links.last is not self:
-            _links.last = self
-            _links.changes += 1
+        if said:
+            self._turns.sent(self)
         if said < MOUTHFUL:
             return
-        now, changes = self._loop.time(), self._changes + _links.changes
+        now, changes = self._loop.time(), self._changes + self._turns.changes
         if changes - self._changes_heard > 1:
             self._others_until = now + SHARED_S
         self._changes_heard, self._has_others = changes, now < self._others_until

@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple, Protocol, cast
 import asyncssh
 from asyncssh.encryption import ChachaEncryption, GCMEncryption
 
+from proxy.ssh.data_plane import Unsupported
 from proxy.ssh.metered import of
 from proxy.ssh.native.wire import messages
 from proxy.ssh.native.wire.errors import ProtocolError
@@ -68,10 +69,6 @@ _CARRIED: Final = (b"aes128-gcm@openssh.com", b"aes256-gcm@openssh.com", b"chach
 """The only ciphers that are offered once a connection is ours: a peer that agrees to none of them any more
 ends it cleanly.
 """
-
-
-class Unsupported(Exception):
-    """Why a connection cannot be taken over; for the log."""
 
 
 class Transport(Protocol):

@@ -1,5 +1,5 @@
 """A `direct-tcpip` channel on a link whose bytes we carry (`link_data_plane{mode="native"}`): its life, and
-what comes back.
+what comes back. What goes to the cluster is its `Sending`.
 
 Data goes to the client's transport where it was opened. Credit for the cluster follows what the client's
 socket has taken.
@@ -7,29 +7,47 @@ socket has taken.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+import asyncio
+from typing import Final, Protocol
 
 from proxy.errors import ProxyError
 from proxy.relay.budget import MemoryBudget
 from proxy.relay.interfaces import ChannelUser, Pieces
+from proxy.ssh.data_plane import OnAnswer, Refusal
 from proxy.ssh.native.buffers import RECEIVED
-from proxy.ssh.native.sending import LARGEST_SENT, Sending
+from proxy.ssh.native.flow import Flow
+from proxy.ssh.native.outgoing import Outgoing
+from proxy.ssh.native.sending import Sending
 from proxy.ssh.native.wire import messages
 from proxy.ssh.native.wire.errors import ProtocolError
 from proxy.ssh.native.wire.window import ReceiveWindow
 
-if TYPE_CHECKING:
-    from proxy.ssh.native.native_plane import NativePlane
 
-Refusal = tuple[int, str]
-"""Why a channel is not open: see `messages.parse_failure`."""
+class Owner(Protocol):
+    """What a channel needs of its plane."""
 
-OnAnswer = Callable[[Refusal | None], None]
-"""Gets the peer's answer to an open, once: None if the channel is open."""
+    @property
+    def round_trip(self) -> float:
+        """Seconds that the way itself takes."""
+
+    @property
+    def received(self) -> int:
+        """Bytes that have come on the link so far."""
+
+    def number(self, channel: NativeChannel) -> int:
+        """A number for a new channel."""
+
+    def release(self, number: int) -> None:
+        """It was refused: there never was a channel of that number."""
+
+    def closed(self, number: int) -> None:
+        """Both sides have closed it."""
+
+    def ended(self, channel: NativeChannel) -> None:
+        """Nothing more will come of it."""
 
 
-class NativeChannel(Sending):
+class NativeChannel:
     """A `proxy.relay.interfaces.Channel`.
 
     Half-close is two bits each way: EOF and CLOSE, sent and received.
@@ -40,27 +58,45 @@ class NativeChannel(Sending):
 
     __slots__ = (
         "_budget",
+        "_ended",
         "_had_close",
         "_had_eof",
         "_is_discarding",
         "_is_paused",
         "_loop",
         "_on_answer",
+        "_owner",
         "_pieces",
-        "_plane",
+        "_sending",
         "_told_eof",
         "_undelivered",
         "_untaken",
+        "_user",
         "_window",
+        "adjusted",
+        "buffer_updated",
+        "get_buffer",
+        "is_answered",
+        "number",
+        "write_eof",
     )
 
-    def __init__(self, plane: NativePlane, budget: MemoryBudget, window: int, on_answer: OnAnswer) -> None:
-        super().__init__(plane)
-        self._plane = plane
+    def __init__(
+        self,
+        owner: Owner,
+        out: Outgoing,
+        flow: Flow,
+        budget: MemoryBudget,
+        window: int,
+        on_answer: OnAnswer,
+    ) -> None:
+        self._owner = owner
         self._budget = budget
-        self._loop = plane.loop
+        self._loop = asyncio.get_running_loop()
         self._on_answer = on_answer
         self._window = ReceiveWindow(window, now=self._loop.time())
+        self._user: ChannelUser | None = None
+        self._ended: tuple[ProxyError | None] | None = None
         self._pieces: Pieces = []  # of this read, not handed on yet
         self._undelivered = bytearray()  # arrived while the user took nothing
         self._untaken = 0  # handed on, but the client's socket has not taken it: no credit for it yet
@@ -68,18 +104,21 @@ class NativeChannel(Sending):
         self._is_discarding = False
         self._had_eof = self._told_eof = False
         self._had_close = False
-        self.number = plane.number(self)
+        self.is_answered = False
+        """Whether the peer has said if it is open."""
+        self.number = owner.number(self)
+        """Ours; the peer names the channel by it."""
+        self._sending = sending = Sending(out, flow, self.number)
+        # Handed on without a call in between: the first two are called for each read of a client's socket.
+        self.get_buffer, self.buffer_updated = sending.get_buffer, sending.buffer_updated
+        self.write_eof, self.adjusted = sending.write_eof, sending.adjusted
 
     def __repr__(self) -> str:
-        sent = (
-            f"sent eof={self._sent_eof} close={self._sent_close} credit={self._credit} "
-            f"pending={len(self._pending)}"
-        )
         had = (
             f"had eof={self._had_eof} close={self._had_close} "
             f"window={self._window.credit}/{self._window.size}"
         )
-        return f"<NativeChannel {self.number} {sent} {had} paused={self._is_paused}>"
+        return f"<NativeChannel {self.number} {self._sending} {had} paused={self._is_paused}>"
 
     # ------------------------------------------------------------------------------------ from the cluster
 
@@ -125,20 +164,20 @@ class NativeChannel(Sending):
     def _taken(self, nbytes: int) -> None:
         """The client's socket has taken that much: credit for the cluster, once enough has come together."""
         window = self._window
-        if not window.taken(nbytes) or self._had_eof or self._sent_close:
+        if not window.taken(nbytes) or self._had_eof or self._sending.has_closed:
             return
         if window.is_due:
             self._review(window)
         if credit := window.grant():
-            self._out.say(messages.window_adjust(self._peer, credit))
+            self._sending.grant(credit)
 
     def _review(self, window: ReceiveWindow) -> None:
-        budget, now, plane = self._budget, self._loop.time(), self._plane
-        ceiling = window.ceiling(plane.round_trip, plane.received)
-        if window.is_small(now, plane.round_trip):
+        budget, now, owner = self._budget, self._loop.time(), self._owner
+        ceiling = window.ceiling(owner.round_trip, owner.received)
+        if window.is_small(now, owner.round_trip):
             window.grow(budget.take_growth(window.size, ceiling))
         budget.give_back(window.shrink(now, ceiling, tight=budget.is_tight))
-        window.reviewed(now, plane.received)
+        window.reviewed(now, owner.received)
 
     def _deliver(self) -> None:
         """What arrived while the user took nothing, and the end that may have come after it."""
@@ -152,7 +191,7 @@ class NativeChannel(Sending):
         if self._had_eof and not self._told_eof:
             self._told_eof = True
             self._user.channel_eof()
-        if self._had_close and self._sent_close:
+        if self._had_close and self._sending.has_closed:
             self._end(None)
 
     def pause_reading(self) -> None:
@@ -170,22 +209,18 @@ class NativeChannel(Sending):
     # ------------------------------------------------------------------------------------- what the peer says
 
     def confirmed(self, said: messages.Confirmation) -> None:
-        """Open. If nobody waits any more, it is closed at once."""
+        """Open."""
         if self.is_answered:
             raise ProtocolError(f"channel {self.number} was opened twice")
-        self._is_open = True
-        self._peer, self._largest = said.sender, min(said.largest, LARGEST_SENT)
-        self._credit = self._granted = said.window
+        self._sending.opened(said)
         self._answered(None)
-        if self._wants_close:
-            self._close_now()
 
     def refused(self, said: Refusal) -> None:
         """Not open."""
         if self.is_answered:
             raise ProtocolError(f"channel {self.number} was refused after it was opened")
         self._answered(said)
-        self._plane.release(self.number)
+        self._owner.release(self.number)
         self._end(None)
 
     def _answered(self, refusal: Refusal | None) -> None:
@@ -202,17 +237,17 @@ class NativeChannel(Sending):
         if self._had_close:
             raise ProtocolError(f"channel {self.number} was closed twice")
         self._had_close = True
-        self._pending.clear()
-        self._close_now()
-        self._plane.closed(self.number)
+        self._sending.drop_pending()
+        self._sending.close_now()
+        self._owner.closed(self.number)
         if self._is_discarding or not self._undelivered:
             self._deliver()
             self._end(None)
 
     def request(self, *, wants_reply: bool) -> None:
         """A forwarded connection grants none (OpenSSH asks `keepalive@openssh.com`)."""
-        if wants_reply and not self._sent_close:
-            self._out.say(messages.failure(self._peer))
+        if wants_reply:
+            self._sending.refuse_request()
 
     # ------------------------------------------------------------------------------------------- life cycle
 
@@ -226,17 +261,17 @@ class NativeChannel(Sending):
         self._user = user
         self._is_paused = False
         self._deliver()
-        self._tell()
+        if self._ended is None:
+            self._sending.attach(user)
 
     def close(self) -> None:
         """After what is pending."""
-        self._wants_close = True
         self._discard()
-        self._send_pending()
+        self._sending.close()
 
     def abort(self) -> None:
         """Now."""
-        self._pending.clear()
+        self._sending.drop_pending()
         self.close()
 
     def lost(self, error: ProxyError) -> None:
@@ -264,10 +299,10 @@ class NativeChannel(Sending):
         if self._ended is not None:
             return
         self._ended = (error,)
-        self._flow.forget(self)
+        self._sending.end()
         if not self._is_discarding:
             self._budget.give_back(self._window.size)
-        self._plane.ended(self)
+        self._owner.ended(self)
         user, self._user = self._user, None  # a circle of references would wait for the collector
         if user is not None:
             user.channel_lost(error)

@@ -16,18 +16,20 @@ import asyncssh
 from proxy.errors import LinkError
 from proxy.relay.budget import MemoryBudget
 from proxy.runtime.endpoint import Endpoint
+from proxy.ssh.data_plane import OnAnswer
 from proxy.ssh.metered import POLL_S, carrier, is_behind
 from proxy.ssh.native.flow import HIGH_WATER, Flow
 from proxy.ssh.native.gathering import Gathering
 from proxy.ssh.native.handover import Handover
 from proxy.ssh.native.incoming import LARGEST_DATA, Incoming
-from proxy.ssh.native.native_channel import NativeChannel, OnAnswer
+from proxy.ssh.native.native_channel import NativeChannel
 from proxy.ssh.native.outgoing import MOST_DEFERRED, Outgoing
 from proxy.ssh.native.valve import Reason, Valve
 from proxy.ssh.native.wire import messages
 from proxy.ssh.native.wire.errors import ProtocolError
 from proxy.ssh.native.wire.keys import Keys
 from proxy.ssh.pace import BULK
+from proxy.ssh.turns import Turns
 
 NOT_SENT_LOW_WATER: Final = 512 << 10
 """Bytes.
@@ -54,23 +56,26 @@ MOST_WRITES: Final = 4096
 
 
 class NativePlane:
-    """Carries the channels of one authenticated connection."""
+    """A `proxy.ssh.data_plane.DataPlane`."""
+
+    mode: Final = "native"
 
     def __init__(
         self,
         conn: asyncssh.SSHClientConnection,
         budget: MemoryBudget,
+        turns: Turns,
         *,
         on_error: Callable[[ProtocolError], None],
         on_lost: Callable[[Exception | None], None],
         on_ended: Callable[[], None],
     ) -> None:
-        """Takes the connection over. Raises handover.Unsupported, and leaves it alone then.
+        """Takes the connection over. Raises Unsupported, and leaves it alone then.
 
         `on_error` hears of a broken protocol before the connection ends, `on_lost` that its transport is
         gone, `on_ended` that a channel has ended.
         """
-        self.loop = asyncio.get_running_loop()
+        self._loop = asyncio.get_running_loop()
         self._budget = budget
         self._on_error = on_error
         self._on_lost = on_lost
@@ -96,8 +101,8 @@ class NativePlane:
         self._bulk_in = 0
         self._received_before = 0
         self._keeping: NativeChannel | None = None
-        self.flow = Flow()
-        self.outgoing = Outgoing(
+        self._flow = Flow(turns)
+        self._outgoing = Outgoing(
             taken.transport,
             taken.sending,
             on_written=self._sent,
@@ -112,7 +117,7 @@ class NativePlane:
             on_opened=self._pass_on,
             on_other=self._handover.give,
             on_error=self._fail,
-            on_read=self.outgoing.schedule,
+            on_read=self._outgoing.schedule,
             on_lost=self._transport_lost,
             on_congestion=self._congestion,
         )
@@ -128,11 +133,11 @@ class NativePlane:
     @property
     def round_trip(self) -> float:
         """Seconds that the way itself takes."""
-        return self.flow.round_trip
+        return self._flow.round_trip
 
     @round_trip.setter
     def round_trip(self, seconds: float) -> None:
-        self.flow.round_trip = seconds
+        self._flow.round_trip = seconds
 
     @property
     def received(self) -> int:
@@ -142,17 +147,17 @@ class NativePlane:
     @property
     def bulk(self) -> int:
         """Bytes that have gone and come in full packets so far."""
-        return self._bulk_in + self.outgoing.bulk
+        return self._bulk_in + self._outgoing.bulk
 
     # ------------------------------------------------------------------------------------------- channels
 
     def open(self, window: int, target: Endpoint, origin: Endpoint, on_answer: OnAnswer) -> NativeChannel:
         """Have a channel opened, with what was taken of the budget as its receive window."""
-        channel = NativeChannel(self, self._budget, window, on_answer)
+        channel = NativeChannel(self, self._outgoing, self._flow, self._budget, window, on_answer)
         if self.error is not None:
             channel.lost(self.error)
         else:
-            self.outgoing.say(
+            self._outgoing.say(
                 messages.open_direct_tcpip(channel.number, window, LARGEST_DATA, target, origin)
             )
         return channel
@@ -252,23 +257,23 @@ class NativePlane:
 
     def send_packet(self, payload: bytes) -> None:
         """A packet of asyncssh's. KEXINIT stops everything else until NEWKEYS."""
-        self.outgoing.put(payload)
+        self._outgoing.put(payload)
         if payload[0] == messages.KEXINIT:
-            self.outgoing.is_rekeying = True
-            self.flow.keys(is_rekeying=True)
+            self._outgoing.is_rekeying = True
+            self._flow.keys(is_rekeying=True)
 
     def send_sealed(self, packet: bytes) -> None:
         """A packet that asyncssh has sealed with its new keys."""
-        self.outgoing.put_sealed(packet)
+        self._outgoing.put_sealed(packet)
 
     def sending_sequence(self) -> int:
         """The sequence number of our next packet."""
-        return self.outgoing.sequence
+        return self._outgoing.sequence
 
     def sending_keys(self, keys: Keys) -> None:
         """Our NEWKEYS is sent."""
-        self.outgoing.change_keys(keys)
-        self.flow.keys(is_rekeying=False)
+        self._outgoing.change_keys(keys)
+        self._flow.keys(is_rekeying=False)
 
     def receiving_keys(self, keys: Keys) -> None:
         """The gateway's has been heard."""
@@ -281,8 +286,8 @@ class NativePlane:
         heard meanwhile.
         """
         if is_behind(self._carrier) and self._polling is None:
-            self._polling = self.loop.call_later(POLL_S, self._poll)
-        self.flow.written(unsent if self._polling is None else HIGH_WATER + 1)
+            self._polling = self._loop.call_later(POLL_S, self._poll)
+        self._flow.written(unsent if self._polling is None else HIGH_WATER + 1)
         self._writes = self._writes + 1 if unsent else 0
         if unsent > MOST_UNREAD or self._writes > MOST_WRITES:
             self._valve.close(Reason.UNREAD)
@@ -293,16 +298,16 @@ class NativePlane:
         if self._transport.is_closing():
             return
         if is_behind(self._carrier):
-            self._polling = self.loop.call_later(POLL_S, self._poll)
+            self._polling = self._loop.call_later(POLL_S, self._poll)
         elif not self._transport.get_write_buffer_size():
-            self.flow.drained()
+            self._flow.drained()
 
     def _turn_ends(self, written: int) -> None:
         nread, self._received_before = (
             self._incoming.received - self._received_before,
             self._incoming.received,
         )
-        self.flow.turn_ends()
+        self._flow.turn_ends()
         self._incoming.turn_ends()
         self._gathering.read(nread)
         if written:
@@ -320,12 +325,12 @@ class NativePlane:
         if is_congested:
             self._charged = self._transport.get_write_buffer_size()
             self._budget.charge(self._charged)
-            self.flow.congested()
+            self._flow.congested()
         else:
             self._writes = 0
             self._valve.open(Reason.UNREAD)
-            self.outgoing.schedule()  # what has been read and waits
-            self.flow.drained()
+            self._outgoing.schedule()  # what has been read and waits
+            self._flow.drained()
 
     def _transport_lost(self, exc: Exception | None) -> None:
         self._gathering.close()

@@ -1,4 +1,4 @@
-"""The half of a channel that goes to the cluster: a client's bytes are sealed from where they were received.
+"""A channel's way to the cluster: a client's bytes are sealed from where they were received.
 
 They may be sent while the peer has given credit (RFC 4254 5.2) and the link has room
 (`proxy.ssh.native.flow`). Otherwise the client's socket is not read; what it had said by then is `pending`,
@@ -7,17 +7,14 @@ at most one read.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from proxy.errors import ProxyError
 from proxy.relay.interfaces import ChannelUser
-from proxy.ssh.native.outgoing import DATA_AT
+from proxy.ssh.native.flow import Flow
+from proxy.ssh.native.outgoing import DATA_AT, Outgoing
 from proxy.ssh.native.wire import messages
 from proxy.ssh.native.wire.errors import ProtocolError
 from proxy.ssh.native.wire.packets import PADDING
-
-if TYPE_CHECKING:
-    from proxy.ssh.native.native_plane import NativePlane
 
 LARGEST_SENT: Final = 32 << 10
 """Bytes of data in a packet: what OpenSSH takes, and enough for the cost of a packet not to matter."""
@@ -42,11 +39,13 @@ else happens.
 
 
 class Sending:
-    """EOF and CLOSE are a bit each: wanted, then sent, behind what is pending."""
+    """That of one channel: a `proxy.ssh.native.flow.Sender`.
+
+    EOF and CLOSE are a bit each: wanted, then sent, behind what is pending.
+    """
 
     __slots__ = (
         "_credit",
-        "_ended",
         "_flow",
         "_grant",
         "_granted",
@@ -55,26 +54,26 @@ class Sending:
         "_is_open",
         "_is_stray",
         "_largest",
+        "_number",
         "_out",
         "_peer",
         "_pending",
         "_reserve",
-        "_sent_close",
         "_sent_eof",
         "_user",
         "_wants_close",
         "_wants_eof",
-        "is_answered",
-        "number",
+        "has_closed",
         "period",
         "spent",
     )
 
-    def __init__(self, plane: NativePlane) -> None:
-        self._out = plane.outgoing
-        self._flow = plane.flow
+    def __init__(self, out: Outgoing, flow: Flow, number: int) -> None:
+        """`number` is ours, for messages about it."""
+        self._out = out
+        self._flow = flow
+        self._number = number
         self._user: ChannelUser | None = None
-        self._ended: tuple[ProxyError | None] | None = None
         self._peer = 0
         self._credit = 0
         self._reserve = 0
@@ -85,17 +84,20 @@ class Sending:
         self._is_stray = False
         self._is_held = False
         self._is_full = False
-        self._is_open = (
-            False  # a channel that was refused has no number over there: whatever is said is for another's
-        )
+        # A channel that was refused has no number over there: whatever is said is for another's.
+        self._is_open = False
         self._wants_eof = self._sent_eof = False
-        self._wants_close = self._sent_close = False
+        self._wants_close = False
+        self.has_closed = False
+        """CLOSE is sent: nothing more may be."""
         self.period = 0
         self.spent = 0
-        self.number = 0
-        """Ours; the peer names the channel by it."""
-        self.is_answered = False
-        """Whether the peer has said if it is open."""
+
+    def __repr__(self) -> str:
+        return (
+            f"<Sending eof={self._sent_eof} close={self.has_closed} credit={self._credit} "
+            f"pending={len(self._pending)}>"
+        )
 
     # ----------------------------------------------------------------------------------------- the hot path
 
@@ -103,7 +105,7 @@ class Sending:
         """Room for what may be sent now, or for a little that may not."""
         del sizehint
         self._is_stray = (
-            not self._credit or self._flow.is_shut or self._is_held or self._sent_close or bool(self._pending)
+            not self._credit or self._flow.is_shut or self._is_held or self.has_closed or bool(self._pending)
         )
         most = (
             _STRAY
@@ -140,7 +142,7 @@ class Sending:
     # ------------------------------------------------------------------------------------ when a side is slow
 
     def _keep(self, nbytes: int) -> None:
-        if self._sent_close or self._wants_close:
+        if self.has_closed or self._wants_close:
             return
         self._pending += _read[DATA_AT : DATA_AT + nbytes]
         if self._flow.is_shut:
@@ -151,7 +153,7 @@ class Sending:
         """What could not be sent when it came, and the end that may have come after it."""
         while (
             self._pending
-            and not self._sent_close
+            and not self.has_closed
             and (size := min(len(self._pending), self._credit, self._largest))
         ):
             if self._flow.is_shut:
@@ -160,18 +162,18 @@ class Sending:
             _read[DATA_AT : DATA_AT + size] = self._pending[:size]
             del self._pending[:size]
             self._send(DATA_AT, size)
-        if not self._pending and not self._sent_close and self._is_open:
+        if not self._pending and not self.has_closed and self._is_open:
             if self._wants_eof and not self._sent_eof:
                 self._sent_eof = True
                 self._out.say(messages.eof(self._peer))
             if self._wants_close:
-                self._close_now()
+                self.close_now()
         self._tell()
 
     def _tell(self) -> None:
         """Let the client's socket be read while what it says can be sent."""
         is_full = bool(self._is_held or self._pending or not self._credit)
-        if self._user is not None and self._ended is None and is_full != self._is_full:
+        if self._user is not None and is_full != self._is_full:
             self._is_full = is_full
             if is_full:
                 self._user.channel_full()
@@ -188,17 +190,12 @@ class Sending:
         self._is_held = False
         self._send_pending()
 
-    def write_eof(self) -> None:
-        """CHANNEL_EOF, after what is pending."""
-        self._wants_eof = True
-        self._send_pending()
-
     def adjusted(self, credit: int) -> None:
         """We may send more."""
         spare = self._credit + self._reserve + credit
         if spare > messages.BIGGEST_WINDOW:
             raise ProtocolError(
-                f"a window of more than {messages.BIGGEST_WINDOW} bytes on channel {self.number}"
+                f"a window of more than {messages.BIGGEST_WINDOW} bytes on channel {self._number}"
             )
         was_out = not self._credit
         self._granted = max(self._granted, spare)
@@ -215,7 +212,51 @@ class Sending:
         if was_out:
             self._send_pending()
 
-    def _close_now(self) -> None:
-        if self._is_open and not self._sent_close:
-            self._sent_close = True
+    # ------------------------------------------------------------------------------------------- life cycle
+
+    def opened(self, said: messages.Confirmation) -> None:
+        """The peer takes the channel. If nobody waits any more, it is closed at once."""
+        self._is_open = True
+        self._peer, self._largest = said.sender, min(said.largest, LARGEST_SENT)
+        self._credit = self._granted = said.window
+        if self._wants_close:
+            self.close_now()
+
+    def attach(self, user: ChannelUser) -> None:
+        """`user` is told from now on whether there is room."""
+        self._user = user
+        self._tell()
+
+    def grant(self, credit: int) -> None:
+        """The peer may send so much more."""
+        self._out.say(messages.window_adjust(self._peer, credit))
+
+    def refuse_request(self) -> None:
+        """The peer has asked for something, and gets nothing."""
+        if not self.has_closed:
+            self._out.say(messages.failure(self._peer))
+
+    def write_eof(self) -> None:
+        """CHANNEL_EOF, after what is pending."""
+        self._wants_eof = True
+        self._send_pending()
+
+    def close(self) -> None:
+        """CHANNEL_CLOSE, after what is pending."""
+        self._wants_close = True
+        self._send_pending()
+
+    def drop_pending(self) -> None:
+        """The peer takes nothing more, or nobody cares whether it does."""
+        self._pending.clear()
+
+    def close_now(self) -> None:
+        """CHANNEL_CLOSE, whatever is pending."""
+        if self._is_open and not self.has_closed:
+            self.has_closed = True
             self._out.say(messages.close(self._peer))
+
+    def end(self) -> None:
+        """There is nobody to be told any more, and nothing to wait for."""
+        self._flow.forget(self)
+        self._user = None

@@ -23,10 +23,11 @@ from proxy.ssh.login.dial import Dialled, Places, dial
 from proxy.ssh.login.host_keys import Announcement, learn
 from proxy.ssh.supervision.establish import establish
 from proxy.ssh.supervision.report import Report
+from proxy.ssh.turns import Turns
 
 
 class Dialler:
-    """One gateway's. `handshakes` is what all gateways share, `places` are for what may hang."""
+    """One gateway's. Gateways share `budget`, `turns` and `handshakes`; `places` are for what may hang."""
 
     def __init__(
         self,
@@ -35,6 +36,7 @@ class Dialler:
         gateways: Mapping[str, GatewayConfig],
         *,
         budget: MemoryBudget,
+        turns: Turns,
         handshakes: Handshakes,
         report: Report,
         places: Places | None,
@@ -43,6 +45,7 @@ class Dialler:
         self._config = config
         self._gateways = gateways
         self._budget = budget
+        self._turns = turns
         self._handshakes = handshakes
         self._report = report
         self._places = places or Places(f"gateway {name}")
@@ -86,6 +89,7 @@ class Dialler:
             dialled.conns,
             server=dialled.server,
             budget=self._budget,
+            turns=self._turns,
             name=f"{self._name}/{next(self._numbers)}",
             command=dialled.command,
         )

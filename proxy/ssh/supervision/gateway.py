@@ -32,6 +32,7 @@ from proxy.ssh.supervision.lifetimes import Lifetimes
 from proxy.ssh.supervision.links import Links
 from proxy.ssh.supervision.report import Report
 from proxy.ssh.supervision.retry import Retry
+from proxy.ssh.turns import Turns
 
 REPLACED: Final = LinkReplaced.reason
 """The reason under which a link counts that was replaced before it ended."""
@@ -47,6 +48,7 @@ class Gateway:
         gateways: Mapping[str, GatewayConfig],
         *,
         budget: MemoryBudget,
+        turns: Turns,
         metrics: Metrics,
         handshakes: Handshakes,
         places: Places | None = None,
@@ -58,7 +60,14 @@ class Gateway:
         self._report = report = Report(name, metrics)
         self._links: Links[Link] = Links()
         self._dialler = Dialler(
-            name, config, gateways, budget=budget, handshakes=handshakes, report=report, places=places
+            name,
+            config,
+            gateways,
+            budget=budget,
+            turns=turns,
+            handshakes=handshakes,
+            report=report,
+            places=places,
         )
         self._lifetimes = Lifetimes(
             name, config, self._links, report, on_lost=self._link_lost, on_change=self._changed

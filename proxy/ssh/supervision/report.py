@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
 
 import structlog
 
@@ -12,11 +11,10 @@ from proxy.errors import DialBroken, LinkClosed, LinkError
 from proxy.metrics import Metrics
 from proxy.snapshots import GatewayState
 from proxy.ssh.link import Link
+from proxy.ssh.planes import MODES
 from proxy.ssh.supervision.links import Links
 
 log = structlog.get_logger("kubemux.gateway")
-
-_MODES: Final = ("native", "asyncssh")
 
 
 class Report:
@@ -34,7 +32,7 @@ class Report:
 
     def start(self) -> None:
         """Every series is there from the beginning."""
-        self._record.planes.update(dict.fromkeys(_MODES, 0))
+        self._record.planes.update(dict.fromkeys(MODES, 0))
 
     def handshake(self, seconds: float) -> None:
         """One has succeeded."""
@@ -143,7 +141,7 @@ class Report:
         else:
             state = GatewayState.DOWN
         record.links, record.retiring = up, len(links.retiring)
-        for mode in _MODES:
+        for mode in MODES:
             record.planes[mode] = sum(link.data_plane == mode for link in links)
         if state is not self.state:
             say = self._log.warning if state is GatewayState.DOWN else self._log.info

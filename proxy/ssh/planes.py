@@ -1,0 +1,65 @@
+"""Which data plane carries a link: the first of the list that can."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import asyncssh
+import structlog
+
+from proxy.relay.budget import MemoryBudget
+from proxy.ssh.data_plane import DataPlane, PlaneUser, Unsupported
+from proxy.ssh.fallback.asyncssh_plane import AsyncsshPlane
+from proxy.ssh.native.native_plane import NativePlane
+from proxy.ssh.turns import Turns
+
+log = structlog.get_logger("kubemux.link")
+
+DATA_PLANE: Final = "KUBEMUX_DATA_PLANE"
+"""Environment: the mode to begin with, of those below; without it, the first."""
+
+Make = Callable[[asyncssh.SSHClientConnection, MemoryBudget, Turns, PlaneUser], DataPlane]
+
+
+def _native(
+    conn: asyncssh.SSHClientConnection, budget: MemoryBudget, turns: Turns, link: PlaneUser
+) -> DataPlane:
+    return NativePlane(
+        conn,
+        budget,
+        turns,
+        on_error=link.protocol_broken,
+        on_lost=link.lost,
+        on_ended=link.channel_ended,
+    )
+
+
+def _asyncssh(
+    conn: asyncssh.SSHClientConnection, budget: MemoryBudget, turns: Turns, link: PlaneUser
+) -> DataPlane:
+    del turns  # asyncssh writes at once
+    return AsyncsshPlane(conn, budget, server=link.server, name=link.name, on_ended=link.channel_ended)
+
+
+_PLANES: Final[Mapping[str, Make]] = {"native": _native, "asyncssh": _asyncssh}
+"""By mode, the fastest first. The last one takes every connection."""
+
+MODES: Final = tuple(_PLANES)
+
+
+def take_over(
+    conn: asyncssh.SSHClientConnection, budget: MemoryBudget, turns: Turns, link: PlaneUser
+) -> DataPlane:
+    """The plane that carries `conn` from here on."""
+    asked = os.environ.get(DATA_PLANE, "")
+    *faster, last = MODES[MODES.index(asked) if asked in MODES else 0 :]
+    for mode in faster:
+        try:
+            return _PLANES[mode](conn, budget, turns, link)
+        except Unsupported as exc:
+            log.warning(
+                "link uses asyncssh's own channels", link=link.name, server=link.server, message=str(exc)
+            )
+    return _PLANES[last](conn, budget, turns, link)

@@ -1,0 +1,19 @@
+"""Who has the loop: all links of a daemon share it, whatever gateway they lead to."""
+
+from __future__ import annotations
+
+
+class Turns:
+    """Which of the links that share a loop was the last to send, and how often that has changed."""
+
+    __slots__ = ("_last", "changes")
+
+    def __init__(self) -> None:
+        self._last: object = None
+        self.changes = 0
+
+    def sent(self, who: object) -> None:
+        """`who` has sent something in this turn of the loop."""
+        if who is not self._last:
+            self._last = who
+            self.changes += 1
