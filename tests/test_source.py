@@ -49,7 +49,10 @@ IO = {"asyncio", "socket", "asyncssh", "uvloop", "subprocess", "threading"}
 
 CONFINED = {
     "asyncssh": ("proxy.ssh", "proxy.demo"),
-    "h11": ("proxy.admin", "proxy.health"),
+    "h11": ("proxy.admin.http", "proxy.health"),
+    "httpx2": ("proxy.admin.asking",),
+    "starlette": ("proxy.admin", "proxy.demo"),
+    "uvicorn": ("proxy.admin.http",),
     "uvloop": ("proxy.cli",),
 }
 """Library -> the only ones that import it: its types and its surprises stay there."""

@@ -6,12 +6,10 @@ import asyncio
 import json
 import os
 import shlex
-from contextlib import suppress
+import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
-
-import h11
 
 from proxy.admin.http import SERVER
 from proxy.errors import AdminError, ConfigError, Problem, UnknownName
@@ -20,7 +18,6 @@ from proxy.runtime.text import escaped
 
 MAX_ANSWER: Final = 64 << 20
 """Bytes: a hundred times what 1,000 clusters need. A program that sends without end is none of ours."""
-_PIECE: Final = 1 << 16
 _QUOTED: Final = 60
 """Characters of what a stranger says: enough to know it by."""
 
@@ -68,17 +65,17 @@ def _who_has(where: Where) -> str:
 class _Answer:
     """What came back so far."""
 
-    first: bytes = b""
-    """Of everything, before it is known to be HTTP."""
     status: int = 0
     server: str = ""
     body: bytearray = field(default_factory=bytearray)
+    words: bytes = b""
+    """What it says first, where that is not HTTP."""
 
     @property
     def who(self) -> str:
         """A guess at who says this."""
         said = escaped(
-            (self.body or self.first)[: 4 * _QUOTED]
+            (self.body or self.words)[: 4 * _QUOTED]
             .decode("utf-8", "replace")
             .strip()
             .partition("\n")[0]
@@ -90,7 +87,7 @@ class _Answer:
                 f"HTTP {self.status} from "
                 f"{escaped(self.server)[:_QUOTED] or 'a server without a name'}{quoted}"
             )
-        if self.first.startswith((b"\x15\x03", b"\x16\x03")):  # RFC 8446 5.1: an alert, a handshake
+        if self.words.startswith((b"\x15\x03", b"\x16\x03")):  # RFC 8446 5.1: an alert, a handshake
             return "a TLS server"
         return f"an SSH server, {said}" if said.startswith("SSH-") else f"it says {said!r}"
 
@@ -104,82 +101,79 @@ async def ask(where: Where, method: str, target: str, *, budget: float) -> objec
     answer = _Answer()
     try:
         async with asyncio.timeout(budget):
-            reader, writer = await _connect(where)
-            try:
-                await _exchange(
-                    reader,
-                    writer,
-                    answer,
-                    method,
-                    target,
-                    "localhost" if isinstance(where, Path) else str(where),
-                )
-            finally:
-                writer.transport.abort()
+            is_whole = await _exchange(where, method, target, answer)
+            if not is_whole and not answer.status:
+                answer.words = await _first_words(where)
+                if answer.words.partition(b"\nServer: ")[2].startswith(SERVER.encode()):
+                    answer.words = b""  # it was too busy before
     except TimeoutError as exc:
         raise Unanswered(where, budget) from exc
-    except (h11.RemoteProtocolError, OSError) as exc:
-        if answer.first and answer.server != SERVER:
-            raise NotKubemux(where, answer.who) from exc
-        hint = f"is that kubemux? {_look(where)} tells; its log says more: journalctl -u kubemux"
-        broke = "in the middle of its answer" if answer.first else "without an answer"
-        raise AdminError(f"{shown(where)}: it hung up {broke}", hint=hint) from exc
-    if answer.server != SERVER:
+    if answer.server != SERVER and (answer.status or answer.words):
         raise NotKubemux(where, answer.who)
+    if not is_whole:
+        hint = f"is that kubemux? {_look(where)} tells; its log says more: journalctl -u kubemux"
+        broke = "in the middle of its answer" if answer.status else "without an answer"
+        raise AdminError(f"{shown(where)}: it hung up {broke}", hint=hint)
     return _read(where, answer)
 
 
-async def _connect(where: Where) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def _exchange(where: Where, method: str, target: str, answer: _Answer) -> bool:
+    """Whether the answer has come whole. Raises AdminError if nobody listens."""
+    import httpx2  # late: most commands ask nobody, and it takes 50 ms
+
+    transport = httpx2.AsyncHTTPTransport(
+        uds=str(where) if isinstance(where, Path) else None,
+        verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),  # for http nobody needs the system's CAs
+    )
+    url = f"http://localhost{target}" if isinstance(where, Path) else f"http://{where}{target}"
+    fields = {"Accept-Encoding": "identity", "Connection": "close"}
+    # Without `trust_env`: a proxy of the environment's is for other places. `ask` has the deadline.
+    client = httpx2.AsyncClient(transport=transport, trust_env=False, timeout=None, headers=fields)
     try:
-        return await (
-            asyncio.open_connection(*where)
-            if isinstance(where, Endpoint)
-            else asyncio.open_unix_connection(where)
-        )
-    except TimeoutError:
-        raise
-    except OSError as exc:
-        remedy = "use sudo, or become the daemon's user" if isinstance(exc, PermissionError) else None
-        number = exc.errno or 0  # negative: getaddrinfo's, whose words are its own
-        text = os.strerror(number) if number > 0 else exc.strerror or str(exc)
-        raise AdminError(f"{shown(where)}: {text}", hint=remedy) from exc
+        async with client, client.stream(method, url) as got:
+            if got.status_code == 101:  # Switching Protocols, which nobody has asked for
+                return False
+            answer.status = got.status_code
+            answer.server = got.headers.get("Server", "")
+            async for piece in got.aiter_raw():
+                answer.body += piece
+                if len(answer.body) > MAX_ANSWER:
+                    return False
+    except httpx2.ConnectError as exc:
+        raise _nobody(where, exc) from exc
+    except httpx2.TransportError:
+        return False
+    return True
 
 
-async def _exchange(
-    reader: asyncio.StreamReader,
-    writer: asyncio.StreamWriter,
-    answer: _Answer,
-    method: str,
-    target: str,
-    host: str,
-) -> None:
-    """One request without a body.
+def _nobody(where: Where, failed: BaseException) -> AdminError:
+    # httpx2 and anyio wrap what the system has said, and for a name with two addresses there are two of it.
+    found, cause = OSError(str(failed)), failed.__cause__ or failed.__context__
+    while cause is not None:
+        if isinstance(cause, OSError):
+            found = cause
+        group = cause if isinstance(cause, ExceptionGroup) else None
+        cause = group.exceptions[0] if group else cause.__cause__ or cause.__context__
+    remedy = "use sudo, or become the daemon's user" if isinstance(found, PermissionError) else None
+    number = found.errno or 0  # negative: getaddrinfo's, whose words are its own
+    text = os.strerror(number) if number > 0 else found.strerror or str(found)
+    return AdminError(f"{shown(where)}: {text}", hint=remedy)
 
-    Raises h11.RemoteProtocolError if what comes back is not HTTP, ends early or never, OSError.
-    """
-    http = h11.Connection(h11.CLIENT)
-    request = h11.Request(method=method, target=target, headers=[("Host", host), ("Connection", "close")])
-    writer.write((http.send(request) or b"") + (http.send(h11.EndOfMessage()) or b""))
-    with suppress(ConnectionError):  # it may have answered and hung up before it read everything
-        await writer.drain()
-    while not isinstance(event := http.next_event(), h11.EndOfMessage):
-        match event:
-            case h11.NEED_DATA:
-                data = await reader.read(_PIECE)
-                if len(answer.first) < _PIECE:
-                    answer.first += data
-                http.receive_data(data)
-            case h11.Response(status_code=status, headers=headers):
-                answer.status = status
-                answer.server = dict(headers).get(b"server", b"").decode("latin-1")
-            case h11.Data(data=data) if len(answer.body) + len(data) <= MAX_ANSWER:
-                answer.body += data
-            case h11.InformationalResponse():
-                pass
-            case _:
-                raise h11.RemoteProtocolError(
-                    "closed without an answer, an upgrade, or an answer without an end"
-                )
+
+async def _first_words(where: Where) -> bytes:
+    """What a program says that does not speak HTTP: asked again, without an HTTP client in between."""
+    connecting = (
+        asyncio.open_unix_connection(where) if isinstance(where, Path) else asyncio.open_connection(*where)
+    )
+    try:
+        reader, writer = await connecting
+        try:
+            writer.write(b"GET / HTTP/1.0\r\n\r\n")
+            return await reader.read(_QUOTED * 4)
+        finally:
+            writer.transport.abort()
+    except OSError:
+        return b""
 
 
 def _read(where: Where, answer: _Answer) -> object:

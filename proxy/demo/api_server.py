@@ -14,8 +14,12 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Final
 
-from proxy.admin.connections import Connections
-from proxy.admin.http import Request, Response
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from proxy.admin.http.connection import Deadlines
+from proxy.admin.http.serving import Serving
 from proxy.demo import objects
 from proxy.demo.objects import RESOURCES, Contents
 
@@ -35,36 +39,42 @@ async def serve(
     sock: socket.socket, tls: ssl.SSLContext, contents: Contents, *, token: str
 ) -> AsyncIterator[None]:
     """Serve `contents` on the bound socket `sock`, which is closed at the end."""
-    connections = Connections(_ApiServer(contents, token).answer, name="api server", idle_timeout=_IDLE_S)
-    server = await asyncio.get_running_loop().create_server(connections, sock=sock, ssl=tls)
+    serving = Serving(_ApiServer(contents, token), name="api server", deadlines=Deadlines(request=_IDLE_S))
+    server = await asyncio.get_running_loop().create_server(serving, sock=sock, ssl=tls)
     try:
         yield
     finally:
         server.close()
-        await connections.close(grace=_CLOSE_WITHIN_S)
+        await serving.close(grace=_CLOSE_WITHIN_S)
 
 
 class _ApiServer:
+    """An ASGI app."""
+
     def __init__(self, contents: Contents, token: str) -> None:
         self._contents = contents
         self._authorization = f"Bearer {token}".encode()
 
-    async def answer(self, request: Request) -> Response:
-        """Whatever it is: a `Handler`."""
-        if request.path not in _PUBLIC:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answer = self._answer(Request(scope))
+        await answer(scope, receive, send)
+
+    def _answer(self, request: Request) -> Response:
+        path = request.scope["path"]
+        if path not in _PUBLIC:
             if not hmac.compare_digest(
                 request.headers.get("authorization", "").encode(), self._authorization
             ):
                 return _failure(401, "Unauthorized", "Unauthorized")
-            if request.method not in ("GET", "HEAD") or "watch" in request.query:
+            if request.method not in ("GET", "HEAD") or "watch" in request.query_params:
                 return _failure(
                     405, "MethodNotAllowed", "the demo's clusters can be looked at only: get and list"
                 )
-        if request.path in _FIXED:
-            return Response.json(_FIXED[request.path])
-        match request.path.split("/")[1:]:
+        if path in _FIXED:
+            return JSONResponse(_FIXED[path])
+        match path.split("/")[1:]:
             case ["healthz" | "livez" | "readyz"]:
-                return Response.text("ok")
+                return PlainTextResponse("ok")
             case ["api", "v1", "namespaces", namespace, plural]:
                 return self._list(request, plural, namespace=namespace)
             case ["api", "v1", "namespaces", namespace, plural, name]:
@@ -80,7 +90,7 @@ class _ApiServer:
         if resource is None or (namespace and not resource.namespaced):
             return _not_found()
         items = self._contents.find(plural, namespace=namespace)
-        return self._table(request, plural, items) or Response.json(
+        return self._table(request, plural, items) or JSONResponse(
             objects.as_list(resource, items, self._contents.created)
         )
 
@@ -91,7 +101,7 @@ class _ApiServer:
         items = self._contents.find(plural, namespace=namespace, name=name)
         if not items:
             return _failure(404, "NotFound", f'{plural} "{name}" not found')
-        return self._table(request, plural, items) or Response.json(
+        return self._table(request, plural, items) or JSONResponse(
             objects.as_object(resource, items[0], self._contents.created)
         )
 
@@ -99,7 +109,7 @@ class _ApiServer:
         """What kubectl asks for to print it."""
         if "as=Table" not in request.headers.get("accept", ""):
             return None
-        return Response.json(
+        return JSONResponse(
             objects.as_table(RESOURCES[plural], items, self._contents.created, datetime.now(UTC))
         )
 
@@ -109,4 +119,4 @@ def _not_found() -> Response:
 
 
 def _failure(code: int, reason: str, message: str) -> Response:
-    return Response.json(objects.failure(code, reason, message), code)
+    return JSONResponse(objects.failure(code, reason, message), code)

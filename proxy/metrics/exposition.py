@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Final
 
 from prometheus_client import Metric
@@ -23,18 +24,29 @@ _EOF: Final = b"# EOF\n"
 """OpenMetrics ends with it; the text format takes it for a comment, and has none."""
 
 
-async def expose(metrics: Metrics, *, accept: str, accept_encoding: str) -> tuple[bytes, dict[str, str]]:
-    """The body and its headers, as the client's `Accept` and `Accept-Encoding` ask."""
+@dataclass(frozen=True, slots=True)
+class Exposed:
+    """The answer to a scrape, made while it is sent."""
+
+    headers: dict[str, str]
+    pieces: AsyncIterator[bytes]
+
+
+def expose(metrics: Metrics, *, accept: str, accept_encoding: str) -> Exposed:
+    """The metrics as the client's `Accept` and `Accept-Encoding` ask."""
     try:
         encode, content_type = choose_encoder(accept)
     except TypeError:  # a version that is no number (prometheus-client 0.26 compares it all the same)
         encode, content_type = choose_encoder("")
     headers = {"Content-Type": content_type, "Vary": "Accept, Accept-Encoding"}
-    compress = None
+    pieces = _pieces(metrics, encode)
     if gzip_accepted(accept_encoding):
         headers["Content-Encoding"] = "gzip"
-        compress = zlib.compressobj(level=6, wbits=_GZIP)
-    body = []
+        pieces = _compressed(pieces)
+    return Exposed(headers, _Slices(pieces))
+
+
+def _pieces(metrics: Metrics, encode: Callable[[Collector], bytes]) -> Iterator[bytes]:
     name, end = "", b""
     for piece in metrics.pieces():
         text = encode(_One(piece))
@@ -43,10 +55,34 @@ async def expose(metrics: Metrics, *, accept: str, accept_encoding: str) -> tupl
         if piece.name == name:
             text = _without_head(text)
         name = piece.name
-        body.append(compress.compress(text) if compress else text)
-        await asyncio.sleep(0)
-    body.append(compress.compress(end) + compress.flush() if compress else end)
-    return b"".join(body), headers
+        yield text
+    yield end
+
+
+def _compressed(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    compress = zlib.compressobj(level=6, wbits=_GZIP)
+    for piece in pieces:
+        yield compress.compress(piece)
+    yield compress.flush()
+
+
+class _Slices:
+    """The loop runs between two pieces.
+
+    Not an async generator: asyncio ends one that is left halfway in a task that has no owner.
+    """
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+
+    def __aiter__(self) -> _Slices:
+        return self
+
+    async def __anext__(self) -> bytes:
+        for piece in self._pieces:
+            await asyncio.sleep(0)
+            return piece
+        raise StopAsyncIteration
 
 
 class _One(Collector):

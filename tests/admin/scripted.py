@@ -10,6 +10,7 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
+from proxy.admin.http.connection import Deadlines
 from proxy.admin.orders import ReloadResult
 from proxy.admin.server import AdminServer
 from proxy.errors import ProxyError, UnknownName
@@ -114,8 +115,7 @@ class Daemon:
             snapshot=self.snapshot,
             metrics=self.metrics,
             control=self,
-            idle_timeout=idle_timeout,
-            answer_timeout=answer_timeout,
+            deadlines=Deadlines(request=idle_timeout, answer=answer_timeout),
         )
 
     def snapshot(self) -> DaemonSnapshot:

@@ -12,6 +12,7 @@ from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+from proxy.metrics import Metrics
 from proxy.metrics.exposition import expose
 from proxy.metrics.records import LATENCY_BUCKETS
 from tests.admin.scripted import DAEMON, PROD_EU, Daemon
@@ -21,6 +22,12 @@ PROMETHEUS_ACCEPT = (
     "text/plain;version=1.0.0;escaping=underscores;q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
 )
 LABELS = {"cluster": PROD_EU.name, "direction": "to_cluster"}
+
+
+async def exposed(metrics: Metrics, *, accept: str, accept_encoding: str) -> tuple[bytes, dict[str, str]]:
+    """The whole body, and the headers."""
+    answer = expose(metrics, accept=accept, accept_encoding=accept_encoding)
+    return b"".join([piece async for piece in answer.pieces]), answer.headers
 
 
 def value(families: Iterable[Metric]) -> float:
@@ -36,7 +43,7 @@ def value(families: Iterable[Metric]) -> float:
     "accept", ["", "*/*", "text/plain", "application/json", "application/openmetrics-text; version=x"]
 )
 async def test_text_is_the_default(accept: str) -> None:
-    body, headers = await expose(Daemon().metrics, accept=accept, accept_encoding="")
+    body, headers = await exposed(Daemon().metrics, accept=accept, accept_encoding="")
     assert headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
     assert "Content-Encoding" not in headers
     assert value(parse_text(body.decode())) == PROD_EU.bytes_to_cluster
@@ -44,7 +51,7 @@ async def test_text_is_the_default(accept: str) -> None:
 
 @pytest.mark.parametrize("accept", [PROMETHEUS_ACCEPT, "application/openmetrics-text; version=1.0.0"])
 async def test_openmetrics_if_asked_for(accept: str) -> None:
-    body, headers = await expose(Daemon().metrics, accept=accept, accept_encoding="")
+    body, headers = await exposed(Daemon().metrics, accept=accept, accept_encoding="")
     assert headers["Content-Type"].startswith("application/openmetrics-text; version=1.0.0")
     assert body.endswith(b"# EOF\n")
     families = parse_openmetrics(body.decode())  # type: ignore[no-untyped-call]  # prometheus_client has no types there
@@ -53,8 +60,8 @@ async def test_openmetrics_if_asked_for(accept: str) -> None:
 
 async def test_gzip_if_accepted() -> None:
     metrics = Daemon().metrics
-    plain, _ = await expose(metrics, accept="", accept_encoding="identity")
-    packed, headers = await expose(metrics, accept="", accept_encoding="deflate, gzip;q=1.0")
+    plain, _ = await exposed(metrics, accept="", accept_encoding="identity")
+    packed, headers = await exposed(metrics, accept="", accept_encoding="deflate, gzip;q=1.0")
     assert headers["Content-Encoding"] == "gzip"
     assert len(packed) < len(plain)
     assert value(parse_text(gzip.decompress(packed).decode())) == PROD_EU.bytes_to_cluster
@@ -79,7 +86,7 @@ async def test_the_loop_runs_between_two_pieces() -> None:
             asyncio.get_running_loop().call_soon(turn)
 
     turn()
-    body, _ = await expose(metrics, accept="", accept_encoding="")
+    body, _ = await exposed(metrics, accept="", accept_encoding="")
     assert len(list(metrics.pieces())) < turns < 1000
     families = {family.name: family for family in parse_text(body.decode())}
     assert len(families) == len({piece.name for piece in metrics.pieces()})
@@ -94,7 +101,7 @@ async def test_the_loop_runs_between_two_pieces() -> None:
 
 @pytest.mark.prometheus
 async def test_promtool_finds_nothing() -> None:
-    body, _ = await expose(Daemon().metrics, accept="", accept_encoding="")
+    body, _ = await exposed(Daemon().metrics, accept="", accept_encoding="")
     done = await asyncio.to_thread(
         subprocess.run,
         ["promtool", "check", "metrics"],

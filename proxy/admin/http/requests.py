@@ -1,0 +1,80 @@
+"""Which requests are refused: what two readers may understand in two ways, and what is too long.
+
+A proxy in front of kubemux and kubemux itself must see the same requests in the same bytes: where they do
+not, requests are smuggled (RFC 9112 11.2). Who sends such bytes gets 400, and the connection ends.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+import h11
+
+MAX_HEAD: Final = 16 * 1024
+"""Bytes of a request's line and fields: twice what nginx and Apache take by default."""
+MAX_FIELDS: Final = 64
+_HOST: Final = re.compile(
+    rb"(?:\[[0-9A-Fa-f:.]+\]|(?:[\w.~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)(?::[0-9]*)?", re.ASCII
+)
+"""RFC 9110 7.2: uri-host [":" port], as RFC 3986 3.2.2 writes them. It may be empty."""
+
+
+class Requests(h11.Connection):
+    """The server's side of one connection, stricter than h11's.
+
+    h11 itself refuses a space before a colon, a bare CR, NUL, two `Host`s or none in HTTP/1.1, lengths that
+    differ and codings other than `chunked`. A bare LF ends a line and a folded line is joined by a space, as
+    RFC 9112 2.2 and 5.2 allow.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
+        self.refusal: h11.RemoteProtocolError | None = None
+        """Why the connection ends. uvicorn does not pass the exception on."""
+
+    def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        """What the client has sent next. Raises h11.RemoteProtocolError."""
+        try:
+            event = super().next_event()
+            return _checked(event) if isinstance(event, h11.Request) else event
+        except h11.RemoteProtocolError as error:
+            self.refusal = error
+            raise
+
+    @property
+    def is_read(self) -> bool:
+        """Whether all was read that the client sends with its request."""
+        return self.refusal is None and self.their_state not in (h11.SEND_BODY, h11.ERROR)
+
+
+def _checked(request: h11.Request) -> h11.Request:
+    if not request.http_version.startswith(b"1."):  # HTTP/2 begins with such a line (RFC 9113 3.4)
+        raise h11.RemoteProtocolError("only HTTP/1 is spoken here", error_status_hint=505)
+    # h11 looks at the length only while a head is incomplete, and one read may bring 256 KiB.
+    length = len(request.target) + sum(len(name) + len(value) for name, value in request.headers)
+    if length > MAX_HEAD or len(request.headers) > MAX_FIELDS:
+        raise h11.RemoteProtocolError("too many fields, or too long", error_status_hint=431)
+    names = {name for name, _ in request.headers}
+    if b"transfer-encoding" in names:
+        if b"content-length" in names:  # RFC 9112 6.3, 3
+            raise h11.RemoteProtocolError("both Content-Length and Transfer-Encoding")
+        if request.http_version < b"1.1":  # RFC 9112 6.1
+            raise h11.RemoteProtocolError("Transfer-Encoding in HTTP/1.0")
+    if not request.target.startswith(b"/"):
+        request = _in_origin_form(request)
+    hosts = [value for name, value in request.headers if name == b"host"]
+    if len(hosts) > 1 or not _HOST.fullmatch(b"".join(hosts)):  # RFC 9112 3.2
+        raise h11.RemoteProtocolError("invalid Host")
+    return request
+
+
+def _in_origin_form(request: h11.Request) -> h11.Request:
+    """RFC 9112 3.2.2: the absolute form is for proxies, but must be taken; its host counts, not `Host`."""
+    authority, _, rest = request.target.partition(b"://")[2].partition(b"/")
+    headers = list(request.headers)
+    if authority:
+        headers = [(name, value) for name, value in headers if name != b"host"] + [(b"host", authority)]
+    return h11.Request(
+        method=request.method, target=b"/" + rest, headers=headers, http_version=request.http_version
+    )

@@ -1,0 +1,84 @@
+"""Heads, however they arrive: what of them is refused and what is put in order."""
+
+from __future__ import annotations
+
+import h11
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.admin.http.requests import MAX_FIELDS, MAX_HEAD, Requests
+
+GET = b"GET /status HTTP/1.1\r\nHost: localhost\r\n"
+
+
+def parsed(data: bytes, *, piece: int = 1 << 20) -> h11.Request:
+    """The request at the start of `data`, which comes in pieces."""
+    requests = Requests()
+    for start in range(0, len(data), piece):
+        requests.receive_data(data[start : start + piece])
+        event = requests.next_event()
+        if isinstance(event, h11.Request):
+            return event
+    raise AssertionError("no request")
+
+
+@pytest.mark.parametrize("piece", [1, 7, 4096, 1 << 20])
+@pytest.mark.parametrize(
+    ("fields", "status"),
+    [
+        (b"X: " + b"y" * (64 << 10) + b"\r\n", 431),
+        (b"X: " + b"y" * MAX_HEAD + b"\r\n", 431),
+        (b"X: y\r\n" * MAX_FIELDS, 431),
+        (b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n", 400),
+        (b"Host: localhost\r\n", 400),
+    ],
+)
+def test_too_much_is_refused_however_it_comes(fields: bytes, status: int, piece: int) -> None:
+    """One read may bring more than a head may have."""
+    with pytest.raises(h11.RemoteProtocolError) as refused:
+        parsed(GET + fields + b"\r\n", piece=piece)
+    assert refused.value.error_status_hint == status
+
+
+def test_a_long_target_is_refused() -> None:
+    with pytest.raises(h11.RemoteProtocolError) as refused:
+        parsed(GET.replace(b"/status", b"/" + b"x" * MAX_HEAD) + b"\r\n")
+    assert refused.value.error_status_hint == 431
+
+
+@pytest.mark.parametrize("piece", [1, 1 << 20])
+def test_as_much_as_is_allowed_is_taken(piece: int) -> None:
+    fields = b"X: y\r\n" * (MAX_FIELDS - 2) + b"Z: " + b"z" * 8000 + b"\r\n"
+    assert len(parsed(GET + fields + b"\r\n", piece=piece).headers) == MAX_FIELDS
+
+
+@pytest.mark.parametrize(
+    ("target", "host", "rest"),
+    [
+        (b"http://other:1/status?a", b"other:1", b"/status?a"),
+        (b"HTTP://other", b"other", b"/"),
+        (b"http:///status", b"localhost", b"/status"),
+        (b"*", b"localhost", b"/"),
+        (b"other:443", b"localhost", b"/"),
+        (b"//evil/status", b"localhost", b"//evil/status"),
+    ],
+)
+def test_the_host_of_an_absolute_form_counts(target: bytes, host: bytes, rest: bytes) -> None:
+    """RFC 9112 3.2.2; two slashes are a path."""
+    request = parsed(GET.replace(b"/status", target) + b"\r\n")
+    assert (dict(request.headers)[b"host"], request.target) == (host, rest)
+
+
+@given(st.binary(min_size=1, max_size=300))
+def test_garbage_is_refused_or_waited_for_and_nothing_else(data: bytes) -> None:
+    requests = Requests()
+    requests.receive_data(data)
+    event, refused = None, None
+    try:
+        event = requests.next_event()
+    except h11.RemoteProtocolError as error:
+        refused = error
+    assert requests.refusal is refused
+    assert refused or event is h11.NEED_DATA or isinstance(event, h11.Request)
+    assert requests.is_read is (refused is None and not isinstance(event, h11.Request))
