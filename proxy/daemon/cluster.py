@@ -54,15 +54,12 @@ class Shared:
 
 
 class Cluster:
-    """The data side of one cluster.
-
-    `route` may be replaced while it runs: new connections take the new one.
-    """
+    """The data side of one cluster."""
 
     def __init__(self, name: str, config: ClusterConfig, route: Route, shared: Shared) -> None:
         self.name = name
         self.config = config
-        self.route = route
+        self._route = route
         self.connections_total = 0
         self._shared = shared
         self._loop = asyncio.get_running_loop()
@@ -80,6 +77,11 @@ class Cluster:
     def __repr__(self) -> str:
         return f"<Cluster {self.name} opening={self._opening} relays={len(self._relays)}>"
 
+    def reconfigure(self, config: ClusterConfig, route: Route) -> None:
+        """Serve new clients by these settings, and by this way; those there are go on."""
+        self.config = config
+        self._route = route
+
     @property
     def line(self) -> tuple[Endpoint, ...]:
         """The API servers in the order in which the next client asks them."""
@@ -93,12 +95,12 @@ class Cluster:
     @property
     def has_link(self) -> bool:
         """Whether the way to its API servers is open."""
-        return self.route.is_up
+        return self._route.is_up
 
     @property
     def is_hopeless(self) -> bool:
         """Whether the way has been closed for longer than a client is held."""
-        return self.route.is_given_up(self._shared.hold_timeout)
+        return self._route.is_given_up(self._shared.hold_timeout)
 
     @property
     def paused(self) -> int:
@@ -135,7 +137,7 @@ class Cluster:
         reason, message = End.SHUTDOWN.value, ""
         try:
             channel = await self._failover.open_channel(
-                self.route, origin=client, hold_until=started + self._shared.hold_timeout
+                self._route, origin=client, hold_until=started + self._shared.hold_timeout
             )
             self.traffic.channel_open.observe(self._loop.time() - started)
             relay = Relay(
@@ -229,7 +231,7 @@ class Cluster:
 
         Raises ProxyError.
         """
-        return await self._failover.probe_socket(self.route, deadline)
+        return await self._failover.probe_socket(self._route, deadline)
 
     # ------------------------------------------------------------------------------------------- life cycle
 

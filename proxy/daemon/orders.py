@@ -25,11 +25,12 @@ class Controller:
 
     def __init__(self, daemon: Daemon) -> None:
         self._daemon = daemon
+        self._graph = daemon.graph
         self._reloading = asyncio.Lock()
         self._renewal = Renewal(daemon, self._reloading)
         self._next: asyncio.Task[ReloadResult | ProxyError] | None = None
         self._lent: dict[str, Lent] = {}
-        self._lent_for = daemon.config
+        self._lent_for = daemon.graph.config
 
     async def reload(self) -> ReloadResult:
         """Read the configuration again and take it whole, or change nothing and raise ConfigError or
@@ -67,25 +68,25 @@ class Controller:
 
     async def reconnect(self, gateway: str) -> None:
         """Replace the links of `gateway`, make before break; returns before they are. Raises UnknownName."""
-        if gateway not in self._daemon.gateways:
-            raise no_gateway(self._daemon.config, gateway, "reconnect")
+        if gateway not in self._graph.gateways:
+            raise no_gateway(self._graph.config, gateway, "reconnect")
         log.info("reconnect requested", gateway=gateway)
-        self._daemon.gateways[gateway].renew("reconnect")
+        self._graph.gateways[gateway].renew("reconnect")
 
     async def probe(self, cluster: str) -> dict[str, object]:
         """Probe `cluster` step by step, with the daemon's own keys and at its pace. Raises UnknownName."""
-        config = self._daemon.config
+        config = self._graph.config
         if cluster not in config.clusters:
             raise no_cluster(config, cluster, "probe")
         log.info("probe requested", cluster=cluster)
         if self._lent_for is not config:
             self._lent_for, self._lent = config, {}
-        daemon, shared = self._daemon, self._daemon.shared
+        graph, shared = self._graph, self._graph.shared
         lent = self._lent.setdefault(
-            cluster, Lent(daemon.handshakes, daemon.turns, shared.budget, shared.waiting)
+            cluster, Lent(graph.handshakes, graph.turns, shared.budget, shared.waiting)
         )
-        entry = daemon.entries.get(cluster)
-        lent.line = entry.cluster.line if entry is not None else ()
+        served = graph.clusters.get(cluster)
+        lent.line = served.cluster.line if served is not None else ()
         report = await examine(config, cluster, lent=lent, daemon=os.getpid())
         return report.to_document()
 
@@ -94,6 +95,7 @@ class Controller:
 
         Returns how many had to be cut. Raises UnknownName.
         """
-        if cluster not in self._daemon.entries:
-            raise no_cluster(self._daemon.config, cluster, "drain")
-        return await self._daemon.drain(cluster)
+        config, clusters = self._graph.config, self._graph.clusters
+        if cluster not in clusters:
+            raise no_cluster(config, cluster, "drain")
+        return await clusters[cluster].drain(config.limits.drain_timeout)

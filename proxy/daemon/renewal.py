@@ -41,7 +41,7 @@ class Renewal:
 
     async def look(self) -> bool:
         """Take what has changed and settled since the last call; whether there was something."""
-        daemon, config = self._daemon, self._daemon.config
+        daemon, config = self._daemon, self._daemon.graph.config
         sections = credentials.sections(config)
         stamps = await self._scan.run(sections, lambda _, section: credentials.stamps(section))
         settled, self._seen = stamps == self._seen, stamps
@@ -49,16 +49,16 @@ class Renewal:
             return False
         found = await self._scan.run(sections, credentials.look_at)
         async with self._reloading:
-            if daemon.is_draining or daemon.config is not config:
+            if daemon.is_draining or daemon.graph.config is not config:
                 return False
             self._settled = stamps
             return self._take(config, list(found.values()))
 
     def _take(self, config: Config, found: list[Look]) -> bool:
-        daemon = self._daemon
+        graph = self._daemon.graph
         fingerprint = {path: digest for look in found for path, digest in look.fingerprint.items()}
-        changed = diff.changed(daemon.fingerprint, fingerprint)
-        daemon.fingerprint = fingerprint | daemon.fingerprint  # some hung until now
+        changed = diff.changed(graph.fingerprint, fingerprint)
+        graph.note_files(fingerprint | graph.fingerprint)  # some hung until now
         plan = diff.plan(config, config, changed)
         gateways, clusters = set(plan.gateways.renewed), set(plan.clusters.renewed)
         for section, names in (("gateways", gateways), ("clusters", clusters)):
@@ -69,17 +69,13 @@ class Renewal:
                     changed -= self._refuse(config, finding, name)
         if not gateways and not clusters:
             return False
-        daemon.fingerprint |= {path: fingerprint[path] for path in changed}
         log.info(
             "files changed",
             files=sorted(map(str, changed)),
             gateways=sorted(gateways),
             clusters=sorted(clusters),
         )
-        for name in gateways:
-            daemon.gateways[name].renew("files changed")
-        for name in clusters:
-            daemon.entries[name].monitor.poke()
+        graph.renew(gateways, clusters, {path: fingerprint[path] for path in changed})
         return True
 
     def _refuse(self, config: Config, finding: Finding, name: str) -> set[Path]:

@@ -1,44 +1,118 @@
-"""A cluster at work with what watches over it: its probes, and a local address that refuses clients while
-there is no way.
-"""
+"""A cluster with what belongs to it: its listener, its probes, and what log and status say of them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
 
 import structlog
 
-from proxy.config.model import DIRECT
-from proxy.daemon.cluster import Cluster
+from proxy.config.model import DIRECT, ClusterConfig
+from proxy.daemon.cluster import Cluster, Shared
 from proxy.entries.fd_store import FdStore
 from proxy.entries.listener import Listener
 from proxy.errors import LinkDown, ListenError
 from proxy.health.monitor import Monitor
+from proxy.health.tls import Contexts
+from proxy.relay.interfaces import Route
 from proxy.runtime.systemd import Activated
 from proxy.runtime.tasks import Tasks
 from proxy.snapshots import ClusterSnapshot
 
 log = structlog.get_logger("kubemux.daemon")
 
+REBIND_S: Final = 5.0
+"""Seconds between attempts to bind an address that another program has."""
 
-@dataclass(slots=True)
+
 class ServedCluster:
-    """One of the daemon's clusters."""
+    """One of the daemon's clusters. `on_change` is called after something that `status` shows has changed."""
 
-    cluster: Cluster
-    monitor: Monitor
-    listener: Listener
-    tasks: Tasks
-    listen_error: ListenError | None = None
-    is_drained: bool = False
+    def __init__(
+        self,
+        name: str,
+        config: ClusterConfig,
+        route: Route,
+        shared: Shared,
+        *,
+        store: FdStore,
+        contexts: Contexts,
+        on_change: Callable[[], None],
+        listener: Listener | None = None,
+    ) -> None:
+        """`listener` is that of another cluster, which had the same address until now: no client is refused
+        in between.
+        """
+        self.name = name
+        self.cluster = Cluster(name, config, route, shared)
+        self.monitor = Monitor(name, config, self.cluster.dial, shared.metrics, on_change, contexts=contexts)
+        if listener is None:
+            listener = Listener(config.listen, self.cluster.accept, inherited=store.take(config.listen))
+        listener.on_client = self.cluster.accept
+        self.listener = listener
+        self.listen_error: ListenError | None = None
+        self.is_drained = False
+        self._store = store
+        self._on_change = on_change
+        self._tasks = Tasks(f"cluster {name}")
+        self._record = shared.metrics.cluster(name)
+        self._record.up = False
 
-    def look(self, store: FdStore) -> None:
-        """Call it about twice a second, and when the gateway's links have changed."""
+    def __repr__(self) -> str:
+        return f"<ServedCluster {self.cluster} {self.listener}>"
+
+    async def start(self) -> None:
+        """Probe, and take clients: at once, or as soon as the address is free."""
+        self._tasks.keep(self.monitor.run, name="probe")
+        try:
+            await self.listener.start()
+        except ListenError as exc:
+            log.error(
+                "listener failed", cluster=self.name, reason=exc.reason, message=str(exc), hint=exc.hint
+            )
+            # A copy: the traceback of `exc` keeps alive what its frames hold.
+            self.listen_error = ListenError(str(exc), hint=exc.hint)
+            self._tasks.keep(self._keep_binding, name="bind")
+        self._store_listener()
+        self._record.listening = self.listener.is_bound
+
+    def reconfigure(self, config: ClusterConfig, route: Route, *, has_changed: bool) -> None:
+        """Other settings for the same API servers and the same address, or another gateway of the same name.
+
+        `has_changed` is whether the settings have, or the files that they name: then it is probed.
+        """
+        self.cluster.reconfigure(config, route)
+        if has_changed:
+            self.monitor.reconfigure(config)
+
+    async def _keep_binding(self) -> None:
+        while not self.listener.is_bound:
+            await asyncio.sleep(REBIND_S)
+            if self.is_drained:
+                return
+            with suppress(ListenError):
+                await self.listener.start()
+        self.listen_error = None
+        self._store_listener()
+        self._record.listening = True
+        log.info("listener bound", cluster=self.name, listen=str(self.listener.address))
+        self._on_change()
+
+    def _store_listener(self) -> None:
+        if self.listener.sock is not None and not self.listener.is_refusing:
+            self._store.keep(self.listener.address, self.listener.sock)
+
+    # ------------------------------------------------------------------------------------- while it runs
+
+    def beat(self) -> None:
+        """Call it about twice a second."""
         self.cluster.drop_ghosts()
         self.cluster.end_idle()
-        self.admit_or_refuse(store)
+        self.admit_or_refuse()
 
-    def admit_or_refuse(self, store: FdStore) -> None:
+    def admit_or_refuse(self) -> None:
         """Have clients refused while the gateway has been down for longer than they would be held."""
         listener, is_hopeless = self.listener, self.cluster.is_hopeless
         if is_hopeless == listener.is_refusing or listener.sock is None:
@@ -46,25 +120,20 @@ class ServedCluster:
         if isinstance(listener.sock, Activated):  # such a client is reset when it is accepted
             return
         if is_hopeless:
-            store.forget(listener.address)  # systemd drops from its store what is shut down
+            self._store.forget(listener.address)  # systemd drops from its store what is shut down
             listener.refuse()
             event = "clients are refused"
         else:
             try:
                 listener.admit()
-            except OSError as exc:  # tried again with the next look
+            except OSError as exc:  # tried again with the next beat
                 log.warning(
                     "clients cannot be served again yet", listen=str(listener.address), message=exc.strerror
                 )
                 return
-            store.keep(listener.address, listener.sock)
+            self._store.keep(listener.address, listener.sock)
             event = "clients are served again"
-        log.info(
-            event,
-            cluster=self.cluster.name,
-            gateway=self.cluster.config.gateway,
-            listen=str(listener.address),
-        )
+        log.info(event, cluster=self.name, gateway=self.cluster.config.gateway, listen=str(listener.address))
 
     def snapshot(self) -> ClusterSnapshot:
         """For status."""
@@ -89,7 +158,7 @@ class ServedCluster:
         elif self.listen_error:
             reason, message, hint = ListenError.reason, str(self.listen_error), self.listen_error.hint
         return ClusterSnapshot(
-            name=cluster.name,
+            name=self.name,
             gateway=cluster.config.gateway,
             listen=str(cluster.config.listen),
             listening=self.listener.is_bound,
@@ -105,3 +174,38 @@ class ServedCluster:
             bytes_from_cluster=cluster.traffic.from_cluster,
             certificate_expiry=outcome.certificate_expiry if outcome else None,
         )
+
+    # ------------------------------------------------------------------------------------------- the end
+
+    def unlisten(self) -> None:
+        """Give the address up: clients that come now are refused, also while kubemux restarts."""
+        self.listener.close()
+        self._store.forget(self.listener.address)
+
+    async def drain(self, timeout: float) -> int:  # noqa: ASYNC109 - a budget, not a failure
+        """Take no more clients, and wait up to `timeout` seconds for those there are; probes go on.
+
+        Returns how many had to be cut.
+        """
+        self.is_drained = True
+        self.unlisten()
+        self._record.listening = False
+        log.info("draining", cluster=self.name, connections=self.cluster.active)
+        cut = await self.cluster.drain(timeout)
+        log.info("drained", cluster=self.name, cut=cut)
+        self._on_change()
+        return cut
+
+    async def retire(self, timeout: float) -> None:  # noqa: ASYNC109 - a budget, not a failure
+        """Stop probing, and drain what is left, once the listener is closed or another cluster's; cancelled,
+        at once.
+        """
+        cut = 0
+        try:
+            await self._tasks.close()
+            cut = await self.cluster.drain(timeout)
+        except asyncio.CancelledError:
+            cut = await self.cluster.drain(0)
+            raise
+        finally:
+            log.info("cluster stopped", cluster=self.name, cut=cut)

@@ -82,9 +82,9 @@ class Monitor:
         """
         self._poked.set()
 
-    def take(self, config: ClusterConfig) -> None:
-        """Probe by other settings, or with files that have changed, from now on; what was seen so far counts
-        on.
+    def reconfigure(self, config: ClusterConfig) -> None:
+        """Probe by other settings, or with files that have changed, from now on; the results so far go on to
+        count.
         """
         self._config = config
         self._place = Place(f"files of cluster {self._name}")  # other files perhaps than the one that hangs

@@ -127,7 +127,8 @@ async def test_both_wait_for_memory(certificates: Certificates) -> None:
     async with Https(certificates) as server:
         both = Both([server.endpoint], certificates)
         both.budget.charge(MEMORY)
-        both.cluster.route = both.lent.direct = Metered(both.budget)
+        both.lent.direct = Metered(both.budget)
+        both.cluster.reconfigure(both.config.clusters[NAME], both.lent.direct)
         asking = Tasks("test").spawn(both.told(), name="told")
         async with asyncio.timeout(10):
             while len(both.waiting) < 2:

@@ -14,7 +14,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from proxy.config.loader import load
-from proxy.daemon import daemon as daemon_module
+from proxy.daemon import served
 from proxy.daemon.daemon import Daemon
 from proxy.daemon.orders import Controller
 from proxy.daemon.reload import Stopping
@@ -60,7 +60,7 @@ async def test_who_asks_while_one_runs_gets_the_next(tmp_path: Path) -> None:
         daemon.config_path.write_text("version: 1\nlimits: {hold_timeout: 7s}\n")
         await crowd(controller)
         assert first.done()
-        assert daemon.config.limits.hold_timeout == 7.0
+        assert daemon.graph.config.limits.hold_timeout == 7.0
         assert reloads(daemon, "ok") <= 2
 
 
@@ -161,7 +161,7 @@ async def test_a_drained_cluster_binds_its_address_no_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Somebody else had it when the daemon started, and is gone after the drain."""
-    monkeypatch.setattr(daemon_module, "REBIND_S", 0.001)
+    monkeypatch.setattr(served, "REBIND_S", 0.001)
     async with controlled(tmp_path) as (daemon, controller):
         with socket.create_server(("127.0.0.1", 0)) as squatter:
             listen = f"127.0.0.1:{squatter.getsockname()[1]}"
@@ -170,14 +170,14 @@ async def test_a_drained_cluster_binds_its_address_no_more(
                 f"['127.0.0.1:1']}}}}\n"
             )
             await controller.reload()
-            entry = daemon.entries["one"]
+            entry = daemon.graph.clusters["one"]
             (binding,) = (task for task in asyncio.all_tasks() if task.get_name() == "cluster one/bind")
             await controller.drain("one")
             async with asyncio.timeout(10):
                 await binding
         assert not entry.listener.is_bound
         await controller.reload()
-        assert daemon.entries["one"].listener.is_bound, "a reload opens it again"
+        assert daemon.graph.clusters["one"].listener.is_bound, "a reload opens it again"
 
 
 async def test_probes_that_are_asked_for_leave_one_thread_behind_however_many(
