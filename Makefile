@@ -14,7 +14,7 @@ LOADS := sshd:openssh-server ssh:openssh-client iperf3:iperf3 wrk:wrk ab:apache2
 MINUTES ?= 10
 SEED ?=
 
-.PHONY: help demo test faults soak check bench bench-memory bench-parts fuzz parts clean
+.PHONY: help demo dev test faults soak check bench bench-memory bench-parts fuzz parts clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 22
@@ -22,16 +22,20 @@ help: ## this list
 demo: .venv/installed ## try it: no root, no sshd, no cluster needed
 	@$(BIN)/kubemux demo
 
+dev: .venv/tests-installed ## ready for editing: .venv with everything, git hooks
+	@if git rev-parse --git-dir >/dev/null 2>&1; then $(BIN)/pre-commit install; fi
+	@echo "ready: make check, make test; CONTRIBUTING.md says where a kube-apiserver for tests comes from"
+
 test: PARTS += $(LOADS)
 test: .venv/tests-installed parts .tools/openssh/sshd ## everything, with real parts; says what it skips
 	@$(BIN)/python -m pytest $(ARGS)
 
 faults: PARTS += gcc:gcc
-faults: .venv/tests-installed parts .tools/openssh/sshd ## the fault matrix: what breaks, who sees what of it, when all is well again
+faults: .venv/tests-installed parts .tools/openssh/sshd ## the fault matrix: what breaks, and what clients see of it
 	@$(BIN)/python -m pytest -q tests/faults $(ARGS)
 
 soak: PARTS += gcc:gcc
-soak: .venv/tests-installed parts ## faults at random; MINUTES=10 SEED= as printed by another run; draws soak.svg
+soak: .venv/tests-installed parts ## faults at random; MINUTES=10 SEED=, as another run has printed it; draws soak.svg
 	@SOAK_MINUTES=$(MINUTES) SOAK_SEED=$(SEED) SOAK_CHART=$(CURDIR)/soak.svg \
 	  $(BIN)/python -m pytest -q -s -n0 -p no:randomly tests/faults/test_soak.py::test_soak $(ARGS) && echo "the chart is soak.svg"
 
@@ -39,17 +43,17 @@ check: .venv/tests-installed ## lint, format, types, imports
 	@$(BIN)/python -m pytest -q tests/test_source.py $(ARGS)
 
 bench: PARTS := $(LOADS)
-bench: .venv/tests-installed parts ## how fast, next to ssh -L; about 27 minutes, or: make bench ARGS=--quick
+bench: .venv/tests-installed parts ## how fast, next to ssh -L; 27 minutes, or ARGS=--quick
 	@$(BIN)/python -m bench $(ARGS)
 
 bench-memory: .venv/tests-installed ## 100 clusters and 1,000 clients next to 100 ssh -L
 	@$(BIN)/python -m bench.memory $(ARGS)
 
-bench-parts: .venv/tests-installed ## seal, open, demultiplex, accept: each by itself, next to the figures kept in bench/parts; ARGS=--save
+bench-parts: .venv/tests-installed ## parts of the byte path, next to the figures in bench/parts; ARGS=--save keeps new ones
 	@$(BIN)/python -m bench.parts $(ARGS)
 
 SECONDS := 60
-fuzz: .venv/tests-installed ## look for bytes from a gateway that break a law; SECONDS=60 for each of three targets
+fuzz: .venv/tests-installed ## look for bytes from a gateway that break a law; SECONDS=60 for each target
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'atheris>=3,<4'
 	@for target in parsers packets link; do $(BIN)/python -m tests.fuzz $$target $(SECONDS); done
 

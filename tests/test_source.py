@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 CODE = [folder for folder in ("proxy", "tests", "bench") if (ROOT / folder).is_dir()]
+CLEAN = (["ruff", "check"], ["ruff", "format", "--check"], ["mypy", "--no-error-summary"])
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted((ROOT / "proxy").rglob("*.py"))
@@ -88,11 +89,7 @@ def imports(module: str) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize(
-    "command",
-    [["ruff", "check"], ["ruff", "format", "--check"], ["mypy", "--no-error-summary"]],
-    ids=["lint", "format", "types"],
-)
+@pytest.mark.parametrize("command", CLEAN, ids=["lint", "format", "types"])
 def test_clean(command: list[str]) -> None:
     done = subprocess.run(
         [sys.executable, "-m", *command, *CODE], cwd=ROOT, capture_output=True, text=True, timeout=110

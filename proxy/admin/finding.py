@@ -19,7 +19,7 @@ from proxy.runtime.endpoint import Endpoint
 
 
 def usual() -> list[Where]:
-    """The sockets that the README and hints propose, and the default of `admin.listen`."""
+    """The sockets that the docs and hints propose, and the default of `admin.listen`."""
     sockets = [
         Path(OF_SERVICE),
         _own_folder("XDG_RUNTIME_DIR") / "admin.sock",

@@ -29,7 +29,7 @@ disable_created_metrics()  # type: ignore[no-untyped-call]  # they would double 
 
 
 class Metrics:
-    """The daemon's metrics. One instance per registry; names as in the README's table."""
+    """The daemon's metrics. One instance per registry; names as in docs/operations.md."""
 
     def __init__(
         self, registry: CollectorRegistry, *, version: str, dropped_entries: Callable[[], int] = int

@@ -102,7 +102,7 @@ def kinds(root: type[ProxyError]) -> set[type[ProxyError]]:
 
 
 def test_every_reason_of_a_link_is_documented() -> None:
-    text = (Path(__file__).parents[2] / "README.md").read_text()
+    text = (Path(__file__).parents[2] / "docs/troubleshooting.md").read_text()
     reasons = {kind.reason for kind in kinds(LinkError)} - {LinkError.reason}  # whose kinds are all there is
     assert {"proxy_command_failed", "bad_version", "internal", "link_lost"} <= reasons
     assert not {reason for reason in reasons if f"`{reason}`" not in text}

@@ -1,4 +1,4 @@
-"""The README's recipes, word for word, on a machine that has nothing of kubemux yet."""
+"""The recipes of README and install.md, word for word, on a machine that has nothing of kubemux yet."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 
 import pytest
 
-from tests.support import parts, readme
+from tests.support import pages, parts
 from tests.systemd.bastion import Bastion
 from tests.systemd.machine import CHECKOUT, Machine
 
@@ -61,7 +61,7 @@ def typed(machine: Machine, wheels: Path, script: str, *, umask: str, user: str 
 
 
 def test_the_bastion(machine: Machine, wheels: Path) -> None:
-    """Nothing is edited: what the README and minimal.yaml call their hosts is what there is.
+    """Nothing is edited: what install.md and minimal.yaml call their hosts is what there is.
 
     And root's umask is a strict one.
     """
@@ -69,7 +69,9 @@ def test_the_bastion(machine: Machine, wheels: Path) -> None:
     with bastion.serving():
         machine.run("install", "-D", "-m", "600", bastion.inside("key"), "/root/keys/eu-edge")
         machine.run("install", "-m", "600", bastion.inside("ca.crt"), "/root/prod-eu.crt")
-        said = typed(machine, wheels, readme.shell("Install on a bastion (systemd)"), umask="027")
+        said = typed(
+            machine, wheels, pages.shell("docs/install.md", "Install on a bastion (systemd)"), umask="027"
+        )
         assert "/etc/kubemux/config.yaml: ok, 1 gateway, 1 cluster" in said
         assert "active (running)" in said
         up = "1/1 clusters up, 1/1 gateways connected, 0 connections"
@@ -107,7 +109,7 @@ def test_a_person_in_five_minutes_and_then_for_good(machine: Machine, wheels: Pa
         machine.run("install", "-m", "600", "-o", "me", bastion.inside("key"), "/home/me/.ssh/id_ed25519")
         (machine.root / "etc/ssh/kubeconfig").write_text(bastion.kubeconfig)
         machine.run("install", "-m", "600", "-o", "me", bastion.inside("kubeconfig"), "/home/me/.kube/config")
-        five_minutes = readme.shell("From `ssh -L` to kubemux in five minutes")
+        five_minutes = pages.shell("README.md", "From `ssh -L` to kubemux in five minutes")
         said = typed(machine, wheels, f"{five_minutes}\nkill %1\nwait", umask="022", user="me")
         assert "/home/me/.config/kubemux/config.yaml: ok, 1 gateway, 1 cluster" in said
         assert "kube-system" in said
@@ -123,7 +125,13 @@ def test_a_person_in_five_minutes_and_then_for_good(machine: Machine, wheels: Pa
         assert kept.stdout == ""
 
         machine.systemctl("start", "user@1000.service")
-        said = typed(machine, wheels, readme.shell("For yourself alone (systemd)"), umask="022", user="me")
+        said = typed(
+            machine,
+            wheels,
+            pages.shell("docs/install.md", "For yourself alone (systemd)"),
+            umask="022",
+            user="me",
+        )
         assert "active (running)" in said
         assert said.endswith("loginctl enable-linger\n")
         shown = "systemctl --user show kubemux --property=StatusText"

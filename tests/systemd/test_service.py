@@ -117,7 +117,7 @@ def is_bound(machine: Machine, port: int) -> bool:
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Iterator[Machine]:
-    """A booted machine, kubemux installed as the README says and not yet started."""
+    """A booted machine, kubemux installed as install.md says and not yet started."""
     machine = Machine(tmp_path)
     keys = machine.config.parent / "keys"
     keys.mkdir(mode=0o700)

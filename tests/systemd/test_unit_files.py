@@ -26,7 +26,7 @@ def analyze(*words: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def installed(tmp_path: Path) -> Path:
-    """A root folder with the units and the programs they start, as the README installs them."""
+    """A root folder with the units and the programs they start, as install.md installs them."""
     units = tmp_path / "etc/systemd/system"
     shutil.copytree(DISTRIBUTION, tmp_path / "usr/lib/systemd/system", symlinks=True)
     shutil.copytree(SHIPPED, units)

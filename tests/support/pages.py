@@ -1,0 +1,75 @@
+"""The Markdown pages of the repository: their blocks, links and tables."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).parents[2]
+_FENCE: Final = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
+_LINK: Final = re.compile(r"\]\(([^)\s]+)\)")
+
+
+def pages() -> list[str]:
+    """The path of every page, from the root of the repository."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    return [name for name in listed.stdout.splitlines() if (ROOT / name).is_file()]
+
+
+def read(page: str) -> str:
+    """The whole text."""
+    return (ROOT / page).read_text()
+
+
+def shell(page: str, heading: str) -> str:
+    """The first shell block below `heading`, word for word."""
+    found = re.search(
+        rf"^##+ {re.escape(heading)}\n.*?^```sh\n(.*?)^```$", read(page), re.DOTALL | re.MULTILINE
+    )
+    assert found, f"{page} has no shell block below {heading}"
+    return found[1]
+
+
+def shells(page: str) -> list[str]:
+    """Every shell block."""
+    return re.findall(r"^```sh\n(.*?)^```$", read(page), re.DOTALL | re.MULTILINE)
+
+
+def prose(page: str) -> list[str]:
+    """The lines that are no code."""
+    return _FENCE.sub("", read(page)).splitlines()
+
+
+def links(page: str) -> list[str]:
+    """Where its links lead that stay in the repository, as they are written."""
+    found = _LINK.findall("\n".join(prose(page)))
+    return [link for link in found if not link.startswith(("https:", "http:", "mailto:"))]
+
+
+def anchors(page: str) -> set[str]:
+    """What a link to this page may name after `#`, as repositories make it of a heading."""
+    headings = [line.lstrip("#").strip() for line in prose(page) if re.match("#{1,6} ", line)]
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def rows(page: str, first: str) -> Iterator[list[str]]:
+    """The cells of each row of the table whose first heading is `first`."""
+    lines = iter(prose(page))
+    for line in lines:
+        if line.startswith(f"| {first} |"):
+            next(lines)
+            for row in lines:
+                if not row.startswith("|"):
+                    return
+                yield [cell.strip() for cell in row.strip("|").split(" | ")]
+    raise AssertionError(f"{page} has no table that begins with {first}")
