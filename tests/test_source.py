@@ -54,6 +54,8 @@ CONFINED = {
     "httpx2": ("proxy.admin.asking",),
     "starlette": ("proxy.admin", "proxy.demo"),
     "uvicorn": ("proxy.admin.http",),
+    "pydantic": ("proxy.config",),
+    "pydantic_core": ("proxy.config",),
     "uvloop": ("proxy.cli",),
 }
 """Library -> the only ones that import it: its types and its surprises stay there."""

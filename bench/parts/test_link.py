@@ -14,6 +14,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.parts.peer import ORIGIN, TARGET, Peer, sealed, timed
 from proxy.config.model import ClusterConfig
+from proxy.config.reading import read
 from proxy.daemon.cluster import Cluster, Shared
 from proxy.entries.admission import Admission
 from proxy.errors import ProxyError
@@ -115,8 +116,8 @@ class Clients:
 
     def __init__(self, peer: Peer) -> None:
         metrics = Metrics(CollectorRegistry(), version="")
-        config = ClusterConfig.model_validate(
-            {"gateway": "edge", "listen": "127.0.0.1:1", "api_servers": [str(TARGET)]}
+        config = read(
+            ClusterConfig, {"gateway": "edge", "listen": "127.0.0.1:1", "api_servers": [str(TARGET)]}
         )
         shared = Shared(peer.budget, Admission(10_000), metrics, 5.0, WaitingForMemory(peer.budget))
         self._cluster = Cluster("c", config, peer, shared)

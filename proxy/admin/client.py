@@ -18,7 +18,7 @@ from proxy.admin.asking import Unanswered, Where, ask, shown
 from proxy.admin.unix_listener import proposed
 from proxy.config import loader, yaml
 from proxy.config.model import AdminConfig
-from proxy.config.typed import Mistakes
+from proxy.config.reading import Mistakes, read
 from proxy.errors import AdminError, ConfigError, UnknownName
 
 ASK_TIMEOUT: Final = 5.0
@@ -54,7 +54,7 @@ def written(path: Path) -> AdminConfig:
     """The `admin:` section of a file; mistakes elsewhere in it do not count. Raises ConfigError."""
     root = loader.keys(yaml.read(path))
     try:
-        return AdminConfig.model_validate(root.get("admin", {}))
+        return read(AdminConfig, root.get("admin", {}))
     except Mistakes:
         return loader.load(path).admin  # which says all that is wrong
 

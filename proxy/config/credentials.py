@@ -6,32 +6,22 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterator, Mapping
-from enum import Enum, IntEnum, auto
+from enum import IntEnum, auto
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-from proxy.config import certificates, known_hosts
+from proxy.config import certificates, keys, known_hosts
 from proxy.config.files import MAX_CREDENTIAL_BYTES, MAX_KNOWN_HOSTS_BYTES, Denied, Unusable, read_bytes
+from proxy.config.findings import Finding, Loc, dotted
+from proxy.config.keys import Kind
 from proxy.config.model import ClusterConfig, Config, GatewayConfig
 from proxy.config.private_keys import Content, recognise
-from proxy.config.rules import Finding
-from proxy.config.typed import Loc, dotted
 from proxy.config.values import SERVICE_CREDENTIALS, credentials_directory, is_for_system_service
 from proxy.openssh import ssh_config
 from proxy.openssh.known_hosts import is_entry, is_line
 from proxy.runtime.blocking import FILES_S, Hangs, all_of, doing
-
-
-class Kind(Enum):
-    """What a file must be."""
-
-    PRIVATE_KEY = auto()
-    SECRET = auto()
-    CERTIFICATES = auto()
-    KNOWN_HOSTS = auto()
-    TEXT = auto()
 
 
 class Scrutiny(IntEnum):
@@ -60,30 +50,16 @@ class Reference(NamedTuple):
     kind: Kind
 
 
-_FIELDS = (
-    ("identity_files", Kind.PRIVATE_KEY),
-    ("certificate_files", Kind.TEXT),
-    ("passphrase_file", Kind.SECRET),
-    ("known_hosts", Kind.KNOWN_HOSTS),
-    ("ssh_config", Kind.TEXT),
-    ("tls.ca_file", Kind.CERTIFICATES),
-    ("probe.token_file", Kind.SECRET),
-    ("probe.client_cert", Kind.CERTIFICATES),
-    ("probe.client_key", Kind.SECRET),
-)
-
-
-def references(section: Section) -> Iterator[Reference]:
+def references(section: keys.Section) -> Iterator[Reference]:
     """The files that one gateway or cluster names."""
-    for place, kind in _FIELDS:
-        keys = tuple(place.split("."))
-        value: object = section
-        for key in keys:
-            value = getattr(value, key, None)
-        if isinstance(value, Path):
-            yield Reference(keys, value, kind)
-        elif isinstance(value, tuple):
-            yield from (Reference((*keys, index), path, kind) for index, path in enumerate(value))
+    for name, key in keys.keys(type(section)).items():
+        value = getattr(section, name)
+        if isinstance(value, keys.Section):
+            yield from (Reference((name, *loc), path, kind) for loc, path, kind in references(value))
+        elif key.file is not None and isinstance(value, tuple):
+            yield from (Reference((name, index), path, key.file) for index, path in enumerate(value))
+        elif key.file is not None and value is not None:
+            yield Reference((name,), value, key.file)
 
 
 def paths(section: Section) -> Iterator[Path]:
@@ -255,7 +231,7 @@ def _check_file(
             hint = missing
         yield Finding(loc, f"{path} {exc}", _credential_hint(path) or hint or exc.hint)
         return
-    too_open = kind in {Kind.PRIVATE_KEY, Kind.SECRET} and is_too_open(path, status)
+    too_open = kind.is_secret and is_too_open(path, status)
     # Whatever the level: `chmod 600` would be the wrong advice for a public key.
     content = (
         recognise(data) if kind is Kind.PRIVATE_KEY and (too_open or scrutiny is Scrutiny.KEYS) else None
@@ -321,7 +297,7 @@ def _credential_hint(path: Path) -> str:
 
 def _denied_hint(path: Path, kind: Kind) -> str:
     """What the service may not read, it must not be made to read by chmod."""
-    if kind in {Kind.PRIVATE_KEY, Kind.SECRET}:
+    if kind.is_secret:
         there = f"LoadCredential={path.name}:{path} in a drop-in of kubemux.service"
         return f'hand it over as a credential: {there}, and "${{CREDENTIALS_DIRECTORY}}/{path.name}" here'
     if any(map(path.is_relative_to, ("/home", "/root"))):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from proxy.config.credentials import paths
+from proxy.config.keys import keys
 from proxy.config.model import ClusterConfig, Config, GatewayConfig
 
 
@@ -62,10 +62,8 @@ def plan(old: Config, new: Config, changed_files: frozenset[Path] = frozenset())
     dirty = _unlike(old.gateways, new.gateways, changed_files)
     spread = {name for name in new.gateways if _hops(new, name) & dirty}
     return Plan(
-        gateways=_change(old.gateways, new.gateways, dirty | spread, _SERVER),
-        clusters=_change(
-            old.clusters, new.clusters, _unlike(old.clusters, new.clusters, changed_files), _WAY
-        ),
+        gateways=_change(old.gateways, new.gateways, dirty | spread),
+        clusters=_change(old.clusters, new.clusters, _unlike(old.clusters, new.clusters, changed_files)),
         limits=old.limits != new.limits,
         admin=old.admin != new.admin,
         log=old.log != new.log,
@@ -73,10 +71,6 @@ def plan(old: Config, new: Config, changed_files: frozenset[Path] = frozenset())
 
 
 _Sections = Mapping[str, GatewayConfig] | Mapping[str, ClusterConfig]
-
-_SERVER: Final = frozenset({"host", "port", "user", "jump", "ssh_config"})
-_WAY: Final = frozenset({"gateway", "listen", "allow_remote", "api_servers"})
-"""What makes a gateway, or a cluster, another one."""
 
 
 def _moves(change: Change) -> bool:
@@ -102,9 +96,10 @@ def _hops(config: Config, name: str) -> set[str]:
     return found
 
 
-def _change(old: _Sections, new: _Sections, dirty: set[str], identity: frozenset[str]) -> Change:
+def _change(old: _Sections, new: _Sections, dirty: set[str]) -> Change:
     def is_same(name: str) -> bool:
-        return all(getattr(old[name], key) == getattr(new[name], key) for key in identity)
+        elsewhere = [key for key, fact in keys(type(new[name])).items() if fact.elsewhere]
+        return all(getattr(old[name], key) == getattr(new[name], key) for key in elsewhere)
 
     before, after = list(old), list(new)
     stay = [name for name in after if name in before]

@@ -9,71 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, get_args, get_origin
+from typing import Any, Final
 
-from proxy.config import credentials, rules, yaml
+from pydantic_core import ErrorDetails
+
+from proxy.config import credentials, reading, rules, yaml
 from proxy.config.credentials import Look, Scrutiny
-from proxy.config.model import DIRECT, ClusterConfig, Config, GatewayConfig
-from proxy.config.rules import Finding
-from proxy.config.typed import KEY, Loc, Mistake, Mistakes, Section, dotted, hints
-from proxy.config.values import FilePath, has_home, is_for_system_service
+from proxy.config.findings import Finding, Loc, dotted, prefixes
+from proxy.config.keys import Section
+from proxy.config.model import ClusterConfig, Config, GatewayConfig
+from proxy.config.reading import KEY
 from proxy.config.yaml import Document
 from proxy.errors import ConfigError, Problem
-from proxy.runtime.endpoint import Endpoint
 from proxy.runtime.text import shown, suggest
 
 Raw = dict[str, object]
-
-_NOWHERE: Final = Endpoint("127.0.0.1", 0)
-_UNKNOWN_FILE: Final = Path("/")
-_STAND_INS: Final[Raw] = {
-    "version": 1,
-    "host": "HOST",
-    "gateway": DIRECT,
-    "listen": _NOWHERE,
-    "api_servers": [_NOWHERE],
-    "agent": True,
-}
-"""For the keys that have no default, or one that would be found fault with."""
-
-_EXAMPLES: Final = {
-    "version": "version: 1",
-    "host": "host: bastion.example.com",
-    "user": "user: tunnel",
-    "gateway": f"gateway: NAME, or gateway: {DIRECT}",
-    "listen": 'listen: "127.0.0.1:16443"',
-    "api_servers": 'api_servers: ["10.0.0.10:6443"]',
-    "memory": "memory: 256MiB",
-    "hold_timeout": "hold_timeout: 5s",
-    "drain_timeout": "drain_timeout: 30s",
-    "connect_timeout": "connect_timeout: 10s",
-    "interval": "interval: 10s",
-    "timeout": "timeout: 5s",
-    "path": "path: /healthz",
-    "base_path": "base_path: /k8s/clusters/c-1",
-    "server_name": "server_name: kubernetes",
-    "jump": "jump: [hq]",
-    "certificate_files": "certificate_files: [/etc/kubemux/eu-edge-cert.pub]",
-    "identity_files": "identity_files: [/etc/kubemux/keys/eu-edge]",
-    "known_hosts": "known_hosts: [/etc/kubemux/known_hosts]",
-    "[key]": "prod-eu",
-}
-
-_OF_SERVICE: Final = {
-    "identity_files": 'identity_files: ["${CREDENTIALS_DIRECTORY}/eu-edge"]',
-    "passphrase_file": 'passphrase_file: "${CREDENTIALS_DIRECTORY}/passphrase"',
-    "token_file": 'token_file: "${CREDENTIALS_DIRECTORY}/token"',
-    "client_key": 'client_key: "${CREDENTIALS_DIRECTORY}/client.key"',
-    "socket": "socket: /run/kubemux/admin.sock",
-}
-"""Instead, where the system service is meant: secrets come to it as credentials."""
-
-_OF_PERSON: Final = {
-    "identity_files": "identity_files: [~/.ssh/id_ed25519]",
-    "known_hosts": "known_hosts: [~/.ssh/known_hosts]",
-    "socket": "socket: ~/.config/kubemux/admin.sock",
-}
-"""Instead, for somebody with a home."""
 
 _DEFAULTS: Final[dict[str, tuple[str, type[Section]]]] = {
     "gateway": ("gateways", GatewayConfig),
@@ -136,8 +86,8 @@ def _build(document: Document, scrutiny: Scrutiny) -> tuple[Config | None, Look,
     if config and ("gateways",) not in broken:
         found = credentials.look(config, scrutiny)
         later = (*rules.check(config), *found.findings)
-        above = {prefix for loc in lost for prefix in _prefixes(loc)}
-        findings += [f for f in later if f.loc not in above and broken.isdisjoint(_prefixes(f.loc))]
+        above = {prefix for loc in lost for prefix in prefixes(loc)}
+        findings += [f for f in later if f.loc not in above and broken.isdisjoint(prefixes(f.loc))]
     return config, found, findings
 
 
@@ -160,7 +110,9 @@ def _plain(node: dict[object, object], loc: Loc, findings: list[Finding]) -> Raw
 def _scalar(value: object) -> object:
     if isinstance(value, list):
         return [_scalar(item) for item in value]
-    return str(value) if isinstance(value, str) else value  # ruamel's subclasses remember quotes
+    if isinstance(value, str | int) and not isinstance(value, bool):
+        return str(value) if isinstance(value, str) else int(value)  # ruamel's remember how they were written
+    return value
 
 
 def _merge_defaults(raw: Raw, findings: list[Finding], broken: set[Loc], lost: set[Loc]) -> None:
@@ -186,12 +138,13 @@ def _merge_defaults(raw: Raw, findings: list[Finding], broken: set[Loc], lost: s
                 )
             )
         elif isinstance(entries, dict):
-            stand_ins = {name: value for name, value in _STAND_INS.items() if name in hints(model)}
-            for error in _errors(model, stand_ins | shared):
-                findings.append(_explain(error, ("defaults", key, *error.loc), model))
-                heirs = {
-                    (section, name, *error.loc) for name, own in entries.items() if not _says(own, error.loc)
-                }
+            for error in reading.mistakes(model, shared):
+                # The entries have what is missing; a time is too short or too long where it is used.
+                if error["type"] == "missing" or reading.is_time_out_of_range(error, model):
+                    continue
+                loc = reading.place(error)
+                findings.append(reading.explain(error, ("defaults", key, *loc), model))
+                heirs = {(section, name, *loc) for name, own in entries.items() if not _says(own, loc)}
                 broken |= heirs
                 if not _repair(shared, error, model):
                     lost |= heirs
@@ -202,10 +155,9 @@ def _merge_defaults(raw: Raw, findings: list[Finding], broken: set[Loc], lost: s
 
 def _merged(shared: Raw, own: Raw) -> Raw:
     merged = shared | own
-    for key, value in own.items():
-        under = shared.get(key)
-        if isinstance(value, dict) and isinstance(under, dict):
-            merged[key] = under | value
+    for key, under in shared.items():
+        if isinstance(under, dict) and isinstance(value := merged[key], dict):
+            merged[key] = under | value  # a copy: a mistake in it is repaired for each entry
     return merged
 
 
@@ -221,135 +173,38 @@ def _says(own: object, loc: Loc) -> bool:
 
 
 def _validated(raw: Raw, findings: list[Finding], broken: set[Loc], lost: set[Loc]) -> Config | None:
-    errors = _errors(Config, raw)
-    for error in sorted(
-        errors, key=lambda error: KEY not in error.loc
-    ):  # what has no name needs no further words
-        loc = tuple(key for key in error.loc if key != KEY)
-        if broken.isdisjoint(_prefixes(loc)):
-            findings.append(_explain(error, loc, Config))
+    errors = reading.mistakes(Config, raw)
+    for error in sorted(errors, key=_is_named):  # what has no name needs no further words
+        loc = reading.place(error)
+        if broken.isdisjoint(prefixes(loc)):
+            findings.append(reading.explain(error, loc, Config))
             broken.add(loc)
     for _ in range(3):  # a section that is gone altogether needs its own keys stood in for, in the next round
-        lost.update(error.loc for error in errors if not _repair(raw, error, Config))
-        errors = _errors(Config, raw)
-    return None if errors else Config.model_validate(raw)
+        errors.sort(key=_is_named, reverse=True)  # what has no name is taken out as a whole, last
+        lost.update(reading.place(error) for error in errors if not _repair(raw, error, Config))
+        errors = reading.mistakes(Config, raw)
+    return None if errors else reading.read(Config, raw)
 
 
-def _errors(model: type[Section], raw: Raw) -> list[Mistake]:
-    try:
-        model.model_validate(raw)
-    except Mistakes as exc:
-        return exc.found
-    return []
+def _is_named(error: ErrorDetails) -> bool:
+    return KEY not in error["loc"]
 
 
-def _repair(raw: Raw, error: Mistake, model: type[Section]) -> bool:
+def _repair(raw: Raw, error: ErrorDetails, section: type[Section]) -> bool:
     """Put a harmless value in the place of what is wrong.
 
     If there is none, take it out of `raw`, and return False.
     """
-    *way, last = [key for key in error.loc if key != KEY]
-    parent: object = raw
-    for key in way:
-        if isinstance(parent, dict):
-            parent = parent.get(key)
-        elif isinstance(parent, list) and isinstance(key, int):
-            parent = parent[key]
-    if isinstance(parent, list) and isinstance(last, int):
-        parent[last] = _item(str(way[-1]))
-        return True
-    if not isinstance(parent, dict):
-        return True  # what is above it has been replaced
-    stand_in = None if error.kind == "unknown" or KEY in error.loc else _stand_in(error.loc, model)
+    *way, last = reading.place(error)
+    parent: Any = raw
+    for step in way:
+        parent = parent[step]
+    stand_in = reading.stand_in(error, section)
     if stand_in is None:
-        parent.pop(last, None)
+        del parent[last]
         return False
     parent[last] = stand_in
     return True
-
-
-def _stand_in(loc: Loc, model: type[Section]) -> object:
-    key = str(loc[-1])
-    if model is Config and len(loc) == 2 and loc[0] in {"gateways", "clusters"}:
-        return {}
-    if key in _STAND_INS:
-        return _STAND_INS[key]
-    kind = _annotation(model, loc)
-    if get_origin(kind) is tuple:
-        return [_item(key)]
-    return _UNKNOWN_FILE if FilePath in get_args(kind) else None
-
-
-def _item(key: str) -> object:
-    """For one item of the list at `key`: all others are lists of files."""
-    return {"api_servers": _NOWHERE, "jump": "unknown"}.get(key, _UNKNOWN_FILE)
-
-
-def _explain(error: Mistake, loc: Loc, model: type[Section]) -> Finding:
-    """A mistake as a sentence and a remedy, at `loc`."""
-    got, detail = shown(error.got), error.detail
-    last = next((key for key in reversed(error.loc) if isinstance(key, str)), "")
-    example = f"for example {_example(last)}"
-    match error.kind:
-        case "missing":
-            return Finding(loc, "is missing", example.replace("for example", "add"))
-        case "unknown":
-            return Finding(loc, "unknown key", suggest(last, _keys(model, error.loc[:-1])))
-        case "value":
-            return Finding(loc, detail, example)
-        case "variable":
-            return Finding(
-                loc, detail, f"set it where kubemux is started, or write the path itself: {example}"
-            )
-        case "choice" if last == "version":
-            return Finding(loc, f"expected {detail}, got {got}", "this kubemux reads version 1")
-        case "choice":
-            return Finding(loc, f"expected {detail}, got {got}", "choose one of these")
-        case "text":
-            return Finding(loc, f"expected text, got {got}", "put it in quotes")
-        case "switch":
-            return Finding(loc, f"expected true or false, got {got}", "write true or false, without quotes")
-        case "whole" | "number":
-            return Finding(loc, f"expected a whole number, got {got}", "write digits, without quotes")
-        case "list":
-            return Finding(loc, f"expected a list, got {got}", f"put it in brackets: {last}: [...]")
-        case "empty":
-            return Finding(loc, "the list is empty", example)
-        case "small":
-            return Finding(loc, f"{got} is too small", f"at least {detail}")
-        case "large":
-            return Finding(loc, f"{got} is too large", f"at most {detail}")
-        case "mapping":
-            return Finding(loc, f"expected a mapping, got {got}", "indent its keys below it, one per line")
-
-
-def _example(key: str) -> str:
-    instead = _OF_SERVICE if is_for_system_service() else _OF_PERSON if has_home() else {}
-    return (_EXAMPLES | instead).get(key, f"{key}: /etc/kubemux/{key}")
-
-
-def _keys(model: type[Section], loc: Loc) -> list[str]:
-    """The keys that the mapping at `loc` below `model` may have."""
-    kind = _annotation(model, loc)
-    if not (isinstance(kind, type) and issubclass(kind, Section)):
-        return []
-    return [*hints(kind), *(["defaults"] if kind is Config else [])]
-
-
-def _annotation(model: type[Section], loc: Loc) -> object:
-    """The type of the value at `loc` below `model`: of the section, the key or the item."""
-    kind: object = model
-    for step in loc:
-        if get_origin(kind) in (dict, tuple):
-            kind = get_args(kind)[-1 if get_origin(kind) is dict else 0]
-        elif isinstance(kind, type) and issubclass(kind, Section):
-            kind = hints(kind)[str(step)]
-    return kind
-
-
-def _prefixes(loc: Loc) -> set[Loc]:
-    """`loc` and everything above it."""
-    return {loc[:length] for length in range(len(loc) + 1)}
 
 
 def _problems(document: Document, findings: Sequence[Finding]) -> list[Problem]:

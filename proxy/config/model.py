@@ -1,123 +1,354 @@
-"""The configuration as frozen, typed values (version 1).
+"""The configuration as frozen, typed values (version 1), and the facts about each of its keys.
 
-Shapes and defaults only. What can be said about one value alone is checked here; what needs the file system
-or two places of the file (a dangling gateway, a duplicate port, key permissions) is checked in
-`proxy/config/rules.py`. Equality is by value: reload keeps what compares equal.
+What can be said about one value alone is here; what needs the file system or two places of the file (a
+dangling gateway, a duplicate port, key permissions) is checked in `proxy/config/rules.py` and
+`proxy/config/credentials.py`. Equality is by value: reload keeps what compares equal.
 """
 
 from __future__ import annotations
 
-from dataclasses import field
-from typing import Annotated, Literal
+from typing import Literal
 
-from proxy.config.typed import NotEmpty, Section, Within
-from proxy.config.values import Address, BasePath, Duration, FilePath, Name, Size, UrlPath, Word
+from proxy.config.keys import Kind, Section, key
+from proxy.config.values import (
+    Address,
+    BasePath,
+    Duration,
+    FilePath,
+    Name,
+    Size,
+    Switch,
+    UrlPath,
+    Whole,
+    Word,
+)
 from proxy.runtime.endpoint import Endpoint
 
 DIRECT = "direct"
 """The gateway name that means: no SSH, connect from here."""
 
-Port = Annotated[int, Within(1, 65535)]
-Count = Annotated[int, Within(1)]
+VERSION = 1
+_LEAST = 0.01
+_DAY = 86400.0
 
 
 class AdminConfig(Section):
-    """`admin:`, where the daemon can be asked (TCP, read only) and told (unix socket)."""
+    """Where the daemon answers questions (TCP, read only) and takes orders (unix socket)."""
 
-    listen: Address = Endpoint("127.0.0.1", 9464)
-    socket: FilePath | None = None
-    allow_remote: bool = False
+    listen: Address = key(
+        "The address of /metrics, /healthz, /readyz and /status: read only, and without a password.",
+        "127.0.0.1:9464",
+        default=Endpoint("127.0.0.1", 9464),
+    )
+    socket: FilePath | None = key(
+        "A unix socket, mode 0600, for reload, reconnect, drain and probe.",
+        "/run/kubemux/admin.sock",
+        default=None,
+        unset="no such orders",
+        at_home="~/.config/kubemux/admin.sock",
+    )
+    allow_remote: Switch = key(
+        "Whether `listen` may be an address that other machines can reach.", True, default=False
+    )
 
 
 class LogConfig(Section):
-    """`log:`."""
+    """What the daemon writes to standard error."""
 
-    format: Literal["json", "console"] = "json"
-    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["json", "console"] = key(
+        "One JSON object a line, or text for people.", "json", default="json"
+    )
+    level: Literal["debug", "info", "warning", "error"] = key(
+        "The least important messages that are written.", "info", default="info"
+    )
 
 
 class LimitsConfig(Section):
-    """`limits:`, for the whole daemon."""
+    """Limits of the whole daemon."""
 
-    max_connections: Count = 10_000
-    memory: Size = 256 << 20
-    hold_timeout: Duration = 5.0
-    drain_timeout: Duration = 30.0
+    max_connections: Whole = key(
+        "Client connections at a time, over all clusters, those that wait for a link included. Further ones "
+        "are reset. The daemon takes fewer if it may not open so many files (`LimitNOFILE=`).",
+        10000,
+        default=10_000,
+        least=1,
+    )
+    # The least is eight channels at OpenSSH's largest window (2 MiB): with less, small transfers wait, too.
+    memory: Size = key(
+        "Memory for bytes on their way. An SSH window counts in full when it is granted, and grows with "
+        "what a client takes.",
+        "256MiB",
+        default=256 << 20,
+        least=16 << 20,
+        purpose="SSH windows and buffers",
+    )
+    hold_timeout: Duration = key(
+        "How long a client waits that arrives while no link is up, or while all of `memory` is given out; "
+        "then it is reset. When that state has lasted longer, no client waits: without a link, connections "
+        "are refused until there is one. 0s: no client waits.",
+        "5s",
+        default=5.0,
+        least=0,
+        most=_DAY,
+    )
+    drain_timeout: Duration = key(
+        "How long connections may go on after SIGTERM, a drain, or a reload that removes their cluster. 0s: "
+        "they end at once.",
+        "30s",
+        default=30.0,
+        least=0,
+        most=_DAY,
+    )
 
 
 class KeepaliveConfig(Section):
-    """`keepalive:`, a silent peer is given up after `interval` × `max_missed` seconds."""
+    """When a silent SSH server is given up."""
 
-    interval: Duration = 15.0
-    max_missed: Count = 3
+    interval: Duration = key(
+        "How long the server may be silent before it is asked whether it is there.",
+        "15s",
+        default=15.0,
+        least=_LEAST,
+        most=_DAY,
+    )
+    max_missed: Whole = key(
+        "A server that is silent for `interval` times this number is given up. Half of that is enough if "
+        "its TCP acknowledges nothing that was sent.",
+        3,
+        default=3,
+        least=1,
+    )
 
 
 class GatewayConfig(Section):
-    """One SSH server.
+    """One SSH server. What is unset is taken from `ssh_config`, then from OpenSSH's defaults."""
 
-    `host` may be an alias of `ssh_config`; what is unset is taken from there, then from OpenSSH's defaults.
-    """
-
-    host: Word
-    port: Port | None = None
-    user: Word | None = None
-    identity_files: tuple[FilePath, ...] = ()
-    certificate_files: tuple[FilePath, ...] = ()
-    passphrase_file: FilePath | None = None
-    agent: bool = False
-    known_hosts: tuple[FilePath, ...] = ()
-    jump: tuple[Name, ...] = ()
-    connections: Annotated[int, Within(1, 16)] = 2
-    connect_timeout: Duration = 10.0
-    keepalive: KeepaliveConfig = KeepaliveConfig()
-    max_link_age: Duration | None = None
-    retire_timeout: Duration = 600.0
-    ssh_config: FilePath | None = None
-    learned_host_keys: FilePath | None = None
+    host: Word = key(
+        "The SSH server: a name, an address, or an alias that `ssh_config` knows.",
+        "bastion.example.com",
+        elsewhere=True,
+    )
+    port: Whole | None = key(
+        "The port of the SSH server.",
+        2222,
+        default=None,
+        unset="`ssh_config`'s, else 22",
+        least=1,
+        most=65535,
+        elsewhere=True,
+    )
+    user: Word | None = key(
+        "The user to log in as.",
+        "tunnel",
+        default=None,
+        unset="`ssh_config`'s, else the user that runs kubemux",
+        elsewhere=True,
+    )
+    identity_files: tuple[FilePath, ...] = key(
+        "Private keys to log in with. A key that others may read is refused: chmod 600.",
+        ["/etc/kubemux/keys/eu-edge"],
+        default=(),
+        unset="`ssh_config`'s",
+        at_home=["~/.ssh/id_ed25519"],
+        file=Kind.PRIVATE_KEY,
+    )
+    certificate_files: tuple[FilePath, ...] = key(
+        "OpenSSH certificates for those keys. `KEY-cert.pub` beside a key is used without being named.",
+        ["/etc/kubemux/keys/eu-edge-cert.pub"],
+        default=(),
+        unset="`ssh_config`'s",
+        file=Kind.TEXT,
+    )
+    passphrase_file: FilePath | None = key(
+        "A file with the passphrase of those keys.",
+        "/etc/kubemux/keys/eu-edge.passphrase",
+        default=None,
+        unset="the keys have none",
+        file=Kind.SECRET,
+    )
+    agent: Switch = key(
+        "Whether to log in with the keys of the ssh-agent at $SSH_AUTH_SOCK.", True, default=False
+    )
+    known_hosts: tuple[FilePath, ...] = key(
+        "Files with the server's host key, as ssh(1) reads them: by the name in `host` (or `HostKeyAlias`), "
+        "never by its address. Hashed names, wildcards, `@cert-authority` and `@revoked` work. A line that "
+        "cannot be read is skipped, and `kubemux check` names it. Host keys are always checked.",
+        ["/etc/kubemux/known_hosts"],
+        default=(),
+        unset="`ssh_config`'s",
+        at_home=["~/.ssh/known_hosts"],
+        file=Kind.KNOWN_HOSTS,
+    )
+    jump: tuple[Name, ...] = key(
+        "Other gateways on the way, dialled in this order before this one.",
+        ["hq"],
+        default=(),
+        unset="`ssh_config`'s",
+        elsewhere=True,
+    )
+    connections: Whole = key(
+        "SSH connections (links), shared by all clusters behind the gateway. A new channel takes the link "
+        "that is least busy; of equals, the one that its API server had last.",
+        2,
+        default=2,
+        least=1,
+        most=16,
+    )
+    connect_timeout: Duration = key(
+        "How long TCP, key exchange and login may take together.",
+        "10s",
+        default=10.0,
+        least=_LEAST,
+        most=_DAY,
+    )
+    keepalive: KeepaliveConfig = key("When a silent server is given up.", default=KeepaliveConfig())
+    max_link_age: Duration | None = key(
+        "Links that are older are replaced, the new one first. Clients keep their connections.",
+        "24h",
+        default=None,
+        unset="no link is too old",
+        least=_LEAST,
+        most=_DAY,
+    )
+    retire_timeout: Duration = key(
+        "How long the connections of a link that was replaced may go on.",
+        "10m",
+        default=600.0,
+        least=0,
+        most=_DAY,
+    )
+    ssh_config: FilePath | None = key(
+        "An ssh_config(5) file, read by `ssh -G` of this machine. `host` may be an alias of it, and what it "
+        "asks for holds.",
+        "/etc/kubemux/ssh_config",
+        default=None,
+        unset="none is read",
+        elsewhere=True,
+        file=Kind.TEXT,
+    )
+    learned_host_keys: FilePath | None = key(
+        "A file of the daemon's own, for host keys that the server announces before it rotates them in "
+        "(UpdateHostKeys of ssh_config(5)).",
+        "/var/lib/kubemux/host_keys",
+        default=None,
+        unset="none are learned",
+    )
 
 
 class TlsConfig(Section):
-    """`tls:`, what the API server's certificate is checked against, by probes and in exported kubeconfigs."""
+    """What the API server's certificate is checked against, by probes and in exported kubeconfigs."""
 
-    server_name: Word | None = None
-    ca_file: FilePath | None = None
+    server_name: Word | None = key(
+        "A name that the certificate holds; kubeadm's certificates hold `kubernetes`.",
+        "kubernetes",
+        default=None,
+        unset="the host of the first of `api_servers`",
+    )
+    ca_file: FilePath | None = key(
+        "The certificates of its CA (PEM).",
+        "/etc/kubemux/ca/prod-eu.crt",
+        default=None,
+        unset="the CAs of the system",
+        file=Kind.CERTIFICATES,
+    )
 
 
 class ProbeConfig(Section):
-    """`probe:`."""
+    """The HTTPS GET that says whether the cluster is up, through the same path as a client's bytes."""
 
-    path: UrlPath = "/healthz"
-    interval: Duration = 10.0
-    timeout: Duration = 5.0
-    token_file: FilePath | None = None
-    client_cert: FilePath | None = None
-    client_key: FilePath | None = None
-    threshold: Count = 2
+    path: UrlPath = key("What is asked for, below `base_path`.", "/healthz", default="/healthz")
+    interval: Duration = key(
+        "The time from one probe to the next.", "10s", default=10.0, least=_LEAST, most=_DAY
+    )
+    timeout: Duration = key("How long a probe may take.", "5s", default=5.0, least=_LEAST, most=_DAY)
+    token_file: FilePath | None = key(
+        "A file with a bearer token, sent only to a server that was verified.",
+        "/etc/kubemux/tokens/prod-eu",
+        default=None,
+        unset="anonymous: 401 and 403 count as alive",
+        file=Kind.SECRET,
+    )
+    client_cert: FilePath | None = key(
+        "A client certificate (PEM), instead of a token.",
+        "/etc/kubemux/certs/prod-us.crt",
+        default=None,
+        unset="anonymous",
+        file=Kind.CERTIFICATES,
+    )
+    client_key: FilePath | None = key(
+        "The private key of `client_cert`.",
+        "/etc/kubemux/certs/prod-us.key",
+        default=None,
+        unset="anonymous",
+        file=Kind.SECRET,
+    )
+    threshold: Whole = key("Equal results in a row that change up to down, or back.", 2, default=2, least=1)
 
 
 class ClusterConfig(Section):
     """One Kubernetes API server, or several of one cluster."""
 
-    gateway: Name
-    listen: Address
-    allow_remote: bool = False
-    api_servers: Annotated[tuple[Address, ...], NotEmpty()]
-    base_path: BasePath | None = None
-    """The part of the API server's URL after its address, where it shares that with others: Rancher's
-    `/k8s/clusters/c-1`.
-    """
-    max_connections: Count | None = None
-    idle_timeout: Duration | None = None
-    tls: TlsConfig = TlsConfig()
-    probe: ProbeConfig = ProbeConfig()
+    gateway: Name = key(
+        "The gateway that leads there; `direct` means without SSH.", "eu-edge", DIRECT, elsewhere=True
+    )
+    listen: Address = key(
+        "The local address, of this cluster alone; IPv6 in brackets: `[::1]:16443`.",
+        "127.0.0.1:16443",
+        elsewhere=True,
+    )
+    allow_remote: Switch = key(
+        "Whether `listen` may be an address that other machines can reach.",
+        True,
+        default=False,
+        elsewhere=True,
+    )
+    api_servers: tuple[Address, ...] = key(
+        "Its API servers, as the gateway's sshd sees them. One that refuses is passed over for the same "
+        "client, and goes to the end of the list.",
+        ["10.0.0.10:6443"],
+        min_length=1,
+        elsewhere=True,
+    )
+    base_path: BasePath | None = key(
+        "What the API server's URL has after its address, where others are below it too, as at Rancher: for "
+        "probes and exported kubeconfigs.",
+        "/k8s/clusters/c-1",
+        default=None,
+        unset="nothing",
+    )
+    max_connections: Whole | None = key(
+        "Client connections of this cluster at a time, within the daemon's. Further ones are reset "
+        "(`cluster_limit`). A reload applies it to connections that are there.",
+        2000,
+        default=None,
+        unset="the daemon's alone counts",
+        least=1,
+    )
+    # The daemon looks every half a second at most.
+    idle_timeout: Duration | None = key(
+        "A connection that carries no byte either way for so long is reset (`idle`), up to a quarter of it "
+        "late. A reload applies it to connections that are there.",
+        "1h",
+        default=None,
+        unset="never, because watches may be silent for long",
+        least=1.0,
+        most=_DAY,
+    )
+    tls: TlsConfig = key("What the API server's certificate is checked against.", default=TlsConfig())
+    probe: ProbeConfig = key("How kubemux finds out whether the cluster is up.", default=ProbeConfig())
 
 
 class Config(Section):
     """The whole file, `defaults:` already merged in."""
 
-    version: Literal[1]
-    admin: AdminConfig = AdminConfig()
-    log: LogConfig = LogConfig()
-    limits: LimitsConfig = LimitsConfig()
-    gateways: dict[Name, GatewayConfig] = field(default_factory=dict)
-    clusters: dict[Name, ClusterConfig] = field(default_factory=dict)
+    version: Whole = key("The version of this format.", VERSION, least=VERSION, most=VERSION)
+    admin: AdminConfig = key("Where the daemon answers questions and takes orders.", default=AdminConfig())
+    log: LogConfig = key("What the daemon writes to standard error.", default=LogConfig())
+    limits: LimitsConfig = key("Limits of the whole daemon.", default=LimitsConfig())
+    gateways: dict[Name, GatewayConfig] = key(
+        f"SSH servers by name: any printable text but `{DIRECT}`.", default_factory=dict
+    )
+    clusters: dict[Name, ClusterConfig] = key(
+        "Kubernetes clusters by name: any printable text, kubeconfig contexts may be ARNs.",
+        default_factory=dict,
+    )

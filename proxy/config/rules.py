@@ -1,39 +1,16 @@
-"""What two places of a configuration must agree on, and bounds that its types do not say.
-
-Pure: no file is looked at.
-
-Findings name a place by its keys; `proxy/config/loader.py` turns that into a line.
-"""
+"""What two places of a configuration must agree on. Pure: no file is looked at."""
 
 from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterator, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
-from typing import NamedTuple
 
+from proxy.config.findings import Finding, Loc
 from proxy.config.model import DIRECT, Config
-from proxy.config.typed import Loc
-from proxy.config.values import format_duration, format_size, is_for_system_service
+from proxy.config.values import is_for_system_service
 from proxy.runtime.endpoint import Endpoint
 from proxy.runtime.text import shown, suggest
-
-MIN_MEMORY = 16 << 20
-"""Eight channels at OpenSSH's largest window (2 MiB); below that even small transfers would wait for each
-other.
-"""
-MIN_INTERVAL = 0.01
-MIN_IDLE = 1.0
-"""The daemon looks at most every half a second."""
-MAX_DURATION = 86400.0
-
-
-class Finding(NamedTuple):
-    """Something wrong at `loc`, and its remedy."""
-
-    loc: Loc
-    message: str
-    hint: str
 
 
 def check(config: Config) -> Iterator[Finding]:
@@ -43,7 +20,6 @@ def check(config: Config) -> Iterator[Finding]:
     yield from _credentials(config)
     yield from _addresses(config)
     yield from _loops(config)
-    yield from _bounds(config)
 
 
 Listeners = Mapping[int, Sequence[tuple[str, Endpoint]]]
@@ -194,34 +170,3 @@ def _host(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | str:
         return ipaddress.ip_address(text)
     except ValueError:
         return text.lower()
-
-
-def _bounds(config: Config) -> Iterator[Finding]:
-    if config.limits.memory < MIN_MEMORY:
-        message = f"{format_size(config.limits.memory)} is too little for windows and buffers"
-        yield Finding(
-            ("limits", "memory"), message, f"at least {format_size(MIN_MEMORY)}; the default is 256MiB"
-        )
-    durations: list[tuple[Loc, float, float]] = [
-        (("limits", "hold_timeout"), config.limits.hold_timeout, 0),
-        (("limits", "drain_timeout"), config.limits.drain_timeout, 0),
-    ]
-    for name, gateway in config.gateways.items():
-        durations.append((("gateways", name, "connect_timeout"), gateway.connect_timeout, MIN_INTERVAL))
-        durations.append(
-            (("gateways", name, "keepalive", "interval"), gateway.keepalive.interval, MIN_INTERVAL)
-        )
-        durations.append((("gateways", name, "retire_timeout"), gateway.retire_timeout, 0))
-        if gateway.max_link_age is not None:
-            durations.append((("gateways", name, "max_link_age"), gateway.max_link_age, MIN_INTERVAL))
-    for name, cluster in config.clusters.items():
-        durations.append((("clusters", name, "probe", "interval"), cluster.probe.interval, MIN_INTERVAL))
-        durations.append((("clusters", name, "probe", "timeout"), cluster.probe.timeout, MIN_INTERVAL))
-        if cluster.idle_timeout is not None:
-            durations.append((("clusters", name, "idle_timeout"), cluster.idle_timeout, MIN_IDLE))
-    for loc, value, least in durations:
-        if not least <= value <= MAX_DURATION:
-            hint = f"from {format_duration(least)} to {format_duration(MAX_DURATION)}"
-            yield Finding(
-                loc, f"{format_duration(value)} is too {'long' if value > least else 'short'}", hint
-            )

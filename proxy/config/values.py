@@ -6,19 +6,24 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
-from proxy.config.typed import Checked, Parsed, UnsetVariable
 from proxy.runtime.endpoint import Endpoint
 from proxy.runtime.text import shown
+
+if TYPE_CHECKING:
+    from pydantic_core import CoreSchema
 
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+", re.ASCII)
 _PART = re.compile(r"([\d.]+)(ms|s|m|h|d)", re.ASCII)
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_EXACT = 5e-7
+"""Seconds: durations are read to the microsecond."""
 _SIZE = re.compile(r"(\d+)(?:([KMG])(?:iB?)?|B)", re.ASCII)
 _BYTES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -30,6 +35,48 @@ root.
 
 NO_HOME = "/nonexistent"
 """What Debian's passwd has for users without a home directory."""
+
+
+class UnsetVariable(ValueError):
+    """A value names an environment variable that is not set."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """How a value is written: `parse` makes what it means of what the file has, or raises ValueError."""
+
+    parse: Callable[[Any], object]
+    pattern: str
+    """For the JSON Schema: ECMA 262. What it lets through may still be refused by `parse`."""
+    format: Callable[[Any], str] = str
+    """The text that `parse` reads as the value."""
+
+    def __get_pydantic_core_schema__(
+        self, source: object, handler: Callable[[object], CoreSchema]
+    ) -> CoreSchema:
+        from pydantic_core import core_schema  # only who reads a file has it
+
+        if source is str:  # the parser is for text: pydantic refuses all else before
+            return core_schema.no_info_after_validator_function(self.parse, handler(source))
+        if source in (int, float):  # whose bounds pydantic checks after
+            return core_schema.no_info_before_validator_function(self.parse, handler(source))
+        return core_schema.no_info_plain_validator_function(self.parse)
+
+    def __get_pydantic_json_schema__(self, _core: object, _handler: object) -> dict[str, object]:
+        """As the file has it."""
+        return {"type": "string", "pattern": self.pattern}
+
+
+@dataclass(frozen=True, slots=True)
+class Exact:
+    """Nothing else is taken for it: `port: "22"` is text, and so is `agent: yes`."""
+
+    def __get_pydantic_core_schema__(
+        self, source: object, handler: Callable[[object], CoreSchema]
+    ) -> CoreSchema:
+        schema = handler(source)
+        cast("dict[str, object]", schema)["strict"] = True
+        return schema
 
 
 def _endpoint(value: object) -> Endpoint:
@@ -45,9 +92,6 @@ def parse_duration(value: object) -> float:
 
     A bare number is refused: its unit would be a guess. Raises ValueError.
     """
-    # Seconds already, from code. A number in a file is an int or ruamel's own kind of float.
-    if type(value) is float and math.isfinite(value):
-        return value
     if not isinstance(value, str) or not _DURATION.fullmatch(value):
         raise ValueError(f"expected a duration like 500ms, 10s or 5m, got {shown(value)}")
     return round(sum(float(count) * _SECONDS[unit] for count, unit in _PART.findall(value)), 6)
@@ -58,9 +102,9 @@ def format_duration(seconds: float) -> str:
     `90s`, `500ms`.
     """
     for unit in ("h", "m", "s", "ms"):
-        count = round(seconds / _SECONDS[unit], 6)
-        if count.is_integer() and (count or unit == "s"):
-            return f"{count:.0f}{unit}"
+        count = round(seconds / _SECONDS[unit])
+        if abs(seconds - count * _SECONDS[unit]) < _EXACT and (count or unit == "s"):
+            return f"{count}{unit}"
     return f"{seconds:.6f}".rstrip("0") + "s"
 
 
@@ -161,7 +205,8 @@ def _url_path(value: str) -> str:
     return value
 
 
-def _base_path(value: str) -> str:
+def parse_base_path(value: str) -> str:
+    """The path of a URL that others are below, without a slash at its end. Raises ValueError."""
     if not re.fullmatch(r"(/[\x21\x22\x24-\x2e\x30-\x3e\x40-\x7e]+)+/?", value):
         raise ValueError(
             f"expected a path like /k8s/clusters/c-1 (no spaces, no query, ASCII), got {shown(value)}"
@@ -169,26 +214,29 @@ def _base_path(value: str) -> str:
     return value.rstrip("/")
 
 
-Address = Annotated[Endpoint, Parsed(_endpoint)]
+Switch = Annotated[bool, Exact()]
+Whole = Annotated[int, Exact()]
+
+Address = Annotated[Endpoint, Written(_endpoint, r"^.+:[0-9]{1,5}$")]
 """Where something listens."""
 
-Name = Annotated[str, Checked(_printable)]
+Name = Annotated[str, Written(_printable, r"^.{1,253}$")]
 """Any printable text: kubeconfig contexts are named like ARNs and `kubernetes-admin@kubernetes`."""
 
-Word = Annotated[str, Checked(_word)]
+Word = Annotated[str, Written(_word, r"^\S+$")]
 """A host, alias or user."""
 
-UrlPath = Annotated[str, Checked(_url_path)]
+UrlPath = Annotated[str, Written(_url_path, r"^/[!-~]*$")]
 """The path of an HTTP request, with its query if any."""
 
-BasePath = Annotated[str, Checked(_base_path)]
+BasePath = Annotated[str, Written(parse_base_path, r"^(/[!-~]+)+/?$")]
 """The path of a URL that others are below: not `/`, and without a slash at its end."""
 
-Duration = Annotated[float, Parsed(parse_duration)]
+Duration = Annotated[float, Written(parse_duration, r"^([0-9]+(\.[0-9]+)?(ms|s|m|h|d))+$", format_duration)]
 """Seconds."""
 
-Size = Annotated[int, Parsed(parse_size)]
+Size = Annotated[int, Written(parse_size, r"^[0-9]+(([KMG](iB?)?)|B)$", format_size)]
 """Bytes."""
 
-FilePath = Annotated[Path, Parsed(expand_path)]
+FilePath = Annotated[Path, Written(expand_path, r"^[/~$]")]
 """Absolute."""

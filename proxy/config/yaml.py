@@ -24,7 +24,7 @@ from ruamel.yaml.reader import ReaderError
 from ruamel.yaml.scanner import RoundTripScanner
 
 from proxy.config.files import Unusable, read_bytes
-from proxy.config.typed import Loc
+from proxy.config.findings import Loc
 from proxy.errors import ConfigError, Problem
 from proxy.runtime.blocking import FILES_S, Hangs, all_of
 

@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 import structlog
 
 from proxy.config.credentials import HANGS, Section
-from proxy.config.typed import Loc, dotted
+from proxy.config.findings import Loc, dotted
 from proxy.runtime.blocking import FILES_S, Hangs, Place
 
 T = TypeVar("T")

@@ -17,9 +17,8 @@ import structlog
 
 from proxy.config import credentials, diff
 from proxy.config.credentials import Look, Stamp
+from proxy.config.findings import Finding, Loc
 from proxy.config.model import Config
-from proxy.config.rules import Finding
-from proxy.config.typed import Loc
 from proxy.daemon.daemon import Daemon
 from proxy.daemon.file_scan import FileScan
 

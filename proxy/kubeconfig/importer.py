@@ -18,8 +18,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from proxy.config.model import DIRECT
-from proxy.config.typed import read
-from proxy.config.values import BasePath
+from proxy.config.values import parse_base_path
 from proxy.errors import ConfigError, Problem, UnknownNames
 from proxy.kubeconfig.entries import Body, Kubeconfig, text
 from proxy.kubeconfig.exporter import OWN, certificates
@@ -194,7 +193,7 @@ def server_url(server: str) -> tuple[Endpoint, str]:
     if not url.path.strip("/"):
         return endpoint, ""
     try:
-        return endpoint, read(BasePath, url.path)
+        return endpoint, parse_base_path(url.path)
     except ValueError as exc:
         raise ValueError(
             "the path of its server holds characters that no URL has, or is empty in places"

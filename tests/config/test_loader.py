@@ -9,8 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from proxy.config import loader, model, yaml
+from proxy.config.findings import Loc
+from proxy.config.keys import Section, keys
 from proxy.config.model import Config
-from proxy.config.typed import Loc, Section, hints
+from proxy.config.reading import read
 from proxy.config.values import format_duration
 from proxy.errors import ConfigError
 from proxy.runtime.endpoint import Endpoint
@@ -74,7 +76,7 @@ def test_the_example_names_every_key() -> None:
         model.KeepaliveConfig,
     ]
     sections += [model.ClusterConfig, model.TlsConfig, model.ProbeConfig]
-    assert {key for section in sections for key in hints(section) if f"{key}:" not in text} == set()
+    assert {key for section in sections for key in keys(section) if f"{key}:" not in text} == set()
 
 
 def test_the_example_survives_a_round_trip(etc: Path) -> None:
@@ -290,8 +292,6 @@ def test_any_bytes_give_a_configuration_or_a_report(data: bytes) -> None:
 def test_a_duration_is_read_as_it_was_written(seconds: float) -> None:
     rounded = float(f"{seconds:.6f}")
     assert (
-        Config.model_validate(
-            {"version": 1, "limits": {"hold_timeout": format_duration(rounded)}}
-        ).limits.hold_timeout
+        read(Config, {"version": 1, "limits": {"hold_timeout": format_duration(rounded)}}).limits.hold_timeout
         == rounded
     )

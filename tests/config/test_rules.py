@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.config import rules
-from proxy.config.model import AdminConfig, ClusterConfig, Config, GatewayConfig, LimitsConfig
+from proxy.config.model import AdminConfig, ClusterConfig, Config, GatewayConfig
 from proxy.runtime.endpoint import Endpoint
 
 
@@ -137,12 +137,3 @@ def test_a_reference_that_dangles_suggests_the_nearest() -> None:
     )
     (found,) = rules.check(config)
     assert found.hint == "did you mean 'edge'? there are: 'edge', 'direct'"
-
-
-@pytest.mark.parametrize(
-    ("hold", "drain", "wrong"), [(0.0, 0.0, 0), (86400.0, 1.0, 0), (-1.0, 1.0, 1), (1.0, 86401.0, 1)]
-)
-def test_bounds_of_the_limits(hold: float, drain: float, wrong: int) -> None:
-    assert (
-        len(findings(Config(version=1, limits=LimitsConfig(hold_timeout=hold, drain_timeout=drain)))) == wrong
-    )

@@ -37,7 +37,16 @@ def test_no_durations(text: object) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(172800, "48h"), (5400, "90m"), (300, "5m"), (90, "90s"), (1.5, "1500ms"), (0.5, "500ms"), (0, "0s")],
+    [
+        (172800, "48h"),
+        (5400, "90m"),
+        (300, "5m"),
+        (90, "90s"),
+        (1.5, "1500ms"),
+        (0.5, "500ms"),
+        (10799.999, "10799999ms"),
+        (0, "0s"),
+    ],
 )
 def test_a_duration_is_shown_in_its_largest_whole_unit(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from ruamel.yaml.comments import CommentedMap
 
 from proxy.config import yaml
-from proxy.config.typed import Loc
+from proxy.config.findings import Loc
 from proxy.errors import ConfigError, Problem
 
 NOBODY = 65534

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from proxy.config.model import DIRECT, ClusterConfig, ProbeConfig, TlsConfig
+from proxy.config.reading import read
 from proxy.runtime.endpoint import Endpoint
 from tests.support.serving import Server
 from tests.support.tls import Authority, Issued
@@ -116,5 +117,5 @@ def cluster(
         listen=NOWHERE,
         api_servers=(endpoint,),
         tls=TlsConfig(server_name=name, ca_file=ca),
-        probe=ProbeConfig.model_validate(probe),
+        probe=read(ProbeConfig, probe),
     )

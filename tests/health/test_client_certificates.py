@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from proxy.config.model import DIRECT, ClusterConfig, ProbeConfig, TlsConfig
+from proxy.config.reading import read
 from proxy.health.probe import probe
 from proxy.health.result import Failure, Result
 from proxy.health.tls import Contexts
@@ -122,7 +123,7 @@ async def test_it_is_shown_if_kubectl_shows_it(tmp_path: Path, label: str) -> No
             listen=NOWHERE,
             api_servers=(endpoint,),
             tls=TlsConfig(server_name=NAME, ca_file=ca),
-            probe=ProbeConfig.model_validate({"client_cert": str(cert_file), "client_key": str(key_file)}),
+            probe=read(ProbeConfig, {"client_cert": str(cert_file), "client_key": str(key_file)}),
         )
         outcome = await probe("prod", config, Dialer(endpoint), Contexts())
     assert (not complaint, outcome.result) == (result is Result.OK, result), (complaint, outcome.message)
@@ -134,7 +135,7 @@ async def test_one_that_no_api_server_takes_says_why(tmp_path: Path) -> None:
     (tmp_path / "client.key").write_bytes(pem(weak))
     settings = {"client_cert": str(tmp_path / "client.crt"), "client_key": str(tmp_path / "client.key")}
     config = ClusterConfig(
-        gateway=DIRECT, listen=NOWHERE, api_servers=(NOWHERE,), probe=ProbeConfig.model_validate(settings)
+        gateway=DIRECT, listen=NOWHERE, api_servers=(NOWHERE,), probe=read(ProbeConfig, settings)
     )
     with pytest.raises(Failure, match="is signed by an algorithm that API servers refuse"):
         await Contexts().load(config)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from proxy.config.model import GatewayConfig
+from proxy.config.reading import read
 from proxy.errors import CredentialsUnusable, HostKeyUnknown, JumpFailed
 from tests.integration.conftest import cluster
 from tests.integration.running import PROBE, get, peers, running, wait_up
@@ -56,9 +57,7 @@ async def ended(pids: list[str]) -> None:
 
 
 def alias(name: str, path: Path, **more: object) -> GatewayConfig:
-    return GatewayConfig.model_validate(
-        {"host": name, "ssh_config": str(path), "connect_timeout": "5s", **more}
-    )
+    return read(GatewayConfig, {"host": name, "ssh_config": str(path), "connect_timeout": "5s", **more})
 
 
 async def test_aliases_and_proxyjump_through_the_daemon(

@@ -10,6 +10,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from proxy.config.model import GatewayConfig
+from proxy.config.reading import read
 from proxy.errors import LinkError
 from proxy.metrics import Metrics
 from proxy.relay.budget import MemoryBudget
@@ -41,9 +42,7 @@ def config_for(sshd: Sshd, **more: object) -> GatewayConfig:
         "known_hosts": [str(sshd.known_hosts())],
         "connections": 1,
     }
-    return GatewayConfig.model_validate(
-        {key: value for key, value in (section | more).items() if value is not None}
-    )
+    return read(GatewayConfig, {key: value for key, value in (section | more).items() if value is not None})
 
 
 @asynccontextmanager

@@ -16,6 +16,7 @@ import pytest
 from asyncssh.packet import Byte, String, UInt32
 
 from proxy.config.model import GatewayConfig
+from proxy.config.reading import read
 from proxy.runtime.endpoint import Endpoint
 from proxy.ssh import internals, metered
 from proxy.ssh.link import Link
@@ -235,6 +236,6 @@ async def test_what_comes_while_a_packet_is_handled_waits_outside(
             "connect_timeout": "10s",
         }
         files = {"identity_files": [str(key)], "known_hosts": [str(tmp_path / "known_hosts")]}
-        error = await failure(GatewayConfig.model_validate(section | files))
+        error = await failure(read(GatewayConfig, section | files))
     assert "already in progress" in str(error)
     assert max(waiting) <= metered.MOST_UNOPENED + (256 << 10), "and one read"

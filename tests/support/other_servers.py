@@ -16,6 +16,7 @@ from pathlib import Path
 import asyncssh
 
 from proxy.config.model import GatewayConfig
+from proxy.config.reading import read
 from tests.support import ssh_keys
 from tests.support.daemon import ROOT
 from tests.support.parts import SBIN, need
@@ -40,7 +41,7 @@ def gateway_config(folder: Path, port: int, host_key: Path, key: Path) -> Gatewa
         "connections": 1,
         "connect_timeout": "5s",
     }
-    return GatewayConfig.model_validate(section)
+    return read(GatewayConfig, section)
 
 
 class _Forwarding(asyncssh.SSHServer):

@@ -6,7 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import cast
 
-from proxy.config.typed import Section
+from proxy.config.keys import Section
 from proxy.config.values import format_duration
 from proxy.runtime.endpoint import Endpoint
 

@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from proxy.config.model import GatewayConfig
+from proxy.config.reading import read
 from proxy.errors import (
     ConnectTimeout,
     CredentialsUnusable,
@@ -68,7 +69,7 @@ def config(tmp_path: Path) -> GatewayConfig:
         "known_hosts": [str(known_hosts)],
         "connect_timeout": "300ms",
     }
-    return GatewayConfig.model_validate(section)
+    return read(GatewayConfig, section)
 
 
 def at(config: GatewayConfig, **changes: object) -> GatewayConfig:
@@ -321,7 +322,7 @@ async def test_servers_that_reset_each_connection_at_once_leave_nothing_behind(t
         section = {"host": "127.0.0.1", "port": listener.getsockname()[1], "user": "root"}
         files = {"identity_files": [str(key)], "known_hosts": [str(tmp_path / "known_hosts")]}
         for _ in range(100):
-            assert (await failure(GatewayConfig.model_validate(section | files))).reason in {
+            assert (await failure(read(GatewayConfig, section | files))).reason in {
                 "unreachable",
                 "handshake_failed",
             }

@@ -1,0 +1,47 @@
+"""What a remedy says of a key: how a line with it reads, for the one who is asked to write it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import PurePath
+from typing import Final
+
+from proxy.config.keys import Key
+from proxy.config.values import has_home, is_for_system_service
+
+NAME: Final = "prod-eu"
+"""A name of a gateway or cluster."""
+
+_PLAIN: Final = re.compile(r"(?!(?:true|false|null)$)(?:[a-z/]|~/|\d+[smhdKMG])[\w./~-]*", re.ASCII)
+"""Text that YAML takes for text without quotes."""
+
+
+def example(name: str, key: Key) -> str:
+    """`listen: "127.0.0.1:16443"`, `gateway: eu-edge, or gateway: direct`.
+
+    Where the system service is meant, secrets come to it as credentials; a person has a home.
+    """
+    examples = key.examples
+    if is_for_system_service():
+        examples = (
+            tuple(_credential(one) for one in examples) if key.file and key.file.is_secret else examples
+        )
+    elif key.at_home is not None and has_home():
+        examples = (key.at_home,)
+    return ", or ".join(f"{name}: {flow(one)}" for one in examples)
+
+
+def _credential(value: object) -> object:
+    if isinstance(value, list):
+        return [_credential(item) for item in value]
+    return f"${{CREDENTIALS_DIRECTORY}}/{PurePath(str(value)).name}"
+
+
+def flow(value: object) -> str:
+    """`value` in YAML, on one line."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(flow, value))}]"
+    if isinstance(value, str) and _PLAIN.fullmatch(value):
+        return value
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,56 @@
+"""The line that a remedy asks somebody to write: it can be copied."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.config import hints, yaml
+from proxy.config.keys import keys
+from proxy.config.model import AdminConfig, ClusterConfig, GatewayConfig
+
+
+@pytest.fixture(params=["service", "person", "nobody"])
+def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(hints, "is_for_system_service", lambda: request.param == "service")
+    monkeypatch.setattr(hints, "has_home", lambda: request.param == "person")
+    return str(request.param)
+
+
+def test_the_example_is_for_who_reads_it(reader: str) -> None:
+    gateway, admin = keys(GatewayConfig), keys(AdminConfig)
+    assert [
+        hints.example("identity_files", gateway["identity_files"]),
+        hints.example("passphrase_file", gateway["passphrase_file"]),
+        hints.example("socket", admin["socket"]),
+    ] == {
+        "service": [
+            'identity_files: ["${CREDENTIALS_DIRECTORY}/eu-edge"]',
+            'passphrase_file: "${CREDENTIALS_DIRECTORY}/eu-edge.passphrase"',
+            "socket: /run/kubemux/admin.sock",
+        ],
+        "person": [
+            "identity_files: [~/.ssh/id_ed25519]",
+            "passphrase_file: /etc/kubemux/keys/eu-edge.passphrase",
+            "socket: ~/.config/kubemux/admin.sock",
+        ],
+        "nobody": [
+            "identity_files: [/etc/kubemux/keys/eu-edge]",
+            "passphrase_file: /etc/kubemux/keys/eu-edge.passphrase",
+            "socket: /run/kubemux/admin.sock",
+        ],
+    }[reader]
+
+
+def test_several_examples_are_alternatives() -> None:
+    assert hints.example("gateway", keys(ClusterConfig)["gateway"]) == "gateway: eu-edge, or gateway: direct"
+
+
+printable = st.text(st.characters(exclude_categories=("C", "Z"), include_characters=" "), max_size=20)
+
+
+@given(st.recursive(printable | st.integers() | st.booleans(), st.lists, max_leaves=5))
+def test_yaml_reads_it_as_it_was_meant(value: object) -> None:
+    document = yaml.parse(f"key: [{hints.flow(value)}]".encode(), "f.yaml")
+    assert document.root == {"key": [value]}
