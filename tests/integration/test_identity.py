@@ -73,6 +73,14 @@ CASES = {
     "in a revocation list": Case("[localhost]:PORT KEY", REVOKED, config="RevokedHostKeys FOLDER/krl"),
     "another in a revocation list": Case("[localhost]:PORT KEY", config="RevokedHostKeys FOLDER/other.krl"),
     "no list": Case("[localhost]:PORT KEY", "credentials_unusable", config="RevokedHostKeys FOLDER/missing"),
+    "no list by name": Case("[localhost]:PORT KEY", config="RevokedHostKeys none"),
+    "the null device as list": Case("[localhost]:PORT KEY", config="RevokedHostKeys /dev/null"),
+    "a way to the null device": Case("[localhost]:PORT KEY", config="RevokedHostKeys FOLDER/null"),
+    "an empty list": Case("[localhost]:PORT KEY", config="RevokedHostKeys FOLDER/empty"),
+    "a list of comments": Case("[localhost]:PORT KEY", config="RevokedHostKeys FOLDER/comments"),
+    "a folder as list": Case(
+        "[localhost]:PORT KEY", "credentials_unusable", config="RevokedHostKeys FOLDER/folder"
+    ),
     "a list of nonsense": Case(
         "[localhost]:PORT KEY", "credentials_unusable", config="RevokedHostKeys FOLDER/nonsense"
     ),
@@ -119,6 +127,10 @@ class Scene:
             f"# these\n\n{ssh_keys.public(self.other)}\n{ssh_keys.public(self.plain.host_key)}\n"
         )
         (folder / "nonsense").write_text("nonsense\n")
+        (folder / "null").symlink_to("/dev/null")
+        (folder / "empty").touch()
+        (folder / "comments").write_text("# none\n\n")
+        (folder / "folder").mkdir()
         self.krl("krl", key)
         self.krl("other.krl", f"{self.other}.pub")
         self.krl("ca.krl", f"{self.certified.host_ca}.pub")

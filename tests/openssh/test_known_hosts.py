@@ -163,14 +163,14 @@ def test_a_link_local_address_keeps_its_scope() -> None:
 
 @pytest.mark.parametrize("is_hashed", [False, True])
 def test_twenty_thousand_hosts(is_hashed: bool) -> None:
-    """2 MiB, 2.8 hashed: in well under 50 ms on a machine that does nothing else."""
+    """2 MiB, 2.8 hashed: 45 ms of CPU while the machine is busy, nearly all of it SHA-1. CI may be slower."""
     salted = b"|1|" + base64.b64encode(bytes(20)) + b"|" + base64.b64encode(bytes(20))
     hosts = [salted if is_hashed else b"host-%05d.example.com" % number for number in range(20_000)]
     data = b"".join(host + b" " + KEY.encode() + b"\n" for host in hosts)
     took = []
     for _ in range(5):
-        started = time.process_time()
+        started = time.thread_time()
         found = find(data, b"host-15000.example.com")
-        took.append(time.process_time() - started)
+        took.append(time.thread_time() - started)
         assert (len(found.entries), found.unreadable) == (not is_hashed, [])
     assert min(took) < 0.2

@@ -7,6 +7,7 @@ Nothing switches the check off.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -246,6 +247,8 @@ def _revocations(paths: Iterable[Path]) -> tuple[list[Known], list[Path]]:
     """
     listed, krls = [], []
     for path in paths:
+        if os.path.realpath(path) == os.devnull:  # no regular file, and to ssh(1) an empty list
+            continue
         try:
             data = _bytes(path)
             if revoked.is_krl(data):
