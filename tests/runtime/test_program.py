@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,6 +48,63 @@ async def test_a_daemon_that_it_has_started_is_not_waited_for(tmp_path: Path) ->
         while pause not in _commands():
             await asyncio.sleep(0.01)
     _kill(pause)
+
+
+class Turns:
+    """Counts the turns of the loop, and in which of them programs are started."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0
+        self.starts: list[int] = []
+        self._popen = subprocess.Popen
+        self._ticking = self._tick()
+        monkeypatch.setattr(subprocess, "Popen", self._start)
+
+    def _tick(self) -> asyncio.Handle:
+        self.now += 1
+        self._ticking = asyncio.get_running_loop().call_soon(self._tick)
+        return self._ticking
+
+    def _start(self, *args: Any, **named: Any) -> subprocess.Popen[bytes]:
+        self.starts.append(self.now)
+        return self._popen(*args, **named)
+
+    def stop(self) -> None:
+        self._ticking.cancel()
+
+
+@pytest.mark.both_loops
+async def test_a_herd_starts_one_by_one_and_nobody_waits_for_one_that_hangs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    turns = Turns(monkeypatch)
+    loop = asyncio.get_running_loop()
+    try:
+        hanging = [loop.create_task(program.run(["sleep", "1000"])) for _ in range(10)]
+        async with asyncio.timeout(60):
+            ran = await asyncio.gather(*(program.run(["echo", str(number)]) for number in range(10)))
+    finally:
+        turns.stop()
+        for task in hanging:
+            task.cancel()
+        ended = await asyncio.gather(*hanging, return_exceptions=True)
+    assert [one.output for one in ran] == [b"%d\n" % number for number in range(10)]
+    assert {type(one) for one in ended} == {asyncio.CancelledError}
+    assert len(turns.starts) == 20
+    assert len(set(turns.starts)) == 20, "something else has its turn between two"
+
+
+@pytest.mark.both_loops
+async def test_no_descriptor_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    pause = f"10{free_port()}"
+
+    def none_left(_: int) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(os, "pidfd_open", none_left)
+    with pytest.raises(OSError, match="Too many open files"):
+        await program.run(["sleep", pause])
+    assert pause not in _commands(), "it is ended and reaped"
 
 
 @pytest.mark.both_loops

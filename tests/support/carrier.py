@@ -10,12 +10,14 @@ import select
 import signal
 import socket
 import sys
+from contextlib import suppress
 
 
 def main(host: str, port: str, *words: str) -> None:
     """Carry bytes until one side has ended."""
     signal.signal(signal.SIGTERM, lambda *_: os._exit(7))
-    with socket.create_connection((host, int(port))) as server:
+    # The link may be gone while sshd still says something.
+    with socket.create_connection((host, int(port))) as server, suppress(ConnectionError):
         sys.stderr.write(" ".join(["carrying", *words]) + "\n")
         sys.stderr.flush()
         while True:

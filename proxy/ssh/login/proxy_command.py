@@ -11,7 +11,6 @@ import asyncio
 import os
 import signal
 import socket
-import subprocess
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
@@ -19,6 +18,7 @@ from typing import Final
 import structlog
 
 from proxy.errors import LinkError, ProxyCommandFailed
+from proxy.runtime import program
 from proxy.runtime.text import printable
 
 log = structlog.get_logger("kubemux.link")
@@ -44,8 +44,7 @@ class ProxyCommand:
         self._command = command
         self._server = server
         self._loop = asyncio.get_running_loop()
-        self._exited: asyncio.Future[int] = self._loop.create_future()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: program.Process | None = None
         self._stderr: asyncio.BaseTransport | None = None
         self._is_closed = False
         self._minute_ends = 0.0
@@ -66,7 +65,7 @@ class ProxyCommand:
             try:
                 self._stderr, stderr = await self._stream(lambda: _Lines(self._say))
                 with stderr:
-                    self._run(stdio, stderr)
+                    self._process = await self._run(stdio, stderr)
             except BaseException:
                 transport.abort()
                 raise
@@ -93,34 +92,24 @@ class ProxyCommand:
             raise
         return transport, theirs
 
-    def _run(self, stdio: socket.socket, stderr: socket.socket) -> None:
+    async def _run(self, stdio: socket.socket, stderr: socket.socket) -> program.Process:
         """Not by the loop's own means: uvloop leaves copies of such a socket open in the child.
 
         What the command starts, and leaves behind, would keep the connection open with them.
         """
         shell = os.environ.get("SHELL") or "/bin/sh"
         try:
-            process = subprocess.Popen(  # noqa: S603 - what the operator wants run
+            return await program.start(
                 [shell, "-c", f"exec {self._command}"],
                 stdin=stdio.fileno(),
                 stdout=stdio.fileno(),
                 stderr=stderr.fileno(),
-                start_new_session=True,
             )
         except (OSError, ValueError) as exc:  # ValueError: a NUL in it
             why = exc.strerror if isinstance(exc, OSError) else None
             raise ProxyCommandFailed(
                 f"the ProxyCommand for {self._server} cannot be run by {shell}: {why or exc}"
             ) from exc
-        self._process = process
-        pidfd = os.pidfd_open(process.pid)
-        self._loop.add_reader(pidfd, self._reap, process, pidfd)
-
-    def _reap(self, process: subprocess.Popen[bytes], pidfd: int) -> None:
-        """It has ended. What it has started may go on, and carry the connection."""
-        self._loop.remove_reader(pidfd)
-        os.close(pidfd)
-        self._exited.set_result(process.wait())
 
     def _say(self, text: str) -> None:
         self._last_words = text
@@ -137,12 +126,13 @@ class ProxyCommand:
         """
         if self._process is None:
             return failure
-        await asyncio.wait([self._exited], timeout=EXIT_S)
-        if not self._exited.done():
+        exited = self._process.exited
+        await asyncio.wait([exited], timeout=EXIT_S)
+        if not exited.done():
             return failure
         said = f"; its last words: {self._last_words}" if self._last_words else ""
         return ProxyCommandFailed(
-            f"the ProxyCommand for {self._server} ended with {_status(self._exited.result())} {when}{said}"
+            f"the ProxyCommand for {self._server} ended with {_status(exited.result())} {when}{said}"
         )
 
     # ------------------------------------------------------------------------------------------------ its end
@@ -157,18 +147,13 @@ class ProxyCommand:
         if self._process is None or self._is_closed:
             return
         self._is_closed = True
+        exited = self._process.exited
         try:
-            self._signal(self._process.pid, signal.SIGHUP)
-            await asyncio.wait([self._exited], timeout=PATIENCE_S)
+            self._process.signal(signal.SIGHUP)
+            await asyncio.wait([exited], timeout=PATIENCE_S)
         finally:
-            self._signal(self._process.pid, signal.SIGKILL)
-            await asyncio.wait(
-                [self._exited], timeout=PATIENCE_S
-            )  # longer only in a system call that cannot be interrupted
-
-    def _signal(self, group: int, number: signal.Signals) -> None:
-        with suppress(ProcessLookupError, PermissionError):  # PermissionError: it has become somebody else
-            os.killpg(group, number)
+            self._process.signal(signal.SIGKILL)
+            await asyncio.wait([exited], timeout=PATIENCE_S)  # longer only in a call that nothing interrupts
 
 
 class _Lines(asyncio.Protocol):
