@@ -247,7 +247,7 @@ def test_sigterm_ends_a_start_that_hangs(sshd: Sshd, tmp_path: Path, disk: tuple
         began = time.monotonic()
         assert daemon.wait_ended(seconds=AT_ONCE_S) in {0, -signal.SIGTERM}
         assert time.monotonic() - began < 3
-        _eventually(lambda: not _readers(daemon))  # nobody reads any more what it has to say
+        _eventually(lambda: not _readers(daemon))  # nobody reads what it has to say, which it does after 5 s
     finally:
         daemon.kill()
 
@@ -311,7 +311,7 @@ def _readers(daemon: Daemon) -> list[str]:
     ]
 
 
-def _eventually(condition: Callable[[], bool], *, seconds: float = 10.0) -> None:
+def _eventually(condition: Callable[[], bool], *, seconds: float = 30.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
