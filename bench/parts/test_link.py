@@ -17,6 +17,7 @@ from proxy.config.model import ClusterConfig
 from proxy.config.reading import read
 from proxy.daemon.cluster import Cluster, Shared
 from proxy.entries.admission import Admission
+from proxy.entries.arrival import Arrival, Caller
 from proxy.errors import ProxyError
 from proxy.metrics import Metrics
 from proxy.relay.interfaces import Channel, Pieces
@@ -137,7 +138,7 @@ class Clients:
         """Take them, until each has its channel and its relay is at work."""
         cluster, theirs, self._theirs = self._cluster, self._theirs, []
         for sock in theirs:
-            cluster.accept(sock, ORIGIN)
+            cluster.accept(Arrival(sock, Caller(ORIGIN)))
         while sum(relay.has_started for relay in cluster._relays) < CLIENTS:  # noqa: SLF001, ASYNC110 - nobody tells
             await asyncio.sleep(0)
 

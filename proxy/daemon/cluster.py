@@ -1,4 +1,4 @@
-"""One cluster at work: takes clients from its listener, opens a channel for each, and relays until both have
+"""One cluster at work: takes clients from entries, opens a channel for each, and relays until both have
 ended.
 
 Probes take the same way: `dial` gives them one end of a socket pair whose other end is relayed like a client.
@@ -16,6 +16,7 @@ import structlog
 
 from proxy.config.model import ClusterConfig
 from proxy.entries.admission import Admission
+from proxy.entries.arrival import Arrival, Caller
 from proxy.errors import ProxyError
 from proxy.metrics import Metrics
 from proxy.relay.attach import attach
@@ -23,7 +24,7 @@ from proxy.relay.budget import MemoryBudget
 from proxy.relay.failover import Failover
 from proxy.relay.idle import IdleWatch
 from proxy.relay.interfaces import Route
-from proxy.relay.relay import LINGER_ZERO, End, Relay
+from proxy.relay.relay import End, Relay
 from proxy.relay.waiting import WaitingForMemory
 from proxy.runtime.endpoint import Endpoint
 from proxy.runtime.tasks import Tasks
@@ -109,46 +110,49 @@ class Cluster:
 
     # --------------------------------------------------------------------------------------------- clients
 
-    def accept(self, sock: socket.socket, client: Endpoint) -> None:
-        """Take a client's socket (the listener's callback)."""
+    def accept(self, arrival: Arrival) -> None:
+        """Serve a client, or refuse it."""
         self.connections_total += 1
         limit = self.config.max_connections
         if (
             limit is not None and self.traffic.active >= limit
         ):  # those of its predecessor, which a reload replaced, count too
-            self._refuse(sock, client, CLUSTER_LIMIT, f"clusters.{self.name}.max_connections is {limit}")
+            self._refuse(arrival, CLUSTER_LIMIT, f"clusters.{self.name}.max_connections is {limit}")
             return
         if not self._shared.admission.enter():
-            self._refuse(sock, client, LIMIT, f"limits.max_connections is {self._shared.admission.limit}")
+            self._refuse(arrival, LIMIT, f"limits.max_connections is {self._shared.admission.limit}")
             return
         self.traffic.opened += 1
         self._opening += 1
         self._idle.clear()
-        self._tasks.spawn(self._serve(sock, client), name=f"open for {client}")
+        self._tasks.spawn(self._serve(arrival), name=f"open for {arrival.caller}")
 
-    def _refuse(self, sock: socket.socket, client: Endpoint, reason: str, hint: str) -> None:
-        _reset(sock)
+    def _refuse(self, arrival: Arrival, reason: str, hint: str) -> None:
+        arrival.refuse(reason)
         self.traffic.results[reason] += 1
-        log.warning("connection refused", cluster=self.name, client=str(client), reason=reason, hint=hint)
+        log.warning(
+            "connection refused", cluster=self.name, client=str(arrival.caller), reason=reason, hint=hint
+        )
 
-    async def _serve(self, sock: socket.socket, client: Endpoint) -> None:
-        started = self._loop.time()
+    async def _serve(self, arrival: Arrival) -> None:
+        caller, started = arrival.caller, self._loop.time()
         relay: Relay | None = None
         reason, message = End.SHUTDOWN.value, ""
         try:
             channel = await self._failover.open_channel(
-                self._route, origin=client, hold_until=started + self._shared.hold_timeout
+                self._route, origin=caller.address, hold_until=started + self._shared.hold_timeout
             )
             self.traffic.channel_open.observe(self._loop.time() - started)
             relay = Relay(
                 channel,
                 self.traffic,
                 self._shared.budget,
-                lambda relay: self._relay_ended(relay, client, started),
+                lambda relay: self._relay_ended(relay, caller, started),
+                early=arrival.early,
             )
             self._opening -= 1
             self._relays.add(relay)
-            await attach(relay, channel, sock)
+            await attach(relay, channel, arrival.start)
         except ProxyError as exc:
             reason, message = exc.reason, str(exc)
         except OSError as exc:  # the client has gone while it waited
@@ -158,28 +162,28 @@ class Cluster:
             raise
         finally:
             if relay is None or not relay.has_started:
-                _reset(sock)
+                arrival.refuse(reason)
                 if relay is None:
                     self._opening -= 1
                 else:
                     self._relays.discard(relay)
-                self._ended(client, started, reason, message=message)
+                self._ended(caller, started, reason, message=message)
             self._check_idle()
 
     def _next_api_server(self, failed: Endpoint, first: Endpoint) -> None:
         log.warning("next API server", cluster=self.name, failed=str(failed), next=str(first))
 
-    def _relay_ended(self, relay: Relay, client: Endpoint, started: float) -> None:
+    def _relay_ended(self, relay: Relay, caller: Caller, started: float) -> None:
         self._relays.discard(relay)
         if relay.first_byte_at is not None:
             self.traffic.first_byte.observe(relay.first_byte_at - started)
         self._ended(
-            client, started, str(relay.reason), to_cluster=relay.to_cluster, from_cluster=relay.from_cluster
+            caller, started, str(relay.reason), to_cluster=relay.to_cluster, from_cluster=relay.from_cluster
         )
 
     def _ended(
         self,
-        client: Endpoint,
+        caller: Caller,
         started: float,
         reason: str,
         *,
@@ -197,7 +201,7 @@ class Cluster:
         log.info(
             "connection closed",
             cluster=self.name,
-            client=str(client),
+            client=str(caller),
             to_cluster=to_cluster,
             from_cluster=from_cluster,
             seconds=round(seconds, 3),
@@ -260,9 +264,3 @@ class Cluster:
             relay.abort(End.SHUTDOWN)
         await self._idle.wait()
         return left
-
-
-def _reset(sock: socket.socket) -> None:
-    """Close with RST."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_ZERO)
-    sock.close()

@@ -1,8 +1,8 @@
 """One listening socket: bind it or take it from systemd, accept in batches, survive running out of
 descriptors.
 
-Clients are handed over as plain sockets before a transport reads from them: what they send waits in the
-kernel, bounded by the socket's buffer, until there is a channel to take it.
+A client is handed over before a transport reads from its socket: what it sends waits in the kernel, bounded
+by the socket's buffer, until there is a channel to take it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from typing import Final
 
 import structlog
 
+from proxy.entries.arrival import Arrival, Caller
 from proxy.entries.binding import BACKLOG, bind
+from proxy.errors import ProxyError
 from proxy.runtime import descriptors
 from proxy.runtime.blocking import Place
 from proxy.runtime.endpoint import Endpoint
@@ -29,7 +31,7 @@ FULL_PAUSE_S: Final = 0.5
 _FULL: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _HINT: Final = "raise LimitNOFILE= of the unit, or lower limits.max_connections"
 
-OnClient = Callable[[socket.socket, Endpoint], None]
+OnClient = Callable[[Arrival], None]
 
 
 class Listener:
@@ -124,13 +126,14 @@ class Listener:
                 return
             sock.setblocking(False)  # TCP_NODELAY is set with its transport
             is_last = descriptors.is_high(sock.fileno())
+            arrival = Arrival(sock, Caller(Endpoint(address[0], address[1])))
             try:
-                self.on_client(sock, Endpoint(address[0], address[1]))
+                self.on_client(arrival)
             except Exception:
                 log.exception(
                     "client not served", listen=str(self.address), hint="this is a bug: please report it"
                 )
-                sock.close()
+                arrival.refuse(ProxyError.reason)
             if is_last:
                 self._pause("Few file descriptors left", hint=_HINT)
                 return

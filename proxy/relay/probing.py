@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 
 from proxy.metrics import Traffic
@@ -28,7 +29,11 @@ async def relayed_socket(channel: Channel, budget: MemoryBudget) -> socket.socke
     try:
         for sock in (ours, theirs):
             sock.setblocking(False)
-        await attach(ProbeRelay(channel, Traffic(), budget, lambda _: None), channel, theirs)
+        await attach(
+            ProbeRelay(channel, Traffic(), budget, lambda _: None),
+            channel,
+            lambda relay: asyncio.get_running_loop().connect_accepted_socket(lambda: relay, theirs),
+        )
     except BaseException:
         ours.close()
         theirs.close()

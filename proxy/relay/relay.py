@@ -58,6 +58,7 @@ class Relay(asyncio.BufferedProtocol):
         "_client_eof",
         "_client_open",
         "_cluster_eof",
+        "_early",
         "_has_ended",
         "_on_end",
         "_transport",
@@ -71,8 +72,15 @@ class Relay(asyncio.BufferedProtocol):
     )
 
     def __init__(
-        self, channel: Channel, traffic: Traffic, budget: MemoryBudget, on_end: Callable[[Relay], None]
+        self,
+        channel: Channel,
+        traffic: Traffic,
+        budget: MemoryBudget,
+        on_end: Callable[[Relay], None],
+        *,
+        early: bytes = b"",
     ) -> None:
+        """`early` is what the client has sent before: the channel gets it before all else."""
         self._channel = channel
         self._budget = budget
         self._on_end = on_end
@@ -83,6 +91,7 @@ class Relay(asyncio.BufferedProtocol):
         self._cluster_eof = False
         self._has_ended = False
         self._charged = 0
+        self._early = early
         self.traffic = traffic
         self.to_cluster = 0
         self.from_cluster = 0
@@ -128,6 +137,13 @@ class Relay(asyncio.BufferedProtocol):
         self._transport.set_write_buffer_limits(high=0)
         self._client_open = True
         self._channel.attach(self)
+        early, self._early = memoryview(self._early), b""
+        while early:
+            buffer = self._channel.get_buffer(len(early))
+            piece = early[: len(buffer)]
+            buffer[: len(piece)] = piece
+            self.buffer_updated(len(piece))
+            early = early[len(piece) :]
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """A buffer that the channel lends. uvloop asks again after `pause_reading`, and ends the connection

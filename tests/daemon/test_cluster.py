@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from proxy.config.model import ClusterConfig
 from proxy.daemon.cluster import Cluster, Shared
 from proxy.entries.admission import Admission
+from proxy.entries.arrival import Arrival, Caller
 from proxy.errors import MemoryExhausted
 from proxy.metrics import Metrics
 from proxy.relay.budget import MemoryBudget
@@ -60,7 +61,7 @@ class Bed:
             writer.write(b"ping")
             sock, address = listener.accept()
         sock.setblocking(False)
-        self.cluster.accept(sock, Endpoint(*address))
+        self.cluster.accept(Arrival(sock, Caller(Endpoint(*address))))
         return reader, writer
 
     def ended(self, result: str) -> float:

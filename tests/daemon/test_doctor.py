@@ -13,6 +13,7 @@ from proxy.config.model import ClusterConfig, Config, TlsConfig
 from proxy.daemon.cluster import Cluster, Shared
 from proxy.daemon.doctor import Lent, examine
 from proxy.entries.admission import Admission
+from proxy.entries.arrival import Arrival, Caller
 from proxy.errors import ChannelRefused, MemoryExhausted
 from proxy.health.probe import probe
 from proxy.health.tls import Contexts
@@ -83,7 +84,7 @@ class Both:
             reader, writer = await asyncio.open_connection(*listener.getsockname())
             sock, address = listener.accept()
         sock.setblocking(False)
-        self.cluster.accept(sock, Endpoint(*address))
+        self.cluster.accept(Arrival(sock, Caller(Endpoint(*address))))
         with pytest.raises(ConnectionResetError):
             await reader.read()
         writer.close()

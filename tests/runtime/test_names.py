@@ -99,7 +99,7 @@ async def test_a_direct_cluster_whose_name_is_not_found(
 @pytest.mark.usefixtures("silent")
 async def test_a_listener_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(binding, "LOOKUP_S", 0.05)
-    listener = Listener(Endpoint("bastion", 16443), lambda sock, _: sock.close())
+    listener = Listener(Endpoint("bastion", 16443), lambda arrival: arrival.refuse(""))
     for _ in range(2):
         with pytest.raises(
             ListenError, match=r"^cannot listen on bastion:16443: looking up bastion has been hanging"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from proxy.config.model import GatewayConfig
+from proxy.entries.arrival import Arrival
 from proxy.entries.listener import Listener
 from proxy.errors import ChannelError, LinkDown
 from proxy.metrics import Traffic
@@ -58,10 +58,10 @@ class Tunnel:
                 self.relays[0].abort("the test is over")
                 await self._idle.wait()
 
-    def _client(self, sock: socket.socket, _: Endpoint) -> None:
-        self._tasks.spawn(self._serve(sock), name="client")
+    def _client(self, arrival: Arrival) -> None:
+        self._tasks.spawn(self._serve(arrival), name="client")
 
-    async def _serve(self, sock: socket.socket) -> None:
+    async def _serve(self, arrival: Arrival) -> None:
         loop = asyncio.get_running_loop()
         try:
             channel: Channel = await self._route.open_channel(
@@ -69,11 +69,11 @@ class Tunnel:
             )
         except (ChannelError, LinkDown) as exc:
             self.ended.append(exc.reason)
-            sock.close()
+            arrival.refuse(exc.reason)
             return
         relay = Relay(channel, Traffic(), self._budget, self._end)
         self.relays.append(relay)
-        await loop.connect_accepted_socket(lambda: relay, sock)
+        await arrival.start(relay)
 
     def _end(self, relay: Relay) -> None:
         self.ended.append(relay.reason)

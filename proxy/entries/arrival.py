@@ -1,0 +1,51 @@
+"""What stands between an entry and the cluster: one client that has come in."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from dataclasses import dataclass
+
+from proxy.relay.relay import LINGER_ZERO
+from proxy.runtime.endpoint import Endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks. What an entry knows beside the address (a local uid, a certificate's name) belongs here."""
+
+    address: Endpoint
+
+    def __str__(self) -> str:
+        return str(self.address)
+
+
+class Arrival:
+    """A client, for a cluster to serve: it calls `start` when a channel is open, or else `refuse`.
+
+    This is the client of a listener, which is told nothing. An entry that speaks with its clients (SOCKS5,
+    HTTP CONNECT, SSH) has a subclass: `start` says yes in its language first, and `refuse` says no.
+    """
+
+    __slots__ = ("_sock", "caller", "early")
+
+    def __init__(self, sock: socket.socket, caller: Caller, early: bytes = b"") -> None:
+        """`sock` does not block, and has no transport: what the client sends waits in the kernel. `early` is
+        what the entry has read and the API server shall get.
+        """
+        self._sock = sock
+        self.caller = caller
+        self.early = early
+
+    async def start(self, relay: asyncio.BufferedProtocol) -> None:
+        """Make `relay` the protocol of the client's connection. Raises OSError if the client has gone."""
+        await asyncio.get_running_loop().connect_accepted_socket(lambda: relay, self._sock)
+
+    def refuse(self, reason: str) -> None:
+        """End the connection: there is no channel, for a `reason` that `connections_total` counts.
+
+        Here by a reset: a TLS client takes an orderly end for the server's own.
+        """
+        del reason
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_ZERO)
+        self._sock.close()
