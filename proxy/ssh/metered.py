@@ -42,7 +42,7 @@ MOST_ANSWERS: Final = 10_000
 
 SMALLEST_PACKET: Final = 512
 """Bytes of data that a peer takes in a packet, at least: asyncssh cuts what it is given into as many packets
-as it takes, at once. 64 KiB in packets of a byte hold the loop for two seconds. Servers take 16 KiB and more.
+as it takes, at once. 64 KiB in packets of a byte held the loop for ten seconds. Servers take 16 KiB and more.
 """
 
 MOST_UNREAD: Final = 2 << 20

@@ -34,7 +34,7 @@ from tests.support.shim import Shim
 from tests.support.sshd import NewerSshd, Sshd
 from tests.support.tls import Certificates
 
-PROBE: Final[Sections] = {"interval": "300ms", "timeout": "1s"}
+PROBE: Final[Sections] = {"interval": "600ms", "timeout": "1s"}
 SELDOM: Final[Sections] = {"interval": "1h", "timeout": "1s"}
 PATIENCE_S: Final = 20.0
 CLUSTERS: Final = ("prod", "stage", "far")

@@ -18,6 +18,8 @@ from tests.support.serving import closed
 
 PACE_S: Final = 0.02
 """Between two requests of a client, and before it connects again."""
+BULK_PACE_S: Final = 0.1
+"""The same of those that move bulk: two cores have more to do than that."""
 
 _UPLOAD: Final = pattern(BULK, seed=2)
 _HOST: Final = b" HTTP/1.1\r\nHost: kubernetes\r\n"
@@ -58,6 +60,8 @@ class Client:
 
     `run` never ends by itself.
     """
+
+    pace = PACE_S
 
     def __init__(self, name: str, port: int, context: ssl.SSLContext, patience: float) -> None:
         self.name = name
@@ -118,7 +122,7 @@ class Client:
             async with asyncio.timeout(self._patience):
                 await self._ask(reader, writer)
             self._was_served()
-            await asyncio.sleep(PACE_S)
+            await asyncio.sleep(self.pace)
 
     async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"GET /healthz" + _HOST + b"\r\n")
@@ -137,6 +141,8 @@ class Client:
 class Download(Client):
     """Every byte is compared."""
 
+    pace = BULK_PACE_S
+
     async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"GET /download" + _HOST + b"\r\n")
         self._expect(await _body(reader), pattern(BULK))
@@ -144,6 +150,8 @@ class Download(Client):
 
 class Upload(Client):
     """The server's checksum is compared."""
+
+    pace = BULK_PACE_S
 
     async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"POST /upload" + _HOST + b"Content-Length: %d\r\n\r\n" % BULK)

@@ -1,4 +1,4 @@
-"""Each module's ROWS, on both data planes."""
+"""Each module's ROWS, on both data planes or its own PLANES."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PLANES = ("native", "asyncssh")
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "row" in metafunc.fixturenames:
         metafunc.parametrize("row", metafunc.module.ROWS, ids=str)
-        metafunc.parametrize("plane", PLANES)
+        metafunc.parametrize("plane", getattr(metafunc.module, "PLANES", PLANES))
 
 
 @pytest.fixture(scope="session", autouse=True)
