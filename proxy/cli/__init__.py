@@ -36,6 +36,7 @@ EX_INTERRUPTED: Final = 130
 _COMMANDS: Final = {
     "run": ("run", "Run the daemon."),
     "check": ("check", "Check a configuration file and report every problem."),
+    "schema": ("schema", "Print the JSON Schema of the configuration file."),
     "demo": ("demo", "Try it: two stand-in clusters behind an embedded SSH server."),
     "status": ("status", "Show the gateways and clusters of the running daemon."),
     "probe": ("probe", "Probe one cluster, step by step, and explain where it stops."),

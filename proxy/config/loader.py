@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from pydantic_core import ErrorDetails
 
@@ -17,18 +17,13 @@ from proxy.config import credentials, reading, rules, yaml
 from proxy.config.credentials import Look, Scrutiny
 from proxy.config.findings import Finding, Loc, dotted, prefixes
 from proxy.config.keys import Section
-from proxy.config.model import ClusterConfig, Config, GatewayConfig
+from proxy.config.model import DEFAULTS, Config
 from proxy.config.reading import KEY
 from proxy.config.yaml import Document
 from proxy.errors import ConfigError, Problem
 from proxy.runtime.text import shown, suggest
 
 Raw = dict[str, object]
-
-_DEFAULTS: Final[dict[str, tuple[str, type[Section]]]] = {
-    "gateway": ("gateways", GatewayConfig),
-    "cluster": ("clusters", ClusterConfig),
-}
 
 
 def load(path: Path, scrutiny: Scrutiny = Scrutiny.FILES) -> Config:
@@ -127,9 +122,9 @@ def _merge_defaults(raw: Raw, findings: list[Finding], broken: set[Loc], lost: s
     if not isinstance(defaults, dict):
         findings.append(Finding(("defaults",), "expected a mapping", "with the keys gateway and cluster"))
         return
-    unknown = [key for key in defaults if key not in _DEFAULTS]
-    findings += [Finding(("defaults", key), "unknown key", suggest(key, _DEFAULTS)) for key in unknown]
-    for key, (section, model) in _DEFAULTS.items():
+    unknown = [key for key in defaults if key not in DEFAULTS]
+    findings += [Finding(("defaults", key), "unknown key", suggest(key, DEFAULTS)) for key in unknown]
+    for key, (section, model) in DEFAULTS.items():
         entries, shared = raw.get(section), defaults.get(key, {})
         if not isinstance(shared, dict):
             findings.append(
@@ -217,7 +212,7 @@ def _problems(document: Document, findings: Sequence[Finding]) -> list[Problem]:
 
 
 def _origin(document: Document, loc: Loc) -> Loc:
-    for key, (section, _) in _DEFAULTS.items():
+    for key, (section, _) in DEFAULTS.items():
         default = ("defaults", key, *loc[2:])
         if loc[:1] == (section,) and len(loc) > 2 and not document.has(loc) and document.has(default):
             return default

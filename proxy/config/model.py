@@ -7,7 +7,7 @@ dangling gateway, a duplicate port, key permissions) is checked in `proxy/config
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from proxy.config.keys import Kind, Section, key
 from proxy.config.values import (
@@ -56,7 +56,7 @@ class LogConfig(Section):
     """What the daemon writes to standard error."""
 
     format: Literal["json", "console"] = key(
-        "One JSON object a line, or text for people.", "json", default="json"
+        "json writes an object on each line, console writes for people.", "json", default="json"
     )
     level: Literal["debug", "info", "warning", "error"] = key(
         "The least important messages that are written.", "info", default="info"
@@ -121,7 +121,7 @@ class KeepaliveConfig(Section):
 
 
 class GatewayConfig(Section):
-    """One SSH server. What is unset is taken from `ssh_config`, then from OpenSSH's defaults."""
+    """One SSH server; what is unset is taken from `ssh_config`, then from OpenSSH's defaults."""
 
     host: Word = key(
         "The SSH server: a name, an address, or an alias that `ssh_config` knows.",
@@ -352,3 +352,10 @@ class Config(Section):
         "Kubernetes clusters by name: any printable text, kubeconfig contexts may be ARNs.",
         default_factory=dict,
     )
+
+
+DEFAULTS: Final[dict[str, tuple[str, type[Section]]]] = {
+    "gateway": ("gateways", GatewayConfig),
+    "cluster": ("clusters", ClusterConfig),
+}
+"""A key of `defaults:`, the section whose entries get what is there, and their type."""

@@ -1,0 +1,23 @@
+"""`kubemux schema`: what a configuration file may have, for editors and for readers."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from proxy.cli import hand_over
+from proxy.config.manual import tables
+from proxy.config.schema import json_schema
+
+
+@click.command()
+@click.option("--markdown", is_flag=True, help="Print tables of all keys instead.")
+def schema(*, markdown: bool) -> None:
+    """Print the JSON Schema of the configuration file.
+
+    An editor with a YAML language server completes and checks a file that begins with
+    # yaml-language-server: $schema=PATH-OF-THE-SCHEMA
+    """
+    text = tables() if markdown else json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
+    hand_over(text.encode())

@@ -1,0 +1,53 @@
+"""A file that the last release took is taken, and means the same.
+
+`released/` has the examples of its `config` folder and README, and what it made of them itself, as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+
+import pytest
+
+from proxy.config import loader
+from proxy.config.credentials import Scrutiny
+from proxy.runtime.endpoint import Endpoint
+
+FILES = sorted((Path(__file__).parent / "released").glob("*.yaml"))
+
+
+def in_json(value: object) -> object:
+    match value:
+        case Path() | Endpoint():
+            return str(value)
+        case tuple():
+            return [in_json(item) for item in value]
+        case dict():
+            return {key: in_json(item) for key, item in value.items()}
+        case _ if is_dataclass(value):
+            return {item.name: in_json(getattr(value, item.name)) for item in fields(value)}
+    return value
+
+
+def has(value: object, expected: object) -> bool:
+    """Whether all that is `expected` is so; keys may have come since."""
+    if isinstance(expected, dict):
+        return isinstance(value, dict) and all(
+            key in value and has(value[key], item) for key, item in expected.items()
+        )
+    return type(value) is type(expected) and value == expected
+
+
+def test_there_are_examples() -> None:
+    assert {path.stem for path in FILES} == {"example", "minimal", "readme_five_minutes", "readme_service"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_it_means_what_it_meant(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    expected = json.loads(path.with_suffix(".json").read_text())
+    value = in_json(loader.load(path, Scrutiny.NONE))
+    assert has(value, expected), value
