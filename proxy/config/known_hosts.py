@@ -62,7 +62,7 @@ def _unlisted(config: Config) -> Iterator[tuple[str, str]]:
 
 
 def _is_listed(gateway: GatewayConfig) -> bool:
-    """As the dial looks it up: `proxy.ssh.login.known_hosts`."""
+    """As the dial looks it up: `proxy.ssh.login.trust`."""
     return any(
         entry.marker != REVOKED
         for path in gateway.known_hosts

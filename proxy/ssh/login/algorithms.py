@@ -16,7 +16,7 @@ from asyncssh.public_key import get_certificate_algs, get_default_public_key_alg
 from proxy.errors import CredentialsUnusable
 from proxy.openssh.algorithms import Asked, Names, usable
 from proxy.openssh.ssh_config import SshConfig
-from proxy.ssh.login.known_hosts import ALGORITHMS
+from proxy.ssh.login.trust import ALGORITHMS
 
 ENCRYPTION: Final = (
     "aes128-gcm@openssh.com",
@@ -67,7 +67,7 @@ def _of_signature(algorithm: str) -> str:
 
 
 def for_host_keys(found: SshConfig | None) -> Names:
-    """HostKeyAlgorithms, if they are asked for (`known_hosts.Trusted.algorithms`).
+    """HostKeyAlgorithms, if they are asked for (`trust.Trusted.algorithms`).
 
     Raises CredentialsUnusable.
     """

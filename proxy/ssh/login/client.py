@@ -18,7 +18,7 @@ from proxy.runtime.text import printable
 from proxy.ssh import internals
 from proxy.ssh.errors import Heard, describe_key, host_key_line
 from proxy.ssh.login.agreement import disagreement
-from proxy.ssh.login.host_keys import Announcement, split
+from proxy.ssh.login.learning import Announcement, split
 from proxy.ssh.login.verify import Server, revoked, verify
 from proxy.ssh.metered import Metered
 

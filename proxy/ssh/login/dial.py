@@ -17,7 +17,7 @@ from functools import partial
 
 import asyncssh
 
-from proxy.config import expiry, host_keys
+from proxy.config import expiry, learned_keys
 from proxy.config.model import GatewayConfig, KeepaliveConfig
 from proxy.errors import ConnectTimeout, CredentialsUnusable, JumpFailed, LinkError, Stage, Unresolvable
 from proxy.runtime.blocking import Hangs, Place
@@ -33,10 +33,10 @@ from proxy.ssh.errors import (
 )
 from proxy.ssh.handshakes import Handshakes, Hurried
 from proxy.ssh.login import agent as agents
-from proxy.ssh.login import known_hosts
+from proxy.ssh.login import trust
 from proxy.ssh.login.agent import Agent
 from proxy.ssh.login.client import Login, Lost
-from proxy.ssh.login.host_keys import Announcement
+from proxy.ssh.login.learning import Announcement
 from proxy.ssh.login.options import Prepared, jumps, prepare
 from proxy.ssh.login.proxy_command import ProxyCommand
 from proxy.ssh.login.verify import Server, scan
@@ -234,7 +234,7 @@ class _Chain:
     def _login(self, config: GatewayConfig, prepared: Prepared, server: str, on_lost: Lost | None) -> Login:
         options, trusted = prepared.options, prepared.trusted
         asked = Server(server, scan(config, prepared, self._hop), trusted, prepared.host_key_algorithms)
-        name = host_keys.name_of(options.host, options.port, options.host_key_alias or "")
+        name = learned_keys.name_of(options.host, options.port, options.host_key_alias or "")
         return Login(
             asked,
             name,
@@ -275,7 +275,7 @@ async def _handshake(
     prepared: Prepared, server: str, tunnel: _Tunnel, agent: Agent | None, client: Login
 ) -> asyncssh.SSHClientConnection:
     options = prepared.options
-    options.known_hosts = known_hosts.NOBODY
+    options.known_hosts = trust.NOBODY
     options.tunnel = tunnel
     options.protocol_factory = lambda: client
     try:

@@ -24,7 +24,7 @@ from proxy.errors import CredentialsUnusable, RetryClass
 from proxy.openssh import ssh_config
 from proxy.openssh.ssh_config import Printed, Remark, SshConfig
 from proxy.runtime.blocking import Hangs, Place, doing
-from proxy.ssh.login import algorithms, known_hosts, user_keys
+from proxy.ssh.login import algorithms, trust, user_keys
 from proxy.ssh.login.nobody import own_name
 from proxy.ssh.login.user_keys import UserKeys
 
@@ -47,7 +47,7 @@ class Prepared:
     """
 
     options: asyncssh.SSHClientConnectionOptions
-    trusted: known_hosts.Trusted
+    trusted: trust.Trusted
     host_key_algorithms: Sequence[str]
     """That the server may choose from."""
     certificates: Sequence[tuple[Path, expiry.Validity]] = ()
@@ -141,7 +141,7 @@ def _prepare(config: GatewayConfig, found: SshConfig | None) -> Prepared:
         said = str(exc) or type(exc).__name__
         raise CredentialsUnusable(f"the settings for {config.host} cannot be used: {said}") from exc
     options.client_keys = keys.pairs  # not an argument: without any, asyncssh would look for keys at home
-    trusted = known_hosts.read(config, options, found)
+    trusted = trust.read(config, options, found)
     options.server_host_key_algs = offered = trusted.algorithms(algorithms.for_host_keys(found))
     ours = Prepared(
         options,

@@ -14,13 +14,13 @@ from typing import Final
 
 import asyncssh
 
-from proxy.config.host_keys import kind
+from proxy.config.learned_keys import kind
 from proxy.config.model import GatewayConfig
 from proxy.errors import HostKeyChanged, HostKeyRevoked, HostKeyUnknown, LinkError
 from proxy.openssh.known_hosts import matches_pattern
 from proxy.runtime.text import printable
-from proxy.ssh.login.known_hosts import Known, Trusted, decode, fingerprint
 from proxy.ssh.login.options import Prepared
+from proxy.ssh.login.trust import Known, Trusted, decode, fingerprint
 
 _AGAIN: Final = "The next dial reads it; kubemux reconnect skips the wait"
 _HOST: Final = 2
@@ -98,7 +98,7 @@ def _certificate(shown: bytes) -> asyncssh.public_key.SSHOpenSSHCertificate | No
         ValueError,
         TypeError,
         ArithmeticError,
-    ):  # KeyImportError is a ValueError; see known_hosts.decode for the others
+    ):  # KeyImportError is a ValueError; see trust.decode for the others
         return None
     return found if isinstance(found, asyncssh.public_key.SSHOpenSSHCertificate) else None
 

@@ -20,7 +20,7 @@ from proxy.runtime.tasks import Tasks
 from proxy.ssh.handshakes import Handshakes, Hurried
 from proxy.ssh.link import Link
 from proxy.ssh.login.dial import Dialled, Places, dial
-from proxy.ssh.login.host_keys import Announcement, learn
+from proxy.ssh.login.learning import Announcement, learn
 from proxy.ssh.supervision.establish import establish
 from proxy.ssh.supervision.report import Report
 from proxy.ssh.turns import Turns

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import structlog
 
-from proxy.config.host_keys import Update, fingerprint, kind
+from proxy.config.learned_keys import Update, fingerprint, kind
 from proxy.errors import DialBroken, LinkClosed, LinkError
 from proxy.metrics import Metrics
 from proxy.snapshots import GatewayState

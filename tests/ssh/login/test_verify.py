@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from proxy.config.model import GatewayConfig
 from proxy.errors import HostKeyChanged, HostKeyRevoked, HostKeyUnknown, LinkError, RetryClass
-from proxy.ssh.login.known_hosts import Known, Trusted, fingerprint
 from proxy.ssh.login.options import Prepared
+from proxy.ssh.login.trust import Known, Trusted, fingerprint
 from proxy.ssh.login.verify import Server, scan, verify
 
 KEY, OTHER, CA = (asyncssh.generate_private_key("ssh-ed25519") for _ in range(3))

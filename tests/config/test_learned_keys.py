@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.config import host_keys
-from proxy.config.host_keys import Line, Update
+from proxy.config import learned_keys
+from proxy.config.learned_keys import Line, Update
 from tests.support.ssh_keys import hash_hosts, new_key, public
 
 NAME = b"[edge.example.com]:2222"
@@ -25,48 +25,48 @@ KNOWN = [Line(NAME, OLD)]
 
 
 def learned(*keys: bytes, by: bytes = OLD, name: bytes = NAME) -> list[Line]:
-    return [Line(name, key, b"", host_keys.fingerprint(by)) for key in keys]
+    return [Line(name, key, b"", learned_keys.fingerprint(by)) for key in keys]
 
 
 def test_a_new_key_beside_a_known_one_is_learned() -> None:
-    change = host_keys.update(KNOWN, [], NAME, OLD, [OLD, NEW])
+    change = learned_keys.update(KNOWN, [], NAME, OLD, [OLD, NEW])
     assert change == Update(new=(NEW,))
-    assert host_keys.learn(KNOWN, [], NAME, OLD, change) == learned(NEW)
+    assert learned_keys.learn(KNOWN, [], NAME, OLD, change) == learned(NEW)
 
 
 def test_nothing_new_is_no_change() -> None:
-    assert host_keys.update(KNOWN, learned(NEW), NAME, OLD, [NEW, OLD]) == Update()
+    assert learned_keys.update(KNOWN, learned(NEW), NAME, OLD, [NEW, OLD]) == Update()
 
 
 def test_a_learned_key_may_bring_in_the_next_in_the_name_of_the_first() -> None:
-    change = host_keys.update(KNOWN, learned(NEW), NAME, NEW, [NEW, OTHER])
+    change = learned_keys.update(KNOWN, learned(NEW), NAME, NEW, [NEW, OTHER])
     assert change == Update(new=(OTHER,))
-    assert host_keys.learn(KNOWN, learned(NEW), NAME, NEW, change) == learned(NEW, OTHER), (
+    assert learned_keys.learn(KNOWN, learned(NEW), NAME, NEW, change) == learned(NEW, OTHER), (
         "known_hosts still has the first"
     )
 
 
 def test_what_the_server_has_no_more_is_forgotten_of_what_was_learned() -> None:
     """Nothing is ever taken from known_hosts itself."""
-    change = host_keys.update(KNOWN, learned(NEW, OTHER), NAME, OLD, [OLD, OTHER])
+    change = learned_keys.update(KNOWN, learned(NEW, OTHER), NAME, OLD, [OLD, OTHER])
     assert change == Update(gone=(NEW,))
-    assert host_keys.learn(KNOWN, learned(NEW, OTHER), NAME, OLD, change) == learned(OTHER)
+    assert learned_keys.learn(KNOWN, learned(NEW, OTHER), NAME, OLD, change) == learned(OTHER)
 
 
 def test_a_key_taken_out_of_known_hosts_takes_along_what_it_brought_in() -> None:
-    assert host_keys.valid(KNOWN, learned(NEW)) == learned(NEW)
-    assert host_keys.valid([], learned(NEW)) == []
-    assert host_keys.valid([Line(NAME, OTHER)], learned(NEW)) == []
-    assert host_keys.valid([Line(b"elsewhere", OLD)], learned(NEW)) == []
-    assert host_keys.valid([Line(NAME, OLD, b"@revoked")], learned(NEW)) == []
-    assert host_keys.valid([Line(b"*", OLD)], learned(NEW)) == []
-    assert host_keys.valid(KNOWN, learned(NEW, name=b"*")) == []
-    assert host_keys.update([], learned(NEW), NAME, NEW, [NEW, OTHER]).refused
+    assert learned_keys.valid(KNOWN, learned(NEW)) == learned(NEW)
+    assert learned_keys.valid([], learned(NEW)) == []
+    assert learned_keys.valid([Line(NAME, OTHER)], learned(NEW)) == []
+    assert learned_keys.valid([Line(b"elsewhere", OLD)], learned(NEW)) == []
+    assert learned_keys.valid([Line(NAME, OLD, b"@revoked")], learned(NEW)) == []
+    assert learned_keys.valid([Line(b"*", OLD)], learned(NEW)) == []
+    assert learned_keys.valid(KNOWN, learned(NEW, name=b"*")) == []
+    assert learned_keys.update([], learned(NEW), NAME, NEW, [NEW, OTHER]).refused
 
 
 def test_a_key_that_is_taken_out_while_it_vouches_brings_nothing_in() -> None:
-    change = host_keys.update(KNOWN, [], NAME, OLD, [OLD, NEW])
-    assert host_keys.learn([Line(NAME, OTHER)], [], NAME, OLD, change) == []
+    change = learned_keys.update(KNOWN, [], NAME, OLD, [OLD, NEW])
+    assert learned_keys.learn([Line(NAME, OTHER)], [], NAME, OLD, change) == []
 
 
 @pytest.mark.parametrize(
@@ -87,14 +87,14 @@ def test_a_key_that_is_taken_out_while_it_vouches_brings_nothing_in() -> None:
     ],
 )
 def test_what_openssh_would_not_learn_from(known: list[Line], shown: bytes, announced: list[bytes]) -> None:
-    change = host_keys.update(known, [], NAME, shown, announced)
+    change = learned_keys.update(known, [], NAME, shown, announced)
     assert change.refused
     assert not change.new
 
 
 def test_certificates_and_unknown_kinds_are_not_learned() -> None:
     strange = [CERTIFICATE, blob(5, b"ssh-dss"), b"", b"\0\0\0\x63short"]
-    assert host_keys.update(KNOWN, [], NAME, OLD, [OLD, *strange]) == Update()
+    assert learned_keys.update(KNOWN, [], NAME, OLD, [OLD, *strange]) == Update()
 
 
 def test_hashed_names_and_an_address_beside_the_name_are_fine(tmp_path: Path) -> None:
@@ -105,16 +105,16 @@ def test_hashed_names_and_an_address_beside_the_name_are_fine(tmp_path: Path) ->
         if is_hashed:
             path.write_text(f"{names} {public(key)}\n")
             hash_hosts(path)
-        [line] = known = host_keys.parse(path.read_bytes())
-        assert host_keys.update(known, [], NAME, line.blob, [line.blob, NEW]) == Update(new=(NEW,))
+        [line] = known = learned_keys.parse(path.read_bytes())
+        assert learned_keys.update(known, [], NAME, line.blob, [line.blob, NEW]) == Update(new=(NEW,))
 
 
 @given(st.lists(st.tuples(st.sampled_from([NAME, b"edge"]), st.integers(1, 9)), unique=True))
 def test_the_file_reads_as_it_was_written(entries: list[tuple[bytes, int]]) -> None:
-    lines = [Line(name, blob(number), b"", host_keys.fingerprint(OLD)) for name, number in entries]
-    assert host_keys.parse(host_keys.render(lines)) == lines
+    lines = [Line(name, blob(number), b"", learned_keys.fingerprint(OLD)) for name, number in entries]
+    assert learned_keys.parse(learned_keys.render(lines)) == lines
 
 
 @pytest.mark.parametrize(("port", "name"), [(22, b"edge"), (2222, b"[edge]:2222")])
 def test_names_are_those_of_openssh(port: int, name: bytes) -> None:
-    assert host_keys.name_of("Edge", port) == name
+    assert learned_keys.name_of("Edge", port) == name

@@ -16,11 +16,11 @@ import asyncssh
 import pytest
 from structlog.testing import capture_logs
 
-from proxy.config import host_keys
+from proxy.config import learned_keys
 from proxy.config.model import GatewayConfig
 from proxy.snapshots import GatewayState
-from proxy.ssh.login import host_keys as learning
-from proxy.ssh.login.host_keys import is_proof, split
+from proxy.ssh.login import learning
+from proxy.ssh.login.learning import is_proof, split
 from tests.ssh.conftest import Watched, config_for, started
 from tests.support import ssh_keys
 from tests.support.sshd import Sshd, SshdFactory
@@ -74,7 +74,7 @@ async def test_a_rotated_key_is_learned_before_the_old_one_goes(
         lines = await written(rotating, 2)
         vouched = (
             "vouched-for-by "
-            f"{host_keys.fingerprint(host_keys.parse(rotating.known_hosts.read_bytes())[0].blob)}"
+            f"{learned_keys.fingerprint(learned_keys.parse(rotating.known_hosts.read_bytes())[0].blob)}"
         )
         assert sorted(lines) == sorted(f"{names} {ssh_keys.public(key)} {vouched}" for key in (ecdsa, rsa))
         assert stat.S_IMODE(rotating.learned.stat().st_mode) == 0o600

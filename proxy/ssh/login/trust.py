@@ -18,15 +18,15 @@ import asyncssh
 import structlog
 
 from proxy.config.files import MAX_KNOWN_HOSTS_BYTES, Unusable, read_bytes
-from proxy.config.host_keys import Line, parse, valid
 from proxy.config.known_hosts import missing
+from proxy.config.learned_keys import Line, parse, valid
 from proxy.config.model import GatewayConfig
 from proxy.errors import CredentialsUnusable
 from proxy.openssh import known_hosts, revoked
 from proxy.openssh.known_hosts import AUTHORITY, REVOKED, Entry
 from proxy.openssh.ssh_config import SshConfig
 from proxy.runtime.blocking import doing
-from proxy.ssh.login import host_keys
+from proxy.ssh.login import learning
 
 log = structlog.get_logger("kubemux.known_hosts")
 
@@ -202,7 +202,7 @@ def _find(path: Path, data: bytes, name: bytes, unread: list[str]) -> list[Entry
 
 def _learned(path: Path, names: Sequence[bytes], known: Sequence[Entry]) -> list[tuple[Path, bytes, Entry]]:
     """The lines of `learned_host_keys` that known_hosts still vouches for."""
-    data = host_keys.read_learned(path)
+    data = learning.read_learned(path)
     lines = [Line(entry.hosts, entry.blob, entry.marker) for entry in known]
     vouched = {(line.hosts, line.blob) for line in valid(lines, parse(data))}
     entries = [(path, name, entry) for name in names for entry in known_hosts.find(data, name).entries]

@@ -2,7 +2,7 @@
 `learned_host_keys`.
 
 sshd lists its host keys after login (OpenSSH's PROTOCOL 2.5). Those that are not known are challenged: it
-signs the session with each. What may be learned is decided in `proxy/config/host_keys.py`.
+signs the session with each. What may be learned is decided in `proxy/config/learned_keys.py`.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from typing import Final
 import asyncssh
 import structlog
 
-from proxy.config import host_keys
+from proxy.config import learned_keys
 from proxy.config.files import MAX_CREDENTIAL_BYTES, MAX_KNOWN_HOSTS_BYTES, Unusable, read_bytes
-from proxy.config.host_keys import Line, Update
+from proxy.config.learned_keys import Line, Update
 from proxy.config.model import GatewayConfig
 from proxy.errors import CredentialsUnusable
 from proxy.openssh import known_hosts
@@ -86,7 +86,7 @@ async def learn(path: Path, config: GatewayConfig, announcement: Announcement, p
     Raises CredentialsUnusable, OSError, asyncssh.Error, Hangs.
     """
     known, learned = await place.run(_read_files, config, announcement, timeout=config.connect_timeout)
-    change = host_keys.update(known, learned, announcement.name, announcement.shown, announcement.keys)
+    change = learned_keys.update(known, learned, announcement.name, announcement.shown, announcement.keys)
     if change.refused or not (change.new or change.gone):
         log.debug(
             "host keys not learned", server=announcement.name.decode(), why=change.refused or "nothing new"
@@ -104,7 +104,7 @@ def _read_files(config: GatewayConfig, announcement: Announcement) -> tuple[list
 
     Blocks. Raises CredentialsUnusable.
     """
-    learned = host_keys.parse(read_learned(config.learned_host_keys)) if config.learned_host_keys else []
+    learned = learned_keys.parse(read_learned(config.learned_host_keys)) if config.learned_host_keys else []
     names = {announcement.name, *(line.hosts for line in learned if line.blob in announcement.keys)}
     known: list[Line] = []
     for path in config.known_hosts:
@@ -142,7 +142,7 @@ async def _proven(
     log.warning(
         "host keys not proven",
         server=announcement.name.decode(),
-        keys=[host_keys.fingerprint(key) for key in keys],
+        keys=[learned_keys.fingerprint(key) for key in keys],
         hint="the server lists host keys that it cannot sign with; they are not learned. Look at HostKey "
         "in its sshd_config",
     )
@@ -157,7 +157,7 @@ def is_proof(proof: bytes, session: bytes, blob: bytes) -> bool:
     signed = b"".join(len(part).to_bytes(4) + part for part in (_REQUEST, session, blob))
     try:
         key = asyncssh.public_key.decode_ssh_public_key(blob)
-        if host_keys.kind(blob) == b"ssh-rsa" and host_keys.kind(proof) not in RSA_PROOFS:
+        if learned_keys.kind(blob) == b"ssh-rsa" and learned_keys.kind(proof) not in RSA_PROOFS:
             return False
         return key.verify(signed, proof)
     except (asyncssh.Error, ValueError, TypeError, ArithmeticError):
@@ -169,8 +169,8 @@ def _write(path: Path, config: GatewayConfig, announcement: Announcement, change
     doing(f"waiting for another gateway to write {path}")
     with _WRITING.setdefault(path, threading.Lock()):
         known, learned = _read_files(config, announcement)
-        data = host_keys.render(
-            host_keys.learn(known, learned, announcement.name, announcement.shown, change)
+        data = learned_keys.render(
+            learned_keys.learn(known, learned, announcement.name, announcement.shown, change)
         )
         doing(f"writing {path}")
         with tempfile.NamedTemporaryFile(
