@@ -98,7 +98,7 @@ class Dialler:
 
     def _host_keys_announced(self, link: Link, announcement: asyncio.Future[Announcement]) -> None:
         path = self._config.learned_host_keys
-        if path is not None and not link.closed.done():
+        if path is not None and not (link.closed.done() or self._report.is_closing):
             self._tasks.spawn(self._learn(path, announcement.result()), name=f"learn {link.name}")
 
     async def _learn(self, path: Path, announcement: Announcement) -> None:

@@ -25,7 +25,7 @@ class Report:
         self.reconnects = 0
         self.expiries: dict[str, float] = {}
         self.is_closing = False
-        """Its metrics may be another's by now: they and the state are left alone."""
+        """The gateway is being closed. Its metrics may be another's by now: they are left alone."""
         self._name = name
         self._record = metrics.gateway(name)
         self._log = log.bind(gateway=name)
