@@ -140,24 +140,29 @@ async def _exchange(where: Where, method: str, target: str, answer: _Answer) -> 
                 if len(answer.body) > MAX_ANSWER:
                     return False
     except httpx2.ConnectError as exc:
-        raise _nobody(where, exc) from exc
+        failed = _system_error(exc)
+        raise _nobody(where, failed) from failed
     except httpx2.TransportError:
         return False
     return True
 
 
-def _nobody(where: Where, failed: BaseException) -> AdminError:
-    # httpx2 and anyio wrap what the system has said, and for a name with two addresses there are two of it.
+def _nobody(where: Where, failed: OSError) -> AdminError:
+    remedy = "use sudo, or become the daemon's user" if isinstance(failed, PermissionError) else None
+    number = failed.errno or 0  # negative: getaddrinfo's, whose words are its own
+    text = os.strerror(number) if number > 0 else failed.strerror or str(failed)
+    return AdminError(f"{shown(where)}: {text}", hint=remedy)
+
+
+def _system_error(failed: BaseException) -> OSError:
+    """What the system has said: httpx2 and anyio wrap it, and for a name with two addresses it said two."""
     found, cause = OSError(str(failed)), failed.__cause__ or failed.__context__
     while cause is not None:
         if isinstance(cause, OSError):
             found = cause
         group = cause if isinstance(cause, ExceptionGroup) else None
         cause = group.exceptions[0] if group else cause.__cause__ or cause.__context__
-    remedy = "use sudo, or become the daemon's user" if isinstance(found, PermissionError) else None
-    number = found.errno or 0  # negative: getaddrinfo's, whose words are its own
-    text = os.strerror(number) if number > 0 else found.strerror or str(found)
-    return AdminError(f"{shown(where)}: {text}", hint=remedy)
+    return found
 
 
 async def _first_words(where: Where) -> bytes:

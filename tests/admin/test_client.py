@@ -212,6 +212,47 @@ async def test_one_that_hangs_up_may_be_kubemux() -> None:
     assert "is that kubemux?" in caught.value.hint
 
 
+async def test_a_daemon_that_was_too_busy_for_a_moment_is_no_stranger(tmp_path: Path) -> None:
+    """Asked for its first words, it answers."""
+
+    class Busy(Server):
+        async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            if self.accepted == 2:
+                writer.write(b"HTTP/1.1 200 OK\r\nServer: kubemux\r\nContent-Length: 2\r\n\r\n{}")
+
+    async with Busy() as busy:
+        with pytest.raises(AdminError, match="it hung up without an answer"):
+            await ask(busy.endpoint, "GET", "/status", budget=5)
+        assert busy.accepted == 2
+
+
+async def test_a_proxy_of_the_environment_is_for_other_places(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, f"http://{NOWHERE}")
+    async with serving(Daemon(), tmp_path / "s") as endpoint:
+        for admin in (AdminConfig(listen=endpoint), AdminConfig(listen=NOWHERE, socket=tmp_path / "s")):
+            assert await client.fetch_status(admin, CONFIG) == to_document(DAEMON)
+
+
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        (Endpoint("localhost", 1), "http://localhost:1: Connection refused"),
+        (Endpoint("no-such-host.invalid", 1), "http://no-such-host.invalid:1: "),
+        (Path("/nowhere/s"), "/nowhere/s: No such file or directory"),
+        (Path("/" + "x" * 200), f"/{'x' * 200}: AF_UNIX path too long"),
+    ],
+)
+async def test_where_nobody_listens_the_system_says_why(where: Endpoint | Path, said: str) -> None:
+    with pytest.raises(AdminError) as caught:
+        await ask(where, "GET", "/status", budget=30)
+    assert str(caught.value).startswith(said)
+    assert isinstance(caught.value.__cause__, OSError)
+
+
 async def test_an_answer_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     assert MAX_ANSWER > 1 << 20
     monkeypatch.setattr("proxy.admin.asking.MAX_ANSWER", 1000)

@@ -78,15 +78,16 @@ def test_a_slip_of_the_finger_gets_a_guess(args: list[str], guess: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["status", "reload", "reconnect", "drain"])
-def test_asking_the_daemon_pays_for_no_ssh_library(name: str) -> None:
+def test_asking_the_daemon_pays_for_no_ssh_library_and_no_server(name: str) -> None:
+    """The HTTP client comes when a daemon is asked."""
     code = (
         "import sys; from proxy.cli import main; main(sys.argv[1:], standalone_mode=False); "
-        "print('asyncssh' in sys.modules)"
+        "print({'asyncssh', 'uvicorn', 'starlette', 'anyio', 'httpx2'} & set(sys.modules))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, name, "--help"], capture_output=True, text=True, timeout=60, check=True
     )
-    assert done.stdout.splitlines()[-1] == "False"
+    assert done.stdout.splitlines()[-1] == "set()"
 
 
 def test_the_daemon_pays_for_no_tables_and_no_parser() -> None:
@@ -102,7 +103,8 @@ def test_the_daemon_pays_for_no_tables_and_no_parser() -> None:
     )
     loaded = {name.partition(".")[0] for name in done.stdout.split()}
     assert {"asyncssh", "uvloop", "structlog", "proxy"} <= loaded
-    assert not {"rich", "ruamel", "pydantic", "hypothesis"} & loaded
+    assert not {"rich", "ruamel", "pydantic", "hypothesis", "httpx2", "httpcore2"} & loaded
+    assert not {"websockets", "wsproto", "httptools", "watchfiles", "yaml", "multipart"} & loaded
     assert "importlib.metadata" not in done.stdout
 
 

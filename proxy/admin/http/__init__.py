@@ -3,6 +3,7 @@
 uvicorn brings the protocol (h11) and its bridge to ASGI. What its server leaves open is here:
 
     requests     which requests are refused: what two readers may understand in two ways, and what is too long
+    answers      what every answer has, and the answer to what is refused
     lingering    a transport whose `close` lets the client's last bytes arrive, so that it can read the answer
     connection   one client: deadlines for a request and for its answer, an answer sent as the client reads
     serving      all clients of one listener: how many at most, who makes room, and the stop

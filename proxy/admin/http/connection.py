@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import Final, Protocol
 
 import h11
@@ -17,17 +15,14 @@ from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.server import ServerState
 
-from proxy.admin.http import SERVER
+from proxy.admin.http.answers import CLOSE, always, refusal
 from proxy.admin.http.lingering import Lingering
 from proxy.admin.http.requests import Requests
 
 log = structlog.get_logger("kubemux.admin")
 
-_DATE: Final = "%a, %d %b %Y %H:%M:%S GMT"
-"""RFC 9110 5.6.7. Nothing in the daemon sets LC_TIME, which would give days and months other names."""
 _PIECE: Final = 64 * 1024
 """Bytes of an answer at a time: that a client takes them tells that it reads at all."""
-_CLOSE: Final = (b"Connection", b"close")
 _NOWHERE: Final = logging.getLogger("kubemux.uvicorn")
 """uvicorn logs every bad request, and anyone may send many. Failures of the app are logged here."""
 _NOWHERE.setLevel(logging.CRITICAL + 1)
@@ -59,16 +54,6 @@ class Owner(Protocol):
 
     def over(self, client: Connection) -> None:
         """It is lost, and nothing is being done for it."""
-
-
-def _always() -> list[tuple[bytes, bytes]]:
-    """The fields of every answer."""
-    return [
-        (b"Server", SERVER.encode()),
-        (b"Cache-Control", b"no-store"),
-        (b"X-Content-Type-Options", b"nosniff"),
-        (b"Date", time.strftime(_DATE, time.gmtime()).encode()),
-    ]
 
 
 class Connection(H11Protocol):
@@ -147,28 +132,19 @@ class Connection(H11Protocol):
 
     def handle_events(self) -> None:
         """Take what has come."""
-        self.server_state.default_headers = _always()
+        self.server_state.default_headers = always()
         super().handle_events()
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no request, or too long, and end the connection."""
-        refusal = self.conn.refusal
+        error = self.conn.refusal or h11.RemoteProtocolError(msg)
         if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):  # in the middle of an answer
             self.abort()
             return
         if self.is_busy:
             self.cycle.disconnected = True
-        status = HTTPStatus(refusal.error_status_hint if refusal else 400)
-        body = f"{refusal or msg}\n".encode()
-        fields = [
-            *_always(),
-            (b"Content-Type", b"text/plain; charset=utf-8"),
-            (b"Content-Length", str(len(body)).encode()),
-            _CLOSE,
-        ]
-        head = h11.Response(status_code=status, reason=status.phrase.encode(), headers=fields)
-        for event in (head, h11.Data(data=body), h11.EndOfMessage()):
-            self.transport.write(self.conn.send(event) or b"")
+        for event in refusal(error):
+            self.transport.write(self.conn.send(event))
         self.transport.close()
 
     def on_response_complete(self) -> None:
@@ -249,7 +225,7 @@ class Connection(H11Protocol):
                     deadline.reschedule(asyncio.get_running_loop().time() + self._deadlines.answer)
                 self._owner.moved(self)
                 if not self.conn.is_read:  # the rest of the request is not waited for
-                    message = {**message, "headers": [*message.get("headers", ()), _CLOSE]}
+                    message = {**message, "headers": [*message.get("headers", ()), CLOSE]}
                 await send(message)
             else:
                 body = message.get("body", b"")

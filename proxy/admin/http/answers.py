@@ -1,0 +1,43 @@
+"""What every answer has, and the answer to what is no request."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from http import HTTPStatus
+from typing import Final
+
+import h11
+
+from proxy.admin.http import SERVER
+
+Fields = list[tuple[bytes, bytes]]
+
+CLOSE: Final = (b"Connection", b"close")
+_DATE: Final = "%a, %d %b %Y %H:%M:%S GMT"
+"""RFC 9110 5.6.7. Nothing in the daemon sets LC_TIME, which would give days and months other names."""
+
+
+def always() -> Fields:
+    """The fields of every answer, as of now."""
+    return [
+        (b"Server", SERVER.encode()),
+        (b"Cache-Control", b"no-store"),
+        (b"X-Content-Type-Options", b"nosniff"),
+        (b"Date", time.strftime(_DATE, time.gmtime()).encode()),
+    ]
+
+
+def refusal(error: h11.RemoteProtocolError) -> Iterator[h11.Response | h11.Data | h11.EndOfMessage]:
+    """The answer to what is no request, or too long. The connection ends with it."""
+    status = HTTPStatus(error.error_status_hint)
+    body = f"{error}\n".encode()
+    fields = [
+        *always(),
+        (b"Content-Type", b"text/plain; charset=utf-8"),
+        (b"Content-Length", str(len(body)).encode()),
+        CLOSE,
+    ]
+    yield h11.Response(status_code=status, reason=status.phrase.encode(), headers=fields)
+    yield h11.Data(data=body)
+    yield h11.EndOfMessage()
