@@ -33,7 +33,7 @@ def measure(stage: Stage) -> Answer:
 
 
 def both(route: Route, stage: Stage) -> tuple[Bulk, Requests]:
-    """One of each. Raises RuntimeError if the download did not outlast the requests."""
+    """Measure one download with requests beside it. Raises RuntimeError if the download ended first."""
     with ThreadPoolExecutor(1, thread_name_prefix="download") as pool:
         download = pool.submit(
             bulk,

@@ -51,7 +51,7 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """An sshd as its clients are told of it."""
+    """The address and the keys of an sshd."""
 
     sshd: Sshd
     port: int
@@ -117,7 +117,7 @@ def openssh(column: str, gateway: Gateway, targets: Ports) -> Iterator[Route]:
 
 @contextmanager
 def plain_asyncssh(gateway: Gateway, targets: Ports) -> Iterator[Route]:
-    """What asyncssh does by itself."""
+    """asyncssh's own port forwarding."""
     ports = Ports(*distinct_ports(len(targets)))
     sshd = gateway.sshd
     command = [sys.executable, "-m", "bench.forward", sshd.host, str(gateway.port), sshd.user]

@@ -55,7 +55,7 @@ class End(asyncio.Protocol):
             self._timer.cancel()
         if not (
             self.is_over and self.peer.is_over
-        ):  # else the other side is closing, and may have something to flush
+        ):  # else that side is closing, and may still have bytes to send
             self.peer.transport.abort()
 
     def pause_writing(self) -> None:
@@ -94,7 +94,7 @@ class End(asyncio.Protocol):
 
 
 async def pair(sock: socket.socket, target: int, delay: float) -> None:
-    """Lead an accepted connection to a loopback port."""
+    """Connect to a loopback port and pass bytes between it and an accepted connection."""
     loop = asyncio.get_running_loop()
     near, far = End(delay), End(delay)
     near.peer, far.peer = far, near
@@ -119,7 +119,7 @@ async def relay(delay: float, local: int, target: int) -> None:
 
 
 async def main(round_trip: str, *forwards: str) -> None:
-    """All of them until the process is ended."""
+    """Run all relays until the process is ended."""
     async with asyncio.TaskGroup() as group:
         for forward in forwards:
             local, target = map(int, forward.split(":"))

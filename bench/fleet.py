@@ -22,9 +22,9 @@ from tests.support.tls import Certificates
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """What forwards, and the ports it does it on.
+    """The processes that forward, and their ports.
 
-    `settle` returns when what it does by itself at first is done.
+    `settle` returns when the work of the start is done (first probes, for instance).
     """
 
     column: str
@@ -39,7 +39,7 @@ class Fleet:
 
 @contextmanager
 def ssh_fleet(gateway: Gateway, target: Endpoint, count: int) -> Iterator[Fleet]:
-    """Started all at once; each listens."""
+    """Start all of them at once, and wait until each listens."""
     ports = distinct_ports(count)
     with ExitStack() as stack:
         processes: list[subprocess.Popen[bytes]] = []
@@ -54,7 +54,7 @@ def ssh_fleet(gateway: Gateway, target: Endpoint, count: int) -> Iterator[Fleet]
 def daemon_fleet(
     folder: Path, gateway: Gateway, target: Endpoint, count: int, certificates: Certificates, *, shared: bool
 ) -> Iterator[Fleet]:
-    """One process, every link up.
+    """Start one daemon, and wait until every link is up.
 
     `shared`: all clusters behind one gateway; otherwise a gateway with one link for each.
     """

@@ -11,7 +11,7 @@ import uvloop
 
 
 async def main(host: str, port: str, user: str, identity: str, known_hosts: str, *forwards: str) -> None:
-    """Until the connection ends."""
+    """Forward until the connection ends."""
     async with asyncssh.connect(
         host,
         int(port),

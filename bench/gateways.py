@@ -13,7 +13,7 @@ from tests.support.tls import Certificates
 
 
 def measure(stage: Stage) -> Answer:
-    """From nothing to every link up, the daemon's own start included; then memory."""
+    """Measure the time from the start of the daemon until every link is up, and then its memory."""
     count = stage.scale.clusters
     start = Row(f"until {count} gateways are up", "s", more_is_better=False)
     held = Row("memory (kubemux RSS, ssh -L PSS)", "MB", more_is_better=False, targets=(Target(SSH, 0.4),))

@@ -35,7 +35,7 @@ class Requests(NamedTuple):
 
 
 def _run(arguments: list[str], seconds: int) -> str:
-    """What it printed. Raises RuntimeError with its complaint if it fails or does not end."""
+    """Run a load, and return what it printed. Raises RuntimeError with its message if it fails or hangs."""
     program = arguments[0]
     try:
         done = subprocess.run(

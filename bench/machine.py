@@ -91,7 +91,7 @@ def describe_paces(paces: list[float]) -> str:
 
 
 def _commit() -> str:
-    """Of this checkout, with `-dirty` if it is not quite that one; empty without git or outside a
+    """The commit of this checkout, with `-dirty` if it is not quite that one; empty without git or outside a
     checkout."""
     try:
         command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude=*"]

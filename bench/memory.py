@@ -74,7 +74,7 @@ async def open_clients(ports: list[int], certificates: Certificates) -> list[Cli
 
 
 async def close_clients(clients: list[Client]) -> None:
-    """Close and wait."""
+    """Close them, and wait until they are closed."""
     for _, writer in clients:
         writer.close()
     await asyncio.gather(*(writer.wait_closed() for _, writer in clients), return_exceptions=True)
@@ -188,7 +188,7 @@ async def wait_listening(port: int) -> None:
 
 
 async def main() -> dict[str, dict[str, float]]:
-    """Both, one after the other, on the same sshd and stand-in."""
+    """Measure both, one after the other, with the same sshd and stand-in."""
     with (
         tempfile.TemporaryDirectory() as name,
         Sshd(Path(name) / "sshd", config={"MaxStartups": "200"}) as sshd,
@@ -207,7 +207,7 @@ async def main() -> dict[str, dict[str, float]]:
 
 
 def show(results: dict[str, dict[str, float]]) -> None:
-    """One table, and what it was measured on."""
+    """Print one table, and the machine."""
     table = Table(title=f"{CLUSTERS} clusters behind one sshd, {CLIENTS} idle client connections")
     table.add_column("")
     for column in ("processes", "SSH conns", "RSS idle, MB", "RSS, MB", "PSS, MB", "descriptors"):

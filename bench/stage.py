@@ -35,7 +35,7 @@ class Stage:
             yield ways
 
     def interleaved(self, ways: list[Route]) -> Iterator[Route]:
-        """Each column in turn, again and again: what the machine does meanwhile hits all of them alike."""
+        """Each column in turn, again and again: so a slow minute of the machine affects all of them."""
         for _ in range(self.scale.repetitions):
             yield from ways
 

@@ -1,4 +1,4 @@
-"""What was aimed at and what came of it, over all questions: the last table, and its JSON."""
+"""The targets of all questions, and whether they were held: as a table on the terminal, and as JSON."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def lines(answers: list[Answer]) -> Iterator[Line]:
 
 
 def print_targets(answers: list[Answer], console: Console) -> None:
-    """The last table."""
+    """Print the table of targets."""
     notes = (
         f"{KUBEMUX}'s median over the other's, in the same run; beneath it the least and the most of "
         "one repetition."

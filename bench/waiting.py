@@ -1,4 +1,4 @@
-"""Processes of the bench: waited for without touching their ports, ended for certain."""
+"""Processes of the bench: how to wait until they listen without connecting to them, and how to end them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def listening() -> set[int]:
 
 
 def wait_listening(ports: Collection[int], processes: Collection[subprocess.Popen[bytes]]) -> None:
-    """Until all of them are bound. A connection would tell, too, but iperf3 would take it for its test.
+    """Wait until all ports are bound. Connecting would tell, too, but iperf3 would take that for its test.
 
     Raises RuntimeError if one of `processes` ends, or after READY_SECONDS.
     """
@@ -41,7 +41,7 @@ def wait_listening(ports: Collection[int], processes: Collection[subprocess.Pope
 
 @contextmanager
 def ended(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
-    """Terminated at the end of the block, killed if that does not help."""
+    """Terminate the process at the end of the block, and kill it if it does not end."""
     try:
         yield process
     finally:

@@ -33,7 +33,7 @@ def timed(benchmark: Any, work: Callable[..., object], *, items: int, **how: obj
 
 
 def sealed(sealer: Sealer, payloads: list[bytes]) -> bytes:
-    """Packets, side by side."""
+    """Seal each payload, and return the packets one after the other."""
     buffer, end = memoryview(bytearray(sum(len(payload) + OVERHEAD for payload in payloads))), 0
     for payload in payloads:
         buffer[end + HEADER : end + HEADER + len(payload)] = payload
@@ -55,7 +55,7 @@ class Connection(Border):
     def resume_writing(self) -> None: ...
 
     def __getattr__(self, name: str) -> Any:
-        """Any other part that is looked for is there, and does nothing."""
+        """Every other attribute is a function that does nothing."""
         if name.startswith("__"):
             raise AttributeError(name)
         return lambda *_: None
@@ -64,7 +64,7 @@ class Connection(Border):
 class Peer:
     """A link's other end, and a `Route`.
 
-    Everything it hears is counted; with `is_deaf` it is not even opened.
+    Every packet that it gets is counted. With `is_deaf` the packets are not opened.
     """
 
     def __init__(self) -> None:
@@ -88,7 +88,7 @@ class Peer:
         return False
 
     async def open_channel(self, target: Endpoint, *, origin: Endpoint, hold_until: float) -> Channel:
-        """As a gateway with one link."""
+        """Open a channel as a gateway with one link does."""
         del hold_until
         return await self.link.open_channel(target, origin=origin, timeout=10)
 
@@ -110,10 +110,12 @@ class Peer:
         if message[0] == messages.OPEN:
             number = message[_SENDER : _SENDER + 4]
             rest = b"".join(value.to_bytes(4) for value in (WINDOW, LARGEST_PACKET))
-            answer = bytes((messages.OPEN_CONFIRMATION,)) + number * 2 + rest  # its own number is ours
+            answer = (
+                bytes((messages.OPEN_CONFIRMATION,)) + number * 2 + rest
+            )  # it uses our number for its own side, too
             self._closed.discard(number)
             self._later(answer)
-        elif message[0] == messages.EOF:  # an API server whose client has gone
+        elif message[0] == messages.EOF:  # the client has gone, so the API server closes
             self._closed.add(message[1:5])
             self._later(message)
             self._later(bytes((messages.CLOSE,)) + message[1:5])

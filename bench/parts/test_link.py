@@ -30,7 +30,7 @@ CLIENTS = 50
 
 
 class Taker:
-    """A user that takes everything at once."""
+    """A user of a channel that is never slow."""
 
     def __init__(self) -> None:
         self.taken = 0
@@ -88,7 +88,7 @@ def test_demultiplex(benchmark: BenchmarkFixture, loop: asyncio.AbstractEventLoo
 
 @pytest.mark.parametrize("size", [100, 1024, 32 << 10])
 def test_to_the_cluster(benchmark: BenchmarkFixture, loop: asyncio.AbstractEventLoop, size: int) -> None:
-    """What 8 clients say in one turn of the loop, from their sockets' `get_buffer` to the link's write."""
+    """Bytes of 8 clients in one turn of the loop, from their sockets' `get_buffer` to the link's write."""
     peer, users = loop.run_until_complete(opened(CHANNELS))
     peer.is_deaf = True
     before = peer.heard
@@ -127,7 +127,7 @@ class Clients:
         self._ours: list[socket.socket] = []
 
     def come(self) -> None:
-        """New clients, whose sockets nobody has taken yet."""
+        """Connect new clients."""
         for _ in range(CLIENTS):
             ours, theirs = socket.socketpair()
             theirs.setblocking(False)
@@ -135,15 +135,15 @@ class Clients:
             self._theirs.append(theirs)
 
     async def accept(self) -> None:
-        """Take them, until each has its channel and its relay is at work."""
+        """Give them to the cluster, and wait until each has a channel and a relay."""
         cluster, theirs, self._theirs = self._cluster, self._theirs, []
         for sock in theirs:
             cluster.accept(Arrival(sock, Caller(ORIGIN)))
-        while sum(relay.has_started for relay in cluster._relays) < CLIENTS:  # noqa: SLF001, ASYNC110 - nobody tells
+        while sum(relay.has_started for relay in cluster._relays) < CLIENTS:  # noqa: SLF001, ASYNC110 - there is no event for it
             await asyncio.sleep(0)
 
     async def go(self) -> None:
-        """All of them, and their channels with them."""
+        """End all clients, and wait until their channels have ended."""
         for ours in self._ours:
             ours.close()
         self._ours.clear()
@@ -164,7 +164,7 @@ def test_accept(benchmark: BenchmarkFixture, loop: asyncio.AbstractEventLoop) ->
         rounds=40,
         warmup_rounds=3,
     )
-    loop.run_until_complete(clients.go())  # without a clock there is no teardown
+    loop.run_until_complete(clients.go())  # pytest-benchmark calls no teardown when it does not measure
 
 
 def test_come_and_go(benchmark: BenchmarkFixture, loop: asyncio.AbstractEventLoop) -> None:

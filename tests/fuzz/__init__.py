@@ -1,4 +1,4 @@
-"""Any bytes from a gateway are data, too few, or an error that ends the link.
+"""Fuzz targets: whatever bytes a gateway sends, a parser returns a value, asks for more, or ends the link.
 
-`make fuzz` looks for others.
+`make fuzz` looks for bytes that do something else.
 """

@@ -25,7 +25,7 @@ CORPUS = Path(__file__).parent / "corpus"
 
 
 def main(target: str, seconds: str) -> None:
-    """Until a law is broken, or for so many seconds."""
+    """Run until a law is broken, or for so many seconds."""
     if target not in TARGETS:
         raise SystemExit(f"python -m tests.fuzz {'|'.join(TARGETS)} SECONDS")
     with atheris.instrument_imports(

@@ -32,7 +32,7 @@ class Wire:
     """A transport that may stall, and can be paused."""
 
     def __init__(self, hear: Callable[[bytes | memoryview], None]) -> None:
-        """`hear` is the peer, who gets what is written."""
+        """`hear` is called with the bytes that are written."""
         self._hear = hear
         self._unsent: list[bytes | memoryview] = []
         self.protocol: Any = None
@@ -45,7 +45,7 @@ class Wire:
         self._at_once = 1
 
     def deliver(self, at_once: int) -> None:
-        """Let the protocol read, at most so many bytes in one go."""
+        """Let the protocol read bytes, so many at most in one read."""
         self._at_once = at_once
         if self._is_delivering:
             return
@@ -65,7 +65,7 @@ class Wire:
         self._is_delivering = False
 
     def stall(self, *, is_stalled: bool) -> None:
-        """As the kernel does when its buffer is full, or has room again."""
+        """Take nothing more, as the kernel does when its buffer is full; or take bytes again."""
         self.is_stalled = is_stalled
         if not is_stalled and self._unsent:
             unsent, self._unsent = self._unsent, []
@@ -87,7 +87,7 @@ class Wire:
             self.protocol.pause_writing()
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        """Who reads from now on."""
+        """Set the protocol that reads from now on."""
         self.protocol = protocol
 
     def get_extra_info(self, name: str, default: object = None) -> object:
@@ -96,13 +96,13 @@ class Wire:
         return default
 
     def abort(self) -> None:
-        """The end, of which the protocol hears with the next turn."""
+        """End the transport; the protocol is told in the next turn of the loop."""
         if not self.is_over:
             self.is_over = True
             asyncio.get_running_loop().call_soon(self.protocol.connection_lost, None)
 
     def get_write_buffer_size(self) -> int:
-        """Bytes that wait."""
+        """How many bytes wait to be sent."""
         return sum(map(len, self._unsent))
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
@@ -138,7 +138,7 @@ class Border:
         self._wire = self._transport = wire
 
     def __call__(self, *_: object) -> Border:
-        """Made for a connection and a plane."""
+        """Stand in for the constructor of `Handover`."""
         return self
 
     def get_extra_info(self, name: str) -> None:
@@ -146,22 +146,22 @@ class Border:
         del name
 
     def begin(self) -> Taken:
-        """A fresh connection."""
+        """Begin anew, as a connection that has just logged in."""
         return Taken(self._wire, KEYS, KEYS, b"")
 
     def attach(self, protocol: asyncio.BufferedProtocol) -> None:
-        """Who receives."""
+        """Set who receives."""
         self.protocol = self._wire.protocol = protocol
 
     def give(self, packet: memoryview, sequence: int) -> bool:
-        """Not a channel's message; whether the connection is still there."""
+        """Take a message that is no channel's; return whether the connection is still there."""
         del sequence
         assert len(packet) > HEADER
         self.waits_for_keys |= packet[HEADER] == messages.NEWKEYS
         return not self._wire.is_over
 
     def sent(self, nbytes: int) -> None:
-        """Counted for the next change of keys."""
+        """Count what was sent, for the next change of keys."""
         assert nbytes > 0
 
     def fail(self, error: Exception) -> None:

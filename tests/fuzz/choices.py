@@ -6,7 +6,7 @@ from __future__ import annotations
 
 
 class Choices:
-    """Never runs out: after the last byte everything is zero, and `is_over` says so."""
+    """Decisions without an end: after the last byte every decision is zero, and `is_over` is true."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -26,14 +26,14 @@ class Choices:
         return self.below(4) == 1
 
     def uint32(self) -> int:
-        """Any; small ones and the biggest are as likely as all others together."""
+        """A number of 32 bits. Small ones and the largest are as likely as all others together."""
         kind = self.below(4)
         if kind < 2:
             return self.below(256)
         return int.from_bytes(self._take(4)) if kind == 2 else 0xFFFFFFFF - self.below(256)
 
     def size(self, largest: int) -> int:
-        """From 0 to `largest`: mostly small, and at times close to it."""
+        """A number from 0 to `largest`: mostly small, and at times close to `largest`."""
         return min(largest, self.below(200)) if not self.flag() else max(0, largest - self.below(256))
 
     def content(self, size: int) -> bytes:
@@ -42,7 +42,7 @@ class Choices:
         return chosen + bytes(size - len(chosen))
 
     def rest(self) -> bytes:
-        """All that is left."""
+        """The bytes that have not been read."""
         rest, self._at = self._data[self._at :], len(self._data)
         return rest
 

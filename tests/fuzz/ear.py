@@ -1,6 +1,4 @@
-"""What an honest gateway hears of us: every packet opens, and none breaks a rule that the gateway could hold
-against us.
-"""
+"""What an honest gateway receives from the link: every packet opens, and none breaks a rule."""
 
 from __future__ import annotations
 
@@ -46,7 +44,7 @@ class Ear:
         self._unread = b""
 
     def hear(self, data: bytes | memoryview) -> None:
-        """What was written."""
+        """Check bytes that were written to the link."""
         view, start = memoryview(bytearray(self._unread + data)), 0
         while opened := self._opener.open(view, start, len(view)):
             first, last, start = opened

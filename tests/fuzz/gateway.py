@@ -1,6 +1,4 @@
-"""The peer of a link: what it says next, by what it has heard and said so far; now and then against the
-rules.
-"""
+"""The peer of a link. Its next message follows from what both have sent; at times it breaks a rule."""
 
 from __future__ import annotations
 
@@ -38,7 +36,7 @@ BROKEN_KINDS = (
 
 
 class Receiver(Protocol):
-    """Who is to get what is sent on a channel."""
+    """The client that has to get what is sent on a channel."""
 
     sent: bytearray
 
@@ -58,19 +56,19 @@ class Gateway:
         """Its last number of a channel."""
 
     def hear(self, data: bytes | memoryview) -> None:
-        """What we have written."""
+        """Read bytes that the link has sent."""
         if self.is_honest:
             self.ear.hear(data)
 
     def deviates(self) -> bool:
-        """Whether it breaks a rule now."""
+        """Whether the next message breaks a rule."""
         if self._choices.below(256) >= self._mischief:
             return False
         self.is_honest = False
         return True
 
     def message(self) -> bytes:
-        """The next one; empty if there is nothing to say."""
+        """The next message; empty if there is none."""
         return self._broken() if self.deviates() else self._honest()
 
     # --------------------------------------------------------------------------------------- within the rules
@@ -94,7 +92,7 @@ class Gateway:
         return self._on(known[choices.below(len(known))]) if known else b""
 
     def _late(self, channel: Known) -> bytes:
-        """On a channel that it has closed, before it has heard that we have, too."""
+        """A message on a channel that the gateway has closed and kubemux has not closed yet."""
         to = channel.number.to_bytes(4)
         if self._choices.flag():
             return bytes((messages.REQUEST,)) + to + bytes(4) + b"\1"
@@ -148,7 +146,7 @@ class Gateway:
     # -------------------------------------------------------------------------------------- against the rules
 
     def _broken(self) -> bytes:
-        """Type, numbers and lengths are right, or not."""
+        """A message whose type, numbers or lengths may be wrong."""
         choices = self._choices
         kind = BROKEN_KINDS[choices.below(len(BROKEN_KINDS))] if not choices.flag() else choices.below(256)
         recipient = choices.below(NUMBERS) if not choices.flag() else choices.uint32()
@@ -168,5 +166,5 @@ class Gateway:
         return body[: 1 + choices.below(256) % len(body)] if choices.flag() else body
 
     def noise(self) -> bytes:
-        """Bytes that nobody sealed; they end everything."""
+        """Bytes that are no packet. They end the link."""
         return self._choices.content(1 + self._choices.size(5000)) if self.deviates() else b""

@@ -62,7 +62,7 @@ class Client:
         self._had_eof = False
 
     def channel_data(self, pieces: Pieces, nbytes: int) -> None:
-        """Never after an end, and in order."""
+        """Must not be called after an end, and the data must be in order."""
         assert not self.is_lost
         assert not self._had_eof
         data = b"".join(pieces)
@@ -73,21 +73,21 @@ class Client:
             self.channel.pause_reading()
 
     def channel_eof(self) -> None:
-        """Once."""
+        """Must be called once."""
         assert not self._had_eof
         assert not self.is_lost
         self._had_eof = True
 
     def channel_full(self) -> None:
-        """Not to one who has gone."""
+        """Must not be called after the end."""
         assert not self.is_lost
 
     def channel_writable(self) -> None:
-        """Not to one who has gone."""
+        """Must not be called after the end."""
         assert not self.is_lost
 
     def channel_lost(self, error: ProxyError | None) -> None:
-        """Once."""
+        """Must be called once."""
         del error
         assert not self.is_lost
         self.is_lost = True
@@ -146,7 +146,7 @@ class Scenario:
         await self._end()
 
     async def _go_round(self) -> int:
-        """The loop, once; how much was opened since the last time."""
+        """Run the loop once; return how much was opened since the last time."""
         valve, before = cast("Any", self._plane)._valve, self._opened
         was_deaf = valve.is_closed_by(Reason.UNREAD)
         await asyncio.sleep(0)
@@ -158,7 +158,7 @@ class Scenario:
         return opened
 
     async def _settle(self) -> None:
-        """What an honest gateway has said is opened, sooner or later, if nothing is in its way."""
+        """Run the loop until what an honest gateway has sent is opened, if the link may read."""
         idle = 0
         while idle < 3:
             idle = 0 if await self._go_round() else idle + 1
@@ -172,7 +172,7 @@ class Scenario:
         (self._open, self._open, self._keys, self._stall, self._noise, self._flood)[self._choices.below(6)]()
 
     def _turn(self) -> None:
-        """Time passes, and the loop goes round."""
+        """Let time pass, and run the loop."""
         cast("ManualLoop", asyncio.get_running_loop()).now += self._choices.below(20)
 
     # -------------------------------------------------------------------------------------------- the gateway
@@ -218,7 +218,7 @@ class Scenario:
             self._plane.send_packet(bytes((messages.KEXINIT,)) + bytes(16))
 
     def _stall(self) -> None:
-        """The kernel takes nothing more, or everything again."""
+        """Stall the transport, or let it take everything again."""
         self._wire.stall(is_stalled=not self._wire.is_stalled)
 
     # -------------------------------------------------------------------------------------------- the clients
@@ -242,7 +242,7 @@ class Scenario:
             if what == 0:
                 channel.abort()
         elif client.answers[0] is not None:
-            channel.abort()  # by whoever gave up before he heard of the refusal
+            channel.abort()  # the user has given up before the refusal came
         elif not client.is_attached:
             client.is_attached = True
             channel.attach(client)

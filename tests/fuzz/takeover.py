@@ -1,9 +1,9 @@
 """The moment in which a connection becomes ours, and a gateway that says more with the login's success.
 
 The fuzzer's bytes say what follows USERAUTH_SUCCESS, how it is cut into reads, and when the link takes over
-from asyncssh, whose connection is a real one. What is there by then is asyncssh's or ours, never both's and
-never nobody's. Requests are answered in order and once, an end is told once, and a turn of the loop handles
-so much and no more.
+from asyncssh, whose connection is a real one. What has come by then is handled either by asyncssh or by
+the link, and by only one of them. Requests are answered in order and once, an end is told once, and the work
+of one turn of the loop has a bound.
 """
 
 from __future__ import annotations
@@ -77,10 +77,10 @@ class _Auth:
     """A login that is under way: all that it waits for is USERAUTH_SUCCESS."""
 
     def auth_succeeded(self) -> None:
-        """Asyncssh's call."""
+        """Called by asyncssh."""
 
     def cancel(self) -> None:
-        """Asyncssh's call."""
+        """Called by asyncssh."""
 
 
 class _Client(asyncssh.SSHClient):
@@ -143,7 +143,7 @@ class Takeover:
         assert start == len(view)
 
     def _script(self) -> bytes:
-        """All that the gateway says."""
+        """All messages of the gateway."""
         choices, said = self._choices, list[bytes]()
         said += [_BEFORE[choices.below(len(_BEFORE))]] * choices.size(FLOOD)
         said.append(Byte(SUCCESS))
@@ -215,7 +215,7 @@ class Takeover:
             assert self._heard == self._answers, "nothing is nobody's"
 
     async def _end(self) -> None:
-        """Nothing of it stays."""
+        """End the connection; nothing of it may stay."""
         if not self._ends:
             self._conn.abort()
         for _ in range(4):
