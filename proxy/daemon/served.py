@@ -179,7 +179,7 @@ class ServedCluster:
 
     def unlisten(self) -> None:
         """Give the address up: clients that come now are refused, also while kubemux restarts."""
-        self.listener.close()
+        self.listener.give_up()
         self._store.forget(self.listener.address)
 
     async def drain(self, timeout: float) -> int:  # noqa: ASYNC109 - a budget, not a failure

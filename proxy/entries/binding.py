@@ -12,6 +12,7 @@ from proxy.errors import ListenError
 from proxy.runtime.blocking import Hangs, Place
 from proxy.runtime.endpoint import Endpoint
 from proxy.runtime.names import resolve
+from proxy.runtime.systemd import Activated
 
 BACKLOG: Final = 1024
 """Clients that the kernel lets wait until they are accepted: while descriptors are short, or a new process
@@ -60,3 +61,16 @@ async def bind(listen: Endpoint, names: Place) -> socket.socket:
         )
         raise ListenError(f"cannot listen on {listen}: {exc.strerror or exc}", hint=hint) from exc
     return sock
+
+
+def end_listening(sock: socket.socket) -> None:
+    """Have nobody listen on `sock` any more, whoever else has a descriptor of it.
+
+    The service manager keeps one, and may be too busy to hear that it shall not, or may not have read yet
+    that it shall: clients would wait in the backlog for ever, and nobody could bind the address.
+    """
+    if isinstance(sock, Activated):  # it is the unit's
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # `Listener.refuse` takes it
+    with suppress(OSError):  # it does not listen already
+        sock.shutdown(socket.SHUT_RDWR)

@@ -21,7 +21,7 @@ from typing import Final
 
 import structlog
 
-from proxy.entries.binding import canonical
+from proxy.entries.binding import canonical, end_listening
 from proxy.runtime import systemd
 from proxy.runtime.endpoint import Endpoint
 
@@ -79,7 +79,8 @@ class FdStore:
                 listen=str(address),
                 hint="no cluster listens there; if kubemux.socket has it, take it out",
             )
-            self._inherited.pop(address).close()
+            with self._inherited.pop(address) as sock:
+                end_listening(sock)
             if isinstance(address, Endpoint):
                 self._remove(_name(address), address.port)
         await self.settled(wanted)

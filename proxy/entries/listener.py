@@ -16,7 +16,7 @@ from typing import Final
 import structlog
 
 from proxy.entries.arrival import Arrival, Caller
-from proxy.entries.binding import BACKLOG, bind
+from proxy.entries.binding import BACKLOG, bind, end_listening
 from proxy.errors import ProxyError
 from proxy.runtime import descriptors
 from proxy.runtime.blocking import Place
@@ -96,6 +96,12 @@ class Listener:
         self._socket.listen(BACKLOG)
         self.is_refusing = False
         self._loop.add_reader(self._socket, self._accept)
+
+    def give_up(self) -> None:
+        """Have nobody listen at the address any more, and close. Idempotent."""
+        if self._socket is not None:
+            end_listening(self._socket)
+        self.close()
 
     def close(self) -> None:
         """Accept no more and close the socket; clients already handed over are not ours. Idempotent."""

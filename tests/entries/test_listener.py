@@ -79,6 +79,24 @@ async def test_clients_are_refused_and_served_again_at_an_address_that_stays_our
         heir.bind(listener.address)
 
 
+@pytest.mark.parametrize("refuses", [False, True])
+async def test_an_address_that_is_given_up_is_free_whoever_has_a_descriptor_of_it(refuses: bool) -> None:
+    """As a service manager has that does not read what it is told: clients waited in the backlog for ever."""
+    clients = Clients()
+    async with listening(clients) as listener:
+        assert listener.sock
+        with listener.sock.dup():
+            if refuses:
+                listener.refuse()
+            listener.give_up()
+            listener.give_up()
+            with pytest.raises(ConnectionRefusedError):
+                await connect(listener)
+            await listener.start()
+            await connect(listener)
+            await clients.arrived.get()
+
+
 async def test_a_listener_that_refuses_goes_on_refusing_when_it_is_handed_on() -> None:
     clients = Clients()
     async with listening(clients) as listener:
