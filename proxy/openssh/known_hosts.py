@@ -145,13 +145,6 @@ def matches(hosts: bytes, name: bytes) -> bool:
     return not excepted and any(_glob(pattern, name) for pattern in patterns)
 
 
-def matches_pattern(pattern: str, name: str) -> bool:
-    """Whether `name` is what the principal of a host certificate stands for: it may have wildcards
-    (sshkey.c).
-    """
-    return _glob(pattern.encode(), name.encode())
-
-
 def is_simple(hosts: bytes) -> bool:
     """Whether it has no wildcard and no exception."""
     return not (b"*" in hosts or b"?" in hosts or b"!" in hosts)

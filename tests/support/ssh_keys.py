@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.support.parts import find
@@ -27,11 +28,21 @@ def new_key(path: Path, *, passphrase: str = "", kind: str = "ed25519") -> Path:
     return path
 
 
-def sign(key: Path, *, ca: Path, principals: str, host: bool = False, validity: str = "-1h:+1h") -> Path:
-    """The certificate of `key` signed by `ca`: a user's, or a host's. `validity` as in ssh-keygen(1) -V."""
-    _keygen(
-        "-s", ca, "-I", key.name, "-n", principals, "-V", validity, *(["-h"] if host else []), f"{key}.pub"
-    )
+def sign(
+    key: Path,
+    *,
+    ca: Path,
+    principals: str = "",
+    host: bool = False,
+    validity: str = "-1h:+1h",
+    more: Sequence[str] = (),
+) -> Path:
+    """The certificate of `key` signed by `ca`: a user's, or a host's; for anybody without `principals`.
+    `validity` as in ssh-keygen(1) -V, `more` are other options of it.
+    """
+    names = ["-n", principals] if principals else []
+    kind = ["-h"] if host else []
+    _keygen("-s", ca, "-I", key.name, *names, "-V", validity, *kind, *more, f"{key}.pub")
     return Path(f"{key}-cert.pub")
 
 

@@ -1,8 +1,7 @@
 """Whether a server is the one that known_hosts means, as ssh(1) decides it (sshconnect.c, check_host_key),
 and what to do if not.
 
-Instead of asyncssh's own check: that one also takes what is known of the server's address, and knows no
-wildcards in the principals of a host certificate.
+Instead of asyncssh's own check, which also takes what is known of the server's address.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ import asyncssh
 from proxy.config.learned_keys import kind
 from proxy.config.model import GatewayConfig
 from proxy.errors import HostKeyChanged, HostKeyRevoked, HostKeyUnknown, LinkError
-from proxy.openssh.known_hosts import matches_pattern
 from proxy.runtime.text import printable
 from proxy.ssh.login.options import Prepared
 from proxy.ssh.login.trust import Known, Trusted, decode, fingerprint
@@ -127,9 +125,8 @@ def _distrusted(server: Server, certificate: asyncssh.public_key.SSHOpenSSHCerti
         )
     try:
         certificate.validate(_HOST, None)
-        if certificate.principals and not any(
-            matches_pattern(one, server.trusted.principal) for one in certificate.principals
-        ):
+        # The very name: a wildcard stands for itself (sshkey.c, sshkey_cert_check_host).
+        if certificate.principals and server.trusted.principal not in certificate.principals:
             raise ValueError(  # noqa: TRY301
                 f"Certificate principal mismatch: it is for {', '.join(certificate.principals)[:200]}"
             )

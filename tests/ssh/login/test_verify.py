@@ -74,7 +74,7 @@ def signed(principal: str = "edge", *, keys: Sequence[Known] = (), revoked: Sequ
     [
         (Trusted(keys=[known(OTHER), known(KEY)]), PLAIN),
         (signed(), certificate()),
-        (signed("edge.example"), certificate(principals=("*.example",))),
+        (signed("edge.example"), certificate(principals=("edge", "edge.example"))),
         (signed(), certificate(principals=())),
         (signed("other", keys=[known(KEY)]), certificate()),
         (Trusted(authorities=[known(OTHER)], keys=[known(KEY)]), certificate()),
@@ -82,7 +82,7 @@ def signed(principal: str = "edge", *, keys: Sequence[Known] = (), revoked: Sequ
     ids=[
         "key",
         "authority",
-        "wildcard principal",
+        "one of its principals",
         "any principal",
         "its key is known, too",
         "its key is, its authority is not",
@@ -117,6 +117,12 @@ def test_a_server_that_is_trusted(trusted: Trusted, shown: bytes) -> None:
             certificate(),
             HostKeyChanged,
             ["principal mismatch: it is for edge"],
+        ),
+        (
+            signed("edge.example"),
+            certificate(principals=("*.example", "*")),
+            HostKeyChanged,
+            ["principal mismatch: it is for *.example, *"],
         ),
         (
             Trusted(keys=[known(KEY)], revoked=[known(KEY)]),
