@@ -26,6 +26,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from proxy.admin import status
 from proxy.admin.orders import Control
 from proxy.errors import ConfigError, ProxyError, UnknownName
+from proxy.errors.reasons import Reason
 from proxy.metrics import Metrics
 from proxy.metrics.exposition import expose
 from proxy.runtime.endpoint import Endpoint
@@ -201,7 +202,9 @@ async def _bug(_: Request, error: Exception) -> Response:  # noqa: ARG001 - the 
     return _error(500, "internal error", hint="this is a bug; the daemon's log has the traceback")
 
 
-def _error(code: int, sentence: str, *, reason: str = "admin", hint: str = "", **more: object) -> Response:
+def _error(
+    code: int, sentence: str, *, reason: Reason = Reason.ADMIN, hint: str = "", **more: object
+) -> Response:
     return _json({"error": sentence, "reason": reason, "hint": hint, **more}, code)
 
 

@@ -186,11 +186,8 @@ def _problems(snapshot: DaemonSnapshot, lost: Collection[str], listed: int | Non
             )
     for cluster in snapshot.clusters:
         if is_up(cluster) and cluster.gateway in lost:
-            colour, reason, message = (
-                "yellow",
-                LinkDown.reason,
-                f"no link of {cluster.gateway} is up any more",
-            )
+            colour, message = "yellow", f"no link of {cluster.gateway} is up any more"
+            reason: str = LinkDown.reason
         elif is_up(cluster):
             if not is_failing(cluster):
                 continue

@@ -18,24 +18,19 @@ from proxy.config.model import ClusterConfig
 from proxy.entries.admission import Admission
 from proxy.entries.arrival import Arrival, Caller
 from proxy.errors import ProxyError
+from proxy.errors.reasons import Reason
 from proxy.metrics import Metrics
 from proxy.relay.attach import attach
 from proxy.relay.budget import MemoryBudget
 from proxy.relay.failover import Failover
 from proxy.relay.idle import IdleWatch
 from proxy.relay.interfaces import Route
-from proxy.relay.relay import End, Relay
+from proxy.relay.relay import Relay
 from proxy.relay.waiting import WaitingForMemory
 from proxy.runtime.endpoint import Endpoint
 from proxy.runtime.tasks import Tasks
 
 log = structlog.get_logger("kubemux.connection")
-
-LIMIT: Final = "limit"
-"""The result of a client turned away because of `limits.max_connections`."""
-
-CLUSTER_LIMIT: Final = "cluster_limit"
-"""The same, because of the cluster's own `max_connections`."""
 
 HALF_CLOSE_S: Final = 1.0
 """How long API servers may take to end what is left after a drain, once they have been told that the client
@@ -117,17 +112,17 @@ class Cluster:
         if (
             limit is not None and self.traffic.active >= limit
         ):  # those of its predecessor, which a reload replaced, count too
-            self._refuse(arrival, CLUSTER_LIMIT, f"clusters.{self.name}.max_connections is {limit}")
+            self._refuse(arrival, Reason.CLUSTER_LIMIT, f"clusters.{self.name}.max_connections is {limit}")
             return
         if not self._shared.admission.enter():
-            self._refuse(arrival, LIMIT, f"limits.max_connections is {self._shared.admission.limit}")
+            self._refuse(arrival, Reason.LIMIT, f"limits.max_connections is {self._shared.admission.limit}")
             return
         self.traffic.opened += 1
         self._opening += 1
         self._idle.clear()
         self._tasks.spawn(self._serve(arrival), name=f"open for {arrival.caller}")
 
-    def _refuse(self, arrival: Arrival, reason: str, hint: str) -> None:
+    def _refuse(self, arrival: Arrival, reason: Reason, hint: str) -> None:
         arrival.refuse(reason)
         self.traffic.results[reason] += 1
         log.warning(
@@ -137,7 +132,7 @@ class Cluster:
     async def _serve(self, arrival: Arrival) -> None:
         caller, started = arrival.caller, self._loop.time()
         relay: Relay | None = None
-        reason, message = End.SHUTDOWN.value, ""
+        reason, message = Reason.SHUTDOWN, ""
         try:
             channel = await self._failover.open_channel(
                 self._route, origin=caller.address, hold_until=started + self._shared.hold_timeout
@@ -156,7 +151,7 @@ class Cluster:
         except ProxyError as exc:
             reason, message = exc.reason, str(exc)
         except OSError as exc:  # the client has gone while it waited
-            reason, message = End.CLIENT_RESET.value, exc.strerror or str(exc)
+            reason, message = Reason.CLIENT_RESET, exc.strerror or str(exc)
         except Exception as exc:  # logged where tasks end
             reason, message = ProxyError.reason, str(exc)
             raise
@@ -178,14 +173,18 @@ class Cluster:
         if relay.first_byte_at is not None:
             self.traffic.first_byte.observe(relay.first_byte_at - started)
         self._ended(
-            caller, started, str(relay.reason), to_cluster=relay.to_cluster, from_cluster=relay.from_cluster
+            caller,
+            started,
+            relay.reason or Reason.INTERNAL,
+            to_cluster=relay.to_cluster,
+            from_cluster=relay.from_cluster,
         )
 
     def _ended(
         self,
         caller: Caller,
         started: float,
-        reason: str,
+        reason: Reason,
         *,
         to_cluster: int = 0,
         from_cluster: int = 0,
@@ -220,13 +219,13 @@ class Cluster:
         """
         for relay in tuple(self._relays):
             if relay.is_client_gone:
-                relay.abort(End.CLIENT_RESET)
+                relay.abort(Reason.CLIENT_RESET)
 
     def end_idle(self) -> None:
         """End the connections that have been idle for the cluster's `idle_timeout`."""
         now = asyncio.get_running_loop().time()
         for relay in self._idle_watch.look(self._relays, self.config.idle_timeout, now):
-            relay.abort(End.IDLE)
+            relay.abort(Reason.IDLE)
 
     # ---------------------------------------------------------------------------------------------- probes
 
@@ -256,11 +255,11 @@ class Cluster:
         await self._tasks.close()
         if timeout > 0 and self._relays:
             for relay in tuple(self._relays):
-                relay.half_close(End.SHUTDOWN)
+                relay.half_close(Reason.SHUTDOWN)
             with suppress(TimeoutError):
                 async with asyncio.timeout(HALF_CLOSE_S):
                     await self._idle.wait()
         for relay in tuple(self._relays):
-            relay.abort(End.SHUTDOWN)
+            relay.abort(Reason.SHUTDOWN)
         await self._idle.wait()
         return left

@@ -18,6 +18,7 @@ from proxy.config.apart import Loaded, load
 from proxy.daemon.daemon import Daemon
 from proxy.daemon.graph import Graph
 from proxy.errors import ConfigError, ProxyError
+from proxy.errors.reasons import Reason
 from proxy.runtime import logging, systemd
 
 log = structlog.get_logger("kubemux.reload")
@@ -26,8 +27,7 @@ log = structlog.get_logger("kubemux.reload")
 class Stopping(ProxyError):
     """Too late to reload."""
 
-    reason = "stopping"
-    hint = "the next start reads the new file"
+    reason = Reason.STOPPING
 
 
 async def reload(daemon: Daemon) -> ReloadResult:
@@ -43,12 +43,12 @@ async def reload(daemon: Daemon) -> ReloadResult:
         if daemon.is_draining:  # since then: what would be bound now, nobody would close
             raise Stopping("kubemux is being stopped")
     except ConfigError as exc:
-        daemon.metrics.config_reloads.labels("rejected").inc()
+        daemon.metrics.config_reloads.labels(Reason.REJECTED).inc()
         log.error("reload rejected", config=str(daemon.config_path), problems=exc.render().splitlines())
         raise
     else:
         result = await _apply(daemon.graph, loaded)
-        daemon.metrics.config_reloads.labels("ok").inc()
+        daemon.metrics.config_reloads.labels(Reason.OK).inc()
         daemon.metrics.config_last_success.set_to_current_time()
         log.info(
             "reloaded",

@@ -14,6 +14,7 @@ from proxy.daemon.cluster import Cluster, Shared
 from proxy.entries.fd_store import FdStore
 from proxy.entries.listener import Listener
 from proxy.errors import LinkDown, ListenError
+from proxy.errors.reasons import Reason
 from proxy.health.monitor import Monitor
 from proxy.health.tls import Contexts
 from proxy.relay.interfaces import Route
@@ -147,13 +148,13 @@ class ServedCluster:
                 reason, message, hint = (
                     LinkDown.reason,
                     f"gateway {cluster.config.gateway} has no link",
-                    LinkDown.hint,
+                    LinkDown.hint.replace("CLUSTER", self.name),
                 )
         if self.is_drained:
             reason, message, hint = (
-                "drained",
+                Reason.DRAINED,
                 "drained: it takes no connections",
-                "kubemux reload opens it again",
+                Reason.DRAINED.remedy,
             )
         elif self.listen_error:
             reason, message, hint = ListenError.reason, str(self.listen_error), self.listen_error.hint

@@ -6,6 +6,7 @@ import asyncio
 import socket
 from dataclasses import dataclass
 
+from proxy.errors.reasons import Reason
 from proxy.relay.relay import LINGER_ZERO
 from proxy.runtime.endpoint import Endpoint
 
@@ -41,7 +42,7 @@ class Arrival:
         """Make `relay` the protocol of the client's connection. Raises OSError if the client has gone."""
         await asyncio.get_running_loop().connect_accepted_socket(lambda: relay, self._sock)
 
-    def refuse(self, reason: str) -> None:
+    def refuse(self, reason: Reason) -> None:
         """End the connection: there is no channel, for a `reason` that `connections_total` counts.
 
         Here by a reset: a TLS client takes an orderly end for the server's own.

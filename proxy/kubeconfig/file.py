@@ -15,13 +15,13 @@ from itertools import count, takewhile
 from pathlib import Path
 
 from proxy.errors import ProxyError
+from proxy.errors.reasons import Reason
 
 
 class WriteFailed(ProxyError):
     """A file could not be written; what was there before still is."""
 
-    reason = "write_failed"
-    hint = "check the folder's permissions and free space, or choose another file with --output"
+    reason = Reason.WRITE_FAILED
 
 
 @contextmanager

@@ -22,6 +22,7 @@ Numbers = Sequence[tuple[tuple[str, ...], float]]
 """The values of further labels, and a number."""
 
 Record = TypeVar("Record", contravariant=True)
+Word = TypeVar("Word", bound=str)
 
 
 class Family(Protocol[Record]):
@@ -91,7 +92,7 @@ def _known(number: float | None) -> Numbers:
     return () if number is None else (((), number),)
 
 
-def _items(numbers: Mapping[str, float]) -> Numbers:
+def _items(numbers: Mapping[Word, float]) -> Numbers:
     return [((value,), number) for value, number in numbers.items()]
 
 

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Final
 
+from proxy.errors.reasons import Reason
+
 LATENCY_BUCKETS: Final = (
     0.0005,
     0.001,
@@ -86,7 +88,7 @@ class Traffic:
         self.opened = 0
         """Connections, since the start."""
         self.closed = 0
-        self.results: Counter[str] = Counter()
+        self.results: Counter[Reason] = Counter()
         """How they ended."""
         self.channel_open = Histogram(LATENCY_BUCKETS)
         self.first_byte = Histogram(LATENCY_BUCKETS)
@@ -149,9 +151,9 @@ class GatewayRecord:
     def __init__(self) -> None:
         self.links = 0
         self.retiring = 0
-        self.connects: Counter[str] = Counter()
+        self.connects: Counter[Reason] = Counter()
         """Dials by result."""
-        self.reconnects: Counter[str] = Counter()
+        self.reconnects: Counter[Reason] = Counter()
         """By the reason of the loss."""
         self.handshake = Histogram(LATENCY_BUCKETS)
         self.rtt: float | None = None

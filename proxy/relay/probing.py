@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import socket
 
+from proxy.errors.reasons import Reason
 from proxy.metrics import Traffic
 from proxy.relay.attach import attach
 from proxy.relay.budget import MemoryBudget
 from proxy.relay.interfaces import Channel
-from proxy.relay.relay import End, Relay
+from proxy.relay.relay import Relay
 
 
 class ProbeRelay(Relay):
@@ -19,7 +20,7 @@ class ProbeRelay(Relay):
 
     def eof_received(self) -> bool:
         """What was sent is sent, a TLS alert for instance."""
-        self.abort(End.CLIENT_CLOSED)
+        self.abort(Reason.CLIENT_CLOSED)
         return False
 
 

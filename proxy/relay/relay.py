@@ -16,10 +16,10 @@ import socket
 import struct
 from collections.abc import Callable
 from contextlib import suppress
-from enum import StrEnum
 from typing import Final, cast
 
 from proxy.errors import ProxyError
+from proxy.errors.reasons import Reason
 from proxy.metrics import Traffic
 from proxy.relay.budget import MemoryBudget
 from proxy.relay.interfaces import Channel, Pieces
@@ -31,17 +31,6 @@ A client whose tunnel broke must not take the end of the stream for a clean one.
 """
 
 _TCP_CLOSE: Final = 7  # enum in linux/tcp_states.h; tcpi_state is the first byte of TCP_INFO
-
-
-class End(StrEnum):
-    """Why a connection ended, for log and metric. Errors of `proxy.errors` add their own reasons."""
-
-    CLIENT_CLOSED = "client_closed"
-    CLUSTER_CLOSED = "cluster_closed"
-    CLIENT_RESET = "client_reset"
-    CLUSTER_RESET = "cluster_reset"
-    IDLE = "idle"
-    SHUTDOWN = "shutdown"
 
 
 class Relay(asyncio.BufferedProtocol):
@@ -100,7 +89,7 @@ class Relay(asyncio.BufferedProtocol):
         """The client's socket is not read: the channel is full."""
         self.is_cluster_paused = False
         """The channel is not read: the client does not take what it is given."""
-        self.reason: str = ""
+        self.reason: Reason | None = None
 
     def __repr__(self) -> str:
         client = f"client eof={self._client_eof} paused={self.is_client_paused}"
@@ -160,7 +149,7 @@ class Relay(asyncio.BufferedProtocol):
     def eof_received(self) -> bool:
         """The client sends no more; True keeps the other direction open."""
         self._client_eof = True
-        self.reason = self.reason or End.CLIENT_CLOSED
+        self.reason = self.reason or Reason.CLIENT_CLOSED
         if self._channel_open:
             self._channel.write_eof()
         self._finish_if_done()
@@ -185,7 +174,7 @@ class Relay(asyncio.BufferedProtocol):
             return
         self._client_open = False
         self._uncharge()
-        self.reason = self.reason or (End.CLIENT_RESET if exc else End.CLIENT_CLOSED)
+        self.reason = self.reason or (Reason.CLIENT_RESET if exc else Reason.CLIENT_CLOSED)
         if self._client_eof and self._cluster_eof:
             self._channel.close()
         else:
@@ -206,7 +195,7 @@ class Relay(asyncio.BufferedProtocol):
     def channel_eof(self) -> None:
         """The cluster sends no more."""
         self._cluster_eof = True
-        self.reason = self.reason or End.CLUSTER_CLOSED
+        self.reason = self.reason or Reason.CLUSTER_CLOSED
         if self._client_open and self._transport is not None and not self._transport.is_closing():
             self._transport.write_eof()
         self._finish_if_done()
@@ -245,13 +234,13 @@ class Relay(asyncio.BufferedProtocol):
                     self._charge()
                 self._transport.close()
         else:
-            self.reason = self.reason or End.CLUSTER_RESET
+            self.reason = self.reason or Reason.CLUSTER_RESET
             self._reset_client()
         self._end_if_closed()
 
     # ------------------------------------------------------------------------------------------------ the end
 
-    def half_close(self, reason: str) -> None:
+    def half_close(self, reason: Reason) -> None:
         """End the client's direction in its place; what the cluster still has to say is delivered."""
         if not self._client_open or self._client_eof or self._transport is None:
             return
@@ -262,7 +251,7 @@ class Relay(asyncio.BufferedProtocol):
             self._channel.write_eof()
         self._finish_if_done()
 
-    def abort(self, reason: str) -> None:
+    def abort(self, reason: Reason) -> None:
         """End both legs at once."""
         self.reason = self.reason or reason
         self._drop_channel()

@@ -124,7 +124,10 @@ def test_a_failure_exits_1_with_a_line_and_a_hint() -> None:
         1,
         "kubemux: admin.listen 127.0.0.1:9464: busy\n  hint: choose another\n",
     )
-    assert failing(ProxyError("odd")).stderr == "kubemux: odd\n"
+    assert failing(ProxyError("odd", hint="")).stderr == "kubemux: odd\n"
+    assert failing(ProxyError("odd")).stderr.startswith(
+        "kubemux: odd\n  hint: this is a bug: please report it"
+    )
 
 
 @pytest.mark.parametrize(

@@ -329,7 +329,7 @@ def test_import_keeps_comments_mode_and_ports(desk: Desk, certificates: Certific
     ("args", "code", "message"),
     [
         (["--context", "prod", "--context", "Prod", "--gateway", "direct"], 2, "there is no context 'Prod'"),
-        (["--context", "prod", "--gateway", "eu"], 2, "there is no gateway 'eu'"),
+        (["--context", "prod", "--gateway", "eu"], 2, "no gateway is called 'eu'"),
         (["--gateway", "direct"], 2, "no context is named"),
         (["--context", "prod"], 2, "Missing option '--gateway'"),
         (

@@ -8,6 +8,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry
 
+from proxy.errors.reasons import Reason
 from proxy.metrics import Metrics
 
 CLUSTER: Final = ("cluster",)
@@ -63,14 +64,14 @@ def filled() -> CollectorRegistry:
     metrics = Metrics(registry, version="0")
     metrics.watch_process()
     cluster = metrics.cluster("one")
-    cluster.traffic.results["ok"] += 1
+    cluster.traffic.results[Reason.CLIENT_CLOSED] += 1
     cluster.probes["ok"] += 1
     cluster.up = cluster.listening = True
     cluster.certificate_expiry["server"] = 1
     gateway = metrics.gateway("one")
     gateway.rtt = 1
     gateway.credential_expiry["user"] = gateway.planes["native"] = 1
-    gateway.connects["ok"] = gateway.reconnects["link_lost"] = 1
+    gateway.connects[Reason.OK] = gateway.reconnects[Reason.LINK_LOST] = 1
     metrics.config_reloads.labels("ok").inc()
     return registry
 

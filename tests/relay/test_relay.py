@@ -12,10 +12,11 @@ from contextlib import asynccontextmanager
 import pytest
 
 from proxy.errors import LinkLost, ProxyError
+from proxy.errors.reasons import Reason
 from proxy.metrics import Traffic
 from proxy.relay.budget import MemoryBudget
 from proxy.relay.interfaces import ChannelUser
-from proxy.relay.relay import End, Relay
+from proxy.relay.relay import Relay
 
 
 class Channel:
@@ -123,7 +124,7 @@ async def test_a_client_that_ended_its_side_still_gets_the_answer() -> None:
         relay.channel_eof()
         assert await receive(client, 100) == b"late answer"
         async with asyncio.timeout(5):
-            assert (await ended).reason == End.CLIENT_CLOSED
+            assert (await ended).reason == Reason.CLIENT_CLOSED
         assert channel.calls[-1] == "close"
 
 
@@ -136,7 +137,7 @@ async def test_a_cluster_that_ended_its_side_still_gets_the_request() -> None:
         await loop.sock_sendall(client, b"still talking")
         client.shutdown(socket.SHUT_WR)
         async with asyncio.timeout(5):
-            assert (await ended).reason == End.CLUSTER_CLOSED
+            assert (await ended).reason == Reason.CLUSTER_CLOSED
         assert channel.sent == b"still talking"
 
 
@@ -155,7 +156,7 @@ async def test_a_channel_closed_without_eof_resets_the_client() -> None:
         channel.lose(None)
         with pytest.raises(ConnectionResetError):
             await receive(client, 1)
-        assert (await ended).reason == End.CLUSTER_RESET
+        assert (await ended).reason == Reason.CLUSTER_RESET
 
 
 @pytest.mark.both_loops
@@ -170,7 +171,7 @@ async def test_a_channel_closed_without_eof_gives_a_client_that_has_ended_all_th
         channel.lose(None)
         assert len(await receive(client, sent)) == sent
         assert not await receive(client, 1), "the end, and no reset"
-        assert (await ended).reason == End.CLIENT_CLOSED
+        assert (await ended).reason == Reason.CLIENT_CLOSED
 
 
 @pytest.mark.both_loops(pauses=True)
@@ -234,8 +235,8 @@ async def test_a_full_channel_leaves_the_clients_bytes_in_the_kernel() -> None:
 
 async def test_abort_ends_both_legs() -> None:
     async with relayed() as (relay, channel, client, ended):
-        relay.abort(End.SHUTDOWN)
+        relay.abort(Reason.SHUTDOWN)
         with pytest.raises(ConnectionResetError):
             await receive(client, 1)
-        assert (await ended).reason == End.SHUTDOWN
+        assert (await ended).reason == Reason.SHUTDOWN
         assert "abort" in channel.calls

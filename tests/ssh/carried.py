@@ -11,6 +11,7 @@ from proxy.config.model import GatewayConfig
 from proxy.entries.arrival import Arrival
 from proxy.entries.listener import Listener
 from proxy.errors import ChannelError, LinkDown
+from proxy.errors.reasons import Reason
 from proxy.metrics import Traffic
 from proxy.relay.interfaces import Channel, Route
 from proxy.relay.relay import Relay
@@ -37,7 +38,7 @@ class Tunnel:
     def __init__(self, route: Route, target: Endpoint, gateway: Watched) -> None:
         self.endpoint = Endpoint("127.0.0.1", free_port())
         self.relays: list[Relay] = []
-        self.ended: list[str] = []
+        self.ended: list[str | None] = []
         self._route = route
         self._target = target
         self._budget = gateway.budget
@@ -55,7 +56,7 @@ class Tunnel:
         async with asyncio.timeout(SECONDS):
             while self.relays:
                 self._idle.clear()
-                self.relays[0].abort("the test is over")
+                self.relays[0].abort(Reason.SHUTDOWN)
                 await self._idle.wait()
 
     def _client(self, arrival: Arrival) -> None:

@@ -17,6 +17,7 @@ from typing import Self
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from proxy.errors.reasons import Reason
 from proxy.runtime.endpoint import Endpoint
 from tests.support.ports import free_port
 
@@ -245,9 +246,13 @@ class Daemon:
         return [entry for entry in entries if event in (None, entry["event"])]
 
     def assert_log_clean(self) -> None:
-        """No traceback, no line that is not JSON, no error that was not expected."""
+        """No traceback, no line that is not JSON, no reason that is not of the list, no error that was not
+        expected.
+        """
         text = self.log()
         assert "Traceback" not in text, text
         assert all(line.startswith("{") for line in text.splitlines()), text
+        words = {str(entry[key]) for entry in self.events() for key in ("reason", "result") if key in entry}
+        assert words <= set(map(str, Reason)), words
         bad = [entry for entry in self.events() if entry["level"] in ("error", "critical")]
         assert all(entry["event"] in self._expected_errors for entry in bad), bad

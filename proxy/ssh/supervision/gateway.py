@@ -17,6 +17,7 @@ from typing import Final
 
 from proxy.config.model import GatewayConfig
 from proxy.errors import HostKeyRevoked, LinkClosed, LinkDown, LinkError, LinkReplaced, RetryClass
+from proxy.errors.reasons import Reason
 from proxy.metrics import Metrics
 from proxy.relay.budget import MemoryBudget
 from proxy.relay.interfaces import Channel
@@ -77,7 +78,7 @@ class Gateway:
         self._up = asyncio.Event()
         self._wanted = asyncio.Event()
         self._outage = Outage(asyncio.get_running_loop().time())
-        self._lost_reasons: list[str] = []
+        self._lost_reasons: list[Reason] = []
         self._failure: LinkError | None = None
         self._is_closing = False
 

@@ -8,6 +8,7 @@ import structlog
 
 from proxy.config.learned_keys import Update, fingerprint, kind
 from proxy.errors import DialBroken, LinkClosed, LinkError
+from proxy.errors.reasons import Reason
 from proxy.metrics import Metrics
 from proxy.snapshots import GatewayState
 from proxy.ssh.link import Link
@@ -91,9 +92,9 @@ class Report:
             **fields,
         )
 
-    def link_up(self, link: Link, *, instead_of: str | None) -> None:
+    def link_up(self, link: Link, *, instead_of: Reason | None) -> None:
         """`instead_of` is the reason why an earlier one was lost or replaced."""
-        self._record.connects["ok"] += 1
+        self._record.connects[Reason.OK] += 1
         if instead_of is not None:
             self.reconnects += 1
             self._record.reconnects[instead_of] += 1

@@ -1,9 +1,11 @@
 """Everything that can go wrong, as one tree.
 
-Each class carries a stable `reason`: the same word is the metric label, the log field and the word in
-`kubemux status`. `stage` says how far a connection got (see `Stage`), `hint` tells an operator what to do
-about it. Exceptions of other libraries are translated into these at one boundary each: asyncssh's in
-`proxy/ssh`, ssl's and h11's in `proxy/health`.
+Each class carries a `reason`, one of the list in `proxy.errors.reasons`. `stage` says how far a connection
+got (see `Stage`), `hint` tells an operator what to do about it: the reason's remedy, or a better one that
+whoever raises the error knows.
+
+Exceptions of other libraries are translated into these at one boundary each: asyncssh's in `proxy/ssh`, ssl's
+and h11's in `proxy/health`.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar
 
+from proxy.errors.reasons import Reason
 from proxy.runtime.text import suggest
 
 
@@ -30,8 +33,13 @@ class Stage(StrEnum):
 class ProxyError(Exception):
     """The root. `str()` is one sentence for an operator; `hint` says what to do."""
 
-    reason: ClassVar[str] = "internal"
-    hint: str = ""
+    reason: ClassVar[Reason] = Reason.INTERNAL
+    hint: str = Reason.INTERNAL.remedy
+
+    def __init_subclass__(cls) -> None:
+        own = vars(cls)
+        if "reason" in own and "hint" not in own:
+            cls.hint = cls.reason.remedy
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
@@ -45,7 +53,7 @@ class UnknownName(ProxyError):
     Exit code 2.
     """
 
-    reason = "unknown_name"
+    reason = Reason.UNKNOWN_NAME
 
     @classmethod
     def among(cls, kind: str, name: str, known: Iterable[str]) -> UnknownName:
@@ -79,7 +87,7 @@ class ConfigError(ProxyError):
     Holds every problem found, up to a readable number.
     """
 
-    reason = "config"
+    reason = Reason.CONFIG
 
     def __init__(self, path: str, problems: list[Problem]) -> None:
         super().__init__(f"{path}: {len(problems)} problem{'s' if len(problems) != 1 else ''}")
@@ -121,7 +129,7 @@ class RetryClass(StrEnum):
 class LinkError(ProxyError):
     """A link could not be brought up, or was lost."""
 
-    reason = "link_failed"
+    reason = Reason.LINK_FAILED
     stage: Stage = Stage.SSH
     retry: RetryClass = RetryClass.SOON
     is_counted: bool = True
@@ -131,107 +139,84 @@ class LinkError(ProxyError):
 class Unresolvable(LinkError):
     """The gateway's name does not resolve."""
 
-    reason = "unresolvable"
+    reason = Reason.UNRESOLVABLE
     stage = Stage.TCP
-    hint = "check gateways.*.host (and ssh_config's HostName), and the bastion's resolver: getent hosts NAME"
 
 
 class Unreachable(LinkError):
     """TCP to sshd failed: refused, no route, reset."""
 
-    reason = "unreachable"
+    reason = Reason.UNREACHABLE
     stage = Stage.TCP
-    hint = "is sshd running there, and does a firewall let this machine through?"
 
 
 class ConnectTimeout(LinkError):
     """sshd did not answer, or did not finish the handshake, within `connect_timeout`."""
 
-    reason = "connect_timeout"
+    reason = Reason.CONNECT_TIMEOUT
     stage = Stage.TCP
-    hint = (
-        "packets may be dropped on the way, or sshd is overloaded (MaxStartups); raise connect_timeout "
-        "if it is only slow"
-    )
 
 
 class ProxyCommandFailed(LinkError):
     """The ProxyCommand of ssh_config could not be run, or has ended."""
 
-    reason = "proxy_command_failed"
+    reason = Reason.PROXY_COMMAND_FAILED
     stage = Stage.TCP
-    hint = (
-        "run the command as the daemon's user; what it writes to its standard error is in the log "
-        "(ProxyCommand says)"
-    )
 
 
 class HandshakeFailed(LinkError):
     """TCP works, but the SSH version exchange or key exchange does not."""
 
-    reason = "handshake_failed"
-    hint = "is that port an SSH server? Its log says more: journalctl -u ssh"
+    reason = Reason.HANDSHAKE_FAILED
 
 
 class BadVersion(HandshakeFailed):
     """The server's first line is no SSH version: it holds bytes that are not ASCII (RFC 4253 4.2)."""
 
-    reason = "bad_version"
-    hint = (
-        "SSH versions are ASCII: is that port an SSH server, and is its version string (sshd's "
-        "VersionAddendum) ASCII?"
-    )
+    reason = Reason.BAD_VERSION
 
 
 class HostKeyUnknown(LinkError):
     """known_hosts has no key for this server."""
 
-    reason = "host_key_unknown"
+    reason = Reason.HOST_KEY_UNKNOWN
     retry = RetryClass.SLOW
-    hint = "compare the fingerprint with one from a trusted source, then add the key to known_hosts"
 
 
 class HostKeyChanged(LinkError):
     """The server shows another key than known_hosts has: rotated, rebuilt, or somebody in between."""
 
-    reason = "host_key_changed"
+    reason = Reason.HOST_KEY_CHANGED
     retry = RetryClass.SLOW
-    hint = "find out why before you trust it; then replace the old line in known_hosts: ssh-keygen -R HOST"
 
 
 class HostKeyRevoked(LinkError):
     """The server shows a key that known_hosts marks `@revoked`."""
 
-    reason = "host_key_revoked"
+    reason = Reason.HOST_KEY_REVOKED
     retry = RetryClass.SLOW
-    hint = "do not connect: this key was revoked on purpose; the server needs a new one"
 
 
 class AuthFailed(LinkError):
     """sshd refused every key we have."""
 
-    reason = "auth_failed"
+    reason = Reason.AUTH_FAILED
     stage = Stage.AUTH
     retry = RetryClass.SLOW
-    hint = (
-        "is the public key in authorized_keys of that user, and the certificate still valid? sshd's log "
-        "says why it refused"
-    )
 
 
 class CredentialsUnusable(LinkError):
     """A key, certificate, passphrase or known_hosts file cannot be read or parsed."""
 
-    reason = "credentials_unusable"
+    reason = Reason.CREDENTIALS_UNUSABLE
     stage = Stage.AUTH
     retry = RetryClass.SLOW
-    hint = "check that the file exists, and that the daemon's user may read it"
 
 
 class JumpFailed(LinkError):
     """A gateway of the jump chain cannot be reached; the message says which and why."""
 
-    reason = "jump_failed"
+    reason = Reason.JUMP_FAILED
 
 
 class DialBroken(LinkError):
@@ -240,42 +225,39 @@ class DialBroken(LinkError):
     It is dialled again as after any failure.
     """
 
-    reason = "internal"
-    hint = "this is a bug: please report it with the traceback in the log; kubemux dials again by itself"
+    reason = Reason.INTERNAL
 
 
 class KeepaliveTimeout(LinkError):
     """The peer stopped answering."""
 
-    reason = "keepalive_timeout"
-    hint = "the network or the gateway is gone without a word; kubemux dials again by itself"
+    reason = Reason.KEEPALIVE_TIMEOUT
 
 
 class LinkLost(LinkError):
     """The connection ended: closed, reset, or a protocol error on it."""
 
-    reason = "link_lost"
-    hint = "kubemux dials again by itself; if this repeats, sshd's log on the gateway says why it hangs up"
+    reason = Reason.LINK_LOST
 
 
 class LinkClosed(LinkError):
     """We closed the link ourselves: a stop, or a gateway that is configured no more."""
 
-    reason = "closed"
+    reason = Reason.CLOSED
+    hint = ""  # that remedy is for a probe that was hung up on
 
 
 class LinkReplaced(LinkClosed):
     """We closed it because another one does its work: reconnect, a rotated key, age."""
 
-    reason = "replaced"
+    reason = Reason.REPLACED
 
 
 class LinkDown(ProxyError):
     """No link of the gateway is up, and none came up within the time a client may wait."""
 
-    reason = "link_down"
+    reason = Reason.LINK_DOWN
     stage: Stage = Stage.SSH
-    hint = "kubemux status shows why the gateway is down"
 
 
 # ---------------------------------------------------------------------------------------------- channels
@@ -284,42 +266,32 @@ class LinkDown(ProxyError):
 class ChannelError(ProxyError):
     """A channel could not be opened on a link that is up."""
 
-    reason = "channel_failed"
+    reason = Reason.CHANNEL_FAILED
     stage: Stage = Stage.CHANNEL
 
 
 class ChannelRefused(ChannelError):
     """The gateway could not connect to the API server (RFC 4254 5.1, SSH_OPEN_CONNECT_FAILED)."""
 
-    reason = "channel_refused"
-    hint = "is the API server listening there, as seen from the gateway?"
+    reason = Reason.CHANNEL_REFUSED
 
 
 class ChannelProhibited(ChannelError):
     """sshd does not allow this forwarding (SSH_OPEN_ADMINISTRATIVELY_PROHIBITED)."""
 
-    reason = "channel_prohibited"
-    hint = (
-        "sshd's AllowTcpForwarding or PermitOpen, or permitopen= in authorized_keys, does not allow "
-        "this address"
-    )
+    reason = Reason.CHANNEL_PROHIBITED
 
 
 class ChannelTimeout(ChannelError):
     """Neither opened nor refused in time: the gateway cannot reach the API server's address."""
 
-    reason = "timeout"
-    hint = (
-        "the gateway's packets to the API server are probably dropped: check routes and firewalls from "
-        "the gateway"
-    )
+    reason = Reason.TIMEOUT
 
 
 class MemoryExhausted(ChannelError):
     """`limits.memory` is all given out: the client is turned away instead of growing the process."""
 
-    reason = "memory"
-    hint = "raise limits.memory, or lower limits.max_connections"
+    reason = Reason.MEMORY
 
 
 # ---------------------------------------------------------------------------------------------- local side
@@ -328,15 +300,10 @@ class MemoryExhausted(ChannelError):
 class ListenError(ProxyError):
     """A local address could not be bound."""
 
-    reason = "listen_failed"
-    hint = "choose an address of this machine and a port that is free"
+    reason = Reason.LISTEN_FAILED
 
 
 class AdminError(ProxyError):
     """The running daemon could not be asked."""
 
-    reason = "admin"
-    hint = (
-        "is it running, and could it open its admin addresses? systemctl status kubemux (--user, if it is "
-        "yours), or the log of kubemux run"
-    )
+    reason = Reason.ADMIN

@@ -1,0 +1,376 @@
+"""The reasons that a user can see, in one list: each with its meaning and its remedy.
+
+The same word is the metric label (`result`, `reason`), the log field `reason`, the word in `kubemux status`
+and the row in docs/troubleshooting.md, which `proxy.errors.page` makes from this list. So none may be renamed
+lightly, and none may be made up at run time.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Subject(StrEnum):
+    """What a reason is about, and so where a user meets it."""
+
+    GATEWAY = "gateway"
+    """`status` of a gateway; `gateway_connects_total{result}`, `gateway_reconnects_total{reason}`; the log of
+    links.
+    """
+    PROBE = "probe"
+    """`status` of a cluster; `kubemux probe`; `probes_total{result}`."""
+    CLIENT = "client"
+    """`connections_total{result}`; the log of connections."""
+    DAEMON = "daemon"
+    """What the daemon, or a command, could not do."""
+
+
+_G, _P, _C, _D = Subject.GATEWAY, Subject.PROBE, Subject.CLIENT, Subject.DAEMON
+
+
+class Reason(StrEnum):
+    """One word; `subjects` it can be about; what it means; what to do about it, if anything."""
+
+    subjects: tuple[Subject, ...]
+    meaning: str
+    remedy: str
+
+    def __new__(  # noqa: D102 - of each member; Reason("ok") looks one up
+        cls, word: str, subjects: tuple[Subject, ...] = (), meaning: str = "", remedy: str = ""
+    ) -> Reason:
+        reason = str.__new__(cls, word)
+        reason._value_ = word
+        reason.subjects, reason.meaning, reason.remedy = subjects, meaning, remedy
+        return reason
+
+    OK = "ok", (_G, _P, _D), "it worked: a dial, a probe, a reload"
+
+    # -------------------------------------------------------------------------------- links to a gateway
+
+    UNRESOLVABLE = (
+        "unresolvable",
+        (_G,),
+        "the gateway's name does not resolve",
+        "check gateways.*.host (and ssh_config's HostName), and the bastion's resolver: getent hosts NAME",
+    )
+    UNREACHABLE = (
+        "unreachable",
+        (_G,),
+        "TCP to sshd failed: refused, no route, reset; or a jump host does not forward to it",
+        "is sshd running there, and does a firewall let this machine through?",
+    )
+    CONNECT_TIMEOUT = (
+        "connect_timeout",
+        (_G,),
+        "sshd did not answer, or did not finish the login, within `connect_timeout`",
+        "packets may be dropped on the way, or sshd is overloaded (MaxStartups); raise connect_timeout "
+        "if it is only slow",
+    )
+    PROXY_COMMAND_FAILED = (
+        "proxy_command_failed",
+        (_G,),
+        "the ProxyCommand of ssh_config could not be run, or has ended; the message has its exit code",
+        "run the command as the daemon's user; what it writes to its standard error is in the log "
+        "(ProxyCommand says)",
+    )
+    HANDSHAKE_FAILED = (
+        "handshake_failed",
+        (_G,),
+        "TCP works, but the exchange of SSH versions or keys does not",
+        "is that port an SSH server? Its log says more: journalctl -u ssh",
+    )
+    BAD_VERSION = (
+        "bad_version",
+        (_G,),
+        "the server's first line is no SSH version: it holds bytes that are not ASCII (RFC 4253 4.2)",
+        "SSH versions are ASCII: is that port an SSH server, and is its version string (sshd's "
+        "VersionAddendum) ASCII?",
+    )
+    HOST_KEY_UNKNOWN = (
+        "host_key_unknown",
+        (_G,),
+        "known_hosts has no key for this server",
+        "compare the fingerprint with one from a trusted source, then add the key to known_hosts",
+    )
+    HOST_KEY_CHANGED = (
+        "host_key_changed",
+        (_G, _C),
+        "the server shows another key than known_hosts has: it was rotated or rebuilt, or somebody is in "
+        "between; the message has both fingerprints",
+        "find out why before you trust it; then replace the old line in known_hosts: ssh-keygen -R HOST",
+    )
+    HOST_KEY_REVOKED = (
+        "host_key_revoked",
+        (_G, _C),
+        "the server shows a key that known_hosts marks `@revoked`, or that RevokedHostKeys has",
+        "do not connect: this key was revoked on purpose; the server needs a new one",
+    )
+    AUTH_FAILED = (
+        "auth_failed",
+        (_G,),
+        "sshd refused every key that we have, or wants more than a key",
+        "is the public key in authorized_keys of that user, and the certificate still valid? sshd's log "
+        "says why it refused",
+    )
+    JUMP_FAILED = (
+        "jump_failed",
+        (_G,),
+        "a gateway of the jump chain cannot be reached; the message says which, and why",
+        "mend that gateway: its own line in kubemux status, or kubemux probe CLUSTER, shows at which step it "
+        "stops",
+    )
+    KEEPALIVE_TIMEOUT = (
+        "keepalive_timeout",
+        (_G, _C),
+        "the gateway stopped answering on a link that was up",
+        "the network or the gateway is gone without a word; kubemux dials again by itself",
+    )
+    LINK_LOST = (
+        "link_lost",
+        (_G, _C),
+        "a link that was up has ended: closed by sshd, or reset",
+        "kubemux dials again by itself; if this repeats, sshd's log on the gateway says why it hangs up",
+    )
+    PROTOCOL_ERROR = (
+        "protocol_error",
+        (_G, _C),
+        "the server broke the SSH protocol: nothing that it says afterwards can be trusted, so its link ends",
+        "kubemux dials again by itself; if this repeats, something on the way to the gateway alters "
+        "bytes, or its sshd is broken",
+    )
+    REPLACED = (
+        "replaced",
+        (_G, _C),
+        "kubemux closed a link because another one does its work: reconnect, a changed key, `max_link_age`; "
+        "a client on it had outlasted `retire_timeout`",
+    )
+    LINK_FAILED = (
+        "link_failed",
+        (_G,),
+        "a link failed, and nothing more is known",
+        "the message, and sshd's log on the gateway, say more",
+    )
+
+    # -------------------------------------------------------------------------------- of more than one kind
+
+    CREDENTIALS_UNUSABLE = (
+        "credentials_unusable",
+        (_G, _P),
+        "a key, certificate, passphrase, token, known_hosts or CA file cannot be used, or an ssh_config asks "
+        "for what kubemux cannot do; the message names it",
+        "the file must exist, be readable by the daemon's user and hold what its key says: a private key, "
+        "PEM, a token",
+    )
+    CLOSED = (
+        "closed",
+        (_G, _P, _C),
+        "a probe's connection was hung up on before an answer; or kubemux closed a link itself: a stop, or a "
+        "gateway that is configured no more",
+        "something hangs up on us: is api_servers the API server itself, or a load balancer without a live "
+        "backend?",
+    )
+    INTERNAL = (
+        "internal",
+        (_G, _P, _C, _D),
+        "an exception that nobody expected: a bug, of kubemux or of a library",
+        "this is a bug: please report it with the traceback in the log; kubemux goes on, and tries again by "
+        "itself",
+    )
+
+    # -------------------------------------------------------------------------------- channels
+
+    LINK_DOWN = (
+        "link_down",
+        (_P, _C),
+        "no link of the gateway is up; a client has waited `hold_timeout` for one, or came when there had "
+        "been none for longer than that",
+        "kubemux status shows why the gateway is down; kubemux probe CLUSTER shows at which step",
+    )
+    CHANNEL_REFUSED = (
+        "channel_refused",
+        (_P, _C),
+        "the gateway could not connect to the API server (RFC 4254 5.1, SSH_OPEN_CONNECT_FAILED)",
+        "is the API server listening there, as seen from the gateway? On the gateway: nc -vz HOST PORT",
+    )
+    CHANNEL_PROHIBITED = (
+        "channel_prohibited",
+        (_P, _C),
+        "sshd does not allow this forwarding (SSH_OPEN_ADMINISTRATIVELY_PROHIBITED)",
+        "sshd's AllowTcpForwarding or PermitOpen, or permitopen= in authorized_keys, does not allow "
+        "this address",
+    )
+    CHANNEL_FAILED = (
+        "channel_failed",
+        (_P, _C),
+        "sshd opened no channel for another reason, which the message has",
+        "the gateway's sshd log says why it opens no channel: journalctl -u ssh",
+    )
+    TIMEOUT = (
+        "timeout",
+        (_P, _C),
+        "no channel within `connect_timeout`, or no answer within `probe.timeout`; the message says which "
+        "step waited",
+        "packets are dropped on the way (look at routes and firewalls from the gateway), or the API server "
+        "is overloaded; raise probe.timeout if it is only slow",
+    )
+
+    # -------------------------------------------------------------------------------- probes
+
+    UNAUTHORIZED = (
+        "unauthorized",
+        (_P,),
+        "alive: 401 and 403 come from an API server that lives",
+        "the API server is alive; to see its health too, give probe.token_file or probe.client_cert",
+    )
+    TLS_UNTRUSTED = (
+        "tls_untrusted",
+        (_P,),
+        "reached, but its certificate is not signed by a CA of `tls.ca_file`",
+        "clients that trust another CA are served all the same: if kubectl works, tls.ca_file is the wrong "
+        "one (it must hold certificate-authority-data of the kubeconfig: rotated?), else it is the wrong "
+        "server",
+    )
+    TLS_NAME_MISMATCH = (
+        "tls_name_mismatch",
+        (_P,),
+        "reached, but its certificate is for other names than `tls.server_name`",
+        "clients that ask for another name are served all the same: set tls.server_name to one that the "
+        "certificate has (kubernetes is usual); kubemux probe CLUSTER lists them",
+    )
+    TLS_EXPIRED = (
+        "tls_expired",
+        (_P,),
+        "reached, but its certificate, or that of its CA, has expired",
+        "renew it (kubeadm certs renew apiserver), or set this machine's clock right",
+    )
+    TLS_NOT_YET_VALID = (
+        "tls_not_yet_valid",
+        (_P,),
+        "reached, but its certificate is not valid yet",
+        "compare this machine's clock with the API server's: timedatectl",
+    )
+    TLS_CLIENT_CERT = (
+        "tls_client_cert",
+        (_P,),
+        "the server does not accept the probe's client certificate, or wants one",
+        "give probe.client_cert and probe.client_key, signed by a CA that the server trusts, not expired",
+    )
+    TLS_FAILED = (
+        "tls_failed",
+        (_P,),
+        "what answers does not speak TLS, or no version of it that kubemux takes",
+        "does api_servers point to the HTTPS port (6443), and does the server speak TLS 1.2 or later?",
+    )
+    HTTP_FAILED = (
+        "http_failed",
+        (_P,),
+        "what answers is no HTTP server that an API server would be",
+        "what answers there is not an API server: check api_servers",
+    )
+    UNHEALTHY = (
+        "unhealthy",
+        (_P,),
+        "the API server answers that it is not well",
+        "the API server says so itself: kubectl get --raw '/readyz?verbose', and check probe.path",
+    )
+
+    # -------------------------------------------------------------------------------- how clients end
+
+    CLIENT_CLOSED = "client_closed", (_C,), "the client ended its connection"
+    CLIENT_RESET = "client_reset", (_C,), "the client has vanished: a reset, or gone while it waited"
+    CLUSTER_CLOSED = (
+        "cluster_closed",
+        (_C,),
+        "the API server ended the connection",
+        "its log says why, if the client complains",
+    )
+    CLUSTER_RESET = (
+        "cluster_reset",
+        (_C,),
+        "the channel was closed without an end of the stream; the client was reset",
+        "the API server's log, or sshd's, says why, if the client complains",
+    )
+    IDLE = (
+        "idle",
+        (_C,),
+        "no byte either way for `idle_timeout`: the client was reset",
+        "is idle_timeout longer than the pauses of its watches?",
+    )
+    SHUTDOWN = (
+        "shutdown",
+        (_C,),
+        "still there when `drain_timeout` was over: a stop, a drain, or a reload that removed or moved its "
+        "cluster",
+    )
+    LIMIT = (
+        "limit",
+        (_C,),
+        "turned away: `limits.max_connections` clients are there",
+        "connections_active shows which cluster's; who opens so many?",
+    )
+    CLUSTER_LIMIT = (
+        "cluster_limit",
+        (_C,),
+        "turned away: its cluster has `max_connections` clients",
+        "who opens so many? Else raise max_connections of the cluster",
+    )
+    MEMORY = (
+        "memory",
+        (_C,),
+        "turned away: `limits.memory` was all given out for `hold_timeout` (`clients wait for memory` in the "
+        "log)",
+        "raise limits.memory, or lower limits.max_connections; buffered_bytes and paused_relays show clients "
+        "that do not read",
+    )
+
+    # -------------------------------------------------------------------------------- the daemon, commands
+
+    LISTEN_FAILED = (
+        "listen_failed",
+        (_D,),
+        "a local address, or the admin socket, could not be bound; kubemux tries again",
+        "choose an address of this machine and a port that is free",
+    )
+    DRAINED = (
+        "drained",
+        (_D,),
+        "the cluster takes no connections since `kubemux drain`",
+        "kubemux reload opens it again",
+    )
+    CONFIG = (
+        "config",
+        (_D,),
+        "a configuration, or a kubeconfig, cannot be used; every problem is listed with its line",
+        "mend what the report lists; kubemux check shows it again",
+    )
+    REJECTED = (
+        "rejected",
+        (_D,),
+        "a reload was refused as a whole, and nothing has changed",
+        "its report is in the log: kubemux check shows it, too",
+    )
+    STOPPING = (
+        "stopping",
+        (_D,),
+        "it is too late to reload: kubemux is being stopped",
+        "the next start reads the new file",
+    )
+    UNKNOWN_NAME = (
+        "unknown_name",
+        (_D,),
+        "a command was given a cluster, gateway or context that there is not",
+        "kubemux status lists the names",
+    )
+    ADMIN = (
+        "admin",
+        (_D,),
+        "the running daemon could not be asked",
+        "is it running, and could it open its admin addresses? systemctl status kubemux (--user, if it is "
+        "yours), or the log of kubemux run",
+    )
+    WRITE_FAILED = (
+        "write_failed",
+        (_D,),
+        "a command could not write a file; what was there before still is",
+        "check the folder's permissions and free space, or choose another file with --output",
+    )
