@@ -100,15 +100,10 @@ def test_clean(command: list[str]) -> None:
 
 
 def test_the_tree_tells_the_story() -> None:
-    """Wings, and two modules of the words that all of them use."""
+    """Wings, and a module of the words that all of them use."""
     top = [path for path in (ROOT / "proxy").iterdir() if path.name != "__pycache__"]
     assert len([path for path in top if path.is_dir()]) <= 16
-    assert {path.name for path in top if path.is_file()} == {
-        "__init__.py",
-        "__main__.py",
-        "errors.py",
-        "snapshots.py",
-    }
+    assert {path.name for path in top if path.is_file()} == {"__init__.py", "__main__.py", "snapshots.py"}
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -13,12 +13,14 @@ import pytest
 
 import proxy
 from proxy.errors import ChannelError, LinkError, ProxyError
+from proxy.errors.page import filled
 from proxy.errors.reasons import Reason, Subject
 from proxy.health.result import Result
 
 ROOT = Path(__file__).parents[2]
 LIST = ROOT / "proxy" / "errors" / "reasons.py"
 SOURCES = {path: ast.parse(path.read_text()) for path in (ROOT / "proxy").rglob("*.py") if path != LIST}
+PAGE = ROOT / "docs" / "troubleshooting.md"
 
 
 def kinds(root: type[ProxyError]) -> set[type[ProxyError]]:
@@ -126,6 +128,17 @@ def test_an_errors_hint_is_the_remedy_unless_it_knows_better(errors: set[type[Pr
 def test_the_results_of_probes_are_those_of_the_list() -> None:
     assert set(map(str, Result)) == set(map(str, about(Subject.PROBE)))
     assert all(result.hint == Reason(result).remedy for result in Result)
+
+
+def test_the_page_is_what_the_list_makes_of_it() -> None:
+    page = PAGE.read_text()
+    assert re.findall(r"<!-- reasons: (\w+) -->", page) == [*Subject]
+    assert filled(page) == page, f"python -m proxy.errors.page {PAGE.relative_to(ROOT)}"
+
+
+def test_nothing_is_documented_that_does_not_exist() -> None:
+    rows = re.findall(r"^\| `([a-z_]+)` \|", PAGE.read_text(), re.MULTILINE)
+    assert set(rows) == set(Reason)
 
 
 @pytest.mark.parametrize("path", ["config/prometheus/kubemux.rules.yml", "config/grafana-dashboard.json"])
