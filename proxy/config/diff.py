@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from proxy.config.credentials import paths
 from proxy.config.keys import keys
 from proxy.config.model import ClusterConfig, Config, GatewayConfig
+from proxy.config.references import paths
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +35,6 @@ class Plan:
     """Whether `limits:` differs; likewise `admin` and `log`."""
     admin: bool
     log: bool
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether there is nothing to do."""
-        parts = (self.gateways, self.clusters)
-        return not (self.limits or self.admin or self.log or any(map(_moves, parts)))
 
 
 def changed(old: Mapping[Path, bytes], new: Mapping[Path, bytes]) -> frozenset[Path]:
@@ -71,10 +65,6 @@ def plan(old: Config, new: Config, changed_files: frozenset[Path] = frozenset())
 
 
 _Sections = Mapping[str, GatewayConfig] | Mapping[str, ClusterConfig]
-
-
-def _moves(change: Change) -> bool:
-    return bool(change.removed or change.changed or change.added or change.renewed)
 
 
 def _unlike(old: _Sections, new: _Sections, changed_files: frozenset[Path]) -> set[str]:

@@ -15,10 +15,10 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import SSHCertificate, load_ssh_public_identity
 
 from proxy.config import certificates
-from proxy.config.credentials import references
 from proxy.config.files import MAX_CREDENTIAL_BYTES, Unusable, read_bytes
 from proxy.config.keys import Kind
 from proxy.config.model import Config, GatewayConfig
+from proxy.config.references import references
 
 SOON_S: Final = 14 * 86400.0
 """As the shipped alert has it; for a certificate that lives for less than ten weeks, a fifth of its life."""

@@ -12,8 +12,9 @@ from typing import Final, TypeVar
 
 import structlog
 
-from proxy.config.credentials import HANGS, Section
+from proxy.config.credentials import HANGS
 from proxy.config.findings import Loc, dotted
+from proxy.config.references import Section
 from proxy.runtime.blocking import FILES_S, Hangs, Place
 
 T = TypeVar("T")

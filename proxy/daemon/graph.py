@@ -9,7 +9,7 @@ from pathlib import Path
 
 import structlog
 
-from proxy.config import credentials
+from proxy.config import references
 from proxy.config.diff import Plan
 from proxy.config.model import DIRECT, ClusterConfig, Config
 from proxy.daemon.cluster import HALF_CLOSE_S, Shared
@@ -102,7 +102,7 @@ class Graph:
         """Turn into what `config` says. `plan` is the way there, and `fingerprint` of the files it names."""
         self.config = config
         known = {**self.fingerprint, **fingerprint}
-        self.fingerprint = {path: known[path] for path in credentials.files(config) if path in known}
+        self.fingerprint = {path: known[path] for path in references.files(config) if path in known}
         if plan.limits:
             self._apply_limits()
         listeners = self._retire(plan)

@@ -15,7 +15,7 @@ from typing import Final
 
 import structlog
 
-from proxy.config import credentials, diff
+from proxy.config import credentials, diff, references
 from proxy.config.credentials import Look, Stamp
 from proxy.config.findings import Finding, Loc
 from proxy.config.model import Config
@@ -41,7 +41,7 @@ class Renewal:
     async def look(self) -> bool:
         """Take what has changed and settled since the last call; whether there was something."""
         daemon, config = self._daemon, self._daemon.graph.config
-        sections = credentials.sections(config)
+        sections = references.sections(config)
         stamps = await self._scan.run(sections, lambda _, section: credentials.stamps(section))
         settled, self._seen = stamps == self._seen, stamps
         if not settled or stamps == self._settled:
@@ -85,4 +85,4 @@ class Renewal:
         section = config.gateways[name] if finding.loc[0] == "gateways" else config.clusters[name]
         key = ".".join(map(str, finding.loc))
         log.warning("changed file cannot be used", key=key, message=finding.message, hint=finding.hint)
-        return set(credentials.paths(section))
+        return set(references.paths(section))

@@ -42,9 +42,6 @@ _REMEDIES: Final = {
 }
 """What ssh says, and what to do about it."""
 
-Options = Mapping[str, tuple[str, ...]]
-"""Keyword -> its values, in their order."""
-
 
 @dataclass(frozen=True, slots=True)
 class Remark:

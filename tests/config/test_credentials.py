@@ -11,7 +11,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from proxy.config import credentials, diff, known_hosts, values
+from proxy.config import credentials, diff, known_hosts, references, values
 from proxy.config.credentials import Scrutiny
 from proxy.config.model import Config, GatewayConfig
 from tests.support.ssh_keys import hash_hosts, new_key, public, sign
@@ -199,7 +199,7 @@ def test_a_known_hosts_of_any_size(tmp_path: Path) -> None:
 def test_each_file_is_named_once(tmp_path: Path) -> None:
     one, other = tmp_path / "one", tmp_path / "other"
     certificates = [tmp_path / f"{name}-cert.pub" for name in ("one", "other")]
-    assert credentials.files(config(one, other, known_hosts=(one,))) == (
+    assert references.files(config(one, other, known_hosts=(one,))) == (
         one,
         certificates[0],
         other,

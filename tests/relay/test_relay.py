@@ -28,7 +28,6 @@ class Channel:
         self.user: ChannelUser | None = None
         self.sent = bytearray()
         self.calls: list[str] = []
-        self.happened = asyncio.Condition()
         self._buffer = memoryview(bytearray(16 << 10))
         self._is_lost = False
 

@@ -26,9 +26,8 @@ CLOSE: Final = 97
 REQUEST: Final = 98
 FAILURE: Final = 100
 
-PROHIBITED: Final = 1
 CONNECT_FAILED: Final = 2
-"""Reason codes of OPEN_FAILURE (RFC 4254 5.1)."""
+"""A reason code of OPEN_FAILURE (RFC 4254 5.1)."""
 
 BIGGEST_WINDOW: Final = (1 << 32) - 1
 

@@ -1,0 +1,58 @@
+"""Which files the gateways and clusters of a configuration name. Pure: the files are not touched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from proxy.config import keys
+from proxy.config.findings import Loc
+from proxy.config.keys import Kind
+from proxy.config.model import ClusterConfig, Config, GatewayConfig
+
+Section = GatewayConfig | ClusterConfig
+
+
+class Reference(NamedTuple):
+    """One file that a gateway or cluster names, at `loc` below it."""
+
+    loc: Loc
+    path: Path
+    kind: Kind
+
+
+def references(section: keys.Section) -> Iterator[Reference]:
+    """The files that one gateway or cluster names."""
+    for name, key in keys.keys(type(section)).items():
+        value = getattr(section, name)
+        if isinstance(value, keys.Section):
+            yield from (Reference((name, *loc), path, kind) for loc, path, kind in references(value))
+        elif key.file is not None and isinstance(value, tuple):
+            yield from (Reference((name, index), path, key.file) for index, path in enumerate(value))
+        elif key.file is not None and value is not None:
+            yield Reference((name,), value, key.file)
+
+
+def paths(section: Section) -> Iterator[Path]:
+    """The files that a gateway or cluster is made with: those it names, and the certificates that lie beside
+    its keys.
+
+    `KEY-cert.pub` is taken without being named, as by ssh(1). What an ssh_config names in turn is not among
+    them.
+    """
+    for reference in references(section):
+        yield reference.path
+        if reference.kind is Kind.PRIVATE_KEY:
+            yield Path(f"{reference.path}-cert.pub")
+
+
+def sections(config: Config) -> dict[Loc, Section]:
+    """What names files, by where it stands."""
+    gateways: dict[Loc, Section] = {("gateways", name): gateway for name, gateway in config.gateways.items()}
+    return gateways | {("clusters", name): cluster for name, cluster in config.clusters.items()}
+
+
+def files(config: Config) -> tuple[Path, ...]:
+    """The `paths` of all sections, once, in their order."""
+    return tuple(dict.fromkeys(path for section in sections(config).values() for path in paths(section)))
