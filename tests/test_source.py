@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from vulture import Vulture
 
 ROOT = Path(__file__).parents[1]
 CODE = [folder for folder in ("proxy", "tests", "bench") if (ROOT / folder).is_dir()]
@@ -38,14 +39,26 @@ LAYERS = (
 """The wings, from the top down: a module imports its own wing and those below it."""
 
 PURE = (
-    "proxy.ssh.native.wire",
-    "proxy.config.diff",
-    "proxy.relay.idle",
-    "proxy.ssh.governor",
-    "proxy.ssh.supervision.links",
     "proxy.admin.status",
+    "proxy.config.diff",
+    "proxy.config.references",
+    "proxy.config.rules",
+    "proxy.entries.admission",
+    "proxy.errors",
+    "proxy.health.chain",
+    "proxy.health.hysteresis",
+    "proxy.health.result",
+    "proxy.metrics.records",
+    "proxy.openssh.tokens",
+    "proxy.relay.budget",
+    "proxy.relay.idle",
+    "proxy.snapshots",
+    "proxy.ssh.governor",
+    "proxy.ssh.native.wire",
+    "proxy.ssh.pace",
+    "proxy.ssh.supervision.links",
 )
-"""These take values and a clock: no I/O."""
+"""These take values and a clock: neither they nor what they import does I/O."""
 IO = {"asyncio", "socket", "asyncssh", "uvloop", "subprocess", "threading"}
 
 CONFINED = {
@@ -59,6 +72,48 @@ CONFINED = {
     "uvloop": ("proxy.cli",),
 }
 """Library -> the only ones that import it: its types and its surprises stay there."""
+
+
+CALLED_BY_OTHERS = {
+    "asyncio calls it": "pause_writing",
+    "asyncssh calls it": """auth_succeeded begin_auth connection_requested kbdint_auth_requested
+        kbdint_challenge_received log_received_packet public_key_auth_supported session_started
+        _process_hostkeys_prove_00_at_openssh_dot_com_global_request""",
+    "asyncssh has a decipher of these methods": "decrypt_header decrypt_packet",
+    "asyncssh reads it": """protocol_factory server_host_key_algs _auth _auth_in_progress _auth_was_trivial
+        _init_recv_window _keepalive_count _recv_blocksize _recv_macsize _send_blocksize _send_enchdrlen
+        _server_host_keys""",
+    "click calls it": "demo format_commands get_command",
+    "dataclasses make one of each subclass": "__init_subclass__",
+    "enum reads it": "_value_",
+    "hypothesis calls it, or its test runner": """grants_keep_within_the_limit uncharge used_is_what_is_out
+        the_peer_never_has_more_than_the_window a_user_who_takes_everything_never_stalls_the_peer TestGrants
+        TestPeer TestLife""",
+    "paramiko calls it": "check_auth_publickey check_channel_direct_tcpip_request get_allowed_auths",
+    "paramiko reads it": "REKEY_BYTES",
+    "prometheus-client calls it": "_boot_time",
+    "pydantic calls it": "default_schema field_title_should_be_set nullable_schema",
+    "pytest calls it": """pytest_asyncio_loop_factories pytest_collection_modifyitems pytest_configure
+        pytest_generate_tests pytest_itemcollected pytest_runtest_logreport pytest_runtest_setup
+        pytest_terminal_summary pytest_xdist_make_scheduler""",
+    "pytest reads it": "pytest_plugins pytestmark",
+    "pytest-xdist calls it": "_split_scope",
+    "ruamel.yaml reads it": """Scanner ignore_aliases implicit max_depth preserve_quotes
+        warn_double_anchors""",
+    "socketserver reads it": "block_on_close daemon_threads",
+    "starlette reads it": "redirect_slashes",
+    "unittest.mock returns it": "return_value",
+    "uvicorn calls it": "send_400_response",
+    "uvicorn reads it": "access_log default_headers keep_alive timeout_keep_alive_task",
+    "warnings calls it": "showwarning",
+    "a Protocol's parameter": "encoding high low",
+    "the context manager's third argument": "trace",
+    "named in a string: a cast, a marker, a parameter of a test": "BinaryIO _Inner not_yet_valid",
+    "changed in place: `|=`": "unsupported",
+    "a message that only tests send": "EXTENDED_DATA",
+    "a member of an enum that a test looks for": "BLUE",
+}
+"""Why -> names that nothing in the tree uses, separated by spaces."""
 
 
 def within(module: str, names: tuple[str, ...]) -> bool:
@@ -134,7 +189,30 @@ def test_a_library_stays_where_it_belongs(library: str) -> None:
 
 @pytest.mark.parametrize("module", [module for module in MODULES if within(module, PURE)])
 def test_pure_modules_do_no_io(module: str) -> None:
-    assert not {name.partition(".")[0] for name in imports(module)} & IO
+    """Nor does anything that they import, however far away."""
+    waiting: list[tuple[str, ...]] = [(module,)]
+    seen = {module}
+    while waiting:
+        path = waiting.pop()
+        for name in imports(path[-1]):
+            assert name.partition(".")[0] not in IO, " -> ".join((*path, name))
+            if name in MODULES and name not in seen:
+                seen.add(name)
+                waiting.append((*path, name))
+
+
+def test_nothing_is_unused() -> None:
+    """Neither in the program by itself, whatever tests use of it, nor in what tests and benches share."""
+    excused = {name for names in CALLED_BY_OTHERS.values() for name in names.split()}
+    found = set()
+    for folders in (["proxy"], CODE):
+        vulture = Vulture(ignore_decorators=["@pytest.fixture*", "@pytest_asyncio.fixture*"])
+        vulture.scavenge([ROOT / folder for folder in folders])
+        unused = vulture.get_unused_code(min_confidence=60)
+        found |= {item.name for item in unused}
+        left = [item.get_report() for item in unused if item.name not in excused]
+        assert not left, "\n".join(["remove it, or say in CALLED_BY_OTHERS who calls it:", *left])
+    assert excused <= found, f"CALLED_BY_OTHERS: to be removed: {sorted(excused - found)}"
 
 
 @pytest.mark.parametrize("module", MODULES)
