@@ -1,1 +1,1 @@
-"""The admin side: HTTP on loopback and on a unix socket, and the pure snapshots it shows."""
+"""The admin endpoints, over HTTP on loopback and on a unix socket, and the client that asks them."""

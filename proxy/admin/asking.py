@@ -1,4 +1,4 @@
-"""One question to whatever has an address: kubemux's answer, or a sentence on what answers there instead."""
+"""Sends one request to an address: returns kubemux's answer, or says which other program answered."""
 
 from __future__ import annotations
 
@@ -17,38 +17,38 @@ from proxy.runtime.endpoint import Endpoint
 from proxy.runtime.text import escaped
 
 MAX_ANSWER: Final = 64 << 20
-"""Bytes: a hundred times what 1,000 clusters need. A program that sends without end is none of ours."""
+"""Bytes: a hundred times what 1,000 clusters need. A program that sends more is not kubemux."""
 _QUOTED: Final = 60
-"""Characters of what a stranger says: enough to know it by."""
+"""Characters of another program's answer that a message quotes."""
 
 Where = Path | Endpoint
 """A unix socket, or an address."""
 
 
 class NotKubemux(AdminError):
-    """Another program has the address."""
+    """Another program listens at the address."""
 
     def __init__(self, where: Where, what: str) -> None:
         super().__init__(f"{shown(where)}: that is not kubemux: {what}", hint=_who_has(where))
 
 
 class Unanswered(AdminError):
-    """Time is up. Perhaps the daemon hangs."""
+    """No answer came in time."""
 
     def __init__(self, where: Where, budget: float) -> None:
         hint = (
             "the daemon hangs or has too much to do (journalctl -u kubemux), or it is another program: "
-            f"{_look(where)}"
+            f"{_command(where)}"
         )
         super().__init__(f"{shown(where)}: no answer within {budget:g} s", hint=hint)
 
 
 def shown(where: Where) -> str:
-    """As messages name it."""
+    """The address as messages name it."""
     return f"http://{where}" if isinstance(where, Endpoint) else str(where)
 
 
-def _look(where: Where) -> str:
+def _command(where: Where) -> str:
     return (
         f"ss -ltnp 'sport = :{where.port}'"
         if isinstance(where, Endpoint)
@@ -58,22 +58,22 @@ def _look(where: Where) -> str:
 
 def _who_has(where: Where) -> str:
     key = "admin.listen" if isinstance(where, Endpoint) else "admin.socket"
-    return f"find what it is: {_look(where)}; then stop that, or choose another {key} and restart kubemux"
+    return f"find what it is: {_command(where)}; then stop that, or choose another {key} and restart kubemux"
 
 
 @dataclass(slots=True)
 class _Answer:
-    """What came back so far."""
+    """What has come back so far."""
 
     status: int = 0
     server: str = ""
     body: bytearray = field(default_factory=bytearray)
     words: bytes = b""
-    """What it says first, where that is not HTTP."""
+    """The first bytes of an answer that is not HTTP."""
 
     @property
     def who(self) -> str:
-        """A guess at who says this."""
+        """Which program this looks like."""
         said = escaped(
             (self.body or self.words)[: 4 * _QUOTED]
             .decode("utf-8", "replace")
@@ -95,8 +95,8 @@ class _Answer:
 async def ask(where: Where, method: str, target: str, *, budget: float) -> object:
     """The parsed answer of the daemon at `where`, within `budget` seconds.
 
-    Raises UnknownName and ConfigError if that is what the daemon says, NotKubemux if it is none, Unanswered,
-    and AdminError for everything else.
+    Raises UnknownName and ConfigError if the daemon answers with one, NotKubemux if another program answers,
+    Unanswered if the time is up, and AdminError for everything else.
     """
     answer = _Answer()
     try:
@@ -105,33 +105,34 @@ async def ask(where: Where, method: str, target: str, *, budget: float) -> objec
             if not is_whole and not answer.status:
                 answer.words = await _first_words(where)
                 if answer.words.partition(b"\nServer: ")[2].startswith(SERVER.encode()):
-                    answer.words = b""  # it was too busy before
+                    answer.words = b""  # it is kubemux, and had no place for us a moment ago
     except TimeoutError as exc:
         raise Unanswered(where, budget) from exc
     if answer.server != SERVER and (answer.status or answer.words):
         raise NotKubemux(where, answer.who)
     if not is_whole:
-        hint = f"is that kubemux? {_look(where)} tells; its log says more: journalctl -u kubemux"
+        hint = f"is that kubemux? {_command(where)} tells; its log says more: journalctl -u kubemux"
         broke = "in the middle of its answer" if answer.status else "without an answer"
         raise AdminError(f"{shown(where)}: it hung up {broke}", hint=hint)
     return _read(where, answer)
 
 
 async def _exchange(where: Where, method: str, target: str, answer: _Answer) -> bool:
-    """Whether the answer has come whole. Raises AdminError if nobody listens."""
-    import httpx2  # late: most commands ask nobody, and it takes 50 ms
+    """Fill in `answer`; whether all of it has come. Raises AdminError if nobody listens."""
+    import httpx2  # here, because it takes 50 ms, and most commands ask no daemon
 
     transport = httpx2.AsyncHTTPTransport(
         uds=str(where) if isinstance(where, Path) else None,
-        verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),  # for http nobody needs the system's CAs
+        verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),  # unused: it spares httpx2 reading the system's CAs
     )
     url = f"http://localhost{target}" if isinstance(where, Path) else f"http://{where}{target}"
     fields = {"Accept-Encoding": "identity", "Connection": "close"}
-    # Without `trust_env`: a proxy of the environment's is for other places. `ask` has the deadline.
+    # `trust_env`: a proxy that the environment names does not lead to this machine's loopback.
+    # `timeout`: the deadline is the one of `ask`.
     client = httpx2.AsyncClient(transport=transport, trust_env=False, timeout=None, headers=fields)
     try:
         async with client, client.stream(method, url) as got:
-            if got.status_code == 101:  # Switching Protocols, which nobody has asked for
+            if got.status_code == 101:  # Switching Protocols, which was not asked for
                 return False
             answer.status = got.status_code
             answer.server = got.headers.get("Server", "")
@@ -149,13 +150,13 @@ async def _exchange(where: Where, method: str, target: str, answer: _Answer) -> 
 
 def _nobody(where: Where, failed: OSError) -> AdminError:
     remedy = "use sudo, or become the daemon's user" if isinstance(failed, PermissionError) else None
-    number = failed.errno or 0  # negative: getaddrinfo's, whose words are its own
+    number = failed.errno or 0  # a negative one is getaddrinfo's, which has texts of its own
     text = os.strerror(number) if number > 0 else failed.strerror or str(failed)
     return AdminError(f"{shown(where)}: {text}", hint=remedy)
 
 
 def _system_error(failed: BaseException) -> OSError:
-    """What the system has said: httpx2 and anyio wrap it, and for a name with two addresses it said two."""
+    """The OSError that httpx2 and anyio have wrapped: the first one, if a name has several addresses."""
     found, cause = OSError(str(failed)), failed.__cause__ or failed.__context__
     while cause is not None:
         if isinstance(cause, OSError):
@@ -166,7 +167,7 @@ def _system_error(failed: BaseException) -> OSError:
 
 
 async def _first_words(where: Where) -> bytes:
-    """What a program says that does not speak HTTP: asked again, without an HTTP client in between."""
+    """What a program that does not speak HTTP answers. It is asked again, without the HTTP client."""
     connecting = (
         asyncio.open_unix_connection(where) if isinstance(where, Path) else asyncio.open_connection(*where)
     )

@@ -1,7 +1,8 @@
-"""Asking the running daemon: through its unix socket if there is one, else (to read only) over TCP.
+"""Asks the running daemon: through its unix socket if there is one, otherwise over TCP, which only reads.
 
-A daemon is found by the `admin:` section of a configuration file, and it counts only if it runs with that
-very file: several daemons of one machine may have the same address in their files, and one of them has it.
+The `admin:` section of a configuration file says where the daemon is. An answer counts only if the daemon
+runs with that same file: several daemons of one machine may have the same address in their files, and only
+one of them listens there.
 """
 
 from __future__ import annotations
@@ -26,20 +27,18 @@ ASK_TIMEOUT: Final = 5.0
 
 
 class Unfinished(AdminError):
-    """An order that takes longer than one would wait: the daemon has it, answers
-    others, and goes on with it.
-    """
+    """The daemon is still carrying out the order when the time is up. It goes on with it."""
 
     hint = "its log says how it ends: journalctl -u kubemux"
 
     def __init__(self, name: str, budget: float, document: object) -> None:
         super().__init__(f"{name}: not done after {budget:g} s; the daemon has the order and goes on")
         self.document = document
-        """Of `/status`, asked for when the time was up."""
+        """What `/status` said when the time was up."""
 
 
 class AnotherDaemon(AdminError):
-    """Who answers runs with another file."""
+    """The daemon that answers runs with another file."""
 
     def __init__(self, where: Where, running: str, path: Path) -> None:
         super().__init__(
@@ -51,12 +50,12 @@ class AnotherDaemon(AdminError):
 
 
 def written(path: Path) -> AdminConfig:
-    """The `admin:` section of a file; mistakes elsewhere in it do not count. Raises ConfigError."""
+    """The `admin:` section of a file. Mistakes elsewhere in the file do not matter. Raises ConfigError."""
     root = loader.keys(yaml.read(path))
     try:
         return read(AdminConfig, root.get("admin", {}))
     except Mistakes:
-        return loader.load(path).admin  # which says all that is wrong
+        return loader.load(path).admin  # reports all mistakes of the file
 
 
 async def fetch_status(admin: AdminConfig, path: Path) -> object:
@@ -77,8 +76,8 @@ async def fetch_status(admin: AdminConfig, path: Path) -> object:
 
 @contextmanager
 def names_of(path: Path, names: Iterable[str], *sections: str) -> Iterator[None]:
-    """Where the daemon does not know one of `names` that these sections of the file have, UnknownName says
-    how it comes to.
+    """Explain an UnknownName inside: if one of `names` is in these sections of the file, the daemon has not
+    read the file since.
     """
     try:
         yield
@@ -111,7 +110,7 @@ async def status_at(where: Where, path: Path) -> object:
 
 
 def _same(running: str, path: Path) -> bool:
-    """A relative path is that of an older daemon, started who knows where."""
+    """Whether both are one file. A daemon before 0.2.0 may say a relative path: that cannot be decided."""
     return not os.path.isabs(running) or os.path.realpath(running) == os.path.realpath(path)  # noqa: PTH117 - no Path is needed
 
 

@@ -40,15 +40,15 @@ _INDEX: Final = "".join(
 
 
 class _Path(Route):
-    """One path and no other. Starlette's pattern ends in `$`, before which a line feed may stand."""
+    """Exactly one path. Starlette's pattern ends in `$`, and so matches it with a line feed added, too."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """Whether it is asked for."""
+        """Whether the request is for this path."""
         return super().matches(scope) if scope["path"] == self.path else (Match.NONE, {})
 
 
 class Endpoints:
-    """What can be asked of a daemon, and ordered."""
+    """What a daemon answers, and the orders that it takes."""
 
     def __init__(self, snapshot: Callable[[], DaemonSnapshot], metrics: Metrics, control: Control) -> None:
         self._snapshot = snapshot
@@ -56,12 +56,12 @@ class Endpoints:
         self._control = control
 
     def reads(self, *, host: str | None) -> ASGIApp:
-        """An app that changes nothing; with `host` only for requests that name this machine or `host`."""
+        """The app that only reads. With `host` it refuses requests whose `Host` is neither that nor local."""
         app = _app(self._reads())
         return app if host is None else _only_for(host, app)
 
     def all(self) -> ASGIApp:
-        """An app that takes orders as well."""
+        """The app that reads and takes orders."""
         return _app([*self._reads(), *self._orders()])
 
     def _reads(self) -> list[Route]:
@@ -108,19 +108,19 @@ class Endpoints:
         return _json(asdict(await self._control.reload()))
 
     async def _reconnect(self, request: Request) -> Response:
-        return await _told(self._control.reconnect, "gateway", request)
+        return await _ordered(self._control.reconnect, "gateway", request)
 
     async def _drain(self, request: Request) -> Response:
         async def drain(cluster: str) -> Mapping[str, object]:
             return {"cut": await self._control.drain(cluster)}
 
-        return await _told(drain, "cluster", request)
+        return await _ordered(drain, "cluster", request)
 
     async def _probe(self, request: Request) -> Response:
-        return await _told(self._control.probe, "cluster", request)
+        return await _ordered(self._control.probe, "cluster", request)
 
 
-async def _told(
+async def _ordered(
     call: Callable[[str], Awaitable[Mapping[str, object] | None]], kind: str, request: Request
 ) -> Response:
     name = request.query_params.get(kind)
@@ -142,8 +142,8 @@ def host_allowed(header: str, listen: str) -> bool:
 
 def _only_for(host: str, app: ASGIApp) -> ASGIApp:
     async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
-        # HTTP/1.0 may come without one (h11 refuses that of 1.1), as simple health checks do; no browser
-        # speaks it.
+        # An HTTP/1.0 request may lack it, and simple health checks send such. h11 refuses it in HTTP/1.1,
+        # which is what browsers send.
         named = Headers(scope=scope).get("host")
         if named is not None and not host_allowed(named, host):
             refused = _error(403, "this Host is not served here", hint=f"ask for {host} or localhost")

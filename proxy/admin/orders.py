@@ -1,5 +1,5 @@
-"""What the daemon can be told through its unix socket; the daemon implements it, `proxy/admin/server.py`
-calls it.
+"""The orders that the daemon takes through its unix socket. `proxy/daemon/orders.py` carries them out,
+`proxy/admin/endpoints.py` calls them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Protocol
 class ReloadResult:
     """What a reload did, each item like `cluster prod-eu`.
 
-    `warnings` are sentences: what was taken but does not work yet.
+    `warnings` are sentences about what was accepted and does not work yet.
     """
 
     added: tuple[str, ...] = ()
@@ -22,13 +22,13 @@ class ReloadResult:
 
 
 class Control(Protocol):
-    """The changing calls.
+    """The orders.
 
-    Each bounds its own time and raises ProxyError; a client that hangs up does not cancel it.
+    Each has a deadline of its own and raises ProxyError. It goes on when its client hangs up.
     """
 
     async def reload(self) -> ReloadResult:
-        """Read the configuration again and take it. Raises ConfigError, and then nothing has changed."""
+        """Read the configuration again and apply it. Raises ConfigError, and then nothing has changed."""
 
     async def reconnect(self, gateway: str) -> None:
         """Replace the links of `gateway` by new ones. Raises UnknownName."""
@@ -40,8 +40,8 @@ class Control(Protocol):
         """
 
     async def drain(self, cluster: str) -> int:
-        """Take no new connections for `cluster`; returns when those it had have ended or had their time: how
-        many were cut.
+        """Stop accepting connections for `cluster`, and wait until the open ones have ended, or for
+        `limits.drain_timeout`. Returns how many were cut.
 
         Raises UnknownName.
         """

@@ -1,4 +1,4 @@
-"""The admin server: the endpoints on loopback (which read only) and on a unix socket (all of them)."""
+"""The admin server: on loopback the endpoints that only read, on a unix socket all of them."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from proxy.runtime.endpoint import Endpoint
 from proxy.snapshots import DaemonSnapshot
 
 _GRACE_S: Final = 2.0
-"""For requests that are being answered at a stop."""
+"""For requests that are still being answered at a stop."""
 
 
 class AdminServer:
     """Serves snapshots and metrics, and passes orders on.
 
-    Start one side, both, or go on without one that fails.
+    The two sides are started one by one; if one fails, the other still works.
     """
 
     def __init__(
@@ -57,8 +57,7 @@ class AdminServer:
         Raises ListenError.
         """
         listen = Endpoint(*where.getsockname()[:2]) if isinstance(where, socket.socket) else where
-        # Beyond loopback (`allow_remote: true`) any name may lead here, and a browser's page could as well
-        # ask for itself.
+        # On another address (`allow_remote: true`) any name may lead here, so `Host` proves nothing.
         host = listen.host if listen.is_loopback else None
         served = self._serving(self._endpoints.reads(host=host), f"admin {listen}")
         loop = asyncio.get_running_loop()
@@ -97,8 +96,8 @@ class AdminServer:
 
 
 def _listen_error(listen: Endpoint, exc: OSError) -> ListenError:
-    # The loop wraps the system's words in its own ("error while attempting to bind on address ...");
-    # getaddrinfo's are negative.
+    # The loop puts a sentence of its own around the system's text ("error while attempting to bind on
+    # address ..."). A negative number is getaddrinfo's, which has texts of its own.
     text = os.strerror(exc.errno) if exc.errno and exc.errno > 0 else exc.strerror or str(exc)
     if exc.errno == errno.EADDRINUSE:
         hint = (

@@ -58,11 +58,11 @@ def _plain(value: object) -> object:
 
 
 def from_document(document: object) -> DaemonSnapshot:
-    """The snapshot that a parsed document was made from.
+    """The snapshot that a parsed document describes.
 
     Raises ValueError if it is not one of this version.
     """
-    from proxy.config.reading import read  # for who asks a daemon: the daemon does without
+    from proxy.config.reading import read  # here, because only the command line needs it, and not the daemon
 
     match document:
         case {"version": 1, "daemon": dict() as daemon, "gateways": gateways, "clusters": clusters}:
@@ -71,17 +71,12 @@ def from_document(document: object) -> DaemonSnapshot:
 
 
 def is_ready(snapshot: DaemonSnapshot) -> bool:
-    """The verdict of `/readyz`: listeners are bound and the daemon is not on its way out.
-
-    Clusters may be down.
-    """
+    """The verdict of `/readyz`: listeners are bound and the daemon is not stopping. Clusters may be down."""
     return snapshot.ready and not snapshot.draining
 
 
 def readiness(snapshot: DaemonSnapshot) -> str:
-    """The text of `/readyz?verbose`, a line for each check as kube-apiserver writes
-    them, the verdict last.
-    """
+    """The text of `/readyz?verbose`: a line for each check as kube-apiserver writes it, then the verdict."""
     return (
         "\n".join([*_checks(snapshot), f"readyz check {'passed' if is_ready(snapshot) else 'failed'}"]) + "\n"
     )
@@ -117,21 +112,17 @@ def is_up(cluster: ClusterSnapshot) -> bool:
 
 
 def is_failing(cluster: ClusterSnapshot) -> bool:
-    """Whether the last probe was not answered; one such does not make it down yet."""
+    """Whether the last probe got no answer. The cluster is down only after several."""
     return cluster.reason in _FAILURES
 
 
 def cut_off(snapshot: DaemonSnapshot) -> frozenset[str]:
-    """The gateways without a link: whatever the last probes of their clusters have found, no client gets
-    through now.
-    """
+    """The gateways without a link. No client gets through them now, whatever the last probes found."""
     return frozenset(gateway.name for gateway in snapshot.gateways if not is_connected(gateway))
 
 
 def why_not_up(cluster: ClusterSnapshot) -> str:
-    """A word or two: why there is no listener, else the last probe's reason, or the state while that says
-    `ok` or nothing.
-    """
+    """A word or two: why it does not listen, the last probe's reason, or the state if there is none."""
     if not cluster.listening:  # a port that is taken, or else it was drained
         return cluster.reason if cluster.reason == ListenError.reason else "not listening"
     return cluster.reason if cluster.reason not in ("", "ok") else cluster.state

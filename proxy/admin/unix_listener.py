@@ -1,4 +1,4 @@
-"""The admin server's unix socket: 0600 from its first moment, a stale one replaced, a live one respected."""
+"""The admin server's unix socket, mode 0600 from the start. It replaces a stale socket, never a live one."""
 
 from __future__ import annotations
 

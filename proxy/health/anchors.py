@@ -1,4 +1,4 @@
-"""Certificates as verification sees them, and those that are trusted."""
+"""A certificate with what verification reads of it, and the set of trusted ones."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FOR_SERVERS: Final = frozenset({ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsa
 
 
 class Certificate:
-    """One certificate, and what verification asks of it."""
+    """One certificate, with what verification reads of it."""
 
     def __init__(self, parsed: x509.Certificate) -> None:
         self.parsed = parsed
@@ -35,12 +35,12 @@ class Certificate:
 
     @cached_property
     def issuer(self) -> bytes:
-        """Its issuer's name, as it is there: Go compares bytes."""
+        """Its issuer's name in the bytes of the certificate, because Go compares bytes."""
         return self.parsed.issuer.public_bytes()
 
     @cached_property
     def key(self) -> CertificatePublicKeyTypes | None:
-        """None if it is of a kind that nobody knows."""
+        """Its public key; None if cryptography does not know its kind."""
         try:
             return self.parsed.public_key()
         except (UnsupportedAlgorithm, ValueError):
@@ -48,7 +48,7 @@ class Certificate:
 
     @cached_property
     def names(self) -> x509.SubjectAlternativeName:
-        """Whom it is for; empty if it does not say."""
+        """Its names (subjectAltName); empty if it has none."""
         return self.extension(x509.SubjectAlternativeName) or x509.SubjectAlternativeName([])
 
     def extension(self, kind: type[E]) -> E | None:
@@ -60,13 +60,13 @@ class Certificate:
 
     @property
     def is_ca(self) -> bool:
-        """Whether it says so."""
+        """Whether it says that it is a CA."""
         constraints = self.extension(x509.BasicConstraints)
         return constraints is not None and constraints.ca
 
     @property
     def signs_certificates(self) -> bool:
-        """Whether it may, as far as it says itself. Version 1 had no way to say."""
+        """Whether it allows itself to sign certificates. Version 1 cannot say, and may."""
         usage = self.extension(x509.KeyUsage)
         if usage and not usage.key_cert_sign:
             return False
@@ -76,7 +76,7 @@ class Certificate:
 
     @property
     def is_for_servers(self) -> bool:
-        """Its extended key usage; none allows all."""
+        """Whether its extended key usage allows servers. Without one, every use is allowed."""
         usage = self.extension(x509.ExtendedKeyUsage)
         return usage is None or not {
             ExtendedKeyUsageOID.SERVER_AUTH,
@@ -84,7 +84,7 @@ class Certificate:
         }.isdisjoint(usage)
 
     def has_signed(self, child: Certificate) -> bool:
-        """Whether the signature on `child` is ours. Whether its algorithm still counts is asked elsewhere."""
+        """Whether this certificate's key has signed `child`. The algorithm is judged elsewhere."""
         try:
             child.parsed.verify_directly_issued_by(self.parsed)
         except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
@@ -93,7 +93,7 @@ class Certificate:
 
 
 class Anchors:
-    """What is trusted: the certificates of a CA file, each as good as any other, self-signed or not."""
+    """The trusted certificates: all of a CA file, self-signed or not."""
 
     def __init__(self, certificates: Iterable[x509.Certificate]) -> None:
         self._by_subject: dict[bytes, list[Certificate]] = {}
@@ -110,5 +110,5 @@ class Anchors:
         return certificate.der in self._all
 
     def named(self, subject: bytes) -> Sequence[Certificate]:
-        """Those of this name."""
+        """The trusted certificates with this subject."""
         return self._by_subject.get(subject, ())

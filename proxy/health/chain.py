@@ -1,13 +1,13 @@
-"""Whether a server's certificates hold, by the rules of Go's crypto/x509: a probe says `up` where kubectl
-would be satisfied.
+"""Verifies a server's certificates by the rules of Go's crypto/x509, so that a probe says `up` where kubectl
+would accept the server.
 
 leaf (is it for the name, in time, for servers?) -> issuer -> ... -> any certificate of the CA file
 
-OpenSSL's verdict is another in both directions: it wants a self-signed end, lets key identifiers decide who
-signed, tries one issuer of a name alone, and minds a leaf's key usage; Go wants names equal byte by byte, no
-SHA-1, no negative serial number and no unknown critical extension. Each rule here is one of verify.go or
-parser.go there; the tests ask a real kubectl. Signatures are checked by cryptography. What Go takes and this
-refuses: policy constraints, and constraints on e-mail addresses and URIs.
+OpenSSL decides differently, in both directions. It wants a self-signed certificate at the end, finds issuers
+by key identifiers, tries only one issuer of a name, and checks the key usage of a leaf. Go wants names that
+are equal byte by byte, no SHA-1, no negative serial number and no unknown critical extension. Each rule here
+is one of verify.go or parser.go in Go, and the tests compare with a real kubectl. cryptography checks the
+signatures. Go accepts policy constraints, and constraints on e-mail addresses and URIs; this refuses them.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from proxy.health.result import Result
 from proxy.runtime.text import printable
 
 MAX_CHECKS: Final = 32
-"""Signatures that one server may have us check: each may hold the loop for a millisecond.
+"""How many signatures are checked for one server at most: each may hold the loop for a millisecond.
 
-Go allows 100, two are usual.
+Go allows 100. Two are usual.
 """
 MAX_COMPARISONS: Final = 10_000
-"""Of a name with a constraint (CVE-2025-58187: their number is a product of two that others choose)."""
+"""Comparisons of a name with a constraint: a server chooses how many of both there are (CVE-2025-58187)."""
 MIN_RSA_BITS: Final = 1024
 MAX_RSA_BITS: Final = 8192
 
@@ -61,7 +61,7 @@ _UNDERSTOOD: Final = frozenset(
         ExtensionOID.CERTIFICATE_POLICIES,
     }
 )
-"""Those that may be critical."""
+"""The extensions that may be critical."""
 
 
 _ADDRESSES: Final = (ipaddress.IPv4Address, ipaddress.IPv6Address)
@@ -69,9 +69,9 @@ _CONSTRAINED: Final = (x509.DNSName, x509.IPAddress, x509.RFC822Name, x509.Unifo
 
 
 class Refused(Exception):
-    """The certificates do not hold. `str()` says of the first of them what is wrong.
+    """The certificates are not accepted. `str()` says why, as a predicate of the first.
 
-    `for_all`: whatever CA a client trusts, if it is written in Go.
+    `for_all`: no client written in Go accepts them, whatever CA it trusts.
     """
 
     def __init__(self, result: Result, words: str, *, for_all: bool = False) -> None:
@@ -81,7 +81,7 @@ class Refused(Exception):
 
 
 def verify(chain: Sequence[bytes], anchors: Anchors, name: str, now: datetime) -> Certificate:
-    """The first of `chain` (DER, as a server sent them), if it is for `name` and leads to an anchor.
+    """The first of `chain` (DER, as the server sent them), if it is for `name` and leads to an anchor.
 
     Raises Refused.
     """
@@ -102,7 +102,7 @@ def verify(chain: Sequence[bytes], anchors: Anchors, name: str, now: datetime) -
             search.complain(refused)
         else:
             return leaf
-    assert search.complaint  # noqa: S101 - every way that ends says why
+    assert search.complaint  # noqa: S101 - every path that fails leaves one
     raise search.complaint
 
 
@@ -154,7 +154,7 @@ def _is_understood(value: x509.ExtensionType) -> bool:
 
 
 class _Search:
-    """Finds the ways from a leaf to an anchor, within `MAX_CHECKS` signatures."""
+    """Looks for a path from the leaf to an anchor, with at most `MAX_CHECKS` signatures checked."""
 
     def __init__(self, others: Sequence[Certificate], anchors: Anchors, now: datetime) -> None:
         self._others = others
@@ -164,11 +164,11 @@ class _Search:
         self.complaint: Refused | None = None
 
     def complain(self, refused: Refused) -> None:
-        """Remember what was wrong with a way; the first word counts."""
+        """Remember what was wrong with a path. The first complaint is the one that is reported."""
         self.complaint = self.complaint or refused
 
     def paths(self, path: list[Certificate]) -> Iterator[list[Certificate]]:
-        """Every way on from the end of `path`."""
+        """Every continuation of `path` to an anchor."""
         child = path[-1]
         if len(path) == 1 and child in self._anchors:
             yield path
@@ -215,14 +215,14 @@ def _leading(path: Sequence[Certificate]) -> str:
 
 
 def _above(path: Sequence[Certificate], refused: Refused) -> Refused:
-    """The same, of the first certificate, where it is the last of `path` that is wrong."""
+    """The complaint about the last of `path`, in a sentence about the first."""
     if len(path) == 1:
         return refused
     return Refused(refused.result, f"is signed by {path[-1]}, which {refused}", for_all=refused.for_all)
 
 
 def _best_first(child: Certificate, parents: Sequence[Certificate]) -> Sequence[Certificate]:
-    """Those of the key that `child` says it is signed with: a hint, no more (RFC 5280 4.2.1.1)."""
+    """The candidates whose key identifier `child` names come first. It is only a hint (RFC 5280 4.2.1.1)."""
     if len(parents) < 2:
         return parents
     hint = child.extension(x509.AuthorityKeyIdentifier)
@@ -235,7 +235,7 @@ def _best_first(child: Certificate, parents: Sequence[Certificate]) -> Sequence[
 
 
 def _be_signed_well(certificate: Certificate) -> None:
-    """Whether its signature counts, whoever made it."""
+    """Raise Refused unless the algorithm of its signature is accepted."""
     algorithm = certificate.parsed.signature_algorithm_oid
     good = (
         _is_usual_pss(certificate)
@@ -248,8 +248,8 @@ def _be_signed_well(certificate: Certificate) -> None:
 
 
 def _is_usual_pss(certificate: Certificate) -> bool:
-    """One hash for both uses, and a salt as long as it: Go knows no other parameters (x509.go,
-    getSignatureAlgorithmFromAI).
+    """Whether one hash is used for both purposes, with a salt of its length. Go accepts no other parameters
+    (x509.go, getSignatureAlgorithmFromAI).
     """
     try:
         digest, parameters = (
@@ -268,7 +268,7 @@ def _is_usual_pss(certificate: Certificate) -> bool:
 
 
 def _be_issuer(parent: Certificate, path: Sequence[Certificate], *, is_anchor: bool) -> None:
-    """Whether `parent` has signed the end of `path`, and was allowed to."""
+    """Raise Refused unless `parent` has signed the last of `path`, and was allowed to."""
     if not parent.signs_certificates or not (is_anchor or parent.is_ca):
         raise Refused(Result.TLS_UNTRUSTED, "may sign none (basic constraints, key usage)")
     _be_long_enough(parent)
@@ -290,7 +290,7 @@ def _be_for_servers(path: Sequence[Certificate]) -> None:
 
 
 def _keep_constraints(path: Sequence[Certificate]) -> None:
-    """Whether every name of every certificate is one that those above it may sign for (RFC 5280 4.2.1.10)."""
+    """Raise Refused unless every certificate allows the names of those below it (RFC 5280 4.2.1.10)."""
     compared = 0
     for length, authority in enumerate(path):
         constraints = authority.extension(x509.NameConstraints)

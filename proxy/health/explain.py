@@ -1,4 +1,4 @@
-"""An outcome as the steps of a connection, for `kubemux probe`. Pure."""
+"""Turns an outcome into the steps of a connection, for `kubemux probe`. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from proxy.health.result import Outcome
 
 
 class Verdict(StrEnum):
-    """How a step went."""
+    """The result of a step."""
 
     OK = "ok"
     FAILED = "failed"
@@ -26,14 +26,13 @@ class Step:
     title: str
     verdict: Verdict
     seconds: float | None
-    """None where it was not measured on its own."""
+    """None if the step was not measured on its own."""
 
 
 def steps(config: ClusterConfig, outcome: Outcome, *, connecting: float | None = None) -> list[Step]:
-    """Every step of a probe of this cluster, in order; those before `outcome.stage` passed.
+    """Every step of a probe of this cluster, in order. Those before `outcome.stage` have passed.
 
-    `connecting` is how long the link took to come up, in seconds: it is told at the last of its steps,
-    `auth`.
+    `connecting` is how many seconds the link took to come up. The last step of a link, `auth`, shows it.
     """
     api_server = config.api_servers[0]
     titles = {

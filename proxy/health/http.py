@@ -1,4 +1,4 @@
-"""One HTTP/1.1 GET on a TLS stream, and what its answer says about an API server (RFC 9112 by h11).
+"""Sends one HTTP/1.1 GET on a TLS stream, and judges the answer of an API server. h11 parses (RFC 9112).
 
 Health endpoints: https://kubernetes.io/docs/reference/using-api/health-checks/
 """
@@ -63,7 +63,7 @@ async def get(stream: TlsStream, path: str, *, host: str, token: str | None) -> 
             case h11.Data(data=data):
                 body += data
             case h11.InformationalResponse():
-                pass  # may precede any answer: RFC 9110 15.2
+                pass  # one may come before any answer: RFC 9110 15.2
             case _:
                 break
     return Answer(status, bytes(body[:MAX_BODY]))
@@ -72,8 +72,8 @@ async def get(stream: TlsStream, path: str, *, host: str, token: str | None) -> 
 def judge(answer: Answer, path: str, *, base: str = "") -> None:
     """Return if the answer to a GET of `path` below `base` means healthy.
 
-    On /healthz, /livez and /readyz the body must say so too: a captive portal or a load balancer's page is
-    also a 200. Raises Failure: `unauthorized` (which is alive) or `unhealthy`.
+    On /healthz, /livez and /readyz the body must say so, too: the page of a captive portal or of a load
+    balancer is also a 200. Raises Failure: `unauthorized` (which is alive) or `unhealthy`.
     """
     status, asked = answer.status, base + path
     if status in {401, 403}:
@@ -96,8 +96,8 @@ def judge(answer: Answer, path: str, *, base: str = "") -> None:
 
 
 def _complaint(body: bytes) -> str:
-    """What an API server names as failed (`[-]etcd failed: reason withheld`), else the first line, made safe
-    for a log line.
+    """What an API server lists as failed (`[-]etcd failed: reason withheld`), or else the first line, without
+    control characters.
     """
     lines = body.decode("utf-8", "replace").splitlines()
     chosen = [line.removeprefix("[-]") for line in lines if line.startswith("[-]")] or lines[:1]

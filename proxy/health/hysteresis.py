@@ -1,4 +1,4 @@
-"""When a row of verdicts changes a state: pure, so that it can be tested for every row."""
+"""Decides when a sequence of verdicts changes a state. Pure, so that every sequence can be tested."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from proxy.snapshots import ClusterState
 
 
 class Hysteresis:
-    """Up or down only after `threshold` equal verdicts in a row; the first verdict ever decides at once.
+    """The state changes after `threshold` equal verdicts in a row. The first verdict of all decides at once.
 
-    Waiting for a second one at the start would keep a healthy cluster `unknown` for a whole interval.
+    Otherwise a healthy cluster would stay `unknown` for a whole interval after a start.
     """
 
     def __init__(self, threshold: int) -> None:
@@ -21,11 +21,11 @@ class Hysteresis:
 
     @property
     def is_recovering(self) -> bool:
-        """Whether it is down, and what came last says otherwise."""
+        """Whether the state is down and the last verdict was up."""
         return self.state is ClusterState.DOWN and self._against > 0
 
     def feed(self, *, alive: bool) -> bool:
-        """Take a verdict; whether it changed the state."""
+        """Count a verdict. Returns whether it changed the state."""
         verdict = ClusterState.UP if alive else ClusterState.DOWN
         self._against = 0 if verdict is self.state else self._against + 1
         if not self._against or (self._against < self.threshold and self.state is not ClusterState.UNKNOWN):

@@ -1,4 +1,4 @@
-"""How late the event loop runs what is due, and the proof that it runs at all."""
+"""Measures how late the event loop runs timers, and reports to systemd's watchdog that it runs."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ async def watch_lag(metrics: Metrics, on_beat: Callable[[], None], *, interval: 
     systemd's watchdog is fed from `on_beat` (sd_notify(3), WATCHDOG=1), so a loop that is blocked starves it.
     """
     while True:
-        # Not loop.time(): uvloop's is cached for a turn of the loop, which hides what ran earlier in that
-        # turn.
+        # uvloop caches loop.time() for a turn of the loop, so that it hides what ran earlier in the turn.
         due = time.monotonic() + interval
         await asyncio.sleep(interval)
         metrics.loop_lag.observe(max(0.0, time.monotonic() - due))

@@ -1,4 +1,4 @@
-"""The probes of one cluster over time: schedule, state, metrics, and a log line per change of state."""
+"""Probes one cluster again and again: schedule, state, metrics, and a log line for each change of state."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ log = structlog.get_logger("kubemux.health")
 FIRST_WITHIN: Final = 1.0
 """Seconds over which the first probes of all clusters are spread."""
 CONFIRM_S: Final = 1.0
-"""Seconds between the probes that show that a cluster is back: its clients are served again already."""
+"""Seconds between the probes of a cluster that answers again: its clients are served already."""
 POKED_WITHIN: Final = 1.0
-"""Seconds over which the probes of all clusters behind a gateway are spread when its links change; one per
-burst of pokes.
+"""Seconds over which the probes of all clusters behind a gateway are spread when its links change. Several
+pokes within that time cause one probe.
 """
 JITTER: Final = 0.1
 
@@ -67,18 +67,18 @@ class Monitor:
 
     @property
     def state(self) -> ClusterState:
-        """What enough equal results in a row have shown."""
+        """The state after enough equal results in a row."""
         return self._hysteresis.state
 
     @property
     def outcome(self) -> Outcome | None:
-        """The last probe's, None before the first has ended."""
+        """The outcome of the last probe; None before the first has ended."""
         return self._outcome
 
     def poke(self) -> None:
-        """Probe soon instead of when it is due: something changed on the way.
+        """Probe soon, because something has changed between here and the cluster.
 
-        During a probe: once more after it.
+        If a probe runs now, there is one more after it.
         """
         self._poked.set()
 
@@ -114,7 +114,7 @@ class Monitor:
         try:
             return await probe(self._name, self._config, self._dial, self._contexts, self._place)
         except Exception:
-            # A bug. Monitoring goes on and says so: a state frozen at `up` would be worse.
+            # A bug in kubemux. Monitoring goes on and reports it: a state that stays `up` would be worse.
             log.exception("probe failed to run", cluster=self._name)
             return Outcome(
                 Result.INTERNAL, "the probe failed to run", Result.INTERNAL.hint, 0.0, Stage.CHANNEL
@@ -134,7 +134,7 @@ class Monitor:
                 and before.result != result
                 and not result.alive
             ):
-                # Else the log's last word on it would be why it went down, long after that was mended.
+                # Otherwise the last log line would still say why it went down, long after that was repaired.
                 log.warning(
                     "cluster still down",
                     cluster=name,

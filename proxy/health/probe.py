@@ -1,6 +1,6 @@
-"""One probe: an HTTPS GET on a connection such as a client gets, classified.
+"""One probe: an HTTPS GET on a connection like a client's, and the classification of its result.
 
-It never raises but when cancelled.
+It raises nothing but CancelledError.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from proxy.runtime.text import printable
 log = structlog.get_logger("kubemux.health")
 
 Dial = Callable[[float], Awaitable[socket.socket]]
-"""Given a deadline (loop time, seconds): a connected socket to the API server, owned by the caller.
+"""Gets a deadline (in loop time) and returns a connected socket to the API server, which the caller owns.
 
 Raises ProxyError.
 """
 
 DIAL_GRACE: Final = 0.25
-"""Seconds past the deadline: a dial that keeps it says why it failed, so it gets to speak before it is cut
-off.
+"""Seconds after the deadline at which a dial is cancelled: one that keeps the deadline itself can say why it
+failed.
 """
 
 
@@ -89,7 +89,7 @@ _AWAITED: Final = {
 
 
 class _Attempt:
-    """How far a probe has come, so that whatever ends it can be told with its stage and times."""
+    """How far a probe has come, so that its outcome names the stage and the times, whatever ends it."""
 
     def __init__(self, config: ClusterConfig, contexts: Contexts, place: Place | None) -> None:
         self._config = config
@@ -139,7 +139,7 @@ class _Attempt:
     def ended(
         self, result: Result, message: str, hint: str | None = None, status: int | None = None
     ) -> Outcome:
-        """The outcome, here and now."""
+        """The outcome if the probe ends now."""
         now = time.monotonic()
         ends = [start for _, start in self._steps[1:]] + [now]
         timings = tuple((stage, end - start) for (stage, start), end in zip(self._steps, ends, strict=True))

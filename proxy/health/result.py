@@ -1,4 +1,4 @@
-"""What a probe can find: those of the reasons that are its results, and which of them mean alive."""
+"""The results of a probe, which are some of the reasons (`proxy.errors`), and which of them mean alive."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from proxy.health.certificate import Certificate
 
 
 class Result(StrEnum):
-    """One word for a finished probe."""
+    """The result of a finished probe, in one word."""
 
     OK = Reason.OK
     UNAUTHORIZED = Reason.UNAUTHORIZED
@@ -34,39 +34,39 @@ class Result(StrEnum):
 
     @property
     def alive(self) -> bool:
-        """Whether an API server answered. Refusing our credentials (401, 403) is an answer."""
+        """Whether an API server answered. To refuse our credentials (401, 403) is an answer, too."""
         return self in {Result.OK, Result.UNAUTHORIZED}
 
     @property
     def hint(self) -> str:
         """What to do about it, naming configuration keys; empty for `ok`.
 
-        `CLUSTER` stands for the name: `Outcome.named`.
+        `CLUSTER` in it stands for the cluster's name, which `Outcome.named` fills in.
         """
         return Reason(self).remedy
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one probe found."""
+    """What one probe has found."""
 
     result: Result
     message: str
     """One sentence: what was seen, where."""
     hint: str
-    """What to do; empty if all is well."""
+    """What to do. Empty if all is well."""
     seconds: float
     """From start to end."""
     stage: Stage
-    """The step it ended in; all before it passed."""
+    """The step in which it ended. All steps before have passed."""
     status: int | None = None
-    """The HTTP status code, if one came."""
+    """The HTTP status code, if there was an answer."""
     expiries: tuple[tuple[str, float], ...] = ()
-    """Certificates seen: (`server` | `ca` | `client`, end of validity in Unix time)."""
+    """When the certificates in use expire: (`server` | `ca` | `client`, Unix time)."""
     timings: tuple[tuple[Stage, float], ...] = ()
-    """Seconds of each step that was entered, in order. `channel` includes everything before it."""
+    """Seconds of each step that was begun, in order. `channel` includes everything before it."""
     refused: Certificate | None = None
-    """The server's certificate, if it is what was wrong."""
+    """The server's certificate, if it was refused."""
 
     @property
     def certificate_expiry(self) -> float | None:
@@ -74,14 +74,14 @@ class Outcome:
         return dict(self.expiries).get("server")
 
     def named(self, cluster: str) -> Outcome:
-        """The same, with the cluster's name in the hint."""
-        if self.hint != self.result.hint:  # of other words than ours
+        """The same outcome, with the cluster's name in the hint."""
+        if self.hint != self.result.hint:  # it is an error's, and may contain the word CLUSTER
             return self
         return replace(self, hint=self.hint.replace("CLUSTER", cluster))
 
 
 class Failure(Exception):
-    """A probe's end short of `ok`, inside this package only: `probe()` turns it into an `Outcome`."""
+    """Ends a probe with another result than `ok`. Only for this package: `probe()` returns an `Outcome`."""
 
     def __init__(
         self, result: Result, message: str, *, hint: str | None = None, status: int | None = None
@@ -95,7 +95,7 @@ class Failure(Exception):
 def result_of(error: ProxyError) -> Result:
     """The result for a connection that could not be made.
 
-    A reason that has no result of its own falls under its layer's.
+    A reason without a result of its own gets the one of its layer.
     """
     try:
         return Result(error.reason)
@@ -104,7 +104,7 @@ def result_of(error: ProxyError) -> Result:
 
 
 def unreached(error: ProxyError, seconds: float) -> Outcome:
-    """The outcome of a probe that got no connection."""
+    """The outcome of a probe for which no connection was made."""
     result = result_of(error)
     stage = getattr(error, "stage", Stage.CHANNEL)
     return Outcome(result, str(error), error.hint or result.hint, seconds, stage, timings=((stage, seconds),))

@@ -1,7 +1,8 @@
-"""Server names as Go's TLS takes them: how one is spelled in SNI, and which certificates are for it. Pure.
+"""Server names by the rules of Go's TLS: what SNI says for a name, and which certificates match it. Pure.
 
-crypto/x509 (verify.go, VerifyHostname) and crypto/tls (handshake_client.go, hostnameInSNI). Not OpenSSL's
-matching: that refuses `*.local`, and takes the common name where there is nothing else.
+The rules are those of crypto/x509 (verify.go, VerifyHostname) and crypto/tls (handshake_client.go,
+hostnameInSNI). OpenSSL's differ: it refuses `*.local`, and uses the common name of a certificate without
+other names.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ _LABEL: Final = re.compile(r"[a-z0-9_][a-z0-9_-]*", re.IGNORECASE | re.ASCII)
 
 
 def address(name: str) -> Address | None:
-    """The IP address that `name` is, in brackets or not.
+    """The IP address that `name` is, with or without brackets.
 
-    One with a zone is none: no certificate can hold it.
+    None for an address with a zone, which no certificate can contain.
     """
     try:
         found = ipaddress.ip_address(name[1:-1] if name.startswith("[") and name.endswith("]") else name)
@@ -31,18 +32,16 @@ def address(name: str) -> Address | None:
 
 
 def in_sni(name: str) -> str | None:
-    """What a client says of `name` before the certificate comes; addresses are not said (RFC 6066 3), nor a
-    final dot.
-    """
+    """What SNI says for `name`: nothing for an address (RFC 6066 3), and no dot at the end."""
     host = name[1:-1] if name.startswith("[") and name.endswith("]") else name
     if address(host.partition("%")[0]):
         return None
-    # Python does not send a leading dot, as Go does; servers tell no names by it.
+    # Go sends a dot at the start, Python does not. No server chooses a certificate by it.
     return None if host.startswith(".") else host.rstrip(".") or None
 
 
 def matches(name: str, *, dns: Iterable[str], ips: Iterable[Address]) -> bool:
-    """Whether a certificate with these names (subjectAltName) is for `name`."""
+    """Whether a certificate with these names (subjectAltName) matches `name`."""
     if wanted := address(name):
         return any((getattr(ip, "ipv4_mapped", None) or ip) == wanted for ip in ips)
     host = name.removesuffix(".")
@@ -55,11 +54,11 @@ def matches(name: str, *, dns: Iterable[str], ips: Iterable[Address]) -> bool:
 
 
 def is_below(name: str, domain: str, *, covered: bool) -> bool:
-    """Whether `name` is `domain` or below it; only below, if that starts with a dot (RFC 5280 4.2.1.10).
+    """Whether `name` is `domain` or below it. If `domain` starts with a dot, only below (RFC 5280 4.2.1.10).
 
-    All are below `.`.
+    Every name is below `.`.
 
-    `covered`: also where `name` is a wildcard that stands for it.
+    `covered`: a wildcard that includes `domain` counts, too.
     """
     ours, theirs = _lower(name).split("."), _lower(domain).split(".")
     if theirs in ([""], ["", ""]):
@@ -73,7 +72,7 @@ def is_below(name: str, domain: str, *, covered: bool) -> bool:
 
 def _matches(pattern: str, host: str) -> bool:
     theirs, ours = _lower(pattern).split("."), _lower(host).split(".")
-    if theirs[0] == "*":  # stands for the whole first label
+    if theirs[0] == "*":  # it matches any first label
         return len(theirs) == len(ours) and theirs[1:] == ours[1:]
     return theirs == ours
 
@@ -90,5 +89,5 @@ def _is_hostname(name: str, *, pattern: bool = False) -> bool:
 
 
 def _lower(text: str) -> str:
-    """ASCII only, as in the DNS: `str.lower` knows more letters."""
+    """In lower case, ASCII letters only, as in the DNS. `str.lower` also changes others."""
     return "".join(chr(ord(char) + 32) if "A" <= char <= "Z" else char for char in text)

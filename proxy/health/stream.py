@@ -1,9 +1,9 @@
-"""TLS over a connected socket, from the side of a probe.
+"""TLS over a connected socket, for a probe.
 
-`ssl.SSLObject` between two memory BIOs (https://docs.python.org/3/library/ssl.html#memory-bio-support), not
-`asyncio.open_connection(ssl=...)`: an asyncio TLS transport outlives the cancelled task that made it and
-lingers for its closing handshake, differently in asyncio and uvloop. Here the socket is all there is, and
-closing it is synchronous.
+It uses an `ssl.SSLObject` between two memory BIOs
+(https://docs.python.org/3/library/ssl.html#memory-bio-support), and not `asyncio.open_connection(ssl=...)`:
+an asyncio TLS transport outlives the cancelled task that made it, and waits for its closing handshake, in
+asyncio otherwise than in uvloop. Here there is only the socket, and closing it takes effect at once.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ T = TypeVar("T")
 
 CHUNK: Final = 16384
 MAX_RECEIVED: Final = 256 * 1024
-"""Bytes taken from one server: a chain of certificates, a header, 64 KiB of body, and room.
+"""Bytes read from one server at most: a chain of certificates, a header, 64 KiB of body, and some more.
 
-It bounds the memory and, as `sock_recv` does not yield while bytes are there, the time that a server can keep
-the loop busy.
+It bounds the memory. It also bounds how long a server can keep the loop busy, because `sock_recv` does not
+yield while there are bytes to read.
 """
 
 
@@ -34,15 +34,15 @@ class _Shown(Protocol):
 
 
 class _Inner(Protocol):
-    """What `ssl.SSLObject` wraps."""
+    """The object that `ssl.SSLObject` wraps."""
 
     def get_unverified_chain(self) -> Sequence[_Shown] | None: ...
 
 
 class TlsStream:
-    """A TLS connection on a socket that stays the caller's: to close it at any moment ends everything.
+    """A TLS connection on a socket that the caller owns. Closing the socket ends it, at any moment.
 
-    So does every deadline.
+    Deadlines are the caller's, too.
     """
 
     def __init__(
@@ -52,9 +52,9 @@ class TlsStream:
         server_name: str | None,
         verify: Callable[[Sequence[bytes]], None],
     ) -> None:
-        """`server_name` is what the peer is told (SNI).
+        """`server_name` is sent to the peer (SNI).
 
-        `verify` gets its certificates (DER) and raises if they are not good.
+        `verify` gets the peer's certificates (DER), and raises if it does not accept them.
 
         Raises ValueError if `server_name` cannot be sent.
         """
@@ -63,13 +63,13 @@ class TlsStream:
         self._is_verified = False
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._received = 0
-        # As bytes: text goes through Python's IDNA codec, which refuses names that Go sends.
+        # As bytes, because Python's IDNA codec, which text goes through, refuses names that Go sends.
         name = server_name and server_name.encode("ascii")
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
         sock.setblocking(False)
 
     async def handshake(self) -> None:
-        """Agree on keys and verify the peer, before it is shown anything of ours: no certificate, no request.
+        """Agree on keys and verify the peer. Before that, it gets neither our certificate nor a request.
 
         Raises what `verify` does, ssl.SSLError, ssl.SSLEOFError or OSError for a lost peer.
         """
@@ -81,15 +81,15 @@ class TlsStream:
         try:
             self._tls.do_handshake()
         finally:
-            # Whatever this step has written, our own certificate too, is still here: it leaves in `_flush`.
+            # What this step has written, our certificate as well, is not sent yet: `_flush` does that.
             if not self._is_verified and (chain := self._chain()):
                 self._verify(chain)
                 self._is_verified = True
 
     def _chain(self) -> list[bytes]:
-        """The peer's certificates, as soon as they have come.
+        """The peer's certificates, as soon as they have arrived.
 
-        Public since Python 3.13, but only for what has ended well.
+        Python 3.13 has a public method for it, but only for handshakes that succeeded.
         """
         inner = cast("_Inner", getattr(self._tls, "_sslobj"))  # noqa: B009 - not known to type checkers
         return [
@@ -97,12 +97,12 @@ class TlsStream:
         ]
 
     async def send(self, data: bytes) -> None:
-        """Send all of it. That a peer takes no more is for `receive` to find."""
+        """Send all of it. If the peer has closed the connection, `receive` reports it."""
         self._tls.write(data)
         await self._flush()
 
     async def receive(self) -> bytes:
-        """Up to 16 KiB, `b""` at the end (also one without close_notify: HTTP frames its messages itself).
+        """Up to 16 KiB; `b""` at the end, also without close_notify: HTTP marks the end of its messages.
 
         Raises ssl.SSLError, OSError.
         """
@@ -119,7 +119,7 @@ class TlsStream:
             except ssl.SSLWantReadError:
                 pass
             except ssl.SSLError:
-                await self._flush()  # the alert: it tells the server's log why we hang up
+                await self._flush()  # the alert, so that the server can log why we hang up
                 raise
             else:
                 await self._flush()
@@ -140,5 +140,5 @@ class TlsStream:
         if data := self._outgoing.read():
             with suppress(
                 BrokenPipeError, ConnectionResetError
-            ):  # what the peer said before it left (an alert) is still to be read
+            ):  # what the peer sent before (an alert) is still to be read
                 await asyncio.get_running_loop().sock_sendall(self._sock, data)

@@ -1,7 +1,7 @@
-"""What a probe trusts and shows, from the configuration's files, and the meaning of a failed handshake.
+"""Reads a cluster's CA, certificate, key and token for a probe, and explains a failed handshake.
 
-The handshake is OpenSSL's, and offers what Go offers; whether the certificates hold is for
-`proxy/health/chain.py`, before anything of ours is shown. Files are read when they changed, in a thread.
+OpenSSL does the handshake, and offers what Go offers. `proxy/health/chain.py` verifies the certificates,
+before ours is sent. Files are read again when they have changed, in a thread.
 """
 
 from __future__ import annotations
@@ -28,9 +28,7 @@ from proxy.runtime.blocking import Hangs, Place, doing
 
 MAX_TOKEN: Final = 64 * 1024
 _TOKEN: Final = re.compile(r"[\x21-\x7e]+")
-_CACHED: Final = (
-    1024  # one per cluster with a CA or a certificate of its own, and those of files since replaced
-)
+_CACHED: Final = 1024  # one for each cluster with a CA or certificate of its own, and those of replaced files
 
 # crypto/tls, defaults.go: forward secrecy only, and no key or signature that 2^80 steps break (SHA-1, RSA
 # below 1024 bits).
@@ -62,9 +60,9 @@ _LOADING: Final = {
     "CA_MD_TOO_WEAK": "is signed by an algorithm that API servers refuse (SHA-1, MD5)",
     "EE_KEY_TOO_SMALL": "has a key that is too short",
 }
-"""Reasons of OpenSSL for a certificate that it does not load."""
+"""OpenSSL's reasons not to load a certificate."""
 
-# Alerts by which a server says what it thinks of our certificate (RFC 8446 6.2), as OpenSSL 3 names them.
+# Alerts about our certificate (RFC 8446 6.2), by OpenSSL 3's names.
 _CLIENT_CERT_ALERTS: Final = frozenset(
     {
         "TLSV13_ALERT_CERTIFICATE_REQUIRED",
@@ -81,8 +79,8 @@ _CLIENT_CERT_ALERTS: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What is trusted, what is shown, and when certificates end: (`ca` | `client`, Unix time); of CAs the
-    first to end.
+    """The trusted CAs, our own certificate, and when they expire: (`ca` | `client`, Unix time); of several
+    CAs, the first one.
     """
 
     context: ssl.SSLContext
@@ -91,15 +89,14 @@ class Identity:
 
 
 class Contexts:
-    """The identities of all clusters, built once per state of their files. Safe in threads."""
+    """The identities of all clusters. One is built again when its files have changed. Thread-safe."""
 
     def __init__(self) -> None:
         self._trust = lru_cache(maxsize=_CACHED)(_trust)
         self._show = lru_cache(maxsize=_CACHED)(_show)
 
     async def load(self, config: ClusterConfig, place: Place | None = None) -> tuple[Identity, str | None]:
-        """What a probe of this cluster trusts and shows, and its bearer token: files as they are now, read in
-        its own `place`.
+        """The identity and the bearer token of this cluster, from its files as they are now, read in `place`.
 
         Raises Failure (`credentials_unusable`) naming the key and the file.
         """
@@ -120,14 +117,12 @@ class Contexts:
 
 
 def server_name(config: ClusterConfig) -> str:
-    """The name (or IP address) that the certificate must have."""
+    """The name or IP address that the server's certificate must contain."""
     return config.tls.server_name or config.api_servers[0].host
 
 
 def distrusted(error: Refused, config: ClusterConfig) -> Failure:
-    """What certificates that do not hold mean: which of the two is wrong, what the server shows or what we
-    hold against it.
-    """
+    """The failure for refused certificates: it says whether the server's are wrong or our CA file."""
     certificate = f"the certificate of {config.api_servers[0]}"
     if error.result is not Result.TLS_UNTRUSTED or error.for_all:
         return Failure(error.result, f"{certificate} {error}", hint=_FOR_ALL if error.for_all else None)
@@ -144,7 +139,7 @@ def distrusted(error: Refused, config: ClusterConfig) -> Failure:
 
 
 def classify(error: ssl.SSLError, config: ClusterConfig) -> Failure:
-    """What a failed handshake, or an alert after it, means."""
+    """The failure for a handshake that failed, or for an alert after it."""
     if isinstance(error, ssl.SSLEOFError | ssl.SSLSyscallError | ssl.SSLZeroReturnError):
         return Failure(Result.CLOSED, "the connection ended during the TLS handshake")
     reason = error.reason or (error.args[-1] if error.args else "unknown error")
@@ -161,9 +156,9 @@ _Stamp = tuple[str, Path, int, int, int] | None
 
 
 def _stamp(key: str, path: Path | None) -> _Stamp:
-    """A file as it is now: what it is for, where, inode, modification time in ns, bytes.
+    """The state of a file: its purpose, path, inode, modification time in ns, size.
 
-    Opened, to name one that is not ours.
+    It is opened for that, so that a file which may not be read is named.
     """
     if path is None:
         return None
@@ -190,7 +185,7 @@ def _trust(ca: _Stamp) -> tuple[Anchors, tuple[tuple[str, float], ...]]:
 
 @cache
 def _system() -> Anchors:
-    """Read once, as in Go: what `update-ca-certificates` adds counts from the next start on."""
+    """The system's CAs. They are read once, as in Go: later changes count after a restart."""
     files = [Path(os.environ.get("SSL_CERT_FILE") or next(filter(os.path.exists, _SYSTEM_FILES), os.devnull))]
     for folder in (os.environ.get("SSL_CERT_DIR") or os.pathsep.join(_SYSTEM_FOLDERS)).split(os.pathsep):
         files += [path for path in Path(folder or os.devnull).glob("*") if not _is_alias(path)]
@@ -198,7 +193,7 @@ def _system() -> Anchors:
 
 
 def _is_alias(path: Path) -> bool:
-    """Whether it is a link to a file beside it: OpenSSL finds each by a hash of its subject."""
+    """Whether it is a link to a file in the same folder, as OpenSSL makes them, named by a hash."""
     return path.is_symlink() and len(path.readlink().parts) == 1
 
 
@@ -206,7 +201,7 @@ def _found(path: Path) -> Iterator[x509.Certificate]:
     try:
         yield from certificates.load_pem(path.read_bytes())
     except (OSError, ValueError):
-        return  # a folder, a key, a broken link: Go passes over them, too
+        return  # a folder, a key, a broken link: Go skips them, too
 
 
 def _show(certificate: _Stamp, key: _Stamp) -> tuple[ssl.SSLContext, tuple[tuple[str, float], ...]]:
@@ -219,8 +214,7 @@ def _show(certificate: _Stamp, key: _Stamp) -> tuple[ssl.SSLContext, tuple[tuple
         return context, ()
     doing(f"reading {certificate[0]} {certificate[1]} and its key")
     try:
-        # An encrypted key would ask on the terminal for its passphrase: answer with an empty one, which
-        # fails.
+        # OpenSSL would ask on the terminal for an encrypted key's passphrase. An empty one fails at once.
         context.load_cert_chain(certificate[1], key[1] if key else None, password=str)
         leaf = x509.load_pem_x509_certificate(_read(certificate[0], certificate[1]))
         certificates.load_der(leaf.public_bytes(Encoding.DER))  # Go reads it before it shows it
@@ -249,7 +243,7 @@ def _read_token(path: Path) -> str:
             token = file.read(MAX_TOKEN).decode("ascii", "replace").strip()
     except OSError as exc:
         raise _unusable("probe.token_file", path, exc.strerror) from exc
-    if not _TOKEN.fullmatch(token):  # never quoted: it may be a secret with a slip in it
+    if not _TOKEN.fullmatch(token):  # not quoted: it may be a secret with a typing error
         raise _unusable("probe.token_file", path, "expected one token of printable ASCII")
     return token
 

@@ -1,6 +1,4 @@
-"""What Prometheus sees: plain numbers while clients are served, prometheus-client's families when somebody
-asks.
-"""
+"""What Prometheus scrapes: plain numbers, of which a scrape makes prometheus-client's families."""
 
 from proxy.metrics.metrics import Metrics as Metrics
 from proxy.metrics.records import Traffic as Traffic

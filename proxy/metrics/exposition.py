@@ -1,8 +1,7 @@
-"""The metrics as Prometheus asks for them: text or OpenMetrics, plain or gzip, without a pause of the event
-loop.
+"""The answer to a scrape: text or OpenMetrics, plain or gzip, made in slices of a few milliseconds.
 
-With 100 clusters one scrape is 600 KB; done in one go, every client would feel it. So the loop runs between
-two pieces.
+With 100 clusters one scrape is 600 KB. Made at once, it would hold up every client. So the event loop runs
+after each piece.
 """
 
 from __future__ import annotations
@@ -21,22 +20,22 @@ from proxy.metrics.metrics import Metrics
 
 _GZIP: Final = 16 + zlib.MAX_WBITS
 _EOF: Final = b"# EOF\n"
-"""OpenMetrics ends with it; the text format takes it for a comment, and has none."""
+"""The last line of OpenMetrics. The text format has none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Exposed:
-    """The answer to a scrape, made while it is sent."""
+    """An answer whose pieces are made while it is sent."""
 
     headers: dict[str, str]
     pieces: AsyncIterator[bytes]
 
 
 def expose(metrics: Metrics, *, accept: str, accept_encoding: str) -> Exposed:
-    """The metrics as the client's `Accept` and `Accept-Encoding` ask."""
+    """The metrics in the format of `Accept` and the coding of `Accept-Encoding`."""
     try:
         encode, content_type = choose_encoder(accept)
-    except TypeError:  # a version that is no number (prometheus-client 0.26 compares it all the same)
+    except TypeError:  # prometheus-client 0.26 compares versions without looking whether they are numbers
         encode, content_type = choose_encoder("")
     headers = {"Content-Type": content_type, "Vary": "Accept, Accept-Encoding"}
     pieces = _pieces(metrics, encode)
@@ -67,9 +66,10 @@ def _compressed(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 class _Slices:
-    """The loop runs between two pieces.
+    """Lets the event loop run after each piece.
 
-    Not an async generator: asyncio ends one that is left halfway in a task that has no owner.
+    An async generator would be shorter. But one that is left halfway is closed by a task of asyncio's own,
+    which has no owner.
     """
 
     def __init__(self, pieces: Iterator[bytes]) -> None:
@@ -86,7 +86,7 @@ class _Slices:
 
 
 class _One(Collector):
-    """A registry of one metric."""
+    """A collector of one metric."""
 
     def __init__(self, metric: Metric) -> None:
         self._metric = metric
@@ -96,5 +96,5 @@ class _One(Collector):
 
 
 def _without_head(text: bytes) -> bytes:
-    """Without `# HELP` and `# TYPE`, which the piece before has had."""
+    """Without `# HELP` and `# TYPE`: the first piece of the family has them."""
     return b"".join(line for line in text.splitlines(keepends=True) if not line.startswith(b"# "))

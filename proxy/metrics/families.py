@@ -1,8 +1,8 @@
-"""From records to prometheus-client's families, a piece at a time.
+"""Makes prometheus-client's families from records, a piece at a time.
 
-Making and rendering one family of 100 clusters with 17 buckets takes 12 ms, and every client would feel it.
-So a scrape first copies the records, all in one turn of the event loop, and then makes metrics of some of the
-copies at a time.
+One family of 100 clusters with 17 buckets takes 12 ms to make and render, and would hold up every client for
+as long. So a scrape first copies all records, in one turn of the event loop, and then makes metrics from a
+few of the copies at a time.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class Family(Protocol[Record]):
     """One family of the records of clusters, or of gateways."""
 
     size: int
-    """Records whose samples take about a millisecond to make and render."""
+    """How many records a piece has: their samples take about a millisecond to make and render."""
 
     def metric(self, records: Sequence[tuple[str, Record]]) -> Metric:
-        """What some records, each with the name of its owner, say."""
+        """The metric of some records, each with the name of its cluster or gateway."""
 
 
 class Plain(Generic[Record]):
@@ -83,7 +83,7 @@ class Timed(Generic[Record]):
 
 
 def pieces(family: Family[Record], records: Sequence[tuple[str, Record]]) -> Iterator[Metric]:
-    """The family in metrics of the same name; at least one, for a family is there before it has a sample."""
+    """The family as several metrics of one name. There is at least one, even without a sample."""
     for start in range(0, max(1, len(records)), family.size):
         yield family.metric(records[start : start + family.size])
 

@@ -1,8 +1,8 @@
-"""Every metric in one place, in an injected registry.
+"""All metrics of a daemon, in a registry that the caller brings.
 
-What belongs to a cluster or a gateway is counted in plain numbers (`proxy.metrics.records`); the few of the
-whole daemon are prometheus-client's own. Label sets are bounded by the configuration; `forget_*` drops those
-of what a reload removed.
+Metrics of clusters and gateways are counted in plain numbers (`proxy.metrics.records`). The few of the whole
+daemon are prometheus-client's own. The configuration bounds the labels: `forget_*` drops the series of a
+cluster or gateway that a reload has removed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from proxy.metrics.records import ClusterRecord, GatewayRecord, Traffic
 
 LAG_BUCKETS: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)
 
-disable_created_metrics()  # type: ignore[no-untyped-call]  # they would double counters and histograms, and 0.1.0 had none
+disable_created_metrics()  # type: ignore[no-untyped-call]  # `_created` would double the series of counters and histograms; 0.1.0 had none
 
 
 class Metrics:
@@ -75,7 +75,7 @@ class Metrics:
         ]
 
     def watch_process(self) -> None:
-        """Add what every process says of itself: `process_*`, `python_*`."""
+        """Add the metrics of the process: `process_*`, `python_*`."""
         registry = self.registry
         self._whole += [
             _Process(registry=registry),
@@ -84,30 +84,29 @@ class Metrics:
         ]
 
     def cluster(self, name: str) -> ClusterRecord:
-        """The numbers of a cluster, made at first use."""
+        """The numbers of a cluster. The first call makes them."""
         return self._records.clusters[name]
 
     def gateway(self, name: str) -> GatewayRecord:
-        """The numbers of a gateway, made at first use."""
+        """The numbers of a gateway. The first call makes them."""
         return self._records.gateways[name]
 
     def traffic(self, cluster: str) -> Traffic:
-        """What the clients of a cluster do."""
+        """The numbers of a cluster's clients."""
         return self.cluster(cluster).traffic
 
     def forget_cluster(self, name: str) -> None:
-        """Drop every series of a cluster that is configured no more."""
+        """Drop every series of a cluster that is no longer configured."""
         self._records.clusters.pop(name, None)
 
     def forget_gateway(self, name: str) -> None:
-        """Drop every series of a gateway that is configured no more."""
+        """Drop every series of a gateway that is no longer configured."""
         self._records.gateways.pop(name, None)
 
     def pieces(self) -> Iterator[Metric]:
-        """Every family, in metrics of a few samples; those of one family, which have the same name, follow
-        each other.
+        """Every family, as metrics of a few samples each. Those of one family follow each other.
 
-        The records are copied before the first piece is made, so all of them are of one moment.
+        All records are copied before the first piece is made, so all samples are of one moment.
         """
         yield from self._records.pieces()
         for collector in self._whole:
@@ -115,8 +114,8 @@ class Metrics:
 
 
 class _Process(ProcessCollector):
-    """The library's, also where systemd hides /proc/stat (`ProcSubset=pid`): without a time of boot it
-    reports nothing.
+    """prometheus-client's, with a boot time of our own. The library reads it from /proc/stat, which systemd
+    hides (`ProcSubset=pid`), and reports nothing without it.
     """
 
     def _boot_time(self) -> float:
@@ -124,7 +123,7 @@ class _Process(ProcessCollector):
 
 
 class _Records(Collector):
-    """The families that are made of plain numbers."""
+    """The collector of the families that are made from plain numbers."""
 
     def __init__(self, dropped_entries: Callable[[], int]) -> None:
         self.clusters: defaultdict[str, ClusterRecord] = defaultdict(ClusterRecord)
@@ -146,7 +145,7 @@ class _Records(Collector):
         )
 
     def collect(self) -> Iterator[Metric]:
-        """For whoever asks the registry itself: each family whole."""
+        """Each family whole, for those who ask the registry itself."""
         whole: dict[str, Metric] = {}
         for piece in self.pieces():
             if (family := whole.setdefault(piece.name, piece)) is not piece:

@@ -1,12 +1,12 @@
 """uvicorn's HTTP/1.1 protocol on our own listening sockets, for an ASGI app.
 
-uvicorn brings the protocol (h11) and its bridge to ASGI. What its server leaves open is here:
+uvicorn parses HTTP (by h11) and calls the app. These modules add what `uvicorn.Server` lacks:
 
-    requests     which requests are refused: what two readers may understand in two ways, and what is too long
+    requests     which requests are refused: ambiguous ones, and those that are too long
     answers      what every answer has, and the answer to what is refused
-    lingering    a transport whose `close` lets the client's last bytes arrive, so that it can read the answer
-    connection   one client: deadlines for a request and for its answer, an answer sent as the client reads
-    serving      all clients of one listener: how many at most, who makes room, and the stop
+    lingering    a transport whose `close` does not lose the answer while the client is still sending
+    connection   one client: a deadline for a request, one for its answer, and backpressure
+    serving      all clients of one listener: how many at most, who makes room for a new one, the stop
 
 `uvicorn.Server` is not used. It takes over the process's signals, waits at a stop for streams that do not
 end, and has neither a deadline for a request's head, nor for a client that does not read its answer.

@@ -1,4 +1,4 @@
-"""What every answer has, and the answer to what is no request."""
+"""The header fields of every answer, and the answer to a refused request."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _DATE: Final = "%a, %d %b %Y %H:%M:%S GMT"
 
 
 def always() -> Fields:
-    """The fields of every answer, as of now."""
+    """The header fields of every answer, with the time of now."""
     return [
         (b"Server", SERVER.encode()),
         (b"Cache-Control", b"no-store"),
@@ -29,7 +29,7 @@ def always() -> Fields:
 
 
 def refusal(error: h11.RemoteProtocolError) -> Iterator[h11.Response | h11.Data | h11.EndOfMessage]:
-    """The answer to what is no request, or too long. The connection ends with it."""
+    """The answer to a refused request. It announces that the connection ends."""
     status = HTTPStatus(error.error_status_hint)
     body = f"{error}\n".encode()
     fields = [

@@ -1,4 +1,4 @@
-"""One client: requests in, answers out, one after another, none without a deadline."""
+"""One client: it sends requests and takes their answers, one after another, each within a deadline."""
 
 from __future__ import annotations
 
@@ -22,18 +22,19 @@ from proxy.admin.http.requests import Requests
 log = structlog.get_logger("kubemux.admin")
 
 _PIECE: Final = 64 * 1024
-"""Bytes of an answer at a time: that a client takes them tells that it reads at all."""
+"""Bytes. An answer is sent in pieces: each one that is taken shows that the client still reads."""
 _NOWHERE: Final = logging.getLogger("kubemux.uvicorn")
-"""uvicorn logs every bad request, and anyone may send many. Failures of the app are logged here."""
+"""uvicorn would log every bad request, and anyone may send many. What fails in the app is logged by `log`."""
 _NOWHERE.setLevel(logging.CRITICAL + 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Deadlines:
-    """In seconds. `request`: for a request to arrive in full, from the connection's start or the last answer.
+    """In seconds.
 
-    `answer`: for an answer to be made and to be taken by the client. Only that to an order may be made for
-    longer, since the daemon is at it in any case.
+    `request`: from the connection's start, or from the last answer, until the next request has arrived.
+    `answer`: until the answer is made and the client has taken it. An order may take longer, because the
+    daemon carries it out in any case; then the time begins with its answer.
     """
 
     request: float = 10.0
@@ -41,23 +42,23 @@ class Deadlines:
 
 
 class Owner(Protocol):
-    """Who is told how a connection fares: `proxy.admin.http.serving`."""
+    """Counts connections and chooses the one that makes room: `proxy.admin.http.serving`."""
 
-    def made(self, client: Connection) -> None:
-        """It has begun."""
+    def opened(self, client: Connection) -> None:
+        """A client has connected."""
 
-    def moved(self, client: Connection) -> None:
-        """It has asked, or taken something of its answer."""
+    def progressed(self, client: Connection) -> None:
+        """It has got an answer, or a piece of one."""
 
-    def ordered(self, client: Connection) -> None:
-        """Its order is being carried out, and it must not be ended until it has moved."""
+    def ordering(self, client: Connection) -> None:
+        """Its order is being carried out. It keeps its place until it has progressed."""
 
-    def over(self, client: Connection) -> None:
-        """It is lost, and nothing is being done for it."""
+    def ended(self, client: Connection) -> None:
+        """The connection is lost, and its last request is done with."""
 
 
 class Connection(H11Protocol):
-    """uvicorn's protocol, stricter with the client."""
+    """uvicorn's protocol, with deadlines, backpressure and strict requests."""
 
     conn: Requests
     transport: Lingering
@@ -71,7 +72,7 @@ class Connection(H11Protocol):
         deadlines: Deadlines,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
-        """`loop` starts uvicorn's tasks and timers."""
+        """`loop`: uvicorn starts its tasks and timers by it."""
         super().__init__(config, state, {}, _loop=loop)
         self._app = app
         self._owner = owner
@@ -86,7 +87,7 @@ class Connection(H11Protocol):
 
     @property
     def is_busy(self) -> bool:
-        """Whether a request waits for its answer."""
+        """Whether a request is being answered."""
         cycle: RequestResponseCycle | None = self.cycle  # None before the first
         return cycle is not None and not cycle.response_complete
 
@@ -99,44 +100,44 @@ class Connection(H11Protocol):
         # pause at `size >= high`, with an empty buffer too.
         transport.set_write_buffer_limits(high=1, low=0)
         self._await_request()
-        self._owner.made(self)
+        self._owner.opened(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """An order goes on; what only reads is given up."""
+        """Cancel a request that only reads. An order goes on."""
         self._is_lost = True
         self._unset_keepalive_if_required()
         self.transport.forget()
         super().connection_lost(exc)
         if self._task is None:
-            self._owner.over(self)
+            self._owner.ended(self)
         elif self.scope["method"] in ("GET", "HEAD"):
             self._task.cancel()
 
     def data_received(self, data: bytes) -> None:
-        """Unlike uvicorn's, it leaves the timer alone: a head that comes byte by byte has no more time."""
+        """Parse. uvicorn's own stops the timer at each byte; here a request must arrive in full in time."""
         if not self.transport.is_lingering:
             self.conn.receive_data(data)
             self.handle_events()
 
-    def eof_received(self) -> bool:  # type: ignore[override]  # asyncio's may return whether to go on
-        """A client may end its side after a request, and still read (`nc -N`). Not under TLS."""
+    def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn's returns None
+        """Whether to keep the connection: a client may end its side and wait for an answer (`nc -N`)."""
         self._has_ended = True
         return self.is_busy and self.scheme == "http" and not self.transport.is_lingering
 
     def resume_writing(self) -> None:
-        """The client has taken a piece."""
+        """The client has taken all that was sent."""
         super().resume_writing()
-        self._owner.moved(self)
+        self._owner.progressed(self)
 
     # --------------------------------------------------------------------------------- what uvicorn calls
 
     def handle_events(self) -> None:
-        """Take what has come."""
+        """Act on what has arrived."""
         self.server_state.default_headers = always()
         super().handle_events()
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what is no request, or too long, and end the connection."""
+        """Refuse the request, and end the connection."""
         error = self.conn.refusal or h11.RemoteProtocolError(msg)
         if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):  # in the middle of an answer
             self.abort()
@@ -148,7 +149,7 @@ class Connection(H11Protocol):
         self.transport.close()
 
     def on_response_complete(self) -> None:
-        """Wait for the next request, or take the one that is here already."""
+        """Wait for the next request, unless uvicorn has found one that had arrived already."""
         super().on_response_complete()
         if self.is_busy:
             return
@@ -156,10 +157,10 @@ class Connection(H11Protocol):
             self.transport.close()
         elif not self.transport.is_closing():
             self._await_request()
-            self._owner.moved(self)
+            self._owner.progressed(self)
 
     def timeout_keep_alive_handler(self) -> None:
-        """No request came in time."""
+        """No request has arrived in time."""
         self.transport.abort()
 
     # --------------------------------------------------------------------------------------------- our own
@@ -171,27 +172,27 @@ class Connection(H11Protocol):
         )
 
     def abort(self) -> None:
-        """End it at once."""
+        """End the connection at once."""
         if self.is_busy:
             self.cycle.disconnected = True
         self.transport.abort()
 
     def finish(self) -> None:
-        """End it when it has its answer."""
+        """End the connection as soon as its request is answered."""
         if self.is_busy:
             self.cycle.keep_alive = False
         elif not self.transport.is_lingering:
             self.transport.abort()
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI: let the app answer, within the deadline."""
+        """Call the app (ASGI), within the deadline."""
         if self._is_lost or self.conn.refusal:
             return
         cycle = self.cycle
         is_order = scope["method"] not in ("GET", "HEAD")
         scope["asgi"]["spec_version"] = "2.4"  # `_paced` raises OSError once the client has gone
         if is_order:
-            self._owner.ordered(self)
+            self._owner.ordering(self)
         self._task = asyncio.current_task()
         deadline = asyncio.timeout(None if is_order else self._deadlines.answer)
         try:
@@ -211,19 +212,21 @@ class Connection(H11Protocol):
     def _answered(self) -> None:
         self._task = None
         if self._is_lost:
-            self._owner.over(self)
+            self._owner.ended(self)
 
     def _paced(self, send: Send, deadline: asyncio.Timeout) -> Send:
-        """`send` in pieces, each when the kernel has the one before. The end comes when it has them all:
-        only then uvicorn takes the next request, and its time begins.
+        """`send` in pieces, with backpressure: a piece is sent when the kernel has taken the one before.
+
+        The end of the answer is sent when the kernel has all of it. Only then does uvicorn read the next
+        request, and only then does the time for that one begin.
         """
         cycle = self.cycle
 
         async def paced(message: Message) -> None:
             if message["type"] == "http.response.start":
-                if deadline.when() is None:  # an order was carried out
+                if deadline.when() is None:  # an order, which was carried out
                     deadline.reschedule(asyncio.get_running_loop().time() + self._deadlines.answer)
-                self._owner.moved(self)
+                self._owner.progressed(self)
                 if not self.conn.is_read:  # the rest of the request is not waited for
                     message = {**message, "headers": [*message.get("headers", ()), CLOSE]}
                 await send(message)

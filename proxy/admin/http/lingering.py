@@ -1,8 +1,8 @@
-"""A transport that does not lose the answer when the client is still sending.
+"""A transport whose `close` does not lose the answer while the client is still sending.
 
-A socket that is closed with bytes unread is reset by the kernel, and the client loses what it has not read
-yet: the answer that says why. So what the client still sends is read and thrown away, for a second at most
-(RFC 9112 9.6).
+The kernel resets a connection that is closed with bytes unread. The client then loses what it has not read
+yet, which is the answer. So `close` reads what the client still sends, and throws it away, for one second at
+most (RFC 9112 9.6).
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ LINGER_S: Final = 1.0
 
 
 class Lingering(asyncio.Transport):
-    """As much of a transport as uvicorn's protocol uses, around the real one."""
+    """Wraps the real transport, as far as uvicorn's protocol uses it."""
 
     def __init__(self, transport: asyncio.Transport, is_read: Callable[[], bool]) -> None:
-        """`is_read`: whether the client has nothing more to send, so that `close` may close."""
+        """`is_read`: whether the client's request was read to its end, so that `close` need not wait."""
         super().__init__()
         self._transport = transport
         self._is_read = is_read
@@ -26,11 +26,11 @@ class Lingering(asyncio.Transport):
 
     @property
     def is_lingering(self) -> bool:
-        """Whether what comes is to be thrown away. The end of it closes the transport."""
+        """Whether `close` waits for the client, and what arrives is to be thrown away."""
         return self._end is not None
 
     def close(self) -> None:
-        """Close once the client has sent all, or after a second. What was written is sent before."""
+        """Send what was written, and close: when the client has sent everything, or after a second."""
         if self.is_closing():
             return
         if self._is_read():
@@ -42,12 +42,12 @@ class Lingering(asyncio.Transport):
             self._transport.write_eof()
 
     def forget(self) -> None:
-        """The connection is lost: nothing to wait for."""
+        """The connection is lost: stop the timer."""
         if self._end:
             self._end.cancel()
 
     def is_closing(self) -> bool:
-        """Whether it is, or will be when the client has sent all."""
+        """Whether `close` was called."""
         return self.is_lingering or self._transport.is_closing()
 
     def abort(self) -> None:
@@ -55,12 +55,12 @@ class Lingering(asyncio.Transport):
         self._transport.abort()
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Send `data`. uvloop's own raises RuntimeError after a close."""
+        """Send `data`; nothing after `close`, where uvloop raises RuntimeError."""
         if not self.is_closing():
             self._transport.write(data)
 
     def pause_reading(self) -> None:
-        """Leave what the client sends with the kernel."""
+        """Stop reading."""
         self._transport.pause_reading()
 
     def resume_reading(self) -> None:
@@ -68,5 +68,5 @@ class Lingering(asyncio.Transport):
         self._transport.resume_reading()
 
     def get_extra_info(self, name: str, default: object = None) -> object:
-        """What the real one knows."""
+        """What the real transport says."""
         return self._transport.get_extra_info(name, default)

@@ -1,7 +1,8 @@
-"""Which requests are refused: what two readers may understand in two ways, and what is too long.
+"""Which requests are refused: ambiguous ones, and those that are too long.
 
-A proxy in front of kubemux and kubemux itself must see the same requests in the same bytes: where they do
-not, requests are smuggled (RFC 9112 11.2). Who sends such bytes gets 400, and the connection ends.
+A proxy in front of kubemux must read the same requests from the same bytes as kubemux does. Where the two
+differ, a client can smuggle requests past the proxy (RFC 9112 11.2). An ambiguous request gets 400, and the
+connection ends.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ class Requests(h11.Connection):
     def __init__(self) -> None:
         super().__init__(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
         self.refusal: h11.RemoteProtocolError | None = None
-        """Why the connection ends. uvicorn does not pass the exception on."""
+        """Why a request was refused. uvicorn catches the exception and does not pass it on."""
 
     def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
-        """What the client has sent next. Raises h11.RemoteProtocolError."""
+        """What the client sent next. Raises h11.RemoteProtocolError."""
         try:
             event = super().next_event()
             return _checked(event) if isinstance(event, h11.Request) else event
@@ -44,14 +45,14 @@ class Requests(h11.Connection):
 
     @property
     def is_read(self) -> bool:
-        """Whether all was read that the client sends with its request."""
+        """Whether the client's last request was read to its end."""
         return self.refusal is None and self.their_state not in (h11.SEND_BODY, h11.ERROR)
 
 
 def _checked(request: h11.Request) -> h11.Request:
     if not request.http_version.startswith(b"1."):  # HTTP/2 begins with such a line (RFC 9113 3.4)
         raise h11.RemoteProtocolError("only HTTP/1 is spoken here", error_status_hint=505)
-    # h11 looks at the length only while a head is incomplete, and one read may bring 256 KiB.
+    # h11 checks the length only while a head is incomplete, and one read may bring a whole one of 256 KiB.
     length = len(request.target) + sum(len(name) + len(value) for name, value in request.headers)
     if length > MAX_HEAD or len(request.headers) > MAX_FIELDS:
         raise h11.RemoteProtocolError("too many fields, or too long", error_status_hint=431)
@@ -70,7 +71,7 @@ def _checked(request: h11.Request) -> h11.Request:
 
 
 def _in_origin_form(request: h11.Request) -> h11.Request:
-    """RFC 9112 3.2.2: the absolute form is for proxies, but must be taken; its host counts, not `Host`."""
+    """RFC 9112 3.2.2: a server must accept the absolute form, and its host replaces `Host`."""
     authority, _, rest = request.target.partition(b"://")[2].partition(b"/")
     headers = list(request.headers)
     if authority:

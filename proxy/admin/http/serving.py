@@ -1,4 +1,4 @@
-"""The clients of one listener: few, small, and all gone when it is closed."""
+"""The clients of one listener: a limited number, and none is left after `close`."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ MAX_CONNECTIONS: Final = 64
 
 
 class Serving:
-    """The protocol factory of an asyncio server: at most `MAX_CONNECTIONS` at a time.
+    """The protocol factory of an asyncio server, for at most `MAX_CONNECTIONS` clients.
 
-    One more takes the place of that which has made no progress for longest: sent no request, or taken nothing
-    of its answer. So neither idle sockets nor clients that never read can shut others out. One whose order is
-    being carried out stays; where every one is such, the new one is reset.
+    A new client takes the place of the one that has made no progress for longest, that is, has sent no
+    request or taken nothing of its answer. So neither idle clients nor clients that never read keep others
+    out. A client whose order is being carried out keeps its place. If all do, the new one is reset.
     """
 
     def __init__(self, app: ASGIApp, *, name: str, deadlines: Deadlines | None = None) -> None:
@@ -41,7 +41,7 @@ class Serving:
             proxy_headers=False,
             server_header=False,
             date_header=False,
-            forwarded_allow_ips="",  # neither this nor the next from the environment
+            forwarded_allow_ips="",  # given, as the next one: otherwise they come from the environment
             workers=1,
         )
         self._state = ServerState()
@@ -49,22 +49,22 @@ class Serving:
         self._loop = cast("asyncio.AbstractEventLoop", _NamedTasks(self._tasks))
         self._places: set[Connection] = set()
         self._yielding: dict[Connection, None] = {}
-        """Those that may be ended for a new one: that which has made no progress for longest is the first."""
+        """Those that may have to make room. The first has made no progress for longest."""
         self._none_left = asyncio.Event()
         self._none_left.set()
         self._is_closing = False
 
     def __call__(self) -> Connection:
-        """One connection's protocol, as `loop.create_server` asks for it."""
+        """The protocol of a new connection, as `loop.create_server` wants it."""
         return Connection(self._app, self._config, self._state, self, self._deadlines, self._loop)
 
     def __len__(self) -> int:
         return len(self._places)
 
-    # ---------------------------------------------------------------------------- what a connection says
+    # --------------------------------------------------------------------------- what a connection reports
 
-    def made(self, client: Connection) -> None:
-        """Give it a place, or end it."""
+    def opened(self, client: Connection) -> None:
+        """Give it a place, or reset it."""
         self._none_left.clear()
         if len(self) >= MAX_CONNECTIONS and self._yielding:
             longest = next(iter(self._yielding))
@@ -74,19 +74,19 @@ class Serving:
             client.abort()
         else:
             self._places.add(client)
-            self.moved(client)
+            self.progressed(client)
 
-    def moved(self, client: Connection) -> None:
-        """It is the last to be ended."""
+    def progressed(self, client: Connection) -> None:
+        """It is the last that has to make room."""
         if client in self._places:
             self._yielding.pop(client, None)
             self._yielding[client] = None
 
-    def ordered(self, client: Connection) -> None:
-        """It is not ended."""
+    def ordering(self, client: Connection) -> None:
+        """It does not have to make room."""
         self._yielding.pop(client, None)
 
-    def over(self, client: Connection) -> None:
+    def ended(self, client: Connection) -> None:
         """Its place is free."""
         self._leave(client)
         if not self._state.connections:
@@ -99,8 +99,9 @@ class Serving:
     # ------------------------------------------------------------------------------------------------------
 
     async def close(self, *, grace: float) -> None:
-        """Close idle connections at once and busy ones, streams as well, after `grace` seconds; no connection
-        and no task is left when this returns.
+        """Close idle connections at once, and busy ones and streams after `grace` seconds.
+
+        When this returns, no connection and no task is left.
         """
         self._is_closing = True
         for client in self._clients():
@@ -119,7 +120,7 @@ class Serving:
 
 
 class _NamedTasks:
-    """As much of a loop as uvicorn's protocol uses. Its tasks have an owner and a name."""
+    """What uvicorn's protocol uses of a loop. Each task gets an owner and a name."""
 
     def __init__(self, tasks: Tasks) -> None:
         self._tasks = tasks
