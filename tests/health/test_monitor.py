@@ -191,7 +191,7 @@ async def test_a_poke_during_a_probe_is_another_after_it() -> None:
 
 async def test_probes_never_overlap_and_end_with_the_monitor() -> None:
     gate = Gate()
-    watched = Watched(gate, cluster(NOWHERE, None, interval="1ms", timeout="1h"))
+    watched = Watched(gate, cluster(NOWHERE, None, interval="10ms", timeout="1h"))
     async with watched.running():
         await gate.wait()
         for _ in range(50):
