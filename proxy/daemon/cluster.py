@@ -224,7 +224,7 @@ class Cluster:
     def end_idle(self) -> None:
         """End the connections that have been idle for the cluster's `idle_timeout`."""
         now = asyncio.get_running_loop().time()
-        for relay in self._idle_watch.look(self._relays, self.config.idle_timeout, now):
+        for relay in self._idle_watch.sample(self._relays, self.config.idle_timeout, now):
             relay.abort(Reason.IDLE)
 
     # ---------------------------------------------------------------------------------------------- probes

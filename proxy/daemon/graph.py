@@ -79,7 +79,7 @@ class Graph:
     def parts(self) -> Iterator[Part]:
         """What the heartbeat calls."""
         for name, gateway in self.gateways.items():
-            yield f"gateway {name}", gateway.look
+            yield f"gateway {name}", gateway.sample
         for name, cluster in self.clusters.items():
             yield f"cluster {name}", cluster.beat
 

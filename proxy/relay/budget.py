@@ -48,7 +48,7 @@ class MemoryBudget:
         """Whether even a floor would go over the limit."""
         return self.used + self.floor > self.limit
 
-    def take_initial(self) -> int:
+    def acquire_initial(self) -> int:
         """Take a fresh channel's window and return its size; 0 if the budget is exhausted."""
         if self.is_exhausted:
             return 0
@@ -56,7 +56,7 @@ class MemoryBudget:
         self.used += window
         return window
 
-    def take_growth(self, window: int, ceiling: int) -> int:
+    def acquire_growth(self, window: int, ceiling: int) -> int:
         """Take what doubles `window` (at most to `ceiling`) and return it; 0 if that is not to be had."""
         growth = min(window, ceiling - window)
         if growth <= 0 or growth > (self._bonus - self.used) // 2:
@@ -68,6 +68,6 @@ class MemoryBudget:
         """Count bytes that are already there (unsent, unread); they are never refused."""
         self.used += nbytes
 
-    def give_back(self, nbytes: int) -> None:
+    def release(self, nbytes: int) -> None:
         """Return what was taken or charged."""
         self.used -= nbytes

@@ -29,7 +29,7 @@ class IdleWatch(Generic[M]):
         self._due = 0.0
         self._timeout: float | None = None
 
-    def look(self, connections: Iterable[M], timeout: float | None, now: float) -> list[M]:
+    def sample(self, connections: Iterable[M], timeout: float | None, now: float) -> list[M]:
         """Those that have moved no byte for `timeout` seconds (None: there is no such limit), at loop time
         `now`.
 

@@ -284,7 +284,7 @@ class Relay(asyncio.BufferedProtocol):
             self._budget.charge(self._charged)
 
     def _uncharge(self) -> None:
-        self._budget.give_back(self._charged)
+        self._budget.release(self._charged)
         self._charged = 0
 
     def _end_if_closed(self) -> None:

@@ -162,9 +162,9 @@ class Link:
         """How busy it is, in coarse steps: the least busy link gets the next channel."""
         return len(self._plane) // CROWD + self._pace.busy + self._stuck
 
-    def look(self) -> None:
+    def sample(self) -> None:
         """Call it about twice a second: how busy it was in between, and whether it answers."""
-        self._pace.look(self._plane.bulk, self._loop.time())
+        self._pace.sample(self._plane.bulk, self._loop.time())
         oldest = next(iter(self._openings), None)
         if oldest is not None and oldest is self._oldest:
             self._stuck = STUCK
@@ -206,7 +206,7 @@ class Link:
         """
         if target in self._abandoned and self._abandoned[target] >= ABANDONED_MAX:
             raise ChannelTimeout(f"{self.server} has not reached {target} for {ABANDONED_MAX} clients yet")
-        window = self._budget.take_initial()
+        window = self._budget.acquire_initial()
         if not window:
             raise MemoryExhausted(
                 f"limits.memory is all given out ({self._budget.used} of {self._budget.limit} bytes)"

@@ -33,7 +33,7 @@ class Pace:
         self.busy = 0
         """In steps."""
 
-    def look(self, moved: int, now: float) -> None:
+    def sample(self, moved: int, now: float) -> None:
         """`moved` is how many bytes there have been in full packets so far."""
         elapsed = now - self._since
         if elapsed > 0:

@@ -32,7 +32,7 @@ class Metered(Direct):
         self._budget = budget
 
     async def open_channel(self, target: Endpoint, *, origin: Endpoint, hold_until: float) -> TcpChannel:
-        if not self._budget.take_initial():
+        if not self._budget.acquire_initial():
             raise MemoryExhausted("limits.memory is all given out")
         return await super().open_channel(target, origin=origin, hold_until=hold_until)
 
@@ -91,12 +91,12 @@ async def test_a_client_waits_for_memory_and_is_served(bed: Bed) -> None:
     await until(lambda: len(bed.shared.waiting) == 3)
     assert bed.cluster.active == 3
 
-    bed.budget.give_back(bed.budget.floor)  # enough for the first
+    bed.budget.release(bed.budget.floor)  # enough for the first
     bed.shared.waiting.wake()
     assert await clients[0][0].readexactly(4) == b"ping"
     assert len(bed.shared.waiting) == 2
 
-    bed.budget.give_back(10 * bed.budget.floor)
+    bed.budget.release(10 * bed.budget.floor)
     bed.shared.waiting.wake()
     for reader, _ in clients[1:]:
         assert await reader.readexactly(4) == b"ping"
@@ -135,7 +135,7 @@ async def test_nobody_waits_for_memory_in_vain_for_ever(bed: Bed) -> None:
     writer.close()
     assert asyncio.get_running_loop().time() - began < 0.1
     assert bed.ended("memory") == 3
-    bed.budget.give_back(bed.budget.floor)
+    bed.budget.release(bed.budget.floor)
     bed.shared.waiting.wake()
     reader, writer = await bed.client()
     assert await reader.readexactly(4) == b"ping"
@@ -144,12 +144,12 @@ async def test_nobody_waits_for_memory_in_vain_for_ever(bed: Bed) -> None:
 
 
 async def test_the_end_of_a_connection_lets_the_next_one_in(bed: Bed) -> None:
-    bed.budget.give_back(bed.budget.floor)
+    bed.budget.release(bed.budget.floor)
     first, writer = await bed.client()
     assert await first.readexactly(4) == b"ping"
     second, other = await bed.client()
     await until(lambda: len(bed.shared.waiting) == 1)
-    bed.budget.give_back(bed.budget.floor)  # as the first one's channel does before its end is told
+    bed.budget.release(bed.budget.floor)  # as the first one's channel does before its end is told
     writer.close()
     assert await second.readexactly(4) == b"ping"
     other.close()
@@ -166,7 +166,7 @@ async def test_a_client_that_waits_for_memory_does_not_hold_up_a_stop(bed: Bed) 
 
 
 async def test_a_client_is_counted_once_at_every_moment(bed: Bed) -> None:
-    bed.budget.give_back(MEMORY)
+    bed.budget.release(MEMORY)
     counts: set[int] = set()
 
     def is_served() -> bool:

@@ -134,7 +134,7 @@ async def test_both_wait_for_memory(certificates: Certificates) -> None:
         async with asyncio.timeout(10):
             while len(both.waiting) < 2:
                 await asyncio.sleep(0)
-        both.budget.give_back(MEMORY)
+        both.budget.release(MEMORY)
         both.waiting.wake()
         daemon, doctor = await asking
         assert daemon == doctor

@@ -153,7 +153,7 @@ class Border:
         """Set who receives."""
         self.protocol = self._wire.protocol = protocol
 
-    def give(self, packet: memoryview, sequence: int) -> bool:
+    def to_asyncssh(self, packet: memoryview, sequence: int) -> bool:
         """Take a message that is no channel's; return whether the connection is still there."""
         del sequence
         assert len(packet) > HEADER

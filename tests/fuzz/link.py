@@ -224,7 +224,7 @@ class Scenario:
     # -------------------------------------------------------------------------------------------- the clients
 
     def _open(self) -> None:
-        if len(self._plane) >= CHANNELS or not (window := self._budget.take_initial()):
+        if len(self._plane) >= CHANNELS or not (window := self._budget.acquire_initial()):
             return
         answers: list[Refusal | None] = []
         channel = self._plane.open(window, ADDRESS, ADDRESS, answers.append)

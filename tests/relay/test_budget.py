@@ -15,25 +15,25 @@ CEILING = 2 << 20
 def test_every_connection_gets_its_floor_before_the_budget_is_exhausted(limit: int, connections: int) -> None:
     budget = MemoryBudget(limit, connections)
     fits = min(connections, limit // 2 // budget.floor, 2000)
-    assert all(budget.take_initial() >= budget.floor for _ in range(fits))
+    assert all(budget.acquire_initial() >= budget.floor for _ in range(fits))
     assert budget.used <= limit
 
 
 def test_an_exhausted_budget_grants_nothing_until_something_comes_back() -> None:
     budget = MemoryBudget(16 << 20, 10)
     windows = []
-    while window := budget.take_initial():
+    while window := budget.acquire_initial():
         windows.append(window)
     assert budget.is_exhausted
-    budget.give_back(windows.pop())
-    assert budget.take_initial()
+    budget.release(windows.pop())
+    assert budget.acquire_initial()
 
 
 def test_a_lone_channel_starts_with_a_useful_window_and_grows_to_the_ceiling() -> None:
     budget = MemoryBudget(256 << 20, 10_000)
-    window = budget.take_initial()
+    window = budget.acquire_initial()
     assert window == INITIAL_WINDOW
-    while growth := budget.take_growth(window, CEILING):
+    while growth := budget.acquire_growth(window, CEILING):
         window += growth
     assert window == CEILING
     assert budget.used == CEILING
@@ -50,19 +50,19 @@ class Grants(RuleBasedStateMachine):
 
     @rule()
     def open(self) -> None:
-        if window := self.budget.take_initial():
+        if window := self.budget.acquire_initial():
             self.windows.append(window)
 
     @precondition(lambda self: self.windows)
     @rule(data=st.data())
     def grow(self, data: st.DataObject) -> None:
         index = data.draw(st.integers(0, len(self.windows) - 1))
-        self.windows[index] += self.budget.take_growth(self.windows[index], CEILING)
+        self.windows[index] += self.budget.acquire_growth(self.windows[index], CEILING)
 
     @precondition(lambda self: self.windows)
     @rule(data=st.data())
     def close(self, data: st.DataObject) -> None:
-        self.budget.give_back(self.windows.pop(data.draw(st.integers(0, len(self.windows) - 1))))
+        self.budget.release(self.windows.pop(data.draw(st.integers(0, len(self.windows) - 1))))
 
     @rule(nbytes=st.integers(0, 64 << 10))
     def charge(self, nbytes: int) -> None:
@@ -72,7 +72,7 @@ class Grants(RuleBasedStateMachine):
     @precondition(lambda self: self.charged)
     @rule()
     def uncharge(self) -> None:
-        self.budget.give_back(self.charged.pop())
+        self.budget.release(self.charged.pop())
 
     @invariant()
     def used_is_what_is_out(self) -> None:

@@ -116,7 +116,7 @@ async def test_memory_is_waited_for_and_nobody_is_to_blame_for_it() -> None:
             await asyncio.sleep(0)
     assert (route.asked, one.line) == ([A], (A, B))
     route.failures.clear()
-    budget.give_back(16 << 20)
+    budget.release(16 << 20)
     waiting.wake()
     assert await asking is CHANNEL
     assert route.asked == [A, A]

@@ -30,7 +30,7 @@ def test_never_early_and_not_much_too_late(timeout: float, moves: list[float], b
         while left and left[0] <= now:
             last = left.pop(0)
             connection.from_cluster += 1
-        ended = watch.look([connection], timeout, now)
+        ended = watch.sample([connection], timeout, now)
         assert ended in ([], [connection])
         if ended:
             assert now - last >= timeout
@@ -41,23 +41,23 @@ def test_never_early_and_not_much_too_late(timeout: float, moves: list[float], b
 
 def test_without_a_limit_nothing_is_remembered() -> None:
     connection, watch = Connection(), IdleWatch[Connection]()
-    assert watch.look([connection], 1.0, 10.0) == []
-    assert watch.look([connection], None, 1000.0) == []
-    assert watch.look([connection], 1.0, 2000.0) == [], "seen for the first time"
-    assert watch.look([connection], 1.0, 2001.0) == [connection]
+    assert watch.sample([connection], 1.0, 10.0) == []
+    assert watch.sample([connection], None, 1000.0) == []
+    assert watch.sample([connection], 1.0, 2000.0) == [], "seen for the first time"
+    assert watch.sample([connection], 1.0, 2001.0) == [connection]
 
 
 def test_those_that_have_left_are_forgotten() -> None:
     connection, watch = Connection(), IdleWatch[Connection]()
-    watch.look([connection], 1.0, 10.0)
-    assert watch.look([], 1.0, 20.0) == []
-    assert watch.look([connection], 1.0, 30.0) == []
+    watch.sample([connection], 1.0, 10.0)
+    assert watch.sample([], 1.0, 20.0) == []
+    assert watch.sample([connection], 1.0, 30.0) == []
 
 
 def test_a_shorter_timeout_holds_at_once() -> None:
     connection, watch = Connection(), IdleWatch[Connection]()
-    assert watch.look([connection], 3600.0, 10.0) == []
-    assert watch.look([connection], 5.0, 12.0) == []
-    assert watch.look([connection], 5.0, 15.0) == [connection], (
+    assert watch.sample([connection], 3600.0, 10.0) == []
+    assert watch.sample([connection], 5.0, 12.0) == []
+    assert watch.sample([connection], 5.0, 15.0) == [connection], (
         "silent since it was first seen, under whichever timeout"
     )

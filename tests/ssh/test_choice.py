@@ -61,13 +61,13 @@ async def test_the_next_channel_goes_around_a_link_that_does_not_answer(sshd: Ss
             waiting = asyncio.get_running_loop().create_task(opened(gateway, silent), name="waits")
             while not home.load:
                 await asyncio.sleep(0)
-            gateway.look()
+            gateway.sample()
             assert gateway._links.choose(server.endpoint) is home, "it may be answered yet"
-            gateway.look()
+            gateway.sample()
             assert gateway._links.choose(server.endpoint) is other
             waiting.cancel()
             await asyncio.gather(waiting, return_exceptions=True)
-            gateway.look()
+            gateway.sample()
             assert home.weight, "nothing has been answered since"
             (await home.open_channel(server.endpoint, origin=ORIGIN, timeout=5)).abort()
             assert not home.weight
@@ -88,5 +88,5 @@ async def test_a_turn_of_many_requests_is_no_bulk(sshd: Sshd) -> None:
             left = len(request)
             while left:
                 left -= len(await loop.sock_recv(client, left))
-        gateway.look()
+        gateway.sample()
         assert (link._plane.bulk, link.weight) == (0, 0)

@@ -18,7 +18,7 @@ class Talker:
     def __init__(self, log: list[Talker]) -> None:
         self.period, self.spent = 0, 0
         self.held: bool = False
-        self.is_let_out = asyncio.Event()
+        self.uses_reserve = asyncio.Event()
         self._log = log
 
     def hold(self) -> None:
@@ -28,8 +28,8 @@ class Talker:
         self.held = False
         self._log.append(self)
 
-    def let_out(self) -> None:
-        self.is_let_out.set()
+    def use_reserve(self) -> None:
+        self.uses_reserve.set()
 
 
 async def turns(count: int) -> None:
@@ -244,8 +244,8 @@ async def test_what_is_kept_back_is_let_out_if_no_more_is_granted() -> None:
     assert flow.usable(other, MIB, 0, MIB) == MIB  # all it has
     flow.forget(gone)
     async with asyncio.timeout(10):
-        await bulk.is_let_out.wait()
-    assert not any(talker.is_let_out.is_set() for talker in (other, gone))
+        await bulk.uses_reserve.wait()
+    assert not any(talker.uses_reserve.is_set() for talker in (other, gone))
 
 
 @given(st.integers(4 << 10, 4 << 20), st.integers(1, 100), st.data())

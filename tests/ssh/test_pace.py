@@ -11,23 +11,23 @@ from proxy.ssh.pace import STEP, Pace
 def test_a_download_makes_it_busy_until_it_is_over() -> None:
     pace = Pace(100.0)
     assert pace.busy == 0
-    pace.look(50 * STEP, 101.0)
+    pace.sample(50 * STEP, 101.0)
     assert pace.busy == 50
-    pace.look(50 * STEP, 101.0)
+    pace.sample(50 * STEP, 101.0)
     assert pace.busy == 50, "no time has passed: nothing new to say"
-    pace.look(50 * STEP, 101.5)
+    pace.sample(50 * STEP, 101.5)
     assert pace.busy == 0
 
 
 def test_a_download_over_a_slow_line_is_one() -> None:
     pace = Pace(0.0)
-    pace.look(5_000_000 // 8, 1.0)
+    pace.sample(5_000_000 // 8, 1.0)
     assert pace.busy, "5 Mbit/s"
 
 
 def test_less_than_a_step_a_second_is_nothing() -> None:
     pace = Pace(0.0)
-    pace.look(STEP - 1, 1.0)
+    pace.sample(STEP - 1, 1.0)
     assert pace.busy == 0
 
 
@@ -36,5 +36,5 @@ def test_never_less_than_nothing_nor_more_than_the_fastest_moment(steps: list[tu
     pace, moved, now, fastest = Pace(0.0), 0, 0.0, 0.0
     for nbytes, later in steps:
         moved, now, fastest = moved + nbytes, now + later, max(fastest, nbytes / later)
-        pace.look(moved, now)
+        pace.sample(moved, now)
         assert 0 <= pace.busy <= fastest * 1.001 / STEP

@@ -76,7 +76,7 @@ class AsyncsshChannel(asyncssh.SSHTCPSession[bytes]):
             return
         if self._had_eof:
             user.channel_eof()
-        self._tell()
+        self._update_user()
         if self._channel is not None:
             self._channel.resume_reading()
 
@@ -123,7 +123,7 @@ class AsyncsshChannel(asyncssh.SSHTCPSession[bytes]):
         if self._channel is not None:
             self._channel.abort()
             self._uncharge()
-            self.give_up()
+            self.release_window()
 
     # ---------------------------------------------------------------------------------------- for asyncssh
 
@@ -158,19 +158,19 @@ class AsyncsshChannel(asyncssh.SSHTCPSession[bytes]):
         if self._channel is not None:
             self._charged = internals.unsent(self._channel)
             self._budget.charge(self._charged)
-        self._tell()
+        self._update_user()
 
     def resume_writing(self) -> None:
         """The rest is sent."""
         self._is_blocked = False
         self._uncharge()
-        self._tell()
+        self._update_user()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Closed by either side (`exc` is None), or gone with the link."""
         self._channel = None
         self._uncharge()
-        self.give_up()
+        self.release_window()
         self._plane.forget(self)
         error = self._plane.why_ended(exc)
         self._lost = (error,)
@@ -179,24 +179,24 @@ class AsyncsshChannel(asyncssh.SSHTCPSession[bytes]):
 
     # -------------------------------------------------------------------------------------- for the link
 
-    def give_up(self) -> None:
+    def release_window(self) -> None:
         """It was not opened: return what was taken for it."""
-        self._budget.give_back(self._taken)
+        self._budget.release(self._taken)
         self._taken = 0
 
     def link_full(self) -> None:
         """The link takes no more."""
         self._is_link_full = True
-        self._tell()
+        self._update_user()
 
     def link_writable(self) -> None:
         """The link has room again."""
         self._is_link_full = False
-        self._tell()
+        self._update_user()
 
     # ------------------------------------------------------------------------------------------------------
 
-    def _tell(self) -> None:
+    def _update_user(self) -> None:
         if self._user is not None and self._lost is None:
             if self._is_blocked or self._is_link_full:
                 self._user.channel_full()
@@ -207,12 +207,12 @@ class AsyncsshChannel(asyncssh.SSHTCPSession[bytes]):
         if (
             self._channel is not None
             and not self._is_paused
-            and (growth := self._budget.take_growth(self._window, BIGGEST_WINDOW))
+            and (growth := self._budget.acquire_growth(self._window, BIGGEST_WINDOW))
         ):
             self._window += growth
             self._taken += growth
             internals.grow_window(self._channel, growth)
 
     def _uncharge(self) -> None:
-        self._budget.give_back(self._charged)
+        self._budget.release(self._charged)
         self._charged = 0

@@ -133,7 +133,7 @@ class AsyncsshPlane:
         else:
             refusal = asking.result()
         if refusal is not None:
-            channel.give_up()
+            channel.release_window()
         on_answer(refusal)
         self._on_ended()
 

@@ -22,11 +22,11 @@ class Pool:
         self.size = size
         self.spares: list[memoryview] = []
 
-    def take(self) -> memoryview:
+    def acquire(self) -> memoryview:
         """One, with whatever is in it."""
         return self.spares.pop() if self.spares else memoryview(bytearray(self.size))
 
-    def give(self, buffer: memoryview) -> None:
+    def release(self, buffer: memoryview) -> None:
         """Back, when nobody has a view of it any more. One of another size was not from here."""
         if len(self.spares) < _SPARES and len(buffer) == self.size:
             self.spares.append(buffer)

@@ -88,7 +88,7 @@ class Sender(Protocol):
     def go_on(self) -> None:
         """Send what is pending, and take again."""
 
-    def let_out(self) -> None:
+    def use_reserve(self) -> None:
         """Use all the credit there is."""
 
 
@@ -119,7 +119,7 @@ class Flow:
         self._seen = 0
         self._shared_until = 0.0
         self._kept: dict[Sender, float] = {}
-        self._letting_out: asyncio.TimerHandle | None = None
+        self._reserve_timer: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
         return (
@@ -144,7 +144,7 @@ class Flow:
         least it ever was.
 
         All of it on a link of its own; otherwise what keeps `under_way`, which the peer has and has not
-        credited, short. What is kept back is `let_out` if nothing more is granted.
+        credited, short. What is kept back is `use_reserve` if nothing more is granted.
         """
         self._kept.pop(sender, None)
         now = self._loop.time()
@@ -156,17 +156,17 @@ class Flow:
         if allowed >= credit:
             return credit
         self._kept[sender] = now
-        if self._letting_out is None:
-            self._letting_out = self._loop.call_later(PATIENCE_S, self._let_out)
+        if self._reserve_timer is None:
+            self._reserve_timer = self._loop.call_later(PATIENCE_S, self._use_reserves)
         return max(0, allowed)
 
-    def _let_out(self) -> None:
-        now, self._letting_out = self._loop.time(), None
+    def _use_reserves(self) -> None:
+        now, self._reserve_timer = self._loop.time(), None
         for sender in [sender for sender, since in self._kept.items() if now - since >= PATIENCE_S]:
             del self._kept[sender]
-            sender.let_out()
+            sender.use_reserve()
         if self._kept:
-            self._letting_out = self._loop.call_later(PATIENCE_S, self._let_out)
+            self._reserve_timer = self._loop.call_later(PATIENCE_S, self._use_reserves)
 
     def wait(self, sender: Sender) -> None:
         """Queue `sender` until there is room."""
@@ -182,9 +182,9 @@ class Flow:
     def forget(self, sender: Sender) -> None:
         """It has ended."""
         self._kept.pop(sender, None)
-        if self._letting_out is not None and not self._kept:
-            self._letting_out.cancel()
-            self._letting_out = None
+        if self._reserve_timer is not None and not self._kept:
+            self._reserve_timer.cancel()
+            self._reserve_timer = None
         self._had_share.pop(sender, None)
         self._modest.pop(sender, None)
         if self._speaker is sender:

@@ -185,7 +185,7 @@ class Handover:
         else:
             transport.set_protocol(protocol)
 
-    def give(self, packet: memoryview, sequence: int) -> bool:
+    def to_asyncssh(self, packet: memoryview, sequence: int) -> bool:
         """A packet for asyncssh, opened, without its tag; whether the connection is still there afterwards.
 
         Its errors end the connection in its own way.

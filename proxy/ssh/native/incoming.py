@@ -180,7 +180,7 @@ class Incoming(asyncio.BufferedProtocol):
         """Move what is not opened yet to the front of a buffer that has room behind it."""
         rest = self._view[self._start : self._end]
         if not self._view:
-            self._view = RECEIVED.take()
+            self._view = RECEIVED.acquire()
         elif self._has_views or len(rest) + _LEAST_ROOM > len(self._view):
             self._replace(rest)
         else:
@@ -195,7 +195,7 @@ class Incoming(asyncio.BufferedProtocol):
             return
         rest = self._view[self._start : self._end]
         if not self._has_views:
-            RECEIVED.give(self._view)
+            RECEIVED.release(self._view)
         self._replace(rest)
 
     def _replace(self, rest: memoryview) -> None:
@@ -203,7 +203,7 @@ class Incoming(asyncio.BufferedProtocol):
         if len(rest) + _LEAST_ROOM > RECEIVED.size:  # it waits for new keys, or came through a jump host
             view = memoryview(bytearray(len(rest) + 2 * _LEAST_ROOM))
         elif rest:
-            view = RECEIVED.take()
+            view = RECEIVED.acquire()
         view[: len(rest)] = rest
         self._view, self._start, self._end = view, 0, len(rest)
         self._has_views = False

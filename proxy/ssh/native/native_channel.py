@@ -124,7 +124,7 @@ class NativeChannel:
 
     def data(self, data: memoryview) -> bool:
         """Hand `data` to the user; True if they may have kept it. Raises ProtocolError."""
-        return self._arrived(data) and self._give([data], len(data))
+        return self._arrived(data) and self._hand_on([data], len(data))
 
     def keep(self, data: memoryview) -> None:
         """The same, but `pass_on` will follow, and may hand on more at once. Raises ProtocolError."""
@@ -134,7 +134,7 @@ class NativeChannel:
     def pass_on(self) -> bool:
         """Hand what was kept to the user, in one write; True if they may have kept memoryviews of it."""
         pieces, self._pieces = self._pieces, []
-        return bool(pieces) and self._give(pieces, sum(map(len, pieces)))
+        return bool(pieces) and self._hand_on(pieces, sum(map(len, pieces)))
 
     def _arrived(self, data: memoryview) -> bool:
         """Whether the user may be given it now; else it is put aside, or dropped."""
@@ -148,7 +148,7 @@ class NativeChannel:
             return False
         return True
 
-    def _give(self, pieces: Pieces, nbytes: int) -> bool:
+    def _hand_on(self, pieces: Pieces, nbytes: int) -> bool:
         if self._user is None:
             return False
         # A client that stalls keeps the whole buffer. If that is more than its window is counted as, it gets
@@ -158,10 +158,10 @@ class NativeChannel:
         if self._is_paused:  # by that call
             self._untaken += nbytes
             return not is_copied
-        self._taken(nbytes)
+        self._client_took(nbytes)
         return False
 
-    def _taken(self, nbytes: int) -> None:
+    def _client_took(self, nbytes: int) -> None:
         """The client's socket has taken that much: credit for the cluster, once enough has come together."""
         window = self._window
         if not window.taken(nbytes) or self._had_eof or self._sending.has_closed:
@@ -175,8 +175,8 @@ class NativeChannel:
         budget, now, owner = self._budget, self._loop.time(), self._owner
         ceiling = window.ceiling(owner.round_trip, owner.received)
         if window.is_small(now, owner.round_trip):
-            window.grow(budget.take_growth(window.size, ceiling))
-        budget.give_back(window.shrink(now, ceiling, tight=budget.is_tight))
+            window.grow(budget.acquire_growth(window.size, ceiling))
+        budget.release(window.shrink(now, ceiling, tight=budget.is_tight))
         window.reviewed(now, owner.received)
 
     def _deliver(self) -> None:
@@ -185,7 +185,7 @@ class NativeChannel:
             return
         if self._undelivered and not self._is_paused:
             data, self._undelivered = self._undelivered, bytearray()
-            self._give([data], len(data))
+            self._hand_on([data], len(data))
         if self._undelivered or self._user is None:  # ended by that call
             return
         if self._had_eof and not self._told_eof:
@@ -203,7 +203,7 @@ class NativeChannel:
         self._is_paused = False
         untaken, self._untaken = self._untaken, 0
         if untaken:
-            self._taken(untaken)
+            self._client_took(untaken)
         self._deliver()
 
     # ------------------------------------------------------------------------------------- what the peer says
@@ -289,7 +289,7 @@ class NativeChannel:
         sshd still has.
         """
         if not self._is_discarding and self._ended is None:
-            self._budget.give_back(self._window.size)
+            self._budget.release(self._window.size)
         self._is_discarding = True
         self._undelivered.clear()
         if self._had_close:
@@ -301,7 +301,7 @@ class NativeChannel:
         self._ended = (error,)
         self._sending.end()
         if not self._is_discarding:
-            self._budget.give_back(self._window.size)
+            self._budget.release(self._window.size)
         self._owner.ended(self)
         user, self._user = self._user, None  # a circle of references would wait for the collector
         if user is not None:

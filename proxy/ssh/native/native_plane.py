@@ -115,7 +115,7 @@ class NativePlane:
             self._valve,
             on_message=self._message,
             on_opened=self._pass_on,
-            on_other=self._handover.give,
+            on_other=self._handover.to_asyncssh,
             on_error=self._fail,
             on_read=self._outgoing.schedule,
             on_lost=self._transport_lost,
@@ -343,7 +343,7 @@ class NativePlane:
         self._on_lost(exc)
 
     def _uncharge(self) -> None:
-        self._budget.give_back(self._charged)
+        self._budget.release(self._charged)
         self._charged = 0
 
     def _overflow(self) -> None:

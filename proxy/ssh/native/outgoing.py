@@ -150,17 +150,17 @@ class Outgoing:
     def _make_room(self) -> None:
         self.flush()
         if not self._buffer:
-            self._buffer = SENT.take()
+            self._buffer = SENT.acquire()
 
     def _give_back(self) -> None:
         while self._lent:
-            SENT.give(self._lent.pop())
+            SENT.release(self._lent.pop())
 
     def _end_turn(self) -> None:
         self._is_scheduled = False
         self.flush()
         if self._buffer:
-            SENT.give(self._buffer)
+            SENT.release(self._buffer)
             self._buffer = NONE
         written, self._written = self._written, 0
         self._on_turn(written)

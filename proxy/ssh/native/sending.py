@@ -132,7 +132,7 @@ class Sending:
             at = end
         self._send(at, last - at)
         if not self._credit:
-            self._tell()
+            self._update_user()
 
     def _send(self, at: int, nbytes: int) -> None:
         self._out.put_data(self._peer, _read, at, nbytes)
@@ -147,7 +147,7 @@ class Sending:
         self._pending += _read[DATA_AT : DATA_AT + nbytes]
         if self._flow.is_shut:
             self._flow.wait(self)
-        self._tell()
+        self._update_user()
 
     def _send_pending(self) -> None:
         """What could not be sent when it came, and the end that may have come after it."""
@@ -168,9 +168,9 @@ class Sending:
                 self._out.say(messages.eof(self._peer))
             if self._wants_close:
                 self.close_now()
-        self._tell()
+        self._update_user()
 
-    def _tell(self) -> None:
+    def _update_user(self) -> None:
         """Let the client's socket be read while what it says can be sent."""
         is_full = bool(self._is_held or self._pending or not self._credit)
         if self._user is not None and is_full != self._is_full:
@@ -183,7 +183,7 @@ class Sending:
     def hold(self) -> None:
         """The link has no room (`proxy.ssh.native.flow`)."""
         self._is_held = True
-        self._tell()
+        self._update_user()
 
     def go_on(self) -> None:
         """It has again."""
@@ -205,7 +205,7 @@ class Sending:
         if was_out:
             self._send_pending()
 
-    def let_out(self) -> None:
+    def use_reserve(self) -> None:
         """The peer says nothing more: what was kept back may be what it waits for."""
         was_out = not self._credit
         self._credit, self._reserve = self._credit + self._reserve, 0
@@ -225,7 +225,7 @@ class Sending:
     def attach(self, user: ChannelUser) -> None:
         """`user` is told from now on whether there is room."""
         self._user = user
-        self._tell()
+        self._update_user()
 
     def grant(self, credit: int) -> None:
         """The peer may send so much more."""

@@ -183,10 +183,10 @@ class Gateway:
 
     # ----------------------------------------------------------------------------------------- supervision
 
-    def look(self) -> None:
+    def sample(self) -> None:
         """Call it about twice a second: how busy each link is."""
         for link in self._links:
-            link.look()
+            link.sample()
 
     def renew(self, why: str) -> None:
         """Replace every link, make before break, and skip the wait if there is one.

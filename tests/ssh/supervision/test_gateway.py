@@ -141,10 +141,10 @@ async def test_the_next_channel_goes_around_a_download(sshd: Sshd) -> None:
             left = LARGE
             while left:
                 left -= len(await loop.sock_recv(client, LARGE))
-            gateway.look()
+            gateway.sample()
             await open_channel(gateway, server.endpoint)
             assert (home.load, other.load) == (2, 1)
-            gateway.look()
+            gateway.sample()
             await open_channel(gateway, server.endpoint)
             assert (home.load, other.load) == (2, 2), "no way back for its own sake"
 
