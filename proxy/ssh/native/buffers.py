@@ -1,8 +1,8 @@
-"""Buffers that links have for a turn of the loop, or for as long as the kernel takes: one link's is the next
-one's.
+"""Buffers that a link has for a turn of the loop, or until the kernel has taken what is in them; then they
+are another link's.
 
-A link that has nothing to say or to hear has no buffer: two each were 40 MB for a hundred gateways. What is
-handed around among a few stays in a core's cache, too.
+A link that neither sends nor receives has no buffer: two for each were 40 MB with a hundred gateways. And few
+buffers that are used again stay in the cache of the CPU.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ class Pool:
         self.spares: list[memoryview] = []
 
     def acquire(self) -> memoryview:
-        """One, with whatever is in it."""
+        """A buffer, with whatever is in it."""
         return self.spares.pop() if self.spares else memoryview(bytearray(self.size))
 
     def release(self, buffer: memoryview) -> None:
-        """Back, when nobody has a view of it any more. One of another size was not from here."""
+        """Nobody has a view of `buffer` any more. One of another size is not of this pool."""
         if len(self.spares) < _SPARES and len(buffer) == self.size:
             self.spares.append(buffer)
 
 
 RECEIVED: Final = Pool(160 << 10)
-"""Three full packets of the gateway's, and what has come of the next. A client that stalls may keep one."""
+"""Room for three full packets of the gateway's and a part of the next. A client that stalls may keep one."""
 
 SENT: Final = Pool(288 << 10)
-"""Eight full packets of ours, what `proxy.ssh.native.sending` reads at once, and some small ones."""
+"""Room for eight full packets of ours, which `proxy.ssh.native.sending` reads at once, and small ones."""

@@ -1,24 +1,21 @@
 """Who may send when the link does not take everything.
 
-While the kernel takes each turn's write, everyone sends. When it does not, the link is congested: a channel
-that has had its share since the kernel last took everything waits, so the biggest talkers are the first to,
-and one that says little goes on unhindered: a request is not kept behind a bulk transfer. Past `HIGH_WATER`,
-and while keys are exchanged, the link is shut and everyone who has something to say waits.
+While the kernel takes all that a turn writes, every channel sends. When it does not, the link is congested.
+Then a channel waits that has sent its share since the kernel last took everything. So a bulk transfer waits
+first, and a request does not wait behind it. Past `HIGH_WATER`, and while keys are exchanged, the link is
+shut: every channel that has something to send waits.
 
-When the kernel has taken everything, those go on first who have not had their share; the others follow as a
-deficit round robin, a few per turn of the loop. Each round gives a channel one share, and one that had more
-than that (a client's socket is read up to 32 times in one turn) sits out the rounds that it owes. While the
-link takes everything, the next round follows when they have been read.
+When the kernel has taken everything, those channels go on first that have not sent their share. The others
+follow by deficit round robin, a few per turn of the loop. Each round gives a channel one share. One that has
+sent more than that (a client's socket is read up to 32 times in one turn) waits for the rounds that it owes.
+While the link takes everything, the next round follows when the clients of this one have been read.
 
-The least that a request waits for is what cannot be overtaken: `NOT_SENT_LOW_WATER` in the kernel, what
-waits in the
-transport, and what sshd has been given of each window and not passed on. A lone bulk transfer may use all of
-that window,
-2 MiB; beside others it keeps some back (`usable`): on loopback requests beside an upload had a p50 of 2.0
-ms, and have
-0.7 ms, while it has 0.7 GB/s instead of 1.1 (`ssh -L` gives it 0.65). And all links share one loop: beside
-others, on
-whichever link, nobody says more than a `MOUTHFUL` before they were heard.
+A request waits at least for what it cannot overtake: `NOT_SENT_LOW_WATER` in the kernel, what is in the
+transport, and what sshd has of each window and has not passed on. A bulk transfer that is alone on its link
+may use the whole window, 2 MiB. Beside others it keeps some back (`usable`): on loopback, requests beside an
+upload had a p50 of 2.0 ms and now have 0.7, while the upload has 0.7 GB/s instead of 1.1 (with `ssh -L`:
+0.65). All links share one loop. So beside others, on any link, a channel sends at most a `MOUTHFUL` in a
+turn.
 """
 
 from __future__ import annotations
@@ -36,12 +33,12 @@ HIGH_WATER: Final = 512 << 10
 """Bytes that wait in the link's transport before nobody may add to them."""
 
 RESUME_AT_ONCE: Final = 4
-"""Channels that have had their share and go on per turn: all at once, the first few would fill the link, the
-rest stop again.
+"""Channels that have sent their share, and go on in one turn. If all did, the first few would fill the link,
+and the others would stop again.
 """
 
 MODEST_AT_ONCE: Final = HIGH_WATER // SHARE
-"""The same of those that have not: with a share each they fill it once."""
+"""Channels that have not sent their share, and go on in one turn: with a share each they fill the link."""
 
 
 DEBT: Final = 8 * SHARE
@@ -49,28 +46,28 @@ DEBT: Final = 8 * SHARE
 
 
 SHARED_WAY: Final = 256 << 10
-"""Bytes under way of a bulk transfer that has others beside it, on a short way."""
+"""Bytes that a bulk transfer beside others may have under way, where the round trip is short."""
 
 SHARED_RATE: Final = 250e6
-"""Bytes per second that such a one can have on any other."""
+"""Bytes per second that it may have where the round trip is long."""
 
 SHARED_S: Final = 0.25
-"""So long after somebody else has sent something, a transfer is not alone."""
+"""Seconds for which a transfer is not alone after another channel has sent something."""
 
 MOUTHFUL: Final = 256 << 10
-"""Bytes that are said in one turn of the loop while there are others. libuv reads up to 32 times from a
-socket that always has more, and a request beside it waited for all of that: requests beside an upload had
-a p50 of 0.65 ms, and have 0.29 ms. A lone transfer goes on: it would be 8 % slower.
+"""Bytes that a link sends in one turn of the loop while there are others. libuv reads up to 32 times from a
+socket that always has more, and a request waited for all of that: beside an upload requests had a p50 of
+0.65 ms, and now have 0.29. A transfer that is alone is not held: it would be 8 % slower.
 """
 
 GRANTS: Final = 2
-"""A peer credits what it has passed on when there is enough of that (OpenSSH: 96 KiB, others: half a window),
-so less than two of its grants under way could be a transfer that waits for ever.
+"""A peer grants credit when it has passed enough on (OpenSSH: 96 KiB, others: half a window). With less than
+two such grants under way a transfer might wait for ever.
 """
 
 PATIENCE_S: Final = 1.0
-"""After this long without another grant nothing is kept back: a peer may have begun with smaller ones than it
-goes on with.
+"""Seconds without a grant after which nothing is kept back: a peer may begin with smaller grants than it goes
+on with.
 """
 
 
@@ -78,7 +75,7 @@ class Sender(Protocol):
     """A channel, as its link's flow sees it."""
 
     period: int
-    """The one that `spent` belongs to: they end when the kernel has taken everything."""
+    """Which period `spent` is of. A period ends when the kernel has taken everything."""
     spent: int
     """Bytes sent in it."""
 
@@ -128,7 +125,7 @@ class Flow:
         )
 
     def spend(self, sender: Sender, nbytes: int) -> None:
-        """`sender` has sent that much: it waits if that was its share of a link that is congested."""
+        """`sender` has sent `nbytes`. On a congested link it waits if that completes its share."""
         if sender.period != self._period:
             sender.period, sender.spent = self._period, 0
             if sender is not self._speaker:
@@ -140,11 +137,11 @@ class Flow:
             self.wait(sender)
 
     def usable(self, sender: Sender, credit: int, under_way: int, grant: int) -> int:
-        """How much of its `credit` a channel may use now that it was granted more, in bytes; `grant` is the
-        least it ever was.
+        """How many bytes of its `credit` a channel may use, now that it was granted more.
 
-        All of it on a link of its own; otherwise what keeps `under_way`, which the peer has and has not
-        credited, short. What is kept back is `use_reserve` if nothing more is granted.
+        All of it if the channel is alone on its link; otherwise so much that `under_way`, which the peer has
+        and has not granted anew, stays small. `grant` is the smallest that there has been. If nothing more is
+        granted for a while, `use_reserve` frees what is kept back.
         """
         self._kept.pop(sender, None)
         now = self._loop.time()
@@ -191,7 +188,7 @@ class Flow:
             self._speaker = None
 
     def turn_ends(self) -> None:
-        """The loop has been round: whoever waits only for others to be heard goes on."""
+        """A turn of the loop ends: who waits only because others were to be read goes on."""
         said, self._said = self._said, 0
         if said:
             self._turns.sent(self)
@@ -207,7 +204,7 @@ class Flow:
     # ------------------------------------------------------------------------------- what the link can take
 
     def written(self, unsent: int) -> None:
-        """There was a write, and `unsent` bytes of it are left."""
+        """There was a write, and `unsent` bytes wait in the transport."""
         if unsent > HIGH_WATER:
             self._is_full = self.is_shut = True
         elif not self.is_congested:
@@ -241,11 +238,11 @@ class Flow:
             and self._resuming is None
             and not (self.is_shut or self.is_congested)
         ):
-            # Two turns: what is called soon is called before the sockets of those who go on are read.
+            # After two turns: a callback of the next turn runs before the clients that go on are read.
             self._resuming = self._loop.call_soon(self._resume_soon)
 
     def _round(self) -> None:
-        """A share for everyone who waits, until enough go on."""
+        """Give a share to each that waits, until enough go on."""
         went = 0
         for _ in range(len(self._had_share)):
             if (

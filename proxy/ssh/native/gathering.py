@@ -2,10 +2,10 @@
 socket(7)).
 
 sshd writes a packet at a time, and each of them woke us: 20,000 reads a second at 1 GB/s. What is less than a
-good read stays in the kernel until more comes, so three rules keep that short: only while the link is fast
-enough for a good read to be there in half a millisecond; only when it has been for a while, or the end of
-every answer of a few MB would wait; and a tick that has brought nothing ends it: what is there is read at
-once, and the next while begins.
+good read stays in the kernel until more comes. Three rules keep that short. The link must be so fast that a
+good read is there in half a millisecond. It must have been that fast for a while; otherwise the end of every
+answer of a few MB would wait. A tick that has brought nothing ends it: what is there is read at once, and the
+rate is measured anew.
 """
 
 from __future__ import annotations
@@ -30,23 +30,21 @@ FAST: Final = 260e6
 """Bytes per second."""
 
 MEMORY_S: Final = 0.6
-"""How long a rate is remembered.
+"""Seconds over which the rate is averaged.
 
-At 1 GB/s a link has been fast for a while after 180 ms: so often, at most, does the end of one of many large
-answers in a row wait. Answers of 256 KiB had a p99 of 0.8 ms without gathering, 1.4 with 0.3, 1.0 with 0.6.
+At 1 GB/s a link counts as fast after 180 ms, so of many large answers in a row one in 180 ms at most has its
+end wait. Answers of 256 KiB had a p99 of 0.8 ms without gathering, of 1.4 with 0.3 s, of 1.0 with 0.6 s.
 """
 
 TICK_S: Final = 1e-3
-"""The finest that uvloop's clock has. The last bytes of a download wait for two of these at most."""
+"""The shortest that uvloop's clock can measure. The last bytes of a download wait for two ticks at most."""
 
 
 class Gathering:
     """How much has to have come on one link before it is read."""
 
     def __init__(self, transport: Transport, sock: socket.socket | None) -> None:
-        """`sock` is the transport's; None if it has none of its own: then every read
-        is as small as it comes.
-        """
+        """`sock` is the transport's own. None if it has none: then whatever comes is read at once."""
         self._loop = asyncio.get_running_loop()
         self._transport = transport
         self._socket = sock

@@ -123,21 +123,21 @@ class NativeChannel:
     # ------------------------------------------------------------------------------------ from the cluster
 
     def data(self, data: memoryview) -> bool:
-        """Hand `data` to the user; True if they may have kept it. Raises ProtocolError."""
+        """Hand `data` to the user; True if the user may have kept the memoryview. Raises ProtocolError."""
         return self._arrived(data) and self._hand_on([data], len(data))
 
     def keep(self, data: memoryview) -> None:
-        """The same, but `pass_on` will follow, and may hand on more at once. Raises ProtocolError."""
+        """Keep `data` until `pass_on` hands it on with what follows. Raises ProtocolError."""
         if self._arrived(data):
             self._pieces.append(data)
 
     def pass_on(self) -> bool:
-        """Hand what was kept to the user, in one write; True if they may have kept memoryviews of it."""
+        """Hand what was kept to the user, in one write; True if the user may have kept memoryviews of it."""
         pieces, self._pieces = self._pieces, []
         return bool(pieces) and self._hand_on(pieces, sum(map(len, pieces)))
 
     def _arrived(self, data: memoryview) -> bool:
-        """Whether the user may be given it now; else it is put aside, or dropped."""
+        """Whether `data` may be handed on now; otherwise it is put aside, or dropped."""
         self._window.arrived(len(data))
         if self._had_eof or self._had_close:
             raise ProtocolError(f"data on channel {self.number} after its end")
@@ -151,8 +151,7 @@ class NativeChannel:
     def _hand_on(self, pieces: Pieces, nbytes: int) -> bool:
         if self._user is None:
             return False
-        # A client that stalls keeps the whole buffer. If that is more than its window is counted as, it gets
-        # a copy.
+        # A client that stalls keeps the whole buffer. A window that counts for less than that gets a copy.
         is_copied = self._window.size < RECEIVED.size
         self._user.channel_data([bytes(piece) for piece in pieces] if is_copied else pieces, nbytes)
         if self._is_paused:  # by that call
@@ -180,7 +179,7 @@ class NativeChannel:
         window.reviewed(now, owner.received)
 
     def _deliver(self) -> None:
-        """What arrived while the user took nothing, and the end that may have come after it."""
+        """Hand on what arrived while the user took nothing, and the end of the stream if it came after it."""
         if self._user is None:
             return
         if self._undelivered and not self._is_paused:
@@ -195,11 +194,11 @@ class NativeChannel:
             self._end(None)
 
     def pause_reading(self) -> None:
-        """The client does not take what it is given: no more of it, and no credit."""
+        """The client is slow: hand on nothing more, and grant no credit."""
         self._is_paused = True
 
     def resume_reading(self) -> None:
-        """It has taken everything."""
+        """The client has taken everything."""
         self._is_paused = False
         untaken, self._untaken = self._untaken, 0
         if untaken:
@@ -216,7 +215,7 @@ class NativeChannel:
         self._answered(None)
 
     def refused(self, said: Refusal) -> None:
-        """Not open."""
+        """The peer has refused it."""
         if self.is_answered:
             raise ProtocolError(f"channel {self.number} was refused after it was opened")
         self._answered(said)
@@ -252,11 +251,11 @@ class NativeChannel:
     # ------------------------------------------------------------------------------------------- life cycle
 
     def attach(self, user: ChannelUser) -> None:
-        """Start delivery; what has come and gone meanwhile is told at once."""
+        """Start delivery. A channel that has ended meanwhile tells its end with the next turn of the loop."""
         if self._ended is not None and not self._undelivered:
             if self._had_eof:
                 self._loop.call_soon(user.channel_eof)
-            self._loop.call_soon(user.channel_lost, self._ended[0])  # their last call: they are not kept
+            self._loop.call_soon(user.channel_lost, self._ended[0])  # the user's last call
             return
         self._user = user
         self._is_paused = False
@@ -265,17 +264,17 @@ class NativeChannel:
             self._sending.attach(user)
 
     def close(self) -> None:
-        """After what is pending."""
+        """Send CHANNEL_CLOSE after what is pending; what still arrives is dropped."""
         self._discard()
         self._sending.close()
 
     def abort(self) -> None:
-        """Now."""
+        """Send CHANNEL_CLOSE now; what is pending is dropped."""
         self._sending.drop_pending()
         self.close()
 
     def lost(self, error: ProxyError) -> None:
-        """The link is gone. That is nothing to a channel that had all it would get."""
+        """The link is gone. A channel that the peer had closed before has ended well all the same."""
         if not self.is_answered:
             self._answered((messages.CONNECT_FAILED, str(error)))
         if not self._had_close:
@@ -283,10 +282,10 @@ class NativeChannel:
             self._end(error)
 
     def _discard(self) -> None:
-        """Nobody wants what still comes: it is dropped as it arrives, and takes no memory.
+        """Drop what still arrives.
 
-        So the window is given back now, not with sshd's CLOSE: that waits until its API server has read what
-        sshd still has.
+        That takes no memory, so the window is released now and not when sshd sends CLOSE: sshd waits with it
+        until the API server has read what sshd still has.
         """
         if not self._is_discarding and self._ended is None:
             self._budget.release(self._window.size)
@@ -303,6 +302,7 @@ class NativeChannel:
         if not self._is_discarding:
             self._budget.release(self._window.size)
         self._owner.ended(self)
-        user, self._user = self._user, None  # a circle of references would wait for the collector
+        # Forgotten first: channel and relay would keep each other alive until the garbage collector runs.
+        user, self._user = self._user, None
         if user is not None:
             user.channel_lost(error)

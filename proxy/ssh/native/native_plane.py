@@ -1,5 +1,5 @@
-"""One link's native data plane: asyncssh's connection, what goes out, what comes in, and the channels
-between.
+"""One link's native data plane: it puts together asyncssh's connection, what goes out, what comes in, and the
+channels.
 """
 
 from __future__ import annotations
@@ -32,27 +32,27 @@ from proxy.ssh.pace import BULK
 from proxy.ssh.turns import Turns
 
 NOT_SENT_LOW_WATER: Final = 512 << 10
-"""Bytes.
+"""Bytes that the kernel takes and has not sent yet.
 
-What the kernel has taken cannot be overtaken by a request any more; this much keeps a 10 Gbit/s link busy.
+A request cannot overtake them any more. So many keep a link of 10 Gbit/s busy.
 """
 
 
 RESTING: Final = 1024
-"""Numbers that rest between two channels.
+"""Channels that are closed before a number is used again.
 
-A peer may say something for a channel, credit above all, before it hears that we have closed it, and OpenSSH
-ignores that; for the next channel of that number it would be wrong, or break the protocol.
+A peer may send something for a channel, credit above all, before it hears that we have closed it. OpenSSH
+ignores that. The next channel of that number would take it for its own.
 """
 
 MOST_UNREAD: Final = 2 << 20
-"""Bytes that wait in the link's transport before it is no longer read.
+"""Bytes that may wait in the link's transport; with more, the link is not read.
 
-Clients add none past 0.5 MiB, so these are answers.
+Clients add none past 0.5 MiB, so the others are answers to the peer.
 """
 
 MOST_WRITES: Final = 4096
-"""The same in writes: uvloop's own memory for one is 300 bytes, however little it writes."""
+"""Writes that may wait there. Each takes 300 bytes of uvloop's own memory, however short it is."""
 
 
 class NativePlane:
@@ -70,10 +70,10 @@ class NativePlane:
         on_lost: Callable[[Exception | None], None],
         on_ended: Callable[[], None],
     ) -> None:
-        """Takes the connection over. Raises Unsupported, and leaves it alone then.
+        """Take the connection over. Raises Unsupported, and then the connection is as it was.
 
-        `on_error` hears of a broken protocol before the connection ends, `on_lost` that its transport is
-        gone, `on_ended` that a channel has ended.
+        `on_error` is called when the peer breaks the protocol, before the connection ends; `on_lost` when the
+        transport is gone; `on_ended` when a channel has ended.
         """
         self._loop = asyncio.get_running_loop()
         self._budget = budget
@@ -152,7 +152,7 @@ class NativePlane:
     # ------------------------------------------------------------------------------------------- channels
 
     def open(self, window: int, target: Endpoint, origin: Endpoint, on_answer: OnAnswer) -> NativeChannel:
-        """Have a channel opened, with what was taken of the budget as its receive window."""
+        """Have a channel opened. `window`, its receive window, has been acquired of the budget."""
         channel = NativeChannel(self, self._outgoing, self._flow, self._budget, window, on_answer)
         if self.error is not None:
             channel.lost(self.error)
@@ -180,7 +180,7 @@ class NativePlane:
         self._free.append(number)
 
     def closed(self, number: int) -> None:
-        """Both sides have closed it, but what the peer said before it heard of ours may still come."""
+        """Both sides have closed it. What the peer sent before it heard of our CLOSE may still arrive."""
         del self._channels[number]
         self._closed.append(number)
 
@@ -197,7 +197,7 @@ class NativePlane:
             channel.lost(error)
 
     async def close(self) -> None:
-        """Nothing to end: it has no tasks (`proxy.ssh.fallback.asyncssh_plane` has)."""
+        """See `proxy.ssh.data_plane.DataPlane`. This one has no tasks."""
 
     def _message(self, kind: int, message: memoryview) -> bool:
         if kind == messages.DATA:
@@ -236,14 +236,14 @@ class NativePlane:
         return has_views
 
     def _pass_on(self) -> bool:
-        """What one channel has got in a row goes to its client in one write."""
+        """Hand on what one channel has got in a row, in one write."""
         if self._keeping is None:
             return False
         kept, self._keeping = self._keeping, None
         return kept.pass_on()
 
     def _channel(self, kind: int, number: int) -> NativeChannel | None:
-        """Whom it is for; nobody, if it comes late for a channel that is closed."""
+        """Which channel a message is for; None if it is late, for a channel that is closed."""
         channel = self._channels.get(number)
         if channel is None:
             if kind > messages.OPEN_FAILURE and number in self._closed:
@@ -256,14 +256,14 @@ class NativePlane:
     # ------------------------------------------------------------------------------------------- asyncssh's
 
     def send_packet(self, payload: bytes) -> None:
-        """A packet of asyncssh's. KEXINIT stops everything else until NEWKEYS."""
+        """Take a packet that asyncssh has to send. After KEXINIT channels wait until NEWKEYS (RFC 4253 7.1)."""
         self._outgoing.put(payload)
         if payload[0] == messages.KEXINIT:
             self._outgoing.is_rekeying = True
             self._flow.keys(is_rekeying=True)
 
     def send_sealed(self, packet: bytes) -> None:
-        """A packet that asyncssh has sealed with its new keys."""
+        """Take a packet that asyncssh has sealed with the new keys."""
         self._outgoing.put_sealed(packet)
 
     def sending_sequence(self) -> int:
@@ -276,15 +276,13 @@ class NativePlane:
         self._flow.keys(is_rekeying=False)
 
     def receiving_keys(self, keys: Keys) -> None:
-        """The gateway's has been heard."""
+        """The gateway's NEWKEYS has arrived."""
         self._incoming.change_keys(keys)
 
     # ------------------------------------------------------------------------------------------- the link
 
     def _sent(self, unsent: int) -> None:
-        """There was a write, and `unsent` bytes wait: a peer that asks and does not read the answers is not
-        heard meanwhile.
-        """
+        """There was a write, and `unsent` bytes wait. A peer that does not read our answers is not read."""
         if is_behind(self._carrier) and self._polling is None:
             self._polling = self._loop.call_later(POLL_S, self._poll)
         self._flow.written(unsent if self._polling is None else HIGH_WATER + 1)
@@ -293,7 +291,7 @@ class NativePlane:
             self._valve.close(Reason.UNREAD)
 
     def _poll(self) -> None:
-        """A jump host has been given more than it takes, and nobody tells when it has taken it."""
+        """Look whether a jump host has taken what it was given: nothing tells us when it has."""
         self._polling = None
         if self._transport.is_closing():
             return
@@ -313,10 +311,10 @@ class NativePlane:
         if written:
             self._handover.sent(written)
         elif nread and self._socket is not None and not self._transport.is_closing():
-            # sshd leaves Nagle on for forwarded connections: it holds a small packet back until we
-            # acknowledge the one before, and our kernel delays that by 40 ms. What goes out carries the
-            # acknowledgement along anyway. Large reads need it as much: left out after those, answers of 256
-            # KiB in a row had a p99 of 43 ms, and have 0.6.
+            # sshd leaves Nagle's algorithm on for forwarded connections: it holds a small packet back until
+            # we acknowledge the one before, and our kernel delays that by 40 ms. What we write carries the
+            # acknowledgement anyway. Large reads need it too: without it, answers of 256 KiB in a row had a
+            # p99 of 43 ms instead of 0.6.
             with suppress(OSError, ValueError):  # ValueError: the first hop's socket is closed already
                 self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
@@ -358,15 +356,14 @@ class NativePlane:
 
 
 def _tcp_socket(conn: asyncssh.SSHClientConnection) -> socket.socket | None:
-    """The socket under the connection, which is the first hop's behind a jump host; None if a command carries
-    it.
+    """The socket under the connection (behind a jump host: the first hop's); None if a command carries it.
 
-    Of ours: uvloop's makes a new one for each option that is set, with two more calls into the kernel.
+    An object of ours: uvloop makes a new one for each option that is set, with two more system calls.
     """
     theirs: socket.socket | None = conn.get_extra_info("socket")
     if theirs is None or theirs.family not in (socket.AF_INET, socket.AF_INET6):
         return None
-    # On theirs: should it fail, an object of ours would be collected, and close a descriptor that is not ours
-    # to close.
+    # Set on uvloop's object: if it fails, an object of ours would be collected, and close a descriptor that
+    # is uvloop's.
     theirs.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOT_SENT_LOW_WATER)
     return socket.socket(theirs.family, theirs.type, theirs.proto, theirs.fileno())

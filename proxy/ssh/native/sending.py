@@ -1,8 +1,8 @@
 """A channel's way to the cluster: a client's bytes are sealed from where they were received.
 
-They may be sent while the peer has given credit (RFC 4254 5.2) and the link has room
-(`proxy.ssh.native.flow`). Otherwise the client's socket is not read; what it had said by then is `pending`,
-at most one read.
+They may be sent while the peer has granted credit (RFC 4254 5.2) and the link has room
+(`proxy.ssh.native.flow`). Otherwise the client's socket is not read. What was read by then is pending, at
+most one read.
 """
 
 from __future__ import annotations
@@ -22,15 +22,17 @@ LARGEST_SENT: Final = 32 << 10
 PACKETS: Final = 8
 """So many are read from a client at once: one call into the kernel each way for all of them.
 
-Packets that were received where they were sealed, one at a time, cost 0.70 s/GB, this 0.53 (`ssh -L` 0.77). A
-peer may want them small: 256 KiB in packets of a byte were 2 s and 9 MB.
+With one packet for each read a GB costs 0.70 s of CPU, with eight 0.53 (`ssh -L`: 0.77). It is a number of
+packets and not of bytes because a peer may want small ones: 256 KiB in packets of one byte took 2 s and 9 MB.
 """
 
 BITE: Final = PACKETS * LARGEST_SENT
 """Bytes: the most that is read at once."""
 
 _STRAY: Final = 4 << 10
-"""The same if they may not be sent now: uvloop asks for a buffer once more after `pause_reading`."""
+"""Bytes: the most that is read if they may not be sent now. uvloop asks for a buffer once more after
+`pause_reading`.
+"""
 
 _read = memoryview(bytearray(DATA_AT + BITE + PADDING))
 """Where every client's bytes are received: they are sealed from there, or kept elsewhere, before anything
@@ -39,9 +41,9 @@ else happens.
 
 
 class Sending:
-    """That of one channel: a `proxy.ssh.native.flow.Sender`.
+    """One channel's, and a `proxy.ssh.native.flow.Sender`.
 
-    EOF and CLOSE are a bit each: wanted, then sent, behind what is pending.
+    EOF and CLOSE each have a flag for wanted and one for sent: they are sent after what is pending.
     """
 
     __slots__ = (
@@ -102,7 +104,7 @@ class Sending:
     # ----------------------------------------------------------------------------------------- the hot path
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """Room for what may be sent now, or for a little that may not."""
+        """Room for as much as may be sent now; a little room if nothing may."""
         del sizehint
         self._is_stray = (
             not self._credit or self._flow.is_shut or self._is_held or self.has_closed or bool(self._pending)
@@ -117,8 +119,9 @@ class Sending:
         return _read[DATA_AT : DATA_AT + min(self._credit or most, most)]
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Seal them from where they stand: at most the bite that was asked for, though the link may fill up
-        meanwhile.
+        """Seal `nbytes` from where they were received.
+
+        All of them, although the link may become full meanwhile: they are one read at most.
         """
         if self._is_stray:
             self._keep(nbytes)
@@ -150,7 +153,7 @@ class Sending:
         self._update_user()
 
     def _send_pending(self) -> None:
-        """What could not be sent when it came, and the end that may have come after it."""
+        """Send what could not be sent when it was read, and then EOF and CLOSE if they are wanted."""
         while (
             self._pending
             and not self.has_closed
@@ -171,7 +174,7 @@ class Sending:
         self._update_user()
 
     def _update_user(self) -> None:
-        """Let the client's socket be read while what it says can be sent."""
+        """Have the client's socket read if, and only if, what it sends can be passed on."""
         is_full = bool(self._is_held or self._pending or not self._credit)
         if self._user is not None and is_full != self._is_full:
             self._is_full = is_full
@@ -186,12 +189,12 @@ class Sending:
         self._update_user()
 
     def go_on(self) -> None:
-        """It has again."""
+        """The link has room again: send what is pending."""
         self._is_held = False
         self._send_pending()
 
     def adjusted(self, credit: int) -> None:
-        """We may send more."""
+        """The peer has granted `credit` bytes more. Raises ProtocolError."""
         spare = self._credit + self._reserve + credit
         if spare > messages.BIGGEST_WINDOW:
             raise ProtocolError(
@@ -206,7 +209,7 @@ class Sending:
             self._send_pending()
 
     def use_reserve(self) -> None:
-        """The peer says nothing more: what was kept back may be what it waits for."""
+        """Use the credit that was kept back: the peer grants nothing, and may wait for just these bytes."""
         was_out = not self._credit
         self._credit, self._reserve = self._credit + self._reserve, 0
         if was_out:

@@ -1,4 +1,4 @@
-"""Whether a link is read: not while anybody has a reason against it."""
+"""Whether a link is read: only while there is no reason not to."""
 
 from __future__ import annotations
 
