@@ -1,10 +1,9 @@
 """What asyncssh does for one connection in a turn of the loop, and what it keeps for it, has a bound.
 
-That is about handshakes, jump hosts, and links that keep asyncssh's channels. By itself asyncssh handles all
-that one read has brought, up to 256 KiB of the smallest packets; while keys are exchanged it keeps the
-answers to whatever is asked (OpenSSH had that, too: CVE-2025-26466); it hands its transport everything,
-whether the peer reads it or not. And a message for a channel that it has just closed ends the connection. All
-of it was read in 2.24.
+This is for handshakes, jump hosts, and links on asyncssh's own channels. By itself asyncssh handles all that
+one read has brought: up to 256 KiB of the smallest packets. While keys are exchanged it keeps the answers to
+everything that is asked (as OpenSSH did: CVE-2025-26466). It writes to its transport whether the peer reads
+or not. And a message for a channel that was just closed ends the connection. All of it was read in 2.24.
 """
 
 # ruff: noqa: SLF001 - asyncssh's private parts are what this module is for
@@ -21,24 +20,24 @@ from proxy.ssh.native.wire import messages
 from proxy.ssh.native.wire.errors import ProtocolError
 
 TURN: Final = 16
-"""Packets that are handled in one turn of the loop: a request with its answer takes asyncssh up to 0.2 ms."""
+"""Packets that asyncssh handles in one turn of the loop: a request with its answer takes up to 0.2 ms."""
 
 DEAR: Final = range(7, 80)
-"""Kinds that end a turn: extensions, key exchange and login.
+"""Kinds of messages that end a turn: extensions, key exchange and login.
 
-A signature is 7 ms with RSA of 4096 bits, and a peer may ask again and again.
+An RSA signature of 4096 bits takes 7 ms, and a peer may ask for many.
 """
 
 LISTS: Final = frozenset({7, messages.KEXINIT})
 LONGEST_LIST: Final = 32 << 10
 """Bytes of a list of extensions or algorithms.
 
-OpenSSH's are 2 KiB; those of 256 KiB, which asyncssh takes, took 120 ms each.
+OpenSSH's have 2 KiB. asyncssh takes lists of 256 KiB, and needs 120 ms for each.
 """
 
 ANSWERS: Final = frozenset({81, 82, messages.OPEN_FAILURE, messages.WINDOW_ADJUST, 99, messages.FAILURE})
 MOST_ANSWERS: Final = 10_000
-"""While keys are exchanged. OpenSSH asks once per ClientAliveInterval."""
+"""Answers that wait for new keys. OpenSSH asks once per ClientAliveInterval."""
 
 SMALLEST_PACKET: Final = 512
 """Bytes of data that a peer takes in a packet, at least: asyncssh cuts what it is given into as many packets
@@ -46,25 +45,25 @@ as it takes, at once. 64 KiB in packets of a byte held the loop for ten seconds.
 """
 
 MOST_UNREAD: Final = 2 << 20
-"""Bytes that wait in the transport before the peer is no longer heard.
+"""Bytes that may wait in the transport; with more, the peer is not read.
 
-Clients add none past 0.5 MiB: these are answers.
+Clients add none past 0.5 MiB, so the others are answers to the peer.
 """
 
 MOST_UNOPENED: Final = 512 << 10
-"""Bytes that wait while a packet is handled in a task of its own before no more are read: more than any
-packet has. A turn of uvloop's reads 8 MiB, and asyncssh copies for each read what waits.
+"""Bytes that may wait while asyncssh handles a packet in a task of its own: more than any packet has. uvloop
+reads up to 8 MiB in a turn, and asyncssh copies what waits at each read.
 """
 
 MOST_KEPT: Final = 8 << 20
-"""Bytes that wait for new keys.
+"""Bytes that may wait for new keys.
 
-A jump host carries one channel, whose window is 2 MiB with OpenSSH; ours wait by themselves.
+A jump host carries one channel, whose window is 2 MiB with OpenSSH. Clients of our own channels wait anyway.
 """
 
 MOST_BELOW: Final = 4 << 20
-"""Bytes that a jump host's connection may have before clients of what it carries wait: more than the window
-of an honest one.
+"""Bytes that a jump host may have been given and not taken; with more, the clients behind it wait. It is more
+than the window of an honest jump host.
 """
 
 POLL_S: Final = 0.02
@@ -73,11 +72,11 @@ _LARGEST: Final = slice(13, 17)
 """Of an OPEN_CONFIRMATION (RFC 4254 5.1): the largest packet, after the type, two numbers and the window."""
 
 RESTING: Final = 1024
-"""So many of the channels that were closed last are remembered."""
+"""How many of the channels that were closed last are remembered."""
 
 
 class Metered:
-    """One connection of asyncssh's, from its first byte on."""
+    """Limits one connection of asyncssh's, from its first byte on."""
 
     def __init__(self, conn: asyncssh.SSHClientConnection) -> None:
         self._conn = cast("Any", conn)
@@ -98,7 +97,7 @@ class Metered:
         self._conn._channels = Channels()
 
     def _received(self) -> None:
-        """Something has come, or what has come can be opened now."""
+        """Something has arrived, or what has arrived can be opened now."""
         self._receive()
         if (
             self._conn._transport is None
@@ -134,7 +133,7 @@ class Metered:
             self._conn._recv_data()
 
     def stop(self) -> None:
-        """Another reads in asyncssh's place: what has come and the transport are its own."""
+        """Another reads in asyncssh's place from here on: a pause of the transport is its business."""
         self.is_held = self._is_full = False
         self._conn._recv_data = self._receive
 
@@ -144,7 +143,7 @@ class Metered:
         return transport is not None and transport.get_write_buffer_size() > MOST_UNREAD
 
     def _hold(self) -> None:
-        """Handle no more: asyncssh does the same while it is busy with a packet."""
+        """Handle no more in this turn, by the means that asyncssh uses while it is busy with a packet."""
         self.is_held = True
         self._conn._recv_handler = lambda: False
         self._pause()
@@ -197,31 +196,29 @@ class Metered:
 
     @property
     def unsent(self) -> int:
-        """Bytes of what it carries that the kernel has not taken yet, those of the jump hosts before it
-        included.
-        """
+        """Bytes that the kernel has not taken yet, those of jump hosts that carry this one included."""
         transport, below = self._conn._transport, carrier(self._conn)
         waiting: int = transport.get_write_buffer_size() if transport is not None else 0
         return self._kept + waiting + (below.unsent if below is not None else 0)
 
 
 def of(conn: asyncssh.SSHClientConnection) -> Metered | None:
-    """Who meters it."""
+    """What limits `conn`, if something does."""
     found = getattr(cast("Any", conn)._finish_recv_packet, "__self__", None)
     return found if isinstance(found, Metered) else None
 
 
 def carrier(conn: asyncssh.SSHClientConnection) -> Metered | None:
-    """Who meters the jump host's connection that carries this one; None if none does."""
+    """What limits the jump host's connection that carries `conn`; None if there is no jump host."""
     transport = cast("Any", conn)._transport
     below = cast("Any", transport)._conn if isinstance(transport, asyncssh.SSHTCPChannel) else None
     return of(below) if below is not None else None
 
 
 def is_behind(below: Metered | None) -> bool:
-    """Whether a jump host has been given more than it takes.
+    """Whether a jump host has been given much more than it has taken.
 
-    A window says how much that may be, and it may say 4 GiB.
+    Its window alone is no limit: it may be 4 GiB.
     """
     return below is not None and below.unsent > MOST_BELOW
 
@@ -234,9 +231,8 @@ def fail(conn: Any, message: str) -> None:
 
 
 class Channels(dict[int, Any]):
-    """The channels of a connection.
-
-    Who looks for one that was just closed finds somebody who takes what comes late.
+    """The channels of a connection. For one that was just closed there is `_Late`, which takes what comes
+    late.
     """
 
     def __init__(self) -> None:
@@ -253,8 +249,7 @@ class Channels(dict[int, Any]):
             if number in self._closed:
                 return _LATE
             raise KeyError(number)
-        # Closed on both sides, and removed with the next turn of the loop; `closed` is a channel, too, that
-        # is being opened.
+        # Closed on both sides, and about to be removed. A channel that is being opened is `closed` as well.
         is_closed = channel._recv_state == "close_pending" or (
             channel._recv_state == "closed" and channel._open_waiter is None
         )
@@ -262,16 +257,13 @@ class Channels(dict[int, Any]):
 
 
 class _Late:
-    """For a channel that is closed."""
+    """In place of a channel that is closed."""
 
     def log_received_packet(self, *_: object) -> None:
         """Asyncssh's call."""
 
     def process_packet(self, kind: int, _sequence: int, packet: Any) -> bool:
-        """It says nothing any more, but it is whole, and one of those that there are.
-
-        Raises asyncssh.ProtocolError.
-        """
+        """Drop a message that is well formed. Raises asyncssh.ProtocolError for any other."""
         try:
             message = memoryview(packet.get_full_payload())
             if kind == messages.DATA:

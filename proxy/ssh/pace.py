@@ -1,8 +1,8 @@
 """How busy a link is, for the choice of a new channel's. Pure: values and a clock.
 
-What a request waits behind is what sshd has read ahead of the link, and only then its packets are full. So
-they alone count: a download does, on a fast line or a slow one, and requests do not, however many. Counted
-for each full packet, and looked at by the daemon's heartbeat.
+A request waits behind what sshd has read ahead of the link, and only then are sshd's packets full. So only
+full packets count: a download makes a link busy, on a fast line or a slow one, and requests do not, however
+many. The daemon's heartbeat samples the count.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ BULK: Final = 16_000
 """Bytes of data in a packet that count as a full one's: dropbear's largest have 16,375."""
 
 STEP: Final = 128 << 10
-"""Bytes per second of full packets that make a link busier by one: beside a download over a line of 5 Mbit/s
-requests wait longer than beside any other.
+"""Bytes per second of full packets that make a link busier by one. So little counts because requests wait
+longest beside a download over a slow line, of 5 Mbit/s for example.
 """
 
 CROWD: Final = 256
-"""Channels that make a link busier by one, however idle: sshd goes through all of them for each packet."""
+"""Channels, however idle, that make a link busier by one: sshd looks at all of them for each packet."""
 
 
 class Pace:
@@ -34,7 +34,7 @@ class Pace:
         """In steps."""
 
     def sample(self, moved: int, now: float) -> None:
-        """`moved` is how many bytes there have been in full packets so far."""
+        """`moved` is the bytes in full packets so far."""
         elapsed = now - self._since
         if elapsed > 0:
             self.busy = int((moved - self._moved) / elapsed) // STEP

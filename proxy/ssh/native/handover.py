@@ -1,10 +1,10 @@
-"""The border to asyncssh: its keys and packets, taken over from a connection that has just authenticated.
+"""The border to asyncssh: keys and packets are taken over from a connection that has just authenticated.
 
 From then on asyncssh sees no ciphertext. What it sends passes `_send` unencrypted (so it adds no MSG_IGNORE
-either) and is sealed with everything else; what is for it comes in opened. It goes on to drive key exchanges,
-and the new keys are taken from it the moment each direction's NEWKEYS has passed. This is the second place
-besides `proxy.ssh.internals` that touches asyncssh's private parts, read in 2.24: every one is in `_PARTS` or
-checked by `begin`, before anything is changed.
+either), and we seal it. What is for asyncssh, we open first. asyncssh goes on to drive key exchanges, and the
+new keys are taken from it as soon as NEWKEYS has passed, in each direction. Like `proxy.ssh.internals` this
+module uses asyncssh's private parts, which were read in 2.24. Each is in `_PARTS` or checked by `begin`
+before anything is changed.
 """
 # ruff: noqa: SLF001, D102 - asyncssh's private parts are what this module is for; asyncio documents what a transport does
 
@@ -66,15 +66,13 @@ _PARTS: Final = (
 )
 
 _CARRIED: Final = (b"aes128-gcm@openssh.com", b"aes256-gcm@openssh.com", b"chacha20-poly1305@openssh.com")
-"""The only ciphers that are offered once a connection is ours: a peer that agrees to none of them any more
-ends it cleanly.
+"""The only ciphers that a connection of ours offers in later key exchanges: with a peer that agrees to none
+of them any more, it ends cleanly.
 """
 
 
 class Transport(Protocol):
-    """What is used of asyncio's and uvloop's transports, and of the asyncssh channel that a jump host's
-    connection gives.
-    """
+    """What we use of a transport: asyncio's, uvloop's, or asyncssh's channel through a jump host."""
 
     def write(self, data: bytes | memoryview) -> None: ...
     def get_write_buffer_size(self) -> int: ...
@@ -85,13 +83,13 @@ class Transport(Protocol):
 
 
 class Successor(Protocol):
-    """Who takes over."""
+    """Who carries the packets of a connection after asyncssh."""
 
     def send_packet(self, payload: bytes) -> None:
         """Asyncssh has a packet to send."""
 
     def send_sealed(self, packet: bytes) -> None:
-        """The same, sealed already with the keys that `sending_keys` is about to bring."""
+        """Asyncssh has a packet to send, sealed with the keys that `sending_keys` is about to bring."""
 
     def sending_sequence(self) -> int:
         """The sequence number of the next packet to be sent."""
@@ -104,7 +102,7 @@ class Successor(Protocol):
 
 
 class Taken(NamedTuple):
-    """What a connection had in its hands."""
+    """What a connection had when it was taken over."""
 
     transport: Transport
     sending: Keys
@@ -114,7 +112,7 @@ class Taken(NamedTuple):
 
 
 class _Opened:
-    """In place of an encryption, so that asyncssh takes packets that are opened already."""
+    """Takes the place of asyncssh's encryption: packets are opened already when asyncssh gets them."""
 
     def decrypt_header(self, seq: int, first_block: bytes, header_len: int) -> tuple[bytes, bytes]:
         del seq
@@ -176,9 +174,7 @@ class Handover:
         return Taken(conn._transport, sending, receiving, received)
 
     def attach(self, protocol: asyncio.BufferedProtocol) -> None:
-        """Let `protocol` receive in asyncssh's place; through a jump host also by `data_received(data,
-        datatype)`.
-        """
+        """Let `protocol` receive in asyncssh's place; through a jump host by `data_received(data, type)`."""
         transport = self._conn._transport
         if isinstance(transport, asyncssh.SSHTCPChannel):
             cast("Any", transport)._session = protocol
@@ -186,9 +182,9 @@ class Handover:
             transport.set_protocol(protocol)
 
     def to_asyncssh(self, packet: memoryview, sequence: int) -> bool:
-        """A packet for asyncssh, opened, without its tag; whether the connection is still there afterwards.
+        """Hand asyncssh a packet, opened, without its tag; whether the connection is still there afterwards.
 
-        Its errors end the connection in its own way.
+        If it is wrong, asyncssh ends the connection itself.
         """
         self._conn._recv_seq = sequence
         self._conn._inpbuf += packet
@@ -196,11 +192,10 @@ class Handover:
         return self._conn._transport is not None
 
     def sent(self, nbytes: int) -> None:
-        """Count what went out; asyncssh's limits for one key, in bytes and seconds, decide when the next is
-        due.
+        """Count what went out. asyncssh's limits for one key, in bytes and seconds, say when the next is due.
 
-        It looks at them itself only before a packet of its own, a keepalive for one: that is how an idle link
-        comes to new keys.
+        asyncssh itself looks at them only before it sends a packet, for example a keepalive: that is how an
+        idle link gets new keys.
         """
         conn = self._conn
         conn._rekey_bytes_sent += nbytes
@@ -232,10 +227,9 @@ class Handover:
 
     def _send_newkeys(self, k: bytes, h: bytes) -> None:
         conn = self._conn
-        # asyncssh has counted its own packets alone, and what it seals right behind NEWKEYS needs the right
-        # numbers.
+        # asyncssh has counted its own packets alone, and needs the right number for what follows NEWKEYS.
         conn._send_seq = self._successor.sending_sequence()
-        # Nor may it begin the next exchange amid that: its limits count from here on, not from KEXINIT.
+        # Its limits count from here on, not from KEXINIT: else the next exchange could begin amid this one.
         conn._rekey_bytes_sent, conn._rekey_time = 0, monotonic() + (conn._rekey_seconds or 0)
         type(conn).send_newkeys(conn, k, h)
         keys, conn._send_encryption = _keys(conn._send_encryption, conn._send_seq), None

@@ -1,13 +1,13 @@
 """From the gateway: packets are opened where they were received, and handed on from there.
 
-A buffer takes what arrives, and goes back when all of it is handed on. A client's transport that cannot pass
-a packet's data on at once keeps a memoryview of it (and its channel is paused by then): the buffer is left to
-it, and another takes over once there is no room behind that. A buffer for each of many clients that stall
-would be far more than their windows.
+A buffer takes what arrives, and is released when all of it is handed on. A client's transport that cannot
+write a packet's data at once keeps a memoryview of it, and its channel is paused by then. The buffer is left
+to that client, and another takes over once there is no room behind the memoryview. With a buffer for each of
+many stalled clients that would be far more memory than their windows.
 
-In one turn of the loop so much is opened and no more: what else has come waits unopened, and the transport is
-not read until everybody else has had a turn. One read holds 4,500 IGNOREs, and 100,000 global requests in one
-go held the loop for 2.2 s.
+In one turn of the loop a limited number of messages is opened. What else has come waits unopened, and the
+transport is not read until every other link has had a turn. One read holds 4,500 IGNORE messages, and 100,000
+global requests at once held the loop for 2.2 s.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ from proxy.ssh.native.wire.packets import TAG, Opener
 LARGEST_DATA: Final = 48 << 10
 """Bytes of data in a packet that we offer to take.
 
-sshd reads 32 KiB at a time and sends one packet of a channel at a time, so what has come together while the
-way was full goes out faster in larger ones: at 100 ms a download has 165 MB/s with packets of 32 KiB, 356
-with 48 and 364 with 64. But its ssh_packet_need_rekeying adds the next packet's bytes to a count of blocks
-(of 16 bytes under AES): under `RekeyLimit 1M` it changed keys for every packet of 64 KiB, a download had 15
-MB/s instead of 35, and a request beside it waited for 7 s instead of 11 ms.
+sshd reads 32 KiB at a time and sends one packet of a channel at a time. What has gathered while the link was
+full goes out faster in larger packets: with a round trip of 100 ms a download has 165 MB/s with packets of 32
+KiB, 356 with 48, and 364 with 64. But sshd's ssh_packet_need_rekeying adds the bytes of the next packet to a
+count of blocks (of 16 bytes with AES). With `RekeyLimit 1M` it changed keys for every packet of 64 KiB: a
+download had 15 MB/s instead of 35, and a request beside it waited for 7 s instead of 11 ms.
 """
 
 _LARGEST_PACKET: Final = LARGEST_DATA + 1024
 _LEAST_ROOM: Final = 48 << 10
 
 TURN: Final = 256
-"""What is opened in one turn of the loop, counted in messages for channels: 2 ms of small ones.
+"""Messages for channels that are opened in one turn of the loop: small ones take 2 ms.
 
-Of full packets the 32 reads of a turn bring 160.
+A turn has up to 32 reads, which bring 160 full packets.
 """
 
 DEAR: Final = 16
-"""As so many counts a message that goes to asyncssh: a global request takes 20 us with its answer."""
+"""A message for asyncssh counts as so many: a global request takes 20 us with its answer."""
 
 Handler = Callable[[int, memoryview], bool]
 
@@ -52,11 +52,11 @@ Handler = Callable[[int, memoryview], bool]
 class Incoming(asyncio.BufferedProtocol):
     """The protocol of a link's transport.
 
-    `on_message(kind, payload)` gets channel messages; `on_opened()` is called when all that was received is
-    opened. Both say whether somebody has a memoryview of a payload now. `on_other(packet, sequence)` gets the
-    rest, header included, and says whether the connection is still there. `on_error` gets the one
-    ProtocolError after which nothing more is opened. `on_read()` is called when there was something to read
-    or there still is: it has the turn end with `turn_ends`.
+    `on_message(kind, payload)` gets channel messages. `on_opened()` is called when all that was received is
+    opened. Both return whether somebody holds a memoryview of a payload now. `on_other(packet, sequence)`
+    gets all other messages, header included, and returns whether the connection is still there. `on_error`
+    gets a ProtocolError, after which nothing more is opened. `on_read()` is called when something was read or
+    still waits: it has to call `turn_ends` at the end of the turn.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Incoming(asyncio.BufferedProtocol):
         """Bytes so far, as they came."""
 
     def start(self, received: bytes) -> None:
-        """Open what came before we did, and read from the next turn on: the transport may be paused now."""
+        """Open what arrived before we took over, and read from the next turn on, also if it is paused now."""
         self._is_waiting = True
         self._valve.close(Reason.TURN)
         self.data_received(received)
@@ -137,7 +137,7 @@ class Incoming(asyncio.BufferedProtocol):
                     self._to_asyncssh(kind, packet, opener.sequence - 1)
         except ProtocolError as exc:
             error = exc
-            self._has_views = True  # the message that broke it may have had another's data passed on first
+            self._has_views = True  # another channel's data may have been passed on before
         self._has_views |= self._on_opened()  # what came before a broken packet is sound
         if error is not None:
             self.stop()
@@ -151,7 +151,7 @@ class Incoming(asyncio.BufferedProtocol):
             self._on_read()
 
     def turn_ends(self) -> None:
-        """Everybody else has had a turn: what still waits is opened, as much as may be in one."""
+        """Every other link has had a turn: open what still waits, as much as one turn may."""
         self._left = TURN
         if self._is_waiting and not self._valve.is_closed_by(Reason.UNREAD):
             self._is_waiting = False
@@ -162,15 +162,14 @@ class Incoming(asyncio.BufferedProtocol):
     def _to_asyncssh(self, kind: int, packet: int, sequence: int) -> None:
         self._left -= DEAR
         if kind == messages.NEWKEYS:
-            # What follows is under keys that asyncssh has yet to give us; it may still be busy with the
-            # exchange.
+            # What follows is sealed with keys that we do not have yet: asyncssh may still compute them.
             self._opener = None
             self._valve.close(Reason.KEYS)
         if not self._on_other(self._view[packet : self._start - TAG], sequence & 0xFFFFFFFF):
             self.stop()
 
     def change_keys(self, keys: Keys) -> None:
-        """Open what follows NEWKEYS with these."""
+        """Open what follows NEWKEYS with `keys`."""
         self._opener = keys.opener(largest=_LARGEST_PACKET)
         if not self._is_opening:
             self._open()
@@ -188,8 +187,8 @@ class Incoming(asyncio.BufferedProtocol):
             self._start, self._end = 0, len(rest)
 
     def _let_go(self) -> None:
-        """Leave the buffer to whoever has a memoryview of it, or give it back; what is not opened yet moves
-        to another.
+        """Leave the buffer to whoever has a memoryview of it, or release it. What is not opened yet moves to
+        another.
         """
         if self._has_views and len(self._view) - self._end >= _LEAST_ROOM:
             return
@@ -200,7 +199,7 @@ class Incoming(asyncio.BufferedProtocol):
 
     def _replace(self, rest: memoryview) -> None:
         view = NONE
-        if len(rest) + _LEAST_ROOM > RECEIVED.size:  # it waits for new keys, or came through a jump host
+        if len(rest) + _LEAST_ROOM > RECEIVED.size:  # what waits for new keys, or comes through a jump host
             view = memoryview(bytearray(len(rest) + 2 * _LEAST_ROOM))
         elif rest:
             view = RECEIVED.acquire()
@@ -211,7 +210,7 @@ class Incoming(asyncio.BufferedProtocol):
     # ------------------------------------------------------------------------------------------ the transport
 
     def data_received(self, data: bytes, datatype: int | None = None) -> None:
-        """What arrived before, or through a jump host's channel: asyncssh does not fill buffers of ours."""
+        """Take what arrived before, or comes through a jump host: asyncssh does not fill buffers of ours."""
         del datatype
         rest = memoryview(data)
         while rest:
@@ -222,7 +221,7 @@ class Incoming(asyncio.BufferedProtocol):
             self.buffer_updated(taken)
 
     def eof_received(self) -> bool:
-        """The gateway hangs up: there is no half of an SSH connection."""
+        """The gateway hangs up: an SSH connection cannot be half closed."""
         self._on_lost(None)
         return False
 

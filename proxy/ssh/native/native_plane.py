@@ -256,7 +256,7 @@ class NativePlane:
     # ------------------------------------------------------------------------------------------- asyncssh's
 
     def send_packet(self, payload: bytes) -> None:
-        """Take a packet that asyncssh has to send. After KEXINIT channels wait until NEWKEYS (RFC 4253 7.1)."""
+        """Take a packet of asyncssh's. After KEXINIT channels wait until NEWKEYS (RFC 4253 7.1)."""
         self._outgoing.put(payload)
         if payload[0] == messages.KEXINIT:
             self._outgoing.is_rekeying = True

@@ -1,8 +1,7 @@
-"""Towards the gateway: everything a turn of the loop has to say goes side by side into one buffer, and out in
-one write.
+"""To the gateway: all packets of a turn of the loop are sealed into one buffer, which goes out in one write.
 
-`transport.write` goes to the kernel at once, so a write per packet is a system call per packet; requests on
-many connections spend most of their time in those.
+`transport.write` calls the kernel at once. With a write for each packet, requests on many connections spent
+most of their time in system calls.
 """
 
 from __future__ import annotations
@@ -22,18 +21,18 @@ DATA_AT: Final = HEADER + messages.DATA_HEADER
 """Bytes of a packet before a client's."""
 
 LITTLE: Final = 32 << 10
-"""Bytes that are copied rather than given away with a whole buffer, while others wait before them."""
+"""Bytes: while others wait in the transport, so few are copied, and the buffer is kept."""
 
 
 MOST_DEFERRED: Final = 1 << 16
-"""Messages that wait for new keys. Twice as many as 10,000 clients can have to say, and 6 MB."""
+"""Messages that wait for new keys: twice as many as 10,000 clients can cause, and 6 MB."""
 
 
 class Outgoing:
     """Seals and writes.
 
     `on_written(unsent)` is called after each write, `on_turn(written)` at the end of each turn that was
-    `schedule`d; in bytes. `on_overflow()` hears once that more waits for new keys than ever should.
+    scheduled; both in bytes. `on_overflow()` is called once if too many messages wait for new keys.
     """
 
     def __init__(
@@ -58,7 +57,8 @@ class Outgoing:
         self._lent: list[memoryview] = []
         self._deferred: list[bytes] = []
         self.bulk = 0
-        """Bytes of full packets so far. A turn of many requests has as many, and nobody waits behind them."""
+        """Bytes of full packets so far. Small packets do not count: nobody waits behind a turn full of those.
+        """
         self.is_rekeying = False
         """Keys are being exchanged: nothing of a channel may go out (RFC 4253 9)."""
 
@@ -85,7 +85,7 @@ class Outgoing:
     # --------------------------------------------------------------------------------------- everything else
 
     def say(self, message: bytes) -> None:
-        """A channel's message; waits while keys are exchanged."""
+        """Send a channel's message; it waits while keys are exchanged."""
         if not self.is_rekeying:
             self.put(message)
         elif len(self._deferred) < MOST_DEFERRED:
@@ -94,7 +94,7 @@ class Outgoing:
                 self._on_overflow()
 
     def put(self, payload: bytes) -> None:
-        """A packet of `payload`, now."""
+        """Send a packet of `payload` now."""
         if len(self._buffer) - self._end < len(payload) + OVERHEAD:
             self._make_room()
         start = self._end + HEADER
@@ -103,7 +103,7 @@ class Outgoing:
         self.schedule()
 
     def put_sealed(self, packet: bytes) -> None:
-        """A packet that needs nothing more."""
+        """Send a packet that is sealed already."""
         if len(self._buffer) - self._end < len(packet):
             self._make_room()
         self._buffer[self._end : self._end + len(packet)] = packet
@@ -111,7 +111,7 @@ class Outgoing:
         self.schedule()
 
     def change_keys(self, keys: Keys) -> None:
-        """From here on with `keys`, what has waited for them first."""
+        """Seal with `keys` from here on. What has waited for them goes first."""
         self._sealer = keys.sealer()
         self.is_rekeying = False
         deferred, self._deferred = self._deferred, []
@@ -121,7 +121,7 @@ class Outgoing:
     # ------------------------------------------------------------------------------------------------ writing
 
     def schedule(self) -> None:
-        """Have the turn end with a write if there is something to write, and with `on_turn`."""
+        """Have this turn end with a write, if there is something to write, and with `on_turn`."""
         if not self._is_scheduled:
             self._is_scheduled = True
             self._loop.call_soon(self._end_turn)
@@ -139,7 +139,7 @@ class Outgoing:
             return
         self._transport.write(self._buffer[:nbytes])
         if unsent := self._transport.get_write_buffer_size():
-            # uvloop keeps the memoryview of what it could not write: the buffer is its own until nothing
+            # uvloop keeps the memoryview of what it could not write: the buffer is uvloop's until nothing
             # waits.
             self._lent.append(self._buffer)
             self._buffer = NONE
