@@ -25,7 +25,7 @@ def read(page: str) -> str:
 def shell(page: str, heading: str) -> str:
     """The first shell block below `heading`, word for word."""
     found = re.search(
-        rf"^##+ {re.escape(heading)}\n.*?^```sh\n(.*?)^```$", read(page), re.DOTALL | re.MULTILINE
+        rf"^##+ {re.escape(heading)}\n.*?^```sh(?:ell)?\n(.*?)^```$", read(page), re.DOTALL | re.MULTILINE
     )
     assert found, f"{page} has no shell block below {heading}"
     return found[1]
@@ -33,7 +33,7 @@ def shell(page: str, heading: str) -> str:
 
 def shells(page: str) -> list[str]:
     """Every shell block."""
-    return re.findall(r"^```sh\n(.*?)^```$", read(page), re.DOTALL | re.MULTILINE)
+    return re.findall(r"^```sh(?:ell)?\n(.*?)^```$", read(page), re.DOTALL | re.MULTILINE)
 
 
 def prose(page: str) -> list[str]:
