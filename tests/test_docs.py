@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
+import tomllib
 from typing import Final
 
 import click
@@ -130,6 +131,15 @@ def test_every_alert_has_a_row() -> None:
     rules = (ROOT / "config/prometheus/kubemux.rules.yml").read_text()
     told = re.findall(r"`(\w+)`", "".join(row[0] for row in pages.rows("docs/operations.md", "alert")))
     assert set(told) == set(re.findall(r"alert: (\w+)", rules))
+
+
+def test_every_dependency_has_a_reason() -> None:
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    table = {
+        row[0].strip("[").partition("]")[0]: row for row in pages.rows("docs/architecture.md", "package")
+    }
+    assert table.keys() == {re.split(r"[\[>=<]", one)[0] for one in wanted}
+    assert all(len(row) == 3 and row[2] for row in table.values())
 
 
 def test_the_wings_stand_in_their_order() -> None:
