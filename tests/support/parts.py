@@ -30,7 +30,7 @@ def _missing(package: str, *programs: str) -> str:
 def _apiserver() -> str:
     assets = os.environ.get("KUBEBUILDER_ASSETS")
     if not assets:
-        return "KUBEBUILDER_ASSETS is not set (a folder with kube-apiserver, etcd and kubectl)"
+        return "KUBEBUILDER_ASSETS (kube-apiserver, etcd, kubectl) is not set: see CONTRIBUTING.md"
     absent = [
         program
         for program in ("kube-apiserver", "etcd", "kubectl")
