@@ -87,7 +87,7 @@ def _without(library: str) -> Iterator[None]:
 class Group(click.Group):
     """Commands below one name; one that there is not is told apart from a slip of the finger."""
 
-    def resolve_command(  # noqa: D102 - click's
+    def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if (

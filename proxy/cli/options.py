@@ -64,7 +64,7 @@ class File(click.Path):
     def __init__(self, *, allow_dash: bool = False) -> None:
         super().__init__(path_type=Path, readable=False, allow_dash=allow_dash)
 
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Path:  # noqa: D102 - click's
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         if value == "":
             self.fail("the path is empty: name a file (was a variable in its place not set?).", param, ctx)
         return Path(super().convert(value, param, ctx))  # type: ignore[arg-type]  # click passes what it was given
@@ -126,7 +126,7 @@ class Duration(click.ParamType[float]):
 
     name = "duration"
 
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:  # noqa: D102 - click's
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
         if isinstance(value, float):
             return value
         try:

@@ -35,7 +35,7 @@ class Reason(StrEnum):
     meaning: str
     remedy: str
 
-    def __new__(  # noqa: D102 - of each member; Reason("ok") looks one up
+    def __new__(
         cls, word: str, subjects: tuple[Subject, ...] = (), meaning: str = "", remedy: str = ""
     ) -> Reason:
         reason = str.__new__(cls, word)

@@ -6,7 +6,7 @@ new keys are taken from it as soon as NEWKEYS has passed, in each direction. Lik
 module uses asyncssh's private parts, which were read in 2.24. Each is in `_PARTS` or checked by `begin`
 before anything is changed.
 """
-# ruff: noqa: SLF001, D102 - asyncssh's private parts are what this module is for; asyncio documents what a transport does
+# ruff: noqa: SLF001 - asyncssh's private parts are what this module is for; asyncio documents what a transport does
 
 from __future__ import annotations
 
