@@ -1,7 +1,7 @@
-"""One cluster at work: takes clients from entries, opens a channel for each, and relays until both have
-ended.
+"""The data side of one cluster: it opens a channel for each client, and relays until both have ended.
 
-Probes take the same way: `dial` gives them one end of a socket pair whose other end is relayed like a client.
+A probe takes the same way: `dial` returns one end of a socket pair, whose other end is relayed as a client's
+socket is.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from proxy.runtime.tasks import Tasks
 log = structlog.get_logger("kubemux.connection")
 
 HALF_CLOSE_S: Final = 1.0
-"""How long API servers may take to end what is left after a drain, once they have been told that the client
-sends no more.
+"""How long API servers have at the end of a drain to end the connections that are left, after they have got
+an end of file from the client's side.
 """
 
 
@@ -50,7 +50,7 @@ class Shared:
 
 
 class Cluster:
-    """The data side of one cluster."""
+    """One cluster: the connections of its clients."""
 
     def __init__(self, name: str, config: ClusterConfig, route: Route, shared: Shared) -> None:
         self.name = name
@@ -74,7 +74,7 @@ class Cluster:
         return f"<Cluster {self.name} opening={self._opening} relays={len(self._relays)}>"
 
     def reconfigure(self, config: ClusterConfig, route: Route) -> None:
-        """Serve new clients by these settings, and by this way; those there are go on."""
+        """Use these settings and this route for new clients. Connections that are open go on."""
         self.config = config
         self._route = route
 
@@ -85,7 +85,7 @@ class Cluster:
 
     @property
     def active(self) -> int:
-        """Client connections now, those that wait for a channel included."""
+        """Client connections at this moment, with those that wait for a channel."""
         return self._opening + len(self._relays)
 
     @property
@@ -95,12 +95,12 @@ class Cluster:
 
     @property
     def is_hopeless(self) -> bool:
-        """Whether the way has been closed for longer than a client is held."""
+        """Whether there has been no link for longer than a client is held."""
         return self._route.is_given_up(self._shared.hold_timeout)
 
     @property
     def paused(self) -> int:
-        """Connections of which a side waits for the other."""
+        """Connections in which one side does not take what the other has sent."""
         return sum(relay.is_client_paused or relay.is_cluster_paused for relay in self._relays)
 
     # --------------------------------------------------------------------------------------------- clients
@@ -214,9 +214,7 @@ class Cluster:
             self._idle.set()
 
     def drop_ghosts(self) -> None:
-        """End the connections of clients that have gone while nothing could be read
-        from or written to them.
-        """
+        """End the connections of clients that have reset them while they were paused in both directions."""
         for relay in tuple(self._relays):
             if relay.is_client_gone:
                 relay.abort(Reason.CLIENT_RESET)
@@ -239,8 +237,7 @@ class Cluster:
     # ------------------------------------------------------------------------------------------- life cycle
 
     async def drain(self, timeout: float) -> int:  # noqa: ASYNC109 - a budget, not a failure
-        """Wait up to `timeout` seconds for the connections to end, and end those left; returns how many those
-        were.
+        """Wait up to `timeout` seconds for the connections to end, and cut the others; returns how many.
 
         They are half-closed first: an API server then ends a watch as it would any other, and its client sees
         no reset. What is still there after `HALF_CLOSE_S` is reset. With a timeout of 0 there is no such

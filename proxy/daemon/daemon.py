@@ -40,9 +40,7 @@ from proxy.snapshots import DaemonSnapshot
 log = structlog.get_logger("kubemux.daemon")
 
 CLOSING_S: Final = 15.0
-"""Seconds that a stop may take after `drain_timeout`: half-closed connections, links and admin calls that
-end.
-"""
+"""Seconds that a stop may take after `drain_timeout`, to close connections, links and admin calls."""
 
 
 class Daemon:
@@ -115,7 +113,7 @@ class Daemon:
         systemd.notify(systemd.READY, systemd.status(summary(self.snapshot())))
 
     async def _start_admin(self, server: AdminServer, admin: AdminConfig) -> bool:
-        """Whether the daemon can be asked."""
+        """Serve the admin endpoints; returns whether at least one address could be bound."""
         is_bound = False
         try:
             sock = self._store.take(admin.listen) or await bind(admin.listen, Place("names of admin.listen"))
@@ -135,7 +133,7 @@ class Daemon:
 
     @property
     def _status_command(self) -> str:
-        """What names the daemon that has this one's addresses, whichever file that runs with."""
+        """The command that shows which daemon has the addresses of this configuration."""
         return f"kubemux status --config {shlex.quote(str(self.config_path))}"
 
     def _start_heartbeat(self) -> None:
@@ -157,7 +155,7 @@ class Daemon:
     # ------------------------------------------------------------------------------------------------ state
 
     def _state_changed(self) -> None:
-        """Something that `systemctl status` shows has changed; several changes of one turn are told once."""
+        """Update what `systemctl status` shows, once for all changes of this turn of the loop."""
         if self._status_due is None and self._is_started:
             self._status_due = self._loop.call_soon(self._tell_status)
 
@@ -200,10 +198,7 @@ class Daemon:
         await self._close()
 
     def hurry(self) -> None:
-        """Let a stop wait for clients no longer.
-
-        What it does after that has its own limits, and is done in full.
-        """
+        """End the wait of `stop` for clients. What it does after that has deadlines of its own."""
         if not self._hurry.is_set():
             log.warning(
                 "stopping at once", message="second signal", connections=self.graph.shared.admission.active

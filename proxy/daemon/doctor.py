@@ -38,7 +38,7 @@ from proxy.ssh.turns import Turns
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One line."""
+    """One line of the report."""
 
     stage: Stage
     title: str
@@ -73,7 +73,7 @@ class Taken:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Where it stops, and what to do. `--json` prints it: a field may be added, none renamed."""
+    """Where a probe has ended, and the remedy. `--json` prints it: fields may be added, and not renamed."""
 
     cluster: str
     gateway: str
@@ -187,7 +187,9 @@ def _alone(config: Config) -> Lent:
 
 
 async def _taken(config: Config, name: str, lent: Lent) -> AsyncIterator[Taken]:
-    """From the gateway on; nothing of what cannot be used, which the report says."""
+    """The options of the gateway's ssh_config and of those of its jump hosts. A file that cannot be used is
+    left out: the probe's result says so.
+    """
     waiting = [config.gateways[name]] if name != DIRECT else []
     asked = len(waiting)
     while waiting:

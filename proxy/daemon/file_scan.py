@@ -1,7 +1,8 @@
-"""Looking at the files of all gateways and clusters, of which some may hang: those are named and left out.
+"""Reading the files of all gateways and clusters, some of which may hang: those are logged, and left out.
 
-As long as none does, one thread looks at all: 200 sections cost 1 ms, and a thread for each 35 ms. When that
-hangs, each section is looked at in a place of its own, and stays apart until it answers again.
+While none hangs, one thread reads the files of all sections: 200 sections cost 1 ms, and a thread for each
+35 ms. When that thread hangs, each section gets a thread of its own. A section that hangs keeps its thread to
+itself until the file answers again.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ LookAt = Callable[[Loc, Section], T]
 log = structlog.get_logger("kubemux.renewal")
 
 APART: Final = 8
-"""Sections that are looked at at a time when one has hung."""
+"""Sections that are read at a time when one has hung."""
 
 
 class FileScan:
-    """Which sections hang."""
+    """Remembers which sections hang."""
 
     def __init__(self) -> None:
         self._together = Place("files")

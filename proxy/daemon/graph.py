@@ -99,7 +99,7 @@ class Graph:
     # -------------------------------------------------------------------------------------- while it runs
 
     async def reconfigure(self, config: Config, plan: Plan, fingerprint: Mapping[Path, bytes]) -> None:
-        """Turn into what `config` says. `plan` is the way there, and `fingerprint` of the files it names."""
+        """Take a new configuration: retire, update, add. `fingerprint` is of the files that it names."""
         self.config = config
         known = {**self.fingerprint, **fingerprint}
         self.fingerprint = {path: known[path] for path in references.files(config) if path in known}
@@ -211,8 +211,8 @@ class Graph:
         return Direct() if config.gateway == DIRECT else self.gateways[config.gateway]
 
     def _gateway_changed(self, name: str) -> None:
-        """Probe at once what a gateway that came or went leads to; not at every failed dial, which proves
-        nothing new.
+        """Probe the clusters of a gateway that has come up or gone down. A failed dial of one that is down
+        is no news for them.
         """
         is_up = self.gateways[name].is_up if name in self.gateways else False
         is_news, self._up[name] = is_up != self._up.get(name), is_up

@@ -12,7 +12,7 @@ import structlog
 log = structlog.get_logger("kubemux.daemon")
 
 Part = tuple[str, Callable[[], object]]
-"""What it is called in the log, and what is called."""
+"""Its name in the log, and the function."""
 
 
 class Heartbeat:
@@ -23,7 +23,7 @@ class Heartbeat:
         self._failing: set[str] = set()
 
     def beat(self) -> None:
-        """Once more. Never raises."""
+        """Call every part once. Never raises."""
         failed = set()
         for name, call in self._parts():
             try:

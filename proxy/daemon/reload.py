@@ -1,4 +1,4 @@
-"""Taking a new configuration while running: all of it or none, and what is equal is not touched.
+"""Reloading: the daemon takes a new configuration, all of it or nothing. What is equal is not touched.
 
 The new file is read and checked as a whole first. Then what was removed goes (its ports are free for others),
 what changed is replaced, what is new is added; connections of what is gone have `limits.drain_timeout` to
@@ -25,7 +25,7 @@ log = structlog.get_logger("kubemux.reload")
 
 
 class Stopping(ProxyError):
-    """Too late to reload."""
+    """The daemon is being stopped, so a reload comes too late."""
 
     reason = Reason.STOPPING
 

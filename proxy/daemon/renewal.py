@@ -29,7 +29,7 @@ LOOK_S: Final = 5.0
 
 
 class Renewal:
-    """What was seen of the files of one daemon. Nothing is taken while somebody else has `reloading`."""
+    """Watches the files of one daemon. It changes nothing while a reload holds the lock `reloading`."""
 
     def __init__(self, daemon: Daemon, reloading: asyncio.Lock) -> None:
         self._daemon = daemon
@@ -39,7 +39,9 @@ class Renewal:
         self._seen: dict[Loc, dict[Path, Stamp | None]] | None = None
 
     async def look(self) -> bool:
-        """Take what has changed and settled since the last call; whether there was something."""
+        """Renew what is made with files that have changed, and then stayed the same for one call; returns
+        whether there were any.
+        """
         daemon, config = self._daemon, self._daemon.graph.config
         sections = references.sections(config)
         stamps = await self._scan.run(sections, lambda _, section: credentials.stamps(section))
@@ -78,9 +80,9 @@ class Renewal:
         return True
 
     def _refuse(self, config: Config, finding: Finding, name: str) -> set[Path]:
-        """As a reload would.
+        """Log why a changed file cannot be used, as a reload would.
 
-        Links go on with what they were made with; the files count as changed until they can be used.
+        Links go on with the old contents. The files count as changed until they can be used.
         """
         section = config.gateways[name] if finding.loc[0] == "gateways" else config.clusters[name]
         key = ".".join(map(str, finding.loc))

@@ -1,1 +1,1 @@
-"""The local sockets that stand for clusters."""
+"""Where clients come in: listeners, the store that keeps their sockets over a restart, and arrivals."""

@@ -1,10 +1,10 @@
-"""`limits.max_connections`, for the whole daemon. Pure."""
+"""`limits.max_connections`: how many clients the daemon serves at a time. Pure."""
 
 from __future__ import annotations
 
 
 class Admission:
-    """Counts who is in."""
+    """Counts the clients."""
 
     __slots__ = ("active", "limit")
 
@@ -13,12 +13,11 @@ class Admission:
         self.active = 0
 
     def enter(self) -> bool:
-        """Let one more in, if there is room."""
+        """Count one more client; False if there is no room for it."""
         if self.active >= self.limit:
             return False
         self.active += 1
         return True
 
     def leave(self) -> None:
-        """One has left."""
         self.active -= 1

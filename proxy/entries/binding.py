@@ -1,4 +1,4 @@
-"""From an address of the configuration to a bound socket, and back to what a bound socket calls itself."""
+"""Binding: from an address of the configuration to a socket that listens there."""
 
 from __future__ import annotations
 
@@ -15,17 +15,15 @@ from proxy.runtime.names import resolve
 from proxy.runtime.systemd import Activated
 
 BACKLOG: Final = 1024
-"""Clients that the kernel lets wait until they are accepted: while descriptors are short, or a new process
-starts.
-"""
+"""Clients that wait in the kernel until they are accepted: descriptors are short, or kubemux restarts."""
 
 LOOKUP_S: Final = 5.0
 """Seconds that a name may take to resolve: a start or a reload waits for it."""
 
 
 def canonical(address: Endpoint) -> Endpoint:
-    """`address` as its socket will say it: `localhost` is 127.0.0.1, IPv6 is written one way, other names
-    stay names.
+    """`address` as a socket that is bound to it shows it: `localhost` becomes 127.0.0.1, IPv6 addresses take
+    their shortest form. Other names stay as they are.
     """
     host = "127.0.0.1" if address.host.lower() == "localhost" else address.host
     with suppress(ValueError):
@@ -64,10 +62,10 @@ async def bind(listen: Endpoint, names: Place) -> socket.socket:
 
 
 def end_listening(sock: socket.socket) -> None:
-    """Have nobody listen on `sock` any more, whoever else has a descriptor of it.
+    """End that `sock` listens, also for other processes that have a descriptor of it.
 
-    The service manager keeps one, and may be too busy to hear that it shall not, or may not have read yet
-    that it shall: clients would wait in the backlog for ever, and nobody could bind the address.
+    systemd may have one in its store still, because it has not read yet that it shall close it. Clients would
+    wait in the backlog for ever, and no process could bind the address.
     """
     if isinstance(sock, Activated):  # it is the unit's
         return

@@ -1,13 +1,13 @@
-"""Listening sockets that outlive the process: those the service manager hands us, and those it keeps for the
-next one.
+"""Listening sockets that outlive the process: those that systemd passes to us, and those that it keeps
+for the next process.
 
 systemd's file descriptor store (sd_notify(3), `FDSTORE=1`; `FileDescriptorStoreMax=` of the unit) holds a
 second descriptor of every socket that is bound. At a stop we close ours, and the address stays bound: clients
-that connect meanwhile wait in the backlog, and the next process finds them there. Where nobody keeps it,
-closing a socket frees its address, as ever.
+that connect meanwhile wait in the backlog, and the next process accepts them. Without systemd, the address is
+free when the socket is closed.
 
-An address is forgotten when a reload or a drain gives it up: else clients would wait for somebody who never
-comes.
+When a reload or a drain gives an address up, systemd is told to close its descriptor: else clients would wait
+in the backlog for ever.
 """
 
 from __future__ import annotations
@@ -28,16 +28,13 @@ from proxy.runtime.endpoint import Endpoint
 log = structlog.get_logger("kubemux.systemd")
 
 SETTLE_TIMEOUT_S: Final = 2.0
-"""How long to wait until the service manager has closed what it was told to.
-
-It is busy then, or no systemd: binding shows.
-"""
+"""How long to wait until systemd has closed what it was told to close. After that, binding may fail."""
 
 
 class FdStore:
-    """What is inherited and not taken yet, and what is kept.
+    """The sockets that were inherited and are not in use yet, and the names of those that systemd keeps.
 
-    Does nothing where nobody listens on $NOTIFY_SOCKET.
+    Does nothing where $NOTIFY_SOCKET is not set.
     """
 
     def __init__(self, inherited: Mapping[Endpoint | str, socket.socket]) -> None:
@@ -45,7 +42,7 @@ class FdStore:
         self._inherited = dict(inherited)
         self._kept: dict[Endpoint, str] = {}
         self._leaving: set[int] = set()
-        """Ports of what was given up and may not be closed over there yet."""
+        """Ports of sockets that were given up, and that systemd may not have closed yet."""
 
     def __repr__(self) -> str:
         return f"<FdStore inherited={len(self._inherited)} kept={len(self._kept)}>"
@@ -55,7 +52,7 @@ class FdStore:
         return self._inherited.pop(canonical(address), None)
 
     def keep(self, address: Endpoint, sock: socket.socket) -> None:
-        """Have `sock`, a listener for `address`, kept for the next process, until it is forgotten."""
+        """Have systemd keep `sock`, a listener for `address`, for the next process, until `forget`."""
         if address in self._kept:
             return
         host, port = sock.getsockname()[:2]
@@ -63,14 +60,12 @@ class FdStore:
         systemd.notify("FDSTORE=1", f"FDNAME={name}", fds=[sock.fileno()])
 
     def forget(self, address: Endpoint) -> None:
-        """`address` is given up: let go of its socket."""
+        """Have systemd close its descriptor of the socket at `address`."""
         if name := self._kept.pop(address, None):
             self._remove(name, address.port)
 
     async def close_unwanted(self, wanted: Iterable[Endpoint]) -> None:
-        """Close and forget what was inherited for addresses that the configuration no longer has, before
-        anything is bound.
-        """
+        """Close inherited sockets whose addresses are not `wanted`. Call it before anything is bound."""
         wanted = list(wanted)
         keep = {canonical(address) for address in wanted}
         for address in [address for address in self._inherited if address not in keep]:
@@ -86,15 +81,15 @@ class FdStore:
         await self.settled(wanted)
 
     async def settled(self, wanted: Iterable[Endpoint]) -> None:
-        """Wait until nothing that was forgotten is in the way of those: 127.0.0.1 excludes 0.0.0.0 on the
-        same port.
+        """Wait until systemd has closed what was forgotten, if it is in the way of an address that is
+        `wanted`: a socket on 127.0.0.1 keeps 0.0.0.0 from being bound on the same port.
         """
         if not self._leaving.isdisjoint(address.port for address in wanted):
             await _barrier()
         self._leaving.clear()
 
     def close(self) -> None:
-        """Close what nobody took; what is kept stays kept. Idempotent."""
+        """Close the inherited sockets that are not in use; systemd keeps what it has. Idempotent."""
         for sock in self._inherited.values():
             sock.close()
         self._inherited.clear()
@@ -105,13 +100,13 @@ class FdStore:
 
 
 def _name(address: Endpoint) -> str:
-    """A name in the store: no colon, which is what separates them in LISTEN_FDNAMES."""
+    """The name of a socket in the store. It has no colon: LISTEN_FDNAMES separates names by colons."""
     return f"{systemd.STORED}{address}".replace(":", "_")
 
 
 async def _barrier() -> None:
-    """sd_notify_barrier(3): the manager closes the pipe's other end when it has read all that was said
-    before.
+    """Wait until systemd has read all messages before this one (sd_notify_barrier(3)): then it closes its end
+    of the pipe.
     """
     loop = asyncio.get_running_loop()
     ours, theirs = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)

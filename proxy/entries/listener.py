@@ -1,5 +1,5 @@
-"""One listening socket: bind it or take it from systemd, accept in batches, survive running out of
-descriptors.
+"""One listening socket: bound here or taken from systemd. It accepts clients in batches, and pauses while
+descriptors are short.
 
 A client is handed over before a transport reads from its socket: what it sends waits in the kernel, bounded
 by the socket's buffer, until there is a channel to take it.
@@ -35,9 +35,9 @@ OnClient = Callable[[Arrival], None]
 
 
 class Listener:
-    """Accepts for one address.
+    """Accepts the clients of one address.
 
-    `on_client` may be replaced while it runs (a reload that keeps the address).
+    A reload may replace `on_client` while it runs.
     """
 
     def __init__(
@@ -62,25 +62,25 @@ class Listener:
 
     @property
     def sock(self) -> socket.socket | None:
-        """What is bound, for those who keep it for the next process (`proxy.entries.fd_store`)."""
+        """The bound socket, for the store that keeps it for the next process (`proxy.entries.fd_store`)."""
         return self._socket
 
     async def start(self) -> None:
-        """Bind unless inherited, and accept. Raises ListenError; may be called again then."""
+        """Bind, unless the socket is inherited, and accept. Raises ListenError; may be called again then."""
         if self._socket is None:
             self._socket = await bind(self.address, self._names)
         if not self.is_refusing:
             self._loop.add_reader(self._socket, self._accept)
 
     def refuse(self) -> None:
-        """Have the kernel refuse whoever comes, until `admit`: better than a reset, after which client-go
-        tries again for long.
+        """Have the kernel refuse clients, until `admit`. client-go gives up at once then; after a reset it
+        tries again for almost a minute.
 
-        `shutdown` ends that a TCP socket listens, for all descriptors of it, and keeps it bound (Linux).
+        On Linux, `shutdown` ends that a TCP socket listens, for all its descriptors, and keeps it bound.
         """
         if self._socket is None or self.is_refusing:
             return
-        self._accept()  # who has connected already is told by a reset, and counted
+        self._accept()  # clients that have connected already are reset, and counted
         self.is_refusing = True
         self._stop_accepting(self._socket)
         self._socket.setsockopt(
@@ -89,7 +89,7 @@ class Listener:
         self._socket.shutdown(socket.SHUT_RDWR)
 
     def admit(self) -> None:
-        """Take clients again. Raises OSError if another program has the address by now."""
+        """Accept clients again. Raises OSError if another program has the address by now."""
         if self._socket is None or not self.is_refusing:
             return
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

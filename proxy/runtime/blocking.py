@@ -1,5 +1,5 @@
-"""Calls that may hang for ever, each kind in a place of its own: a file on a disk that is gone, a name that
-nobody answers for.
+"""Calls that may hang for ever, each kind in a place of its own: a file on a disk that is gone, a name whose
+server does not answer.
 
 A thread that hangs cannot be ended, only left behind. So a `Place` has one thread at most, which is made for
 a call and ends with it, and while a call is overdue the place refuses the next one at once. What can be hung
@@ -26,25 +26,20 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 FILES_S: Final = 5.0
-"""Seconds in which a file is read that can be read at all, however busy its disk: for what has no better
-measure.
-"""
+"""Seconds after which a file counts as hanging: a busy disk is faster."""
 
 _thread = threading.local()
 _running: set[threading.Thread] = set()
 
 
 class Hangs(Exception):
-    """A call has not ended in time.
-
-    Says what it was doing, and since when: the same words, however often it is asked.
-    """
+    """A call has not ended in time. The message says what the call was doing, and since when."""
 
 
 def doing(what: str) -> None:
-    """Name what the calling thread is about to do (`reading FILE`), for the message if it hangs.
+    """Say what the calling thread does next (`reading FILE`), for the message if it hangs.
 
-    Outside of a call: nothing.
+    It does nothing in a thread that is not a call's.
     """
     call: Call[object] | None = getattr(_thread, "call", None)
     if call is not None:
@@ -68,7 +63,6 @@ class Call(Generic[T]):
         self._failure: BaseException | None = None
 
     def start(self) -> None:
-        """Begin."""
         thread = threading.Thread(target=self._run, name=self.what, daemon=True)
         _running.add(thread)
         thread.start()
@@ -89,7 +83,6 @@ class Call(Generic[T]):
         return not self._has_ended
 
     def hangs(self) -> Hangs:
-        """The error that says so."""
         return Hangs(f"{self.what} has been hanging since {time.strftime('%Y-%m-%dT%H:%M:%SZ', self._since)}")
 
     def result(self) -> T:

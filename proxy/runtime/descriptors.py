@@ -39,7 +39,7 @@ def for_clients(limit: int, taken: int) -> int:
 
 
 def is_high(fd: int) -> bool:
-    """Whether `fd`, just opened, is one of those kept back: the kernel gives out the lowest that is free."""
+    """Whether `fd`, just opened, is one of those kept back: the kernel opens the lowest free number."""
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return soft != resource.RLIM_INFINITY and fd >= soft - min(RESERVED, soft // 2)
 

@@ -1,8 +1,8 @@
 """Priorities for the journal: `<3>gateway down` on a stream that leads there (sd-daemon(3),
 SyslogLevelPrefix=).
 
-The journal takes the prefix away again: `journalctl -p warning` finds what is bad, and the entry stays as it
-was written.
+The journal removes the prefix: `journalctl -p warning` finds warnings and errors, and the entry is stored as
+it was written.
 """
 
 from __future__ import annotations

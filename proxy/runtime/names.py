@@ -15,15 +15,15 @@ P = TypeVar("P", bound=asyncio.BaseProtocol)
 
 
 class Address(NamedTuple):
-    """What a socket of that family takes."""
+    """An address, as a socket of that family takes it."""
 
     family: int
     sockaddr: tuple[object, ...]
 
     @property
     def host(self) -> str:
-        """As text; a link-local one with its interface, without which it means nothing: `fe80::8%eth0` (RFC
-        4007 11).
+        """As text. A link-local address has its interface, which is a part of it: `fe80::8%eth0` (RFC 4007
+        11).
         """
         host, _, *more = self.sockaddr
         scope = more[1] if more else 0

@@ -1,8 +1,8 @@
-"""Running another program: bounded in its output, and nothing of it stays behind.
+"""Running another program: its output is bounded, and it is killed with all that it has started.
 
-Not by the loop's own means: uvloop forks, and blocks until the program has begun; that is 4 to 20 ms for a
-daemon of 60 MB, where `subprocess` takes 0.5 ms (vfork). And one at a time: when a file that 60 gateways use
-has changed, 60 of them run `ssh -G`, and whatever else the loop has to do comes between two starts.
+uvloop's own way is not used: it forks, and blocks until the program has begun, which takes 4 to 20 ms in a
+daemon of 60 MB. `subprocess` takes 0.5 ms (vfork). Programs start one at a time: when a file that 60 gateways
+use has changed, all of them run `ssh -G`, and the loop does its other work between two starts.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MAX_OUTPUT: Final = 4 << 20
 """`ssh -G` prints a few KiB, and what the files hold."""
 _MAX_COMPLAINTS: Final = 64 << 10
 _END_S: Final = 1.0
-"""For what was killed to be gone. A process that hangs in its disk cannot be, and nobody waits for it."""
+"""Seconds to wait for a process that was killed. One that hangs in a disk's driver cannot end."""
 _READ: Final = 64 << 10
 
 _starting: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock]] = WeakKeyDictionary()
@@ -28,7 +28,7 @@ _starting: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock]] = W
 
 
 class Ran(NamedTuple):
-    """What a program left."""
+    """How a program has ended, and what it has printed."""
 
     code: int
     output: bytes
@@ -51,7 +51,7 @@ class Process:
         self._loop.add_reader(self._pidfd, self._reap)
 
     def signal(self, number: signal.Signals) -> None:
-        """To it and what it has started, if that has made no session for itself."""
+        """Signal the program and what it has started, but for what has made a session of its own."""
         with suppress(
             ProcessLookupError, PermissionError
         ):  # PermissionError: it runs as somebody else (sudo)

@@ -26,10 +26,10 @@ SELDOM_S: Final = 60.0
 
 
 def is_cancelled() -> bool:
-    """Whether the CancelledError at hand is meant for the current task.
+    """Whether a CancelledError that was caught is meant for the current task.
 
-    It is not if a future was cancelled that somebody else owns, a library for one: then it is an error like
-    any other.
+    It may come from a future that another object owns and has cancelled, in a library for instance: then it
+    is an error like any other.
     """
     task = asyncio.current_task()
     return task is None or task.cancelling() > 0
@@ -85,7 +85,7 @@ class Tasks:
             log.error("task failed", task=task.get_name(), exc_info=error)
 
     async def wait(self) -> None:
-        """Until all have ended by themselves, those included that are spawned meanwhile."""
+        """Wait until all have ended by themselves, also those that are spawned meanwhile."""
         while self._tasks:
             await asyncio.wait(self._tasks)
 
