@@ -1,10 +1,10 @@
 """The facts about a key of the configuration. They stand on its field of the model, and nowhere else.
 
-    connections: int = key("SSH connections to this gateway.", 2, default=2, least=1, most=16)
+    connections: int = key("SSH connections to this gateway.", default=2, least=1, most=16)
 
 The reader's messages, the comparison at a reload, the check of files, the JSON Schema and the documentation
-take them from there. The daemon imports the model without pydantic: the metadata have the names that pydantic
-looks for in the fields of a standard-library dataclass, when the process that reads a file asks it to.
+take them from there. The daemon imports the model without pydantic: bounds are metadata with the names that
+pydantic looks for in the fields of a standard-library dataclass, in the process that reads a file.
 """
 
 from __future__ import annotations
@@ -114,17 +114,13 @@ def key(
     elsewhere: bool = False,
     file: Kind | None = None,
 ) -> Any:
-    """Declare a field of a section. It must be in the file unless it has a default."""
+    """Declare a field of a section. It must be in the file unless it has a default.
+
+    The default is the example where no other is given.
+    """
     facts = Key(meaning, examples, least, most, purpose, unset, at_home, elsewhere, file, None, default)
-    metadata = {
-        _KEY: facts,
-        "description": meaning,
-        "examples": list(examples),
-        "ge": least,
-        "le": most,
-        "min_length": min_length,
-    }
-    metadata = {name: value for name, value in metadata.items() if value is not None}
+    bounds = {"ge": least, "le": most, "min_length": min_length}  # as pydantic calls them
+    metadata = {_KEY: facts, **{name: value for name, value in bounds.items() if value is not None}}
     if default_factory is not None:
         return field(default_factory=default_factory, metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -152,14 +148,15 @@ def keys(section: type[Section]) -> dict[str, Key]:
 @cache
 def _keys(section: Any) -> dict[str, Key]:
     hints = get_type_hints(section, include_extras=True)
-    return {
-        one.name: replace(one.metadata[_KEY], kind=hints[one.name], default=_default(one))
-        for one in fields(section)
-    }
+    return {one.name: _complete(one, hints[one.name]) for one in fields(section)}
 
 
-def _default(one: Any) -> object:
-    return one.default if one.default_factory is MISSING else one.default_factory()
+def _complete(one: Any, kind: object) -> Key:
+    default = one.default if one.default_factory is MISSING else one.default_factory()
+    facts: Key = replace(one.metadata[_KEY], kind=kind, default=default)
+    if facts.examples or isinstance(default, Section | dict):
+        return facts
+    return replace(facts, examples=(facts.written(default),))
 
 
 def find(section: type[Section], loc: Loc) -> Key | None:

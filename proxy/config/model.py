@@ -37,7 +37,6 @@ class AdminConfig(Section):
 
     listen: Address = key(
         "The address of /metrics, /healthz, /readyz and /status: read only, and without a password.",
-        "127.0.0.1:9464",
         default=Endpoint("127.0.0.1", 9464),
     )
     socket: FilePath | None = key(
@@ -56,10 +55,10 @@ class LogConfig(Section):
     """What the daemon writes to standard error."""
 
     format: Literal["json", "console"] = key(
-        "json writes an object on each line, console writes for people.", "json", default="json"
+        "json writes an object on each line, console writes for people.", default="json"
     )
     level: Literal["debug", "info", "warning", "error"] = key(
-        "The least important messages that are written.", "info", default="info"
+        "The least important messages that are written.", default="info"
     )
 
 
@@ -69,7 +68,6 @@ class LimitsConfig(Section):
     max_connections: Whole = key(
         "Client connections at a time, over all clusters, those that wait for a link included. Further ones "
         "are reset. The daemon takes fewer if it may not open so many files (`LimitNOFILE=`).",
-        10000,
         default=10_000,
         least=1,
     )
@@ -77,7 +75,6 @@ class LimitsConfig(Section):
     memory: Size = key(
         "Memory for bytes on their way. An SSH window counts in full when it is granted, and grows with "
         "what a client takes.",
-        "256MiB",
         default=256 << 20,
         least=16 << 20,
         purpose="SSH windows and buffers",
@@ -86,7 +83,6 @@ class LimitsConfig(Section):
         "How long a client waits that arrives while no link is up, or while all of `memory` is given out; "
         "then it is reset. When that state has lasted longer, no client waits: without a link, connections "
         "are refused until there is one. 0s: no client waits.",
-        "5s",
         default=5.0,
         least=0,
         most=_DAY,
@@ -94,7 +90,6 @@ class LimitsConfig(Section):
     drain_timeout: Duration = key(
         "How long connections may go on after SIGTERM, a drain, or a reload that removes their cluster. 0s: "
         "they end at once.",
-        "30s",
         default=30.0,
         least=0,
         most=_DAY,
@@ -106,7 +101,6 @@ class KeepaliveConfig(Section):
 
     interval: Duration = key(
         "How long the server may be silent before it is asked whether it is there.",
-        "15s",
         default=15.0,
         least=_LEAST,
         most=_DAY,
@@ -114,7 +108,6 @@ class KeepaliveConfig(Section):
     max_missed: Whole = key(
         "A server that is silent for `interval` times this number is given up. Half of that is enough if "
         "its TCP acknowledges nothing that was sent.",
-        3,
         default=3,
         least=1,
     )
@@ -189,17 +182,12 @@ class GatewayConfig(Section):
     connections: Whole = key(
         "SSH connections (links), shared by all clusters behind the gateway. A new channel takes the link "
         "that is least busy; of equals, the one that its API server had last.",
-        2,
         default=2,
         least=1,
         most=16,
     )
     connect_timeout: Duration = key(
-        "How long TCP, key exchange and login may take together.",
-        "10s",
-        default=10.0,
-        least=_LEAST,
-        most=_DAY,
+        "How long TCP, key exchange and login may take together.", default=10.0, least=_LEAST, most=_DAY
     )
     keepalive: KeepaliveConfig = key("When a silent server is given up.", default=KeepaliveConfig())
     max_link_age: Duration | None = key(
@@ -211,11 +199,7 @@ class GatewayConfig(Section):
         most=_DAY,
     )
     retire_timeout: Duration = key(
-        "How long the connections of a link that was replaced may go on.",
-        "10m",
-        default=600.0,
-        least=0,
-        most=_DAY,
+        "How long the connections of a link that was replaced may go on.", default=600.0, least=0, most=_DAY
     )
     ssh_config: FilePath | None = key(
         "An ssh_config(5) file, read by `ssh -G` of this machine. `host` may be an alias of it, and what it "
@@ -256,11 +240,9 @@ class TlsConfig(Section):
 class ProbeConfig(Section):
     """The HTTPS GET that says whether the cluster is up, through the same path as a client's bytes."""
 
-    path: UrlPath = key("What is asked for, below `base_path`.", "/healthz", default="/healthz")
-    interval: Duration = key(
-        "The time from one probe to the next.", "10s", default=10.0, least=_LEAST, most=_DAY
-    )
-    timeout: Duration = key("How long a probe may take.", "5s", default=5.0, least=_LEAST, most=_DAY)
+    path: UrlPath = key("What is asked for, below `base_path`.", default="/healthz")
+    interval: Duration = key("The time from one probe to the next.", default=10.0, least=_LEAST, most=_DAY)
+    timeout: Duration = key("How long a probe may take.", default=5.0, least=_LEAST, most=_DAY)
     token_file: FilePath | None = key(
         "A file with a bearer token, sent only to a server that was verified.",
         "/etc/kubemux/tokens/prod-eu",
@@ -282,7 +264,7 @@ class ProbeConfig(Section):
         unset="anonymous",
         file=Kind.SECRET,
     )
-    threshold: Whole = key("Equal results in a row that change up to down, or back.", 2, default=2, least=1)
+    threshold: Whole = key("Equal results in a row that change up to down, or back.", default=2, least=1)
 
 
 class ClusterConfig(Section):

@@ -79,6 +79,10 @@ async def test_the_daemon_probes_for_who_may_not_read_the_keys(
                 "http",
             ]
 
+            libraries = Path(f"/proc/{daemon.pid}/maps").read_text()
+            assert "_pydantic_core" not in libraries, "it has read a file, probed and told without"
+            assert "uvloop" in libraries
+
             unknown = await probe("prdo", "--config", daemon.config)
             assert (unknown.returncode, unknown.stdout) == (2, "")
             assert "did you mean 'prod'?" in unknown.stderr
