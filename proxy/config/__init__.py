@@ -1,1 +1,1 @@
-"""Configuration: the model, the loader, and the difference between two of them."""
+"""Configuration: the model and its facts, the reader, the check of files, and the difference at a reload."""

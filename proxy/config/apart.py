@@ -1,9 +1,9 @@
-"""Reading a configuration in a process of its own: `python -m proxy.config.apart FILE`, which the daemon
-starts and waits for.
+"""The daemon reads its configuration in a child process: `python -m proxy.config.apart FILE`.
 
-The daemon then has neither the YAML parser nor what parsing leaves behind in its heap (9 MB with 100 gateways
-and clusters), and a large file does not hold its interpreter: ruamel.yaml reads 80 KB a second. A file that
-hangs, hangs that process, which says so after FILES_S seconds and can be ended.
+So the daemon loads neither the YAML parser nor pydantic, and what parsing leaves in the heap (9 MB with 100
+gateways and clusters) goes with the child. A large file does not hold the daemon's interpreter: ruamel.yaml
+reads 80 KB a second. A file system that hangs holds the child, which reports that after FILES_S seconds and
+can be killed.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from proxy.errors import ConfigError, Problem
 from proxy.runtime import program
 
 TIMEOUT_S: Final = 120.0
-"""Twice what the largest file takes that is read at all."""
+"""Twice the time that the largest accepted file takes."""
 _MOST: Final = 64 << 20
 
 
 class Loaded(NamedTuple):
-    """A configuration, and what was found of the files that it names."""
+    """A configuration, and the state of the files that it names."""
 
     config: Config
     fingerprint: Mapping[Path, bytes]
     """See `proxy.config.credentials.Look`."""
     hanging: tuple[Problem, ...] = ()
-    """Gateways and clusters of which a file does not answer; whether it can be used, nobody knows."""
+    """Gateways and clusters with a file that does not answer, so that it could not be checked."""
 
 
 async def load(path: Path) -> Loaded:
@@ -43,7 +43,7 @@ async def load(path: Path) -> Loaded:
     paths = [
         str(Path(__file__).parents[2]),
         os.environ.get("PYTHONPATH", ""),
-    ]  # this very code, and what it needs
+    ]  # this code and its libraries
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     try:
         async with asyncio.timeout(TIMEOUT_S):
@@ -53,7 +53,7 @@ async def load(path: Path) -> Loaded:
             path, f"no end after {TIMEOUT_S:g} s" if isinstance(exc, TimeoutError) else str(exc)
         ) from exc
     if ran.code:
-        sys.stderr.write(ran.complaints.decode("utf-8", "replace"))  # a bug's traceback
+        sys.stderr.write(ran.complaints.decode("utf-8", "replace"))  # the traceback of a bug
         raise _failed(path, _why(ran.code))
     if ran.complaints:  # Python's warnings: from here they go where ours do
         warnings.warn(ran.complaints.decode("utf-8", "replace").strip(), RuntimeWarning, stacklevel=2)
@@ -63,7 +63,7 @@ async def load(path: Path) -> Loaded:
     text, state = result
     error = ConfigError.__new__(
         ConfigError, text
-    )  # its own constructor counts and cuts the problems: that is done
+    )  # its constructor has counted and cut the problems already, in the child
     vars(error).update(state)
     raise error
 
@@ -80,11 +80,9 @@ def _why(code: int) -> str:
 
 def main() -> None:
     """The child: the configuration, or what is wrong with it, goes to standard output."""
-    from proxy.config import loader  # for the child alone: that is what it is for
+    from proxy.config import loader  # only the child may have it
 
-    signal.signal(
-        signal.SIGPIPE, signal.SIG_DFL
-    )  # a daemon that was stopped meanwhile is no error, and wants no traceback
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # no traceback when the daemon was stopped meanwhile
     try:
         config, found, hanging = loader.load_patiently(Path(sys.argv[1]))
         result: object = config, dict(found.fingerprint), tuple(hanging)

@@ -1,8 +1,8 @@
-"""Certificates in files, read as Go reads them (crypto/x509, CertPool.AppendCertsFromPEM): what one kubectl
-takes, we take.
+"""Certificates in files, read as Go reads them (crypto/x509, CertPool.AppendCertsFromPEM), because kubectl
+does.
 
-A file may hold other things beside them, and certificates that nobody can read: those are passed over. One
-with a negative serial number is such a one, since Go 1.23; OpenSSL does not mind.
+Other things in a file are skipped, and so are certificates that cannot be read. Since Go 1.23 a certificate
+with a negative serial number is one of those; OpenSSL accepts it.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 
-# Without header lines: Go passes over blocks that have some.
+# Without header lines: Go skips blocks that have some.
 _BLOCK: Final = re.compile(
     rb"^-----BEGIN CERTIFICATE-----\s*?\n([A-Za-z0-9+/=\s]*)^-----END CERTIFICATE-----", re.MULTILINE
 )
-# Every system's store has a CA with the serial number 0, which is not ours to mend; negative ones never come
-# that far.
+# The store of every system has a CA with the serial number 0. Certificates with a negative one were refused
+# before.
 warnings.filterwarnings("ignore", "Parsed a serial number which wasn't positive")
 
 _CURVES: Final = (ec.SECP224R1, ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
@@ -53,7 +53,7 @@ def _readable(data: bytes) -> Iterator[x509.Certificate]:
 
 
 def load_der(der: bytes) -> x509.Certificate:
-    """One certificate. Raises ValueError if Go would not read it either."""
+    """One certificate. Raises ValueError if Go cannot read it."""
     if oddity := _oddity(der):
         raise ValueError(oddity)
     try:
@@ -61,7 +61,7 @@ def load_der(der: bytes) -> x509.Certificate:
         extensions = certificate.extensions  # parsed when asked for
     except (
         Exception
-    ) as exc:  # a stranger's bytes: a constraint on an address without a mask, for one, is a TypeError
+    ) as exc:  # hostile bytes: a constraint on an address without a mask is a TypeError, for example
         raise ValueError(str(exc)) from exc
     if certificate.version is x509.Version.v1 and len(extensions):
         raise ValueError("it is of version 1 and has extensions, which Go passes over")
@@ -73,8 +73,9 @@ def load_der(der: bytes) -> x509.Certificate:
 
 
 def _be_well_formed(value: x509.ExtensionType) -> None:
-    """Raises ValueError for a name, or a constraint on names, that Go cannot read: here it would match, and
-    exclude, nothing.
+    """Raise ValueError for a name, or a constraint on names, that Go cannot read.
+
+    Without that, it would match nothing and exclude nothing here.
     """
     match value:
         case x509.SubjectAlternativeName():
@@ -118,7 +119,7 @@ def _strange_curve(certificate: x509.Certificate) -> str:
     try:
         key = certificate.public_key()
     except UnsupportedAlgorithm:
-        return ""  # a key of a kind that nobody knows, Go neither: it can be looked at, and signs nothing
+        return ""  # a key of a kind that Go does not know either: the certificate is read, and signs nothing
     return (
         ""
         if not isinstance(key, ec.EllipticCurvePublicKey) or isinstance(key.curve, _CURVES)
@@ -127,8 +128,8 @@ def _strange_curve(certificate: x509.Certificate) -> str:
 
 
 def _oddity(der: bytes) -> str:
-    """What Go minds and cryptography does not, or will say less clearly one day: looked up in the bytes (RFC
-    5280 4.1).
+    """What Go refuses and cryptography accepts, or refuses with unclear words: it is read from the bytes
+    (RFC 5280 4.1).
     """
     try:
         tag, at, end = _element(der, _element(der, 0)[1])  # Certificate, TBSCertificate
@@ -141,7 +142,7 @@ def _oddity(der: bytes) -> str:
             return "its serial number is negative"
         inner, outer = der[next_ : _element(der, next_)[2]], der[end : _element(der, end)[2]]
     except IndexError:
-        return ""  # no certificate: for its reader to say
+        return ""  # no certificate: its reader reports that
     return "" if inner == outer else "it names two algorithms for its signature"
 
 

@@ -31,21 +31,22 @@ class Scrutiny(IntEnum):
     NONE = auto()
     """Not at all."""
     CA = auto()
-    """`tls.ca_file` alone: all that a kubeconfig needs, and no secret."""
+    """Only `tls.ca_file`: a kubeconfig needs no other, and it is no secret."""
     FILES = auto()
-    """Every file is there, readable, private if it must be, of the right format: else the daemon does not
-    start.
+    """Each file exists, can be read, has the right format, and is private if it must be. If not, the daemon
+    does not start.
     """
     KEYS = auto()
-    """Private keys are some and can be opened: else the daemon goes on without that gateway."""
+    """Each private key is one, and can be opened. If not, the daemon runs without that gateway."""
 
 
 Stamp = tuple[int, int, int, int]
 
 
 def stamps(section: Section) -> dict[Path, Stamp | None]:
-    """Inode, size, mtime and ctime (ns) of each file, None if there is none: cheap to ask for, and different
-    if it changed.
+    """Inode, size, mtime and ctime (ns) of each file, None if it does not exist.
+
+    They are cheap to ask for, and differ if the file has changed.
     """
     return {path: _stamp(path) for path in paths(section)}
 
@@ -60,20 +61,20 @@ def _stamp(path: Path) -> Stamp | None:
 
 
 class Look(NamedTuple):
-    """What there is to say about the files of a section, or of all."""
+    """The state of the files of a section, or of all sections."""
 
     findings: tuple[Finding, ...] = ()
-    """Every file that is missing, unreadable, readable by too many, or not what it should be."""
+    """Each file that is missing, cannot be read, can be read by too many, or has the wrong contents."""
     fingerprint: Mapping[Path, bytes] = MappingProxyType({})
     """SHA-256 of each file's contents (empty if it cannot be read), to be compared with an earlier one by
     `diff.changed`.
     """
     hanging: tuple[Finding, ...] = ()
-    """Sections of which a file does not answer; what is said of the others holds."""
+    """Sections with a file that does not answer. The other fields are complete for all other sections."""
 
 
 def look(config: Config, scrutiny: Scrutiny = Scrutiny.FILES) -> Look:
-    """At all files of `config`, for at most FILES_S seconds. Their contents are never shown."""
+    """Check all files of `config`, for at most FILES_S seconds. Their contents are never shown."""
     parts = {loc: partial(look_at, loc, section, scrutiny) for loc, section in sections(config).items()}
     findings: list[Finding] = []
     fingerprint: dict[Path, bytes] = {}
@@ -88,7 +89,7 @@ def look(config: Config, scrutiny: Scrutiny = Scrutiny.FILES) -> Look:
 
 
 def look_at(loc: Loc, section: Section, scrutiny: Scrutiny = Scrutiny.FILES) -> Look:
-    """At the files of one section, which is at `loc`. Blocks."""
+    """Check the files of one section, which is at `loc`. Blocks."""
     return Look(tuple(_check(loc, section, scrutiny)), {path: _digest(path) for path in paths(section)})
 
 
@@ -124,20 +125,20 @@ def _check(loc: Loc, section: Section, scrutiny: Scrutiny) -> Iterator[Finding]:
 
 
 def denied(config: Config) -> list[Path]:
-    """The files that are there, perhaps, and not for this user."""
+    """The files that this user may not read, or may not even see."""
     found = []
     for path in files(config):
         try:
             read_bytes(path, limit=MAX_KNOWN_HOSTS_BYTES)
         except Denied:
             found.append(path)
-        except Unusable:  # by nobody
+        except Unusable:  # no user can read it
             continue
     return found
 
 
 def doubts(config: Config) -> Iterator[tuple[str, str]]:
-    """What the daemon starts with all the same, without the gateway that needs it; each with a remedy."""
+    """What keeps the daemon from using one gateway but not from starting; each with a remedy."""
     fatal = set(look(config).findings)
     for loc, message, hint in look(config, Scrutiny.KEYS).findings:
         if Finding(loc, message, hint) not in fatal:
@@ -186,7 +187,7 @@ def _check_file(
         yield Finding(loc, f"{path} {exc}", _credential_hint(path) or hint or exc.hint)
         return
     too_open = kind.is_secret and is_too_open(path, status)
-    # Whatever the level: `chmod 600` would be the wrong advice for a public key.
+    # At every level: `chmod 600` would be wrong advice for a public key.
     content = (
         recognise(data) if kind is Kind.PRIVATE_KEY and (too_open or scrutiny is Scrutiny.KEYS) else None
     )
@@ -213,8 +214,9 @@ def _check_file(
 
 
 def _not_known_hosts(loc: Loc, path: Path, data: bytes) -> Iterator[Finding]:
-    """A file of which not one line can be read; single ones are skipped, with a warning of `kubemux check`,
-    as by ssh(1).
+    """A file without one line that can be read.
+
+    Single bad lines are skipped, as by ssh(1), and `kubemux check` warns of them.
     """
     lines = data.split(b"\n")
     if any(map(is_entry, lines)):
@@ -250,7 +252,7 @@ def _credential_hint(path: Path) -> str:
 
 
 def _denied_hint(path: Path, kind: Kind) -> str:
-    """What the service may not read, it must not be made to read by chmod."""
+    """The remedy where the service may not read a file: chmod would be the wrong one."""
     if kind.is_secret:
         there = f"LoadCredential={path.name}:{path} in a drop-in of kubemux.service"
         return f'hand it over as a credential: {there}, and "${{CREDENTIALS_DIRECTORY}}/{path.name}" here'
@@ -260,7 +262,8 @@ def _denied_hint(path: Path, kind: Kind) -> str:
 
 
 def is_too_open(path: Path, status: os.stat_result) -> bool:
-    """OpenSSH's rule (our file, any bit for group or others), and nobody else's file may be readable by all.
+    """OpenSSH's rule: a file of ours may have no bit for group or others. Another user's may not be readable
+    by all.
 
     systemd shows credentials with mode 0440 in a folder that only the service can enter (systemd.exec(5),
     LoadCredential=).

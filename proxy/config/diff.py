@@ -13,8 +13,9 @@ from proxy.config.references import paths
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Names by what happens to them, each tuple in the order of its configuration (`removed`: of the old
-    one).
+    """The names of gateways or clusters, by what happens to them.
+
+    Each tuple has the order of the new configuration, `removed` that of the old one.
     """
 
     removed: tuple[str, ...] = ()
@@ -22,12 +23,14 @@ class Change:
     added: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
     renewed: tuple[str, ...] = ()
-    """The same server in other clothes: its connections go on."""
+    """The same server with other settings or files: its connections go on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """From one configuration to the next. A cluster that is kept may be behind a gateway that changed."""
+    """The steps from one configuration to the next. A cluster that is kept may be behind a gateway that
+    changed.
+    """
 
     gateways: Change
     clusters: Change
@@ -40,18 +43,18 @@ class Plan:
 def changed(old: Mapping[Path, bytes], new: Mapping[Path, bytes]) -> frozenset[Path]:
     """The files whose contents differ between two fingerprints (`proxy.config.credentials.Look`).
 
-    What is in one of them alone has not changed: it hung while the other was taken, or it is of a section
-    that is new or gone.
+    A file that is in only one of them does not count as changed: it hung while the other was taken, or its
+    section is new or gone.
     """
     return frozenset(path for path in old.keys() & new.keys() if old[path] != new[path])
 
 
 def plan(old: Config, new: Config, changed_files: frozenset[Path] = frozenset()) -> Plan:
-    """What leads from `old` to `new`, given the files that changed in between.
+    """The steps from `old` to `new`, given the files that changed in between.
 
-    What leads elsewhere is `changed`: a gateway with another address, user or chain, a cluster with another
-    way or other API servers. The rest is `renewed`: other keys, known_hosts, CAs, tokens, by setting or by
-    contents, other numbers; and what jumps through a gateway that is one or the other.
+    A gateway or cluster is `changed` if a key differs that leads elsewhere (`Key.elsewhere`): another server
+    answers. It is `renewed` if only other keys differ, or the contents of a file that it names, or if it
+    jumps through a gateway that is changed or renewed.
     """
     dirty = _unlike(old.gateways, new.gateways, changed_files)
     spread = {name for name in new.gateways if _hops(new, name) & dirty}
@@ -75,7 +78,7 @@ def _unlike(old: _Sections, new: _Sections, changed_files: frozenset[Path]) -> s
 
 
 def _hops(config: Config, name: str) -> set[str]:
-    """Every gateway on the way to `name`, through the jumps of its jumps too."""
+    """Each gateway on the way to `name`, the jumps of its jumps included."""
     found: set[str] = set()
     waiting = [name]
     while waiting:

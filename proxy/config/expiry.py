@@ -1,7 +1,6 @@
 """When credentials end: OpenSSH user certificates of gateways, CAs and client certificates of clusters.
 
-Reads the files as they are now, and blocks. What cannot be read or is no certificate is left to those who use
-it.
+Reads the files as they are now, and blocks. A file that cannot be read, or is no certificate, is left out.
 """
 
 from __future__ import annotations
@@ -21,7 +20,9 @@ from proxy.config.model import Config, GatewayConfig
 from proxy.config.references import references
 
 SOON_S: Final = 14 * 86400.0
-"""As the shipped alert has it; for a certificate that lives for less than ten weeks, a fifth of its life."""
+"""The same as in the shipped alert. For a certificate that is valid for less than ten weeks, it is a fifth of
+that time.
+"""
 
 _LAST: Final = datetime.max.replace(tzinfo=UTC).timestamp()
 
@@ -58,7 +59,7 @@ def user_certificates(config: GatewayConfig) -> Iterator[tuple[Path, Validity]]:
 
 
 def soon(config: Config, now: float) -> Iterator[tuple[str, str]]:
-    """What has ended or is about to, each with a remedy."""
+    """The certificates that have ended or are about to, each with a remedy."""
     for name, gateway in config.gateways.items():
         for path, validity in user_certificates(gateway):
             if validity.is_soon(now):
@@ -84,7 +85,7 @@ def _said(key: str, path: Path, validity: Validity, now: float) -> str:
 
 
 def date(when: float) -> str:
-    """Unix time for a person."""
+    """Unix time, as people write it."""
     return f"{datetime.fromtimestamp(when, UTC):%F %T} UTC"
 
 

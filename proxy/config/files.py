@@ -1,7 +1,7 @@
-"""The files around a configuration: reading them within bounds.
+"""Reading a file within bounds.
 
-Blocking, like everything in `proxy/config`: a caller on the event loop has a `proxy.runtime.blocking.Place`
-for it.
+This blocks, like everything in `proxy/config`: on the event loop it is called through a
+`proxy.runtime.blocking.Place`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from pathlib import Path
 from proxy.runtime.blocking import doing
 
 MAX_CREDENTIAL_BYTES = 1 << 20
-"""For keys, certificates and tokens: far more than any has."""
+"""For keys, certificates and tokens: far larger than any of them."""
 
 MAX_KNOWN_HOSTS_BYTES = 64 << 20
-"""600,000 lines. Fleets have one of 20,000 on every machine (2 MiB)."""
+"""About 600,000 lines. In large fleets a file has 20,000 lines (2 MiB)."""
 
 
 class Unusable(Exception):
@@ -28,7 +28,7 @@ class Unusable(Exception):
 
 
 class Denied(Unusable):
-    """One that is there, perhaps, and not for this user."""
+    """A file that this user may not read, or may not even see."""
 
 
 def read_bytes(path: Path, *, limit: int) -> tuple[bytes, os.stat_result]:
@@ -36,7 +36,8 @@ def read_bytes(path: Path, *, limit: int) -> tuple[bytes, os.stat_result]:
 
     Raises Unusable.
 
-    A larger file is refused by its size, and once more while reading: it may grow, and /proc says 0.
+    A larger file is refused by its size, and again while it is read: it may grow, and files in /proc have
+    size 0.
     """
     doing(f"reading {path}")
     try:

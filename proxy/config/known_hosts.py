@@ -1,4 +1,4 @@
-"""What is doubtful about the known_hosts of gateways: `kubemux check` says it."""
+"""What `kubemux check` warns of in the known_hosts files of gateways."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def missing(gateway: GatewayConfig, path: Path) -> str:
 
 
 def doubts(config: Config) -> Iterator[tuple[str, str]]:
-    """Each with a remedy; no more than warnings. Files that cannot be read are left out."""
+    """The warnings, each with a remedy. Files that cannot be read are left out."""
     yield from _unreadable(config)
     yield from _unlisted(config)
 
 
 def _unreadable(config: Config) -> Iterator[tuple[str, str]]:
-    """Lines that nobody can read: ssh(1) goes on without them, and so does the daemon."""
+    """Lines that cannot be read. ssh(1) skips them, and so does the daemon."""
     for path in dict.fromkeys(path for gateway in config.gateways.values() for path in gateway.known_hosts):
         bad = [number for number, line in enumerate(_contents(path).split(b"\n"), 1) if not is_line(line)]
         if bad:
@@ -47,9 +47,9 @@ def _unreadable(config: Config) -> Iterator[tuple[str, str]]:
 
 
 def _unlisted(config: Config) -> Iterator[tuple[str, str]]:
-    """Gateways that no line of their known_hosts is about: dialling them will end in `host_key_unknown`.
+    """Gateways without a line in their known_hosts: a dial will end in `host_key_unknown`.
 
-    What ssh_config may rename is left out.
+    Gateways with an ssh_config are left out: it may give the host another name.
     """
     for name, gateway in config.gateways.items():
         if gateway.ssh_config is None and not _is_listed(gateway):
@@ -62,7 +62,7 @@ def _unlisted(config: Config) -> Iterator[tuple[str, str]]:
 
 
 def _is_listed(gateway: GatewayConfig) -> bool:
-    """As the dial looks it up: `proxy.ssh.login.trust`."""
+    """Whether the dial would find a line (`proxy.ssh.login.trust`)."""
     return any(
         entry.marker != REVOKED
         for path in gateway.known_hosts

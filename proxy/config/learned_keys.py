@@ -1,12 +1,12 @@
 """Host keys that a server rotates in (UpdateHostKeys of ssh_config(5)): which may be learned, and the file
 that keeps them. Pure.
 
-known_hosts belongs to the operator; what is learned has a file of its own, `learned_host_keys`:
+known_hosts belongs to the operator. Learned keys have a file of their own, `learned_host_keys`:
 
 NAME KEYTYPE BASE64 vouched-for-by SHA256:...
 
-A line counts as long as known_hosts has, under that name, the key that vouched for it: who takes a key out of
-known_hosts takes along what it brought in.
+A learned line counts as long as known_hosts has, under that name, the key that vouched for it. So whoever
+removes a key from known_hosts removes the keys that it vouched for too.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 from proxy.openssh.known_hosts import is_entry, is_simple, matches, names
 
 MAX_KEYS: Final = 32
-"""In one announcement. sshd has one key of each of four kinds, and as many again during a rotation."""
+"""The most in one announcement. sshd has one key of each of four kinds, and twice as many in a rotation."""
 
 VOUCHED: Final = b"vouched-for-by"
 KINDS: Final = frozenset(
@@ -40,7 +40,7 @@ class Line(NamedTuple):
     blob: bytes
     marker: bytes = b""
     voucher: str = ""
-    """Of a learned line: the fingerprint of the key that vouched for it."""
+    """The fingerprint of the key that vouched for it, if the line was learned."""
 
     def is_for(self, name: bytes) -> bool:
         """Whether it is about that host, as OpenSSH writes its name: `host`, or `[host]:port` for another
@@ -50,23 +50,25 @@ class Line(NamedTuple):
 
     @property
     def is_simple(self) -> bool:
-        """A name, or a name and an address: OpenSSH leaves alone what a person has written otherwise."""
+        """Whether it is a name, or a name and an address. OpenSSH changes no line that a person has written
+        otherwise.
+        """
         return not self.marker and is_simple(self.hosts) and self.hosts.count(b",") < 2
 
 
 class Update(NamedTuple):
-    """What an announcement comes to."""
+    """What follows from an announcement."""
 
     new: tuple[bytes, ...] = ()
-    """Keys that are not known yet: to be learned once the server has proved that it has them."""
+    """Keys that are not known yet. They are learned after the server has proved that it has them."""
     gone: tuple[bytes, ...] = ()
-    """Learned keys that the server has no more."""
+    """Learned keys that the server no longer announces."""
     refused: str = ""
-    """Why nothing is learned from it."""
+    """Why nothing may be learned from it; empty if something may."""
 
 
 def name_of(host: str, port: int, alias: str = "") -> bytes:
-    """As known_hosts has it."""
+    """As a line of known_hosts."""
     return names(host, port, alias)[0]
 
 
@@ -81,7 +83,7 @@ def kind(blob: bytes) -> bytes:
 
 
 def parse(text: bytes) -> list[Line]:
-    """The lines that are about keys; others, and what is no line at all, are left out."""
+    """The lines with keys. Comments, and lines that cannot be read, are left out."""
     found = []
     for line in text.splitlines():
         if not is_entry(line):
@@ -105,7 +107,7 @@ def render(lines: Iterable[Line]) -> bytes:
 
 
 def valid(known: Sequence[Line], learned: Iterable[Line]) -> list[Line]:
-    """The learned lines that `known` still vouches for, under the very name."""
+    """The learned lines whose voucher is still in `known`, under the same name."""
 
     def is_vouched_for(line: Line) -> bool:
         return any(
@@ -155,4 +157,4 @@ def learn(
     return [
         *kept,
         *(Line(name, blob, b"", voucher) for blob in change.new if voucher),
-    ]  # none: the files have changed meanwhile
+    ]  # no voucher: the files have changed meanwhile

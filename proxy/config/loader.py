@@ -1,8 +1,8 @@
 """A file becomes a `Config`, or a ConfigError that holds everything wrong with it.
 
-Four passes, each over what the one before left usable: the YAML, the types, the rules across sections, the
-files referred to. What a pass refuses is replaced by a harmless stand-in, so that the next still sees the
-rest; findings about the stand-ins themselves are dropped.
+There are four passes: the YAML, the types, the rules between sections, the files that are named. A value that
+a pass refuses is replaced by a harmless stand-in, so that the next pass can check everything else. Findings
+about a stand-in are dropped.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def load(path: Path, scrutiny: Scrutiny = Scrutiny.FILES) -> Config:
 
 
 def load_patiently(path: Path) -> tuple[Config, Look, list[Problem]]:
-    """The same, what was found of the files, and which do not answer: those are no mistake here.
+    """The same, the state of the files, and which do not answer: here that is no mistake.
 
     Raises ConfigError. Blocking.
     """
@@ -52,7 +52,7 @@ def parse(data: bytes, path: str, scrutiny: Scrutiny = Scrutiny.FILES) -> Config
 
 
 def keys(document: Document) -> dict[object, object]:
-    """What the file holds, as it is there. Raises ConfigError if that is nothing, or no mapping."""
+    """The keys of the file, as they are written. Raises ConfigError if it is empty or no mapping."""
     if not isinstance(document.root, dict):
         message = (
             "the file is empty" if document.root is None else "the file is not a mapping of keys to values"
@@ -169,13 +169,13 @@ def _says(own: object, loc: Loc) -> bool:
 
 def _validated(raw: Raw, findings: list[Finding], broken: set[Loc], lost: set[Loc]) -> Config | None:
     errors = reading.mistakes(Config, raw)
-    for error in sorted(errors, key=_is_named):  # what has no name needs no further words
+    for error in sorted(errors, key=_is_named):  # a bad name is told once, and nothing else of that entry
         loc = reading.place(error)
         if broken.isdisjoint(prefixes(loc)):
             findings.append(reading.explain(error, loc, Config))
             broken.add(loc)
     for _ in range(3):  # a section that is gone altogether needs its own keys stood in for, in the next round
-        errors.sort(key=_is_named, reverse=True)  # what has no name is taken out as a whole, last
+        errors.sort(key=_is_named, reverse=True)  # an entry with a bad name is taken out as a whole, last
         lost.update(reading.place(error) for error in errors if not _repair(raw, error, Config))
         errors = reading.mistakes(Config, raw)
     return None if errors else reading.read(Config, raw)

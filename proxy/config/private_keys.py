@@ -1,4 +1,4 @@
-r"""What a file of `identity_files` is, as far as that can be told without its passphrase. Pure.
+r"""What a file of `identity_files` holds, as far as it can be told without a passphrase. Pure.
 
     -----BEGIN OPENSSH PRIVATE KEY-----    base64 of "openssh-key-v1\0", string ciphername ("none": not
     encrypted), ...
@@ -24,7 +24,7 @@ _PUBLIC = re.compile(rb"(?:ssh|ecdsa|sk-ssh|sk-ecdsa)-\S+ +AAAA")
 
 
 class Content(Enum):
-    """What was found."""
+    """What a file holds."""
 
     KEY = auto()
     ENCRYPTED = auto()
@@ -34,7 +34,7 @@ class Content(Enum):
 
 
 def recognise(data: bytes) -> Content:
-    """What `data` holds. A key in binary (DER) counts as one in clear."""
+    """What `data` holds. A binary key (DER) counts as not encrypted."""
     if found := _BEGIN.search(data):
         body, end, _ = data[found.end() :].partition(_END)
         return _in_pem(found[1], body) if end else Content.OTHER
@@ -44,9 +44,7 @@ def recognise(data: bytes) -> Content:
 
 
 def public_blob(data: bytes) -> bytes | None:
-    """The public half of the first key in OpenSSH's format: it is in clear, even if the private one is
-    encrypted.
-    """
+    """The public half of the first key in OpenSSH's format, which is never encrypted."""
     found = _BEGIN.search(data)
     if not found or found[1] != b"OPENSSH ":
         return None

@@ -35,11 +35,9 @@ def references(section: keys.Section) -> Iterator[Reference]:
 
 
 def paths(section: Section) -> Iterator[Path]:
-    """The files that a gateway or cluster is made with: those it names, and the certificates that lie beside
-    its keys.
+    """The files that a gateway or cluster uses: those it names, and the certificates beside its keys.
 
-    `KEY-cert.pub` is taken without being named, as by ssh(1). What an ssh_config names in turn is not among
-    them.
+    `KEY-cert.pub` is used without being named, as by ssh(1). Files that an ssh_config names are not included.
     """
     for reference in references(section):
         yield reference.path
@@ -48,11 +46,11 @@ def paths(section: Section) -> Iterator[Path]:
 
 
 def sections(config: Config) -> dict[Loc, Section]:
-    """What names files, by where it stands."""
+    """The gateways and clusters, by their place."""
     gateways: dict[Loc, Section] = {("gateways", name): gateway for name, gateway in config.gateways.items()}
     return gateways | {("clusters", name): cluster for name, cluster in config.clusters.items()}
 
 
 def files(config: Config) -> tuple[Path, ...]:
-    """The `paths` of all sections, once, in their order."""
+    """The `paths` of all sections, each once, in their order."""
     return tuple(dict.fromkeys(path for section in sections(config).values() for path in paths(section)))

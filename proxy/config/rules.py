@@ -35,7 +35,9 @@ def own_listeners(config: Config) -> Listeners:
 
 
 def own_listener(own: Listeners, address: Endpoint) -> str | None:
-    """The key of the listener, if any, that a connection from this machine to `address` would end at."""
+    """The key of our own listener that a connection from this machine to `address` would reach; None if there
+    is none.
+    """
     if _is_wildcard(address.host):  # connect(2) takes it for loopback
         address = address._replace(host="::1" if ":" in address.host else "127.0.0.1")
     for key, listen in own.get(address.port, ()):

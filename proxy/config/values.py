@@ -29,12 +29,12 @@ _BYTES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 SERVICE_CREDENTIALS = Path("/run/credentials/kubemux.service")
-"""`/run/credentials/UNITNAME` of systemd.exec(5), CREDENTIALS: there while the service runs, for it and for
-root.
+"""`/run/credentials/UNITNAME` of systemd.exec(5), CREDENTIALS. It exists while the service runs, for the
+service and for root.
 """
 
 NO_HOME = "/nonexistent"
-"""What Debian's passwd has for users without a home directory."""
+"""The home directory in Debian's passwd of users that have none."""
 
 
 class UnsetVariable(ValueError):
@@ -131,21 +131,21 @@ def format_size(size: int) -> str:
 
 
 def credentials_directory() -> Path:
-    """What `${CREDENTIALS_DIRECTORY}` stands for: where it is unset, in an operator's shell, the folder of
-    the service itself.
+    """What `${CREDENTIALS_DIRECTORY}` means. In an operator's shell, where it is unset, it is the folder of
+    the service.
     """
     return Path(os.environ.get("CREDENTIALS_DIRECTORY") or SERVICE_CREDENTIALS)
 
 
 def is_for_system_service() -> bool:
-    """Whether hints should speak of the system service: they are read in its log, or
-    by root, who sets it up.
+    """Whether a hint is about the system service: it is read in the service's log, or by root, who sets it
+    up.
     """
     return os.geteuid() == 0 or ("INVOCATION_ID" in os.environ and "XDG_RUNTIME_DIR" not in os.environ)
 
 
 def has_home() -> bool:
-    """Whether `~` stands for something."""
+    """Whether this user has a home directory, so that `~` can be expanded."""
     try:
         home = Path("~").expanduser()
     except RuntimeError:  # neither HOME nor an entry in passwd

@@ -1,8 +1,7 @@
-"""YAML files that keep their line numbers and comments, read with suspicion.
+"""YAML files, read with their line numbers and comments, by ruamel.yaml's round-trip mode.
 
-One bounded file in, one document out, through ruamel.yaml's round-trip mode (YAML 1.2: `yes` and `off` are
-plain text). Everything that could make a small file large, or mean something else than it shows, is refused:
-anchors and aliases, merge keys, tags, duplicate keys, deep nesting, a second document.
+It is YAML 1.2: `yes` and `off` are text. Whatever could make a small file large, or hide what it means, is
+refused: anchors and aliases, merge keys, tags, duplicate keys, deep nesting, a second document.
 """
 
 from __future__ import annotations
@@ -30,9 +29,9 @@ from proxy.runtime.blocking import FILES_S, Hangs, all_of
 
 MAX_BYTES = 4 << 20
 MAX_DEPTH = 32
-"""Nested mappings and lists; the configuration needs 5, a kubeconfig 8.
+"""Mappings and lists within each other. The configuration needs 5, a kubeconfig 8.
 
-Keeps ruamel's recursion far from Python's limit.
+It keeps ruamel's recursion far below Python's limit.
 """
 
 _WRITE_OUT = "write it out; in kubemux's own file, `defaults:` holds what repeats"
@@ -110,15 +109,15 @@ def compose(text: str, path: str, composer: type[Composer], scanner: type[RoundT
         return Document(path, yaml.load(text))
     except Refused as exc:
         raise ConfigError(path, exc.problems) from exc
-    except (
-        Exception
-    ) as exc:  # beside its own errors, ruamel lets ValueError, TypeError and others of its scalars through
+    except Exception as exc:  # ruamel lets ValueError, TypeError and others of its scalars through
         problem = _translate(exc, text)
         raise ConfigError(path, [problem]) from exc
 
 
 def dump(root: object) -> bytes:
-    """`root` as YAML, its comments, order and quotes kept; a value that is there twice is written twice."""
+    """`root` as YAML with its comments, order and quotes. No anchors are made for values that are there
+    twice.
+    """
     yaml, out = _round_trip(), io.BytesIO()
     yaml.representer.ignore_aliases = lambda _: True
     yaml.dump(root, out)
@@ -129,12 +128,12 @@ def _round_trip() -> YAML:
     yaml = YAML(typ="rt", pure=True)
     yaml.max_depth = MAX_DEPTH
     yaml.preserve_quotes = True
-    yaml.width = 1 << 20  # never fold somebody's long line
+    yaml.width = 1 << 20  # do not fold a long line
     return yaml
 
 
 class Refused(Exception):
-    """Raised by a composer: what is wrong with the nodes."""
+    """A composer refuses the nodes of a file."""
 
     def __init__(self, problems: list[Problem]) -> None:
         super().__init__(len(problems))
@@ -142,9 +141,7 @@ class Refused(Exception):
 
 
 class _StrictComposer(Composer):
-    """Collects what is refused while nodes are only nodes: nothing is expanded or constructed before it has
-    passed.
-    """
+    """Collects what is refused before any value is made of the nodes, so that nothing is expanded."""
 
     def __init__(self, loader: object = None) -> None:
         super().__init__(loader=loader)
@@ -219,7 +216,7 @@ def _translate(exc: Exception, text: str) -> Problem:
             "quote values that look like dates or numbers but are not",
         )
     mark = exc.problem_mark or exc.context_mark
-    # At the end of input the mark is on a line that no editor shows.
+    # At the end of the file, the mark is on a line after the last.
     line = min(mark.line + 1, len(text.splitlines()) or 1) if mark else 0
     if isinstance(exc, MaxDepthExceededError):
         return Problem(
@@ -230,7 +227,7 @@ def _translate(exc: Exception, text: str) -> Problem:
         )
     if isinstance(
         exc, DuplicateKeyError
-    ):  # equal as values, not as text; ruamel's own words would quote both values
+    ):  # equal as values, not as text. ruamel's own message would quote both values
         return Problem(line, "", "a key is there twice", "remove or rename one of the two")
     if exc.problem == "but found another document":
         return Problem(line, "", "a second document starts here", "keep one document: remove the --- line")

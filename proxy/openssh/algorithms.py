@@ -1,12 +1,13 @@
 """Lists of algorithms that an ssh_config asks for, and the order in which we offer them. Pure.
 
-`ssh -G` prints such a list with `+`, `-` and `^` applied to ssh's defaults. Beside those defaults it tells
-what was asked for. The names are ssh's; of those that nobody put in an order, our own order holds (AES-GCM
-first, for instance):
+`ssh -G` prints a list with `+`, `-` and `^` already applied to ssh's defaults. A comparison with those
+defaults shows what the file asked for. The set of names is then the file's. Their order is the file's where
+it gave one, else our own (AES-GCM first, for example):
 
-    the defaults, perhaps more behind them    `+`: ours, then the others
-    some of the defaults, in their order      `-`: ours
-    some, then the defaults without them      `^`: those, then ours
+    printed                                   asked for, and our order
+    the defaults, perhaps others after them   `+`: our order, then the others
+    some of the defaults, in their order      `-`: our order
+    some, then the defaults without them      `^`: those, then our order
     anything else                             the list as it is
 """
 
@@ -26,7 +27,7 @@ class Asked:
     defaults: Names
 
     def over(self, ours: Sequence[str]) -> Names:
-        """The names, in our order as far as no other was asked for."""
+        """The names, in our order where the file asked for none."""
         return _unique(*self._ordered(), *(name for name in ours if name in self.names), *self.names)
 
     def _ordered(self) -> Names:

@@ -1,8 +1,7 @@
-"""What becomes of each option of an ssh_config that is not at ssh's default: the one table.
+"""What is done with each option of an ssh_config that differs from ssh's default.
 
-`ssh -G` prints options by these names. What bears on security, or on the way to the server, is honoured or
-refused with a remedy; what is left out is either harmless here, or would have made us less strict than we
-are.
+`ssh -G` prints options by these names. An option about security, or about the way to the server, is honoured,
+or refused with a remedy. An option that is ignored has no effect here, or would make us less strict.
 """
 
 from __future__ import annotations
@@ -19,15 +18,15 @@ class Use(StrEnum):
     HONOURED = "used"
     HARMLESS = "not used"
     STRICTER = "not followed"
-    """It asks for less than we do anyway."""
+    """It asks for less than we do without it."""
     REFUSED = "refused"
 
 
 @dataclass(frozen=True, slots=True)
 class Keyword:
-    """`why` is for people; for what is refused, it is the remedy.
+    """`why` explains it to the operator; of a refused option it is the remedy.
 
-    A value that `is_fine` takes is harmless all the same.
+    A refused option is harmless with a value for which `is_fine` is true.
     """
 
     use: Use
@@ -132,7 +131,7 @@ KEYWORDS: Final[dict[str, Keyword]] = {
         "load the key into an ssh-agent, and say IdentityAgent or agent: true", _one_of("internal", "none")
     ),
 }
-"""Keyword, in lower case, as `ssh -G` prints it; of OpenSSH 8.0 to 10, and of Debian's."""
+"""The keywords as `ssh -G` prints them, in lower case: those of OpenSSH 8.0 to 10, and Debian's own."""
 
 UNKNOWN: Final = _refused("this kubemux does not know it: take it out for this host, or ask for it")
-"""A newer ssh's."""
+"""For an option of a newer ssh."""

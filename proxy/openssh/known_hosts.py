@@ -22,10 +22,10 @@ _MARKERS: Final = {AUTHORITY, REVOKED}
 _PORT: Final = 22
 
 _BLOCK: Final = 64
-"""Of SHA-1 (RFC 2104 2)."""
+"""The block of SHA-1 (RFC 2104 2), in bytes."""
 _DIGEST: Final = 20
 _HASHED: Final = len("|1||") + 2 * 28
-"""Of a hashed field: version, salt and digest in base64."""
+"""The length of a hashed field: version, salt and digest in base64."""
 _INNER, _OUTER = (bytes(octet ^ pad for octet in range(256)) for pad in (0x36, 0x5C))
 
 
@@ -39,17 +39,15 @@ class Entry(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What a file says of one server."""
+    """The lines of a file that are about one server."""
 
     entries: list[Entry]
     unreadable: list[int]
-    """Numbers of lines that might be about it and cannot be read: ssh(1) goes on without them."""
+    """The numbers of lines that may be about it but cannot be read. ssh(1) skips them."""
 
 
 def canonical(host: str) -> str:
-    """A name in lower case, an address as the system writes it (ssh.c does both): no line is compared with
-    anything else.
-    """
+    """A name in lower case, or an address as the system writes it, as ssh.c does before it compares lines."""
     try:
         found = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
         return socket.getnameinfo(found[0][4], socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)[0]
@@ -58,10 +56,10 @@ def canonical(host: str) -> str:
 
 
 def names(host: str, port: int, alias: str = "") -> tuple[bytes, ...]:
-    """What a server is looked up by, the second if there is nothing for the first.
+    """The names that a server is looked up by. The second counts only if no line has the first.
 
-    A HostKeyAlias stands for itself, whatever the port. Never the address that a name stands for: it may be
-    another machine's tomorrow, and a line for it would let that one be the server.
+    A HostKeyAlias is used alone, without the port. The address of a name is never used: later it may belong
+    to another machine, which a line for the address would then accept as the server.
     """
     if alias:
         return (alias.lower().encode(),)
@@ -70,8 +68,9 @@ def names(host: str, port: int, alias: str = "") -> tuple[bytes, ...]:
 
 
 def find(data: bytes, name: bytes) -> Found:
-    """The lines of the file `data` that are about `name`, one of `names`: of 20,000 lines no more is read
-    than that takes.
+    """The lines of the file `data` that are about `name`, one of `names`.
+
+    Of 20,000 lines, only those that may match are taken apart.
     """
     found = Found([], [])
     is_hash_of = _hashing(name)
@@ -90,7 +89,7 @@ def find(data: bytes, name: bytes) -> Found:
 
 
 def holding(data: bytes, blob: bytes) -> Iterator[Entry]:
-    """The lines of the file `data` that have the key `blob`, whomever they are about."""
+    """The lines of the file `data` with the key `blob`, of any server."""
     encoded = binascii.b2a_base64(blob, newline=False)
     at = data.find(encoded)
     while at >= 0:
@@ -103,7 +102,7 @@ def holding(data: bytes, blob: bytes) -> Iterator[Entry]:
 
 
 def _entry(number: int, line: bytes, name: bytes | None = None) -> Entry | None:
-    """None if it is about another than `name`, or nobody. Raises ValueError, IndexError."""
+    """None if the line is about another server than `name`, or about none. Raises ValueError, IndexError."""
     fields = line.split(None, 4)
     if not fields or fields[0].startswith(b"#"):
         return None
@@ -116,13 +115,13 @@ def _entry(number: int, line: bytes, name: bytes | None = None) -> Entry | None:
 
 
 def is_line(line: bytes) -> bool:
-    """Whether known_hosts may hold `line`, a comment among others."""
+    """Whether `line` may stand in known_hosts; comments and empty lines may."""
     fields = line.split(None, 4)
     return not fields or fields[0].startswith(b"#") or is_entry(line)
 
 
 def is_entry(line: bytes) -> bool:
-    """Whether `line` is about a key. The key names its type again, at the start of its blob."""
+    """Whether `line` has a key that can be read."""
     try:
         entry = _entry(0, line)
         if entry and entry.hosts.startswith(b"|"):
@@ -135,7 +134,7 @@ def is_entry(line: bytes) -> bool:
 def matches(hosts: bytes, name: bytes) -> bool:
     """Whether the first field of a line is about `name`, which is in lower case.
 
-    Raises ValueError if that cannot be told.
+    Raises ValueError if the field cannot be read.
     """
     if hosts.startswith(b"|"):
         return _hashing(name)(hosts)
@@ -164,11 +163,10 @@ def _key(fields: list[bytes]) -> bytes:
 
 
 def _hashing(name: bytes) -> Callable[[bytes], bool]:
-    """Whether a hashed field is the hash of `name`; that raises ValueError (binascii.Error is one) if it is
-    no hash at all.
+    """A function that tells whether a hashed field is the hash of `name`.
 
-    HMAC by hand (RFC 2104 2): a file of 20,000 lines has as many salts, and `hmac.digest` takes twice as
-    long.
+    It raises ValueError (binascii.Error is one) if the field is no hash. The HMAC is written out (RFC 2104
+    2): a file of 20,000 lines has as many salts, and `hmac.digest` takes twice as long.
     """
     padding = _BLOCK - _DIGEST
     inner, outer = b"\x36" * padding + name, b"\x5c" * padding

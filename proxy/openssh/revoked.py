@@ -15,11 +15,11 @@ from proxy.runtime.text import printable
 
 _MAGIC: Final = b"SSHKRL\n\0"
 _REVOKED: Final = 1
-"""The exit code of ssh-keygen -Q: 0 is for keys that are not, 255 for what went wrong."""
+"""The exit code of ssh-keygen -Q for a revoked key. 0 means not revoked, 255 a failure."""
 
 
 class Unanswered(Exception):
-    """A revocation list could not be asked. `str()` says why."""
+    """ssh-keygen could not read a revocation list. `str()` says why."""
 
 
 def is_krl(data: bytes) -> bool:
@@ -28,7 +28,7 @@ def is_krl(data: bytes) -> bool:
 
 
 def listed(data: bytes) -> Iterator[tuple[int, str]]:
-    """The lines that are about a key, with their numbers."""
+    """The lines with a key, and their numbers."""
     for number, line in enumerate(data.decode("utf-8", "surrogateescape").split("\n"), 1):
         if line.strip() and not line.lstrip().startswith("#"):
             yield number, line.strip()
@@ -39,7 +39,7 @@ async def is_in_krl(krl: Path, line: bytes, *, seconds: float) -> bool:
 
     Raises Unanswered.
     """
-    key = os.memfd_create("host key")  # standard input is a socket with uvloop, and has no path
+    key = os.memfd_create("host key")  # uvloop makes standard input a socket, which has no path
     try:
         os.write(key, line + b"\n")
         async with asyncio.timeout(seconds):

@@ -1,11 +1,12 @@
-"""An ssh_config as ssh(1) reads it: we ask `ssh -G`, once with the file and once without any.
+"""An ssh_config as ssh(1) reads it: `ssh -G` is run twice, with the file and without any.
 
-What differs was asked for; everything else is ssh's own default, which it prints as if it had been asked for,
-too. Options that ssh expands only later are expanded here (`proxy/openssh/tokens.py`); what becomes of each
-stands in `proxy/openssh/keywords.py`.
+ssh prints its defaults too, so only an option that differs between the two was asked for. Options that ssh
+expands only later are expanded here (`proxy/openssh/tokens.py`). `proxy/openssh/keywords.py` says what is
+done with each.
 
-    ssh -G -N -F FILE [-l USER] [-p PORT] -- ALIAS     `keyword value`, one a line, some keywords several
-    times
+    ssh -G -N -F FILE [-l USER] [-p PORT] -- ALIAS
+
+prints `keyword value`, one on each line; some keywords are there several times.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from proxy.openssh.keywords import KEYWORDS, UNKNOWN, Use
 from proxy.runtime import program
 
 _HASH: Final = ("-o", "ControlPath=%C")
-"""What `%C` stands for depends on ssh's version: it tells, in an option that we have no other use for."""
+"""The meaning of `%C` depends on ssh's version. ssh prints it in this option, which is not used otherwise."""
 _FAMILIES: Final = {"any": socket.AF_UNSPEC, "inet": socket.AF_INET, "inet6": socket.AF_INET6}
 _MAX_SAID: Final = 300
 NEEDS_SSH: Final = (
@@ -45,7 +46,7 @@ _REMEDIES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Remark:
-    """One option that was asked for, and what becomes of it (`why` is empty if it is used)."""
+    """One option that was asked for, and what is done with it (`why` is empty if it is used)."""
 
     keyword: str
     value: str
@@ -55,7 +56,7 @@ class Remark:
 
 @dataclass(frozen=True, slots=True)
 class SshConfig:
-    """What an ssh_config says of one alias. None, or nothing, where it leaves an option at ssh's default."""
+    """What an ssh_config says of one alias. A field is None or empty where the option is at ssh's default."""
 
     path: Path
     host: str
@@ -63,11 +64,11 @@ class SshConfig:
     user: str
     identities: tuple[Path, ...]
     are_identities_named: bool
-    """Or they are where ssh looks by itself."""
+    """If not, they are the files that ssh looks for by default."""
     known_hosts: tuple[Path, ...]
-    """Those of the user, then those of all."""
+    """The user's files, then the system's."""
     has_user_known_hosts: bool
-    """Or `UserKnownHostsFile none`."""
+    """If not, the file says `UserKnownHostsFile none`."""
     certificates: tuple[Path, ...] = ()
     identities_only: bool = False
     keyboard_interactive: bool = True
@@ -75,9 +76,9 @@ class SshConfig:
     """IdentityAgent: a socket, empty for none at all."""
     revoked_host_keys: tuple[Path, ...] = ()
     known_hosts_command: tuple[str, ...] = ()
-    """To be asked, by `ask_known_hosts`."""
+    """A command that `ask_known_hosts` runs."""
     commanded: bytes = b""
-    """What it has printed: lines as in known_hosts."""
+    """What the command has printed: lines as in known_hosts."""
     host_key_alias: str | None = None
     family: socket.AddressFamily = socket.AF_UNSPEC
     bind_address: str | None = None
@@ -96,7 +97,7 @@ class SshConfig:
 
 
 def is_ssh_here() -> bool:
-    """Whether there is a program that reads them."""
+    """Whether this machine has ssh(1), which reads the file."""
     return shutil.which("ssh") is not None
 
 
@@ -112,7 +113,7 @@ class Printed:
 
 
 async def ask(path: Path, alias: str, *, user: str | None = None, port: int | None = None) -> Printed:
-    """What `ssh -F path [-l user] [-p port] alias` would go by. Raises CredentialsUnusable."""
+    """The options of `ssh -F path [-l user] [-p port] alias`. Raises CredentialsUnusable."""
     given = [*(("-l", user) if user else ()), *(("-p", str(port)) if port else ())]
     return Printed(
         path, alias, await _ask(path, alias, str(path), given), await _ask(path, alias, "none", given)
@@ -165,7 +166,7 @@ async def ask_known_hosts(config: SshConfig) -> SshConfig:
 
 
 def _complaint(text: str, path: Path) -> str:
-    """The last lines: what a `Match exec` says comes first."""
+    """The last lines: the output of a `Match exec` comes before them."""
     lines = [line.strip().removeprefix(str(path)).lstrip(": ") for line in text.splitlines()]
     return "; ".join([line for line in lines if line and not line.startswith("terminating")][-3:])
 
@@ -181,9 +182,9 @@ def options(output: bytes) -> dict[str, tuple[str, ...]]:
 
 
 def parse(printed: Printed, environ: Mapping[str, str] = os.environ) -> SshConfig:
-    """What that says.
+    """The settings in what ssh has printed.
 
-    Blocks: it asks the system for users and files. Raises CredentialsUnusable for what cannot be honoured.
+    Blocks: it looks up users and files. Raises CredentialsUnusable for an option that cannot be honoured.
     """
     return _Reader(printed, environ).read()
 
@@ -216,7 +217,7 @@ class _Reader:
         }
 
     def read(self) -> SshConfig:
-        """All of it."""
+        """All settings. Raises CredentialsUnusable."""
         remarks = tuple(self._remarks())
         bytes_, seconds = (int(number) for number in (self._one("rekeylimit") or "0 0").split())
         timeout = self._one("connecttimeout") or "none"
@@ -300,10 +301,11 @@ class _Reader:
         )
 
     def _list(self, keyword: str) -> tuple[Path, ...]:
-        """Files that are printed in one line, without the quotes that a space in a path needs in the file.
+        """Files that ssh prints on one line, without the quotes that the file needs around a path with a
+        space.
 
-        Some versions of ssh have expanded them already: then there is no `~` any more, and a `%` that is left
-        is one.
+        Some versions of ssh have expanded them already. Then a `%` in a path that exists is a plain
+        character.
         """
         line = self._one(keyword) or ""
         words = line.split(" ") if line and line.lower() != "none" else []
@@ -319,7 +321,7 @@ class _Reader:
         return tuple(Path(word) if os.path.lexists(word) else self._file(keyword, word) for word in words)
 
     def _agent(self) -> str | None:
-        """Expanded by ssh, but for `$VARIABLE`."""
+        """Only `$VARIABLE` is left to expand: ssh has done the rest."""
         value = self._one("identityagent")
         if value is None:
             return None
@@ -330,14 +332,14 @@ class _Reader:
         return value
 
     def _command(self, keyword: str) -> str | None:
-        """ProxyJump becomes part of a command, and is expanded like one."""
+        """A ProxyJump is expanded as a command is, because ssh makes it a part of one."""
         value = self._one(keyword)
         if value is None or value.lower() == "none":
             return None
         return self._expanded(keyword, value, {token: self._tokens[token] for token in "hknpr"}, None)
 
     def _known_hosts_command(self) -> tuple[str, ...]:
-        """We run it once, before the server has shown its key."""
+        """The command is run once for each dial, before the server shows its key."""
         value = self._one("knownhostscommand")
         if value is None or value.lower() == "none":
             return ()

@@ -1,8 +1,7 @@
-"""What values of an ssh_config stand for: a leading `~`, `%` tokens and `${VARIABLE}` (ssh_config(5),
-TOKENS). Pure.
+"""Expands values of an ssh_config: a leading `~`, `%` tokens and `${VARIABLE}` (ssh_config(5), TOKENS). Pure.
 
-`ssh -G` prints some options before it has expanded them. The order is OpenSSH's: first `~`, then tokens and
-variables in one pass, so that nothing is expanded twice.
+`ssh -G` prints some options without expanding them. As in OpenSSH, `~` comes first; tokens and variables
+follow in one pass, so that nothing is expanded twice.
 """
 
 from __future__ import annotations
@@ -14,9 +13,9 @@ _TOKEN = re.compile(r"%(.?)|\$\{([^}]*)(\}?)", re.DOTALL)
 
 
 def expand(text: str, tokens: Mapping[str, str], environ: Mapping[str, str] | None = None) -> str:
-    """`text` with its tokens; with its variables, too, if there is an `environ`.
+    """`text` with its tokens expanded; with its variables too, if `environ` is given.
 
-    Raises ValueError, as ssh(1) would give up.
+    Raises ValueError where ssh(1) would fail.
     """
 
     def replace(match: re.Match[str]) -> str:

@@ -39,6 +39,11 @@ async def probe(*words: str | Path) -> subprocess.CompletedProcess[str]:
     return await kubemux("probe", *words, rights=WITHOUT_RIGHTS)
 
 
+def libraries(pid: int) -> str:
+    """What the process has mapped."""
+    return Path(f"/proc/{pid}/maps").read_text()
+
+
 def untimed(lines: list[str]) -> list[str]:
     return [re.sub(r"  [\d.]+ ms", "", line) for line in lines]
 
@@ -79,9 +84,9 @@ async def test_the_daemon_probes_for_who_may_not_read_the_keys(
                 "http",
             ]
 
-            libraries = Path(f"/proc/{daemon.pid}/maps").read_text()
-            assert "_pydantic_core" not in libraries, "it has read a file, probed and told without"
-            assert "uvloop" in libraries
+            loaded = libraries(daemon.pid)
+            assert "_pydantic_core" not in loaded, "it has read a file, probed and told without"
+            assert "uvloop" in loaded
 
             unknown = await probe("prdo", "--config", daemon.config)
             assert (unknown.returncode, unknown.stdout) == (2, "")
