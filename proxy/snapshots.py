@@ -1,4 +1,4 @@
-"""What the daemon says of itself at one moment: plain values, made by the objects they describe.
+"""The state of the daemon at one moment: plain values, made by the objects that they describe.
 
 `proxy/admin/status.py` turns them into the JSON of `/status`; nothing here does I/O or reads a clock. Times
 are seconds.
@@ -17,7 +17,7 @@ class GatewayState(StrEnum):
     UP = "up"
     """Every link is up."""
     DEGRADED = "degraded"
-    """Some links are up; or all, and to replace them fails."""
+    """Some links are up; or all are, but replacing them fails."""
     DOWN = "down"
 
 
@@ -57,13 +57,13 @@ class GatewaySnapshot:
     retry_in: float | None
     """Seconds to the next attempt, None if none is pending."""
     reason: str = ""
-    """Of the last failure, one of `proxy.errors`; empty while all is well."""
+    """Why the last dial or link failed, one of `proxy.errors.reasons`; empty while all is well."""
     message: str = ""
     hint: str = ""
     retiring: tuple[LinkSnapshot, ...] = ()
-    """Links that were replaced: they take no channels and end with those they have."""
+    """Links that were replaced: they open no new channels, and are closed when their last channel ends."""
     certificate_expiry: float | None = None
-    """Unix time: of the certificates that we and the server have shown, the first to end."""
+    """Unix time at which the first of the user's and the server's certificates expires."""
 
 
 @dataclass(frozen=True, slots=True)

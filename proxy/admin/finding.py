@@ -52,18 +52,18 @@ def find(
     try:
         admin = client.written(files[0])
     except ConfigError as error:
-        found, failures = asyncio.run(_look(files, looked))
+        found, failures = asyncio.run(_ask_all(files, looked))
         if found is None:
-            error.problems += _told(looked, failures)
+            error.problems += _worth_telling(looked, failures)
             raise
         return found
     if orders and not admin.socket:
-        found, _ = asyncio.run(_look(files, looked))
+        found, _ = asyncio.run(_ask_all(files, looked))
         return found or (admin, files[0])
     return admin, files[0]
 
 
-async def _look(
+async def _ask_all(
     files: Sequence[Path], places: Sequence[Where]
 ) -> tuple[tuple[AdminConfig, Path] | None, list[AdminError]]:
     """The first place where a daemon runs with one of `files`; why the others are none."""
@@ -88,7 +88,7 @@ async def _running_with(files: Sequence[Path], where: Where) -> Path | AdminErro
     return failure if isinstance(failure, AdminError) else AdminError(f"{shown(where)}: {failure}")
 
 
-def _told(places: Sequence[Where], failures: Sequence[AdminError]) -> Iterator[Problem]:
+def _worth_telling(places: Sequence[Where], failures: Sequence[AdminError]) -> Iterator[Problem]:
     """What is worth knowing of places where no daemon runs with the file."""
     telling = [
         error

@@ -1,6 +1,6 @@
 """The command line: `kubemux COMMAND`, and what each failure looks like to the shell.
 
-Exit codes: 0 fine, 1 failed at run time, 2 usage (a name that there is not, too), 78 bad configuration
+Exit codes: 0 fine, 1 failed at run time, 2 usage (an unknown name, too), 78 bad configuration
 (EX_CONFIG of sysexits.h), 130 interrupted. Each command is a module of this package that is imported only
 when it runs: `kubemux status` pays for no SSH library.
 
@@ -22,7 +22,7 @@ from typing import Final
 import click
 
 from proxy import __version__
-from proxy.cli.options import say_where
+from proxy.cli.options import add_places
 from proxy.errors import ConfigError, ProxyError, UnknownName, UnknownNames
 from proxy.runtime import journal
 from proxy.runtime.blocking import leave
@@ -55,25 +55,25 @@ def say(text: str) -> None:
     click.echo(for_terminal(text))
 
 
-def hand_over(data: bytes) -> None:
-    """Write a document to standard output: to a file or a pipe as it is, to a terminal as `say` would."""
+def write_document(data: bytes) -> None:
+    """Write a document to standard output: unchanged to a file or a pipe, to a terminal as `say` does."""
     click.echo(for_terminal(data.decode()) if sys.stdout.isatty() else data, nl=False)
 
 
 def note(text: str) -> None:
-    """Say on standard error what is worth knowing beside the answer."""
+    """Write to standard error what the user should know beside the result."""
     click.echo(for_terminal(text), err=True)
 
 
 def complain(text: str) -> None:
-    """Say on standard error what went wrong; where the journal reads that, as an error."""
+    """Write to standard error what went wrong; if the journal reads that, with the priority of an error."""
     text = for_terminal(text)
     click.echo(journal.marked(text, "error") if journal.reads(sys.stderr) else text, err=True)
 
 
 @contextmanager
 def _without(library: str) -> Iterator[None]:
-    """Import as if `library` were not installed, unless it was imported already."""
+    """Make imports of `library` fail, as if it were not installed, unless it was imported already."""
     if library in sys.modules:
         yield
         return
@@ -85,7 +85,7 @@ def _without(library: str) -> Iterator[None]:
 
 
 class Group(click.Group):
-    """Commands below one name; one that there is not is told apart from a slip of the finger."""
+    """A group of commands; for an unknown one, the error suggests the closest name."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -100,8 +100,9 @@ class Group(click.Group):
 
 
 class _Commands(Group):
-    """The commands of the table, imported when used; every failure ends in an exit code and a line, never a
-    traceback.
+    """The commands of the table, each imported when it is used.
+
+    Every failure ends in an exit code and a message, never in a traceback.
     """
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
@@ -134,7 +135,7 @@ class _Commands(Group):
         except KeyboardInterrupt:
             ctx.exit(EX_INTERRUPTED)
         except ConfigError as error:
-            say_where(ctx, error)
+            add_places(ctx, error)
             complain(error.render())
             ctx.exit(EX_USAGE if isinstance(error, UnknownNames) else EX_CONFIG)
         except ProxyError as error:
@@ -146,7 +147,7 @@ class _Commands(Group):
             where = f": {error.filename}" if error.filename else ""
             complain(f"kubemux: {error.strerror or error}{where}")
             ctx.exit(EX_FAILED)
-        except Exception as error:  # noqa: BLE001 - the last line of defence: what is not foreseen must read as a bug of ours
+        except Exception as error:  # noqa: BLE001 - an exception that nobody expected is reported as a bug
             if os.environ.get("KUBEMUX_DEBUG"):
                 complain(traceback.format_exc())
             complain(f"kubemux: internal error: {type(error).__name__}: {error}; this is a bug")
@@ -155,7 +156,7 @@ class _Commands(Group):
 
 
 def program() -> None:
-    """The process: `main`, and an end that no thread that hangs can spoil."""
+    """Run `main`, and end the process even if a thread hangs."""
     try:
         main(prog_name="kubemux")
     except SystemExit as ended:

@@ -1,4 +1,4 @@
-"""`kubemux check`: what the daemon would say of a configuration, without starting it."""
+"""`kubemux check`: the errors and warnings that the daemon would report of a configuration."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def check(config: Path) -> None:
 
 
 def _void(config: Config) -> Iterator[tuple[str, str]]:
-    """A file that was cut off may be good in itself."""
+    """A file that was cut off may still be valid: without clusters it gets a warning."""
     if not config.clusters:
         yield (
             "clusters: there is none; a reload with this file removes every cluster",
@@ -53,7 +53,7 @@ def _void(config: Config) -> Iterator[tuple[str, str]]:
 
 
 async def _ssh_configs(config: Config) -> list[tuple[str, str]]:
-    """Those that cannot be used for a gateway, as its dial would find."""
+    """The ssh_configs that a dial of their gateway could not use."""
     found = []
     for name, gateway in config.gateways.items():
         if gateway.ssh_config is not None:

@@ -1,4 +1,4 @@
-"""`kubemux kubeconfig export` and `import`: files in, files out, what was done on stderr."""
+"""`kubemux kubeconfig export` and `import`; what they did is written to standard error."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from pathlib import Path
 
 import click
 
-from proxy.cli import Group, hand_over
-from proxy.cli import note as tell
+from proxy.cli import Group, note, write_document
 from proxy.cli.options import File, config_option
 from proxy.config import loader
 from proxy.config.credentials import Scrutiny
@@ -58,8 +57,8 @@ def export(config: Path, names: tuple[str, ...], base: Path | None, output: Path
     else:
         data, report = exporter.new(chosen, users)
         notes = report.notes
-        hand_over(data)
-    _tell(notes)
+        write_document(data)
+    _print_notes(notes)
 
 
 @kubeconfig.command("import")
@@ -112,15 +111,15 @@ def import_(
         in_cluster=importer.in_cluster(os.environ),
         backups=[copy for path in paths for copy in file.backups(path)],
     )
-    _tell([note for cluster in chosen for note in cluster.notes])
+    _print_notes([line for cluster in chosen for line in cluster.notes])
     if output == Path("-"):
         data, notes = store.preview(config, chosen, port_base=port_base)
-        _tell(notes)
-        hand_over(data)
+        _print_notes(notes)
+        write_document(data)
     else:
-        _tell(store.import_(config, output or config, chosen, port_base=port_base))
+        _print_notes(store.import_(config, output or config, chosen, port_base=port_base))
 
 
-def _tell(notes: list[str]) -> None:
-    for note in notes:
-        tell(note)
+def _print_notes(notes: list[str]) -> None:
+    for line in notes:
+        note(line)

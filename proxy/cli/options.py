@@ -31,7 +31,7 @@ def user_config() -> Path | None:
 
 
 def _is_there(path: Path) -> bool:
-    """One that may not be looked at is: the loader says so."""
+    """A file that this user may not look at counts as there: the loader reports it."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -76,10 +76,8 @@ def files(config: Path) -> list[Path]:
     return [config] if own is None else [config, own]
 
 
-def say_where(ctx: click.Context, error: ConfigError) -> None:
-    """Add to the report of a file that nobody has named, and that is not there, where else one was looked
-    for.
-    """
+def add_places(ctx: click.Context, error: ConfigError) -> None:
+    """Add to the report of a missing file that nobody has named the other places where one was looked for."""
     own: Path | None = ctx.meta.get(_NOWHERE)
     if own is not None and error.path == str(DEFAULT_CONFIG):
         remedy = "create one of them, or name yours: --config FILE, or KUBEMUX_CONFIG=FILE in the environment"
@@ -99,13 +97,13 @@ config_option = click.option(
     help=f"The configuration file. Default: {DEFAULT_CONFIG}, else $XDG_CONFIG_HOME/kubemux/config.yaml "
     "(~/.config/…).",
 )
-"""`--config FILE`, `config: pathlib.Path` in the command.
+"""`--config FILE`; the command gets it as `config: pathlib.Path`.
 
-Whether it can be read is for the loader to say (exit code 78).
+The loader reports a file that cannot be read (exit code 78).
 """
 
 
-def _take(ctx: click.Context, param: click.Parameter, value: Path | None) -> None:  # noqa: ARG001 - click's signature
+def _remember_file(ctx: click.Context, param: click.Parameter, value: Path | None) -> None:  # noqa: ARG001 - click's signature
     if value is not None:
         ctx.meta[_FILE] = value
 
@@ -116,9 +114,9 @@ file_argument = click.argument(
     required=False,
     is_eager=True,
     expose_value=False,
-    callback=_take,
+    callback=_remember_file,
 )
-"""`FILE`, the same as `--config FILE`, for commands that are about the file itself."""
+"""`FILE`, which means the same as `--config FILE`, for the commands whose subject is the file."""
 
 
 class Duration(click.ParamType[float]):

@@ -1,6 +1,6 @@
 """`kubemux probe CLUSTER`: one probe, explained step by step.
 
-From this process, unless it may not read what that needs.
+This process probes. If its user may not read the keys, the daemon does.
 """
 
 from __future__ import annotations
@@ -73,9 +73,9 @@ def _with(cluster: str, config: Config) -> Config:
 
 
 def _by_daemon(cluster: str, path: Path, refused: ConfigError) -> Report:
-    """The report of the daemon that runs with the file.
+    """The report of a probe by the daemon that runs with the file.
 
-    Raises `refused` if that has other reasons than who asks.
+    Raises `refused` if permissions of this user are not what is wrong with the file.
     """
     readable = _with(cluster, load(path, Scrutiny.NONE))
     denied = credentials.denied(readable)
@@ -91,7 +91,7 @@ def _by_daemon(cluster: str, path: Path, refused: ConfigError) -> Report:
         hint = (
             error.hint
             if isinstance(error, AdminError)
-            else "it is of another version than this command: restart it"
+            else "the daemon is of another version than this command: restart it"
         )
         refused.problems.append(
             Problem(0, "", f"nor could the daemon be asked to probe for this user: {error}", hint)

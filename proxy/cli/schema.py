@@ -6,7 +6,7 @@ import json
 
 import click
 
-from proxy.cli import hand_over
+from proxy.cli import write_document
 from proxy.config.manual import tables
 from proxy.config.schema import json_schema
 
@@ -20,4 +20,4 @@ def schema(*, markdown: bool) -> None:
     # yaml-language-server: $schema=PATH-OF-THE-SCHEMA
     """
     text = tables() if markdown else json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
-    hand_over(text.encode())
+    write_document(text.encode())

@@ -1,4 +1,4 @@
-"""`kubemux status`: what the running daemon says of itself, as tables or as JSON."""
+"""`kubemux status`: the state of the running daemon, as tables or as JSON."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from proxy.errors import AdminError
 from proxy.snapshots import DaemonSnapshot
 
 PIPE_WIDTH: Final = 1 << 20
-"""Columns where there is no terminal: nothing is wrapped or cut short for grep."""
+"""Columns where there is no terminal, so that no line is wrapped or cut."""
 
 
 @click.command()
@@ -83,8 +83,9 @@ def _understood(document: object) -> DaemonSnapshot:
 
 
 def _only(document: object, names: tuple[str, ...]) -> object:
-    """The document with what `names` are about; every field of those, also one that this version does not
-    know.
+    """The document with only the gateways and clusters that `names` choose.
+
+    They keep every field, also those that this version does not know.
     """
     shown = chosen(_understood(document), names)
     kept = {

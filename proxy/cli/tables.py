@@ -34,20 +34,20 @@ _LOOK: Final = {
     "down": ("○", "red"),
 }
 _RANK: Final = {state: ("red", "yellow", "green").index(colour) for state, (_, colour) in _LOOK.items()}
-"""What is broken comes first."""
+"""For sorting: what is broken comes first."""
 _RECOVERING: Final = (
     "its last probe was answered, `probe.threshold` of them in a row make it up; clients are served already"
 )
-"""Of a cluster that is down and has nothing to complain about."""
+"""Shown for a cluster that is down although its last probe was answered."""
 _FAILING: Final = "`probe.threshold` such probes in a row make it down"
-"""Of a cluster that is up, and whose last probe was not answered."""
+"""Shown for a cluster that is up although its last probe was not answered."""
 LISTED: Final = 8
-"""Names for one cause, where lines are few."""
+"""How many names a cause lists where lines are few."""
 _DAY: Final = 86_400.0
 _GAP: Final = 2
 _SHORTEST_NAME: Final = 8
 _FEWEST_COLUMNS: Final = 2
-"""The name and the state."""
+"""The name and the state are always shown."""
 
 
 def render(
@@ -92,7 +92,9 @@ def render(
 
 
 def chosen(snapshot: DaemonSnapshot, names: Collection[str]) -> DaemonSnapshot:
-    """What `names` are about: gateways with their clusters, clusters with their gateways; none is all.
+    """The gateways and clusters that `names` choose: a gateway with its clusters, a cluster with its gateway.
+
+    Without names, all.
 
     Raises UnknownName.
     """
@@ -109,7 +111,7 @@ def chosen(snapshot: DaemonSnapshot, names: Collection[str]) -> DaemonSnapshot:
 
 
 def fair_shares(room: int, wanted: Sequence[int]) -> list[int]:
-    """`room` lines shared: nobody gets more than it wants, and who wants little gets all of that."""
+    """Divide `room` lines: no part gets more than it wants, one that wants little gets all of it."""
     shares = [0] * len(wanted)
     left = max(room, 0)
     for done, index in enumerate(sorted(range(len(wanted)), key=wanted.__getitem__)):
@@ -119,7 +121,7 @@ def fair_shares(room: int, wanted: Sequence[int]) -> list[int]:
 
 
 def _lines(rows: Sized) -> int:
-    """Of a table: a blank line, the headers, the rows."""
+    """How many lines a table takes: a blank line, the headers, the rows."""
     return len(rows) + 2 if rows else 0
 
 
@@ -172,15 +174,15 @@ def _cluster(cluster: ClusterSnapshot, lost: Collection[str], *, now: float, wid
 
 
 def _problems(snapshot: DaemonSnapshot, lost: Collection[str], listed: int | None) -> list[RenderableType]:
-    """Each cause once, with everything that fails for it: a lost gateway takes all its clusters along.
+    """Each cause once, with all the gateways or clusters that fail for it.
 
-    `listed` is how many of those are named.
+    `listed` is how many of their names are shown, None for all.
     """
     causes: dict[tuple[str, str, str, str, str], list[str]] = {}
     for gateway in snapshot.gateways:
         if gateway.reason and gateway.state is not GatewayState.UP:
             colour = "yellow" if is_connected(gateway) else "red"
-            message = f"{gateway.message}{_what_goes_on(gateway)}"
+            message = f"{gateway.message}{_still_serving(gateway)}"
             causes.setdefault(("gateway", colour, gateway.reason, message, gateway.hint), []).append(
                 gateway.name
             )
@@ -215,8 +217,8 @@ def _problems(snapshot: DaemonSnapshot, lost: Collection[str], listed: int | Non
     return shown
 
 
-def _what_goes_on(gateway: GatewaySnapshot) -> str:
-    """What the message of a failure does not say: clients are served all the same. Empty if no link is up."""
+def _still_serving(gateway: GatewaySnapshot) -> str:
+    """To be added to the message of a failure: how many links still serve clients. Empty if none does."""
     up, wanted = len(gateway.links), gateway.wanted
     if not up:
         return ""
@@ -264,7 +266,7 @@ def _table(
 
 
 def _shortened(name: Text, room: int) -> Text:
-    """`arn:aws…prod-eu`: the end of a context's name tells more than its middle."""
+    """`arn:aws…prod-eu`: a long name keeps its start and its end, which tell more than its middle."""
     if name.cell_len <= room:
         return name
     head = room // 3

@@ -22,22 +22,22 @@ from proxy.snapshots import DaemonSnapshot
 
 REFRESH_SECONDS: Final = 1.0
 STALE_SECONDS: Final = 3.0
-"""An age that is worth a warning: two answers are missing."""
+"""Older data are marked: two answers are missing."""
 
 
 class _Seen:
-    """The last answer, and what was wrong since."""
+    """The last snapshot, and what has gone wrong since."""
 
     def __init__(self) -> None:
         self.snapshot: DaemonSnapshot | None = None
         self.at = 0.0
-        """Of the snapshot, on the monotonic clock."""
+        """When the snapshot came, on the monotonic clock."""
         self.trouble = ""
         self.news = asyncio.Event()
         self.is_over = False
 
     def stop(self) -> None:
-        """The user has seen enough."""
+        """End the watch."""
         self.is_over = True
         self.news.set()
 
@@ -45,14 +45,13 @@ class _Seen:
 async def watch(
     ask: Callable[[], Awaitable[DaemonSnapshot]], console: Console, names: Collection[str]
 ) -> None:
-    """Show what `ask` says every second.
+    """Draw the snapshot that `ask` returns, every second, until a signal.
 
-    Raises UnknownName if the daemon has none of that name, before anything is drawn.
-
-    The clock and the age of what is shown go on while the daemon does not answer. A resize is drawn at once.
+    The clock and the age of the data go on while the daemon does not answer. A resize is drawn at once.
+    Raises UnknownName, before anything is drawn, if the daemon has nothing called one of `names`.
     """
     seen = _Seen()
-    await _look(ask, seen)
+    await _fetch(ask, seen)
     if seen.snapshot is not None:
         chosen(seen.snapshot, names)
     loop = asyncio.get_running_loop()
@@ -62,14 +61,14 @@ async def watch(
     try:
         with console.screen(hide_cursor=True):
             async with asyncio.TaskGroup() as group:
-                asking = group.create_task(_keep_looking(ask, seen))
-                await _keep_drawing(seen, console, names)
+                asking = group.create_task(_poll(ask, seen))
+                await _draw_until_stopped(seen, console, names)
                 asking.cancel()
     except ExceptionGroup as failed:
         raise failed.exceptions[0] from None
 
 
-async def _look(ask: Callable[[], Awaitable[DaemonSnapshot]], seen: _Seen) -> None:
+async def _fetch(ask: Callable[[], Awaitable[DaemonSnapshot]], seen: _Seen) -> None:
     try:
         seen.snapshot = await ask()
     except AdminError as error:
@@ -78,14 +77,14 @@ async def _look(ask: Callable[[], Awaitable[DaemonSnapshot]], seen: _Seen) -> No
         seen.at, seen.trouble = time.monotonic(), ""
 
 
-async def _keep_looking(ask: Callable[[], Awaitable[DaemonSnapshot]], seen: _Seen) -> None:
+async def _poll(ask: Callable[[], Awaitable[DaemonSnapshot]], seen: _Seen) -> None:
     while True:
         await asyncio.sleep(REFRESH_SECONDS)
-        await _look(ask, seen)
+        await _fetch(ask, seen)
         seen.news.set()
 
 
-async def _keep_drawing(seen: _Seen, console: Console, names: Collection[str]) -> None:
+async def _draw_until_stopped(seen: _Seen, console: Console, names: Collection[str]) -> None:
     while not seen.is_over:
         size = os.get_terminal_size(
             console.file.fileno()

@@ -1,3 +1,3 @@
-"""Kubeconfigs: exported so that any client finds the listeners, imported so that nobody types addresses and
-CAs.
+"""Kubeconfigs: `export` writes contexts that lead clients to the listeners, `import` takes clusters, with
+their addresses and CAs, from one.
 """

@@ -1,13 +1,13 @@
-"""Export: one context per cluster that leads through kubemux, merged into a kubeconfig without touching what
-is not ours.
+"""Export: one context for each cluster, which leads through kubemux, merged into a kubeconfig.
 
-A cluster NAME becomes the context NAME and the cluster entry `kubemux:NAME`; the prefix is ours, entries
-without it are somebody else's and are never changed or removed. There is one exception, and it is the point
-of the command: where a context NAME leads somewhere else, it leads through kubemux from then on, and the file
-as it was is kept beside it.
+A cluster NAME becomes the context NAME and the cluster entry `kubemux:NAME`. Entries with that prefix are
+kubemux's own; entries without it belong to others, and are never changed or removed. The one exception is
+the purpose of the command: a context NAME that led elsewhere leads through kubemux afterwards, and a backup
+of the file is kept beside it.
 
-The user is the one that the base kubeconfig's context NAME has: referred to where the output holds the same
-entry (so a client that renews its token there renews ours), else copied as `kubemux:NAME`.
+The user is the one of the context NAME in the base kubeconfig. If the output has the same user entry, the
+context refers to it, so that a token which a client renews there is renewed here, too. Else the entry is
+copied as `kubemux:NAME`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from proxy.runtime.endpoint import Endpoint
 OWN = "kubemux:"
 _CA_KEYS = ("certificate-authority-data", "certificate-authority")
 _OURS = ("server", "tls-server-name", *_CA_KEYS, "insecure-skip-tls-verify")
-"""What we answer for in a cluster entry of ours; `proxy-url` and the like are the user's."""
+"""The keys that kubemux sets in its own cluster entries; `proxy-url` and others are left to the user."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +150,7 @@ def _cluster(target: Target, base: Body, report: Report) -> Body:
 
 
 def _reachable(listen: Endpoint) -> Endpoint:
-    """A wildcard is for binding; connecting needs an address."""
+    """The address to connect to: for a wildcard, which is only for binding, loopback."""
     try:
         address = ipaddress.ip_address(listen.host)
     except ValueError:
@@ -163,10 +163,7 @@ def _reachable(listen: Endpoint) -> Endpoint:
 
 
 def _put(root: CommentedMap, section: str, name: str, body: Body, existing: Body | None) -> bool:
-    """Make the entry's body equal `body`, leaving equal values (and their comments) alone.
-
-    Whether anything changed.
-    """
+    """Make the entry's body equal `body`; equal values keep their comments. Whether anything changed."""
     if existing is None:
         append(root, section, fresh({KINDS[section]: body, "name": name}))
         return True

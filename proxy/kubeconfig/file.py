@@ -1,4 +1,4 @@
-"""Replacing a file that others read and write: whole or not at all, and not at the same time as they.
+"""Replacing a file that other programs read and write: as a whole or not at all, and under a lock.
 
 Blocking: the callers are commands, not the daemon.
 """

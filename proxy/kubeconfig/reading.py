@@ -1,9 +1,9 @@
-"""Kubeconfigs are read as kubectl reads them (YAML 1.1 by go-yaml), not as strictly as our own file: nobody
-wrote them for us.
+"""Reading kubeconfigs as kubectl does (YAML 1.1 by go-yaml): more is allowed than in kubemux's own file,
+since other programs wrote them.
 
-Anchors, aliases and merge keys, `%YAML`, tags of one's own, tabs between words, a key twice (the last
-counts), UTF-16. What was shared is written out where it is used, so that an entry can be changed without
-another; how much that may become is bounded. Comments are kept.
+Allowed are anchors, aliases and merge keys, `%YAML`, private tags, tabs between words, a key twice (the last
+counts), UTF-16. What an alias stands for is copied to each place where it is used, so that one entry can be
+changed without another; how much is copied has a bound. Comments are kept.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where export and import meet the disk: read, merge, check, replace.
+"""The files of export and import: read, merge, check, replace.
 
 Both are all or nothing, and write nothing at all if nothing has changed.
 """
@@ -144,7 +144,7 @@ def _is_free(port: int) -> bool:
 
 
 def _visible(cluster: Imported, config: Path) -> Imported:
-    """With its CA as bytes, to be stored, where the shipped unit hides the file that the kubeconfig names."""
+    """The cluster; with its CA as bytes, to be stored, if the shipped unit hides the file that holds it."""
     # A configuration that is hidden itself belongs to another daemon, which sees both.
     if not isinstance(cluster.ca, Path) or not _is_hidden(cluster.ca) or _is_hidden(config):
         return cluster
