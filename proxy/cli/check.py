@@ -11,7 +11,7 @@ import uvloop
 
 from proxy.cli import note, say
 from proxy.cli.options import config_option, file_argument
-from proxy.config import credentials, expiry, known_hosts, loader
+from proxy.config import credentials, expiry, known_hosts_doubts, loader
 from proxy.config.model import Config
 from proxy.errors import CredentialsUnusable
 from proxy.ssh.login import nobody
@@ -32,7 +32,7 @@ def check(config: Path) -> None:
     found = [
         *_void(loaded),
         *credentials.doubts(loaded),
-        *known_hosts.doubts(loaded),
+        *known_hosts_doubts.doubts(loaded),
         *expiry.soon(loaded, time.time()),
     ]
     if any(gateway.ssh_config for gateway in loaded.gateways.values()):

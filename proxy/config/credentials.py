@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-from proxy.config import certificates, known_hosts
+from proxy.config import certificates, known_hosts_doubts
 from proxy.config.files import MAX_CREDENTIAL_BYTES, MAX_KNOWN_HOSTS_BYTES, Denied, Unusable, read_bytes
 from proxy.config.findings import Finding, Loc, dotted
 from proxy.config.keys import Kind
@@ -116,7 +116,7 @@ def _check(loc: Loc, section: Section, scrutiny: Scrutiny) -> Iterator[Finding]:
                 ssh_config.NEEDS_SSH,
             )
         for below, path, kind in references(section):
-            locked, missing = section.passphrase_file is None, known_hosts.missing(section, path)
+            locked, missing = section.passphrase_file is None, known_hosts_doubts.missing(section, path)
             yield from _check_file((*loc, *below), path, kind, scrutiny, locked=locked, missing=missing)
     elif isinstance(section, ClusterConfig) and scrutiny > Scrutiny.NONE:
         for below, path, kind in references(section):

@@ -11,7 +11,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from proxy.config import credentials, diff, known_hosts, references, values
+from proxy.config import credentials, diff, known_hosts_doubts, references, values
 from proxy.config.credentials import Scrutiny
 from proxy.config.model import Config, GatewayConfig
 from tests.support.ssh_keys import hash_hosts, new_key, public, sign
@@ -168,7 +168,7 @@ def test_known_hosts_lines_that_are_none(tmp_path: Path, line: str) -> None:
     path = write(tmp_path / "known_hosts", f"edge ssh-ed25519 {BLOB}\n{line}\n")
     checked = config(known_hosts=(path,))
     assert messages(checked) == []
-    assert [doubt for doubt, _ in known_hosts.doubts(checked)] == [
+    assert [doubt for doubt, _ in known_hosts_doubts.doubts(checked)] == [
         f"{path}:2 is not a known_hosts line, and is skipped"
     ]
     path.write_text(f"# nothing\n{line}\n{line}\n")
