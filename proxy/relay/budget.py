@@ -1,9 +1,9 @@
-"""`limits.memory` as one number that every buffer and every granted window is taken from.
+"""`limits.memory`: one number, of which every buffer and every granted window is acquired.
 
-SSH has no way to take a granted window back (RFC 4254 5.2), so a window counts in full from the moment it is
-granted: the peer may fill all of it. Half of the budget is set aside so that each of `max_connections`
-channels can have its `floor`; the other half is the bonus that windows grow from, and what one channel may
-take of it shrinks as it is used up.
+SSH has no way to take a granted window back (RFC 4254 5.2). So a window counts in full from the moment when
+it is granted: the peer may fill all of it. Half of the budget is reserved, so that each of `max_connections`
+channels can have its `floor`. Windows grow out of the other half, the bonus: the less of it is left, the less
+one channel may acquire.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class MemoryBudget:
 
     @property
     def is_tight(self) -> bool:
-        """Whether the bonus is gone: readers should take small bites."""
+        """Whether the bonus is used up: readers should read little at a time."""
         return self.used >= self._bonus
 
     @property
@@ -49,7 +49,7 @@ class MemoryBudget:
         return self.used + self.floor > self.limit
 
     def acquire_initial(self) -> int:
-        """Take a fresh channel's window and return its size; 0 if the budget is exhausted."""
+        """Acquire a new channel's window and return its size; 0 if the budget is exhausted."""
         if self.is_exhausted:
             return 0
         window = max(self.floor, min(INITIAL_WINDOW, (self._bonus - self.used) // 256))
@@ -57,7 +57,7 @@ class MemoryBudget:
         return window
 
     def acquire_growth(self, window: int, ceiling: int) -> int:
-        """Take what doubles `window` (at most to `ceiling`) and return it; 0 if that is not to be had."""
+        """Acquire what doubles `window` (at most to `ceiling`) and return it; 0 if there is not enough."""
         growth = min(window, ceiling - window)
         if growth <= 0 or growth > (self._bonus - self.used) // 2:
             return 0
@@ -65,9 +65,9 @@ class MemoryBudget:
         return growth
 
     def charge(self, nbytes: int) -> None:
-        """Count bytes that are already there (unsent, unread); they are never refused."""
+        """Count bytes that are there already (not sent, or not read); they are never refused."""
         self.used += nbytes
 
     def release(self, nbytes: int) -> None:
-        """Return what was taken or charged."""
+        """Release what was acquired or charged."""
         self.used -= nbytes

@@ -1,8 +1,8 @@
 """Which connections have carried nothing for too long, without a timer for each: their byte counters are
 compared now and then.
 
-The byte path pays nothing for it. A connection ends late by a quarter of the timeout at most, and never
-early. Pure.
+The byte path pays nothing for it. A connection ends late by a quarter of the timeout at most, never early.
+Pure.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ M = TypeVar("M", bound=Moving)
 
 
 class IdleWatch(Generic[M]):
-    """What was seen at the last look."""
+    """Compares samples of the counters."""
 
     def __init__(self) -> None:
         self._seen: dict[M, tuple[int, float]] = {}
@@ -30,13 +30,11 @@ class IdleWatch(Generic[M]):
         self._timeout: float | None = None
 
     def sample(self, connections: Iterable[M], timeout: float | None, now: float) -> list[M]:
-        """Those that have moved no byte for `timeout` seconds (None: there is no such limit), at loop time
-        `now`.
+        """Those that have moved no byte for `timeout` seconds (None: no limit), at loop time `now`.
 
-        May be called as often as one likes; it looks eight times per timeout, and at once when that has
-        changed.
+        It may be called at any rate: it takes eight samples per timeout, and one at once when that changes.
         """
-        if timeout != self._timeout:  # else one that was an hour would be kept to for minutes
+        if timeout != self._timeout:  # else the next sample would be due by the old timeout
             self._timeout = timeout
             self._due = 0.0
         if timeout is None:

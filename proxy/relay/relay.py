@@ -1,12 +1,12 @@
 """One client socket paired with one channel, until both directions have ended.
 
-To the cluster: the socket fills a buffer that the channel lends (`get_buffer`), the channel sends it. From
-the cluster: the channel's bytes go to the socket's transport as they are. A side that is slow pauses the
-other: the socket's high-water mark is zero, so the channel is paused as soon as the client does not take what
-it is given, and a channel that is full pauses the socket. Half-close is two bits, and the relay ends when
-both directions have seen their end of file.
+To the cluster: the socket fills a buffer that the channel lends (`get_buffer`), and the channel sends it. To
+the client: the channel's bytes go to the socket's transport as they are. Backpressure: a side that is slow
+pauses the other. The socket's high-water mark is zero, so the channel is paused as soon as the client does
+not take what it is given; and a channel that is full pauses the socket. Each direction ends with its own end
+of file, and the relay when both have.
 
-Nothing here logs, formats or looks up a label; `on_end` gets the relay once, when both legs are closed.
+Nothing here logs, formats or looks up a label. `on_end` gets the relay once, when both legs are closed.
 """
 
 from __future__ import annotations
@@ -34,10 +34,7 @@ _TCP_CLOSE: Final = 7  # enum in linux/tcp_states.h; tcpi_state is the first byt
 
 
 class Relay(asyncio.BufferedProtocol):
-    """The protocol of a client's socket and the user of its channel.
-
-    `repr()` shows what still waits for what.
-    """
+    """The protocol of a client's socket and the user of its channel. `repr()` shows who waits for whom."""
 
     __slots__ = (
         "_budget",
@@ -103,8 +100,8 @@ class Relay(asyncio.BufferedProtocol):
 
     @property
     def is_client_gone(self) -> bool:
-        """Whether a client whose socket is not read has reset it: no transport notices before it reads or
-        writes again.
+        """Whether the client has reset a socket that is not read: the transport notices that only when it
+        reads or writes again.
         """
         if (
             not self._client_open
@@ -135,8 +132,8 @@ class Relay(asyncio.BufferedProtocol):
             early = early[len(piece) :]
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """A buffer that the channel lends. uvloop asks again after `pause_reading`, and ends the connection
-        on an empty one.
+        """A buffer that the channel lends, never empty: uvloop ends the connection on an empty one, and asks
+        once more after `pause_reading`.
         """
         return self._channel.get_buffer(sizehint)
 
@@ -218,16 +215,14 @@ class Relay(asyncio.BufferedProtocol):
             self._transport.resume_reading()
 
     def channel_lost(self, error: ProxyError | None) -> None:
-        """The channel is gone; a client that neither was told the end of its stream nor has ended its own is
-        reset.
-        """
+        """The channel is gone. The client is reset, unless one of its two directions has ended in order."""
         if not self._channel_open:
             return
         self._channel_open = False
         if error is not None:
             self.reason = error.reason
-        # A CLOSE alone ends a channel whose client has said EOF, too: asyncssh's server leaves its own EOF
-        # out at times.
+        # A CLOSE without EOF is in order if the client has ended its side: asyncssh's server may omit its
+        # EOF.
         if error is None and (self._cluster_eof or self._client_eof):
             if self._client_open and self._transport is not None:
                 if self.is_cluster_paused:  # what it has not taken was counted with the channel's window
@@ -241,7 +236,7 @@ class Relay(asyncio.BufferedProtocol):
     # ------------------------------------------------------------------------------------------------ the end
 
     def half_close(self, reason: Reason) -> None:
-        """End the client's direction in its place; what the cluster still has to say is delivered."""
+        """End the client's direction for it; what the cluster still sends is delivered."""
         if not self._client_open or self._client_eof or self._transport is None:
             return
         self.reason = self.reason or reason
@@ -259,8 +254,8 @@ class Relay(asyncio.BufferedProtocol):
         self._end_if_closed()
 
     def _drop_channel(self) -> None:
-        """Abort the channel and be done with it: an sshd whose API server does not read answers CLOSE late,
-        or never.
+        """Abort the channel and do not wait for its end: an sshd whose API server does not read answers CLOSE
+        late, or never.
         """
         self._channel_open = False
         self._channel.abort()

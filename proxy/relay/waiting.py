@@ -1,10 +1,8 @@
-"""Clients that wait for memory: when `limits.memory` is all given out, a new one is held rather than turned
-away.
+"""Clients that wait for memory: while `limits.memory` is all acquired, a new client is held, not refused.
 
-How many may wait is bounded by `max_connections`, which counts them, and how long by `limits.hold_timeout`;
-what they send meanwhile stays in the kernel. Nobody tells us of memory that is given back, since that is done
-for every packet: `wake` is called where a connection ends, and with the daemon's heartbeat for windows that
-shrink.
+`max_connections` counts those that wait, so it bounds their number; `limits.hold_timeout` bounds the wait.
+What they send meanwhile stays in the kernel. Memory is released with every packet, so a release wakes nobody:
+`wake` is called where a connection ends, and by the daemon's heartbeat, for windows that shrink.
 """
 
 from __future__ import annotations
@@ -21,7 +19,7 @@ from proxy.relay.budget import MemoryBudget
 log = structlog.get_logger("kubemux.connection")
 
 SAY_AGAIN_S: Final = 10.0
-"""Seconds between two warnings: with memory short for long, every probe of every cluster would be one."""
+"""Seconds between two warnings: while memory is short, every probe of every cluster would cause one."""
 
 
 class WaitingForMemory:
@@ -32,7 +30,7 @@ class WaitingForMemory:
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._say_at = 0.0
         self._short_since: float | None = None
-        """Since when nobody has been let on."""
+        """Loop time since which nobody has been woken."""
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -40,8 +38,8 @@ class WaitingForMemory:
     async def wait(self, until: float) -> None:
         """Return when there may be room again. Raises TimeoutError at loop time `until`.
 
-        At once, if nobody has been let on for longer than this one would wait: it would wait in vain, like
-        those before.
+        It raises at once if nobody has been woken for longer than this client would wait: it would wait in
+        vain, as those before it have.
         """
         loop = asyncio.get_running_loop()
         now = loop.time()
@@ -66,7 +64,7 @@ class WaitingForMemory:
                 self._waiting.remove(turn)
 
     def wake(self) -> None:
-        """Let as many go on as there is room for."""
+        """Wake as many as there is room for."""
         room = (self._budget.limit - self._budget.used) // self._budget.floor
         if room > 0:
             self._short_since = None

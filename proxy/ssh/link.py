@@ -42,46 +42,44 @@ from proxy.ssh.turns import Turns
 ABANDONED_MAX: Final = 32
 """Opens to one address that sshd has not answered in time.
 
-It may try for two minutes (tcp_syn_retries), and each holds a window meanwhile: without a limit, one API
-server behind a firewall that drops packets takes the memory of all clusters.
+sshd may try for two minutes (tcp_syn_retries), and each open holds a window meanwhile. Without a limit, one
+API server behind a firewall that drops packets would take the memory of all clusters.
 """
 
 CLOSE_TIMEOUT_S: Final = 2.0
 
 STUCK: Final = 2
-"""How much busier a link is on which an open has waited from one look to the next and nothing was answered.
+"""How much busier a link counts on which an open has waited from one sample to the next without any answer.
 
-It may be dead, and until keepalives find that out every channel to some API servers would be opened there.
-More than the crowds of two links differ by, and no more, since it may be an API server that does not answer.
+The link may be dead, and until keepalives find that out every new channel to some API servers would be opened
+there. It is more than two links differ by for the number of their channels. It is not more than that, because
+it may be the API server that does not answer.
 """
 
 _ROUND_TRIPS: Final = 8
-"""So many of the last count.
-
-The shortest is the way's own: what a download adds to the others is what it must not add to.
+"""How many measurements are kept. The shortest is the round trip of the way itself: the others may have
+waited behind a download, which must not make windows grow.
 """
 
 _AT_FIRST: Final = 3
-"""So many measurements follow each other closely: a single one in a busy start said 9 ms on loopback, and
-until the next, 15 s later, windows grew to 11 MiB for it.
+"""How many measurements follow each other closely at first. One alone said 9 ms in a busy start on loopback,
+and until the next, 15 s later, windows grew to 11 MiB for it.
 """
 
 _AT_FIRST_S: Final = 0.5
 
 
 BUSY: Final = 64 << 10
-"""Bytes of bulk in one interval that are as good as an answer: it stands in the queue behind them, on a slow
-link for longer than silence is allowed to last. Where one direction is dead there is an end to that, since
-credit comes back the other way.
+"""Bytes of bulk in one interval that count as an answer. The answer waits in the queue behind them, on a slow
+link for longer than silence may last. Where one direction is dead, bulk ends too, since no credit comes back.
 """
 
 UNUSED_S: Final = 1.0
-"""A link that has carried no channel for so long, and ends without a word, has probably been ended for that.
-"""
+"""Seconds: a link without channels for so long that ends without a word has probably been ended for that."""
 
 
 class _Opening:
-    """One channel being opened: whoever waits for the answer, and what becomes of one that comes too late."""
+    """One channel that is being opened: who waits for the answer, and what to do if it comes too late."""
 
     __slots__ = ("answer", "is_expired", "on_late")
 
@@ -115,9 +113,7 @@ class Link:
         name: str,
         command: ProxyCommand | None = None,
     ) -> None:
-        """`conns` is the jump chain, the connection to the gateway last; `command`, if there is one, carries
-        the first.
-        """
+        """`conns` is the jump chain, of which the last is to the gateway; `command` may carry the first."""
         loop = asyncio.get_running_loop()
         self._conns = conns
         self._conn = conns[-1]
@@ -163,7 +159,7 @@ class Link:
         return len(self._plane) // CROWD + self._pace.busy + self._stuck
 
     def sample(self) -> None:
-        """Call it about twice a second: how busy it was in between, and whether it answers."""
+        """Call it about twice a second: it measures how busy the link was, and whether it answers."""
         self._pace.sample(self._plane.bulk, self._loop.time())
         oldest = next(iter(self._openings), None)
         if oldest is not None and oldest is self._oldest:
@@ -237,9 +233,7 @@ class Link:
         self._oldest, self._stuck = None, 0
 
     def _abandon(self, opening: _Opening, target: Endpoint) -> None:
-        """It took too long for whoever asked, but sshd goes on trying to connect, and its window stays taken
-        until then.
-        """
+        """Nobody waits any more, but sshd tries on to connect, and holds the window until it answers."""
 
         def answered() -> None:
             self._abandoned[target] -= 1
@@ -274,13 +268,11 @@ class Link:
     def start(
         self, interval: float, on_rtt: Callable[[float], None], on_missed: Callable[[int], None]
     ) -> None:
-        """Measure the round trip every `interval` seconds; `on_missed` hears how many intervals one has taken
-        so far.
+        """Measure the round trip every `interval` seconds; called again, with another interval.
 
-        Called again, it begins anew, with another interval.
-
-        asyncssh gives up on a silent peer by itself, but takes any packet for an answer: with a watch's
-        events still coming, it would keep a link of which the other direction is dead.
+        `on_missed` gets the number of intervals for which an answer has been missing. asyncssh gives up on a
+        silent peer too, but takes any packet for an answer. While the events of a watch still arrive, it
+        would keep a link whose other direction is dead.
         """
         if self._measuring is not None:
             self._measuring.cancel()
@@ -290,9 +282,9 @@ class Link:
             )
 
     def retime(self, keepalive: KeepaliveConfig) -> None:
-        """Other settings than it was dialled with, for asyncssh and the kernel.
+        """Take other settings than the link was dialled with, for asyncssh and the kernel.
 
-        Those of jump hosts are their own.
+        Jump hosts keep the settings of their own gateways.
         """
         if internals.is_gone(self._conn):
             return

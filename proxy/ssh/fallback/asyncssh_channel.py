@@ -1,8 +1,8 @@
 """A `direct-tcpip` channel carried by asyncssh's own channel (`link_data_plane{mode="asyncssh"}`).
 
-asyncssh copies what it is given to write (`SSHChannel.write`), so all channels share one buffer for reading
-from clients. It grants credit as it delivers, and keeps what arrives while paused, at most the window; so a
-window that grows with what the client takes, out of the daemon's budget, bounds the memory of a client that
+asyncssh copies what it is given to write (`SSHChannel.write`), so all channels read from their clients into
+one buffer. It grants credit as it delivers. While it is paused it keeps what arrives, at most the window. The
+window grows with what the client takes, out of the daemon's budget: that bounds the memory of a client that
 stalls.
 """
 
@@ -20,7 +20,7 @@ from proxy.ssh import internals
 from proxy.ssh.pace import BULK
 
 BIGGEST_WINDOW: Final = 2 << 20
-"""Bytes. OpenSSH's own: more would need more than asyncssh delivers on a loopback."""
+"""Bytes, as many as OpenSSH's own. On loopback asyncssh does not deliver enough to fill a bigger one."""
 
 _BITE: Final = 64 << 10
 _SMALL_BITE: Final = 4 << 10
@@ -47,7 +47,7 @@ class AsyncsshChannel(asyncssh.SSHTCPSession[bytes]):
     """Both an asyncssh session and a `proxy.relay.interfaces.Channel`."""
 
     counts_unsent: Final = False
-    """asyncssh grants the peer more as soon as we have been given what came."""
+    """asyncssh grants new credit as soon as it has handed data to us."""
 
     def __init__(self, plane: Owner, budget: MemoryBudget, window: int) -> None:
         self._plane = plane
@@ -64,12 +64,12 @@ class AsyncsshChannel(asyncssh.SSHTCPSession[bytes]):
         self._had_eof = False
         self._lost: tuple[ProxyError | None] | None = None
         self.is_aborted = False
-        """Nobody wants it any more, open or not."""
+        """Nobody wants the channel any more, whether it is open or not."""
 
     # --------------------------------------------------------------------------------------- for the relay
 
     def attach(self, user: ChannelUser) -> None:
-        """Start delivery; what ended in between is told at once."""
+        """Start delivery. An end that came in between is told at once."""
         self._user = user
         if self._lost is not None:
             asyncio.get_running_loop().call_soon(user.channel_lost, self._lost[0])
@@ -98,14 +98,14 @@ class AsyncsshChannel(asyncssh.SSHTCPSession[bytes]):
             self._channel.write_eof()
 
     def pause_reading(self) -> None:
-        """Deliver no more and grant no more; growth starts from here again."""
+        """Deliver nothing and grant no credit; count anew for the growth of the window."""
         self._delivered = 0
         self._is_paused = True
         if self._channel is not None:
             self._channel.pause_reading()
 
     def resume_reading(self) -> None:
-        """Deliver again what has arrived meanwhile, as long as the user takes it."""
+        """Deliver what has arrived meanwhile, and what follows."""
         self._is_paused = False
         if self._channel is not None:
             self._channel.resume_reading()
@@ -116,8 +116,9 @@ class AsyncsshChannel(asyncssh.SSHTCPSession[bytes]):
             self._channel.close()
 
     def abort(self) -> None:
-        """CHANNEL_CLOSE now, or once it is open. asyncssh drops what still comes, so the window is given back
-        now as well.
+        """CHANNEL_CLOSE now, or once the channel is open.
+
+        asyncssh drops what still arrives, so the window is released now.
         """
         self.is_aborted = True
         if self._channel is not None:
@@ -128,13 +129,13 @@ class AsyncsshChannel(asyncssh.SSHTCPSession[bytes]):
     # ---------------------------------------------------------------------------------------- for asyncssh
 
     def connection_made(self, chan: asyncssh.SSHTCPChannel[bytes]) -> None:
-        """Opened: hold everything back until `attach`."""
+        """Opened: deliver nothing until `attach`."""
         self._channel = chan
         chan.set_write_buffer_limits(high=0)
         chan.pause_reading()
 
     def data_received(self, data: bytes, datatype: asyncssh.DataType) -> None:
-        """Pass on, and let the window grow if a full one of it went by without the client falling behind."""
+        """Pass data on. The window grows when as much as it holds went by without a pause."""
         del datatype
         if len(data) >= BULK:
             self._plane.bulk += len(data)
@@ -153,7 +154,7 @@ class AsyncsshChannel(asyncssh.SSHTCPSession[bytes]):
         return True
 
     def pause_writing(self) -> None:
-        """The peer's window is full; asyncssh holds the rest of the last bite."""
+        """The peer's window is full; asyncssh keeps the rest of the last read."""
         self._is_blocked = True
         if self._channel is not None:
             self._charged = internals.unsent(self._channel)
@@ -180,7 +181,7 @@ class AsyncsshChannel(asyncssh.SSHTCPSession[bytes]):
     # -------------------------------------------------------------------------------------- for the link
 
     def release_window(self) -> None:
-        """It was not opened: return what was taken for it."""
+        """Release what was acquired for the receive window. Idempotent."""
         self._budget.release(self._taken)
         self._taken = 0
 

@@ -1,7 +1,7 @@
 """One link's data plane of asyncssh's own channels, for links whose keys cannot be had.
 
-asyncssh queues without bound what a link does not take, so everybody on a link that is full is paused, and
-goes on a few at a time.
+asyncssh queues without bound what a link does not take. So when a link is full, all its clients are paused;
+then they go on a few at a time.
 """
 
 from __future__ import annotations
@@ -26,15 +26,12 @@ from proxy.ssh.metered import carrier, is_behind
 from proxy.ssh.pace import BULK
 
 HIGH_WATER: Final = 512 << 10
-"""Bytes waiting in the link's transport before clients are paused: eight bites, enough to keep a 10 Gbit/s
-link busy.
+"""Bytes that may wait in the link's transport; with more, clients are paused. They keep a 10 Gbit/s link
+busy.
 """
 
 RESUME_AT_ONCE: Final = 4
-"""Channels that may fill the link again per turn of the loop.
-
-All at once, the same first few would always win.
-"""
+"""Channels that go on in one turn of the loop. If all did, the first few would always fill the link."""
 
 KEX_POLL_S: Final = 0.02
 
@@ -84,11 +81,11 @@ class AsyncsshPlane:
     # ------------------------------------------------------------------------------------------- channels
 
     def open(self, window: int, target: Endpoint, origin: Endpoint, on_answer: OnAnswer) -> AsyncsshChannel:
-        """Have a channel opened, with what was taken of the budget as its receive window."""
+        """Have a channel opened. `window`, its receive window, has been acquired of the budget."""
         channel = AsyncsshChannel(self, self._budget, window)
         self._opening += 1
-        # A task of its own: asyncssh would forget a cancelled open, and a late confirmation would leave a
-        # channel that nobody closes (asyncssh #823).
+        # A task of its own, that is not cancelled: asyncssh forgets a cancelled open, and a late confirmation
+        # would leave a channel that nobody closes (asyncssh #823).
         opening = self._tasks.spawn(self._ask(channel, target, origin, window), name=f"open {target}")
         opening.add_done_callback(partial(self._asked, channel, on_answer))
         return channel
@@ -109,8 +106,7 @@ class AsyncsshPlane:
         except asyncssh.ChannelOpenError as exc:
             return exc.code, exc.reason
         except AssertionError:
-            # The connection ended between the answer and this session: asyncssh stumbles over its own loose
-            # end.
+            # asyncssh asserts that the connection is there, and it has ended since the answer came.
             if not internals.is_gone(self._conn):
                 raise
             return asyncssh.OPEN_CONNECT_FAILED, LOST
@@ -159,10 +155,10 @@ class AsyncsshPlane:
     # ---------------------------------------------------------------------------------------- backpressure
 
     def written(self, nbytes: int) -> None:
-        """A channel has written: while keys are exchanged asyncssh queues without bound, so nobody writes
-        more until then.
+        """A channel has written `nbytes`.
 
-        Nor do they when a jump host does not take what it gets.
+        All clients are paused if keys are being exchanged, since asyncssh then queues without bound, or if a
+        jump host does not take what it is given.
         """
         if nbytes >= BULK:
             self.bulk += nbytes

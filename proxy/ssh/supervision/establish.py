@@ -21,11 +21,10 @@ from proxy.ssh.login.dial import Dialled
 async def establish(
     dial: Callable[[Lost], Awaitable[Dialled]], make: Callable[[Dialled], Link], *, name: str
 ) -> Link:
-    """`make` a link of what `dial` brings.
+    """Make a link of the connection that `dial` returns.
 
-    Raises LinkError: what nobody expected is DialBroken, with its cause.
-
-    `dial` is given whom to tell of the connection's end; `name` is the gateway's.
+    `dial` gets a callback for the connection's end; `name` is the gateway's. Raises LinkError: an exception
+    that nobody expected becomes its cause, as DialBroken.
     """
     # asyncssh may report the end before there is a Link to tell.
     early: list[Exception | None] = []
@@ -55,7 +54,7 @@ async def establish(
 
 
 async def _check(dialled: Dialled, early: list[Exception | None]) -> None:
-    """A server may say that we are in and hang up, in one segment: such a link is lost like any other."""
+    """Raise LinkError if the server has let us in and hung up in one segment: such a link is lost."""
     if any(internals.is_gone(conn) for conn in dialled.conns):
         await asyncio.sleep(0)  # asyncssh says why in the next turn of the loop
         raise describe_loss(dialled.server, early[0] if early else None)

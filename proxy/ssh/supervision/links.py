@@ -45,9 +45,9 @@ class Links(Generic[L]):
 
     def __init__(self) -> None:
         self.generation = 0
-        """Of what links are made with: keys, certificates, known_hosts, settings.
+        """Which version of keys, certificates, known_hosts and settings links are made with now.
 
-        Take it before they are read.
+        Read it before those are read.
         """
         self.retiring: list[L] = []
         self._serving: list[L] = []
@@ -77,10 +77,9 @@ class Links(Generic[L]):
 
         Raises ValueError if none serves.
 
-        Of equals the one that `target` had last. Requests to one API server are then read and written
-        together: spread over two links, 32 clients were served 36,000 a second, on one 44,000, since each
-        sshd was woken for half as many. And what one cluster does is felt by those on its link, not by half
-        of everybody's channels.
+        Of equally busy ones, the one that `target` had last. Requests to one API server are then read and
+        written together: over two links 32 clients had 36,000 answers a second, over one 44,000, since each
+        sshd was woken for half as many. And a busy cluster slows down the channels of one link only.
         """
         home = self._homes.get(target)
         if home is None or home.weight:
@@ -103,8 +102,8 @@ class Links(Generic[L]):
     def add(self, link: L, generation: int) -> None:
         """A link is up; `generation` is what `self.generation` was before its settings were read.
 
-        Everybody chooses anew: the first one up is what all that waited have gone to, and nothing else would
-        bring them here.
+        Every target chooses anew: all clients that waited went to the first link that came up, and nothing
+        else would bring targets to this one.
         """
         self._serving.append(link)
         self._generations[link] = generation
@@ -112,14 +111,12 @@ class Links(Generic[L]):
         self._choose()
 
     def renew(self) -> None:
-        """Every link that there is becomes stale, and so do those whose dial has begun."""
+        """Every link becomes stale, and so will those whose dial has begun."""
         self.generation += 1
         self._choose()
 
     def condemn(self, link: L, *, wanted: int) -> bool:
-        """One link becomes stale, if it serves and there is room for what it leaves
-        behind; whether it did.
-        """
+        """One link becomes stale, if it serves and one more link may retire; whether it did."""
         if (
             link not in self._serving
             or self._generations[link] != self.generation
@@ -149,8 +146,8 @@ class Links(Generic[L]):
     def crowd(self, wanted: int) -> list[L]:
         """Retiring links over `wanted`, those with the fewest channels: they have to end now.
 
-        Of equals those that have retired last: what is left on an older one is a watch or a download, on them
-        it may be a probe.
+        Of those with equally many, the ones that have retired last: their channels may be probes, while on an
+        older link a watch or a download is left.
         """
         youngest_first = self.retiring[::-1]
         youngest_first.sort(key=_load)
@@ -176,7 +173,7 @@ class Links(Generic[L]):
         self._homes.clear()
 
     def _choose(self) -> None:
-        """Kept up to date here, so that the choice for a new channel costs no more than a look at each."""
+        """Update the links that may be chosen, so that the choice for a new channel is cheap."""
         stale = set(self.stale)
         self._choice = [link for link in self._serving if link not in stale] or list(self._serving)
         self._homes = {target: home for target, home in self._homes.items() if home in self._choice}

@@ -70,7 +70,7 @@ class Report:
         self._record.backoff = seconds
 
     def dial_failed(self, error: LinkError, before: LinkError | None, *, delay: float, kept: int) -> None:
-        """A dial failed, `before` what was known until then; aloud if that is news.
+        """A dial failed; `before` is the failure that was known. The same again is logged for debugging only.
 
         `kept` links go on meanwhile.
         """
