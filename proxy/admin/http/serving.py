@@ -44,6 +44,7 @@ class Serving:
             forwarded_allow_ips="",  # given, as the next one: otherwise they come from the environment
             workers=1,
         )
+        self._config.load()  # it imports, which the first connection is not to wait for
         self._state = ServerState()
         self._tasks = Tasks(name)
         self._loop = cast("asyncio.AbstractEventLoop", _NamedTasks(self._tasks))
