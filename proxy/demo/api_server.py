@@ -1,6 +1,6 @@
 """A stand-in for an API server: as much of the Kubernetes API as `kubectl get` needs, read only, over HTTPS.
 
-Health and version are for anybody, everything else wants the bearer token, as in a cluster that kubeadm made.
+Anybody may ask for health and version. All else needs the bearer token, as in a cluster that kubeadm made.
 """
 
 from __future__ import annotations

@@ -1,6 +1,4 @@
-"""A certificate authority for each stand-in cluster: what kubeadm would make, for as
-long as the demo runs.
-"""
+"""A certificate authority for each stand-in cluster, like the one that kubeadm makes."""
 
 from __future__ import annotations
 
@@ -34,7 +32,7 @@ _CA_USAGE = x509.KeyUsage(
 
 
 def write_private(path: Path, data: bytes) -> None:
-    """A new file that only its owner may read. Raises OSError, FileExistsError too."""
+    """Write a new file that only its owner may read. Raises OSError, also if the file exists."""
     with open(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
         file.write(data)
 

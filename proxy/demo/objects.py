@@ -3,8 +3,7 @@ tables.
 
 Shapes follow the API reference (https://kubernetes.io/docs/reference/kubernetes-api/); tables are
 `meta.k8s.io/v1` Table
-(https://kubernetes.io/docs/reference/using-api/api-concepts/#receiving-resources-as-tables). Pure: values and
-a clock's reading in, JSON values out.
+(https://kubernetes.io/docs/reference/using-api/api-concepts/#receiving-resources-as-tables). Pure.
 """
 
 from __future__ import annotations
@@ -57,13 +56,13 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """Everything in a cluster, by the resource's plural; all of it as old as the demo."""
+    """All objects of a cluster, by the plural of their resource. All were created when the demo began."""
 
     items: Mapping[str, Sequence[Item]]
     created: datetime
 
     def find(self, plural: str, *, namespace: str = "", name: str = "") -> list[Item]:
-        """The items of a resource; of one namespace if it is given, of one name if that is."""
+        """The items of a resource: all, or those of `namespace`, or the one called `name`."""
         return [
             item
             for item in self.items[plural]

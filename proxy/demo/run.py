@@ -1,6 +1,4 @@
-"""Run the demo: the stand-ins, the SSH server, then the daemon as `kubemux run` would run it; all of it down
-again at the end.
-"""
+"""Run the demo: the stand-in clusters, the SSH server, then the daemon as `kubemux run` runs it."""
 
 from __future__ import annotations
 
@@ -20,9 +18,9 @@ ENDINGS: Final = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
 
 
 async def run(stage: Stage, say: Callable[[str], None]) -> None:
-    """Run until one of `ENDINGS`, which are blocked before and after.
+    """Run until the process gets one of the signals `ENDINGS`, which are blocked before and after.
 
-    `say` gets the text once every listener is bound.
+    `say` gets the welcome text when every listener is bound.
     """
     async with AsyncExitStack() as stack:
         for cluster in stage.clusters:
@@ -35,8 +33,8 @@ async def run(stage: Stage, say: Callable[[str], None]) -> None:
         daemon = Daemon(stage.config, config_path=stage.config_path, sockets=stage.daemon_sockets)
 
         def on_started() -> None:
-            # A terminal that is closed says SIGHUP. A daemon reloads then; a demo without its terminal would
-            # stay for ever.
+            # A terminal that is closed sends SIGHUP. The daemon would reload and go on, and nobody would see
+            # that the demo still runs.
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, signal.raise_signal, signal.SIGTERM)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDINGS)  # by now the loop handles them
             say(welcome(stage))

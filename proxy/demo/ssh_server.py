@@ -1,6 +1,6 @@
 """The demo's SSH server: one user's key, and forwarding to the stand-in clusters. No shell, no passwords.
 
-Closed it leaves nothing open: the server ends its connections itself, whoever holds the other end.
+At the end the server closes all connections itself, and does not wait for its clients.
 """
 
 from __future__ import annotations

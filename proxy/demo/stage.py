@@ -1,8 +1,8 @@
 """What the demo needs before anything runs: keys, certificates, bound sockets, the configuration and the
 kubeconfig.
 
-Blocking; done before the loop starts. Every port is the kernel's choice, bound here and handed on, so nobody
-can take it.
+It blocks, so it runs before the loop does. The kernel chooses every port. The sockets stay bound, so no other
+program can take a port meanwhile.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ _CLUSTER: Final = """\
 
 @dataclass(frozen=True, slots=True)
 class StandIn:
-    """One cluster: what its API server holds and proves itself with, and the socket it listens on."""
+    """One cluster: the objects and the certificate of its API server, and the socket that it listens on."""
 
     name: str
     contents: Contents
@@ -78,12 +78,12 @@ class Stage:
     ssh_host_key: asyncssh.SSHKey
     ssh_authorized_keys: str
     daemon_sockets: dict[Endpoint | str, socket.socket]
-    """By local address, as a service manager would hand them to the daemon."""
+    """By local address, as systemd passes sockets to a daemon."""
 
 
 @contextmanager
 def prepare(folder: Path) -> Iterator[Stage]:
-    """Set everything up below `folder`, which is private and absolute; close the sockets at the end.
+    """Make all of it below `folder`, an absolute path that others may not read; close the sockets at the end.
 
     Raises OSError.
     """
@@ -141,7 +141,7 @@ def prepare(folder: Path) -> Iterator[Stage]:
 
 
 def _kubeconfig(config: Config, config_path: Path, token: str) -> bytes:
-    """What `kubemux kubeconfig export --base` makes of a kubeconfig whose contexts have the user `demo`."""
+    """A kubeconfig whose contexts have the user `demo`, with the clusters of `kubeconfig export --base`."""
     base = Kubeconfig(
         contexts={name: {"cluster": name, "user": "demo"} for name in config.clusters},
         users={"demo": {"token": token}},

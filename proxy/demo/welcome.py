@@ -54,7 +54,5 @@ def _picture(config: Config) -> str:
 
 
 def _kubemux() -> list[str]:
-    """How this very program is called from another shell: a virtual environment's scripts may not be on its
-    PATH.
-    """
+    """How to call this program from another shell: a virtual environment's scripts may not be on PATH."""
     return ["kubemux"] if shutil.which("kubemux") else [sys.executable, "-m", "proxy"]
