@@ -25,7 +25,8 @@ def test_each_part_is_expanded_once_and_the_rest_stays(parts: list[str]) -> None
 @given(plain)
 def test_text_without_tokens_is_itself(text: str) -> None:
     assert expand(text, {}, {}) == text
-    assert expand(f"{text}${text}", {}, {}) == f"{text}${text}" or text.startswith("{")
+    if not text.startswith("{"):  # behind a dollar, it begins a variable
+        assert expand(f"{text}${text}", {}, {}) == f"{text}${text}"
 
 
 @pytest.mark.parametrize(
