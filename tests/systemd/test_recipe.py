@@ -13,7 +13,7 @@ from tests.support import pages, parts
 from tests.systemd.bastion import Bastion
 from tests.systemd.machine import CHECKOUT, Machine
 
-pytestmark = [pytest.mark.systemd, pytest.mark.sshd, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.systemd, pytest.mark.sshd, pytest.mark.timeout(700)]
 
 DEBIAN_PYTHON: Final = "/usr/bin/python3"
 
@@ -57,7 +57,7 @@ def typed(machine: Machine, wheels: Path, script: str, *, umask: str, user: str 
     ]
     become = [] if user == "root" else ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups"]
     shell = ["bash", "-euo", "pipefail", "-c", f"umask {umask}; cd ~/checkout\n{script}"]
-    return machine.run("env", *environment, *become, *shell, timeout=300).stdout
+    return machine.run("env", *environment, *become, *shell, timeout=600).stdout
 
 
 def test_the_bastion(machine: Machine, wheels: Path) -> None:
