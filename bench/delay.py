@@ -53,9 +53,8 @@ class End(asyncio.Protocol):
     def connection_lost(self, _: Exception | None) -> None:
         if self._timer:
             self._timer.cancel()
-        if not (
-            self.is_over and self.peer.is_over
-        ):  # else that side is closing, and may still have bytes to send
+        if not (self.is_over and self.peer.is_over):
+            # One side is closing, and may still have bytes to send.
             self.peer.transport.abort()
 
     def pause_writing(self) -> None:

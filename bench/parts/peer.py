@@ -110,9 +110,8 @@ class Peer:
         if message[0] == messages.OPEN:
             number = message[_SENDER : _SENDER + 4]
             rest = b"".join(value.to_bytes(4) for value in (WINDOW, LARGEST_PACKET))
-            answer = (
-                bytes((messages.OPEN_CONFIRMATION,)) + number * 2 + rest
-            )  # it uses our number for its own side, too
+            # It uses our number for its own side, too.
+            answer = bytes((messages.OPEN_CONFIRMATION,)) + number * 2 + rest
             self._closed.discard(number)
             self._later(answer)
         elif message[0] == messages.EOF:  # the client has gone, so the API server closes

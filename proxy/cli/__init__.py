@@ -172,6 +172,5 @@ def main() -> None:
     Exit codes: 0 fine, 1 failed at run time, 2 usage, 78 bad configuration, 130 interrupted.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(
-            errors="replace"
-        )  # a character that the locale lacks is a question mark, not the end
+        # A character that the locale lacks is a question mark, not the end.
+        sys.stdout.reconfigure(errors="replace")

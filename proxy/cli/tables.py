@@ -163,9 +163,8 @@ def _cluster(cluster: ClusterSnapshot, lost: Collection[str], *, now: float, wid
         _state(_condition(cluster, lost)),
         _text(cluster.listen, "" if cluster.listening else "red"),
         *([_text(cluster.gateway), _text(cluster.api_server)] if wide else []),
-        _milliseconds(
-            None if cluster.reason == LinkDown.reason else cluster.probe_seconds
-        ),  # nothing was probed
+        # Nothing was probed.
+        _milliseconds(None if cluster.reason == LinkDown.reason else cluster.probe_seconds),
         Text(str(cluster.connections)),
         Text(bytes_text(cluster.bytes_to_cluster)),
         Text(bytes_text(cluster.bytes_from_cluster)),

@@ -86,12 +86,10 @@ async def _poll(ask: Callable[[], Awaitable[DaemonSnapshot]], seen: _Seen) -> No
 
 async def _draw_until_stopped(seen: _Seen, console: Console, names: Collection[str]) -> None:
     while not seen.is_over:
-        size = os.get_terminal_size(
-            console.file.fileno()
-        )  # rich would believe $COLUMNS and $LINES, which do not change
-        console.size = ConsoleDimensions(
-            size.columns or 80, size.lines or 24
-        )  # a terminal of no size does not know it
+        # rich would use $COLUMNS and $LINES, which do not change.
+        size = os.get_terminal_size(console.file.fileno())
+        # A terminal that does not know its size says 0.
+        console.size = ConsoleDimensions(size.columns or 80, size.lines or 24)
         frame = Screen(_frame(seen, names, width=console.width, height=console.height))
         console.print(Control.home(), frame, sep="", end="")  # over what is there: nothing flickers
         with suppress(TimeoutError):

@@ -61,9 +61,8 @@ async def load(path: Path) -> Loaded:
     if isinstance(result[0], Config):
         return Loaded(*result)
     text, state = result
-    error = ConfigError.__new__(
-        ConfigError, text
-    )  # its constructor has counted and cut the problems already, in the child
+    # Its constructor has counted and cut the problems already, in the child.
+    error = ConfigError.__new__(ConfigError, text)
     vars(error).update(state)
     raise error
 

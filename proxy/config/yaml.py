@@ -225,9 +225,8 @@ def _translate(exc: Exception, text: str) -> Problem:
             f"nested deeper than {MAX_DEPTH} levels",
             "no valid file needs that: look for stray brackets",
         )
-    if isinstance(
-        exc, DuplicateKeyError
-    ):  # equal as values, not as text. ruamel's own message would quote both values
+    # Equal as values, not as text. ruamel's own message would quote both values.
+    if isinstance(exc, DuplicateKeyError):
         return Problem(line, "", "a key is there twice", "remove or rename one of the two")
     if exc.problem == "but found another document":
         return Problem(line, "", "a second document starts here", "keep one document: remove the --- line")

@@ -109,9 +109,8 @@ class Cluster:
         """Serve a client, or refuse it."""
         self.connections_total += 1
         limit = self.config.max_connections
-        if (
-            limit is not None and self.traffic.active >= limit
-        ):  # those of its predecessor, which a reload replaced, count too
+        if limit is not None and self.traffic.active >= limit:
+            # Those of its predecessor, which a reload replaced, count too
             self._refuse(arrival, Reason.CLUSTER_LIMIT, f"clusters.{self.name}.max_connections is {limit}")
             return
         if not self._shared.admission.enter():

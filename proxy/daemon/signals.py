@@ -43,9 +43,8 @@ async def run_until_stopped(daemon: Daemon, on_started: Callable[[], None] = lam
     }
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
-        loop.call_soon_threadsafe(
-            handlers[signal.Signals(number)]
-        )  # it may interrupt anything; this wakes the loop, too
+        # It may interrupt anything; this wakes the loop, too.
+        loop.call_soon_threadsafe(handlers[signal.Signals(number)])
 
     for number in handlers:
         signal.signal(number, on_signal)

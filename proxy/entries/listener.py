@@ -83,9 +83,8 @@ class Listener:
         self._accept()  # clients that have connected already are reset, and counted
         self.is_refusing = True
         self._stop_accepting(self._socket)
-        self._socket.setsockopt(
-            socket.SOL_SOCKET, socket.SO_REUSEADDR, 0
-        )  # or another program could have the address meanwhile
+        # Or another program could have the address meanwhile.
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
         self._socket.shutdown(socket.SHUT_RDWR)
 
     def admit(self) -> None:

@@ -138,7 +138,6 @@ class TlsStream:
 
     async def _flush(self) -> None:
         if data := self._outgoing.read():
-            with suppress(
-                BrokenPipeError, ConnectionResetError
-            ):  # what the peer sent before (an alert) is still to be read
+            # What the peer sent before (an alert) is still to be read.
+            with suppress(BrokenPipeError, ConnectionResetError):
                 await asyncio.get_running_loop().sock_sendall(self._sock, data)

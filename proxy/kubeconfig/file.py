@@ -64,9 +64,8 @@ def replace(path: Path, data: bytes, *, mode: int | None = None) -> None:
             raise WriteFailed(f"{path}: is not a regular file", hint="give the path of a file")
         with suppress(FileExistsError):
             target.parent.mkdir(mode=0o755)
-            if (
-                mode is None
-            ):  # whatever our umask: as with the file itself, another user's service may have to read it
+            if mode is None:
+                # Whatever our umask: as with the file itself, another user's service may have to read it
                 target.parent.chmod(0o755)
         _refuse_strangers(path)
         with _synced(target.parent):

@@ -161,9 +161,8 @@ def _ca(cluster: Body) -> bytes | Path | None:
     """As in client-go, data wins over a path."""
     if data := text(cluster.get("certificate-authority-data")):
         try:
-            return certificates(
-                base64.b64decode(data.replace("\n", "").replace("\r", ""), validate=True)
-            )  # as Go: no other space
+            # As Go: no other space.
+            return certificates(base64.b64decode(data.replace("\n", "").replace("\r", ""), validate=True))
         except ValueError as exc:
             raise ValueError("certificate-authority-data is not base64 of PEM certificates") from exc
     path = text(cluster.get("certificate-authority"))

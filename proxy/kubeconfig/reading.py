@@ -82,9 +82,8 @@ def _as_comments(match: re.Match[str]) -> str:
 class _Scanner(RoundTripScanner):
     def scan_to_next_token(self) -> object:
         reader = self.reader
-        while (
-            reader.column and reader.peek() in " \t"
-        ):  # tabs between words; at a line's start they are still an error
+        while reader.column and reader.peek() in " \t":
+            # Tabs between words; at a line's start they are still an error
             reader.forward()
         return super().scan_to_next_token()
 
@@ -155,11 +154,12 @@ class _OnlyComposer(_Composer):
 def _untag(event: Event) -> None:
     """Forget tags that kubectl does not know either: their values are read as if there were none."""
     if isinstance(event, ScalarEvent) and event.ctag is not None and str(event.ctag) == _STRING:
+        # `!!str 42` is "42".
         event.ctag, event.implicit, event.style = (
             None,
             (False, True),
             event.style or '"',
-        )  # `!!str 42` is "42"
+        )
     elif isinstance(event, ScalarEvent) and event.ctag is not None and str(event.ctag) not in _KEPT:
         event.ctag, event.implicit = None, (not event.style, bool(event.style))
     elif isinstance(event, CollectionStartEvent) and event.ctag is not None and str(event.ctag) not in _KEPT:

@@ -45,10 +45,11 @@ _SECRET_TEXT: Final = (
     # RFC 6750 2.1 b64token; shorter ones are English ("bearer authentication").
     (re.compile(r"\b(bearer)\s+[\w.~+/-]{15,}=*", re.IGNORECASE), rf"\1 {REDACTED}"),
     (re.compile(r"(authorization\W{1,4}(?:basic|bearer)?\s*)[^\s'\",}]+", re.IGNORECASE), rf"\1{REDACTED}"),
+    # RFC 7519: a JWT, which is what service accounts have.
     (
         re.compile(r"\beyJ[\w-]{8,}\.[\w-]+\.[\w-]*"),
         REDACTED,
-    ),  # RFC 7519: a JWT, which is what service accounts have
+    ),
     (re.compile(r"(://[^\s/:@]*:)[^\s/@]+@"), rf"\1{REDACTED}@"),
     (re.compile(r"\b((?:token|password|passphrase|secret)=)[^\s&]+", re.IGNORECASE), rf"\1{REDACTED}"),
 )

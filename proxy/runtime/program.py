@@ -52,9 +52,8 @@ class Process:
 
     def signal(self, number: signal.Signals) -> None:
         """Signal the program and what it has started, but for what has made a session of its own."""
-        with suppress(
-            ProcessLookupError, PermissionError
-        ):  # PermissionError: it runs as somebody else (sudo)
+        # PermissionError: it runs as somebody else (sudo).
+        with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, number)
 
     def _reap(self) -> None:

@@ -1,4 +1,4 @@
-"""The boundary where asyncssh's exceptions become ours."""
+"""The boundary where exceptions of asyncssh become errors of kubemux."""
 
 from __future__ import annotations
 
@@ -27,24 +27,25 @@ from proxy.runtime.names import remedy
 from proxy.runtime.text import printable
 
 _LISTS: Final = 1500
-"""Characters of two lists of algorithms."""
+"""The most characters of the two lists of algorithms in one message."""
 
 
-def again(exc: LinkError) -> LinkError:
-    """The same, without the traceback, which would keep alive all that it ran through."""
+def without_traceback(exc: LinkError) -> LinkError:
+    """A copy of `exc` without its traceback, which would keep every object alive that it refers to."""
     return type(exc)(str(exc), hint=exc.hint)
 
 
 def host_key_line(blob: bytes) -> bytes:
-    """A key or certificate as known_hosts and `.pub` files have it, `TYPE BASE64`; empty if `blob` begins
-    with no type.
+    """A key or certificate as known_hosts and `.pub` files write it: `TYPE BASE64`.
+
+    Empty if `blob` does not begin with a type.
     """
     kind = blob[4 : 4 + int.from_bytes(blob[:4])]
     return kind + b" " + base64.b64encode(blob) if kind else b""
 
 
 def identity(options: asyncssh.SSHClientConnectionOptions) -> str:
-    """Who we say we are: the user and the keys that are offered, those of an agent not among them."""
+    """Who we log in as, for messages: the user and the keys that we offer, but for those of an agent."""
     pairs = options.client_keys or ()
     keys = [describe_key(pair) for pair in pairs if not isinstance(pair, asyncssh.SSHAgentKeyPair)]
     agent = ["the agent's keys"] if len(keys) < len(pairs) else []
@@ -52,7 +53,7 @@ def identity(options: asyncssh.SSHClientConnectionOptions) -> str:
 
 
 def describe_key(pair: asyncssh.SSHKeyPair) -> str:
-    """A key of ours, or its certificate."""
+    """The algorithm and fingerprint of a key of ours, or of its certificate."""
     return f"{pair.get_algorithm()} {_digest(pair.public_data)}"
 
 
@@ -74,7 +75,7 @@ def describe_connect(server: str, exc: OSError | UnicodeError) -> LinkError:
         return Unresolvable(f"{server} does not resolve: it is not a host name")
     if isinstance(exc, TimeoutError):
         return ConnectTimeout(f"no TCP connection to {server}: timed out")
-    # Not strerror: event loops put "Connect call failed" there.
+    # `strerror` does not help: event loops write "Connect call failed" there.
     why = os.strerror(exc.errno) if exc.errno else exc
     host, _, port = server.rpartition(":")
     hint = f"is sshd running there, and does a firewall let this machine through? Try: nc -vz {host} {port}"
@@ -83,28 +84,28 @@ def describe_connect(server: str, exc: OSError | UnicodeError) -> LinkError:
 
 @dataclass(slots=True)
 class Heard:
-    """What a server has said before the login, for people."""
+    """What a server has told us before the login ended, for an error message."""
 
     greeting: str = ""
-    """Before its version: why it will not talk, if it will not."""
+    """The text before its version line. It may say why the server will not talk to us."""
     shown: list[str] = field(default_factory=list)
-    """The keys that it has been shown, in their order."""
+    """Our keys that the login has shown to it, in that order."""
     is_refused: bool = False
-    """It does not take one of them."""
+    """Whether it has refused one of them."""
     accepted: str = ""
-    """One that was good, and not enough."""
+    """The key that it accepted as one step of several."""
     methods: tuple[str, ...] = ()
-    """How else one may log in."""
+    """The login methods that it still accepts."""
     prompts: list[str] = field(default_factory=list)
-    """What it asks a person for."""
+    """What it would ask a person for."""
     disagreement: LinkError | None = None
-    """That there is no algorithm in common."""
+    """Set if the two sides have no algorithm in common."""
 
 
 def describe_handshake(server: str, exc: Exception, *, who: str, heard: Heard) -> LinkError:
-    """Why the SSH handshake with `server` failed, `who` being our `identity`."""
-    if isinstance(exc.__cause__, LinkError):  # what `proxy.ssh.login.client` refuses it for
-        return again(exc.__cause__)
+    """Why the SSH handshake with `server` failed. `who` is our `identity`."""
+    if isinstance(exc.__cause__, LinkError):  # `proxy.ssh.login.client` has refused the server
+        return without_traceback(exc.__cause__)
     if heard.disagreement is not None:
         return heard.disagreement
     if isinstance(exc, asyncssh.PermissionDenied):
@@ -127,20 +128,19 @@ def describe_handshake(server: str, exc: Exception, *, who: str, heard: Heard) -
             "connections at random, and "
             "PerSourcePenalties shut out an address for a while (`Not allowed at this time`)",
         )
-    if isinstance(
-        exc, asyncssh.KeyExchangeFailed
-    ):  # with what both sides have: long lists, of which the peer's is the second
+    # Asyncssh's message ends with the lists of both sides, which are long; the peer's is the second.
+    if isinstance(exc, asyncssh.KeyExchangeFailed):
         return HandshakeFailed(f"SSH handshake with {server} failed: {printable(str(exc), most=_LISTS)}")
     return HandshakeFailed(f"SSH handshake with {server} failed: {_said(exc)}")
 
 
 def is_hung_up(exc: Exception) -> bool:
-    """Whether the connection has ended without a word."""
+    """Whether the connection ended and the peer gave no reason."""
     return isinstance(exc, asyncssh.ConnectionLost | ConnectionError)
 
 
 def _said(exc: Exception | str) -> str:
-    """A peer's words, or a library's about them."""
+    """What the peer, or a library, says, with all that is not printable escaped."""
     return printable(str(exc)) or type(exc).__name__
 
 
@@ -182,7 +182,7 @@ def why_refused(said: str) -> str:
 
 
 def _not_forwarded(server: str, exc: asyncssh.ChannelOpenError) -> LinkError:
-    """A jump host opened no channel to the next hop."""
+    """Why a jump host opened no channel to the next hop."""
     if exc.code == asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED:
         return Unreachable(
             f"the jump host before {server} does not allow forwarding to it{why_refused(exc.reason)}",
@@ -203,17 +203,17 @@ def describe_loss(server: str, exc: Exception | None) -> LinkError:
         return exc
     if exc is None:
         return LinkLost(f"{server} closed the connection")
-    if isinstance(exc.__cause__, LinkError):  # in an exchange of new keys
-        return again(exc.__cause__)
+    if isinstance(exc.__cause__, LinkError):  # the server was refused in a later key exchange
+        return without_traceback(exc.__cause__)
     if isinstance(exc, asyncssh.ConnectionLost) and "keepalive" in str(exc):
         return KeepaliveTimeout(f"{server} stopped answering")
-    if isinstance(exc, TimeoutError):  # ETIMEDOUT: TCP_USER_TIMEOUT
+    if isinstance(exc, TimeoutError):  # ETIMEDOUT, from TCP_USER_TIMEOUT
         return KeepaliveTimeout(f"{server} stopped acknowledging what is sent")
     return LinkLost(f"connection to {server} lost: {_said(exc)}")
 
 
 def unused(server: str, seconds: float) -> LinkLost:
-    """Why a link without channels has ended, for so many seconds, about which the server has said nothing."""
+    """Why a link ended that had no channel for `seconds`, and the server gave no reason."""
     hint = (
         "sshd's UnusedConnectionTimeout (9.2 and later) ends connections without channels; kubemux dials "
         "again at once. Set it "

@@ -1,10 +1,13 @@
-"""When to dial: backoff by class of failure. Pure: values and a clock in, delays out.
+"""When to dial: backoff for each class of failure. Pure: values and a time in, delays out.
 
-Full jitter (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/) so that a fleet does
-not come back in step. A refused key or host key is tried slowly: sshd 9.8's PerSourcePenalties add up faults
-that come faster than one in 5 s and then refuse the bastion's address for everybody. Each class counts its
-own failures, so a first refusal after an outage is not the eighth. Success alone resets nothing, nor does a
-change of class: a link has to stay up for a while.
+Full jitter (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/) keeps many gateways
+from dialling at the same moment.
+
+After a refused key or host key we wait long. sshd 9.8 counts such failures when they come faster than one in
+5 s (PerSourcePenalties). At 15 s of penalty it refuses our address, and so every gateway on it.
+
+Each class counts its own failures: the first refusal after a long outage is a first one. A dial that
+succeeds, or a failure of another class, resets no count: only a link that stays up for a while does.
 """
 
 from __future__ import annotations
@@ -16,42 +19,44 @@ from typing import Final
 from proxy.errors import RetryClass
 
 STABLE_S: Final = 60.0
-"""A link that lived this long proves the gateway well; the backoff starts anew."""
+"""A link that lived this long shows that the gateway works: the backoff starts again from the shortest delay.
+"""
 
 HANDSHAKES_IN_FLIGHT: Final = 6
-"""Per SSH server. sshd's default MaxStartups 10:30:100 drops at random from the tenth on; others dial it,
-too.
+"""Per SSH server. With sshd's default MaxStartups 10:30:100 it drops some connections from the tenth on.
+
+Other programs dial it too, so we stay below that.
 """
 
 _LIMITS: Final = {
     RetryClass.SOON: (0.5, 15.0),
     RetryClass.SLOW: (15.0, 300.0),
 }
-"""First and largest upper bound of the delay, in seconds."""
+"""The upper bound of the first delay, and the largest upper bound, in seconds."""
 
 
 _shared: Final = random.Random()  # noqa: S311 - jitter, not a secret
-"""A state of 2.5 KB each for a hundred gateways would buy nothing."""
+"""One for all: its state takes 2.5 KB, and a hundred gateways gain nothing from their own."""
 
 
 REFUSAL_S: Final = 5.0
-"""What a refused key costs: sshd forgets one in so many seconds (PerSourcePenalties, authfail)."""
+"""The penalty for a refused key: sshd takes this many seconds to forget it (PerSourcePenalties, authfail)."""
 
 LEFT_S: Final = 1.0
-"""What it costs to leave before any key was shown, because of the host key (noauth)."""
+"""The penalty for a client that leaves before it has shown a key, as we do over a host key (noauth)."""
 
 ALLOWED_S: Final = 10.0
-"""How much of that may be open at a time.
+"""The most penalty that we may have at one server.
 
-Over 15 s sshd shuts the address out; a person may try by hand, too.
+At 15 s sshd refuses our address. The rest is for a person who tries by hand.
 """
 
 
 class Pace:
-    """The memory of what one server has refused, whoever asked.
+    """How many attempts one server may be sent at a time, given what it has refused.
 
-    Who has not been accepted lately may be refused. So as many may try at a time as could all be refused, and
-    one more with each refusal that the server has forgotten: one in 5 s.
+    All attempts that may be refused count as if they were. One more may start whenever the server has
+    forgotten a refusal, which takes it 5 s.
     """
 
     __slots__ = ("_forgotten_at", "trying")
@@ -59,23 +64,23 @@ class Pace:
     def __init__(self) -> None:
         self._forgotten_at = float("-inf")
         self.trying = 0
-        """Attempts that have begun, and may end in a refusal."""
+        """Attempts that are under way and may end in a refusal."""
 
     def refused(self, now: float, cost: float) -> None:
-        """One has been refused. `now` is any monotonic clock, in seconds."""
+        """Count a refusal. `now` is any monotonic clock, in seconds."""
         self._forgotten_at = max(self._forgotten_at, now) + cost
 
     def is_quiet(self, now: float) -> bool:
-        """Nothing that was refused counts still."""
+        """Whether the server has forgotten all refusals."""
         return now >= self._forgotten_at
 
     def wait(self, now: float) -> float:
-        """Seconds until one more may try, if none of those that do is accepted meanwhile."""
+        """Seconds until one more attempt may start, if none of those under way is accepted before."""
         return max(0.0, max(0.0, self._forgotten_at - now) + (self.trying + 1) * REFUSAL_S - ALLOWED_S)
 
 
 class Backoff:
-    """The memory of one gateway's failures."""
+    """The failures of one gateway, and the delay that follows from them."""
 
     __slots__ = ("_failures", "_random")
 
@@ -84,48 +89,49 @@ class Backoff:
         self._random = rng or _shared
 
     def failed(self, retry: RetryClass) -> float:
-        """Count a failed dial; seconds until the next one."""
+        """Count a failed dial; returns seconds until the next one."""
         first, largest = _LIMITS[retry]
         bound = min(largest, first * 2.0 ** min(self._failures[retry], 16))
         self._failures[retry] += 1
-        # SLOW never dials at once: half of its bound is certain.
+        # SLOW never dials at once: at least half of its bound is waited.
         least = bound / 2 if retry is RetryClass.SLOW else 0.0
         return self._random.uniform(least, bound)
 
     def unused(self) -> float:
-        """A link has ended for being idle, which is no failure; seconds until the next dial."""
+        """A link ended because it was idle, which is no failure; returns seconds until the next dial."""
         return self._random.uniform(0.0, _LIMITS[RetryClass.SOON][0])
 
     def lost(self, age: float) -> float:
-        """A link that was up for `age` seconds has ended; seconds until the next dial."""
+        """A link ended that was up for `age` seconds; returns seconds until the next dial."""
         if age >= STABLE_S:
             self._failures.clear()
         return self.failed(RetryClass.SOON)
 
 
 class Outage:
-    """Since when a gateway has had no link, and whether one is in sight."""
+    """Since when a gateway has had no link, and whether a dial has failed in that time."""
 
     __slots__ = ("_since", "has_failed")
 
     def __init__(self, now: float) -> None:
         self._since: float | None = now
         self.has_failed = False
-        """A dial has failed since: until then, a client that comes may be just in time for the next one."""
+        """Until a dial has failed, a client that arrives may wait: the dial under way may succeed."""
 
     def link(self, now: float, *, is_up: bool) -> None:
-        """There is one, or there is none."""
+        """Say whether the gateway has a link now."""
         if is_up:
             self._since, self.has_failed = None, False
         elif self._since is None:
             self._since = now
 
     def seconds(self, now: float) -> float:
-        """How long it has lasted."""
+        """How long the outage has lasted; 0 if there is none."""
         return 0.0 if self._since is None else now - self._since
 
     def outlasts(self, patience: float, now: float) -> bool:
-        """Whether it has lasted longer than a client would wait: who comes now would wait in vain, like those
-        before.
+        """Whether the outage is longer than `patience`, the time that a client waits.
+
+        A client that arrives then is refused at once: those before it have waited in vain.
         """
         return self.has_failed and self._since is not None and now - self._since > patience

@@ -1,11 +1,11 @@
-"""What gateways of one SSH server have in common: how many handshakes at a time, and who has been refused
-there.
+"""What all gateways on one SSH server share: the slots for handshakes, and which keys it has refused.
 
-sshd counts by address, and all gateways dial from one. MaxStartups drops connections from the tenth handshake
-on; PerSourcePenalties (9.8) add up refusals that come faster than one in 5 s, and over 15 s shut the address
-out, for good keys, too. So whoever may be refused waits for its turn (`proxy.ssh.governor.Pace`), those first
-that are likely to be accepted. A key that many gateways share is tried by one of them, and a refusal counts
-for all that would show the same.
+sshd counts by client address, and all our gateways have the same one. MaxStartups drops connections from the
+tenth handshake on. PerSourcePenalties (9.8) add up refusals that come faster than one in 5 s; at 15 s sshd
+refuses our address, also with good keys.
+
+So each attempt that may be refused waits for its turn (`proxy.ssh.governor.Pace`). Those that will probably
+be accepted go first. If many gateways use one key, one of them tries it first, and a refusal counts for all.
 """
 
 from __future__ import annotations
@@ -20,46 +20,49 @@ from weakref import WeakSet, ref
 
 from proxy.errors import LinkError, RetryClass, Stage
 from proxy.ssh import governor
-from proxy.ssh.errors import again
+from proxy.ssh.errors import without_traceback
 from proxy.ssh.governor import HANDSHAKES_IN_FLIGHT, Backoff, Pace
 
 PROVEN_S: Final = 5.0
-"""After an acceptance others need not wait for each other. A herd that comes back keeps proving itself."""
+"""For this long after a key was accepted, gateways with the same key do not wait for each other.
+
+When many gateways dial together, each acceptance extends it.
+"""
 
 MAX_KNOWN: Final = 1000
-"""Of those that nobody has refused, it does no harm to forget some."""
+"""Servers and keys remembered. Above that, those without a refusal are forgotten, which does no harm."""
 
 
 class Hurried(Protocol):
-    """Whoever waits because of a refusal."""
+    """A gateway that waits because its key was refused."""
 
     def hurry(self) -> None:
-        """What was refused has been accepted: dial now."""
+        """The key has been accepted: dial now."""
 
 
 class _Rank(IntEnum):
-    """Who goes first, of those that may be refused."""
+    """The order of the attempts that may be refused."""
 
     PROVEN = 0
-    """It was accepted a moment ago, and need not wait."""
+    """The key was accepted less than PROVEN_S ago. It does not wait."""
     LIKELY = 1
-    """It was accepted the last time, or somebody has ordered it.
+    """The key was accepted the last time, or the operator has ordered the attempt.
 
-    Where nothing has been refused lately it need not wait.
+    It waits only if the server has refused something lately.
     """
     NEW = 2
     REFUSED = 3
 
 
 class _Standing:
-    """What one server thinks of one identity."""
+    """What one server has said to one identity (user and keys)."""
 
     def __init__(self) -> None:
         self.accepted_at = float("-inf")
         self.trial: asyncio.Future[None] | None = None
         self.refusal: LinkError | None = None
         self.refused: ref[Hurried] | None = None
-        """Who got it."""
+        """The gateway that was refused."""
         self.refused_until = 0.0
         self.backoff = Backoff()
         self.waiting: WeakSet[Hurried] = WeakSet()
@@ -73,7 +76,7 @@ class _Standing:
 
 
 class _Server:
-    """One sshd, for all gateways that lead there."""
+    """One sshd, with all gateways that dial it."""
 
     def __init__(self) -> None:
         self.slots = asyncio.Semaphore(HANDSHAKES_IN_FLIGHT)
@@ -81,7 +84,7 @@ class _Server:
         self._queue: list[tuple[_Rank, int]] = []
         self._numbers = count()
         self._released = 0
-        """Those with a lower number need not wait any more."""
+        """Attempts with a lower number need not wait any more."""
         self._changed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def is_idle(self, now: float) -> bool:
@@ -89,9 +92,9 @@ class _Server:
 
     @asynccontextmanager
     async def turn(self, rank: _Rank) -> AsyncIterator[Callable[[], None]]:
-        """Wait until a refusal can do no harm; then is the time in which there may be one.
+        """Wait until a refusal would do no harm. The block is the time in which one may come.
 
-        It is over when the block is left, or before that when the block calls what it is given.
+        That time ends with the block, or earlier, when the block calls the function that it is given.
         """
         loop = asyncio.get_running_loop()
         is_free = rank is _Rank.PROVEN or (rank is _Rank.LIKELY and self._pace.is_quiet(loop.time()))
@@ -111,16 +114,16 @@ class _Server:
                 self._pace.refused(
                     loop.time(), governor.REFUSAL_S if exc.stage is Stage.AUTH else governor.LEFT_S
                 )
-            elif (
-                exc.stage is Stage.TCP
-            ):  # nobody is there to refuse anything; else a herd of timeouts would stand in line
+            elif exc.stage is Stage.TCP:
+                # Nothing listens there, so nothing refuses; without this, many timeouts would hold up the
+                # queue
                 self._released = next(self._numbers)
             raise
         finally:
             end()
 
     async def _is_released(self, ticket: tuple[_Rank, int], loop: asyncio.AbstractEventLoop) -> bool:
-        """Wait for the turn, or until that is not necessary."""
+        """Wait for the turn; True if all who waited were released before it came."""
         self._queue.append(ticket)
         try:
             while ticket[1] >= self._released:
@@ -139,11 +142,10 @@ class _Server:
 
 
 class Handshakes:
-    """What is known of SSH servers.
+    """What is known of the SSH servers, and who may try them now.
 
-    A server is its address and port: sshd counts for all names that lead to it.
-
-    Other ports are others' servers: those of many sites behind one address.
+    A server is its address and port. sshd counts for all names that lead to it. Other ports are other
+    servers: many sites may be behind one address.
     """
 
     def __init__(self) -> None:
@@ -151,23 +153,24 @@ class Handshakes:
         self._standings: dict[tuple[str, str], _Standing] = {}
 
     def slots(self, server: str) -> asyncio.Semaphore:
-        """How many handshakes may be in flight."""
+        """The slots for handshakes with `server`."""
         return self._server(server).slots
 
     @asynccontextmanager
     async def trial(
         self, server: str, identity: str, *, who: Hurried | None = None, is_ordered: bool = False
     ) -> AsyncIterator[Callable[[], None]]:
-        """The time in which `server` is shown `identity`: a name for the user, keys and known_hosts that
-        decide how it ends.
+        """The time in which `server` decides about `identity`.
 
-        Waits while another is the first to try, and for its turn and a slot. If that other one was refused,
-        raises what it got, without a dial: the next attempt of all is due when the backoff of that refusal is
-        over, and `who` is hurried if it is accepted before. `is_ordered`: somebody says that it is worth a
-        try.
+        `identity` names what the outcome depends on: user, keys, known_hosts. The call waits while another
+        gateway is the first to try it, then for its turn, then for a slot.
 
-        What it gives is to be called when the server has said that it takes the key, and the login has to
-        wait for something else: others may have the turn then. The slot is kept.
+        If that other gateway was refused, this raises the same error without a dial. All of them try again
+        after the backoff of that refusal; if one is accepted before, `who` is told by `hurry`. `is_ordered`
+        means that an operator asks for a try now.
+
+        The block gets a function. It calls that when the server has accepted the key, but the login waits for
+        something else: the turn goes to the next attempt, the slot is kept.
         """
         standing = self._standing(server, identity)
         own = await self._enter(standing, who, is_ordered=is_ordered)
@@ -201,28 +204,31 @@ class Handshakes:
     async def _enter(
         self, standing: _Standing, who: Hurried | None, *, is_ordered: bool
     ) -> asyncio.Future[None] | None:
-        """Returns the trial that others wait for, None if they need not. Raises LinkError."""
+        """Wait while another trial runs. Returns the trial that others now wait for, None if they need not.
+
+        Raises LinkError.
+        """
         loop = asyncio.get_running_loop()
         while standing.trial is not None:
             await asyncio.shield(standing.trial)
-            if (
-                standing.refusal is None
-            ):  # accepted; or nobody answered, and that is not worth waiting for once more
+            if standing.refusal is None:
+                # It was accepted; or nobody answered, and one who waited need not wait for the next trial too
                 return None
-            is_ordered = False  # the answer is a moment old
+            is_ordered = False  # the answer is newer than the order
         if standing.refusal is not None:
-            is_own = who is not None and standing.refused == ref(who)  # its own backoff has let it through
+            # It was told to wait by its own backoff, which has ended.
+            is_own = who is not None and standing.refused == ref(who)
             if not (is_ordered or is_own) and loop.time() < standing.refused_until:
                 if who is not None:
                     standing.waiting.add(who)
-                raise again(standing.refusal)
+                raise without_traceback(standing.refusal)
         elif standing.rank(loop.time(), is_ordered=is_ordered) is _Rank.PROVEN:
             return None
         standing.trial = loop.create_future()
         return standing.trial
 
     def _refused(self, standing: _Standing, exc: LinkError, who: Hurried | None) -> None:
-        standing.refusal = again(exc)
+        standing.refusal = without_traceback(exc)
         standing.accepted_at = float("-inf")
         standing.refused_until = asyncio.get_running_loop().time() + standing.backoff.failed(RetryClass.SLOW)
         if who is not None:

@@ -1,10 +1,10 @@
-"""One of the two places that touch asyncssh's private parts; the other, for a link's bytes, is
-`native.handover`.
+"""What kubemux needs of asyncssh and its public interface does not offer.
 
-What asyncssh does not offer and a proxy cannot do without: its connection ignores its transport's
-`pause_writing`, queues packets without bound while keys are exchanged, keeps a channel's receive window
-fixed, and has no call that times a round trip. Everything here was read in asyncssh 2.24; `check` says so
-when another release differs, and pyproject.toml pins it.
+An asyncssh connection ignores its transport's `pause_writing`, queues packets without bound during a key
+exchange, never changes a channel's receive window, and has no call that measures a round trip.
+
+Only this module and `native.handover` (for a link's bytes) use asyncssh's private parts. They were written
+against asyncssh 2.24, which pyproject.toml pins; `check` fails if another release lacks one of those parts.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _LOGIN: Final[Mapping[str, object]] = {
     "_server_sig_algs": frozenset(),
     "_options": None,
 }
-"""Attributes that a connection reads until it is authenticated, and what to leave in their place.
+"""What a connection needs only until it is authenticated: attribute, and the value to leave in it.
 
-The options count again only for sessions (shells, commands), which no link has.
+The options are read again only for sessions (shells, commands), and no link has one.
 """
 
 _KEXINITS: Final = ("_client_kexinit", "_server_kexinit")
-"""Hashed in a key exchange (RFC 4253 8); the next one sets them anew."""
+"""A key exchange hashes them (RFC 4253 8). The next exchange sets them anew."""
 
 _CONNECTION_PARTS = (
     "_transport",
@@ -58,7 +58,7 @@ _CHANNEL_PARTS = ("_init_recv_window", "_send_buf_len")
 
 
 def check(conn: asyncssh.SSHClientConnection) -> None:
-    """Raise RuntimeError, naming them, if `conn` lacks a part that this module uses."""
+    """Raise RuntimeError with the names of the parts that this module uses and `conn` lacks."""
     missing = [name for name in _CONNECTION_PARTS if not hasattr(conn, name)]
     if missing:
         raise RuntimeError(
@@ -67,16 +67,17 @@ def check(conn: asyncssh.SSHClientConnection) -> None:
 
 
 async def connect(options: asyncssh.SSHClientConnectionOptions) -> asyncssh.SSHClientConnection:
-    """As `asyncssh.connect(options=...)`, with these very options.
+    """Like `asyncssh.connect(options=...)`, but it uses these options as they are.
 
-    That one makes them once more, in the loop's default executor: with a few threads that everything in the
-    process shares, and that are waited for at exit.
+    `asyncssh.connect` builds the options once more, in the loop's default executor. The whole process shares
+    those few threads, and Python waits for them at exit.
     """
     loop = asyncio.get_running_loop()
 
     def connection() -> asyncssh.SSHClientConnection:
         conn = asyncssh.SSHClientConnection(loop, options, wait="auth")
-        # Who dials waits for it only once it has a socket to tune, and a peer can end it before.
+        # The dialler awaits `_waiter` only when it has a socket to tune. The peer may end the connection
+        # before.
         cast("Any", conn)._waiter.add_done_callback(lambda waiter: waiter.cancelled() or waiter.exception())
         return conn
 
@@ -89,23 +90,23 @@ async def connect(options: asyncssh.SSHClientConnectionOptions) -> asyncssh.SSHC
 
 
 def forget_login(conn: asyncssh.SSHClientConnection) -> None:
-    """Drop what only the login needed: private keys, the whole of known_hosts, options. 11 KB, more with a
-    long known_hosts.
+    """Drop what only the login needed: private keys, the whole of known_hosts, options.
+
+    That is 11 KB, more with a long known_hosts.
     """
     for name, nothing in _LOGIN.items():
         setattr(conn, name, nothing)
-    take_any_answer(conn)  # the handlers that are of no login
+    accept_any_answer(conn)  # drops the handlers that were replaced for the login
     if not is_exchanging_keys(conn):  # sshd may have begun the next one already
         for name in _KEXINITS:
             setattr(conn, name, b"")
 
 
 def on_host_key(conn: asyncssh.SSHClientConnection, verify: Callable[[bytes], asyncssh.SSHKey]) -> None:
-    """Have `verify` say which key a server has that identifies itself with this key or certificate, in each
-    key exchange.
+    """In each key exchange, let `verify` check the server's key or certificate; it returns the key to use.
 
-    It raises what a server is refused for: that is the cause of the HostKeyNotVerifiable which the connection
-    ends with.
+    `verify` raises LinkError to refuse the server. The connection then ends with HostKeyNotVerifiable, whose
+    cause is that error.
     """
 
     def verifying(key_data: bytes) -> asyncssh.SSHKey:
@@ -123,12 +124,11 @@ def on_login(
     shows: Callable[[asyncssh.SSHKeyPair], None],
     refused: Callable[[Sequence[str], bool], None],
 ) -> None:
-    """Wait for `vouched` before a key of ours is shown.
+    """Wait for `vouched` before the login shows the server a public key of ours.
 
-    It raises LinkError, as `verify` of `on_host_key` does.
-
-    `shows` is told which, and `refused` how one may log in after a refusal, and whether that was none: a step
-    that is not enough (RFC 4252 5.1).
+    `vouched` may raise LinkError, as `verify` of `on_host_key` may. `shows` is called with each key that is
+    shown. `refused` is called when the server refuses one: with the methods that it still accepts, and
+    whether the key was accepted as one step of several (RFC 4252 5.1).
     """
     requested, inner = conn.public_key_auth_requested, cast("Any", conn)
 
@@ -156,7 +156,10 @@ def on_login(
 
 
 def on_greeting(conn: asyncssh.SSHClientConnection, said: Callable[[bytes], None]) -> None:
-    """Call `said` with what a server says before its version (RFC 4253 4.2), and with that, as it comes."""
+    """Call `said` with the text that a server sends before and in its version line, as it arrives.
+
+    RFC 4253 4.2 allows lines of text before the version.
+    """
     inner = cast("Any", conn)
     receive = inner._recv_handler
 
@@ -168,17 +171,16 @@ def on_greeting(conn: asyncssh.SSHClientConnection, said: Callable[[bytes], None
 
 
 def offers(conn: asyncssh.SSHClientConnection) -> tuple[bytes, bytes]:
-    """Our KEXINIT and the server's."""
+    """Our KEXINIT message and the server's."""
     inner = cast("Any", conn)
     return bytes(inner._client_kexinit), bytes(inner._server_kexinit)
 
 
 def on_host_keys(conn: asyncssh.SSHClientConnection, announced: Callable[[bytes], None]) -> None:
-    """Call `announced` with the list of keys that sshd sends after login (`hostkeys-00@openssh.com`, PROTOCOL
-    2.5).
+    """Call `announced` with the host keys that sshd lists after login.
 
-    Instead of asyncssh's own handler: that one ends the connection over a key that is listed twice, and takes
-    SHA-1 proofs.
+    The request is `hostkeys-00@openssh.com` (OpenSSH's PROTOCOL, 2.5). This replaces asyncssh's own handler,
+    which ends the connection if a key is listed twice, and accepts proofs by SHA-1.
     """
 
     def handler(packet: asyncssh.packet.SSHPacket) -> None:
@@ -189,7 +191,7 @@ def on_host_keys(conn: asyncssh.SSHClientConnection, announced: Callable[[bytes]
 
 
 async def prove_host_keys(conn: asyncssh.SSHClientConnection, keys: Sequence[bytes]) -> list[bytes] | None:
-    """Ask the server to sign with each of `keys`: the signatures, None if it will not.
+    """Ask the server to prove that it has `keys`: returns a signature for each, None if it refuses.
 
     Raises asyncssh.PacketDecodeError.
     """
@@ -210,38 +212,37 @@ def session_id(conn: asyncssh.SSHClientConnection) -> bytes:
 def on_congestion(
     conn: asyncssh.SSHClientConnection, high_water: int, pause: Callable[[], None], resume: Callable[[], None]
 ) -> None:
-    """Call `pause` when more than `high_water` bytes wait in the connection's transport, `resume` when they
-    have gone.
-    """
+    """Call `pause` when more than `high_water` bytes wait in the connection's transport, then `resume`."""
     transport = cast("asyncio.WriteTransport", cast("Any", conn)._transport)
     transport.set_write_buffer_limits(high=high_water)
-    # Instance attributes over the no-ops of SSHConnection: transports look them up at each call.
+    # Instance attributes hide the empty methods of SSHConnection: a transport looks them up at each call.
     for name, callback in (("pause_writing", pause), ("resume_writing", resume)):
         setattr(conn, name, callback)
 
 
 def is_exchanging_keys(conn: asyncssh.SSHClientConnection) -> bool:
-    """Whether packets of channels are queued until new keys are agreed on (RFC 4253 9)."""
+    """Whether the packets of channels wait until a key exchange ends (RFC 4253 9)."""
     return not cast("Any", conn)._kex_complete
 
 
 def is_gone(conn: asyncssh.SSHClientConnection) -> bool:
-    """Whether the connection has ended, also while its channels are still being told (`is_closed()` is not
-    true yet).
+    """Whether the connection has ended.
+
+    `is_closed()` becomes true later, after all channels have been told.
     """
     return cast("Any", conn)._transport is None
 
 
 async def ping(conn: asyncssh.SSHClientConnection) -> None:
-    """One round trip to sshd: a global request it does not know, answered with a failure (RFC 4254 4)."""
+    """Measure one round trip: a global request that sshd does not know, and refuses (RFC 4254 4)."""
     await cast("Any", conn)._make_global_request(b"keepalive@openssh.com")
 
 
-def take_any_answer(conn: asyncssh.SSHClientConnection) -> None:
-    """Let UNIMPLEMENTED (RFC 4253 11.4) answer the oldest question, as a failure would.
+def accept_any_answer(conn: asyncssh.SSHClientConnection) -> None:
+    """Count UNIMPLEMENTED (RFC 4253 11.4) as an answer to the oldest global request, like a failure.
 
-    Some servers say nothing else to a global request that they do not know, and answer one after the other.
-    To asyncssh that is no answer: their links would be given up for silence.
+    Some servers answer an unknown global request only so. asyncssh does not take that for an answer, so
+    kubemux would end such a link as silent.
     """
     setattr(conn, "_packet_handlers", _HANDLERS)  # noqa: B010 - no attribute of that type
 
@@ -259,19 +260,19 @@ _HANDLERS: Final = {
 }
 
 
-def is_heard(conn: asyncssh.SSHClientConnection) -> None:
-    """The peer lives, whether it has answered or not: asyncssh counts no question as unanswered so far."""
+def heard_from(conn: asyncssh.SSHClientConnection) -> None:
+    """The peer is alive even though an answer is missing: asyncssh's keepalive counts from 0 again."""
     cast("Any", conn)._keepalive_count = 0
 
 
 def grow_window(channel: asyncssh.SSHTCPChannel[bytes], nbytes: int) -> None:
-    """Let the next WINDOW_ADJUST of `channel` grant `nbytes` more than its window so far.
+    """Let the next WINDOW_ADJUST of `channel` make its window larger by `nbytes`.
 
-    asyncssh tops the window up to `_init_recv_window` whenever half of it has been delivered.
+    asyncssh fills the window up to `_init_recv_window` whenever half of it has been delivered.
     """
     cast("Any", channel)._init_recv_window += nbytes
 
 
 def unsent(channel: asyncssh.SSHTCPChannel[bytes]) -> int:
-    """Bytes written to `channel` that the peer's window has no room for."""
+    """Bytes written to `channel` that wait for room in the peer's window."""
     return cast("int", cast("Any", channel)._send_buf_len)

@@ -303,7 +303,7 @@ class Link:
             while not (await asyncio.wait({ping}, timeout=interval))[0]:
                 if self._plane.bulk - bulk >= BUSY:
                     bulk = self._plane.bulk
-                    internals.is_heard(self._conn)
+                    internals.heard_from(self._conn)
                 else:
                     missed += 1
                     on_missed(missed)

@@ -99,9 +99,8 @@ class Metered:
     def _received(self) -> None:
         """Something has arrived, or what has arrived can be opened now."""
         self._receive()
-        if (
-            self._conn._transport is None
-        ):  # it has ended, and the transport reads until the next turn all the same
+        if self._conn._transport is None:
+            # It has ended, and the transport reads until the next turn all the same
             self._conn._inpbuf = b""
         elif len(self._conn._inpbuf) > MOST_UNOPENED:
             self._is_full = True
@@ -183,9 +182,8 @@ class Metered:
         elif kind >= messages.FIRST:
             self._answers += kind in ANSWERS
             self._kept += sum(map(len, args))
-            if (
-                self._answers > MOST_ANSWERS or self._kept > MOST_KEPT
-            ):  # not raised: a client's transport may be who calls
+            if self._answers > MOST_ANSWERS or self._kept > MOST_KEPT:
+                # Not raised: a client's transport may be who calls
                 fail(
                     conn,
                     f"it exchanges keys without end: {self._kept} bytes wait for them, with "

@@ -348,9 +348,8 @@ async def test_one_connection_too_many_takes_the_place_of_the_one_that_waited_fo
 ) -> None:
     async with asyncio.timeout(SECONDS), serving(daemon, tmp_path / "s") as endpoint:
         held = [await hold(endpoint) for _ in range(MAX_CONNECTIONS)]
-        held[0][1].write(
-            b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
-        )  # so the second is the one that waited for longest
+        # So the second is the one that waited for longest.
+        held[0][1].write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert (await held[0][0].readuntil(b"ok\n")).startswith(b"HTTP/1.1 200 OK\r\n")
         assert b" 200 " in await exchange(endpoint, b"GET /healthz HTTP/1.0\r\nHost: localhost\r\n\r\n")
         assert await held[1][0].read() == b""
@@ -501,8 +500,7 @@ async def test_an_order_goes_on_when_its_client_hangs_up(tmp_path: Path) -> None
         await entered.wait()
         writer.close()
         await writer.wait_closed()
-        await exchange(
-            tmp_path / "s", b"GET /healthz HTTP/1.0\r\n\r\n"
-        )  # by then the server has seen the hang-up
+        # By then the server has seen the hang-up.
+        await exchange(tmp_path / "s", b"GET /healthz HTTP/1.0\r\n\r\n")
         released.set()
         await ended.wait()

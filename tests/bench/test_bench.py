@@ -77,9 +77,8 @@ def test_a_quick_run_answers_the_questions_asked(tmp_path: Path) -> None:
             assert all(len(column["samples"]) == 1 for column in row["columns"].values())
     targets = [target for answer in answers.values() for row in answer["rows"] for target in row["targets"]]
     assert targets
-    assert done.stdout.count("held") + done.stdout.count("missed") >= 2 * len(
-        targets
-    )  # beside their row, and in the last table
+    # Beside their row, and in the last table.
+    assert done.stdout.count("held") + done.stdout.count("missed") >= 2 * len(targets)
     assert all(answer["machine"]["pace"].startswith("one core seals ") for answer in answers.values())
     assert not (tmp_path / "targets.json").exists()  # two questions are not the whole
 

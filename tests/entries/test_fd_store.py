@@ -65,9 +65,8 @@ async def test_a_manager_that_does_not_answer_is_not_waited_for_long(
         kept.keep(address, sock)
         kept.keep(address, sock)
     kept.forget(address)
-    await kept.settled(
-        [Endpoint("127.0.0.1", address.port + 1 if address.port < 65535 else 1)]
-    )  # not in its way: no barrier
+    # Not in its way: no barrier.
+    await kept.settled([Endpoint("127.0.0.1", address.port + 1 if address.port < 65535 else 1)])
     kept.forget(address)
     assert [manager.recv(200).decode().split("=")[0] for _ in range(2)] == ["FDSTORE", "FDSTOREREMOVE"]
     with pytest.raises(BlockingIOError):

@@ -49,9 +49,8 @@ async def test_a_context_lives_as_long_as_its_files(pki: Pki, tmp_path: Path) ->
     replacement = tmp_path / "new"
     replacement.write_bytes(pki.authority.ca.cert.read_bytes())
     os.utime(replacement, ns=(0, 1))
-    replacement.rename(
-        ca
-    )  # how the kubelet and careful people replace a file; even with the old time and size
+    # How the kubelet and careful people replace a file; even with the old time and size.
+    replacement.rename(ca)
     assert (await contexts.load(cluster(NOWHERE, ca)))[0].anchors is not touched.anchors
 
 

@@ -98,9 +98,8 @@ CASES = {
     "a revocation list that is cut off": Case(
         "[localhost]:PORT KEY", "credentials_unusable", config="RevokedHostKeys FOLDER/cut"
     ),
-    "authority": Case(
-        "@cert-authority localhost,127.0.0.1 CA", CHANGED, server="certified"
-    ),  # it is for 127.0.0.1
+    # It is for 127.0.0.1.
+    "authority": Case("@cert-authority localhost,127.0.0.1 CA", CHANGED, server="certified"),
     "authority of an address": Case("@cert-authority 127.0.0.1 CA", host="127.0.0.1", server="certified"),
     "authority of an alias": Case(
         "@cert-authority * CA", config="HostKeyAlias 127.0.0.1", server="certified"

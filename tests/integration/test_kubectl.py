@@ -86,9 +86,8 @@ def test_five_thousand_configmaps_are_listed_whole(
     assert {item["metadata"]["name"]: item["data"]["n"] for item in listed["items"]} == {
         f"many-{n}": f"{n:0500}" for n in range(5000)
     }
-    assert (
-        daemon.metric("kubemux_bytes_total", cluster="prod", direction="from_cluster") > 5000 * 20
-    )  # gzipped
+    # Gzipped.
+    assert daemon.metric("kubemux_bytes_total", cluster="prod", direction="from_cluster") > 5000 * 20
 
 
 @pytest.mark.usefixtures("daemon")

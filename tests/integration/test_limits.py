@@ -104,9 +104,8 @@ async def test_out_of_descriptors_the_rest_goes_on(sshd: Sshd, tmp_path: Path) -
             connect(stack, port)
             used = len(list(Path(f"/proc/{daemon.pid}/fd").iterdir()))
             _, hard = resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)
-            resource.prlimit(
-                daemon.pid, resource.RLIMIT_NOFILE, (2 * (used + 3), hard)
-            )  # half of it is kept back
+            # Half of it is kept back.
+            resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (2 * (used + 3), hard))
             late = [
                 stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
                 for _ in range(40)

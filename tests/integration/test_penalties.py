@@ -103,9 +103,8 @@ async def test_an_address_that_is_shut_out_is_told_so(tmp_path: Path) -> None:
     with NewerSshd(tmp_path / "sshd", config={"PerSourcePenalties": "authfail:60s"}) as sshd:
         wrong = config_for(sshd, identity_files=[str(sshd.new_identity("wrong", authorize=False))])
         assert (await failure(wrong)).reason == "auth_failed"
-        async with asyncio.timeout(
-            20
-        ):  # sshd's listener hears of a refusal from its child, which takes a moment
+        # sshd's listener hears of a refusal from its child, which takes a moment.
+        async with asyncio.timeout(20):
             while "penalty" not in await asyncio.to_thread(sshd.log):
                 await asyncio.sleep(0.05)
         found = await failure(config_for(sshd))

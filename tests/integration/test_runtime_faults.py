@@ -141,9 +141,8 @@ async def test_a_frozen_sshd_is_noticed_in_time(
             await asyncio.to_thread(sshd.pause)
             try:
                 since = loop.time()
-                with pytest.raises(
-                    ConnectionResetError
-                ):  # not an end of file: the client must not take it for a clean one
+                # Not an end of file: the client must not take it for a clean one.
+                with pytest.raises(ConnectionResetError):
                     await ask(reader, writer)
                 assert loop.time() - since < 0.9 + 0.5
                 lost = await wait_for_log(daemon, "link lost")

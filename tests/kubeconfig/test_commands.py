@@ -397,9 +397,8 @@ def test_import_gives_out_no_port_that_somebody_listens_on(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.undo()
-    monkeypatch.setattr(
-        store, "_ephemeral_start", lambda: 65536
-    )  # else none would be given out where our two are
+    # Else none would be given out where our two are.
+    monkeypatch.setattr(store, "_ephemeral_start", lambda: 65536)
     with socket.create_server(("127.0.0.1", 0)) as ours, socket.create_server(("", 0)) as everywhere:
         for taken in (ours.getsockname()[1], everywhere.getsockname()[1]):
             args = (
@@ -452,9 +451,8 @@ def test_a_ca_that_the_service_cannot_see_is_copied(
     kubeconfig.write_text(json.dumps(root))
     args = ("--kubeconfig", kubeconfig, "--context", "kind", "--gateway", "direct")
     assert desk.run("import", *args).exit_code == 0
-    assert (
-        loader.load(desk.config).clusters["kind"].tls.ca_file == home / "ca.crt"
-    )  # /tmp is hidden, too, but so is the configuration
+    # /tmp is hidden, too, but so is the configuration.
+    assert loader.load(desk.config).clusters["kind"].tls.ca_file == home / "ca.crt"
 
     monkeypatch.setattr(store, "_HIDDEN", (str(home),))
     result = desk.run("import", *args)

@@ -222,9 +222,8 @@ def test_redacts_credentials_in_text_and_nothing_else(text: str, shown: str) -> 
     assert redact(None, "info", {"event": text})["event"] == shown
 
 
-@settings(
-    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)  # other work may have the machine
+# Other work may have the machine.
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.dictionaries(
         st.text(),
@@ -311,9 +310,8 @@ def test_every_line_for_the_journal_has_its_priority(
     ours, theirs = lines[: len(PRIORITIES)], lines[len(PRIORITIES) :]
     assert [line[:3] for line in ours] == list(PRIORITIES.values())
     assert {line[:3] for line in theirs} == {"<3>"}
-    assert (
-        len(theirs) > 3 or format == "json"
-    )  # a traceback for people has lines, and none of them is of another priority
+    # A traceback for people has lines, and none of them is of another priority.
+    assert len(theirs) > 3 or format == "json"
     if format == "json":
         assert [json.loads(line[3:])["level"] for line in lines] == [*PRIORITIES, "error"]
 

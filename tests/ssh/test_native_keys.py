@@ -189,9 +189,8 @@ async def test_ciphers_may_change_with_the_keys(
     async with tunnel(sshd, Echo()) as (gateway, port):
         conn, data = connection(gateway), pattern(MiB)
         assert conn._strict_kex == is_strict
-        assert all(
-            name.decode() in CARRIED for name in conn._enc_algs
-        )  # there is no way to one that we cannot carry
+        # There is no way to one that we cannot carry.
+        assert all(name.decode() in CARRIED for name in conn._enc_algs)
         for cipher in (CHACHA, AES, CHACHA, CHACHA, AES):
             seen = changes["receiving"]
             conn._enc_algs = [cipher.encode()]

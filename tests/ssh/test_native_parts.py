@@ -220,9 +220,8 @@ def test_messages_come_out_whole_however_they_arrive(
         data, turn = data[size:], turn + 1
         heard.incoming.buffer_updated(size)
     assert heard.messages == payloads
-    assert [bytes(view) for view in heard.kept] == (
-        payloads if leave else []
-    )  # nobody wrote over what was left to them
+    # Nobody wrote over what was left to them.
+    assert [bytes(view) for view in heard.kept] == (payloads if leave else [])
     assert not heard.errors
 
 

@@ -120,9 +120,8 @@ class Server:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             await self.handle(reader, writer)
-            if (
-                not writer.is_closing()
-            ):  # close() after abort() breaks asyncio's TLS transport before Python 3.11.3
+            if not writer.is_closing():
+                # close() after abort() breaks asyncio's TLS transport before Python 3.11.3
                 writer.close()
             await writer.wait_closed()
         except (OSError, asyncio.CancelledError):

@@ -360,9 +360,8 @@ def test_a_loop_that_hangs_is_restarted(machine: Machine) -> None:
     machine.until(Result="watchdog")
     machine.until(ActiveState="active", NRestarts="1")
     assert machine.show("MainPID")["MainPID"] != before
-    assert (
-        "Fatal Python error: Aborted" in machine.log.read_text()
-    )  # PYTHONFAULTHANDLER's report of where it hung
+    # PYTHONFAULTHANDLER's report of where it hung.
+    assert "Fatal Python error: Aborted" in machine.log.read_text()
 
 
 def test_a_crash_is_restarted(machine: Machine) -> None:

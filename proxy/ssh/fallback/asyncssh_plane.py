@@ -122,9 +122,8 @@ class AsyncsshPlane:
         self, channel: AsyncsshChannel, on_answer: OnAnswer, asking: asyncio.Task[Refusal | None]
     ) -> None:
         self._opening -= 1
-        if (
-            asking.cancelled() or asking.exception() is not None
-        ):  # by the link's end, perhaps before its first step
+        if asking.cancelled() or asking.exception() is not None:
+            # By the link's end, perhaps before its first step
             refusal: Refusal | None = (asyncssh.OPEN_CONNECT_FAILED, LOST)
         else:
             refusal = asking.result()

@@ -57,7 +57,7 @@ class Login(asyncssh.SSHClient):
     def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
         """Take the place of asyncssh where it is less strict than ssh(1)."""
         Metered(conn)
-        internals.take_any_answer(conn)
+        internals.accept_any_answer(conn)
         internals.on_host_key(conn, self._verify)
         internals.on_host_keys(conn, partial(self._host_keys_announced, conn))
         internals.on_greeting(conn, self._greeted)
@@ -120,9 +120,8 @@ class Login(asyncssh.SSHClient):
                 self.heard.is_refused = True
 
     def _verify(self, shown: bytes) -> asyncssh.SSHKey:
-        if (
-            self._key is not None and shown == self.host_key
-        ):  # exchanged anew; its certificate may have expired since, as in ssh(1)
+        if self._key is not None and shown == self.host_key:
+            # Exchanged anew; its certificate may have expired since, as in ssh(1)
             return self._key
         if self._key is not None and self._server.trusted.krls:
             raise HostKeyChanged(

@@ -88,9 +88,8 @@ async def prepare(config: GatewayConfig, place: Place | None = None) -> Prepared
         found = await _asked(config, place, deadline)
         return await place.run(_prepare, config, found, timeout=deadline - loop.time())
     except CredentialsUnusable as exc:
-        exc.retry = (
-            RetryClass.SOON
-        )  # nothing was sent: no sshd counts it against us, and a file may be back in a moment
+        # Nothing was sent: no sshd counts it against us, and a file may be back in a moment.
+        exc.retry = RetryClass.SOON
         raise
     except Hangs as exc:
         failure = CredentialsUnusable(f"keys and settings for {config.host}: {exc}", hint=_HANGS)

@@ -92,11 +92,12 @@ def revoked(server: Server, by: str) -> LinkError:
 def _certificate(shown: bytes) -> asyncssh.public_key.SSHOpenSSHCertificate | None:
     try:
         found = asyncssh.public_key.decode_ssh_certificate(shown)
+    # KeyImportError is a ValueError; see trust.decode for the others.
     except (
         ValueError,
         TypeError,
         ArithmeticError,
-    ):  # KeyImportError is a ValueError; see trust.decode for the others
+    ):
         return None
     return found if isinstance(found, asyncssh.public_key.SSHOpenSSHCertificate) else None
 

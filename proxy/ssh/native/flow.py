@@ -245,9 +245,8 @@ class Flow:
         """Give a share to each that waits, until enough go on."""
         went = 0
         for _ in range(len(self._had_share)):
-            if (
-                self.is_shut or went == RESUME_AT_ONCE or (self.is_congested and went)
-            ):  # one at least: the modest may be many
+            if self.is_shut or went == RESUME_AT_ONCE or (self.is_congested and went):
+                # One at least: the modest may be many
                 return
             sender = next(iter(self._had_share))
             sender.spent = min(sender.spent, DEBT) - SHARE

@@ -138,7 +138,7 @@ class NativeChannel:
 
     def _arrived(self, data: memoryview) -> bool:
         """Whether `data` may be handed on now; otherwise it is put aside, or dropped."""
-        self._window.arrived(len(data))
+        self._window.received(len(data))
         if self._had_eof or self._had_close:
             raise ProtocolError(f"data on channel {self.number} after its end")
         if self._is_discarding:
@@ -163,7 +163,7 @@ class NativeChannel:
     def _client_took(self, nbytes: int) -> None:
         """The client's socket has taken that much: credit for the cluster, once enough has come together."""
         window = self._window
-        if not window.taken(nbytes) or self._had_eof or self._sending.has_closed:
+        if not window.consumed(nbytes) or self._had_eof or self._sending.has_closed:
             return
         if window.is_due:
             self._review(window)

@@ -84,9 +84,8 @@ class NativePlane:
         taken = self._handover.begin()
         self._transport = taken.transport
         self._socket = _tcp_socket(conn)
-        is_tunnelled = isinstance(
-            taken.transport, asyncssh.SSHTCPChannel
-        )  # the socket is the jump host's then, and not ours
+        # The socket is the jump host's then, and not ours.
+        is_tunnelled = isinstance(taken.transport, asyncssh.SSHTCPChannel)
         self._gathering = Gathering(taken.transport, None if is_tunnelled else self._socket)
         self._charged = 0
         self._channels: dict[int, NativeChannel] = {}

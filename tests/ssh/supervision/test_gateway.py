@@ -180,9 +180,8 @@ async def test_no_client_finds_a_gateway_without_links_up(sshd_factory: SshdFact
                 await asyncio.sleep(0)
         for channel in await asyncio.gather(*clients):
             channel.abort()
-        await server.wait_accepted(
-            len(clients)
-        )  # a handler that is cancelled before it begins is an error of asyncio's
+        # A handler that is cancelled before it begins is an error of asyncio's.
+        await server.wait_accepted(len(clients))
         await gateway.until(lambda: not gateway.snapshot().retiring)
         async with asyncio.timeout(5):
             await asyncio.gather(*(link.idle.wait() for link in gateway._links))

@@ -1,1 +1,1 @@
-"""The SSH wire without any I/O: packets sealed and opened in place, channel messages, receive windows."""
+"""The SSH wire without I/O: sealing and opening packets in place, channel messages, receive windows."""

@@ -4,11 +4,14 @@
     | packet_length 4 | padding_length 1 | payload | padding 4..11 | tag 16 |
     '- with K_1 ------'- with K_2, a multiple of 8 ----------------'
 
-The nonce is the packet's sequence number; under K_2 the first block of the key stream is the key of Poly1305,
-whose tag is of everything before it as it is sent. So a length is used before it is authenticated: it is
-bounded, as under AES-GCM, and decides nothing but when to look at the tag. Two cipher contexts live as long
-as the keys: `reset_nonce` takes 0.2 us, a new one 2.3 us. Poly1305 has a key for each packet, so it is new
-each time: 1.9 of the 4.3 us that a small packet costs.
+The nonce is the packet's sequence number. Under K_2 the first block of the key stream is the key of Poly1305.
+The tag covers everything before it, as it is sent.
+
+We use a packet's length before we have authenticated it. That is safe: it is bounded, as under AES-GCM, and
+decides only when the tag is checked.
+
+Two cipher contexts live as long as the keys: `reset_nonce` takes 0.2 us, a new context 2.3 us. Poly1305 has
+another key for each packet, so its object cannot be kept: it costs 1.9 of the 4.3 us of a small packet.
 """
 
 from __future__ import annotations
@@ -25,13 +28,13 @@ from proxy.ssh.native.wire.errors import ProtocolError
 from proxy.ssh.native.wire.packets import HEADER, TAG, Opened
 
 KEY: Final = 64
-"""Bytes: K_2, then K_1."""
+"""Bytes of key material: K_2, then K_1."""
 
 _BLOCK: Final = 8
 _LEAST_PADDING: Final = 4
 _PADDING: Final = tuple(bytes(size) for size in range(_BLOCK + _LEAST_PADDING))
 _ZEROS: Final = bytes(64)
-"""A block of ChaCha20: encrypted, it is the key stream's first, and the next one starts with counter 1."""
+"""One block. ChaCha20 turns it into the first block of the key stream; the next block has counter 1."""
 _POLY_KEY: Final = 32
 _ZERO_COUNTER: Final = bytes(8)
 _SEQUENCES: Final = 1 << 32
@@ -41,27 +44,25 @@ _sequence = Struct(">Q")
 
 
 class _Keyed:
-    """Two key streams, set to the next packet's sequence number."""
+    """The two key streams of one direction, set to the sequence number of its next packet."""
 
     __slots__ = ("_body", "_head", "_nonce", "_poly", "sequence")
 
     def __init__(self, key: bytes, nonce: bytes) -> None:
-        """`key` has 64 bytes; `nonce` is the next packet's sequence number in 8 bytes, most significant
-        first.
-        """
+        """`key` has 64 bytes. `nonce` is the next packet's sequence number: 8 bytes, big-endian."""
         middle = KEY // 2
-        # ChaCha20 is its own inverse: an encryptor opens, too.
+        # ChaCha20 is its own inverse, so an encryptor decrypts too.
         self._body: CipherContext = Cipher(ChaCha20(key[:middle], bytes(16)), mode=None).encryptor()
         self._head: CipherContext = Cipher(ChaCha20(key[middle:], bytes(16)), mode=None).encryptor()
         self._poly = memoryview(bytearray(len(_ZEROS)))
         (self.sequence,) = _sequence.unpack(nonce)
-        """The next packet's, for whoever changes keys: it goes on across them, or starts again (strict key
+        """Sequence number of the next packet. The next keys continue from it, or start at 0 (strict key
         exchange).
         """
         self._nonce = _ZERO_COUNTER + nonce
 
     def _begin(self) -> memoryview:
-        """The key of Poly1305; what `_body` encrypts next starts with the second block."""
+        """The key of Poly1305. After this, `_body` continues with the second block of the key stream."""
         self._body.reset_nonce(self._nonce)
         self._body.update_into(_ZEROS, self._poly)
         return self._poly[:_POLY_KEY]
@@ -72,16 +73,16 @@ class _Keyed:
 
 
 class ChachaSealer(_Keyed):
-    """Our direction."""
+    """Seals the packets that we send."""
 
     __slots__ = ()
 
     def seal(self, buffer: memoryview, start: int, size: int) -> int:
-        """As `packets.Sealer.seal`, in the same room."""
+        """Like `packets.Sealer.seal`, and needs the same room in the buffer."""
         return self.seal_from(buffer, start + HEADER, size, buffer, start)
 
     def seal_from(self, source: memoryview, at: int, size: int, buffer: memoryview, start: int) -> int:
-        """As `packets.Sealer.seal_from`."""
+        """Like `packets.Sealer.seal_from`."""
         padding = _LEAST_PADDING + (-1 - size - _LEAST_PADDING) % _BLOCK
         behind = at + size
         source[at - 1] = padding
@@ -98,19 +99,19 @@ class ChachaSealer(_Keyed):
 
 
 class ChachaOpener(_Keyed):
-    """The peer's direction."""
+    """Opens the packets that the peer sends."""
 
     __slots__ = ("_largest", "_waiting")
 
     def __init__(self, key: bytes, nonce: bytes, *, largest: int) -> None:
-        """`largest` is the biggest packet_length that is accepted, in bytes."""
+        """`largest` is the largest packet_length in bytes that is accepted."""
         super().__init__(key, nonce)
         self._largest = largest
         self._waiting = 0
-        """The length of the packet that has begun to arrive; 0 before it is known."""
+        """Length of the packet that has begun to arrive; 0 while it is unknown."""
 
     def open(self, buffer: memoryview, start: int, end: int) -> Opened | None:
-        """As `packets.Opener.open`. A packet may be moved between two calls, but not changed."""
+        """Like `packets.Opener.open`. Between two calls a packet may be moved, but not changed."""
         if end - start < 4:
             return None
         length = self._waiting or self._read_length(buffer[start : start + 4])

@@ -1,4 +1,4 @@
-"""The one error of this package."""
+"""The error that the SSH wire raises."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from proxy.errors.reasons import Reason
 
 
 class ProtocolError(LinkError):
-    """The peer broke the SSH protocol: nothing it says afterwards can be trusted, so its link ends."""
+    """The peer broke the SSH protocol. Nothing that it sends after that can be trusted, so the link ends."""
 
     reason = Reason.PROTOCOL_ERROR

@@ -1,4 +1,4 @@
-"""One direction's keys, and what seals or opens packets with them."""
+"""The keys of one direction, and the sealer or opener that uses them."""
 
 from __future__ import annotations
 
@@ -13,25 +13,28 @@ _chacha_nonce = Struct(">Q")
 
 
 class Keys(NamedTuple):
-    """Of a key exchange, as the first packet under them finds them."""
+    """What a key exchange gives to one direction, before the first packet under the new keys."""
 
     key: bytes
-    """16 or 32 bytes for AES-GCM, 64 for chacha20-poly1305: nothing else is told apart by its length."""
+    """16 or 32 bytes for AES-GCM, 64 for chacha20-poly1305. The length alone tells which cipher it is for."""
     nonce: bytes = b""
-    """AES-GCM: 12 bytes. It comes out of the key exchange; the other cipher counts by sequence number."""
+    """AES-GCM: 12 bytes from the key exchange. chacha20-poly1305 uses the sequence number instead: empty."""
     sequence: int = 0
-    """Of that packet (RFC 4253 6.4): it goes on across key exchanges, and starts again with each under strict
-    key exchange.
+    """Sequence number of the first packet under these keys (RFC 4253 6.4).
+
+    It continues across key exchanges; under strict key exchange it starts again at 0.
     """
 
     def sealer(self) -> Sealer | ChachaSealer:
-        """For our direction."""
+        """Makes what seals the packets that we send."""
         if len(self.key) == chacha.KEY:
             return ChachaSealer(self.key, _chacha_nonce.pack(self.sequence))
         return Sealer(self.key, self.nonce, self.sequence)
 
     def opener(self, *, largest: int) -> Opener | ChachaOpener:
-        """For the peer's; `largest` is the biggest packet_length that is accepted, in bytes."""
+        """Makes what opens the peer's packets. `largest` is the largest packet_length in bytes that is
+        accepted.
+        """
         if len(self.key) == chacha.KEY:
             return ChachaOpener(self.key, _chacha_nonce.pack(self.sequence), largest=largest)
         return Opener(self.key, self.nonce, self.sequence, largest=largest)

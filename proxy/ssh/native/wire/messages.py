@@ -1,7 +1,7 @@
 """The messages of RFC 4254 5 that a forwarded connection needs, as plain functions on buffers.
 
-A message is a packet's payload. `parse_*` take the payload as a memoryview and raise ProtocolError for
-anything but a whole message with nothing after it.
+A message is the payload of a packet. Each `parse_*` takes the payload as a memoryview. It raises
+ProtocolError unless that is one whole message with nothing after it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from proxy.ssh.native.wire.errors import ProtocolError
 KEXINIT: Final = 20
 NEWKEYS: Final = 21
 FIRST: Final = 80
-"""Of the connection protocol (RFC 4250 4.1.2): none of them passes while keys are exchanged."""
+"""The connection protocol's messages begin here (RFC 4250 4.1.2). None is sent during a key exchange."""
 OPEN: Final = 90
 OPEN_CONFIRMATION: Final = 91
 OPEN_FAILURE: Final = 92
@@ -32,7 +32,7 @@ CONNECT_FAILED: Final = 2
 BIGGEST_WINDOW: Final = (1 << 32) - 1
 
 DATA_HEADER: Final = 9
-"""Bytes before the data: type, recipient channel, length."""
+"""Bytes before the data: message type, recipient channel, length."""
 
 _recipient = Struct(">BI")
 _with_number = Struct(">BII")
@@ -42,35 +42,36 @@ _uint32 = Struct(">I")
 
 
 def put_data_header(buffer: memoryview, at: int, recipient: int, size: int) -> None:
-    """Write what goes before `size` bytes of data that stand at `at + DATA_HEADER`."""
+    """Write the header of a DATA message whose `size` bytes of data stand at `at + DATA_HEADER`."""
     _with_number.pack_into(buffer, at, DATA, recipient, size)
 
 
 def window_adjust(recipient: int, credit: int) -> bytes:
-    """Let the peer send `credit` bytes more."""
+    """A message that lets the peer send `credit` bytes more."""
     return _with_number.pack(WINDOW_ADJUST, recipient, credit)
 
 
 def eof(recipient: int) -> bytes:
-    """No more data from us."""
+    """A message that says that we send no more data."""
     return _recipient.pack(EOF, recipient)
 
 
 def close(recipient: int) -> bytes:
-    """Nothing more at all from us."""
+    """A message that says that we send nothing more on this channel."""
     return _recipient.pack(CLOSE, recipient)
 
 
 def failure(recipient: int) -> bytes:
-    """No, to a channel request."""
+    """A message that refuses a channel request."""
     return _recipient.pack(FAILURE, recipient)
 
 
 def open_direct_tcpip(
     sender: int, window: int, largest: int, target: tuple[str, int], origin: tuple[str, int]
 ) -> bytes:
-    """Connect to `target` for `origin`, HOST and PORT each (RFC 4254 7.2); we take `largest` bytes of data in
-    a packet.
+    """A message that asks the peer to connect to `target` for `origin` (RFC 4254 7.2).
+
+    `target` and `origin` are host and port each. A DATA message to us may carry up to `largest` bytes.
     """
     return b"".join(
         (
@@ -92,14 +93,14 @@ def _string(text: bytes) -> bytes:
 
 
 def recipient(message: memoryview) -> int:
-    """The channel that a message is for: one of our numbers."""
+    """The channel that a message is for, by our number."""
     if len(message) < _recipient.size:
         raise ProtocolError(f"a channel message of {len(message)} bytes")
     return int(_recipient.unpack_from(message)[1])
 
 
 class Confirmation(NamedTuple):
-    """The peer's side of a channel: its number, how much we may send, and how much in a packet (bytes)."""
+    """The peer's side of a channel: its number, the window, and the largest DATA (both in bytes)."""
 
     sender: int
     window: int
@@ -107,7 +108,7 @@ class Confirmation(NamedTuple):
 
 
 def parse_confirmation(message: memoryview) -> Confirmation:
-    """The channel is open."""
+    """What an OPEN_CONFIRMATION says."""
     _check(message, _confirmation, "OPEN_CONFIRMATION")
     _, _, sender, window, largest = _confirmation.unpack(message)
     if not largest:
@@ -116,8 +117,9 @@ def parse_confirmation(message: memoryview) -> Confirmation:
 
 
 def parse_failure(message: memoryview) -> tuple[int, str]:
-    """Why the channel is not open: a reason code, and the peer's words in at most 200 printable
-    characters.
+    """What an OPEN_FAILURE says: the reason code, and the peer's text.
+
+    The text is cut to 200 characters; those that are not printable become `?`.
     """
     if len(message) < _failure.size:
         raise ProtocolError(f"an OPEN_FAILURE of {len(message)} bytes")
@@ -129,7 +131,7 @@ def parse_failure(message: memoryview) -> tuple[int, str]:
 
 
 def parse_data(message: memoryview) -> tuple[int, memoryview]:
-    """The channel that DATA is for, and the data where it stands."""
+    """The channel that a DATA message is for, and the data, which is not copied."""
     if len(message) >= DATA_HEADER:
         _, number, size = _with_number.unpack_from(message)
         if size == len(message) - DATA_HEADER:
@@ -138,19 +140,20 @@ def parse_data(message: memoryview) -> tuple[int, memoryview]:
 
 
 def parse_window_adjust(message: memoryview) -> int:
-    """Bytes that we may send more."""
+    """How many bytes more we may send."""
     _check(message, _with_number, "WINDOW_ADJUST")
     return int(_with_number.unpack(message)[2])
 
 
 def parse_bare(message: memoryview) -> None:
-    """EOF and CLOSE carry nothing but the channel."""
+    """Check an EOF or CLOSE: it holds only the channel number."""
     _check(message, _recipient, "EOF or CLOSE")
 
 
 def parse_request(message: memoryview) -> bool:
-    """Whether a channel request wants a reply: what it asks for does not matter, a forwarded connection
-    grants none.
+    """Whether a channel request wants a reply.
+
+    What it asks for does not matter: kubemux refuses every request on a forwarded connection.
     """
     at = _recipient.size + 4
     if len(message) < at:
@@ -162,13 +165,14 @@ def parse_request(message: memoryview) -> bool:
 
 
 def unfit(kind: int) -> ProtocolError:
-    """What a message of that type is here."""
+    """The error for a message of a type that may not come here."""
     return ProtocolError(f"a message of type {kind} has no business on a forwarded connection")
 
 
 def check(kind: int, message: memoryview) -> None:
-    """A message for a channel that is closed says nothing any more, but it is whole, and one of those that
-    there are.
+    """Check a message for a channel that is closed already: it has no effect, but it must be well formed.
+
+    Raises ProtocolError for a message of an unknown type, or of a wrong length.
     """
     if kind == WINDOW_ADJUST:
         parse_window_adjust(message)

@@ -1,13 +1,15 @@
-"""SSH binary packets (RFC 4253 6) under AES-GCM as OpenSSH has it (RFC 5647 and OpenSSH's PROTOCOL, 1.6), in
-place.
+"""SSH binary packets (RFC 4253 6) under AES-GCM as OpenSSH has it, in place.
+
+RFC 5647 defines it, with OpenSSH's changes (PROTOCOL, 1.6):
 
     start              +4        +5                                                   end
     | packet_length 4 | padding_length 1 | payload | padding 4..19 | tag 16 |
     '- sent in clear -'------------ encrypted, a multiple of 16 ---'
 
-The length is the associated data. The nonce is 4 fixed bytes and a counter of 8 bytes that goes up with each
-packet; it comes with the keys; sequence numbers, which play no part in it, are counted by it. An AEAD object
-lives as long as its keys: making one costs as much as sealing 16 KiB.
+The length is the associated data. The nonce comes with the keys: 4 fixed bytes, and a counter of 8 bytes that
+goes up by one with each packet. The cipher does not use sequence numbers; we derive them from the counter.
+
+An AEAD object lives as long as its keys: making one costs as much as sealing 16 KiB.
 """
 
 from __future__ import annotations
@@ -24,14 +26,13 @@ HEADER: Final = 5
 """Bytes before the payload."""
 TAG: Final = 16
 PADDING: Final = 19
-"""Bytes, at most."""
+"""The most bytes of padding."""
 OVERHEAD: Final = HEADER + PADDING + TAG
-"""Bytes that a packet has more than its payload, at most."""
+"""The most bytes by which a packet is longer than its payload."""
 
 _BLOCK: Final = 16
 _LEAST_PADDING: Final = 4
-# Zeros: RFC 4253 6 wants random padding against ciphers that show repetition, and under an AEAD nothing
-# shows.
+# Zeros: RFC 4253 6 asks for random padding to hide repeated plaintext. AES-GCM hides it anyway.
 _PADDING: Final = tuple(bytes(size) for size in range(_BLOCK + _LEAST_PADDING))
 _NONCE: Final = 12
 _COUNTER_AT: Final = 4
@@ -43,14 +44,12 @@ _counter = Struct(">Q")
 
 
 class _Keyed:
-    """An AEAD object and its nonce."""
+    """The AEAD object and the nonce of one direction."""
 
     __slots__ = ("_aead", "_ahead", "_count", "_nonce")
 
     def __init__(self, key: bytes, nonce: bytes, sequence: int = 0) -> None:
-        """`key` has 16 or 32 bytes, `nonce` 12: that of the next packet, whose sequence number is
-        `sequence`.
-        """
+        """`key` has 16 or 32 bytes. `nonce` (12 bytes) and `sequence` are those of the next packet."""
         self._aead = AESGCM(key)
         self._nonce = bytearray(nonce)
         self._count: int = _counter.unpack_from(nonce, _COUNTER_AT)[0]
@@ -58,8 +57,9 @@ class _Keyed:
 
     @property
     def sequence(self) -> int:
-        """The next packet's sequence number, for whoever changes keys: the counter
-        has it, packets need not.
+        """Sequence number of the next packet, which the next keys need.
+
+        It is computed from the counter in the nonce: packets themselves do not need it.
         """
         return (self._count + self._ahead) % _SEQUENCES
 
@@ -69,21 +69,20 @@ class _Keyed:
 
 
 class Sealer(_Keyed):
-    """Our direction."""
+    """Seals the packets that we send."""
 
     def seal(self, buffer: memoryview, start: int, size: int) -> int:
-        """Make a packet at `start` of the payload of `size` bytes that stands at `start + HEADER`; returns
-        its end.
+        """Make a packet at `start` from the `size` bytes of payload at `start + HEADER`; returns its end.
 
-        The buffer has room for `size + OVERHEAD` bytes from `start` on.
+        The buffer must have room for `size + OVERHEAD` bytes from `start` on.
         """
         return self.seal_from(buffer, start + HEADER, size, buffer, start)
 
     def seal_from(self, source: memoryview, at: int, size: int, buffer: memoryview, start: int) -> int:
-        """The same of a payload that stands at `at` of `source`, which is sealed on its way: that is no
-        dearer than in place.
+        """Make a packet at `start` of `buffer` from the payload at `at` of `source`; returns its end.
 
-        The byte before it and up to PADDING bytes behind it are overwritten.
+        It costs no more than sealing in place. It overwrites the byte before the payload, and up to PADDING
+        bytes after it.
         """
         padding = _LEAST_PADDING + (-1 - size - _LEAST_PADDING) % _BLOCK
         behind = at + size
@@ -100,24 +99,23 @@ class Sealer(_Keyed):
 
 
 Opened = tuple[int, int, int]
-"""Where an opened packet's payload starts and ends in the buffer, and where the next packet starts."""
+"""Start and end of an opened packet's payload in the buffer, and the start of the next packet."""
 
 
 class Opener(_Keyed):
-    """The peer's direction."""
+    """Opens the packets that the peer sends."""
 
     __slots__ = ("_largest",)
 
     def __init__(self, key: bytes, nonce: bytes, sequence: int = 0, *, largest: int) -> None:
-        """`largest` is the biggest packet_length that is accepted, in bytes."""
+        """`largest` is the largest packet_length in bytes that is accepted."""
         super().__init__(key, nonce, sequence)
         self._largest = largest
 
     def open(self, buffer: memoryview, start: int, end: int) -> Opened | None:
-        """Open the packet at `start` where it stands; None while less than a whole one has arrived (by
-        `end`).
+        """Decrypt the packet at `start` in place; None while it is not there in full (up to `end`).
 
-        Raises ProtocolError, for a length that cannot be as soon as it is there.
+        Raises ProtocolError; for an impossible length it does so as soon as the length has arrived.
         """
         if end - start < 4:
             return None

@@ -15,9 +15,8 @@ from proxy.ssh.native.wire.packets import HEADER, OVERHEAD, TAG, Opener, Sealer
 LARGEST = 40_000
 
 keys = st.sampled_from([16, 32]).flatmap(lambda size: st.binary(min_size=size, max_size=size))
-nonces = st.binary(min_size=12, max_size=12) | st.just(
-    b"abcd" + b"\xff" * 8
-)  # the second counts over to zero
+# The second counts over to zero.
+nonces = st.binary(min_size=12, max_size=12) | st.just(b"abcd" + b"\xff" * 8)
 payloads = st.lists(
     st.binary(min_size=1, max_size=300) | st.integers(1, 32_800).map(bytes), min_size=1, max_size=5
 )

@@ -32,7 +32,7 @@ class Peer(RuleBasedStateMachine):
     @rule(data=st.data())
     def send(self, data: st.DataObject) -> None:
         nbytes = data.draw(st.integers(0, self.may_send))
-        self.window.arrived(nbytes)
+        self.window.received(nbytes)
         self.may_send -= nbytes
         self.untaken += nbytes
         self.passed += nbytes
@@ -43,7 +43,7 @@ class Peer(RuleBasedStateMachine):
         self.untaken -= nbytes
         self.owed += nbytes
         self.now += later
-        if self.window.taken(nbytes):
+        if self.window.consumed(nbytes):
             assert self.owed >= min(self.window.size // 2, OFTEN)
             if self.window.is_due:
                 ceiling = self.window.ceiling(round_trip, self.passed)
@@ -72,9 +72,9 @@ TestPeer = Peer.TestCase
 
 def test_more_than_the_window_is_an_error() -> None:
     window = ReceiveWindow(10, now=0.0)
-    window.arrived(10)
+    window.received(10)
     with pytest.raises(ProtocolError, match="whose window has 0"):
-        window.arrived(1)
+        window.received(1)
 
 
 @given(st.integers(1, 20))
@@ -86,8 +86,8 @@ def test_idle_windows_return_to_where_they_started(doublings: int) -> None:
     window.grant()
     for _ in range(doublings):
         now += IDLE_S
-        window.arrived(window.size // 2)
-        assert window.taken(window.size // 2)
+        window.received(window.size // 2)
+        assert window.consumed(window.size // 2)
         assert window.is_due
         window.shrink(now, tight=False)
         window.reviewed(now, 0)
@@ -111,9 +111,9 @@ class Link:
             self.now += self.round_trip / 2
             for window in self.windows[:downloads]:
                 nbytes = min((window.size + 1) // 2, window.credit, self.at_once)
-                window.arrived(nbytes)
+                window.received(nbytes)
                 self.passed += nbytes
-                if window.taken(nbytes):
+                if window.consumed(nbytes):
                     if window.is_due:
                         ceiling = window.ceiling(self.round_trip, self.passed)
                         if window.is_small(self.now, self.round_trip):
@@ -161,7 +161,7 @@ def test_what_comes_at_once_is_granted_again_but_for_an_eighth(size: int, data: 
     """
     window = ReceiveWindow(size, now=0.0)
     for read in data.draw(st.lists(st.integers(1, size), max_size=20)):
-        window.arrived(nbytes := min(window.credit, read))
-        if window.taken(nbytes):
+        window.received(nbytes := min(window.credit, read))
+        if window.consumed(nbytes):
             window.grant()
         assert window.size - window.credit < max(OFTEN, size / 8)
