@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
+import hypothesis
 import pytest
 import pytest_asyncio
 import structlog
@@ -30,6 +31,9 @@ _PAUSES_NOBODY: Final = (3, 12) <= sys.version_info < (3, 12, 9) or (3, 13) <= s
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # An example has 200 ms otherwise, which a busy machine takes for nothing.
+    hypothesis.settings.register_profile("suite", deadline=None)
+    hypothesis.settings.load_profile("suite")
     for part, (text, _) in parts.PARTS.items():
         config.addinivalue_line("markers", f"{part}: {text}; skipped without, failed if CI=true")
     config.addinivalue_line(
