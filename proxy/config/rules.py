@@ -99,6 +99,10 @@ def _credentials(config: Config) -> Iterator[Finding]:
         if gateway.learned_host_keys and not gateway.known_hosts:
             message = "learned_host_keys needs known_hosts: only keys that are there can vouch for others"
             yield Finding((*loc, "learned_host_keys"), message, "add known_hosts: [FILE]")
+        if gateway.learned_host_keys in gateway.known_hosts:
+            message = "learned_host_keys is one of known_hosts, which kubemux never writes"
+            hint = "name a file of its own, such as /var/lib/kubemux/host_keys"
+            yield Finding((*loc, "learned_host_keys"), message, hint)
         if not gateway.identity_files and not gateway.agent and not gateway.ssh_config:
             hint = "add identity_files: [FILE], or agent: true, or ssh_config: FILE"
             if is_for_system_service():

@@ -12,7 +12,7 @@ import binascii
 import hashlib
 import re
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Final, NamedTuple
 
@@ -97,6 +97,7 @@ def holding(data: bytes, blob: bytes) -> Iterator[Entry]:
         end = (data.find(b"\n", at) + 1 or len(data) + 1) - 1
         with suppress(ValueError, IndexError):  # a comment may hold it, too
             if (entry := _entry(number, data[start:end])) and entry.blob == blob:
+                matches(entry.hosts, b"")  # a hash that is none is no line, either
                 yield entry
         at = data.find(encoded, end)
 
@@ -111,7 +112,7 @@ def _entry(number: int, line: bytes, name: bytes | None = None) -> Entry | None:
         raise ValueError("no marker that is known")
     if name is not None and not matches(fields[0], name):
         return None
-    return Entry(number, marker, fields[0], _key(fields[1:3]))
+    return Entry(number, marker, fields[0], key_of(fields[1:3]))
 
 
 def is_line(line: bytes) -> bool:
@@ -154,7 +155,8 @@ def _glob(pattern: bytes, name: bytes) -> bool:
     return re.fullmatch(expression, name, re.DOTALL) is not None
 
 
-def _key(fields: list[bytes]) -> bytes:
+def key_of(fields: Sequence[bytes]) -> bytes:
+    """The key of `KEYTYPE BASE64`, which names its type again. Raises ValueError."""
     kind, key = fields
     blob = binascii.a2b_base64(key, strict_mode=True)
     if not blob.startswith(len(kind).to_bytes(4) + kind):

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.config import learned_keys
-from proxy.config.learned_keys import Line, Update
+from proxy.config.learned_keys import Learned, Update
+from proxy.openssh.known_hosts import AUTHORITY, REVOKED, Entry, find
 from tests.support.ssh_keys import hash_hosts, new_key, public
 
 NAME = b"[edge.example.com]:2222"
@@ -21,27 +22,34 @@ def blob(number: int, kind: bytes = b"ssh-ed25519") -> bytes:
 
 
 OLD, NEW, OTHER, CERTIFICATE = blob(1), blob(2), blob(3), blob(4, b"ssh-ed25519-cert-v01@openssh.com")
-KNOWN = [Line(NAME, OLD)]
 
 
-def learned(*keys: bytes, by: bytes = OLD, name: bytes = NAME) -> list[Line]:
-    return [Line(name, key, b"", learned_keys.fingerprint(by)) for key in keys]
+def entry(hosts: bytes, key: bytes, marker: bytes = b"") -> Entry:
+    return Entry(1, marker, hosts, key)
+
+
+KNOWN = [entry(NAME, OLD)]
+BY_OLD = learned_keys.fingerprint(OLD)
+
+
+def learned(*keys: bytes, name: bytes = NAME) -> list[Learned]:
+    return [Learned(name, key, BY_OLD) for key in keys]
 
 
 def test_a_new_key_beside_a_known_one_is_learned() -> None:
     change = learned_keys.update(KNOWN, [], NAME, OLD, [OLD, NEW])
-    assert change == Update(new=(NEW,))
-    assert learned_keys.learn(KNOWN, [], NAME, OLD, change) == learned(NEW)
+    assert change == Update(new=(NEW,), voucher=BY_OLD)
+    assert learned_keys.updated([], NAME, change) == learned(NEW)
 
 
 def test_nothing_new_is_no_change() -> None:
-    assert learned_keys.update(KNOWN, learned(NEW), NAME, OLD, [NEW, OLD]) == Update()
+    assert learned_keys.update(KNOWN, learned(NEW), NAME, OLD, [NEW, OLD]) == Update(voucher=BY_OLD)
 
 
 def test_a_learned_key_may_bring_in_the_next_in_the_name_of_the_first() -> None:
     change = learned_keys.update(KNOWN, learned(NEW), NAME, NEW, [NEW, OTHER])
-    assert change == Update(new=(OTHER,))
-    assert learned_keys.learn(KNOWN, learned(NEW), NAME, NEW, change) == learned(NEW, OTHER), (
+    assert change == Update(new=(OTHER,), voucher=BY_OLD)
+    assert learned_keys.updated(learned(NEW), NAME, change) == learned(NEW, OTHER), (
         "known_hosts still has the first"
     )
 
@@ -49,52 +57,47 @@ def test_a_learned_key_may_bring_in_the_next_in_the_name_of_the_first() -> None:
 def test_what_the_server_has_no_more_is_forgotten_of_what_was_learned() -> None:
     """Nothing is ever taken from known_hosts itself."""
     change = learned_keys.update(KNOWN, learned(NEW, OTHER), NAME, OLD, [OLD, OTHER])
-    assert change == Update(gone=(NEW,))
-    assert learned_keys.learn(KNOWN, learned(NEW, OTHER), NAME, OLD, change) == learned(OTHER)
+    assert change == Update(gone=(NEW,), voucher=BY_OLD)
+    assert learned_keys.updated(learned(NEW, OTHER), NAME, change) == learned(OTHER)
 
 
 def test_a_key_taken_out_of_known_hosts_takes_along_what_it_brought_in() -> None:
-    assert learned_keys.valid(KNOWN, learned(NEW)) == learned(NEW)
-    assert learned_keys.valid([], learned(NEW)) == []
-    assert learned_keys.valid([Line(NAME, OTHER)], learned(NEW)) == []
-    assert learned_keys.valid([Line(b"elsewhere", OLD)], learned(NEW)) == []
-    assert learned_keys.valid([Line(NAME, OLD, b"@revoked")], learned(NEW)) == []
-    assert learned_keys.valid([Line(b"*", OLD)], learned(NEW)) == []
-    assert learned_keys.valid(KNOWN, learned(NEW, name=b"*")) == []
+    assert learned_keys.vouched_for(KNOWN, learned(NEW)) == learned(NEW)
+    assert learned_keys.vouched_for([], learned(NEW)) == []
+    assert learned_keys.vouched_for([entry(NAME, OTHER)], learned(NEW)) == []
+    assert learned_keys.vouched_for([entry(b"elsewhere", OLD)], learned(NEW)) == []
+    assert learned_keys.vouched_for([entry(NAME, OLD, REVOKED)], learned(NEW)) == []
+    assert learned_keys.vouched_for([entry(b"*", OLD)], learned(NEW)) == []
     assert learned_keys.update([], learned(NEW), NAME, NEW, [NEW, OTHER]).refused
-
-
-def test_a_key_that_is_taken_out_while_it_vouches_brings_nothing_in() -> None:
-    change = learned_keys.update(KNOWN, [], NAME, OLD, [OLD, NEW])
-    assert learned_keys.learn([Line(NAME, OTHER)], [], NAME, OLD, change) == []
 
 
 @pytest.mark.parametrize(
     ("known", "shown", "announced"),
     [
-        ([Line(NAME, OLD)], CERTIFICATE, [OLD, NEW]),
-        ([Line(NAME, OLD), Line(NAME, OTHER, b"@cert-authority")], OLD, [OLD, NEW]),
-        ([Line(NAME, OLD), Line(NAME, OTHER, b"@revoked")], OLD, [OLD, NEW]),
-        ([Line(b"[*.example.com]:2222", OLD)], OLD, [OLD, NEW]),
-        ([Line(b"[edge.example.com]:2222,!x", OLD)], OLD, [OLD, NEW]),
-        ([Line(b"[edge.example.com]:2222,a,b", OLD)], OLD, [OLD, NEW]),
-        ([Line(NAME, OLD), Line(b"other", NEW)], OLD, [OLD, NEW]),
-        ([Line(b"edge.example.com", OLD)], OLD, [OLD, NEW]),
-        ([Line(NAME, OTHER)], OLD, [OLD, NEW]),
+        ([entry(NAME, OLD)], CERTIFICATE, [OLD, NEW]),
+        ([entry(NAME, OLD), entry(NAME, OTHER, AUTHORITY)], OLD, [OLD, NEW]),
+        ([entry(NAME, OLD), entry(NAME, OTHER, REVOKED)], OLD, [OLD, NEW]),
+        ([entry(b"[*.example.com]:2222", OLD)], OLD, [OLD, NEW]),
+        ([entry(b"[edge.example.com]:2222,!x", OLD)], OLD, [OLD, NEW]),
+        ([entry(b"[edge.example.com]:2222,a,b", OLD)], OLD, [OLD, NEW]),
+        ([entry(NAME, OLD), entry(b"other", NEW)], OLD, [OLD, NEW]),
+        ([entry(b"edge.example.com", OLD)], OLD, [OLD, NEW]),
+        ([entry(NAME, OTHER)], OLD, [OLD, NEW]),
         ([], OLD, [OLD, NEW]),
-        ([Line(NAME, OLD)], OLD, [OLD, NEW, NEW]),
-        ([Line(NAME, OLD)], OLD, [OLD, *(blob(n) for n in range(10, 50))]),
+        ([entry(NAME, OLD)], OLD, [OLD, NEW, NEW]),
+        ([entry(NAME, OLD)], OLD, []),
+        ([entry(NAME, OLD)], OLD, [OLD, *(blob(n) for n in range(10, 50))]),
     ],
 )
-def test_what_openssh_would_not_learn_from(known: list[Line], shown: bytes, announced: list[bytes]) -> None:
-    change = learned_keys.update(known, [], NAME, shown, announced)
+def test_what_openssh_would_not_learn_from(known: list[Entry], shown: bytes, announced: list[bytes]) -> None:
+    change = learned_keys.update(known, learned(OTHER), NAME, shown, announced)
+    assert change == Update(refused=change.refused)
     assert change.refused
-    assert not change.new
 
 
 def test_certificates_and_unknown_kinds_are_not_learned() -> None:
     strange = [CERTIFICATE, blob(5, b"ssh-dss"), b"", b"\0\0\0\x63short"]
-    assert learned_keys.update(KNOWN, [], NAME, OLD, [OLD, *strange]) == Update()
+    assert learned_keys.update(KNOWN, [], NAME, OLD, [OLD, *strange]) == Update(voucher=BY_OLD)
 
 
 def test_hashed_names_and_an_address_beside_the_name_are_fine(tmp_path: Path) -> None:
@@ -105,16 +108,36 @@ def test_hashed_names_and_an_address_beside_the_name_are_fine(tmp_path: Path) ->
         if is_hashed:
             path.write_text(f"{names} {public(key)}\n")
             hash_hosts(path)
-        [line] = known = learned_keys.parse(path.read_bytes())
-        assert learned_keys.update(known, [], NAME, line.blob, [line.blob, NEW]) == Update(new=(NEW,))
+        [line] = known = find(path.read_bytes(), NAME).entries
+        change = learned_keys.update(known, [], NAME, line.blob, [line.blob, NEW])
+        assert change == Update(new=(NEW,), voucher=learned_keys.fingerprint(line.blob))
 
 
 @given(st.lists(st.tuples(st.sampled_from([NAME, b"edge"]), st.integers(1, 9)), unique=True))
 def test_the_file_reads_as_it_was_written(entries: list[tuple[bytes, int]]) -> None:
-    lines = [Line(name, blob(number), b"", learned_keys.fingerprint(OLD)) for name, number in entries]
-    assert learned_keys.parse(learned_keys.render(lines)) == lines
+    lines = [
+        Learned(name, blob(number), BY_OLD, line) for line, (name, number) in enumerate(entries, start=1)
+    ]
+    assert learned_keys.parse(learned_keys.render(lines)) == (lines, [])
 
 
-@pytest.mark.parametrize(("port", "name"), [(22, b"edge"), (2222, b"[edge]:2222")])
-def test_names_are_those_of_openssh(port: int, name: bytes) -> None:
-    assert learned_keys.name_of("Edge", port) == name
+def test_a_line_that_kubemux_has_not_written_is_not_believed() -> None:
+    [line] = learned(NEW)
+    ours = learned_keys.render([line])
+    kind, key = ours.split()[1:3]
+    others = [
+        b"# a comment",
+        b"edge " + kind + b" " + key,
+        b"@cert-authority " + ours.strip(),
+        ours.strip() + b" and more",
+        ours.strip().replace(NAME, b"*"),
+        ours.strip().replace(NAME, b"edge,other"),
+        ours.strip().replace(kind, b"ssh-rsa"),
+        ours.strip().replace(key, key[:-3]),
+        ours.strip().replace(b"vouched-for-by", b"from"),
+        ours.strip()[:-1] + b"\xff",
+        b"\0",
+    ]
+    found, numbers = learned_keys.parse(ours + b"\n" + b"\n".join(others))
+    assert found == [line._replace(line=1)]
+    assert numbers == list(range(3, 3 + len(others)))

@@ -20,6 +20,7 @@ BOTH_PLANES = {
     "test_jump",
     "test_make_before_break",
     "test_stuck",
+    "test_update_host_keys",
     "test_watch_through_reloads",
 }
 """Run with links' bytes carried by us and by asyncssh.

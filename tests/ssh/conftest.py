@@ -125,3 +125,12 @@ async def started(
         yield gateway
     finally:
         await gateway.close()
+
+
+async def settled(gateway: Watched) -> None:
+    """sshd's list has come, since what was asked after login is answered, and everything has been done about
+    it.
+    """
+    async with asyncio.timeout(10):
+        while any(link.rtt is None for link in gateway._links) or "/learn " in repr(gateway._dialler._tasks):
+            await asyncio.sleep(0.01)

@@ -17,7 +17,7 @@ from functools import partial
 
 import asyncssh
 
-from proxy.config import expiry, learned_keys
+from proxy.config import expiry
 from proxy.config.model import GatewayConfig, KeepaliveConfig
 from proxy.errors import ConnectTimeout, CredentialsUnusable, JumpFailed, LinkError, Stage, Unresolvable
 from proxy.runtime.blocking import Hangs, Place
@@ -232,12 +232,11 @@ class _Chain:
         return server, loop.time() - started, client
 
     def _login(self, config: GatewayConfig, prepared: Prepared, server: str, on_lost: Lost | None) -> Login:
-        options, trusted = prepared.options, prepared.trusted
+        trusted = prepared.trusted
         asked = Server(server, scan(config, prepared, self._hop), trusted, prepared.host_key_algorithms)
-        name = learned_keys.name_of(options.host, options.port, options.host_key_alias or "")
         return Login(
             asked,
-            name,
+            trusted.names[0].encode(),
             seconds=config.connect_timeout,
             on_lost=on_lost,
             is_asked_further=prepared.is_asked_further,

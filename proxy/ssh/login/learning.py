@@ -12,7 +12,7 @@ import os
 import stat
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -22,10 +22,10 @@ import structlog
 
 from proxy.config import learned_keys
 from proxy.config.files import MAX_CREDENTIAL_BYTES, MAX_KNOWN_HOSTS_BYTES, Unusable, read_bytes
-from proxy.config.learned_keys import Line, Update
+from proxy.config.learned_keys import Learned, Update
 from proxy.config.model import GatewayConfig
 from proxy.errors import CredentialsUnusable
-from proxy.openssh import known_hosts
+from proxy.openssh.known_hosts import Entry, find, holding
 from proxy.runtime.blocking import Place, doing
 from proxy.ssh import internals
 
@@ -85,34 +85,37 @@ async def learn(path: Path, config: GatewayConfig, announcement: Announcement, p
 
     Raises CredentialsUnusable, OSError, asyncssh.Error, Hangs.
     """
-    known, learned = await place.run(_read_files, config, announcement, timeout=config.connect_timeout)
-    change = learned_keys.update(known, learned, announcement.name, announcement.shown, announcement.keys)
-    if change.refused or not (change.new or change.gone):
-        log.debug(
-            "host keys not learned", server=announcement.name.decode(), why=change.refused or "nothing new"
-        )
-        return None
-    change = change._replace(new=await _proven(config, announcement, change.new) if change.new else ())
+    seconds = config.connect_timeout
+    _, change = await place.run(_compare, path, config, announcement, timeout=seconds)
     if not (change.new or change.gone):
+        why = change.refused or "nothing new"
+        log.debug("host keys not learned", server=announcement.name.decode(), why=why)
         return None
-    await place.run(_write, path, config, announcement, change, timeout=config.connect_timeout)
-    return change
+    proven = await _proven(config, announcement, change.new) if change.new else ()
+    written = await place.run(_write, path, config, announcement, proven, timeout=seconds)
+    return written if written.new or written.gone else None
 
 
-def _read_files(config: GatewayConfig, announcement: Announcement) -> tuple[list[Line], list[Line]]:
-    """The lines of known_hosts that matter, and those that were learned, whether they count or not.
+def _compare(path: Path, config: GatewayConfig, announcement: Announcement) -> tuple[list[Learned], Update]:
+    """The lines of `path`, and what `announcement` changes in them.
 
     Blocks. Raises CredentialsUnusable.
     """
-    learned = learned_keys.parse(read_learned(config.learned_host_keys)) if config.learned_host_keys else []
-    names = {announcement.name, *(line.hosts for line in learned if line.blob in announcement.keys)}
-    known: list[Line] = []
-    for path in config.known_hosts:
-        data = _contents(path)
-        about = {entry for name in names for entry in known_hosts.find(data, name).entries}
-        about |= {entry for key in announcement.keys for entry in known_hosts.holding(data, key)}
-        known += [Line(entry.hosts, entry.blob, entry.marker) for entry in sorted(about)]
-    return known, learned
+    learned, others = learned_keys.parse(read_learned(path))
+    if others:
+        raise CredentialsUnusable(
+            f"learned_host_keys {path} has lines that kubemux has not written (line {others[0]})",
+            hint="the file is replaced as a whole: move those lines to known_hosts, or name another file",
+        )
+    name, shown, announced = announcement.name, announcement.shown, announcement.keys
+    names = {name, *(line.name for line in learned if line.blob in announced)}
+    known: list[Entry] = []
+    for known_hosts in config.known_hosts:
+        data = _contents(known_hosts)
+        found = {entry for name in names for entry in find(data, name).entries}
+        found |= {entry for key in announced for entry in holding(data, key)}
+        known += sorted(found)
+    return learned, learned_keys.update(known, learned, name, shown, announced)
 
 
 def _contents(path: Path) -> bytes:
@@ -164,23 +167,31 @@ def is_proof(proof: bytes, session: bytes, blob: bytes) -> bool:
         return False
 
 
-def _write(path: Path, config: GatewayConfig, announcement: Announcement, change: Update) -> None:
-    """The whole file anew, beside the old one and then in its place. Raises OSError, CredentialsUnusable."""
+def _write(
+    path: Path, config: GatewayConfig, announcement: Announcement, proven: Collection[bytes]
+) -> Update:
+    """Write the whole file anew, beside the old one and then in its place; return what has changed: the files
+    may be others than they were before the server was asked. Raises OSError, CredentialsUnusable.
+    """
     doing(f"waiting for another gateway to write {path}")
     with _WRITING.setdefault(path, threading.Lock()):
-        known, learned = _read_files(config, announcement)
-        data = learned_keys.render(
-            learned_keys.learn(known, learned, announcement.name, announcement.shown, change)
-        )
-        doing(f"writing {path}")
-        with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=f".{path.name}.", delete=False
-        ) as file:  # mode 0600
-            try:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-                Path(file.name).replace(path)
-            except BaseException:
-                Path(file.name).unlink(missing_ok=True)
-                raise
+        learned, change = _compare(path, config, announcement)
+        change = change._replace(new=tuple(key for key in change.new if key in proven))
+        if change.new or change.gone:
+            doing(f"writing {path}")
+            _replace(path, learned_keys.render(learned_keys.updated(learned, announcement.name, change)))
+        return change
+
+
+def _replace(path: Path, data: bytes) -> None:
+    with tempfile.NamedTemporaryFile(
+        dir=path.parent, prefix=f".{path.name}.", delete=False
+    ) as file:  # mode 0600
+        try:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+            Path(file.name).replace(path)
+        except BaseException:
+            Path(file.name).unlink(missing_ok=True)
+            raise

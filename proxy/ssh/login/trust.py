@@ -19,7 +19,7 @@ import structlog
 
 from proxy.config.files import MAX_KNOWN_HOSTS_BYTES, Unusable, read_bytes
 from proxy.config.known_hosts_doubts import missing
-from proxy.config.learned_keys import Line, parse, valid
+from proxy.config.learned_keys import parse, vouched_for
 from proxy.config.model import GatewayConfig
 from proxy.errors import CredentialsUnusable
 from proxy.openssh import known_hosts, revoked
@@ -202,11 +202,12 @@ def _find(path: Path, data: bytes, name: bytes, unread: list[str]) -> list[Entry
 
 def _learned(path: Path, names: Sequence[bytes], known: Sequence[Entry]) -> list[tuple[Path, bytes, Entry]]:
     """The lines of `learned_host_keys` that known_hosts still vouches for."""
-    data = learning.read_learned(path)
-    lines = [Line(entry.hosts, entry.blob, entry.marker) for entry in known]
-    vouched = {(line.hosts, line.blob) for line in valid(lines, parse(data))}
-    entries = [(path, name, entry) for name in names for entry in known_hosts.find(data, name).entries]
-    return [(path, name, entry) for path, name, entry in entries if (entry.hosts, entry.blob) in vouched]
+    lines, _ = parse(learning.read_learned(path))
+    return [
+        (path, line.name, Entry(line.line, b"", line.name, line.blob))
+        for line in vouched_for(known, lines)
+        if line.name in names
+    ]
 
 
 def decode(blob: bytes) -> asyncssh.SSHKey:

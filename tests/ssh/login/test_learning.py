@@ -21,7 +21,7 @@ from proxy.config.model import GatewayConfig
 from proxy.snapshots import GatewayState
 from proxy.ssh.login import learning
 from proxy.ssh.login.learning import is_proof, split
-from tests.ssh.conftest import Watched, config_for, started
+from tests.ssh.conftest import Watched, config_for, settled, started
 from tests.support import ssh_keys
 from tests.support.sshd import Sshd, SshdFactory
 
@@ -72,10 +72,7 @@ async def test_a_rotated_key_is_learned_before_the_old_one_goes(
     async with started(rotating.config()) as gateway:
         await gateway.until(lambda: gateway.links == 1)
         lines = await written(rotating, 2)
-        vouched = (
-            "vouched-for-by "
-            f"{learned_keys.fingerprint(learned_keys.parse(rotating.known_hosts.read_bytes())[0].blob)}"
-        )
+        vouched = f"vouched-for-by {learned_keys.fingerprint(public(rotating.keys[0]))}"
         assert sorted(lines) == sorted(f"{names} {ssh_keys.public(key)} {vouched}" for key in (ecdsa, rsa))
         assert stat.S_IMODE(rotating.learned.stat().st_mode) == 0o600
         await rotating.rotate(rsa)
@@ -136,15 +133,6 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-async def settled(gateway: Watched) -> None:
-    """sshd's list has come, since what was asked after login is answered, and everything has been done about
-    it.
-    """
-    async with asyncio.timeout(10):
-        while any(link.rtt is None for link in gateway._links) or "/learn " in repr(gateway._dialler._tasks):
-            await asyncio.sleep(0.01)
-
-
 async def ends_unlearned(rotating: Rotating, config: GatewayConfig) -> None:
     """A link is up, has had time for an answer to everything, and nothing was written."""
     async with started(config) as gateway:
@@ -195,10 +183,38 @@ async def test_a_folder_that_is_not_there_costs_no_link(sshd_factory: SshdFactor
     await ends_unlearned(rotating, rotating.config())
 
 
+async def test_a_file_with_lines_of_others_is_left_alone(sshd_factory: SshdFactory, tmp_path: Path) -> None:
+    """It may be known_hosts itself, by another name."""
+    rotating = Rotating(sshd_factory, tmp_path, "ed25519", "ecdsa")
+    before = rotating.known_hosts.read_text() + f"@revoked * {ssh_keys.public(rotating.sshd.user_ca)}\n"
+    rotating.known_hosts.write_text(before)
+    rotating.learned.symlink_to(rotating.known_hosts)
+    with capture_logs() as logs:
+        async with started(rotating.config()) as gateway:
+            await gateway.until(lambda: gateway.links == 1)
+            await settled(gateway)
+    assert rotating.known_hosts.read_text() == before
+    assert rotating.learned.is_symlink()
+    [message] = [
+        entry["message"] for entry in logs if entry["event"] == "host keys not learned" and "message" in entry
+    ]
+    assert message == f"learned_host_keys {rotating.learned} has lines that kubemux has not written (line 1)"
+
+
+async def test_a_hash_that_is_none_in_known_hosts_is_no_line(
+    sshd_factory: SshdFactory, tmp_path: Path
+) -> None:
+    rotating = Rotating(sshd_factory, tmp_path, "ed25519", "ecdsa")
+    with rotating.known_hosts.open("a") as file:
+        file.write(f"|1|nonsense {ssh_keys.public(rotating.keys[1])}\n")
+    async with started(rotating.config()):
+        assert len(await written(rotating, 1)) == 1
+
+
 class Lying(asyncssh.SSHServer):
     """Lets everybody in, lists `keys`, and answers the challenge as `prove` does."""
 
-    def __init__(self, keys: list[bytes], proofs: bytes | None) -> None:
+    def __init__(self, keys: bytes, proofs: bytes | None) -> None:
         self._keys = keys
         self._proofs = proofs
 
@@ -215,14 +231,16 @@ class Lying(asyncssh.SSHServer):
         return False
 
     def auth_completed(self) -> None:
-        self._conn._send_global_request(
-            b"hostkeys-00@openssh.com", *(len(key).to_bytes(4) + key for key in self._keys)
-        )
+        self._conn._send_global_request(b"hostkeys-00@openssh.com", self._keys)
+
+
+def strings(*keys: bytes) -> bytes:
+    return b"".join(len(key).to_bytes(4) + key for key in keys)
 
 
 @asynccontextmanager
 async def lying(
-    config: GatewayConfig, host_key: Path, keys: list[bytes], proofs: bytes | None
+    config: GatewayConfig, host_key: Path, keys: bytes, proofs: bytes | None
 ) -> AsyncIterator[Watched]:
     acceptor = await asyncssh.listen(
         config.host,
@@ -243,9 +261,7 @@ def public(key: Path) -> bytes:
 
 
 @pytest.mark.usefixtures("data_plane")
-@pytest.mark.parametrize(
-    "answer", ["nothing", "garbage", "another's", "too many", "one twice", "a torn list"]
-)
+@pytest.mark.parametrize("answer", ["nothing", "garbage", "another's", "too many", "one twice", "a torn key"])
 async def test_keys_that_a_server_only_claims_are_not_learned(
     sshd: Sshd, tmp_path: Path, answer: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -263,17 +279,36 @@ async def test_keys_that_a_server_only_claims_are_not_learned(
         keys = [own, *(victim[:-1] + bytes([n]) for n in range(60))]
     elif answer == "one twice":
         keys = [own, victim, victim]
-    elif answer == "a torn list":
+    elif answer == "a torn key":
         keys = [own, victim[:-1]]
     learned = tmp_path / "learned"
     config = config_for(sshd, learned_host_keys=str(learned))
-    async with lying(config, mine, keys, proofs) as gateway:
+    async with lying(config, mine, strings(*keys), proofs) as gateway:
         await gateway.until(lambda: gateway.links == 1)
         [link] = gateway._links
         await settled(gateway)
         assert not link.closed.done()
         assert not learned.exists()
-    assert ("not proven" in capsys.readouterr().out) == (answer in {"nothing", "another's", "a torn list"})
+    assert ("not proven" in capsys.readouterr().out) == (answer in {"nothing", "another's", "a torn key"})
+
+
+@pytest.mark.usefixtures("data_plane")
+@pytest.mark.parametrize(
+    "listed", [b"", b"\0\0\0\x63short", b"\0"], ids=["none", "a torn list", "a torn length"]
+)
+async def test_a_list_that_is_none_costs_no_learned_key(sshd: Sshd, tmp_path: Path, listed: bytes) -> None:
+    await asyncio.to_thread(sshd.stop)  # its port and keys are taken
+    learned = tmp_path / "learned"
+    key = ssh_keys.public(ssh_keys.new_key(tmp_path / "other"))
+    voucher = learned_keys.fingerprint(public(sshd.host_key))
+    learned.write_text(f"[{sshd.host}]:{sshd.port} {key} vouched-for-by {voucher}\n")
+    before = learned.read_text()
+    async with lying(
+        config_for(sshd, learned_host_keys=str(learned)), sshd.host_key, listed, None
+    ) as gateway:
+        await gateway.until(lambda: gateway.links == 1)
+        await settled(gateway)
+        assert learned.read_text() == before
 
 
 @pytest.mark.parametrize(
