@@ -9,11 +9,12 @@ from pathlib import Path
 def children(parent: int) -> set[int]:
     """The process ids of the direct children of `parent`, zombies included."""
     found = set()
-    for stat in Path("/proc").glob("[0-9]*/stat"):
+    # Not "[0-9]*/stat": glob asks whether that is there, and fails if the process ends meanwhile.
+    for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # it ended while we looked
             # The command in parentheses may hold anything; the parent is the second field after it (proc(5)).
-            if int(stat.read_text().rpartition(")")[2].split()[1]) == parent:
-                found.add(int(stat.parent.name))
+            if int((process / "stat").read_text().rpartition(")")[2].split()[1]) == parent:
+                found.add(int(process.name))
     return found
 
 
