@@ -128,7 +128,7 @@ async def test_bulk_is_as_good_as_an_answer_while_it_comes(tmp_path: Path) -> No
 
 @pytest.mark.sshd
 async def test_a_link_that_sshd_ends_for_being_unused_is_no_failure(sshd_factory: SshdFactory) -> None:
-    sshd = sshd_factory(config={"UnusedConnectionTimeout": "2"})
+    sshd = sshd_factory(config={"UnusedConnectionTimeout": "1"})
     with capture_logs() as logs:
         async with Echo() as target, started(config_for(sshd)) as gateway:
             await gateway.until(
@@ -138,7 +138,7 @@ async def test_a_link_that_sshd_ends_for_being_unused_is_no_failure(sshd_factory
             hold_until = asyncio.get_running_loop().time() + 5
             channel = await gateway.open_channel(target.endpoint, origin=ORIGIN, hold_until=hold_until)
             with suppress(TimeoutError):
-                await gateway.until(lambda: gateway.links == 0, seconds=4)
+                await gateway.until(lambda: gateway.links == 0, seconds=2.5)
             assert gateway.links == 1, "one that is used stays"
             channel.abort()
     lost = [entry for entry in logs if entry["event"] == "link lost"]
