@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Callable
@@ -25,6 +26,8 @@ _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _EXACT = 5e-7
 """Seconds: durations are read to the microsecond."""
 _SIZE = re.compile(r"(\d+)(?:([KMG])(?:iB?)?|B)", re.ASCII)
+_DIGITS = 18
+"""Of a size: a number that no float holds would stop the metrics."""
 _BYTES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
@@ -94,7 +97,10 @@ def parse_duration(value: object) -> float:
     """
     if not isinstance(value, str) or not _DURATION.fullmatch(value):
         raise ValueError(f"expected a duration like 500ms, 10s or 5m, got {shown(value)}")
-    return round(sum(float(count) * _SECONDS[unit] for count, unit in _PART.findall(value)), 6)
+    seconds = round(sum(float(count) * _SECONDS[unit] for count, unit in _PART.findall(value)), 6)
+    if seconds == math.inf:
+        raise ValueError(f"{shown(value)} is too long")
+    return seconds
 
 
 def format_duration(seconds: float) -> str:
@@ -117,6 +123,8 @@ def parse_size(value: object) -> int:
     match = _SIZE.fullmatch(value) if isinstance(value, str) else None
     if not match:
         raise ValueError(f"expected a size like 64KiB or 256MiB, got {shown(value)}")
+    if len(match[1]) > _DIGITS:
+        raise ValueError(f"{shown(value)} is too large")
     return int(match[1]) * _BYTES[match[2] or ""]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,7 +19,7 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.composer import Composer, MaxDepthExceededError
 from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, StreamMark
-from ruamel.yaml.nodes import MappingNode, Node
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode
 from ruamel.yaml.reader import ReaderError
 from ruamel.yaml.scanner import RoundTripScanner
 
@@ -36,6 +37,9 @@ It keeps ruamel's recursion far below Python's limit.
 
 _WRITE_OUT = "write it out; in kubemux's own file, `defaults:` holds what repeats"
 _MERGE = "tag:yaml.org,2002:merge"
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_LONG_NUMBER = re.compile(r"[-+]?(?:[0-9][0-9_]{18,}|0x[0-9A-Fa-f_]{19,}|0o[0-7_]{19,})")
+"""Python reads no more than 4300 digits of a number, and a float holds no more than 308."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +180,10 @@ class _StrictComposer(Composer):
             )
         elif node.tag == _MERGE:
             self._refuse(event.start_mark, "merge keys (<<) are not supported", _WRITE_OUT)
+        elif isinstance(node, ScalarNode) and not node.style and _LONG_NUMBER.fullmatch(node.value):
+            self._refuse(event.start_mark, "a number of more than 18 digits", "no key takes one so large")
+        elif isinstance(node, ScalarNode) and _SURROGATE.search(node.value):  # by an escape: `"\ud83d"`
+            self._refuse(event.start_mark, "half a character (a surrogate)", "write the character itself")
         if isinstance(node, MappingNode):
             for key in _duplicates(node):
                 self._refuse(

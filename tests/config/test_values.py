@@ -35,6 +35,14 @@ def test_no_durations(text: object) -> None:
         parse_duration(text)
 
 
+@pytest.mark.parametrize("digits", [400, 5000])
+def test_what_no_number_holds_is_too_long_or_too_large(digits: int) -> None:
+    with pytest.raises(ValueError, match=r"^'999.* is too long$"):
+        parse_duration("9" * digits + "s")
+    with pytest.raises(ValueError, match=r"^'999.* is too large$"):
+        parse_size("9" * digits + "G")
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [

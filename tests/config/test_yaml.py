@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from proxy.config import yaml
 from proxy.config.findings import Loc
@@ -53,6 +53,11 @@ def refused_file(path: Path) -> Problem:
         (b"a: 1\nb: \x00\n", 2, "control character 0x00"),
         (b"a: 1\n\nb: \x1b[2J\n", 3, "control character 0x1b"),
         (b"a: 1\nb: \xff\n", 2, "not UTF-8"),
+        (b'a: 1\nb: "x\\ud83d"\n', 2, "half a character"),
+        (b'a: 1\n"\\udc00": 1\n', 2, "half a character"),
+        (b"a: 1\nb: " + b"9" * 19 + b"\n", 2, "more than 18 digits"),
+        (b"a: 1\nb: -" + b"1" * 5000 + b"\n", 2, "more than 18 digits"),
+        (b"a: 1\nb: 0x" + b"f" * 5000 + b"\n", 2, "more than 18 digits"),
         (b"a: 1\nb: c: d\n", 2, "mapping values are not allowed here"),
         (b"a: [1, 2\n", 1, "not valid YAML"),
         (b"a:\n\tb: 1\n", 2, "cannot start any token"),
@@ -89,6 +94,13 @@ def test_an_alias_bomb_is_not_expanded() -> None:
         problems = refusal("\n".join(["l0: &l0 [boom]", *levels]).encode())
     assert "anchors and aliases" in problems[0].message
     assert problems[0].line == 1
+
+
+def test_text_may_look_like_a_long_number() -> None:
+    names = ["0123456789abcdef0123", "9" * 18, "9" * 40 + ".example.com", "'" + "9" * 40 + "'"]
+    document = yaml.parse("\n".join(f"- {name}" for name in names).encode(), "f.yaml")
+    assert isinstance(document.root, CommentedSeq)
+    assert [str(item) for item in document.root] == [name.strip("'") for name in names]
 
 
 def test_a_large_file_is_refused_unread(tmp_path: Path) -> None:
