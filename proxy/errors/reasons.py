@@ -190,7 +190,7 @@ class Reason(StrEnum):
         "channel_refused",
         (_P, _C),
         "the gateway could not connect to the API server (RFC 4254 5.1, SSH_OPEN_CONNECT_FAILED)",
-        "is the API server listening there, as seen from the gateway? On the gateway: nc -vz HOST PORT",
+        "is the API server listening there, as seen from the gateway? Try on the gateway: nc -vz HOST PORT",
     )
     CHANNEL_PROHIBITED = (
         "channel_prohibited",

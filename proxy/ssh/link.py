@@ -253,7 +253,7 @@ class Link:
             look = f"nc -vz {target.host} {target.port}"
             if not target.is_address:
                 look = f"getent hosts {target.host}; {look}"
-            hint = f"{ChannelRefused.hint} Try on the gateway: {look}"
+            hint = ChannelRefused.hint.replace("nc -vz HOST PORT", look)
             return ChannelRefused(f"{self.server} could not connect to {target}{why}", hint=hint)
         return ChannelError(f"{self.server} did not open a channel to {target}{why} (code {code})")
 

@@ -86,7 +86,7 @@ async def test_a_refusal_says_who_and_why(sshd: Sshd) -> None:
             ChannelRefused, match=f"could not connect to {target}: Connection refused$"
         ) as refused:
             await opening(link, target)
-        assert refused.value.hint.endswith(f"Try on the gateway: nc -vz {target.host} {target.port}")
+        assert refused.value.hint.endswith(f"gateway? Try on the gateway: nc -vz {target.host} {target.port}")
         await idle(link)
 
 
@@ -95,7 +95,7 @@ async def test_a_name_that_the_gateway_may_not_know_is_looked_up_there(sshd: Ssh
         with pytest.raises(ChannelRefused, match=r"could not connect to api\.invalid:6443") as refused:
             await opening(link, Endpoint("api.invalid", 6443))
         assert refused.value.hint.endswith(
-            "Try on the gateway: getent hosts api.invalid; nc -vz api.invalid 6443"
+            "gateway? Try on the gateway: getent hosts api.invalid; nc -vz api.invalid 6443"
         )
 
 
