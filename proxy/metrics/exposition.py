@@ -7,6 +7,7 @@ after each piece.
 from __future__ import annotations
 
 import asyncio
+import re
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from prometheus_client.registry import Collector
 from proxy.metrics.metrics import Metrics
 
 _GZIP: Final = 16 + zlib.MAX_WBITS
+_REFUSED: Final = re.compile(r";\s*q=0(\.0*)?\s*$", re.IGNORECASE)
 _EOF: Final = b"# EOF\n"
 """The last line of OpenMetrics. The text format has none."""
 
@@ -39,10 +41,15 @@ def expose(metrics: Metrics, *, accept: str, accept_encoding: str) -> Exposed:
         encode, content_type = choose_encoder("")
     headers = {"Content-Type": content_type, "Vary": "Accept, Accept-Encoding"}
     pieces = _pieces(metrics, encode)
-    if gzip_accepted(accept_encoding):
+    if gzip_accepted(_wanted(accept_encoding)):
         headers["Content-Encoding"] = "gzip"
         pieces = _compressed(pieces)
     return Exposed(headers, _Slices(pieces))
+
+
+def _wanted(accept_encoding: str) -> str:
+    """Without what `q=0` refuses (RFC 9110 12.4.2), at which prometheus-client 0.26 does not look."""
+    return ",".join(coding for coding in accept_encoding.split(",") if not _REFUSED.search(coding))
 
 
 def _pieces(metrics: Metrics, encode: Callable[[Collector], bytes]) -> Iterator[bytes]:

@@ -58,6 +58,13 @@ async def test_openmetrics_if_asked_for(accept: str) -> None:
     assert value(families) == PROD_EU.bytes_to_cluster
 
 
+@pytest.mark.parametrize("refused", ["gzip;q=0", "deflate, gzip ; Q=0.000", "br;q=1,gzip; q=0.0 ,identity"])
+async def test_no_gzip_if_refused(refused: str) -> None:
+    body, headers = await exposed(Daemon().metrics, accept="", accept_encoding=refused)
+    assert "Content-Encoding" not in headers
+    assert value(parse_text(body.decode())) == PROD_EU.bytes_to_cluster
+
+
 async def test_gzip_if_accepted() -> None:
     metrics = Daemon().metrics
     plain, _ = await exposed(metrics, accept="", accept_encoding="identity")

@@ -15,6 +15,8 @@ import h11
 MAX_HEAD: Final = 16 * 1024
 """Bytes of a request's line and fields: twice what nginx and Apache take by default."""
 MAX_FIELDS: Final = 64
+_ABSOLUTE: Final = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://([^/]+)(/.*)?")
+"""RFC 3986 3; RFC 9110 4.2.1: without a host it is invalid."""
 _HOST: Final = re.compile(
     rb"(?:\[[0-9A-Fa-f:.]+\]|(?:[\w.~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)(?::[0-9]*)?", re.ASCII
 )
@@ -71,11 +73,12 @@ def _checked(request: h11.Request) -> h11.Request:
 
 
 def _in_origin_form(request: h11.Request) -> h11.Request:
-    """RFC 9112 3.2.2: a server must accept the absolute form, and its host replaces `Host`."""
-    authority, _, rest = request.target.partition(b"://")[2].partition(b"/")
-    headers = list(request.headers)
-    if authority:
+    """RFC 9112 3.2: a server must accept the absolute form, whose host replaces `Host`; `*` is the server."""
+    headers, path = list(request.headers), b"/"
+    if request.target != b"*":
+        absolute = _ABSOLUTE.fullmatch(request.target)
+        if not absolute:
+            raise h11.RemoteProtocolError("invalid request target")
+        authority, path = absolute.groups(default=b"/")
         headers = [(name, value) for name, value in headers if name != b"host"] + [(b"host", authority)]
-    return h11.Request(
-        method=request.method, target=b"/" + rest, headers=headers, http_version=request.http_version
-    )
+    return h11.Request(method=request.method, target=path, headers=headers, http_version=request.http_version)

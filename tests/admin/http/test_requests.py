@@ -58,9 +58,7 @@ def test_as_much_as_is_allowed_is_taken(piece: int) -> None:
     [
         (b"http://other:1/status?a", b"other:1", b"/status?a"),
         (b"HTTP://other", b"other", b"/"),
-        (b"http:///status", b"localhost", b"/status"),
         (b"*", b"localhost", b"/"),
-        (b"other:443", b"localhost", b"/"),
         (b"//evil/status", b"localhost", b"//evil/status"),
     ],
 )
@@ -68,6 +66,16 @@ def test_the_host_of_an_absolute_form_counts(target: bytes, host: bytes, rest: b
     """RFC 9112 3.2.2; two slashes are a path."""
     request = parsed(GET.replace(b"/status", target) + b"\r\n")
     assert (dict(request.headers)[b"host"], request.target) == (host, rest)
+
+
+@pytest.mark.parametrize(
+    "target", [b"status", b"other:443", b"http:///status", b"http:/status", b"://x/status"]
+)
+def test_a_target_in_no_form_is_refused(target: bytes) -> None:
+    """RFC 9112 3.2; `other:443` is for CONNECT alone."""
+    with pytest.raises(h11.RemoteProtocolError, match="invalid request target") as refused:
+        parsed(GET.replace(b"/status", target) + b"\r\n")
+    assert refused.value.error_status_hint == 400
 
 
 @given(st.binary(min_size=1, max_size=300))
