@@ -22,7 +22,7 @@ CROWD: Final = 256
 
 
 class Pace:
-    """The rate between the last two looks."""
+    """The rate between the last two samples."""
 
     __slots__ = ("_moved", "_since", "busy")
 

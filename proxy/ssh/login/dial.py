@@ -68,7 +68,7 @@ class Dialled:
     """What carries the first connection, if that is not TCP."""
 
     async def close(self) -> None:
-        """Nobody takes it."""
+        """Close the connections and end the command: no link will use them."""
         await _give_up(self.conns, self.command)
 
 
@@ -125,9 +125,9 @@ class _Chain:
         self._on_expiry = on_expiry
         self._places = places
         self._hop: asyncssh.SSHClientConnectionOptions | None = None
-        """Of the last connection."""
+        """The options of the last connection."""
         self._at = ""
-        """Where that leads."""
+        """The address of its server."""
 
     async def extend(
         self, config: GatewayConfig, *, on_lost: Lost | None = None, route: tuple[str, ...] = ()
@@ -306,7 +306,7 @@ def _reservations(prepared: Prepared) -> str:
 
 
 class _Tcp:
-    """A `tunnel` for asyncssh that is none: plain TCP to the first address that answers.
+    """Connects by TCP to the first address that answers. asyncssh takes it as its `tunnel` option.
 
     Not `asyncssh.connect(sock=)`: uvloop closes the descriptor of a connection that is reset at once, and
     then ties it to the socket object all the same, whose end closes the descriptor again, whoever has it by
