@@ -10,6 +10,7 @@ TCP is a browser lured to a name that resolves to 127.0.0.1, hence the check of 
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -54,6 +55,7 @@ class Endpoints:
         self._snapshot = snapshot
         self._exposed = metrics
         self._control = control
+        self._scrape_turn = asyncio.Lock()
 
     def reads(self, *, host: str | None) -> ASGIApp:
         """The app that only reads. With `host` it refuses requests whose `Host` is neither that nor local."""
@@ -99,6 +101,7 @@ class Endpoints:
     async def _metrics(self, request: Request) -> Response:
         exposed = expose(
             self._exposed,
+            self._scrape_turn,
             accept=request.headers.get("accept", ""),
             accept_encoding=request.headers.get("accept-encoding", ""),
         )

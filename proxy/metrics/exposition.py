@@ -33,8 +33,11 @@ class Exposed:
     pieces: AsyncIterator[bytes]
 
 
-def expose(metrics: Metrics, *, accept: str, accept_encoding: str) -> Exposed:
-    """The metrics in the format of `Accept` and the coding of `Accept-Encoding`."""
+def expose(metrics: Metrics, turn: asyncio.Lock, *, accept: str, accept_encoding: str) -> Exposed:
+    """The metrics in the format of `Accept` and the coding of `Accept-Encoding`.
+
+    All scrapes that share `turn` make one piece together in a turn of the loop, however many they are.
+    """
     try:
         encode, content_type = choose_encoder(accept)
     except TypeError:  # prometheus-client 0.26 compares versions without looking whether they are numbers
@@ -44,7 +47,7 @@ def expose(metrics: Metrics, *, accept: str, accept_encoding: str) -> Exposed:
     if gzip_accepted(_wanted(accept_encoding)):
         headers["Content-Encoding"] = "gzip"
         pieces = _compressed(pieces)
-    return Exposed(headers, _Slices(pieces))
+    return Exposed(headers, _Slices(pieces, turn))
 
 
 def _wanted(accept_encoding: str) -> str:
@@ -79,16 +82,18 @@ class _Slices:
     which has no owner.
     """
 
-    def __init__(self, pieces: Iterator[bytes]) -> None:
+    def __init__(self, pieces: Iterator[bytes], turn: asyncio.Lock) -> None:
         self._pieces = pieces
+        self._turn = turn
 
     def __aiter__(self) -> _Slices:
         return self
 
     async def __anext__(self) -> bytes:
-        for piece in self._pieces:
-            await asyncio.sleep(0)
-            return piece
+        async with self._turn:
+            for piece in self._pieces:
+                await asyncio.sleep(0)
+                return piece
         raise StopAsyncIteration
 
 

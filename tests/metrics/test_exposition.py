@@ -26,7 +26,7 @@ LABELS = {"cluster": PROD_EU.name, "direction": "to_cluster"}
 
 async def exposed(metrics: Metrics, *, accept: str, accept_encoding: str) -> tuple[bytes, dict[str, str]]:
     """The whole body, and the headers."""
-    answer = expose(metrics, accept=accept, accept_encoding=accept_encoding)
+    answer = expose(metrics, asyncio.Lock(), accept=accept, accept_encoding=accept_encoding)
     return b"".join([piece async for piece in answer.pieces]), answer.headers
 
 
@@ -118,3 +118,22 @@ async def test_promtool_finds_nothing() -> None:
         check=False,
     )
     assert (done.returncode, done.stdout + done.stderr) == (0, b"")
+
+
+async def test_many_scrapes_make_one_piece_in_a_turn_of_the_loop() -> None:
+    """Many scrapers hold up what else the loop does for no longer than one."""
+    metrics, turn, made, most = Daemon().metrics, asyncio.Lock(), 0, 0
+
+    async def scrape() -> None:
+        nonlocal made
+        async for _ in expose(metrics, turn, accept="", accept_encoding="").pieces:
+            made += 1
+
+    async with asyncio.TaskGroup() as group:
+        scrapes = [group.create_task(scrape()) for _ in range(20)]
+        while not all(task.done() for task in scrapes):
+            before = made
+            await asyncio.sleep(0)
+            most = max(most, made - before)
+    assert most == 1
+    assert made > len(scrapes)
