@@ -124,9 +124,10 @@ async def command(
     and the daemon is at it, and AdminError for everything else.
     """
     if not admin.socket:
+        without = ", and kill -HUP PID reloads it" if name == "reload" else ""
         raise AdminError(
-            "this file has no admin.socket; the running daemon may have one",
-            hint="its log says where (`taking orders`), and kill -HUP PID reloads it; if it has none, "
+            f"{path} has no admin.socket; the running daemon may have one",
+            hint=f"its log says where (`taking orders`){without}; if it has none, "
             f"add `admin: {{socket: {proposed()}}}` and restart it",
         )
     await status_at(admin.socket, path)

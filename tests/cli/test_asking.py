@@ -243,15 +243,18 @@ async def test_an_order_that_cannot_be_given_says_that_the_daemon_was_not_asked(
     ]
 
 
-async def test_an_order_through_a_file_without_a_socket_says_where_else_to_look(tmp_path: Path) -> None:
+@pytest.mark.parametrize("order", [["reload"], ["drain", "prod"]])
+async def test_an_order_through_a_file_without_a_socket_says_where_else_to_look(
+    tmp_path: Path, order: list[str]
+) -> None:
     path = tmp_path / "config.yaml"
     path.write_text("version: 1\n")
-    shown = await kubemux("reload", "--config", path)
+    shown = await kubemux(*order, "--config", path)
     assert (shown.exit_code, shown.stdout) == (1, "")
     assert shown.stderr.startswith(
-        "kubemux: this file has no admin.socket; the running daemon may have one\n  hint: its log says"
+        f"kubemux: {path} has no admin.socket; the running daemon may have one\n  hint: its log says"
     )
-    assert "kill -HUP PID" in shown.stderr
+    assert ("kill -HUP PID" in shown.stderr) == (order == ["reload"])  # it does nothing else
 
 
 async def test_a_daemon_of_another_version_is_told_apart(
