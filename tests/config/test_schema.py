@@ -26,7 +26,7 @@ PLACES = {
     "open_listener",
     "reserved_name",
 }
-PLACES |= {"missing_known_hosts", "learned_without_known_hosts", "no_identity"}
+PLACES |= {"missing_known_hosts", "learned_without_known_hosts", "learned_is_known_hosts", "no_identity"}
 UNITS = {"too_little_memory"}
 UNKNOWABLE = FILES | PLACES | UNITS
 """What depends on a file, on another place, or on how much a text means."""
