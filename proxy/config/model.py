@@ -43,7 +43,7 @@ class AdminConfig(Section):
         "A unix socket, mode 0600, for reload, reconnect, drain and probe.",
         "/run/kubemux/admin.sock",
         default=None,
-        unset="no such orders",
+        unset="no socket, and no orders",
         at_home="~/.config/kubemux/admin.sock",
     )
     allow_remote: Switch = key(
@@ -181,7 +181,7 @@ class GatewayConfig(Section):
     )
     connections: Whole = key(
         "SSH connections (links), shared by all clusters behind the gateway. A new channel takes the link "
-        "that is least busy; of equals, the one that its API server had last.",
+        "that is least busy; of equally busy ones, the one that the API server's last channel took.",
         default=2,
         least=1,
         most=16,
@@ -202,8 +202,8 @@ class GatewayConfig(Section):
         "How long the connections of a link that was replaced may go on.", default=600.0, least=0, most=_DAY
     )
     ssh_config: FilePath | None = key(
-        "An ssh_config(5) file, read by `ssh -G` of this machine. `host` may be an alias of it, and what it "
-        "asks for holds.",
+        "An ssh_config(5) file, read by `ssh -G` of this machine. `host` may be an alias that it has. "
+        "What it says counts where the gateway itself says nothing.",
         "/etc/kubemux/ssh_config",
         default=None,
         unset="none is read",
