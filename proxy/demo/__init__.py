@@ -1,3 +1,1 @@
-"""`kubemux demo`: an SSH server and two stand-in clusters in one process, and the real daemon in front of
-them.
-"""
+"""`kubemux demo`: an SSH server, two stand-in clusters, and the real daemon, all in one process."""

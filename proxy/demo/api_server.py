@@ -49,8 +49,6 @@ async def serve(
 
 
 class _ApiServer:
-    """An ASGI app."""
-
     def __init__(self, contents: Contents, token: str) -> None:
         self._contents = contents
         self._authorization = f"Bearer {token}".encode()
@@ -106,7 +104,7 @@ class _ApiServer:
         )
 
     def _table(self, request: Request, plural: str, items: list[objects.Item]) -> Response | None:
-        """What kubectl asks for to print it."""
+        """The items as a table, if kubectl asks for one to print."""
         if "as=Table" not in request.headers.get("accept", ""):
             return None
         return JSONResponse(

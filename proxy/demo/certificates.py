@@ -38,10 +38,10 @@ def write_private(path: Path, data: bytes) -> None:
 
 
 def issue(ca_file: Path) -> ssl.SSLContext:
-    """Make an authority, write its certificate to `ca_file`, and return a server's context with a certificate
-    signed by it.
+    """Make an authority and a server certificate; returns the server's TLS context.
 
-    The server's key goes beside `ca_file`, with the suffix `.server`. Raises OSError.
+    The authority's certificate goes to `ca_file`, the server's key beside it, with the suffix `.server`.
+    Raises OSError.
     """
     now = datetime.now(UTC)
 
@@ -66,7 +66,7 @@ def issue(ca_file: Path) -> ssl.SSLContext:
         )
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(SERVER_NAME)]), critical=False)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        # RFC 5280 4.2.1.1 wants it, and Python 3.13 insists.
+        # RFC 5280 4.2.1.1 requires it, and Python 3.13 checks it.
         .add_extension(
             x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False
         )

@@ -25,7 +25,7 @@ VERSION: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """A kind of object. The columns of its table end with the age."""
+    """A kind of object. The last column of its table is the age."""
 
     plural: str
     kind: str
@@ -71,9 +71,7 @@ class Contents:
 
 
 def contents(cluster: str, workers: int, deployments: Sequence[str]) -> Contents:
-    """A small cluster: a control plane, `workers` nodes, and a pod of each of `deployments` in the namespace
-    default.
-    """
+    """A small cluster: a control plane, `workers` nodes, and a pod for each of `deployments`."""
     nodes = [
         ("control-plane", "control-plane"),
         *((f"worker-{number}", "<none>") for number in range(1, workers + 1)),
@@ -106,7 +104,7 @@ def contents(cluster: str, workers: int, deployments: Sequence[str]) -> Contents
 
 
 def discovery() -> Json:
-    """`/api/v1`: what there is, which kubectl needs to turn `ns` into a path."""
+    """`/api/v1`: the resources. kubectl needs it to turn `ns` into a path."""
     return {
         "kind": "APIResourceList",
         "apiVersion": "v1",
@@ -126,7 +124,7 @@ def discovery() -> Json:
 
 
 def as_object(resource: Resource, item: Item, created: datetime) -> Json:
-    """One object, with the metadata and status that people look at."""
+    """One object, with the metadata and status that people look for."""
     return {
         "kind": resource.kind,
         "apiVersion": "v1",
@@ -136,7 +134,7 @@ def as_object(resource: Resource, item: Item, created: datetime) -> Json:
 
 
 def as_list(resource: Resource, items: Sequence[Item], created: datetime) -> Json:
-    """`kubectl get -o json` and other clients."""
+    """A list, for `kubectl get -o json` and other clients."""
     objects = [as_object(resource, item, created) for item in items]
     return {
         "kind": f"{resource.kind}List",
@@ -147,7 +145,7 @@ def as_list(resource: Resource, items: Sequence[Item], created: datetime) -> Jso
 
 
 def as_table(resource: Resource, items: Sequence[Item], created: datetime, now: datetime) -> Json:
-    """`kubectl get`, which prints the columns as they come."""
+    """A table, for `kubectl get`: it prints the columns as they are."""
     names = [
         {
             "name": column,
@@ -179,7 +177,7 @@ def as_table(resource: Resource, items: Sequence[Item], created: datetime, now: 
 
 
 def failure(code: int, reason: str, message: str) -> Json:
-    """A `Status`, which kubectl shows as `Error from server (REASON): MESSAGE`."""
+    """A `Status`; kubectl shows it as `Error from server (REASON): MESSAGE`."""
     return {
         "kind": "Status",
         "apiVersion": "v1",
@@ -192,7 +190,7 @@ def failure(code: int, reason: str, message: str) -> Json:
 
 
 def age(now: datetime, created: datetime) -> str:
-    """Like kubectl: `90s`, `12m`, `5h`."""
+    """An age as kubectl writes it: `90s`, `12m`, `5h`."""
     seconds = int((now - created).total_seconds())
     if seconds < 120:
         return f"{seconds}s"

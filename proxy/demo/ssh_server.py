@@ -18,9 +18,7 @@ _CLOSE_WITHIN = 1.0
 
 
 def authorized_key(public_key: str, targets: Iterable[Endpoint]) -> str:
-    """A line for authorized_keys that lets a key forward to `targets` and nowhere else (sshd(8),
-    `permitopen`).
-    """
+    """A line of authorized_keys that lets a key forward only to `targets` (sshd(8), `permitopen`)."""
     opens = ",".join(f'permitopen="{target}"' for target in targets)
     return f"no-pty,no-agent-forwarding,no-X11-forwarding,{opens} {public_key}"
 

@@ -1,11 +1,11 @@
-"""Everything that can go wrong, as one tree.
+"""All errors of kubemux, as one tree.
 
-Each class carries a `reason`, one of the list in `proxy.errors.reasons`. `stage` says how far a connection
-got (see `Stage`), `hint` tells an operator what to do about it: the reason's remedy, or a better one that
-whoever raises the error knows.
+Each class has a `reason` from the list in `proxy.errors.reasons`. `stage` says how far a connection got (see
+`Stage`). `hint` tells the operator what to do: the reason's remedy, or a better one from where the error is
+raised.
 
-Exceptions of other libraries are translated into these at one boundary each: asyncssh's in `proxy/ssh`, ssl's
-and h11's in `proxy/health`.
+An exception of another library is translated at one boundary: asyncssh's in `proxy/ssh`, ssl's and h11's in
+`proxy/health`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from proxy.runtime.text import suggest
 
 
 class Stage(StrEnum):
-    """The steps a connection takes to an API server, in order (`kubemux probe` prints one line for each)."""
+    """The steps of a connection to an API server, in order (`kubemux probe` prints a line for each)."""
 
     TCP = "tcp"
     SSH = "ssh"
@@ -31,7 +31,7 @@ class Stage(StrEnum):
 
 
 class ProxyError(Exception):
-    """The root. `str()` is one sentence for an operator; `hint` says what to do."""
+    """The base class. `str()` is one sentence for an operator; `hint` says what to do."""
 
     reason: ClassVar[Reason] = Reason.INTERNAL
     hint: str = Reason.INTERNAL.remedy
@@ -48,7 +48,7 @@ class ProxyError(Exception):
 
 
 class UnknownName(ProxyError):
-    """A cluster, gateway or context that there is not; the hint has the closest of those there are.
+    """There is no cluster, gateway or context of that name; the hint lists those with similar names.
 
     Exit code 2.
     """
@@ -57,7 +57,7 @@ class UnknownName(ProxyError):
 
     @classmethod
     def among(cls, kind: str, name: str, known: Iterable[str]) -> UnknownName:
-        """`name` is not in `known`."""
+        """The error for a `name` that is not in `known`."""
         return cls(f"no {kind} is called {name!r}", hint=suggest(name, sorted(known)))
 
 
@@ -65,14 +65,14 @@ class UnknownName(ProxyError):
 
 
 MAX_PROBLEMS = 200
-"""In one report: a log line of 30,000 problems is 11 MB, and helps nobody."""
+"""The most problems in one report. A log line with 30,000 problems would be 11 MB, and help nobody."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing wrong with a file: where, what, and the remedy.
+    """One thing that is wrong in a file: where, what, and the remedy.
 
-    `line` counts from 1 and is 0 if unknown; `key` reads like `clusters.prod.listen`.
+    `line` counts from 1 and is 0 if unknown; `key` looks like `clusters.prod.listen`.
     """
 
     line: int
@@ -82,9 +82,9 @@ class Problem:
 
 
 class ConfigError(ProxyError):
-    """A configuration (or kubeconfig) that cannot be used.
+    """A configuration or kubeconfig that cannot be used.
 
-    Holds every problem found, up to a readable number.
+    It holds all problems that were found, up to a readable number.
     """
 
     reason = Reason.CONFIG
@@ -97,9 +97,7 @@ class ConfigError(ProxyError):
             self.problems.append(Problem(0, "", f"{more} more problems are not shown"))
 
     def render(self) -> str:
-        """The whole report, a line or two for each problem: `FILE:LINE: KEY: what is wrong` and `  hint:
-        remedy`.
-        """
+        """The whole report. Each problem is `FILE:LINE: KEY: what is wrong`, then `  hint: remedy`."""
         lines = []
         for problem in self.problems:
             where = f"{self.path}:{problem.line}" if problem.line else self.path
@@ -110,17 +108,16 @@ class ConfigError(ProxyError):
 
 
 class UnknownNames(ConfigError):
-    """What a command was asked for is not in the file: its report, and the exit code of UnknownName."""
+    """Names in a command that the file does not have: a ConfigError with the exit code of UnknownName."""
 
     reason = UnknownName.reason
 
 
-# -------------------------------------------------------------------------------------------------- the SSH
-# side
+# ------------------------------------------------------------------------------------------- the SSH side
 
 
 class RetryClass(StrEnum):
-    """How soon it makes sense to dial again after a failure (see `proxy/ssh/governor.py`)."""
+    """How soon to dial again after a failure (see `proxy/ssh/governor.py`)."""
 
     SOON = "soon"
     SLOW = "slow"
@@ -133,7 +130,7 @@ class LinkError(ProxyError):
     stage: Stage = Stage.SSH
     retry: RetryClass = RetryClass.SOON
     is_counted: bool = True
-    """If it is retried slowly: sshd, too, counts it against our address (PerSourcePenalties)."""
+    """Whether sshd counts this failure against our address (PerSourcePenalties), if the class is SLOW."""
 
 
 class Unresolvable(LinkError):
@@ -144,7 +141,7 @@ class Unresolvable(LinkError):
 
 
 class Unreachable(LinkError):
-    """TCP to sshd failed: refused, no route, reset."""
+    """TCP to sshd failed: refused, no route, or reset."""
 
     reason = Reason.UNREACHABLE
     stage = Stage.TCP
@@ -165,13 +162,13 @@ class ProxyCommandFailed(LinkError):
 
 
 class HandshakeFailed(LinkError):
-    """TCP works, but the SSH version exchange or key exchange does not."""
+    """TCP works, but the SSH version exchange or the key exchange does not."""
 
     reason = Reason.HANDSHAKE_FAILED
 
 
 class BadVersion(HandshakeFailed):
-    """The server's first line is no SSH version: it holds bytes that are not ASCII (RFC 4253 4.2)."""
+    """The server's first line is not an SSH version: it has bytes that are not ASCII (RFC 4253 4.2)."""
 
     reason = Reason.BAD_VERSION
 
@@ -184,7 +181,7 @@ class HostKeyUnknown(LinkError):
 
 
 class HostKeyChanged(LinkError):
-    """The server shows another key than known_hosts has: rotated, rebuilt, or somebody in between."""
+    """The server has another key than known_hosts says: rotated, rebuilt, or an attacker is in between."""
 
     reason = Reason.HOST_KEY_CHANGED
     retry = RetryClass.SLOW
@@ -198,7 +195,7 @@ class HostKeyRevoked(LinkError):
 
 
 class AuthFailed(LinkError):
-    """sshd refused every key we have."""
+    """sshd refused every key that we offered."""
 
     reason = Reason.AUTH_FAILED
     stage = Stage.AUTH
@@ -214,47 +211,47 @@ class CredentialsUnusable(LinkError):
 
 
 class JumpFailed(LinkError):
-    """A gateway of the jump chain cannot be reached; the message says which and why."""
+    """A gateway of the jump chain could not be reached; the message says which one and why."""
 
     reason = Reason.JUMP_FAILED
 
 
 class DialBroken(LinkError):
-    """An exception that nobody expected: a bug, of kubemux or of a library.
+    """An unexpected exception: a bug in kubemux or a library.
 
-    It is dialled again as after any failure.
+    The gateway dials again, as after any failure.
     """
 
     reason = Reason.INTERNAL
 
 
 class KeepaliveTimeout(LinkError):
-    """The peer stopped answering."""
+    """The peer no longer answers."""
 
     reason = Reason.KEEPALIVE_TIMEOUT
 
 
 class LinkLost(LinkError):
-    """The connection ended: closed, reset, or a protocol error on it."""
+    """The connection ended: closed, reset, or a protocol error."""
 
     reason = Reason.LINK_LOST
 
 
 class LinkClosed(LinkError):
-    """We closed the link ourselves: a stop, or a gateway that is configured no more."""
+    """kubemux closed the link: it stops, or the gateway is no longer configured."""
 
     reason = Reason.CLOSED
-    hint = ""  # that remedy is for a probe that was hung up on
+    hint = ""  # the reason's remedy is for a probe whose link was closed
 
 
 class LinkReplaced(LinkClosed):
-    """We closed it because another one does its work: reconnect, a rotated key, age."""
+    """kubemux closed the link because another one replaces it: reconnect, a rotated key, age."""
 
     reason = Reason.REPLACED
 
 
 class LinkDown(ProxyError):
-    """No link of the gateway is up, and none came up within the time a client may wait."""
+    """The gateway has no link, and none came up for as long as a client may wait."""
 
     reason = Reason.LINK_DOWN
     stage: Stage = Stage.SSH
@@ -271,7 +268,7 @@ class ChannelError(ProxyError):
 
 
 class ChannelRefused(ChannelError):
-    """The gateway could not connect to the API server (RFC 4254 5.1, SSH_OPEN_CONNECT_FAILED)."""
+    """The gateway could not connect to the API server (SSH_OPEN_CONNECT_FAILED, RFC 4254 5.1)."""
 
     reason = Reason.CHANNEL_REFUSED
 
@@ -283,13 +280,13 @@ class ChannelProhibited(ChannelError):
 
 
 class ChannelTimeout(ChannelError):
-    """Neither opened nor refused in time: the gateway cannot reach the API server's address."""
+    """The API server's address neither accepted nor refused in time."""
 
     reason = Reason.TIMEOUT
 
 
 class MemoryExhausted(ChannelError):
-    """`limits.memory` is all given out: the client is turned away instead of growing the process."""
+    """All of `limits.memory` is in use: the client is refused, so that the process does not grow."""
 
     reason = Reason.MEMORY
 
@@ -304,6 +301,6 @@ class ListenError(ProxyError):
 
 
 class AdminError(ProxyError):
-    """The running daemon could not be asked."""
+    """The running daemon did not answer a request."""
 
     reason = Reason.ADMIN

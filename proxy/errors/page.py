@@ -1,6 +1,7 @@
 """The tables of docs/troubleshooting.md, made from the list of reasons.
 
-`python -m proxy.errors.page FILE` writes them anew between the marks of the file, and leaves its prose alone.
+`python -m proxy.errors.page FILE` replaces the tables between the marks in the file, and leaves the rest
+alone.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ _MARKED: Final = re.compile(r"(<!-- reasons: (\w+) -->\n).*?(<!-- end of reasons
 
 
 def table(subject: Subject) -> str:
-    """A row for each reason that can be about `subject`, in the order of the list."""
+    """The reasons that `subject` can have, one row each, in the order of the list."""
     rows = [
         f"| `{reason}` | {_cell(reason.meaning)} | {_cell(reason.remedy) or '-'} |\n"
         for reason in Reason
@@ -30,7 +31,7 @@ def _cell(text: str) -> str:
 
 
 def filled(page: str) -> str:
-    """`page` with the tables of today between its marks."""
+    """`page` with new tables between its marks."""
     return _MARKED.sub(lambda mark: f"{mark[1]}\n{table(Subject(mark[2]))}\n{mark[3]}", page)
 
 

@@ -1,8 +1,8 @@
-"""The reasons that a user can see, in one list: each with its meaning and its remedy.
+"""All reasons that a user can see, in one list: each with its meaning and its remedy.
 
-The same word is the metric label (`result`, `reason`), the log field `reason`, the word in `kubemux status`
-and the row in docs/troubleshooting.md, which `proxy.errors.page` makes from this list. So none may be renamed
-lightly, and none may be made up at run time.
+The word is the metric label (`result`, `reason`), the log field `reason`, what `kubemux status` prints, and a
+row in docs/troubleshooting.md, which `proxy.errors.page` makes from this list. Users and their alerts depend
+on these words: do not rename one, and do not make one up at run time.
 """
 
 from __future__ import annotations
@@ -11,25 +11,25 @@ from enum import StrEnum
 
 
 class Subject(StrEnum):
-    """What a reason is about, and so where a user meets it."""
+    """What a reason is about. It tells where a user meets the reason."""
 
     GATEWAY = "gateway"
-    """`status` of a gateway; `gateway_connects_total{result}`, `gateway_reconnects_total{reason}`; the log of
-    links.
+    """`status` of a gateway; `gateway_connects_total{result}`, `gateway_reconnects_total{reason}`; the links'
+    log.
     """
     PROBE = "probe"
     """`status` of a cluster; `kubemux probe`; `probes_total{result}`."""
     CLIENT = "client"
     """`connections_total{result}`; the log of connections."""
     DAEMON = "daemon"
-    """What the daemon, or a command, could not do."""
+    """What the daemon or a command could not do."""
 
 
 _G, _P, _C, _D = Subject.GATEWAY, Subject.PROBE, Subject.CLIENT, Subject.DAEMON
 
 
 class Reason(StrEnum):
-    """One word; `subjects` it can be about; what it means; what to do about it, if anything."""
+    """One word, with the `subjects` that it can be about, its meaning, and a remedy if there is one."""
 
     subjects: tuple[Subject, ...]
     meaning: str

@@ -1,4 +1,4 @@
-"""A kubeconfig's entries: read as plain values, added to a file's tree without disturbing what is there.
+"""The entries of a kubeconfig: reading them as plain values, adding them to a file's tree.
 
 clusters: [{name: prod, cluster: {server: ..., certificate-authority-data: ...}}]
 users:    [{name: admin, user: {...}}]
@@ -26,24 +26,24 @@ from proxy.kubeconfig import reading
 Body = Mapping[str, object]
 
 KINDS = {"clusters": "cluster", "contexts": "context", "users": "user"}
-"""Section -> the key of an entry that holds its body."""
+"""Section, and the key of an entry that holds its body."""
 
 _FILES = {
     "clusters": ("certificate-authority",),
     "contexts": (),
     "users": ("client-certificate", "client-key", "tokenFile"),
 }
-"""Keys that hold paths, relative to the kubeconfig's folder (client-go, tools/clientcmd/loader.go)."""
+"""Keys that hold paths relative to the kubeconfig's folder (client-go, tools/clientcmd/loader.go)."""
 
-# kubectl reads YAML 1.1, where a bare `yes` or `0777` is no string; we read 1.2. What both take for text
-# stays bare.
+# kubectl reads YAML 1.1, where a bare `yes` or `0777` is not a string; we read 1.2. Text that is a string in
+# both needs no quotes.
 _PLAIN = re.compile(r"(?!(?:y|n|yes|no|on|off|true|false|null)\Z)[A-Za-z/][A-Za-z0-9/+=._@-]*", re.IGNORECASE)
 _UNINDENTED = re.compile(r"(?<=\n)(\n*#.*|\n+\Z)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class Kubeconfig:
-    """Entries by name, their file paths absolute. Bodies hold keys: never log them."""
+    """Entries by name, with absolute file paths. Bodies hold keys: never log them."""
 
     clusters: Mapping[str, Body] = field(default_factory=dict, repr=False)
     contexts: Mapping[str, Body] = field(default_factory=dict, repr=False)
@@ -51,7 +51,7 @@ class Kubeconfig:
 
 
 def default_files(environ: Mapping[str, str]) -> list[Path]:
-    """The files that kubectl would read and that exist: those of `$KUBECONFIG`, else `~/.kube/config`."""
+    """The files that kubectl would read, if they exist: those of `$KUBECONFIG`, else `~/.kube/config`."""
     if value := environ.get("KUBECONFIG"):
         named = [Path(part) for part in dict.fromkeys(value.split(os.pathsep)) if part]
     else:
@@ -60,7 +60,7 @@ def default_files(environ: Mapping[str, str]) -> list[Path]:
 
 
 def load(paths: Iterable[Path]) -> Kubeconfig:
-    """The files merged as kubectl does: of two entries with one name the first file's counts, whole.
+    """The files merged as kubectl does it: an entry in an earlier file hides all of one with the same name.
 
     Raises ConfigError.
     """
@@ -75,7 +75,7 @@ def load(paths: Iterable[Path]) -> Kubeconfig:
 def parse(document: Document) -> Kubeconfig:
     """The entries of one file.
 
-    Raises ConfigError for another shape than a kubeconfig's, or a name that is there twice.
+    Raises ConfigError if it does not look like a kubeconfig, or two entries have the same name.
     """
     root = {} if document.root is None else document.root
     if not isinstance(root, dict):
@@ -137,15 +137,16 @@ def _absolute(section: str, body: Body, folder: Path) -> Body:
         if body.get(key):
             body[key] = os.path.normpath(folder / text(body[key]))
     plugin = body.get("exec") if section == "users" else None
-    # A command without a slash is looked up in $PATH (client-go, GetAuthInfoFileReferences).
+    # client-go looks up a command without a slash in $PATH (GetAuthInfoFileReferences).
     if isinstance(plugin, dict) and "/" in text(plugin.get("command")):
         body["exec"] = {**plugin, "command": os.path.normpath(folder / text(plugin["command"]))}
     return body
 
 
 def fresh(value: object, *, flow: bool = False) -> object:
-    """A copy for a file's tree, without the comments of the file it comes from; text is quoted where YAML 1.1
-    and 1.2 differ.
+    """A copy of `value` for a file's tree, without the comments of its own file.
+
+    Text is quoted where YAML 1.1 and 1.2 read it differently.
     """
     node: CommentedMap | CommentedSeq
     if isinstance(value, Mapping):
@@ -162,11 +163,10 @@ def fresh(value: object, *, flow: bool = False) -> object:
 
 
 def append(root: CommentedMap, section: str, item: object, *, key: str | None = None) -> None:
-    """Add `item` at the end of the list `section` of `root`, or under `key` at the end of the mapping
-    `section`.
+    """Add `item` to the end of the list `section` of `root`; with `key`, to the mapping `section`.
 
-    ruamel keeps a comment with the value before it, so the heading of the next section would end up above
-    `item`: it is moved.
+    ruamel keeps a comment with the value before it. The heading of the next section would then stand above
+    `item`, so it is moved.
     """
     last = _last(root, section) if section in root else None
     if not root.get(section):  # missing, null, [] or {}

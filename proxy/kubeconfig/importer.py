@@ -1,11 +1,11 @@
-"""Import: which contexts of a kubeconfig are taken, and what a tunnel has to know of them. Pure.
+"""Import: which contexts of a kubeconfig are imported, and what kubemux must know about each. Pure.
 
 context -> cluster entry {server: https://10.0.0.10, certificate-authority-data: ..., tls-server-name: ...} ->
 Imported
 
-A server whose address means this machine is the end of somebody's `ssh -L`, or runs on the gateway itself:
-only the operator knows, so a warning asks. Its certificate seldom names 127.0.0.1, but `kubernetes` always:
-kubeadm, k3s, EKS and the like all put it there.
+A server address may mean this machine. Then it is either the local end of somebody's `ssh -L`, or the API
+server runs on the gateway itself. Only the operator knows which, so a warning asks. The certificate behind
+such an address seldom names 127.0.0.1, but always `kubernetes`: kubeadm, k3s, EKS and others put it there.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """One cluster to be.
+    """One cluster to import.
 
-    `ca` is PEM to be stored, or the absolute path of a file that somebody else keeps, or None.
+    `ca` is PEM that we store, or the absolute path of a file that somebody else maintains, or None.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Imported:
 
     @property
     def is_moved(self) -> bool:
-        """Whether its address means another machine from now on: no longer this one, but the gateway."""
+        """Whether its address means another machine after the import: the gateway instead of this machine."""
         return self.gateway != DIRECT and means_this_machine(self.api_server.host)
 
 
@@ -62,11 +62,12 @@ def select(
     in_cluster: Imported | None,
     backups: Iterable[Path] = (),
 ) -> list[Imported]:
-    """The contexts `names`, each exactly as written, to be reached through `gateway`. Pure.
+    """The contexts `names` as clusters that are reached through `gateway`. Pure.
 
-    `in_cluster` stands for the context `in-cluster` unless the kubeconfig has one; `origin` names the
-    kubeconfig in messages, `backups` what exports kept of it. Raises ConfigError with every problem: none
-    named, missing ones (and which there are), servers that cannot be tunnelled.
+    Each name must be written exactly as in the kubeconfig. `in_cluster` is the context `in-cluster`, unless
+    the kubeconfig has one. `origin` is the kubeconfig in messages; `backups` are the entries that an export
+    replaced there. Raises ConfigError with all problems: no name, unknown names (and the known ones), servers
+    that cannot be reached through a tunnel.
     """
     chosen: list[Imported] = []
     problems: list[Problem] = []
@@ -158,7 +159,7 @@ def _imported(name: str, kubeconfig: Kubeconfig, cluster_name: str, gateway: str
 
 
 def _ca(cluster: Body) -> bytes | Path | None:
-    """As in client-go, data wins over a path."""
+    """The CA of a cluster; as in client-go, data wins over a path."""
     if data := text(cluster.get("certificate-authority-data")):
         try:
             # As Go: no other space.
@@ -172,7 +173,7 @@ def _ca(cluster: Body) -> bytes | Path | None:
 def server_url(server: str) -> tuple[Endpoint, str]:
     """Host, port and path of `https://HOST[:PORT][/PATH]`.
 
-    Raises ValueError for what a tunnel cannot stand for.
+    Raises ValueError if kubemux cannot tunnel to it.
     """
     try:
         url = urlsplit(server)
@@ -200,7 +201,7 @@ def server_url(server: str) -> tuple[Endpoint, str]:
 
 
 def _in_ascii(host: str) -> str:
-    """As Go's net/http spells a name; the zone of an address is escaped in a URL (RFC 6874)."""
+    """A name as Go's net/http sends it. In a URL the zone of an address is escaped (RFC 6874)."""
     return (host if host.isascii() else host.encode("idna").decode()).replace("%25", "%")
 
 
@@ -219,9 +220,7 @@ _HERE_BELOW = (
 
 
 def means_this_machine(host: str) -> bool:
-    """Whether `host` is somebody else for each machine that asks: loopback, unspecified or link-local, or a
-    name for those.
-    """
+    """Whether `host` means the machine that asks: a loopback, unspecified or link-local address, or its name."""
     name = host.rstrip(".").lower()
     try:
         address = ipaddress.ip_address(name)
@@ -233,11 +232,11 @@ def means_this_machine(host: str) -> bool:
 
 
 def in_cluster(environ: Mapping[str, str], folder: Path = SERVICE_ACCOUNT) -> Imported | None:
-    """The cluster whose pod we run in, as client-go's rest.InClusterConfig finds it; None outside of a pod.
+    """The cluster whose pod we run in, like client-go's rest.InClusterConfig; None outside a pod.
 
-    The token is named only if it is ours alone: a configuration may not name a secret that others can read,
-    which is how Kubernetes mounts it by default (mode 0644), and a probe without one still tells alive from
-    dead (401 and 403 are alive).
+    The token is named only if nobody else can read it: a configuration may name no other secret, and
+    Kubernetes mounts the token with mode 0644 by default. A probe does not need it: 401 and 403 count as
+    alive.
     """
     host, port = environ.get("KUBERNETES_SERVICE_HOST"), environ.get("KUBERNETES_SERVICE_PORT")
     if not host or not port or not port.isdecimal():

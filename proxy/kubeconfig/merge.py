@@ -1,9 +1,9 @@
-"""Import: contexts that were selected become `clusters:` entries of the configuration. Pure but for its tree.
+"""Import: write the selected contexts as `clusters:` entries. It changes nothing but the given tree.
 
 Imported -> clusters.CONTEXT {gateway, listen: "127.0.0.1:16443", api_servers: ["10.0.0.10:443"], tls:
 {server_name, ca_file}}
 
-Importing again keeps the port, every key that was added by hand, a `server_name`, and further `api_servers`.
+A second import keeps the port, all keys that were added by hand, a `server_name`, and further `api_servers`.
 """
 
 from __future__ import annotations
@@ -28,9 +28,7 @@ from proxy.runtime.endpoint import Endpoint
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """What `merge` did: the CA files that the tree refers to, what became of each cluster, and lines for the
-    operator.
-    """
+    """What `merge` did: CA files to write, what happened to each cluster, lines for the operator."""
 
     files: dict[Path, bytes] = field(default_factory=dict)
     changes: dict[str, str] = field(default_factory=dict)
@@ -38,8 +36,9 @@ class Merged:
 
 
 def ca_name(name: str, pem: bytes) -> str:
-    """A file name for a cluster's CA, of harmless characters and a hash of the content: once written it never
-    changes.
+    """A file name for a cluster's CA: harmless characters and a hash of the content.
+
+    A file with that name never has to change.
     """
     slug = re.sub(r"[^A-Za-z0-9.-]+", "-", name).strip("-.")[:60] or "cluster"
     return f"{slug}-{hashlib.sha256(pem).hexdigest()[:12]}.crt"
@@ -48,11 +47,11 @@ def ca_name(name: str, pem: bytes) -> str:
 def merge(
     document: Document, config: Config, clusters: Iterable[Imported], *, ca_folder: Path, ports: Iterable[int]
 ) -> Merged:
-    """Add or update `clusters` in the configuration's tree, `document.root`, in place.
+    """Add `clusters` to the configuration's tree, `document.root`, or update them there.
 
     `config` is what the document says. A new cluster gets the first of `ports` that the configuration does
-    not use. Pure but for the tree. Raises ConfigError if a gateway does not exist, no port is left, or an API
-    server is kubemux itself.
+    not use. Changes nothing but the tree. Raises ConfigError if a gateway does not exist, no port is left, or
+    an API server is kubemux itself.
     """
     root, clusters = document.root, list(clusters)
     assert isinstance(root, CommentedMap)  # noqa: S101 - it has been loaded as a configuration
@@ -92,7 +91,7 @@ def merge(
 
 
 def _free(ports: Iterable[int], config: Config, clusters: Iterable[Imported]) -> Iterator[int]:
-    """The ports that nothing else has: no listener of ours, and no API server on this machine."""
+    """Those of `ports` that no listener of ours uses, and no API server on this machine."""
     used = {config.admin.listen.port, *(cluster.listen.port for cluster in config.clusters.values())}
     servers = [
         (cluster.gateway, server) for cluster in config.clusters.values() for server in cluster.api_servers
@@ -107,7 +106,7 @@ def _free(ports: Iterable[int], config: Config, clusters: Iterable[Imported]) ->
 def _entry(
     cluster: Imported, present: ClusterConfig | None, ca_folder: Path, merged: Merged
 ) -> dict[str, object]:
-    """The keys to write, without those that a configuration that has the cluster already knows better."""
+    """The keys to write for `cluster`. A key that the operator may have improved is not among them."""
     entry: dict[str, object] = {"gateway": cluster.gateway}
     tls: dict[str, object] = {}
     if present is None or not (cluster.api_server in present.api_servers or cluster.is_moved):
@@ -117,7 +116,7 @@ def _entry(
         merged.notes.append(
             f"{cluster.name}: api_servers stays {stays}: {cluster.api_server} means this machine"
         )
-    # A name that stands for an address is out of date with it.
+    # A server_name that is the old address changes together with the address.
     follows = (
         present
         and "api_servers" in entry
@@ -160,7 +159,7 @@ def _moved(cluster: Imported) -> str:
 
 
 def _update(node: CommentedMap, values: Mapping[str, object], above: str = "") -> Iterator[str]:
-    """Write what differs; the keys of that, dotted."""
+    """Write the values that differ; yields their dotted keys."""
     for key, value in values.items():
         if isinstance(value, Mapping) and isinstance(node.get(key), CommentedMap):
             yield from _update(node[key], value, f"{above}{key}.")

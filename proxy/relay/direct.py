@@ -1,6 +1,4 @@
-"""No gateway: API servers that this machine reaches by itself (`gateway: direct`), as a route of plain TCP
-channels.
-"""
+"""`gateway: direct`: a route without SSH, for API servers that this machine reaches itself."""
 
 from __future__ import annotations
 
@@ -20,9 +18,7 @@ _BITE: Final = 64 << 10
 
 
 class TcpChannel(asyncio.Protocol):
-    """A TCP connection as a `proxy.relay.interfaces.Channel`: pauses its user when the peer does not take
-    what it is sent.
-    """
+    """A TCP connection as a `proxy.relay.interfaces.Channel`, with backpressure in both directions."""
 
     counts_unsent: Final = False
 
@@ -37,7 +33,6 @@ class TcpChannel(asyncio.Protocol):
     # --------------------------------------------------------------------------------------- for the relay
 
     def attach(self, user: ChannelUser) -> None:
-        """Start delivery."""
         self._user = user
         if self._early:
             user.channel_data([self._early], len(self._early))
@@ -50,51 +45,47 @@ class TcpChannel(asyncio.Protocol):
             self.resume_reading()
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """Our own: what is sent is copied out of it."""
+        """One buffer for the whole connection: `buffer_updated` copies what is in it."""
         del sizehint
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Send. A copy, because uvloop keeps a reference to what it could not write at once."""
+        """Send a copy: uvloop keeps a reference to what it could not write at once."""
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(bytes(self._buffer[:nbytes]))
 
     def write_eof(self) -> None:
-        """Shut our direction down."""
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write_eof()
 
     def pause_reading(self) -> None:
-        """TCP's own window does the rest."""
+        """The kernel's receive window then stops the API server."""
         if self._transport is not None and not self._transport.is_closing():
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
-        """Read again."""
         if self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
 
     def close(self) -> None:
-        """After what is queued."""
+        """Close when all queued bytes are sent."""
         if self._transport is not None:
             self._transport.close()
 
     def abort(self) -> None:
-        """Now."""
         if self._transport is not None:
             self._transport.abort()
 
     # ---------------------------------------------------------------------------------------- for asyncio
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Connected."""
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=0)
 
     def data_received(self, data: bytes) -> None:
-        """Bytes from the server.
+        """Pass bytes to the relay.
 
-        What it says before `attach` is one read at most: uvloop heeds no earlier pause.
+        Before `attach` there is at most one read to keep: uvloop ignores a pause before that.
         """
         if self._user is not None:
             self._user.channel_data([data], len(data))
@@ -103,24 +94,22 @@ class TcpChannel(asyncio.Protocol):
             self.pause_reading()
 
     def eof_received(self) -> bool:
-        """True keeps our direction open."""
+        """Returns True, so that asyncio keeps the other direction open."""
         self._had_eof = True
         if self._user is not None:
             self._user.channel_eof()
         return True
 
     def pause_writing(self) -> None:
-        """The API server is slow."""
+        """The API server does not read: the relay must stop sending."""
         if self._user is not None:
             self._user.channel_full()
 
     def resume_writing(self) -> None:
-        """It has room again."""
         if self._user is not None:
             self._user.channel_writable()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Closed or reset."""
         del exc
         self._transport = None
         self._is_lost = True
@@ -136,11 +125,14 @@ class Direct:
 
     @property
     def is_up(self) -> bool:
-        """There is no link that could be down."""
+        """Always true: there is no link that could be down."""
         return True
 
     async def open_channel(self, target: Endpoint, *, origin: Endpoint, hold_until: float) -> TcpChannel:
-        """Connect. Raises ChannelRefused, ChannelTimeout. There is no link to wait for."""
+        """Connect. There is no link to wait for.
+
+        Raises ChannelRefused, ChannelTimeout.
+        """
         del origin, hold_until
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
@@ -163,7 +155,7 @@ class Direct:
             raise ChannelRefused(f"no TCP connection to {target}: {said}", hint=hint) from exc
 
     async def _connect(self, target: Endpoint) -> TcpChannel:
-        """To the first address that answers; each has its share of the time.
+        """Connect to the first address that answers; all get an equal share of the time.
 
         Raises OSError, UnicodeError, Hangs.
         """

@@ -16,12 +16,13 @@ Pieces = list[bytes | bytearray | memoryview]
 
 
 class ChannelUser(Protocol):
-    """Who gets what comes back on a channel: the relay."""
+    """Receives what comes back on a channel: the relay."""
 
     def channel_data(self, pieces: Pieces, nbytes: int) -> None:
-        """`nbytes` from the cluster, in order.
+        """`nbytes` from the cluster have arrived, in order.
 
-        A memoryview is good for this call; a user that needs it longer pauses the channel in it.
+        A memoryview is valid only during this call. A user that needs it for longer must pause the channel
+        before it returns.
         """
 
     def channel_eof(self) -> None:
@@ -31,30 +32,32 @@ class ChannelUser(Protocol):
         """The channel's window or its link is full: read no more from the client."""
 
     def channel_writable(self) -> None:
-        """Room again."""
+        """There is room again: read from the client."""
 
     def channel_lost(self, error: ProxyError | None) -> None:
-        """The channel is gone: `None` if the other side closed it, else why.
+        """The channel is gone. `error` says why; None if the other side closed it.
 
-        The last call a user gets, exactly once.
+        It is the last call that a user gets, and comes exactly once.
         """
 
 
 class Channel(Protocol):
-    """One open connection to an API server; nothing is delivered before `attach`."""
+    """One open connection to an API server. It delivers nothing before `attach`."""
 
     @property
     def counts_unsent(self) -> bool:
-        """Whether what its user has been given and not passed on is counted against `limits.memory` already,
-        as its window is.
+        """Whether delivered bytes still count against `limits.memory` until the user has passed them on.
+
+        A channel whose receive window is counted needs no second account.
         """
 
     def attach(self, user: ChannelUser) -> None:
-        """Name the receiver and start delivery."""
+        """Set the receiver and start delivery."""
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """Where the client's next bytes go, never empty; valid until `buffer_updated`
-        (asyncio.BufferedProtocol).
+        """The buffer for the client's next bytes, never empty; valid until `buffer_updated`.
+
+        As in asyncio.BufferedProtocol.
         """
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -64,32 +67,32 @@ class Channel(Protocol):
         """The client sends no more."""
 
     def pause_reading(self) -> None:
-        """The client is slow: deliver no more, grant the cluster no more credit."""
+        """The client is slow: deliver no more, and grant the cluster no more credit."""
 
     def resume_reading(self) -> None:
         """The client has room again."""
 
     def close(self) -> None:
-        """Orderly: what is queued still goes out. Idempotent."""
+        """Close when all queued bytes are sent. Idempotent."""
 
     def abort(self) -> None:
-        """At once; queued bytes are dropped. Idempotent."""
+        """Close at once and drop queued bytes. Idempotent."""
 
 
 class Route(Protocol):
-    """A way to API servers: a gateway, or no gateway at all."""
+    """A way to API servers: a gateway, or none (`gateway: direct`)."""
 
     @property
     def is_up(self) -> bool:
-        """Whether it has a link, if it needs one."""
+        """Whether a client can be served now: a link is up, or none is needed."""
 
     async def open_channel(self, target: Endpoint, *, origin: Endpoint, hold_until: float) -> Channel:
-        """Open a channel to `target`, waiting for a link until `hold_until` (loop time, seconds).
+        """Open a channel to `target`; waits for a link until `hold_until` (the loop's clock, seconds).
 
-        `origin` is the client's address, as RFC 4254 7.2 wants it for sshd's log. Opening has a deadline of
-        the route's own. Raises LinkDown, ChannelRefused, ChannelProhibited, ChannelTimeout, MemoryExhausted.
-        Cancelled, it leaves no channel behind.
+        `origin` is the client's address, which sshd logs (RFC 4254 7.2). The opening itself has a deadline
+        that the route sets. Raises LinkDown, ChannelRefused, ChannelProhibited, ChannelTimeout,
+        MemoryExhausted. If it is cancelled, it leaves no channel behind.
         """
 
     def is_given_up(self, patience: float) -> bool:
-        """Whether there has been no link for more than `patience` seconds, nor one in sight."""
+        """Whether there has been no link for more than `patience` seconds, and no dial has a good chance."""

@@ -1,7 +1,7 @@
-"""The seam between a link and what carries its bytes.
+"""The seam between a link and its data plane, which carries the bytes.
 
-A link knows its data plane by these protocols alone, and so does a plane its link. `proxy/ssh/planes.py` is
-the one place that knows which planes there are.
+A link uses its data plane only by these protocols, and a plane uses its link only by them. The one place that
+knows all planes is `proxy/ssh/planes.py`.
 """
 
 from __future__ import annotations
@@ -14,51 +14,51 @@ from proxy.relay.interfaces import Channel
 from proxy.runtime.endpoint import Endpoint
 
 Refusal = tuple[int, str]
-"""Why a channel was not opened: the code and the words of RFC 4254 5.1."""
+"""Why a channel was not opened: reason code and text (RFC 4254 5.1)."""
 
 OnAnswer = Callable[[Refusal | None], None]
-"""Gets the peer's answer to an open, once: None if the channel is open."""
+"""Called once with the peer's answer to an open; None if the channel is open."""
 
 
 class Unsupported(Exception):
-    """Why a plane cannot carry a connection, which is as it was; for the log."""
+    """Why a plane cannot carry a connection, for the log. The plane has left the connection as it was."""
 
 
 class DataPlane(Protocol):
-    """Carries the channels of one authenticated connection, from the moment it is made until `close`."""
+    """Carries the channels of one authenticated connection, from its construction until `close`."""
 
     error: LinkError | None
-    """Why the connection has ended; what its channels are told. May be set before it has."""
+    """Why the connection ended, for its channels. It may be set shortly before the end."""
 
     round_trip: float
-    """Seconds that the way itself takes, as far as the link has measured it."""
+    """Seconds of a round trip without load, as far as the link has measured it. The link sets it."""
 
     @property
     def mode(self) -> str:
-        """What it is called in metrics and `status`."""
+        """Its name in metrics and `status`."""
 
     @property
     def bulk(self) -> int:
-        """Bytes that have gone and come in full packets so far (`proxy.ssh.pace`)."""
+        """Bytes in full packets so far, in both directions (`proxy.ssh.pace`)."""
 
     def __len__(self) -> int:
-        """Channels open or being opened."""
+        """The number of channels that are open or being opened."""
 
     def open(self, window: int, target: Endpoint, origin: Endpoint, on_answer: OnAnswer) -> Channel:
-        """Have a channel opened, with what was taken of the budget as its receive window.
+        """Open a channel. `window`, its receive window, is acquired from the budget already.
 
         `on_answer` may be called before this returns.
         """
 
     def lost(self, error: LinkError) -> None:
-        """The connection has ended, and with it every channel. Idempotent."""
+        """The connection has ended: tell every channel. Idempotent."""
 
     async def close(self) -> None:
-        """The link is closed: end what still runs."""
+        """Release what the plane still holds; the link is closed."""
 
 
 class PlaneUser(Protocol):
-    """Whose data plane it is: the link."""
+    """The user of a data plane: the link."""
 
     name: str
     server: str
@@ -67,7 +67,7 @@ class PlaneUser(Protocol):
         """The peer broke the protocol; the connection is about to end."""
 
     def lost(self, exc: Exception | None) -> None:
-        """The connection has ended; None if the peer closed it without a word."""
+        """The connection has ended; `exc` is None if the peer closed it without a reason."""
 
     def channel_ended(self) -> None:
-        """There is one channel fewer."""
+        """A channel has ended, or was not opened."""

@@ -40,46 +40,53 @@ from proxy.ssh.planes import take_over
 from proxy.ssh.turns import Turns
 
 ABANDONED_MAX: Final = 32
-"""Opens to one address that sshd has not answered in time.
+"""The most opens to one address that sshd has not answered in time.
 
-sshd may try for two minutes (tcp_syn_retries), and each open holds a window meanwhile. Without a limit, one
-API server behind a firewall that drops packets would take the memory of all clusters.
+sshd may try to connect for two minutes (tcp_syn_retries), and each open holds a window for so long. Without a
+limit, one API server behind a firewall that drops packets could take the memory of all clusters.
 """
 
 CLOSE_TIMEOUT_S: Final = 2.0
 
 STUCK: Final = 2
-"""How much busier a link counts on which an open has waited from one sample to the next without any answer.
+"""What `weight` adds for a link on which an open has waited from one sample to the next, without any answer.
 
-The link may be dead, and until keepalives find that out every new channel to some API servers would be opened
-there. It is more than two links differ by for the number of their channels. It is not more than that, because
-it may be the API server that does not answer.
+The link may be dead, and keepalives need longer to find that out. Until then new channels should go
+elsewhere. The number outweighs the usual difference in channels between two links. It is no larger, because
+the API server may be what does not answer.
 """
 
 _ROUND_TRIPS: Final = 8
-"""How many measurements are kept. The shortest is the round trip of the way itself: the others may have
-waited behind a download, which must not make windows grow.
+"""How many measurements are kept.
+
+The shortest counts as the round trip of the way itself. Another one may have waited behind a download, and
+windows must not grow for that.
 """
 
 _AT_FIRST: Final = 3
-"""How many measurements follow each other closely at first. One alone said 9 ms in a busy start on loopback,
-and until the next, 15 s later, windows grew to 11 MiB for it.
+"""How many measurements come quickly one after another at first.
+
+With a single one, a busy start measured 9 ms on loopback. Windows grew to 11 MiB for it, until the next
+measurement 15 s later.
 """
 
 _AT_FIRST_S: Final = 0.5
 
 
 BUSY: Final = 64 << 10
-"""Bytes of bulk in one interval that count as an answer. The answer waits in the queue behind them, on a slow
-link for longer than silence may last. Where one direction is dead, bulk ends too, since no credit comes back.
+"""Bytes of bulk in one interval that count as an answer.
+
+The real answer waits in the queue behind them, on a slow link for longer than silence may last. If one
+direction is dead, bulk ends too, because no credit comes back.
 """
 
 UNUSED_S: Final = 1.0
-"""Seconds: a link without channels for so long that ends without a word has probably been ended for that."""
+"""Seconds. If a link had no channel for so long, and the peer ends it without a reason, that is probably why.
+"""
 
 
 class _Opening:
-    """One channel that is being opened: who waits for the answer, and what to do if it comes too late."""
+    """One channel that is being opened: who waits for the answer, and what to do if it comes late."""
 
     __slots__ = ("answer", "is_expired", "on_late")
 
@@ -113,7 +120,7 @@ class Link:
         name: str,
         command: ProxyCommand | None = None,
     ) -> None:
-        """`conns` is the jump chain, of which the last is to the gateway; `command` may carry the first."""
+        """`conns` is the jump chain; the last connection is to the gateway. `command` may carry the first."""
         loop = asyncio.get_running_loop()
         self._conns = conns
         self._conn = conns[-1]
@@ -133,7 +140,7 @@ class Link:
         self.idle.set()
         self._idle_since = self._since
         self.is_unused = False
-        """Whether it has ended for having no channel."""
+        """Whether it ended because it had no channel."""
         self.error: LinkError | None = None
         self.rtt: float | None = None
         self._round_trips: deque[float] = deque(maxlen=_ROUND_TRIPS)
@@ -150,16 +157,16 @@ class Link:
 
     @property
     def load(self) -> int:
-        """Channels open or being opened."""
+        """The number of channels that are open or being opened."""
         return len(self._plane)
 
     @property
     def weight(self) -> int:
-        """How busy it is, in coarse steps: the least busy link gets the next channel."""
+        """How busy the link is, in coarse steps: the least busy link gets the next channel."""
         return len(self._plane) // CROWD + self._pace.busy + self._stuck
 
     def sample(self) -> None:
-        """Call it about twice a second: it measures how busy the link was, and whether it answers."""
+        """Measure how busy the link is and whether it answers. The gateway calls it about twice a second."""
         self._pace.sample(self._plane.bulk, self._loop.time())
         oldest = next(iter(self._openings), None)
         if oldest is not None and oldest is self._oldest:
@@ -168,16 +175,15 @@ class Link:
 
     @property
     def age(self) -> float:
-        """Seconds since it came up."""
+        """Seconds since the link came up."""
         return self._loop.time() - self._since
 
     @property
     def data_plane(self) -> str:
-        """Who carries the bytes (`proxy.ssh.planes`)."""
+        """The mode of its data plane (`proxy.ssh.planes`)."""
         return self._plane.mode
 
     def snapshot(self) -> LinkSnapshot:
-        """For status."""
         return LinkSnapshot(
             server=self.server,
             age=self.age,
@@ -233,7 +239,7 @@ class Link:
         self._oldest, self._stuck = None, 0
 
     def _abandon(self, opening: _Opening, target: Endpoint) -> None:
-        """Nobody waits any more, but sshd tries on to connect, and holds the window until it answers."""
+        """The client has given up, but sshd still tries to connect, and holds the window until it answers."""
 
         def answered() -> None:
             self._abandoned[target] -= 1
@@ -268,11 +274,11 @@ class Link:
     def start(
         self, interval: float, on_rtt: Callable[[float], None], on_missed: Callable[[int], None]
     ) -> None:
-        """Measure the round trip every `interval` seconds; called again, with another interval.
+        """Measure the round trip every `interval` seconds. Call it again to change the interval.
 
-        `on_missed` gets the number of intervals for which an answer has been missing. asyncssh gives up on a
-        silent peer too, but takes any packet for an answer. While the events of a watch still arrive, it
-        would keep a link whose other direction is dead.
+        `on_missed` gets the number of intervals for which an answer has been missing. asyncssh has a
+        keepalive of its own, but takes any packet for an answer: it would keep a link whose other direction
+        is dead, as long as events of a watch arrive on it.
         """
         if self._measuring is not None:
             self._measuring.cancel()
@@ -282,7 +288,7 @@ class Link:
             )
 
     def retime(self, keepalive: KeepaliveConfig) -> None:
-        """Take other settings than the link was dialled with, for asyncssh and the kernel.
+        """Change the keepalive settings of a link that is up, in asyncssh and in the kernel.
 
         Jump hosts keep the settings of their own gateways.
         """
@@ -290,14 +296,14 @@ class Link:
             return
         self._conn.set_keepalive(*ticks(keepalive))
         if len(self._conns) == 1:
-            with suppress(OSError):  # it ends just now
+            with suppress(OSError):  # the connection is about to end
                 give_up_after(self._conn.get_extra_info("socket"), unanswered(keepalive))
 
     async def _measure(
         self, interval: float, on_rtt: Callable[[float], None], on_missed: Callable[[int], None]
     ) -> None:
         while True:
-            sent, missed = perf_counter(), 0  # the loop's clock counts milliseconds
+            sent, missed = perf_counter(), 0  # not the loop's clock: it counts milliseconds
             ping = self._tasks.spawn(internals.ping(self._conn), name="ping")
             bulk = self._plane.bulk
             while not (await asyncio.wait({ping}, timeout=interval))[0]:
@@ -317,7 +323,7 @@ class Link:
             )
 
     def lost(self, exc: Exception | None) -> None:
-        """Asyncssh says the connection has ended. Its own channels have been told already."""
+        """The end of the connection, from asyncssh, which has told its own channels already."""
         error = self.error or describe_loss(self.server, exc)
         is_silent = self.error is None and (exc is None or is_hung_up(exc))
         idle = self._loop.time() - self._idle_since
@@ -332,7 +338,7 @@ class Link:
         self._end(await command.explain(error, "and with it the link"))
 
     def protocol_broken(self, error: LinkError) -> None:
-        """See `proxy.ssh.data_plane.PlaneUser`: asyncssh is about to say that the connection has ended."""
+        """See `proxy.ssh.data_plane.PlaneUser`: asyncssh is about to report the end of the connection."""
         self.error = self.error or error
 
     def _end(self, error: LinkError) -> None:
@@ -342,7 +348,7 @@ class Link:
         self._plane.lost(error)
 
     async def close(self, error: LinkError | None = None) -> None:
-        """End the link and everything on it; returns when its sockets are closed."""
+        """End the link and all channels on it; returns when its sockets are closed."""
         self.error = self._plane.error = (
             self.error or error or LinkClosed(f"link to {self.server} closed by kubemux")
         )

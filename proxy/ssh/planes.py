@@ -1,4 +1,4 @@
-"""Which data plane carries a link: the first of the list that can."""
+"""Which data plane carries a link: the first in a list that can."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from proxy.ssh.turns import Turns
 log = structlog.get_logger("kubemux.link")
 
 DATA_PLANE: Final = "KUBEMUX_DATA_PLANE"
-"""Environment: the mode to begin with, of those below; without it, the first."""
+"""Environment variable: the mode to try first. Without it, that is the first of the list below."""
 
 Make = Callable[[asyncssh.SSHClientConnection, MemoryBudget, Turns, PlaneUser], DataPlane]
 
@@ -39,12 +39,12 @@ def _native(
 def _asyncssh(
     conn: asyncssh.SSHClientConnection, budget: MemoryBudget, turns: Turns, link: PlaneUser
 ) -> DataPlane:
-    del turns  # asyncssh writes at once
+    del turns  # asyncssh takes no turns: it writes at once
     return AsyncsshPlane(conn, budget, server=link.server, name=link.name, on_ended=link.channel_ended)
 
 
 _PLANES: Final[Mapping[str, Make]] = {"native": _native, "asyncssh": _asyncssh}
-"""By mode, the fastest first. The last one takes every connection."""
+"""The planes by mode, the fastest first. The last one can carry every connection."""
 
 MODES: Final = tuple(_PLANES)
 
@@ -52,7 +52,7 @@ MODES: Final = tuple(_PLANES)
 def take_over(
     conn: asyncssh.SSHClientConnection, budget: MemoryBudget, turns: Turns, link: PlaneUser
 ) -> DataPlane:
-    """The plane that carries `conn` from here on."""
+    """Make the data plane that carries `conn` from now on."""
     asked = os.environ.get(DATA_PLANE, "")
     *faster, last = MODES[MODES.index(asked) if asked in MODES else 0 :]
     for mode in faster:
