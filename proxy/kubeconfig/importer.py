@@ -220,7 +220,7 @@ _HERE_BELOW = (
 
 
 def means_this_machine(host: str) -> bool:
-    """Whether `host` means the machine that asks: a loopback, unspecified or link-local address, or its name."""
+    """Whether `host` means the machine that asks: loopback, unspecified, link-local, or a name for those."""
     name = host.rstrip(".").lower()
     try:
         address = ipaddress.ip_address(name)

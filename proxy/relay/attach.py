@@ -1,4 +1,4 @@
-"""A client and its channel are put together."""
+"""Join a client and its channel."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from proxy.relay.relay import Relay
 
 
 async def attach(relay: Relay, channel: Channel, start: Callable[[Relay], Awaitable[object]]) -> None:
-    """Start relaying between a client and `channel`; `start` makes `relay` the protocol of the client's
-    connection.
+    """Start to relay between a client and `channel`.
 
-    Raises OSError after closing the channel if the client is gone.
+    `start` makes `relay` the protocol of the client's connection. If the client is gone, this closes the
+    channel and raises OSError.
     """
     try:
         await start(relay)

@@ -33,7 +33,7 @@ class MemoryBudget:
         return f"<MemoryBudget {self.used} of {self.limit}, floor {self.floor}>"
 
     def resize(self, limit: int, connections: int) -> None:
-        """New limits; what is granted stays granted."""
+        """Change the limits. What is acquired already stays so, even above the new limit."""
         self.limit = limit
         self.floor = max(SMALLEST_WINDOW, min(64 << 10, limit // 2 // connections))
         self._bonus = limit // 2

@@ -1,6 +1,6 @@
-"""Which of a cluster's API servers gets a connection, and what is told when none takes one.
+"""Which API server of a cluster gets a connection, and which error is reported when none takes it.
 
-The daemon and `kubemux probe` both ask here, so that one does not call alive what the other calls down.
+The daemon and `kubemux probe` use the same code, so they never disagree about a cluster.
 """
 
 from __future__ import annotations
@@ -18,18 +18,16 @@ from proxy.relay.waiting import WaitingForMemory
 from proxy.runtime.endpoint import Endpoint
 
 PROBE_HOLD_S: Final = 1.0
-"""How long a probe waits for a link: over the usual reconnect, yet not so long that a dead gateway looks
-alive.
-"""
+"""How long a probe waits for a link: longer than a usual reconnect, short enough to notice a dead gateway."""
 
 _PROBE: Final = Endpoint("127.0.0.1", 0)
 
 
 class Failover:
-    """The API servers of one cluster, in the order in which they are asked.
+    """The API servers of one cluster, in the order in which they are tried.
 
-    The first goes on to be the first as long as it takes connections. One that does not goes to the end of
-    the line, and `on_next` is told of it and of the one that is the first now.
+    A server stays first as long as it takes connections. One that does not goes to the end; `on_next` is then
+    called with it and with the one that is first now.
     """
 
     def __init__(
@@ -41,7 +39,7 @@ class Failover:
         line: Sequence[Endpoint] = (),
         on_next: Callable[[Endpoint, Endpoint], None] = lambda _failed, _first: None,
     ) -> None:
-        """`api_servers` is as configured; `line` is another's order of them, to begin with."""
+        """`api_servers` is as configured. `line` is the order to begin with, from a predecessor."""
         self._api_servers = api_servers
         self._line = sorted(api_servers, key=lambda server: line.index(server) if server in line else -1)
         self._budget = budget
@@ -50,14 +48,14 @@ class Failover:
 
     @property
     def line(self) -> tuple[Endpoint, ...]:
-        """The order in which the next client asks."""
+        """The order in which the next client tries the servers."""
         return tuple(self._line)
 
     async def open_channel(self, route: Route, *, origin: Endpoint, hold_until: float) -> Channel:
-        """A channel by `route`, as soon as there is a link and memory for one; see `Route.open_channel`.
+        """Open a channel by `route`, as soon as there is a link and memory for it; see `Route.open_channel`.
 
-        Raises ProxyError. If no API server takes it, that is the failure of the one that is configured first:
-        the others stand in for it, and the order of the moment depends on who has asked before.
+        Raises ProxyError. If no API server takes the connection, that is the error of the server that is
+        configured first. The others stand in for it, and their order depends on earlier clients.
         """
         while True:
             try:
@@ -69,7 +67,8 @@ class Failover:
                     raise exc from None
 
     async def probe_socket(self, route: Route, deadline: float) -> socket.socket:
-        """A socket to an API server for a probe, that takes the way of a client's (loop time `deadline`).
+        """A socket for a probe, which reaches an API server as a client does; until `deadline` (the loop's
+        clock).
 
         Raises ProxyError.
         """

@@ -12,7 +12,7 @@ from typing import Generic, Protocol, TypeVar
 
 
 class Moving(Protocol):
-    """A connection, as far as this module looks at it."""
+    """What this module needs of a connection."""
 
     to_cluster: int
     from_cluster: int
@@ -22,7 +22,7 @@ M = TypeVar("M", bound=Moving)
 
 
 class IdleWatch(Generic[M]):
-    """Compares samples of the counters."""
+    """Compares the byte counters of connections with those of its last sample."""
 
     def __init__(self) -> None:
         self._seen: dict[M, tuple[int, float]] = {}
@@ -30,11 +30,12 @@ class IdleWatch(Generic[M]):
         self._timeout: float | None = None
 
     def sample(self, connections: Iterable[M], timeout: float | None, now: float) -> list[M]:
-        """Those that have moved no byte for `timeout` seconds (None: no limit), at loop time `now`.
+        """The connections that have moved no byte for `timeout` seconds (None: no limit).
 
-        It may be called at any rate: it takes eight samples per timeout, and one at once when that changes.
+        `now` is the loop's clock. Call it at any rate: it takes eight samples per timeout, and one at once
+        when the timeout changes.
         """
-        if timeout != self._timeout:  # else the next sample would be due by the old timeout
+        if timeout != self._timeout:  # or the next sample would be due by the old timeout
             self._timeout = timeout
             self._due = 0.0
         if timeout is None:

@@ -1,4 +1,4 @@
-"""A probe's connection: one end of a socket pair, whose other end is relayed as a client's socket is."""
+"""A probe's connection: one end of a socket pair. The other end is relayed like a client's socket."""
 
 from __future__ import annotations
 
@@ -14,18 +14,16 @@ from proxy.relay.relay import Relay
 
 
 class ProbeRelay(Relay):
-    """A probe never half-closes: the end of its direction is its end, whatever the API server still has to
-    say, or never will.
-    """
+    """A probe never half-closes: when it has ended its direction, the relay ends both."""
 
     def eof_received(self) -> bool:
-        """What was sent is sent, a TLS alert for instance."""
+        """Close the channel after what was sent, for example a TLS alert."""
         self.abort(Reason.CLIENT_CLOSED)
         return False
 
 
 async def relayed_socket(channel: Channel, budget: MemoryBudget) -> socket.socket:
-    """One end of a socket pair whose other end is relayed to `channel`; counted nowhere."""
+    """One end of a socket pair whose other end is relayed to `channel`; it appears in no metric."""
     ours, theirs = socket.socketpair()
     try:
         for sock in (ours, theirs):

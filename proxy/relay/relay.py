@@ -66,7 +66,7 @@ class Relay(asyncio.BufferedProtocol):
         *,
         early: bytes = b"",
     ) -> None:
-        """`early` is what the client has sent before: the channel gets it before all else."""
+        """`early` is what the client has sent before: the channel gets it first."""
         self._channel = channel
         self._budget = budget
         self._on_end = on_end
@@ -83,9 +83,9 @@ class Relay(asyncio.BufferedProtocol):
         self.from_cluster = 0
         self.first_byte_at: float | None = None
         self.is_client_paused = False
-        """The client's socket is not read: the channel is full."""
+        """The client's socket is not read, because the channel is full."""
         self.is_cluster_paused = False
-        """The channel is not read: the client does not take what it is given."""
+        """The channel is not read, because the client does not read what it is sent."""
         self.reason: Reason | None = None
 
     def __repr__(self) -> str:
@@ -95,13 +95,14 @@ class Relay(asyncio.BufferedProtocol):
 
     @property
     def has_started(self) -> bool:
-        """Whether it has the client's socket: from then on, `on_end` will be called."""
+        """Whether it owns the client's socket. From then on `on_end` will be called."""
         return self._transport is not None
 
     @property
     def is_client_gone(self) -> bool:
-        """Whether the client has reset a socket that is not read: the transport notices that only when it
-        reads or writes again.
+        """Whether the client has reset a socket that is paused.
+
+        The transport notices a reset only when it reads or writes.
         """
         if (
             not self._client_open
@@ -118,7 +119,7 @@ class Relay(asyncio.BufferedProtocol):
     # ------------------------------------------------------------------------------------ the client's socket
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The client's socket is ours: start both directions."""
+        """The relay owns the client's socket now: start both directions."""
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=0)
         self._client_open = True
@@ -132,8 +133,9 @@ class Relay(asyncio.BufferedProtocol):
             early = early[len(piece) :]
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """A buffer that the channel lends, never empty: uvloop ends the connection on an empty one, and asks
-        once more after `pause_reading`.
+        """A buffer that the channel lends; never empty.
+
+        uvloop ends the connection on an empty buffer, and asks for one once more after `pause_reading`.
         """
         return self._channel.get_buffer(sizehint)
 
@@ -144,7 +146,7 @@ class Relay(asyncio.BufferedProtocol):
         self._channel.buffer_updated(nbytes)
 
     def eof_received(self) -> bool:
-        """The client sends no more; True keeps the other direction open."""
+        """The client sends no more. Returns True, so that asyncio keeps the other direction open."""
         self._client_eof = True
         self.reason = self.reason or Reason.CLIENT_CLOSED
         if self._channel_open:
@@ -153,14 +155,14 @@ class Relay(asyncio.BufferedProtocol):
         return True
 
     def pause_writing(self) -> None:
-        """The client does not take what it is given."""
+        """The client does not read: pause the channel."""
         self.is_cluster_paused = True
         if not self._channel.counts_unsent:
             self._charge()
         self._channel.pause_reading()
 
     def resume_writing(self) -> None:
-        """The client has taken everything."""
+        """The client has read everything: resume the channel."""
         self.is_cluster_paused = False
         self._uncharge()
         self._channel.resume_reading()
@@ -215,7 +217,7 @@ class Relay(asyncio.BufferedProtocol):
             self._transport.resume_reading()
 
     def channel_lost(self, error: ProxyError | None) -> None:
-        """The channel is gone. The client is reset, unless one of its two directions has ended in order."""
+        """The channel is gone. Reset the client, unless one of its two directions has ended in order."""
         if not self._channel_open:
             return
         self._channel_open = False
@@ -225,7 +227,7 @@ class Relay(asyncio.BufferedProtocol):
         # EOF.
         if error is None and (self._cluster_eof or self._client_eof):
             if self._client_open and self._transport is not None:
-                if self.is_cluster_paused:  # what it has not taken was counted with the channel's window
+                if self.is_cluster_paused:  # these bytes counted with the channel's window until now
                     self._charge()
                 self._transport.close()
         else:
@@ -236,7 +238,7 @@ class Relay(asyncio.BufferedProtocol):
     # ------------------------------------------------------------------------------------------------ the end
 
     def half_close(self, reason: Reason) -> None:
-        """End the client's direction for it; what the cluster still sends is delivered."""
+        """End the client's direction in its place; what the cluster still sends is delivered."""
         if not self._client_open or self._client_eof or self._transport is None:
             return
         self.reason = self.reason or reason
@@ -254,8 +256,9 @@ class Relay(asyncio.BufferedProtocol):
         self._end_if_closed()
 
     def _drop_channel(self) -> None:
-        """Abort the channel and do not wait for its end: an sshd whose API server does not read answers CLOSE
-        late, or never.
+        """Abort the channel and do not wait for its end.
+
+        If its API server does not read, sshd answers CLOSE late or never.
         """
         self._channel_open = False
         self._channel.abort()

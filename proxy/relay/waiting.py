@@ -19,27 +19,27 @@ from proxy.relay.budget import MemoryBudget
 log = structlog.get_logger("kubemux.connection")
 
 SAY_AGAIN_S: Final = 10.0
-"""Seconds between two warnings: while memory is short, every probe of every cluster would cause one."""
+"""Seconds between two warnings: while memory is short, each probe of each cluster would write one."""
 
 
 class WaitingForMemory:
-    """First come, first served."""
+    """The clients that wait for memory, first come, first served."""
 
     def __init__(self, budget: MemoryBudget) -> None:
         self._budget = budget
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._say_at = 0.0
         self._short_since: float | None = None
-        """Loop time since which nobody has been woken."""
+        """The loop's clock when somebody was last woken, while clients wait."""
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     async def wait(self, until: float) -> None:
-        """Return when there may be room again. Raises TimeoutError at loop time `until`.
+        """Return when there may be room again. Raises TimeoutError at `until` (the loop's clock).
 
-        It raises at once if nobody has been woken for longer than this client would wait: it would wait in
-        vain, as those before it have.
+        If nobody has been woken for longer than this client may wait, it raises at once: those before it have
+        waited in vain.
         """
         loop = asyncio.get_running_loop()
         now = loop.time()
@@ -60,11 +60,11 @@ class WaitingForMemory:
             async with asyncio.timeout_at(until):
                 await turn
         finally:
-            with suppress(ValueError):  # it was this one's turn
+            with suppress(ValueError):  # this client was to be woken just now
                 self._waiting.remove(turn)
 
     def wake(self) -> None:
-        """Wake as many as there is room for."""
+        """Wake as many clients as there is room for."""
         room = (self._budget.limit - self._budget.used) // self._budget.floor
         if room > 0:
             self._short_since = None

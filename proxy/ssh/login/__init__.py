@@ -1,3 +1,1 @@
-"""From a gateway's configuration to an authenticated SSH connection: settings, keys, who the server is, the
-way there.
-"""
+"""From a gateway's configuration to an authenticated SSH connection: settings, keys, trust, and the dial."""

@@ -31,23 +31,23 @@ _HINT: Final = (
 
 
 class Agent(asyncssh.SSHAgentClient):
-    """The agent at `path`, for one login. `failure` says what was wrong with it, if anything was.
+    """The ssh-agent at `path`, for one login. If it fails, `failure` says why.
 
-    Its keys are offered in its own order, but those that IdentityFile names first, in theirs (ssh_config(5),
-    IdentityFile): sshd counts, and ends the login after MaxAuthTries.
+    Its keys are offered in its order, except that those in an IdentityFile come first, in that order
+    (ssh_config(5)). sshd counts the offers, and ends the login after MaxAuthTries.
     """
 
     def __init__(self, path: str, seconds: float, named: Sequence[bytes] = ()) -> None:
         super().__init__(path)
         self.failure = ""
         self.on_accepted: Callable[[], None] = lambda: None
-        """Called when a signature is asked for: the server has said that it takes the key (RFC 4252 7)."""
+        """Called when a signature is asked for: the server has accepted the key (RFC 4252 7)."""
         self._places = {public: place for place, public in enumerate(named)}
         self._path = path
         self._seconds = seconds
 
     async def keys(self, only: Sequence[bytes] | None) -> Sequence[asyncssh.SSHKeyPair]:
-        """Its keys, of those `only` if that is given; none if it fails."""
+        """The agent's keys; only those in `only` if that is given. None at all if the agent fails."""
         try:
             keys = await self._within(self._listed(only))
         except ValueError:
@@ -55,13 +55,13 @@ class Agent(asyncssh.SSHAgentClient):
         return sorted(keys, key=lambda pair: self._places.get(pair.public_data, len(self._places)))
 
     async def sign(self, key_blob: bytes, data: bytes, flags: int = 0) -> bytes:
-        """Asyncssh's call, through a key. It takes ValueError for a key that cannot be used."""
+        """Sign, for asyncssh. It expects ValueError for a key that cannot be used."""
         self.on_accepted()
         return await self._within(super().sign(key_blob, data, flags))
 
     async def _listed(self, only: Sequence[bytes] | None) -> Sequence[asyncssh.SSHKeyPair]:
         keys = await self.get_keys(only)
-        self.close()  # the turn may be long in coming, and the agent be started anew meanwhile
+        self.close()  # the turn may come late, and the agent may be restarted before
         await self.wait_closed()
         return keys
 
@@ -70,7 +70,7 @@ class Agent(asyncssh.SSHAgentClient):
             async with asyncio.timeout(self._seconds):
                 return await answer
         except TimeoutError:
-            self.close()  # its answer would be taken for that to the next question
+            self.close()  # a late answer would be taken for the answer to the next question
             self._seconds = 0.0
             self.failure = self.failure or f"the ssh-agent at {self._path} does not answer"
             raise ValueError(self.failure) from None
@@ -81,10 +81,10 @@ class Agent(asyncssh.SSHAgentClient):
 
 @asynccontextmanager
 async def asked(prepared: Prepared) -> AsyncIterator[Agent | None]:
-    """Put the keys of the agent of `prepared`, if it has one, before its own.
+    """Put the keys of the agent of `prepared`, if it has one, before the other keys.
 
-    The agent is there for signatures up to the end of the block. Raises CredentialsUnusable if it fails and
-    there is no other key.
+    The agent can sign until the end of the block. Raises CredentialsUnusable if it fails and there is no
+    other key.
     """
     if prepared.agent is None:
         yield None
@@ -103,5 +103,5 @@ async def asked(prepared: Prepared) -> AsyncIterator[Agent | None]:
 
 
 def unusable(agent: Agent, besides: str) -> CredentialsUnusable:
-    """Why there is no login: the agent's failure, and what is true of the other keys."""
+    """Why there can be no login: the agent's failure, and what is wrong with the other keys."""
     return CredentialsUnusable(f"{agent.failure}, and {besides}", hint=_HINT)

@@ -1,4 +1,4 @@
-"""What a server and kubemux have no algorithm in common for, out of what each has offered (RFC 4253 7.1)."""
+"""For which purpose a server and kubemux have no algorithm in common (RFC 4253 7.1)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from proxy.errors import HandshakeFailed, LinkError
 from proxy.runtime.text import printable
 
 _START: Final = 17
-"""Of the lists in a KEXINIT: its number and a cookie come first."""
+"""Where the lists begin in a KEXINIT: after the message type and a cookie."""
 _MARKERS: Final = ("ext-info-", "kex-strict-")
 _MOST: Final = 300
 _WITHOUT_MAC: Final = ("gcm@openssh.com", "poly1305@openssh.com")
@@ -23,9 +23,9 @@ _WITHOUT_MAC: Final = ("gcm@openssh.com", "poly1305@openssh.com")
 class _Kind(NamedTuple):
     what: str
     option: str
-    """Of ssh_config(5) and sshd_config(5)."""
+    """The option of ssh_config(5) and sshd_config(5)."""
     there_are: Sequence[bytes]
-    """What asyncssh has, if it is asked for."""
+    """All algorithms that asyncssh has for it."""
 
 
 _KINDS: Final = (
@@ -36,18 +36,21 @@ _KINDS: Final = (
     _Kind("MAC", "MACs", get_mac_algs()),
     _Kind("MAC", "MACs", get_mac_algs()),
 )
-"""In their order."""
+"""In the order of the lists in a KEXINIT."""
 
 
 def disagreement(server: str, ours: bytes, theirs: bytes) -> LinkError | None:
-    """Why no keys can be agreed on, `ours` and `theirs` being the two KEXINITs; None if that is not it."""
+    """Why the two sides cannot agree on keys; None if they can.
+
+    `ours` and `theirs` are the two KEXINIT messages.
+    """
     mine, its = _lists(ours), _lists(theirs)
     for kind, offered, there in zip(_KINDS, mine, its, strict=False):
         common = [name for name in offered if name in there]
         if not common:
             return _none(server, kind, offered, there)
         if kind.what == "cipher" and common[0].endswith(_WITHOUT_MAC):
-            return None  # no MAC is asked for
+            return None  # this cipher needs no MAC
     return None
 
 
@@ -73,7 +76,7 @@ def _said(names: Sequence[str]) -> str:
 
 
 def _lists(kexinit: bytes) -> list[list[str]]:
-    """The lists of names, as far as they are whole."""
+    """The lists of names in a KEXINIT, up to the first that is cut off."""
     found, at = [], _START
     while at + 4 <= len(kexinit):
         end = at + 4 + int.from_bytes(kexinit[at : at + 4])

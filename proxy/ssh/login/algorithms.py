@@ -1,6 +1,4 @@
-"""The algorithms that are offered to a server: ours, or what an ssh_config asks for, as far as asyncssh has
-it.
-"""
+"""The algorithms that we offer to a server: our own list, or what an ssh_config asks for and asyncssh has."""
 
 from __future__ import annotations
 
@@ -31,7 +29,7 @@ _CERTIFICATE: Final = "-cert-v01@openssh.com"
 
 
 def settings(found: SshConfig | None) -> dict[str, list[str]]:
-    """Arguments of `asyncssh.connect`. Raises CredentialsUnusable if nothing is left."""
+    """Arguments of `asyncssh.connect`. Raises CredentialsUnusable if a list becomes empty."""
     chosen = {"encryption_algs": list(ENCRYPTION)}
     if found is None:
         return chosen
@@ -59,15 +57,16 @@ def settings(found: SshConfig | None) -> dict[str, list[str]]:
 
 
 def _of_signature(algorithm: str) -> str:
-    """That of a key, or of the key in a certificate; the names with a domain have it once
-    (`sk-ssh-ed25519@openssh.com`).
+    """The signature algorithm of a key, or of the key in a certificate.
+
+    A name with a domain keeps it once (`sk-ssh-ed25519@openssh.com`).
     """
     plain = algorithm.removesuffix(_CERTIFICATE)
     return plain if plain == algorithm or not plain.startswith("sk-") else f"{plain}@openssh.com"
 
 
 def for_host_keys(found: SshConfig | None) -> Names:
-    """HostKeyAlgorithms, if they are asked for (`trust.Trusted.algorithms`).
+    """The HostKeyAlgorithms that an ssh_config asks for, if any (`trust.Trusted.algorithms`).
 
     Raises CredentialsUnusable.
     """
@@ -78,7 +77,7 @@ def for_host_keys(found: SshConfig | None) -> Names:
 
 
 def is_accepted(asked: Asked | None, pair: asyncssh.SSHKeyPair) -> bool:
-    """Whether PubkeyAcceptedAlgorithms lets a key, or certificate, be offered."""
+    """Whether PubkeyAcceptedAlgorithms allows us to offer this key or certificate."""
     if asked is None:
         return True
     end = _CERTIFICATE if pair.has_cert else ""
@@ -86,7 +85,7 @@ def is_accepted(asked: Asked | None, pair: asyncssh.SSHKeyPair) -> bool:
 
 
 def left_out(found: SshConfig) -> list[str]:
-    """What ssh knows and asyncssh does not, of the lists that were asked for."""
+    """What an ssh_config asks for, ssh(1) has, and asyncssh has not."""
     there_are = {
         "Ciphers": (found.ciphers, get_encryption_algs()),
         "KexAlgorithms": (found.kex_algorithms, get_kex_algs()),

@@ -26,9 +26,10 @@ Lost = Callable[[Exception | None], None]
 
 
 class Login(asyncssh.SSHClient):
-    """One connection's. `on_lost` hears of its end; `name` is what known_hosts calls the server.
+    """The callbacks of one asyncssh connection during its login.
 
-    `is_asked_further`: whether keyboard-interactive may follow a key that was accepted.
+    `on_lost` is called when it ends; `name` is what known_hosts calls the server. `is_asked_further` allows
+    keyboard-interactive after a key that was accepted.
     """
 
     def __init__(
@@ -42,7 +43,9 @@ class Login(asyncssh.SSHClient):
     ) -> None:
         self.announcement: asyncio.Future[Announcement] = asyncio.get_running_loop().create_future()
         self.host_key = b""
-        """As it came: a key or a certificate (RFC 4253 6.6, PROTOCOL.certkeys). Empty until it is trusted."""
+        """The key or certificate that the server has shown (RFC 4253 6.6, PROTOCOL.certkeys); empty until we
+        trust it.
+        """
         self._server = server
         self._name = name
         self._seconds = seconds
@@ -52,10 +55,10 @@ class Login(asyncssh.SSHClient):
         self.heard = Heard()
         self._conn: ref[asyncssh.SSHClientConnection] | None = None
         self._krls = list(server.trusted.krls)
-        """Those that have not been asked about it."""
+        """The revocation lists that have not been asked about the server's key yet."""
 
     def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
-        """Take the place of asyncssh where it is less strict than ssh(1)."""
+        """Replace the parts of asyncssh that are less strict than ssh(1)."""
         Metered(conn)
         internals.accept_any_answer(conn)
         internals.on_host_key(conn, self._verify)
@@ -65,7 +68,6 @@ class Login(asyncssh.SSHClient):
         self._conn = ref(conn)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Hand it on."""
         if not self.host_key and self._conn and (conn := self._conn()):
             self.heard.disagreement = disagreement(self._server.name, *internals.offers(conn))
         if self._on_lost is not None:
@@ -87,15 +89,16 @@ class Login(asyncssh.SSHClient):
             del self._krls[0]
 
     def kbdint_auth_requested(self) -> str | None:
-        """Only where it is the next step: some servers ask nothing there (PAM modules that look at the
-        address, for instance).
+        """Allow keyboard-interactive, but only as the next step.
+
+        Some servers then ask no question (for example with a PAM module that checks only the address).
         """
         return "" if self.heard.accepted and self._is_asked_further else None
 
     def kbdint_challenge_received(
         self, name: str, instructions: str, lang: str, prompts: Sequence[tuple[str, bool]]
     ) -> Sequence[str] | None:
-        """No questions are answered as ssh(1) answers them; nobody is there for others."""
+        """Answer if there are no questions, as ssh(1) does; nobody is there to answer one."""
         del name, instructions, lang
         self.heard.prompts += [printable(prompt) for prompt, _ in prompts]
         return None if prompts else []
@@ -121,7 +124,8 @@ class Login(asyncssh.SSHClient):
 
     def _verify(self, shown: bytes) -> asyncssh.SSHKey:
         if self._key is not None and shown == self.host_key:
-            # Exchanged anew; its certificate may have expired since, as in ssh(1)
+            # Keys are exchanged anew. A certificate may have expired since the login; like ssh(1) we accept
+            # that.
             return self._key
         if self._key is not None and self._server.trusted.krls:
             raise HostKeyChanged(
@@ -132,5 +136,5 @@ class Login(asyncssh.SSHClient):
         return self._key
 
     def _host_keys_announced(self, conn: asyncssh.SSHClientConnection, payload: bytes) -> None:
-        if not self.announcement.done():  # sshd does it once
+        if not self.announcement.done():  # sshd sends the list only once
             self.announcement.set_result(Announcement(conn, self._name, self.host_key, split(payload)))

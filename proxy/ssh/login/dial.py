@@ -1,8 +1,8 @@
 """From a gateway's configuration to an authenticated SSH connection, over its jump chain.
 
-Steps, each with its own errors: reading keys and settings (`proxy/ssh/login/options.py`), TCP or a
-ProxyCommand, handshake with the host key checked against known_hosts, public key authentication. The
-connections of a chain belong to one link: a jump host that is lost takes only that link along.
+Each step has its own errors: reading keys and settings (`proxy/ssh/login/options.py`), TCP or a ProxyCommand,
+the handshake in which the host key is checked, authentication by public key. The connections of a chain
+belong to one link, so a jump host that is lost ends only that link.
 """
 
 from __future__ import annotations
@@ -46,8 +46,9 @@ Trial = Callable[[str, str], AbstractAsyncContextManager[Callable[[], None]]]
 
 
 class Places:
-    """Where one gateway's dials wait for what may hang: a resolver that is gone keeps nobody from reading
-    files.
+    """The places in which one gateway's dials wait for calls that may hang.
+
+    A resolver that does not answer delays no reading of files.
     """
 
     def __init__(self, gateway: str = "a dial") -> None:
@@ -57,15 +58,15 @@ class Places:
 
 @dataclass(frozen=True, slots=True)
 class Dialled:
-    """A connection that is up, its jump chain before it, and how long the last handshake took (seconds)."""
+    """A connection that is up, its jump chain, and the seconds that the last handshake took."""
 
     conns: tuple[asyncssh.SSHClientConnection, ...]
     server: str
     handshake: float
     announcement: asyncio.Future[Announcement]
-    """The gateway's list of its host keys, once it has come; many servers send none."""
+    """The gateway's list of its host keys, when it arrives; many servers send none."""
     command: ProxyCommand | None = None
-    """What carries the first connection, if that is not TCP."""
+    """The ProxyCommand that carries the first connection, if there is one."""
 
     async def close(self) -> None:
         """Close the connections and end the command: no link will use them."""
@@ -85,11 +86,12 @@ async def dial(
 ) -> Dialled:
     """Dial `config`'s jump chain, then the gateway itself.
 
-    `on_lost` is called once when the last connection ends; that may be before `dial` returns, or as it fails.
-    `handshakes` is what gateways share, `who` and `is_ordered` as for `Handshakes.trial`. `on_expiry` is told
-    when the credentials for the gateway itself end: (`user` | `host`, Unix time, or None if there is no such
-    certificate), as soon as that is known. `places` are the caller's own, for all its dials. Raises
-    LinkError; nothing is left open then.
+    `on_lost` is called once when the last connection ends, which may be before `dial` returns or fails. All
+    gateways share `handshakes`; `who` and `is_ordered` are as for `Handshakes.trial`. `on_expiry` is called
+    when it is known until when the gateway's credentials are valid: with `user` or `host`, and a Unix time,
+    or None without such a certificate. `places` belong to the caller, for all its dials.
+
+    Raises LinkError; then nothing is left open.
     """
     trial = partial(handshakes.trial, who=who, is_ordered=is_ordered)
     chain = _Chain(gateways, trial, on_expiry, places or Places())
@@ -109,7 +111,7 @@ async def _give_up(conns: Sequence[asyncssh.SSHClientConnection], command: Proxy
 
 
 class _Chain:
-    """The connections of one link in the making, each through the one before it."""
+    """The connections of one link while it is dialled, each through the one before."""
 
     def __init__(
         self,
@@ -132,11 +134,10 @@ class _Chain:
     async def extend(
         self, config: GatewayConfig, *, on_lost: Lost | None = None, route: tuple[str, ...] = ()
     ) -> tuple[str, float, Login]:
-        """Connect to one more server; returns its `HOST:PORT`, the handshake's seconds, and what heard the
-        server.
+        """Connect to the next server; returns its `HOST:PORT`, the seconds of the handshake, and its Login.
 
-        As in OpenSSH, the jumps of a hop count only where it is the first: the others are reached through the
-        one before. `route` is the names that led here, to find circles.
+        As in OpenSSH, only the first hop uses its own jumps: the others are reached through the hop before.
+        `route` is the names so far, to find circles.
         """
         prepared = await prepare(config, self._places.settings)
         if not route:
@@ -170,7 +171,7 @@ class _Chain:
     ) -> tuple[str, float, Login]:
         options = prepared.options
         keys = " and ".join(describe_key(pair) for pair in options.client_keys or ())
-        # What decides whether the server takes us, and we take it.
+        # All that decides whether the server accepts us and we accept the server.
         shown = (
             f"{options.username} with {keys} to {options.host_key_alias or options.host} as in "
             f"{config.known_hosts or config.ssh_config}"
@@ -184,10 +185,10 @@ class _Chain:
         return connected
 
     async def _way(self, config: GatewayConfig, prepared: Prepared) -> tuple[_Tunnel, str]:
-        """What the handshake goes through, and the server's address: it counts refusals by ours, whatever
-        name it has for us.
+        """What the handshake goes through, and the address of the server.
 
-        Raises Unresolvable.
+        The address names the server in `handshakes`: the server counts our refusals by address, not by its
+        names. Raises Unresolvable.
         """
         options = prepared.options
         server = f"{options.host}:{options.port}"
@@ -217,7 +218,8 @@ class _Chain:
             async with asyncio.timeout(seconds):
                 started = loop.time()
                 self.conns.append(await _handshake(prepared, server, tunnel, agent, client))
-                await client.vouched()  # a server that asks for no key has not been asked itself
+                # A server that asks for no key has not been checked against the revocation lists yet.
+                await client.vouched()
         except TimeoutError as exc:
             if isinstance(tunnel, _Tcp) and not tunnel.connected_at:
                 raise ConnectTimeout(f"no TCP connection to {server} within {seconds:g} s") from exc
@@ -244,26 +246,26 @@ class _Chain:
 
 
 def unanswered(keepalive: KeepaliveConfig) -> float:
-    """Seconds that the peer's TCP may leave what is sent unacknowledged (TCP_USER_TIMEOUT, RFC 5482): half of
-    what silence gets.
+    """Seconds after which a peer that acknowledges nothing is given up (TCP_USER_TIMEOUT, RFC 5482).
 
-    Keepalive waits for an answer of sshd, which may be busy; a kernel that has not acknowledged six
-    retransmissions is gone, or the way to it. At least a second, since one lost retransmission takes 600 ms.
+    Keepalive needs an answer of sshd, which may be busy, so it may take twice as long. A kernel that has
+    acknowledged none of six retransmissions is gone, or the way to it is. It is at least one second, because
+    one lost retransmission takes 600 ms.
     """
     return max(1.0, keepalive.interval * keepalive.max_missed / 2)
 
 
 def give_up_after(sock: socket.socket | None, unanswered: float) -> None:
-    """Have the kernel end a connection that leaves what is sent unacknowledged for so many seconds.
+    """Let the kernel end a connection if the peer acknowledges nothing for `unanswered` seconds.
 
     Raises OSError.
     """
-    if sock is not None:  # reset already, it has none
+    if sock is not None:  # a connection that was reset has no socket
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(unanswered * 1000))
 
 
 def _jump_failed(name: str, exc: LinkError) -> JumpFailed:
-    """A chain is retried, and explained, as its broken part is."""
+    """The error for a broken jump chain; it is retried and explained like the error of the hop."""
     failure = JumpFailed(f"jump host {name}: {exc}", hint=exc.hint)
     failure.retry = exc.retry
     failure.stage = exc.stage
@@ -282,10 +284,11 @@ async def _handshake(
     except LinkError:
         raise
     except Exception as exc:
-        # not only asyncssh.Error: what its parsers stumble over in a hostile peer's packets comes as it is
+        # not only asyncssh.Error: its parsers raise others for packets of a hostile peer
         if agent is not None and agent.failure and isinstance(exc, asyncssh.PermissionDenied):
             failure: LinkError = agents.unusable(agent, f"{server} takes no other key")
-            failure.is_counted = client.heard.is_refused  # not, if the key was good and has not signed
+            # Not if the server accepted the key and the agent did not sign.
+            failure.is_counted = client.heard.is_refused
             raise failure from exc
         who = identity(prepared.options) + _reservations(prepared)
         failure = describe_handshake(server, exc, who=who, heard=client.heard)
@@ -295,7 +298,7 @@ async def _handshake(
 
 
 def _reservations(prepared: Prepared) -> str:
-    """The likeliest reasons of a refusal that sshd does not tell."""
+    """Facts that may explain why a server refuses us without a reason."""
     now = time.time()
     said = [
         f"; {path} expired on {expiry.date(validity.end)}"
@@ -308,9 +311,8 @@ def _reservations(prepared: Prepared) -> str:
 class _Tcp:
     """Connects by TCP to the first address that answers. asyncssh takes it as its `tunnel` option.
 
-    Not `asyncssh.connect(sock=)`: uvloop closes the descriptor of a connection that is reset at once, and
-    then ties it to the socket object all the same, whose end closes the descriptor again, whoever has it by
-    then.
+    `asyncssh.connect(sock=)` is not safe: if a connection is reset at once, uvloop closes its descriptor. The
+    socket object would later close that number again, and by then it may belong to something else.
     """
 
     def __init__(
@@ -318,7 +320,7 @@ class _Tcp:
     ) -> None:
         self.addresses: list[str] = []
         self.connected_at = 0.0
-        """Loop time; 0 until there is a connection."""
+        """The loop's clock when the connection came up; 0 before."""
         self._server = server
         self._seconds = seconds
         self._unanswered = unanswered
@@ -327,7 +329,7 @@ class _Tcp:
         self._source: tuple[str, int] | None = None
 
     async def resolve(self, host: str, port: int, family: int) -> None:
-        """Find the server's addresses, and ours if there is a BindAddress. Raises Unresolvable."""
+        """Resolve the server's name, and the BindAddress if there is one. Raises Unresolvable."""
         self.addresses = await self._look_up(self._server, host, port, family)
         if self._bind_address:
             ours = await self._look_up(f"BindAddress {self._bind_address}", self._bind_address, 0, family)
@@ -345,13 +347,16 @@ class _Tcp:
             raise Unresolvable(
                 f"{what} does not resolve: no answer within {self._seconds:g} s", hint=hint
             ) from exc
-        except (OSError, UnicodeError) as exc:  # UnicodeError: no name can look like that (RFC 5890)
+        except (OSError, UnicodeError) as exc:  # UnicodeError: it cannot be a host name (RFC 5890)
             raise describe_connect(what, exc) from exc
 
     async def create_connection(
         self, factory: Callable[[], asyncio.Protocol], _host: str, port: int
     ) -> tuple[asyncio.BaseTransport, asyncio.BaseProtocol]:
-        """Asyncssh's call. Each address has its share of the time. Raises LinkError."""
+        """Connect to the first address that answers; all get an equal share of the time.
+
+        asyncssh calls this. Raises LinkError.
+        """
         failure = OSError("no address")
         for address in self.addresses:
             try:
@@ -367,4 +372,4 @@ class _Tcp:
 
 
 _Tunnel = asyncssh.SSHClientConnection | _Tcp | ProxyCommand
-"""What carries a connection: the one before it in the chain, or what reaches the first server."""
+"""What carries a connection: the hop before it, or what reaches the first server."""

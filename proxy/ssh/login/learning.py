@@ -34,23 +34,23 @@ log = structlog.get_logger("kubemux.host_keys")
 RSA_PROOFS: Final = (b"rsa-sha2-256", b"rsa-sha2-512")
 _REQUEST: Final = b"hostkeys-prove-00@openssh.com"
 _WRITING: Final[dict[Path, threading.Lock]] = {}
-"""Several gateways may share a file; one that hangs holds up those that share it."""
+"""One lock per file: several gateways may share it. If it hangs, it holds up only those."""
 
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """What one connection's server said of itself."""
+    """The host keys that one server has announced."""
 
     conn: asyncssh.SSHClientConnection
     name: bytes
-    """As known_hosts has it."""
+    """The server's name as in known_hosts."""
     shown: bytes
-    """The key, or certificate, that it identified itself with."""
+    """The key or certificate that it used in the handshake."""
     keys: tuple[bytes, ...]
 
 
 def split(payload: bytes) -> tuple[bytes, ...]:
-    """The keys of an announcement; none if it is not well formed."""
+    """The keys of an announcement; none if the message is not well formed."""
     keys = []
     while payload:
         size = int.from_bytes(payload[:4])
@@ -62,7 +62,7 @@ def split(payload: bytes) -> tuple[bytes, ...]:
 
 
 def read_learned(path: Path) -> bytes:
-    """What a `learned_host_keys` holds; nothing if there is no file yet.
+    """The content of a `learned_host_keys`; empty if there is no file yet.
 
     Blocks. Raises CredentialsUnusable.
     """
@@ -81,7 +81,7 @@ def read_learned(path: Path) -> bytes:
 
 
 async def learn(path: Path, config: GatewayConfig, announcement: Announcement, place: Place) -> Update | None:
-    """Write to `path` what `announcement` allows, in `place`; what that was, if anything.
+    """Write to `path` what `announcement` allows, in `place`; returns the change, if there is one.
 
     Raises CredentialsUnusable, OSError, asyncssh.Error, Hangs.
     """
@@ -128,9 +128,9 @@ def _contents(path: Path) -> bytes:
 async def _proven(
     config: GatewayConfig, announcement: Announcement, keys: Sequence[bytes]
 ) -> tuple[bytes, ...]:
-    """Those of `keys` that the server has signed the session with.
+    """Those of `keys` for which the server has signed the session.
 
-    All of them, or it is not to be trusted with any.
+    It must sign for all of them; otherwise it is trusted with none.
     """
     try:
         async with asyncio.timeout(config.connect_timeout):
@@ -153,9 +153,9 @@ async def _proven(
 
 
 def is_proof(proof: bytes, session: bytes, blob: bytes) -> bool:
-    """Whether `proof` is a signature by the key `blob` that is good for this session and nothing else.
+    """Whether `proof` is a signature by the key `blob` for this session and this purpose.
 
-    RSA only with SHA-2.
+    With RSA, only SHA-2 counts.
     """
     signed = b"".join(len(part).to_bytes(4) + part for part in (_REQUEST, session, blob))
     try:

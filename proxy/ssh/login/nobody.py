@@ -14,11 +14,11 @@ from typing import Final
 from proxy.config.values import NO_HOME, has_home
 
 NO_NAME: Final = "-"
-"""No user can be called so (passwd(5), adduser(8))."""
+"""It cannot be a user's name (passwd(5), adduser(8))."""
 
 
 def answer() -> None:
-    """Call it before other threads run: they may look at the environment."""
+    """Call it before other threads start: they may read the environment."""
     if not has_home():
         os.environ["HOME"] = NO_HOME
     try:
@@ -28,7 +28,7 @@ def answer() -> None:
 
 
 def own_name() -> str | None:
-    """Of who runs kubemux, if there is one."""
+    """The name of the user that runs kubemux, if there is one."""
     try:
         name = getpass.getuser()
     except (KeyError, OSError):

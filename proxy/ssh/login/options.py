@@ -1,9 +1,8 @@
-"""What asyncssh is told about a gateway: settings, keys and known_hosts, out of the configuration and its
-`ssh_config`.
+"""What asyncssh is told about a gateway, from the configuration and its `ssh_config`: settings, keys, trust.
 
-Read anew for each dial: the files may have been rotated, their disk may hang, a passphrase costs bcrypt, and
-`Match exec` in an ssh_config runs programs. Asyncssh itself is given no ssh_config: it reads it differently
-from ssh(1) (`proxy/openssh`).
+It is read again for each dial. Files may have been rotated, their disk may hang, a passphrase costs bcrypt,
+and `Match exec` in an ssh_config runs programs. asyncssh itself gets no ssh_config, because it reads it
+differently from ssh(1) (`proxy/openssh`).
 """
 
 from __future__ import annotations
@@ -40,44 +39,45 @@ _HANGS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """Everything that dialling one server needs, files already read.
+    """All that is needed to dial one server; files are already read.
 
-    `options` are asyncssh's: the host, port and user that count, the keys, and what is offered. `trusted` is
-    whom we take the server to be.
+    `options` are those of asyncssh: the final host, port and user, our keys, the algorithms. `trusted` says
+    which host keys we accept.
     """
 
     options: asyncssh.SSHClientConnectionOptions
     trusted: trust.Trusted
     host_key_algorithms: Sequence[str]
-    """That the server may choose from."""
+    """The host key algorithms that the server may choose from."""
     certificates: Sequence[tuple[Path, expiry.Validity]] = ()
-    """Of the user, those that end."""
+    """Our certificates that will expire."""
     connect_timeout: float = 10.0
     bind_address: str | None = None
     proxy_command: str | None = None
-    """Of ssh_config, for a shell to run; its tokens are expanded."""
+    """From ssh_config, with its tokens expanded; a shell runs it."""
     proxy_jump: str | None = None
-    """Of ssh_config, as it stands there, its tokens expanded."""
+    """From ssh_config, with its tokens expanded."""
     remarks: tuple[Remark, ...] = ()
-    """What ssh_config has asked for, and what becomes of it."""
+    """Settings in ssh_config that kubemux treats in another way than ssh(1)."""
     passed_over: tuple[str, ...] = ()
-    """Keys and certificates of it that cannot be used, and why."""
+    """Keys and certificates that ssh_config names and we cannot use, with the reason."""
     left_out: tuple[str, ...] = ()
-    """Algorithms of it that kubemux does not have."""
+    """Algorithms that ssh_config names and kubemux does not have."""
     agent: str | None = None
-    """The socket of the ssh-agent whose keys are offered, too."""
+    """The socket of the ssh-agent, if its keys are offered too."""
     agent_keys: Sequence[bytes] | None = None
-    """The public halves of the only ones that it may offer (IdentitiesOnly); None if all."""
+    """The public keys that the agent may offer (IdentitiesOnly); None for all."""
     named_keys: Sequence[bytes] = ()
-    """The public halves that ssh_config names: an agent's keys among them are offered first."""
+    """The public keys that ssh_config names; the agent offers these first."""
     is_asked_further: bool = True
-    """Whether a server that has accepted a key may ask by keyboard-interactive, which nobody answers, but may
-    need no answer.
+    """Whether the server may ask by keyboard-interactive after it has accepted a key.
+
+    Nobody answers questions, but some servers ask none.
     """
 
 
 async def prepare(config: GatewayConfig, place: Place | None = None) -> Prepared:
-    """Read what `config` refers to in `place`, within `connect_timeout`.
+    """Read in `place` all that `config` refers to, within `connect_timeout`.
 
     Raises CredentialsUnusable, which names the file.
     """
@@ -88,7 +88,7 @@ async def prepare(config: GatewayConfig, place: Place | None = None) -> Prepared
         found = await _asked(config, place, deadline)
         return await place.run(_prepare, config, found, timeout=deadline - loop.time())
     except CredentialsUnusable as exc:
-        # Nothing was sent: no sshd counts it against us, and a file may be back in a moment.
+        # Nothing was sent, so no sshd counts it against us. The file may soon be readable again.
         exc.retry = RetryClass.SOON
         raise
     except Hangs as exc:
@@ -98,9 +98,9 @@ async def prepare(config: GatewayConfig, place: Place | None = None) -> Prepared
 
 
 async def _asked(config: GatewayConfig, place: Place, deadline: float) -> SshConfig | None:
-    """What the gateway's ssh_config says of it; None without one.
+    """What the gateway's ssh_config says about it; None if it has none.
 
-    The programs that are run for it end by the deadline.
+    Programs that it runs (`Match exec`) end by the deadline.
     """
     if config.ssh_config is None:
         return None
@@ -136,7 +136,7 @@ def _prepare(config: GatewayConfig, found: SshConfig | None) -> Prepared:
     doing("asking the system who runs kubemux")
     try:
         options = asyncssh.SSHClientConnectionOptions(**settings)
-    except Exception as exc:  # asyncssh hands on whatever it stumbles over
+    except Exception as exc:  # asyncssh lets many exceptions through
         said = str(exc) or type(exc).__name__
         raise CredentialsUnusable(f"the settings for {config.host} cannot be used: {said}") from exc
     options.client_keys = keys.pairs  # not an argument: without any, asyncssh would look for keys at home
@@ -154,10 +154,10 @@ def _prepare(config: GatewayConfig, found: SshConfig | None) -> Prepared:
 
 
 def ticks(keepalive: KeepaliveConfig) -> tuple[float, int]:
-    """The interval in seconds and the count to give to asyncssh for keepalive.
+    """Interval and count of asyncssh's keepalive.
 
-    It asks at each tick of silence and gives up one tick after the last question; so this many questions go
-    unanswered, and the link is given up, as with ssh(1), after interval × max_missed.
+    asyncssh asks at each tick of silence, and ends the connection one tick after the last question. With this
+    count it ends after interval × max_missed, as ssh(1) does.
     """
     tries = keepalive.max_missed
     return keepalive.interval * tries / (tries + 1), tries
@@ -179,19 +179,19 @@ def _settings(config: GatewayConfig, found: SshConfig | None) -> dict[str, Any]:
         "keepalive_interval": interval,
         "keepalive_count_max": tries,
         "login_timeout": _connect_timeout(config, found),
-        "connect_timeout": None,  # ours is the deadline
+        "connect_timeout": None,  # our own deadline is used instead
         **algorithms.settings(found),
         "compression_algs": ["none"],
-        "preferred_auth": "publickey,keyboard-interactive",  # as a second step, without a question
+        "preferred_auth": "publickey,keyboard-interactive",  # the second may follow a key, without a question
         "password_auth": False,
         "host_based_auth": False,
         "gss_kex": False,
         "gss_auth": False,
         "x509_trusted_certs": None,
-        "utf8_decode_errors": "replace",  # a banner in Latin-1 is no reason to stay away
-        "x509_trusted_cert_paths": [],  # or it looks for them at home
+        "utf8_decode_errors": "replace",  # a banner in Latin-1 must not end the login
+        "x509_trusted_cert_paths": [],  # or asyncssh would look for them at home
         "client_keys": None,
-        "agent_path": None,  # it is asked before there is a connection: `proxy/ssh/login/agent.py`
+        "agent_path": None,  # the agent is asked before the connection: `proxy/ssh/login/agent.py`
     }
     if found is None:
         return settings
@@ -226,7 +226,7 @@ def _with(ours: Prepared, found: SshConfig, keys: UserKeys) -> Prepared:
 
 
 def _connect_timeout(config: GatewayConfig, found: SshConfig | None) -> float:
-    """The gateway's, if it has one of its own."""
+    """The gateway's own `connect_timeout` if it sets one, else that of ssh_config."""
     asked = found.connect_timeout if found else None
     return (
         asked if asked is not None and config.connect_timeout == _CONNECT_TIMEOUT else config.connect_timeout
@@ -242,11 +242,10 @@ def _own_name() -> str:
 
 
 def _agent(config: GatewayConfig, found: SshConfig | None) -> str | None:
-    """The socket of an agent if one is asked for: by the gateway, or by an IdentityAgent.
+    """The socket of an agent, if the gateway or an IdentityAgent asks for one.
 
-    Raises CredentialsUnusable.
-
-    Asyncssh goes on without an agent that is not there, and the server's refusal would blame the wrong side.
+    Raises CredentialsUnusable if it is missing. asyncssh would go on without it, and then the error would
+    blame the server.
     """
     asked = found.agent if found and (config.agent or not config.identity_files) else None
     if asked == "" and config.agent and found:
@@ -266,17 +265,16 @@ def _agent(config: GatewayConfig, found: SshConfig | None) -> str | None:
 def jumps(
     config: GatewayConfig, gateways: Mapping[str, GatewayConfig], asked: str | None
 ) -> list[tuple[str, GatewayConfig]]:
-    """The servers that lead to `config`, with the names they are asked for by: its `jump`, else the ProxyJump
-    that is `asked`.
-    """
+    """The jump hosts that lead to `config`, by name: its `jump`, else the ProxyJump that is `asked`."""
     if config.jump:
         return [(name, gateways[name]) for name in config.jump]
     return [(hop.strip(), proxy_jump(config, hop)) for hop in asked.split(",")] if asked else []
 
 
 def proxy_jump(config: GatewayConfig, hop: str) -> GatewayConfig:
-    """A hop of `ProxyJump [user@]host[:port]`: an alias of the same ssh_config, with the gateway's
-    known_hosts and keys.
+    """The gateway for a hop of `ProxyJump [user@]host[:port]`.
+
+    It may be an alias of the same ssh_config. It uses the known_hosts and keys of `config`.
     """
     user, _, address = hop.strip().removeprefix("ssh://").rpartition("@")
     host, colon, port = address.rpartition(":")

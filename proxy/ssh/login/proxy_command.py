@@ -24,21 +24,21 @@ from proxy.runtime.text import printable
 log = structlog.get_logger("kubemux.link")
 
 PATIENCE_S: Final = 1.0
-"""How long the command may take to end once its connection is closed and it has got SIGHUP, as from ssh(1).
+"""How long the command may take to end after its connection is closed and it has got SIGHUP, as with ssh(1).
 """
 
 EXIT_S: Final = 0.5
-"""How long after the end of its output the command's exit code is waited for, to name it."""
+"""How long to wait for the exit code after the end of the command's output, to name it in the error."""
 
 LINES: Final = 50
-"""Lines of its standard error that are logged in a minute."""
+"""The most lines of its standard error that are logged in a minute."""
 
 _MINUTE_S: Final = 60.0
 _LINE_BYTES: Final = 1024
 
 
 class ProxyCommand:
-    """A `tunnel` for asyncssh: runs `command` when it is asked for a connection to `server`, once."""
+    """A `tunnel` for asyncssh: runs `command` once, when asyncssh asks for a connection to `server`."""
 
     def __init__(self, command: str, server: str) -> None:
         self._command = command
@@ -51,7 +51,7 @@ class ProxyCommand:
         self._left = 0
         self._last_words = ""
         self.connected_at = 0.0
-        """Loop time when the command was started; 0 until then."""
+        """The loop's clock when the command was started; 0 before."""
 
     def __repr__(self) -> str:
         return f"<ProxyCommand {self._server} process={self._process and self._process.pid}>"
@@ -59,7 +59,7 @@ class ProxyCommand:
     async def create_connection(
         self, factory: Callable[[], asyncio.Protocol], _host: str, _port: int
     ) -> tuple[asyncio.BaseTransport, asyncio.BaseProtocol]:
-        """Asyncssh's call. Raises ProxyCommandFailed."""
+        """Start the command, for asyncssh. Raises ProxyCommandFailed."""
         transport, stdio = await self._stream(asyncio.Protocol)
         with stdio:
             try:
@@ -78,10 +78,11 @@ class ProxyCommand:
     async def _stream(
         self, factory: Callable[[], asyncio.Protocol]
     ) -> tuple[asyncio.Transport, socket.socket]:
-        """A transport, and the socket that is its other end.
+        """A transport, and the socket at its other end.
 
-        Made before there is a process that could end: uvloop ties a socket to a transport that is closed by
-        then all the same, and closes its descriptor again, whoever has it.
+        They are made before the process starts, because the process may end at once. uvloop would then attach
+        the socket to a closed transport, and close its descriptor again later, when it belongs to something
+        else.
         """
         ours, theirs = socket.socketpair()
         try:
@@ -93,9 +94,10 @@ class ProxyCommand:
         return transport, theirs
 
     async def _run(self, stdio: socket.socket, stderr: socket.socket) -> program.Process:
-        """Not by the loop's own means: uvloop leaves copies of such a socket open in the child.
+        """Start the command, without the loop's own functions.
 
-        What the command starts, and leaves behind, would keep the connection open with them.
+        uvloop would leave copies of the socket open in the child. Programs that the command starts and leaves
+        behind would keep the connection open.
         """
         shell = os.environ.get("SHELL") or "/bin/sh"
         try:
@@ -105,7 +107,7 @@ class ProxyCommand:
                 stdout=stdio.fileno(),
                 stderr=stderr.fileno(),
             )
-        except (OSError, ValueError) as exc:  # ValueError: a NUL in it
+        except (OSError, ValueError) as exc:  # ValueError: the command contains a NUL
             why = exc.strerror if isinstance(exc, OSError) else None
             raise ProxyCommandFailed(
                 f"the ProxyCommand for {self._server} cannot be run by {shell}: {why or exc}"
@@ -121,9 +123,7 @@ class ProxyCommand:
             log.info("ProxyCommand says", server=self._server, line=text, **more)
 
     async def explain(self, failure: LinkError, when: str) -> LinkError:
-        """A better reason than `failure`, which is that the connection has ended, if that is because the
-        command has.
-        """
+        """A better error than `failure`, if the connection ended because the command did."""
         if self._process is None:
             return failure
         exited = self._process.exited
@@ -140,7 +140,7 @@ class ProxyCommand:
     async def close(self) -> None:
         """End the process and what it has started; returns when it is reaped.
 
-        The connection is closed before. Idempotent.
+        The connection must be closed before. Idempotent.
         """
         if self._stderr is not None:
             self._stderr.close()
@@ -153,11 +153,12 @@ class ProxyCommand:
             await asyncio.wait([exited], timeout=PATIENCE_S)
         finally:
             self._process.signal(signal.SIGKILL)
-            await asyncio.wait([exited], timeout=PATIENCE_S)  # longer only in a call that nothing interrupts
+            # It takes longer only in a system call that no signal interrupts.
+            await asyncio.wait([exited], timeout=PATIENCE_S)
 
 
 class _Lines(asyncio.Protocol):
-    """A stream of text, in lines that are fit for the log."""
+    """Splits a stream of text into lines that are safe to log."""
 
     def __init__(self, on_line: Callable[[str], None]) -> None:
         self._on_line = on_line

@@ -40,11 +40,11 @@ ALGORITHMS: Final = (
     "rsa-sha2-512",
     "rsa-sha2-256",
 )
-"""Without ssh-rsa: SHA-1."""
+"""ssh-rsa is missing because it uses SHA-1."""
 _CERTIFICATE: Final = "-cert-v01@openssh.com"
 
 NOBODY: Final[tuple[list[str], list[str], list[str]]] = ([], [], [])
-"""The known_hosts that asyncssh gets: what it is not told by us, it refuses."""
+"""The known_hosts for asyncssh: empty, so it refuses all keys that we do not accept ourselves."""
 
 
 def fingerprint(key: asyncssh.SSHKey) -> str:
@@ -54,15 +54,15 @@ def fingerprint(key: asyncssh.SSHKey) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A key, and where it is from."""
+    """A key, and where it comes from."""
 
     key: asyncssh.SSHKey
     file: Path
     line: int
     name: str = ""
-    """What the line was found by."""
+    """The name by which the line was found."""
     is_simple: bool = True
-    """It is about names, not patterns."""
+    """Whether the line holds only names, no patterns."""
 
     def __str__(self) -> str:
         return f"{fingerprint(self.key)} ({self.file}:{self.line})"
@@ -70,28 +70,28 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class Trusted:
-    """What there is about one server."""
+    """All that is known about one server."""
 
     names: Sequence[str] = ()
-    """What it is looked up by."""
+    """The names by which it is looked up."""
     principal: str = ""
-    """What its certificate must be for."""
+    """The name that its certificate must contain."""
     files: Sequence[Path] = ()
     keys: Sequence[Known] = ()
     authorities: Sequence[Known] = ()
     revoked: Sequence[Known] = ()
     krls: Sequence[Path] = ()
-    """Revocation lists, to be asked about the key that is shown."""
+    """Revocation lists to ask about the key that the server shows."""
     unread: Sequence[str] = ()
-    """Files and lines that might have told more, and why they did not."""
+    """Files and lines that could not be read, and why."""
 
     def algorithms(self, wanted: Sequence[str] = ()) -> list[str]:
-        """Certificates if an authority is known, the known keys' kinds, then all others; of those that are
-        `wanted`, if any are.
+        """Host key algorithms to ask for: certificates if an authority is known, known kinds of keys, then
+        others.
 
-        The others are there for the message: a server whose key changed its kind then shows it, instead of
-        finding no algorithm in common. Without an authority no certificate is asked for: it would hide the
-        key itself.
+        Only those in `wanted`, if any are. The others help the error message: a server with a new kind of key
+        then shows that key, where otherwise no algorithm would be in common. Without a known authority we ask
+        for no certificate: it would hide the key.
         """
         allowed = tuple(wanted) or (*(_certificate(name) for name in ALGORITHMS), *ALGORITHMS)
         certificates = [name for name in allowed if name.endswith(_CERTIFICATE)]
@@ -108,10 +108,9 @@ def _certificate(algorithm: str) -> str:
 def read(
     config: GatewayConfig, options: asyncssh.SSHClientConnectionOptions, asked: SshConfig | None
 ) -> Trusted:
-    """What the gateway's `known_hosts` has for the server of `options`; without that, the files that
-    ssh_config names.
+    """What the gateway's `known_hosts` say about the server of `options`; without them, ssh_config's files.
 
-    Never by the address that its name stands for, unless it is configured by that address. Blocks. Raises
+    The server is looked up by its name, never by the address that it resolves to. Blocks. Raises
     CredentialsUnusable.
     """
     names = known_hosts.names(options.host, options.port, options.host_key_alias or "")
@@ -124,7 +123,7 @@ def read(
         for path in theirs:
             try:
                 files[path] = _bytes(path)
-            except Unusable as exc:  # as ssh(1): another file may have the key
+            except Unusable as exc:  # like ssh(1): another file may have the key
                 if path.is_file():
                     unread.append(f"{path} {exc}")
     told = files | (
@@ -155,8 +154,9 @@ def read(
 
 
 def _first(known: Sequence[Known], names: Sequence[bytes]) -> list[Known]:
-    """Those under the first name that has any: a line without a port counts where there is none with it
-    (sshconnect.c).
+    """The entries of the first name that has any.
+
+    A line without a port counts only if none has the port (sshconnect.c).
     """
     for name in names:
         if found := [one for one in known if one.name == name.decode()]:
@@ -211,9 +211,9 @@ def _learned(path: Path, names: Sequence[bytes], known: Sequence[Entry]) -> list
 
 
 def decode(blob: bytes) -> asyncssh.SSHKey:
-    """The key `blob`, which may be a stranger's.
+    """The key `blob`, which may come from an unknown server.
 
-    Raises ValueError: cryptography says in many ways that numbers are no key.
+    Raises ValueError; cryptography raises many exceptions for numbers that are no key.
     """
     try:
         return asyncssh.public_key.decode_ssh_public_key(blob)
@@ -235,20 +235,20 @@ def _skip(path: Path, number: int, unread: list[str]) -> None:
     _say_once(path, number)
 
 
-@lru_cache(maxsize=256)  # each dial reads the file anew
+@lru_cache(maxsize=256)  # each dial reads the file again
 def _say_once(path: Path, number: int) -> None:
     hint = "a line reads: HOST[,HOST...] KEYTYPE BASE64; kubemux check lists all that do not"
     log.warning("known_hosts line skipped", file=str(path), line=number, hint=hint)
 
 
 def _revocations(paths: Iterable[Path]) -> tuple[list[Known], list[Path]]:
-    """RevokedHostKeys of ssh_config: keys that are listed, and revocation lists.
+    """RevokedHostKeys of ssh_config: single keys, and revocation lists.
 
-    Raises CredentialsUnusable: without one of them nobody is trusted.
+    Raises CredentialsUnusable: if one cannot be read, no server is trusted.
     """
     listed, krls = [], []
     for path in paths:
-        if os.path.realpath(path) == os.devnull:  # no regular file, and to ssh(1) an empty list
+        if os.path.realpath(path) == os.devnull:  # it is no regular file; for ssh(1) it is an empty list
             continue
         try:
             data = _bytes(path)

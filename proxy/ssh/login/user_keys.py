@@ -27,19 +27,20 @@ from proxy.ssh.login.algorithms import is_accepted
 
 @dataclass(slots=True)
 class UserKeys:
-    """What is offered to the server."""
+    """The keys that we offer to the server."""
 
     pairs: list[asyncssh.SSHKeyPair] = field(default_factory=list)
     public: list[bytes] = field(default_factory=list)
-    """Of every key and certificate that is named, in their order: what IdentitiesOnly leaves of an agent's
-    keys.
+    """The public half of each key and certificate that is named, in that order.
+
+    With IdentitiesOnly the agent may offer only these.
     """
     passed_over: list[str] = field(default_factory=list)
-    """Files, and why."""
+    """Files that are not used, and why."""
 
 
 def passphrase(config: GatewayConfig) -> str | None:
-    """Of the gateway's `passphrase_file`. Raises CredentialsUnusable."""
+    """The content of the gateway's `passphrase_file`. Raises CredentialsUnusable."""
     if config.passphrase_file is None:
         return None
     doing(f"reading {config.passphrase_file}")
@@ -55,15 +56,18 @@ def passphrase(config: GatewayConfig) -> str | None:
 
 
 def named(config: GatewayConfig) -> UserKeys:
-    """The keys of `identity_files` with their certificates: one by one, so that an error names its file."""
+    """The keys of `identity_files` with their certificates.
+
+    They are loaded one by one, so that an error names its file.
+    """
     phrase = passphrase(config)
     given = [certificate for path in config.certificate_files for certificate in _certificates(path)]
     keys = UserKeys()
     for path in config.identity_files:
         doing(f"reading {path}")
         try:
-            # Not by its path: asyncssh would compare it with a KEY.pub beside it, which ssh(1) does not need,
-            # and a key that was replaced leaves behind.
+            # asyncssh gets the bytes, not the path: with a path it would compare the key with a KEY.pub
+            # beside it. ssh(1) does not need that file, and it may be left from an older key.
             found = asyncssh.read_private_key_list(str(path), phrase)
         except (OSError, ValueError) as exc:
             raise _key_unusable(path, config.passphrase_file, exc) from exc
@@ -74,7 +78,7 @@ def named(config: GatewayConfig) -> UserKeys:
 
 
 def _beside(path: Path, keys: Sequence[asyncssh.SSHKey]) -> list[asyncssh.SSHCertificate]:
-    """The certificate that ssh(1) would take along with the key at `path`."""
+    """The certificate that ssh(1) would use with the key at `path`."""
     certificate = Path(f"{path}-cert.pub")
     doing(f"looking for {certificate}")
     if not certificate.exists():
@@ -135,7 +139,7 @@ def _said(exc: Exception) -> str:
 
 
 def of_ssh_config(config: GatewayConfig, found: SshConfig, *, has_agent: bool) -> UserKeys:
-    """The keys that ssh(1) would offer. Raises CredentialsUnusable if none of those it names can be used."""
+    """The keys that ssh(1) would offer. Raises CredentialsUnusable if it names some, and none can be used."""
     keys = UserKeys()
     phrase = passphrase(config)
     given = list(_given(config, found, keys))
@@ -164,11 +168,11 @@ def of_ssh_config(config: GatewayConfig, found: SshConfig, *, has_agent: bool) -
         raise CredentialsUnusable(
             f"ssh_config {found.path} gives no key that can be used for {found.host}: {said}", hint=hint
         )
-    return keys  # perhaps none at all: there are servers that ask for none
+    return keys  # it may be empty: some servers ask for no key
 
 
 def _given(config: GatewayConfig, found: SshConfig, keys: UserKeys) -> Iterator[asyncssh.SSHCertificate]:
-    """The gateway's own must be good; ssh(1) goes on without those of ssh_config that are not."""
+    """The certificates that are named. Those of ssh_config may be missing or bad, the gateway's own may not."""
     for path in config.certificate_files:
         yield from _certificates(path)
     for path in () if config.certificate_files else found.certificates:
@@ -197,7 +201,7 @@ def _beside_if_any(
 
 
 def _private(path: Path, phrase: str | None) -> tuple[list[asyncssh.SSHKey], str]:
-    """The keys of a file; or none, and why."""
+    """The private keys of a file; or none, and why."""
     try:
         data, status = read_bytes(path, limit=MAX_CREDENTIAL_BYTES)
     except Unusable as exc:
@@ -223,8 +227,9 @@ def _private(path: Path, phrase: str | None) -> tuple[list[asyncssh.SSHKey], str
 
 
 def _public(path: Path) -> list[bytes]:
-    """The public half of a key that we cannot use ourselves: in the file, or in that with `.pub` behind it
-    (ssh(1), -i).
+    """The public half of a key that we cannot use ourselves, for an agent.
+
+    It is in the file itself, or in the one with `.pub` added (ssh(1), -i).
     """
     for candidate in (path, Path(f"{path}.pub")):
         with suppress(Unusable, OSError, ValueError):

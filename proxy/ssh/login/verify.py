@@ -1,7 +1,7 @@
-"""Whether a server is the one that known_hosts means, as ssh(1) decides it (sshconnect.c, check_host_key),
-and what to do if not.
+"""Whether a server has the host key that known_hosts names, and what the operator can do if not.
 
-Instead of asyncssh's own check, which also takes what is known of the server's address.
+It decides like ssh(1) (sshconnect.c, check_host_key). It replaces asyncssh's own check, which also accepts a
+key that known_hosts has for the server's address.
 """
 
 from __future__ import annotations
@@ -22,33 +22,33 @@ from proxy.ssh.login.trust import Known, Trusted, decode, fingerprint
 
 _AGAIN: Final = "The next dial reads it; kubemux reconnect skips the wait"
 _HOST: Final = 2
-"""The type of a certificate that is a host's (PROTOCOL.certkeys)."""
+"""The type of a host's certificate (PROTOCOL.certkeys)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """Whom we have connected to, and how an operator asks it for its keys."""
+    """The server that we have connected to, and the command that shows its keys."""
 
     name: str
     """`HOST:PORT`, for messages."""
     scan: str
-    """A command that adds its keys to known_hosts."""
+    """A command that adds the server's keys to known_hosts."""
     trusted: Trusted
     algorithms: Sequence[str]
-    """Those that it was offered, for its key and for its signature."""
+    """The algorithms that we offered to it, for its key and for its signature."""
 
 
 def scan(config: GatewayConfig, prepared: Prepared, hop: asyncssh.SSHClientConnectionOptions | None) -> str:
-    """A command that adds the server's keys to known_hosts. `hop` is the jump host that leads to it."""
+    """A command that adds the server's keys to known_hosts. `hop` is the last jump host before it."""
     options, trusted = prepared.options, prepared.trusted
     file = shlex.quote(str(trusted.files[0] if trusted.files else "known_hosts"))
-    if prepared.proxy_command is not None and hop is None:  # ssh-keyscan knows none
+    if prepared.proxy_command is not None and hop is None:  # ssh-keyscan cannot use a ProxyCommand
         return (
             f"ssh -F {shlex.quote(str(config.ssh_config))} -o UserKnownHostsFile={file} "
             f"{shlex.quote(config.host)}"
         )
     command = f"ssh-keyscan -p {options.port} {shlex.quote(options.host)}"
-    if hop is not None:  # nor jump hosts
+    if hop is not None:  # nor a jump host
         command = f"ssh -p {hop.port} {shlex.quote(f'{hop.username}@{hop.host}')} {shlex.quote(command)}"
     if options.host_key_alias:
         command += f" | sed {shlex.quote(f's/^[^ ]*/{options.host_key_alias}/')}"
@@ -56,7 +56,7 @@ def scan(config: GatewayConfig, prepared: Prepared, hop: asyncssh.SSHClientConne
 
 
 def verify(server: Server, shown: bytes) -> asyncssh.SSHKey:
-    """The key that must have signed the key exchange, of a server that shows the key or certificate `shown`.
+    """Check the key or certificate `shown`; returns the key that must have signed the key exchange.
 
     Raises LinkError.
     """
@@ -69,23 +69,23 @@ def verify(server: Server, shown: bytes) -> asyncssh.SSHKey:
             raise revoked(server, str(known))
     is_known = key.public_data in {
         known.key.public_data for known in trusted.keys
-    }  # ssh(1) takes it without its certificate, too
+    }  # like ssh(1), accept the key also without its certificate
     if not is_known and (why := _distrusted(server, certificate) if certificate else _unknown(server, key)):
         raise why
-    # Not SHA-1 from a server that was not asked for it: OpenSSH checks that, asyncssh takes any signature of
-    # the key.
+    # The server must not sign with SHA-1 if we did not offer that. OpenSSH checks it; asyncssh accepts any
+    # signature of the key.
     offered = {_bare(name.encode()) for name in server.algorithms}
     key.all_sig_algorithms = {name for name in key.all_sig_algorithms if _bare(name) in offered}
     return key
 
 
 def _bare(algorithm: bytes) -> bytes:
-    """That of a signature, without what says that the key is in a certificate."""
+    """The signature algorithm, without the part that says that the key is in a certificate."""
     return algorithm.removesuffix(b"@openssh.com").removesuffix(b"-cert-v01")
 
 
 def revoked(server: Server, by: str) -> LinkError:
-    """`by` is what says so."""
+    """The error for a revoked key. `by` is the file that revokes it."""
     return HostKeyRevoked(f"{server.name} shows a key that is revoked: {by}")
 
 
@@ -126,7 +126,7 @@ def _distrusted(server: Server, certificate: asyncssh.public_key.SSHOpenSSHCerti
         )
     try:
         certificate.validate(_HOST, None)
-        # The very name: a wildcard stands for itself (sshkey.c, sshkey_cert_check_host).
+        # A wildcard in a certificate is only a name (sshkey.c, sshkey_cert_check_host).
         if certificate.principals and server.trusted.principal not in certificate.principals:
             raise ValueError(  # noqa: TRY301
                 f"Certificate principal mismatch: it is for {', '.join(certificate.principals)[:200]}"
@@ -139,7 +139,7 @@ def _distrusted(server: Server, certificate: asyncssh.public_key.SSHOpenSSHCerti
 
 
 def _signature(certificate: asyncssh.public_key.SSHOpenSSHCertificate) -> bytes:
-    """The algorithm of the authority's signature, which follows its key at the end (PROTOCOL.certkeys)."""
+    """The algorithm of the authority's signature, which stands at the end (PROTOCOL.certkeys)."""
     signer = certificate.signing_key.public_data
     return kind(certificate.public_data.rpartition(len(signer).to_bytes(4) + signer)[2][4:])
 
@@ -176,8 +176,9 @@ def _listed(known: Sequence[Known]) -> str:
 
 
 def _removal(known: Sequence[Known]) -> str:
-    """What takes these keys out of their files: a line that is about others, too, is
-    for a person to change.
+    """A command that removes these keys from their files.
+
+    A line that also holds other hosts must be edited by a person.
     """
     steps = [
         f"ssh-keygen -f {shlex.quote(str(one.file))} -R {shlex.quote(one.name)}"
