@@ -172,7 +172,7 @@ def of_ssh_config(config: GatewayConfig, found: SshConfig, *, has_agent: bool) -
 
 
 def _given(config: GatewayConfig, found: SshConfig, keys: UserKeys) -> Iterator[asyncssh.SSHCertificate]:
-    """The certificates that are named. Those of ssh_config may be missing or bad, the gateway's own may not."""
+    """The certificates that are named. Those of ssh_config may be missing or bad, the gateway's own not."""
     for path in config.certificate_files:
         yield from _certificates(path)
     for path in () if config.certificate_files else found.certificates:
