@@ -1,5 +1,4 @@
-"""What any long-running asyncio program needs: tasks with owners, places for what blocks, logging, systemd,
-names, text.
+"""What any asyncio program that runs for long needs: tasks, blocking calls, logging, systemd, names, text.
 
-It imports nothing else of ours.
+It imports no other package of kubemux.
 """

@@ -1,13 +1,14 @@
-"""Calls that may hang for ever, each kind in a place of its own: a file on a disk that is gone, a name whose
-server does not answer.
+"""Calls that may hang for ever: reading a file from a dead disk, resolving a name whose server is silent.
 
-A thread that hangs cannot be ended, only left behind. So a `Place` has one thread at most, which is made for
-a call and ends with it, and while a call is overdue the place refuses the next one at once. What can be hung
-up by different things has different places: one gateway's key file delays no other gateway.
+A thread that hangs cannot be ended, only left behind. So each kind of call has a `Place`. A place has at most
+one thread, which is made for a call and ends with it. While a call is overdue, the place refuses the next one
+at once. Things that hang independently have different places: the key file of one gateway delays no other
+gateway.
 
-They are daemon threads. At exit the interpreter waits for those of a `ThreadPoolExecutor`, which is also
-`asyncio.to_thread`'s (https://docs.python.org/3/library/concurrent.futures.html#threadpoolexecutor), and
-libuv for those in which uvloop's `loop.getaddrinfo` runs, which are four for the whole process.
+The threads are daemon threads, because nothing may wait for them at exit. The interpreter waits for threads
+of a `ThreadPoolExecutor`, which `asyncio.to_thread` uses too
+(https://docs.python.org/3/library/concurrent.futures.html#threadpoolexecutor). libuv waits for those of
+uvloop's `loop.getaddrinfo`; it has four for the whole process.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 FILES_S: Final = 5.0
-"""Seconds after which a file counts as hanging: a busy disk is faster."""
+"""Seconds after which reading a file counts as hanging. A disk that is only busy is faster."""
 
 _thread = threading.local()
 _running: set[threading.Thread] = set()
@@ -39,7 +40,7 @@ class Hangs(Exception):
 def doing(what: str) -> None:
     """Say what the calling thread does next (`reading FILE`), for the message if it hangs.
 
-    It does nothing in a thread that is not a call's.
+    It does nothing in a thread that does not run a `Call`.
     """
     call: Call[object] | None = getattr(_thread, "call", None)
     if call is not None:
@@ -48,7 +49,7 @@ def doing(what: str) -> None:
 
 @final
 class Call(Generic[T]):
-    """A function in a thread of its own; `done` is called there when it has ended."""
+    """A function that runs in its own thread. When it has ended, `done` is called in that thread."""
 
     def __init__(
         self, name: str, function: Callable[[], T], *, timeout: float, done: Callable[[], None]
@@ -86,7 +87,7 @@ class Call(Generic[T]):
         return Hangs(f"{self.what} has been hanging since {time.strftime('%Y-%m-%dT%H:%M:%SZ', self._since)}")
 
     def result(self) -> T:
-        """What the function has returned, or raised. Raises Hangs if it has not ended."""
+        """What the function returned or raised. Raises Hangs if it has not ended."""
         if not self._has_ended:
             raise self.hangs()
         if self._failure is not None:
@@ -98,22 +99,24 @@ class Call(Generic[T]):
 
 
 def leave(code: int) -> None:
-    """End the process if a thread is left behind; else return, for the interpreter to end it.
+    """End the process at once if a thread was left behind; otherwise return.
 
-    The interpreter ends such a thread by pthread_exit() when it asks for the interpreter's lock, and code in
-    C++ or Rust that it is in aborts the process then (https://github.com/python/cpython/issues/87135).
+    Without this, the interpreter ends such a thread by pthread_exit() when the thread asks for the
+    interpreter's lock. If the thread is then in C++ or Rust code, that aborts the process
+    (https://github.com/python/cpython/issues/87135).
     """
     if not any(thread.is_alive() for thread in _running.copy()):
         return
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):  # closed, or a full disk: there is nobody left to tell
+        with suppress(OSError, ValueError):  # closed, or a full disk: nobody can be told
             stream.flush()
     os._exit(code)
 
 
 def all_of(functions: Mapping[K, Callable[[], T]], *, timeout: float) -> dict[K, T | Hangs]:
-    """What each function returns, called all at once in threads of their own, or that it hangs; for programs
-    without a loop.
+    """Call all functions at once, each in its own thread; returns their results, or Hangs for one that hangs.
+
+    For programs without an event loop.
     """
     ended = threading.Semaphore(0)
     calls = {
@@ -130,7 +133,7 @@ def all_of(functions: Mapping[K, Callable[[], T]], *, timeout: float) -> dict[K,
 
 
 class Place:
-    """Where one call at a time runs. Belongs to one event loop; while none runs, it costs nothing."""
+    """Runs one call at a time, for one event loop. While no call runs, it costs nothing."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -140,11 +143,11 @@ class Place:
         return f"<Place {self._name} {self._running[0].what if self._running else 'free'}>"
 
     async def run(self, function: Callable[[*Ts], T], *args: *Ts, timeout: float) -> T:  # noqa: ASYNC109 - as documented
-        """`function(*args)` in a thread, for at most `timeout` seconds, those included in which an earlier
-        call still runs.
+        """Run `function(*args)` in a thread, for at most `timeout` seconds.
 
-        Raises Hangs, which names what does. The function then goes on, as it does when the caller is
-        cancelled, and the place takes no other call until it ends.
+        That includes the wait for an earlier call. Raises Hangs, which names the call that hangs. The
+        function then goes on, as it does if the caller is cancelled. The place takes no other call until it
+        ends.
         """
         deadline = time.monotonic() + timeout
         while self._running:
@@ -156,7 +159,7 @@ class Place:
         ended = loop.create_future()
 
         def done() -> None:
-            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            with suppress(RuntimeError):  # the loop is closed: nobody waits for the result
                 loop.call_soon_threadsafe(self._end, ended)
 
         call = Call(self._name, lambda: function(*args), timeout=deadline - time.monotonic(), done=done)
@@ -171,5 +174,5 @@ class Place:
 
 
 async def _wait(ended: asyncio.Future[None], until: float) -> None:
-    # Not `await ended`: the first caller to leave would cancel it under everybody.
+    # Not `await ended`: if the first caller is cancelled, that would cancel the future for all.
     await asyncio.wait([ended], timeout=max(0.0, until - time.monotonic()))

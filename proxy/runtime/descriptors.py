@@ -1,9 +1,9 @@
-"""File descriptors: as many as the system lets us have, and some kept back from clients.
+"""File descriptors: use as many as the system allows, and keep some back from clients.
 
-Out of descriptors, a daemon can neither dial a lost link, nor read a key, nor answer on its admin address: it
-would look broken for reasons that have nothing to do with what it says. So clients get fewer than there are:
-`for_clients` is the number to go by, and `are_scarce` stops accepting where that was not enough (a client of
-a `direct` cluster takes two).
+Without a free descriptor the daemon could not dial a lost link, read a key or answer on its admin address.
+The errors would then name the wrong cause. So clients get fewer descriptors than there are: `for_clients` is
+their number. `are_scarce` stops accepting if that was still too many, because a client of a `direct` cluster
+takes two.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ from contextlib import suppress
 from typing import Final
 
 RESERVED: Final = 100
-"""Listeners, links, probes, admin connections, files being read.
+"""For listeners, links, probes, admin connections and files.
 
-Listeners and links beyond the first fifty come on top.
+Listeners and links after the first fifty are counted on top.
 """
 
 
 def raise_limit() -> int:
-    """Raise the soft limit to the hard one (systemd's advice for programs without
-    select(2)), and return it.
+    """Raise the soft limit to the hard one, and return it.
+
+    systemd advises that for programs that do not use select(2).
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
@@ -32,20 +33,21 @@ def raise_limit() -> int:
 
 
 def for_clients(limit: int, taken: int) -> int:
-    """How many clients `limit` descriptors are enough for, at one each, beside the `taken` ones of listeners
-    and links.
+    """How many clients `limit` descriptors are enough for, at one each.
+
+    `taken` is the number of listeners and links.
     """
     return max(1, limit - RESERVED - max(0, taken - RESERVED // 2))
 
 
 def is_high(fd: int) -> bool:
-    """Whether `fd`, just opened, is one of those kept back: the kernel opens the lowest free number."""
+    """Whether the new descriptor `fd` is one of those kept back. The kernel gives the lowest free number."""
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return soft != resource.RLIM_INFINITY and fd >= soft - min(RESERVED, soft // 2)
 
 
 def are_scarce(fd: int) -> bool:
-    """Whether the next descriptor would be one of those kept back. `fd` is any that is open."""
+    """Whether the next descriptor would be one of those kept back. `fd` is any open descriptor."""
     with suppress(OSError):
         copy = os.dup(fd)
         os.close(copy)

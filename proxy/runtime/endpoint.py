@@ -1,4 +1,4 @@
-"""A host and a port, as they are written: `10.0.0.10:6443`, `[::1]:6443`."""
+"""A host and a port, written as `10.0.0.10:6443` or `[::1]:6443`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Endpoint(NamedTuple):
 
     @property
     def is_address(self) -> bool:
-        """Whether nobody has to look the host up."""
+        """Whether the host is an address, so that no name must be resolved."""
         try:
             ipaddress.ip_address(self.host)
         except ValueError:
@@ -41,7 +41,7 @@ class Endpoint(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read `HOST:PORT` or `[IPV6]:PORT`. Raises ValueError that says what is expected."""
+        """Read `HOST:PORT` or `[IPV6]:PORT`. Raises ValueError, which says what is expected."""
         host, _, port = text.rpartition(":")
         bracketed = host.startswith("[") and host.endswith("]")
         host = host[1:-1] if bracketed else host

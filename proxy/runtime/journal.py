@@ -1,8 +1,6 @@
-"""Priorities for the journal: `<3>gateway down` on a stream that leads there (sd-daemon(3),
-SyslogLevelPrefix=).
+"""Priorities for the journal: `<3>gateway down` (sd-daemon(3), SyslogLevelPrefix=).
 
-The journal removes the prefix: `journalctl -p warning` finds warnings and errors, and the entry is stored as
-it was written.
+The journal removes the prefix. `journalctl -p warning` then finds warnings and errors.
 """
 
 from __future__ import annotations
@@ -11,12 +9,14 @@ import os
 from typing import Final, TextIO
 
 PRIORITIES: Final = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
-"""Our levels as syslog(3) counts them."""
+"""Our levels as numbers of syslog(3)."""
 
 
 def reads(stream: TextIO | None) -> bool:
-    """Whether the journal itself reads `stream`: `$JOURNAL_STREAM` names its device and inode, and children
-    inherit that.
+    """Whether the journal itself reads `stream`.
+
+    `$JOURNAL_STREAM` holds the device and inode of its stream. Children inherit the variable, so both are
+    compared.
     """
     if stream is None:
         return False
@@ -28,6 +28,6 @@ def reads(stream: TextIO | None) -> bool:
 
 
 def marked(text: str, level: str) -> str:
-    """`text` with the priority of `level` before each of its lines: the journal makes an entry of each."""
+    """`text` with the priority of `level` before each line, because the journal makes an entry of each."""
     prefix = f"<{PRIORITIES[level]}>"
     return prefix + text.replace("\n", f"\n{prefix}")

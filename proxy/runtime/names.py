@@ -1,4 +1,4 @@
-"""Names to addresses, in a thread that one listener, gateway or cluster has for itself; connections."""
+"""Resolving names, in a thread that belongs to one listener, gateway or cluster; and TCP connections."""
 
 from __future__ import annotations
 
@@ -15,16 +15,14 @@ P = TypeVar("P", bound=asyncio.BaseProtocol)
 
 
 class Address(NamedTuple):
-    """An address, as a socket of that family takes it."""
+    """A resolved address, as sockets of its family take it."""
 
     family: int
     sockaddr: tuple[object, ...]
 
     @property
     def host(self) -> str:
-        """As text. A link-local address has its interface, which is a part of it: `fe80::8%eth0` (RFC 4007
-        11).
-        """
+        """The address as text. A link-local one includes its interface: `fe80::8%eth0` (RFC 4007 11)."""
         host, _, *more = self.sockaddr
         scope = more[1] if more else 0
         return f"{host}%{socket.if_indextoname(scope)}" if isinstance(scope, int) and scope else str(host)
@@ -35,7 +33,8 @@ async def connect(
 ) -> tuple[asyncio.Transport, P]:
     """A TCP connection to the address `host`. Raises OSError.
 
-    uvloop forgets the interface of a link-local address, and libuv takes the first there is.
+    It makes the socket itself: uvloop loses the interface of a link-local address, and libuv then takes the
+    first one.
     """
     loop = asyncio.get_running_loop()
     if "%" not in host:
@@ -52,7 +51,7 @@ async def connect(
         sock.close()
         raise
     if transport.is_closing() and not isinstance(loop, asyncio.BaseEventLoop):
-        # reset already: uvloop has closed the descriptor, and the end of this would close it again
+        # It was reset at once and uvloop has closed the descriptor; `sock` must not close that number again.
         sock.detach()
     return transport, protocol
 
@@ -78,9 +77,9 @@ def _settle(done: asyncio.Future[None]) -> None:
 
 
 async def resolve(host: str, port: int, place: Place, *, family: int = 0, timeout: float) -> list[Address]:  # noqa: ASYNC109 - Place.run's
-    """The addresses of `host`, for TCP. One that is an address already needs no thread.
+    """The addresses of `host`, for TCP. If it is an address already, no thread is needed.
 
-    Raises OSError (gaierror), UnicodeError if no name can look like that (RFC 5890), Hangs.
+    Raises OSError (gaierror), Hangs, or UnicodeError if it cannot be a host name (RFC 5890).
     """
     try:
         return _ask(host, port, family, socket.AI_NUMERICHOST)
@@ -89,8 +88,9 @@ async def resolve(host: str, port: int, place: Place, *, family: int = 0, timeou
 
 
 def remedy(host: str, error: int | None, *, also: str = "") -> str:
-    """What to do where `resolve` had gaierror number `error` for `host`; `also` is
-    what else the name may be.
+    """What to do if `resolve` failed for `host` with gaierror number `error`.
+
+    `also` says what else the name may be.
     """
     if error == socket.EAI_NONAME:
         return f"is {host} spelt right, with its domain? {also}This machine's answer: getent hosts {host}"

@@ -1,8 +1,8 @@
 """Running another program: its output is bounded, and it is killed with all that it has started.
 
-uvloop's own way is not used: it forks, and blocks until the program has begun, which takes 4 to 20 ms in a
-daemon of 60 MB. `subprocess` takes 0.5 ms (vfork). Programs start one at a time: when a file that 60 gateways
-use has changed, all of them run `ssh -G`, and the loop does its other work between two starts.
+uvloop's own subprocesses are not used: uvloop forks, and blocks the loop until the program has begun. That
+takes 4 to 20 ms in a daemon of 60 MB; `subprocess` uses vfork and takes 0.5 ms. Programs start one at a time.
+When a file changes that 60 gateways use, all of them run `ssh -G`, and the loop works between two starts.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from typing import IO, Final, NamedTuple, cast
 from weakref import WeakKeyDictionary
 
 MAX_OUTPUT: Final = 4 << 20
-"""`ssh -G` prints a few KiB, and what the files hold."""
+"""`ssh -G` prints a few KiB, and some of what its files hold."""
 _MAX_COMPLAINTS: Final = 64 << 10
 _END_S: Final = 1.0
-"""Seconds to wait for a process that was killed. One that hangs in a disk's driver cannot end."""
+"""Seconds to wait for a process that was killed. A process that hangs in a disk driver cannot end."""
 _READ: Final = 64 << 10
 
 _starting: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock]] = WeakKeyDictionary()
-"""Held while a program is started on that loop. Not while it runs: it may hang."""
+"""Held while that loop starts a program, but not while the program runs, because it may hang."""
 
 
 class Ran(NamedTuple):
-    """How a program has ended, and what it has printed."""
+    """How a program ended, and what it printed."""
 
     code: int
     output: bytes
@@ -36,23 +36,23 @@ class Ran(NamedTuple):
 
 
 class Process:
-    """A program that runs, with a session of its own."""
+    """A running program, in a session of its own."""
 
     def __init__(self, popen: subprocess.Popen[bytes]) -> None:
         self.pid: Final = popen.pid
         self.stdout: Final = cast("IO[bytes]", popen.stdout)
         self.stderr: Final = cast("IO[bytes]", popen.stderr)
-        """If it was started with pipes."""
+        """Set if it was started with pipes."""
         self._popen = popen
         self._loop = asyncio.get_running_loop()
         self._pidfd = os.pidfd_open(popen.pid)
         self.exited: Final[asyncio.Future[int]] = self._loop.create_future()
-        """Its exit code. What it has started may go on."""
+        """Its exit code. Programs that it has started may still run."""
         self._loop.add_reader(self._pidfd, self._reap)
 
     def signal(self, number: signal.Signals) -> None:
-        """Signal the program and what it has started, but for what has made a session of its own."""
-        # PermissionError: it runs as somebody else (sudo).
+        """Signal the program and what it has started, except programs that made their own session."""
+        # PermissionError: the program runs as another user (sudo).
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, number)
 
@@ -71,7 +71,7 @@ async def start(
     environment: Mapping[str, str] | None = None,
     inherits: Collection[int] = (),
 ) -> Process:
-    """Begin `command`. Raises OSError if there is no such program, ValueError if there can be none."""
+    """Start `command`. Raises OSError if there is no such program, ValueError if there cannot be one."""
     async with _starting.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
         await asyncio.sleep(0)
         return _begun(
@@ -92,7 +92,7 @@ def _begun(begin: Callable[[], subprocess.Popen[bytes]]) -> Process:
     popen = begin()
     try:
         return Process(popen)
-    except OSError:  # no descriptor is left
+    except OSError:  # for example, no descriptor is free
         with popen:
             popen.kill()
         raise
@@ -105,20 +105,20 @@ async def run(
     inherits: Collection[int] = (),
     most: int = MAX_OUTPUT,
 ) -> Ran:
-    """What `command` prints, at `most` so many bytes.
+    """Run `command`; returns its exit code and its output, at most `most` bytes.
 
     Raises OSError if there is no such program, ValueError if it prints more.
 
-    It has the descriptors `inherits`, and a session of its own, which ends with it, or with the call: `Match
-    exec` starts programs that would outlive an ssh that is killed, or keep its standard error open. One that
-    has made a session for itself (a daemon) goes on; what it has open is not waited for. The caller has a
+    It inherits the descriptors `inherits`. It runs in its own session, which is killed when it ends or the
+    call is cancelled: `Match exec` may start programs that outlive a killed ssh, or keep its standard error
+    open. A program that made its own session (a daemon) goes on, and nothing waits for it. The caller sets a
     deadline.
     """
     process = await start(command, environment=environment, inherits=inherits)
     output, complaints = _Pipe(process.stdout, most + 1), _Pipe(process.stderr, _MAX_COMPLAINTS)
     try:
         await asyncio.wait([process.exited])
-        process.signal(signal.SIGKILL)  # what it has started may have its output open
+        process.signal(signal.SIGKILL)  # a program that it has started may hold the pipes open
         await asyncio.wait([output.ended, complaints.ended], timeout=_END_S)
     finally:
         process.signal(signal.SIGKILL)
@@ -132,7 +132,7 @@ async def run(
 
 
 class _Pipe:
-    """Reads a pipe up to its end. `kept` gets the first of it, `most` bytes."""
+    """Reads a pipe to its end. `kept` gets the first `most` bytes."""
 
     def __init__(self, pipe: IO[bytes], most: int) -> None:
         self.kept = bytearray()
@@ -144,7 +144,6 @@ class _Pipe:
         self._loop.add_reader(pipe.fileno(), self._read)
 
     def close(self) -> None:
-        """Idempotent."""
         if not self.ended.done():
             self._loop.remove_reader(self._pipe.fileno())
             self._pipe.close()

@@ -35,43 +35,41 @@ STOPPING: Final = "STOPPING=1"
 WATCHDOG: Final = "WATCHDOG=1"
 
 STORED: Final = "listen-"
-"""How the names of those sockets begin that systemd keeps for us (`proxy/entries/fd_store.py`)."""
+"""The names of sockets that systemd keeps for us begin with this (`proxy/entries/fd_store.py`)."""
 
 _FIRST_FD: Final = 3  # SD_LISTEN_FDS_START
 
 
 class Activated(socket.socket):
-    """One that a socket unit listens on, too: systemd fails the unit if somebody else ends that
-    (`shutdown`).
+    """A socket that a socket unit listens on too: if a program ends that (`shutdown`), systemd fails the
+    unit.
     """
 
 
 def status(text: str) -> str:
-    """The assignment that `systemctl status` shows as one line."""
+    """The assignment for the line that `systemctl status` shows."""
     return "STATUS=" + " ".join(text.split())
 
 
 def reloading() -> str:
-    """The assignments that begin a reload, READY ends it.
+    """The assignments that begin a reload; READY ends it.
 
-    The time is what Type=notify-reload pairs the answer by.
+    Type=notify-reload needs the time to match READY with its request.
     """
     return f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}"
 
 
 def extend(seconds: float) -> str:
-    """The assignment that asks for `seconds` from now, where the unit's own timeout (TimeoutStopSec=) would
-    be over before.
-    """
+    """The assignment that asks for `seconds` more from now, if TimeoutStopSec= of the unit is shorter."""
     return f"EXTEND_TIMEOUT_USEC={round(seconds * 1e6)}"
 
 
 def notify(*assignments: str, fds: Sequence[int] = ()) -> bool:
-    """Send `assignments` (like `READY=1`) to the service manager, in one datagram, with copies of `fds`
-    (FDSTORE=1, BARRIER=1).
+    """Send `assignments` (like `READY=1`) to systemd in one datagram, with copies of `fds`.
 
-    Returns whether it was handed over: False without a manager, and, after a warning, if its socket cannot
-    take it now. Never blocks, never raises: a manager that is busy or gone must not harm the daemon.
+    Returns False if there is no systemd, or its socket cannot take the message now; the latter is logged.
+    Never blocks, never raises: if systemd is busy or gone, the daemon still works. `fds` go with FDSTORE=1 or
+    BARRIER=1.
     """
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
@@ -97,8 +95,9 @@ def notify(*assignments: str, fds: Sequence[int] = ()) -> bool:
 
 
 def watchdog_interval() -> float | None:
-    """Seconds between two `WATCHDOG`s, half of the unit's WatchdogSec=; None if it has none, or means another
-    process.
+    """Seconds between two `WATCHDOG`s: half of the unit's WatchdogSec=.
+
+    None if the unit has none, or means another process.
     """
     limit = os.environ.get("WATCHDOG_USEC", "")
     if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
@@ -107,14 +106,13 @@ def watchdog_interval() -> float | None:
 
 
 def inherited_sockets() -> dict[Endpoint | str, socket.socket]:
-    """The listening stream sockets that systemd bound for us, by local address: an Endpoint, or a unix
-    socket's path.
+    """The listening stream sockets that systemd bound for us, by local address.
 
-    They are non-blocking and not inherited by children; the caller owns them and closes those it has no use
-    for. What is no such socket is logged and closed. An abstract unix socket's key begins with `@`. A second
-    call finds none.
+    The key is an Endpoint, or the path of a unix socket; an abstract one begins with `@`. The sockets do not
+    block, and children do not inherit them. The caller owns them, and closes those that it does not use.
+    Other descriptors are logged and closed. A second call finds none.
     """
-    # Taken out of the environment: a child would mistake its own descriptors for them.
+    # Removed from the environment: a child would take its own descriptors for these sockets.
     pid, count, names = (os.environ.pop(f"LISTEN_{name}", "") for name in ("PID", "FDS", "FDNAMES"))
     if pid != str(os.getpid()) or not count.isdecimal():
         return {}
@@ -134,7 +132,9 @@ def inherited_sockets() -> dict[Endpoint | str, socket.socket]:
                 hint="keep to ListenStream= in kubemux.socket",
             )
             continue
-        if found.setdefault(address, sock) is not sock:  # twins of one address, which only ReusePort= makes
+        if (
+            found.setdefault(address, sock) is not sock
+        ):  # two sockets of one address, which only ReusePort= makes
             sock.close()
     return found
 

@@ -1,10 +1,11 @@
 """Background tasks with an owner and a name.
 
-asyncio keeps only weak references to tasks and reports a failure when the task is collected, if ever
+asyncio keeps only weak references to tasks, and reports a failure when the task is collected, if ever
 (https://docs.python.org/3/library/asyncio-task.html#asyncio.create_task). A `Tasks` belongs to the object
-whose work it runs, logs a failure at once, and is closed with its owner. What supervises something is
-`keep`-ed: an exception that nobody expected is logged, and it begins anew, since nobody else would do its
-work until the daemon restarts.
+whose work it runs. It logs a failure at once, and is closed with its owner.
+
+A task that supervises something is started by `keep`. After an unexpected exception it is logged and starts
+again; otherwise nothing would do its work until the daemon restarts.
 """
 
 from __future__ import annotations
@@ -20,16 +21,16 @@ T = TypeVar("T")
 log = structlog.get_logger("kubemux.tasks")
 
 AGAIN_S: Final = 1.0
-"""Seconds before a kept task begins anew; doubled each time that it fails again, up to `SELDOM_S`."""
+"""Seconds before a kept task starts again; doubled after each failure, up to `SELDOM_S`."""
 
 SELDOM_S: Final = 60.0
 
 
 def is_cancelled() -> bool:
-    """Whether a CancelledError that was caught is meant for the current task.
+    """Whether a caught CancelledError is meant for the current task.
 
-    It may come from a future that another object owns and has cancelled, in a library for instance: then it
-    is an error like any other.
+    It may come from a future of another object that was cancelled, for example in a library. Then it is an
+    error like any other.
     """
     task = asyncio.current_task()
     return task is None or task.cancelling() > 0
@@ -49,15 +50,16 @@ class Tasks:
         return len(self._tasks)
 
     def spawn(self, work: Coroutine[Any, Any, T], *, name: str) -> asyncio.Task[T]:
-        """Start `work` as `OWNER/name`."""
+        """Start `work` as a task called `OWNER/name`."""
         task = asyncio.get_running_loop().create_task(work, name=f"{self._owner}/{name}")
         self._tasks.add(task)
         task.add_done_callback(self._done)
         return task
 
     def keep(self, run: Callable[[], Coroutine[Any, Any, None]], *, name: str) -> asyncio.Task[None]:
-        """Start `run()` as `OWNER/name`, and again whenever an exception has ended it; until it returns, or
-        is cancelled.
+        """Start `run()` as a task called `OWNER/name`, and again after each exception.
+
+        It ends when `run()` returns, or when it is cancelled.
         """
         return self.spawn(self._kept(run, name), name=name)
 
@@ -85,12 +87,12 @@ class Tasks:
             log.error("task failed", task=task.get_name(), exc_info=error)
 
     async def wait(self) -> None:
-        """Wait until all have ended by themselves, also those that are spawned meanwhile."""
+        """Wait until all tasks have ended by themselves, also those that are started meanwhile."""
         while self._tasks:
             await asyncio.wait(self._tasks)
 
     async def close(self) -> None:
-        """Cancel what still runs and wait until it has ended."""
+        """Cancel the tasks that still run, and wait until they have ended."""
         current = asyncio.current_task()
         tasks = [task for task in self._tasks if task is not current]
         for task in tasks:

@@ -1,6 +1,4 @@
-"""Words for people: without what could drive a terminal, and with a guess at what a misspelt name was meant
-to be.
-"""
+"""Text for people: without characters that control a terminal, and hints for misspelt names."""
 
 from __future__ import annotations
 
@@ -9,19 +7,18 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 MOST: Final = 200
-"""Characters of a peer's words."""
+"""The most characters of a peer's text."""
 
 LISTED: Final = 20
-"""Names in a hint: a screenful."""
+"""The most names in a hint: they fit on a screen."""
 
 
 def for_terminal(text: str) -> str:
-    """`text` without what could move a terminal's cursor, change its title or reorder a line; ends of lines
-    stay.
+    """`text` without characters that move a terminal's cursor, change its title or reorder a line.
 
-    That is every character of Unicode's categories C and Z but the space: escape sequences of 7 and of 8 bits
-    (C1), overrides of the direction, separators of lines and paragraphs, and bytes of a file's name that are
-    no text.
+    Line ends stay. Removed are all characters of Unicode's categories C and Z except the space: escape
+    sequences of 7 and of 8 bits (C1), changes of direction, separators of lines and paragraphs, and bytes of
+    a file name that are not text.
     """
     if text.isprintable():
         return text
@@ -38,12 +35,12 @@ def escaped(text: str) -> str:
 
 
 def printable(text: str, *, most: int = MOST) -> str:
-    """A peer's words, fit for a log line: no control characters, and no more characters than help anybody."""
+    """A peer's text for a log line: without control characters, and cut to a useful length."""
     return "".join(char if char.isprintable() else " " for char in text[:most]).strip()
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
-    """A hint for a name that is not among `known`: the closest one, and those there are."""
+    """A hint for a name that is not in `known`: the closest name, and all known ones."""
     names = list(known)
     close = difflib.get_close_matches(word[:100], names, n=1)
     guess = f"did you mean {close[0]!r}? " if close else ""
@@ -51,11 +48,11 @@ def suggest(word: str, known: Iterable[str]) -> str:
 
 
 def listed(names: Sequence[str]) -> str:
-    """`'a', 'b'`: names as messages list them, quoted as in the rest of the sentence, a screenful at most."""
+    """Names as messages list them: `'a', 'b'`, at most as many as fit on a screen."""
     return ", ".join(map(repr, names[:LISTED])) + (", ..." if len(names) > LISTED else "")
 
 
 def shown(value: object) -> str:
-    """`value` as an error message may show it: quoted, on one line, short."""
+    """`value` for an error message: quoted, on one line, short."""
     text = str(value).lower() if isinstance(value, bool) else repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
