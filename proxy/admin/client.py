@@ -43,9 +43,8 @@ class AnotherDaemon(AdminError):
     def __init__(self, where: Where, running: str, path: Path) -> None:
         super().__init__(
             f"{shown(where)}: the kubemux there runs with {running}, not with {path.absolute()}",
-            hint=f"--config {shlex.quote(running)} asks that one; the one of your file, if it runs, does "
-            "not have this address: "
-            "its log says why",
+            hint=f"--config {shlex.quote(running)} asks that one; if another kubemux runs with your file, "
+            "it could not bind this address, and its log says so",
         )
 
 
