@@ -12,7 +12,7 @@ import structlog
 log = structlog.get_logger("kubemux.daemon")
 
 Part = tuple[str, Callable[[], object]]
-"""Its name in the log, and the function."""
+"""The name for the log, and the function."""
 
 
 class Heartbeat:

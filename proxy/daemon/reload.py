@@ -91,7 +91,7 @@ async def _apply(graph: Graph, loaded: Loaded) -> ReloadResult:
 
 
 def _reopened(clusters: diff.Change, graph: Graph) -> diff.Change:
-    """A cluster that was drained starts anew, as if it were another one."""
+    """A cluster that was drained starts again, like a new one."""
 
     def drained(names: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(name for name in names if graph.clusters[name].is_drained)

@@ -25,7 +25,7 @@ from proxy.daemon.file_scan import FileScan
 log = structlog.get_logger("kubemux.renewal")
 
 LOOK_S: Final = 5.0
-"""Between looks. A change is taken after two of them; 200 files cost 1 ms of a thread."""
+"""Seconds between two scans. A change is used after the second scan; 200 files cost 1 ms of a thread."""
 
 
 class Renewal:

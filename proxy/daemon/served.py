@@ -65,7 +65,7 @@ class ServedCluster:
         return f"<ServedCluster {self.cluster} {self.listener}>"
 
     async def start(self) -> None:
-        """Probe, and take clients: at once, or as soon as the address is free."""
+        """Start probing, and accept clients: at once, or as soon as the address is free."""
         self._tasks.keep(self.monitor.run, name="probe")
         try:
             await self.listener.start()
@@ -114,7 +114,7 @@ class ServedCluster:
         self.admit_or_refuse()
 
     def admit_or_refuse(self) -> None:
-        """Have clients refused while the gateway has been down for longer than they would be held."""
+        """Let the kernel refuse clients while the gateway has been down for longer than a client is held."""
         listener, is_hopeless = self.listener, self.cluster.is_hopeless
         if is_hopeless == listener.is_refusing or listener.sock is None:
             return
@@ -137,7 +137,6 @@ class ServedCluster:
         log.info(event, cluster=self.name, gateway=self.cluster.config.gateway, listen=str(listener.address))
 
     def snapshot(self) -> ClusterSnapshot:
-        """For status."""
         cluster, outcome = self.cluster, self.monitor.outcome
         reason, message, hint = "", "", ""
         is_well = self.listener.is_bound and outcome is not None and outcome.result.alive
@@ -179,14 +178,14 @@ class ServedCluster:
     # ------------------------------------------------------------------------------------------- the end
 
     def unlisten(self) -> None:
-        """Give the address up: clients that come now are refused, also while kubemux restarts."""
+        """Give the address up: new clients are refused, also while kubemux restarts."""
         self.listener.give_up()
         self._store.forget(self.listener.address)
 
     async def drain(self, timeout: float) -> int:  # noqa: ASYNC109 - a budget, not a failure
-        """Take no more clients, and wait up to `timeout` seconds for those there are; probes go on.
+        """Accept no more clients, and wait up to `timeout` seconds for the others; probes go on.
 
-        Returns how many had to be cut.
+        Returns how many connections were cut.
         """
         self.is_drained = True
         self.unlisten()
@@ -198,8 +197,9 @@ class ServedCluster:
         return cut
 
     async def retire(self, timeout: float) -> None:  # noqa: ASYNC109 - a budget, not a failure
-        """Stop probing, and drain what is left, once the listener is closed or another cluster's; cancelled,
-        at once.
+        """Stop probing, and wait up to `timeout` seconds for clients; if it is cancelled, it ends at once.
+
+        The listener must be closed before, or belong to another cluster.
         """
         cut = 0
         try:

@@ -22,17 +22,18 @@ class Caller:
 
 
 class Arrival:
-    """A client, for a cluster to serve: it calls `start` when a channel is open, or else `refuse`.
+    """A client that waits for a cluster: the cluster calls `start` when a channel is open, or else `refuse`.
 
-    This is the client of a listener, which is told nothing. An entry that speaks with its clients (SOCKS5,
-    HTTP CONNECT, SSH) has a subclass: `start` says yes in its language first, and `refuse` says no.
+    A client of a listener gets no answer before its bytes are relayed. An entry that answers its clients
+    (SOCKS5, HTTP CONNECT, SSH) makes a subclass, whose `start` and `refuse` answer in its protocol first.
     """
 
     __slots__ = ("_sock", "caller", "early")
 
     def __init__(self, sock: socket.socket, caller: Caller, early: bytes = b"") -> None:
-        """`sock` does not block, and has no transport: what the client sends waits in the kernel. `early` is
-        what the entry has read and the API server shall get.
+        """`sock` does not block, and has no transport: what the client sends waits in the kernel.
+
+        `early` is what the entry has read already; the API server gets it first.
         """
         self._sock = sock
         self.caller = caller
@@ -43,9 +44,9 @@ class Arrival:
         await asyncio.get_running_loop().connect_accepted_socket(lambda: relay, self._sock)
 
     def refuse(self, reason: Reason) -> None:
-        """End the connection: there is no channel, for a `reason` that `connections_total` counts.
+        """End the connection without a channel; `connections_total` counts the `reason`.
 
-        Here by a reset: a TLS client takes an orderly end for the server's own.
+        It is a reset: a TLS client would take an orderly end for one by the API server.
         """
         del reason
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_ZERO)

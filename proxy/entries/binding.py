@@ -22,8 +22,9 @@ LOOKUP_S: Final = 5.0
 
 
 def canonical(address: Endpoint) -> Endpoint:
-    """`address` as a socket that is bound to it shows it: `localhost` becomes 127.0.0.1, IPv6 addresses take
-    their shortest form. Other names stay as they are.
+    """`address` as a socket shows it that is bound to it.
+
+    `localhost` becomes 127.0.0.1, and IPv6 addresses get their shortest form. Other names stay as they are.
     """
     host = "127.0.0.1" if address.host.lower() == "localhost" else address.host
     with suppress(ValueError):
@@ -62,9 +63,9 @@ async def bind(listen: Endpoint, names: Place) -> socket.socket:
 
 
 def end_listening(sock: socket.socket) -> None:
-    """End that `sock` listens, also for other processes that have a descriptor of it.
+    """Stop listening on `sock`, also for other processes that have a descriptor of it.
 
-    systemd may have one in its store still, because it has not read yet that it shall close it. Clients would
+    systemd may still have one in its store, because it has not read yet that it must close it. Clients would
     wait in the backlog for ever, and no process could bind the address.
     """
     if isinstance(sock, Activated):  # it is the unit's

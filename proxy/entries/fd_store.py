@@ -48,11 +48,11 @@ class FdStore:
         return f"<FdStore inherited={len(self._inherited)} kept={len(self._kept)}>"
 
     def take(self, address: Endpoint) -> socket.socket | None:
-        """The inherited socket that is bound to `address`, once."""
+        """The inherited socket that is bound to `address`, if there is one. The caller owns it."""
         return self._inherited.pop(canonical(address), None)
 
     def keep(self, address: Endpoint, sock: socket.socket) -> None:
-        """Have systemd keep `sock`, a listener for `address`, for the next process, until `forget`."""
+        """Let systemd keep `sock`, a listener for `address`, for the next process, until `forget`."""
         if address in self._kept:
             return
         host, port = sock.getsockname()[:2]
@@ -60,7 +60,7 @@ class FdStore:
         systemd.notify("FDSTORE=1", f"FDNAME={name}", fds=[sock.fileno()])
 
     def forget(self, address: Endpoint) -> None:
-        """Have systemd close its descriptor of the socket at `address`."""
+        """Let systemd close its descriptor of the socket at `address`."""
         if name := self._kept.pop(address, None):
             self._remove(name, address.port)
 
@@ -81,15 +81,16 @@ class FdStore:
         await self.settled(wanted)
 
     async def settled(self, wanted: Iterable[Endpoint]) -> None:
-        """Wait until systemd has closed what was forgotten, if it is in the way of an address that is
-        `wanted`: a socket on 127.0.0.1 keeps 0.0.0.0 from being bound on the same port.
+        """Wait until systemd has closed what was forgotten and would block a `wanted` address.
+
+        A socket on 127.0.0.1 prevents binding 0.0.0.0 on the same port.
         """
         if not self._leaving.isdisjoint(address.port for address in wanted):
             await _barrier()
         self._leaving.clear()
 
     def close(self) -> None:
-        """Close the inherited sockets that are not in use; systemd keeps what it has. Idempotent."""
+        """Close the inherited sockets that nobody uses; systemd keeps those in its store. Idempotent."""
         for sock in self._inherited.values():
             sock.close()
         self._inherited.clear()
@@ -105,9 +106,7 @@ def _name(address: Endpoint) -> str:
 
 
 async def _barrier() -> None:
-    """Wait until systemd has read all messages before this one (sd_notify_barrier(3)): then it closes its end
-    of the pipe.
-    """
+    """Wait until systemd has read all earlier messages (sd_notify_barrier(3)): it then closes a pipe."""
     loop = asyncio.get_running_loop()
     ours, theirs = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     closed = asyncio.Event()

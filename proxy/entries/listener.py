@@ -73,17 +73,17 @@ class Listener:
             self._loop.add_reader(self._socket, self._accept)
 
     def refuse(self) -> None:
-        """Have the kernel refuse clients, until `admit`. client-go gives up at once then; after a reset it
-        tries again for almost a minute.
+        """Let the kernel refuse clients until `admit`.
 
-        On Linux, `shutdown` ends that a TCP socket listens, for all its descriptors, and keeps it bound.
+        client-go then gives up at once; after a reset it would retry for almost a minute. On Linux,
+        `shutdown` stops a TCP socket from listening, for all its descriptors, and keeps the address bound.
         """
         if self._socket is None or self.is_refusing:
             return
         self._accept()  # clients that have connected already are reset, and counted
         self.is_refusing = True
         self._stop_accepting(self._socket)
-        # Or another program could have the address meanwhile.
+        # Otherwise another program could bind the address now.
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
         self._socket.shutdown(socket.SHUT_RDWR)
 
@@ -97,13 +97,13 @@ class Listener:
         self._loop.add_reader(self._socket, self._accept)
 
     def give_up(self) -> None:
-        """Have nobody listen at the address any more, and close. Idempotent."""
+        """Stop listening at the address, in systemd's store too, and close. Idempotent."""
         if self._socket is not None:
             end_listening(self._socket)
         self.close()
 
     def close(self) -> None:
-        """Accept no more and close the socket; clients already handed over are not ours. Idempotent."""
+        """Accept no more clients and close the socket. Clients that were accepted go on. Idempotent."""
         if self._socket is not None:
             self._stop_accepting(self._socket)
             self._socket.close()
@@ -144,9 +144,9 @@ class Listener:
                 return
 
     def _pause(self, why: str, *, hint: str) -> None:
-        """accept() would fail again at once and spin, out of descriptors or whatever it is.
+        """Accept nothing for a while: accept() would fail again at once, in a busy loop.
 
-        New clients wait in the backlog.
+        The usual cause is that no descriptor is free. New clients wait in the backlog.
         """
         if self._socket is None:
             return

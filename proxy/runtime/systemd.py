@@ -132,9 +132,8 @@ def inherited_sockets() -> dict[Endpoint | str, socket.socket]:
                 hint="keep to ListenStream= in kubemux.socket",
             )
             continue
-        if (
-            found.setdefault(address, sock) is not sock
-        ):  # two sockets of one address, which only ReusePort= makes
+        # Two sockets of one address, which only ReusePort= makes.
+        if found.setdefault(address, sock) is not sock:
             sock.close()
     return found
 

@@ -1,10 +1,10 @@
-"""Who has the loop: all links of a daemon share it, whatever gateway they lead to."""
+"""Which link sends: all links of a daemon share one loop, whatever gateway they lead to."""
 
 from __future__ import annotations
 
 
 class Turns:
-    """Which of the links that share a loop was the last to send, and how often that has changed."""
+    """The link that sent last, among those that share a loop, and how often that has changed."""
 
     __slots__ = ("_last", "changes")
 

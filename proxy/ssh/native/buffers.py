@@ -1,8 +1,7 @@
-"""Buffers that a link has for a turn of the loop, or until the kernel has taken what is in them; then they
-are another link's.
+"""Buffers that a link uses for a turn of the loop, or until the kernel has taken their content.
 
-A link that neither sends nor receives has no buffer: two for each were 40 MB with a hundred gateways. And few
-buffers that are used again stay in the cache of the CPU.
+After that another link uses them. A link that neither sends nor receives has no buffer: two for each link
+took 40 MB with a hundred gateways. A few buffers in constant use also stay in the CPU's cache.
 """
 
 from __future__ import annotations

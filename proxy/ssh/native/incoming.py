@@ -89,10 +89,10 @@ class Incoming(asyncio.BufferedProtocol):
         self._is_opening = False
         self._has_views = False
         self.received = 0
-        """Bytes so far, as they came."""
+        """Bytes received so far, before they are opened."""
 
     def start(self, received: bytes) -> None:
-        """Open what arrived before we took over, and read from the next turn on, also if it is paused now."""
+        """Open what arrived before the handover. Read from the next turn on, even if that is paused now."""
         self._is_waiting = True
         self._valve.close(Reason.TURN)
         self.data_received(received)
@@ -105,14 +105,14 @@ class Incoming(asyncio.BufferedProtocol):
     # ---------------------------------------------------------------------------------------- the hot path
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """Room for a good read."""
+        """Room for a large read."""
         del sizehint
         if len(self._view) - self._end < _LEAST_ROOM:
             self._make_room()
         return self._view[self._end :]
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Open what has arrived."""
+        """Open the packets that have arrived."""
         self._end += nbytes
         self.received += nbytes
         if not self._is_opening:
@@ -137,8 +137,8 @@ class Incoming(asyncio.BufferedProtocol):
                     self._to_asyncssh(kind, packet, opener.sequence - 1)
         except ProtocolError as exc:
             error = exc
-            self._has_views = True  # another channel's data may have been passed on before
-        self._has_views |= self._on_opened()  # what came before a broken packet is sound
+            self._has_views = True  # the data of another channel may have been passed on before
+        self._has_views |= self._on_opened()  # packets before a broken one are good
         if error is not None:
             self.stop()
             self._on_error(error)
@@ -151,7 +151,7 @@ class Incoming(asyncio.BufferedProtocol):
             self._on_read()
 
     def turn_ends(self) -> None:
-        """Every other link has had a turn: open what still waits, as much as one turn may."""
+        """Every other link has had a turn: open what still waits, up to the limit of one turn."""
         self._left = TURN
         if self._is_waiting and not self._valve.is_closed_by(Reason.UNREAD):
             self._is_waiting = False
@@ -187,8 +187,9 @@ class Incoming(asyncio.BufferedProtocol):
             self._start, self._end = 0, len(rest)
 
     def _let_go(self) -> None:
-        """Leave the buffer to whoever has a memoryview of it, or release it. What is not opened yet moves to
-        another.
+        """Leave the buffer to the clients that have a memoryview of it, or release it.
+
+        Bytes that are not opened yet move to another buffer.
         """
         if self._has_views and len(self._view) - self._end >= _LEAST_ROOM:
             return
@@ -199,7 +200,9 @@ class Incoming(asyncio.BufferedProtocol):
 
     def _replace(self, rest: memoryview) -> None:
         view = NONE
-        if len(rest) + _LEAST_ROOM > RECEIVED.size:  # what waits for new keys, or comes through a jump host
+        if (
+            len(rest) + _LEAST_ROOM > RECEIVED.size
+        ):  # bytes that wait for new keys, or come through a jump host
             view = memoryview(bytearray(len(rest) + 2 * _LEAST_ROOM))
         elif rest:
             view = RECEIVED.acquire()
@@ -210,7 +213,10 @@ class Incoming(asyncio.BufferedProtocol):
     # ------------------------------------------------------------------------------------------ the transport
 
     def data_received(self, data: bytes, datatype: int | None = None) -> None:
-        """Take what arrived before, or comes through a jump host: asyncssh does not fill buffers of ours."""
+        """Receive bytes that arrived before the handover, or come through a jump host.
+
+        asyncssh does not fill our buffers, so these bytes are copied.
+        """
         del datatype
         rest = memoryview(data)
         while rest:
@@ -221,7 +227,7 @@ class Incoming(asyncio.BufferedProtocol):
             self.buffer_updated(taken)
 
     def eof_received(self) -> bool:
-        """The gateway hangs up: an SSH connection cannot be half closed."""
+        """The gateway has closed its side. An SSH connection cannot be half closed, so it ends."""
         self._on_lost(None)
         return False
 
@@ -235,5 +241,5 @@ class Incoming(asyncio.BufferedProtocol):
         self._on_congestion(True)
 
     def resume_writing(self) -> None:
-        """It has taken everything."""
+        """The kernel has taken everything."""
         self._on_congestion(False)

@@ -28,23 +28,23 @@ class Owner(Protocol):
 
     @property
     def round_trip(self) -> float:
-        """Seconds that the way itself takes."""
+        """Seconds of a round trip without load."""
 
     @property
     def received(self) -> int:
         """Bytes that have come on the link so far."""
 
     def number(self, channel: NativeChannel) -> int:
-        """A number for a new channel."""
+        """Returns a number for a new channel."""
 
     def release(self, number: int) -> None:
-        """It was refused: there never was a channel of that number."""
+        """The channel was refused, so its number is free at once."""
 
     def closed(self, number: int) -> None:
-        """Both sides have closed it."""
+        """Both sides have closed the channel of that number."""
 
     def ended(self, channel: NativeChannel) -> None:
-        """Nothing more will come of it."""
+        """The channel has ended."""
 
 
 class NativeChannel:
@@ -54,7 +54,7 @@ class NativeChannel:
     """
 
     counts_unsent: Final = True
-    """Its window is counted in full, and credit follows what the client has taken."""
+    """The whole window is counted, and credit follows what the client has read."""
 
     __slots__ = (
         "_budget",
@@ -109,7 +109,7 @@ class NativeChannel:
         self.number = owner.number(self)
         """Ours; the peer names the channel by it."""
         self._sending = sending = Sending(out, flow, self.number)
-        # Handed on without a call in between: the first two are called for each read of a client's socket.
+        # Bound directly: `get_buffer` and `buffer_updated` are called for each read of a client's socket.
         self.get_buffer, self.buffer_updated = sending.get_buffer, sending.buffer_updated
         self.write_eof, self.adjusted = sending.write_eof, sending.adjusted
 
@@ -123,21 +123,21 @@ class NativeChannel:
     # ------------------------------------------------------------------------------------ from the cluster
 
     def data(self, data: memoryview) -> bool:
-        """Hand `data` to the user; True if the user may have kept the memoryview. Raises ProtocolError."""
+        """Pass `data` to the user; True if the user may have kept the memoryview. Raises ProtocolError."""
         return self._arrived(data) and self._hand_on([data], len(data))
 
     def keep(self, data: memoryview) -> None:
-        """Keep `data` until `pass_on` hands it on with what follows. Raises ProtocolError."""
+        """Keep `data` until `pass_on` passes it on together with what follows. Raises ProtocolError."""
         if self._arrived(data):
             self._pieces.append(data)
 
     def pass_on(self) -> bool:
-        """Hand what was kept to the user, in one write; True if the user may have kept memoryviews of it."""
+        """Pass what was kept to the user in one write; True if the user may have kept memoryviews of it."""
         pieces, self._pieces = self._pieces, []
         return bool(pieces) and self._hand_on(pieces, sum(map(len, pieces)))
 
     def _arrived(self, data: memoryview) -> bool:
-        """Whether `data` may be handed on now; otherwise it is put aside, or dropped."""
+        """Whether `data` may be passed on now; otherwise it is kept for later, or dropped."""
         self._window.received(len(data))
         if self._had_eof or self._had_close:
             raise ProtocolError(f"data on channel {self.number} after its end")
@@ -161,7 +161,7 @@ class NativeChannel:
         return False
 
     def _client_took(self, nbytes: int) -> None:
-        """The client's socket has taken that much: credit for the cluster, once enough has come together."""
+        """The client's socket has taken `nbytes`: grant the cluster credit when enough has come together."""
         window = self._window
         if not window.consumed(nbytes) or self._had_eof or self._sending.has_closed:
             return
@@ -179,7 +179,7 @@ class NativeChannel:
         window.reviewed(now, owner.received)
 
     def _deliver(self) -> None:
-        """Hand on what arrived while the user took nothing, and the end of the stream if it came after it."""
+        """Pass on what arrived while the user was paused, and then EOF if it came."""
         if self._user is None:
             return
         if self._undelivered and not self._is_paused:
@@ -194,11 +194,11 @@ class NativeChannel:
             self._end(None)
 
     def pause_reading(self) -> None:
-        """The client is slow: hand on nothing more, and grant no credit."""
+        """The client is slow: pass on nothing more, and grant no credit."""
         self._is_paused = True
 
     def resume_reading(self) -> None:
-        """The client has taken everything."""
+        """The client has read everything."""
         self._is_paused = False
         untaken, self._untaken = self._untaken, 0
         if untaken:
@@ -208,7 +208,7 @@ class NativeChannel:
     # ------------------------------------------------------------------------------------- what the peer says
 
     def confirmed(self, said: messages.Confirmation) -> None:
-        """Open."""
+        """The peer has opened the channel."""
         if self.is_answered:
             raise ProtocolError(f"channel {self.number} was opened twice")
         self._sending.opened(said)
@@ -232,7 +232,7 @@ class NativeChannel:
         self._deliver()
 
     def close_received(self) -> None:
-        """The peer is done with the channel, and takes nothing more on it."""
+        """The peer has closed the channel and reads nothing more from it."""
         if self._had_close:
             raise ProtocolError(f"channel {self.number} was closed twice")
         self._had_close = True
@@ -244,14 +244,16 @@ class NativeChannel:
             self._end(None)
 
     def request(self, *, wants_reply: bool) -> None:
-        """A forwarded connection grants none (OpenSSH asks `keepalive@openssh.com`)."""
+        """Refuse a request on this channel (OpenSSH sends `keepalive@openssh.com`)."""
         if wants_reply:
             self._sending.refuse_request()
 
     # ------------------------------------------------------------------------------------------- life cycle
 
     def attach(self, user: ChannelUser) -> None:
-        """Start delivery. A channel that has ended meanwhile tells its end with the next turn of the loop."""
+        """Start delivery. If the channel has ended already, the user hears of it in the next turn of the
+        loop.
+        """
         if self._ended is not None and not self._undelivered:
             if self._had_eof:
                 self._loop.call_soon(user.channel_eof)
@@ -274,7 +276,7 @@ class NativeChannel:
         self.close()
 
     def lost(self, error: ProxyError) -> None:
-        """The link is gone. A channel that the peer had closed before has ended well all the same."""
+        """The link is gone. A channel that the peer had closed before counts as closed in order."""
         if not self.is_answered:
             self._answered((messages.CONNECT_FAILED, str(error)))
         if not self._had_close:
@@ -284,8 +286,8 @@ class NativeChannel:
     def _discard(self) -> None:
         """Drop what still arrives.
 
-        That takes no memory, so the window is released now and not when sshd sends CLOSE: sshd waits with it
-        until the API server has read what sshd still has.
+        That needs no memory, so the window is released now. sshd's CLOSE may come much later: sshd sends it
+        when the API server has read all that sshd still holds.
         """
         if not self._is_discarding and self._ended is None:
             self._budget.release(self._window.size)

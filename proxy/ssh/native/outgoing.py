@@ -18,14 +18,14 @@ from proxy.ssh.native.wire.packets import HEADER, OVERHEAD
 from proxy.ssh.pace import BULK
 
 DATA_AT: Final = HEADER + messages.DATA_HEADER
-"""Bytes of a packet before a client's."""
+"""Bytes of a packet before the client's data."""
 
 LITTLE: Final = 32 << 10
-"""Bytes: while others wait in the transport, so few are copied, and the buffer is kept."""
+"""Bytes: while others wait in the transport, so few are copied, and the buffer is kept for the next turn."""
 
 
 MOST_DEFERRED: Final = 1 << 16
-"""Messages that wait for new keys: twice as many as 10,000 clients can cause, and 6 MB."""
+"""The most messages that may wait for new keys: twice as many as 10,000 clients can cause, in 6 MB."""
 
 
 class Outgoing:
@@ -57,10 +57,10 @@ class Outgoing:
         self._lent: list[memoryview] = []
         self._deferred: list[bytes] = []
         self.bulk = 0
-        """Bytes of full packets so far. Small packets do not count: nobody waits behind a turn full of those.
+        """Bytes in full packets so far. Small packets do not count: no request waits for long behind those.
         """
         self.is_rekeying = False
-        """Keys are being exchanged: nothing of a channel may go out (RFC 4253 9)."""
+        """Keys are being exchanged: no channel may send (RFC 4253 9)."""
 
     @property
     def sequence(self) -> int:
@@ -70,8 +70,9 @@ class Outgoing:
     # ------------------------------------------------------------------------------------- a client's bytes
 
     def put_data(self, recipient: int, source: memoryview, at: int, nbytes: int) -> None:
-        """A DATA packet of `nbytes` at `at` of `source`; the header's bytes before them and PADDING behind
-        are overwritten.
+        """Seal a DATA packet from the `nbytes` bytes at `at` of `source`.
+
+        The bytes of the header before them and PADDING bytes after them are overwritten.
         """
         if len(self._buffer) - self._end < nbytes + messages.DATA_HEADER + OVERHEAD:
             self._make_room()
@@ -85,7 +86,7 @@ class Outgoing:
     # --------------------------------------------------------------------------------------- everything else
 
     def say(self, message: bytes) -> None:
-        """Send a channel's message; it waits while keys are exchanged."""
+        """Send a message of a channel; during a key exchange it waits."""
         if not self.is_rekeying:
             self.put(message)
         elif len(self._deferred) < MOST_DEFERRED:
@@ -94,7 +95,7 @@ class Outgoing:
                 self._on_overflow()
 
     def put(self, payload: bytes) -> None:
-        """Send a packet of `payload` now."""
+        """Send `payload` as a packet now."""
         if len(self._buffer) - self._end < len(payload) + OVERHEAD:
             self._make_room()
         start = self._end + HEADER
@@ -111,7 +112,7 @@ class Outgoing:
         self.schedule()
 
     def change_keys(self, keys: Keys) -> None:
-        """Seal with `keys` from here on. What has waited for them goes first."""
+        """Seal with `keys` from now on. Messages that waited for them go first."""
         self._sealer = keys.sealer()
         self.is_rekeying = False
         deferred, self._deferred = self._deferred, []
@@ -121,13 +122,13 @@ class Outgoing:
     # ------------------------------------------------------------------------------------------------ writing
 
     def schedule(self) -> None:
-        """Have this turn end with a write, if there is something to write, and with `on_turn`."""
+        """Let this turn end with `on_turn`, after a write if there is something to write."""
         if not self._is_scheduled:
             self._is_scheduled = True
             self._loop.call_soon(self._end_turn)
 
     def flush(self) -> None:
-        """Write what there is."""
+        """Write all that is sealed."""
         nbytes, self._end = self._end, 0
         if not nbytes or self._transport.is_closing():
             return

@@ -41,9 +41,9 @@ else happens.
 
 
 class Sending:
-    """One channel's, and a `proxy.ssh.native.flow.Sender`.
+    """What one channel sends; a `proxy.ssh.native.flow.Sender`.
 
-    EOF and CLOSE each have a flag for wanted and one for sent: they are sent after what is pending.
+    EOF and CLOSE each have two flags, for wanted and for sent, because they are sent after pending data.
     """
 
     __slots__ = (
@@ -71,7 +71,7 @@ class Sending:
     )
 
     def __init__(self, out: Outgoing, flow: Flow, number: int) -> None:
-        """`number` is ours, for messages about it."""
+        """`number` is our number of the channel, for error messages."""
         self._out = out
         self._flow = flow
         self._number = number
@@ -86,12 +86,12 @@ class Sending:
         self._is_stray = False
         self._is_held = False
         self._is_full = False
-        # A channel that was refused has no number over there: whatever is said is for another's.
+        # The peer has no channel for an open that it refused: a message would reach another channel.
         self._is_open = False
         self._wants_eof = self._sent_eof = False
         self._wants_close = False
         self.has_closed = False
-        """CLOSE is sent: nothing more may be."""
+        """CLOSE is sent: nothing may follow it."""
         self.period = 0
         self.spent = 0
 
@@ -153,7 +153,7 @@ class Sending:
         self._update_user()
 
     def _send_pending(self) -> None:
-        """Send what could not be sent when it was read, and then EOF and CLOSE if they are wanted."""
+        """Send what could not be sent when it was read; then EOF and CLOSE, if they are wanted."""
         while (
             self._pending
             and not self.has_closed
@@ -174,7 +174,7 @@ class Sending:
         self._update_user()
 
     def _update_user(self) -> None:
-        """Have the client's socket read if, and only if, what it sends can be passed on."""
+        """Read the client's socket if, and only if, what it sends can be passed on."""
         is_full = bool(self._is_held or self._pending or not self._credit)
         if self._user is not None and is_full != self._is_full:
             self._is_full = is_full
@@ -189,7 +189,7 @@ class Sending:
         self._update_user()
 
     def go_on(self) -> None:
-        """The link has room again: send what is pending."""
+        """The link has room again: send pending data."""
         self._is_held = False
         self._send_pending()
 
@@ -209,7 +209,7 @@ class Sending:
             self._send_pending()
 
     def use_reserve(self) -> None:
-        """Use the credit that was kept back: the peer grants nothing, and may wait for just these bytes."""
+        """Use the credit that was kept back: the peer grants no more, and may wait for these bytes."""
         was_out = not self._credit
         self._credit, self._reserve = self._credit + self._reserve, 0
         if was_out:
@@ -218,7 +218,7 @@ class Sending:
     # ------------------------------------------------------------------------------------------- life cycle
 
     def opened(self, said: messages.Confirmation) -> None:
-        """The peer takes the channel. If nobody waits any more, it is closed at once."""
+        """The peer has opened the channel. If the client is gone, close it at once."""
         self._is_open = True
         self._peer, self._largest = said.sender, min(said.largest, LARGEST_SENT)
         self._credit = self._granted = said.window
@@ -226,40 +226,40 @@ class Sending:
             self.close_now()
 
     def attach(self, user: ChannelUser) -> None:
-        """`user` is told from now on whether there is room."""
+        """Tell `user` from now on whether there is room."""
         self._user = user
         self._update_user()
 
     def grant(self, credit: int) -> None:
-        """The peer may send so much more."""
+        """Let the peer send `credit` bytes more."""
         self._out.say(messages.window_adjust(self._peer, credit))
 
     def refuse_request(self) -> None:
-        """The peer has asked for something, and gets nothing."""
+        """Refuse a request of the peer."""
         if not self.has_closed:
             self._out.say(messages.failure(self._peer))
 
     def write_eof(self) -> None:
-        """CHANNEL_EOF, after what is pending."""
+        """Send CHANNEL_EOF after pending data."""
         self._wants_eof = True
         self._send_pending()
 
     def close(self) -> None:
-        """CHANNEL_CLOSE, after what is pending."""
+        """Send CHANNEL_CLOSE after pending data."""
         self._wants_close = True
         self._send_pending()
 
     def drop_pending(self) -> None:
-        """The peer takes nothing more, or nobody cares whether it does."""
+        """Drop pending data: the peer reads nothing more, or the client is gone."""
         self._pending.clear()
 
     def close_now(self) -> None:
-        """CHANNEL_CLOSE, whatever is pending."""
+        """Send CHANNEL_CLOSE now; pending data must not follow it."""
         if self._is_open and not self.has_closed:
             self.has_closed = True
             self._out.say(messages.close(self._peer))
 
     def end(self) -> None:
-        """There is nobody to be told any more, and nothing to wait for."""
+        """The channel is gone: tell nobody, and wait for nothing."""
         self._flow.forget(self)
         self._user = None

@@ -1,4 +1,4 @@
-"""Whether a link is read: only while there is no reason not to."""
+"""Decides whether a link is read: only while there is no reason against it."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ class Reason(Enum):
     """Why a link is not read."""
 
     TURN = auto()
-    """As much has been opened as may be in one turn of the loop."""
+    """The link has opened as much as one turn of the loop allows."""
     KEYS = auto()
-    """What follows is under keys that are not there yet."""
+    """The next packets need keys that we do not have yet."""
     UNREAD = auto()
-    """The peer does not read what we answer."""
+    """The peer does not read our answers."""
 
 
 class Valve:
-    """Of one transport."""
+    """Pauses and resumes one transport."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
@@ -29,19 +29,19 @@ class Valve:
         return f"<Valve {[reason.name for reason in self._reasons]}>"
 
     def is_closed_by(self, reason: Reason) -> bool:
-        """Whether that is one of the reasons."""
+        """Whether `reason` is one of the reasons."""
         return reason in self._reasons
 
     def close(self, reason: Reason) -> None:
-        """Read no more. What has been read already may still come."""
+        """Stop reading for `reason`. Data that was read already may still arrive."""
         if not self._reasons and not self._transport.is_closing():
             self._transport.pause_reading()
         self._reasons.add(reason)
 
     def open(self, reason: Reason) -> None:
-        """That reason is gone.
+        """`reason` no longer holds; read if there is no other.
 
-        Through a jump host, what has come meanwhile is received before this returns.
+        Through a jump host, data that has come meanwhile is received before this returns.
         """
         if reason in self._reasons:
             self._reasons.remove(reason)

@@ -27,7 +27,7 @@ from proxy.ssh.turns import Turns
 
 
 class Dialler:
-    """One gateway's. Gateways share `budget`, `turns` and `handshakes`; `places` are for what may hang."""
+    """Makes the links of one gateway. All gateways share `budget`, `turns` and `handshakes`."""
 
     def __init__(
         self,
@@ -55,13 +55,14 @@ class Dialler:
         self._is_ordered = False
 
     def reconfigure(self, config: GatewayConfig, gateways: Mapping[str, GatewayConfig]) -> None:
-        """What the next dial is made with."""
+        """Change the settings for the next dial."""
         self._config = config
         self._gateways = gateways
-        self._places = Places(f"gateway {self._name}")  # other files and names perhaps than what hangs
+        # The new files and names may answer where the old ones hang.
+        self._places = Places(f"gateway {self._name}")
 
     def order(self) -> None:
-        """Somebody says that the next dial is worth a try, whatever the server has refused before."""
+        """The operator asks for a dial: try it even if the server has refused the key before."""
         self._is_ordered = True
 
     async def dial(self, who: Hurried) -> Link:
@@ -80,7 +81,7 @@ class Dialler:
         return await establish(dialling, self._link, name=self._name)
 
     async def close(self) -> None:
-        """Learn no more."""
+        """Stop learning host keys."""
         await self._tasks.close()
 
     def _link(self, dialled: Dialled) -> Link:

@@ -86,7 +86,7 @@ class Gateway:
         return f"<Gateway {self.name} {self._report.state} links={self._links}>"
 
     def start(self) -> None:
-        """Begin to dial."""
+        """Start to dial."""
         self._report.start()
         self._wanted.set()
         self._supervisor.keep(self._supervise, name="supervise")
@@ -96,8 +96,9 @@ class Gateway:
         self._link_up(await self._dialler.dial(self), self._links.generation)
 
     async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 - a budget, not a failure
-        """Dial no more, wait up to `timeout` seconds until no channel is left, then close; cancelled, at
-        once.
+        """Dial no more, wait up to `timeout` seconds until no channel is left, then close.
+
+        If it is cancelled, it closes at once.
         """
         self._leave()
         try:
@@ -117,7 +118,7 @@ class Gateway:
         self._up.clear()
 
     def _leave(self) -> None:
-        """Another gateway may have the name by now, or none: what this one does is not told any more."""
+        """Report nothing more: another gateway may have this name now."""
         self._is_closing = self._report.is_closing = True
 
     @property
@@ -147,11 +148,11 @@ class Gateway:
     async def open_channel(self, target: Endpoint, *, origin: Endpoint, hold_until: float) -> Channel:
         """See `proxy.relay.interfaces.Route`.
 
-        A link that ends meanwhile is replaced by the next, until `hold_until`.
+        If a link ends while the channel is opened, it waits for the next, until `hold_until`.
         """
         loop = asyncio.get_running_loop()
         while True:
-            while not self._up.is_set():  # a link may be gone again before whoever has waited for it runs
+            while not self._up.is_set():  # the link may be lost before a client that waited for it runs
                 await self._wait_for_link(hold_until)
             link = self._links.choose(target)
             try:
@@ -159,7 +160,8 @@ class Gateway:
             except LinkDown:
                 if loop.time() >= hold_until:
                     raise
-                # Not `await link.closed`: the first client to leave would cancel the future under everybody.
+                # Not `await link.closed`: if the first client is cancelled, that would cancel the future for
+                # all.
                 await asyncio.wait([link.closed], timeout=hold_until - loop.time())
 
     async def _wait_for_link(self, hold_until: float) -> None:
@@ -184,7 +186,7 @@ class Gateway:
     # ----------------------------------------------------------------------------------------- supervision
 
     def sample(self) -> None:
-        """Call it about twice a second: how busy each link is."""
+        """Measure how busy each link is. The heartbeat calls it about twice a second."""
         for link in self._links:
             link.sample()
 
@@ -200,11 +202,11 @@ class Gateway:
         self._changed()
 
     def hurry(self) -> None:
-        """Skip the wait, if there is one."""
+        """Dial now, if the gateway waits for its next dial."""
         self._retry.hurry()
 
     def reconfigure(self, config: GatewayConfig, gateways: Mapping[str, GatewayConfig]) -> None:
-        """Other settings for the same server, or files that have changed: links are replaced."""
+        """Use other settings for the same server, or files that have changed: links are replaced."""
         self.config = config
         self._dialler.reconfigure(config, gateways)
         self._lifetimes.reconfigure(config)
@@ -226,7 +228,8 @@ class Gateway:
             link = await self._dialler.dial(self)
         except LinkError as exc:
             self._dial_failed(exc)
-            if generation != self._links.generation:  # what failed was made with what has been replaced since
+            # The dial began with settings that have been replaced since.
+            if generation != self._links.generation:
                 self.hurry()
         else:
             self._link_up(link, generation)
@@ -257,7 +260,7 @@ class Gateway:
             self._failure = error
 
     def _changed(self) -> None:
-        """Bring state, metrics and waiting clients in line with the links, and have the supervisor look."""
+        """Update state, metrics and waiting clients after links came or went, and wake the supervisor."""
         self._wanted.set()
         self._outage.link(asyncio.get_running_loop().time(), is_up=bool(self._links))
         if self._links:

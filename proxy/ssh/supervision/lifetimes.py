@@ -1,8 +1,7 @@
-"""What becomes of a gateway's links: each is measured, replaced when it is sick or old, retired, and closed.
+"""What happens to a gateway's links: each is measured, replaced if it is broken or old, retired, and closed.
 
-A link that is to be replaced goes on until its replacement is up, and then until its last channel has ended
-or `retire_timeout` is over. `proxy/ssh/supervision/links.py` decides which is which; what it decides is done
-here.
+A link that is to be replaced serves until its replacement is up, then retires until its last channel has
+ended or `retire_timeout` is over. `proxy/ssh/supervision/links.py` decides; this module acts.
 """
 
 from __future__ import annotations
@@ -23,10 +22,10 @@ Ended = Callable[[Link, LinkError], None]
 
 
 class Lifetimes:
-    """Those of one gateway's links.
+    """Looks after the links of one gateway.
 
-    `on_lost` is told of a link that has ended while it served, `on_change` is called after links have come or
-    gone or are to be replaced.
+    `on_lost` is called with a link that ended while it served. `on_change` is called after links came, went,
+    or are to be replaced.
     """
 
     def __init__(
@@ -48,7 +47,7 @@ class Lifetimes:
         self._tasks = Tasks(f"gateway {name}")
 
     def add(self, link: Link, generation: int) -> bool:
-        """A link is up, of that generation; whether it has taken another's place."""
+        """Add a link of that `generation` that has just come up; True if it replaces another one."""
         self._links.add(link, generation)
         self._tasks.keep(partial(self._watch, link), name=f"watch {link.name}")
         has_replaced = self._retire_surplus()
@@ -56,7 +55,7 @@ class Lifetimes:
         return has_replaced
 
     def reconfigure(self, config: GatewayConfig) -> None:
-        """Other settings for the same server: clients may be on links that retire for long."""
+        """Use other settings for the same server, also for links that retire: they may live long."""
         is_retimed = config.keepalive != self._config.keepalive
         self._config = config
         if is_retimed:
@@ -66,7 +65,7 @@ class Lifetimes:
         self._retire_surplus()
 
     def distrust(self, error: LinkError) -> None:
-        """Close at once what only waits to be replaced or to end: it trusted a key that has been revoked."""
+        """Close stale and retiring links at once: their server's key has been revoked."""
         for link in (*self._links.stale, *self._links.retiring):
             self._close(link, error)
 
@@ -94,7 +93,7 @@ class Lifetimes:
         return condemned
 
     def _retire_surplus(self) -> bool:
-        """Let links that others have made redundant end; whether there were any."""
+        """Retire links that are no longer needed; True if there were any."""
         wanted = self._config.connections
         leaving = self._links.surplus(wanted)
         for link in leaving:
@@ -128,8 +127,8 @@ class Lifetimes:
         self._report.rtt(rtt)
 
     def _missed(self, link: Link, count: int) -> None:
-        """`count` intervals without an answer: one is reason to replace it if others do answer, `max_missed`
-        are to end it.
+        """`count` intervals without an answer: replace the link after one if others answer, end it after
+        `max_missed`.
         """
         self._missing.add(link)
         if count >= self._config.keepalive.max_missed:
@@ -147,11 +146,11 @@ class Lifetimes:
                 self._on_lost(link, error)
             self._report.link_ended(link, error)
         finally:
-            self._on_change()  # before anything else runs: nobody may wait for a link that is gone
+            self._on_change()  # before anything else runs: no client may wait for a link that is gone
             await link.close(error)
 
     async def _until_it_ends(self, link: Link) -> LinkError:
-        """Why it ended. On the way there it may grow too old."""
+        """Wait until the link ends, and return why. It is replaced if it becomes too old before."""
         age = self._config.max_link_age
         while age is not None:
             # Not all links of a fleet at once. The second time, and later: there was no room for one more

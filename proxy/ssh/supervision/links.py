@@ -19,11 +19,11 @@ from typing import Final, Generic, Protocol, TypeVar
 
 
 class Loaded(Protocol):
-    """What is asked of a link here."""
+    """What this module needs of a link."""
 
     @property
     def load(self) -> int:
-        """Channels open or being opened."""
+        """The number of channels that are open or being opened."""
 
     @property
     def weight(self) -> int:
@@ -33,7 +33,7 @@ class Loaded(Protocol):
 L = TypeVar("L", bound=Loaded)
 
 MOST_HOMES: Final = 4096
-"""Targets that are remembered: reloads may name others for ever."""
+"""Targets that are remembered. Without a limit, reloads could add more for ever."""
 
 _STALE: Final = -1
 _load = attrgetter("load")
@@ -69,7 +69,7 @@ class Links(Generic[L]):
 
     @property
     def stale(self) -> list[L]:
-        """Links that serve, and are to be replaced."""
+        """Links that serve and are to be replaced."""
         return [link for link in self._serving if self._generations[link] != self.generation]
 
     def choose(self, target: Hashable) -> L:
@@ -96,7 +96,7 @@ class Links(Generic[L]):
         return home
 
     def lacks(self, wanted: int) -> bool:
-        """Whether one more is to be dialled."""
+        """Whether one more link must be dialled."""
         return len(self._serving) - len(self.stale) < wanted
 
     def add(self, link: L, generation: int) -> None:
@@ -116,7 +116,7 @@ class Links(Generic[L]):
         self._choose()
 
     def condemn(self, link: L, *, wanted: int) -> bool:
-        """One link becomes stale, if it serves and one more link may retire; whether it did."""
+        """Make one link stale, if it serves and one more link may retire; True if so."""
         if (
             link not in self._serving
             or self._generations[link] != self.generation

@@ -1,4 +1,4 @@
-"""What a gateway tells of itself: metrics, and a log line for each change."""
+"""What a gateway reports: its metrics, and a log entry for each change."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ log = structlog.get_logger("kubemux.gateway")
 
 
 class Report:
-    """The voice of one gateway."""
+    """Writes the log and the metrics of one gateway."""
 
     def __init__(self, name: str, metrics: Metrics) -> None:
         self.state = GatewayState.CONNECTING
         self.reconnects = 0
         self.expiries: dict[str, float] = {}
         self.is_closing = False
-        """The gateway is being closed. Its metrics may be another's by now: they are left alone."""
+        """The gateway is closing. Another one may own its metrics by now, so they are not changed."""
         self._name = name
         self._record = metrics.gateway(name)
         self._log = log.bind(gateway=name)
 
     def start(self) -> None:
-        """Every series is there from the beginning."""
+        """Create every series at once."""
         self._record.planes.update(dict.fromkeys(MODES, 0))
 
     def handshake(self, seconds: float) -> None:
-        """One has succeeded."""
+        """A handshake succeeded."""
         self._record.handshake.observe(seconds)
 
     def expiry(self, kind: str, when: float | None) -> None:
-        """The user's or the host's certificate ends then; None: there is none."""
+        """Set until when the certificate of the user or the host is valid; None if there is none."""
         if when is not None:
             self.expiries[kind] = when
             self._record.credential_expiry[kind] = when
@@ -48,7 +48,7 @@ class Report:
             self._record.credential_expiry.pop(kind, None)
 
     def learned(self, path: Path, name: bytes, update: Update) -> None:
-        """Host keys that the server has proved to have, and those that it has no more."""
+        """The server proved new host keys, and no longer has some old ones."""
         keys, gone = (
             [f"{kind(key).decode()} {fingerprint(key)}" for key in group]
             for group in (update.new, update.gone)
@@ -56,7 +56,7 @@ class Report:
         self._log.warning("host keys learned", server=name.decode(), keys=keys, gone=gone, file=str(path))
 
     def not_learned(self, path: Path, error: Exception) -> None:
-        """The file cannot be read or written, or the link was lost meanwhile."""
+        """`learned_host_keys` could not be read or written, or the link was lost before."""
         hint = getattr(error, "hint", "") or "the daemon's user must be able to write the file and its folder"
         self._log.warning("host keys not learned", file=str(path), message=str(error), hint=hint)
 
@@ -66,7 +66,7 @@ class Report:
             self._record.rtt = seconds
 
     def backoff(self, seconds: float) -> None:
-        """The wait before the next dial; 0 if there is none."""
+        """The seconds until the next dial; 0 if it does not wait."""
         self._record.backoff = seconds
 
     def dial_failed(self, error: LinkError, before: LinkError | None, *, delay: float, kept: int) -> None:
@@ -108,11 +108,11 @@ class Report:
             self._log.info("replacing links", why=why, links=links)
 
     def retires(self, link: Link) -> None:
-        """Its replacement is up."""
+        """The replacement of `link` is up."""
         self._log.info("link retires", link=link.name, server=link.server, channels=link.load)
 
     def link_ended(self, link: Link, error: LinkError) -> None:
-        """By us, or by others."""
+        """`link` has ended, closed by us or by others."""
         say, event = self._log.warning, "link lost"
         if isinstance(error, LinkClosed):
             say, event = self._log.info, "link closed"

@@ -1,4 +1,4 @@
-"""The wait before a gateway's next dial: how long it is, and what ends it early."""
+"""The wait before a gateway's next dial: how long it takes, and what ends it early."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from proxy.ssh.governor import Backoff
 
 
 class Retry:
-    """One gateway's. `on_delay` is told the seconds of each wait that begins, and 0 when it is over."""
+    """The wait of one gateway. `on_delay` gets its seconds when it begins, and 0 when it is over."""
 
     def __init__(self, on_delay: Callable[[float], None]) -> None:
         self.backoff = Backoff()
@@ -21,26 +21,26 @@ class Retry:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether the next dial has to wait."""
+        """Whether the next dial must wait."""
         return self._due is not None
 
     @property
     def seconds(self) -> float | None:
-        """Until the next dial; None if nothing keeps it."""
+        """Seconds until the next dial; None if it need not wait."""
         return None if self._due is None else max(0.0, self._due - asyncio.get_running_loop().time())
 
     def dial_failed(self, retry: RetryClass) -> float:
-        """The seconds to wait after a dial has failed."""
+        """A dial failed; returns the seconds to wait."""
         delay = self.backoff.failed(retry)
         self._wait_for(delay)
         return delay
 
     def link_lost(self, age: float, *, is_unused: bool) -> None:
-        """A link has ended that was up for `age` seconds; `is_unused` if that was for having no channel."""
+        """A link ended after `age` seconds; `is_unused` if it had no channel, and ended for that."""
         self._wait_for(self.backoff.unused() if is_unused else self.backoff.lost(age))
 
     def hurry(self) -> None:
-        """Skip the wait, if there is one."""
+        """End the wait, if there is one."""
         if self.is_waiting:
             self._hurry.set()
 
