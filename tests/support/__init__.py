@@ -1,1 +1,1 @@
-"""The real parts that tests run against, and the law that nothing is left behind."""
+"""The real programs that tests run against, and the check that a test leaves nothing behind."""

@@ -69,7 +69,7 @@ class ApiServer:
 
     @property
     def ca_file(self) -> Path:
-        """What its certificate is checked against."""
+        """The CA of its certificate."""
         return self.certificates.ca
 
     def kubeconfig(self, path: Path, *, server: str | None = None, context: str = "admin") -> Path:
@@ -100,14 +100,14 @@ class ApiServer:
     def kubectl(
         self, *arguments: str, kubeconfig: Path, stdin: str | None = None, seconds: float = 60.0
     ) -> str:
-        """Run kubectl and return what it printed. Raises AssertionError with its complaint if it fails."""
+        """Run kubectl and return its output. If it fails, raises AssertionError with its standard error."""
         done = subprocess.run(
             [asset("kubectl"), "--kubeconfig", kubeconfig, *arguments],
             input=stdin or "",
             capture_output=True,
             text=True,
             timeout=seconds,
-            # No discovery cache of another test, nor of the person who runs this.
+            # Neither the discovery cache of another test nor the one of the developer.
             env=os.environ | {"HOME": str(self.folder), "KUBECACHEDIR": str(self.folder / "cache")},
         )
         assert done.returncode == 0, (

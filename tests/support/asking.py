@@ -1,6 +1,4 @@
-"""An HTTP client of its own, so that our server is not judged by our own code: the standard library's, in a
-thread.
-"""
+"""An HTTP client that is not kubemux's own, to test the server: the standard library's, in a thread."""
 
 from __future__ import annotations
 
@@ -20,7 +18,7 @@ SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """What came back."""
+    """An answer to a request."""
 
     status: int
     headers: http.client.HTTPMessage
@@ -36,9 +34,10 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Asker:
-    """Asks `where`, a TCP address or a unix socket's path; under `tls` for a server called `name`.
+    """Sends requests to `where`, a TCP address or the path of a unix socket; with `tls`, to a server called
+    `name`.
 
-    A connection for each.
+    Each request has a connection of its own.
     """
 
     where: Endpoint | Path
@@ -52,9 +51,9 @@ class Asker:
         return await self.ask("POST", target)
 
     async def ask(self, method: str, target: str, **headers: str) -> Answered:
-        """A field is a keyword: `accept_encoding="gzip"`.
+        """Send a request. Header fields are keywords: `accept_encoding="gzip"`.
 
-        Raises OSError (ssl.SSLError is one), http.client.HTTPException.
+        Raises OSError (which ssl.SSLError is), http.client.HTTPException.
         """
         fields = {name.replace("_", "-"): value for name, value in headers.items()}
         return await asyncio.to_thread(self._ask, method, target, fields)

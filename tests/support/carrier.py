@@ -1,6 +1,6 @@
-"""`python carrier.py HOST PORT [WORD…]`: what `nc` does, for a ProxyCommand.
+"""`python carrier.py HOST PORT [WORD…]`: works like `nc`, for a ProxyCommand.
 
-It says so, and ends with 7 if it is terminated.
+It prints a line when it starts, and exits with 7 when it is terminated.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from contextlib import suppress
 def main(host: str, port: str, *words: str) -> None:
     """Carry bytes until one side has ended."""
     signal.signal(signal.SIGTERM, lambda *_: os._exit(7))
-    # The link may be gone while sshd still says something.
+    # sshd may send something when the link has gone already.
     with socket.create_connection((host, int(port))) as server, suppress(ConnectionError):
         sys.stderr.write(" ".join(["carrying", *words]) + "\n")
         sys.stderr.flush()

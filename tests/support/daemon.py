@@ -1,4 +1,4 @@
-"""The real daemon as a process: started, asked, told and stopped as systemd and an operator do it."""
+"""The real daemon as a process: tests start, ask, order and stop it as systemd and an operator do."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ class Daemon:
         log: Path | None = None,
         wrapper: Collection[str] = (),
     ) -> None:
-        """`log` is where its standard error goes instead of a file in `folder`: it need not be one that can
-        be read.
+        """`log` gets its standard error, in place of a file in `folder`; it may be something that cannot be
+        read.
 
-        `wrapper` is a command that ends by executing the rest of its words.
+        `wrapper` is a command that executes the words after it.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self.config = folder / "config.yaml"
@@ -96,7 +96,7 @@ class Daemon:
         return self
 
     def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
-        if failure:  # the test's own failure is the news; what the daemon said may explain it
+        if failure:  # report the test's own failure; the daemon's log may explain it
             self.kill()
             sys.stderr.write(f"--- the daemon's log\n{self.log()}\n")
         elif self._process:
@@ -108,7 +108,7 @@ class Daemon:
         self.wait_notified("READY=1", seconds=READY_SECONDS)
 
     def spawn(self) -> None:
-        """Start it and wait for nothing."""
+        """Start it without waiting."""
         self._notify.unlink(missing_ok=True)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(str(self._notify))
@@ -123,7 +123,7 @@ class Daemon:
             )
 
     def stop(self) -> None:
-        """SIGTERM; then everything that must hold of a daemon that ended well."""
+        """Stop it with SIGTERM, and check all that must hold after a clean stop."""
         assert self._process, "the daemon does not run"
         self._process.terminate()
         code = self.wait_ended()
@@ -131,7 +131,10 @@ class Daemon:
         self.assert_log_clean()
 
     def wait_ended(self, *, seconds: float = STOP_SECONDS) -> int:
-        """The exit code of a daemon that was told to end, or to die. Raises AssertionError if it does not."""
+        """Wait for the end of a daemon that was told to stop, or killed; returns the exit code.
+
+        Raises AssertionError if it does not end.
+        """
         assert self._process, "the daemon does not run"
         try:
             code = self._process.wait(timeout=seconds)
@@ -142,13 +145,13 @@ class Daemon:
         return code
 
     def set_log_aside(self) -> str:
-        """What it wrote so far, which counts no more."""
+        """Return what it has logged so far, and forget that for later checks."""
         text = self.log()
         self._log.unlink()
         return text
 
     def kill(self) -> None:
-        """End it without a word. Idempotent."""
+        """Kill it. Idempotent."""
         if self._process:
             self._process.kill()
             self._process.wait()
@@ -162,8 +165,7 @@ class Daemon:
         os.kill(self.pid, number)
 
     def next_notified(self, *, seconds: float) -> list[str]:
-        """The assignments of the next datagram to the service manager; none if it
-        says nothing for so long."""
+        """The assignments of its next datagram to the service manager; none if no datagram comes in time."""
         assert self._socket, "the daemon does not run"
         self._socket.settimeout(seconds)
         try:
@@ -174,7 +176,7 @@ class Daemon:
         return said
 
     def wait_notified(self, assignment: str, *, seconds: float = 10.0) -> None:
-        """Wait until the daemon says `assignment` (from now on) to its service manager.
+        """Wait until the daemon sends `assignment` to its service manager.
 
         Raises AssertionError.
         """
@@ -213,9 +215,9 @@ class Daemon:
         return sum(s.value for s in samples if s.name == name and labels.items() <= s.labels.items())
 
     def wait_for(self, what: str, condition: Callable[[], bool], *, seconds: float = 20.0) -> None:
-        """Ask again and again until `condition` holds.
+        """Wait until `condition` holds; it is called again and again.
 
-        Raises AssertionError that says `what` did not come.
+        Raises AssertionError with `what` if it does not.
         """
         deadline = time.monotonic() + seconds
         while not condition():
@@ -237,7 +239,7 @@ class Daemon:
         )
 
     def log(self) -> str:
-        """What it wrote so far."""
+        """What it has logged so far."""
         return self._log.read_text() if self._log.is_file() else ""
 
     def events(self, event: str | None = None) -> list[dict[str, object]]:
@@ -246,9 +248,7 @@ class Daemon:
         return [entry for entry in entries if event in (None, entry["event"])]
 
     def assert_log_clean(self) -> None:
-        """No traceback, no line that is not JSON, no reason that is not of the list, no error that was not
-        expected.
-        """
+        """Check the log: no traceback, only lines of JSON, only known reasons, no unexpected error."""
         text = self.log()
         assert "Traceback" not in text, text
         assert all(line.startswith("{") for line in text.splitlines()), text

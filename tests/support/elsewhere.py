@@ -1,7 +1,7 @@
-"""An sshd on a machine of its own, as far as the network can tell: a namespace at the other end of a veth
-pair. Needs root.
+"""An sshd that seems to be on another machine: in a network namespace at the other end of a veth pair.
 
-A relay cannot play a dead peer: its kernel goes on acknowledging. Here the cable can be pulled.
+Needs root. A relay cannot play a dead peer, because its kernel goes on acknowledging. Here the cable can be
+pulled.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def _ip(*words: str, inside: str | None = None) -> None:
 
 
 class FarSshd(Sshd):
-    """An sshd behind a cable. Ends with the block, and the cable with it."""
+    """An sshd behind a cable. The block ends both."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -29,10 +29,10 @@ class FarSshd(Sshd):
         prefix, _, last = net.rpartition(".")
         self._ours, self.host = f"{prefix}.{int(last) + 1}", f"{prefix}.{int(last) + 2}"
         self.cable = f"kmx{secrets.token_hex(4)}"
-        """Our end of it, an interface."""
+        """The name of our interface, one end of the cable."""
 
     def __enter__(self) -> Self:
-        # `exec` after the namespace is there, so the line says that it is.
+        # The command is executed when the namespace is there, so its first line means that it is.
         self._machine = subprocess.Popen(
             ["unshare", "--net", "sh", "-c", "echo ready; exec sleep infinity"],
             stdout=subprocess.PIPE,
@@ -63,7 +63,9 @@ class FarSshd(Sshd):
         subprocess.run(["ip", "link", "delete", self.cable], capture_output=True, timeout=10, check=False)
 
     def listen_on_link_local(self) -> str:
-        """Listen on a link-local address, too, and say which: with our interface, as whoever dials has to."""
+        """Listen on a link-local address too; returns it with the name of our interface, as a client needs
+        it.
+        """
         _ip("address", "add", "fe80::7/64", "dev", self.cable, "nodad")
         _ip("address", "add", "fe80::8/64", "dev", "far", "nodad", inside=str(self._machine.pid))
         self.reconfigure({"ListenAddress": f"{self.host}\nListenAddress ::"})
@@ -71,9 +73,9 @@ class FarSshd(Sshd):
         return f"fe80::8%{self.cable}"
 
     def pull(self) -> None:
-        """Pull the cable at the far end: packets are lost in both directions, without a word."""
+        """Pull the cable at the far end: all packets are lost, in both directions, and nobody is told."""
         _ip("link", "set", "far", "down", inside=str(self._machine.pid))
 
     def plug(self) -> None:
-        """Undo `pull`."""
+        """Put the cable back."""
         _ip("link", "set", "far", "up", inside=str(self._machine.pid))

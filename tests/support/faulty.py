@@ -13,11 +13,11 @@ from tests.support.serving import Server, closed, reset
 
 CHUNK = 64 << 10
 IN_FLIGHT = 64
-"""Chunks that a delayed direction holds before the sender feels it."""
+"""Chunks that a delayed direction holds before the sender gets backpressure."""
 
 
 class Direction(Enum):
-    """As a client sees it."""
+    """A direction as a client sees it."""
 
     TO_SERVER = "to_server"
     TO_CLIENT = "to_client"
@@ -26,30 +26,30 @@ class Direction(Enum):
 class FaultyRelay(Server):
     """Relays to `target`.
 
-    `disconnect(hard=True)` resets every connection, `refuse` and `listen` act on new ones.
+    `disconnect(hard=True)` resets all connections; `refuse` and `listen` affect new ones.
     """
 
     def __init__(self, target: Endpoint) -> None:
         super().__init__()
         self._target = target
         self.delay = 0.0
-        """Seconds that each direction adds."""
+        """Seconds of delay in each direction."""
         self.jitter = 0.0
-        """Seconds that are added at the most, at random for each chunk; their order stays."""
+        """The most seconds of random delay for each chunk; chunks stay in order."""
         self.carried = dict.fromkeys(Direction, 0)
-        """Bytes passed on."""
+        """Bytes relayed."""
         self._flow = {direction: asyncio.Event() for direction in Direction}
         self._corrupt = dict.fromkeys(Direction, 0)
         self._boot = 0
         self.resume()
 
     def stall(self, *directions: Direction) -> None:
-        """Pass nothing on until `resume`, in both directions if none is named; nothing is lost."""
+        """Relay nothing until `resume`; in both directions if none is given. Nothing is lost."""
         for direction in directions or Direction:
             self._flow[direction].clear()
 
     def resume(self, *directions: Direction) -> None:
-        """Undo `stall`."""
+        """End `stall`."""
         for direction in directions or Direction:
             self._flow[direction].set()
 
@@ -58,9 +58,7 @@ class FaultyRelay(Server):
         self._corrupt[direction] += count
 
     def forget(self) -> None:
-        """Be a peer that was rebooted: say nothing, pass nothing on, and answer a connection's next bytes
-        with a RST.
-        """
+        """Act like a peer that was rebooted: send nothing, relay nothing, answer the next bytes with RST."""
         self._boot += 1
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,4 +1,4 @@
-"""An asyncssh server that says that the client is in, and more, in one segment."""
+"""An asyncssh server that accepts the login and sends more in the same TCP segment."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ from proxy.config.model import GatewayConfig
 from tests.support import other_servers
 
 Then = Callable[[Any], bytes]
-"""What is said to a connection behind USERAUTH_SUCCESS: packets by asyncssh's means, and the bytes to add as
-they are.
-"""
+"""What follows USERAUTH_SUCCESS: it sends packets through asyncssh, and returns bytes to add unchanged."""
 
 
 class _Hasty(asyncssh.SSHServer):
@@ -50,7 +48,7 @@ class _Hasty(asyncssh.SSHServer):
 
 
 class Hasty:
-    """What the server does; `then` may be replaced while it runs, None for a server like others."""
+    """What the server does; `then` may change while it runs. None makes it an ordinary server."""
 
     def __init__(self, then: Then, *, hangs_up: bool = False) -> None:
         self.then: Then | None = then
@@ -58,11 +56,11 @@ class Hasty:
         self.said = 0
 
     def session(self, conns: list[asyncssh.SSHServerConnection]) -> asyncssh.SSHServer:
-        """One connection's, which adds itself to `conns`."""
+        """The handler of one connection; it adds the connection to `conns`."""
         return _Hasty(self, conns)
 
     @asynccontextmanager
     async def serve(self, folder: Path) -> AsyncIterator[GatewayConfig]:
-        """As a gateway."""
+        """Serve; the result is its configuration as a gateway."""
         async with other_servers.asyncssh_server(folder, self.session) as config:
             yield config

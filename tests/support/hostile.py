@@ -1,6 +1,6 @@
-"""A gateway that says far too much: an SSH server that takes the login, and floods then, or before.
+"""An SSH server that floods its client with messages, before or after the login.
 
-`rogue` has it alone.
+`rogue` runs it as a gateway in its own process.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tests.support.other_servers import Connections
 
 IGNORE, UNIMPLEMENTED, DEBUG, BANNER, GLOBAL_REQUEST, REQUEST_FAILURE = 2, 3, 4, 53, 80, 82
 THEIRS: Final = 7
-"""Its number of every channel."""
+"""The number that it gives to each channel."""
 AT_ONCE: Final = 1000
 UNSENT: Final = 4 << 20
 POLL_S: Final = 0.001
@@ -33,7 +33,7 @@ FLOODS: Final[Mapping[str, bytes]] = {
     "keepalives": Byte(GLOBAL_REQUEST) + String("keepalive@openssh.com") + Boolean(True),
     "opens": Byte(messages.OPEN) + String("forwarded-tcpip") + UInt32(1) * 3 + (String("x") + UInt32(1)) * 2,
 }
-"""For the connection."""
+"""Messages for the connection."""
 
 CHANNEL_FLOODS: Final[Mapping[str, Callable[[int], bytes]]] = {
     "channel requests": lambda number: (
@@ -42,13 +42,13 @@ CHANNEL_FLOODS: Final[Mapping[str, Callable[[int], bytes]]] = {
     "credit": lambda number: Byte(messages.WINDOW_ADJUST) + UInt32(number) + UInt32(1),
     "data of no bytes": lambda number: Byte(messages.DATA) + UInt32(number) + String(""),
 }
-"""For the first channel that the client opens."""
+"""Messages for the first channel that the client opens."""
 
 LOGIN_FLOODS: Final[Mapping[str, bytes]] = {
     **{name: FLOODS[name] for name in ("ignores", "debugs", "unimplemented")},
     "banners": Byte(BANNER) + String("x") + String(""),
 }
-"""Instead of an answer to the login."""
+"""Messages in place of an answer to the login."""
 
 
 class Flooding(asyncssh.SSHServer):
@@ -64,7 +64,7 @@ class Flooding(asyncssh.SSHServer):
         forever: bool = False,
         on_said: Callable[[], None] = lambda: None,
     ) -> None:
-        """`on_said` hears that `count` messages are said; with `forever` it begins again."""
+        """`on_said` is called when `count` messages are sent; with `forever` it then starts again."""
         self._conns = conns
         self._flood = flood
         self._count = count
@@ -75,7 +75,7 @@ class Flooding(asyncssh.SSHServer):
         self._left = 0
         self.conn: Any = None
         self.answers = 0
-        """What it has heard that is no request."""
+        """The messages from the client that are not requests."""
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
         self._conns.append(conn)
@@ -98,7 +98,7 @@ class Flooding(asyncssh.SSHServer):
     # ------------------------------------------------------------------------------------------- what it says
 
     def _take_over(self) -> None:
-        """From here on everything is sealed by us: asyncssh takes 50 us for a packet."""
+        """From now on we seal packets ourselves, because asyncssh needs 50 us for one."""
         conn = self.conn
         self._sealer = _keys(conn._send_encryption, conn._send_seq).sealer()
         conn.send_packet, conn.process_packet = self._send, self._process
@@ -111,7 +111,7 @@ class Flooding(asyncssh.SSHServer):
             self.say(Byte(kind) + b"".join(args))
 
     def say(self, *payloads: bytes) -> None:
-        """Side by side."""
+        """Send the payloads as one packet each, in one write."""
         buffer, end = memoryview(bytearray(sum(len(payload) + OVERHEAD for payload in payloads))), 0
         for payload in payloads:
             buffer[end + HEADER : end + HEADER + len(payload)] = payload
@@ -120,7 +120,7 @@ class Flooding(asyncssh.SSHServer):
             self.conn._transport.write(bytes(buffer[:end]))
 
     def flood(self, message: bytes) -> None:
-        """Say it again and again."""
+        """Send `message` again and again."""
         self._message, self._left = message, self._count
         self._go_on()
 
@@ -164,7 +164,7 @@ class Flooding(asyncssh.SSHServer):
 
 
 class _Everyone(dict[int, Any]):
-    """Every channel is there, and is ours."""
+    """Each channel number exists, and leads to us."""
 
     def __init__(self, process: Callable[[int, int, SSHPacket], bool]) -> None:
         super().__init__()

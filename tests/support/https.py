@@ -1,6 +1,4 @@
-"""A scripted stand-in for an API server: what it does with a request is an attribute that a test changes as
-it goes.
-"""
+"""A scripted API server: tests set an attribute to choose what it does with a request."""
 
 from __future__ import annotations
 
@@ -13,13 +11,13 @@ from tests.support.tls import Certificates, Issued
 
 
 class Answer(Enum):
-    """What a request gets."""
+    """How it answers a request."""
 
     OK = auto()
     FORBIDDEN = auto()
     UNHEALTHY = auto()
     SILENCE = auto()
-    """Nothing, for ever."""
+    """No answer, ever."""
     RESET = auto()
     TRICKLE = auto()
     """One byte per second."""

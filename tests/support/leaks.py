@@ -1,7 +1,6 @@
-"""What a test left behind: open files, threads, child processes, tasks, unhandled errors of its loop.
+"""What a test has left behind: open files, threads, child processes, tasks, unhandled errors of its loop.
 
-A transport is found by its socket: every descriptor that is open after the test, and was not before, is a
-leak.
+A transport is found by its socket: a descriptor that is open after the test, and was not before, is a leak.
 """
 
 from __future__ import annotations
@@ -21,14 +20,15 @@ import uvloop
 from tests.support.processes import children, command
 
 GRACE = 1.0
-"""Seconds that closing may take: a TLS transport waits for its peer's answer, a thread for its last line."""
+"""Seconds for closing: a TLS transport waits for its peer's answer, and a thread has to end."""
 
 Context = dict[str, object]
 
 
 def open_files() -> dict[int, str]:
-    """This process's descriptors and what they are, those of event loops and of the kernel's other notifiers
-    left out.
+    """The open descriptors of this process, and what they are; without those of event loops.
+
+    Those of the kernel's other notifiers are left out too.
     """
     found = {}
     for link in Path("/proc/self/fd").iterdir():
@@ -59,7 +59,7 @@ def describe(fd: int, target: str) -> str:
 
 
 class Leaks:
-    """The difference between now and when this was made."""
+    """What is open now and was not when this object was made."""
 
     def __init__(self) -> None:
         gc.collect()
@@ -68,7 +68,7 @@ class Leaks:
         self._children = children(os.getpid())
 
     def files(self) -> dict[int, str]:
-        """Descriptors that were opened since, and what they are."""
+        """Descriptors that were opened since then, and what they are."""
         gc.collect()
         return {fd: target for fd, target in open_files().items() if self._files.get(fd) != target}
 
@@ -85,8 +85,9 @@ class Leaks:
 
 
 class Uvloop(uvloop.Loop):
-    """uvloop's loop, whose `close` ends: it waits for ever if a warning about an open handle is raised as an
-    error.
+    """uvloop's loop, with a `close` that always returns.
+
+    If a warning about an open handle is raised as an error, uvloop's own waits for ever.
     """
 
     def close(self) -> None:
@@ -96,7 +97,7 @@ class Uvloop(uvloop.Loop):
 
 
 class LoopLeaks:
-    """The same for the running loop: its tasks, its transports' sockets, and the errors nobody handled."""
+    """The same for the running loop: its tasks, the sockets of its transports, and unhandled errors."""
 
     def __init__(self) -> None:
         self._leaks = Leaks()
@@ -127,7 +128,7 @@ class LoopLeaks:
         ]
 
     async def everything(self) -> list[str]:
-        """What is still there after `GRACE` seconds at most, and every unhandled error."""
+        """All that is still there after at most `GRACE` seconds, and all unhandled errors."""
         deadline = asyncio.get_running_loop().time() + GRACE
         while (left := self._left()) and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(0.01)
@@ -136,8 +137,9 @@ class LoopLeaks:
 
 @contextmanager
 def quick_collections() -> Iterator[None]:
-    """Keep what is imported by now out of every later `gc.collect()`: they then take microseconds, so each
-    test can have some.
+    """Exclude all that is imported now from later calls of `gc.collect()`.
+
+    They then take microseconds, so each test can afford some.
     """
     gc.collect()
     gc.freeze()

@@ -1,5 +1,6 @@
-"""A service manager of the tests' own: what systemd does for one service with a file descriptor store
-(systemd.service(5)).
+"""A small service manager: does what systemd does for a service with a file descriptor store.
+
+See systemd.service(5).
 """
 
 from __future__ import annotations
@@ -35,16 +36,16 @@ os.execv(sys.executable, [sys.executable, *command])
 
 
 class Manager:
-    """Keeps the descriptors that the service asks to be kept, and hands them to its next process.
+    """Keeps the descriptors that the service sends, and passes them to the next process of the service.
 
-    Leaving the block stops the service, which must end with exit code 0, and closes what is kept.
+    At its end the block stops the service, which must exit with 0, and closes the descriptors.
     """
 
     def __init__(self, folder: Path, *command: str) -> None:
         """`command` is what follows `python`."""
         self.store: dict[str, int] = {}
         self.said: list[str] = []
-        """The assignments of the service, oldest first."""
+        """The assignments that the service has sent, oldest first."""
         self.log = folder / "service.log"
         self._command = command
         self._path = folder / "manager.sock"
@@ -75,12 +76,12 @@ class Manager:
 
     @property
     def pid(self) -> int:
-        """The service's process."""
+        """The process id of the service."""
         assert self._process, "the service does not run"
         return self._process.pid
 
     def start(self) -> None:
-        """Start the service with what is kept, and wait for READY=1."""
+        """Start the service with the kept descriptors, and wait for READY=1."""
         count = self.said.count("READY=1")
         names, fds = ":".join(self.store), list(self.store.values())
         with self.log.open("ab") as log:
@@ -96,7 +97,7 @@ class Manager:
         self.wait("READY=1", lambda: self.said.count("READY=1") > count)
 
     def stop(self) -> None:
-        """SIGTERM, and wait for its end. What is kept is kept, as for a restart."""
+        """Stop the service with SIGTERM, and keep its descriptors, as for a restart."""
         assert self._process, "the service does not run"
         self._process.send_signal(signal.SIGTERM)
         code = self._process.wait(PATIENCE)
@@ -104,12 +105,14 @@ class Manager:
         assert code == 0, f"exit code {code}:\n{self.log.read_text()}"
 
     def restart(self) -> None:
-        """What `systemctl restart` does."""
+        """Restart the service, as `systemctl restart` does."""
         self.stop()
         self.start()
 
     def wait(self, what: str, condition: Callable[[], bool]) -> None:
-        """Until `condition` holds after something that the service said. Raises AssertionError."""
+        """Wait until `condition` holds; it is checked after each message of the service. Raises
+        AssertionError.
+        """
         with self._news:
             held = self._news.wait_for(condition, PATIENCE)
         assert held, f"not within {PATIENCE} s: {what}; it said {self.said}\n{self.log.read_text()}"
@@ -139,14 +142,14 @@ class Manager:
                 self.store[words["FDNAME"]] = fd
         if "FDSTOREREMOVE" in words and words["FDNAME"] in self.store:
             os.close(self.store.pop(words["FDNAME"]))
-        for fd in fds:  # BARRIER=1: all that was said before has been heard
+        for fd in fds:  # BARRIER=1: all earlier messages have been read
             os.close(fd)
 
 
 class Clients(threading.Thread):
-    """Connects again and again, sends a few bytes, wants them back.
+    """Connects again and again, sends a few bytes, and expects them back.
 
-    What went wrong is counted by its kind.
+    Failures are counted by kind.
     """
 
     def __init__(self, address: tuple[str, int]) -> None:
@@ -178,7 +181,7 @@ class Clients(threading.Thread):
                 time.sleep(0.01)
 
     def wait_served(self, more: int) -> None:
-        """Until `more` of them have been served from now on. Raises AssertionError."""
+        """Wait until `more` of them have been served from now on. Raises AssertionError."""
         goal, deadline = self.served + more, time.monotonic() + PATIENCE
         while self.served < goal:
             assert time.monotonic() < deadline, f"{self.served} served, {self.failed}"

@@ -1,4 +1,4 @@
-"""Which real parts a test needs, and what happens where one is missing: skipped on a laptop, failed in CI."""
+"""The real programs that a test needs. Where one is missing, the test is skipped, or fails in CI."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A configuration as its file might have it, to be read again."""
+"""A configuration as plain values, as a file would hold it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from proxy.runtime.endpoint import Endpoint
 
 
 def plain(section: Section) -> dict[str, object]:
-    """What YAML can say, without what is unset."""
+    """The values that YAML can hold, without those that are unset."""
     values = {item.name: getattr(section, item.name) for item in fields(cast("type", section))}
     return {name: _value(name, value) for name, value in values.items() if value is not None}
 

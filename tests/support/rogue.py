@@ -37,7 +37,7 @@ BEFORE_LOGIN: Final = " before login"
 
 
 class Rogue:
-    """One that runs from `start` on."""
+    """Runs a hostile gateway from `start` on."""
 
     def __init__(self, kind: str, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -45,10 +45,10 @@ class Rogue:
         self._kind = kind
         self._process: subprocess.Popen[str] | None = None
         self.section: Sections = {}
-        """The gateway's, once it has started."""
+        """The configuration of the gateway, set by `start`."""
 
     def start(self) -> None:
-        """Returns when it listens."""
+        """Start it; returns when it listens."""
         host_key, key = ssh_keys.new_key(self._folder / "host"), ssh_keys.new_key(self._folder / "key")
         command = [sys.executable, "-m", "tests.support.rogue", self._kind, str(host_key), f"{key}.pub"]
         with (self._folder / "rogue.log").open("wb") as log:
@@ -77,7 +77,7 @@ class Rogue:
         return line
 
     def stop(self) -> None:
-        """The process is gone."""
+        """End the process."""
         process, self._process = self._process, None
         if process is not None and process.stdout is not None:
             process.kill()
@@ -91,7 +91,7 @@ class _Forwarding(asyncssh.SSHServer):
 
 
 class _Asking(Flooding):
-    """Does what an honest server does not, and asks meanwhile."""
+    """Breaks the protocol as KIND says, and sends requests meanwhile."""
 
     def __init__(self, conns: Connections, *, reads: bool) -> None:
         super().__init__(conns, "", COUNT, forever=True, on_said=_said)
@@ -124,7 +124,7 @@ def _said() -> None:
 
 
 def _speak_after_close() -> None:
-    """Channels of this process say more when they have said CLOSE."""
+    """Make the channels of this process send more after CLOSE."""
     close = SSHChannel._close_send
 
     def closing(channel: Any) -> None:

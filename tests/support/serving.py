@@ -16,7 +16,7 @@ CLOSE_SECONDS = 5.0
 
 
 def reset(writer: asyncio.StreamWriter) -> None:
-    """End the connection with a RST, as a crashed peer or a firewall does."""
+    """Reset the connection, as a crashed peer or a firewall does."""
     # SO_LINGER with a timeout of 0 (socket(7)) makes close() drop what is queued and reset.
     sock: socket.socket = writer.get_extra_info("socket")
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -24,7 +24,7 @@ def reset(writer: asyncio.StreamWriter) -> None:
 
 
 async def closed(writer: asyncio.StreamWriter) -> None:
-    """Close for certain, and wait until the socket is gone."""
+    """Close, and wait until the socket is closed."""
     writer.transport.abort()
     with suppress(OSError, TimeoutError):
         async with asyncio.timeout(CLOSE_SECONDS):
@@ -32,9 +32,9 @@ async def closed(writer: asyncio.StreamWriter) -> None:
 
 
 class Server:
-    """`async with Server() as server: server.endpoint`. Subclasses say in `handle` what a connection gets.
+    """`async with Server() as server: server.endpoint`. A subclass serves a connection in `handle`.
 
-    When `handle` returns or raises OSError the connection is closed. `accepted` counts connections.
+    When `handle` returns or raises OSError, the connection is closed. `accepted` counts connections.
     """
 
     def __init__(self, *, tls: ssl.SSLContext | None = None) -> None:
@@ -47,12 +47,12 @@ class Server:
 
     @property
     def endpoint(self) -> Endpoint:
-        """Where it listens."""
+        """The address that it listens on."""
         return Endpoint("127.0.0.1", self._port)
 
     @property
     def connections(self) -> int:
-        """How many are open now."""
+        """The number of open connections."""
         return len(self._open)
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -68,19 +68,19 @@ class Server:
         await self.disconnect()
 
     async def listen(self) -> None:
-        """Accept connections; after `refuse` on the same port as before."""
+        """Accept connections; after `refuse`, on the same port as before."""
         self._port = self._port or free_port()
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", self._port, ssl=self._tls)
 
     async def refuse(self) -> None:
-        """Stop listening: the kernel answers new connections with a RST. Those that are open go on."""
+        """Stop listening: the kernel answers new connections with RST. Open ones go on."""
         if self._server:
             self._server.close()
             self._server = None
             await asyncio.sleep(0)  # uvloop closes the listening socket in its next turn
 
     async def disconnect(self, *, hard: bool = False) -> None:
-        """End every connection: at once, `hard` with a RST."""
+        """End all connections at once; `hard` with RST."""
         tasks = list(self._open)
         for task, writer in list(self._open.items()):
             if hard:

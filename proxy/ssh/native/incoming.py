@@ -200,9 +200,8 @@ class Incoming(asyncio.BufferedProtocol):
 
     def _replace(self, rest: memoryview) -> None:
         view = NONE
-        if (
-            len(rest) + _LEAST_ROOM > RECEIVED.size
-        ):  # bytes that wait for new keys, or come through a jump host
+        # Bytes that wait for new keys, or come through a jump host.
+        if len(rest) + _LEAST_ROOM > RECEIVED.size:
             view = memoryview(bytearray(len(rest) + 2 * _LEAST_ROOM))
         elif rest:
             view = RECEIVED.acquire()
