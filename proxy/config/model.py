@@ -43,7 +43,7 @@ class AdminConfig(Section):
         "A unix socket, mode 0600, for reload, reconnect, drain and probe.",
         "/run/kubemux/admin.sock",
         default=None,
-        unset="no socket, and no orders",
+        unset="none (the daemon takes no orders)",
         at_home="~/.config/kubemux/admin.sock",
     )
     allow_remote: Switch = key(
@@ -125,7 +125,7 @@ class GatewayConfig(Section):
         "The port of the SSH server.",
         2222,
         default=None,
-        unset="`ssh_config`'s, else 22",
+        unset="from `ssh_config`, else 22",
         least=1,
         most=65535,
         elsewhere=True,
@@ -134,14 +134,14 @@ class GatewayConfig(Section):
         "The user to log in as.",
         "tunnel",
         default=None,
-        unset="`ssh_config`'s, else the user that runs kubemux",
+        unset="from `ssh_config`, else the user that runs kubemux",
         elsewhere=True,
     )
     identity_files: tuple[FilePath, ...] = key(
         "Private keys to log in with. A key that others may read is refused: chmod 600.",
         ["/etc/kubemux/keys/eu-edge"],
         default=(),
-        unset="`ssh_config`'s",
+        unset="from `ssh_config`",
         at_home=["~/.ssh/id_ed25519"],
         file=Kind.PRIVATE_KEY,
     )
@@ -149,14 +149,14 @@ class GatewayConfig(Section):
         "OpenSSH certificates for those keys. `KEY-cert.pub` beside a key is used without being named.",
         ["/etc/kubemux/keys/eu-edge-cert.pub"],
         default=(),
-        unset="`ssh_config`'s",
+        unset="from `ssh_config`",
         file=Kind.TEXT,
     )
     passphrase_file: FilePath | None = key(
         "A file with the passphrase of those keys.",
         "/etc/kubemux/keys/eu-edge.passphrase",
         default=None,
-        unset="the keys have none",
+        unset="none (the keys must have no passphrase)",
         file=Kind.SECRET,
     )
     agent: Switch = key(
@@ -168,7 +168,7 @@ class GatewayConfig(Section):
         "cannot be read is skipped, and `kubemux check` names it. Host keys are always checked.",
         ["/etc/kubemux/known_hosts"],
         default=(),
-        unset="`ssh_config`'s",
+        unset="from `ssh_config`",
         at_home=["~/.ssh/known_hosts"],
         file=Kind.KNOWN_HOSTS,
     )
@@ -176,7 +176,7 @@ class GatewayConfig(Section):
         "Other gateways on the way, dialled in this order before this one.",
         ["hq"],
         default=(),
-        unset="`ssh_config`'s",
+        unset="from `ssh_config`",
         elsewhere=True,
     )
     connections: Whole = key(
@@ -194,7 +194,7 @@ class GatewayConfig(Section):
         "Links that are older are replaced, the new one first. Clients keep their connections.",
         "24h",
         default=None,
-        unset="no link is too old",
+        unset="none (no link is replaced because of its age)",
         least=_LEAST,
         most=_DAY,
     )
@@ -206,7 +206,7 @@ class GatewayConfig(Section):
         "What it says counts where the gateway itself says nothing.",
         "/etc/kubemux/ssh_config",
         default=None,
-        unset="none is read",
+        unset="none",
         elsewhere=True,
         file=Kind.TEXT,
     )
@@ -215,7 +215,7 @@ class GatewayConfig(Section):
         "(UpdateHostKeys of ssh_config(5)).",
         "/var/lib/kubemux/host_keys",
         default=None,
-        unset="none are learned",
+        unset="none (no host key is learned)",
     )
 
 
@@ -247,21 +247,21 @@ class ProbeConfig(Section):
         "A file with a bearer token, sent only to a server that was verified.",
         "/etc/kubemux/tokens/prod-eu",
         default=None,
-        unset="anonymous: 401 and 403 count as alive",
+        unset="none (probes are anonymous; 401 and 403 count as alive)",
         file=Kind.SECRET,
     )
     client_cert: FilePath | None = key(
         "A client certificate (PEM), instead of a token.",
         "/etc/kubemux/certs/prod-us.crt",
         default=None,
-        unset="anonymous",
+        unset="none (probes are anonymous)",
         file=Kind.CERTIFICATES,
     )
     client_key: FilePath | None = key(
         "The private key of `client_cert`.",
         "/etc/kubemux/certs/prod-us.key",
         default=None,
-        unset="anonymous",
+        unset="none (probes are anonymous)",
         file=Kind.SECRET,
     )
     threshold: Whole = key("Equal results in a row that change up to down, or back.", default=2, least=1)
@@ -296,14 +296,14 @@ class ClusterConfig(Section):
         "probes and exported kubeconfigs.",
         "/k8s/clusters/c-1",
         default=None,
-        unset="nothing",
+        unset="none",
     )
     max_connections: Whole | None = key(
         "Client connections of this cluster at a time, within the daemon's. Further ones are reset "
         "(`cluster_limit`). A reload applies it to connections that are there.",
         2000,
         default=None,
-        unset="the daemon's alone counts",
+        unset="none (only `limits.max_connections` limits it)",
         least=1,
     )
     # The daemon looks every half a second at most.
@@ -312,7 +312,7 @@ class ClusterConfig(Section):
         "late. A reload applies it to connections that are there.",
         "1h",
         default=None,
-        unset="never, because watches may be silent for long",
+        unset="none (a silent connection stays, because watches may be silent for long)",
         least=1.0,
         most=_DAY,
     )

@@ -24,5 +24,14 @@ def test_a_row_has_what_there_is_to_know() -> None:
     assert set(keys(GatewayConfig)) - {"keepalive"} <= rows.keys()
     assert rows["connections"].startswith("| `connections` | `2` | SSH connections")
     assert rows["connections"].endswith(" From 1 to 16. | `2` |")
-    assert "| `ssh_config`'s, else 22 | The port of the SSH server." in rows["port"]
+    assert "| from `ssh_config`, else 22 | The port of the SSH server." in rows["port"]
     assert "One of debug, info, warning and error." in rows["level"]
+
+
+def test_a_limit_that_is_left_out_says_none_and_what_that_means() -> None:
+    cells = {
+        line.split(" | ")[0]: line.split(" | ")[1] for line in tables().splitlines() if line.startswith("| `")
+    }
+    assert cells["| `max_link_age`"] == "none (no link is replaced because of its age)"
+    assert cells["| `max_connections`"] == "none (only `limits.max_connections` limits it)"
+    assert cells["| `idle_timeout`"].startswith("none (")
