@@ -115,16 +115,18 @@ def test_every_metric_has_a_row() -> None:
     metrics = Metrics(registry, version="1", dropped_entries=int)
     metrics.gateway("g")
     metrics.cluster("c")
-    families = {
-        family.name: family.type for family in registry.collect() if family.name.startswith("kubemux_")
+    families = [family for family in registry.collect() if family.name.startswith("kubemux_")]
+    rows = {
+        f"kubemux_{name.strip('`')}": (kind, set(labels.strip("-").split(", ")) - {""})
+        for name, kind, labels, _ in pages.rows("docs/operations.md", "metric (prefix `kubemux_`)")
     }
-    known = {f"{name}_total" if kind == "counter" else name for name, kind in families.items()}
-    told = {
-        f"kubemux_{name}"
-        for row in pages.rows("docs/operations.md", "metric (prefix `kubemux_`)")
-        for name in re.findall(r"`(\w+)`", row[0])
+    known = {f"{one.name}_total" if one.type == "counter" else one.name: one for one in families}
+    assert {name: kind for name, (kind, _) in rows.items()} == {name: one.type for name, one in known.items()}
+    labels = {
+        name: set().union(*(sample.labels for sample in one.samples)) - {"le"} for name, one in known.items()
     }
-    assert told == known
+    shown = {name: found for name, found in labels.items() if found}  # some have no sample at first
+    assert {name: rows[name][1] for name in shown} == shown
 
 
 def test_every_alert_has_a_row() -> None:
