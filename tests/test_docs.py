@@ -14,6 +14,7 @@ from typing import Final
 import click
 import pytest
 from prometheus_client import CollectorRegistry
+from ruamel.yaml import YAML
 
 from proxy import cli
 from proxy.metrics import Metrics
@@ -108,6 +109,20 @@ def test_make_help_fits_on_a_screen() -> None:
 def test_hooks_run_what_the_gates_run(command: list[str]) -> None:
     hooks = (ROOT / ".pre-commit-config.yaml").read_text()
     assert f"entry: .venv/bin/python -m {' '.join([*command, *CODE])}\n" in hooks
+
+
+def test_a_commit_of_pages_alone_runs_their_tests_alone() -> None:
+    [repo] = YAML(typ="safe").load(ROOT / ".pre-commit-config.yaml")["repos"]
+    at_commit = [hook for hook in repo["hooks"] if "pre-push" not in hook.get("stages", ())]
+    ran = [
+        hook["id"]
+        for hook in at_commit
+        if "python" not in hook.get("types", ()) and re.search(hook.get("files", ""), "docs/install.md")
+    ]
+    assert ran == ["pages"]
+    entries = " ".join(hook["entry"] for hook in at_commit)
+    assert "tests/test_docs.py" in entries
+    assert "tests/test_source.py" in entries
 
 
 def test_every_metric_has_a_row() -> None:
