@@ -7,7 +7,6 @@ socket is.
 from __future__ import annotations
 
 import asyncio
-import socket
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -25,6 +24,7 @@ from proxy.relay.budget import MemoryBudget
 from proxy.relay.failover import Failover
 from proxy.relay.idle import IdleWatch
 from proxy.relay.interfaces import Route
+from proxy.relay.probing import Dialled
 from proxy.relay.relay import Relay
 from proxy.relay.waiting import WaitingForMemory
 from proxy.runtime.endpoint import Endpoint
@@ -133,7 +133,7 @@ class Cluster:
         relay: Relay | None = None
         reason, message = Reason.SHUTDOWN, ""
         try:
-            channel = await self._failover.open_channel(
+            channel, _ = await self._failover.open_channel(
                 self._route, origin=caller.address, hold_until=started + self._shared.hold_timeout
             )
             self.traffic.channel_open.observe(self._loop.time() - started)
@@ -226,12 +226,12 @@ class Cluster:
 
     # ---------------------------------------------------------------------------------------------- probes
 
-    async def dial(self, deadline: float) -> socket.socket:
-        """A socket to the API server, relayed as a client's is (`proxy.health.probe.Dial`).
+    async def dial(self, deadline: float) -> Dialled:
+        """A connection to an API server, relayed as a client's is (`proxy.health.probe.Dial`).
 
         Raises ProxyError.
         """
-        return await self._failover.probe_socket(self._route, deadline)
+        return await self._failover.dial_probe(self._route, deadline)
 
     # ------------------------------------------------------------------------------------------- life cycle
 

@@ -156,7 +156,7 @@ async def probe_dial(config: Config, name: str, lent: Lent) -> AsyncIterator[Dia
 
     failover = Failover(cluster.api_servers, lent.budget, lent.waiting, line=lent.line)
     try:
-        yield partial(failover.probe_socket, route)
+        yield partial(failover.dial_probe, route)
     finally:
         if gateway is not None:
             await gateway.close()

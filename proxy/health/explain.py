@@ -34,7 +34,7 @@ def steps(config: ClusterConfig, outcome: Outcome, *, connecting: float | None =
 
     `connecting` is how many seconds the link took to come up. The last step of a link, `auth`, shows it.
     """
-    api_server = config.api_servers[0]
+    api_server = outcome.server or config.api_servers[0]
     titles = {
         Stage.TCP: "TCP to sshd",
         Stage.SSH: "SSH handshake",

@@ -26,13 +26,14 @@ from proxy.health.result import Failure, Outcome, Result, unreached
 from proxy.health.server_names import in_sni
 from proxy.health.stream import TlsStream
 from proxy.health.tls import Contexts, classify, distrusted, server_name
+from proxy.relay.probing import Dialled
 from proxy.runtime.blocking import Place
 from proxy.runtime.text import printable
 
 log = structlog.get_logger("kubemux.health")
 
-Dial = Callable[[float], Awaitable[socket.socket]]
-"""Gets a deadline (in loop time) and returns a connected socket to the API server, which the caller owns.
+Dial = Callable[[float], Awaitable[Dialled]]
+"""Gets a deadline (in loop time) and returns a connection to an API server, which the caller owns.
 
 Raises ProxyError.
 """
@@ -60,18 +61,18 @@ async def probe(
     except Failure as exc:
         outcome = attempt.ended(exc.result, str(exc), exc.hint, exc.status)
     except chain.Refused as exc:
-        failure = distrusted(exc, config)
+        failure = distrusted(exc, config, attempt.server)
         outcome = replace(
             attempt.ended(failure.result, str(failure), failure.hint), refused=certificate.read(attempt.shown)
         )
     except h11.RemoteProtocolError as exc:
         outcome = attempt.ended(
-            Result.HTTP_FAILED, f"{config.api_servers[0]} does not speak HTTP: {printable(str(exc))}"
+            Result.HTTP_FAILED, f"{attempt.server} does not speak HTTP: {printable(str(exc))}"
         )
     except TimeoutError:
         outcome = attempt.ended(Result.TIMEOUT, f"no {attempt.awaited} within {config.probe.timeout:g} s")
     except ssl.SSLError as exc:
-        failure = classify(exc, config)
+        failure = classify(exc, config, attempt.server)
         outcome = attempt.ended(failure.result, str(failure), failure.hint)
     except OSError as exc:
         outcome = attempt.ended(
@@ -98,6 +99,8 @@ class _Attempt:
         self._started = time.monotonic()
         self._steps: list[tuple[Stage, float]] = []
         self._expiries: tuple[tuple[str, float], ...] = ()
+        self.server = config.api_servers[0]
+        """Whom it asks: the first one, until another stands in for it."""
         self.shown = b""
         """The server's certificate, as it sent it."""
         self._enter(Stage.CHANNEL)
@@ -106,7 +109,7 @@ class _Attempt:
         config, loop = self._config, asyncio.get_running_loop()
         deadline = loop.time() + config.probe.timeout
         async with asyncio.timeout_at(deadline + DIAL_GRACE):
-            sock = await dial(deadline)
+            sock, self.server = await dial(deadline)
         try:
             async with asyncio.timeout_at(deadline):
                 return await self._ask(sock)
@@ -127,7 +130,7 @@ class _Attempt:
             raise Failure(Result.TLS_NAME_MISMATCH, f"{name!r} cannot be a server's name: {exc}") from exc
         await stream.handshake()
         self._enter(Stage.HTTP)
-        answer = await http.get(stream, base + path, host=str(config.api_servers[0]), token=token)
+        answer = await http.get(stream, base + path, host=str(self.server), token=token)
         http.judge(answer, path, base=base)
         return self.ended(Result.OK, f"HTTP {answer.status} for {base}{path}", "", answer.status)
 
@@ -152,6 +155,7 @@ class _Attempt:
             status=status,
             expiries=self._expiries,
             timings=timings,
+            server=self.server,
         )
 
     @property

@@ -8,6 +8,7 @@ from enum import StrEnum
 from proxy.errors import LinkDown, LinkError, ProxyError, Stage
 from proxy.errors.reasons import Reason
 from proxy.health.certificate import Certificate
+from proxy.runtime.endpoint import Endpoint
 
 
 class Result(StrEnum):
@@ -65,6 +66,8 @@ class Outcome:
     """When the certificates in use expire: (`server` | `ca` | `client`, Unix time)."""
     timings: tuple[tuple[Stage, float], ...] = ()
     """Seconds of each step that was begun, in order. `channel` includes everything before it."""
+    server: Endpoint | None = None
+    """Which API server was asked. None if the probe did not come as far."""
     refused: Certificate | None = None
     """The server's certificate, if it was refused."""
 

@@ -25,6 +25,7 @@ from proxy.health.anchors import Anchors
 from proxy.health.chain import Refused
 from proxy.health.result import Failure, Result
 from proxy.runtime.blocking import Hangs, Place, doing
+from proxy.runtime.endpoint import Endpoint
 
 MAX_TOKEN: Final = 64 * 1024
 _TOKEN: Final = re.compile(r"[\x21-\x7e]+")
@@ -121,9 +122,9 @@ def server_name(config: ClusterConfig) -> str:
     return config.tls.server_name or config.api_servers[0].host
 
 
-def distrusted(error: Refused, config: ClusterConfig) -> Failure:
+def distrusted(error: Refused, config: ClusterConfig, server: Endpoint) -> Failure:
     """The failure for refused certificates: it says whether the server's are wrong or our CA file."""
-    certificate = f"the certificate of {config.api_servers[0]}"
+    certificate = f"the certificate of {server}"
     if error.result is not Result.TLS_UNTRUSTED or error.for_all:
         return Failure(error.result, f"{certificate} {error}", hint=_FOR_ALL if error.for_all else None)
     trust = (
@@ -138,7 +139,7 @@ def distrusted(error: Refused, config: ClusterConfig) -> Failure:
     )
 
 
-def classify(error: ssl.SSLError, config: ClusterConfig) -> Failure:
+def classify(error: ssl.SSLError, config: ClusterConfig, server: Endpoint) -> Failure:
     """The failure for a handshake that failed, or for an alert after it."""
     if isinstance(error, ssl.SSLEOFError | ssl.SSLSyscallError | ssl.SSLZeroReturnError):
         return Failure(Result.CLOSED, "the connection ended during the TLS handshake")
@@ -149,7 +150,7 @@ def classify(error: ssl.SSLError, config: ClusterConfig) -> Failure:
         return Failure(
             Result.TLS_CLIENT_CERT, f"the server does not accept our client certificate ({shown}): {words}"
         )
-    return Failure(Result.TLS_FAILED, f"TLS with {config.api_servers[0]} failed: {words}")
+    return Failure(Result.TLS_FAILED, f"TLS with {server} failed: {words}")
 
 
 _Stamp = tuple[str, Path, int, int, int] | None

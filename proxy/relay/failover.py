@@ -6,14 +6,13 @@ The daemon and `kubemux probe` use the same code, so they never disagree about a
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Callable, Sequence
 from typing import Final
 
 from proxy.errors import ChannelError, MemoryExhausted
 from proxy.relay.budget import MemoryBudget
 from proxy.relay.interfaces import Channel, Route
-from proxy.relay.probing import relayed_socket
+from proxy.relay.probing import Dialled, relayed_socket
 from proxy.relay.waiting import WaitingForMemory
 from proxy.runtime.endpoint import Endpoint
 
@@ -51,8 +50,12 @@ class Failover:
         """The order in which the next client tries the servers."""
         return tuple(self._line)
 
-    async def open_channel(self, route: Route, *, origin: Endpoint, hold_until: float) -> Channel:
+    async def open_channel(
+        self, route: Route, *, origin: Endpoint, hold_until: float
+    ) -> tuple[Channel, Endpoint]:
         """Open a channel by `route`, as soon as there is a link and memory for it; see `Route.open_channel`.
+
+        The channel, and the API server that it leads to.
 
         Raises ProxyError. If no API server takes the connection, that is the error of the server that is
         configured first. The others stand in for it, and their order depends on earlier clients.
@@ -66,21 +69,21 @@ class Failover:
                 except TimeoutError:
                     raise exc from None
 
-    async def probe_socket(self, route: Route, deadline: float) -> socket.socket:
-        """A socket for a probe, which reaches an API server as a client does; until `deadline` (the loop's
-        clock).
+    async def dial_probe(self, route: Route, deadline: float) -> Dialled:
+        """A connection for a probe, which reaches an API server as a client does; until `deadline`, by the
+        loop's clock.
 
         Raises ProxyError.
         """
         hold_until = min(deadline, asyncio.get_running_loop().time() + PROBE_HOLD_S)
-        channel = await self.open_channel(route, origin=_PROBE, hold_until=hold_until)
-        return await relayed_socket(channel, self._budget)
+        channel, server = await self.open_channel(route, origin=_PROBE, hold_until=hold_until)
+        return Dialled(await relayed_socket(channel, self._budget), server)
 
-    async def _ask_all(self, route: Route, origin: Endpoint, hold_until: float) -> Channel:
+    async def _ask_all(self, route: Route, origin: Endpoint, hold_until: float) -> tuple[Channel, Endpoint]:
         failures: dict[Endpoint, ChannelError] = {}
         for server in self.line:
             try:
-                return await route.open_channel(server, origin=origin, hold_until=hold_until)
+                return await route.open_channel(server, origin=origin, hold_until=hold_until), server
             except MemoryExhausted:
                 raise
             except ChannelError as exc:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from typing import NamedTuple
 
 from proxy.errors.reasons import Reason
 from proxy.metrics import Traffic
@@ -11,6 +12,14 @@ from proxy.relay.attach import attach
 from proxy.relay.budget import MemoryBudget
 from proxy.relay.interfaces import Channel
 from proxy.relay.relay import Relay
+from proxy.runtime.endpoint import Endpoint
+
+
+class Dialled(NamedTuple):
+    """A connection for a probe, and the API server that it leads to."""
+
+    sock: socket.socket
+    server: Endpoint
 
 
 class ProbeRelay(Relay):

@@ -26,6 +26,7 @@ from proxy.runtime.endpoint import Endpoint
 from proxy.runtime.tasks import Tasks
 from proxy.ssh.handshakes import Handshakes
 from proxy.ssh.turns import Turns
+from tests.health.scripted import Scripted, answers
 from tests.support.https import Https
 from tests.support.ports import free_port
 from tests.support.tls import Certificates
@@ -122,6 +123,19 @@ async def test_both_tell_of_the_same_failure(nowhere: Endpoint, certificates: Ce
     assert daemon == doctor
     assert daemon[1] == "channel"
     assert str(nowhere) in daemon[2]
+
+
+async def test_both_name_the_server_that_stands_in_for_the_first(
+    nowhere: Endpoint, certificates: Certificates
+) -> None:
+    async with Scripted(answers(b"plain text\r\n")) as plain:
+        both = Both([nowhere, plain.endpoint], certificates)
+        daemon, doctor = await both.told()
+        report = await examine(both.config, NAME, lent=both.lent)
+    assert daemon == doctor
+    assert daemon[:2] == ("tls_failed", "tls")
+    assert f"TLS with {plain.endpoint} failed" in daemon[2]
+    assert report.steps[0].title == f"TCP to {plain.endpoint}"
 
 
 async def test_both_wait_for_memory(certificates: Certificates) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from proxy.config.model import DIRECT, ClusterConfig, ProbeConfig, TlsConfig
 from proxy.config.reading import read
+from proxy.relay.probing import Dialled
 from proxy.runtime.endpoint import Endpoint
 from tests.support.serving import Server
 from tests.support.tls import Authority, Issued
@@ -91,7 +92,7 @@ class Dialer:
         self.endpoint = endpoint
         self.sockets: list[socket.socket] = []
 
-    async def __call__(self, deadline: float) -> socket.socket:
+    async def __call__(self, deadline: float) -> Dialled:
         sock = socket.socket()
         self.sockets.append(sock)
         sock.setblocking(False)
@@ -101,7 +102,7 @@ class Dialer:
         except BaseException:
             sock.close()
             raise
-        return sock
+        return Dialled(sock, self.endpoint)
 
     @property
     def open(self) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 
 import pytest
 from hypothesis import given, settings
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 from proxy.health.probe import probe
 from proxy.health.result import Result
 from proxy.health.tls import Contexts
+from proxy.relay.probing import Dialled
 from tests.health.scripted import (
     NOWHERE,
     OK,
@@ -171,7 +171,7 @@ async def test_cancelled_while_it_waits_for_the_server(pki: Pki, where: str) -> 
         dial = Dialer(server.endpoint)
         dialling = asyncio.Event()
 
-        async def stuck(_deadline: float) -> socket.socket:
+        async def stuck(_deadline: float) -> Dialled:
             dialling.set()
             await asyncio.Event().wait()
             raise AssertionError

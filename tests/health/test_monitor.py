@@ -19,6 +19,7 @@ from proxy.health.monitor import Monitor
 from proxy.health.probe import Dial
 from proxy.health.result import Result
 from proxy.metrics import Metrics
+from proxy.relay.probing import Dialled
 from proxy.runtime.tasks import Tasks
 from proxy.snapshots import ClusterState
 from tests.health.scripted import NOWHERE, OK, Dialer, Pki, Scripted, answers, cluster, server_context
@@ -118,7 +119,7 @@ async def test_another_reason_for_being_down_is_told_once() -> None:
     errors: list[ProxyError] = [LinkDown("a"), LinkDown("b"), ChannelRefused("c"), ChannelRefused("d")]
     later = asyncio.Event()
 
-    async def dial(_deadline: float) -> socket.socket:
+    async def dial(_deadline: float) -> Dialled:
         if errors:
             raise errors.pop(0)
         later.set()
@@ -146,7 +147,7 @@ class Gate:
         self.called = asyncio.Semaphore(0)
         self.open = asyncio.Event()
 
-    async def __call__(self, _deadline: float) -> socket.socket:
+    async def __call__(self, _deadline: float) -> Dialled:
         self.calls += 1
         self.running += 1
         assert self.running == 1, "probes overlap"
@@ -205,7 +206,7 @@ async def test_a_bug_is_a_result_and_monitoring_goes_on() -> None:
     bugs = [KeyError("a bug")]
     later = asyncio.Event()
 
-    async def dial(_deadline: float) -> socket.socket:
+    async def dial(_deadline: float) -> Dialled:
         if bugs:
             raise bugs.pop()
         later.set()

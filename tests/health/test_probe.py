@@ -26,6 +26,7 @@ from proxy.errors import (
 from proxy.health.probe import probe
 from proxy.health.result import Outcome, Result
 from proxy.health.tls import Contexts
+from proxy.relay.probing import Dialled
 from proxy.runtime.endpoint import Endpoint
 from tests.health.scripted import (
     NOWHERE,
@@ -204,8 +205,8 @@ async def test_the_other_end_of_a_socketpair_is_gone(pki: Pki) -> None:
     ours, theirs = socket.socketpair()
     theirs.close()
 
-    async def dial(_deadline: float) -> socket.socket:
-        return ours
+    async def dial(_deadline: float) -> Dialled:
+        return Dialled(ours, NOWHERE)
 
     config = cluster(NOWHERE, pki.authority.ca.cert)
     assert (await probe("prod", config, dial, Contexts())).result is Result.CLOSED
@@ -228,7 +229,7 @@ class TestChannel:
 
     @pytest.mark.parametrize(("error", "result", "stage"), ERRORS, ids=lambda value: type(value).__name__)
     async def test_errors(self, error: ProxyError, result: Result, stage: Stage) -> None:
-        async def dial(_deadline: float) -> socket.socket:
+        async def dial(_deadline: float) -> Dialled:
             raise error
 
         outcome = await probe("prod", cluster(NOWHERE, None), dial, Contexts())
@@ -236,7 +237,7 @@ class TestChannel:
         assert outcome.hint == (error.hint or result.hint).replace("CLUSTER", "prod")
 
     async def test_a_dial_that_ignores_its_deadline_is_cut_off(self) -> None:
-        async def dial(_deadline: float) -> socket.socket:
+        async def dial(_deadline: float) -> Dialled:
             await asyncio.Event().wait()
             raise AssertionError
 

@@ -142,7 +142,7 @@ async def test_clusters_without_a_certificate_of_their_own_share_a_context(pki: 
 
 def test_which_of_the_two_is_wrong() -> None:
     ours = Refused(Result.TLS_UNTRUSTED, "is signed by CN=x, not found there")
-    failure = distrusted(ours, cluster(NOWHERE, Path("/etc/ca.crt")))
+    failure = distrusted(ours, cluster(NOWHERE, Path("/etc/ca.crt")), NOWHERE)
     assert failure.result is Result.TLS_UNTRUSTED
     words = (
         f"reached, but the certificate of {NOWHERE} is not trusted by tls.ca_file /etc/ca.crt: it is "
@@ -150,12 +150,14 @@ def test_which_of_the_two_is_wrong() -> None:
     )
     assert str(failure).startswith(words)
     assert failure.hint.startswith("clients that trust another CA are served all the same")
-    without = distrusted(ours, cluster(NOWHERE, None))
+    without = distrusted(ours, cluster(NOWHERE, None), NOWHERE)
     assert "the system's CA store (no tls.ca_file is given): it is signed by" in str(without)
     assert without.hint.startswith("set tls.ca_file")
 
     theirs = distrusted(
-        Refused(Result.TLS_UNTRUSTED, "cannot be read", for_all=True), cluster(NOWHERE, Path("/etc/ca.crt"))
+        Refused(Result.TLS_UNTRUSTED, "cannot be read", for_all=True),
+        cluster(NOWHERE, Path("/etc/ca.crt")),
+        NOWHERE,
     )
     assert str(theirs) == f"the certificate of {NOWHERE} cannot be read"
     assert theirs.hint.startswith("kubectl refuses it, too")

@@ -59,7 +59,9 @@ def failover(*servers: Endpoint, line: tuple[Endpoint, ...] = ()) -> tuple[Failo
 async def ask(one: Failover, route: Scripted, *, patience: float = 10.0) -> Channel:
     route.asked.clear()
     hold_until = asyncio.get_running_loop().time() + patience
-    return await one.open_channel(route, origin=ORIGIN, hold_until=hold_until)
+    channel, server = await one.open_channel(route, origin=ORIGIN, hold_until=hold_until)
+    assert server == route.asked[-1], "whom it names is whom it has asked last"
+    return channel
 
 
 async def test_one_that_fails_goes_to_the_end_of_the_line() -> None:
