@@ -56,7 +56,9 @@ def typed(machine: Machine, wheels: Path, script: str, *, umask: str, user: str 
         f"PIP_FIND_LINKS={home}/wheels",
     ]
     become = [] if user == "root" else ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups"]
-    shell = ["bash", "-euo", "pipefail", "-c", f"umask {umask}; cd ~/checkout\n{script}"]
+    # Where a command fails, what runs in the background must not keep the output open.
+    leave = "trap 'kill $(jobs -p) 2>/dev/null || :' EXIT"
+    shell = ["bash", "-euo", "pipefail", "-c", f"{leave}; umask {umask}; cd ~/checkout\n{script}"]
     return machine.run("env", *environment, *become, *shell, timeout=600).stdout
 
 
