@@ -77,8 +77,9 @@ def _build(document: Document, scrutiny: Scrutiny) -> tuple[Config | None, Look,
     _merge_defaults(raw, findings, broken, lost)
     config = _validated(raw, findings, broken, lost)
     found = Look()
-    # Without the section itself, every reference to it would look dangling.
-    if config and ("gateways",) not in broken:
+    # Without the section itself, or under a misspelt key, every reference to it would look dangling.
+    is_astray = "gateways" not in raw and any(len(loc) == 1 for loc in lost)
+    if config and ("gateways",) not in broken and not is_astray:
         found = credentials.look(config, scrutiny)
         later = (*rules.check(config), *found.findings)
         above = {prefix for loc in lost for prefix in prefixes(loc)}

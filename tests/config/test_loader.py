@@ -151,6 +151,18 @@ def test_without_gateways_no_reference_is_called_dangling() -> None:
     assert [problem.key for problem in error.problems] == ["gateways"]
 
 
+def test_under_a_misspelt_gateways_no_reference_is_called_dangling() -> None:
+    clusters = b"clusters:\n  c: {gateway: a, listen: '127.0.0.1:1', api_servers: ['x:1']}\n"
+    error = outcome(b"version: 1\ngateway:\n  a: {host: a}\n" + clusters)
+    assert isinstance(error, ConfigError)
+    assert [(problem.key, problem.message) for problem in error.problems] == [("gateway", "unknown key")]
+    assert "did you mean 'gateways'?" in error.problems[0].hint
+
+    error = outcome(b"version: 1\n" + clusters)  # nothing is misspelt: the reference itself is the mistake
+    assert isinstance(error, ConfigError)
+    assert [problem.key for problem in error.problems] == ["clusters.c.gateway"]
+
+
 # ------------------------------------------------------------------------------------------------- properties
 
 names = st.text(st.characters(categories=("L", "N", "P", "S")), min_size=1, max_size=20).filter(
