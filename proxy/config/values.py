@@ -23,6 +23,18 @@ if TYPE_CHECKING:
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+", re.ASCII)
 _PART = re.compile(r"([\d.]+)(ms|s|m|h|d)", re.ASCII)
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SPELT = re.compile(r"([\d.]+) *([a-z]+) *", re.ASCII | re.IGNORECASE)
+_LONG = {
+    "msec": "ms",
+    "millisecond": "ms",
+    "sec": "s",
+    "second": "s",
+    "min": "m",
+    "minute": "m",
+    "hr": "h",
+    "hour": "h",
+    "day": "d",
+}
 _EXACT = 5e-7
 """Seconds: durations are read to the microsecond."""
 _SIZE = re.compile(r"(\d+)(?:([KMG])(?:iB?)?|B)", re.ASCII)
@@ -96,11 +108,23 @@ def parse_duration(value: object) -> float:
     A bare number is refused: its unit would be a guess. Raises ValueError.
     """
     if not isinstance(value, str) or not _DURATION.fullmatch(value):
-        raise ValueError(f"expected a duration like 500ms, 10s or 5m, got {shown(value)}")
+        meant = _respelt(value) if isinstance(value, str) else ""
+        advice = f": write {meant}" if meant else ""
+        raise ValueError(f"expected a duration like 500ms, 10s or 5m, got {shown(value)}{advice}")
     seconds = round(sum(float(count) * _SECONDS[unit] for count, unit in _PART.findall(value)), 6)
     if seconds == math.inf:
         raise ValueError(f"{shown(value)} is too long")
     return seconds
+
+
+def _respelt(text: str) -> str:
+    """`5m` for `5 min`; empty if that makes no duration of it."""
+    plain = _SPELT.sub(lambda part: part[1] + _units(part[2].lower()), text)
+    return plain if len(plain) <= _DIGITS and _DURATION.fullmatch(plain) else ""
+
+
+def _units(word: str) -> str:
+    return word if word in _SECONDS else _LONG.get(word.removesuffix("s"), word)
 
 
 def format_duration(seconds: float) -> str:

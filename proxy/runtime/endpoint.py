@@ -42,6 +42,9 @@ class Endpoint(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> Self:
         """Read `HOST:PORT` or `[IPV6]:PORT`. Raises ValueError, which says what is expected."""
+        scheme, is_url, _ = text.partition("://")
+        if is_url and scheme.lower() in {"http", "https"}:
+            raise ValueError(f"expected HOST:PORT or [IPV6]:PORT, without {scheme}://, got {shown(text)}")
         host, _, port = text.rpartition(":")
         bracketed = host.startswith("[") and host.endswith("]")
         host = host[1:-1] if bracketed else host

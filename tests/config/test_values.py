@@ -35,6 +35,31 @@ def test_no_durations(text: object) -> None:
         parse_duration(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("5 min", "5m"),
+        ("5min", "5m"),
+        ("10 seconds", "10s"),
+        ("1h 30m", "1h30m"),
+        ("1 hour 30 minutes", "1h30m"),
+        ("500 msec", "500ms"),
+        ("2 Days", "2d"),
+        ("5 s", "5s"),
+    ],
+)
+def test_a_duration_in_other_words_is_told_how_to_write_it(text: str, meant: str) -> None:
+    with pytest.raises(ValueError, match=f"got '{text}': write {meant}$"):
+        parse_duration(text)
+
+
+@pytest.mark.parametrize("text", ["10", "fast", "5 weeks", "-1 s", "min", "9" * 400 + " min"])
+def test_no_advice_without_a_duration_in_it(text: str) -> None:
+    with pytest.raises(ValueError, match="expected a duration") as caught:
+        parse_duration(text)
+    assert "write" not in str(caught.value)
+
+
 @pytest.mark.parametrize("digits", [400, 5000])
 def test_what_no_number_holds_is_too_long_or_too_large(digits: int) -> None:
     with pytest.raises(ValueError, match=r"^'999.* is too long$"):

@@ -1,0 +1,27 @@
+"""How an address is written, and what is said of one that is not."""
+
+from __future__ import annotations
+
+import pytest
+
+from proxy.runtime.endpoint import Endpoint
+
+
+@pytest.mark.parametrize("text", ["10.0.0.10:6443", "[::1]:6443", "api.example.com:443"])
+def test_an_address_is_read_as_it_is_written(text: str) -> None:
+    assert str(Endpoint.parse(text)) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "scheme"),
+    [
+        ("https://10.0.0.1:6443", "https"),
+        ("https://10.0.0.1", "https"),
+        ("https://10.0.0.1:6443/k8s", "https"),
+        ("http://[::1]:8080", "http"),
+        ("HTTPS://api:6443", "HTTPS"),
+    ],
+)
+def test_a_url_is_told_what_to_leave_out(text: str, scheme: str) -> None:
+    with pytest.raises(ValueError, match=f"expected HOST:PORT or .*, without {scheme}://, got '"):
+        Endpoint.parse(text)
