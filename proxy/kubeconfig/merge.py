@@ -150,11 +150,9 @@ def _entry(
 def _moved(cluster: Imported) -> str:
     name, server, gateway = cluster.name, cluster.api_server, cluster.gateway
     return (
-        f"WARNING: {name}: {server} meant this machine and now means the gateway {gateway}. Unless the API "
-        "server "
-        f"runs there, edit clusters.{name}.api_servers to the address that {gateway} reaches it at: "
-        "HOST:HOSTPORT of "
-        f"ssh -L PORT:HOST:HOSTPORT. Its certificate has to name {cluster.server_name} (tls.server_name)"
+        f"WARNING: {name}: {server} meant this machine and now means the gateway {gateway}. If the API "
+        f"server runs elsewhere, set clusters.{name}.api_servers to its address as {gateway} sees it, and "
+        f"tls.server_name to a name in its certificate (now {cluster.server_name})"
     )
 
 

@@ -307,10 +307,10 @@ def test_a_loopback_is_the_gateways_from_now_on_and_said_loudly() -> None:
     once, result = done(GATEWAY, TUNNELLED)
     [note] = result.notes
     assert note.startswith("WARNING: k3s: 127.0.0.1:6443 meant this machine and now means the gateway eu.")
+    assert note.count(". ") == 1, "two sentences"
     for words in (
-        "edit clusters.k3s.api_servers",
-        "ssh -L PORT:HOST:HOSTPORT",
-        "kubernetes (tls.server_name)",
+        "set clusters.k3s.api_servers to its address as eu sees it",
+        "tls.server_name to a name in its certificate (now kubernetes)",
     ):
         assert words in note
     assert loader.parse(once.encode(), "", Scrutiny.CA).clusters["k3s"].tls.server_name == "kubernetes"
