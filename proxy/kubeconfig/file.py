@@ -25,8 +25,10 @@ class WriteFailed(ProxyError):
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[list[Path]]:
     """Keep kubectl and ourselves from changing `path` until the block ends.
+
+    The block gets the folders above `path` that had to be made, the outermost first.
 
     Raises WriteFailed if somebody else holds it.
 
@@ -36,6 +38,7 @@ def locked(path: Path) -> Iterator[None]:
     lock = Path(f"{path.absolute()}.lock")
     with _translated(path):
         _refuse_strangers(path)
+        made = [folder for folder in reversed(path.absolute().parents) if not folder.exists()]
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             os.close(os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
@@ -43,7 +46,7 @@ def locked(path: Path) -> Iterator[None]:
             hint = f"wait for kubectl or kubemux to finish; if none runs, it is a leftover: rm {lock}"
             raise WriteFailed(f"{path}: somebody else is changing it ({lock} exists)", hint=hint) from exc
     try:
-        yield
+        yield made
     finally:
         lock.unlink(missing_ok=True)
 

@@ -34,7 +34,7 @@ def export(output: Path, clusters: Iterable[Target], base: Kubeconfig) -> list[s
 
     Raises ConfigError, WriteFailed.
     """
-    with file.locked(output):
+    with file.locked(output) as made:
         document = reading.read(output, whole=True) if output.exists() else None
         if document is None or document.root is None:
             data, report = exporter.new(clusters, base)
@@ -56,7 +56,8 @@ def export(output: Path, clusters: Iterable[Target], base: Kubeconfig) -> list[s
             )
         if report.changed:
             file.replace(output, data, mode=0o600)
-    return [*report.notes, f"{output}: {'written' if report.changed else 'up to date'}"]
+    result = "written" if report.changed else "up to date"
+    return [*_made(made), *report.notes, f"{output}: {result}"]
 
 
 def preview(config: Path, clusters: Sequence[Imported], *, port_base: int) -> tuple[bytes, list[str]]:
@@ -76,7 +77,7 @@ def import_(config: Path, output: Path, clusters: Sequence[Imported], *, port_ba
     The result must load before it replaces anything. Raises ConfigError, WriteFailed.
     """
     yaml.read(config)  # a file that is not there is said to be missing, before a folder is made for the lock
-    with file.locked(output):
+    with file.locked(output) as made:
         data, merged = _merged(config, output.parent, clusters, port_base)
         added = [
             path for path, pem in merged.files.items() if not (path.is_file() and path.read_bytes() == pem)
@@ -93,6 +94,7 @@ def import_(config: Path, output: Path, clusters: Sequence[Imported], *, port_ba
             raise
     written = "written; kubemux reload (or SIGHUP) makes a running daemon take it up"
     return [
+        *_made(made),
         *merged.notes,
         *(
             f"{name}: https://{loaded.clusters[name].listen}, {change}"
@@ -101,6 +103,10 @@ def import_(config: Path, output: Path, clusters: Sequence[Imported], *, port_ba
         *(f"{path}: written" for path in added),
         f"{output}: {written if changed else 'up to date'}",
     ]
+
+
+def _made(folders: Iterable[Path]) -> list[str]:
+    return [f"{folder}: folder made" for folder in folders]
 
 
 def _merged(config: Path, folder: Path, clusters: Sequence[Imported], port_base: int) -> tuple[bytes, Merged]:

@@ -198,6 +198,15 @@ def test_a_file_of_comments_keeps_them(desk: Desk) -> None:
     assert set(load([output]).contexts) == {"prod"}
 
 
+def test_folders_that_had_to_be_made_are_named(desk: Desk) -> None:
+    desk.imported("prod")
+    output = desk.folder / "new" / "deep" / "out"
+    said = desk.run("export", "--output", output).stderr
+    assert said.splitlines()[:2] == [f"{output.parents[1]}: folder made", f"{output.parent}: folder made"]
+    assert f"{output}: written\n" in said
+    assert "folder made" not in desk.run("export", "--output", output).stderr
+
+
 def test_a_failed_export_leaves_the_old_file(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     desk.imported("prod")
     output = desk.folder / "out"
