@@ -50,7 +50,11 @@ def test_several_examples_are_alternatives() -> None:
 printable = st.text(st.characters(exclude_categories=("C", "Z"), include_characters=" "), max_size=20)
 
 
-@given(st.recursive(printable | st.integers() | st.booleans(), st.lists, max_leaves=5))
+# A number of more digits is a mistake in a file (proxy/config/yaml.py).
+numbers = st.integers(-(10**18) + 1, 10**18 - 1)
+
+
+@given(st.recursive(printable | numbers | st.booleans(), st.lists, max_leaves=5))
 def test_yaml_reads_it_as_it_was_meant(value: object) -> None:
     document = yaml.parse(f"key: [{hints.flow(value)}]".encode(), "f.yaml")
     assert document.root == {"key": [value]}

@@ -44,7 +44,10 @@ async def test_two_and_three_hops(
             await wait_up(daemon, *clusters)
             for port in ports.values():
                 assert await get(port, certificates) == 200
-            assert peers(daemon.pid) == [first.port] * 4
+            # On a busy machine a link may have been replaced meanwhile, and the old one goes.
+            await asyncio.to_thread(
+                daemon.wait_for, "one connection each", lambda: peers(daemon.pid) == [first.port] * 4
+            )
             assert told(daemon)["last"]["links"][0]["server"] == f"127.0.0.1:{last.port}"
 
             daemon.configure(gateways={"first": hop(first)}, clusters={"first": clusters["first"]})

@@ -51,7 +51,8 @@ def test_what_is_put_in_front_is_in_front(sign: str, listed: tuple[str, ...]) ->
     else:
         result = tuple(dict.fromkeys((*listed, *DEFAULTS)))
     found = Asked(result, DEFAULTS).over(OURS)
-    if sign == "^" and result != DEFAULTS:
+    # `^` with ssh's own order in front, and others behind it, prints what `+` prints: our order holds.
+    if sign == "^" and result[: len(DEFAULTS)] != DEFAULTS:
         assert found[0] == listed[0]
     elif "gcm128" in result:
         assert found[0] == "gcm128"

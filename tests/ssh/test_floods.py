@@ -142,8 +142,9 @@ async def test_a_peer_that_does_not_read_the_answers_is_not_heard(
         answers = server.answers
         server.flood(FLOODS["global requests"])
         transport = conn._transport
-        await until(lambda: transport.get_write_buffer_size() > most)
-        for _ in range(100):
+        # Not all of it: the kernel may take some more once the answers have stopped.
+        await until(lambda: transport.get_write_buffer_size() > most // 2)
+        for _ in range(300):
             await asyncio.sleep(0)
             assert transport.get_write_buffer_size() < most + 4096, "what one turn answers"
         # Through a window of one segment each answer would wait for the timer that probes a closed one.
