@@ -32,7 +32,7 @@ test: .venv/tests-installed parts .tools/openssh/sshd ## everything, with real p
 
 faults: PARTS += gcc:gcc
 faults: .venv/tests-installed parts .tools/openssh/sshd ## the fault matrix: what breaks, and what clients see of it
-	@$(BIN)/python -m pytest -q tests/faults $(ARGS)
+	@BOTH_PLANES=1 $(BIN)/python -m pytest -q tests/faults $(ARGS)
 
 soak: PARTS += gcc:gcc
 soak: .venv/tests-installed parts ## faults at random; MINUTES=10 SEED=, as another run has printed it; draws soak.svg

@@ -1,8 +1,13 @@
-"""Each module's ROWS, on both data planes or its own PLANES."""
+"""Each module's ROWS: on both data planes (or its own PLANES) with BOTH_PLANES=1, as `make faults` has it.
+
+Else each row runs on one of them, and the seed of the run says which: rows are a quarter of the suite's time.
+An even seed and an odd one run all of them.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import resource
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -20,8 +25,13 @@ PLANES = ("native", "asyncssh")
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "row" in metafunc.fixturenames:
-        metafunc.parametrize("row", metafunc.module.ROWS, ids=str)
-        metafunc.parametrize("plane", getattr(metafunc.module, "PLANES", PLANES))
+        rows, planes = metafunc.module.ROWS, getattr(metafunc.module, "PLANES", PLANES)
+        seed = metafunc.config.getoption("randomly_seed", None)
+        if os.environ.get("BOTH_PLANES") == "1" or not isinstance(seed, int):
+            pairs = [(row, plane) for row in rows for plane in planes]
+        else:
+            pairs = [(row, planes[(seed + index) % len(planes)]) for index, row in enumerate(rows)]
+        metafunc.parametrize(("row", "plane"), pairs, ids=[f"{row}-{plane}" for row, plane in pairs])
 
 
 @pytest.fixture(scope="session", autouse=True)
