@@ -231,12 +231,18 @@ class Daemon:
                 )
 
     def wait_up(self, *clusters: str, up: bool = True, seconds: float = 20.0) -> None:
-        """Wait until probes say that these clusters are up (or down)."""
-        self.wait_for(
-            f"{', '.join(clusters)} {'up' if up else 'down'}",
-            lambda: all(self.metric("kubemux_cluster_up", cluster=cluster) == up for cluster in clusters),
-            seconds=seconds,
-        )
+        """Wait until probes say that these clusters are up (or down).
+
+        `kubemux_cluster_up` is 0 also before the first probe has ended, so this asks for the state.
+        """
+        state = "up" if up else "down"
+
+        def settled() -> bool:
+            told = json.loads(self.get("/status")[1])["clusters"]
+            states = {cluster["name"]: cluster["state"] for cluster in told}
+            return all(states.get(cluster) == state for cluster in clusters)
+
+        self.wait_for(f"{', '.join(clusters)} {state}", settled, seconds=seconds)
 
     def log(self) -> str:
         """What it has logged so far."""
