@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from dataclasses import dataclass
+from collections.abc import Awaitable
+from typing import NamedTuple
 
 from proxy.errors.reasons import Reason
 from proxy.relay.relay import LINGER_ZERO
 from proxy.runtime.endpoint import Endpoint
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(NamedTuple):
     """Who asks. What an entry knows beside the address (a local uid, a certificate's name) belongs here."""
 
     address: Endpoint
@@ -39,9 +39,9 @@ class Arrival:
         self.caller = caller
         self.early = early
 
-    async def start(self, relay: asyncio.BufferedProtocol) -> None:
+    def start(self, relay: asyncio.BufferedProtocol) -> Awaitable[object]:
         """Make `relay` the protocol of the client's connection. Raises OSError if the client has gone."""
-        await asyncio.get_running_loop().connect_accepted_socket(lambda: relay, self._sock)
+        return asyncio.get_running_loop().connect_accepted_socket(lambda: relay, self._sock)
 
     def refuse(self, reason: Reason) -> None:
         """End the connection without a channel; `connections_total` counts the `reason`.

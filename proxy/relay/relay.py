@@ -124,6 +124,10 @@ class Relay(asyncio.BufferedProtocol):
         self._transport.set_write_buffer_limits(high=0)
         self._client_open = True
         self._channel.attach(self)
+        if self._early:
+            self._send_early()
+
+    def _send_early(self) -> None:
         early, self._early = memoryview(self._early), b""
         while early:
             buffer = self._channel.get_buffer(len(early))
