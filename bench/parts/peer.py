@@ -62,7 +62,7 @@ class Connection(Border):
 
 
 class Peer:
-    """A link's other end, and a `Route`.
+    """A link's other end, and a `Way`.
 
     Every packet that it gets is counted. With `is_deaf` the packets are not opened.
     """

@@ -23,7 +23,7 @@ from proxy.relay.attach import attach
 from proxy.relay.budget import MemoryBudget
 from proxy.relay.failover import Failover
 from proxy.relay.idle import IdleWatch
-from proxy.relay.interfaces import Route
+from proxy.relay.interfaces import Way
 from proxy.relay.probing import Dialled
 from proxy.relay.relay import Relay
 from proxy.relay.waiting import WaitingForMemory
@@ -52,10 +52,10 @@ class Shared:
 class Cluster:
     """One cluster: the connections of its clients."""
 
-    def __init__(self, name: str, config: ClusterConfig, route: Route, shared: Shared) -> None:
+    def __init__(self, name: str, config: ClusterConfig, way: Way, shared: Shared) -> None:
         self.name = name
         self.config = config
-        self._route = route
+        self._way = way
         self.connections_total = 0
         self._shared = shared
         self._loop = asyncio.get_running_loop()
@@ -73,10 +73,10 @@ class Cluster:
     def __repr__(self) -> str:
         return f"<Cluster {self.name} opening={self._opening} relays={len(self._relays)}>"
 
-    def reconfigure(self, config: ClusterConfig, route: Route) -> None:
-        """Use these settings and this route for new clients. Connections that are open go on."""
+    def reconfigure(self, config: ClusterConfig, way: Way) -> None:
+        """Use these settings and this way for new clients. Connections that are open go on."""
         self.config = config
-        self._route = route
+        self._way = way
 
     @property
     def line(self) -> tuple[Endpoint, ...]:
@@ -91,12 +91,12 @@ class Cluster:
     @property
     def has_link(self) -> bool:
         """Whether the way to its API servers is open."""
-        return self._route.is_up
+        return self._way.is_up
 
     @property
     def is_hopeless(self) -> bool:
         """Whether there has been no link for longer than a client is held."""
-        return self._route.is_given_up(self._shared.hold_timeout)
+        return self._way.is_given_up(self._shared.hold_timeout)
 
     @property
     def paused(self) -> int:
@@ -134,7 +134,7 @@ class Cluster:
         reason, message = Reason.SHUTDOWN, ""
         try:
             channel, _ = await self._failover.open_channel(
-                self._route, origin=caller.address, hold_until=started + self._shared.hold_timeout
+                self._way, origin=caller.address, hold_until=started + self._shared.hold_timeout
             )
             self.traffic.channel_open.observe(self._loop.time() - started)
             relay = Relay(
@@ -231,7 +231,7 @@ class Cluster:
 
         Raises ProxyError.
         """
-        return await self._failover.dial_probe(self._route, deadline)
+        return await self._failover.dial_probe(self._way, deadline)
 
     # ------------------------------------------------------------------------------------------- life cycle
 

@@ -25,7 +25,7 @@ from proxy.openssh.keywords import Use
 from proxy.relay.budget import MemoryBudget
 from proxy.relay.direct import Direct
 from proxy.relay.failover import Failover
-from proxy.relay.interfaces import Route
+from proxy.relay.interfaces import Way
 from proxy.relay.waiting import WaitingForMemory
 from proxy.runtime.blocking import Place
 from proxy.runtime.endpoint import Endpoint
@@ -135,7 +135,7 @@ async def probe_dial(config: Config, name: str, lent: Lent) -> AsyncIterator[Dia
     Raises LinkError, with the stage that failed, if the link does not come up.
     """
     cluster = config.clusters[name]
-    route: Route = lent.direct
+    way: Way = lent.direct
     gateway: Gateway | None = None
     if cluster.gateway != DIRECT:
         settings = config.gateways[cluster.gateway].model_copy(update={"connections": 1})
@@ -152,11 +152,11 @@ async def probe_dial(config: Config, name: str, lent: Lent) -> AsyncIterator[Dia
             places=lent.places,
         )
         await gateway.connect()
-        route = gateway
+        way = gateway
 
     failover = Failover(cluster.api_servers, lent.budget, lent.waiting, line=lent.line)
     try:
-        yield partial(failover.dial_probe, route)
+        yield partial(failover.dial_probe, way)
     finally:
         if gateway is not None:
             await gateway.close()

@@ -22,7 +22,7 @@ from proxy.health.tls import Contexts
 from proxy.metrics import Metrics
 from proxy.relay.budget import MemoryBudget
 from proxy.relay.direct import Direct
-from proxy.relay.interfaces import Route
+from proxy.relay.interfaces import Way
 from proxy.relay.waiting import WaitingForMemory
 from proxy.runtime import descriptors
 from proxy.runtime.endpoint import Endpoint
@@ -143,7 +143,7 @@ class Graph:
         for name in (*plan.clusters.kept, *plan.clusters.renewed):
             config = self.config.clusters[name]
             has_changed = name in plan.clusters.renewed
-            self.clusters[name].reconfigure(config, self._route(config), has_changed=has_changed)
+            self.clusters[name].reconfigure(config, self._way(config), has_changed=has_changed)
             self.clusters[name].admit_or_refuse()  # hold_timeout may be another
 
     def renew(
@@ -198,7 +198,7 @@ class Graph:
             self.clusters[name] = ServedCluster(
                 name,
                 config,
-                self._route(config),
+                self._way(config),
                 self.shared,
                 store=self._store,
                 contexts=self._contexts,
@@ -207,7 +207,7 @@ class Graph:
             )
         await asyncio.gather(*(self.clusters[name].start() for name in names))
 
-    def _route(self, config: ClusterConfig) -> Route:
+    def _way(self, config: ClusterConfig) -> Way:
         return Direct() if config.gateway == DIRECT else self.gateways[config.gateway]
 
     def _gateway_changed(self, name: str) -> None:

@@ -17,7 +17,7 @@ from proxy.errors import LinkDown, ListenError
 from proxy.errors.reasons import Reason
 from proxy.health.monitor import Monitor
 from proxy.health.tls import Contexts
-from proxy.relay.interfaces import Route
+from proxy.relay.interfaces import Way
 from proxy.runtime.systemd import Activated
 from proxy.runtime.tasks import Tasks
 from proxy.snapshots import ClusterSnapshot
@@ -35,7 +35,7 @@ class ServedCluster:
         self,
         name: str,
         config: ClusterConfig,
-        route: Route,
+        way: Way,
         shared: Shared,
         *,
         store: FdStore,
@@ -47,7 +47,7 @@ class ServedCluster:
         in between.
         """
         self.name = name
-        self.cluster = Cluster(name, config, route, shared)
+        self.cluster = Cluster(name, config, way, shared)
         self.monitor = Monitor(name, config, self.cluster.dial, shared.metrics, on_change, contexts=contexts)
         if listener is None:
             listener = Listener(config.listen, self.cluster.accept, inherited=store.take(config.listen))
@@ -79,12 +79,12 @@ class ServedCluster:
         self._store_listener()
         self._record.listening = self.listener.is_bound
 
-    def reconfigure(self, config: ClusterConfig, route: Route, *, has_changed: bool) -> None:
+    def reconfigure(self, config: ClusterConfig, way: Way, *, has_changed: bool) -> None:
         """Other settings for the same API servers and the same address, or another gateway of the same name.
 
         `has_changed` is whether the settings have, or the files that they name: then it is probed.
         """
-        self.cluster.reconfigure(config, route)
+        self.cluster.reconfigure(config, way)
         if has_changed:
             self.monitor.reconfigure(config)
 

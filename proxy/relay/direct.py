@@ -1,4 +1,4 @@
-"""`gateway: direct`: a route without SSH, for API servers that this machine reaches itself."""
+"""`gateway: direct`: a way without SSH, for API servers that this machine reaches itself."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ class TcpChannel(asyncio.Protocol):
 
 
 class Direct:
-    """A `proxy.relay.interfaces.Route` without SSH, for one cluster."""
+    """A `proxy.relay.interfaces.Way` without SSH, for one cluster."""
 
     def __init__(self) -> None:
         self._names = Place("names of a direct cluster")
@@ -172,6 +172,6 @@ class Direct:
         raise failure
 
     def is_given_up(self, patience: float) -> bool:
-        """See `proxy.relay.interfaces.Route`."""
+        """See `proxy.relay.interfaces.Way`."""
         del patience
         return False

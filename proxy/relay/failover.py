@@ -11,7 +11,7 @@ from typing import Final
 
 from proxy.errors import ChannelError, MemoryExhausted
 from proxy.relay.budget import MemoryBudget
-from proxy.relay.interfaces import Channel, Route
+from proxy.relay.interfaces import Channel, Way
 from proxy.relay.probing import Dialled, relayed_socket
 from proxy.relay.waiting import WaitingForMemory
 from proxy.runtime.endpoint import Endpoint
@@ -51,9 +51,9 @@ class Failover:
         return tuple(self._line)
 
     async def open_channel(
-        self, route: Route, *, origin: Endpoint, hold_until: float
+        self, way: Way, *, origin: Endpoint, hold_until: float
     ) -> tuple[Channel, Endpoint]:
-        """Open a channel by `route`, as soon as there is a link and memory for it; see `Route.open_channel`.
+        """Open a channel by `way`, as soon as there is a link and memory for it; see `Way.open_channel`.
 
         The channel, and the API server that it leads to.
 
@@ -62,28 +62,28 @@ class Failover:
         """
         while True:
             try:
-                return await self._ask_all(route, origin, hold_until)
+                return await self._ask_all(way, origin, hold_until)
             except MemoryExhausted as exc:
                 try:
                     await self._waiting.wait(hold_until)
                 except TimeoutError:
                     raise exc from None
 
-    async def dial_probe(self, route: Route, deadline: float) -> Dialled:
+    async def dial_probe(self, way: Way, deadline: float) -> Dialled:
         """A connection for a probe, which reaches an API server as a client does; until `deadline`, by the
         loop's clock.
 
         Raises ProxyError.
         """
         hold_until = min(deadline, asyncio.get_running_loop().time() + PROBE_HOLD_S)
-        channel, server = await self.open_channel(route, origin=_PROBE, hold_until=hold_until)
+        channel, server = await self.open_channel(way, origin=_PROBE, hold_until=hold_until)
         return Dialled(await relayed_socket(channel, self._budget), server)
 
-    async def _ask_all(self, route: Route, origin: Endpoint, hold_until: float) -> tuple[Channel, Endpoint]:
+    async def _ask_all(self, way: Way, origin: Endpoint, hold_until: float) -> tuple[Channel, Endpoint]:
         failures: dict[Endpoint, ChannelError] = {}
         for server in self.line:
             try:
-                return await route.open_channel(server, origin=origin, hold_until=hold_until), server
+                return await way.open_channel(server, origin=origin, hold_until=hold_until), server
             except MemoryExhausted:
                 raise
             except ChannelError as exc:

@@ -1,8 +1,8 @@
 """The seam between the two legs of a relay.
 
-A relay knows a channel and a route only by these protocols; `proxy/ssh` implements them on SSH links,
+A relay knows a channel and a way only by these protocols; `proxy/ssh` implements them on SSH links,
 `proxy/relay/direct.py` on plain TCP. What a byte passes each way is listed in `proxy/ssh/native/__init__.py`.
-Every method but `Route.open_channel` is a plain callback: it never blocks and never raises.
+Every method but `Way.open_channel` is a plain callback: it never blocks and never raises.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Channel(Protocol):
         """Close at once and drop queued bytes. Idempotent."""
 
 
-class Route(Protocol):
+class Way(Protocol):
     """A way to API servers: a gateway, or none (`gateway: direct`)."""
 
     @property
@@ -90,7 +90,7 @@ class Route(Protocol):
         """Open a channel to `target`; waits for a link until `hold_until` (the loop's clock, seconds).
 
         `origin` is the client's address, which sshd logs (RFC 4254 7.2). The opening itself has a deadline
-        that the route sets. Raises LinkDown, ChannelRefused, ChannelProhibited, ChannelTimeout,
+        that the way sets. Raises LinkDown, ChannelRefused, ChannelProhibited, ChannelTimeout,
         MemoryExhausted. If it is cancelled, it leaves no channel behind.
         """
 

@@ -29,7 +29,7 @@ CHANNEL = cast("Channel", object())
 
 
 class Scripted:
-    """A route whose API servers fail as they are told to."""
+    """A way whose API servers fail as they are told to."""
 
     is_up = True
 
@@ -56,21 +56,21 @@ def failover(*servers: Endpoint, line: tuple[Endpoint, ...] = ()) -> tuple[Failo
     ), failed
 
 
-async def ask(one: Failover, route: Scripted, *, patience: float = 10.0) -> Channel:
-    route.asked.clear()
+async def ask(one: Failover, way: Scripted, *, patience: float = 10.0) -> Channel:
+    way.asked.clear()
     hold_until = asyncio.get_running_loop().time() + patience
-    channel, server = await one.open_channel(route, origin=ORIGIN, hold_until=hold_until)
-    assert server == route.asked[-1], "whom it names is whom it has asked last"
+    channel, server = await one.open_channel(way, origin=ORIGIN, hold_until=hold_until)
+    assert server == way.asked[-1], "whom it names is whom it has asked last"
     return channel
 
 
 async def test_one_that_fails_goes_to_the_end_of_the_line() -> None:
     one, failed = failover(A, B, C)
-    route = Scripted({A: ChannelRefused("a")})
-    assert await ask(one, route) is CHANNEL
-    assert (route.asked, failed, one.line) == ([A, B], [A], (B, C, A))
-    assert await ask(one, route) is CHANNEL
-    assert route.asked == [B]
+    way = Scripted({A: ChannelRefused("a")})
+    assert await ask(one, way) is CHANNEL
+    assert (way.asked, failed, one.line) == ([A, B], [A], (B, C, A))
+    assert await ask(one, way) is CHANNEL
+    assert way.asked == [B]
 
 
 async def test_what_is_told_is_the_failure_of_the_first_that_is_configured() -> None:
@@ -79,12 +79,12 @@ async def test_what_is_told_is_the_failure_of_the_first_that_is_configured() -> 
     failures: dict[Endpoint, ChannelError] = {server: ChannelRefused(str(server)) for server in (A, B, C)}
     await ask(one, Scripted({A: failures[A]}))
     assert one.line == (B, C, A)
-    route = Scripted(failures)
+    way = Scripted(failures)
     for _ in range(3):
         with pytest.raises(ChannelRefused) as told:
-            await ask(one, route)
+            await ask(one, way)
         assert told.value is failures[A]
-        assert sorted(route.asked) == [A, B, C]
+        assert sorted(way.asked) == [A, B, C]
 
 
 async def test_it_begins_with_the_order_of_another() -> None:
@@ -96,14 +96,14 @@ async def test_it_begins_with_the_order_of_another() -> None:
 @pytest.mark.parametrize("error", [LinkDown("no link"), ChannelProhibited("no")], ids=["link", "channel"])
 async def test_the_next_one_is_asked_only_if_the_way_there_is_open(error: ProxyError) -> None:
     one, failed = failover(A, B)
-    route = Scripted({A: error})
+    way = Scripted({A: error})
     if isinstance(error, ChannelError):
-        assert await ask(one, route) is CHANNEL
-        assert (route.asked, failed) == ([A, B], [A])
+        assert await ask(one, way) is CHANNEL
+        assert (way.asked, failed) == ([A, B], [A])
     else:
         with pytest.raises(LinkDown):
-            await ask(one, route)
-        assert (route.asked, failed) == ([A], [])
+            await ask(one, way)
+        assert (way.asked, failed) == ([A], [])
 
 
 async def test_memory_is_waited_for_and_nobody_is_to_blame_for_it() -> None:
@@ -111,17 +111,17 @@ async def test_memory_is_waited_for_and_nobody_is_to_blame_for_it() -> None:
     waiting = WaitingForMemory(budget)
     one = Failover((A, B), budget, waiting)
     budget.charge(16 << 20)
-    route = Scripted({A: MemoryExhausted("all given out")})
-    asking = Tasks("test").spawn(ask(one, route), name="ask")
+    way = Scripted({A: MemoryExhausted("all given out")})
+    asking = Tasks("test").spawn(ask(one, way), name="ask")
     async with asyncio.timeout(10):
         while not waiting:
             await asyncio.sleep(0)
-    assert (route.asked, one.line) == ([A], (A, B))
-    route.failures.clear()
+    assert (way.asked, one.line) == ([A], (A, B))
+    way.failures.clear()
     budget.release(16 << 20)
     waiting.wake()
     assert await asking is CHANNEL
-    assert route.asked == [A, A]
+    assert way.asked == [A, A]
 
 
 async def test_memory_that_does_not_come_is_what_is_told() -> None:

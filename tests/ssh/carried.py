@@ -13,7 +13,7 @@ from proxy.entries.listener import Listener
 from proxy.errors import ChannelError, LinkDown
 from proxy.errors.reasons import Reason
 from proxy.metrics import Traffic
-from proxy.relay.interfaces import Channel, Route
+from proxy.relay.interfaces import Channel, Way
 from proxy.relay.relay import Relay
 from proxy.runtime.endpoint import Endpoint
 from proxy.runtime.tasks import Tasks
@@ -35,11 +35,11 @@ class Tunnel:
     At the end all relays have ended, or it fails.
     """
 
-    def __init__(self, route: Route, target: Endpoint, gateway: Watched) -> None:
+    def __init__(self, way: Way, target: Endpoint, gateway: Watched) -> None:
         self.endpoint = Endpoint("127.0.0.1", free_port())
         self.relays: list[Relay] = []
         self.ended: list[str | None] = []
-        self._route = route
+        self._way = way
         self._target = target
         self._budget = gateway.budget
         self._listener = Listener(self.endpoint, self._client)
@@ -65,7 +65,7 @@ class Tunnel:
     async def _serve(self, arrival: Arrival) -> None:
         loop = asyncio.get_running_loop()
         try:
-            channel: Channel = await self._route.open_channel(
+            channel: Channel = await self._way.open_channel(
                 self._target, origin=ORIGIN, hold_until=loop.time() + SECONDS
             )
         except (ChannelError, LinkDown) as exc:

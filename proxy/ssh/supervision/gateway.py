@@ -40,7 +40,7 @@ REPLACED: Final = LinkReplaced.reason
 
 
 class Gateway:
-    """A `proxy.relay.interfaces.Route` over SSH. `on_change` is called after links have come or gone."""
+    """A `proxy.relay.interfaces.Way` over SSH. `on_change` is called after links have come or gone."""
 
     def __init__(
         self,
@@ -146,7 +146,7 @@ class Gateway:
     # -------------------------------------------------------------------------------------------- channels
 
     async def open_channel(self, target: Endpoint, *, origin: Endpoint, hold_until: float) -> Channel:
-        """See `proxy.relay.interfaces.Route`.
+        """See `proxy.relay.interfaces.Way`.
 
         If a link ends while the channel is opened, it waits for the next, until `hold_until`.
         """
@@ -180,7 +180,7 @@ class Gateway:
             raise LinkDown(f"gateway {self.name} has no link") from self._failure
 
     def is_given_up(self, patience: float) -> bool:
-        """See `proxy.relay.interfaces.Route`."""
+        """See `proxy.relay.interfaces.Way`."""
         return self._outage.outlasts(patience, asyncio.get_running_loop().time())
 
     # ----------------------------------------------------------------------------------------- supervision
