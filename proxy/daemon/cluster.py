@@ -1,7 +1,7 @@
-"""The data side of one cluster: it opens a channel for each client, and relays until both have ended.
+"""The client connections of one cluster: it opens a channel for each client, and relays until both close.
 
-A probe takes the same way: `dial` returns one end of a socket pair, whose other end is relayed as a client's
-socket is.
+A probe uses the same code as a client: `dial` returns one end of a socket pair, whose other end is relayed
+like a client's socket.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from proxy.runtime.tasks import Tasks
 log = structlog.get_logger("kubemux.connection")
 
 HALF_CLOSE_S: Final = 1.0
-"""How long API servers have at the end of a drain to end the connections that are left, after they have got
-an end of file from the client's side.
+"""How long the API servers have at the end of a drain to close the connections that are left, after kubemux
+has sent them the end of file.
 """
 
 
 @dataclass(slots=True)
 class Shared:
-    """What all clusters of a daemon have in common."""
+    """What all clusters of a daemon use together."""
 
     budget: MemoryBudget
     admission: Admission
@@ -74,33 +74,33 @@ class Cluster:
         return f"<Cluster {self.name} opening={self._opening} relays={len(self._relays)}>"
 
     def reconfigure(self, config: ClusterConfig, way: Way) -> None:
-        """Use these settings and this way for new clients. Connections that are open go on."""
+        """Use these settings and this way for new clients. Open connections are not touched."""
         self.config = config
         self._way = way
 
     @property
-    def line(self) -> tuple[Endpoint, ...]:
-        """The API servers in the order in which the next client asks them."""
-        return self._failover.line
+    def order(self) -> tuple[Endpoint, ...]:
+        """The API servers in the order in which the next client tries them."""
+        return self._failover.order
 
     @property
     def active(self) -> int:
-        """Client connections at this moment, with those that wait for a channel."""
+        """Client connections at this moment, including those that wait for a channel."""
         return self._opening + len(self._relays)
 
     @property
     def has_link(self) -> bool:
-        """Whether the way to its API servers is open."""
+        """Whether its way is up, so that a client need not wait for a link."""
         return self._way.is_up
 
     @property
     def is_hopeless(self) -> bool:
-        """Whether there has been no link for longer than a client is held."""
+        """Whether there has been no link for longer than `hold_timeout`: holding a client is no use."""
         return self._way.is_given_up(self._shared.hold_timeout)
 
     @property
     def paused(self) -> int:
-        """Connections in which one side does not take what the other has sent."""
+        """Connections in which backpressure has paused at least one direction."""
         return sum(relay.is_client_paused or relay.is_cluster_paused for relay in self._relays)
 
     # --------------------------------------------------------------------------------------------- clients
@@ -110,7 +110,7 @@ class Cluster:
         self.connections_total += 1
         limit = self.config.max_connections
         if limit is not None and self.traffic.active >= limit:
-            # Those of its predecessor, which a reload replaced, count too
+            # `traffic` also counts the connections of a cluster of this name that a reload has replaced
             self._refuse(arrival, Reason.CLUSTER_LIMIT, f"clusters.{self.name}.max_connections is {limit}")
             return
         if not self._shared.admission.enter():
@@ -151,7 +151,7 @@ class Cluster:
             reason, message = exc.reason, str(exc)
         except OSError as exc:  # the client has gone while it waited
             reason, message = Reason.CLIENT_RESET, exc.strerror or str(exc)
-        except Exception as exc:  # logged where tasks end
+        except Exception as exc:  # `Tasks` logs it
             reason, message = ProxyError.reason, str(exc)
             raise
         finally:
@@ -212,8 +212,8 @@ class Cluster:
         if not self.active:
             self._idle.set()
 
-    def drop_ghosts(self) -> None:
-        """End the connections of clients that have reset them while they were paused in both directions."""
+    def drop_reset_clients(self) -> None:
+        """End connections that the client has reset while they were paused: no transport notices that."""
         for relay in tuple(self._relays):
             if relay.is_client_gone:
                 relay.abort(Reason.CLIENT_RESET)
@@ -227,7 +227,7 @@ class Cluster:
     # ---------------------------------------------------------------------------------------------- probes
 
     async def dial(self, deadline: float) -> Dialled:
-        """A connection to an API server, relayed as a client's is (`proxy.health.probe.Dial`).
+        """A connection to an API server for a probe, relayed like a client's (`proxy.health.probe.Dial`).
 
         Raises ProxyError.
         """
@@ -236,11 +236,10 @@ class Cluster:
     # ------------------------------------------------------------------------------------------- life cycle
 
     async def drain(self, timeout: float) -> int:  # noqa: ASYNC109 - a budget, not a failure
-        """Wait up to `timeout` seconds for the connections to end, and cut the others; returns how many.
+        """Wait up to `timeout` seconds for the connections to end, and cut the others; returns their number.
 
-        They are half-closed first: an API server then ends a watch as it would any other, and its client sees
-        no reset. What is still there after `HALF_CLOSE_S` is reset. With a timeout of 0 there is no such
-        courtesy.
+        Those are half-closed first: the API server then ends a watch in order, and the client sees no reset.
+        What is still open after `HALF_CLOSE_S` is reset. With a timeout of 0, all are reset at once.
         """
         try:
             async with asyncio.timeout(timeout):

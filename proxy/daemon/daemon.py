@@ -1,6 +1,7 @@
-"""The running daemon: starts and stops the object graph and the admin endpoints, and says how they are.
+"""The running daemon: it starts and stops the gateways, the clusters and the admin endpoints, and tells
+systemd their state.
 
-The graph itself, and what changes it, is in `proxy/daemon/graph.py`.
+The gateways and clusters, and what changes them, are in `proxy/daemon/graph.py`.
 """
 
 from __future__ import annotations
@@ -40,11 +41,11 @@ from proxy.snapshots import DaemonSnapshot
 log = structlog.get_logger("kubemux.daemon")
 
 CLOSING_S: Final = 15.0
-"""Seconds that a stop may take after `drain_timeout`, to close connections, links and admin calls."""
+"""Seconds that a stop may take after `drain_timeout`, to close connections, links and admin endpoints."""
 
 
 class Daemon:
-    """One process."""
+    """What one kubemux process runs."""
 
     def __init__(
         self,
@@ -54,8 +55,8 @@ class Daemon:
         sockets: Mapping[Endpoint | str, socket.socket] | None = None,
         fingerprint: Mapping[Path, bytes] | None = None,
     ) -> None:
-        """`fingerprint` is of the files that `config` names, as far as they could be read
-        (`proxy.config.apart`).
+        """`sockets`: the listening sockets that systemd has passed. `fingerprint`: the digests of the files
+        that `config` names, as far as they could be read (`proxy.config.apart`).
         """
         self.config_path = config_path
         self.metrics = Metrics(CollectorRegistry(), version=__version__, dropped_entries=dropped_entries)
@@ -84,9 +85,9 @@ class Daemon:
     # ------------------------------------------------------------------------------------------------ start
 
     async def start(self, control: Control) -> None:
-        """Bind every listener, begin to dial, serve the admin endpoints, tell systemd.
+        """Bind every listener, begin to dial, serve the admin endpoints, and tell systemd that we are ready.
 
-        What fails is logged and retried.
+        An address that cannot be bound is logged, and clusters retry it. Raises ListenError if none can be.
         """
         config, clusters = self.graph.config, self.graph.clusters
         await self._store.close_unwanted([config.admin.listen, *(c.listen for c in config.clusters.values())])
@@ -116,7 +117,7 @@ class Daemon:
         """Serve the admin endpoints; returns whether at least one address could be bound."""
         is_bound = False
         try:
-            sock = self._store.take(admin.listen) or await bind(admin.listen, Place("names of admin.listen"))
+            sock = self._store.claim(admin.listen) or await bind(admin.listen, Place("names of admin.listen"))
             self._store.keep(admin.listen, sock)
             await server.start_tcp(sock)
             is_bound = True
@@ -155,11 +156,11 @@ class Daemon:
     # ------------------------------------------------------------------------------------------------ state
 
     def _state_changed(self) -> None:
-        """Update what `systemctl status` shows, once for all changes of this turn of the loop."""
+        """Update what `systemctl status` shows, once for all changes in this turn of the loop."""
         if self._status_due is None and self._is_started:
-            self._status_due = self._loop.call_soon(self._tell_status)
+            self._status_due = self._loop.call_soon(self._notify_status)
 
-    def _tell_status(self) -> None:
+    def _notify_status(self) -> None:
         self._status_due = None
         systemd.notify(systemd.status(summary(self.snapshot())))
 
@@ -198,7 +199,7 @@ class Daemon:
         await self._close()
 
     def hurry(self) -> None:
-        """End the wait of `stop` for clients. What it does after that has deadlines of its own."""
+        """Let `stop` wait for clients no longer. The steps after that have deadlines of their own."""
         if not self._hurry.is_set():
             log.warning(
                 "stopping at once", message="second signal", connections=self.graph.shared.admission.active

@@ -1,7 +1,7 @@
-"""One probe of a cluster, step by step, over a link of its own: what `kubemux probe` explains.
+"""One probe of a cluster, step by step, over a link of its own, and the report that `kubemux probe` prints.
 
-It runs in that command, or in the daemon, for somebody who may not read the keys. Then its report goes
-through the admin socket.
+The probe runs in that command, or in the daemon for a user who may not read the keys. The daemon then sends
+the report through the admin socket.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """What the server's certificate claims, where it was refused."""
+    """What the server's certificate contains, if the probe refused it."""
 
     names: tuple[str, ...]
     issuer: str
@@ -59,11 +59,11 @@ class Shown:
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
-    """What becomes of one option of an ssh_config."""
+class Setting:
+    """One option of an ssh_config, and what kubemux does with it."""
 
     host: str
-    """The alias, as it was asked for."""
+    """The alias that was looked up in the file."""
     file: str
     option: str
     value: str
@@ -73,7 +73,7 @@ class Taken:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Where a probe has ended, and the remedy. `--json` prints it: fields may be added, and not renamed."""
+    """How a probe has ended, and the remedy. `--json` prints it: fields may be added, but not renamed."""
 
     cluster: str
     gateway: str
@@ -82,16 +82,16 @@ class Report:
     message: str
     hint: str
     stage: Stage
-    """The step that it ended in."""
+    """The step in which it ended."""
     status: int | None
     seconds: float
     certificate_expiry: float | None
     certificate: Shown | None
     steps: tuple[Step, ...]
     daemon: int | None = None
-    """The process that has probed, if it was the daemon."""
-    settings: tuple[Taken, ...] = ()
-    """What the ssh_configs of the gateway and its jump hosts ask for."""
+    """The daemon's process id, if the daemon has probed."""
+    settings: tuple[Setting, ...] = ()
+    """The options in the ssh_configs of the gateway and its jump hosts."""
 
     def to_document(self) -> dict[str, object]:
         """Ready for `json.dumps`."""
@@ -99,18 +99,18 @@ class Report:
 
 
 def from_document(document: object) -> Report:
-    """The report that a parsed document was made from. Raises ValueError."""
-    from proxy.config.reading import read  # for who asks a daemon: the daemon does without
+    """The report in a parsed document, the inverse of `to_document`. Raises ValueError."""
+    from proxy.config.reading import read  # only the command needs it: the daemon does not import it
 
     return read(Report, document)
 
 
 class Lent:
-    """What a daemon lends to probes of one cluster that are asked of it: its pace, its memory, and places for
-    what may hang.
+    """What a daemon lends to the probes of one cluster that users request: its handshake limits, its memory
+    budget, and places for calls that may hang.
 
-    The places are theirs, and the same for all of them: however often somebody asks, one thread of a kind
-    hangs.
+    All these probes use the same places: however often users request a probe, at most one thread for each
+    place hangs.
     """
 
     def __init__(
@@ -120,8 +120,8 @@ class Lent:
         self.turns = turns
         self.budget = budget
         self.waiting = waiting
-        self.line: Sequence[Endpoint] = ()
-        """The daemon's order of the API servers, which those that have failed lately end."""
+        self.order: Sequence[Endpoint] = ()
+        """The order in which the daemon tries the API servers; those that have failed lately come last."""
         self.places = Places("a probe")
         self.files = Place("files of a probe")
         self.direct = Direct()
@@ -129,8 +129,7 @@ class Lent:
 
 @asynccontextmanager
 async def probe_dial(config: Config, name: str, lent: Lent) -> AsyncIterator[Dial]:
-    """A `Dial` for cluster `name` without its listener: one link of its gateway, for as long as the context
-    lasts.
+    """A `Dial` for cluster `name`. It uses one link of its own to the gateway, as long as the context lasts.
 
     Raises LinkError, with the stage that failed, if the link does not come up.
     """
@@ -141,7 +140,7 @@ async def probe_dial(config: Config, name: str, lent: Lent) -> AsyncIterator[Dia
         settings = config.gateways[cluster.gateway].model_copy(update={"connections": 1})
         metrics = Metrics(CollectorRegistry(), version="")
         gateway = Gateway(
-            # not the name of the daemon's own: in its log, that would come and go
+            # a name of its own: in the log, the daemon's gateway must not seem to come and go
             f"{cluster.gateway} (probe)",
             settings,
             config.gateways,
@@ -154,7 +153,7 @@ async def probe_dial(config: Config, name: str, lent: Lent) -> AsyncIterator[Dia
         await gateway.connect()
         way = gateway
 
-    failover = Failover(cluster.api_servers, lent.budget, lent.waiting, line=lent.line)
+    failover = Failover(cluster.api_servers, lent.budget, lent.waiting, order=lent.order)
     try:
         yield partial(failover.dial_probe, way)
     finally:
@@ -165,7 +164,7 @@ async def probe_dial(config: Config, name: str, lent: Lent) -> AsyncIterator[Dia
 async def examine(
     config: Config, name: str, *, lent: Lent | None = None, daemon: int | None = None
 ) -> Report:
-    """Probe cluster `name`, with what is `lent` by the `daemon` that does it."""
+    """Probe cluster `name`. A daemon passes its process id as `daemon`, and what it lends as `lent`."""
     lent = lent or _alone(config)
     started = time.monotonic()
     connecting = None
@@ -177,7 +176,8 @@ async def examine(
         outcome = unreached(exc, time.monotonic() - started).named(name)
     report = _report(name, config.clusters[name], outcome, connecting, daemon)
     return replace(
-        report, settings=tuple([taken async for taken in _taken(config, config.clusters[name].gateway, lent)])
+        report,
+        settings=tuple([one async for one in _settings(config, config.clusters[name].gateway, lent)]),
     )
 
 
@@ -186,9 +186,9 @@ def _alone(config: Config) -> Lent:
     return Lent(Handshakes(), Turns(), budget, WaitingForMemory(budget))
 
 
-async def _taken(config: Config, name: str, lent: Lent) -> AsyncIterator[Taken]:
-    """The options of the gateway's ssh_config and of those of its jump hosts. A file that cannot be used is
-    left out: the probe's result says so.
+async def _settings(config: Config, name: str, lent: Lent) -> AsyncIterator[Setting]:
+    """The options in the ssh_configs of the gateway and its jump hosts. A file that cannot be used is left
+    out: the result of the probe names it.
     """
     waiting = [config.gateways[name]] if name != DIRECT else []
     asked = len(waiting)
@@ -198,15 +198,15 @@ async def _taken(config: Config, name: str, lent: Lent) -> AsyncIterator[Taken]:
             prepared = await prepare(gateway, lent.places.settings)
         except CredentialsUnusable:
             continue
-        if asked:  # as in a dial, the jumps of a hop count only where it is the first
+        if asked:  # as in a dial, only the first hop's ProxyJump counts
             waiting += [hop for _, hop in jumps(gateway, config.gateways, prepared.proxy_jump)]
             asked -= 1
         for remark in prepared.remarks:
-            yield Taken(
+            yield Setting(
                 gateway.host, str(gateway.ssh_config), remark.keyword, remark.value, remark.use, remark.why
             )
         for said in (*prepared.passed_over, *prepared.left_out):
-            yield Taken(gateway.host, str(gateway.ssh_config), "", said, Use.HARMLESS, "")
+            yield Setting(gateway.host, str(gateway.ssh_config), "", said, Use.HARMLESS, "")
 
 
 def _report(

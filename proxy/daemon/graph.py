@@ -1,4 +1,4 @@
-"""The object graph: the gateways and clusters of one configuration at work, and the way to another one."""
+"""The gateways and clusters that the daemon runs, and how a reload changes them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ log = structlog.get_logger("kubemux.daemon")
 
 
 class Graph:
-    """Every gateway and every cluster."""
+    """Every gateway and every cluster of the daemon."""
 
     def __init__(
         self,
@@ -47,8 +47,8 @@ class Graph:
         metrics: Metrics,
         on_change: Callable[[], None],
     ) -> None:
-        """`fingerprint` is of the files that `config` names, as far as they could be read
-        (`proxy.config.apart`). `on_change` is called after something that `status` shows has changed.
+        """`fingerprint` has the digests of the files that `config` names, as far as they could be read
+        (`proxy.config.apart`). The graph calls `on_change` when something has changed that `status` shows.
         """
         self.config = config
         self.fingerprint = dict(fingerprint)
@@ -64,7 +64,7 @@ class Graph:
         self._on_change = on_change
         self._contexts = Contexts()
         self._up: dict[str, bool] = {}
-        self._retiring = Tasks("retiring")  # removed or replaced by a reload, with connections that go on
+        self._retiring = Tasks("retiring")  # a reload has removed or replaced them; they drain
         metrics.buffered_bytes.set_function(lambda: budget.used)
         metrics.paused_relays.set_function(lambda: sum(one.cluster.paused for one in self.clusters.values()))
 
@@ -73,25 +73,25 @@ class Graph:
 
     @property
     def is_listening(self) -> bool:
-        """Whether every cluster that should takes clients."""
+        """Whether every cluster that is not drained accepts clients."""
         return all(one.listener.is_bound or one.is_drained for one in self.clusters.values())
 
     def parts(self) -> Iterator[Part]:
-        """What the heartbeat calls."""
+        """The functions that the heartbeat calls."""
         for name, gateway in self.gateways.items():
             yield f"gateway {name}", gateway.sample
         for name, cluster in self.clusters.items():
             yield f"cluster {name}", cluster.beat
 
     def snapshot(self) -> tuple[tuple[GatewaySnapshot, ...], tuple[ClusterSnapshot, ...]]:
-        """In the order of the file, whatever reloads have replaced."""
+        """Gateways and clusters in the order of the file, also after reloads."""
         return (
             tuple(self.gateways[name].snapshot() for name in self.config.gateways if name in self.gateways),
             tuple(self.clusters[name].snapshot() for name in self.config.clusters if name in self.clusters),
         )
 
     async def start(self) -> None:
-        """Begin to dial, and take clients."""
+        """Start to dial the gateways, and to accept clients."""
         for name in self.config.gateways:
             self._add_gateway(name)
         await self._add_clusters(self.config.clusters, {})
@@ -99,7 +99,7 @@ class Graph:
     # -------------------------------------------------------------------------------------- while it runs
 
     async def reconfigure(self, config: Config, plan: Plan, fingerprint: Mapping[Path, bytes]) -> None:
-        """Take a new configuration: retire, update, add. `fingerprint` is of the files that it names."""
+        """Apply a new configuration: retire, update, add. `fingerprint` has the digests of its files."""
         self.config = config
         known = {**self.fingerprint, **fingerprint}
         self.fingerprint = {path: known[path] for path in references.files(config) if path in known}
@@ -114,9 +114,9 @@ class Graph:
             self._metrics.forget_gateway(name)
 
     def _retire(self, plan: Plan) -> dict[Endpoint, Listener]:
-        """Let what is removed or replaced end with the connections that it has.
+        """Drain the clusters and gateways that are removed or replaced.
 
-        Returns the listeners whose addresses are wanted again.
+        Returns the listeners whose addresses another cluster is going to use.
         """
         clusters, gateways = plan.clusters, plan.gateways
         timeout = self.config.limits.drain_timeout
@@ -127,7 +127,7 @@ class Graph:
             if cluster.listener.is_bound and cluster.listener.address in wanted:
                 listeners[cluster.listener.address] = cluster.listener
             else:
-                cluster.unlisten()
+                cluster.release_address()
             self._retiring.spawn(cluster.retire(timeout), name=f"cluster {name}")
         for name in (*gateways.removed, *gateways.changed):
             gateway = self.gateways.pop(name)
@@ -135,7 +135,7 @@ class Graph:
         return listeners
 
     def _update(self, plan: Plan) -> None:
-        """Give what stays its new settings: gateways first, since clusters take their way through them."""
+        """Apply new settings to what stays. Gateways come first: the clusters get their ways from them."""
         for name in (*plan.gateways.changed, *plan.gateways.added):
             self._add_gateway(name)
         for name in plan.gateways.renewed:
@@ -144,12 +144,15 @@ class Graph:
             config = self.config.clusters[name]
             has_changed = name in plan.clusters.renewed
             self.clusters[name].reconfigure(config, self._way(config), has_changed=has_changed)
-            self.clusters[name].admit_or_refuse()  # hold_timeout may be another
+            self.clusters[name].admit_or_refuse()  # the new hold_timeout may decide otherwise
 
     def renew(
         self, gateways: Collection[str], clusters: Collection[str], fingerprint: Mapping[Path, bytes]
     ) -> None:
-        """Replace what was made with files that have changed: `fingerprint` is theirs."""
+        """Replace the links of `gateways` and probe `clusters`, because files that they use have changed.
+
+        `fingerprint` has the new digests of those files.
+        """
         self.note_files(fingerprint)
         for name in gateways:
             self.gateways[name].renew("files changed")
@@ -157,11 +160,11 @@ class Graph:
             self.clusters[name].monitor.poke()
 
     def note_files(self, fingerprint: Mapping[Path, bytes]) -> None:
-        """These are the contents of files that are in use."""
+        """Remember the digests of files that are in use."""
         self.fingerprint |= fingerprint
 
     def _apply_limits(self) -> None:
-        """For what comes from now on."""
+        """Apply `limits` to new connections."""
         limits = self.config.limits
         links = sum(gateway.connections for gateway in self.config.gateways.values())
         fit = descriptors.for_clients(descriptors.raise_limit(), len(self.config.clusters) + links)
@@ -191,8 +194,8 @@ class Graph:
         gateway.start()
 
     async def _add_clusters(self, names: Collection[str], listeners: Mapping[Endpoint, Listener]) -> None:
-        """Each with the listener of its address, if there is one already."""
-        await self._store.settled([self.config.clusters[name].listen for name in names])
+        """Start these clusters; each gets the listener of its address, if `listeners` has one."""
+        await self._store.wait_until_free([self.config.clusters[name].listen for name in names])
         for name in names:
             config = self.config.clusters[name]
             self.clusters[name] = ServedCluster(
@@ -211,8 +214,8 @@ class Graph:
         return Direct() if config.gateway == DIRECT else self.gateways[config.gateway]
 
     def _gateway_changed(self, name: str) -> None:
-        """Probe the clusters of a gateway that has come up or gone down. A failed dial of one that is down
-        is no news for them.
+        """Probe the clusters of a gateway that has come up or gone down. When a gateway that is down fails to
+        dial once more, they need no probe.
         """
         is_up = self.gateways[name].is_up if name in self.gateways else False
         is_news, self._up[name] = is_up != self._up.get(name), is_up
@@ -226,24 +229,25 @@ class Graph:
     # -------------------------------------------------------------------------------------------- the end
 
     def close_listeners(self) -> None:
-        """Accept no more; the fd store keeps the sockets for the next process."""
+        """Accept no more clients; systemd keeps the sockets for the next process."""
         for cluster in self.clusters.values():
             cluster.listener.close()
 
     async def drain(self, budget: float) -> None:
-        """Wait up to `budget` seconds for all clients."""
+        """Wait up to `budget` seconds for all client connections to end."""
         await asyncio.gather(
-            *(cluster.cluster.drain(budget) for cluster in self.clusters.values()), self._retired(budget)
+            *(cluster.cluster.drain(budget) for cluster in self.clusters.values()),
+            self._wait_for_retired(budget),
         )
 
-    async def _retired(self, budget: float) -> None:
-        # Each has a budget of its own, perhaps from a file that had a longer one.
+    async def _wait_for_retired(self, budget: float) -> None:
+        # Each has a drain_timeout of its own, which may be longer: it is that of an earlier configuration.
         with suppress(TimeoutError):
             async with asyncio.timeout(budget + HALF_CLOSE_S):
                 await self._retiring.wait()
 
     async def close(self) -> None:
-        """Close everything."""
+        """Cut every connection, and close every link."""
         await self._retiring.close()
         await asyncio.gather(*(cluster.retire(0) for cluster in self.clusters.values()))
         await asyncio.gather(*(gateway.close() for gateway in self.gateways.values()))

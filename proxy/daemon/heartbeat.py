@@ -1,6 +1,6 @@
 """What the daemon does about twice a second.
 
-One part that fails keeps neither the others nor systemd's watchdog waiting.
+A part that fails stops neither the other parts nor the messages to systemd's watchdog.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import structlog
 log = structlog.get_logger("kubemux.daemon")
 
 Part = tuple[str, Callable[[], object]]
-"""The name for the log, and the function."""
+"""A name for the log, and the function to call."""
 
 
 class Heartbeat:
-    """Calls each of `parts()`, in this order; a failure is logged when it is news."""
+    """Calls each of `parts()` in order; logs a part that fails, once until it has succeeded again."""
 
     def __init__(self, parts: Callable[[], Iterable[Part]]) -> None:
         self._parts = parts

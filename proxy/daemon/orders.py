@@ -1,5 +1,5 @@
-"""What the daemon can be told while it runs (`proxy.admin.orders.Control`): through its unix socket, and by
-SIGHUP.
+"""The orders that the running daemon obeys (`proxy.admin.orders.Control`). They come through its unix socket;
+SIGHUP is an order, too.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from proxy.config.unknown import no_cluster, no_gateway
 from proxy.daemon.daemon import Daemon
 from proxy.daemon.doctor import Lent, examine
 from proxy.daemon.reload import Stopping, reload
-from proxy.daemon.renewal import LOOK_S, Renewal
+from proxy.daemon.renewal import SCAN_S, Renewal
 from proxy.errors import ProxyError
 
 log = structlog.get_logger("kubemux.control")
 
 
 class Controller:
-    """Orders to one daemon; reloads one at a time."""
+    """Carries out the orders to one daemon. Reloads run one at a time."""
 
     def __init__(self, daemon: Daemon) -> None:
         self._daemon = daemon
@@ -33,11 +33,10 @@ class Controller:
         self._lent_for = daemon.graph.config
 
     async def reload(self) -> ReloadResult:
-        """Read the configuration again and take it whole, or change nothing and raise ConfigError or
+        """Read the configuration again and apply all of it, or change nothing and raise ConfigError or
         Stopping.
 
-        One that has not begun answers for everybody who asks meanwhile: a storm of SIGHUPs is two reloads,
-        not a hundred.
+        Callers share a reload that waits for its turn: a hundred SIGHUPs at once cause two reloads.
         """
         if self._next is None:
             self._next = self._daemon.tasks.spawn(self._reload(), name="reload")
@@ -54,27 +53,27 @@ class Controller:
 
     async def _reload(self) -> ReloadResult | ProxyError:
         async with self._reloading:
-            self._next = None  # the file is read from here on: who asks now may mean a newer one
+            self._next = None  # the file is read from here on; later callers may have written a newer one
             try:
                 return await reload(self._daemon)
             except ProxyError as exc:
                 return exc
 
     async def watch_files(self) -> None:
-        """Renew what is made with files that change, until cancelled."""
+        """Renew links and probe clusters when files that they use change. Runs until it is cancelled."""
         while True:
-            await self._renewal.look()
-            await asyncio.sleep(LOOK_S)
+            await self._renewal.renew_changed()
+            await asyncio.sleep(SCAN_S)
 
     async def reconnect(self, gateway: str) -> None:
-        """Replace the links of `gateway`, make before break; returns before they are. Raises UnknownName."""
+        """Begin to replace the links of `gateway`, make before break, and return. Raises UnknownName."""
         if gateway not in self._graph.gateways:
             raise no_gateway(self._graph.config, gateway, "reconnect")
         log.info("reconnect requested", gateway=gateway)
         self._graph.gateways[gateway].renew("reconnect")
 
     async def probe(self, cluster: str) -> dict[str, object]:
-        """Probe `cluster` step by step, with the daemon's own keys and at its pace. Raises UnknownName."""
+        """Probe `cluster` step by step, with the daemon's keys and within its limits. Raises UnknownName."""
         config = self._graph.config
         if cluster not in config.clusters:
             raise no_cluster(config, cluster, "probe")
@@ -86,14 +85,14 @@ class Controller:
             cluster, Lent(graph.handshakes, graph.turns, shared.budget, shared.waiting)
         )
         served = graph.clusters.get(cluster)
-        lent.line = served.cluster.line if served is not None else ()
+        lent.order = served.cluster.order if served is not None else ()
         report = await examine(config, cluster, lent=lent, daemon=os.getpid())
         return report.to_document()
 
     async def drain(self, cluster: str) -> int:
-        """Close a cluster's listener and let its connections end; a reload opens it again.
+        """Close a cluster's listener and let its connections end. The next reload opens the listener again.
 
-        Returns how many had to be cut. Raises UnknownName.
+        Returns how many connections were cut. Raises UnknownName.
         """
         config, clusters = self._graph.config, self._graph.clusters
         if cluster not in clusters:

@@ -1,8 +1,8 @@
-"""Reloading: the daemon takes a new configuration, all of it or nothing. What is equal is not touched.
+"""A reload: the daemon applies a new configuration, all of it or nothing. What is equal is not touched.
 
-The new file is read and checked as a whole first. Then what was removed goes (its ports are free for others),
-what changed is replaced, what is new is added; connections of what is gone have `limits.drain_timeout` to
-end.
+The new file is read and checked as a whole first. Then removed gateways and clusters are retired, which frees
+their ports, changed ones are replaced, and new ones are added. Connections through something that was removed
+or replaced have `limits.drain_timeout` to end.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ log = structlog.get_logger("kubemux.reload")
 
 
 class Stopping(ProxyError):
-    """The daemon is being stopped, so a reload comes too late."""
+    """The daemon is being stopped, so it reloads no more."""
 
     reason = Reason.STOPPING
 
@@ -40,7 +40,7 @@ async def reload(daemon: Daemon) -> ReloadResult:
     systemd.notify(systemd.reloading())
     try:
         loaded = await load(daemon.config_path)
-        if daemon.is_draining:  # since then: what would be bound now, nobody would close
+        if daemon.is_draining:  # it began while the file was read; nobody would close what is bound now
             raise Stopping("kubemux is being stopped")
     except ConfigError as exc:
         daemon.metrics.config_reloads.labels(Reason.REJECTED).inc()
@@ -91,7 +91,7 @@ async def _apply(graph: Graph, loaded: Loaded) -> ReloadResult:
 
 
 def _reopened(clusters: diff.Change, graph: Graph) -> diff.Change:
-    """A cluster that was drained starts again, like a new one."""
+    """`clusters` with the drained ones as changed, so that the reload starts them again."""
 
     def drained(names: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(name for name in names if graph.clusters[name].is_drained)

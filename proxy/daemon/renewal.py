@@ -1,10 +1,9 @@
-"""Files that change under a running daemon: the keys, certificates, known_hosts, CAs, tokens and ssh_configs
-it was told to use.
+"""Watches the files that the configuration names: keys, certificates, known_hosts, CAs, tokens, ssh_configs.
 
-Their stamps are read every few seconds, in a thread. What has changed and then stayed as it is from one look
-to the next (a file that is being written has not) renews what is made with it: gateways replace their links,
-make before break, clusters are probed. What hangs counts as unchanged, and keeps no other file from being
-read (`proxy/daemon/file_scan.py`). The configuration itself is not watched; it is read when somebody says so.
+A thread reads their stamps every few seconds. When a file has changed and is the same in two scans (one that
+is being written is not), a gateway that uses it replaces its links, make before break, and a cluster that
+uses it is probed. A file that hangs counts as unchanged, and does not keep others from being read
+(`proxy/daemon/file_scan.py`). The configuration itself is not watched: only a reload reads it.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ from proxy.daemon.file_scan import FileScan
 
 log = structlog.get_logger("kubemux.renewal")
 
-LOOK_S: Final = 5.0
-"""Seconds between two scans. A change is used after the second scan; 200 files cost 1 ms of a thread."""
+SCAN_S: Final = 5.0
+"""Seconds between two scans. A scan of 200 files takes a thread 1 ms."""
 
 
 class Renewal:
@@ -38,9 +37,9 @@ class Renewal:
         self._settled: dict[Loc, dict[Path, Stamp | None]] = {}
         self._seen: dict[Loc, dict[Path, Stamp | None]] | None = None
 
-    async def look(self) -> bool:
-        """Renew what is made with files that have changed, and then stayed the same for one call; returns
-        whether there were any.
+    async def renew_changed(self) -> bool:
+        """Scan the files once. Renew links, and probe clusters, whose files have changed and were the same in
+        the previous call; returns whether there were any.
         """
         daemon, config = self._daemon, self._daemon.graph.config
         sections = references.sections(config)
@@ -53,13 +52,13 @@ class Renewal:
             if daemon.is_draining or daemon.graph.config is not config:
                 return False
             self._settled = stamps
-            return self._take(config, list(found.values()))
+            return self._apply(config, list(found.values()))
 
-    def _take(self, config: Config, found: list[Look]) -> bool:
+    def _apply(self, config: Config, found: list[Look]) -> bool:
         graph = self._daemon.graph
         fingerprint = {path: digest for look in found for path, digest in look.fingerprint.items()}
         changed = diff.changed(graph.fingerprint, fingerprint)
-        graph.note_files(fingerprint | graph.fingerprint)  # some hung until now
+        graph.note_files(fingerprint | graph.fingerprint)  # with files that hung until now
         plan = diff.plan(config, config, changed)
         gateways, clusters = set(plan.gateways.renewed), set(plan.clusters.renewed)
         for section, names in (("gateways", gateways), ("clusters", clusters)):
@@ -80,9 +79,9 @@ class Renewal:
         return True
 
     def _refuse(self, config: Config, finding: Finding, name: str) -> set[Path]:
-        """Log why a changed file cannot be used, as a reload would.
+        """Log why a changed file cannot be used, as a reload would; returns the files of its section.
 
-        Links go on with the old contents. The files count as changed until they can be used.
+        Links keep what they have read before. The files count as changed until they can be used.
         """
         section = config.gateways[name] if finding.loc[0] == "gateways" else config.clusters[name]
         key = ".".join(map(str, finding.loc))

@@ -1,4 +1,4 @@
-"""A cluster with what belongs to it: its listener, its probes, and what log and status say of them."""
+"""A cluster with its listener and its probes, and what the log and `status` show of them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ REBIND_S: Final = 5.0
 
 
 class ServedCluster:
-    """One of the daemon's clusters. `on_change` is called after something that `status` shows has changed."""
+    """One of the daemon's clusters. It calls `on_change` when something has changed that `status` shows."""
 
     def __init__(
         self,
@@ -43,14 +43,14 @@ class ServedCluster:
         on_change: Callable[[], None],
         listener: Listener | None = None,
     ) -> None:
-        """`listener` is that of another cluster, which had the same address until now: no client is refused
-        in between.
+        """`listener` is the listener of another cluster, which had the same address until now. It stays
+        bound, so that no client is refused in between.
         """
         self.name = name
         self.cluster = Cluster(name, config, way, shared)
         self.monitor = Monitor(name, config, self.cluster.dial, shared.metrics, on_change, contexts=contexts)
         if listener is None:
-            listener = Listener(config.listen, self.cluster.accept, inherited=store.take(config.listen))
+            listener = Listener(config.listen, self.cluster.accept, inherited=store.claim(config.listen))
         listener.on_client = self.cluster.accept
         self.listener = listener
         self.listen_error: ListenError | None = None
@@ -65,7 +65,7 @@ class ServedCluster:
         return f"<ServedCluster {self.cluster} {self.listener}>"
 
     async def start(self) -> None:
-        """Start probing, and accept clients: at once, or as soon as the address is free."""
+        """Start to probe, and to accept clients. If the address is not free, try to bind it until it is."""
         self._tasks.keep(self.monitor.run, name="probe")
         try:
             await self.listener.start()
@@ -73,16 +73,16 @@ class ServedCluster:
             log.error(
                 "listener failed", cluster=self.name, reason=exc.reason, message=str(exc), hint=exc.hint
             )
-            # A copy: the traceback of `exc` keeps alive what its frames hold.
+            # A copy, without the traceback of `exc`, which would keep the frames and their objects alive.
             self.listen_error = ListenError(str(exc), hint=exc.hint)
             self._tasks.keep(self._keep_binding, name="bind")
         self._store_listener()
         self._record.listening = self.listener.is_bound
 
     def reconfigure(self, config: ClusterConfig, way: Way, *, has_changed: bool) -> None:
-        """Other settings for the same API servers and the same address, or another gateway of the same name.
+        """Use other settings for the same API servers and address, or another gateway of the same name.
 
-        `has_changed` is whether the settings have, or the files that they name: then it is probed.
+        `has_changed`: whether the settings, or the files that they name, have changed. If so, probe at once.
         """
         self.cluster.reconfigure(config, way)
         if has_changed:
@@ -108,20 +108,20 @@ class ServedCluster:
     # ------------------------------------------------------------------------------------- while it runs
 
     def beat(self) -> None:
-        """Call it about twice a second."""
-        self.cluster.drop_ghosts()
+        """What the heartbeat calls, about twice a second."""
+        self.cluster.drop_reset_clients()
         self.cluster.end_idle()
         self.admit_or_refuse()
 
     def admit_or_refuse(self) -> None:
-        """Let the kernel refuse clients while the gateway has been down for longer than a client is held."""
+        """Let the kernel refuse clients while the gateway has been down for longer than `hold_timeout`."""
         listener, is_hopeless = self.listener, self.cluster.is_hopeless
         if is_hopeless == listener.is_refusing or listener.sock is None:
             return
-        if isinstance(listener.sock, Activated):  # such a client is reset when it is accepted
+        if isinstance(listener.sock, Activated):  # the unit owns it: `Cluster` resets the client
             return
         if is_hopeless:
-            self._store.forget(listener.address)  # systemd drops from its store what is shut down
+            self._store.forget(listener.address)  # systemd drops a socket that was shut down
             listener.refuse()
             event = "clients are refused"
         else:
@@ -142,7 +142,7 @@ class ServedCluster:
         is_well = self.listener.is_bound and outcome is not None and outcome.result.alive
         if outcome is not None:
             reason, message, hint = str(outcome.result), outcome.message, outcome.hint
-            if cluster.config.gateway != DIRECT and not cluster.has_link:  # the next probe will say so
+            if cluster.config.gateway != DIRECT and not cluster.has_link:  # the next probe will find that
                 is_well = False
                 reason, message, hint = (
                     LinkDown.reason,
@@ -167,7 +167,7 @@ class ServedCluster:
             message="" if is_well else message,
             hint="" if is_well else hint,
             probe_seconds=outcome.seconds if outcome else None,
-            api_server=str(cluster.line[0]),
+            api_server=str(cluster.order[0]),
             connections=cluster.active,
             connections_total=cluster.connections_total,
             bytes_to_cluster=cluster.traffic.to_cluster,
@@ -177,18 +177,18 @@ class ServedCluster:
 
     # ------------------------------------------------------------------------------------------- the end
 
-    def unlisten(self) -> None:
-        """Give the address up: new clients are refused, also while kubemux restarts."""
-        self.listener.give_up()
+    def release_address(self) -> None:
+        """Close the listener and free its address: new clients are refused, also while kubemux restarts."""
+        self.listener.release()
         self._store.forget(self.listener.address)
 
     async def drain(self, timeout: float) -> int:  # noqa: ASYNC109 - a budget, not a failure
-        """Accept no more clients, and wait up to `timeout` seconds for the others; probes go on.
+        """Accept no more clients, and wait up to `timeout` seconds for open connections to end; probes go on.
 
-        Returns how many connections were cut.
+        Returns how many connections it cut.
         """
         self.is_drained = True
-        self.unlisten()
+        self.release_address()
         self._record.listening = False
         log.info("draining", cluster=self.name, connections=self.cluster.active)
         cut = await self.cluster.drain(timeout)
@@ -197,9 +197,10 @@ class ServedCluster:
         return cut
 
     async def retire(self, timeout: float) -> None:  # noqa: ASYNC109 - a budget, not a failure
-        """Stop probing, and wait up to `timeout` seconds for clients; if it is cancelled, it ends at once.
+        """Stop probing, and wait up to `timeout` seconds for open connections to end.
 
-        The listener must be closed before, or belong to another cluster.
+        If it is cancelled, it cuts them at once. The listener must be closed before, or belong to another
+        cluster by now.
         """
         cut = 0
         try:

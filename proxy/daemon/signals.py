@@ -1,8 +1,8 @@
-"""Signals: SIGTERM and SIGINT stop, a second one at once; SIGHUP reloads.
+"""Signals: SIGTERM and SIGINT stop the daemon, a second one without waiting for clients; SIGHUP reloads.
 
-The handlers are Python's, as asyncio.Runner's own is, not the loop's: those go back to the default when the
-loop is closed, and a second SIGTERM would then kill a process that has stopped well and is about to say so
-(exit code -15 instead of 0).
+The handlers are set with Python's `signal.signal`, not with the loop's `add_signal_handler`. The loop removes
+its handlers when it is closed: a second SIGTERM would then kill a process that has stopped in order and is
+about to exit with code 0.
 """
 
 from __future__ import annotations
@@ -22,9 +22,7 @@ from proxy.runtime.tasks import Tasks
 async def run_until_stopped(daemon: Daemon, on_started: Callable[[], None] = lambda: None) -> None:
     """Start `daemon`, call `on_started`, serve until a signal, and stop it.
 
-    Returns when everything is closed.
-
-    From then on the process ignores these signals: all that is left to do is to exit.
+    Returns when everything is closed. From then on the process ignores these signals: it only has to exit.
     """
     loop = asyncio.get_running_loop()
     tasks = Tasks("signals")
@@ -43,7 +41,7 @@ async def run_until_stopped(daemon: Daemon, on_started: Callable[[], None] = lam
     }
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
-        # It may interrupt anything; this wakes the loop, too.
+        # The signal may interrupt any code, so this only schedules the handler, and wakes the loop.
         loop.call_soon_threadsafe(handlers[signal.Signals(number)])
 
     for number in handlers:
@@ -78,5 +76,5 @@ async def _start(daemon: Daemon, controller: Controller) -> ProxyError | None:
 
 
 async def _reload(controller: Controller) -> None:
-    with suppress(ProxyError):  # logged where it happened, with every problem of the file
+    with suppress(ProxyError):  # `reload` has logged it, with every problem of the file
         await controller.reload()

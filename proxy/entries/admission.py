@@ -1,10 +1,10 @@
-"""`limits.max_connections`: how many clients the daemon serves at a time. Pure."""
+"""`limits.max_connections`: how many clients the daemon serves at a time."""
 
 from __future__ import annotations
 
 
 class Admission:
-    """Counts the clients."""
+    """Counts the clients of all clusters, and compares the count with the limit."""
 
     __slots__ = ("active", "limit")
 

@@ -1,4 +1,4 @@
-"""What stands between an entry and the cluster: one client that has come in."""
+"""What an entry hands to a cluster: one client that has connected."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from proxy.runtime.endpoint import Endpoint
 
 
 class Caller(NamedTuple):
-    """Who asks. What an entry knows beside the address (a local uid, a certificate's name) belongs here."""
+    """Who the client is. What an entry knows beside the address (a local uid, the name in a certificate)
+    belongs here.
+    """
 
     address: Endpoint
 
@@ -22,18 +24,19 @@ class Caller(NamedTuple):
 
 
 class Arrival:
-    """A client that waits for a cluster: the cluster calls `start` when a channel is open, or else `refuse`.
+    """A client that waits for a channel. The cluster calls `start` when the channel is open, and `refuse` if
+    none can be opened.
 
-    A client of a listener gets no answer before its bytes are relayed. An entry that answers its clients
-    (SOCKS5, HTTP CONNECT, SSH) makes a subclass, whose `start` and `refuse` answer in its protocol first.
+    A listener sends its clients nothing of its own. An entry that answers its clients (SOCKS5, HTTP CONNECT,
+    SSH) makes a subclass, whose `start` and `refuse` first send an answer in the protocol of the entry.
     """
 
     __slots__ = ("_sock", "caller", "early")
 
     def __init__(self, sock: socket.socket, caller: Caller, early: bytes = b"") -> None:
-        """`sock` does not block, and has no transport: what the client sends waits in the kernel.
+        """`sock` is non-blocking and has no transport yet: bytes that the client sends wait in the kernel.
 
-        `early` is what the entry has read already; the API server gets it first.
+        `early` is what the entry has read from the client already. The API server gets it first.
         """
         self._sock = sock
         self.caller = caller
@@ -44,9 +47,11 @@ class Arrival:
         return asyncio.get_running_loop().connect_accepted_socket(lambda: relay, self._sock)
 
     def refuse(self, reason: Reason) -> None:
-        """End the connection without a channel; `connections_total` counts the `reason`.
+        """End the client's connection, because no channel could be opened; `connections_total` counts the
+        `reason`.
 
-        It is a reset: a TLS client would take an orderly end for one by the API server.
+        The client gets a reset (RST). After a FIN, a TLS client would believe that the API server has closed
+        the connection.
         """
         del reason
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_ZERO)

@@ -1,4 +1,4 @@
-"""Binding: from an address of the configuration to a socket that listens there."""
+"""Makes a listening socket for an address of the configuration."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from proxy.runtime.names import resolve
 from proxy.runtime.systemd import Activated
 
 BACKLOG: Final = 1024
-"""Clients that wait in the kernel until they are accepted: descriptors are short, or kubemux restarts."""
+"""Clients that may wait in the kernel while kubemux restarts, or has no descriptor left to accept them."""
 
 LOOKUP_S: Final = 5.0
-"""Seconds that a name may take to resolve: a start or a reload waits for it."""
+"""Seconds that a name may take to resolve. A start or a reload waits for so long."""
 
 
 def canonical(address: Endpoint) -> Endpoint:
-    """`address` as a socket shows it that is bound to it.
+    """`address` in the form in which `getsockname` of a socket that is bound to it returns it.
 
-    `localhost` becomes 127.0.0.1, and IPv6 addresses get their shortest form. Other names stay as they are.
+    `localhost` becomes 127.0.0.1, and an IPv6 address gets its shortest form. Other names stay as they are.
     """
     host = "127.0.0.1" if address.host.lower() == "localhost" else address.host
     with suppress(ValueError):
@@ -33,7 +33,7 @@ def canonical(address: Endpoint) -> Endpoint:
 
 
 async def bind(listen: Endpoint, names: Place) -> socket.socket:
-    """A socket that listens on `listen`, not blocking; a name is looked up in `names`. Raises ListenError."""
+    """A non-blocking socket that listens on `listen`; `names` resolves a host name. Raises ListenError."""
     host, port = canonical(listen)
     try:
         family, address = (await resolve(host, port, names, timeout=LOOKUP_S))[0]
@@ -41,7 +41,7 @@ async def bind(listen: Endpoint, names: Place) -> socket.socket:
     except Hangs as exc:
         resolver = f"the resolver of this machine does not answer: getent hosts {host}; an address needs none"
         raise ListenError(f"cannot listen on {listen}: {exc}", hint=resolver) from exc
-    except (OSError, UnicodeError) as exc:  # UnicodeError: no host name can look like that
+    except (OSError, UnicodeError) as exc:  # UnicodeError: it is no valid host name
         why = exc.strerror if isinstance(exc, OSError) else "it is not a host name"
         raise ListenError(f"cannot listen on {listen}: {why or exc}") from exc
     try:
@@ -65,11 +65,11 @@ async def bind(listen: Endpoint, names: Place) -> socket.socket:
 def end_listening(sock: socket.socket) -> None:
     """Stop listening on `sock`, also for other processes that have a descriptor of it.
 
-    systemd may still have one in its store, because it has not read yet that it must close it. Clients would
-    wait in the backlog for ever, and no process could bind the address.
+    systemd may still have one in its store, until it reads our message to close it. Without this, clients
+    would wait in the backlog for ever, and no process could bind the address.
     """
-    if isinstance(sock, Activated):  # it is the unit's
+    if isinstance(sock, Activated):  # the socket unit owns it
         return
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # `Listener.refuse` takes it
-    with suppress(OSError):  # it does not listen already
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # `Listener.refuse` clears it
+    with suppress(OSError):  # after `Listener.refuse` it does not listen any more
         sock.shutdown(socket.SHUT_RDWR)

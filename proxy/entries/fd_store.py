@@ -1,13 +1,13 @@
-"""Listening sockets that outlive the process: those that systemd passes to us, and those that it keeps
+"""Listening sockets that outlive the process: systemd passes some to kubemux at its start, and keeps others
 for the next process.
 
 systemd's file descriptor store (sd_notify(3), `FDSTORE=1`; `FileDescriptorStoreMax=` of the unit) holds a
-second descriptor of every socket that is bound. At a stop we close ours, and the address stays bound: clients
-that connect meanwhile wait in the backlog, and the next process accepts them. Without systemd, the address is
-free when the socket is closed.
+second descriptor of every socket that kubemux has bound. When kubemux stops, it closes its own descriptor,
+and the address stays bound: clients that connect then wait in the backlog, and the next process accepts them.
+Without systemd, closing the socket frees the address.
 
-When a reload or a drain gives an address up, systemd is told to close its descriptor: else clients would wait
-in the backlog for ever.
+When a reload or a drain releases an address, kubemux tells systemd to close its descriptor, too. Otherwise
+clients would wait in the backlog for ever.
 """
 
 from __future__ import annotations
@@ -28,31 +28,31 @@ from proxy.runtime.endpoint import Endpoint
 log = structlog.get_logger("kubemux.systemd")
 
 SETTLE_TIMEOUT_S: Final = 2.0
-"""How long to wait until systemd has closed what it was told to close. After that, binding may fail."""
+"""How long to wait until systemd has closed its descriptors. If it has not by then, binding may fail."""
 
 
 class FdStore:
-    """The sockets that were inherited and are not in use yet, and the names of those that systemd keeps.
+    """The inherited sockets that are not in use yet, and the names of the sockets that systemd keeps.
 
-    Does nothing where $NOTIFY_SOCKET is not set.
+    Where $NOTIFY_SOCKET is not set, systemd keeps none.
     """
 
     def __init__(self, inherited: Mapping[Endpoint | str, socket.socket]) -> None:
-        """`inherited` by local address, as `systemd.inherited_sockets` finds them; owned from now on."""
+        """`inherited`: sockets by local address, from `systemd.inherited_sockets`. The store owns them."""
         self._inherited = dict(inherited)
         self._kept: dict[Endpoint, str] = {}
-        self._leaving: set[int] = set()
-        """Ports of sockets that were given up, and that systemd may not have closed yet."""
+        self._closing: set[int] = set()
+        """Ports of sockets that systemd was told to close, and may not have closed yet."""
 
     def __repr__(self) -> str:
         return f"<FdStore inherited={len(self._inherited)} kept={len(self._kept)}>"
 
-    def take(self, address: Endpoint) -> socket.socket | None:
-        """The inherited socket that is bound to `address`, if there is one. The caller owns it."""
+    def claim(self, address: Endpoint) -> socket.socket | None:
+        """The inherited socket that is bound to `address`, if there is one. The caller owns it then."""
         return self._inherited.pop(canonical(address), None)
 
     def keep(self, address: Endpoint, sock: socket.socket) -> None:
-        """Let systemd keep `sock`, a listener for `address`, for the next process, until `forget`."""
+        """Let systemd keep `sock`, which listens on `address`, for the next process; `forget` ends that."""
         if address in self._kept:
             return
         host, port = sock.getsockname()[:2]
@@ -60,7 +60,7 @@ class FdStore:
         systemd.notify("FDSTORE=1", f"FDNAME={name}", fds=[sock.fileno()])
 
     def forget(self, address: Endpoint) -> None:
-        """Let systemd close its descriptor of the socket at `address`."""
+        """Tell systemd to close its descriptor of the socket at `address`."""
         if name := self._kept.pop(address, None):
             self._remove(name, address.port)
 
@@ -78,26 +78,26 @@ class FdStore:
                 end_listening(sock)
             if isinstance(address, Endpoint):
                 self._remove(_name(address), address.port)
-        await self.settled(wanted)
+        await self.wait_until_free(wanted)
 
-    async def settled(self, wanted: Iterable[Endpoint]) -> None:
-        """Wait until systemd has closed what was forgotten and would block a `wanted` address.
+    async def wait_until_free(self, wanted: Iterable[Endpoint]) -> None:
+        """Wait until systemd has closed every descriptor that would keep us from binding a `wanted` address.
 
-        A socket on 127.0.0.1 prevents binding 0.0.0.0 on the same port.
+        Ports are compared, not addresses: a socket on 127.0.0.1 prevents binding 0.0.0.0 on the same port.
         """
-        if not self._leaving.isdisjoint(address.port for address in wanted):
+        if not self._closing.isdisjoint(address.port for address in wanted):
             await _barrier()
-        self._leaving.clear()
+        self._closing.clear()
 
     def close(self) -> None:
-        """Close the inherited sockets that nobody uses; systemd keeps those in its store. Idempotent."""
+        """Close inherited sockets that nobody has claimed; systemd keeps those of its store. Idempotent."""
         for sock in self._inherited.values():
             sock.close()
         self._inherited.clear()
 
     def _remove(self, name: str, port: int) -> None:
         if systemd.notify("FDSTOREREMOVE=1", f"FDNAME={name}"):
-            self._leaving.add(port)
+            self._closing.add(port)
 
 
 def _name(address: Endpoint) -> str:
@@ -106,7 +106,7 @@ def _name(address: Endpoint) -> str:
 
 
 async def _barrier() -> None:
-    """Wait until systemd has read all earlier messages (sd_notify_barrier(3)): it then closes a pipe."""
+    """Wait until systemd has read all earlier messages: it then closes a pipe (sd_notify_barrier(3))."""
     loop = asyncio.get_running_loop()
     ours, theirs = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     closed = asyncio.Event()

@@ -1,8 +1,8 @@
-"""One listening socket: bound here or taken from systemd. It accepts clients in batches, and pauses while
-descriptors are short.
+"""One listening socket, bound here or inherited from systemd. It accepts clients in batches, and pauses while
+few file descriptors are left.
 
-A client is handed over before a transport reads from its socket: what it sends waits in the kernel, bounded
-by the socket's buffer, until there is a channel to take it.
+A client's socket gets no transport here. What the client sends waits in the kernel, bounded by the socket's
+buffer, until a channel is open.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from proxy.runtime.endpoint import Endpoint
 log = structlog.get_logger("kubemux.listener")
 
 BATCH: Final = 32
-"""Clients accepted per turn of the loop, so that a flood of them does not starve the relays."""
+"""Clients accepted in one turn of the loop, so that many new clients do not starve the relays."""
 
 FULL_PAUSE_S: Final = 0.5
 _FULL: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
@@ -48,7 +48,7 @@ class Listener:
         self._socket = inherited
         self._resume: asyncio.TimerHandle | None = None
         self.is_refusing = False
-        """The kernel refuses clients, and the address stays ours."""
+        """Whether the kernel refuses clients while the socket stays bound."""
         self._loop = asyncio.get_running_loop()
         self._names = Place(f"names of {address}")
 
@@ -66,7 +66,7 @@ class Listener:
         return self._socket
 
     async def start(self) -> None:
-        """Bind, unless the socket is inherited, and accept. Raises ListenError; may be called again then."""
+        """Bind, unless the socket is inherited, and accept. Raises ListenError; it may be called again."""
         if self._socket is None:
             self._socket = await bind(self.address, self._names)
         if not self.is_refusing:
@@ -75,12 +75,13 @@ class Listener:
     def refuse(self) -> None:
         """Let the kernel refuse clients until `admit`.
 
-        client-go then gives up at once; after a reset it would retry for almost a minute. On Linux,
-        `shutdown` stops a TCP socket from listening, for all its descriptors, and keeps the address bound.
+        client-go gives up at once when the kernel refuses it; after a reset it retries for almost a minute.
+        On Linux, `shutdown` stops a TCP socket from listening, for all its descriptors, and keeps the address
+        bound.
         """
         if self._socket is None or self.is_refusing:
             return
-        self._accept()  # clients that have connected already are reset, and counted
+        self._accept()  # `on_client` resets those that have connected already, and counts them
         self.is_refusing = True
         self._stop_accepting(self._socket)
         # Otherwise another program could bind the address now.
@@ -88,7 +89,7 @@ class Listener:
         self._socket.shutdown(socket.SHUT_RDWR)
 
     def admit(self) -> None:
-        """Accept clients again. Raises OSError if another program has the address by now."""
+        """Accept clients again. Raises OSError if another program has bound the address meanwhile."""
         if self._socket is None or not self.is_refusing:
             return
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -96,14 +97,14 @@ class Listener:
         self.is_refusing = False
         self._loop.add_reader(self._socket, self._accept)
 
-    def give_up(self) -> None:
-        """Stop listening at the address, in systemd's store too, and close. Idempotent."""
+    def release(self) -> None:
+        """Close, and free the address even if systemd has a descriptor of the socket. Idempotent."""
         if self._socket is not None:
             end_listening(self._socket)
         self.close()
 
     def close(self) -> None:
-        """Accept no more clients and close the socket. Clients that were accepted go on. Idempotent."""
+        """Accept no more clients, and close the socket. Open connections are not touched. Idempotent."""
         if self._socket is not None:
             self._stop_accepting(self._socket)
             self._socket.close()
@@ -144,9 +145,9 @@ class Listener:
                 return
 
     def _pause(self, why: str, *, hint: str) -> None:
-        """Accept nothing for a while: accept() would fail again at once, in a busy loop.
+        """Accept nothing for a while. New clients wait in the backlog.
 
-        The usual cause is that no descriptor is free. New clients wait in the backlog.
+        The usual cause is that no descriptor is free: accept() would fail again at once, in a busy loop.
         """
         if self._socket is None:
             return

@@ -1,6 +1,6 @@
-"""Which API server of a cluster gets a connection, and which error is reported when none takes it.
+"""Which API server of a cluster gets a connection, and which error is reported when all of them fail.
 
-The daemon and `kubemux probe` use the same code, so they never disagree about a cluster.
+The daemon and `kubemux probe` both use this code, so that they never disagree about a cluster.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _PROBE: Final = Endpoint("127.0.0.1", 0)
 class Failover:
     """The API servers of one cluster, in the order in which they are tried.
 
-    A server stays first as long as it takes connections. One that does not goes to the end; `on_next` is then
-    called with it and with the one that is first now.
+    The first server stays first as long as a channel to it can be opened. If that fails, it becomes the last
+    one, and `on_next` is called with it and with the server that is first now.
     """
 
     def __init__(
@@ -35,34 +35,35 @@ class Failover:
         budget: MemoryBudget,
         waiting: WaitingForMemory,
         *,
-        line: Sequence[Endpoint] = (),
+        order: Sequence[Endpoint] = (),
         on_next: Callable[[Endpoint, Endpoint], None] = lambda _failed, _first: None,
     ) -> None:
-        """`api_servers` is as configured. `line` is the order to begin with, from a predecessor."""
+        """`api_servers` is as configured. `order` is the order of another Failover, to begin with."""
         self._api_servers = api_servers
-        self._line = sorted(api_servers, key=lambda server: line.index(server) if server in line else -1)
+        self._order = sorted(api_servers, key=lambda server: order.index(server) if server in order else -1)
         self._budget = budget
         self._waiting = waiting
         self._on_next = on_next
 
     @property
-    def line(self) -> tuple[Endpoint, ...]:
+    def order(self) -> tuple[Endpoint, ...]:
         """The order in which the next client tries the servers."""
-        return tuple(self._line)
+        return tuple(self._order)
 
     async def open_channel(
         self, way: Way, *, origin: Endpoint, hold_until: float
     ) -> tuple[Channel, Endpoint]:
-        """Open a channel by `way`, as soon as there is a link and memory for it; see `Way.open_channel`.
+        """Open a channel through `way`, as soon as there is a link and memory for it
+        (`Way.open_channel`).
 
-        The channel, and the API server that it leads to.
+        Returns the channel, and the API server that it leads to.
 
-        Raises ProxyError. If no API server takes the connection, that is the error of the server that is
-        configured first. The others stand in for it, and their order depends on earlier clients.
+        Raises ProxyError. If every API server fails, it is the error of the server that is configured first:
+        the order of the others depends on earlier clients.
         """
         while True:
             try:
-                return await self._ask_all(way, origin, hold_until)
+                return await self._try_all(way, origin, hold_until)
             except MemoryExhausted as exc:
                 try:
                     await self._waiting.wait(hold_until)
@@ -70,8 +71,8 @@ class Failover:
                     raise exc from None
 
     async def dial_probe(self, way: Way, deadline: float) -> Dialled:
-        """A connection for a probe, which reaches an API server as a client does; until `deadline`, by the
-        loop's clock.
+        """A connection for a probe, which reaches an API server in the same way as a client. It waits for a
+        link until `deadline` (the loop's clock, seconds) at most.
 
         Raises ProxyError.
         """
@@ -79,9 +80,9 @@ class Failover:
         channel, server = await self.open_channel(way, origin=_PROBE, hold_until=hold_until)
         return Dialled(await relayed_socket(channel, self._budget), server)
 
-    async def _ask_all(self, way: Way, origin: Endpoint, hold_until: float) -> tuple[Channel, Endpoint]:
+    async def _try_all(self, way: Way, origin: Endpoint, hold_until: float) -> tuple[Channel, Endpoint]:
         failures: dict[Endpoint, ChannelError] = {}
-        for server in self.line:
+        for server in self.order:
             try:
                 return await way.open_channel(server, origin=origin, hold_until=hold_until), server
             except MemoryExhausted:
@@ -92,6 +93,6 @@ class Failover:
         raise failures[self._api_servers[0]]
 
     def _demote(self, server: Endpoint) -> None:
-        if len(self._line) > 1 and self._line[0] == server:
-            self._line.append(self._line.pop(0))
-            self._on_next(server, self._line[0])
+        if len(self._order) > 1 and self._order[0] == server:
+            self._order.append(self._order.pop(0))
+            self._on_next(server, self._order[0])

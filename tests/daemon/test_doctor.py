@@ -69,7 +69,7 @@ class Both:
 
     async def told(self) -> tuple[tuple[str, str, str], tuple[str, str, str]]:
         """Result, stage and message: by the daemon's probe, and by the doctor."""
-        self.lent.line = self.cluster.line
+        self.lent.order = self.cluster.order
         daemon, doctor = await asyncio.gather(
             probe(NAME, self.config.clusters[NAME], self.cluster.dial, Contexts()),
             examine(self.config, NAME, lent=self.lent),
@@ -109,7 +109,7 @@ async def test_one_api_server_of_two_is_enough(nowhere: Endpoint, certificates: 
         daemon, doctor = await both.told()
         assert daemon == doctor
         assert daemon[0] == "ok"
-        assert both.cluster.line == (server.endpoint, nowhere)
+        assert both.cluster.order == (server.endpoint, nowhere)
 
 
 async def test_both_tell_of_the_same_failure(nowhere: Endpoint, certificates: Certificates) -> None:
@@ -118,7 +118,7 @@ async def test_both_tell_of_the_same_failure(nowhere: Endpoint, certificates: Ce
     async with Https(certificates) as server:
         both = Both([nowhere, server.endpoint, other], certificates)
         assert (await both.told())[0][0] == "ok"
-        assert both.cluster.line == (server.endpoint, other, nowhere)
+        assert both.cluster.order == (server.endpoint, other, nowhere)
     daemon, doctor = await both.told()
     assert daemon == doctor
     assert daemon[1] == "channel"

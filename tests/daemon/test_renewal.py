@@ -71,16 +71,18 @@ async def test_a_key_is_taken_when_it_has_settled(
     sshd: Sshd, tmp_path: Path, certificates: Certificates
 ) -> None:
     async with running(sshd, tmp_path, certificates) as (daemon, renewal, key, _):
-        assert [await renewal.look() for _ in range(3)] == [False] * 3, "nothing has changed since the start"
+        assert [await renewal.renew_changed() for _ in range(3)] == [False] * 3, (
+            "nothing has changed since the start"
+        )
         key.write_bytes(sshd.new_identity("second").read_bytes())
-        assert not await renewal.look(), "it may still be being written"
-        assert await renewal.look()
-        assert not await renewal.look()
+        assert not await renewal.renew_changed(), "it may still be being written"
+        assert await renewal.renew_changed()
+        assert not await renewal.renew_changed()
         await until(lambda: replaced(daemon) == 1)
         key.write_bytes(key.read_bytes())
-        assert not any([await renewal.look() for _ in range(3)]), "touched, but the same"
+        assert not any([await renewal.renew_changed() for _ in range(3)]), "touched, but the same"
         sshd.new_certificate()[1].rename(f"{key}-cert.pub")
-        assert any([await renewal.look() for _ in range(2)]), "beside the key, and used"
+        assert any([await renewal.renew_changed() for _ in range(2)]), "beside the key, and used"
 
 
 async def test_a_file_that_cannot_be_used_renews_nothing(
@@ -88,15 +90,15 @@ async def test_a_file_that_cannot_be_used_renews_nothing(
 ) -> None:
     """Neither one that everybody may read, nor one that is gone; once it is right, it counts."""
     async with running(sshd, tmp_path, certificates) as (daemon, renewal, key, _):
-        [await renewal.look() for _ in range(2)]
+        [await renewal.renew_changed() for _ in range(2)]
         key.write_bytes(sshd.new_identity("second").read_bytes())
         key.chmod(0o644)
-        assert not any([await renewal.look() for _ in range(3)])
+        assert not any([await renewal.renew_changed() for _ in range(3)])
         away = key.rename(tmp_path / "away")
-        assert not any([await renewal.look() for _ in range(3)])
+        assert not any([await renewal.renew_changed() for _ in range(3)])
         away.rename(key)
         key.chmod(0o600)
-        assert any([await renewal.look() for _ in range(2)])
+        assert any([await renewal.renew_changed() for _ in range(2)])
         await until(lambda: replaced(daemon) == 1)
         assert sample(daemon, "gateway_connects_total", gateway="edge", result="ok") == 2
 
@@ -104,13 +106,13 @@ async def test_a_file_that_cannot_be_used_renews_nothing(
 async def test_a_new_ca_is_tried_at_once(sshd: Sshd, tmp_path: Path, certificates: Certificates) -> None:
     """The next probe is an hour away. Clients' connections have nothing to do with it."""
     async with running(sshd, tmp_path, certificates) as (daemon, renewal, _, ca):
-        [await renewal.look() for _ in range(2)]
+        [await renewal.renew_changed() for _ in range(2)]
         right = ca.read_bytes()
         ca.write_bytes(Authority(tmp_path / "other").ca.cert.read_bytes())
-        assert any([await renewal.look() for _ in range(2)])
+        assert any([await renewal.renew_changed() for _ in range(2)])
         await until(lambda: sample(daemon, "cluster_up", cluster="prod") == 0)
         ca.write_bytes(right)
-        assert any([await renewal.look() for _ in range(2)])
+        assert any([await renewal.renew_changed() for _ in range(2)])
         await until(lambda: sample(daemon, "cluster_up", cluster="prod") == 1)
         assert replaced(daemon) == 0
 
@@ -128,16 +130,16 @@ async def test_a_file_that_hangs_is_named_once_and_the_others_are_looked_at(
 ) -> None:
     monkeypatch.setattr(file_scan, "FILES_S", 1.0)
     async with running(sshd, tmp_path, certificates) as (daemon, renewal, key, ca):
-        [await renewal.look() for _ in range(2)]
+        [await renewal.renew_changed() for _ in range(2)]
         disk = DeadDisk(ca, monkeypatch)
         with capture_logs() as logs:
             key.write_bytes(sshd.new_identity("second").read_bytes())
-            assert any([await renewal.look() for _ in range(3)]), (
+            assert any([await renewal.renew_changed() for _ in range(3)]), (
                 "what hangs keeps no other file from being taken"
             )
             await until(lambda: replaced(daemon) == 1)
             began = asyncio.get_running_loop().time()
-            assert not any([await renewal.look() for _ in range(3)])
+            assert not any([await renewal.renew_changed() for _ in range(3)])
             assert asyncio.get_running_loop().time() - began < 1, "it is not waited for again"
             assert passed_over(logs) == ["file hangs: clusters.prod"]
             [message] = [entry["message"] for entry in logs if entry["event"] == "file hangs"]
@@ -151,7 +153,7 @@ async def test_a_file_that_hangs_is_named_once_and_the_others_are_looked_at(
 
 async def until_look(renewal: Renewal) -> None:
     async with asyncio.timeout(10):
-        while not await renewal.look():
+        while not await renewal.renew_changed():
             await asyncio.sleep(0.01)
 
 
@@ -180,9 +182,9 @@ async def test_a_reload_does_not_wait_for_a_look_that_hangs(
     async with running(sshd, tmp_path, certificates) as (daemon, _, _, ca):
         reloading = asyncio.Lock()
         renewal = Renewal(daemon, reloading)
-        [await renewal.look() for _ in range(2)]
+        [await renewal.renew_changed() for _ in range(2)]
         disk = DeadDisk(ca, monkeypatch)
-        look = asyncio.get_running_loop().create_task(renewal.look())
+        look = asyncio.get_running_loop().create_task(renewal.renew_changed())
         await asyncio.sleep(0)
         async with asyncio.timeout(5), reloading:
             await reload(daemon)

@@ -87,7 +87,7 @@ async def test_an_entry_says_why_in_its_own_words() -> None:
     async with asyncio.timeout(10):
         assert await reader.readline() == b"no: channel_refused\n"
     await close(writer)
-    full = cluster(one.line[0], limit=0)
+    full = cluster(one.order[0], limit=0)
     reader, writer = await arrives(Spoken, full)
     async with asyncio.timeout(10):
         assert await reader.readline() == b"no: limit\n"

@@ -66,7 +66,7 @@ async def test_a_manager_that_does_not_answer_is_not_waited_for_long(
         kept.keep(address, sock)
     kept.forget(address)
     # Not in its way: no barrier.
-    await kept.settled([Endpoint("127.0.0.1", address.port + 1 if address.port < 65535 else 1)])
+    await kept.wait_until_free([Endpoint("127.0.0.1", address.port + 1 if address.port < 65535 else 1)])
     kept.forget(address)
     assert [manager.recv(200).decode().split("=")[0] for _ in range(2)] == ["FDSTORE", "FDSTOREREMOVE"]
     with pytest.raises(BlockingIOError):
@@ -75,7 +75,7 @@ async def test_a_manager_that_does_not_answer_is_not_waited_for_long(
     with await bind(address, Place("names")) as sock:
         kept.keep(address, sock)
     kept.forget(address)
-    await kept.settled([Endpoint("0.0.0.0", address.port)])  # noqa: S104 - nothing is bound
+    await kept.wait_until_free([Endpoint("0.0.0.0", address.port)])  # noqa: S104 - nothing is bound
     assert [manager.recv(200).decode().split("=")[0] for _ in range(3)] == [
         "FDSTORE",
         "FDSTOREREMOVE",
@@ -92,9 +92,9 @@ async def test_what_nobody_wants_is_closed_and_said(manager: socket.socket) -> N
         assert [entry["listen"] for entry in logs] == [str(addresses[1])]
         assert stale.fileno() == -1
         assert manager.recv(200) == f"FDSTOREREMOVE=1\nFDNAME=listen-127.0.0.1_{addresses[1].port}".encode()
-        assert inherited.take(addresses[1]) is None
-        assert inherited.take(Endpoint("localhost", addresses[0].port)) is wanted
-        assert inherited.take(addresses[0]) is None
+        assert inherited.claim(addresses[1]) is None
+        assert inherited.claim(Endpoint("localhost", addresses[0].port)) is wanted
+        assert inherited.claim(addresses[0]) is None
 
 
 async def test_without_a_manager_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,5 +104,5 @@ async def test_without_a_manager_nothing_is_said(monkeypatch: pytest.MonkeyPatch
     with await bind(address, Place("names")) as sock, capture_logs() as logs:
         kept.keep(address, sock)
         kept.forget(address)
-        await kept.settled([address])
+        await kept.wait_until_free([address])
     assert logs == []

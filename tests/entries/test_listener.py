@@ -88,8 +88,8 @@ async def test_an_address_that_is_given_up_is_free_whoever_has_a_descriptor_of_i
         with listener.sock.dup():
             if refuses:
                 listener.refuse()
-            listener.give_up()
-            listener.give_up()
+            listener.release()
+            listener.release()
             with pytest.raises(ConnectionRefusedError):
                 await connect(listener)
             await listener.start()

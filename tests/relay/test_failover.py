@@ -49,10 +49,10 @@ class Scripted:
         raise AssertionError(patience)
 
 
-def failover(*servers: Endpoint, line: tuple[Endpoint, ...] = ()) -> tuple[Failover, list[Endpoint]]:
+def failover(*servers: Endpoint, order: tuple[Endpoint, ...] = ()) -> tuple[Failover, list[Endpoint]]:
     budget, failed = MemoryBudget(16 << 20, 100), list[Endpoint]()
     return Failover(
-        servers, budget, WaitingForMemory(budget), line=line, on_next=lambda one, _: failed.append(one)
+        servers, budget, WaitingForMemory(budget), order=order, on_next=lambda one, _: failed.append(one)
     ), failed
 
 
@@ -64,11 +64,11 @@ async def ask(one: Failover, way: Scripted, *, patience: float = 10.0) -> Channe
     return channel
 
 
-async def test_one_that_fails_goes_to_the_end_of_the_line() -> None:
+async def test_one_that_fails_goes_to_the_end_of_the_order() -> None:
     one, failed = failover(A, B, C)
     way = Scripted({A: ChannelRefused("a")})
     assert await ask(one, way) is CHANNEL
-    assert (way.asked, failed, one.line) == ([A, B], [A], (B, C, A))
+    assert (way.asked, failed, one.order) == ([A, B], [A], (B, C, A))
     assert await ask(one, way) is CHANNEL
     assert way.asked == [B]
 
@@ -78,7 +78,7 @@ async def test_what_is_told_is_the_failure_of_the_first_that_is_configured() -> 
     one, _ = failover(A, B, C)
     failures: dict[Endpoint, ChannelError] = {server: ChannelRefused(str(server)) for server in (A, B, C)}
     await ask(one, Scripted({A: failures[A]}))
-    assert one.line == (B, C, A)
+    assert one.order == (B, C, A)
     way = Scripted(failures)
     for _ in range(3):
         with pytest.raises(ChannelRefused) as told:
@@ -89,8 +89,8 @@ async def test_what_is_told_is_the_failure_of_the_first_that_is_configured() -> 
 
 async def test_it_begins_with_the_order_of_another() -> None:
     """And with what that one has not heard of."""
-    one, _ = failover(A, B, C, line=(C, A, Endpoint("10.0.0.9", 1)))
-    assert one.line == (B, C, A)
+    one, _ = failover(A, B, C, order=(C, A, Endpoint("10.0.0.9", 1)))
+    assert one.order == (B, C, A)
 
 
 @pytest.mark.parametrize("error", [LinkDown("no link"), ChannelProhibited("no")], ids=["link", "channel"])
@@ -116,7 +116,7 @@ async def test_memory_is_waited_for_and_nobody_is_to_blame_for_it() -> None:
     async with asyncio.timeout(10):
         while not waiting:
             await asyncio.sleep(0)
-    assert (way.asked, one.line) == ([A], (A, B))
+    assert (way.asked, one.order) == ([A], (A, B))
     way.failures.clear()
     budget.release(16 << 20)
     waiting.wake()
