@@ -35,6 +35,28 @@ class Requests(h11.Connection):
         super().__init__(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
         self.refusal: h11.RemoteProtocolError | None = None
         """Why a request was refused. uvicorn catches the exception and does not pass it on."""
+        self._is_at_start = True
+        self._held = b""
+
+    def receive_data(self, data: bytes) -> None:
+        """Take what has come; nothing is the end. One empty line before a request is skipped (RFC 9112 2.2),
+        which h11 takes for a bad request.
+        """
+        if not self._is_at_start or not data:
+            super().receive_data(data)
+            return
+        data, self._held = self._held + data, b""
+        if data == b"\r":  # its LF may be on the way
+            self._held = data
+            return
+        self._is_at_start = False
+        if rest := data.removeprefix(b"\r\n" if data.startswith(b"\r") else b"\n"):
+            super().receive_data(rest)
+
+    def start_next_cycle(self) -> None:
+        """Wait for the next request, of which something may have come already."""
+        super().start_next_cycle()
+        self._is_at_start = not self.trailing_data[0]
 
     def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
         """What the client sent next. Raises h11.RemoteProtocolError."""

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.admin.http.answers import refusal
 from proxy.admin.http.requests import MAX_FIELDS, MAX_HEAD, Requests
 
 GET = b"GET /status HTTP/1.1\r\nHost: localhost\r\n"
@@ -90,3 +91,53 @@ def test_garbage_is_refused_or_waited_for_and_nothing_else(data: bytes) -> None:
     assert requests.refusal is refused
     assert refused or event is h11.NEED_DATA or isinstance(event, h11.Request)
     assert requests.is_read is (refused is None and not isinstance(event, h11.Request))
+
+
+@pytest.mark.parametrize("piece", [1, 2, 3, 1 << 20])
+@pytest.mark.parametrize("line", [b"\r\n", b"\n"])
+def test_an_empty_line_before_a_request_is_skipped(line: bytes, piece: int) -> None:
+    """RFC 9112 2.2: at least one."""
+    requests = Requests()
+    for _ in range(2):
+        data = line + GET + b"\r\n"
+        events = []
+        for start in range(0, len(data), piece):
+            requests.receive_data(data[start : start + piece])
+            events.append(requests.next_event())
+        assert isinstance(events[-1], h11.Request)
+        assert set(events[:-1]) <= {h11.NEED_DATA}
+        assert isinstance(requests.next_event(), h11.EndOfMessage)
+        requests.send(h11.Response(status_code=204, headers=[]))
+        requests.send(h11.EndOfMessage())
+        requests.start_next_cycle()
+
+
+@pytest.mark.parametrize("start", [b"\r\n\r\n", b"\n\n", b"\r", b"\r\r\n", b" \r\n"])
+def test_what_is_no_empty_line_is_refused(start: bytes) -> None:
+    with pytest.raises(h11.RemoteProtocolError):
+        parsed(start + GET + b"\r\n")
+
+
+def test_the_end_after_half_an_empty_line_is_an_end() -> None:
+    requests = Requests()
+    requests.receive_data(b"\r")
+    assert requests.next_event() is h11.NEED_DATA
+    requests.receive_data(b"")
+    assert isinstance(requests.next_event(), h11.ConnectionClosed)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"GET\r\n\r\n", "illegal request line: 'GET'\n"),
+        (GET + b'It\'s "so") : a\r\n\r\n', "illegal header line: 'It\\'s \"so\") : a'\n"),
+        (GET + b"\x1b[31m : a\r\n\r\n", "illegal header line: '\\x1b[31m : a'\n"),
+        (GET + b"X" * 200 + b" : a\r\n\r\n", f"illegal header line: '{'X' * 56}...\n"),
+    ],
+)
+def test_a_refusal_quotes_the_line_plainly(data: bytes, words: str) -> None:
+    with pytest.raises(h11.RemoteProtocolError) as refused:
+        parsed(data)
+    _, body, _ = refusal(refused.value)
+    assert isinstance(body, h11.Data)
+    assert body.data.decode() == words
