@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from importlib import import_module
-from typing import Final
+from typing import Any, Final
 
 import click
 
@@ -118,6 +118,21 @@ class _Commands(Group):
             raise TypeError(f"proxy.cli.{_COMMANDS[cmd_name][0]}.{cmd_name} is not a click command")
         return command
 
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        try:
+            return super().make_context(info_name, args, parent, **extra)
+        except BrokenPipeError:
+            raise
+        except OSError as error:  # `--help` and `--version` are answered here
+            _complain_of(error)
+            raise click.exceptions.Exit(EX_FAILED) from None
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
@@ -144,8 +159,7 @@ class _Commands(Group):
                 complain(f"  hint: {error.hint}")
             ctx.exit(EX_USAGE if isinstance(error, UnknownName) else EX_FAILED)
         except OSError as error:  # a full disk behind stdout, mostly
-            where = f": {error.filename}" if error.filename else ""
-            complain(f"kubemux: {error.strerror or error}{where}")
+            _complain_of(error)
             ctx.exit(EX_FAILED)
         except Exception as error:  # noqa: BLE001 - an exception that nobody expected is reported as a bug
             if os.environ.get("KUBEMUX_DEBUG"):
@@ -155,8 +169,24 @@ class _Commands(Group):
             ctx.exit(EX_FAILED)
 
 
+def _complain_of(error: OSError) -> None:
+    where = f": {error.filename}" if error.filename else ""
+    complain(f"kubemux: {error.strerror or error}{where}")
+
+
+def _open_standard_streams() -> None:
+    """Open /dev/null for those that were closed (`kubemux ... >&-`).
+
+    Otherwise the first socket gets their number, and libuv aborts a process that closes it.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115 - it stays open
+
+
 def program() -> None:
     """Run `main`, and end the process even if a thread hangs."""
+    _open_standard_streams()
     try:
         main(prog_name="kubemux")
     except SystemExit as ended:
