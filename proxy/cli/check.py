@@ -11,7 +11,7 @@ import uvloop
 
 from proxy.cli import note, say
 from proxy.cli.options import config_option, file_argument
-from proxy.config import credentials, expiry, known_hosts_doubts, loader
+from proxy.config import credentials, expiry, known_hosts_warnings, loader
 from proxy.config.model import Config
 from proxy.errors import CredentialsUnusable
 from proxy.ssh.login import nobody
@@ -31,9 +31,9 @@ def check(config: Path) -> None:
     loaded = loader.load(config)
     found = [
         *_void(loaded),
-        *credentials.doubts(loaded),
-        *known_hosts_doubts.doubts(loaded),
-        *expiry.soon(loaded, time.time()),
+        *credentials.warnings(loaded),
+        *known_hosts_warnings.warnings(loaded),
+        *expiry.ending_soon(loaded, time.time()),
     ]
     if any(gateway.ssh_config for gateway in loaded.gateways.values()):
         found += uvloop.run(_ssh_configs(loaded))

@@ -1,1 +1,1 @@
-"""Configuration: the model and its facts, the reader, the check of files, and the difference at a reload."""
+"""The configuration file: its keys, how it is read and checked, and what a reload has to change."""

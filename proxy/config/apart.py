@@ -1,9 +1,9 @@
 """The daemon reads its configuration in a child process: `python -m proxy.config.apart FILE`.
 
-So the daemon loads neither the YAML parser nor pydantic, and what parsing leaves in the heap (9 MB with 100
-gateways and clusters) goes with the child. A large file does not hold the daemon's interpreter: ruamel.yaml
-reads 80 KB a second. A file system that hangs holds the child, which reports that after FILES_S seconds and
-can be killed.
+So the daemon imports neither the YAML parser nor pydantic. Parsing leaves 9 MB in the heap (with 100 gateways
+and clusters); they are freed when the child exits. ruamel.yaml reads 80 KB a second, so parsing a large file
+in the daemon would block its interpreter. A file system that hangs blocks only the child, which reports it
+after FILES_S seconds and can be killed.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from proxy.errors import ConfigError, Problem
 from proxy.runtime import program
 
 TIMEOUT_S: Final = 120.0
-"""Twice the time that the largest accepted file takes."""
-_MOST: Final = 64 << 20
+"""Twice the time that reading the largest accepted file takes."""
+_MAX_OUTPUT: Final = 64 << 20
 
 
 class Loaded(NamedTuple):
@@ -32,13 +32,13 @@ class Loaded(NamedTuple):
 
     config: Config
     fingerprint: Mapping[Path, bytes]
-    """See `proxy.config.credentials.Look`."""
+    """See `proxy.config.credentials.Inspection`."""
     hanging: tuple[Problem, ...] = ()
-    """Gateways and clusters with a file that does not answer, so that it could not be checked."""
+    """Gateways and clusters that name a file whose disk or server does not answer: nobody could check it."""
 
 
 async def load(path: Path) -> Loaded:
-    """What `proxy.config.loader.load_patiently` makes of `path`. Raises ConfigError."""
+    """Run `proxy.config.loader.load_for_daemon` on `path` in a child process. Raises ConfigError."""
     command = [sys.executable, "-P", "-m", "proxy.config.apart", str(path)]
     paths = [
         str(Path(__file__).parents[2]),
@@ -47,7 +47,7 @@ async def load(path: Path) -> Loaded:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     try:
         async with asyncio.timeout(TIMEOUT_S):
-            ran = await program.run(command, environment=environment, most=_MOST)
+            ran = await program.run(command, environment=environment, most=_MAX_OUTPUT)
     except (OSError, ValueError) as exc:
         raise _failed(
             path, f"no end after {TIMEOUT_S:g} s" if isinstance(exc, TimeoutError) else str(exc)
@@ -55,13 +55,13 @@ async def load(path: Path) -> Loaded:
     if ran.code:
         sys.stderr.write(ran.complaints.decode("utf-8", "replace"))  # the traceback of a bug
         raise _failed(path, _why(ran.code))
-    if ran.complaints:  # Python's warnings: from here they go where ours do
+    if ran.complaints:  # Python's warnings: issue them again here, where the daemon's log gets them
         warnings.warn(ran.complaints.decode("utf-8", "replace").strip(), RuntimeWarning, stacklevel=2)
     result = pickle.loads(ran.output)  # noqa: S301 - from ourselves, through a pipe that nobody else has
     if isinstance(result[0], Config):
         return Loaded(*result)
     text, state = result
-    # Its constructor has counted and cut the problems already, in the child.
+    # Without __init__: in the child it has counted the problems and dropped those beyond MAX_PROBLEMS.
     error = ConfigError.__new__(ConfigError, text)
     vars(error).update(state)
     raise error
@@ -78,12 +78,12 @@ def _why(code: int) -> str:
 
 
 def main() -> None:
-    """The child: the configuration, or what is wrong with it, goes to standard output."""
-    from proxy.config import loader  # only the child may have it
+    """In the child: write the configuration, or the ConfigError, to standard output."""
+    from proxy.config import loader  # here, because the daemon imports this module and must not import that
 
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # no traceback when the daemon was stopped meanwhile
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # no traceback if the daemon has exited meanwhile
     try:
-        config, found, hanging = loader.load_patiently(Path(sys.argv[1]))
+        config, found, hanging = loader.load_for_daemon(Path(sys.argv[1]))
         result: object = config, dict(found.fingerprint), tuple(hanging)
     except ConfigError as error:
         result = str(error), vars(error)

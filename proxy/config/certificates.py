@@ -1,8 +1,7 @@
-"""Certificates in files, read as Go reads them (crypto/x509, CertPool.AppendCertsFromPEM), because kubectl
-does.
+"""Reads certificates from files by Go's rules (crypto/x509, CertPool.AppendCertsFromPEM), as kubectl does.
 
-Other things in a file are skipped, and so are certificates that cannot be read. Since Go 1.23 a certificate
-with a negative serial number is one of those; OpenSSL accepts it.
+Whatever else is in a file is skipped, and so is a certificate that Go cannot read. Since version 1.23, Go
+cannot read a certificate with a negative serial number; OpenSSL can.
 """
 
 from __future__ import annotations
@@ -19,12 +18,12 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 
-# Without header lines: Go skips blocks that have some.
+# It does not match a block with header lines: Go skips those blocks.
 _BLOCK: Final = re.compile(
     rb"^-----BEGIN CERTIFICATE-----\s*?\n([A-Za-z0-9+/=\s]*)^-----END CERTIFICATE-----", re.MULTILINE
 )
-# The store of every system has a CA with the serial number 0. Certificates with a negative one were refused
-# before.
+# cryptography warns of the serial number 0, which a CA in every system's store has. `_go_error` refuses
+# negative ones.
 warnings.filterwarnings("ignore", "Parsed a serial number which wasn't positive")
 
 _CURVES: Final = (ec.SECP224R1, ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
@@ -54,28 +53,27 @@ def _readable(data: bytes) -> Iterator[x509.Certificate]:
 
 def load_der(der: bytes) -> x509.Certificate:
     """One certificate. Raises ValueError if Go cannot read it."""
-    if oddity := _oddity(der):
-        raise ValueError(oddity)
+    if error := _go_error(der):
+        raise ValueError(error)
     try:
         certificate = x509.load_der_x509_certificate(der)
-        extensions = certificate.extensions  # parsed when asked for
-    except (
-        Exception
-    ) as exc:  # hostile bytes: a constraint on an address without a mask is a TypeError, for example
+        extensions = certificate.extensions  # cryptography parses them here, not in the line above
+    except Exception as exc:  # hostile bytes cause many: an address constraint without a mask is a TypeError
         raise ValueError(str(exc)) from exc
     if certificate.version is x509.Version.v1 and len(extensions):
         raise ValueError("it is of version 1 and has extensions, which Go passes over")
     for extension in extensions:
-        _be_well_formed(extension.value)
-    if curve := _strange_curve(certificate):
+        _require_well_formed(extension.value)
+    if curve := _unknown_curve(certificate):
         raise ValueError(f"its key is on the curve {curve}, which Go does not know")
     return certificate
 
 
-def _be_well_formed(value: x509.ExtensionType) -> None:
+def _require_well_formed(value: x509.ExtensionType) -> None:
     """Raise ValueError for a name, or a constraint on names, that Go cannot read.
 
-    Without that, it would match nothing and exclude nothing here.
+    Go refuses such a certificate. Without this check, the name would match nothing here, the constraint would
+    exclude nothing, and the certificate would be accepted.
     """
     match value:
         case x509.SubjectAlternativeName():
@@ -111,15 +109,18 @@ def _is_uri(text: str) -> bool:
 
 
 def is_domain(name: str) -> bool:
-    """Whether constraints can be held against `name` (verify.go, domainToReverseLabels)."""
+    """Whether Go can compare `name` with name constraints (verify.go, domainToReverseLabels)."""
     return _DOMAIN.fullmatch(name) is not None
 
 
-def _strange_curve(certificate: x509.Certificate) -> str:
+def _unknown_curve(certificate: x509.Certificate) -> str:
+    """The name of the curve of its key, if Go does not know that curve; otherwise empty."""
     try:
         key = certificate.public_key()
     except UnsupportedAlgorithm:
-        return ""  # a key of a kind that Go does not know either: the certificate is read, and signs nothing
+        return (
+            ""  # Go does not know this kind of key either: it reads the certificate, and trusts no signature
+        )
     return (
         ""
         if not isinstance(key, ec.EllipticCurvePublicKey) or isinstance(key.curve, _CURVES)
@@ -127,9 +128,10 @@ def _strange_curve(certificate: x509.Certificate) -> str:
     )
 
 
-def _oddity(der: bytes) -> str:
-    """What Go refuses and cryptography accepts, or refuses with unclear words: it is read from the bytes
-    (RFC 5280 4.1).
+def _go_error(der: bytes) -> str:
+    """Why Go refuses the certificate, where cryptography accepts it or gives an unclear message.
+
+    Empty if there is no such reason. It reads the bytes itself (RFC 5280 4.1).
     """
     try:
         tag, at, end = _element(der, _element(der, 0)[1])  # Certificate, TBSCertificate
@@ -142,7 +144,7 @@ def _oddity(der: bytes) -> str:
             return "its serial number is negative"
         inner, outer = der[next_ : _element(der, next_)[2]], der[end : _element(der, end)[2]]
     except IndexError:
-        return ""  # no certificate: its reader reports that
+        return ""  # not a certificate: cryptography reports that
     return "" if inner == outer else "it names two algorithms for its signature"
 
 

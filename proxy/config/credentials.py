@@ -1,4 +1,4 @@
-"""The files that a configuration names: whether they can be used, and whether they have changed."""
+"""Checks the files that a configuration names: whether they can be used, and whether they have changed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-from proxy.config import certificates, known_hosts_doubts
+from proxy.config import certificates, known_hosts_warnings
 from proxy.config.files import MAX_CREDENTIAL_BYTES, MAX_KNOWN_HOSTS_BYTES, Denied, Unusable, read_bytes
 from proxy.config.findings import Finding, Loc, dotted
 from proxy.config.keys import Kind
@@ -26,33 +26,36 @@ from proxy.runtime.blocking import FILES_S, Hangs, all_of, doing
 
 
 class Scrutiny(IntEnum):
-    """How closely files are looked at. Each level includes those before it."""
+    """How thoroughly files are checked. Each level includes those before it."""
 
     NONE = auto()
-    """Not at all."""
+    """No file is opened."""
     CA = auto()
-    """Only `tls.ca_file`: a kubeconfig needs no other, and it is no secret."""
+    """Only `tls.ca_file`: to export a kubeconfig no other file is needed, and this one is no secret."""
     FILES = auto()
     """Each file exists, can be read, has the right format, and is private if it must be. If not, the daemon
     does not start.
     """
     KEYS = auto()
-    """Each private key is one, and can be opened. If not, the daemon runs without that gateway."""
+    """Each file of `identity_files` is a private key, and if it is encrypted, there is a passphrase file.
+
+    If not, the daemon starts, but cannot use that gateway.
+    """
 
 
 Stamp = tuple[int, int, int, int]
 
 
 def stamps(section: Section) -> dict[Path, Stamp | None]:
-    """Inode, size, mtime and ctime (ns) of each file, None if it does not exist.
+    """Inode, size, mtime and ctime (ns) of each file; None if it does not exist.
 
-    They are cheap to ask for, and differ if the file has changed.
+    Reading them is cheap. If a file has changed, they differ.
     """
     return {path: _stamp(path) for path in paths(section)}
 
 
 def _stamp(path: Path) -> Stamp | None:
-    doing(f"looking at {path}")
+    doing(f"looking at {path}")  # shown to the user if it hangs
     try:
         status = path.stat()
     except (OSError, ValueError):
@@ -60,22 +63,24 @@ def _stamp(path: Path) -> Stamp | None:
     return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-class Look(NamedTuple):
-    """The state of the files of a section, or of all sections."""
+class Inspection(NamedTuple):
+    """What a check of the files of one section, or of all sections, has found."""
 
     findings: tuple[Finding, ...] = ()
-    """Each file that is missing, cannot be read, can be read by too many, or has the wrong contents."""
+    """Each file that is missing, cannot be read, can be read by others, or has the wrong contents."""
     fingerprint: Mapping[Path, bytes] = MappingProxyType({})
-    """SHA-256 of each file's contents (empty if it cannot be read), to be compared with an earlier one by
-    `diff.changed`.
+    """SHA-256 of each file's contents, empty if it cannot be read. `diff.changed` compares it with an earlier
+    one.
     """
     hanging: tuple[Finding, ...] = ()
-    """Sections with a file that does not answer. The other fields are complete for all other sections."""
+    """Sections with a file whose disk or server does not answer. They are missing in the other two fields."""
 
 
-def look(config: Config, scrutiny: Scrutiny = Scrutiny.FILES) -> Look:
-    """Check all files of `config`, for at most FILES_S seconds. Their contents are never shown."""
-    parts = {loc: partial(look_at, loc, section, scrutiny) for loc, section in sections(config).items()}
+def inspect(config: Config, scrutiny: Scrutiny = Scrutiny.FILES) -> Inspection:
+    """Check all files of `config`, for at most FILES_S seconds. No message quotes their contents."""
+    parts = {
+        loc: partial(inspect_section, loc, section, scrutiny) for loc, section in sections(config).items()
+    }
     findings: list[Finding] = []
     fingerprint: dict[Path, bytes] = {}
     hanging = []
@@ -85,17 +90,17 @@ def look(config: Config, scrutiny: Scrutiny = Scrutiny.FILES) -> Look:
         else:
             findings += part.findings
             fingerprint |= part.fingerprint
-    return Look(tuple(findings), fingerprint, tuple(hanging))
+    return Inspection(tuple(findings), fingerprint, tuple(hanging))
 
 
-def look_at(loc: Loc, section: Section, scrutiny: Scrutiny = Scrutiny.FILES) -> Look:
-    """Check the files of one section, which is at `loc`. Blocks."""
-    return Look(tuple(_check(loc, section, scrutiny)), {path: _digest(path) for path in paths(section)})
+def inspect_section(loc: Loc, section: Section, scrutiny: Scrutiny = Scrutiny.FILES) -> Inspection:
+    """Check the files of the section at `loc`. It blocks, and has no deadline."""
+    return Inspection(tuple(_check(loc, section, scrutiny)), {path: _digest(path) for path in paths(section)})
 
 
 def check(config: Config, scrutiny: Scrutiny = Scrutiny.FILES) -> tuple[Finding, ...]:
-    """Everything that is wrong with a file."""
-    found = look(config, scrutiny)
+    """Everything that is wrong with the files of `config`, those that hang included."""
+    found = inspect(config, scrutiny)
     return found.findings + found.hanging
 
 
@@ -116,7 +121,7 @@ def _check(loc: Loc, section: Section, scrutiny: Scrutiny) -> Iterator[Finding]:
                 ssh_config.NEEDS_SSH,
             )
         for below, path, kind in references(section):
-            locked, missing = section.passphrase_file is None, known_hosts_doubts.missing(section, path)
+            locked, missing = section.passphrase_file is None, known_hosts_warnings.missing(section, path)
             yield from _check_file((*loc, *below), path, kind, scrutiny, locked=locked, missing=missing)
     elif isinstance(section, ClusterConfig) and scrutiny > Scrutiny.NONE:
         for below, path, kind in references(section):
@@ -132,15 +137,15 @@ def denied(config: Config) -> list[Path]:
             read_bytes(path, limit=MAX_KNOWN_HOSTS_BYTES)
         except Denied:
             found.append(path)
-        except Unusable:  # no user can read it
+        except Unusable:  # another user could not read it either
             continue
     return found
 
 
-def doubts(config: Config) -> Iterator[tuple[str, str]]:
-    """What keeps the daemon from using one gateway but not from starting; each with a remedy."""
-    fatal = set(look(config).findings)
-    for loc, message, hint in look(config, Scrutiny.KEYS).findings:
+def warnings(config: Config) -> Iterator[tuple[str, str]]:
+    """Problems with which the daemon starts, but cannot use one of the gateways; each with a remedy."""
+    fatal = set(inspect(config).findings)
+    for loc, message, hint in inspect(config, Scrutiny.KEYS).findings:
         if Finding(loc, message, hint) not in fatal:
             yield f"{dotted(loc)}: {message}", hint
     for name, gateway in config.gateways.items():
@@ -163,7 +168,7 @@ NO_AGENT: Final = (
 
 
 def no_agent(path: str | None) -> str:
-    """Why there is no ssh-agent; empty if there is one."""
+    """Why no ssh-agent can be used; empty if `path` is a socket."""
     if not path:
         return "SSH_AUTH_SOCK is not set"
     return "" if Path(path).is_socket() else f"there is no agent at {path}"
@@ -172,9 +177,10 @@ def no_agent(path: str | None) -> str:
 def _check_file(
     loc: Loc, path: Path, kind: Kind, scrutiny: Scrutiny, *, locked: bool = False, missing: str = ""
 ) -> Iterator[Finding]:
-    """`locked`: an encrypted key cannot be opened.
+    """What is wrong with one file.
 
-    `missing`: the remedy for a known_hosts that is not there.
+    `locked`: there is no passphrase file, so an encrypted key cannot be opened.
+    `missing`: the remedy if it is a known_hosts file and does not exist.
     """
     try:
         data, status = read_bytes(
@@ -187,7 +193,7 @@ def _check_file(
         yield Finding(loc, f"{path} {exc}", _credential_hint(path) or hint or exc.hint)
         return
     too_open = kind.is_secret and is_too_open(path, status)
-    # At every level: `chmod 600` would be wrong advice for a public key.
+    # If others may read it, look at the contents at every level: `chmod 600` is no remedy for a public key.
     content = (
         recognise(data) if kind is Kind.PRIVATE_KEY and (too_open or scrutiny is Scrutiny.KEYS) else None
     )
@@ -214,9 +220,9 @@ def _check_file(
 
 
 def _not_known_hosts(loc: Loc, path: Path, data: bytes) -> Iterator[Finding]:
-    """A file without one line that can be read.
+    """The finding about a file that has lines, but none of a known_hosts file.
 
-    Single bad lines are skipped, as by ssh(1), and `kubemux check` warns of them.
+    If only some lines are bad, they are skipped, as ssh(1) does, and `kubemux check` warns of them.
     """
     lines = data.split(b"\n")
     if any(map(is_entry, lines)):
@@ -252,7 +258,7 @@ def _credential_hint(path: Path) -> str:
 
 
 def _denied_hint(path: Path, kind: Kind) -> str:
-    """The remedy where the service may not read a file: chmod would be the wrong one."""
+    """The remedy if the system service may not read a file: not chmod, which would show it to more users."""
     if kind.is_secret:
         there = f"LoadCredential={path.name}:{path} in a drop-in of kubemux.service"
         return f'hand it over as a credential: {there}, and "${{CREDENTIALS_DIRECTORY}}/{path.name}" here'
@@ -262,11 +268,11 @@ def _denied_hint(path: Path, kind: Kind) -> str:
 
 
 def is_too_open(path: Path, status: os.stat_result) -> bool:
-    """OpenSSH's rule: a file of ours may have no bit for group or others. Another user's may not be readable
-    by all.
+    """Whether too many users may read a secret.
 
-    systemd shows credentials with mode 0440 in a folder that only the service can enter (systemd.exec(5),
-    LoadCredential=).
+    For our own files this is OpenSSH's rule: no permission for group and others. A file of another user must
+    have none for others. A credential of systemd is excepted: its mode is 0440, but only the service can
+    enter its folder (systemd.exec(5), LoadCredential=).
     """
     if path.is_relative_to(credentials_directory()) and ".." not in path.parts:
         return False

@@ -1,4 +1,4 @@
-"""What a reload has to do: the difference between two configurations. Pure."""
+"""Compares two configurations, and plans what a reload has to do. Pure."""
 
 from __future__ import annotations
 
@@ -13,23 +13,25 @@ from proxy.config.references import paths
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """The names of gateways or clusters, by what happens to them.
+    """The names of gateways or clusters, by what the reload does with them.
 
-    Each tuple has the order of the new configuration, `removed` that of the old one.
+    Each tuple has the order of the new configuration; `removed` has that of the old one.
     """
 
     removed: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
+    """Another server answers now: the old connections end."""
     added: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
     renewed: tuple[str, ...] = ()
-    """The same server with other settings or files: its connections go on."""
+    """The same server answers, but settings or files differ: connections go on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The steps from one configuration to the next. A cluster that is kept may be behind a gateway that
-    changed.
+    """The steps from one configuration to the next.
+
+    A cluster may be in `kept` while its gateway is in `changed`.
     """
 
     gateways: Change
@@ -41,10 +43,10 @@ class Plan:
 
 
 def changed(old: Mapping[Path, bytes], new: Mapping[Path, bytes]) -> frozenset[Path]:
-    """The files whose contents differ between two fingerprints (`proxy.config.credentials.Look`).
+    """The files whose contents differ between two fingerprints (`proxy.config.credentials.Inspection`).
 
-    A file that is in only one of them does not count as changed: it hung while the other was taken, or its
-    section is new or gone.
+    A file that is in only one of them does not count as changed: it could not be read when the other one was
+    made, or its section was added or removed.
     """
     return frozenset(path for path in old.keys() & new.keys() if old[path] != new[path])
 
@@ -52,9 +54,9 @@ def changed(old: Mapping[Path, bytes], new: Mapping[Path, bytes]) -> frozenset[P
 def plan(old: Config, new: Config, changed_files: frozenset[Path] = frozenset()) -> Plan:
     """The steps from `old` to `new`, given the files that changed in between.
 
-    A gateway or cluster is `changed` if a key differs that leads elsewhere (`Key.elsewhere`): another server
-    answers. It is `renewed` if only other keys differ, or the contents of a file that it names, or if it
-    jumps through a gateway that is changed or renewed.
+    A gateway or cluster is `changed` if a key differs that decides which server answers (`Key.elsewhere`). It
+    is `renewed` if only other keys differ, or the contents of a file that it names, or if it jumps through a
+    gateway that is changed or renewed.
     """
     dirty = _unlike(old.gateways, new.gateways, changed_files)
     spread = {name for name in new.gateways if _hops(new, name) & dirty}
@@ -78,7 +80,7 @@ def _unlike(old: _Sections, new: _Sections, changed_files: frozenset[Path]) -> s
 
 
 def _hops(config: Config, name: str) -> set[str]:
-    """Each gateway on the way to `name`, the jumps of its jumps included."""
+    """Each gateway that the connection to `name` jumps through, directly or by another gateway's `jump`."""
     found: set[str] = set()
     waiting = [name]
     while waiting:

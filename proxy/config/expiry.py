@@ -1,6 +1,7 @@
-"""When credentials end: OpenSSH user certificates of gateways, CAs and client certificates of clusters.
+"""When certificates expire: OpenSSH user certificates of gateways, CAs and client certificates of clusters.
 
-Reads the files as they are now, and blocks. A file that cannot be read, or is no certificate, is left out.
+The functions read the files as they are now, and block. A file that cannot be read, or that holds no
+certificate, is left out.
 """
 
 from __future__ import annotations
@@ -20,26 +21,29 @@ from proxy.config.model import Config, GatewayConfig
 from proxy.config.references import references
 
 SOON_S: Final = 14 * 86400.0
-"""The same as in the shipped alert. For a certificate that is valid for less than ten weeks, it is a fifth of
-that time.
+"""As in the shipped alert. A certificate that is valid for less than ten weeks counts as ending soon in the
+last fifth of that time.
 """
 
 _LAST: Final = datetime.max.replace(tzinfo=UTC).timestamp()
 
 
 class Validity(NamedTuple):
-    """From and until when a certificate holds, in Unix time."""
+    """The time in which a certificate is valid, in Unix time."""
 
     start: float
     end: float
 
-    def is_soon(self, now: float) -> bool:
-        """Whether it has ended, or is about to."""
+    def ends_soon(self, now: float) -> bool:
+        """Whether it has expired, or will soon."""
         return self.end - now < min(SOON_S, (self.end - self.start) / 5)
 
 
 def openssh(line: bytes) -> Validity | None:
-    """`TYPE BASE64 [COMMENT]`; None if that is no certificate (PROTOCOL.certkeys), or one that never ends."""
+    """The validity of the certificate in `line` (`TYPE BASE64 [COMMENT]`, PROTOCOL.certkeys).
+
+    None if that is not a certificate, or one that never expires.
+    """
     try:
         found = load_ssh_public_identity(line)
     except (ValueError, TypeError, UnsupportedAlgorithm):
@@ -50,7 +54,7 @@ def openssh(line: bytes) -> Validity | None:
 
 
 def user_certificates(config: GatewayConfig) -> Iterator[tuple[Path, Validity]]:
-    """Those of `certificate_files`, and those beside `identity_files` (`KEY-cert.pub`)."""
+    """The certificates in `certificate_files`, and those beside `identity_files` (`KEY-cert.pub`)."""
     beside = [Path(f"{path}-cert.pub") for path in config.identity_files]
     for path in dict.fromkeys((*config.certificate_files, *beside)):
         for line in _read(path).splitlines():
@@ -58,34 +62,34 @@ def user_certificates(config: GatewayConfig) -> Iterator[tuple[Path, Validity]]:
                 yield path, validity
 
 
-def soon(config: Config, now: float) -> Iterator[tuple[str, str]]:
-    """The certificates that have ended or are about to, each with a remedy."""
+def ending_soon(config: Config, now: float) -> Iterator[tuple[str, str]]:
+    """A warning and a remedy for each certificate that has expired or will soon."""
     for name, gateway in config.gateways.items():
         for path, validity in user_certificates(gateway):
-            if validity.is_soon(now):
+            if validity.ends_soon(now):
                 yield (
-                    _said(f"gateways.{name}", path, validity, now),
+                    _warning(f"gateways.{name}", path, validity, now),
                     "sign it anew: ssh-keygen -s CA -I ID -n USER KEY.pub",
                 )
     for name, cluster in config.clusters.items():
         for loc, path, kind in references(cluster):
             if kind is Kind.CERTIFICATES:
                 for validity in _x509(path):
-                    if validity.is_soon(now):
+                    if validity.ends_soon(now):
                         key = ".".join(map(str, loc))
                         yield (
-                            _said(f"clusters.{name}.{key}", path, validity, now),
+                            _warning(f"clusters.{name}.{key}", path, validity, now),
                             f"openssl x509 -noout -text -in {path}",
                         )
 
 
-def _said(key: str, path: Path, validity: Validity, now: float) -> str:
+def _warning(key: str, path: Path, validity: Validity, now: float) -> str:
     verb = "expired" if validity.end < now else "expires"
     return f"{key}: certificate {path} {verb} on {date(validity.end)}"
 
 
 def date(when: float) -> str:
-    """Unix time, as people write it."""
+    """Unix time as text: `2026-01-31 12:00:00 UTC`."""
     return f"{datetime.fromtimestamp(when, UTC):%F %T} UTC"
 
 

@@ -1,6 +1,6 @@
-"""Reading a file within bounds.
+"""Reads a file of limited size.
 
-This blocks, like everything in `proxy/config`: on the event loop it is called through a
+This blocks, like everything in `proxy/config`. Code on the event loop calls it through a
 `proxy.runtime.blocking.Place`.
 """
 
@@ -13,14 +13,14 @@ from pathlib import Path
 from proxy.runtime.blocking import doing
 
 MAX_CREDENTIAL_BYTES = 1 << 20
-"""For keys, certificates and tokens: far larger than any of them."""
+"""For keys, certificates and tokens. None of them is nearly as large."""
 
 MAX_KNOWN_HOSTS_BYTES = 64 << 20
 """About 600,000 lines. In large fleets a file has 20,000 lines (2 MiB)."""
 
 
 class Unusable(Exception):
-    """A file that cannot be read. `str()` says why without naming the file; `hint` what to do."""
+    """A file cannot be read. `str()` says why, without the file's name; `hint` says what to do."""
 
     def __init__(self, message: str, hint: str) -> None:
         super().__init__(message)
@@ -28,16 +28,14 @@ class Unusable(Exception):
 
 
 class Denied(Unusable):
-    """A file that this user may not read, or may not even see."""
+    """The user of this process may not read the file, or may not enter its folder."""
 
 
 def read_bytes(path: Path, *, limit: int) -> tuple[bytes, os.stat_result]:
-    """The contents of a regular file of at most `limit` bytes, and its status from the same open.
+    """The contents of a regular file of at most `limit` bytes, and the status of the opened file.
 
-    Raises Unusable.
-
-    A larger file is refused by its size, and again while it is read: it may grow, and files in /proc have
-    size 0.
+    Raises Unusable. The size is checked before reading and again after it: the file may grow, and files in
+    /proc have the size 0.
     """
     doing(f"reading {path}")
     try:
@@ -64,4 +62,4 @@ def read_bytes(path: Path, *, limit: int) -> tuple[bytes, os.stat_result]:
 
 
 def _without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # a FIFO would wait for its writer
+    return os.open(path, flags | os.O_NONBLOCK)  # otherwise opening a FIFO waits until somebody writes to it

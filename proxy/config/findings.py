@@ -1,17 +1,15 @@
-"""What is wrong with a configuration, and where: a place is named by its keys, which the loader turns into a
-line.
-"""
+"""What is wrong with a configuration, and at which key. The loader finds the line that belongs to the key."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 Loc = tuple[str | int, ...]
-"""The way to a value: mapping keys and list indices from the root."""
+"""Where a value is in the file: the mapping keys and list indices that lead to it from the root."""
 
 
 class Finding(NamedTuple):
-    """Something wrong at `loc`, and its remedy."""
+    """One mistake: where it is, what is wrong, and the remedy."""
 
     loc: Loc
     message: str
@@ -19,7 +17,7 @@ class Finding(NamedTuple):
 
 
 def dotted(loc: Loc) -> str:
-    """`clusters.prod.api_servers[0]`."""
+    """`loc` as messages show it: `clusters.prod.api_servers[0]`."""
     text = ""
     for key in loc:
         if isinstance(key, int):
@@ -30,5 +28,5 @@ def dotted(loc: Loc) -> str:
 
 
 def prefixes(loc: Loc) -> set[Loc]:
-    """`loc` and every place above it."""
+    """`loc` itself and each mapping or list that contains it, up to the root."""
     return {loc[:length] for length in range(len(loc) + 1)}

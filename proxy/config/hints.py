@@ -1,4 +1,4 @@
-"""What a remedy says of a key: how a line with it reads, for the one who is asked to write it."""
+"""Examples for remedies: a line of YAML that shows the user how to write a key."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from proxy.config.keys import Key
 from proxy.config.values import has_home, is_for_system_service
 
 NAME: Final = "prod-eu"
-"""A name of a gateway or cluster."""
+"""An example of the name of a gateway or cluster."""
 
 _PLAIN: Final = re.compile(r"(?!(?:true|false|null)$)(?:[a-z/]|~/|\d+[smhdKMG])[\w./~-]*", re.ASCII)
-"""Text that YAML takes for text without quotes."""
+"""Text that needs no quotes in YAML."""
 
 
 def example(name: str, key: Key) -> str:
-    """`listen: "127.0.0.1:16443"`, `gateway: eu-edge, or gateway: direct`.
+    """The key as a line of the file: `listen: "127.0.0.1:16443"`, `gateway: eu-edge, or gateway: direct`.
 
-    Where the system service is meant, secrets come to it as credentials; a person has a home.
+    It fits the reader: the system service gets its secrets as systemd credentials, and a person has files in
+    the home directory.
     """
     examples = key.examples
     if is_for_system_service():
@@ -39,7 +40,7 @@ def _credential(value: object) -> object:
 
 
 def flow(value: object) -> str:
-    """`value` in YAML, on one line."""
+    """`value` as YAML, on one line."""
     if isinstance(value, list):
         return f"[{', '.join(map(flow, value))}]"
     if isinstance(value, str) and _PLAIN.fullmatch(value):

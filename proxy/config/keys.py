@@ -1,10 +1,10 @@
-"""The facts about a key of the configuration. They stand on its field of the model, and nowhere else.
+"""All facts about a key of the configuration are declared once: on its field in `proxy/config/model.py`.
 
     connections: int = key("SSH connections to this gateway.", default=2, least=1, most=16)
 
-The reader's messages, the comparison at a reload, the check of files, the JSON Schema and the documentation
-take them from there. The daemon imports the model without pydantic: bounds are metadata with the names that
-pydantic looks for in the fields of a standard-library dataclass, in the process that reads a file.
+Error messages, the comparison at a reload, the check of files, the JSON Schema and the documentation all use
+these facts. The daemon imports the model without pydantic. Bounds are stored as metadata of the field, under
+the names that pydantic reads from a standard-library dataclass, in the process that reads a file.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from proxy.config.values import Written
 
 
 class Kind(Enum):
-    """What a file must be."""
+    """What kind of file a key names."""
 
     PRIVATE_KEY = auto()
     SECRET = auto()
@@ -43,41 +43,41 @@ class Kind(Enum):
 
     @property
     def is_secret(self) -> bool:
-        """Whether nobody else may read it."""
+        """Whether other users must not be able to read it."""
         return self in {Kind.PRIVATE_KEY, Kind.SECRET}
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """What there is to know about one key."""
+    """All facts about one key."""
 
     meaning: str
     examples: tuple[object, ...]
-    """As a file has them."""
+    """Values as a user writes them in the file: `"10s"`, not `10.0`."""
     least: float | None
     most: float | None
     """Seconds for a duration, bytes for a size."""
     purpose: str
-    """What would not have enough, where that is not plain from the name."""
+    """What the value is for. A message about a value out of range says it, if the key's name does not."""
     unset: str
-    """What holds where the key is left out, if its default does not say it."""
+    """What applies if the file does not have the key, for a key whose default does not show that."""
     at_home: object
-    """The example for a person who runs kubemux as themselves."""
+    """The example for a person who runs kubemux under their own account."""
     elsewhere: bool
-    """Whether another value leads to another server, so that connections cannot stay."""
+    """Whether another value leads to another server, so that a reload must end the connections."""
     file: Kind | None
-    """What the file must be that the key names."""
+    """The kind of file that the key names; None if its value is not a file."""
     kind: object
     """The annotation of the field."""
     default: object
 
     @property
     def is_required(self) -> bool:
-        """Whether it must be in the file."""
+        """Whether the file must have this key."""
         return self.default is MISSING
 
     def written(self, value: object) -> object:
-        """`value` as a file has it."""
+        """`value` as a user writes it in the file: `"10s"` for 10.0."""
         if isinstance(value, tuple) and get_origin(plain_type(self.kind)) is tuple:
             return [self.written(item) for item in value]
         form = next((fact for fact in _metadata(self.kind) if isinstance(fact, Written)), None)
@@ -85,12 +85,12 @@ class Key:
 
     @property
     def is_duration(self) -> bool:
-        """Whether it is a time."""
+        """Whether its value is a duration."""
         return plain_type(self.kind) is float
 
     @property
     def range(self) -> str:
-        """What a value must be between: `from 1 to 16`, `at least 16MiB`; empty if there are no bounds."""
+        """The accepted values: `from 1 to 16`, `at least 16MiB`; empty if there are no bounds."""
         if self.least is None:
             return ""
         least = self.written(self.least)
@@ -114,9 +114,9 @@ def key(
     elsewhere: bool = False,
     file: Kind | None = None,
 ) -> Any:
-    """Declare a field of a section. It must be in the file unless it has a default.
+    """Declare a field of a section. A key without a default is required.
 
-    The default is the example where no other is given.
+    If there are no `examples`, the default is the example.
     """
     facts = Key(meaning, examples, least, most, purpose, unset, at_home, elsewhere, file, None, default)
     bounds = {"ge": least, "le": most, "min_length": min_length}  # as pydantic calls them
@@ -128,7 +128,7 @@ def key(
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(key,))
 class Section:
-    """One mapping of the file: a frozen dataclass, in which an unknown key is a mistake."""
+    """One mapping of the file, as a frozen dataclass. A key that it does not declare is a mistake."""
 
     __pydantic_config__: ClassVar[Mapping[str, object]] = {"extra": "forbid"}
 
@@ -136,13 +136,13 @@ class Section:
         dataclass(frozen=True, kw_only=True)(cls)
 
     def model_copy(self, *, update: Mapping[str, object]) -> Self:
-        """The same with other values, which are not checked."""
-        return replace(cast("Any", self), **update)  # type: ignore[no-any-return]  # it is what it was given
+        """A copy with the values of `update`, which are not checked."""
+        return replace(cast("Any", self), **update)  # type: ignore[no-any-return]  # `replace` returns a Self
 
 
 def keys(section: type[Section]) -> dict[str, Key]:
-    """The keys of a section, in their order."""
-    return _keys(cast("Any", section))  # hashable, whatever mypy thinks of dataclasses
+    """The keys of a section, in the order of the model."""
+    return _keys(cast("Any", section))  # mypy takes a dataclass type for unhashable; it is hashable
 
 
 @cache
@@ -160,7 +160,7 @@ def _complete(one: Any, kind: object) -> Key:
 
 
 def find(section: type[Section], loc: Loc) -> Key | None:
-    """The facts about the key at `loc` below `section`, which may be a place inside its list."""
+    """The facts about the key at `loc` below `section`; for an item of a list, those of the list's key."""
     names = [step for step in loc if isinstance(step, str)]
     *above, name = names or [""]
     parent = section_at(section, tuple(above))
@@ -168,7 +168,10 @@ def find(section: type[Section], loc: Loc) -> Key | None:
 
 
 def section_at(section: type[Section], loc: Loc) -> type[Section] | None:
-    """The section at `loc` below `section`, if that is one; the name of a gateway or cluster is a step."""
+    """The section at `loc` below `section`; None if something else is there.
+
+    In `loc`, the name of a gateway or cluster is a step of its own.
+    """
     kind: object = section
     for step in loc:
         if get_origin(kind) is dict:
@@ -181,19 +184,19 @@ def section_at(section: type[Section], loc: Loc) -> type[Section] | None:
 
 
 def plain_type(kind: object) -> object:
-    """The type that an annotation is about: of `Annotated[X, ...] | None` it is X."""
+    """The type inside an annotation: X for `Annotated[X, ...] | None`."""
     return plain_type(get_args(_bare(kind))[0]) if get_origin(_bare(kind)) is Annotated else _bare(kind)
 
 
 def _bare(kind: object) -> object:
-    """Without `| None`."""
+    """The annotation without `| None`."""
     if get_origin(kind) in (Union, types.UnionType):
         return next(arg for arg in get_args(kind) if arg is not types.NoneType)
     return kind
 
 
 def _metadata(kind: object) -> tuple[object, ...]:
-    """What an annotation says beside the type; of a list, what it says of its items."""
+    """The metadata of an `Annotated` type; for a tuple, the metadata of its items."""
     kind = _bare(kind)
     if get_origin(kind) is tuple:
         return _metadata(get_args(kind)[0])

@@ -1,12 +1,14 @@
-"""Host keys that a server rotates in (UpdateHostKeys of ssh_config(5)): which ones may be learned, and the
-file that keeps them. Pure.
+"""New host keys that a server announces before it uses them (UpdateHostKeys of ssh_config(5)): which of them
+kubemux may learn, and the file that holds them. Pure.
 
-known_hosts belongs to the operator. Learned keys have a file of their own, `learned_host_keys`:
+kubemux never writes known_hosts: that is the operator's file. Learned keys have their own file,
+`learned_host_keys`, with lines like this:
 
-NAME KEYTYPE BASE64 vouched-for-by SHA256:...
+    NAME KEYTYPE BASE64 vouched-for-by SHA256:...
 
-A learned line counts as long as known_hosts has, under that name, the key that vouched for it. So whoever
-removes a key from known_hosts removes the keys that it vouched for too.
+A server proves a known key when it announces new ones: that known key vouches for them. A learned line is
+valid only while known_hosts has the key that vouched for it, under the same name. So an operator who removes
+a key from known_hosts also removes all keys that it vouched for.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from typing import Final, NamedTuple
 from proxy.openssh.known_hosts import Entry, is_simple, key_of, matches
 
 MAX_KEYS: Final = 32
-"""The most in one announcement. sshd has one key of each of four kinds, and twice as many in a rotation."""
+"""The most keys in one announcement. sshd has one key of each of four kinds, twice as many in a rotation."""
 
 VOUCHED: Final = b"vouched-for-by"
 KINDS: Final = frozenset(
@@ -37,24 +39,24 @@ class Learned(NamedTuple):
     """One line of the file."""
 
     name: bytes
-    """The server's, as known_hosts has it."""
+    """The server's name, written as in known_hosts."""
     blob: bytes
     voucher: str
-    """The fingerprint of the key in known_hosts that vouched for it."""
+    """The fingerprint of the key in known_hosts that vouched for this one."""
     line: int = 0
 
 
 class Update(NamedTuple):
-    """What follows from an announcement."""
+    """How an announcement changes the learned keys."""
 
     new: tuple[bytes, ...] = ()
-    """Keys that are not known yet. They are learned after the server has proved that it has them."""
+    """Keys that are not known yet. They are learned once the server has proved that they are its own."""
     gone: tuple[bytes, ...] = ()
     """Learned keys that the server no longer announces."""
     voucher: str = ""
-    """Of the new ones."""
+    """The fingerprint of the known key that vouches for the new ones."""
     refused: str = ""
-    """Why nothing may be learned from it; empty if something may."""
+    """Why nothing may be learned from the announcement; empty if it is accepted."""
 
 
 def fingerprint(blob: bytes) -> str:
@@ -63,12 +65,12 @@ def fingerprint(blob: bytes) -> str:
 
 
 def kind(blob: bytes) -> bytes:
-    """The type that a key or certificate begins with (RFC 4253 6.6)."""
+    """The key type, with which the encoding of a key or certificate begins (RFC 4253 6.6)."""
     return blob[4 : 4 + int.from_bytes(blob[:4])]
 
 
 def parse(text: bytes) -> tuple[list[Learned], list[int]]:
-    """The lines that kubemux has written, and the numbers of others that are not empty."""
+    """The learned keys in `text`, and the numbers of the lines that are neither empty nor of kubemux."""
     found, others = [], []
     for number, line in enumerate(text.split(b"\n"), 1):
         try:
@@ -80,7 +82,7 @@ def parse(text: bytes) -> tuple[list[Learned], list[int]]:
 
 
 def _line(line: bytes, number: int) -> Learned:
-    """Raises ValueError."""
+    """One learned key. Raises ValueError if kubemux has not written the line."""
     name, key_type, key, word, voucher = line.split()
     if word != VOUCHED or not is_simple(name) or b"," in name:
         raise ValueError("not of kubemux")
@@ -88,7 +90,7 @@ def _line(line: bytes, number: int) -> Learned:
 
 
 def render(lines: Iterable[Learned]) -> bytes:
-    """The file of learned keys."""
+    """The contents of the file for these keys."""
     return b"".join(
         b"%s %s %s %s %s\n"
         % (line.name, kind(line.blob), base64.b64encode(line.blob), VOUCHED, line.voucher.encode())
@@ -111,11 +113,11 @@ def vouched_for(known: Sequence[Entry], learned: Iterable[Learned]) -> list[Lear
 def update(
     known: Sequence[Entry], learned: Sequence[Learned], name: bytes, shown: bytes, announced: Sequence[bytes]
 ) -> Update:
-    """What may be learned from a server that identified itself with `shown` and has announced these keys.
+    """What may be learned from a server that identified itself with the key `shown`.
 
-    OpenSSH's conditions (clientloop.c, and UpdateHostKeys in ssh_config(5)): the host was identified by a
-    plain key that the user's known_hosts has under its name; no authority, ban, pattern or longer list of
-    names is among its lines; none of the keys stands under another name.
+    The conditions are OpenSSH's (clientloop.c, and UpdateHostKeys in ssh_config(5)). The server identified
+    itself with a plain key, which known_hosts has under its name. None of its lines has `@cert-authority`,
+    `@revoked`, a pattern or more than two names. None of the announced keys is known under another name.
     """
     counting = vouched_for(known, learned)
     about = [entry for entry in known if matches(entry.hosts, name)]
@@ -141,13 +143,14 @@ def update(
 
 
 def updated(learned: Sequence[Learned], name: bytes, change: Update) -> list[Learned]:
-    """The lines after `change`."""
+    """The learned keys after `change` was applied."""
     kept = [line for line in learned if line.name != name or line.blob not in (*change.gone, *change.new)]
     return [*kept, *(Learned(name, blob, change.voucher) for blob in change.new)]
 
 
 def _is_simple(entry: Entry) -> bool:
-    """Whether it is a name, or a name and an address. OpenSSH changes no line that a person has written
-    otherwise.
+    """Whether the line has one name, or a name and an address, and no marker or pattern.
+
+    A person has written any other line, so OpenSSH does not change what it says.
     """
     return not entry.marker and is_simple(entry.hosts) and entry.hosts.count(b",") < 2

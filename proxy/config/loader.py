@@ -1,8 +1,8 @@
-"""A file becomes a `Config`, or a ConfigError that holds everything wrong with it.
+"""Reads a file into a `Config`, or raises a ConfigError with everything that is wrong in it.
 
-There are four passes: the YAML, the types, the rules between sections, the files that are named. A value that
-a pass refuses is replaced by a harmless stand-in, so that the next pass can check everything else. Findings
-about a stand-in are dropped.
+There are four passes: YAML, the types of values, the rules between sections, and the files that the
+configuration names. If a pass refuses a value, a harmless one takes its place (a stand-in), so that the next
+pass can check everything else. Findings about a stand-in are dropped.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from pydantic_core import ErrorDetails
 
 from proxy.config import credentials, reading, rules, yaml
-from proxy.config.credentials import Look, Scrutiny
+from proxy.config.credentials import Inspection, Scrutiny
 from proxy.config.findings import Finding, Loc, dotted, prefixes
 from proxy.config.keys import Section
 from proxy.config.model import DEFAULTS, Config
@@ -27,17 +27,18 @@ Raw = dict[str, object]
 
 
 def load(path: Path, scrutiny: Scrutiny = Scrutiny.FILES) -> Config:
-    """The configuration in `path`, which is read once.
+    """The configuration in the file `path`, which is read once.
 
-    Raises ConfigError, also for files that do not answer. Blocking.
+    Raises ConfigError, also if reading one of the named files hangs. Blocks.
     """
     return _strict(yaml.read(path), scrutiny)
 
 
-def load_patiently(path: Path) -> tuple[Config, Look, list[Problem]]:
-    """The same, the state of the files, and which do not answer: here that is no mistake.
+def load_for_daemon(path: Path) -> tuple[Config, Inspection, list[Problem]]:
+    """The configuration, the state of the files it names, and a problem for each section whose files hang.
 
-    Raises ConfigError. Blocking.
+    Unlike `load` it does not fail if a file hangs: the daemon serves everything else meanwhile. Raises
+    ConfigError. Blocks.
     """
     document = yaml.read(path)
     config, found, findings = _build(document, Scrutiny.FILES)
@@ -47,12 +48,12 @@ def load_patiently(path: Path) -> tuple[Config, Look, list[Problem]]:
 
 
 def parse(data: bytes, path: str, scrutiny: Scrutiny = Scrutiny.FILES) -> Config:
-    """The configuration in `data`; `path` is for messages. Reads the files it names. Raises ConfigError."""
+    """The configuration in `data`; messages name `path`. The files it names are read. Raises ConfigError."""
     return _strict(yaml.parse(data, path), scrutiny)
 
 
 def keys(document: Document) -> dict[object, object]:
-    """The keys of the file, as they are written. Raises ConfigError if it is empty or no mapping."""
+    """The top-level mapping of the file. Raises ConfigError if the file is empty or not a mapping."""
     if not isinstance(document.root, dict):
         message = (
             "the file is empty" if document.root is None else "the file is not a mapping of keys to values"
@@ -69,18 +70,18 @@ def _strict(document: Document, scrutiny: Scrutiny) -> Config:
     return config
 
 
-def _build(document: Document, scrutiny: Scrutiny) -> tuple[Config | None, Look, list[Finding]]:
+def _build(document: Document, scrutiny: Scrutiny) -> tuple[Config | None, Inspection, list[Finding]]:
     findings: list[Finding] = []
     raw = _plain(keys(document), (), findings)
     broken = {finding.loc for finding in findings}
     lost = set(broken)
     _merge_defaults(raw, findings, broken, lost)
     config = _validated(raw, findings, broken, lost)
-    found = Look()
-    # Without the section itself, or under a misspelt key, every reference to it would look dangling.
-    is_astray = "gateways" not in raw and any(len(loc) == 1 for loc in lost)
-    if config and ("gateways",) not in broken and not is_astray:
-        found = credentials.look(config, scrutiny)
+    found = Inspection()
+    # If `gateways:` itself is wrong or misspelt, do not also report each cluster's gateway as missing.
+    is_misspelt = "gateways" not in raw and any(len(loc) == 1 for loc in lost)
+    if config and ("gateways",) not in broken and not is_misspelt:
+        found = credentials.inspect(config, scrutiny)
         later = (*rules.check(config), *found.findings)
         above = {prefix for loc in lost for prefix in prefixes(loc)}
         findings += [f for f in later if f.loc not in above and broken.isdisjoint(prefixes(f.loc))]
@@ -88,8 +89,9 @@ def _build(document: Document, scrutiny: Scrutiny) -> tuple[Config | None, Look,
 
 
 def _plain(node: dict[object, object], loc: Loc, findings: list[Finding]) -> Raw:
-    """`node` as plain mappings with text keys; empty values are refused, but an empty section is one without
-    entries.
+    """`node` as plain dicts with text keys.
+
+    A key without a value is a finding, except at the top level: there, `clusters:` alone means no clusters.
     """
     plain: Raw = {}
     for key, value in node.items():
@@ -107,17 +109,15 @@ def _scalar(value: object) -> object:
     if isinstance(value, list):
         return [_scalar(item) for item in value]
     if isinstance(value, str | int) and not isinstance(value, bool):
-        return str(value) if isinstance(value, str) else int(value)  # ruamel's remember how they were written
+        return str(value) if isinstance(value, str) else int(value)  # not ruamel's subclasses, for pydantic
     return value
 
 
 def _merge_defaults(raw: Raw, findings: list[Finding], broken: set[Loc], lost: set[Loc]) -> None:
-    """Put `defaults:` under each entry, one level deep for nested mappings.
+    """Merge `defaults:` into each entry, and the mappings inside it (such as `tls`) key by key.
 
-    They are checked on their own first.
-
-    `broken` gets the places that a finding is about, `lost` those of them that leave a gap: rules would find
-    fault with it.
+    The defaults are checked first, on their own. `broken` gets the places of mistakes. `lost` gets those of
+    them without a stand-in: there a value is missing, and a rule might report that as a second mistake.
     """
     defaults = raw.pop("defaults", {})
     if not isinstance(defaults, dict):
@@ -135,12 +135,13 @@ def _merge_defaults(raw: Raw, findings: list[Finding], broken: set[Loc], lost: s
             )
         elif isinstance(entries, dict):
             for error in reading.mistakes(model, shared):
-                # The entries have what is missing; a time is too short or too long where it is used.
+                # A key that is missing here may be in each entry. A duration out of range is reported at the
+                # entries that use it.
                 if error["type"] == "missing" or reading.is_time_out_of_range(error, model):
                     continue
                 loc = reading.place(error)
                 findings.append(reading.explain(error, ("defaults", key, *loc), model))
-                heirs = {(section, name, *loc) for name, own in entries.items() if not _says(own, loc)}
+                heirs = {(section, name, *loc) for name, own in entries.items() if not _overrides(own, loc)}
                 broken |= heirs
                 if not _repair(shared, error, model):
                     lost |= heirs
@@ -153,12 +154,15 @@ def _merged(shared: Raw, own: Raw) -> Raw:
     merged = shared | own
     for key, under in shared.items():
         if isinstance(under, dict) and isinstance(value := merged[key], dict):
-            merged[key] = under | value  # a copy: a mistake in it is repaired for each entry
+            merged[key] = under | value  # a new dict for each entry: `_repair` changes it in place
     return merged
 
 
-def _says(own: object, loc: Loc) -> bool:
-    """Whether an entry has a value of its own where its default is wrong. Lists are not merged."""
+def _overrides(own: object, loc: Loc) -> bool:
+    """Whether an entry has its own value at `loc`, so that a mistake in the default there does not matter.
+
+    Lists are not merged.
+    """
     for key in loc:
         if not isinstance(own, dict):
             return True
@@ -170,26 +174,29 @@ def _says(own: object, loc: Loc) -> bool:
 
 def _validated(raw: Raw, findings: list[Finding], broken: set[Loc], lost: set[Loc]) -> Config | None:
     errors = reading.mistakes(Config, raw)
-    for error in sorted(errors, key=_is_named):  # a bad name is told once, and nothing else of that entry
+    # Bad names first: no other mistake of the same entry is then reported.
+    for error in sorted(errors, key=_is_in_value):
         loc = reading.place(error)
         if broken.isdisjoint(prefixes(loc)):
             findings.append(reading.explain(error, loc, Config))
             broken.add(loc)
-    for _ in range(3):  # a section that is gone altogether needs its own keys stood in for, in the next round
-        errors.sort(key=_is_named, reverse=True)  # an entry with a bad name is taken out as a whole, last
+    # A round may put {} in the place of a section; the next one then adds the section's required keys.
+    for _ in range(3):
+        errors.sort(key=_is_in_value, reverse=True)  # bad names last: they remove their whole entry
         lost.update(reading.place(error) for error in errors if not _repair(raw, error, Config))
         errors = reading.mistakes(Config, raw)
     return None if errors else reading.read(Config, raw)
 
 
-def _is_named(error: ErrorDetails) -> bool:
+def _is_in_value(error: ErrorDetails) -> bool:
+    """Whether the mistake is in a value, and not in the name of a gateway or cluster."""
     return KEY not in error["loc"]
 
 
 def _repair(raw: Raw, error: ErrorDetails, section: type[Section]) -> bool:
-    """Put a harmless value in the place of what is wrong.
+    """Replace the wrong value by a stand-in and return True.
 
-    If there is none, take it out of `raw`, and return False.
+    If there is no stand-in, remove the value from `raw` and return False.
     """
     *way, last = reading.place(error)
     parent: Any = raw
@@ -204,7 +211,7 @@ def _repair(raw: Raw, error: ErrorDetails, section: type[Section]) -> bool:
 
 
 def _problems(document: Document, findings: Sequence[Finding]) -> list[Problem]:
-    """By line, each once: what a default does to ten clusters is one problem, at the default."""
+    """The problems by line, each once: a wrong default of ten clusters is one problem, at the default."""
     problems = []
     for loc, message, hint in findings:
         place = _origin(document, loc)
@@ -213,6 +220,7 @@ def _problems(document: Document, findings: Sequence[Finding]) -> list[Problem]:
 
 
 def _origin(document: Document, loc: Loc) -> Loc:
+    """Where the file has the value of `loc`: there, or in `defaults:`."""
     for key, (section, _) in DEFAULTS.items():
         default = ("defaults", key, *loc[2:])
         if loc[:1] == (section,) and len(loc) > 2 and not document.has(loc) and document.has(default):

@@ -1,4 +1,4 @@
-"""The tables of all keys in Markdown, made from the model: `docs/configuration.md` has them."""
+"""Makes the tables of all keys in `docs/configuration.md` from the model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ An entry's own keys win; `keepalive`, `tls` and `probe` are merged key by key.""
 
 
 def tables() -> str:
-    """A table for each section."""
+    """Markdown with one table for each section of the file."""
     return "\n\n".join(_tables(Config, ())) + "\n"
 
 

@@ -1,8 +1,8 @@
 """The configuration as frozen, typed values (version 1), and the facts about each of its keys.
 
-What can be said about one value alone is here; what needs the file system or two places of the file (a
-dangling gateway, a duplicate port, key permissions) is checked in `proxy/config/rules.py` and
-`proxy/config/credentials.py`. Equality is by value: reload keeps what compares equal.
+The facts here are about one value alone. `proxy/config/rules.py` compares several places of the file (a
+gateway that does not exist, a port used twice), and `proxy/config/credentials.py` checks the files that it
+names. A reload compares these objects by value, and leaves alone what is equal.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from proxy.config.values import (
 from proxy.runtime.endpoint import Endpoint
 
 DIRECT = "direct"
-"""The gateway name that means: no SSH, connect from here."""
+"""The gateway name that means: without SSH. The daemon itself connects to the API server."""
 
 VERSION = 1
 _LEAST = 0.01
@@ -67,22 +67,22 @@ class LimitsConfig(Section):
 
     max_connections: Whole = key(
         "Client connections at a time, over all clusters, those that wait for a link included. Further ones "
-        "are reset. The daemon takes fewer if it may not open so many files (`LimitNOFILE=`).",
+        "are reset. The daemon accepts fewer if it may not open so many files (`LimitNOFILE=`).",
         default=10_000,
         least=1,
     )
     # The least is eight channels at OpenSSH's largest window (2 MiB): with less, small transfers wait, too.
     memory: Size = key(
-        "Memory for bytes on their way. An SSH window counts in full when it is granted, and grows with "
-        "what a client takes.",
+        "Memory for SSH windows and buffers. A window counts in full as soon as it is granted, and it grows "
+        "as its client reads.",
         default=256 << 20,
         least=16 << 20,
         purpose="SSH windows and buffers",
     )
     hold_timeout: Duration = key(
-        "How long a client waits that arrives while no link is up, or while all of `memory` is given out; "
-        "then it is reset. When that state has lasted longer, no client waits: without a link, connections "
-        "are refused until there is one. 0s: no client waits.",
+        "How long a new client waits while no link is up, or while all of `memory` is in use; then it is "
+        "reset. If that state has already lasted longer, new clients do not wait: without a link, "
+        "connections are refused until a link is up. 0s: no client waits.",
         default=5.0,
         least=0,
         most=_DAY,
@@ -97,7 +97,7 @@ class LimitsConfig(Section):
 
 
 class KeepaliveConfig(Section):
-    """When a silent SSH server is given up."""
+    """When a link is closed because its SSH server is silent."""
 
     interval: Duration = key(
         "How long the server may be silent before it is asked whether it is there.",
@@ -106,15 +106,15 @@ class KeepaliveConfig(Section):
         most=_DAY,
     )
     max_missed: Whole = key(
-        "A server that is silent for `interval` times this number is given up. Half of that is enough if "
-        "its TCP acknowledges nothing that was sent.",
+        "The link is closed when its server was silent for `interval` times this number. Half of that is "
+        "enough if its TCP acknowledges nothing that was sent.",
         default=3,
         least=1,
     )
 
 
 class GatewayConfig(Section):
-    """One SSH server; what is unset is taken from `ssh_config`, then from OpenSSH's defaults."""
+    """One SSH server; the value of a key that is left out is that of `ssh_config`, then OpenSSH's default."""
 
     host: Word = key(
         "The SSH server: a name, an address, or an alias that `ssh_config` knows.",
@@ -163,9 +163,10 @@ class GatewayConfig(Section):
         "Whether to log in with the keys of the ssh-agent at $SSH_AUTH_SOCK.", True, default=False
     )
     known_hosts: tuple[FilePath, ...] = key(
-        "Files with the server's host key, as ssh(1) reads them: by the name in `host` (or `HostKeyAlias`), "
-        "never by its address. Hashed names, wildcards, `@cert-authority` and `@revoked` work. A line that "
-        "cannot be read is skipped, and `kubemux check` names it. Host keys are always checked.",
+        "Files with the server's host key. As ssh(1) does, kubemux searches them for the name in `host` (or "
+        "`HostKeyAlias`), never for the address. Hashed names, wildcards, `@cert-authority` and `@revoked` "
+        "work. A line that cannot be read is skipped, and `kubemux check` names it. Host keys are always "
+        "checked.",
         ["/etc/kubemux/known_hosts"],
         default=(),
         unset="from `ssh_config`",
@@ -189,7 +190,9 @@ class GatewayConfig(Section):
     connect_timeout: Duration = key(
         "How long TCP, key exchange and login may take together.", default=10.0, least=_LEAST, most=_DAY
     )
-    keepalive: KeepaliveConfig = key("When a silent server is given up.", default=KeepaliveConfig())
+    keepalive: KeepaliveConfig = key(
+        "When a link is closed because its server is silent.", default=KeepaliveConfig()
+    )
     max_link_age: Duration | None = key(
         "Links that are older are replaced, the new one first. Clients keep their connections.",
         "24h",
@@ -202,8 +205,8 @@ class GatewayConfig(Section):
         "How long the connections of a link that was replaced may go on.", default=600.0, least=0, most=_DAY
     )
     ssh_config: FilePath | None = key(
-        "An ssh_config(5) file, read by `ssh -G` of this machine. `host` may be an alias that it has. "
-        "What it says counts where the gateway itself says nothing.",
+        "An ssh_config(5) file, read by `ssh -G` of this machine. `host` may be an alias in it. "
+        "Its options count for the keys that the gateway leaves out.",
         "/etc/kubemux/ssh_config",
         default=None,
         unset="none",
@@ -223,7 +226,7 @@ class TlsConfig(Section):
     """What the API server's certificate is checked against, by probes and in exported kubeconfigs."""
 
     server_name: Word | None = key(
-        "A name that the certificate holds; kubeadm's certificates hold `kubernetes`.",
+        "A name that the certificate must have; kubeadm's certificates have `kubernetes`.",
         "kubernetes",
         default=None,
         unset="the host of the first of `api_servers`",
@@ -240,7 +243,7 @@ class TlsConfig(Section):
 class ProbeConfig(Section):
     """The HTTPS GET that says whether the cluster is up, through the same path as a client's bytes."""
 
-    path: UrlPath = key("What is asked for, below `base_path`.", default="/healthz")
+    path: UrlPath = key("The path of the request, below `base_path`.", default="/healthz")
     interval: Duration = key("The time from one probe to the next.", default=10.0, least=_LEAST, most=_DAY)
     timeout: Duration = key("How long a probe may take.", default=5.0, least=_LEAST, most=_DAY)
     token_file: FilePath | None = key(
@@ -264,7 +267,9 @@ class ProbeConfig(Section):
         unset="none (probes are anonymous)",
         file=Kind.SECRET,
     )
-    threshold: Whole = key("Equal results in a row that change up to down, or back.", default=2, least=1)
+    threshold: Whole = key(
+        "How many equal results in a row change the state from up to down, or back.", default=2, least=1
+    )
 
 
 class ClusterConfig(Section):
@@ -285,31 +290,31 @@ class ClusterConfig(Section):
         elsewhere=True,
     )
     api_servers: tuple[Address, ...] = key(
-        "Its API servers, as the gateway's sshd sees them. One that refuses is passed over for the same "
-        "client, and goes to the end of the list.",
+        "Its API servers, as the gateway's sshd sees them. If one refuses a connection, the same client gets "
+        "the next one, and the one that refused goes to the end of the list.",
         ["10.0.0.10:6443"],
         min_length=1,
         elsewhere=True,
     )
     base_path: BasePath | None = key(
-        "What the API server's URL has after its address, where others are below it too, as at Rancher: for "
-        "probes and exported kubeconfigs.",
+        "The path of the API server's URL, where several clusters share one address (as at Rancher). Probes "
+        "and exported kubeconfigs use it.",
         "/k8s/clusters/c-1",
         default=None,
         unset="none",
     )
     max_connections: Whole | None = key(
         "Client connections of this cluster at a time, within the daemon's. Further ones are reset "
-        "(`cluster_limit`). A reload applies it to connections that are there.",
+        "(`cluster_limit`). A reload also applies it to connections that are open.",
         2000,
         default=None,
         unset="none (only `limits.max_connections` limits it)",
         least=1,
     )
-    # The daemon looks every half a second at most.
+    # At least 1 s, because the daemon checks connections no more often than every half a second.
     idle_timeout: Duration | None = key(
-        "A connection that carries no byte either way for so long is reset (`idle`), up to a quarter of it "
-        "late. A reload applies it to connections that are there.",
+        "A connection on which no byte goes either way for this long is reset (`idle`), at most a quarter of "
+        "that time late. A reload also applies it to connections that are open.",
         "1h",
         default=None,
         unset="none (a silent connection stays, because watches may be silent for long)",
@@ -321,7 +326,7 @@ class ClusterConfig(Section):
 
 
 class Config(Section):
-    """The whole file, `defaults:` already merged in."""
+    """The whole file. The loader has merged `defaults:` into the entries."""
 
     version: Whole = key("The version of this format.", VERSION, least=VERSION, most=VERSION)
     admin: AdminConfig = key("Where the daemon answers questions and takes orders.", default=AdminConfig())
@@ -340,4 +345,4 @@ DEFAULTS: Final[dict[str, tuple[str, type[Section]]]] = {
     "gateway": ("gateways", GatewayConfig),
     "cluster": ("clusters", ClusterConfig),
 }
-"""A key of `defaults:`, the section whose entries get what is there, and their type."""
+"""Each key of `defaults:`, the section whose entries get its values, and the type of the entries."""

@@ -1,12 +1,12 @@
-r"""What a file of `identity_files` holds, as far as it can be told without a passphrase. Pure.
+r"""Recognises what a file of `identity_files` holds, without a passphrase. Pure.
 
-    -----BEGIN OPENSSH PRIVATE KEY-----    base64 of "openssh-key-v1\0", string ciphername ("none": not
-    encrypted), ...
-    -----BEGIN ENCRYPTED PRIVATE KEY-----  PKCS #8 (RFC 5958); without ENCRYPTED in clear
-    -----BEGIN RSA PRIVATE KEY-----        PKCS #1; encrypted if a header says Proc-Type: 4,ENCRYPTED (RFC
-    1421 4.6.1.1)
-
-The first is OpenSSH's PROTOCOL.key.
+-----BEGIN OPENSSH PRIVATE KEY-----
+    OpenSSH's PROTOCOL.key: base64 of "openssh-key-v1\0", the name of the cipher ("none" if it is not
+    encrypted), and more
+-----BEGIN ENCRYPTED PRIVATE KEY-----, -----BEGIN PRIVATE KEY-----
+    PKCS #8 (RFC 5958), encrypted or not
+-----BEGIN RSA PRIVATE KEY-----
+    PKCS #1, encrypted if it has the header "Proc-Type: 4,ENCRYPTED" (RFC 1421 4.6.1.1)
 """
 
 from __future__ import annotations
@@ -44,7 +44,10 @@ def recognise(data: bytes) -> Content:
 
 
 def public_blob(data: bytes) -> bytes | None:
-    """The public half of the first key in OpenSSH's format, which is never encrypted."""
+    """The public half of the first key in OpenSSH's format, which does not encrypt it.
+
+    None if `data` holds no such key.
+    """
     found = _BEGIN.search(data)
     if not found or found[1] != b"OPENSSH ":
         return None

@@ -1,7 +1,7 @@
-"""Plain values become typed ones, or a list of everything wrong with them, by pydantic.
+"""Turns plain values into typed ones by pydantic, and pydantic's errors into messages with a remedy.
 
-Imported by the commands and by the process that reads a file for the daemon, never by the daemon itself:
-pydantic is 9 MB.
+The daemon itself never imports this module, because pydantic takes 9 MB. The commands do, and so does the
+child process that reads a file for the daemon.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from proxy.runtime.text import shown, suggest
 T = TypeVar("T")
 
 KEY: Final = "[key]"
-"""The end of pydantic's place that is the key of an entry, not its value."""
+"""The last step of pydantic's `loc` for a mistake in the key of a mapping, and not in the value."""
 
 UNKNOWN: Final = "unexpected_keyword_argument"
 _RANGE: Final = frozenset({"greater_than_equal", "less_than_equal"})
@@ -37,18 +37,18 @@ _WORDS: Final = {
     "dict_type": ("expected a mapping", "indent its keys below it, one per line"),
     "tuple_type": ("expected a list", "put it in brackets: {name}: [...]"),
 }
-"""pydantic's kinds of mistakes that need no more than the value, which is added."""
+"""Message and remedy for pydantic's error types that need no facts of the key. The message gets the value."""
 
 _STAND_INS: Final[dict[object, object]] = {
     Endpoint: Endpoint("127.0.0.1", 0),
     Path: Path("/"),
     bool: True,
-    str: "HOST",  # a remedy may have it in a command
+    str: "HOST",  # it may appear in a remedy: ssh-keyscan HOST
 }
 
 
 class Mistakes(ValueError):
-    """Values that do not fit; its text shows none of them, for they may be secrets in the wrong place."""
+    """Some values are not accepted. `str()` shows none of them: one may be a secret at the wrong key."""
 
     def __init__(self, found: list[ErrorDetails]) -> None:
         more = f" (and {len(found) - 1} more)" if found[1:] else ""
@@ -57,13 +57,13 @@ class Mistakes(ValueError):
 
 
 def read(kind: type[T], raw: object) -> T:
-    """`raw` as a `kind`. Raises Mistakes, which has all of them."""
+    """`raw` as a `kind`. Raises Mistakes, which holds all mistakes at once."""
     adapter: TypeAdapter[T] = _adapter(cast("Any", kind))
     try:
         return adapter.validate_python(raw)
     except ValidationError as error:
         found = error.errors(include_url=False)
-    # A list is also called too short when none of its items is good.
+    # pydantic also calls a list too short if it has items, but all of them are wrong.
     raise Mistakes([one for one in found if one["type"] != "too_short" or not one["input"]])
 
 
@@ -73,7 +73,7 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 
 
 def mistakes(section: type[Section], raw: object) -> list[ErrorDetails]:
-    """Everything that keeps `raw` from being one."""
+    """All mistakes in `raw`, read as a `section`."""
     try:
         read(section, raw)
     except Mistakes as error:
@@ -82,18 +82,18 @@ def mistakes(section: type[Section], raw: object) -> list[ErrorDetails]:
 
 
 def place(error: ErrorDetails) -> Loc:
-    """Where it is; the key of an entry is where the entry is."""
+    """Where the mistake is. A mistake in the name of an entry is at that entry."""
     return tuple(step for step in error["loc"] if step != KEY)
 
 
 def is_time_out_of_range(error: ErrorDetails, section: type[Section]) -> bool:
-    """Whether it is a duration, and a good one for another key."""
+    """Whether the value is a duration that is well written, but too short or too long for its key."""
     key = find(section, error["loc"])
     return error["type"] in _RANGE and key is not None and key.is_duration
 
 
 def explain(error: ErrorDetails, loc: Loc, section: type[Section]) -> Finding:
-    """A mistake as a sentence and a remedy, at `loc`."""
+    """The message and the remedy for a mistake, as a finding at `loc`."""
     kind, got, context = error["type"], shown(error["input"]), error.get("ctx", {})
     name = next((step for step in reversed(error["loc"]) if isinstance(step, str)), "")
     if name == KEY:
@@ -107,7 +107,7 @@ def explain(error: ErrorDetails, loc: Loc, section: type[Section]) -> Finding:
         return Finding(loc, f"expected {VERSION}, got {got}", f"this kubemux reads version {VERSION}")
     if kind in _WORDS:
         message, hint = _WORDS[kind]
-        if not (key and key.file):  # it may be the secret itself
+        if not (key and key.file):  # a user may have put the secret itself where its file is expected
             message += f", got {got}"
         return Finding(loc, message, hint.format(name=name))
     if key is None:
@@ -140,9 +140,9 @@ def _out_of_range(error: ErrorDetails, loc: Loc, key: Key) -> Finding:
 
 
 def stand_in(error: ErrorDetails, section: type[Section]) -> object:
-    """A harmless value for the place of a mistake; None if there is none.
+    """A harmless value to replace a wrong one; None if there is none.
 
-    What has a default that no rule finds fault with needs none.
+    There is none for a key that may be left out, if no rule complains when it is.
     """
     last = error["loc"][-1]
     if error["type"] == UNKNOWN or last == KEY:

@@ -1,4 +1,4 @@
-"""Which files the gateways and clusters of a configuration name. Pure: the files are not touched."""
+"""Lists the files that the gateways and clusters of a configuration name. Pure: it opens no file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Section = GatewayConfig | ClusterConfig
 
 
 class Reference(NamedTuple):
-    """One file that a gateway or cluster names, at `loc` below it."""
+    """One file that a gateway or cluster names; `loc` is the key inside that section."""
 
     loc: Loc
     path: Path
@@ -46,11 +46,11 @@ def paths(section: Section) -> Iterator[Path]:
 
 
 def sections(config: Config) -> dict[Loc, Section]:
-    """The gateways and clusters, by their place."""
+    """All gateways and clusters, by their place in the file."""
     gateways: dict[Loc, Section] = {("gateways", name): gateway for name, gateway in config.gateways.items()}
     return gateways | {("clusters", name): cluster for name, cluster in config.clusters.items()}
 
 
 def files(config: Config) -> tuple[Path, ...]:
-    """The `paths` of all sections, each once, in their order."""
+    """The `paths` of all sections, each once, in the order of the file."""
     return tuple(dict.fromkeys(path for section in sections(config).values() for path in paths(section)))

@@ -1,4 +1,4 @@
-"""What two places of a configuration must agree on. Pure: no file is looked at."""
+"""Checks the rules between different places of a configuration. Pure: it opens no file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def check(config: Config) -> Iterator[Finding]:
 
 
 Listeners = Mapping[int, Sequence[tuple[str, Endpoint]]]
-"""Port -> the keys and addresses of kubemux's own listeners."""
+"""kubemux's own listeners: port -> the key and the address of each."""
 
 
 def own_listeners(config: Config) -> Listeners:
@@ -35,10 +35,11 @@ def own_listeners(config: Config) -> Listeners:
 
 
 def own_listener(own: Listeners, address: Endpoint) -> str | None:
-    """The key of our own listener that a connection from this machine to `address` would reach; None if there
-    is none.
+    """The key of our own listener that a connection from this machine to `address` would reach.
+
+    None if it would reach something else.
     """
-    if _is_wildcard(address.host):  # connect(2) takes it for loopback
+    if _is_wildcard(address.host):  # connect(2) to 0.0.0.0 or :: connects to loopback
         address = address._replace(host="::1" if ":" in address.host else "127.0.0.1")
     for key, listen in own.get(address.port, ()):
         if _host(listen.host) == _host(address.host) or (address.is_loopback and _is_wildcard(listen.host)):
@@ -76,7 +77,8 @@ def _cycles(config: Config) -> Iterator[Finding]:
         try:
             TopologicalSorter(graph).prepare()
         except CycleError as exc:
-            ring = exc.args[1][:0:-1]  # each node is reached through the next; the last repeats the first
+            # graphlib's list ends with its first node again, and goes against the direction of the jumps.
+            ring = exc.args[1][:0:-1]
             start = min(range(len(ring)), key=lambda i: order.index(ring[i]))
             ring = [*ring[start:], *ring[:start]]
             yield Finding(

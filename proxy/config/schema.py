@@ -1,4 +1,4 @@
-"""The JSON Schema of a configuration file, for editors: made from the model and the facts of its keys."""
+"""Makes the JSON Schema of a configuration file, for editors, from the model and the facts of its keys."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ Schema = dict[str, object]
 
 
 class _AsWritten(GenerateJsonSchema):
-    """What a file may have, which says nothing where a value is unset."""
+    """The schema of what a user writes in the file. An unset value is written by leaving its key out."""
 
     def nullable_schema(self, schema: core_schema.NullableSchema) -> JsonSchemaValue:
-        """`key:` without a value is a mistake."""
+        """The schema without null, because `key:` without a value is a mistake."""
         return self.generate_inner(schema["schema"])
 
     def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
-        """Defaults come from the facts, as a file has them."""
+        """The schema without the default. `_fill` adds the default in the form that a user writes."""
         return self.generate_inner(schema["schema"])
 
     def field_title_should_be_set(self, schema: object) -> bool:  # noqa: ARG002 - pydantic's signature
-        """The name of a key is its title."""
+        """No title: the name of the key is enough."""
         return False
 
 
 def json_schema() -> Schema:
     """The JSON Schema (2020-12) of a configuration file."""
     schema: Schema = TypeAdapter(Config).json_schema(schema_generator=_AsWritten)
-    definitions: dict[str, Schema] = schema["$defs"]  # type: ignore[assignment]  # so pydantic makes it
+    definitions: dict[str, Schema] = schema["$defs"]  # type: ignore[assignment]  # pydantic's is a dict
     _fill(schema, Config)
     for section in _sections(Config):
         _fill(definitions[section.__name__], section)
     properties: dict[str, Schema] = schema["properties"]  # type: ignore[assignment]  # as above
     for plural, section in DEFAULTS.values():
-        del definitions[section.__name__]["required"]  # said below: `defaults:` may have it
+        del definitions[section.__name__]["required"]  # `_needed` adds it: the key may be in `defaults:`
         properties[plural]["additionalProperties"] = False
     properties["defaults"] = {
         "type": "object",
@@ -59,7 +59,7 @@ def json_schema() -> Schema:
         "additionalProperties": False,
     }
     for name, one in properties.items():
-        if name != "version":  # a section without keys is one that is left out
+        if name != "version":  # `clusters:` without a value is accepted: it means the same as no section
             inner = {key: one.pop(key) for key in list(one) if key not in _ANNOTATIONS}
             one["anyOf"] = [inner, {"type": "null"}]
     return {
@@ -78,7 +78,7 @@ _ANNOTATIONS: Final = frozenset({"description", "default", "examples"})
 
 
 def _sections(section: type[Section]) -> Iterator[type[Section]]:
-    """Those below `section`."""
+    """All sections below `section`, at any depth."""
     for name in keys(section):
         inner = section_at(section, (name,)) or section_at(section, (name, "NAME"))
         if inner:
@@ -87,11 +87,11 @@ def _sections(section: type[Section]) -> Iterator[type[Section]]:
 
 
 def _fill(schema: Schema, section: type[Section]) -> None:
-    """Say of each key what its facts say."""
-    properties: dict[str, Schema] = schema["properties"]  # type: ignore[assignment]  # so pydantic makes it
+    """Add the description, default and examples of each key."""
+    properties: dict[str, Schema] = schema["properties"]  # type: ignore[assignment]  # pydantic's is a dict
     for name, key in keys(section).items():
         one = properties[name]
-        for bound in ("ge", "le"):  # of a duration, which is text
+        for bound in ("ge", "le"):  # pydantic leaves these at a duration or size, which is text in the file
             one.pop(bound, None)
         one["description"] = described(key)
         if (default := default_of(key)) is not None:
@@ -106,21 +106,21 @@ def _fill(schema: Schema, section: type[Section]) -> None:
 
 
 def _example(section: type[Section]) -> Schema:
-    """The keys that it needs, or its first."""
+    """An example of the section: its required keys, or its first key if none is required."""
     known = {name: key for name, key in keys(section).items() if key.examples}
     needed = [name for name, key in known.items() if key.is_required]
     return {name: known[name].examples[0] for name in needed or list(known)[:1]}
 
 
 def default_of(key: Key) -> object:
-    """As a file would have it; None if there is none."""
+    """The default as a user would write it in the file; None if there is none."""
     if key.is_required or key.default in (None, ()):
         return None
     return {} if isinstance(key.default, Section | dict) else key.written(key.default)
 
 
 def described(key: Key, *, unset: bool = True) -> str:
-    """The meaning, with the range, and with `unset` what holds where the key is left out."""
+    """The meaning and the range of values. With `unset`, also what applies if the key is left out."""
     text = key.meaning
     if get_origin(plain_type(key.kind)) is Literal:
         *others, last = map(str, get_args(plain_type(key.kind)))
@@ -131,7 +131,7 @@ def described(key: Key, *, unset: bool = True) -> str:
 
 
 def _needed(name: str) -> Iterator[Schema]:
-    """What each entry must have, unless `defaults:` has it."""
+    """The rules that each entry has its required keys, unless `defaults:` has them."""
     plural, section = DEFAULTS[name]
     for key, fact in keys(section).items():
         if fact.is_required:

@@ -1,6 +1,7 @@
-"""What to say of a name that a command was given and that the configuration does not have, or not as that.
+"""The error for a command's argument that is not the name of a cluster, or not of a gateway.
 
-Most wrong names are the right name of the other kind: `kubemux drain GATEWAY`.
+Most of these mistakes are a gateway's name where a cluster's is needed, or the other way round:
+`kubemux drain GATEWAY`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from proxy.runtime.text import listed
 
 
 def no_cluster(config: Config, name: str, command: str) -> UnknownName:
-    """`command` takes a cluster, and `name` is none."""
+    """The error if `command` needs a cluster, and `name` is not one."""
     theirs = sorted(cluster for cluster, section in config.clusters.items() if section.gateway == name)
     if name == DIRECT and theirs:
         return UnknownName(
@@ -29,7 +30,7 @@ def no_cluster(config: Config, name: str, command: str) -> UnknownName:
 
 
 def no_gateway(config: Config, name: str, command: str, *, beside: Iterable[str] = ()) -> UnknownName:
-    """`command` takes a gateway (or one of the words `beside`), and `name` is none."""
+    """The error if `command` needs a gateway (or one of the words `beside`), and `name` is not one."""
     if name in config.clusters:
         gateway = config.clusters[name].gateway
         return UnknownName(

@@ -1,4 +1,4 @@
-"""The small values of the configuration: addresses, durations, sizes, paths.
+"""Reads and writes the single values of the configuration: addresses, durations, sizes, paths.
 
 `10.0.0.10:6443`, `[::1]:6443`; `500ms`, `10s`, `1h30m`, `2d`; `64KiB`, `256M`, `1Gi`;
 `${CREDENTIALS_DIRECTORY}/key`.
@@ -39,7 +39,7 @@ _EXACT = 5e-7
 """Seconds: durations are read to the microsecond."""
 _SIZE = re.compile(r"(\d+)(?:([KMG])(?:iB?)?|B)", re.ASCII)
 _DIGITS = 18
-"""Of a size: a number that no float holds would stop the metrics."""
+"""The most digits of a size. Metrics are floats, and a number that no float can hold would break a scrape."""
 _BYTES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
@@ -49,7 +49,7 @@ service and for root.
 """
 
 NO_HOME = "/nonexistent"
-"""The home directory in Debian's passwd of users that have none."""
+"""What Debian's passwd has as the home directory of a user without one."""
 
 
 class UnsetVariable(ValueError):
@@ -58,33 +58,36 @@ class UnsetVariable(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """How a value is written: `parse` makes what it means of what the file has, or raises ValueError."""
+    """Says how a type of value is written in the file, as metadata of `Annotated`.
+
+    `parse` turns what the file has (`"10s"`) into the value (10.0), or raises ValueError.
+    """
 
     parse: Callable[[Any], object]
     pattern: str
-    """For the JSON Schema: ECMA 262. What it lets through may still be refused by `parse`."""
+    """For the JSON Schema (ECMA 262). Text that matches it may still be refused by `parse`."""
     format: Callable[[Any], str] = str
-    """The text that `parse` reads as the value."""
+    """Turns the value into text that `parse` reads as the same value."""
 
     def __get_pydantic_core_schema__(
         self, source: object, handler: Callable[[object], CoreSchema]
     ) -> CoreSchema:
-        from pydantic_core import core_schema  # only who reads a file has it
+        from pydantic_core import core_schema  # here, because the daemon imports this module without pydantic
 
-        if source is str:  # the parser is for text: pydantic refuses all else before
+        if source is str:  # pydantic first refuses what is not text
             return core_schema.no_info_after_validator_function(self.parse, handler(source))
-        if source in (int, float):  # whose bounds pydantic checks after
+        if source in (int, float):  # pydantic checks the bounds of the parsed number
             return core_schema.no_info_before_validator_function(self.parse, handler(source))
         return core_schema.no_info_plain_validator_function(self.parse)
 
     def __get_pydantic_json_schema__(self, _core: object, _handler: object) -> dict[str, object]:
-        """As the file has it."""
+        """The schema of the text in the file, not of the parsed value."""
         return {"type": "string", "pattern": self.pattern}
 
 
 @dataclass(frozen=True, slots=True)
 class Exact:
-    """Nothing else is taken for it: `port: "22"` is text, and so is `agent: yes`."""
+    """Makes pydantic convert nothing: `port: "22"` and `agent: yes` are text, and so they are refused."""
 
     def __get_pydantic_core_schema__(
         self, source: object, handler: Callable[[object], CoreSchema]
@@ -118,7 +121,7 @@ def parse_duration(value: object) -> float:
 
 
 def _respelt(text: str) -> str:
-    """`5m` for `5 min`; empty if that makes no duration of it."""
+    """`text` with units that are accepted: `5m` for `5 min`. Empty if it is no duration even so."""
     plain = _SPELT.sub(lambda part: part[1] + _units(part[2].lower()), text)
     return plain if len(plain) <= _DIGITS and _DURATION.fullmatch(plain) else ""
 
@@ -128,9 +131,7 @@ def _units(word: str) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """The text that `parse_duration` reads as `seconds`, in the largest unit that needs no fraction: `48h`,
-    `90s`, `500ms`.
-    """
+    """The text of a duration, in the largest unit that needs no fraction: `48h`, `90s`, `500ms`."""
     for unit in ("h", "m", "s", "ms"):
         count = round(seconds / _SECONDS[unit])
         if abs(seconds - count * _SECONDS[unit]) < _EXACT and (count or unit == "s"):
@@ -153,9 +154,7 @@ def parse_size(value: object) -> int:
 
 
 def format_size(size: int) -> str:
-    """The text that `parse_size` reads as `size`, in the largest unit that needs no fraction: `1MiB`,
-    `1536KiB`.
-    """
+    """The text of a size, in the largest unit that needs no fraction: `1MiB`, `1536KiB`."""
     for unit in "GMK":
         if size and size % _BYTES[unit] == 0:
             return f"{size // _BYTES[unit]}{unit}iB"
@@ -163,16 +162,16 @@ def format_size(size: int) -> str:
 
 
 def credentials_directory() -> Path:
-    """What `${CREDENTIALS_DIRECTORY}` means. In an operator's shell, where it is unset, it is the folder of
-    the service.
+    """The value of `${CREDENTIALS_DIRECTORY}`.
+
+    systemd sets the variable only for the service. In an operator's shell it is unset: there, the service's
+    folder counts.
     """
     return Path(os.environ.get("CREDENTIALS_DIRECTORY") or SERVICE_CREDENTIALS)
 
 
 def is_for_system_service() -> bool:
-    """Whether a hint is about the system service: it is read in the service's log, or by root, who sets it
-    up.
-    """
+    """Whether a hint should be about the system service: this process is it, or the user is root."""
     return os.geteuid() == 0 or ("INVOCATION_ID" in os.environ and "XDG_RUNTIME_DIR" not in os.environ)
 
 
@@ -188,9 +187,8 @@ def has_home() -> bool:
 def expand_path(value: object) -> Path:
     """A path with `${VARIABLE}` and a leading `~` expanded.
 
-    Raises ValueError if a variable is unset or the path is relative.
-
-    The messages do not show the value: it may be a secret where its file was asked for.
+    Raises ValueError if a variable is unset or the path is relative. The messages do not show the value: a
+    user may have put the secret itself where its file is expected.
     """
     if isinstance(value, Path):
         return value
@@ -238,7 +236,7 @@ def _url_path(value: str) -> str:
 
 
 def parse_base_path(value: str) -> str:
-    """The path of a URL that others are below, without a slash at its end. Raises ValueError."""
+    """A path to which other paths are appended, so without a slash at its end. Raises ValueError."""
     if not re.fullmatch(r"(/[\x21\x22\x24-\x2e\x30-\x3e\x40-\x7e]+)+/?", value):
         raise ValueError(
             f"expected a path like /k8s/clusters/c-1 (no spaces, no query, ASCII), got {shown(value)}"
@@ -250,19 +248,19 @@ Switch = Annotated[bool, Exact()]
 Whole = Annotated[int, Exact()]
 
 Address = Annotated[Endpoint, Written(_endpoint, r"^.+:[0-9]{1,5}$")]
-"""Where something listens."""
+"""HOST:PORT, of a listener or of an API server."""
 
 Name = Annotated[str, Written(_printable, r"^.{1,253}$")]
 """Any printable text: kubeconfig contexts are named like ARNs and `kubernetes-admin@kubernetes`."""
 
 Word = Annotated[str, Written(_word, r"^\S+$")]
-"""A host, alias or user."""
+"""One word: a host, an alias or a user."""
 
 UrlPath = Annotated[str, Written(_url_path, r"^/[!-~]*$")]
 """The path of an HTTP request, with its query if any."""
 
 BasePath = Annotated[str, Written(parse_base_path, r"^(/[!-~]+)+/?$")]
-"""The path of a URL that others are below: not `/`, and without a slash at its end."""
+"""A path to which other paths are appended: not `/`, and without a slash at its end."""
 
 Duration = Annotated[float, Written(parse_duration, r"^([0-9]+(\.[0-9]+)?(ms|s|m|h|d))+$", format_duration)]
 """Seconds."""
@@ -271,4 +269,4 @@ Size = Annotated[int, Written(parse_size, r"^[0-9]+(([KMG](iB?)?)|B)$", format_s
 """Bytes."""
 
 FilePath = Annotated[Path, Written(expand_path, r"^[/~$]")]
-"""Absolute."""
+"""An absolute path."""

@@ -1,7 +1,7 @@
-"""YAML files, read with their line numbers and comments, by ruamel.yaml's round-trip mode.
+"""Reads and writes YAML files by ruamel.yaml's round-trip mode, which keeps line numbers and comments.
 
-It is YAML 1.2: `yes` and `off` are text. Whatever could make a small file large, or hide what it means, is
-refused: anchors and aliases, merge keys, tags, duplicate keys, deep nesting, a second document.
+It is YAML 1.2: `yes` and `off` are text. Anchors and aliases, merge keys, tags, duplicate keys, deep nesting
+and a second document are refused: they could make a small file large in memory, or hide what it means.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from proxy.runtime.blocking import FILES_S, Hangs, all_of
 
 MAX_BYTES = 4 << 20
 MAX_DEPTH = 32
-"""Mappings and lists within each other. The configuration needs 5, a kubeconfig 8.
+"""How deep mappings and lists may be nested. The configuration needs 5 levels, a kubeconfig 8.
 
 It keeps ruamel's recursion far below Python's limit.
 """
@@ -39,7 +39,7 @@ _WRITE_OUT = "write it out; in kubemux's own file, `defaults:` holds what repeat
 _MERGE = "tag:yaml.org,2002:merge"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _LONG_NUMBER = re.compile(r"[-+]?(?:[0-9][0-9_]{18,}|0x[0-9A-Fa-f_]{19,}|0o[0-7_]{19,})")
-"""Python reads no more than 4300 digits of a number, and a float holds no more than 308."""
+"""Python refuses to read a number of more than 4300 digits, and a float can hold 308."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Document:
     """`CommentedMap`, `CommentedSeq` or a scalar; None if the file is empty."""
 
     def line(self, loc: Loc) -> int:
-        """The line (from 1) of the key or list item at `loc`, else of its nearest ancestor that exists."""
+        """The line (from 1) of the key or list item at `loc`, or of the nearest one above it that exists."""
         line, node = self.root.lc.line if isinstance(self.root, CommentedMap | CommentedSeq) else 0, self.root
         for step in loc:
             if (found := _step(node, step)) is None:
@@ -60,7 +60,7 @@ class Document:
         return line + 1
 
     def has(self, loc: Loc) -> bool:
-        """Whether the file itself says something at `loc`."""
+        """Whether the file has a value at `loc`, and not only a default."""
         node = self.root
         for step in loc:
             if (found := _step(node, step)) is None:
@@ -79,7 +79,7 @@ def _step(node: object, step: str | int) -> tuple[int, object] | None:
 
 
 def read(path: Path, *, limit: int = MAX_BYTES) -> Document:
-    """Read `path` once and parse it. Raises ConfigError, also if it cannot be read for FILES_S seconds."""
+    """Read `path` once and parse it. Raises ConfigError, also if that takes longer than FILES_S seconds."""
     try:
         [found] = all_of({path: partial(read_bytes, path, limit=limit)}, timeout=FILES_S).values()
     except Unusable as exc:
@@ -91,9 +91,9 @@ def read(path: Path, *, limit: int = MAX_BYTES) -> Document:
 
 
 def parse(data: bytes, path: str) -> Document:
-    """The one document in `data`; `path` is for messages.
+    """The one document in `data`. Messages name `path`.
 
-    Raises ConfigError; its messages never quote a value.
+    Raises ConfigError; its messages never quote a value, because a value may be a secret.
     """
     try:
         text = data.decode("utf-8-sig")
@@ -106,21 +106,22 @@ def parse(data: bytes, path: str) -> Document:
 
 
 def compose(text: str, path: str, composer: type[Composer], scanner: type[RoundTripScanner]) -> Document:
-    """The document in `text`, made of the nodes that `composer` lets through. Raises ConfigError."""
+    """The document in `text`. `composer` decides which nodes are accepted. Raises ConfigError."""
     yaml = _round_trip()
     yaml.Composer, yaml.Scanner = composer, scanner
     try:
         return Document(path, yaml.load(text))
     except Refused as exc:
         raise ConfigError(path, exc.problems) from exc
-    except Exception as exc:  # ruamel lets ValueError, TypeError and others of its scalars through
+    except Exception as exc:  # ruamel also raises ValueError, TypeError and others for odd scalars
         problem = _translate(exc, text)
         raise ConfigError(path, [problem]) from exc
 
 
 def dump(root: object) -> bytes:
-    """`root` as YAML with its comments, order and quotes. No anchors are made for values that are there
-    twice.
+    """`root` as YAML, with its comments, order and quotes.
+
+    ruamel would write an anchor for an object that is there twice; here it writes the value twice.
     """
     yaml, out = _round_trip(), io.BytesIO()
     yaml.representer.ignore_aliases = lambda _: True
@@ -137,7 +138,7 @@ def _round_trip() -> YAML:
 
 
 class Refused(Exception):
-    """A composer refuses the nodes of a file."""
+    """Raised by a composer that does not accept some nodes of a file."""
 
     def __init__(self, problems: list[Problem]) -> None:
         super().__init__(len(problems))
@@ -145,7 +146,7 @@ class Refused(Exception):
 
 
 class _StrictComposer(Composer):
-    """Collects what is refused before any value is made of the nodes, so that nothing is expanded."""
+    """Collects all refused nodes before ruamel makes values of them, so that no alias is expanded."""
 
     def __init__(self, loader: object = None) -> None:
         super().__init__(loader=loader)
@@ -224,7 +225,7 @@ def _translate(exc: Exception, text: str) -> Problem:
             "quote values that look like dates or numbers but are not",
         )
     mark = exc.problem_mark or exc.context_mark
-    # At the end of the file, the mark is on a line after the last.
+    # If the error is at the end of the file, ruamel's mark is one line below the last.
     line = min(mark.line + 1, len(text.splitlines()) or 1) if mark else 0
     if isinstance(exc, MaxDepthExceededError):
         return Problem(
@@ -233,7 +234,8 @@ def _translate(exc: Exception, text: str) -> Problem:
             f"nested deeper than {MAX_DEPTH} levels",
             "no valid file needs that: look for stray brackets",
         )
-    # Equal as values, not as text. ruamel's own message would quote both values.
+    # `_duplicates` finds keys that are the same text; ruamel finds those that are equal as values (1, 0x1).
+    # Its own message would quote both values.
     if isinstance(exc, DuplicateKeyError):
         return Problem(line, "", "a key is there twice", "remove or rename one of the two")
     if exc.problem == "but found another document":

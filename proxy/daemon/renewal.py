@@ -15,7 +15,7 @@ from typing import Final
 import structlog
 
 from proxy.config import credentials, diff, references
-from proxy.config.credentials import Look, Stamp
+from proxy.config.credentials import Inspection, Stamp
 from proxy.config.findings import Finding, Loc
 from proxy.config.model import Config
 from proxy.daemon.daemon import Daemon
@@ -47,14 +47,14 @@ class Renewal:
         settled, self._seen = stamps == self._seen, stamps
         if not settled or stamps == self._settled:
             return False
-        found = await self._scan.run(sections, credentials.look_at)
+        found = await self._scan.run(sections, credentials.inspect_section)
         async with self._reloading:
             if daemon.is_draining or daemon.graph.config is not config:
                 return False
             self._settled = stamps
             return self._apply(config, list(found.values()))
 
-    def _apply(self, config: Config, found: list[Look]) -> bool:
+    def _apply(self, config: Config, found: list[Inspection]) -> bool:
         graph = self._daemon.graph
         fingerprint = {path: digest for look in found for path, digest in look.fingerprint.items()}
         changed = diff.changed(graph.fingerprint, fingerprint)

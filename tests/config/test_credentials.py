@@ -11,7 +11,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from proxy.config import credentials, diff, known_hosts_doubts, references, values
+from proxy.config import credentials, diff, known_hosts_warnings, references, values
 from proxy.config.credentials import Scrutiny
 from proxy.config.model import Config, GatewayConfig
 from tests.support.ssh_keys import hash_hosts, new_key, public, sign
@@ -168,7 +168,7 @@ def test_known_hosts_lines_that_are_none(tmp_path: Path, line: str) -> None:
     path = write(tmp_path / "known_hosts", f"edge ssh-ed25519 {BLOB}\n{line}\n")
     checked = config(known_hosts=(path,))
     assert messages(checked) == []
-    assert [doubt for doubt, _ in known_hosts_doubts.doubts(checked)] == [
+    assert [doubt for doubt, _ in known_hosts_warnings.warnings(checked)] == [
         f"{path}:2 is not a known_hosts line, and is skipped"
     ]
     path.write_text(f"# nothing\n{line}\n{line}\n")
@@ -191,9 +191,9 @@ def test_a_known_hosts_of_any_size(tmp_path: Path) -> None:
     assert path.stat().st_size > 2_000_000
     checked = config(known_hosts=(path,))
     assert messages(checked) == []
-    before = credentials.look(checked).fingerprint
+    before = credentials.inspect(checked).fingerprint
     path.write_text(path.read_text() + line)
-    assert diff.changed(before, credentials.look(checked).fingerprint) == {path}
+    assert diff.changed(before, credentials.inspect(checked).fingerprint) == {path}
 
 
 def test_each_file_is_named_once(tmp_path: Path) -> None:
@@ -210,15 +210,15 @@ def test_each_file_is_named_once(tmp_path: Path) -> None:
 def test_a_fingerprint_follows_the_contents(tmp_path: Path) -> None:
     key, known_hosts = write(tmp_path / "key", "one"), tmp_path / "known_hosts"
     checked = config(key, known_hosts=(known_hosts,))
-    before = credentials.look(checked).fingerprint
+    before = credentials.inspect(checked).fingerprint
     assert list(before) == [key, tmp_path / "key-cert.pub", known_hosts]
     assert before[known_hosts] == b""
     key.touch()
-    assert diff.changed(before, credentials.look(checked).fingerprint) == frozenset()
+    assert diff.changed(before, credentials.inspect(checked).fingerprint) == frozenset()
     key.write_text("two")
-    assert diff.changed(before, credentials.look(checked).fingerprint) == {key}
+    assert diff.changed(before, credentials.inspect(checked).fingerprint) == {key}
     known_hosts.write_text("")
-    assert diff.changed(before, credentials.look(checked).fingerprint) == {key, known_hosts}
+    assert diff.changed(before, credentials.inspect(checked).fingerprint) == {key, known_hosts}
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="root may read everything, and only root can become another")

@@ -68,7 +68,7 @@ def test_soon(tmp_path: Path, validity: str, said: str | None) -> None:
     """Two weeks, or a fifth of its life."""
     key, certificate = certified(tmp_path, validity)
     config = Config(version=1, gateways={"edge": GatewayConfig(host="edge", identity_files=(key,))})
-    found = [message for message, _ in expiry.soon(config, time.time())]
+    found = [message for message, _ in expiry.ending_soon(config, time.time())]
     assert len(found) == (said is not None)
     if said:
         assert found[0].startswith(f"gateways.edge: certificate {certificate} {said} 20")
@@ -83,7 +83,7 @@ def test_a_clusters_ca_ends_too(tmp_path: Path) -> None:
         tls=TlsConfig(ca_file=ca),
     )
     config = Config(version=1, clusters={"prod": cluster})
-    assert list(expiry.soon(config, time.time() - DAY)) == []
-    [(message, hint)] = expiry.soon(config, time.time() + 10_000 * DAY)
+    assert list(expiry.ending_soon(config, time.time() - DAY)) == []
+    [(message, hint)] = expiry.ending_soon(config, time.time() + 10_000 * DAY)
     assert message.startswith(f"clusters.prod.tls.ca_file: certificate {ca} expired on 20")
     assert str(ca) in hint

@@ -18,7 +18,7 @@ import asyncssh
 import structlog
 
 from proxy.config.files import MAX_KNOWN_HOSTS_BYTES, Unusable, read_bytes
-from proxy.config.known_hosts_doubts import missing
+from proxy.config.known_hosts_warnings import missing
 from proxy.config.learned_keys import parse, vouched_for
 from proxy.config.model import GatewayConfig
 from proxy.errors import CredentialsUnusable

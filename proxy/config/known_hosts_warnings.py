@@ -1,4 +1,4 @@
-"""What `kubemux check` warns of in the known_hosts files of gateways."""
+"""The warnings of `kubemux check` about the known_hosts files of gateways."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _PORT = 22
 
 
 def scan(gateway: GatewayConfig) -> str:
-    """The command that shows what a known_hosts for `gateway` needs."""
+    """The command that prints known_hosts lines for `gateway`."""
     return f"ssh-keyscan -p {gateway.port or _PORT} {shlex.quote(gateway.host)}"
 
 
 def missing(gateway: GatewayConfig, path: Path) -> str:
-    """The remedy for a known_hosts that is not there."""
+    """The remedy if the known_hosts file of `gateway` does not exist."""
     return (
         f"{scan(gateway)} > {shlex.quote(str(path))} makes one; compare its fingerprints with a trusted "
         "source: "
@@ -27,14 +27,14 @@ def missing(gateway: GatewayConfig, path: Path) -> str:
     )
 
 
-def doubts(config: Config) -> Iterator[tuple[str, str]]:
-    """The warnings, each with a remedy. Files that cannot be read are left out."""
+def warnings(config: Config) -> Iterator[tuple[str, str]]:
+    """Each warning with its remedy. A file that cannot be read causes none here: `credentials` reports it."""
     yield from _unreadable(config)
     yield from _unlisted(config)
 
 
 def _unreadable(config: Config) -> Iterator[tuple[str, str]]:
-    """Lines that cannot be read. ssh(1) skips them, and so does the daemon."""
+    """Warnings of lines that are not known_hosts lines. ssh(1) skips them, and so does the daemon."""
     for path in dict.fromkeys(path for gateway in config.gateways.values() for path in gateway.known_hosts):
         bad = [number for number, line in enumerate(_contents(path).split(b"\n"), 1) if not is_line(line)]
         if bad:
@@ -47,9 +47,9 @@ def _unreadable(config: Config) -> Iterator[tuple[str, str]]:
 
 
 def _unlisted(config: Config) -> Iterator[tuple[str, str]]:
-    """Gateways without a line in their known_hosts: a dial will end in `host_key_unknown`.
+    """Warnings of gateways without a line in their known_hosts. A dial to one fails with `host_key_unknown`.
 
-    Gateways with an ssh_config are left out: it may give the host another name.
+    Gateways with an `ssh_config` are left out, because HostKeyAlias there may give the host another name.
     """
     for name, gateway in config.gateways.items():
         if gateway.ssh_config is None and not _is_listed(gateway):
@@ -62,7 +62,7 @@ def _unlisted(config: Config) -> Iterator[tuple[str, str]]:
 
 
 def _is_listed(gateway: GatewayConfig) -> bool:
-    """Whether the dial would find a line (`proxy.ssh.login.trust`)."""
+    """Whether known_hosts has a line that a dial would use (`proxy.ssh.login.trust`)."""
     return any(
         entry.marker != REVOKED
         for path in gateway.known_hosts

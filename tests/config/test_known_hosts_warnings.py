@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from proxy.cli import main
-from proxy.config import known_hosts_doubts, loader
+from proxy.config import known_hosts_warnings, loader
 from proxy.config.model import Config, GatewayConfig
 from tests.support.ssh_keys import hash_hosts, new_key, public
 
@@ -22,7 +22,9 @@ def unlisted(
     path: Path, host: str = "bastion", port: int | None = None, ssh_config: Path | None = None
 ) -> bool:
     gateway = GatewayConfig(host=host, port=port, known_hosts=(path,), ssh_config=ssh_config)
-    said = [doubt for doubt, _ in known_hosts_doubts.doubts(Config(version=1, gateways={"edge": gateway}))]
+    said = [
+        doubt for doubt, _ in known_hosts_warnings.warnings(Config(version=1, gateways={"edge": gateway}))
+    ]
     return f"gateways.edge.known_hosts: no line for {host} port {port or 22} in {path}" in said
 
 
