@@ -15,7 +15,8 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from bench.parts.peer import ORIGIN, TARGET, Peer, sealed, timed
 from proxy.config.model import ClusterConfig
 from proxy.config.reading import read
-from proxy.daemon.cluster import Cluster, Shared
+from proxy.daemon.cluster import Cluster
+from proxy.daemon.connections import Shared
 from proxy.entries.admission import Admission
 from proxy.entries.arrival import Arrival, Caller
 from proxy.errors import ProxyError
@@ -139,7 +140,8 @@ class Clients:
         cluster, theirs, self._theirs = self._cluster, self._theirs, []
         for sock in theirs:
             cluster.accept(Arrival(sock, Caller(ORIGIN)))
-        while sum(relay.has_started for relay in cluster._relays) < CLIENTS:  # noqa: SLF001, ASYNC110 - there is no event for it
+        relays = cluster.connections._relays  # noqa: SLF001 - nobody tells
+        while sum(relay.has_started for relay in relays) < CLIENTS:  # noqa: ASYNC110 - there is no event for it
             await asyncio.sleep(0)
 
     async def go(self) -> None:
@@ -147,7 +149,7 @@ class Clients:
         for ours in self._ours:
             ours.close()
         self._ours.clear()
-        while self._cluster.active or self._peer.link.load:  # noqa: ASYNC110 - the same
+        while self._cluster.connections.active or self._peer.link.load:  # noqa: ASYNC110 - the same
             await asyncio.sleep(0)
 
 

@@ -94,7 +94,7 @@ class Daemon:
         await self.graph.start()
         self._admin = AdminServer(snapshot=self.snapshot, metrics=self.metrics, control=control)
         is_asked = await self._start_admin(self._admin, config.admin)
-        listening = sum(cluster.listener.is_bound for cluster in clusters.values())
+        listening = sum(cluster.is_listening for cluster in clusters.values())
         if clusters and not is_asked and not listening:
             raise ListenError(
                 f"not one address of {self.config_path} can be bound, nor {config.admin.listen}",

@@ -12,7 +12,7 @@ import structlog
 from proxy.config import references
 from proxy.config.diff import Plan
 from proxy.config.model import DIRECT, ClusterConfig, Config
-from proxy.daemon.cluster import HALF_CLOSE_S, Shared
+from proxy.daemon.connections import HALF_CLOSE_S, Connections, Shared
 from proxy.daemon.heartbeat import Part
 from proxy.daemon.served import ServedCluster
 from proxy.entries.admission import Admission
@@ -66,7 +66,9 @@ class Graph:
         self._up: dict[str, bool] = {}
         self._retiring = Tasks("retiring")  # a reload has removed or replaced them; they drain
         metrics.buffered_bytes.set_function(lambda: budget.used)
-        metrics.paused_relays.set_function(lambda: sum(one.cluster.paused for one in self.clusters.values()))
+        metrics.paused_relays.set_function(
+            lambda: sum(one.cluster.connections.paused for one in self.clusters.values())
+        )
 
     def __repr__(self) -> str:
         return f"<Graph gateways={len(self.gateways)} clusters={len(self.clusters)}>"
@@ -74,7 +76,11 @@ class Graph:
     @property
     def is_listening(self) -> bool:
         """Whether every cluster that is not drained accepts clients."""
-        return all(one.listener.is_bound or one.is_drained for one in self.clusters.values())
+        return all(one.is_listening for one in self.clusters.values())
+
+    def _connections(self) -> Iterator[Connections]:
+        for cluster in self.clusters.values():
+            yield cluster.cluster.connections
 
     def parts(self) -> Iterator[Part]:
         """The functions that the heartbeat calls."""
@@ -124,8 +130,8 @@ class Graph:
         listeners = {}
         for name in (*clusters.removed, *clusters.changed):
             cluster = self.clusters.pop(name)
-            if cluster.listener.is_bound and cluster.listener.address in wanted:
-                listeners[cluster.listener.address] = cluster.listener
+            if (kept := cluster.listener) and kept.is_bound and kept.address in wanted:
+                listeners[kept.address] = kept.listener
             else:
                 cluster.release_address()
             self._retiring.spawn(cluster.retire(timeout), name=f"cluster {name}")
@@ -231,12 +237,12 @@ class Graph:
     def close_listeners(self) -> None:
         """Accept no more clients; systemd keeps the sockets for the next process."""
         for cluster in self.clusters.values():
-            cluster.listener.close()
+            cluster.accept_no_more()
 
     async def drain(self, budget: float) -> None:
         """Wait up to `budget` seconds for all client connections to end."""
         await asyncio.gather(
-            *(cluster.cluster.drain(budget) for cluster in self.clusters.values()),
+            *(one.drain(budget) for one in self._connections()),
             self._wait_for_retired(budget),
         )
 

@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
-from contextlib import suppress
-from typing import Final
 
 import structlog
 
 from proxy.config.model import DIRECT, ClusterConfig
-from proxy.daemon.cluster import Cluster, Shared
+from proxy.daemon.cluster import Cluster
+from proxy.daemon.connections import Shared
+from proxy.entries.arrival import Arrival, Caller
 from proxy.entries.fd_store import FdStore
+from proxy.entries.keeping import KeptListener
 from proxy.entries.listener import Listener
 from proxy.errors import LinkDown, ListenError
 from proxy.errors.reasons import Reason
 from proxy.health.monitor import Monitor
 from proxy.health.tls import Contexts
 from proxy.relay.interfaces import Way
-from proxy.runtime.systemd import Activated
 from proxy.runtime.tasks import Tasks
 from proxy.snapshots import ClusterSnapshot
 
 log = structlog.get_logger("kubemux.daemon")
-
-REBIND_S: Final = 5.0
-"""Seconds between attempts to bind an address that another program has."""
 
 
 class ServedCluster:
@@ -49,13 +47,17 @@ class ServedCluster:
         self.name = name
         self.cluster = Cluster(name, config, way, shared)
         self.monitor = Monitor(name, config, self.cluster.dial, shared.metrics, on_change, contexts=contexts)
-        if listener is None:
-            listener = Listener(config.listen, self.cluster.accept, inherited=store.claim(config.listen))
-        listener.on_client = self.cluster.accept
-        self.listener = listener
-        self.listen_error: ListenError | None = None
+        self.listener: KeptListener | None = None
+        if config.listen is not None:
+            self.listener = KeptListener(
+                config.listen,
+                self._client,
+                store,
+                owner={"cluster": name},
+                on_change=self._bound_late,
+                listener=listener,
+            )
         self.is_drained = False
-        self._store = store
         self._on_change = on_change
         self._tasks = Tasks(f"cluster {name}")
         self._record = shared.metrics.cluster(name)
@@ -67,17 +69,33 @@ class ServedCluster:
     async def start(self) -> None:
         """Start to probe, and to accept clients. If the address is not free, try to bind it until it is."""
         self._tasks.keep(self.monitor.run, name="probe")
-        try:
+        if self.listener is not None:
             await self.listener.start()
-        except ListenError as exc:
-            log.error(
-                "listener failed", cluster=self.name, reason=exc.reason, message=str(exc), hint=exc.hint
-            )
-            # A copy, without the traceback of `exc`, which would keep the frames and their objects alive.
-            self.listen_error = ListenError(str(exc), hint=exc.hint)
-            self._tasks.keep(self._keep_binding, name="bind")
-        self._store_listener()
-        self._record.listening = self.listener.is_bound
+            self._record.listening = self.listener.is_bound
+
+    def _client(self, sock: socket.socket, caller: Caller) -> None:
+        self.accept(Arrival(sock, caller))
+
+    def accept(self, arrival: Arrival) -> None:
+        """Serve a client, or refuse it."""
+        if self.is_drained:
+            arrival.refuse(Reason.DRAINED, f"cluster {self.name} is drained")
+        else:
+            self.cluster.accept(arrival)
+
+    def _bound_late(self) -> None:
+        self._record.listening = True
+        self._on_change()
+
+    @property
+    def is_listening(self) -> bool:
+        """Whether it accepts clients, or need not: it was drained, or is reached by its name alone."""
+        return self.is_drained or self.listener is None or self.listener.is_bound
+
+    @property
+    def listen_error(self) -> ListenError | None:
+        """Why its address is not bound."""
+        return self.listener.error if self.listener is not None and not self.is_drained else None
 
     def reconfigure(self, config: ClusterConfig, way: Way, *, has_changed: bool) -> None:
         """Use other settings for the same API servers and address, or another gateway of the same name.
@@ -88,58 +106,24 @@ class ServedCluster:
         if has_changed:
             self.monitor.reconfigure(config)
 
-    async def _keep_binding(self) -> None:
-        while not self.listener.is_bound:
-            await asyncio.sleep(REBIND_S)
-            if self.is_drained:
-                return
-            with suppress(ListenError):
-                await self.listener.start()
-        self.listen_error = None
-        self._store_listener()
-        self._record.listening = True
-        log.info("listener bound", cluster=self.name, listen=str(self.listener.address))
-        self._on_change()
-
-    def _store_listener(self) -> None:
-        if self.listener.sock is not None and not self.listener.is_refusing:
-            self._store.keep(self.listener.address, self.listener.sock)
-
     # ------------------------------------------------------------------------------------- while it runs
 
     def beat(self) -> None:
         """What the heartbeat calls, about twice a second."""
-        self.cluster.drop_reset_clients()
-        self.cluster.end_idle()
+        self.cluster.beat()
         self.admit_or_refuse()
 
     def admit_or_refuse(self) -> None:
         """Let the kernel refuse clients while the gateway has been down for longer than `hold_timeout`."""
-        listener, is_hopeless = self.listener, self.cluster.is_hopeless
-        if is_hopeless == listener.is_refusing or listener.sock is None:
-            return
-        if isinstance(listener.sock, Activated):  # the unit owns it: `Cluster` resets the client
-            return
-        if is_hopeless:
-            self._store.forget(listener.address)  # systemd drops a socket that was shut down
-            listener.refuse()
-            event = "clients are refused"
-        else:
-            try:
-                listener.admit()
-            except OSError as exc:  # tried again with the next beat
-                log.warning(
-                    "clients cannot be served again yet", listen=str(listener.address), message=exc.strerror
-                )
-                return
-            self._store.keep(listener.address, listener.sock)
-            event = "clients are served again"
-        log.info(event, cluster=self.name, gateway=self.cluster.config.gateway, listen=str(listener.address))
+        if self.listener is not None:
+            self.listener.admit_or_refuse(
+                is_hopeless=self.cluster.is_hopeless, because={"gateway": self.cluster.config.gateway}
+            )
 
     def snapshot(self) -> ClusterSnapshot:
         cluster, outcome = self.cluster, self.monitor.outcome
         reason, message, hint = "", "", ""
-        is_well = self.listener.is_bound and outcome is not None and outcome.result.alive
+        is_well = self.is_listening and outcome is not None and outcome.result.alive
         if outcome is not None:
             reason, message, hint = str(outcome.result), outcome.message, outcome.hint
             if cluster.config.gateway != DIRECT and not cluster.has_link:  # the next probe will find that
@@ -155,32 +139,37 @@ class ServedCluster:
                 "drained: it takes no connections",
                 Reason.DRAINED.remedy,
             )
-        elif self.listen_error:
-            reason, message, hint = ListenError.reason, str(self.listen_error), self.listen_error.hint
+        elif error := self.listen_error:
+            reason, message, hint = error.reason, str(error), error.hint
         return ClusterSnapshot(
             name=self.name,
             gateway=cluster.config.gateway,
             listen=str(cluster.config.listen),
-            listening=self.listener.is_bound,
+            listening=self.listener is not None and self.listener.is_bound,
             state=self.monitor.state,
             reason=reason,
             message="" if is_well else message,
             hint="" if is_well else hint,
             probe_seconds=outcome.seconds if outcome else None,
             api_server=str(cluster.order[0]),
-            connections=cluster.active,
-            connections_total=cluster.connections_total,
-            bytes_to_cluster=cluster.traffic.to_cluster,
-            bytes_from_cluster=cluster.traffic.from_cluster,
+            connections=cluster.connections.active,
+            connections_total=cluster.connections.connections_total,
+            bytes_to_cluster=cluster.connections.traffic.to_cluster,
+            bytes_from_cluster=cluster.connections.traffic.from_cluster,
             certificate_expiry=outcome.certificate_expiry if outcome else None,
         )
 
     # ------------------------------------------------------------------------------------------- the end
 
+    def accept_no_more(self) -> None:
+        """Close the listener; systemd keeps its socket for the next process."""
+        if self.listener is not None:
+            self.listener.accept_no_more()
+
     def release_address(self) -> None:
         """Close the listener and free its address: new clients are refused, also while kubemux restarts."""
-        self.listener.release()
-        self._store.forget(self.listener.address)
+        if self.listener is not None:
+            self.listener.release()
 
     async def drain(self, timeout: float) -> int:  # noqa: ASYNC109 - a budget, not a failure
         """Accept no more clients, and wait up to `timeout` seconds for open connections to end; probes go on.
@@ -189,9 +178,11 @@ class ServedCluster:
         """
         self.is_drained = True
         self.release_address()
-        self._record.listening = False
-        log.info("draining", cluster=self.name, connections=self.cluster.active)
-        cut = await self.cluster.drain(timeout)
+        self._record.listening = False if self.listener else None
+        if self.listener is not None:
+            await self.listener.close()
+        log.info("draining", cluster=self.name, connections=self.cluster.connections.active)
+        cut = await self.cluster.connections.drain(timeout)
         log.info("drained", cluster=self.name, cut=cut)
         self._on_change()
         return cut
@@ -205,9 +196,11 @@ class ServedCluster:
         cut = 0
         try:
             await self._tasks.close()
-            cut = await self.cluster.drain(timeout)
+            if self.listener is not None:
+                await self.listener.close()
+            cut = await self.cluster.connections.drain(timeout)
         except asyncio.CancelledError:
-            cut = await self.cluster.drain(0)
+            cut = await self.cluster.connections.drain(0)
             raise
         finally:
             log.info("cluster stopped", cluster=self.name, cut=cut)

@@ -1,58 +1,96 @@
-"""What an entry hands to a cluster: one client that has connected."""
+"""What an entry hands to a destination, a cluster or a route: one client that has connected."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
 from collections.abc import Awaitable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from proxy.errors.reasons import Reason
 from proxy.relay.relay import LINGER_ZERO
 from proxy.runtime.endpoint import Endpoint
 
+LISTENER: Final = "listener"
+"""The name under which the listeners of all clusters count as one entry."""
+
+_UNKNOWN: Final = Endpoint("127.0.0.1", 0)
+
 
 class Caller(NamedTuple):
-    """Who the client is. What an entry knows beside the address (a local uid, the name in a certificate)
-    belongs here.
-    """
+    """Who the client is, as far as the entry knows."""
 
-    address: Endpoint
+    address: Endpoint | None
+    """None on a unix socket."""
+    uid: int | None = None
+    """Of a process on this machine, if the kernel says so beyond doubt."""
+    proved: frozenset[str] = frozenset()
+    """What the client has proved, written as in `allow`: `proxy-user:ci`, `cert:ci.example.com`."""
 
     def __str__(self) -> str:
-        return str(self.address)
+        return str(self.address) if self.address else "unix"
+
+    @property
+    def origin(self) -> Endpoint:
+        """The address for sshd's log (RFC 4254 7.2)."""
+        return self.address or _UNKNOWN
+
+    @property
+    def identity(self) -> str:
+        """For the log: what was proved, else the uid, else the address."""
+        if self.proved:
+            return " ".join(sorted(self.proved))
+        return str(self) if self.uid is None else f"uid:{self.uid}"
 
 
 class Arrival:
-    """A client that waits for a channel. The cluster calls `start` when the channel is open, and `refuse` if
-    none can be opened.
+    """A client that waits for a channel. The destination calls `start` when the channel is open, and `refuse`
+    if none can be opened.
 
     A listener sends its clients nothing of its own. An entry that answers its clients (SOCKS5, HTTP CONNECT,
     SSH) makes a subclass, whose `start` and `refuse` first send an answer in the protocol of the entry.
     """
 
-    __slots__ = ("_sock", "caller", "early")
+    __slots__ = ("_sock", "asked", "caller", "early", "entry")
 
-    def __init__(self, sock: socket.socket, caller: Caller, early: bytes = b"") -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        caller: Caller,
+        early: bytes = b"",
+        *,
+        entry: str = LISTENER,
+        asked: Endpoint | None = None,
+    ) -> None:
         """`sock` is non-blocking and has no transport yet: bytes that the client sends wait in the kernel.
 
-        `early` is what the entry has read from the client already. The API server gets it first.
+        `early` is what the entry has read from the client already. The destination gets it first. `asked` is
+        what the client has asked for, if it has asked by name.
         """
         self._sock = sock
         self.caller = caller
         self.early = early
+        self.entry = entry
+        self.asked = asked
+
+    def fields(self) -> dict[str, str]:
+        """For the log: where the client came in, who it is, and what it asked for."""
+        fields = {"client": str(self.caller), "entry": self.entry, "caller": self.caller.identity}
+        if self.asked is not None:
+            fields["asked"] = str(self.asked)
+        return fields
 
     def start(self, relay: asyncio.BufferedProtocol) -> Awaitable[object]:
         """Make `relay` the protocol of the client's connection. Raises OSError if the client has gone."""
         return asyncio.get_running_loop().connect_accepted_socket(lambda: relay, self._sock)
 
-    def refuse(self, reason: Reason) -> None:
+    def refuse(self, reason: Reason, message: str = "") -> None:
         """End the client's connection, because no channel could be opened; `connections_total` counts the
         `reason`.
 
         The client gets a reset (RST). After a FIN, a TLS client would believe that the API server has closed
         the connection.
         """
-        del reason
+        del reason, message
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_ZERO)
         self._sock.close()

@@ -15,9 +15,9 @@ from typing import Final
 
 import structlog
 
-from proxy.entries.arrival import Arrival, Caller
+from proxy.entries.arrival import Caller
 from proxy.entries.binding import BACKLOG, bind, end_listening
-from proxy.errors import ProxyError
+from proxy.relay.relay import LINGER_ZERO
 from proxy.runtime import descriptors
 from proxy.runtime.blocking import Place
 from proxy.runtime.endpoint import Endpoint
@@ -31,7 +31,8 @@ FULL_PAUSE_S: Final = 0.5
 _FULL: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _HINT: Final = "raise LimitNOFILE= of the unit, or lower limits.max_connections"
 
-OnClient = Callable[[Arrival], None]
+OnClient = Callable[[socket.socket, Caller], None]
+"""Gets the non-blocking socket of a client, and owns it."""
 
 
 class Listener:
@@ -132,14 +133,14 @@ class Listener:
                 return
             sock.setblocking(False)  # TCP_NODELAY is set with its transport
             is_last = descriptors.is_high(sock.fileno())
-            arrival = Arrival(sock, Caller(Endpoint(address[0], address[1])))
             try:
-                self.on_client(arrival)
+                self.on_client(sock, Caller(Endpoint(address[0], address[1])))
             except Exception:
                 log.exception(
                     "client not served", listen=str(self.address), hint="this is a bug: please report it"
                 )
-                arrival.refuse(ProxyError.reason)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_ZERO)
+                sock.close()
             if is_last:
                 self._pause("Few file descriptors left", hint=_HINT)
                 return

@@ -10,7 +10,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from proxy.config.model import ClusterConfig
-from proxy.daemon.cluster import Cluster, Shared
+from proxy.daemon.cluster import Cluster
+from proxy.daemon.connections import Shared
 from proxy.entries.admission import Admission
 from proxy.entries.arrival import Arrival, Caller
 from proxy.errors import MemoryExhausted
@@ -82,14 +83,14 @@ async def bed() -> AsyncIterator[Bed]:
     async with Echo() as echo:
         bed = Bed(echo.endpoint)
         yield bed
-        await bed.cluster.drain(0)
+        await bed.cluster.connections.drain(0)
         assert len(bed.shared.waiting) == 0
 
 
 async def test_a_client_waits_for_memory_and_is_served(bed: Bed) -> None:
     clients = [await bed.client() for _ in range(3)]
     await until(lambda: len(bed.shared.waiting) == 3)
-    assert bed.cluster.active == 3
+    assert bed.cluster.connections.active == 3
 
     bed.budget.release(bed.budget.floor)  # enough for the first
     bed.shared.waiting.wake()
@@ -102,7 +103,7 @@ async def test_a_client_waits_for_memory_and_is_served(bed: Bed) -> None:
         assert await reader.readexactly(4) == b"ping"
     for _, writer in clients:
         writer.close()
-    await until(lambda: bed.cluster.active == 0)
+    await until(lambda: bed.cluster.connections.active == 0)
     assert bed.ended("memory") == 0
 
 
@@ -140,7 +141,7 @@ async def test_nobody_waits_for_memory_in_vain_for_ever(bed: Bed) -> None:
     reader, writer = await bed.client()
     assert await reader.readexactly(4) == b"ping"
     writer.close()
-    await until(lambda: bed.cluster.active == 0)
+    await until(lambda: bed.cluster.connections.active == 0)
 
 
 async def test_the_end_of_a_connection_lets_the_next_one_in(bed: Bed) -> None:
@@ -153,13 +154,13 @@ async def test_the_end_of_a_connection_lets_the_next_one_in(bed: Bed) -> None:
     writer.close()
     assert await second.readexactly(4) == b"ping"
     other.close()
-    await until(lambda: bed.cluster.active == 0)
+    await until(lambda: bed.cluster.connections.active == 0)
 
 
 async def test_a_client_that_waits_for_memory_does_not_hold_up_a_stop(bed: Bed) -> None:
     reader, writer = await bed.client()
     await until(lambda: len(bed.shared.waiting) == 1)
-    assert await bed.cluster.drain(0) == 1
+    assert await bed.cluster.connections.drain(0) == 1
     with pytest.raises(ConnectionResetError):
         await reader.read()
     writer.close()
@@ -170,8 +171,8 @@ async def test_a_client_is_counted_once_at_every_moment(bed: Bed) -> None:
     counts: set[int] = set()
 
     def is_served() -> bool:
-        counts.add(bed.cluster.active)
-        return bed.cluster.traffic.from_cluster == 4
+        counts.add(bed.cluster.connections.active)
+        return bed.cluster.connections.traffic.from_cluster == 4
 
     _, writer = await bed.client()
     await until(is_served)

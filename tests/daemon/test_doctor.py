@@ -10,7 +10,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from proxy.config.model import ClusterConfig, Config, TlsConfig
-from proxy.daemon.cluster import Cluster, Shared
+from proxy.daemon.cluster import Cluster
+from proxy.daemon.connections import Shared
 from proxy.daemon.doctor import Lent, examine
 from proxy.entries.admission import Admission
 from proxy.entries.arrival import Arrival, Caller

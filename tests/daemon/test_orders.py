@@ -14,10 +14,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from proxy.config.loader import load
-from proxy.daemon import served
 from proxy.daemon.daemon import Daemon
 from proxy.daemon.orders import Controller
 from proxy.daemon.reload import Stopping
+from proxy.entries import keeping
 from proxy.errors import ConfigError, UnknownName
 from proxy.runtime import names
 from tests.support import ssh_keys
@@ -161,7 +161,7 @@ async def test_a_drained_cluster_binds_its_address_no_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Somebody else had it when the daemon started, and is gone after the drain."""
-    monkeypatch.setattr(served, "REBIND_S", 0.001)
+    monkeypatch.setattr(keeping, "REBIND_S", 0.001)
     async with controlled(tmp_path) as (daemon, controller):
         with socket.create_server(("127.0.0.1", 0)) as squatter:
             listen = f"127.0.0.1:{squatter.getsockname()[1]}"
@@ -175,9 +175,12 @@ async def test_a_drained_cluster_binds_its_address_no_more(
             await controller.drain("one")
             async with asyncio.timeout(10):
                 await binding
+        assert entry.listener
         assert not entry.listener.is_bound
         await controller.reload()
-        assert daemon.graph.clusters["one"].listener.is_bound, "a reload opens it again"
+        opened = daemon.graph.clusters["one"].listener
+        assert opened
+        assert opened.is_bound, "a reload opens it again"
 
 
 async def test_probes_that_are_asked_for_leave_one_thread_behind_however_many(

@@ -11,9 +11,11 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from proxy.config.model import ClusterConfig
-from proxy.daemon.cluster import Cluster, Shared
+from proxy.daemon.cluster import Cluster
+from proxy.daemon.connections import Shared
 from proxy.entries.admission import Admission
 from proxy.entries.arrival import Arrival, Caller
+from proxy.errors.reasons import Reason
 from proxy.metrics import Metrics
 from proxy.relay.budget import MemoryBudget
 from proxy.relay.direct import Direct
@@ -32,7 +34,8 @@ class Spoken(Arrival):
         self._sock.send(b"yes\n")
         await super().start(relay)
 
-    def refuse(self, reason: str) -> None:
+    def refuse(self, reason: Reason, message: str = "") -> None:
+        del message
         self._sock.send(f"no: {reason}\n".encode())
         self._sock.close()
 
@@ -76,9 +79,9 @@ async def test_what_came_early_comes_first(echo: Endpoint, size: int) -> None:
     async with asyncio.timeout(10):
         assert await reader.readline() == b"yes\n"
         assert await reader.readexactly(len(early) + 13) == early + b" and the rest"
-    assert one.traffic.to_cluster == len(early) + 13
+    assert one.connections.traffic.to_cluster == len(early) + 13
     await close(writer)
-    await one.drain(5)
+    await one.connections.drain(5)
 
 
 async def test_an_entry_says_why_in_its_own_words() -> None:
@@ -93,7 +96,7 @@ async def test_an_entry_says_why_in_its_own_words() -> None:
         assert await reader.readline() == b"no: limit\n"
     await close(writer)
     for each in (one, full):
-        await each.drain(5)
+        await each.connections.drain(5)
 
 
 async def test_the_client_of_a_listener_is_reset() -> None:
@@ -103,4 +106,4 @@ async def test_the_client_of_a_listener_is_reset() -> None:
         with pytest.raises(ConnectionResetError):
             await reader.read()
     await close(writer)
-    await one.drain(5)
+    await one.connections.drain(5)

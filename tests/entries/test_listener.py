@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 
 from proxy.entries import listener as module
-from proxy.entries.arrival import Arrival
+from proxy.entries.arrival import Caller
 from proxy.entries.listener import Listener
 from proxy.runtime.endpoint import Endpoint
 from tests.support.ports import free_port
@@ -26,12 +26,12 @@ class Clients:
         self.fails = 0
         self.arrived: asyncio.Queue[Endpoint] = asyncio.Queue()
 
-    def __call__(self, arrival: Arrival) -> None:
+    def __call__(self, sock: socket.socket, caller: Caller) -> None:
         if self.fails:
             self.fails -= 1
             raise KeyError("a bug")
-        arrival._sock.close()
-        self.arrived.put_nowait(arrival.caller.address)
+        sock.close()
+        self.arrived.put_nowait(caller.origin)
 
 
 @asynccontextmanager

@@ -11,7 +11,6 @@ import pytest
 from proxy.entries import binding
 from proxy.entries.listener import Listener
 from proxy.errors import ChannelRefused, ChannelTimeout, ListenError
-from proxy.errors.reasons import Reason
 from proxy.relay import direct
 from proxy.runtime import names
 from proxy.runtime.blocking import Hangs, Place
@@ -100,7 +99,7 @@ async def test_a_direct_cluster_whose_name_is_not_found(
 @pytest.mark.usefixtures("silent")
 async def test_a_listener_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(binding, "LOOKUP_S", 0.05)
-    listener = Listener(Endpoint("bastion", 16443), lambda arrival: arrival.refuse(Reason.SHUTDOWN))
+    listener = Listener(Endpoint("bastion", 16443), lambda sock, _: sock.close())
     for _ in range(2):
         with pytest.raises(
             ListenError, match=r"^cannot listen on bastion:16443: looking up bastion has been hanging"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from proxy.config.model import GatewayConfig
-from proxy.entries.arrival import Arrival
+from proxy.entries.arrival import Arrival, Caller
 from proxy.entries.listener import Listener
 from proxy.errors import ChannelError, LinkDown
 from proxy.errors.reasons import Reason
@@ -59,8 +60,8 @@ class Tunnel:
                 self.relays[0].abort(Reason.SHUTDOWN)
                 await self._idle.wait()
 
-    def _client(self, arrival: Arrival) -> None:
-        self._tasks.spawn(self._serve(arrival), name="client")
+    def _client(self, sock: socket.socket, caller: Caller) -> None:
+        self._tasks.spawn(self._serve(Arrival(sock, caller)), name="client")
 
     async def _serve(self, arrival: Arrival) -> None:
         loop = asyncio.get_running_loop()

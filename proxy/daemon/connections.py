@@ -1,0 +1,233 @@
+"""The clients of one destination, a cluster or a route: each gets a channel, and is relayed until both sides
+have ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from proxy.entries.admission import Admission
+from proxy.entries.arrival import Arrival
+from proxy.errors import ProxyError
+from proxy.errors.reasons import Reason
+from proxy.metrics import Metrics, Traffic
+from proxy.relay.attach import attach
+from proxy.relay.budget import MemoryBudget
+from proxy.relay.idle import IdleWatch
+from proxy.relay.interfaces import Channel
+from proxy.relay.relay import Relay
+from proxy.relay.waiting import WaitingForMemory
+from proxy.runtime.endpoint import Endpoint
+from proxy.runtime.tasks import Tasks
+
+log = structlog.get_logger("kubemux.connection")
+
+HALF_CLOSE_S: Final = 1.0
+"""How long the API servers have at the end of a drain to close the connections that are left, after kubemux
+has sent them the end of file.
+"""
+
+Open = Callable[[Arrival, float], Awaitable[tuple[Channel, Endpoint]]]
+"""Opens a channel for a client that may be held until then (the loop's clock); tells where it leads.
+
+Raises ProxyError.
+"""
+
+
+@dataclass(slots=True)
+class Shared:
+    """What all destinations of a daemon use together."""
+
+    budget: MemoryBudget
+    admission: Admission
+    metrics: Metrics
+    hold_timeout: float
+    waiting: WaitingForMemory
+
+
+class Connections:
+    """The connections of one destination."""
+
+    def __init__(self, kind: str, name: str, traffic: Traffic, shared: Shared) -> None:
+        """`kind` is `cluster` or `route`: the field of the log that has `name`."""
+        self.connections_total = 0
+        self.traffic = traffic
+        self._kind = kind
+        self._name = name
+        self._shared = shared
+        self._loop = asyncio.get_running_loop()
+        self._tasks = Tasks(f"{kind} {name}")
+        self._relays: set[Relay] = set()
+        self._idle_watch: IdleWatch[Relay] = IdleWatch()
+        self._opening = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def __repr__(self) -> str:
+        return f"<Connections {self._kind}={self._name} opening={self._opening} relays={len(self._relays)}>"
+
+    @property
+    def active(self) -> int:
+        """Client connections at this moment, including those that wait for a channel."""
+        return self._opening + len(self._relays)
+
+    @property
+    def paused(self) -> int:
+        """Connections in which backpressure has paused at least one direction."""
+        return sum(relay.is_client_paused or relay.is_cluster_paused for relay in self._relays)
+
+    # --------------------------------------------------------------------------------------------- clients
+
+    def accept(self, arrival: Arrival, open_channel: Open, *, limit: int | None) -> None:
+        """Serve a client, or refuse it. `limit` is the destination's `max_connections`."""
+        self.connections_total += 1
+        if limit is not None and self.traffic.active >= limit:
+            # `traffic` also counts the connections of a destination of this name that a reload has replaced
+            hint = f"{self._kind}s.{self._name}.max_connections is {limit}"
+            self._refuse(arrival, Reason.CLUSTER_LIMIT, hint)
+            return
+        if not self._shared.admission.enter():
+            self._refuse(arrival, Reason.LIMIT, f"limits.max_connections is {self._shared.admission.limit}")
+            return
+        self.traffic.opened += 1
+        self._opening += 1
+        self._idle.clear()
+        self._tasks.spawn(self._serve(arrival, open_channel), name=f"open for {arrival.caller}")
+
+    def _refuse(self, arrival: Arrival, reason: Reason, hint: str) -> None:
+        arrival.refuse(reason, hint)
+        self.traffic.results[reason] += 1
+        log.warning("connection refused", **self._fields(arrival), reason=reason, hint=hint)
+
+    async def _serve(self, arrival: Arrival, open_channel: Open) -> None:
+        started = self._loop.time()
+        relay: Relay | None = None
+        target: Endpoint | None = None
+        reason, message = Reason.SHUTDOWN, ""
+        try:
+            channel, target = await open_channel(arrival, started + self._shared.hold_timeout)
+            self.traffic.channel_open.observe(self._loop.time() - started)
+            relay = Relay(
+                channel,
+                self.traffic,
+                self._shared.budget,
+                lambda relay: self._relay_ended(relay, arrival, target, started),
+                early=arrival.early,
+            )
+            self._opening -= 1
+            self._relays.add(relay)
+            await attach(relay, channel, arrival.start)
+        except ProxyError as exc:
+            reason, message = exc.reason, str(exc)
+        except OSError as exc:  # the client has gone while it waited
+            reason, message = Reason.CLIENT_RESET, exc.strerror or str(exc)
+        except Exception as exc:  # `Tasks` logs it
+            reason, message = ProxyError.reason, str(exc)
+            raise
+        finally:
+            if relay is None or not relay.has_started:
+                arrival.refuse(reason, message)
+                if relay is None:
+                    self._opening -= 1
+                else:
+                    self._relays.discard(relay)
+                self._ended(arrival, target, started, reason, message=message)
+            self._check_idle()
+
+    def _relay_ended(self, relay: Relay, arrival: Arrival, target: Endpoint | None, started: float) -> None:
+        self._relays.discard(relay)
+        if relay.first_byte_at is not None:
+            self.traffic.first_byte.observe(relay.first_byte_at - started)
+        self._ended(
+            arrival,
+            target,
+            started,
+            relay.reason or Reason.INTERNAL,
+            to_cluster=relay.to_cluster,
+            from_cluster=relay.from_cluster,
+        )
+
+    def _ended(
+        self,
+        arrival: Arrival,
+        target: Endpoint | None,
+        started: float,
+        reason: Reason,
+        *,
+        to_cluster: int = 0,
+        from_cluster: int = 0,
+        message: str = "",
+    ) -> None:
+        seconds = self._loop.time() - started
+        self.traffic.closed += 1
+        self._shared.admission.leave()
+        self._shared.waiting.wake()
+        self.traffic.results[reason] += 1
+        self.traffic.connection_duration.observe(seconds)
+        fields = self._fields(arrival)
+        if target is not None:
+            fields["target"] = str(target)
+        if message:
+            fields["message"] = message
+        log.info(
+            "connection closed",
+            to_cluster=to_cluster,
+            from_cluster=from_cluster,
+            seconds=round(seconds, 3),
+            reason=reason,
+            **fields,
+        )
+        self._check_idle()
+
+    def _fields(self, arrival: Arrival) -> dict[str, str]:
+        """Who came in where, and asked for what."""
+        return {self._kind: self._name, **arrival.fields()}
+
+    def _check_idle(self) -> None:
+        if not self.active:
+            self._idle.set()
+
+    # -------------------------------------------------------------------------------------- for the heartbeat
+
+    def drop_reset_clients(self) -> None:
+        """End connections that the client has reset while they were paused: no transport notices that."""
+        for relay in tuple(self._relays):
+            if relay.is_client_gone:
+                relay.abort(Reason.CLIENT_RESET)
+
+    def end_idle(self, idle_timeout: float | None) -> None:
+        """End the connections that have been idle for `idle_timeout` seconds."""
+        for relay in self._idle_watch.sample(self._relays, idle_timeout, self._loop.time()):
+            relay.abort(Reason.IDLE)
+
+    # ----------------------------------------------------------------------------------------------- the end
+
+    async def drain(self, timeout: float) -> int:  # noqa: ASYNC109 - a budget, not a failure
+        """Wait up to `timeout` seconds for the connections to end, and cut the others; returns their number.
+
+        Those are half-closed first: the API server then ends a watch in order, and the client sees no reset.
+        What is still open after `HALF_CLOSE_S` is reset. With a timeout of 0, all are reset at once.
+        """
+        try:
+            async with asyncio.timeout(timeout):
+                await self._idle.wait()
+        except TimeoutError:
+            pass
+        left = self.active
+        await self._tasks.close()
+        if timeout > 0 and self._relays:
+            for relay in tuple(self._relays):
+                relay.half_close(Reason.SHUTDOWN)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(HALF_CLOSE_S):
+                    await self._idle.wait()
+        for relay in tuple(self._relays):
+            relay.abort(Reason.SHUTDOWN)
+        await self._idle.wait()
+        return left

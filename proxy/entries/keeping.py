@@ -1,0 +1,131 @@
+"""A listener for as long as the configuration has its address: it is bound again after a failure, kept in
+systemd's store, and refuses clients while nobody could serve them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Final
+
+import structlog
+
+from proxy.entries.fd_store import FdStore
+from proxy.entries.listener import Listener, OnClient
+from proxy.errors import ListenError
+from proxy.runtime.endpoint import Endpoint
+from proxy.runtime.systemd import Activated
+from proxy.runtime.tasks import Tasks
+
+log = structlog.get_logger("kubemux.daemon")
+
+REBIND_S: Final = 5.0
+"""Seconds between attempts to bind an address that another program has."""
+
+
+class KeptListener:
+    """The listener of one cluster or entry. `error` is why its address is not bound."""
+
+    def __init__(
+        self,
+        address: Endpoint,
+        on_client: OnClient,
+        store: FdStore,
+        *,
+        owner: Mapping[str, str],
+        on_change: Callable[[], None],
+        listener: Listener | None = None,
+    ) -> None:
+        """`owner` names the cluster or entry in the log: `{"cluster": "prod"}`. `on_change` is called after
+        the address has been bound late.
+
+        `listener` is the listener of somebody else, who had the same address until now. It stays bound, so
+        that no client is refused in between.
+        """
+        if listener is None:
+            listener = Listener(address, on_client, inherited=store.claim(address))
+        listener.on_client = on_client
+        self.listener = listener
+        self.error: ListenError | None = None
+        self._store = store
+        self._owner = owner
+        self._on_change = on_change
+        self._tasks = Tasks(f"listener {address}")
+
+    def __repr__(self) -> str:
+        return f"<KeptListener {self.listener}>"
+
+    @property
+    def address(self) -> Endpoint:
+        """Where it listens."""
+        return self.listener.address
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether clients can connect."""
+        return self.listener.is_bound
+
+    async def start(self) -> None:
+        """Accept clients. If the address is not free, try to bind it until it is."""
+        try:
+            await self.listener.start()
+        except ListenError as exc:
+            log.error("listener failed", **self._owner, reason=exc.reason, message=str(exc), hint=exc.hint)
+            # A copy, without the traceback of `exc`, which would keep the frames and their objects alive.
+            self.error = ListenError(str(exc), hint=exc.hint)
+            self._tasks.keep(self._keep_binding, name="bind")
+        self._keep()
+
+    async def _keep_binding(self) -> None:
+        while not self.is_bound:
+            await asyncio.sleep(REBIND_S)
+            with suppress(ListenError):
+                await self.listener.start()
+        self.error = None
+        self._keep()
+        log.info("listener bound", **self._owner, listen=str(self.address))
+        self._on_change()
+
+    def _keep(self) -> None:
+        if self.listener.sock is not None and not self.listener.is_refusing:
+            self._store.keep(self.address, self.listener.sock)
+
+    def admit_or_refuse(self, *, is_hopeless: bool, because: Mapping[str, str]) -> None:
+        """Let the kernel refuse clients while it `is_hopeless` to accept them. `because` is for the log."""
+        listener = self.listener
+        if is_hopeless == listener.is_refusing or listener.sock is None:
+            return
+        if isinstance(listener.sock, Activated):  # the unit owns it: `on_client` resets the client
+            return
+        if is_hopeless:
+            self._store.forget(self.address)  # systemd drops a socket that was shut down
+            listener.refuse()
+            event = "clients are refused"
+        else:
+            try:
+                listener.admit()
+            except OSError as exc:  # tried again with the next beat
+                log.warning(
+                    "clients cannot be served again yet", listen=str(self.address), message=exc.strerror
+                )
+                return
+            self._store.keep(self.address, listener.sock)
+            event = "clients are served again"
+        log.info(event, **self._owner, **because, listen=str(self.address))
+
+    def accept_no_more(self) -> None:
+        """Close the socket; systemd keeps its own for the next process."""
+        self.listener.close()
+
+    def release(self) -> None:
+        """Close the socket and free the address: new clients are refused, also while kubemux restarts.
+
+        `close` must follow.
+        """
+        self.listener.release()
+        self._store.forget(self.address)
+
+    async def close(self) -> None:
+        """Try to bind no more. The socket stays as it is: it may belong to somebody else by now."""
+        await self._tasks.close()
