@@ -53,10 +53,10 @@ async def load(path: Path) -> Loaded:
             path, f"no end after {TIMEOUT_S:g} s" if isinstance(exc, TimeoutError) else str(exc)
         ) from exc
     if ran.code:
-        sys.stderr.write(ran.complaints.decode("utf-8", "replace"))  # the traceback of a bug
+        sys.stderr.write(ran.errors.decode("utf-8", "replace"))  # the traceback of a bug
         raise _failed(path, _why(ran.code))
-    if ran.complaints:  # Python's warnings: issue them again here, where the daemon's log gets them
-        warnings.warn(ran.complaints.decode("utf-8", "replace").strip(), RuntimeWarning, stacklevel=2)
+    if ran.errors:  # Python's warnings: issue them again here, where the daemon's log gets them
+        warnings.warn(ran.errors.decode("utf-8", "replace").strip(), RuntimeWarning, stacklevel=2)
     result = pickle.loads(ran.output)  # noqa: S301 - from ourselves, through a pipe that nobody else has
     if isinstance(result[0], Config):
         return Loaded(*result)

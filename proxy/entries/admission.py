@@ -1,4 +1,4 @@
-"""`limits.max_connections`: how many clients the daemon serves at a time."""
+"""`limits.max_connections`: how many clients the daemon serves at a time. Pure."""
 
 from __future__ import annotations
 

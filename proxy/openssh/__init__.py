@@ -1,1 +1,1 @@
-"""OpenSSH's programs and file formats, as its manual pages have them. No SSH connection is made here."""
+"""OpenSSH's programs and file formats, as its manual pages describe them. Nothing here makes a connection."""

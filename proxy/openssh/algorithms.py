@@ -1,13 +1,13 @@
-"""Lists of algorithms that an ssh_config asks for, and the order in which we offer them. Pure.
+"""The algorithms that an ssh_config asks for, and the order in which kubemux offers them. Pure.
 
-`ssh -G` prints a list with `+`, `-` and `^` already applied to ssh's defaults. A comparison with those
-defaults shows what the file asked for. The set of names is then the file's. Their order is the file's where
-it gave one, else our own (AES-GCM first, for example):
+`ssh -G` prints a list after it has applied the file's `+`, `-` and `^` to ssh's defaults. A comparison with
+those defaults shows what the file asked for. kubemux offers the algorithms of the printed list. Their order
+is the file's if the file gives one, otherwise kubemux's own (AES-GCM first, for example):
 
     printed                                   asked for, and our order
     the defaults, perhaps others after them   `+`: our order, then the others
     some of the defaults, in their order      `-`: our order
-    some, then the defaults without them      `^`: those, then our order
+    some, then the defaults without them      `^`: these, then our order
     anything else                             the list as it is
 """
 
@@ -21,13 +21,13 @@ Names = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A list that is not ssh's default."""
+    """A list that is not ssh's default, as `ssh -G` has printed it."""
 
     names: Names
     defaults: Names
 
-    def over(self, ours: Sequence[str]) -> Names:
-        """The names, in our order where the file asked for none."""
+    def merged(self, ours: Sequence[str]) -> Names:
+        """The names; those to which the file gives no order are in the order of `ours`."""
         return _unique(*self._ordered(), *(name for name in ours if name in self.names), *self.names)
 
     def _ordered(self) -> Names:
@@ -47,7 +47,7 @@ def split(text: str) -> Names:
 
 
 def usable(names: Iterable[str], known: Iterable[str]) -> Names:
-    """Those that are `known`, in their order."""
+    """Those of `names` that are `known`, in the order of `names`."""
     there_are = frozenset(known)
     return tuple(name for name in names if name in there_are)
 

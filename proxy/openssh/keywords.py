@@ -1,7 +1,7 @@
-"""What is done with each option of an ssh_config that differs from ssh's default.
+"""What kubemux does with each option of an ssh_config that differs from ssh's default.
 
-`ssh -G` prints options by these names. An option about security, or about the way to the server, is honoured,
-or refused with a remedy. An option that is ignored has no effect here, or would make us less strict.
+An option about security, or about how to reach the server, is honoured, or refused with a remedy. kubemux
+ignores an option if it has no effect here, or if it would make kubemux less strict.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from typing import Final
 
 
 class Use(StrEnum):
-    """What is done with an option."""
+    """What kubemux does with an option."""
 
     HONOURED = "used"
     HARMLESS = "not used"
     STRICTER = "not followed"
-    """It asks for less than we do without it."""
+    """It asks for a check that is less strict than ours."""
     REFUSED = "refused"
 
 
 @dataclass(frozen=True, slots=True)
 class Keyword:
-    """`why` explains it to the operator; of a refused option it is the remedy.
+    """`why` explains the use to the operator. If the option is refused, `why` is the remedy.
 
-    A refused option is harmless with a value for which `is_fine` is true.
+    An option is not refused if `is_fine` is true for its value: then it is harmless.
     """
 
     use: Use
@@ -68,7 +68,7 @@ KEYWORDS: Final[dict[str, Keyword]] = {
         "permitlocalcommand remotecommand requesttty sendenv sessiontype setenv stdinnull",
     ),
     **_each(
-        _harmless("clusters are what is forwarded"),
+        _harmless("kubemux forwards to its clusters, and to nothing else"),
         "clearallforwardings dynamicforward exitonforwardfailure forwardagent forwardx11 forwardx11timeout "
         "forwardx11trusted",
         "gatewayports localforward permitremoteopen remoteforward streamlocalbindmask "
@@ -76,12 +76,12 @@ KEYWORDS: Final[dict[str, Keyword]] = {
         "xauthlocation",
     ),
     **_each(
-        _harmless("nobody is there to be asked, or to read it"),
+        _harmless("a daemon has no user to ask, or to show something to"),
         "batchmode fingerprinthash loglevel logverbose numberofpasswordprompts syslogfacility "
         "visualhostkey warnweakcrypto",
     ),
     **_each(
-        _harmless("kubemux logs in with keys alone"),
+        _harmless("kubemux logs in with public keys only"),
         "challengeresponseauthentication enablesshkeysign gssapiauthentication gssapiclientidentity "
         "gssapidelegatecredentials",
         "gssapikexalgorithms gssapikeyexchange gssapirenewalforcesrekey gssapiserveridentity gssapitrustdns",
@@ -89,7 +89,7 @@ KEYWORDS: Final[dict[str, Keyword]] = {
         "kbdinteractivedevices passwordauthentication",
     ),
     **_each(
-        _harmless("ssh has done it in reading the file"),
+        _harmless("ssh -G has applied it already"),
         "canonicaldomains canonicalizefallbacklocal canonicalizehostname canonicalizemaxdots "
         "canonicalizepermittedcnames",
         "ignoreunknown tag",
@@ -99,16 +99,19 @@ KEYWORDS: Final[dict[str, Keyword]] = {
         "hashknownhosts updatehostkeys",
     ),
     **_each(_harmless("kubemux shares its own links"), "controlmaster controlpath controlpersist"),
-    **_each(_harmless("the gateway's keepalive: counts"), "serveralivecountmax serveraliveinterval"),
+    **_each(
+        _harmless("the key keepalive of the gateway is used instead"),
+        "serveralivecountmax serveraliveinterval",
+    ),
     **_each(
         Keyword(Use.STRICTER, "the host key is always checked against known_hosts"),
         "nohostauthenticationforlocalhost stricthostkeychecking verifyhostkeydns",
     ),
-    "addkeystoagent": _harmless("kubemux gives no key away"),
-    "compression": _harmless("what goes through is encrypted, and does not shrink"),
+    "addkeystoagent": _harmless("kubemux adds no key to an ssh-agent"),
+    "compression": _harmless("TLS has encrypted the data before, so that it cannot be compressed"),
     "connectionattempts": _harmless("kubemux dials until it succeeds"),
-    "ipqos": _harmless("packets are not marked"),
-    "versionaddendum": _harmless("it is a remark"),
+    "ipqos": _harmless("kubemux does not mark packets"),
+    "versionaddendum": _harmless("it only adds a comment to the version that ssh sends"),
     "bindinterface": _refused("give the interface's address: BindAddress ADDRESS"),
     "casignaturealgorithms": _refused(
         "take it out for this host; certificates that a CA in known_hosts signed are accepted"
@@ -131,7 +134,9 @@ KEYWORDS: Final[dict[str, Keyword]] = {
         "load the key into an ssh-agent, and say IdentityAgent or agent: true", _one_of("internal", "none")
     ),
 }
-"""The keywords as `ssh -G` prints them, in lower case: those of OpenSSH 8.0 to 10, and Debian's own."""
+"""By keyword, in lower case, as `ssh -G` prints it: those of OpenSSH 8.0 to 10, and Debian's own."""
 
-UNKNOWN: Final = _refused("this kubemux does not know it: take it out for this host, or ask for it")
-"""For an option of a newer ssh."""
+UNKNOWN: Final = _refused(
+    "this version of kubemux does not know it: take it out for this host, or ask for its support"
+)
+"""For an option that is not in `KEYWORDS`, because this ssh is newer."""

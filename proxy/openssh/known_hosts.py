@@ -1,9 +1,9 @@
-"""known_hosts as ssh(1) reads it (sshd(8), SSH_KNOWN_HOSTS FILE FORMAT; hostfile.c): the lines about one
-server. Pure.
+"""Finds the lines of a known_hosts file about one server, as ssh(1) does (sshd(8), SSH_KNOWN_HOSTS FILE
+FORMAT; hostfile.c). Pure.
 
-`HOST[,HOST...] KEYTYPE BASE64`, perhaps after `@cert-authority` or `@revoked`. A HOST is a name or address,
-`[HOST]:PORT` for another port than 22, with `*` and `?` as wildcards and `!` to except; or it is hashed,
-`|1|SALT|HMAC-SHA1(SALT, HOST)`.
+A line is `HOST[,HOST...] KEYTYPE BASE64`, perhaps after `@cert-authority` or `@revoked`. A HOST is a name or
+an address, or `[HOST]:PORT` for a port other than 22. It may have the wildcards `*` and `?`; after a `!` it
+is an exception. Or it is hashed: `|1|SALT|HMAC-SHA1(SALT, HOST)`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _MARKERS: Final = {AUTHORITY, REVOKED}
 _PORT: Final = 22
 
 _BLOCK: Final = 64
-"""The block of SHA-1 (RFC 2104 2), in bytes."""
+"""The block size of SHA-1 (RFC 2104 2), in bytes."""
 _DIGEST: Final = 20
 _HASHED: Final = len("|1||") + 2 * 28
 """The length of a hashed field: version, salt and digest in base64."""
@@ -30,7 +30,7 @@ _INNER, _OUTER = (bytes(octet ^ pad for octet in range(256)) for pad in (0x36, 0
 
 
 class Entry(NamedTuple):
-    """One line about a key."""
+    """One line with a key."""
 
     line: int
     marker: bytes
@@ -47,7 +47,7 @@ class Found(NamedTuple):
 
 
 def canonical(host: str) -> str:
-    """A name in lower case, or an address as the system writes it, as ssh.c does before it compares lines."""
+    """A name in lower case, or an address as the system writes it. ssh.c does so before it compares lines."""
     try:
         found = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
         return socket.getnameinfo(found[0][4], socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)[0]
@@ -56,10 +56,11 @@ def canonical(host: str) -> str:
 
 
 def names(host: str, port: int, alias: str = "") -> tuple[bytes, ...]:
-    """The names that a server is looked up by. The second counts only if no line has the first.
+    """The names by which lines for a server are found. The second is used only if no line has the first.
 
-    A HostKeyAlias is used alone, without the port. The address of a name is never used: later it may belong
-    to another machine, which a line for the address would then accept as the server.
+    A HostKeyAlias is used alone, without the port. The address that a name resolves to is never used: later
+    it may belong to another machine, and a line with the address would then accept that machine as the
+    server.
     """
     if alias:
         return (alias.lower().encode(),)
@@ -70,7 +71,7 @@ def names(host: str, port: int, alias: str = "") -> tuple[bytes, ...]:
 def find(data: bytes, name: bytes) -> Found:
     """The lines of the file `data` that are about `name`, one of `names`.
 
-    Of 20,000 lines, only those that may match are taken apart.
+    It parses only the lines that may match, because a file may have 20,000 lines.
     """
     found = Found([], [])
     is_hash_of = _hashing(name)
@@ -95,28 +96,28 @@ def holding(data: bytes, blob: bytes) -> Iterator[Entry]:
     while at >= 0:
         number, start = data.count(b"\n", 0, at) + 1, data.rfind(b"\n", 0, at) + 1
         end = (data.find(b"\n", at) + 1 or len(data) + 1) - 1
-        with suppress(ValueError, IndexError):  # a comment may hold it, too
+        with suppress(ValueError, IndexError):  # the key may be in a comment
             if (entry := _entry(number, data[start:end])) and entry.blob == blob:
-                matches(entry.hosts, b"")  # a hash that is none is no line, either
+                matches(entry.hosts, b"")  # raises if the hash cannot be read: then ssh skips the line
                 yield entry
         at = data.find(encoded, end)
 
 
 def _entry(number: int, line: bytes, name: bytes | None = None) -> Entry | None:
-    """None if the line is about another server than `name`, or about none. Raises ValueError, IndexError."""
+    """The entry in `line`, if it is about `name` (None: any server). Raises ValueError, IndexError."""
     fields = line.split(None, 4)
     if not fields or fields[0].startswith(b"#"):
         return None
     marker = fields.pop(0) if fields[0].startswith(b"@") else b""
     if marker and marker not in _MARKERS:
-        raise ValueError("no marker that is known")
+        raise ValueError("unknown marker")
     if name is not None and not matches(fields[0], name):
         return None
     return Entry(number, marker, fields[0], key_of(fields[1:3]))
 
 
 def is_line(line: bytes) -> bool:
-    """Whether `line` may stand in known_hosts; comments and empty lines may."""
+    """Whether `line` is valid in known_hosts: an entry, a comment or an empty line."""
     fields = line.split(None, 4)
     return not fields or fields[0].startswith(b"#") or is_entry(line)
 
@@ -146,7 +147,7 @@ def matches(hosts: bytes, name: bytes) -> bool:
 
 
 def is_simple(hosts: bytes) -> bool:
-    """Whether it has no wildcard and no exception."""
+    """Whether `hosts` has no wildcard and no exception."""
     return not (b"*" in hosts or b"?" in hosts or b"!" in hosts)
 
 
@@ -156,7 +157,7 @@ def _glob(pattern: bytes, name: bytes) -> bool:
 
 
 def key_of(fields: Sequence[bytes]) -> bytes:
-    """The key of `KEYTYPE BASE64`, which names its type again. Raises ValueError."""
+    """The key of `KEYTYPE BASE64`. Raises ValueError, also if the type in the key is not KEYTYPE."""
     kind, key = fields
     blob = binascii.a2b_base64(key, strict_mode=True)
     if not blob.startswith(len(kind).to_bytes(4) + kind):
@@ -165,10 +166,10 @@ def key_of(fields: Sequence[bytes]) -> bytes:
 
 
 def _hashing(name: bytes) -> Callable[[bytes], bool]:
-    """A function that tells whether a hashed field is the hash of `name`.
+    """A function that returns whether a hashed field is the hash of `name`.
 
-    It raises ValueError (binascii.Error is one) if the field is no hash. The HMAC is written out (RFC 2104
-    2): a file of 20,000 lines has as many salts, and `hmac.digest` takes twice as long.
+    That function raises ValueError (binascii.Error is one) if the field is not a hash. It computes the HMAC
+    itself (RFC 2104 2): a file of 20,000 lines has as many salts, and `hmac.digest` takes twice as long.
     """
     padding = _BLOCK - _DIGEST
     inner, outer = b"\x36" * padding + name, b"\x5c" * padding
@@ -176,7 +177,7 @@ def _hashing(name: bytes) -> Callable[[bytes], bool]:
 
     def is_hash(hosts: bytes) -> bool:
         if len(hosts) != _HASHED or hosts[:3] != b"|1|":
-            raise ValueError("no hash that is known")
+            raise ValueError("unknown kind of hash")
         salt = decode(hosts[3:31])
         return sha1(
             salt.translate(_OUTER) + outer + sha1(salt.translate(_INNER) + inner).digest()

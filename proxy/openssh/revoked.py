@@ -1,5 +1,5 @@
-"""RevokedHostKeys of ssh_config(5): public keys, one a line, or a key revocation list (ssh-keygen(1), KEY
-REVOCATION LISTS).
+"""RevokedHostKeys of ssh_config(5): a file with one public key on each line, or a key revocation list
+(ssh-keygen(1), KEY REVOCATION LISTS).
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ class Unanswered(Exception):
 
 
 def is_krl(data: bytes) -> bool:
-    """Whether `data` is a revocation list; if not, it is a list of keys."""
+    """Whether `data` is a key revocation list. If not, it has one key on each line."""
     return data.startswith(_MAGIC)
 
 
 def listed(data: bytes) -> Iterator[tuple[int, str]]:
-    """The lines with a key, and their numbers."""
+    """The numbers and texts of the lines with a key."""
     for number, line in enumerate(data.decode("utf-8", "surrogateescape").split("\n"), 1):
         if line.strip() and not line.lstrip().startswith("#"):
             yield number, line.strip()
 
 
 async def is_in_krl(krl: Path, line: bytes, *, seconds: float) -> bool:
-    """Whether `krl` revokes the key, or certificate, of `line` (`TYPE BASE64`): ssh-keygen(1) reads it.
+    """Whether the key revocation list `krl` revokes the key or certificate in `line` (`TYPE BASE64`).
 
-    Raises Unanswered.
+    ssh-keygen(1) answers that. Raises Unanswered.
     """
-    key = os.memfd_create("host key")  # uvloop makes standard input a socket, which has no path
+    key = os.memfd_create("host key")  # not standard input: uvloop makes it a socket, which has no path
     try:
         os.write(key, line + b"\n")
         async with asyncio.timeout(seconds):
@@ -52,7 +52,6 @@ async def is_in_krl(krl: Path, line: bytes, *, seconds: float) -> bool:
         os.close(key)
     if ran.code not in {0, _REVOKED}:
         raise Unanswered(
-            printable(ran.complaints.decode("utf-8", "replace"))[:200]
-            or f"ssh-keygen -Q ended with {ran.code}"
+            printable(ran.errors.decode("utf-8", "replace"))[:200] or f"ssh-keygen -Q ended with {ran.code}"
         )
     return ran.code == _REVOKED

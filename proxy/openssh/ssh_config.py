@@ -1,12 +1,12 @@
-"""An ssh_config as ssh(1) reads it: `ssh -G` is run twice, with the file and without any.
+"""Reads an ssh_config by running `ssh -G` twice: with the file, and without any file.
 
-ssh prints its defaults too, so only an option that differs between the two was asked for. Options that ssh
-expands only later are expanded here (`proxy/openssh/tokens.py`). `proxy/openssh/keywords.py` says what is
-done with each.
+ssh prints its defaults, too. An option was asked for if the two outputs differ in it. `ssh -G` leaves some
+options unexpanded; they are expanded here (`proxy/openssh/tokens.py`). `proxy/openssh/keywords.py` lists what
+kubemux does with each option.
 
     ssh -G -N -F FILE [-l USER] [-p PORT] -- ALIAS
 
-prints `keyword value`, one on each line; some keywords are there several times.
+prints one `keyword value` on each line; some keywords appear on several lines.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ _REMEDIES: Final = {
     "port, user, identity_files and known_hosts in the gateway, instead of ssh_config",
     "jumphost loop": "say `ProxyJump none` in ssh_config for the host that needs no jump",
 }
-"""What ssh says, and what to do about it."""
+"""Words in an error of ssh, and the hint for that error."""
 
 
 @dataclass(frozen=True, slots=True)
 class Remark:
-    """One option that was asked for, and what is done with it (`why` is empty if it is used)."""
+    """One option that the file asks for, and what kubemux does with it (`why` is empty if it is used)."""
 
     keyword: str
     value: str
@@ -56,7 +56,7 @@ class Remark:
 
 @dataclass(frozen=True, slots=True)
 class SshConfig:
-    """What an ssh_config says of one alias. A field is None or empty where the option is at ssh's default."""
+    """The settings of an ssh_config for one alias. A field is None or empty for ssh's default."""
 
     path: Path
     host: str
@@ -64,11 +64,11 @@ class SshConfig:
     user: str
     identities: tuple[Path, ...]
     are_identities_named: bool
-    """If not, they are the files that ssh looks for by default."""
+    """Whether the file names `identities`. If not, they are those that ssh tries by default."""
     known_hosts: tuple[Path, ...]
     """The user's files, then the system's."""
     has_user_known_hosts: bool
-    """If not, the file says `UserKnownHostsFile none`."""
+    """False if the file says `UserKnownHostsFile none`."""
     certificates: tuple[Path, ...] = ()
     identities_only: bool = False
     keyboard_interactive: bool = True
@@ -76,9 +76,9 @@ class SshConfig:
     """IdentityAgent: a socket, empty for none at all."""
     revoked_host_keys: tuple[Path, ...] = ()
     known_hosts_command: tuple[str, ...] = ()
-    """A command that `ask_known_hosts` runs."""
+    """KnownHostsCommand, for `run_known_hosts_command`."""
     commanded: bytes = b""
-    """What the command has printed: lines as in known_hosts."""
+    """What that command has printed: lines as in known_hosts."""
     host_key_alias: str | None = None
     family: socket.AddressFamily = socket.AF_UNSPEC
     bind_address: str | None = None
@@ -97,7 +97,7 @@ class SshConfig:
 
 
 def is_ssh_here() -> bool:
-    """Whether this machine has ssh(1), which reads the file."""
+    """Whether this machine has ssh(1), without which no ssh_config can be read."""
     return shutil.which("ssh") is not None
 
 
@@ -108,19 +108,22 @@ class Printed:
     path: Path
     alias: str
     asked: bytes
+    """The output with the file."""
     default: bytes
-    """Without the file."""
+    """The output without a file."""
 
 
-async def ask(path: Path, alias: str, *, user: str | None = None, port: int | None = None) -> Printed:
-    """The options of `ssh -F path [-l user] [-p port] alias`. Raises CredentialsUnusable."""
+async def print_options(
+    path: Path, alias: str, *, user: str | None = None, port: int | None = None
+) -> Printed:
+    """What ssh prints for `ssh -G -F path [-l user] [-p port] alias`. Raises CredentialsUnusable."""
     given = [*(("-l", user) if user else ()), *(("-p", str(port)) if port else ())]
     return Printed(
-        path, alias, await _ask(path, alias, str(path), given), await _ask(path, alias, "none", given)
+        path, alias, await _ssh_g(path, alias, str(path), given), await _ssh_g(path, alias, "none", given)
     )
 
 
-async def _ask(path: Path, alias: str, file: str, given: list[str]) -> bytes:
+async def _ssh_g(path: Path, alias: str, file: str, given: list[str]) -> bytes:
     command = ["ssh", "-G", "-N", *_HASH, "-F", file, *given, "--", alias]
     try:
         ran = await program.run(command)
@@ -132,7 +135,7 @@ async def _ask(path: Path, alias: str, file: str, given: list[str]) -> bytes:
         raise CredentialsUnusable(f"ssh_config {path} cannot be used: ssh -G: {exc}") from exc
     if ran.code:
         said = (
-            _complaint(ran.complaints.decode(errors="replace"), path)
+            _last_lines(ran.errors.decode(errors="replace"), path)
             or f"ssh -G ended with exit code {ran.code}"
         )
         usual = f"ssh says so, too: ssh -G -F {path} -- {shlex.quote(alias)}"
@@ -143,10 +146,10 @@ async def _ask(path: Path, alias: str, file: str, given: list[str]) -> bytes:
     return ran.output
 
 
-async def ask_known_hosts(config: SshConfig) -> SshConfig:
-    """`config` with what its KnownHostsCommand prints.
+async def run_known_hosts_command(config: SshConfig) -> SshConfig:
+    """`config` with the lines that its KnownHostsCommand prints.
 
-    Raises CredentialsUnusable: without it ssh(1) trusts nobody either.
+    Raises CredentialsUnusable if the command fails: ssh(1) trusts no server then, either.
     """
     command = config.known_hosts_command
     try:
@@ -156,7 +159,7 @@ async def ask_known_hosts(config: SshConfig) -> SshConfig:
             f"KnownHostsCommand {command[0]} of ssh_config {config.path} cannot be run: {exc}"
         ) from exc
     if ran.code:
-        said = _printable(ran.complaints.decode(errors="replace").strip())
+        said = _printable(ran.errors.decode(errors="replace").strip())
         raise CredentialsUnusable(
             f"KnownHostsCommand {command[0]} of ssh_config {config.path} ended with exit code "
             f"{ran.code}{said and ': '}{said}",
@@ -165,14 +168,14 @@ async def ask_known_hosts(config: SshConfig) -> SshConfig:
     return replace(config, commanded=ran.output)
 
 
-def _complaint(text: str, path: Path) -> str:
-    """The last lines: the output of a `Match exec` comes before them."""
+def _last_lines(text: str, path: Path) -> str:
+    """The last lines of ssh's errors, joined. What a `Match exec` has printed comes before them."""
     lines = [line.strip().removeprefix(str(path)).lstrip(": ") for line in text.splitlines()]
     return "; ".join([line for line in lines if line and not line.startswith("terminating")][-3:])
 
 
 def options(output: bytes) -> dict[str, tuple[str, ...]]:
-    """The lines of `ssh -G`. Paths may be in any encoding."""
+    """The values of each keyword in the output of `ssh -G`. Paths may be in any encoding."""
     found: defaultdict[str, list[str]] = defaultdict(list)
     for line in os.fsdecode(output).split("\n"):
         keyword, _, value = line.partition(" ")
@@ -184,7 +187,8 @@ def options(output: bytes) -> dict[str, tuple[str, ...]]:
 def parse(printed: Printed, environ: Mapping[str, str] = os.environ) -> SshConfig:
     """The settings in what ssh has printed.
 
-    Blocks: it looks up users and files. Raises CredentialsUnusable for an option that cannot be honoured.
+    Blocks, because it looks up users and files. Raises CredentialsUnusable for an option that cannot be
+    honoured.
     """
     return _Reader(printed, environ).read()
 
@@ -196,7 +200,7 @@ class _Reader:
         self._printed = options(printed.asked)
         self._default = options(printed.default)
         self._environ = environ
-        me = pwd.getpwuid(os.getuid())  # ssh has just found it
+        me = pwd.getpwuid(os.getuid())  # it exists: otherwise ssh -G has failed
         host = self._one("hostname") or alias
         name = self._one("host") or alias
         local = socket.gethostname()
@@ -261,7 +265,7 @@ class _Reader:
         return self._printed.get(keyword) != self._default.get(keyword)
 
     def _remarks(self) -> list[Remark]:
-        """Raises CredentialsUnusable for the first option that is refused."""
+        """All options that the file asks for. Raises CredentialsUnusable for the first that is refused."""
         found = []
         for keyword, values in self._printed.items():
             if not self._differs(keyword) or keyword in ("controlpath", "host"):
@@ -301,10 +305,10 @@ class _Reader:
         )
 
     def _list(self, keyword: str) -> tuple[Path, ...]:
-        """Files that ssh prints on one line, without the quotes that the file needs around a path with a
-        space.
+        """The files of an option that has several. ssh prints them on one line, without quotes, so a path
+        with a space cannot be told from two paths.
 
-        Some versions of ssh have expanded them already. Then a `%` in a path that exists is a plain
+        Some versions of ssh have expanded them already. So if a path exists, a `%` in it is a plain
         character.
         """
         line = self._one(keyword) or ""
@@ -321,7 +325,7 @@ class _Reader:
         return tuple(Path(word) if os.path.lexists(word) else self._file(keyword, word) for word in words)
 
     def _agent(self) -> str | None:
-        """Only `$VARIABLE` is left to expand: ssh has done the rest."""
+        """IdentityAgent. Only `$VARIABLE` must be expanded here: ssh -G has expanded the rest."""
         value = self._one("identityagent")
         if value is None:
             return None
@@ -332,14 +336,14 @@ class _Reader:
         return value
 
     def _command(self, keyword: str) -> str | None:
-        """A ProxyJump is expanded as a command is, because ssh makes it a part of one."""
+        """ProxyCommand or ProxyJump. ssh makes a ProxyJump part of a command, so both are expanded alike."""
         value = self._one(keyword)
         if value is None or value.lower() == "none":
             return None
         return self._expanded(keyword, value, {token: self._tokens[token] for token in "hknpr"}, None)
 
     def _known_hosts_command(self) -> tuple[str, ...]:
-        """The command is run once for each dial, before the server shows its key."""
+        """The words of KnownHostsCommand. It runs once for each dial, before the server sends its key."""
         value = self._one("knownhostscommand")
         if value is None or value.lower() == "none":
             return ()

@@ -1,7 +1,7 @@
 """Expands values of an ssh_config: a leading `~`, `%` tokens and `${VARIABLE}` (ssh_config(5), TOKENS). Pure.
 
-`ssh -G` prints some options without expanding them. As in OpenSSH, `~` comes first; tokens and variables
-follow in one pass, so that nothing is expanded twice.
+`ssh -G` prints some options without expanding them. As in OpenSSH, `~` is expanded first; tokens and
+variables follow in one pass, so that nothing is expanded twice.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _TOKEN = re.compile(r"%(.?)|\$\{([^}]*)(\}?)", re.DOTALL)
 
 
 def expand(text: str, tokens: Mapping[str, str], environ: Mapping[str, str] | None = None) -> str:
-    """`text` with its tokens expanded; with its variables too, if `environ` is given.
+    """`text` with its tokens expanded, and with its variables expanded if `environ` is given.
 
     Raises ValueError where ssh(1) would fail.
     """
@@ -38,7 +38,7 @@ def expand(text: str, tokens: Mapping[str, str], environ: Mapping[str, str] | No
 
 
 def tilde(text: str, home: Callable[[str], str]) -> str:
-    """`text` with the home directory that a leading `~` or `~USER` means; `home("")` is our own.
+    """`text` with the home directory in place of a leading `~` or `~USER`. `home("")` is our own user's.
 
     `home` raises ValueError.
     """

@@ -1,4 +1,4 @@
-"""Join a client and its channel."""
+"""Connects a client with its channel."""
 
 from __future__ import annotations
 
@@ -18,6 +18,6 @@ async def attach(relay: Relay, channel: Channel, start: Callable[[Relay], Awaita
         await start(relay)
     except BaseException as exc:
         channel.abort()
-        if relay.has_started:  # uvloop, cancelled here, closes the transport and never calls connection_lost
+        if relay.has_started:  # uvloop closes the transport when this is cancelled, without connection_lost
             relay.connection_lost(exc if isinstance(exc, Exception) else None)
         raise

@@ -1,9 +1,9 @@
-"""`limits.memory`: one number, of which every buffer and every granted window is acquired.
+"""`limits.memory`: the budget from which every buffer and every granted window is acquired.
 
-SSH has no way to take a granted window back (RFC 4254 5.2). So a window counts in full from the moment when
-it is granted: the peer may fill all of it. Half of the budget is reserved, so that each of `max_connections`
-channels can have its `floor`. Windows grow out of the other half, the bonus: the less of it is left, the less
-one channel may acquire.
+SSH cannot revoke a granted window (RFC 4254 5.2). So a window counts in full from the moment when it is
+granted: the peer may fill all of it. Half of the budget is reserved, so that each of `max_connections`
+channels can have its `floor`. The other half is the bonus, from which windows grow: the less of it is left,
+the less one channel may acquire.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from __future__ import annotations
 from typing import Final
 
 INITIAL_WINDOW: Final = 256 << 10
-"""Bytes: what a fresh channel gets while there is plenty.
+"""Bytes that a new channel gets while the budget is nearly unused.
 
-A list of a few hundred pods fits without a round trip.
+A list of a few hundred pods fits in it, so that no round trip is needed for more window.
 """
 
 SMALLEST_WINDOW: Final = 4 << 10
-"""Bytes. Below this, the framing of SSH and TLS outweighs the data."""
+"""Bytes. In a smaller window, the headers of SSH and TLS would take more room than the data."""
 
 
 class MemoryBudget:
@@ -40,7 +40,7 @@ class MemoryBudget:
 
     @property
     def is_tight(self) -> bool:
-        """Whether the bonus is used up: readers should read little at a time."""
+        """Whether the bonus is used up: readers should read small pieces."""
         return self.used >= self._bonus
 
     @property
@@ -57,7 +57,7 @@ class MemoryBudget:
         return window
 
     def acquire_growth(self, window: int, ceiling: int) -> int:
-        """Acquire what doubles `window` (at most to `ceiling`) and return it; 0 if there is not enough."""
+        """Acquire the bytes that double `window`, up to `ceiling`, and return them; 0 if too few are left."""
         growth = min(window, ceiling - window)
         if growth <= 0 or growth > (self._bonus - self.used) // 2:
             return 0
@@ -65,7 +65,7 @@ class MemoryBudget:
         return growth
 
     def charge(self, nbytes: int) -> None:
-        """Count bytes that are there already (not sent, or not read); they are never refused."""
+        """Count bytes that are in a buffer already, because they were not sent or not read. Never refuses."""
         self.used += nbytes
 
     def release(self, nbytes: int) -> None:

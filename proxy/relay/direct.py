@@ -1,4 +1,4 @@
-"""`gateway: direct`: a way without SSH, for API servers that this machine reaches itself."""
+"""`gateway: direct`: a way without SSH, for API servers that this machine can connect to itself."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class TcpChannel(asyncio.Protocol):
             self.resume_reading()
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """One buffer for the whole connection: `buffer_updated` copies what is in it."""
+        """The same buffer each time: `buffer_updated` copies what is in it."""
         del sizehint
         return self._buffer
 
@@ -59,7 +59,7 @@ class TcpChannel(asyncio.Protocol):
             self._transport.write_eof()
 
     def pause_reading(self) -> None:
-        """The kernel's receive window then stops the API server."""
+        """Stop reading. The kernel's receive window fills, and then the API server cannot send more."""
         if self._transport is not None and not self._transport.is_closing():
             self._transport.pause_reading()
 
@@ -83,9 +83,9 @@ class TcpChannel(asyncio.Protocol):
         self._transport.set_write_buffer_limits(high=0)
 
     def data_received(self, data: bytes) -> None:
-        """Pass bytes to the relay.
+        """Pass bytes to the relay, or keep them until `attach`.
 
-        Before `attach` there is at most one read to keep: uvloop ignores a pause before that.
+        It keeps what one read gives at most. A pause before the first read is no use: uvloop ignores it.
         """
         if self._user is not None:
             self._user.channel_data([data], len(data))
@@ -155,7 +155,7 @@ class Direct:
             raise ChannelRefused(f"no TCP connection to {target}: {said}", hint=hint) from exc
 
     async def _connect(self, target: Endpoint) -> TcpChannel:
-        """Connect to the first address that answers; all get an equal share of the time.
+        """Connect to the first address that answers. Each address gets an equal share of the time.
 
         Raises OSError, UnicodeError, Hangs.
         """

@@ -1,7 +1,7 @@
-"""Which connections have carried nothing for too long, without a timer for each: their byte counters are
-compared now and then.
+"""Finds the connections that have carried no byte for too long. There is no timer for each connection:
+samples of the byte counters are compared.
 
-The byte path pays nothing for it. A connection ends late by a quarter of the timeout at most, never early.
+So this costs the byte path nothing. A connection ends late by a quarter of the timeout at most, never early.
 Pure.
 """
 
@@ -12,7 +12,7 @@ from typing import Generic, Protocol, TypeVar
 
 
 class Moving(Protocol):
-    """What this module needs of a connection."""
+    """The byte counters of a connection."""
 
     to_cluster: int
     from_cluster: int
@@ -22,7 +22,7 @@ M = TypeVar("M", bound=Moving)
 
 
 class IdleWatch(Generic[M]):
-    """Compares the byte counters of connections with those of its last sample."""
+    """Compares the byte counters of connections with those in its last sample."""
 
     def __init__(self) -> None:
         self._seen: dict[M, tuple[int, float]] = {}
@@ -30,12 +30,12 @@ class IdleWatch(Generic[M]):
         self._timeout: float | None = None
 
     def sample(self, connections: Iterable[M], timeout: float | None, now: float) -> list[M]:
-        """The connections that have moved no byte for `timeout` seconds (None: no limit).
+        """The connections that have carried no byte for `timeout` seconds (None: no limit).
 
-        `now` is the loop's clock. Call it at any rate: it takes eight samples per timeout, and one at once
-        when the timeout changes.
+        `now` is the loop's clock. It may be called as often as you like: it takes eight samples per timeout,
+        and one at once when the timeout changes.
         """
-        if timeout != self._timeout:  # or the next sample would be due by the old timeout
+        if timeout != self._timeout:  # otherwise the old timeout would decide when the next sample is due
             self._timeout = timeout
             self._due = 0.0
         if timeout is None:

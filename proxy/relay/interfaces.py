@@ -1,8 +1,8 @@
-"""The seam between the two legs of a relay.
+"""What a relay needs of its channel, and a cluster of its way to the API servers.
 
 A relay knows a channel and a way only by these protocols; `proxy/ssh` implements them on SSH links,
-`proxy/relay/direct.py` on plain TCP. What a byte passes each way is listed in `proxy/ssh/native/__init__.py`.
-Every method but `Way.open_channel` is a plain callback: it never blocks and never raises.
+`proxy/relay/direct.py` on plain TCP. `proxy/ssh/native/__init__.py` lists the steps of a byte in each
+direction. Every method but `Way.open_channel` is a plain callback: it never blocks and never raises.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ Pieces = list[bytes | bytearray | memoryview]
 
 
 class ChannelUser(Protocol):
-    """Receives what comes back on a channel: the relay."""
+    """Receives what the cluster sends on a channel. The relay is one."""
 
     def channel_data(self, pieces: Pieces, nbytes: int) -> None:
-        """`nbytes` from the cluster have arrived, in order.
+        """`pieces`, together `nbytes`, have arrived from the cluster, in order.
 
         A memoryview is valid only during this call. A user that needs it for longer must pause the channel
         before it returns.
@@ -32,12 +32,12 @@ class ChannelUser(Protocol):
         """The channel's window or its link is full: read no more from the client."""
 
     def channel_writable(self) -> None:
-        """There is room again: read from the client."""
+        """The window and the link have room again: read from the client."""
 
     def channel_lost(self, error: ProxyError | None) -> None:
-        """The channel is gone. `error` says why; None if the other side closed it.
+        """The channel is closed. `error` says why; it is None if the other side closed the channel.
 
-        It is the last call that a user gets, and comes exactly once.
+        It is called exactly once, and nothing is called after it.
         """
 
 
@@ -48,11 +48,11 @@ class Channel(Protocol):
     def counts_unsent(self) -> bool:
         """Whether delivered bytes still count against `limits.memory` until the user has passed them on.
 
-        A channel whose receive window is counted needs no second account.
+        A channel that acquires its receive window from the budget has counted them already.
         """
 
     def attach(self, user: ChannelUser) -> None:
-        """Set the receiver and start delivery."""
+        """Set the user, and start to deliver to it."""
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """The buffer for the client's next bytes, never empty; valid until `buffer_updated`.

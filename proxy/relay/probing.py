@@ -1,4 +1,4 @@
-"""A probe's connection: one end of a socket pair. The other end is relayed like a client's socket."""
+"""The connection of a probe: one end of a socket pair, whose other end is relayed like a client's socket."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Dialled(NamedTuple):
 
 
 class ProbeRelay(Relay):
-    """A probe never half-closes: when it has ended its direction, the relay ends both."""
+    """A probe never half-closes: when it sends end of file, its relay ends both legs."""
 
     def eof_received(self) -> bool:
         """Close the channel after what was sent, for example a TLS alert."""
@@ -32,7 +32,7 @@ class ProbeRelay(Relay):
 
 
 async def relayed_socket(channel: Channel, budget: MemoryBudget) -> socket.socket:
-    """One end of a socket pair whose other end is relayed to `channel`; it appears in no metric."""
+    """One end of a socket pair whose other end is relayed to `channel`. No metric counts it."""
     ours, theirs = socket.socketpair()
     try:
         for sock in (ours, theirs):

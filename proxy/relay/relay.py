@@ -1,12 +1,15 @@
 """One client socket paired with one channel, until both directions have ended.
 
-To the cluster: the socket fills a buffer that the channel lends (`get_buffer`), and the channel sends it. To
-the client: the channel's bytes go to the socket's transport as they are. Backpressure: a side that is slow
-pauses the other. The socket's high-water mark is zero, so the channel is paused as soon as the client does
-not take what it is given; and a channel that is full pauses the socket. Each direction ends with its own end
-of file, and the relay when both have.
+To the cluster: the socket's transport reads into a buffer of the channel (`get_buffer`), and the channel
+sends it. To the client: the relay writes the channel's bytes to the socket's transport as they are.
 
-Nothing here logs, formats or looks up a label. `on_end` gets the relay once, when both legs are closed.
+Backpressure: a side that is slow pauses the other. The high-water mark of the socket's transport is zero, so
+the channel is paused as soon as the client does not read what it is sent. A channel that is full pauses
+reading from the socket. Each direction ends with its own end of file. The relay ends when both directions
+have.
+
+Nothing here logs, formats or looks up a label, because it runs for each packet. `on_end` gets the relay once,
+when both legs are closed.
 """
 
 from __future__ import annotations
@@ -27,14 +30,14 @@ from proxy.relay.interfaces import Channel, Pieces
 LINGER_ZERO: Final = struct.pack("ii", 1, 0)
 """SO_LINGER on, 0 s: close() sends RST.
 
-A client whose tunnel broke must not take the end of the stream for a clean one.
+A client whose link broke must not believe that the API server has closed the connection in order.
 """
 
 _TCP_CLOSE: Final = 7  # enum in linux/tcp_states.h; tcpi_state is the first byte of TCP_INFO
 
 
 class Relay(asyncio.BufferedProtocol):
-    """The protocol of a client's socket and the user of its channel. `repr()` shows who waits for whom."""
+    """The protocol of a client's socket, and the user of its channel. `repr()` shows which side is paused."""
 
     __slots__ = (
         "_budget",
@@ -66,7 +69,7 @@ class Relay(asyncio.BufferedProtocol):
         *,
         early: bytes = b"",
     ) -> None:
-        """`early` is what the client has sent before: the channel gets it first."""
+        """`early` is what the entry has read from the client already: the channel gets it first."""
         self._channel = channel
         self._budget = budget
         self._on_end = on_end
@@ -95,7 +98,7 @@ class Relay(asyncio.BufferedProtocol):
 
     @property
     def has_started(self) -> bool:
-        """Whether it owns the client's socket. From then on `on_end` will be called."""
+        """Whether it owns the client's socket. If so, `on_end` will be called."""
         return self._transport is not None
 
     @property
@@ -137,14 +140,14 @@ class Relay(asyncio.BufferedProtocol):
             early = early[len(piece) :]
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """A buffer that the channel lends; never empty.
+        """A buffer of the channel, never empty.
 
-        uvloop ends the connection on an empty buffer, and asks for one once more after `pause_reading`.
+        uvloop closes the connection if the buffer is empty, and calls this once more after `pause_reading`.
         """
         return self._channel.get_buffer(sizehint)
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Bytes from the client."""
+        """`nbytes` from the client are in the buffer: the channel sends them."""
         self.to_cluster += nbytes
         self.traffic.to_cluster += nbytes
         self._channel.buffer_updated(nbytes)
@@ -166,7 +169,7 @@ class Relay(asyncio.BufferedProtocol):
         self._channel.pause_reading()
 
     def resume_writing(self) -> None:
-        """The client has read everything: resume the channel."""
+        """Everything is written to the client's socket: resume the channel."""
         self.is_cluster_paused = False
         self._uncharge()
         self._channel.resume_reading()
@@ -187,7 +190,7 @@ class Relay(asyncio.BufferedProtocol):
     # -------------------------------------------------------------------------------------------- the channel
 
     def channel_data(self, pieces: Pieces, nbytes: int) -> None:
-        """Bytes from the cluster."""
+        """Write bytes from the cluster to the client."""
         if not self.from_cluster:
             self.first_byte_at = asyncio.get_running_loop().time()
         self.from_cluster += nbytes
@@ -221,7 +224,7 @@ class Relay(asyncio.BufferedProtocol):
             self._transport.resume_reading()
 
     def channel_lost(self, error: ProxyError | None) -> None:
-        """The channel is gone. Reset the client, unless one of its two directions has ended in order."""
+        """The channel is closed. Reset the client, unless one of the two directions has ended in order."""
         if not self._channel_open:
             return
         self._channel_open = False
@@ -242,7 +245,7 @@ class Relay(asyncio.BufferedProtocol):
     # ------------------------------------------------------------------------------------------------ the end
 
     def half_close(self, reason: Reason) -> None:
-        """End the client's direction in its place; what the cluster still sends is delivered."""
+        """Send the end of file that the client has not sent; what the cluster still sends is delivered."""
         if not self._client_open or self._client_eof or self._transport is None:
             return
         self.reason = self.reason or reason
@@ -260,9 +263,9 @@ class Relay(asyncio.BufferedProtocol):
         self._end_if_closed()
 
     def _drop_channel(self) -> None:
-        """Abort the channel and do not wait for its end.
+        """Abort the channel, and do not wait until sshd has closed it.
 
-        If its API server does not read, sshd answers CLOSE late or never.
+        While the API server does not read, sshd answers our CLOSE late or never.
         """
         self._channel_open = False
         self._channel.abort()

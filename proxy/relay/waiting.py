@@ -1,8 +1,11 @@
-"""Clients that wait for memory: while `limits.memory` is all acquired, a new client is held, not refused.
+"""Clients that wait for memory: while all of `limits.memory` is acquired, a new client waits, and is not
+refused.
 
-`max_connections` counts those that wait, so it bounds their number; `limits.hold_timeout` bounds the wait.
-What they send meanwhile stays in the kernel. Memory is released with every packet, so a release wakes nobody:
-`wake` is called where a connection ends, and by the daemon's heartbeat, for windows that shrink.
+`max_connections` also counts the clients that wait, so it bounds their number. `limits.hold_timeout` bounds
+the wait. What they send in that time stays in the kernel.
+
+Memory is released with every packet, so a release itself wakes no client: that would be too often. `wake` is
+called when a connection ends, and by the daemon's heartbeat, because windows shrink, too.
 """
 
 from __future__ import annotations
@@ -18,8 +21,8 @@ from proxy.relay.budget import MemoryBudget
 
 log = structlog.get_logger("kubemux.connection")
 
-SAY_AGAIN_S: Final = 10.0
-"""Seconds between two warnings: while memory is short, each probe of each cluster would write one."""
+WARN_AGAIN_S: Final = 10.0
+"""Seconds between two warnings. Otherwise each probe of each cluster would log one while memory is short."""
 
 
 class WaitingForMemory:
@@ -28,9 +31,9 @@ class WaitingForMemory:
     def __init__(self, budget: MemoryBudget) -> None:
         self._budget = budget
         self._waiting: deque[asyncio.Future[None]] = deque()
-        self._say_at = 0.0
+        self._warn_at = 0.0
         self._short_since: float | None = None
-        """The loop's clock when somebody was last woken, while clients wait."""
+        """Since when there has been no room for a client (the loop's clock); None if there was room last."""
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -38,16 +41,16 @@ class WaitingForMemory:
     async def wait(self, until: float) -> None:
         """Return when there may be room again. Raises TimeoutError at `until` (the loop's clock).
 
-        If nobody has been woken for longer than this client may wait, it raises at once: those before it have
-        waited in vain.
+        It raises at once if there has been no room for longer than this client may wait: the clients before
+        it wait in vain, too.
         """
         loop = asyncio.get_running_loop()
         now = loop.time()
         self._short_since = now if self._short_since is None else self._short_since
         if until <= now or now - self._short_since > until - now:
             raise TimeoutError
-        if loop.time() >= self._say_at:
-            self._say_at = loop.time() + SAY_AGAIN_S
+        if loop.time() >= self._warn_at:
+            self._warn_at = loop.time() + WARN_AGAIN_S
             log.warning(
                 "clients wait for memory",
                 used=self._budget.used,
@@ -60,7 +63,7 @@ class WaitingForMemory:
             async with asyncio.timeout_at(until):
                 await turn
         finally:
-            with suppress(ValueError):  # this client was to be woken just now
+            with suppress(ValueError):  # `wake` has taken it out at the same moment
                 self._waiting.remove(turn)
 
     def wake(self) -> None:

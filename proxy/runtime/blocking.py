@@ -1,9 +1,10 @@
-"""Calls that may hang for ever: reading a file from a dead disk, resolving a name whose server is silent.
+"""Calls that may hang for ever: reading a file from a dead disk, or resolving a name when the resolver is
+silent.
 
-A thread that hangs cannot be ended, only left behind. So each kind of call has a `Place`. A place has at most
-one thread, which is made for a call and ends with it. While a call is overdue, the place refuses the next one
-at once. Things that hang independently have different places: the key file of one gateway delays no other
-gateway.
+Nothing can end a thread that hangs; it can only be left behind. So calls run in a `Place`. A place has at
+most one thread, which is started for one call and ends with it. While that call hangs, the place refuses
+further calls. Calls that hang independently of each other get different places: the key file of one gateway
+does not delay another gateway.
 
 The threads are daemon threads, because nothing may wait for them at exit. The interpreter waits for threads
 of a `ThreadPoolExecutor`, which `asyncio.to_thread` uses too
@@ -27,7 +28,7 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 FILES_S: Final = 5.0
-"""Seconds after which reading a file counts as hanging. A disk that is only busy is faster."""
+"""Seconds after which reading a file counts as hanging. A busy disk is faster than that."""
 
 _thread = threading.local()
 _running: set[threading.Thread] = set()
@@ -38,9 +39,9 @@ class Hangs(Exception):
 
 
 def doing(what: str) -> None:
-    """Say what the calling thread does next (`reading FILE`), for the message if it hangs.
+    """Note what the calling thread does next (`reading FILE`). If it hangs, the message of `Hangs` names it.
 
-    It does nothing in a thread that does not run a `Call`.
+    In a thread that does not run a `Call`, it does nothing.
     """
     call: Call[object] | None = getattr(_thread, "call", None)
     if call is not None:
@@ -72,7 +73,7 @@ class Call(Generic[T]):
         _thread.call = self
         try:
             self._result = self._function()
-        except BaseException as exc:  # noqa: BLE001 - raised again where it is waited for
+        except BaseException as exc:  # noqa: BLE001 - `result` raises it again
             self._failure = exc
         self._has_ended = True
         self._done()
@@ -94,7 +95,7 @@ class Call(Generic[T]):
             try:
                 raise self._failure
             finally:
-                self._failure = None  # its traceback refers to this very frame
+                self._failure = None  # its traceback refers to this frame: a reference cycle
         return cast("T", self._result)
 
 
@@ -108,7 +109,7 @@ def leave(code: int) -> None:
     if not any(thread.is_alive() for thread in _running.copy()):
         return
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):  # closed, or a full disk: nobody can be told
+        with suppress(OSError, ValueError):  # closed, or the disk is full: there is nowhere to report it
             stream.flush()
     os._exit(code)
 
@@ -142,12 +143,11 @@ class Place:
     def __repr__(self) -> str:
         return f"<Place {self._name} {self._running[0].what if self._running else 'free'}>"
 
-    async def run(self, function: Callable[[*Ts], T], *args: *Ts, timeout: float) -> T:  # noqa: ASYNC109 - as documented
-        """Run `function(*args)` in a thread, for at most `timeout` seconds.
+    async def run(self, function: Callable[[*Ts], T], *args: *Ts, timeout: float) -> T:  # noqa: ASYNC109 - it does not cancel
+        """Run `function(*args)` in a thread, and wait for at most `timeout` seconds.
 
-        That includes the wait for an earlier call. Raises Hangs, which names the call that hangs. The
-        function then goes on, as it does if the caller is cancelled. The place takes no other call until it
-        ends.
+        That includes the wait for an earlier call. Raises Hangs, which names the call that hangs. After that,
+        or if the caller is cancelled, the function runs on, and the place starts no other until it ends.
         """
         deadline = time.monotonic() + timeout
         while self._running:

@@ -1,9 +1,9 @@
-"""File descriptors: use as many as the system allows, and keep some back from clients.
+"""File descriptors: use as many as the system allows, and reserve some that clients cannot use.
 
-Without a free descriptor the daemon could not dial a lost link, read a key or answer on its admin address.
-The errors would then name the wrong cause. So clients get fewer descriptors than there are: `for_clients` is
-their number. `are_scarce` stops accepting if that was still too many, because a client of a `direct` cluster
-takes two.
+Without a free descriptor the daemon could not dial a lost link, read a key, or answer on its admin address,
+and its errors would name the wrong cause. So `for_clients` computes how many clients there may be. That may
+still be too many, because a client of a `direct` cluster uses two descriptors: while `are_scarce` is true, no
+client is accepted.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from contextlib import suppress
 from typing import Final
 
 RESERVED: Final = 100
-"""For listeners, links, probes, admin connections and files.
+"""Descriptors for listeners, links, probes, admin connections and files.
 
-Listeners and links after the first fifty are counted on top.
+It is enough for fifty listeners and links; `for_clients` adds the others.
 """
 
 
 def raise_limit() -> int:
-    """Raise the soft limit to the hard one, and return it.
+    """Raise the soft limit to the hard limit, and return it.
 
-    systemd advises that for programs that do not use select(2).
+    systemd.exec(5) recommends that for programs that do not use select(2).
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
@@ -41,13 +41,13 @@ def for_clients(limit: int, taken: int) -> int:
 
 
 def is_high(fd: int) -> bool:
-    """Whether the new descriptor `fd` is one of those kept back. The kernel gives the lowest free number."""
+    """Whether the new descriptor `fd` is a reserved one. The kernel always returns the lowest free number."""
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return soft != resource.RLIM_INFINITY and fd >= soft - min(RESERVED, soft // 2)
 
 
 def are_scarce(fd: int) -> bool:
-    """Whether the next descriptor would be one of those kept back. `fd` is any open descriptor."""
+    """Whether the next descriptor would be a reserved one. `fd` is any open descriptor."""
     with suppress(OSError):
         copy = os.dup(fd)
         os.close(copy)

@@ -13,16 +13,16 @@ PRIORITIES: Final = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical"
 
 
 def reads(stream: TextIO | None) -> bool:
-    """Whether the journal itself reads `stream`.
+    """Whether `stream` is connected to the journal.
 
-    `$JOURNAL_STREAM` holds the device and inode of its stream. Children inherit the variable, so both are
-    compared.
+    `$JOURNAL_STREAM` has the device and inode of that stream. Children inherit the variable even if their
+    stream is another one, so both are compared.
     """
     if stream is None:
         return False
     try:
         status = os.fstat(stream.fileno())
-    except (OSError, ValueError):  # no descriptor behind it, or closed
+    except (OSError, ValueError):  # it has no descriptor, or is closed
         return False
     return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
 

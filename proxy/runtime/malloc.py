@@ -1,4 +1,4 @@
-"""glibc's malloc: one heap for all threads, and unused memory goes back to the system.
+"""glibc's malloc: share one heap between all threads, and return unused memory to the system.
 
 With another C library this does nothing.
 """
@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Final
 
 WORTH_IT: Final = 16 << 20
-"""Bytes that must be free before they are given back: malloc_trim(3) walks over the whole heap."""
+"""Bytes that must be free before we return them: malloc_trim(3) walks over the whole heap."""
 
 _M_ARENA_MAX: Final = -8
 
@@ -27,10 +27,10 @@ def share_one_arena() -> None:
 
 
 class Trim:
-    """Gives memory back to the system when much of it has been released.
+    """Returns memory to the system when much of it has been released.
 
-    glibc gives back only the end of the heap, and something small always stays there. After fifty stalled
-    downloads on asyncssh's channels, a daemon of 70 MB stayed at 150 MB.
+    By itself, glibc returns only the end of the heap, and some small object is nearly always there. After
+    fifty stalled downloads on asyncssh's channels, a daemon of 70 MB kept 150 MB.
     """
 
     def __init__(self, used: Callable[[], int]) -> None:
@@ -39,7 +39,7 @@ class Trim:
         self._peak = 0
 
     def check(self) -> None:
-        """Call it from time to time. It takes a few milliseconds if there is memory to give back."""
+        """Call it from time to time. It takes a few milliseconds if there is memory to return."""
         used = self._used()
         self._peak = max(self._peak, used)
         if self._peak - used >= WORTH_IT:

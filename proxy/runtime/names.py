@@ -1,4 +1,4 @@
-"""Resolving names, in a thread that belongs to one listener, gateway or cluster; and TCP connections."""
+"""Resolves names, in a thread of one listener, gateway or cluster, and makes TCP connections to addresses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ P = TypeVar("P", bound=asyncio.BaseProtocol)
 
 
 class Address(NamedTuple):
-    """A resolved address, as sockets of its family take it."""
+    """A resolved address, in the form that sockets of its family need."""
 
     family: int
     sockaddr: tuple[object, ...]
@@ -33,8 +33,8 @@ async def connect(
 ) -> tuple[asyncio.Transport, P]:
     """A TCP connection to the address `host`. Raises OSError.
 
-    It makes the socket itself: uvloop loses the interface of a link-local address, and libuv then takes the
-    first one.
+    For a link-local address it makes the socket itself: uvloop loses the interface of the address, and libuv
+    then uses the first interface.
     """
     loop = asyncio.get_running_loop()
     if "%" not in host:
@@ -51,7 +51,8 @@ async def connect(
         sock.close()
         raise
     if transport.is_closing() and not isinstance(loop, asyncio.BaseEventLoop):
-        # It was reset at once and uvloop has closed the descriptor; `sock` must not close that number again.
+        # The peer has reset it at once, and uvloop has closed the descriptor. Another file may have the
+        # number by now, so `sock` must not close it again.
         sock.detach()
     return transport, protocol
 
@@ -61,7 +62,7 @@ async def _connected(
 ) -> None:
     if (error := sock.connect_ex(address)) == errno.EINPROGRESS:
         done = loop.create_future()
-        loop.add_writer(sock, _settle, done)
+        loop.add_writer(sock, _set_done, done)
         try:
             await done
         finally:
@@ -71,7 +72,7 @@ async def _connected(
         raise OSError(error, os.strerror(error))
 
 
-def _settle(done: asyncio.Future[None]) -> None:
+def _set_done(done: asyncio.Future[None]) -> None:
     if not done.done():
         done.set_result(None)
 
@@ -82,15 +83,15 @@ async def resolve(host: str, port: int, place: Place, *, family: int = 0, timeou
     Raises OSError (gaierror), Hangs, or UnicodeError if it cannot be a host name (RFC 5890).
     """
     try:
-        return _ask(host, port, family, socket.AI_NUMERICHOST)
+        return _getaddrinfo(host, port, family, socket.AI_NUMERICHOST)
     except socket.gaierror:
         return await place.run(_look_up, host, port, family, timeout=timeout)
 
 
 def remedy(host: str, error: int | None, *, also: str = "") -> str:
-    """What to do if `resolve` failed for `host` with gaierror number `error`.
+    """The hint for a `host` that `resolve` failed for, with gaierror number `error`.
 
-    `also` says what else the name may be.
+    `also` is a sentence about what else the name may be.
     """
     if error == socket.EAI_NONAME:
         return f"is {host} spelt right, with its domain? {also}This machine's answer: getent hosts {host}"
@@ -101,9 +102,9 @@ def remedy(host: str, error: int | None, *, also: str = "") -> str:
 
 def _look_up(host: str, port: int, family: int) -> list[Address]:
     doing(f"looking up {host}")
-    return _ask(host, port, family, 0)
+    return _getaddrinfo(host, port, family, 0)
 
 
-def _ask(host: str, port: int, family: int, flags: int) -> list[Address]:
+def _getaddrinfo(host: str, port: int, family: int, flags: int) -> list[Address]:
     found = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM, flags=flags)
     return [Address(kind, sockaddr) for kind, _, _, _, sockaddr in found]

@@ -1,8 +1,9 @@
-"""Running another program: its output is bounded, and it is killed with all that it has started.
+"""Runs another program, with a bound on its output, and kills it with all programs that it has started.
 
 uvloop's own subprocesses are not used: uvloop forks, and blocks the loop until the program has begun. That
 takes 4 to 20 ms in a daemon of 60 MB; `subprocess` uses vfork and takes 0.5 ms. Programs start one at a time.
-When a file changes that 60 gateways use, all of them run `ssh -G`, and the loop works between two starts.
+When a file changes that 60 gateways use, all of them run `ssh -G`; the loop can do other work between two
+starts.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from typing import IO, Final, NamedTuple, cast
 from weakref import WeakKeyDictionary
 
 MAX_OUTPUT: Final = 4 << 20
-"""`ssh -G` prints a few KiB, and some of what its files hold."""
-_MAX_COMPLAINTS: Final = 64 << 10
+"""Bytes. `ssh -G` prints a few KiB, and values from its files."""
+_MAX_ERRORS: Final = 64 << 10
 _END_S: Final = 1.0
 """Seconds to wait for a process that was killed. A process that hangs in a disk driver cannot end."""
 _READ: Final = 64 << 10
@@ -28,11 +29,11 @@ _starting: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock]] = W
 
 
 class Ran(NamedTuple):
-    """How a program ended, and what it printed."""
+    """How a program ended, and what it has written to standard output and standard error."""
 
     code: int
     output: bytes
-    complaints: bytes
+    errors: bytes
 
 
 class Process:
@@ -42,16 +43,16 @@ class Process:
         self.pid: Final = popen.pid
         self.stdout: Final = cast("IO[bytes]", popen.stdout)
         self.stderr: Final = cast("IO[bytes]", popen.stderr)
-        """Set if it was started with pipes."""
+        """`stdout` and `stderr` are set only if the program was started with pipes."""
         self._popen = popen
         self._loop = asyncio.get_running_loop()
         self._pidfd = os.pidfd_open(popen.pid)
         self.exited: Final[asyncio.Future[int]] = self._loop.create_future()
-        """Its exit code. Programs that it has started may still run."""
+        """Done with the exit code when the program ends. Programs that it has started may still run."""
         self._loop.add_reader(self._pidfd, self._reap)
 
     def signal(self, number: signal.Signals) -> None:
-        """Signal the program and what it has started, except programs that made their own session."""
+        """Signal the program and the programs it has started, except those that made their own session."""
         # PermissionError: the program runs as another user (sudo).
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, number)
@@ -71,11 +72,11 @@ async def start(
     environment: Mapping[str, str] | None = None,
     inherits: Collection[int] = (),
 ) -> Process:
-    """Start `command`. Raises OSError if there is no such program, ValueError if there cannot be one."""
+    """Start `command`. Raises OSError if there is no such program, ValueError if the name cannot be one."""
     async with _starting.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
         await asyncio.sleep(0)
         return _begun(
-            lambda: subprocess.Popen(  # noqa: S603 - what the operator wants run
+            lambda: subprocess.Popen(  # noqa: S603 - the operator has configured it
                 command,
                 bufsize=0,
                 stdin=stdin,
@@ -109,30 +110,30 @@ async def run(
 
     Raises OSError if there is no such program, ValueError if it prints more.
 
-    It inherits the descriptors `inherits`. It runs in its own session, which is killed when it ends or the
-    call is cancelled: `Match exec` may start programs that outlive a killed ssh, or keep its standard error
-    open. A program that made its own session (a daemon) goes on, and nothing waits for it. The caller sets a
-    deadline.
+    It inherits the descriptors `inherits`, and runs in its own session. When it ends, or the call is
+    cancelled, that session is killed: `Match exec` may start programs that outlive a killed ssh, or keep its
+    standard error open. A program that made a session of its own (a daemon) is not killed, and nothing waits
+    for it. The caller sets a deadline.
     """
     process = await start(command, environment=environment, inherits=inherits)
-    output, complaints = _Pipe(process.stdout, most + 1), _Pipe(process.stderr, _MAX_COMPLAINTS)
+    output, errors = _Pipe(process.stdout, most + 1), _Pipe(process.stderr, _MAX_ERRORS)
     try:
         await asyncio.wait([process.exited])
         process.signal(signal.SIGKILL)  # a program that it has started may hold the pipes open
-        await asyncio.wait([output.ended, complaints.ended], timeout=_END_S)
+        await asyncio.wait([output.ended, errors.ended], timeout=_END_S)
     finally:
         process.signal(signal.SIGKILL)
         output.close()
-        complaints.close()
+        errors.close()
         await asyncio.wait([process.exited], timeout=_END_S)
     if len(output.kept) > most:
         raise ValueError(f"prints more than {most >> 20} MiB")
     code = process.exited.result() if process.exited.done() else -1
-    return Ran(code, bytes(output.kept), bytes(complaints.kept))
+    return Ran(code, bytes(output.kept), bytes(errors.kept))
 
 
 class _Pipe:
-    """Reads a pipe to its end. `kept` gets the first `most` bytes."""
+    """Reads a pipe to its end, and keeps the first `most` bytes in `kept`."""
 
     def __init__(self, pipe: IO[bytes], most: int) -> None:
         self.kept = bytearray()

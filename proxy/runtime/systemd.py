@@ -1,17 +1,17 @@
-"""The service manager's side of the daemon: readiness, watchdog and inherited sockets.
+"""What the daemon and systemd tell each other: readiness, watchdog and inherited sockets.
 
-Three environment variables tell what systemd offers: `NOTIFY_SOCKET` takes state changes (sd_notify(3)),
-`WATCHDOG_USEC` wants a sign of life (sd_watchdog_enabled(3)), `LISTEN_FDS` counts bound sockets
-(sd_listen_fds(3)). Without them, under a shell, everything here does nothing:
+Three environment variables say what systemd offers. `NOTIFY_SOCKET` is the socket for messages about our
+state (sd_notify(3)). `WATCHDOG_USEC` is how often systemd expects a message (sd_watchdog_enabled(3)).
+`LISTEN_FDS` is the number of sockets that systemd has bound for us (sd_listen_fds(3)). Without these
+variables, for example under a shell, everything here does nothing:
 
     inherited = inherited_sockets()                     # before anything binds, or starts a child
     notify(READY, status("3/5 clusters up"))
-    notify(WATCHDOG)                                    # every watchdog_interval() seconds, from the event
-    loop
+    notify(WATCHDOG)                                    # by the event loop, every watchdog_interval() s
     notify(reloading()); ...; notify(READY)
     notify(STOPPING, extend(40.0))
 
-Sockets that systemd keeps from one process to the next are the business of `proxy/entries/fd_store.py`.
+`proxy/entries/fd_store.py` uses this for sockets that systemd keeps from one process to the next.
 """
 
 from __future__ import annotations
@@ -41,20 +41,18 @@ _FIRST_FD: Final = 3  # SD_LISTEN_FDS_START
 
 
 class Activated(socket.socket):
-    """A socket that a socket unit listens on too: if a program ends that (`shutdown`), systemd fails the
-    unit.
-    """
+    """A socket of a socket unit, on which systemd listens, too. After a `shutdown` of it, the unit fails."""
 
 
 def status(text: str) -> str:
-    """The assignment for the line that `systemctl status` shows."""
+    """The assignment that sets the status line of `systemctl status`."""
     return "STATUS=" + " ".join(text.split())
 
 
 def reloading() -> str:
     """The assignments that begin a reload; READY ends it.
 
-    Type=notify-reload needs the time to match READY with its request.
+    By the time, systemd (Type=notify-reload) knows which request the READY answers.
     """
     return f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}"
 
@@ -67,9 +65,9 @@ def extend(seconds: float) -> str:
 def notify(*assignments: str, fds: Sequence[int] = ()) -> bool:
     """Send `assignments` (like `READY=1`) to systemd in one datagram, with copies of `fds`.
 
-    Returns False if there is no systemd, or its socket cannot take the message now; the latter is logged.
-    Never blocks, never raises: if systemd is busy or gone, the daemon still works. `fds` go with FDSTORE=1 or
-    BARRIER=1.
+    Returns False if there is no systemd, or if its socket does not accept the message now, which is logged.
+    Never blocks, never raises: if systemd is busy or gone, the daemon still works. `fds` belong to FDSTORE=1
+    or BARRIER=1.
     """
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
@@ -97,7 +95,7 @@ def notify(*assignments: str, fds: Sequence[int] = ()) -> bool:
 def watchdog_interval() -> float | None:
     """Seconds between two `WATCHDOG`s: half of the unit's WatchdogSec=.
 
-    None if the unit has none, or means another process.
+    None if the unit sets none, or expects the messages from another process.
     """
     limit = os.environ.get("WATCHDOG_USEC", "")
     if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
@@ -108,11 +106,11 @@ def watchdog_interval() -> float | None:
 def inherited_sockets() -> dict[Endpoint | str, socket.socket]:
     """The listening stream sockets that systemd bound for us, by local address.
 
-    The key is an Endpoint, or the path of a unix socket; an abstract one begins with `@`. The sockets do not
-    block, and children do not inherit them. The caller owns them, and closes those that it does not use.
-    Other descriptors are logged and closed. A second call finds none.
+    The key is an Endpoint, or the path of a unix socket; an abstract one begins with `@`. The sockets are
+    non-blocking, and children do not inherit them. The caller owns them, and closes those that it does not
+    use. Descriptors that are no such socket are logged and closed. A second call finds none.
     """
-    # Removed from the environment: a child would take its own descriptors for these sockets.
+    # Removed from the environment: a child process would believe that its own descriptors are these sockets.
     pid, count, names = (os.environ.pop(f"LISTEN_{name}", "") for name in ("PID", "FDS", "FDNAMES"))
     if pid != str(os.getpid()) or not count.isdecimal():
         return {}
@@ -132,7 +130,7 @@ def inherited_sockets() -> dict[Endpoint | str, socket.socket]:
                 hint="keep to ListenStream= in kubemux.socket",
             )
             continue
-        # Two sockets of one address, which only ReusePort= makes.
+        # Two sockets with the same address; only ReusePort= allows that.
         if found.setdefault(address, sock) is not sock:
             sock.close()
     return found
@@ -143,7 +141,7 @@ def _listener(fd: int, kind: type[socket.socket]) -> tuple[Endpoint | str, socke
     try:
         sock = kind(fileno=fd)
     except OSError:
-        with suppress(OSError):  # it may not even be open
+        with suppress(OSError):  # no descriptor of that number may be open
             os.close(fd)
         raise
     sock.set_inheritable(False)

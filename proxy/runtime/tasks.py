@@ -1,11 +1,11 @@
 """Background tasks with an owner and a name.
 
-asyncio keeps only weak references to tasks, and reports a failure when the task is collected, if ever
-(https://docs.python.org/3/library/asyncio-task.html#asyncio.create_task). A `Tasks` belongs to the object
-whose work it runs. It logs a failure at once, and is closed with its owner.
+asyncio keeps only weak references to tasks, and reports the failure of a task only when the task object is
+collected (https://docs.python.org/3/library/asyncio-task.html#asyncio.create_task). A `Tasks` belongs to the
+object whose work it runs. It logs a failure at once, and its owner closes it.
 
-A task that supervises something is started by `keep`. After an unexpected exception it is logged and starts
-again; otherwise nothing would do its work until the daemon restarts.
+A task that supervises something is started by `keep`: after an unexpected exception, `keep` logs it and
+starts the task again. Otherwise nothing would do that work until the daemon restarts.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SELDOM_S: Final = 60.0
 def is_cancelled() -> bool:
     """Whether a caught CancelledError is meant for the current task.
 
-    It may come from a future of another object that was cancelled, for example in a library. Then it is an
+    If not, it comes from another future that somebody has cancelled, for example a library. Then it is an
     error like any other.
     """
     task = asyncio.current_task()
@@ -87,7 +87,7 @@ class Tasks:
             log.error("task failed", task=task.get_name(), exc_info=error)
 
     async def wait(self) -> None:
-        """Wait until all tasks have ended by themselves, also those that are started meanwhile."""
+        """Wait until all tasks have ended by themselves, including those that start during the wait."""
         while self._tasks:
             await asyncio.wait(self._tasks)
 

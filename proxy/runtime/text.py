@@ -1,4 +1,4 @@
-"""Text for people: without characters that control a terminal, and hints for misspelt names."""
+"""Text for people: removes characters that control a terminal, and suggests names for misspelt ones."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 MOST: Final = 200
-"""The most characters of a peer's text."""
+"""How many characters of a peer's text are shown."""
 
 LISTED: Final = 20
-"""The most names in a hint: they fit on a screen."""
+"""How many names a hint lists: so many fit on a screen."""
 
 
 def for_terminal(text: str) -> str:
@@ -28,19 +28,19 @@ def for_terminal(text: str) -> str:
 
 
 def escaped(text: str) -> str:
-    r"""`text` on one line, what is not printable written as Python would write it: `\n`, `\x9b`, `\u202e`."""
+    r"""`text` on one line. What is not printable is written as Python writes it: `\n`, `\x9b`, `\u202e`."""
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def printable(text: str, *, most: int = MOST) -> str:
-    """A peer's text for a log line: without control characters, and cut to a useful length."""
+    """A peer's text for a log line: at most `most` characters, with spaces for control characters."""
     return "".join(char if char.isprintable() else " " for char in text[:most]).strip()
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
-    """A hint for a name that is not in `known`: the closest name, and all known ones."""
+    """A hint for a name that is not in `known`: the most similar name, and a list of the known ones."""
     names = list(known)
     close = difflib.get_close_matches(word[:100], names, n=1)
     guess = f"did you mean {close[0]!r}? " if close else ""
@@ -48,7 +48,7 @@ def suggest(word: str, known: Iterable[str]) -> str:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Names as messages list them: `'a', 'b'`, at most as many as fit on a screen."""
+    """Names for a message: `'a', 'b'`, at most `LISTED` of them."""
     return ", ".join(map(repr, names[:LISTED])) + (", ..." if len(names) > LISTED else "")
 
 

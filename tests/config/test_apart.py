@@ -72,7 +72,7 @@ def test_what_python_warns_of_there_is_a_warning_here(file: Path, monkeypatch: p
 
     async def warned(command: Sequence[str], *, environment: Mapping[str, str], most: int) -> program.Ran:
         ran = await run(command, environment=environment, most=most)
-        return ran._replace(complaints=b"x509.py:7: OddWarning: odd\n  load()\n")
+        return ran._replace(errors=b"x509.py:7: OddWarning: odd\n  load()\n")
 
     monkeypatch.setattr(program, "run", warned)
     with pytest.warns(RuntimeWarning, match="^x509.py:7: OddWarning: odd"):

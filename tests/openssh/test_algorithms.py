@@ -28,7 +28,7 @@ OURS = ("gcm128", "gcm256", "chacha", "own")
     ],
 )
 def test_our_order_holds_where_no_other_was_asked_for(names: str, meant: str) -> None:
-    assert Asked(split(names), DEFAULTS).over(OURS) == split(meant)
+    assert Asked(split(names), DEFAULTS).merged(OURS) == split(meant)
 
 
 names = st.lists(st.sampled_from([*DEFAULTS, "cbc", "rc4", "own"]), min_size=1, unique=True).map(tuple)
@@ -36,7 +36,7 @@ names = st.lists(st.sampled_from([*DEFAULTS, "cbc", "rc4", "own"]), min_size=1, 
 
 @given(names, names)
 def test_the_names_are_those_that_ssh_has(asked: tuple[str, ...], ours: tuple[str, ...]) -> None:
-    assert sorted(Asked(asked, DEFAULTS).over(ours)) == sorted(asked)
+    assert sorted(Asked(asked, DEFAULTS).merged(ours)) == sorted(asked)
 
 
 @given(st.sampled_from(["+", "-", "^"]), names)
@@ -50,7 +50,7 @@ def test_what_is_put_in_front_is_in_front(sign: str, listed: tuple[str, ...]) ->
         result = tuple(dict.fromkeys((*DEFAULTS, *listed)))
     else:
         result = tuple(dict.fromkeys((*listed, *DEFAULTS)))
-    found = Asked(result, DEFAULTS).over(OURS)
+    found = Asked(result, DEFAULTS).merged(OURS)
     # `^` with ssh's own order in front, and others behind it, prints what `+` prints: our order holds.
     if sign == "^" and result[: len(DEFAULTS)] != DEFAULTS:
         assert found[0] == listed[0]

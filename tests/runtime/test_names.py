@@ -50,7 +50,7 @@ def silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         assert over.wait(20)
         return []
 
-    monkeypatch.setattr(names, "_ask", ask)
+    monkeypatch.setattr(names, "_getaddrinfo", ask)
     yield
     over.set()
 

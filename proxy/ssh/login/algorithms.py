@@ -107,7 +107,7 @@ def left_out(found: SshConfig) -> list[str]:
 def _names(
     found: SshConfig, option: str, asked: Asked, ours: Sequence[str], there_are: Iterable[str]
 ) -> Names:
-    names = usable(asked.over(ours), there_are)
+    names = usable(asked.merged(ours), there_are)
     if not names:
         raise CredentialsUnusable(
             f"ssh_config {found.path}: {option} leaves nothing that kubemux can do: {', '.join(asked.names)}",

@@ -107,12 +107,14 @@ async def _asked(config: GatewayConfig, place: Place, deadline: float) -> SshCon
     waited_for = "ssh -G has not read it"
     try:
         async with asyncio.timeout_at(deadline):
-            printed = await ssh_config.ask(config.ssh_config, config.host, user=config.user, port=config.port)
+            printed = await ssh_config.print_options(
+                config.ssh_config, config.host, user=config.user, port=config.port
+            )
             waited_for = "what it names has not been found"
             found = await place.run(_parse, printed, timeout=deadline - asyncio.get_running_loop().time())
             if found.known_hosts_command and not config.known_hosts:
                 waited_for = f"its KnownHostsCommand {found.known_hosts_command[0]} has not ended"
-                found = await ssh_config.ask_known_hosts(found)
+                found = await ssh_config.run_known_hosts_command(found)
             return found
     except TimeoutError as exc:
         raise CredentialsUnusable(
