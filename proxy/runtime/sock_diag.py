@@ -1,0 +1,144 @@
+"""Which user of this machine is at the other end of a loopback TCP connection: sock_diag(7).
+
+The kernel is asked for one socket by its two ends, never for a list of all. Its answer comes before the
+question's `send` returns, so this needs neither a thread nor a deadline.
+
+What the kernel says is taken for true only where it cannot mean something else:
+
+* Where no socket has these two ends, it answers with one that listens at the first of them. So the ends of
+  the answer are compared.
+* A socket that its program has closed has uid 0 and inode 0 in the answer, and would make root of whoever
+  sends and closes. So only a socket that is established and has an inode counts.
+* It looks in one network namespace, and a listener that was inherited may be of another one. So it is asked
+  for our own end as well, which must be this very socket. That comes second: as long as our end is there, no
+  other connection can have the same two ends.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from struct import Struct
+from typing import Final, NamedTuple
+
+_NETLINK_SOCK_DIAG: Final = 4
+_SOCK_DIAG_BY_FAMILY: Final = 20
+_NLMSG_ERROR: Final = 2
+_NLM_F_REQUEST: Final = 1
+ESTABLISHED: Final = 1
+"""TCP_ESTABLISHED of linux/tcp.h."""
+
+_HEADER: Final = Struct("=IHHII")
+"""struct nlmsghdr: length, type, flags, sequence, port."""
+_REQUEST: Final = Struct("=BBBxI2s2s16s16sIQ")
+"""struct inet_diag_req_v2: family, protocol, extensions, states; ports, addresses, interface, cookie."""
+_ANSWER: Final = Struct("=BBxx2s2s16s16s4x8x12xII")
+"""struct inet_diag_msg: family, state; ports, addresses; uid, inode."""
+_ERROR: Final = Struct("=i")
+
+_ALL_STATES: Final = 0xFFFFFFFF
+_ANY_INTERFACE: Final = 0
+_NO_COOKIE: Final = 0xFFFFFFFFFFFFFFFF
+_MOST_BYTES: Final = 8192
+_MAX_ERRNO: Final = 4096
+
+
+class End(NamedTuple):
+    """One end of a connection. An IPv4 address is one, also where a socket shows it as `::ffff:127.0.0.1`."""
+
+    address: IPv4Address | IPv6Address
+    port: int
+
+    @classmethod
+    def of(cls, sockaddr: tuple[str, int] | tuple[str, int, int, int]) -> End:
+        """What `getsockname` and `getpeername` return for TCP."""
+        return cls(_plain(ip_address(sockaddr[0])), sockaddr[1])
+
+
+class Found(NamedTuple):
+    """What the kernel says of a socket."""
+
+    state: int
+    uid: int
+    inode: int
+
+
+def peer_uid(sock: socket.socket) -> int:
+    """The uid of the process that opened the other end of `sock`, a connection over loopback.
+
+    Raises OSError or ValueError, which say why it is not known. uid 0 is root.
+    """
+    ours, theirs = End.of(sock.getsockname()), End.of(sock.getpeername())
+    if not theirs.address.is_loopback:
+        raise ValueError("the client does not come over loopback")
+    with socket.socket(
+        socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, _NETLINK_SOCK_DIAG
+    ) as kernel:
+        kernel.connect((0, 0))  # nobody but the kernel may answer
+        client = _ask(kernel, theirs, ours, sequence=1)
+        own = _ask(kernel, ours, theirs, sequence=2)
+    if own.inode != os.fstat(sock.fileno()).st_ino:
+        raise ValueError("the connection is not of this network namespace")
+    if client.state != ESTABLISHED or not client.inode:
+        raise ValueError("the client has closed its socket")
+    return client.uid
+
+
+def _ask(kernel: socket.socket, near: End, far: End, *, sequence: int) -> Found:
+    kernel.send(question(near, far, sequence=sequence))
+    return read(kernel.recv(_MOST_BYTES), near, far, sequence=sequence)
+
+
+def question(near: End, far: End, *, sequence: int) -> bytes:
+    """Ask for the TCP socket whose own address is `near` and which is connected to `far`."""
+    body = _REQUEST.pack(
+        socket.AF_INET if near.address.version == 4 else socket.AF_INET6,
+        socket.IPPROTO_TCP,
+        0,
+        _ALL_STATES,
+        near.port.to_bytes(2),
+        far.port.to_bytes(2),
+        near.address.packed,
+        far.address.packed,
+        _ANY_INTERFACE,
+        _NO_COOKIE,
+    )
+    head = _HEADER.pack(_HEADER.size + len(body), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, sequence, 0)
+    return head + body
+
+
+def read(data: bytes, near: End, far: End, *, sequence: int) -> Found:
+    """What the kernel answers to `question`. Raises OSError if it refuses, ValueError for other bytes."""
+    if len(data) < _HEADER.size:
+        raise ValueError("the kernel's answer is cut off")
+    length, kind, _, number, _ = _HEADER.unpack_from(data)
+    body = data[_HEADER.size : length]
+    if number != sequence or length > len(data):
+        raise ValueError("the kernel's answer is to another question")
+    if kind == _NLMSG_ERROR and len(body) >= _ERROR.size:
+        error = -_ERROR.unpack_from(body)[0]
+        if 0 < error < _MAX_ERRNO:
+            raise OSError(error, os.strerror(error))
+    if kind != _SOCK_DIAG_BY_FAMILY or len(body) < _ANSWER.size:
+        raise ValueError("the kernel's answer has no socket")
+    family, state, near_port, far_port, near_address, far_address, uid, inode = _ANSWER.unpack_from(body)
+    ends = (
+        End(_unpacked(family, near_address), int.from_bytes(near_port)),
+        End(_unpacked(family, far_address), int.from_bytes(far_port)),
+    )
+    if ends != (near, far):
+        raise ValueError("the kernel knows no socket with these ends")
+    return Found(state, uid, inode)
+
+
+def _unpacked(family: int, data: bytes) -> IPv4Address | IPv6Address:
+    if family == socket.AF_INET:
+        return IPv4Address(data[:4])
+    if family == socket.AF_INET6:
+        return _plain(IPv6Address(data))
+    raise ValueError("the kernel's answer is of another family")
+
+
+def _plain(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
+    return (isinstance(address, IPv6Address) and address.ipv4_mapped) or address

@@ -1,0 +1,21 @@
+"""To be another user of this machine for a while."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another")
+
+
+@contextmanager
+def as_user(uid: int) -> Iterator[None]:
+    """Sockets that are opened in the block are opened by `uid`."""
+    os.seteuid(uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
