@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from proxy.errors.reasons import Reason, Subject
+from proxy.errors.reasons import Reason
+from proxy.errors.words import Subject
 
 _MARKED: Final = re.compile(r"(<!-- reasons: (\w+) -->\n).*?(<!-- end of reasons -->)", re.DOTALL)
 

@@ -7,41 +7,13 @@ on these words: do not rename one, and do not make one up at run time.
 
 from __future__ import annotations
 
-from enum import StrEnum
-
-
-class Subject(StrEnum):
-    """What a reason is about. It tells where a user meets the reason."""
-
-    GATEWAY = "gateway"
-    """`status` of a gateway; `gateway_connects_total{result}`, `gateway_reconnects_total{reason}`; the links'
-    log.
-    """
-    PROBE = "probe"
-    """`status` of a cluster; `kubemux probe`; `probes_total{result}`."""
-    CLIENT = "client"
-    """`connections_total{result}`; the log of connections."""
-    DAEMON = "daemon"
-    """What the daemon or a command could not do."""
-
+from proxy.errors.words import Subject, Word
 
 _G, _P, _C, _D = Subject.GATEWAY, Subject.PROBE, Subject.CLIENT, Subject.DAEMON
 
 
-class Reason(StrEnum):
-    """One word, with the `subjects` that it can be about, its meaning, and a remedy if there is one."""
-
-    subjects: tuple[Subject, ...]
-    meaning: str
-    remedy: str
-
-    def __new__(
-        cls, word: str, subjects: tuple[Subject, ...] = (), meaning: str = "", remedy: str = ""
-    ) -> Reason:
-        reason = str.__new__(cls, word)
-        reason._value_ = word
-        reason.subjects, reason.meaning, reason.remedy = subjects, meaning, remedy
-        return reason
+class Reason(Word):
+    """What can go wrong, and how a connection can end."""
 
     OK = "ok", (_G, _P, _D), "it worked: a dial, a probe, a reload"
 

@@ -14,7 +14,8 @@ import pytest
 import proxy
 from proxy.errors import ChannelError, LinkError, ProxyError
 from proxy.errors.page import filled
-from proxy.errors.reasons import Reason, Subject
+from proxy.errors.reasons import Reason
+from proxy.errors.words import Subject
 from proxy.health.result import Result
 
 ROOT = Path(__file__).parents[2]
