@@ -34,6 +34,12 @@ def escaped(text: str) -> str:
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
+def in_ascii(text: str, *, most: int = MOST) -> str:
+    """`escaped` text in ASCII alone, for a protocol that has no other characters, in so many of them."""
+    line = escaped(text).encode("ascii", "backslashreplace").decode("ascii")
+    return line if len(line) <= most else f"{line[: most - 3]}..."
+
+
 def printable(text: str, *, most: int = MOST) -> str:
     """A peer's text for a log line: at most `most` characters, with spaces for control characters."""
     return "".join(char if char.isprintable() else " " for char in text[:most]).strip()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.runtime.text import escaped, for_terminal, suggest
+from proxy.runtime.text import escaped, for_terminal, in_ascii, suggest
 
 
 @given(st.text(st.characters()))
@@ -33,6 +33,20 @@ def test_words_stay_as_they_are(text: str) -> None:
 )
 def test_escaped_is_read_as_python_writes_it(text: str, shown: str) -> None:
     assert escaped(text) == shown
+
+
+@given(st.text(st.characters()), st.integers(3, 300))
+def test_ascii_is_all_that_is_left_and_not_too_much(text: str, most: int) -> None:
+    line = in_ascii(text, most=most)
+    assert line.isascii()
+    assert line.isprintable()
+    assert len(line) <= most
+
+
+def test_in_ascii_is_read_as_python_writes_it() -> None:
+    assert in_ascii("Zürich\n\U0001f600") == "Z\\xfcrich\\n\\U0001f600"
+    assert in_ascii("node-a:22", most=9) == "node-a:22"
+    assert in_ascii("node-a:22", most=8) == "node-..."
 
 
 def test_a_guess_and_what_there_is() -> None:
