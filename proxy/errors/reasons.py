@@ -295,6 +295,40 @@ class Reason(Word):
         "that do not read",
     )
 
+    # -------------------------------------------------------------------------------- who asks, and for what
+
+    BAD_REQUEST = (
+        "bad_request",
+        (_C,),
+        "what a client of a proxy entry has sent is no request that can be read; the message says why",
+        "does it ask for HOST:PORT by HTTP CONNECT or SOCKS5, without TLS?",
+    )
+    UNSUPPORTED = (
+        "unsupported",
+        (_C,),
+        "a client of a proxy entry asked for what it does not do: a plain HTTP request, SOCKS4, or BIND and "
+        "UDP of SOCKS5",
+        "ask by HTTP CONNECT or SOCKS5: kubectl's proxy-url, curl --proxytunnel; the entry is no web server",
+    )
+    HEAD_TIMEOUT = (
+        "head_timeout",
+        (_C,),
+        "a client of a proxy entry did not send its whole request in time",
+        "what connects there and says nothing? A port check does no harm",
+    )
+    AUTH_REQUIRED = (
+        "auth_required",
+        (_C,),
+        "the entry asks for a user and a password, and the client gave none, or wrong ones",
+        "write them into the proxy's URL: http://USER:PASSWORD@HOST:PORT",
+    )
+    DENIED = (
+        "denied",
+        (_C,),
+        "`allow` lets others in, and not this caller; the message says who it was taken for",
+        "add the caller to `allow` of the cluster or route, if that is meant",
+    )
+
     # -------------------------------------------------------------------------------- the daemon, commands
 
     LISTEN_FAILED = (
@@ -329,8 +363,9 @@ class Reason(Word):
     )
     UNKNOWN_NAME = (
         "unknown_name",
-        (_D,),
-        "a command was given a cluster, gateway or context that there is not",
+        (_C, _D),
+        "no cluster, gateway, context or route has the name that a command was given, or that a client of an "
+        "entry asked for",
         "kubemux status lists the names",
     )
     ADMIN = (

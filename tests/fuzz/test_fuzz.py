@@ -16,7 +16,7 @@ from proxy.ssh.native import incoming
 from proxy.ssh.native.handover import Handover, Taken
 from proxy.ssh.native.wire import messages
 from proxy.ssh.native.wire.errors import ProtocolError
-from tests.fuzz import link, packets, parsers
+from tests.fuzz import heads, link, packets, parsers
 from tests.fuzz.border import ManualLoop, Wire
 from tests.fuzz.choices import Choices
 from tests.fuzz.ear import Ear
@@ -25,6 +25,7 @@ from tests.fuzz.takeover import Takeover
 from tests.support.daemon import ROOT
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
+    "heads": heads.run,
     "link": link.run,
     "packets": packets.run,
     "parsers": parsers.run,

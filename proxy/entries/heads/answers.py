@@ -1,0 +1,67 @@
+"""How a refusal is told: the status of HTTP and the reply of SOCKS5 for each reason, and the sentence."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from proxy.errors.reasons import Reason
+from proxy.errors.words import Subject
+from proxy.runtime.text import in_ascii
+
+LONGEST_LINE: Final = 200
+"""Characters of the status line: it fits on a screen, and clients cut longer ones."""
+LONGEST_SUBJECT: Final = 64
+
+
+class Codes(NamedTuple):
+    """What clients' programs understand of a reason: RFC 9110 15 and RFC 1928 6."""
+
+    status: int
+    reply: int
+
+
+GENERAL_FAILURE: Final = 1
+NOT_ALLOWED: Final = 2
+NETWORK_UNREACHABLE: Final = 3
+HOST_UNREACHABLE: Final = 4
+CONNECTION_REFUSED: Final = 5
+TTL_EXPIRED: Final = 6
+COMMAND_NOT_SUPPORTED: Final = 7
+ADDRESS_TYPE_NOT_SUPPORTED: Final = 8
+
+_CODES: Final = {
+    Reason.BAD_REQUEST: Codes(400, GENERAL_FAILURE),
+    Reason.DENIED: Codes(403, NOT_ALLOWED),
+    Reason.UNKNOWN_NAME: Codes(404, HOST_UNREACHABLE),
+    Reason.UNSUPPORTED: Codes(405, COMMAND_NOT_SUPPORTED),
+    Reason.AUTH_REQUIRED: Codes(407, NOT_ALLOWED),
+    Reason.HEAD_TIMEOUT: Codes(408, GENERAL_FAILURE),
+    Reason.INTERNAL: Codes(500, GENERAL_FAILURE),
+    Reason.CHANNEL_REFUSED: Codes(502, CONNECTION_REFUSED),
+    # sshd's own rules: the gateway may not connect there.
+    Reason.CHANNEL_PROHIBITED: Codes(502, NOT_ALLOWED),
+    Reason.CHANNEL_FAILED: Codes(502, GENERAL_FAILURE),
+    Reason.UNRESOLVABLE: Codes(502, HOST_UNREACHABLE),
+    Reason.DRAINED: Codes(503, GENERAL_FAILURE),
+    Reason.SHUTDOWN: Codes(503, GENERAL_FAILURE),
+    Reason.LIMIT: Codes(503, GENERAL_FAILURE),
+    Reason.CLUSTER_LIMIT: Codes(503, GENERAL_FAILURE),
+    Reason.MEMORY: Codes(503, GENERAL_FAILURE),
+    Reason.LINK_DOWN: Codes(503, NETWORK_UNREACHABLE),
+    Reason.TIMEOUT: Codes(504, TTL_EXPIRED),
+    Reason.CONNECT_TIMEOUT: Codes(504, TTL_EXPIRED),
+}
+
+
+def codes(reason: Reason) -> Codes:
+    """The codes of any reason: the network behind a gateway whose link fails cannot be reached."""
+    if reason in _CODES:
+        return _CODES[reason]
+    return _CODES[Reason.LINK_DOWN if Subject.GATEWAY in reason.subjects else Reason.INTERNAL]
+
+
+def sentence(reason: Reason, message: str, subject: str, *, most: int = LONGEST_LINE) -> str:
+    """`kubemux: SUBJECT: REASON (MESSAGE)` in printable ASCII, in at most so many characters."""
+    about = f"{in_ascii(subject, most=LONGEST_SUBJECT)}: " if subject else ""
+    told = f"kubemux: {about}{reason}"
+    return f"{told} ({in_ascii(message, most=most - len(told) - len(' ()'))})" if message else told

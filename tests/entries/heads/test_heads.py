@@ -1,0 +1,79 @@
+"""Laws of both heads: however a head arrives, and whatever arrives instead of one."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.entries.heads import answers
+from proxy.errors.reasons import Reason
+from proxy.errors.words import Subject
+from tests.entries.heads import test_http_connect, test_socks5
+from tests.fuzz import heads
+
+RECORDED = [head for head, _ in test_http_connect.RECORDED.values()]
+RECORDED += [b"".join(messages) for messages, _ in test_socks5.RECORDED.values()]
+
+
+@given(st.sampled_from(RECORDED), st.binary(max_size=40), st.lists(st.integers(0, 200), max_size=8))
+def test_any_split_of_a_head_gives_the_same(head: bytes, early: bytes, cuts: list[int]) -> None:
+    data = head + early
+    *said, end = heads.told([data], needs_user=False)
+    edges = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
+    pieces = [data[first:last] for first, last in pairwise(edges)]
+    *others, other = heads.told(pieces, needs_user=False)
+    # What comes after the head's end is no business of the head: its caller holds it.
+    assert (said, end) == (others, other)
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_every_reason_has_a_status_and_a_reply(reason: Reason) -> None:
+    status, reply = answers.codes(reason)
+    assert status in range(400, 600)
+    assert reply in range(1, 9)
+
+
+ENDS = {"client_closed", "client_reset", "cluster_closed", "cluster_reset", "idle"}
+"""Of connections that have had their answer."""
+
+
+def test_what_a_client_can_be_refused_for_is_chosen() -> None:
+    left = {
+        reason
+        for reason in Reason
+        if Subject.CLIENT in reason.subjects and Subject.GATEWAY not in reason.subjects
+    }
+    assert left - answers._CODES.keys() == ENDS
+
+
+@pytest.mark.parametrize(
+    ("reason", "status", "reply"),
+    [
+        ("bad_request", 400, 1),
+        ("denied", 403, 2),
+        ("unknown_name", 404, 4),
+        ("unsupported", 405, 7),
+        ("auth_required", 407, 2),
+        ("head_timeout", 408, 1),
+        ("internal", 500, 1),
+        ("channel_refused", 502, 5),
+        ("channel_prohibited", 502, 2),
+        ("channel_failed", 502, 1),
+        ("link_down", 503, 3),
+        ("auth_failed", 503, 3),
+        ("link_lost", 503, 3),
+        ("unresolvable", 502, 4),
+        ("memory", 503, 1),
+        ("limit", 503, 1),
+        ("cluster_limit", 503, 1),
+        ("drained", 503, 1),
+        ("shutdown", 503, 1),
+        ("timeout", 504, 6),
+        ("connect_timeout", 504, 6),
+    ],
+)
+def test_the_codes_are_a_contract(reason: str, status: int, reply: int) -> None:
+    assert answers.codes(Reason(reason)) == (status, reply)
