@@ -16,6 +16,7 @@ from proxy.config.values import (
     Duration,
     FilePath,
     Name,
+    ServerName,
     Size,
     Switch,
     UrlPath,
@@ -225,7 +226,7 @@ class GatewayConfig(Section):
 class TlsConfig(Section):
     """What the API server's certificate is checked against, by probes and in exported kubeconfigs."""
 
-    server_name: Word | None = key(
+    server_name: ServerName | None = key(
         "A name that the certificate must have; kubeadm's certificates have `kubernetes`.",
         "kubernetes",
         default=None,

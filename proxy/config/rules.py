@@ -9,12 +9,13 @@ from graphlib import CycleError, TopologicalSorter
 from proxy.config.findings import Finding, Loc
 from proxy.config.model import DIRECT, Config
 from proxy.config.values import is_for_system_service
-from proxy.runtime.endpoint import Endpoint
+from proxy.runtime.endpoint import Endpoint, check_host
 from proxy.runtime.text import shown, suggest
 
 
 def check(config: Config) -> Iterator[Finding]:
     """Everything that is wrong with `config` as a whole."""
+    yield from _hosts(config)
     yield from _references(config)
     yield from _cycles(config)
     yield from _credentials(config)
@@ -45,6 +46,16 @@ def own_listener(own: Listeners, address: Endpoint) -> str | None:
         if _host(listen.host) == _host(address.host) or (address.is_loopback and _is_wildcard(listen.host)):
             return key
     return None
+
+
+def _hosts(config: Config) -> Iterator[Finding]:
+    for name, gateway in config.gateways.items():
+        if gateway.ssh_config:  # its aliases may be anything
+            continue
+        try:
+            check_host(gateway.host)
+        except ValueError as exc:
+            yield Finding(("gateways", name, "host"), str(exc), "write four numbers from 0 to 255, or a name")
 
 
 def _references(config: Config) -> Iterator[Finding]:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import os
 import re
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
-from proxy.runtime.endpoint import Endpoint
+from proxy.runtime.endpoint import Endpoint, check_host
 from proxy.runtime.text import shown
 
 if TYPE_CHECKING:
@@ -229,6 +230,24 @@ def _word(value: str) -> str:
     return value
 
 
+def parse_server_name(value: str) -> str:
+    """A name that a certificate may hold, or an address. Raises ValueError."""
+    name = _word(value)
+    address = name.removeprefix("[").removesuffix("]").partition("%")[0]
+    if "/" in name or (":" in name and not _is_ipv6(address)):
+        raise ValueError(f"expected a name or an address, without a port, got {shown(value)}")
+    check_host(name)
+    return name
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _url_path(value: str) -> str:
     if not re.fullmatch(r"/[\x21-\x7e]*", value):
         raise ValueError(f"expected a path like /healthz (no spaces, ASCII), got {shown(value)}")
@@ -255,6 +274,9 @@ Name = Annotated[str, Written(_printable, r"^.{1,253}$")]
 
 Word = Annotated[str, Written(_word, r"^\S+$")]
 """One word: a host, an alias or a user."""
+
+ServerName = Annotated[str, Written(parse_server_name, r"^[^\s/]+$")]
+"""A name that a certificate may hold, or an address."""
 
 UrlPath = Annotated[str, Written(_url_path, r"^/[!-~]*$")]
 """The path of an HTTP request, with its query if any."""

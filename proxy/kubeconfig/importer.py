@@ -18,7 +18,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from proxy.config.model import DIRECT
-from proxy.config.values import parse_base_path
+from proxy.config.values import parse_base_path, parse_server_name
 from proxy.errors import ConfigError, Problem, UnknownNames
 from proxy.kubeconfig.entries import Body, Kubeconfig, text
 from proxy.kubeconfig.exporter import OWN, certificates
@@ -153,9 +153,10 @@ def _imported(name: str, kubeconfig: Kubeconfig, cluster_name: str, gateway: str
     server_name = text(cluster.get("tls-server-name")) or (
         USUAL_NAME if imported.is_moved else api_server.host
     )
-    if not server_name.isprintable() or len(server_name.split()) != 1:
-        raise ValueError("its tls-server-name is no name")
-    return replace(imported, server_name=server_name)
+    try:
+        return replace(imported, server_name=parse_server_name(server_name))
+    except ValueError as exc:
+        raise ValueError("its tls-server-name is no name") from exc
 
 
 def _ca(cluster: Body) -> bytes | Path | None:

@@ -9,6 +9,15 @@ from typing import NamedTuple, Self
 from proxy.runtime.text import shown
 
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?\.?")
+_DIGITS = re.compile(r"[0-9.]+")
+_IPV4 = re.compile(r"[0-9]+(\.[0-9]+){0,2}|(0*(25[0-5]|2[0-4][0-9]|1?[0-9]?[0-9])(\.(?!$)|$)){4}")
+"""As resolvers read it: `127.1` is one, too (inet_aton(3))."""
+
+
+def check_host(host: str) -> None:
+    """Raise ValueError if `host` is a mistyped IPv4 address, such as `10.0.0.256` and `10.0.0.0.1`."""
+    if _DIGITS.fullmatch(host) and not _IPV4.fullmatch(host):
+        raise ValueError(f"{shown(host)} is not an IPv4 address")
 
 
 class Endpoint(NamedTuple):
@@ -59,4 +68,6 @@ class Endpoint(NamedTuple):
                 raise ValueError(f"[{host}] is not an IPv6 address") from exc
         elif not _HOST.fullmatch(host):
             raise ValueError(f"{shown(host)} is neither a host name nor an IP address")
+        else:
+            check_host(host)
         return cls(host, int(port))

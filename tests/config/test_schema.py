@@ -27,8 +27,8 @@ PLACES = {
     "reserved_name",
 }
 PLACES |= {"missing_known_hosts", "learned_without_known_hosts", "learned_is_known_hosts", "no_identity"}
-UNITS = {"too_little_memory"}
-UNKNOWABLE = FILES | PLACES | UNITS
+MEANINGS = {"too_little_memory", "mistyped_address", "mistyped_gateway"}
+UNKNOWABLE = FILES | PLACES | MEANINGS
 """What depends on a file, on another place, or on how much a text means."""
 
 

@@ -6,7 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.config.values import format_duration, format_size, parse_duration, parse_size
+from proxy.config.values import (
+    format_duration,
+    format_size,
+    parse_duration,
+    parse_server_name,
+    parse_size,
+)
 
 
 @pytest.mark.parametrize(
@@ -121,3 +127,24 @@ def test_a_size_is_shown_in_its_largest_whole_unit(size: int, text: str) -> None
 @given(st.integers(min_value=0, max_value=1 << 50))
 def test_a_size_is_read_as_it_was_shown(size: int) -> None:
     assert parse_size(format_size(size)) == size
+
+
+@pytest.mark.parametrize(
+    "name", ["kubernetes", "10.0.0.1", "::1", "[fd00::1]", "fe80::1%eth0", "*.k8s.local", "web.1", "a_b."]
+)
+def test_server_names(name: str) -> None:
+    assert parse_server_name(name) == name
+
+
+@pytest.mark.parametrize(
+    "name", ["kubernetes:6443", "https://kubernetes", "10.0.0.1:6443", "[::1]:6443", "::g"]
+)
+def test_an_address_with_a_port_is_no_server_name(name: str) -> None:
+    with pytest.raises(ValueError, match="expected a name or an address, without a port, got '"):
+        parse_server_name(name)
+
+
+@pytest.mark.parametrize("name", ["10.0.0.0.1", "10.0.0.256"])
+def test_no_certificate_holds_what_is_no_address(name: str) -> None:
+    with pytest.raises(ValueError, match=f"'{name}' is not an IPv4 address"):
+        parse_server_name(name)

@@ -25,3 +25,14 @@ def test_an_address_is_read_as_it_is_written(text: str) -> None:
 def test_a_url_is_told_what_to_leave_out(text: str, scheme: str) -> None:
     with pytest.raises(ValueError, match=f"expected HOST:PORT or .*, without {scheme}://, got '"):
         Endpoint.parse(text)
+
+
+@pytest.mark.parametrize("host", ["10.0.0.0.1", "10.0.0.256", "10.0.0.1.", "1..2"])
+def test_numbers_and_dots_that_are_no_address_are_no_name_either(host: str) -> None:
+    with pytest.raises(ValueError, match="is not an IPv4 address"):
+        Endpoint.parse(f"{host}:6443")
+
+
+@pytest.mark.parametrize("host", ["127.1", "web.1", "1.example.com", "10-0-0-1", "3com"])
+def test_what_a_resolver_may_know_passes(host: str) -> None:
+    assert Endpoint.parse(f"{host}:6443").host == host
