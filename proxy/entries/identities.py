@@ -1,0 +1,111 @@
+"""What a uid of this machine is called in rules: its own number and name, and those of all its groups.
+
+    uid:1002  uid:alice  gid:1002  gid:alice  gid:27  gid:sre
+
+Names and groups come from NSS (nsswitch.conf(5)), which may ask a directory over the network and hang. So
+they are looked up in a thread, with a deadline, and kept for a minute: that long may somebody who was taken
+out of a group still come in by it. While NSS hangs, a uid has nothing but its number, which the kernel has
+told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import grp
+import os
+import pwd
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Final, NamedTuple
+
+import structlog
+
+from proxy.runtime.blocking import Hangs, Place, doing
+from proxy.runtime.shared import Shared
+
+log = structlog.get_logger("kubemux.callers")
+
+KEPT_S: Final = 60.0
+LOOKUP_S: Final = 3.0
+MOST_KEPT: Final = 1024
+"""A user with subordinate uids (subuid(5)) can come as 65,536 of them."""
+
+NOBODY: Final[frozenset[str]] = frozenset()
+
+
+class _Kept(NamedTuple):
+    until: float
+    identities: frozenset[str]
+
+
+class Identities:
+    """Looks up uids, for one event loop. Callers of one uid at the same time share one lookup."""
+
+    def __init__(self, look_up: Callable[[int], frozenset[str]] | None = None) -> None:
+        self._look_up = look_up or identities_of
+        self._place = Place("users and groups")
+        self._asked: Shared[int, frozenset[str]] = Shared("identities")
+        self._kept: dict[int, _Kept] = {}
+        """The oldest first: all are kept for the same time."""
+        self._hangs = False
+
+    def __repr__(self) -> str:
+        return f"<Identities kept={len(self._kept)} asked={len(self._asked)}>"
+
+    async def of(self, uid: int | None) -> frozenset[str]:
+        """What a caller with this uid is called in rules; nothing if it is not known (None)."""
+        if uid is None:
+            return NOBODY
+        kept = self._kept.get(uid)
+        if kept and asyncio.get_running_loop().time() < kept.until:
+            return kept.identities
+        return await self._asked.run(uid, partial(self._ask, uid), name=f"uid {uid}")
+
+    async def close(self) -> None:
+        """End the lookups, and who waits for one."""
+        await self._asked.close()
+
+    async def _ask(self, uid: int) -> frozenset[str]:
+        until = asyncio.get_running_loop().time() + KEPT_S
+        try:
+            identities = await self._place.run(self._look_up, uid, timeout=LOOKUP_S)
+        except Hangs as exc:
+            if not self._hangs:
+                hint = f"until it answers, callers have a uid and no groups: try getent passwd {uid}"
+                log.warning("users and groups cannot be looked up", message=str(exc), hint=hint)
+            self._hangs = True
+            return frozenset({f"uid:{uid}"})
+        if self._hangs:
+            log.info("users and groups can be looked up again")
+            self._hangs = False
+        self._keep(uid, _Kept(until, identities))
+        return identities
+
+    def _keep(self, uid: int, kept: _Kept) -> None:
+        self._kept.pop(uid, None)
+        if len(self._kept) >= MOST_KEPT:
+            del self._kept[next(iter(self._kept))]
+        self._kept[uid] = kept
+
+
+def identities_of(uid: int) -> frozenset[str]:
+    """What NSS knows of `uid`. Blocks."""
+    doing(f"looking up uid {uid}")
+    found = {f"uid:{uid}"}
+    try:
+        user = pwd.getpwuid(uid)
+    except KeyError:  # it has no name, and so no groups: they are listed by name
+        return frozenset(found)
+    found |= _named("uid", user.pw_name)
+    doing(f"looking up the groups of {user.pw_name}")
+    for gid in os.getgrouplist(user.pw_name, user.pw_gid):
+        found.add(f"gid:{gid}")
+        with suppress(KeyError):  # a group without a name
+            found |= _named("gid", grp.getgrgid(gid).gr_name)
+    return frozenset(found)
+
+
+def _named(kind: str, name: str) -> set[str]:
+    """A name that is a number is left out: who is called 1002 is not uid 1002."""
+    return set() if name.isdecimal() else {f"{kind}:{name}"}

@@ -1,0 +1,76 @@
+"""Work that several callers share."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from structlog.testing import capture_logs
+
+from proxy.runtime.shared import Shared
+
+pytestmark = pytest.mark.both_loops
+
+
+class Work:
+    """Ends when the test says so."""
+
+    def __init__(self) -> None:
+        self.begun = 0
+        self.may_end = asyncio.Event()
+
+    async def do(self) -> int:
+        self.begun += 1
+        await self.may_end.wait()
+        return self.begun
+
+
+async def test_callers_of_one_key_share_and_others_do_not() -> None:
+    shared: Shared[str, int] = Shared("test")
+    work, other = Work(), Work()
+    other.may_end.set()
+    async with asyncio.TaskGroup() as group:
+        waiting = [group.create_task(shared.run("a", work.do, name="a")) for _ in range(3)]
+        assert await shared.run("b", other.do, name="b") == 1
+        assert work.begun == 1
+        assert "a" in shared
+        work.may_end.set()
+    assert [task.result() for task in waiting] == [1, 1, 1]
+    assert len(shared) == 0
+    assert await shared.run("a", work.do, name="a") == 2, "what has ended is not kept"
+
+
+async def test_a_caller_who_leaves_does_not_end_it_for_the_others() -> None:
+    shared: Shared[str, int] = Shared("test")
+    work = Work()
+    async with asyncio.TaskGroup() as group:
+        waiting = [group.create_task(shared.run("a", work.do, name="a")) for _ in range(3)]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        waiting[0].cancel()
+        work.may_end.set()
+    assert waiting[0].cancelled()
+    assert (waiting[1].result(), waiting[2].result(), work.begun) == (1, 1, 1)
+
+
+async def test_all_callers_are_told_of_a_failure() -> None:
+    shared: Shared[str, int] = Shared("test")
+
+    async def fail() -> int:
+        raise ZeroDivisionError
+
+    with capture_logs() as logs:
+        found = await asyncio.gather(
+            *(shared.run("a", fail, name="a") for _ in range(2)), return_exceptions=True
+        )
+    assert [type(one) for one in found] == [ZeroDivisionError] * 2
+    assert [entry["task"] for entry in logs] == ["test/a"], "and the log, once"
+
+
+async def test_at_the_end_who_waits_is_cancelled() -> None:
+    shared: Shared[str, int] = Shared("test")
+    waiting = asyncio.get_running_loop().create_task(shared.run("a", Work().do, name="a"))
+    await asyncio.sleep(0)
+    await shared.close()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
