@@ -14,7 +14,7 @@ from proxy.runtime.names import connect, remedy, resolve
 
 CONNECT_TIMEOUT_S: Final = 10.0
 
-_BITE: Final = 64 << 10
+_READ: Final = 64 << 10
 
 
 class TcpChannel(asyncio.Protocol):
@@ -25,7 +25,7 @@ class TcpChannel(asyncio.Protocol):
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
         self._user: ChannelUser | None = None
-        self._buffer = memoryview(bytearray(_BITE))
+        self._buffer = memoryview(bytearray(_READ))
         self._early = b""
         self._is_lost = False
         self._had_eof = False

@@ -33,10 +33,10 @@ MAX_KNOWN: Final = 1000
 """Servers and keys remembered. Above that, those without a refusal are forgotten, which does no harm."""
 
 
-class Hurried(Protocol):
+class RefusedGateway(Protocol):
     """A gateway that waits because its key was refused."""
 
-    def hurry(self) -> None:
+    def dial_now(self) -> None:
         """The key has been accepted: dial now."""
 
 
@@ -61,11 +61,11 @@ class _Standing:
         self.accepted_at = float("-inf")
         self.trial: asyncio.Future[None] | None = None
         self.refusal: LinkError | None = None
-        self.refused: ref[Hurried] | None = None
+        self.refused: ref[RefusedGateway] | None = None
         """The gateway that was refused."""
         self.refused_until = 0.0
         self.backoff = Backoff()
-        self.waiting: WeakSet[Hurried] = WeakSet()
+        self.waiting: WeakSet[RefusedGateway] = WeakSet()
 
     def rank(self, now: float, *, is_ordered: bool) -> _Rank:
         if now - self.accepted_at < PROVEN_S:
@@ -158,7 +158,7 @@ class Handshakes:
 
     @asynccontextmanager
     async def trial(
-        self, server: str, identity: str, *, who: Hurried | None = None, is_ordered: bool = False
+        self, server: str, identity: str, *, who: RefusedGateway | None = None, is_ordered: bool = False
     ) -> AsyncIterator[Callable[[], None]]:
         """The time in which `server` decides about `identity`.
 
@@ -166,8 +166,8 @@ class Handshakes:
         gateway is the first to try it, then for its turn, then for a slot.
 
         If that other gateway was refused, this raises the same error without a dial. All of them try again
-        after the backoff of that refusal; if one is accepted before, `who` is told by `hurry`. `is_ordered`
-        means that an operator asks for a try now.
+        after the backoff of that refusal; if one is accepted before, `who` is told by `dial_now`.
+        `is_ordered` means that an operator asks for a try now.
 
         The block gets a function. It calls that when the server has accepted the key, but the login waits for
         something else: the turn goes to the next attempt, the slot is kept.
@@ -202,7 +202,7 @@ class Handshakes:
         return self._standings.setdefault((server, identity), _Standing())
 
     async def _enter(
-        self, standing: _Standing, who: Hurried | None, *, is_ordered: bool
+        self, standing: _Standing, who: RefusedGateway | None, *, is_ordered: bool
     ) -> asyncio.Future[None] | None:
         """Wait while another trial runs. Returns the trial that others now wait for, None if they need not.
 
@@ -227,7 +227,7 @@ class Handshakes:
         standing.trial = loop.create_future()
         return standing.trial
 
-    def _refused(self, standing: _Standing, exc: LinkError, who: Hurried | None) -> None:
+    def _refused(self, standing: _Standing, exc: LinkError, who: RefusedGateway | None) -> None:
         standing.refusal = without_traceback(exc)
         standing.accepted_at = float("-inf")
         standing.refused_until = asyncio.get_running_loop().time() + standing.backoff.failed(RetryClass.SLOW)
@@ -242,4 +242,4 @@ class Handshakes:
             standing.backoff = Backoff()
             waiting, standing.waiting = list(standing.waiting), WeakSet()
             for one in waiting:
-                one.hurry()
+                one.dial_now()

@@ -260,7 +260,7 @@ _HANDLERS: Final = {
 }
 
 
-def heard_from(conn: asyncssh.SSHClientConnection) -> None:
+def reset_keepalive(conn: asyncssh.SSHClientConnection) -> None:
     """The peer is alive even though an answer is missing: asyncssh's keepalive counts from 0 again."""
     cast("Any", conn)._keepalive_count = 0
 

@@ -32,7 +32,7 @@ from proxy.snapshots import LinkSnapshot
 from proxy.ssh import internals
 from proxy.ssh.data_plane import Refusal
 from proxy.ssh.errors import describe_loss, is_hung_up, unused, why_refused
-from proxy.ssh.login.dial import give_up_after, unanswered
+from proxy.ssh.login.dial import set_user_timeout, unanswered
 from proxy.ssh.login.options import ticks
 from proxy.ssh.login.proxy_command import ProxyCommand
 from proxy.ssh.pace import CROWD, Pace
@@ -287,7 +287,7 @@ class Link:
                 partial(self._measure, interval, on_rtt, on_missed), name="rtt"
             )
 
-    def retime(self, keepalive: KeepaliveConfig) -> None:
+    def set_keepalive(self, keepalive: KeepaliveConfig) -> None:
         """Change the keepalive settings of a link that is up, in asyncssh and in the kernel.
 
         Jump hosts keep the settings of their own gateways.
@@ -297,7 +297,7 @@ class Link:
         self._conn.set_keepalive(*ticks(keepalive))
         if len(self._conns) == 1:
             with suppress(OSError):  # the connection is about to end
-                give_up_after(self._conn.get_extra_info("socket"), unanswered(keepalive))
+                set_user_timeout(self._conn.get_extra_info("socket"), unanswered(keepalive))
 
     async def _measure(
         self, interval: float, on_rtt: Callable[[float], None], on_missed: Callable[[int], None]
@@ -309,7 +309,7 @@ class Link:
             while not (await asyncio.wait({ping}, timeout=interval))[0]:
                 if self._plane.bulk - bulk >= BUSY:
                     bulk = self._plane.bulk
-                    internals.heard_from(self._conn)
+                    internals.reset_keepalive(self._conn)
                 else:
                     missed += 1
                     on_missed(missed)

@@ -22,7 +22,7 @@ from proxy.ssh.native.wire.errors import ProtocolError
 TURN: Final = 16
 """Packets that asyncssh handles in one turn of the loop: a request with its answer takes up to 0.2 ms."""
 
-DEAR: Final = range(7, 80)
+COSTLY: Final = range(7, 80)
 """Kinds of messages that end a turn: extensions, key exchange and login.
 
 An RSA signature of 4096 bits takes 7 ms, and a peer may ask for many.
@@ -71,7 +71,7 @@ POLL_S: Final = 0.02
 _LARGEST: Final = slice(13, 17)
 """Of an OPEN_CONFIRMATION (RFC 4254 5.1): the largest packet, after the type, two numbers and the window."""
 
-RESTING: Final = 1024
+REMEMBERED: Final = 1024
 """How many of the channels that were closed last are remembered."""
 
 
@@ -122,7 +122,7 @@ class Metered:
     def _finished(self, kind: int, sequence: int, _task: object = None, *, is_async: bool = False) -> None:
         """A packet has been handled."""
         self._finish(kind, sequence)
-        self._left -= TURN if kind in DEAR else 1
+        self._left -= TURN if kind in COSTLY else 1
         if not self._is_counting:
             self._is_counting = True
             self._loop.call_soon(self._turn_ends)
@@ -200,7 +200,7 @@ class Metered:
         return self._kept + waiting + (below.unsent if below is not None else 0)
 
 
-def of(conn: asyncssh.SSHClientConnection) -> Metered | None:
+def limits_of(conn: asyncssh.SSHClientConnection) -> Metered | None:
     """What limits `conn`, if something does."""
     found = getattr(cast("Any", conn)._finish_recv_packet, "__self__", None)
     return found if isinstance(found, Metered) else None
@@ -210,7 +210,7 @@ def carrier(conn: asyncssh.SSHClientConnection) -> Metered | None:
     """What limits the jump host's connection that carries `conn`; None if there is no jump host."""
     transport = cast("Any", conn)._transport
     below = cast("Any", transport)._conn if isinstance(transport, asyncssh.SSHTCPChannel) else None
-    return of(below) if below is not None else None
+    return limits_of(below) if below is not None else None
 
 
 def is_behind(below: Metered | None) -> bool:
@@ -235,7 +235,7 @@ class Channels(dict[int, Any]):
 
     def __init__(self) -> None:
         super().__init__()
-        self._closed: deque[int] = deque(maxlen=RESTING)
+        self._closed: deque[int] = deque(maxlen=REMEMBERED)
 
     def __delitem__(self, number: int) -> None:
         super().__delitem__(number)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from proxy.ssh.native.handover import Taken
+from proxy.ssh.native.handover import TakenOver
 from proxy.ssh.native.wire import messages
 from proxy.ssh.native.wire.keys import Keys
 from proxy.ssh.native.wire.packets import HEADER
@@ -145,9 +145,9 @@ class Border:
         """No socket: nothing to set options on."""
         del name
 
-    def begin(self) -> Taken:
+    def begin(self) -> TakenOver:
         """Begin anew, as a connection that has just logged in."""
-        return Taken(self._wire, KEYS, KEYS, b"")
+        return TakenOver(self._wire, KEYS, KEYS, b"")
 
     def attach(self, protocol: asyncio.BufferedProtocol) -> None:
         """Set who receives."""

@@ -21,7 +21,7 @@ from proxy.relay.interfaces import Pieces
 from proxy.runtime.endpoint import Endpoint
 from proxy.ssh.data_plane import Refusal
 from proxy.ssh.native import native_plane
-from proxy.ssh.native.incoming import DEAR, TURN
+from proxy.ssh.native.incoming import ASYNCSSH_COST, TURN
 from proxy.ssh.native.native_channel import NativeChannel
 from proxy.ssh.native.valve import Reason
 from proxy.ssh.native.wire import messages
@@ -122,7 +122,7 @@ class Scenario:
         incoming = cast("Any", self._plane)._incoming
         incoming._on_message, incoming._on_other = (
             self._counted(incoming._on_message, 1),
-            self._counted(incoming._on_other, DEAR),
+            self._counted(incoming._on_other, ASYNCSSH_COST),
         )
 
     def _counted(self, handler: Callable[..., bool], weight: int) -> Callable[..., bool]:
@@ -151,7 +151,7 @@ class Scenario:
         was_deaf = valve.is_closed_by(Reason.UNREAD)
         await asyncio.sleep(0)
         # The last message of a turn may be a dear one: each of the two goes over by less than that.
-        assert self._opened < 2 * (TURN + DEAR), "more than the rest of one turn, and the next"
+        assert self._opened < 2 * (TURN + ASYNCSSH_COST), "more than the rest of one turn, and the next"
         if was_deaf and valve.is_closed_by(Reason.UNREAD):
             assert self._opened == before, "the gateway is heard, and does not read what it is answered"
         opened, self._opened = self._opened, 0

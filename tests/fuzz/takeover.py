@@ -31,7 +31,7 @@ from tests.fuzz.choices import Choices
 
 DISCONNECT, IGNORE, UNIMPLEMENTED, DEBUG, EXT_INFO, SUCCESS, BANNER = 1, 2, 3, 4, 7, 52, 53
 GLOBAL_REQUEST, REQUEST_SUCCESS, REQUEST_FAILURE, UNKNOWN = 80, 81, 82, 192
-MOST: Final = metered.TURN + incoming.TURN // incoming.DEAR
+MOST: Final = metered.TURN + incoming.TURN // incoming.ASYNCSSH_COST
 """Messages of asyncssh's that one turn may handle: in that of the takeover both have a share."""
 FLOOD: Final = 150
 _CIPHER: Final = b"aes128-gcm@openssh.com"

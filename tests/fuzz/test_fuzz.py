@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.ssh.native import incoming
-from proxy.ssh.native.handover import Handover, Taken
+from proxy.ssh.native.handover import Handover, TakenOver
 from proxy.ssh.native.wire import messages
 from proxy.ssh.native.wire.errors import ProtocolError
 from tests.fuzz import heads, link, packets, parsers
@@ -90,7 +90,7 @@ def test_takeovers_reach_both_ends(monkeypatch: pytest.MonkeyPatch) -> None:
         seen["over" if self._is_over else "answered" if self._answers else "quiet"] += 1
         check(self)
 
-    def begun(self: Handover) -> Taken:
+    def begun(self: Handover) -> TakenOver:
         taken = begin(self)
         seen["with bytes" if taken.received else "with none"] += 1
         return taken

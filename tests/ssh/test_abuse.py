@@ -36,7 +36,7 @@ async def gateway(
 ) -> AsyncIterator[Watched]:
     del data_plane
     for module in (metered, native_plane):
-        monkeypatch.setattr(module, "RESTING", REMEMBERED)
+        monkeypatch.setattr(module, "REMEMBERED", REMEMBERED)
     async with asyncssh_server(tmp_path, script) as config, started(config) as gateway:
         await gateway.until(lambda: gateway.links == 1)
         yield gateway

@@ -57,7 +57,7 @@ async def test_the_next_channel_goes_around_a_link_that_does_not_answer(sshd: Ss
                 client.setblocking(False)
                 client.connect_ex(full.getsockname())
             silent = Endpoint(*full.getsockname())
-            gateway._links._homes[silent] = home
+            gateway._links._preferred[silent] = home
             waiting = asyncio.get_running_loop().create_task(opened(gateway, silent), name="waits")
             while not home.load:
                 await asyncio.sleep(0)

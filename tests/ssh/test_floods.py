@@ -87,7 +87,7 @@ async def test_a_turn_handles_so_much_and_no_more(
     async with flooded(tmp_path, flood):
         await until(lambda: turns.all > COUNT)
     # In the turn of the takeover both count.
-    most = metered.TURN + incoming.TURN // incoming.DEAR if data_plane == "native" else metered.TURN
+    most = metered.TURN + incoming.TURN // incoming.ASYNCSSH_COST if data_plane == "native" else metered.TURN
     assert turns.most <= most
 
 

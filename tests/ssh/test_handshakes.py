@@ -27,7 +27,7 @@ class Party:
         self._answer = answer
         self.hurries = 0
 
-    def hurry(self) -> None:
+    def dial_now(self) -> None:
         self.hurries += 1
 
     async def dial(self, *, is_ordered: bool = False, identity: str = "key") -> str:

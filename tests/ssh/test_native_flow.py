@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.ssh.native.flow import DEBT, HIGH_WATER, MOUTHFUL, RESUME_AT_ONCE, SHARE, SHARED_WAY, Flow
+from proxy.ssh.native.flow import DEBT, HIGH_WATER, RESUME_AT_ONCE, SHARE, SHARED_WAY, TURN_LIMIT, Flow
 from proxy.ssh.turns import Turns
 
 MIB = 1 << 20
@@ -24,7 +24,7 @@ class Talker:
     def hold(self) -> None:
         self.held = True
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         self.held = False
         self._log.append(self)
 
@@ -66,7 +66,7 @@ async def test_a_mouthful_is_all_that_is_said_in_a_turn_while_others_speak_on_wh
         if somebody_else:
             says(theirs, small, 100)
             theirs.turn_ends()
-        says(mine, bulk, MOUTHFUL)
+        says(mine, bulk, TURN_LIMIT)
         held.append(bulk.held)
         if not bulk.held:
             mine.turn_ends()

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.ssh.native.buffers import RECEIVED, SENT
-from proxy.ssh.native.incoming import DEAR, LARGEST_DATA, TURN, Incoming
+from proxy.ssh.native.incoming import ASYNCSSH_COST, LARGEST_DATA, TURN, Incoming
 from proxy.ssh.native.native_plane import _tcp_socket
 from proxy.ssh.native.outgoing import DATA_AT, Outgoing
 from proxy.ssh.native.valve import Valve
@@ -282,7 +282,7 @@ SMALL = bytes((messages.WINDOW_ADJUST,)) + bytes(8)
 IGNORE = bytes((2,)) + bytes(4)
 
 
-@pytest.mark.parametrize(("message", "at_once"), [(SMALL, TURN), (IGNORE, TURN // DEAR)])
+@pytest.mark.parametrize(("message", "at_once"), [(SMALL, TURN), (IGNORE, TURN // ASYNCSSH_COST)])
 def test_a_turn_opens_so_many_and_no_more(message: bytes, at_once: int) -> None:
     heard = Heard()
     heard.incoming.data_received(wire([message] * (2 * at_once + 1)))
@@ -300,9 +300,9 @@ def test_nobody_reads_on_while_another_has_a_reason_not_to() -> None:
     newkeys = bytes((messages.NEWKEYS,))
     fresh = Keys(b"k" * 16, b"n" * 12)
     heard.incoming.data_received(
-        wire([IGNORE] * (TURN // DEAR - 1) + [newkeys]) + wire([SMALL] * TURN, fresh)
+        wire([IGNORE] * (TURN // ASYNCSSH_COST - 1) + [newkeys]) + wire([SMALL] * TURN, fresh)
     )
-    assert len(heard.others) == TURN // DEAR
+    assert len(heard.others) == TURN // ASYNCSSH_COST
     heard.incoming.turn_ends()
     assert heard.is_paused
     heard.incoming.change_keys(fresh)

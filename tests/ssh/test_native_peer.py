@@ -230,7 +230,7 @@ async def test_an_opening_that_the_link_does_not_survive(gateway: Watched, scrip
 async def test_half_close_each_way_and_the_number_is_used_again_after_a_rest(
     gateway: Watched, script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(native_plane, "RESTING", 1)
+    monkeypatch.setattr(native_plane, "REMEMBERED", 1)
     channel, number = await opened(gateway, script)
     user = Collector()
     channel.attach(user)

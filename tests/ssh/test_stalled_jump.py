@@ -16,7 +16,7 @@ import asyncssh
 import pytest
 
 from proxy.ssh import metered
-from proxy.ssh.native.sending import BITE
+from proxy.ssh.native.sending import LARGEST_READ
 from proxy.ssh.native.wire.messages import BIGGEST_WINDOW
 from tests.ssh.carried import SECONDS, Tunnel, until
 from tests.ssh.conftest import Watched, config_for, started
@@ -192,7 +192,7 @@ async def test_clients_of_a_jump_host_that_takes_nothing_wait(
             stalls(jump)
             await until(lambda: kept(gateway) > least)
             # The bound, and what each reads in the turn that goes past it.
-            most = metered.MOST_BELOW + CLIENTS * BITE
+            most = metered.MOST_BELOW + CLIENTS * LARGEST_READ
             assert await steady(gateway) <= most
             assert not any(upload.done() for upload in uploads)
             assert await exchange(beside.endpoint, b"alive") == b"alive"

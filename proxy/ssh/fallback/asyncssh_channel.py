@@ -22,9 +22,9 @@ from proxy.ssh.pace import BULK
 BIGGEST_WINDOW: Final = 2 << 20
 """Bytes, as many as OpenSSH's own. On loopback asyncssh does not deliver enough to fill a bigger one."""
 
-_BITE: Final = 64 << 10
-_SMALL_BITE: Final = 4 << 10
-_shared = memoryview(bytearray(_BITE))
+_READ: Final = 64 << 10
+_SMALL_READ: Final = 4 << 10
+_shared = memoryview(bytearray(_READ))
 
 
 class Owner(Protocol):
@@ -83,7 +83,7 @@ class AsyncsshChannel(asyncssh.SSHTCPSession[bytes]):
     def get_buffer(self, sizehint: int) -> memoryview:
         """The shared buffer; a small slice of it while memory is tight."""
         del sizehint
-        return _shared[:_SMALL_BITE] if self._budget.is_tight else _shared
+        return _shared[:_SMALL_READ] if self._budget.is_tight else _shared
 
     def buffer_updated(self, nbytes: int) -> None:
         """Send; asyncssh copies, so the buffer is free again."""

@@ -31,7 +31,7 @@ from proxy.ssh.errors import (
     identity,
     is_hung_up,
 )
-from proxy.ssh.handshakes import Handshakes, Hurried
+from proxy.ssh.handshakes import Handshakes, RefusedGateway
 from proxy.ssh.login import agent as agents
 from proxy.ssh.login import trust
 from proxy.ssh.login.agent import Agent
@@ -70,7 +70,7 @@ class Dialled:
 
     async def close(self) -> None:
         """Close the connections and end the command: no link will use them."""
-        await _give_up(self.conns, self.command)
+        await _close(self.conns, self.command)
 
 
 async def dial(
@@ -80,7 +80,7 @@ async def dial(
     on_lost: Lost,
     *,
     on_expiry: Expires = lambda _kind, _when: None,
-    who: Hurried | None = None,
+    who: RefusedGateway | None = None,
     is_ordered: bool = False,
     places: Places | None = None,
 ) -> Dialled:
@@ -98,12 +98,12 @@ async def dial(
     try:
         server, handshake, client = await chain.extend(config, on_lost=on_lost)
     except BaseException:
-        await _give_up(chain.conns, chain.command)
+        await _close(chain.conns, chain.command)
         raise
     return Dialled(tuple(chain.conns), server, handshake, client.announcement, chain.command)
 
 
-async def _give_up(conns: Sequence[asyncssh.SSHClientConnection], command: ProxyCommand | None) -> None:
+async def _close(conns: Sequence[asyncssh.SSHClientConnection], command: ProxyCommand | None) -> None:
     for conn in reversed(conns):
         conn.abort()
     if command is not None:
@@ -255,7 +255,7 @@ def unanswered(keepalive: KeepaliveConfig) -> float:
     return max(1.0, keepalive.interval * keepalive.max_missed / 2)
 
 
-def give_up_after(sock: socket.socket | None, unanswered: float) -> None:
+def set_user_timeout(sock: socket.socket | None, unanswered: float) -> None:
     """Let the kernel end a connection if the peer acknowledges nothing for `unanswered` seconds.
 
     Raises OSError.
@@ -362,7 +362,7 @@ class _Tcp:
             try:
                 async with asyncio.timeout(self._seconds / len(self.addresses)):
                     connection = await connect(factory, address, port, local_addr=self._source)
-                give_up_after(connection[0].get_extra_info("socket"), self._unanswered)
+                set_user_timeout(connection[0].get_extra_info("socket"), self._unanswered)
             except OSError as exc:
                 failure = exc
             else:

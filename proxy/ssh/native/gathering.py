@@ -1,11 +1,11 @@
-"""A long download is read in few large pieces: the kernel wakes us once enough of it has come (SO_RCVLOWAT,
-socket(7)).
+"""A long download is read in few large pieces: the kernel wakes the loop only when enough bytes have arrived
+(SO_RCVLOWAT, socket(7)).
 
-sshd writes a packet at a time, and each of them woke us: 20,000 reads a second at 1 GB/s. What is less than a
-good read stays in the kernel until more comes. Three rules keep that short. The link must be so fast that a
-good read is there in half a millisecond. It must have been that fast for a while; otherwise the end of every
-answer of a few MB would wait. A tick that has brought nothing ends it: what is there is read at once, and the
-rate is measured anew.
+sshd writes one packet at a time. Without gathering, each packet woke the loop: 20,000 reads a second at 1
+GB/s. With gathering, less than `GOOD_READ` bytes wait in the kernel until more arrive. Three rules keep that
+wait short. The link must be so fast that a good read arrives in half a millisecond. It must have been that
+fast for a while; otherwise the end of every answer of a few MB would wait. And after a tick without a full
+packet, whatever arrives is read at once, and the rate is measured again from zero.
 """
 
 from __future__ import annotations
@@ -32,19 +32,20 @@ FAST: Final = 260e6
 MEMORY_S: Final = 0.6
 """Seconds over which the rate is averaged.
 
-At 1 GB/s a link counts as fast after 180 ms, so of many large answers in a row one in 180 ms at most has its
-end wait. Answers of 256 KiB had a p99 of 0.8 ms without gathering, of 1.4 with 0.3 s, of 1.0 with 0.6 s.
+At 1 GB/s a link counts as fast after 180 ms. So if many large answers follow each other, the end of at most
+one in 180 ms waits. Answers of 256 KiB had a p99 of 0.8 ms without gathering, of 1.4 with 0.3 s, of 1.0 with
+0.6 s.
 """
 
 TICK_S: Final = 1e-3
-"""The shortest that uvloop's clock can measure. The last bytes of a download wait for two ticks at most."""
+"""The shortest time that uvloop's clock measures. The last bytes of a download wait for two ticks at most."""
 
 
 class Gathering:
-    """How much has to have come on one link before it is read."""
+    """Sets how many bytes must arrive on one link before it is read."""
 
     def __init__(self, transport: Transport, sock: socket.socket | None) -> None:
-        """`sock` is the transport's own. None if it has none: then whatever comes is read at once."""
+        """`sock` is the socket of `transport`. If it has none, whatever arrives is read at once."""
         self._loop = asyncio.get_running_loop()
         self._transport = transport
         self._socket = sock
@@ -53,19 +54,19 @@ class Gathering:
         self._since = 0.0
         self._rate = 0.0
         self.enough = 1
-        """Bytes that wake us."""
+        """How many bytes wake the loop."""
 
     def __repr__(self) -> str:
         return f"<Gathering enough={self.enough} rate={self._rate:.0f}>"
 
     def read(self, nbytes: int) -> None:
-        """A turn of the loop has read so many."""
+        """Count the `nbytes` that a turn of the loop has read."""
         self._read += nbytes
         if self._ticking is None and nbytes >= BULK and self._socket is not None:
             self._tick_again()
 
     def close(self) -> None:
-        """The transport is gone."""
+        """Stop: the transport is closed."""
         self._socket = None
         if self._ticking is not None:
             self._ticking.cancel()
@@ -88,5 +89,5 @@ class Gathering:
     def _wake_for(self, nbytes: int) -> None:
         if nbytes != self.enough and self._socket is not None and not self._transport.is_closing():
             self.enough = nbytes
-            with suppress(OSError):  # a kernel that does not let it be set wakes us for every packet
+            with suppress(OSError):  # a kernel that refuses it wakes the loop for every packet
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, nbytes)

@@ -1,10 +1,11 @@
-"""The border to asyncssh: keys and packets are taken over from a connection that has just authenticated.
+"""Takes keys and packets over from an asyncssh connection that has just authenticated.
 
-From then on asyncssh sees no ciphertext. What it sends passes `_send` unencrypted (so it adds no MSG_IGNORE
-either), and we seal it. What is for asyncssh, we open first. asyncssh goes on to drive key exchanges, and the
-new keys are taken from it as soon as NEWKEYS has passed, in each direction. Like `proxy.ssh.internals` this
-module uses asyncssh's private parts, which were read in 2.24. Each is in `_PARTS` or checked by `begin`
-before anything is changed.
+From then on asyncssh sees no ciphertext. It sends packets through `_send` unencrypted (so it adds no
+MSG_IGNORE), and we seal them. We open packets for asyncssh before it gets them. asyncssh still runs key
+exchanges. In each direction, we take the new keys from it as soon as NEWKEYS has passed.
+
+Like `proxy.ssh.internals`, this module uses private parts of asyncssh, as they are in release 2.24. Each is
+in `_PARTS`, or `begin` checks it before it changes anything.
 """
 # ruff: noqa: SLF001 - asyncssh's private parts are what this module is for; asyncio documents what a transport does
 
@@ -18,7 +19,7 @@ import asyncssh
 from asyncssh.encryption import ChachaEncryption, GCMEncryption
 
 from proxy.ssh.data_plane import Unsupported
-from proxy.ssh.metered import of
+from proxy.ssh.metered import limits_of
 from proxy.ssh.native.wire import messages
 from proxy.ssh.native.wire.errors import ProtocolError
 from proxy.ssh.native.wire.keys import Keys
@@ -66,13 +67,13 @@ _PARTS: Final = (
 )
 
 _CARRIED: Final = (b"aes128-gcm@openssh.com", b"aes256-gcm@openssh.com", b"chacha20-poly1305@openssh.com")
-"""The only ciphers that a connection of ours offers in later key exchanges: with a peer that agrees to none
-of them any more, it ends cleanly.
+"""The only ciphers that we offer in later key exchanges. If the peer accepts none of them any more, the link
+ends in order.
 """
 
 
 class Transport(Protocol):
-    """What we use of a transport: asyncio's, uvloop's, or asyncssh's channel through a jump host."""
+    """What we use of a transport: that of asyncio, of uvloop, or asyncssh's channel through a jump host."""
 
     def write(self, data: bytes | memoryview) -> None: ...
     def get_write_buffer_size(self) -> int: ...
@@ -83,36 +84,36 @@ class Transport(Protocol):
 
 
 class Successor(Protocol):
-    """Who carries the packets of a connection after asyncssh."""
+    """What carries the packets of a connection after asyncssh: the data plane."""
 
     def send_packet(self, payload: bytes) -> None:
-        """Asyncssh has a packet to send."""
+        """Send a packet of asyncssh, which is not sealed."""
 
     def send_sealed(self, packet: bytes) -> None:
-        """Asyncssh has a packet to send, sealed with the keys that `sending_keys` is about to bring."""
+        """Send a packet that asyncssh has sealed with new keys; `sending_keys` follows with these keys."""
 
     def sending_sequence(self) -> int:
         """The sequence number of the next packet to be sent."""
 
     def sending_keys(self, keys: Keys) -> None:
-        """NEWKEYS is sent: these keys from here on."""
+        """NEWKEYS is sent: seal with `keys` from now on."""
 
     def receiving_keys(self, keys: Keys) -> None:
-        """The peer's NEWKEYS has been heard."""
+        """The peer's NEWKEYS has arrived: open with `keys` from now on."""
 
 
-class Taken(NamedTuple):
-    """What a connection had when it was taken over."""
+class TakenOver(NamedTuple):
+    """The transport, keys and unread bytes of a connection that was taken over."""
 
     transport: Transport
     sending: Keys
     receiving: Keys
     received: bytes
-    """Ciphertext that has arrived and was not opened yet."""
+    """Ciphertext that has arrived and is not opened yet."""
 
 
 class _Opened:
-    """Takes the place of asyncssh's encryption: packets are opened already when asyncssh gets them."""
+    """Replaces asyncssh's decryption: packets are open already when asyncssh gets them."""
 
     def decrypt_header(self, seq: int, first_block: bytes, header_len: int) -> tuple[bytes, bytes]:
         del seq
@@ -124,14 +125,14 @@ class _Opened:
 
 
 class Handover:
-    """One connection taken over."""
+    """The takeover of one connection."""
 
     def __init__(self, conn: asyncssh.SSHClientConnection, successor: Successor) -> None:
         self._conn = cast("Any", conn)
         self._successor = successor
 
-    def begin(self) -> Taken:
-        """Take over. Raises Unsupported, and then nothing has changed."""
+    def begin(self) -> TakenOver:
+        """Take the connection over. Raises Unsupported, and then nothing has changed."""
         conn = self._conn
         if missing := [name for name in _PARTS if not hasattr(conn, name)]:
             raise Unsupported(f"asyncssh {asyncssh.__version__} has no {', '.join(missing)}")
@@ -151,7 +152,7 @@ class Handover:
             raise Unsupported(f"asyncssh {asyncssh.__version__} has no SSHTCPChannel._session")
         if conn._channels:
             raise Unsupported("asyncssh has channels on it")
-        metered = of(conn)
+        metered = limits_of(conn)
         is_between = (metered is not None and metered.is_held) or conn._recv_handler in (
             conn._recv_pkthdr,
             conn._recv_packet,
@@ -165,16 +166,16 @@ class Handover:
         conn._recv_handler = conn._recv_pkthdr
         conn._recv_encryption, conn._recv_macsize, conn._send_encryption = _Opened(), 0, None
         conn._enc_algs = [name for name in conn._enc_algs if name in _CARRIED]
-        # Instance attributes over methods: asyncssh looks them up at each call.
+        # Instance attributes hide the methods: asyncssh looks them up at each call.
         conn._send, conn.send_newkeys, conn._finish_recv_packet = (
             self._send,
             self._send_newkeys,
             self._finish_recv_packet,
         )
-        return Taken(conn._transport, sending, receiving, received)
+        return TakenOver(conn._transport, sending, receiving, received)
 
     def attach(self, protocol: asyncio.BufferedProtocol) -> None:
-        """Let `protocol` receive in asyncssh's place; through a jump host by `data_received(data, type)`."""
+        """Let `protocol` receive; through a jump host, asyncssh calls its `data_received(data, type)`."""
         transport = self._conn._transport
         if isinstance(transport, asyncssh.SSHTCPChannel):
             cast("Any", transport)._session = protocol
@@ -182,9 +183,10 @@ class Handover:
             transport.set_protocol(protocol)
 
     def to_asyncssh(self, packet: memoryview, sequence: int) -> bool:
-        """Hand asyncssh a packet, opened, without its tag; whether the connection is still there afterwards.
+        """Let asyncssh process an opened packet, which has no tag; returns whether the connection still
+        exists.
 
-        If it is wrong, asyncssh ends the connection itself.
+        asyncssh ends the connection itself if the packet is wrong.
         """
         self._conn._recv_seq = sequence
         self._conn._inpbuf += packet
@@ -192,10 +194,11 @@ class Handover:
         return self._conn._transport is not None
 
     def sent(self, nbytes: int) -> None:
-        """Count what went out. asyncssh's limits for one key, in bytes and seconds, say when the next is due.
+        """Count `nbytes` that went out, and begin a key exchange if asyncssh's limits in bytes or seconds are
+        over.
 
-        asyncssh itself looks at them only before it sends a packet, for example a keepalive: that is how an
-        idle link gets new keys.
+        asyncssh itself checks these limits only before it sends a packet, for example a keepalive. So an idle
+        link gets new keys, too.
         """
         conn = self._conn
         conn._rekey_bytes_sent += nbytes
@@ -212,7 +215,7 @@ class Handover:
         self._conn._force_close(asyncssh.ProtocolError(str(error)))
 
     def lost(self, exc: Exception | None) -> None:
-        """The transport is gone."""
+        """The transport is closed: tell asyncssh."""
         self._conn.connection_lost(exc)
 
     # ---------------------------------------------------------------------------------- called by asyncssh
@@ -227,9 +230,10 @@ class Handover:
 
     def _send_newkeys(self, k: bytes, h: bytes) -> None:
         conn = self._conn
-        # asyncssh has counted its own packets alone, and needs the right number for what follows NEWKEYS.
+        # asyncssh has counted only its own packets, and needs the right number for what follows NEWKEYS.
         conn._send_seq = self._successor.sending_sequence()
-        # Its limits count from here on, not from KEXINIT: else the next exchange could begin amid this one.
+        # asyncssh's limits count from here, not from KEXINIT: otherwise the next exchange could begin in this
+        # one.
         conn._rekey_bytes_sent, conn._rekey_time = 0, monotonic() + (conn._rekey_seconds or 0)
         type(conn).send_newkeys(conn, k, h)
         keys, conn._send_encryption = _keys(conn._send_encryption, conn._send_seq), None
@@ -245,7 +249,7 @@ class Handover:
 
 
 def _keys(encryption: object, sequence: int) -> Keys:
-    """Of what asyncssh would have used from packet `sequence` on. Raises Unsupported."""
+    """The keys that asyncssh would have used from packet `sequence` on. Raises Unsupported."""
     cipher = getattr(encryption, "_cipher", None)
     key = getattr(cipher, "_key", b"")
     if isinstance(encryption, GCMEncryption):

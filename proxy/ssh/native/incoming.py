@@ -1,13 +1,13 @@
-"""From the gateway: packets are opened where they were received, and handed on from there.
+"""From the gateway: packets are opened in the buffer that they were read into, and passed on from there.
 
-A buffer takes what arrives, and is released when all of it is handed on. A client's transport that cannot
-write a packet's data at once keeps a memoryview of it, and its channel is paused by then. The buffer is left
-to that client, and another takes over once there is no room behind the memoryview. With a buffer for each of
-many stalled clients that would be far more memory than their windows.
+The buffer is released when all of its data is passed on. If a client's transport cannot write a packet's data
+at once, it keeps a memoryview of the data, and its channel is paused. Then the buffer stays with that client,
+and is replaced when there is no room behind the memoryview. For many stalled clients these buffers could be
+far larger than their windows, so channels with small windows pass on copies.
 
-In one turn of the loop a limited number of messages is opened. What else has come waits unopened, and the
-transport is not read until every other link has had a turn. One read holds 4,500 IGNORE messages, and 100,000
-global requests at once held the loop for 2.2 s.
+In one turn of the loop, only a limited number of messages is opened. The others wait, still sealed, and the
+transport is not read until every other link has had a turn. One read can contain 4,500 IGNORE messages, and
+100,000 global requests at once blocked the loop for 2.2 s.
 """
 
 from __future__ import annotations
@@ -25,26 +25,27 @@ from proxy.ssh.native.wire.keys import Keys
 from proxy.ssh.native.wire.packets import TAG, Opener
 
 LARGEST_DATA: Final = 48 << 10
-"""Bytes of data in a packet that we offer to take.
+"""Bytes of data in a packet that we allow sshd to send.
 
-sshd reads 32 KiB at a time and sends one packet of a channel at a time. What has gathered while the link was
-full goes out faster in larger packets: with a round trip of 100 ms a download has 165 MB/s with packets of 32
-KiB, 356 with 48, and 364 with 64. But sshd's ssh_packet_need_rekeying adds the bytes of the next packet to a
-count of blocks (of 16 bytes with AES). With `RekeyLimit 1M` it changed keys for every packet of 64 KiB: a
-download had 15 MB/s instead of 35, and a request beside it waited for 7 s instead of 11 ms.
+sshd reads 32 KiB at a time, and sends one packet of a channel at a time. Data that has collected in sshd
+while the link was full goes out faster in larger packets: with a round trip of 100 ms, a download has 165
+MB/s with packets of 32 KiB, 356 with 48, and 364 with 64. But sshd's ssh_packet_need_rekeying adds the bytes
+of the next packet to a number of blocks (of 16 bytes with AES). With `RekeyLimit 1M` it changed keys for
+every packet of 64 KiB: a download had 15 MB/s instead of 35, and a request beside it waited for 7 s instead
+of 11 ms.
 """
 
 _LARGEST_PACKET: Final = LARGEST_DATA + 1024
 _LEAST_ROOM: Final = 48 << 10
 
 TURN: Final = 256
-"""Messages for channels that are opened in one turn of the loop: small ones take 2 ms.
+"""How many messages for channels are opened in one turn of the loop: small ones take 2 ms.
 
-A turn has up to 32 reads, which bring 160 full packets.
+A turn has up to 32 reads, which contain 160 full packets.
 """
 
-DEAR: Final = 16
-"""A message for asyncssh counts as so many: a global request takes 20 us with its answer."""
+ASYNCSSH_COST: Final = 16
+"""A message for asyncssh counts as so many channel messages: a global request takes 20 us with its answer."""
 
 Handler = Callable[[int, memoryview], bool]
 
@@ -52,11 +53,11 @@ Handler = Callable[[int, memoryview], bool]
 class Incoming(asyncio.BufferedProtocol):
     """The protocol of a link's transport.
 
-    `on_message(kind, payload)` gets channel messages. `on_opened()` is called when all that was received is
-    opened. Both return whether somebody holds a memoryview of a payload now. `on_other(packet, sequence)`
-    gets all other messages, header included, and returns whether the connection is still there. `on_error`
-    gets a ProtocolError, after which nothing more is opened. `on_read()` is called when something was read or
-    still waits: it has to call `turn_ends` at the end of the turn.
+    `on_message(kind, payload)` gets channel messages. `on_opened()` is called when everything that was
+    received is opened. Both return whether somebody keeps a memoryview of a payload. `on_other(packet,
+    sequence)` gets all other messages with their headers, and returns whether the connection still exists.
+    `on_error` gets a ProtocolError, after which nothing more is opened. `on_read()` is called when something
+    was read or still waits: it must have `turn_ends` called at the end of the turn.
     """
 
     def __init__(
@@ -89,7 +90,7 @@ class Incoming(asyncio.BufferedProtocol):
         self._is_opening = False
         self._has_views = False
         self.received = 0
-        """Bytes received so far, before they are opened."""
+        """Bytes received so far, opened or not."""
 
     def start(self, received: bytes) -> None:
         """Open what arrived before the handover. Read from the next turn on, even if that is paused now."""
@@ -138,20 +139,20 @@ class Incoming(asyncio.BufferedProtocol):
         except ProtocolError as exc:
             error = exc
             self._has_views = True  # the data of another channel may have been passed on before
-        self._has_views |= self._on_opened()  # packets before a broken one are good
+        self._has_views |= self._on_opened()  # the packets before a broken one are valid
         if error is not None:
             self.stop()
             self._on_error(error)
         self._is_opening = False
         if self._has_views or self._start == self._end:
-            self._let_go()
+            self._release_buffer()
         if self._left <= 0 and not self._is_waiting:
             self._is_waiting = True
             self._valve.close(Reason.TURN)
             self._on_read()
 
     def turn_ends(self) -> None:
-        """Every other link has had a turn: open what still waits, up to the limit of one turn."""
+        """Every other link has had a turn: open packets that still wait, up to the limit of one turn."""
         self._left = TURN
         if self._is_waiting and not self._valve.is_closed_by(Reason.UNREAD):
             self._is_waiting = False
@@ -160,23 +161,23 @@ class Incoming(asyncio.BufferedProtocol):
                 self._valve.open(Reason.TURN)
 
     def _to_asyncssh(self, kind: int, packet: int, sequence: int) -> None:
-        self._left -= DEAR
+        self._left -= ASYNCSSH_COST
         if kind == messages.NEWKEYS:
-            # What follows is sealed with keys that we do not have yet: asyncssh may still compute them.
+            # The next packets need keys that we may not have yet: asyncssh may still compute them.
             self._opener = None
             self._valve.close(Reason.KEYS)
         if not self._on_other(self._view[packet : self._start - TAG], sequence & 0xFFFFFFFF):
             self.stop()
 
     def change_keys(self, keys: Keys) -> None:
-        """Open what follows NEWKEYS with `keys`."""
+        """Open the packets after NEWKEYS with `keys`."""
         self._opener = keys.opener(largest=_LARGEST_PACKET)
         if not self._is_opening:
             self._open()
         self._valve.open(Reason.KEYS)
 
     def _make_room(self) -> None:
-        """Move what is not opened yet to the front of a buffer that has room behind it."""
+        """Move bytes that are not opened yet to the beginning of a buffer that has room behind them."""
         rest = self._view[self._start : self._end]
         if not self._view:
             self._view = RECEIVED.acquire()
@@ -186,7 +187,7 @@ class Incoming(asyncio.BufferedProtocol):
             self._view[: len(rest)] = rest
             self._start, self._end = 0, len(rest)
 
-    def _let_go(self) -> None:
+    def _release_buffer(self) -> None:
         """Leave the buffer to the clients that have a memoryview of it, or release it.
 
         Bytes that are not opened yet move to another buffer.
@@ -231,12 +232,12 @@ class Incoming(asyncio.BufferedProtocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The transport is gone."""
+        """The transport is closed."""
         self.stop()
         self._on_lost(exc)
 
     def pause_writing(self) -> None:
-        """The kernel does not take everything."""
+        """The kernel has not taken everything."""
         self._on_congestion(True)
 
     def resume_writing(self) -> None:

@@ -1,8 +1,8 @@
-"""A `direct-tcpip` channel on a link whose bytes we carry (`link_data_plane{mode="native"}`): its life, and
-what comes back. What goes to the cluster is its `Sending`.
+"""A `direct-tcpip` channel of the native data plane (`link_data_plane{mode="native"}`): its life cycle, and
+the direction from the cluster. The direction to the cluster is its `Sending`.
 
-Data goes to the client's transport where it was opened. Credit for the cluster follows what the client's
-socket has taken.
+The client's transport gets data as memoryviews of the buffer in which it was opened. The cluster gets credit
+for the bytes that the client's socket has taken.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ class Owner(Protocol):
 
     @property
     def received(self) -> int:
-        """Bytes that have come on the link so far."""
+        """Bytes that have arrived on the link so far."""
 
     def number(self, channel: NativeChannel) -> int:
-        """Returns a number for a new channel."""
+        """A number for a new channel."""
 
     def release(self, number: int) -> None:
         """The channel was refused, so its number is free at once."""
@@ -50,11 +50,11 @@ class Owner(Protocol):
 class NativeChannel:
     """A `proxy.relay.interfaces.Channel`.
 
-    Half-close is two bits each way: EOF and CLOSE, sent and received.
+    Half-close takes two flags for each direction: EOF and CLOSE, sent and received.
     """
 
     counts_unsent: Final = True
-    """The whole window is counted, and credit follows what the client has read."""
+    """The budget counts the whole window, and the cluster gets credit only for what the client has read."""
 
     __slots__ = (
         "_budget",
@@ -97,19 +97,19 @@ class NativeChannel:
         self._window = ReceiveWindow(window, now=self._loop.time())
         self._user: ChannelUser | None = None
         self._ended: tuple[ProxyError | None] | None = None
-        self._pieces: Pieces = []  # of this read, not handed on yet
-        self._undelivered = bytearray()  # arrived while the user took nothing
-        self._untaken = 0  # handed on, but the client's socket has not taken it: no credit for it yet
+        self._pieces: Pieces = []  # of this read, not passed on yet
+        self._undelivered = bytearray()  # arrived while the user was paused, or before it was attached
+        self._untaken = 0  # passed on, but the client's socket has not taken it: no credit yet
         self._is_paused = True
         self._is_discarding = False
         self._had_eof = self._told_eof = False
         self._had_close = False
         self.is_answered = False
-        """Whether the peer has said if it is open."""
+        """Whether the peer has opened or refused the channel."""
         self.number = owner.number(self)
-        """Ours; the peer names the channel by it."""
+        """Our number for the channel, which the peer's messages contain."""
         self._sending = sending = Sending(out, flow, self.number)
-        # Bound directly: `get_buffer` and `buffer_updated` are called for each read of a client's socket.
+        # Without methods in between: these are called for each read from a client's socket.
         self.get_buffer, self.buffer_updated = sending.get_buffer, sending.buffer_updated
         self.write_eof, self.adjusted = sending.write_eof, sending.adjusted
 
@@ -124,17 +124,17 @@ class NativeChannel:
 
     def data(self, data: memoryview) -> bool:
         """Pass `data` to the user; True if the user may have kept the memoryview. Raises ProtocolError."""
-        return self._arrived(data) and self._hand_on([data], len(data))
+        return self._arrived(data) and self._pass_to_user([data], len(data))
 
     def keep(self, data: memoryview) -> None:
-        """Keep `data` until `pass_on` passes it on together with what follows. Raises ProtocolError."""
+        """Keep `data`, until `pass_on` passes it on together with the data after it. Raises ProtocolError."""
         if self._arrived(data):
             self._pieces.append(data)
 
     def pass_on(self) -> bool:
         """Pass what was kept to the user in one write; True if the user may have kept memoryviews of it."""
         pieces, self._pieces = self._pieces, []
-        return bool(pieces) and self._hand_on(pieces, sum(map(len, pieces)))
+        return bool(pieces) and self._pass_to_user(pieces, sum(map(len, pieces)))
 
     def _arrived(self, data: memoryview) -> bool:
         """Whether `data` may be passed on now; otherwise it is kept for later, or dropped."""
@@ -148,20 +148,21 @@ class NativeChannel:
             return False
         return True
 
-    def _hand_on(self, pieces: Pieces, nbytes: int) -> bool:
+    def _pass_to_user(self, pieces: Pieces, nbytes: int) -> bool:
         if self._user is None:
             return False
-        # A client that stalls keeps the whole buffer. A window that counts for less than that gets a copy.
+        # A client that stalls keeps the whole buffer. If the window is smaller than that, the client gets a
+        # copy.
         is_copied = self._window.size < RECEIVED.size
         self._user.channel_data([bytes(piece) for piece in pieces] if is_copied else pieces, nbytes)
-        if self._is_paused:  # by that call
+        if self._is_paused:  # `channel_data` has paused it
             self._untaken += nbytes
             return not is_copied
-        self._client_took(nbytes)
+        self._grant_if_due(nbytes)
         return False
 
-    def _client_took(self, nbytes: int) -> None:
-        """The client's socket has taken `nbytes`: grant the cluster credit when enough has come together."""
+    def _grant_if_due(self, nbytes: int) -> None:
+        """The client's socket has taken `nbytes`: grant the cluster credit if that is enough for a grant."""
         window = self._window
         if not window.consumed(nbytes) or self._had_eof or self._sending.has_closed:
             return
@@ -184,8 +185,8 @@ class NativeChannel:
             return
         if self._undelivered and not self._is_paused:
             data, self._undelivered = self._undelivered, bytearray()
-            self._hand_on([data], len(data))
-        if self._undelivered or self._user is None:  # ended by that call
+            self._pass_to_user([data], len(data))
+        if self._undelivered or self._user is None:  # `channel_data` has ended the channel
             return
         if self._had_eof and not self._told_eof:
             self._told_eof = True
@@ -194,7 +195,7 @@ class NativeChannel:
             self._end(None)
 
     def pause_reading(self) -> None:
-        """The client is slow: pass on nothing more, and grant no credit."""
+        """The client is slow: pass on no more data, and grant no credit."""
         self._is_paused = True
 
     def resume_reading(self) -> None:
@@ -202,10 +203,11 @@ class NativeChannel:
         self._is_paused = False
         untaken, self._untaken = self._untaken, 0
         if untaken:
-            self._client_took(untaken)
+            self._grant_if_due(untaken)
         self._deliver()
 
-    # ------------------------------------------------------------------------------------- what the peer says
+    # ------------------------------------------------------------------------------------------- from the
+    # peer
 
     def confirmed(self, said: messages.Confirmation) -> None:
         """The peer has opened the channel."""
@@ -215,7 +217,7 @@ class NativeChannel:
         self._answered(None)
 
     def refused(self, said: Refusal) -> None:
-        """The peer has refused it."""
+        """The peer has refused to open the channel."""
         if self.is_answered:
             raise ProtocolError(f"channel {self.number} was refused after it was opened")
         self._answered(said)
@@ -251,9 +253,7 @@ class NativeChannel:
     # ------------------------------------------------------------------------------------------- life cycle
 
     def attach(self, user: ChannelUser) -> None:
-        """Start delivery. If the channel has ended already, the user hears of it in the next turn of the
-        loop.
-        """
+        """Start to deliver. If the channel has ended already, `channel_lost` is called in the next turn."""
         if self._ended is not None and not self._undelivered:
             if self._had_eof:
                 self._loop.call_soon(user.channel_eof)
@@ -266,17 +266,17 @@ class NativeChannel:
             self._sending.attach(user)
 
     def close(self) -> None:
-        """Send CHANNEL_CLOSE after what is pending; what still arrives is dropped."""
+        """Send CHANNEL_CLOSE after pending data; drop data that still arrives."""
         self._discard()
         self._sending.close()
 
     def abort(self) -> None:
-        """Send CHANNEL_CLOSE now; what is pending is dropped."""
+        """Drop pending data, and send CHANNEL_CLOSE now."""
         self._sending.drop_pending()
         self.close()
 
     def lost(self, error: ProxyError) -> None:
-        """The link is gone. A channel that the peer had closed before counts as closed in order."""
+        """The link has ended. A channel that the peer had closed before counts as closed in order."""
         if not self.is_answered:
             self._answered((messages.CONNECT_FAILED, str(error)))
         if not self._had_close:
@@ -284,10 +284,10 @@ class NativeChannel:
             self._end(error)
 
     def _discard(self) -> None:
-        """Drop what still arrives.
+        """Drop data that still arrives.
 
         That needs no memory, so the window is released now. sshd's CLOSE may come much later: sshd sends it
-        when the API server has read all that sshd still holds.
+        when the API server has read everything that sshd still holds for it.
         """
         if not self._is_discarding and self._ended is None:
             self._budget.release(self._window.size)
@@ -304,7 +304,7 @@ class NativeChannel:
         if not self._is_discarding:
             self._budget.release(self._window.size)
         self._owner.ended(self)
-        # Forgotten first: channel and relay would keep each other alive until the garbage collector runs.
+        # Otherwise channel and relay would keep each other alive until the garbage collector runs.
         user, self._user = self._user, None
         if user is not None:
             user.channel_lost(error)

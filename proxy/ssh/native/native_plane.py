@@ -1,6 +1,4 @@
-"""One link's native data plane: it puts together asyncssh's connection, what goes out, what comes in, and the
-channels.
-"""
+"""The native data plane of one link: it joins asyncssh's connection, `Outgoing`, `Incoming` and channels."""
 
 from __future__ import annotations
 
@@ -32,27 +30,27 @@ from proxy.ssh.pace import BULK
 from proxy.ssh.turns import Turns
 
 NOT_SENT_LOW_WATER: Final = 512 << 10
-"""Bytes that the kernel takes and has not sent yet.
+"""Bytes that the kernel may hold without having sent them.
 
-A request cannot overtake them any more. So many keep a link of 10 Gbit/s busy.
+A request cannot overtake them any more. So many are enough to keep a link of 10 Gbit/s busy.
 """
 
 
-RESTING: Final = 1024
-"""Channels that are closed before a number is used again.
+REMEMBERED: Final = 1024
+"""How many closed channels are remembered: their numbers are not used again yet.
 
-A peer may send something for a channel, credit above all, before it hears that we have closed it. OpenSSH
-ignores that. The next channel of that number would take it for its own.
+Until our CLOSE arrives, a peer may still send messages for a channel, most often WINDOW_ADJUST. OpenSSH
+ignores such messages, and so do we. A new channel with the same number would believe that they are its own.
 """
 
 MOST_UNREAD: Final = 2 << 20
 """Bytes that may wait in the link's transport; with more, the link is not read.
 
-Clients add none past 0.5 MiB, so the others are answers to the peer.
+Clients add none above 0.5 MiB, so the others are answers to the peer.
 """
 
 MOST_WRITES: Final = 4096
-"""Writes that may wait there. Each takes 300 bytes of uvloop's own memory, however short it is."""
+"""Writes that may wait in the transport. uvloop needs 300 bytes for each, however short it is."""
 
 
 class NativePlane:
@@ -84,7 +82,7 @@ class NativePlane:
         taken = self._handover.begin()
         self._transport = taken.transport
         self._socket = _tcp_socket(conn)
-        # The socket is the jump host's then, and not ours.
+        # Through a jump host, the socket is the one to the jump host.
         is_tunnelled = isinstance(taken.transport, asyncssh.SSHTCPChannel)
         self._gathering = Gathering(taken.transport, None if is_tunnelled else self._socket)
         self._charged = 0
@@ -120,7 +118,8 @@ class NativePlane:
             on_lost=self._transport_lost,
             on_congestion=self._congestion,
         )
-        # The kernel's own queue is the buffer; what it does not take is what congestion means here.
+        # No bytes should wait in the transport: if the kernel does not take all of them, the link is
+        # congested.
         taken.transport.set_write_buffer_limits(high=0)
         self._handover.attach(self._incoming)
         self._incoming.start(taken.received)
@@ -131,7 +130,7 @@ class NativePlane:
 
     @property
     def round_trip(self) -> float:
-        """Seconds that the way itself takes."""
+        """Seconds of a round trip without load."""
         return self._flow.round_trip
 
     @round_trip.setter
@@ -140,32 +139,32 @@ class NativePlane:
 
     @property
     def received(self) -> int:
-        """Bytes that have come so far."""
+        """Bytes that have arrived so far."""
         return self._incoming.received
 
     @property
     def bulk(self) -> int:
-        """Bytes that have gone and come in full packets so far."""
+        """Bytes in full packets so far, in both directions."""
         return self._bulk_in + self._outgoing.bulk
 
     # ------------------------------------------------------------------------------------------- channels
 
     def open(self, window: int, target: Endpoint, origin: Endpoint, on_answer: OnAnswer) -> NativeChannel:
-        """Have a channel opened. `window`, its receive window, has been acquired of the budget."""
+        """Ask the gateway for a channel. Its receive window `window` is acquired from the budget already."""
         channel = NativeChannel(self, self._outgoing, self._flow, self._budget, window, on_answer)
         if self.error is not None:
             channel.lost(self.error)
         else:
-            self._outgoing.say(
+            self._outgoing.send(
                 messages.open_direct_tcpip(channel.number, window, LARGEST_DATA, target, origin)
             )
         return channel
 
     def number(self, channel: NativeChannel) -> int:
-        """A number for a new channel: one that has rested, or the next."""
+        """A number for a new channel: the oldest closed one if enough are remembered, otherwise a new one."""
         if self._free:
             number = self._free.pop()
-        elif len(self._closed) > RESTING:
+        elif len(self._closed) > REMEMBERED:
             number = self._closed.popleft()
         else:
             number = len(self._channels) + len(self._closed)
@@ -174,22 +173,22 @@ class NativePlane:
         return number
 
     def release(self, number: int) -> None:
-        """It was refused: there never was a channel of that number."""
+        """The peer has refused the channel, so nothing can arrive late for its number: it is free at once."""
         del self._channels[number]
         self._free.append(number)
 
     def closed(self, number: int) -> None:
-        """Both sides have closed it. What the peer sent before it heard of our CLOSE may still arrive."""
+        """Both sides have closed the channel. Messages that the peer has sent before may still arrive."""
         del self._channels[number]
         self._closed.append(number)
 
     def ended(self, channel: NativeChannel) -> None:
-        """Nothing more will come of it."""
+        """`channel` has ended: forget it."""
         del self._live[channel]
         self._on_ended()
 
     def lost(self, error: LinkError) -> None:
-        """The connection has ended, and with it every channel."""
+        """The connection has ended: end every channel with `error`."""
         self.error = error
         self._uncharge()
         for channel in list(self._live):
@@ -231,18 +230,18 @@ class NativePlane:
         elif kind == messages.REQUEST:
             channel.request(wants_reply=messages.parse_request(message))
         else:
-            raise messages.unfit(kind)
+            raise messages.unexpected(kind)
         return has_views
 
     def _pass_on(self) -> bool:
-        """Hand on what one channel has got in a row, in one write."""
+        """Let the channel whose packets were collected pass them on, in one write."""
         if self._keeping is None:
             return False
         kept, self._keeping = self._keeping, None
         return kept.pass_on()
 
     def _channel(self, kind: int, number: int) -> NativeChannel | None:
-        """Which channel a message is for; None if it is late, for a channel that is closed."""
+        """The channel that a message is for; None if that channel is closed, so that the message is late."""
         channel = self._channels.get(number)
         if channel is None:
             if kind > messages.OPEN_FAILURE and number in self._closed:
@@ -252,17 +251,17 @@ class NativePlane:
             raise ProtocolError(f"a message of type {kind} for channel {number}, which is not open yet")
         return channel
 
-    # ------------------------------------------------------------------------------------------- asyncssh's
+    # ---------------------------------------------------------------------------------------- for asyncssh
 
     def send_packet(self, payload: bytes) -> None:
-        """Take a packet of asyncssh's. After KEXINIT channels wait until NEWKEYS (RFC 4253 7.1)."""
+        """Send a packet of asyncssh. From KEXINIT until NEWKEYS, channels must wait (RFC 4253 7.1)."""
         self._outgoing.put(payload)
         if payload[0] == messages.KEXINIT:
             self._outgoing.is_rekeying = True
             self._flow.keys(is_rekeying=True)
 
     def send_sealed(self, packet: bytes) -> None:
-        """Take a packet that asyncssh has sealed with the new keys."""
+        """Send a packet that asyncssh has sealed with the new keys."""
         self._outgoing.put_sealed(packet)
 
     def sending_sequence(self) -> int:
@@ -270,18 +269,18 @@ class NativePlane:
         return self._outgoing.sequence
 
     def sending_keys(self, keys: Keys) -> None:
-        """Our NEWKEYS is sent."""
+        """Our NEWKEYS is sent: seal with `keys` from now on."""
         self._outgoing.change_keys(keys)
         self._flow.keys(is_rekeying=False)
 
     def receiving_keys(self, keys: Keys) -> None:
-        """The gateway's NEWKEYS has arrived."""
+        """The gateway's NEWKEYS has arrived: open with `keys` from now on."""
         self._incoming.change_keys(keys)
 
     # ------------------------------------------------------------------------------------------- the link
 
     def _sent(self, unsent: int) -> None:
-        """There was a write, and `unsent` bytes wait. A peer that does not read our answers is not read."""
+        """After a write: `unsent` bytes wait. If the peer does not read our answers, stop reading from it."""
         if is_behind(self._carrier) and self._polling is None:
             self._polling = self._loop.call_later(POLL_S, self._poll)
         self._flow.written(unsent if self._polling is None else HIGH_WATER + 1)
@@ -290,7 +289,7 @@ class NativePlane:
             self._valve.close(Reason.UNREAD)
 
     def _poll(self) -> None:
-        """Look whether a jump host has taken what it was given: nothing tells us when it has."""
+        """Check whether the jump host has taken our bytes: no callback tells us."""
         self._polling = None
         if self._transport.is_closing():
             return
@@ -311,9 +310,9 @@ class NativePlane:
             self._handover.sent(written)
         elif nread and self._socket is not None and not self._transport.is_closing():
             # sshd leaves Nagle's algorithm on for forwarded connections: it holds a small packet back until
-            # we acknowledge the one before, and our kernel delays that by 40 ms. What we write carries the
-            # acknowledgement anyway. Large reads need it too: without it, answers of 256 KiB in a row had a
-            # p99 of 43 ms instead of 0.6.
+            # we acknowledge the one before, and our kernel delays that by 40 ms. If we write in this turn,
+            # that carries the acknowledgement. Large reads need it, too: without it, answers of 256 KiB in a
+            # row had a p99 of 43 ms instead of 0.6.
             with suppress(OSError, ValueError):  # ValueError: the first hop's socket is closed already
                 self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
@@ -326,7 +325,7 @@ class NativePlane:
         else:
             self._writes = 0
             self._valve.open(Reason.UNREAD)
-            self._outgoing.schedule()  # what has been read and waits
+            self._outgoing.schedule()  # `_turn_ends` then opens what was read and waits
             self._flow.drained()
 
     def _transport_lost(self, exc: Exception | None) -> None:
@@ -334,7 +333,7 @@ class NativePlane:
         if self._polling is not None:
             self._polling.cancel()
         if self._socket is not None:
-            self._socket.detach()  # it is the transport's, and closed by now
+            self._socket.detach()  # the transport owns the descriptor, and has closed it
             self._socket = None
         self._handover.lost(exc)
         self._on_lost(exc)
@@ -355,14 +354,16 @@ class NativePlane:
 
 
 def _tcp_socket(conn: asyncssh.SSHClientConnection) -> socket.socket | None:
-    """The socket under the connection (behind a jump host: the first hop's); None if a command carries it.
+    """The TCP socket that carries the connection (with jump hosts: that to the first); None for a
+    ProxyCommand.
 
-    An object of ours: uvloop makes a new one for each option that is set, with two more system calls.
+    It is a socket object of our own for the descriptor of the transport. With uvloop's object, each option
+    that we set would cost two more system calls.
     """
     theirs: socket.socket | None = conn.get_extra_info("socket")
     if theirs is None or theirs.family not in (socket.AF_INET, socket.AF_INET6):
         return None
-    # Set on uvloop's object: if it fails, an object of ours would be collected, and close a descriptor that
-    # is uvloop's.
+    # With uvloop's object: if this fails, an object of ours would be collected, and close uvloop's
+    # descriptor.
     theirs.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOT_SENT_LOW_WATER)
     return socket.socket(theirs.family, theirs.type, theirs.proto, theirs.fileno())

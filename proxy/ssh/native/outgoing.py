@@ -1,4 +1,4 @@
-"""To the gateway: all packets of a turn of the loop are sealed into one buffer, which goes out in one write.
+"""To the gateway: all packets of a turn of the loop are sealed into one buffer, which is written once.
 
 `transport.write` calls the kernel at once. With a write for each packet, requests on many connections spent
 most of their time in system calls.
@@ -18,21 +18,22 @@ from proxy.ssh.native.wire.packets import HEADER, OVERHEAD
 from proxy.ssh.pace import BULK
 
 DATA_AT: Final = HEADER + messages.DATA_HEADER
-"""Bytes of a packet before the client's data."""
+"""Bytes in a packet before the client's data."""
 
-LITTLE: Final = 32 << 10
-"""Bytes: while others wait in the transport, so few are copied, and the buffer is kept for the next turn."""
+MOST_COPIED: Final = 32 << 10
+"""Bytes: if others wait in the transport, so few are copied, and the buffer can be used in the next turn."""
 
 
 MOST_DEFERRED: Final = 1 << 16
-"""The most messages that may wait for new keys: twice as many as 10,000 clients can cause, in 6 MB."""
+"""How many messages may wait for new keys: twice as many as 10,000 clients can cause. They take 6 MB."""
 
 
 class Outgoing:
-    """Seals and writes.
+    """Seals packets, and writes them to the link.
 
-    `on_written(unsent)` is called after each write, `on_turn(written)` at the end of each turn that was
-    scheduled; both in bytes. `on_overflow()` is called once if too many messages wait for new keys.
+    `on_written(unsent)` is called after each write, with the bytes that wait in the transport.
+    `on_turn(written)` is called at the end of each turn for which `schedule` was called, with the bytes
+    written in it. `on_overflow()` is called once if too many messages wait for new keys.
     """
 
     def __init__(
@@ -57,8 +58,7 @@ class Outgoing:
         self._lent: list[memoryview] = []
         self._deferred: list[bytes] = []
         self.bulk = 0
-        """Bytes in full packets so far. Small packets do not count: no request waits for long behind those.
-        """
+        """Bytes sent in full packets. Small packets do not count: no request waits long behind them."""
         self.is_rekeying = False
         """Keys are being exchanged: no channel may send (RFC 4253 9)."""
 
@@ -85,8 +85,8 @@ class Outgoing:
 
     # --------------------------------------------------------------------------------------- everything else
 
-    def say(self, message: bytes) -> None:
-        """Send a message of a channel; during a key exchange it waits."""
+    def send(self, message: bytes) -> None:
+        """Send a message of a channel, during a key exchange as soon as it has ended."""
         if not self.is_rekeying:
             self.put(message)
         elif len(self._deferred) < MOST_DEFERRED:
@@ -95,7 +95,7 @@ class Outgoing:
                 self._on_overflow()
 
     def put(self, payload: bytes) -> None:
-        """Send `payload` as a packet now."""
+        """Seal `payload` as a packet now, also during a key exchange."""
         if len(self._buffer) - self._end < len(payload) + OVERHEAD:
             self._make_room()
         start = self._end + HEADER
@@ -104,7 +104,7 @@ class Outgoing:
         self.schedule()
 
     def put_sealed(self, packet: bytes) -> None:
-        """Send a packet that is sealed already."""
+        """Add a packet that is sealed already."""
         if len(self._buffer) - self._end < len(packet):
             self._make_room()
         self._buffer[self._end : self._end + len(packet)] = packet
@@ -112,7 +112,7 @@ class Outgoing:
         self.schedule()
 
     def change_keys(self, keys: Keys) -> None:
-        """Seal with `keys` from now on. Messages that waited for them go first."""
+        """Seal with `keys` from now on, beginning with the messages that waited for them."""
         self._sealer = keys.sealer()
         self.is_rekeying = False
         deferred, self._deferred = self._deferred, []
@@ -122,30 +122,30 @@ class Outgoing:
     # ------------------------------------------------------------------------------------------------ writing
 
     def schedule(self) -> None:
-        """Let this turn end with `on_turn`, after a write if there is something to write."""
+        """At the end of this turn, write what was sealed, if anything, and call `on_turn`."""
         if not self._is_scheduled:
             self._is_scheduled = True
             self._loop.call_soon(self._end_turn)
 
     def flush(self) -> None:
-        """Write all that is sealed."""
+        """Write everything that is sealed."""
         nbytes, self._end = self._end, 0
         if not nbytes or self._transport.is_closing():
             return
         waits = self._transport.get_write_buffer_size()
         self._written += nbytes
-        if waits and nbytes <= LITTLE:
+        if waits and nbytes <= MOST_COPIED:
             self._transport.write(bytes(self._buffer[:nbytes]))
             self._on_written(waits + nbytes)
             return
         self._transport.write(self._buffer[:nbytes])
         if unsent := self._transport.get_write_buffer_size():
-            # uvloop keeps the memoryview of what it could not write: the buffer is uvloop's until nothing
+            # uvloop keeps the memoryview of what it could not write, so it has the buffer until nothing
             # waits.
             self._lent.append(self._buffer)
             self._buffer = NONE
         else:
-            self._give_back()
+            self._release_lent()
         self._on_written(unsent)
 
     def _make_room(self) -> None:
@@ -153,7 +153,7 @@ class Outgoing:
         if not self._buffer:
             self._buffer = SENT.acquire()
 
-    def _give_back(self) -> None:
+    def _release_lent(self) -> None:
         while self._lent:
             SENT.release(self._lent.pop())
 

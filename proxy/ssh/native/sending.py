@@ -1,8 +1,9 @@
-"""A channel's way to the cluster: a client's bytes are sealed from where they were received.
+"""The direction of a channel to the cluster: a client's bytes are sealed from the buffer that they were read
+into.
 
-They may be sent while the peer has granted credit (RFC 4254 5.2) and the link has room
-(`proxy.ssh.native.flow`). Otherwise the client's socket is not read. What was read by then is pending, at
-most one read.
+They may be sent if the peer has granted credit (RFC 4254 5.2) and the link has room
+(`proxy.ssh.native.flow`). If not, the client's socket is not read. Bytes that were read before that, at most
+one read, are pending.
 """
 
 from __future__ import annotations
@@ -17,33 +18,32 @@ from proxy.ssh.native.wire.errors import ProtocolError
 from proxy.ssh.native.wire.packets import PADDING
 
 LARGEST_SENT: Final = 32 << 10
-"""Bytes of data in a packet: what OpenSSH takes, and enough for the cost of a packet not to matter."""
+"""Bytes of data in a packet. OpenSSH accepts so many; larger packets would cost hardly less per byte."""
 
 PACKETS: Final = 8
-"""So many are read from a client at once: one call into the kernel each way for all of them.
+"""How many packets one read from a client fills: that takes one system call to read them, and one to write
+them.
 
-With one packet for each read a GB costs 0.70 s of CPU, with eight 0.53 (`ssh -L`: 0.77). It is a number of
-packets and not of bytes because a peer may want small ones: 256 KiB in packets of one byte took 2 s and 9 MB.
+With one packet for each read, a GB costs 0.70 s of CPU; with eight, 0.53 s (`ssh -L`: 0.77). The limit counts
+packets, not bytes, because a peer may ask for small ones: 256 KiB in packets of one byte took 2 s and 9 MB.
 """
 
-BITE: Final = PACKETS * LARGEST_SENT
-"""Bytes: the most that is read at once."""
+LARGEST_READ: Final = PACKETS * LARGEST_SENT
+"""Bytes of the largest read."""
 
-_STRAY: Final = 4 << 10
-"""Bytes: the most that is read if they may not be sent now. uvloop asks for a buffer once more after
-`pause_reading`.
-"""
+_SMALL_READ: Final = 4 << 10
+"""Bytes of the largest read while nothing may be sent: uvloop reads once more after `pause_reading`."""
 
-_read = memoryview(bytearray(DATA_AT + BITE + PADDING))
-"""Where every client's bytes are received: they are sealed from there, or kept elsewhere, before anything
-else happens.
+_read = memoryview(bytearray(DATA_AT + LARGEST_READ + PADDING))
+"""The buffer for the bytes of all clients: before another client is read, they are sealed or copied to
+`_pending`.
 """
 
 
 class Sending:
-    """What one channel sends; a `proxy.ssh.native.flow.Sender`.
+    """What one channel sends. It is a `proxy.ssh.native.flow.Sender`.
 
-    EOF and CLOSE each have two flags, for wanted and for sent, because they are sent after pending data.
+    EOF and CLOSE have two flags each, one for wanted and one for sent, because pending data goes first.
     """
 
     __slots__ = (
@@ -51,10 +51,10 @@ class Sending:
         "_flow",
         "_grant",
         "_granted",
+        "_is_blocked",
         "_is_full",
         "_is_held",
         "_is_open",
-        "_is_stray",
         "_largest",
         "_number",
         "_out",
@@ -83,10 +83,10 @@ class Sending:
         self._grant = messages.BIGGEST_WINDOW
         self._largest = 0
         self._pending = bytearray()
-        self._is_stray = False
+        self._is_blocked = False
         self._is_held = False
         self._is_full = False
-        # The peer has no channel for an open that it refused: a message would reach another channel.
+        # Before the peer has opened the channel we do not know its number for it, so nothing can be sent.
         self._is_open = False
         self._wants_eof = self._sent_eof = False
         self._wants_close = False
@@ -104,14 +104,14 @@ class Sending:
     # ----------------------------------------------------------------------------------------- the hot path
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """Room for as much as may be sent now; a little room if nothing may."""
+        """Room for as many bytes as may be sent now; a little room if none may."""
         del sizehint
-        self._is_stray = (
+        self._is_blocked = (
             not self._credit or self._flow.is_shut or self._is_held or self.has_closed or bool(self._pending)
         )
         most = (
-            _STRAY
-            if self._is_stray
+            _SMALL_READ
+            if self._is_blocked
             else self._largest
             if self._flow.is_congested
             else PACKETS * self._largest
@@ -119,11 +119,11 @@ class Sending:
         return _read[DATA_AT : DATA_AT + min(self._credit or most, most)]
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Seal `nbytes` from where they were received.
+        """Seal `nbytes` from the buffer, or keep them if they may not be sent.
 
-        All of them, although the link may become full meanwhile: they are one read at most.
+        It seals all of them, even if the link becomes full before the last: they are one read at most.
         """
-        if self._is_stray:
+        if self._is_blocked:
             self._keep(nbytes)
             return
         at, last = DATA_AT, DATA_AT + nbytes
@@ -142,7 +142,7 @@ class Sending:
         self._credit -= nbytes
         self._flow.spend(self, nbytes)
 
-    # ------------------------------------------------------------------------------------ when a side is slow
+    # ------------------------------------------------------------------------------------------ backpressure
 
     def _keep(self, nbytes: int) -> None:
         if self.has_closed or self._wants_close:
@@ -153,7 +153,7 @@ class Sending:
         self._update_user()
 
     def _send_pending(self) -> None:
-        """Send what could not be sent when it was read; then EOF and CLOSE, if they are wanted."""
+        """Send pending bytes; then EOF and CLOSE, if they are wanted."""
         while (
             self._pending
             and not self.has_closed
@@ -168,13 +168,13 @@ class Sending:
         if not self._pending and not self.has_closed and self._is_open:
             if self._wants_eof and not self._sent_eof:
                 self._sent_eof = True
-                self._out.say(messages.eof(self._peer))
+                self._out.send(messages.eof(self._peer))
             if self._wants_close:
                 self.close_now()
         self._update_user()
 
     def _update_user(self) -> None:
-        """Read the client's socket if, and only if, what it sends can be passed on."""
+        """Tell the user to stop or to go on reading from the client, if that has changed."""
         is_full = bool(self._is_held or self._pending or not self._credit)
         if self._user is not None and is_full != self._is_full:
             self._is_full = is_full
@@ -184,11 +184,11 @@ class Sending:
                 self._user.channel_writable()
 
     def hold(self) -> None:
-        """The link has no room (`proxy.ssh.native.flow`)."""
+        """The link has no room: read no more from the client (`proxy.ssh.native.flow`)."""
         self._is_held = True
         self._update_user()
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """The link has room again: send pending data."""
         self._is_held = False
         self._send_pending()
@@ -218,7 +218,7 @@ class Sending:
     # ------------------------------------------------------------------------------------------- life cycle
 
     def opened(self, said: messages.Confirmation) -> None:
-        """The peer has opened the channel. If the client is gone, close it at once."""
+        """The peer has opened the channel. If the client has gone, close the channel at once."""
         self._is_open = True
         self._peer, self._largest = said.sender, min(said.largest, LARGEST_SENT)
         self._credit = self._granted = said.window
@@ -226,18 +226,18 @@ class Sending:
             self.close_now()
 
     def attach(self, user: ChannelUser) -> None:
-        """Tell `user` from now on whether there is room."""
+        """From now on, tell `user` when to stop and to go on reading from the client."""
         self._user = user
         self._update_user()
 
     def grant(self, credit: int) -> None:
-        """Let the peer send `credit` bytes more."""
-        self._out.say(messages.window_adjust(self._peer, credit))
+        """Grant the peer `credit` bytes."""
+        self._out.send(messages.window_adjust(self._peer, credit))
 
     def refuse_request(self) -> None:
         """Refuse a request of the peer."""
         if not self.has_closed:
-            self._out.say(messages.failure(self._peer))
+            self._out.send(messages.failure(self._peer))
 
     def write_eof(self) -> None:
         """Send CHANNEL_EOF after pending data."""
@@ -257,9 +257,9 @@ class Sending:
         """Send CHANNEL_CLOSE now; pending data must not follow it."""
         if self._is_open and not self.has_closed:
             self.has_closed = True
-            self._out.say(messages.close(self._peer))
+            self._out.send(messages.close(self._peer))
 
     def end(self) -> None:
-        """The channel is gone: tell nobody, and wait for nothing."""
+        """The channel has ended: leave the flow, and call the user no more."""
         self._flow.forget(self)
         self._user = None

@@ -1,4 +1,4 @@
-"""Decides whether a link is read: only while there is no reason against it."""
+"""Pauses reading from a link while there is at least one reason to."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ class Valve:
         self._reasons.add(reason)
 
     def open(self, reason: Reason) -> None:
-        """`reason` no longer holds; read if there is no other.
+        """`reason` no longer holds: read if there is no other reason.
 
-        Through a jump host, data that has come meanwhile is received before this returns.
+        Through a jump host, data that has arrived since is received before this returns.
         """
         if reason in self._reasons:
             self._reasons.remove(reason)

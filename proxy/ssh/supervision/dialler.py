@@ -17,7 +17,7 @@ from proxy.errors import CredentialsUnusable
 from proxy.relay.budget import MemoryBudget
 from proxy.runtime.blocking import Hangs, Place
 from proxy.runtime.tasks import Tasks
-from proxy.ssh.handshakes import Handshakes, Hurried
+from proxy.ssh.handshakes import Handshakes, RefusedGateway
 from proxy.ssh.link import Link
 from proxy.ssh.login.dial import Dialled, Places, dial
 from proxy.ssh.login.learning import Announcement, learn
@@ -65,7 +65,7 @@ class Dialler:
         """The operator asks for a dial: try it even if the server has refused the key before."""
         self._is_ordered = True
 
-    async def dial(self, who: Hurried) -> Link:
+    async def dial(self, who: RefusedGateway) -> Link:
         """Dial once, for the gateway `who`. Raises LinkError."""
         is_ordered, self._is_ordered = self._is_ordered, False
         dialling = partial(

@@ -198,12 +198,12 @@ class Gateway:
         self._links.renew()
         self._report.replacing(why, links=len(self._links))
         self._dialler.order()
-        self.hurry()
+        self.dial_now()
         self._changed()
 
-    def hurry(self) -> None:
+    def dial_now(self) -> None:
         """Dial now, if the gateway waits for its next dial."""
-        self._retry.hurry()
+        self._retry.end_wait()
 
     def reconfigure(self, config: GatewayConfig, gateways: Mapping[str, GatewayConfig]) -> None:
         """Use other settings for the same server, or files that have changed: links are replaced."""
@@ -230,13 +230,13 @@ class Gateway:
             self._dial_failed(exc)
             # The dial began with settings that have been replaced since.
             if generation != self._links.generation:
-                self.hurry()
+                self.dial_now()
         else:
             self._link_up(link, generation)
 
     def _dial_failed(self, exc: LinkError) -> None:
         if HostKeyRevoked in {type(exc), type(exc.__cause__)}:
-            self._lifetimes.distrust(exc)
+            self._lifetimes.close_untrusted(exc)
         self._outage.has_failed = not self._links
         delay = self._retry.dial_failed(exc.retry)
         self._report.dial_failed(exc, self._failure, delay=delay, kept=len(self._links))

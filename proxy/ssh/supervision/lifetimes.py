@@ -56,15 +56,15 @@ class Lifetimes:
 
     def reconfigure(self, config: GatewayConfig) -> None:
         """Use other settings for the same server, also for links that retire: they may live long."""
-        is_retimed = config.keepalive != self._config.keepalive
+        has_new_keepalive = config.keepalive != self._config.keepalive
         self._config = config
-        if is_retimed:
+        if has_new_keepalive:
             for link in self._all:
-                link.retime(config.keepalive)
+                link.set_keepalive(config.keepalive)
                 self._measure(link)
         self._retire_surplus()
 
-    def distrust(self, error: LinkError) -> None:
+    def close_untrusted(self, error: LinkError) -> None:
         """Close stale and retiring links at once: their server's key has been revoked."""
         for link in (*self._links.stale, *self._links.retiring):
             self._close(link, error)
@@ -85,21 +85,21 @@ class Lifetimes:
 
     # ------------------------------------------------------------------------------------------ replacement
 
-    def _condemn(self, link: Link, why: str) -> bool:
-        condemned = self._links.condemn(link, wanted=self._config.connections)
-        if condemned:
+    def _replace(self, link: Link, why: str) -> bool:
+        is_stale = self._links.mark_stale(link, wanted=self._config.connections)
+        if is_stale:
             self._report.replacing(why, link)
             self._on_change()
-        return condemned
+        return is_stale
 
     def _retire_surplus(self) -> bool:
         """Retire links that are no longer needed; True if there were any."""
         wanted = self._config.connections
-        leaving = self._links.surplus(wanted)
+        leaving = self._links.retire_surplus(wanted)
         for link in leaving:
             self._tasks.keep(partial(self._retire, link), name=f"retire {link.name}")
             self._report.retires(link)
-        for link in self._links.crowd(wanted):
+        for link in self._links.retiring_surplus(wanted):
             why = f"it was replaced, and so were {wanted} others since"
             self._close(link, LinkReplaced(f"link to {link.server} closed: {why}"))
         return bool(leaving)
@@ -134,7 +134,7 @@ class Lifetimes:
         if count >= self._config.keepalive.max_missed:
             self._close(link, KeepaliveTimeout(f"{link.server} stopped answering"))
         elif any(other not in self._missing for other in self._links):
-            self._condemn(link, "it missed a keepalive, others do not")
+            self._replace(link, "it missed a keepalive, others do not")
 
     # ------------------------------------------------------------------------------------------ ends of links
 
@@ -156,7 +156,7 @@ class Lifetimes:
             # Not all links of a fleet at once. The second time, and later: there was no room for one more
             # that retires.
             await asyncio.wait([link.closed], timeout=age * random.uniform(0.9, 1.0))  # noqa: S311 - jitter, not a secret
-            if link.closed.done() or self._condemn(link, f"it is older than {age:g} s"):
+            if link.closed.done() or self._replace(link, f"it is older than {age:g} s"):
                 break
         return await asyncio.shield(link.closed)
 

@@ -2,7 +2,7 @@
 
 Pure: decisions, no I/O.
 
-    add          renew, condemn           add (its replacement)      remove
+    add          renew, mark_stale           add (its replacement)      remove
     ---> fresh -----------------> stale -----------------> retiring -------->
 
 A stale link serves until its replacement is up (make before break), as a pool's older generation does in
@@ -32,7 +32,7 @@ class Loaded(Protocol):
 
 L = TypeVar("L", bound=Loaded)
 
-MOST_HOMES: Final = 4096
+MAX_PREFERRED: Final = 4096
 """Targets that are remembered. Without a limit, reloads could add more for ever."""
 
 _STALE: Final = -1
@@ -53,7 +53,7 @@ class Links(Generic[L]):
         self._serving: list[L] = []
         self._generations: dict[L, int] = {}
         self._choice: list[L] = []
-        self._homes: dict[Hashable, L] = {}
+        self._preferred: dict[Hashable, L] = {}
 
     def __repr__(self) -> str:
         return f"<Links {self._serving} stale={len(self.stale)} retiring={self.retiring}>"
@@ -81,18 +81,18 @@ class Links(Generic[L]):
         written together: over two links 32 clients had 36,000 answers a second, over one 44,000, since each
         sshd was woken for half as many. And a busy cluster slows down the channels of one link only.
         """
-        home = self._homes.get(target)
+        home = self._preferred.get(target)
         if home is None or home.weight:
             least = min(map(_weight, self._choice))
             if home is None or home.weight > least:
-                homes = Counter(self._homes.values())
+                homes = Counter(self._preferred.values())
                 home = min(
                     (link for link in self._choice if link.weight == least),
                     key=lambda link: (link.load, homes[link]),
                 )
-                if len(self._homes) >= MOST_HOMES:
-                    self._homes.clear()
-                self._homes[target] = home
+                if len(self._preferred) >= MAX_PREFERRED:
+                    self._preferred.clear()
+                self._preferred[target] = home
         return home
 
     def lacks(self, wanted: int) -> bool:
@@ -107,7 +107,7 @@ class Links(Generic[L]):
         """
         self._serving.append(link)
         self._generations[link] = generation
-        self._homes.clear()
+        self._preferred.clear()
         self._choose()
 
     def renew(self) -> None:
@@ -115,7 +115,7 @@ class Links(Generic[L]):
         self.generation += 1
         self._choose()
 
-    def condemn(self, link: L, *, wanted: int) -> bool:
+    def mark_stale(self, link: L, *, wanted: int) -> bool:
         """Make one link stale, if it serves and one more link may retire; True if so."""
         if (
             link not in self._serving
@@ -127,7 +127,7 @@ class Links(Generic[L]):
         self._choose()
         return True
 
-    def surplus(self, wanted: int) -> list[L]:
+    def retire_surplus(self, wanted: int) -> list[L]:
         """Links that more than `wanted` others have made redundant: stale ones first, then the oldest.
 
         They retire.
@@ -143,7 +143,7 @@ class Links(Generic[L]):
         self._choose()
         return leaving
 
-    def crowd(self, wanted: int) -> list[L]:
+    def retiring_surplus(self, wanted: int) -> list[L]:
         """Retiring links over `wanted`, those with the fewest channels: they have to end now.
 
         Of those with equally many, the ones that have retired last: their channels may be probes, while on an
@@ -170,10 +170,10 @@ class Links(Generic[L]):
         self.retiring.clear()
         self._generations.clear()
         self._choice.clear()
-        self._homes.clear()
+        self._preferred.clear()
 
     def _choose(self) -> None:
         """Update the links that may be chosen, so that the choice for a new channel is cheap."""
         stale = set(self.stale)
         self._choice = [link for link in self._serving if link not in stale] or list(self._serving)
-        self._homes = {target: home for target, home in self._homes.items() if home in self._choice}
+        self._preferred = {target: home for target, home in self._preferred.items() if home in self._choice}

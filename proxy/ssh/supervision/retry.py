@@ -17,7 +17,7 @@ class Retry:
         self.backoff = Backoff()
         self._on_delay = on_delay
         self._due: float | None = None
-        self._hurry = asyncio.Event()
+        self._ended_early = asyncio.Event()
 
     @property
     def is_waiting(self) -> bool:
@@ -39,17 +39,17 @@ class Retry:
         """A link ended after `age` seconds; `is_unused` if it had no channel, and ended for that."""
         self._wait_for(self.backoff.unused() if is_unused else self.backoff.lost(age))
 
-    def hurry(self) -> None:
+    def end_wait(self) -> None:
         """End the wait, if there is one."""
         if self.is_waiting:
-            self._hurry.set()
+            self._ended_early.set()
 
     async def wait(self) -> None:
         """Return when the next dial is due."""
         with suppress(TimeoutError):
             async with asyncio.timeout_at(self._due):
-                await self._hurry.wait()
-        self._hurry.clear()
+                await self._ended_early.wait()
+        self._ended_early.clear()
         self._due = None
         self._on_delay(0.0)
 

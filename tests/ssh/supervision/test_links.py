@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from proxy.ssh.pace import CROWD
-from proxy.ssh.supervision.links import MOST_HOMES, Links
+from proxy.ssh.supervision.links import MAX_PREFERRED, Links
 
 
 @dataclass(eq=False)
@@ -78,9 +78,9 @@ def test_a_link_that_comes_up_gets_its_share() -> None:
 
 def test_targets_that_nobody_asks_for_any_more_are_not_kept_for_ever() -> None:
     links, _ = filled(2)
-    for target in range(3 * MOST_HOMES):
+    for target in range(3 * MAX_PREFERRED):
         links.choose(target)
-    assert len(links._homes) <= MOST_HOMES
+    assert len(links._preferred) <= MAX_PREFERRED
 
 
 def test_stale_links_serve_until_there_is_a_fresh_one() -> None:
@@ -90,7 +90,7 @@ def test_stale_links_serve_until_there_is_a_fresh_one() -> None:
     assert links.choose("a") in (one, two)
     new = Stub(load=99)
     links.add(new, links.generation)
-    assert links.surplus(2) == [one]
+    assert links.retire_surplus(2) == [one]
     assert links.choose("a") is new, "however busy: a stale link takes nothing any more"
     assert (list(links), links.retiring, links.stale) == ([two, new], [one], [two])
     assert links.lacks(2)
@@ -110,13 +110,13 @@ def test_a_link_whose_dial_began_before_is_stale_at_once() -> None:
 
 def test_one_link_is_condemned_while_there_is_room() -> None:
     links, (one, two) = filled(2)
-    assert links.condemn(one, wanted=2)
-    assert not links.condemn(one, wanted=2), "it is already"
+    assert links.mark_stale(one, wanted=2)
+    assert not links.mark_stale(one, wanted=2), "it is already"
     assert links.choose("a") is two
     links.add(Stub(), links.generation)
-    assert links.surplus(2) == [one]
-    assert not links.condemn(one, wanted=2), "it has retired"
-    assert not links.condemn(two, wanted=1), "one retires already"
+    assert links.retire_surplus(2) == [one]
+    assert not links.mark_stale(one, wanted=2), "it has retired"
+    assert not links.mark_stale(two, wanted=1), "one retires already"
 
 
 @given(st.lists(st.integers(0, 9), max_size=8), st.integers(1, 4))
@@ -124,8 +124,8 @@ def test_where_too_many_retire_those_with_the_fewest_channels_end(loads: list[in
     links, stubs = filled(len(loads))
     for stub, load in zip(stubs, loads, strict=True):
         stub.load = load
-    links.surplus(0)
-    ended = links.crowd(wanted)
+    links.retire_surplus(0)
+    ended = links.retiring_surplus(wanted)
     kept = [stub for stub in stubs if stub not in ended]
     assert len(kept) == min(wanted, len(stubs))
     assert not ended or max(stub.load for stub in ended) <= min(stub.load for stub in kept)
@@ -165,8 +165,8 @@ class Life(RuleBasedStateMachine):
             self.settle()
 
     def settle(self) -> None:
-        self.links.surplus(self.wanted)
-        for link in self.links.crowd(self.wanted):
+        self.links.retire_surplus(self.wanted)
+        for link in self.links.retiring_surplus(self.wanted):
             self.end(link)
 
     @rule()
@@ -185,8 +185,8 @@ class Life(RuleBasedStateMachine):
 
     @precondition(lambda self: self.all)
     @rule(data=st.data())
-    def condemn(self, data: st.DataObject) -> None:
-        self.links.condemn(data.draw(st.sampled_from(self.all)), wanted=self.wanted)
+    def mark_stale(self, data: st.DataObject) -> None:
+        self.links.mark_stale(data.draw(st.sampled_from(self.all)), wanted=self.wanted)
 
     @invariant()
     def holds(self) -> None:

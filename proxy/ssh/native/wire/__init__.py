@@ -1,1 +1,1 @@
-"""The SSH wire without I/O: sealing and opening packets in place, channel messages, receive windows."""
+"""The SSH protocol without I/O: sealing and opening packets in place, channel messages, receive windows."""

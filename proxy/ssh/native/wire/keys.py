@@ -13,12 +13,12 @@ _chacha_nonce = Struct(">Q")
 
 
 class Keys(NamedTuple):
-    """What a key exchange gives to one direction, before the first packet under the new keys."""
+    """The keys of one direction, as a key exchange has produced them."""
 
     key: bytes
-    """16 or 32 bytes for AES-GCM, 64 for chacha20-poly1305. The length alone tells which cipher it is for."""
+    """16 or 32 bytes for AES-GCM, 64 for chacha20-poly1305. The length shows the cipher."""
     nonce: bytes = b""
-    """AES-GCM: 12 bytes from the key exchange. chacha20-poly1305 uses the sequence number instead: empty."""
+    """AES-GCM: 12 bytes from the key exchange. Empty for chacha20-poly1305: it uses the sequence number."""
     sequence: int = 0
     """Sequence number of the first packet under these keys (RFC 4253 6.4).
 
@@ -26,15 +26,13 @@ class Keys(NamedTuple):
     """
 
     def sealer(self) -> Sealer | ChachaSealer:
-        """Makes what seals the packets that we send."""
+        """A new sealer for the packets that we send."""
         if len(self.key) == chacha.KEY:
             return ChachaSealer(self.key, _chacha_nonce.pack(self.sequence))
         return Sealer(self.key, self.nonce, self.sequence)
 
     def opener(self, *, largest: int) -> Opener | ChachaOpener:
-        """Makes what opens the peer's packets. `largest` is the largest packet_length in bytes that is
-        accepted.
-        """
+        """A new opener for the packets of the peer. It accepts a packet_length of up to `largest` bytes."""
         if len(self.key) == chacha.KEY:
             return ChachaOpener(self.key, _chacha_nonce.pack(self.sequence), largest=largest)
         return Opener(self.key, self.nonce, self.sequence, largest=largest)

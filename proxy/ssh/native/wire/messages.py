@@ -1,7 +1,7 @@
 """The messages of RFC 4254 5 that a forwarded connection needs, as plain functions on buffers.
 
-A message is the payload of a packet. Each `parse_*` takes the payload as a memoryview. It raises
-ProtocolError unless that is one whole message with nothing after it.
+A message is the payload of a packet. Each `parse_*` gets the payload as a memoryview, and raises
+ProtocolError if it is not exactly one message.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from proxy.ssh.native.wire.errors import ProtocolError
 KEXINIT: Final = 20
 NEWKEYS: Final = 21
 FIRST: Final = 80
-"""The connection protocol's messages begin here (RFC 4250 4.1.2). None is sent during a key exchange."""
+"""The connection protocol's messages begin here (RFC 4250 4.1.2). A key exchange delays all of them."""
 OPEN: Final = 90
 OPEN_CONFIRMATION: Final = 91
 OPEN_FAILURE: Final = 92
@@ -42,7 +42,7 @@ _uint32 = Struct(">I")
 
 
 def put_data_header(buffer: memoryview, at: int, recipient: int, size: int) -> None:
-    """Write the header of a DATA message whose `size` bytes of data stand at `at + DATA_HEADER`."""
+    """Write the header of a DATA message at `at`; its `size` bytes of data follow at `at + DATA_HEADER`."""
     _with_number.pack_into(buffer, at, DATA, recipient, size)
 
 
@@ -52,12 +52,12 @@ def window_adjust(recipient: int, credit: int) -> bytes:
 
 
 def eof(recipient: int) -> bytes:
-    """A message that says that we send no more data."""
+    """A message that ends our data."""
     return _recipient.pack(EOF, recipient)
 
 
 def close(recipient: int) -> bytes:
-    """A message that says that we send nothing more on this channel."""
+    """A message that ends the channel on our side: no message of ours may follow."""
     return _recipient.pack(CLOSE, recipient)
 
 
@@ -93,7 +93,7 @@ def _string(text: bytes) -> bytes:
 
 
 def recipient(message: memoryview) -> int:
-    """The channel that a message is for, by our number."""
+    """Our number of the channel that a message is for."""
     if len(message) < _recipient.size:
         raise ProtocolError(f"a channel message of {len(message)} bytes")
     return int(_recipient.unpack_from(message)[1])
@@ -108,7 +108,7 @@ class Confirmation(NamedTuple):
 
 
 def parse_confirmation(message: memoryview) -> Confirmation:
-    """What an OPEN_CONFIRMATION says."""
+    """The contents of an OPEN_CONFIRMATION."""
     _check(message, _confirmation, "OPEN_CONFIRMATION")
     _, _, sender, window, largest = _confirmation.unpack(message)
     if not largest:
@@ -117,7 +117,7 @@ def parse_confirmation(message: memoryview) -> Confirmation:
 
 
 def parse_failure(message: memoryview) -> tuple[int, str]:
-    """What an OPEN_FAILURE says: the reason code, and the peer's text.
+    """The contents of an OPEN_FAILURE: the reason code, and the peer's text.
 
     The text is cut to 200 characters; those that are not printable become `?`.
     """
@@ -140,21 +140,18 @@ def parse_data(message: memoryview) -> tuple[int, memoryview]:
 
 
 def parse_window_adjust(message: memoryview) -> int:
-    """How many bytes more we may send."""
+    """The credit that a WINDOW_ADJUST grants us, in bytes."""
     _check(message, _with_number, "WINDOW_ADJUST")
     return int(_with_number.unpack(message)[2])
 
 
 def parse_bare(message: memoryview) -> None:
-    """Check an EOF or CLOSE: it holds only the channel number."""
+    """Check an EOF or CLOSE: it contains only the channel number."""
     _check(message, _recipient, "EOF or CLOSE")
 
 
 def parse_request(message: memoryview) -> bool:
-    """Whether a channel request wants a reply.
-
-    What it asks for does not matter: kubemux refuses every request on a forwarded connection.
-    """
+    """Whether a channel request wants a reply. Its type does not matter: kubemux refuses all of them."""
     at = _recipient.size + 4
     if len(message) < at:
         raise ProtocolError("a REQUEST that is cut off")
@@ -164,9 +161,9 @@ def parse_request(message: memoryview) -> bool:
     return bool(message[at + length])
 
 
-def unfit(kind: int) -> ProtocolError:
-    """The error for a message of a type that may not come here."""
-    return ProtocolError(f"a message of type {kind} has no business on a forwarded connection")
+def unexpected(kind: int) -> ProtocolError:
+    """The error for a message of a type that sshd may not send on a forwarded connection."""
+    return ProtocolError(f"the gateway sent a message of type {kind}, which a forwarded connection never has")
 
 
 def check(kind: int, message: memoryview) -> None:
@@ -181,7 +178,7 @@ def check(kind: int, message: memoryview) -> None:
     elif kind == REQUEST:
         parse_request(message)
     else:
-        raise unfit(kind)
+        raise unexpected(kind)
 
 
 def _check(message: memoryview, layout: Struct, name: str) -> None:

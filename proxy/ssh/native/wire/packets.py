@@ -1,6 +1,6 @@
-"""SSH binary packets (RFC 4253 6) under AES-GCM as OpenSSH has it, in place.
+"""SSH binary packets (RFC 4253 6) under AES-GCM, in place.
 
-RFC 5647 defines it, with OpenSSH's changes (PROTOCOL, 1.6):
+RFC 5647 defines them; we follow OpenSSH, which differs from it (PROTOCOL, 1.6):
 
     start              +4        +5                                                   end
     | packet_length 4 | padding_length 1 | payload | padding 4..19 | tag 16 |
@@ -9,7 +9,7 @@ RFC 5647 defines it, with OpenSSH's changes (PROTOCOL, 1.6):
 The length is the associated data. The nonce comes with the keys: 4 fixed bytes, and a counter of 8 bytes that
 goes up by one with each packet. The cipher does not use sequence numbers; we derive them from the counter.
 
-An AEAD object lives as long as its keys: making one costs as much as sealing 16 KiB.
+There is one AEAD object for as long as the keys are used: making one costs as much as sealing 16 KiB.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TAG: Final = 16
 PADDING: Final = 19
 """The most bytes of padding."""
 OVERHEAD: Final = HEADER + PADDING + TAG
-"""The most bytes by which a packet is longer than its payload."""
+"""A packet is at most so many bytes longer than its payload."""
 
 _BLOCK: Final = 16
 _LEAST_PADDING: Final = 4
@@ -57,9 +57,9 @@ class _Keyed:
 
     @property
     def sequence(self) -> int:
-        """Sequence number of the next packet, which the next keys need.
+        """Sequence number of the next packet. Only the next keys need it.
 
-        It is computed from the counter in the nonce: packets themselves do not need it.
+        It is computed from the counter in the nonce.
         """
         return (self._count + self._ahead) % _SEQUENCES
 
@@ -113,7 +113,7 @@ class Opener(_Keyed):
         self._largest = largest
 
     def open(self, buffer: memoryview, start: int, end: int) -> Opened | None:
-        """Decrypt the packet at `start` in place; None while it is not there in full (up to `end`).
+        """Decrypt the packet at `start` in place; None if it has not arrived in full (up to `end`).
 
         Raises ProtocolError; for an impossible length it does so as soon as the length has arrived.
         """

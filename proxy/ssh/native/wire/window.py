@@ -1,20 +1,21 @@
-"""A channel's receive window (RFC 4254 5.2): what the peer may send, and when we grant it more.
+"""The receive window of a channel (RFC 4254 5.2): how much the peer may send, and when we grant it more.
 
-**When it grows.** A window of W bytes carries at most W per round trip: OpenSSH's 2 MiB make 20 MB/s at
-100 ms. A sender that waits for credit uses half a window in at most two round trips: such a window grows.
-What was granted cannot be taken back. So a window shrinks by granting less than was delivered.
+**When it grows.** A window of W bytes allows at most W bytes per round trip: OpenSSH's 2 MiB allow 20 MB/s at
+100 ms. A sender that waits for credit uses half a window in at most two round trips. Then the window grows.
+Credit cannot be revoked, so a window shrinks by granting less than was delivered.
 
-**How often credit is granted.** A large window is granted in eighths. With halves, half of the window was
-never under way: data that was sent together arrives together, so the first grant covered a little more than
-half of it, and the rest was too little for a second grant. That gave 135 MB/s at 100 ms with 32 MiB, which is
-16 MiB per round trip.
+**How often credit is granted.** The credit of a large window is granted in eighths of the window. With
+halves, half of the window was never used: data that was sent together arrives together, so the first grant
+was a little more than half of the window, and the rest was too little for a second grant. A window of 32 MiB
+then gave 135 MB/s at 100 ms, which is 16 MiB per round trip.
 
-**How large it gets.** More than the way holds does not make a channel faster. The surplus waits in sshd and
-in both kernels, and the answer to a small request on the same link waits behind it. So the ceiling follows
-from the round trip and from the channel's share of the link's traffic. It is at least a quarter of what the
-way holds, because a new channel has a small share only for its small window. Without a ceiling, one download
-on loopback grew to 8 MiB, and one answer in a hundred waited behind up to 2.5 MiB of it. sshd alone puts
-128 KiB ahead of an answer.
+**How large it gets.** The network path can carry a certain number of bytes at a time (bandwidth times round
+trip). A window larger than that does not make a channel faster: the surplus waits in sshd and in both
+kernels, and the answer to a small request on the same link waits behind it. So the round trip, and the
+channel's share of the link's traffic, give the ceiling. It is at least a quarter of what the path can carry,
+because a new channel has a small share only because its window is small. Without a ceiling, the window of one
+download on loopback grew to 8 MiB, and one answer in a hundred waited behind up to 2.5 MiB of it. sshd alone
+puts 128 KiB ahead of an answer.
 """
 
 from __future__ import annotations
@@ -27,32 +28,31 @@ IDLE_S: Final = 10.0
 """A window that needs longer than this for its first half is larger than its traffic needs."""
 
 WIDEST: Final = 64 << 20
-"""Bytes: 640 MB/s at a round trip of 100 ms. The budget decides how many channels can have so much."""
+"""Bytes: enough for 640 MB/s at 100 ms of round trip. The budget limits how many channels get so much."""
 
 NARROWEST: Final = 1 << 20
-"""Bytes that a channel alone may have on the shortest way.
+"""Bytes that a channel may have that is alone on its link, if the round trip is short.
 
 It is half of OpenSSH's window, so other channels wait half as long behind it.
 """
 
 FASTEST: Final = 1.25e9
-"""Bytes per second of the fastest way that windows are sized for: 10 Gbit/s. One core of sshd seals less."""
+"""Bytes per second of the fastest path that windows are made for: 10 Gbit/s. One core of sshd seals less."""
 
 OFTEN: Final = 512 << 10
-"""Bytes: each grant is a packet, so none is smaller than this, except for windows of less than twice as much.
-"""
+"""Bytes of the smallest grant, because each grant is a packet. A small window is granted in halves."""
 
 TICK_S: Final = 1e-3
-"""uvloop's clock counts milliseconds: a shorter round trip cannot be told from zero."""
+"""uvloop's clock counts milliseconds: it measures a shorter round trip as zero."""
 
 
 def _enough(size: int) -> int:
-    """How many bytes must be owed before they are granted, for a window of `size` bytes."""
+    """How many consumed bytes make a grant, for a window of `size` bytes."""
     return min((size + 1) // 2, max(OFTEN, size // 8))
 
 
 class ReceiveWindow:
-    """What the peer may send on one channel. Sizes are in bytes; `now` is any monotonic clock in seconds."""
+    """How much the peer may send on one channel. Sizes are bytes; `now` is a monotonic clock in seconds."""
 
     __slots__ = ("_enough", "_floor", "_granted", "_owed", "_passed", "_reviewed_at", "credit", "size")
 
@@ -90,9 +90,9 @@ class ReceiveWindow:
         return now - self._reviewed_at < 2 * max(round_trip, TICK_S)
 
     def ceiling(self, round_trip: float, passed: int) -> int:
-        """The size up to which the window may grow: its share of what the way holds.
+        """The size up to which the window may grow: its share of what the path can carry.
 
-        `passed` is the number of bytes that have come on the link so far.
+        `passed` is the number of bytes that have arrived on the link so far.
         """
         way = min(WIDEST, max(NARROWEST, int(round_trip * FASTEST)))
         mine = self._granted + self._owed
@@ -105,10 +105,11 @@ class ReceiveWindow:
         self._enough = _enough(self.size)
 
     def shrink(self, now: float, ceiling: int = WIDEST, *, tight: bool) -> int:
-        """Shrink an idle or much too large window, or any when memory is `tight`; returns by how many bytes.
+        """Shrink the window if it is idle or much too large, or if memory is `tight`; returns by how many
+        bytes.
 
-        It keeps back a part of what is owed. A window's share of the traffic goes up and down, so it counts
-        as too large only at twice its `ceiling`.
+        Bytes that are owed are not granted. A channel's share of the traffic goes up and down, so its window
+        counts as too large only above twice its `ceiling`.
         """
         if not tight and self.size <= 2 * ceiling and now - self._reviewed_at < IDLE_S:
             return 0
