@@ -163,7 +163,7 @@ class Graph:
         for name in gateways:
             self.gateways[name].renew("files changed")
         for name in clusters:
-            self.clusters[name].monitor.poke()
+            self.clusters[name].monitor.probe_soon()
 
     def note_files(self, fingerprint: Mapping[Path, bytes]) -> None:
         """Remember the digests of files that are in use."""
@@ -229,7 +229,7 @@ class Graph:
             if cluster.cluster.config.gateway == name:
                 cluster.admit_or_refuse()
                 if is_news:
-                    cluster.monitor.poke()
+                    cluster.monitor.probe_soon()
         self._on_change()
 
     # -------------------------------------------------------------------------------------------- the end

@@ -1,1 +1,1 @@
-"""Probes: one HTTPS GET through the path a client takes, its schedule, and what its results mean."""
+"""Probes: an HTTPS GET that goes the same way as a client's bytes, how often it is sent, and its results."""

@@ -1,4 +1,4 @@
-"""A certificate with what verification reads of it, and the set of trusted ones."""
+"""The two values that verification works with: a certificate, and the set of trusted certificates."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FOR_SERVERS: Final = frozenset({ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsa
 
 
 class Certificate:
-    """One certificate, with what verification reads of it."""
+    """One certificate, and its fields as verification reads them."""
 
     def __init__(self, parsed: x509.Certificate) -> None:
         self.parsed = parsed
@@ -35,7 +35,7 @@ class Certificate:
 
     @cached_property
     def issuer(self) -> bytes:
-        """Its issuer's name in the bytes of the certificate, because Go compares bytes."""
+        """The name of its issuer, as DER bytes: Go compares bytes."""
         return self.parsed.issuer.public_bytes()
 
     @cached_property
@@ -52,7 +52,7 @@ class Certificate:
         return self.extension(x509.SubjectAlternativeName) or x509.SubjectAlternativeName([])
 
     def extension(self, kind: type[E]) -> E | None:
-        """The extension's value, if it has one."""
+        """The value of the extension of this kind; None if it has none."""
         try:
             return self.parsed.extensions.get_extension_for_class(kind).value
         except x509.ExtensionNotFound:
@@ -60,13 +60,16 @@ class Certificate:
 
     @property
     def is_ca(self) -> bool:
-        """Whether it says that it is a CA."""
+        """Whether its basic constraints say that it is a CA."""
         constraints = self.extension(x509.BasicConstraints)
         return constraints is not None and constraints.ca
 
     @property
     def signs_certificates(self) -> bool:
-        """Whether it allows itself to sign certificates. Version 1 cannot say, and may."""
+        """Whether its extensions allow its key to sign certificates.
+
+        A certificate of version 1 has no extensions, so it may sign.
+        """
         usage = self.extension(x509.KeyUsage)
         if usage and not usage.key_cert_sign:
             return False
@@ -76,7 +79,7 @@ class Certificate:
 
     @property
     def is_for_servers(self) -> bool:
-        """Whether its extended key usage allows servers. Without one, every use is allowed."""
+        """Whether its extended key usage allows servers. If it has none, every use is allowed."""
         usage = self.extension(x509.ExtendedKeyUsage)
         return usage is None or not {
             ExtendedKeyUsageOID.SERVER_AUTH,
@@ -84,7 +87,7 @@ class Certificate:
         }.isdisjoint(usage)
 
     def has_signed(self, child: Certificate) -> bool:
-        """Whether this certificate's key has signed `child`. The algorithm is judged elsewhere."""
+        """Whether this certificate's key has signed `child`. `proxy.health.chain` checks the algorithm."""
         try:
             child.parsed.verify_directly_issued_by(self.parsed)
         except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
@@ -93,15 +96,14 @@ class Certificate:
 
 
 class Anchors:
-    """The trusted certificates: all of a CA file, self-signed or not."""
+    """The trusted certificates: all certificates of a CA file, self-signed or not."""
 
     def __init__(self, certificates: Iterable[x509.Certificate]) -> None:
         self._by_subject: dict[bytes, list[Certificate]] = {}
         self._all: set[bytes] = set()
         for parsed in certificates:
-            if (
-                der := parsed.public_bytes(Encoding.DER)
-            ) not in self._all:  # a system's store has each several times
+            # The files of a system's CA store hold each certificate several times.
+            if (der := parsed.public_bytes(Encoding.DER)) not in self._all:
                 self._all.add(der)
                 one = Certificate(parsed)
                 self._by_subject.setdefault(one.subject, []).append(one)

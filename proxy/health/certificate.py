@@ -1,4 +1,4 @@
-"""What a server's certificate says, so that a message can explain why it was refused."""
+"""Describes a server's certificate, so that a message can explain why it was refused."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from proxy.runtime.text import printable
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """What the certificate claims. Nothing of it is verified."""
+    """What the certificate says of itself. Nothing of it is verified."""
 
     names: tuple[str, ...]
     """The DNS names and IP addresses that it is for (subjectAltName, RFC 5280 4.2.1.6)."""
@@ -30,7 +30,7 @@ class Certificate:
 
 
 def read(der: bytes) -> Certificate | None:
-    """The claims of a certificate in DER; None if it cannot be read."""
+    """The description of a certificate in DER; None if it cannot be read."""
     try:
         certificate = load_der(der)
     except ValueError:

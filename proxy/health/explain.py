@@ -30,9 +30,10 @@ class Step:
 
 
 def steps(config: ClusterConfig, outcome: Outcome, *, connecting: float | None = None) -> list[Step]:
-    """Every step of a probe of this cluster, in order. Those before `outcome.stage` have passed.
+    """Every step of a probe of this cluster, in order. Those before `outcome.stage` have succeeded.
 
-    `connecting` is how many seconds the link took to come up. The last step of a link, `auth`, shows it.
+    `connecting`: how many seconds it took until the link was up. The step `auth` shows it, because with that
+    step a link is up.
     """
     api_server = outcome.server or config.api_servers[0]
     titles = {

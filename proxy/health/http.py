@@ -1,6 +1,7 @@
-"""Sends one HTTP/1.1 GET on a TLS stream, and judges the answer of an API server. h11 parses (RFC 9112).
+"""Sends one HTTP/1.1 GET on a TLS stream, and decides whether the answer means a healthy API server.
 
-Health endpoints: https://kubernetes.io/docs/reference/using-api/health-checks/
+h11 parses HTTP (RFC 9112). For the endpoints of an API server see
+https://kubernetes.io/docs/reference/using-api/health-checks/
 """
 
 from __future__ import annotations
@@ -22,17 +23,17 @@ _HEALTH_PATHS: Final = frozenset({"healthz", "livez", "readyz"})
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A status code and the body's first 64 KiB."""
+    """The status code and the first 64 KiB of the body."""
 
     status: int
     body: bytes
 
 
 async def get(stream: TlsStream, path: str, *, host: str, token: str | None) -> Answer:
-    """GET `path` (origin form). `host` is the Host header, `token` a bearer token of visible ASCII.
+    """Send a GET of `path` (origin form) and return the answer.
 
-    Raises h11.RemoteProtocolError if the answer is not HTTP, ConnectionResetError if it ends early,
-    ssl.SSLError, OSError.
+    `host` is the Host header, `token` a bearer token of visible ASCII. Raises h11.RemoteProtocolError if the
+    answer is not HTTP, ConnectionResetError if it is cut off, ssl.SSLError, OSError.
     """
     connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEADER)
     headers = [
@@ -63,17 +64,17 @@ async def get(stream: TlsStream, path: str, *, host: str, token: str | None) -> 
             case h11.Data(data=data):
                 body += data
             case h11.InformationalResponse():
-                pass  # one may come before any answer: RFC 9110 15.2
+                pass  # a server may send 1xx before the answer: RFC 9110 15.2
             case _:
                 break
     return Answer(status, bytes(body[:MAX_BODY]))
 
 
 def judge(answer: Answer, path: str, *, base: str = "") -> None:
-    """Return if the answer to a GET of `path` below `base` means healthy.
+    """Raise Failure if the answer to a GET of `path` below `base` does not mean healthy.
 
-    On /healthz, /livez and /readyz the body must say so, too: the page of a captive portal or of a load
-    balancer is also a 200. Raises Failure: `unauthorized` (which is alive) or `unhealthy`.
+    The result is `unauthorized`, which counts as alive, or `unhealthy`. For /healthz, /livez and /readyz the
+    body is compared, too: a captive portal or a load balancer also answers with 200.
     """
     status, asked = answer.status, base + path
     if status in {401, 403}:
@@ -85,7 +86,7 @@ def judge(answer: Answer, path: str, *, base: str = "") -> None:
     if not 200 <= status < 300:
         hint = "probe.path does not exist there: /healthz, /livez and /readyz do" if status == 404 else None
         raise Failure(
-            Result.UNHEALTHY, f"HTTP {status} for {asked}{_complaint(answer.body)}", hint=hint, status=status
+            Result.UNHEALTHY, f"HTTP {status} for {asked}{_reported(answer.body)}", hint=hint, status=status
         )
     body = answer.body.strip()
     endpoint = path.partition("?")[0].strip("/").partition("/")[0]
@@ -95,9 +96,10 @@ def judge(answer: Answer, path: str, *, base: str = "") -> None:
         )
 
 
-def _complaint(body: bytes) -> str:
-    """What an API server lists as failed (`[-]etcd failed: reason withheld`), or else the first line, without
-    control characters.
+def _reported(body: bytes) -> str:
+    """The checks that an API server lists as failed (`[-]etcd failed: reason withheld`), for a message.
+
+    If it lists none, the first line of the body. Control characters are removed.
     """
     lines = body.decode("utf-8", "replace").splitlines()
     chosen = [line.removeprefix("[-]") for line in lines if line.startswith("[-]")] or lines[:1]

@@ -1,4 +1,4 @@
-"""Decides when a sequence of verdicts changes a state. Pure, so that every sequence can be tested."""
+"""Decides after which probes a cluster changes to up or down. Pure, so that every sequence can be tested."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from proxy.snapshots import ClusterState
 
 
 class Hysteresis:
-    """The state changes after `threshold` equal verdicts in a row. The first verdict of all decides at once.
+    """The state of a cluster. It changes after `threshold` equal verdicts in a row.
 
-    Otherwise a healthy cluster would stay `unknown` for a whole interval after a start.
+    The very first verdict decides at once: otherwise a healthy cluster would stay `unknown` for a whole
+    interval after a start.
     """
 
     def __init__(self, threshold: int) -> None:
@@ -21,11 +22,11 @@ class Hysteresis:
 
     @property
     def is_recovering(self) -> bool:
-        """Whether the state is down and the last verdict was up."""
+        """Whether the state is still down, but the last verdict was up."""
         return self.state is ClusterState.DOWN and self._against > 0
 
     def feed(self, *, alive: bool) -> bool:
-        """Count a verdict. Returns whether it changed the state."""
+        """Count a verdict, and return whether it changed the state."""
         verdict = ClusterState.UP if alive else ClusterState.DOWN
         self._against = 0 if verdict is self.state else self._against + 1
         if not self._against or (self._against < self.threshold and self.state is not ClusterState.UNKNOWN):

@@ -1,4 +1,4 @@
-"""Measures how late the event loop runs timers, and reports to systemd's watchdog that it runs."""
+"""Measures how late the event loop runs its timers, and triggers the message to systemd's watchdog."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from typing import Final
 from proxy.metrics import Metrics
 
 INTERVAL: Final = 0.5
-"""Seconds between beats."""
+"""Seconds between two measurements."""
 
 
 async def watch_lag(metrics: Metrics, on_beat: Callable[[], None], *, interval: float = INTERVAL) -> None:
-    """Observe the lag of a timer into `metrics.loop_lag` and call `on_beat`, every `interval` seconds until
-    cancelled.
+    """Every `interval` seconds until cancelled: record in `metrics.loop_lag` how late a timer ran, and call
+    `on_beat`.
 
-    systemd's watchdog is fed from `on_beat` (sd_notify(3), WATCHDOG=1), so a loop that is blocked starves it.
+    `on_beat` sends WATCHDOG=1 to systemd (sd_notify(3)). If the event loop is blocked, systemd gets no
+    message and restarts the daemon.
     """
     while True:
-        # uvloop caches loop.time() for a turn of the loop, so that it hides what ran earlier in the turn.
+        # Not loop.time(): uvloop reads the clock once in each turn of the loop, which hides a slow callback.
         due = time.monotonic() + interval
         await asyncio.sleep(interval)
         metrics.loop_lag.observe(max(0.0, time.monotonic() - due))

@@ -1,4 +1,4 @@
-"""Probes one cluster again and again: schedule, state, metrics, and a log line for each change of state."""
+"""Probes one cluster again and again, counts the results, and logs each change between up and down."""
 
 from __future__ import annotations
 
@@ -24,16 +24,20 @@ log = structlog.get_logger("kubemux.health")
 FIRST_WITHIN: Final = 1.0
 """Seconds over which the first probes of all clusters are spread."""
 CONFIRM_S: Final = 1.0
-"""Seconds between the probes of a cluster that answers again: its clients are served already."""
-POKED_WITHIN: Final = 1.0
-"""Seconds over which the probes of all clusters behind a gateway are spread when its links change. Several
-pokes within that time cause one probe.
+"""Seconds between the probes of a cluster that is down but has answered again.
+
+Its clients are already served, so it should count as up soon.
+"""
+SOON_WITHIN: Final = 1.0
+"""Seconds over which the probes of all clusters behind a gateway are spread when its links change.
+
+Several calls of `probe_soon` within that time cause one probe.
 """
 JITTER: Final = 0.1
 
 
 class Monitor:
-    """Probes one cluster on a jittered schedule while `run()` runs, one at a time."""
+    """Probes one cluster while `run()` runs: one probe at a time, with random differences in the interval."""
 
     def __init__(
         self,
@@ -47,7 +51,7 @@ class Monitor:
     ) -> None:
         """`on_change` is called after `state` has changed.
 
-        Monitors given the same `contexts` share what they read of CAs.
+        Monitors with the same `contexts` share the CAs that they have read.
         """
         self._name = name
         self._config = config
@@ -57,7 +61,7 @@ class Monitor:
         self._contexts = contexts or Contexts()
         self._place = Place(f"files of cluster {name}")
         self._hysteresis = Hysteresis(config.probe.threshold)
-        self._poked = asyncio.Event()
+        self._soon = asyncio.Event()
         self._outcome: Outcome | None = None
 
     def __repr__(self) -> str:
@@ -67,36 +71,35 @@ class Monitor:
 
     @property
     def state(self) -> ClusterState:
-        """The state after enough equal results in a row."""
+        """The state of the cluster. It changes only after enough equal results in a row."""
         return self._hysteresis.state
 
     @property
     def outcome(self) -> Outcome | None:
-        """The outcome of the last probe; None before the first has ended."""
+        """The outcome of the last probe; None until the first probe has ended."""
         return self._outcome
 
-    def poke(self) -> None:
-        """Probe soon, because something has changed between here and the cluster.
+    def probe_soon(self) -> None:
+        """Do not wait for the next interval: something on the way to the cluster has changed.
 
-        If a probe runs now, there is one more after it.
+        If a probe is running now, another one follows it.
         """
-        self._poked.set()
+        self._soon.set()
 
     def reconfigure(self, config: ClusterConfig) -> None:
-        """Probe by other settings, or with files that have changed, from now on; the results so far go on to
-        count.
-        """
+        """Use other settings, or the new contents of files, from now on. The results so far still count."""
         self._config = config
-        self._place = Place(f"files of cluster {self._name}")  # other files perhaps than the one that hangs
+        # A new Place, because a thread of the old one may hang in a file that is no longer configured.
+        self._place = Place(f"files of cluster {self._name}")
         self._hysteresis.threshold = config.probe.threshold
-        self.poke()
+        self.probe_soon()
 
     async def run(self) -> None:
         """Probe until cancelled."""
         await self._wait(random.uniform(0, min(FIRST_WITHIN, self._config.probe.interval)))  # noqa: S311 - spreads load, guards nothing
         while True:
-            self._poked.clear()
-            self._take(await self._probe())
+            self._soon.clear()
+            self._apply(await self._probe())
             pause = self._config.probe.interval
             if self._hysteresis.is_recovering:
                 pause = min(pause, CONFIRM_S)
@@ -105,22 +108,22 @@ class Monitor:
     async def _wait(self, seconds: float) -> None:
         try:
             async with asyncio.timeout(seconds):
-                await self._poked.wait()
+                await self._soon.wait()
         except TimeoutError:
             return
-        await asyncio.sleep(random.uniform(0, POKED_WITHIN))  # noqa: S311 - spreads load, guards nothing
+        await asyncio.sleep(random.uniform(0, SOON_WITHIN))  # noqa: S311 - spreads load, guards nothing
 
     async def _probe(self) -> Outcome:
         try:
             return await probe(self._name, self._config, self._dial, self._contexts, self._place)
         except Exception:
-            # A bug in kubemux. Monitoring goes on and reports it: a state that stays `up` would be worse.
+            # A bug in kubemux. It counts as a failed probe: the state must not stay `up` without probes.
             log.exception("probe failed to run", cluster=self._name)
             return Outcome(
                 Result.INTERNAL, "the probe failed to run", Result.INTERNAL.hint, 0.0, Stage.CHANNEL
             )
 
-    def _take(self, outcome: Outcome) -> None:
+    def _apply(self, outcome: Outcome) -> None:
         before, self._outcome = self._outcome, outcome
         name, result = self._name, outcome.result
         self._record.probes[result] += 1
@@ -134,7 +137,7 @@ class Monitor:
                 and before.result != result
                 and not result.alive
             ):
-                # Otherwise the last log line would still say why it went down, long after that was repaired.
+                # Otherwise the last log line would still give the first reason, which may be repaired by now.
                 log.warning(
                     "cluster still down",
                     cluster=name,

@@ -1,7 +1,4 @@
-"""One probe: an HTTPS GET on a connection like a client's, and the classification of its result.
-
-It raises nothing but CancelledError.
-"""
+"""One probe: sends an HTTPS GET on a connection like a client's, and classifies what happened."""
 
 from __future__ import annotations
 
@@ -33,14 +30,14 @@ from proxy.runtime.text import printable
 log = structlog.get_logger("kubemux.health")
 
 Dial = Callable[[float], Awaitable[Dialled]]
-"""Gets a deadline (in loop time) and returns a connection to an API server, which the caller owns.
+"""Opens a connection to an API server before a deadline, which is given in loop time.
 
-Raises ProxyError.
+The caller owns the connection. Raises ProxyError.
 """
 
 DIAL_GRACE: Final = 0.25
-"""Seconds after the deadline at which a dial is cancelled: one that keeps the deadline itself can say why it
-failed.
+"""A dial is cancelled only so many seconds after its deadline: a dial that ends by itself at the deadline can
+say why it failed.
 """
 
 
@@ -49,9 +46,8 @@ async def probe(
 ) -> Outcome:
     """Probe cluster `name` within `config.probe.timeout` seconds.
 
-    Cancelled at any await, it leaves nothing open.
-
-    `place` is where the cluster's files are read, in all its probes.
+    All probes of a cluster read its files in the same `place`. It raises nothing but CancelledError, and then
+    leaves no connection open.
     """
     attempt = _Attempt(config, contexts, place)
     try:
@@ -90,7 +86,7 @@ _AWAITED: Final = {
 
 
 class _Attempt:
-    """How far a probe has come, so that its outcome names the stage and the times, whatever ends it."""
+    """One run of a probe. It remembers the stage and the times, so that every outcome can name them."""
 
     def __init__(self, config: ClusterConfig, contexts: Contexts, place: Place | None) -> None:
         self._config = config
@@ -100,9 +96,9 @@ class _Attempt:
         self._steps: list[tuple[Stage, float]] = []
         self._expiries: tuple[tuple[str, float], ...] = ()
         self.server = config.api_servers[0]
-        """Whom it asks: the first one, until another stands in for it."""
+        """The API server that gets the request: the first of the list, until `dial` returns another one."""
         self.shown = b""
-        """The server's certificate, as it sent it."""
+        """The certificate that the server sent (DER)."""
         self._enter(Stage.CHANNEL)
 
     async def run(self, dial: Dial) -> Outcome:
@@ -112,11 +108,11 @@ class _Attempt:
             sock, self.server = await dial(deadline)
         try:
             async with asyncio.timeout_at(deadline):
-                return await self._ask(sock)
+                return await self._request(sock)
         finally:
             sock.close()
 
-    async def _ask(self, sock: socket.socket) -> Outcome:
+    async def _request(self, sock: socket.socket) -> Outcome:
         config, path, base = self._config, self._config.probe.path, self._config.base_path or ""
         self._enter(Stage.TLS)
         identity, token = await self._contexts.load(config, self._place)
@@ -142,7 +138,7 @@ class _Attempt:
     def ended(
         self, result: Result, message: str, hint: str | None = None, status: int | None = None
     ) -> Outcome:
-        """The outcome if the probe ends now."""
+        """The outcome of a probe that ends now."""
         now = time.monotonic()
         ends = [start for _, start in self._steps[1:]] + [now]
         timings = tuple((stage, end - start) for (stage, start), end in zip(self._steps, ends, strict=True))

@@ -1,4 +1,4 @@
-"""The results of a probe, which are some of the reasons (`proxy.errors`), and which of them mean alive."""
+"""The possible results of a probe, each a reason of `proxy.errors`, and which of them mean alive."""
 
 from __future__ import annotations
 
@@ -35,31 +35,31 @@ class Result(StrEnum):
 
     @property
     def alive(self) -> bool:
-        """Whether an API server answered. To refuse our credentials (401, 403) is an answer, too."""
+        """Whether an API server answered. A 401 or 403 is an answer, too."""
         return self in {Result.OK, Result.UNAUTHORIZED}
 
     @property
     def hint(self) -> str:
-        """What to do about it, naming configuration keys; empty for `ok`.
+        """What the operator can do; empty for `ok`.
 
-        `CLUSTER` in it stands for the cluster's name, which `Outcome.named` fills in.
+        The word `CLUSTER` in it is a placeholder, which `Outcome.named` replaces by the cluster's name.
         """
         return Reason(self).remedy
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one probe has found."""
+    """How one probe ended."""
 
     result: Result
     message: str
-    """One sentence: what was seen, where."""
+    """One sentence: what happened, and where."""
     hint: str
-    """What to do. Empty if all is well."""
+    """What the operator can do; empty if all is well."""
     seconds: float
-    """From start to end."""
+    """How long the probe took."""
     stage: Stage
-    """The step in which it ended. All steps before have passed."""
+    """The step in which it ended. All steps before have succeeded."""
     status: int | None = None
     """The HTTP status code, if there was an answer."""
     expiries: tuple[tuple[str, float], ...] = ()
@@ -67,24 +67,24 @@ class Outcome:
     timings: tuple[tuple[Stage, float], ...] = ()
     """Seconds of each step that was begun, in order. `channel` includes everything before it."""
     server: Endpoint | None = None
-    """Which API server was asked. None if the probe did not come as far."""
+    """The API server that got the request; None if the probe failed before."""
     refused: Certificate | None = None
     """The server's certificate, if it was refused."""
 
     @property
     def certificate_expiry(self) -> float | None:
-        """The end of the server certificate's validity in Unix time, None if none was verified."""
+        """When the server's certificate expires, in Unix time; None if it was not verified."""
         return dict(self.expiries).get("server")
 
     def named(self, cluster: str) -> Outcome:
         """The same outcome, with the cluster's name in the hint."""
-        if self.hint != self.result.hint:  # it is an error's, and may contain the word CLUSTER
+        if self.hint != self.result.hint:  # the hint of an error, in which CLUSTER is no placeholder
             return self
         return replace(self, hint=self.hint.replace("CLUSTER", cluster))
 
 
 class Failure(Exception):
-    """Ends a probe with another result than `ok`. Only for this package: `probe()` returns an `Outcome`."""
+    """Ends a probe with a result other than `ok`. Internal: `probe()` catches it and returns an `Outcome`."""
 
     def __init__(
         self, result: Result, message: str, *, hint: str | None = None, status: int | None = None
@@ -96,9 +96,10 @@ class Failure(Exception):
 
 
 def result_of(error: ProxyError) -> Result:
-    """The result for a connection that could not be made.
+    """The result for a connection that could not be opened.
 
-    A reason without a result of its own gets the one of its layer.
+    If no result has the same word as the error's reason, it is `link_down` for errors of links and
+    `channel_failed` for others.
     """
     try:
         return Result(error.reason)
@@ -107,7 +108,7 @@ def result_of(error: ProxyError) -> Result:
 
 
 def unreached(error: ProxyError, seconds: float) -> Outcome:
-    """The outcome of a probe for which no connection was made."""
+    """The outcome of a probe whose connection could not be opened."""
     result = result_of(error)
     stage = getattr(error, "stage", Stage.CHANNEL)
     return Outcome(result, str(error), error.hint or result.hint, seconds, stage, timings=((stage, seconds),))

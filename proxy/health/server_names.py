@@ -1,4 +1,4 @@
-"""Server names by the rules of Go's TLS: what SNI says for a name, and which certificates match it. Pure.
+"""Compares server names by the rules of Go: what is sent as SNI, and which certificates match. Pure.
 
 The rules are those of crypto/x509 (verify.go, VerifyHostname) and crypto/tls (handshake_client.go,
 hostnameInSNI). OpenSSL's differ: it refuses `*.local`, and uses the common name of a certificate without
@@ -18,9 +18,9 @@ _LABEL: Final = re.compile(r"[a-z0-9_][a-z0-9_-]*", re.IGNORECASE | re.ASCII)
 
 
 def address(name: str) -> Address | None:
-    """The IP address that `name` is, with or without brackets.
+    """`name` as an IP address, if it is one, with or without brackets.
 
-    None for an address with a zone, which no certificate can contain.
+    None for an address with a zone: no certificate can contain it.
     """
     try:
         found = ipaddress.ip_address(name[1:-1] if name.startswith("[") and name.endswith("]") else name)
@@ -32,11 +32,11 @@ def address(name: str) -> Address | None:
 
 
 def in_sni(name: str) -> str | None:
-    """What SNI says for `name`: nothing for an address (RFC 6066 3), and no dot at the end."""
+    """The SNI for `name`: without the dot at its end; None for an address (RFC 6066 3)."""
     host = name[1:-1] if name.startswith("[") and name.endswith("]") else name
     if address(host.partition("%")[0]):
         return None
-    # Go sends a dot at the start, Python does not. No server chooses a certificate by it.
+    # Go sends a name that starts with a dot; Python cannot. No server chooses a certificate by such a name.
     return None if host.startswith(".") else host.rstrip(".") or None
 
 
@@ -54,11 +54,10 @@ def matches(name: str, *, dns: Iterable[str], ips: Iterable[Address]) -> bool:
 
 
 def is_below(name: str, domain: str, *, covered: bool) -> bool:
-    """Whether `name` is `domain` or below it. If `domain` starts with a dot, only below (RFC 5280 4.2.1.10).
+    """Whether `name` is `domain` or below it (RFC 5280 4.2.1.10).
 
-    Every name is below `.`.
-
-    `covered`: a wildcard that includes `domain` counts, too.
+    If `domain` starts with a dot, `name` must be below it. Every name is below `.`.
+    `covered`: a wildcard `name` that matches `domain` counts, too.
     """
     ours, theirs = _lower(name).split("."), _lower(domain).split(".")
     if theirs in ([""], ["", ""]):
@@ -89,5 +88,5 @@ def _is_hostname(name: str, *, pattern: bool = False) -> bool:
 
 
 def _lower(text: str) -> str:
-    """In lower case, ASCII letters only, as in the DNS. `str.lower` also changes others."""
+    """`text` in lower case as in the DNS: ASCII letters only. `str.lower` also changes other letters."""
     return "".join(chr(ord(char) + 32) if "A" <= char <= "Z" else char for char in text)

@@ -2,8 +2,9 @@
 
 It uses an `ssl.SSLObject` between two memory BIOs
 (https://docs.python.org/3/library/ssl.html#memory-bio-support), and not `asyncio.open_connection(ssl=...)`:
-an asyncio TLS transport outlives the cancelled task that made it, and waits for its closing handshake, in
-asyncio otherwise than in uvloop. Here there is only the socket, and closing it takes effect at once.
+an asyncio TLS transport stays open after the task that made it was cancelled, and waits for its closing
+handshake; asyncio and uvloop do that differently. Here only the socket is open, and closing it ends
+everything at once.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ T = TypeVar("T")
 
 CHUNK: Final = 16384
 MAX_RECEIVED: Final = 256 * 1024
-"""Bytes read from one server at most: a chain of certificates, a header, 64 KiB of body, and some more.
+"""The most bytes read from one server: enough for its certificates, a header and 64 KiB of body.
 
-It bounds the memory. It also bounds how long a server can keep the loop busy, because `sock_recv` does not
-yield while there are bytes to read.
+It limits memory, and how long a server can keep the event loop busy: `sock_recv` does not yield while there
+are bytes to read.
 """
 
 
@@ -40,9 +41,8 @@ class _Inner(Protocol):
 
 
 class TlsStream:
-    """A TLS connection on a socket that the caller owns. Closing the socket ends it, at any moment.
-
-    Deadlines are the caller's, too.
+    """A TLS connection on a socket that the caller owns. The caller may close the socket at any moment, which
+    ends the connection, and sets the deadlines.
     """
 
     def __init__(
@@ -63,25 +63,26 @@ class TlsStream:
         self._is_verified = False
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._received = 0
-        # As bytes, because Python's IDNA codec, which text goes through, refuses names that Go sends.
+        # As bytes: Python encodes text with its IDNA codec, which refuses some names that Go sends.
         name = server_name and server_name.encode("ascii")
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
         sock.setblocking(False)
 
     async def handshake(self) -> None:
-        """Agree on keys and verify the peer. Before that, it gets neither our certificate nor a request.
+        """Agree on keys and verify the peer. Until it is verified, the peer gets neither our certificate nor
+        a request.
 
-        Raises what `verify` does, ssl.SSLError, ssl.SSLEOFError or OSError for a lost peer.
+        Raises what `verify` raises, and ssl.SSLError, ssl.SSLEOFError or OSError.
         """
-        await self._drive(self._shake)
+        await self._run(self._handshake_step)
         if not self._is_verified:
             raise ssl.SSLError("the server shows no certificate")
 
-    def _shake(self) -> None:
+    def _handshake_step(self) -> None:
         try:
             self._tls.do_handshake()
         finally:
-            # What this step has written, our certificate as well, is not sent yet: `_flush` does that.
+            # What this step has written (our certificate, too) is still in memory: only `_flush` sends it.
             if not self._is_verified and (chain := self._chain()):
                 self._verify(chain)
                 self._is_verified = True
@@ -89,7 +90,7 @@ class TlsStream:
     def _chain(self) -> list[bytes]:
         """The peer's certificates, as soon as they have arrived.
 
-        Python 3.13 has a public method for it, but only for handshakes that succeeded.
+        The public method of Python 3.13 works only after a successful handshake.
         """
         inner = cast("_Inner", getattr(self._tls, "_sslobj"))  # noqa: B009 - not known to type checkers
         return [
@@ -97,21 +98,21 @@ class TlsStream:
         ]
 
     async def send(self, data: bytes) -> None:
-        """Send all of it. If the peer has closed the connection, `receive` reports it."""
+        """Send all of `data`. If the peer has closed the connection, `receive` reports it."""
         self._tls.write(data)
         await self._flush()
 
     async def receive(self) -> bytes:
-        """Up to 16 KiB; `b""` at the end, also without close_notify: HTTP marks the end of its messages.
+        """Up to 16 KiB; `b""` at the end of the stream. Raises ssl.SSLError, OSError.
 
-        Raises ssl.SSLError, OSError.
+        An end without close_notify is accepted, because HTTP itself marks the end of its messages.
         """
         try:
-            return await self._drive(lambda: self._tls.read(CHUNK))
+            return await self._run(lambda: self._tls.read(CHUNK))
         except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
             return b""
 
-    async def _drive(self, step: Callable[[], T]) -> T:
+    async def _run(self, step: Callable[[], T]) -> T:
         loop = asyncio.get_running_loop()
         while True:
             try:
@@ -119,7 +120,7 @@ class TlsStream:
             except ssl.SSLWantReadError:
                 pass
             except ssl.SSLError:
-                await self._flush()  # the alert, so that the server can log why we hang up
+                await self._flush()  # sends the TLS alert, so that the server can log why we close
                 raise
             else:
                 await self._flush()
@@ -138,6 +139,6 @@ class TlsStream:
 
     async def _flush(self) -> None:
         if data := self._outgoing.read():
-            # What the peer sent before (an alert) is still to be read.
+            # If the peer has closed, what it sent before (an alert) can still be read.
             with suppress(BrokenPipeError, ConnectionResetError):
                 await asyncio.get_running_loop().sock_sendall(self._sock, data)

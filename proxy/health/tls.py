@@ -1,7 +1,7 @@
 """Reads a cluster's CA, certificate, key and token for a probe, and explains a failed handshake.
 
-OpenSSL does the handshake, and offers what Go offers. `proxy/health/chain.py` verifies the certificates,
-before ours is sent. Files are read again when they have changed, in a thread.
+OpenSSL does the handshake, with the ciphers that Go offers. `proxy/health/chain.py` verifies the server's
+certificates before OpenSSL sends ours. Files are read in a thread, and again when they have changed.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ MAX_TOKEN: Final = 64 * 1024
 _TOKEN: Final = re.compile(r"[\x21-\x7e]+")
 _CACHED: Final = 1024  # one for each cluster with a CA or certificate of its own, and those of replaced files
 
-# crypto/tls, defaults.go: forward secrecy only, and no key or signature that 2^80 steps break (SHA-1, RSA
-# below 1024 bits).
+# As in Go's crypto/tls, defaults.go: only ciphers with forward secrecy. SECLEVEL=1 refuses keys and
+# signatures that 2^80 steps break (SHA-1, RSA below 1024 bits).
 _CIPHERS: Final = (
     "ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE-ECDSA-AES128-SHA:ECDHE-ECDSA-AES256-SHA:ECDHE-RSA-AES128-SHA:ECDHE-RSA-AES256-SHA"
     ":@SECLEVEL=1"
 )
-# crypto/x509, root_linux.go: the first of the files, and every file of the folders.
+# As in Go's crypto/x509, root_linux.go: the first of the files that exists, and every file of the folders.
 _SYSTEM_FILES: Final = (
     "/etc/ssl/certs/ca-certificates.crt",  # Debian, Gentoo
     "/etc/pki/tls/certs/ca-bundle.crt",  # Fedora
@@ -80,26 +80,25 @@ _CLIENT_CERT_ALERTS: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """The trusted CAs, our own certificate, and when they expire: (`ca` | `client`, Unix time); of several
-    CAs, the first one.
-    """
+    """The trusted CAs, and our own certificate."""
 
     context: ssl.SSLContext
     anchors: Anchors
     expiries: tuple[tuple[str, float], ...]
+    """When they expire: (`ca` | `client`, Unix time). `ca` is the first CA to expire."""
 
 
 class Contexts:
-    """The identities of all clusters. One is built again when its files have changed. Thread-safe."""
+    """A cache of the identities of all clusters. A changed file makes it build one again. Thread-safe."""
 
     def __init__(self) -> None:
-        self._trust = lru_cache(maxsize=_CACHED)(_trust)
-        self._show = lru_cache(maxsize=_CACHED)(_show)
+        self._load_trust = lru_cache(maxsize=_CACHED)(_load_trust)
+        self._load_context = lru_cache(maxsize=_CACHED)(_load_context)
 
     async def load(self, config: ClusterConfig, place: Place | None = None) -> tuple[Identity, str | None]:
-        """The identity and the bearer token of this cluster, from its files as they are now, read in `place`.
+        """The identity and the bearer token of this cluster, from its files as they are now.
 
-        Raises Failure (`credentials_unusable`) naming the key and the file.
+        They are read in `place`. Raises Failure (`credentials_unusable`); it names the key and the file.
         """
         place = place or Place("files of a probe")
         try:
@@ -109,8 +108,8 @@ class Contexts:
 
     def _load(self, config: ClusterConfig) -> tuple[Identity, str | None]:
         probe = config.probe
-        anchors, ca_expiries = self._trust(_stamp("tls.ca_file", config.tls.ca_file))
-        context, client_expiries = self._show(
+        anchors, ca_expiries = self._load_trust(_stamp("tls.ca_file", config.tls.ca_file))
+        context, client_expiries = self._load_context(
             _stamp("probe.client_cert", probe.client_cert), _stamp("probe.client_key", probe.client_key)
         )
         identity = Identity(context, anchors, (*ca_expiries, *client_expiries))
@@ -140,7 +139,7 @@ def distrusted(error: Refused, config: ClusterConfig, server: Endpoint) -> Failu
 
 
 def classify(error: ssl.SSLError, config: ClusterConfig, server: Endpoint) -> Failure:
-    """The failure for a handshake that failed, or for an alert after it."""
+    """The failure for a handshake that failed, or for a TLS alert after it."""
     if isinstance(error, ssl.SSLEOFError | ssl.SSLSyscallError | ssl.SSLZeroReturnError):
         return Failure(Result.CLOSED, "the connection ended during the TLS handshake")
     reason = error.reason or (error.args[-1] if error.args else "unknown error")
@@ -157,9 +156,9 @@ _Stamp = tuple[str, Path, int, int, int] | None
 
 
 def _stamp(key: str, path: Path | None) -> _Stamp:
-    """The state of a file: its purpose, path, inode, modification time in ns, size.
+    """The state of a file: its key, path, inode, modification time in ns, and size.
 
-    It is opened for that, so that a file which may not be read is named.
+    The file is opened for that. So a file that this user may not read is reported, though it is in the cache.
     """
     if path is None:
         return None
@@ -172,10 +171,10 @@ def _stamp(key: str, path: Path | None) -> _Stamp:
     return key, path, stat.st_ino, stat.st_mtime_ns, stat.st_size
 
 
-def _trust(ca: _Stamp) -> tuple[Anchors, tuple[tuple[str, float], ...]]:
+def _load_trust(ca: _Stamp) -> tuple[Anchors, tuple[tuple[str, float], ...]]:
     if ca is None:
         doing("reading the system's CA store")
-        return _system(), ()
+        return _system_anchors(), ()
     key, path, *_ = ca
     try:
         found = certificates.load_pem(_read(key, path))
@@ -185,27 +184,27 @@ def _trust(ca: _Stamp) -> tuple[Anchors, tuple[tuple[str, float], ...]]:
 
 
 @cache
-def _system() -> Anchors:
-    """The system's CAs. They are read once, as in Go: later changes count after a restart."""
+def _system_anchors() -> Anchors:
+    """The system's CAs. As in Go they are read once: a change takes effect when the process starts again."""
     files = [Path(os.environ.get("SSL_CERT_FILE") or next(filter(os.path.exists, _SYSTEM_FILES), os.devnull))]
     for folder in (os.environ.get("SSL_CERT_DIR") or os.pathsep.join(_SYSTEM_FOLDERS)).split(os.pathsep):
         files += [path for path in Path(folder or os.devnull).glob("*") if not _is_alias(path)]
-    return Anchors(certificate for path in files for certificate in _found(path))
+    return Anchors(certificate for path in files for certificate in _readable(path))
 
 
 def _is_alias(path: Path) -> bool:
-    """Whether it is a link to a file in the same folder, as OpenSSL makes them, named by a hash."""
+    """Whether it is a link to a file in the same folder. OpenSSL makes such links, named by a hash."""
     return path.is_symlink() and len(path.readlink().parts) == 1
 
 
-def _found(path: Path) -> Iterator[x509.Certificate]:
+def _readable(path: Path) -> Iterator[x509.Certificate]:
     try:
         yield from certificates.load_pem(path.read_bytes())
     except (OSError, ValueError):
-        return  # a folder, a key, a broken link: Go skips them, too
+        return  # a folder, a key or a broken link: Go skips these, too
 
 
-def _show(certificate: _Stamp, key: _Stamp) -> tuple[ssl.SSLContext, tuple[tuple[str, float], ...]]:
+def _load_context(certificate: _Stamp, key: _Stamp) -> tuple[ssl.SSLContext, tuple[tuple[str, float], ...]]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # `chain.verify` does both
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -218,7 +217,9 @@ def _show(certificate: _Stamp, key: _Stamp) -> tuple[ssl.SSLContext, tuple[tuple
         # OpenSSL would ask on the terminal for an encrypted key's passphrase. An empty one fails at once.
         context.load_cert_chain(certificate[1], key[1] if key else None, password=str)
         leaf = x509.load_pem_x509_certificate(_read(certificate[0], certificate[1]))
-        certificates.load_der(leaf.public_bytes(Encoding.DER))  # Go reads it before it shows it
+        certificates.load_der(
+            leaf.public_bytes(Encoding.DER)
+        )  # a client in Go could not use one it cannot read
     except (OSError, ValueError) as exc:
         reason = exc.reason if isinstance(exc, ssl.SSLError) else ""
         why = _LOADING.get(reason, "no PEM certificate with its key, unencrypted")
@@ -237,14 +238,14 @@ def _read(key: str, path: Path) -> bytes:
 
 
 def _read_token(path: Path) -> str:
-    """A bearer token. The file is read each time: the kubelet replaces projected tokens about every hour."""
+    """The bearer token in `path`. It is never cached: the kubelet replaces projected tokens every hour."""
     doing(f"reading probe.token_file {path}")
     try:
         with path.open("rb") as file:
             token = file.read(MAX_TOKEN).decode("ascii", "replace").strip()
     except OSError as exc:
         raise _unusable("probe.token_file", path, exc.strerror) from exc
-    if not _TOKEN.fullmatch(token):  # not quoted: it may be a secret with a typing error
+    if not _TOKEN.fullmatch(token):  # the message does not quote it: it may be a secret with a typing error
         raise _unusable("probe.token_file", path, "expected one token of printable ASCII")
     return token
 

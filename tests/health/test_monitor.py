@@ -57,7 +57,7 @@ class Watched:
 @pytest.fixture(autouse=True)
 def _promptly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(monitor_module, "FIRST_WITHIN", 0.01)
-    monkeypatch.setattr(monitor_module, "POKED_WITHIN", 0.01)
+    monkeypatch.setattr(monitor_module, "SOON_WITHIN", 0.01)
 
 
 async def test_a_cluster_that_is_back_is_confirmed_soon(pki: Pki, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +71,7 @@ async def test_a_cluster_that_is_back_is_confirmed_soon(pki: Pki, monkeypatch: p
         async with watched.running():
             assert await watched.change() is ClusterState.DOWN
             server.script = answers(OK)
-            watched.monitor.poke()
+            watched.monitor.probe_soon()
             assert await watched.change() is ClusterState.UP
 
 
@@ -162,29 +162,29 @@ class Gate:
         await asyncio.wait_for(self.called.acquire(), 10)
 
 
-async def test_a_poke_is_a_probe_now_and_a_burst_of_them_one() -> None:
+async def test_probe_soon_probes_now_and_a_burst_of_calls_probes_once() -> None:
     gate = Gate()
     gate.open.set()
     watched = Watched(gate, cluster(NOWHERE, None, interval="1h", threshold=1))
     async with watched.running():
-        watched.monitor.poke()  # before the first probe: that one it is
+        watched.monitor.probe_soon()  # before the first probe: that one it is
         assert await watched.change() is ClusterState.DOWN
         for _ in range(100):
-            watched.monitor.poke()
+            watched.monitor.probe_soon()
         await gate.wait()
         await gate.wait()
-        watched.monitor.poke()
+        watched.monitor.probe_soon()
         await gate.wait()
     assert gate.calls == 3
 
 
-async def test_a_poke_during_a_probe_is_another_after_it() -> None:
+async def test_probe_soon_during_a_probe_causes_another_one_after_it() -> None:
     gate = Gate()
     watched = Watched(gate, cluster(NOWHERE, None, interval="1h"))
     async with watched.running():
         await gate.wait()
-        watched.monitor.poke()
-        watched.monitor.poke()
+        watched.monitor.probe_soon()
+        watched.monitor.probe_soon()
         gate.open.set()
         await gate.wait()
     assert gate.calls == 2
@@ -196,7 +196,7 @@ async def test_probes_never_overlap_and_end_with_the_monitor() -> None:
     async with watched.running():
         await gate.wait()
         for _ in range(50):
-            watched.monitor.poke()
+            watched.monitor.probe_soon()
             await asyncio.sleep(0)
         assert gate.calls == 1
     assert gate.running == 0

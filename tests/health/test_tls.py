@@ -210,7 +210,7 @@ async def test_without_a_file_the_systems_certificates_are_trusted(
     (folder / "junk").write_text("junk")
     monkeypatch.setenv("SSL_CERT_FILE", str(pki.authority.ca.cert))
     monkeypatch.setenv("SSL_CERT_DIR", str(folder))
-    anchors = tls._system.__wrapped__()
+    anchors = tls._system_anchors.__wrapped__()
     now = datetime.now(UTC)
     for issued in (pki.good, pki.foreign):
         sent = x509.load_pem_x509_certificate(issued.cert.read_bytes())
