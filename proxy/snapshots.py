@@ -1,6 +1,6 @@
-"""The state of the daemon at one moment: plain values, made by the objects that they describe.
+"""The state of the daemon at one moment, as plain values. Each object of the daemon makes its own snapshot.
 
-`proxy/admin/status.py` turns them into the JSON of `/status`; nothing here does I/O or reads a clock. Times
+`proxy/admin/status.py` turns them into the JSON of `/status`. Nothing here does I/O or reads a clock. Times
 are seconds.
 """
 
@@ -17,7 +17,7 @@ class GatewayState(StrEnum):
     UP = "up"
     """Every link is up."""
     DEGRADED = "degraded"
-    """Some links are up; or all are, but replacing them fails."""
+    """Some links are up; or all are up, but dials to replace them fail."""
     DOWN = "down"
 
 
@@ -25,7 +25,7 @@ class ClusterState(StrEnum):
     """A cluster's state as its probes see it."""
 
     UNKNOWN = "unknown"
-    """Not yet enough equal results in a row."""
+    """No probe has ended yet."""
     UP = "up"
     DOWN = "down"
 
@@ -35,7 +35,7 @@ class LinkSnapshot:
     """One live SSH connection."""
 
     server: str
-    """`HOST:PORT` as dialled."""
+    """`HOST:PORT` that was dialled."""
     age: float
     channels: int
     data_plane: str
@@ -52,12 +52,12 @@ class GatewaySnapshot:
     state: GatewayState
     links: tuple[LinkSnapshot, ...]
     wanted: int
-    """How many links it is configured to keep."""
+    """How many links the configuration asks for."""
     reconnects: int
     retry_in: float | None
-    """Seconds to the next attempt, None if none is pending."""
+    """Seconds until the next dial; None if none is due."""
     reason: str = ""
-    """Why the last dial or link failed, one of `proxy.errors.reasons`; empty while all is well."""
+    """Why the last dial or link failed, a word of `proxy.errors.reasons`; empty while all is well."""
     message: str = ""
     hint: str = ""
     retiring: tuple[LinkSnapshot, ...] = ()
@@ -76,7 +76,7 @@ class ClusterSnapshot:
     listening: bool
     state: ClusterState
     reason: str
-    """The last probe's result, `ok` or why not; empty before the first."""
+    """The result of the last probe; empty before the first."""
     message: str
     hint: str
     probe_seconds: float | None

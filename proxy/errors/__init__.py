@@ -48,10 +48,7 @@ class ProxyError(Exception):
 
 
 class UnknownName(ProxyError):
-    """There is no cluster, gateway or context of that name; the hint lists those with similar names.
-
-    Exit code 2.
-    """
+    """There is no cluster, gateway or context of that name; the hint lists similar names. Exit code 2."""
 
     reason = Reason.UNKNOWN_NAME
 
@@ -65,7 +62,7 @@ class UnknownName(ProxyError):
 
 
 MAX_PROBLEMS = 200
-"""The most problems in one report. A log line with 30,000 problems would be 11 MB, and help nobody."""
+"""The most problems in one report. 30,000 problems would make a log line of 11 MB, which nobody reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +79,7 @@ class Problem:
 
 
 class ConfigError(ProxyError):
-    """A configuration or kubeconfig that cannot be used.
-
-    It holds all problems that were found, up to a readable number.
-    """
+    """A configuration or kubeconfig that cannot be used. It holds the first MAX_PROBLEMS problems."""
 
     reason = Reason.CONFIG
 
@@ -108,7 +102,7 @@ class ConfigError(ProxyError):
 
 
 class UnknownNames(ConfigError):
-    """Names in a command that the file does not have: a ConfigError with the exit code of UnknownName."""
+    """A command names clusters or gateways that the file does not have. Exit code 2, as for UnknownName."""
 
     reason = UnknownName.reason
 
@@ -181,7 +175,9 @@ class HostKeyUnknown(LinkError):
 
 
 class HostKeyChanged(LinkError):
-    """The server has another key than known_hosts says: rotated, rebuilt, or an attacker is in between."""
+    """The server's host key is not the one in known_hosts: it was rotated, the server was rebuilt, or an
+    attacker is in between.
+    """
 
     reason = Reason.HOST_KEY_CHANGED
     retry = RetryClass.SLOW
@@ -241,7 +237,7 @@ class LinkClosed(LinkError):
     """kubemux closed the link: it stops, or the gateway is no longer configured."""
 
     reason = Reason.CLOSED
-    hint = ""  # the reason's remedy is for a probe whose link was closed
+    hint = ""  # the remedy of `closed` is for probes; here there is nothing to do
 
 
 class LinkReplaced(LinkClosed):
@@ -251,7 +247,7 @@ class LinkReplaced(LinkClosed):
 
 
 class LinkDown(ProxyError):
-    """The gateway has no link, and none came up for as long as a client may wait."""
+    """The gateway has no link, and none came up while the client waited."""
 
     reason = Reason.LINK_DOWN
     stage: Stage = Stage.SSH
@@ -280,7 +276,7 @@ class ChannelProhibited(ChannelError):
 
 
 class ChannelTimeout(ChannelError):
-    """The API server's address neither accepted nor refused in time."""
+    """The gateway neither opened nor refused the channel in time."""
 
     reason = Reason.TIMEOUT
 

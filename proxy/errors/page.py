@@ -1,7 +1,6 @@
-"""The tables of docs/troubleshooting.md, made from the list of reasons.
+"""Makes the tables of docs/troubleshooting.md from the list of reasons.
 
-`python -m proxy.errors.page FILE` replaces the tables between the marks in the file, and leaves the rest
-alone.
+`python -m proxy.errors.page FILE` replaces the tables between the marks in the file, and nothing else.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ _MARKED: Final = re.compile(r"(<!-- reasons: (\w+) -->\n).*?(<!-- end of reasons
 
 
 def table(subject: Subject) -> str:
-    """The reasons that `subject` can have, one row each, in the order of the list."""
+    """A table with one row for each reason that `subject` can have, in the order of the list."""
     rows = [
         f"| `{reason}` | {_cell(reason.meaning)} | {_cell(reason.remedy) or '-'} |\n"
         for reason in Reason

@@ -1,8 +1,8 @@
 """All reasons that a user can see, in one list: each with its meaning and its remedy.
 
-The word is the metric label (`result`, `reason`), the log field `reason`, what `kubemux status` prints, and a
-row in docs/troubleshooting.md, which `proxy.errors.page` makes from this list. Users and their alerts depend
-on these words: do not rename one, and do not make one up at run time.
+The word of a reason is a metric label (`result`, `reason`) and the log field `reason`. `kubemux status`
+prints it, and `proxy.errors.page` writes it into docs/troubleshooting.md. Alerts of users depend on these
+words: never rename one, and never build one at run time.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Reason(Word):
     BAD_VERSION = (
         "bad_version",
         (_G,),
-        "the server's first line is no SSH version: it holds bytes that are not ASCII (RFC 4253 4.2)",
+        "the server's first line is not an SSH version: it has bytes that are not ASCII (RFC 4253 4.2)",
         "SSH versions are ASCII: is that port an SSH server, and is its version string (sshd's "
         "VersionAddendum) ASCII?",
     )
@@ -113,8 +113,8 @@ class Reason(Word):
     REPLACED = (
         "replaced",
         (_G, _C),
-        "kubemux closed a link because another one does its work: reconnect, a changed key, `max_link_age`; "
-        "a client on it had outlasted `retire_timeout`",
+        "kubemux closed a link because a new one replaces it (reconnect, a changed key, `max_link_age`); a "
+        "client still used it when `retire_timeout` was over",
     )
     LINK_FAILED = (
         "link_failed",
@@ -128,23 +128,23 @@ class Reason(Word):
     CREDENTIALS_UNUSABLE = (
         "credentials_unusable",
         (_G, _P),
-        "a key, certificate, passphrase, token, known_hosts or CA file cannot be used, or an ssh_config asks "
-        "for what kubemux cannot do; the message names it",
+        "a key, certificate, passphrase, token, known_hosts or CA file cannot be used, or an ssh_config has "
+        "an option that kubemux cannot follow; the message names it",
         "the file must exist, be readable by the daemon's user and hold what its key says: a private key, "
         "PEM, a token",
     )
     CLOSED = (
         "closed",
         (_G, _P, _C),
-        "a probe's connection was hung up on before an answer; or kubemux closed a link itself: a stop, or a "
-        "gateway that is configured no more",
+        "a probe's connection was closed by the other side before an answer; or kubemux closed a link itself "
+        "(it stops, or the gateway is no longer configured)",
         "something hangs up on us: is api_servers the API server itself, or a load balancer without a live "
         "backend?",
     )
     INTERNAL = (
         "internal",
         (_G, _P, _C, _D),
-        "an exception that nobody expected: a bug, of kubemux or of a library",
+        "an unexpected exception: a bug in kubemux or in a library",
         "this is a bug: please report it with the traceback in the log; kubemux goes on, and tries again by "
         "itself",
     )
@@ -154,8 +154,8 @@ class Reason(Word):
     LINK_DOWN = (
         "link_down",
         (_P, _C),
-        "no link of the gateway is up; a client has waited `hold_timeout` for one, or came when there had "
-        "been none for longer than that",
+        "no link of the gateway is up: a client waited `hold_timeout` for one, or it connected when there "
+        "had been none for longer than that",
         "kubemux status shows why the gateway is down; kubemux probe CLUSTER shows at which step",
     )
     CHANNEL_REFUSED = (
@@ -174,7 +174,7 @@ class Reason(Word):
     CHANNEL_FAILED = (
         "channel_failed",
         (_P, _C),
-        "sshd opened no channel for another reason, which the message has",
+        "sshd did not open the channel, for another reason, which the message gives",
         "the gateway's sshd log says why it opens no channel: journalctl -u ssh",
     )
     TIMEOUT = (
@@ -191,7 +191,7 @@ class Reason(Word):
     UNAUTHORIZED = (
         "unauthorized",
         (_P,),
-        "alive: 401 and 403 come from an API server that lives",
+        "alive: the API server answered with 401 or 403",
         "the API server is alive; to see its health too, give probe.token_file or probe.client_cert",
     )
     TLS_UNTRUSTED = (
@@ -230,26 +230,26 @@ class Reason(Word):
     TLS_FAILED = (
         "tls_failed",
         (_P,),
-        "what answers does not speak TLS, or no version of it that kubemux takes",
+        "the server does not speak TLS, or only versions of it that kubemux does not accept",
         "does api_servers point to the HTTPS port (6443), and does the server speak TLS 1.2 or later?",
     )
     HTTP_FAILED = (
         "http_failed",
         (_P,),
-        "what answers is no HTTP server that an API server would be",
+        "the answer is not HTTP, or longer than that of any API server",
         "what answers there is not an API server: check api_servers",
     )
     UNHEALTHY = (
         "unhealthy",
         (_P,),
-        "the API server answers that it is not well",
+        "the API server answers that it is not healthy, or its answer is not that of an API server",
         "the API server says so itself: kubectl get --raw '/readyz?verbose', and check probe.path",
     )
 
     # -------------------------------------------------------------------------------- how clients end
 
     CLIENT_CLOSED = "client_closed", (_C,), "the client ended its connection"
-    CLIENT_RESET = "client_reset", (_C,), "the client has vanished: a reset, or gone while it waited"
+    CLIENT_RESET = "client_reset", (_C,), "the client reset its connection, or left while it waited"
     CLUSTER_CLOSED = (
         "cluster_closed",
         (_C,),
@@ -259,38 +259,38 @@ class Reason(Word):
     CLUSTER_RESET = (
         "cluster_reset",
         (_C,),
-        "the channel was closed without an end of the stream; the client was reset",
+        "the channel was closed without an end of the stream; kubemux reset the client",
         "the API server's log, or sshd's, says why, if the client complains",
     )
     IDLE = (
         "idle",
         (_C,),
-        "no byte either way for `idle_timeout`: the client was reset",
+        "no byte went either way for `idle_timeout`: kubemux reset the client",
         "is idle_timeout longer than the pauses of its watches?",
     )
     SHUTDOWN = (
         "shutdown",
         (_C,),
-        "still there when `drain_timeout` was over: a stop, a drain, or a reload that removed or moved its "
-        "cluster",
+        "the client was still connected when `drain_timeout` was over, after a stop, a drain, or a reload "
+        "that removed or moved its cluster",
     )
     LIMIT = (
         "limit",
         (_C,),
-        "turned away: `limits.max_connections` clients are there",
+        "refused: `limits.max_connections` clients are connected",
         "connections_active shows which cluster's; who opens so many?",
     )
     CLUSTER_LIMIT = (
         "cluster_limit",
         (_C,),
-        "turned away: its cluster has `max_connections` clients",
+        "refused: its cluster has `max_connections` clients",
         "who opens so many? Else raise max_connections of the cluster",
     )
     MEMORY = (
         "memory",
         (_C,),
-        "turned away: `limits.memory` was all given out for `hold_timeout` (`clients wait for memory` in the "
-        "log)",
+        "refused: all of `limits.memory` was in use for `hold_timeout` (the log says `clients wait for "
+        "memory`)",
         "raise limits.memory, or lower limits.max_connections; buffered_bytes and paused_relays show clients "
         "that do not read",
     )
@@ -334,13 +334,13 @@ class Reason(Word):
     LISTEN_FAILED = (
         "listen_failed",
         (_D,),
-        "a local address, or the admin socket, could not be bound; kubemux tries again",
+        "kubemux could not bind a local address, or the admin socket; it tries again",
         "choose an address of this machine and a port that is free",
     )
     DRAINED = (
         "drained",
         (_D,),
-        "the cluster takes no connections since `kubemux drain`",
+        "the cluster accepts no connections since `kubemux drain`",
         "kubemux reload opens it again",
     )
     CONFIG = (
@@ -371,7 +371,7 @@ class Reason(Word):
     ADMIN = (
         "admin",
         (_D,),
-        "the running daemon could not be asked",
+        "a command could not reach the running daemon, or got no answer that it understands",
         "is it running, and could it open its admin addresses? systemctl status kubemux (--user, if it is "
         "yours), or the log of kubemux run",
     )

@@ -1,4 +1,4 @@
-"""What a reason is: a word, what it can be about, its meaning, and its remedy."""
+"""The type of a reason: a word, with what it can be about, its meaning and its remedy."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Self
 
 
 class Subject(StrEnum):
-    """What a reason is about. It tells where a user meets the reason."""
+    """What a reason is about. Each member lists the places where a user sees such reasons."""
 
     GATEWAY = "gateway"
     """`status` of a gateway; `gateway_connects_total{result}`, `gateway_reconnects_total{reason}`; the links'

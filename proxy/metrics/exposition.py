@@ -1,7 +1,7 @@
-"""The answer to a scrape: text or OpenMetrics, plain or gzip, made in slices of a few milliseconds.
+"""Makes the answer to a scrape: text or OpenMetrics, plain or gzip, in slices of a few milliseconds.
 
-With 100 clusters one scrape is 600 KB. Made at once, it would hold up every client. So the event loop runs
-after each piece.
+With 100 clusters one scrape is 600 KB. If it were made at once, every client would wait for it. So the event
+loop runs after each piece.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ _EOF: Final = b"# EOF\n"
 
 @dataclass(frozen=True, slots=True)
 class Exposed:
-    """An answer whose pieces are made while it is sent."""
+    """The answer to a scrape. Its pieces are made while it is sent."""
 
     headers: dict[str, str]
     pieces: AsyncIterator[bytes]
 
 
 def expose(metrics: Metrics, turn: asyncio.Lock, *, accept: str, accept_encoding: str) -> Exposed:
-    """The metrics in the format of `Accept` and the coding of `Accept-Encoding`.
+    """The metrics in the format that `accept` asks for, compressed if `accept_encoding` allows it.
 
-    All scrapes that share `turn` make one piece together in a turn of the loop, however many they are.
+    All scrapes share the lock `turn`: in one turn of the event loop only one of them makes a piece.
     """
     try:
         encode, content_type = choose_encoder(accept)
-    except TypeError:  # prometheus-client 0.26 compares versions without looking whether they are numbers
+    except TypeError:  # prometheus-client 0.26 compares versions without checking that they are numbers
         encode, content_type = choose_encoder("")
     headers = {"Content-Type": content_type, "Vary": "Accept, Accept-Encoding"}
     pieces = _pieces(metrics, encode)
@@ -51,7 +51,7 @@ def expose(metrics: Metrics, turn: asyncio.Lock, *, accept: str, accept_encoding
 
 
 def _wanted(accept_encoding: str) -> str:
-    """Without what `q=0` refuses (RFC 9110 12.4.2), at which prometheus-client 0.26 does not look."""
+    """The header without codings that `q=0` refuses (RFC 9110 12.4.2): prometheus-client 0.26 ignores `q`."""
     return ",".join(coding for coding in accept_encoding.split(",") if not _REFUSED.search(coding))
 
 
@@ -78,8 +78,8 @@ def _compressed(pieces: Iterable[bytes]) -> Iterator[bytes]:
 class _Slices:
     """Lets the event loop run after each piece.
 
-    An async generator would be shorter. But one that is left halfway is closed by a task of asyncio's own,
-    which has no owner.
+    An async generator would be shorter. But if a client leaves in the middle, asyncio closes the generator in
+    a task that has no owner.
     """
 
     def __init__(self, pieces: Iterator[bytes], turn: asyncio.Lock) -> None:
@@ -98,7 +98,7 @@ class _Slices:
 
 
 class _One(Collector):
-    """A collector of one metric."""
+    """A collector that yields one given metric."""
 
     def __init__(self, metric: Metric) -> None:
         self._metric = metric
@@ -108,5 +108,5 @@ class _One(Collector):
 
 
 def _without_head(text: bytes) -> bytes:
-    """Without `# HELP` and `# TYPE`: the first piece of the family has them."""
+    """`text` without `# HELP` and `# TYPE`, which only the first piece of a family may have."""
     return b"".join(line for line in text.splitlines(keepends=True) if not line.startswith(b"# "))

@@ -1,8 +1,8 @@
-"""Makes prometheus-client's families from records, a piece at a time.
+"""Makes prometheus-client's families from records, piece by piece.
 
-One family of 100 clusters with 17 buckets takes 12 ms to make and render, and would hold up every client for
-as long. So a scrape first copies all records, in one turn of the event loop, and then makes metrics from a
-few of the copies at a time.
+It takes 12 ms to make and render one family of 100 clusters with 17 buckets. Every client would wait for so
+long. So a scrape first copies all records, in one turn of the event loop, and then makes metrics of a few
+copies at a time.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ COUNTER: Final = CounterMetricFamily
 GAUGE: Final = GaugeMetricFamily
 
 Numbers = Sequence[tuple[tuple[str, ...], float]]
-"""The values of further labels, and a number."""
+"""Samples of one record: the values of the labels after the first, and the number."""
 
 Record = TypeVar("Record", contravariant=True)
 Word = TypeVar("Word", bound=str)
 
 
 class Family(Protocol[Record]):
-    """One family of the records of clusters, or of gateways."""
+    """Describes one metric family, and how to read its samples from the records."""
 
     size: int
-    """How many records a piece has: their samples take about a millisecond to make and render."""
+    """How many records one piece has. It takes about a millisecond to make and render them."""
 
     def metric(self, records: Sequence[tuple[str, Record]]) -> Metric:
-        """The metric of some records, each with the name of its cluster or gateway."""
+        """The samples of these records, each given with the name of its cluster or gateway."""
 
 
 class Plain(Generic[Record]):
-    """Counters or gauges."""
+    """A family of counters or gauges."""
 
     size = 60
 
@@ -66,7 +66,7 @@ class Plain(Generic[Record]):
 
 
 class Timed(Generic[Record]):
-    """Histograms of seconds."""
+    """A family of histograms of seconds."""
 
     size = 12
 
@@ -83,7 +83,7 @@ class Timed(Generic[Record]):
 
 
 def pieces(family: Family[Record], records: Sequence[tuple[str, Record]]) -> Iterator[Metric]:
-    """The family as several metrics of one name. There is at least one, even without a sample."""
+    """The family in pieces: metrics of the same name. There is at least one piece, even without samples."""
     for start in range(0, max(1, len(records)), family.size):
         yield family.metric(records[start : start + family.size])
 

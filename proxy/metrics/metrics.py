@@ -1,8 +1,8 @@
-"""All metrics of a daemon, in a registry that the caller brings.
+"""All metrics of a daemon, in a registry that the caller provides.
 
-Metrics of clusters and gateways are counted in plain numbers (`proxy.metrics.records`). The few of the whole
-daemon are prometheus-client's own. The configuration bounds the labels: `forget_*` drops the series of a
-cluster or gateway that a reload has removed.
+Metrics of clusters and gateways are counted in plain numbers (`proxy.metrics.records`). The few metrics of
+the whole daemon are objects of prometheus-client. The configuration limits the number of series: `forget_*`
+drops those of a cluster or gateway that a reload has removed.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ disable_created_metrics()  # type: ignore[no-untyped-call]  # `_created` would d
 
 
 class Metrics:
-    """The daemon's metrics. One instance per registry; names as in docs/operations.md."""
+    """The daemon's metrics, one instance per registry. docs/operations.md lists them."""
 
     def __init__(
         self, registry: CollectorRegistry, *, version: str, dropped_entries: Callable[[], int] = int
     ) -> None:
-        """`dropped_entries`: how many entries the log has lost so far."""
+        """`dropped_entries` returns how many log entries could not be written so far."""
         self.registry = registry
         self._records = _Records(dropped_entries)
         registry.register(self._records)
@@ -84,11 +84,11 @@ class Metrics:
         ]
 
     def cluster(self, name: str) -> ClusterRecord:
-        """The numbers of a cluster. The first call makes them."""
+        """The numbers of a cluster; all are zero if there were none."""
         return self._records.clusters[name]
 
     def gateway(self, name: str) -> GatewayRecord:
-        """The numbers of a gateway. The first call makes them."""
+        """The numbers of a gateway; all are zero if there were none."""
         return self._records.gateways[name]
 
     def traffic(self, cluster: str) -> Traffic:
@@ -104,9 +104,9 @@ class Metrics:
         self._records.gateways.pop(name, None)
 
     def pieces(self) -> Iterator[Metric]:
-        """Every family, as metrics of a few samples each. Those of one family follow each other.
+        """All families in pieces of a few samples. The pieces of one family follow each other.
 
-        All records are copied before the first piece is made, so all samples are of one moment.
+        All records are copied before the first piece is made, so that all samples show the same moment.
         """
         yield from self._records.pieces()
         for collector in self._whole:
@@ -114,8 +114,10 @@ class Metrics:
 
 
 class _Process(ProcessCollector):
-    """prometheus-client's, with a boot time of our own. The library reads it from /proc/stat, which systemd
-    hides (`ProcSubset=pid`), and reports nothing without it.
+    """prometheus-client's collector, with the boot time from the kernel's clock.
+
+    The library reads the boot time from /proc/stat. The unit hides that file (`ProcSubset=pid`), and then the
+    library reports nothing at all.
     """
 
     def _boot_time(self) -> float:
@@ -145,7 +147,7 @@ class _Records(Collector):
         )
 
     def collect(self) -> Iterator[Metric]:
-        """Each family whole, for those who ask the registry itself."""
+        """Each family as one metric, for callers that collect from the registry."""
         whole: dict[str, Metric] = {}
         for piece in self.pieces():
             if (family := whole.setdefault(piece.name, piece)) is not piece:
