@@ -89,6 +89,8 @@ def target(text: str) -> Endpoint:
     Raises ValueError, which says what is wrong. It does not quote what may have a secret in it: a password
     before an `@`, a token behind a `?`. A `%` begins the zone of an address, or stands for another character.
     """
+    if not (text.isascii() and text.isprintable()):
+        raise ValueError("a name of other characters than ASCII's letters, digits, '.', '-' and '_'")
     for sign in "@?%":
         if sign in text:
             raise ValueError(f"expected HOST:PORT or [IPV6]:PORT, without {sign!r}")

@@ -107,12 +107,10 @@ class Socks5(Head):
             return None
         message = self._take(end + 2)
         port = int.from_bytes(message[end:])
+        said = message[start:end]
+        host = said.decode("latin-1") if kind == _NAME else str(ip_address(said))
         try:
-            said = message[start:end]
-            host = said.decode("ascii") if kind == _NAME else str(ip_address(said))
             asked = target(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
-        except UnicodeDecodeError:
-            return self._bad("a name that is not ASCII")
         except ValueError as exc:
             return self._bad(str(exc))
         return Asked(asked, self._take(len(held)))

@@ -168,6 +168,7 @@ def test_what_may_be_asked_for(message: bytes, asked: Endpoint) -> None:
         (request(3, name(b"root@node-a")), Reason.BAD_REQUEST, 1),
         (request(3, name(b"fe80::1%eth0")), Reason.BAD_REQUEST, 1),
         (request(3, name(b"[fd00::1]")), Reason.BAD_REQUEST, 1),
+        (request(3, name(b":\x1b[2J")), Reason.BAD_REQUEST, 1),
         (request(3, name(b"node-a:22")), Reason.BAD_REQUEST, 1),
         (b"\x04" + NODE[1:], Reason.BAD_REQUEST, 1),
         (b"CONNECT node-a:22 HTTP/1.1\r\n\r\n", Reason.BAD_REQUEST, 1),
@@ -176,6 +177,7 @@ def test_what_may_be_asked_for(message: bytes, asked: Endpoint) -> None:
 def test_what_may_not_be_asked_for(message: bytes, reason: Reason, reply: int) -> None:
     no = rejected(b"\x05\x01\x00" + message)
     assert (no.reason, no.answer) == (reason, b"\x05" + bytes((reply,)) + b"\x00\x01" + bytes(6))
+    assert no.message.isprintable()
 
 
 @pytest.mark.parametrize(
