@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from proxy.entries.heads import Head, Rejected, Step
 from proxy.ssh.native import incoming
 from proxy.ssh.native.handover import Handover, TakenOver
 from proxy.ssh.native.wire import messages
@@ -47,8 +48,24 @@ def test_what_was_found_once() -> None:
 
 def test_what_was_learnt() -> None:
     """Each of these inputs has reached something that those before it had not."""
-    assert any(learnt.read_bytes()[:1] >= link.TAKEOVER for learnt in CORPUS)
+    assert any(learnt.read_bytes()[:1] >= link.TAKEOVER for learnt in CORPUS if learnt.parent.name == "link")
     run_all(CORPUS)
+
+
+def test_heads_reach_every_end_in_both_protocols(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of those that were learnt: a fuzzer that sees no client served proves little."""
+    seen = set[tuple[str, str]]()
+    check = heads._check
+
+    def checked(head: Head, end: Step) -> None:
+        name = end.reason if isinstance(end, Rejected) else type(end).__name__
+        seen.add((type(head).__name__, name))
+        check(head, end)
+
+    monkeypatch.setattr(heads, "_check", checked)
+    run_all([learnt for learnt in CORPUS if learnt.parent.name == "heads"])
+    ends = {"Asked", "bad_request", "unsupported", "auth_required", "head_timeout"}
+    assert seen == {(head, end) for head in ("HttpConnect", "Socks5") for end in ends}
 
 
 def test_scripts_reach_what_they_are_for(monkeypatch: pytest.MonkeyPatch) -> None:
