@@ -75,6 +75,7 @@ class Authority:
         *,
         dns: tuple[str, ...] = (),
         ips: tuple[str, ...] = (),
+        others: tuple[x509.GeneralName, ...] = (),
         organization: str = "",
         valid: tuple[timedelta, timedelta] = (timedelta(hours=-1), timedelta(hours=23)),
     ) -> Issued:
@@ -82,7 +83,8 @@ class Authority:
         from now.
         """
         key = ec.generate_private_key(ec.SECP256R1())
-        names = [*map(x509.DNSName, dns), *(x509.IPAddress(ipaddress.ip_address(ip)) for ip in ips)]
+        addresses = (x509.IPAddress(ipaddress.ip_address(ip)) for ip in ips)
+        names = [*map(x509.DNSName, dns), *addresses, *others]
         builder = (
             self._builder(_name(name, organization), key.public_key(), valid=valid)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
