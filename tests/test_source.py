@@ -41,9 +41,11 @@ LAYERS = (
 PURE = (
     "proxy.admin.status",
     "proxy.config.diff",
+    "proxy.config.htpasswd",
     "proxy.config.references",
     "proxy.config.rules",
     "proxy.entries.admission",
+    "proxy.entries.client_certificates",
     "proxy.entries.heads",
     "proxy.errors",
     "proxy.health.chain",
@@ -64,6 +66,7 @@ IO = {"asyncio", "socket", "asyncssh", "uvloop", "subprocess", "threading"}
 
 CONFINED = {
     "asyncssh": ("proxy.ssh", "proxy.demo"),
+    "bcrypt": ("proxy.entries.users",),
     "h11": ("proxy.admin.http", "proxy.health"),
     "httpx2": ("proxy.admin.asking",),
     "starlette": ("proxy.admin", "proxy.demo"),
@@ -86,7 +89,7 @@ CALLED_BY_OTHERS = {
         _server_host_keys""",
     "click calls it": "demo format_commands get_command",
     "dataclasses make one of each subclass": "__init_subclass__",
-    "entries will call it, once `allow` is a key": "Identities hidden uid_of",
+    "entries will call it, once `allow` is a key": "Identities Users hidden uid_of",
     "enum reads it": "_value_",
     "hypothesis calls it, or its test runner": """grants_keep_within_the_limit uncharge used_is_what_is_out
         the_peer_never_has_more_than_the_window a_user_who_takes_everything_never_stalls_the_peer TestGrants

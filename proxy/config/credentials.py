@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-from proxy.config import certificates, known_hosts_warnings
+from proxy.config import certificates, htpasswd, known_hosts_warnings
 from proxy.config.files import MAX_CREDENTIAL_BYTES, MAX_KNOWN_HOSTS_BYTES, Denied, Unusable, read_bytes
 from proxy.config.findings import Finding, Loc, dotted
 from proxy.config.keys import Kind
@@ -51,10 +51,10 @@ def stamps(section: Section) -> dict[Path, Stamp | None]:
 
     Reading them is cheap. If a file has changed, they differ.
     """
-    return {path: _stamp(path) for path in paths(section)}
+    return {path: stamp(path) for path in paths(section)}
 
 
-def _stamp(path: Path) -> Stamp | None:
+def stamp(path: Path) -> Stamp | None:
     doing(f"looking at {path}")  # shown to the user if it hangs
     try:
         status = path.stat()
@@ -217,6 +217,9 @@ def _check_file(
             yield Finding(loc, f"{path} {exc}", "it should start with -----BEGIN CERTIFICATE-----")
     elif kind is Kind.KNOWN_HOSTS:
         yield from _not_known_hosts(loc, path, data)
+    elif kind is Kind.USERS:
+        for number, message, hint in htpasswd.parse(data, path=path)[1]:
+            yield Finding(loc, f"{path}:{number} {message}", hint)
 
 
 def _not_known_hosts(loc: Loc, path: Path, data: bytes) -> Iterator[Finding]:
@@ -259,6 +262,8 @@ def _credential_hint(path: Path) -> str:
 
 def _denied_hint(path: Path, kind: Kind) -> str:
     """The remedy if the system service may not read a file: not chmod, which would show it to more users."""
+    if kind is Kind.USERS:  # a credential is a copy, and would stay as it was at the start
+        return f"let the service's group read it, and nobody else: chgrp kubemux {path}; chmod 640 {path}"
     if kind.is_secret:
         there = f"LoadCredential={path.name}:{path} in a drop-in of kubemux.service"
         return f'hand it over as a credential: {there}, and "${{CREDENTIALS_DIRECTORY}}/{path.name}" here'

@@ -39,12 +39,14 @@ class Kind(Enum):
     SECRET = auto()
     CERTIFICATES = auto()
     KNOWN_HOSTS = auto()
+    USERS = auto()
+    """htpasswd(1)'s, a secret as well."""
     TEXT = auto()
 
     @property
     def is_secret(self) -> bool:
         """Whether other users must not be able to read it."""
-        return self in {Kind.PRIVATE_KEY, Kind.SECRET}
+        return self in {Kind.PRIVATE_KEY, Kind.SECRET, Kind.USERS}
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from proxy.config import credentials, diff, known_hosts_warnings, references, values
 from proxy.config.credentials import Scrutiny
+from proxy.config.keys import Kind
 from proxy.config.model import Config, GatewayConfig
 from tests.support.ssh_keys import hash_hosts, new_key, public, sign
 
@@ -194,6 +195,39 @@ def test_a_known_hosts_of_any_size(tmp_path: Path) -> None:
     before = credentials.inspect(checked).fingerprint
     path.write_text(path.read_text() + line)
     assert diff.changed(before, credentials.inspect(checked).fingerprint) == {path}
+
+
+def of_users(path: Path) -> list[tuple[str, str]]:
+    """What is wrong with a file of users, and the remedies."""
+    found = credentials._check_file(("users_file",), path, Kind.USERS, Scrutiny.FILES)
+    return [(message, hint) for _, message, hint in found]
+
+
+def test_a_file_of_users_is_named_with_each_line_that_cannot_be_used(tmp_path: Path) -> None:
+    path = write(tmp_path / "users", "ci:{SHA}6dcfXufJLW3J6S/9rRe4vUlBj5g=\nargo\n# a comment\n")
+    assert [message for message, _ in of_users(path)] == [
+        f"{path}:1 has no bcrypt hash for 'ci'",
+        f"{path}:2 is not NAME:HASH",
+    ]
+    path.chmod(0o644)
+    assert of_users(path) == [(f"{path} is a secret that others may read (mode 0644)", f"chmod 600 {path}")]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root may read everything, and only root can become another")
+def test_a_file_of_users_that_the_service_may_not_read_is_no_credential(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """systemd would copy it at the start, and nobody would see that it has changed."""
+    monkeypatch.setenv("INVOCATION_ID", "1")
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    path = private(tmp_path / "users")
+    os.seteuid(NOBODY)
+    try:
+        [(message, hint)] = of_users(path)
+    finally:
+        os.seteuid(0)
+    assert message == f"{path} may not be read by this user"
+    assert hint.endswith(f"chgrp kubemux {path}; chmod 640 {path}")
 
 
 def test_each_file_is_named_once(tmp_path: Path) -> None:

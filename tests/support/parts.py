@@ -107,6 +107,8 @@ PARTS: dict[str, tuple[str, Callable[[], str]]] = {
     "kubectl": ("needs kubectl", lambda: _missing("kubernetes-client", "kubectl")),
     "prometheus": ("needs prometheus and promtool", lambda: _missing("prometheus", "prometheus", "promtool")),
     "network": ("needs root and network namespaces", _network),
+    "user_namespace": ("needs root and user namespaces", lambda: _refused("true", "user", "map-root-user")),
+    "htpasswd": ("needs Apache's htpasswd", lambda: _missing("apache2-utils", "htpasswd")),
     "overlay": ("needs root, an overlay over this machine, and apt", _overlay),
     "gcc": ("needs a C compiler", lambda: _missing("gcc", "gcc")),
     "dropbear": ("needs root, a mount namespace and dropbear", _dropbear),
