@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -31,6 +32,9 @@ _PAUSES_NOBODY: Final = (3, 12) <= sys.version_info < (3, 12, 9) or (3, 13) <= s
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # The suite starts kubemux hundreds of times: to compile it each time is a sixth of each start.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
     # An example has 200 ms otherwise, which a busy machine takes for nothing.
     hypothesis.settings.register_profile("suite", deadline=None)
     hypothesis.settings.load_profile("suite")

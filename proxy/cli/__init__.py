@@ -14,14 +14,14 @@ import io
 import os
 import sys
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from importlib import import_module
 from typing import Any, Final
 
 import click
 
 from proxy import __version__
+from proxy.cli.imports import uncollected, without, without_compilers
 from proxy.cli.options import add_places
 from proxy.errors import ConfigError, ProxyError, UnknownName, UnknownNames
 from proxy.runtime import journal
@@ -71,19 +71,6 @@ def complain(text: str) -> None:
     click.echo(journal.marked(text, "error") if journal.reads(sys.stderr) else text, err=True)
 
 
-@contextmanager
-def _without(library: str) -> Iterator[None]:
-    """Make imports of `library` fail, as if it were not installed, unless it was imported already."""
-    if library in sys.modules:
-        yield
-        return
-    sys.modules[library] = None  # type: ignore[assignment]  # what the import system takes for "there is none"
-    try:
-        yield
-    finally:
-        del sys.modules[library]
-
-
 class Group(click.Group):
     """A group of commands; for an unknown one, the error suggests the closest name."""
 
@@ -112,7 +99,7 @@ class _Commands(Group):
         if cmd_name not in _COMMANDS:
             return None
         # structlog.dev imports rich if it is there: 4 MB of the daemon's memory for tables it never draws.
-        with _without("rich") if cmd_name == "run" else nullcontext():
+        with uncollected(), without_compilers(), without("rich") if cmd_name == "run" else nullcontext():
             command = getattr(import_module(f"proxy.cli.{_COMMANDS[cmd_name][0]}"), cmd_name)
         if not isinstance(command, click.Command):
             raise TypeError(f"proxy.cli.{_COMMANDS[cmd_name][0]}.{cmd_name} is not a click command")

@@ -1,0 +1,43 @@
+"""Commands are imported cheaply, and nothing of that outlasts the import."""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from proxy.cli.imports import uncollected, without_compilers
+from tests.support.daemon import ROOT
+
+
+def test_the_daemon_starts_no_compiler(tmp_path: Path) -> None:
+    """asyncssh would; the programs here stand on PATH and in the working directory."""
+    for name in ("gcc", "cc", "ld"):
+        program = tmp_path / name
+        program.write_text(f"#!/bin/sh\necho {name} >>{tmp_path}/started\n")
+        program.chmod(0o700)
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    search = [sys.executable, "-c", "import asyncssh"]
+    run = [sys.executable, "-m", "proxy", "run", "--help"]
+    subprocess.run(run, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, check=True, timeout=60)
+    assert not (tmp_path / "started").exists()
+    subprocess.run(search, cwd=tmp_path, env=environment, check=True, timeout=60)
+    assert (tmp_path / "started").exists(), "asyncssh searches no longer: without_compilers can go"
+
+
+@pytest.mark.parametrize("path", ["/usr/bin", None])
+def test_what_is_off_for_an_import_is_on_afterwards(
+    path: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PATH")
+    if path is not None:
+        monkeypatch.setenv("PATH", path)
+    with uncollected(), without_compilers():
+        assert not gc.isenabled()
+        assert os.environ["PATH"] == os.devnull
+    assert gc.isenabled()
+    assert os.environ.get("PATH") == path
