@@ -9,7 +9,7 @@ BIN := .venv/bin
 PARTS := sshd:openssh-server ssh:openssh-client etcd:etcd-server kubectl:kubernetes-client promtool:prometheus \
          ip:iproute2 dropbear:dropbear-bin htpasswd:apache2-utils curl:curl xz:xz-utils systemd-analyze:systemd
 # What the bench measures with; a test runs it, too.
-LOADS := sshd:openssh-server ssh:openssh-client iperf3:iperf3 wrk:wrk ab:apache2-utils nginx:nginx-light haproxy:haproxy gcc:gcc
+LOADS := sshd:openssh-server ssh:openssh-client iperf3:iperf3 wrk:wrk ab:apache2-utils curl:curl nginx:nginx-light haproxy:haproxy gcc:gcc
 # How long `make soak` goes on, and which faults in which order: at random without a seed.
 MINUTES ?= 10
 SEED ?=

@@ -77,8 +77,10 @@ class Gateway:
         }
 
 
-def start_ssh(gateway: Gateway, forwards: Mapping[int, int]) -> subprocess.Popen[bytes]:
-    """`ssh -N -L` for each local port -> target port; it listens when it is authenticated."""
+def start_ssh(
+    gateway: Gateway, forwards: Mapping[int, int], *, dynamic: int | None = None
+) -> subprocess.Popen[bytes]:
+    """`ssh -N -L` for each local port -> target port, and `-D`; it listens when it is authenticated."""
     command = [
         find("ssh") or "ssh",
         "-N",
@@ -93,6 +95,8 @@ def start_ssh(gateway: Gateway, forwards: Mapping[int, int]) -> subprocess.Popen
         command += ["-o", option]
     for local, target in forwards.items():
         command += ["-L", f"127.0.0.1:{local}:127.0.0.1:{target}"]
+    if dynamic:
+        command += ["-D", f"127.0.0.1:{dynamic}"]
     return subprocess.Popen([*command, f"{gateway.sshd.user}@{gateway.sshd.host}"], stdin=subprocess.DEVNULL)
 
 

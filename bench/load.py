@@ -1,4 +1,4 @@
-"""iperf3, wrk and ab on one route: run once, checked, read, and charged to the process that forwards."""
+"""iperf3, wrk, ab and curl on one route: run once, checked, read, charged to the process that forwards."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import tempfile
+import time
 from typing import NamedTuple
 
 from bench.columns import Route
@@ -23,6 +24,13 @@ class Bulk(NamedTuple):
 
     speed: float
     cpu: float | None
+
+
+class Opened(NamedTuple):
+    """Connections: how many a second, and CPU in us for each of the forwarding process."""
+
+    rate: float
+    cpu: float
 
 
 class Requests(NamedTuple):
@@ -148,3 +156,23 @@ def read_ab(said: str, percentiles: str, cpu: float | None) -> Requests:
         raise RuntimeError(f"ab: requests failed, or a report of another version\n{said}")
     times = {row[0]: float(row[1]) for row in list(csv.reader(percentiles.splitlines()))[1:]}
     return Requests(float(rate[1]), times["50"], times["99"], None if cpu is None else cpu / complete * 1e6)
+
+
+def through_proxy(proxy: str, pid: int, server: int, *, count: int, concurrency: int = 16) -> Opened:
+    """curl to `server` through the `proxy` of process `pid`: a connection for each of `count` requests."""
+    arguments = ["curl", "--silent", "--show-error", "--proxy", proxy, "--noproxy", "", "--proxytunnel"]
+    arguments += ["--parallel", "--parallel-immediate", "--parallel-max", str(concurrency)]
+    arguments += ["--header", "Connection: close", "--output", "/dev/null"]
+    arguments += ["--write-out", "%{http_code} %{num_connects}\n", f"http://127.0.0.1:{server}/[1-{count}]"]
+    before, began = cpu_seconds(pid), time.monotonic()
+    said = _run(arguments, 0)
+    took, used = time.monotonic() - began, cpu_seconds(pid) - before
+    check_curl(said, count)
+    return Opened(count / took, used / count * 1e6)
+
+
+def check_curl(said: str, count: int) -> None:
+    """curl's line for each request. Raises RuntimeError if one failed, or used a connection again."""
+    lines = said.split("\n")[:-1]
+    if len(lines) != count or set(lines) != {"200 1"}:
+        raise RuntimeError(f"curl: {len(lines)} of {count} answers; status and new connections: {set(lines)}")

@@ -23,13 +23,22 @@ PACKAGES = {
     "iperf3": "iperf3",
     "wrk": "wrk",
     "ab": "apache2-utils",
+    "curl": "curl",
     "nginx": "nginx-light",
     "haproxy": "haproxy",
     "gcc": "gcc",
 }
 """Program -> Debian package."""
 
-_VERSIONS = {"ssh": "-V", "iperf3": "--version", "wrk": "-v", "ab": "-V", "nginx": "-v", "haproxy": "-v"}
+_VERSIONS = {
+    "ssh": "-V",
+    "iperf3": "--version",
+    "wrk": "-v",
+    "ab": "-V",
+    "curl": "-V",
+    "nginx": "-v",
+    "haproxy": "-v",
+}
 """Program -> the option that makes it say its version; wrk then ends with exit code 1."""
 
 STEADY: Final = 0.8

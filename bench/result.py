@@ -11,9 +11,11 @@ DIRECT: Final = "direct"
 HAPROXY: Final = "haproxy, plain TCP"
 SSH: Final = "ssh -L"
 NODELAY: Final = "ssh -L, nodelay sshd"
+DYNAMIC: Final = "ssh -D"
+DYNAMIC_NODELAY: Final = "ssh -D, nodelay sshd"
 ASYNCSSH: Final = "asyncssh"
 KUBEMUX: Final = "kubemux"
-COLUMNS: Final = (DIRECT, HAPROXY, SSH, NODELAY, ASYNCSSH, KUBEMUX)
+COLUMNS: Final = (DIRECT, HAPROXY, SSH, NODELAY, DYNAMIC, DYNAMIC_NODELAY, ASYNCSSH, KUBEMUX)
 
 
 class Target(NamedTuple):

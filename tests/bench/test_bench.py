@@ -18,13 +18,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from bench import charts, machine, servers
+from bench import charts, entries, machine, servers
 from bench import targets as goals
-from bench.columns import Ports, Route, distinct_ports, verify
+from bench.columns import Gateway, Ports, Route, distinct_ports, verify
 from bench.distance import echo_ms
 from bench.haproxy import haproxy
-from bench.load import connect, keep_alive, read_ab, read_wrk
-from bench.result import ASYNCSSH, COLUMNS, DIRECT, HAPROXY, KUBEMUX, NODELAY, SSH, Answer, Row, Target, show
+from bench.load import check_curl, connect, keep_alive, read_ab, read_wrk, through_proxy
+from bench.result import (
+    ASYNCSSH,
+    COLUMNS,
+    DIRECT,
+    DYNAMIC,
+    DYNAMIC_NODELAY,
+    HAPROXY,
+    KUBEMUX,
+    NODELAY,
+    SSH,
+    Answer,
+    Row,
+    Target,
+    show,
+)
 from bench.waiting import cpu_seconds, ended, listening, wait_listening
 from tests.support.daemon import ROOT
 from tests.support.drawn import fills, outside, texts
@@ -69,7 +83,7 @@ def test_a_quick_run_answers_the_questions_asked(tmp_path: Path) -> None:
         assert answer["title"] in texts(tmp_path / f"{name}.svg")
         for row in answer["rows"]:
             left_out = (
-                {HAPROXY}
+                {HAPROXY, DYNAMIC, DYNAMIC_NODELAY}
                 | ({DIRECT} if "CPU" in row["unit"] else set())
                 | ({NODELAY} if name == "distance" else set())
             )
@@ -114,6 +128,31 @@ def test_loads_refuse_answers_that_are_not_200(tmp_path: Path, monkeypatch: pyte
             keep_alive(broken, connections=1, seconds=1)
         with pytest.raises(RuntimeError, match="Non-2xx"):
             connect(broken, count=20, seconds=1)
+
+
+@pytest.mark.usefixtures("loads")
+def test_curl_opens_a_connection_for_each_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And says so: an answer that is not 200 is no figure here, either."""
+    with (
+        servers.ssh_server(tmp_path / "sshd") as sshd,
+        entries.dynamic(DYNAMIC, Gateway.of(sshd)) as proxy,
+        servers.nginx(tmp_path / "nginx") as http,
+    ):
+        url = f"socks5h://127.0.0.1:{proxy.port}"
+        assert through_proxy(url, proxy.pid, http, count=20).rate > 0
+        monkeypatch.setattr(servers, "_NGINX", servers._NGINX.replace("return 200", "return 503"))
+        with (
+            servers.nginx(tmp_path / "broken") as broken,
+            pytest.raises(RuntimeError, match=r"20 of 20 answers.*503 1"),
+        ):
+            through_proxy(url, proxy.pid, broken, count=20)
+
+
+@pytest.mark.parametrize("said", ["200 1\n", "200 1\n200 0\n", "200 1\n502 1\n", ""])
+def test_a_failed_request_or_a_connection_used_twice_fails_curl(said: str) -> None:
+    check_curl("200 1\n200 1\n", 2)
+    with pytest.raises(RuntimeError, match="of 2 answers"):
+        check_curl(said, 2)
 
 
 def flip_the_last_byte(echo: servers._Echo) -> None:
