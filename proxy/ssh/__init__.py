@@ -1,1 +1,1 @@
-"""Everything that speaks SSH; the only package that imports asyncssh. The byte path is `native`."""
+"""Everything about SSH; the only package that imports asyncssh. The byte path is in `native`."""

@@ -1,7 +1,7 @@
-"""The seam between a link and its data plane, which carries the bytes.
+"""The interface between a link and its data plane, which carries the bytes.
 
-A link uses its data plane only by these protocols, and a plane uses its link only by them. The one place that
-knows all planes is `proxy/ssh/planes.py`.
+A link and its data plane know each other only by these protocols. Only `proxy/ssh/planes.py` knows all
+planes.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class DataPlane(Protocol):
     """Carries the channels of one authenticated connection, from its construction until `close`."""
 
     error: LinkError | None
-    """Why the connection ended, for its channels. It may be set shortly before the end."""
+    """Why the connection ended, for its channels. The link may set it shortly before the end."""
 
     round_trip: float
-    """Seconds of a round trip without load, as far as the link has measured it. The link sets it."""
+    """Seconds of a round trip without load. The link measures and sets it."""
 
     @property
     def mode(self) -> str:
@@ -45,7 +45,7 @@ class DataPlane(Protocol):
         """The number of channels that are open or being opened."""
 
     def open(self, window: int, target: Endpoint, origin: Endpoint, on_answer: OnAnswer) -> Channel:
-        """Open a channel. `window`, its receive window, is acquired from the budget already.
+        """Open a channel. Its receive window `window` is acquired from the budget already.
 
         `on_answer` may be called before this returns.
         """

@@ -1,4 +1,4 @@
-"""The boundary where exceptions of asyncssh become errors of kubemux."""
+"""Turns exceptions of asyncssh into errors of kubemux."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from proxy.runtime.names import remedy
 from proxy.runtime.text import printable
 
 _LISTS: Final = 1500
-"""The most characters of the two lists of algorithms in one message."""
+"""How many characters of the two lists of algorithms one message shows."""
 
 
 def without_traceback(exc: LinkError) -> LinkError:
-    """A copy of `exc` without its traceback, which would keep every object alive that it refers to."""
+    """A copy of `exc` without its traceback, which would keep the objects of its frames alive."""
     return type(exc)(str(exc), hint=exc.hint)
 
 
@@ -45,7 +45,7 @@ def host_key_line(blob: bytes) -> bytes:
 
 
 def identity(options: asyncssh.SSHClientConnectionOptions) -> str:
-    """Who we log in as, for messages: the user and the keys that we offer, but for those of an agent."""
+    """Who we log in as, for messages: the user, and the keys that we offer (an agent's without details)."""
     pairs = options.client_keys or ()
     keys = [describe_key(pair) for pair in pairs if not isinstance(pair, asyncssh.SSHAgentKeyPair)]
     agent = ["the agent's keys"] if len(keys) < len(pairs) else []
@@ -53,7 +53,7 @@ def identity(options: asyncssh.SSHClientConnectionOptions) -> str:
 
 
 def describe_key(pair: asyncssh.SSHKeyPair) -> str:
-    """The algorithm and fingerprint of a key of ours, or of its certificate."""
+    """The algorithm and fingerprint of one of our keys, or of its certificate."""
     return f"{pair.get_algorithm()} {_digest(pair.public_data)}"
 
 
@@ -84,12 +84,12 @@ def describe_connect(server: str, exc: OSError | UnicodeError) -> LinkError:
 
 @dataclass(slots=True)
 class Heard:
-    """What a server has told us before the login ended, for an error message."""
+    """What a server has sent before the login ended, for an error message."""
 
     greeting: str = ""
-    """The text before its version line. It may say why the server will not talk to us."""
+    """The text before its version line. It may say why the server refuses us."""
     shown: list[str] = field(default_factory=list)
-    """Our keys that the login has shown to it, in that order."""
+    """Our keys that it has seen in the login, in that order."""
     is_refused: bool = False
     """Whether it has refused one of them."""
     accepted: str = ""
@@ -97,7 +97,7 @@ class Heard:
     methods: tuple[str, ...] = ()
     """The login methods that it still accepts."""
     prompts: list[str] = field(default_factory=list)
-    """What it would ask a person for."""
+    """What it would ask a user for."""
     disagreement: LinkError | None = None
     """Set if the two sides have no algorithm in common."""
 
@@ -140,7 +140,7 @@ def is_hung_up(exc: Exception) -> bool:
 
 
 def _said(exc: Exception | str) -> str:
-    """What the peer, or a library, says, with all that is not printable escaped."""
+    """The text of a peer or library, without unprintable characters."""
     return printable(str(exc)) or type(exc).__name__
 
 
@@ -213,7 +213,7 @@ def describe_loss(server: str, exc: Exception | None) -> LinkError:
 
 
 def unused(server: str, seconds: float) -> LinkLost:
-    """Why a link ended that had no channel for `seconds`, and the server gave no reason."""
+    """The error for a link that the server closed without a reason, after `seconds` without a channel."""
     hint = (
         "sshd's UnusedConnectionTimeout (9.2 and later) ends connections without channels; kubemux dials "
         "again at once. Set it "

@@ -3,8 +3,8 @@
 Full jitter (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/) keeps many gateways
 from dialling at the same moment.
 
-After a refused key or host key we wait long. sshd 9.8 counts such failures when they come faster than one in
-5 s (PerSourcePenalties). At 15 s of penalty it refuses our address, and so every gateway on it.
+After a refused key or host key we wait long. sshd 9.8 adds up such failures if they come faster than one in 5
+s (PerSourcePenalties). At 15 s of penalty it refuses our address, and with it all gateways on that sshd.
 
 Each class counts its own failures: the first refusal after a long outage is a first one. A dial that
 succeeds, or a failure of another class, resets no count: only a link that stays up for a while does.
@@ -19,13 +19,12 @@ from typing import Final
 from proxy.errors import RetryClass
 
 STABLE_S: Final = 60.0
-"""A link that lived this long shows that the gateway works: the backoff starts again from the shortest delay.
-"""
+"""Seconds. When a link was up for so long, the gateway works: backoff starts again at the shortest delay."""
 
 HANDSHAKES_IN_FLIGHT: Final = 6
-"""Per SSH server. With sshd's default MaxStartups 10:30:100 it drops some connections from the tenth on.
+"""How many handshakes one server gets at a time. sshd drops some from the tenth on (MaxStartups 10:30:100).
 
-Other programs dial it too, so we stay below that.
+Other programs dial it, too, so we stay below that.
 """
 
 _LIMITS: Final = {
@@ -36,7 +35,7 @@ _LIMITS: Final = {
 
 
 _shared: Final = random.Random()  # noqa: S311 - jitter, not a secret
-"""One for all: its state takes 2.5 KB, and a hundred gateways gain nothing from their own."""
+"""All gateways use it: its state takes 2.5 KB, and a generator for each gateway would bring nothing."""
 
 
 REFUSAL_S: Final = 5.0
@@ -46,17 +45,17 @@ LEFT_S: Final = 1.0
 """The penalty for a client that leaves before it has shown a key, as we do over a host key (noauth)."""
 
 ALLOWED_S: Final = 10.0
-"""The most penalty that we may have at one server.
+"""Seconds of penalty that we may cause at one server.
 
-At 15 s sshd refuses our address. The rest is for a person who tries by hand.
+At 15 s sshd refuses our address. The other 5 s are left for an operator who logs in by hand.
 """
 
 
 class Pace:
-    """How many attempts one server may be sent at a time, given what it has refused.
+    """How many login attempts may be under way at one server, given what it has refused.
 
-    All attempts that may be refused count as if they were. One more may start whenever the server has
-    forgotten a refusal, which takes it 5 s.
+    Each attempt that may be refused counts as a refusal. One more may start when the server has forgotten
+    one, which takes 5 s.
     """
 
     __slots__ = ("_forgotten_at", "trying")
@@ -80,7 +79,7 @@ class Pace:
 
 
 class Backoff:
-    """The failures of one gateway, and the delay that follows from them."""
+    """Counts the failures of one gateway, and computes the delay before its next dial."""
 
     __slots__ = ("_failures", "_random")
 
@@ -93,7 +92,7 @@ class Backoff:
         first, largest = _LIMITS[retry]
         bound = min(largest, first * 2.0 ** min(self._failures[retry], 16))
         self._failures[retry] += 1
-        # SLOW never dials at once: at least half of its bound is waited.
+        # SLOW never dials at once: it waits at least half of the bound.
         least = bound / 2 if retry is RetryClass.SLOW else 0.0
         return self._random.uniform(least, bound)
 
@@ -116,10 +115,10 @@ class Outage:
     def __init__(self, now: float) -> None:
         self._since: float | None = now
         self.has_failed = False
-        """Until a dial has failed, a client that arrives may wait: the dial under way may succeed."""
+        """Whether a dial has failed in the outage. Before that, clients wait: the first dial may succeed."""
 
     def link(self, now: float, *, is_up: bool) -> None:
-        """Say whether the gateway has a link now."""
+        """Note whether the gateway has a link now."""
         if is_up:
             self._since, self.has_failed = None, False
         elif self._since is None:
@@ -132,6 +131,6 @@ class Outage:
     def outlasts(self, patience: float, now: float) -> bool:
         """Whether the outage is longer than `patience`, the time that a client waits.
 
-        A client that arrives then is refused at once: those before it have waited in vain.
+        A client that arrives then is refused at once: clients before it have waited for so long in vain.
         """
         return self.has_failed and self._since is not None and now - self._since > patience

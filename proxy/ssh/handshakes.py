@@ -1,11 +1,13 @@
-"""What all gateways on one SSH server share: the slots for handshakes, and which keys it has refused.
+"""What gateways on the same SSH server share: the slots for handshakes, and which keys the server has
+refused.
 
-sshd counts by client address, and all our gateways have the same one. MaxStartups drops connections from the
-tenth handshake on. PerSourcePenalties (9.8) add up refusals that come faster than one in 5 s; at 15 s sshd
-refuses our address, also with good keys.
+sshd counts by client address, and all our gateways dial from the same one. MaxStartups drops connections from
+the tenth handshake on. PerSourcePenalties (9.8) add up refusals that come faster than one in 5 s; at 15 s
+sshd refuses our address, also with good keys.
 
-So each attempt that may be refused waits for its turn (`proxy.ssh.governor.Pace`). Those that will probably
-be accepted go first. If many gateways use one key, one of them tries it first, and a refusal counts for all.
+So each attempt that may be refused waits for its turn (`proxy.ssh.governor.Pace`); attempts that will
+probably be accepted go first. If many gateways use the same key, one of them tries it, and a refusal counts
+for all.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ When many gateways dial together, each acceptance extends it.
 """
 
 MAX_KNOWN: Final = 1000
-"""Servers and keys remembered. Above that, those without a refusal are forgotten, which does no harm."""
+"""How many servers and keys are remembered. Above that, those without a refusal are forgotten: no harm."""
 
 
 class RefusedGateway(Protocol):
@@ -41,7 +43,7 @@ class RefusedGateway(Protocol):
 
 
 class _Rank(IntEnum):
-    """The order of the attempts that may be refused."""
+    """The order in which attempts get their turn."""
 
     PROVEN = 0
     """The key was accepted less than PROVEN_S ago. It does not wait."""
@@ -55,7 +57,7 @@ class _Rank(IntEnum):
 
 
 class _Standing:
-    """What one server has said to one identity (user and keys)."""
+    """What one server has answered to one identity (user and keys)."""
 
     def __init__(self) -> None:
         self.accepted_at = float("-inf")
@@ -84,7 +86,7 @@ class _Server:
         self._queue: list[tuple[_Rank, int]] = []
         self._numbers = count()
         self._released = 0
-        """Attempts with a lower number need not wait any more."""
+        """Attempts with a lower number need no turn any more."""
         self._changed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def is_idle(self, now: float) -> bool:
@@ -92,9 +94,9 @@ class _Server:
 
     @asynccontextmanager
     async def turn(self, rank: _Rank) -> AsyncIterator[Callable[[], None]]:
-        """Wait until a refusal would do no harm. The block is the time in which one may come.
+        """Wait until one more refusal would do no harm. While the block runs, a refusal may come.
 
-        That time ends with the block, or earlier, when the block calls the function that it is given.
+        The block gets a function. When it calls that, no refusal can come any more.
         """
         loop = asyncio.get_running_loop()
         is_free = rank is _Rank.PROVEN or (rank is _Rank.LIKELY and self._pace.is_quiet(loop.time()))
@@ -115,15 +117,15 @@ class _Server:
                     loop.time(), governor.REFUSAL_S if exc.stage is Stage.AUTH else governor.LEFT_S
                 )
             elif exc.stage is Stage.TCP:
-                # Nothing listens there, so nothing refuses; without this, many timeouts would hold up the
-                # queue
+                # Nothing listens there, so nothing refuses. Without this, the queue would wait for many
+                # timeouts.
                 self._released = next(self._numbers)
             raise
         finally:
             end()
 
     async def _is_released(self, ticket: tuple[_Rank, int], loop: asyncio.AbstractEventLoop) -> bool:
-        """Wait for the turn; True if all who waited were released before it came."""
+        """Wait for the turn of `ticket`; True if all waiting attempts were released before it came."""
         self._queue.append(ticket)
         try:
             while ticket[1] >= self._released:
@@ -142,10 +144,10 @@ class _Server:
 
 
 class Handshakes:
-    """What is known of the SSH servers, and who may try them now.
+    """What is known of the SSH servers, and which gateway may try a login now.
 
-    A server is its address and port. sshd counts for all names that lead to it. Other ports are other
-    servers: many sites may be behind one address.
+    A server is identified by address and port, because sshd counts refusals together for all its names. Other
+    ports are other servers: many sites may be behind one address.
     """
 
     def __init__(self) -> None:
@@ -160,17 +162,18 @@ class Handshakes:
     async def trial(
         self, server: str, identity: str, *, who: RefusedGateway | None = None, is_ordered: bool = False
     ) -> AsyncIterator[Callable[[], None]]:
-        """The time in which `server` decides about `identity`.
+        """A login attempt: the block dials `server`, which accepts or refuses `identity`.
 
-        `identity` names what the outcome depends on: user, keys, known_hosts. The call waits while another
-        gateway is the first to try it, then for its turn, then for a slot.
+        `identity` names everything that the outcome depends on: user, keys, known_hosts. Before the block
+        runs, the call waits while another gateway tries the same identity, then for its turn, then for a
+        slot.
 
         If that other gateway was refused, this raises the same error without a dial. All of them try again
-        after the backoff of that refusal; if one is accepted before, `who` is told by `dial_now`.
-        `is_ordered` means that an operator asks for a try now.
+        after the backoff of that refusal. If one is accepted before, `dial_now` of `who` is called.
+        `is_ordered`: the operator wants a try now.
 
-        The block gets a function. It calls that when the server has accepted the key, but the login waits for
-        something else: the turn goes to the next attempt, the slot is kept.
+        The block gets a function. It calls that when the server has accepted the key, but the login still
+        waits for something else: the turn goes to the next attempt, and the slot is kept.
         """
         standing = self._standing(server, identity)
         own = await self._enter(standing, who, is_ordered=is_ordered)
@@ -204,7 +207,8 @@ class Handshakes:
     async def _enter(
         self, standing: _Standing, who: RefusedGateway | None, *, is_ordered: bool
     ) -> asyncio.Future[None] | None:
-        """Wait while another trial runs. Returns the trial that others now wait for, None if they need not.
+        """Wait while another trial runs. Returns a new trial that others must wait for, None if they need
+        not.
 
         Raises LinkError.
         """
@@ -212,11 +216,11 @@ class Handshakes:
         while standing.trial is not None:
             await asyncio.shield(standing.trial)
             if standing.refusal is None:
-                # It was accepted; or nobody answered, and one who waited need not wait for the next trial too
+                # It was accepted; or nobody answered, and a gateway that has waited once need not wait again
                 return None
             is_ordered = False  # the answer is newer than the order
         if standing.refusal is not None:
-            # It was told to wait by its own backoff, which has ended.
+            # The gateway that was refused has waited for its own backoff, which has ended.
             is_own = who is not None and standing.refused == ref(who)
             if not (is_ordered or is_own) and loop.time() < standing.refused_until:
                 if who is not None:

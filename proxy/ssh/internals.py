@@ -1,10 +1,10 @@
-"""What kubemux needs of asyncssh and its public interface does not offer.
+"""What kubemux needs of asyncssh that asyncssh's public interface does not offer.
 
 An asyncssh connection ignores its transport's `pause_writing`, queues packets without bound during a key
 exchange, never changes a channel's receive window, and has no call that measures a round trip.
 
-Only this module and `native.handover` (for a link's bytes) use asyncssh's private parts. They were written
-against asyncssh 2.24, which pyproject.toml pins; `check` fails if another release lacks one of those parts.
+Only this module and `native.handover` (for a link's bytes) use asyncssh's private parts. They are written for
+asyncssh 2.24, which pyproject.toml pins; `check` fails if another release lacks one of these parts.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _LOGIN: Final[Mapping[str, object]] = {
     "_server_sig_algs": frozenset(),
     "_options": None,
 }
-"""What a connection needs only until it is authenticated: attribute, and the value to leave in it.
+"""Attributes that a connection needs only until it is authenticated, and the values that replace them.
 
-The options are read again only for sessions (shells, commands), and no link has one.
+asyncssh reads the options again only for sessions (shells, commands), and a link has none.
 """
 
 _KEXINITS: Final = ("_client_kexinit", "_server_kexinit")
-"""A key exchange hashes them (RFC 4253 8). The next exchange sets them anew."""
+"""Only a key exchange needs them, for its hash (RFC 4253 8). The next exchange sets them again."""
 
 _CONNECTION_PARTS = (
     "_transport",
@@ -76,8 +76,7 @@ async def connect(options: asyncssh.SSHClientConnectionOptions) -> asyncssh.SSHC
 
     def connection() -> asyncssh.SSHClientConnection:
         conn = asyncssh.SSHClientConnection(loop, options, wait="auth")
-        # The dialler awaits `_waiter` only when it has a socket to tune. The peer may end the connection
-        # before.
+        # `_connect` awaits `_waiter` only if it has a socket to tune. The peer may end the connection before.
         cast("Any", conn)._waiter.add_done_callback(lambda waiter: waiter.cancelled() or waiter.exception())
         return conn
 
@@ -90,9 +89,9 @@ async def connect(options: asyncssh.SSHClientConnectionOptions) -> asyncssh.SSHC
 
 
 def forget_login(conn: asyncssh.SSHClientConnection) -> None:
-    """Drop what only the login needed: private keys, the whole of known_hosts, options.
+    """Drop what only the login needed: private keys, known_hosts, options.
 
-    That is 11 KB, more with a long known_hosts.
+    That is 11 KB, and more with a long known_hosts.
     """
     for name, nothing in _LOGIN.items():
         setattr(conn, name, nothing)
@@ -124,7 +123,7 @@ def on_login(
     shows: Callable[[asyncssh.SSHKeyPair], None],
     refused: Callable[[Sequence[str], bool], None],
 ) -> None:
-    """Wait for `vouched` before the login shows the server a public key of ours.
+    """Wait for `vouched` before the login shows one of our public keys to the server.
 
     `vouched` may raise LinkError, as `verify` of `on_host_key` may. `shows` is called with each key that is
     shown. `refused` is called when the server refuses one: with the methods that it still accepts, and
@@ -171,7 +170,7 @@ def on_greeting(conn: asyncssh.SSHClientConnection, said: Callable[[bytes], None
 
 
 def offers(conn: asyncssh.SSHClientConnection) -> tuple[bytes, bytes]:
-    """Our KEXINIT message and the server's."""
+    """Our KEXINIT message, and that of the server."""
     inner = cast("Any", conn)
     return bytes(inner._client_kexinit), bytes(inner._server_kexinit)
 
@@ -215,7 +214,7 @@ def on_congestion(
     """Call `pause` when more than `high_water` bytes wait in the connection's transport, then `resume`."""
     transport = cast("asyncio.WriteTransport", cast("Any", conn)._transport)
     transport.set_write_buffer_limits(high=high_water)
-    # Instance attributes hide the empty methods of SSHConnection: a transport looks them up at each call.
+    # Instance attributes hide the empty methods of SSHConnection: transports look them up at each call.
     for name, callback in (("pause_writing", pause), ("resume_writing", resume)):
         setattr(conn, name, callback)
 
@@ -228,20 +227,20 @@ def is_exchanging_keys(conn: asyncssh.SSHClientConnection) -> bool:
 def is_gone(conn: asyncssh.SSHClientConnection) -> bool:
     """Whether the connection has ended.
 
-    `is_closed()` becomes true later, after all channels have been told.
+    `is_closed()` becomes true later, when asyncssh has told all channels.
     """
     return cast("Any", conn)._transport is None
 
 
 async def ping(conn: asyncssh.SSHClientConnection) -> None:
-    """Measure one round trip: a global request that sshd does not know, and refuses (RFC 4254 4)."""
+    """Wait for one round trip: sshd refuses a global request that it does not know (RFC 4254 4)."""
     await cast("Any", conn)._make_global_request(b"keepalive@openssh.com")
 
 
 def accept_any_answer(conn: asyncssh.SSHClientConnection) -> None:
     """Count UNIMPLEMENTED (RFC 4253 11.4) as an answer to the oldest global request, like a failure.
 
-    Some servers answer an unknown global request only so. asyncssh does not take that for an answer, so
+    Some servers answer an unknown global request in this way. For asyncssh that is no answer, so without this
     kubemux would end such a link as silent.
     """
     setattr(conn, "_packet_handlers", _HANDLERS)  # noqa: B010 - no attribute of that type
@@ -261,7 +260,7 @@ _HANDLERS: Final = {
 
 
 def reset_keepalive(conn: asyncssh.SSHClientConnection) -> None:
-    """The peer is alive even though an answer is missing: asyncssh's keepalive counts from 0 again."""
+    """Let asyncssh's keepalive count from 0 again: the peer is alive, even though an answer is missing."""
     cast("Any", conn)._keepalive_count = 0
 
 

@@ -40,53 +40,52 @@ from proxy.ssh.planes import take_over
 from proxy.ssh.turns import Turns
 
 ABANDONED_MAX: Final = 32
-"""The most opens to one address that sshd has not answered in time.
+"""How many opens to one address may be without an answer after their deadline.
 
-sshd may try to connect for two minutes (tcp_syn_retries), and each open holds a window for so long. Without a
-limit, one API server behind a firewall that drops packets could take the memory of all clusters.
+sshd may try to connect for two minutes (tcp_syn_retries), and each open keeps a window for so long. Without a
+limit, one API server behind a firewall that drops packets could use the memory of all clusters.
 """
 
 CLOSE_TIMEOUT_S: Final = 2.0
 
 STUCK: Final = 2
-"""What `weight` adds for a link on which an open has waited from one sample to the next, without any answer.
+"""What `weight` adds for a link on which an open has waited from one sample to the next without any answer.
 
-The link may be dead, and keepalives need longer to find that out. Until then new channels should go
-elsewhere. The number outweighs the usual difference in channels between two links. It is no larger, because
-the API server may be what does not answer.
+The link may be dead, and keepalives find that out later. Until then, new channels should go to other links.
+The number is larger than the usual difference between two links. It is no larger than that, because perhaps
+the API server does not answer, not the link.
 """
 
 _ROUND_TRIPS: Final = 8
 """How many measurements are kept.
 
-The shortest counts as the round trip of the way itself. Another one may have waited behind a download, and
+The shortest is taken as the round trip without load. The others may have waited behind a download, and
 windows must not grow for that.
 """
 
 _AT_FIRST: Final = 3
-"""How many measurements come quickly one after another at first.
+"""How many measurements a new link makes quickly, one after another.
 
-With a single one, a busy start measured 9 ms on loopback. Windows grew to 11 MiB for it, until the next
-measurement 15 s later.
+With a single one, a busy start measured 9 ms on loopback. Windows grew to 11 MiB because of it, until the
+next measurement 15 s later.
 """
 
 _AT_FIRST_S: Final = 0.5
 
 
 BUSY: Final = 64 << 10
-"""Bytes of bulk in one interval that count as an answer.
+"""Bytes in full packets that count as an answer if they arrive or leave in one interval.
 
-The real answer waits in the queue behind them, on a slow link for longer than silence may last. If one
-direction is dead, bulk ends too, because no credit comes back.
+The real answer waits in the queue behind them, on a slow link for longer than the keepalive allows. If one
+direction is dead, full packets end, too, because no credit arrives.
 """
 
 UNUSED_S: Final = 1.0
-"""Seconds. If a link had no channel for so long, and the peer ends it without a reason, that is probably why.
-"""
+"""Seconds. If the peer ends a link without a reason that had no channel for so long, that is probably why."""
 
 
 class _Opening:
-    """One channel that is being opened: who waits for the answer, and what to do if it comes late."""
+    """One channel that is being opened: its answer, and what to do if the answer comes late."""
 
     __slots__ = ("answer", "is_expired", "on_late")
 
@@ -108,7 +107,7 @@ class _Opening:
 
 
 class Link:
-    """One SSH connection. `closed` is done when it has ended; its result says why."""
+    """One SSH connection. `closed` is done when it has ended; its result is the reason."""
 
     def __init__(
         self,
@@ -120,7 +119,7 @@ class Link:
         name: str,
         command: ProxyCommand | None = None,
     ) -> None:
-        """`conns` is the jump chain; the last connection is to the gateway. `command` may carry the first."""
+        """`conns` is the jump chain; the last connection is to the gateway. A `command` carries the first."""
         loop = asyncio.get_running_loop()
         self._conns = conns
         self._conn = conns[-1]
@@ -204,7 +203,7 @@ class Link:
     ) -> Channel:
         """Open a channel within `timeout` seconds.
 
-        Raises LinkDown if the link ends meanwhile, else a ChannelError.
+        Raises LinkDown if the link ends before, otherwise a ChannelError.
         """
         if target in self._abandoned and self._abandoned[target] >= ABANDONED_MAX:
             raise ChannelTimeout(f"{self.server} has not reached {target} for {ABANDONED_MAX} clients yet")
@@ -239,7 +238,7 @@ class Link:
         self._oldest, self._stuck = None, 0
 
     def _abandon(self, opening: _Opening, target: Endpoint) -> None:
-        """The client has given up, but sshd still tries to connect, and holds the window until it answers."""
+        """The client waits no longer, but sshd still tries to connect. It has the window until it answers."""
 
         def answered() -> None:
             self._abandoned[target] -= 1
@@ -277,8 +276,8 @@ class Link:
         """Measure the round trip every `interval` seconds. Call it again to change the interval.
 
         `on_missed` gets the number of intervals for which an answer has been missing. asyncssh has a
-        keepalive of its own, but takes any packet for an answer: it would keep a link whose other direction
-        is dead, as long as events of a watch arrive on it.
+        keepalive of its own, but any packet counts as an answer there: it would keep a link whose other
+        direction is dead, as long as events of a watch arrive.
         """
         if self._measuring is not None:
             self._measuring.cancel()
@@ -288,7 +287,7 @@ class Link:
             )
 
     def set_keepalive(self, keepalive: KeepaliveConfig) -> None:
-        """Change the keepalive settings of a link that is up, in asyncssh and in the kernel.
+        """Change the keepalive settings of this link, in asyncssh and in the kernel.
 
         Jump hosts keep the settings of their own gateways.
         """
@@ -323,7 +322,7 @@ class Link:
             )
 
     def lost(self, exc: Exception | None) -> None:
-        """The end of the connection, from asyncssh, which has told its own channels already."""
+        """Asyncssh calls this when the connection has ended; it has told its own channels already."""
         error = self.error or describe_loss(self.server, exc)
         is_silent = self.error is None and (exc is None or is_hung_up(exc))
         idle = self._loop.time() - self._idle_since

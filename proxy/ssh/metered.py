@@ -1,9 +1,10 @@
-"""What asyncssh does for one connection in a turn of the loop, and what it keeps for it, has a bound.
+"""Limits what asyncssh does for one connection in a turn of the loop, and how much it keeps in memory for it.
 
-This is for handshakes, jump hosts, and links on asyncssh's own channels. By itself asyncssh handles all that
-one read has brought: up to 256 KiB of the smallest packets. While keys are exchanged it keeps the answers to
-everything that is asked (as OpenSSH did: CVE-2025-26466). It writes to its transport whether the peer reads
-or not. And a message for a channel that was just closed ends the connection. All of it was read in 2.24.
+This is for handshakes, jump hosts, and links on asyncssh's own channels. Without it, asyncssh handles
+everything that one read has brought, up to 256 KiB of the smallest packets. During a key exchange it keeps
+the answers to all requests of the peer (as OpenSSH did: CVE-2025-26466). It writes to its transport even if
+the peer does not read. And a message for a channel that was just closed ends the connection. All of this is
+so in release 2.24.
 """
 
 # ruff: noqa: SLF001 - asyncssh's private parts are what this module is for
@@ -25,34 +26,34 @@ TURN: Final = 16
 COSTLY: Final = range(7, 80)
 """Kinds of messages that end a turn: extensions, key exchange and login.
 
-An RSA signature of 4096 bits takes 7 ms, and a peer may ask for many.
+An RSA signature of 4096 bits takes 7 ms, and a peer may request many.
 """
 
 LISTS: Final = frozenset({7, messages.KEXINIT})
 LONGEST_LIST: Final = 32 << 10
-"""Bytes of a list of extensions or algorithms.
+"""Bytes of the longest list of extensions or algorithms that we accept.
 
-OpenSSH's have 2 KiB. asyncssh takes lists of 256 KiB, and needs 120 ms for each.
+OpenSSH's lists have 2 KiB. asyncssh accepts 256 KiB, and needs 120 ms for such a list.
 """
 
 ANSWERS: Final = frozenset({81, 82, messages.OPEN_FAILURE, messages.WINDOW_ADJUST, 99, messages.FAILURE})
 MOST_ANSWERS: Final = 10_000
-"""Answers that wait for new keys. OpenSSH asks once per ClientAliveInterval."""
+"""How many answers may wait for new keys. OpenSSH asks once per ClientAliveInterval."""
 
 SMALLEST_PACKET: Final = 512
-"""Bytes of data that a peer takes in a packet, at least: asyncssh cuts what it is given into as many packets
-as it takes, at once. 64 KiB in packets of a byte held the loop for ten seconds. Servers take 16 KiB and more.
+"""Bytes of data that a peer must accept in a packet. asyncssh cuts data into packets all at once: 64 KiB in
+packets of one byte blocked the loop for ten seconds. Servers accept 16 KiB and more.
 """
 
 MOST_UNREAD: Final = 2 << 20
 """Bytes that may wait in the transport; with more, the peer is not read.
 
-Clients add none past 0.5 MiB, so the others are answers to the peer.
+Clients add none above 0.5 MiB, so the others are answers to the peer.
 """
 
 MOST_UNOPENED: Final = 512 << 10
-"""Bytes that may wait while asyncssh handles a packet in a task of its own: more than any packet has. uvloop
-reads up to 8 MiB in a turn, and asyncssh copies what waits at each read.
+"""Bytes that may wait while asyncssh handles a packet in a task of its own. No packet is larger. uvloop reads
+up to 8 MiB in a turn, and asyncssh copies the waiting bytes at each read.
 """
 
 MOST_KEPT: Final = 8 << 20
@@ -62,21 +63,21 @@ A jump host carries one channel, whose window is 2 MiB with OpenSSH. Clients of 
 """
 
 MOST_BELOW: Final = 4 << 20
-"""Bytes that a jump host may have been given and not taken; with more, the clients behind it wait. It is more
-than the window of an honest jump host.
+"""Bytes that may wait for a jump host. With more, the clients behind it wait. The window of an honest jump
+host is smaller.
 """
 
 POLL_S: Final = 0.02
 
 _LARGEST: Final = slice(13, 17)
-"""Of an OPEN_CONFIRMATION (RFC 4254 5.1): the largest packet, after the type, two numbers and the window."""
+"""The largest packet in an OPEN_CONFIRMATION (RFC 4254 5.1), after the type, two numbers and the window."""
 
 REMEMBERED: Final = 1024
 """How many of the channels that were closed last are remembered."""
 
 
 class Metered:
-    """Limits one connection of asyncssh's, from its first byte on."""
+    """Limits one asyncssh connection, from its first byte on."""
 
     def __init__(self, conn: asyncssh.SSHClientConnection) -> None:
         self._conn = cast("Any", conn)
@@ -86,21 +87,21 @@ class Metered:
         self._kept = 0
         self._is_counting = False
         self.is_held = False
-        """What has come waits for the next turn, and the transport is paused."""
+        """Whether received packets wait for the next turn, and the transport is paused."""
         self._is_full = False
         self._receive = self._conn._recv_data
         self._finish, self._send = self._conn._finish_recv_packet, self._conn.send_packet
         self._process = self._conn.process_packet
-        # Instance attributes over methods: asyncssh looks them up at each call.
+        # Instance attributes hide the methods: asyncssh looks them up at each call.
         self._conn.process_packet, self._conn._recv_data = self._processed, self._received
         self._conn._finish_recv_packet, self._conn.send_packet = self._finished, self._sent
         self._conn._channels = Channels()
 
     def _received(self) -> None:
-        """Something has arrived, or what has arrived can be opened now."""
+        """Bytes have arrived, or waiting bytes can be opened now."""
         self._receive()
         if self._conn._transport is None:
-            # It has ended, and the transport reads until the next turn all the same
+            # The connection has ended, but the transport still reads until the next turn
             self._conn._inpbuf = b""
         elif len(self._conn._inpbuf) > MOST_UNOPENED:
             self._is_full = True
@@ -132,7 +133,7 @@ class Metered:
             self._conn._recv_data()
 
     def stop(self) -> None:
-        """Another reads in asyncssh's place from here on: a pause of the transport is its business."""
+        """The native plane reads from now on, and pauses the transport itself."""
         self.is_held = self._is_full = False
         self._conn._recv_data = self._receive
 
@@ -142,7 +143,7 @@ class Metered:
         return transport is not None and transport.get_write_buffer_size() > MOST_UNREAD
 
     def _hold(self) -> None:
-        """Handle no more in this turn, by the means that asyncssh uses while it is busy with a packet."""
+        """Handle no more packets in this turn. asyncssh does the same while it is busy with a packet."""
         self.is_held = True
         self._conn._recv_handler = lambda: False
         self._pause()
@@ -175,7 +176,7 @@ class Metered:
         return transport is not None and not transport.is_closing()
 
     def _sent(self, kind: int, *args: bytes, handler: object = None) -> None:
-        """Asyncssh has a packet to send, or to keep until there are new keys."""
+        """Asyncssh sends a packet, or keeps it until there are new keys."""
         conn = self._conn
         if conn._kex_complete:
             self._answers = self._kept = 0
@@ -183,7 +184,7 @@ class Metered:
             self._answers += kind in ANSWERS
             self._kept += sum(map(len, args))
             if self._answers > MOST_ANSWERS or self._kept > MOST_KEPT:
-                # Not raised: a client's transport may be who calls
+                # Not raised: the caller may be a client's transport
                 fail(
                     conn,
                     f"it exchanges keys without end: {self._kept} bytes wait for them, with "
@@ -194,30 +195,27 @@ class Metered:
 
     @property
     def unsent(self) -> int:
-        """Bytes that the kernel has not taken yet, those of jump hosts that carry this one included."""
+        """Bytes that the kernel has not taken yet, including those of the jump hosts below."""
         transport, below = self._conn._transport, carrier(self._conn)
         waiting: int = transport.get_write_buffer_size() if transport is not None else 0
         return self._kept + waiting + (below.unsent if below is not None else 0)
 
 
 def limits_of(conn: asyncssh.SSHClientConnection) -> Metered | None:
-    """What limits `conn`, if something does."""
+    """The Metered of `conn`, if it has one."""
     found = getattr(cast("Any", conn)._finish_recv_packet, "__self__", None)
     return found if isinstance(found, Metered) else None
 
 
 def carrier(conn: asyncssh.SSHClientConnection) -> Metered | None:
-    """What limits the jump host's connection that carries `conn`; None if there is no jump host."""
+    """The Metered of the jump host's connection that carries `conn`; None without a jump host."""
     transport = cast("Any", conn)._transport
     below = cast("Any", transport)._conn if isinstance(transport, asyncssh.SSHTCPChannel) else None
     return limits_of(below) if below is not None else None
 
 
 def is_behind(below: Metered | None) -> bool:
-    """Whether a jump host has been given much more than it has taken.
-
-    Its window alone is no limit: it may be 4 GiB.
-    """
+    """Whether too many bytes wait for a jump host. Its window alone is no limit: it may have 4 GiB."""
     return below is not None and below.unsent > MOST_BELOW
 
 
@@ -229,9 +227,7 @@ def fail(conn: Any, message: str) -> None:
 
 
 class Channels(dict[int, Any]):
-    """The channels of a connection. For one that was just closed there is `_Late`, which takes what comes
-    late.
-    """
+    """The channels of a connection. For one that was just closed it returns `_Late`, which drops messages."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -255,10 +251,10 @@ class Channels(dict[int, Any]):
 
 
 class _Late:
-    """In place of a channel that is closed."""
+    """Stands for a closed channel, and drops its late messages."""
 
     def log_received_packet(self, *_: object) -> None:
-        """Asyncssh's call."""
+        """Asyncssh calls it for each packet."""
 
     def process_packet(self, kind: int, _sequence: int, packet: Any) -> bool:
         """Drop a message that is well formed. Raises asyncssh.ProtocolError for any other."""

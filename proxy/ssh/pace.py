@@ -1,8 +1,8 @@
-"""How busy a link is, for the choice of a new channel's. Pure: values and a clock.
+"""How busy a link is, so that a new channel can go to the least busy one. Pure: values and a clock.
 
-A request waits behind what sshd has read ahead of the link, and only then are sshd's packets full. So only
-full packets count: a download makes a link busy, on a fast line or a slow one, and requests do not, however
-many. The daemon's heartbeat samples the count.
+A request waits behind bytes that sshd has read and the link has not taken yet. When sshd has such bytes, its
+packets are full. So only full packets count: a download makes a link busy, on a fast line or a slow one, and
+requests do not, however many they are. The daemon's heartbeat samples the count.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from __future__ import annotations
 from typing import Final
 
 BULK: Final = 16_000
-"""Bytes of data in a packet that count as a full one's: dropbear's largest have 16,375."""
+"""A packet with so many bytes of data counts as full: dropbear's largest packets have 16,375."""
 
 STEP: Final = 128 << 10
-"""Bytes per second of full packets that make a link busier by one. So little counts because requests wait
-longest beside a download over a slow line, of 5 Mbit/s for example.
+"""Bytes per second in full packets that make a link busier by one. It is that little because requests wait
+longest beside a download over a slow line, for example one of 5 Mbit/s.
 """
 
 CROWD: Final = 256
-"""Channels, however idle, that make a link busier by one: sshd looks at all of them for each packet."""
+"""So many channels make a link busier by one, even idle ones: sshd checks all of them for each packet."""
 
 
 class Pace:

@@ -1,4 +1,4 @@
-"""Which data plane carries a link: the first in a list that can."""
+"""Chooses the data plane of a link: the first in a list that can carry the link."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from proxy.ssh.turns import Turns
 log = structlog.get_logger("kubemux.link")
 
 DATA_PLANE: Final = "KUBEMUX_DATA_PLANE"
-"""Environment variable: the mode to try first. Without it, that is the first of the list below."""
+"""Environment variable with the mode to try first. Without it, that is the first in `_PLANES`."""
 
 Make = Callable[[asyncssh.SSHClientConnection, MemoryBudget, Turns, PlaneUser], DataPlane]
 
@@ -39,7 +39,7 @@ def _native(
 def _asyncssh(
     conn: asyncssh.SSHClientConnection, budget: MemoryBudget, turns: Turns, link: PlaneUser
 ) -> DataPlane:
-    del turns  # asyncssh takes no turns: it writes at once
+    del turns  # asyncssh writes each packet at once
     return AsyncsshPlane(conn, budget, server=link.server, name=link.name, on_ended=link.channel_ended)
 
 

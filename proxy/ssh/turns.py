@@ -1,10 +1,10 @@
-"""Which link sends: all links of a daemon share one loop, whatever gateway they lead to."""
+"""Notes which link sends, because all links of a daemon share one loop."""
 
 from __future__ import annotations
 
 
 class Turns:
-    """The link that sent last, among those that share a loop, and how often that has changed."""
+    """The link that sent last, and how often another link than before has sent."""
 
     __slots__ = ("_last", "changes")
 

@@ -1,9 +1,9 @@
 """A `direct-tcpip` channel carried by asyncssh's own channel (`link_data_plane{mode="asyncssh"}`).
 
-asyncssh copies what it is given to write (`SSHChannel.write`), so all channels read from their clients into
-one buffer. It grants credit as it delivers. While it is paused it keeps what arrives, at most the window. The
-window grows with what the client takes, out of the daemon's budget: that bounds the memory of a client that
-stalls.
+asyncssh copies the data that it writes (`SSHChannel.write`), so all channels read from their clients into the
+same buffer. It grants credit when it delivers data. While a channel is paused, asyncssh keeps what arrives,
+at most the window. The window grows while the client reads fast, and the daemon's budget limits it: that
+bounds the memory of a stalled client.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from proxy.ssh import internals
 from proxy.ssh.pace import BULK
 
 BIGGEST_WINDOW: Final = 2 << 20
-"""Bytes, as many as OpenSSH's own. On loopback asyncssh does not deliver enough to fill a bigger one."""
+"""Bytes, as in OpenSSH. On loopback, asyncssh does not deliver enough to fill a larger window."""
 
 _READ: Final = 64 << 10
 _SMALL_READ: Final = 4 << 10
@@ -31,10 +31,10 @@ class Owner(Protocol):
     """What a channel needs of its plane."""
 
     bulk: int
-    """Bytes that have gone and come in full packets so far."""
+    """Bytes in full packets so far, in both directions."""
 
     def written(self, nbytes: int) -> None:
-        """The channel has written so many bytes."""
+        """The channel has written `nbytes`."""
 
     def forget(self, channel: AsyncsshChannel) -> None:
         """The channel has ended."""
@@ -47,13 +47,13 @@ class AsyncsshChannel(asyncssh.SSHTCPSession[bytes]):
     """Both an asyncssh session and a `proxy.relay.interfaces.Channel`."""
 
     counts_unsent: Final = False
-    """asyncssh grants new credit as soon as it has handed data to us."""
+    """asyncssh grants new credit as soon as it has delivered data to us."""
 
     def __init__(self, plane: Owner, budget: MemoryBudget, window: int) -> None:
         self._plane = plane
         self._budget = budget
         self._window = window
-        self._taken = window
+        self._acquired = window
         self._delivered = 0
         self._charged = 0
         self._user: ChannelUser | None = None
@@ -64,12 +64,12 @@ class AsyncsshChannel(asyncssh.SSHTCPSession[bytes]):
         self._had_eof = False
         self._lost: tuple[ProxyError | None] | None = None
         self.is_aborted = False
-        """Nobody wants the channel any more, whether it is open or not."""
+        """Whether the client has gone, even if the channel is not open yet."""
 
     # --------------------------------------------------------------------------------------- for the relay
 
     def attach(self, user: ChannelUser) -> None:
-        """Start delivery. An end that came in between is told at once."""
+        """Start to deliver. If the channel has ended already, `channel_lost` is called in the next turn."""
         self._user = user
         if self._lost is not None:
             asyncio.get_running_loop().call_soon(user.channel_lost, self._lost[0])
@@ -86,39 +86,39 @@ class AsyncsshChannel(asyncssh.SSHTCPSession[bytes]):
         return _shared[:_SMALL_READ] if self._budget.is_tight else _shared
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Send; asyncssh copies, so the buffer is free again."""
+        """Send `nbytes` of the buffer. asyncssh copies them, so the buffer can be used again."""
         if self._channel is None or self._channel.is_closing():
             return
         self._channel.write(_shared[:nbytes])
         self._plane.written(nbytes)
 
     def write_eof(self) -> None:
-        """RFC 4254 5.3: CHANNEL_EOF, after what is queued."""
+        """Send CHANNEL_EOF after queued data (RFC 4254 5.3)."""
         if self._channel is not None and not self._channel.is_closing():
             self._channel.write_eof()
 
     def pause_reading(self) -> None:
-        """Deliver nothing and grant no credit; count anew for the growth of the window."""
+        """Deliver nothing, and grant no credit. The count for the growth of the window begins again."""
         self._delivered = 0
         self._is_paused = True
         if self._channel is not None:
             self._channel.pause_reading()
 
     def resume_reading(self) -> None:
-        """Deliver what has arrived meanwhile, and what follows."""
+        """Deliver data again, beginning with what has arrived since the pause."""
         self._is_paused = False
         if self._channel is not None:
             self._channel.resume_reading()
 
     def close(self) -> None:
-        """Flush, then CHANNEL_CLOSE."""
+        """Send queued data, then CHANNEL_CLOSE."""
         if self._channel is not None:
             self._channel.close()
 
     def abort(self) -> None:
-        """CHANNEL_CLOSE now, or once the channel is open.
+        """Send CHANNEL_CLOSE now, or as soon as the channel is open.
 
-        asyncssh drops what still arrives, so the window is released now.
+        asyncssh drops data that still arrives, so the window is released now.
         """
         self.is_aborted = True
         if self._channel is not None:
@@ -129,13 +129,13 @@ class AsyncsshChannel(asyncssh.SSHTCPSession[bytes]):
     # ---------------------------------------------------------------------------------------- for asyncssh
 
     def connection_made(self, chan: asyncssh.SSHTCPChannel[bytes]) -> None:
-        """Opened: deliver nothing until `attach`."""
+        """The channel is open: deliver nothing until `attach`."""
         self._channel = chan
         chan.set_write_buffer_limits(high=0)
         chan.pause_reading()
 
     def data_received(self, data: bytes, datatype: asyncssh.DataType) -> None:
-        """Pass data on. The window grows when as much as it holds went by without a pause."""
+        """Pass data on. The window grows when a whole window was delivered without a pause."""
         del datatype
         if len(data) >= BULK:
             self._plane.bulk += len(data)
@@ -147,7 +147,7 @@ class AsyncsshChannel(asyncssh.SSHTCPSession[bytes]):
             self._user.channel_data([data], len(data))
 
     def eof_received(self) -> bool:
-        """True keeps our direction open."""
+        """The cluster sends no more. Returns True, so that asyncssh keeps our direction open."""
         self._had_eof = True
         if self._user is not None:
             self._user.channel_eof()
@@ -162,13 +162,13 @@ class AsyncsshChannel(asyncssh.SSHTCPSession[bytes]):
         self._update_user()
 
     def resume_writing(self) -> None:
-        """The rest is sent."""
+        """Asyncssh has sent the rest."""
         self._is_blocked = False
         self._uncharge()
         self._update_user()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Closed by either side (`exc` is None), or gone with the link."""
+        """The channel has ended: closed by one side (`exc` is None), or with its link."""
         self._channel = None
         self._uncharge()
         self.release_window()
@@ -182,8 +182,8 @@ class AsyncsshChannel(asyncssh.SSHTCPSession[bytes]):
 
     def release_window(self) -> None:
         """Release what was acquired for the receive window. Idempotent."""
-        self._budget.release(self._taken)
-        self._taken = 0
+        self._budget.release(self._acquired)
+        self._acquired = 0
 
     def link_full(self) -> None:
         """The link takes no more."""
@@ -211,7 +211,7 @@ class AsyncsshChannel(asyncssh.SSHTCPSession[bytes]):
             and (growth := self._budget.acquire_growth(self._window, BIGGEST_WINDOW))
         ):
             self._window += growth
-            self._taken += growth
+            self._acquired += growth
             internals.grow_window(self._channel, growth)
 
     def _uncharge(self) -> None:

@@ -1,7 +1,7 @@
-"""One link's data plane of asyncssh's own channels, for links whose keys cannot be had.
+"""The data plane that uses asyncssh's own channels, for links that the native plane cannot carry.
 
-asyncssh queues without bound what a link does not take. So when a link is full, all its clients are paused;
-then they go on a few at a time.
+asyncssh queues bytes without bound while the link does not take them. So when a link is full, all its clients
+are paused; when it has room again, they resume a few at a time.
 """
 
 from __future__ import annotations
@@ -26,12 +26,10 @@ from proxy.ssh.metered import carrier, is_behind
 from proxy.ssh.pace import BULK
 
 HIGH_WATER: Final = 512 << 10
-"""Bytes that may wait in the link's transport; with more, clients are paused. They keep a 10 Gbit/s link
-busy.
-"""
+"""Bytes that may wait in the link's transport; with more, clients are paused. So many keep 10 Gbit/s busy."""
 
 RESUME_AT_ONCE: Final = 4
-"""Channels that go on in one turn of the loop. If all did, the first few would always fill the link."""
+"""How many channels resume in one turn of the loop. If all did, the first few would always fill the link."""
 
 KEX_POLL_S: Final = 0.02
 
@@ -68,7 +66,7 @@ class AsyncsshPlane:
         """Why the connection has ended."""
         self.round_trip = 0.0
         self.bulk = 0
-        """Bytes that have gone and come in full packets so far."""
+        """Bytes in full packets so far, in both directions."""
         internals.on_congestion(conn, HIGH_WATER, self._congested, self._drained)
 
     def __repr__(self) -> str:
@@ -81,16 +79,16 @@ class AsyncsshPlane:
     # ------------------------------------------------------------------------------------------- channels
 
     def open(self, window: int, target: Endpoint, origin: Endpoint, on_answer: OnAnswer) -> AsyncsshChannel:
-        """Have a channel opened. `window`, its receive window, has been acquired of the budget."""
+        """Ask the gateway for a channel. Its receive window `window` is acquired from the budget already."""
         channel = AsyncsshChannel(self, self._budget, window)
         self._opening += 1
-        # A task of its own, that is not cancelled: asyncssh forgets a cancelled open, and a late confirmation
-        # would leave a channel that nobody closes (asyncssh #823).
-        opening = self._tasks.spawn(self._ask(channel, target, origin, window), name=f"open {target}")
-        opening.add_done_callback(partial(self._asked, channel, on_answer))
+        # In a task of its own, which the client does not cancel: asyncssh forgets a cancelled open, and then
+        # a late confirmation leaves a channel that nobody closes (asyncssh #823).
+        opening = self._tasks.spawn(self._open(channel, target, origin, window), name=f"open {target}")
+        opening.add_done_callback(partial(self._open_ended, channel, on_answer))
         return channel
 
-    async def _ask(
+    async def _open(
         self, channel: AsyncsshChannel, target: Endpoint, origin: Endpoint, window: int
     ) -> Refusal | None:
         try:
@@ -106,7 +104,7 @@ class AsyncsshPlane:
         except asyncssh.ChannelOpenError as exc:
             return exc.code, exc.reason
         except AssertionError:
-            # asyncssh asserts that the connection is there, and it has ended since the answer came.
+            # asyncssh asserts that the connection exists, but it has ended since the answer arrived.
             if not internals.is_gone(self._conn):
                 raise
             return asyncssh.OPEN_CONNECT_FAILED, LOST
@@ -118,12 +116,12 @@ class AsyncsshPlane:
             channel.abort()
         return None
 
-    def _asked(
+    def _open_ended(
         self, channel: AsyncsshChannel, on_answer: OnAnswer, asking: asyncio.Task[Refusal | None]
     ) -> None:
         self._opening -= 1
         if asking.cancelled() or asking.exception() is not None:
-            # By the link's end, perhaps before its first step
+            # The link has ended, perhaps before the task began
             refusal: Refusal | None = (asyncssh.OPEN_CONNECT_FAILED, LOST)
         else:
             refusal = asking.result()
@@ -148,7 +146,7 @@ class AsyncsshPlane:
         self.error = error
 
     async def close(self) -> None:
-        """End what still waits for an answer."""
+        """Cancel opens that still wait for an answer."""
         await self._tasks.close()
 
     # ---------------------------------------------------------------------------------------- backpressure
@@ -156,8 +154,8 @@ class AsyncsshPlane:
     def written(self, nbytes: int) -> None:
         """A channel has written `nbytes`.
 
-        All clients are paused if keys are being exchanged, since asyncssh then queues without bound, or if a
-        jump host does not take what it is given.
+        All clients are paused during a key exchange, because asyncssh then queues without bound, and while a
+        jump host does not take its bytes.
         """
         if nbytes >= BULK:
             self.bulk += nbytes

@@ -1,1 +1,1 @@
-"""Keeps a gateway's links up: dials, watches, replaces and retires them."""
+"""Keeps the links of a gateway up: dials, watches, replaces and retires them."""

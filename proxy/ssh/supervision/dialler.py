@@ -1,6 +1,4 @@
-"""How a gateway comes to a link: it is dialled with the settings of this moment, and what its server says of
-its host keys is learned.
-"""
+"""Dials links for a gateway with its present settings, and learns the host keys that the server announces."""
 
 from __future__ import annotations
 
@@ -58,11 +56,11 @@ class Dialler:
         """Change the settings for the next dial."""
         self._config = config
         self._gateways = gateways
-        # The new files and names may answer where the old ones hang.
+        # Calls for the old files and names may hang; the new ones must not wait for them.
         self._places = Places(f"gateway {self._name}")
 
     def order(self) -> None:
-        """The operator asks for a dial: try it even if the server has refused the key before."""
+        """The operator wants a dial: the next one is made even if the server has refused the key before."""
         self._is_ordered = True
 
     async def dial(self, who: RefusedGateway) -> Link:

@@ -1,6 +1,6 @@
-"""From a dialled connection to a link.
+"""Makes a link of a dialled connection.
 
-Whatever goes wrong on the way is a LinkError, and leaves nothing open.
+Every failure is a LinkError, and leaves nothing open.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ async def establish(
 ) -> Link:
     """Make a link of the connection that `dial` returns.
 
-    `dial` gets a callback for the connection's end; `name` is the gateway's. Raises LinkError: an exception
-    that nobody expected becomes its cause, as DialBroken.
+    `dial` gets a callback for the connection's end; `name` is the gateway's. Raises LinkError. An unexpected
+    exception becomes the cause of a DialBroken.
     """
-    # asyncssh may report the end before there is a Link to tell.
+    # asyncssh may report the end before there is a Link.
     early: list[Exception | None] = []
     link: Link | None = None
 
@@ -54,9 +54,9 @@ async def establish(
 
 
 async def _check(dialled: Dialled, early: list[Exception | None]) -> None:
-    """Raise LinkError if the server has let us in and hung up in one segment: such a link is lost."""
+    """Raise LinkError if the server has accepted the login and hung up at once: the link is lost already."""
     if any(internals.is_gone(conn) for conn in dialled.conns):
-        await asyncio.sleep(0)  # asyncssh says why in the next turn of the loop
+        await asyncio.sleep(0)  # asyncssh reports the reason in the next turn of the loop
         raise describe_loss(dialled.server, early[0] if early else None)
 
 

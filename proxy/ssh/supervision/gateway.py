@@ -1,11 +1,11 @@
 """One gateway: keeps its links up and chooses one for each new channel.
 
-A single supervisor task dials, one attempt at a time, so a wrong key is tried once and not by every link, and
-the second link follows as soon as the first is up. Clients that come while no link is up wait for `_up` until
-their own deadline.
+One supervisor task dials, one attempt at a time. So a wrong key is tried once, not once for each link, and
+the second link is dialled as soon as the first is up. Clients that arrive while no link is up wait for `_up`
+until their own deadline.
 
-`dialler` makes the links, `retry` says when, `lifetimes` cares for them until they have ended, and `links`
-decides which serve.
+`dialler` makes the links, `retry` decides when, `lifetimes` watches and replaces them until they have ended,
+and `links` decides which of them get new channels.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from proxy.ssh.supervision.retry import Retry
 from proxy.ssh.turns import Turns
 
 REPLACED: Final = LinkReplaced.reason
-"""The reason under which a link counts that was replaced before it ended."""
+"""The reason for `reconnects` if a link was replaced before it ended."""
 
 
 class Gateway:
-    """A `proxy.relay.interfaces.Way` over SSH. `on_change` is called after links have come or gone."""
+    """A `proxy.relay.interfaces.Way` over SSH. It calls `on_change` after links came up or ended."""
 
     def __init__(
         self,
@@ -92,13 +92,13 @@ class Gateway:
         self._supervisor.keep(self._supervise, name="supervise")
 
     async def connect(self) -> None:
-        """Dial one link now, once, for a command that needs no supervision. Raises LinkError."""
+        """Dial one link, once, for a command that needs no supervision. Raises LinkError."""
         self._link_up(await self._dialler.dial(self), self._links.generation)
 
     async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 - a budget, not a failure
         """Dial no more, wait up to `timeout` seconds until no channel is left, then close.
 
-        If it is cancelled, it closes at once.
+        If this is cancelled, it closes at once.
         """
         self._leave()
         try:
@@ -118,7 +118,7 @@ class Gateway:
         self._up.clear()
 
     def _leave(self) -> None:
-        """Report nothing more: another gateway may have this name now."""
+        """Report nothing more: a new gateway may have this name now."""
         self._is_closing = self._report.is_closing = True
 
     @property
@@ -148,11 +148,11 @@ class Gateway:
     async def open_channel(self, target: Endpoint, *, origin: Endpoint, hold_until: float) -> Channel:
         """See `proxy.relay.interfaces.Way`.
 
-        If a link ends while the channel is opened, it waits for the next, until `hold_until`.
+        If the link ends while the channel is opened, this waits for the next link, until `hold_until`.
         """
         loop = asyncio.get_running_loop()
         while True:
-            while not self._up.is_set():  # the link may be lost before a client that waited for it runs
+            while not self._up.is_set():  # the link may be lost before the client that waited for it runs
                 await self._wait_for_link(hold_until)
             link = self._links.choose(target)
             try:
@@ -166,8 +166,7 @@ class Gateway:
 
     async def _wait_for_link(self, hold_until: float) -> None:
         now = asyncio.get_running_loop().time()
-        # Not the failure itself: in `status` it would stand beside the gateway's own line, and be older than
-        # that.
+        # Not the failure itself: `status` shows it in the line of the gateway, and newer than here.
         if self._outage.outlasts(hold_until - now, now):
             seconds = self._outage.seconds(now)
             raise LinkDown(
@@ -191,9 +190,9 @@ class Gateway:
             link.sample()
 
     def renew(self, why: str) -> None:
-        """Replace every link, make before break, and skip the wait if there is one.
+        """Begin to replace every link, make before break, and dial now. `why` is for the log.
 
-        Returns at once; `why` is for the log.
+        Returns at once.
         """
         self._links.renew()
         self._report.replacing(why, links=len(self._links))
@@ -228,7 +227,7 @@ class Gateway:
             link = await self._dialler.dial(self)
         except LinkError as exc:
             self._dial_failed(exc)
-            # The dial began with settings that have been replaced since.
+            # The dial has used settings that have changed since: try the new ones.
             if generation != self._links.generation:
                 self.dial_now()
         else:
@@ -252,15 +251,15 @@ class Gateway:
 
     def _link_lost(self, link: Link, error: LinkError) -> None:
         self._lost_reasons.append(error.reason)
-        # A wait stays that others of the same outage have brought, or a refused key; so does what a refused
-        # key says.
+        # If the gateway waits already, because another link of this outage ended or a key was refused, that
+        # wait stays. The error of a refused key stays, too.
         if not (self._retry.is_waiting or isinstance(error, LinkClosed) or self._is_closing):
             self._retry.link_lost(link.age, is_unused=link.is_unused)
         if self._failure is None or self._failure.retry is not RetryClass.SLOW:
             self._failure = error
 
     def _changed(self) -> None:
-        """Update state, metrics and waiting clients after links came or went, and wake the supervisor."""
+        """After links came up or ended: wake the supervisor and waiting clients, update state and metrics."""
         self._wanted.set()
         self._outage.link(asyncio.get_running_loop().time(), is_up=bool(self._links))
         if self._links:

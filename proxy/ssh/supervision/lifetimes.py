@@ -1,7 +1,8 @@
-"""What happens to a gateway's links: each is measured, replaced if it is broken or old, retired, and closed.
+"""Watches the links of a gateway: it measures them, replaces broken and old ones, retires and closes them.
 
-A link that is to be replaced serves until its replacement is up, then retires until its last channel has
-ended or `retire_timeout` is over. `proxy/ssh/supervision/links.py` decides; this module acts.
+A link that is to be replaced serves until its replacement is up. Then it retires: it gets no new channels,
+and is closed when its last channel has ended or `retire_timeout` is over. `proxy/ssh/supervision/links.py`
+decides; this module acts.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ Ended = Callable[[Link, LinkError], None]
 
 
 class Lifetimes:
-    """Looks after the links of one gateway.
+    """Watches the links of one gateway.
 
-    `on_lost` is called with a link that ended while it served. `on_change` is called after links came, went,
-    or are to be replaced.
+    It calls `on_lost` with a link that ended while it served, and `on_change` after links came up, ended, or
+    became stale.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class Lifetimes:
         self._tasks = Tasks(f"gateway {name}")
 
     def add(self, link: Link, generation: int) -> bool:
-        """Add a link of that `generation` that has just come up; True if it replaces another one."""
+        """Add a link of `generation` that has just come up; True if it replaces another link."""
         self._links.add(link, generation)
         self._tasks.keep(partial(self._watch, link), name=f"watch {link.name}")
         has_replaced = self._retire_surplus()
@@ -55,7 +56,7 @@ class Lifetimes:
         return has_replaced
 
     def reconfigure(self, config: GatewayConfig) -> None:
-        """Use other settings for the same server, also for links that retire: they may live long."""
+        """Use other settings for the same server, also for links that retire: they may stay for long."""
         has_new_keepalive = config.keepalive != self._config.keepalive
         self._config = config
         if has_new_keepalive:
@@ -65,7 +66,7 @@ class Lifetimes:
         self._retire_surplus()
 
     def close_untrusted(self, error: LinkError) -> None:
-        """Close stale and retiring links at once: their server's key has been revoked."""
+        """Close stale and retiring links at once, because the server's key has been revoked."""
         for link in (*self._links.stale, *self._links.retiring):
             self._close(link, error)
 
@@ -127,8 +128,8 @@ class Lifetimes:
         self._report.rtt(rtt)
 
     def _missed(self, link: Link, count: int) -> None:
-        """`count` intervals without an answer: replace the link after one if others answer, end it after
-        `max_missed`.
+        """The link has not answered for `count` intervals. After `max_missed`, close it; after one, replace
+        it if another link answers.
         """
         self._missing.add(link)
         if count >= self._config.keepalive.max_missed:
@@ -146,15 +147,14 @@ class Lifetimes:
                 self._on_lost(link, error)
             self._report.link_ended(link, error)
         finally:
-            self._on_change()  # before anything else runs: no client may wait for a link that is gone
+            self._on_change()  # before other code runs: no client may get a link that has ended
             await link.close(error)
 
     async def _until_it_ends(self, link: Link) -> LinkError:
-        """Wait until the link ends, and return why. It is replaced if it becomes too old before."""
+        """Wait until the link ends, and return why. If it becomes too old, replace it."""
         age = self._config.max_link_age
         while age is not None:
-            # Not all links of a fleet at once. The second time, and later: there was no room for one more
-            # that retires.
+            # The jitter keeps all links from being replaced at once. It waits again if too many links retire.
             await asyncio.wait([link.closed], timeout=age * random.uniform(0.9, 1.0))  # noqa: S311 - jitter, not a secret
             if link.closed.done() or self._replace(link, f"it is older than {age:g} s"):
                 break

@@ -1,13 +1,13 @@
-"""The links of one gateway: which take channels, which are to be replaced, which only end.
+"""The links of one gateway: which get new channels, which are to be replaced, which retire.
 
 Pure: decisions, no I/O.
 
-    add          renew, mark_stale           add (its replacement)      remove
-    ---> fresh -----------------> stale -----------------> retiring -------->
+    add          renew, mark_stale          retire_surplus         remove
+    ---> fresh -------------------> stale ----------------> retiring ------->
 
-A stale link serves until its replacement is up (make before break), as a pool's older generation does in
-asyncpg. So a gateway has at most `wanted` links that serve, and as many again that only wait for their last
-channel to end.
+A stale link serves until its replacement is up (make before break), like a connection of an older generation
+in asyncpg's pool. So a gateway has at most `wanted` links that serve, and as many again that only wait for
+their last channel to end.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Final, Generic, Protocol, TypeVar
 
 
 class Loaded(Protocol):
-    """What this module needs of a link."""
+    """The load of a link."""
 
     @property
     def load(self) -> int:
@@ -33,7 +33,7 @@ class Loaded(Protocol):
 L = TypeVar("L", bound=Loaded)
 
 MAX_PREFERRED: Final = 4096
-"""Targets that are remembered. Without a limit, reloads could add more for ever."""
+"""How many targets are remembered. Without a limit, each reload could add more."""
 
 _STALE: Final = -1
 _load = attrgetter("load")
@@ -41,13 +41,14 @@ _weight = attrgetter("weight")
 
 
 class Links(Generic[L]):
-    """The links of one gateway. Iterating gives those that serve, oldest first."""
+    """The links of one gateway. Iteration yields those that serve, oldest first."""
 
     def __init__(self) -> None:
         self.generation = 0
-        """Which version of keys, certificates, known_hosts and settings links are made with now.
+        """The version of the settings and files (keys, certificates, known_hosts) that new links are made
+        with.
 
-        Read it before those are read.
+        Read it before the settings and files are read.
         """
         self.retiring: list[L] = []
         self._serving: list[L] = []
@@ -73,13 +74,13 @@ class Links(Generic[L]):
         return [link for link in self._serving if self._generations[link] != self.generation]
 
     def choose(self, target: Hashable) -> L:
-        """The least busy, for a new channel to `target`; a stale one only if there is no other.
+        """The least busy link, for a new channel to `target`; a stale one only if there is no other.
 
         Raises ValueError if none serves.
 
-        Of equally busy ones, the one that `target` had last. Requests to one API server are then read and
-        written together: over two links 32 clients had 36,000 answers a second, over one 44,000, since each
-        sshd was woken for half as many. And a busy cluster slows down the channels of one link only.
+        Of equally busy links it chooses the one that `target` had last. Requests to one API server are then
+        read and written together: with two links 32 clients had 36,000 answers a second, with one 44,000,
+        because each sshd was woken less often. And a busy cluster slows down the channels of only one link.
         """
         home = self._preferred.get(target)
         if home is None or home.weight:
@@ -100,10 +101,11 @@ class Links(Generic[L]):
         return len(self._serving) - len(self.stale) < wanted
 
     def add(self, link: L, generation: int) -> None:
-        """A link is up; `generation` is what `self.generation` was before its settings were read.
+        """Add a link that is up; `generation` is the value of `self.generation` before its settings were
+        read.
 
-        Every target chooses anew: all clients that waited went to the first link that came up, and nothing
-        else would bring targets to this one.
+        The links of all targets are chosen again: otherwise all targets would stay on the first link that
+        came up, because waiting clients went there.
         """
         self._serving.append(link)
         self._generations[link] = generation
@@ -111,12 +113,12 @@ class Links(Generic[L]):
         self._choose()
 
     def renew(self) -> None:
-        """Every link becomes stale, and so will those whose dial has begun."""
+        """Make every link stale, also those that are being dialled."""
         self.generation += 1
         self._choose()
 
     def mark_stale(self, link: L, *, wanted: int) -> bool:
-        """Make one link stale, if it serves and one more link may retire; True if so."""
+        """Make `link` stale if it serves and one more link may retire; returns whether it did."""
         if (
             link not in self._serving
             or self._generations[link] != self.generation
@@ -128,10 +130,7 @@ class Links(Generic[L]):
         return True
 
     def retire_surplus(self, wanted: int) -> list[L]:
-        """Links that more than `wanted` others have made redundant: stale ones first, then the oldest.
-
-        They retire.
-        """
+        """Retire the links above `wanted`, stale ones first, then the oldest; returns them."""
         leaving = [
             *self.stale,
             *(link for link in self._serving if self._generations[link] == self.generation),
@@ -144,17 +143,17 @@ class Links(Generic[L]):
         return leaving
 
     def retiring_surplus(self, wanted: int) -> list[L]:
-        """Retiring links over `wanted`, those with the fewest channels: they have to end now.
+        """The retiring links above `wanted`, those with the fewest channels: they must be closed now.
 
-        Of those with equally many, the ones that have retired last: their channels may be probes, while on an
-        older link a watch or a download is left.
+        Of links with equally many channels, those that retired last: their channels may be probes, while the
+        channels that are left on an older link are watches or downloads.
         """
         youngest_first = self.retiring[::-1]
         youngest_first.sort(key=_load)
         return youngest_first[: max(0, len(self.retiring) - wanted)]
 
     def remove(self, link: L) -> bool:
-        """A link has ended; whether it served, and so is missing. Idempotent."""
+        """Remove a link that has ended; returns whether it served, so that another is needed. Idempotent."""
         if self._generations.pop(link, None) is None:
             return False
         if link in self.retiring:
@@ -165,7 +164,7 @@ class Links(Generic[L]):
         return True
 
     def clear(self) -> None:
-        """Forget all of them."""
+        """Remove all links."""
         self._serving.clear()
         self.retiring.clear()
         self._generations.clear()

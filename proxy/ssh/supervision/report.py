@@ -26,7 +26,7 @@ class Report:
         self.reconnects = 0
         self.expiries: dict[str, float] = {}
         self.is_closing = False
-        """The gateway is closing. Another one may own its metrics by now, so they are not changed."""
+        """Whether the gateway is closing. A new gateway may use its metrics by now: they are not changed."""
         self._name = name
         self._record = metrics.gateway(name)
         self._log = log.bind(gateway=name)
@@ -70,9 +70,9 @@ class Report:
         self._record.backoff = seconds
 
     def dial_failed(self, error: LinkError, before: LinkError | None, *, delay: float, kept: int) -> None:
-        """A dial failed; `before` is the failure that was known. The same again is logged for debugging only.
+        """A dial failed. `before` is the last failure: the same failure again is logged at level debug only.
 
-        `kept` links go on meanwhile.
+        `kept` links are still up.
         """
         self._record.connects[error.reason] += 1
         fields: dict[str, object] = {"links_kept": kept} if kept else {}
@@ -93,7 +93,7 @@ class Report:
         )
 
     def link_up(self, link: Link, *, instead_of: Reason | None) -> None:
-        """`instead_of` is the reason why an earlier one was lost or replaced."""
+        """A link is up. `instead_of` is the reason why the link before it was lost or replaced."""
         self._record.connects[Reason.OK] += 1
         if instead_of is not None:
             self.reconnects += 1
@@ -131,7 +131,7 @@ class Report:
         )
 
     def changed(self, links: Links[Link], *, wanted: int, is_failing: bool) -> None:
-        """Links have come, gone, or become stale; `is_failing` if the last dial failed."""
+        """Links came up, ended, or became stale. `is_failing`: whether the last dial failed."""
         if self.is_closing:
             return
         up, record = len(links), self._record

@@ -1,4 +1,4 @@
-"""The wait before a gateway's next dial: how long it takes, and what ends it early."""
+"""The wait before the next dial of a gateway: how long it is, and who ends it early."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from proxy.ssh.governor import Backoff
 
 
 class Retry:
-    """The wait of one gateway. `on_delay` gets its seconds when it begins, and 0 when it is over."""
+    """The wait of one gateway. `on_delay` gets the seconds when the wait begins, and 0 when it ends."""
 
     def __init__(self, on_delay: Callable[[float], None]) -> None:
         self.backoff = Backoff()
