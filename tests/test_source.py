@@ -26,6 +26,7 @@ LAYERS = (
     ("proxy.admin",),
     ("proxy.health",),
     ("proxy.entries",),
+    ("proxy.routing",),
     ("proxy.kubeconfig",),
     ("proxy.ssh",),
     ("proxy.relay",),
@@ -55,6 +56,7 @@ PURE = (
     "proxy.openssh.tokens",
     "proxy.relay.budget",
     "proxy.relay.idle",
+    "proxy.routing",
     "proxy.snapshots",
     "proxy.ssh.governor",
     "proxy.ssh.native.wire",
@@ -117,6 +119,7 @@ CALLED_BY_OTHERS = {
     "the context manager's third argument": "trace",
     "named in a string: a cast, a marker, a parameter of a test": "BinaryIO _Inner not_yet_valid",
     "changed in place: `|=`": "unsupported",
+    "the proxy entry is to call it": "allow fill is_allowed",
     "a message that only tests send": "EXTENDED_DATA",
     "a member of an enum that a test looks for": "BLUE",
 }

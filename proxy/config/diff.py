@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from proxy.config.keys import keys
-from proxy.config.model import ClusterConfig, Config, GatewayConfig
+from proxy.config.model import ClusterConfig, Config, GatewayConfig, RouteConfig
 from proxy.config.references import paths
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """The names of gateways or clusters, by what the reload does with them.
+    """The names of gateways, clusters or routes, by what the reload does with them.
 
     Each tuple has the order of the new configuration; `removed` has that of the old one.
     """
@@ -36,6 +36,8 @@ class Plan:
 
     gateways: Change
     clusters: Change
+    routes: Change
+    """By what leads where. Their order is no part of it: it decides only where new connections go."""
     limits: bool
     """Whether `limits:` differs; likewise `admin` and `log`."""
     admin: bool
@@ -54,22 +56,24 @@ def changed(old: Mapping[Path, bytes], new: Mapping[Path, bytes]) -> frozenset[P
 def plan(old: Config, new: Config, changed_files: frozenset[Path] = frozenset()) -> Plan:
     """The steps from `old` to `new`, given the files that changed in between.
 
-    A gateway or cluster is `changed` if a key differs that decides which server answers (`Key.elsewhere`). It
-    is `renewed` if only other keys differ, or the contents of a file that it names, or if it jumps through a
-    gateway that is changed or renewed.
+    A gateway, cluster or route is `changed` if a key differs that decides which server answers
+    (`Key.elsewhere`). It is `renewed` if only other keys differ, or the contents of a file that it names, or
+    if it jumps through a gateway that is changed or renewed.
     """
+    old_routes, new_routes = ({route.name: route for route in one.routes} for one in (old, new))
     dirty = _unlike(old.gateways, new.gateways, changed_files)
     spread = {name for name in new.gateways if _hops(new, name) & dirty}
     return Plan(
         gateways=_change(old.gateways, new.gateways, dirty | spread),
         clusters=_change(old.clusters, new.clusters, _unlike(old.clusters, new.clusters, changed_files)),
+        routes=_change(old_routes, new_routes, _unlike(old_routes, new_routes, frozenset())),
         limits=old.limits != new.limits,
         admin=old.admin != new.admin,
         log=old.log != new.log,
     )
 
 
-_Sections = Mapping[str, GatewayConfig] | Mapping[str, ClusterConfig]
+_Sections = Mapping[str, GatewayConfig] | Mapping[str, ClusterConfig] | Mapping[str, RouteConfig]
 
 
 def _unlike(old: _Sections, new: _Sections, changed_files: frozenset[Path]) -> set[str]:

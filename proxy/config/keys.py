@@ -91,6 +91,13 @@ class Key:
         return plain_type(self.kind) is float
 
     @property
+    def is_list_of_sections(self) -> bool:
+        """Whether it is a list of mappings, such as `routes`."""
+        kind = plain_type(self.kind)
+        item = get_args(kind)[0] if get_origin(kind) is tuple else None
+        return isinstance(item, type) and issubclass(item, Section)
+
+    @property
     def range(self) -> str:
         """The accepted values: `from 1 to 16`, `at least 16MiB`; empty if there are no bounds."""
         if self.least is None:
@@ -156,28 +163,30 @@ def _keys(section: Any) -> dict[str, Key]:
 def _complete(one: Any, kind: object) -> Key:
     default = one.default if one.default_factory is MISSING else one.default_factory()
     facts: Key = replace(one.metadata[_KEY], kind=kind, default=default)
-    if facts.examples or isinstance(default, Section | dict):
+    if facts.examples or isinstance(default, Section | dict) or facts.is_list_of_sections:
         return facts
     return replace(facts, examples=(facts.written(default),))
 
 
 def find(section: type[Section], loc: Loc) -> Key | None:
     """The facts about the key at `loc` below `section`; for an item of a list, those of the list's key."""
-    names = [step for step in loc if isinstance(step, str)]
-    *above, name = names or [""]
-    parent = section_at(section, tuple(above))
-    return keys(parent).get(name) if parent else None
+    while loc and isinstance(loc[-1], int):
+        loc = loc[:-1]
+    parent = section_at(section, loc[:-1])
+    return keys(parent).get(str(loc[-1])) if parent and loc else None
 
 
 def section_at(section: type[Section], loc: Loc) -> type[Section] | None:
     """The section at `loc` below `section`; None if something else is there.
 
-    In `loc`, the name of a gateway or cluster is a step of its own.
+    In `loc`, the name of a gateway or cluster is a step of its own, and so is the number of a route.
     """
     kind: object = section
     for step in loc:
-        if get_origin(kind) is dict:
+        if get_origin(kind) is dict and isinstance(step, str):
             kind = get_args(kind)[1]
+        elif get_origin(kind) is tuple and isinstance(step, int):
+            kind = get_args(kind)[0]
         elif isinstance(kind, type) and issubclass(kind, Section) and step in keys(kind):
             kind = keys(kind)[str(step)].kind
         else:

@@ -101,13 +101,15 @@ def _plain(node: dict[object, object], loc: Loc, findings: list[Finding]) -> Raw
         if value is None and loc:
             findings.append(Finding(here, "has no value", "give it one, or remove the line"))
         elif value is not None:
-            plain[str(key)] = _plain(value, here, findings) if isinstance(value, dict) else _scalar(value)
+            plain[str(key)] = _plain_value(value, here, findings)
     return plain
 
 
-def _scalar(value: object) -> object:
+def _plain_value(value: object, loc: Loc, findings: list[Finding]) -> object:
+    if isinstance(value, dict):
+        return _plain(value, loc, findings)
     if isinstance(value, list):
-        return [_scalar(item) for item in value]
+        return [_plain_value(item, (*loc, index), findings) for index, item in enumerate(value)]
     if isinstance(value, str | int) and not isinstance(value, bool):
         return str(value) if isinstance(value, str) else int(value)  # not ruamel's subclasses, for pydantic
     return value

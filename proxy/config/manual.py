@@ -27,9 +27,13 @@ def _tables(section: type[Section], place: tuple[str, ...]) -> Iterator[str]:
     title, about = (f"`{'.'.join(place)}`", section.__doc__ or "") if place else ("The file", _ABOUT)
     yield "\n".join([f"### {title}", "", about, "", *head, *rows])
     for name in keys(section):
-        for below in ((name,), (name, "NAME")):
+        for below, said in (
+            ((name,), (name,)),
+            ((name, "NAME"), (name, "NAME")),
+            ((name, 0), (f"{name}[]",)),
+        ):
             if inner := section_at(section, below):
-                yield from _tables(inner, (*place, *below))
+                yield from _tables(inner, (*place, *said))
 
 
 def _row(name: str, key: Key) -> str:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
+from proxy.config.allow import Allowed
 from proxy.config.keys import Kind, Section, key
+from proxy.config.matches import HostName, Leading, Pattern
 from proxy.config.values import (
     Address,
     BasePath,
@@ -297,6 +299,13 @@ class ClusterConfig(Section):
         min_length=1,
         elsewhere=True,
     )
+    dns_name: HostName | None = key(
+        "Another name to ask for it by, where its own is no host name, as ARNs and "
+        "`kubernetes-admin@kubernetes` are not. Case does not count.",
+        "prod-eu.k8s.example.com",
+        default=None,
+        unset="none (it is asked for by its name)",
+    )
     base_path: BasePath | None = key(
         "The path of the API server's URL, where several clusters share one address (as at Rancher). Probes "
         "and exported kubeconfigs use it.",
@@ -326,6 +335,43 @@ class ClusterConfig(Section):
     probe: ProbeConfig = key("How kubemux finds out whether the cluster is up.", default=ProbeConfig())
 
 
+class RouteConfig(Section):
+    """What else clients may ask for by name, and which way it leads; the first that matches decides."""
+
+    name: Name = key("Its name in messages, of this route alone.", "eu-hosts")
+    match: tuple[Pattern, ...] = key(
+        "What clients may ask for, each with a port, a range (`:2000-2999`) or any (`:*`). In a name, `*` "
+        "stands for a part of a label, `**` for whole labels. A network, or one address, matches addresses.",
+        ["*.eu.internal:22", "10.0.0.0/16:2209"],
+        min_length=1,
+    )
+    gateway: Name = key(
+        "The gateway that leads there; `direct` means without SSH.", "eu-edge", DIRECT, elsewhere=True
+    )
+    target: Leading | None = key(
+        "What the gateway connects to. `{host}` and `{port}` stand for what the client has asked for, `{1}` "
+        "for what the first star of `match` stands for.",
+        "{1}.notebooks.svc:2209",
+        default=None,
+        unset="what the client has asked for",
+        elsewhere=True,
+    )
+    allow: tuple[Allowed, ...] | None = key(
+        "Who may. `any` lets everybody in, callers that nobody knows included.",
+        ["gid:sre", "proxy-user:ci"],
+        default=None,
+        unset="whom the entry lets in",
+        min_length=1,
+    )
+    entries: tuple[Name, ...] | None = key(
+        "The entries that it is for; at others it is passed over.",
+        ["egress"],
+        default=None,
+        unset="all",
+        min_length=1,
+    )
+
+
 class Config(Section):
     """The whole file. The loader has merged `defaults:` into the entries."""
 
@@ -339,6 +385,11 @@ class Config(Section):
     clusters: dict[Name, ClusterConfig] = key(
         "Kubernetes clusters by name: any printable text, kubeconfig contexts may be ARNs.",
         default_factory=dict,
+    )
+    routes: tuple[RouteConfig, ...] = key(
+        "What else clients may ask for by name, in the order in which it is looked for.",
+        default=(),
+        unset="none",
     )
 
 

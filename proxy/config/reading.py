@@ -13,9 +13,11 @@ from typing import Any, Final, TypeVar, cast, get_args, get_origin
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
+from proxy.config.allow import ANY, Rule
 from proxy.config.findings import Finding, Loc, dotted
 from proxy.config.hints import NAME, example
 from proxy.config.keys import Key, Section, find, keys, plain_type, section_at
+from proxy.config.matches import Match
 from proxy.config.model import VERSION, Config
 from proxy.config.values import UnsetVariable
 from proxy.runtime.endpoint import Endpoint
@@ -41,6 +43,8 @@ _WORDS: Final = {
 
 _STAND_INS: Final[dict[object, object]] = {
     Endpoint: Endpoint("127.0.0.1", 0),
+    Match: Match.parse("host.invalid:1"),
+    Rule: Rule(ANY),
     Path: Path("/"),
     bool: True,
     str: "HOST",  # it may appear in a remedy: ssh-keyscan HOST
@@ -150,6 +154,8 @@ def stand_in(error: ErrorDetails, section: type[Section]) -> object:
     key = find(section, error["loc"])
     if key is None:
         return {}  # a whole gateway or cluster
+    if key.is_list_of_sections:
+        return {} if isinstance(last, int) else []
     kind = plain_type(key.kind)
     if get_origin(kind) is tuple:
         item = _STAND_INS[plain_type(get_args(kind)[0])]

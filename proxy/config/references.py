@@ -34,7 +34,7 @@ def references(section: keys.Section) -> Iterator[Reference]:
             yield Reference((name,), value, key.file)
 
 
-def paths(section: Section) -> Iterator[Path]:
+def paths(section: keys.Section) -> Iterator[Path]:
     """The files that a gateway or cluster uses: those it names, and the certificates beside its keys.
 
     `KEY-cert.pub` is used without being named, as by ssh(1). Files that an ssh_config names are not included.

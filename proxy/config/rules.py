@@ -6,6 +6,7 @@ import ipaddress
 from collections.abc import Iterator, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 
+from proxy.config import naming
 from proxy.config.findings import Finding, Loc
 from proxy.config.model import DIRECT, Config
 from proxy.config.values import is_for_system_service
@@ -21,6 +22,7 @@ def check(config: Config) -> Iterator[Finding]:
     yield from _credentials(config)
     yield from _addresses(config)
     yield from _loops(config)
+    yield from naming.check(config)
 
 
 Listeners = Mapping[int, Sequence[tuple[str, Endpoint]]]

@@ -9,6 +9,7 @@ from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
+from proxy.config.findings import Loc
 from proxy.config.keys import Key, Section, keys, plain_type, section_at
 from proxy.config.model import DEFAULTS, Config
 
@@ -80,7 +81,8 @@ _ANNOTATIONS: Final = frozenset({"description", "default", "examples"})
 def _sections(section: type[Section]) -> Iterator[type[Section]]:
     """All sections below `section`, at any depth."""
     for name in keys(section):
-        inner = section_at(section, (name,)) or section_at(section, (name, "NAME"))
+        below: tuple[Loc, ...] = ((name,), (name, "NAME"), (name, 0))
+        inner = next(filter(None, (section_at(section, loc) for loc in below)), None)
         if inner:
             yield inner
             yield from _sections(inner)
@@ -97,11 +99,12 @@ def _fill(schema: Schema, section: type[Section]) -> None:
         if (default := default_of(key)) is not None:
             one["default"] = default
         inner = section_at(section, (name,))
-        entry = section_at(section, (name, "NAME"))
+        entry, item = section_at(section, (name, "NAME")), section_at(section, (name, 0))
         one["examples"] = (
             list(key.examples)
             or ([_example(inner)] if inner else [])
             or ([{"eu-edge" if name == "gateways" else "prod-eu": _example(entry)}] if entry else [])
+            or ([[_example(item)]] if item else [])
         )
 
 

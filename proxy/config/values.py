@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, Self, TypeVar, cast
 
 from proxy.runtime.endpoint import Endpoint, check_host
 from proxy.runtime.text import shown
@@ -51,6 +51,16 @@ service and for root.
 
 NO_HOME = "/nonexistent"
 """What Debian's passwd has as the home directory of a user without one."""
+
+
+class Parsed(Protocol):
+    """A value that is written as text."""
+
+    @classmethod
+    def parse(cls, text: str) -> Self: ...
+
+
+P = TypeVar("P", bound=Parsed)
 
 
 class UnsetVariable(ValueError):
@@ -98,12 +108,17 @@ class Exact:
         return schema
 
 
-def _endpoint(value: object) -> Endpoint:
-    if isinstance(value, Endpoint):
-        return value
-    if not isinstance(value, str):
-        raise ValueError(f"expected HOST:PORT in quotes, got {shown(value)}")  # noqa: TRY004 - a mistake in a file is a ValueError
-    return Endpoint.parse(value)
+def from_text(kind: type[P], form: str) -> Callable[[object], P]:
+    """The parser of a value that a file has as text like `form`; one that is there already stays."""
+
+    def parse(value: object) -> P:
+        if isinstance(value, kind):
+            return value
+        if not isinstance(value, str):
+            raise ValueError(f"expected {form} in quotes, got {shown(value)}")  # noqa: TRY004 - a mistake in a file is a ValueError
+        return kind.parse(value)
+
+    return parse
 
 
 def parse_duration(value: object) -> float:
@@ -266,7 +281,7 @@ def parse_base_path(value: str) -> str:
 Switch = Annotated[bool, Exact()]
 Whole = Annotated[int, Exact()]
 
-Address = Annotated[Endpoint, Written(_endpoint, r"^.+:[0-9]{1,5}$")]
+Address = Annotated[Endpoint, Written(from_text(Endpoint, "HOST:PORT"), r"^.+:[0-9]{1,5}$")]
 """HOST:PORT, of a listener or of an API server."""
 
 Name = Annotated[str, Written(_printable, r"^.{1,253}$")]

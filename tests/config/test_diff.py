@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.config.allow import Rule
 from proxy.config.diff import Change, Plan, plan
+from proxy.config.matches import Match, Target
 from proxy.config.model import (
     ClusterConfig,
     Config,
@@ -18,6 +21,7 @@ from proxy.config.model import (
     LimitsConfig,
     LogConfig,
     ProbeConfig,
+    RouteConfig,
     TlsConfig,
 )
 from proxy.runtime.endpoint import Endpoint
@@ -34,6 +38,10 @@ def cluster(name: str, *, of: str = "edge", port: int = 16443) -> ClusterConfig:
     )
 
 
+def route(name: str) -> RouteConfig:
+    return RouteConfig(name=name, match=(Match.parse(f"*.{name}:22"),), gateway="edge")
+
+
 OLD = Config(
     version=1,
     gateways={
@@ -43,12 +51,14 @@ OLD = Config(
         "us": gateway("us"),
     },
     clusters={"prod": cluster("prod"), "lab": cluster("lab", of="us", port=16444)},
+    routes=(route("pods"), route("nodes")),
 )
 
 
 NOTHING = Plan(
     gateways=Change(kept=("hq", "edge", "far", "us")),
     clusters=Change(kept=("prod", "lab")),
+    routes=Change(kept=("pods", "nodes")),
     limits=False,
     admin=False,
     log=False,
@@ -155,3 +165,34 @@ def test_a_cluster_with_other_probes_keeps_its_connections(setting: str, value: 
     result = plan(OLD, OLD.model_copy(update={"clusters": {**OLD.clusters, "lab": lab}}))
     assert getattr(result.clusters, fate) == ("lab",)
     assert result.clusters.kept == ("prod",)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "fate"),
+    [
+        ("gateway", "us", "changed"),
+        ("target", Target.parse("{1}.svc:2209"), "changed"),
+        ("match", (Match.parse("pods:22"),), "renewed"),
+        ("allow", (Rule("gid", "sre"),), "renewed"),
+        ("entries", ("egress",), "renewed"),
+    ],
+)
+def test_a_change_of_one_route_is_a_change_of_that_route_alone(
+    setting: str, value: object, fate: str
+) -> None:
+    pods, nodes = OLD.routes
+    other = OLD.model_copy(update={"routes": (pods.model_copy(update={setting: value}), nodes)})
+    result = plan(OLD, other)
+    assert result == replace(NOTHING, routes=Change(**{fate: ("pods",), "kept": ("nodes",)}))
+
+
+def test_routes_come_and_go_by_name() -> None:
+    other = OLD.model_copy(update={"routes": (route("new"), OLD.routes[1])})
+    result = plan(OLD, other)
+    assert result == replace(NOTHING, routes=Change(removed=("pods",), added=("new",), kept=("nodes",)))
+
+
+def test_another_order_touches_no_route() -> None:
+    assert plan(OLD, OLD.model_copy(update={"routes": OLD.routes[::-1]})) == replace(
+        NOTHING, routes=Change(kept=("nodes", "pods"))
+    )

@@ -6,7 +6,7 @@ import pytest
 
 from proxy.config.findings import Loc
 from proxy.config.keys import Kind, Section, find, keys, section_at
-from proxy.config.model import ClusterConfig, Config, GatewayConfig, KeepaliveConfig, ProbeConfig
+from proxy.config.model import ClusterConfig, Config, GatewayConfig, KeepaliveConfig, ProbeConfig, RouteConfig
 from proxy.config.reading import read
 
 
@@ -14,7 +14,7 @@ def sections(section: type[Section] = Config) -> set[type[Section]]:
     """All of them, in the places where they are."""
     found = {section}
     for name in keys(section):
-        for loc in ((name,), (name, "any")):
+        for loc in ((name,), (name, "any"), (name, 0)):
             if inner := section_at(section, loc):
                 found |= sections(inner)
     return found
@@ -29,7 +29,12 @@ EVERY = [
 def test_every_key_has_a_meaning_and_an_example_that_is_good(section: type[Section], name: str) -> None:
     key = keys(section)[name]
     assert key.meaning.endswith(".")
-    assert key.examples or section_at(section, (name,)) or section_at(section, (name, "any"))
+    assert (
+        key.examples
+        or section_at(section, (name,))
+        or section_at(section, (name, "any"))
+        or section_at(section, (name, 0))
+    )
     assert key.unset or key.is_required or key.default not in (None, ()), "what holds where it is left out"
     needed = {other: one.examples[0] for other, one in keys(section).items() if one.is_required}
     for example in (*key.examples, *([key.at_home] if key.at_home is not None else [])):
@@ -51,6 +56,10 @@ def test_a_default_can_be_written_and_read(section: type[Section], name: str) ->
         (("gateways", "a", "identity_files", 1), keys(GatewayConfig)["identity_files"].meaning),
         (("clusters", "c", "probe", "interval"), keys(ProbeConfig)["interval"].meaning),
         (("limits",), keys(Config)["limits"].meaning),
+        (("routes", 0), keys(Config)["routes"].meaning),
+        (("routes", 0, "match", 1), keys(RouteConfig)["match"].meaning),
+        ((), None),
+        ((0,), None),
         (("gateways", "a"), None),
         (("gateways", "a", "nothing"), None),
         (("log", "level", "deeper"), None),
@@ -65,6 +74,9 @@ def test_a_section_is_found_by_its_place() -> None:
     assert section_at(Config, ()) is Config
     assert section_at(Config, ("gateways", "a", "keepalive")) is KeepaliveConfig
     assert section_at(Config, ("gateways",)) is None
+    assert section_at(Config, ("routes", 7)) is RouteConfig
+    assert section_at(Config, ("routes",)) is None
+    assert section_at(Config, ("routes", "name")) is None
     assert section_at(Config, ("version",)) is None
 
 

@@ -25,6 +25,7 @@ PLACES = {
     "own_api_server",
     "open_listener",
     "reserved_name",
+    "shadowed_match",
 }
 PLACES |= {"missing_known_hosts", "learned_without_known_hosts", "learned_is_known_hosts", "no_identity"}
 MEANINGS = {"too_little_memory", "mistyped_address", "mistyped_gateway"}

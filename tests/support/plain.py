@@ -6,7 +6,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import cast
 
+from proxy.config.allow import Rule
 from proxy.config.keys import Section
+from proxy.config.matches import Match, Target
 from proxy.config.values import format_duration
 from proxy.runtime.endpoint import Endpoint
 
@@ -23,7 +25,7 @@ def _value(name: str, value: object) -> object:
             return plain(value)
         case dict():
             return {key: _value("", item) for key, item in value.items()}
-        case Endpoint() | Path():
+        case Endpoint() | Path() | Match() | Target() | Rule():
             return str(value)
         case tuple():
             return [_value("", item) for item in value]

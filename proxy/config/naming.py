@@ -1,0 +1,73 @@
+"""Whether each name that a client can ask for leads to one place. Pure: no file is looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from proxy.config.findings import Finding
+from proxy.config.matches import Match
+from proxy.config.model import DIRECT, Config, RouteConfig
+from proxy.runtime.text import shown, suggest
+
+
+def check(config: Config) -> Iterator[Finding]:
+    """What is wrong with the routes; and with names of clusters, if anything asks for them by name."""
+    if not config.routes:
+        return
+    yield from _twins(config)
+    names: dict[str, int] = {}
+    decided: dict[tuple[Match, str | None], str] = {}
+    for index, route in enumerate(config.routes):
+        if (first := names.setdefault(route.name, index)) != index:
+            message = f"routes[{first}] is called {shown(route.name)}, too"
+            yield Finding(("routes", index, "name"), message, "give each route a name of its own")
+        if route.gateway != DIRECT and route.gateway not in config.gateways:
+            hint = suggest(route.gateway, (*config.gateways, DIRECT))
+            yield Finding(("routes", index, "gateway"), f"there is no gateway {shown(route.gateway)}", hint)
+        yield from _blanks(index, route)
+        yield from _shadows(index, route, decided)
+
+
+def _twins(config: Config) -> Iterator[Finding]:
+    """Names of clusters that a client cannot tell apart: case does not count in what it asks for."""
+    owners: dict[str, tuple[str, str]] = {}
+    for name, cluster in config.clusters.items():
+        for key, said in (("", name), ("dns_name", cluster.dns_name)):
+            if said is None:
+                continue
+            owner, twin = owners.setdefault(plain(said), (name, said))
+            if owner != name:
+                differ = "" if said == twin else ", and case does not count in what clients ask for"
+                loc = ("clusters", name, key) if key else ("clusters", name)
+                message = f"the cluster {shown(owner)} is already asked for as {shown(twin)}{differ}"
+                yield Finding(loc, message, "give one of the two another name")
+
+
+def plain(name: str) -> str:
+    """A name as it is compared with what clients ask for."""
+    return name.lower().removesuffix(".")
+
+
+def _blanks(index: int, route: RouteConfig) -> Iterator[Finding]:
+    if route.target is None:
+        return
+    for match in route.match:
+        if route.target.stars > match.stars:
+            has = "no star" if not match.stars else "one star" if match.stars == 1 else f"{match.stars} stars"
+            message = f"{{{route.target.stars}}} stands for nothing where {match} is matched, which has {has}"
+            hint = "{1} is what the first star of a match stands for; give matches without it their own route"
+            yield Finding(("routes", index, "target"), message, hint)
+            return
+
+
+def _shadows(
+    index: int, route: RouteConfig, decided: dict[tuple[Match, str | None], str]
+) -> Iterator[Finding]:
+    """Matches that never decide, because a route above has the same."""
+    for place, match in enumerate(route.match):
+        at_each = [(match, entry) for entry in route.entries or (None,)]
+        owners = [decided.get((match, None)) or decided.get(one) for one in at_each]
+        if all(owners):
+            message = f"{match} never decides: {shown(owners[0])} has it, too, and comes first"
+            yield Finding(("routes", index, "match", place), message, "remove it from one of the two")
+        decided.update((one, route.name) for one in at_each if one not in decided)
