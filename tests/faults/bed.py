@@ -55,17 +55,17 @@ class Bed:
         self.visitors = 0
         """Connections that a row made to `plain`."""
         self.tasks = Tasks("fault")
-        """What a fault keeps doing until the loads have ended."""
+        """What a fault goes on doing until the loads have ended."""
         self.kept: list[socket.socket] = []
         """Connections that a row holds open."""
         self.rogue: Rogue | None = None
-        """A gateway more, in rows that have one."""
+        """Another gateway, in rows that have one."""
         self._known = folder / "known_hosts"
         self._path: FaultyRelay | None = None
         self._shim: Shim | None = None
         self._daemon: Daemon | None = None
         self.good = b""
-        """The configuration file as it was written first."""
+        """The first contents of the configuration file."""
         self.has_reconnected = False
         """Whether an operator has asked for new links of edge."""
         self._plane = plane
@@ -116,7 +116,7 @@ class Bed:
 
     @property
     def daemon(self) -> Daemon:
-        """The one that runs."""
+        """The daemon that runs now."""
         assert self._daemon, "no daemon"
         return self._daemon
 
@@ -128,7 +128,7 @@ class Bed:
 
     @property
     def shim(self) -> Shim:
-        """What spoils the daemon's surroundings, in rows that have it."""
+        """What changes the daemon's surroundings, in rows that have it."""
         assert self._shim, f"row {self.row.name} wants has_shim"
         return self._shim
 
@@ -139,7 +139,7 @@ class Bed:
 
     @property
     def plain(self) -> Endpoint:
-        """Where clients find a `Source` behind edge, in rows that have it."""
+        """The address of a `Source` behind edge, in rows that have it."""
         assert self.row.has_plain, f"row {self.row.name} wants has_plain"
         return Endpoint("127.0.0.1", self.ports["plain"])
 
@@ -203,15 +203,15 @@ class Bed:
     # ----------------------------------------------------------------------------------- questions and orders
 
     async def wait_for(self, what: str, condition: object, *, seconds: float = 20.0) -> None:
-        """`Daemon.wait_for`, while the loads go on."""
+        """`Daemon.wait_for` in a thread, so that the loads go on."""
         await asyncio.to_thread(self.daemon.wait_for, what, condition, seconds=seconds)  # type: ignore[arg-type]
 
     async def wait_reason(self, reason: str) -> None:
-        """Until `status` says this reason beside edge."""
+        """Wait until `status` shows this reason beside edge."""
         await self.wait_for(f"status says {reason}", lambda: told(self.daemon)["edge"]["reason"] == reason)
 
     def also_stop(self, sshd: Sshd | Rogue) -> None:
-        """At the end."""
+        """Stop `sshd` at the end of the row."""
         self._stack.push_async_callback(asyncio.to_thread, sshd.stop)
 
     def keep(self, *socks: socket.socket) -> None:
@@ -227,7 +227,7 @@ class Bed:
         self.kept.clear()
 
     async def wait_let_go(self) -> None:
-        """Until sshd has closed every connection to the API servers: it holds no channel of ours."""
+        """Wait until sshd has closed every connection to the API servers, so that no channel is left."""
         servers = [*self.apis.values(), self.source]
         await eventually(
             lambda: (

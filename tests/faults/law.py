@@ -17,12 +17,12 @@ from tests.support.daemon import Daemon
 from tests.support.sshd import Sshd
 
 SETTLE_S: Final = 20.0
-"""For what was abandoned to come to its end: sshd's answers, a second link, a probe's deadline."""
+"""Seconds to wait until abandoned work has ended: sshd's answers, a second link, a probe's deadline."""
 
 
 @dataclass(frozen=True, slots=True)
 class Holdings:
-    """What the daemon, and the sshds for it, hold at one moment."""
+    """The resources that the daemon, and the sshds for it, hold at one moment."""
 
     tasks: int
     descriptors: int
@@ -31,17 +31,17 @@ class Holdings:
     buffered_bytes: int
     links: int
     missing: int
-    """Links that are wanted and not up."""
+    """Links that should be up and are not."""
     sessions: int
     """Processes of the sshds' sessions."""
 
     @property
     def is_idle(self) -> bool:
-        """No client, no probe, no byte; every link up."""
+        """Whether there is no client, no probe and no buffered byte, and every link is up."""
         return not (self.channels or self.connections or self.buffered_bytes or self.missing)
 
     def above(self, before: Holdings) -> list[str]:
-        """What there is more of than `before`, in words; empty if the law holds."""
+        """The resources that it holds more of than `before`, in words; empty if nothing leaks."""
         wanted = {
             "tasks": before.tasks,
             "descriptors": before.descriptors,
@@ -60,8 +60,8 @@ class Holdings:
         return more + [text for text in left if not text.endswith(" 0")]
 
 
-def look(daemon: Daemon, *sshds: Sshd) -> Holdings:
-    """Blocks while it asks."""
+def measure(daemon: Daemon, *sshds: Sshd) -> Holdings:
+    """Measure what they hold now. Blocks."""
     status = json.loads(daemon.get("/status")[1])
     links = [link for gateway in status["gateways"] for link in gateway["links"]]
     return Holdings(
@@ -77,19 +77,19 @@ def look(daemon: Daemon, *sshds: Sshd) -> Holdings:
 
 
 async def settled(daemon: Daemon, *sshds: Sshd) -> Holdings:
-    """What it holds when nobody wants anything of it. Raises AssertionError if that does not come."""
+    """Wait until the daemon is idle; returns what it holds then. Raises AssertionError if it never is."""
     return await asyncio.to_thread(_settle, daemon, sshds, None)
 
 
 async def returned(before: Holdings, daemon: Daemon, *sshds: Sshd) -> Holdings:
-    """Wait until it holds no more than `before`. Raises AssertionError that names what leaked."""
+    """Wait until the daemon holds no more than `before`. Raises AssertionError, which names what leaked."""
     return await asyncio.to_thread(_settle, daemon, sshds, before)
 
 
 def _settle(daemon: Daemon, sshds: tuple[Sshd, ...], before: Holdings | None) -> Holdings:
     deadline = time.monotonic() + SETTLE_S
     while True:
-        held = look(daemon, *sshds)
+        held = measure(daemon, *sshds)
         above = held.above(before or held)
         if not above:
             return held
@@ -101,7 +101,7 @@ def _settle(daemon: Daemon, sshds: tuple[Sshd, ...], before: Holdings | None) ->
 
 
 class Counts:
-    """A scrape, to be asked for sums of samples by name (without `kubemux_`) and labels."""
+    """One scrape of the metrics. It returns the sum of samples of a name and labels, without `kubemux_`."""
 
     def __init__(self, daemon: Daemon) -> None:
         families = text_string_to_metric_families(daemon.get("/metrics")[1])

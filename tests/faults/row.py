@@ -28,12 +28,12 @@ LEAVING: Final = frozenset({"client_closed", "client_reset"})
 
 
 class Hits(StrEnum):
-    """Who is affected; everybody else must see nothing."""
+    """Whom a fault affects. All others must see nothing of it."""
 
     GATEWAY = "gateway"
-    """Every cluster behind it."""
+    """Every cluster behind the gateway."""
     CLUSTER = "cluster"
-    """One of them; its neighbour behind the same gateway is not."""
+    """One cluster; its neighbour behind the same gateway is not affected."""
     ALL = "all"
     """The daemon itself."""
 
@@ -51,30 +51,30 @@ class Row:
 
     name: str
     breaks: Step
-    """Begins the fault."""
+    """Makes the fault begin."""
     mends: Step = nothing
-    """Ends it; what an operator has to do about it belongs here, too."""
+    """Makes the fault end, and does what an operator has to do about it."""
     hits: Hits = Hits.GATEWAY
     clients: frozenset[Saw] = NOTHING
-    """What each client of those that are hit sees; nothing but these, and each client at least one."""
+    """What each affected client may see: nothing else, and each client at least one of these."""
     may_see: frozenset[Saw] = NOTHING
     """What is right for those clients, too: where a sshd stops or restarts, a busy machine may take longer
     than `hold_timeout` to have it back, and clients are refused then.
     """
     is_partial: bool = False
-    """Of the clients of all that are hit some see it, and some do not."""
+    """Some of the affected clients see these, and some do not."""
     gateway: str = ""
     """The reason beside the gateway in `status` while the fault lasts."""
     lost: str = ""
-    """The reason label of `gateway_reconnects_total` afterwards."""
+    """The reason label of `gateway_reconnects_total` after the fault."""
     results: frozenset[str] = frozenset()
     """The result labels of `connections_total` of those that are hit, beside those of clients that leave by
     themselves.
     """
     on_native: Mapping[str, str] = field(default_factory=dict)
-    """Reasons that have another, more exact name where kubemux carries the bytes itself."""
+    """Reasons that have another, more exact name on the native data plane."""
     may: frozenset[str] = frozenset()
-    """Results that are right, too, and depend on who came when."""
+    """Results that are right, too: which of them a client gets depends on timing."""
     probe: str = ""
     """The result label of `probes_total` of those that are hit."""
     patience: float = 20.0
@@ -94,15 +94,15 @@ class Row:
     sshd: Mapping[str, str] = field(default_factory=dict)
     """Keywords of the gateway's sshd_config."""
     is_newer: bool = False
-    """Whether that sshd is Debian 13's."""
+    """Whether the gateway's sshd is that of Debian 13."""
     limits: Mapping[str, object] = field(default_factory=dict)
     """Keys of `limits`."""
     environment: Mapping[str, str] = field(default_factory=dict)
-    """The daemon's."""
+    """Environment variables of the daemon."""
     has_shim: bool = False
     """Whether the daemon's resolver, clock and event loop can be spoilt: `Bed.shim`."""
     log: Path | None = None
-    """Where the daemon's log goes, if it is not to be read."""
+    """Where the daemon writes its log, if the test does not read it."""
 
     def __str__(self) -> str:
         return self.name

@@ -27,7 +27,7 @@ from tests.support.serving import closed as closed_writer
 from tests.support.sshd import Sshd
 
 SECONDS = 30.0
-"""For whatever is awaited: a busy machine is slower by a factor of ten."""
+"""The deadline of every wait: a busy machine is slower by a factor of ten."""
 
 
 class Tunnel:
@@ -85,7 +85,7 @@ class Tunnel:
 
 @asynccontextmanager
 async def native(config: GatewayConfig) -> AsyncIterator[Watched]:
-    """A gateway whose link is up, and ours; afterwards everything is given back."""
+    """A gateway whose link is up, on the native plane. Afterwards, all budget must be released."""
     async with started(config) as gateway:
         await gateway.until(lambda: gateway.links == config.connections)
         assert {link.data_plane for link in gateway.snapshot().links} == {"native"}
@@ -107,7 +107,7 @@ async def closed(gateway: Watched) -> None:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait for what nobody tells: a peer that has used its window up, a kernel whose buffers are full."""
+    """Wait for a state that no event reports, for example that the kernel's buffers are full."""
     async with asyncio.timeout(SECONDS):
         while not condition():
             await asyncio.sleep(0.005)
@@ -125,13 +125,13 @@ async def tunnel(sshd: Sshd, server: Server, **more: object) -> AsyncIterator[tu
 
 
 async def upload(port: Endpoint, size: int) -> None:
-    """`size` bytes to a `Sink`, checked."""
+    """Send `size` bytes to a `Sink`, and check its answer."""
     data = pattern(size)
     assert await exchange(port, data, seconds=300) == hashlib.sha256(data).hexdigest().encode()
 
 
 async def download(port: Endpoint, size: int) -> float:
-    """`size` bytes from a `Source`, checked; returns the longest time without any, in seconds."""
+    """Read `size` bytes from a `Source`, and check them; returns the longest pause in seconds."""
     expected = hashlib.sha256(pattern(size)).digest()
     digest, longest, loop = hashlib.sha256(), 0.0, asyncio.get_running_loop()
     reader, writer = await asyncio.open_connection(*port)

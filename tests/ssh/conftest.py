@@ -27,7 +27,7 @@ ORIGIN = Endpoint("127.0.0.1", 1)
 
 @pytest.fixture(params=["native", "asyncssh"])
 def data_plane(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Who carries the bytes of the test's links."""
+    """The data plane of the test's links."""
     monkeypatch.setenv(DATA_PLANE, request.param)
     return str(request.param)
 
@@ -49,7 +49,7 @@ def config_for(sshd: Sshd, **more: object) -> GatewayConfig:
 async def dialled(
     config: GatewayConfig, gateways: Mapping[str, GatewayConfig] | None = None
 ) -> AsyncIterator[Dialled]:
-    """One link's connections, closed at the end. Raises LinkError."""
+    """The connections of one dialled link; closed at the end. Raises LinkError."""
     result = await dial(config, gateways or {}, Handshakes(), lambda _: None)
     try:
         yield result
@@ -60,7 +60,7 @@ async def dialled(
 
 
 async def failure(config: GatewayConfig, gateways: Mapping[str, GatewayConfig] | None = None) -> LinkError:
-    """Why it cannot be dialled."""
+    """The error of a dial that must fail."""
     try:
         async with dialled(config, gateways):
             raise AssertionError(f"{config.host} was reached")
@@ -69,7 +69,7 @@ async def failure(config: GatewayConfig, gateways: Mapping[str, GatewayConfig] |
 
 
 class Watched(Gateway):
-    """A gateway that can be waited for."""
+    """A gateway; tests can wait for its changes."""
 
     def __init__(self, config: GatewayConfig, gateways: Mapping[str, GatewayConfig] | None = None) -> None:
         self.budget = MemoryBudget(64 << 20, connections=1000)
@@ -118,7 +118,7 @@ class Watched(Gateway):
 async def started(
     config: GatewayConfig, gateways: Mapping[str, GatewayConfig] | None = None
 ) -> AsyncIterator[Watched]:
-    """A gateway at work, closed at the end."""
+    """A started gateway; closed at the end."""
     gateway = Watched(config, gateways)
     gateway.start()
     try:

@@ -20,7 +20,7 @@ from tests.support import other_servers
 
 
 class Script:
-    """A real SSH server that, once authenticated, sees every channel message and says what the test wants."""
+    """A real SSH server. After login, the test gets every channel message, and sends what it wants."""
 
     def __init__(self) -> None:
         self.conn: Any = None
@@ -39,30 +39,30 @@ class Script:
         self.conn.process_packet = process
         self.conn._channels = Everyone(process)
 
-    def say(self, kind: int, *numbers: int, then: bytes = b"") -> None:
+    def send(self, kind: int, *numbers: int, then: bytes = b"") -> None:
         self.conn.send_packet(kind, *(UInt32(number) for number in numbers), then)
 
     def raw(self, data: bytes) -> None:
         self.conn._transport.write(data)
 
-    async def hear(self, kind: int) -> bytes:
-        """The next message of that kind."""
+    async def receive(self, kind: int) -> bytes:
+        """Wait for the next message of `kind`."""
         async with asyncio.timeout(SECONDS):
             while (message := await self.heard.get())[0] != kind:
                 pass
             return message
 
-    async def asked(self) -> int:
-        """The client's number of the channel that it wants opened next."""
-        packet = SSHPacket(await self.hear(messages.OPEN))
+    async def open_request(self) -> int:
+        """Wait until the client asks for a channel; returns the client's number for it."""
+        packet = SSHPacket(await self.receive(messages.OPEN))
         packet.get_byte()
         packet.get_string()
         return packet.get_uint32()
 
     async def open(self, window: int = 1 << 20, largest: int = 32768, number: int = 7) -> int:
-        """Answer the next opening; returns the client's number."""
-        theirs = await self.asked()
-        self.say(messages.OPEN_CONFIRMATION, theirs, number, window, largest)
+        """Confirm the next channel that the client asks for; returns the client's number for it."""
+        theirs = await self.open_request()
+        self.send(messages.OPEN_CONFIRMATION, theirs, number, window, largest)
         return theirs
 
 

@@ -60,17 +60,17 @@ async def test_numbers_are_used_again_and_late_words_reach_nobody(
         user = Collector()
         channel.attach(user)
         mine = b"for channel %d" % count
-        script.say(messages.DATA, number, then=String(mine))
-        script.say(messages.EOF, number)
+        script.send(messages.DATA, number, then=String(mine))
+        script.send(messages.EOF, number)
         async with asyncio.timeout(SECONDS):
             await user.eof.wait()
         assert user.data == mine
         if who == "we close first":
             channel.close()
-            await script.hear(messages.CLOSE)
-        script.say(messages.CLOSE, number)
-        script.say(messages.WINDOW_ADJUST, number, 1 << 20)
-        script.say(messages.DATA, number, then=String(b"late"))
+            await script.receive(messages.CLOSE)
+        script.send(messages.CLOSE, number)
+        script.send(messages.WINDOW_ADJUST, number, 1 << 20)
+        script.send(messages.DATA, number, then=String(b"late"))
         async with asyncio.timeout(SECONDS):
             await user.lost.wait()
         assert user.data == mine
@@ -86,12 +86,12 @@ async def test_credit_without_end(gateway: Watched, script: Script, data_plane: 
     channel, number = await opened(gateway, script)
     channel.attach(Collector())
     for _ in range(3):
-        script.say(messages.WINDOW_ADJUST, number, 0xFFFFFFFF)
+        script.send(messages.WINDOW_ADJUST, number, 0xFFFFFFFF)
     if data_plane == "native":
         assert "a window of more than" in await lost(gateway)
         return
-    script.say(messages.CLOSE, number)
-    await script.hear(messages.CLOSE)
+    script.send(messages.CLOSE, number)
+    await script.receive(messages.CLOSE)
     await closed(gateway)
     assert gateway.links == 1
 
@@ -102,7 +102,7 @@ async def test_data_past_the_window(gateway: Watched, script: Script, data_plane
     channel.attach(user)
     channel.pause_reading()
     for _ in range(10):
-        script.say(messages.DATA, number, then=String(bytes(32_000)))
+        script.send(messages.DATA, number, then=String(bytes(32_000)))
     assert ("whose window has" if data_plane == "native" else "Window exceeded") in await lost(gateway)
 
 
@@ -112,13 +112,13 @@ async def test_packets_too_small(gateway: Watched, script: Script, data_plane: s
     loop = asyncio.get_running_loop()
     opening = loop.create_task(gateway.open_channel(TARGET, origin=ORIGIN, hold_until=loop.time() + SECONDS))
     link = gateway._links[0]
-    number = await script.asked()
-    script.say(messages.OPEN_CONFIRMATION, number, 7, 1 << 20, largest)
+    number = await script.open_request()
+    script.send(messages.OPEN_CONFIRMATION, number, 7, 1 << 20, largest)
     if data_plane == "native" and largest:
         channel = await opening
         assert len(channel.get_buffer(-1)) == 8 * largest
         channel.abort()
-        script.say(messages.CLOSE, number)
+        script.send(messages.CLOSE, number)
         return
     async with asyncio.timeout(SECONDS):
         error = await asyncio.shield(link.closed)
@@ -137,7 +137,7 @@ async def test_a_jump_host_with_packets_too_small(
         asyncssh_server(tmp_path, script) as jump,
         started(config_for(sshd, jump=["jump"]), {"jump": jump}) as gateway,
     ):
-        number = await script.asked()
-        script.say(messages.OPEN_CONFIRMATION, number, 7, 1 << 20, 1)
+        number = await script.open_request()
+        script.send(messages.OPEN_CONFIRMATION, number, 7, 1 << 20, 1)
         await gateway.until(lambda: bool(gateway.snapshot().reason))
         assert "from the jump host before it: SSH connection closed" in gateway.snapshot().message

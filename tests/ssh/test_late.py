@@ -67,14 +67,14 @@ async def still_carries(gateway: Watched, script: Script) -> None:
     channel, number = await opened(gateway, script)
     user = Collector()
     channel.attach(user)
-    script.say(messages.DATA, number, then=String(b"mine"))
-    script.say(messages.EOF, number)
+    script.send(messages.DATA, number, then=String(b"mine"))
+    script.send(messages.EOF, number)
     async with asyncio.timeout(SECONDS):
         await user.eof.wait()
     assert user.data == b"mine"
     channel.close()
-    await script.hear(messages.CLOSE)
-    script.say(messages.CLOSE, number)
+    await script.receive(messages.CLOSE)
+    script.send(messages.CLOSE, number)
     await closed(gateway)
     assert gateway.metric("gateway_connects_total", result="ok") == 1
 
@@ -85,13 +85,13 @@ async def test_what_crosses_our_close_is_harmless(gateway: Watched, script: Scri
     channel, number = await opened(gateway, script)
     user = Collector()
     channel.attach(user)
-    script.say(messages.CLOSE, number)
+    script.send(messages.CLOSE, number)
     kind, rest = LATE[late](number)
-    script.say(kind, then=rest)  # with what is before it, in one read
-    assert await script.hear(messages.CLOSE) == messages.close(7)
+    script.send(kind, then=rest)  # with what is before it, in one read
+    assert await script.receive(messages.CLOSE) == messages.close(7)
     async with asyncio.timeout(SECONDS):
         await user.lost.wait()
-    script.say(kind, then=rest)  # when the channel has gone
+    script.send(kind, then=rest)  # when the channel has gone
     await still_carries(gateway, script)
     assert not user.data
     assert user.error is None
@@ -104,11 +104,11 @@ async def test_what_comes_between_our_close_and_theirs_is_harmless(
     channel, number = await opened(gateway, script)
     channel.attach(Collector())
     channel.abort()
-    await script.hear(messages.CLOSE)
+    await script.receive(messages.CLOSE)
     kind, rest = LATE[late](number)
-    script.say(kind, then=rest)
-    script.say(messages.CLOSE, number)
-    script.say(kind, then=rest)
+    script.send(kind, then=rest)
+    script.send(messages.CLOSE, number)
+    script.send(kind, then=rest)
     await closed(gateway)
     await still_carries(gateway, script)
 
@@ -120,8 +120,8 @@ async def test_a_number_rests_before_another_channel_has_it(gateway: Watched, sc
         channel, number = await opened(gateway, script)
         numbers.append(number)
         channel.close()
-        await script.hear(messages.CLOSE)
-        script.say(messages.CLOSE, number)
+        await script.receive(messages.CLOSE)
+        script.send(messages.CLOSE, number)
         await closed(gateway)
     assert len(set(numbers)) == 3
 
@@ -150,7 +150,7 @@ async def test_the_rest_stays_strict(gateway: Watched, script: Script, breach: s
     channel.attach(Collector())
     link = gateway._links[0]
     for kind, rest in BROKEN[breach](number):
-        script.say(kind, then=rest)
+        script.send(kind, then=rest)
     async with asyncio.timeout(SECONDS):
         error = await asyncio.shield(link.closed)
     assert error.reason in {"protocol_error", "link_lost"}

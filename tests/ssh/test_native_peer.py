@@ -100,7 +100,7 @@ async def test_a_broken_protocol_ends_the_link_for_that_reason(
     user = Collector()
     channel.attach(user)
     for kind, rest in BROKEN[breach](number):
-        script.say(kind, then=rest)
+        script.send(kind, then=rest)
     error = await broken(gateway)
     assert error.reason == "protocol_error"
     assert user.error is error
@@ -126,7 +126,7 @@ async def test_a_peer_that_sends_past_the_window_of_a_stalled_client_is_stopped(
     channel.pause_reading()
     used = gateway.budget.used
     for _ in range(10):
-        script.say(messages.DATA, number, then=String(bytes(32_000)))
+        script.send(messages.DATA, number, then=String(bytes(32_000)))
     assert "whose window has" in str(await broken(gateway))
     assert gateway.budget.used < used
 
@@ -152,10 +152,10 @@ async def test_a_broken_link_leaves_the_others_alone(tmp_path: Path, sshd: Sshd,
 async def test_a_refusal_is_told_in_the_peers_words(gateway: Watched, script: Script) -> None:
     loop = asyncio.get_running_loop()
     opening = loop.create_task(gateway.open_channel(TARGET, origin=ORIGIN, hold_until=loop.time() + SECONDS))
-    packet = SSHPacket(await script.hear(messages.OPEN))
+    packet = SSHPacket(await script.receive(messages.OPEN))
     packet.get_byte()
     assert packet.get_string() == b"direct-tcpip"
-    script.say(
+    script.send(
         messages.OPEN_FAILURE,
         packet.get_uint32(),
         2,
@@ -171,11 +171,11 @@ async def test_a_refusal_is_told_in_the_peers_words(gateway: Watched, script: Sc
 async def test_a_number_that_was_refused_never_was_a_channel(gateway: Watched, script: Script) -> None:
     loop = asyncio.get_running_loop()
     opening = loop.create_task(gateway.open_channel(TARGET, origin=ORIGIN, hold_until=loop.time() + SECONDS))
-    number = await script.asked()
-    script.say(messages.OPEN_FAILURE, number, 2, then=String("no") + String(""))
+    number = await script.open_request()
+    script.send(messages.OPEN_FAILURE, number, 2, then=String("no") + String(""))
     with pytest.raises(ChannelRefused):
         await opening
-    script.say(messages.WINDOW_ADJUST, number, 1)
+    script.send(messages.WINDOW_ADJUST, number, 1)
     assert (await broken(gateway)).reason == "protocol_error"
 
 
@@ -188,7 +188,7 @@ async def test_an_opening_given_up_as_the_refusal_comes_says_nothing(
     link = gateway._links[0]
     loop = asyncio.get_running_loop()
     opening = loop.create_task(link.open_channel(TARGET, origin=ORIGIN, timeout=SECONDS))
-    packet = SSHPacket(await script.hear(messages.OPEN))
+    packet = SSHPacket(await script.receive(messages.OPEN))
     packet.get_byte(), packet.get_string()
     (channel,) = plane(gateway)._live
     refused = channel.refused
@@ -198,7 +198,7 @@ async def test_an_opening_given_up_as_the_refusal_comes_says_nothing(
         opening.cancel()
 
     with patch.object(type(channel), "refused", lambda _, said: and_given_up(said)):
-        script.say(messages.OPEN_FAILURE, packet.get_uint32(), 2, then=String("no") + String(""))
+        script.send(messages.OPEN_FAILURE, packet.get_uint32(), 2, then=String("no") + String(""))
         with pytest.raises(asyncio.CancelledError):
             await opening
     await closed(gateway)
@@ -212,8 +212,8 @@ async def test_an_opening_given_up_is_closed_when_the_answer_comes(gateway: Watc
     with pytest.raises(ChannelTimeout):
         await gateway._links[0].open_channel(TARGET, origin=ORIGIN, timeout=0.05)
     number = await script.open()
-    assert await script.hear(messages.CLOSE) == messages.close(7)
-    script.say(messages.CLOSE, number)
+    assert await script.receive(messages.CLOSE) == messages.close(7)
+    script.send(messages.CLOSE, number)
     await closed(gateway)
 
 
@@ -221,7 +221,7 @@ async def test_an_opening_that_the_link_does_not_survive(gateway: Watched, scrip
     opening = asyncio.get_running_loop().create_task(
         gateway._links[0].open_channel(TARGET, origin=ORIGIN, timeout=SECONDS)
     )
-    await script.hear(messages.OPEN)
+    await script.receive(messages.OPEN)
     script.conn.abort()
     with pytest.raises(LinkDown):
         await opening
@@ -235,22 +235,22 @@ async def test_half_close_each_way_and_the_number_is_used_again_after_a_rest(
     user = Collector()
     channel.attach(user)
     channel.write_eof()
-    assert await script.hear(messages.EOF) == messages.eof(7)
-    script.say(messages.DATA, number, then=String(b"late"))
-    script.say(messages.EOF, number)
+    assert await script.receive(messages.EOF) == messages.eof(7)
+    script.send(messages.DATA, number, then=String(b"late"))
+    script.send(messages.EOF, number)
     async with asyncio.timeout(SECONDS):
         await user.eof.wait()
     assert user.data == b"late"
     channel.close()
-    await script.hear(messages.CLOSE)
-    script.say(messages.CLOSE, number)
+    await script.receive(messages.CLOSE)
+    script.send(messages.CLOSE, number)
     async with asyncio.timeout(SECONDS):
         await user.lost.wait()
     assert user.error is None
     other, another = await opened(gateway, script)
     assert another != number
     other.close()
-    script.say(messages.CLOSE, another)
+    script.send(messages.CLOSE, another)
     await closed(gateway)
     _, again = await opened(gateway, script)
     assert again == number
@@ -260,20 +260,20 @@ async def test_a_close_without_an_end_of_file_is_told_as_such(gateway: Watched, 
     channel, number = await opened(gateway, script)
     user = Collector()
     channel.attach(user)
-    script.say(messages.CLOSE, number)
+    script.send(messages.CLOSE, number)
     async with asyncio.timeout(SECONDS):
         await user.lost.wait()
     assert not user.eof.is_set()
-    assert await script.hear(messages.CLOSE) == messages.close(7)
+    assert await script.receive(messages.CLOSE) == messages.close(7)
 
 
 async def test_who_comes_to_a_channel_that_has_ended_is_told_its_end_and_no_more(
     gateway: Watched, script: Script
 ) -> None:
     channel, number = await opened(gateway, script)
-    script.say(messages.EOF, number)
-    script.say(messages.CLOSE, number)
-    await script.hear(messages.CLOSE)
+    script.send(messages.EOF, number)
+    script.send(messages.CLOSE, number)
+    await script.receive(messages.CLOSE)
     user = Collector()
     channel.attach(user)
     async with asyncio.timeout(SECONDS):
@@ -292,10 +292,10 @@ async def test_what_a_slow_user_has_not_taken_when_the_channel_closes_still_arri
     user = Collector()
     channel.attach(user)
     channel.pause_reading()
-    script.say(messages.DATA, number, then=String(b"the last words"))
-    script.say(messages.EOF, number)
-    script.say(messages.CLOSE, number)
-    await script.hear(messages.CLOSE)
+    script.send(messages.DATA, number, then=String(b"the last words"))
+    script.send(messages.EOF, number)
+    script.send(messages.CLOSE, number)
+    await script.receive(messages.CLOSE)
     assert not user.data
     channel.resume_reading()
     assert user.data == b"the last words"
@@ -325,11 +325,11 @@ async def test_a_window_of_zero_holds_the_client_until_there_is_credit(
     assert send(channel, b"early") == 5
     channel.write_eof()
     assert script.heard.empty()
-    script.say(messages.WINDOW_ADJUST, number, 3)
-    assert (await script.hear(messages.DATA))[9:] == b"ear"
-    script.say(messages.WINDOW_ADJUST, number, 100)
-    assert (await script.hear(messages.DATA))[9:] == b"ly"
-    await script.hear(messages.EOF)
+    script.send(messages.WINDOW_ADJUST, number, 3)
+    assert (await script.receive(messages.DATA))[9:] == b"ear"
+    script.send(messages.WINDOW_ADJUST, number, 100)
+    assert (await script.receive(messages.DATA))[9:] == b"ly"
+    await script.receive(messages.EOF)
     assert user.full == [True, False]
 
 
@@ -346,8 +346,8 @@ async def test_a_peer_that_waits_for_more_than_we_like_to_have_under_way_gets_it
     plane(gateway).round_trip = 0.0
     for channel in (other, bulk, other, bulk):
         send(channel, b"x")
-        await script.hear(messages.DATA)
-    script.say(messages.WINDOW_ADJUST, number, 1)
+        await script.receive(messages.DATA)
+    script.send(messages.WINDOW_ADJUST, number, 1)
     await until(lambda: bool(bulk._sending._reserve))
     kept, sent, content = bulk._sending._reserve, 0, bytes(MiB // 2 - 2)
     while not (user.full and user.full[-1]):
@@ -358,7 +358,7 @@ async def test_a_peer_that_waits_for_more_than_we_like_to_have_under_way_gets_it
         sent += send(bulk, content[sent:])
     heard = 0
     while heard < len(content):
-        heard += len(await script.hear(messages.DATA)) - 9
+        heard += len(await script.receive(messages.DATA)) - 9
 
 
 async def test_no_packet_is_bigger_than_the_peer_takes(gateway: Watched, script: Script) -> None:
@@ -369,7 +369,7 @@ async def test_no_packet_is_bigger_than_the_peer_takes(gateway: Watched, script:
     while sent < len(content):
         sent += send(channel, content[sent:])
     assert user.full == [True]
-    heard = [(await script.hear(messages.DATA))[9:] for _ in range(3)]
+    heard = [(await script.receive(messages.DATA))[9:] for _ in range(3)]
     assert [len(part) for part in heard] == [100, 100, 50]
     assert b"".join(heard) == content
 
@@ -379,7 +379,7 @@ async def test_few_small_packets_are_said_at_once(gateway: Watched, script: Scri
     channel, _ = await opened(gateway, script, largest=1)
     channel.attach(Collector())
     assert send(channel, bytes(MiB)) == PACKETS
-    assert [(await script.hear(messages.DATA))[9:] for _ in range(PACKETS)] == [b"\0"] * PACKETS
+    assert [(await script.receive(messages.DATA))[9:] for _ in range(PACKETS)] == [b"\0"] * PACKETS
 
 
 async def test_credit_follows_what_the_user_takes(gateway: Watched, script: Script) -> None:
@@ -390,19 +390,19 @@ async def test_credit_follows_what_the_user_takes(gateway: Watched, script: Scri
     channel.attach(user)
     channel.pause_reading()
     for _ in range(size // len(packet)):
-        script.say(messages.DATA, number, then=String(packet))
+        script.send(messages.DATA, number, then=String(packet))
     await until(lambda: window.credit == size % len(packet))
     assert script.heard.empty()
     channel.resume_reading()
-    granted = SSHPacket((await script.hear(messages.WINDOW_ADJUST))[5:]).get_uint32()
+    granted = SSHPacket((await script.receive(messages.WINDOW_ADJUST))[5:]).get_uint32()
     assert granted >= size - window.size // 8
     assert window.credit == window.size
 
 
 async def test_a_request_on_a_channel_is_answered_with_no(gateway: Watched, script: Script) -> None:
     _, number = await opened(gateway, script)
-    script.say(messages.REQUEST, number, then=String(b"keepalive@openssh.com") + b"\1")
-    assert await script.hear(messages.FAILURE) == messages.failure(7)
+    script.send(messages.REQUEST, number, then=String(b"keepalive@openssh.com") + b"\1")
+    assert await script.receive(messages.FAILURE) == messages.failure(7)
 
 
 # ----------------------------------------------------------------------------- through others, and not at all

@@ -1,4 +1,4 @@
-"""What an SVG of ours says, and whether it can be read."""
+"""The texts and colours of an SVG that we have made, and whether each text is inside the picture."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from xml.etree import ElementTree as ET
 
 _SVG: Final = "{http://www.w3.org/2000/svg}"
 _LETTER: Final = 0.55
-"""The width of a letter over its height, in the mean."""
+"""The mean width of a letter, divided by its height."""
 
 
 def texts(path: Path) -> list[str]:
-    """Every text in it, in the order of the file."""
+    """All texts of the picture, in the order of the file."""
     return ["".join(element.itertext()) for element in _texts(path)]
 
 
@@ -35,7 +35,7 @@ def outside(path: Path) -> list[str]:
 
 
 def fills(path: Path) -> list[str]:
-    """The colours of what is filled, in the order of the file."""
+    """The colours of all filled shapes, in the order of the file."""
     return re.findall(r'style="fill: (#\w+)"', path.read_text())
 
 

@@ -1,4 +1,4 @@
-"""Plain TCP servers with checksums: what comes out of a tunnel must be what went in."""
+"""Plain TCP servers with checksums, to test that a tunnel changes no byte."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def pattern(size: int, seed: int = 0) -> bytes:
 
 
 class Echo(Server):
-    """Sends back what it gets; ends its side when the client has ended its own."""
+    """Sends back what it receives; ends its side when the client has ended its own."""
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(CHUNK):
@@ -32,7 +32,7 @@ class Echo(Server):
 
 
 class Sink(Server):
-    """Takes all until EOF, then answers with the SHA-256 of it in hex: half-close must work."""
+    """Reads until EOF, then answers with the SHA-256 of what it has read, in hex: half-close must work."""
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         digest = hashlib.sha256()
@@ -43,7 +43,7 @@ class Sink(Server):
 
 
 class Source(Server):
-    """Gets a number and a newline, sends `pattern` of that size, and ends."""
+    """Reads a number and a newline, sends `pattern` of that size, and ends."""
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         size = await reader.readline()

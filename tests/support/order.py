@@ -1,4 +1,4 @@
-"""Which worker takes which test, and when: a plugin.
+"""A plugin that decides which worker runs which test, and in which order.
 
 Tests are given out one by one, so that no worker is left with a long file at the end; files whose tests share
 what is dear stay together. Those that start other programs go first, and short ones fill what is left. The
@@ -26,14 +26,14 @@ _TOGETHER: Final = {
     "tests/systemd/test_recipe.py": "wheels",
     "tests/test_support.py": _KUBE_APISERVER,
 }
-"""File -> what its tests share; all that share it run on one worker."""
+"""By file, the name of what its tests share: all tests that share it run on one worker."""
 
 _FIRST: Final = ("bench", "faults", "integration", "systemd", "test_packaging.py", "test_source.py")
 """Files and folders whose tests take long."""
 
 
 class OneByOne(LoadScopeScheduling):  # type: ignore[misc]  # untyped
-    """Gives a test to whoever is free, and those of a group to one."""
+    """Gives a test to any free worker, and all tests of a group to the same worker."""
 
     def _split_scope(self, nodeid: str) -> str:
         return _TOGETHER.get(nodeid.partition("::")[0], nodeid)
@@ -57,7 +57,7 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """After pytest-randomly, which wraps this hook: a sort keeps its order among equals."""
+    """Sort the tests. It runs after pytest-randomly, and keeps its order among tests of the same turn."""
     items.sort(key=_turn)
 
 

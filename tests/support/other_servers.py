@@ -59,7 +59,7 @@ class _Forwarding(asyncssh.SSHServer):
 async def asyncssh_server(
     folder: Path, session: Callable[[Connections], asyncssh.SSHServer] = _Forwarding, **options: object
 ) -> AsyncIterator[GatewayConfig]:
-    """asyncssh's, in the test's own loop; a `session` adds each connection to the
+    """asyncssh's server, in the test's own loop; a `session` adds each connection to the
     list that it is made with."""
     host_key, key = ssh_keys.new_key(folder / "host"), ssh_keys.new_key(folder / "key")
     conns: Connections = []
@@ -84,7 +84,7 @@ async def asyncssh_server(
 
 @contextmanager
 def paramiko_server(folder: Path, *, rekey_bytes: int) -> Iterator[GatewayConfig]:
-    """paramiko's, in a process of its own."""
+    """paramiko's server, in a process of its own."""
     host_key, key = ssh_keys.new_key(folder / "host"), ssh_keys.new_key(folder / "key")
     command = [
         sys.executable,

@@ -37,18 +37,18 @@ def shells(page: str) -> list[str]:
 
 
 def prose(page: str) -> list[str]:
-    """The lines that are no code."""
+    """The lines outside code blocks."""
     return _FENCE.sub("", read(page)).splitlines()
 
 
 def links(page: str) -> list[str]:
-    """Where its links lead that stay in the repository, as they are written."""
+    """The targets of its links to files of the repository, as they are written."""
     found = _LINK.findall("\n".join(prose(page)))
     return [link for link in found if not link.startswith(("https:", "http:", "mailto:"))]
 
 
 def anchors(page: str) -> set[str]:
-    """What a link to this page may name after `#`, as repositories make it of a heading."""
+    """The anchors of its headings, which a link to the page may have after `#`."""
     headings = [line.lstrip("#").strip() for line in prose(page) if re.match("#{1,6} ", line)]
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 

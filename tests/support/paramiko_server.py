@@ -21,7 +21,7 @@ CHUNK = 32 << 10
 
 
 class Forwarding(paramiko.ServerInterface):  # type: ignore[misc]
-    """One connection's policy: the one key, and any target that listens."""
+    """What one connection may do: log in with the one key, and forward to any target that listens."""
 
     def __init__(self, authorized: str) -> None:
         self._authorized = authorized
@@ -46,7 +46,7 @@ class Forwarding(paramiko.ServerInterface):  # type: ignore[misc]
 
 
 def to_cluster(channel: paramiko.Channel, target: socket.socket) -> None:
-    """Until the client's end of file, which is passed on."""
+    """Copy bytes to the target until the client's end of file, which is passed on."""
     with suppress(OSError):
         while data := channel.recv(CHUNK):
             target.sendall(data)
@@ -54,7 +54,7 @@ def to_cluster(channel: paramiko.Channel, target: socket.socket) -> None:
 
 
 def from_cluster(channel: paramiko.Channel, target: socket.socket) -> None:
-    """The same, the other way."""
+    """Copy bytes to the client until the target's end of file, which is passed on."""
     with suppress(OSError):
         while data := target.recv(CHUNK):
             channel.sendall(data)
@@ -62,7 +62,7 @@ def from_cluster(channel: paramiko.Channel, target: socket.socket) -> None:
 
 
 def relay(channel: paramiko.Channel, target: socket.socket) -> None:
-    """Both ways, until both have ended."""
+    """Copy bytes in both directions until both have ended."""
     upward = Thread(target=to_cluster, args=(channel, target), daemon=True)
     upward.start()
     from_cluster(channel, target)
@@ -72,7 +72,7 @@ def relay(channel: paramiko.Channel, target: socket.socket) -> None:
 
 
 def serve(sock: socket.socket, host_key: paramiko.PKey, authorized: str, rekey_bytes: int) -> None:
-    """One SSH connection."""
+    """Serve one SSH connection."""
     transport = paramiko.Transport(sock)
     transport.add_server_key(host_key)
     transport.packetizer.REKEY_BYTES = rekey_bytes
@@ -86,7 +86,7 @@ def serve(sock: socket.socket, host_key: paramiko.PKey, authorized: str, rekey_b
 
 
 def main(host_key: str, authorized_key: str, rekey_bytes: str) -> None:
-    """Until it is ended."""
+    """Print the port, and serve until the process is ended."""
     key = paramiko.Ed25519Key.from_private_key_file(host_key)
     authorized = " ".join(Path(authorized_key).read_text().split()[:2])
     with socket.create_server(("127.0.0.1", 0)) as listener:

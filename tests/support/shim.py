@@ -14,7 +14,7 @@ from typing import Final
 from tests.support.parts import find
 
 NAME: Final = "gateway.test"
-"""The name that `resolve` is about (RFC 6761: nobody else has it)."""
+"""The name whose address `resolve` sets (RFC 6761: nobody else has it)."""
 
 SILENCE: Final = "?"
 
@@ -22,7 +22,7 @@ _AHEAD, _BLOCK, _ADDRESS, _HUNG, _SIZE = 0, 8, 16, 80, 336  # struct page in shi
 
 
 class Shim:
-    """`environment` is for the process that is to be spoilt."""
+    """Changes the surroundings of a process that was started with `environment`."""
 
     def __init__(self, folder: Path) -> None:
         library, page = folder / "shim.so", folder / "shim.page"
@@ -39,11 +39,11 @@ class Shim:
         os.close(fd)
 
     def close(self) -> None:
-        """The daemon keeps its own view."""
+        """Close our end. The daemon keeps its own mapping."""
         self._page.close()
 
     def resolve(self, address: str) -> None:
-        """Make `NAME` lead to `address`. An empty one: the name does not exist; SILENCE: nobody answers."""
+        """Let `NAME` resolve to `address`. Empty: the name does not exist. SILENCE: no answer comes."""
         self._page[_ADDRESS:_HUNG] = address.encode().ljust(_HUNG - _ADDRESS, b"\0")
 
     def hang(self, folder: Path | None) -> None:
@@ -56,7 +56,7 @@ class Shim:
         )
 
     def turn_clock(self, seconds: int) -> None:
-        """Let the wall clock be ahead by so much; monotonic clocks go on as they did."""
+        """Set the wall clock ahead by `seconds`; monotonic clocks do not change."""
         self._page[_AHEAD:_BLOCK] = struct.pack("l", seconds)
 
     @property

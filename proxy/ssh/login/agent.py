@@ -1,12 +1,10 @@
-"""An ssh-agent that has to answer in time.
+"""Uses an ssh-agent, with a deadline for each of its answers.
 
-One that hangs (its own hardware, a question to a user who is away) is passed over.
+An agent may hang, for example because it asks a user who is away. Then the other keys are tried, as ssh(1)
+does. If the server accepts none of them, the error also says why the agent failed.
 
-As with ssh(1), the other keys are tried then; what failed is kept for the error if the server takes none of
-them.
-
-The agent is asked for its keys before the login takes its turn at the server (`proxy/ssh/handshakes.py`), and
-the turn is over when it is asked for a signature: until then nobody else has to wait for this agent.
+The agent is asked for its keys before the login waits for its turn at the server (`proxy/ssh/handshakes.py`),
+and the turn ends when the agent is asked for a signature. So no other gateway waits for this agent.
 """
 
 from __future__ import annotations
@@ -33,21 +31,21 @@ _HINT: Final = (
 class Agent(asyncssh.SSHAgentClient):
     """The ssh-agent at `path`, for one login. If it fails, `failure` says why.
 
-    Its keys are offered in its order, except that those in an IdentityFile come first, in that order
-    (ssh_config(5)). sshd counts the offers, and ends the login after MaxAuthTries.
+    Its keys are offered in its own order, but after those that an IdentityFile names, which keep the order of
+    the file (ssh_config(5)). sshd counts the offers, and ends the login after MaxAuthTries.
     """
 
     def __init__(self, path: str, seconds: float, named: Sequence[bytes] = ()) -> None:
         super().__init__(path)
         self.failure = ""
         self.on_accepted: Callable[[], None] = lambda: None
-        """Called when a signature is asked for: the server has accepted the key (RFC 4252 7)."""
+        """Called when asyncssh requests a signature: the server has accepted the key (RFC 4252 7)."""
         self._places = {public: place for place, public in enumerate(named)}
         self._path = path
         self._seconds = seconds
 
     async def keys(self, only: Sequence[bytes] | None) -> Sequence[asyncssh.SSHKeyPair]:
-        """The agent's keys; only those in `only` if that is given. None at all if the agent fails."""
+        """The agent's keys, or those of them in `only`, if that is given. Empty if the agent fails."""
         try:
             keys = await self._within(self._listed(only))
         except ValueError:
@@ -55,7 +53,7 @@ class Agent(asyncssh.SSHAgentClient):
         return sorted(keys, key=lambda pair: self._places.get(pair.public_data, len(self._places)))
 
     async def sign(self, key_blob: bytes, data: bytes, flags: int = 0) -> bytes:
-        """Sign, for asyncssh. It expects ValueError for a key that cannot be used."""
+        """Sign `data`; asyncssh calls this. Raises ValueError if the agent does not sign."""
         self.on_accepted()
         return await self._within(super().sign(key_blob, data, flags))
 
@@ -80,7 +78,7 @@ class Agent(asyncssh.SSHAgentClient):
 
 
 @asynccontextmanager
-async def asked(prepared: Prepared) -> AsyncIterator[Agent | None]:
+async def connected(prepared: Prepared) -> AsyncIterator[Agent | None]:
     """Put the keys of the agent of `prepared`, if it has one, before the other keys.
 
     The agent can sign until the end of the block. Raises CredentialsUnusable if it fails and there is no

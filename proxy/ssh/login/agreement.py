@@ -23,9 +23,9 @@ _WITHOUT_MAC: Final = ("gcm@openssh.com", "poly1305@openssh.com")
 class _Kind(NamedTuple):
     what: str
     option: str
-    """The option of ssh_config(5) and sshd_config(5)."""
+    """The name of the option in ssh_config(5) and sshd_config(5)."""
     there_are: Sequence[bytes]
-    """All algorithms that asyncssh has for it."""
+    """All algorithms of this kind that asyncssh supports."""
 
 
 _KINDS: Final = (

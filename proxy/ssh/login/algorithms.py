@@ -1,4 +1,4 @@
-"""The algorithms that we offer to a server: our own list, or what an ssh_config asks for and asyncssh has."""
+"""The algorithms that we offer: our own list, or what asyncssh has of the list of an ssh_config."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ENCRYPTION: Final = (
     "aes256-ctr",
     "aes128-ctr",
 )
-"""AES-GCM first: with AES instructions it costs a fifth of the others."""
+"""AES-GCM comes first: on a CPU with AES instructions it costs a fifth of the others."""
 
 _CERTIFICATE: Final = "-cert-v01@openssh.com"
 
@@ -59,7 +59,7 @@ def settings(found: SshConfig | None) -> dict[str, list[str]]:
 def _of_signature(algorithm: str) -> str:
     """The signature algorithm of a key, or of the key in a certificate.
 
-    A name with a domain keeps it once (`sk-ssh-ed25519@openssh.com`).
+    The name of a security key keeps its domain (`sk-ssh-ed25519@openssh.com`).
     """
     plain = algorithm.removesuffix(_CERTIFICATE)
     return plain if plain == algorithm or not plain.startswith("sk-") else f"{plain}@openssh.com"
@@ -85,7 +85,7 @@ def is_accepted(asked: Asked | None, pair: asyncssh.SSHKeyPair) -> bool:
 
 
 def left_out(found: SshConfig) -> list[str]:
-    """What an ssh_config asks for, ssh(1) has, and asyncssh has not."""
+    """The algorithms that an ssh_config asks for and ssh(1) has, but asyncssh does not have."""
     there_are = {
         "Ciphers": (found.ciphers, get_encryption_algs()),
         "KexAlgorithms": (found.kex_algorithms, get_kex_algs()),

@@ -1,6 +1,6 @@
-"""Between TCP and a login: who the server is, before any key of ours is shown to it.
+"""The callbacks of asyncssh during a login: the server's key is checked before we show it any key of ours.
 
-What asyncssh calls back about a connection ends here; `proxy/ssh/errors.py` makes sentences of it.
+What the server sends is kept in `Heard`, from which `proxy/ssh/errors.py` makes messages.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ Lost = Callable[[Exception | None], None]
 class Login(asyncssh.SSHClient):
     """The callbacks of one asyncssh connection during its login.
 
-    `on_lost` is called when it ends; `name` is what known_hosts calls the server. `is_asked_further` allows
-    keyboard-interactive after a key that was accepted.
+    `on_lost` is called when the connection ends. `name` is the server's name in known_hosts.
+    `is_asked_further` allows keyboard-interactive after the server has accepted a key.
     """
 
     def __init__(
@@ -43,9 +43,7 @@ class Login(asyncssh.SSHClient):
     ) -> None:
         self.announcement: asyncio.Future[Announcement] = asyncio.get_running_loop().create_future()
         self.host_key = b""
-        """The key or certificate that the server has shown (RFC 4253 6.6, PROTOCOL.certkeys); empty until we
-        trust it.
-        """
+        """The server's key or certificate (RFC 4253 6.6, PROTOCOL.certkeys); empty until we trust it."""
         self._server = server
         self._name = name
         self._seconds = seconds
@@ -55,7 +53,7 @@ class Login(asyncssh.SSHClient):
         self.heard = Heard()
         self._conn: ref[asyncssh.SSHClientConnection] | None = None
         self._krls = list(server.trusted.krls)
-        """The revocation lists that have not been asked about the server's key yet."""
+        """The revocation lists in which the server's key has not been looked up yet."""
 
     def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
         """Replace the parts of asyncssh that are less strict than ssh(1)."""
@@ -74,7 +72,7 @@ class Login(asyncssh.SSHClient):
             self._on_lost(exc)
 
     async def vouched(self) -> None:
-        """Ask the revocation lists about the server's key. Raises LinkError."""
+        """Look the server's key up in the revocation lists. Raises LinkError."""
         while self._krls:
             krl = self._krls[0]
             try:
@@ -89,16 +87,16 @@ class Login(asyncssh.SSHClient):
             del self._krls[0]
 
     def kbdint_auth_requested(self) -> str | None:
-        """Allow keyboard-interactive, but only as the next step.
+        """Allow keyboard-interactive, but only after the server has accepted a key.
 
-        Some servers then ask no question (for example with a PAM module that checks only the address).
+        Some servers then ask no question, for example with a PAM module that checks only the address.
         """
         return "" if self.heard.accepted and self._is_asked_further else None
 
     def kbdint_challenge_received(
         self, name: str, instructions: str, lang: str, prompts: Sequence[tuple[str, bool]]
     ) -> Sequence[str] | None:
-        """Answer if there are no questions, as ssh(1) does; nobody is there to answer one."""
+        """Answer if there are no questions, as ssh(1) does. A daemon cannot answer a question."""
         del name, instructions, lang
         self.heard.prompts += [printable(prompt) for prompt, _ in prompts]
         return None if prompts else []
@@ -124,7 +122,7 @@ class Login(asyncssh.SSHClient):
 
     def _verify(self, shown: bytes) -> asyncssh.SSHKey:
         if self._key is not None and shown == self.host_key:
-            # Keys are exchanged anew. A certificate may have expired since the login; like ssh(1) we accept
+            # A later key exchange. A certificate may have expired since the login; like ssh(1), we accept
             # that.
             return self._key
         if self._key is not None and self._server.trusted.krls:

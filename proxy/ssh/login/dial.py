@@ -1,8 +1,8 @@
-"""From a gateway's configuration to an authenticated SSH connection, over its jump chain.
+"""Dials a gateway through its jump hosts, and logs in: the result is an authenticated SSH connection.
 
 Each step has its own errors: reading keys and settings (`proxy/ssh/login/options.py`), TCP or a ProxyCommand,
 the handshake in which the host key is checked, authentication by public key. The connections of a chain
-belong to one link, so a jump host that is lost ends only that link.
+belong to one link, so that losing a connection to a jump host ends only that link.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ Trial = Callable[[str, str], AbstractAsyncContextManager[Callable[[], None]]]
 
 
 class Places:
-    """The places in which one gateway's dials wait for calls that may hang.
+    """The places in which the dials of one gateway make calls that may hang.
 
-    A resolver that does not answer delays no reading of files.
+    There are two, so that a resolver that does not answer does not delay reading files.
     """
 
     def __init__(self, gateway: str = "a dial") -> None:
@@ -69,7 +69,7 @@ class Dialled:
     """The ProxyCommand that carries the first connection, if there is one."""
 
     async def close(self) -> None:
-        """Close the connections and end the command: no link will use them."""
+        """Close the connections and end the command, because no link is made of them."""
         await _close(self.conns, self.command)
 
 
@@ -86,10 +86,10 @@ async def dial(
 ) -> Dialled:
     """Dial `config`'s jump chain, then the gateway itself.
 
-    `on_lost` is called once when the last connection ends, which may be before `dial` returns or fails. All
-    gateways share `handshakes`; `who` and `is_ordered` are as for `Handshakes.trial`. `on_expiry` is called
-    when it is known until when the gateway's credentials are valid: with `user` or `host`, and a Unix time,
-    or None without such a certificate. `places` belong to the caller, for all its dials.
+    `on_lost` is called once, when the last connection ends; that may be before `dial` returns or fails. All
+    gateways share `handshakes`; for `who` and `is_ordered` see `Handshakes.trial`. `on_expiry` is called with
+    `user` or `host` and the Unix time at which that certificate expires, or None if there is no certificate.
+    The caller uses the same `places` for all its dials.
 
     Raises LinkError; then nothing is left open.
     """
@@ -111,7 +111,7 @@ async def _close(conns: Sequence[asyncssh.SSHClientConnection], command: ProxyCo
 
 
 class _Chain:
-    """The connections of one link while it is dialled, each through the one before."""
+    """The connections of one link while it is dialled, each through the connection before it."""
 
     def __init__(
         self,
@@ -129,22 +129,22 @@ class _Chain:
         self._hop: asyncssh.SSHClientConnectionOptions | None = None
         """The options of the last connection."""
         self._at = ""
-        """The address of its server."""
+        """The address of the last server."""
 
     async def extend(
         self, config: GatewayConfig, *, on_lost: Lost | None = None, route: tuple[str, ...] = ()
     ) -> tuple[str, float, Login]:
         """Connect to the next server; returns its `HOST:PORT`, the seconds of the handshake, and its Login.
 
-        As in OpenSSH, only the first hop uses its own jumps: the others are reached through the hop before.
-        `route` is the names so far, to find circles.
+        As in OpenSSH, only the first hop uses its own jumps: the others are reached through the hop before
+        them. `route` has the names of the hops so far, to detect a circle.
         """
         prepared = await prepare(config, self._places.settings)
         if not route:
             self._on_expiry(
                 "user", min((validity.end for _, validity in prepared.certificates), default=None)
             )
-        async with agents.asked(prepared) as agent:
+        async with agents.connected(prepared) as agent:
             await self._jump(config, prepared, route)
             server, seconds, client = await self._connect_in_turn(config, prepared, agent, on_lost)
         if not route:
@@ -171,7 +171,7 @@ class _Chain:
     ) -> tuple[str, float, Login]:
         options = prepared.options
         keys = " and ".join(describe_key(pair) for pair in options.client_keys or ())
-        # All that decides whether the server accepts us and we accept the server.
+        # Everything on which it depends whether the server accepts us, and we accept the server.
         shown = (
             f"{options.username} with {keys} to {options.host_key_alias or options.host} as in "
             f"{config.known_hosts or config.ssh_config}"
@@ -185,10 +185,10 @@ class _Chain:
         return connected
 
     async def _way(self, config: GatewayConfig, prepared: Prepared) -> tuple[_Tunnel, str]:
-        """What the handshake goes through, and the address of the server.
+        """What carries the handshake, and the address of the server.
 
-        The address names the server in `handshakes`: the server counts our refusals by address, not by its
-        names. Raises Unresolvable.
+        `handshakes` identifies the server by address, not by name, because the server counts refusals for all
+        its names together. Raises Unresolvable.
         """
         options = prepared.options
         server = f"{options.host}:{options.port}"
@@ -246,11 +246,12 @@ class _Chain:
 
 
 def unanswered(keepalive: KeepaliveConfig) -> float:
-    """Seconds after which a peer that acknowledges nothing is given up (TCP_USER_TIMEOUT, RFC 5482).
+    """Seconds after which the kernel ends a connection whose peer acknowledges nothing (TCP_USER_TIMEOUT, RFC
+    5482).
 
-    Keepalive needs an answer of sshd, which may be busy, so it may take twice as long. A kernel that has
-    acknowledged none of six retransmissions is gone, or the way to it is. It is at least one second, because
-    one lost retransmission takes 600 ms.
+    It is half of what the keepalive allows, because the keepalive needs an answer of sshd, which may be busy.
+    A kernel that has acknowledged none of six retransmissions is gone, or the network between is. It is at
+    least one second, because one lost retransmission takes 600 ms.
     """
     return max(1.0, keepalive.interval * keepalive.max_missed / 2)
 
@@ -260,7 +261,7 @@ def set_user_timeout(sock: socket.socket | None, unanswered: float) -> None:
 
     Raises OSError.
     """
-    if sock is not None:  # a connection that was reset has no socket
+    if sock is not None:  # None after a reset
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(unanswered * 1000))
 
 
@@ -284,10 +285,10 @@ async def _handshake(
     except LinkError:
         raise
     except Exception as exc:
-        # not only asyncssh.Error: its parsers raise others for packets of a hostile peer
+        # not only asyncssh.Error: for packets of a hostile peer, asyncssh raises other exceptions, too
         if agent is not None and agent.failure and isinstance(exc, asyncssh.PermissionDenied):
             failure: LinkError = agents.unusable(agent, f"{server} takes no other key")
-            # Not if the server accepted the key and the agent did not sign.
+            # The server has not refused us if it accepted the key and only the agent did not sign.
             failure.is_counted = client.heard.is_refused
             raise failure from exc
         who = identity(prepared.options) + _reservations(prepared)
@@ -309,10 +310,10 @@ def _reservations(prepared: Prepared) -> str:
 
 
 class _Tcp:
-    """Connects by TCP to the first address that answers. asyncssh takes it as its `tunnel` option.
+    """Connects by TCP to the first address that answers. It is the `tunnel` option of asyncssh.
 
-    `asyncssh.connect(sock=)` is not safe: if a connection is reset at once, uvloop closes its descriptor. The
-    socket object would later close that number again, and by then it may belong to something else.
+    `asyncssh.connect(sock=)` is not safe: if the connection is reset at once, uvloop closes the descriptor.
+    Later the socket object closes the same number again, which may belong to another file by then.
     """
 
     def __init__(
@@ -353,7 +354,7 @@ class _Tcp:
     async def create_connection(
         self, factory: Callable[[], asyncio.Protocol], _host: str, port: int
     ) -> tuple[asyncio.BaseTransport, asyncio.BaseProtocol]:
-        """Connect to the first address that answers; all get an equal share of the time.
+        """Connect to the first address that answers. Each address gets an equal share of the time.
 
         asyncssh calls this. Raises LinkError.
         """
@@ -372,4 +373,4 @@ class _Tcp:
 
 
 _Tunnel = asyncssh.SSHClientConnection | _Tcp | ProxyCommand
-"""What carries a connection: the hop before it, or what reaches the first server."""
+"""What carries a connection: the jump host before it, TCP, or a ProxyCommand."""

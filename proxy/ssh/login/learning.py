@@ -1,8 +1,9 @@
-"""Learning a server's further host keys, as UpdateHostKeys does (ssh_config(5)): on the wire, and in
-`learned_host_keys`.
+"""Learns the other host keys of a server, and writes them to `learned_host_keys`, as UpdateHostKeys does
+(ssh_config(5)).
 
-sshd lists its host keys after login (OpenSSH's PROTOCOL 2.5). Those that are not known are challenged: it
-signs the session with each. What may be learned is decided in `proxy/config/learned_keys.py`.
+sshd lists its host keys after login (OpenSSH's PROTOCOL 2.5). For each key that we do not know, it must prove
+that it has the key: it signs the session with it. `proxy/config/learned_keys.py` decides which keys may be
+learned.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ log = structlog.get_logger("kubemux.host_keys")
 RSA_PROOFS: Final = (b"rsa-sha2-256", b"rsa-sha2-512")
 _REQUEST: Final = b"hostkeys-prove-00@openssh.com"
 _WRITING: Final[dict[Path, threading.Lock]] = {}
-"""One lock per file: several gateways may share it. If it hangs, it holds up only those."""
+"""A lock for each file, which several gateways may share. If the file hangs, only these gateways wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +131,7 @@ async def _proven(
 ) -> tuple[bytes, ...]:
     """Those of `keys` for which the server has signed the session.
 
-    It must sign for all of them; otherwise it is trusted with none.
+    If one signature is missing, none of them counts.
     """
     try:
         async with asyncio.timeout(config.connect_timeout):
@@ -170,8 +171,10 @@ def is_proof(proof: bytes, session: bytes, blob: bytes) -> bool:
 def _write(
     path: Path, config: GatewayConfig, announcement: Announcement, proven: Collection[bytes]
 ) -> Update:
-    """Write the whole file anew, beside the old one and then in its place; return what has changed: the files
-    may be others than they were before the server was asked. Raises OSError, CredentialsUnusable.
+    """Replace the file by a new one with the `proven` keys; returns the changes.
+
+    It compares again, because the files may have changed since the server was asked. Raises OSError,
+    CredentialsUnusable.
     """
     doing(f"waiting for another gateway to write {path}")
     with _WRITING.setdefault(path, threading.Lock()):

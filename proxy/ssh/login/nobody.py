@@ -1,8 +1,8 @@
-"""A uid without a name and a home, as in containers: asyncssh asks for both (`getpass.getuser`, `~/.ssh`),
-whatever it is told.
+"""Lets kubemux run under a uid without a name and a home, as in containers.
 
-It uses neither with what kubemux tells it, so answers that lead nowhere are enough. They are given by the
-environment, which is where asyncssh and the programs that we start look first.
+asyncssh always looks up both (`getpass.getuser`, `~/.ssh`), but with the settings of kubemux it uses neither.
+So it gets a name and a home that do not exist, through the environment: asyncssh and the programs that we
+start look there first.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final
 from proxy.config.values import NO_HOME, has_home
 
 NO_NAME: Final = "-"
-"""It cannot be a user's name (passwd(5), adduser(8))."""
+"""No user can have this name (passwd(5), adduser(8))."""
 
 
 def answer() -> None:

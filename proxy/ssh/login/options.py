@@ -1,8 +1,9 @@
-"""What asyncssh is told about a gateway, from the configuration and its `ssh_config`: settings, keys, trust.
+"""Prepares a dial: asyncssh's options, keys and trusted host keys, from the configuration and its
+`ssh_config`.
 
-It is read again for each dial. Files may have been rotated, their disk may hang, a passphrase costs bcrypt,
-and `Match exec` in an ssh_config runs programs. asyncssh itself gets no ssh_config, because it reads it
-differently from ssh(1) (`proxy/openssh`).
+Each dial reads them again, because files may have been rotated. That happens in a thread: a disk may hang, a
+passphrase costs bcrypt, and `Match exec` in an ssh_config runs programs. asyncssh itself gets no ssh_config,
+because it reads the file differently from ssh(1) (`proxy/openssh`).
 """
 
 from __future__ import annotations
@@ -39,10 +40,10 @@ _HANGS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """All that is needed to dial one server; files are already read.
+    """Everything that a dial of one server needs; all files are read.
 
-    `options` are those of asyncssh: the final host, port and user, our keys, the algorithms. `trusted` says
-    which host keys we accept.
+    `options` are asyncssh's: host, port and user, our keys, the algorithms. `trusted` has the host keys that
+    we accept.
     """
 
     options: asyncssh.SSHClientConnectionOptions
@@ -58,9 +59,9 @@ class Prepared:
     proxy_jump: str | None = None
     """From ssh_config, with its tokens expanded."""
     remarks: tuple[Remark, ...] = ()
-    """Settings in ssh_config that kubemux treats in another way than ssh(1)."""
+    """Options of the ssh_config, and what kubemux does with them."""
     passed_over: tuple[str, ...] = ()
-    """Keys and certificates that ssh_config names and we cannot use, with the reason."""
+    """Keys and certificates that the ssh_config names but we cannot use, with the reasons."""
     left_out: tuple[str, ...] = ()
     """Algorithms that ssh_config names and kubemux does not have."""
     agent: str | None = None
@@ -70,14 +71,14 @@ class Prepared:
     named_keys: Sequence[bytes] = ()
     """The public keys that ssh_config names; the agent offers these first."""
     is_asked_further: bool = True
-    """Whether the server may ask by keyboard-interactive after it has accepted a key.
+    """Whether keyboard-interactive may follow when the server has accepted a key.
 
-    Nobody answers questions, but some servers ask none.
+    A daemon cannot answer questions, but some servers ask none.
     """
 
 
 async def prepare(config: GatewayConfig, place: Place | None = None) -> Prepared:
-    """Read in `place` all that `config` refers to, within `connect_timeout`.
+    """Read in `place` everything that `config` refers to, within `connect_timeout`.
 
     Raises CredentialsUnusable, which names the file.
     """
@@ -85,7 +86,7 @@ async def prepare(config: GatewayConfig, place: Place | None = None) -> Prepared
     loop = asyncio.get_running_loop()
     deadline = loop.time() + config.connect_timeout
     try:
-        found = await _asked(config, place, deadline)
+        found = await _read_ssh_config(config, place, deadline)
         return await place.run(_prepare, config, found, timeout=deadline - loop.time())
     except CredentialsUnusable as exc:
         # Nothing was sent, so no sshd counts it against us. The file may soon be readable again.
@@ -97,10 +98,10 @@ async def prepare(config: GatewayConfig, place: Place | None = None) -> Prepared
         raise failure from exc
 
 
-async def _asked(config: GatewayConfig, place: Place, deadline: float) -> SshConfig | None:
-    """What the gateway's ssh_config says about it; None if it has none.
+async def _read_ssh_config(config: GatewayConfig, place: Place, deadline: float) -> SshConfig | None:
+    """The settings of the gateway's ssh_config for it; None if it names no ssh_config.
 
-    Programs that it runs (`Match exec`) end by the deadline.
+    Programs that the file runs (`Match exec`) are killed at the deadline.
     """
     if config.ssh_config is None:
         return None
@@ -156,10 +157,10 @@ def _prepare(config: GatewayConfig, found: SshConfig | None) -> Prepared:
 
 
 def ticks(keepalive: KeepaliveConfig) -> tuple[float, int]:
-    """Interval and count of asyncssh's keepalive.
+    """Interval and count for asyncssh's keepalive.
 
-    asyncssh asks at each tick of silence, and ends the connection one tick after the last question. With this
-    count it ends after interval × max_missed, as ssh(1) does.
+    asyncssh sends a request after each interval of silence, and ends the connection one interval after the
+    last request. With these two numbers it ends after interval × max_missed, as with ssh(1).
     """
     tries = keepalive.max_missed
     return keepalive.interval * tries / (tries + 1), tries
@@ -228,7 +229,7 @@ def _with(ours: Prepared, found: SshConfig, keys: UserKeys) -> Prepared:
 
 
 def _connect_timeout(config: GatewayConfig, found: SshConfig | None) -> float:
-    """The gateway's own `connect_timeout` if it sets one, else that of ssh_config."""
+    """The `connect_timeout` of the gateway, if the configuration sets it, otherwise that of ssh_config."""
     asked = found.connect_timeout if found else None
     return (
         asked if asked is not None and config.connect_timeout == _CONNECT_TIMEOUT else config.connect_timeout
@@ -246,8 +247,8 @@ def _own_name() -> str:
 def _agent(config: GatewayConfig, found: SshConfig | None) -> str | None:
     """The socket of an agent, if the gateway or an IdentityAgent asks for one.
 
-    Raises CredentialsUnusable if it is missing. asyncssh would go on without it, and then the error would
-    blame the server.
+    Raises CredentialsUnusable if it does not exist. asyncssh would log in without it, and the error would
+    then blame the server.
     """
     asked = found.agent if found and (config.agent or not config.identity_files) else None
     if asked == "" and config.agent and found:

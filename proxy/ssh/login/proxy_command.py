@@ -1,8 +1,8 @@
 """The ProxyCommand of ssh_config: a command whose standard input and output are the connection to sshd.
 
-The user's shell runs it, as ssh(1) has it: `$SHELL -c "exec COMMAND"`. Both streams are one end of a socket
-pair, so that ours is a transport like any other, for both data planes. The process leads a group of its own,
-which ends with the link.
+The user's shell runs it, as with ssh(1): `$SHELL -c "exec COMMAND"`. Its input and output are one end of a
+socket pair. Our end is an ordinary transport, which both data planes can use. The process has a process group
+of its own, which is ended together with the link.
 """
 
 from __future__ import annotations
@@ -24,21 +24,20 @@ from proxy.runtime.text import printable
 log = structlog.get_logger("kubemux.link")
 
 PATIENCE_S: Final = 1.0
-"""How long the command may take to end after its connection is closed and it has got SIGHUP, as with ssh(1).
-"""
+"""Seconds that the command has to end after its connection is closed and it got SIGHUP, as with ssh(1)."""
 
 EXIT_S: Final = 0.5
-"""How long to wait for the exit code after the end of the command's output, to name it in the error."""
+"""Seconds to wait for the exit code, which the error names, after the command has closed its output."""
 
 LINES: Final = 50
-"""The most lines of its standard error that are logged in a minute."""
+"""How many lines of its standard error are logged in a minute."""
 
 _MINUTE_S: Final = 60.0
 _LINE_BYTES: Final = 1024
 
 
 class ProxyCommand:
-    """A `tunnel` for asyncssh: runs `command` once, when asyncssh asks for a connection to `server`."""
+    """The `tunnel` option of asyncssh: runs `command` when asyncssh wants a connection to `server`."""
 
     def __init__(self, command: str, server: str) -> None:
         self._command = command
@@ -59,11 +58,11 @@ class ProxyCommand:
     async def create_connection(
         self, factory: Callable[[], asyncio.Protocol], _host: str, _port: int
     ) -> tuple[asyncio.BaseTransport, asyncio.BaseProtocol]:
-        """Start the command, for asyncssh. Raises ProxyCommandFailed."""
+        """Start the command; asyncssh calls this. Raises ProxyCommandFailed."""
         transport, stdio = await self._stream(asyncio.Protocol)
         with stdio:
             try:
-                self._stderr, stderr = await self._stream(lambda: _Lines(self._say))
+                self._stderr, stderr = await self._stream(lambda: _Lines(self._log_line))
                 with stderr:
                     self._process = await self._run(stdio, stderr)
             except BaseException:
@@ -81,8 +80,8 @@ class ProxyCommand:
         """A transport, and the socket at its other end.
 
         They are made before the process starts, because the process may end at once. uvloop would then attach
-        the socket to a closed transport, and close its descriptor again later, when it belongs to something
-        else.
+        the socket to a closed transport, and later close its descriptor again, which may belong to another
+        file then.
         """
         ours, theirs = socket.socketpair()
         try:
@@ -96,8 +95,8 @@ class ProxyCommand:
     async def _run(self, stdio: socket.socket, stderr: socket.socket) -> program.Process:
         """Start the command, without the loop's own functions.
 
-        uvloop would leave copies of the socket open in the child. Programs that the command starts and leaves
-        behind would keep the connection open.
+        uvloop would leave copies of the socket open in the child. If the command leaves programs behind,
+        these would keep the connection open.
         """
         shell = os.environ.get("SHELL") or "/bin/sh"
         try:
@@ -113,7 +112,7 @@ class ProxyCommand:
                 f"the ProxyCommand for {self._server} cannot be run by {shell}: {why or exc}"
             ) from exc
 
-    def _say(self, text: str) -> None:
+    def _log_line(self, text: str) -> None:
         self._last_words = text
         if (now := self._loop.time()) >= self._minute_ends:
             self._minute_ends, self._left = now + _MINUTE_S, LINES

@@ -1,8 +1,8 @@
-"""Whom we trust to be a gateway: what known_hosts and RevokedHostKeys say of it.
+"""The host keys that a server may have, from known_hosts, `learned_host_keys` and RevokedHostKeys.
 
-How a line is read is `proxy/openssh/known_hosts.py`'s; which files are, and in which order host key
-algorithms are asked for, is decided here; `proxy/ssh/login/verify.py` compares with what the server shows.
-Nothing switches the check off.
+This module decides which files are read, and in which order host key algorithms are offered.
+`proxy/openssh/known_hosts.py` reads the lines, and `proxy/ssh/login/verify.py` compares them with the key of
+the server. No setting switches the check off.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ ALGORITHMS: Final = (
     "rsa-sha2-512",
     "rsa-sha2-256",
 )
-"""ssh-rsa is missing because it uses SHA-1."""
+"""ssh-rsa is left out because it uses SHA-1."""
 _CERTIFICATE: Final = "-cert-v01@openssh.com"
 
 NOBODY: Final[tuple[list[str], list[str], list[str]]] = ([], [], [])
-"""The known_hosts for asyncssh: empty, so it refuses all keys that we do not accept ourselves."""
+"""The known_hosts for asyncssh. It is empty, so that asyncssh itself accepts no key."""
 
 
 def fingerprint(key: asyncssh.SSHKey) -> str:
@@ -70,10 +70,10 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class Trusted:
-    """All that is known about one server."""
+    """Everything that the files contain about one server."""
 
     names: Sequence[str] = ()
-    """The names by which it is looked up."""
+    """The names by which it is looked up in known_hosts."""
     principal: str = ""
     """The name that its certificate must contain."""
     files: Sequence[Path] = ()
@@ -81,17 +81,18 @@ class Trusted:
     authorities: Sequence[Known] = ()
     revoked: Sequence[Known] = ()
     krls: Sequence[Path] = ()
-    """Revocation lists to ask about the key that the server shows."""
+    """Revocation lists in which the server's key must be looked up."""
     unread: Sequence[str] = ()
     """Files and lines that could not be read, and why."""
 
     def algorithms(self, wanted: Sequence[str] = ()) -> list[str]:
-        """Host key algorithms to ask for: certificates if an authority is known, known kinds of keys, then
-        others.
+        """The host key algorithms to offer, best first: certificates, the kinds of keys that we know, other
+        kinds.
 
-        Only those in `wanted`, if any are. The others help the error message: a server with a new kind of key
-        then shows that key, where otherwise no algorithm would be in common. Without a known authority we ask
-        for no certificate: it would hide the key.
+        If `wanted` is not empty, only those. Other kinds are offered for a better error: the server then
+        sends a key that the message can show, instead of finding no algorithm in common. Certificates are
+        only offered if known_hosts has an authority: otherwise a certificate would come instead of a key that
+        we know.
         """
         allowed = tuple(wanted) or (*(_certificate(name) for name in ALGORITHMS), *ALGORITHMS)
         certificates = [name for name in allowed if name.endswith(_CERTIFICATE)]
@@ -108,7 +109,8 @@ def _certificate(algorithm: str) -> str:
 def read(
     config: GatewayConfig, options: asyncssh.SSHClientConnectionOptions, asked: SshConfig | None
 ) -> Trusted:
-    """What the gateway's `known_hosts` say about the server of `options`; without them, ssh_config's files.
+    """What the gateway's `known_hosts`, or else the files of its ssh_config, contain about the server of
+    `options`.
 
     The server is looked up by its name, never by the address that it resolves to. Blocks. Raises
     CredentialsUnusable.
@@ -156,7 +158,7 @@ def read(
 def _first(known: Sequence[Known], names: Sequence[bytes]) -> list[Known]:
     """The entries of the first name that has any.
 
-    A line without a port counts only if none has the port (sshconnect.c).
+    A line without a port is used only if no line has the port (sshconnect.c).
     """
     for name in names:
         if found := [one for one in known if one.name == name.decode()]:
@@ -213,7 +215,7 @@ def _learned(path: Path, names: Sequence[bytes], known: Sequence[Entry]) -> list
 def decode(blob: bytes) -> asyncssh.SSHKey:
     """The key `blob`, which may come from an unknown server.
 
-    Raises ValueError; cryptography raises many exceptions for numbers that are no key.
+    Raises ValueError. cryptography raises several exceptions for numbers that are not a key.
     """
     try:
         return asyncssh.public_key.decode_ssh_public_key(blob)
@@ -232,11 +234,11 @@ def _known(path: Path, name: bytes, entry: Entry, unread: list[str]) -> Known | 
 
 def _skip(path: Path, number: int, unread: list[str]) -> None:
     unread.append(f"{path}:{number} is not a known_hosts line")
-    _say_once(path, number)
+    _warn_once(path, number)
 
 
 @lru_cache(maxsize=256)  # each dial reads the file again
-def _say_once(path: Path, number: int) -> None:
+def _warn_once(path: Path, number: int) -> None:
     hint = "a line reads: HOST[,HOST...] KEYTYPE BASE64; kubemux check lists all that do not"
     log.warning("known_hosts line skipped", file=str(path), line=number, hint=hint)
 
@@ -248,7 +250,7 @@ def _revocations(paths: Iterable[Path]) -> tuple[list[Known], list[Path]]:
     """
     listed, krls = [], []
     for path in paths:
-        if os.path.realpath(path) == os.devnull:  # it is no regular file; for ssh(1) it is an empty list
+        if os.path.realpath(path) == os.devnull:  # for ssh(1) it is an empty list
             continue
         try:
             data = _bytes(path)

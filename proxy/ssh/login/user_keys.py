@@ -1,9 +1,8 @@
-"""The keys and certificates that we log in with: those that the gateway names, each of which must be good, or
-ssh_config's.
+"""Reads the keys and certificates that we log in with. The gateway names them, or its ssh_config does.
 
-With ssh_config it is as with ssh(1): of several keys those count that are there and can be used, and of a key
-that an agent holds the public half is enough. What is passed over is told; only if nothing is left, it is an
-error.
+Each key that the gateway names must be usable. With ssh_config we do as ssh(1) does: keys that do not exist
+or cannot be used are passed over, and for a key in an agent the public half is enough. It is an error only if
+no key is left; messages name the keys that were passed over.
 """
 
 from __future__ import annotations
@@ -31,9 +30,9 @@ class UserKeys:
 
     pairs: list[asyncssh.SSHKeyPair] = field(default_factory=list)
     public: list[bytes] = field(default_factory=list)
-    """The public half of each key and certificate that is named, in that order.
+    """The public halves of the keys and certificates that the file names, in that order.
 
-    With IdentitiesOnly the agent may offer only these.
+    With IdentitiesOnly, the agent may offer only these.
     """
     passed_over: list[str] = field(default_factory=list)
     """Files that are not used, and why."""
@@ -66,8 +65,8 @@ def named(config: GatewayConfig) -> UserKeys:
     for path in config.identity_files:
         doing(f"reading {path}")
         try:
-            # asyncssh gets the bytes, not the path: with a path it would compare the key with a KEY.pub
-            # beside it. ssh(1) does not need that file, and it may be left from an older key.
+            # Not asyncssh's own loading by path: that compares the key with a KEY.pub beside it. ssh(1) does
+            # not need that file, and it may belong to an older key.
             found = asyncssh.read_private_key_list(str(path), phrase)
         except (OSError, ValueError) as exc:
             raise _key_unusable(path, config.passphrase_file, exc) from exc
@@ -142,7 +141,7 @@ def of_ssh_config(config: GatewayConfig, found: SshConfig, *, has_agent: bool) -
     """The keys that ssh(1) would offer. Raises CredentialsUnusable if it names some, and none can be used."""
     keys = UserKeys()
     phrase = passphrase(config)
-    given = list(_given(config, found, keys))
+    given = list(_named_certificates(config, found, keys))
     for path in found.identities:
         doing(f"reading {path}")
         private, why = _private(path, phrase)
@@ -168,11 +167,13 @@ def of_ssh_config(config: GatewayConfig, found: SshConfig, *, has_agent: bool) -
         raise CredentialsUnusable(
             f"ssh_config {found.path} gives no key that can be used for {found.host}: {said}", hint=hint
         )
-    return keys  # it may be empty: some servers ask for no key
+    return keys  # it may be empty: some servers request no key
 
 
-def _given(config: GatewayConfig, found: SshConfig, keys: UserKeys) -> Iterator[asyncssh.SSHCertificate]:
-    """The certificates that are named. Those of ssh_config may be missing or bad, the gateway's own not."""
+def _named_certificates(
+    config: GatewayConfig, found: SshConfig, keys: UserKeys
+) -> Iterator[asyncssh.SSHCertificate]:
+    """The certificates that are named. Those of ssh_config may be unusable, those of the gateway may not."""
     for path in config.certificate_files:
         yield from _certificates(path)
     for path in () if config.certificate_files else found.certificates:
@@ -227,9 +228,9 @@ def _private(path: Path, phrase: str | None) -> tuple[list[asyncssh.SSHKey], str
 
 
 def _public(path: Path) -> list[bytes]:
-    """The public half of a key that we cannot use ourselves, for an agent.
+    """The public half of a key that only an agent can use.
 
-    It is in the file itself, or in the one with `.pub` added (ssh(1), -i).
+    It is in the file itself, or in the file with `.pub` added to the name (ssh(1), -i).
     """
     for candidate in (path, Path(f"{path}.pub")):
         with suppress(Unusable, OSError, ValueError):

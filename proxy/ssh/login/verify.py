@@ -1,7 +1,8 @@
-"""Whether a server has the host key that known_hosts names, and what the operator can do if not.
+"""Checks whether a server has the host key that known_hosts contains, and tells the operator what to do if
+not.
 
-It decides like ssh(1) (sshconnect.c, check_host_key). It replaces asyncssh's own check, which also accepts a
-key that known_hosts has for the server's address.
+It decides like ssh(1) (sshconnect.c, check_host_key). asyncssh's own check is not used: it also accepts a key
+that known_hosts has for the server's address.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def scan(config: GatewayConfig, prepared: Prepared, hop: asyncssh.SSHClientConne
             f"{shlex.quote(config.host)}"
         )
     command = f"ssh-keyscan -p {options.port} {shlex.quote(options.host)}"
-    if hop is not None:  # nor a jump host
+    if hop is not None:  # ssh-keyscan cannot use a jump host, either
         command = f"ssh -p {hop.port} {shlex.quote(f'{hop.username}@{hop.host}')} {shlex.quote(command)}"
     if options.host_key_alias:
         command += f" | sed {shlex.quote(f's/^[^ ]*/{options.host_key_alias}/')}"
@@ -72,15 +73,15 @@ def verify(server: Server, shown: bytes) -> asyncssh.SSHKey:
     }  # like ssh(1), accept the key also without its certificate
     if not is_known and (why := _distrusted(server, certificate) if certificate else _unknown(server, key)):
         raise why
-    # The server must not sign with SHA-1 if we did not offer that. OpenSSH checks it; asyncssh accepts any
-    # signature of the key.
+    # The server must not sign with SHA-1 if we did not offer that. OpenSSH checks it, but asyncssh accepts
+    # any signature by the key.
     offered = {_bare(name.encode()) for name in server.algorithms}
     key.all_sig_algorithms = {name for name in key.all_sig_algorithms if _bare(name) in offered}
     return key
 
 
 def _bare(algorithm: bytes) -> bytes:
-    """The signature algorithm, without the part that says that the key is in a certificate."""
+    """The signature algorithm, without the suffix for a key in a certificate."""
     return algorithm.removesuffix(b"@openssh.com").removesuffix(b"-cert-v01")
 
 
@@ -139,7 +140,7 @@ def _distrusted(server: Server, certificate: asyncssh.public_key.SSHOpenSSHCerti
 
 
 def _signature(certificate: asyncssh.public_key.SSHOpenSSHCertificate) -> bytes:
-    """The algorithm of the authority's signature, which stands at the end (PROTOCOL.certkeys)."""
+    """The algorithm of the authority's signature, which is the last field (PROTOCOL.certkeys)."""
     signer = certificate.signing_key.public_data
     return kind(certificate.public_data.rpartition(len(signer).to_bytes(4) + signer)[2][4:])
 
