@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import os
 import socket
-from ipaddress import IPv4Address, IPv6Address, ip_address
 from struct import Struct
 from typing import Final, NamedTuple
 
@@ -37,6 +36,11 @@ _ANSWER: Final = Struct("=BBxx2s2s16s16s4x8x12xII")
 """struct inet_diag_msg: family, state; ports, addresses; uid, inode."""
 _ERROR: Final = Struct("=i")
 
+_LOOPBACK_4: Final = 127
+_LOOPBACK_6: Final = bytes([*[0] * 15, 1])
+_MAPPED: Final = bytes([*[0] * 10, 0xFF, 0xFF])
+"""Before an IPv4 address, if an IPv6 socket shows it (RFC 4291 2.5.5.2)."""
+
 _ALL_STATES: Final = 0xFFFFFFFF
 _ANY_INTERFACE: Final = 0
 _NO_COOKIE: Final = 0xFFFFFFFFFFFFFFFF
@@ -47,13 +51,21 @@ _MAX_ERRNO: Final = 4096
 class End(NamedTuple):
     """One end of a connection. An IPv4 address is one, also where a socket shows it as `::ffff:127.0.0.1`."""
 
-    address: IPv4Address | IPv6Address
+    address: bytes
+    """Four bytes or sixteen, the first one first."""
     port: int
 
     @classmethod
     def of(cls, sockaddr: tuple[str, int] | tuple[str, int, int, int]) -> End:
         """What `getsockname` and `getpeername` return for TCP."""
-        return cls(_plain(ip_address(sockaddr[0])), sockaddr[1])
+        host, _, _ = sockaddr[0].partition("%")  # an interface
+        address = socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host)
+        return cls(_plain(address), sockaddr[1])
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine has this address: 127.0.0.0/8, ::1."""
+        return self.address == _LOOPBACK_6 or (len(self.address) == 4 and self.address[0] == _LOOPBACK_4)
 
 
 class Found(NamedTuple):
@@ -70,7 +82,7 @@ def peer_uid(sock: socket.socket) -> int:
     Raises OSError or ValueError, which say why it is not known. uid 0 is root.
     """
     ours, theirs = End.of(sock.getsockname()), End.of(sock.getpeername())
-    if not theirs.address.is_loopback:
+    if not theirs.is_loopback:
         raise ValueError("the client does not come over loopback")
     with socket.socket(
         socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, _NETLINK_SOCK_DIAG
@@ -93,14 +105,14 @@ def _ask(kernel: socket.socket, near: End, far: End, *, sequence: int) -> Found:
 def question(near: End, far: End, *, sequence: int) -> bytes:
     """Ask for the TCP socket whose own address is `near` and which is connected to `far`."""
     body = _REQUEST.pack(
-        socket.AF_INET if near.address.version == 4 else socket.AF_INET6,
+        socket.AF_INET if len(near.address) == 4 else socket.AF_INET6,
         socket.IPPROTO_TCP,
         0,
         _ALL_STATES,
         near.port.to_bytes(2),
         far.port.to_bytes(2),
-        near.address.packed,
-        far.address.packed,
+        near.address,
+        far.address,
         _ANY_INTERFACE,
         _NO_COOKIE,
     )
@@ -132,13 +144,13 @@ def read(data: bytes, near: End, far: End, *, sequence: int) -> Found:
     return Found(state, uid, inode)
 
 
-def _unpacked(family: int, data: bytes) -> IPv4Address | IPv6Address:
+def _unpacked(family: int, data: bytes) -> bytes:
     if family == socket.AF_INET:
-        return IPv4Address(data[:4])
+        return data[:4]
     if family == socket.AF_INET6:
-        return _plain(IPv6Address(data))
+        return _plain(data)
     raise ValueError("the kernel's answer is of another family")
 
 
-def _plain(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
-    return (isinstance(address, IPv6Address) and address.ipv4_mapped) or address
+def _plain(address: bytes) -> bytes:
+    return address.removeprefix(_MAPPED)

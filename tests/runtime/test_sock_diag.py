@@ -10,7 +10,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
@@ -24,8 +23,8 @@ from tests.support.users import ROOT_ONLY, as_user
 
 CHECKOUT: Final = Path(__file__).parents[2]
 UID: Final = 4242
-NEAR: Final = End(ip_address("127.0.0.1"), 40000)
-FAR: Final = End(ip_address("127.0.0.1"), 16443)
+NEAR: Final = End.of(("127.0.0.1", 40000))
+FAR: Final = End.of(("127.0.0.1", 16443))
 # As Linux 6.18 answers, with two attributes at the end that nobody asked for; the uid is another.
 ANSWER: Final = bytes.fromhex(
     "78000000 1400 0000 01000000 680b0000"  # 120 bytes, SOCK_DIAG_BY_FAMILY, sequence 1
@@ -257,9 +256,11 @@ def test_a_changed_answer_still_has_our_ends_or_is_refused(changes: list[tuple[i
     assert data[20:28] == ANSWER[20:28], "ports, and the near address"
 
 
-@given(st.ip_addresses(), st.ip_addresses(v=4), st.integers(0, 65535), st.integers(0, 65535))
-def test_a_question_says_what_is_asked_for(first: object, second: object, near: int, far: int) -> None:
-    data = question(End(ip_address(str(first)), near), End(ip_address(str(second)), far), sequence=5)
+@given(
+    st.ip_addresses().map(str), st.ip_addresses(v=4).map(str), st.integers(0, 65535), st.integers(0, 65535)
+)
+def test_a_question_says_what_is_asked_for(first: str, second: str, near: int, far: int) -> None:
+    data = question(End.of((first, near)), End.of((second, far)), sequence=5)
     length, kind, flags, sequence, _ = struct.unpack_from("=IHHII", data)
     assert (length, kind, flags, sequence) == (len(data), 20, 1, 5), "no NLM_F_DUMP: one socket, not all"
     assert struct.unpack_from("!HH", data, 24) == (near, far)
