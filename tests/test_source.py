@@ -91,7 +91,7 @@ CALLED_BY_OTHERS = {
         _server_host_keys""",
     "click calls it": "demo format_commands get_command",
     "dataclasses make one of each subclass": "__init_subclass__",
-    "entries will call it, once `allow` is a key": "Identities Users hidden uid_of",
+    "entries are to call it": "Identities Users hidden uid_of",
     "enum reads it": "_value_",
     "hypothesis calls it, or its test runner": """grants_keep_within_the_limit uncharge used_is_what_is_out
         the_peer_never_has_more_than_the_window a_user_who_takes_everything_never_stalls_the_peer TestGrants

@@ -7,6 +7,7 @@ Who a caller is, is written in the same words, so that to compare them is to com
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass
 from typing import Annotated, Final, Self
 
@@ -47,7 +48,17 @@ class Rule:
             if len(name) > 18 or int(name) > _MOST:
                 raise ValueError(f"{kind} {shown(name)} is larger than {_MOST}")
             name = str(int(name))
-        return cls(kind, name)
+        return cls(kind, certificate_name(name) if kind == "cert" else name)
+
+
+def certificate_name(name: str) -> str:
+    """`name` of a certificate as rules and callers have it: an address in its shortest form, a host in lower
+    case. In URIs and email addresses case counts.
+    """
+    try:
+        return str(ipaddress.ip_address(name))
+    except ValueError:
+        return name if {":", "@"} & set(name) else name.lower()
 
 
 Allowed = Annotated[Rule, Written(from_text(Rule, "KIND:NAME"), rf"^({ANY}|({'|'.join(KINDS)}):.{{1,253}})$")]

@@ -17,6 +17,8 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
+from proxy.config.allow import certificate_name
+
 _DNS: Final = r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*"
 _LOOKS: Final = {
     "DNS": re.compile(_DNS, re.IGNORECASE),
@@ -46,8 +48,12 @@ def _shown(kind: str, name: str) -> str:
     looks = _LOOKS.get(kind)
     if looks is None or not name.isascii() or not name.isprintable() or not looks.fullmatch(name):
         return ""
+    return certificate_name(name) if (kind == "IP Address") == _is_address(name) else ""
+
+
+def _is_address(name: str) -> bool:
     try:
-        address = ipaddress.ip_address(name)
+        ipaddress.ip_address(name)
     except ValueError:
-        return "" if kind == "IP Address" else name.lower() if kind == "DNS" else name
-    return str(address) if kind == "IP Address" else ""
+        return False
+    return True
