@@ -20,11 +20,12 @@ SOCKS5, CONNECT = "socks5h", "http"
 
 
 class Proxy(NamedTuple):
-    """A column: a process that takes clients on a `port`, by these protocols."""
+    """A column: a process that takes clients on a `port`, by these protocols, and leads to `host`."""
 
     column: str
     port: int
     pid: int
+    host: str
     protocols: tuple[str, ...]
 
 
@@ -51,12 +52,14 @@ def measure(stage: Stage) -> Answer:
             for proxy in proxies:
                 for protocol in proxy.protocols:
                     url = f"{protocol}://127.0.0.1:{proxy.port}"
-                    count = COUNT * stage.scale.seconds
-                    opened = through_proxy(url, proxy.pid, stage.targets.http, count=count)
+                    server = f"{proxy.host}:{stage.targets.http}"
+                    opened = through_proxy(url, proxy.pid, server, count=COUNT * stage.scale.seconds)
                     for row, value in zip(rows[protocol], opened, strict=True):
                         row.add(proxy.column, value)
     notes = "curl, 16 at a time, against nginx. ssh -D has no CONNECT."
-    return Answer("entries", "A new connection by name for each request", notes, sum(rows.values(), ()))
+    return Answer(
+        "entries", "A new connection through a proxy for each request", notes, sum(rows.values(), ())
+    )
 
 
 @contextmanager
@@ -65,19 +68,19 @@ def dynamic(column: str, gateway: Gateway) -> Iterator[Proxy]:
     (port,) = distinct_ports(1)
     with ended(start_ssh(gateway, {}, dynamic=port)) as process:
         wait_listening([port], [process])
-        yield Proxy(column, port, process.pid, (SOCKS5,))
+        yield Proxy(column, port, process.pid, "127.0.0.1", (SOCKS5,))
 
 
 @contextmanager
 def kubemux(folder: Path, gateway: Gateway, target: int) -> Iterator[Proxy]:
-    """The daemon with a proxy entry, and the target as a cluster that is asked for by its address."""
+    """The daemon with a proxy entry, and the target as a cluster that is asked for by its name."""
     listen, port = distinct_ports(2)
     with Daemon(
         folder,
         gateways={"edge": gateway.section()},
-        clusters={"http": cluster("edge", listen, target, probe={"interval": "24h"})},
+        clusters={"nginx": cluster("edge", listen, target, probe={"interval": "24h"})},
         sections={"entries": {"proxy": {"listen": f"127.0.0.1:{port}"}}},
     ) as daemon:
         daemon.wait_for("every link", lambda: daemon.metric("kubemux_gateway_links") == LINKS)
         daemon.wait_for("the first probe", lambda: daemon.metric("kubemux_probes_total") >= 1)
-        yield Proxy(KUBEMUX, port, daemon.pid, (SOCKS5, CONNECT))
+        yield Proxy(KUBEMUX, port, daemon.pid, "nginx", (SOCKS5, CONNECT))

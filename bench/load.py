@@ -158,12 +158,12 @@ def read_ab(said: str, percentiles: str, cpu: float | None) -> Requests:
     return Requests(float(rate[1]), times["50"], times["99"], None if cpu is None else cpu / complete * 1e6)
 
 
-def through_proxy(proxy: str, pid: int, server: int, *, count: int, concurrency: int = 16) -> Opened:
-    """curl to `server` through the `proxy` of process `pid`: a connection for each of `count` requests."""
+def through_proxy(proxy: str, pid: int, server: str, *, count: int, concurrency: int = 16) -> Opened:
+    """curl to `server` (HOST:PORT) through the `proxy` of process `pid`: a connection for each request."""
     arguments = ["curl", "--silent", "--show-error", "--proxy", proxy, "--noproxy", "", "--proxytunnel"]
     arguments += ["--parallel", "--parallel-immediate", "--parallel-max", str(concurrency)]
     arguments += ["--header", "Connection: close", "--output", "/dev/null"]
-    arguments += ["--write-out", "%{http_code} %{num_connects}\n", f"http://127.0.0.1:{server}/[1-{count}]"]
+    arguments += ["--write-out", "%{http_code} %{num_connects}\n", f"http://{server}/[1-{count}]"]
     before, began = cpu_seconds(pid), time.monotonic()
     said = _run(arguments, 0)
     took, used = time.monotonic() - began, cpu_seconds(pid) - before

@@ -139,13 +139,13 @@ def test_curl_opens_a_connection_for_each_request(tmp_path: Path, monkeypatch: p
         servers.nginx(tmp_path / "nginx") as http,
     ):
         url = f"socks5h://127.0.0.1:{proxy.port}"
-        assert through_proxy(url, proxy.pid, http, count=20).rate > 0
+        assert through_proxy(url, proxy.pid, f"127.0.0.1:{http}", count=20).rate > 0
         monkeypatch.setattr(servers, "_NGINX", servers._NGINX.replace("return 200", "return 503"))
         with (
             servers.nginx(tmp_path / "broken") as broken,
             pytest.raises(RuntimeError, match=r"20 of 20 answers.*503 1"),
         ):
-            through_proxy(url, proxy.pid, broken, count=20)
+            through_proxy(url, proxy.pid, f"127.0.0.1:{broken}", count=20)
 
 
 @pytest.mark.parametrize("said", ["200 1\n", "200 1\n200 0\n", "200 1\n502 1\n", ""])
