@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 from pathlib import Path
 
 import click
@@ -31,6 +32,8 @@ def run(config: Path) -> None:
     Stopping waits up to limits.drain_timeout for clients; a second signal stops at once.
     Exit codes: 0 stopped, 1 failed, 78 bad configuration (systemd does not restart then).
     """
+    # A reload that is ordered before there is a daemon waits for it, and does not end the process.
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
     share_one_arena()
     # What is imported by now stays: 45,000 objects that a full collection would stop the loop for 20 ms to
     # look at.

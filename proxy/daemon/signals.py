@@ -46,6 +46,7 @@ async def run_until_stopped(daemon: Daemon, on_started: Callable[[], None] = lam
 
     for number in handlers:
         signal.signal(number, on_signal)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, handlers)
     try:
         starting = tasks.spawn(_start(daemon, controller), name="start")
         stopped = tasks.spawn(stop.wait(), name="wait for a signal")
