@@ -290,7 +290,6 @@ class ClusterConfig(Section):
         "Whether `listen` may be an address that other machines can reach.",
         True,
         default=False,
-        elsewhere=True,
     )
     api_servers: tuple[Address, ...] = key(
         "Its API servers, as the gateway's sshd sees them. If one refuses a connection, the same client gets "
