@@ -119,7 +119,7 @@ CALLED_BY_OTHERS = {
     "the context manager's third argument": "trace",
     "named in a string: a cast, a marker, a parameter of a test": "BinaryIO _Inner not_yet_valid",
     "changed in place: `|=`": "unsupported",
-    "the proxy entry is to call it": "allow fill is_allowed",
+    "the proxy entry is to call it": "is_allowed",
     "a message that only tests send": "EXTENDED_DATA",
     "a member of an enum that a test looks for": "BLUE",
 }

@@ -81,6 +81,11 @@ class Match:
         """How many captures it has: `**` is one."""
         return self.host.replace("**", "*").count("*")
 
+    @property
+    def is_one_host(self) -> bool:
+        """Whether it matches one name and no other."""
+        return self.network is None and not self.stars
+
     def captures(self, host: Host, port: int) -> tuple[str, ...] | None:
         """What each star stands for; None if it does not match."""
         if not self.first <= port <= self.last:

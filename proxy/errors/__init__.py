@@ -58,6 +58,16 @@ class UnknownName(ProxyError):
         return cls(f"no {kind} is called {name!r}", hint=suggest(name, sorted(known)))
 
 
+class UnknownTarget(ProxyError):
+    """No cluster and no route leads to what a client asks for. The message says what is near to it."""
+
+    reason = Reason.UNKNOWN_NAME
+
+
+class Ambiguous(UnknownTarget):
+    """A client asks for an address that is an API server of several clusters."""
+
+
 # ---------------------------------------------------------------------------------------------- configuration
 
 

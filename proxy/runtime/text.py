@@ -48,9 +48,14 @@ def printable(text: str, *, most: int = MOST) -> str:
 def suggest(word: str, known: Iterable[str]) -> str:
     """A hint for a name that is not in `known`: the most similar name, and a list of the known ones."""
     names = list(known)
-    close = difflib.get_close_matches(word[:100], names, n=1)
-    guess = f"did you mean {close[0]!r}? " if close else ""
+    close = nearest(word, names)
+    guess = f"did you mean {close!r}? " if close else ""
     return guess + (f"there are: {listed(names)}" if names else "there are none")
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The name in `known` that is most similar to `word`; empty if none is similar."""
+    return next(iter(difflib.get_close_matches(word[:100], list(known), n=1)), "")
 
 
 def listed(names: Sequence[str]) -> str:

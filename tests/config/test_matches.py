@@ -10,8 +10,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from proxy.config.allow import ANY, KINDS, Rule
 from proxy.config.matches import Host, Match, Target
 from proxy.runtime.endpoint import Endpoint
+from tests.support import pages
 
 LABELS = st.from_regex(r"[a-z_]([a-z0-9_-]{0,5}[a-z0-9_])?", fullmatch=True)
 NAMES = st.lists(LABELS, min_size=1, max_size=4).map(".".join)
@@ -229,3 +231,21 @@ def test_what_makes_no_address_is_a_value_error(target: str, asked: str, found: 
 def test_what_is_no_target_is_told_why(text: str, says: str) -> None:
     with pytest.raises(ValueError, match=re.escape(says)):
         Target.parse(text)
+
+
+@pytest.mark.parametrize("row", pages.rows("docs/routes.md", "pattern"), ids=lambda row: row[0].strip("`"))
+def test_the_page_tells_the_truth_about_patterns(row: list[str]) -> None:
+    pattern, *cells = row
+    match = Match.parse(pattern.strip("`"))
+    for cell, fits in zip(cells, (True, False), strict=True):
+        for asked in re.findall(r"`([^`]+)`", cell):
+            assert (match.captures(Host.parse(asked), match.first) is not None) is fits, asked
+
+
+def test_the_page_tells_every_kind_of_rule() -> None:
+    told = [
+        Rule.parse(text)
+        for row in pages.rows("docs/routes.md", "in `allow`")
+        for text in re.findall(r"`([^`]+)`", row[0])
+    ]
+    assert {rule.kind for rule in told} == {*KINDS, ANY}

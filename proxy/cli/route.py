@@ -1,0 +1,77 @@
+"""`kubemux route HOST:PORT`: which rule decides where a client is led, and why the others do not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from proxy.cli import EX_FAILED, say
+from proxy.cli.options import config_option
+from proxy.config.credentials import Scrutiny
+from proxy.config.loader import load
+from proxy.config.model import DIRECT, ClusterConfig
+from proxy.errors import UnknownTarget
+from proxy.routing.names import Names, Passed, ToCluster, ToTarget
+from proxy.runtime.endpoint import Endpoint
+
+
+class Asked(click.ParamType[Endpoint]):
+    """What a client may ask for: the host is any text, for the name of a cluster may be an ARN."""
+
+    name = "host:port"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Endpoint:
+        if isinstance(value, Endpoint):
+            return value
+        host, _, port = str(value).rpartition(":")
+        if not host or not port.isascii() or not port.isdecimal():
+            self.fail(f"expected HOST:PORT, as prod-eu:443 or [fd00::7]:22, got {value!r}.", param, ctx)
+        if len(port) > 5 or not 1 <= int(port) <= 65535:
+            self.fail(f"port {port[:9]} is out of range 1-65535.", param, ctx)
+        is_bracketed = host.startswith("[") and host.endswith("]")
+        return Endpoint(host[1:-1] if is_bracketed else host, int(port))
+
+
+@click.command()
+@click.argument("asked", metavar="HOST:PORT", type=Asked())
+@click.option(
+    "--entry", metavar="NAME", help="As a client of this entry. Without it, routes of all entries count."
+)
+@config_option
+def route(asked: Endpoint, entry: str | None, config: Path) -> None:
+    """Say where a client is led that asks for HOST:PORT, which rule decides it, and why those before do not.
+
+    It reads the configuration alone: nothing is connected, and no name is resolved. Exit codes: 0 it leads
+    somewhere, 1 nowhere, 78 bad configuration.
+    """
+    loaded = load(config, Scrutiny.NONE)
+    try:
+        for step in Names(loaded).walk(asked, entry):
+            if isinstance(step, Passed):
+                say(f"  passed over  {step.rule}: {step.why}")
+            elif isinstance(step, ToCluster):
+                _say_cluster(step, loaded.clusters[step.cluster])
+            else:
+                _say_target(step, entry)
+    except UnknownTarget as error:
+        say(f"refused: {error.reason} ({error})")
+        click.get_current_context().exit(EX_FAILED)
+
+
+def _say_cluster(found: ToCluster, cluster: ClusterConfig) -> None:
+    say(f"  decides      cluster {found.cluster}: {found.why}")
+    say(f"leads to {' or '.join(map(str, cluster.api_servers))}{_through(cluster.gateway)}")
+
+
+def _say_target(found: ToTarget, entry: str | None) -> None:
+    route = found.route
+    say(f"  decides      route {route.name}: {found.why}")
+    say(f"leads to {found.target}{_through(route.gateway)}")
+    if entry is None and route.entries is not None:
+        say(f"at these entries alone: {', '.join(route.entries)}")
+    say(f"who may: {', '.join(map(str, route.allow)) if route.allow else 'whom the entry lets in'}")
+
+
+def _through(gateway: str) -> str:
+    return ", without a gateway" if gateway == DIRECT else f" through gateway {gateway}"

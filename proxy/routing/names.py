@@ -1,0 +1,166 @@
+"""What a name means: where a client is led that asks for a host and a port, and which rule decides it.
+
+In this order: the name of a cluster, or its `dns_name`; an address of its `api_servers`; a route, in the
+order of the file. Nothing else is tried, and no name is resolved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+from proxy.config.matches import Host
+from proxy.config.model import Config, RouteConfig
+from proxy.config.naming import plain
+from proxy.errors import Ambiguous, UnknownTarget
+from proxy.runtime.endpoint import Endpoint
+from proxy.runtime.text import nearest, shown
+
+_USUAL: Final = frozenset({443, 6443})
+"""The ports that a client may have in mind when it asks for a cluster by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToCluster:
+    """The client asks for a cluster: any of its API servers will do."""
+
+    cluster: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToTarget:
+    """The client asks for what a route leads to."""
+
+    route: RouteConfig
+    host: str
+    """What was asked for, in lower case and without a dot at its end: the host that a pattern dials."""
+    target: Endpoint
+    why: str
+
+
+Decision = ToCluster | ToTarget
+
+
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """A rule that says nothing of what was asked for."""
+
+    rule: str
+    explain: Callable[[], str]
+
+    @property
+    def why(self) -> str:
+        """Why not. It is worked out only for who wants to know."""
+        return self.explain()
+
+
+class Names:
+    """The names of one configuration. It never changes: a reload makes another one."""
+
+    def __init__(self, config: Config) -> None:
+        self._clusters = config.clusters
+        self._routes = config.routes
+        self._called: dict[str, str] = {}
+        self._serving: dict[Endpoint, list[str]] = {}
+        for name, cluster in config.clusters.items():
+            for said in filter(None, (name, cluster.dns_name)):
+                self._called[plain(said)] = name
+            for address in cluster.api_servers:
+                owners = self._serving.setdefault(_plain(address), [])
+                if name not in owners:
+                    owners.append(name)
+
+    def find(self, asked: Endpoint, entry: str | None) -> Decision:
+        """Where a client of `entry` is led that asks for `asked`, which may be any text and any number.
+
+        Without an entry, no route is passed over because of its entries. Raises UnknownTarget.
+        """
+        return next(step for step in self.walk(asked, entry) if not isinstance(step, Passed))
+
+    def walk(self, asked: Endpoint, entry: str | None) -> Iterator[Passed | Decision]:
+        """The same with each rule that is passed over on the way; the decision is the last."""
+        host, port = shown(asked.host), asked.port
+        if (name := self._called.get(plain(asked.host))) is None:
+            yield Passed("clusters", lambda: f"none is called {host}")
+        elif port in (ports := self._ports(name)):
+            yield ToCluster(name, f"it is called {host}")
+            return
+        else:
+            yield Passed("clusters", lambda: f"{shown(name)} is asked for by {_listed(ports)}, not by {port}")
+        owners = self._serving.get(_plain(asked), ())
+        if len(owners) > 1:
+            raise Ambiguous(f"it is an API server of {' and '.join(owners)}: ask for one by its name")
+        if owners:
+            yield ToCluster(owners[0], f"{asked} is one of its api_servers")
+            return
+        yield Passed("api_servers", lambda: f"no cluster has {host} with port {port}")
+        yield from self._routed(asked, entry)
+
+    def _routed(self, asked: Endpoint, entry: str | None) -> Iterator[Passed | Decision]:
+        try:
+            host = Host.parse(asked.host)
+        except ValueError as exc:
+            said = str(exc)
+            yield Passed("routes", lambda: said)
+            raise self._unknown(asked, entry) from exc
+        for route in self._routes:
+            if entry is not None and route.entries is not None and entry not in route.entries:
+                yield Passed(f"route {route.name}", partial(_others, "entries", route.entries))
+                continue
+            for match in route.match:
+                captures = match.captures(host, asked.port)
+                if captures is not None:
+                    target = _target(route, asked, host, captures)
+                    yield ToTarget(route, str(host), target, f"{match} matches")
+                    return
+            yield Passed(f"route {route.name}", partial(_why_not, route, host))
+        raise self._unknown(asked, entry)
+
+    def _ports(self, cluster: str) -> frozenset[int]:
+        return _USUAL | {address.port for address in self._clusters[cluster].api_servers}
+
+    def _unknown(self, asked: Endpoint, entry: str | None) -> UnknownTarget:
+        if cluster := self._called.get(plain(asked.host)):
+            return UnknownTarget(f"{cluster} is asked for by {_listed(self._ports(cluster))}")
+        hosts = (
+            match.host
+            for route in self._routes
+            if entry is None or route.entries is None or entry in route.entries
+            for match in route.match
+            if match.is_one_host
+        )
+        close = nearest(plain(asked.host), (*self._called, *hosts))
+        return UnknownTarget(f"nearest: {close}" if close else "no cluster and no route leads there")
+
+
+def _target(route: RouteConfig, asked: Endpoint, host: Host, captures: tuple[str, ...]) -> Endpoint:
+    if route.target is None:
+        return asked if host.address is None else asked._replace(host=str(host))
+    try:
+        return route.target.fill(host, asked.port, captures)
+    except ValueError as exc:
+        raise UnknownTarget(f"the target of route {route.name}: {exc}") from exc
+
+
+def _plain(address: Endpoint) -> Endpoint:
+    """As it is compared: an address has many spellings."""
+    try:
+        return Endpoint(str(Host.parse(address.host)), address.port)
+    except ValueError:
+        return Endpoint(plain(address.host), address.port)
+
+
+def _why_not(route: RouteConfig, host: Host) -> str:
+    near = [match for match in route.match if match.captures(host, match.first) is not None]
+    return _others("ports" if near else "names", near or route.match)
+
+
+def _others(kind: str, what: Iterable[object]) -> str:
+    return f"it is for other {kind}: {', '.join(map(str, what))}"
+
+
+def _listed(ports: frozenset[int]) -> str:
+    return f"port {' or '.join(map(str, sorted(ports)))}"

@@ -1,0 +1,100 @@
+"""`kubemux route`: which rule decides, and why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from proxy.cli import main
+
+CONFIG = """
+version: 1
+gateways:
+  eu-edge: {host: bastion, known_hosts: [/nowhere], identity_files: [/nowhere]}
+clusters:
+  prod-eu: {gateway: eu-edge, listen: "127.0.0.1:16443", api_servers: ["10.0.0.10:6443", "10.0.0.11:6443"]}
+  "arn:prod": {gateway: direct, listen: "127.0.0.1:16444", api_servers: ["10.1.0.10:6443"]}
+routes:
+  - {name: kubelets, match: ["node-*:10250"], gateway: eu-edge, target: "127.0.0.1:{port}", entries: [egress]}
+  - {name: nodes, match: ["node-*:22", "[fd00::/8]:22"], gateway: direct, allow: ["gid:sre", any]}
+"""
+
+
+def routed(folder: Path, *args: str) -> Result:
+    path = folder / "config.yaml"
+    path.write_text(CONFIG)
+    return CliRunner().invoke(main, ["route", "--config", str(path), *args])
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (
+            ["PROD-EU:443"],
+            "  decides      cluster prod-eu: it is called 'PROD-EU'\n"
+            "leads to 10.0.0.10:6443 or 10.0.0.11:6443 through gateway eu-edge\n",
+        ),
+        (
+            ["arn:prod:6443"],
+            "  decides      cluster arn:prod: it is called 'arn:prod'\n"
+            "leads to 10.1.0.10:6443, without a gateway\n",
+        ),
+        (
+            ["node-7:10250"],
+            "  passed over  clusters: none is called 'node-7'\n"
+            "  passed over  api_servers: no cluster has 'node-7' with port 10250\n"
+            "  decides      route kubelets: node-*:10250 matches\n"
+            "leads to 127.0.0.1:10250 through gateway eu-edge\n"
+            "at these entries alone: egress\n"
+            "who may: whom the entry lets in\n",
+        ),
+        (
+            ["[fd00::7]:22", "--entry", "egress"],
+            "  passed over  clusters: none is called 'fd00::7'\n"
+            "  passed over  api_servers: no cluster has 'fd00::7' with port 22\n"
+            "  passed over  route kubelets: it is for other names: node-*:10250\n"
+            "  decides      route nodes: [fd00::/8]:22 matches\n"
+            "leads to [fd00::7]:22, without a gateway\n"
+            "who may: gid:sre, any\n",
+        ),
+    ],
+)
+def test_what_is_found_is_explained(tmp_path: Path, args: list[str], says: str) -> None:
+    done = routed(tmp_path, *args)
+    assert (done.exit_code, done.output) == (0, says)
+
+
+def test_what_is_refused_is_explained_and_exits_1(tmp_path: Path) -> None:
+    done = routed(tmp_path, "prod-ue:443")
+    assert done.exit_code == 1
+    assert done.output.splitlines() == [
+        "  passed over  clusters: none is called 'prod-ue'",
+        "  passed over  api_servers: no cluster has 'prod-ue' with port 443",
+        "  passed over  route kubelets: it is for other names: node-*:10250",
+        "  passed over  route nodes: it is for other names: node-*:22, [fd00::/8]:22",
+        "refused: unknown_name (nearest: prod-eu)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ("prod-eu", "expected HOST:PORT, as prod-eu:443 or [fd00::7]:22, got 'prod-eu'."),
+        (":443", "expected HOST:PORT"),
+        ("prod-eu:https", "expected HOST:PORT"),
+        ("prod-eu:0", "port 0 is out of range 1-65535."),
+        ("prod-eu:" + "9" * 5000, "port 999999999 is out of range 1-65535."),
+    ],
+)
+def test_what_is_no_host_and_port_is_a_mistake_in_usage(tmp_path: Path, asked: str, says: str) -> None:
+    done = routed(tmp_path, asked)
+    assert done.exit_code == 2
+    assert says in done.output
+
+
+def test_a_terminal_is_not_moved_by_what_is_asked(tmp_path: Path) -> None:
+    done = routed(tmp_path, "\x1b[2J\u202enode:22")
+    assert done.exit_code == 1
+    assert not {"\x1b", "\u202e"} & set(done.output)
