@@ -52,7 +52,7 @@ class End(NamedTuple):
     """One end of a connection. An IPv4 address is one, also where a socket shows it as `::ffff:127.0.0.1`."""
 
     address: bytes
-    """Four bytes or sixteen, the first one first."""
+    """Four or sixteen bytes, in network order."""
     port: int
 
     @classmethod
@@ -92,6 +92,11 @@ def peer_uid(sock: socket.socket) -> int:
         own = _ask(kernel, ours, theirs, sequence=2)
     if own.inode != os.fstat(sock.fileno()).st_ino:
         raise ValueError("the connection is not of this network namespace")
+    return owner(client)
+
+
+def owner(client: Found) -> int:
+    """The uid of a client's socket. Raises ValueError if no program has it: uid 0 is not root then."""
     if client.state != ESTABLISHED or not client.inode:
         raise ValueError("the client has closed its socket")
     return client.uid

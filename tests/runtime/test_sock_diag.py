@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.runtime import sock_diag
-from proxy.runtime.sock_diag import End, peer_uid, question, read
+from proxy.runtime.sock_diag import End, Found, owner, peer_uid, question, read
 from tests.support.users import ROOT_ONLY, as_user
 
 CHECKOUT: Final = Path(__file__).parents[2]
@@ -90,6 +90,15 @@ def test_one_that_has_sent_and_closed_is_not_root(
         found = sock_diag._ask(kernel, *ends, sequence=7)
     assert (found.uid, found.inode) == (0, 0)
     assert found.state != sock_diag.ESTABLISHED
+
+
+@pytest.mark.parametrize("uid", [0, UID])
+def test_what_is_not_established_or_has_no_inode_has_no_owner(uid: int) -> None:
+    """Later kernels may keep the uid of a closed socket, and any state may come without a program."""
+    assert owner(Found(sock_diag.ESTABLISHED, uid, 7)) == uid
+    for state, inode in ((sock_diag.ESTABLISHED, 0), (4, 7), (4, 0), (10, 7)):
+        with pytest.raises(ValueError, match="has closed its socket"):
+            owner(Found(state, uid, inode))
 
 
 def test_half_closed_is_not_established(stack: ExitStack) -> None:
