@@ -1,1 +1,1 @@
-"""The admin endpoints, over HTTP on loopback and on a unix socket, and the client that asks them."""
+"""The admin endpoints (HTTP on loopback and on a unix socket), and the client that the commands use."""

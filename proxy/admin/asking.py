@@ -1,4 +1,4 @@
-"""Sends one request to an address: returns kubemux's answer, or says which other program answered."""
+"""Sends one request to an address. Returns kubemux's answer, or raises an error that says who answered."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from proxy.runtime.endpoint import Endpoint
 from proxy.runtime.text import escaped
 
 MAX_ANSWER: Final = 64 << 20
-"""Bytes: a hundred times what 1,000 clusters need. A program that sends more is not kubemux."""
+"""The most bytes of an answer: a hundred times what 1,000 clusters need. Only another program sends more."""
 _QUOTED: Final = 60
 """Characters of another program's answer that a message quotes."""
 
@@ -63,7 +63,7 @@ def _who_has(where: Where) -> str:
 
 @dataclass(slots=True)
 class _Answer:
-    """What has come back so far."""
+    """The part of the answer that has arrived so far."""
 
     status: int = 0
     server: str = ""
@@ -73,7 +73,7 @@ class _Answer:
 
     @property
     def who(self) -> str:
-        """Which program this looks like."""
+        """A description of the program that answered, for a message."""
         said = escaped(
             (self.body or self.words)[: 4 * _QUOTED]
             .decode("utf-8", "replace")
@@ -93,10 +93,10 @@ class _Answer:
 
 
 async def ask(where: Where, method: str, target: str, *, budget: float) -> object:
-    """The parsed answer of the daemon at `where`, within `budget` seconds.
+    """Send a request to the daemon at `where` and return its parsed answer.
 
-    Raises UnknownName and ConfigError if the daemon answers with one, NotKubemux if another program answers,
-    Unanswered if the time is up, and AdminError for everything else.
+    Raises UnknownName or ConfigError if the daemon's answer is one, NotKubemux if another program answers,
+    Unanswered if no answer came within `budget` seconds, and AdminError for everything else.
     """
     answer = _Answer()
     try:
@@ -105,7 +105,9 @@ async def ask(where: Where, method: str, target: str, *, budget: float) -> objec
             if not is_whole and not answer.status:
                 answer.words = await _first_words(where)
                 if answer.words.partition(b"\nServer: ")[2].startswith(SERVER.encode()):
-                    answer.words = b""  # it is kubemux, and had no place for us a moment ago
+                    answer.words = (
+                        b""  # it is kubemux: it closed the first connection to make room for another
+                    )
     except TimeoutError as exc:
         raise Unanswered(where, budget) from exc
     if answer.server != SERVER and (answer.status or answer.words):
@@ -118,8 +120,11 @@ async def ask(where: Where, method: str, target: str, *, budget: float) -> objec
 
 
 async def _exchange(where: Where, method: str, target: str, answer: _Answer) -> bool:
-    """Fill in `answer`; whether all of it has come. Raises AdminError if nobody listens."""
-    import httpx2  # here, because it takes 50 ms, and most commands ask no daemon
+    """Send the request and fill in `answer`. Returns whether the whole answer has arrived.
+
+    Raises AdminError if nobody listens.
+    """
+    import httpx2  # here, because importing it takes 50 ms, and most commands send no request
 
     transport = httpx2.AsyncHTTPTransport(
         uds=str(where) if isinstance(where, Path) else None,
@@ -127,12 +132,12 @@ async def _exchange(where: Where, method: str, target: str, answer: _Answer) -> 
     )
     url = f"http://localhost{target}" if isinstance(where, Path) else f"http://{where}{target}"
     fields = {"Accept-Encoding": "identity", "Connection": "close"}
-    # `trust_env`: a proxy that the environment names does not lead to this machine's loopback.
-    # `timeout`: the deadline is the one of `ask`.
+    # `trust_env`: a proxy from the environment could not reach the loopback of this machine.
+    # `timeout`: `ask` has the deadline.
     client = httpx2.AsyncClient(transport=transport, trust_env=False, timeout=None, headers=fields)
     try:
         async with client, client.stream(method, url) as got:
-            if got.status_code == 101:  # Switching Protocols, which was not asked for
+            if got.status_code == 101:  # Switching Protocols, though the request did not ask for it
                 return False
             answer.status = got.status_code
             answer.server = got.headers.get("Server", "")
@@ -156,7 +161,7 @@ def _nobody(where: Where, failed: OSError) -> AdminError:
 
 
 def _system_error(failed: BaseException) -> OSError:
-    """The OSError that httpx2 and anyio have wrapped: the first one, if a name has several addresses."""
+    """The OSError inside the exceptions of httpx2 and anyio; of a name with several addresses, the first."""
     found, cause = OSError(str(failed)), failed.__cause__ or failed.__context__
     while cause is not None:
         if isinstance(cause, OSError):
@@ -167,7 +172,7 @@ def _system_error(failed: BaseException) -> OSError:
 
 
 async def _first_words(where: Where) -> bytes:
-    """What a program that does not speak HTTP answers. It is asked again, without the HTTP client."""
+    """The first bytes that a program without HTTP answers to a second request, sent without httpx2."""
     connecting = (
         asyncio.open_unix_connection(where) if isinstance(where, Path) else asyncio.open_connection(*where)
     )

@@ -1,8 +1,9 @@
-"""Asks the running daemon: through its unix socket if there is one, otherwise over TCP, which only reads.
+"""Sends requests to the running daemon: through its unix socket if it has one, otherwise over TCP (read
+only).
 
-The `admin:` section of a configuration file says where the daemon is. An answer counts only if the daemon
-runs with that same file: several daemons of one machine may have the same address in their files, and only
-one of them listens there.
+The `admin:` section of a configuration file says where the daemon listens. The answer is accepted only if the
+daemon runs with that same file: the files of several daemons may have the same address, and only one of the
+daemons can listen there.
 """
 
 from __future__ import annotations
@@ -23,22 +24,22 @@ from proxy.config.reading import Mistakes, read
 from proxy.errors import AdminError, ConfigError, UnknownName
 
 ASK_TIMEOUT: Final = 5.0
-"""Seconds a running daemon may take to say how it is."""
+"""How many seconds the daemon may take to answer a request for `/status`."""
 
 
 class Unfinished(AdminError):
-    """The daemon is still carrying out the order when the time is up. It goes on with it."""
+    """The time is up, and the daemon is still carrying out the order. It does not stop."""
 
     hint = "its log says how it ends: journalctl -u kubemux"
 
     def __init__(self, name: str, budget: float, document: object) -> None:
         super().__init__(f"{name}: not done after {budget:g} s; the daemon has the order and goes on")
         self.document = document
-        """What `/status` said when the time was up."""
+        """The document of `/status`, read when the time was up."""
 
 
 class AnotherDaemon(AdminError):
-    """The daemon that answers runs with another file."""
+    """The daemon that answers runs with another configuration file."""
 
     def __init__(self, where: Where, running: str, path: Path) -> None:
         super().__init__(
@@ -48,7 +49,7 @@ class AnotherDaemon(AdminError):
         )
 
 
-def written(path: Path) -> AdminConfig:
+def admin_section(path: Path) -> AdminConfig:
     """The `admin:` section of a file. Mistakes elsewhere in the file do not matter. Raises ConfigError."""
     root = loader.keys(yaml.read(path))
     try:
@@ -69,14 +70,16 @@ async def fetch_status(admin: AdminConfig, path: Path) -> object:
                 return await status_at(where, path)
             except AdminError as error:  # a user who may not use the socket may still read over TCP
                 failures.append(error)
-    told = next((error for error in failures if isinstance(error, AnotherDaemon)), failures[0])
-    raise AdminError("; ".join(map(str, failures)), hint=told.hint)
+    best = next((error for error in failures if isinstance(error, AnotherDaemon)), failures[0])
+    raise AdminError("; ".join(map(str, failures)), hint=best.hint)
 
 
 @contextmanager
-def names_of(path: Path, names: Iterable[str], *sections: str) -> Iterator[None]:
-    """Explain an UnknownName inside: if one of `names` is in these sections of the file, the daemon has not
-    read the file since.
+def explaining_unknown_names(path: Path, names: Iterable[str], *sections: str) -> Iterator[None]:
+    """Give an UnknownName that the block raises a better hint, if one of `names` is in the file.
+
+    `sections` are the sections of the file where it would be. Then the file has changed since the daemon read
+    it, and a reload helps.
     """
     try:
         yield
@@ -109,18 +112,17 @@ async def status_at(where: Where, path: Path) -> object:
 
 
 def _same(running: str, path: Path) -> bool:
-    """Whether both are one file. A daemon before 0.2.0 may say a relative path: that cannot be decided."""
+    """Whether both paths are the same file. A relative path, of a daemon before 0.2.0, counts as the same."""
     return not os.path.isabs(running) or os.path.realpath(running) == os.path.realpath(path)  # noqa: PTH117 - no Path is needed
 
 
 async def command(
     admin: AdminConfig, path: Path, name: str, *, params: Mapping[str, str] | None = None, budget: float
 ) -> object:
-    """POST `/-/NAME` to the daemon that runs with `path` and return the parsed answer, waiting up to `budget`
-    seconds.
+    """POST `/-/NAME` to the daemon that runs with `path`, and return the parsed answer.
 
-    Raises ConfigError if the daemon refused a new configuration, UnknownName, Unfinished if the time was up
-    and the daemon is at it, and AdminError for everything else.
+    Raises ConfigError if the daemon refused a new configuration, UnknownName, Unfinished if the daemon still
+    works on it after `budget` seconds, and AdminError for everything else.
     """
     if not admin.socket:
         without = ", and kill -HUP PID reloads it" if name == "reload" else ""

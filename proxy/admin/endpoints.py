@@ -4,8 +4,9 @@
     POST /-/reload /-/reconnect?gateway= /-/drain?cluster= /-/probe?cluster=   unix socket only; 404 over TCP
 
 Errors are JSON: {"error": sentence, "reason": word, "hint": remedy}; a refused configuration adds "path" and
-"problems". Who may connect is decided before HTTP: the socket's mode, the loopback address. What remains over
-TCP is a browser lured to a name that resolves to 127.0.0.1, hence the check of `Host` (DNS rebinding).
+"problems". There are no passwords: the mode of the unix socket and the loopback address decide who can
+connect. One attack remains over TCP: a web page makes a browser of this machine send requests to a name that
+resolves to 127.0.0.1 (DNS rebinding). The check of `Host` refuses these.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ _INDEX: Final = "".join(
 
 
 class _Path(Route):
-    """Exactly one path. Starlette's pattern ends in `$`, and so matches it with a line feed added, too."""
+    """A route for exactly one path. Starlette's pattern ends in `$`, which also allows a line feed there."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """Whether the request is for this path."""
@@ -49,7 +50,7 @@ class _Path(Route):
 
 
 class Endpoints:
-    """What a daemon answers, and the orders that it takes."""
+    """The endpoints of one daemon: those that read its state, and those that give it orders."""
 
     def __init__(self, snapshot: Callable[[], DaemonSnapshot], metrics: Metrics, control: Control) -> None:
         self._snapshot = snapshot
@@ -58,12 +59,15 @@ class Endpoints:
         self._scrape_turn = asyncio.Lock()
 
     def reads(self, *, host: str | None) -> ASGIApp:
-        """The app that only reads. With `host` it refuses requests whose `Host` is neither that nor local."""
+        """The app with the endpoints that only read.
+
+        If `host` is given, it refuses requests whose `Host` is neither that nor a name of this machine.
+        """
         app = _app(self._reads())
         return app if host is None else _only_for(host, app)
 
     def all(self) -> ASGIApp:
-        """The app that reads and takes orders."""
+        """The app with all endpoints."""
         return _app([*self._reads(), *self._orders()])
 
     def _reads(self) -> list[Route]:
@@ -145,8 +149,7 @@ def host_allowed(header: str, listen: str) -> bool:
 
 def _only_for(host: str, app: ASGIApp) -> ASGIApp:
     async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
-        # An HTTP/1.0 request may lack it, and simple health checks send such. h11 refuses it in HTTP/1.1,
-        # which is what browsers send.
+        # Simple health checks send HTTP/1.0 without `Host`. Browsers send HTTP/1.1, where h11 demands it.
         named = Headers(scope=scope).get("host")
         if named is not None and not host_allowed(named, host):
             refused = _error(403, "this Host is not served here", hint=f"ask for {host} or localhost")

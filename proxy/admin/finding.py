@@ -1,6 +1,4 @@
-"""Where the running daemon is: at the addresses of a configuration file, or, where that does not tell, at
-those that most daemons have.
-"""
+"""Finds the running daemon: at the addresses of a configuration file, or else at the usual addresses."""
 
 from __future__ import annotations
 
@@ -18,7 +16,7 @@ from proxy.errors import AdminError, ConfigError, Problem
 from proxy.runtime.endpoint import Endpoint
 
 
-def usual() -> list[Where]:
+def usual_places() -> list[Where]:
     """The sockets that the docs and hints propose, and the default of `admin.listen`."""
     sockets = [
         Path(OF_SERVICE),
@@ -42,19 +40,19 @@ def find(
 ) -> tuple[AdminConfig, Path]:
     """The `admin:` section of the configuration, and the file that the daemon must run with.
 
-    `files` are those that a user may mean, the first of them the one to read. Mistakes elsewhere in it stop
-    nobody. One that is gone, no YAML mapping, or wrong in that section, does not tell where the daemon is,
-    and that is when one asks: then a daemon counts that answers at one of the usual `places` and runs with
-    one of `files`. With `orders` it must be there on a socket, and a file without `admin.socket`, be it cut
-    off, is no reason not to look there. Raises ConfigError, which says where one has looked.
+    `files` are the files that the user may mean; the first one is read. Mistakes in its other sections do not
+    matter. If the file is missing, not a YAML mapping, or wrong in `admin:`, the daemon is searched at the
+    usual `places`. It is found if it answers there and runs with one of `files`. With `orders`, only unix
+    sockets are searched, also if the file has no `admin.socket`: it may have been cut off. Raises
+    ConfigError, which says where the daemon was searched.
     """
-    looked = [where for where in places or usual() if not orders or isinstance(where, Path)]
+    looked = [where for where in places or usual_places() if not orders or isinstance(where, Path)]
     try:
-        admin = client.written(files[0])
+        admin = client.admin_section(files[0])
     except ConfigError as error:
         found, failures = asyncio.run(_ask_all(files, looked))
         if found is None:
-            error.problems += _worth_telling(looked, failures)
+            error.problems += _useful_failures(looked, failures)
             raise
         return found
     if orders and not admin.socket:
@@ -66,7 +64,7 @@ def find(
 async def _ask_all(
     files: Sequence[Path], places: Sequence[Where]
 ) -> tuple[tuple[AdminConfig, Path] | None, list[AdminError]]:
-    """The first place where a daemon runs with one of `files`; why the others are none."""
+    """The first place where a daemon runs with one of `files`. If there is none, why not, for each place."""
     asked = [_running_with(files, where) for where in places]
     answers = dict(zip(places, await asyncio.gather(*asked), strict=True))
     for where, answer in answers.items():
@@ -88,8 +86,8 @@ async def _running_with(files: Sequence[Path], where: Where) -> Path | AdminErro
     return failure if isinstance(failure, AdminError) else AdminError(f"{shown(where)}: {failure}")
 
 
-def _worth_telling(places: Sequence[Where], failures: Sequence[AdminError]) -> Iterator[Problem]:
-    """What is worth knowing of places where no daemon runs with the file."""
+def _useful_failures(places: Sequence[Where], failures: Sequence[AdminError]) -> Iterator[Problem]:
+    """The failures that help the user: another daemon answers, or this user may not use the socket."""
     telling = [
         error
         for error in failures

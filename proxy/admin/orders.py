@@ -22,26 +22,25 @@ class ReloadResult:
 
 
 class Control(Protocol):
-    """The orders.
+    """The orders that a daemon carries out.
 
-    Each has a deadline of its own and raises ProxyError. It goes on when its client hangs up.
+    Each has its own deadline and raises ProxyError. If the client closes its connection, the order goes on.
     """
 
     async def reload(self) -> ReloadResult:
-        """Read the configuration again and apply it. Raises ConfigError, and then nothing has changed."""
+        """Read the configuration again and apply it. If it raises ConfigError, nothing was changed."""
 
     async def reconnect(self, gateway: str) -> None:
         """Replace the links of `gateway` by new ones. Raises UnknownName."""
 
     async def probe(self, cluster: str) -> dict[str, object]:
-        """Probe `cluster` now, over a link of its own, and say how it went: `proxy.daemon.doctor.Report`.
+        """Probe `cluster` now, over a new link, and return a `proxy.daemon.doctor.Report` as a document.
 
         Raises UnknownName.
         """
 
     async def drain(self, cluster: str) -> int:
-        """Stop accepting connections for `cluster`, and wait until the open ones have ended, or for
-        `limits.drain_timeout`. Returns how many were cut.
+        """Stop accepting connections for `cluster`, and wait until the open ones have ended.
 
-        Raises UnknownName.
+        After `limits.drain_timeout` the others are reset; returns how many. Raises UnknownName.
         """

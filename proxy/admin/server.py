@@ -1,4 +1,4 @@
-"""The admin server: on loopback the endpoints that only read, on a unix socket all of them."""
+"""The admin server. On TCP it serves the endpoints that only read, on a unix socket all of them."""
 
 from __future__ import annotations
 
@@ -23,14 +23,11 @@ from proxy.runtime.endpoint import Endpoint
 from proxy.snapshots import DaemonSnapshot
 
 _GRACE_S: Final = 2.0
-"""For requests that are still being answered at a stop."""
+"""How long a stop waits for requests that are being answered."""
 
 
 class AdminServer:
-    """Serves snapshots and metrics, and passes orders on.
-
-    The two sides are started one by one; if one fails, the other still works.
-    """
+    """Listens on TCP and on a unix socket. Each is started on its own, so one works if the other fails."""
 
     def __init__(
         self,
@@ -96,8 +93,8 @@ class AdminServer:
 
 
 def _listen_error(listen: Endpoint, exc: OSError) -> ListenError:
-    # The loop puts a sentence of its own around the system's text ("error while attempting to bind on
-    # address ..."). A negative number is getaddrinfo's, which has texts of its own.
+    # Not str(exc): the loop wraps the system's text ("error while attempting to bind on address ..."). A
+    # negative errno is one of getaddrinfo, whose text is already in strerror.
     text = os.strerror(exc.errno) if exc.errno and exc.errno > 0 else exc.strerror or str(exc)
     if exc.errno == errno.EADDRINUSE:
         hint = (

@@ -1,6 +1,4 @@
-"""A snapshot of the daemon as the JSON of `/status`, the text of `/readyz` and the status line of sd_notify.
-
-Pure.
+"""Turns a snapshot into the JSON of `/status`, the text of `/readyz` and the status line of sd_notify. Pure.
 
 The document, stable for scripts (a field may be added; one that goes or changes its meaning raises
 `version`):
@@ -62,7 +60,7 @@ def from_document(document: object) -> DaemonSnapshot:
 
     Raises ValueError if it is not one of this version.
     """
-    from proxy.config.reading import read  # here, because only the command line needs it, and not the daemon
+    from proxy.config.reading import read  # here, because it imports pydantic, which the daemon must not
 
     match document:
         case {"version": 1, "daemon": dict() as daemon, "gateways": gateways, "clusters": clusters}:
@@ -71,12 +69,12 @@ def from_document(document: object) -> DaemonSnapshot:
 
 
 def is_ready(snapshot: DaemonSnapshot) -> bool:
-    """The verdict of `/readyz`: listeners are bound and the daemon is not stopping. Clusters may be down."""
+    """Whether `/readyz` says ok: listeners are bound and the daemon is not stopping. Clusters may be down."""
     return snapshot.ready and not snapshot.draining
 
 
 def readiness(snapshot: DaemonSnapshot) -> str:
-    """The text of `/readyz?verbose`: a line for each check as kube-apiserver writes it, then the verdict."""
+    """The text of `/readyz?verbose`: a line for each check, as kube-apiserver writes it, then the result."""
     return (
         "\n".join([*_checks(snapshot), f"readyz check {'passed' if is_ready(snapshot) else 'failed'}"]) + "\n"
     )
@@ -122,7 +120,7 @@ def cut_off(snapshot: DaemonSnapshot) -> frozenset[str]:
 
 
 def why_not_up(cluster: ClusterSnapshot) -> str:
-    """A word or two: why it does not listen, the last probe's reason, or the state if there is none."""
+    """One or two words: why it does not listen, else why its last probe failed, else its state."""
     if not cluster.listening:  # a port that is taken, or else it was drained
         return cluster.reason if cluster.reason == ListenError.reason else "not listening"
     return cluster.reason if cluster.reason not in ("", "ok") else cluster.state

@@ -22,11 +22,11 @@ _HINTS: Final = {
 
 OF_SERVICE: Final = "/run/kubemux/admin.sock"
 OF_PERSON: Final = "~/.config/kubemux/admin.sock"
-"""In a folder that is there, because the configuration is in it."""
+"""The folder exists, because the configuration file is in it."""
 
 
 def proposed() -> str:
-    """The `admin.socket` to propose to who reads this: /run/kubemux is the system service's."""
+    """The `admin.socket` to propose in a hint. /run/kubemux belongs to the system service."""
     return OF_PERSON if has_home() and not is_for_system_service() else OF_SERVICE
 
 
@@ -39,7 +39,7 @@ def _remedy(error: OSError) -> str:
 
 
 class UnixListener:
-    """A bound unix socket and the file that stands for it. Raises ListenError."""
+    """A bound unix socket, and its file. The constructor raises ListenError."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -72,9 +72,9 @@ class UnixListener:
             self.socket.bind(str(self.path))
 
     def unlink(self) -> None:
-        """Remove the file, unless another daemon has put its own there since; before the socket is closed.
+        """Remove the file, unless another daemon has replaced it by its own. Idempotent.
 
-        Idempotent. The kernel keeps the inode while the socket is bound: no other file has its number.
+        It must be called before the socket is closed: only then is the inode number still ours alone.
         """
         with suppress(OSError):
             if _identity(self.path) == self._identity:
@@ -83,7 +83,7 @@ class UnixListener:
 
 
 def _identity(path: Path) -> tuple[int, int]:
-    """Owner, mode and times of the file are left out: whoever changes those does not make it another one."""
+    """Device and inode. Owner, mode and times may change without making it another file."""
     found = path.lstat()
     return found.st_dev, found.st_ino
 

@@ -1,11 +1,11 @@
-"""The command line: `kubemux COMMAND`, and what each failure looks like to the shell.
+"""The command line, `kubemux COMMAND`, and the exit code and message of each failure.
 
 Exit codes: 0 fine, 1 failed at run time, 2 usage (an unknown name, too), 78 bad configuration
 (EX_CONFIG of sysexits.h), 130 interrupted. Each command is a module of this package that is imported only
-when it runs: `kubemux status` pays for no SSH library.
+when it runs: `kubemux status` imports no SSH library.
 
-Commands write by `say`, `note` and `complain` alone: whatever a server, a file or a socket has said reaches
-the terminal without control characters.
+Commands write only by `say`, `note` and `complain`. These remove control characters, which text of a server,
+a file or a socket may have.
 """
 
 from __future__ import annotations
@@ -62,12 +62,12 @@ def write_document(data: bytes) -> None:
 
 
 def note(text: str) -> None:
-    """Write to standard error what the user should know beside the result."""
+    """Write a warning or other information to standard error."""
     click.echo(for_terminal(text), err=True)
 
 
 def complain(text: str) -> None:
-    """Write to standard error what went wrong; if the journal reads that, with the priority of an error."""
+    """Write an error to standard error. If the journal reads that, it gets the priority of an error."""
     text = for_terminal(text)
     click.echo(journal.marked(text, "error") if journal.reads(sys.stderr) else text, err=True)
 
@@ -134,7 +134,7 @@ class _Commands(Group):
                 raise
             raise click.UsageError(clean, ctx=error.ctx) from None
         except (click.exceptions.Exit, click.Abort, BrokenPipeError):
-            raise  # click's own, and a reader that went away
+            raise  # click handles these; BrokenPipeError: the reader of the output has ended
         except KeyboardInterrupt:
             ctx.exit(EX_INTERRUPTED)
         except ConfigError as error:
@@ -163,9 +163,10 @@ def _complain_of(error: OSError) -> None:
 
 
 def _open_standard_streams() -> None:
-    """Open /dev/null for those that were closed (`kubemux ... >&-`).
+    """Open /dev/null in the place of standard streams that were closed (`kubemux ... >&-`).
 
-    Otherwise the first socket gets their number, and libuv aborts a process that closes it.
+    Otherwise the first socket gets the number of such a stream, and libuv aborts the process when it closes
+    it.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
@@ -190,5 +191,5 @@ def main() -> None:
     Exit codes: 0 fine, 1 failed at run time, 2 usage, 78 bad configuration, 130 interrupted.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # A character that the locale lacks is a question mark, not the end.
+        # Print a question mark for a character that the locale does not have; do not fail.
         sys.stdout.reconfigure(errors="replace")

@@ -30,21 +30,21 @@ def check(config: Path) -> None:
     nobody.answer()
     loaded = loader.load(config)
     found = [
-        *_void(loaded),
+        *_no_clusters(loaded),
         *credentials.warnings(loaded),
         *known_hosts_warnings.warnings(loaded),
         *expiry.ending_soon(loaded, time.time()),
     ]
     if any(gateway.ssh_config for gateway in loaded.gateways.values()):
         found += uvloop.run(_ssh_configs(loaded))
-    for doubt, remedy in found:
-        note(f"WARNING: {config}: {doubt}\n  hint: {remedy}")
+    for warning, remedy in found:
+        note(f"WARNING: {config}: {warning}\n  hint: {remedy}")
     gateways, clusters = len(loaded.gateways), len(loaded.clusters)
     say(f"{config}: ok, {gateways} gateway{'s' * (gateways != 1)}, {clusters} cluster{'s' * (clusters != 1)}")
 
 
-def _void(config: Config) -> Iterator[tuple[str, str]]:
-    """A file that was cut off may still be valid: without clusters it gets a warning."""
+def _no_clusters(config: Config) -> Iterator[tuple[str, str]]:
+    """A warning if there are no clusters: the file may have been cut off, and still be valid."""
     if not config.clusters:
         yield (
             "clusters: there is none; a reload with this file removes every cluster",
@@ -53,7 +53,7 @@ def _void(config: Config) -> Iterator[tuple[str, str]]:
 
 
 async def _ssh_configs(config: Config) -> list[tuple[str, str]]:
-    """The ssh_configs that a dial of their gateway could not use."""
+    """A warning for each gateway whose ssh_config kubemux cannot use."""
     found = []
     for name, gateway in config.gateways.items():
         if gateway.ssh_config is not None:

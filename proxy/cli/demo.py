@@ -23,8 +23,8 @@ def demo() -> None:
     behind.
     """
     configure("console", "info")
-    # While the folder is made and removed nothing may end us halfway: signals wait until the daemon takes
-    # them, or for good.
+    # No signal may end this process while the folder is made or removed. They are delivered while the daemon
+    # runs.
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)
     with (
         tempfile.TemporaryDirectory(prefix="kubemux-demo-") as folder,

@@ -1,4 +1,4 @@
-"""`kubemux kubeconfig export` and `import`; what they did is written to standard error."""
+"""`kubemux kubeconfig export` and `import`. They report what they did on standard error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options that several commands share, and where the configuration file is looked for."""
+"""Options that several commands share, and the places where they look for the configuration file."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _NOWHERE: Final = "kubemux.nowhere"
 
 
 def user_config() -> Path | None:
-    """Where a user's own file is, if there is one: the XDG Base Directory Specification.
+    """The path of a user's own configuration file (XDG Base Directory Specification).
 
-    None without a home.
+    None if the user has no home directory.
     """
     base = Path(os.environ.get("XDG_CONFIG_HOME", ""))
     try:
@@ -31,7 +31,7 @@ def user_config() -> Path | None:
 
 
 def _is_there(path: Path) -> bool:
-    """A file that this user may not look at counts as there: the loader reports it."""
+    """Whether the file exists. If this user may not look, it counts as existing: the loader reports that."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -59,7 +59,7 @@ def _config(ctx: click.Context, param: click.Parameter, value: Path | None) -> P
 
 
 class File(click.Path):
-    """A path that names something: an empty one would be read as the folder that the command runs in."""
+    """A path that is not empty: `pathlib` reads an empty path as the current folder."""
 
     def __init__(self, *, allow_dash: bool = False) -> None:
         super().__init__(path_type=Path, readable=False, allow_dash=allow_dash)
@@ -71,13 +71,13 @@ class File(click.Path):
 
 
 def files(config: Path) -> list[Path]:
-    """The files that `config` may stand for: two where nobody has named one, and none of the two is there."""
+    """The files that may be meant: `config`, and the user's own if no file was named and neither exists."""
     own: Path | None = click.get_current_context().meta.get(_NOWHERE)
     return [config] if own is None else [config, own]
 
 
 def add_places(ctx: click.Context, error: ConfigError) -> None:
-    """Add to the report of a missing file that nobody has named the other places where one was looked for."""
+    """If no file was named and the default one is missing, add the other places that were searched."""
     own: Path | None = ctx.meta.get(_NOWHERE)
     if own is not None and error.path == str(DEFAULT_CONFIG):
         remedy = "create one of them, or name yours: --config FILE, or KUBEMUX_CONFIG=FILE in the environment"
@@ -116,11 +116,11 @@ file_argument = click.argument(
     expose_value=False,
     callback=_remember_file,
 )
-"""`FILE`, which means the same as `--config FILE`, for the commands whose subject is the file."""
+"""`FILE`, the same as `--config FILE`, for the commands that are about the file."""
 
 
 class Duration(click.ParamType[float]):
-    """As in the file (`30s`, `5m`), or a bare number of seconds, as timeout(1) and systemd take it."""
+    """A duration as in the configuration file (`30s`, `5m`), or a number of seconds, as for timeout(1)."""
 
     name = "duration"
 

@@ -1,5 +1,6 @@
-"""`kubemux reload`, `reconnect GATEWAY` and `drain CLUSTER`: orders to the running daemon, through its unix
-socket.
+"""`kubemux reload`, `reconnect GATEWAY` and `drain CLUSTER`, which the running daemon carries out.
+
+They reach the daemon through its unix socket.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from proxy.config.values import format_duration
 from proxy.errors import AdminError, ConfigError, Problem
 
 ORDER_BUDGET: Final = 60.0
-"""Seconds.
+"""How many seconds a reload or reconnect may take.
 
-A reload drains what was removed, a reconnect closes links in order: both have limits of their own.
+A reload drains what was removed, and a reconnect closes links one by one; the daemon limits both itself.
 """
 
 
@@ -99,14 +100,14 @@ def _connections(count: int) -> str:
 def _command(config: Path, name: str, params: dict[str, str], budget: float) -> object:
     try:
         admin, config = find(files(config), orders=True)
-    except ConfigError as error:  # not the daemon's, who would have refused the file: nobody has read it
+    except ConfigError as error:  # this process could not read the file; the daemon was not asked
         hint = "mend the file, or name the one that the daemon was started with: --config FILE"
         error.problems.append(
             Problem(0, "", "the daemon was not asked, and goes on as before if it runs", hint)
         )
         raise
     try:
-        with client.names_of(config, params.values(), *(f"{kind}s" for kind in params)):
+        with client.explaining_unknown_names(config, params.values(), *(f"{kind}s" for kind in params)):
             return asyncio.run(client.command(admin, config, name, params=params, budget=budget))
     except ConfigError as refused:
         refused.problems.append(Problem(0, "", "refused as a whole: the daemon goes on as before"))

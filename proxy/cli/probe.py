@@ -1,6 +1,6 @@
 """`kubemux probe CLUSTER`: one probe, explained step by step.
 
-This process probes. If its user may not read the keys, the daemon does.
+This process sends the probe. If its user may not read the keys, the daemon sends it.
 """
 
 from __future__ import annotations
@@ -73,16 +73,16 @@ def _with(cluster: str, config: Config) -> Config:
 
 
 def _by_daemon(cluster: str, path: Path, refused: ConfigError) -> Report:
-    """The report of a probe by the daemon that runs with the file.
+    """The report of a probe that the daemon with this file sends.
 
-    Raises `refused` if permissions of this user are not what is wrong with the file.
+    Raises `refused` if its problems have another cause than the permissions of this user.
     """
     readable = _with(cluster, load(path, Scrutiny.NONE))
     denied = credentials.denied(readable)
     if not denied:
         raise refused
     try:
-        with client.names_of(path, [cluster], "clusters"):
+        with client.explaining_unknown_names(path, [cluster], "clusters"):
             answer = asyncio.run(
                 client.command(readable.admin, path, "probe", params={"cluster": cluster}, budget=ASK_BUDGET)
             )

@@ -1,4 +1,4 @@
-"""`kubemux schema`: what a configuration file may have, for editors and for readers."""
+"""`kubemux schema`: describes the configuration file, as JSON Schema for editors or as tables for people."""
 
 from __future__ import annotations
 

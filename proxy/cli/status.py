@@ -23,7 +23,7 @@ from proxy.errors import AdminError
 from proxy.snapshots import DaemonSnapshot
 
 PIPE_WIDTH: Final = 1 << 20
-"""Columns where there is no terminal, so that no line is wrapped or cut."""
+"""The width of the output if it is not a terminal: so large that no line is wrapped or cut."""
 
 
 @click.command()
@@ -42,7 +42,7 @@ def status(names: tuple[str, ...], config: Path, *, as_json: bool, watching: boo
     NAME: only this gateway and its clusters, or this cluster and its gateway. The exit code tells whether the
     daemon answered (0) or not (1); whether all is well is in `--json` and the metrics.
     """
-    with client.names_of(config, names, "gateways", "clusters"):
+    with client.explaining_unknown_names(config, names, "gateways", "clusters"):
         _status(names, config, as_json=as_json, watching=watching)
 
 
@@ -65,7 +65,7 @@ def _status(names: tuple[str, ...], config: Path, *, as_json: bool, watching: bo
 
 
 def make_console() -> Console:
-    """Standard output as it is: colours only on a terminal and without NO_COLOR, full width in a pipe."""
+    """A console for standard output: colours only on a terminal without NO_COLOR, no line cut in a pipe."""
     console = Console(highlight=False, markup=False)
     return console if console.is_terminal else Console(highlight=False, markup=False, width=PIPE_WIDTH)
 
@@ -83,9 +83,9 @@ def _understood(document: object) -> DaemonSnapshot:
 
 
 def _only(document: object, names: tuple[str, ...]) -> object:
-    """The document with only the gateways and clusters that `names` choose.
+    """The document with only the gateways and clusters that `names` select.
 
-    They keep every field, also those that this version does not know.
+    They keep all their fields, also those of a newer daemon that this version does not know.
     """
     shown = chosen(_understood(document), names)
     kept = {

@@ -1,6 +1,6 @@
-"""A snapshot as tables for a person.
+"""Shows a snapshot as tables for people.
 
-Pure: a snapshot, the time and the width in, something rich can print out.
+Pure: it takes a snapshot, the time and the width, and returns what rich can print.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from proxy.runtime.text import for_terminal
 from proxy.snapshots import ClusterSnapshot, ClusterState, DaemonSnapshot, GatewaySnapshot, GatewayState
 
 WIDE: Final = 120
-"""Columns from which every column of the clusters fits."""
+"""The width at which all columns of the clusters are shown."""
 
 _LOOK: Final = {
     "up": ("●", "green"),
@@ -42,7 +42,7 @@ _RECOVERING: Final = (
 _FAILING: Final = "`probe.threshold` such probes in a row make it down"
 """Shown for a cluster that is up although its last probe was not answered."""
 LISTED: Final = 8
-"""How many names a cause lists where lines are few."""
+"""How many names are listed for one cause if the height is limited."""
 _DAY: Final = 86_400.0
 _GAP: Final = 2
 _SHORTEST_NAME: Final = 8
@@ -58,11 +58,11 @@ def render(
     height: int | None = None,
     names: Collection[str] = (),
 ) -> RenderableType:
-    """Head line, gateways, clusters, and why the failing ones fail; what is broken comes first.
+    """The head line, the gateways, the clusters, and the causes of failures. What is broken comes first.
 
-    `now` is Unix time, `width` columns. With `height` it takes no more lines: what is well is left out before
-    what is not. With `names` only those gateways and clusters are shown, and what they belong to. Raises
-    UnknownName.
+    `now` is Unix time; `width` and `height` are those of the terminal. If `height` is too small, gateways and
+    clusters that are well are left out first. With `names`, only the gateways and clusters that `chosen`
+    returns are shown. Raises UnknownName.
     """
     shown = chosen(snapshot, names)
     lost = cut_off(snapshot)
@@ -92,11 +92,10 @@ def render(
 
 
 def chosen(snapshot: DaemonSnapshot, names: Collection[str]) -> DaemonSnapshot:
-    """The gateways and clusters that `names` choose: a gateway with its clusters, a cluster with its gateway.
+    """The gateways and clusters with these names, the clusters of these gateways, the gateways of these
+    clusters.
 
-    Without names, all.
-
-    Raises UnknownName.
+    Without names, all. Raises UnknownName.
     """
     if not names:
         return snapshot
@@ -111,7 +110,7 @@ def chosen(snapshot: DaemonSnapshot, names: Collection[str]) -> DaemonSnapshot:
 
 
 def fair_shares(room: int, wanted: Sequence[int]) -> list[int]:
-    """Divide `room` lines: no part gets more than it wants, one that wants little gets all of it."""
+    """Divide `room` lines into parts. No part gets more than it wants; small wishes are fulfilled first."""
     shares = [0] * len(wanted)
     left = max(room, 0)
     for done, index in enumerate(sorted(range(len(wanted)), key=wanted.__getitem__)):
@@ -163,7 +162,7 @@ def _cluster(cluster: ClusterSnapshot, lost: Collection[str], *, now: float, wid
         _state(_condition(cluster, lost)),
         _text(cluster.listen, "" if cluster.listening else "red"),
         *([_text(cluster.gateway), _text(cluster.api_server)] if wide else []),
-        # Nothing was probed.
+        # Without a link nothing was sent, so there is no time.
         _milliseconds(None if cluster.reason == LinkDown.reason else cluster.probe_seconds),
         Text(str(cluster.connections)),
         Text(bytes_text(cluster.bytes_to_cluster)),
@@ -173,9 +172,9 @@ def _cluster(cluster: ClusterSnapshot, lost: Collection[str], *, now: float, wid
 
 
 def _problems(snapshot: DaemonSnapshot, lost: Collection[str], listed: int | None) -> list[RenderableType]:
-    """Each cause once, with all the gateways or clusters that fail for it.
+    """Each cause of failures once, with the names of the gateways or clusters that fail because of it.
 
-    `listed` is how many of their names are shown, None for all.
+    `listed`: how many names are shown for a cause; None for all.
     """
     causes: dict[tuple[str, str, str, str, str], list[str]] = {}
     for gateway in snapshot.gateways:
@@ -217,7 +216,7 @@ def _problems(snapshot: DaemonSnapshot, lost: Collection[str], listed: int | Non
 
 
 def _still_serving(gateway: GatewaySnapshot) -> str:
-    """To be added to the message of a failure: how many links still serve clients. Empty if none does."""
+    """The end of a failure's message: how many links still serve clients. Empty if none does."""
     up, wanted = len(gateway.links), gateway.wanted
     if not up:
         return ""
@@ -232,8 +231,8 @@ def _table(
 ) -> list[RenderableType]:
     """A blank line, and columns side by side (`>` ones right-justified); nothing if there are no rows.
 
-    The first column, the names, yields where `width` does not hold all of them, then columns from the right;
-    rows that `room` lines do not hold are counted.
+    If `width` is too small, the names in the first column are shortened, then columns are left out from the
+    right. Of rows that do not fit into `room` lines, only the number is shown.
     """
     if not rows or room == 0:
         return []

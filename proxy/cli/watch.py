@@ -1,4 +1,4 @@
-"""`kubemux status --watch`: the tables on the whole screen, as large as the terminal is now, until Ctrl-C."""
+"""`kubemux status --watch`: shows the tables on the whole screen until Ctrl-C, also after a resize."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from proxy.snapshots import DaemonSnapshot
 
 REFRESH_SECONDS: Final = 1.0
 STALE_SECONDS: Final = 3.0
-"""Older data are marked: two answers are missing."""
+"""Data older than this are marked: at least two answers are missing."""
 
 
 class _Seen:
-    """The last snapshot, and what has gone wrong since."""
+    """The last snapshot, and the error since then, if any."""
 
     def __init__(self) -> None:
         self.snapshot: DaemonSnapshot | None = None
         self.at = 0.0
-        """When the snapshot came, on the monotonic clock."""
+        """When the snapshot arrived, on the monotonic clock."""
         self.trouble = ""
         self.news = asyncio.Event()
         self.is_over = False
@@ -45,10 +45,11 @@ class _Seen:
 async def watch(
     ask: Callable[[], Awaitable[DaemonSnapshot]], console: Console, names: Collection[str]
 ) -> None:
-    """Draw the snapshot that `ask` returns, every second, until a signal.
+    """Draw the snapshot that `ask` returns, every second, until a signal arrives.
 
-    The clock and the age of the data go on while the daemon does not answer. A resize is drawn at once.
-    Raises UnknownName, before anything is drawn, if the daemon has nothing called one of `names`.
+    If the daemon does not answer, the clock and the age of the data are still updated. After a resize the
+    screen is drawn at once. Raises UnknownName, before anything is drawn, if the daemon does not have one of
+    `names`.
     """
     seen = _Seen()
     await _fetch(ask, seen)
@@ -57,7 +58,7 @@ async def watch(
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGWINCH, seen.news.set)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, seen.stop)  # the terminal gets its own screen and its cursor back
+        loop.add_signal_handler(number, seen.stop)  # so that rich restores the screen and the cursor
     try:
         with console.screen(hide_cursor=True):
             async with asyncio.TaskGroup() as group:
@@ -91,7 +92,7 @@ async def _draw_until_stopped(seen: _Seen, console: Console, names: Collection[s
         # A terminal that does not know its size says 0.
         console.size = ConsoleDimensions(size.columns or 80, size.lines or 24)
         frame = Screen(_frame(seen, names, width=console.width, height=console.height))
-        console.print(Control.home(), frame, sep="", end="")  # over what is there: nothing flickers
+        console.print(Control.home(), frame, sep="", end="")  # over the old frame: clearing would flicker
         with suppress(TimeoutError):
             async with asyncio.timeout(REFRESH_SECONDS):
                 await seen.news.wait()

@@ -1,6 +1,7 @@
-"""A stand-in for an API server: as much of the Kubernetes API as `kubectl get` needs, read only, over HTTPS.
+"""A stand-in for an API server. Over HTTPS it serves the part of the Kubernetes API that `kubectl get` needs.
 
-Anybody may ask for health and version. All else needs the bearer token, as in a cluster that kubeadm made.
+It is read only. As in a cluster made by kubeadm, health and version need no password, and everything else
+needs the bearer token.
 """
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""What a stand-in cluster holds, in the words of the Kubernetes API: lists, single objects, and kubectl's
-tables.
+"""The objects of a stand-in cluster, in the formats of the Kubernetes API: lists, objects, kubectl's tables.
 
 Shapes follow the API reference (https://kubernetes.io/docs/reference/kubernetes-api/); tables are
 `meta.k8s.io/v1` Table
@@ -124,7 +123,7 @@ def discovery() -> Json:
 
 
 def as_object(resource: Resource, item: Item, created: datetime) -> Json:
-    """One object, with the metadata and status that people look for."""
+    """One object, with the most useful part of its metadata and status."""
     return {
         "kind": resource.kind,
         "apiVersion": "v1",

@@ -1,8 +1,7 @@
-"""What the demo needs before anything runs: keys, certificates, bound sockets, the configuration and the
-kubeconfig.
+"""Prepares the demo: keys, certificates, bound sockets, the configuration and the kubeconfig.
 
-It blocks, so it runs before the loop does. The kernel chooses every port. The sockets stay bound, so no other
-program can take a port meanwhile.
+It blocks, so it runs before the event loop. The kernel chooses every port. The sockets stay bound, so no
+other program can get one of these ports.
 """
 
 from __future__ import annotations
@@ -66,7 +65,7 @@ class StandIn:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """The demo, ready to run."""
+    """Everything that the demo needs to run."""
 
     folder: Path
     config_path: Path
@@ -83,9 +82,9 @@ class Stage:
 
 @contextmanager
 def prepare(folder: Path) -> Iterator[Stage]:
-    """Make all of it below `folder`, an absolute path that others may not read; close the sockets at the end.
+    """Create everything below `folder`, an absolute path that other users may not read. Raises OSError.
 
-    Raises OSError.
+    The sockets are closed at the end of the block.
     """
     with ExitStack() as stack:
 

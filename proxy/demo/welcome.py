@@ -1,4 +1,4 @@
-"""What the demo prints: what runs, and commands that can be pasted into another terminal."""
+"""The text that the demo prints: a picture, and commands to paste into another terminal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from proxy.demo.stage import Stage
 
 
 def welcome(stage: Stage) -> str:
-    """The text, as it stands on the screen while the demo runs."""
+    """The text that is on the screen while the demo runs."""
     name, cluster = next(iter(stage.config.clusters.items()))
     port = cluster.listen.port
     curl = ["curl", "--cacert", str(cluster.tls.ca_file), "--resolve", f"{SERVER_NAME}:{port}:127.0.0.1"]

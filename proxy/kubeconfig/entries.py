@@ -1,4 +1,4 @@
-"""The entries of a kubeconfig: reading them as plain values, adding them to a file's tree.
+"""The entries of a kubeconfig: reads them as plain values, and adds them to the tree of a file.
 
 clusters: [{name: prod, cluster: {server: ..., certificate-authority-data: ...}}]
 users:    [{name: admin, user: {...}}]
@@ -60,9 +60,9 @@ def default_files(environ: Mapping[str, str]) -> list[Path]:
 
 
 def load(paths: Iterable[Path]) -> Kubeconfig:
-    """The files merged as kubectl does it: an entry in an earlier file hides all of one with the same name.
+    """The entries of all files, merged as kubectl does. Raises ConfigError.
 
-    Raises ConfigError.
+    If two files have an entry of the same name, the one in the earlier file is used as a whole.
     """
     parsed = [parse(reading.read(path)) for path in paths]
     return Kubeconfig(
@@ -125,7 +125,7 @@ def parse(document: Document) -> Kubeconfig:
 
 
 def text(value: object) -> str:
-    """A scalar as kubectl reads it where it expects text: `name: 42` means "42", a missing value ""."""
+    """A scalar as kubectl reads it where it expects text: `name: 42` is "42", a missing value is ""."""
     if value is None:
         return ""
     return str(value).lower() if isinstance(value, bool) else str(value)
@@ -144,9 +144,9 @@ def _absolute(section: str, body: Body, folder: Path) -> Body:
 
 
 def fresh(value: object, *, flow: bool = False) -> object:
-    """A copy of `value` for a file's tree, without the comments of its own file.
+    """A copy of `value` to put into the tree of another file, without comments.
 
-    Text is quoted where YAML 1.1 and 1.2 read it differently.
+    Text is quoted if YAML 1.1 and 1.2 might read it differently.
     """
     node: CommentedMap | CommentedSeq
     if isinstance(value, Mapping):
@@ -165,8 +165,8 @@ def fresh(value: object, *, flow: bool = False) -> object:
 def append(root: CommentedMap, section: str, item: object, *, key: str | None = None) -> None:
     """Add `item` to the end of the list `section` of `root`; with `key`, to the mapping `section`.
 
-    ruamel keeps a comment with the value before it. The heading of the next section would then stand above
-    `item`, so it is moved.
+    ruamel attaches a comment to the value before it. A comment above the next section would so end up above
+    `item`; it is moved below it.
     """
     last = _last(root, section) if section in root else None
     if not root.get(section):  # missing, null, [] or {}

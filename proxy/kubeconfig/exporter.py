@@ -1,13 +1,13 @@
-"""Export: one context for each cluster, which leads through kubemux, merged into a kubeconfig.
+"""Export: merges one context for each cluster into a kubeconfig. Through such a context, clients use kubemux.
 
-A cluster NAME becomes the context NAME and the cluster entry `kubemux:NAME`. Entries with that prefix are
-kubemux's own; entries without it belong to others, and are never changed or removed. The one exception is
-the purpose of the command: a context NAME that led elsewhere leads through kubemux afterwards, and a backup
-of the file is kept beside it.
+A cluster NAME becomes the context NAME and the cluster entry `kubemux:NAME`. Entries with that prefix belong
+to kubemux. All other entries belong to other programs, and export never changes or removes them, with one
+exception: if there is a context NAME already, it leads through kubemux afterwards. A backup of the file is
+then kept beside it.
 
-The user is the one of the context NAME in the base kubeconfig. If the output has the same user entry, the
-context refers to it, so that a token which a client renews there is renewed here, too. Else the entry is
-copied as `kubemux:NAME`.
+The user is that of the context NAME in the base kubeconfig. If the output has the same user entry, the
+context refers to it, so that a client which renews the token there renews it for this context, too. Otherwise
+the user entry is copied as `kubemux:NAME`.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Target:
 
 @dataclass(slots=True)
 class Report:
-    """What an export did: lines for the operator, and the contexts that led elsewhere before."""
+    """The result of an export: lines for the operator, and the contexts that did not use kubemux before."""
 
     notes: list[str] = field(default_factory=list)
     redirected: list[str] = field(default_factory=list)
@@ -59,7 +59,7 @@ class Report:
 
 
 def targets(clusters: Mapping[str, ClusterConfig], config: str) -> list[Target]:
-    """The clusters with their CA files read; `config` is the path that messages name.
+    """The clusters as targets, with the contents of their CA files. Messages name the path `config`.
 
     Raises ConfigError with all problems.
     """
@@ -81,7 +81,7 @@ def targets(clusters: Mapping[str, ClusterConfig], config: str) -> list[Target]:
 
 
 def certificates(pem: bytes) -> bytes:
-    """The certificates in `pem` and nothing else (a key in the same file stays there).
+    """Only the certificates of `pem`: a private key in the same file must not get into the kubeconfig.
 
     Raises ValueError if there are none.
     """
@@ -89,11 +89,9 @@ def certificates(pem: bytes) -> bytes:
 
 
 def export(document: Document, base: Kubeconfig, clusters: Iterable[Target]) -> Report:
-    """Add or update the contexts of `clusters` in `document.root`, in place.
+    """Add or update the contexts of `clusters` in `document.root`, in place. It changes nothing else.
 
-    Pure but for that. Raises ConfigError.
-
-    The root must be a mapping; `base` is where users come from.
+    The root must be a mapping. The users come from `base`. Raises ConfigError.
     """
     root, existing, report = document.root, parse(document), Report()
     assert isinstance(root, CommentedMap)  # noqa: S101 - parse() has refused anything else
@@ -104,21 +102,21 @@ def export(document: Document, base: Kubeconfig, clusters: Iterable[Target]) -> 
 
         body = _cluster(target, base.clusters.get(text(base_context.get("cluster")), {}), report)
         kept = {key: value for key, value in existing.clusters.get(own, {}).items() if key not in _OURS}
-        report.changed |= _put(root, "clusters", own, {**body, **kept}, existing.clusters.get(own))
+        report.changed |= _set_entry(root, "clusters", own, {**body, **kept}, existing.clusters.get(own))
 
         links: dict[str, object] = {"cluster": own}
         user = text(base_context.get("user"))
         if user in base.users:
             links["user"] = user if existing.users.get(user) == base.users[user] else own
             if links["user"] == own:
-                report.changed |= _put(root, "users", own, base.users[user], existing.users.get(own))
+                report.changed |= _set_entry(root, "users", own, base.users[user], existing.users.get(own))
         elif not context or not context.get("user"):
             report.notes.append(
                 f"{target.name}: the base kubeconfig has no user for a context of this name: see --base"
             )
         if context and text(context.get("cluster")) != own:
             report.redirected.append(target.name)
-        report.changed |= _put(
+        report.changed |= _set_entry(
             root,
             "contexts",
             target.name,
@@ -150,7 +148,7 @@ def _cluster(target: Target, base: Body, report: Report) -> Body:
 
 
 def _reachable(listen: Endpoint) -> Endpoint:
-    """The address to connect to: for a wildcard, which is only for binding, loopback."""
+    """The address that clients connect to: loopback if the listener is bound to a wildcard address."""
     try:
         address = ipaddress.ip_address(listen.host)
     except ValueError:
@@ -162,8 +160,8 @@ def _reachable(listen: Endpoint) -> Endpoint:
     )
 
 
-def _put(root: CommentedMap, section: str, name: str, body: Body, existing: Body | None) -> bool:
-    """Make the entry's body equal `body`; equal values keep their comments. Whether anything changed."""
+def _set_entry(root: CommentedMap, section: str, name: str, body: Body, existing: Body | None) -> bool:
+    """Set the body of an entry. Values that stay equal keep their comments. Returns whether any changed."""
     if existing is None:
         append(root, section, fresh({KINDS[section]: body, "name": name}))
         return True
@@ -183,7 +181,7 @@ def _put(root: CommentedMap, section: str, name: str, body: Body, existing: Body
 
 
 def new(clusters: Iterable[Target], base: Kubeconfig) -> tuple[bytes, Report]:
-    """A kubeconfig of its own, as bytes; the first cluster's context is the current one."""
+    """A new kubeconfig, as bytes. Its current context is that of the first cluster."""
     clusters = list(clusters)
     root = CommentedMap({"apiVersion": "v1", "kind": "Config"})
     if clusters:

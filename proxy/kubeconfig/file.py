@@ -1,6 +1,6 @@
-"""Replacing a file that other programs read and write: as a whole or not at all, and under a lock.
+"""Replaces a file that other programs read and write, too: as a whole or not at all, and under a lock.
 
-Blocking: the callers are commands, not the daemon.
+The functions block: commands call them, the daemon does not.
 """
 
 from __future__ import annotations
@@ -26,14 +26,11 @@ class WriteFailed(ProxyError):
 
 @contextmanager
 def locked(path: Path) -> Iterator[list[Path]]:
-    """Keep kubectl and ourselves from changing `path` until the block ends.
+    """Lock `path` against kubectl and other commands of kubemux until the block ends.
 
-    The block gets the folders above `path` that had to be made, the outermost first.
-
-    Raises WriteFailed if somebody else holds it.
-
-    `PATH.lock` is the lock of client-go (tools/clientcmd/config.go, lockFile), which every kubeconfig writer
-    built on it takes.
+    The block gets the folders above `path` that had to be made, the outermost first. The lock is the file
+    `PATH.lock`, as in client-go (tools/clientcmd/config.go, lockFile): every program built on client-go
+    respects it. Raises WriteFailed if another program holds the lock.
     """
     lock = Path(f"{path.absolute()}.lock")
     with _translated(path):
@@ -52,15 +49,15 @@ def locked(path: Path) -> Iterator[list[Path]]:
 
 
 def replace(path: Path, data: bytes, *, mode: int | None = None) -> None:
-    """Put `data` into `path` by renaming a complete, synced file of the same folder over it; a symlink stays
-    one.
+    """Write `data` to a new file in the same folder, sync it, and rename it to `path`.
 
-    `mode` None keeps the mode there is (0644 for a new file). Owner and group are kept. Raises WriteFailed.
+    If `path` is a symlink, the file that it leads to is replaced. Owner and group are kept, and if `mode` is
+    None, the mode (0644 for a new file). Raises WriteFailed.
     """
     with _translated(path):
         target = Path(os.path.realpath(path))
         try:
-            old = path.stat()  # the kernel's word: realpath() goes on through loops
+            old = path.stat()  # fails for symlinks in a circle, where realpath() returns a path
         except FileNotFoundError:
             old = None
         if old and not stat.S_ISREG(old.st_mode):
@@ -68,7 +65,7 @@ def replace(path: Path, data: bytes, *, mode: int | None = None) -> None:
         with suppress(FileExistsError):
             target.parent.mkdir(mode=0o755)
             if mode is None:
-                # Whatever our umask: as with the file itself, another user's service may have to read it
+                # Not by our umask: the service of another user may have to read the file.
                 target.parent.chmod(0o755)
         _refuse_strangers(path)
         with _synced(target.parent):
@@ -101,7 +98,7 @@ def backup(path: Path) -> Path:
             try:
                 descriptor = os.open(copy, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
             except FileExistsError:
-                continue  # an earlier original: never overwritten
+                continue  # an earlier backup: never overwritten
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
                 file.flush()
@@ -111,7 +108,7 @@ def backup(path: Path) -> Path:
 
 
 def backups(path: Path) -> list[Path]:
-    """What `backup` has kept of `path`, oldest first."""
+    """The backups of `path`, oldest first."""
     return list(takewhile(Path.exists, _copies(path)))
 
 
@@ -120,11 +117,12 @@ def _copies(path: Path) -> Iterator[Path]:
 
 
 def _refuse_strangers(path: Path) -> None:
-    """Raise WriteFailed if somebody else has made `path`, or what it leads through, where everybody may make
-    files.
+    """Raise WriteFailed if another user has made `path`, a folder above it or a symlink on the way, in a
+    folder where others may make files.
 
-    As the kernel does for open(2), by fs.protected_regular and fs.protected_symlinks: in /tmp a file that
-    waits for ours would keep its owner, and a link would lead ours to where that one reads it.
+    In /tmp another user could make a file of this name first, and would still own it after we write to it; or
+    make a symlink that leads our secrets to a place that user can read. For open(2) the kernel refuses the
+    same (fs.protected_regular, fs.protected_symlinks).
     """
     for start in (path.absolute(), Path(os.path.realpath(path))):
         for one in (start, *start.parents):
@@ -151,7 +149,10 @@ def _refuse_stranger(path: Path, one: Path, status: os.stat_result) -> None:
 
 @contextmanager
 def _synced(folder: Path) -> Iterator[None]:
-    """Have the disk know of what is renamed in `folder`. Fails before the block if that cannot be had."""
+    """Sync `folder` after the block, so that a rename in it survives a crash.
+
+    If the folder cannot be opened, it fails before the block has changed anything.
+    """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         yield

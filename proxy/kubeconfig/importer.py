@@ -1,11 +1,12 @@
-"""Import: which contexts of a kubeconfig are imported, and what kubemux must know about each. Pure.
+"""Import: reads from a kubeconfig what kubemux must know about the chosen contexts. Pure.
 
 context -> cluster entry {server: https://10.0.0.10, certificate-authority-data: ..., tls-server-name: ...} ->
 Imported
 
-A server address may mean this machine. Then it is either the local end of somebody's `ssh -L`, or the API
-server runs on the gateway itself. Only the operator knows which, so a warning asks. The certificate behind
-such an address seldom names 127.0.0.1, but always `kubernetes`: kubeadm, k3s, EKS and others put it there.
+A server's address may be one of this machine, such as 127.0.0.1. Then it is either the local end of an `ssh
+-L`, or the API server runs on the gateway itself. Only the operator knows which, so a warning asks. The
+certificate of such a server seldom has the name 127.0.0.1, but always `kubernetes`: kubeadm, k3s, EKS and
+others put it there.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 class Imported:
     """One cluster to import.
 
-    `ca` is PEM that we store, or the absolute path of a file that somebody else maintains, or None.
+    `ca` is PEM that kubemux stores, or the absolute path of a file that another program maintains, or None.
     """
 
     name: str
@@ -49,7 +50,7 @@ class Imported:
 
     @property
     def is_moved(self) -> bool:
-        """Whether its address means another machine after the import: the gateway instead of this machine."""
+        """Whether its address, such as 127.0.0.1, meant this machine before and now means the gateway."""
         return self.gateway != DIRECT and means_this_machine(self.api_server.host)
 
 
@@ -64,10 +65,10 @@ def select(
 ) -> list[Imported]:
     """The contexts `names` as clusters that are reached through `gateway`. Pure.
 
-    Each name must be written exactly as in the kubeconfig. `in_cluster` is the context `in-cluster`, unless
-    the kubeconfig has one. `origin` is the kubeconfig in messages; `backups` are the entries that an export
-    replaced there. Raises ConfigError with all problems: no name, unknown names (and the known ones), servers
-    that cannot be reached through a tunnel.
+    Each name must be written exactly as in the kubeconfig. `in_cluster` is used for the name `in-cluster`,
+    unless the kubeconfig has such a context. Messages name the kubeconfig `origin`, and the `backups` that an
+    export has made of it. Raises ConfigError with all problems: no name, unknown names (and the known ones),
+    servers that cannot be reached through a tunnel.
     """
     chosen: list[Imported] = []
     problems: list[Problem] = []
@@ -163,7 +164,7 @@ def _ca(cluster: Body) -> bytes | Path | None:
     """The CA of a cluster; as in client-go, data wins over a path."""
     if data := text(cluster.get("certificate-authority-data")):
         try:
-            # As Go: no other space.
+            # Go ignores line breaks in base64, and no other space.
             return certificates(base64.b64decode(data.replace("\n", "").replace("\r", ""), validate=True))
         except ValueError as exc:
             raise ValueError("certificate-authority-data is not base64 of PEM certificates") from exc
@@ -202,7 +203,9 @@ def server_url(server: str) -> tuple[Endpoint, str]:
 
 
 def _in_ascii(host: str) -> str:
-    """A name as Go's net/http sends it. In a URL the zone of an address is escaped (RFC 6874)."""
+    """A host name as Go's net/http sends it. In a URL, the `%` before the zone of an address is escaped
+    (RFC 6874).
+    """
     return (host if host.isascii() else host.encode("idna").decode()).replace("%25", "%")
 
 
@@ -217,11 +220,11 @@ _HERE_BELOW = (
     ".lima.internal",
     ".rancher-desktop.internal",
 )
-"""Names that container runtimes and resolvers (RFC 6761 6.3) give to the machine that asks."""
+"""Ends of names that resolvers (RFC 6761 6.3) and container runtimes resolve to this machine."""
 
 
 def means_this_machine(host: str) -> bool:
-    """Whether `host` means the machine that asks: loopback, unspecified, link-local, or a name for those."""
+    """Whether `host` is this machine: a loopback, unspecified or link-local address, or a name for one."""
     name = host.rstrip(".").lower()
     try:
         address = ipaddress.ip_address(name)
@@ -233,11 +236,11 @@ def means_this_machine(host: str) -> bool:
 
 
 def in_cluster(environ: Mapping[str, str], folder: Path = SERVICE_ACCOUNT) -> Imported | None:
-    """The cluster whose pod we run in, like client-go's rest.InClusterConfig; None outside a pod.
+    """The cluster in whose pod this command runs, as in client-go's rest.InClusterConfig; None outside a pod.
 
-    The token is named only if nobody else can read it: a configuration may name no other secret, and
-    Kubernetes mounts the token with mode 0644 by default. A probe does not need it: 401 and 403 count as
-    alive.
+    `token_file` is set only if no other user can read the token, because kubemux refuses secrets that others
+    can read; by default Kubernetes mounts the token with mode 0644. A probe works without it: 401 and 403
+    count as alive.
     """
     host, port = environ.get("KUBERNETES_SERVICE_HOST"), environ.get("KUBERNETES_SERVICE_PORT")
     if not host or not port or not port.isdecimal():

@@ -1,4 +1,4 @@
-"""Import: write the selected contexts as `clusters:` entries. It changes nothing but the given tree.
+"""Import: writes the selected contexts as `clusters:` entries into the tree of a configuration file.
 
 Imported -> clusters.CONTEXT {gateway, listen: "127.0.0.1:16443", api_servers: ["10.0.0.10:443"], tls:
 {server_name, ca_file}}
@@ -28,7 +28,7 @@ from proxy.runtime.endpoint import Endpoint
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """What `merge` did: CA files to write, what happened to each cluster, lines for the operator."""
+    """The result of `merge`: CA files to write, what changed for each cluster, lines for the operator."""
 
     files: dict[Path, bytes] = field(default_factory=dict)
     changes: dict[str, str] = field(default_factory=dict)
@@ -36,9 +36,9 @@ class Merged:
 
 
 def ca_name(name: str, pem: bytes) -> str:
-    """A file name for a cluster's CA: harmless characters and a hash of the content.
+    """A file name for a cluster's CA: the name in harmless characters, and a hash of the content.
 
-    A file with that name never has to change.
+    Other content has another name, so a file is never changed.
     """
     slug = re.sub(r"[^A-Za-z0-9.-]+", "-", name).strip("-.")[:60] or "cluster"
     return f"{slug}-{hashlib.sha256(pem).hexdigest()[:12]}.crt"
@@ -47,11 +47,11 @@ def ca_name(name: str, pem: bytes) -> str:
 def merge(
     document: Document, config: Config, clusters: Iterable[Imported], *, ca_folder: Path, ports: Iterable[int]
 ) -> Merged:
-    """Add `clusters` to the configuration's tree, `document.root`, or update them there.
+    """Add `clusters` to the tree of the configuration file, `document.root`, or update them there.
 
-    `config` is what the document says. A new cluster gets the first of `ports` that the configuration does
-    not use. Changes nothing but the tree. Raises ConfigError if a gateway does not exist, no port is left, or
-    an API server is kubemux itself.
+    `config` is the same file, loaded. A new cluster gets the first of `ports` that the configuration does not
+    use. Only the tree is changed. Raises ConfigError if a gateway does not exist, no port is left, or an API
+    server is kubemux itself.
     """
     root, clusters = document.root, list(clusters)
     assert isinstance(root, CommentedMap)  # noqa: S101 - it has been loaded as a configuration
@@ -91,7 +91,7 @@ def merge(
 
 
 def _free(ports: Iterable[int], config: Config, clusters: Iterable[Imported]) -> Iterator[int]:
-    """Those of `ports` that no listener of ours uses, and no API server on this machine."""
+    """The `ports` that neither a listener of kubemux nor an API server on this machine uses."""
     used = {config.admin.listen.port, *(cluster.listen.port for cluster in config.clusters.values())}
     servers = [
         (cluster.gateway, server) for cluster in config.clusters.values() for server in cluster.api_servers
@@ -106,7 +106,7 @@ def _free(ports: Iterable[int], config: Config, clusters: Iterable[Imported]) ->
 def _entry(
     cluster: Imported, present: ClusterConfig | None, ca_folder: Path, merged: Merged
 ) -> dict[str, object]:
-    """The keys to write for `cluster`. A key that the operator may have improved is not among them."""
+    """The keys to write for `cluster`, without those that the operator may have set by hand."""
     entry: dict[str, object] = {"gateway": cluster.gateway}
     tls: dict[str, object] = {}
     if present is None or not (cluster.api_server in present.api_servers or cluster.is_moved):
@@ -157,7 +157,7 @@ def _moved(cluster: Imported) -> str:
 
 
 def _update(node: CommentedMap, values: Mapping[str, object], above: str = "") -> Iterator[str]:
-    """Write the values that differ; yields their dotted keys."""
+    """Write the values that differ into `node`, and yield their dotted keys."""
     for key, value in values.items():
         if isinstance(value, Mapping) and isinstance(node.get(key), CommentedMap):
             yield from _update(node[key], value, f"{above}{key}.")

@@ -1,9 +1,9 @@
-"""Reading kubeconfigs as kubectl does (YAML 1.1 by go-yaml): more is allowed than in kubemux's own file,
-since other programs wrote them.
+"""Reads kubeconfigs as kubectl does (YAML 1.1 by go-yaml). Other programs write them, so more is allowed than
+in kubemux's own file.
 
 Allowed are anchors, aliases and merge keys, `%YAML`, private tags, tabs between words, a key twice (the last
-counts), UTF-16. What an alias stands for is copied to each place where it is used, so that one entry can be
-changed without another; how much is copied has a bound. Comments are kept.
+counts), UTF-16. An alias is replaced by a copy of its value, so that one entry can be changed without
+another; the size of all copies is limited. Comments are kept.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from proxy.config.yaml import MAX_BYTES, MAX_DEPTH, Document, Refused
 from proxy.errors import ConfigError, Problem
 
 MAX_COPIED: Final = 20_000
-"""Nodes that aliases may stand for, in all: a thousand users with ten keys each.
+"""The most nodes that are copied for aliases: a thousand users with ten keys each.
 
-A page of aliases can mean gigabytes.
+Without a limit, one page of aliases could become gigabytes.
 """
 
 _CORE: Final = "tag:yaml.org,2002:"
@@ -54,10 +54,9 @@ def read(path: Path, *, whole: bool = False) -> Document:
 
 
 def parse(data: bytes, path: str, *, whole: bool = False) -> Document:
-    """The first document in `data`, and if it is `whole` the only one; `path` is for messages, which never
-    quote a value.
+    """The first document in `data`; with `whole`, a second document is an error.
 
-    Raises ConfigError.
+    Raises ConfigError. Its messages name `path`, and never quote a value.
     """
     try:
         text = data.decode(_MARKS.get(data[:2], "utf-8-sig"))
@@ -72,9 +71,9 @@ def parse(data: bytes, path: str, *, whole: bool = False) -> Document:
 
 
 def _as_comments(match: re.Match[str]) -> str:
-    """`%YAML 1.1` and the like, which change nothing here.
+    """The lines above `---` as comments, the directives (`%YAML 1.1`) too, which change nothing here.
 
-    Without `---` ruamel keeps the comments above it.
+    `---` itself is left out, because ruamel loses the comments above it.
     """
     return re.sub("^%", "#%", match[1], flags=re.MULTILINE)
 
@@ -83,13 +82,13 @@ class _Scanner(RoundTripScanner):
     def scan_to_next_token(self) -> object:
         reader = self.reader
         while reader.column and reader.peek() in " \t":
-            # Tabs between words; at a line's start they are still an error
+            # kubectl allows tabs between words. At the start of a line they stay an error.
             reader.forward()
         return super().scan_to_next_token()
 
 
 class _Composer(Composer):
-    """Makes a tree without aliases, merge keys, foreign tags and keys that are there twice."""
+    """Makes a tree in which aliases and merge keys are replaced by copies, and each key is there once."""
 
     def __init__(self, loader: object = None) -> None:
         super().__init__(loader=loader)
@@ -100,7 +99,7 @@ class _Composer(Composer):
     def get_single_node(self) -> Node | None:
         self.parser.get_event()  # the start of the stream
         node: Node | None = self.get_node()
-        return node  # kubectl does not look at what follows
+        return node  # kubectl ignores further documents
 
     def compose_node(self, parent: Node | None, index: object) -> Node:
         event = self.parser.peek_event()
@@ -144,7 +143,7 @@ class _Composer(Composer):
 
 
 class _OnlyComposer(_Composer):
-    """The same for a file that is written back: a second document would be lost."""
+    """The same for a file that is written back. It refuses a second document, which would be lost."""
 
     def get_single_node(self) -> Node | None:
         node: Node | None = Composer.get_single_node(self)
@@ -152,7 +151,7 @@ class _OnlyComposer(_Composer):
 
 
 def _untag(event: Event) -> None:
-    """Forget tags that kubectl does not know either: their values are read as if there were none."""
+    """Remove a tag that kubectl does not know: its value is read as if it had no tag."""
     if isinstance(event, ScalarEvent) and event.ctag is not None and str(event.ctag) == _STRING:
         # `!!str 42` is "42".
         event.ctag, event.implicit, event.style = (
@@ -167,9 +166,9 @@ def _untag(event: Event) -> None:
 
 
 def _merged(mapping: MappingNode, event: Event) -> Iterator[tuple[Node, Node]]:
-    """Its items, `<<` replaced by what it stands for.
+    """The items of a mapping, with the items of the merged mapping in place of `<<`.
 
-    Of two with one key the last counts, as in go-yaml, be it merged or not.
+    If a key is there twice, merged or not, the last one counts, as in go-yaml.
     """
     items: dict[object, tuple[Node, Node]] = {}
     for key, value in mapping.value:
@@ -182,7 +181,7 @@ def _merged(mapping: MappingNode, event: Event) -> Iterator[tuple[Node, Node]]:
 
 
 def _sources(value: Node, event: Event) -> Iterable[tuple[Node, Node]]:
-    """What is merged: of several mappings the first counts."""
+    """The items to merge. If several mappings have the same key, the first mapping counts."""
     sources = reversed(value.value) if isinstance(value, SequenceNode) else [value]
     for source in sources:
         if not isinstance(source, MappingNode):

@@ -1,6 +1,6 @@
-"""The files of export and import: read, merge, check, replace.
+"""Reads, merges, checks and replaces the files of export and import.
 
-Both are all or nothing, and write nothing at all if nothing has changed.
+If a step fails, nothing is changed. If there is nothing to change, no file is written.
 """
 
 from __future__ import annotations
@@ -28,17 +28,15 @@ _PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
 def export(output: Path, clusters: Iterable[Target], base: Kubeconfig) -> list[str]:
-    """Merge the contexts of `clusters` into the kubeconfig `output`, or make it; mode 0600.
+    """Merge the contexts of `clusters` into the kubeconfig `output`, or create it, with mode 0600.
 
-    Returns lines that say what was done.
-
-    Raises ConfigError, WriteFailed.
+    Returns lines that say what was done. Raises ConfigError, WriteFailed.
     """
     with file.locked(output) as made:
         document = reading.read(output, whole=True) if output.exists() else None
         if document is None or document.root is None:
             data, report = exporter.new(clusters, base)
-            if document:  # nothing but comments, which ruamel has no place for
+            if document:  # the file has only comments, which ruamel drops
                 data = (
                     b"".join(
                         line + b"\n" for line in output.read_bytes().splitlines() if line.startswith(b"#")
@@ -61,7 +59,7 @@ def export(output: Path, clusters: Iterable[Target], base: Kubeconfig) -> list[s
 
 
 def preview(config: Path, clusters: Sequence[Imported], *, port_base: int) -> tuple[bytes, list[str]]:
-    """The configuration with `clusters` added, and what to say of them; nothing is written, no CA stored.
+    """The configuration with `clusters` added, and lines for the operator. No file is written.
 
     Raises ConfigError.
     """
@@ -72,11 +70,10 @@ def preview(config: Path, clusters: Sequence[Imported], *, port_base: int) -> tu
 def import_(config: Path, output: Path, clusters: Sequence[Imported], *, port_base: int) -> list[str]:
     """Write the configuration with `clusters` added to `output`, and their CAs into `ca/` beside it.
 
-    Returns what was done.
-
-    The result must load before it replaces anything. Raises ConfigError, WriteFailed.
+    The new configuration is loaded before it replaces the old one. Returns lines that say what was done.
+    Raises ConfigError, WriteFailed.
     """
-    yaml.read(config)  # a file that is not there is said to be missing, before a folder is made for the lock
+    yaml.read(config)  # raises if there is no such file, before a folder is made for the lock
     with file.locked(output) as made:
         data, merged = _merged(config, output.parent, clusters, port_base)
         added = [
@@ -124,12 +121,13 @@ def _merged(config: Path, folder: Path, clusters: Sequence[Imported], port_base:
                 f"({old.ca!s})"
             )
     after = yaml.dump(document.root)
-    return (data if after == before else after), merged  # not even its spaces change for nothing
+    return (data if after == before else after), merged  # if nothing changed, its spaces do not change either
 
 
 def _ephemeral_start() -> int:
-    """Where the kernel begins to hand out ports by itself (ip_local_port_range): a listener above may find
-    its port taken.
+    """The first port that the kernel chooses for outgoing connections (ip_local_port_range).
+
+    From there on, an outgoing connection may have the port of a listener.
     """
     try:
         return int(_PORT_RANGE.read_text(encoding="ascii").split()[0])
@@ -138,20 +136,20 @@ def _ephemeral_start() -> int:
 
 
 def _is_free(port: int) -> bool:
-    """Whether nobody listens on it, here or on every address."""
+    """Whether the port can be bound on 127.0.0.1."""
     with socket.socket() as probe:
-        # As the daemon does: what is left of closed connections is no matter.
+        # As the daemon does, so that closed connections (TIME_WAIT) do not count.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as exc:
-            return exc.errno != errno.EADDRINUSE  # a privileged port is the daemon's affair
+            return exc.errno != errno.EADDRINUSE  # EACCES: the daemon may be allowed to bind that port
     return True
 
 
 def _visible(cluster: Imported, config: Path) -> Imported:
-    """The cluster; with its CA as bytes, to be stored, if the shipped unit hides the file that holds it."""
-    # A configuration that is hidden itself belongs to another daemon, which sees both.
+    """The cluster. If the shipped unit hides the file of its CA, the CA is given as bytes, to be stored."""
+    # If the configuration is hidden, too, it belongs to a daemon without that unit, which sees both.
     if not isinstance(cluster.ca, Path) or not _is_hidden(cluster.ca) or _is_hidden(config):
         return cluster
     try:

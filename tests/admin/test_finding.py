@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from proxy.admin import client
-from proxy.admin.finding import find, usual
+from proxy.admin.finding import find, usual_places
 from proxy.admin.unix_listener import proposed
 from proxy.config.model import AdminConfig
 from proxy.errors import AdminError, ConfigError
@@ -131,7 +131,7 @@ def test_where_one_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/1000")
     monkeypatch.setenv("XDG_STATE_HOME", "not/absolute")
     monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
-    assert list(map(str, usual())) == [
+    assert list(map(str, usual_places())) == [
         "/run/kubemux/admin.sock",
         "/run/user/1000/kubemux/admin.sock",
         "/home/user/.local/state/kubemux/admin.sock",
@@ -140,7 +140,7 @@ def test_where_one_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     monkeypatch.setenv("HOME", "/nonexistent")
     monkeypatch.delenv("XDG_RUNTIME_DIR")
-    assert list(map(str, usual())) == ["/run/kubemux/admin.sock", "127.0.0.1:9464"]
+    assert list(map(str, usual_places())) == ["/run/kubemux/admin.sock", "127.0.0.1:9464"]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""One client: it sends requests and takes their answers, one after another, each within a deadline."""
+"""The connection of one client: requests and their answers, one after another, each within a deadline."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from proxy.admin.http.requests import Requests
 log = structlog.get_logger("kubemux.admin")
 
 _PIECE: Final = 64 * 1024
-"""Bytes. An answer is sent in pieces: each one that is taken shows that the client still reads."""
+"""Bytes of one piece of an answer. Each piece that the kernel accepts shows that the client still reads."""
 _NOWHERE: Final = logging.getLogger("kubemux.uvicorn")
-"""uvicorn would log every bad request, and anyone may send many. What fails in the app is logged by `log`."""
+"""uvicorn would log every bad request, and any client can send many. `log` gets the failures of the app."""
 _NOWHERE.setLevel(logging.CRITICAL + 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Deadlines:
-    """In seconds.
+    """The deadlines of a connection, in seconds.
 
-    `request`: from the connection's start, or from the last answer, until the next request has arrived.
-    `answer`: until the answer is made and the client has taken it. An order may take longer, because the
-    daemon carries it out in any case; then the time begins with its answer.
+    `request`: from the start of the connection, or from the last answer, until the next request is complete.
+    `answer`: from the request until the client has received the answer. An order may take longer, because the
+    daemon carries it out in any case; for an order, this time begins with its answer.
     """
 
     request: float = 10.0
@@ -42,19 +42,19 @@ class Deadlines:
 
 
 class Owner(Protocol):
-    """Counts connections and chooses the one that makes room: `proxy.admin.http.serving`."""
+    """Counts connections, and closes one if a new one needs its place (`proxy.admin.http.serving`)."""
 
     def opened(self, client: Connection) -> None:
         """A client has connected."""
 
     def progressed(self, client: Connection) -> None:
-        """It has got an answer, or a piece of one."""
+        """The client has received an answer, or a piece of one."""
 
     def ordering(self, client: Connection) -> None:
-        """Its order is being carried out. It keeps its place until it has progressed."""
+        """The client's order is being carried out. It must not be closed before it has progressed."""
 
     def ended(self, client: Connection) -> None:
-        """The connection is lost, and its last request is done with."""
+        """The connection is lost, and nothing works on its last request any more."""
 
 
 class Connection(H11Protocol):
@@ -72,7 +72,7 @@ class Connection(H11Protocol):
         deadlines: Deadlines,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
-        """`loop`: uvicorn starts its tasks and timers by it."""
+        """`loop` is what uvicorn starts its tasks and timers with."""
         super().__init__(config, state, {}, _loop=loop)
         self._app = app
         self._owner = owner
@@ -96,8 +96,8 @@ class Connection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for the first request."""
         super().connection_made(Lingering(transport, lambda: self.conn.is_read))
-        # A piece then counts as sent when the kernel has all of it. Not 0: under TLS, asyncio and uvloop
-        # pause at `size >= high`, with an empty buffer too.
+        # With these limits `drain` returns when the kernel has all bytes. `high` is not 0, because under TLS
+        # asyncio and uvloop pause at `size >= high`, also with an empty buffer.
         transport.set_write_buffer_limits(high=1, low=0)
         self._await_request()
         self._owner.opened(self)
@@ -125,14 +125,14 @@ class Connection(H11Protocol):
         return self.is_busy and self.scheme == "http" and not self.transport.is_lingering
 
     def resume_writing(self) -> None:
-        """The client has taken all that was sent."""
+        """The kernel has accepted everything, so the client reads."""
         super().resume_writing()
         self._owner.progressed(self)
 
     # --------------------------------------------------------------------------------- what uvicorn calls
 
     def handle_events(self) -> None:
-        """Act on what has arrived."""
+        """Handle the events of the bytes that have arrived."""
         self.server_state.default_headers = always()
         super().handle_events()
 

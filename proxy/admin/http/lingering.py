@@ -1,7 +1,7 @@
 """A transport whose `close` does not lose the answer while the client is still sending.
 
-The kernel resets a connection that is closed with bytes unread. The client then loses what it has not read
-yet, which is the answer. So `close` reads what the client still sends, and throws it away, for one second at
+If a connection is closed while bytes from the client are unread, the kernel resets it. The client then loses
+the answer, if it has not read it yet. So `close` goes on reading and discards the bytes, for one second at
 most (RFC 9112 9.6).
 """
 
@@ -26,11 +26,11 @@ class Lingering(asyncio.Transport):
 
     @property
     def is_lingering(self) -> bool:
-        """Whether `close` waits for the client, and what arrives is to be thrown away."""
+        """Whether `close` was called and waits for the client. Bytes that arrive now must be discarded."""
         return self._end is not None
 
     def close(self) -> None:
-        """Send what was written, and close: when the client has sent everything, or after a second."""
+        """Send what was written. Close when the client has ended its stream, or after a second."""
         if self.is_closing():
             return
         if self._is_read():

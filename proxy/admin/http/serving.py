@@ -1,4 +1,4 @@
-"""The clients of one listener: a limited number, and none is left after `close`."""
+"""Accepts the clients of one listener, in a limited number; `close` ends them all."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ MAX_CONNECTIONS: Final = 64
 class Serving:
     """The protocol factory of an asyncio server, for at most `MAX_CONNECTIONS` clients.
 
-    A new client takes the place of the one that has made no progress for longest, that is, has sent no
-    request or taken nothing of its answer. So neither idle clients nor clients that never read keep others
-    out. A client whose order is being carried out keeps its place. If all do, the new one is reset.
+    If there are that many, the one that has made no progress for longest is closed for a new one: it has sent
+    no request, or has not read its answer. So neither idle clients nor clients that never read can keep
+    others out. A client whose order is being carried out is never closed for another one. If all have orders,
+    the new client is reset.
     """
 
     def __init__(self, app: ASGIApp, *, name: str, deadlines: Deadlines | None = None) -> None:
@@ -44,13 +45,13 @@ class Serving:
             forwarded_allow_ips="",  # given, as the next one: otherwise they come from the environment
             workers=1,
         )
-        self._config.load()  # it imports, which the first connection is not to wait for
+        self._config.load()  # imports modules now, so that the first connection does not wait for that
         self._state = ServerState()
         self._tasks = Tasks(name)
         self._loop = cast("asyncio.AbstractEventLoop", _NamedTasks(self._tasks))
         self._places: set[Connection] = set()
-        self._yielding: dict[Connection, None] = {}
-        """Those that may have to make room. The first has made no progress for longest."""
+        self._evictable: dict[Connection, None] = {}
+        """The clients that may be closed for a new one. The first has made no progress for longest."""
         self._none_left = asyncio.Event()
         self._none_left.set()
         self._is_closing = False
@@ -65,10 +66,10 @@ class Serving:
     # --------------------------------------------------------------------------- what a connection reports
 
     def opened(self, client: Connection) -> None:
-        """Give it a place, or reset it."""
+        """Accept the client, closing another one if there are too many, or reset it."""
         self._none_left.clear()
-        if len(self) >= MAX_CONNECTIONS and self._yielding:
-            longest = next(iter(self._yielding))
+        if len(self) >= MAX_CONNECTIONS and self._evictable:
+            longest = next(iter(self._evictable))
             self._leave(longest)
             longest.abort()
         if len(self) >= MAX_CONNECTIONS or self._is_closing:
@@ -78,24 +79,24 @@ class Serving:
             self.progressed(client)
 
     def progressed(self, client: Connection) -> None:
-        """It is the last that has to make room."""
+        """Make it the last one to be closed for a new client."""
         if client in self._places:
-            self._yielding.pop(client, None)
-            self._yielding[client] = None
+            self._evictable.pop(client, None)
+            self._evictable[client] = None
 
     def ordering(self, client: Connection) -> None:
-        """It does not have to make room."""
-        self._yielding.pop(client, None)
+        """Do not close it for a new client until it has progressed."""
+        self._evictable.pop(client, None)
 
     def ended(self, client: Connection) -> None:
-        """Its place is free."""
+        """Free its place."""
         self._leave(client)
         if not self._state.connections:
             self._none_left.set()
 
     def _leave(self, client: Connection) -> None:
         self._places.discard(client)
-        self._yielding.pop(client, None)
+        self._evictable.pop(client, None)
 
     # ------------------------------------------------------------------------------------------------------
 
@@ -121,7 +122,7 @@ class Serving:
 
 
 class _NamedTasks:
-    """What uvicorn's protocol uses of a loop. Each task gets an owner and a name."""
+    """The two methods of a loop that uvicorn's protocol calls. Each task gets an owner and a name."""
 
     def __init__(self, tasks: Tasks) -> None:
         self._tasks = tasks
