@@ -233,7 +233,9 @@ def test_what_is_no_target_is_told_why(text: str, says: str) -> None:
         Target.parse(text)
 
 
-@pytest.mark.parametrize("row", pages.rows("docs/routes.md", "pattern"), ids=lambda row: row[0].strip("`"))
+@pytest.mark.parametrize(
+    "row", list(pages.rows("docs/routes.md", "pattern")), ids=lambda row: row[0].strip("`")
+)
 def test_the_page_tells_the_truth_about_patterns(row: list[str]) -> None:
     pattern, *cells = row
     match = Match.parse(pattern.strip("`"))
