@@ -19,6 +19,8 @@ class GatewayState(StrEnum):
     DEGRADED = "degraded"
     """Some links are up; or all are up, but dials to replace them fail."""
     DOWN = "down"
+    IDLE = "idle"
+    """It is dialled on demand, and no client needs it."""
 
 
 class ClusterState(StrEnum):
@@ -28,6 +30,8 @@ class ClusterState(StrEnum):
     """No probe has ended yet."""
     UP = "up"
     DOWN = "down"
+    IDLE = "idle"
+    """No client needs its gateway, so it is not probed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,6 +61,7 @@ PURE = (
     "proxy.ssh.governor",
     "proxy.ssh.native.wire",
     "proxy.ssh.pace",
+    "proxy.ssh.supervision.demand",
     "proxy.ssh.supervision.links",
 )
 """These take values and a clock: neither they nor what they import does I/O."""

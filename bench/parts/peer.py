@@ -82,14 +82,17 @@ class Peer:
             self.link = Link((conn,), server="peer", budget=self.budget, turns=Turns(), name="link")
 
     is_up = True
+    is_idle = False
 
     def is_given_up(self, patience: float) -> bool:
         del patience
         return False
 
-    async def open_channel(self, target: Endpoint, *, origin: Endpoint, hold_until: float) -> Channel:
+    async def open_channel(
+        self, target: Endpoint, *, origin: Endpoint, hold_until: float, is_needed: bool = True
+    ) -> Channel:
         """Open a channel as a gateway with one link does."""
-        del hold_until
+        del hold_until, is_needed
         return await self.link.open_channel(target, origin=origin, timeout=10)
 
     def arrive(self, data: bytes) -> None:

@@ -26,14 +26,14 @@ Times are seconds, sizes bytes, `certificate_expiry` Unix time; null is "not kno
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from enum import StrEnum
 from typing import Final
 
 from proxy.errors import LinkDown, ListenError
 from proxy.health.result import Result
-from proxy.snapshots import ClusterSnapshot, ClusterState, DaemonSnapshot, GatewaySnapshot
+from proxy.snapshots import ClusterSnapshot, ClusterState, DaemonSnapshot, GatewaySnapshot, GatewayState
 
 SCHEMA_VERSION: Final = 1
 
@@ -87,6 +87,8 @@ def _checks(snapshot: DaemonSnapshot) -> Iterator[str]:
     for gateway in snapshot.gateways:
         if is_connected(gateway):
             yield f"[+]gateway {gateway.name} ok"
+        elif is_idle(gateway):
+            yield f"[+]gateway {gateway.name} idle"
         else:
             yield f"[-]gateway {gateway.name}: {gateway.reason or gateway.state}"
     lost = cut_off(snapshot)
@@ -95,6 +97,8 @@ def _checks(snapshot: DaemonSnapshot) -> Iterator[str]:
             yield f"[-]cluster {cluster.name}: {LinkDown.reason}"
         elif is_up(cluster):
             yield f"[+]cluster {cluster.name} ok"
+        elif is_idle(cluster):
+            yield f"[+]cluster {cluster.name} idle"
         else:
             yield f"[-]cluster {cluster.name}: {why_not_up(cluster)}"
 
@@ -102,6 +106,13 @@ def _checks(snapshot: DaemonSnapshot) -> Iterator[str]:
 def is_connected(gateway: GatewaySnapshot) -> bool:
     """Whether at least one link is up."""
     return bool(gateway.links)
+
+
+def is_idle(one: GatewaySnapshot | ClusterSnapshot) -> bool:
+    """Whether no client needs it: a gateway that is dialled on demand, or a cluster behind it."""
+    if isinstance(one, ClusterSnapshot):
+        return one.listening and one.state is ClusterState.IDLE
+    return one.state is GatewayState.IDLE
 
 
 def is_up(cluster: ClusterSnapshot) -> bool:
@@ -115,8 +126,12 @@ def is_failing(cluster: ClusterSnapshot) -> bool:
 
 
 def cut_off(snapshot: DaemonSnapshot) -> frozenset[str]:
-    """The gateways without a link. No client gets through them now, whatever the last probes found."""
-    return frozenset(gateway.name for gateway in snapshot.gateways if not is_connected(gateway))
+    """The gateways that should have a link and have none. No client gets through them now, whatever the last
+    probes found.
+    """
+    return frozenset(
+        gateway.name for gateway in snapshot.gateways if not (is_connected(gateway) or is_idle(gateway))
+    )
 
 
 def why_not_up(cluster: ClusterSnapshot) -> str:
@@ -127,14 +142,21 @@ def why_not_up(cluster: ClusterSnapshot) -> str:
 
 
 def summary(snapshot: DaemonSnapshot) -> str:
-    """One line for `systemctl status`: `5/7 clusters up, 2/2 gateways connected, 12 connections`."""
+    """One line for `systemctl status`: `5/7 clusters up, 2/2 gateways connected, 12 connections`.
+
+    Those that are idle are counted apart: `1/1 clusters up (1 idle)`.
+    """
     lost = cut_off(snapshot)
     up = sum(is_up(cluster) and cluster.gateway not in lost for cluster in snapshot.clusters)
     connected = sum(map(is_connected, snapshot.gateways))
     plural = "" if snapshot.connections == 1 else "s"
     line = (
-        f"{up}/{len(snapshot.clusters)} clusters up, {connected}/{len(snapshot.gateways)} gateways "
-        "connected, "
-        f"{snapshot.connections} connection{plural}"
+        f"{up}/{_of(snapshot.clusters, 'clusters up')}, {connected}/"
+        f"{_of(snapshot.gateways, 'gateways connected')}, {snapshot.connections} connection{plural}"
     )
     return f"draining: {line}" if snapshot.draining else line
+
+
+def _of(all_: Sequence[GatewaySnapshot] | Sequence[ClusterSnapshot], what: str) -> str:
+    idle = sum(map(is_idle, all_))
+    return f"{len(all_) - idle} {what}{f' ({idle} idle)' if idle else ''}"

@@ -16,7 +16,7 @@ from rich.segment import SegmentLines
 from rich.table import Table
 from rich.text import Text
 
-from proxy.admin.status import cut_off, is_connected, is_failing, is_up, summary, why_not_up
+from proxy.admin.status import cut_off, is_connected, is_failing, is_idle, is_up, summary, why_not_up
 from proxy.config.values import format_size
 from proxy.errors import LinkDown, UnknownName
 from proxy.runtime.text import for_terminal
@@ -27,6 +27,7 @@ WIDE: Final = 120
 
 _LOOK: Final = {
     "up": ("●", "green"),
+    "idle": ("○", "green"),
     "up?": ("◐", "yellow"),
     "degraded": ("◐", "yellow"),
     "connecting": ("◌", "yellow"),
@@ -179,7 +180,7 @@ def _problems(snapshot: DaemonSnapshot, lost: Collection[str], listed: int | Non
     causes: dict[tuple[str, str, str, str, str], list[str]] = {}
     for gateway in snapshot.gateways:
         if gateway.reason and gateway.state is not GatewayState.UP:
-            colour = "yellow" if is_connected(gateway) else "red"
+            colour = "yellow" if is_connected(gateway) or is_idle(gateway) else "red"
             message = f"{gateway.message}{_still_serving(gateway)}"
             causes.setdefault(("gateway", colour, gateway.reason, message, gateway.hint), []).append(
                 gateway.name
@@ -192,6 +193,8 @@ def _problems(snapshot: DaemonSnapshot, lost: Collection[str], listed: int | Non
             if not is_failing(cluster):
                 continue
             colour, reason, message = "yellow", cluster.reason, f"{cluster.message}; {_FAILING}"
+        elif is_idle(cluster):
+            continue
         elif cluster.listening or not snapshot.draining:
             colour = _LOOK[cluster.state][1] if cluster.listening else "red"
             reason = why_not_up(cluster)
@@ -253,10 +256,11 @@ def _table(
     if fit == len(rows):
         return [Text(), table]
     left = rows[fit:]
-    well = sum(row[1].plain.endswith(" up") for row in left)
+    up, idle = (sum(row[1].plain.endswith(word) for row in left) for word in (" up", " idle"))
     counted = _text(
-        f"{len(left)} more {headers[0].lower()}{'s' * (len(left) != 1)}, {well} of them up",
-        "dim" if well == len(left) else "yellow",
+        f"{len(left)} more {headers[0].lower()}{'s' * (len(left) != 1)}, {up} of them up"
+        f"{f', {idle} idle' if idle else ''}",
+        "dim" if up + idle == len(left) else "yellow",
     )
     if fit:
         return [Text(), table, counted]

@@ -51,6 +51,11 @@ class Cluster:
         return self._way.is_up
 
     @property
+    def is_idle(self) -> bool:
+        """Whether it cannot be probed: its gateway is dialled on demand, and no client needs it."""
+        return self._way.is_idle and not self.config.probe.keep_up
+
+    @property
     def is_hopeless(self) -> bool:
         """Whether there has been no link for longer than `hold_timeout`: holding a client is no use."""
         return self._way.is_given_up(self._shared.hold_timeout)
@@ -69,7 +74,7 @@ class Cluster:
 
         Raises ProxyError.
         """
-        return await self._failover.dial_probe(self._way, deadline)
+        return await self._failover.dial_probe(self._way, deadline, is_needed=self.config.probe.keep_up)
 
     async def _open(self, arrival: Arrival, hold_until: float) -> tuple[Channel, Endpoint]:
         return await self._failover.open_channel(

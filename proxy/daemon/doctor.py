@@ -12,15 +12,13 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 
-from prometheus_client import CollectorRegistry
-
 from proxy.config.model import DIRECT, ClusterConfig, Config
 from proxy.errors import CredentialsUnusable, ProxyError, Stage
 from proxy.health.explain import Verdict, steps
 from proxy.health.probe import Dial, probe
 from proxy.health.result import Outcome, unreached
 from proxy.health.tls import Contexts
-from proxy.metrics import Metrics
+from proxy.metrics.records import GatewayRecord
 from proxy.openssh.keywords import Use
 from proxy.relay.budget import MemoryBudget
 from proxy.relay.direct import Direct
@@ -137,8 +135,7 @@ async def probe_dial(config: Config, name: str, lent: Lent) -> AsyncIterator[Dia
     way: Way = lent.direct
     gateway: Gateway | None = None
     if cluster.gateway != DIRECT:
-        settings = config.gateways[cluster.gateway].model_copy(update={"connections": 1})
-        metrics = Metrics(CollectorRegistry(), version="")
+        settings = config.gateways[cluster.gateway].model_copy(update={"connections": 1, "dial": "always"})
         gateway = Gateway(
             # a name of its own: in the log, the daemon's gateway must not seem to come and go
             f"{cluster.gateway} (probe)",
@@ -146,7 +143,7 @@ async def probe_dial(config: Config, name: str, lent: Lent) -> AsyncIterator[Dia
             config.gateways,
             budget=lent.budget,
             turns=lent.turns,
-            metrics=metrics,
+            record=GatewayRecord(),
             handshakes=lent.handshakes,
             places=lent.places,
         )

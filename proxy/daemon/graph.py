@@ -63,7 +63,7 @@ class Graph:
         self._store = store
         self._on_change = on_change
         self._contexts = Contexts()
-        self._up: dict[str, bool] = {}
+        self._told: dict[str, tuple[bool, bool]] = {}
         self._retiring = Tasks("retiring")  # a reload has removed or replaced them; they drain
         metrics.buffered_bytes.set_function(lambda: budget.used)
         metrics.paused_relays.set_function(
@@ -192,7 +192,7 @@ class Graph:
             self.config.gateways,
             budget=self.shared.budget,
             turns=self.turns,
-            metrics=self._metrics,
+            record=self._metrics.gateway(name),
             handshakes=self.handshakes,
             on_change=lambda: self._gateway_changed(name),
         )
@@ -223,8 +223,9 @@ class Graph:
         """Probe the clusters of a gateway that has come up or gone down. When a gateway that is down fails to
         dial once more, they need no probe.
         """
-        is_up = self.gateways[name].is_up if name in self.gateways else False
-        is_news, self._up[name] = is_up != self._up.get(name), is_up
+        gateway = self.gateways.get(name)
+        now = (gateway.is_up, gateway.is_idle) if gateway is not None else (False, False)
+        is_news, self._told[name] = now != self._told.get(name, (False, False)), now
         for cluster in self.clusters.values():
             if cluster.cluster.config.gateway == name:
                 cluster.admit_or_refuse()

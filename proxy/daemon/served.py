@@ -46,7 +46,15 @@ class ServedCluster:
         """
         self.name = name
         self.cluster = Cluster(name, config, way, shared)
-        self.monitor = Monitor(name, config, self.cluster.dial, shared.metrics, on_change, contexts=contexts)
+        self.monitor = Monitor(
+            name,
+            config,
+            self.cluster.dial,
+            shared.metrics,
+            on_change,
+            contexts=contexts,
+            is_idle=lambda: self.cluster.is_idle,
+        )
         self.listener: KeptListener | None = None
         if config.listen is not None:
             self.listener = KeptListener(
@@ -61,7 +69,7 @@ class ServedCluster:
         self._on_change = on_change
         self._tasks = Tasks(f"cluster {name}")
         self._record = shared.metrics.cluster(name)
-        self._record.up = False
+        self._record.up = None if self.cluster.is_idle else False
 
     def __repr__(self) -> str:
         return f"<ServedCluster {self.cluster} {self.listener}>"
@@ -126,7 +134,8 @@ class ServedCluster:
         is_well = self.is_listening and outcome is not None and outcome.result.alive
         if outcome is not None:
             reason, message, hint = str(outcome.result), outcome.message, outcome.hint
-            if cluster.config.gateway != DIRECT and not cluster.has_link:  # the next probe will find that
+            if cluster.config.gateway != DIRECT and not (cluster.has_link or cluster.is_idle):
+                # The next probe will find that.
                 is_well = False
                 reason, message, hint = (
                     LinkDown.reason,

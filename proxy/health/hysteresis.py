@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from proxy.snapshots import ClusterState
+
+_UNDECIDED: Final = frozenset({ClusterState.UNKNOWN, ClusterState.IDLE})
 
 
 class Hysteresis:
     """The state of a cluster. It changes after `threshold` equal verdicts in a row.
 
-    The very first verdict decides at once: otherwise a healthy cluster would stay `unknown` for a whole
-    interval after a start.
+    The very first verdict decides at once, and so does the first after a rest: otherwise a healthy cluster
+    would stay `unknown` for a whole interval after a start.
     """
 
     def __init__(self, threshold: int) -> None:
@@ -25,11 +29,16 @@ class Hysteresis:
         """Whether the state is still down, but the last verdict was up."""
         return self.state is ClusterState.DOWN and self._against > 0
 
+    def rest(self) -> bool:
+        """The cluster is idle: forget all verdicts. Returns whether it was not idle before."""
+        before, self.state, self._against = self.state, ClusterState.IDLE, 0
+        return before is not ClusterState.IDLE
+
     def feed(self, *, alive: bool) -> bool:
         """Count a verdict, and return whether it changed the state."""
         verdict = ClusterState.UP if alive else ClusterState.DOWN
         self._against = 0 if verdict is self.state else self._against + 1
-        if not self._against or (self._against < self.threshold and self.state is not ClusterState.UNKNOWN):
+        if not self._against or (self._against < self.threshold and self.state not in _UNDECIDED):
             return False
         self.state, self._against = verdict, 0
         return True

@@ -48,8 +48,9 @@ class Monitor:
         on_change: Callable[[], None],
         *,
         contexts: Contexts | None = None,
+        is_idle: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`on_change` is called after `state` has changed.
+        """`on_change` is called after `state` has changed. While the cluster `is_idle` it is not probed.
 
         Monitors with the same `contexts` share the CAs that they have read.
         """
@@ -59,6 +60,7 @@ class Monitor:
         self._record = metrics.cluster(name)
         self._on_change = on_change
         self._contexts = contexts or Contexts()
+        self._is_idle = is_idle
         self._place = Place(f"files of cluster {name}")
         self._hysteresis = Hysteresis(config.probe.threshold)
         self._soon = asyncio.Event()
@@ -99,7 +101,12 @@ class Monitor:
         await self._wait(random.uniform(0, min(FIRST_WITHIN, self._config.probe.interval)))  # noqa: S311 - spreads load, guards nothing
         while True:
             self._soon.clear()
-            self._apply(await self._probe())
+            if self._is_idle():
+                self._rest()
+            else:
+                outcome = await self._probe()
+                # The link may have been closed meanwhile because no client needs it.
+                self._rest() if self._is_idle() else self._apply(outcome)
             pause = self._config.probe.interval
             if self._hysteresis.is_recovering:
                 pause = min(pause, CONFIRM_S)
@@ -122,6 +129,12 @@ class Monitor:
             return Outcome(
                 Result.INTERNAL, "the probe failed to run", Result.INTERNAL.hint, 0.0, Stage.CHANNEL
             )
+
+    def _rest(self) -> None:
+        if self._hysteresis.rest():
+            log.info("cluster idle", cluster=self._name)
+            self._record.up = self._outcome = None
+            self._on_change()
 
     def _apply(self, outcome: Outcome) -> None:
         before, self._outcome = self._outcome, outcome

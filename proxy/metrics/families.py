@@ -179,9 +179,9 @@ GATEWAY: Final[Sequence[Family[GatewayRecord]]] = (
     Plain(
         GAUGE,
         "gateway_connected",
-        "1 if at least one link is up.",
+        "1 if at least one link is up; absent while a gateway that is dialled on demand is idle.",
         ("gateway",),
-        lambda one: _known(one.links > 0),
+        lambda one: _known(None if one.is_idle else one.links > 0),
     ),
     Plain(
         COUNTER,

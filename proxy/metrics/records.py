@@ -141,6 +141,7 @@ class GatewayRecord:
         "connects",
         "credential_expiry",
         "handshake",
+        "is_idle",
         "links",
         "planes",
         "reconnects",
@@ -150,6 +151,8 @@ class GatewayRecord:
 
     def __init__(self) -> None:
         self.links = 0
+        self.is_idle = False
+        """Nobody needs a link, so there is none."""
         self.retiring = 0
         self.connects: Counter[Reason] = Counter()
         """Dials by result."""
@@ -168,6 +171,7 @@ class GatewayRecord:
         """A copy, which does not change any more."""
         twin = GatewayRecord.__new__(GatewayRecord)
         twin.links, twin.retiring, twin.rtt, twin.backoff = self.links, self.retiring, self.rtt, self.backoff
+        twin.is_idle = self.is_idle
         twin.connects, twin.reconnects, twin.planes = (
             self.connects.copy(),
             self.reconnects.copy(),

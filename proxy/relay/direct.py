@@ -128,12 +128,19 @@ class Direct:
         """Always true: there is no link that could be down."""
         return True
 
-    async def open_channel(self, target: Endpoint, *, origin: Endpoint, hold_until: float) -> TcpChannel:
+    @property
+    def is_idle(self) -> bool:
+        """See `proxy.relay.interfaces.Way`."""
+        return False
+
+    async def open_channel(
+        self, target: Endpoint, *, origin: Endpoint, hold_until: float, is_needed: bool = True
+    ) -> TcpChannel:
         """Connect. There is no link to wait for.
 
         Raises ChannelRefused, ChannelTimeout.
         """
-        del origin, hold_until
+        del origin, hold_until, is_needed
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 return await self._connect(target)

@@ -51,7 +51,7 @@ class Failover:
         return tuple(self._order)
 
     async def open_channel(
-        self, way: Way, *, origin: Endpoint, hold_until: float
+        self, way: Way, *, origin: Endpoint, hold_until: float, is_needed: bool = True
     ) -> tuple[Channel, Endpoint]:
         """Open a channel through `way`, as soon as there is a link and memory for it
         (`Way.open_channel`).
@@ -63,33 +63,42 @@ class Failover:
         """
         while True:
             try:
-                return await self._try_all(way, origin, hold_until)
+                return await self._try_all(way, origin, hold_until, is_needed=is_needed)
             except MemoryExhausted as exc:
                 try:
                     await self._waiting.wait(hold_until)
                 except TimeoutError:
                     raise exc from None
 
-    async def dial_probe(self, way: Way, deadline: float) -> Dialled:
+    async def dial_probe(self, way: Way, deadline: float, *, is_needed: bool = False) -> Dialled:
         """A connection for a probe, which reaches an API server in the same way as a client. It waits for a
-        link until `deadline` (the loop's clock, seconds) at most.
+        link until `deadline` (the loop's clock, seconds) at most. Only if it `is_needed`, a gateway is
+        dialled on demand for it.
 
         Raises ProxyError.
         """
         hold_until = min(deadline, asyncio.get_running_loop().time() + PROBE_HOLD_S)
-        channel, server = await self.open_channel(way, origin=_PROBE, hold_until=hold_until)
+        channel, server = await self.open_channel(
+            way, origin=_PROBE, hold_until=hold_until, is_needed=is_needed
+        )
         return Dialled(await relayed_socket(channel, self._budget), server)
 
-    async def _try_all(self, way: Way, origin: Endpoint, hold_until: float) -> tuple[Channel, Endpoint]:
+    async def _try_all(
+        self, way: Way, origin: Endpoint, hold_until: float, *, is_needed: bool
+    ) -> tuple[Channel, Endpoint]:
         failures: dict[Endpoint, ChannelError] = {}
         for server in self.order:
             try:
-                return await way.open_channel(server, origin=origin, hold_until=hold_until), server
+                channel = await way.open_channel(
+                    server, origin=origin, hold_until=hold_until, is_needed=is_needed
+                )
             except MemoryExhausted:
                 raise
             except ChannelError as exc:
                 failures[server] = exc
                 self._demote(server)
+            else:
+                return channel, server
         raise failures[self._api_servers[0]]
 
     def _demote(self, server: Endpoint) -> None:

@@ -86,11 +86,18 @@ class Way(Protocol):
     def is_up(self) -> bool:
         """Whether a client can be served now: a link is up, or none is needed."""
 
-    async def open_channel(self, target: Endpoint, *, origin: Endpoint, hold_until: float) -> Channel:
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is no link because no client needs one: a probe would find out nothing."""
+
+    async def open_channel(
+        self, target: Endpoint, *, origin: Endpoint, hold_until: float, is_needed: bool = True
+    ) -> Channel:
         """Open a channel to `target`; waits for a link until `hold_until` (the loop's clock, seconds).
 
         `origin` is the client's address, which sshd logs (RFC 4254 7.2). The opening itself has a deadline
-        that the way sets. Raises LinkDown, ChannelRefused, ChannelProhibited, ChannelTimeout,
+        that the way sets. If the channel is not `is_needed`, as a probe's is not, nothing is dialled on
+        demand for it, and no link kept. Raises LinkDown, ChannelRefused, ChannelProhibited, ChannelTimeout,
         MemoryExhausted. If it is cancelled, it leaves no channel behind.
         """
 

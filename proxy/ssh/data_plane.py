@@ -44,6 +44,9 @@ class DataPlane(Protocol):
     def __len__(self) -> int:
         """The number of channels that are open or being opened."""
 
+    def __contains__(self, channel: Channel) -> bool:
+        """Whether this channel is one of them."""
+
     def open(self, window: int, target: Endpoint, origin: Endpoint, on_answer: OnAnswer) -> Channel:
         """Open a channel. Its receive window `window` is acquired from the budget already.
 

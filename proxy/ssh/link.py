@@ -128,6 +128,7 @@ class Link:
         self._tasks = Tasks(f"link {name}")
         self._abandoned: Counter[Endpoint] = Counter()
         self._openings: dict[_Opening, None] = {}
+        self._unneeded: set[Channel] = set()
         self._oldest: _Opening | None = None
         self._stuck = 0
         self._since = loop.time()
@@ -158,6 +159,13 @@ class Link:
     def load(self) -> int:
         """The number of channels that are open or being opened."""
         return len(self._plane)
+
+    @property
+    def needed(self) -> int:
+        """The number of those that somebody needs: all but probes' (`open_channel`)."""
+        if self._unneeded:
+            self._unneeded = {channel for channel in self._unneeded if channel in self._plane}
+        return self.load - len(self._unneeded)
 
     @property
     def weight(self) -> int:
@@ -200,8 +208,11 @@ class Link:
         *,
         origin: Endpoint,
         timeout: float,  # noqa: ASYNC109
+        is_needed: bool = True,
     ) -> Channel:
         """Open a channel within `timeout` seconds.
+
+        A channel that is not needed, a probe's, is no reason to keep the link.
 
         Raises LinkDown if the link ends before, otherwise a ChannelError.
         """
@@ -216,6 +227,8 @@ class Link:
         opening = _Opening(self._loop)
         channel = self._plane.open(window, target, origin, opening.answered)
         self._openings[opening] = None
+        if not is_needed:
+            self._unneeded.add(channel)
         timer = self._loop.call_later(timeout, opening.expired)
         try:
             refusal = await opening.answer

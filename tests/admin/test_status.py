@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.admin.status import from_document, is_ready, readiness, summary, to_document
-from proxy.snapshots import ClusterState, DaemonSnapshot
-from tests.admin.scripted import DAEMON, EU_EDGE, PROD_EU, PROD_US
+from proxy.snapshots import ClusterState, DaemonSnapshot, GatewayState
+from tests.admin.scripted import DAEMON, EU_EDGE, PROD_EU, PROD_US, US_WEST
 
 numbers = st.floats(min_value=0, max_value=1e12)
 st.register_type_strategy(float, numbers)  # JSON has no NaN, and no time is negative
@@ -134,6 +134,23 @@ def test_unbound_listeners_and_draining_make_it_unready(snapshot: DaemonSnapshot
     lines = readiness(snapshot).splitlines()
     assert check in lines
     assert lines[-1] == "readyz check failed"
+
+
+def test_what_is_idle_is_neither_well_nor_broken() -> None:
+    idle = replace(US_WEST, state=GatewayState.IDLE, retry_in=None, reason="")
+    asleep = replace(PROD_US, state=ClusterState.IDLE, reason="")
+    unbound = replace(asleep, name="unbound", listening=False, reason="listen_failed")
+    snapshot = replace(DAEMON, gateways=(EU_EDGE, idle), clusters=(PROD_EU, asleep, unbound))
+    assert readiness(snapshot).splitlines() == [
+        "[+]listeners ok",
+        "[+]gateway eu-edge ok",
+        "[+]gateway us-west idle",
+        "[+]cluster prod-eu ok",
+        f"[+]cluster {asleep.name} idle",
+        "[-]cluster unbound: listen_failed",
+        "readyz check passed",
+    ]
+    assert summary(snapshot).startswith("1/2 clusters up (1 idle), 1/1 gateways connected (1 idle), ")
 
 
 def test_summary() -> None:

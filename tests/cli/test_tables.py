@@ -134,6 +134,16 @@ def test_a_cluster_without_a_link_is_in_doubt_before_its_probes_have_said_so(sta
     assert "\x1b[33m◐ up?" in "\n".join(shown(snapshot, colour=True))
 
 
+def test_what_is_idle_is_no_problem() -> None:
+    idle = replace(US_WEST, state=GatewayState.IDLE, retry_in=None, reason="", message="", hint="")
+    asleep = replace(PROD_US, name="asleep", state=ClusterState.IDLE, reason="", message="", hint="")
+    lines = shown(replace(DAEMON, gateways=(idle,), clusters=(asleep,)))
+    assert row(lines, "us-west")[1:3] == row(lines, "asleep")[1:3] == ["○", "idle"]
+    assert lines[-1].startswith("asleep"), "nothing below the table"
+    after_a_failure = replace(idle, reason="auth_failed", message="refused", hint="look")
+    assert "gateway us-west: auth_failed: refused" in shown(replace(DAEMON, gateways=(after_a_failure,)))
+
+
 def many(count: int) -> DaemonSnapshot:
     """As many clusters, of which one is down, one has no listener and one is in doubt; a gateway in ten is
     down.

@@ -43,10 +43,12 @@ class Metered(Direct):
         super().__init__()
         self._budget = budget
 
-    async def open_channel(self, target: Endpoint, *, origin: Endpoint, hold_until: float) -> TcpChannel:
+    async def open_channel(
+        self, target: Endpoint, *, origin: Endpoint, hold_until: float, is_needed: bool = True
+    ) -> TcpChannel:
         if self._budget.is_exhausted:
             raise MemoryExhausted("limits.memory is all given out")
-        return await super().open_channel(target, origin=origin, hold_until=hold_until)
+        return await super().open_channel(target, origin=origin, hold_until=hold_until, is_needed=is_needed)
 
 
 class Both:

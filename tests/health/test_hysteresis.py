@@ -30,6 +30,16 @@ def test_the_state_is_that_of_the_last_row_long_enough(verdicts: list[bool], thr
         assert changed is (hysteresis.state is not before)
 
 
+@given(st.lists(st.booleans(), max_size=10), st.booleans(), st.integers(1, 5))
+def test_after_a_rest_the_first_verdict_decides(before: list[bool], first: bool, threshold: int) -> None:
+    hysteresis = Hysteresis(threshold)
+    for verdict in before:
+        hysteresis.feed(alive=verdict)
+    assert [hysteresis.rest(), hysteresis.rest(), hysteresis.state] == [True, False, ClusterState.IDLE]
+    assert hysteresis.feed(alive=first)
+    assert hysteresis.state is (ClusterState.UP if first else ClusterState.DOWN)
+
+
 def test_one_odd_probe_changes_nothing() -> None:
     hysteresis = Hysteresis(2)
     assert [hysteresis.feed(alive=alive) for alive in (True, False, True, False, False, True, True)] == [

@@ -31,11 +31,17 @@ class Watched:
     """A running monitor, its changes as they come, and its metrics."""
 
     def __init__(self, dial: Dial, config: ClusterConfig) -> None:
+        self.is_idle = False
         self.registry = CollectorRegistry()
         self.changes: asyncio.Queue[ClusterState] = asyncio.Queue()
         metrics = Metrics(self.registry, version="0")
         self.monitor = Monitor(
-            "prod", config, dial, metrics, lambda: self.changes.put_nowait(self.monitor.state)
+            "prod",
+            config,
+            dial,
+            metrics,
+            lambda: self.changes.put_nowait(self.monitor.state),
+            is_idle=lambda: self.is_idle,
         )
 
     async def change(self) -> ClusterState:
@@ -73,6 +79,35 @@ async def test_a_cluster_that_is_back_is_confirmed_soon(pki: Pki, monkeypatch: p
             server.script = answers(OK)
             watched.monitor.probe_soon()
             assert await watched.change() is ClusterState.UP
+
+
+async def test_an_idle_cluster_is_not_probed_and_has_no_state_of_before(pki: Pki) -> None:
+    """Nor is a probe counted that was under way when it became idle."""
+    async with Scripted(answers(OK), tls=server_context(pki.good)) as server:
+        dialer = Dialer(server.endpoint)
+
+        async def dial(deadline: float) -> Dialled:
+            if len(probed) == 1:
+                watched.is_idle = True
+                probed.append("cut off")
+                raise LinkDown("closed because no client needs it")
+            probed.append("up")
+            return await dialer(deadline)
+
+        probed: list[str] = []
+        config = cluster(server.endpoint, pki.authority.ca.cert, interval="10ms", threshold=1)
+        watched = Watched(dial, config)
+        async with watched.running():
+            assert await watched.change() is ClusterState.UP
+            assert await watched.change() is ClusterState.IDLE
+            assert probed == ["up", "cut off"]
+            assert watched.sample("cluster_up") is None
+            assert watched.monitor.outcome is None
+            watched.is_idle = False
+            watched.monitor.probe_soon()
+            assert await watched.change() is ClusterState.UP
+            assert watched.sample("cluster_up") == 1
+            assert watched.sample("probes_total", result="link_down") is None
 
 
 async def test_up_down_up_is_told_once_each(pki: Pki) -> None:

@@ -32,14 +32,18 @@ class Scripted:
     """A way whose API servers fail as they are told to."""
 
     is_up = True
+    is_idle = False
 
     def __init__(self, failures: Mapping[Endpoint, ProxyError] | None = None) -> None:
         self.failures = dict(failures or {})
         self.asked: list[Endpoint] = []
 
-    async def open_channel(self, target: Endpoint, *, origin: Endpoint, hold_until: float) -> Channel:
+    async def open_channel(
+        self, target: Endpoint, *, origin: Endpoint, hold_until: float, is_needed: bool = True
+    ) -> Channel:
         assert origin == ORIGIN
         assert hold_until > 0
+        assert is_needed
         self.asked.append(target)
         if target in self.failures:
             raise self.failures[target]

@@ -83,7 +83,7 @@ class Watched(Gateway):
             gateways or {},
             budget=self.budget,
             turns=Turns(),
-            metrics=self.metrics,
+            record=self.metrics.gateway("edge"),
             handshakes=Handshakes(),
             on_change=self._notice,
         )

@@ -59,7 +59,7 @@ class AsyncsshPlane:
         self._tasks = Tasks(f"link {name}")
         self._channels: dict[AsyncsshChannel, None] = {}
         self._waiting: deque[AsyncsshChannel] = deque()
-        self._opening = 0
+        self._opening: set[AsyncsshChannel] = set()
         self._is_congested = False
         self._is_full = False
         self.error: LinkError | None = None
@@ -74,14 +74,17 @@ class AsyncsshPlane:
 
     def __len__(self) -> int:
         """Channels open or being opened."""
-        return len(self._channels) + self._opening
+        return len(self._channels) + len(self._opening)
+
+    def __contains__(self, channel: object) -> bool:
+        return channel in self._channels or channel in self._opening
 
     # ------------------------------------------------------------------------------------------- channels
 
     def open(self, window: int, target: Endpoint, origin: Endpoint, on_answer: OnAnswer) -> AsyncsshChannel:
         """Ask the gateway for a channel. Its receive window `window` is acquired from the budget already."""
         channel = AsyncsshChannel(self, self._budget, window)
-        self._opening += 1
+        self._opening.add(channel)
         # In a task of its own, which the client does not cancel: asyncssh forgets a cancelled open, and then
         # a late confirmation leaves a channel that nobody closes (asyncssh #823).
         opening = self._tasks.spawn(self._open(channel, target, origin, window), name=f"open {target}")
@@ -119,7 +122,7 @@ class AsyncsshPlane:
     def _open_ended(
         self, channel: AsyncsshChannel, on_answer: OnAnswer, asking: asyncio.Task[Refusal | None]
     ) -> None:
-        self._opening -= 1
+        self._opening.discard(channel)
         if asking.cancelled() or asking.exception() is not None:
             # The link has ended, perhaps before the task began
             refusal: Refusal | None = (asyncssh.OPEN_CONNECT_FAILED, LOST)

@@ -128,6 +128,9 @@ class NativePlane:
         """Channels open or being opened."""
         return len(self._live)
 
+    def __contains__(self, channel: object) -> bool:
+        return channel in self._live
+
     @property
     def round_trip(self) -> float:
         """Seconds of a round trip without load."""

@@ -1,8 +1,11 @@
 """One gateway: keeps its links up and chooses one for each new channel.
 
 One supervisor task dials, one attempt at a time. So a wrong key is tried once, not once for each link, and
-the second link is dialled as soon as the first is up. Clients that arrive while no link is up wait for `_up`
-until their own deadline.
+the second link is dialled as soon as the first is up. Clients that arrive while no link is up wait
+(`waiting`) until their own deadline.
+
+A gateway with `dial: on_demand` has links only while clients are there, and for `idle_timeout` after that;
+`demand` decides how many.
 
 `dialler` makes the links, `retry` decides when, `lifetimes` watches and replaces them until they have ended,
 and `links` decides which of them get new channels.
@@ -11,28 +14,31 @@ and `links` decides which of them get new channels.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from itertools import chain
 from typing import Final
 
-from proxy.config.model import GatewayConfig
+from proxy.config.gateways import MOST_CONNECTIONS, GatewayConfig
 from proxy.errors import HostKeyRevoked, LinkClosed, LinkDown, LinkError, LinkReplaced, RetryClass
 from proxy.errors.reasons import Reason
-from proxy.metrics import Metrics
+from proxy.metrics.records import GatewayRecord
 from proxy.relay.budget import MemoryBudget
 from proxy.relay.interfaces import Channel
 from proxy.runtime.endpoint import Endpoint
 from proxy.runtime.tasks import Tasks
-from proxy.snapshots import GatewaySnapshot
-from proxy.ssh.governor import Outage
+from proxy.snapshots import GatewaySnapshot, GatewayState
 from proxy.ssh.handshakes import Handshakes
 from proxy.ssh.link import Link
 from proxy.ssh.login.dial import Places
+from proxy.ssh.supervision.demand import Demand
 from proxy.ssh.supervision.dialler import Dialler
 from proxy.ssh.supervision.lifetimes import Lifetimes
 from proxy.ssh.supervision.links import Links
 from proxy.ssh.supervision.report import Report
 from proxy.ssh.supervision.retry import Retry
+from proxy.ssh.supervision.waiting import Waiting
 from proxy.ssh.turns import Turns
 
 REPLACED: Final = LinkReplaced.reason
@@ -50,7 +56,7 @@ class Gateway:
         *,
         budget: MemoryBudget,
         turns: Turns,
-        metrics: Metrics,
+        record: GatewayRecord,
         handshakes: Handshakes,
         places: Places | None = None,
         on_change: Callable[[], None] = lambda: None,
@@ -58,7 +64,7 @@ class Gateway:
         self.name = name
         self.config = config
         self._on_change = on_change
-        self._report = report = Report(name, metrics)
+        self._report = report = Report(name, record)
         self._links: Links[Link] = Links()
         self._dialler = Dialler(
             name,
@@ -71,14 +77,22 @@ class Gateway:
             places=places,
         )
         self._lifetimes = Lifetimes(
-            name, config, self._links, report, on_lost=self._link_lost, on_change=self._changed
+            name,
+            config,
+            self._links,
+            report,
+            wanted=lambda: self._wanted_links,
+            on_lost=self._link_lost,
+            on_change=self._changed,
         )
         self._retry = Retry(report.backoff)
         self._supervisor = Tasks(f"gateway {name}")
-        self._up = asyncio.Event()
+        self._waiting = Waiting(name, self._retry, lambda: self._failure)
         self._wanted = asyncio.Event()
-        self._outage = Outage(asyncio.get_running_loop().time())
-        self._lost_reasons: list[Reason] = []
+        self._demand = Demand(asyncio.get_running_loop().time())
+        self._is_dialling = False
+        # On demand, not each link that is lost is dialled again.
+        self._lost_reasons: deque[Reason] = deque(maxlen=MOST_CONNECTIONS)
         self._failure: LinkError | None = None
         self._is_closing = False
 
@@ -86,8 +100,10 @@ class Gateway:
         return f"<Gateway {self.name} {self._report.state} links={self._links}>"
 
     def start(self) -> None:
-        """Start to dial."""
+        """Start to dial: at once, or on demand."""
         self._report.start()
+        if self.config.is_on_demand:
+            self._show_state()
         self._wanted.set()
         self._supervisor.keep(self._supervise, name="supervise")
 
@@ -115,7 +131,7 @@ class Gateway:
         await self._supervisor.close()
         await self._lifetimes.close()
         await self._dialler.close()
-        self._up.clear()
+        self._waiting.changed(is_up=False)
 
     def _leave(self) -> None:
         """Report nothing more: a new gateway may have this name now."""
@@ -125,6 +141,11 @@ class Gateway:
     def is_up(self) -> bool:
         """Whether at least one link is up."""
         return bool(self._links)
+
+    @property
+    def is_idle(self) -> bool:
+        """See `proxy.relay.interfaces.Way`."""
+        return not self._links and self._state_without_link is not GatewayState.DOWN
 
     def snapshot(self) -> GatewaySnapshot:
         """For status."""
@@ -145,18 +166,28 @@ class Gateway:
 
     # -------------------------------------------------------------------------------------------- channels
 
-    async def open_channel(self, target: Endpoint, *, origin: Endpoint, hold_until: float) -> Channel:
+    async def open_channel(
+        self, target: Endpoint, *, origin: Endpoint, hold_until: float, is_needed: bool = True
+    ) -> Channel:
         """See `proxy.relay.interfaces.Way`.
 
         If the link ends while the channel is opened, this waits for the next link, until `hold_until`.
+        On demand, it waits for up to `connect_timeout` instead.
         """
         loop = asyncio.get_running_loop()
+        if self.config.is_on_demand and is_needed:
+            hold_until = loop.time() + self.config.connect_timeout
+            self._demand.look(self._clients + 1, loop.time())
+            self._wanted.set()
         while True:
-            while not self._up.is_set():  # the link may be lost before the client that waited for it runs
-                await self._wait_for_link(hold_until)
+            # The link may be lost before the client that waited for it runs.
+            while not self._waiting.up.is_set():
+                await self._wait(hold_until, is_needed=is_needed)
             link = self._links.choose(target)
             try:
-                return await link.open_channel(target, origin=origin, timeout=self.config.connect_timeout)
+                return await link.open_channel(
+                    target, origin=origin, timeout=self.config.connect_timeout, is_needed=is_needed
+                )
             except LinkDown:
                 if loop.time() >= hold_until:
                     raise
@@ -164,30 +195,77 @@ class Gateway:
                 # all.
                 await asyncio.wait([link.closed], timeout=hold_until - loop.time())
 
-    async def _wait_for_link(self, hold_until: float) -> None:
-        now = asyncio.get_running_loop().time()
-        # Not the failure itself: `status` shows it in the line of the gateway, and newer than here.
-        if self._outage.outlasts(hold_until - now, now):
-            seconds = self._outage.seconds(now)
-            raise LinkDown(
-                f"gateway {self.name} has no link, and has had none for {seconds:.0f} s"
-            ) from self._failure
-        try:
-            async with asyncio.timeout_at(hold_until):
-                await self._up.wait()
-        except TimeoutError:
+    async def _wait(self, until: float, *, is_needed: bool) -> None:
+        if not self.config.is_on_demand:
+            await self._waiting.for_link(until)
+        elif is_needed:
+            await self._waiting.for_dial(until)
+        else:
             raise LinkDown(f"gateway {self.name} has no link") from self._failure
 
     def is_given_up(self, patience: float) -> bool:
         """See `proxy.relay.interfaces.Way`."""
-        return self._outage.outlasts(patience, asyncio.get_running_loop().time())
+        # On demand, the next client may be the first for a long time.
+        return not self.config.is_on_demand and self._waiting.is_given_up(patience)
 
     # ----------------------------------------------------------------------------------------- supervision
 
     def sample(self) -> None:
-        """Measure how busy each link is. The heartbeat calls it about twice a second."""
+        """Measure how busy each link is, and whether a client is there. The heartbeat calls it about twice a
+        second.
+        """
         for link in self._links:
             link.sample()
+        if self.config.is_on_demand:
+            self._retry.look()
+            self._demand.look(self._clients, asyncio.get_running_loop().time())
+            if self._links and self._is_restful:
+                self._rest()
+            elif not self._links and self._state_without_link is not self._report.state:
+                self._changed()
+
+    @property
+    def _clients(self) -> int:
+        """The clients that wait for a link or have a channel."""
+        return self._waiting.count + sum(link.needed for link in chain(self._links, self._links.retiring))
+
+    @property
+    def _is_needed(self) -> bool:
+        """Whether links are to be dialled, or replaced."""
+        return not self.config.is_on_demand or self._clients > 0
+
+    @property
+    def _wanted_links(self) -> int:
+        connections = self.config.connections
+        return self._demand.links(connections) if self.config.is_on_demand else connections
+
+    @property
+    def unused(self) -> float:
+        """On demand: for how many seconds no client has been there; 0 while one is, or while it dials."""
+        if self._is_dialling or self._is_needed:
+            return 0.0
+        return self._demand.unused(asyncio.get_running_loop().time())
+
+    @property
+    def _is_restful(self) -> bool:
+        """Whether its links may be closed. Those that are to be replaced need no replacement then."""
+        return self.unused >= self.config.idle_timeout or bool(self.unused and self._links.stale)
+
+    def _rest(self) -> None:
+        """Close the links until a client comes."""
+        self._demand.rest()
+        why = "to be replaced, and unused" if self._links.stale else "unused"
+        self._lifetimes.rest(lambda link: LinkClosed(f"link to {link.server} closed: it was {why}"))
+        self._changed()
+
+    @property
+    def _state_without_link(self) -> GatewayState:
+        if not self.config.is_on_demand:
+            return GatewayState.DOWN
+        is_busy = self._is_dialling or self._is_needed
+        if self._waiting.has_failed and (is_busy or self._retry.is_waiting):
+            return GatewayState.DOWN
+        return GatewayState.CONNECTING if is_busy else GatewayState.IDLE
 
     def renew(self, why: str) -> None:
         """Begin to replace every link, make before break, and dial now. `why` is for the log.
@@ -206,6 +284,8 @@ class Gateway:
 
     def reconfigure(self, config: GatewayConfig, gateways: Mapping[str, GatewayConfig]) -> None:
         """Use other settings for the same server, or files that have changed: links are replaced."""
+        if not config.is_on_demand and self.config.is_on_demand:  # it was no outage while nobody needed it
+            self._waiting.begin_anew()
         self.config = config
         self._dialler.reconfigure(config, gateways)
         self._lifetimes.reconfigure(config)
@@ -214,7 +294,7 @@ class Gateway:
     async def _supervise(self) -> None:
         while True:
             await self._wanted.wait()
-            if not self._links.lacks(self.config.connections):
+            if not self._is_needed or not self._links.lacks(self._wanted_links):
                 self._wanted.clear()
             elif self._retry.is_waiting:
                 await self._retry.wait()
@@ -224,19 +304,32 @@ class Gateway:
     async def _dial_one(self) -> None:
         generation = self._links.generation
         try:
-            link = await self._dialler.dial(self)
+            link = await self._dial()
         except LinkError as exc:
             self._dial_failed(exc)
             # The dial has used settings that have changed since: try the new ones.
             if generation != self._links.generation:
                 self.dial_now()
+            else:
+                self._waiting.dialled(exc)
         else:
             self._link_up(link, generation)
+            self._waiting.dialled(None)
+
+    async def _dial(self) -> Link:
+        self._is_dialling = True
+        if self.config.is_on_demand:
+            self._show_state()
+        try:
+            return await self._dialler.dial(self)
+        finally:
+            self._is_dialling = False
 
     def _dial_failed(self, exc: LinkError) -> None:
         if HostKeyRevoked in {type(exc), type(exc.__cause__)}:
             self._lifetimes.close_untrusted(exc)
-        self._outage.has_failed = not self._links
+        if not self._links:
+            self._waiting.dial_failed()
         delay = self._retry.dial_failed(exc.retry)
         self._report.dial_failed(exc, self._failure, delay=delay, kept=len(self._links))
         self._failure = exc
@@ -245,7 +338,9 @@ class Gateway:
     def _link_up(self, link: Link, generation: int) -> None:
         self._failure = None
         has_replaced = self._lifetimes.add(link, generation)
-        instead_of = self._lost_reasons.pop(0) if self._lost_reasons else REPLACED if has_replaced else None
+        instead_of = (
+            self._lost_reasons.popleft() if self._lost_reasons else REPLACED if has_replaced else None
+        )
         self._report.link_up(link, instead_of=instead_of)
         self._changed()
 
@@ -261,13 +356,18 @@ class Gateway:
     def _changed(self) -> None:
         """After links came up or ended: wake the supervisor and waiting clients, update state and metrics."""
         self._wanted.set()
-        self._outage.link(asyncio.get_running_loop().time(), is_up=bool(self._links))
-        if self._links:
-            self._up.set()
-        else:
-            self._up.clear()
-        self._report.changed(
-            self._links, wanted=self.config.connections, is_failing=self._failure is not None
-        )
+        self._waiting.changed(is_up=bool(self._links))
+        self._show_state()
         if not self._is_closing:
             self._on_change()
+
+    def _show_state(self) -> None:
+        without_link = self._state_without_link
+        if without_link is GatewayState.IDLE and not (self._links or self._waiting.has_failed):
+            self._failure = None  # nobody misses the link that was lost
+        self._report.changed(
+            self._links,
+            wanted=self._wanted_links,
+            is_failing=self._failure is not None,
+            without_link=without_link,
+        )

@@ -26,7 +26,7 @@ class Lifetimes:
     """Watches the links of one gateway.
 
     It calls `on_lost` with a link that ended while it served, and `on_change` after links came up, ended, or
-    became stale.
+    became stale. `wanted` returns how many links are to serve.
     """
 
     def __init__(
@@ -36,12 +36,14 @@ class Lifetimes:
         links: Links[Link],
         report: Report,
         *,
+        wanted: Callable[[], int],
         on_lost: Ended,
         on_change: Callable[[], None],
     ) -> None:
         self._config = config
         self._links = links
         self._report = report
+        self._wanted = wanted
         self._on_lost = on_lost
         self._on_change = on_change
         self._missing: set[Link] = set()
@@ -70,6 +72,11 @@ class Lifetimes:
         for link in (*self._links.stale, *self._links.retiring):
             self._close(link, error)
 
+    def rest(self, error: Callable[[Link], LinkError]) -> None:
+        """Close the links that serve, which no client uses; from now on none of them is chosen."""
+        for link in self._links.retire_surplus(0):
+            self._close(link, error(link))
+
     async def until_idle(self) -> None:
         """Return when no link has a channel."""
         await asyncio.gather(*(link.idle.wait() for link in self._all))
@@ -87,7 +94,7 @@ class Lifetimes:
     # ------------------------------------------------------------------------------------------ replacement
 
     def _replace(self, link: Link, why: str) -> bool:
-        is_stale = self._links.mark_stale(link, wanted=self._config.connections)
+        is_stale = self._links.mark_stale(link, wanted=self._wanted())
         if is_stale:
             self._report.replacing(why, link)
             self._on_change()
@@ -95,7 +102,7 @@ class Lifetimes:
 
     def _retire_surplus(self) -> bool:
         """Retire links that are no longer needed; True if there were any."""
-        wanted = self._config.connections
+        wanted = self._wanted()
         leaving = self._links.retire_surplus(wanted)
         for link in leaving:
             self._tasks.keep(partial(self._retire, link), name=f"retire {link.name}")

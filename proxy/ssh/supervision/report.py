@@ -9,7 +9,7 @@ import structlog
 from proxy.config.learned_keys import Update, fingerprint, kind
 from proxy.errors import DialBroken, LinkClosed, LinkError
 from proxy.errors.reasons import Reason
-from proxy.metrics import Metrics
+from proxy.metrics.records import GatewayRecord
 from proxy.snapshots import GatewayState
 from proxy.ssh.link import Link
 from proxy.ssh.planes import MODES
@@ -21,14 +21,14 @@ log = structlog.get_logger("kubemux.gateway")
 class Report:
     """Writes the log and the metrics of one gateway."""
 
-    def __init__(self, name: str, metrics: Metrics) -> None:
+    def __init__(self, name: str, record: GatewayRecord) -> None:
         self.state = GatewayState.CONNECTING
         self.reconnects = 0
         self.expiries: dict[str, float] = {}
         self.is_closing = False
         """Whether the gateway is closing. A new gateway may use its metrics by now: they are not changed."""
         self._name = name
-        self._record = metrics.gateway(name)
+        self._record = record
         self._log = log.bind(gateway=name)
 
     def start(self) -> None:
@@ -130,8 +130,12 @@ class Report:
             **fields,
         )
 
-    def changed(self, links: Links[Link], *, wanted: int, is_failing: bool) -> None:
-        """Links came up, ended, or became stale. `is_failing`: whether the last dial failed."""
+    def changed(
+        self, links: Links[Link], *, wanted: int, is_failing: bool, without_link: GatewayState
+    ) -> None:
+        """Links came up, ended, or became stale, or clients came or left. `is_failing`: whether the last dial
+        failed. `without_link` is the state if there is no link.
+        """
         if self.is_closing:
             return
         up, record = len(links), self._record
@@ -140,7 +144,8 @@ class Report:
         elif up:
             state = GatewayState.DEGRADED
         else:
-            state = GatewayState.DOWN
+            state = without_link
+        record.is_idle = state is GatewayState.IDLE
         record.links, record.retiring = up, len(links.retiring)
         for mode in MODES:
             record.planes[mode] = sum(link.data_plane == mode for link in links)

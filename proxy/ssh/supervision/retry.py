@@ -49,6 +49,14 @@ class Retry:
         with suppress(TimeoutError):
             async with asyncio.timeout_at(self._due):
                 await self._ended_early.wait()
+        self._end()
+
+    def look(self) -> None:
+        """End the wait if it is over: nobody may be in `wait` who would."""
+        if self._ended_early.is_set() or self.seconds == 0:
+            self._end()
+
+    def _end(self) -> None:
         self._ended_early.clear()
         self._due = None
         self._on_delay(0.0)

@@ -152,7 +152,7 @@ async def test_the_next_channel_goes_around_a_download(sshd: Sshd) -> None:
 async def test_a_client_that_leaves_does_not_cancel_the_end_that_others_wait_for(sshd: Sshd) -> None:
     gateway, link = Watched(config_for(sshd)), Dying()
     gateway._links.add(cast("Link", link), 0)
-    gateway._up.set()
+    gateway._waiting.up.set()
     client = open_channel(gateway, Endpoint("127.0.0.1", 1))
     await link.asked.wait()
     await asyncio.sleep(0)
@@ -321,8 +321,8 @@ async def test_a_link_that_is_gone_again_before_a_waiting_client_runs() -> None:
         gateway.open_channel(Endpoint("10.0.0.1", 6443), origin=ORIGIN, hold_until=loop.time() + 0.3)
     )
     await asyncio.sleep(0)
-    gateway._up.set()
-    gateway._up.clear()
+    gateway._waiting.up.set()
+    gateway._waiting.up.clear()
     with pytest.raises(LinkDown, match="gateway edge has no link"):
         await opening
     await gateway.close()

@@ -1,0 +1,159 @@
+"""The keys of a gateway: one SSH server, and how the daemon keeps its links (`proxy.config.model`)."""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+from proxy.config.keys import Kind, Section, key
+from proxy.config.values import Duration, FilePath, Name, Switch, Whole, Word
+
+MOST_CONNECTIONS: Final = 16
+"""The most links of a gateway."""
+_LEAST = 0.01
+_DAY = 86400.0
+
+
+class KeepaliveConfig(Section):
+    """When a link is closed because its SSH server is silent."""
+
+    interval: Duration = key(
+        "How long the server may be silent before it is asked whether it is there.",
+        default=15.0,
+        least=_LEAST,
+        most=_DAY,
+    )
+    max_missed: Whole = key(
+        "The link is closed when its server was silent for `interval` times this number. Half of that is "
+        "enough if its TCP acknowledges nothing that was sent.",
+        default=3,
+        least=1,
+    )
+
+
+class GatewayConfig(Section):
+    """One SSH server; the value of a key that is left out is that of `ssh_config`, then OpenSSH's default."""
+
+    host: Word = key(
+        "The SSH server: a name, an address, or an alias that `ssh_config` knows.",
+        "bastion.example.com",
+        elsewhere=True,
+    )
+    port: Whole | None = key(
+        "The port of the SSH server.",
+        2222,
+        default=None,
+        unset="from `ssh_config`, else 22",
+        least=1,
+        most=65535,
+        elsewhere=True,
+    )
+    user: Word | None = key(
+        "The user to log in as.",
+        "tunnel",
+        default=None,
+        unset="from `ssh_config`, else the user that runs kubemux",
+        elsewhere=True,
+    )
+    identity_files: tuple[FilePath, ...] = key(
+        "Private keys to log in with. A key that others may read is refused: chmod 600.",
+        ["/etc/kubemux/keys/eu-edge"],
+        default=(),
+        unset="from `ssh_config`",
+        at_home=["~/.ssh/id_ed25519"],
+        file=Kind.PRIVATE_KEY,
+    )
+    certificate_files: tuple[FilePath, ...] = key(
+        "OpenSSH certificates for those keys. `KEY-cert.pub` beside a key is used without being named.",
+        ["/etc/kubemux/keys/eu-edge-cert.pub"],
+        default=(),
+        unset="from `ssh_config`",
+        file=Kind.TEXT,
+    )
+    passphrase_file: FilePath | None = key(
+        "A file with the passphrase of those keys.",
+        "/etc/kubemux/keys/eu-edge.passphrase",
+        default=None,
+        unset="none (the keys must have no passphrase)",
+        file=Kind.SECRET,
+    )
+    agent: Switch = key(
+        "Whether to log in with the keys of the ssh-agent at $SSH_AUTH_SOCK.", True, default=False
+    )
+    known_hosts: tuple[FilePath, ...] = key(
+        "Files with the server's host key. As ssh(1) does, kubemux searches them for the name in `host` (or "
+        "`HostKeyAlias`), never for the address. Hashed names, wildcards, `@cert-authority` and `@revoked` "
+        "work. A line that cannot be read is skipped, and `kubemux check` names it. Host keys are always "
+        "checked.",
+        ["/etc/kubemux/known_hosts"],
+        default=(),
+        unset="from `ssh_config`",
+        at_home=["~/.ssh/known_hosts"],
+        file=Kind.KNOWN_HOSTS,
+    )
+    jump: tuple[Name, ...] = key(
+        "Other gateways on the way, dialled in this order before this one.",
+        ["hq"],
+        default=(),
+        unset="from `ssh_config`",
+        elsewhere=True,
+    )
+    connections: Whole = key(
+        "SSH connections (links), shared by all clusters behind the gateway. A new channel takes the link "
+        "that is least busy; of equally busy ones, the one that the API server's last channel took.",
+        default=2,
+        least=1,
+        most=MOST_CONNECTIONS,
+    )
+    connect_timeout: Duration = key(
+        "How long TCP, key exchange and login may take together.", default=10.0, least=_LEAST, most=_DAY
+    )
+    dial: Literal["always", "on_demand"] = key(
+        "When the gateway has links: `always`, or only while clients use it. On demand the first client has "
+        "it dialled, and all who come meanwhile wait up to `connect_timeout`, whatever `hold_timeout` is. If "
+        "the dial fails, they are told so, and so is who comes before the next one is due.",
+        "on_demand",
+        default="always",
+    )
+    # The daemon looks every half a second at most.
+    idle_timeout: Duration = key(
+        "How long a gateway that is dialled on demand keeps its links after its last client's connection "
+        "has ended.",
+        default=600.0,
+        least=1.0,
+        most=_DAY,
+    )
+    keepalive: KeepaliveConfig = key(
+        "When a link is closed because its server is silent.", default=KeepaliveConfig()
+    )
+    max_link_age: Duration | None = key(
+        "Links that are older are replaced, the new one first. Clients keep their connections.",
+        "24h",
+        default=None,
+        unset="none (no link is replaced because of its age)",
+        least=_LEAST,
+        most=_DAY,
+    )
+    retire_timeout: Duration = key(
+        "How long the connections of a link that was replaced may go on.", default=600.0, least=0, most=_DAY
+    )
+    ssh_config: FilePath | None = key(
+        "An ssh_config(5) file, read by `ssh -G` of this machine. `host` may be an alias in it. "
+        "Its options count for the keys that the gateway leaves out.",
+        "/etc/kubemux/ssh_config",
+        default=None,
+        unset="none",
+        elsewhere=True,
+        file=Kind.TEXT,
+    )
+    learned_host_keys: FilePath | None = key(
+        "A file of the daemon's own, for host keys that the server announces before it rotates them in "
+        "(UpdateHostKeys of ssh_config(5)).",
+        "/var/lib/kubemux/host_keys",
+        default=None,
+        unset="none (no host key is learned)",
+    )
+
+    @property
+    def is_on_demand(self) -> bool:
+        """Whether it has links only while clients use it."""
+        return self.dial == "on_demand"

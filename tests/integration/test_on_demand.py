@@ -1,0 +1,99 @@
+"""A gateway on demand in the whole daemon: its clients, and what is told of it and its clusters."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.integration.conftest import cluster, gateway
+from tests.integration.running import PROBE, get, running, told, wait_up
+from tests.support.daemon import Daemon
+from tests.support.https import Https
+from tests.support.ports import free_port
+from tests.support.sshd import Sshd
+from tests.support.tls import Certificates
+
+pytestmark = pytest.mark.sshd
+
+
+def series(daemon: Daemon) -> set[str]:
+    """Which of the series are there that alerts look at, of the gateway or the cluster `lab`."""
+    names = ("kubemux_gateway_connected", "kubemux_cluster_up")
+    lines = daemon.get("/metrics")[1].splitlines()
+    return {name for name in names for line in lines if line.startswith(name) and '"lab"' in line}
+
+
+async def until(daemon: Daemon, what: str, condition: Callable[[], bool]) -> None:
+    await asyncio.to_thread(daemon.wait_for, what, condition)
+
+
+def states(daemon: Daemon) -> tuple[str, str]:
+    document = json.loads(daemon.get("/status")[1])
+    (lab,) = (one for one in document["clusters"] if one["name"] == "lab")
+    return told(daemon)["lab"]["state"], lab["state"]
+
+
+async def test_links_and_probes_only_while_clients_are_there(
+    sshd: Sshd, tmp_path: Path, certificates: Certificates
+) -> None:
+    port = free_port()
+    async with Https(certificates) as server:
+        clusters = {"lab": cluster(port, server.endpoint, via="lab", ca=certificates.ca, probe=PROBE)}
+        gateways = {"lab": gateway(sshd, dial="on_demand", idle_timeout="1s")}
+        async with running(
+            tmp_path, gateways=gateways, clusters=clusters, limits={"hold_timeout": "0s"}
+        ) as daemon:
+            await until(daemon, "idle", lambda: states(daemon) == ("idle", "idle"))
+            code, text = await asyncio.to_thread(daemon.get, "/readyz?verbose")
+            assert (code, text.splitlines()[1:3]) == (200, ["[+]gateway lab idle", "[+]cluster lab idle"])
+            assert await asyncio.to_thread(series, daemon) == set()
+            assert "Accepted" not in await asyncio.to_thread(sshd.log), "no probe dials it"
+            assert await get(port, certificates) == 200
+            await wait_up(daemon, "lab")
+            assert len(await asyncio.to_thread(series, daemon)) == 2
+            # Probes go on meanwhile, five a second.
+            await until(daemon, "idle again", lambda: states(daemon) == ("idle", "idle"))
+            assert await asyncio.to_thread(series, daemon) == set()
+            events = [entry["event"] for entry in daemon.events() if entry["level"] not in ("info", "debug")]
+            assert events == [], "all of that is usual"
+
+
+async def test_probes_keep_a_gateway_up_if_they_are_told_to(
+    sshd: Sshd, tmp_path: Path, certificates: Certificates
+) -> None:
+    async with Https(certificates) as server:
+        probe = {**PROBE, "keep_up": True}
+        clusters = {"lab": cluster(free_port(), server.endpoint, via="lab", ca=certificates.ca, probe=probe)}
+        gateways = {"lab": gateway(sshd, dial="on_demand", idle_timeout="1s", connections=1)}
+        async with running(tmp_path, gateways=gateways, clusters=clusters) as daemon:
+            await wait_up(daemon, "lab")
+            probes = daemon.metric("kubemux_probes_total", cluster="lab")
+            await until(
+                daemon,
+                "probes for longer than idle_timeout",
+                lambda: daemon.metric("kubemux_probes_total", cluster="lab") > probes + 10,
+            )
+            assert daemon.metric("kubemux_gateway_connects_total", gateway="lab") == 1
+
+
+async def test_a_client_of_a_gateway_that_cannot_be_dialled_is_reset_and_the_next_one_too(
+    sshd: Sshd, tmp_path: Path, certificates: Certificates
+) -> None:
+    port = free_port()
+    async with Https(certificates) as server:
+        clusters = {"lab": cluster(port, server.endpoint, via="lab", ca=certificates.ca, probe=PROBE)}
+        gateways = {"lab": gateway(sshd, dial="on_demand", user="nobody")}
+        async with running(tmp_path, gateways=gateways, clusters=clusters) as daemon:
+            await until(daemon, "idle", lambda: states(daemon) == ("idle", "idle"))
+            for _ in range(3):
+                with pytest.raises(OSError, match="reset"):
+                    await get(port, certificates)
+            await until(daemon, "down", lambda: states(daemon) == ("down", "down"))
+            assert told(daemon)["lab"]["reason"] == "auth_failed"
+            assert daemon.metric("kubemux_gateway_connects_total", gateway="lab") == 1
+            assert daemon.metric("kubemux_connections_total", cluster="lab", result="link_down") == 3
+            assert not daemon.events("clients are refused")

@@ -1,0 +1,35 @@
+"""Any order of clients that come and go: how many links they need, and since when nobody does."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.ssh.supervision.demand import Demand
+
+LOOKS = st.lists(st.tuples(st.integers(0, 40), st.floats(0.0, 100.0)))
+"""How many clients there are, and the seconds since the look before."""
+
+
+@given(LOOKS, st.integers(1, 16))
+def test_as_many_links_as_clients_at_a_time_up_to_connections(
+    looks: list[tuple[int, float]], connections: int
+) -> None:
+    demand, now = Demand(0.0), 0.0
+    for clients, seconds in looks:
+        demand.look(clients, now := now + seconds)
+    most = max((clients for clients, _ in looks), default=0)
+    assert demand.links(connections) == min(connections, max(1, most))
+    demand.rest()
+    assert demand.links(connections) == 1
+
+
+@given(LOOKS, st.floats(0.0, 1000.0))
+def test_the_time_counts_from_the_last_look_that_saw_a_client(
+    looks: list[tuple[int, float]], later: float
+) -> None:
+    demand, now, last = Demand(0.0), 0.0, 0.0
+    for clients, seconds in looks:
+        demand.look(clients, now := now + seconds)
+        last = now if clients else last
+    assert demand.unused(now + later) == now + later - last

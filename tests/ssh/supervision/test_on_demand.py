@@ -1,0 +1,295 @@
+"""Gateways with `dial: on_demand` against a real sshd: when they dial, what clients wait for, when they rest.
+
+The daemon's heartbeat calls `sample`; here the test does, and no idle time passes but by `idle_for`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from proxy.errors import LinkDown, Unreachable
+from proxy.relay.interfaces import Channel
+from proxy.runtime.endpoint import Endpoint
+from proxy.snapshots import GatewayState
+from tests.ssh.conftest import ORIGIN, Watched, config_for, started
+from tests.support.echo import Echo
+from tests.support.ports import free_port
+from tests.support.sshd import Sshd, SshdFactory
+
+pytestmark = [pytest.mark.sshd, pytest.mark.usefixtures("data_plane")]
+
+NOWHERE = Endpoint("127.0.0.1", 1)
+
+
+async def channel(gateway: Watched, target: Endpoint, *, is_needed: bool = True) -> Channel:
+    """A channel for a client that `hold_timeout` lets wait for nothing."""
+    return await gateway.open_channel(target, origin=ORIGIN, hold_until=0.0, is_needed=is_needed)
+
+
+def client(gateway: Watched, target: Endpoint) -> asyncio.Task[Channel]:
+    return asyncio.get_running_loop().create_task(channel(gateway, target), name="client")
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def state(gateway: Watched) -> GatewayState:
+    return gateway.snapshot().state
+
+
+def connected(gateway: Watched) -> float | None:
+    return gateway.registry.get_sample_value("kubemux_gateway_connected", {"gateway": "edge"})
+
+
+def idle_for(gateway: Watched, seconds: float) -> None:
+    """What the heartbeat finds when the last client has been gone for so long."""
+    gateway._demand._last -= seconds
+    gateway.sample()
+
+
+async def test_the_first_client_dials_and_the_end_of_the_last_closes(sshd: Sshd) -> None:
+    config = config_for(sshd, dial="on_demand", idle_timeout="1m")
+    async with Echo() as server, started(config) as gateway:
+        gateway.sample()
+        assert (state(gateway), gateway.links, connected(gateway)) == (GatewayState.IDLE, 0, None)
+        assert gateway.is_idle
+        clients = [client(gateway, server.endpoint) for _ in range(5)]
+        channels = await asyncio.gather(*clients)
+        assert (state(gateway), gateway.links, connected(gateway)) == (GatewayState.UP, 1, 1)
+        assert gateway.metric("gateway_connects_total", result="ok") == 1, "all waited for one dial"
+        idle_for(gateway, 3600)
+        assert gateway.links == 1, "clients are there, however long"
+        for one in channels:
+            one.abort()
+        await until(lambda: gateway.channels == 0)
+        gateway.sample()
+        idle_for(gateway, 59)
+        assert gateway.links == 1
+        idle_for(gateway, 60)
+        assert (state(gateway), gateway.links, connected(gateway)) == (GatewayState.IDLE, 0, None)
+        assert gateway.snapshot().reason == ""
+        await until(lambda: not gateway.snapshot().retiring)
+        (await channel(gateway, server.endpoint)).abort()
+        assert gateway.metric("gateway_connects_total", result="ok") == 2
+        assert gateway.metric("gateway_reconnects_total", reason="closed") == 0, "nothing was lost"
+
+
+async def test_nobody_dials_a_gateway_that_nobody_uses(sshd: Sshd) -> None:
+    """Not a probe, an order, nor changed files or settings; and nobody refuses its clients."""
+    async with started(config_for(sshd, dial="on_demand")) as gateway:
+        with pytest.raises(LinkDown):
+            await channel(gateway, NOWHERE, is_needed=False)
+        gateway.renew("reconnect")
+        gateway.reconfigure(gateway.config.model_copy(update={"connections": 4}), {})
+        for _ in range(5):
+            gateway.sample()
+            await asyncio.sleep(0)
+        assert gateway.metric("gateway_connects_total", result="ok") == 0
+        assert state(gateway) is GatewayState.IDLE
+        assert not gateway.is_given_up(0)
+    assert "Accepted" not in await asyncio.to_thread(sshd.log)
+
+
+async def test_a_failed_dial_is_told_to_all_who_wait_and_at_once_to_who_comes_before_the_next(
+    sshd: Sshd,
+) -> None:
+    dead = config_for(sshd, dial="on_demand", user="nobody")
+    async with started(dead) as gateway:
+        waiting = [client(gateway, NOWHERE) for _ in range(3)]
+        for failure in await asyncio.gather(*waiting, return_exceptions=True):
+            assert isinstance(failure, LinkDown)
+            assert failure.__cause__ is not None
+            assert getattr(failure.__cause__, "reason", "") == "auth_failed"
+        assert (state(gateway), connected(gateway)) == (GatewayState.DOWN, 0)
+        assert not gateway.is_idle
+        assert not gateway.is_given_up(0), "no listener refuses: the next client may come when a dial is due"
+        with pytest.raises(LinkDown, match="the next may begin in"):
+            await channel(gateway, NOWHERE)
+        assert gateway.metric("gateway_connects_total", result="auth_failed") == 1
+        gateway.dial_now()
+        gateway.sample()
+        assert (state(gateway), connected(gateway)) == (GatewayState.IDLE, None), (
+            "nobody is there, none is due"
+        )
+        assert gateway.snapshot().reason == "auth_failed", "why the last client was not served"
+        with pytest.raises(LinkDown, match="its dial has failed"):
+            await channel(gateway, NOWHERE)
+        assert gateway.metric("gateway_connects_total", result="auth_failed") == 2
+
+
+async def test_a_gateway_that_comes_back_serves_the_next_client(sshd_factory: SshdFactory) -> None:
+    sshd = sshd_factory()
+    await asyncio.to_thread(sshd.stop)
+    async with Echo() as server, started(config_for(sshd, dial="on_demand")) as gateway:
+        with pytest.raises(LinkDown) as told:
+            await channel(gateway, server.endpoint)
+        assert isinstance(told.value.__cause__, Unreachable)
+        await asyncio.to_thread(sshd.start)
+        await until(lambda: gateway.snapshot().retry_in is None)
+        (await channel(gateway, server.endpoint)).abort()
+        assert state(gateway) is GatewayState.UP
+
+
+async def test_a_client_waits_for_connect_timeout_and_no_longer(sshd: Sshd) -> None:
+    """The dial goes on: the next client has its link."""
+    async with (
+        Echo() as server,
+        started(config_for(sshd, dial="on_demand", connect_timeout="20s")) as gateway,
+    ):
+        await asyncio.to_thread(sshd.pause)
+        try:
+            gateway.config = gateway.config.model_copy(update={"connect_timeout": 0.2})
+            with pytest.raises(LinkDown, match="no link yet"):
+                await channel(gateway, server.endpoint)
+            assert state(gateway) is GatewayState.CONNECTING
+        finally:
+            await asyncio.to_thread(sshd.resume)
+        await gateway.until(lambda: gateway.links == 1)
+        gateway.config = gateway.config.model_copy(update={"connect_timeout": 20.0})
+        (await channel(gateway, server.endpoint)).abort()
+        assert gateway.metric("gateway_connects_total", result="ok") == 1
+
+
+async def test_a_client_that_leaves_does_not_end_the_dial_of_the_others(sshd: Sshd) -> None:
+    async with Echo() as server, started(config_for(sshd, dial="on_demand")) as gateway:
+        leaver, stayer = client(gateway, server.endpoint), client(gateway, server.endpoint)
+        await asyncio.sleep(0)
+        leaver.cancel()
+        (await stayer).abort()
+        assert leaver.cancelled()
+        assert gateway.metric("gateway_connects_total", result="ok") == 1
+
+
+async def test_more_links_only_for_more_clients(sshd: Sshd) -> None:
+    config = config_for(sshd, dial="on_demand", connections=3)
+    async with Echo() as server, started(config) as gateway:
+        first = await channel(gateway, server.endpoint)
+        gateway.sample()
+        assert (gateway.links, state(gateway)) == (1, GatewayState.UP), (
+            "one client, one link: all that is wanted"
+        )
+        second = await channel(gateway, server.endpoint)
+        await gateway.until(lambda: gateway.links == 2)
+        first.abort()
+        second.abort()
+        await until(lambda: gateway.channels == 0)
+        gateway.sample()
+        assert gateway.links == 2, "until the gateway rests"
+
+
+async def test_a_probe_keeps_nothing_up(sshd: Sshd) -> None:
+    config = config_for(sshd, dial="on_demand", idle_timeout="1m")
+    async with Echo() as server, started(config) as gateway:
+        one = await channel(gateway, server.endpoint)
+        probe = await channel(gateway, server.endpoint, is_needed=False)
+        one.abort()
+        await until(lambda: gateway.channels == 1)
+        gateway.sample()
+        idle_for(gateway, 60)
+        assert (gateway.links, state(gateway)) == (0, GatewayState.IDLE)
+        await until(lambda: not gateway.snapshot().retiring)
+        probe.abort()
+        assert gateway.budget.used == 0
+
+
+async def test_a_link_that_is_lost_unused_is_not_dialled_again(sshd_factory: SshdFactory) -> None:
+    sshd = sshd_factory()
+    async with Echo() as server, started(config_for(sshd, dial="on_demand")) as gateway:
+        (await channel(gateway, server.endpoint)).abort()
+        await until(lambda: gateway.channels == 0)
+        await asyncio.to_thread(sshd.restart)
+        await gateway.until(lambda: gateway.links == 0)
+        gateway.sample()
+        assert (state(gateway), connected(gateway)) == (GatewayState.IDLE, None)
+        assert gateway.snapshot().reason == "", "nobody misses it"
+        (await channel(gateway, server.endpoint)).abort()
+        assert gateway.metric("gateway_connects_total", result="ok") == 2
+
+
+async def test_a_link_that_is_lost_in_use_is_dialled_for_who_waits(sshd_factory: SshdFactory) -> None:
+    """The wait after a loss is no failed dial: a client that comes in it is not refused."""
+    sshd = sshd_factory()
+    async with Echo() as server, started(config_for(sshd, dial="on_demand")) as gateway:
+        await channel(gateway, server.endpoint)
+        await asyncio.to_thread(sshd.restart)
+        await gateway.until(lambda: gateway.links == 0)
+        (await channel(gateway, server.endpoint)).abort()
+        assert gateway.metric("gateway_reconnects_total", reason="link_lost") == 1
+
+
+async def test_links_in_use_are_replaced_and_others_closed(sshd: Sshd) -> None:
+    """Changed keys or settings, an order, or age: the next client has a link that was made with what holds
+    then, and no link is made for nobody.
+    """
+    config = config_for(sshd, dial="on_demand", connections=2)
+    async with Echo() as server, started(config) as gateway:
+        one = await channel(gateway, server.endpoint)
+        gateway.renew("test")
+        await gateway.until(lambda: gateway.metric("gateway_reconnects_total", reason="replaced") == 1)
+        assert [link.channels for link in gateway.snapshot().retiring] == [1]
+        assert gateway.links == 1
+        one.abort()
+        await until(lambda: not gateway.snapshot().retiring)
+        gateway.renew("test")
+        await until(lambda: gateway.unused > 0)
+        gateway.sample()
+        assert (gateway.links, state(gateway)) == (0, GatewayState.IDLE)
+        assert gateway.metric("gateway_connects_total", result="ok") == 2
+        (await channel(gateway, server.endpoint)).abort()
+        assert gateway.metric("gateway_connects_total", result="ok") == 3
+
+
+async def test_an_old_link_is_replaced_for_clients_alone(sshd: Sshd) -> None:
+    config = config_for(
+        sshd, dial="on_demand", connections=2, max_link_age="300ms", keepalive={"interval": "1s"}
+    )
+    async with Echo() as server, started(config) as gateway:
+        one = await channel(gateway, server.endpoint)
+        await gateway.until(lambda: gateway.metric("gateway_reconnects_total", reason="replaced") >= 1)
+        one.abort()
+        await until(lambda: not gateway.snapshot().retiring and gateway.channels == 0)
+        await until(lambda: bool(gateway._links.stale))
+        gateway.sample()
+        assert gateway.links == 0
+
+
+async def test_a_reload_between_always_and_on_demand(sshd: Sshd) -> None:
+    async with Echo() as server, started(config_for(sshd, connections=2)) as gateway:
+        await gateway.until(lambda: gateway.links == 2)
+        one = await channel(gateway, server.endpoint)
+        gateway.reconfigure(gateway.config.model_copy(update={"dial": "on_demand"}), {})
+        await gateway.until(lambda: gateway.metric("gateway_reconnects_total", reason="replaced") >= 1)
+        one.abort()
+        await until(lambda: gateway._clients == 0)
+        gateway.sample()
+        idle_for(gateway, 3600)
+        assert state(gateway) is GatewayState.IDLE
+        gateway.reconfigure(gateway.config.model_copy(update={"dial": "always"}), {})
+        await gateway.until(lambda: gateway.links == 2)
+        assert state(gateway) is GatewayState.UP
+
+
+async def test_a_gateway_that_was_idle_for_long_is_not_given_up_when_it_is_to_be_dialled_always(
+    sshd: Sshd,
+) -> None:
+    """Its outage begins with the reload."""
+    config = config_for(sshd, dial="on_demand", port=free_port())
+    async with started(config) as gateway:
+        gateway._waiting._outage._since = -3600.0
+        gateway.reconfigure(gateway.config.model_copy(update={"dial": "always"}), {})
+        await gateway.until(lambda: gateway.snapshot().reason == "unreachable")
+        assert not gateway.is_given_up(60)
+        assert gateway.is_given_up(0)
+
+
+async def test_draining_an_idle_gateway_ends_at_once(sshd: Sshd) -> None:
+    async with started(config_for(sshd, dial="on_demand")) as gateway:
+        async with asyncio.timeout(5):
+            await gateway.drain(3600)
+        assert state(gateway) is GatewayState.IDLE
