@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -139,9 +140,10 @@ def layer(module: str) -> int:
     return found[0]
 
 
-def imports(module: str) -> set[str]:
+@cache
+def imports(module: str) -> frozenset[str]:
     """Every module that `module` names in an import: late ones too, and what only a type checker reads."""
-    found = set()
+    found: set[str] = set()
     tree = ast.parse(MODULES[module].read_text())
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -154,7 +156,7 @@ def imports(module: str) -> set[str]:
             found |= {
                 name if (name := f"{source}.{alias.name}") in MODULES else source for alias in node.names
             }
-    return found
+    return frozenset(found)
 
 
 @pytest.mark.parametrize("command", CLEAN, ids=["lint", "format", "types"])

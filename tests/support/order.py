@@ -9,6 +9,7 @@ order is random within each of these.
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -58,14 +59,15 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Sort the tests. It runs after pytest-randomly, and keeps its order among tests of the same turn."""
-    items.sort(key=_turn)
+    items.sort(key=lambda item: _turn(item.path))
 
 
 def _file(item: pytest.Item) -> str:
     return item.nodeid.partition("::")[0]
 
 
-def _turn(item: pytest.Item) -> int:
-    if _file(item) in _TOGETHER:
+@cache
+def _turn(path: Path) -> int:
+    if any(path == _TESTS.parent / file for file in _TOGETHER):
         return 0
-    return 1 if any(item.path.is_relative_to(_TESTS / name) for name in _FIRST) else 2
+    return 1 if any(path.is_relative_to(_TESTS / name) for name in _FIRST) else 2
