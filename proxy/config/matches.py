@@ -202,6 +202,11 @@ class Target:
         """The highest number of a capture that it asks for; 0 if it asks for none."""
         return max((int(name) for name in _BLANK.findall(self.host) if name.isdecimal()), default=0)
 
+    @property
+    def fixed(self) -> Endpoint | None:
+        """The address, if it is one for whatever is asked for."""
+        return None if _BLANK.search(f"{self.host}{self.port}") else Endpoint(self.host, int(self.port))
+
     def fill(self, host: Host, port: int, captures: tuple[str, ...]) -> Endpoint:
         """The address for a client that has asked for `host` and `port`.
 

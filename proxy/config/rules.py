@@ -174,6 +174,12 @@ def _loops(config: Config) -> Iterator[Finding]:
                 message = f"{address} is kubemux's own {key}: it would be connected to itself"
                 hint = "give the API server's own address, or the gateway that leads to it"
                 yield Finding(("clusters", name, "api_servers", index), message, hint)
+    for index, route in enumerate(config.routes):
+        fixed = route.target.fixed if route.target and route.gateway == DIRECT else None
+        if fixed and (key := own_listener(own, fixed)):
+            message = f"{fixed} is kubemux's own {key}: it would be connected to itself"
+            hint = "name the gateway that leads to the target, or another target"
+            yield Finding(("routes", index, "target"), message, hint)
 
 
 def _collide(one: Endpoint, other: Endpoint) -> bool:

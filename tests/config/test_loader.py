@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from proxy.config import loader, model, yaml
+from proxy.config import loader, model, naming, yaml
 from proxy.config.findings import Loc
 from proxy.config.keys import Section, keys
 from proxy.config.model import Config
@@ -170,7 +170,8 @@ names = st.text(st.characters(categories=("L", "N", "P", "S")), min_size=1, max_
 )
 words = st.from_regex(r"[a-z]([a-z0-9-]{0,10}[a-z0-9])?", fullmatch=True)
 durations = st.integers(10, 86_400_000).map(lambda ms: f"{ms}ms")
-addresses = st.tuples(words | st.ip_addresses(), st.integers(1, 65535)).map(
+distant = st.ip_addresses().filter(lambda ip: not (ip.is_loopback or ip.is_unspecified))  # no own listener
+addresses = st.tuples(words | distant, st.integers(1, 65535)).map(
     lambda pair: str(Endpoint(str(pair[0]), pair[1]))
 )
 
@@ -205,7 +206,7 @@ def configurations(draw: st.DrawFn) -> Tree:
         }  # fmt: skip
     hosts = st.sampled_from(["127.0.0.1", "[::1]", "localhost", "127.9.9.9"])
     clusters: Tree = {}
-    for name in draw(st.lists(names, max_size=5, unique=True)):
+    for name in draw(st.lists(names, max_size=5, unique_by=naming.plain)):
         clusters[name] = {
             "gateway": draw(st.sampled_from(["direct", *gateways])),
             "listen": f"{draw(hosts)}:{next(ports)}",
@@ -223,6 +224,26 @@ def configurations(draw: st.DrawFn) -> Tree:
         "version": 1,
         "gateways": gateways,
         "clusters": clusters,
+        "routes": [
+            {
+                "name": f"route {number}",
+                "match": [f"*.{draw(words)}.x{number}:22", "10.0.0.0/16:*"][
+                    : draw(st.integers(1, 2 - number))
+                ],
+                "gateway": draw(st.sampled_from(["direct", *gateways])),
+                **draw(
+                    st.fixed_dictionaries(
+                        {},
+                        optional={
+                            "target": st.just("{host}:22"),
+                            "allow": st.just(["uid:0", "any"]),
+                            "entries": st.just(["proxy"]),
+                        },
+                    )
+                ),
+            }
+            for number in range(draw(st.integers(0, 2)))
+        ],
         "limits": {"hold_timeout": draw(durations)},
     }
 

@@ -23,6 +23,7 @@ PLACES = {
     "duplicate_port",
     "jump_cycle",
     "own_api_server",
+    "own_target",
     "open_listener",
     "reserved_name",
     "shadowed_match",
