@@ -171,10 +171,9 @@ async def test_a_drained_cluster_binds_its_address_no_more(
             )
             await controller.reload()
             entry = daemon.graph.clusters["one"]
-            (binding,) = (task for task in asyncio.all_tasks() if task.get_name() == "cluster one/bind")
+            (binding,) = (task for task in asyncio.all_tasks() if task.get_name().endswith("/bind"))
             await controller.drain("one")
-            async with asyncio.timeout(10):
-                await binding
+            assert binding.done()
         assert entry.listener
         assert not entry.listener.is_bound
         await controller.reload()
