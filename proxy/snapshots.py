@@ -95,6 +95,21 @@ class ClusterSnapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class EntrySnapshot:
+    """One entry, where clients ask by name."""
+
+    name: str
+    listen: str
+    listening: bool
+    reason: str
+    """Why it does not listen; empty if it does."""
+    message: str
+    hint: str
+    connections: int
+    connections_total: int
+
+
+@dataclass(frozen=True, slots=True)
 class DaemonSnapshot:
     """Everything `/status`, `/readyz` and the sd_notify status line need."""
 
@@ -110,3 +125,4 @@ class DaemonSnapshot:
     memory_limit: int
     gateways: tuple[GatewaySnapshot, ...] = field(default=())
     clusters: tuple[ClusterSnapshot, ...] = field(default=())
+    entries: tuple[EntrySnapshot, ...] = field(default=())

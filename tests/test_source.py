@@ -112,7 +112,6 @@ CALLED_BY_OTHERS = {
     "socketserver reads it": "block_on_close daemon_threads",
     "starlette reads it": "redirect_slashes",
     "the interpreter reads it": "dont_write_bytecode",
-    "the proxy entry calls it, once there is one": "login",
     "unittest.mock returns it": "return_value",
     "uvicorn calls it": "send_400_response",
     "uvicorn reads it": "access_log default_headers keep_alive timeout_keep_alive_task",

@@ -18,7 +18,7 @@ from proxy.config.reading import read
 from proxy.daemon.cluster import Cluster
 from proxy.daemon.connections import Shared
 from proxy.entries.admission import Admission
-from proxy.entries.arrival import Arrival, Caller
+from proxy.entries.arrival import Caller, ListenerArrival
 from proxy.errors import ProxyError
 from proxy.metrics import Metrics
 from proxy.relay.interfaces import Channel, Pieces
@@ -139,7 +139,7 @@ class Clients:
         """Give them to the cluster, and wait until each has a channel and a relay."""
         cluster, theirs, self._theirs = self._cluster, self._theirs, []
         for sock in theirs:
-            cluster.accept(Arrival(sock, Caller(ORIGIN)))
+            cluster.accept(ListenerArrival(sock, Caller(ORIGIN)))
         relays = cluster.connections._relays  # noqa: SLF001 - nobody tells
         while sum(relay.has_started for relay in relays) < CLIENTS:  # noqa: ASYNC110 - there is no event for it
             await asyncio.sleep(0)

@@ -37,14 +37,17 @@ from proxy.snapshots import ClusterSnapshot, ClusterState, DaemonSnapshot, Gatew
 
 SCHEMA_VERSION: Final = 1
 
+_SECTIONS: Final = ("gateways", "clusters", "entries")
+"""Beside `daemon`. A daemon of an earlier release has no `entries`."""
+
 _FAILURES: Final = frozenset(result.value for result in Result if not result.alive)
 
 
 def to_document(snapshot: DaemonSnapshot) -> dict[str, object]:
     """The document of `/status`, ready for `json.dumps`."""
     daemon = {item.name: _plain(getattr(snapshot, item.name)) for item in fields(snapshot)}
-    gateways, clusters = daemon.pop("gateways"), daemon.pop("clusters")
-    return {"version": SCHEMA_VERSION, "daemon": daemon, "gateways": gateways, "clusters": clusters}
+    sections = {name: daemon.pop(name) for name in _SECTIONS}
+    return {"version": SCHEMA_VERSION, "daemon": daemon, **sections}
 
 
 def _plain(value: object) -> object:
@@ -63,8 +66,11 @@ def from_document(document: object) -> DaemonSnapshot:
     from proxy.config.reading import read  # here, because it imports pydantic, which the daemon must not
 
     match document:
-        case {"version": 1, "daemon": dict() as daemon, "gateways": gateways, "clusters": clusters}:
-            return read(DaemonSnapshot, {**daemon, "gateways": gateways, "clusters": clusters})
+        case {"version": 1, "daemon": dict() as daemon, "gateways": gateways, "clusters": clusters, **later}:
+            entries = later.get("entries", [])
+            return read(
+                DaemonSnapshot, {**daemon, "gateways": gateways, "clusters": clusters, "entries": entries}
+            )
     raise ValueError(f"not a status document of version {SCHEMA_VERSION}")
 
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from proxy.config.keys import keys
-from proxy.config.model import ClusterConfig, Config, GatewayConfig, RouteConfig
+from proxy.config.model import ClusterConfig, Config, EntryConfig, GatewayConfig, RouteConfig
 from proxy.config.references import paths
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """The names of gateways, clusters or routes, by what the reload does with them.
+    """The names of gateways, clusters, routes or entries, by what the reload does with them.
 
     Each tuple has the order of the new configuration; `removed` has that of the old one.
     """
@@ -38,6 +38,7 @@ class Plan:
     clusters: Change
     routes: Change
     """By what leads where. Their order is no part of it: it decides only where new connections go."""
+    entries: Change
     limits: bool
     """Whether `limits:` differs; likewise `admin` and `log`."""
     admin: bool
@@ -67,13 +68,19 @@ def plan(old: Config, new: Config, changed_files: frozenset[Path] = frozenset())
         gateways=_change(old.gateways, new.gateways, dirty | spread),
         clusters=_change(old.clusters, new.clusters, _unlike(old.clusters, new.clusters, changed_files)),
         routes=_change(old_routes, new_routes, _unlike(old_routes, new_routes, frozenset())),
+        entries=_change(old.entries, new.entries, _unlike(old.entries, new.entries, changed_files)),
         limits=old.limits != new.limits,
         admin=old.admin != new.admin,
         log=old.log != new.log,
     )
 
 
-_Sections = Mapping[str, GatewayConfig] | Mapping[str, ClusterConfig] | Mapping[str, RouteConfig]
+_Sections = (
+    Mapping[str, GatewayConfig]
+    | Mapping[str, ClusterConfig]
+    | Mapping[str, RouteConfig]
+    | Mapping[str, EntryConfig]
+)
 
 
 def _unlike(old: _Sections, new: _Sections, changed_files: frozenset[Path]) -> set[str]:

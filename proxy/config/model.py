@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-from proxy.config.allow import Allowed
+from proxy.config.asked import EntryConfig as EntryConfig
+from proxy.config.asked import RouteConfig as RouteConfig
 from proxy.config.gateways import GatewayConfig as GatewayConfig
 from proxy.config.gateways import KeepaliveConfig as KeepaliveConfig
 from proxy.config.keys import Kind, Section, key
-from proxy.config.matches import HostName, Leading, Pattern
+from proxy.config.matches import HostName
+from proxy.config.values import DIRECT as DIRECT
 from proxy.config.values import (
     Address,
     BasePath,
@@ -27,9 +29,6 @@ from proxy.config.values import (
     Whole,
 )
 from proxy.runtime.endpoint import Endpoint
-
-DIRECT = "direct"
-"""The gateway name that means: without SSH. The daemon itself connects to the API server."""
 
 VERSION = 1
 _LEAST = 0.01
@@ -162,9 +161,11 @@ class ClusterConfig(Section):
     gateway: Name = key(
         "The gateway that leads there; `direct` means without SSH.", "eu-edge", DIRECT, elsewhere=True
     )
-    listen: Address = key(
+    listen: Address | None = key(
         "The local address, of this cluster alone; IPv6 in brackets: `[::1]:16443`.",
         "127.0.0.1:16443",
+        default=None,
+        unset="none (the cluster is reached by its name, through one of `entries`)",
         elsewhere=True,
     )
     allow_remote: Switch = key(
@@ -215,43 +216,6 @@ class ClusterConfig(Section):
     probe: ProbeConfig = key("How kubemux finds out whether the cluster is up.", default=ProbeConfig())
 
 
-class RouteConfig(Section):
-    """What else clients may ask for by name, and which way it leads; the first that matches decides."""
-
-    name: Name = key("Its name in messages, of this route alone.", "eu-hosts")
-    match: tuple[Pattern, ...] = key(
-        "What clients may ask for, each with a port, a range (`:2000-2999`) or any (`:*`). In a name, `*` "
-        "stands for a part of a label, `**` for whole labels. A network, or one address, matches addresses.",
-        ["*.eu.internal:22", "10.0.0.0/16:2209"],
-        min_length=1,
-    )
-    gateway: Name = key(
-        "The gateway that leads there; `direct` means without SSH.", "eu-edge", DIRECT, elsewhere=True
-    )
-    target: Leading | None = key(
-        "What the gateway connects to. `{host}` and `{port}` stand for what the client has asked for, `{1}` "
-        "for what the first star of `match` stands for.",
-        "{1}.notebooks.svc:2209",
-        default=None,
-        unset="what the client has asked for",
-        elsewhere=True,
-    )
-    allow: tuple[Allowed, ...] | None = key(
-        "Who may. `any` lets everybody in, callers that nobody knows included.",
-        ["gid:sre", "proxy-user:ci"],
-        default=None,
-        unset="whom the entry lets in",
-        min_length=1,
-    )
-    entries: tuple[Name, ...] | None = key(
-        "The entries that it is for; at others it is passed over.",
-        ["egress"],
-        default=None,
-        unset="all",
-        min_length=1,
-    )
-
-
 class Config(Section):
     """The whole file. The loader has merged `defaults:` into the entries."""
 
@@ -270,6 +234,9 @@ class Config(Section):
         "What else clients may ask for by name, in the order in which it is looked for.",
         default=(),
         unset="none",
+    )
+    entries: dict[Name, EntryConfig] = key(
+        "Addresses by name, where clients ask for a cluster by HTTP CONNECT or SOCKS5.", default_factory=dict
     )
 
 

@@ -9,9 +9,9 @@ from typing import NamedTuple
 from proxy.config import keys
 from proxy.config.findings import Loc
 from proxy.config.keys import Kind
-from proxy.config.model import ClusterConfig, Config, GatewayConfig
+from proxy.config.model import ClusterConfig, Config, EntryConfig, GatewayConfig
 
-Section = GatewayConfig | ClusterConfig
+Section = GatewayConfig | ClusterConfig | EntryConfig
 
 
 class Reference(NamedTuple):

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 
 from proxy.config import naming
-from proxy.config.findings import Finding, Loc
+from proxy.config.findings import Finding, Loc, dotted
 from proxy.config.model import DIRECT, Config
 from proxy.config.values import is_for_system_service
 from proxy.runtime.endpoint import Endpoint, check_host
@@ -23,6 +23,7 @@ def check(config: Config) -> Iterator[Finding]:
     yield from _addresses(config)
     yield from _loops(config)
     yield from naming.check(config)
+    yield from _unreachable(config)
 
 
 Listeners = Mapping[int, Sequence[tuple[str, Endpoint]]]
@@ -32,9 +33,18 @@ Listeners = Mapping[int, Sequence[tuple[str, Endpoint]]]
 def own_listeners(config: Config) -> Listeners:
     """Every address that a daemon with this configuration listens on."""
     found = {config.admin.listen.port: [("admin.listen", config.admin.listen)]}
-    for name, cluster in config.clusters.items():
-        found.setdefault(cluster.listen.port, []).append((f"clusters.{name}.listen", cluster.listen))
+    for loc, address, _ in _listeners(config):
+        found.setdefault(address.port, []).append((dotted(loc), address))
     return found
+
+
+def _listeners(config: Config) -> Iterator[tuple[Loc, Endpoint, bool]]:
+    """The place, the address, and whether other machines may reach it, of each cluster and entry."""
+    for name, cluster in config.clusters.items():
+        if cluster.listen is not None:
+            yield ("clusters", name, "listen"), cluster.listen, cluster.allow_remote
+    for name, entry in config.entries.items():
+        yield ("entries", name, "listen"), entry.listen, False
 
 
 def own_listener(own: Listeners, address: Endpoint) -> str | None:
@@ -141,9 +151,7 @@ def _addresses(config: Config) -> Iterator[Finding]:
     listeners: list[tuple[Loc, Endpoint, bool]] = [
         (("admin", "listen"), config.admin.listen, config.admin.allow_remote)
     ]
-    listeners += [
-        (("clusters", name, "listen"), c.listen, c.allow_remote) for name, c in config.clusters.items()
-    ]
+    listeners += _listeners(config)
     ports = {address.port for _, address, _ in listeners}
     by_port: dict[int, list[tuple[Loc, Endpoint]]] = {}
     for loc, address, allow_remote in listeners:
@@ -180,6 +188,14 @@ def _loops(config: Config) -> Iterator[Finding]:
             message = f"{fixed} is kubemux's own {key}: it would be connected to itself"
             hint = "name the gateway that leads to the target, or another target"
             yield Finding(("routes", index, "target"), message, hint)
+
+
+def _unreachable(config: Config) -> Iterator[Finding]:
+    for name, cluster in config.clusters.items():
+        if cluster.listen is None and not config.entries:
+            message = "is missing, and there are no entries: no client can reach the cluster"
+            hint = 'add listen: "127.0.0.1:PORT", or entries: {proxy: {listen: "127.0.0.1:3128"}}'
+            yield Finding(("clusters", name, "listen"), message, hint)
 
 
 def _collide(one: Endpoint, other: Endpoint) -> bool:

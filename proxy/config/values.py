@@ -49,6 +49,9 @@ SERVICE_CREDENTIALS = Path("/run/credentials/kubemux.service")
 service and for root.
 """
 
+DIRECT = "direct"
+"""The gateway name that means: without SSH. The daemon itself connects."""
+
 NO_HOME = "/nonexistent"
 """What Debian's passwd has as the home directory of a user without one."""
 

@@ -102,6 +102,7 @@ class Connections:
 
     def _refuse(self, arrival: Arrival, reason: Reason, hint: str) -> None:
         arrival.refuse(reason, hint)
+        arrival.ended(reason)
         self.traffic.results[reason] += 1
         log.warning("connection refused", **self._fields(arrival), reason=reason, hint=hint)
 
@@ -166,6 +167,7 @@ class Connections:
     ) -> None:
         seconds = self._loop.time() - started
         self.traffic.closed += 1
+        arrival.ended(reason)
         self._shared.admission.leave()
         self._shared.waiting.wake()
         self.traffic.results[reason] += 1

@@ -90,7 +90,7 @@ class Daemon:
         An address that cannot be bound is logged, and clusters retry it. Raises ListenError if none can be.
         """
         config, clusters = self.graph.config, self.graph.clusters
-        await self._store.close_unwanted([config.admin.listen, *(c.listen for c in config.clusters.values())])
+        await self._store.close_unwanted([config.admin.listen, *self.graph.addresses()])
         await self.graph.start()
         self._admin = AdminServer(snapshot=self.snapshot, metrics=self.metrics, control=control)
         is_asked = await self._start_admin(self._admin, config.admin)
@@ -167,7 +167,7 @@ class Daemon:
     def snapshot(self) -> DaemonSnapshot:
         """The daemon at this moment."""
         graph, shared = self.graph, self.graph.shared
-        gateways, clusters = graph.snapshot()
+        gateways, clusters, entries = graph.snapshot()
         return DaemonSnapshot(
             version=__version__,
             pid=os.getpid(),
@@ -180,6 +180,7 @@ class Daemon:
             memory_limit=shared.budget.limit,
             gateways=gateways,
             clusters=clusters,
+            entries=entries,
         )
 
     # ------------------------------------------------------------------------------------------------- stop

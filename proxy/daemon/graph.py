@@ -15,8 +15,11 @@ from proxy.config.model import DIRECT, ClusterConfig, Config
 from proxy.daemon.connections import HALF_CLOSE_S, Connections, Shared
 from proxy.daemon.heartbeat import Part
 from proxy.daemon.served import ServedCluster
+from proxy.daemon.served_entry import ServedEntry
+from proxy.daemon.switchboard import Switchboard
 from proxy.entries.admission import Admission
 from proxy.entries.fd_store import FdStore
+from proxy.entries.keeping import KeptListener
 from proxy.entries.listener import Listener
 from proxy.health.tls import Contexts
 from proxy.metrics import Metrics
@@ -27,7 +30,7 @@ from proxy.relay.waiting import WaitingForMemory
 from proxy.runtime import descriptors
 from proxy.runtime.endpoint import Endpoint
 from proxy.runtime.tasks import Tasks
-from proxy.snapshots import ClusterSnapshot, GatewaySnapshot
+from proxy.snapshots import ClusterSnapshot, EntrySnapshot, GatewaySnapshot
 from proxy.ssh.handshakes import Handshakes
 from proxy.ssh.supervision.gateway import Gateway
 from proxy.ssh.turns import Turns
@@ -54,6 +57,7 @@ class Graph:
         self.fingerprint = dict(fingerprint)
         self.gateways: dict[str, Gateway] = {}
         self.clusters: dict[str, ServedCluster] = {}
+        self.entries: dict[str, ServedEntry] = {}
         budget = MemoryBudget(1, 1)
         self.shared = Shared(budget, Admission(1), metrics, 0.0, WaitingForMemory(budget))
         self.handshakes = Handshakes()
@@ -64,6 +68,7 @@ class Graph:
         self._on_change = on_change
         self._contexts = Contexts()
         self._told: dict[str, tuple[bool, bool]] = {}
+        self._switchboard = Switchboard(self.clusters, metrics)
         self._retiring = Tasks("retiring")  # a reload has removed or replaced them; they drain
         metrics.buffered_bytes.set_function(lambda: budget.used)
         metrics.paused_relays.set_function(
@@ -75,8 +80,18 @@ class Graph:
 
     @property
     def is_listening(self) -> bool:
-        """Whether every cluster that is not drained accepts clients."""
-        return all(one.is_listening for one in self.clusters.values())
+        """Whether every entry accepts clients, and every cluster that is not drained."""
+        return all(one.is_listening for one in self.clusters.values()) and all(
+            one.listener.is_bound for one in self.entries.values()
+        )
+
+    def addresses(self) -> list[Endpoint]:
+        """Where its clusters and entries listen, or will."""
+        clusters, entries = self.config.clusters.values(), self.config.entries.values()
+        return [
+            *(one.listen for one in clusters if one.listen is not None),
+            *(entry.listen for entry in entries),
+        ]
 
     def _connections(self) -> Iterator[Connections]:
         for cluster in self.clusters.values():
@@ -89,18 +104,21 @@ class Graph:
         for name, cluster in self.clusters.items():
             yield f"cluster {name}", cluster.beat
 
-    def snapshot(self) -> tuple[tuple[GatewaySnapshot, ...], tuple[ClusterSnapshot, ...]]:
-        """Gateways and clusters in the order of the file, also after reloads."""
+    def snapshot(
+        self,
+    ) -> tuple[tuple[GatewaySnapshot, ...], tuple[ClusterSnapshot, ...], tuple[EntrySnapshot, ...]]:
+        """Gateways, clusters and entries in the order of the file, also after reloads."""
         return (
             tuple(self.gateways[name].snapshot() for name in self.config.gateways if name in self.gateways),
             tuple(self.clusters[name].snapshot() for name in self.config.clusters if name in self.clusters),
+            tuple(self.entries[name].snapshot() for name in self.config.entries if name in self.entries),
         )
 
     async def start(self) -> None:
         """Start to dial the gateways, and to accept clients."""
         for name in self.config.gateways:
             self._add_gateway(name)
-        await self._add_clusters(self.config.clusters, {})
+        await self._add(self.config.clusters, self.config.entries, {})
 
     # -------------------------------------------------------------------------------------- while it runs
 
@@ -113,7 +131,10 @@ class Graph:
             self._apply_limits()
         listeners = self._retire(plan)
         self._update(plan)
-        await self._add_clusters((*plan.clusters.changed, *plan.clusters.added), listeners)
+        clusters, entries = plan.clusters, plan.entries
+        await self._add((*clusters.changed, *clusters.added), (*entries.changed, *entries.added), listeners)
+        for name in entries.removed:
+            self._metrics.forget_entry(name)
         for name in plan.clusters.removed:
             self._metrics.forget_cluster(name)
         for name in plan.gateways.removed:
@@ -126,14 +147,26 @@ class Graph:
         """
         clusters, gateways = plan.clusters, plan.gateways
         timeout = self.config.limits.drain_timeout
-        wanted = {self.config.clusters[name].listen for name in (*clusters.changed, *clusters.added)}
-        listeners = {}
+        entries = plan.entries
+        wanted = {
+            *(self.config.clusters[name].listen for name in (*clusters.changed, *clusters.added)),
+            *(self.config.entries[name].listen for name in (*entries.changed, *entries.added)),
+        }
+        listeners: dict[Endpoint, Listener] = {}
+
+        def hand_on(kept: KeptListener | None) -> None:
+            if kept is not None and kept.is_bound and kept.address in wanted:
+                listeners[kept.address] = kept.listener
+            elif kept is not None:
+                kept.release()
+
+        for name in (*entries.removed, *entries.changed):
+            entry = self.entries.pop(name)
+            hand_on(entry.listener)
+            self._retiring.spawn(entry.close(), name=f"entry {name}")
         for name in (*clusters.removed, *clusters.changed):
             cluster = self.clusters.pop(name)
-            if (kept := cluster.listener) and kept.is_bound and kept.address in wanted:
-                listeners[kept.address] = kept.listener
-            else:
-                cluster.release_address()
+            hand_on(cluster.listener)
             self._retiring.spawn(cluster.retire(timeout), name=f"cluster {name}")
         for name in (*gateways.removed, *gateways.changed):
             gateway = self.gateways.pop(name)
@@ -199,22 +232,41 @@ class Graph:
         self.gateways[name] = gateway
         gateway.start()
 
-    async def _add_clusters(self, names: Collection[str], listeners: Mapping[Endpoint, Listener]) -> None:
-        """Start these clusters; each gets the listener of its address, if `listeners` has one."""
-        await self._store.wait_until_free([self.config.clusters[name].listen for name in names])
-        for name in names:
-            config = self.config.clusters[name]
+    async def _add(
+        self, clusters: Collection[str], entries: Collection[str], listeners: Mapping[Endpoint, Listener]
+    ) -> None:
+        """Start these clusters and entries; each gets the listener of its address, if `listeners` has one."""
+        config = self.config
+        addresses = [
+            *(listen for name in clusters if (listen := config.clusters[name].listen)),
+            *(config.entries[name].listen for name in entries),
+        ]
+        await self._store.wait_until_free(addresses)
+        for name in clusters:
             self.clusters[name] = ServedCluster(
                 name,
-                config,
-                self._way(config),
+                config.clusters[name],
+                self._way(config.clusters[name]),
                 self.shared,
                 store=self._store,
                 contexts=self._contexts,
                 on_change=self._on_change,
-                listener=listeners.get(config.listen),
+                listener=listeners.get(listen) if (listen := config.clusters[name].listen) else None,
             )
-        await asyncio.gather(*(self.clusters[name].start() for name in names))
+        for name in entries:
+            self.entries[name] = ServedEntry(
+                name,
+                config.entries[name],
+                self.shared,
+                store=self._store,
+                on_arrival=self._switchboard.accept,
+                on_change=self._on_change,
+                listener=listeners.get(config.entries[name].listen),
+            )
+        await asyncio.gather(
+            *(self.clusters[name].start() for name in clusters),
+            *(self.entries[name].start() for name in entries),
+        )
 
     def _way(self, config: ClusterConfig) -> Way:
         return Direct() if config.gateway == DIRECT else self.gateways[config.gateway]
@@ -239,6 +291,8 @@ class Graph:
         """Accept no more clients; systemd keeps the sockets for the next process."""
         for cluster in self.clusters.values():
             cluster.accept_no_more()
+        for entry in self.entries.values():
+            entry.listener.accept_no_more()
 
     async def drain(self, budget: float) -> None:
         """Wait up to `budget` seconds for all client connections to end."""
@@ -256,5 +310,6 @@ class Graph:
     async def close(self) -> None:
         """Cut every connection, and close every link."""
         await self._retiring.close()
+        await asyncio.gather(*(entry.close() for entry in self.entries.values()))
         await asyncio.gather(*(cluster.retire(0) for cluster in self.clusters.values()))
         await asyncio.gather(*(gateway.close() for gateway in self.gateways.values()))

@@ -11,7 +11,7 @@ import structlog
 from proxy.config.model import DIRECT, ClusterConfig
 from proxy.daemon.cluster import Cluster
 from proxy.daemon.connections import Shared
-from proxy.entries.arrival import Arrival, Caller
+from proxy.entries.arrival import Arrival, Caller, ListenerArrival
 from proxy.entries.fd_store import FdStore
 from proxy.entries.keeping import KeptListener
 from proxy.entries.listener import Listener
@@ -82,7 +82,7 @@ class ServedCluster:
             self._record.listening = self.listener.is_bound
 
     def _client(self, sock: socket.socket, caller: Caller) -> None:
-        self.accept(Arrival(sock, caller))
+        self.accept(ListenerArrival(sock, caller))
 
     def accept(self, arrival: Arrival) -> None:
         """Serve a client, or refuse it."""
@@ -153,7 +153,7 @@ class ServedCluster:
         return ClusterSnapshot(
             name=self.name,
             gateway=cluster.config.gateway,
-            listen=str(cluster.config.listen),
+            listen=str(cluster.config.listen or ""),
             listening=self.listener is not None and self.listener.is_bound,
             state=self.monitor.state,
             reason=reason,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable
 from typing import Final, NamedTuple
 
@@ -12,7 +13,7 @@ from proxy.relay.relay import LINGER_ZERO
 from proxy.runtime.endpoint import Endpoint
 
 LISTENER: Final = "listener"
-"""The name under which the listeners of all clusters count as one entry."""
+"""The listeners of all clusters are one entry of this name."""
 
 _UNKNOWN: Final = Endpoint("127.0.0.1", 0)
 
@@ -43,31 +44,20 @@ class Caller(NamedTuple):
         return str(self) if self.uid is None else f"uid:{self.uid}"
 
 
-class Arrival:
+class Arrival(ABC):
     """A client that waits for a channel. The destination calls `start` when the channel is open, and `refuse`
     if none can be opened.
-
-    A listener sends its clients nothing of its own. An entry that answers its clients (SOCKS5, HTTP CONNECT,
-    SSH) makes a subclass, whose `start` and `refuse` first send an answer in the protocol of the entry.
     """
 
-    __slots__ = ("_sock", "asked", "caller", "early", "entry")
+    __slots__ = ("asked", "caller", "early", "entry")
 
     def __init__(
-        self,
-        sock: socket.socket,
-        caller: Caller,
-        early: bytes = b"",
-        *,
-        entry: str = LISTENER,
-        asked: Endpoint | None = None,
+        self, caller: Caller, early: bytes = b"", *, entry: str, asked: Endpoint | None = None
     ) -> None:
-        """`sock` is non-blocking and has no transport yet: bytes that the client sends wait in the kernel.
+        """`early` is what the entry has read from the client already. The destination gets it first.
 
-        `early` is what the entry has read from the client already. The destination gets it first. `asked` is
-        what the client has asked for, if it has asked by name.
+        `asked` is what the client has asked for, if it has asked by name.
         """
-        self._sock = sock
         self.caller = caller
         self.early = early
         self.entry = entry
@@ -80,17 +70,36 @@ class Arrival:
             fields["asked"] = str(self.asked)
         return fields
 
+    @abstractmethod
     def start(self, relay: asyncio.BufferedProtocol) -> Awaitable[object]:
-        """Make `relay` the protocol of the client's connection. Raises OSError if the client has gone."""
+        """Make `relay` the protocol of the client's connection. Raises OSError if the client has gone.
+
+        An entry that answers its clients (SOCKS5, HTTP CONNECT, SSH) answers first.
+        """
+
+    @abstractmethod
+    def refuse(self, reason: Reason, message: str = "") -> None:
+        """End the client's connection, because no channel could be opened; tell it why, if the entry can."""
+
+    def ended(self, reason: Reason) -> None:  # noqa: B027 - not every entry counts
+        """The connection has ended, relayed or refused, and the destination has counted it."""
+
+
+class ListenerArrival(Arrival):
+    """A client of a cluster's listener: kubemux sends it nothing of its own."""
+
+    __slots__ = ("_sock",)
+
+    def __init__(self, sock: socket.socket, caller: Caller) -> None:
+        """`sock` is non-blocking and has no transport yet: bytes that the client sends wait in the kernel."""
+        super().__init__(caller, entry=LISTENER)
+        self._sock = sock
+
+    def start(self, relay: asyncio.BufferedProtocol) -> Awaitable[object]:
         return asyncio.get_running_loop().connect_accepted_socket(lambda: relay, self._sock)
 
     def refuse(self, reason: Reason, message: str = "") -> None:
-        """End the client's connection, because no channel could be opened; `connections_total` counts the
-        `reason`.
-
-        The client gets a reset (RST). After a FIN, a TLS client would believe that the API server has closed
-        the connection.
-        """
+        """Reset (RST): after a FIN, a TLS client would believe that the API server has closed."""
         del reason, message
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_ZERO)
         self._sock.close()

@@ -74,6 +74,12 @@ def targets(clusters: Mapping[str, ClusterConfig], config: str) -> list[Target]:
                 problems.append(
                     Problem(0, key, f"{path} {exc}", getattr(exc, "hint", "give a file of PEM certificates"))
                 )
+        if cluster.listen is None:
+            message = "has no listen: it is reached by its name alone, through an entry"
+            problems.append(
+                Problem(0, f"clusters.{name}", message, "add listen, or export the others by name")
+            )
+            continue
         found.append(Target(name, cluster.listen, cluster.tls.server_name, ca, cluster.base_path or ""))
     if problems:
         raise ConfigError(config, problems)

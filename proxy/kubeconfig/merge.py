@@ -92,7 +92,7 @@ def merge(
 
 def _free(ports: Iterable[int], config: Config, clusters: Iterable[Imported]) -> Iterator[int]:
     """The `ports` that neither a listener of kubemux nor an API server on this machine uses."""
-    used = {config.admin.listen.port, *(cluster.listen.port for cluster in config.clusters.values())}
+    used = set(own_listeners(config))
     servers = [
         (cluster.gateway, server) for cluster in config.clusters.values() for server in cluster.api_servers
     ]

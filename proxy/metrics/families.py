@@ -13,7 +13,7 @@ from typing import Final, Generic, Protocol, TypeVar
 from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
-from proxy.metrics.records import ClusterRecord, GatewayRecord, Histogram
+from proxy.metrics.records import ClusterRecord, EntryRecord, GatewayRecord, Histogram, Traffic
 
 COUNTER: Final = CounterMetricFamily
 GAUGE: Final = GaugeMetricFamily
@@ -96,14 +96,17 @@ def _items(numbers: Mapping[Word, float]) -> Numbers:
     return [((value,), number) for value, number in numbers.items()]
 
 
-def _bytes(record: ClusterRecord) -> Numbers:
-    traffic = record.traffic
+def _bytes(traffic: Traffic) -> Numbers:
     return (("to_cluster",), traffic.to_cluster), (("from_cluster",), traffic.from_cluster)
 
 
 CLUSTER: Final[Sequence[Family[ClusterRecord]]] = (
     Plain(
-        COUNTER, "bytes", "Bytes carried between clients and API servers.", ("cluster", "direction"), _bytes
+        COUNTER,
+        "bytes",
+        "Bytes carried between clients and API servers.",
+        ("cluster", "direction"),
+        lambda one: _bytes(one.traffic),
     ),
     Plain(
         GAUGE,
@@ -230,5 +233,22 @@ GATEWAY: Final[Sequence[Family[GatewayRecord]]] = (
         "Links by who carries their bytes.",
         ("gateway", "mode"),
         lambda one: _items(one.planes),
+    ),
+)
+
+ENTRY: Final[Sequence[Family[EntryRecord]]] = (
+    Plain(
+        GAUGE,
+        "entry_connections_active",
+        "Client connections open now, those that have not asked for a name yet included.",
+        ("entry",),
+        lambda one: _known(one.active),
+    ),
+    Plain(
+        COUNTER,
+        "entry_connections",
+        "Client connections ended, by result.",
+        ("entry", "result"),
+        lambda one: _items(one.results),
     ),
 )

@@ -21,7 +21,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from proxy.metrics import families
-from proxy.metrics.records import ClusterRecord, GatewayRecord, Traffic
+from proxy.metrics.records import ClusterRecord, EntryRecord, GatewayRecord, Traffic
 
 LAG_BUCKETS: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)
 
@@ -95,6 +95,10 @@ class Metrics:
         """The numbers of a cluster's clients."""
         return self.cluster(cluster).traffic
 
+    def entry(self, name: str) -> EntryRecord:
+        """The numbers of an entry. The first call makes them."""
+        return self._records.entries[name]
+
     def forget_cluster(self, name: str) -> None:
         """Drop every series of a cluster that is no longer configured."""
         self._records.clusters.pop(name, None)
@@ -102,6 +106,10 @@ class Metrics:
     def forget_gateway(self, name: str) -> None:
         """Drop every series of a gateway that is no longer configured."""
         self._records.gateways.pop(name, None)
+
+    def forget_entry(self, name: str) -> None:
+        """Drop every series of an entry that is no longer configured."""
+        self._records.entries.pop(name, None)
 
     def pieces(self) -> Iterator[Metric]:
         """All families in pieces of a few samples. The pieces of one family follow each other.
@@ -130,16 +138,20 @@ class _Records(Collector):
     def __init__(self, dropped_entries: Callable[[], int]) -> None:
         self.clusters: defaultdict[str, ClusterRecord] = defaultdict(ClusterRecord)
         self.gateways: defaultdict[str, GatewayRecord] = defaultdict(GatewayRecord)
+        self.entries: defaultdict[str, EntryRecord] = defaultdict(EntryRecord)
         self._dropped_entries = dropped_entries
 
     def pieces(self) -> Iterator[Metric]:
         """See Metrics.pieces."""
         clusters = [(name, record.copy()) for name, record in self.clusters.items()]
         gateways = [(name, record.copy()) for name, record in self.gateways.items()]
+        entries = [(name, record.copy()) for name, record in self.entries.items()]
         for of_clusters in families.CLUSTER:
             yield from families.pieces(of_clusters, clusters)
         for of_gateways in families.GATEWAY:
             yield from families.pieces(of_gateways, gateways)
+        for of_entries in families.ENTRY:
+            yield from families.pieces(of_entries, entries)
         yield CounterMetricFamily(
             "kubemux_log_entries_dropped",
             "Log entries that could not be written.",

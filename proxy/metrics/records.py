@@ -109,6 +109,33 @@ class Traffic:
         return twin
 
 
+class EntryRecord:
+    """One entry's clients, those that are refused before they are handed on included."""
+
+    __slots__ = ("closed", "opened", "results")
+
+    def __init__(self) -> None:
+        self.opened = 0
+        self.closed = 0
+        self.results: Counter[Reason] = Counter()
+
+    def ended(self, reason: Reason) -> None:
+        """Count the end of a connection."""
+        self.closed += 1
+        self.results[reason] += 1
+
+    @property
+    def active(self) -> int:
+        """Connections open now."""
+        return self.opened - self.closed
+
+    def copy(self) -> EntryRecord:
+        """As it is now."""
+        twin = EntryRecord.__new__(EntryRecord)
+        twin.opened, twin.closed, twin.results = self.opened, self.closed, self.results.copy()
+        return twin
+
+
 class ClusterRecord:
     """The numbers of one cluster. A value of None is not known yet, and has no sample."""
 

@@ -79,6 +79,7 @@ def test_the_document_is_what_scripts_rely_on() -> None:
                 "certificate_expiry": 1_707_214_400.0,
             }
         ],
+        "entries": [],
     }
 
 

@@ -59,6 +59,7 @@ NOTHING = Plan(
     gateways=Change(kept=("hq", "edge", "far", "us")),
     clusters=Change(kept=("prod", "lab")),
     routes=Change(kept=("pods", "nodes")),
+    entries=Change(),
     limits=False,
     admin=False,
     log=False,

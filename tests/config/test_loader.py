@@ -75,7 +75,13 @@ def test_the_example_names_every_key() -> None:
         model.GatewayConfig,
         model.KeepaliveConfig,
     ]
-    sections += [model.ClusterConfig, model.TlsConfig, model.ProbeConfig, model.RouteConfig]
+    sections += [
+        model.ClusterConfig,
+        model.TlsConfig,
+        model.ProbeConfig,
+        model.RouteConfig,
+        model.EntryConfig,
+    ]
     assert {key for section in sections for key in keys(section) if f"{key}:" not in text} == set()
 
 

@@ -13,7 +13,7 @@ from proxy.config.model import ClusterConfig
 from proxy.daemon.cluster import Cluster
 from proxy.daemon.connections import Shared
 from proxy.entries.admission import Admission
-from proxy.entries.arrival import Arrival, Caller
+from proxy.entries.arrival import Caller, ListenerArrival
 from proxy.errors import MemoryExhausted
 from proxy.metrics import Metrics
 from proxy.relay.budget import MemoryBudget
@@ -64,7 +64,7 @@ class Bed:
             writer.write(b"ping")
             sock, address = listener.accept()
         sock.setblocking(False)
-        self.cluster.accept(Arrival(sock, Caller(Endpoint(*address))))
+        self.cluster.accept(ListenerArrival(sock, Caller(Endpoint(*address))))
         return reader, writer
 
     def ended(self, result: str) -> float:

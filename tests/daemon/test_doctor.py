@@ -14,7 +14,7 @@ from proxy.daemon.cluster import Cluster
 from proxy.daemon.connections import Shared
 from proxy.daemon.doctor import Lent, examine
 from proxy.entries.admission import Admission
-from proxy.entries.arrival import Arrival, Caller
+from proxy.entries.arrival import Caller, ListenerArrival
 from proxy.errors import ChannelRefused, MemoryExhausted
 from proxy.health.probe import probe
 from proxy.health.tls import Contexts
@@ -88,7 +88,7 @@ class Both:
             reader, writer = await asyncio.open_connection(*listener.getsockname())
             sock, address = listener.accept()
         sock.setblocking(False)
-        self.cluster.accept(Arrival(sock, Caller(Endpoint(*address))))
+        self.cluster.accept(ListenerArrival(sock, Caller(Endpoint(*address))))
         with pytest.raises(ConnectionResetError):
             await reader.read()
         writer.close()

@@ -139,8 +139,10 @@ class Bed:
         await self.daemon.stop(timeout=0)
 
     async def connect(self, name: str) -> None:
+        listen = self.graph.config.clusters[name].listen
+        assert listen
         async with asyncio.timeout(30):
-            self.clients[name] = await asyncio.open_connection(*self.graph.config.clusters[name].listen)
+            self.clients[name] = await asyncio.open_connection(*listen)
             await self.tick(name)
 
     async def tick(self, name: str) -> None:

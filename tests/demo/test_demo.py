@@ -127,6 +127,7 @@ async def test_its_end_leaves_nothing_behind(tmp_path: Path, number: signal.Sign
         assert gateway is not None
         ports = [gateway, config.admin.listen.port]
         for cluster in config.clusters.values():
+            assert cluster.listen
             ports += [cluster.listen.port, cluster.api_servers[0].port]
         assert [await is_bound(port) for port in ports] == [True] * 6
         # An idle client must not hold the end up.

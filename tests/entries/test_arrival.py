@@ -14,7 +14,7 @@ from proxy.config.model import ClusterConfig
 from proxy.daemon.cluster import Cluster
 from proxy.daemon.connections import Shared
 from proxy.entries.admission import Admission
-from proxy.entries.arrival import Arrival, Caller
+from proxy.entries.arrival import Arrival, Caller, ListenerArrival
 from proxy.errors.reasons import Reason
 from proxy.metrics import Metrics
 from proxy.relay.budget import MemoryBudget
@@ -27,8 +27,12 @@ from tests.support.ports import free_port
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
-class Spoken(Arrival):
+class Spoken(ListenerArrival):
     """Says `yes` and a newline, or `no`, why, and a newline."""
+
+    def __init__(self, sock: socket.socket, caller: Caller, early: bytes = b"") -> None:
+        super().__init__(sock, caller)
+        self.early = early
 
     async def start(self, relay: asyncio.BufferedProtocol) -> None:
         self._sock.send(b"yes\n")
@@ -101,7 +105,7 @@ async def test_an_entry_says_why_in_its_own_words() -> None:
 
 async def test_the_client_of_a_listener_is_reset() -> None:
     one = cluster(Endpoint("127.0.0.1", free_port()))
-    reader, writer = await arrives(Arrival, one)
+    reader, writer = await arrives(ListenerArrival, one)
     async with asyncio.timeout(10):
         with pytest.raises(ConnectionResetError):
             await reader.read()

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from ruamel.yaml.comments import CommentedMap
 
 from proxy.config import yaml
+from proxy.config.model import Config
 from proxy.config.yaml import Document
 from proxy.kubeconfig import reading
 from proxy.kubeconfig.entries import Kubeconfig, fresh, parse
@@ -98,3 +99,8 @@ def kubeconfigs(draw: st.DrawFn) -> tuple[str, list[str]]:
         lines.insert(draw(st.integers(0, len(lines))), " " * draw(st.sampled_from([0, 2])) + comment)
         comments.append(comment)
     return "\n".join([*lines, ""]), comments
+
+
+def listening(config: Config) -> dict[str, int]:
+    """The port of each cluster that listens."""
+    return {name: cluster.listen.port for name, cluster in config.clusters.items() if cluster.listen}

@@ -17,7 +17,7 @@ from proxy.kubeconfig.entries import Kubeconfig
 from proxy.kubeconfig.importer import Imported, in_cluster, means_this_machine, select, server_url
 from proxy.kubeconfig.merge import Merged, ca_name, merge
 from proxy.runtime.endpoint import Endpoint
-from tests.kubeconfig.samples import ODD_NAMES, document, names, read
+from tests.kubeconfig.samples import ODD_NAMES, document, listening, names, read
 from tests.support.tls import Certificates
 
 POD = Imported(
@@ -253,7 +253,7 @@ def direct(name: str, host: str = "10.0.0.1", ca: bytes | Path | None = None) ->
 
 def test_new_clusters_get_the_lowest_free_ports_in_order() -> None:
     text, _ = merged(CONFIG, direct("b"), direct("a"))
-    ports = {name: cluster.listen.port for name, cluster in loader.parse(text.encode(), "").clusters.items()}
+    ports = listening(loader.parse(text.encode(), ""))
     assert ports == {"old": 16443, "b": 16445, "a": 16446}
     addition = """\
   b:
@@ -342,7 +342,7 @@ def test_a_cluster_that_would_be_kubemux_itself_is_refused(name: str, server: st
 
 def test_an_api_server_on_this_machine_keeps_its_port() -> None:
     text, _ = merged(CONFIG, Imported("kind", "direct", Endpoint("127.0.0.1", 16445), "127.0.0.1"))
-    assert loader.parse(text.encode(), "").clusters["kind"].listen.port == 16446
+    assert listening(loader.parse(text.encode(), ""))["kind"] == 16446
 
 
 @settings(max_examples=30, deadline=None)  # each loads four configurations

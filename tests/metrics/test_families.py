@@ -55,7 +55,11 @@ RELEASED: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "kubemux_build_info": ("gauge", ("version", "python")),
 }
 
-ADDED: Final = {"kubemux_log_entries_dropped": ("counter", ())}
+ADDED: Final = {
+    "kubemux_log_entries_dropped": ("counter", ()),
+    "kubemux_entry_connections": ("counter", ("entry", "result")),
+    "kubemux_entry_connections_active": ("gauge", ("entry",)),
+}
 
 
 def filled() -> CollectorRegistry:
@@ -72,6 +76,7 @@ def filled() -> CollectorRegistry:
     gateway.rtt = 1
     gateway.credential_expiry["user"] = gateway.planes["native"] = 1
     gateway.connects[Reason.OK] = gateway.reconnects[Reason.LINK_LOST] = 1
+    metrics.entry("one").ended(Reason.CLIENT_CLOSED)
     metrics.config_reloads.labels("ok").inc()
     return registry
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from proxy.config.model import GatewayConfig
-from proxy.entries.arrival import Arrival, Caller
+from proxy.entries.arrival import Arrival, Caller, ListenerArrival
 from proxy.entries.listener import Listener
 from proxy.errors import ChannelError, LinkDown
 from proxy.errors.reasons import Reason
@@ -61,7 +61,7 @@ class Tunnel:
                 await self._idle.wait()
 
     def _client(self, sock: socket.socket, caller: Caller) -> None:
-        self._tasks.spawn(self._serve(Arrival(sock, caller)), name="client")
+        self._tasks.spawn(self._serve(ListenerArrival(sock, caller)), name="client")
 
     async def _serve(self, arrival: Arrival) -> None:
         loop = asyncio.get_running_loop()

@@ -1,0 +1,124 @@
+"""The connection of a client that speaks before it is relayed: what it sends, what it is answered, and its
+handover to a relay.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import Final, cast
+
+LINGER_S: Final = 1.0
+LINGER_BYTES: Final = 1 << 20
+"""How long a refused client may go on sending, and how much, before it is cut off. The kernel resets a
+connection that is closed with bytes unread, and the client then loses the answer (RFC 9112 9.6).
+"""
+
+
+class SpeakingClient(asyncio.Protocol):
+    """Reads what the client sends, one piece at a time: the rest waits in the kernel."""
+
+    def __init__(self, on_lost: Callable[[SpeakingClient], None]) -> None:
+        self._on_lost = on_lost
+        self._transport: asyncio.Transport | None = None
+        self._pieces: list[bytes] = []
+        self._has_come = asyncio.Event()
+        self._had_eof = False
+        self._is_lost = False
+        self._lingering: asyncio.TimerHandle | None = None
+        self._discarded = 0
+
+    # ----------------------------------------------------------------------------------------- for the entry
+
+    async def connect(self, sock: socket.socket) -> None:
+        """Own `sock`, which is non-blocking. Raises OSError if the client has gone."""
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(lambda: self, sock)
+        except OSError:
+            sock.close()
+            raise
+
+    def check(self) -> asyncio.Transport:
+        """The transport. Raises ConnectionResetError if the client has gone."""
+        if self._transport is None or self._is_lost or self._transport.is_closing():
+            raise ConnectionResetError("the client has gone")
+        return self._transport
+
+    async def more(self) -> bytes:
+        """What the client sends next. Raises ConnectionResetError if it sends nothing more."""
+        if not self._pieces and not self._had_eof:
+            self._has_come.clear()
+            self.check().resume_reading()
+            await self._has_come.wait()
+        if not self._pieces:
+            raise ConnectionResetError("the client has gone")
+        return self._pieces.pop(0)
+
+    def send(self, data: bytes) -> None:
+        """Answer, unless the client has gone."""
+        if self._transport is not None and not self._is_lost and not self._transport.is_closing():
+            self._transport.write(data)
+
+    def hand_over(self, relay: asyncio.BufferedProtocol) -> None:
+        """Make `relay` the protocol of the connection. Raises ConnectionResetError if the client has gone."""
+        transport = self.check()
+        self._on_lost(self)
+        transport.set_protocol(relay)
+        relay.connection_made(transport)
+        if self._had_eof:
+            relay.eof_received()
+        elif not transport.is_closing():
+            transport.resume_reading()
+
+    def close(self) -> None:
+        """Close when the client has read the answer, or after a while. What it still sends is dropped."""
+        if self._transport is None or self._lingering or self._is_lost or self._transport.is_closing():
+            return
+        if self._had_eof:
+            self._transport.close()
+            return
+        self._lingering = asyncio.get_running_loop().call_later(LINGER_S, self._transport.abort)
+        if self._transport.can_write_eof():  # not under TLS
+            self._transport.write_eof()
+            self._transport.resume_reading()
+        else:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Close now."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    # ------------------------------------------------------------------------------------------- for asyncio
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.pause_reading()
+
+    def data_received(self, data: bytes) -> None:
+        if self._lingering:
+            self._discarded += len(data)
+            if self._discarded > LINGER_BYTES:
+                self.abort()
+            return
+        self._pieces.append(data)
+        if self._transport is not None:
+            self._transport.pause_reading()
+        self._has_come.set()
+
+    def eof_received(self) -> bool:
+        """Returns True, so that asyncio keeps the other direction open."""
+        self._had_eof = True
+        self._has_come.set()
+        if self._lingering and self._transport is not None:
+            self._transport.close()
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        del exc
+        self._is_lost = self._had_eof = True
+        self._has_come.set()
+        if self._lingering:
+            self._lingering.cancel()
+        self._on_lost(self)

@@ -1,0 +1,156 @@
+"""The proxy entry: HTTP CONNECT and SOCKS5 on one address. It finds out what each client asks for, and hands
+it on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import structlog
+
+from proxy.entries.arrival import Arrival, Caller
+from proxy.entries.client import SpeakingClient
+from proxy.entries.heads import Asked, Credentials, Head, Login, Rejected, Reply, begin
+from proxy.errors.reasons import Reason
+from proxy.metrics import EntryRecord
+from proxy.runtime.tasks import Tasks
+
+log = structlog.get_logger("kubemux.connection")
+
+HEAD_S: Final = 10.0
+"""Seconds from a client's connection to the end of its request, the check of its password included."""
+
+MOST_HEADS: Final = 1000
+"""Clients at a time that have not made their request yet. One more ends the oldest of them."""
+
+OnArrival = Callable[[Arrival], None]
+CheckLogin = Callable[[Credentials], Awaitable[bool]]
+
+
+class ProxyEntry:
+    """The clients of one proxy entry, until each is handed on. `on_arrival` gets those that have asked."""
+
+    def __init__(
+        self,
+        name: str,
+        record: EntryRecord,
+        on_arrival: OnArrival,
+        *,
+        check_login: CheckLogin | None = None,
+    ) -> None:
+        """Without `check_login` the entry asks nobody for a password."""
+        self.name = name
+        self.record = record
+        self._on_arrival = on_arrival
+        self._check_login = check_login
+        self._tasks = Tasks(f"entry {name}")
+        self._reading: dict[asyncio.Task[None], None] = {}
+        self._clients: set[SpeakingClient] = set()
+
+    def __repr__(self) -> str:
+        return f"<ProxyEntry {self.name} requests={len(self._reading)} clients={len(self._clients)}>"
+
+    def accept(self, sock: socket.socket, caller: Caller) -> None:
+        """Find out what a client asks for (`proxy.entries.listener.OnClient`)."""
+        self.record.opened += 1
+        if len(self._reading) >= MOST_HEADS:
+            next(iter(self._reading)).cancel()
+        task = self._tasks.spawn(self._serve(sock, caller), name=f"request of {caller}")
+        self._reading[task] = None
+        task.add_done_callback(lambda task: self._reading.pop(task, None))
+
+    async def close(self) -> None:
+        """End every client that has not been handed on to a relay."""
+        await self._tasks.close()
+        for client in tuple(self._clients):
+            client.abort()
+
+    async def _serve(self, sock: socket.socket, caller: Caller) -> None:
+        client = SpeakingClient(self._clients.discard)
+        self._clients.add(client)
+        head: Head | None = None
+        proved: frozenset[str] = frozenset()
+        try:
+            async with asyncio.timeout(HEAD_S):
+                await client.connect(sock)
+                data = await client.more()
+                head = begin(data[0], needs_user=self._check_login is not None)
+                step = head.feed(data)
+                while not isinstance(step, Asked | Rejected):
+                    if isinstance(step, Reply):
+                        client.send(step.data)
+                        step = head.feed(b"")
+                    elif isinstance(step, Login):
+                        is_known = await self._is_known(step.credentials)
+                        proved = frozenset({f"proxy-user:{step.credentials.user}"} if is_known else ())
+                        step = head.login(is_known=is_known)
+                    else:
+                        step = head.feed(await client.more())
+        except TimeoutError:
+            self._refuse(client, caller, Reason.HEAD_TIMEOUT, f"no request within {HEAD_S:g} s", head)
+        except OSError as exc:
+            self._ended(caller, Reason.CLIENT_RESET, exc.strerror or str(exc))
+            client.abort()
+        except asyncio.CancelledError:
+            self._refuse(client, caller, Reason.SHUTDOWN, "kubemux stops, or many clients wait", head)
+            raise
+        else:
+            if isinstance(step, Asked):
+                known = caller._replace(proved=caller.proved | proved)
+                self._on_arrival(_Request(client, head, self, known, step))
+            else:
+                self._ended(caller, step.reason, step.message)
+                client.send(step.answer)
+                client.close()
+
+    async def _is_known(self, credentials: Credentials) -> bool:
+        return self._check_login is not None and await self._check_login(credentials)
+
+    def _refuse(
+        self, client: SpeakingClient, caller: Caller, reason: Reason, message: str, head: Head | None
+    ) -> None:
+        self._ended(caller, reason, message)
+        if head is not None:
+            client.send(head.refused(reason, message))
+        client.close()
+
+    def _ended(self, caller: Caller, reason: Reason, message: str) -> None:
+        self.record.ended(reason)
+        log.warning(
+            "connection refused",
+            entry=self.name,
+            client=str(caller),
+            caller=caller.identity,
+            reason=reason,
+            message=message,
+        )
+
+
+class _Request(Arrival):
+    """A client that has asked for a name, and waits for the answer."""
+
+    __slots__ = ("_client", "_head", "_record")
+
+    def __init__(
+        self, client: SpeakingClient, head: Head, entry: ProxyEntry, caller: Caller, asked: Asked
+    ) -> None:
+        super().__init__(caller, asked.early, entry=entry.name, asked=asked.target)
+        self._client = client
+        self._head = head
+        self._record = entry.record
+
+    async def start(self, relay: asyncio.BufferedProtocol) -> None:
+        self._client.check()
+        self._client.send(self._head.accepted())
+        self._client.hand_over(relay)
+
+    def refuse(self, reason: Reason, message: str = "") -> None:
+        subject = self.asked.host if self.asked else ""
+        self._client.send(self._head.refused(reason, message, subject=subject))
+        self._client.close()
+
+    def ended(self, reason: Reason) -> None:
+        self._record.ended(reason)

@@ -1,0 +1,227 @@
+"""The proxy entry at work: real sockets, and a destination that is scripted or an echo server."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import cast
+
+import pytest
+
+from proxy.entries import client as client_module
+from proxy.entries import proxy as module
+from proxy.entries.arrival import Arrival, Caller
+from proxy.entries.heads import Credentials
+from proxy.entries.proxy import ProxyEntry
+from proxy.errors.reasons import Reason
+from proxy.metrics import EntryRecord
+from proxy.runtime.endpoint import Endpoint
+from proxy.runtime.tasks import Tasks
+
+CONNECT = b"CONNECT prod:443 HTTP/1.1\r\nHost: prod\r\n\r\n"
+ACCEPTED = b"HTTP/1.1 200 Connection established\r\n\r\n"
+SOCKS_ACCEPTED = b"\x05\x00\x05\x00\x00\x01" + bytes(6)
+SOCKS = b"\x05\x01\x00\x05\x01\x00\x03\x04prod\x01\xbb"
+
+Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+class Echoing(asyncio.BufferedProtocol):
+    """Where a relay would be: what the client sends comes back."""
+
+    def __init__(self, early: bytes) -> None:
+        self._early = early
+        self._buffer = bytearray(1024)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        if self._early:
+            self._transport.write(self._early)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        del sizehint
+        return memoryview(self._buffer)
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._transport.write(bytes(self._buffer[:nbytes]))
+
+
+class Stage:
+    """An entry, and what has come of its clients."""
+
+    def __init__(self, entry_of: Callable[[Stage], ProxyEntry] | None = None) -> None:
+        self.record = EntryRecord()
+        self.arrivals: list[Arrival] = []
+        self.refusal: tuple[Reason, str] | None = None
+        self.tasks = Tasks("stage")
+        self.entry = entry_of(self) if entry_of else ProxyEntry("proxy", self.record, self.on_arrival)
+
+    def on_arrival(self, arrival: Arrival) -> None:
+        self.arrivals.append(arrival)
+        if self.refusal:
+            arrival.refuse(*self.refusal)
+            arrival.ended(self.refusal[0])
+        else:
+            self.tasks.spawn(self._start(arrival), name="start")
+
+    async def _start(self, arrival: Arrival) -> None:
+        await arrival.start(Echoing(arrival.early))
+
+    async def come(self) -> Connection:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            connection = await asyncio.open_connection(*listener.getsockname())
+            sock, address = listener.accept()
+        sock.setblocking(False)
+        self.entry.accept(sock, Caller(Endpoint(*address)))
+        return connection
+
+    async def results(self, *expected: Reason) -> None:
+        """Wait until just these have been counted."""
+        async with asyncio.timeout(10):
+            while sorted(self.record.results.elements()) != sorted(expected):
+                await asyncio.sleep(0.001)
+
+
+@asynccontextmanager
+async def stage(entry_of: Callable[[Stage], ProxyEntry] | None = None) -> AsyncIterator[Stage]:
+    one = Stage(entry_of)
+    try:
+        yield one
+    finally:
+        await one.entry.close()
+        await one.tasks.close()
+
+
+async def close(connection: Connection) -> None:
+    connection[1].close()
+    with suppress(ConnectionError):
+        await connection[1].wait_closed()
+
+
+async def whole(connection: Connection) -> bytes:
+    """Everything up to the end of the file: a reset would raise."""
+    async with asyncio.timeout(10):
+        text = await connection[0].read()
+    await close(connection)
+    return text
+
+
+@pytest.mark.both_loops
+@pytest.mark.parametrize("size", [1, 7, 1 << 16], ids=["by bytes", "in pieces", "at once"])
+@pytest.mark.parametrize(
+    ("request_bytes", "answer"), [(CONNECT, ACCEPTED), (SOCKS, SOCKS_ACCEPTED)], ids=["CONNECT", "SOCKS5"]
+)
+async def test_what_comes_with_the_request_reaches_the_target(
+    request_bytes: bytes, answer: bytes, size: int
+) -> None:
+    sent = request_bytes + b"early"
+    async with stage() as one:
+        reader, writer = connection = await one.come()
+        for start in range(0, len(sent), size):
+            writer.write(sent[start : start + size])
+            await writer.drain()
+        async with asyncio.timeout(10):
+            assert await reader.readexactly(len(answer) + 5) == answer + b"early"
+            writer.write(b"later")
+            assert await reader.readexactly(5) == b"later"
+        [arrival] = one.arrivals
+        assert (arrival.entry, arrival.asked) == ("proxy", Endpoint("prod", 443))
+        await close(connection)
+
+
+async def test_a_refusal_is_read_however_much_the_client_goes_on_sending() -> None:
+    async with stage() as one:
+        one.refusal = Reason.LINK_DOWN, "gateway edge has no link"
+        connection = await one.come()
+        connection[1].write(CONNECT + bytes(200_000))
+        status, _, rest = (await whole(connection)).partition(b"\r\n")
+        assert status == b"HTTP/1.1 503 kubemux: prod: link_down (gateway edge has no link)"
+        assert rest.endswith(b"\r\n\r\nkubemux: prod: link_down (gateway edge has no link)\n")
+        await one.results(Reason.LINK_DOWN)
+
+
+async def test_a_client_that_sends_a_gigabyte_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_module, "LINGER_S", 60.0)
+    async with stage() as one:
+        reader, writer = connection = await one.come()
+        with suppress(ConnectionError):
+            async with asyncio.timeout(30):
+                while True:
+                    writer.write(bytes(1 << 16))
+                    await writer.drain()
+        await one.results(Reason.BAD_REQUEST)
+        del reader
+        await close(connection)
+
+
+async def test_a_request_has_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "HEAD_S", 0.05)
+    async with stage() as one:
+        silent, dripping = await one.come(), await one.come()
+        dripping[1].write(CONNECT[:20])
+        assert await whole(silent) == b""
+        assert (await whole(dripping)).startswith(b"HTTP/1.1 408 kubemux: head_timeout (no request within")
+        await one.results(Reason.HEAD_TIMEOUT, Reason.HEAD_TIMEOUT)
+
+
+async def test_one_client_too_many_ends_the_oldest_that_has_not_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "MOST_HEADS", 2)
+    async with stage() as one:
+        connections = [await one.come() for _ in range(3)]
+        assert await whole(connections[0]) == b""
+        for connection in connections[1:]:
+            connection[1].write(CONNECT)
+            async with asyncio.timeout(10):
+                assert await connection[0].readexactly(len(ACCEPTED)) == ACCEPTED
+            await close(connection)
+        assert one.record.results == {Reason.SHUTDOWN: 1}
+
+
+async def test_a_client_that_leaves_is_counted() -> None:
+    async with stage() as one:
+        for sent in (b"", CONNECT[:9]):
+            connection = await one.come()
+            connection[1].write(sent)
+            await close(connection)
+        await one.results(Reason.CLIENT_RESET, Reason.CLIENT_RESET)
+        assert (one.record.active, one.arrivals) == (0, [])
+
+
+async def test_a_password_is_checked_before_anything_is_looked_up() -> None:
+    async def check(credentials: Credentials) -> bool:
+        return (credentials.user, credentials.password) == ("ci", "secret")
+
+    def entry(one: Stage) -> ProxyEntry:
+        return ProxyEntry("proxy", one.record, one.on_arrival, check_login=check)
+
+    request = b"CONNECT prod:443 HTTP/1.1\r\nProxy-Authorization: Basic %b\r\n\r\n"
+    async with stage(entry) as one:
+        for wrong in (CONNECT, request % b"Y2k6d3Jvbmc="):
+            connection = await one.come()
+            connection[1].write(wrong)
+            assert (await whole(connection)).startswith(b"HTTP/1.1 407 kubemux: auth_required")
+        assert one.arrivals == []
+        connection = await one.come()
+        connection[1].write(request % b"Y2k6c2VjcmV0")
+        async with asyncio.timeout(10):
+            assert await connection[0].readexactly(len(ACCEPTED)) == ACCEPTED
+        assert one.arrivals[0].caller.proved == {"proxy-user:ci"}
+        await close(connection)
+
+
+async def test_close_ends_those_that_wait_for_an_answer() -> None:
+    async with stage() as one:
+        one.entry = ProxyEntry("proxy", one.record, one.arrivals.append)
+        asked, silent = await one.come(), await one.come()
+        asked[1].write(CONNECT)
+        async with asyncio.timeout(10):
+            while not one.arrivals:
+                await asyncio.sleep(0.001)
+        await one.entry.close()
+        for connection in (asked, silent):
+            with suppress(ConnectionResetError):
+                assert await whole(connection) == b""
