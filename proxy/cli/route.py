@@ -11,7 +11,7 @@ from proxy.cli.options import config_option
 from proxy.config.credentials import Scrutiny
 from proxy.config.loader import load
 from proxy.config.model import DIRECT, ClusterConfig
-from proxy.errors import UnknownTarget
+from proxy.errors import UnknownName, UnknownTarget
 from proxy.routing.names import Names, Passed, ToCluster, ToTarget
 from proxy.runtime.endpoint import Endpoint
 
@@ -43,9 +43,11 @@ def route(asked: Endpoint, entry: str | None, config: Path) -> None:
     """Say where a client is led that asks for HOST:PORT, which rule decides it, and why those before do not.
 
     It reads the configuration alone: nothing is connected, and no name is resolved. Exit codes: 0 it leads
-    somewhere, 1 nowhere, 78 bad configuration.
+    somewhere, 1 nowhere, 2 no such entry, 78 bad configuration.
     """
     loaded = load(config, Scrutiny.NONE)
+    if entry is not None and entry not in loaded.entries:
+        raise UnknownName.among("entry", entry, loaded.entries)
     try:
         for step in Names(loaded).walk(asked, entry):
             if isinstance(step, Passed):

@@ -12,9 +12,8 @@ from proxy.runtime.text import shown, suggest
 
 def check(config: Config) -> Iterator[Finding]:
     """What is wrong with the routes; and with names of clusters, if anything asks for them by name."""
-    if not config.routes:
-        return
-    yield from _twins(config)
+    if config.routes or config.entries:
+        yield from _twins(config)
     names: dict[str, int] = {}
     decided: dict[tuple[Match, str | None], str] = {}
     for index, route in enumerate(config.routes):
@@ -24,6 +23,10 @@ def check(config: Config) -> Iterator[Finding]:
         if route.gateway != DIRECT and route.gateway not in config.gateways:
             hint = suggest(route.gateway, (*config.gateways, DIRECT))
             yield Finding(("routes", index, "gateway"), f"there is no gateway {shown(route.gateway)}", hint)
+        for place, entry in enumerate(route.entries or ()):
+            if entry not in config.entries:
+                hint = suggest(entry, config.entries)
+                yield Finding(("routes", index, "entries", place), f"there is no entry {shown(entry)}", hint)
         yield from _blanks(index, route)
         yield from _shadows(index, route, decided)
 

@@ -16,6 +16,7 @@ gateways:
 clusters:
   prod-eu: {gateway: eu-edge, listen: "127.0.0.1:16443", api_servers: ["10.0.0.10:6443", "10.0.0.11:6443"]}
   "arn:prod": {gateway: direct, listen: "127.0.0.1:16444", api_servers: ["10.1.0.10:6443"]}
+entries: {egress: {listen: "127.0.0.1:3128"}}
 routes:
   - {name: kubelets, match: ["node-*:10250"], gateway: eu-edge, target: "127.0.0.1:{port}", entries: [egress]}
   - {name: nodes, match: ["node-*:22", "[fd00::/8]:22"], gateway: direct, allow: ["gid:sre", any]}
@@ -98,3 +99,10 @@ def test_a_terminal_is_not_moved_by_what_is_asked(tmp_path: Path) -> None:
     done = routed(tmp_path, "\x1b[2J\u202enode:22")
     assert done.exit_code == 1
     assert not {"\x1b", "\u202e"} & set(done.output)
+
+
+def test_an_entry_that_there_is_not_is_told_those_that_there_are(tmp_path: Path) -> None:
+    done = routed(tmp_path, "node-7:22", "--entry", "egres")
+    assert done.exit_code == 2
+    assert "no entry is called 'egres'" in done.output
+    assert "did you mean 'egress'?" in done.output

@@ -188,7 +188,7 @@ def configurations(draw: st.DrawFn) -> Tree:
     ports = iter(
         draw(
             st.lists(
-                st.integers(1, 65535).filter(lambda port: port != 9464), min_size=5, max_size=5, unique=True
+                st.integers(1, 65535).filter(lambda port: port != 9464), min_size=6, max_size=6, unique=True
             )
         )
     )
@@ -230,6 +230,7 @@ def configurations(draw: st.DrawFn) -> Tree:
         "version": 1,
         "gateways": gateways,
         "clusters": clusters,
+        "entries": {"proxy": {"listen": f"127.9.9.8:{next(ports)}"}},
         "routes": [
             {
                 "name": f"route {number}",

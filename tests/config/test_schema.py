@@ -27,6 +27,7 @@ PLACES = {
     "open_listener",
     "reserved_name",
     "shadowed_match",
+    "unknown_entry",
 }
 PLACES |= {"missing_known_hosts", "learned_without_known_hosts", "learned_is_known_hosts", "no_identity"}
 MEANINGS = {"too_little_memory", "mistyped_address", "mistyped_gateway"}
