@@ -68,7 +68,7 @@ def loads() -> None:
 
 @pytest.mark.usefixtures("loads")
 def test_a_quick_run_answers_the_questions_asked(tmp_path: Path) -> None:
-    """Two of eight, for the time that it takes: one that is about one cluster, one
+    """Two of nine, for the time that it takes: one that is about one cluster, one
     that needs the long line."""
     asked = {"connects", "distance"}
     command = [sys.executable, "-m", "bench", *asked, "--quick", "--output", str(tmp_path)]
