@@ -68,6 +68,8 @@ class GatewaySnapshot:
     """Links that were replaced: they open no new channels, and are closed when their last channel ends."""
     certificate_expiry: float | None = None
     """Unix time at which the first of the user's and the server's certificates expires."""
+    hosts: int | None = None
+    """How many hosts of a gateway pattern are known now; None if it is none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,7 @@ LAYERS = (
 PURE = (
     "proxy.admin.status",
     "proxy.config.diff",
+    "proxy.config.hosts",
     "proxy.config.htpasswd",
     "proxy.config.references",
     "proxy.config.rules",

@@ -11,7 +11,7 @@ The document, stable for scripts (a field may be added; one that goes or changes
                    "links": [{"server": "...:22", "age": 60.0, "channels": 7, "data_plane": "asyncssh",
                    "cipher": "...",
                               "rtt": 0.02}], "retiring": [...], "reason": "", "message": "", "hint": "",
-                   "certificate_expiry": null}],
+                   "certificate_expiry": null, "hosts": null}],
      "clusters": [{"name": "prod-eu", "gateway": "eu-edge", "listen": "127.0.0.1:16443", "listening": true,
      "state": "up",
                    "reason": "ok", "message": "", "hint": "", "probe_seconds": 0.03, "api_server":

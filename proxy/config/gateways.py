@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
+from proxy.config.hosts import ANY_HOST
 from proxy.config.keys import Kind, Section, key
 from proxy.config.values import Duration, FilePath, Name, Switch, Whole, Word
 
@@ -34,8 +35,10 @@ class GatewayConfig(Section):
     """One SSH server; the value of a key that is left out is that of `ssh_config`, then OpenSSH's default."""
 
     host: Word = key(
-        "The SSH server: a name, an address, or an alias that `ssh_config` knows.",
+        "The SSH server: a name, an address, or an alias that `ssh_config` knows. `{host}` is the host that "
+        "a client asks for: the gateway is a pattern then, for routes alone, and always on demand.",
         "bastion.example.com",
+        ANY_HOST,
         elsewhere=True,
     )
     port: Whole | None = key(
@@ -122,6 +125,13 @@ class GatewayConfig(Section):
         least=1.0,
         most=_DAY,
     )
+    max_hosts: Whole = key(
+        "How many hosts of a pattern there may be at a time. For one more, the host is forgotten that nobody "
+        "has used for longest; if clients use all of them, the client is refused (`host_limit`).",
+        default=500,
+        least=1,
+        most=10_000,
+    )
     keepalive: KeepaliveConfig = key(
         "When a link is closed because its server is silent.", default=KeepaliveConfig()
     )
@@ -154,6 +164,15 @@ class GatewayConfig(Section):
     )
 
     @property
+    def is_pattern(self) -> bool:
+        """Whether each host that is asked for is a gateway of its own."""
+        return self.host == ANY_HOST
+
+    @property
     def is_on_demand(self) -> bool:
         """Whether it has links only while clients use it."""
-        return self.dial == "on_demand"
+        return self.is_pattern or self.dial == "on_demand"
+
+    def for_host(self, host: str) -> GatewayConfig:
+        """The gateway of one host of a pattern."""
+        return self.model_copy(update={"host": host, "dial": "on_demand"})

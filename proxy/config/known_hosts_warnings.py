@@ -15,7 +15,12 @@ _PORT = 22
 
 def scan(gateway: GatewayConfig) -> str:
     """The command that prints known_hosts lines for `gateway`."""
-    return f"ssh-keyscan -p {gateway.port or _PORT} {shlex.quote(gateway.host)}"
+    return f"ssh-keyscan -p {gateway.port or _PORT} {_named(gateway)}"
+
+
+def _named(gateway: GatewayConfig) -> str:
+    """Its host, as a shell takes it; of a pattern, one to be filled in."""
+    return "HOST" if gateway.is_pattern else shlex.quote(gateway.host)
 
 
 def missing(gateway: GatewayConfig, path: Path) -> str:
@@ -52,7 +57,7 @@ def _unlisted(config: Config) -> Iterator[tuple[str, str]]:
     Gateways with an `ssh_config` are left out, because HostKeyAlias there may give the host another name.
     """
     for name, gateway in config.gateways.items():
-        if gateway.ssh_config is None and not _is_listed(gateway):
+        if gateway.ssh_config is None and not gateway.is_pattern and not _is_listed(gateway):
             port = gateway.port or _PORT
             files = ", ".join(map(str, gateway.known_hosts))
             yield (

@@ -8,6 +8,7 @@ from graphlib import CycleError, TopologicalSorter
 
 from proxy.config import naming
 from proxy.config.findings import Finding, Loc, dotted
+from proxy.config.hosts import ANY_HOST
 from proxy.config.model import DIRECT, Config
 from proxy.config.values import is_for_system_service
 from proxy.runtime.endpoint import Endpoint, check_host
@@ -62,6 +63,14 @@ def own_listener(own: Listeners, address: Endpoint) -> str | None:
 
 def _hosts(config: Config) -> Iterator[Finding]:
     for name, gateway in config.gateways.items():
+        if gateway.is_pattern:
+            continue
+        if "{" in gateway.host or "}" in gateway.host:
+            message = (
+                f"{shown(gateway.host)} is no host: {ANY_HOST} stands alone, for the whole name asked for"
+            )
+            yield Finding(("gateways", name, "host"), message, f'host: "{ANY_HOST}"')
+            continue
         if gateway.ssh_config:  # its aliases may be anything
             continue
         try:
@@ -82,12 +91,23 @@ def _references(config: Config) -> Iterator[Finding]:
             if hop not in config.gateways:
                 hint = suggest(hop, (other for other in config.gateways if other != name))
                 yield Finding(("gateways", name, "jump", index), f"there is no gateway {shown(hop)}", hint)
+            elif config.gateways[hop].is_pattern:
+                message = (
+                    f"{shown(hop)} is a pattern, {ANY_HOST}: no host was asked for that it could stand for"
+                )
+                yield Finding(
+                    ("gateways", name, "jump", index), message, "name a gateway with a host of its own"
+                )
     for name, cluster in config.clusters.items():
         if cluster.gateway != DIRECT and cluster.gateway not in config.gateways:
             hint = suggest(cluster.gateway, (*config.gateways, DIRECT))
             yield Finding(
                 ("clusters", name, "gateway"), f"there is no gateway {shown(cluster.gateway)}", hint
             )
+        elif cluster.gateway != DIRECT and config.gateways[cluster.gateway].is_pattern:
+            message = f"{shown(cluster.gateway)} is a pattern, {ANY_HOST}, which only routes can use"
+            hint = "name a gateway with a host of its own, or reach the API server by a route"
+            yield Finding(("clusters", name, "gateway"), message, hint)
 
 
 def _cycles(config: Config) -> Iterator[Finding]:

@@ -33,6 +33,7 @@ from proxy.runtime.tasks import Tasks
 from proxy.snapshots import ClusterSnapshot, EntrySnapshot, GatewaySnapshot
 from proxy.ssh.handshakes import Handshakes
 from proxy.ssh.supervision.gateway import Gateway
+from proxy.ssh.supervision.patterns import PatternGateway
 from proxy.ssh.turns import Turns
 
 log = structlog.get_logger("kubemux.daemon")
@@ -55,7 +56,7 @@ class Graph:
         """
         self.config = config
         self.fingerprint = dict(fingerprint)
-        self.gateways: dict[str, Gateway] = {}
+        self.gateways: dict[str, Gateway | PatternGateway] = {}
         self.clusters: dict[str, ServedCluster] = {}
         self.entries: dict[str, ServedEntry] = {}
         budget = MemoryBudget(1, 1)
@@ -205,7 +206,10 @@ class Graph:
     def _apply_limits(self) -> None:
         """Apply `limits` to new connections."""
         limits = self.config.limits
-        links = sum(gateway.connections for gateway in self.config.gateways.values())
+        links = sum(
+            gateway.connections * (gateway.max_hosts if gateway.is_pattern else 1)
+            for gateway in self.config.gateways.values()
+        )
         fit = descriptors.for_clients(descriptors.raise_limit(), len(self.config.clusters) + links)
         if fit < limits.max_connections:
             log.warning(
@@ -219,9 +223,10 @@ class Graph:
         self.shared.hold_timeout = limits.hold_timeout
 
     def _add_gateway(self, name: str) -> None:
-        gateway = Gateway(
+        config = self.config.gateways[name]
+        gateway = (PatternGateway if config.is_pattern else Gateway)(
             name,
-            self.config.gateways[name],
+            config,
             self.config.gateways,
             budget=self.shared.budget,
             turns=self.turns,
@@ -269,7 +274,9 @@ class Graph:
         )
 
     def _way(self, config: ClusterConfig) -> Way:
-        return Direct() if config.gateway == DIRECT else self.gateways[config.gateway]
+        """The way of a cluster. No cluster has a pattern for a gateway (`proxy.config.rules`)."""
+        gateway = None if config.gateway == DIRECT else self.gateways[config.gateway]
+        return gateway if isinstance(gateway, Gateway) else Direct()
 
     def _gateway_changed(self, name: str) -> None:
         """Probe the clusters of a gateway that has come up or gone down. When a gateway that is down fails to

@@ -297,6 +297,12 @@ class MemoryExhausted(ChannelError):
     reason = Reason.MEMORY
 
 
+class HostLimit(ProxyError):
+    """A gateway pattern has `max_hosts` hosts, and clients use all of them."""
+
+    reason = Reason.HOST_LIMIT
+
+
 # ---------------------------------------------------------------------------------------------- local side
 
 

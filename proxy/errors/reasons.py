@@ -286,6 +286,12 @@ class Reason(Word):
         "refused: its cluster has `max_connections` clients",
         "who opens so many? Else raise max_connections of the cluster",
     )
+    HOST_LIMIT = (
+        "host_limit",
+        (_C,),
+        "turned away: its gateway pattern has `max_hosts` hosts, and clients use all of them",
+        "on_demand_gateways counts them; who asks for so many? Else raise max_hosts of the gateway",
+    )
     MEMORY = (
         "memory",
         (_C,),

@@ -187,6 +187,13 @@ GATEWAY: Final[Sequence[Family[GatewayRecord]]] = (
         lambda one: _known(None if one.is_idle else one.links > 0),
     ),
     Plain(
+        GAUGE,
+        "on_demand_gateways",
+        "Hosts of a gateway pattern that clients use, or have used within idle_timeout.",
+        ("gateway",),
+        lambda one: _known(one.live),
+    ),
+    Plain(
         COUNTER,
         "gateway_connects",
         "Dial attempts by result.",

@@ -170,6 +170,7 @@ class GatewayRecord:
         "handshake",
         "is_idle",
         "links",
+        "live",
         "planes",
         "reconnects",
         "retiring",
@@ -180,6 +181,8 @@ class GatewayRecord:
         self.links = 0
         self.is_idle = False
         """Nobody needs a link, so there is none."""
+        self.live: int | None = None
+        """The hosts of a pattern that are known now."""
         self.retiring = 0
         self.connects: Counter[Reason] = Counter()
         """Dials by result."""
@@ -198,7 +201,7 @@ class GatewayRecord:
         """A copy, which does not change any more."""
         twin = GatewayRecord.__new__(GatewayRecord)
         twin.links, twin.retiring, twin.rtt, twin.backoff = self.links, self.retiring, self.rtt, self.backoff
-        twin.is_idle = self.is_idle
+        twin.is_idle, twin.live = self.is_idle, self.live
         twin.connects, twin.reconnects, twin.planes = (
             self.connects.copy(),
             self.reconnects.copy(),
@@ -206,3 +209,26 @@ class GatewayRecord:
         )
         twin.handshake, twin.credential_expiry = self.handshake.copy(), self.credential_expiry.copy()
         return twin
+
+    def part(self) -> GatewayRecord:
+        """The record of one host of a pattern. What it counts counts here, and stays when the host goes."""
+        part = GatewayRecord()
+        part.connects, part.reconnects, part.handshake = self.connects, self.reconnects, self.handshake
+        return part
+
+    def sum(self, parts: Sequence[GatewayRecord]) -> None:
+        """Take what holds now of all hosts of a pattern. Of times that is the longest, of dates the first."""
+        self.live = len(parts)
+        self.is_idle = all(part.is_idle for part in parts)
+        self.links = sum(part.links for part in parts)
+        self.retiring = sum(part.retiring for part in parts)
+        self.backoff = max((part.backoff for part in parts), default=0.0)
+        self.rtt = max((part.rtt for part in parts if part.rtt is not None), default=None)
+        self.planes = {
+            mode: sum(part.planes.get(mode, 0) for part in parts)
+            for mode in {*self.planes, *(mode for part in parts for mode in part.planes)}
+        }
+        self.credential_expiry = {
+            kind: min(part.credential_expiry[kind] for part in parts if kind in part.credential_expiry)
+            for kind in {kind for part in parts for kind in part.credential_expiry}
+        }

@@ -69,6 +69,10 @@ class _Standing:
         self.backoff = Backoff()
         self.waiting: WeakSet[RefusedGateway] = WeakSet()
 
+    def is_remembered(self, now: float) -> bool:
+        """Whether to forget it would do harm: it is tried now, or a refusal still holds."""
+        return self.trial is not None or (self.refusal is not None and now < self.refused_until)
+
     def rank(self, now: float, *, is_ordered: bool) -> _Rank:
         if now - self.accepted_at < PROVEN_S:
             return _Rank.PROVEN
@@ -201,7 +205,8 @@ class Handshakes:
 
     def _standing(self, server: str, identity: str) -> _Standing:
         if len(self._standings) > MAX_KNOWN:
-            self._standings = {key: one for key, one in self._standings.items() if one.trial or one.refusal}
+            now = asyncio.get_running_loop().time()
+            self._standings = {key: one for key, one in self._standings.items() if one.is_remembered(now)}
         return self._standings.setdefault((server, identity), _Standing())
 
     async def _enter(

@@ -58,6 +58,7 @@ def test_the_document_is_what_scripts_rely_on() -> None:
                 "hint": "",
                 "retiring": [],
                 "certificate_expiry": None,
+                "hosts": None,
             }
         ],
         "clusters": [

@@ -22,6 +22,7 @@ PLACES = {
     "dangling_gateway",
     "duplicate_port",
     "jump_cycle",
+    "bad_pattern",
     "own_api_server",
     "own_target",
     "open_listener",

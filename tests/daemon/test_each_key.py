@@ -162,7 +162,9 @@ class Bed:
 
     def parts(self, gateway: str, cluster: str) -> tuple[Gateway, ServedCluster]:
         """What serves them: the objects themselves."""
-        return self.graph.gateways[gateway], self.graph.clusters[cluster]
+        one = self.graph.gateways[gateway]
+        assert isinstance(one, Gateway)
+        return one, self.graph.clusters[cluster]
 
     async def take(self, config: Config) -> set[str]:
         """Reload; returns what the daemon says has changed."""

@@ -1,0 +1,232 @@
+"""Hosts of a gateway pattern against real sshds, which have one port and an address each in 127.0.0.0/8.
+
+The daemon's heartbeat calls `sample`; here the test does, and no idle time passes but by `idle_for`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from proxy.config.model import GatewayConfig
+from proxy.errors import HostLimit, LinkDown, UnknownName
+from proxy.metrics import Metrics
+from proxy.relay.budget import MemoryBudget
+from proxy.relay.interfaces import Channel
+from proxy.snapshots import GatewayState
+from proxy.ssh.handshakes import Handshakes
+from proxy.ssh.supervision.patterns import PatternGateway
+from proxy.ssh.turns import Turns
+from tests.ssh.conftest import ORIGIN, config_for
+from tests.support.echo import Echo
+from tests.support.ports import free_port
+from tests.support.sshd import Sshd, SshdFactory
+
+pytestmark = [pytest.mark.sshd, pytest.mark.usefixtures("data_plane")]
+
+HOSTS = tuple(f"127.0.0.{last}" for last in range(2, 8))
+
+
+@pytest.fixture
+def nodes(sshd_factory: SshdFactory) -> Sshd:
+    """One sshd at every address of loopback, whose known_hosts has some of them."""
+    return sshd_factory(config={"ListenAddress": "0.0.0.0"})  # noqa: S104 - a test's own server
+
+
+def known(sshd: Sshd, *hosts: str) -> list[str]:
+    path = sshd.known_hosts()
+    _, _, key = path.read_text().partition(" ")
+    path.write_text("".join(f"[{host}]:{sshd.port} {key.strip()}\n" for host in hosts))
+    return [str(path)]
+
+
+def pattern_of(sshd: Sshd, **more: object) -> GatewayConfig:
+    return config_for(
+        sshd, **{"host": "{host}", "known_hosts": known(sshd, *HOSTS), "idle_timeout": "1m", **more}
+    )
+
+
+class Pattern(PatternGateway):
+    """A pattern whose metrics can be read."""
+
+    def __init__(self, config: GatewayConfig) -> None:
+        self.registry = CollectorRegistry()
+        self.budget = MemoryBudget(64 << 20, connections=1000)
+        super().__init__(
+            "nodes",
+            config,
+            {},
+            budget=self.budget,
+            turns=Turns(),
+            record=Metrics(self.registry, version="").gateway("nodes"),
+            handshakes=Handshakes(),
+        )
+
+    def metric(self, name: str, **labels: str) -> float | None:
+        self.sample()
+        return self.registry.get_sample_value(f"kubemux_{name}", {"gateway": "nodes", **labels})
+
+    def idle_for(self, seconds: float) -> None:
+        """What the heartbeat finds when nobody has asked for any host for so long."""
+        for gateway, _ in self._hosts.values():
+            gateway.sample()
+            gateway._demand._last -= seconds
+        self.sample()
+
+
+@asynccontextmanager
+async def started(config: GatewayConfig) -> AsyncIterator[Pattern]:
+    pattern = Pattern(config)
+    pattern.start()
+    try:
+        yield pattern
+    finally:
+        await pattern.close()
+
+
+async def ask(pattern: Pattern, host: str, server: Echo) -> Channel:
+    return await pattern.way(host).open_channel(server.endpoint, origin=ORIGIN, hold_until=0.0)
+
+
+async def ended(pattern: Pattern) -> None:
+    async with asyncio.timeout(10):
+        while any(gateway._clients for gateway, _ in pattern._hosts.values()):
+            await asyncio.sleep(0.01)
+
+
+async def test_each_host_is_a_gateway_of_its_own(nodes: Sshd) -> None:
+    async with Echo() as server, started(pattern_of(nodes)) as pattern:
+        assert (pattern.snapshot().state, pattern.metric("on_demand_gateways")) == (GatewayState.IDLE, 0)
+        assert pattern.metric("gateway_connected") is None
+        channels = await asyncio.gather(*(ask(pattern, host, server) for host in HOSTS[:3]))
+        snapshot = pattern.snapshot()
+        assert {link.server for link in snapshot.links} == {f"{host}:{nodes.port}" for host in HOSTS[:3]}
+        assert (snapshot.state, snapshot.hosts) == (GatewayState.UP, 3)
+        assert pattern.way(HOSTS[0]).is_up
+        assert not pattern.way(HOSTS[4]).is_up
+        assert pattern.metric("on_demand_gateways") == pattern.metric("gateway_links") == 3
+        assert pattern.metric("gateway_connects_total", result="ok") == 3
+        assert pattern.metric("gateway_handshake_seconds_count") == 3
+        for one in channels:
+            one.abort()
+        await ended(pattern)
+        pattern.idle_for(60)
+        assert (pattern.metric("on_demand_gateways"), pattern.metric("gateway_links")) == (0, 0)
+        assert pattern.metric("gateway_connects_total", result="ok") == 3, "counted on, whoever is forgotten"
+        assert pattern.metric("gateway_connected") is None
+        labels = {
+            value
+            for family in pattern.registry.collect()
+            for one in family.samples
+            for value in one.labels.values()
+        }
+        assert not labels & set(HOSTS)
+        await pattern._tasks.wait()
+        assert pattern.budget.used == 0
+
+
+async def test_known_hosts_holds_for_each_host(nodes: Sshd) -> None:
+    """And what one host cannot do keeps no other from being dialled."""
+    async with Echo() as server, started(pattern_of(nodes, known_hosts=known(nodes, HOSTS[0]))) as pattern:
+        with pytest.raises(LinkDown) as told:
+            await ask(pattern, HOSTS[1], server)
+        assert getattr(told.value.__cause__, "reason", "") == "host_key_unknown"
+        await ask(pattern, HOSTS[0], server)
+        pattern.sample()
+        snapshot = pattern.snapshot()
+        assert (snapshot.state, snapshot.reason) == (GatewayState.DEGRADED, "host_key_unknown")
+        assert snapshot.message.startswith(f"nodes/{HOSTS[1]}: ")
+
+
+async def test_a_name_is_one_host_however_it_is_written(nodes: Sshd) -> None:
+    async with Echo() as server, started(pattern_of(nodes, known_hosts=known(nodes, "localhost"))) as pattern:
+        for host in ("localhost", "LOCALHOST", "localhost."):
+            await ask(pattern, host, server)
+        assert pattern.metric("on_demand_gateways") == 1
+
+
+@pytest.mark.parametrize("host", ["-oProxyCommand=id", "a b", "$(id)", "", "..", "a/b"])
+async def test_what_is_no_host_is_not_dialled(sshd: Sshd, host: str) -> None:
+    async with Echo() as server, started(pattern_of(sshd)) as pattern:
+        with pytest.raises(UnknownName, match="is no host"):
+            await ask(pattern, host, server)
+        assert not pattern._hosts
+
+
+async def test_the_host_that_was_unused_for_longest_makes_room(nodes: Sshd) -> None:
+    async with Echo() as server, started(pattern_of(nodes, max_hosts=2)) as pattern:
+        (await ask(pattern, HOSTS[0], server)).abort()
+        kept = await ask(pattern, HOSTS[1], server)
+        await ended_but_one(pattern, HOSTS[0])
+        await ask(pattern, HOSTS[2], server)
+        assert set(pattern._hosts) == {HOSTS[1], HOSTS[2]}
+        with pytest.raises(HostLimit, match="max_hosts is 2"):
+            await ask(pattern, HOSTS[3], server)
+        await ask(pattern, HOSTS[1], server)  # a host that is known takes no more room
+        kept.abort()
+
+
+async def ended_but_one(pattern: Pattern, host: str) -> None:
+    gateway = pattern.gateway(host)
+    async with asyncio.timeout(10):
+        while not gateway.unused:
+            await asyncio.sleep(0.01)
+
+
+async def test_an_outage_of_all_hosts_leaves_nothing_when_nobody_asks_any_more(sshd: Sshd) -> None:
+    """No task and no timer for a host that is forgotten, and no more than `max_hosts` before."""
+    config = pattern_of(sshd, port=free_port(), max_hosts=20)
+    before = asyncio.all_tasks()
+    async with Echo() as server, started(config) as pattern:
+        for first in range(10, 210, 10):
+            hosts = [f"127.0.1.{last}" for last in range(first, first + 10)]
+            results = await asyncio.gather(
+                *(ask(pattern, host, server) for host in hosts), return_exceptions=True
+            )
+            assert {
+                getattr(result.__cause__, "reason", "") for result in results if isinstance(result, LinkDown)
+            } == {"unreachable"}
+            assert len(pattern._hosts) <= 20
+            for gateway, _ in pattern._hosts.values():
+                gateway._demand._last -= 1  # a moment later
+        pattern.sample()
+        assert pattern.snapshot().state in {GatewayState.DOWN, GatewayState.IDLE}
+        pattern.idle_for(60)
+        assert not pattern._hosts
+        await pattern._tasks.wait()
+        assert pattern.metric("gateway_backoff_seconds") == 0
+        own = {task for task in asyncio.all_tasks() - before if "nodes" in task.get_name()}
+        assert own == set()
+
+
+async def test_settings_and_orders_reach_every_host_in_use(nodes: Sshd) -> None:
+    async with Echo() as server, started(pattern_of(nodes)) as pattern:
+        await asyncio.gather(*(ask(pattern, host, server) for host in HOSTS[:2]))
+        pattern.reconfigure(pattern.config.model_copy(update={"retire_timeout": 1.0}), {})
+        async with asyncio.timeout(20):
+            while pattern.metric("gateway_reconnects_total", reason="replaced") != 2:
+                await asyncio.sleep(0.01)
+        assert {gateway.config.retire_timeout for gateway, _ in pattern._hosts.values()} == {1.0}
+        assert {gateway.config.host for gateway, _ in pattern._hosts.values()} == set(HOSTS[:2])
+        pattern.renew("test")
+        async with asyncio.timeout(20):
+            while pattern.metric("gateway_reconnects_total", reason="replaced") != 4:
+                await asyncio.sleep(0.01)
+
+
+async def test_a_pattern_that_a_reload_removes_drains_and_takes_nobody(nodes: Sshd) -> None:
+    async with Echo() as server, started(pattern_of(nodes)) as pattern:
+        one = await ask(pattern, HOSTS[0], server)
+        draining = asyncio.get_running_loop().create_task(pattern.drain(60), name="drain")
+        await asyncio.sleep(0)
+        with pytest.raises(LinkDown, match="configured no more"):
+            await ask(pattern, HOSTS[1], server)
+        assert not draining.done()
+        one.abort()
+        async with asyncio.timeout(20):
+            await draining
+        assert not pattern.is_up
