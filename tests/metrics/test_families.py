@@ -59,6 +59,7 @@ ADDED: Final = {
     "kubemux_log_entries_dropped": ("counter", ()),
     "kubemux_entry_connections": ("counter", ("entry", "result")),
     "kubemux_entry_connections_active": ("gauge", ("entry",)),
+    "kubemux_on_demand_gateways": ("gauge", ("gateway",)),
 }
 
 
@@ -73,6 +74,7 @@ def filled() -> CollectorRegistry:
     cluster.up = cluster.listening = True
     cluster.certificate_expiry["server"] = 1
     gateway = metrics.gateway("one")
+    gateway.live = 1
     gateway.rtt = 1
     gateway.credential_expiry["user"] = gateway.planes["native"] = 1
     gateway.connects[Reason.OK] = gateway.reconnects[Reason.LINK_LOST] = 1

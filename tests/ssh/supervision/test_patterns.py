@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -230,3 +231,19 @@ async def test_a_pattern_that_a_reload_removes_drains_and_takes_nobody(nodes: Ss
         async with asyncio.timeout(20):
             await draining
         assert not pattern.is_up
+
+
+async def test_ssh_config_is_asked_about_the_host_that_was_asked_for(nodes: Sshd, tmp_path: Path) -> None:
+    path = tmp_path / "ssh_config"
+    path.write_text(
+        f"Host node-a\n  HostName 127.0.0.2\n  Port {nodes.port}\n"
+        f"Host *\n  ProxyCommand sh -c 'echo %n >> {tmp_path}/asked; exec nc %h %p'\n"
+        f"  IdentityFile {nodes.identity}\n  UserKnownHostsFile {known(nodes, '127.0.0.2')[0]}\n"
+    )
+    own: dict[str, object] = {"identity_files": [], "known_hosts": [], "ssh_config": str(path), "port": None}
+    async with Echo() as server, started(pattern_of(nodes, **own)) as pattern:
+        await ask(pattern, "node-a", server)
+        assert [link.server for link in pattern.snapshot().links] == [f"127.0.0.2:{nodes.port}"]
+        with pytest.raises(UnknownName):
+            await ask(pattern, "node-a;id", server)
+    assert (tmp_path / "asked").read_text() == "node-a\n"
