@@ -112,6 +112,19 @@ class EntrySnapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class RouteSnapshot:
+    """One route."""
+
+    name: str
+    match: tuple[str, ...]
+    gateway: str
+    connections: int
+    connections_total: int
+    bytes_to_target: int
+    bytes_from_target: int
+
+
+@dataclass(frozen=True, slots=True)
 class DaemonSnapshot:
     """Everything `/status`, `/readyz` and the sd_notify status line need."""
 
@@ -128,3 +141,4 @@ class DaemonSnapshot:
     gateways: tuple[GatewaySnapshot, ...] = field(default=())
     clusters: tuple[ClusterSnapshot, ...] = field(default=())
     entries: tuple[EntrySnapshot, ...] = field(default=())
+    routes: tuple[RouteSnapshot, ...] = field(default=())

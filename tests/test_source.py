@@ -84,6 +84,7 @@ CONFINED = {
 
 
 CALLED_BY_OTHERS = {
+    "/status shows it": "bytes_from_target bytes_to_target",
     "asyncio calls it": "pause_writing",
     "asyncssh calls it": """auth_succeeded begin_auth connection_requested kbdint_auth_requested
         kbdint_challenge_received log_received_packet public_key_auth_supported session_started
@@ -94,7 +95,7 @@ CALLED_BY_OTHERS = {
         _server_host_keys""",
     "click calls it": "demo format_commands get_command",
     "dataclasses make one of each subclass": "__init_subclass__",
-    "entries are to call it": "Identities Users hidden uid_of",
+    "entries are to call it": "Users",
     "enum reads it": "_value_",
     "hypothesis calls it, or its test runner": """grants_keep_within_the_limit uncharge used_is_what_is_out
         the_peer_never_has_more_than_the_window a_user_who_takes_everything_never_stalls_the_peer TestGrants
@@ -121,7 +122,6 @@ CALLED_BY_OTHERS = {
     "the context manager's third argument": "trace",
     "named in a string: a cast, a marker, a parameter of a test": "BinaryIO _Inner not_yet_valid",
     "changed in place: `|=`": "unsupported",
-    "the proxy entry is to call it": "is_allowed",
     "a message that only tests send": "EXTENDED_DATA",
     "a member of an enum that a test looks for": "BLUE",
 }

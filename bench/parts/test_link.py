@@ -15,6 +15,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from bench.parts.peer import ORIGIN, TARGET, Peer, sealed, timed
 from proxy.config.model import ClusterConfig
 from proxy.config.reading import read
+from proxy.daemon.access import Access
 from proxy.daemon.cluster import Cluster
 from proxy.daemon.connections import Shared
 from proxy.entries.admission import Admission
@@ -121,7 +122,9 @@ class Clients:
         config = read(
             ClusterConfig, {"gateway": "edge", "listen": "127.0.0.1:1", "api_servers": [str(TARGET)]}
         )
-        shared = Shared(peer.budget, Admission(10_000), metrics, 5.0, WaitingForMemory(peer.budget))
+        shared = Shared(
+            peer.budget, Admission(10_000), metrics, 5.0, WaitingForMemory(peer.budget), Access(metrics)
+        )
         self._cluster = Cluster("c", config, peer, shared)
         self._peer = peer
         self._theirs: list[socket.socket] = []

@@ -37,8 +37,10 @@ from proxy.snapshots import ClusterSnapshot, ClusterState, DaemonSnapshot, Gatew
 
 SCHEMA_VERSION: Final = 1
 
-_SECTIONS: Final = ("gateways", "clusters", "entries")
-"""Beside `daemon`. A daemon of an earlier release has no `entries`."""
+_LATER: Final = ("entries", "routes")
+"""Sections that a daemon of an earlier release does not have."""
+_SECTIONS: Final = ("gateways", "clusters", *_LATER)
+"""Beside `daemon`."""
 
 _FAILURES: Final = frozenset(result.value for result in Result if not result.alive)
 
@@ -66,11 +68,9 @@ def from_document(document: object) -> DaemonSnapshot:
     from proxy.config.reading import read  # here, because it imports pydantic, which the daemon must not
 
     match document:
-        case {"version": 1, "daemon": dict() as daemon, "gateways": gateways, "clusters": clusters, **later}:
-            entries = later.get("entries", [])
-            return read(
-                DaemonSnapshot, {**daemon, "gateways": gateways, "clusters": clusters, "entries": entries}
-            )
+        case {"version": 1, "daemon": dict() as daemon, "gateways": gateways, "clusters": clusters, **others}:
+            later = {name: others.get(name, []) for name in _LATER}
+            return read(DaemonSnapshot, {**daemon, "gateways": gateways, "clusters": clusters, **later})
     raise ValueError(f"not a status document of version {SCHEMA_VERSION}")
 
 

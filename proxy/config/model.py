@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
+from proxy.config.allow import Allowed
 from proxy.config.asked import EntryConfig as EntryConfig
 from proxy.config.asked import RouteConfig as RouteConfig
 from proxy.config.gateways import GatewayConfig as GatewayConfig
@@ -186,6 +187,13 @@ class ClusterConfig(Section):
         "prod-eu.k8s.example.com",
         default=None,
         unset="none (it is asked for by its name)",
+    )
+    allow: tuple[Allowed, ...] | None = key(
+        "Who may. `any` lets everybody in, callers that nobody knows included.",
+        ["gid:sre", "proxy-user:ci"],
+        default=None,
+        unset="everybody who can reach the address, or whom the entry lets in",
+        min_length=1,
     )
     base_path: BasePath | None = key(
         "The path of the API server's URL, where several clusters share one address (as at Rancher). Probes "

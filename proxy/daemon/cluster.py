@@ -62,7 +62,9 @@ class Cluster:
 
     def accept(self, arrival: Arrival) -> None:
         """Serve a client, or refuse it."""
-        self.connections.accept(arrival, self._open, limit=self.config.max_connections)
+        self.connections.accept(
+            arrival, self._open, limit=self.config.max_connections, allow=self.config.allow
+        )
 
     def beat(self) -> None:
         """End connections that are of no use any more. Call it about twice a second."""

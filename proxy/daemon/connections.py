@@ -12,6 +12,7 @@ from typing import Final
 
 import structlog
 
+from proxy.daemon.access import Access, Allow
 from proxy.entries.admission import Admission
 from proxy.entries.arrival import Arrival
 from proxy.errors import ProxyError
@@ -49,6 +50,7 @@ class Shared:
     metrics: Metrics
     hold_timeout: float
     waiting: WaitingForMemory
+    access: Access
 
 
 class Connections:
@@ -84,7 +86,7 @@ class Connections:
 
     # --------------------------------------------------------------------------------------------- clients
 
-    def accept(self, arrival: Arrival, open_channel: Open, *, limit: int | None) -> None:
+    def accept(self, arrival: Arrival, open_channel: Open, *, limit: int | None, allow: Allow | None) -> None:
         """Serve a client, or refuse it. `limit` is the destination's `max_connections`."""
         self.connections_total += 1
         if limit is not None and self.traffic.active >= limit:
@@ -98,7 +100,7 @@ class Connections:
         self.traffic.opened += 1
         self._opening += 1
         self._idle.clear()
-        self._tasks.spawn(self._serve(arrival, open_channel), name=f"open for {arrival.caller}")
+        self._tasks.spawn(self._serve(arrival, open_channel, allow), name=f"open for {arrival.caller}")
 
     def _refuse(self, arrival: Arrival, reason: Reason, hint: str) -> None:
         arrival.refuse(reason, hint)
@@ -106,12 +108,14 @@ class Connections:
         self.traffic.results[reason] += 1
         log.warning("connection refused", **self._fields(arrival), reason=reason, hint=hint)
 
-    async def _serve(self, arrival: Arrival, open_channel: Open) -> None:
+    async def _serve(self, arrival: Arrival, open_channel: Open, allow: Allow | None) -> None:
         started = self._loop.time()
         relay: Relay | None = None
         target: Endpoint | None = None
         reason, message = Reason.SHUTDOWN, ""
         try:
+            if allow is not None:
+                await self._shared.access.require(allow, arrival)
             channel, target = await open_channel(arrival, started + self._shared.hold_timeout)
             self.traffic.channel_open.observe(self._loop.time() - started)
             relay = Relay(

@@ -23,6 +23,7 @@ from proxy.admin.orders import Control
 from proxy.admin.server import AdminServer
 from proxy.admin.status import summary
 from proxy.config.model import AdminConfig, Config
+from proxy.daemon import access
 from proxy.daemon.graph import Graph
 from proxy.daemon.heartbeat import Heartbeat, Part
 from proxy.entries.binding import bind
@@ -87,9 +88,11 @@ class Daemon:
     async def start(self, control: Control) -> None:
         """Bind every listener, begin to dial, serve the admin endpoints, and tell systemd that we are ready.
 
-        An address that cannot be bound is logged, and clusters retry it. Raises ListenError if none can be.
+        An address that cannot be bound is logged, and tried again. Raises ListenError if none can be, and
+        ConfigError if this system cannot tell who a caller is, and a rule needs that.
         """
         config, clusters = self.graph.config, self.graph.clusters
+        access.check(config, self.config_path)
         await self._store.close_unwanted([config.admin.listen, *self.graph.addresses()])
         await self.graph.start()
         self._admin = AdminServer(snapshot=self.snapshot, metrics=self.metrics, control=control)
@@ -167,7 +170,7 @@ class Daemon:
     def snapshot(self) -> DaemonSnapshot:
         """The daemon at this moment."""
         graph, shared = self.graph, self.graph.shared
-        gateways, clusters, entries = graph.snapshot()
+        gateways, clusters, entries, routes = graph.snapshot()
         return DaemonSnapshot(
             version=__version__,
             pid=os.getpid(),
@@ -181,6 +184,7 @@ class Daemon:
             gateways=gateways,
             clusters=clusters,
             entries=entries,
+            routes=routes,
         )
 
     # ------------------------------------------------------------------------------------------------- stop

@@ -11,9 +11,11 @@ import structlog
 
 from proxy.config import references
 from proxy.config.diff import Plan
-from proxy.config.model import DIRECT, ClusterConfig, Config
+from proxy.config.model import DIRECT, ClusterConfig, Config, RouteConfig
+from proxy.daemon.access import Access
 from proxy.daemon.connections import HALF_CLOSE_S, Connections, Shared
 from proxy.daemon.heartbeat import Part
+from proxy.daemon.routed import Routed, WayTo
 from proxy.daemon.served import ServedCluster
 from proxy.daemon.served_entry import ServedEntry
 from proxy.daemon.switchboard import Switchboard
@@ -27,10 +29,11 @@ from proxy.relay.budget import MemoryBudget
 from proxy.relay.direct import Direct
 from proxy.relay.interfaces import Way
 from proxy.relay.waiting import WaitingForMemory
+from proxy.routing.names import Names
 from proxy.runtime import descriptors
 from proxy.runtime.endpoint import Endpoint
 from proxy.runtime.tasks import Tasks
-from proxy.snapshots import ClusterSnapshot, EntrySnapshot, GatewaySnapshot
+from proxy.snapshots import ClusterSnapshot, EntrySnapshot, GatewaySnapshot, RouteSnapshot
 from proxy.ssh.handshakes import Handshakes
 from proxy.ssh.supervision.gateway import Gateway
 from proxy.ssh.supervision.patterns import PatternGateway
@@ -60,7 +63,8 @@ class Graph:
         self.clusters: dict[str, ServedCluster] = {}
         self.entries: dict[str, ServedEntry] = {}
         budget = MemoryBudget(1, 1)
-        self.shared = Shared(budget, Admission(1), metrics, 0.0, WaitingForMemory(budget))
+        self.access = Access(metrics)
+        self.shared = Shared(budget, Admission(1), metrics, 0.0, WaitingForMemory(budget), self.access)
         self.handshakes = Handshakes()
         self.turns = Turns()
         self._apply_limits()
@@ -69,7 +73,9 @@ class Graph:
         self._on_change = on_change
         self._contexts = Contexts()
         self._told: dict[str, tuple[bool, bool]] = {}
-        self._switchboard = Switchboard(self.clusters, metrics)
+        self.routes: dict[str, Routed] = {}
+        self._switchboard = Switchboard(Names(config), self.clusters, self.routes)
+        self.access.reconfigure(config)
         self._retiring = Tasks("retiring")  # a reload has removed or replaced them; they drain
         metrics.buffered_bytes.set_function(lambda: budget.used)
         metrics.paused_relays.set_function(
@@ -97,6 +103,8 @@ class Graph:
     def _connections(self) -> Iterator[Connections]:
         for cluster in self.clusters.values():
             yield cluster.cluster.connections
+        for route in self.routes.values():
+            yield route.connections
 
     def parts(self) -> Iterator[Part]:
         """The functions that the heartbeat calls."""
@@ -104,21 +112,35 @@ class Graph:
             yield f"gateway {name}", gateway.sample
         for name, cluster in self.clusters.items():
             yield f"cluster {name}", cluster.beat
+        for name, route in self.routes.items():
+            yield f"route {name}", route.beat
 
     def snapshot(
         self,
-    ) -> tuple[tuple[GatewaySnapshot, ...], tuple[ClusterSnapshot, ...], tuple[EntrySnapshot, ...]]:
-        """Gateways, clusters and entries in the order of the file, also after reloads."""
+    ) -> tuple[
+        tuple[GatewaySnapshot, ...],
+        tuple[ClusterSnapshot, ...],
+        tuple[EntrySnapshot, ...],
+        tuple[RouteSnapshot, ...],
+    ]:
+        """Gateways, clusters, entries and routes in the order of the file, also after reloads."""
         return (
             tuple(self.gateways[name].snapshot() for name in self.config.gateways if name in self.gateways),
             tuple(self.clusters[name].snapshot() for name in self.config.clusters if name in self.clusters),
             tuple(self.entries[name].snapshot() for name in self.config.entries if name in self.entries),
+            tuple(
+                self.routes[route.name].snapshot()
+                for route in self.config.routes
+                if route.name in self.routes
+            ),
         )
 
     async def start(self) -> None:
         """Start to dial the gateways, and to accept clients."""
         for name in self.config.gateways:
             self._add_gateway(name)
+        for route in self.config.routes:
+            self._add_route(route)
         await self._add(self.config.clusters, self.config.entries, {})
 
     # -------------------------------------------------------------------------------------- while it runs
@@ -126,16 +148,20 @@ class Graph:
     async def reconfigure(self, config: Config, plan: Plan, fingerprint: Mapping[Path, bytes]) -> None:
         """Apply a new configuration: retire, update, add. `fingerprint` has the digests of its files."""
         self.config = config
+        self.access.reconfigure(config)
         known = {**self.fingerprint, **fingerprint}
         self.fingerprint = {path: known[path] for path in references.files(config) if path in known}
         if plan.limits:
             self._apply_limits()
         listeners = self._retire(plan)
         self._update(plan)
+        self._switchboard.names = Names(config)
         clusters, entries = plan.clusters, plan.entries
         await self._add((*clusters.changed, *clusters.added), (*entries.changed, *entries.added), listeners)
         for name in entries.removed:
             self._metrics.forget_entry(name)
+        for name in plan.routes.removed:
+            self._metrics.forget_route(name)
         for name in plan.clusters.removed:
             self._metrics.forget_cluster(name)
         for name in plan.gateways.removed:
@@ -165,6 +191,9 @@ class Graph:
             entry = self.entries.pop(name)
             hand_on(entry.listener)
             self._retiring.spawn(entry.close(), name=f"entry {name}")
+        for name in (*plan.routes.removed, *plan.routes.changed):
+            drain = self.routes.pop(name).connections.drain(timeout)
+            self._retiring.spawn(drain, name=f"route {name}")
         for name in (*clusters.removed, *clusters.changed):
             cluster = self.clusters.pop(name)
             hand_on(cluster.listener)
@@ -180,6 +209,11 @@ class Graph:
             self._add_gateway(name)
         for name in plan.gateways.renewed:
             self.gateways[name].reconfigure(self.config.gateways[name], self.config.gateways)
+        for route in self.config.routes:
+            if route.name in self.routes:
+                self.routes[route.name].reconfigure(route, self._way_to(route))
+            else:
+                self._add_route(route)
         for name in (*plan.clusters.kept, *plan.clusters.renewed):
             config = self.config.clusters[name]
             has_changed = name in plan.clusters.renewed
@@ -273,6 +307,20 @@ class Graph:
             *(self.entries[name].start() for name in entries),
         )
 
+    def _add_route(self, config: RouteConfig) -> None:
+        self.routes[config.name] = Routed(config, self._way_to(config), self.shared)
+
+    def _way_to(self, config: RouteConfig) -> WayTo:
+        direct = Direct()
+
+        def way_to(host: str) -> Way:
+            if config.gateway == DIRECT:
+                return direct
+            gateway = self.gateways[config.gateway]
+            return gateway.way(host) if isinstance(gateway, PatternGateway) else gateway
+
+        return way_to
+
     def _way(self, config: ClusterConfig) -> Way:
         """The way of a cluster. No cluster has a pattern for a gateway (`proxy.config.rules`)."""
         gateway = None if config.gateway == DIRECT else self.gateways[config.gateway]
@@ -318,5 +366,7 @@ class Graph:
         """Cut every connection, and close every link."""
         await self._retiring.close()
         await asyncio.gather(*(entry.close() for entry in self.entries.values()))
+        await asyncio.gather(*(route.connections.drain(0) for route in self.routes.values()))
         await asyncio.gather(*(cluster.retire(0) for cluster in self.clusters.values()))
         await asyncio.gather(*(gateway.close() for gateway in self.gateways.values()))
+        await self.access.close()

@@ -15,6 +15,7 @@ from proxy.admin.orders import ReloadResult
 from proxy.admin.status import summary
 from proxy.config import diff
 from proxy.config.apart import Loaded, load
+from proxy.daemon import access
 from proxy.daemon.daemon import Daemon
 from proxy.daemon.graph import Graph
 from proxy.errors import ConfigError, ProxyError
@@ -42,6 +43,7 @@ async def reload(daemon: Daemon) -> ReloadResult:
         loaded = await load(daemon.config_path)
         if daemon.is_draining:  # it began while the file was read; nobody would close what is bound now
             raise Stopping("kubemux is being stopped")
+        access.check(loaded.config, daemon.config_path)
     except ConfigError as exc:
         daemon.metrics.config_reloads.labels(Reason.REJECTED).inc()
         log.error("reload rejected", config=str(daemon.config_path), problems=exc.render().splitlines())

@@ -66,6 +66,7 @@ class ServedCluster:
                 listener=listener,
             )
         self.is_drained = False
+        self._shared = shared
         self._on_change = on_change
         self._tasks = Tasks(f"cluster {name}")
         self._record = shared.metrics.cluster(name)
@@ -82,7 +83,7 @@ class ServedCluster:
             self._record.listening = self.listener.is_bound
 
     def _client(self, sock: socket.socket, caller: Caller) -> None:
-        self.accept(ListenerArrival(sock, caller))
+        self.accept(ListenerArrival(sock, self._shared.access.identified(sock, caller)))
 
     def accept(self, arrival: Arrival) -> None:
         """Serve a client, or refuse it."""

@@ -33,7 +33,7 @@ class ServedEntry:
         self.entry = ProxyEntry(name, shared.metrics.entry(name), on_arrival)
         self.listener = KeptListener(
             config.listen,
-            self.entry.accept,
+            lambda sock, caller: self.entry.accept(sock, shared.access.identified(sock, caller)),
             store,
             owner={"entry": name},
             on_change=on_change,

@@ -6,35 +6,48 @@ from collections.abc import Mapping
 
 import structlog
 
+from proxy.daemon.routed import Routed
 from proxy.daemon.served import ServedCluster
 from proxy.entries.arrival import Arrival
-from proxy.errors import UnknownName
-from proxy.errors.reasons import Reason
-from proxy.metrics import Metrics
-from proxy.runtime.text import suggest
+from proxy.errors import UnknownTarget
+from proxy.routing.names import Names, ToCluster
 
 log = structlog.get_logger("kubemux.connection")
 
 
 class Switchboard:
-    """Gives each client of an entry to the cluster that it asks for."""
+    """Gives each client of an entry to the cluster or the route that it asks for."""
 
-    def __init__(self, clusters: Mapping[str, ServedCluster], metrics: Metrics) -> None:
-        """`clusters` are those of the daemon at any time: a reload changes the mapping."""
+    def __init__(
+        self, names: Names, clusters: Mapping[str, ServedCluster], routes: Mapping[str, Routed]
+    ) -> None:
+        """`clusters` and `routes` are those of the daemon at any time: a reload changes the mappings, and
+        sets `names`.
+        """
+        self.names = names
         self._clusters = clusters
-        self._metrics = metrics
+        self._routes = routes
 
     def accept(self, arrival: Arrival) -> None:
         """Serve a client that has asked for a name, or refuse it."""
         assert arrival.asked is not None  # noqa: S101 - only entries that are asked by name have a switchboard
-        wanted = arrival.asked.host.lower()
-        for name, cluster in self._clusters.items():
-            if name.lower() == wanted:
-                cluster.accept(arrival)
-                return
-        self._refuse(arrival, UnknownName.reason, suggest(wanted, sorted(self._clusters)))
+        try:
+            decision = self.names.find(arrival.asked, arrival.entry)
+            if isinstance(decision, ToCluster):
+                self._cluster(decision.cluster).accept(arrival)
+            else:
+                self._route(decision.route.name).accept(arrival, decision)
+        except UnknownTarget as exc:
+            arrival.refuse(exc.reason, str(exc))
+            arrival.ended(exc.reason)
+            log.warning("connection refused", **arrival.fields(), reason=exc.reason, message=str(exc))
 
-    def _refuse(self, arrival: Arrival, reason: Reason, message: str) -> None:
-        arrival.refuse(reason, message)
-        arrival.ended(reason)
-        log.warning("connection refused", **arrival.fields(), reason=reason, message=message)
+    def _cluster(self, name: str) -> ServedCluster:
+        if (cluster := self._clusters.get(name)) is None:  # a reload is replacing it
+            raise UnknownTarget(f"cluster {name} is not there yet")
+        return cluster
+
+    def _route(self, name: str) -> Routed:
+        if (route := self._routes.get(name)) is None:
+            raise UnknownTarget(f"route {name} is not there yet")
+        return route

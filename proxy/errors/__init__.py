@@ -64,6 +64,12 @@ class UnknownTarget(ProxyError):
     reason = Reason.UNKNOWN_NAME
 
 
+class Denied(ProxyError):
+    """No rule of `allow` lets the caller in."""
+
+    reason = Reason.DENIED
+
+
 class Ambiguous(UnknownTarget):
     """A client asks for an address that is an API server of several clusters."""
 

@@ -7,12 +7,14 @@ copies at a time.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, Generic, Protocol, TypeVar
 
 from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
+from proxy.errors.reasons import Reason
 from proxy.metrics.records import ClusterRecord, EntryRecord, GatewayRecord, Histogram, Traffic
 
 COUNTER: Final = CounterMetricFamily
@@ -257,5 +259,40 @@ ENTRY: Final[Sequence[Family[EntryRecord]]] = (
         "Client connections ended, by result.",
         ("entry", "result"),
         lambda one: _items(one.results),
+    ),
+)
+
+ROUTE: Final[Sequence[Family[Traffic]]] = (
+    Plain(
+        COUNTER, "route_bytes", "Bytes carried between clients and targets.", ("route", "direction"), _bytes
+    ),
+    Plain(
+        COUNTER,
+        "route_connections",
+        "Client connections ended, by result.",
+        ("route", "result"),
+        lambda one: _items(one.results),
+    ),
+    Timed(
+        "route_channel_open",
+        "Time from a client's request to its open channel, waiting for a link included.",
+        "route",
+        lambda one: one.channel_open,
+    ),
+    Timed(
+        "route_first_byte",
+        "Time from a client's request to the first byte from its target.",
+        "route",
+        lambda one: one.first_byte,
+    ),
+)
+
+DENIED: Final[Sequence[Family[Counter[Reason]]]] = (
+    Plain(
+        COUNTER,
+        "denied",
+        "Clients turned away because of who they are. `listener` stands for the listeners of all clusters.",
+        ("entry", "reason"),
+        _items,
     ),
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import platform
 import time
+from collections import Counter as Tally
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Final
@@ -20,6 +21,7 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
+from proxy.errors.reasons import Reason
 from proxy.metrics import families
 from proxy.metrics.records import ClusterRecord, EntryRecord, GatewayRecord, Traffic
 
@@ -95,6 +97,14 @@ class Metrics:
         """The numbers of a cluster's clients."""
         return self.cluster(cluster).traffic
 
+    def route(self, name: str) -> Traffic:
+        """The numbers of a route's clients. The first call makes them."""
+        return self._records.routes[name]
+
+    def denied(self, entry: str, reason: Reason) -> None:
+        """Count a client that was turned away because of who it is."""
+        self._records.denied[entry][reason] += 1
+
     def entry(self, name: str) -> EntryRecord:
         """The numbers of an entry. The first call makes them."""
         return self._records.entries[name]
@@ -107,9 +117,14 @@ class Metrics:
         """Drop every series of a gateway that is no longer configured."""
         self._records.gateways.pop(name, None)
 
+    def forget_route(self, name: str) -> None:
+        """Drop every series of a route that is no longer configured."""
+        self._records.routes.pop(name, None)
+
     def forget_entry(self, name: str) -> None:
         """Drop every series of an entry that is no longer configured."""
         self._records.entries.pop(name, None)
+        self._records.denied.pop(name, None)
 
     def pieces(self) -> Iterator[Metric]:
         """All families in pieces of a few samples. The pieces of one family follow each other.
@@ -138,20 +153,28 @@ class _Records(Collector):
     def __init__(self, dropped_entries: Callable[[], int]) -> None:
         self.clusters: defaultdict[str, ClusterRecord] = defaultdict(ClusterRecord)
         self.gateways: defaultdict[str, GatewayRecord] = defaultdict(GatewayRecord)
+        self.routes: defaultdict[str, Traffic] = defaultdict(Traffic)
         self.entries: defaultdict[str, EntryRecord] = defaultdict(EntryRecord)
+        self.denied: defaultdict[str, Tally[Reason]] = defaultdict(Tally)
         self._dropped_entries = dropped_entries
 
     def pieces(self) -> Iterator[Metric]:
         """See Metrics.pieces."""
         clusters = [(name, record.copy()) for name, record in self.clusters.items()]
         gateways = [(name, record.copy()) for name, record in self.gateways.items()]
+        routes = [(name, record.copy()) for name, record in self.routes.items()]
+        denied = [(name, record.copy()) for name, record in self.denied.items()]
         entries = [(name, record.copy()) for name, record in self.entries.items()]
         for of_clusters in families.CLUSTER:
             yield from families.pieces(of_clusters, clusters)
         for of_gateways in families.GATEWAY:
             yield from families.pieces(of_gateways, gateways)
+        for of_routes in families.ROUTE:
+            yield from families.pieces(of_routes, routes)
         for of_entries in families.ENTRY:
             yield from families.pieces(of_entries, entries)
+        for of_denied in families.DENIED:
+            yield from families.pieces(of_denied, denied)
         yield CounterMetricFamily(
             "kubemux_log_entries_dropped",
             "Log entries that could not be written.",

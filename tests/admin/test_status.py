@@ -81,6 +81,7 @@ def test_the_document_is_what_scripts_rely_on() -> None:
             }
         ],
         "entries": [],
+        "routes": [],
     }
 
 

@@ -10,6 +10,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from proxy.config.model import ClusterConfig
+from proxy.daemon.access import Access
 from proxy.daemon.cluster import Cluster
 from proxy.daemon.connections import Shared
 from proxy.entries.admission import Admission
@@ -46,13 +47,8 @@ class Bed:
     def __init__(self, server: Endpoint) -> None:
         self.budget = MemoryBudget(MEMORY, connections=100)
         self.registry = CollectorRegistry()
-        self.shared = Shared(
-            self.budget,
-            Admission(100),
-            Metrics(self.registry, version=""),
-            20.0,
-            WaitingForMemory(self.budget),
-        )
+        metrics, waiting = Metrics(self.registry, version=""), WaitingForMemory(self.budget)
+        self.shared = Shared(self.budget, Admission(100), metrics, 20.0, waiting, Access(metrics))
         config = ClusterConfig(gateway="direct", listen=Endpoint("127.0.0.1", 1), api_servers=(server,))
         self.cluster = Cluster("one", config, Metered(self.budget), self.shared)
         self.budget.charge(MEMORY)

@@ -10,6 +10,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from proxy.config.model import ClusterConfig, Config, TlsConfig
+from proxy.daemon.access import Access
 from proxy.daemon.cluster import Cluster
 from proxy.daemon.connections import Shared
 from proxy.daemon.doctor import Lent, examine
@@ -59,7 +60,7 @@ class Both:
         self.registry = CollectorRegistry()
         self.waiting = WaitingForMemory(self.budget)
         metrics = Metrics(self.registry, version="")
-        shared = Shared(self.budget, Admission(100), metrics, 20.0, self.waiting)
+        shared = Shared(self.budget, Admission(100), metrics, 20.0, self.waiting, Access(metrics))
         settings = ClusterConfig(
             gateway="direct",
             listen=Endpoint("127.0.0.1", 1),

@@ -11,6 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from proxy.config.model import ClusterConfig
+from proxy.daemon.access import Access
 from proxy.daemon.cluster import Cluster
 from proxy.daemon.connections import Shared
 from proxy.entries.admission import Admission
@@ -47,7 +48,7 @@ class Spoken(ListenerArrival):
 def cluster(server: Endpoint, *, limit: int = 10) -> Cluster:
     budget = MemoryBudget(16 << 20, connections=10)
     metrics = Metrics(CollectorRegistry(), version="")
-    shared = Shared(budget, Admission(limit), metrics, 1.0, WaitingForMemory(budget))
+    shared = Shared(budget, Admission(limit), metrics, 1.0, WaitingForMemory(budget), Access(metrics))
     config = ClusterConfig(gateway="direct", listen=Endpoint("127.0.0.1", 1), api_servers=(server,))
     return Cluster("one", config, Direct(), shared)
 

@@ -36,9 +36,13 @@ class Told(TypedDict):
 async def running(
     folder: Path, *, gateways: Sections, clusters: Sections, **more: object
 ) -> AsyncIterator[Daemon]:
-    """A daemon that is stopped, and must then end well, with the block. `more` as for `Daemon`."""
-    limits: Sections = {"drain_timeout": "500ms", **cast("Sections", more.pop("limits", {}))}
-    daemon = Daemon(folder, gateways=gateways, clusters=clusters, sections={"limits": limits}, **more)  # type: ignore[arg-type]
+    """A daemon that is stopped, and must then end well, with the block.
+
+    `more` as for `Daemon`, with `entries` and `routes` as in the file.
+    """
+    sections: dict[str, object] = {name: more.pop(name) for name in ("entries", "routes") if name in more}
+    sections["limits"] = {"drain_timeout": "500ms", **cast("Sections", more.pop("limits", {}))}
+    daemon = Daemon(folder, gateways=gateways, clusters=clusters, sections=sections, **more)  # type: ignore[arg-type]
     await asyncio.to_thread(daemon.__enter__)
     try:
         yield daemon

@@ -60,6 +60,11 @@ ADDED: Final = {
     "kubemux_entry_connections": ("counter", ("entry", "result")),
     "kubemux_entry_connections_active": ("gauge", ("entry",)),
     "kubemux_on_demand_gateways": ("gauge", ("gateway",)),
+    "kubemux_route_bytes": ("counter", ("route", "direction")),
+    "kubemux_route_connections": ("counter", ("route", "result")),
+    "kubemux_route_channel_open_seconds": ("histogram", ("route",)),
+    "kubemux_route_first_byte_seconds": ("histogram", ("route",)),
+    "kubemux_denied": ("counter", ("entry", "reason")),
 }
 
 
@@ -78,6 +83,8 @@ def filled() -> CollectorRegistry:
     gateway.rtt = 1
     gateway.credential_expiry["user"] = gateway.planes["native"] = 1
     gateway.connects[Reason.OK] = gateway.reconnects[Reason.LINK_LOST] = 1
+    metrics.denied("one", Reason.DENIED)
+    metrics.route("one").results[Reason.CLIENT_CLOSED] += 1
     metrics.entry("one").ended(Reason.CLIENT_CLOSED)
     metrics.config_reloads.labels("ok").inc()
     return registry

@@ -1,0 +1,82 @@
+"""Who may: the callers of a daemon, and the `allow` lists of its clusters and routes."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from proxy.config.allow import Rule
+from proxy.config.model import Config
+from proxy.entries.arrival import Arrival, Caller
+from proxy.entries.callers import hidden, uid_of
+from proxy.entries.identities import Identities
+from proxy.errors import ConfigError, Denied, Problem
+from proxy.metrics import Metrics
+from proxy.routing.allow import is_allowed
+
+Allow = tuple[Rule, ...]
+
+
+class Access:
+    """Finds out who a caller is, as far as some `allow` list needs that."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._identities = Identities()
+        self._asks_for_uids = False
+
+    def __repr__(self) -> str:
+        return f"<Access {self._identities}>"
+
+    def reconfigure(self, config: Config) -> None:
+        """Look at the lists of another configuration from now on."""
+        self._asks_for_uids = any(_asks_for_uids(allow) for _, allow in _lists(config))
+
+    def identified(self, sock: socket.socket, caller: Caller) -> Caller:
+        """The caller with its uid, if the kernel tells. Call it as soon as `sock` is accepted: a client that
+        has sent and closed is nobody.
+        """
+        if sock.family == socket.AF_UNIX or self._asks_for_uids:
+            return caller._replace(uid=uid_of(sock))
+        return caller
+
+    async def require(self, allow: Allow, arrival: Arrival) -> None:
+        """Raises Denied if no rule of `allow` lets the caller in."""
+        caller = arrival.caller
+        known = caller.proved | await self._identities.of(caller.uid)
+        if not is_allowed(allow, known):
+            self._metrics.denied(arrival.entry, Denied.reason)
+            who = caller.identity.replace(":", " ", 1) if caller.uid is not None else caller.identity
+            raise Denied(f"{who} is not in allow")
+
+    async def close(self) -> None:
+        """Ask for no more identities."""
+        await self._identities.close()
+
+
+def check(config: Config, path: Path) -> None:
+    """Raises ConfigError if a list of the file `path` could let nobody in, because this system does not tell
+    who is at the other end.
+    """
+    places = [place for place, allow in _lists(config) if _asks_for_uids(allow)]
+    if places and (found := hidden(tcp=_has_tcp(config))):
+        message = f"uid and gid rules cannot be checked: {found.why}"
+        raise ConfigError(str(path), [Problem(0, f"{one}.allow", message, found.remedy) for one in places])
+
+
+def _lists(config: Config) -> Iterator[tuple[str, Allow]]:
+    for name, cluster in config.clusters.items():
+        if cluster.allow is not None:
+            yield f"clusters.{name}", cluster.allow
+    for index, route in enumerate(config.routes):
+        if route.allow is not None:
+            yield f"routes[{index}]", route.allow
+
+
+def _asks_for_uids(allow: Iterable[Rule]) -> bool:
+    return any(rule.kind in {"uid", "gid"} for rule in allow)
+
+
+def _has_tcp(config: Config) -> bool:
+    return bool(config.entries) or any(one.listen and one.allow for one in config.clusters.values())

@@ -1,0 +1,66 @@
+"""The data side of one route: clients that have asked for a name that it matches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from proxy.config.model import RouteConfig
+from proxy.daemon.connections import Connections, Shared
+from proxy.entries.arrival import Arrival
+from proxy.relay.failover import Failover
+from proxy.relay.interfaces import Channel, Way
+from proxy.routing.names import ToTarget
+from proxy.runtime.endpoint import Endpoint
+from proxy.snapshots import RouteSnapshot
+
+WayTo = Callable[[str], Way]
+"""The way to a host that was asked for."""
+
+
+class Routed:
+    """One route: the connections of its clients, each to a target of its own."""
+
+    def __init__(self, config: RouteConfig, way_to: WayTo, shared: Shared) -> None:
+        self.config = config
+        self.connections = Connections("route", config.name, shared.metrics.route(config.name), shared)
+        self._way_to = way_to
+        self._shared = shared
+
+    def __repr__(self) -> str:
+        return f"<Routed {self.config.name} {self.connections}>"
+
+    def reconfigure(self, config: RouteConfig, way_to: WayTo) -> None:
+        """Use these settings for new clients. Open connections are not touched."""
+        self.config = config
+        self._way_to = way_to
+
+    def accept(self, arrival: Arrival, decision: ToTarget) -> None:
+        """Serve a client, or refuse it."""
+        open_channel = partial(self._open, self._way_to, decision)
+        self.connections.accept(arrival, open_channel, limit=None, allow=self.config.allow)
+
+    def beat(self) -> None:
+        """End connections that are of no use any more. Call it about twice a second."""
+        self.connections.drop_reset_clients()
+
+    def snapshot(self) -> RouteSnapshot:
+        """For status."""
+        traffic = self.connections.traffic
+        return RouteSnapshot(
+            name=self.config.name,
+            match=tuple(map(str, self.config.match)),
+            gateway=self.config.gateway,
+            connections=self.connections.active,
+            connections_total=self.connections.connections_total,
+            bytes_to_target=traffic.to_cluster,
+            bytes_from_target=traffic.from_cluster,
+        )
+
+    async def _open(
+        self, way_to: WayTo, decision: ToTarget, arrival: Arrival, hold_until: float
+    ) -> tuple[Channel, Endpoint]:
+        one = Failover((decision.target,), self._shared.budget, self._shared.waiting)
+        return await one.open_channel(
+            way_to(decision.host), origin=arrival.caller.origin, hold_until=hold_until
+        )

@@ -1,0 +1,111 @@
+"""What clients of an entry reach by name, through a real sshd, and who may."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from proxy.runtime.endpoint import Endpoint
+from tests.integration.conftest import gateway
+from tests.integration.running import running, wait_for_log
+from tests.support.daemon import Daemon, Sections
+from tests.support.echo import Echo, pattern
+from tests.support.ports import free_port
+from tests.support.sshd import Sshd
+
+ME = f"uid:{os.getuid()}"
+OTHERS = [f"uid:{os.getuid() + 4711}", "gid:no-such-group"]
+
+
+class Bed(NamedTuple):
+    """A daemon with an entry and a listener."""
+
+    daemon: Daemon
+    proxy: Endpoint
+    closed: Endpoint
+
+
+async def ask(proxy: Endpoint, host: str, payload: bytes = b"") -> tuple[str, bytes]:
+    """The status line that a CONNECT gets, and what comes back if it is 200."""
+    async with asyncio.timeout(60):
+        reader, writer = await asyncio.open_connection(*proxy)
+        writer.write(f"CONNECT {host} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode() + payload)
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("ascii")
+        status = head.partition("\r\n")[0].removeprefix("HTTP/1.1 ")
+        try:
+            came = await (reader.readexactly(len(payload)) if status.startswith("200") else reader.read())
+        finally:
+            writer.close()
+            await writer.wait_closed()
+    return status, came
+
+
+@pytest.fixture
+async def bed(sshd: Sshd, tmp_path: Path) -> AsyncIterator[Bed]:
+    async with Echo() as echo:
+        proxy, closed = (Endpoint("127.0.0.1", free_port()) for _ in range(2))
+        target = str(echo.endpoint)
+        clusters: Sections = {
+            "Prod-EU": {"gateway": "edge", "api_servers": [target], "dns_name": "prod.example.com"},
+            "closed": {
+                "gateway": "edge",
+                "listen": str(closed),
+                "api_servers": ["127.0.0.1:1"],
+                "allow": OTHERS,
+            },
+        }
+        routes = [
+            {"name": "mine", "match": ["*.mine:*"], "gateway": "edge", "target": target, "allow": [ME]},
+            {
+                "name": "theirs",
+                "match": ["*.theirs:22"],
+                "gateway": "edge",
+                "target": target,
+                "allow": OTHERS,
+            },
+        ]
+        async with running(
+            tmp_path / "daemon",
+            gateways={"edge": gateway(sshd)},
+            clusters=clusters,
+            entries={"proxy": {"listen": str(proxy)}},
+            routes=routes,
+        ) as daemon:
+            yield Bed(daemon, proxy, closed)
+
+
+async def test_clusters_and_routes_are_reached_by_name_and_by_whom_may(bed: Bed) -> None:
+    payload = pattern(300_000)
+    for name in ("prod-eu:6443", "PROD.example.com:443", "web-0.mine:8080"):
+        status, came = await ask(bed.proxy, name, payload)
+        assert (status, came == payload) == ("200 Connection established", True), name
+    me = ME.replace(":", " ")
+    for name, expected in (
+        ("a.theirs:22", f"403 kubemux: a.theirs: denied ({me} is not in allow)"),
+        ("closed:443", f"403 kubemux: closed: denied ({me} is not in allow)"),
+        ("a.theirs:23", "404 kubemux: a.theirs: unknown_name (no cluster and no route leads there)"),
+        ("prod-eo:443", "404 kubemux: prod-eo: unknown_name (nearest: prod-eu)"),
+    ):
+        assert (await ask(bed.proxy, name))[0] == expected
+    reader, writer = await asyncio.open_connection(*bed.closed)
+    with pytest.raises(ConnectionResetError):
+        await reader.read()
+    writer.close()
+    daemon = bed.daemon
+    trail = await wait_for_log(daemon, "connection closed", route="mine")
+    assert (trail["entry"], trail["caller"], trail["asked"]) == ("proxy", ME, "web-0.mine:8080")
+    assert daemon.metric("kubemux_denied_total", entry="proxy", reason="denied") == 2
+    assert daemon.metric("kubemux_denied_total", entry="listener", reason="denied") == 1
+    assert daemon.metric("kubemux_route_bytes_total", route="mine", direction="to_cluster") == len(payload)
+    assert daemon.metric("kubemux_route_connections_total", route="theirs", result="denied") == 1
+    told = json.loads(daemon.get("/status")[1])
+    assert [(route["name"], route["connections_total"]) for route in told["routes"]] == [
+        ("mine", 1),
+        ("theirs", 1),
+    ]
