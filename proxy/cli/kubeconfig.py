@@ -14,6 +14,7 @@ from proxy.config.credentials import Scrutiny
 from proxy.config.unknown import no_cluster
 from proxy.errors import ConfigError, Problem, UnknownNames
 from proxy.kubeconfig import entries, exporter, file, importer, store
+from proxy.kubeconfig.targets import SCHEMES, proxy_url, targets
 
 
 @click.group(cls=Group)
@@ -34,12 +35,34 @@ def kubeconfig() -> None:
 @click.option(
     "--output", type=File(), help="Merge into this file (mode 0600). Default: print a new kubeconfig."
 )
-def export(config: Path, names: tuple[str, ...], base: Path | None, output: Path | None) -> None:
+@click.option(
+    "--proxy",
+    "entry",
+    metavar="ENTRY",
+    help="Lead clients to this entry, where they ask for the cluster by name.",
+)
+@click.option(
+    "--proxy-scheme",
+    "scheme",
+    type=click.Choice(SCHEMES),
+    help="How clients ask the entry: http (CONNECT, the default) or socks5.",
+)
+def export(
+    config: Path,
+    names: tuple[str, ...],
+    base: Path | None,
+    output: Path | None,
+    entry: str | None,
+    scheme: str | None,
+) -> None:
     """One context per cluster, leading through kubemux.
 
-    It is named like the cluster. Clients verify the API server's own certificate. The user is that of the
-    base kubeconfig's context of the same name.
+    It is named like the cluster, and leads to the cluster's own address; with --proxy, to an entry. Clients
+    verify the API server's own certificate. The user is that of the base kubeconfig's context of the same
+    name.
     """
+    if scheme and entry is None:
+        raise click.UsageError("--proxy-scheme says how an entry is asked, and needs --proxy ENTRY.")
     loaded = loader.load(config, Scrutiny.CA)
     clusters = loaded.clusters
     if not clusters:
@@ -50,7 +73,8 @@ def export(config: Path, names: tuple[str, ...], base: Path | None, output: Path
     unknown = [no_cluster(loaded, name, "--cluster") for name in names if name not in clusters]
     if unknown:
         raise UnknownNames(str(config), [Problem(0, "clusters", str(each), each.hint) for each in unknown])
-    chosen = exporter.targets({name: clusters[name] for name in names or clusters}, str(config))
+    url = proxy_url(loaded, entry, scheme or SCHEMES[0]) if entry is not None else ""
+    chosen = targets(loaded, names or clusters, str(config), proxy_url=url)
     users = entries.load([base] if base else entries.default_files(os.environ))
     if output:
         notes = store.export(output, chosen, users)

@@ -223,6 +223,11 @@ class ClusterConfig(Section):
     tls: TlsConfig = key("What the API server's certificate is checked against.", default=TlsConfig())
     probe: ProbeConfig = key("How kubemux finds out whether the cluster is up.", default=ProbeConfig())
 
+    @property
+    def server_name(self) -> str:
+        """The name or IP address that the API server's certificate must contain."""
+        return self.tls.server_name or self.api_servers[0].host
+
 
 class Config(Section):
     """The whole file. The loader has merged `defaults:` into the entries."""

@@ -24,6 +24,7 @@ from proxy.demo.objects import Contents, contents
 from proxy.demo.ssh_server import authorized_key
 from proxy.kubeconfig import exporter
 from proxy.kubeconfig.entries import Kubeconfig
+from proxy.kubeconfig.targets import targets
 from proxy.runtime.endpoint import Endpoint
 
 _CLUSTERS: Final = {"berlin": (2, ("web", "database")), "tokyo": (3, ("web", "cache"))}
@@ -145,4 +146,4 @@ def _kubeconfig(config: Config, config_path: Path, token: str) -> bytes:
         contexts={name: {"cluster": name, "user": "demo"} for name in config.clusters},
         users={"demo": {"token": token}},
     )
-    return exporter.new(exporter.targets(config.clusters, str(config_path)), base)[0]
+    return exporter.new(targets(config, config.clusters, str(config_path)), base)[0]

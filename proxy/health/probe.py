@@ -22,7 +22,7 @@ from proxy.health.anchors import Anchors
 from proxy.health.result import Failure, Outcome, Result, unreached
 from proxy.health.server_names import in_sni
 from proxy.health.stream import TlsStream
-from proxy.health.tls import Contexts, classify, distrusted, server_name
+from proxy.health.tls import Contexts, classify, distrusted
 from proxy.relay.probing import Dialled
 from proxy.runtime.blocking import Place
 from proxy.runtime.text import printable
@@ -117,7 +117,7 @@ class _Attempt:
         self._enter(Stage.TLS)
         identity, token = await self._contexts.load(config, self._place)
         self._expiries = identity.expiries
-        name = server_name(config)
+        name = config.server_name
         try:
             stream = TlsStream(
                 sock, identity.context, in_sni(name), partial(self._verify, identity.anchors, name)

@@ -116,11 +116,6 @@ class Contexts:
         return identity, _read_token(probe.token_file) if probe.token_file else None
 
 
-def server_name(config: ClusterConfig) -> str:
-    """The name or IP address that the server's certificate must contain."""
-    return config.tls.server_name or config.api_servers[0].host
-
-
 def distrusted(error: Refused, config: ClusterConfig, server: Endpoint) -> Failure:
     """The failure for refused certificates: it says whether the server's are wrong or our CA file."""
     certificate = f"the certificate of {server}"

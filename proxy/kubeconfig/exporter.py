@@ -13,40 +13,20 @@ the user entry is copied as `kubemux:NAME`.
 from __future__ import annotations
 
 import base64
-import ipaddress
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from cryptography.hazmat.primitives.serialization import Encoding
 from ruamel.yaml.comments import CommentedMap
 
 from proxy.config import yaml
-from proxy.config.certificates import load_pem
-from proxy.config.files import MAX_CREDENTIAL_BYTES, Unusable, read_bytes
-from proxy.config.model import ClusterConfig
 from proxy.config.yaml import Document
-from proxy.errors import ConfigError, Problem
 from proxy.kubeconfig.entries import KINDS, Body, Kubeconfig, append, fresh, parse, text
-from proxy.runtime.endpoint import Endpoint
+from proxy.kubeconfig.targets import Target
 
 OWN = "kubemux:"
 _CA_KEYS = ("certificate-authority-data", "certificate-authority")
-_OURS = ("server", "tls-server-name", *_CA_KEYS, "insecure-skip-tls-verify")
-"""The keys that kubemux sets in its own cluster entries; `proxy-url` and others are left to the user."""
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What a client must know about a cluster's listener.
-
-    `ca` is PEM, None if the configuration names no file.
-    """
-
-    name: str
-    listen: Endpoint
-    server_name: str | None = None
-    ca: bytes | None = None
-    base_path: str = ""
+_OURS = ("server", "proxy-url", "tls-server-name", *_CA_KEYS, "insecure-skip-tls-verify")
+"""The keys that kubemux sets in its own cluster entries; others are left to the user."""
 
 
 @dataclass(slots=True)
@@ -56,42 +36,6 @@ class Report:
     notes: list[str] = field(default_factory=list)
     redirected: list[str] = field(default_factory=list)
     changed: bool = False
-
-
-def targets(clusters: Mapping[str, ClusterConfig], config: str) -> list[Target]:
-    """The clusters as targets, with the contents of their CA files. Messages name the path `config`.
-
-    Raises ConfigError with all problems.
-    """
-    found, problems = [], []
-    for name, cluster in clusters.items():
-        ca = None
-        if path := cluster.tls.ca_file:
-            try:
-                ca = certificates(read_bytes(path, limit=MAX_CREDENTIAL_BYTES)[0])
-            except (Unusable, ValueError) as exc:
-                key = f"clusters.{name}.tls.ca_file"
-                problems.append(
-                    Problem(0, key, f"{path} {exc}", getattr(exc, "hint", "give a file of PEM certificates"))
-                )
-        if cluster.listen is None:
-            message = "has no listen: it is reached by its name alone, through an entry"
-            problems.append(
-                Problem(0, f"clusters.{name}", message, "add listen, or export the others by name")
-            )
-            continue
-        found.append(Target(name, cluster.listen, cluster.tls.server_name, ca, cluster.base_path or ""))
-    if problems:
-        raise ConfigError(config, problems)
-    return found
-
-
-def certificates(pem: bytes) -> bytes:
-    """Only the certificates of `pem`: a private key in the same file must not get into the kubeconfig.
-
-    Raises ValueError if there are none.
-    """
-    return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in load_pem(pem))
 
 
 def export(document: Document, base: Kubeconfig, clusters: Iterable[Target]) -> Report:
@@ -107,7 +51,7 @@ def export(document: Document, base: Kubeconfig, clusters: Iterable[Target]) -> 
         own = OWN + target.name
 
         body = _cluster(target, base.clusters.get(text(base_context.get("cluster")), {}), report)
-        kept = {key: value for key, value in existing.clusters.get(own, {}).items() if key not in _OURS}
+        kept = _kept(target, existing.clusters.get(own, {}))
         report.changed |= _set_entry(root, "clusters", own, {**body, **kept}, existing.clusters.get(own))
 
         links: dict[str, object] = {"cluster": own}
@@ -133,37 +77,34 @@ def export(document: Document, base: Kubeconfig, clusters: Iterable[Target]) -> 
 
 
 def _cluster(target: Target, base: Body, report: Report) -> Body:
-    body: dict[str, object] = {"server": f"https://{_reachable(target.listen)}{target.base_path}"}
-    where = f"clusters.{target.name}.tls"
-    if target.server_name:
-        body["tls-server-name"] = target.server_name
-    else:
-        report.notes.append(
-            f"{target.name}: clients will want a certificate for {target.listen.host}: set "
-            f"{where}.server_name"
-        )
+    body: dict[str, object] = {"server": f"https://{target.server}{target.base_path}"}
+    if target.proxy_url:
+        body["proxy-url"] = target.proxy_url
+    body["tls-server-name"] = target.server_name
     if target.ca:
         body["certificate-authority-data"] = base64.b64encode(target.ca).decode()
     elif ca := [key for key in _CA_KEYS if base.get(key)]:
         body[ca[0]] = base[ca[0]]
     else:
         report.notes.append(
-            f"{target.name}: no CA, so clients trust only what this machine trusts: set {where}.ca_file"
+            f"{target.name}: no CA, so clients trust only what this machine trusts: set "
+            f"clusters.{target.name}.tls.ca_file"
         )
     return body
 
 
-def _reachable(listen: Endpoint) -> Endpoint:
-    """The address that clients connect to: loopback if the listener is bound to a wildcard address."""
-    try:
-        address = ipaddress.ip_address(listen.host)
-    except ValueError:
-        return listen
-    return (
-        listen._replace(host="::1" if address.version == 6 else "127.0.0.1")
-        if address.is_unspecified
-        else listen
-    )
+def _kept(target: Target, existing: Body) -> Body:
+    """What the user has added to our cluster entry by hand."""
+    kept = {key: value for key, value in existing.items() if key not in _OURS}
+    url = text(existing.get("proxy-url"))
+    if target.proxy_url:
+        scheme, _, rest = url.partition("://")
+        is_theirs = f"{scheme}://{rest.rpartition('@')[2]}" == target.proxy_url  # with a user and password
+    else:
+        host = str(target.server).rpartition(":")[0]
+        # Otherwise the entry was by name, and the proxy-url was ours.
+        is_theirs = text(existing.get("server")).startswith(f"https://{host}:")
+    return {**kept, "proxy-url": url} if url and is_theirs else kept
 
 
 def _set_entry(root: CommentedMap, section: str, name: str, body: Body, existing: Body | None) -> bool:

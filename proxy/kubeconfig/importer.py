@@ -22,7 +22,8 @@ from proxy.config.model import DIRECT
 from proxy.config.values import parse_base_path, parse_server_name
 from proxy.errors import ConfigError, Problem, UnknownNames
 from proxy.kubeconfig.entries import Body, Kubeconfig, text
-from proxy.kubeconfig.exporter import OWN, certificates
+from proxy.kubeconfig.exporter import OWN
+from proxy.kubeconfig.targets import certificates
 from proxy.runtime.endpoint import Endpoint
 from proxy.runtime.text import suggest
 
@@ -140,7 +141,8 @@ def _imported(name: str, kubeconfig: Kubeconfig, cluster_name: str, gateway: str
         )
     if cluster.get("proxy-url"):
         notes.append(
-            f"WARNING: {name}: proxy-url is not taken over: the gateway connects to {api_server} itself"
+            f"WARNING: {name}: its proxy-url is not used: {_dialler(gateway)} must reach {api_server} "
+            "without it"
         )
     if base_path:
         notes.append(
@@ -158,6 +160,10 @@ def _imported(name: str, kubeconfig: Kubeconfig, cluster_name: str, gateway: str
         return replace(imported, server_name=parse_server_name(server_name))
     except ValueError as exc:
         raise ValueError("its tls-server-name is no name") from exc
+
+
+def _dialler(gateway: str) -> str:
+    return "this machine" if gateway == DIRECT else f"the gateway {gateway}"
 
 
 def _ca(cluster: Body) -> bytes | Path | None:

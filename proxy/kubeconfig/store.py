@@ -15,12 +15,13 @@ from pathlib import Path
 from proxy.config import loader, yaml
 from proxy.config.credentials import Scrutiny
 from proxy.config.files import MAX_CREDENTIAL_BYTES, Unusable, read_bytes
+from proxy.config.model import ClusterConfig
 from proxy.errors import ConfigError, Problem
 from proxy.kubeconfig import exporter, file, reading
 from proxy.kubeconfig.entries import Kubeconfig
-from proxy.kubeconfig.exporter import Target
 from proxy.kubeconfig.importer import Imported
 from proxy.kubeconfig.merge import Merged, merge
+from proxy.kubeconfig.targets import Target, certificates
 
 # ProtectHome= and PrivateTmp= of the shipped unit.
 _HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108 - they are looked at, not written to
@@ -93,13 +94,14 @@ def import_(config: Path, output: Path, clusters: Sequence[Imported], *, port_ba
     return [
         *_made(made),
         *merged.notes,
-        *(
-            f"{name}: https://{loaded.clusters[name].listen}, {change}"
-            for name, change in merged.changes.items()
-        ),
+        *(f"{name}: {_asked(loaded.clusters[name])}, {change}" for name, change in merged.changes.items()),
         *(f"{path}: written" for path in added),
         f"{output}: {written if changed else 'up to date'}",
     ]
+
+
+def _asked(cluster: ClusterConfig) -> str:
+    return f"https://{cluster.listen}" if cluster.listen else "asked for by name"
 
 
 def _made(folders: Iterable[Path]) -> list[str]:
@@ -153,9 +155,7 @@ def _visible(cluster: Imported, config: Path) -> Imported:
     if not isinstance(cluster.ca, Path) or not _is_hidden(cluster.ca) or _is_hidden(config):
         return cluster
     try:
-        return replace(
-            cluster, ca=exporter.certificates(read_bytes(cluster.ca, limit=MAX_CREDENTIAL_BYTES)[0])
-        )
+        return replace(cluster, ca=certificates(read_bytes(cluster.ca, limit=MAX_CREDENTIAL_BYTES)[0]))
     except (Unusable, ValueError) as exc:
         message, hint = (
             f"its certificate-authority {cluster.ca} {exc}",

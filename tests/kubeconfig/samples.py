@@ -12,7 +12,8 @@ from proxy.config.model import Config
 from proxy.config.yaml import Document
 from proxy.kubeconfig import reading
 from proxy.kubeconfig.entries import Kubeconfig, fresh, parse
-from proxy.kubeconfig.exporter import OWN, Target
+from proxy.kubeconfig.exporter import OWN
+from proxy.kubeconfig.targets import Target
 from proxy.runtime.endpoint import Endpoint
 
 ODD_NAMES = [
@@ -58,7 +59,7 @@ def read(text: str | bytes) -> Kubeconfig:
 
 
 def target(
-    name: str = "prod", port: int = 16443, server_name: str | None = "kubernetes", ca: bytes | None = b"CA"
+    name: str = "prod", port: int = 16443, server_name: str = "kubernetes", ca: bytes | None = b"CA"
 ) -> Target:
     return Target(name, Endpoint("127.0.0.1", port), server_name, ca)
 

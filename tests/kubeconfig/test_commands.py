@@ -9,6 +9,7 @@ import re
 import socket
 import stat
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -175,6 +176,13 @@ def test_export_prints_without_output(desk: Desk) -> None:
         (["--output", "."], 78, ".: the file is a directory"),
         (["--output", "/"], 78, "/: the file is a directory"),
         (["--nope"], 2, "No such option"),
+        (["--proxy", "proxy"], 2, "no entry is called 'proxy'\n  hint: there are none"),
+        (
+            ["--proxy-scheme", "socks5"],
+            2,
+            "--proxy-scheme says how an entry is asked, and needs --proxy ENTRY.",
+        ),
+        (["--proxy", "proxy", "--proxy-scheme", "https"], 2, "'https' is not one of 'http', 'socks5'"),
     ],
 )
 def test_export_refusals(
@@ -187,6 +195,34 @@ def test_export_refusals(
     assert result.exit_code == code
     assert message in result.stderr
     assert desk.files() == before
+
+
+def test_export_by_name_and_back(desk: Desk) -> None:
+    desk.imported("prod")
+    desk.config.write_text(desk.config.read_text() + 'entries: {proxy: {listen: "127.0.0.1:3128"}}\n')
+    output = desk.folder / "out"
+    by_listener = load_cluster(desk, output)
+    by_name = {**by_listener, "server": "https://prod:6443", "proxy-url": "http://127.0.0.1:3128"}
+    assert load_cluster(desk, output, "--proxy", "proxy") == by_name
+    socks = load_cluster(desk, output, "--proxy", "proxy", "--proxy-scheme", "socks5")
+    assert socks == {**by_name, "proxy-url": "socks5://127.0.0.1:3128"}
+    assert load_cluster(desk, output) == by_listener
+
+
+def load_cluster(desk: Desk, output: Path, *options: str) -> Mapping[str, object]:
+    """The cluster `prod` after an export to `output`."""
+    result = desk.run("export", "--output", output, *options)
+    assert result.exit_code == 0, result.output
+    return load([output]).clusters["kubemux:prod"]
+
+
+def test_importing_again_a_cluster_that_lost_its_listener(desk: Desk) -> None:
+    desk.imported("prod")
+    without = re.sub(r' +listen: "127.0.0.1:16443"\n', "", desk.config.read_text())
+    desk.config.write_text(without + 'entries: {proxy: {listen: "127.0.0.1:3128"}}\n')
+    assert loader.load(desk.config).clusters["prod"].listen is None
+    args = ("--kubeconfig", desk.kubeconfig, "--gateway", "direct", "--context", "prod")
+    assert desk.run("import", *args).stderr.startswith("prod: asked for by name, unchanged\n")
 
 
 def test_a_file_of_comments_keeps_them(desk: Desk) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import base64
+import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -12,14 +12,11 @@ from hypothesis import strategies as st
 from ruamel.yaml.comments import CommentedMap
 
 from proxy.config import yaml
-from proxy.config.model import ClusterConfig, TlsConfig
-from proxy.errors import ConfigError
-from proxy.kubeconfig import exporter
 from proxy.kubeconfig.entries import Kubeconfig
-from proxy.kubeconfig.exporter import OWN, export, new, targets
+from proxy.kubeconfig.exporter import OWN, export, new
+from proxy.kubeconfig.targets import Target
 from proxy.runtime.endpoint import Endpoint
 from tests.kubeconfig.samples import document, kubeconfigs, names, read, target
-from tests.support.tls import Certificates
 
 BASE = read("""
 clusters: [{name: direct, cluster: {server: "https://10.0.0.1", certificate-authority-data: QkFTRQ==}}]
@@ -43,21 +40,6 @@ def test_a_new_kubeconfig() -> None:
     assert report.notes == ["other: the base kubeconfig has no user for a context of this name: see --base"]
 
 
-@pytest.mark.parametrize(
-    ("listen", "server"),
-    [
-        (Endpoint("::1", 16443), "https://[::1]:16443"),
-        (Endpoint("0.0.0.0", 16443), "https://127.0.0.1:16443"),  # noqa: S104 - never bound: what it becomes is the point
-        (Endpoint("::", 16443), "https://[::1]:16443"),
-        (Endpoint("10.1.2.3", 16443), "https://10.1.2.3:16443"),
-        (Endpoint("localhost", 16443), "https://localhost:16443"),
-    ],
-)
-def test_the_server_is_an_address_to_connect_to(listen: Endpoint, server: str) -> None:
-    data, _ = new([replace(target(), listen=listen)], BASE)
-    assert read(data).clusters["kubemux:prod"]["server"] == server
-
-
 def test_without_a_ca_file_the_base_cluster_s_ca_is_taken() -> None:
     data, report = new([target(ca=None)], BASE)
     assert read(data).clusters["kubemux:prod"]["certificate-authority-data"] == "QkFTRQ=="
@@ -65,20 +47,48 @@ def test_without_a_ca_file_the_base_cluster_s_ca_is_taken() -> None:
 
 
 def test_what_weakens_verification_is_said() -> None:
-    data, report = new([target(ca=None, server_name=None)], Kubeconfig())
-    assert read(data).clusters["kubemux:prod"] == {"server": "https://127.0.0.1:16443"}
-    assert "set clusters.prod.tls.server_name" in report.notes[0]
-    assert "set clusters.prod.tls.ca_file" in report.notes[1]
+    data, report = new([target(ca=None)], Kubeconfig())
+    assert "certificate-authority-data" not in read(data).clusters["kubemux:prod"]
+    assert "set clusters.prod.tls.ca_file" in report.notes[0]
 
 
 def test_insecure_skip_tls_verify_never_gets_into_an_entry_of_ours() -> None:
-    insecure = "clusters: [{name: %s, cluster: {server: x, insecure-skip-tls-verify: true, proxy-url: keep}}]"
+    insecure = (
+        'clusters: [{name: %s, cluster: {server: "https://127.0.0.1:1", insecure-skip-tls-verify: true}}]'
+    )
     base = read(insecure % "c" + "\ncontexts: [{name: prod, context: {cluster: c}}]")
     output = document(insecure % '"kubemux:prod"')
     export(output, base, [target()])
-    data = yaml.dump(output.root)
-    assert b"insecure" not in data
-    assert read(data).clusters["kubemux:prod"]["proxy-url"] == "keep"
+    assert b"insecure" not in yaml.dump(output.root)
+
+
+BY_NAME = Target("prod", Endpoint("prod", 6443), "kubernetes", b"CA", "", "http://127.0.0.1:3128")
+BY_SOCKS = replace(BY_NAME, proxy_url="socks5://127.0.0.1:3128")
+LOGGED_IN = "http://ci:secret@127.0.0.1:3128"
+
+
+@pytest.mark.parametrize(
+    ("server", "proxy_url", "exported", "expected"),
+    [
+        ("https://127.0.0.1:1", "socks5://laptop:1080", target(), "socks5://laptop:1080"),
+        ("https://prod:6443", "http://127.0.0.1:3128", target(), None),
+        ("https://127.0.0.1:1", None, BY_NAME, "http://127.0.0.1:3128"),
+        ("https://127.0.0.1:1", "socks5://laptop:1080", BY_NAME, "http://127.0.0.1:3128"),
+        ("https://prod:6443", "http://127.0.0.1:3128", BY_SOCKS, "socks5://127.0.0.1:3128"),
+        ("https://prod:6443", LOGGED_IN, BY_NAME, LOGGED_IN),
+        ("https://prod:6443", LOGGED_IN, BY_SOCKS, "socks5://127.0.0.1:3128"),
+    ],
+)
+def test_a_proxy_url_is_the_exports_or_the_users(
+    server: str, proxy_url: str | None, exported: Target, expected: str | None
+) -> None:
+    """By hand, a user leads a listener's context through a proxy, or adds a password to ours."""
+    body = {"server": server, "x-user": 1} | ({"proxy-url": proxy_url} if proxy_url else {})
+    output = document(f'clusters: [{{name: "kubemux:prod", cluster: {json.dumps(body)}}}]')
+    export(output, Kubeconfig(), [exported])
+    found = read(yaml.dump(output.root)).clusters["kubemux:prod"]
+    assert found["server"] == f"https://{exported.server}"
+    assert (found.get("proxy-url"), found["x-user"]) == (expected, 1)
 
 
 def test_over_ones_own_kubeconfig_the_context_is_redirected_and_its_user_shared() -> None:
@@ -181,27 +191,3 @@ def test_a_second_export_changes_nothing(kubeconfig: tuple[str, list[str]], expo
     report = export(again, read(data), chosen)
     assert (report.changed, report.redirected) == (False, [])
     assert yaml.dump(again.root) == data
-
-
-def test_only_certificatesleave_a_ca_file(certificates: Certificates, tmp_path: Path) -> None:
-    ca, key = certificates.authority.ca.cert.read_bytes(), certificates.authority.ca.key.read_bytes()
-    assert exporter.certificates(b"a comment\n" + key + ca + ca) == ca + ca
-    with pytest.raises(ValueError, match="no PEM certificate"):
-        exporter.certificates(key)
-    files = {"a": tmp_path / "missing", "b": certificates.ca, "c": tmp_path}
-    clusters = {
-        name: ClusterConfig(
-            gateway="g",
-            listen=Endpoint("::1", 1),
-            api_servers=(Endpoint("h", 1),),
-            tls=TlsConfig(ca_file=path),
-        )
-        for name, path in files.items()
-    }
-    assert targets({"b": clusters["b"]}, "config")[0].ca == ca
-    with pytest.raises(ConfigError) as caught:
-        targets(clusters, "config.yaml")
-    assert [problem.key for problem in caught.value.problems] == [
-        "clusters.a.tls.ca_file",
-        "clusters.c.tls.ca_file",
-    ]

@@ -166,7 +166,7 @@ def test_skip_verify_is_not_invented_away_but_said_loudly() -> None:
 def test_a_proxy_that_is_not_taken_over_is_said_loudly() -> None:
     [cluster] = take(kubeconfig("prod", **{"proxy-url": "socks5://localhost:1080"}), "prod")
     assert cluster.notes == (
-        "WARNING: prod: proxy-url is not taken over: the gateway connects to 10.0.0.1:6443 itself",
+        "WARNING: prod: its proxy-url is not used: the gateway eu must reach 10.0.0.1:6443 without it",
     )
 
 
