@@ -8,13 +8,19 @@ from pathlib import Path
 
 def children(parent: int) -> set[int]:
     """The process ids of the direct children of `parent`, zombies included."""
-    found = set()
-    # Not "[0-9]*/stat": glob asks whether that is there, and fails if the process ends meanwhile.
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # it ended while we looked
-            # The command in parentheses may hold anything; the parent is the second field after it (proc(5)).
-            if int((process / "stat").read_text().rpartition(")")[2].split()[1]) == parent:
-                found.add(int(process.name))
+    found = _children(parent)
+    # A child that ends meanwhile can hide another one (proc(5)): only what is read twice is so.
+    while (again := _children(parent)) != found:
+        found = again
+    return found
+
+
+def _children(parent: int) -> set[int]:
+    found: set[int] = set()
+    with suppress(OSError):  # the parent has ended
+        for thread in Path(f"/proc/{parent}/task").iterdir():
+            with suppress(OSError):  # it has ended while we looked
+                found.update(map(int, (thread / "children").read_text().split()))
     return found
 
 
