@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from typing import Any
 from unittest.mock import patch
@@ -88,11 +89,22 @@ class Peer:
         del patience
         return False
 
+    @property
+    def connect_timeout(self) -> float:
+        """See `Way`."""
+        return 10.0
+
     async def open_channel(
-        self, target: Endpoint, *, origin: Endpoint, hold_until: float, is_needed: bool = True
+        self,
+        target: Endpoint,
+        *,
+        origin: Endpoint,
+        hold_until: float,
+        answer_by: float = math.inf,
+        is_needed: bool = True,
     ) -> Channel:
         """Open a channel as a gateway with one link does."""
-        del hold_until, is_needed
+        del hold_until, answer_by, is_needed
         return await self.link.open_channel(target, origin=origin, timeout=10)
 
     def arrive(self, data: bytes) -> None:

@@ -129,7 +129,7 @@ def _condition(cluster: ClusterSnapshot, lost: Collection[str]) -> str:
     """The word in the table: `up?` where the last probes were answered and something
     speaks against it since.
     """
-    if cluster.listen and not cluster.listening:
+    if not cluster.listening:
         return "down"
     return "up?" if is_up(cluster) and (is_failing(cluster) or cluster.gateway in lost) else cluster.state
 

@@ -6,6 +6,8 @@ like a client's socket.
 
 from __future__ import annotations
 
+import math
+
 import structlog
 
 from proxy.config.model import ClusterConfig
@@ -80,7 +82,10 @@ class Cluster:
 
     async def _open(self, arrival: Arrival, hold_until: float) -> tuple[Channel, Endpoint]:
         return await self._failover.open_channel(
-            self._way, origin=arrival.caller.origin, hold_until=hold_until
+            self._way,
+            origin=arrival.caller.origin,
+            hold_until=hold_until,
+            answer_by=hold_until + self._way.connect_timeout if arrival.is_answered else math.inf,
         )
 
     def _next_api_server(self, failed: Endpoint, first: Endpoint) -> None:

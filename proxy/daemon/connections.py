@@ -130,6 +130,8 @@ class Connections:
             await attach(relay, channel, arrival.start)
         except ProxyError as exc:
             reason, message = exc.reason, str(exc)
+            if isinstance(exc.__cause__, ProxyError):  # why the gateway has no link
+                message += f": {exc.__cause__.reason}"
         except OSError as exc:  # the client has gone while it waited
             reason, message = Reason.CLIENT_RESET, exc.strerror or str(exc)
         except Exception as exc:  # `Tasks` logs it

@@ -61,6 +61,10 @@ class Routed:
         self, way_to: WayTo, decision: ToTarget, arrival: Arrival, hold_until: float
     ) -> tuple[Channel, Endpoint]:
         one = Failover((decision.target,), self._shared.budget, self._shared.waiting)
+        way = way_to(decision.host)
         return await one.open_channel(
-            way_to(decision.host), origin=arrival.caller.origin, hold_until=hold_until
+            way,
+            origin=arrival.caller.origin,
+            hold_until=hold_until,
+            answer_by=hold_until + way.connect_timeout,
         )

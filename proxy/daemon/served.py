@@ -155,7 +155,7 @@ class ServedCluster:
             name=self.name,
             gateway=cluster.config.gateway,
             listen=str(cluster.config.listen or ""),
-            listening=self.listener is not None and self.listener.is_bound,
+            listening=self.listener.is_bound if self.listener is not None else not self.is_drained,
             state=self.monitor.state,
             reason=reason,
             message="" if is_well else message,

@@ -70,6 +70,13 @@ class Arrival(ABC):
             fields["asked"] = str(self.asked)
         return fields
 
+    @property
+    def is_answered(self) -> bool:
+        """Whether the client waits for an answer of the entry, which must come in time whatever happens:
+        kube-apiserver waits for ever.
+        """
+        return False
+
     @abstractmethod
     def start(self, relay: asyncio.BufferedProtocol) -> Awaitable[object]:
         """Make `relay` the protocol of the client's connection. Raises OSError if the client has gone.

@@ -142,6 +142,10 @@ class _Request(Arrival):
         self._head = head
         self._record = entry.record
 
+    @property
+    def is_answered(self) -> bool:
+        return True
+
     async def start(self, relay: asyncio.BufferedProtocol) -> None:
         self._client.check()
         self._client.send(self._head.accepted())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 from typing import Final, cast
 
@@ -133,19 +134,31 @@ class Direct:
         """See `proxy.relay.interfaces.Way`."""
         return False
 
+    @property
+    def connect_timeout(self) -> float:
+        """See `proxy.relay.interfaces.Way`."""
+        return CONNECT_TIMEOUT_S
+
     async def open_channel(
-        self, target: Endpoint, *, origin: Endpoint, hold_until: float, is_needed: bool = True
+        self,
+        target: Endpoint,
+        *,
+        origin: Endpoint,
+        hold_until: float,
+        answer_by: float = math.inf,
+        is_needed: bool = True,
     ) -> TcpChannel:
         """Connect. There is no link to wait for.
 
         Raises ChannelRefused, ChannelTimeout.
         """
         del origin, hold_until, is_needed
+        seconds = min(CONNECT_TIMEOUT_S, answer_by - asyncio.get_running_loop().time())
         try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            async with asyncio.timeout(seconds):
                 return await self._connect(target)
         except TimeoutError as exc:
-            raise ChannelTimeout(f"no TCP connection to {target} within {CONNECT_TIMEOUT_S:g} s") from exc
+            raise ChannelTimeout(f"no TCP connection to {target} within {seconds:.3g} s") from exc
         except Hangs as exc:
             hint = (
                 f"the resolver of this machine does not answer: getent hosts {target.host}; "

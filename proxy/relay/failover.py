@@ -6,6 +6,7 @@ The daemon and `kubemux probe` both use this code, so that they never disagree a
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -51,19 +52,26 @@ class Failover:
         return tuple(self._order)
 
     async def open_channel(
-        self, way: Way, *, origin: Endpoint, hold_until: float, is_needed: bool = True
+        self,
+        way: Way,
+        *,
+        origin: Endpoint,
+        hold_until: float,
+        answer_by: float = math.inf,
+        is_needed: bool = True,
     ) -> tuple[Channel, Endpoint]:
         """Open a channel through `way`, as soon as there is a link and memory for it
         (`Way.open_channel`).
 
-        Returns the channel, and the API server that it leads to.
+        Returns the channel, and the API server that it leads to. All API servers together have until
+        `answer_by`: each gets an equal share of the time that is left.
 
         Raises ProxyError. If every API server fails, it is the error of the server that is configured first:
         the order of the others depends on earlier clients.
         """
         while True:
             try:
-                return await self._try_all(way, origin, hold_until, is_needed=is_needed)
+                return await self._try_all(way, origin, hold_until, answer_by, is_needed=is_needed)
             except MemoryExhausted as exc:
                 try:
                     await self._waiting.wait(hold_until)
@@ -84,13 +92,18 @@ class Failover:
         return Dialled(await relayed_socket(channel, self._budget), server)
 
     async def _try_all(
-        self, way: Way, origin: Endpoint, hold_until: float, *, is_needed: bool
+        self, way: Way, origin: Endpoint, hold_until: float, answer_by: float, *, is_needed: bool
     ) -> tuple[Channel, Endpoint]:
         failures: dict[Endpoint, ChannelError] = {}
-        for server in self.order:
+        order, now = self.order, asyncio.get_running_loop().time
+        for tried, server in enumerate(order):
             try:
                 channel = await way.open_channel(
-                    server, origin=origin, hold_until=hold_until, is_needed=is_needed
+                    server,
+                    origin=origin,
+                    hold_until=hold_until,
+                    answer_by=now() + (answer_by - now()) / (len(order) - tried),
+                    is_needed=is_needed,
                 )
             except MemoryExhausted:
                 raise

@@ -7,6 +7,7 @@ direction. Every method but `Way.open_channel` is a plain callback: it never blo
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 from proxy.errors import ProxyError
@@ -90,15 +91,26 @@ class Way(Protocol):
     def is_idle(self) -> bool:
         """Whether there is no link because no client needs one: a probe would find out nothing."""
 
+    @property
+    def connect_timeout(self) -> float:
+        """Seconds that a dial may take, and the opening of a channel."""
+
     async def open_channel(
-        self, target: Endpoint, *, origin: Endpoint, hold_until: float, is_needed: bool = True
+        self,
+        target: Endpoint,
+        *,
+        origin: Endpoint,
+        hold_until: float,
+        answer_by: float = math.inf,
+        is_needed: bool = True,
     ) -> Channel:
         """Open a channel to `target`; waits for a link until `hold_until` (the loop's clock, seconds).
 
         `origin` is the client's address, which sshd logs (RFC 4254 7.2). The opening itself has a deadline
-        that the way sets. If the channel is not `is_needed`, as a probe's is not, nothing is dialled on
-        demand for it, and no link kept. Raises LinkDown, ChannelRefused, ChannelProhibited, ChannelTimeout,
-        MemoryExhausted. If it is cancelled, it leaves no channel behind.
+        that the way sets; it ends at `answer_by` at the latest. If the channel is not `is_needed`, as a
+        probe's is not, nothing is dialled on demand for it, and no link kept. Raises LinkDown,
+        ChannelRefused, ChannelProhibited, ChannelTimeout, MemoryExhausted. If it is cancelled, it leaves no
+        channel behind.
         """
 
     def is_given_up(self, patience: float) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 from collections.abc import Sequence
 
@@ -45,11 +46,19 @@ class Metered(Direct):
         self._budget = budget
 
     async def open_channel(
-        self, target: Endpoint, *, origin: Endpoint, hold_until: float, is_needed: bool = True
+        self,
+        target: Endpoint,
+        *,
+        origin: Endpoint,
+        hold_until: float,
+        answer_by: float = math.inf,
+        is_needed: bool = True,
     ) -> TcpChannel:
         if self._budget.is_exhausted:
             raise MemoryExhausted("limits.memory is all given out")
-        return await super().open_channel(target, origin=origin, hold_until=hold_until, is_needed=is_needed)
+        return await super().open_channel(
+            target, origin=origin, hold_until=hold_until, answer_by=answer_by, is_needed=is_needed
+        )
 
 
 class Both:

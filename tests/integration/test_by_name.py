@@ -109,3 +109,32 @@ async def test_clusters_and_routes_are_reached_by_name_and_by_whom_may(bed: Bed)
         ("mine", 1),
         ("theirs", 1),
     ]
+
+
+async def test_a_failure_is_an_answer_in_time(sshd: Sshd, tmp_path: Path) -> None:
+    """kube-apiserver waits for an answer for ever, and people see nothing but the reason phrase."""
+    refused, proxy = free_port(), Endpoint("127.0.0.1", free_port())
+    # 192.0.2.0/24 is for documentation (RFC 5737): nobody answers. Both API servers share the time.
+    clusters: Sections = {
+        "refused": {"gateway": "edge", "api_servers": [f"127.0.0.1:{refused}"]},
+        "lost": {"gateway": "edge", "api_servers": ["192.0.2.1:6443", "192.0.2.2:6443"]},
+        "down": {"gateway": "gone", "api_servers": ["127.0.0.1:1"]},
+    }
+    edge, gone = gateway(sshd, connect_timeout="1s"), gateway(sshd, port=free_port())
+    async with running(
+        tmp_path / "daemon",
+        gateways={"edge": edge, "gone": gone},
+        clusters=clusters,
+        entries={"proxy": {"listen": str(proxy)}},
+        limits={"hold_timeout": "300ms"},
+    ) as daemon:
+        status, _ = await ask(proxy, "refused:443")
+        assert status.startswith("502 kubemux: refused: channel_refused (")
+        assert status.endswith(f"could not connect to 127.0.0.1:{refused}: Connection refused)")
+        status, text = await ask(proxy, "down:443")
+        assert status.startswith("503 kubemux: down: link_down (gateway gone has no link")
+        assert status.endswith(": unreachable)")
+        assert text.decode() == status.removeprefix("503 ") + "\n"
+        assert (await ask(proxy, "lost:443"))[0].startswith("504 kubemux: lost: timeout (")
+        for server in ("192.0.2.1:6443", "192.0.2.2:6443"):
+            await wait_for_log(daemon, "next API server", cluster="lost", failed=server)

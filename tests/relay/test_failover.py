@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Mapping
 from typing import cast
 
@@ -12,6 +13,7 @@ from proxy.errors import (
     ChannelError,
     ChannelProhibited,
     ChannelRefused,
+    ChannelTimeout,
     LinkDown,
     MemoryExhausted,
     ProxyError,
@@ -33,18 +35,27 @@ class Scripted:
 
     is_up = True
     is_idle = False
+    connect_timeout = 10.0
 
     def __init__(self, failures: Mapping[Endpoint, ProxyError] | None = None) -> None:
         self.failures = dict(failures or {})
         self.asked: list[Endpoint] = []
+        self.deadlines: list[float] = []
 
     async def open_channel(
-        self, target: Endpoint, *, origin: Endpoint, hold_until: float, is_needed: bool = True
+        self,
+        target: Endpoint,
+        *,
+        origin: Endpoint,
+        hold_until: float,
+        answer_by: float = math.inf,
+        is_needed: bool = True,
     ) -> Channel:
         assert origin == ORIGIN
         assert hold_until > 0
         assert is_needed
         self.asked.append(target)
+        self.deadlines.append(answer_by)
         if target in self.failures:
             raise self.failures[target]
         return CHANNEL
@@ -132,3 +143,13 @@ async def test_memory_that_does_not_come_is_what_is_told() -> None:
     one, _ = failover(A, B)
     with pytest.raises(MemoryExhausted):
         await ask(one, Scripted({A: MemoryExhausted("all given out")}), patience=0.05)
+
+
+async def test_all_servers_together_answer_in_time() -> None:
+    one, _ = failover(A, B, C)
+    way = Scripted({server: ChannelTimeout("no answer") for server in (A, B, C)})
+    now = asyncio.get_running_loop().time()
+    with pytest.raises(ChannelTimeout):
+        await one.open_channel(way, origin=ORIGIN, hold_until=now + 1, answer_by=now + 30)
+    shares = [round(deadline - now) for deadline in way.deadlines]
+    assert shares == [10, 15, 30], "those who need less leave more to the next"

@@ -14,6 +14,7 @@ and `links` decides which of them get new channels.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -166,8 +167,19 @@ class Gateway:
 
     # -------------------------------------------------------------------------------------------- channels
 
+    @property
+    def connect_timeout(self) -> float:
+        """See `proxy.relay.interfaces.Way`."""
+        return self.config.connect_timeout
+
     async def open_channel(
-        self, target: Endpoint, *, origin: Endpoint, hold_until: float, is_needed: bool = True
+        self,
+        target: Endpoint,
+        *,
+        origin: Endpoint,
+        hold_until: float,
+        answer_by: float = math.inf,
+        is_needed: bool = True,
     ) -> Channel:
         """See `proxy.relay.interfaces.Way`.
 
@@ -176,7 +188,7 @@ class Gateway:
         """
         loop = asyncio.get_running_loop()
         if self.config.is_on_demand and is_needed:
-            hold_until = loop.time() + self.config.connect_timeout
+            hold_until = min(loop.time() + self.config.connect_timeout, answer_by)
             self._demand.look(self._clients + 1, loop.time())
             self._wanted.set()
         while True:
@@ -185,9 +197,8 @@ class Gateway:
                 await self._wait(hold_until, is_needed=is_needed)
             link = self._links.choose(target)
             try:
-                return await link.open_channel(
-                    target, origin=origin, timeout=self.config.connect_timeout, is_needed=is_needed
-                )
+                seconds = min(self.config.connect_timeout, answer_by - loop.time())
+                return await link.open_channel(target, origin=origin, timeout=seconds, is_needed=is_needed)
             except LinkDown:
                 if loop.time() >= hold_until:
                     raise

@@ -8,6 +8,7 @@ known.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Mapping
 
 import structlog
@@ -221,9 +222,22 @@ class HostWay:
         del patience
         return False
 
+    @property
+    def connect_timeout(self) -> float:
+        """See `proxy.relay.interfaces.Way`."""
+        return self._pattern.config.connect_timeout
+
     async def open_channel(
-        self, target: Endpoint, *, origin: Endpoint, hold_until: float, is_needed: bool = True
+        self,
+        target: Endpoint,
+        *,
+        origin: Endpoint,
+        hold_until: float,
+        answer_by: float = math.inf,
+        is_needed: bool = True,
     ) -> Channel:
         """See `proxy.relay.interfaces.Way`. Raises UnknownName and HostLimit, too."""
         gateway = self._pattern.gateway(self._host)
-        return await gateway.open_channel(target, origin=origin, hold_until=hold_until, is_needed=is_needed)
+        return await gateway.open_channel(
+            target, origin=origin, hold_until=hold_until, answer_by=answer_by, is_needed=is_needed
+        )
