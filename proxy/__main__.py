@@ -1,6 +1,20 @@
-"""`python -m proxy` is `kubemux`."""
+"""`kubemux`, the program; `python -m proxy` is the same."""
 
-from proxy.cli import program
+import sys
+
+
+def program() -> None:
+    """Run the command of `sys.argv`. `connect` in its plain form is run before any other is imported."""
+    if sys.argv[1:2] == ["connect"]:
+        from proxy.connect.command import attempt
+
+        code = attempt(sys.argv[2:])
+        if code is not None:
+            sys.exit(code)
+    from proxy.cli import program as any_command
+
+    any_command()
+
 
 if __name__ == "__main__":
     program()

@@ -48,7 +48,7 @@ def test_the_wheel_has_the_code_the_licence_and_the_command(tmp_path: Path) -> N
         names = set(content.namelist())
         info = f"kubemux-{proxy.__version__}.dist-info"
         metadata = content.read(f"{info}/METADATA").decode()
-        assert "kubemux = proxy.cli:program" in content.read(f"{info}/entry_points.txt").decode()
+        assert "kubemux = proxy.__main__:program" in content.read(f"{info}/entry_points.txt").decode()
     assert f"{info}/licenses/LICENSE" in names
     code = {name for name in names if not name.startswith(info)}
     assert code == {str(path.relative_to(ROOT)) for path in (ROOT / "proxy").rglob("*.py")}

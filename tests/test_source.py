@@ -34,6 +34,7 @@ LAYERS = (
     ("proxy.metrics",),
     ("proxy.snapshots",),
     ("proxy.config",),
+    ("proxy.connect",),
     ("proxy.openssh",),
     ("proxy.errors",),
     ("proxy.runtime",),

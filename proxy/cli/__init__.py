@@ -41,6 +41,7 @@ _COMMANDS: Final = {
     "status": ("status", "Show the gateways and clusters of the running daemon."),
     "probe": ("probe", "Probe one cluster, step by step, and explain where it stops."),
     "route": ("route", "Say where a name leads that a client asks for, and why."),
+    "connect": ("connect", "Reach a name by standard input and output: for ssh."),
     "kubeconfig": ("kubeconfig", "Export a kubeconfig, or import clusters from one."),
     "reload": ("orders", "Make the running daemon read its configuration again."),
     "reconnect": ("orders", "Dial the links of a gateway again."),

@@ -1,0 +1,75 @@
+"""`kubemux connect HOST PORT`, where `proxy.connect` leaves it to us: help, mistakes, no entry named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from proxy.cli.entries import choose
+from proxy.cli.options import config_option
+from proxy.config.credentials import Scrutiny
+from proxy.config.loader import load
+from proxy.connect import asking
+from proxy.connect.command import VARIABLE, Order, run
+from proxy.errors import ConfigError, Problem
+from proxy.runtime.endpoint import Endpoint
+
+
+class Entry(click.ParamType[Endpoint | str]):
+    """Where an entry listens."""
+
+    name = "entry"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Endpoint | str:
+        try:
+            return asking.entry(str(value))
+        except ValueError as exc:
+            self.fail(f"{exc}; or unix:PATH.", param, ctx)
+
+
+@click.command()
+@click.argument("host")
+@click.argument("port")
+@click.option(
+    "--entry",
+    metavar="unix:PATH|HOST:PORT",
+    type=Entry(),
+    envvar=VARIABLE,
+    show_envvar=True,
+    help="Where the proxy entry listens. Default: the configuration's first entry on a unix socket, else its "
+    "first. To name it is faster, and needs no right to read the configuration.",
+)
+@click.option(
+    "--fdpass",
+    is_flag=True,
+    help="Hand the connected socket to ssh and exit, so that no process carries the bytes. It needs "
+    "`ProxyUseFdpass yes`.",
+)
+@config_option
+def connect(host: str, port: str, entry: Endpoint | str | None, fdpass: bool, config: Path) -> None:
+    """Connect standard input and output to HOST PORT, through a proxy entry of the running daemon.
+
+    It is for ssh: `ProxyCommand kubemux connect %h %p`. HOST is any name or address that the entry knows,
+    and `kubemux route HOST:PORT` says where it leads.
+
+    Exit codes: 0 both sides have ended, 1 refused or lost, 2 usage, 78 bad configuration.
+    """
+    try:
+        target = asking.target(host, port)
+    except ValueError as exc:
+        raise click.UsageError(f"{exc}.") from None
+    if entry is None:
+        entry = asking.entry(_configured(config))
+    click.get_current_context().exit(run(Order(entry, target, fdpass)))
+
+
+def _configured(config: Path) -> str:
+    try:
+        return choose(load(config, Scrutiny.NONE), config)[1]
+    except ConfigError as error:
+        remedy = f"say where the entry is: --entry unix:PATH, or {VARIABLE}=unix:PATH in the environment"
+        error.problems.append(Problem(0, "", "it was read because no entry is named", remedy))
+        raise
