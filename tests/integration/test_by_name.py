@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,6 +46,25 @@ async def ask(proxy: Endpoint, host: str, payload: bytes = b"") -> tuple[str, by
             writer.close()
             await writer.wait_closed()
     return status, came
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as one:
+        yield one
+
+
+@contextmanager
+def deaf() -> Iterator[str]:
+    """An address that answers no SYN: its backlog is full."""
+    with ExitStack() as stack:
+        server = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(3):
+            client = stack.enter_context(socket.socket())
+            client.setblocking(False)
+            with suppress(BlockingIOError):
+                client.connect(server.getsockname())
+        yield str(Endpoint(*server.getsockname()))
 
 
 @pytest.fixture
@@ -111,13 +132,13 @@ async def test_clusters_and_routes_are_reached_by_name_and_by_whom_may(bed: Bed)
     ]
 
 
-async def test_a_failure_is_an_answer_in_time(sshd: Sshd, tmp_path: Path) -> None:
+async def test_a_failure_is_an_answer_in_time(sshd: Sshd, tmp_path: Path, stack: ExitStack) -> None:
     """kube-apiserver waits for an answer for ever, and people see nothing but the reason phrase."""
     refused, proxy = free_port(), Endpoint("127.0.0.1", free_port())
-    # 192.0.2.0/24 is for documentation (RFC 5737): nobody answers. Both API servers share the time.
+    silent = [stack.enter_context(deaf()) for _ in range(2)]
     clusters: Sections = {
         "refused": {"gateway": "edge", "api_servers": [f"127.0.0.1:{refused}"]},
-        "lost": {"gateway": "edge", "api_servers": ["192.0.2.1:6443", "192.0.2.2:6443"]},
+        "lost": {"gateway": "edge", "api_servers": silent},
         "down": {"gateway": "gone", "api_servers": ["127.0.0.1:1"]},
     }
     edge, gone = gateway(sshd, connect_timeout="1s"), gateway(sshd, port=free_port())
@@ -136,5 +157,5 @@ async def test_a_failure_is_an_answer_in_time(sshd: Sshd, tmp_path: Path) -> Non
         assert status.endswith(": unreachable)")
         assert text.decode() == status.removeprefix("503 ") + "\n"
         assert (await ask(proxy, "lost:443"))[0].startswith("504 kubemux: lost: timeout (")
-        for server in ("192.0.2.1:6443", "192.0.2.2:6443"):
+        for server in silent:
             await wait_for_log(daemon, "next API server", cluster="lost", failed=server)
