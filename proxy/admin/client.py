@@ -17,7 +17,7 @@ from typing import Final
 from urllib.parse import urlencode
 
 from proxy.admin.asking import Unanswered, Where, ask, shown
-from proxy.admin.unix_listener import proposed
+from proxy.admin.usual import proposed
 from proxy.config import loader, yaml
 from proxy.config.model import AdminConfig
 from proxy.config.reading import Mistakes, read

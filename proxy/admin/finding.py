@@ -9,7 +9,7 @@ from pathlib import Path
 
 from proxy.admin import client
 from proxy.admin.asking import Where, shown
-from proxy.admin.unix_listener import OF_SERVICE
+from proxy.admin.usual import OF_SERVICE
 from proxy.config.model import AdminConfig
 from proxy.config.values import has_home
 from proxy.errors import AdminError, ConfigError, Problem

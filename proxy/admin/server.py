@@ -16,7 +16,8 @@ from proxy.admin.endpoints import Endpoints
 from proxy.admin.http.connection import Deadlines
 from proxy.admin.http.serving import Serving
 from proxy.admin.orders import Control
-from proxy.admin.unix_listener import UnixListener
+from proxy.admin.usual import OF_SERVICE, proposed
+from proxy.entries import unix_socket
 from proxy.errors import ListenError
 from proxy.metrics import Metrics
 from proxy.runtime.endpoint import Endpoint
@@ -40,7 +41,7 @@ class AdminServer:
         self._endpoints = Endpoints(snapshot, metrics, control)
         self._deadlines = deadlines
         self._servers: list[tuple[asyncio.AbstractServer, Serving]] = []
-        self._unix: UnixListener | None = None
+        self._unix: socket.socket | None = None
 
     def __repr__(self) -> str:
         connections = sum(len(served) for _, served in self._servers)
@@ -73,16 +74,17 @@ class AdminServer:
 
         Raises ListenError.
         """
-        listener = UnixListener(path)
+        sock = unix_socket.bind(path, f"admin.socket {path}", otherwise=_otherwise())
         served = self._serving(self._endpoints.all(), f"admin {path}")
-        server = await asyncio.get_running_loop().create_unix_server(served, sock=listener.socket)
-        self._unix = listener
+        server = await asyncio.get_running_loop().create_unix_server(served, sock=sock)
+        self._unix = sock
         self._servers.append((server, served))
 
     async def close(self) -> None:
         """Stop listening, let running requests end (up to 2 s), and close every connection. Idempotent."""
         if self._unix:
-            self._unix.unlink()
+            unix_socket.end_listening(self._unix)
+            self._unix = None
         for server, _ in self._servers:
             server.close()
         await asyncio.gather(*(served.close(grace=_GRACE_S) for _, served in self._servers))
@@ -90,6 +92,13 @@ class AdminServer:
 
     def _serving(self, app: ASGIApp, name: str) -> Serving:
         return Serving(app, name=name, deadlines=self._deadlines)
+
+
+def _otherwise() -> str:
+    """The remedy where the folder of `admin.socket` cannot be used."""
+    if (path := proposed()) == OF_SERVICE:
+        return "; under systemd: RuntimeDirectory=kubemux"
+    return f", or choose one of your own: admin: {{socket: {path}}}"
 
 
 def _listen_error(listen: Endpoint, exc: OSError) -> ListenError:

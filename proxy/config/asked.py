@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from proxy.config.allow import Allowed
 from proxy.config.keys import Section, key
+from proxy.config.listen import GROUP, MODE, Listen, Mode
 from proxy.config.matches import Leading, Pattern
-from proxy.config.values import DIRECT, Address, Name
+from proxy.config.values import DIRECT, Name
 
 
 class RouteConfig(Section):
@@ -48,4 +49,11 @@ class RouteConfig(Section):
 class EntryConfig(Section):
     """An address where clients ask for what they want by name, by HTTP CONNECT or SOCKS5."""
 
-    listen: Address = key("The local address.", "127.0.0.1:3128", elsewhere=True)
+    listen: Listen = key(
+        "The local address, or a unix socket.",
+        "127.0.0.1:3128",
+        "unix:/run/kubemux-entries/proxy.sock",
+        elsewhere=True,
+    )
+    mode: Mode | None = key(MODE, "0660", default=None, unset="0600 (the daemon's user alone)")
+    group: Name | None = key(GROUP, "kube", default=None, unset="the daemon's")

@@ -12,11 +12,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-from proxy.config import certificates, htpasswd, known_hosts_warnings
+from proxy.config import certificates, htpasswd, known_hosts_warnings, unix_files, unix_sockets
 from proxy.config.files import MAX_CREDENTIAL_BYTES, MAX_KNOWN_HOSTS_BYTES, Denied, Unusable, read_bytes
 from proxy.config.findings import Finding, Loc, dotted
 from proxy.config.keys import Kind
-from proxy.config.model import ClusterConfig, Config, GatewayConfig
+from proxy.config.model import ClusterConfig, Config, EntryConfig, GatewayConfig
 from proxy.config.private_keys import Content, recognise
 from proxy.config.references import Section, files, paths, references, sections
 from proxy.config.values import SERVICE_CREDENTIALS, credentials_directory, is_for_system_service
@@ -81,6 +81,11 @@ def inspect(config: Config, scrutiny: Scrutiny = Scrutiny.FILES) -> Inspection:
     parts = {
         loc: partial(inspect_section, loc, section, scrutiny) for loc, section in sections(config).items()
     }
+    if scrutiny >= Scrutiny.FILES:
+        parts |= {
+            (*loc, "listen"): partial(_inspect_listener, loc, one)
+            for loc, one in unix_sockets.listening(config)
+        }
     findings: list[Finding] = []
     fingerprint: dict[Path, bytes] = {}
     hanging = []
@@ -96,6 +101,10 @@ def inspect(config: Config, scrutiny: Scrutiny = Scrutiny.FILES) -> Inspection:
 def inspect_section(loc: Loc, section: Section, scrutiny: Scrutiny = Scrutiny.FILES) -> Inspection:
     """Check the files of the section at `loc`. It blocks, and has no deadline."""
     return Inspection(tuple(_check(loc, section, scrutiny)), {path: _digest(path) for path in paths(section)})
+
+
+def _inspect_listener(loc: Loc, section: ClusterConfig | EntryConfig) -> Inspection:
+    return Inspection(tuple(unix_files.check(loc, section)))
 
 
 def check(config: Config, scrutiny: Scrutiny = Scrutiny.FILES) -> tuple[Finding, ...]:

@@ -15,6 +15,7 @@ from proxy.config.asked import RouteConfig as RouteConfig
 from proxy.config.gateways import GatewayConfig as GatewayConfig
 from proxy.config.gateways import KeepaliveConfig as KeepaliveConfig
 from proxy.config.keys import Kind, Section, key
+from proxy.config.listen import GROUP, MODE, Listen, Mode
 from proxy.config.matches import HostName
 from proxy.config.values import DIRECT as DIRECT
 from proxy.config.values import (
@@ -162,13 +163,16 @@ class ClusterConfig(Section):
     gateway: Name = key(
         "The gateway that leads there; `direct` means without SSH.", "eu-edge", DIRECT, elsewhere=True
     )
-    listen: Address | None = key(
-        "The local address, of this cluster alone; IPv6 in brackets: `[::1]:16443`.",
+    listen: Listen | None = key(
+        "The local address, of this cluster alone; IPv6 in brackets: `[::1]:16443`; or a unix socket: "
+        "`unix:/run/kubemux-entries/prod-eu.sock`.",
         "127.0.0.1:16443",
         default=None,
         unset="none (the cluster is reached by its name, through one of `entries`)",
         elsewhere=True,
     )
+    mode: Mode | None = key(MODE, "0660", default=None, unset="0600 (the daemon's user alone)")
+    group: Name | None = key(GROUP, "kube", default=None, unset="the daemon's")
     allow_remote: Switch = key(
         "Whether `listen` may be an address that other machines can reach.",
         True,

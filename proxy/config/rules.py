@@ -6,7 +6,7 @@ import ipaddress
 from collections.abc import Iterator, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 
-from proxy.config import naming
+from proxy.config import naming, unix_sockets
 from proxy.config.findings import Finding, Loc, dotted
 from proxy.config.hosts import ANY_HOST
 from proxy.config.model import DIRECT, Config
@@ -23,16 +23,17 @@ def check(config: Config) -> Iterator[Finding]:
     yield from _credentials(config)
     yield from _addresses(config)
     yield from _loops(config)
+    yield from unix_sockets.check(config)
     yield from naming.check(config)
     yield from _unreachable(config)
 
 
 Listeners = Mapping[int, Sequence[tuple[str, Endpoint]]]
-"""kubemux's own listeners: port -> the key and the address of each."""
+"""kubemux's own listeners on TCP: port -> the key and the address of each."""
 
 
 def own_listeners(config: Config) -> Listeners:
-    """Every address that a daemon with this configuration listens on."""
+    """Every TCP address that a daemon with this configuration listens on."""
     found = {config.admin.listen.port: [("admin.listen", config.admin.listen)]}
     for loc, address, _ in _listeners(config):
         found.setdefault(address.port, []).append((dotted(loc), address))
@@ -42,10 +43,11 @@ def own_listeners(config: Config) -> Listeners:
 def _listeners(config: Config) -> Iterator[tuple[Loc, Endpoint, bool]]:
     """The place, the address, and whether other machines may reach it, of each cluster and entry."""
     for name, cluster in config.clusters.items():
-        if cluster.listen is not None:
+        if isinstance(cluster.listen, Endpoint):
             yield ("clusters", name, "listen"), cluster.listen, cluster.allow_remote
     for name, entry in config.entries.items():
-        yield ("entries", name, "listen"), entry.listen, False
+        if isinstance(entry.listen, Endpoint):
+            yield ("entries", name, "listen"), entry.listen, False
 
 
 def own_listener(own: Listeners, address: Endpoint) -> str | None:

@@ -14,6 +14,7 @@ from proxy.entries.identities import Identities
 from proxy.errors import ConfigError, Denied, Problem
 from proxy.metrics import Metrics
 from proxy.routing.allow import is_allowed
+from proxy.runtime.endpoint import Endpoint
 
 Allow = tuple[Rule, ...]
 
@@ -79,4 +80,6 @@ def _asks_for_uids(allow: Iterable[Rule]) -> bool:
 
 
 def _has_tcp(config: Config) -> bool:
-    return bool(config.entries) or any(one.listen and one.allow for one in config.clusters.values())
+    addresses = [one.listen for one in config.entries.values()]
+    addresses += [one.listen for one in config.clusters.values() if one.listen and one.allow]
+    return any(isinstance(address, Endpoint) for address in addresses)

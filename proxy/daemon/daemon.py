@@ -33,7 +33,7 @@ from proxy.health.lag import watch_lag
 from proxy.metrics import Metrics
 from proxy.runtime import systemd
 from proxy.runtime.blocking import Place
-from proxy.runtime.endpoint import Endpoint
+from proxy.runtime.endpoint import Local
 from proxy.runtime.logging import dropped_entries
 from proxy.runtime.malloc import Trim
 from proxy.runtime.tasks import Tasks
@@ -53,7 +53,7 @@ class Daemon:
         config: Config,
         *,
         config_path: Path,
-        sockets: Mapping[Endpoint | str, socket.socket] | None = None,
+        sockets: Mapping[Local, socket.socket] | None = None,
         fingerprint: Mapping[Path, bytes] | None = None,
     ) -> None:
         """`sockets`: the listening sockets that systemd has passed. `fingerprint`: the digests of the files

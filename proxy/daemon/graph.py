@@ -31,7 +31,7 @@ from proxy.relay.interfaces import Way
 from proxy.relay.waiting import WaitingForMemory
 from proxy.routing.names import Names
 from proxy.runtime import descriptors
-from proxy.runtime.endpoint import Endpoint
+from proxy.runtime.endpoint import Local
 from proxy.runtime.tasks import Tasks
 from proxy.snapshots import ClusterSnapshot, EntrySnapshot, GatewaySnapshot, RouteSnapshot
 from proxy.ssh.handshakes import Handshakes
@@ -92,7 +92,7 @@ class Graph:
             one.listener.is_bound for one in self.entries.values()
         )
 
-    def addresses(self) -> list[Endpoint]:
+    def addresses(self) -> list[Local]:
         """Where its clusters and entries listen, or will."""
         clusters, entries = self.config.clusters.values(), self.config.entries.values()
         return [
@@ -167,7 +167,7 @@ class Graph:
         for name in plan.gateways.removed:
             self._metrics.forget_gateway(name)
 
-    def _retire(self, plan: Plan) -> dict[Endpoint, Listener]:
+    def _retire(self, plan: Plan) -> dict[Local, Listener]:
         """Drain the clusters and gateways that are removed or replaced.
 
         Returns the listeners whose addresses another cluster is going to use.
@@ -179,7 +179,7 @@ class Graph:
             *(self.config.clusters[name].listen for name in (*clusters.changed, *clusters.added)),
             *(self.config.entries[name].listen for name in (*entries.changed, *entries.added)),
         }
-        listeners: dict[Endpoint, Listener] = {}
+        listeners: dict[Local, Listener] = {}
 
         def hand_on(kept: KeptListener | None) -> None:
             if kept is not None and kept.is_bound and kept.address in wanted:
@@ -219,6 +219,8 @@ class Graph:
             has_changed = name in plan.clusters.renewed
             self.clusters[name].reconfigure(config, self._way(config), has_changed=has_changed)
             self.clusters[name].admit_or_refuse()  # the new hold_timeout may decide otherwise
+        for name in plan.entries.renewed:
+            self.entries[name].reconfigure(self.config.entries[name])
 
     def renew(
         self, gateways: Collection[str], clusters: Collection[str], fingerprint: Mapping[Path, bytes]
@@ -272,7 +274,7 @@ class Graph:
         gateway.start()
 
     async def _add(
-        self, clusters: Collection[str], entries: Collection[str], listeners: Mapping[Endpoint, Listener]
+        self, clusters: Collection[str], entries: Collection[str], listeners: Mapping[Local, Listener]
     ) -> None:
         """Start these clusters and entries; each gets the listener of its address, if `listeners` has one."""
         config = self.config

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import structlog
 
+from proxy.config.listen import Permissions
 from proxy.config.model import DIRECT, ClusterConfig
 from proxy.daemon.cluster import Cluster
 from proxy.daemon.connections import Shared
@@ -62,6 +63,7 @@ class ServedCluster:
                 self._client,
                 store,
                 owner={"cluster": name},
+                permissions=Permissions.of(config.mode, config.group),
                 on_change=self._bound_late,
                 listener=listener,
             )
@@ -112,6 +114,8 @@ class ServedCluster:
         `has_changed`: whether the settings, or the files that they name, have changed. If so, probe at once.
         """
         self.cluster.reconfigure(config, way)
+        if self.listener is not None:
+            self.listener.let_in(Permissions.of(config.mode, config.group))
         if has_changed:
             self.monitor.reconfigure(config)
 

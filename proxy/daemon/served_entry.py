@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from proxy.config.listen import Permissions
 from proxy.config.model import EntryConfig
 from proxy.daemon.connections import Shared
 from proxy.entries.fd_store import FdStore
@@ -36,6 +37,7 @@ class ServedEntry:
             lambda sock, caller: self.entry.accept(sock, shared.access.identified(sock, caller)),
             store,
             owner={"entry": name},
+            permissions=Permissions.of(config.mode, config.group),
             on_change=on_change,
             listener=listener,
         )
@@ -46,6 +48,11 @@ class ServedEntry:
     async def start(self) -> None:
         """Accept clients. If the address is not free, try to bind it until it is."""
         await self.listener.start()
+
+    def reconfigure(self, config: EntryConfig) -> None:
+        """Use other settings for the same address."""
+        self.config = config
+        self.listener.let_in(Permissions.of(config.mode, config.group))
 
     async def close(self) -> None:
         """End the clients that have no destination yet. The listener is closed before, or somebody else's."""

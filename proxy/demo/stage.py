@@ -25,7 +25,7 @@ from proxy.demo.ssh_server import authorized_key
 from proxy.kubeconfig import exporter
 from proxy.kubeconfig.entries import Kubeconfig
 from proxy.kubeconfig.targets import targets
-from proxy.runtime.endpoint import Endpoint
+from proxy.runtime.endpoint import Endpoint, Local
 
 _CLUSTERS: Final = {"berlin": (2, ("web", "database")), "tokyo": (3, ("web", "cache"))}
 """Name -> worker nodes, pods."""
@@ -77,7 +77,7 @@ class Stage:
     ssh_socket: socket.socket
     ssh_host_key: asyncssh.SSHKey
     ssh_authorized_keys: str
-    daemon_sockets: dict[Endpoint | str, socket.socket]
+    daemon_sockets: dict[Local, socket.socket]
     """By local address, as systemd passes sockets to a daemon."""
 
 
@@ -105,7 +105,7 @@ def prepare(folder: Path) -> Iterator[Stage]:
         )
 
         admin, admin_socket = bind()
-        daemon_sockets: dict[Endpoint | str, socket.socket] = {admin: admin_socket}
+        daemon_sockets: dict[Local, socket.socket] = {admin: admin_socket}
         text = _CONFIG.format(admin=admin, ssh=ssh, folder=folder)
         clusters, api_servers = [], []
         for name, (workers, pods) in _CLUSTERS.items():

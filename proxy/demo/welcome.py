@@ -9,12 +9,13 @@ import sys
 from proxy.config.model import Config
 from proxy.demo.certificates import SERVER_NAME
 from proxy.demo.stage import Stage
+from proxy.runtime.endpoint import Endpoint
 
 
 def welcome(stage: Stage) -> str:
     """The text that is on the screen while the demo runs."""
     name, cluster = next(iter(stage.config.clusters.items()))
-    assert cluster.listen is not None  # noqa: S101 - the stage gives each cluster one
+    assert isinstance(cluster.listen, Endpoint)  # noqa: S101 - the stage gives each cluster one
     port = cluster.listen.port
     curl = ["curl", "--cacert", str(cluster.tls.ca_file), "--resolve", f"{SERVER_NAME}:{port}:127.0.0.1"]
     kubectl = ["kubectl", "--kubeconfig", str(stage.kubeconfig)]

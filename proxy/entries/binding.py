@@ -6,44 +6,66 @@ import errno
 import ipaddress
 import socket
 from contextlib import suppress
-from typing import Final
+from pathlib import Path
+from typing import Final, TypeVar
 
+from proxy.config.listen import PRIVATE, Permissions
+from proxy.config.unix_files import OF_OTHERS, gid_of
+from proxy.entries import unix_socket
+from proxy.entries.unix_socket import BACKLOG
 from proxy.errors import ListenError
 from proxy.runtime.blocking import Hangs, Place
-from proxy.runtime.endpoint import Endpoint
+from proxy.runtime.endpoint import Endpoint, Local, UnixPath
 from proxy.runtime.names import resolve
 from proxy.runtime.systemd import Activated
-
-BACKLOG: Final = 1024
-"""Clients that may wait in the kernel while kubemux restarts, or has no descriptor left to accept them."""
 
 LOOKUP_S: Final = 5.0
 """Seconds that a name may take to resolve. A start or a reload waits for so long."""
 
 
-def canonical(address: Endpoint) -> Endpoint:
+L = TypeVar("L", Endpoint, UnixPath, Local)
+
+
+def canonical(address: L) -> L:
     """`address` in the form in which `getsockname` of a socket that is bound to it returns it.
 
     `localhost` becomes 127.0.0.1, and an IPv6 address gets its shortest form. Other names stay as they are.
     """
+    if isinstance(address, UnixPath):
+        return address
     host = "127.0.0.1" if address.host.lower() == "localhost" else address.host
     with suppress(ValueError):
         host = str(ipaddress.ip_address(host))
-    return Endpoint(host, address.port)
+    return address._replace(host=host)
 
 
-async def bind(listen: Endpoint, names: Place) -> socket.socket:
-    """A non-blocking socket that listens on `listen`; `names` resolves a host name. Raises ListenError."""
+async def bind(listen: Local, names: Place, permissions: Permissions = PRIVATE) -> socket.socket:
+    """A non-blocking socket that listens on `listen`; `names` resolves a host name, or a group's.
+
+    `permissions` is for a unix socket. Raises ListenError.
+    """
+    if isinstance(listen, UnixPath):
+        return unix_socket.bind(
+            Path(listen.path),
+            _subject(listen),
+            otherwise=f", or listen in {OF_OTHERS}, which kubemux.service creates",
+            mode=permissions.mode,
+            gid=await _gid(listen, permissions, names),
+        )
+    return await _bind_tcp(listen, names)
+
+
+async def _bind_tcp(listen: Endpoint, names: Place) -> socket.socket:
     host, port = canonical(listen)
     try:
         family, address = (await resolve(host, port, names, timeout=LOOKUP_S))[0]
         sock = socket.socket(family, socket.SOCK_STREAM)
     except Hangs as exc:
         resolver = f"the resolver of this machine does not answer: getent hosts {host}; an address needs none"
-        raise ListenError(f"cannot listen on {listen}: {exc}", hint=resolver) from exc
+        raise ListenError(f"{_subject(listen)}: {exc}", hint=resolver) from exc
     except (OSError, UnicodeError) as exc:  # UnicodeError: it is no valid host name
         why = exc.strerror if isinstance(exc, OSError) else "it is not a host name"
-        raise ListenError(f"cannot listen on {listen}: {why or exc}") from exc
+        raise ListenError(f"{_subject(listen)}: {why or exc}") from exc
     try:
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -58,17 +80,45 @@ async def bind(listen: Endpoint, names: Place) -> socket.socket:
             if exc.errno != errno.EADDRINUSE
             else f"find who has it: ss -ltnp 'sport = :{port}'; or choose another port"
         )
-        raise ListenError(f"cannot listen on {listen}: {exc.strerror or exc}", hint=hint) from exc
+        raise ListenError(f"{_subject(listen)}: {exc.strerror or exc}", hint=hint) from exc
     return sock
 
 
+async def give(listen: UnixPath, names: Place, permissions: Permissions) -> None:
+    """Let `permissions` decide who may open the socket at `listen`, which is bound. Raises ListenError."""
+    gid = await _gid(listen, permissions, names)
+    try:
+        unix_socket.give(Path(listen.path), _subject(listen), mode=permissions.mode, gid=gid)
+    except OSError as exc:
+        raise ListenError(f"{_subject(listen)}: {exc.strerror or exc}", hint="look at its file") from exc
+
+
+async def _gid(listen: UnixPath, permissions: Permissions, names: Place) -> int | None:
+    if permissions.group is None:
+        return None
+    try:
+        return await names.run(gid_of, permissions.group, timeout=LOOKUP_S)
+    except Hangs as exc:
+        raise ListenError(f"{_subject(listen)}: {exc}", hint="give the group by its number") from exc
+    except KeyError as exc:
+        hint = f"groupadd --system {permissions.group}, or name another"
+        raise ListenError(f"{_subject(listen)}: there is no group {permissions.group}", hint=hint) from exc
+
+
+def _subject(listen: Local) -> str:
+    return f"cannot listen on {listen}"
+
+
 def end_listening(sock: socket.socket) -> None:
-    """Stop listening on `sock`, also for other processes that have a descriptor of it.
+    """Stop listening on `sock`, also for other processes that have a descriptor of it; remove its file.
 
     systemd may still have one in its store, until it reads our message to close it. Without this, clients
     would wait in the backlog for ever, and no process could bind the address.
     """
     if isinstance(sock, Activated):  # the socket unit owns it
+        return
+    if sock.family == socket.AF_UNIX:
+        unix_socket.end_listening(sock)
         return
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # `Listener.refuse` clears it
     with suppress(OSError):  # after `Listener.refuse` it does not listen any more

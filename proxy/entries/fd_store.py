@@ -13,17 +13,19 @@ clients would wait in the backlog for ever.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import socket
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
 import structlog
 
 from proxy.entries.binding import canonical, end_listening
 from proxy.runtime import systemd
-from proxy.runtime.endpoint import Endpoint
+from proxy.runtime.endpoint import Endpoint, Local, UnixPath
 
 log = structlog.get_logger("kubemux.systemd")
 
@@ -37,34 +39,47 @@ class FdStore:
     Where $NOTIFY_SOCKET is not set, systemd keeps none.
     """
 
-    def __init__(self, inherited: Mapping[Endpoint | str, socket.socket]) -> None:
+    def __init__(self, inherited: Mapping[Local, socket.socket]) -> None:
         """`inherited`: sockets by local address, from `systemd.inherited_sockets`. The store owns them."""
         self._inherited = dict(inherited)
-        self._kept: dict[Endpoint, str] = {}
+        self._kept: dict[Local, Local] = {}
+        """Addresses as the configuration has them -> as their sockets say them."""
         self._closing: set[int] = set()
         """Ports of sockets that systemd was told to close, and may not have closed yet."""
 
     def __repr__(self) -> str:
         return f"<FdStore inherited={len(self._inherited)} kept={len(self._kept)}>"
 
-    def claim(self, address: Endpoint) -> socket.socket | None:
+    def claim(self, address: Local) -> socket.socket | None:
         """The inherited socket that is bound to `address`, if there is one. The caller owns it then."""
-        return self._inherited.pop(canonical(address), None)
+        sock = self._inherited.pop(canonical(address), None)
+        if sock is None or isinstance(sock, systemd.Activated) or not isinstance(address, UnixPath):
+            return sock
+        if Path(address.path).is_socket():
+            return sock
+        # Somebody has removed the file (as systemd does in RuntimeDirectory=), and no client finds it.
+        sock.close()
+        self._remove(address)
+        return None
 
-    def keep(self, address: Endpoint, sock: socket.socket) -> None:
+    def keep(self, address: Local, sock: socket.socket) -> None:
         """Let systemd keep `sock`, which listens on `address`, for the next process; `forget` ends that."""
         if address in self._kept:
             return
-        host, port = sock.getsockname()[:2]
-        self._kept[address] = name = _name(Endpoint(host, port))
-        systemd.notify("FDSTORE=1", f"FDNAME={name}", fds=[sock.fileno()])
+        bound = address if isinstance(address, UnixPath) else Endpoint(*sock.getsockname()[:2])
+        if systemd.notify("FDSTORE=1", f"FDNAME={_name(bound)}", fds=[sock.fileno()]):
+            self._kept[address] = bound
 
-    def forget(self, address: Endpoint) -> None:
+    def keeps(self, address: Local) -> bool:
+        """Whether systemd keeps the socket at `address` for the next process."""
+        return address in self._kept
+
+    def forget(self, address: Local) -> None:
         """Tell systemd to close its descriptor of the socket at `address`."""
-        if name := self._kept.pop(address, None):
-            self._remove(name, address.port)
+        if bound := self._kept.pop(address, None):
+            self._remove(bound)
 
-    async def close_unwanted(self, wanted: Iterable[Endpoint]) -> None:
+    async def close_unwanted(self, wanted: Iterable[Local]) -> None:
         """Close inherited sockets whose addresses are not `wanted`. Call it before anything is bound."""
         wanted = list(wanted)
         keep = {canonical(address) for address in wanted}
@@ -76,16 +91,15 @@ class FdStore:
             )
             with self._inherited.pop(address) as sock:
                 end_listening(sock)
-            if isinstance(address, Endpoint):
-                self._remove(_name(address), address.port)
+            self._remove(address)
         await self.wait_until_free(wanted)
 
-    async def wait_until_free(self, wanted: Iterable[Endpoint]) -> None:
+    async def wait_until_free(self, wanted: Iterable[Local]) -> None:
         """Wait until systemd has closed every descriptor that would keep us from binding a `wanted` address.
 
         Ports are compared, not addresses: a socket on 127.0.0.1 prevents binding 0.0.0.0 on the same port.
         """
-        if not self._closing.isdisjoint(address.port for address in wanted):
+        if not self._closing.isdisjoint(one.port for one in wanted if isinstance(one, Endpoint)):
             await _barrier()
         self._closing.clear()
 
@@ -95,13 +109,20 @@ class FdStore:
             sock.close()
         self._inherited.clear()
 
-    def _remove(self, name: str, port: int) -> None:
-        if systemd.notify("FDSTOREREMOVE=1", f"FDNAME={name}"):
-            self._closing.add(port)
+    def _remove(self, address: Local) -> None:
+        # A unix socket that systemd still has does not keep anybody from making another file at its path.
+        is_told = systemd.notify("FDSTOREREMOVE=1", f"FDNAME={_name(address)}")
+        if is_told and isinstance(address, Endpoint):
+            self._closing.add(address.port)
 
 
-def _name(address: Endpoint) -> str:
-    """The name of a socket in the store. It has no colon: LISTEN_FDNAMES separates names by colons."""
+def _name(address: Local) -> str:
+    """The name of a socket in the store. It has no colon: LISTEN_FDNAMES separates names by colons.
+
+    A path may be longer than a name, and have any characters.
+    """
+    if isinstance(address, UnixPath):
+        return f"{systemd.STORED}unix_{hashlib.sha256(os.fsencode(address.path)).hexdigest()}"
     return f"{systemd.STORED}{address}".replace(":", "_")
 
 

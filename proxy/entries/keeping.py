@@ -11,11 +11,11 @@ from typing import Final
 
 import structlog
 
+from proxy.config.listen import PRIVATE, Permissions
 from proxy.entries.fd_store import FdStore
 from proxy.entries.listener import Listener, OnClient
 from proxy.errors import ListenError
-from proxy.runtime.endpoint import Endpoint
-from proxy.runtime.systemd import Activated
+from proxy.runtime.endpoint import Local, UnixPath
 from proxy.runtime.tasks import Tasks
 
 log = structlog.get_logger("kubemux.daemon")
@@ -29,10 +29,11 @@ class KeptListener:
 
     def __init__(
         self,
-        address: Endpoint,
+        address: Local,
         on_client: OnClient,
         store: FdStore,
         *,
+        permissions: Permissions = PRIVATE,
         owner: Mapping[str, str],
         on_change: Callable[[], None],
         listener: Listener | None = None,
@@ -45,7 +46,7 @@ class KeptListener:
         """
         if listener is None:
             listener = Listener(address, on_client, inherited=store.claim(address))
-        listener.on_client = on_client
+        listener.on_client, listener.permissions = on_client, permissions
         self.listener = listener
         self.error: ListenError | None = None
         self._store = store
@@ -57,7 +58,7 @@ class KeptListener:
         return f"<KeptListener {self.listener}>"
 
     @property
-    def address(self) -> Endpoint:
+    def address(self) -> Local:
         """Where it listens."""
         return self.listener.address
 
@@ -71,11 +72,29 @@ class KeptListener:
         try:
             await self.listener.start()
         except ListenError as exc:
-            log.error("listener failed", **self._owner, reason=exc.reason, message=str(exc), hint=exc.hint)
-            # A copy, without the traceback of `exc`, which would keep the frames and their objects alive.
-            self.error = ListenError(str(exc), hint=exc.hint)
-            self._tasks.keep(self._keep_binding, name="bind")
+            self._failed(exc)
+            if not self.is_bound:
+                self._tasks.keep(self._keep_binding, name="bind")
         self._keep()
+
+    def let_in(self, permissions: Permissions) -> None:
+        """Let `permissions` decide who may open a unix socket."""
+        if permissions != self.listener.permissions:
+            self.listener.permissions = permissions
+            self._tasks.spawn(self._give(), name="permissions")
+
+    async def _give(self) -> None:
+        try:
+            await self.listener.give()
+        except ListenError as exc:
+            self._failed(exc)
+        else:
+            self.error = None
+
+    def _failed(self, exc: ListenError) -> None:
+        log.error("listener failed", **self._owner, reason=exc.reason, message=str(exc), hint=exc.hint)
+        # A copy, without the traceback of `exc`, which would keep the frames and their objects alive.
+        self.error = ListenError(str(exc), hint=exc.hint)
 
     async def _keep_binding(self) -> None:
         while not self.is_bound:
@@ -96,7 +115,7 @@ class KeptListener:
         listener = self.listener
         if is_hopeless == listener.is_refusing or listener.sock is None:
             return
-        if isinstance(listener.sock, Activated):  # the unit owns it: `on_client` resets the client
+        if not listener.can_refuse:  # `on_client` resets the client
             return
         if is_hopeless:
             self._store.forget(self.address)  # systemd drops a socket that was shut down
@@ -115,8 +134,13 @@ class KeptListener:
         log.info(event, **self._owner, **because, listen=str(self.address))
 
     def accept_no_more(self) -> None:
-        """Close the socket; systemd keeps its own for the next process."""
-        self.listener.close()
+        """Close the socket; systemd keeps its own for the next process. If it has none of a unix socket, the
+        file is of no use any more.
+        """
+        if isinstance(self.address, UnixPath) and not self._store.keeps(self.address):
+            self.listener.release()
+        else:
+            self.listener.close()
 
     def release(self) -> None:
         """Close the socket and free the address: new clients are refused, also while kubemux restarts.

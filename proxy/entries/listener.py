@@ -15,12 +15,15 @@ from typing import Final
 
 import structlog
 
+from proxy.config.listen import PRIVATE, Permissions
 from proxy.entries.arrival import Caller
-from proxy.entries.binding import BACKLOG, bind, end_listening
+from proxy.entries.binding import bind, end_listening, give
+from proxy.entries.unix_socket import BACKLOG
 from proxy.relay.relay import LINGER_ZERO
 from proxy.runtime import descriptors
 from proxy.runtime.blocking import Place
-from proxy.runtime.endpoint import Endpoint
+from proxy.runtime.endpoint import Endpoint, Local, UnixPath
+from proxy.runtime.systemd import Activated
 
 log = structlog.get_logger("kubemux.listener")
 
@@ -42,11 +45,18 @@ class Listener:
     """
 
     def __init__(
-        self, address: Endpoint, on_client: OnClient, *, inherited: socket.socket | None = None
+        self,
+        address: Local,
+        on_client: OnClient,
+        *,
+        inherited: socket.socket | None = None,
+        permissions: Permissions = PRIVATE,
     ) -> None:
+        """`permissions` says who may open a unix socket; `give` applies another one."""
         self.address = address
         self.on_client = on_client
         self._socket = inherited
+        self.permissions = permissions
         self._resume: asyncio.TimerHandle | None = None
         self.is_refusing = False
         """Whether the kernel refuses clients while the socket stays bound."""
@@ -68,19 +78,43 @@ class Listener:
 
     async def start(self) -> None:
         """Bind, unless the socket is inherited, and accept. Raises ListenError; it may be called again."""
+        is_new = self._socket is None
         if self._socket is None:
-            self._socket = await bind(self.address, self._names)
+            self._socket = await bind(self.address, self._names, self.permissions)
         if not self.is_refusing:
             self._loop.add_reader(self._socket, self._accept)
+        if not is_new:
+            await self.give()
+
+    async def give(self) -> None:
+        """Let `permissions` decide who may open the unix socket, unless a socket unit decides that.
+
+        Raises ListenError; only the owner may open it then.
+        """
+        if isinstance(self.address, UnixPath) and self._socket and not isinstance(self._socket, Activated):
+            await give(self.address, self._names, self.permissions)
+
+    @property
+    def can_refuse(self) -> bool:
+        """Whether the kernel can refuse clients and later admit them again.
+
+        Not on a unix socket: after `shutdown` it never listens again, not even after listen(2) (Linux 6.18).
+        Nor on a socket unit's, which would fail. Whoever has `on_client` closes the client's connection then.
+        """
+        return (
+            self._socket is not None
+            and not isinstance(self._socket, Activated)
+            and isinstance(self.address, Endpoint)
+        )
 
     def refuse(self) -> None:
-        """Let the kernel refuse clients until `admit`.
+        """Let the kernel refuse clients until `admit`, if it can.
 
         client-go gives up at once when the kernel refuses it; after a reset it retries for almost a minute.
         On Linux, `shutdown` stops a TCP socket from listening, for all its descriptors, and keeps the address
         bound.
         """
-        if self._socket is None or self.is_refusing:
+        if self._socket is None or not self.can_refuse or self.is_refusing:
             return
         self._accept()  # `on_client` resets those that have connected already, and counts them
         self.is_refusing = True
@@ -134,7 +168,9 @@ class Listener:
             sock.setblocking(False)  # TCP_NODELAY is set with its transport
             is_last = descriptors.is_high(sock.fileno())
             try:
-                self.on_client(sock, Caller(Endpoint(address[0], address[1])))
+                self.on_client(
+                    sock, Caller(Endpoint(*address[:2]) if isinstance(self.address, Endpoint) else None)
+                )
             except Exception:
                 log.exception(
                     "client not served", listen=str(self.address), hint="this is a bug: please report it"

@@ -22,6 +22,7 @@ from proxy.kubeconfig.entries import Kubeconfig
 from proxy.kubeconfig.importer import Imported
 from proxy.kubeconfig.merge import Merged, merge
 from proxy.kubeconfig.targets import Target, certificates
+from proxy.runtime.endpoint import Endpoint
 
 # ProtectHome= and PrivateTmp= of the shipped unit.
 _HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108 - they are looked at, not written to
@@ -101,7 +102,9 @@ def import_(config: Path, output: Path, clusters: Sequence[Imported], *, port_ba
 
 
 def _asked(cluster: ClusterConfig) -> str:
-    return f"https://{cluster.listen}" if cluster.listen else "asked for by name"
+    if isinstance(cluster.listen, Endpoint):
+        return f"https://{cluster.listen}"
+    return str(cluster.listen or "asked for by name")
 
 
 def _made(folders: Iterable[Path]) -> list[str]:

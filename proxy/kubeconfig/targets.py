@@ -17,8 +17,8 @@ from proxy.config.files import MAX_CREDENTIAL_BYTES, Unusable, read_bytes
 from proxy.config.matches import Host
 from proxy.config.model import ClusterConfig, Config
 from proxy.errors import ConfigError, Problem, UnknownName
-from proxy.runtime.endpoint import Endpoint
-from proxy.runtime.text import listed
+from proxy.runtime.endpoint import Endpoint, UnixPath
+from proxy.runtime.text import listed, suggest
 
 SCHEMES = ("http", "socks5")
 """Of a proxy-url. With `https`, client-go would show the cluster's client certificate to the proxy."""
@@ -59,11 +59,13 @@ def targets(config: Config, names: Iterable[str], path: str, *, proxy_url: str =
             if server is None:
                 message = "its name is no host name, so that no client can ask for it through a proxy"
                 problems.append(Problem(0, key, message, f"set {key}.dns_name"))
-        elif cluster.listen:
+        elif isinstance(cluster.listen, Endpoint):
             server = _reachable(cluster.listen)
         else:
             server = None
             message = "has no listen: it is reached by its name alone, through an entry"
+            if cluster.listen is not None:
+                message = f"listens on {cluster.listen}, and clients of a kubeconfig can use no unix socket"
             problems.append(Problem(0, key, message, f"export it by name, with --proxy {_any(config)}"))
         if server:
             base_path = cluster.base_path or ""
@@ -77,7 +79,12 @@ def proxy_url(config: Config, entry: str, scheme: str) -> str:
     """The proxy-url that leads to `entry`. `scheme` is one of `SCHEMES`. Raises UnknownName."""
     if entry not in config.entries:
         raise UnknownName.among("entry", entry, config.entries)
-    return f"{scheme}://{_reachable(config.entries[entry].listen)}"
+    listen = config.entries[entry].listen
+    if isinstance(listen, UnixPath):
+        others = [name for name, one in config.entries.items() if isinstance(one.listen, Endpoint)]
+        message = f"entry {entry!r} listens on {listen}, and a proxy-url can lead to no unix socket"
+        raise UnknownName(message, hint=suggest(entry, others))
+    return f"{scheme}://{_reachable(listen)}"
 
 
 def certificates(pem: bytes) -> bytes:
@@ -99,7 +106,7 @@ def _called(name: str, cluster: ClusterConfig) -> Endpoint | None:
 
 
 def _any(config: Config) -> str:
-    names = list(config.entries)
+    names = [name for name, one in config.entries.items() if isinstance(one.listen, Endpoint)]
     return f"and one of {listed(names)}" if names else "ENTRY, once the configuration has one in `entries`"
 
 

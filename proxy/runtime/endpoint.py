@@ -1,4 +1,4 @@
-"""A host and a port, written as `10.0.0.10:6443` or `[::1]:6443`."""
+"""A host and a port, written as `10.0.0.10:6443` or `[::1]:6443`; a unix socket, as `unix:/run/some.sock`."""
 
 from __future__ import annotations
 
@@ -71,3 +71,16 @@ class Endpoint(NamedTuple):
         else:
             check_host(host)
         return cls(host, int(port))
+
+
+class UnixPath(NamedTuple):
+    """The file of a unix socket. An abstract one, which has none, begins with `@`."""
+
+    path: str
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}"
+
+
+Local = Endpoint | UnixPath
+"""Where a listener of this machine is."""

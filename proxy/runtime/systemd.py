@@ -26,7 +26,7 @@ from typing import Final
 
 import structlog
 
-from proxy.runtime.endpoint import Endpoint
+from proxy.runtime.endpoint import Endpoint, Local, UnixPath
 
 log = structlog.get_logger("kubemux.systemd")
 
@@ -103,18 +103,17 @@ def watchdog_interval() -> float | None:
     return int(limit) / 2e6 if limit.isdecimal() and int(limit) else None
 
 
-def inherited_sockets() -> dict[Endpoint | str, socket.socket]:
+def inherited_sockets() -> dict[Local, socket.socket]:
     """The listening stream sockets that systemd bound for us, by local address.
 
-    The key is an Endpoint, or the path of a unix socket; an abstract one begins with `@`. The sockets are
-    non-blocking, and children do not inherit them. The caller owns them, and closes those that it does not
-    use. Descriptors that are no such socket are logged and closed. A second call finds none.
+    The sockets are non-blocking, and children do not inherit them. The caller owns them, and closes those
+    that it does not use. Descriptors that are no such socket are logged and closed. A second call finds none.
     """
     # Removed from the environment: a child process would believe that its own descriptors are these sockets.
     pid, count, names = (os.environ.pop(f"LISTEN_{name}", "") for name in ("PID", "FDS", "FDNAMES"))
     if pid != str(os.getpid()) or not count.isdecimal():
         return {}
-    found: dict[Endpoint | str, socket.socket] = {}
+    found: dict[Local, socket.socket] = {}
     fds = range(_FIRST_FD, _FIRST_FD + int(count))
     named = dict(zip(fds, names.split(":"), strict=False))
     for fd in fds:
@@ -136,7 +135,7 @@ def inherited_sockets() -> dict[Endpoint | str, socket.socket]:
     return found
 
 
-def _listener(fd: int, kind: type[socket.socket]) -> tuple[Endpoint | str, socket.socket]:
+def _listener(fd: int, kind: type[socket.socket]) -> tuple[Local, socket.socket]:
     """Descriptor `fd` as a socket with its address. Raises OSError or ValueError after closing it."""
     try:
         sock = kind(fileno=fd)
@@ -151,6 +150,6 @@ def _listener(fd: int, kind: type[socket.socket]) -> tuple[Endpoint | str, socke
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             return Endpoint(name[0], name[1]), sock
         if sock.family == socket.AF_UNIX:
-            return "@" + name[1:].decode() if isinstance(name, bytes) else name, sock
+            return UnixPath("@" + name[1:].decode() if isinstance(name, bytes) else name), sock
     sock.close()
     raise ValueError("not a listening stream socket of TCP or a unix path")

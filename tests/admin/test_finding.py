@@ -11,7 +11,7 @@ import pytest
 
 from proxy.admin import client
 from proxy.admin.finding import find, usual_places
-from proxy.admin.unix_listener import proposed
+from proxy.admin.usual import proposed
 from proxy.config.model import AdminConfig
 from proxy.errors import AdminError, ConfigError
 from proxy.runtime.endpoint import Endpoint

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import select
 import socket
 from collections.abc import AsyncIterator
@@ -450,6 +451,25 @@ async def test_an_address_that_is_not_ours_is_a_listen_error(daemon: Daemon, whe
     with pytest.raises(ListenError, match=f"admin.listen {where}: [A-Za-z]") as caught:
         await daemon.server().start_tcp(where)
     assert "admin.listen" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("uid", "remedy"),
+    [
+        (0, "create its folder; under systemd: RuntimeDirectory=kubemux"),
+        (1000, "create its folder, or choose one of your own: admin: {socket: ~/.config/kubemux/admin.sock}"),
+    ],
+)
+async def test_a_missing_folder_is_named_with_the_remedy_of_its_reader(
+    uid: int, remedy: str, daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user is not sent to the folder of the service."""
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/1000")
+    monkeypatch.setenv("HOME", "/home/user")
+    with pytest.raises(ListenError, match=f"admin.socket {tmp_path}/none/s: No such file") as caught:
+        await daemon.server().start_unix(tmp_path / "none" / "s")
+    assert caught.value.hint == remedy
 
 
 async def test_a_socket_that_was_handed_over_is_served(daemon: Daemon) -> None:

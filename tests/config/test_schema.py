@@ -21,6 +21,7 @@ FILES = {"bad_ca", "missing_key_file", "open_key_file", "unparsable_known_hosts"
 PLACES = {
     "dangling_gateway",
     "duplicate_port",
+    "duplicate_socket",
     "jump_cycle",
     "bad_pattern",
     "own_api_server",

@@ -17,6 +17,7 @@ import pytest
 from proxy.config.loader import load
 from proxy.demo.stage import prepare
 from proxy.demo.welcome import welcome
+from proxy.runtime.endpoint import Endpoint
 from tests.demo.conftest import Finished, call
 from tests.support.processes import command, descendants
 
@@ -127,7 +128,7 @@ async def test_its_end_leaves_nothing_behind(tmp_path: Path, number: signal.Sign
         assert gateway is not None
         ports = [gateway, config.admin.listen.port]
         for cluster in config.clusters.values():
-            assert cluster.listen
+            assert isinstance(cluster.listen, Endpoint)
             ports += [cluster.listen.port, cluster.api_servers[0].port]
         assert [await is_bound(port) for port in ports] == [True] * 6
         # An idle client must not hold the end up.

@@ -104,4 +104,8 @@ def kubeconfigs(draw: st.DrawFn) -> tuple[str, list[str]]:
 
 def listening(config: Config) -> dict[str, int]:
     """The port of each cluster that listens."""
-    return {name: cluster.listen.port for name, cluster in config.clusters.items() if cluster.listen}
+    return {
+        name: cluster.listen.port
+        for name, cluster in config.clusters.items()
+        if isinstance(cluster.listen, Endpoint)
+    }

@@ -154,15 +154,15 @@ def test_a_child_finds_its_sockets_by_address(tmp_path: Path) -> None:
             f"[::1]:{ipv6.getsockname()[1]}": stack.enter_context(
                 socket.create_connection(ipv6.getsockname()[:2])
             ),
-            str(tmp_path / "admin.sock"): stack.enter_context(socket.socket(socket.AF_UNIX)),
+            f"unix:{tmp_path}/admin.sock": stack.enter_context(socket.socket(socket.AF_UNIX)),
         }
-        clients[str(tmp_path / "admin.sock")].connect(str(tmp_path / "admin.sock"))
+        clients[f"unix:{tmp_path}/admin.sock"].connect(str(tmp_path / "admin.sock"))
         fds = [thing.fileno() for thing in (loopback, datagram, ipv6, idle, path, plain)]
         command = [sys.executable, "-c", _AS_SYSTEMD, _CHILD, *map(str, fds)]
         child = subprocess.run(command, pass_fds=fds, capture_output=True, text=True, timeout=30, check=False)
         assert child.returncode == 0, child.stderr
         assert json.loads(child.stdout) == {
-            "types": ["Endpoint", "Endpoint", "str"],
+            "types": ["Endpoint", "Endpoint", "UnixPath"],
             "kinds": ["socket", "Activated", "Activated"],  # a socket unit listens on the others, too
             "blocking": [False] * 3,
             "inheritable": [False] * 3,

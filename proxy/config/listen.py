@@ -1,0 +1,78 @@
+"""How addresses of listeners are written: `127.0.0.1:3128`, `unix:/run/kubemux-entries/egress.sock`; and who
+may open a unix socket.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Annotated, Final, NamedTuple
+
+from proxy.config.values import Written, expand_path, from_text
+from proxy.runtime.endpoint import Endpoint, Local, UnixPath
+from proxy.runtime.text import shown
+
+UNIX: Final = "unix:"
+LONGEST: Final = 107
+"""Bytes of a path: `sun_path` of unix(7) has 108, and the last one is 0."""
+
+OWNER_ONLY: Final = 0o600
+_MODE: Final = re.compile(r"0?[0-7]{3}", re.ASCII)
+
+
+class Permissions(NamedTuple):
+    """Who may open a unix socket."""
+
+    mode: int = OWNER_ONLY
+    group: str | None = None
+    """A name or a number; None: the file gets the group that new files get."""
+
+    @classmethod
+    def of(cls, mode: int | None, group: str | None) -> Permissions:
+        """As the keys `mode` and `group` say."""
+        return cls(OWNER_ONLY if mode is None else mode, group)
+
+
+PRIVATE: Final = Permissions()
+
+
+def parse_listen(value: object) -> Local:
+    """`HOST:PORT`, or `unix:` and an absolute path. Raises ValueError."""
+    if isinstance(value, UnixPath):
+        return value
+    if isinstance(value, str) and value.startswith("/"):
+        raise ValueError(f"a path needs {UNIX} before it, got {shown(value)}")
+    if isinstance(value, str) and value.startswith(UNIX):
+        return _unix(value.removeprefix(UNIX))
+    return from_text(Endpoint, 'HOST:PORT or "unix:/PATH"')(value)
+
+
+def _unix(written: str) -> UnixPath:
+    path = "/" + str(expand_path(written)).lstrip("/")
+    if (length := len(os.fsencode(path))) > LONGEST:
+        raise ValueError(f"the path has {length} bytes, and the kernel takes {LONGEST} at most")
+    return UnixPath(path)
+
+
+def parse_mode(value: object) -> int:
+    """The mode of a file from `"0660"`. Raises ValueError."""
+    if not isinstance(value, str) or not _MODE.fullmatch(value):
+        raise ValueError(f'expected three octal digits in quotes, like "0660", got {shown(value)}')
+    return int(value, 8)
+
+
+def format_mode(mode: int) -> str:
+    return f"{mode:04o}"
+
+
+MODE: Final = (
+    "The mode of the unix socket's file: who may write to it may connect. A socket unit's own mode counts if "
+    "it has the socket."
+)
+GROUP: Final = "The group of the unix socket's file, by name or number."
+
+Listen = Annotated[Local, Written(parse_listen, r"^(.+:[0-9]{1,5}|unix:[/~$].*)$")]
+"""HOST:PORT or unix:/PATH, of a listener."""
+
+Mode = Annotated[int, Written(parse_mode, r"^0?[0-7]{3}$", format_mode)]
+"""Of a file, in octal digits."""
