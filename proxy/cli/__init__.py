@@ -42,13 +42,14 @@ _COMMANDS: Final = {
     "probe": ("probe", "Probe one cluster, step by step, and explain where it stops."),
     "route": ("route", "Say where a name leads that a client asks for, and why."),
     "connect": ("connect", "Reach a name by standard input and output: for ssh."),
+    "ssh-config": ("ssh_config", "Print Host blocks for ssh, of routes to SSH servers."),
     "kubeconfig": ("kubeconfig", "Export a kubeconfig, or import clusters from one."),
     "reload": ("orders", "Make the running daemon read its configuration again."),
     "reconnect": ("orders", "Dial the links of a gateway again."),
     "drain": ("orders", "Stop taking connections for a cluster; let those it has end."),
 }
-"""Command -> the module of this package that defines it under the same name, and its line in `kubemux
---help`.
+"""Command -> the module of this package that defines it under the same name (with `_` for `-`), and its line
+in `kubemux --help`.
 """
 
 
@@ -102,7 +103,9 @@ class _Commands(Group):
             return None
         # structlog.dev imports rich if it is there: 4 MB of the daemon's memory for tables it never draws.
         with uncollected(), without_compilers(), without("rich") if cmd_name == "run" else nullcontext():
-            command = getattr(import_module(f"proxy.cli.{_COMMANDS[cmd_name][0]}"), cmd_name)
+            command = getattr(
+                import_module(f"proxy.cli.{_COMMANDS[cmd_name][0]}"), cmd_name.replace("-", "_")
+            )
         if not isinstance(command, click.Command):
             raise TypeError(f"proxy.cli.{_COMMANDS[cmd_name][0]}.{cmd_name} is not a click command")
         return command

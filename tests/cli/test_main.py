@@ -19,7 +19,18 @@ HOSTILE = "\x1b]0;owned\x07\x9b2J\x85\u202egpj.exe\u2028kubemux: all is well\r\u
 """7-bit and C1 escapes, an override of direction, separators of lines, a byte of a file's name that is no
 text.
 """
-COMMANDS = ["run", "check", "schema", "demo", "status", "probe", "route", "connect", "kubeconfig"]
+COMMANDS = [
+    "run",
+    "check",
+    "schema",
+    "demo",
+    "status",
+    "probe",
+    "route",
+    "connect",
+    "ssh-config",
+    "kubeconfig",
+]
 COMMANDS += ["reload", "reconnect", "drain"]
 
 

@@ -1,0 +1,110 @@
+"""`kubemux ssh-config`: Host blocks of ssh_config(5) for the routes that lead to SSH servers.
+
+A route does not say what its target speaks, so its ports tell: a match is taken for SSH if it names one port,
+and that port, or the one of the target, is in `SSH_PORTS` or given by --port.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Collection, Iterator
+from ipaddress import IPv4Network
+from pathlib import Path
+from typing import Final
+
+import click
+
+from proxy.cli import note, say
+from proxy.cli.entries import choose
+from proxy.cli.options import config_option
+from proxy.config.asked import RouteConfig
+from proxy.config.credentials import Scrutiny
+from proxy.config.loader import load
+from proxy.config.matches import Match
+from proxy.config.model import Config
+
+SSH_PORTS: Final = frozenset({22, 2209, 2222})
+"""ssh's own, and those of servers that root does not start: notebooks' and containers'."""
+
+
+@click.command("ssh-config")
+@click.option(
+    "--entry", metavar="NAME", help="The entry to connect to. Default: as `kubemux connect` has it."
+)
+@click.option(
+    "--port",
+    "ports",
+    type=click.IntRange(1, 65535),
+    multiple=True,
+    metavar="PORT",
+    help=f"Another port of SSH servers (repeatable), besides {', '.join(map(str, sorted(SSH_PORTS)))}.",
+)
+@config_option
+def ssh_config(entry: str | None, ports: tuple[int, ...], config: Path) -> None:
+    """Print Host blocks for ssh's configuration, for the routes that lead to SSH servers.
+
+    Put them into a file of their own, and `Include` that at the top of ~/.ssh/config.
+    """
+    loaded = load(config, Scrutiny.NONE)
+    name, listen = choose(loaded, config, entry)
+    found = list(blocks(loaded, name, listen, SSH_PORTS | set(ports)))
+    for block in found:
+        say(block)
+    if not any("\nHost " in block for block in found):
+        note(
+            "kubemux: no route leads to SSH servers: it must name one of their ports, and --port adds to them"
+        )
+
+
+def blocks(config: Config, entry: str, listen: str, ports: Collection[int]) -> Iterator[str]:
+    """A block for each match that leads to SSH by this entry, in the order of the routes: ssh, too, takes the
+    first that fits.
+    """
+    # ssh expands `%`, and gives the rest of the line to the user's shell.
+    command = f"kubemux connect --entry {shlex.quote(listen)}".replace("%", "%%")
+    for route in config.routes:
+        if route.entries is not None and entry not in route.entries:
+            continue
+        for match in route.match:
+            if not _is_ssh(match, route, ports):
+                continue
+            title = f"# route {route.name}: {match}"
+            try:
+                hosts = host_patterns(match)
+            except ValueError as exc:
+                yield f"{title}: not written: {exc}\n"
+                continue
+            # The port is always there: a later block that fits, too, must not add its own.
+            yield (
+                f"{title}\nHost {hosts}\n    Port {match.first}\n"
+                f"    ProxyCommand {command} --fdpass %h %p\n    ProxyUseFdpass yes\n"
+            )
+
+
+def _is_ssh(match: Match, route: RouteConfig, ports: Collection[int]) -> bool:
+    if match.first != match.last:
+        return any(match.first <= port <= match.last for port in ports)
+    target = route.target.port if route.target is not None else ""
+    return match.first in ports or target in map(str, ports)
+
+
+def host_patterns(match: Match) -> str:
+    """What ssh's `Host` takes for the names of `match`. Raises ValueError, which says why there is nothing.
+
+    A `*` of ssh_config stands for dots and for nothing, too. So ours is `?*`, and a second, negated pattern
+    leaves out names with more dots than ours has.
+    """
+    if match.first != match.last:
+        raise ValueError("it is for several ports, and a Host block has one")
+    network = match.network
+    if network is not None and network.prefixlen < network.max_prefixlen:
+        if not isinstance(network, IPv4Network) or network.prefixlen % 8 or not network.prefixlen:
+            raise ValueError("ssh_config has no pattern for this network")
+        octets = str(network.network_address).split(".")[: network.prefixlen // 8]
+        return _without_more_dots([*octets, *"****"][:4])
+    labels = match.host.replace("**", "*").replace("*", "?*").split(".")
+    return _without_more_dots(labels) if match.stars and "**" not in match.host else ".".join(labels)
+
+
+def _without_more_dots(labels: list[str]) -> str:
+    return f"{'.'.join(labels)} !*{'.*' * len(labels)}"
