@@ -50,7 +50,7 @@ class Bed:
         self.edge = (NewerSshd if row.is_newer else Sshd)(folder / "edge", config=row.sshd)
         self.far = Sshd(folder / "far")
         self.apis = {name: Api(certificates) for name in CLUSTERS}
-        self.ports = {name: free_port() for name in (*CLUSTERS, "plain", "rogue")}
+        self.ports = {name: free_port() for name in (*CLUSTERS, "plain", "rogue", "entry")}
         self.source = Source()
         self.visitors = 0
         """Connections that a row made to `plain`."""
@@ -164,10 +164,13 @@ class Bed:
         if self.row.has_plain:
             clusters["plain"] = cluster(self.ports["plain"], self.source.endpoint, ca=ca, probe=SELDOM)
         limits: Sections = {"drain_timeout": "1s", "hold_timeout": "15s", **self.row.limits}
+        sections: dict[str, object] = {"limits": limits}
+        if self.row.is_by_name:
+            sections["entries"] = {"proxy": {"listen": f"127.0.0.1:{self.ports['entry']}"}}
         return {
             "gateways": {"edge": edge, "far": gateway(self.far)},
             "clusters": clusters,
-            "sections": {"limits": limits},
+            "sections": sections,
         }
 
     @property
@@ -185,10 +188,11 @@ class Bed:
         loads = {
             name: Load(
                 name,
-                self.ports[name],
+                self.ports["entry" if self.row.is_by_name else name],
                 self.certificates,
                 patience=self.row.patience if name in self.hit else PATIENCE_S,
                 light=name == "stage",
+                is_by_name=self.row.is_by_name,
             )
             for name in CLUSTERS
         }

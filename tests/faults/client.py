@@ -33,6 +33,8 @@ class Saw(StrEnum):
     """The stream ended in the middle: what OpenSSH makes of an API server's reset."""
     REFUSED = "refused"
     TIMEOUT = "timeout"
+    ANSWER = "an answer why"
+    """The entry's own: the client asked by name, and was told why it gets no connection."""
     WRONG = "wrong bytes"
 
 
@@ -40,11 +42,17 @@ class Wrong(Exception):
     """Bytes that nobody sent."""
 
 
+class Answered(Exception):
+    """The status line of an entry that has no connection to give."""
+
+
 def classify(exc: Exception) -> Saw:
     """Its name: whatever is no end of a connection is a wrong byte."""
     match exc:
         case ConnectionRefusedError():
             return Saw.REFUSED
+        case Answered():
+            return Saw.ANSWER
         case TimeoutError():
             return Saw.TIMEOUT
         case EOFError() | ssl.SSLEOFError():
@@ -63,9 +71,19 @@ class Client:
 
     pace = PACE_S
 
-    def __init__(self, name: str, port: int, context: ssl.SSLContext, patience: float) -> None:
+    def __init__(
+        self,
+        name: str,
+        port: int,
+        context: ssl.SSLContext,
+        patience: float,
+        *,
+        asks_for: str | None = None,
+    ) -> None:
+        """`port` is a cluster's, or an entry's where the client asks for a cluster by name."""
         self.name = name
         self.port = port
+        self._asks_for = asks_for
         self.seen: Counter[Saw] = Counter()
         self.served = 0
         self.connected = 0
@@ -95,7 +113,7 @@ class Client:
         while not self._is_leaving:
             try:
                 await self._connection()
-            except (OSError, EOFError, Wrong) as exc:
+            except (OSError, EOFError, Wrong, Answered) as exc:
                 self.seen[classify(exc)] += 1
                 self.first = None
             await asyncio.sleep(PACE_S)
@@ -103,12 +121,10 @@ class Client:
     async def _connection(self) -> None:
         try:
             async with asyncio.timeout(self._patience):
-                reader, writer = await asyncio.open_connection(
-                    "127.0.0.1", self.port, ssl=self._context, server_hostname="kubernetes"
-                )
+                reader, writer = await (self._direct() if self._asks_for is None else self._by_name())
         except ConnectionRefusedError:
             raise
-        except OSError:  # in or before the TLS handshake: the daemon had the connection
+        except (OSError, EOFError, Answered):  # in or before the TLS handshake: the daemon had the connection
             self.connected += 1
             raise
         self.connected += 1
@@ -116,6 +132,22 @@ class Client:
             await self._session(reader, writer)
         finally:
             await closed(writer)
+
+    async def _direct(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection(
+            "127.0.0.1", self.port, ssl=self._context, server_hostname="kubernetes"
+        )
+
+    async def _by_name(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        try:
+            writer.write(f"CONNECT {self._asks_for}:443 HTTP/1.1\r\n\r\n".encode())
+            _accept(await reader.readuntil(b"\r\n\r\n"))
+            await writer.start_tls(self._context, server_hostname="kubernetes")
+        except BaseException:
+            await closed(writer)
+            raise
+        return reader, writer
 
     async def _session(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while not self._is_leaving:
@@ -175,6 +207,11 @@ class Watch(Client):
             self._was_served()
             if self._is_leaving:
                 return
+
+
+def _accept(head: bytes) -> None:
+    if head != b"HTTP/1.1 200 Connection established\r\n\r\n":
+        raise Answered(head.partition(b"\r\n")[0].decode())
 
 
 async def _body(reader: asyncio.StreamReader) -> bytes:

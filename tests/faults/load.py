@@ -21,8 +21,16 @@ class Load:
     """`async with Load(...)`: clients of one cluster, as long as the block lasts. `light` has no bulk."""
 
     def __init__(
-        self, name: str, port: int, certificates: Certificates, *, patience: float, light: bool = False
+        self,
+        name: str,
+        port: int,
+        certificates: Certificates,
+        *,
+        patience: float,
+        light: bool = False,
+        is_by_name: bool = False,
     ) -> None:
+        """`port` is the cluster's, or that of an entry where its clients ask for it by name."""
         self.name = name
         self.port = port
         context = ssl.create_default_context(cafile=certificates.ca)
@@ -30,7 +38,13 @@ class Load:
             (Client, Watch) if light else (Client, Client, Client, Watch, Download, Upload)
         )
         self.clients = [
-            kind(f"{kind.__name__.lower()} {n} of {name}", port, context, patience)
+            kind(
+                f"{kind.__name__.lower()} {n} of {name}",
+                port,
+                context,
+                patience,
+                asks_for=name if is_by_name else None,
+            )
             for n, kind in enumerate(kinds)
         ]
         self._tasks = Tasks(name)

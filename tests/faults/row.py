@@ -21,6 +21,7 @@ NOTHING: Final[frozenset[Saw]] = frozenset()
 RESET: Final = frozenset({Saw.RESET})
 CUT: Final = frozenset({Saw.CUT})
 TIMEOUT: Final = frozenset({Saw.TIMEOUT})
+ANSWER: Final = frozenset({Saw.ANSWER})
 REFUSED: Final = frozenset({Saw.REFUSED})
 
 LEAVING: Final = frozenset({"client_closed", "client_reset"})
@@ -85,6 +86,8 @@ class Row:
     """Events that the daemon's log may have at level error."""
     is_through_relay: bool = False
     """Whether the gateway is reached through `Bed.path`, which can be a bad network."""
+    is_by_name: bool = False
+    """Whether clients ask the proxy entry for their clusters by name."""
     has_plain: bool = False
     """Whether there is `Bed.plain`, a cluster whose server is a `Source`."""
     restarts: bool = False
