@@ -79,7 +79,9 @@ class ClusterSnapshot:
     name: str
     gateway: str
     listen: str
+    """Empty if it is reached by its name alone."""
     listening: bool
+    """Whether clients can come."""
     state: ClusterState
     reason: str
     """The result of the last probe; empty before the first."""

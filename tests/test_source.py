@@ -42,6 +42,7 @@ LAYERS = (
 """The wings, from the top down: a module imports its own wing and those below it."""
 
 PURE = (
+    "proxy.admin.condition",
     "proxy.admin.status",
     "proxy.config.diff",
     "proxy.config.hosts",
@@ -85,7 +86,6 @@ CONFINED = {
 
 
 CALLED_BY_OTHERS = {
-    "/status shows it": "bytes_from_target bytes_to_target",
     "asyncio calls it": "pause_writing",
     "asyncssh calls it": """auth_succeeded begin_auth connection_requested kbdint_auth_requested
         kbdint_challenge_received log_received_packet public_key_auth_supported session_started

@@ -99,7 +99,15 @@ def _in_file(path: Path, sections: Iterable[str]) -> set[object]:
         root = loader.keys(yaml.read(path))
     except ConfigError:
         return set()
-    return {name for key in sections if isinstance(section := root.get(key), dict) for name in section}
+    return {name for key in sections for name in _names(root.get(key))}
+
+
+def _names(section: object) -> Iterator[object]:
+    """The names in a section of the file: `routes` is a list of mappings that have one each."""
+    if isinstance(section, dict):
+        yield from section
+    elif isinstance(section, list):
+        yield from (one["name"] for one in section if isinstance(one, dict) and "name" in one)
 
 
 async def status_at(where: Where, path: Path) -> object:

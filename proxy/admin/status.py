@@ -18,8 +18,14 @@ The document, stable for scripts (a field may be added; one that goes or changes
                    "10.0.0.10:6443",
                    "connections": 12, "connections_total": 345, "bytes_to_cluster": 1, "bytes_from_cluster":
                    2,
-                   "certificate_expiry": 1767225600.0}]}
+                   "certificate_expiry": 1767225600.0}],
+     "entries":  [{"name": "proxy", "listen": "127.0.0.1:3128", "listening": true, "reason": "",
+                   "message": "", "hint": "", "connections": 3, "connections_total": 45}],
+     "routes":   [{"name": "nodes", "match": ["*.eu.internal:22"], "gateway": "eu-edge", "connections": 2,
+                   "connections_total": 30, "bytes_to_target": 1, "bytes_from_target": 2}]}
 
+A cluster without `listen`, which is reached by its name alone, has "" there, and is `listening` until it is
+drained.
 Times are seconds, sizes bytes, `certificate_expiry` Unix time; null is "not known (yet)". States are those of
 `GatewayState` and `ClusterState`, reasons those of `proxy.errors` and of probes.
 """
@@ -31,9 +37,9 @@ from dataclasses import fields, is_dataclass
 from enum import StrEnum
 from typing import Final
 
-from proxy.errors import LinkDown, ListenError
-from proxy.health.result import Result
-from proxy.snapshots import ClusterSnapshot, ClusterState, DaemonSnapshot, GatewaySnapshot, GatewayState
+from proxy.admin.condition import cut_off, is_connected, is_idle, is_up, why_not_up
+from proxy.errors import LinkDown
+from proxy.snapshots import ClusterSnapshot, DaemonSnapshot, GatewaySnapshot
 
 SCHEMA_VERSION: Final = 1
 
@@ -41,8 +47,6 @@ _LATER: Final = ("entries", "routes")
 """Sections that a daemon of an earlier release does not have."""
 _SECTIONS: Final = ("gateways", "clusters", *_LATER)
 """Beside `daemon`."""
-
-_FAILURES: Final = frozenset(result.value for result in Result if not result.alive)
 
 
 def to_document(snapshot: DaemonSnapshot) -> dict[str, object]:
@@ -107,44 +111,11 @@ def _checks(snapshot: DaemonSnapshot) -> Iterator[str]:
             yield f"[+]cluster {cluster.name} idle"
         else:
             yield f"[-]cluster {cluster.name}: {why_not_up(cluster)}"
-
-
-def is_connected(gateway: GatewaySnapshot) -> bool:
-    """Whether at least one link is up."""
-    return bool(gateway.links)
-
-
-def is_idle(one: GatewaySnapshot | ClusterSnapshot) -> bool:
-    """Whether no client needs it: a gateway that is dialled on demand, or a cluster behind it."""
-    if isinstance(one, ClusterSnapshot):
-        return one.listening and one.state is ClusterState.IDLE
-    return one.state is GatewayState.IDLE
-
-
-def is_up(cluster: ClusterSnapshot) -> bool:
-    """Whether its listener is bound and its probes succeed."""
-    return cluster.listening and cluster.state is ClusterState.UP
-
-
-def is_failing(cluster: ClusterSnapshot) -> bool:
-    """Whether the last probe got no answer. The cluster is down only after several."""
-    return cluster.reason in _FAILURES
-
-
-def cut_off(snapshot: DaemonSnapshot) -> frozenset[str]:
-    """The gateways that should have a link and have none. No client gets through them now, whatever the last
-    probes found.
-    """
-    return frozenset(
-        gateway.name for gateway in snapshot.gateways if not (is_connected(gateway) or is_idle(gateway))
-    )
-
-
-def why_not_up(cluster: ClusterSnapshot) -> str:
-    """One or two words: why it does not listen, else why its last probe failed, else its state."""
-    if not cluster.listening:  # a port that is taken, or else it was drained
-        return cluster.reason if cluster.reason == ListenError.reason else "not listening"
-    return cluster.reason if cluster.reason not in ("", "ok") else cluster.state
+    for entry in snapshot.entries:
+        if entry.listening:
+            yield f"[+]entry {entry.name} ok"
+        else:
+            yield f"[-]entry {entry.name}: {entry.reason or 'not listening'}"
 
 
 def summary(snapshot: DaemonSnapshot) -> str:

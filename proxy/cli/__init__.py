@@ -38,7 +38,7 @@ _COMMANDS: Final = {
     "check": ("check", "Check a configuration file and report every problem."),
     "schema": ("schema", "Print the JSON Schema of the configuration file."),
     "demo": ("demo", "Try it: two stand-in clusters behind an embedded SSH server."),
-    "status": ("status", "Show the gateways and clusters of the running daemon."),
+    "status": ("status", "Show what the running daemon serves, and what is not well."),
     "probe": ("probe", "Probe one cluster, step by step, and explain where it stops."),
     "route": ("route", "Say where a name leads that a client asks for, and why."),
     "connect": ("connect", "Reach a name by standard input and output: for ssh."),

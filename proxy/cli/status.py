@@ -12,18 +12,24 @@ import click
 from rich.console import Console
 
 from proxy.admin import client
+from proxy.admin.condition import Severity, cut_off, findings
 from proxy.admin.finding import find
-from proxy.admin.status import from_document
+from proxy.admin.status import from_document, summary
 from proxy.cli import say
 from proxy.cli.options import config_option, files
 from proxy.cli.tables import chosen, render
 from proxy.cli.watch import watch
 from proxy.config.model import AdminConfig
-from proxy.errors import AdminError
+from proxy.errors import AdminError, ProxyError
 from proxy.snapshots import DaemonSnapshot
 
 PIPE_WIDTH: Final = 1 << 20
 """The width of the output if it is not a terminal: so large that no line is wrapped or cut."""
+
+EX_UNKNOWN: Final = 3
+"""The exit code of `--check` if there is no answer."""
+_WORDS: Final = {Severity.WELL: "OK", Severity.DEGRADED: "WARNING", Severity.DOWN: "CRITICAL"}
+_SECTIONS: Final = ("gateways", "clusters", "entries", "routes")
 
 
 @click.command()
@@ -35,15 +41,47 @@ PIPE_WIDTH: Final = 1 << 20
     is_flag=True,
     help="Refresh in place until Ctrl-C; waits for a daemon that restarts.",
 )
+@click.option(
+    "--check",
+    "checking",
+    is_flag=True,
+    help="One line for Nagios, and exit code 0 if all is well, 1 if something is degraded, 2 if something is "
+    "down, 3 if the daemon does not answer.",
+)
 @config_option
-def status(names: tuple[str, ...], config: Path, *, as_json: bool, watching: bool) -> None:
-    """Show the gateways and clusters of the running daemon, what is broken first.
+def status(names: tuple[str, ...], config: Path, *, as_json: bool, watching: bool, checking: bool) -> None:
+    """Show the gateways, clusters, entries and routes of the running daemon, what is broken first.
 
-    NAME: only this gateway and its clusters, or this cluster and its gateway. The exit code tells whether the
-    daemon answered (0) or not (1); whether all is well is in `--json` and the metrics.
+    NAME: only this gateway with its clusters and routes, this cluster or route with its gateway, or this
+    entry. Without --check the exit code tells whether the daemon answered (0) or not (1).
     """
-    with client.explaining_unknown_names(config, names, "gateways", "clusters"):
+    if checking:
+        if as_json or watching:
+            raise click.UsageError("--check prints one line: leave out --json and --watch")
+        click.get_current_context().exit(_check(names, config))
+    with client.explaining_unknown_names(config, names, *_SECTIONS):
         _status(names, config, as_json=as_json, watching=watching)
+
+
+def _check(names: tuple[str, ...], config: Path) -> int:
+    """Print the worst finding and how many there are, as a Nagios plugin does; returns the exit code."""
+    try:
+        admin, config = find(files(config))
+        snapshot = asyncio.run(_ask(admin, config))
+        found = sorted(findings(chosen(snapshot, names), cut_off(snapshot)), key=lambda one: -one.severity)
+    except ProxyError as error:
+        _say_line(f"UNKNOWN: {error}")
+        return EX_UNKNOWN
+    severity = found[0].severity if found else Severity.DEGRADED if snapshot.draining else Severity.WELL
+    worst = [f"{one.kind} {one.name}: {one.reason}" for one in found[:1]]
+    more = [f"{len(found) - 1} more"] if len(found) > 1 else []
+    _say_line(f"{_WORDS[severity]}: {', '.join([*worst, *more, summary(snapshot)])}")
+    return severity
+
+
+def _say_line(text: str) -> None:
+    """Nagios takes what follows a `|` for figures."""
+    say(text.replace("\n", " ").replace("|", "/"))
 
 
 def _status(names: tuple[str, ...], config: Path, *, as_json: bool, watching: bool) -> None:
@@ -83,16 +121,13 @@ def _understood(document: object) -> DaemonSnapshot:
 
 
 def _only(document: object, names: tuple[str, ...]) -> object:
-    """The document with only the gateways and clusters that `names` select.
+    """The document with only what `names` select.
 
     They keep all their fields, also those of a newer daemon that this version does not know.
     """
     shown = chosen(_understood(document), names)
-    kept = {
-        "gateways": {gateway.name for gateway in shown.gateways},
-        "clusters": {cluster.name for cluster in shown.clusters},
-    }
     assert isinstance(document, dict)  # noqa: S101 - it was understood
+    kept = {kind: {one.name for one in getattr(shown, kind)} for kind in _SECTIONS if kind in document}
     return document | {
         kind: [one for one in document[kind] if one["name"] in names] for kind, names in kept.items()
     }

@@ -15,7 +15,8 @@ from rich.control import Control
 from rich.screen import Screen
 from rich.text import Text
 
-from proxy.cli.tables import chosen, render, seconds_text
+from proxy.cli.grid import seconds_text
+from proxy.cli.tables import chosen, render
 from proxy.errors import AdminError, UnknownName
 from proxy.runtime.text import for_terminal
 from proxy.snapshots import DaemonSnapshot

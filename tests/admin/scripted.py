@@ -20,9 +20,11 @@ from proxy.snapshots import (
     ClusterSnapshot,
     ClusterState,
     DaemonSnapshot,
+    EntrySnapshot,
     GatewaySnapshot,
     GatewayState,
     LinkSnapshot,
+    RouteSnapshot,
 )
 
 NOW = 1_700_000_000.0
@@ -75,6 +77,34 @@ PROD_US = replace(
     certificate_expiry=None,
 )
 STAGE_US = replace(PROD_US, name="stage-us", listen="127.0.0.1:16445", certificate_expiry=NOW + 3 * DAY)
+PROXY = EntrySnapshot(
+    name="proxy",
+    listen="127.0.0.1:3128",
+    listening=True,
+    reason="",
+    message="",
+    hint="",
+    connections=3,
+    connections_total=45,
+)
+UNBOUND = replace(
+    PROXY,
+    name="egress",
+    listen="127.0.0.1:3129",
+    listening=False,
+    reason="listen_failed",
+    message="127.0.0.1:3129: Address already in use",
+    hint="ss -ltnp shows who has it",
+)
+NODES = RouteSnapshot(
+    name="nodes",
+    match=("*.eu.internal:22",),
+    gateway="eu-edge",
+    connections=2,
+    connections_total=30,
+    bytes_to_target=4_096,
+    bytes_from_target=7_301_444_403,
+)
 DAEMON = DaemonSnapshot(
     version="0.1.0",
     pid=123,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from proxy.admin.status import from_document, is_ready, readiness, summary, to_document
 from proxy.snapshots import ClusterState, DaemonSnapshot, GatewayState
-from tests.admin.scripted import DAEMON, EU_EDGE, PROD_EU, PROD_US, US_WEST
+from tests.admin.scripted import DAEMON, EU_EDGE, NODES, PROD_EU, PROD_US, PROXY, UNBOUND, US_WEST
 
 numbers = st.floats(min_value=0, max_value=1e12)
 st.register_type_strategy(float, numbers)  # JSON has no NaN, and no time is negative
@@ -23,7 +23,8 @@ def test_every_snapshot_survives_the_way_through_json(snapshot: DaemonSnapshot) 
 
 
 def test_the_document_is_what_scripts_rely_on() -> None:
-    document = json.loads(json.dumps(to_document(replace(DAEMON, gateways=(EU_EDGE,), clusters=(PROD_EU,)))))
+    snapshot = replace(DAEMON, gateways=(EU_EDGE,), clusters=(PROD_EU,), entries=(PROXY,), routes=(NODES,))
+    document = json.loads(json.dumps(to_document(snapshot)))
     link = {
         "server": "bastion.eu:22",
         "age": 60.0,
@@ -80,8 +81,29 @@ def test_the_document_is_what_scripts_rely_on() -> None:
                 "certificate_expiry": 1_707_214_400.0,
             }
         ],
-        "entries": [],
-        "routes": [],
+        "entries": [
+            {
+                "name": "proxy",
+                "listen": "127.0.0.1:3128",
+                "listening": True,
+                "reason": "",
+                "message": "",
+                "hint": "",
+                "connections": 3,
+                "connections_total": 45,
+            }
+        ],
+        "routes": [
+            {
+                "name": "nodes",
+                "match": ["*.eu.internal:22"],
+                "gateway": "eu-edge",
+                "connections": 2,
+                "connections_total": 30,
+                "bytes_to_target": 4096,
+                "bytes_from_target": 7_301_444_403,
+            }
+        ],
     }
 
 
@@ -105,10 +127,13 @@ def test_readiness_lists_every_check_and_does_not_depend_on_clusters() -> None:
     drained = replace(PROD_EU, name="drained", listening=False)
     recovering = replace(PROD_US, name="recovering", reason="ok")
     new = replace(PROD_EU, name="new", state=ClusterState.UNKNOWN, reason="")
+    by_name = replace(PROD_EU, name="by-name", listen="")
+    drained_name = replace(by_name, name="drained-name", listening=False, reason="drained")
     snapshot = replace(
         DAEMON,
         gateways=(degraded, *DAEMON.gateways[1:]),
-        clusters=(PROD_EU, PROD_US, unbound, drained, recovering, new),
+        clusters=(PROD_EU, PROD_US, unbound, drained, recovering, new, by_name, drained_name),
+        entries=(PROXY, UNBOUND),
     )
     assert is_ready(snapshot)
     assert readiness(snapshot).splitlines() == [
@@ -121,6 +146,10 @@ def test_readiness_lists_every_check_and_does_not_depend_on_clusters() -> None:
         "[-]cluster drained: not listening",
         "[-]cluster recovering: down",
         "[-]cluster new: unknown",
+        "[+]cluster by-name ok",
+        "[-]cluster drained-name: drained",
+        "[+]entry proxy ok",
+        "[-]entry egress: listen_failed",
         "readyz check passed",
     ]
 

@@ -209,8 +209,10 @@ async def test_a_name_that_only_the_file_has_waits_for_a_reload(
 ) -> None:
     with config.open("a") as file:
         file.write("gateways: {eu-edge: {}, new-edge: {}}\nclusters: {prod-eu: {}, prod-new: {}}\n")
-    mine, other = ("new-edge", "prod-new") if args == ["reconnect"] else ("prod-new", "new-edge")
-    for name in (mine, "nope", *([other] if args[0] != "status" else [])):
+        file.write("entries: {proxy: {}}\nroutes: [{name: nodes}]\n")
+    mine, *others = ("new-edge", "prod-new") if args == ["reconnect"] else ("prod-new", "new-edge")
+    known = {mine, *(["new-edge", "proxy", "nodes"] if args[0] == "status" else [])}
+    for name in (*known, "nope", *(others if args[0] != "status" else [])):
         daemon.failure = UnknownName.among("cluster", name, ["prod-eu"]) if args == ["drain"] else None
         shown = await kubemux(*args, name, "--config", config)
         assert (shown.exit_code, shown.stdout) == (2, "")
@@ -218,7 +220,7 @@ async def test_a_name_that_only_the_file_has_waits_for_a_reload(
         hint = (
             f"  hint: {config} has it, and has changed since the daemon read it: kubemux reload takes it up"
         )
-        assert (hint in shown.stderr) is (name == mine)
+        assert (hint in shown.stderr) is (name in known)
 
 
 async def test_a_configuration_that_cannot_be_read_exits_78(tmp_path: Path) -> None:
@@ -391,7 +393,7 @@ async def test_watch_tells_the_age_of_what_it_shows_while_the_daemon_is_silent(c
 
 async def test_watch_does_not_begin_with_a_name_that_there_is_not(daemon: Daemon, config: Path) -> None:
     async with Terminal() as terminal, watching(config, terminal, "prod-ue") as process:
-        await terminal.shows("no gateway or cluster is called 'prod-ue'")
+        await terminal.shows("no gateway, cluster, entry or route is called 'prod-ue'")
         assert await asyncio.wait_for(process.wait(), SECONDS) == 2
 
 

@@ -12,11 +12,25 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
+from proxy.admin.condition import cut_off, findings
 from proxy.admin.status import readiness
-from proxy.cli.tables import bytes_text, fair_shares, render, seconds_text
+from proxy.cli.tables import render
 from proxy.errors import UnknownName
 from proxy.snapshots import ClusterState, DaemonSnapshot, GatewayState
-from tests.admin.scripted import ARN, DAEMON, DAY, EU_EDGE, NOW, PROD_EU, PROD_US, STAGE_US, US_WEST
+from tests.admin.scripted import (
+    ARN,
+    DAEMON,
+    DAY,
+    EU_EDGE,
+    NODES,
+    NOW,
+    PROD_EU,
+    PROD_US,
+    PROXY,
+    STAGE_US,
+    UNBOUND,
+    US_WEST,
+)
 
 
 def shown(
@@ -144,6 +158,47 @@ def test_what_is_idle_is_no_problem() -> None:
     assert "gateway us-west: auth_failed: refused" in shown(replace(DAEMON, gateways=(after_a_failure,)))
 
 
+def test_entries_and_routes_have_tables_of_their_own() -> None:
+    nodes = replace(NODES, match=("*.eu:22", "10.0.0.0/16:22", "x:*"))
+    well = replace(DAEMON, gateways=(EU_EDGE,), clusters=(PROD_EU,), entries=(PROXY,), routes=(nodes, NODES))
+    lines = shown(well)
+    assert row(lines, "ENTRY") == ["ENTRY", "STATE", "LISTEN", "CONNS", "TOTAL"]
+    assert row(lines, "proxy") == ["proxy", "●", "up", "127.0.0.1:3128", "3", "45"]
+    assert row(lines, "nodes") == ["nodes", "eu-edge", "2", "30", "4.0K", "6.8G", "*.eu:22", "+2"]
+    assert lines[-1].split()[-1] == "*.eu.internal:22", "nothing is wrong"
+
+
+def test_an_entry_that_is_not_bound_is_a_problem_and_comes_first() -> None:
+    snapshot = replace(DAEMON, gateways=(EU_EDGE,), clusters=(PROD_EU,), entries=(PROXY, UNBOUND))
+    lines = shown(snapshot)
+    assert [line.split()[0] for line in lines if "127.0.0.1:312" in line][:2] == ["egress", "proxy"]
+    assert row(lines, "egress")[1:3] == ["○", "down"]
+    assert lines[-2:] == [
+        f"entry egress: listen_failed: {UNBOUND.message}",
+        f"  hint: {UNBOUND.hint}",
+    ]
+    assert not list(findings(replace(snapshot, draining=True), cut_off(snapshot)))
+    two = shown(replace(snapshot, entries=(UNBOUND, replace(UNBOUND, name="second"))))
+    assert f"entries egress, second: listen_failed: {UNBOUND.message}" in two
+
+
+def test_a_cluster_that_is_reached_by_name_alone_is_not_broken() -> None:
+    by_name = replace(PROD_EU, listen="")
+    snapshot = replace(DAEMON, gateways=(EU_EDGE,), clusters=(by_name,), entries=(PROXY,))
+    lines = shown(snapshot)
+    assert lines[0].startswith("1/1 clusters up")
+    assert row(lines, "prod-eu")[1:4] == ["●", "up", "-"]
+    assert not list(findings(snapshot, cut_off(snapshot)))
+    assert "\x1b[31m" not in "\n".join(shown(snapshot, colour=True))
+    drained = replace(
+        by_name, listening=False, reason="drained", message="drained: it takes no connections", hint="reload"
+    )
+    assert row(shown(replace(snapshot, clusters=(drained,))), "prod-eu")[1:3] == ["○", "down"]
+    assert "cluster prod-eu: drained: drained: it takes no connections" in shown(
+        replace(snapshot, clusters=(drained,))
+    )
+
+
 def many(count: int) -> DaemonSnapshot:
     """As many clusters, of which one is down, one has no listener and one is in doubt; a gateway in ten is
     down.
@@ -158,7 +213,15 @@ def many(count: int) -> DaemonSnapshot:
         replace(US_WEST if number % 10 == 9 else EU_EDGE, name=f"g{number:03}")
         for number in range(count // 2)
     ]
-    return replace(DAEMON, gateways=tuple(gateways), clusters=tuple(clusters))
+    entries = [replace(PROXY, name=f"e{number:03}", listening=number != 1) for number in range(count // 4)]
+    routes = [replace(NODES, name=f"r{number:03}") for number in range(count // 2)]
+    return replace(
+        DAEMON,
+        gateways=tuple(gateways),
+        clusters=tuple(clusters),
+        entries=tuple(entries),
+        routes=tuple(routes),
+    )
 
 
 def test_what_is_broken_comes_first_and_the_rest_as_in_the_file() -> None:
@@ -181,6 +244,8 @@ def test_a_terminal_that_is_too_low_keeps_what_is_broken_in_sight(height: int) -
     assert any(line.startswith("g009") for line in lines)
     assert any(re.fullmatch(r"\d+ more clusters?, \d+ of them up", line) for line in lines)
     assert any(re.fullmatch(r"\d+ more gateways?, \d+ of them up", line) for line in lines)
+    assert any(re.fullmatch(r"\d+ more entries, \d+ of them up", line) for line in lines)
+    assert any(re.fullmatch(r"\d+ more routes", line) for line in lines)
     assert any(line.startswith("gateways g009, g019") and "auth_failed" in line for line in lines)
 
 
@@ -200,34 +265,32 @@ def test_no_screen_is_higher_than_the_terminal(height: int, width: int, count: i
     assert max(map(cell_len, lines)) <= width
 
 
-@given(st.integers(min_value=0, max_value=99), st.lists(st.integers(min_value=0, max_value=99), max_size=5))
-def test_lines_are_shared_fairly(room: int, wanted: list[int]) -> None:
-    shares = fair_shares(room, wanted)
-    assert sum(shares) == min(room, sum(wanted)) or sum(wanted) > room >= sum(shares) > room - len(wanted)
-    assert all(share <= wish for share, wish in zip(shares, wanted, strict=True))
-    most = max(shares, default=0)
-    assert all(share == wish or share >= most - 1 for share, wish in zip(shares, wanted, strict=True))
-
-
 @pytest.mark.parametrize(
     ("names", "seen"),
     [
         (("us-west",), ["us-west", ARN, "stage-us"]),
         (("stage-us",), ["us-west", "stage-us"]),
         (("prod-eu", "stage-us"), ["us-west", "eu-edge", "stage-us", "prod-eu"]),
+        (("eu-edge",), ["eu-edge", "prod-eu", "nodes"]),
+        (("nodes",), ["eu-edge", "nodes"]),
+        (("proxy",), ["proxy"]),
     ],
 )
 def test_names_choose_what_is_shown(names: tuple[str, ...], seen: list[str]) -> None:
-    lines = shown(names=names, width=240)
+    lines = shown(replace(DAEMON, entries=(PROXY,), routes=(NODES,)), names=names, width=240)
     assert lines[0] == "1/3 clusters up, 1/2 gateways connected, 12 connections", "of the whole daemon"
     rows = [
-        line.split()[0] for line in lines if re.search(r"\d/\d  |127\.0\.0\.1:", line) and " of " not in line
+        line.split()[0]
+        for line in lines
+        if re.search(r"\d/\d  |127\.0\.0\.1:|\.internal:", line) and " of " not in line
     ]
     assert rows == seen
 
 
 def test_a_name_that_there_is_not() -> None:
-    with pytest.raises(UnknownName, match="no gateway or cluster is called 'prod-uu'") as caught:
+    with pytest.raises(
+        UnknownName, match="no gateway, cluster, entry or route is called 'prod-uu'"
+    ) as caught:
         shown(names=("prod-uu",))
     assert caught.value.hint.startswith("did you mean 'prod-eu'? there are: ")
 
@@ -327,33 +390,3 @@ def test_no_line_is_wider_than_the_terminal(clusters: list[str], width: int) -> 
     lines = shown(snapshot, width=width)
     assert max(map(cell_len, lines)) <= width
     assert sum("127.0.0.1:16445" in line for line in lines) == len(clusters)
-
-
-@given(st.integers(min_value=0, max_value=1 << 52))
-def test_bytes_take_at_most_five_columns(count: int) -> None:
-    assert len(bytes_text(count)) <= 5
-
-
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [
-        (0, "0B"),
-        (999, "999B"),
-        (1000, "1.0K"),
-        (1023, "1.0K"),
-        (1536, "1.5K"),
-        (10_240, "10K"),
-        (1 << 30, "1.0G"),
-        (1 << 50, "1024T"),
-    ],
-)
-def test_bytes(count: int, text: str) -> None:
-    assert bytes_text(count) == text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.42, "0.4s"), (42.1, "42s"), (200, "3m 20s"), (18_120, "5h 2m"), (1_047_600, "12d 3h")],
-)
-def test_durations(seconds: float, text: str) -> None:
-    assert seconds_text(seconds) == text

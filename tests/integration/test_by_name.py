@@ -130,6 +130,14 @@ async def test_clusters_and_routes_are_reached_by_name_and_by_whom_may(bed: Bed)
         ("mine", 1),
         ("theirs", 1),
     ]
+    assert [(entry["name"], entry["listening"]) for entry in told["entries"]] == [("proxy", True)]
+    listening = [
+        line
+        for line in daemon.get("/metrics")[1].splitlines()
+        if line.startswith("kubemux_cluster_listening{")
+    ]
+    assert listening == ['kubemux_cluster_listening{cluster="closed"} 1.0'], "the other has no address"
+    assert daemon.get("/readyz")[0] == 200
 
 
 async def test_a_failure_is_an_answer_in_time(sshd: Sshd, tmp_path: Path, stack: ExitStack) -> None:
