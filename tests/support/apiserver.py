@@ -72,6 +72,11 @@ class ApiServer:
         """The CA of its certificate."""
         return self.certificates.ca
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """kubectl's: neither the discovery cache of another test nor the one of the developer."""
+        return os.environ | {"HOME": str(self.folder), "KUBECACHEDIR": str(self.folder / "cache")}
+
     def kubeconfig(self, path: Path, *, server: str | None = None, context: str = "admin") -> Path:
         """An administrator's kubeconfig at `path`, for `server` (a URL; the API server itself by default)."""
         admin = self.certificates.admin
@@ -107,16 +112,21 @@ class ApiServer:
             capture_output=True,
             text=True,
             timeout=seconds,
-            # Neither the discovery cache of another test nor the one of the developer.
-            env=os.environ | {"HOME": str(self.folder), "KUBECACHEDIR": str(self.folder / "cache")},
+            env=self.environment,
         )
         assert done.returncode == 0, (
             f"kubectl {' '.join(arguments)}: exit code {done.returncode}\n{done.stderr}"
         )
         return done.stdout
 
+    def admin_context(self) -> ssl.SSLContext:
+        """Verifies the API server and shows it the administrator's certificate."""
+        context = ssl.create_default_context(cafile=self.ca_file)
+        context.load_cert_chain(self.certificates.admin.cert, self.certificates.admin.key)
+        return context
+
     @contextmanager
-    def run(self, etcd: str) -> Iterator[None]:
+    def run(self, etcd: str, *flags: str) -> Iterator[None]:
         """Serve until the block ends, on the etcd at that URL."""
         pki = self.certificates
         key, public = self.folder / "accounts.key", self.folder / "accounts.pub"
@@ -140,6 +150,7 @@ class ApiServer:
             "--service-cluster-ip-range=10.0.0.0/24",
             # No controller makes the default service account here; without this no pod could be created.
             "--disable-admission-plugins=ServiceAccount",
+            *flags,
         ]
         context = ssl.create_default_context(cafile=pki.ca)
         context.check_hostname = (

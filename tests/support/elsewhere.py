@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import secrets
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
 from tests.support.sshd import Sshd
+
+_MACHINE = 'mount --bind "$0" /etc/hosts; echo ready; exec sleep infinity'
 
 
 def _ip(*words: str, inside: str | None = None) -> None:
@@ -20,9 +23,9 @@ def _ip(*words: str, inside: str | None = None) -> None:
 
 
 class FarSshd(Sshd):
-    """An sshd behind a cable. The block ends both."""
+    """An sshd behind a cable. The block ends both. `names` are what that machine is called; it knows them."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, names: Sequence[str] = ()) -> None:
         super().__init__(folder)
         # 198.18.0.0/15 is for benchmarks between networks (RFC 2544): nobody here has a route to it.
         net = f"198.18.{secrets.randbelow(256)}.{4 * secrets.randbelow(64)}"
@@ -30,11 +33,14 @@ class FarSshd(Sshd):
         self._ours, self.host = f"{prefix}.{int(last) + 1}", f"{prefix}.{int(last) + 2}"
         self.cable = f"kmx{secrets.token_hex(4)}"
         """The name of our interface, one end of the cable."""
+        self.hosts = folder / "hosts"
+        """What that machine has as /etc/hosts."""
+        self.hosts.write_text(f"127.0.0.1 localhost\n{' '.join((self.host, *names))}\n")
 
     def __enter__(self) -> Self:
         # The command is executed when the namespace is there, so its first line means that it is.
         self._machine = subprocess.Popen(
-            ["unshare", "--net", "sh", "-c", "echo ready; exec sleep infinity"],
+            ["unshare", "--net", "--mount", "sh", "-ec", _MACHINE, self.hosts],
             stdout=subprocess.PIPE,
             stdin=subprocess.DEVNULL,
         )
@@ -48,7 +54,7 @@ class FarSshd(Sshd):
             _ip("address", "add", f"{self.host}/30", "dev", "far", inside=pid)
             _ip("link", "set", "far", "up", inside=pid)
             _ip("link", "set", "lo", "up", inside=pid)
-            self.command = ("nsenter", "--target", pid, "--net")
+            self.command = ("nsenter", "--target", pid, "--net", "--mount")
             return super().__enter__()
         except BaseException:
             self.__exit__()
@@ -61,6 +67,11 @@ class FarSshd(Sshd):
         if self._machine.stdout:
             self._machine.stdout.close()
         subprocess.run(["ip", "link", "delete", self.cable], capture_output=True, timeout=10, check=False)
+
+    def add_addresses(self, *addresses: str) -> None:
+        """Give that machine more addresses, which nobody but itself reaches."""
+        for address in addresses:
+            _ip("address", "add", address, "dev", "lo", inside=str(self._machine.pid))
 
     def listen_on_link_local(self) -> str:
         """Listen on a link-local address too; returns it with the name of our interface, as a client needs

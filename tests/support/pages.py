@@ -22,13 +22,18 @@ def read(page: str) -> str:
     return (ROOT / page).read_text()
 
 
+def block(page: str, heading: str, language: str) -> str:
+    """The first block in `language` (an expression) below `heading`, word for word."""
+    found = re.search(
+        rf"^##+ {re.escape(heading)}\n.*?^```{language}\n(.*?)^```$", read(page), re.DOTALL | re.MULTILINE
+    )
+    assert found, f"{page} has no block in {language} below {heading}"
+    return found[1]
+
+
 def shell(page: str, heading: str) -> str:
     """The first shell block below `heading`, word for word."""
-    found = re.search(
-        rf"^##+ {re.escape(heading)}\n.*?^```sh(?:ell)?\n(.*?)^```$", read(page), re.DOTALL | re.MULTILINE
-    )
-    assert found, f"{page} has no shell block below {heading}"
-    return found[1]
+    return block(page, heading, "sh(?:ell)?")
 
 
 def shells(page: str) -> list[str]:
