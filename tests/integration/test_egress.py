@@ -1,0 +1,305 @@
+"""A real kube-apiserver whose way to its nodes is kubemux, as docs/egress.md has it word for word."""
+
+from __future__ import annotations
+
+import base64
+import grp
+import json
+import os
+import socket
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import pytest
+from ruamel.yaml import YAML
+
+from tests.support import nodes, pages
+from tests.support.apiserver import ApiServer, asset
+from tests.support.at_terminal import COLUMNS, ROWS, AtTerminal
+from tests.support.daemon import Daemon
+from tests.support.kubelet.exec_client import ExecByWebSocket
+from tests.support.kubelet.serving import GROUP
+from tests.support.nodes import NODE, Node
+from tests.support.ports import free_port
+from tests.support.ssh_keys import public
+
+pytestmark = [pytest.mark.apiserver, pytest.mark.sshd, pytest.mark.network]
+
+PAGE: Final = "docs/egress.md"
+ONE_GATEWAY, OWN_SSHD = "One gateway for the cluster's network", "Each node's own sshd"
+BOTH_WAYS: Final = pytest.mark.parametrize(
+    "daemon", [ONE_GATEWAY, OWN_SSHD], ids=["one gateway", "own sshd"], indirect=True
+)
+SERVICE: Final = "hook"
+_KNOWS_NODES: Final = 'mount --bind "$0" /etc/hosts; exec "$@"'
+
+
+class Cluster:
+    """A kube-apiserver, and its node, which it reaches by the socket at `egress` alone."""
+
+    def __init__(self, apiserver: ApiServer, node: Node, egress: Path) -> None:
+        self.apiserver = apiserver
+        self.node = node
+        self.egress = egress
+        self._kubeconfig = apiserver.kubeconfig(apiserver.folder / "kubeconfig")
+
+    def words(self, *arguments: str) -> list[str | Path]:
+        return [asset("kubectl"), "--kubeconfig", self._kubeconfig, *arguments]
+
+    def kubectl(self, *arguments: str, stdin: object = None) -> str:
+        text = None if stdin is None else json.dumps(stdin)
+        return self.apiserver.kubectl(*arguments, kubeconfig=self._kubeconfig, stdin=text)
+
+    def attempt(self, *arguments: str) -> str:
+        """What kubectl says, that it has failed included."""
+        try:
+            return self.kubectl(*arguments)
+        except AssertionError as exc:
+            return str(exc)
+
+    def at_terminal(self, *arguments: str) -> AtTerminal:
+        return AtTerminal(self.words(*arguments), self.apiserver.environment)
+
+    def create(self, *objects: Mapping[str, object]) -> None:
+        self.kubectl("create", "-f", "-", stdin={"apiVersion": "v1", "kind": "List", "items": objects})
+
+    @contextmanager
+    def started(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+        """kubectl at work, with pipes; it is killed with the block."""
+        with subprocess.Popen(
+            self.words(*arguments),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=self.apiserver.environment,
+        ) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
+
+@pytest.fixture(scope="module")
+def cluster(etcd: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    folder = tmp_path_factory.mktemp("egress")
+    apiserver = ApiServer(folder / "apiserver")
+    authority = apiserver.certificates.authority
+    kubelet = authority.issue(NODE, dns=(NODE, f"{SERVICE}.default.svc"))
+    client = authority.issue("apiserver-client", organization="system:masters")
+    egress, selector = folder / "egress.sock", folder / "egress.yaml"
+    places = {
+        "/run/kubemux-entries/egress.sock": egress,
+        "/etc/kubernetes/egress.yaml": selector,
+        "/etc/kubernetes/pki/ca.crt": apiserver.ca_file,
+        "/etc/kubernetes/pki/front-proxy-ca.crt": apiserver.ca_file,
+        "/etc/kubernetes/pki/apiserver-client.crt": client.cert,
+        "/etc/kubernetes/pki/apiserver-client.key": client.key,
+        "/etc/kubernetes/pki/front-proxy-client.crt": client.cert,
+        "/etc/kubernetes/pki/front-proxy-client.key": client.key,
+    }
+    selector.write_text(placed(pages.block(PAGE, "The API server's configuration", "yaml"), places))
+    flags = placed(pages.block(PAGE, "The API server's configuration", "text"), places).split()
+    with Node(folder / "node", issued=kubelet, ca=apiserver.ca_file) as node, apiserver.run(etcd, *flags):
+        node.stop()
+        found = Cluster(apiserver, node, egress)
+        found.create(nodes.NODE_OBJECT, nodes.POD)
+        status = {**nodes.POD, "status": nodes.POD_STATUS}
+        found.kubectl(
+            "replace", "--raw", "/api/v1/namespaces/default/pods/web/status", "-f", "-", stdin=status
+        )
+        yield found
+
+
+def placed(text: str, places: Mapping[str, Path | str]) -> str:
+    """A page's text, with the places of this machine."""
+    for place, here in places.items():
+        text = text.replace(place, str(here))
+    return text
+
+
+@pytest.fixture
+def node(cluster: Cluster) -> Iterator[Node]:
+    """The cluster's node with its sshd, which is the test's own: it may stop it."""
+    cluster.node.start()
+    yield cluster.node
+    cluster.node.stop()
+
+
+@pytest.fixture
+def daemon(request: pytest.FixtureRequest, cluster: Cluster, node: Node, tmp_path: Path) -> Iterator[Daemon]:
+    """With the configuration that stands below ONE_GATEWAY, or below the heading that the test names."""
+    heading = getattr(request, "param", ONE_GATEWAY)
+    known_hosts = tmp_path / "known_hosts"
+    known_hosts.write_text(f"{node.host},{NODE} {public(node.host_key)}\n")
+    places: dict[str, Path | str] = {
+        "/run/kubemux-entries/egress.sock": cluster.egress,
+        "bastion.eu.example.com": node.host,
+        "group: kube": f"group: {grp.getgrgid(os.getgid()).gr_name}",
+        "user: tunnel": f"user: {node.user}",
+        "/etc/kubemux/keys/eu-edge": node.identity,
+        "/etc/kubemux/keys/nodes": node.identity,
+        "/etc/kubemux/known_hosts": known_hosts,
+    }
+    sections = YAML(typ="safe").load(placed(pages.block(PAGE, heading, "yaml"), places))
+    with Daemon(
+        tmp_path / "daemon",
+        gateways=sections.pop("gateways"),
+        clusters={},
+        sections={**sections, "limits": {"hold_timeout": "1s"}},
+        # The machine of the daemon resolves the node's name as that of the gateway does.
+        wrapper=("unshare", "--mount", "sh", "-ec", _KNOWS_NODES, str(node.hosts)),
+    ) as daemon:
+        yield daemon
+
+
+@pytest.mark.usefixtures("daemon")
+@BOTH_WAYS
+def test_a_terminal_echoes(cluster: Cluster) -> None:
+    """By SPDY, which is what this kubectl speaks."""
+    for command in (["exec", "-it", "web", "--", "sh"], ["attach", "-it", "web"]):
+        with cluster.at_terminal(*command) as terminal:
+            terminal.expect(b"$ ")
+            for key in (b"s", b"i", b"z", b"e"):
+                terminal.type(key)
+                assert terminal.expect(key) == b""
+            terminal.type(b"\r")
+            assert terminal.expect(b"$ ") == f"\r\n{ROWS} {COLUMNS}\r\n".encode()
+            terminal.type(b"exit 7\r")
+            assert terminal.end() == 7
+            assert b"terminated with exit code 7" in terminal.shown
+
+
+@pytest.mark.usefixtures("daemon")
+def test_a_terminal_echoes_by_websocket(cluster: Cluster) -> None:
+    apiserver = cluster.apiserver
+    name = apiserver.certificates.server_name
+    with ExecByWebSocket(apiserver.endpoint, apiserver.admin_context(), name=name, pod="web") as client:
+        client.expect(b"$ ")
+        client.send("resize", b'{"Width": 91, "Height": 19}')
+        client.send("stdin", b"size\r")
+        client.expect(b"$ size\r\n19 91\r\n$ ")
+        client.send("stdin", b"exit 3\r")
+        status = client.end()
+    assert status["status"] == "Failure"
+    assert status["message"] == "command terminated with exit code 3"
+
+
+@pytest.mark.usefixtures("daemon")
+def test_a_port_is_forwarded_to_a_pod(cluster: Cluster) -> None:
+    port = free_port()
+    data = b"through six programs" * 10_000
+    with cluster.started("port-forward", "pod/web", f"{port}:5432") as kubectl:
+        assert kubectl.stdout
+        assert f"127.0.0.1:{port}" in kubectl.stdout.readline()
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as client:
+            client.sendall(data)
+            client.shutdown(socket.SHUT_WR)
+            with client.makefile("rb") as answer:
+                assert answer.read() == data
+
+
+@pytest.mark.usefixtures("daemon")
+@BOTH_WAYS
+def test_logs_are_followed_while_pods_and_nodes_are_asked(cluster: Cluster) -> None:
+    with cluster.started("logs", "-f", "web") as logs:
+        assert logs.stdout
+        assert logs.stdout.readline() == "started\n"
+        for n in range(3):
+            asked = f"/asked/{os.urandom(4).hex()}/{n}"
+            pod = "/api/v1/namespaces/default/pods/web:8080/proxy"
+            assert cluster.kubectl("get", "--raw", f"{pod}{asked}") == f"web: {asked}\n"
+            while (line := logs.stdout.readline()) != f"GET {asked}\n":
+                assert line, "logs -f has ended"
+    assert cluster.kubectl("get", "--raw", f"/api/v1/nodes/{NODE}/proxy/x") == "kubelet: /x\n"
+
+
+def create_service(cluster: Cluster) -> None:
+    """A Service with an address that the stand-in serves itself."""
+    ports = [{"port": 443}]
+    metadata = {"name": SERVICE, "namespace": "default"}
+    spec = {"clusterIP": nodes.SERVICE_IP, "ports": ports}
+    subset = {"addresses": [{"ip": nodes.POD_IP}], "ports": ports}
+    cluster.create(
+        {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec},
+        {"apiVersion": "v1", "kind": "Endpoints", "metadata": metadata, "subsets": [subset]},
+    )
+
+
+def test_a_webhook_and_an_aggregated_api_are_called(cluster: Cluster, daemon: Daemon) -> None:
+    authority = base64.b64encode(cluster.apiserver.ca_file.read_bytes()).decode()
+    service = {"namespace": "default", "name": SERVICE}
+    hook = {
+        "name": "hook.example.com",
+        "admissionReviewVersions": ["v1"],
+        "sideEffects": "None",
+        "clientConfig": {"service": service, "caBundle": authority},
+        "rules": [
+            {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["configmaps"]}
+        ],
+    }
+    spec = {
+        "group": GROUP,
+        "version": "v1",
+        "groupPriorityMinimum": 1000,
+        "versionPriority": 10,
+        "service": service,
+        "caBundle": authority,
+    }
+    create_service(cluster)
+    hooks = "ValidatingWebhookConfiguration"
+    try:
+        cluster.create(
+            {
+                "apiVersion": "admissionregistration.k8s.io/v1",
+                "kind": hooks,
+                "metadata": {"name": "hook"},
+                "webhooks": [hook],
+            },
+            {
+                "apiVersion": "apiregistration.k8s.io/v1",
+                "kind": "APIService",
+                "metadata": {"name": f"v1.{GROUP}"},
+                "spec": spec,
+            },
+        )
+
+        wanted = ("create", "configmap", "wanted", "--dry-run=server")
+        daemon.wait_for("the webhook", lambda: "the webhook has been asked" in cluster.attempt(*wanted))
+        path = f"/apis/{GROUP}/v1/asked"
+        asked = ("get", "--raw", path)
+        daemon.wait_for("the aggregated API", lambda: f'"path": "{path}"' in cluster.attempt(*asked))
+    finally:
+        cluster.kubectl("delete", "--ignore-not-found", hooks, "hook")
+        cluster.kubectl("delete", "--ignore-not-found", "apiservice", f"v1.{GROUP}")
+        cluster.kubectl("delete", "service", SERVICE)
+
+
+@BOTH_WAYS
+def test_a_lost_link_ends_clients_and_its_reason_reaches_the_next(
+    cluster: Cluster, daemon: Daemon, node: Node
+) -> None:
+    hello = ("exec", "web", "--", "echo", "hello")
+    with (
+        cluster.at_terminal("exec", "-it", "web", "--", "sh") as terminal,
+        cluster.started("logs", "-f", "web") as logs,
+    ):
+        terminal.expect(b"$ ")
+        assert logs.stdout
+        assert logs.stdout.readline() == "started\n"
+        node.stop()
+        terminal.end()
+        logs.wait(timeout=30)
+
+    def cut() -> list[object]:
+        closed = daemon.events("connection closed")
+        return [one["asked"] for one in closed if (one["entry"], one["reason"]) == ("egress", "link_lost")]
+
+    daemon.wait_for("both are in the log", lambda: cut() == [f"{NODE}:10250"] * 2)
+    with pytest.raises(AssertionError, match=f"503 kubemux: {NODE}: link_down \\("):
+        cluster.kubectl(*hello)
+    node.start()
+    daemon.wait_for("the next command works", lambda: cluster.attempt(*hello) == "hello\n")
