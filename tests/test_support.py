@@ -42,7 +42,10 @@ def test_fd():
     kept.append(os.open("/dev/null", os.O_RDONLY))
 
 def test_child():
-    kept.append(subprocess.Popen(["sleep", "30"]))
+    kept.append(subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+    kept[-1].stdin.write(b"\\n")
+    kept[-1].stdin.flush()
+    kept[-1].stdout.readline()  # its command is that of Python until it runs
 
 def test_thread():
     kept.append(threading.Event())
@@ -109,7 +112,7 @@ def test_whatever_is_left_behind_fails_the_test(
     done.stdout.fnmatch_lines_random(
         [
             "*fd *: /dev/null",
-            "*child process *: sleep 30",
+            "*child process *: cat",
             "*thread left-running",
             "*task left-waiting: *",
             "*unhandled in the event loop: *ZeroDivisionError*",
