@@ -13,17 +13,15 @@ from proxy.config.loader import load
 from proxy.connect import asking
 from proxy.connect.command import VARIABLE, Order, run
 from proxy.errors import ConfigError, Problem
-from proxy.runtime.endpoint import Endpoint
+from proxy.runtime.endpoint import Local
 
 
-class Entry(click.ParamType[Endpoint | str]):
+class Entry(click.ParamType[Local]):
     """Where an entry listens."""
 
     name = "entry"
 
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> Endpoint | str:
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Local:
         try:
             return asking.entry(str(value))
         except ValueError as exc:
@@ -49,7 +47,7 @@ class Entry(click.ParamType[Endpoint | str]):
     "`ProxyUseFdpass yes`.",
 )
 @config_option
-def connect(host: str, port: str, entry: Endpoint | str | None, fdpass: bool, config: Path) -> None:
+def connect(host: str, port: str, entry: Local | None, fdpass: bool, config: Path) -> None:
     """Connect standard input and output to HOST PORT, through a proxy entry of the running daemon.
 
     It is for ssh: `ProxyCommand kubemux connect %h %p`. HOST is any name or address that the entry knows,
@@ -62,11 +60,11 @@ def connect(host: str, port: str, entry: Endpoint | str | None, fdpass: bool, co
     except ValueError as exc:
         raise click.UsageError(f"{exc}.") from None
     if entry is None:
-        entry = asking.entry(_configured(config))
+        entry = _configured(config)
     click.get_current_context().exit(run(Order(entry, target, fdpass)))
 
 
-def _configured(config: Path) -> str:
+def _configured(config: Path) -> Local:
     try:
         return choose(load(config, Scrutiny.NONE), config)[1]
     except ConfigError as error:

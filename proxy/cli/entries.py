@@ -5,27 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 
 from proxy.config.model import Config
-from proxy.connect.asking import UNIX
 from proxy.errors import ConfigError, Problem, UnknownNames
+from proxy.runtime.endpoint import Local, UnixPath
 from proxy.runtime.text import suggest
 
 
-def choose(config: Config, path: Path, name: str | None = None) -> tuple[str, str]:
+def choose(config: Config, path: Path, name: str | None = None) -> tuple[str, Local]:
     """The name of an entry, and where it listens: that called `name`, else the first on a unix socket, else
     the first.
 
     Raises ConfigError, which names the file `path`.
     """
-    listens = {each: str(entry.listen) for each, entry in config.entries.items()}
-    if not listens:
+    entries = config.entries
+    if not entries:
         hint = 'add entries: {proxy: {listen: "127.0.0.1:3128"}}'
         raise ConfigError(str(path), [Problem(0, "entries", "there is no entry to connect to", hint)])
     if name is None:
-        name = next(
-            (each for each, listen in listens.items() if listen.startswith(UNIX)), next(iter(listens))
-        )
-    if name not in listens:
-        raise UnknownNames(
-            str(path), [Problem(0, "entries", f"no entry is called {name!r}", suggest(name, listens))]
-        )
-    return name, listens[name]
+        on_unix = [each for each, entry in entries.items() if isinstance(entry.listen, UnixPath)]
+        name = next(iter([*on_unix, *entries]))
+    if name not in entries:
+        problem = Problem(0, "entries", f"no entry is called {name!r}", suggest(name, entries))
+        raise UnknownNames(str(path), [problem])
+    return name, entries[name].listen

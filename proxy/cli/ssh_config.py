@@ -22,6 +22,7 @@ from proxy.config.credentials import Scrutiny
 from proxy.config.loader import load
 from proxy.config.matches import Match
 from proxy.config.model import Config
+from proxy.runtime.endpoint import Local
 
 SSH_PORTS: Final = frozenset({22, 2209, 2222})
 """ssh's own, and those of servers that root does not start: notebooks' and containers'."""
@@ -56,12 +57,12 @@ def ssh_config(entry: str | None, ports: tuple[int, ...], config: Path) -> None:
         )
 
 
-def blocks(config: Config, entry: str, listen: str, ports: Collection[int]) -> Iterator[str]:
+def blocks(config: Config, entry: str, listen: Local, ports: Collection[int]) -> Iterator[str]:
     """A block for each match that leads to SSH by this entry, in the order of the routes: ssh, too, takes the
     first that fits.
     """
     # ssh expands `%`, and gives the rest of the line to the user's shell.
-    command = f"kubemux connect --entry {shlex.quote(listen)}".replace("%", "%%")
+    command = f"kubemux connect --entry {shlex.quote(str(listen))}".replace("%", "%%")
     for route in config.routes:
         if route.entries is not None and entry not in route.entries:
             continue

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from typing import Final
 
-from proxy.runtime.endpoint import Endpoint
+from proxy.runtime.endpoint import Endpoint, Local, UnixPath
 
 UNIX: Final = "unix:"
 CONNECT_S: Final = 10.0
@@ -29,14 +29,14 @@ class NotConnected(Exception):
         self.hint = hint
 
 
-def entry(text: str) -> Endpoint | str:
+def entry(text: str) -> Local:
     """Read where an entry listens: `HOST:PORT`, or the path behind `unix:`. Raises ValueError."""
     if not text.startswith(UNIX):
         return Endpoint.parse(text)
     path = text.removeprefix(UNIX)
     if not path or "\0" in path:
         raise ValueError(f"expected a path behind {UNIX}")
-    return path
+    return UnixPath(path)
 
 
 def target(host: str, port: str) -> Endpoint:
@@ -45,7 +45,7 @@ def target(host: str, port: str) -> Endpoint:
     return Endpoint.parse(f"[{bare}]:{port}" if ":" in bare else f"{bare}:{port}")
 
 
-def through(entry: Endpoint | str, target: Endpoint) -> socket.socket:
+def through(entry: Local, target: Endpoint) -> socket.socket:
     """A blocking socket on which `target` can be spoken to. Raises NotConnected.
 
     Nothing of what the target has said is read: an SSH server speaks first, and its banner may come together
@@ -68,7 +68,7 @@ def through(entry: Endpoint | str, target: Endpoint) -> socket.socket:
     return sock
 
 
-def _dialled(entry: Endpoint | str) -> socket.socket:
+def _dialled(entry: Local) -> socket.socket:
     try:
         if isinstance(entry, Endpoint):
             sock = socket.create_connection(entry, CONNECT_S)
@@ -77,16 +77,15 @@ def _dialled(entry: Endpoint | str) -> socket.socket:
         sock = socket.socket(socket.AF_UNIX)
         try:
             # It blocks only while the entry's backlog is full; with a timeout it would fail at once then.
-            sock.connect(entry)
+            sock.connect(entry.path)
         except OSError:
             sock.close()
             raise
     except OSError as exc:
-        where = entry if isinstance(entry, Endpoint) else f"{UNIX}{entry}"
         hint = "is kubemux running, and is this the `listen` of one of its entries?"
         if isinstance(exc, PermissionError):
             hint = "this user may not open the socket: the entry's `mode` and `group` say who may"
-        raise NotConnected(f"entry {where}: {_why(exc)}", hint) from exc
+        raise NotConnected(f"entry {entry}: {_why(exc)}", hint) from exc
     return sock
 
 

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from proxy.connect.asking import NotConnected, entry, target, through
 from proxy.connect.streams import hand_over, pump, takes_descriptors
-from proxy.runtime.endpoint import Endpoint
+from proxy.runtime.endpoint import Endpoint, Local
 from proxy.runtime.text import for_terminal
 
 VARIABLE: Final = "KUBEMUX_ENTRY"
@@ -19,7 +19,7 @@ _STDIN, _STDOUT, _STDERR = range(3)
 class Order(NamedTuple):
     """What the words of a command line ask for."""
 
-    entry: Endpoint | str
+    entry: Local
     target: Endpoint
     is_passed: bool
 

@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 
 from proxy.cli import main
 from proxy.connect import command
-from proxy.runtime.endpoint import Endpoint
+from proxy.runtime.endpoint import Endpoint, UnixPath
 from tests.connect.scripted import ACCEPTED, ended, kubemux
 
 CONFIG = """
@@ -68,8 +68,15 @@ def test_the_entry_is_that_of_the_configuration(tmp_path: Path, ran: list[comman
     nb = Endpoint("nb", 22)
     assert ran == [
         command.Order(Endpoint("127.0.0.1", 3128), nb, False),
-        command.Order("/e.sock", nb, True),
+        command.Order(UnixPath("/e.sock"), nb, True),
     ]
+
+
+def test_an_entry_on_a_unix_socket_comes_first(tmp_path: Path, ran: list[command.Order]) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(f"{CONFIG}  local: {{listen: 'unix:/run/kubemux-entries/local.sock'}}\n")
+    assert connect("nb", "22", "--config", str(path)).exit_code == 0
+    assert [order.entry for order in ran] == [UnixPath("/run/kubemux-entries/local.sock")]
 
 
 def test_a_configuration_that_cannot_be_read_is_not_needed(tmp_path: Path) -> None:

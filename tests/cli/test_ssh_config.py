@@ -13,6 +13,7 @@ from proxy.cli.ssh_config import blocks, host_patterns
 from proxy.config.credentials import Scrutiny
 from proxy.config.loader import parse
 from proxy.config.matches import Host, Match
+from proxy.runtime.endpoint import UnixPath
 
 CONFIG = """
 version: 1
@@ -152,7 +153,9 @@ def test_patterns_mean_to_ssh_what_they_mean_to_us(tmp_path: Path, match: str) -
 
 def test_the_entry_is_one_word_for_the_shell(tmp_path: Path) -> None:
     config = parse(CONFIG.encode(), "config.yaml", Scrutiny.NONE)
-    (tmp_path / "ssh_config").write_text("".join(blocks(config, "proxy", "unix:/a b/100%/x;y.sock", {22})))
+    (tmp_path / "ssh_config").write_text(
+        "".join(blocks(config, "proxy", UnixPath("/a b/100%/x;y.sock"), {22}))
+    )
     read = as_ssh_reads_it(tmp_path / "ssh_config", "node-7")
     assert read["proxycommand"] == "kubemux connect --entry 'unix:/a b/100%%/x;y.sock' --fdpass %h %p"
 

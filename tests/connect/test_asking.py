@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from proxy.connect.asking import NotConnected, entry, target, through
-from proxy.runtime.endpoint import Endpoint
+from proxy.runtime.endpoint import Endpoint, UnixPath
 from tests.connect.scripted import ACCEPTED, Entry
 
 BANNER = b"SSH-2.0-OpenSSH_9.2\r\n"
@@ -142,11 +142,11 @@ def test_an_entry_on_a_port() -> None:
 
 def test_a_socket_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(NotConnected) as missing:
-        through(f"{tmp_path}/none.sock", NB)
+        through(UnixPath(f"{tmp_path}/none.sock"), NB)
     assert str(missing.value) == f"entry unix:{tmp_path}/none.sock: No such file or directory"
     assert "is kubemux running" in missing.value.hint
     with pytest.raises(NotConnected, match="AF_UNIX path too long"):
-        through("/" + "x" * 200, NB)
+        through(UnixPath("/" + "x" * 200), NB)
 
 
 @pytest.mark.parametrize("text", ["unix:", "unix:a\0b", "proxy", ":3128", "127.0.0.1:0", ""])

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from proxy.connect.command import Order, read
-from proxy.runtime.endpoint import Endpoint
+from proxy.runtime.endpoint import Endpoint, UnixPath
 from tests.connect.scripted import ACCEPTED, SECONDS, Entry, ended, kubemux
 from tests.support.echo import pattern
 
@@ -197,7 +197,7 @@ def test_it_starts_without_what_takes_long(scripted: Entry) -> None:
     assert not HEAVY & loaded
 
 
-PLAIN = Order("/e.sock", Endpoint("nb", 22), False)
+PLAIN = Order(UnixPath("/e.sock"), Endpoint("nb", 22), False)
 
 
 @pytest.mark.parametrize(

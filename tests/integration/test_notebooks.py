@@ -1,0 +1,200 @@
+"""Notebooks: an unchanged ssh reaches them by name, with the Host blocks that `kubemux ssh-config` prints.
+
+A notebook's sshd runs as a user that is not root, on port 2209. Only the jump host resolves its name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.integration.conftest import gateway
+from tests.integration.running import running
+from tests.support import ssh_keys
+from tests.support.daemon import ROOT, Daemon
+from tests.support.echo import pattern
+from tests.support.serving import closed
+from tests.support.sshd import Sshd
+
+pytestmark = [pytest.mark.sshd, pytest.mark.network]
+
+UID = 1000
+PORT = 2209
+USER = "jovyan"
+FEW = "10:30:60"
+"""MaxStartups: the 11th connection that has not logged in yet may be dropped."""
+SECONDS = 90.0
+
+
+def with_files(*then: str, **files: Path) -> tuple[str, ...]:
+    """A command that executes the words after it, where `/etc/NAME` are other files."""
+    mounts = "".join(f"mount --bind {path} /etc/{name} && " for name, path in files.items())
+    return ("unshare", "--mount", "sh", "-c", f'{mounts}exec "$@"', "sh", *then)
+
+
+class Notebook(Sshd):
+    """It listens on an address of its own, so that each has the same port."""
+
+    def __init__(self, folder: Path, number: int) -> None:
+        super().__init__(folder, config={"MaxStartups": FEW})
+        self.name = f"nb-{number}.team-a"
+        self.host = f"127.{100 + os.getpid() % 100}.{os.getpid() // 100 % 256}.{number + 1}"
+        self.port = PORT
+        self.user = USER
+        passwd = folder / "passwd"
+        passwd.write_text(f"{USER}:x:{UID}:{UID}::{folder}:/bin/sh\n")
+        for path in (folder, *folder.iterdir()):
+            os.chown(path, UID, UID)
+        self.command = with_files(
+            "setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups", passwd=passwd
+        )
+
+
+class Bed:
+    """A daemon in front of notebooks, and ssh as a user has it."""
+
+    def __init__(self, folder: Path, count: int, stack: ExitStack) -> None:
+        self._folder = folder
+        self.entry = folder / "ssh.sock"
+        self.notebooks = [Notebook(folder / f"notebook-{number}", number) for number in range(count)]
+        (folder / "hosts").write_text("".join(f"{each.host} {each.name}\n" for each in self.notebooks))
+        self.jump = Sshd(folder / "jump", config={"MaxStartups": FEW})
+        self.jump.command = with_files(hosts=folder / "hosts")
+        self.identity = self.jump.new_identity("user", authorize=False)
+        for sshd in (self.jump, *self.notebooks):
+            stack.enter_context(sshd)
+        for notebook in self.notebooks:
+            notebook.authorize(self.identity)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Daemon]:
+        async with running(
+            self._folder / "daemon",
+            gateways={"jump": gateway(self.jump)},
+            clusters={},
+            entries={"ssh": {"listen": f"unix:{self.entry}"}},
+            routes=[
+                {
+                    "name": "notebooks",
+                    "match": ["*.team-a:22"],
+                    "gateway": "jump",
+                    "target": f"{{host}}:{PORT}",
+                }
+            ],
+        ) as daemon:
+            yield daemon
+
+    def ssh_config(self, blocks: str) -> None:
+        """A user's configuration, with those Host blocks in it."""
+        known_hosts = self._folder / "known_hosts"
+        known_hosts.write_text(
+            "".join(f"{each.name} {ssh_keys.public(each.host_key)}\n" for each in self.notebooks)
+        )
+        (self._folder / "ssh_config").write_text(
+            f"{blocks}\nHost *\n    User {USER}\n    IdentityFile {self.identity}\n    IdentitiesOnly yes\n"
+            f"    UserKnownHostsFile {known_hosts}\n    StrictHostKeyChecking yes\n    BatchMode yes\n"
+        )
+        program = self._folder / "bin" / "kubemux"
+        program.parent.mkdir()
+        program.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m proxy "$@"\n')
+        program.chmod(0o755)
+
+    def ssh(self, host: str, command: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            ["ssh", "-F", self._folder / "ssh_config", host, command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "PATH": f"{self._folder / 'bin'}:{os.environ['PATH']}"},
+        )
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Another user may look into it, and the path of a socket in it is short."""
+    with tempfile.TemporaryDirectory(prefix="nb") as path:
+        Path(path).chmod(0o755)
+        yield Path(path)
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as one:
+        yield one
+
+
+def printed(daemon: Daemon) -> str:
+    """What `kubemux ssh-config` prints for the daemon's configuration."""
+    command = [sys.executable, "-m", "proxy", "ssh-config", "--config", str(daemon.config)]
+    done = subprocess.run(command, capture_output=True, check=True, cwd=ROOT, text=True, timeout=SECONDS)
+    assert done.stdout.count("Host ") == 1
+    return done.stdout
+
+
+async def said(process: subprocess.Popen[bytes], data: bytes = b"") -> tuple[int, bytes, bytes]:
+    out, err = await asyncio.to_thread(process.communicate, data, SECONDS)
+    return process.returncode, out, err
+
+
+@pytest.mark.parametrize("passes", [True, False], ids=["fdpass", "pump"])
+async def test_an_unchanged_ssh_reaches_a_notebook_by_its_name(
+    folder: Path, stack: ExitStack, passes: bool
+) -> None:
+    bed = await asyncio.to_thread(Bed, folder, 1, stack)
+    async with bed.running() as daemon:
+        blocks = await asyncio.to_thread(printed, daemon)
+        bed.ssh_config(blocks if passes else re.sub(r"    ProxyUseFdpass yes\n| --fdpass", "", blocks))
+        data = pattern(1 << 20)
+        code, out, err = await said(bed.ssh("nb-0.team-a", "id -u; cat"), data)
+        assert (code, err) == (0, b"")
+        assert out == b"%d\n" % UID + data
+        code, out, err = await said(bed.ssh("nb-9.team-a", "true"))
+        assert (code, out) == (255, b"")
+        assert err.startswith(b"kubemux: nb-9.team-a:22: channel_refused ("), err
+    log = await asyncio.to_thread(bed.notebooks[0].log)
+    assert f"Accepted publickey for {USER}" in log
+
+
+async def banner(entry: Path, host: str, stack: AsyncExitStack) -> bytes:
+    """What the sshd says first. The connection stays open until `stack` ends, and never logs in."""
+    reader, writer = await asyncio.open_unix_connection(str(entry))
+    stack.push_async_callback(closed, writer)
+    writer.write(f"CONNECT {host}:22 HTTP/1.1\r\n\r\n".encode())
+    async with asyncio.timeout(SECONDS):
+        head = await reader.readuntil(b"\r\n\r\n")
+        return head.partition(b"\r\n")[0] + b" " + await reader.readline()
+
+
+async def test_a_hundred_at_once_lose_none(folder: Path, stack: ExitStack) -> None:
+    """None of them has logged in when the last one comes, ten at each notebook.
+
+    By `ssh -J`, the jump host would see a hundred such connections, too.
+    """
+    bed = await asyncio.to_thread(Bed, folder, 10, stack)
+    async with bed.running() as daemon, AsyncExitStack() as held:
+        bed.ssh_config(await asyncio.to_thread(printed, daemon))
+        names = [notebook.name for notebook in bed.notebooks]
+        # Those count that have shown the sshds to be ready, until they have ended.
+        await asyncio.to_thread(
+            daemon.wait_for, "nobody there", lambda: not any(each.sessions() for each in bed.notebooks)
+        )
+        banners = await asyncio.gather(*(banner(bed.entry, name, held) for name in names * 9))
+        assert {line[:47] for line in banners} == {b"HTTP/1.1 200 Connection established SSH-2.0-Ope"}
+        ours = await asyncio.gather(*(said(bed.ssh(name, f"echo {name}")) for name in names))
+        assert ours == [(0, f"{name}\n".encode(), b"") for name in names]
+        await asyncio.to_thread(
+            daemon.wait_for,
+            "those who wait are still there",
+            lambda: daemon.metric("kubemux_entry_connections_active", entry="ssh") == 90,
+        )
+    logs = [sshd.log() for sshd in (bed.jump, *bed.notebooks)]
+    assert not [log for log in logs if "MaxStartups" in log or "drop connection" in log]
