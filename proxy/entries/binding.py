@@ -85,10 +85,18 @@ async def _bind_tcp(listen: Endpoint, names: Place) -> socket.socket:
 
 
 async def give(listen: UnixPath, names: Place, permissions: Permissions) -> None:
-    """Let `permissions` decide who may open the socket at `listen`, which is bound. Raises ListenError."""
-    gid = await _gid(listen, permissions, names)
+    """Let `permissions` decide who may open the socket at `listen`, which is bound.
+
+    Raises ListenError; only the owner may open it then.
+    """
+    path = Path(listen.path)
     try:
-        unix_socket.give(Path(listen.path), _subject(listen), mode=permissions.mode, gid=gid)
+        try:
+            gid = await _gid(listen, permissions, names)
+        except ListenError:
+            unix_socket.shut(path, _subject(listen))
+            raise
+        unix_socket.give(path, _subject(listen), mode=permissions.mode, gid=gid)
     except OSError as exc:
         raise ListenError(f"{_subject(listen)}: {exc.strerror or exc}", hint="look at its file") from exc
 

@@ -9,7 +9,8 @@ import os
 import shlex
 import socket
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -85,26 +86,36 @@ def give(path: Path, subject: str, *, mode: int, gid: int | None) -> None:
 
     If the group cannot be given, nobody but the owner can open it. Raises ListenError or OSError.
     """
-    fd = os.open(path, os.O_PATH | os.O_NOFOLLOW)
-    try:
-        status = os.fstat(fd)
-        if not stat.S_ISSOCK(status.st_mode):
-            raise ListenError(f"{subject}: something else is there now", hint="find who has put it there")
-        entry = Path(
-            f"/proc/self/fd/{fd}"
-        )  # chmod(2) would follow a symbolic link that somebody puts there now
-        if gid is None:
-            gid = _usual_gid(path)
+    if gid is None:
+        gid = _usual_gid(path)
+    with _file(path, subject) as (file, status):
         if gid != status.st_gid:
-            entry.chmod(mode & stat.S_IRWXU)
+            file.chmod(OWNER_ONLY)
             try:
-                os.chown(entry, -1, gid)
+                os.chown(file, -1, gid)
             except PermissionError as exc:
                 raise ListenError(
                     f"{subject}: kubemux may not give it to group {gid}",
                     hint="let systemd make the socket: use a socket unit with SocketGroup= and SocketMode=",
                 ) from exc
-        entry.chmod(mode)
+        file.chmod(mode)
+
+
+def shut(path: Path, subject: str) -> None:
+    """Let nobody but its owner open the socket's file. Raises ListenError or OSError."""
+    with _file(path, subject) as (file, _):
+        file.chmod(OWNER_ONLY)
+
+
+@contextmanager
+def _file(path: Path, subject: str) -> Iterator[tuple[Path, os.stat_result]]:
+    """The socket's file, whatever is at `path` later: chmod(2) would follow a link that is put there."""
+    fd = os.open(path, os.O_PATH | os.O_NOFOLLOW)
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISSOCK(status.st_mode):
+            raise ListenError(f"{subject}: something else is there now", hint="find who has put it there")
+        yield Path(f"/proc/self/fd/{fd}"), status
     finally:
         os.close(fd)
 

@@ -25,7 +25,14 @@ Tree = dict[str, object]
 @pytest.fixture
 def etc(material: Path, tmp_path: Path) -> Path:
     """What example.yaml expects in /etc/kubemux."""
-    secrets = ("keys/hq", "keys/eu-edge", "keys/eu-edge.passphrase", "tokens/prod-eu", "certs/prod-us.key")
+    secrets = (
+        "keys/hq",
+        "keys/nodes",
+        "keys/eu-edge",
+        "keys/eu-edge.passphrase",
+        "tokens/prod-eu",
+        "certs/prod-us.key",
+    )
     certificates = ("ca/prod-eu.crt", "ca/prod-us.crt", "certs/prod-us.crt")
     sources = dict.fromkeys(secrets, "key") | dict.fromkeys(certificates, "ca.crt")
     sources |= dict.fromkeys(("known_hosts", "known_hosts.eu"), "known_hosts")
@@ -52,7 +59,7 @@ def outcome(data: bytes) -> Config | ConfigError:
 
 def test_the_example_loads(etc: Path) -> None:
     config = example(etc)
-    assert list(config.gateways) == ["hq", "eu-edge", "us-edge"]
+    assert list(config.gateways) == ["hq", "eu-edge", "us-edge", "nodes"]
     assert config.gateways["hq"].user == "tunnel"
     assert config.gateways["eu-edge"].user == "kubemux"
     assert config.clusters["prod-eu"].api_servers == (

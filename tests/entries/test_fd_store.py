@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from proxy.entries import fd_store
-from proxy.entries.binding import bind, canonical
+from proxy.entries.binding import bind, canonical, end_listening
 from proxy.entries.fd_store import FdStore
 from proxy.runtime.blocking import Place
-from proxy.runtime.endpoint import Endpoint
+from proxy.runtime.endpoint import Endpoint, Local, UnixPath
 from tests.support.ports import free_port
 
 
@@ -45,10 +45,14 @@ def test_an_address_as_its_socket_says_it(given: Endpoint, bound: Endpoint) -> N
     assert canonical(given) == bound
 
 
-@given(st.ip_addresses().map(str), st.integers(1, 65535))
-def test_names_in_the_store_are_what_systemd_takes(host: str, port: int) -> None:
+ADDRESSES = st.builds(Endpoint, st.ip_addresses().map(str), st.integers(1, 65535))
+PATHS = st.builds(UnixPath, st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=107))
+
+
+@given(ADDRESSES | PATHS)
+def test_names_in_the_store_are_what_systemd_takes(address: Local) -> None:
     """fdname_is_valid() of systemd: printable ASCII without a colon, up to 255 of it."""
-    name = fd_store._name(Endpoint(host, port))
+    name = fd_store._name(address)
     assert name.isascii()
     assert name.isprintable()
     assert ":" not in name
@@ -106,3 +110,44 @@ async def test_without_a_manager_nothing_is_said(monkeypatch: pytest.MonkeyPatch
         kept.forget(address)
         await kept.wait_until_free([address])
     assert logs == []
+
+
+async def test_a_unix_socket_that_nobody_wants_is_closed_and_its_file_is_gone(
+    manager: socket.socket, tmp_path: Path
+) -> None:
+    address = UnixPath(str(tmp_path / "s"))
+    kept = FdStore({})
+    sock = await bind(address, Place("names"))
+    kept.keep(address, sock)
+    assert kept.keeps(address)
+    await FdStore({address: sock.dup()}).close_unwanted([])
+    sock.close()
+    said = [manager.recv(200).decode().replace(fd_store._name(address), "NAME") for _ in range(2)]
+    assert said == ["FDSTORE=1\nFDNAME=NAME", "FDSTOREREMOVE=1\nFDNAME=NAME"]
+    with await bind(address, Place("names")) as another:
+        end_listening(another)
+
+
+async def test_a_unix_socket_without_its_file_is_no_use(manager: socket.socket, tmp_path: Path) -> None:
+    address = UnixPath(str(tmp_path / "s"))
+    with await bind(address, Place("names")) as sock:
+        (tmp_path / "s").rename(tmp_path / "other")
+        assert FdStore({address: sock.dup()}).claim(address) is None
+        assert manager.recv(200).startswith(b"FDSTOREREMOVE=1\n")
+        (tmp_path / "other").rename(tmp_path / "s")
+        with sock.dup() as copy:
+            assert FdStore({address: copy}).claim(address) is copy
+        end_listening(sock)
+
+
+async def test_what_the_manager_does_not_take_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "nobody"))
+    address = UnixPath(str(tmp_path / "s"))
+    kept = FdStore({})
+    with await bind(address, Place("names")) as sock, capture_logs() as logs:
+        kept.keep(address, sock)
+        assert not kept.keeps(address)
+        end_listening(sock)
+    assert [entry["event"] for entry in logs] == ["service manager not notified"]

@@ -152,7 +152,7 @@ class Clients(threading.Thread):
     Failures are counted by kind.
     """
 
-    def __init__(self, address: tuple[str, int]) -> None:
+    def __init__(self, address: tuple[str, int] | Path) -> None:
         super().__init__(name=f"clients of {address}")
         self.served = 0
         self.failed: dict[str, int] = {}
@@ -171,7 +171,7 @@ class Clients(threading.Thread):
         """Until the end of the block."""
         while not self._end.is_set():
             try:
-                with socket.create_connection(self._address, timeout=PATIENCE) as client:
+                with self._connect() as client:
                     client.sendall(b"ping")
                     assert client.recv(4, socket.MSG_WAITALL) == b"ping", "cut short"
                 self.served += 1
@@ -179,6 +179,18 @@ class Clients(threading.Thread):
                 name = type(exc).__name__
                 self.failed[name] = self.failed.get(name, 0) + 1
                 time.sleep(0.01)
+
+    def _connect(self) -> socket.socket:
+        if not isinstance(self._address, Path):
+            return socket.create_connection(self._address, timeout=PATIENCE)
+        client = socket.socket(socket.AF_UNIX)
+        client.settimeout(PATIENCE)
+        try:
+            client.connect(str(self._address))
+        except BaseException:
+            client.close()
+            raise
+        return client
 
     def wait_served(self, more: int) -> None:
         """Wait until `more` of them have been served from now on. Raises AssertionError."""

@@ -8,9 +8,10 @@ from typing import cast
 
 from proxy.config.allow import Rule
 from proxy.config.keys import Section
+from proxy.config.listen import format_mode
 from proxy.config.matches import Match, Target
 from proxy.config.values import format_duration
-from proxy.runtime.endpoint import Endpoint
+from proxy.runtime.endpoint import Endpoint, UnixPath
 
 
 def plain(section: Section) -> dict[str, object]:
@@ -25,7 +26,7 @@ def _value(name: str, value: object) -> object:
             return plain(value)
         case dict():
             return {key: _value("", item) for key, item in value.items()}
-        case Endpoint() | Path() | Match() | Target() | Rule():
+        case Endpoint() | UnixPath() | Path() | Match() | Target() | Rule():
             return str(value)
         case tuple():
             return [_value("", item) for item in value]
@@ -33,4 +34,6 @@ def _value(name: str, value: object) -> object:
             return format_duration(value)
         case int() if name == "memory":
             return f"{value}B"
+        case int() if name == "mode":
+            return format_mode(value)
     return value
