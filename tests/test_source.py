@@ -98,6 +98,7 @@ CALLED_BY_OTHERS = {
     "dataclasses make one of each subclass": "__init_subclass__",
     "entries are to call it": "Users",
     "enum reads it": "_value_",
+    "http.server calls it": "do_GET do_PUT log_message",
     "hypothesis calls it, or its test runner": """grants_keep_within_the_limit uncharge used_is_what_is_out
         the_peer_never_has_more_than_the_window a_user_who_takes_everything_never_stalls_the_peer TestGrants
         TestPeer TestLife""",

@@ -68,4 +68,5 @@ def rows(page: str, first: str) -> Iterator[list[str]]:
                 if not row.startswith("|"):
                     return
                 yield [cell.strip() for cell in row.strip("|").split(" | ")]
+            return
     raise AssertionError(f"{page} has no table that begins with {first}")

@@ -110,6 +110,13 @@ PARTS: dict[str, tuple[str, Callable[[], str]]] = {
     "user_namespace": ("needs root and user namespaces", lambda: _refused("true", "user", "map-root-user")),
     "htpasswd": ("needs Apache's htpasswd", lambda: _missing("apache2-utils", "htpasswd")),
     "overlay": ("needs root, an overlay over this machine, and apt", _overlay),
+    "proxy_clients": (
+        "needs the programs with which people go through a proxy",
+        lambda: _missing(
+            "curl netcat-openbsd corkscrew connect-proxy socat ncat",
+            *("curl", "nc.openbsd", "corkscrew", "connect-proxy", "socat", "ncat"),
+        ),
+    ),
     "gcc": ("needs a C compiler", lambda: _missing("gcc", "gcc")),
     "dropbear": ("needs root, a mount namespace and dropbear", _dropbear),
     "systemd": ("needs root, namespaces and systemd", _systemd),

@@ -13,6 +13,7 @@ from proxy.errors.reasons import Reason
 from proxy.errors.words import Subject
 from tests.entries.heads import test_http_connect, test_socks5
 from tests.fuzz import heads
+from tests.support import pages
 
 RECORDED = [head for head, _ in test_http_connect.RECORDED.values()]
 RECORDED += [b"".join(messages) for messages, _ in test_socks5.RECORDED.values()]
@@ -77,3 +78,10 @@ def test_what_a_client_can_be_refused_for_is_chosen() -> None:
 )
 def test_the_codes_are_a_contract(reason: str, status: int, reply: int) -> None:
     assert answers.codes(Reason(reason)) == (status, reply)
+
+
+def test_the_page_tells_the_codes_that_there_are() -> None:
+    told = [row[1:] for row in pages.rows("docs/entries.md", "what is wrong")]
+    assert told
+    for reason, status, reply in told:
+        assert answers.codes(Reason(reason.strip("`"))) == (int(status), int(reply)), reason
