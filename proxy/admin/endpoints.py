@@ -1,7 +1,8 @@
 """The admin endpoints, as a Starlette app.
 
     GET  /metrics /healthz /readyz[?verbose] /status /                         everywhere
-    POST /-/reload /-/reconnect?gateway= /-/drain?cluster= /-/probe?cluster=   unix socket only; 404 over TCP
+    POST /-/reload /-/reconnect?gateway= /-/drain?cluster= /-/probe?cluster= /-/end?caller=[&of=]
+                                                              unix socket only; 404 over TCP
 
 Errors are JSON: {"error": sentence, "reason": word, "hint": remedy}; a refused configuration adds "path" and
 "problems". There are no passwords: the mode of the unix socket and the loopback address decide who can
@@ -85,6 +86,7 @@ class Endpoints:
             _Path("/-/reconnect", self._reconnect, methods=["POST"]),
             _Path("/-/drain", self._drain, methods=["POST"]),
             _Path("/-/probe", self._probe, methods=["POST"]),
+            _Path("/-/end", self._end, methods=["POST"]),
         ]
 
     async def _index(self, request: Request) -> Response:  # noqa: ARG002 - an endpoint
@@ -125,6 +127,12 @@ class Endpoints:
 
     async def _probe(self, request: Request) -> Response:
         return await _ordered(self._control.probe, "cluster", request)
+
+    async def _end(self, request: Request) -> Response:
+        async def end(caller: str) -> Mapping[str, object]:
+            return {"ended": await self._control.end(caller, request.query_params.get("of"))}
+
+        return await _ordered(end, "caller", request)
 
 
 async def _ordered(

@@ -44,3 +44,9 @@ class Control(Protocol):
 
         After `limits.drain_timeout` the others are reset; returns how many. Raises UnknownName.
         """
+
+    async def end(self, caller: str, of: str | None) -> int:
+        """End the connections of one caller, `uid:1002` for example, at once; returns how many.
+
+        `of` is a cluster or a route; None means all of them. Raises UnknownName.
+        """

@@ -6,7 +6,10 @@ They reach the daemon through its unix socket.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
+from ipaddress import ip_address
 from pathlib import Path
+from pwd import getpwnam
 from typing import Final
 
 import click
@@ -15,8 +18,11 @@ from proxy.admin import client
 from proxy.admin.finding import find
 from proxy.cli import note, say
 from proxy.cli.options import Duration, config_option, files
+from proxy.config.allow import KINDS, Rule
 from proxy.config.values import format_duration
 from proxy.errors import AdminError, ConfigError, Problem
+from proxy.runtime.endpoint import Endpoint
+from proxy.runtime.text import shown
 
 ORDER_BUDGET: Final = 60.0
 """How many seconds a reload or reconnect may take.
@@ -54,7 +60,13 @@ def reconnect(gateway: str, config: Path) -> None:
 
 
 @click.command()
-@click.argument("cluster")
+@click.argument("cluster", required=False)
+@click.option(
+    "--caller",
+    help="End the connections of this caller alone, at once: uid:NAME or uid:NUMBER, cert:NAME, "
+    "proxy-user:NAME, or an address, with or without its port. CLUSTER may be a route then; without it, "
+    "those to everything.",
+)
 @click.option(
     "--timeout",
     type=Duration(),
@@ -63,10 +75,53 @@ def reconnect(gateway: str, config: Path) -> None:
     help="How long to wait: 30s, 5m, or a number of seconds.",
 )
 @config_option
-def drain(cluster: str, timeout: float, config: Path) -> None:
+def drain(cluster: str | None, caller: str | None, timeout: float, config: Path) -> None:
     """Stop taking connections for CLUSTER and wait until those it has have ended (or limits.drain_timeout
     ends them).
+
+    With --caller, end the connections of one caller, and go on taking connections.
     """
+    if caller is not None:
+        _end(cluster, as_logged(caller), config)
+    elif cluster is None:
+        raise click.UsageError("which cluster? kubemux drain CLUSTER, or kubemux drain --caller CALLER")
+    else:
+        _drain(cluster, timeout, config)
+
+
+def as_logged(caller: str) -> str:
+    """`caller` as the daemon's log has it. Raises BadParameter."""
+    kind, _, name = caller.partition(":")
+    wrong = f"expected {', '.join(f'{one}:NAME' for one in KINDS if one != 'gid')} or an address"
+    if kind == "gid":
+        wrong = "a caller is not known by its groups: name the user, uid:NAME"
+    elif kind in KINDS:
+        try:
+            rule = Rule.parse(caller)
+            return str(rule) if kind != "uid" or rule.name.isdecimal() else f"uid:{getpwnam(name).pw_uid}"
+        except KeyError:
+            wrong = f"there is no user {shown(name)}"
+        except ValueError as error:
+            wrong = str(error)
+    else:
+        with suppress(ValueError):
+            return str(ip_address(caller))
+        with suppress(ValueError):
+            return str(Endpoint.parse(caller))
+    raise click.BadParameter(wrong, param_hint="--caller")
+
+
+def _end(of: str | None, caller: str, config: Path) -> None:
+    params = {"caller": caller, **({"of": of} if of is not None else {})}
+    where = f"{of}: " if of is not None else ""
+    match _command(config, "end", params, ORDER_BUDGET, sections=("clusters", "routes")):
+        case {"ended": int(ended)} if ended:
+            say(f"{where}{_connections(ended)} of {caller} ended")
+        case _:
+            say(f"{where}{caller} has no connections: 0 ended")
+
+
+def _drain(cluster: str, timeout: float, config: Path) -> None:
     try:
         answer = _command(config, "drain", {"cluster": cluster}, timeout)
     except client.Unfinished as error:
@@ -97,7 +152,10 @@ def _connections(count: int) -> str:
     return f"{count} connection{'s' * (count != 1)}"
 
 
-def _command(config: Path, name: str, params: dict[str, str], budget: float) -> object:
+def _command(
+    config: Path, name: str, params: dict[str, str], budget: float, sections: tuple[str, ...] = ()
+) -> object:
+    """`sections` of the file have the names that are asked for; without them, the parameters say which."""
     try:
         admin, config = find(files(config), orders=True)
     except ConfigError as error:  # this process could not read the file; the daemon was not asked
@@ -107,7 +165,9 @@ def _command(config: Path, name: str, params: dict[str, str], budget: float) -> 
         )
         raise
     try:
-        with client.explaining_unknown_names(config, params.values(), *(f"{kind}s" for kind in params)):
+        with client.explaining_unknown_names(
+            config, params.values(), *(sections or (f"{kind}s" for kind in params))
+        ):
             return asyncio.run(client.command(admin, config, name, params=params, budget=budget))
     except ConfigError as refused:
         refused.problems.append(Problem(0, "", "refused as a whole: the daemon goes on as before"))

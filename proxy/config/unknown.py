@@ -26,7 +26,10 @@ def no_cluster(config: Config, name: str, command: str) -> UnknownName:
             f"{name!r} is a gateway, and {command} takes a cluster",
             hint=f"its clusters are: {listed(theirs)}" if theirs else "no cluster has it as its `gateway`",
         )
-    return UnknownName.among("cluster", name, config.clusters)
+    among = UnknownName.among("cluster", name, config.clusters)
+    if any(route.name == name for route in config.routes):
+        return UnknownName(f"{name!r} is a route, and {command} takes a cluster", hint=among.hint)
+    return among
 
 
 def no_gateway(config: Config, name: str, command: str, *, beside: Iterable[str] = ()) -> UnknownName:

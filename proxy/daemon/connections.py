@@ -60,24 +60,29 @@ class Connections:
         """`kind` is `cluster` or `route`: the field of the log that has `name`."""
         self.connections_total = 0
         self.traffic = traffic
+        self.name = name
         self._kind = kind
-        self._name = name
         self._shared = shared
         self._loop = asyncio.get_running_loop()
         self._tasks = Tasks(f"{kind} {name}")
-        self._relays: set[Relay] = set()
+        self._serving: dict[Arrival, asyncio.Task[None]] = {}
+        """Who has no relay yet, or one that does not own the client's socket yet."""
+        self._opening: set[Arrival] = set()
+        """Who has no relay yet."""
+        self._relays: dict[Relay, Arrival] = {}
         self._idle_watch: IdleWatch[Relay] = IdleWatch()
-        self._opening = 0
         self._idle = asyncio.Event()
         self._idle.set()
 
     def __repr__(self) -> str:
-        return f"<Connections {self._kind}={self._name} opening={self._opening} relays={len(self._relays)}>"
+        return (
+            f"<Connections {self._kind}={self.name} opening={len(self._opening)} relays={len(self._relays)}>"
+        )
 
     @property
     def active(self) -> int:
         """Client connections at this moment, including those that wait for a channel."""
-        return self._opening + len(self._relays)
+        return len(self._opening) + len(self._relays)
 
     @property
     def paused(self) -> int:
@@ -91,22 +96,31 @@ class Connections:
         self.connections_total += 1
         if limit is not None and self.traffic.active >= limit:
             # `traffic` also counts the connections of a destination of this name that a reload has replaced
-            hint = f"{self._kind}s.{self._name}.max_connections is {limit}"
+            hint = f"{self._kind}s.{self.name}.max_connections is {limit}"
             self._refuse(arrival, Reason.CLUSTER_LIMIT, hint)
             return
         if not self._shared.admission.enter():
             self._refuse(arrival, Reason.LIMIT, f"limits.max_connections is {self._shared.admission.limit}")
             return
         self.traffic.opened += 1
-        self._opening += 1
+        self._opening.add(arrival)
         self._idle.clear()
-        self._tasks.spawn(self._serve(arrival, open_channel, allow), name=f"open for {arrival.caller}")
+        serve = self._serve(arrival, open_channel, allow)
+        self._serving[arrival] = task = self._tasks.spawn(serve, name=f"open for {arrival.caller}")
+        task.add_done_callback(lambda _: self._served(arrival))
 
     def _refuse(self, arrival: Arrival, reason: Reason, hint: str) -> None:
         arrival.refuse(reason, hint)
         arrival.ended(reason)
         self.traffic.results[reason] += 1
         log.warning("connection refused", **self._fields(arrival), reason=reason, hint=hint)
+
+    def _served(self, arrival: Arrival) -> None:
+        del self._serving[arrival]
+        if arrival in self._opening:  # its task was cancelled before it began
+            self._opening.discard(arrival)
+            arrival.refuse(Reason.SHUTDOWN)
+            self._ended(arrival, None, self._loop.time(), Reason.SHUTDOWN)
 
     async def _serve(self, arrival: Arrival, open_channel: Open, allow: Allow | None) -> None:
         started = self._loop.time()
@@ -125,8 +139,8 @@ class Connections:
                 lambda relay: self._relay_ended(relay, arrival, target, started),
                 early=arrival.early,
             )
-            self._opening -= 1
-            self._relays.add(relay)
+            self._opening.discard(arrival)
+            self._relays[relay] = arrival
             await attach(relay, channel, arrival.start)
         except ProxyError as exc:
             reason, message = exc.reason, str(exc)
@@ -140,15 +154,14 @@ class Connections:
         finally:
             if relay is None or not relay.has_started:
                 arrival.refuse(reason, message)
-                if relay is None:
-                    self._opening -= 1
-                else:
-                    self._relays.discard(relay)
+                self._opening.discard(arrival)
+                if relay is not None:
+                    self._relays.pop(relay, None)
                 self._ended(arrival, target, started, reason, message=message)
             self._check_idle()
 
     def _relay_ended(self, relay: Relay, arrival: Arrival, target: Endpoint | None, started: float) -> None:
-        self._relays.discard(relay)
+        self._relays.pop(relay, None)
         if relay.first_byte_at is not None:
             self.traffic.first_byte.observe(relay.first_byte_at - started)
         self._ended(
@@ -195,7 +208,7 @@ class Connections:
 
     def _fields(self, arrival: Arrival) -> dict[str, str]:
         """Who came in where, and asked for what."""
-        return {self._kind: self._name, **arrival.fields()}
+        return {self._kind: self.name, **arrival.fields()}
 
     def _check_idle(self) -> None:
         if not self.active:
@@ -215,6 +228,17 @@ class Connections:
             relay.abort(Reason.IDLE)
 
     # ----------------------------------------------------------------------------------------------- the end
+
+    def end(self, caller: str) -> int:
+        """End at once the connections of the caller that the log calls so; returns their number."""
+        started = {arrival: relay for relay, arrival in self._relays.items() if relay.has_started}
+        theirs = [one for one in {**self._serving, **started} if one.caller.is_called(caller)]
+        for arrival in theirs:
+            if arrival in started:
+                started[arrival].abort(Reason.SHUTDOWN)
+            else:
+                self._serving[arrival].cancel()
+        return len(theirs)
 
     async def drain(self, timeout: float) -> int:  # noqa: ASYNC109 - a budget, not a failure
         """Wait up to `timeout` seconds for the connections to end, and cut the others; returns their number.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -77,6 +77,7 @@ class Graph:
         self._switchboard = Switchboard(Names(config), self.clusters, self.routes)
         self.access.reconfigure(config)
         self._retiring = Tasks("retiring")  # a reload has removed or replaced them; they drain
+        self._retired: set[Connections] = set()
         metrics.buffered_bytes.set_function(lambda: budget.used)
         metrics.paused_relays.set_function(
             lambda: sum(one.cluster.connections.paused for one in self.clusters.values())
@@ -105,6 +106,14 @@ class Graph:
             yield cluster.cluster.connections
         for route in self.routes.values():
             yield route.connections
+
+    def end(self, caller: str, of: str | None) -> int:
+        """End the connections of one caller: those of the cluster or route `of`, or all. Returns how many.
+
+        Those are among them that a reload has left to end by themselves.
+        """
+        destinations = (*self._connections(), *self._retired)
+        return sum(one.end(caller) for one in destinations if of is None or one.name == of)
 
     def parts(self) -> Iterator[Part]:
         """The functions that the heartbeat calls."""
@@ -192,16 +201,22 @@ class Graph:
             hand_on(entry.listener)
             self._retiring.spawn(entry.close(), name=f"entry {name}")
         for name in (*plan.routes.removed, *plan.routes.changed):
-            drain = self.routes.pop(name).connections.drain(timeout)
-            self._retiring.spawn(drain, name=f"route {name}")
+            retired = self.routes.pop(name).connections
+            self._outlive(retired, retired.drain(timeout), f"route {name}")
         for name in (*clusters.removed, *clusters.changed):
             cluster = self.clusters.pop(name)
             hand_on(cluster.listener)
-            self._retiring.spawn(cluster.retire(timeout), name=f"cluster {name}")
+            self._outlive(cluster.cluster.connections, cluster.retire(timeout), f"cluster {name}")
         for name in (*gateways.removed, *gateways.changed):
             gateway = self.gateways.pop(name)
             self._retiring.spawn(gateway.drain(timeout + HALF_CLOSE_S), name=f"gateway {name}")
         return listeners
+
+    def _outlive(self, connections: Connections, drain: Coroutine[object, object, object], name: str) -> None:
+        """Let connections end whose destination is gone."""
+        self._retired.add(connections)
+        task = self._retiring.spawn(drain, name=name)
+        task.add_done_callback(lambda _: self._retired.discard(connections))
 
     def _update(self, plan: Plan) -> None:
         """Apply new settings to what stays. Gateways come first: the clusters get their ways from them."""

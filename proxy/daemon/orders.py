@@ -15,7 +15,7 @@ from proxy.daemon.daemon import Daemon
 from proxy.daemon.doctor import Lent, examine
 from proxy.daemon.reload import Stopping, reload
 from proxy.daemon.renewal import SCAN_S, Renewal
-from proxy.errors import ProxyError
+from proxy.errors import ProxyError, UnknownName
 
 log = structlog.get_logger("kubemux.control")
 
@@ -98,3 +98,16 @@ class Controller:
         if cluster not in clusters:
             raise no_cluster(config, cluster, "drain")
         return await clusters[cluster].drain(config.limits.drain_timeout)
+
+    async def end(self, caller: str, of: str | None) -> int:
+        """End the connections of `caller`, as the log calls it: those of the cluster or route `of`, or all.
+
+        Returns how many there were. Raises UnknownName.
+        """
+        config = self._graph.config
+        routes = [route.name for route in config.routes]
+        if of is not None and of not in config.clusters and of not in routes:
+            raise UnknownName.among("cluster or route", of, [*config.clusters, *routes])
+        ended = self._graph.end(caller, of)
+        log.info("connections ended", caller=caller, of=of or "all", ended=ended)
+        return ended

@@ -7,6 +7,7 @@ or replaced have `limits.drain_timeout` to end.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import structlog
@@ -72,7 +73,7 @@ async def _apply(graph: Graph, loaded: Loaded) -> ReloadResult:
     if plan.log:
         logging.configure(config.log.format, config.log.level)
     await graph.reconfigure(config, plan, loaded.fingerprint)
-    gateways, clusters = plan.gateways, plan.clusters
+    clusters = plan.clusters
 
     warnings = ["admin: changes take effect at the next restart"] if plan.admin else []
     if clusters.removed and not config.clusters:
@@ -83,11 +84,12 @@ async def _apply(graph: Graph, loaded: Loaded) -> ReloadResult:
         )
         warnings.append("clusters: none is left")
     warnings += [str(cluster.listen_error) for cluster in graph.clusters.values() if cluster.listen_error]
+    warnings += [str(entry.listener.error) for entry in graph.entries.values() if entry.listener.error]
     warnings += [f"{one.key}: {one.message}" for one in loaded.hanging]
     return ReloadResult(
-        added=_named(gateways.added, clusters.added),
-        changed=_named((*gateways.changed, *gateways.renewed), (*clusters.changed, *clusters.renewed)),
-        removed=_named(gateways.removed, clusters.removed),
+        added=_named(plan, lambda change: change.added),
+        changed=_named(plan, lambda change: (*change.changed, *change.renewed)),
+        removed=_named(plan, lambda change: change.removed),
         warnings=tuple(warnings),
     )
 
@@ -107,5 +109,11 @@ def _reopened(clusters: diff.Change, graph: Graph) -> diff.Change:
     )
 
 
-def _named(gateways: tuple[str, ...], clusters: tuple[str, ...]) -> tuple[str, ...]:
-    return (*(f"gateway {name}" for name in gateways), *(f"cluster {name}" for name in clusters))
+def _named(plan: diff.Plan, names: Callable[[diff.Change], tuple[str, ...]]) -> tuple[str, ...]:
+    changes = {
+        "gateway": plan.gateways,
+        "cluster": plan.clusters,
+        "route": plan.routes,
+        "entry": plan.entries,
+    }
+    return tuple(f"{kind} {name}" for kind, change in changes.items() for name in names(change))

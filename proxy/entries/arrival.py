@@ -43,6 +43,15 @@ class Caller(NamedTuple):
             return " ".join(sorted(self.proved))
         return str(self) if self.uid is None else f"uid:{self.uid}"
 
+    def is_called(self, name: str) -> bool:
+        """Whether `name` is one thing that was proved, `uid:NUMBER`, `ADDRESS` or `ADDRESS:PORT` of it."""
+        names = {*self.proved, self.identity}
+        if self.uid is not None:
+            names.add(f"uid:{self.uid}")
+        if self.address is not None:
+            names |= {self.address.host, str(self.address)}
+        return name in names
+
 
 class Arrival(ABC):
     """A client that waits for a channel. The destination calls `start` when the channel is open, and `refuse`

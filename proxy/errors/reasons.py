@@ -272,7 +272,7 @@ class Reason(Word):
         "shutdown",
         (_C,),
         "the client was still connected when `drain_timeout` was over, after a stop, a drain, or a reload "
-        "that removed or moved its cluster",
+        "that removed or moved its cluster; or `kubemux drain --caller` ended its connections",
     )
     LIMIT = (
         "limit",

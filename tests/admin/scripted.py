@@ -173,6 +173,10 @@ class Daemon:
         await self._hold()
         return self.cut
 
+    async def end(self, caller: str, of: str | None) -> int:
+        self._tell(f"end {caller} of {of}")
+        return self.cut
+
     async def _hold(self) -> None:
         if self.held:
             await self.held.wait()

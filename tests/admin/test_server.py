@@ -102,6 +102,7 @@ async def test_nothing_but_reads_is_taken_over_tcp(tcp: Asker, daemon: Daemon, m
         "/-/reconnect?gateway=eu-edge",
         "/-/drain?cluster=prod-eu",
         "/-/probe?cluster=prod-eu",
+        "/-/end?caller=uid:1002",
     ):
         answer = await tcp.ask(method, path)
         assert answer.status == 404
@@ -119,6 +120,12 @@ async def test_orders_over_the_unix_socket(unix: Asker, daemon: Daemon) -> None:
     assert (await unix.post(f"/-/drain?{urlencode({'cluster': name})}")).json() == {"cluster": name, "cut": 0}
     assert (await unix.post("/-/probe?cluster=prod-eu")).json() == {"cluster": "prod-eu", "alive": True}
     assert daemon.told == ["reload", "reconnect eu-edge", f"drain {name}", "probe prod-eu"]
+    daemon.cut = 3
+    caller = "cert:spiffe://a/b?c&d"
+    for of in ({}, {"of": name}):
+        answer = await unix.post(f"/-/end?{urlencode({'caller': caller, **of})}")
+        assert answer.json() == {"caller": caller, "ended": 3}
+    assert daemon.told[4:] == [f"end {caller} of None", f"end {caller} of {name}"]
 
 
 async def test_an_order_must_be_a_post_and_name_its_object(unix: Asker, daemon: Daemon) -> None:
@@ -127,6 +134,8 @@ async def test_an_order_must_be_a_post_and_name_its_object(unix: Asker, daemon: 
     answer = await unix.post("/-/drain")
     assert answer.status == 400
     assert '"hint": "POST /-/drain?cluster=NAME"' in answer.text
+    answer = await unix.post("/-/end?of=prod-eu")
+    assert '"hint": "POST /-/end?caller=NAME"' in answer.text
     assert daemon.told == []
 
 

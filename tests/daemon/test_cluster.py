@@ -62,14 +62,14 @@ class Bed:
         self.cluster = Cluster("one", config, Metered(self.budget), self.shared)
         self.budget.charge(MEMORY)
 
-    async def client(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def client(self, uid: int | None = None) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """A client that has connected and said `ping`."""
         with socket.create_server(("127.0.0.1", 0)) as listener:
             reader, writer = await asyncio.open_connection(*listener.getsockname())
             writer.write(b"ping")
             sock, address = listener.accept()
         sock.setblocking(False)
-        self.cluster.accept(ListenerArrival(sock, Caller(Endpoint(*address))))
+        self.cluster.accept(ListenerArrival(sock, Caller(Endpoint(*address), uid)))
         return reader, writer
 
     def ended(self, result: str) -> float:
@@ -185,3 +185,35 @@ async def test_a_client_is_counted_once_at_every_moment(bed: Bed) -> None:
     await until(is_served)
     assert counts == {1}
     writer.close()
+
+
+async def test_who_waits_is_ended_with_the_other_connections_of_a_caller(bed: Bed) -> None:
+    waiting, other = await bed.client(1002), await bed.client(1003)
+    await until(lambda: len(bed.shared.waiting) == 2)
+    new = await bed.client(1002)  # its task has not begun
+    connections = bed.cluster.connections
+    assert (connections.active, connections.end("uid:1004")) == (3, 0)
+    assert connections.end("uid:1002") == 2
+    for reader, writer in (waiting, new):
+        with pytest.raises(ConnectionResetError):
+            await reader.read()
+        writer.close()
+    assert (connections.active, bed.ended("shutdown")) == (1, 2)
+    bed.budget.release(MEMORY)
+    bed.shared.waiting.wake()
+    assert await other[0].readexactly(4) == b"ping"
+    assert connections.end("uid:1003") == 1
+    with pytest.raises(ConnectionResetError):
+        await other[0].read()
+    other[1].close()
+    assert (connections.active, bed.ended("shutdown")) == (0, 3)
+
+
+async def test_a_drain_waits_for_no_client_that_it_has_ended_before_it_began(bed: Bed) -> None:
+    reader, writer = await bed.client()
+    async with asyncio.timeout(10):
+        assert await bed.cluster.connections.drain(0) == 1
+    with pytest.raises(ConnectionResetError):
+        await reader.read()
+    writer.close()
+    assert (bed.cluster.connections.active, bed.ended("shutdown")) == (0, 1)

@@ -112,3 +112,14 @@ async def test_the_client_of_a_listener_is_reset() -> None:
             await reader.read()
     await close(writer)
     await one.connections.drain(5)
+
+
+def test_what_a_caller_is_called() -> None:
+    proved = frozenset({"cert:ci.example.com", "proxy-user:ci"})
+    caller = Caller(Endpoint("::1", 40_000), 1002, proved)
+    for name in (*proved, caller.identity, "uid:1002", "::1", "[::1]:40000"):
+        assert caller.is_called(name), name
+    for name in ("", "uid:100", "uid:1003", "uid:None", "ci", "cert:ci", "[::1]:4000", "unix"):
+        assert not caller.is_called(name), name
+    assert Caller(None).is_called("unix")
+    assert not Caller(None).is_called("uid:None")
