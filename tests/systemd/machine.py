@@ -116,7 +116,7 @@ class Machine:
         (self.units / "test.target").write_text(_BOOT_TARGET)
         if is_installed:
             self.config.parent.mkdir(mode=0o755)
-            for unit in ("kubemux.service", "kubemux.socket"):
+            for unit in ("kubemux.service", "kubemux.socket", "kubemux-entry@.socket"):
                 shutil.copy(CHECKOUT / "systemd" / unit, self.units)
             program = root / "opt/kubemux/bin/kubemux"
             program.parent.mkdir(parents=True)

@@ -79,6 +79,24 @@ while not over.is_set():
         served += 1
 print(json.dumps([served, failed]))
 """
+# The same by name, in turn at each of these sockets.
+CLIENTS_BY_NAME = CLIENTS.replace(
+    """with socket.create_connection(("127.0.0.1", 16443), timeout=30) as client:
+            client.sendall(b"ping")
+            if client.recv(4) != b"pong":
+                raise EOFError
+""",
+    r"""for path in sys.argv[1:]:
+            with socket.socket(socket.AF_UNIX) as client, client.makefile("rb") as answer:
+                client.settimeout(30)
+                client.connect(path)
+                client.sendall(b"CONNECT local:443 HTTP/1.1\r\n\r\nping")
+                status = answer.readline()
+                answer.readline()
+                if answer.read(4) != b"pong":
+                    raise EOFError(status)
+""",
+).replace("type(exc).__name__", "repr(exc)")
 # A connection that stays until the other side ends it.
 HOLDER = """
 import socket
@@ -416,6 +434,47 @@ def test_nobody_is_refused_while_it_restarts(machine: Machine) -> None:
     machine.systemctl("stop", "kubemux.service")
     machine.until(ActiveState="inactive", NFileDescriptorStore="0")
     assert not is_bound(machine, 16443)
+
+
+def test_a_group_has_a_socket_that_outlives_restarts(machine: Machine) -> None:
+    """And so has everybody, without a socket unit. The service itself can give no file to a group."""
+    etc = machine.root / "etc"
+    for name, text in (("passwd", "alice:*:1002:1002::/:/bin/sh\n"), ("group", "sre:x:27:alice\n")):
+        with (etc / name).open("a") as file:
+            file.write(text)
+    group, everybody, own = (f"/run/kubemux-entries/{name}.sock" for name in ("sre", "everybody", "own"))
+    entries = {
+        "group": {"listen": f"unix:{group}"},
+        "everybody": {"listen": f"unix:{everybody}", "mode": "0666"},
+        "own": {"listen": f"unix:{own}", "mode": "0660", "group": "sre"},
+    }
+    configure(machine, limits={"drain_timeout": "1s"}, entries=entries)
+    machine.systemctl("start", "kubemux-entry@sre.socket", "kubemux.service")
+    look = ("stat", "-c", "%a %G", group, everybody)
+    assert machine.run(*look).stdout.splitlines()[0] == "660 sre"
+    assert machine.run(*look).stdout.splitlines()[1].startswith("666 ")
+    assert machine.run("test", "-e", own, check=False).returncode == 1
+    assert f"cannot listen on unix:{own}: kubemux may not give it to group 27" in machine.log.read_text()
+    assert "use a socket unit with SocketGroup=" in machine.log.read_text()
+
+    as_alice = ("setpriv", "--reuid=1002", "--regid=1002", "--init-groups", "python3", "-c")
+    as_other = ("setpriv", "--reuid=1000", "--regid=1000", "--init-groups", "python3", "-c")
+    knock = f"import socket; socket.socket(socket.AF_UNIX).connect({group!r})"
+    assert "PermissionError" in machine.run(*as_other, knock, check=False).stderr
+
+    clients = machine.start(*as_alice, CLIENTS_BY_NAME, group, everybody)
+    assert clients.stdout is not None
+    assert clients.stdout.readline() == "served\n"
+    for _ in range(2):
+        machine.systemctl("restart", "kubemux.service")
+    machine.until(ActiveState="active")
+    served, failed = json.loads(clients.communicate("", timeout=60)[0])
+    assert served > 1
+    assert failed == {}
+    assert machine.run(*look).stdout.splitlines()[0] == "660 sre"
+
+    machine.systemctl("stop", "kubemux-entry@sre.socket", "kubemux.service")
+    assert machine.run("test", "-e", group, check=False).returncode == 1
 
 
 def test_a_long_drain_is_waited_for(machine: Machine) -> None:

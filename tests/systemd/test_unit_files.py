@@ -41,7 +41,13 @@ def installed(tmp_path: Path) -> Path:
 
 def verify(root: Path) -> str:
     done = analyze(
-        "verify", f"--root={root}", "--man=no", "--recursive-errors=no", "kubemux.service", "kubemux.socket"
+        "verify",
+        f"--root={root}",
+        "--man=no",
+        "--recursive-errors=no",
+        "kubemux.service",
+        "kubemux.socket",
+        "kubemux-entry@sre.socket",
     )
     return f"{done.stdout}{done.stderr}"
 
