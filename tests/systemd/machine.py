@@ -238,7 +238,7 @@ class Machine:
         deadline = time.monotonic() + PATIENCE
         while not (result := found()):
             assert time.monotonic() < deadline, f"waited {PATIENCE:.0f} s for {what}\n{self.report()}"
-            time.sleep(0.02)
+            time.sleep(0.1)
         return result
 
     def report(self) -> str:
