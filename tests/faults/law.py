@@ -97,7 +97,7 @@ def _settle(daemon: Daemon, sshds: tuple[Sshd, ...], before: Holdings | None) ->
             raise AssertionError(
                 f"leaked, {SETTLE_S:g} s after the last client: {', '.join(above)}\n{daemon.log()}"
             )
-        time.sleep(0.02)
+        time.sleep(0.1)
 
 
 class Counts:
