@@ -1,11 +1,14 @@
 """`kubemux`, the program; `python -m proxy` is the same."""
 
+import signal
 import sys
 
 
 def program() -> None:
     """Run the command of `sys.argv`. `connect` in its plain form is run before any other is imported."""
     if sys.argv[1:2] == ["connect"]:
+        # Whoever interrupts ssh interrupts its ProxyCommand, too: Python would print a traceback.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         from proxy.connect.command import attempt
 
         code = attempt(sys.argv[2:])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 from contextlib import suppress
 from typing import Final, NamedTuple
 
@@ -59,7 +58,6 @@ def read(words: list[str], where: str) -> Order | None:
 
 def run(order: Order) -> int:
     """Connect, and carry the bytes or hand over the socket. Returns the exit code: 0, 1, or 2 (usage)."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # ssh's user ends both: Python would print a traceback
     _open_standard_streams()
     if order.is_passed and not takes_descriptors(_STDOUT):
         return _complain(

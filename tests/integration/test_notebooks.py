@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -19,9 +18,11 @@ import pytest
 
 from tests.integration.conftest import gateway
 from tests.integration.running import running
-from tests.support import ssh_keys
+from tests.support import pages, ssh_keys
 from tests.support.daemon import ROOT, Daemon
 from tests.support.echo import pattern
+from tests.support.parts import find
+from tests.support.ports import free_port
 from tests.support.serving import closed
 from tests.support.sshd import Sshd
 
@@ -29,6 +30,9 @@ pytestmark = [pytest.mark.sshd, pytest.mark.network]
 
 UID = 1000
 PORT = 2209
+BASTION = "bastion.example.com"
+USUAL = "/run/kubemux-entries/proxy.sock"
+HEADINGS = ("ssh", "Without a process for each connection", "From another machine")
 USER = "jovyan"
 FEW = "10:30:60"
 """MaxStartups: the 11th connection that has not logged in yet may be dropped."""
@@ -67,9 +71,11 @@ class Bed:
         self.entry = folder / "ssh.sock"
         self.notebooks = [Notebook(folder / f"notebook-{number}", number) for number in range(count)]
         (folder / "hosts").write_text("".join(f"{each.host} {each.name}\n" for each in self.notebooks))
-        self.jump = Sshd(folder / "jump", config={"MaxStartups": FEW})
+        # `kubemux` and `ssh` of the user, who has these on the bastion, too.
+        self._path = f"{folder / 'bin'}:{os.environ['PATH']}"
+        self.jump = Sshd(folder / "jump", config={"MaxStartups": FEW, "SetEnv": f"PATH={self._path}"})
         self.jump.command = with_files(hosts=folder / "hosts")
-        self.identity = self.jump.new_identity("user", authorize=False)
+        self.identity = self.jump.new_identity("user")
         for sshd in (self.jump, *self.notebooks):
             stack.enter_context(sshd)
         for notebook in self.notebooks:
@@ -94,27 +100,36 @@ class Bed:
             yield daemon
 
     def ssh_config(self, blocks: str) -> None:
-        """A user's configuration, with those Host blocks in it."""
+        """The configuration of a user who knows the bastion and the notebooks, with those Host blocks."""
         known_hosts = self._folder / "known_hosts"
+        hosts = {BASTION: self.jump} | {each.name: each for each in self.notebooks}
         known_hosts.write_text(
-            "".join(f"{each.name} {ssh_keys.public(each.host_key)}\n" for each in self.notebooks)
+            "".join(f"{name} {ssh_keys.public(sshd.host_key)}\n" for name, sshd in hosts.items())
         )
-        (self._folder / "ssh_config").write_text(
-            f"{blocks}\nHost *\n    User {USER}\n    IdentityFile {self.identity}\n    IdentitiesOnly yes\n"
+        config = self._folder / "ssh_config"
+        config.write_text(
+            f"{blocks}\nHost {BASTION}\n    HostName {self.jump.host}\n    Port {self.jump.port}\n"
+            f"    User {self.jump.user}\n    HostKeyAlias {BASTION}\n"
+            f"Host *\n    User {USER}\n    IdentityFile {self.identity}\n    IdentitiesOnly yes\n"
             f"    UserKnownHostsFile {known_hosts}\n    StrictHostKeyChecking yes\n    BatchMode yes\n"
         )
-        program = self._folder / "bin" / "kubemux"
-        program.parent.mkdir()
-        program.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m proxy "$@"\n')
-        program.chmod(0o755)
+        programs = {
+            "ssh": f"exec {find('ssh')} -F {config}",
+            "kubemux": f"PYTHONPATH={ROOT} exec {sys.executable} -m proxy",
+        }
+        (self._folder / "bin").mkdir(exist_ok=True)
+        for name, text in programs.items():
+            program = self._folder / "bin" / name
+            program.write_text(f'#!/bin/sh\n{text} "$@"\n')
+            program.chmod(0o755)
 
-    def ssh(self, host: str, command: str) -> subprocess.Popen[bytes]:
+    def ssh(self, *words: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            ["ssh", "-F", self._folder / "ssh_config", host, command],
+            [self._folder / "bin" / "ssh", *words],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={**os.environ, "PATH": f"{self._folder / 'bin'}:{os.environ['PATH']}"},
+            env={**os.environ, "PATH": self._path},
         )
 
 
@@ -145,23 +160,24 @@ async def said(process: subprocess.Popen[bytes], data: bytes = b"") -> tuple[int
     return process.returncode, out, err
 
 
-@pytest.mark.parametrize("passes", [True, False], ids=["fdpass", "pump"])
-async def test_an_unchanged_ssh_reaches_a_notebook_by_its_name(
-    folder: Path, stack: ExitStack, passes: bool
-) -> None:
+async def test_an_unchanged_ssh_reaches_a_notebook_by_its_name(folder: Path, stack: ExitStack) -> None:
+    """By what is printed, and by each recipe of the page, word for word."""
     bed = await asyncio.to_thread(Bed, folder, 1, stack)
+    data = pattern(1 << 20)
     async with bed.running() as daemon:
-        blocks = await asyncio.to_thread(printed, daemon)
-        bed.ssh_config(blocks if passes else re.sub(r"    ProxyUseFdpass yes\n| --fdpass", "", blocks))
-        data = pattern(1 << 20)
-        code, out, err = await said(bed.ssh("nb-0.team-a", "id -u; cat"), data)
-        assert (code, err) == (0, b"")
-        assert out == b"%d\n" % UID + data
+        recipes = [pages.block("docs/entries.md", heading, "sshconfig") for heading in HEADINGS]
+        assert all(recipe.count(USUAL) == 1 for recipe in recipes)
+        for blocks in (*recipes, await asyncio.to_thread(printed, daemon)):
+            bed.ssh_config(blocks.replace(USUAL, str(bed.entry)))
+            code, out, err = await said(bed.ssh("nb-0.team-a", "id -u; cat"), data)
+            assert (code, err) == (0, b""), blocks
+            assert out == b"%d\n" % UID + data
+        # As VS Code runs it.
+        words = ["-T", "-D", str(free_port()), "-o", "ConnectTimeout=60", "nb-0.team-a", "sh"]
+        assert await said(bed.ssh(*words), b"echo $USER\n") == (0, f"{USER}\n".encode(), b"")
         code, out, err = await said(bed.ssh("nb-9.team-a", "true"))
         assert (code, out) == (255, b"")
         assert err.startswith(b"kubemux: nb-9.team-a:22: channel_refused ("), err
-    log = await asyncio.to_thread(bed.notebooks[0].log)
-    assert f"Accepted publickey for {USER}" in log
 
 
 async def banner(entry: Path, host: str, stack: AsyncExitStack) -> bytes:
