@@ -1,5 +1,6 @@
 """Each key of the configuration, changed alone by a reload while clients are connected: what leads to another
-server cuts its own clients, and nothing else cuts any.
+server cuts its own clients, and nothing else cuts any. An entry that moves cuts nobody: its clients have got
+what they asked for.
 """
 
 from __future__ import annotations
@@ -14,23 +15,24 @@ import pytest
 
 from proxy.config.apart import Loaded
 from proxy.config.keys import Key, Section, _metadata, keys, plain_type
+from proxy.config.matches import Match, Target
 from proxy.config.model import (
     AdminConfig,
     ClusterConfig,
     Config,
+    EntryConfig,
     GatewayConfig,
     LimitsConfig,
     LogConfig,
     ProbeConfig,
+    RouteConfig,
 )
 from proxy.config.values import Written
 from proxy.daemon import reload
 from proxy.daemon.daemon import Daemon
 from proxy.daemon.orders import Controller
-from proxy.daemon.served import ServedCluster
 from proxy.runtime import logging
 from proxy.runtime.endpoint import Endpoint
-from proxy.ssh.supervision.gateway import Gateway
 from tests.support.echo import Echo
 from tests.support.ports import free_port
 from tests.support.serving import closed
@@ -44,27 +46,41 @@ Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 CUTS: Final = {
     *(("gateways", "edge", key) for key in ("host", "port", "user", "jump", "ssh_config")),
     *(("clusters", "subject", key) for key in ("gateway", "listen", "api_servers")),
+    *(("routes", "mine", key) for key in ("gateway", "target")),
+    ("entries", "door", "listen"),
 }
 """What decides which server answers, or where. All others keep every client."""
-ENTRIES: Final = {"gateways": ("edge", GatewayConfig), "clusters": ("subject", ClusterConfig)}
+SUBJECTS: Final = {"gateways": "edge", "clusters": "subject", "routes": "mine", "entries": "door"}
+KINDS: Final = {"gateways": "gateway", "clusters": "cluster", "routes": "route", "entries": "entry"}
+CLIENTS: Final = {"gateways": ("subject", "mine"), "clusters": ("subject",), "routes": ("mine",)}
+"""Section -> whose clients are cut by a key that cuts."""
 
 
-def places(section: type[Section] = Config, above: Place = ()) -> Iterator[tuple[Place, Key]]:
-    """Every key of the model, as far as it is the daemon's, one gateway's or one cluster's."""
-    for name, key in keys(section).items():
-        kind = plain_type(key.kind)
-        if not above and name in ENTRIES:
-            entry, kind = ENTRIES[name]
-            yield from places(kind, (name, entry))
+def places(section: Section, above: Place = ()) -> Iterator[tuple[Place, Key]]:
+    """Every key of the model, as far as it is the daemon's, one gateway's, cluster's, route's or entry's."""
+    for name, key in keys(type(section)).items():
+        if not above and name in SUBJECTS:
+            subject = (name, SUBJECTS[name])
+            yield from places(found(section, subject), subject)
+            continue
+        kind, value = plain_type(key.kind), getattr(section, name)
+        if isinstance(value, Section):
+            yield from places(value, (*above, name))
         elif isinstance(kind, type) and issubclass(kind, Section):
-            yield from places(kind, (*above, name))
-        elif name != "version" and key.examples:  # lists and maps of sections have none
+            assert value is None, "a section that is left out"
+        elif (*above, name) not in {("version",), ("routes", "mine", "name")} and key.examples:
             yield (*above, name), key
 
 
 def found(config: Any, place: Place) -> Any:
     for step in place:
-        config = config[step] if isinstance(config, dict) else getattr(config, step)
+        match config:
+            case dict():
+                config = config[step]
+            case tuple():
+                [config] = [one for one in config if one.name == step]
+            case _:
+                config = getattr(config, step)
     return config
 
 
@@ -74,6 +90,8 @@ def changed(config: Any, place: Place, value: object) -> Any:
         return value
     step, *below = place
     inner = changed(found(config, (step,)), tuple(below), value)
+    if isinstance(config, tuple):
+        return tuple(inner if one.name == step else one for one in config)
     return {**config, step: inner} if isinstance(config, dict) else config.model_copy(update={step: inner})
 
 
@@ -93,8 +111,8 @@ def another(key: Key, now: object) -> object:
 
 
 class Bed:
-    """A daemon in this process with a gateway, a cluster and a client that a change is about, and one of each
-    that it is not.
+    """A daemon in this process with a gateway, a cluster, a route, an entry and clients that a change is
+    about, and one of each that it is not.
     """
 
     def __init__(self, sshd: Sshd, echo: Echo, others: dict[Place, object], folder: Path) -> None:
@@ -114,6 +132,16 @@ class Bed:
             probe=ProbeConfig(interval=600.0, timeout=0.1),
         )
         far = near.model_copy(update={"gateway": "other", "listen": Endpoint("127.0.0.1", free_port())})
+        mine, apart = (
+            RouteConfig(
+                name=name,
+                match=(Match.parse(f"*.{name}:22"),),
+                gateway=gateway,
+                target=Target.parse(str(echo.endpoint)),
+            )
+            for name, gateway in (("mine", "edge"), ("apart", "other"))
+        )
+        door, side = (EntryConfig(listen=Endpoint("127.0.0.1", free_port())) for _ in range(2))
         self.base = Config(
             version=1,
             admin=AdminConfig(listen=Endpoint("127.0.0.1", free_port())),
@@ -121,6 +149,8 @@ class Bed:
             log=LogConfig(level="warning"),
             gateways={"edge": edge, "other": edge},
             clusters={"subject": near, "bystander": far},
+            routes=(mine, apart),
+            entries={"door": door, "side": side},
         )
         self.daemon = Daemon(self.base, config_path=folder / "config.yaml")
         self.graph = self.daemon.graph
@@ -128,9 +158,9 @@ class Bed:
 
     async def __aenter__(self) -> Bed:
         await self.daemon.start(Controller(self.daemon))
-        await self.connect("subject")
-        await self.connect("bystander")
-        self.untouched = self.parts("other", "bystander")
+        for name in ("subject", "bystander", "mine", "apart"):
+            await self.connect(name)
+        self.untouched = self.parts("other", "bystander", "apart", "side")
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -139,32 +169,42 @@ class Bed:
         await self.daemon.stop(timeout=0)
 
     async def connect(self, name: str) -> None:
-        listen = self.graph.config.clusters[name].listen
-        assert listen
+        """A client of the cluster's listener, or one that asks an entry for the route."""
+        if name in self.clients:
+            await closed(self.clients[name][1])
+        config = self.graph.config
+        entry = {"mine": "door", "apart": "side"}.get(name)
+        listen = config.entries[entry].listen if entry else config.clusters[name].listen
+        assert isinstance(listen, Endpoint)
         async with asyncio.timeout(30):
-            self.clients[name] = await asyncio.open_connection(*listen)
+            self.clients[name] = reader, writer = await asyncio.open_connection(*listen)
+            if entry:
+                writer.write(f"CONNECT a.{name}:22 HTTP/1.1\r\n\r\n".encode())
+                assert b" 200 " in await reader.readuntil(b"\r\n\r\n")
             await self.tick(name)
 
-    async def tick(self, name: str) -> None:
-        """Its client is served."""
+    async def tick(self, *names: str) -> None:
+        """Their clients are served."""
         async with asyncio.timeout(30):
-            reader, writer = self.clients[name]
-            writer.write(b"tick")
-            assert await reader.readexactly(4) == b"tick"
+            for name in names:
+                reader, writer = self.clients[name]
+                writer.write(b"tick")
+                assert await reader.readexactly(4) == b"tick"
 
-    async def leave(self) -> None:
-        """The daemon ends the connection of the changed cluster's client."""
-        reader, writer = self.clients["subject"]
+    async def leave(self, name: str) -> None:
+        """The daemon ends the connection of this client."""
+        reader, writer = self.clients[name]
         with suppress(ConnectionResetError):
             async with asyncio.timeout(30):
                 assert await reader.read() == b""
         writer.transport.abort()
 
-    def parts(self, gateway: str, cluster: str) -> tuple[Gateway, ServedCluster]:
-        """What serves them: the objects themselves."""
-        one = self.graph.gateways[gateway]
-        assert isinstance(one, Gateway)
-        return one, self.graph.clusters[cluster]
+    def parts(self, gateway: str, cluster: str, route: str, entry: str) -> tuple[object, ...]:
+        """What serves them: the objects themselves, and the entry's socket."""
+        graph = self.graph
+        door = graph.entries[entry]
+        sock = door.listener.listener.sock
+        return graph.gateways[gateway], graph.clusters[cluster], graph.routes[route], door, sock
 
     async def take(self, config: Config) -> set[str]:
         """Reload; returns what the daemon says has changed."""
@@ -184,10 +224,14 @@ class Bed:
         assert subject.cluster.config == subject.monitor._config == config.clusters["subject"]
         assert subject.listener
         assert subject.listener.address == config.clusters["subject"].listen
+        assert self.graph.routes["mine"].config == found(config, ("routes", "mine"))
+        door = self.graph.entries["door"]
+        assert door.config == config.entries["door"]
+        assert (door.listener.address, door.listener.is_bound) == (config.entries["door"].listen, True)
 
 
 def about(place: Place) -> set[str]:
-    return {f"{place[0].removesuffix('s')} {place[1]}"} if place[0] in ENTRIES else set()
+    return {f"{KINDS[place[0]]} {place[1]}"} if place[0] in KINDS else set()
 
 
 async def test_each_key_changes_what_it_is_about(
@@ -204,27 +248,36 @@ async def test_each_key_changes_what_it_is_about(
             ("clusters", "subject", "gateway"): "other",
             ("clusters", "subject", "listen"): Endpoint("127.0.0.1", free_port()),
             ("clusters", "subject", "api_servers"): (elsewhere.endpoint,),
+            ("routes", "mine", "gateway"): "other",
+            ("entries", "door", "listen"): Endpoint("127.0.0.1", free_port()),
         }
         bed = await stack.enter_async_context(Bed(sshd, echo, others, tmp_path))
-        for place, key in places():
+        mine = ("edge", "subject", "mine", "door")
+        seen = set()
+        for place, key in places(bed.base):
+            seen.add(place[0])
             now = found(bed.base, place)
             config = changed(bed.base, place, others.get(place, another(key, now)))
             assert found(config, place) != now, place
-            parts = bed.parts("edge", "subject")
+            parts = bed.parts(*mine)
             assert await bed.take(config) == about(place), place
             assert bool(logs) is (place[0] == "log"), place
             bed.assert_taken(config)
-            await bed.tick("bystander")
-            assert bed.parts("other", "bystander") == bed.untouched, place
-            if place in CUTS:
-                await bed.leave()
-            else:
-                assert bed.parts("edge", "subject") == parts, place
-                await bed.tick("subject")
+            await bed.tick("bystander", "apart")
+            assert bed.parts("other", "bystander", "apart", "side") == bed.untouched, place
+            cut = CLIENTS.get(place[0], ()) if place in CUTS else ()
+            for name in cut:
+                await bed.leave(name)
+            await bed.tick(*({"subject", "mine"} - set(cut)))
+            assert (bed.parts(*mine) == parts) is (place not in CUTS), place
             assert await bed.take(bed.base) == about(place), place
             logs.clear()
-            if place in CUTS:
-                await bed.connect("subject")
-            await bed.tick("subject")
-        assert not bed.untouched[0].snapshot().retiring
-        assert bed.untouched[0].snapshot().reconnects == 0
+            for name in cut:
+                await bed.connect(name)
+            if place[0] == "entries":
+                await bed.connect("mine")
+            await bed.tick("subject", "mine")
+        assert seen >= SUBJECTS.keys()
+        other = bed.graph.gateways["other"].snapshot()
+        assert not other.retiring
+        assert other.reconnects == 0
