@@ -28,7 +28,7 @@ dev: .venv/tests-installed ## ready for editing: .venv with everything, git hook
 	@echo "ready: make check, make test; CONTRIBUTING.md says where a kube-apiserver for tests comes from"
 
 test: PARTS += $(LOADS)
-test: .venv/tests-installed parts .tools/openssh/sshd ## everything, with real parts; says what it skips
+test: .venv/tests-installed parts .tools/openssh/sshd .tools/kubectl/kubectl ## everything, with real parts; says what it skips
 	@$(BIN)/python -m pytest $(ARGS)
 
 faults: PARTS += gcc:gcc
@@ -84,6 +84,11 @@ clean: ## remove what the other targets made
 .tools/openssh/sshd: tests/support/newer_openssh
 	@echo "unpacking a newer sshd into .tools"
 	@tests/support/newer_openssh .tools/openssh && touch $@ || echo "could not unpack a newer sshd: tests that need it are skipped"
+
+# Debian's kubectl is from 2021.
+.tools/kubectl/kubectl: tests/support/newer_kubectl | .venv/tests-installed
+	@echo "unpacking a current kubectl and helm into .tools"
+	@tests/support/newer_kubectl .tools/kubectl && touch $@ || echo "could not unpack kubectl and helm: tests that need them are skipped"
 
 # Names what is missing, and installs it if it may; tests say what they skip for want of the rest.
 parts:

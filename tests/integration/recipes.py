@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -23,8 +24,9 @@ class Desk:
     ) -> None:
         self.home = folder / "home"
         self.entry = entry
-        self._environment = {**environment, "HOME": str(self.home)}
         self._programs = folder / "programs"
+        path = f"{self._programs}:{os.environ['PATH']}"
+        self.environment = os.environ | environment | {"HOME": str(self.home), "PATH": path}
         for made in (self.home, self._programs):
             made.mkdir(parents=True)
         for name, command in programs.items():
@@ -45,7 +47,7 @@ class Desk:
             timeout=60,
             check=False,
             cwd=self.home,
-            env=os.environ | {"PATH": f"{self._programs}:{os.environ['PATH']}"} | self._environment,
+            env=self.environment,
         )
 
     def said(self, script: str) -> str:
@@ -53,3 +55,21 @@ class Desk:
         done = self.typed(script)
         assert done.returncode == 0, done.stderr.decode()
         return done.stdout.decode()
+
+    def words(self, program: str, *arguments: str) -> list[str]:
+        """The command, for who starts it without a shell."""
+        return [str(self._programs / program), *arguments]
+
+    @contextmanager
+    def started(self, program: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+        """The program at work, with its output in a pipe; it is killed with the block."""
+        with subprocess.Popen(
+            self.words(program, *arguments),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            env=self.environment,
+        ) as process:
+            try:
+                yield process
+            finally:
+                process.kill()

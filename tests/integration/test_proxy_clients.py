@@ -12,12 +12,15 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Final
 
 import pytest
+from ruamel.yaml import YAML
 
 from proxy.runtime.endpoint import Endpoint
 from tests.integration.conftest import gateway
+from tests.integration.prometheus import prometheus
 from tests.integration.recipes import PAGE, Desk
 from tests.support import pages, parts, ssh_keys
 from tests.support.daemon import Daemon
@@ -29,6 +32,7 @@ from tests.support.tls import Certificates
 pytestmark = [pytest.mark.proxy_clients, pytest.mark.sshd]
 
 MUCH: Final = 20 << 20
+TOKEN: Final = "a-token"  # noqa: S105 - it opens nothing
 COMMANDS: Final = [
     pytest.param(command.strip("`"), seen.strip("`"), id=name)
     for name, command, seen in pages.rows(PAGE, "program")
@@ -37,11 +41,14 @@ CURLS: Final = pages.shell(PAGE, "curl").splitlines()
 
 
 class Site(BaseHTTPRequestHandler):
-    """Sends as many bytes as its path says, or the checksum of what it is sent."""
+    """Sends as many bytes as its path says, or the checksum of what it is sent; and metrics."""
 
     def do_GET(self) -> None:
         wanted = self.path.removeprefix("/")
-        self._answer(pattern(int(wanted)) if wanted.isdigit() else b"ok")
+        if wanted == "metrics":
+            self._answer(b"scraped %d\n" % (self.headers["Authorization"] == f"Bearer {TOKEN}"))
+        else:
+            self._answer(pattern(int(wanted)) if wanted.isdigit() else b"ok")
 
     def do_PUT(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -181,3 +188,19 @@ def test_a_plain_url_is_told_what_to_do(desk: Desk) -> None:
     assert said.endswith("405")
     assert "CONNECT" in said
     assert "SOCKS5" in said
+
+
+@pytest.mark.prometheus
+def test_the_recipe_for_prometheus(desk: Desk, ca: str, tmp_path: Path) -> None:
+    token = desk.home / "token"
+    token.write_text(TOKEN)
+    page = desk.here(pages.block(PAGE, "Prometheus", "yaml"))
+    page = page.replace("/etc/kubemux/ca/prod-eu.crt", ca).replace(
+        "/etc/prometheus/prod-eu.token", str(token)
+    )
+    config = {
+        **YAML(typ="safe").load(page),
+        "global": {"scrape_interval": "500ms", "scrape_timeout": "400ms"},
+    }
+    with prometheus(tmp_path / "prometheus", config) as seen:
+        seen.wait_for('scraped{job="prod-eu"}', lambda value: value == {"": 1})

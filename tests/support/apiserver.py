@@ -150,6 +150,9 @@ class ApiServer:
             "--service-cluster-ip-range=10.0.0.0/24",
             # No controller makes the default service account here; without this no pod could be created.
             "--disable-admission-plugins=ServiceAccount",
+            # A kubelet wants to know who asks for a terminal.
+            f"--kubelet-client-certificate={pki.admin.cert}",
+            f"--kubelet-client-key={pki.admin.key}",
             *flags,
         ]
         context = ssl.create_default_context(cafile=pki.ca)

@@ -97,6 +97,14 @@ def _newer_sshd() -> str:
     return "" if NEWER_SSHD.exists() else f"no {NEWER_SSHD} (make parts unpacks Debian 13's there)"
 
 
+NEWER_KUBECTL = Path(__file__).parents[2] / ".tools" / "kubectl" / "kubectl"
+"""A current one, as `tests/support/newer_kubectl` unpacks it, with helm beside it."""
+
+
+def _newer_kubectl() -> str:
+    return "" if NEWER_KUBECTL.exists() else f"no {NEWER_KUBECTL} (make test unpacks it)"
+
+
 PARTS: dict[str, tuple[str, Callable[[], str]]] = {
     "sshd": (
         "needs OpenSSH's server",
@@ -105,6 +113,7 @@ PARTS: dict[str, tuple[str, Callable[[], str]]] = {
     "newer_sshd": ("needs root and Debian 13's sshd", _newer_sshd),
     "apiserver": ("needs a real kube-apiserver", _apiserver),
     "kubectl": ("needs kubectl", lambda: _missing("kubernetes-client", "kubectl")),
+    "newer_kubectl": ("needs a current kubectl and helm", _newer_kubectl),
     "prometheus": ("needs prometheus and promtool", lambda: _missing("prometheus", "prometheus", "promtool")),
     "network": ("needs root and network namespaces", _network),
     "user_namespace": ("needs root and user namespaces", lambda: _refused("true", "user", "map-root-user")),

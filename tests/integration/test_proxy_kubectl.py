@@ -1,0 +1,187 @@
+"""kubectl and helm on kubeconfigs that `kubemux kubeconfig export --proxy` has written: through the daemon
+and a real sshd to a real kube-apiserver.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import socket
+import sys
+from collections.abc import Iterator
+from typing import Final
+
+import pytest
+from ruamel.yaml import YAML
+
+from proxy.runtime.endpoint import Endpoint
+from tests.integration.conftest import gateway
+from tests.integration.recipes import PAGE, Desk
+from tests.support import nodes, pages
+from tests.support.apiserver import ApiServer, asset
+from tests.support.at_terminal import AtTerminal
+from tests.support.daemon import ROOT, Daemon
+from tests.support.nodes import NODE, Node
+from tests.support.parts import NEWER_KUBECTL
+from tests.support.ports import free_port
+from tests.support.sshd import Sshd
+
+pytestmark = [pytest.mark.apiserver, pytest.mark.sshd]
+
+NEWER: Final = pytest.mark.newer_kubectl
+OLD_BY_HTTP = pytest.param("kubectl-old", "http", id="1.20, HTTP")
+BY_HTTP = pytest.param("kubectl", "http", id="current, HTTP", marks=NEWER)
+BY_SOCKS = pytest.param("kubectl", "socks5", id="current, SOCKS5", marks=NEWER)
+WAYS: Final = pytest.mark.parametrize(("kubectl", "scheme"), [OLD_BY_HTTP, BY_HTTP, BY_SOCKS])
+
+
+@pytest.fixture(scope="module")
+def desk(apiserver: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    """Kubeconfigs for both ways are in ~/.kube, beside an administrator's own."""
+    folder, entry = tmp_path_factory.mktemp("kubectl"), Endpoint("127.0.0.1", free_port())
+    with Sshd(folder / "sshd") as sshd:
+        section: dict[str, object] = {
+            "gateway": "edge",
+            "api_servers": [str(apiserver.endpoint)],
+            "tls": {"server_name": "kubernetes", "ca_file": str(apiserver.ca_file)},
+        }
+        with Daemon(
+            folder / "daemon",
+            gateways={"edge": gateway(sshd), "away": gateway(sshd, port=free_port())},
+            clusters={"prod-eu": section, "away": section | {"gateway": "away"}},
+            sections={"entries": {"proxy": {"listen": str(entry)}}, "limits": {"hold_timeout": "0s"}},
+        ) as daemon:
+            daemon.wait_up("prod-eu")
+            programs = {
+                "kubemux": f"{sys.executable} -m proxy",
+                "kubectl": str(NEWER_KUBECTL),
+                "kubectl-old": str(asset("kubectl")),
+                "helm": str(NEWER_KUBECTL.with_name("helm")),
+            }
+            desk = Desk(
+                folder,
+                entry,
+                programs=programs,
+                KUBEMUX_CONFIG=str(daemon.config),
+                PYTHONPATH=str(ROOT),
+                KUBECONFIG="",
+            )
+            own = desk.home / ".kube" / "config"
+            own.parent.mkdir()
+            apiserver.kubeconfig(own, context="prod-eu")
+            for scheme in ("http", "socks5"):
+                options = f"--proxy proxy --proxy-scheme {scheme} --output ~/.kube/{scheme}"
+                desk.said(f"kubemux kubeconfig export {options}")
+            yield desk
+
+
+@NEWER
+def test_the_recipe_and_what_it_writes(desk: Desk) -> None:
+    assert "kube-system" in desk.said(pages.shell(PAGE, "kubectl"))
+    yaml = YAML(typ="safe")
+    [told] = yaml.load(pages.block(PAGE, "kubectl", "yaml"))["clusters"]
+    written = yaml.load(desk.home / ".kube" / "kubemux")["clusters"]
+    [found] = [one for one in written if one["name"] == told["name"]]
+    server = found["cluster"].pop("server")
+    assert server.rpartition(":")[0] == told["cluster"].pop("server").rpartition(":")[0]
+    assert found["cluster"].keys() == told["cluster"].keys()
+    for key in ("proxy-url", "tls-server-name"):
+        assert found["cluster"][key] == desk.here(told["cluster"][key])
+
+
+@NEWER
+def test_the_recipe_for_helm(desk: Desk) -> None:
+    desk.said("kubemux kubeconfig export --proxy proxy --output ~/.kube/kubemux")
+    assert desk.said(pages.shell(PAGE, "helm")).startswith("NAME")
+
+
+def test_argo_cd_is_told_what_an_exported_kubeconfig_has() -> None:
+    """Argo CD itself is not run here: it is a client-go with these values."""
+    yaml = YAML(typ="safe")
+    [exported] = yaml.load(pages.block(PAGE, "kubectl", "yaml"))["clusters"]
+    secret = yaml.load(pages.block(PAGE, "Argo CD", "yaml"))
+    told = json.loads(secret["stringData"]["config"])
+    assert secret["stringData"]["server"] == exported["cluster"]["server"]
+    assert told["proxyUrl"] == exported["cluster"]["proxy-url"]
+    assert told["tlsClientConfig"]["serverName"] == exported["cluster"]["tls-server-name"]
+
+
+@WAYS
+def test_objects_are_made_and_read(desk: Desk, kubectl: str, scheme: str) -> None:
+    command = f"{kubectl} --kubeconfig ~/.kube/{scheme} --context prod-eu"
+    (desk.home / "payload").write_text("x" * 200_000)
+    made = f"{command} create configmap big --from-file=payload"
+    read = f"{command} get configmap big -o jsonpath={{.data.payload}} | wc --bytes"
+    said = desk.said(f"{made}\n{read}\n{command} delete configmap big -o name")
+    assert said.splitlines() == ["configmap/big created", "200000", "configmap/big"]
+
+
+@pytest.mark.parametrize(
+    ("kubectl", "scheme", "seen"),
+    [
+        (*OLD_BY_HTTP.values, "kubemux: away: link_down (gateway away has no link"),
+        pytest.param(*BY_HTTP.values, "kubemux: away: link_down (gateway away has no link", marks=NEWER),
+        pytest.param(*BY_SOCKS.values, "network unreachable", marks=NEWER),
+    ],
+    ids=["1.20, HTTP", "current, HTTP", "current, SOCKS5"],
+)
+def test_a_gateway_that_is_down_is_told_to_the_user(desk: Desk, kubectl: str, scheme: str, seen: str) -> None:
+    done = desk.typed(
+        f"{kubectl} --kubeconfig ~/.kube/{scheme} --context away --username=x --password=x get ns"
+    )
+    assert done.returncode == 1
+    assert seen in done.stderr.decode()
+
+
+@pytest.fixture(scope="module")
+def pod(apiserver: ApiServer, desk: Desk, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The name of a pod, on a node with a stand-in kubelet."""
+    issued = apiserver.certificates.authority.issue(NODE, dns=(NODE,))
+    command = "kubectl-old --kubeconfig ~/.kube/http --context prod-eu"
+    with Node(tmp_path_factory.mktemp("node") / "sshd", issued=issued, ca=apiserver.ca_file) as node:
+        node.stop()  # its sshd
+        address = {"type": "InternalIP", "address": node.host}
+        status = {"addresses": [address], "daemonEndpoints": {"kubeletEndpoint": {"Port": 10250}}}
+        for item in ({**nodes.NODE_OBJECT, "status": status}, nodes.POD):
+            desk.said(f"{command} create -f - <<< {shlex.quote(json.dumps(item))}")
+        running = shlex.quote(json.dumps({**nodes.POD, "status": nodes.POD_STATUS}))
+        path = "/api/v1/namespaces/default/pods/web/status"
+        desk.said(f"{command} replace --raw {path} -f - <<< {running}")
+        yield "web"
+        desk.said(f"{command} delete --force --grace-period=0 pod/web node/{NODE}")
+
+
+def arguments(desk: Desk, scheme: str) -> list[str]:
+    return [f"--kubeconfig={desk.home}/.kube/{scheme}", "--context=prod-eu"]
+
+
+@pytest.mark.network
+@WAYS
+def test_a_terminal_echoes(desk: Desk, pod: str, kubectl: str, scheme: str) -> None:
+    command = desk.words(kubectl, *arguments(desk, scheme), "exec", "-it", pod, "--", "sh")
+    with AtTerminal(command, desk.environment) as terminal:
+        terminal.expect(b"$ ")
+        terminal.type(b"exit 7\r")
+        assert terminal.end() == 7
+
+
+@pytest.mark.network
+@WAYS
+def test_logs_are_followed_while_a_port_is_forwarded(desk: Desk, pod: str, kubectl: str, scheme: str) -> None:
+    port = free_port()
+    data = b"through six programs" * 10_000
+    with (
+        desk.started(kubectl, *arguments(desk, scheme), "logs", "-f", pod) as logs,
+        desk.started(
+            kubectl, *arguments(desk, scheme), "port-forward", f"pod/{pod}", f"{port}:5432"
+        ) as forward,
+    ):
+        assert logs.stdout
+        assert logs.stdout.readline() == b"started\n"
+        assert forward.stdout
+        assert b"127.0.0.1:%d" % port in forward.stdout.readline()
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as client:
+            client.sendall(data)
+            client.shutdown(socket.SHUT_WR)
+            with client.makefile("rb") as answer:
+                assert answer.read() == data
