@@ -86,7 +86,6 @@ CONFINED = {
 
 
 CALLED_BY_OTHERS = {
-    "asyncio calls it": "pause_writing",
     "asyncssh calls it": """auth_succeeded begin_auth connection_requested kbdint_auth_requested
         kbdint_challenge_received log_received_packet public_key_auth_supported session_started
         _process_hostkeys_prove_00_at_openssh_dot_com_global_request""",
@@ -96,12 +95,12 @@ CALLED_BY_OTHERS = {
         _server_host_keys""",
     "click calls it": "demo format_commands get_command",
     "dataclasses make one of each subclass": "__init_subclass__",
-    "entries are to call it": "Users",
     "enum reads it": "_value_",
     "http.server calls it": "do_GET do_PUT log_message",
     "hypothesis calls it, or its test runner": """grants_keep_within_the_limit uncharge used_is_what_is_out
         the_peer_never_has_more_than_the_window a_user_who_takes_everything_never_stalls_the_peer TestGrants
         TestPeer TestLife""",
+    "OpenSSL reads it": "num_tickets",
     "paramiko calls it": "check_auth_publickey check_channel_direct_tcpip_request get_allowed_auths",
     "paramiko reads it": "REKEY_BYTES",
     "prometheus-client calls it": "_boot_time",
@@ -120,7 +119,7 @@ CALLED_BY_OTHERS = {
     "uvicorn calls it": "send_400_response",
     "uvicorn reads it": "access_log default_headers keep_alive timeout_keep_alive_task",
     "warnings calls it": "showwarning",
-    "a Protocol's parameter": "encoding high low",
+    "a Protocol's parameter": "encoding",
     "the context manager's third argument": "trace",
     "named in a string: a cast, a marker, a parameter of a test": "BinaryIO _Inner not_yet_valid",
     "changed in place: `|=`": "unsupported",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from proxy.config.allow import Allowed
-from proxy.config.keys import Section, key
+from pathlib import Path
+
+from proxy.config.allow import ANY, Allowed
+from proxy.config.keys import Kind, Section, key
 from proxy.config.listen import GROUP, MODE, Listen, Mode
 from proxy.config.matches import Leading, Pattern
-from proxy.config.values import DIRECT, Name
+from proxy.config.values import DIRECT, FilePath, Name, Switch
 
 
 class RouteConfig(Section):
@@ -46,6 +48,40 @@ class RouteConfig(Section):
     )
 
 
+class EntryTlsConfig(Section):
+    """What an entry shows its clients by TLS, and what they have to show."""
+
+    cert_file: FilePath | None = key(
+        "The certificate that it shows, followed by those between it and its CA (PEM).",
+        "/etc/kubemux/entries/remote.crt",
+        default=None,
+        unset="none (clients speak to the entry without TLS)",
+        file=Kind.CERTIFICATES,
+    )
+    key_file: FilePath | None = key(
+        "The private key of `cert_file` (PEM), without a passphrase.",
+        "/etc/kubemux/entries/remote.key",
+        default=None,
+        unset="none (clients speak to the entry without TLS)",
+        file=Kind.SECRET,
+    )
+    client_ca_file: FilePath | None = key(
+        "CAs (PEM): each client has to show a certificate of one of them, which `cert:NAME` in `allow` knows "
+        "by its names.",
+        "/etc/kubemux/entries/clients.crt",
+        default=None,
+        unset="none (clients show no certificate)",
+        file=Kind.CERTIFICATES,
+    )
+
+    @property
+    def files(self) -> tuple[Path, Path, Path | None] | None:
+        """The certificate, its key, and the CAs of clients; None without TLS."""
+        if self.cert_file is None or self.key_file is None:
+            return None
+        return self.cert_file, self.key_file, self.client_ca_file
+
+
 class EntryConfig(Section):
     """An address where clients ask for what they want by name, by HTTP CONNECT or SOCKS5."""
 
@@ -57,3 +93,33 @@ class EntryConfig(Section):
     )
     mode: Mode | None = key(MODE, "0660", default=None, unset="0600 (the daemon's user alone)")
     group: Name | None = key(GROUP, "kube", default=None, unset="the daemon's")
+    allow_remote: Switch = key(
+        "Whether `listen` may be an address that other machines can reach.", True, default=False
+    )
+    tls: EntryTlsConfig = key("TLS between clients and the entry.", default=EntryTlsConfig())
+    users_file: FilePath | None = key(
+        "Users and passwords, as `htpasswd -B` writes them. Each client needs one of them, which "
+        "`proxy-user:NAME` in `allow` knows by its name.",
+        "/etc/kubemux/entries/users",
+        default=None,
+        unset="none (clients need no password)",
+        file=Kind.USERS,
+    )
+    allow: tuple[Allowed, ...] | None = key(
+        "Who may use the entry; what a client asks for has an `allow` of its own. `any` lets everybody in, "
+        "callers that nobody knows included.",
+        ["gid:sre", "cert:ci.example.com"],
+        default=None,
+        unset="everybody who can reach the address, and has what the entry asks for",
+        min_length=1,
+    )
+
+    @property
+    def authenticates(self) -> bool:
+        """Whether each client proves who it is."""
+        return self.tls.client_ca_file is not None or self.users_file is not None
+
+    @property
+    def lets_anybody_in(self) -> bool:
+        """Whether `allow` says so."""
+        return self.allow is not None and any(rule.kind == ANY for rule in self.allow)

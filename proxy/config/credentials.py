@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-from proxy.config import certificates, htpasswd, known_hosts_warnings, unix_files, unix_sockets
+from proxy.config import certificates, htpasswd, known_hosts_warnings, server_tls, unix_files, unix_sockets
 from proxy.config.files import MAX_CREDENTIAL_BYTES, MAX_KNOWN_HOSTS_BYTES, Denied, Unusable, read_bytes
 from proxy.config.findings import Finding, Loc, dotted
 from proxy.config.keys import Kind
@@ -136,6 +136,21 @@ def _check(loc: Loc, section: Section, scrutiny: Scrutiny) -> Iterator[Finding]:
         for below, path, kind in references(section):
             if scrutiny > Scrutiny.CA or below == ("tls", "ca_file"):
                 yield from _check_file((*loc, *below), path, kind, scrutiny)
+    elif isinstance(section, EntryConfig) and scrutiny > Scrutiny.CA:
+        yield from _check_entry(loc, section, scrutiny)
+
+
+def _check_entry(loc: Loc, entry: EntryConfig, scrutiny: Scrutiny) -> Iterator[Finding]:
+    is_each_good = True
+    for below, path, kind in references(entry):
+        for finding in _check_file((*loc, *below), path, kind, scrutiny):
+            is_each_good = False
+            yield finding
+    if is_each_good and entry.tls.files is not None:
+        try:
+            server_tls.load(*entry.tls.files)
+        except Unusable as exc:
+            yield Finding((*loc, "tls", "key_file"), str(exc), exc.hint)
 
 
 def denied(config: Config) -> list[Path]:

@@ -11,6 +11,7 @@ from typing import Final, Literal
 
 from proxy.config.allow import Allowed
 from proxy.config.asked import EntryConfig as EntryConfig
+from proxy.config.asked import EntryTlsConfig as EntryTlsConfig
 from proxy.config.asked import RouteConfig as RouteConfig
 from proxy.config.gateways import GatewayConfig as GatewayConfig
 from proxy.config.gateways import KeepaliveConfig as KeepaliveConfig

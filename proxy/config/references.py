@@ -1,4 +1,4 @@
-"""Lists the files that the gateways and clusters of a configuration name. Pure: it opens no file."""
+"""Lists the files that the gateways, clusters and entries of a configuration name. Pure: it opens no file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Section = GatewayConfig | ClusterConfig | EntryConfig
 
 
 class Reference(NamedTuple):
-    """One file that a gateway or cluster names; `loc` is the key inside that section."""
+    """One file that a section names; `loc` is the key inside that section."""
 
     loc: Loc
     path: Path
@@ -23,7 +23,7 @@ class Reference(NamedTuple):
 
 
 def references(section: keys.Section) -> Iterator[Reference]:
-    """The files that one gateway or cluster names."""
+    """The files that one gateway, cluster or entry names."""
     for name, key in keys.keys(type(section)).items():
         value = getattr(section, name)
         if isinstance(value, keys.Section):
@@ -35,7 +35,7 @@ def references(section: keys.Section) -> Iterator[Reference]:
 
 
 def paths(section: keys.Section) -> Iterator[Path]:
-    """The files that a gateway or cluster uses: those it names, and the certificates beside its keys.
+    """The files that a section uses: those it names, and the certificates beside its keys.
 
     `KEY-cert.pub` is used without being named, as by ssh(1). Files that an ssh_config names are not included.
     """
@@ -46,9 +46,10 @@ def paths(section: keys.Section) -> Iterator[Path]:
 
 
 def sections(config: Config) -> dict[Loc, Section]:
-    """All gateways and clusters, by their place in the file."""
+    """All gateways, clusters and entries, by their place in the file."""
     gateways: dict[Loc, Section] = {("gateways", name): gateway for name, gateway in config.gateways.items()}
-    return gateways | {("clusters", name): cluster for name, cluster in config.clusters.items()}
+    clusters = {("clusters", name): cluster for name, cluster in config.clusters.items()}
+    return gateways | clusters | {("entries", name): entry for name, entry in config.entries.items()}
 
 
 def files(config: Config) -> tuple[Path, ...]:

@@ -22,6 +22,7 @@ def check(config: Config) -> Iterator[Finding]:
     yield from _cycles(config)
     yield from _credentials(config)
     yield from _addresses(config)
+    yield from _entries(config)
     yield from _loops(config)
     yield from unix_sockets.check(config)
     yield from naming.check(config)
@@ -47,7 +48,7 @@ def _listeners(config: Config) -> Iterator[tuple[Loc, Endpoint, bool]]:
             yield ("clusters", name, "listen"), cluster.listen, cluster.allow_remote
     for name, entry in config.entries.items():
         if isinstance(entry.listen, Endpoint):
-            yield ("entries", name, "listen"), entry.listen, False
+            yield ("entries", name, "listen"), entry.listen, entry.allow_remote
 
 
 def own_listener(own: Listeners, address: Endpoint) -> str | None:
@@ -194,6 +195,32 @@ def _addresses(config: Config) -> Iterator[Finding]:
                 )
                 break
         by_port[address.port].append((loc, address))
+
+
+def _entries(config: Config) -> Iterator[Finding]:
+    for name, entry in config.entries.items():
+        loc: Loc = ("entries", name)
+        tls = entry.tls
+        if tls.cert_file and not tls.key_file:
+            yield Finding((*loc, "tls", "cert_file"), "cert_file needs its key_file", "add key_file: FILE")
+        if tls.key_file and not tls.cert_file:
+            yield Finding((*loc, "tls", "key_file"), "key_file needs its cert_file", "add cert_file: FILE")
+        if tls.client_ca_file and not tls.cert_file:
+            message = "clients show certificates by TLS alone, and the entry has no certificate of its own"
+            hint = "add cert_file: FILE and key_file: FILE"
+            yield Finding((*loc, "tls", "client_ca_file"), message, hint)
+        if not isinstance(entry.listen, Endpoint) or entry.listen.is_loopback or not entry.allow_remote:
+            continue
+        if not entry.authenticates and not entry.lets_anybody_in:
+            message = "other machines reach it, and nobody has to say who they are"
+            hint = (
+                "add tls: {cert_file: FILE, key_file: FILE, client_ca_file: FILE}, or tls and "
+                "users_file: FILE; or allow: [any] if everybody may use it"
+            )
+            yield Finding((*loc, "listen"), message, hint)
+        if entry.users_file and not tls.cert_file:
+            message = "passwords would cross the network in the clear"
+            yield Finding((*loc, "users_file"), message, "add tls: {cert_file: FILE, key_file: FILE}")
 
 
 def _loops(config: Config) -> Iterator[Finding]:

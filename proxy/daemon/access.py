@@ -1,4 +1,4 @@
-"""Who may: the callers of a daemon, and the `allow` lists of its clusters and routes."""
+"""Who may: the callers of a daemon, and the `allow` lists of its clusters, routes and entries."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from proxy.config.allow import Rule
 from proxy.config.model import Config
-from proxy.entries.arrival import Arrival, Caller
+from proxy.entries.arrival import Caller
 from proxy.entries.callers import hidden, uid_of
 from proxy.entries.identities import Identities
 from proxy.errors import ConfigError, Denied, Problem
@@ -42,14 +42,16 @@ class Access:
             return caller._replace(uid=uid_of(sock))
         return caller
 
-    async def require(self, allow: Allow, arrival: Arrival) -> None:
-        """Raises Denied if no rule of `allow` lets the caller in."""
-        caller = arrival.caller
+    async def require(self, allow: Allow, caller: Caller, *, entry: str, of: str = "") -> None:
+        """Raises Denied if no rule of `allow` lets the caller in, who has come by `entry`.
+
+        `of` says whose `allow` it is, if the caller could not know that.
+        """
         known = caller.proved | await self._identities.of(caller.uid)
         if not is_allowed(allow, known):
-            self._metrics.denied(arrival.entry, Denied.reason)
+            self._metrics.denied(entry, Denied.reason)
             who = caller.identity.replace(":", " ", 1) if caller.uid is not None else caller.identity
-            raise Denied(f"{who} is not in allow")
+            raise Denied(f"{who} is not in allow{of}")
 
     async def close(self) -> None:
         """Ask for no more identities."""
@@ -73,6 +75,9 @@ def _lists(config: Config) -> Iterator[tuple[str, Allow]]:
     for index, route in enumerate(config.routes):
         if route.allow is not None:
             yield f"routes[{index}]", route.allow
+    for name, entry in config.entries.items():
+        if entry.allow is not None:
+            yield f"entries.{name}", entry.allow
 
 
 def _asks_for_uids(allow: Iterable[Rule]) -> bool:

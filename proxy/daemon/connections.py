@@ -129,7 +129,7 @@ class Connections:
         reason, message = Reason.SHUTDOWN, ""
         try:
             if allow is not None:
-                await self._shared.access.require(allow, arrival)
+                await self._shared.access.require(allow, arrival.caller, entry=arrival.entry)
             channel, target = await open_channel(arrival, started + self._shared.hold_timeout)
             self.traffic.channel_open.observe(self._loop.time() - started)
             relay = Relay(

@@ -166,6 +166,8 @@ class Graph:
         self._update(plan)
         self._switchboard.names = Names(config)
         clusters, entries = plan.clusters, plan.entries
+        for name in (*entries.kept, *entries.renewed):
+            await self.entries[name].reconfigure(config.entries[name])
         await self._add((*clusters.changed, *clusters.added), (*entries.changed, *entries.added), listeners)
         for name in entries.removed:
             self._metrics.forget_entry(name)
@@ -234,13 +236,16 @@ class Graph:
             has_changed = name in plan.clusters.renewed
             self.clusters[name].reconfigure(config, self._way(config), has_changed=has_changed)
             self.clusters[name].admit_or_refuse()  # the new hold_timeout may decide otherwise
-        for name in plan.entries.renewed:
-            self.entries[name].reconfigure(self.config.entries[name])
 
     def renew(
-        self, gateways: Collection[str], clusters: Collection[str], fingerprint: Mapping[Path, bytes]
+        self,
+        gateways: Collection[str],
+        clusters: Collection[str],
+        entries: Collection[str],
+        fingerprint: Mapping[Path, bytes],
     ) -> None:
-        """Replace the links of `gateways` and probe `clusters`, because files that they use have changed.
+        """Replace the links of `gateways`, probe `clusters`, and have `entries` read their files, because
+        files that they use have changed.
 
         `fingerprint` has the new digests of those files.
         """
@@ -249,6 +254,8 @@ class Graph:
             self.gateways[name].renew("files changed")
         for name in clusters:
             self.clusters[name].monitor.probe_soon()
+        for name in entries:
+            self.entries[name].renew()
 
     def note_files(self, fingerprint: Mapping[Path, bytes]) -> None:
         """Remember the digests of files that are in use."""

@@ -1,9 +1,10 @@
-"""Watches the files that the configuration names: keys, certificates, known_hosts, CAs, tokens, ssh_configs.
+"""Watches the files that the configuration names: keys, certificates, known_hosts, CAs, tokens, users.
 
 A thread reads their stamps every few seconds. When a file has changed and is the same in two scans (one that
-is being written is not), a gateway that uses it replaces its links, make before break, and a cluster that
-uses it is probed. A file that hangs counts as unchanged, and does not keep others from being read
-(`proxy/daemon/file_scan.py`). The configuration itself is not watched: only a reload reads it.
+is being written is not), a gateway that uses it replaces its links, make before break, a cluster that uses
+it is probed, and an entry reads it again. A file that hangs counts as unchanged, and does not keep others
+from being read (`proxy/daemon/file_scan.py`). The configuration itself is not watched: only a reload reads
+it.
 """
 
 from __future__ import annotations
@@ -61,21 +62,23 @@ class Renewal:
         graph.note_files(fingerprint | graph.fingerprint)  # with files that hung until now
         plan = diff.plan(config, config, changed)
         gateways, clusters = set(plan.gateways.renewed), set(plan.clusters.renewed)
-        for section, names in (("gateways", gateways), ("clusters", clusters)):
+        entries = set(plan.entries.renewed)
+        for section, names in (("gateways", gateways), ("clusters", clusters), ("entries", entries)):
             for finding in (finding for look in found for finding in look.findings):
                 name = str(finding.loc[1])
                 if finding.loc[0] == section and name in names:
                     names.discard(name)
                     changed -= self._refuse(config, finding, name)
-        if not gateways and not clusters:
+        if not gateways and not clusters and not entries:
             return False
         log.info(
             "files changed",
             files=sorted(map(str, changed)),
             gateways=sorted(gateways),
             clusters=sorted(clusters),
+            entries=sorted(entries),
         )
-        graph.renew(gateways, clusters, {path: fingerprint[path] for path in changed})
+        graph.renew(gateways, clusters, entries, {path: fingerprint[path] for path in changed})
         return True
 
     def _refuse(self, config: Config, finding: Finding, name: str) -> set[Path]:
@@ -83,7 +86,7 @@ class Renewal:
 
         Links keep what they have read before. The files count as changed until they can be used.
         """
-        section = config.gateways[name] if finding.loc[0] == "gateways" else config.clusters[name]
+        section = references.sections(config)[finding.loc[0], name]
         key = ".".join(map(str, finding.loc))
         log.warning("changed file cannot be used", key=key, message=finding.message, hint=finding.hint)
         return set(references.paths(section))

@@ -1,17 +1,30 @@
-"""An entry with its listener, and what `status` shows of them."""
+"""An entry with its listener, its certificate and its users, and what `status` shows of them."""
 
 from __future__ import annotations
 
+import asyncio
+import ssl
 from collections.abc import Callable
 
+import structlog
+
+from proxy.config import credentials, server_tls
+from proxy.config.files import Unusable
 from proxy.config.listen import Permissions
 from proxy.config.model import EntryConfig
 from proxy.daemon.connections import Shared
+from proxy.entries.arrival import Caller
 from proxy.entries.fd_store import FdStore
+from proxy.entries.heads import Credentials
 from proxy.entries.keeping import KeptListener
 from proxy.entries.listener import Listener
 from proxy.entries.proxy import OnArrival, ProxyEntry
+from proxy.entries.users import Users
+from proxy.runtime.blocking import FILES_S, Hangs, Place
+from proxy.runtime.tasks import Tasks
 from proxy.snapshots import EntrySnapshot
+
+log = structlog.get_logger("kubemux.daemon")
 
 
 class ServedEntry:
@@ -31,7 +44,9 @@ class ServedEntry:
         """`listener`: see `KeptListener`."""
         self.name = name
         self.config = config
-        self.entry = ProxyEntry(name, shared.metrics.entry(name), on_arrival)
+        self.entry = ProxyEntry(
+            name, shared.metrics.entry(name), on_arrival, check_caller=self._require_allowed
+        )
         self.listener = KeptListener(
             config.listen,
             lambda sock, caller: self.entry.accept(sock, shared.access.identified(sock, caller)),
@@ -41,23 +56,85 @@ class ServedEntry:
             on_change=on_change,
             listener=listener,
         )
+        self._access = shared.access
+        self._place = Place(f"files of entry {name}")
+        self._users: Users | None = None
+        self._loading = asyncio.Lock()
+        self._tasks = Tasks(f"files of entry {name}")
 
     def __repr__(self) -> str:
         return f"<ServedEntry {self.entry} {self.listener}>"
 
     async def start(self) -> None:
         """Accept clients. If the address is not free, try to bind it until it is."""
+        await self._load(self.config, is_new=True)
         await self.listener.start()
 
-    def reconfigure(self, config: EntryConfig) -> None:
-        """Use other settings for the same address."""
+    async def reconfigure(self, config: EntryConfig) -> None:
+        """Use these settings for clients that come from now on, and read the files again."""
+        is_new = (config.tls, config.users_file) != (self.config.tls, self.config.users_file)
         self.config = config
         self.listener.let_in(Permissions.of(config.mode, config.group))
+        await self._load(config, is_new=is_new)
+
+    def renew(self) -> None:
+        """Read the files again: they have changed."""
+        self._tasks.spawn(self._load(self.config, is_new=False), name="renew")
+
+    async def _load(self, config: EntryConfig, *, is_new: bool) -> None:
+        """Read the files. If they cannot be read, what was read before stays; but if the settings are new,
+        every client is refused.
+        """
+        async with self._loading:
+            try:
+                tls = await self._context(config)
+                users = await self._read_users(config)
+            except (Unusable, Hangs) as exc:
+                hint = exc.hint if isinstance(exc, Unusable) else credentials.HANGS
+                log.warning("file cannot be used", entry=self.name, message=str(exc), hint=hint)
+                if is_new:
+                    self.entry.closed_because = str(exc)
+                return
+            old, self._users = self._users, users
+            self.entry.tls = tls
+            self.entry.check_login = self._is_right if users is not None else None
+            self.entry.closed_because = ""
+            if old is not None and old is not users:
+                await old.close()
+
+    async def _context(self, config: EntryConfig) -> ssl.SSLContext | None:
+        if (files := config.tls.files) is None:
+            return None
+        return await self._place.run(server_tls.load, *files, timeout=FILES_S)
+
+    async def _read_users(self, config: EntryConfig) -> Users | None:
+        if config.users_file is None:
+            return None
+        users = self._users
+        if users is None or users.path != config.users_file:
+            users = Users(config.users_file)
+        try:
+            await users.load()
+        except Unusable as exc:
+            raise Unusable(f"{config.users_file} {exc}", exc.hint) from exc
+        return users
+
+    async def _is_right(self, given: Credentials) -> bool:
+        return self._users is not None and await self._users.is_right(given.user, given.password.encode())
+
+    async def _require_allowed(self, caller: Caller) -> None:
+        if self.config.allow is not None:
+            await self._access.require(
+                self.config.allow, caller, entry=self.name, of=f" of entries.{self.name}"
+            )
 
     async def close(self) -> None:
         """End the clients that have no destination yet. The listener is closed before, or somebody else's."""
+        await self._tasks.close()
         await self.listener.close()
         await self.entry.close()
+        if self._users is not None:
+            await self._users.close()
 
     def snapshot(self) -> EntrySnapshot:
         error = self.listener.error

@@ -6,8 +6,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Callable
 from typing import Final, cast
+
+from proxy.entries import tls_transport
+from proxy.entries.client_certificates import identities_of
 
 LINGER_S: Final = 1.0
 LINGER_BYTES: Final = 1 << 20
@@ -31,13 +35,29 @@ class SpeakingClient(asyncio.Protocol):
 
     # ----------------------------------------------------------------------------------------- for the entry
 
-    async def connect(self, sock: socket.socket) -> None:
-        """Own `sock`, which is non-blocking. Raises OSError if the client has gone."""
+    async def connect(self, sock: socket.socket, tls: ssl.SSLContext | None = None) -> frozenset[str]:
+        """Own `sock`, which is non-blocking. With `tls` this does the handshake, and returns what the
+        client's certificate has proved.
+
+        Raises OSError if the client has gone; ssl.SSLError if the handshake fails; NotTls if the client does
+        not speak TLS: then it can be answered in plain text.
+        """
         try:
+            if tls is not None:
+                transport = await tls_transport.accept(sock, tls, self)
+                self.connection_made(transport)
+                return identities_of(transport.get_extra_info("ssl_object").getpeercert())
             await asyncio.get_running_loop().connect_accepted_socket(lambda: self, sock)
-        except OSError:
-            sock.close()
+        except tls_transport.NotTls as exc:
+            exc.transport.set_protocol(self)
+            self.connection_made(exc.transport)
             raise
+        except BaseException as exc:
+            if tls is None:
+                sock.close()
+            self.connection_lost(exc if isinstance(exc, Exception) else None)
+            raise
+        return frozenset()
 
     def check(self) -> asyncio.Transport:
         """The transport. Raises ConnectionResetError if the client has gone."""
@@ -79,11 +99,8 @@ class SpeakingClient(asyncio.Protocol):
             self._transport.close()
             return
         self._lingering = asyncio.get_running_loop().call_later(LINGER_S, self._transport.abort)
-        if self._transport.can_write_eof():  # not under TLS
-            self._transport.write_eof()
-            self._transport.resume_reading()
-        else:
-            self._transport.close()
+        self._transport.write_eof()
+        self._transport.resume_reading()
 
     def abort(self) -> None:
         """Close now."""

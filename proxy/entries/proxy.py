@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -13,7 +14,11 @@ import structlog
 
 from proxy.entries.arrival import Arrival, Caller
 from proxy.entries.client import SpeakingClient
+from proxy.entries.handshakes import why
 from proxy.entries.heads import Asked, Credentials, Head, Login, Rejected, Reply, begin
+from proxy.entries.tls_transport import NotTls
+from proxy.entries.users import Busy
+from proxy.errors import ProxyError
 from proxy.errors.reasons import Reason
 from proxy.metrics import EntryRecord
 from proxy.runtime.tasks import Tasks
@@ -21,13 +26,18 @@ from proxy.runtime.tasks import Tasks
 log = structlog.get_logger("kubemux.connection")
 
 HEAD_S: Final = 10.0
-"""Seconds from a client's connection to the end of its request, the check of its password included."""
+"""Seconds from a client's connection to the end of its request, TLS and the check of its password included.
+"""
 
 MOST_HEADS: Final = 1000
 """Clients at a time that have not made their request yet. One more ends the oldest of them."""
 
+NEEDS_TLS: Final = "this entry speaks TLS: a proxy's URL begins with https://"
+
 OnArrival = Callable[[Arrival], None]
 CheckLogin = Callable[[Credentials], Awaitable[bool]]
+CheckCaller = Callable[[Caller], Awaitable[None]]
+"""Raises ProxyError if this caller may not use the entry."""
 
 
 class ProxyEntry:
@@ -40,12 +50,18 @@ class ProxyEntry:
         on_arrival: OnArrival,
         *,
         check_login: CheckLogin | None = None,
+        check_caller: CheckCaller | None = None,
     ) -> None:
         """Without `check_login` the entry asks nobody for a password."""
         self.name = name
         self.record = record
         self._on_arrival = on_arrival
-        self._check_login = check_login
+        self.check_login = check_login
+        self._check_caller = check_caller
+        self.tls: ssl.SSLContext | None = None
+        """With it, the entry speaks TLS to clients that come from now on."""
+        self.closed_because = ""
+        """Why every client is refused, if every one is."""
         self._tasks = Tasks(f"entry {name}")
         self._reading: dict[asyncio.Task[None], None] = {}
         self._clients: set[SpeakingClient] = set()
@@ -56,6 +72,10 @@ class ProxyEntry:
     def accept(self, sock: socket.socket, caller: Caller) -> None:
         """Find out what a client asks for (`proxy.entries.listener.OnClient`)."""
         self.record.opened += 1
+        if self.closed_because:
+            self._ended(caller, Reason.INTERNAL, self.closed_because)
+            sock.close()
+            return
         if len(self._reading) >= MOST_HEADS:
             next(iter(self._reading)).cancel()
         task = self._tasks.spawn(self._serve(sock, caller), name=f"request of {caller}")
@@ -75,9 +95,9 @@ class ProxyEntry:
         proved: frozenset[str] = frozenset()
         try:
             async with asyncio.timeout(HEAD_S):
-                await client.connect(sock)
+                proved = await client.connect(sock, self.tls)
                 data = await client.more()
-                head = begin(data[0], needs_user=self._check_login is not None)
+                head = begin(data[0], needs_user=self.check_login is not None)
                 step = head.feed(data)
                 while not isinstance(step, Asked | Rejected):
                     if isinstance(step, Reply):
@@ -85,10 +105,23 @@ class ProxyEntry:
                         step = head.feed(b"")
                     elif isinstance(step, Login):
                         is_known = await self._is_known(step.credentials)
-                        proved = frozenset({f"proxy-user:{step.credentials.user}"} if is_known else ())
+                        if is_known:
+                            proved |= {f"proxy-user:{step.credentials.user}"}
                         step = head.login(is_known=is_known)
                     else:
                         step = head.feed(await client.more())
+                caller = caller._replace(proved=caller.proved | proved)
+                if isinstance(step, Asked) and self._check_caller is not None:
+                    await self._check_caller(caller)
+        except NotTls as exc:
+            head = begin(exc.first, needs_user=False)
+            self._refuse(client, caller, Reason.BAD_REQUEST, NEEDS_TLS, head)
+        except ssl.SSLError as exc:
+            self._ended(caller, Reason.TLS_HANDSHAKE, why(exc))
+        except Busy as exc:
+            self._refuse(client, caller, Reason.LIMIT, str(exc), head)
+        except ProxyError as exc:
+            self._refuse(client, caller, exc.reason, str(exc), head)
         except TimeoutError:
             self._refuse(client, caller, Reason.HEAD_TIMEOUT, f"no request within {HEAD_S:g} s", head)
         except OSError as exc:
@@ -99,15 +132,14 @@ class ProxyEntry:
             raise
         else:
             if isinstance(step, Asked):
-                known = caller._replace(proved=caller.proved | proved)
-                self._on_arrival(_Request(client, head, self, known, step))
+                self._on_arrival(_Request(client, head, self, caller, step))
             else:
                 self._ended(caller, step.reason, step.message)
                 client.send(step.answer)
                 client.close()
 
     async def _is_known(self, credentials: Credentials) -> bool:
-        return self._check_login is not None and await self._check_login(credentials)
+        return self.check_login is not None and await self.check_login(credentials)
 
     def _refuse(
         self, client: SpeakingClient, caller: Caller, reason: Reason, message: str, head: Head | None

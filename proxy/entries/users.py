@@ -11,7 +11,6 @@ is unknown.)
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 import secrets
 from functools import partial
@@ -20,7 +19,6 @@ from types import MappingProxyType
 from typing import Final
 
 import bcrypt
-import structlog
 
 from proxy.config import credentials
 from proxy.config.files import MAX_CREDENTIAL_BYTES, Unusable, read_bytes
@@ -28,10 +26,6 @@ from proxy.config.htpasswd import Accounts, parse
 from proxy.runtime.blocking import FILES_S, Hangs, Place
 from proxy.runtime.shared import Shared
 
-log = structlog.get_logger("kubemux.users")
-
-LOOK_S: Final = 5.0
-"""Seconds between two looks at the file; a change is used after the second."""
 CHECK_S: Final = 8.0
 MOST_CHECKS: Final = 24
 """Checks that run or wait. One of cost 12 takes 0.3 s, so the last one is still in time."""
@@ -50,7 +44,7 @@ class Users:
     """The users of one file, for one event loop."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         self._files = Place(f"users_file {path}")
         self._cpu = Place("checking a password")
         self._checks: Shared[bytes, bool | None] = Shared("users")
@@ -60,45 +54,20 @@ class Users:
         self._hashes: tuple[bytes, ...] = ()
         self._proofs: dict[str, bytes] = {}
         """User -> HMAC of the password that was right."""
-        self._stamp: credentials.Stamp | None = None
-        self._seen: credentials.Stamp | None = None
 
     def __repr__(self) -> str:
-        return f"<Users {self._path} {len(self._accounts)}>"
+        return f"<Users {self.path} {len(self._accounts)}>"
 
     async def load(self) -> None:
-        """Read the file. Raises Unusable or Hangs, and keeps what was read before."""
-        stamp, accounts = await self._files.run(_read, self._path, timeout=FILES_S)
-        self._stamp = self._seen = stamp
+        """Read the file. Raises Unusable or Hangs, and keeps what was read before.
+
+        An empty file is one without users.
+        """
+        accounts = await self._files.run(_read, self.path, timeout=FILES_S)
         self._proofs = {
             user: proof for user, proof in self._proofs.items() if accounts.get(user) == self._accounts[user]
         }
         self._accounts, self._hashes = accounts, tuple(accounts.values())
-
-    async def watch(self) -> None:
-        """Read the file again whenever it has changed; never returns."""
-        while True:
-            await asyncio.sleep(LOOK_S)
-            await self.look()
-
-    async def look(self) -> None:
-        """Read the file again if it has changed, and then stayed the same for one call.
-
-        One that cannot be used is logged once, and the users stay as they were. An empty file is one without
-        users.
-        """
-        try:
-            stamp = await self._files.run(credentials.stamp, self._path, timeout=FILES_S)
-            settled, self._seen = stamp == self._seen, stamp
-            if not settled or stamp == self._stamp:
-                return
-            self._stamp = stamp  # also if it cannot be used: the log says so once
-            await self.load()
-        except (Unusable, Hangs) as exc:
-            hint = exc.hint if isinstance(exc, Unusable) else credentials.HANGS
-            log.warning("changed file cannot be used", file=str(self._path), message=str(exc), hint=hint)
-        else:
-            log.info("users read again", file=str(self._path), users=len(self._accounts))
 
     async def is_right(self, user: str, password: bytes) -> bool:
         """Whether `user` has this password. Raises Busy."""
@@ -142,8 +111,7 @@ class Users:
         )
 
 
-def _read(path: Path) -> tuple[credentials.Stamp | None, Accounts]:
-    stamp = credentials.stamp(path)  # before: a change meanwhile is seen at the next look
+def _read(path: Path) -> Accounts:
     data, status = read_bytes(path, limit=MAX_CREDENTIAL_BYTES)
     if credentials.is_too_open(path, status):
         raise Unusable("is a secret that others may read", f"chmod 600 {path}")
@@ -151,4 +119,4 @@ def _read(path: Path) -> tuple[credentials.Stamp | None, Accounts]:
     if bad:
         number, message, hint = bad[0]
         raise Unusable(f"line {number} {message}", hint)
-    return stamp, accounts
+    return accounts

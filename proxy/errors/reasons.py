@@ -322,6 +322,13 @@ class Reason(Word):
         "a client of a proxy entry did not send its whole request in time",
         "what connects there and says nothing? A port check does no harm",
     )
+    TLS_HANDSHAKE = (
+        "tls_handshake",
+        (_C,),
+        "a client of an entry with `tls` did not finish the TLS handshake; the message says why",
+        "does the client trust the CA of `cert_file`, and is its own certificate one of `client_ca_file`'s, "
+        "and still valid? Try openssl s_client -connect HOST:PORT -cert FILE -key FILE",
+    )
     AUTH_REQUIRED = (
         "auth_required",
         (_C,),

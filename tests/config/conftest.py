@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import bcrypt
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
@@ -14,7 +15,8 @@ from tests.support.tls import Authority
 
 @pytest.fixture(scope="module")
 def material(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The folder: key, open_key (mode 0644), known_hosts, bad_known_hosts, ca.crt.
+    """The folder: key, open_key (mode 0644), known_hosts, bad_known_hosts, ca.crt, and for an entry
+    tls.crt, tls.key, users and bad_users.
 
     Nothing of a test may change it.
     """
@@ -32,7 +34,12 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     entry = f"bastion.example.com {host_key}\n"
     (folder / "known_hosts").write_text(entry)
     (folder / "bad_known_hosts").write_text("bastion.example.com ssh-ed25519 AAAA\nnonsense\n")
-    Authority(folder).ca.cert.rename(folder / "ca.crt")
+    authority = Authority(folder)
+    authority.ca.cert.rename(folder / "ca.crt")
+    authority.issue("tls")
+    for name, hashed in (("users", bcrypt.hashpw(b"secret", bcrypt.gensalt(4))), ("bad_users", b"secret")):
+        (folder / name).write_bytes(b"ci:" + hashed + b"\n")
+        (folder / name).chmod(0o600)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KUBEMUX_TEST", str(folder))
         patch.delenv("KUBEMUX_UNSET", raising=False)

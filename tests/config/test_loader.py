@@ -37,6 +37,8 @@ def etc(material: Path, tmp_path: Path) -> Path:
     sources = dict.fromkeys(secrets, "key") | dict.fromkeys(certificates, "ca.crt")
     sources |= dict.fromkeys(("known_hosts", "known_hosts.eu"), "known_hosts")
     sources |= dict.fromkeys(("keys/eu-edge-cert.pub", "ssh_config"), "key")
+    sources |= {"entries/remote.crt": "tls.crt", "entries/remote.key": "tls.key", "entries/users": "users"}
+    sources["entries/clients.crt"] = "ca.crt"
     for name, source in sources.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes((material / source).read_bytes())
@@ -88,6 +90,7 @@ def test_the_example_names_every_key() -> None:
         model.ProbeConfig,
         model.RouteConfig,
         model.EntryConfig,
+        model.EntryTlsConfig,
     ]
     assert {key for section in sections for key in keys(section) if f"{key}:" not in text} == set()
 

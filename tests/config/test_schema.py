@@ -17,7 +17,14 @@ DATA = Path(__file__).parent / "released"
 GOOD = [CONFIG / "example.yaml", CONFIG / "minimal.yaml", *sorted(DATA.glob("*.yaml"))]
 BAD = sorted((CONFIG / "bad").glob("*.yaml"))
 
-FILES = {"bad_ca", "missing_key_file", "open_key_file", "unparsable_known_hosts", "undefined_variable"}
+FILES = {
+    "bad_ca",
+    "bad_entry_files",
+    "missing_key_file",
+    "open_key_file",
+    "unparsable_known_hosts",
+    "undefined_variable",
+}
 PLACES = {
     "dangling_gateway",
     "duplicate_port",
@@ -26,11 +33,14 @@ PLACES = {
     "bad_pattern",
     "own_api_server",
     "own_target",
+    "bad_entry",
+    "open_entry",
     "open_listener",
     "reserved_name",
     "shadowed_match",
     "unknown_entry",
 }
+FILES |= {"bad_entry_files"}
 PLACES |= {"missing_known_hosts", "learned_without_known_hosts", "learned_is_known_hosts", "no_identity"}
 MEANINGS = {"too_little_memory", "mistyped_address", "mistyped_gateway"}
 UNKNOWABLE = FILES | PLACES | MEANINGS

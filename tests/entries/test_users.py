@@ -11,7 +11,6 @@ from typing import Final
 
 import bcrypt
 import pytest
-from structlog.testing import capture_logs
 
 from proxy.config.files import Unusable
 from proxy.entries import users as module
@@ -173,10 +172,8 @@ async def test_a_check_that_comes_too_late_is_no_wrong_password(
 
 
 async def change(users: Users, path: Path, text: str) -> None:
-    """What `watch` does, without its pauses."""
     write(path, text)
-    await users.look()
-    await users.look()
+    await users.load()
 
 
 async def test_a_changed_file_holds_at_once_for_who_was_right_before(
@@ -184,9 +181,7 @@ async def test_a_changed_file_holds_at_once_for_who_was_right_before(
 ) -> None:
     assert await users.is_right("ci", b"of ci")
     assert await users.is_right("argo", b"of argo")
-    with capture_logs() as logs:
-        await change(users, path, f"ci:{hashed('another')}\n{ARGO}")
-    assert [(entry["event"], entry["users"]) for entry in logs] == [("users read again", 2)]
+    await change(users, path, f"ci:{hashed('another')}\n{ARGO}")
     checks.asked.clear()
     assert await users.is_right("argo", b"of argo")
     assert checks.asked == [], "whose line is the same"
@@ -195,24 +190,6 @@ async def test_a_changed_file_holds_at_once_for_who_was_right_before(
     await change(users, path, "")
     assert not await users.is_right("ci", b"another")
     assert not await users.is_right("argo", b"of argo")
-
-
-async def test_a_file_that_is_still_being_written_is_not_read(users: Users, path: Path) -> None:
-    write(path, CI)
-    await users.look()
-    assert await users.is_right("argo", b"of argo")
-    write(path, CI + ARGO + f"new:{hashed('of new')}\n")
-    await users.look()
-    assert not await users.is_right("new", b"of new")
-    await users.look()
-    assert await users.is_right("new", b"of new")
-
-
-async def test_a_file_that_is_the_same_is_not_read(users: Users) -> None:
-    with capture_logs() as logs:
-        for _ in range(3):
-            await users.look()
-    assert logs == []
 
 
 async def test_a_user_who_is_removed_while_the_password_is_checked_is_not_let_in(
@@ -253,28 +230,14 @@ def spoil(path: Path) -> None:
 async def test_a_file_that_cannot_be_used(
     users: Users, path: Path, break_it: Callable[[Path], None], said: str, hint: str
 ) -> None:
-    """Is refused at the start; later, the log says so once, and the users stay."""
+    """Is refused; the users stay as they were."""
     break_it(path)
     with pytest.raises(Unusable, match=said) as caught:
         await Users(path).load()
     assert hint in caught.value.hint
-    with capture_logs() as logs:
-        for _ in range(4):
-            await users.look()
-    assert [entry["event"] for entry in logs] == ["changed file cannot be used"]
-    assert (said in logs[0]["message"], hint in logs[0]["hint"]) == (True, True)
+    with pytest.raises(Unusable, match=said):
+        await users.load()
     assert await users.is_right("argo", b"of argo")
     remove(path)
     await change(users, path, f"argo:{hashed('another')}\n")
     assert await users.is_right("argo", b"another")
-
-
-async def test_the_file_is_watched(users: Users, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "LOOK_S", 0.001)
-    watching = asyncio.get_running_loop().create_task(users.watch())
-    write(path, f"new:{hashed('of new')}\n")
-    async with asyncio.timeout(20):
-        while not await users.is_right("new", b"of new"):
-            await asyncio.sleep(0.001)
-    watching.cancel()
-    await asyncio.wait([watching])

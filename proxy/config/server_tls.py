@@ -1,0 +1,62 @@
+"""The certificate of an entry and its key, and the CAs of its clients, as a context of OpenSSL."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+from typing import Final
+
+from proxy.config.files import Unusable
+from proxy.runtime.blocking import doing
+
+_CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
+"""Of TLS 1.2: those with forward secrecy. TLS 1.3 has no others."""
+
+_LOADING: Final = {
+    "KEY_VALUES_MISMATCH": "is another certificate's key",
+    "BAD_PASSWORD_READ": "is encrypted",
+    "BAD_DECRYPT": "is encrypted",
+}
+"""OpenSSL's reasons not to take a key."""
+_KEY_HINT: Final = "give the key without a passphrase that belongs to the certificate in cert_file"
+
+
+def load(cert_file: Path, key_file: Path, client_ca_file: Path | None) -> ssl.SSLContext:
+    """The context of an entry. With `client_ca_file` each client has to show a certificate of one of its CAs.
+
+    It blocks. Raises Unusable.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(_CIPHERS)
+    # A session that is resumed shows no certificate again: it would outlive a CA that is replaced.
+    context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION
+    context.num_tickets = 0
+    doing(f"reading {cert_file} and {key_file}")
+    try:
+        context.load_cert_chain(cert_file, key_file, password=_no_passphrase)
+    except (OSError, ValueError) as exc:
+        reason = exc.reason if isinstance(exc, ssl.SSLError) else None
+        why = _LOADING.get(reason or "", f"cannot be used with {cert_file}: {_told(exc)}")
+        raise Unusable(f"{key_file} {why}", _KEY_HINT) from exc
+    if client_ca_file is not None:
+        doing(f"reading {client_ca_file}")
+        context.verify_mode = ssl.CERT_REQUIRED
+        try:
+            context.load_verify_locations(cafile=client_ca_file)
+        except (OSError, ValueError) as exc:
+            raise Unusable(
+                f"{client_ca_file} cannot be used: {_told(exc)}", "give a PEM file of CAs"
+            ) from exc
+    return context
+
+
+def _no_passphrase() -> str:
+    """OpenSSL would ask on the terminal."""
+    return ""
+
+
+def _told(exc: Exception) -> str:
+    if isinstance(exc, ssl.SSLError):
+        return (exc.reason or "unknown").lower().replace("_", " ")
+    return (exc.strerror or str(exc)) if isinstance(exc, OSError) else str(exc)

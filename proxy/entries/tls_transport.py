@@ -1,0 +1,282 @@
+"""TLS between a client and an entry, as a transport on top of the transport of its socket.
+
+asyncio and uvloop bring such a transport, too, but theirs ends both directions as soon as one of them has
+ended, and drops what the other side still sends. A relay keeps the two apart: here each has its own
+close_notify (RFC 8446 6.1). OpenSSL does all of TLS; this moves bytes between it, the socket and the
+protocol.
+
+Backpressure is the socket's: what is written is encrypted at once, and its size counts there. What was
+received while the protocol is paused waits in OpenSSL's buffer, at most one read of the socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any, Final, cast
+
+Protocol = asyncio.Protocol | asyncio.BufferedProtocol
+Data = bytes | bytearray | memoryview
+
+HANDSHAKE: Final = 22
+"""The first byte of every TLS connection: the type of its first record (RFC 8446 5.1)."""
+
+_RECORD: Final = 16 << 10
+_received: Final = memoryview(bytearray(128 << 10))
+"""Where all connections receive: OpenSSL copies what is in it before the next one does."""
+_decrypted: Final = memoryview(bytearray(_RECORD))
+
+
+class NotTls(Exception):
+    """The client does not speak TLS. `transport` has its socket, and no more bytes are read."""
+
+    def __init__(self, transport: asyncio.Transport, first: int) -> None:
+        """`first` is the first byte that it has sent."""
+        super().__init__("the client does not speak TLS")
+        self.transport = transport
+        self.first = first
+
+
+async def accept(sock: socket.socket, context: ssl.SSLContext, protocol: Protocol) -> TlsTransport:
+    """Do the handshake with the client of `sock`, which is non-blocking. `protocol` is paused afterwards.
+
+    Raises NotTls, ssl.SSLError, or another OSError if the client has gone. The socket is closed then, but not
+    with NotTls.
+    """
+    transport = TlsTransport(context, protocol)
+    try:
+        await asyncio.get_running_loop().connect_accepted_socket(lambda: transport, sock)
+        await transport.handshake
+    except (NotTls, ssl.SSLError):  # NotTls has the socket; otherwise it is closed when the alert is sent
+        raise
+    except BaseException:
+        transport.abort()
+        sock.close()
+        raise
+    return transport
+
+
+class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
+    """The protocol of a client's socket, and the transport of a protocol on top of it."""
+
+    def __init__(self, context: ssl.SSLContext, protocol: Protocol) -> None:
+        super().__init__()
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._loop = asyncio.get_running_loop()
+        self.handshake: asyncio.Future[None] = self._loop.create_future()
+        self._below: asyncio.Transport | None = None
+        self._protocol = protocol
+        self._is_paused = True
+        self._is_drained = False
+        """Whether OpenSSL has given everything that it has received."""
+        self._has_peer_ended = False
+        self._is_end_told = False
+        self._ends = False
+        """The protocol sends no more."""
+        self._has_ended = False
+        """Our close_notify is sent."""
+        self._error: Exception | None = None
+
+    def __repr__(self) -> str:
+        return f"<TlsTransport {self._tls.version()} paused={self._is_paused}>"
+
+    # -------------------------------------------------------------------------------- the socket's transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._below = cast("asyncio.Transport", transport)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        del sizehint
+        return _received
+
+    def buffer_updated(self, nbytes: int) -> None:
+        if not self.handshake.done():
+            if not self._is_drained and _received[0] != HANDSHAKE:
+                self._socket.pause_reading()
+                self.handshake.set_exception(NotTls(self._socket, _received[0]))
+                return
+            self._incoming.write(_received[:nbytes])
+            self._shake_hands()
+        elif self._has_peer_ended:  # nothing may follow a close_notify
+            self._fail(ConnectionResetError("the client sends more after its end"))
+        elif not self.is_closing():
+            self._incoming.write(_received[:nbytes])
+            self._is_drained = False
+            self._read()
+
+    def eof_received(self) -> bool:
+        """Returns True, so that asyncio keeps the other direction open."""
+        if not self._has_peer_ended:  # whoever cuts a connection must not pass for its client (RFC 8446 6.1)
+            self._fail(ConnectionResetError("the client has gone without a close_notify"))
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.handshake.done():
+            self.handshake.set_exception(exc or ConnectionResetError("the client has gone"))
+        self._protocol.connection_lost(exc or self._error)
+
+    def pause_writing(self) -> None:
+        self._protocol.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._protocol.resume_writing()
+
+    # -------------------------------------------------------------------------------------------------- TLS
+
+    @property
+    def _socket(self) -> asyncio.Transport:
+        assert self._below is not None  # noqa: S101 - asyncio calls `connection_made` first
+        return self._below
+
+    def _shake_hands(self) -> None:
+        try:
+            self._tls.do_handshake()
+        except ssl.SSLWantReadError:
+            self._is_drained = True
+            self._flush()
+        except ssl.SSLError as exc:
+            self._flush()  # the alert that tells the client
+            self._socket.close()
+            self.handshake.set_exception(exc)
+        else:
+            self._is_drained = False  # the client may have sent more, with the last message of its handshake
+            self._flush()
+            self._socket.pause_reading()
+            self.handshake.set_result(None)
+
+    def _read(self) -> None:
+        """Give the protocol what has been received, as long as it takes it."""
+        try:
+            while not (self._is_paused or self._is_drained or self._has_peer_ended or self.is_closing()):
+                if isinstance(self._protocol, asyncio.BufferedProtocol):
+                    self._fill(self._protocol)
+                elif count := self._take(_decrypted):
+                    self._protocol.data_received(bytes(_decrypted[:count]))
+        except ssl.SSLError as exc:
+            self._flush()
+            self._fail(exc)
+            return
+        if self.is_closing():
+            return
+        self._flush()  # the answer to a KeyUpdate (RFC 8446 4.6.3)
+        if self._ends:
+            self._notify_if_drained()
+        if self._has_peer_ended and not self._is_paused and not self._is_end_told:
+            self._is_end_told = True
+            if not self._protocol.eof_received():
+                self.close()
+
+    def _fill(self, protocol: asyncio.BufferedProtocol) -> None:
+        """Fill a buffer of the protocol, with several records if they are there."""
+        room = memoryview(protocol.get_buffer(_RECORD))
+        filled = 0
+        while filled < len(room) and (count := self._take(room[filled:])):
+            filled += count
+        if filled:
+            protocol.buffer_updated(filled)
+
+    def _take(self, room: memoryview) -> int:
+        """Decrypt bytes of one record into `room`; 0 if there are none."""
+        try:
+            count = cast("int", self._tls.read(len(room), room))  # typeshed says bytes, as without `room`
+        except ssl.SSLWantReadError:
+            self._is_drained = True
+            return 0
+        except ssl.SSLZeroReturnError:  # after our own close_notify
+            count = 0
+        self._has_peer_ended = not count
+        return count
+
+    def _notify_if_drained(self) -> None:
+        """Bytes that OpenSSL has received and not given yet would be lost: `unwrap` reads, too."""
+        if self._is_drained or self._has_peer_ended:
+            self._notify()
+
+    def _notify(self) -> None:
+        """Send our close_notify, once."""
+        if self._has_ended:
+            return
+        self._ends = self._has_ended = True
+        with suppress(ssl.SSLError):  # it asks for the client's close_notify, which comes later
+            self._tls.unwrap()
+        self._flush()
+
+    def _flush(self) -> None:
+        if (data := self._outgoing.read()) and not self._socket.is_closing():
+            self._socket.write(data)
+
+    def _fail(self, error: Exception) -> None:
+        self._error = error
+        self.abort()
+
+    # ------------------------------------------------------------------------------------- for the protocol
+
+    def writelines(self, list_of_data: Iterable[Data]) -> None:
+        if self._ends or self.is_closing():
+            return
+        try:
+            for data in list_of_data:
+                rest = memoryview(data)
+                while rest:
+                    rest = rest[self._tls.write(rest) :]
+        except ssl.SSLError as exc:
+            self._fail(exc)
+        else:
+            self._flush()
+
+    def write(self, data: Data) -> None:
+        self.writelines((data,))
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        """End this direction, and leave the other one open."""
+        self._ends = True
+        self._notify_if_drained()
+
+    def pause_reading(self) -> None:
+        self._is_paused = True
+        self._socket.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Go on in the next turn of the loop: what was received already comes before what the socket has."""
+        self._is_paused = False
+        self._loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        if self._is_paused or self.is_closing():
+            return
+        self._read()
+        if not self.is_closing() and (self._has_peer_ended or not self._is_paused):
+            self._socket.resume_reading()  # after an end as well: to learn that the client has gone
+
+    def close(self) -> None:
+        """Close when everything is sent."""
+        if not self.is_closing():
+            self._notify()
+            self._socket.close()
+
+    def abort(self) -> None:
+        if self._below is not None:
+            self._below.abort()
+
+    def is_closing(self) -> bool:
+        return self._socket.is_closing()
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self._protocol = cast("Protocol", protocol)
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self._tls if name == "ssl_object" else self._socket.get_extra_info(name, default)
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        self._socket.set_write_buffer_limits(high, low)
+
+    def get_write_buffer_size(self) -> int:
+        return self._socket.get_write_buffer_size()

@@ -1,0 +1,182 @@
+"""An entry of a running daemon: its certificate, its users and its `allow`, and their changes."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import bcrypt
+import pytest
+from structlog.testing import capture_logs
+
+from proxy.config.loader import load
+from proxy.daemon.daemon import Daemon
+from proxy.daemon.orders import Controller
+from proxy.daemon.reload import reload
+from proxy.daemon.renewal import Renewal
+from tests.support.daemon import Daemon as Written
+from tests.support.echo import Echo
+from tests.support.ports import free_port
+from tests.support.tls import Authority, Issued
+
+HOST = "entry.example.com"
+
+
+class Bed:
+    """A daemon in this loop with one entry, and the files that the entry names."""
+
+    def __init__(self, folder: Path, echo: Echo) -> None:
+        folder.mkdir()
+        self.authority = Authority(folder)
+        self.cert, self.key, self.users = (folder / name for name in ("entry.crt", "entry.key", "users"))
+        self.show(self.authority.issue("first", dns=(HOST,)))
+        self.let_in(ci="secret")
+        self.port = free_port()
+        self.entry: dict[str, object] = {
+            "listen": f"127.0.0.1:{self.port}",
+            "tls": {
+                "cert_file": str(self.cert),
+                "key_file": str(self.key),
+                "client_ca_file": str(self.authority.ca.cert),
+            },
+            "users_file": str(self.users),
+        }
+        self._clusters = {"prod": {"gateway": "direct", "api_servers": [str(echo.endpoint)]}}
+        self._written = Written(folder / "daemon", gateways={}, clusters=self._clusters)
+        self._client = self.authority.issue("client", dns=("ci.example.com",))
+        self.configure()
+        self.daemon = Daemon(load(self._written.config), config_path=self._written.config)
+        self.renewal = Renewal(self.daemon, asyncio.Lock())
+
+    def configure(self, **more: object) -> None:
+        self.entry |= more
+        entry = {key: value for key, value in self.entry.items() if value is not None}
+        self._written.configure(gateways={}, clusters=self._clusters, sections={"entries": {"remote": entry}})
+
+    def show(self, issued: Issued) -> None:
+        self.cert.write_bytes(issued.cert.read_bytes())
+        self.key.touch(mode=0o600)
+        self.key.write_bytes(issued.key.read_bytes())
+
+    def let_in(self, **users: str) -> None:
+        lines = [
+            f"{user}:{bcrypt.hashpw(password.encode(), bcrypt.gensalt(4)).decode()}\n"
+            for user, password in users.items()
+        ]
+        self.users.touch(mode=0o600)
+        self.users.write_text("".join(lines))
+
+    async def ask(self, login: str = "ci:secret", *, tls: bool = True) -> tuple[str, int]:
+        """The status, and the serial number of the entry's certificate."""
+        context = ssl.create_default_context(cafile=self.authority.ca.cert)
+        context.load_cert_chain(self._client.cert, self._client.key)
+        async with asyncio.timeout(60):
+            reader, writer = await asyncio.open_connection(
+                "127.0.0.1", self.port, ssl=context if tls else None, server_hostname=HOST if tls else None
+            )
+            basic = base64.b64encode(login.encode()).decode()
+            request = f"CONNECT prod:443 HTTP/1.1\r\nProxy-Authorization: Basic {basic}\r\n\r\n"
+            writer.write(request.encode())
+            line = (await reader.readline()).decode()
+            shown = writer.get_extra_info("peercert")
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
+        return line.removeprefix("HTTP/1.1 ").strip(), int(shown["serialNumber"], 16) if shown else 0
+
+    async def renewed(self) -> bool:
+        return any([await self.renewal.renew_changed() for _ in range(3)])
+
+    async def until(self, status: str, login: str = "ci:secret") -> None:
+        async with asyncio.timeout(60):
+            while not (await self.ask(login))[0].startswith(status):
+                await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def bed(tmp_path: Path) -> AsyncIterator[Bed]:
+    async with Echo() as echo:
+        one = Bed(tmp_path / "bed", echo)
+        await one.daemon.start(Controller(one.daemon))
+        try:
+            await one.renewed()
+            yield one
+        finally:
+            await one.daemon.stop(timeout=0)
+
+
+async def test_a_new_certificate_is_shown_and_a_bad_one_is_not(tmp_path: Path) -> None:
+    async with bed(tmp_path) as one:
+        status, first = await one.ask()
+        assert status == "200 Connection established"
+        one.show(one.authority.issue("second", dns=(HOST,)))
+        assert await one.renewed()
+        async with asyncio.timeout(60):
+            while (await one.ask())[1] == first:
+                await asyncio.sleep(0.01)
+        _, second = await one.ask()
+        one.cert.write_bytes(one.authority.issue("third", dns=(HOST,)).cert.read_bytes())
+        with capture_logs() as logs:
+            assert not await one.renewed()
+        [told] = [entry for entry in logs if entry["event"] == "changed file cannot be used"]
+        assert told["key"] == "entries.remote.tls.key_file"
+        assert told["message"].endswith("is another certificate's key")
+        assert await one.ask() == ("200 Connection established", second)
+
+
+async def test_users_come_and_go(tmp_path: Path) -> None:
+    async with bed(tmp_path) as one:
+        assert (await one.ask("argo:new"))[0].startswith("407 ")
+        one.let_in(argo="new")
+        assert await one.renewed()
+        await one.until("200 ", "argo:new")
+        assert (await one.ask())[0].startswith("407 ")
+        one.users.write_text("argo:new\n")
+        assert not await one.renewed()
+        assert (await one.ask("argo:new"))[0].startswith("200 ")
+
+
+@pytest.mark.parametrize(
+    ("allow", "status"),
+    [
+        (["cert:ci.example.com"], "200 Connection established"),
+        (["proxy-user:ci"], "200 Connection established"),
+        (
+            ["cert:another.example.com", "proxy-user:another"],
+            "403 kubemux: denied (cert:ci.example.com proxy-user:ci is not in allow of entries.remote)",
+        ),
+    ],
+)
+async def test_a_reload_changes_who_may(tmp_path: Path, allow: list[str], status: str) -> None:
+    async with bed(tmp_path) as one:
+        one.configure(allow=allow)
+        await reload(one.daemon)
+        assert (await one.ask())[0] == status
+
+
+async def test_a_reload_takes_tls_away_and_brings_it_back(tmp_path: Path) -> None:
+    async with bed(tmp_path) as one:
+        tls = one.entry["tls"]
+        one.configure(tls=None)
+        await reload(one.daemon)
+        assert (await one.ask(tls=False))[0].startswith("200 ")
+        one.configure(tls=tls, users_file=None)
+        await reload(one.daemon)
+        assert (await one.ask(tls=False))[0].startswith("400 ")
+        assert (await one.ask("nobody:nothing"))[0].startswith("200 ")
+
+
+async def test_new_settings_whose_files_are_gone_let_nobody_in(tmp_path: Path) -> None:
+    """The reload has checked them a moment before."""
+    async with bed(tmp_path) as one:
+        served = one.daemon.graph.entries["remote"]
+        missing = served.config.model_copy(update={"users_file": tmp_path / "missing"})
+        await served.reconfigure(missing)
+        with pytest.raises((ConnectionError, ssl.SSLError)):
+            await one.ask()
+        await served.reconfigure(one.daemon.graph.config.entries["remote"])
+        assert (await one.ask())[0].startswith("200 ")
