@@ -15,6 +15,8 @@ from proxy.config.loader import parse
 from proxy.config.matches import Host, Match
 from proxy.runtime.endpoint import UnixPath
 
+pytestmark = pytest.mark.sshd
+
 CONFIG = """
 version: 1
 gateways:

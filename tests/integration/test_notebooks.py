@@ -94,6 +94,7 @@ class Bed:
                     "match": ["*.team-a:22"],
                     "gateway": "jump",
                     "target": f"{{host}}:{PORT}",
+                    "allow": [f"uid:{os.getuid()}"],  # handing a socket over does not change whose it is
                 }
             ],
         ) as daemon:
