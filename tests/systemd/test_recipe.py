@@ -115,9 +115,13 @@ def test_a_person_in_five_minutes_and_then_for_good(machine: Machine, wheels: Pa
         (machine.root / "etc/ssh/kubeconfig").write_text(bastion.kubeconfig)
         machine.run("install", "-m", "600", "-o", "me", bastion.inside("kubeconfig"), "/home/me/.kube/config")
         five_minutes = pages.shell("README.md", "From `ssh -L` to kubemux in five minutes")
-        said = typed(machine, wheels, f"{five_minutes}\nkill %1\nwait", umask="022", user="me")
+        by_name = pages.shell("README.md", "No port map")
+        script = f"{five_minutes}\n{by_name}\nkill %1\nwait"
+        said = typed(machine, wheels, script, umask="022", user="me")
         assert "/home/me/.config/kubemux/config.yaml: ok, 1 gateway, 1 cluster" in said
-        assert "kube-system" in said
+        assert said.count("kube-system") == 2, "by its port, and by its name"
+        kubeconfig = machine.run("cat", "/home/me/.kube/kubemux").stdout
+        assert '"http://127.0.0.1:3128"' in kubeconfig
         # An environment that is made anew loses nothing.
         kept = machine.run(
             "find",
