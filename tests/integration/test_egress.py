@@ -25,15 +25,22 @@ from tests.support.kubelet.serving import GROUP
 from tests.support.nodes import NODE, Node
 from tests.support.ports import free_port
 from tests.support.ssh_keys import public
+from tests.support.tls import Authority
 
 pytestmark = [pytest.mark.apiserver, pytest.mark.sshd, pytest.mark.network]
 
 PAGE: Final = "docs/egress.md"
 ONE_GATEWAY, OWN_SSHD = "One gateway for the cluster's network", "Each node's own sshd"
+SELECTOR, SELECTOR_FOR_TLS = "The API server's configuration", "The API server's file for TLS"
+ENTRY_FOR_TLS: Final = "The entry for TLS"
+SOCKET: Final = "/run/kubemux-entries/egress.sock"
 BOTH_WAYS: Final = pytest.mark.parametrize(
     "daemon", [ONE_GATEWAY, OWN_SSHD], ids=["one gateway", "own sshd"], indirect=True
 )
 SERVICE: Final = "hook"
+Places = Mapping[str, Path | str]
+"""What stands on the page, and what it is on this machine."""
+
 _KNOWS_NODES: Final = 'mount --bind "$0" /etc/hosts; exec "$@"'
 
 
@@ -83,27 +90,37 @@ class Cluster:
                 process.kill()
 
 
+def placed(text: str, places: Places) -> str:
+    for place, here in places.items():
+        text = text.replace(place, str(here))
+    return text
+
+
+def flags(apiserver: ApiServer, *, heading: str, places: Places) -> list[str]:
+    """Those of the page, for the EgressSelectorConfiguration that stands below `heading`."""
+    issued = apiserver.certificates.authority.issue("apiserver-client", organization="system:masters")
+    selector = apiserver.folder / "egress.yaml"
+    selector.write_text(placed(pages.block(PAGE, heading, "yaml"), places))
+    pki = {
+        "/etc/kubernetes/egress.yaml": selector,
+        "/etc/kubernetes/pki/ca.crt": apiserver.ca_file,
+        "/etc/kubernetes/pki/front-proxy-ca.crt": apiserver.ca_file,
+        "/etc/kubernetes/pki/apiserver-client.crt": issued.cert,
+        "/etc/kubernetes/pki/apiserver-client.key": issued.key,
+        "/etc/kubernetes/pki/front-proxy-client.crt": issued.cert,
+        "/etc/kubernetes/pki/front-proxy-client.key": issued.key,
+    }
+    return placed(pages.block(PAGE, SELECTOR, "text"), pki).split()
+
+
 @pytest.fixture(scope="module")
 def cluster(etcd: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     folder = tmp_path_factory.mktemp("egress")
     apiserver = ApiServer(folder / "apiserver")
-    authority = apiserver.certificates.authority
-    kubelet = authority.issue(NODE, dns=(NODE, f"{SERVICE}.default.svc"))
-    client = authority.issue("apiserver-client", organization="system:masters")
-    egress, selector = folder / "egress.sock", folder / "egress.yaml"
-    places = {
-        "/run/kubemux-entries/egress.sock": egress,
-        "/etc/kubernetes/egress.yaml": selector,
-        "/etc/kubernetes/pki/ca.crt": apiserver.ca_file,
-        "/etc/kubernetes/pki/front-proxy-ca.crt": apiserver.ca_file,
-        "/etc/kubernetes/pki/apiserver-client.crt": client.cert,
-        "/etc/kubernetes/pki/apiserver-client.key": client.key,
-        "/etc/kubernetes/pki/front-proxy-client.crt": client.cert,
-        "/etc/kubernetes/pki/front-proxy-client.key": client.key,
-    }
-    selector.write_text(placed(pages.block(PAGE, "The API server's configuration", "yaml"), places))
-    flags = placed(pages.block(PAGE, "The API server's configuration", "text"), places).split()
-    with Node(folder / "node", issued=kubelet, ca=apiserver.ca_file) as node, apiserver.run(etcd, *flags):
+    kubelet = apiserver.certificates.authority.issue(NODE, dns=(NODE, f"{SERVICE}.default.svc"))
+    egress = folder / "egress.sock"
+    words = flags(apiserver, heading=SELECTOR, places={SOCKET: egress})
+    with Node(folder / "node", issued=kubelet, ca=apiserver.ca_file) as node, apiserver.run(etcd, *words):
         node.stop()
         found = Cluster(apiserver, node, egress)
         found.create(nodes.NODE_OBJECT, nodes.POD)
@@ -114,13 +131,6 @@ def cluster(etcd: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clu
         yield found
 
 
-def placed(text: str, places: Mapping[str, Path | str]) -> str:
-    """A page's text, with the places of this machine."""
-    for place, here in places.items():
-        text = text.replace(place, str(here))
-    return text
-
-
 @pytest.fixture
 def node(cluster: Cluster) -> Iterator[Node]:
     """The cluster's node with its sshd, which is the test's own: it may stop it."""
@@ -129,52 +139,53 @@ def node(cluster: Cluster) -> Iterator[Node]:
     cluster.node.stop()
 
 
-@pytest.fixture
-def daemon(request: pytest.FixtureRequest, cluster: Cluster, node: Node, tmp_path: Path) -> Iterator[Daemon]:
-    """With the configuration that stands below ONE_GATEWAY, or below the heading that the test names."""
-    heading = getattr(request, "param", ONE_GATEWAY)
-    known_hosts = tmp_path / "known_hosts"
+@contextmanager
+def running(folder: Path, node: Node, text: str, places: Places) -> Iterator[Daemon]:
+    """A daemon with a page's configuration; its machine resolves the node's name, as the node does."""
+    known_hosts = folder / "known_hosts"
     known_hosts.write_text(f"{node.host},{NODE} {public(node.host_key)}\n")
-    places: dict[str, Path | str] = {
-        "/run/kubemux-entries/egress.sock": cluster.egress,
+    here: Places = {
         "bastion.eu.example.com": node.host,
-        "group: kube": f"group: {grp.getgrgid(os.getgid()).gr_name}",
         "user: tunnel": f"user: {node.user}",
         "/etc/kubemux/keys/eu-edge": node.identity,
         "/etc/kubemux/keys/nodes": node.identity,
         "/etc/kubemux/known_hosts": known_hosts,
     }
-    sections = YAML(typ="safe").load(placed(pages.block(PAGE, heading, "yaml"), places))
+    sections = YAML(typ="safe").load(placed(text, {**here, **places}))
     with Daemon(
-        tmp_path / "daemon",
+        folder / "daemon",
         gateways=sections.pop("gateways"),
         clusters={},
         sections={**sections, "limits": {"hold_timeout": "1s"}},
-        # The machine of the daemon resolves the node's name as that of the gateway does.
         wrapper=("unshare", "--mount", "sh", "-ec", _KNOWS_NODES, str(node.hosts)),
     ) as daemon:
         yield daemon
 
 
-@pytest.mark.usefixtures("daemon")
-@BOTH_WAYS
-def test_a_terminal_echoes(cluster: Cluster) -> None:
+@pytest.fixture
+def daemon(request: pytest.FixtureRequest, cluster: Cluster, node: Node, tmp_path: Path) -> Iterator[Daemon]:
+    """With the configuration that stands below ONE_GATEWAY, or below the heading that the test names."""
+    text = pages.block(PAGE, getattr(request, "param", ONE_GATEWAY), "yaml")
+    group = f"group: {grp.getgrgid(os.getgid()).gr_name}"
+    with running(tmp_path, node, text, {SOCKET: cluster.egress, "group: kube": group}) as daemon:
+        yield daemon
+
+
+def type_and_see(cluster: Cluster, *arguments: str) -> None:
     """By SPDY, which is what this kubectl speaks."""
-    for command in (["exec", "-it", "web", "--", "sh"], ["attach", "-it", "web"]):
-        with cluster.at_terminal(*command) as terminal:
-            terminal.expect(b"$ ")
-            for key in (b"s", b"i", b"z", b"e"):
-                terminal.type(key)
-                assert terminal.expect(key) == b""
-            terminal.type(b"\r")
-            assert terminal.expect(b"$ ") == f"\r\n{ROWS} {COLUMNS}\r\n".encode()
-            terminal.type(b"exit 7\r")
-            assert terminal.end() == 7
-            assert b"terminated with exit code 7" in terminal.shown
+    with cluster.at_terminal(*arguments) as terminal:
+        terminal.expect(b"$ ")
+        for key in (b"s", b"i", b"z", b"e"):
+            terminal.type(key)
+            assert terminal.expect(key) == b""
+        terminal.type(b"\r")
+        assert terminal.expect(b"$ ") == f"\r\n{ROWS} {COLUMNS}\r\n".encode()
+        terminal.type(b"exit 7\r")
+        assert terminal.end() == 7
+        assert b"terminated with exit code 7" in terminal.shown
 
 
-@pytest.mark.usefixtures("daemon")
-def test_a_terminal_echoes_by_websocket(cluster: Cluster) -> None:
+def type_and_see_by_websocket(cluster: Cluster) -> None:
     apiserver = cluster.apiserver
     name = apiserver.certificates.server_name
     with ExecByWebSocket(apiserver.endpoint, apiserver.admin_context(), name=name, pod="web") as client:
@@ -186,6 +197,31 @@ def test_a_terminal_echoes_by_websocket(cluster: Cluster) -> None:
         status = client.end()
     assert status["status"] == "Failure"
     assert status["message"] == "command terminated with exit code 3"
+
+
+def follow_logs(cluster: Cluster) -> None:
+    """The pod logs what it is asked, here by the API server's proxy."""
+    with cluster.started("logs", "-f", "web") as logs:
+        assert logs.stdout
+        assert logs.stdout.readline() == "started\n"
+        for n in range(3):
+            asked = f"/asked/{os.urandom(4).hex()}/{n}"
+            pod = "/api/v1/namespaces/default/pods/web:8080/proxy"
+            assert cluster.kubectl("get", "--raw", f"{pod}{asked}") == f"web: {asked}\n"
+            while (line := logs.stdout.readline()) != f"GET {asked}\n":
+                assert line, "logs -f has ended"
+
+
+@pytest.mark.usefixtures("daemon")
+@BOTH_WAYS
+def test_a_terminal_echoes(cluster: Cluster) -> None:
+    type_and_see(cluster, "exec", "-it", "web", "--", "sh")
+    type_and_see(cluster, "attach", "-it", "web")
+
+
+@pytest.mark.usefixtures("daemon")
+def test_a_terminal_echoes_by_websocket(cluster: Cluster) -> None:
+    type_and_see_by_websocket(cluster)
 
 
 @pytest.mark.usefixtures("daemon")
@@ -203,18 +239,40 @@ def test_a_port_is_forwarded_to_a_pod(cluster: Cluster) -> None:
 
 
 @pytest.mark.usefixtures("daemon")
-@BOTH_WAYS
 def test_logs_are_followed_while_pods_and_nodes_are_asked(cluster: Cluster) -> None:
-    with cluster.started("logs", "-f", "web") as logs:
-        assert logs.stdout
-        assert logs.stdout.readline() == "started\n"
-        for n in range(3):
-            asked = f"/asked/{os.urandom(4).hex()}/{n}"
-            pod = "/api/v1/namespaces/default/pods/web:8080/proxy"
-            assert cluster.kubectl("get", "--raw", f"{pod}{asked}") == f"web: {asked}\n"
-            while (line := logs.stdout.readline()) != f"GET {asked}\n":
-                assert line, "logs -f has ended"
+    follow_logs(cluster)
     assert cluster.kubectl("get", "--raw", f"/api/v1/nodes/{NODE}/proxy/x") == "kubelet: /x\n"
+
+
+def test_an_api_server_on_another_machine_comes_by_tls(
+    etcd: str, cluster: Cluster, node: Node, tmp_path: Path
+) -> None:
+    """It is one more of the same cluster, so its objects are there."""
+    authority = Authority(tmp_path / "egress-pki")
+    entry = authority.issue("egress", dns=("localhost",))
+    client = authority.issue("egress-client", dns=("apiserver.example.com",))
+    port = free_port()
+    apiserver = ApiServer(tmp_path / "apiserver", beside=cluster.apiserver)
+    apiserver.folder.mkdir()
+    places: Places = {
+        "bastion.example.com:3129": f"localhost:{port}",
+        "/etc/kubernetes/pki/egress-ca.crt": authority.ca.cert,
+        "/etc/kubernetes/pki/egress-client.crt": client.cert,
+        "/etc/kubernetes/pki/egress-client.key": client.key,
+        "0.0.0.0:3129": f"127.0.0.1:{port}",
+        "/etc/kubemux/entries/egress.crt": entry.cert,
+        "/etc/kubemux/entries/egress.key": entry.key,
+        "/etc/kubemux/entries/egress-clients.crt": authority.ca.cert,
+    }
+    way, entries = (pages.block(PAGE, heading, "yaml") for heading in (ONE_GATEWAY, ENTRY_FOR_TLS))
+    before, _, after = way.partition("entries:")
+    text = before + entries + after[after.index("routes:") :]
+    words = flags(apiserver, heading=SELECTOR_FOR_TLS, places=places)
+    with running(tmp_path, node, text, places), apiserver.run(etcd, *words):
+        far = Cluster(apiserver, node, cluster.egress)
+        type_and_see(far, "exec", "-it", "web", "--", "sh")
+        type_and_see_by_websocket(far)
+        follow_logs(far)
 
 
 def create_service(cluster: Cluster) -> None:

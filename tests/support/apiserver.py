@@ -62,9 +62,11 @@ def _running(
 class ApiServer:
     """A running API server whose certificate names `kubernetes` and not 127.0.0.1."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, beside: ApiServer | None = None) -> None:
+        """`beside` is another API server of the same cluster: it has the same objects and certificates."""
         self.folder = folder
-        self.certificates = Certificates(folder / "pki")
+        self.certificates: Certificates = beside.certificates if beside else Certificates(folder / "pki")
+        self._prefix: str = beside._prefix if beside else folder.name
         self.endpoint = Endpoint("127.0.0.1", free_port())
 
     @property
@@ -136,7 +138,7 @@ class ApiServer:
         arguments: list[str | Path] = [
             asset("kube-apiserver"),
             f"--etcd-servers={etcd}",
-            f"--etcd-prefix=/{self.folder.name}",
+            f"--etcd-prefix=/{self._prefix}",
             f"--bind-address={self.endpoint.host}",
             f"--secure-port={self.endpoint.port}",
             f"--cert-dir={self.folder}",
