@@ -17,8 +17,8 @@ from tests.systemd.machine import Machine
 
 pytestmark = pytest.mark.systemd
 
-_USERS: Final = "alice:*:1002:1002::/:/bin/sh\nbob:*:1003:1003::/:/bin/sh\n"
-_GROUPS: Final = "alice:x:1002:\nbob:x:1003:\nsre:x:27:alice\n"
+USERS: Final = "alice:*:1002:1002::/:/bin/sh\nbob:*:1003:1003::/:/bin/sh\n"
+GROUPS: Final = "alice:x:1002:\nbob:x:1003:\nsre:x:27:alice\n"
 
 # For a client of `late` it waits until the client has closed. Each client sends what the test calls it.
 _SERVER: Final = """
@@ -103,7 +103,7 @@ _HIDES: Final = {
 def machine(tmp_path: Path) -> Iterator[Machine]:
     machine = Machine(tmp_path)
     etc, there = tmp_path / "etc", tmp_path / "opt/kubemux"
-    for name, text in (("passwd", _USERS), ("group", _GROUPS)):
+    for name, text in (("passwd", USERS), ("group", GROUPS)):
         (etc / name).write_text((etc / name).read_text() + text)
     (there / "server.py").write_text(_SERVER)
     python = f"/opt/python/bin/python3.{sys.version_info.minor}"
