@@ -18,7 +18,7 @@ from typing import Annotated, Final, Self
 
 from proxy.config.values import Written, from_text
 from proxy.runtime.endpoint import Endpoint
-from proxy.runtime.text import shown
+from proxy.runtime.text import escaped, shown
 
 _LABEL: Final = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?", re.ASCII)
 _NUMBER: Final = re.compile(r"[0-9]+|0x[0-9a-f]*", re.ASCII)
@@ -119,9 +119,8 @@ class Match:
         if is_url:
             raise ValueError(f"expected HOST:PORT, without {scheme[:20]}://, got {shown(text)}")
         if not host or (bracketed and text.endswith("]")):
-            raise ValueError(
-                f"{shown(text)} has no port: write {text[:60]}:22, or {text[:60]}:* for any port"
-            )
+            name = escaped(text[:60])
+            raise ValueError(f"{shown(text)} has no port: write {name}:22, or {name}:* for any port")
         if (":" in host) != bracketed or bracketed != host.endswith("]"):
             raise ValueError(f"expected HOST:PORT, or [IPV6]:PORT with brackets, got {shown(text)}")
         first, last = _ports(ports, text)

@@ -165,9 +165,9 @@ class ClusterConfig(Section):
         "The gateway that leads there; `direct` means without SSH.", "eu-edge", DIRECT, elsewhere=True
     )
     listen: Listen | None = key(
-        "The local address, of this cluster alone; IPv6 in brackets: `[::1]:16443`; or a unix socket: "
-        "`unix:/run/kubemux-entries/prod-eu.sock`.",
+        "The local address, of this cluster alone; IPv6 in brackets: `[::1]:16443`; or a unix socket.",
         "127.0.0.1:16443",
+        "unix:/run/kubemux-entries/prod-eu.sock",
         default=None,
         unset="none (the cluster is reached by its name, through one of `entries`)",
         elsewhere=True,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import grp
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -17,10 +19,16 @@ OF_OTHERS: Final = Path("/run/kubemux-entries")
 """kubemux.service makes it when it starts: for sockets that others may open."""
 _MADE_BY_UNIT: Final = frozenset({OF_OTHERS, Path("/run/kubemux")})
 
+_NO_GID: Final = 2**32 - 1
+"""(gid_t) -1, which chown(2) takes for: leave it as it is."""
+_DIGITS: Final = 10
+
 
 def gid_of(group: str) -> int:
     """The number of a group. Raises KeyError if there is none of that name. Blocks."""
     if group.isascii() and group.isdecimal():
+        if len(group) > _DIGITS or int(group) >= _NO_GID:
+            raise KeyError(group)
         return int(group)
     doing(f"looking up the group {group}")
     return grp.getgrnam(group).gr_gid
@@ -31,9 +39,7 @@ def check(loc: Loc, section: ClusterConfig | EntryConfig) -> Iterator[Finding]:
     if not isinstance(section.listen, UnixPath):
         return
     folder = Path(section.listen.path).parent
-    doing(f"looking at {folder}")
-    if folder not in _MADE_BY_UNIT and not folder.is_dir():
-        message = f"{folder} does not exist" if not folder.exists() else f"{folder} is not a folder"
+    if folder not in _MADE_BY_UNIT and (message := _lacks(folder)):
         hint = f"create it, or take {OF_OTHERS}, which kubemux.service creates"
         yield Finding((*loc, "listen"), message, hint)
     if section.group is not None:
@@ -42,3 +48,15 @@ def check(loc: Loc, section: ClusterConfig | EntryConfig) -> Iterator[Finding]:
         except KeyError:
             message = f"there is no group {shown(section.group)} on this machine"
             yield Finding((*loc, "group"), message, f"groupadd --system {section.group}, or name another")
+
+
+def _lacks(folder: Path) -> str:
+    """What is wrong with the folder of a socket; empty if nothing is, or if this user may not see it."""
+    doing(f"looking at {folder}")
+    try:
+        is_folder = stat.S_ISDIR(folder.stat().st_mode)
+    except PermissionError:
+        return ""
+    except OSError as exc:
+        return f"{folder} does not exist" if exc.errno == errno.ENOENT else f"{folder}: {exc.strerror}"
+    return "" if is_folder else f"{folder} is not a folder"

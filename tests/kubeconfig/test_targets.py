@@ -11,7 +11,7 @@ from proxy.config.model import ClusterConfig, Config, EntryConfig, TlsConfig
 from proxy.errors import ConfigError, UnknownName
 from proxy.kubeconfig import targets as module
 from proxy.kubeconfig.targets import Target, proxy_url, targets
-from proxy.runtime.endpoint import Endpoint
+from proxy.runtime.endpoint import Endpoint, Local, UnixPath
 from tests.support.tls import Certificates
 
 PROD = ClusterConfig(gateway="g", listen=Endpoint("127.0.0.1", 16443), api_servers=(Endpoint("h", 8443),))
@@ -21,7 +21,7 @@ LISTEN = Endpoint("127.0.0.1", 3128)
 URL = "http://127.0.0.1:3128"
 
 
-def config(clusters: dict[str, ClusterConfig], listen: Endpoint | None = LISTEN) -> Config:
+def config(clusters: dict[str, ClusterConfig], listen: Local | None = LISTEN) -> Config:
     entries = {"proxy": EntryConfig(listen=listen)} if listen else {}
     return Config(version=1, clusters=clusters, entries=entries)
 
@@ -88,6 +88,24 @@ def test_an_entry_that_is_not_there() -> None:
     with pytest.raises(UnknownName, match="no entry is called 'prxoy'") as caught:
         proxy_url(config({}), "prxoy", "http")
     assert caught.value.hint == "did you mean 'proxy'? there are: 'proxy'"
+
+
+def test_no_client_of_a_kubeconfig_can_use_a_unix_socket() -> None:
+    on_unix = replace(PROD, listen=UnixPath("/run/prod.sock"))
+    why = "listens on unix:/run/prod.sock, and clients of a kubeconfig can use no unix socket"
+    assert refused(config({"prod": on_unix})) == {
+        "clusters.prod": f"{why}: export it by name, with --proxy and one of 'proxy'"
+    }
+    [found] = targets(config({"prod": on_unix}), ["prod"], "config.yaml", proxy_url=URL)
+    assert str(found.server) == "prod:8443"
+    no_other = config({"prod": on_unix}, UnixPath("/run/proxy.sock"))
+    assert refused(no_other)["clusters.prod"].endswith(
+        "with --proxy ENTRY, once the configuration has one in `entries`"
+    )
+    with pytest.raises(
+        UnknownName, match=r"listens on unix:/run/proxy\.sock, and a proxy-url can lead to no"
+    ):
+        proxy_url(no_other, "proxy", "http")
 
 
 def test_only_certificates_leave_a_ca_file(certificates: Certificates, tmp_path: Path) -> None:

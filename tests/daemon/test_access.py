@@ -1,0 +1,51 @@
+"""Who may, where the system does not tell who is at the other end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from proxy.config.allow import Rule
+from proxy.config.model import ClusterConfig, Config, EntryConfig
+from proxy.daemon import access
+from proxy.entries.callers import Hidden
+from proxy.errors import ConfigError
+from proxy.runtime.endpoint import Endpoint, Local, UnixPath
+
+TCP, UNIX = Endpoint("127.0.0.1", 1), UnixPath("/run/s")
+
+
+def hidden_on_tcp(*, tcp: bool) -> Hidden | None:
+    return Hidden("netlink is closed", "open it") if tcp else None
+
+
+@pytest.mark.parametrize(
+    ("listen", "entry", "is_refused"),
+    [
+        (None, TCP, True),
+        (TCP, UNIX, True),
+        (UNIX, TCP, True),
+        (UNIX, UNIX, False),
+        (None, UNIX, False),
+    ],
+    ids=str,
+)
+def test_a_uid_is_known_at_once_on_unix_sockets_alone(
+    listen: Local | None, entry: Local, is_refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(access, "hidden", hidden_on_tcp)
+    cluster = ClusterConfig(
+        gateway="direct",
+        listen=listen,
+        api_servers=(Endpoint("h", 1),),
+        allow=(Rule.parse("uid:alice"),),
+    )
+    config = Config(version=1, clusters={"prod": cluster}, entries={"proxy": EntryConfig(listen=entry)})
+    if not is_refused:
+        access.check(config, Path("config.yaml"))
+        return
+    with pytest.raises(ConfigError) as caught:
+        access.check(config, Path("config.yaml"))
+    [problem] = caught.value.problems
+    assert (problem.key, problem.hint) == ("clusters.prod.allow", "open it")
