@@ -181,7 +181,8 @@ class Reloads:
             for n, port in enumerate(ports):
                 self._visitors.append(await asyncio.open_connection("127.0.0.1", port))
                 await tick(*self._visitors[-1])
-                await asyncio.to_thread(kubemux, "reconnect", f"g{n}", "--config", self._daemon.config)
+                answer = await Asker(self._daemon.socket).post(f"/-/reconnect?gateway=g{n}")
+                assert answer.status == 200, answer.text
                 self.reconnects += 1
 
     async def _order(self, turn: int, *, is_bad: bool) -> None:
