@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -72,14 +73,20 @@ def kubectl(folder: Path, server: Endpoint, ca: Path, name: str) -> str:
     return done.stderr.strip() or "failed" if done.returncode else ""
 
 
-def need_new_kubectl() -> None:
+@cache
+def client_version() -> dict[str, str]:
     done = subprocess.run(
         [find("kubectl") or "", "version", "--client", "-o", "json"],
         capture_output=True,
         timeout=60,
         check=True,
     )
-    version = json.loads(done.stdout)["clientVersion"]
+    version: dict[str, str] = json.loads(done.stdout)["clientVersion"]
+    return version
+
+
+def need_new_kubectl() -> None:
+    version = client_version()
     if int(re.sub(r"\D", "", version["minor"])) < SINCE:
         pytest.skip(f"kubectl {version['gitVersion']} is older than 1.{SINCE}")
 
