@@ -62,6 +62,7 @@ class Listener:
         """Whether the kernel refuses clients while the socket stays bound."""
         self._loop = asyncio.get_running_loop()
         self._names = Place(f"names of {address}")
+        self._giving = asyncio.Lock()
 
     def __repr__(self) -> str:
         return f"<Listener {self.address} {'bound' if self._socket else 'not bound'}>"
@@ -92,7 +93,8 @@ class Listener:
         Raises ListenError; only the owner may open it then.
         """
         if isinstance(self.address, UnixPath) and self._socket and not isinstance(self._socket, Activated):
-            await give(self.address, self._names, self.permissions)
+            async with self._giving:  # whoever comes last has the latest permissions
+                await give(self.address, self._names, self.permissions)
 
     @property
     def can_refuse(self) -> bool:

@@ -9,12 +9,14 @@ import errno
 import os
 import socket
 import stat
+import threading
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
 from proxy.config.listen import Permissions
+from proxy.entries import binding
 from proxy.entries.arrival import Caller
 from proxy.entries.fd_store import FdStore
 from proxy.entries.keeping import KeptListener
@@ -173,6 +175,28 @@ async def test_a_group_that_is_gone_shuts_everybody_else_out_and_is_said(path: P
     await asyncio.wait_for(served.kept._tasks.wait(), SECONDS)
     assert served.kept.error is None
     assert look(path) == "srw-rw----"
+    await served.end()
+
+
+async def test_the_last_of_several_changes_decides(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A group is looked up in a thread, which may take longer than a change that needs none."""
+    entered, released = threading.Event(), threading.Event()
+
+    def slowly(group: str) -> int:
+        entered.set()
+        assert released.wait(SECONDS)
+        return int(group)
+
+    monkeypatch.setattr(binding, "gid_of", slowly)
+    served = Served(path)
+    await served.kept.start()
+    served.kept.let_in(Permissions(0o666, str(os.getegid())))
+    await asyncio.to_thread(entered.wait, SECONDS)
+    served.kept.let_in(Permissions(0o640))
+    await asyncio.sleep(0)
+    released.set()
+    await asyncio.wait_for(served.kept._tasks.wait(), SECONDS)
+    assert look(path) == "srw-r-----"
     await served.end()
 
 
