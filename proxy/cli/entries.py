@@ -11,12 +11,16 @@ from proxy.runtime.text import suggest
 
 
 def choose(config: Config, path: Path, name: str | None = None) -> tuple[str, Local]:
-    """The name of an entry, and where it listens: that called `name`, else the first on a unix socket, else
-    the first.
+    """The name of an entry without TLS, and where it listens: that called `name`, else the first on a unix
+    socket, else the first.
 
     Raises ConfigError, which names the file `path`.
     """
-    entries = config.entries
+    entries = {each: entry for each, entry in config.entries.items() if entry.tls.cert_file is None}
+    if name in config.entries and name not in entries:
+        hint = "name one for clients on this machine, on loopback or a unix socket"
+        problem = Problem(0, f"entries.{name}", "speaks TLS, which kubemux connect does not", hint)
+        raise ConfigError(str(path), [problem])
     if not entries:
         hint = 'add entries: {proxy: {listen: "127.0.0.1:3128"}}'
         raise ConfigError(str(path), [Problem(0, "entries", "there is no entry to connect to", hint)])

@@ -1,4 +1,4 @@
-"""When certificates expire: OpenSSH user certificates of gateways, CAs and client certificates of clusters.
+"""When certificates expire: OpenSSH user certificates of gateways, those of clusters and entries.
 
 The functions read the files as they are now, and block. A file that cannot be read, or that holds no
 certificate, is left out.
@@ -16,9 +16,10 @@ from cryptography.hazmat.primitives.serialization import SSHCertificate, load_ss
 
 from proxy.config import certificates
 from proxy.config.files import MAX_CREDENTIAL_BYTES, Unusable, read_bytes
+from proxy.config.findings import dotted
 from proxy.config.keys import Kind
 from proxy.config.model import Config, GatewayConfig
-from proxy.config.references import references
+from proxy.config.references import references, sections
 
 SOON_S: Final = 14 * 86400.0
 """As in the shipped alert. A certificate that is valid for less than ten weeks counts as ending soon in the
@@ -71,14 +72,13 @@ def ending_soon(config: Config, now: float) -> Iterator[tuple[str, str]]:
                     _warning(f"gateways.{name}", path, validity, now),
                     "sign it anew: ssh-keygen -s CA -I ID -n USER KEY.pub",
                 )
-    for name, cluster in config.clusters.items():
-        for loc, path, kind in references(cluster):
-            if kind is Kind.CERTIFICATES:
-                for validity in _x509(path):
+    for section, named in sections(config).items():
+        if not isinstance(named, GatewayConfig):
+            for loc, path, kind in references(named):
+                for validity in _x509(path) if kind is Kind.CERTIFICATES else ():
                     if validity.ends_soon(now):
-                        key = ".".join(map(str, loc))
                         yield (
-                            _warning(f"clusters.{name}.{key}", path, validity, now),
+                            _warning(dotted((*section, *loc)), path, validity, now),
                             f"openssl x509 -noout -text -in {path}",
                         )
 

@@ -79,9 +79,7 @@ class Graph:
         self._retiring = Tasks("retiring")  # a reload has removed or replaced them; they drain
         self._retired: set[Connections] = set()
         metrics.buffered_bytes.set_function(lambda: budget.used)
-        metrics.paused_relays.set_function(
-            lambda: sum(one.cluster.connections.paused for one in self.clusters.values())
-        )
+        metrics.paused_relays.set_function(lambda: sum(one.paused for one in self._connections()))
 
     def __repr__(self) -> str:
         return f"<Graph gateways={len(self.gateways)} clusters={len(self.clusters)}>"

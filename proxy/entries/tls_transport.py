@@ -25,7 +25,9 @@ HANDSHAKE: Final = 22
 """The first byte of every TLS connection: the type of its first record (RFC 8446 5.1)."""
 
 _RECORD: Final = 16 << 10
-_received: Final = memoryview(bytearray(128 << 10))
+_PIECE: Final = 64 << 10
+"""What OpenSSL gets at a time. Its buffers keep the size of the most that was ever in them."""
+_received: Final = memoryview(bytearray(_PIECE))
 """Where all connections receive: OpenSSL copies what is in it before the next one does."""
 _decrypted: Final = memoryview(bytearray(_RECORD))
 
@@ -223,7 +225,9 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
             for data in list_of_data:
                 rest = memoryview(data)
                 while rest:
-                    rest = rest[self._tls.write(rest) :]
+                    rest = rest[self._tls.write(rest[:_PIECE]) :]
+                    if self._outgoing.pending >= _PIECE:
+                        self._flush()
         except ssl.SSLError as exc:
             self._fail(exc)
         else:

@@ -80,8 +80,11 @@ def proxy_url(config: Config, entry: str, scheme: str) -> str:
     if entry not in config.entries:
         raise UnknownName.among("entry", entry, config.entries)
     listen = config.entries[entry].listen
+    others = _entries(config)
+    if config.entries[entry].tls.cert_file is not None:
+        message = f"entry {entry!r} speaks TLS, and clients would show it the cluster's client certificate"
+        raise UnknownName(message, hint=suggest(entry, others))
     if isinstance(listen, UnixPath):
-        others = [name for name, one in config.entries.items() if isinstance(one.listen, Endpoint)]
         message = f"entry {entry!r} listens on {listen}, and a proxy-url can lead to no unix socket"
         raise UnknownName(message, hint=suggest(entry, others))
     return f"{scheme}://{_reachable(listen)}"
@@ -105,8 +108,17 @@ def _called(name: str, cluster: ClusterConfig) -> Endpoint | None:
     return Endpoint(host, cluster.api_servers[0].port)
 
 
+def _entries(config: Config) -> list[str]:
+    """Those that a proxy-url can lead to."""
+    return [
+        name
+        for name, one in config.entries.items()
+        if isinstance(one.listen, Endpoint) and one.tls.cert_file is None
+    ]
+
+
 def _any(config: Config) -> str:
-    names = [name for name, one in config.entries.items() if isinstance(one.listen, Endpoint)]
+    names = _entries(config)
     return f"and one of {listed(names)}" if names else "ENTRY, once the configuration has one in `entries`"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from proxy.config import expiry
-from proxy.config.model import ClusterConfig, Config, GatewayConfig, TlsConfig
+from proxy.config.model import ClusterConfig, Config, EntryConfig, EntryTlsConfig, GatewayConfig, TlsConfig
 from proxy.runtime.endpoint import Endpoint
 from tests.support.ssh_keys import new_key, sign
 from tests.support.tls import Authority
@@ -87,3 +87,11 @@ def test_a_clusters_ca_ends_too(tmp_path: Path) -> None:
     [(message, hint)] = expiry.ending_soon(config, time.time() + 10_000 * DAY)
     assert message.startswith(f"clusters.prod.tls.ca_file: certificate {ca} expired on 20")
     assert str(ca) in hint
+
+
+def test_the_certificate_of_an_entry_ends_too(tmp_path: Path) -> None:
+    issued = Authority(tmp_path).issue("entry")
+    tls = EntryTlsConfig(cert_file=issued.cert, key_file=issued.key)
+    config = Config(version=1, entries={"remote": EntryConfig(listen=Endpoint("127.0.0.1", 3129), tls=tls)})
+    [(message, _)] = expiry.ending_soon(config, time.time() + 10_000 * DAY)
+    assert message.startswith(f"entries.remote.tls.cert_file: certificate {issued.cert} expired on 20")

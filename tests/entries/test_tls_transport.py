@@ -7,7 +7,6 @@ import hashlib
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from proxy.entries import tls_transport
 from proxy.entries.tls_transport import NotTls, TlsTransport
 from tests.support.echo import pattern
 from tests.support.tls import Authority
+from tests.support.tls_client import TlsClient
 
 pytestmark = pytest.mark.both_loops
 
@@ -67,68 +67,10 @@ class Taking(asyncio.BufferedProtocol):
                 await self.news.wait()
 
 
-class Client:
-    """A client whose two directions end one by one, which `asyncio` cannot do."""
-
-    def __init__(self, sock: socket.socket, context: ssl.SSLContext) -> None:
-        self.sock = sock
-        sock.setblocking(False)
-        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname="entry.example.com")
-        self._loop = asyncio.get_running_loop()
-
-    async def shake_hands(self) -> None:
-        while True:
-            try:
-                self._tls.do_handshake()
-            except ssl.SSLWantReadError:
-                await self._flush()
-                await self._receive()
-            else:
-                return await self._flush()
-
-    async def send(self, data: bytes) -> None:
-        for at in range(0, len(data), 1 << 18):
-            self._tls.write(data[at : at + (1 << 18)])
-            await self._flush()
-
-    async def read(self, size: int = -1) -> bytes:
-        """So many bytes, or all until the end: a cut raises ConnectionResetError."""
-        found = bytearray()
-        while len(found) != size:
-            try:
-                data = self._tls.read(1 << 16 if size < 0 else size - len(found))
-            except ssl.SSLWantReadError:
-                await self._receive()
-                continue
-            except ssl.SSLZeroReturnError:
-                data = b""
-            if not data:
-                break
-            found += data
-        return bytes(found)
-
-    async def end(self) -> None:
-        """Send a close_notify."""
-        with suppress(ssl.SSLWantReadError):
-            self._tls.unwrap()
-        await self._flush()
-
-    async def _flush(self) -> None:
-        if data := self._outgoing.read():
-            await self._loop.sock_sendall(self.sock, data)
-
-    async def _receive(self) -> None:
-        data = await self._loop.sock_recv(self.sock, 1 << 16)
-        if not data:
-            raise ConnectionResetError("cut without a close_notify")
-        self._incoming.write(data)
-
-
 class Pair:
     """Both ends of a connection."""
 
-    def __init__(self, client: Client, transport: TlsTransport, taking: Taking) -> None:
+    def __init__(self, client: TlsClient, transport: TlsTransport, taking: Taking) -> None:
         self.client, self.transport, self.taking = client, transport, taking
 
     async def write(self, data: bytes) -> None:
@@ -169,7 +111,7 @@ async def pair(
     theirs, ours = sockets()
     trust = trusting(authority.ca.cert)
     trust.maximum_version = request.param
-    client, taking = Client(theirs, trust), Taking()
+    client, taking = TlsClient(theirs, trust, "entry.example.com"), Taking()
     async with asyncio.timeout(60), asyncio.TaskGroup() as group:
         shaking = group.create_task(client.shake_hands())
         accepting = group.create_task(tls_transport.accept(ours, context, taking))

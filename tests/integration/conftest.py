@@ -19,6 +19,7 @@ BOTH_PLANES = {
     "test_byte_path",
     "test_jump",
     "test_make_before_break",
+    "test_remote_entry",
     "test_stuck",
     "test_update_host_keys",
     "test_watch_through_reloads",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.config.model import ClusterConfig, Config, EntryConfig, TlsConfig
+from proxy.config.model import ClusterConfig, Config, EntryConfig, EntryTlsConfig, TlsConfig
 from proxy.errors import ConfigError, UnknownName
 from proxy.kubeconfig import targets as module
 from proxy.kubeconfig.targets import Target, proxy_url, targets
@@ -117,3 +117,12 @@ def test_only_certificates_leave_a_ca_file(certificates: Certificates, tmp_path:
     clusters = {name: replace(PROD, tls=TlsConfig(ca_file=path)) for name, path in files.items()}
     assert one(clusters["b"]).ca == ca
     assert refused(config(clusters)).keys() == {"clusters.a.tls.ca_file", "clusters.c.tls.ca_file"}
+
+
+def test_clients_would_show_their_certificate_to_an_entry_with_tls() -> None:
+    """client-go does, for a proxy-url of https."""
+    tls = EntryTlsConfig(cert_file=Path("/c"), key_file=Path("/k"))
+    entries = {"remote": EntryConfig(listen=LISTEN, tls=tls), "remove": EntryConfig(listen=LISTEN)}
+    with pytest.raises(UnknownName, match="'remote' speaks TLS") as caught:
+        proxy_url(Config(version=1, entries=entries), "remote", "http")
+    assert "remove" in caught.value.hint
