@@ -326,10 +326,14 @@ def test_a_webhook_and_an_aggregated_api_are_called(cluster: Cluster, daemon: Da
         )
 
         wanted = ("create", "configmap", "wanted", "--dry-run=server")
-        daemon.wait_for("the webhook", lambda: "the webhook has been asked" in cluster.attempt(*wanted))
+        daemon.wait_for(
+            "the webhook", lambda: "the webhook has been asked" in cluster.attempt(*wanted), seconds=60
+        )
         path = f"/apis/{GROUP}/v1/asked"
         asked = ("get", "--raw", path)
-        daemon.wait_for("the aggregated API", lambda: f'"path": "{path}"' in cluster.attempt(*asked))
+        daemon.wait_for(
+            "the aggregated API", lambda: f'"path": "{path}"' in cluster.attempt(*asked), seconds=60
+        )
     finally:
         cluster.kubectl("delete", "--ignore-not-found", hooks, "hook")
         cluster.kubectl("delete", "--ignore-not-found", "apiservice", f"v1.{GROUP}")
@@ -356,8 +360,8 @@ def test_a_lost_link_ends_clients_and_its_reason_reaches_the_next(
         closed = daemon.events("connection closed")
         return [one["asked"] for one in closed if (one["entry"], one["reason"]) == ("egress", "link_lost")]
 
-    daemon.wait_for("both are in the log", lambda: cut() == [f"{NODE}:10250"] * 2)
+    daemon.wait_for("both are in the log", lambda: cut().count(f"{NODE}:10250") >= 2)
     with pytest.raises(AssertionError, match=f"503 kubemux: {NODE}: link_down \\("):
         cluster.kubectl(*hello)
     node.start()
-    daemon.wait_for("the next command works", lambda: cluster.attempt(*hello) == "hello\n")
+    daemon.wait_for("the next command works", lambda: cluster.attempt(*hello) == "hello\n", seconds=60)
