@@ -247,7 +247,7 @@ def test_the_page_tells_the_truth_about_patterns(row: list[str]) -> None:
 def test_the_page_tells_every_kind_of_rule() -> None:
     told = [
         Rule.parse(text)
-        for row in pages.rows("docs/routes.md", "in `allow`")
+        for row in pages.rows("docs/who-may.md", "rule")
         for text in re.findall(r"`([^`]+)`", row[0])
     ]
     assert {rule.kind for rule in told} == {*KINDS, ANY}

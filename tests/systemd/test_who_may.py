@@ -29,6 +29,8 @@ Server(("127.0.0.1", 7000), Echo).serve_forever()
 """
 _IS_THERE: Final = "import socket; socket.create_connection(('127.0.0.1', 7000), timeout=5).close()"
 _ENTRIES: Final = ("3128", "/run/kubemux-entries/everybody.sock")
+_OF_ROOT: Final = "3129"
+"""Of the entry that root alone may use."""
 _LISTENERS: Final = {
     "sre": ("16443", "/run/kubemux-entries/sre.sock"),
     "rooted": ("16444", "/run/kubemux-entries/rooted.sock"),
@@ -58,6 +60,7 @@ def _config() -> dict[str, Any]:
         "entries": {
             "proxy": {"listen": f"127.0.0.1:{port}"},
             "everybody": {"listen": f"unix:{path}", "mode": "0666"},
+            "roots": {"listen": f"127.0.0.1:{_OF_ROOT}", "allow": ["uid:root"]},
         },
     }
 
@@ -126,10 +129,15 @@ def _ways() -> Iterator[tuple[str, Way]]:
         for way in ("CONNECT", "SOCKS5"):
             for name in _MAY:
                 yield name, (way, entry, name, 22 if name == "a.bobs" else 443)
+    for way in ("CONNECT", "SOCKS5"):
+        yield "rooted", (way, _OF_ROOT, "rooted", 443)
 
 
 def _denial(user: str, way: str, address: str, name: str) -> str:
     match way:
+        case "CONNECT" if address == _OF_ROOT:
+            why = f"uid {_UIDS[user]} is not in allow of entries.roots"
+            return f"HTTP/1.1 403 kubemux: denied ({why})"
         case "CONNECT":
             return f"HTTP/1.1 403 kubemux: {name}: denied (uid {_UIDS[user]} is not in allow)"
         case "SOCKS5":
@@ -154,9 +162,10 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
         yield machine
 
 
-def logged(machine: Machine, event: str) -> list[dict[str, Any]]:
+def trail(machine: Machine) -> list[dict[str, Any]]:
+    """What the log tells of clients that have ended. An entry's `allow` refuses them earlier."""
     lines = (json.loads(line) for line in machine.log.read_text().splitlines() if line.startswith("{"))
-    return [line for line in lines if line["event"] == event]
+    return [line for line in lines if line["event"] in {"connection closed", "connection refused"}]
 
 
 def test_each_way_in_under_the_shipped_unit(machine: Machine) -> None:
@@ -168,9 +177,9 @@ def test_each_way_in_under_the_shipped_unit(machine: Machine) -> None:
             expected = "served" if _MAY[name] == user else _denial(user, way, address, name)
             assert answer == expected, (user, way, address, name)
     count = len(asked) * len(_UIDS)
-    machine.wait(lambda: len(logged(machine, "connection closed")) == count, "the daemon to tell of all")
-    trail = {(line["caller"], line["reason"] == "denied") for line in logged(machine, "connection closed")}
-    assert trail == {(f"uid:{uid}", is_denied) for uid in _UIDS.values() for is_denied in (True, False)}
+    machine.wait(lambda: len(trail(machine)) == count, "the daemon to tell of all")
+    told = {(line["caller"], line["reason"] == "denied") for line in trail(machine)}
+    assert told == {(f"uid:{uid}", is_denied) for uid in _UIDS.values() for is_denied in (True, False)}
 
     # The kernel says uid 0 of a socket whose client has sent and closed: it must be nobody, not root. The
     # daemon stands still meanwhile, so that it looks too late for certain.
@@ -179,8 +188,8 @@ def test_each_way_in_under_the_shipped_unit(machine: Machine) -> None:
     for user in _UIDS:
         machine.run(*run_as(user, "python3", "-c", _SENDS_AND_CLOSES, user))
     machine.run("kill", "-CONT", pid)
-    machine.wait(lambda: len(logged(machine, "connection closed")) == count + 6, "the daemon to tell of them")
-    for line in logged(machine, "connection closed")[count:]:
+    machine.wait(lambda: len(trail(machine)) == count + 6, "the daemon to tell of them")
+    for line in trail(machine)[count:]:
         assert (line["reason"], line["caller"]) == ("denied", line["client"])
         assert line["client"].startswith("127.0.0.1:")
     for text, is_found in (("hello", 0), ("has sent and closed", 1)):
