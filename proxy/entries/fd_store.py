@@ -87,7 +87,7 @@ class FdStore:
             log.warning(
                 "inherited socket not used",
                 listen=str(address),
-                hint="no cluster listens there; if kubemux.socket has it, take it out",
+                hint="no cluster and no entry listens there; if a socket unit has it, take it out",
             )
             with self._inherited.pop(address) as sock:
                 end_listening(sock)
