@@ -192,7 +192,7 @@ class Graph:
 
         def hand_on(kept: KeptListener | None) -> None:
             if kept is not None and kept.is_bound and kept.address in wanted:
-                listeners[kept.address] = kept.listener
+                listeners[kept.address] = kept.hand_on()
             elif kept is not None:
                 kept.release()
 

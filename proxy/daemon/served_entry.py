@@ -67,38 +67,56 @@ class ServedEntry:
 
     async def start(self) -> None:
         """Accept clients. If the address is not free, try to bind it until it is."""
-        await self._load(self.config, is_new=True)
+        await self._load(self.config)
         await self.listener.start()
 
     async def reconfigure(self, config: EntryConfig) -> None:
-        """Use these settings for clients that come from now on, and read the files again."""
-        is_new = (config.tls, config.users_file) != (self.config.tls, self.config.users_file)
+        """Use these settings for clients that come from now on, and read the files again.
+
+        With other files, all settings change at the same moment, when the files are read: an `allow` may have
+        been left out because clients log in now.
+        """
+        if (config.tls, config.users_file) == (self.config.tls, self.config.users_file):
+            self._use(config)
+            await self._load()
+        else:
+            await self._load(config)
+
+    def _use(self, config: EntryConfig) -> None:
         self.config = config
         self.listener.let_in(Permissions.of(config.mode, config.group))
-        await self._load(config, is_new=is_new)
 
     def renew(self) -> None:
         """Read the files again: they have changed."""
-        self._tasks.spawn(self._load(self.config, is_new=False), name="renew")
+        self._tasks.spawn(self._load(), name="renew")
 
-    async def _load(self, config: EntryConfig, *, is_new: bool) -> None:
-        """Read the files. If they cannot be read, what was read before stays; but if the settings are new,
-        every client is refused.
+    async def _load(self, new: EntryConfig | None = None) -> None:
+        """Read the files, those of the `new` settings if there are any, and use both.
+
+        If the files cannot be read, what was read before stays; but with new settings, every client is
+        refused. Then clients that have not made their request yet have to come again, too: they have begun
+        under other rules.
         """
         async with self._loading:
+            config = new or self.config
             try:
                 tls = await self._context(config)
                 users = await self._read_users(config)
             except (Unusable, Hangs) as exc:
                 hint = exc.hint if isinstance(exc, Unusable) else credentials.HANGS
                 log.warning("file cannot be used", entry=self.name, message=str(exc), hint=hint)
-                if is_new:
+                if new is not None:
                     self.entry.closed_because = str(exc)
+                    self.entry.end_requests()
+                    self._use(new)
                 return
             old, self._users = self._users, users
             self.entry.tls = tls
             self.entry.check_login = self._is_right if users is not None else None
             self.entry.closed_because = ""
+            if new is not None:
+                self.entry.end_requests()
+                self._use(new)
             if old is not None and old is not users:
                 await old.close()
 

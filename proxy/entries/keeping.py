@@ -133,6 +133,13 @@ class KeptListener:
             event = "clients are served again"
         log.info(event, **self._owner, **because, listen=str(self.address))
 
+    def hand_on(self) -> Listener:
+        """The listener for the next owner of the address. Until that one starts, clients wait in the kernel:
+        it may have to read first who may come in.
+        """
+        self.listener.hold()
+        return self.listener
+
     def accept_no_more(self) -> None:
         """Close the socket; systemd keeps its own for the next process. If it has none of a unix socket, the
         file is of no use any more.

@@ -134,6 +134,11 @@ class Listener:
         self.is_refusing = False
         self._loop.add_reader(self._socket, self._accept)
 
+    def hold(self) -> None:
+        """Let clients wait in the kernel until `start`."""
+        if self._socket is not None:
+            self._stop_accepting(self._socket)
+
     def release(self) -> None:
         """Close, and free the address even if systemd has a descriptor of the socket. Idempotent."""
         if self._socket is not None:

@@ -34,6 +34,8 @@ MOST_HEADS: Final = 1000
 
 NEEDS_TLS: Final = "this entry speaks TLS: a proxy's URL begins with https://"
 
+_ENDS: Final = "kubemux stops, or the entry has new settings, or many clients wait"
+
 OnArrival = Callable[[Arrival], None]
 CheckLogin = Callable[[Credentials], Awaitable[bool]]
 CheckCaller = Callable[[Caller], Awaitable[None]]
@@ -65,6 +67,8 @@ class ProxyEntry:
         self._tasks = Tasks(f"entry {name}")
         self._reading: dict[asyncio.Task[None], None] = {}
         self._clients: set[SpeakingClient] = set()
+        self._new: dict[socket.socket, Caller] = {}
+        """Clients whose task has not begun."""
 
     def __repr__(self) -> str:
         return f"<ProxyEntry {self.name} requests={len(self._reading)} clients={len(self._clients)}>"
@@ -78,9 +82,21 @@ class ProxyEntry:
             return
         if len(self._reading) >= MOST_HEADS:
             next(iter(self._reading)).cancel()
+        self._new[sock] = caller
         task = self._tasks.spawn(self._serve(sock, caller), name=f"request of {caller}")
         self._reading[task] = None
-        task.add_done_callback(lambda task: self._reading.pop(task, None))
+        task.add_done_callback(lambda task: self._has_read(task, sock))
+
+    def _has_read(self, task: asyncio.Task[None], sock: socket.socket) -> None:
+        del self._reading[task]
+        if caller := self._new.pop(sock, None):  # its task was cancelled before it began
+            self._ended(caller, Reason.SHUTDOWN, _ENDS)
+            sock.close()
+
+    def end_requests(self) -> None:
+        """Send every client away that has not made its request yet."""
+        for task in self._reading:
+            task.cancel()
 
     async def close(self) -> None:
         """End every client that has not been handed on to a relay."""
@@ -89,6 +105,7 @@ class ProxyEntry:
             client.abort()
 
     async def _serve(self, sock: socket.socket, caller: Caller) -> None:
+        del self._new[sock]
         client = SpeakingClient(self._clients.discard)
         self._clients.add(client)
         head: Head | None = None
@@ -128,7 +145,7 @@ class ProxyEntry:
             self._ended(caller, Reason.CLIENT_RESET, exc.strerror or str(exc))
             client.abort()
         except asyncio.CancelledError:
-            self._refuse(client, caller, Reason.SHUTDOWN, "kubemux stops, or many clients wait", head)
+            self._refuse(client, caller, Reason.SHUTDOWN, _ENDS, head)
             raise
         else:
             if isinstance(step, Asked):

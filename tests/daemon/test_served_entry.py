@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 import bcrypt
@@ -18,6 +18,8 @@ from proxy.daemon.daemon import Daemon
 from proxy.daemon.orders import Controller
 from proxy.daemon.reload import reload
 from proxy.daemon.renewal import Renewal
+from proxy.entries.users import Users
+from proxy.runtime.tasks import Tasks
 from tests.support.daemon import Daemon as Written
 from tests.support.echo import Echo
 from tests.support.ports import free_port
@@ -36,6 +38,7 @@ class Bed:
         self.show(self.authority.issue("first", dns=(HOST,)))
         self.let_in(ci="secret")
         self.port = free_port()
+        self.name = "remote"
         self.entry: dict[str, object] = {
             "listen": f"127.0.0.1:{self.port}",
             "tls": {
@@ -55,7 +58,9 @@ class Bed:
     def configure(self, **more: object) -> None:
         self.entry |= more
         entry = {key: value for key, value in self.entry.items() if value is not None}
-        self._written.configure(gateways={}, clusters=self._clusters, sections={"entries": {"remote": entry}})
+        self._written.configure(
+            gateways={}, clusters=self._clusters, sections={"entries": {self.name: entry}}
+        )
 
     def show(self, issued: Issued) -> None:
         self.cert.write_bytes(issued.cert.read_bytes())
@@ -180,3 +185,63 @@ async def test_new_settings_whose_files_are_gone_let_nobody_in(tmp_path: Path) -
             await one.ask()
         await served.reconfigure(one.daemon.graph.config.entries["remote"])
         assert (await one.ask())[0].startswith("200 ")
+
+
+@contextmanager
+def slow_users(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[asyncio.Event, asyncio.Event]]:
+    """A users_file that takes long to read: when that begins, and when it may end."""
+    begins, ends, load_users = asyncio.Event(), asyncio.Event(), Users.load
+
+    async def load_slowly(self: Users) -> None:
+        begins.set()
+        await ends.wait()
+        await load_users(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Users, "load", load_slowly)
+        yield begins, ends
+
+
+async def test_nobody_comes_in_before_the_new_owner_of_an_address_knows_its_users(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks = Tasks("test")
+    async with bed(tmp_path) as one:
+        one.name = "renamed"
+        one.configure(tls=None)
+        with slow_users(monkeypatch) as (begins, ends):
+            reloading = tasks.spawn(reload(one.daemon), name="reload")
+            async with asyncio.timeout(60):
+                await begins.wait()
+            asking = tasks.spawn(one.ask("nobody:wrong", tls=False), name="ask")
+            asyncio.get_running_loop().call_later(0.2, ends.set)  # by then the client would be answered
+            assert (await asking)[0].startswith("407 ")
+            await reloading
+        assert (await one.ask(tls=False))[0] == "200 Connection established"
+
+
+async def test_an_allow_is_not_gone_before_the_login_that_replaces_it_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks = Tasks("test")
+    async with bed(tmp_path) as one:
+        users = one.entry["users_file"]
+        one.configure(tls=None, users_file=None, allow=["site:none"])
+        await reload(one.daemon)
+        waiting = await asyncio.open_connection("127.0.0.1", one.port)
+        waiting[1].write(b"CONNECT prod:443 HTTP/1.1\r\n")
+        one.configure(users_file=users, allow=None)
+        with slow_users(monkeypatch) as (begins, ends):
+            reloading = tasks.spawn(reload(one.daemon), name="reload")
+            async with asyncio.timeout(60):
+                await begins.wait()
+                assert (await one.ask(tls=False))[0].startswith("403 ")
+                ends.set()
+                await reloading
+                waiting[1].write(b"\r\n")
+                assert (await waiting[0].readline()).startswith(b"HTTP/1.1 503 kubemux: shutdown (")
+        waiting[1].close()
+        with suppress(OSError):
+            await waiting[1].wait_closed()
+        assert (await one.ask("nobody:wrong", tls=False))[0].startswith("407 ")
+        assert one.daemon.graph.entries["remote"].entry.record.active == 0

@@ -225,3 +225,13 @@ async def test_close_ends_those_that_wait_for_an_answer() -> None:
         for connection in (asked, silent):
             with suppress(ConnectionResetError):
                 assert await whole(connection) == b""
+
+
+@pytest.mark.both_loops
+async def test_a_client_that_comes_as_the_entry_ends_is_closed_and_counted() -> None:
+    async with stage() as one:
+        connection = await one.come()
+        await one.entry.close()  # before the client's task has begun
+        with suppress(ConnectionError):
+            assert await whole(connection) == b""
+        assert (one.record.active, [*one.record.results]) == (0, [Reason.SHUTDOWN])
