@@ -24,7 +24,7 @@ from tests.support.kubelet.exec_client import ExecByWebSocket
 from tests.support.kubelet.serving import GROUP
 from tests.support.nodes import NODE, Node
 from tests.support.ports import free_port
-from tests.support.ssh_keys import public
+from tests.support.ssh_keys import new_key, public
 from tests.support.tls import Authority
 
 pytestmark = [pytest.mark.apiserver, pytest.mark.sshd, pytest.mark.network]
@@ -140,10 +140,15 @@ def node(cluster: Cluster) -> Iterator[Node]:
 
 
 @contextmanager
-def running(folder: Path, node: Node, text: str, places: Places) -> Iterator[Daemon]:
-    """A daemon with a page's configuration; its machine resolves the node's name, as the node does."""
+def running(
+    folder: Path, node: Node, text: str, places: Places, *, host_key: Path | None = None
+) -> Iterator[Daemon]:
+    """A daemon with a page's configuration; its machine resolves the node's name, as the node does.
+
+    `host_key` is what known_hosts has, if that is not the node's.
+    """
     known_hosts = folder / "known_hosts"
-    known_hosts.write_text(f"{node.host},{NODE} {public(node.host_key)}\n")
+    known_hosts.write_text(f"{node.host},{NODE} {public(host_key or node.host_key)}\n")
     here: Places = {
         "bastion.eu.example.com": node.host,
         "user: tunnel": f"user: {node.user}",
@@ -273,6 +278,18 @@ def test_an_api_server_on_another_machine_comes_by_tls(
         type_and_see(far, "exec", "-it", "web", "--", "sh")
         type_and_see_by_websocket(far)
         follow_logs(far)
+
+
+def test_nobody_stands_in_for_a_node(cluster: Cluster, node: Node, tmp_path: Path) -> None:
+    """Its host key is verified, which the API server's own tunnels did not do."""
+    text = pages.block(PAGE, OWN_SSHD, "yaml")
+    places: Places = {SOCKET: cluster.egress, "    group: kube\n": ""}
+    with (
+        running(tmp_path, node, text, places, host_key=new_key(tmp_path / "other")) as daemon,
+        pytest.raises(AssertionError, match=rf"503 kubemux: {NODE}: link_down \(.*host_key_changed"),
+    ):
+        cluster.kubectl("exec", "web", "--", "echo", "hello")
+    assert {one["reason"] for one in daemon.events("gateway dial failed")} == {"host_key_changed"}
 
 
 def create_service(cluster: Cluster) -> None:
