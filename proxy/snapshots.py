@@ -34,6 +34,17 @@ class ClusterState(StrEnum):
     """No client needs its gateway, so it is not probed."""
 
 
+class DiscoveryState(StrEnum):
+    """How current the addresses are of the pods that a route leads to."""
+
+    ASKING = "asking"
+    """The API server has not told them yet."""
+    WATCHING = "watching"
+    """They are current."""
+    BROKEN = "broken"
+    """They are as they were when the watch broke; it is tried again."""
+
+
 @dataclass(frozen=True, slots=True)
 class LinkSnapshot:
     """One live SSH connection."""
@@ -114,6 +125,20 @@ class EntrySnapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class DiscoverySnapshot:
+    """What is known of the pods of one route."""
+
+    cluster: str
+    state: DiscoveryState
+    pods: int
+    """How many are known, running or not."""
+    reason: str
+    """Why the watch is broken, a word of `proxy.errors.reasons`; empty if it is not."""
+    message: str
+    hint: str
+
+
+@dataclass(frozen=True, slots=True)
 class RouteSnapshot:
     """One route."""
 
@@ -124,6 +149,8 @@ class RouteSnapshot:
     connections_total: int
     bytes_to_target: int
     bytes_from_target: int
+    discovery: DiscoverySnapshot | None = None
+    """Only for a route to pods."""
 
 
 @dataclass(frozen=True, slots=True)

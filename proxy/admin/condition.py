@@ -13,6 +13,7 @@ from proxy.snapshots import (
     ClusterSnapshot,
     ClusterState,
     DaemonSnapshot,
+    DiscoveryState,
     EntrySnapshot,
     GatewaySnapshot,
     GatewayState,
@@ -99,6 +100,12 @@ def findings(snapshot: DaemonSnapshot, lost: frozenset[str]) -> Iterator[Finding
     for entry in snapshot.entries:
         if not entry.listening and not snapshot.draining:
             yield _entry(entry)
+    for route in snapshot.routes:
+        pods = route.discovery
+        # Without a link, the finding of the gateway says why.
+        if pods is not None and pods.state is DiscoveryState.BROKEN and pods.reason != LinkDown.reason:
+            message = f"its pods are not watched, {pods.pods} are known from before: {pods.message}"
+            yield Finding("route", route.name, Severity.DEGRADED, pods.reason, message, pods.hint)
 
 
 def _cluster(cluster: ClusterSnapshot, lost: frozenset[str], *, is_draining: bool) -> Finding | None:

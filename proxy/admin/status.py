@@ -22,12 +22,14 @@ The document, stable for scripts (a field may be added; one that goes or changes
      "entries":  [{"name": "proxy", "listen": "127.0.0.1:3128", "listening": true, "reason": "",
                    "message": "", "hint": "", "connections": 3, "connections_total": 45}],
      "routes":   [{"name": "nodes", "match": ["*.eu.internal:22"], "gateway": "eu-edge", "connections": 2,
-                   "connections_total": 30, "bytes_to_target": 1, "bytes_from_target": 2}]}
+                   "connections_total": 30, "bytes_to_target": 1, "bytes_from_target": 2,
+                   "discovery": {"cluster": "prod-eu", "state": "watching", "pods": 7, "reason": "",
+                   "message": "", "hint": ""}}]}
 
 A cluster without `listen`, which is reached by its name alone, has "" there, and is `listening` until it is
-drained.
+drained. A route without `discover` has null for `discovery`.
 Times are seconds, sizes bytes, `certificate_expiry` Unix time; null is "not known (yet)". States are those of
-`GatewayState` and `ClusterState`, reasons those of `proxy.errors` and of probes.
+`GatewayState`, `ClusterState` and `DiscoveryState`, reasons those of `proxy.errors` and of probes.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from proxy.config.credentials import Scrutiny
 from proxy.config.loader import load
 from proxy.config.model import DIRECT, ClusterConfig
 from proxy.errors import UnknownName, UnknownTarget
-from proxy.routing.names import Names, Passed, ToCluster, ToTarget
+from proxy.routing.names import Asks, Names, Passed, ToCluster, ToTarget
 from proxy.runtime.endpoint import Endpoint
 
 
@@ -42,28 +42,38 @@ class Asked(click.ParamType[Endpoint]):
 def route(asked: Endpoint, entry: str | None, config: Path) -> None:
     """Say where a client is led that asks for HOST:PORT, which rule decides it, and why those before do not.
 
-    It reads the configuration alone: nothing is connected, and no name is resolved. Exit codes: 0 it leads
-    somewhere, 1 nowhere, 2 no such entry, 78 bad configuration.
+    It reads the configuration alone: nothing is connected, no name is resolved, and no API server asked for
+    its pods. Exit codes: 0 it leads somewhere, or may, 1 nowhere, 2 no such entry, 78 bad configuration.
     """
     loaded = load(config, Scrutiny.NONE)
     if entry is not None and entry not in loaded.entries:
         raise UnknownName.among("entry", entry, loaded.entries)
+    asks: list[Asks] = []
     try:
         for step in Names(loaded).walk(asked, entry):
-            if isinstance(step, Passed):
+            if isinstance(step, Asks):
+                asks.append(step)
+                _say_asks(step, asked.host)
+            elif isinstance(step, Passed):
                 say(f"  passed over  {step.rule}: {step.why}")
             elif isinstance(step, ToCluster):
                 _say_cluster(step, loaded.clusters[step.cluster])
             else:
                 _say_target(step, entry)
     except UnknownTarget as error:
-        say(f"refused: {error.reason} ({error})")
-        click.get_current_context().exit(EX_FAILED)
+        say(f"{'otherwise ' if asks else ''}refused: {error.reason} ({error})")
+        if not asks:
+            click.get_current_context().exit(EX_FAILED)
 
 
 def _say_cluster(found: ToCluster, cluster: ClusterConfig) -> None:
     say(f"  decides      cluster {found.cluster}: {found.why}")
     say(f"leads to {' or '.join(map(str, cluster.api_servers))}{_through(cluster.gateway)}")
+
+
+def _say_asks(found: Asks, pod: str) -> None:
+    say(f"  may decide   {found.rule}: {found.why}")
+    say(f"leads to port {found.port} of pod {pod}{_through(found.route.gateway)}, if that pod runs")
 
 
 def _say_target(found: ToTarget, entry: str | None) -> None:

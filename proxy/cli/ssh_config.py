@@ -21,7 +21,7 @@ from proxy.config.asked import RouteConfig
 from proxy.config.credentials import Scrutiny
 from proxy.config.loader import load
 from proxy.config.matches import Match
-from proxy.config.model import Config
+from proxy.config.model import Config, DiscoverConfig
 from proxy.runtime.endpoint import Local
 
 SSH_PORTS: Final = frozenset({22, 2209, 2222})
@@ -66,6 +66,8 @@ def blocks(config: Config, entry: str, listen: Local, ports: Collection[int]) ->
     for route in config.routes:
         if route.entries is not None and entry not in route.entries:
             continue
+        if route.discover is not None and route.discover.port in ports:
+            yield _pods(route.name, route.discover, command)
         for match in route.match:
             if not _is_ssh(match, route, ports):
                 continue
@@ -75,11 +77,22 @@ def blocks(config: Config, entry: str, listen: Local, ports: Collection[int]) ->
             except ValueError as exc:
                 yield f"{title}: not written: {exc}\n"
                 continue
-            # The port is always there: a later block that fits, too, must not add its own.
-            yield (
-                f"{title}\nHost {hosts}\n    Port {match.first}\n"
-                f"    ProxyCommand {command} --fdpass %h %p\n    ProxyUseFdpass yes\n"
-            )
+            yield _block(title, hosts, match.first, command)
+
+
+def _block(title: str, hosts: str, port: int, command: str) -> str:
+    # The port is always there: a later block that fits, too, must not add its own.
+    return (
+        f"{title}\nHost {hosts}\n    Port {port}\n"
+        f"    ProxyCommand {command} --fdpass %h %p\n    ProxyUseFdpass yes\n"
+    )
+
+
+def _pods(route: str, discover: DiscoverConfig, command: str) -> str:
+    title = f"# route {route}: pods of {discover.cluster}"
+    if discover.namespace is None:  # github.com would be one of them
+        return f"{title}: not written: without a namespace they are all names with one dot\n"
+    return _block(title, _without_more_dots(["?*", discover.namespace]), discover.port, command)
 
 
 def _is_ssh(match: Match, route: RouteConfig, ports: Collection[int]) -> bool:

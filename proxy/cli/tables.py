@@ -201,7 +201,8 @@ def _entry(entry: EntrySnapshot) -> list[Text]:
 
 
 def _route(route: RouteSnapshot) -> list[Text]:
-    first, *others = route.match or ("-",)
+    pods = route.discovery
+    first, *others = (f"{pods.pods} pods of {pods.cluster}",) if pods else route.match or ("-",)
     return [
         text(route.name, "bold"),
         text(route.gateway),

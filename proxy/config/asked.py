@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from proxy.config.allow import ANY, Allowed
+from proxy.config.discover import DiscoverConfig
 from proxy.config.keys import Kind, Section, key
 from proxy.config.listen import GROUP, MODE, Listen, Mode
 from proxy.config.matches import Leading, Pattern
@@ -19,7 +20,15 @@ class RouteConfig(Section):
         "What clients may ask for, each with a port, a range (`:2000-2999`) or any (`:*`). In a name, `*` "
         "stands for a part of a label, `**` for whole labels. A network, or one address, matches addresses.",
         ["*.eu.internal:22", "10.0.0.0/16:2209"],
-        min_length=1,
+        default=(),
+        unset="none (the route has `discover`)",
+    )
+    discover: DiscoverConfig | None = key(
+        "Pods, in place of `match` and `target`: `NAME.NAMESPACE` leads to the pod's present address.",
+        {"cluster": "prod-eu", "selector": "app=notebook", "port": 2209},
+        default=None,
+        unset="none (the route has `match`)",
+        elsewhere=True,
     )
     gateway: Name = key(
         "The gateway that leads there; `direct` means without SSH.", "eu-edge", DIRECT, elsewhere=True

@@ -188,7 +188,7 @@ def section_at(section: type[Section], loc: Loc) -> type[Section] | None:
         elif get_origin(kind) is tuple and isinstance(step, int):
             kind = get_args(kind)[0]
         elif isinstance(kind, type) and issubclass(kind, Section) and step in keys(kind):
-            kind = keys(kind)[str(step)].kind
+            kind = _bare(keys(kind)[str(step)].kind)
         else:
             return None
     return kind if isinstance(kind, type) and issubclass(kind, Section) else None

@@ -13,6 +13,7 @@ from proxy.config.allow import Allowed
 from proxy.config.asked import EntryConfig as EntryConfig
 from proxy.config.asked import EntryTlsConfig as EntryTlsConfig
 from proxy.config.asked import RouteConfig as RouteConfig
+from proxy.config.discover import DiscoverConfig as DiscoverConfig
 from proxy.config.gateways import GatewayConfig as GatewayConfig
 from proxy.config.gateways import KeepaliveConfig as KeepaliveConfig
 from proxy.config.keys import Kind, Section, key

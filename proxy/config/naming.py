@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from proxy.config import discovering
 from proxy.config.findings import Finding
 from proxy.config.matches import Match
 from proxy.config.model import DIRECT, Config, RouteConfig
@@ -27,6 +28,7 @@ def check(config: Config) -> Iterator[Finding]:
             if entry not in config.entries:
                 hint = suggest(entry, config.entries)
                 yield Finding(("routes", index, "entries", place), f"there is no entry {shown(entry)}", hint)
+        yield from discovering.check(config, index, route)
         yield from _blanks(index, route)
         yield from _shadows(index, route, decided)
 

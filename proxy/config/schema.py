@@ -127,7 +127,7 @@ def described(key: Key, *, unset: bool = True) -> str:
     text = key.meaning
     if get_origin(plain_type(key.kind)) is Literal:
         *others, last = map(str, get_args(plain_type(key.kind)))
-        text += f" One of {', '.join(others)} and {last}."
+        text += f" One of {', '.join(others)} and {last}." if others else f" Only {last}, today."
     if key.range and key.least != key.most:
         text += f" {key.range[0].upper()}{key.range[1:]}."
     return f"{text} Left out: {key.unset}." if unset and key.unset else text

@@ -80,6 +80,10 @@ class Cluster:
         """
         return await self._failover.dial_probe(self._way, deadline, is_needed=self.config.probe.keep_up)
 
+    async def dial_for_pods(self, deadline: float) -> Dialled:
+        """The same for a watch of pods, for which a gateway is dialled on demand, and kept up."""
+        return await self._failover.dial_probe(self._way, deadline, is_needed=True)
+
     async def _open(self, arrival: Arrival, hold_until: float) -> tuple[Channel, Endpoint]:
         return await self._failover.open_channel(
             self._way,

@@ -11,14 +11,16 @@ import structlog
 
 from proxy.config import references
 from proxy.config.diff import Plan
-from proxy.config.model import DIRECT, ClusterConfig, Config, RouteConfig
+from proxy.config.model import Config, RouteConfig
 from proxy.daemon.access import Access
 from proxy.daemon.connections import HALF_CLOSE_S, Connections, Shared
+from proxy.daemon.discovering import Discoveries
 from proxy.daemon.heartbeat import Part
-from proxy.daemon.routed import Routed, WayTo
+from proxy.daemon.routed import Routed
 from proxy.daemon.served import ServedCluster
 from proxy.daemon.served_entry import ServedEntry
 from proxy.daemon.switchboard import Switchboard
+from proxy.daemon.ways import Ways
 from proxy.entries.admission import Admission
 from proxy.entries.fd_store import FdStore
 from proxy.entries.keeping import KeptListener
@@ -26,10 +28,7 @@ from proxy.entries.listener import Listener
 from proxy.health.tls import Contexts
 from proxy.metrics import Metrics
 from proxy.relay.budget import MemoryBudget
-from proxy.relay.direct import Direct
-from proxy.relay.interfaces import Way
 from proxy.relay.waiting import WaitingForMemory
-from proxy.routing.names import Names
 from proxy.runtime import descriptors
 from proxy.runtime.endpoint import Local
 from proxy.runtime.tasks import Tasks
@@ -74,7 +73,9 @@ class Graph:
         self._contexts = Contexts()
         self._told: dict[str, tuple[bool, bool]] = {}
         self.routes: dict[str, Routed] = {}
-        self._switchboard = Switchboard(Names(config), self.clusters, self.routes)
+        self._ways = Ways(self.gateways)
+        self._discoveries = Discoveries(self.clusters, self.routes, self._contexts, on_change)
+        self._switchboard = Switchboard(config, self.clusters, self.routes)
         self.access.reconfigure(config)
         self._retiring = Tasks("retiring")  # a reload has removed or replaced them; they drain
         self._retired: set[Connections] = set()
@@ -149,6 +150,7 @@ class Graph:
         for route in self.config.routes:
             self._add_route(route)
         await self._add(self.config.clusters, self.config.entries, {})
+        self._discoveries.start()
 
     # -------------------------------------------------------------------------------------- while it runs
 
@@ -162,11 +164,13 @@ class Graph:
             self._apply_limits()
         listeners = self._retire(plan)
         self._update(plan)
-        self._switchboard.names = Names(config)
+        self._switchboard.reconfigure(config)
         clusters, entries = plan.clusters, plan.entries
         for name in (*entries.kept, *entries.renewed):
             await self.entries[name].reconfigure(config.entries[name])
         await self._add((*clusters.changed, *clusters.added), (*entries.changed, *entries.added), listeners)
+        self._discoveries.start()
+        self._discoveries.renew((*clusters.changed, *clusters.renewed))
         for name in entries.removed:
             self._metrics.forget_entry(name)
         for name in plan.routes.removed:
@@ -201,8 +205,8 @@ class Graph:
             hand_on(entry.listener)
             self._retiring.spawn(entry.close(), name=f"entry {name}")
         for name in (*plan.routes.removed, *plan.routes.changed):
-            retired = self.routes.pop(name).connections
-            self._outlive(retired, retired.drain(timeout), f"route {name}")
+            route = self.routes.pop(name)
+            self._outlive(route.connections, route.retire(timeout), f"route {name}")
         for name in (*clusters.removed, *clusters.changed):
             cluster = self.clusters.pop(name)
             hand_on(cluster.listener)
@@ -226,13 +230,13 @@ class Graph:
             self.gateways[name].reconfigure(self.config.gateways[name], self.config.gateways)
         for route in self.config.routes:
             if route.name in self.routes:
-                self.routes[route.name].reconfigure(route, self._way_to(route))
+                self.routes[route.name].reconfigure(route, self._ways.to(route))
             else:
                 self._add_route(route)
         for name in (*plan.clusters.kept, *plan.clusters.renewed):
             config = self.config.clusters[name]
             has_changed = name in plan.clusters.renewed
-            self.clusters[name].reconfigure(config, self._way(config), has_changed=has_changed)
+            self.clusters[name].reconfigure(config, self._ways.of(config), has_changed=has_changed)
             self.clusters[name].admit_or_refuse()  # the new hold_timeout may decide otherwise
 
     def renew(
@@ -254,6 +258,7 @@ class Graph:
             self.clusters[name].monitor.probe_soon()
         for name in entries:
             self.entries[name].renew()
+        self._discoveries.renew(clusters)
 
     def note_files(self, fingerprint: Mapping[Path, bytes]) -> None:
         """Remember the digests of files that are in use."""
@@ -307,7 +312,7 @@ class Graph:
             self.clusters[name] = ServedCluster(
                 name,
                 config.clusters[name],
-                self._way(config.clusters[name]),
+                self._ways.of(config.clusters[name]),
                 self.shared,
                 store=self._store,
                 contexts=self._contexts,
@@ -330,23 +335,8 @@ class Graph:
         )
 
     def _add_route(self, config: RouteConfig) -> None:
-        self.routes[config.name] = Routed(config, self._way_to(config), self.shared)
-
-    def _way_to(self, config: RouteConfig) -> WayTo:
-        direct = Direct()
-
-        def way_to(host: str) -> Way:
-            if config.gateway == DIRECT:
-                return direct
-            gateway = self.gateways[config.gateway]
-            return gateway.way(host) if isinstance(gateway, PatternGateway) else gateway
-
-        return way_to
-
-    def _way(self, config: ClusterConfig) -> Way:
-        """The way of a cluster. No cluster has a pattern for a gateway (`proxy.config.rules`)."""
-        gateway = None if config.gateway == DIRECT else self.gateways[config.gateway]
-        return gateway if isinstance(gateway, Gateway) else Direct()
+        discovery = self._discoveries.of(config)
+        self.routes[config.name] = Routed(config, self._ways.to(config), self.shared, discovery)
 
     def _gateway_changed(self, name: str) -> None:
         """Probe the clusters of a gateway that has come up or gone down. When a gateway that is down fails to
@@ -360,6 +350,7 @@ class Graph:
                 cluster.admit_or_refuse()
                 if is_news:
                     cluster.monitor.probe_soon()
+                    self._discoveries.ask_soon(cluster.name)
         self._on_change()
 
     # -------------------------------------------------------------------------------------------- the end
@@ -388,7 +379,7 @@ class Graph:
         """Cut every connection, and close every link."""
         await self._retiring.close()
         await asyncio.gather(*(entry.close() for entry in self.entries.values()))
-        await asyncio.gather(*(route.connections.drain(0) for route in self.routes.values()))
+        await asyncio.gather(*(route.retire(0) for route in self.routes.values()))
         await asyncio.gather(*(cluster.retire(0) for cluster in self.clusters.values()))
         await asyncio.gather(*(gateway.close() for gateway in self.gateways.values()))
         await self.access.close()

@@ -7,6 +7,7 @@ from functools import partial
 
 from proxy.config.model import RouteConfig
 from proxy.daemon.connections import Connections, Shared
+from proxy.daemon.discovery.discovery import Discovery
 from proxy.entries.arrival import Arrival
 from proxy.relay.failover import Failover
 from proxy.relay.interfaces import Channel, Way
@@ -21,8 +22,12 @@ WayTo = Callable[[str], Way]
 class Routed:
     """One route: the connections of its clients, each to a target of its own."""
 
-    def __init__(self, config: RouteConfig, way_to: WayTo, shared: Shared) -> None:
+    def __init__(
+        self, config: RouteConfig, way_to: WayTo, shared: Shared, discovery: Discovery | None
+    ) -> None:
         self.config = config
+        self.discovery = discovery
+        """The pods that it leads to, if it has `discover`."""
         self.connections = Connections("route", config.name, shared.metrics.route(config.name), shared)
         self._way_to = way_to
         self._shared = shared
@@ -40,6 +45,12 @@ class Routed:
         open_channel = partial(self._open, self._way_to, decision)
         self.connections.accept(arrival, open_channel, limit=None, allow=self.config.allow)
 
+    async def retire(self, timeout: float) -> None:  # noqa: ASYNC109 - a budget, not a failure
+        """Watch no pods, and wait up to `timeout` seconds for open connections to end."""
+        if self.discovery is not None:
+            await self.discovery.close()
+        await self.connections.drain(timeout)
+
     def beat(self) -> None:
         """End connections that are of no use any more. Call it about twice a second."""
         self.connections.drop_reset_clients()
@@ -55,6 +66,7 @@ class Routed:
             connections_total=self.connections.connections_total,
             bytes_to_target=traffic.to_cluster,
             bytes_from_target=traffic.from_cluster,
+            discovery=self.discovery.snapshot() if self.discovery else None,
         )
 
     async def _open(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import structlog
 
+from proxy.config.model import Config
 from proxy.daemon.routed import Routed
 from proxy.daemon.served import ServedCluster
 from proxy.entries.arrival import Arrival
@@ -19,20 +20,24 @@ class Switchboard:
     """Gives each client of an entry to the cluster or the route that it asks for."""
 
     def __init__(
-        self, names: Names, clusters: Mapping[str, ServedCluster], routes: Mapping[str, Routed]
+        self, config: Config, clusters: Mapping[str, ServedCluster], routes: Mapping[str, Routed]
     ) -> None:
         """`clusters` and `routes` are those of the daemon at any time: a reload changes the mappings, and
-        sets `names`.
+        calls `reconfigure`.
         """
-        self.names = names
+        self._names = Names(config, self._find_pod)
         self._clusters = clusters
         self._routes = routes
+
+    def reconfigure(self, config: Config) -> None:
+        """Use the names of another configuration for new clients."""
+        self._names = Names(config, self._find_pod)
 
     def accept(self, arrival: Arrival) -> None:
         """Serve a client that has asked for a name, or refuse it."""
         assert arrival.asked is not None  # noqa: S101 - only entries that are asked by name have a switchboard
         try:
-            decision = self.names.find(arrival.asked, arrival.entry)
+            decision = self._names.find(arrival.asked, arrival.entry)
             if isinstance(decision, ToCluster):
                 self._cluster(decision.cluster).accept(arrival)
             else:
@@ -46,6 +51,12 @@ class Switchboard:
         if (cluster := self._clusters.get(name)) is None:  # a reload is replacing it
             raise UnknownTarget(f"cluster {name} is not there yet")
         return cluster
+
+    def _find_pod(self, route: str, pod: str) -> str:
+        discovery = self._route(route).discovery
+        if discovery is None:  # a reload is replacing it
+            raise UnknownTarget(f"route {route} does not know its pods yet")
+        return discovery.find(pod)
 
     def _route(self, name: str) -> Routed:
         if (route := self._routes.get(name)) is None:

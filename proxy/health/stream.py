@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 CHUNK: Final = 16384
 MAX_RECEIVED: Final = 256 * 1024
-"""The most bytes read from one server: enough for its certificates, a header and 64 KiB of body.
+"""The most bytes that a probe reads from a server: enough for certificates, a header and 64 KiB of body.
 
 It limits memory, and how long a server can keep the event loop busy: `sock_recv` does not yield while there
 are bytes to read.
@@ -63,6 +63,8 @@ class TlsStream:
         self._is_verified = False
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._received = 0
+        self.most: int | None = MAX_RECEIVED
+        """The most bytes that are read. None is any number: other tasks have their turn in between."""
         # As bytes: Python encodes text with its IDNA codec, which refuses some names that Go sends.
         name = server_name and server_name.encode("ascii")
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
@@ -128,10 +130,10 @@ class TlsStream:
             await self._flush()
             data = await loop.sock_recv(self._sock, CHUNK)
             self._received += len(data)
-            if self._received > MAX_RECEIVED:
-                raise Failure(
-                    Result.HTTP_FAILED, f"the server sent {MAX_RECEIVED >> 10} KiB that are no answer"
-                )
+            if self.most is None:
+                await asyncio.sleep(0)
+            elif self._received > self.most:
+                raise Failure(Result.HTTP_FAILED, f"the server sent {self.most >> 10} KiB that are no answer")
             if data:
                 self._incoming.write(data)
             else:

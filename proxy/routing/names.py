@@ -2,6 +2,9 @@
 
 In this order: the name of a cluster, or its `dns_name`; an address of its `api_servers`; a route, in the
 order of the file. Nothing else is tried, and no name is resolved.
+
+A route with `discover` leads to pods, which change all the time: the daemon, which watches them, gives
+`Names` a function that tells the address of one.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from functools import partial
 from typing import Final
 
 from proxy.config.matches import Host
-from proxy.config.model import Config, RouteConfig
+from proxy.config.model import Config, DiscoverConfig, RouteConfig
 from proxy.config.naming import plain
 from proxy.errors import Ambiguous, UnknownTarget
 from proxy.runtime.endpoint import Endpoint
@@ -20,6 +23,8 @@ from proxy.runtime.text import nearest, shown
 
 _USUAL: Final = frozenset({443, 6443})
 """The ports that a client may have in mind when it asks for a cluster by name."""
+_SSH: Final = 22
+"""The port that `ssh NAME` asks for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +62,24 @@ class Passed:
         return self.explain()
 
 
+@dataclass(frozen=True, slots=True)
+class Asks(Passed):
+    """A route that leads there if there is such a pod, which the configuration alone does not tell."""
+
+    route: RouteConfig
+    port: int
+
+
+FindPod = Callable[[str, str], str]
+"""The address of the pod that a route (by its name) knows as `NAME.NAMESPACE`. Raises UnknownTarget."""
+
+
 class Names:
     """The names of one configuration. It never changes: a reload makes another one."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, find_pod: FindPod | None = None) -> None:
+        """Without `find_pod`, routes with `discover` are passed over, each as an `Asks`."""
+        self._find_pod = find_pod
         self._clusters = config.clusters
         self._routes = config.routes
         self._called: dict[str, str] = {}
@@ -106,18 +125,42 @@ class Names:
             said = str(exc)
             yield Passed("routes", lambda: said)
             raise self._unknown(asked, entry) from exc
+        missing: UnknownTarget | None = None
         for route in self._routes:
+            rule = f"route {route.name}"
+            step: Passed | ToTarget
             if entry is not None and route.entries is not None and entry not in route.entries:
-                yield Passed(f"route {route.name}", partial(_others, "entries", route.entries))
-                continue
-            for match in route.match:
-                captures = match.captures(host, asked.port)
-                if captures is not None:
-                    target = _target(route, asked, host, captures)
-                    yield ToTarget(route, str(host), target, f"{match} matches")
-                    return
-            yield Passed(f"route {route.name}", partial(_why_not, route, host))
-        raise self._unknown(asked, entry)
+                step = Passed(rule, partial(_others, "entries", route.entries))
+            elif route.discover is not None:
+                try:
+                    step = self._pod(route, route.discover, asked, host)
+                except UnknownTarget as exc:
+                    missing = missing or exc
+                    step = Passed(rule, partial(str, exc))
+            else:
+                step = _matched(route, asked, host)
+            yield step
+            if isinstance(step, ToTarget):
+                return
+        raise missing or self._unknown(asked, entry)
+
+    def _pod(
+        self, route: RouteConfig, discover: DiscoverConfig, asked: Endpoint, host: Host
+    ) -> Passed | ToTarget:
+        rule, pod = f"route {route.name}", str(host)
+        ports = frozenset({_SSH, discover.port})
+        if len(host.labels) != 2:
+            return Passed(rule, lambda: "it is for pods, which are asked for as NAME.NAMESPACE")
+        if asked.port not in ports:
+            return Passed(rule, lambda: f"its pods are asked for by {_listed(ports)}")
+        if discover.namespace not in (None, host.labels[1]):
+            return Passed(rule, lambda: f"it is for pods of namespace {discover.namespace}")
+        if self._find_pod is None:
+            return Asks(
+                rule, lambda: f"the daemon knows the pods of {discover.cluster}", route, discover.port
+            )
+        address = self._find_pod(route.name, pod)
+        return ToTarget(route, pod, Endpoint(address, discover.port), f"{discover.cluster} has this pod")
 
     def _ports(self, cluster: str) -> frozenset[int]:
         return _USUAL | {address.port for address in self._clusters[cluster].api_servers}
@@ -134,6 +177,14 @@ class Names:
         )
         close = nearest(plain(asked.host), (*self._called, *hosts))
         return UnknownTarget(f"nearest: {close}" if close else "no cluster and no route leads there")
+
+
+def _matched(route: RouteConfig, asked: Endpoint, host: Host) -> Passed | ToTarget:
+    for match in route.match:
+        captures = match.captures(host, asked.port)
+        if captures is not None:
+            return ToTarget(route, str(host), _target(route, asked, host, captures), f"{match} matches")
+    return Passed(f"route {route.name}", partial(_why_not, route, host))
 
 
 def _target(route: RouteConfig, asked: Endpoint, host: Host, captures: tuple[str, ...]) -> Endpoint:

@@ -20,6 +20,8 @@ from proxy.snapshots import (
     ClusterSnapshot,
     ClusterState,
     DaemonSnapshot,
+    DiscoverySnapshot,
+    DiscoveryState,
     EntrySnapshot,
     GatewaySnapshot,
     GatewayState,
@@ -104,6 +106,14 @@ NODES = RouteSnapshot(
     connections_total=30,
     bytes_to_target=4_096,
     bytes_from_target=7_301_444_403,
+)
+PODS = replace(
+    NODES,
+    name="notebooks",
+    match=(),
+    discovery=DiscoverySnapshot(
+        cluster="prod-eu", state=DiscoveryState.WATCHING, pods=7, reason="", message="", hint=""
+    ),
 )
 DAEMON = DaemonSnapshot(
     version="0.1.0",

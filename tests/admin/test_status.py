@@ -102,6 +102,7 @@ def test_the_document_is_what_scripts_rely_on() -> None:
                 "connections_total": 30,
                 "bytes_to_target": 4096,
                 "bytes_from_target": 7_301_444_403,
+                "discovery": None,
             }
         ],
     }

@@ -14,11 +14,13 @@ version: 1
 gateways:
   eu-edge: {host: bastion, known_hosts: [/nowhere], identity_files: [/nowhere]}
 clusters:
-  prod-eu: {gateway: eu-edge, listen: "127.0.0.1:16443", api_servers: ["10.0.0.10:6443", "10.0.0.11:6443"]}
+  prod-eu: {gateway: eu-edge, listen: "127.0.0.1:16443", api_servers: ["10.0.0.10:6443", "10.0.0.11:6443"],
+    probe: {token_file: /nowhere}}
   "arn:prod": {gateway: direct, listen: "127.0.0.1:16444", api_servers: ["10.1.0.10:6443"]}
 entries: {egress: {listen: "127.0.0.1:3128"}}
 routes:
   - {name: kubelets, match: ["node-*:10250"], gateway: eu-edge, target: "127.0.0.1:{port}", entries: [egress]}
+  - {name: pods, gateway: eu-edge, discover: {cluster: prod-eu, selector: app=nb, namespace: nb, port: 2209}}
   - {name: nodes, match: ["node-*:22", "[fd00::/8]:22"], gateway: direct, allow: ["gid:sre", any]}
 """
 
@@ -56,6 +58,7 @@ def routed(folder: Path, *args: str) -> Result:
             "  passed over  clusters: none is called 'fd00::7'\n"
             "  passed over  api_servers: no cluster has 'fd00::7' with port 22\n"
             "  passed over  route kubelets: it is for other names: node-*:10250\n"
+            "  passed over  route pods: it is for pods, which are asked for as NAME.NAMESPACE\n"
             "  decides      route nodes: [fd00::/8]:22 matches\n"
             "leads to [fd00::7]:22, without a gateway\n"
             "who may: gid:sre, any\n",
@@ -74,8 +77,20 @@ def test_what_is_refused_is_explained_and_exits_1(tmp_path: Path) -> None:
         "  passed over  clusters: none is called 'prod-ue'",
         "  passed over  api_servers: no cluster has 'prod-ue' with port 443",
         "  passed over  route kubelets: it is for other names: node-*:10250",
+        "  passed over  route pods: it is for pods, which are asked for as NAME.NAMESPACE",
         "  passed over  route nodes: it is for other names: node-*:22, [fd00::/8]:22",
         "refused: unknown_name (nearest: prod-eu)",
+    ]
+
+
+def test_a_pod_may_be_there(tmp_path: Path) -> None:
+    done = routed(tmp_path, "web-0.nb:22")
+    assert done.exit_code == 0
+    assert done.output.splitlines()[-4:] == [
+        "  may decide   route pods: the daemon knows the pods of prod-eu",
+        "leads to port 2209 of pod web-0.nb through gateway eu-edge, if that pod runs",
+        "  passed over  route nodes: it is for other names: node-*:22, [fd00::/8]:22",
+        "otherwise refused: unknown_name (no cluster and no route leads there)",
     ]
 
 

@@ -174,6 +174,34 @@ def test_without_a_name_it_is_the_first_entry(tmp_path: Path) -> None:
     assert "nodes" not in printed
 
 
+def test_pods_of_a_namespace_have_a_block(tmp_path: Path) -> None:
+    pods = """
+version: 1
+gateways:
+  edge: {host: bastion, known_hosts: [/nowhere], identity_files: [/nowhere]}
+clusters:
+  prod: {gateway: edge, api_servers: ["10.0.0.10:6443"], probe: {token_file: /nowhere}}
+entries:
+  proxy: {listen: "127.0.0.1:3128"}
+routes:
+  - {name: mine, gateway: edge, discover: {cluster: prod, selector: app=nb, namespace: team-a, port: 2209}}
+  - {name: all, gateway: edge, discover: {cluster: prod, selector: app=nb, port: 2209}}
+  - {name: web, gateway: edge, discover: {cluster: prod, selector: app=web, namespace: web, port: 80}}
+"""
+    done = ssh_config(tmp_path, config=pods)
+    assert done.exit_code == 0
+    assert done.stdout.splitlines() == [
+        "# route mine: pods of prod",
+        "Host ?*.team-a !*.*.*",
+        "    Port 2209",
+        "    ProxyCommand kubemux connect --entry 127.0.0.1:3128 --fdpass %h %p",
+        "    ProxyUseFdpass yes",
+        "",
+        "# route all: pods of prod: not written: without a namespace they are all names with one dot",
+        "",
+    ]
+
+
 def test_nothing_to_print_is_said(tmp_path: Path) -> None:
     done = ssh_config(tmp_path, config='version: 1\nentries: {proxy: {listen: "127.0.0.1:3128"}}\n')
     assert (done.exit_code, done.stdout) == (0, "")

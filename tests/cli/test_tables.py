@@ -16,7 +16,7 @@ from proxy.admin.condition import cut_off, findings
 from proxy.admin.status import readiness
 from proxy.cli.tables import render
 from proxy.errors import UnknownName
-from proxy.snapshots import ClusterState, DaemonSnapshot, GatewayState
+from proxy.snapshots import ClusterState, DaemonSnapshot, DiscoveryState, GatewayState
 from tests.admin.scripted import (
     ARN,
     DAEMON,
@@ -24,6 +24,7 @@ from tests.admin.scripted import (
     EU_EDGE,
     NODES,
     NOW,
+    PODS,
     PROD_EU,
     PROD_US,
     PROXY,
@@ -166,6 +167,22 @@ def test_entries_and_routes_have_tables_of_their_own() -> None:
     assert row(lines, "proxy") == ["proxy", "●", "up", "127.0.0.1:3128", "3", "45"]
     assert row(lines, "nodes") == ["nodes", "eu-edge", "2", "30", "4.0K", "6.8G", "*.eu:22", "+2"]
     assert lines[-1].split()[-1] == "*.eu.internal:22", "nothing is wrong"
+
+
+def test_a_route_to_pods_says_how_many_are_known_and_whether_they_are_watched() -> None:
+    well = replace(DAEMON, gateways=(EU_EDGE,), clusters=(PROD_EU,), routes=(PODS,))
+    assert row(shown(well), "notebooks")[-4:] == ["7", "pods", "of", "prod-eu"]
+    assert not list(findings(well, cut_off(well)))
+    assert PODS.discovery is not None
+    refused = replace(
+        PODS.discovery, state=DiscoveryState.BROKEN, reason="unauthorized", message="HTTP 403", hint="a role"
+    )
+    assert shown(replace(well, routes=(replace(PODS, discovery=refused),)))[-2:] == [
+        "route notebooks: unauthorized: its pods are not watched, 7 are known from before: HTTP 403",
+        "  hint: a role",
+    ]
+    cut = replace(well, routes=(replace(PODS, discovery=replace(refused, reason="link_down")),))
+    assert not list(findings(cut, cut_off(cut))), "its gateway's finding says it"
 
 
 def test_an_entry_that_is_not_bound_is_a_problem_and_comes_first() -> None:

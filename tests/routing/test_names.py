@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from proxy.config.allow import Rule
 from proxy.config.matches import Host, Match, Target
-from proxy.config.model import ClusterConfig, Config, GatewayConfig, RouteConfig
+from proxy.config.model import ClusterConfig, Config, DiscoverConfig, GatewayConfig, RouteConfig
 from proxy.errors import Ambiguous, UnknownTarget
 from proxy.errors.reasons import Reason
-from proxy.routing.names import Decision, Names, Passed, ToCluster, ToTarget
+from proxy.routing.names import Asks, Decision, Names, Passed, ToCluster, ToTarget
 from proxy.runtime.endpoint import Endpoint
 
 ARN = "arn:aws:eks:eu-west-1:1234:cluster/Prod"
@@ -211,3 +211,72 @@ def test_the_order_of_the_file_decides_and_nothing_else(matches: list[str]) -> N
     else:
         assert isinstance(decision, ToTarget)
         assert decision.route.name == fits[0]
+
+
+def pods(name: str, *, namespace: str | None = None, port: int = 2209) -> RouteConfig:
+    discover = DiscoverConfig(cluster="prod-eu", selector="app=nb", namespace=namespace, port=port)
+    return RouteConfig(name=name, gateway="eu-edge", discover=discover)
+
+
+POD_ROUTES = config(
+    route("first", "nb-9.team-a:22"),
+    pods("lab", namespace="lab"),
+    pods("everywhere", port=2222),
+    route("later", "*.corp:22"),
+)
+ADDRESSES = {
+    ("lab", "nb-0.lab"): "10.1.0.1",
+    ("everywhere", "nb-0.lab"): "10.1.0.9",
+    ("everywhere", "nb-0.team-a"): "fd00::7",
+    ("everywhere", "nb-9.team-a"): "10.1.0.3",
+}
+
+
+def find_pod(route: str, pod: str) -> str:
+    try:
+        return ADDRESSES[route, pod]
+    except KeyError:
+        raise UnknownTarget(f"{route} has no such pod") from None
+
+
+@pytest.mark.parametrize(
+    ("asked", "leads"),
+    [
+        ("nb-0.lab:22", "lab 10.1.0.1:2209"),
+        ("NB-0.Lab.:2209", "lab 10.1.0.1:2209"),
+        ("nb-0.lab:2222", "everywhere 10.1.0.9:2222"),
+        ("nb-0.team-a:22", "everywhere [fd00::7]:2222"),
+        ("nb-9.team-a:22", "first nb-9.team-a:22"),
+        ("host.corp:22", "later host.corp:22"),
+    ],
+)
+def test_pods_lead_to_their_addresses_in_the_order_of_the_routes(asked: str, leads: str) -> None:
+    host, _, port = asked.rpartition(":")
+    assert found(Names(POD_ROUTES, find_pod).find(Endpoint(host, int(port)), None)) == leads
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ("nb-1.lab:22", "lab has no such pod"),
+        ("nb-1.team-a:2222", "everywhere has no such pod"),
+        ("nb-0.lab:8888", "no cluster and no route leads there"),
+        ("nb-0:22", "no cluster and no route leads there"),
+        ("a.nb-0.lab:22", "no cluster and no route leads there"),
+        ("10.1.0.1:22", "no cluster and no route leads there"),
+    ],
+)
+def test_a_pod_that_is_not_there_is_told_from_what_no_pod_can_be(asked: str, says: str) -> None:
+    host, _, port = asked.rpartition(":")
+    with pytest.raises(UnknownTarget) as caught:
+        Names(POD_ROUTES, find_pod).find(Endpoint(host, int(port)), None)
+    assert str(caught.value) == says
+
+
+def test_without_the_daemon_routes_to_pods_are_passed_over_as_such() -> None:
+    steps = list(Names(POD_ROUTES).walk(Endpoint("nb-0.corp", 22), None))
+    assert [step.rule for step in steps if isinstance(step, Asks)] == ["route everywhere"]
+    assert isinstance(steps[-1], ToTarget)
+    why = {step.rule: step.why for step in steps if isinstance(step, Passed)}
+    assert why["route lab"] == "it is for pods of namespace lab"
+    assert why["route everywhere"] == "the daemon knows the pods of prod-eu"

@@ -1,0 +1,36 @@
+"""The ways of clusters and routes: a gateway, a host of a pattern, or none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from proxy.config.model import DIRECT, ClusterConfig, RouteConfig
+from proxy.daemon.routed import WayTo
+from proxy.relay.direct import Direct
+from proxy.relay.interfaces import Way
+from proxy.ssh.supervision.gateway import Gateway
+from proxy.ssh.supervision.patterns import PatternGateway
+
+
+class Ways:
+    """All of them. `gateways` are the daemon's at any time."""
+
+    def __init__(self, gateways: Mapping[str, Gateway | PatternGateway]) -> None:
+        self._gateways = gateways
+
+    def of(self, config: ClusterConfig) -> Way:
+        """The way of a cluster. No cluster has a pattern for a gateway (`proxy.config.rules`)."""
+        gateway = None if config.gateway == DIRECT else self._gateways[config.gateway]
+        return gateway if isinstance(gateway, Gateway) else Direct()
+
+    def to(self, config: RouteConfig) -> WayTo:
+        """The ways of a route to each host that is asked for."""
+        direct = Direct()
+
+        def way_to(host: str) -> Way:
+            if config.gateway == DIRECT:
+                return direct
+            gateway = self._gateways[config.gateway]
+            return gateway.way(host) if isinstance(gateway, PatternGateway) else gateway
+
+        return way_to

@@ -1,0 +1,187 @@
+"""Pods of a real kube-apiserver, watched through a real sshd, and reached by name wherever they are."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import secrets
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from time import monotonic
+from typing import NamedTuple
+
+import pytest
+
+from proxy.runtime.endpoint import Endpoint
+from tests.integration.conftest import cluster, gateway
+from tests.integration.running import running, wait_for_log
+from tests.integration.test_by_name import ask
+from tests.support import pages
+from tests.support.apiserver import ApiServer
+from tests.support.daemon import Daemon
+from tests.support.ports import free_port
+from tests.support.serving import Server
+from tests.support.sshd import Sshd
+
+pytestmark = [pytest.mark.apiserver, pytest.mark.sshd]
+
+FOUND_S = 2.0
+"""How soon a pod that has moved is found."""
+
+
+class Notebook(Server):
+    """Says at which address it was reached."""
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(str(writer.get_extra_info("sockname")[0]).encode().ljust(15))
+        await writer.drain()
+        await reader.read()
+
+    async def listen(self) -> None:
+        self._port = self._port or free_port()
+        self._server = await asyncio.start_server(self._accept, "0.0.0.0", self._port)  # noqa: S104 - the pods' addresses are not loopback
+
+
+class Bed(NamedTuple):
+    daemon: Daemon
+    proxy: Endpoint
+    admin: Path
+    addresses: tuple[str, str]
+    namespace: str
+
+
+@pytest.fixture
+def addresses() -> Iterator[tuple[str, str]]:
+    """Two addresses of this machine that are not loopback's, as those of pods are not."""
+    # 198.18.0.0/15 is for benchmarks between networks (RFC 2544): nobody here has a route to it.
+    prefix = f"198.19.{secrets.randbelow(256)}.{secrets.randbelow(128) * 2}"
+    one, other = prefix, prefix.rpartition(".")[0] + f".{int(prefix.rpartition('.')[2]) + 1}"
+    for address in (one, other):
+        subprocess.run(["ip", "address", "add", f"{address}/32", "dev", "lo"], check=True, timeout=10)
+    yield one, other
+    for address in (one, other):
+        subprocess.run(["ip", "address", "del", f"{address}/32", "dev", "lo"], check=True, timeout=10)
+
+
+ACCOUNT, *ROLE = pages.block("docs/notebooks.md", "The role", "yaml").split("---\n")
+"""As the page has them."""
+
+
+async def kubectl(apiserver: ApiServer, admin: Path, *words: str, stdin: str | None = None) -> str:
+    return await asyncio.to_thread(apiserver.kubectl, *words, kubeconfig=admin, stdin=stdin)
+
+
+async def place(apiserver: ApiServer, bed: Bed, name: str, address: str) -> None:
+    """Make a pod, or let it run at another address, as a kubelet says where it runs."""
+    item = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": bed.namespace, "labels": {"app": "notebook"}},
+        "spec": {"containers": [{"name": "notebook", "image": "notebook"}]},
+    }
+    await kubectl(apiserver, bed.admin, "apply", "-f", "-", stdin=json.dumps(item))
+    now = json.loads(
+        await kubectl(apiserver, bed.admin, "get", "pod", name, "-n", bed.namespace, "-o", "json")
+    )
+    now["status"] = {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]}
+    path = f"/api/v1/namespaces/{bed.namespace}/pods/{name}/status"
+    await kubectl(apiserver, bed.admin, "replace", "--raw", path, "-f", "-", stdin=json.dumps(now))
+
+
+async def led(bed: Bed, name: str, port: int = 22) -> str:
+    """Where a client gets that asks for a pod: its address, or the answer."""
+    status, came = await ask(bed.proxy, f"{name}.{bed.namespace}:{port}", b"x" * 15)
+    return came.decode().strip() if status.startswith("200") else status
+
+
+async def led_to(bed: Bed, name: str, expected: str, seconds: float) -> None:
+    """Ask until it is there."""
+    began = monotonic()
+    while (there := await led(bed, name)) != expected:
+        assert monotonic() - began < seconds, there
+        await asyncio.sleep(0.05)
+
+
+@pytest.fixture
+async def bed(
+    sshd: Sshd, apiserver: ApiServer, addresses: tuple[str, str], tmp_path: Path
+) -> AsyncIterator[Bed]:
+    namespace = f"team-{secrets.token_hex(4)}"
+    admin = apiserver.kubeconfig(tmp_path / "admin")
+    await kubectl(apiserver, admin, "create", "namespace", namespace)
+    await kubectl(apiserver, admin, "apply", "-f", "-", stdin=ACCOUNT.replace("team-a", namespace))
+    # As `kubectl create token` does, which this kubectl does not have.
+    path = f"/api/v1/namespaces/{namespace}/serviceaccounts/kubemux/token"
+    request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
+    made = await kubectl(apiserver, admin, "create", "--raw", path, "-f", "-", stdin=json.dumps(request))
+    token = tmp_path / "token"
+    token.touch(mode=0o600)
+    token.write_text(json.loads(made)["status"]["token"])
+    probe = {"interval": "500ms", "token_file": str(token)}
+    proxy = Endpoint("127.0.0.1", free_port())
+    async with Notebook() as notebook:
+        # The page's words for the account of a gateway.
+        sshd.reconfigure({"PermitOpen": f"{apiserver.endpoint} *:{notebook.endpoint.port}"})
+        await asyncio.to_thread(sshd.restart)
+        discover = {
+            "cluster": "prod",
+            "selector": "app=notebook",
+            "namespace": namespace,
+            "port": notebook.endpoint.port,
+        }
+        async with running(
+            tmp_path / "daemon",
+            gateways={"edge": gateway(sshd)},
+            clusters={"prod": cluster(free_port(), apiserver.endpoint, ca=apiserver.ca_file, probe=probe)},
+            entries={"proxy": {"listen": str(proxy)}},
+            routes=[
+                {
+                    "name": "notebooks",
+                    "gateway": "edge",
+                    "discover": discover,
+                    "allow": [f"uid:{os.getuid()}"],
+                }
+            ],
+        ) as daemon:
+            yield Bed(daemon, proxy, admin, addresses, namespace)
+
+
+async def test_a_pod_is_found_where_it_is(bed: Bed, apiserver: ApiServer, sshd: Sshd) -> None:
+    daemon, (one, other) = bed.daemon, bed.addresses
+    refused = await wait_for_log(daemon, "watch of pods broken", route="notebooks")
+    assert (refused["reason"], "docs/notebooks.md" in str(refused["hint"])) == ("unauthorized", True)
+    assert f'{bed.namespace}:kubemux" cannot list resource "pods"' in str(refused["message"])
+    role = "---\n".join(ROLE).replace("team-a", bed.namespace)
+    await kubectl(apiserver, bed.admin, "apply", "-f", "-", stdin=role)
+    started = await wait_for_log(daemon, "pods watched", route="notebooks")
+    assert (started["cluster"], started["pods"]) == ("prod", 0)
+    await place(apiserver, bed, "nb-0", one)
+    await led_to(bed, "nb-0", one, FOUND_S)
+    await place(apiserver, bed, "nb-0", other)
+    await led_to(bed, "nb-0", other, FOUND_S)
+    assert (await led(bed, "nb-0", 80)).startswith("404 ")
+    told = json.loads(daemon.get("/status")[1])["routes"][0]["discovery"]
+    assert (told["state"], told["pods"], told["reason"]) == ("watching", 1, "")
+
+    # The link breaks, and what was known is still known, which the answers say.
+    sshd.stop()
+    await wait_for_log(daemon, "watch of pods broken", route="notebooks", reason="link_down")
+    unknown = await led(bed, "nb-1")
+    assert unknown.startswith("404 kubemux: nb-1.")
+    assert "its watch is broken" in unknown
+    assert not (await led(bed, "nb-0")).startswith("404 ")  # it is led there: it is the gateway that is down
+    told = json.loads(daemon.get("/status")[1])["routes"][0]["discovery"]
+    assert (told["state"], told["pods"], told["reason"]) == ("broken", 1, "link_down")
+
+    # It moves meanwhile: the watch goes on from where it broke, and finds it.
+    await place(apiserver, bed, "nb-0", one)
+    sshd.start()
+    await led_to(bed, "nb-0", one, 30.0)
+
+    await kubectl(
+        apiserver, bed.admin, "delete", "pod", "nb-0", "-n", bed.namespace, "--force", "--grace-period=0"
+    )
+    gone = f"404 kubemux: nb-0.{bed.namespace}: unknown_name (prod (route notebooks) has no such pod)"
+    await led_to(bed, "nb-0", gone, FOUND_S)
