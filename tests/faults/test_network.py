@@ -114,7 +114,13 @@ ROWS = (
     black_hole("towards the gateway", Direction.TO_SERVER),
     black_hole("from the gateway", Direction.TO_CLIENT),
     black_hole("both ways"),
-    Row(name="30 % stalls", breaks=stutter, mends=flow_steadily, edge=IMPATIENT, is_through_relay=True),
+    Row(
+        name="30 % stalls",
+        breaks=stutter,
+        mends=flow_steadily,
+        edge={"keepalive": {"interval": "300ms", "max_missed": 7}},  # a busy machine stalls for longer
+        is_through_relay=True,
+    ),
     Row(name="200 ms jitter", breaks=shake, mends=calm, is_through_relay=True),
     corrupted(Direction.TO_SERVER),
     corrupted(Direction.TO_CLIENT),
