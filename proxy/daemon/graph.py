@@ -166,8 +166,8 @@ class Graph:
         self._update(plan)
         self._switchboard.reconfigure(config)
         clusters, entries = plan.clusters, plan.entries
-        for name in (*entries.kept, *entries.renewed):
-            await self.entries[name].reconfigure(config.entries[name])
+        stay = (*entries.kept, *entries.renewed)
+        await asyncio.gather(*(self.entries[name].reconfigure(config.entries[name]) for name in stay))
         await self._add((*clusters.changed, *clusters.added), (*entries.changed, *entries.added), listeners)
         self._discoveries.start()
         self._discoveries.renew((*clusters.changed, *clusters.renewed))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable
+from typing import Final
 
 import structlog
 
@@ -25,6 +26,9 @@ from proxy.runtime.tasks import Tasks
 from proxy.snapshots import EntrySnapshot
 
 log = structlog.get_logger("kubemux.daemon")
+
+RETRY_S: Final = 5.0
+"""Seconds between attempts to read files without which an entry cannot let anybody in."""
 
 
 class ServedEntry:
@@ -59,6 +63,8 @@ class ServedEntry:
         self._access = shared.access
         self._place = Place(f"files of entry {name}")
         self._users: Users | None = None
+        self._last_read: Users | None = None
+        """Those of the last attempt: another one for the same file must not hang in one more thread."""
         self._loading = asyncio.Lock()
         self._tasks = Tasks(f"files of entry {name}")
 
@@ -94,8 +100,8 @@ class ServedEntry:
         """Read the files, those of the `new` settings if there are any, and use both.
 
         If the files cannot be read, what was read before stays; but with new settings, every client is
-        refused. Then clients that have not made their request yet have to come again, too: they have begun
-        under other rules.
+        refused until they can be. With new settings, clients that have not made their request yet have to
+        come again: they have begun under other rules.
         """
         async with self._loading:
             config = new or self.config
@@ -103,9 +109,12 @@ class ServedEntry:
                 tls = await self._context(config)
                 users = await self._read_users(config)
             except (Unusable, Hangs) as exc:
-                hint = exc.hint if isinstance(exc, Unusable) else credentials.HANGS
-                log.warning("file cannot be used", entry=self.name, message=str(exc), hint=hint)
+                if new is not None or not self.entry.closed_because:
+                    hint = exc.hint if isinstance(exc, Unusable) else credentials.HANGS
+                    log.warning("file cannot be used", entry=self.name, message=str(exc), hint=hint)
                 if new is not None:
+                    if not self.entry.closed_because:
+                        self._tasks.spawn(self._try_again(), name="read again")
                     self.entry.closed_because = str(exc)
                     self.entry.end_requests()
                     self._use(new)
@@ -120,6 +129,12 @@ class ServedEntry:
             if old is not None and old is not users:
                 await old.close()
 
+    async def _try_again(self) -> None:
+        while self.entry.closed_because:
+            await asyncio.sleep(RETRY_S)
+            await self._load()
+        log.info("files can be used again", entry=self.name)
+
     async def _context(self, config: EntryConfig) -> ssl.SSLContext | None:
         if (files := config.tls.files) is None:
             return None
@@ -128,9 +143,9 @@ class ServedEntry:
     async def _read_users(self, config: EntryConfig) -> Users | None:
         if config.users_file is None:
             return None
-        users = self._users
+        users = self._last_read
         if users is None or users.path != config.users_file:
-            users = Users(config.users_file)
+            users = self._last_read = Users(config.users_file)
         try:
             await users.load()
         except Unusable as exc:

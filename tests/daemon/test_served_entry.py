@@ -175,16 +175,28 @@ async def test_a_reload_takes_tls_away_and_brings_it_back(tmp_path: Path) -> Non
         assert (await one.ask("nobody:nothing"))[0].startswith("200 ")
 
 
-async def test_new_settings_whose_files_are_gone_let_nobody_in(tmp_path: Path) -> None:
-    """The reload has checked them a moment before."""
+async def test_new_settings_whose_files_are_gone_let_nobody_in_until_they_are_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reload has checked them a moment before, or their disk does not answer."""
+    monkeypatch.setattr("proxy.daemon.served_entry.RETRY_S", 0.01)
     async with bed(tmp_path) as one:
         served = one.daemon.graph.entries["remote"]
-        missing = served.config.model_copy(update={"users_file": tmp_path / "missing"})
-        await served.reconfigure(missing)
-        with pytest.raises((ConnectionError, ssl.SSLError)):
-            await one.ask()
-        await served.reconfigure(one.daemon.graph.config.entries["remote"])
+        away = one.users.rename(tmp_path / "away")
+        with capture_logs() as logs:
+            await served.reconfigure(served.config)
+            assert (await one.ask())[0].startswith("200 "), "the settings are the same"
+            other = served.config.model_copy(update={"users_file": tmp_path / "missing"})
+            await served.reconfigure(other)
+            with pytest.raises((ConnectionError, ssl.SSLError)):
+                await one.ask()
+            away.rename(tmp_path / "missing")
+            async with asyncio.timeout(60):
+                while served.entry.closed_because:
+                    await asyncio.sleep(0.01)
         assert (await one.ask())[0].startswith("200 ")
+        said = [entry["message"] for entry in logs if entry["event"] == "file cannot be used"]
+        assert said == [f"{one.users} does not exist", f"{tmp_path / 'missing'} does not exist"]
 
 
 @contextmanager
