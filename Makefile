@@ -15,7 +15,7 @@ LOADS := sshd:openssh-server ssh:openssh-client iperf3:iperf3 wrk:wrk ab:apache2
 MINUTES ?= 10
 SEED ?=
 
-.PHONY: help demo dev test faults soak check bench bench-memory bench-parts fuzz parts clean
+.PHONY: help demo dev test faults soak check bench bench-memory bench-parts try-skypilot fuzz parts clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 22
@@ -52,6 +52,14 @@ bench-memory: .venv/tests-installed ## 100 clusters and 1,000 clients next to 10
 
 bench-parts: .venv/tests-installed ## parts of the byte path, next to the figures in bench/parts; ARGS=--save keeps new ones
 	@$(BIN)/python -m bench.parts $(ARGS)
+
+try-skypilot: .venv/tests-installed parts .tools/skypilot/bin/sky ## SkyPilot through the proxy entry; installs 520 MB into .tools
+	@$(BIN)/python -m pytest -q -n0 tests/try_skypilot.py $(ARGS)
+
+.tools/skypilot/bin/sky:
+	@echo "installing SkyPilot into .tools"
+	@$(PYTHON) -m venv .tools/skypilot
+	@.tools/skypilot/bin/pip install --quiet --disable-pip-version-check 'skypilot[kubernetes]>=0.14,<0.15'
 
 SECONDS := 60
 fuzz: .venv/tests-installed ## look for bytes from a client or a gateway that break a law; SECONDS=60 for each target

@@ -38,13 +38,15 @@ class Desk:
         """The same with the entry's address as it is here."""
         return text.replace(str(_ENTRY), str(self.entry)).replace(str(_ENTRY.port), str(self.entry.port))
 
-    def typed(self, script: str, *, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    def typed(
+        self, script: str, *, stdin: bytes = b"", seconds: float = 60
+    ) -> subprocess.CompletedProcess[bytes]:
         """What a shell makes of it."""
         return subprocess.run(
             ["bash", "-euo", "pipefail", "-c", self.here(script)],
             input=stdin,
             capture_output=True,
-            timeout=60,
+            timeout=seconds,
             check=False,
             cwd=self.home,
             env=self.environment,

@@ -30,6 +30,7 @@ _TOGETHER: Final = {
     "tests/integration/test_watch_through_reloads.py": _KUBE_APISERVER,
     "tests/systemd/test_recipe.py": "wheels",
     "tests/test_support.py": _KUBE_APISERVER,
+    "tests/try_skypilot.py": _KUBE_APISERVER,
 }
 """By file, the name of what its tests share: all tests that share it run on one worker."""
 
