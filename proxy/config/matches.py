@@ -57,6 +57,8 @@ class Host:
                 raise ValueError(f"{shown(text)} is no address, and no name ends in a number") from None
             return cls(None, labels)
         mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+        if (mapped or address).is_unspecified:  # connect(2) would take it for loopback
+            raise ValueError(f"{shown(text)} is the address of no host (RFC 1122 3.2.1.3)")
         return cls(mapped or address)
 
 
