@@ -16,6 +16,7 @@ import pytest
 from proxy.runtime.endpoint import Endpoint
 from tests.integration.conftest import gateway
 from tests.integration.running import running, wait_for_log
+from tests.integration.test_life import kubemux
 from tests.support.daemon import Daemon, Sections
 from tests.support.echo import Echo, pattern
 from tests.support.ports import free_port
@@ -67,6 +68,15 @@ def deaf() -> Iterator[str]:
         yield str(Endpoint(*server.getsockname()))
 
 
+async def come(listen: Endpoint) -> None:
+    """Connect and wait for the end. A fast reset may come while it connects."""
+    reader, writer = await asyncio.open_connection(*listen)
+    try:
+        await reader.read()
+    finally:
+        writer.close()
+
+
 @pytest.fixture
 async def bed(sshd: Sshd, tmp_path: Path) -> AsyncIterator[Bed]:
     async with Echo() as echo:
@@ -114,10 +124,8 @@ async def test_clusters_and_routes_are_reached_by_name_and_by_whom_may(bed: Bed)
         ("prod-eo:443", "404 kubemux: prod-eo: unknown_name (nearest: prod-eu)"),
     ):
         assert (await ask(bed.proxy, name))[0] == expected
-    reader, writer = await asyncio.open_connection(*bed.closed)
     with pytest.raises(ConnectionResetError):
-        await reader.read()
-    writer.close()
+        await come(bed.closed)
     daemon = bed.daemon
     trail = await wait_for_log(daemon, "connection closed", route="mine")
     assert (trail["entry"], trail["caller"], trail["asked"]) == ("proxy", ME, "web-0.mine:8080")
@@ -138,6 +146,15 @@ async def test_clusters_and_routes_are_reached_by_name_and_by_whom_may(bed: Bed)
     ]
     assert listening == ['kubemux_cluster_listening{cluster="closed"} 1.0'], "the other has no address"
     assert daemon.get("/readyz")[0] == 200
+
+    reader, writer = await asyncio.open_connection(*bed.proxy)
+    writer.write(b"CONNECT web-0.mine:8080 HTTP/1.1\r\n\r\n")
+    assert b" 200 " in await reader.readuntil(b"\r\n\r\n")
+    ended = await asyncio.to_thread(kubemux, "drain", "mine", "--caller", ME, "--config", daemon.config)
+    assert ended == f"mine: 1 connection of {ME} ended\n"
+    with pytest.raises(ConnectionResetError):
+        await reader.read()
+    writer.close()
 
 
 async def test_a_failure_is_an_answer_in_time(sshd: Sshd, tmp_path: Path, stack: ExitStack) -> None:
