@@ -80,7 +80,7 @@ def test_usage_errors_exit_2(args: list[str]) -> None:
     [
         (["staus"], "did you mean 'status'?"),
         (["kubeconfig", "exprot"], "did you mean 'export'?"),
-        (["status", "--wach"], "Did you mean '--watch'?"),
+        (["status", "--watc"], "Did you mean '--watch'?"),
     ],
 )
 def test_a_slip_of_the_finger_gets_a_guess(args: list[str], guess: str) -> None:

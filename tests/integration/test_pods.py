@@ -25,7 +25,7 @@ from tests.support.ports import free_port
 from tests.support.serving import Server
 from tests.support.sshd import Sshd
 
-pytestmark = [pytest.mark.apiserver, pytest.mark.sshd]
+pytestmark = [pytest.mark.apiserver, pytest.mark.sshd, pytest.mark.network]
 
 FOUND_S = 2.0
 """How soon a pod that has moved is found."""
