@@ -82,6 +82,11 @@ def export(
         data, report = exporter.new(chosen, users)
         notes = report.notes
         write_document(data)
+    if entry is not None and loaded.entries[entry].users_file:
+        login = url.replace("://", "://USER:PASSWORD@")
+        notes.append(
+            f"entry {entry} asks for a password: make each proxy-url {login}, which the next export keeps"
+        )
     _print_notes(notes)
 
 

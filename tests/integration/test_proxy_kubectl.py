@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from typing import Final
 
+import bcrypt
 import pytest
 from ruamel.yaml import YAML
 
@@ -39,6 +40,9 @@ WAYS: Final = pytest.mark.parametrize(("kubectl", "scheme"), [OLD_BY_HTTP, BY_HT
 def desk(apiserver: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     """Kubeconfigs for both ways are in ~/.kube, beside an administrator's own."""
     folder, entry = tmp_path_factory.mktemp("kubectl"), Endpoint("127.0.0.1", free_port())
+    users = folder / "users"
+    users.touch(mode=0o600)
+    users.write_bytes(b"ci:" + bcrypt.hashpw(b"secret", bcrypt.gensalt(4)) + b"\n")
     with Sshd(folder / "sshd") as sshd:
         section: dict[str, object] = {
             "gateway": "edge",
@@ -49,7 +53,13 @@ def desk(apiserver: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> Iter
             folder / "daemon",
             gateways={"edge": gateway(sshd), "away": gateway(sshd, port=free_port())},
             clusters={"prod-eu": section, "away": section | {"gateway": "away"}},
-            sections={"entries": {"proxy": {"listen": str(entry)}}, "limits": {"hold_timeout": "0s"}},
+            sections={
+                "entries": {
+                    "proxy": {"listen": str(entry)},
+                    "locked": {"listen": f"127.0.0.1:{free_port()}", "users_file": str(users)},
+                },
+                "limits": {"hold_timeout": "0s"},
+            },
         ) as daemon:
             daemon.wait_up("prod-eu")
             programs = {
@@ -131,6 +141,21 @@ def test_a_gateway_that_is_down_is_told_to_the_user(desk: Desk, kubectl: str, sc
     )
     assert done.returncode == 1
     assert seen in done.stderr.decode()
+
+
+@WAYS
+def test_an_entry_with_passwords(desk: Desk, kubectl: str, scheme: str) -> None:
+    """The export says what is missing, and keeps it when it is there."""
+    file = desk.home / ".kube" / f"locked-{kubectl}-{scheme}"
+    export = f"kubemux kubeconfig export --proxy locked --proxy-scheme {scheme} --output {file}"
+    get = f"{kubectl} --kubeconfig {file} --context prod-eu get ns"
+    assert f"make each proxy-url {scheme}://USER:PASSWORD@127.0.0.1:" in desk.typed(export).stderr.decode()
+    refused = desk.typed(get)
+    assert refused.returncode == 1
+    seen = "no acceptable authentication methods" if scheme == "socks5" else "kubemux: auth_required"
+    assert seen in refused.stderr.decode()
+    file.write_text(file.read_text().replace(f"{scheme}://", f"{scheme}://ci:secret@"))
+    assert "kube-system" in desk.said(f"{export}; {get}")
 
 
 @pytest.fixture(scope="module")
