@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 
 from proxy.config import naming, unix_sockets
@@ -51,15 +51,19 @@ def _listeners(config: Config) -> Iterator[tuple[Loc, Endpoint, bool]]:
             yield ("entries", name, "listen"), entry.listen, entry.allow_remote
 
 
-def own_listener(own: Listeners, address: Endpoint) -> str | None:
+def own_listener(
+    own: Listeners, address: Endpoint, is_here: Callable[[str], bool] = lambda _: False
+) -> str | None:
     """The key of our own listener that a connection from this machine to `address` would reach.
 
-    None if it would reach something else.
+    None if it would reach something else. `is_here` tells addresses of this machine other than loopback.
     """
     if _is_wildcard(address.host):  # connect(2) to 0.0.0.0 or :: connects to loopback
         address = address._replace(host="::1" if ":" in address.host else "127.0.0.1")
     for key, listen in own.get(address.port, ()):
-        if _host(listen.host) == _host(address.host) or (address.is_loopback and _is_wildcard(listen.host)):
+        if _host(listen.host) == _host(address.host):
+            return key
+        if _is_wildcard(listen.host) and (address.is_loopback or is_here(address.host)):
             return key
     return None
 
@@ -259,6 +263,7 @@ def _host(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | str:
     if text.lower() == "localhost":
         text = "127.0.0.1"
     try:
-        return ipaddress.ip_address(text)
+        address = ipaddress.ip_address(text)
     except ValueError:
         return text.lower()
+    return getattr(address, "ipv4_mapped", None) or address

@@ -73,7 +73,7 @@ class Graph:
         self._contexts = Contexts()
         self._told: dict[str, tuple[bool, bool]] = {}
         self.routes: dict[str, Routed] = {}
-        self._ways = Ways(self.gateways)
+        self._ways = Ways(self.gateways, lambda: self.config)
         self._discoveries = Discoveries(self.clusters, self.routes, self._contexts, on_change)
         self._switchboard = Switchboard(config, self.clusters, self.routes)
         self.access.reconfigure(config)

@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
-from proxy.config.model import DIRECT, ClusterConfig, RouteConfig
+from proxy.config.model import DIRECT, ClusterConfig, Config, RouteConfig
+from proxy.config.rules import own_listener, own_listeners
 from proxy.daemon.routed import WayTo
 from proxy.relay.direct import Direct
 from proxy.relay.interfaces import Way
+from proxy.runtime.names import is_here
 from proxy.ssh.supervision.gateway import Gateway
 from proxy.ssh.supervision.patterns import PatternGateway
 
 
 class Ways:
-    """All of them. `gateways` are the daemon's at any time."""
+    """All of them. `gateways` are the daemon's at any time, and so is `config`."""
 
-    def __init__(self, gateways: Mapping[str, Gateway | PatternGateway]) -> None:
+    def __init__(
+        self, gateways: Mapping[str, Gateway | PatternGateway], config: Callable[[], Config]
+    ) -> None:
         self._gateways = gateways
+        self._config = config
 
     def of(self, config: ClusterConfig) -> Way:
         """The way of a cluster. No cluster has a pattern for a gateway (`proxy.config.rules`)."""
         gateway = None if config.gateway == DIRECT else self._gateways[config.gateway]
-        return gateway if isinstance(gateway, Gateway) else Direct()
+        return gateway if isinstance(gateway, Gateway) else self._direct()
 
     def to(self, config: RouteConfig) -> WayTo:
         """The ways of a route to each host that is asked for."""
-        direct = Direct()
+        direct = self._direct()
 
         def way_to(host: str) -> Way:
             if config.gateway == DIRECT:
@@ -34,3 +39,6 @@ class Ways:
             return gateway.way(host) if isinstance(gateway, PatternGateway) else gateway
 
         return way_to
+
+    def _direct(self) -> Direct:
+        return Direct(lambda address: own_listener(own_listeners(self._config()), address, is_here))

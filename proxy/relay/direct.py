@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import socket
+from collections.abc import Callable
 from typing import Final, cast
 
 from proxy.errors import ChannelRefused, ChannelTimeout
@@ -119,9 +120,13 @@ class TcpChannel(asyncio.Protocol):
 
 
 class Direct:
-    """A `proxy.relay.interfaces.Way` without SSH, for one cluster."""
+    """A `proxy.relay.interfaces.Way` without SSH, for one cluster or route."""
 
-    def __init__(self) -> None:
+    def __init__(self, own: Callable[[Endpoint], str | None] = lambda _: None) -> None:
+        """`own` tells which of kubemux's own listeners has an address. It is never connected to: the client
+        would come in there as kubemux's own user, whoever it is.
+        """
+        self._own = own
         self._names = Place("names of a direct cluster")
 
     @property
@@ -182,6 +187,8 @@ class Direct:
         addresses = await resolve(*target, self._names, timeout=CONNECT_TIMEOUT_S / 2)
         failure: OSError = TimeoutError()
         for address in addresses:
+            if listener := self._own(Endpoint(address.host, target.port)):
+                raise ChannelRefused(f"{target} is kubemux's own {listener}", hint="ask there yourself")
             try:
                 async with asyncio.timeout(CONNECT_TIMEOUT_S / 2 / len(addresses)):
                     _, channel = await connect(TcpChannel, address.host, target.port)

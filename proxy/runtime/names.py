@@ -88,6 +88,16 @@ async def resolve(host: str, port: int, place: Place, *, family: int = 0, timeou
         return await place.run(_look_up, host, port, family, timeout=timeout)
 
 
+def is_here(host: str) -> bool:
+    """Whether this address is one of this machine."""
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.bind((host, 0))
+    except OSError:
+        return False
+    return True
+
+
 def remedy(host: str, error: int | None, *, also: str = "") -> str:
     """The hint for a `host` that `resolve` failed for, with gaierror number `error`.
 

@@ -272,3 +272,14 @@ async def test_who_outlives_a_reload_is_ended_with_the_others(bed: Bed) -> None:
         assert await client.is_reset()
     await bed.daemon.graph._retiring.wait()
     assert not bed.daemon.graph._retired
+
+
+async def test_nobody_comes_in_as_kubemux_by_a_direct_route_to_itself(bed: Bed) -> None:
+    wide = free_port()
+    bed.config["entries"]["wide"] = {"listen": f"0.0.0.0:{wide}", "allow_remote": True, "allow": ["any"]}
+    bed.config["routes"].append({"name": "all", "match": ["**:*", "0.0.0.0/0:*"], "gateway": "direct"})
+    await bed.reload()
+    admin, listen = bed.config["admin"]["listen"], str(bed.listen)
+    for address in (admin, listen, f"localhost:{bed.proxy.port}", f"127.0.0.3:{wide}"):
+        answer = await bed.refusal(address)
+        assert f"channel_refused ({address} is kubemux's own " in answer, answer
