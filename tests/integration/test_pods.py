@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import secrets
+import signal
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -180,8 +181,17 @@ async def test_a_pod_is_found_where_it_is(bed: Bed, apiserver: ApiServer, sshd: 
     sshd.start()
     await led_to(bed, "nb-0", one, 30.0)
 
+    # Routes that are changed ask for other pods, and replaced clusters are asked anew.
+    content = json.loads(daemon.config.read_text())
+    gone = f"404 kubemux: nb-0.{bed.namespace}: unknown_name (prod (route notebooks) has no such pod)"
+    for selector, there in (("app=lab", gone), ("app=notebook", one)):
+        content["routes"][0]["discover"]["selector"] = selector
+        content["clusters"]["prod"]["api_servers"].append(f"127.0.0.1:{free_port()}")
+        daemon.config.write_text(json.dumps(content))
+        daemon.signal(signal.SIGHUP)
+        await led_to(bed, "nb-0", there, 30.0)
+
     await kubectl(
         apiserver, bed.admin, "delete", "pod", "nb-0", "-n", bed.namespace, "--force", "--grace-period=0"
     )
-    gone = f"404 kubemux: nb-0.{bed.namespace}: unknown_name (prod (route notebooks) has no such pod)"
     await led_to(bed, "nb-0", gone, FOUND_S)
