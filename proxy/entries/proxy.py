@@ -81,14 +81,16 @@ class ProxyEntry:
             sock.close()
             return
         if len(self._reading) >= MOST_HEADS:
-            next(iter(self._reading)).cancel()
+            oldest = next(iter(self._reading))
+            del self._reading[oldest]  # it ends in a later turn of the loop; the next client ends another one
+            oldest.cancel()
         self._new[sock] = caller
         task = self._tasks.spawn(self._serve(sock, caller), name=f"request of {caller}")
         self._reading[task] = None
         task.add_done_callback(lambda task: self._has_read(task, sock))
 
     def _has_read(self, task: asyncio.Task[None], sock: socket.socket) -> None:
-        del self._reading[task]
+        self._reading.pop(task, None)
         if caller := self._new.pop(sock, None):  # its task was cancelled before it began
             self._ended(caller, Reason.SHUTDOWN, _ENDS)
             sock.close()

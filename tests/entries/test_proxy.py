@@ -235,3 +235,18 @@ async def test_a_client_that_comes_as_the_entry_ends_is_closed_and_counted() -> 
         with suppress(ConnectionError):
             assert await whole(connection) == b""
         assert (one.record.active, [*one.record.results]) == (0, [Reason.SHUTDOWN])
+
+
+async def test_clients_that_come_in_one_turn_each_end_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_HEADS", 2)
+    pairs = [socket.socketpair() for _ in range(5)]
+    async with stage() as one:
+        for ours, theirs in pairs:
+            ours.setblocking(False)
+            one.entry.accept(ours, Caller(None))
+            assert f"requests={min(2, one.record.opened)} " in repr(one.entry)
+            theirs.settimeout(10)
+        await one.results(*[Reason.SHUTDOWN] * 3)
+        assert one.record.active == 2
+    for _, theirs in pairs:
+        theirs.close()
