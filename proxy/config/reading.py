@@ -43,7 +43,8 @@ _WORDS: Final = {
 
 _STAND_INS: Final[dict[object, object]] = {
     Endpoint: Endpoint("127.0.0.1", 0),
-    Match: Match.parse("host.invalid:1"),
+    # It has a star for each {1} of a `target`: what the user meant may have had as many.
+    Match: Match.parse("*.*.*.*.*.*.*.*.*:1"),
     Rule: Rule(ANY),
     Path: Path("/"),
     bool: True,
