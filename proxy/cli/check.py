@@ -39,8 +39,18 @@ def check(config: Path) -> None:
         found += uvloop.run(_ssh_configs(loaded))
     for warning, remedy in found:
         note(f"WARNING: {config}: {warning}\n  hint: {remedy}")
-    gateways, clusters = len(loaded.gateways), len(loaded.clusters)
-    say(f"{config}: ok, {gateways} gateway{'s' * (gateways != 1)}, {clusters} cluster{'s' * (clusters != 1)}")
+    say(f"{config}: ok, {_counted(loaded)}")
+
+
+def _counted(config: Config) -> str:
+    """`1 gateway, 2 clusters`, and entries and routes if there are any."""
+    gateways, clusters = len(config.gateways), len(config.clusters)
+    counted = f"{gateways} gateway{'s' * (gateways != 1)}, {clusters} cluster{'s' * (clusters != 1)}"
+    if entries := len(config.entries):
+        counted += f", {entries} {'entry' if entries == 1 else 'entries'}"
+    if routes := len(config.routes):
+        counted += f", {routes} route{'s' * (routes != 1)}"
+    return counted
 
 
 def _no_clusters(config: Config) -> Iterator[tuple[str, str]]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
 from proxy.cli import EX_FAILED, say
 from proxy.cli.options import config_option
+from proxy.config.allow import Rule
 from proxy.config.credentials import Scrutiny
 from proxy.config.loader import load
 from proxy.config.model import DIRECT, ClusterConfig
@@ -69,6 +71,7 @@ def route(asked: Endpoint, entry: str | None, config: Path) -> None:
 def _say_cluster(found: ToCluster, cluster: ClusterConfig) -> None:
     say(f"  decides      cluster {found.cluster}: {found.why}")
     say(f"leads to {' or '.join(map(str, cluster.api_servers))}{_through(cluster.gateway)}")
+    _say_who_may(cluster.allow)
 
 
 def _say_asks(found: Asks, pod: str) -> None:
@@ -82,7 +85,11 @@ def _say_target(found: ToTarget, entry: str | None) -> None:
     say(f"leads to {found.target}{_through(route.gateway)}")
     if entry is None and route.entries is not None:
         say(f"at these entries alone: {', '.join(route.entries)}")
-    say(f"who may: {', '.join(map(str, route.allow)) if route.allow else 'whom the entry lets in'}")
+    _say_who_may(route.allow)
+
+
+def _say_who_may(allow: Sequence[Rule] | None) -> None:
+    say(f"who may: {', '.join(map(str, allow)) if allow else 'whom the entry lets in'}")
 
 
 def _through(gateway: str) -> str:

@@ -47,6 +47,25 @@ def test_the_file_is_an_argument_as_well(home: Path, monkeypatch: pytest.MonkeyP
     assert "Name one, as FILE or by --config" in both.stderr
 
 
+def test_check_counts_entries_and_routes_where_there_are_some(home: Path) -> None:
+    path = written(home / "any.yaml")
+    path.write_text(
+        f"{path.read_text()}entries: {{proxy: {{listen: '127.0.0.1:3128'}}}}\n"
+        "routes: [{name: a, match: ['a:1'], gateway: direct}, {name: b, match: ['b:1'], gateway: direct}]\n"
+    )
+    assert check(path).stdout == f"{path}: ok, 0 gateways, 1 cluster, 1 entry, 2 routes\n"
+
+
+def test_a_match_that_is_not_accepted_brings_no_complaint_of_its_target(home: Path) -> None:
+    path = home / "any.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(
+        "version: 1\nroutes: [{name: a, match: ['*.a', '*.b'], gateway: direct, target: '{1}:22'}]\n"
+    )
+    done = check(path)
+    assert (done.exit_code, done.stderr.count("has no port"), done.stderr.count("hint:")) == (78, 2, 2)
+
+
 def test_run_takes_the_file_as_an_argument(home: Path) -> None:
     (home / "bad.yaml").write_text("version: 2\n")
     shown = CliRunner().invoke(main, ["run", str(home / "bad.yaml")])

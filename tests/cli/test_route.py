@@ -16,7 +16,7 @@ gateways:
 clusters:
   prod-eu: {gateway: eu-edge, listen: "127.0.0.1:16443", api_servers: ["10.0.0.10:6443", "10.0.0.11:6443"],
     probe: {token_file: /nowhere}}
-  "arn:prod": {gateway: direct, listen: "127.0.0.1:16444", api_servers: ["10.1.0.10:6443"]}
+  "arn:prod": {gateway: direct, listen: "127.0.0.1:16444", api_servers: ["10.1.0.10:6443"], allow: ["uid:ci"]}
 entries: {egress: {listen: "127.0.0.1:3128"}}
 routes:
   - {name: kubelets, match: ["node-*:10250"], gateway: eu-edge, target: "127.0.0.1:{port}", entries: [egress]}
@@ -37,12 +37,14 @@ def routed(folder: Path, *args: str) -> Result:
         (
             ["PROD-EU:443"],
             "  decides      cluster prod-eu: it is called 'PROD-EU'\n"
-            "leads to 10.0.0.10:6443 or 10.0.0.11:6443 through gateway eu-edge\n",
+            "leads to 10.0.0.10:6443 or 10.0.0.11:6443 through gateway eu-edge\n"
+            "who may: whom the entry lets in\n",
         ),
         (
             ["arn:prod:6443"],
             "  decides      cluster arn:prod: it is called 'arn:prod'\n"
-            "leads to 10.1.0.10:6443, without a gateway\n",
+            "leads to 10.1.0.10:6443, without a gateway\n"
+            "who may: uid:ci\n",
         ),
         (
             ["node-7:10250"],
