@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -83,6 +84,16 @@ def _quick_collections() -> Iterator[None]:
     claim()
     with quick_collections():
         yield
+
+
+@pytest.fixture(autouse=True)
+def _signal_mask() -> Iterator[None]:
+    """`kubemux run` blocks SIGHUP until there is a daemon. Where a test calls it in this process there never
+    is one, and programs that later tests start would inherit that.
+    """
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    yield
+    signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 @pytest.fixture(autouse=True)

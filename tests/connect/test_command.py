@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -143,7 +144,14 @@ def test_who_gets_the_socket_may_have_gone(scripted: Entry) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals_end_it_without_a_word(scripted: Entry, number: signal.Signals) -> None:
-    with kubemux("--entry", scripted.listen, "nb", "22") as process, scripted.serve():
+    with ExitStack() as stack:
+        # The suite may be run by nohup(1): a program inherits what is ignored.
+        handler = signal.signal(number, signal.SIG_DFL)
+        try:
+            process = stack.enter_context(kubemux("--entry", scripted.listen, "nb", "22"))
+        finally:
+            signal.signal(number, handler)
+        stack.enter_context(scripted.serve())
         process.send_signal(number)
         assert ended(process) == (-number, b"", b"")
 

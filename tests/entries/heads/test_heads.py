@@ -37,8 +37,8 @@ def test_every_reason_has_a_status_and_a_reply(reason: Reason) -> None:
     assert reply in range(1, 9)
 
 
-ENDS = {"client_closed", "client_reset", "cluster_closed", "cluster_reset", "idle"}
-"""Of connections that have had their answer."""
+ENDS = {"client_closed", "client_reset", "cluster_closed", "cluster_reset", "idle", "tls_handshake"}
+"""Of connections that have had their answer, or cannot be given one."""
 
 
 def test_what_a_client_can_be_refused_for_is_chosen() -> None:
