@@ -211,8 +211,18 @@ class Bed:
         await asyncio.to_thread(self.daemon.wait_for, what, condition, seconds=seconds)  # type: ignore[arg-type]
 
     async def wait_reason(self, reason: str) -> None:
-        """Wait until `status` shows this reason beside edge."""
-        await self.wait_for(f"status says {reason}", lambda: told(self.daemon)["edge"]["reason"] == reason)
+        """Wait until `status` shows this reason beside edge, or the log has it.
+
+        On a busy machine the next dial may have ended before anybody reads `status`.
+        """
+
+        def is_told() -> bool:
+            return told(self.daemon)["edge"]["reason"] == reason or any(
+                (entry.get("gateway"), entry.get("reason")) == ("edge", reason)
+                for entry in self.daemon.events()
+            )
+
+        await self.wait_for(f"status says {reason}", is_told)
 
     def also_stop(self, sshd: Sshd | Rogue) -> None:
         """Stop `sshd` at the end of the row."""

@@ -65,7 +65,7 @@ class Row:
     is_partial: bool = False
     """Some of the affected clients see these, and some do not."""
     gateway: str = ""
-    """The reason beside the gateway in `status` while the fault lasts."""
+    """The reason beside the gateway in `status` while the fault lasts, and in the log."""
     lost: str = ""
     """The reason label of `gateway_reconnects_total` after the fault."""
     results: frozenset[str] = frozenset()

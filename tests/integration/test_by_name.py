@@ -174,6 +174,7 @@ async def test_a_failure_is_an_answer_in_time(sshd: Sshd, tmp_path: Path, stack:
         entries={"proxy": {"listen": str(proxy)}},
         limits={"hold_timeout": "300ms"},
     ) as daemon:
+        await wait_for_log(daemon, "link up", gateway="edge")  # else a busy machine's first client is refused
         status, _ = await ask(proxy, "refused:443")
         assert status.startswith("502 kubemux: refused: channel_refused (")
         assert status.endswith(f"could not connect to 127.0.0.1:{refused}: Connection refused)")
