@@ -12,20 +12,24 @@ from proxy.config.credentials import Scrutiny
 from proxy.config.loader import load
 from proxy.connect import asking
 from proxy.connect.command import VARIABLE, Order, run
-from proxy.errors import ConfigError, Problem
+from proxy.errors import ConfigError, Problem, UnknownNames
 from proxy.runtime.endpoint import Local
+from proxy.runtime.text import shown
 
 
-class Entry(click.ParamType[Local]):
-    """Where an entry listens."""
+class Entry(click.ParamType[Local | str]):
+    """Where an entry listens, or its name in the configuration."""
 
     name = "entry"
 
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Local:
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Local | str:
+        text = str(value)
         try:
-            return asking.entry(str(value))
+            return asking.entry(text)
         except ValueError as exc:
-            self.fail(f"{exc}; or unix:PATH.", param, ctx)
+            if text and not {"/", ":"} & set(text):
+                return text
+            self.fail(f"{exc}; or unix:PATH, or the name of an entry.", param, ctx)
 
 
 @click.command()
@@ -33,12 +37,13 @@ class Entry(click.ParamType[Local]):
 @click.argument("port")
 @click.option(
     "--entry",
-    metavar="unix:PATH|HOST:PORT",
+    metavar="unix:PATH|HOST:PORT|NAME",
     type=Entry(),
     envvar=VARIABLE,
     show_envvar=True,
-    help="Where the proxy entry listens. Default: the configuration's first entry on a unix socket, else its "
-    "first. To name it is faster, and needs no right to read the configuration.",
+    help="Where the proxy entry listens, or its name in the configuration. Default: the first entry there "
+    "on a unix socket, else the first. To say where it listens is faster, and needs no right to read the "
+    "configuration.",
 )
 @click.option(
     "--fdpass",
@@ -47,7 +52,7 @@ class Entry(click.ParamType[Local]):
     "`ProxyUseFdpass yes`.",
 )
 @config_option
-def connect(host: str, port: str, entry: Local | None, fdpass: bool, config: Path) -> None:
+def connect(host: str, port: str, entry: Local | str | None, fdpass: bool, config: Path) -> None:
     """Connect standard input and output to HOST PORT, through a proxy entry of the running daemon.
 
     It is for ssh: `ProxyCommand kubemux connect %h %p`. HOST is any name or address that the entry knows,
@@ -59,15 +64,18 @@ def connect(host: str, port: str, entry: Local | None, fdpass: bool, config: Pat
         target = asking.target(host, port)
     except ValueError as exc:
         raise click.UsageError(f"{exc}.") from None
-    if entry is None:
-        entry = _configured(config)
+    if entry is None or isinstance(entry, str):
+        entry = _configured(config, entry)
     click.get_current_context().exit(run(Order(entry, target, fdpass)))
 
 
-def _configured(config: Path) -> Local:
+def _configured(config: Path, name: str | None) -> Local:
     try:
-        return choose(load(config, Scrutiny.NONE), config)[1]
+        return choose(load(config, Scrutiny.NONE), config, name)[1]
+    except UnknownNames:
+        raise
     except ConfigError as error:
+        why = f"{shown(name)} is the name of an entry" if name else "no entry is named"
         remedy = f"say where the entry is: --entry unix:PATH, or {VARIABLE}=unix:PATH in the environment"
-        error.problems.append(Problem(0, "", "it was read because no entry is named", remedy))
+        error.problems.append(Problem(0, "", f"it was read because {why}", remedy))
         raise

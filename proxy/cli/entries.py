@@ -4,30 +4,36 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from proxy.config.model import Config
+from proxy.config.model import Config, EntryConfig
 from proxy.errors import ConfigError, Problem, UnknownNames
 from proxy.runtime.endpoint import Local, UnixPath
 from proxy.runtime.text import suggest
 
 
 def choose(config: Config, path: Path, name: str | None = None) -> tuple[str, Local]:
-    """The name of an entry without TLS, and where it listens: that called `name`, else the first on a unix
-    socket, else the first.
+    """The name of an entry that `kubemux connect` can use, and where it listens: that called `name`, else the
+    first on a unix socket, else the first.
 
     Raises ConfigError, which names the file `path`.
     """
-    entries = {each: entry for each, entry in config.entries.items() if entry.tls.cert_file is None}
-    if name in config.entries and name not in entries:
-        hint = "name one for clients on this machine, on loopback or a unix socket"
-        problem = Problem(0, f"entries.{name}", "speaks TLS, which kubemux connect does not", hint)
-        raise ConfigError(str(path), [problem])
-    if not entries:
+    if name is not None and name not in config.entries:
+        problem = Problem(0, "entries", f"no entry is called {name!r}", suggest(name, config.entries))
+        raise UnknownNames(str(path), [problem])
+    if name is not None and (why := _unusable(config.entries[name])):
+        hint = "name another one, which clients on this machine use without TLS and without a password"
+        raise ConfigError(str(path), [Problem(0, f"entries.{name}", why, hint)])
+    usable = {each: entry for each, entry in config.entries.items() if not _unusable(entry)}
+    if not usable:
         hint = 'add entries: {proxy: {listen: "127.0.0.1:3128"}}'
         raise ConfigError(str(path), [Problem(0, "entries", "there is no entry to connect to", hint)])
     if name is None:
-        on_unix = [each for each, entry in entries.items() if isinstance(entry.listen, UnixPath)]
-        name = next(iter([*on_unix, *entries]))
-    if name not in entries:
-        problem = Problem(0, "entries", f"no entry is called {name!r}", suggest(name, entries))
-        raise UnknownNames(str(path), [problem])
-    return name, entries[name].listen
+        on_unix = [each for each, entry in usable.items() if isinstance(entry.listen, UnixPath)]
+        name = next(iter([*on_unix, *usable]))
+    return name, usable[name].listen
+
+
+def _unusable(entry: EntryConfig) -> str:
+    """Why `kubemux connect` cannot use it; empty if it can."""
+    if entry.tls.cert_file is not None:
+        return "speaks TLS, which kubemux connect does not"
+    return "asks for a password, which kubemux connect does not send" if entry.users_file else ""

@@ -40,7 +40,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[command.Order]:
 
 def test_the_help_says_why_to_name_the_entry() -> None:
     words = " ".join(connect("--help").output.split())
-    assert "To name it is faster, and needs no right to read the configuration." in words
+    assert "To say where it listens is faster, and needs no right to read the configuration." in words
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,11 @@ def test_the_help_says_why_to_name_the_entry() -> None:
         (["nb", "22", "more"], "unexpected extra argument (more)"),
         (["nb", "ssh", "--entry", "unix:/x"], "expected HOST:PORT or [IPV6]:PORT, got 'nb:ssh'."),
         (["n b", "22", "--entry", "unix:/x"], "'n b' is neither a host name nor an IP address."),
-        (["nb", "22", "--entry", "proxy"], "expected HOST:PORT or [IPV6]:PORT, got 'proxy'; or unix:PATH."),
+        (
+            ["nb", "22", "--entry", "/run/proxy.sock"],
+            "got '/run/proxy.sock'; or unix:PATH, or the name of an entry.",
+        ),
+        (["nb", "22", "--entry", ""], "expected HOST:PORT"),
         (["nb", "22", "--fdpas"], "Did you mean '--fdpass'?"),
     ],
 )
@@ -77,6 +81,22 @@ def test_an_entry_on_a_unix_socket_comes_first(tmp_path: Path, ran: list[command
     path.write_text(f"{CONFIG}  local: {{listen: 'unix:/run/kubemux-entries/local.sock'}}\n")
     assert connect("nb", "22", "--config", str(path)).exit_code == 0
     assert [order.entry for order in ran] == [UnixPath("/run/kubemux-entries/local.sock")]
+
+
+def test_an_entry_may_be_called_by_its_name(tmp_path: Path, ran: list[command.Order]) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(CONFIG)
+    assert connect("nb", "22", "--entry", "other", "--config", str(path)).exit_code == 0
+    assert connect("nb", "22", "--config", str(path), KUBEMUX_ENTRY="other").exit_code == 1
+    assert [order.entry for order in ran] == [Endpoint("127.0.0.1", 3129)] * 2
+    done = connect("nb", "22", "--entry", "othr", "--config", str(path))
+    assert done.exit_code == 2
+    assert done.output.startswith(
+        f"{path}: entries: no entry is called 'othr'\n  hint: did you mean 'other'?"
+    )
+    done = connect("nb", "22", "--entry", "other", "--config", str(tmp_path / "none.yaml"))
+    assert done.exit_code == 78
+    assert "it was read because 'other' is the name of an entry\n  hint: say where" in done.output
 
 
 def test_a_configuration_that_cannot_be_read_is_not_needed(tmp_path: Path) -> None:

@@ -9,23 +9,28 @@ import pytest
 from proxy.cli.entries import choose
 from proxy.config.model import Config, EntryConfig, EntryTlsConfig
 from proxy.errors import ConfigError
-from proxy.runtime.endpoint import Endpoint
+from proxy.runtime.endpoint import Endpoint, UnixPath
 
 FILE = Path("/etc/kubemux/config.yaml")
 TLS = EntryTlsConfig(cert_file=Path("/c"), key_file=Path("/k"))
 REMOTE = EntryConfig(listen=Endpoint("127.0.0.1", 3129), tls=TLS)
+CLOSED = EntryConfig(listen=UnixPath("/run/closed.sock"), users_file=Path("/u"))
 PLAIN = EntryConfig(listen=Endpoint("127.0.0.1", 3128))
 
 
-def test_an_entry_with_tls_is_for_others() -> None:
-    config = Config(version=1, entries={"remote": REMOTE, "proxy": PLAIN})
+@pytest.mark.parametrize(
+    ("name", "entry", "says"),
+    [
+        ("remote", REMOTE, "speaks TLS, which kubemux connect does not"),
+        ("closed", CLOSED, "asks for a password, which kubemux connect does not send"),
+    ],
+)
+def test_an_entry_with_tls_or_passwords_is_for_others(name: str, entry: EntryConfig, says: str) -> None:
+    config = Config(version=1, entries={name: entry, "proxy": PLAIN})
     assert choose(config, FILE) == ("proxy", PLAIN.listen)
     with pytest.raises(ConfigError, match="1 problem") as caught:
-        choose(config, FILE, "remote")
+        choose(config, FILE, name)
     [problem] = caught.value.problems
-    assert (problem.key, problem.message) == (
-        "entries.remote",
-        "speaks TLS, which kubemux connect does not",
-    )
+    assert (problem.key, problem.message) == (f"entries.{name}", says)
     with pytest.raises(ConfigError, match="1 problem"):
-        choose(Config(version=1, entries={"remote": REMOTE}), FILE)
+        choose(Config(version=1, entries={name: entry}), FILE)
