@@ -31,7 +31,7 @@ _CLUSTERS: Final = {"berlin": (2, ("web", "database")), "tokyo": (3, ("web", "ca
 """Name -> worker nodes, pods."""
 
 _CONFIG: Final = """\
-# A kubemux configuration like any other: one gateway, and the clusters behind it.
+# A kubemux configuration like any other: one gateway, an entry, and the clusters behind them.
 version: 1
 admin: {{listen: "{admin}", socket: "{folder}/admin.sock"}}
 log: {{format: console}}
@@ -43,6 +43,8 @@ gateways:
     user: demo
     identity_files: ["{folder}/id_ed25519"]
     known_hosts: ["{folder}/known_hosts"]
+entries:
+  proxy: {{listen: "{proxy}"}}
 clusters:
 """
 _CLUSTER: Final = """\
@@ -105,8 +107,9 @@ def prepare(folder: Path) -> Iterator[Stage]:
         )
 
         admin, admin_socket = bind()
-        daemon_sockets: dict[Local, socket.socket] = {admin: admin_socket}
-        text = _CONFIG.format(admin=admin, ssh=ssh, folder=folder)
+        proxy, proxy_socket = bind()
+        daemon_sockets: dict[Local, socket.socket] = {admin: admin_socket, proxy: proxy_socket}
+        text = _CONFIG.format(admin=admin, ssh=ssh, proxy=proxy, folder=folder)
         clusters, api_servers = [], []
         for name, (workers, pods) in _CLUSTERS.items():
             api_server, sock = bind()

@@ -18,6 +18,9 @@ def welcome(stage: Stage) -> str:
     assert isinstance(cluster.listen, Endpoint)  # noqa: S101 - the stage gives each cluster one
     port = cluster.listen.port
     curl = ["curl", "--cacert", str(cluster.tls.ca_file), "--resolve", f"{SERVER_NAME}:{port}:127.0.0.1"]
+    *_, (other, by_entry) = stage.config.clusters.items()
+    by_name = ["curl", "--proxy", f"http://{stage.config.entries['proxy'].listen}"]
+    by_name += ["--cacert", str(by_entry.tls.ca_file), "--connect-to", f"{SERVER_NAME}:443:{other}:443"]
     kubectl = ["kubectl", "--kubeconfig", str(stage.kubeconfig)]
     kubectl_missing = (
         ""
@@ -37,7 +40,10 @@ In another terminal:
 
   What is in it?
 {kubectl_missing}    {shlex.join([*kubectl, "get", "ns"])}
-    {shlex.join([*kubectl, "--context", list(stage.config.clusters)[-1], "get", "pods", "-A"])}
+    {shlex.join([*kubectl, "--context", other, "get", "pods", "-A"])}
+
+  No port map: clients ask the entry for {other} by name.
+    {shlex.join([*by_name, f"https://{SERVER_NAME}/version"])}
 
   How is kubemux?
     {shlex.join([*_kubemux(), "status", "--config", str(stage.config_path)])}
@@ -49,9 +55,13 @@ Ctrl-C ends it and removes {stage.folder}.
 
 def _picture(config: Config) -> str:
     ssh = f"127.0.0.1:{config.gateways['bastion'].port}"
-    return "\n".join(
+    clusters = [
         f"  {name:8} https://{cluster.listen}  --SSH, through {ssh}-->  API server {cluster.api_servers[0]}"
         for name, cluster in config.clusters.items()
+    ]
+    proxy = config.entries["proxy"].listen
+    return "\n".join(
+        [*clusters, f"  {'proxy':8} http://{proxy}   both of them, by name (HTTP CONNECT, SOCKS5)"]
     )
 
 

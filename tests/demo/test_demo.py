@@ -96,6 +96,9 @@ async def test_the_printed_curl_status_and_metrics_commands_answer(tmp_path: Pat
     async with running(tmp_path) as demo:
         health = await demo.paste("/healthz")
         assert (health.code, health.out) == (0, "ok")
+        version = await demo.paste("--proxy")
+        assert version.code == 0, version.err
+        assert '"gitVersion"' in version.out
         status = await demo.paste(" status ")
         assert status.code == 0, status.err
         assert "berlin" in status.out
@@ -130,14 +133,17 @@ async def test_its_end_leaves_nothing_behind(tmp_path: Path, number: signal.Sign
         for cluster in config.clusters.values():
             assert isinstance(cluster.listen, Endpoint)
             ports += [cluster.listen.port, cluster.api_servers[0].port]
-        assert [await is_bound(port) for port in ports] == [True] * 6
+        entry = config.entries["proxy"].listen
+        assert isinstance(entry, Endpoint)
+        ports.append(entry.port)
+        assert [await is_bound(port) for port in ports] == [True] * 7
         # An idle client must not hold the end up.
         _, idle = await asyncio.open_connection("127.0.0.1", ports[2])
         children = descendants(demo.process.pid)
         assert await end(demo.process, number) == 0
         idle.close()
         assert not [command(child) for child in children if command(child)]
-        assert [await is_bound(port) for port in ports] == [False] * 6
+        assert [await is_bound(port) for port in ports] == [False] * 7
     assert left(tmp_path) == []
     log = (tmp_path / "log").read_text()
     assert "Traceback" not in log

@@ -7,6 +7,7 @@ import pytest
 
 from proxy.demo.stage import prepare
 from proxy.demo.welcome import welcome
+from proxy.runtime.endpoint import Local
 
 
 def test_nobody_else_can_read_a_file_and_no_socket_stays_bound(tmp_path: Path) -> None:
@@ -21,9 +22,10 @@ def test_nobody_else_can_read_a_file_and_no_socket_stays_bound(tmp_path: Path) -
             "berlin.server",
         } <= modes.keys()
         assert set(modes.values()) == {0o600}
-        assert {cluster.listen for cluster in stage.config.clusters.values()} | {
-            stage.config.admin.listen
-        } == set(stage.daemon_sockets)
+        listening: set[Local | None] = {stage.config.admin.listen}
+        listening |= {cluster.listen for cluster in stage.config.clusters.values()}
+        listening |= {entry.listen for entry in stage.config.entries.values()}
+        assert listening == set(stage.daemon_sockets)
     assert all(sock.fileno() == -1 for sock in stage.daemon_sockets.values())
     assert stage.ssh_socket.fileno() == -1
 
