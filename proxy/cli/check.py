@@ -28,7 +28,9 @@ def check(config: Path) -> None:
     as root or as the daemon's user: whether keys can be read depends on who asks.
     """
     nobody.answer()
-    loaded = loader.load(config)
+    loaded, doubts = loader.load_with_doubts(config)
+    for doubt in doubts:
+        note(f"WARNING: {doubt.at(config)}")
     found = [
         *_no_clusters(loaded),
         *credentials.warnings(loaded),

@@ -55,6 +55,8 @@ async def _serve(given: Path, path: Path) -> None:
         )
     for problem in loaded.hanging:
         log.warning("file hangs", key=problem.key, message=problem.message, hint=problem.hint)
+    for problem in loaded.doubts:
+        log.warning("rule without effect", key=problem.key, message=problem.message, hint=problem.hint)
     sockets = systemd.inherited_sockets()
     await run_until_stopped(
         Daemon(loaded.config, config_path=path, sockets=sockets, fingerprint=loaded.fingerprint)

@@ -36,6 +36,8 @@ class Loaded(NamedTuple):
     """See `proxy.config.credentials.Inspection`."""
     hanging: tuple[Problem, ...] = ()
     """Gateways and clusters that name a file whose disk or server does not answer: nobody could check it."""
+    doubts: tuple[Problem, ...] = ()
+    """What is accepted and lets nobody in."""
 
 
 async def load(path: Path) -> Loaded:
@@ -89,8 +91,8 @@ def main() -> None:
 
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # no traceback if the daemon has exited meanwhile
     try:
-        config, found, hanging = loader.load_for_daemon(Path(sys.argv[1]))
-        result: object = config, dict(found.fingerprint), tuple(hanging)
+        config, found, hanging, doubts = loader.load_for_daemon(Path(sys.argv[1]))
+        result: object = config, dict(found.fingerprint), tuple(hanging), tuple(doubts)
     except ConfigError as error:
         result = str(error), vars(error)
     sys.stdout.buffer.write(pickle.dumps(result))

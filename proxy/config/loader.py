@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic_core import ErrorDetails
 
-from proxy.config import credentials, reading, rules, yaml
+from proxy.config import allow_warnings, credentials, reading, rules, yaml
 from proxy.config.credentials import Inspection, Scrutiny
 from proxy.config.findings import Finding, Loc, dotted, prefixes
 from proxy.config.keys import Section
@@ -34,8 +34,16 @@ def load(path: Path, scrutiny: Scrutiny = Scrutiny.FILES) -> Config:
     return _strict(yaml.read(path), scrutiny)
 
 
-def load_for_daemon(path: Path) -> tuple[Config, Inspection, list[Problem]]:
-    """The configuration, the state of the files it names, and a problem for each section whose files hang.
+def load_with_doubts(path: Path) -> tuple[Config, list[Problem]]:
+    """The same, and what is accepted and lets nobody in."""
+    document = yaml.read(path)
+    config = _strict(document, Scrutiny.FILES)
+    return config, _problems(document, allow_warnings.warnings(config))
+
+
+def load_for_daemon(path: Path) -> tuple[Config, Inspection, list[Problem], list[Problem]]:
+    """The configuration, the state of the files it names, a problem for each section whose files hang, and
+    what is accepted and lets nobody in.
 
     Unlike `load` it does not fail if a file hangs: the daemon serves everything else meanwhile. Raises
     ConfigError. Blocks.
@@ -44,7 +52,8 @@ def load_for_daemon(path: Path) -> tuple[Config, Inspection, list[Problem]]:
     config, found, findings = _build(document, Scrutiny.FILES)
     if config is None or findings:
         raise ConfigError(document.path, _problems(document, findings))
-    return config, found, _problems(document, found.hanging)
+    doubts = _problems(document, allow_warnings.warnings(config))
+    return config, found, _problems(document, found.hanging), doubts
 
 
 def parse(data: bytes, path: str, scrutiny: Scrutiny = Scrutiny.FILES) -> Config:

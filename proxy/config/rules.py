@@ -58,12 +58,12 @@ def own_listener(
 
     None if it would reach something else. `is_here` tells addresses of this machine other than loopback.
     """
-    if _is_wildcard(address.host):  # connect(2) to 0.0.0.0 or :: connects to loopback
+    if is_wildcard(address.host):  # connect(2) to 0.0.0.0 or :: connects to loopback
         address = address._replace(host="::1" if ":" in address.host else "127.0.0.1")
     for key, listen in own.get(address.port, ()):
         if _host(listen.host) == _host(address.host):
             return key
-        if _is_wildcard(listen.host) and (address.is_loopback or is_here(address.host)):
+        if is_wildcard(listen.host) and (address.is_loopback or is_here(address.host)):
             return key
     return None
 
@@ -252,10 +252,11 @@ def _unreachable(config: Config) -> Iterator[Finding]:
 
 
 def _collide(one: Endpoint, other: Endpoint) -> bool:
-    return _host(one.host) == _host(other.host) or _is_wildcard(one.host) or _is_wildcard(other.host)
+    return _host(one.host) == _host(other.host) or is_wildcard(one.host) or is_wildcard(other.host)
 
 
-def _is_wildcard(host: str) -> bool:
+def is_wildcard(host: str) -> bool:
+    """Whether it stands for all addresses of this machine: 0.0.0.0, ::."""
     return getattr(_host(host), "is_unspecified", False)
 
 

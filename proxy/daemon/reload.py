@@ -85,7 +85,7 @@ async def _apply(graph: Graph, loaded: Loaded) -> ReloadResult:
         warnings.append("clusters: none is left")
     warnings += [str(cluster.listen_error) for cluster in graph.clusters.values() if cluster.listen_error]
     warnings += [str(entry.listener.error) for entry in graph.entries.values() if entry.listener.error]
-    warnings += [f"{one.key}: {one.message}" for one in loaded.hanging]
+    warnings += [f"{one.key}: {one.message}" for one in (*loaded.hanging, *loaded.doubts)]
     return ReloadResult(
         added=_named(plan, lambda change: change.added),
         changed=_named(plan, lambda change: (*change.changed, *change.renewed)),

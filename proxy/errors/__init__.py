@@ -93,6 +93,12 @@ class Problem:
     message: str
     hint: str = ""
 
+    def at(self, path: object) -> str:
+        """`FILE:LINE: KEY: what is wrong`, then `  hint: remedy`."""
+        where = f"{path}:{self.line}" if self.line else str(path)
+        said = f"{where}: {self.key + ': ' if self.key else ''}{self.message}"
+        return f"{said}\n  hint: {self.hint}" if self.hint else said
+
 
 class ConfigError(ProxyError):
     """A configuration or kubeconfig that cannot be used. It holds the first MAX_PROBLEMS problems."""
@@ -107,14 +113,8 @@ class ConfigError(ProxyError):
             self.problems.append(Problem(0, "", f"{more} more problems are not shown"))
 
     def render(self) -> str:
-        """The whole report. Each problem is `FILE:LINE: KEY: what is wrong`, then `  hint: remedy`."""
-        lines = []
-        for problem in self.problems:
-            where = f"{self.path}:{problem.line}" if problem.line else self.path
-            lines.append(f"{where}: {problem.key + ': ' if problem.key else ''}{problem.message}")
-            if problem.hint:
-                lines.append(f"  hint: {problem.hint}")
-        return "\n".join(lines)
+        """The whole report, each problem as `Problem.at` has it."""
+        return "\n".join(problem.at(self.path) for problem in self.problems)
 
 
 class UnknownNames(ConfigError):

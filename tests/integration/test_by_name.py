@@ -157,6 +157,17 @@ async def test_clusters_and_routes_are_reached_by_name_and_by_whom_may(bed: Bed)
     writer.close()
 
 
+async def test_a_rule_that_means_nobody_is_told(bed: Bed) -> None:
+    """It lets nobody in; at the start, and by each reload, its author learns why."""
+    keys = ["routes[1].allow[1]", "clusters.closed.allow[1]"]  # as the file has them
+    message = "lets nobody in: there is no group 'no-such-group' on this machine"
+    told = bed.daemon.events("rule without effect")
+    assert [(one["key"], one["message"]) for one in told] == [(key, message) for key in keys]
+    await asyncio.to_thread(kubemux, "reload", "--config", bed.daemon.config)
+    again = await wait_for_log(bed.daemon, "reloaded")
+    assert again["warnings"] == [f"{key}: {message}" for key in keys]
+
+
 async def test_a_failure_is_an_answer_in_time(sshd: Sshd, tmp_path: Path, stack: ExitStack) -> None:
     """kube-apiserver waits for an answer for ever, and people see nothing but the reason phrase."""
     refused, proxy = free_port(), Endpoint("127.0.0.1", free_port())
