@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import base64
 import grp
-import json
 import os
-import socket
-import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,13 +13,14 @@ from typing import Final
 import pytest
 from ruamel.yaml import YAML
 
+from tests.integration.streaming import BY_POD, follow_logs, stream
 from tests.support import nodes, pages
 from tests.support.apiserver import ApiServer, asset
-from tests.support.at_terminal import COLUMNS, ROWS, AtTerminal
 from tests.support.daemon import Daemon
-from tests.support.kubelet.exec_client import ExecByWebSocket
+from tests.support.kubectl import Kubectl
 from tests.support.kubelet.serving import GROUP
 from tests.support.nodes import NODE, Node
+from tests.support.parts import NEWER_KUBECTL
 from tests.support.ports import free_port
 from tests.support.ssh_keys import new_key, public
 from tests.support.tls import Authority
@@ -52,42 +50,14 @@ class Cluster:
         self.node = node
         self.egress = egress
         self._kubeconfig = apiserver.kubeconfig(apiserver.folder / "kubeconfig")
+        self.kubectl = self.by(asset("kubectl"))
 
-    def words(self, *arguments: str) -> list[str | Path]:
-        return [asset("kubectl"), "--kubeconfig", self._kubeconfig, *arguments]
-
-    def kubectl(self, *arguments: str, stdin: object = None) -> str:
-        text = None if stdin is None else json.dumps(stdin)
-        return self.apiserver.kubectl(*arguments, kubeconfig=self._kubeconfig, stdin=text)
-
-    def attempt(self, *arguments: str) -> str:
-        """What kubectl says, that it has failed included."""
-        try:
-            return self.kubectl(*arguments)
-        except AssertionError as exc:
-            return str(exc)
-
-    def at_terminal(self, *arguments: str) -> AtTerminal:
-        return AtTerminal(self.words(*arguments), self.apiserver.environment)
+    def by(self, program: Path) -> Kubectl:
+        """An administrator's kubectl, of this version."""
+        return Kubectl([program, "--kubeconfig", self._kubeconfig], self.apiserver.environment)
 
     def create(self, *objects: Mapping[str, object]) -> None:
-        self.kubectl("create", "-f", "-", stdin={"apiVersion": "v1", "kind": "List", "items": objects})
-
-    @contextmanager
-    def started(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-        """kubectl at work, with pipes; it is killed with the block."""
-        with subprocess.Popen(
-            self.words(*arguments),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=self.apiserver.environment,
-        ) as process:
-            try:
-                yield process
-            finally:
-                process.kill()
+        self.kubectl.said("create", "-f", "-", stdin={"apiVersion": "v1", "kind": "List", "items": objects})
 
 
 def placed(text: str, places: Places) -> str:
@@ -125,9 +95,8 @@ def cluster(etcd: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clu
         found = Cluster(apiserver, node, egress)
         found.create(nodes.NODE_OBJECT, nodes.POD)
         status = {**nodes.POD, "status": nodes.POD_STATUS}
-        found.kubectl(
-            "replace", "--raw", "/api/v1/namespaces/default/pods/web/status", "-f", "-", stdin=status
-        )
+        path = "/api/v1/namespaces/default/pods/web/status"
+        found.kubectl.said("replace", "--raw", path, "-f", "-", stdin=status)
         yield found
 
 
@@ -176,79 +145,23 @@ def daemon(request: pytest.FixtureRequest, cluster: Cluster, node: Node, tmp_pat
         yield daemon
 
 
-def type_and_see(cluster: Cluster, *arguments: str) -> None:
-    """By SPDY, which is what this kubectl speaks."""
-    with cluster.at_terminal(*arguments) as terminal:
-        terminal.expect(b"$ ")
-        for key in (b"s", b"i", b"z", b"e"):
-            terminal.type(key)
-            assert terminal.expect(key) == b""
-        terminal.type(b"\r")
-        assert terminal.expect(b"$ ") == f"\r\n{ROWS} {COLUMNS}\r\n".encode()
-        terminal.type(b"exit 7\r")
-        assert terminal.end() == 7
-        assert b"terminated with exit code 7" in terminal.shown
-
-
-def type_and_see_by_websocket(cluster: Cluster) -> None:
-    apiserver = cluster.apiserver
-    name = apiserver.certificates.server_name
-    with ExecByWebSocket(apiserver.endpoint, apiserver.admin_context(), name=name, pod="web") as client:
-        client.expect(b"$ ")
-        client.send("resize", b'{"Width": 91, "Height": 19}')
-        client.send("stdin", b"size\r")
-        client.expect(b"$ size\r\n19 91\r\n$ ")
-        client.send("stdin", b"exit 3\r")
-        status = client.end()
-    assert status["status"] == "Failure"
-    assert status["message"] == "command terminated with exit code 3"
-
-
-def follow_logs(cluster: Cluster) -> None:
-    """The pod logs what it is asked, here by the API server's proxy."""
-    with cluster.started("logs", "-f", "web") as logs:
-        assert logs.stdout
-        assert logs.stdout.readline() == "started\n"
-        for n in range(3):
-            asked = f"/asked/{os.urandom(4).hex()}/{n}"
-            pod = "/api/v1/namespaces/default/pods/web:8080/proxy"
-            assert cluster.kubectl("get", "--raw", f"{pod}{asked}") == f"web: {asked}\n"
-            while (line := logs.stdout.readline()) != f"GET {asked}\n":
-                assert line, "logs -f has ended"
+@pytest.mark.usefixtures("daemon")
+@BOTH_WAYS
+def test_kubectl_streams_through_the_api_server(cluster: Cluster) -> None:
+    stream(cluster.kubectl, by="SPDY")
+    follow_logs(cluster.kubectl, BY_POD, "web")
 
 
 @pytest.mark.usefixtures("daemon")
 @BOTH_WAYS
-def test_a_terminal_echoes(cluster: Cluster) -> None:
-    type_and_see(cluster, "exec", "-it", "web", "--", "sh")
-    type_and_see(cluster, "attach", "-it", "web")
+@pytest.mark.newer_kubectl
+def test_a_current_kubectl_streams_by_either_upgrade(cluster: Cluster) -> None:
+    kubectl = cluster.by(NEWER_KUBECTL)
+    stream(kubectl, by="WebSocket")
+    stream(kubectl, by="SPDY")
 
 
-@pytest.mark.usefixtures("daemon")
-def test_a_terminal_echoes_by_websocket(cluster: Cluster) -> None:
-    type_and_see_by_websocket(cluster)
-
-
-@pytest.mark.usefixtures("daemon")
-def test_a_port_is_forwarded_to_a_pod(cluster: Cluster) -> None:
-    port = free_port()
-    data = b"through six programs" * 10_000
-    with cluster.started("port-forward", "pod/web", f"{port}:5432") as kubectl:
-        assert kubectl.stdout
-        assert f"127.0.0.1:{port}" in kubectl.stdout.readline()
-        with socket.create_connection(("127.0.0.1", port), timeout=30) as client:
-            client.sendall(data)
-            client.shutdown(socket.SHUT_WR)
-            with client.makefile("rb") as answer:
-                assert answer.read() == data
-
-
-@pytest.mark.usefixtures("daemon")
-def test_logs_are_followed_while_pods_and_nodes_are_asked(cluster: Cluster) -> None:
-    follow_logs(cluster)
-    assert cluster.kubectl("get", "--raw", f"/api/v1/nodes/{NODE}/proxy/x") == "kubelet: /x\n"
-
-
+@pytest.mark.newer_kubectl
 def test_an_api_server_on_another_machine_comes_by_tls(
     etcd: str, cluster: Cluster, node: Node, tmp_path: Path
 ) -> None:
@@ -275,9 +188,8 @@ def test_an_api_server_on_another_machine_comes_by_tls(
     words = flags(apiserver, heading=SELECTOR_FOR_TLS, places=places)
     with running(tmp_path, node, text, places), apiserver.run(etcd, *words):
         far = Cluster(apiserver, node, cluster.egress)
-        type_and_see(far, "exec", "-it", "web", "--", "sh")
-        type_and_see_by_websocket(far)
-        follow_logs(far)
+        stream(far.kubectl, by="SPDY")
+        stream(far.by(NEWER_KUBECTL), by="WebSocket")
 
 
 def test_nobody_stands_in_for_a_node(cluster: Cluster, node: Node, tmp_path: Path) -> None:
@@ -288,7 +200,7 @@ def test_nobody_stands_in_for_a_node(cluster: Cluster, node: Node, tmp_path: Pat
         running(tmp_path, node, text, places, host_key=new_key(tmp_path / "other")) as daemon,
         pytest.raises(AssertionError, match=rf"503 kubemux: {NODE}: link_down \(.*host_key_changed"),
     ):
-        cluster.kubectl("exec", "web", "--", "echo", "hello")
+        cluster.kubectl.said("exec", "web", "--", "echo", "hello")
     assert {one["reason"] for one in daemon.events("gateway dial failed")} == {"host_key_changed"}
 
 
@@ -344,17 +256,19 @@ def test_a_webhook_and_an_aggregated_api_are_called(cluster: Cluster, daemon: Da
 
         wanted = ("create", "configmap", "wanted", "--dry-run=server")
         daemon.wait_for(
-            "the webhook", lambda: "the webhook has been asked" in cluster.attempt(*wanted), seconds=60
+            "the webhook",
+            lambda: "the webhook has been asked" in cluster.kubectl.attempt(*wanted),
+            seconds=60,
         )
         path = f"/apis/{GROUP}/v1/asked"
         asked = ("get", "--raw", path)
         daemon.wait_for(
-            "the aggregated API", lambda: f'"path": "{path}"' in cluster.attempt(*asked), seconds=60
+            "the aggregated API", lambda: f'"path": "{path}"' in cluster.kubectl.attempt(*asked), seconds=60
         )
     finally:
-        cluster.kubectl("delete", "--ignore-not-found", hooks, "hook")
-        cluster.kubectl("delete", "--ignore-not-found", "apiservice", f"v1.{GROUP}")
-        cluster.kubectl("delete", "service", SERVICE)
+        cluster.kubectl.said("delete", "--ignore-not-found", hooks, "hook")
+        cluster.kubectl.said("delete", "--ignore-not-found", "apiservice", f"v1.{GROUP}")
+        cluster.kubectl.said("delete", "service", SERVICE)
 
 
 @BOTH_WAYS
@@ -363,8 +277,8 @@ def test_a_lost_link_ends_clients_and_its_reason_reaches_the_next(
 ) -> None:
     hello = ("exec", "web", "--", "echo", "hello")
     with (
-        cluster.at_terminal("exec", "-it", "web", "--", "sh") as terminal,
-        cluster.started("logs", "-f", "web") as logs,
+        cluster.kubectl.at_terminal("exec", "-it", "web", "--", "sh") as terminal,
+        cluster.kubectl.started("logs", "-f", "web") as logs,
     ):
         terminal.expect(b"$ ")
         assert logs.stdout
@@ -379,6 +293,8 @@ def test_a_lost_link_ends_clients_and_its_reason_reaches_the_next(
 
     daemon.wait_for("both are in the log", lambda: cut().count(f"{NODE}:10250") >= 2)
     with pytest.raises(AssertionError, match=f"503 kubemux: {NODE}: link_down \\("):
-        cluster.kubectl(*hello)
+        cluster.kubectl.said(*hello)
     node.start()
-    daemon.wait_for("the next command works", lambda: cluster.attempt(*hello) == "hello\n", seconds=60)
+    daemon.wait_for(
+        "the next command works", lambda: cluster.kubectl.attempt(*hello) == "hello\n", seconds=60
+    )

@@ -6,10 +6,9 @@ from __future__ import annotations
 
 import json
 import shlex
-import socket
 import sys
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, Literal
 
 import bcrypt
 import pytest
@@ -18,10 +17,11 @@ from ruamel.yaml import YAML
 from proxy.runtime.endpoint import Endpoint
 from tests.integration.conftest import gateway
 from tests.integration.recipes import PAGE, Desk
+from tests.integration.streaming import stream
 from tests.support import nodes, pages
 from tests.support.apiserver import ApiServer, asset
-from tests.support.at_terminal import AtTerminal
 from tests.support.daemon import ROOT, Daemon
+from tests.support.kubectl import Kubectl
 from tests.support.nodes import NODE, Node
 from tests.support.parts import NEWER_KUBECTL
 from tests.support.ports import free_port
@@ -30,7 +30,7 @@ from tests.support.sshd import Sshd
 pytestmark = [pytest.mark.apiserver, pytest.mark.sshd]
 
 NEWER: Final = pytest.mark.newer_kubectl
-OLD_BY_HTTP = pytest.param("kubectl-old", "http", id="1.20, HTTP")
+OLD_BY_HTTP = pytest.param("kubectl-old", "http", id="the machine's, HTTP")
 BY_HTTP = pytest.param("kubectl", "http", id="current, HTTP", marks=NEWER)
 BY_SOCKS = pytest.param("kubectl", "socks5", id="current, SOCKS5", marks=NEWER)
 WAYS: Final = pytest.mark.parametrize(("kubectl", "scheme"), [OLD_BY_HTTP, BY_HTTP, BY_SOCKS])
@@ -133,7 +133,7 @@ def test_objects_are_made_and_read(desk: Desk, kubectl: str, scheme: str) -> Non
         pytest.param(*BY_HTTP.values, "kubemux: away: link_down (gateway away has no link", marks=NEWER),
         pytest.param(*BY_SOCKS.values, "network unreachable", marks=NEWER),
     ],
-    ids=["1.20, HTTP", "current, HTTP", "current, SOCKS5"],
+    ids=["the machine's, HTTP", "current, HTTP", "current, SOCKS5"],
 )
 def test_a_gateway_that_is_down_is_told_to_the_user(desk: Desk, kubectl: str, scheme: str, seen: str) -> None:
     done = desk.typed(
@@ -159,8 +159,8 @@ def test_an_entry_with_passwords(desk: Desk, kubectl: str, scheme: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def pod(apiserver: ApiServer, desk: Desk, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The name of a pod, on a node with a stand-in kubelet."""
+def pod(apiserver: ApiServer, desk: Desk, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The pod `web`, on a node with a stand-in kubelet."""
     issued = apiserver.certificates.authority.issue(NODE, dns=(NODE,))
     command = "kubectl-old --kubeconfig ~/.kube/http --context prod-eu"
     with Node(tmp_path_factory.mktemp("node") / "sshd", issued=issued, ca=apiserver.ca_file) as node:
@@ -172,41 +172,23 @@ def pod(apiserver: ApiServer, desk: Desk, tmp_path_factory: pytest.TempPathFacto
         running = shlex.quote(json.dumps({**nodes.POD, "status": nodes.POD_STATUS}))
         path = "/api/v1/namespaces/default/pods/web/status"
         desk.said(f"{command} replace --raw {path} -f - <<< {running}")
-        yield "web"
+        yield
         desk.said(f"{command} delete --force --grace-period=0 pod/web node/{NODE}")
 
 
-def arguments(desk: Desk, scheme: str) -> list[str]:
-    return [f"--kubeconfig={desk.home}/.kube/{scheme}", "--context=prod-eu"]
-
-
 @pytest.mark.network
-@WAYS
-def test_a_terminal_echoes(desk: Desk, pod: str, kubectl: str, scheme: str) -> None:
-    command = desk.words(kubectl, *arguments(desk, scheme), "exec", "-it", pod, "--", "sh")
-    with AtTerminal(command, desk.environment) as terminal:
-        terminal.expect(b"$ ")
-        terminal.type(b"exit 7\r")
-        assert terminal.end() == 7
-
-
-@pytest.mark.network
-@WAYS
-def test_logs_are_followed_while_a_port_is_forwarded(desk: Desk, pod: str, kubectl: str, scheme: str) -> None:
-    port = free_port()
-    data = b"through six programs" * 10_000
-    with (
-        desk.started(kubectl, *arguments(desk, scheme), "logs", "-f", pod) as logs,
-        desk.started(
-            kubectl, *arguments(desk, scheme), "port-forward", f"pod/{pod}", f"{port}:5432"
-        ) as forward,
-    ):
-        assert logs.stdout
-        assert logs.stdout.readline() == b"started\n"
-        assert forward.stdout
-        assert b"127.0.0.1:%d" % port in forward.stdout.readline()
-        with socket.create_connection(("127.0.0.1", port), timeout=30) as client:
-            client.sendall(data)
-            client.shutdown(socket.SHUT_WR)
-            with client.makefile("rb") as answer:
-                assert answer.read() == data
+@pytest.mark.usefixtures("pod")
+@pytest.mark.parametrize(
+    ("kubectl", "scheme", "by"),
+    [
+        pytest.param(*OLD_BY_HTTP.values, "SPDY", id="the machine's, HTTP, SPDY"),
+        *(
+            pytest.param(*way.values, by, id=f"{way.id}, {by}", marks=NEWER)
+            for way in (BY_HTTP, BY_SOCKS)
+            for by in ("WebSocket", "SPDY")
+        ),
+    ],
+)
+def test_everything_streams(desk: Desk, kubectl: str, scheme: str, by: Literal["SPDY", "WebSocket"]) -> None:
+    options = f"--kubeconfig={desk.home}/.kube/{scheme}", "--context=prod-eu"
+    stream(Kubectl(desk.words(kubectl, *options), desk.environment), by=by)

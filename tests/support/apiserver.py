@@ -121,12 +121,6 @@ class ApiServer:
         )
         return done.stdout
 
-    def admin_context(self) -> ssl.SSLContext:
-        """Verifies the API server and shows it the administrator's certificate."""
-        context = ssl.create_default_context(cafile=self.ca_file)
-        context.load_cert_chain(self.certificates.admin.cert, self.certificates.admin.key)
-        return context
-
     @contextmanager
     def run(self, etcd: str, *flags: str) -> Iterator[None]:
         """Serve until the block ends, on the etcd at that URL."""

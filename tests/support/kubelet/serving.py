@@ -10,8 +10,9 @@ from typing import Final
 from urllib.parse import parse_qs, urlsplit
 
 from tests.support.kubelet.spdy import Data, Opened, Spdy
-from tests.support.kubelet.streams import SpdyStreams, Streams, WebSocketStreams
+from tests.support.kubelet.streams import SpdyStreams, Streams, WebSocketStreams, websocket_head
 from tests.support.kubelet.terminal import Terminal
+from tests.support.kubelet.websocket import Tunnel
 
 GROUP: Final = "stand-in.example.com"
 """The group of the aggregated API."""
@@ -49,33 +50,43 @@ async def read(reader: asyncio.StreamReader) -> Request:
 
 
 class Node:
-    """All ports of it share the log of its one container: a line for each request to its web server."""
+    """All ports of it share the log of its one container: a line for each request to its web server,
+    or by the `proxy` of the node.
+
+    `/upgrades` of the kubelet tells what its clients have upgraded to since somebody asked: `exec by SPDY`.
+    """
 
     def __init__(self) -> None:
         self._lines = [b"started\n"]
         self._grown = asyncio.Condition()
+        self._upgrades: list[str] = []
 
     async def kubelet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve a client of the kubelet's port."""
         request = await read(reader)
-        if request.path.startswith("/containerLogs/"):
-            await self._follow(writer)
-        elif request.path.startswith("/portForward/"):
-            _switch(writer, ["Upgrade: SPDY/3.1", "X-Stream-Protocol-Version: portforward.k8s.io"])
-            await _forward(reader, writer)
-        elif request.upgrade:
-            kind = WebSocketStreams if request.upgrade == "websocket" else SpdyStreams
+        if request.upgrade:
+            action = request.path.split("/")[1]
+            is_websocket = request.upgrade == "websocket"
+            self._upgrades.append(f"{action} by {'WebSocket' if is_websocket else 'SPDY'}")
+            if action == "portForward":
+                await _forward(request, reader, writer)
+                return
+            kind = WebSocketStreams if is_websocket else SpdyStreams
             _switch(writer, kind.head(request.fields))
             await _exec(request, kind(reader, writer))
+        elif request.path.startswith("/containerLogs/"):
+            await self._follow(writer)
+        elif request.path == "/upgrades":
+            _answer(writer, json.dumps(self._upgrades).encode(), _JSON)
+            self._upgrades.clear()
         else:
+            await self._log(request)
             _answer(writer, f"kubelet: {request.path}\n".encode(), "text/plain")
 
     async def web(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve a client of the container's web server."""
         request = await read(reader)
-        async with self._grown:
-            self._lines.append(f"{request.method} {request.path}\n".encode())
-            self._grown.notify_all()
+        await self._log(request)
         _answer(writer, f"web: {request.path}\n".encode(), "text/plain")
 
     async def service(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -90,6 +101,11 @@ class Node:
         elif request.path == f"/apis/{GROUP}/v1":
             answer = {"kind": "APIResourceList", "groupVersion": f"{GROUP}/v1", "resources": []}
         _answer(writer, json.dumps(answer).encode(), _JSON)
+
+    async def _log(self, request: Request) -> None:
+        async with self._grown:
+            self._lines.append(f"{request.method} {request.path}\n".encode())
+            self._grown.notify_all()
 
     async def _follow(self, writer: asyncio.StreamWriter) -> None:
         head = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -135,19 +151,28 @@ async def _exec(request: Request, streams: Streams) -> None:
                 return
 
 
-async def _forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Echo what comes to any port, on the streams of each of the client's connections."""
-    spdy = Spdy(writer.write)
+async def _forward(request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Echo what comes to any port, on the streams of each of the client's connections.
+
+    By WebSocket it is SPDY, too, in its messages.
+    """
+    way: Tunnel | None = None
+    if request.upgrade == "websocket":
+        way = Tunnel(reader, writer)
+        _switch(writer, websocket_head(request.fields, "SPDY/3.1+portforward.k8s.io"))
+    else:
+        _switch(writer, ["Upgrade: SPDY/3.1", "X-Stream-Protocol-Version: portforward.k8s.io"])
+    spdy = Spdy((way or writer).write)
     errors: dict[str, int] = {}
     requests: dict[int, str] = {}
-    while received := await reader.read(1 << 16):
+    while received := await (way or reader).read(1 << 16):
         for event in spdy.feed(received):
             match event:
-                case Opened(stream, {"streamtype": "error", "requestid": request}):
-                    errors[request] = stream
+                case Opened(stream, {"streamtype": "error", "requestid": asked}):
+                    errors[asked] = stream
                     spdy.accept(stream)
-                case Opened(stream, {"requestid": request}):
-                    requests[stream] = request
+                case Opened(stream, {"requestid": asked}):
+                    requests[stream] = asked
                     spdy.accept(stream)
                 case Data(stream, data, is_last) if stream in requests:
                     spdy.send(stream, data, is_last=is_last)

@@ -9,11 +9,12 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Final
 
 from tests.support.kubelet.spdy import Data, Opened, Spdy
-from tests.support.kubelet.websocket import BINARY, CLOSE, PING, PONG, Decoder, Frame, accept_key, encode
+from tests.support.kubelet.websocket import CLOSE, Frame, Tunnel, accept_key, encode
 
-PROTOCOL: Final = "v4.channel.k8s.io"
 CHANNELS: Final = ("stdin", "stdout", "stderr", "error", "resize")
 """By the number that begins each of its WebSocket messages."""
+END: Final = 255
+"""Begins a message that ends a client's stream, whose number follows."""
 
 _CHUNK: Final = 64 << 10
 
@@ -58,15 +59,17 @@ class Streams(ABC):
 class SpdyStreams(Streams):
     """SPDY has a stream of its own for each of them, and the client opens it."""
 
+    PROTOCOL: Final = "v4.channel.k8s.io"
+
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         super().__init__(reader, writer)
         self._spdy = Spdy(writer.write)
         self._ids: dict[str, int] = {}
         self._early: list[tuple[str, bytes]] = []
 
-    @staticmethod
-    def head(_: Mapping[str, str]) -> list[str]:
-        return ["Upgrade: SPDY/3.1", f"X-Stream-Protocol-Version: {PROTOCOL}"]
+    @classmethod
+    def head(cls, _: Mapping[str, str]) -> list[str]:
+        return ["Upgrade: SPDY/3.1", f"X-Stream-Protocol-Version: {cls.PROTOCOL}"]
 
     async def open(self, wanted: set[str]) -> None:
         while not wanted <= self._ids.keys():
@@ -103,36 +106,36 @@ class SpdyStreams(Streams):
 
 
 class WebSocketStreams(Streams):
-    """In a WebSocket each message begins with the number of its stream. A client cannot end its stdin."""
+    """In a WebSocket each message begins with the number of its stream."""
+
+    PROTOCOL: Final = "v5.channel.k8s.io"
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         super().__init__(reader, writer)
-        self._decoder = Decoder()
+        self._tunnel = Tunnel(reader, writer)
 
-    @staticmethod
-    def head(fields: Mapping[str, str]) -> list[str]:
-        key = accept_key(fields["sec-websocket-key"])
-        return ["Upgrade: websocket", f"Sec-WebSocket-Accept: {key}", f"Sec-WebSocket-Protocol: {PROTOCOL}"]
+    @classmethod
+    def head(cls, fields: Mapping[str, str]) -> list[str]:
+        return websocket_head(fields, cls.PROTOCOL)
 
     async def open(self, wanted: set[str]) -> None:
         """They are there from the beginning."""
 
     async def received(self) -> AsyncIterator[tuple[str, bytes]]:
-        while data := await self._reader.read(_CHUNK):
-            for frame in self._decoder.feed(data):
-                match frame:
-                    case Frame(kind, payload) if kind == BINARY:
-                        yield CHANNELS[payload[0]], payload[1:]
-                    case Frame(kind, payload) if kind == PING:
-                        self._frame(PONG, payload)
-                    case Frame(kind) if kind == CLOSE:
-                        return
+        while message := await self._tunnel.read():
+            if message[0] == END:
+                yield CHANNELS[message[1]], b""
+            else:
+                yield CHANNELS[message[0]], message[1:]
 
     def send(self, stream: str, data: bytes) -> None:
-        self._frame(BINARY, bytes((CHANNELS.index(stream),)) + data)
+        self._tunnel.write(bytes((CHANNELS.index(stream),)) + data)
 
     def end(self) -> None:
-        self._frame(CLOSE, b"\x03\xe8")  # 1000: a normal end (7.4.1)
+        self._writer.write(encode(Frame(CLOSE, b"\x03\xe8")))  # 1000: a normal end (7.4.1)
 
-    def _frame(self, kind: int, payload: bytes) -> None:
-        self._writer.write(encode(Frame(kind, payload), masked=False))
+
+def websocket_head(fields: Mapping[str, str], protocol: str) -> list[str]:
+    """What the server answers to a client that wants a WebSocket."""
+    key = accept_key(fields["sec-websocket-key"])
+    return ["Upgrade: websocket", f"Sec-WebSocket-Accept: {key}", f"Sec-WebSocket-Protocol: {protocol}"]

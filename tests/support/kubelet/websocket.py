@@ -1,15 +1,16 @@
-"""WebSocket frames (RFC 6455), for both sides. Fragments, which nobody sends here, are not put together."""
+"""WebSocket (RFC 6455), a server's side of it. Messages are not put together from fragments."""
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
-import secrets
 import struct
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+CONTINUATION: Final = 0
 BINARY: Final = 2
 CLOSE: Final = 8
 PING: Final = 9
@@ -29,16 +30,16 @@ def accept_key(key: str) -> str:
     return base64.b64encode(hashlib.sha1(f"{key}{_GUID}".encode()).digest()).decode()  # noqa: S324 - the RFC's
 
 
-def encode(frame: Frame, *, masked: bool) -> bytes:
-    """The bytes of a frame; those of a client are masked (5.3)."""
+def encode(frame: Frame) -> bytes:
+    """The bytes of a frame."""
     size = len(frame.payload)
-    mark = masked << 7
-    head = bytes((0x80 | frame.kind,))
-    head += bytes((mark | size,)) if size < 126 else struct.pack(">BH", mark | 126, size)
-    if not masked:
-        return head + frame.payload
-    mask = secrets.token_bytes(4)
-    return head + mask + _mask(frame.payload, mask)
+    if size < 126:
+        head = bytes((0x80 | frame.kind, size))
+    elif size < 1 << 16:
+        head = struct.pack(">BBH", 0x80 | frame.kind, 126, size)
+    else:
+        head = struct.pack(">BBQ", 0x80 | frame.kind, 127, size)
+    return head + frame.payload
 
 
 class Decoder:
@@ -64,6 +65,35 @@ class Decoder:
                 payload = _mask(payload, bytes(self._held[at : at + 4]))
             del self._held[:end]
             yield Frame(first & 0x0F, payload)
+
+
+class Tunnel:
+    """A stream of bytes in the messages of a WebSocket. It is read and written as asyncio's streams are."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._frames = self._received()
+
+    async def read(self, size: int = 1 << 16) -> bytes:
+        """What has come; nothing is the end. A message may be larger than `size`."""
+        return await anext(self._frames, b"")
+
+    def write(self, data: bytes) -> None:
+        self._writer.write(encode(Frame(BINARY, data)))
+
+    async def _received(self) -> AsyncIterator[bytes]:
+        decoder = Decoder()
+        while data := await self._reader.read(1 << 16):
+            for frame in decoder.feed(data):
+                match frame:
+                    case Frame(kind, payload) if kind in (BINARY, CONTINUATION):
+                        if payload:  # kubectl sends empty messages, too
+                            yield payload
+                    case Frame(kind, payload) if kind == PING:
+                        self._writer.write(encode(Frame(PONG, payload)))
+                    case Frame(kind) if kind == CLOSE:
+                        return
 
 
 def _mask(data: bytes, mask: bytes) -> bytes:

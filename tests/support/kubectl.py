@@ -1,0 +1,77 @@
+"""kubectl at work: once, at a terminal, or going on; and by which upgrade its streams go."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final, Self
+
+from tests.support.at_terminal import AtTerminal
+from tests.support.nodes import NODE
+
+SECONDS: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Kubectl:
+    """The program with its options, such as `--kubeconfig`."""
+
+    command: Sequence[str | Path]
+    environment: Mapping[str, str]
+
+    def by_websocket(self, wanted: bool) -> Self:
+        """With WebSocket where there is a choice, or else SPDY. A current kubectl has it, one of 2020 not."""
+        value = str(wanted).lower()
+        chosen = {"KUBECTL_REMOTE_COMMAND_WEBSOCKETS": value, "KUBECTL_PORT_FORWARD_WEBSOCKETS": value}
+        return replace(self, environment={**self.environment, **chosen})
+
+    def ran(self, *arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(
+            [*self.command, *arguments],
+            input=stdin,
+            capture_output=True,
+            timeout=SECONDS,
+            env=self.environment,
+            check=False,
+        )
+
+    def said(self, *arguments: str, stdin: object = None) -> str:
+        """Its output, with `stdin` as JSON. Raises AssertionError with what it says if it fails."""
+        done = self.ran(*arguments, stdin=b"" if stdin is None else json.dumps(stdin).encode())
+        assert done.returncode == 0, f"kubectl {' '.join(arguments)}: {done.stderr.decode()}"
+        return done.stdout.decode()
+
+    def attempt(self, *arguments: str) -> str:
+        """What kubectl says, that it has failed included."""
+        try:
+            return self.said(*arguments)
+        except AssertionError as exc:
+            return str(exc)
+
+    def at_terminal(self, *arguments: str) -> AtTerminal:
+        return AtTerminal([*self.command, *arguments], self.environment)
+
+    @contextmanager
+    def started(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+        """At work, with pipes; it is killed with the block."""
+        with subprocess.Popen(
+            [*self.command, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=self.environment,
+        ) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
+    def upgrades(self) -> list[str]:
+        """What the stand-in kubelet was asked to upgrade to since this was called last: `exec by SPDY`."""
+        asked: list[str] = json.loads(self.said("get", "--raw", f"/api/v1/nodes/{NODE}/proxy/upgrades"))
+        return asked
