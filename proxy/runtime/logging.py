@@ -219,7 +219,12 @@ def _stamped(logger: WrappedLogger, method: str, entry: EventDict) -> EventDict:
 
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
-_PLAIN: Final = frozenset({str, int, float, bool, type(None)})
+
+
+@lru_cache(maxsize=256)
+def _is_plain(kind: type) -> bool:
+    """Whether JSON has such values as they are. A `Reason` is a text."""
+    return kind in {int, float, bool, type(None)} or issubclass(kind, str)
 
 
 def _json(logger: WrappedLogger, method: str, entry: EventDict) -> str:  # noqa: ARG001 - structlog's signature
@@ -227,7 +232,7 @@ def _json(logger: WrappedLogger, method: str, entry: EventDict) -> str:  # noqa:
 
     One search through the whole line usually shows that its parts need no search.
     """
-    if _PLAIN.issuperset(map(type, entry.values())) and not any(map(_is_secret, entry)):
+    if all(map(_is_plain, map(type, entry.values()))) and not any(map(_is_secret, entry)):
         line = _encode(entry)
         if not _may_have_secrets(line):
             return line

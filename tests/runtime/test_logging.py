@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from proxy.errors.reasons import Reason
 from proxy.runtime.endpoint import Endpoint
 from proxy.runtime.logging import REDACTED, configure, dropped_entries, redact
 
@@ -344,3 +345,15 @@ def test_a_command_complains_to_the_journal_with_a_priority(tmp_path: Path) -> N
     assert done.returncode == 78
     assert "clutsers: unknown key" in done.stderr
     assert {line[:3] for line in done.stderr.splitlines()} == {"<3>"}
+
+
+def test_entry_with_a_reason_is_searched_for_secrets_once(
+    capture: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Part by part, it took 10 of the 24 us of an entry, and there is one for each connection."""
+    searched: list[str] = []
+    monkeypatch.setattr("proxy.runtime.logging._may_have_secrets", searched.append)
+    configure("json", "info", capture.stream)
+    log.info("connection closed", reason=Reason.CLIENT_CLOSED, to_cluster=12, seconds=0.5)
+    assert capture.entries()[0]["reason"] == "client_closed"
+    assert searched == [capture.text().rstrip("\n")]
