@@ -7,6 +7,7 @@ like a client's socket.
 from __future__ import annotations
 
 import math
+from collections.abc import Awaitable
 
 import structlog
 
@@ -84,8 +85,8 @@ class Cluster:
         """The same for a watch of pods, for which a gateway is dialled on demand, and kept up."""
         return await self._failover.dial_probe(self._way, deadline, is_needed=True)
 
-    async def _open(self, arrival: Arrival, hold_until: float) -> tuple[Channel, Endpoint]:
-        return await self._failover.open_channel(
+    def _open(self, arrival: Arrival, hold_until: float) -> Awaitable[tuple[Channel, Endpoint]]:
+        return self._failover.open_channel(
             self._way,
             origin=arrival.caller.origin,
             hold_until=hold_until,

@@ -65,7 +65,7 @@ class Connections:
         self._shared = shared
         self._loop = asyncio.get_running_loop()
         self._tasks = Tasks(f"{kind} {name}")
-        self._serving: dict[Arrival, asyncio.Task[None]] = {}
+        self._serving: dict[asyncio.Task[None], Arrival] = {}
         """Who has no relay yet, or one that does not own the client's socket yet."""
         self._opening: set[Arrival] = set()
         """Who has no relay yet."""
@@ -106,8 +106,8 @@ class Connections:
         self._opening.add(arrival)
         self._idle.clear()
         serve = self._serve(arrival, open_channel, allow)
-        self._serving[arrival] = task = self._tasks.spawn(serve, name=f"open for {arrival.caller}")
-        task.add_done_callback(lambda _: self._served(arrival))
+        task = self._tasks.spawn(serve, name=f"open for {arrival.caller}", on_end=self._served)
+        self._serving[task] = arrival
 
     def _refuse(self, arrival: Arrival, reason: Reason, hint: str) -> None:
         arrival.refuse(reason, hint)
@@ -115,8 +115,8 @@ class Connections:
         self.traffic.results[reason] += 1
         log.warning("connection refused", **self._fields(arrival), reason=reason, hint=hint)
 
-    def _served(self, arrival: Arrival) -> None:
-        del self._serving[arrival]
+    def _served(self, task: asyncio.Task[None]) -> None:
+        arrival = self._serving.pop(task)
         if arrival in self._opening:  # its task was cancelled before it began
             self._opening.discard(arrival)
             arrival.refuse(Reason.SHUTDOWN)
@@ -232,12 +232,13 @@ class Connections:
     def end(self, caller: str) -> int:
         """End at once the connections of the caller that the log calls so; returns their number."""
         started = {arrival: relay for relay, arrival in self._relays.items() if relay.has_started}
-        theirs = [one for one in {**self._serving, **started} if one.caller.is_called(caller)]
+        serving = {arrival: task for task, arrival in self._serving.items()}
+        theirs = [one for one in {**serving, **started} if one.caller.is_called(caller)]
         for arrival in theirs:
             if arrival in started:
                 started[arrival].abort(Reason.SHUTDOWN)
             else:
-                self._serving[arrival].cancel()
+                serving[arrival].cancel()
         return len(theirs)
 
     async def drain(self, timeout: float) -> int:  # noqa: ASYNC109 - a budget, not a failure

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 from proxy.config.model import RouteConfig
@@ -69,12 +69,12 @@ class Routed:
             discovery=self.discovery.snapshot() if self.discovery else None,
         )
 
-    async def _open(
+    def _open(
         self, way_to: WayTo, decision: ToTarget, arrival: Arrival, hold_until: float
-    ) -> tuple[Channel, Endpoint]:
+    ) -> Awaitable[tuple[Channel, Endpoint]]:
         one = Failover((decision.target,), self._shared.budget, self._shared.waiting)
         way = way_to(decision.host)
-        return await one.open_channel(
+        return one.open_channel(
             way,
             origin=arrival.caller.origin,
             hold_until=hold_until,

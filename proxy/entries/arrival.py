@@ -6,7 +6,7 @@ import asyncio
 import socket
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable
-from typing import Final, NamedTuple
+from typing import ClassVar, Final, NamedTuple
 
 from proxy.errors.reasons import Reason
 from proxy.relay.relay import LINGER_ZERO
@@ -60,6 +60,11 @@ class Arrival(ABC):
 
     __slots__ = ("asked", "caller", "early", "entry")
 
+    is_answered: ClassVar[bool] = False
+    """Whether the client waits for an answer of the entry, which must come in time whatever happens:
+    kube-apiserver waits for ever.
+    """
+
     def __init__(
         self, caller: Caller, early: bytes = b"", *, entry: str, asked: Endpoint | None = None
     ) -> None:
@@ -78,13 +83,6 @@ class Arrival(ABC):
         if self.asked is not None:
             fields["asked"] = str(self.asked)
         return fields
-
-    @property
-    def is_answered(self) -> bool:
-        """Whether the client waits for an answer of the entry, which must come in time whatever happens:
-        kube-apiserver waits for ever.
-        """
-        return False
 
     @abstractmethod
     def start(self, relay: asyncio.BufferedProtocol) -> Awaitable[object]:

@@ -185,6 +185,8 @@ class _Request(Arrival):
 
     __slots__ = ("_client", "_head", "_record")
 
+    is_answered = True
+
     def __init__(
         self, client: SpeakingClient, head: Head, entry: ProxyEntry, caller: Caller, asked: Asked
     ) -> None:
@@ -192,10 +194,6 @@ class _Request(Arrival):
         self._client = client
         self._head = head
         self._record = entry.record
-
-    @property
-    def is_answered(self) -> bool:
-        return True
 
     async def start(self, relay: asyncio.BufferedProtocol) -> None:
         self._client.check()

@@ -95,14 +95,14 @@ class Failover:
         self, way: Way, origin: Endpoint, hold_until: float, answer_by: float, *, is_needed: bool
     ) -> tuple[Channel, Endpoint]:
         failures: dict[Endpoint, ChannelError] = {}
-        order, now = self.order, asyncio.get_running_loop().time
+        order = self.order
         for tried, server in enumerate(order):
             try:
                 channel = await way.open_channel(
                     server,
                     origin=origin,
                     hold_until=hold_until,
-                    answer_by=now() + (answer_by - now()) / (len(order) - tried),
+                    answer_by=_share(answer_by, len(order) - tried),
                     is_needed=is_needed,
                 )
             except MemoryExhausted:
@@ -118,3 +118,11 @@ class Failover:
         if len(self._order) > 1 and self._order[0] == server:
             self._order.append(self._order.pop(0))
             self._on_next(server, self._order[0])
+
+
+def _share(answer_by: float, servers: int) -> float:
+    """Until when the first of so many servers has time, if each gets an equal share of it."""
+    if servers == 1:
+        return answer_by
+    now = asyncio.get_running_loop().time()
+    return now + (answer_by - now) / servers

@@ -20,6 +20,8 @@ T = TypeVar("T")
 
 log = structlog.get_logger("kubemux.tasks")
 
+OnEnd = Callable[[asyncio.Task[Any]], None]
+
 AGAIN_S: Final = 1.0
 """Seconds before a kept task starts again; doubled after each failure, up to `SELDOM_S`."""
 
@@ -41,7 +43,7 @@ class Tasks:
 
     def __init__(self, owner: str) -> None:
         self._owner = owner
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks: dict[asyncio.Task[Any], OnEnd | None] = {}
 
     def __repr__(self) -> str:
         return f"<Tasks {self._owner} {sorted(task.get_name() for task in self._tasks)}>"
@@ -49,10 +51,15 @@ class Tasks:
     def __len__(self) -> int:
         return len(self._tasks)
 
-    def spawn(self, work: Coroutine[Any, Any, T], *, name: str) -> asyncio.Task[T]:
-        """Start `work` as a task called `OWNER/name`."""
+    def spawn(
+        self, work: Coroutine[Any, Any, T], *, name: str, on_end: OnEnd | None = None
+    ) -> asyncio.Task[T]:
+        """Start `work` as a task called `OWNER/name`. `on_end` is called with it when it has ended.
+
+        A task that is cancelled before its first step runs nothing of `work`: then `on_end` alone is called.
+        """
         task = asyncio.get_running_loop().create_task(work, name=f"{self._owner}/{name}")
-        self._tasks.add(task)
+        self._tasks[task] = on_end
         task.add_done_callback(self._done)
         return task
 
@@ -82,9 +89,11 @@ class Tasks:
             pause = min(SELDOM_S, pause * 2)
 
     def _done(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
+        on_end = self._tasks.pop(task)
         if not task.cancelled() and (error := task.exception()):
             log.error("task failed", task=task.get_name(), exc_info=error)
+        if on_end is not None:
+            on_end(task)
 
     async def wait(self) -> None:
         """Wait until all tasks have ended by themselves, including those that start during the wait."""
