@@ -66,13 +66,16 @@ class SpeakingClient(asyncio.Protocol):
         return self._transport
 
     async def more(self) -> bytes:
-        """What the client sends next. Raises ConnectionResetError if it sends nothing more."""
+        """What the client sends next. Raises ConnectionResetError if the client has gone, and EOFError if it
+        sends nothing more.
+        """
         if not self._pieces and not self._had_eof:
             self._has_come.clear()
             self.check().resume_reading()
             await self._has_come.wait()
         if not self._pieces:
-            raise ConnectionResetError("the client has gone")
+            self.check()
+            raise EOFError
         return self._pieces.pop(0)
 
     def send(self, data: bytes) -> None:

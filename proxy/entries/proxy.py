@@ -143,6 +143,12 @@ class ProxyEntry:
             self._refuse(client, caller, exc.reason, str(exc), head)
         except TimeoutError:
             self._refuse(client, caller, Reason.HEAD_TIMEOUT, f"no request within {HEAD_S:g} s", head)
+        except EOFError:
+            if head is None:
+                self._ended(caller, Reason.CLIENT_RESET, "the client has gone without a word")
+                client.abort()
+            else:
+                self._refuse(client, caller, Reason.BAD_REQUEST, "the request ends in the middle", head)
         except OSError as exc:
             self._ended(caller, Reason.CLIENT_RESET, exc.strerror or str(exc))
             client.abort()

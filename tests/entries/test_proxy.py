@@ -181,12 +181,28 @@ async def test_one_client_too_many_ends_the_oldest_that_has_not_asked(
         assert one.record.results == {Reason.SHUTDOWN: 1}
 
 
+@pytest.mark.parametrize(
+    ("sent", "answer"),
+    [
+        (CONNECT[:-2], b"HTTP/1.1 400 kubemux: bad_request (the request ends in the middle)\r\n"),
+        (SOCKS[:1], b"\x05\xff"),
+        (SOCKS[:-1], b"\x05\x00\x05\x01\x00\x01" + bytes(6)),
+    ],
+    ids=["CONNECT", "SOCKS5's methods", "SOCKS5's request"],
+)
+async def test_half_a_request_is_answered(sent: bytes, answer: bytes) -> None:
+    async with stage() as one:
+        connection = await one.come()
+        connection[1].write(sent)
+        connection[1].write_eof()
+        assert (await whole(connection)).startswith(answer)
+        await one.results(Reason.BAD_REQUEST)
+
+
 async def test_a_client_that_leaves_is_counted() -> None:
     async with stage() as one:
-        for sent in (b"", CONNECT[:9]):
-            connection = await one.come()
-            connection[1].write(sent)
-            await close(connection)
+        for _ in range(2):
+            await close(await one.come())
         await one.results(Reason.CLIENT_RESET, Reason.CLIENT_RESET)
         assert (one.record.active, one.arrivals) == (0, [])
 
