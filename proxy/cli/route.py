@@ -12,14 +12,17 @@ from proxy.cli.options import config_option
 from proxy.config.allow import Rule
 from proxy.config.credentials import Scrutiny
 from proxy.config.loader import load
-from proxy.config.model import DIRECT, ClusterConfig
+from proxy.config.model import DIRECT, ClusterConfig, Config
+from proxy.config.naming import plain
+from proxy.entries.heads.head import target
 from proxy.errors import UnknownName, UnknownTarget
+from proxy.errors.reasons import Reason
 from proxy.routing.names import Asks, Names, Passed, ToCluster, ToTarget
 from proxy.runtime.endpoint import Endpoint
 
 
 class Asked(click.ParamType[Endpoint]):
-    """What a client may ask for: the host is any text, for the name of a cluster may be an ARN."""
+    """What a client may ask for: the host is any text, for it may be one that no entry takes."""
 
     name = "host:port"
 
@@ -50,6 +53,10 @@ def route(asked: Endpoint, entry: str | None, config: Path) -> None:
     loaded = load(config, Scrutiny.NONE)
     if entry is not None and entry not in loaded.entries:
         raise UnknownName.among("entry", entry, loaded.entries)
+    if why := _not_asked(asked):
+        say(f"refused: {Reason.BAD_REQUEST} ({why})")
+        _say_dns_name(asked.host, loaded)
+        click.get_current_context().exit(EX_FAILED)
     asks: list[Asks] = []
     try:
         for step in Names(loaded).walk(asked, entry):
@@ -66,6 +73,22 @@ def route(asked: Endpoint, entry: str | None, config: Path) -> None:
         say(f"{'otherwise ' if asks else ''}refused: {error.reason} ({error})")
         if not asks:
             click.get_current_context().exit(EX_FAILED)
+
+
+def _not_asked(asked: Endpoint) -> str:
+    """Why an entry takes no such request; empty if it takes it."""
+    try:
+        target(str(asked))
+    except ValueError as exc:
+        return str(exc)
+    return ""
+
+
+def _say_dns_name(host: str, config: Config) -> None:
+    for name, cluster in config.clusters.items():
+        if plain(name) == plain(host):
+            remedy = f"ask for {cluster.dns_name}" if cluster.dns_name else "give it a dns_name"
+            say(f"the name of cluster {name} is no host name: {remedy}")
 
 
 def _say_cluster(found: ToCluster, cluster: ClusterConfig) -> None:

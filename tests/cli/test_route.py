@@ -17,6 +17,7 @@ clusters:
   prod-eu: {gateway: eu-edge, listen: "127.0.0.1:16443", api_servers: ["10.0.0.10:6443", "10.0.0.11:6443"],
     probe: {token_file: /nowhere}}
   "arn:prod": {gateway: direct, listen: "127.0.0.1:16444", api_servers: ["10.1.0.10:6443"], allow: ["uid:ci"]}
+  "staging@k8s": {gateway: direct, api_servers: ["10.2.0.10:6443"], dns_name: staging.example.com}
 entries: {egress: {listen: "127.0.0.1:3128"}}
 routes:
   - {name: kubelets, match: ["node-*:10250"], gateway: eu-edge, target: "127.0.0.1:{port}", entries: [egress]}
@@ -41,8 +42,9 @@ def routed(folder: Path, *args: str) -> Result:
             "who may: whom the entry lets in\n",
         ),
         (
-            ["arn:prod:6443"],
-            "  decides      cluster arn:prod: it is called 'arn:prod'\n"
+            ["10.1.0.10:6443"],
+            "  passed over  clusters: none is called '10.1.0.10'\n"
+            "  decides      cluster arn:prod: 10.1.0.10:6443 is one of its api_servers\n"
             "leads to 10.1.0.10:6443, without a gateway\n"
             "who may: uid:ci\n",
         ),
@@ -83,6 +85,30 @@ def test_what_is_refused_is_explained_and_exits_1(tmp_path: Path) -> None:
         "  passed over  route nodes: it is for other names: node-*:22, [fd00::/8]:22",
         "refused: unknown_name (nearest: prod-eu)",
     ]
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        (
+            "ARN:prod:6443",
+            "refused: bad_request ([ARN:prod] is not an IPv6 address)\n"
+            "the name of cluster arn:prod is no host name: give it a dns_name\n",
+        ),
+        (
+            "staging@k8s:443",
+            "refused: bad_request (expected HOST:PORT or [IPV6]:PORT, without '@')\n"
+            "the name of cluster staging@k8s is no host name: ask for staging.example.com\n",
+        ),
+        ("a" * 300 + ":22", "refused: bad_request (a name of 300 bytes: 255 are the most)\n"),
+        ("node\n-7:22", "refused: bad_request (a name of other characters than ASCII's letters, digits, "),
+        ("%6eode-7:22", "refused: bad_request (expected HOST:PORT or [IPV6]:PORT, without '%')\n"),
+    ],
+    ids=["an ARN", "an @", "long", "a line break", "escaped"],
+)
+def test_what_no_entry_takes_leads_nowhere(tmp_path: Path, asked: str, says: str) -> None:
+    done = routed(tmp_path, asked)
+    assert (done.exit_code, done.output.startswith(says)) == (1, True), done.output
 
 
 def test_a_pod_may_be_there(tmp_path: Path) -> None:
