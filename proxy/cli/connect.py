@@ -12,7 +12,7 @@ from proxy.config.credentials import Scrutiny
 from proxy.config.loader import load
 from proxy.connect import asking
 from proxy.connect.command import VARIABLE, Order, run
-from proxy.errors import ConfigError, Problem, UnknownNames
+from proxy.errors import ConfigError, Problem
 from proxy.runtime.endpoint import Local
 from proxy.runtime.text import shown
 
@@ -71,11 +71,10 @@ def connect(host: str, port: str, entry: Local | str | None, fdpass: bool, confi
 
 def _configured(config: Path, name: str | None) -> Local:
     try:
-        return choose(load(config, Scrutiny.NONE), config, name)[1]
-    except UnknownNames:
-        raise
+        loaded = load(config, Scrutiny.NONE)
     except ConfigError as error:
         why = f"{shown(name)} is the name of an entry" if name else "no entry is named"
         remedy = f"say where the entry is: --entry unix:PATH, or {VARIABLE}=unix:PATH in the environment"
         error.problems.append(Problem(0, "", f"it was read because {why}", remedy))
         raise
+    return choose(loaded, config, name)[1]

@@ -92,15 +92,16 @@ def drain(cluster: str | None, caller: str | None, timeout: float, config: Path)
 def as_logged(caller: str) -> str:
     """`caller` as the daemon's log has it. Raises BadParameter."""
     kind, _, name = caller.partition(":")
-    wrong = f"expected {', '.join(f'{one}:NAME' for one in KINDS if one != 'gid')} or an address"
+    kinds = ", ".join(f"{one}:NAME" for one in KINDS if one != "gid")
+    wrong = f"expected {kinds} or an address, got {shown(caller)}"
     if kind == "gid":
         wrong = "a caller is not known by its groups: name the user, uid:NAME"
-    elif kind in KINDS:
+    elif kind in KINDS and name:
         try:
             rule = Rule.parse(caller)
             return str(rule) if kind != "uid" or rule.name.isdecimal() else f"uid:{getpwnam(name).pw_uid}"
         except KeyError:
-            wrong = f"there is no user {shown(name)}"
+            wrong = f"there is no user {shown(name)}: one that was removed has its number, uid:NUMBER"
         except ValueError as error:
             wrong = str(error)
     else:

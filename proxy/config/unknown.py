@@ -27,8 +27,9 @@ def no_cluster(config: Config, name: str, command: str) -> UnknownName:
             hint=f"its clusters are: {listed(theirs)}" if theirs else "no cluster has it as its `gateway`",
         )
     among = UnknownName.among("cluster", name, config.clusters)
-    if any(route.name == name for route in config.routes):
-        return UnknownName(f"{name!r} is a route, and {command} takes a cluster", hint=among.hint)
+    for kind, names in (("a route", [route.name for route in config.routes]), ("an entry", config.entries)):
+        if name in names:
+            return UnknownName(f"{name!r} is {kind}, and {command} takes a cluster", hint=among.hint)
     return among
 
 

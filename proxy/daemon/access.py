@@ -50,8 +50,7 @@ class Access:
         known = caller.proved | await self._identities.of(caller.uid)
         if not is_allowed(allow, known):
             self._metrics.denied(entry, Denied.reason)
-            who = caller.identity.replace(":", " ", 1) if caller.uid is not None else caller.identity
-            raise Denied(f"{who} is not in allow{of}")
+            raise Denied(f"{_named(caller, allow)} is not in allow{of}")
 
     async def close(self) -> None:
         """Ask for no more identities."""
@@ -66,6 +65,15 @@ def check(config: Config, path: Path) -> None:
     if places and (found := hidden(tcp=_has_tcp(config))):
         message = f"uid and gid rules cannot be checked: {found.why}"
         raise ConfigError(str(path), [Problem(0, f"{one}.allow", message, found.remedy) for one in places])
+
+
+def _named(caller: Caller, allow: Allow) -> str:
+    """The caller, as messages have it."""
+    if caller.uid is not None:
+        return caller.identity.replace(":", " ", 1)
+    if not caller.proved and _asks_for_uids(allow):
+        return f"{caller}, whose user is not known,"
+    return caller.identity
 
 
 def _lists(config: Config) -> Iterator[tuple[str, Allow]]:

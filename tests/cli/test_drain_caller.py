@@ -46,7 +46,7 @@ def test_a_caller_is_asked_for_as_the_log_has_it(written: str, logged: str) -> N
         ("uid:", "expected uid:NAME"),
         ("uid:99999999999", "is larger than"),
         ("any", "expected uid:NAME, cert:NAME, proxy-user:NAME, ssh-user:NAME, site:NAME or an address"),
-        ("alice", "or an address"),
+        ("alice", "or an address, got 'alice'"),
         ("", "or an address"),
     ],
 )

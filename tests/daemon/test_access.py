@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from proxy.config.allow import Rule
 from proxy.config.model import ClusterConfig, Config, EntryConfig
 from proxy.daemon import access
+from proxy.entries.arrival import Caller
 from proxy.entries.callers import Hidden
-from proxy.errors import ConfigError
+from proxy.errors import ConfigError, Denied
+from proxy.metrics import Metrics
 from proxy.runtime.endpoint import Endpoint, Local, UnixPath
 
 TCP, UNIX = Endpoint("127.0.0.1", 1), UnixPath("/run/s")
@@ -49,3 +52,22 @@ def test_a_uid_is_known_at_once_on_unix_sockets_alone(
         access.check(config, Path("config.yaml"))
     [problem] = caught.value.problems
     assert (problem.key, problem.hint) == ("clusters.prod.allow", "open it")
+
+
+@pytest.mark.parametrize(
+    ("caller", "rule", "who"),
+    [
+        (Caller(TCP, uid=1002), "uid:alice", "uid 1002"),
+        (Caller(TCP), "uid:alice", "127.0.0.1:1, whose user is not known,"),
+        (Caller(None), "gid:sre", "unix, whose user is not known,"),
+        (Caller(TCP), "proxy-user:ci", "127.0.0.1:1"),
+        (Caller(TCP, proved=frozenset({"proxy-user:ci"})), "uid:alice", "proxy-user:ci"),
+    ],
+    ids=str,
+)
+async def test_who_is_denied_is_told_as_whom(caller: Caller, rule: str, who: str) -> None:
+    one = access.Access(Metrics(CollectorRegistry(), version="0"))
+    with pytest.raises(Denied) as caught:
+        await one.require((Rule.parse(rule),), caller, entry="proxy")
+    assert str(caught.value) == f"{who} is not in allow"
+    await one.close()

@@ -76,12 +76,15 @@ async def test_a_bad_file_is_everybodys_error(tmp_path: Path) -> None:
 async def test_a_name_of_the_wrong_kind_is_said_to_be_that(tmp_path: Path) -> None:
     async with controlled(tmp_path) as (_, controller):
         near = {"gateway": "direct", "listen": f"127.0.0.1:{free_port()}", "api_servers": ["127.0.0.1:1"]}
-        (tmp_path / "config.yaml").write_text(json.dumps({"version": 1, "clusters": {"near": near}}))
+        entries = {"proxy": {"listen": f"127.0.0.1:{free_port()}"}}
+        config = {"version": 1, "clusters": {"near": near}, "entries": entries}
+        (tmp_path / "config.yaml").write_text(json.dumps(config))
         await controller.reload()
         for order, name, says in (
             (controller.drain, "direct", "'direct' stands for no gateway at all, and drain takes a cluster"),
             (controller.probe, "direct", "'direct' stands for no gateway at all, and probe takes a cluster"),
             (controller.reconnect, "near", "'near' is a cluster, and reconnect takes a gateway"),
+            (controller.drain, "proxy", "'proxy' is an entry, and drain takes a cluster"),
             (controller.drain, "nowhere", "no cluster is called 'nowhere'"),
         ):
             with pytest.raises(UnknownName) as caught:
