@@ -21,6 +21,7 @@ import structlog
 from bench import charts
 from tests.support import parts
 from tests.support.apiserver import ApiServer, run_etcd
+from tests.support.kubemux import forkers
 from tests.support.leaks import Leaks, LoopLeaks, Uvloop, quick_collections
 from tests.support.ports import claim
 from tests.support.sshd import Sshd, SshdFactory
@@ -82,7 +83,7 @@ def _quick_collections() -> Iterator[None]:
     # libuv makes a pipe for signals with the first loop and keeps it for good, as we keep our ports.
     Uvloop().close()
     claim()
-    with quick_collections():
+    with forkers(), quick_collections():
         yield
 
 

@@ -115,6 +115,7 @@ CALLED_BY_OTHERS = {
     "ruamel.yaml reads it": """Scanner ignore_aliases implicit max_depth preserve_quotes
         warn_double_anchors""",
     "socketserver reads it": "block_on_close daemon_threads",
+    "subprocess reads it": "_child_created",
     "starlette reads it": "redirect_slashes",
     "the interpreter reads it": "dont_write_bytecode",
     "unittest.mock returns it": "return_value",
@@ -127,6 +128,7 @@ CALLED_BY_OTHERS = {
     "changed in place: `|=`": "unsupported",
     "a message that only tests send": "EXTENDED_DATA",
     "a member of an enum that a test looks for": "BLUE",
+    "a key of a TypedDict": "starts_session",
 }
 """Why -> names that nothing in the tree uses, separated by spaces."""
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.kubemux import PROGRAM, Forked
+
 HOSTILE = "\x1b]0;owned\x07\x9b2J\u202egpj\u2028x"
 
 
@@ -18,8 +20,8 @@ def on_a_terminal(*words: str | Path, env: dict[str, str]) -> str:
     """All that a command writes to a pseudo terminal as its standard output and error."""
     ours, its = pty.openpty()
     try:
-        command = [sys.executable, "-m", "proxy", *map(str, words)]
-        with subprocess.Popen(command, stdin=its, stdout=its, stderr=its, env=os.environ | env) as process:
+        command = [*PROGRAM, *words]
+        with Forked(command, stdin=its, stdout=its, stderr=its, env=os.environ | env) as process:
             os.close(its)
             said = b""
             while True:

@@ -105,6 +105,7 @@ class Bed:
             expected_errors=self.row.errors,
             environment=environment,
             log=self.row.log,
+            executes=False,
         )
         self.good = self._daemon.config.read_bytes()
         self._stack.push_async_exit(self._stop_daemon)

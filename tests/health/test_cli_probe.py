@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import sys
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 
 from proxy.runtime.endpoint import Endpoint
 from tests.health.scripted import OK, Pki, Script, Scripted, answers, server_context
+from tests.support import kubemux as support
 from tests.support.sshd import SshdFactory
 from tests.support.tls import Issued
 
@@ -27,12 +27,8 @@ class Ran:
 
 async def kubemux(*command: str | Path) -> Ran:
     """The command as a process. Nothing of the daemon runs."""
-    pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "proxy", *command, stdout=pipe, stderr=pipe
-    )
-    stdout, stderr = await asyncio.wait_for(process.communicate(), 30)
-    return Ran(process.returncode or 0, stdout.decode(), stderr.decode())
+    done = await asyncio.to_thread(support.run, *command)
+    return Ran(done.returncode, done.stdout, done.stderr)
 
 
 def configured(

@@ -49,6 +49,7 @@ async def start(
         gateways={"edge": gateway(sshd)},
         clusters=clusters,
         sections={"limits": {"drain_timeout": "1s", **limits}},
+        executes=True,
     )
     await asyncio.to_thread(daemon.__enter__)
     stack.push_async_callback(asyncio.to_thread, daemon.stop)

@@ -31,7 +31,7 @@ from tests.support.tls import Certificates
 
 pytestmark = [pytest.mark.sshd, pytest.mark.gcc, pytest.mark.timeout(240)]
 
-AT_ONCE_S: Final = 15.0
+AT_ONCE_S: Final = 60.0
 """For an answer, or the end.
 
 What hangs would do so for ever; the reader of a configuration gives a file 5 s.

@@ -9,14 +9,14 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.integration.conftest import cluster, gateway
 from tests.support.apiserver import ApiServer
-from tests.support.daemon import ROOT, Daemon
+from tests.support.daemon import Daemon
+from tests.support.kubemux import run
 from tests.support.ports import free_port
 from tests.support.sshd import SshdFactory
 
@@ -25,14 +25,7 @@ pytestmark = [pytest.mark.apiserver, pytest.mark.sshd]
 
 def kubemux(*arguments: str | Path, code: int = 0) -> str:
     """Run a command and return what it printed."""
-    done = subprocess.run(
-        [sys.executable, "-m", "proxy", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        cwd=ROOT,
-        env=os.environ | {"COLUMNS": "140", "NO_COLOR": "1"},
-    )
+    done = run(*arguments, environment={"COLUMNS": "140", "NO_COLOR": "1"})
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done.stdout
@@ -46,7 +39,7 @@ def test_contexts_are_imported_served_and_exported(
     one = apiserver.kubeconfig(tmp_path / "one", context=arn)
     two = second_apiserver.kubeconfig(tmp_path / "two", context="kubernetes-admin@kubernetes")
     gateways = {"eu": gateway(sshd_factory()), "us": gateway(sshd_factory())}
-    daemon = Daemon(tmp_path / "daemon", gateways=gateways, clusters={})
+    daemon = Daemon(tmp_path / "daemon", gateways=gateways, clusters={}, executes=True)
     config = ["--config", str(daemon.config)]
     kubemux("kubeconfig", "import", *config, "--kubeconfig", one, "--context", arn, "--gateway", "eu")
     kubemux(

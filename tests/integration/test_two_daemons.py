@@ -4,28 +4,19 @@ works.
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 from tests.integration.conftest import cluster
-from tests.support.daemon import ROOT, Daemon
+from tests.support.daemon import Daemon
+from tests.support.kubemux import run
 from tests.support.ports import free_port
 
 
 def kubemux(*words: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "proxy", *words],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        cwd=ROOT,
-        env=os.environ | environment,
-    )
+    return run(*words, environment=environment, executes=True)
 
 
 def hinted(text: str) -> list[str]:

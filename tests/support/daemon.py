@@ -19,6 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from proxy.errors.reasons import Reason
 from proxy.runtime.endpoint import Endpoint
+from tests.support.kubemux import PROGRAM, Forked
 from tests.support.ports import free_port
 
 READY_SECONDS = 20.0
@@ -49,11 +50,13 @@ class Daemon:
         environment: dict[str, str] | None = None,
         log: Path | None = None,
         wrapper: Collection[str] = (),
+        executes: bool = False,
     ) -> None:
         """`log` gets its standard error, in place of a file in `folder`; it may be something that cannot be
         read.
 
-        `wrapper` is a command that executes the words after it.
+        `wrapper` is a command that executes the words after it. With `executes` a new interpreter is started,
+        as a user does it; otherwise it is forked, see `tests.support.kubemux`.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self.config = folder / "config.yaml"
@@ -67,6 +70,7 @@ class Daemon:
         self._expected_errors = expected_errors
         self._environment = environment or {}
         self._wrapper = wrapper
+        self._popen = subprocess.Popen if executes else Forked
         self._log = log or folder / "daemon.log"
         self._notify = folder / "notify.sock"
         self._process: subprocess.Popen[bytes] | None = None
@@ -113,8 +117,8 @@ class Daemon:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(str(self._notify))
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [*self._wrapper, sys.executable, "-m", "proxy", "run", "--config", self.config],
+            self._process = self._popen(
+                [*self._wrapper, *PROGRAM, "run", "--config", self.config],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -1,0 +1,146 @@
+"""`kubemux` as a process: forked from one that has imported it already, or executed as a user does it.
+
+To start an interpreter and to import a command takes 0.3 to 0.6 s of CPU, a fork takes a hundredth of that.
+A fork leaves out all that comes before kubemux's first line. A test of that executes kubemux, and so do some
+tests of each kind, to see that it starts.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import resource
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, AnyStr, Final
+
+from tests.support import forker
+
+ROOT: Final = Path(__file__).parents[2]
+PROGRAM: Final = [sys.executable, "-m", "proxy"]
+
+_SETS: Final = (
+    ("run",),
+    ("check", "status", "reload", "reconnect", "drain", "probe", "route", "ssh-config", "kubeconfig"),
+)
+"""What one process forks: a daemon has imported nothing that only other commands need."""
+_OF_INTERPRETER: Final = ("PYTHON", "LD_", "LC_", "LANG", "TZ", "MALLOC_", "GLIBC_", "OPENSSL_")
+"""Variables that begin like this are read when an interpreter starts, or a library is imported."""
+
+
+class _Forker:
+    """A process that forks some commands. It imports them when the first is wanted."""
+
+    def __init__(self, commands: Collection[str]) -> None:
+        self._socket, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._lock = threading.Lock()
+        self._environment = _of_interpreter(os.environ)
+        with its:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tests.support.forker", str(its.fileno()), *commands],
+                stdin=subprocess.DEVNULL,
+                cwd=ROOT,
+                pass_fds=[its.fileno()],
+            )
+
+    def close(self) -> None:
+        self._socket.close()
+        self._process.wait()
+
+    def can_fork(self, order: forker.Order) -> bool:
+        """Whether a fork is like what would be executed in that environment."""
+        return bool(forker.SYS_CLONE) and _of_interpreter(order["environment"]) == self._environment
+
+    def fork(self, order: forker.Order, descriptors: Collection[int]) -> int:
+        """Returns the process id of a new child."""
+        with self._lock:
+            socket.send_fds(self._socket, [json.dumps(order).encode()], list(descriptors))
+            answer = self._socket.recv(64)
+        assert answer, "the process that forks kubemux has ended"
+        return int(answer)
+
+
+_forkers: Final[dict[str, _Forker]] = {}
+"""By command."""
+
+
+@contextmanager
+def forkers() -> Iterator[None]:
+    """Keep the processes that fork, until the block ends."""
+    started = [(commands, _Forker(commands)) for commands in _SETS]
+    for commands, process in started:
+        _forkers.update(dict.fromkeys(commands, process))
+    try:
+        yield
+    finally:
+        _forkers.clear()
+        for _, process in started:
+            process.close()
+
+
+class Forked(subprocess.Popen[AnyStr]):
+    """A `Popen` that forks `python -m proxy`, and executes everything else."""
+
+    def _execute_child(self, *given: Any) -> None:
+        # There is no public way to start the child otherwise and to keep all that Popen does with it.
+        execute: Callable[..., None] = super()._execute_child  # type: ignore[misc]
+        asked: dict[str, Any] = inspect.signature(execute).bind(*given).arguments
+        program, words = list(asked["args"])[: len(PROGRAM)], list(asked["args"])[len(PROGRAM) :]
+        order: forker.Order = {
+            "words": [os.fsdecode(word) for word in words],
+            "environment": dict(os.environ if asked["env"] is None else asked["env"]),
+            "folder": os.fspath(asked["cwd"] or Path.cwd()),
+            "files": resource.getrlimit(resource.RLIMIT_NOFILE),
+            "descriptors": [0, 1, 2, *asked["pass_fds"]],
+            "starts_session": asked["start_new_session"],
+        }
+        process = _forkers.get(order["words"][0]) if program == PROGRAM and words else None
+        if process is None or not process.can_fork(order):
+            execute(*given)
+            return
+        streams = (asked["p2cread"], asked["c2pwrite"], asked["errwrite"])
+        own: list[int] = [number if stream == -1 else stream for number, stream in enumerate(streams)]
+        self.pid = process.fork(order, [*own, *asked["pass_fds"]])
+        self._child_created: bool = True
+        self._close_pipe_fds(*(asked[name] for name in _PIPES))  # type: ignore[attr-defined]
+
+
+_PIPES: Final = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
+
+
+def run(
+    *words: str | Path,
+    environment: Mapping[str, str] | None = None,
+    folder: Path = ROOT,
+    executes: bool = False,
+) -> subprocess.CompletedProcess[str]:
+    """`kubemux WORDS...` to its end: what it wrote, and its exit code. `environment` is beside our own."""
+    popen = subprocess.Popen if executes else Forked
+    with popen(
+        [*PROGRAM, *words],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=folder,
+        env=os.environ | (environment or {}),
+    ) as process:
+        try:
+            said = process.communicate(timeout=_SECONDS)
+        except BaseException:
+            process.kill()
+            raise
+    return subprocess.CompletedProcess(process.args, process.returncode, *said)
+
+
+_SECONDS: Final = 60.0
+
+
+def _of_interpreter(environment: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environment.items() if name.startswith(_OF_INTERPRETER)}

@@ -1,0 +1,117 @@
+"""A forked kubemux is what an executed one is: tests/support/kubemux.py."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests.support.daemon import Daemon
+from tests.support.kubemux import PROGRAM, Forked, run
+from tests.support.processes import command
+
+BOTH = pytest.mark.parametrize("popen", [Forked, subprocess.Popen], ids=["forked", "executed"])
+Start = Callable[..., "subprocess.Popen[bytes]"]
+
+
+def state(pid: int) -> dict[str, object]:
+    """What the kernel knows of a process, and an executed one and a fork should have alike."""
+    process = Path(f"/proc/{pid}")
+    status = dict(line.split(":\t", 1) for line in (process / "status").read_text().splitlines())
+    kept = ("Umask", "PPid", "Uid", "Gid", "SigPnd", "SigBlk", "SigIgn", "SigCgt", "CapEff")
+    files = []
+    for link in (process / "fd").iterdir():
+        with suppress(FileNotFoundError):  # it was closed meanwhile
+            files.append(re.sub(r"\d+", "N", str(link.readlink())))
+    return {
+        "status": {name: status[name] for name in kept},
+        "files": sorted(files),
+        "folder": (process / "cwd").readlink(),
+        "limits": (process / "limits").read_text(),
+        "session": (os.getsid(pid), os.getpgid(pid)),
+        "niceness": os.getpriority(os.PRIO_PROCESS, pid),
+    }
+
+
+def test_a_daemon_is_the_same_process(tmp_path: Path) -> None:
+    with (
+        Daemon(tmp_path / "1", gateways={}, clusters={}) as forked,
+        Daemon(tmp_path / "2", gateways={}, clusters={}, executes=True) as executed,
+    ):
+        assert "tests.support.forker" in command(forked.pid)
+        assert "-m proxy run" in command(executed.pid)
+        # At its start a daemon has threads and files that it soon has no more.
+        forked.wait_for("the same state", lambda: state(forked.pid) == state(executed.pid))
+
+
+@BOTH
+def test_exit_codes_and_streams(popen: Start, tmp_path: Path) -> None:
+    with popen(
+        [*PROGRAM, "check", "nothing.yaml"],
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (78, b"")
+    assert b"nothing.yaml: the file does not exist" in err
+    assert b"Traceback" not in err
+
+
+@BOTH
+def test_a_signal_ends_it(popen: Start, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "waits.yaml")
+    with popen([*PROGRAM, "check", tmp_path / "waits.yaml"]) as process:
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.01)
+        process.terminate()
+        assert process.wait(60) == -signal.SIGTERM
+
+
+@BOTH
+def test_a_terminal_is_one(popen: Start, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("version: 1\n")
+    ours, its = pty.openpty()
+    try:
+        with popen(
+            [*PROGRAM, "check", tmp_path / "config.yaml"], stdin=its, stdout=its, stderr=its
+        ) as process:
+            assert process.wait(60) == 0
+        assert os.read(ours, 4096).endswith(b"config.yaml: ok, 0 gateways, 0 clusters\r\n")
+    finally:
+        os.close(ours)
+        os.close(its)
+
+
+@BOTH
+def test_its_environment_is_what_was_given(popen: Start, tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "KUBEMUX_CONFIG"}
+    answers = []
+    for more in ({}, {"KUBEMUX_CONFIG": str(tmp_path / "here.yaml")}):
+        home = environment | {"HOME": str(tmp_path), "XDG_CONFIG_HOME": ""} | more
+        with popen([*PROGRAM, "check"], env=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            answers.append(process.communicate(timeout=60)[1])
+    assert b"KUBEMUX_CONFIG" in answers[0]
+    assert f"{tmp_path}/here.yaml: the file does not exist".encode() in answers[1]
+
+
+def test_what_an_interpreter_reads_is_left_to_a_new_one(tmp_path: Path) -> None:
+    """A fork would not see it: its interpreter has started long ago."""
+    (tmp_path / "sitecustomize.py").write_text("print('a new interpreter')")
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    assert run("check", "--help", environment={"PYTHONPATH": path}).stdout.startswith("a new interpreter\n")
+    assert run("check", "--help").stdout.startswith("Usage: ")
+
+
+def test_everything_else_is_executed() -> None:
+    with Forked([sys.executable, "-c", "raise SystemExit(3)"]) as process:
+        assert process.wait(60) == 3
