@@ -171,7 +171,8 @@ def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def apiserver(etcd: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
     """A running kube-apiserver."""
     server = ApiServer(tmp_path_factory.mktemp("apiserver"))
-    with server.run(etcd):
+    # Without that cache a watch of pods is etcd's own, and knows what etcd has forgotten.
+    with server.run(etcd, "--watch-cache-sizes=pods#0"):
         yield server
 
 

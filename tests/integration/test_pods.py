@@ -22,6 +22,7 @@ from tests.integration.test_by_name import ask
 from tests.support import pages
 from tests.support.apiserver import ApiServer
 from tests.support.daemon import Daemon
+from tests.support.etcd import forget
 from tests.support.ports import free_port
 from tests.support.serving import Server
 from tests.support.sshd import Sshd
@@ -149,7 +150,12 @@ async def bed(
             yield Bed(daemon, proxy, admin, addresses, namespace)
 
 
-async def test_a_pod_is_found_where_it_is(bed: Bed, apiserver: ApiServer, sshd: Sshd) -> None:
+def discovery(daemon: Daemon) -> dict[str, object]:
+    told: dict[str, object] = json.loads(daemon.get("/status")[1])["routes"][0]["discovery"]
+    return told
+
+
+async def test_a_pod_is_found_where_it_is(bed: Bed, apiserver: ApiServer, etcd: str, sshd: Sshd) -> None:
     daemon, (one, other) = bed.daemon, bed.addresses
     refused = await wait_for_log(daemon, "watch of pods broken", route="notebooks")
     assert (refused["reason"], "docs/notebooks.md" in str(refused["hint"])) == ("unauthorized", True)
@@ -163,7 +169,7 @@ async def test_a_pod_is_found_where_it_is(bed: Bed, apiserver: ApiServer, sshd: 
     await place(apiserver, bed, "nb-0", other)
     await led_to(bed, "nb-0", other, FOUND_S)
     assert (await led(bed, "nb-0", 80)).startswith("404 ")
-    told = json.loads(daemon.get("/status")[1])["routes"][0]["discovery"]
+    told = discovery(daemon)
     assert (told["state"], told["pods"], told["reason"]) == ("watching", 1, "")
 
     # The link breaks, and what was known is still known, which the answers say.
@@ -173,18 +179,30 @@ async def test_a_pod_is_found_where_it_is(bed: Bed, apiserver: ApiServer, sshd: 
     assert unknown.startswith("404 kubemux: nb-1.")
     assert "its watch is broken" in unknown
     assert not (await led(bed, "nb-0")).startswith("404 ")  # it is led there: it is the gateway that is down
-    told = json.loads(daemon.get("/status")[1])["routes"][0]["discovery"]
+    told = discovery(daemon)
     assert (told["state"], told["pods"], told["reason"]) == ("broken", 1, "link_down")
 
     # It moves meanwhile: the watch goes on from where it broke, and finds it.
     await place(apiserver, bed, "nb-0", one)
     sshd.start()
     await led_to(bed, "nb-0", one, 30.0)
+    assert daemon.events("pods are listed again") == []
+
+    # It moves once more, and etcd forgets how: all pods are listed again.
+    sshd.stop()
+    await asyncio.to_thread(
+        daemon.wait_for, "the watch breaks", lambda: discovery(daemon)["state"] == "broken"
+    )
+    await place(apiserver, bed, "nb-0", other)
+    await asyncio.to_thread(forget, etcd)
+    sshd.start()
+    await led_to(bed, "nb-0", other, 30.0)
+    assert [entry["route"] for entry in daemon.events("pods are listed again")] == ["notebooks"]
 
     # Routes that are changed ask for other pods, and replaced clusters are asked anew.
     content = json.loads(daemon.config.read_text())
     gone = f"404 kubemux: nb-0.{bed.namespace}: unknown_name (prod (route notebooks) has no such pod)"
-    for selector, there in (("app=lab", gone), ("app=notebook", one)):
+    for selector, there in (("app=lab", gone), ("app=notebook", other)):
         content["routes"][0]["discover"]["selector"] = selector
         content["clusters"]["prod"]["api_servers"].append(f"127.0.0.1:{free_port()}")
         daemon.config.write_text(json.dumps(content))
