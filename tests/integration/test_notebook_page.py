@@ -1,33 +1,48 @@
-"""The SSH server of the notebooks' page: with its words, as uid 1000, with files that belong to root."""
+"""The notebooks' page with its words: the SSH server as uid 1000, with files that belong to root, and the pod
+that `discover` finds.
+"""
 
 from __future__ import annotations
 
+import json
 import os
+import secrets
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from time import monotonic
+from typing import Final
 
 import pytest
+from ruamel.yaml import YAML
 
+from proxy.runtime.endpoint import Endpoint
+from tests.integration.conftest import gateway
+from tests.integration.recipes import Desk
 from tests.integration.test_notebooks import UID, USER, folder, with_files
+from tests.integration.test_pods import addresses
 from tests.support import pages
+from tests.support.apiserver import ApiServer, asset
+from tests.support.daemon import ROOT, Daemon
+from tests.support.kubectl import Kubectl
 from tests.support.parts import find
 from tests.support.ports import free_port
 from tests.support.ssh_keys import new_key, public
+from tests.support.sshd import Sshd
 
 pytestmark = [pytest.mark.sshd, pytest.mark.network]
 
-__all__ = ["folder"]
-PAGE = "docs/notebooks.md"
-GROUP = 100
+__all__ = ["addresses", "folder"]
+PAGE: Final = "docs/notebooks.md"
+GROUP: Final = 100
 """fsGroup: the group of the files of a Secret."""
-SECONDS = 60.0
+SECONDS: Final = 60.0
 
 
 @pytest.fixture
-def port(folder: Path) -> Iterator[int]:
-    """Where it listens."""
-    port = free_port()
+def server(folder: Path, addresses: tuple[str, str]) -> Iterator[Path]:
+    """The folder of its files. It listens on both addresses, as if one pod after the other were there."""
     for name in ("host", "user", "home"):
         (folder / name).mkdir()
     new_key(folder / "host" / "ssh_host_ed25519_key")
@@ -37,53 +52,152 @@ def port(folder: Path) -> Iterator[int]:
         os.chown(file, 0, GROUP)
         file.chmod(0o440)
     os.chown(folder / "home", UID, GROUP)
-    words = pages.block(PAGE, "sshd_config", "sshd-config")
+    words = pages.block(PAGE, "sshd_config", "sshd-config").replace("/etc/notebook-ssh", str(folder))
     assert "Port 2209\n" in words
-    words = words.replace("Port 2209\n", f"Port {port}\nListenAddress 127.0.0.1\n")
-    (folder / "sshd_config").write_text(words.replace("/etc/notebook-ssh", str(folder)))
+    words += "".join(f"ListenAddress {address}\n" for address in addresses)
+    (folder / "sshd_config").write_text(words)
     sshd = find("sshd") or "sshd"
     passwd = folder / "passwd"
     passwd.write_text(f"{USER}:x:{UID}:{GROUP}::{folder / 'home'}:/bin/sh\n")
     user = ("setpriv", f"--reuid={UID}", f"--regid={GROUP}", "--clear-groups")
     command = with_files(*user, sshd, "-D", "-e", "-f", str(folder / "sshd_config"), passwd=passwd)
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:
-            assert server.stderr is not None
-            assert f"listening on 127.0.0.1 port {port}" in server.stderr.readline()
-            yield port
+            assert process.stderr is not None
+            said = [process.stderr.readline() for _ in addresses]
+            assert all("listening on" in line for line in said), said
+            yield folder
         finally:
-            server.terminate()
-            server.communicate(timeout=SECONDS)
+            process.terminate()
+            process.communicate(timeout=SECONDS)
 
 
-def test_the_server_of_the_page_lets_its_user_in(folder: Path, port: int) -> None:
-    host_key = public(folder / "host" / "ssh_host_ed25519_key")
-    (folder / "known_hosts").write_text(f"nb.team-a {host_key}\n")
-    options = {
-        "HostKeyAlias": "nb.team-a",
-        "UserKnownHostsFile": str(folder / "known_hosts"),
-        "IdentityFile": str(folder / "identity"),
-        "StrictHostKeyChecking": "yes",
-        "BatchMode": "yes",
-        "Port": str(port),
-        "User": USER,
+@pytest.fixture
+def entry() -> Endpoint:
+    """Where the page has 127.0.0.1:3128."""
+    return Endpoint("127.0.0.1", free_port())
+
+
+@pytest.fixture
+def desk(server: Path, entry: Endpoint) -> Desk:
+    """Of a user who has the key, and the host key's line that the page tells."""
+    known_hosts, config = server / "known_hosts", server / "ssh_config"
+    known_hosts.write_text(f"nb.team-a {public(server / 'host' / 'ssh_host_ed25519_key')}\n")
+    options = f"-F {config} -o UserKnownHostsFile={known_hosts} -o IdentityFile={server / 'identity'}"
+    options += " -o StrictHostKeyChecking=yes -o BatchMode=yes"
+    programs = {
+        "ssh": f"{find('ssh')} {options}",
+        "scp": f"{find('scp')} -S {find('ssh')} {options}",
+        "kubemux": f"{sys.executable} -m proxy",
     }
-    said = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
-    ssh = [find("ssh") or "ssh", "-F", "none", *said]
-    done = subprocess.run(
-        [*ssh, "127.0.0.1", "id -u; pwd"], capture_output=True, text=True, timeout=SECONDS, check=False
-    )
-    assert (done.returncode, done.stdout.split()) == (0, [str(UID), str(folder / "home")]), done.stderr
-    (folder / "data").write_text("some data")
-    scp = [find("scp") or "scp", "-F", "none", *said, str(folder / "data"), "127.0.0.1:copied"]
-    subprocess.run(scp, capture_output=True, timeout=SECONDS, check=True)
-    assert (folder / "home" / "copied").read_text() == "some data"
-    without = subprocess.run(
-        [*ssh, "-o", "PubkeyAuthentication=no", "127.0.0.1", "true"],
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-        check=False,
-    )
+    return Desk(server / "desk", entry, programs=programs, PYTHONPATH=str(ROOT))
+
+
+def test_the_server_of_the_page_lets_in_by_key_alone(
+    server: Path, desk: Desk, addresses: tuple[str, str]
+) -> None:
+    (server / "ssh_config").write_text(f"User {USER}\nHostKeyAlias nb.team-a\nPort 2209\n")
+    said = desk.said(f"ssh {addresses[0]} 'id -u; pwd'")
+    assert said.split() == [str(UID), str(server / "home")]
+    without = desk.typed(f"ssh -o PubkeyAuthentication=no {addresses[0]} true")
     assert without.returncode == 255
-    assert f"{USER}@127.0.0.1: Permission denied (publickey)." in without.stderr
+    assert f"{USER}@{addresses[0]}: Permission denied (publickey)." in without.stderr.decode()
+
+
+class Pod:
+    """`nb-0`, as the page's StatefulSet makes it."""
+
+    def __init__(self, kubectl: Kubectl, namespace: str) -> None:
+        self._kubectl = kubectl
+        self._namespace = namespace
+        text = pages.block(PAGE, "The StatefulSet", "yaml").replace("team-a", namespace)
+        made = YAML(typ="safe").load(text)
+        self._kubectl.said("create", "-f", "-", stdin=made)  # no controller runs here, so it has no pod yet
+        template = made["spec"]["template"]
+        template["spec"]["volumes"].append({"name": "home", "emptyDir": {}})  # its volumeClaimTemplate
+        metadata = {"name": "nb-0", "namespace": namespace, **template["metadata"]}
+        self._made = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]}
+        self._kubectl.said("create", "-f", "-", stdin=self._made)
+
+    def run_at(self, address: str) -> None:
+        """Say so, as a kubelet does."""
+        status = {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]}
+        path = f"/api/v1/namespaces/{self._namespace}/pods/nb-0/status"
+        self._kubectl.said("replace", "--raw", path, "-f", "-", stdin={**self._made, "status": status})
+
+
+@pytest.fixture
+def kubectl(apiserver: ApiServer, tmp_path: Path) -> Kubectl:
+    """An administrator's."""
+    config = apiserver.kubeconfig(tmp_path / "admin")
+    return Kubectl([asset("kubectl"), "--kubeconfig", config], apiserver.environment)
+
+
+@pytest.fixture
+def namespace(kubectl: Kubectl) -> str:
+    """In place of the page's `team-a`, with the page's role and its account."""
+    name = f"team-{secrets.token_hex(4)}"
+    kubectl.said("create", "namespace", name)
+    role = pages.block(PAGE, "The role", "yaml").replace("team-a", name)
+    for item in YAML(typ="safe").load_all(role):
+        kubectl.said("create", "-f", "-", stdin=item)
+    return name
+
+
+@pytest.fixture
+def daemon(
+    apiserver: ApiServer, sshd: Sshd, kubectl: Kubectl, namespace: str, entry: Endpoint, tmp_path: Path
+) -> Iterator[Daemon]:
+    """With the page's configuration."""
+    # As `kubectl create token` does, which an older one does not have.
+    path = f"/api/v1/namespaces/{namespace}/serviceaccounts/kubemux/token"
+    request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
+    token = tmp_path / "token"
+    token.touch(mode=0o600)
+    made = json.loads(kubectl.said("create", "--raw", path, "-f", "-", stdin=request))
+    token.write_text(made["status"]["token"])
+    text = pages.block(PAGE, "kubemux", "yaml")
+    here = {
+        "/etc/kubemux/tokens/prod-eu": str(token),
+        "10.0.0.10:6443": str(apiserver.endpoint),
+        "127.0.0.1:3128": str(entry),
+        "gid:datascience": f"uid:{os.getuid()}",
+        "team-a": namespace,
+    }
+    for word, other in here.items():
+        assert word in text
+        text = text.replace(word, other)
+    sections = YAML(typ="safe").load(text)
+    clusters = sections.pop("clusters")
+    clusters["prod-eu"]["tls"] = {"server_name": "kubernetes", "ca_file": str(apiserver.ca_file)}
+    gateways = {"eu-edge": gateway(sshd)}
+    with Daemon(tmp_path / "daemon", gateways=gateways, clusters=clusters, sections=sections) as daemon:
+        daemon.wait_for("pods are watched", lambda: bool(daemon.events("pods watched")))
+        yield daemon
+
+
+@pytest.mark.apiserver
+def test_an_unchanged_ssh_reaches_the_pod_wherever_it_runs(
+    server: Path, desk: Desk, daemon: Daemon, kubectl: Kubectl, namespace: str, addresses: tuple[str, str]
+) -> None:
+    blocks = desk.said(f"kubemux ssh-config --config {daemon.config}")
+    told, added = (pages.block(PAGE, heading, "ssh-config") for heading in ("ssh", "What you add"))
+    assert [line for line in blocks.splitlines() if line and not line.startswith("#")] == [
+        line.replace("team-a", namespace) for line in desk.here(told).splitlines()
+    ]
+    added = added.replace("*.team-a", f"*.{namespace}")
+    (server / "ssh_config").write_text(blocks + added)
+    pod = Pod(kubectl, namespace)
+    for address in addresses:
+        pod.run_at(address)
+        asked = f"ssh nb-0.{namespace} 'id -u; echo $SSH_CONNECTION'"
+        began = monotonic()
+        while (said := desk.typed(asked).stdout.decode().split())[3:4] != [address]:
+            assert monotonic() - began < SECONDS, said
+        assert (said[0], said[4]) == (str(UID), "2209")
+    (desk.home / "data").mkdir()
+    (desk.home / "data" / "one").write_text("some data")
+    lines = pages.shell(PAGE, "What you add").replace("team-a", namespace)
+    done = desk.typed(lines, stdin=b"pwd\n")
+    assert (done.returncode, done.stdout.decode()) == (0, f"{server / 'home'}\n"), done.stderr.decode()
+    assert (server / "home" / "data" / "one").read_text() == "some data"

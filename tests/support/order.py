@@ -24,6 +24,7 @@ _TOGETHER: Final = {
     "tests/integration/test_egress.py": _KUBE_APISERVER,
     "tests/integration/test_kubectl.py": _KUBE_APISERVER,
     "tests/integration/test_life.py": _KUBE_APISERVER,
+    "tests/integration/test_notebook_page.py": _KUBE_APISERVER,
     "tests/integration/test_pods.py": _KUBE_APISERVER,
     "tests/integration/test_proxy_clients.py": "one entry for all",
     "tests/integration/test_proxy_kubectl.py": _KUBE_APISERVER,
