@@ -49,6 +49,8 @@ def parse_listen(value: object) -> Local:
 
 def _unix(written: str) -> UnixPath:
     path = "/" + str(expand_path(written)).lstrip("/")
+    if path == "/":
+        raise ValueError(f"expected the path of a file behind {UNIX}")
     if (length := len(os.fsencode(path))) > LONGEST:
         raise ValueError(f"the path has {length} bytes, and the kernel takes {LONGEST} at most")
     return UnixPath(path)

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic_core import ErrorDetails
 
-from proxy.config import allow_warnings, credentials, reading, rules, yaml
+from proxy.config import allow_warnings, credentials, naming, reading, rules, unix_files, yaml
 from proxy.config.credentials import Inspection, Scrutiny
 from proxy.config.findings import Finding, Loc, dotted, prefixes
 from proxy.config.keys import Section
@@ -35,10 +35,11 @@ def load(path: Path, scrutiny: Scrutiny = Scrutiny.FILES) -> Config:
 
 
 def load_with_doubts(path: Path) -> tuple[Config, list[Problem]]:
-    """The same, and what is accepted and lets nobody in."""
+    """The same, and what is accepted and is of no use."""
     document = yaml.read(path)
     config = _strict(document, Scrutiny.FILES)
-    return config, _problems(document, allow_warnings.warnings(config))
+    findings = [*allow_warnings.warnings(config), *unix_files.in_the_way(config), *naming.unused(config)]
+    return config, _problems(document, findings)
 
 
 def load_for_daemon(path: Path) -> tuple[Config, Inspection, list[Problem], list[Problem]]:

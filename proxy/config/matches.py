@@ -149,7 +149,7 @@ def _ports(text: str, whole: str) -> tuple[int, int]:
 
 def _network(host: str) -> IPv4Network | IPv6Network | None:
     """The network that `host` is, if it is one: a single address is the smallest."""
-    if "%" in host:
+    if "%" in host and ":" in host:
         raise ValueError(f"{shown(host)}: an address with an interface cannot be matched")
     try:
         network = ip_network(host, strict=False)

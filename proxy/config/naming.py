@@ -33,6 +33,13 @@ def check(config: Config) -> Iterator[Finding]:
         yield from _shadows(index, route, decided)
 
 
+def unused(config: Config) -> Iterator[Finding]:
+    """Routes that nobody can ask for."""
+    if config.routes and not config.entries:
+        message = "there is no entry where clients could ask for what they lead to"
+        yield Finding(("routes",), message, 'add entries: {proxy: {listen: "127.0.0.1:3128"}}')
+
+
 def _twins(config: Config) -> Iterator[Finding]:
     """Names of clusters that a client cannot tell apart: case does not count in what it asks for."""
     owners: dict[str, tuple[str, str]] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
+from typing import Final
 
 from proxy.config import naming, unix_sockets
 from proxy.config.findings import Finding, Loc, dotted
@@ -201,9 +202,16 @@ def _addresses(config: Config) -> Iterator[Finding]:
         by_port[address.port].append((loc, address))
 
 
+_RESERVED: Final = {"listener": "the addresses of clusters", "ssh": "clients who come by SSH"}
+"""Names that no entry of `entries` may have -> what has them."""
+
+
 def _entries(config: Config) -> Iterator[Finding]:
     for name, entry in config.entries.items():
         loc: Loc = ("entries", name)
+        if name in _RESERVED:
+            message = f"`{name}` is reserved: in logs, metrics and routes it means {_RESERVED[name]}"
+            yield Finding(loc, message, "give the entry another name")
         tls = entry.tls
         if tls.cert_file and not tls.key_file:
             yield Finding((*loc, "tls", "cert_file"), "cert_file needs its key_file", "add key_file: FILE")

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from proxy.config import unix_sockets
 from proxy.config.findings import Finding, Loc
-from proxy.config.model import ClusterConfig, EntryConfig
+from proxy.config.model import ClusterConfig, Config, EntryConfig
 from proxy.runtime.blocking import doing
 from proxy.runtime.endpoint import UnixPath
 from proxy.runtime.text import shown
@@ -48,6 +49,23 @@ def check(loc: Loc, section: ClusterConfig | EntryConfig) -> Iterator[Finding]:
         except KeyError:
             message = f"there is no group {shown(section.group)} on this machine"
             yield Finding((*loc, "group"), message, f"groupadd --system {section.group}, or name another")
+
+
+def in_the_way(config: Config) -> Iterator[Finding]:
+    """Something else where a unix socket should be: the daemon starts, and binds the socket when that is
+    gone. Blocks.
+    """
+    for loc, section in unix_sockets.listening(config):
+        if not isinstance(section.listen, UnixPath):
+            continue
+        path = Path(section.listen.path)
+        try:
+            is_socket = stat.S_ISSOCK(path.lstat().st_mode)
+        except OSError:  # nothing is there, or this user may not see it
+            continue
+        if not is_socket:
+            message = f"something is at {path} that is not a socket: nobody can connect there"
+            yield Finding((*loc, "listen"), message, "look at it and remove it, or choose another path")
 
 
 def _lacks(folder: Path) -> str:

@@ -176,6 +176,7 @@ def test_no_name_makes_a_pattern_take_long() -> None:
         ("**.**:22", "once in a pattern"),
         ("a**:22", "stands for whole labels"),
         ("a b:22", "neither a host name nor an address"),
+        ("%65:22", "neither a host name nor an address"),
     ],
 )
 def test_what_is_no_pattern_is_told_why(text: str, says: str) -> None:

@@ -36,3 +36,9 @@ def test_names_that_differ_in_case_alone_matter_where_clients_ask_by_name(
     for config in (by_entry, by_route):
         assert [finding.loc for finding in naming.check(config)] == ([place] if place else [])
     assert not list(naming.check(Config(version=1, clusters=clusters)))
+
+
+def test_routes_without_an_entry_are_of_no_use() -> None:
+    assert [one.loc for one in naming.unused(Config(version=1, routes=ROUTE))] == [("routes",)]
+    assert not list(naming.unused(Config(version=1, routes=ROUTE, entries=ENTRY)))
+    assert not list(naming.unused(Config(version=1)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import grp
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from proxy.config import unix_files
-from proxy.config.model import EntryConfig
+from proxy.config.model import Config, EntryConfig
 from proxy.config.unix_files import gid_of
 from proxy.runtime.endpoint import Local, UnixPath
 
@@ -54,3 +55,29 @@ def test_what_this_user_may_not_see_is_no_mistake(tmp_path: Path) -> None:
     (tmp_path / "closed").chmod(0o700)
     with as_other():
         assert messages(UnixPath(f"{tmp_path}/closed/inner/some.sock")) == []
+
+
+def test_what_is_in_the_way_of_a_socket_is_told(tmp_path: Path) -> None:
+    """A warning: who may write to the folder must not keep the daemon from starting."""
+    for name in ("folder", "file", "link", "socket"):
+        path = tmp_path / name
+        match name:
+            case "folder":
+                path.mkdir()
+            case "file":
+                path.touch()
+            case "link":
+                path.symlink_to("nowhere")
+            case _:
+                with socket.socket(socket.AF_UNIX) as one:
+                    one.bind(str(path))
+    names = ("folder", "file", "link", "socket", "nothing")
+    entries = {name: EntryConfig(listen=UnixPath(f"{tmp_path}/{name}")) for name in names}
+    found = list(unix_files.in_the_way(Config(version=1, entries=entries)))
+    assert [(one.loc, one.message) for one in found] == [
+        (
+            ("entries", name, "listen"),
+            f"something is at {tmp_path}/{name} that is not a socket: nobody can connect there",
+        )
+        for name in names[:3]
+    ]

@@ -87,7 +87,7 @@ class Bed:
             self._folder / "daemon",
             gateways={"jump": gateway(self.jump)},
             clusters={},
-            entries={"ssh": {"listen": f"unix:{self.entry}"}},
+            entries={"proxy": {"listen": f"unix:{self.entry}"}},
             routes=[
                 {
                     "name": "notebooks",
@@ -211,7 +211,7 @@ async def test_a_hundred_at_once_lose_none(folder: Path, stack: ExitStack) -> No
         await asyncio.to_thread(
             daemon.wait_for,
             "those who wait are still there",
-            lambda: daemon.metric("kubemux_entry_connections_active", entry="ssh") == 90,
+            lambda: daemon.metric("kubemux_entry_connections_active", entry="proxy") == 90,
         )
     logs = [sshd.log() for sshd in (bed.jump, *bed.notebooks)]
     assert not [log for log in logs if "MaxStartups" in log or "drop connection" in log]
