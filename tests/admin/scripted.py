@@ -1,4 +1,4 @@
-"""A daemon's snapshot and its ears, as a test wants them."""
+"""A stand-in for the daemon: it shows the snapshot that a test sets, and notes the orders that it gets."""
 
 from __future__ import annotations
 
@@ -132,16 +132,18 @@ DAEMON = DaemonSnapshot(
 
 @dataclass
 class Daemon:
-    """Set `shown` and `failure`; `told` is what it was told. Also a `Control`."""
+    """Implements `Control`. `shown` is its snapshot, `failure` is raised by every order, and `orders` are the
+    orders that it got, oldest first.
+    """
 
     shown: DaemonSnapshot = DAEMON
     failure: Exception | None = None
     result: ReloadResult = field(default_factory=ReloadResult)
-    told: list[str] = field(default_factory=list)
+    orders: list[str] = field(default_factory=list)
     metrics: Metrics = field(default_factory=lambda: Metrics(CollectorRegistry(), version="0.1.0"))
     cut: int = 0
     held: asyncio.Event | None = None
-    """Until it is set, a reload or a drain takes its time."""
+    """A reload or a drain does not return before this is set."""
 
     def __post_init__(self) -> None:
         metrics = self.metrics
@@ -164,35 +166,35 @@ class Daemon:
         return self.shown
 
     async def reload(self) -> ReloadResult:
-        self._tell("reload")
+        self._note("reload")
         await self._hold()
         return self.result
 
     async def reconnect(self, gateway: str) -> None:
-        self._tell(f"reconnect {gateway}")
+        self._note(f"reconnect {gateway}")
         known = [one.name for one in self.shown.gateways]
         if gateway not in known:
             raise UnknownName.among("gateway", gateway, known)
 
     async def probe(self, cluster: str) -> dict[str, object]:
-        self._tell(f"probe {cluster}")
+        self._note(f"probe {cluster}")
         return {"cluster": cluster, "alive": True}
 
     async def drain(self, cluster: str) -> int:
-        self._tell(f"drain {cluster}")
+        self._note(f"drain {cluster}")
         await self._hold()
         return self.cut
 
     async def end(self, caller: str, of: str | None) -> int:
-        self._tell(f"end {caller} of {of}")
+        self._note(f"end {caller} of {of}")
         return self.cut
 
     async def _hold(self) -> None:
         if self.held:
             await self.held.wait()
 
-    def _tell(self, what: str) -> None:
-        self.told.append(what)
+    def _note(self, order: str) -> None:
+        self.orders.append(order)
         if self.failure:
             raise self.failure
 
@@ -201,7 +203,7 @@ class Daemon:
 async def serving(
     daemon: Daemon, socket: Path, *, idle_timeout: float = 30.0, answer_timeout: float = 10.0
 ) -> AsyncIterator[Endpoint]:
-    """`daemon` behind a unix socket and a TCP port, which is yielded."""
+    """Serve `daemon` at a unix socket and at a TCP port until the block ends; yields the TCP address."""
     server = daemon.server(idle_timeout=idle_timeout, answer_timeout=answer_timeout)
     try:
         await server.start_unix(socket)

@@ -97,7 +97,7 @@ async def test_a_path_that_only_looks_like_one_is_none(daemon: Daemon, tmp_path:
             assert also.startswith(b"HTTP/1.1 404 ")
     assert answer.startswith(b"HTTP/1.1 404 ")
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"].startswith("there is no /")
-    assert daemon.told == []
+    assert daemon.orders == []
 
 
 @pytest.mark.parametrize(

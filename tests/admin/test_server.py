@@ -108,7 +108,7 @@ async def test_nothing_but_reads_is_taken_over_tcp(tcp: Asker, daemon: Daemon, m
         assert answer.status == 404
         assert '"hint": "there are: / /metrics' in answer.text
         assert "/-/" not in answer.text.partition('"hint"')[2]
-    assert daemon.told == []
+    assert daemon.orders == []
 
 
 async def test_orders_over_the_unix_socket(unix: Asker, daemon: Daemon) -> None:
@@ -119,13 +119,13 @@ async def test_orders_over_the_unix_socket(unix: Asker, daemon: Daemon) -> None:
     name = "kubernetes-admin@a&b/c d"
     assert (await unix.post(f"/-/drain?{urlencode({'cluster': name})}")).json() == {"cluster": name, "cut": 0}
     assert (await unix.post("/-/probe?cluster=prod-eu")).json() == {"cluster": "prod-eu", "alive": True}
-    assert daemon.told == ["reload", "reconnect eu-edge", f"drain {name}", "probe prod-eu"]
+    assert daemon.orders == ["reload", "reconnect eu-edge", f"drain {name}", "probe prod-eu"]
     daemon.cut = 3
     caller = "cert:spiffe://a/b?c&d"
     for of in ({}, {"of": name}):
         answer = await unix.post(f"/-/end?{urlencode({'caller': caller, **of})}")
         assert answer.json() == {"caller": caller, "ended": 3}
-    assert daemon.told[4:] == [f"end {caller} of None", f"end {caller} of {name}"]
+    assert daemon.orders[4:] == [f"end {caller} of None", f"end {caller} of {name}"]
 
 
 async def test_an_order_must_be_a_post_and_name_its_object(unix: Asker, daemon: Daemon) -> None:
@@ -136,7 +136,7 @@ async def test_an_order_must_be_a_post_and_name_its_object(unix: Asker, daemon: 
     assert '"hint": "POST /-/drain?cluster=NAME"' in answer.text
     answer = await unix.post("/-/end?of=prod-eu")
     assert '"hint": "POST /-/end?caller=NAME"' in answer.text
-    assert daemon.told == []
+    assert daemon.orders == []
 
 
 async def test_failures_of_orders_say_what_to_do(unix: Asker, daemon: Daemon) -> None:
@@ -269,7 +269,7 @@ async def test_what_may_be_read_in_two_ways_is_refused_and_ends_the_connection(
     assert answer.startswith(f"HTTP/1.1 {status} ".encode())
     assert answer.count(b"HTTP/1.1") == 1
     assert b"Connection: close" in answer
-    assert daemon.told == []
+    assert daemon.orders == []
 
 
 @pytest.mark.parametrize(
@@ -288,7 +288,7 @@ async def test_what_is_odd_and_clear_is_one_request(
     async with serving(daemon, tmp_path / "s"):
         answer = await exchange(tmp_path / "s", request_bytes + ENDING)
     assert answer.count(b"HTTP/1.1 200 OK\r\n") == 2
-    assert daemon.told == ["reload"]
+    assert daemon.orders == ["reload"]
 
 
 async def test_the_absolute_form_says_which_host_is_asked_for(daemon: Daemon, tmp_path: Path) -> None:
@@ -317,7 +317,7 @@ async def test_a_body_that_never_ends_does_not_hold_the_connection(daemon: Daemo
             tmp_path / "s", b"POST /-/reload HTTP/1.1\r\nHost: x\r\nContent-Length: 999999999\r\n\r\nabc"
         )
     assert answer.startswith(b"HTTP/1.1 200 ")
-    assert daemon.told == ["reload"]
+    assert daemon.orders == ["reload"]
 
 
 @pytest.mark.parametrize(
@@ -426,7 +426,7 @@ async def test_requests_may_come_at_once_and_a_body_may_come_with_one(daemon: Da
             tmp_path / "s", post + post + b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
         )
     assert answers.count(b"HTTP/1.1 200 OK\r\n") == 3
-    assert daemon.told == ["reload", "reload"]
+    assert daemon.orders == ["reload", "reload"]
 
 
 async def test_the_absolute_form_is_taken(daemon: Daemon, tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ async def test_another_daemon_is_neither_shown_nor_told_anything(
     theirs = f"{config.parent}/the other.yaml"
     daemon.shown = replace(daemon.shown, config_path=theirs)
     shown = await kubemux(*args, "--config", config)
-    assert (shown.exit_code, shown.stdout, daemon.told) == (1, "", [])
+    assert (shown.exit_code, shown.stdout, daemon.orders) == (1, "", [])
     assert (
         f"kubemux: {config.parent}/s: the kubemux there runs with {theirs}, not with {config}" in shown.stderr
     )
@@ -141,7 +141,7 @@ async def test_reconnect_and_drain(daemon: Daemon, config: Path) -> None:
         "gateway eu-edge: dialling again"
     )
     assert (await kubemux("drain", "a b&c", "--config", config)).stdout == "cluster a b&c: drained\n"
-    assert daemon.told == ["reconnect eu-edge", "drain a b&c"]
+    assert daemon.orders == ["reconnect eu-edge", "drain a b&c"]
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ async def test_an_order_that_takes_longer_goes_on(
         "kubemux: reload: not done after 0.5 s; the daemon has the order and goes on",
         "  hint: its log says how it ends: journalctl -u kubemux",
     ]
-    assert daemon.told == ["drain prod-eu", "drain gone", "reload"]
+    assert daemon.orders == ["drain prod-eu", "drain gone", "reload"]
 
 
 async def test_orders_that_fail_exit_1_and_2_if_the_name_is_wrong(daemon: Daemon, config: Path) -> None:
@@ -266,7 +266,7 @@ async def test_a_daemon_of_another_version_is_told_apart(
     shown = await kubemux("status", "--config", config)
     assert shown.exit_code == 1
     assert "restart it" in shown.stderr
-    assert daemon.told == []
+    assert daemon.orders == []
 
 
 class Terminal:

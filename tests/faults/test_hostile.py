@@ -55,7 +55,7 @@ def floods(kind: str) -> Step:
     async def step(bed: Bed) -> None:
         before = await late_turns(bed)
         rogue = await meet(bed, kind)
-        await asyncio.to_thread(rogue.hear)
+        await asyncio.to_thread(rogue.next_line)
         assert await late_turns(bed) == before
 
     return step
@@ -75,7 +75,7 @@ async def never_reads(bed: Bed) -> None:
     """The daemon does not hear it any more when it has read nothing for a while: it
     is not heard out, ever."""
     rogue = await meet(bed, "unread")
-    await asyncio.to_thread(rogue.hear)
+    await asyncio.to_thread(rogue.next_line)
 
 
 async def never_ends(bed: Bed) -> None:

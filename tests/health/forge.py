@@ -1,4 +1,4 @@
-"""Certificates of every kind, good and bad, and a server that shows them."""
+"""Makes valid and malformed certificates, and runs a TLS server that presents them."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ SERVER_AUTH, CLIENT_AUTH = ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.
 
 @cache
 def key(kind: str, number: int = 0) -> Key:
-    """A key; the same for the same arguments, as making one takes time.
+    """A private key. The same arguments give the same key, because it takes time to generate one.
 
-    `number` tells those of one kind apart.
+    Another `number` gives another key of the same kind.
     """
     del number
     match kind:
@@ -56,7 +56,7 @@ def key(kind: str, number: int = 0) -> Key:
 
 @dataclass(frozen=True)
 class Spec:
-    """What a certificate says."""
+    """The contents of a certificate."""
 
     name: str = "server"
     key: str = "p256"
@@ -64,7 +64,7 @@ class Spec:
     dns: tuple[str, ...] = ()
     ips: tuple[str, ...] = ()
     ca: bool | None = None
-    """None: no basic constraints."""
+    """None: the certificate has no basic constraints extension."""
     path_length: int | None = None
     usage: tuple[str, ...] | None = None
     extended: tuple[x509.ObjectIdentifier, ...] | None = None
@@ -73,19 +73,20 @@ class Spec:
     more: tuple[tuple[x509.ExtensionType, bool], ...] = ()
     valid: tuple[timedelta, timedelta] = (-HOUR, HOUR)
     hash: str = "SHA256"
-    """The name of a class of cryptography's."""
+    """The name of a class in cryptography's `hashes` module."""
     pss: bool = False
     salt: int | None = None
-    """Of RSASSA-PSS; None: as long as the hash, as usual."""
+    """The length of the RSASSA-PSS salt in bytes. None: the length of the hash."""
     negative: bool = False
-    """The serial number."""
+    """Whether the serial number is negative."""
     printable_issuer: bool = False
-    """The issuer's name as another kind of string than its subject."""
+    """The leaf encodes the issuer's name as PrintableString, the issuer's own certificate as UTF8String."""
     authority_id: bytes | None = None
     version_1: bool = False
-    """Without those extensions that it cannot have, or with them."""
+    """The version field says 1, whether or not the certificate has extensions (which version 1 cannot have).
+    """
     misnamed: bool = False
-    """The algorithm of its signature: by the certificate itself, and beside it."""
+    """`signatureAlgorithm` differs from the `signature` field inside the signed part (RFC 5280 4.1.1.2)."""
 
 
 @dataclass(frozen=True)
@@ -105,8 +106,9 @@ class Made:
 
 
 def authority(name: str, **changes: object) -> Spec:
-    """A CA as kubeadm makes them."""
-    return replace(Spec(name, ca=True, usage=("key_cert_sign", "digital_signature")), **changes)  # type: ignore[arg-type]
+    """A CA with the extensions that kubeadm gives to its own."""
+    # Type: ignore[arg-type].
+    return replace(Spec(name, ca=True, usage=("key_cert_sign", "digital_signature")), **changes)
 
 
 _USAGES: Final = (
@@ -127,7 +129,7 @@ def _name(text: str, *, kind: x509.name._ASN1Type = x509.name._ASN1Type.UTF8Stri
 
 
 def make(spec: Spec, issuer: Made | None = None) -> Made:
-    """The certificate, signed by `issuer` or by itself."""
+    """The certificate, signed by `issuer`; without one it is self-signed."""
     own = key(spec.key, spec.number)
     signer = issuer.key if issuer else own
     above = issuer.certificate.subject if issuer else _name(spec.name)
@@ -181,7 +183,7 @@ _ECDSA_SHA1: Final = bytes.fromhex("300906072a8648ce3d0401")
 
 
 def _forged(certificate: x509.Certificate, spec: Spec, signer: Key) -> x509.Certificate:
-    """Changed and signed anew, by hand: what cryptography does not write."""
+    """Edit the DER and sign it again: the cryptography package refuses to write these certificates."""
     assert isinstance(signer, ec.EllipticCurvePrivateKey)
     body = certificate.tbs_certificate_bytes
     contents = body[2 if body[1] < 0x80 else 2 + (body[1] & 0x7F) :]
@@ -213,9 +215,10 @@ def _length(count: int) -> bytes:
     return bytes([0x80 | size]) + count.to_bytes(size, "big")
 
 
-class Shown:
-    """A TLS server in a thread that shows `chain` and answers every request with a
-    healthy API server's word."""
+class TlsServer:
+    """A TLS server in a thread. It presents `chain`, and answers every request as a healthy API
+    server does.
+    """
 
     def __init__(self, folder: Path, chain: Sequence[Made], *, context: ssl.SSLContext | None = None) -> None:
         pem = folder / "server.pem"
@@ -229,13 +232,16 @@ class Shown:
         self.sni: list[str | None] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.endpoint = Endpoint(*self._listener.getsockname())
-        self._thread = threading.Thread(target=self._serve, name="shown")
+        self._thread = threading.Thread(target=self._serve, name="tls server")
 
     def note_names(self) -> None:
-        """Add to `sni` the name that each client asks for; Python's callback takes ASCII alone."""
-        self._context.sni_callback = self._told
+        """From now on, add the server name that each client sends (SNI) to `sni`.
 
-    def _told(self, _tls: ssl.SSLObject, name: str | None, _context: ssl.SSLContext) -> None:
+        Not by default: with a callback, Python fails handshakes whose server name is not ASCII.
+        """
+        self._context.sni_callback = self._note_name
+
+    def _note_name(self, _tls: ssl.SSLObject, name: str | None, _context: ssl.SSLContext) -> None:
         self.sni.append(name)
 
     def _serve(self) -> None:

@@ -28,7 +28,7 @@ from proxy.health.probe import probe
 from proxy.health.result import Result
 from proxy.health.tls import Contexts
 from proxy.runtime.endpoint import Endpoint
-from tests.health.forge import CLIENT_AUTH, HOUR, SERVER_AUTH, Made, Shown, Spec, authority, make
+from tests.health.forge import CLIENT_AUTH, HOUR, SERVER_AUTH, Made, Spec, TlsServer, authority, make
 from tests.health.scripted import NOWHERE, Dialer
 from tests.health.verdicts import CASES, LEAF, NAME, Case
 from tests.support.parts import find
@@ -97,10 +97,10 @@ def asked(endpoint: Endpoint, ca: Path, name: str) -> ClusterConfig:
     )
 
 
-def shown(folder: Path, case: Case) -> tuple[Shown, Path]:
+def shown(folder: Path, case: Case) -> tuple[TlsServer, Path]:
     ca = folder / "ca.crt"
     ca.write_bytes(case.ca_file)
-    return Shown(folder, case.chain), ca
+    return TlsServer(folder, case.chain), ca
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +163,7 @@ async def test_a_handshake_that_go_makes(tmp_path: Path, label: str) -> None:
     good, made = HANDSHAKES[label]
     root = make(authority("root"))
     leaf = make(replace(LEAF, key="p256" if label == "CCM" else "rsa2048"), root)
-    server = Shown(tmp_path, [leaf], context=made())
+    server = TlsServer(tmp_path, [leaf], context=made())
     ca = tmp_path / "ca.crt"
     ca.write_bytes(root.pem)
     with server.running() as endpoint:

@@ -24,7 +24,7 @@ from proxy.health.probe import probe
 from proxy.health.result import Failure, Result
 from proxy.health.tls import Contexts
 from proxy.runtime.endpoint import Endpoint
-from tests.health.forge import CLIENT_AUTH, HOUR, Made, Shown, Spec, authority, make
+from tests.health.forge import CLIENT_AUTH, HOUR, Made, Spec, TlsServer, authority, make
 from tests.health.scripted import NOWHERE, Dialer
 from tests.health.test_as_kubectl import need_new_kubectl
 from tests.health.verdicts import LEAF, NAME
@@ -114,7 +114,7 @@ async def test_it_is_shown_if_kubectl_shows_it(tmp_path: Path, label: str) -> No
     context.set_ciphers("ALL:@SECLEVEL=0")
     context.load_verify_locations(ca)
     context.verify_mode = ssl.CERT_REQUIRED
-    with Shown(tmp_path, [make(LEAF, ROOT)], context=context).running() as endpoint:
+    with TlsServer(tmp_path, [make(LEAF, ROOT)], context=context).running() as endpoint:
         complaint = kubectl(
             tmp_path, endpoint, ca, {"client-certificate": str(cert_file), "client-key": str(key_file)}
         )

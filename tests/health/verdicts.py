@@ -1,4 +1,4 @@
-"""Chains of certificates, each with what a Go client thinks of it."""
+"""Certificate chains, and for each whether a Go TLS client (kubectl) accepts it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ LEAF = Spec(dns=(NAME,))
 
 @dataclass(frozen=True)
 class Case:
-    """A chain as a server sends it, the CA file, the name that is asked for, and whether that is well."""
+    """A chain as a server sends it, the client's CA file, the server name that the client verifies, and
+    whether a Go client accepts the chain.
+    """
 
     chain: Sequence[Made]
     ca_file: bytes
@@ -26,13 +28,13 @@ class Case:
 
 
 def plain(good: bool, leaf: Spec = LEAF, ca: Spec | None = None, *, name: str = NAME) -> Case:
-    """A leaf signed by the one CA that is trusted."""
+    """The server sends one leaf. Its issuer is a root, which is the only trusted CA."""
     root = make(ca or authority("root"))
     return Case([make(leaf, root)], root.pem, good, name)
 
 
 def deep(good: bool, *middle: Spec, leaf: Spec = LEAF, root: Spec | None = None) -> Case:
-    """Root, then the intermediates from the top down, then the leaf; the server sends all but the root."""
+    """`middle` are the intermediates, from the root down. The server sends the leaf and the intermediates."""
     top = make(root or authority("root"))
     chain = [top]
     for spec in (*middle, leaf):
@@ -60,15 +62,15 @@ def _others() -> dict[str, Case]:
         "intermediate as anchor, sent too": Case([below, middle], middle.pem, True),
         "intermediate missing": Case([below], root.pem, False),
         "chain out of order": Case([below, root, middle], root.pem, True),
-        "chain with strangers": Case([below, other, alone, middle], root.pem, True),
+        "chain with unrelated certificates": Case([below, other, alone, middle], root.pem, True),
         "pinned leaf": Case([leaf], leaf.pem, True),
         "pinned leaf of an intermediate": Case([below, middle], below.pem, True),
         "pinned self-signed leaf": Case([alone], alone.pem, True),
         "pinned CA as server": Case([itself], itself.pem, True),
         "pinned leaf, another name": Case([leaf], leaf.pem, False, "other"),
         "pinned expired leaf": plain(False, replace(LEAF, valid=(-2 * HOUR, -HOUR))),
-        "self-signed leaf, not there": Case([alone], root.pem, False),
-        "CA as server, not there": Case([itself], root.pem, False),
+        "self-signed leaf, not in the CA file": Case([alone], root.pem, False),
+        "CA as server, not in the CA file": Case([itself], root.pem, False),
         "other CA of the same name": Case([leaf], other.pem, False),
         "both CAs of the same name": Case([leaf], other.pem + root.pem, True),
         "both CAs of the same name, the other way round": Case([leaf], root.pem + other.pem, True),
@@ -84,9 +86,11 @@ def _others() -> dict[str, Case]:
             [leaf], b"-----BEGIN EC PRIVATE KEY-----\nAAAA\n-----END EC PRIVATE KEY-----\n" + root.pem, True
         ),
         "CA with a negative serial number": Case([make(LEAF, negative)], negative.pem, False),
-        "such a CA and another": Case([leaf], negative.pem + root.pem, True),
-        "such an intermediate": deep(False, authority("middle", number=2, negative=True)),
-        "stranger with a negative serial number": Case(
+        "CA with a negative serial number and another CA": Case([leaf], negative.pem + root.pem, True),
+        "intermediate with a negative serial number": deep(
+            False, authority("middle", number=2, negative=True)
+        ),
+        "unrelated certificate with a negative serial number": Case(
             [leaf, make(replace(LEAF, negative=True))], root.pem, False
         ),
     }
@@ -99,11 +103,11 @@ def _names() -> dict[str, Case]:
     return {
         "common name alone": plain(False, Spec(NAME), name=NAME),
         "common name beside another": plain(False, Spec(NAME, dns=("other",)), name=NAME),
-        "upper case asked": named(True, "KUBERNETES", NAME),
-        "upper case there": named(True, NAME, "KUBERNETES"),
-        "final dot asked": named(True, "kubernetes.", NAME),
-        "final dot there": named(False, NAME, "kubernetes."),
-        "final dot both": named(True, "kubernetes.", "kubernetes."),
+        "upper case in the name": named(True, "KUBERNETES", NAME),
+        "upper case in the certificate": named(True, NAME, "KUBERNETES"),
+        "final dot in the name": named(True, "kubernetes.", NAME),
+        "final dot in the certificate": named(False, NAME, "kubernetes."),
+        "final dot in both": named(True, "kubernetes.", "kubernetes."),
         "two final dots": named(False, "kubernetes..", NAME),
         "underscore": named(True, "my_api.svc", "my_api.svc"),
         "leading hyphen": named(True, "-api.svc", "-api.svc"),
@@ -113,14 +117,14 @@ def _names() -> dict[str, Case]:
         "empty label, wildcard": named(False, "a..b", "*..b"),
         "long label": named(True, "x" * 70, "x" * 70),
         "star": named(False, NAME, "*"),
-        "star asked": named(True, "*", "*"),
+        "star as the name": named(True, "*", "*"),
         "wildcard": named(True, "api.example.com", "*.example.com"),
         "wildcard, one label below": named(False, "a.api.example.com", "*.example.com"),
         "wildcard, the domain itself": named(False, "example.com", "*.example.com"),
         "wildcard of a top-level domain": named(True, "api.local", "*.local"),
         "wildcard in a label": named(False, "api-1.example.com", "api-*.example.com"),
         "wildcard further right": named(False, "api.eu.example.com", "api.*.example.com"),
-        "wildcard asked": named(True, "*.example.com", "*.example.com"),
+        "wildcard as the name": named(True, "*.example.com", "*.example.com"),
         "wildcard, final dot": named(True, "api.example.com.", "*.example.com"),
         "address": named(True, "192.0.2.1", ips=("192.0.2.1",)),
         "another address": named(False, "192.0.2.2", ips=("192.0.2.1",)),
@@ -131,10 +135,10 @@ def _names() -> dict[str, Case]:
         "IPv6 in brackets": named(True, "[2001:db8::1]", ips=("2001:db8::1",)),
         "IPv6 with a zone": named(False, "fe80::1%eth0", ips=("fe80::1",)),
         "IPv6 with a zone in brackets": named(False, "[fe80::1%eth0]", ips=("fe80::1",)),
-        "mapped address asked": named(True, "::ffff:192.0.2.1", ips=("192.0.2.1",)),
-        "mapped address there": named(True, "192.0.2.1", ips=("::ffff:192.0.2.1",)),
-        "no name at all": named(False, NAME),
-        "of many": named(True, "b.example", "a.example", "b.example", ips=("192.0.2.1",)),
+        "mapped address as the name": named(True, "::ffff:192.0.2.1", ips=("192.0.2.1",)),
+        "mapped address in the certificate": named(True, "192.0.2.1", ips=("::ffff:192.0.2.1",)),
+        "no name in the certificate": named(False, NAME),
+        "one of many names": named(True, "b.example", "a.example", "b.example", ips=("192.0.2.1",)),
         "IDN as it is written": named(False, "bücher.example", "xn--bcher-kva.example"),
         "IDN in ASCII": named(True, "xn--bcher-kva.example", "xn--bcher-kva.example"),
     }
@@ -221,7 +225,7 @@ def _authorities() -> dict[str, Case]:
         "permitted domain, below it": _constrained(
             True, ("api.example.com",), permitted=(x509.DNSName("example.com"),)
         ),
-        "permitted domain, longer word": _constrained(
+        "permitted domain, a name that only ends with the same letters": _constrained(
             False, ("my-example.com",), permitted=(x509.DNSName("example.com"),)
         ),
         "permitted below a dot": _constrained(
@@ -243,7 +247,7 @@ def _authorities() -> dict[str, Case]:
             False, ips=("::1",), permitted=(_network("192.0.2.0/24"),)
         ),
         "excluded network": _constrained(False, ips=("192.0.2.9",), excluded=(_network("192.0.2.0/24"),)),
-        "permitted e-mail, none there": _constrained(True, permitted=(email,)),
+        "permitted e-mail, none in the certificate": _constrained(True, permitted=(email,)),
         "permitted directory name": _constrained(False, permitted=(x509.DirectoryName(x509.Name([])),)),
         "excluded domain with a final dot": _constrained(False, excluded=(x509.DNSName("kubernetes."),)),
         "excluded domain with a space": _constrained(False, excluded=(x509.DNSName("ex ample"),)),
@@ -288,11 +292,13 @@ def _network(text: str) -> x509.IPAddress:
 
 _NAMED = b"\x82\x0a" + NAME.encode()
 _NO_MASK = bytes.fromhex("a1083006870410000001")
-"""An excluded subtree: 10.0.0.1 alone."""
+"""An excluded subtree (RFC 5280 4.2.1.10) of 4 bytes: the address 10.0.0.1 without the mask that belongs to
+it.
+"""
 
 
 def _raw(oid: str, contents: bytes) -> x509.UnrecognizedExtension:
-    """What cryptography would not write."""
+    """An extension with malformed contents, which the cryptography package refuses to write."""
     return x509.UnrecognizedExtension(x509.ObjectIdentifier(oid), b"\x30" + bytes([len(contents)]) + contents)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from proxy.runtime.endpoint import Endpoint
-from tests.health.forge import Shown, authority, make
+from tests.health.forge import TlsServer, authority, make
 from tests.health.test_as_kubectl import kubectl
 from tests.health.verdicts import LEAF, NAME
 from tests.integration.conftest import cluster
@@ -24,7 +24,7 @@ def test_with_a_wrong_ca_file_status_tells_reached_from_trusted_while_kubectl_wo
     (right := tmp_path / "right.crt").write_bytes(root.pem)
     (wrong := tmp_path / "wrong.crt").write_bytes(other.pem)
     port = free_port()
-    with Shown(tmp_path, [make(LEAF, root)]).running() as endpoint:
+    with TlsServer(tmp_path, [make(LEAF, root)]).running() as endpoint:
         clusters = {"prod": cluster(port, endpoint, via="direct", ca=wrong, probe=PROBE)}
         with Daemon(tmp_path / "daemon", gateways={}, clusters=clusters) as daemon:
             daemon.wait_up("prod", up=False)

@@ -1,4 +1,7 @@
-"""A real kube-apiserver on a real etcd, from $KUBEBUILDER_ASSETS. Starting takes seconds: one per session."""
+"""A real kube-apiserver on a real etcd, from $KUBEBUILDER_ASSETS.
+
+It takes seconds to start, so a test session starts only one.
+"""
 
 from __future__ import annotations
 
@@ -76,7 +79,9 @@ class ApiServer:
 
     @property
     def environment(self) -> dict[str, str]:
-        """kubectl's: neither the discovery cache of another test nor the one of the developer."""
+        """The environment for kubectl: an empty home folder, so that kubectl finds no discovery cache of
+        another test or of the developer.
+        """
         return os.environ | {"HOME": str(self.folder), "KUBECACHEDIR": str(self.folder / "cache")}
 
     def kubeconfig(self, path: Path, *, server: str | None = None, context: str = "admin") -> Path:
@@ -144,16 +149,16 @@ class ApiServer:
             "--service-account-issuer=https://kubernetes.default.svc",
             "--authorization-mode=RBAC",
             "--service-cluster-ip-range=10.0.0.0/24",
-            # No controller makes the default service account here; without this no pod could be created.
+            # No controller runs that would make the default service account, which every pod needs.
             "--disable-admission-plugins=ServiceAccount",
-            # A kubelet wants to know who asks for a terminal.
+            # The client certificate that the API server presents to kubelets.
             f"--kubelet-client-certificate={pki.admin.cert}",
             f"--kubelet-client-key={pki.admin.key}",
             *flags,
         ]
         context = ssl.create_default_context(cafile=pki.ca)
         context.check_hostname = (
-            False  # urllib asks for 127.0.0.1, which this certificate is meant not to name
+            False  # urllib would verify 127.0.0.1, and the certificate leaves that out on purpose
         )
         with _running(
             arguments, self.folder / "kube-apiserver.log", f"https://{self.endpoint}/readyz", context

@@ -1,4 +1,4 @@
-"""An HTTP client that is not kubemux's own, to test the server: the standard library's, in a thread."""
+"""The standard library's HTTP client, run in a thread: admin tests must not use the client of kubemux."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A program at a terminal of its own: a test types, and reads what is shown."""
+"""Runs a program on a pseudo-terminal; the test types into it and reads its output."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class AtTerminal:
         self._command = command
         self._environment = environment
         self.shown = b""
-        """What has been shown so far and not been waited for."""
+        """The output that no `expect` has consumed yet."""
 
     def __enter__(self) -> Self:
         self._ours, theirs = pty.openpty()
@@ -54,7 +54,7 @@ class AtTerminal:
         os.write(self._ours, keys)
 
     def expect(self, text: bytes) -> bytes:
-        """Wait until `text` is shown; returns what was shown before it.
+        """Wait until the program prints `text`; returns its output before that.
 
         Raises AssertionError if the program ends, or takes too long.
         """
@@ -65,17 +65,17 @@ class AtTerminal:
         return before
 
     def end(self) -> int:
-        """Wait for the program's end; returns its exit code. `shown` is then all the rest that it showed."""
+        """Wait until the program ends; returns its exit code. `shown` is then the rest of its output."""
         deadline = time.monotonic() + SECONDS
         while self._read(deadline):
             pass
         return self._process.wait(max(0.0, deadline - time.monotonic()))
 
     def _read(self, deadline: float) -> bool:
-        """Read more; False when there is nothing more, or not in time."""
+        """Read output once. False at the end of the output or at the deadline."""
         if not select.select([self._ours], [], [], max(0.0, deadline - time.monotonic()))[0]:
             return False
-        with suppress(OSError):  # EIO: nobody has the other end open any more (Linux's way to say so)
+        with suppress(OSError):  # Linux reports the end of a pseudo-terminal's output as EIO.
             data = os.read(self._ours, 4096)
             self.shown += data
             return bool(data)

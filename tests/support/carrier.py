@@ -14,9 +14,9 @@ from contextlib import suppress
 
 
 def main(host: str, port: str, *words: str) -> None:
-    """Carry bytes until one side has ended."""
+    """Copy bytes in both directions until one side ends."""
     signal.signal(signal.SIGTERM, lambda *_: os._exit(7))
-    # sshd may send something when the link has gone already.
+    # sshd may still send when the link has closed the pipe.
     with socket.create_connection((host, int(port))) as server, suppress(ConnectionError):
         sys.stderr.write(" ".join(["carrying", *words]) + "\n")
         sys.stderr.flush()

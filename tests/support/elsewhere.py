@@ -1,7 +1,7 @@
 """An sshd that seems to be on another machine: in a network namespace at the other end of a veth pair.
 
-Needs root. A relay cannot play a dead peer, because its kernel goes on acknowledging. Here the cable can be
-pulled.
+Needs root. A relay cannot act as a dead peer, because its kernel still acknowledges what it receives. Here a
+test can disconnect the cable.
 """
 
 from __future__ import annotations
@@ -23,22 +23,26 @@ def _ip(*words: str, inside: str | None = None) -> None:
 
 
 class FarSshd(Sshd):
-    """An sshd behind a cable. The block ends both. `names` are what that machine is called; it knows them."""
+    """An sshd in a namespace of its own; both end with the block.
+
+    `names` are host names of that machine; its own /etc/hosts resolves them.
+    """
 
     def __init__(self, folder: Path, *, names: Sequence[str] = ()) -> None:
         super().__init__(folder)
-        # 198.18.0.0/15 is for benchmarks between networks (RFC 2544): nobody here has a route to it.
+        # 198.18.0.0/15 is reserved for benchmarks (RFC 2544), so this machine has no other route to it.
         net = f"198.18.{secrets.randbelow(256)}.{4 * secrets.randbelow(64)}"
         prefix, _, last = net.rpartition(".")
         self._ours, self.host = f"{prefix}.{int(last) + 1}", f"{prefix}.{int(last) + 2}"
         self.cable = f"kmx{secrets.token_hex(4)}"
         """The name of our interface, one end of the cable."""
         self.hosts = folder / "hosts"
-        """What that machine has as /etc/hosts."""
+        """The file that is mounted as /etc/hosts there."""
         self.hosts.write_text(f"127.0.0.1 localhost\n{' '.join((self.host, *names))}\n")
 
     def __enter__(self) -> Self:
-        # The command is executed when the namespace is there, so its first line means that it is.
+        # unshare(1) runs the command after it made the namespace, so the first line of output means: it
+        # exists.
         self._machine = subprocess.Popen(
             ["unshare", "--net", "--mount", "sh", "-ec", _MACHINE, self.hosts],
             stdout=subprocess.PIPE,
@@ -69,13 +73,13 @@ class FarSshd(Sshd):
         subprocess.run(["ip", "link", "delete", self.cable], capture_output=True, timeout=10, check=False)
 
     def add_addresses(self, *addresses: str) -> None:
-        """Give that machine more addresses, which nobody but itself reaches."""
+        """Add addresses to that machine's loopback interface, which only itself reaches."""
         for address in addresses:
             _ip("address", "add", address, "dev", "lo", inside=str(self._machine.pid))
 
     def listen_on_link_local(self) -> str:
-        """Listen on a link-local address too; returns it with the name of our interface, as a client needs
-        it.
+        """Listen on an IPv6 link-local address too; returns it with our interface as its zone
+        (RFC 4007 11).
         """
         _ip("address", "add", "fe80::7/64", "dev", self.cable, "nodad")
         _ip("address", "add", "fe80::8/64", "dev", "far", "nodad", inside=str(self._machine.pid))
@@ -84,9 +88,9 @@ class FarSshd(Sshd):
         return f"fe80::8%{self.cable}"
 
     def pull(self) -> None:
-        """Pull the cable at the far end: all packets are lost, in both directions, and nobody is told."""
+        """Disconnect the far end of the cable: packets of both directions are lost, without any error."""
         _ip("link", "set", "far", "down", inside=str(self._machine.pid))
 
     def plug(self) -> None:
-        """Put the cable back."""
+        """Connect the cable again."""
         _ip("link", "set", "far", "up", inside=str(self._machine.pid))

@@ -17,7 +17,7 @@ IN_FLIGHT = 64
 
 
 class Direction(Enum):
-    """A direction as a client sees it."""
+    """A direction of the relay, as its client sees it."""
 
     TO_SERVER = "to_server"
     TO_CLIENT = "to_client"
@@ -35,7 +35,7 @@ class FaultyRelay(Server):
         self.delay = 0.0
         """Seconds of delay in each direction."""
         self.jitter = 0.0
-        """The most seconds of random delay for each chunk; chunks stay in order."""
+        """The upper limit of each chunk's random delay, in seconds; chunks stay in order."""
         self.carried = dict.fromkeys(Direction, 0)
         """Bytes relayed."""
         self._flow = {direction: asyncio.Event() for direction in Direction}
@@ -44,7 +44,7 @@ class FaultyRelay(Server):
         self.resume()
 
     def stall(self, *directions: Direction) -> None:
-        """Relay nothing until `resume`; in both directions if none is given. Nothing is lost."""
+        """Hold all data of these directions (by default both) until `resume`. Nothing is lost."""
         for direction in directions or Direction:
             self._flow[direction].clear()
 
@@ -58,7 +58,7 @@ class FaultyRelay(Server):
         self._corrupt[direction] += count
 
     def forget(self) -> None:
-        """Act like a peer that was rebooted: send nothing, relay nothing, answer the next bytes with RST."""
+        """Act like a peer that was rebooted: relay nothing, and answer the next bytes with RST."""
         self._boot += 1
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -76,7 +76,7 @@ class FaultyRelay(Server):
                         self._pass_on(direction, queue, sink, boot), name=f"pass on {direction.value}"
                     )
         except* OSError:
-            # One side is gone: the other is closed below.
+            # One side has closed its connection; the other one is closed below.
             if boot != self._boot:
                 reset(writer)
         finally:
@@ -104,7 +104,7 @@ class FaultyRelay(Server):
                 if direction is Direction.TO_SERVER:
                     raise ConnectionResetError("a peer that was rebooted knows nothing of this connection")
                 continue
-            if sink.transport.is_closing():  # uvloop raises RuntimeError for a write to what is closed
+            if sink.transport.is_closing():  # uvloop raises RuntimeError for a write to a closed transport
                 raise ConnectionResetError("the other side has gone")
             if not data:
                 return sink.write_eof()

@@ -1,4 +1,4 @@
-"""An asyncssh server that accepts the login and sends more in the same TCP segment."""
+"""An asyncssh server that sends USERAUTH_SUCCESS and further packets in one TCP segment."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from proxy.config.model import GatewayConfig
 from tests.support import other_servers
 
 Then = Callable[[Any], bytes]
-"""What follows USERAUTH_SUCCESS: it sends packets through asyncssh, and returns bytes to add unchanged."""
+"""Writes what follows USERAUTH_SUCCESS: it may send packets through the asyncssh connection that it gets, and
+returns bytes that are appended unencrypted.
+"""
 
 
 class _Hasty(asyncssh.SSHServer):
@@ -30,7 +32,7 @@ class _Hasty(asyncssh.SSHServer):
             if server.then is None:
                 await succeed()
                 return
-            server.said += 1
+            server.logins += 1
             segment: list[bytes] = []
             hasty._send = segment.append
             await succeed()
@@ -48,19 +50,22 @@ class _Hasty(asyncssh.SSHServer):
 
 
 class Hasty:
-    """What the server does; `then` may change while it runs. None makes it an ordinary server."""
+    """The server. A test may change `then` while it runs; with None it is an ordinary server.
+
+    `logins` counts the logins that it accepted that way.
+    """
 
     def __init__(self, then: Then, *, hangs_up: bool = False) -> None:
         self.then: Then | None = then
         self.hangs_up = hangs_up
-        self.said = 0
+        self.logins = 0
 
     def session(self, conns: list[asyncssh.SSHServerConnection]) -> asyncssh.SSHServer:
-        """The handler of one connection; it adds the connection to `conns`."""
+        """The handler of a new connection; it adds the connection to `conns`."""
         return _Hasty(self, conns)
 
     @asynccontextmanager
     async def serve(self, folder: Path) -> AsyncIterator[GatewayConfig]:
-        """Serve; the result is its configuration as a gateway."""
+        """Serve until the block ends; yields the configuration of a gateway that leads here."""
         async with other_servers.asyncssh_server(folder, self.session) as config:
             yield config

@@ -19,7 +19,7 @@ from tests.support.other_servers import Connections
 
 IGNORE, UNIMPLEMENTED, DEBUG, BANNER, GLOBAL_REQUEST, REQUEST_FAILURE = 2, 3, 4, 53, 80, 82
 THEIRS: Final = 7
-"""The number that it gives to each channel."""
+"""The server's number for every channel."""
 AT_ONCE: Final = 1000
 UNSENT: Final = 4 << 20
 POLL_S: Final = 0.001
@@ -33,7 +33,7 @@ FLOODS: Final[Mapping[str, bytes]] = {
     "keepalives": Byte(GLOBAL_REQUEST) + String("keepalive@openssh.com") + Boolean(True),
     "opens": Byte(messages.OPEN) + String("forwarded-tcpip") + UInt32(1) * 3 + (String("x") + UInt32(1)) * 2,
 }
-"""Messages for the connection."""
+"""Messages that concern the whole connection."""
 
 CHANNEL_FLOODS: Final[Mapping[str, Callable[[int], bytes]]] = {
     "channel requests": lambda number: (
@@ -42,17 +42,17 @@ CHANNEL_FLOODS: Final[Mapping[str, Callable[[int], bytes]]] = {
     "credit": lambda number: Byte(messages.WINDOW_ADJUST) + UInt32(number) + UInt32(1),
     "data of no bytes": lambda number: Byte(messages.DATA) + UInt32(number) + String(""),
 }
-"""Messages for the first channel that the client opens."""
+"""Messages for the first channel that the client opens, made from the client's number for it."""
 
 LOGIN_FLOODS: Final[Mapping[str, bytes]] = {
     **{name: FLOODS[name] for name in ("ignores", "debugs", "unimplemented")},
     "banners": Byte(BANNER) + String("x") + String(""),
 }
-"""Messages in place of an answer to the login."""
+"""Messages that the server sends instead of an answer to the login."""
 
 
 class Flooding(asyncssh.SSHServer):
-    """One connection, which floods as soon as it can."""
+    """The server's side of one connection: it floods the client as early as the protocol allows."""
 
     def __init__(
         self,
@@ -62,20 +62,20 @@ class Flooding(asyncssh.SSHServer):
         *,
         before_login: bool = False,
         forever: bool = False,
-        on_said: Callable[[], None] = lambda: None,
+        on_sent: Callable[[], None] = lambda: None,
     ) -> None:
-        """`on_said` is called when `count` messages are sent; with `forever` it then starts again."""
+        """`on_sent` is called after `count` messages. With `forever` the flood then starts again."""
         self._conns = conns
         self._flood = flood
         self._count = count
         self._before_login = before_login
         self._forever = forever
-        self._on_said = on_said
+        self._on_sent = on_sent
         self._message = b""
         self._left = 0
         self.conn: Any = None
         self.answers = 0
-        """The messages from the client that are not requests."""
+        """How many messages the client sent that are neither global requests nor channel opens."""
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
         self._conns.append(conn)
@@ -95,14 +95,14 @@ class Flooding(asyncssh.SSHServer):
         if self._flood in FLOODS:
             self.flood(FLOODS[self._flood])
 
-    # ------------------------------------------------------------------------------------------- what it says
+    # ------------------------------------------------------------------------------------------------ sending
 
     def _take_over(self) -> None:
-        """From now on we seal packets ourselves, because asyncssh needs 50 us for one."""
+        """Seal and receive packets here from now on, because asyncssh needs 50 us to send one."""
         conn = self.conn
         self._sealer = _keys(conn._send_encryption, conn._send_seq).sealer()
         conn.send_packet, conn.process_packet = self._send, self._process
-        conn._channels = _Everyone(self._process)
+        conn._channels = _AnyChannel(self._process)
         conn._kex = _Handler(self._process)
 
     def _send(self, kind: int, *args: bytes, handler: object = None) -> None:
@@ -136,11 +136,11 @@ class Flooding(asyncssh.SSHServer):
         self.say(*[self._message] * count)
         self._left -= count
         if not self._left:
-            self._on_said()
+            self._on_sent()
             self._left = self._count if self._forever else 0
         loop.call_soon(self._go_on)
 
-    # ------------------------------------------------------------------------------------------ what it hears
+    # ---------------------------------------------------------------------------------------------- receiving
 
     def _process(self, kind: int, _sequence: int, packet: SSHPacket) -> bool:
         message = packet.get_full_payload()
@@ -163,8 +163,8 @@ class Flooding(asyncssh.SSHServer):
         return True
 
 
-class _Everyone(dict[int, Any]):
-    """Each channel number exists, and leads to us."""
+class _AnyChannel(dict[int, Any]):
+    """asyncssh's table of channels: it has every number, and passes each channel's packets to `process`."""
 
     def __init__(self, process: Callable[[int, int, SSHPacket], bool]) -> None:
         super().__init__()
@@ -179,4 +179,4 @@ class _Handler:
         self.process_packet = process
 
     def log_received_packet(self, *_: object) -> None:
-        """Asyncssh's call."""
+        """Do nothing: asyncssh calls this for its debug log."""

@@ -11,13 +11,13 @@ from tests.support.tls import Certificates, Issued
 
 
 class Answer(Enum):
-    """How it answers a request."""
+    """How the server answers a request."""
 
     OK = auto()
     FORBIDDEN = auto()
     UNHEALTHY = auto()
     SILENCE = auto()
-    """No answer, ever."""
+    """Never answer."""
     RESET = auto()
     TRICKLE = auto()
     """One byte per second."""
@@ -41,7 +41,7 @@ class Https(Server):
         super().__init__(tls=context)
         self.answer = Answer.OK
         self.requests: list[str] = []
-        """The request lines that came in."""
+        """The request lines that the server received, oldest first."""
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while line := await reader.readline():

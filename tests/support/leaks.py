@@ -1,6 +1,7 @@
-"""What a test has left behind: open files, threads, child processes, tasks, unhandled errors of its loop.
+"""Finds what a test leaves behind: open files, threads, child processes, tasks, unhandled errors of its loop.
 
-A transport is found by its socket: a descriptor that is open after the test, and was not before, is a leak.
+A descriptor that is open after the test and was not open before is a leak; a leaked transport shows as its
+socket.
 """
 
 from __future__ import annotations
@@ -20,21 +21,21 @@ import uvloop
 from tests.support.processes import children, command
 
 GRACE = 1.0
-"""Seconds for closing: a TLS transport waits for its peer's answer, and a thread has to end."""
+"""Seconds to wait for what is still closing: a TLS transport waits for its peer, a thread needs time to end.
+"""
 
 Context = dict[str, object]
 
 
 def open_files() -> dict[int, str]:
-    """The open descriptors of this process, and what they are; without those of event loops.
-
-    Those of the kernel's other notifiers are left out too.
+    """The open descriptors of this process, and what they are; without those of event loops (epoll, eventfd)
+    and of the kernel's other notifiers.
     """
     found = {}
     for link in Path("/proc/self/fd").iterdir():
         try:
             target = str(link.readlink())
-        except OSError:  # the descriptor with which the folder was listed
+        except OSError:  # the descriptor that listed the folder, closed by now
             continue
         if not target.startswith("anon_inode:"):
             found[int(link.name)] = target
@@ -59,7 +60,7 @@ def describe(fd: int, target: str) -> str:
 
 
 class Leaks:
-    """What is open now and was not when this object was made."""
+    """Compares what is open now with what was open when this object was made."""
 
     def __init__(self) -> None:
         gc.collect()
@@ -68,12 +69,12 @@ class Leaks:
         self._children = children(os.getpid())
 
     def files(self) -> dict[int, str]:
-        """Descriptors that were opened since then, and what they are."""
+        """The descriptors that are leaked, and what they are."""
         gc.collect()
         return {fd: target for fd, target in open_files().items() if self._files.get(fd) != target}
 
     def everything(self) -> list[str]:
-        """Descriptors, threads and child processes."""
+        """All leaked descriptors, threads and child processes."""
         threads = set(threading.enumerate()) - self._threads
         for thread in threads:
             thread.join(GRACE)
@@ -87,17 +88,17 @@ class Leaks:
 class Uvloop(uvloop.Loop):
     """uvloop's loop, with a `close` that always returns.
 
-    If a warning about an open handle is raised as an error, uvloop's own waits for ever.
+    uvloop's own `close` never returns if its warning about an open handle is raised as an error.
     """
 
     def close(self) -> None:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ResourceWarning)  # LoopLeaks has reported the handle by then
+            warnings.simplefilter("ignore", ResourceWarning)  # LoopLeaks has already reported the handle
             super().close()
 
 
 class LoopLeaks:
-    """The same for the running loop: its tasks, the sockets of its transports, and unhandled errors."""
+    """Finds leaks of the running loop: its tasks, the sockets of its transports, and unhandled errors."""
 
     def __init__(self) -> None:
         self._leaks = Leaks()
@@ -112,13 +113,14 @@ class LoopLeaks:
 
     def _left(self) -> list[str]:
         tasks = asyncio.all_tasks() - self._own - {asyncio.current_task()}
-        # uvloop makes a new socket pair for signals at each run, and only the garbage collector can see it.
+        # uvloop makes a socket pair for signals at each run and has no attribute for it, so ask the garbage
+        # collector.
         own = {
             end.fileno()
             for end in gc.get_referents(asyncio.get_running_loop())
             if isinstance(end, socket.socket)
         }
-        # Not files: libuv holds /dev/null in reserve until the loop is closed, and `Leaks` looks after that.
+        # Sockets only: libuv keeps /dev/null open until the loop is closed. `Leaks` checks files after that.
         transports = {
             fd: target for fd, target in self._leaks.files().items() if "[" in target and fd not in own
         }
@@ -128,7 +130,7 @@ class LoopLeaks:
         ]
 
     async def everything(self) -> list[str]:
-        """All that is still there after at most `GRACE` seconds, and all unhandled errors."""
+        """What is still open or running after at most `GRACE` seconds, and all unhandled errors."""
         deadline = asyncio.get_running_loop().time() + GRACE
         while (left := self._left()) and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(0.01)
@@ -137,9 +139,9 @@ class LoopLeaks:
 
 @contextmanager
 def quick_collections() -> Iterator[None]:
-    """Exclude all that is imported now from later calls of `gc.collect()`.
+    """Exclude all objects that exist now from later calls of `gc.collect()`.
 
-    They then take microseconds, so each test can afford some.
+    A call then takes microseconds, so each test can make some.
     """
     gc.collect()
     gc.freeze()

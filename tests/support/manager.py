@@ -20,7 +20,7 @@ from typing import Final, Self
 ROOT: Final = Path(__file__).parents[2]
 PATIENCE: Final = 30.0
 
-# What happens between fork and exec: the descriptors from 3 on, and the child's own number in LISTEN_PID.
+# As systemd does between fork and exec: the descriptors become 3, 4, …, and LISTEN_PID is the child's id.
 EXEC: Final = """
 import fcntl, os, sys
 names, count = sys.argv[1], int(sys.argv[2])
@@ -38,11 +38,11 @@ os.execv(sys.executable, [sys.executable, *command])
 class Manager:
     """Keeps the descriptors that the service sends, and passes them to the next process of the service.
 
-    At its end the block stops the service, which must exit with 0, and closes the descriptors.
+    When the block ends, the service is stopped, which must exit with 0, and the descriptors are closed.
     """
 
     def __init__(self, folder: Path, *command: str) -> None:
-        """`command` is what follows `python`."""
+        """`command` are the arguments of the Python interpreter."""
         self.store: dict[str, int] = {}
         self.said: list[str] = []
         """The assignments that the service has sent, oldest first."""
@@ -110,8 +110,9 @@ class Manager:
         self.start()
 
     def wait(self, what: str, condition: Callable[[], bool]) -> None:
-        """Wait until `condition` holds; it is checked after each message of the service. Raises
-        AssertionError.
+        """Wait until `condition` holds; it is checked after each message of the service.
+
+        Raises AssertionError with `what` if it does not.
         """
         with self._news:
             held = self._news.wait_for(condition, PATIENCE)
@@ -127,12 +128,12 @@ class Manager:
             if not data:
                 return
             with self._news:
-                self._take(data.decode().split("\n"), fds)
+                self._handle(data.decode().split("\n"), fds)
                 self._news.notify_all()
 
-    def _take(self, said: list[str], fds: array.array[int]) -> None:
-        self.said += said
-        words = dict(assignment.split("=", 1) for assignment in said)
+    def _handle(self, assignments: list[str], fds: array.array[int]) -> None:
+        self.said += assignments
+        words = dict(assignment.split("=", 1) for assignment in assignments)
         if "FDSTORE" in words:
             fd = fds.pop()
             if any(os.path.sameopenfile(fd, kept) for kept in self.store.values()):
@@ -142,14 +143,14 @@ class Manager:
                 self.store[words["FDNAME"]] = fd
         if "FDSTOREREMOVE" in words and words["FDNAME"] in self.store:
             os.close(self.store.pop(words["FDNAME"]))
-        for fd in fds:  # BARRIER=1: all earlier messages have been read
+        for fd in fds:  # of BARRIER=1: closing it says that all earlier messages have been read
             os.close(fd)
 
 
 class Clients(threading.Thread):
-    """Connects again and again, sends a few bytes, and expects them back.
+    """One client after another: each connects, sends a few bytes, and expects the same bytes back.
 
-    Failures are counted by kind.
+    `failed` counts failures by kind.
     """
 
     def __init__(self, address: tuple[str, int] | Path) -> None:
@@ -168,7 +169,7 @@ class Clients(threading.Thread):
         self.join()
 
     def run(self) -> None:
-        """Until the end of the block."""
+        """Run clients until the block ends."""
         while not self._end.is_set():
             try:
                 with self._connect() as client:
@@ -193,7 +194,7 @@ class Clients(threading.Thread):
         return client
 
     def wait_served(self, more: int) -> None:
-        """Wait until `more` of them have been served from now on. Raises AssertionError."""
+        """Wait until `more` further clients have been served. Raises AssertionError."""
         goal, deadline = self.served + more, time.monotonic() + PATIENCE
         while self.served < goal:
             assert time.monotonic() < deadline, f"{self.served} served, {self.failed}"

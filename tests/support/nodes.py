@@ -1,5 +1,5 @@
-"""A cluster's node in a network of its own: a stand-in kubelet, a pod and a Service that only its sshd
-reaches, and what the API server is told of them.
+"""A cluster's node in a network namespace: a stand-in kubelet, a pod and a Service that only the node's sshd
+reaches, and the objects that the API server has for them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tests.support.tls import Issued
 NODE: Final = "node-a"
 POD_IP: Final = "10.200.0.5"
 SERVICE_IP: Final = "10.0.0.77"
-"""A Service's address: kube-proxy would lead from there to a pod."""
+"""A Service's address, from which kube-proxy would forward to a pod."""
 
 ROOT: Final = Path(__file__).parents[2]
 
@@ -24,13 +24,14 @@ Json = Mapping[str, object]
 
 
 class Node(FarSshd):
-    """A machine with an sshd and `tests.support.kubelet`. `issued` is the kubelet's certificate, and `ca` has
-    issued the API server's.
+    """A machine with an sshd and `tests.support.kubelet`.
+
+    `issued` is the kubelet's certificate; `ca` has issued the API server's client certificate.
     """
 
     def __init__(self, folder: Path, *, issued: Issued, ca: Path) -> None:
         super().__init__(folder, names=[NODE])
-        self.port = 22  # nobody else has it there
+        self.port = 22  # free, because nothing else listens in that namespace
         self._files = (issued.cert, issued.key, ca)
         self._kubelet: subprocess.Popen[bytes] | None = None
 
@@ -90,4 +91,4 @@ POD_STATUS: Final[Json] = {
         }
     ],
 }
-"""Nobody but the kubelet says that, so it is not created with the pod."""
+"""The pod's status is written separately: the API server ignores a status when a pod is created."""

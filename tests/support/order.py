@@ -1,8 +1,8 @@
 """A plugin that decides which worker runs which test, and in which order.
 
-Tests are given out one by one, so that no worker is left with a long file at the end; files whose tests share
-what is dear stay together. Those that start other programs go first, and short ones fill what is left. The
-order is random within each of these.
+Workers get tests one by one, so that no worker is left with a long file at the end. Files whose tests share
+an expensive fixture stay on one worker. Tests that start other programs run first, short tests fill the time
+that is left. Within each of these classes the order is random.
 
 (`--dist=loadgroup` would do, but pytest-xdist 3.8 cannot write a group into the node ids of pytest 9.2.)
 """
@@ -33,7 +33,7 @@ _TOGETHER: Final = {
     "tests/test_support.py": _KUBE_APISERVER,
     "tests/try_skypilot.py": _KUBE_APISERVER,
 }
-"""By file, the name of what its tests share: all tests that share it run on one worker."""
+"""By file, the name of the fixture that its tests share: all tests that share it run on one worker."""
 
 _FIRST: Final = ("bench", "faults", "integration", "systemd", "test_packaging.py", "test_source.py")
 """Files and folders whose tests take long."""
@@ -51,7 +51,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> OneByOne:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    ours = item.path.is_relative_to(_TESTS)  # unlike those that a test of the fixtures writes
+    ours = item.path.is_relative_to(_TESTS)  # a test of the fixtures writes test files elsewhere
     if (
         ours
         and isinstance(item, pytest.Function)
@@ -64,13 +64,15 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Sort the tests. It runs after pytest-randomly, and keeps its order among tests of the same turn."""
+    """Sort the tests by turn. This runs after pytest-randomly, and keeps its order within a turn."""
     items.sort(key=lambda item: _turn(item.path))
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
-    """After a group, end what the session has: an idle kube-apiserver takes 3 % of a core until the end."""
+    """End the session's fixtures after a group: an idle kube-apiserver would use 3 % of a core
+    until the end.
+    """
     group = _TOGETHER.get(_file(item))
     if group and nextitem and _TOGETHER.get(_file(nextitem)) != group:
         item.session._setupstate.teardown_exact(None)

@@ -1,4 +1,4 @@
-"""SSH servers that are not OpenSSH's: dropbear, asyncssh, paramiko; each as a gateway that forwards to
+"""SSH servers other than OpenSSH's: dropbear, asyncssh and paramiko, each as a gateway that forwards to
 loopback.
 """
 
@@ -29,7 +29,7 @@ Connections = list[asyncssh.SSHServerConnection]
 
 
 def gateway_config(folder: Path, port: int, host_key: Path, key: Path) -> GatewayConfig:
-    """A gateway on that loopback port, with one link."""
+    """The configuration of a gateway at that loopback port, with one link."""
     known_hosts = folder / "known_hosts"
     known_hosts.write_text(f"[127.0.0.1]:{port} {ssh_keys.public(host_key)}\n")
     section = {
@@ -111,12 +111,12 @@ def paramiko_server(folder: Path, *, rekey_bytes: int) -> Iterator[GatewayConfig
 
 @asynccontextmanager
 async def dropbear_server(folder: Path) -> AsyncIterator[GatewayConfig]:
-    """Debian's dropbear, in a mount namespace: it knows no other authorized_keys than the one in the user's
-    home.
+    """Debian's dropbear, in a mount namespace with another home folder: it reads authorized_keys
+    only there.
     """
     need("dropbear")
     host_key, key, port = folder / "host", ssh_keys.new_key(folder / "key"), free_port()
-    said = subprocess.run(  # noqa: ASYNC221 - a moment
+    said = subprocess.run(  # noqa: ASYNC221 - takes milliseconds
         ["dropbearkey", "-t", "ed25519", "-f", host_key],
         check=True,
         capture_output=True,
@@ -152,7 +152,7 @@ async def dropbear_server(folder: Path) -> AsyncIterator[GatewayConfig]:
         yield gateway_config(folder, port, host_key, key)
     finally:
         for pid in descendants(process.pid):
-            with suppress(ProcessLookupError):  # a session that has just ended
+            with suppress(ProcessLookupError):  # the session has just ended by itself
                 os.kill(pid, signal.SIGKILL)
         process.kill()
         process.wait(timeout=10)

@@ -18,7 +18,7 @@ def pages() -> list[str]:
 
 
 def read(page: str) -> str:
-    """The whole text."""
+    """The text of a page."""
     return (ROOT / page).read_text()
 
 

@@ -1,8 +1,7 @@
-"""`python -m tests.support.paramiko_server HOST_KEY AUTHORIZED_KEY REKEY_BYTES`: an SSH server that is not
-OpenSSH's family.
+"""`python -m tests.support.paramiko_server HOST_KEY AUTHORIZED_KEY REKEY_BYTES`: paramiko's SSH server.
 
-A process of its own: paramiko has threads for each connection. Prints its port, forwards `direct-tcpip`
-channels to loopback, and changes keys after REKEY_BYTES in either direction.
+It runs in a process of its own because paramiko starts threads for each connection. It prints its port,
+forwards `direct-tcpip` channels to loopback, and starts a key exchange after REKEY_BYTES in either direction.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ CHUNK = 32 << 10
 
 
 class Forwarding(paramiko.ServerInterface):  # type: ignore[misc]
-    """What one connection may do: log in with the one key, and forward to any target that listens."""
+    """Lets a connection log in with the one key, and forward to any target that listens."""
 
     def __init__(self, authorized: str) -> None:
         self._authorized = authorized
@@ -46,7 +45,7 @@ class Forwarding(paramiko.ServerInterface):  # type: ignore[misc]
 
 
 def to_cluster(channel: paramiko.Channel, target: socket.socket) -> None:
-    """Copy bytes to the target until the client's end of file, which is passed on."""
+    """Copy bytes to the target until the client sends EOF, and pass that on."""
     with suppress(OSError):
         while data := channel.recv(CHUNK):
             target.sendall(data)
@@ -54,7 +53,7 @@ def to_cluster(channel: paramiko.Channel, target: socket.socket) -> None:
 
 
 def from_cluster(channel: paramiko.Channel, target: socket.socket) -> None:
-    """Copy bytes to the client until the target's end of file, which is passed on."""
+    """Copy bytes to the client until the target sends EOF, and pass that on."""
     with suppress(OSError):
         while data := target.recv(CHUNK):
             channel.sendall(data)
@@ -86,7 +85,7 @@ def serve(sock: socket.socket, host_key: paramiko.PKey, authorized: str, rekey_b
 
 
 def main(host_key: str, authorized_key: str, rekey_bytes: str) -> None:
-    """Print the port, and serve until the process is ended."""
+    """Print the port, and serve until the process is killed."""
     key = paramiko.Ed25519Key.from_private_key_file(host_key)
     authorized = " ".join(Path(authorized_key).read_text().split()[:2])
     with socket.create_server(("127.0.0.1", 0)) as listener:

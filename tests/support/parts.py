@@ -41,7 +41,9 @@ def _apiserver() -> str:
 
 @cache
 def _refused(script: str, *namespaces: str) -> str:
-    """Why `script` cannot run in new namespaces, or an empty string: root in a container may not make any."""
+    """Why `script` cannot run in new namespaces (root in a container often may not make any), or an empty
+    string.
+    """
     if os.geteuid() != 0:
         return "needs root"
     command = ["unshare", *(f"--{name}" for name in namespaces), "sh", "-ec", script]
@@ -59,7 +61,7 @@ def _refused(script: str, *namespaces: str) -> str:
 def _systemd() -> str:
     if not Path("/lib/systemd/systemd").exists():
         return "no systemd (Debian: systemd)"
-    # The first things that a machine of tests/systemd does.
+    # The first steps of a machine in tests/systemd.
     mounts = (
         "mount -t tmpfs tmpfs /sys/fs/cgroup; mount -t cgroup2 none /sys/fs/cgroup; unshare --pid "
         "--fork --net --cgroup true"
@@ -86,8 +88,8 @@ def _dropbear() -> str:
 
 
 NEWER_SSHD = Path(__file__).parents[2] / ".tools" / "openssh" / "sshd"
-"""That of Debian 13, as `tests/support/newer_openssh` unpacks it: 10.0, for what came after 9.2
-(PerSourcePenalties).
+"""Debian 13's sshd (10.0), where `tests/support/newer_openssh` unpacks it, to test what OpenSSH added after
+9.2 (PerSourcePenalties).
 """
 
 
@@ -98,7 +100,7 @@ def _newer_sshd() -> str:
 
 
 NEWER_KUBECTL = Path(__file__).parents[2] / ".tools" / "kubectl" / "kubectl"
-"""A current one, as `tests/support/newer_kubectl` unpacks it, with helm beside it."""
+"""A current kubectl, where `tests/support/newer_kubectl` unpacks it, with helm in the same folder."""
 
 
 def _newer_kubectl() -> str:
@@ -130,7 +132,7 @@ PARTS: dict[str, tuple[str, Callable[[], str]]] = {
     "dropbear": ("needs root, a mount namespace and dropbear", _dropbear),
     "systemd": ("needs root, namespaces and systemd", _systemd),
 }
-"""Marker -> (what it says, why the part cannot be used here or an empty string)."""
+"""By marker: its description, and a function that says why the part cannot be used here (empty if it can)."""
 
 
 def need(part: str) -> None:

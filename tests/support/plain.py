@@ -1,4 +1,4 @@
-"""A configuration as plain values, as a file would hold it."""
+"""Turns configuration objects into the plain values of a YAML file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from proxy.runtime.endpoint import Endpoint, UnixPath
 
 
 def plain(section: Section) -> dict[str, object]:
-    """The values that YAML can hold, without those that are unset."""
+    """The section's values as YAML types, without those that are unset."""
     values = {item.name: getattr(section, item.name) for item in fields(cast("type", section))}
     return {name: _value(name, value) for name, value in values.items() if value is not None}
 

@@ -1,9 +1,9 @@
-"""Ports for servers that cannot be handed a bound socket (sshd, etcd, kube-apiserver), and for those that
-listen again where they have listened before.
+"""Ports for servers that do not accept a bound socket (sshd, etcd, kube-apiserver), and for servers that stop
+and then listen on the same port again.
 
-They are below ip_local_port_range (32768-60999 on Linux): no outgoing connection takes one while its server
-is away. Each process has a block of its own, on the whole machine: another suite, or another worker of this
-one, may have a port in its configuration that it binds a minute later, and nothing else would show it.
+They are below ip_local_port_range (32768-60999 on Linux), so that no outgoing connection uses the port while
+its server is stopped. Each process has its own block of ports on the machine: another worker or another run
+of the suite may have configured a port that it binds a minute later, which no check can see.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from functools import cache
 from itertools import cycle, islice
 
 _LOWEST, _HIGHEST, _BLOCK = 20_000, 32_767, 256
-# pytest-randomly seeds the global generator alike in every run.
+# Not the global generator: pytest-randomly gives it the same seed in every worker.
 _draw = random.SystemRandom()
 
 
 @cache
 def claim() -> cycle[int]:
-    """This process's block, in turn: a port is drawn again when 254 others have been.
+    """This process's block as an endless cycle: a port comes again after 254 others.
 
-    Its first port shows whose it is: it stays bound until the process ends. To be called before a test looks
-    for what it has left open. Raises RuntimeError if there is no block left.
+    The block's first port stays bound until the process ends, which keeps other processes out of the block.
+    Call this before a test compares open descriptors. Raises RuntimeError if there is no block left.
     """
     firsts = range(_LOWEST, _HIGHEST - _BLOCK + 2, _BLOCK)
     for first in _draw.sample(firsts, len(firsts)):
         with socket.socket() as mark:
-            try:  # without SO_REUSEADDR: two that do not listen could have the port then
+            try:  # without SO_REUSEADDR, with which two processes could bind the port if neither listens
                 mark.bind(("127.0.0.1", first))
             except OSError:
                 continue

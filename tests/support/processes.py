@@ -9,7 +9,7 @@ from pathlib import Path
 def children(parent: int) -> set[int]:
     """The process ids of the direct children of `parent`, zombies included."""
     found = _children(parent)
-    # A child that ends meanwhile can hide another one (proc(5)): only what is read twice is so.
+    # A child that ends during the read can hide another one (proc(5)), so read until two reads agree.
     while (again := _children(parent)) != found:
         found = again
     return found
@@ -25,7 +25,7 @@ def _children(parent: int) -> set[int]:
 
 
 def descendants(parent: int) -> set[int]:
-    """The children of `parent`, theirs, and so on."""
+    """The process ids of all descendants of `parent`."""
     found = children(parent)
     for child in list(found):
         found |= descendants(child)
@@ -33,7 +33,7 @@ def descendants(parent: int) -> set[int]:
 
 
 def command(pid: int) -> str:
-    """How the process was called, its name if it is a zombie, empty if it is gone."""
+    """The command line of the process; its name if it is a zombie, empty if there is no such process."""
     with suppress(OSError):
         folder = Path(f"/proc/{pid}")
         return (folder / "cmdline").read_text().replace("\0", " ").strip() or (

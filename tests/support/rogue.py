@@ -1,13 +1,14 @@
 """`python -m tests.support.rogue KIND HOST_KEY AUTHORIZED_KEYS`: a hostile gateway in its own process, and
 `Rogue` to run one.
 
-It prints its port, and a line whenever it has said as much again (`Flooding.count`). KIND is a flood of
-`tests.support.hostile`, one of them `before login`, or
+The process prints its port when it listens, and a line each time it has sent another COUNT messages (with
+`late`: after each message on a closed channel). KIND is the name of a flood in `tests.support.hostile`, to
+which ` before login` may be added, or one of these:
 
-    unread    asks without end, and reads no answer
-    keys      begins to exchange keys, and asks instead of going on
-    late      forwards, and has something more to say on every channel that it has closed
-    hasty     says that we are in, and DISCONNECT, in one segment
+    unread    sends global requests without end, and never reads the answers
+    keys      sends KEXINIT, and then global requests instead of the rest of the key exchange
+    late      forwards, and sends more data on every channel after CLOSE
+    hasty     sends USERAUTH_SUCCESS and DISCONNECT in one TCP segment
     odd       forwards, and answers global requests with UNIMPLEMENTED
 """
 
@@ -37,7 +38,7 @@ BEFORE_LOGIN: Final = " before login"
 
 
 class Rogue:
-    """Runs a hostile gateway from `start` on."""
+    """A hostile gateway, which runs between `start` and `stop`."""
 
     def __init__(self, kind: str, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -45,17 +46,17 @@ class Rogue:
         self._kind = kind
         self._process: subprocess.Popen[str] | None = None
         self.section: Sections = {}
-        """The configuration of the gateway, set by `start`."""
+        """The gateway's section of the configuration, set by `start`."""
 
     def start(self) -> None:
-        """Start it; returns when it listens."""
+        """Start the process; returns when it listens."""
         host_key, key = ssh_keys.new_key(self._folder / "host"), ssh_keys.new_key(self._folder / "key")
         command = [sys.executable, "-m", "tests.support.rogue", self._kind, str(host_key), f"{key}.pub"]
         with (self._folder / "rogue.log").open("wb") as log:
             self._process = subprocess.Popen(
                 command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True
             )
-        port = self.hear()
+        port = self.next_line()
         known_hosts = self._folder / "known_hosts"
         known_hosts.write_text(f"[127.0.0.1]:{port} {ssh_keys.public(host_key)}\n")
         self.section = {
@@ -68,10 +69,10 @@ class Rogue:
             "connect_timeout": "2s",
         }
 
-    def hear(self) -> str:
-        """The next line that it prints. Raises AssertionError if it has ended."""
-        assert self._process, "it does not run"
-        assert self._process.stdout, "it has a pipe"
+    def next_line(self) -> str:
+        """Wait for the next line of the process. Raises AssertionError if the process has ended."""
+        assert self._process, "the rogue gateway does not run"
+        assert self._process.stdout, "the rogue gateway was started with a pipe"
         line = self._process.stdout.readline().strip()
         assert line, (self._folder / "rogue.log").read_text()
         return line
@@ -90,11 +91,11 @@ class _Forwarding(asyncssh.SSHServer):
         return True
 
 
-class _Asking(Flooding):
-    """Breaks the protocol as KIND says, and sends requests meanwhile."""
+class _Requesting(Flooding):
+    """Sends global requests without end; either it never reads, or it has a key exchange open."""
 
     def __init__(self, conns: Connections, *, reads: bool) -> None:
-        super().__init__(conns, "", COUNT, forever=True, on_said=_said)
+        super().__init__(conns, "", COUNT, forever=True, on_sent=_print_sent)
         self._reads = reads
 
     def auth_completed(self) -> None:
@@ -119,12 +120,12 @@ def _hang_up(conn: Any) -> bytes:
     return b""
 
 
-def _said() -> None:
-    print("said", flush=True)  # noqa: T201 - who has started it reads it
+def _print_sent() -> None:
+    print("sent", flush=True)  # noqa: T201 - for `Rogue.next_line`
 
 
 def _speak_after_close() -> None:
-    """Make the channels of this process send more after CLOSE."""
+    """Patch asyncssh so that each channel of this process sends more after CLOSE."""
     close = SSHChannel._close_send
 
     def closing(channel: Any) -> None:
@@ -133,7 +134,7 @@ def _speak_after_close() -> None:
         if number is not None and conn is not None:
             conn.send_packet(messages.WINDOW_ADJUST, UInt32(number), UInt32(1))
             conn.send_packet(messages.DATA, UInt32(number), String("late"))
-            _said()
+            _print_sent()
 
     SSHChannel._close_send = closing  # type: ignore[assignment, method-assign]
 
@@ -152,8 +153,8 @@ async def _serve(kind: str, host_key: str, authorized_keys: str) -> None:
         if kind == "late":
             return _Forwarding()
         if kind in {"unread", "keys"}:
-            return _Asking(conns, reads=kind == "keys")
-        return Flooding(conns, flood, COUNT, before_login=flood != kind, forever=True, on_said=_said)
+            return _Requesting(conns, reads=kind == "keys")
+        return Flooding(conns, flood, COUNT, before_login=flood != kind, forever=True, on_sent=_print_sent)
 
     if kind == "late":
         _speak_after_close()
@@ -165,7 +166,7 @@ async def _serve(kind: str, host_key: str, authorized_keys: str) -> None:
         authorized_client_keys=authorized_keys,
         gss_host=None,
     )
-    print(server.get_port(), flush=True)  # noqa: T201 - who has started it reads it
+    print(server.get_port(), flush=True)  # noqa: T201 - for `Rogue.start`
     await server.wait_closed()
 
 

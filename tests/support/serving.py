@@ -1,4 +1,4 @@
-"""A TCP server in the test's own loop that leaves nothing behind."""
+"""A TCP server in the test's own loop that closes all its connections at the end."""
 
 from __future__ import annotations
 
@@ -96,13 +96,13 @@ class Server:
                 await self._arrival.wait()
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # asyncio calls this a turn or two after the kernel's accept, so perhaps after `refuse` and
-        # `disconnect`.
+        # asyncio calls this one or two turns of the loop after the kernel accepted the connection, so
+        # `refuse` and `disconnect` may have been called before.
         if not self._server:
             writer.transport.abort()
             return
-        # Were this a coroutine, asyncio's task for it would tell the loop of CancelledError as of a failure
-        # when it is cancelled before its first turn (cpython#113538, mended in 3.11.8 and 3.12.2).
+        # Not a coroutine: asyncio's own task for it would report CancelledError to the loop as a failure if
+        # it is cancelled before its first turn (cpython#113538, fixed in 3.11.8 and 3.12.2).
         task = asyncio.get_running_loop().create_task(
             self._serve(reader, writer), name=f"serve {self.accepted}"
         )
@@ -112,7 +112,8 @@ class Server:
         task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        self._open.pop(task).transport.abort()  # if it was cancelled before its first turn
+        # A task that was cancelled before its first turn never ran its `finally`.
+        self._open.pop(task).transport.abort()
         if not task.cancelled() and (error := task.exception()):
             context = {"message": f"{type(self).__name__} failed", "exception": error, "task": task}
             task.get_loop().call_exception_handler(context)
@@ -125,6 +126,6 @@ class Server:
                 writer.close()
             await writer.wait_closed()
         except (OSError, asyncio.CancelledError):
-            pass  # the client left, or `disconnect`: both are how connections of a test end
+            pass  # the client left or `disconnect` was called: both are normal ends
         finally:
             await closed(writer)

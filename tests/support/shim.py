@@ -1,5 +1,5 @@
-"""A resolver, a wall clock, an event loop and a disk that a test spoils while the daemon runs: shim.c,
-preloaded.
+"""Lets a test break the resolver, the wall clock, the event loop and the disk of a running daemon, by shim.c,
+a preloaded library.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final
 from tests.support.parts import find
 
 NAME: Final = "gateway.test"
-"""The name whose address `resolve` sets (RFC 6761: nobody else has it)."""
+"""The host name whose address `resolve` sets; RFC 6761 reserves its domain for tests."""
 
 SILENCE: Final = "?"
 
@@ -43,13 +43,15 @@ class Shim:
         self._page.close()
 
     def resolve(self, address: str) -> None:
-        """Let `NAME` resolve to `address`. Empty: the name does not exist. SILENCE: no answer comes."""
+        """Let `NAME` resolve to `address`. Empty: the name does not exist. SILENCE: the resolver never
+        answers.
+        """
         self._page[_ADDRESS:_HUNG] = address.encode().ljust(_HUNG - _ADDRESS, b"\0")
 
     def hang(self, folder: Path | None) -> None:
-        """Whoever opens or looks at anything in `folder` waits, as on a file system whose server is gone.
+        """Let every open(2) and stat(2) below `folder` hang, as on a file system whose server is gone.
 
-        None: no more.
+        None ends that.
         """
         self._page[_HUNG:_SIZE] = (
             f"{folder}/".encode().ljust(_SIZE - _HUNG, b"\0") if folder else bytes(_SIZE - _HUNG)
@@ -65,7 +67,7 @@ class Shim:
         return not any(self._page[_BLOCK:_ADDRESS])
 
     def block(self, seconds: float) -> None:
-        """Keep the main thread in a C call for that long, from its next look at a clock on: an event loop
-        looks at each turn.
+        """Block the main thread in a C call for that long, from the next time it reads a clock, which an
+        event loop does at each turn.
         """
         self._page[_BLOCK:_ADDRESS] = struct.pack("l", int(seconds * 1e9))

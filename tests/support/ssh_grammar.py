@@ -1,8 +1,8 @@
-"""ssh_configs from a grammar: blocks of `Host` and `Match`, in them options that say what is dialled, as
-whom, and who answers.
+"""Draws random ssh_configs from a grammar: `Host` and `Match` blocks with the options that decide the
+address, the user, the keys and the host keys of a connection.
 
-Values come from a `World`, so that they mean something: addresses that somebody listens on, keys that exist
-and keys that do not.
+Values come from a `World`, so that most of them work: addresses with a listener, keys that exist and keys
+that do not.
 """
 
 from __future__ import annotations
@@ -18,28 +18,31 @@ GATE = "gate"
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """What the values of options may name."""
+    """What drawn options may refer to."""
 
     folder: Path
     ports: list[int]
     gate: int
     keys: list[Path]
-    """Those that exist, and can be used."""
+    """Private keys that can be used."""
     locked: Path
     public: Path
-    """A `.pub`, of a key that only the agent has."""
+    """A public key file; only the agent has its private key."""
     certified: Path
-    """A key whose certificate lies beside it; another certificate is `elsewhere`."""
+    """A key with its certificate in the same folder; `elsewhere` is another certificate of it."""
     elsewhere: Path
     agent: Path
     known_hosts: list[Path]
     recorder: Path
-    """A program for a ProxyCommand, that writes its arguments to `recorded`."""
+    """A program for ProxyCommand that writes its arguments to `recorded`."""
 
 
 @dataclass(slots=True)
 class Drawn:
-    """One ssh_config, and with what of it ssh and kubemux are called."""
+    """One ssh_config, and the user and port that ssh and kubemux get as arguments.
+
+    `options` counts the options that were drawn.
+    """
 
     text: str
     user: str | None = None
@@ -48,7 +51,7 @@ class Drawn:
 
 
 def draw(random: Random, world: World) -> Drawn:
-    """The next one. The same for the same state of `random`."""
+    """Draw an ssh_config; the same state of `random` gives the same."""
     drawn = Drawn("BatchMode yes\nStrictHostKeyChecking yes\n")
     blocks = [_block(random, world, drawn) for _ in range(random.randint(1, 5))]
     if random.random() < 0.25:
@@ -57,11 +60,11 @@ def draw(random: Random, world: World) -> Drawn:
         drawn.options["include"] += 1
     text = "".join(blocks)
     if drawn.options["proxyjump"]:
-        # Or ssh(1) would go through it to it, without end.
+        # Without this, ssh(1) would jump through the gate to reach the gate, without end.
         text = (
             f"Host {GATE}\n  ProxyJump none\n{text}Host {GATE}\n  HostName 127.0.0.1\n  Port {world.gate}\n"
         )
-    # What is not said is said in the end, so that most dials get far.
+    # Defaults for what the blocks above leave open, so that most dials get as far as the login.
     text += (
         f"Host *\n  HostName 127.0.0.1\n  Port {world.ports[0]}\n  UserKnownHostsFile "
         f"{world.known_hosts[0]}\n"
@@ -126,7 +129,9 @@ def _cased(random: Random, option: str) -> str:
 
 
 def _options(random: Random, world: World) -> list[tuple[str, str]]:
-    """One value for each option, those that matter most more than once."""
+    """Each option with one value; the most important options several times, so that they are drawn more
+    often.
+    """
     folder, pick = world.folder, random.choice
     keys = [
         *map(str, world.keys),

@@ -22,8 +22,8 @@ def public(key: Path) -> str:
 
 def new_key(path: Path, *, passphrase: str = "", kind: str = "ed25519") -> Path:
     """A key pair at `path` (mode 0600) and `path`.pub."""
-    # One round of the key derivation function: these passphrases guard nothing, and 16 rounds take half a
-    # second.
+    # One round of the key derivation function: the default of 16 takes half a second, and these passphrases
+    # protect nothing.
     _keygen("-t", kind, "-N", passphrase, "-a", "1", "-C", path.name, "-f", path)
     return path
 
@@ -37,8 +37,10 @@ def sign(
     validity: str = "-1h:+1h",
     more: Sequence[str] = (),
 ) -> Path:
-    """The certificate of `key` signed by `ca`: a user's, or a host's; for anybody without `principals`.
-    `validity` as in ssh-keygen(1) -V, `more` are other options of it.
+    """Sign `key` with `ca`; returns the path of the certificate, a user's or (`host`) a host's.
+
+    Without `principals` it is valid for every name. `validity` is ssh-keygen(1)'s -V, `more` are other
+    options of that program.
     """
     names = ["-n", principals] if principals else []
     kind = ["-h"] if host else []
@@ -47,6 +49,8 @@ def sign(
 
 
 def hash_hosts(known_hosts: Path) -> None:
-    """Replace the names in a known_hosts file by their hashes, as Debian's ssh writes them."""
+    """Replace the host names in a known_hosts file by their hashes, as with HashKnownHosts (Debian's
+    default).
+    """
     _keygen("-H", "-f", known_hosts)
     Path(f"{known_hosts}.old").unlink()

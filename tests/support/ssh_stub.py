@@ -1,7 +1,6 @@
-"""An SSH server that lets nobody in and writes down what came: from where, to which address, as whom, with
-which keys.
+"""An SSH server that refuses every login and records each connection: its two addresses, the user, the keys.
 
-One of its listeners, the gate, lets everybody in, and forwards: that is what a jump host does.
+One of its listeners, the gate, accepts every login and forwards, as a jump host does.
 """
 
 from __future__ import annotations
@@ -17,19 +16,19 @@ import asyncssh
 from tests.support.serving import closed
 
 LISTS = ("kex", "host_key", "cipher", "_", "mac")
-"""The first name-lists of a KEXINIT (RFC 4253 7.1); ciphers and MACs come once for each direction."""
+"""The first name-lists of a KEXINIT (RFC 4253 7.1), which has ciphers and MACs once for each direction."""
 
 
 @dataclass(slots=True)
 class Visit:
-    """One connection, as far as it got."""
+    """What the server learned of one connection."""
 
     at: tuple[str, int]
     source: str
     user: str = ""
-    """Empty if the client left at the host key."""
+    """Empty if the client left when it saw the host key."""
     offered: set[bytes] = field(default_factory=set)
-    """Public keys and certificates."""
+    """The public keys and certificates that the client offered."""
     lists: dict[str, list[str]] = field(default_factory=dict)
 
 
@@ -64,7 +63,7 @@ class _Server(asyncssh.SSHServer):
         return self._is_gate
 
     def connection_requested(self, dest_host: str, dest_port: int, orig_host: str, orig_port: int) -> Any:
-        # Not `True`: under uvloop asyncssh's own forwarding spoils the first line of what it forwards.
+        # Not `True`: under uvloop, asyncssh's own forwarding corrupts the first line that it forwards.
         return partial(_forward, dest_host, dest_port) if self._is_gate else False
 
 
@@ -84,7 +83,7 @@ async def _pump(
     reader: asyncio.StreamReader | asyncssh.SSHReader[bytes],
     writer: asyncio.StreamWriter | asyncssh.SSHWriter[bytes],
 ) -> None:
-    with suppress(OSError, asyncssh.Error):  # the other one has gone
+    with suppress(OSError, asyncssh.Error):  # the other direction has closed the connection
         while data := await reader.read(1 << 16):
             writer.write(data)
     writer.close()

@@ -1,4 +1,4 @@
-"""Debian's sshd as an ordinary process: its own keys, its own port, everything in one folder."""
+"""Runs Debian's sshd as an ordinary process, with its own keys and port, and all its files in one folder."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HOST = "127.0.0.1"
 
 
 def _penalties() -> str:
-    """From 9.8 on sshd locks out an address that fails too often, and all tests come from one."""
+    """The option that keeps sshd 9.8 and newer from refusing an address after failures: all tests use one."""
     version = subprocess.run(["ssh", "-V"], check=True, capture_output=True, text=True, timeout=10).stderr
     match = re.match(r"OpenSSH_(\d+)\.(\d+)", version)
     return "PerSourcePenalties no" if match and (int(match[1]), int(match[2])) >= (9, 8) else ""
@@ -61,7 +61,8 @@ class Sshd:
                 ssh_keys.sign(self.host_key, ca=self.host_ca, principals=HOST, host=True)
             )
         self.command: tuple[str, ...] = ()
-        """What runs sshd, if not we: a command that ends by executing the rest of its words."""
+        """A command to run sshd with: it must execute the arguments after its own. Empty: run sshd directly.
+        """
         self._process: subprocess.Popen[bytes] | None = None
         self._sessions: set[int] = set()
 
@@ -78,7 +79,7 @@ class Sshd:
     # ------------------------------------------------------------------------------------------ keys
 
     def new_identity(self, name: str = "identity", *, passphrase: str = "", authorize: bool = True) -> Path:
-        """A new user key; `authorize` says whether sshd accepts it as it is."""
+        """A new user key; with `authorize` sshd accepts it without a certificate."""
         key = ssh_keys.new_key(self.folder / name, passphrase=passphrase)
         if authorize:
             with self._authorized.open("a") as file:
@@ -90,21 +91,21 @@ class Sshd:
         self._authorized.write_text("".join(f"{ssh_keys.public(key)}\n" for key in keys))
 
     def new_host_key(self) -> None:
-        """Another host key, from the next start on."""
+        """Use a new host key from the next start on."""
         self.host_key = ssh_keys.new_key(
             self.folder / f"host_key{len(list(self.folder.glob('host_key*.pub')))}"
         )
 
     def new_certificate(self, name: str = "certified", *, validity: str = "-1h:+1h") -> tuple[Path, Path]:
-        """A user key that is accepted for its certificate alone: (key, certificate)."""
+        """A user key that sshd accepts only with its certificate: (key, certificate)."""
         key = self.new_identity(name, authorize=False)
         return key, ssh_keys.sign(key, ca=self.user_ca, principals=self.user, validity=validity)
 
     def known_hosts(
         self, *, hashed: bool = False, authority: bool = False, revoked: bool = False, key: Path | None = None
     ) -> Path:
-        """A known_hosts file that names this server: by its host key, its CA, or (`key`) a wrong one;
-        `revoked` adds the ban.
+        """A known_hosts file for this server: with its host key, with its CA (`authority`), or with another
+        key (`key`). `revoked` adds a `@revoked` line for the host key.
         """
         names = f"[{self.host}]:{self.port}"
         line = f"@cert-authority {names} {ssh_keys.public(self.host_ca)}" if authority else ""
@@ -119,9 +120,9 @@ class Sshd:
     # ------------------------------------------------------------------------------------------ life
 
     def start(self) -> None:
-        """Return once a client gets the banner.
+        """Start sshd; returns when a client gets its version line.
 
-        Another port is tried if somebody took ours; a restart keeps it.
+        If another process uses the port, the first start tries another one; a restart keeps the port.
         """
         first = not self._log.exists()
         if os.geteuid() == 0:
@@ -152,24 +153,24 @@ class Sshd:
         """End the listener and every session, now. Idempotent."""
         self.kill_listener()
         for pid in self._sessions.union(*map(descendants, self._sessions)):
-            if "sshd" in command(pid):  # not somebody new with an old number
+            if "sshd" in command(pid):  # and not a new process with the same process id
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
         self._sessions.clear()
 
     def reconfigure(self, config: Mapping[str, str]) -> None:
-        """Other keywords than those it was made with, from the next start on."""
+        """Replace the sshd_config keywords, from the next start on."""
         self._config = dict(config)
 
     def restart(self) -> None:
-        """Stop everything, start again on the same port with the same keys."""
+        """Stop the listener and all sessions, and start again on the same port with the same keys."""
         self.stop()
         self.start()
 
     def kill_listener(self) -> None:
         """End the listener alone: sessions live on, new connections are refused."""
         if self._process:
-            # Frozen first, so that no session starts between the look and the kill.
+            # Stopped first, so that no session starts between the listing and the kill.
             self._process.send_signal(signal.SIGSTOP)
             self._sessions |= descendants(self._process.pid)
             self._process.kill()
@@ -177,13 +178,15 @@ class Sshd:
             self._process = None
 
     def sessions(self) -> set[int]:
-        """The processes of the connections that are open now."""
+        """The process ids of the sessions that are open now."""
         return {pid for pid in self._sessions if command(pid)} | (
             descendants(self._process.pid) if self._process else set()
         )
 
     def pause(self) -> None:
-        """Freeze the listener and every session: TCP connects, nothing answers."""
+        """Freeze the listener and every session: the kernel still accepts connections, but
+        nothing answers.
+        """
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
@@ -191,7 +194,7 @@ class Sshd:
         self._signal(signal.SIGCONT)
 
     def log(self) -> str:
-        """What sshd wrote so far."""
+        """The log that sshd has written so far."""
         return self._log.read_text() if self._log.exists() else ""
 
     def _signal(self, number: signal.Signals) -> None:
@@ -232,7 +235,9 @@ class Sshd:
 
 
 class NewerSshd(Sshd):
-    """Debian 13's, which shuts out addresses that are refused too often, ours among them."""
+    """Debian 13's sshd, with PerSourcePenalties on: it refuses addresses after failures, also the
+    tests' own.
+    """
 
     binary = NEWER_SSHD
 

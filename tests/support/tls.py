@@ -79,8 +79,9 @@ class Authority:
         organization: str = "",
         valid: tuple[timedelta, timedelta] = (timedelta(hours=-1), timedelta(hours=23)),
     ) -> Issued:
-        """A server's and client's certificate with `name` as common name, valid from and until those offsets
-        from now.
+        """A certificate for servers and clients with `name` as common name.
+
+        `valid` are its begin and end, relative to now.
         """
         key = ec.generate_private_key(ec.SECP256R1())
         addresses = (x509.IPAddress(ipaddress.ip_address(ip)) for ip in ips)
@@ -92,7 +93,7 @@ class Authority:
                 x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]),
                 critical=False,
             )
-            # Python 3.13 checks certificates strictly (RFC 5280 4.2.1.1 wants it).
+            # Python 3.13 verifies strictly, and RFC 5280 4.2.1.1 requires this extension.
             .add_extension(
                 x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False
             )
@@ -117,8 +118,8 @@ class Authority:
 
 
 class Certificates:
-    """What a cluster needs: a CA, a server certificate for `kubernetes` and not for 127.0.0.1, an
-    administrator's certificate.
+    """The certificates of a cluster: its CA, a server certificate for `kubernetes` (not for 127.0.0.1), and
+    an administrator's client certificate.
     """
 
     def __init__(self, folder: Path, name: str = "ca") -> None:

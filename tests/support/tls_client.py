@@ -1,4 +1,4 @@
-"""A TLS client whose two directions end one by one, which asyncio's cannot do."""
+"""A TLS client that can end one direction and keep the other, which asyncio's cannot."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import suppress
 
 
 class TlsClient:
-    """Over `sock`, which is connected. `host` is what the certificate has to be for."""
+    """TLS over `sock`, which is connected. The server's certificate must be valid for `host`."""
 
     def __init__(self, sock: socket.socket, context: ssl.SSLContext, host: str) -> None:
         self.sock = sock
@@ -34,7 +34,9 @@ class TlsClient:
             await self._flush()
 
     async def read(self, size: int = -1) -> bytes:
-        """So many bytes, or all until the end: a cut raises ConnectionResetError."""
+        """Read that many bytes, by default all until close_notify. Raises ConnectionResetError if the
+        connection ends without a close_notify.
+        """
         found = bytearray()
         while len(found) != size:
             try:

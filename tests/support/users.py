@@ -1,4 +1,4 @@
-"""To be another user of this machine for a while."""
+"""Opens sockets as another user of this machine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a
 
 @contextmanager
 def as_user(uid: int) -> Iterator[None]:
-    """Sockets that are opened in the block are opened by `uid`."""
+    """In the block, sockets that this thread opens belong to `uid`."""
     os.seteuid(uid)
     try:
         yield

@@ -60,7 +60,7 @@ async def test_a_server_that_lets_us_in_and_leaves_in_one_segment(name: str, tmp
     then, leaves, says = FATAL[name]
     server = Hasty(then, hangs_up=leaves)
     async with Echo() as target, server.serve(tmp_path) as config, started(config) as gateway:
-        await gateway.until(lambda: server.said >= 2)  # it goes on dialling
+        await gateway.until(lambda: server.logins >= 2)  # the gateway has dialled again
         await gateway.until(lambda: gateway.snapshot().reason == "link_lost")
         told = gateway.snapshot()
         assert says in told.message, told

@@ -1,4 +1,4 @@
-"""SPDY/3.1, a server's side of it, as far as kubectl wants it for exec, attach and port-forward.
+"""The server's side of SPDY/3.1, as far as kubectl uses it for exec, attach and port-forward.
 
 Frames are those of https://www.chromium.org/spdy/spdy-protocol/spdy-protocol-draft3-1/. There are no windows:
 the library of kubectl neither counts nor sends them.
@@ -40,7 +40,7 @@ def _text(text: str) -> bytes:
 
 
 DICTIONARY: Final = b"".join(_text(word.replace("_", " ")) for word in _WORDS.split()) + _REST.encode()
-"""What both sides' compression begins with (2.6.10.1)."""
+"""The dictionary that both sides' compression starts with (2.6.10.1)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """The client has sent this on a stream, and says whether it is the last."""
+    """The client has sent data on a stream; `is_last` is the FIN flag."""
 
     stream: int
     data: bytes
@@ -61,7 +61,7 @@ class Data:
 
 
 class Spdy:
-    """One connection. `write` gets what is to be sent."""
+    """One connection. It passes the bytes to send to `write`."""
 
     def __init__(self, write: Callable[[bytes], object]) -> None:
         self._write = write
@@ -70,7 +70,7 @@ class Spdy:
         self._deflate = zlib.compressobj(zdict=DICTIONARY)
 
     def feed(self, data: bytes) -> Iterator[Opened | Data]:
-        """What the client has said with these bytes. A ping is answered here."""
+        """Parse bytes from the client; returns what it opened and sent. Answers a ping itself."""
         self._held += data
         while len(self._held) >= 8:
             first, rest = struct.unpack_from(">II", self._held)
@@ -95,7 +95,7 @@ class Spdy:
                     self._control(_PING, payload)
 
     def accept(self, stream: int) -> None:
-        """Say yes to a stream: the client waits for that."""
+        """Send SYN_REPLY for a stream, which the client waits for."""
         block = self._deflate.compress(struct.pack(">I", 0)) + self._deflate.flush(zlib.Z_SYNC_FLUSH)
         self._control(_SYN_REPLY, struct.pack(">I", stream) + block)
 

@@ -6,7 +6,7 @@ import json
 
 
 class Terminal:
-    """Takes what is typed, gives what is shown. `code` is the exit code, once it has ended."""
+    """Turns the client's input into the command's output. `code` is the exit code, None while it runs."""
 
     def __init__(self, *, is_tty: bool) -> None:
         self._is_tty = is_tty
@@ -16,16 +16,16 @@ class Terminal:
 
     @property
     def prompt(self) -> bytes:
-        """What is shown first: until then the client's own terminal may echo what is typed."""
+        """The first output. Until it arrives, the client's own terminal may echo the user's input."""
         return b"$ " if self._is_tty else b""
 
     def resize(self, message: bytes) -> None:
-        """The size of the client's window has changed to that."""
+        """Note the new size of the client's window."""
         size = json.loads(message)
         self._size = size["Height"], size["Width"]
 
     def typed(self, data: bytes) -> bytes:
-        """Nothing is the end of the input."""
+        """The output for this input; empty input is the end of the input."""
         if not self._is_tty:
             self.code = None if data else 0
             return data
