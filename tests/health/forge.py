@@ -107,8 +107,7 @@ class Made:
 
 def authority(name: str, **changes: object) -> Spec:
     """A CA with the extensions that kubeadm gives to its own."""
-    # Type: ignore[arg-type].
-    return replace(Spec(name, ca=True, usage=("key_cert_sign", "digital_signature")), **changes)
+    return replace(Spec(name, ca=True, usage=("key_cert_sign", "digital_signature")), **changes)  # type: ignore[arg-type]
 
 
 _USAGES: Final = (
