@@ -1,5 +1,5 @@
-"""A stand-in for an API server that a load runs against: short answers, a watch, checksummed bulk each way;
-it can misbehave.
+"""A stand-in for an API server that a load talks to: short answers, a watch, checksummed bulk in each
+direction. It can misbehave.
 """
 
 from __future__ import annotations
@@ -24,9 +24,11 @@ _HEAD: Final = b"HTTP/1.1 200 OK\r\n"
 
 
 class Api(Server):
-    """`GET /watch` ticks for ever, `GET /download` gives `pattern(BULK)`, `POST /upload` answers with the
-    body's SHA-256, everything else `ok`. `answer` says how: as it should, or `SILENCE`, `RESET` in the
-    middle, `TRICKLE` (a byte per second).
+    """Answers `GET /watch` with events without end, `GET /download` with `pattern(BULK)`, `POST /upload` with
+    the body's SHA-256, and everything else with `ok`.
+
+    `answer` says how: normally, or with `SILENCE` (never), `RESET` (in the middle), `TRICKLE` (a byte per
+    second).
     """
 
     def __init__(self, certificates: Certificates) -> None:

@@ -1,9 +1,9 @@
-"""What every row runs on: two gateways that are real sshds, three API servers, the daemon, and clients at
-each of them.
+"""The test bed of every row: two gateways that are real sshds, three API servers, the daemon, and clients of
+each cluster.
 
-prod    behind edge, the gateway that the fault is done to
-stage   behind edge, too: prod's neighbour, with an API server of its own
-far     behind another sshd: never affected
+prod    behind edge, the gateway that has the fault
+stage   also behind edge: prod's neighbour, with an API server of its own
+far     behind another sshd, which the fault must not affect
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ CLUSTERS: Final = ("prod", "stage", "far")
 
 
 class Bed:
-    """`async with Bed(...) as bed`: everything runs and every cluster is up; no client has come yet."""
+    """`async with Bed(...) as bed`: everything runs and every cluster is up; there are no clients yet."""
 
     def __init__(self, row: Row, folder: Path, certificates: Certificates, *, plane: str) -> None:
         self.row = row
@@ -53,13 +53,13 @@ class Bed:
         self.ports = {name: free_port() for name in (*CLUSTERS, "plain", "rogue", "entry")}
         self.source = Source()
         self.visitors = 0
-        """Connections that a row made to `plain`."""
+        """How many connections a row has made to `plain`."""
         self.tasks = Tasks("fault")
-        """What a fault goes on doing until the loads have ended."""
+        """Background tasks of a fault, which run until the loads have ended."""
         self.kept: list[socket.socket] = []
-        """Connections that a row holds open."""
+        """Client connections that a row keeps open."""
         self.rogue: Rogue | None = None
-        """Another gateway, in rows that have one."""
+        """The hostile gateway, in rows that have one."""
         self._known = folder / "known_hosts"
         self._path: FaultyRelay | None = None
         self._shim: Shim | None = None
@@ -67,7 +67,7 @@ class Bed:
         self.good = b""
         """The first contents of the configuration file."""
         self.has_reconnected = False
-        """Whether an operator has asked for new links of edge."""
+        """Whether the row has called `reconnect`."""
         self._plane = plane
         self._stack = AsyncExitStack()
 
@@ -117,7 +117,7 @@ class Bed:
 
     @property
     def daemon(self) -> Daemon:
-        """The daemon that runs now."""
+        """The running daemon; rows may replace it."""
         assert self._daemon, "no daemon"
         return self._daemon
 
@@ -129,13 +129,13 @@ class Bed:
 
     @property
     def shim(self) -> Shim:
-        """What changes the daemon's surroundings, in rows that have it."""
+        """Controls the daemon's resolver, clock, loop and disk, in rows that have it."""
         assert self._shim, f"row {self.row.name} wants has_shim"
         return self._shim
 
     @property
     def prod(self) -> Api:
-        """The API server of the cluster that is hit."""
+        """prod's API server."""
         return self.apis["prod"]
 
     @property
@@ -146,7 +146,7 @@ class Bed:
 
     @property
     def hit(self) -> tuple[str, ...]:
-        """The clusters that the row is about."""
+        """The names of the clusters that the row's fault affects."""
         return {Hits.CLUSTER: ("prod",), Hits.GATEWAY: ("prod", "stage"), Hits.ALL: CLUSTERS}[self.row.hits]
 
     def sections(self) -> dict[str, Sections]:
@@ -179,13 +179,16 @@ class Bed:
         return self.edge.port if self._path is None else self._path.endpoint.port
 
     def trust(self) -> None:
-        """Put edge's present host key, and no other, into the known_hosts file that the daemon has."""
+        """Replace the daemon's known_hosts file by one that has only edge's present host key."""
         host = self.row.edge.get("host", self.edge.host)
         self._known.write_text(f"[{host}]:{self._edge_port} {ssh_keys.public(self.edge.host_key)}\n")
 
     @asynccontextmanager
     async def load(self) -> AsyncIterator[dict[str, Load]]:
-        """Clients at every cluster, each served once; stage's are fewer, since prod's show how bulk fares."""
+        """Start clients of every cluster, and wait until each was served once.
+
+        stage has no bulk clients, because those of prod, which share its gateway, are enough.
+        """
         loads = {
             name: Load(
                 name,
@@ -230,11 +233,11 @@ class Bed:
         self._stack.push_async_callback(asyncio.to_thread, sshd.stop)
 
     def keep(self, *socks: socket.socket) -> None:
-        """Hold these open until `let_go`, or the end."""
+        """Keep these connections open until `let_go`, or until the row ends."""
         self.kept += socks
 
     def let_go(self, *, hard: bool = False) -> None:
-        """Close what is kept, `hard` with a RST."""
+        """Close the kept connections; `hard` with RST."""
         for sock in self.kept:
             if hard:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_ZERO)
@@ -242,7 +245,9 @@ class Bed:
         self.kept.clear()
 
     async def wait_let_go(self) -> None:
-        """Wait until sshd has closed every connection to the API servers, so that no channel is left."""
+        """Wait until sshd has closed all its connections to the API servers, which means: no
+        channel is open.
+        """
         servers = [*self.apis.values(), self.source]
         await eventually(
             lambda: (
@@ -253,19 +258,19 @@ class Bed:
         )
 
     async def reconnect(self) -> None:
-        """`kubemux reconnect edge`: the wait is skipped."""
+        """Do what `kubemux reconnect edge` does: the daemon dials at once, without the rest of
+        its backoff.
+        """
         self.has_reconnected = True
         await asyncio.to_thread(self._post, "/-/reconnect?gateway=edge")
 
     async def reload(self) -> None:
-        """`kubemux reload`: comes back when the file, and every reload that was asked for before, has been
-        taken.
-        """
+        """Do what `kubemux reload` does; returns when this reload and all earlier ones have been applied."""
         await asyncio.to_thread(self._post, "/-/reload")
 
     def _post(self, path: str) -> None:
         with socket.socket(socket.AF_UNIX) as sock:
-            sock.settimeout(60)  # reloads that were asked for before come first
+            sock.settimeout(60)  # earlier reloads are applied first
             sock.connect(str(self.daemon.socket))
             sock.sendall(
                 f"POST {path} HTTP/1.1\r\nHost: kubemux\r\n"

@@ -1,4 +1,4 @@
-"""How a daemon's holdings went over time, as a chart: one panel each, and when which fault began."""
+"""A chart of the resources that a daemon held over time: a panel for each, with the begin of each fault."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bench.charts import draw_run
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What there was `seconds` after the beginning."""
+    """The daemon's resources, `seconds` after the soak began."""
 
     seconds: float
     rss: int
@@ -21,7 +21,7 @@ class Sample:
 
 
 def draw(title: str, samples: Sequence[Sample], marks: Sequence[tuple[float, str]], path: Path) -> None:
-    """Write the SVG. `marks` are moments in seconds and what happened then."""
+    """Write the SVG. `marks` are (seconds since the begin, name of the fault)."""
     values = {
         "RSS, MB": [sample.rss / 1e6 for sample in samples],
         "descriptors": [float(sample.descriptors) for sample in samples],

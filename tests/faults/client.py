@@ -1,5 +1,5 @@
-"""Clients that ask over TLS again and again, and name whatever else they see: requests, a watch, checksummed
-bulk each way.
+"""Clients that send requests over TLS again and again (short ones, a watch, checksummed bulk in each
+direction), and classify whatever they see instead of the right answer.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from tests.support.echo import pattern
 from tests.support.serving import closed
 
 PACE_S: Final = 0.02
-"""Between two requests of a client, and before it connects again."""
+"""Seconds between two requests of a client, and before it connects again."""
 BULK_PACE_S: Final = 0.1
-"""The same of those that move bulk: two cores have more to do than that."""
+"""The same for bulk clients: longer, to leave two cores some time for everything else."""
 
 _UPLOAD: Final = pattern(BULK, seed=2)
 _HOST: Final = b" HTTP/1.1\r\nHost: kubernetes\r\n"
@@ -30,24 +30,24 @@ class Saw(StrEnum):
 
     RESET = "reset"
     CUT = "cut short"
-    """The stream ended in the middle: what OpenSSH makes of an API server's reset."""
+    """The stream ended in the middle of an answer: sshd passes an API server's reset on as an EOF."""
     REFUSED = "refused"
     TIMEOUT = "timeout"
     ANSWER = "an answer why"
-    """The entry's own: the client asked by name, and was told why it gets no connection."""
+    """The entry refused: the client asked for the cluster by name, and got a status line with the reason."""
     WRONG = "wrong bytes"
 
 
 class Wrong(Exception):
-    """Bytes that nobody sent."""
+    """The client received bytes that the API server never sent."""
 
 
 class Answered(Exception):
-    """The status line of an entry that has no connection to give."""
+    """The entry answered CONNECT with this status line instead of a connection."""
 
 
 def classify(exc: Exception) -> Saw:
-    """Its name: whatever is no end of a connection is a wrong byte."""
+    """The kind of this exception. What is not the end of a connection is `WRONG`."""
     match exc:
         case ConnectionRefusedError():
             return Saw.REFUSED
@@ -64,9 +64,9 @@ def classify(exc: Exception) -> Saw:
 
 
 class Client:
-    """Asks again and again over one connection, and connects anew when that has ended.
+    """Sends requests over one connection again and again, and connects again when the connection has ended.
 
-    `run` never ends by itself.
+    `run` does not end by itself.
     """
 
     pace = PACE_S
@@ -80,16 +80,16 @@ class Client:
         *,
         asks_for: str | None = None,
     ) -> None:
-        """`port` is a cluster's, or an entry's where the client asks for a cluster by name."""
+        """`port` is a cluster's; with `asks_for` it is that of an entry, which is asked for that cluster."""
         self.name = name
         self.port = port
         self._asks_for = asks_for
         self.seen: Counter[Saw] = Counter()
         self.served = 0
         self.connected = 0
-        """TCP connections that the kernel made for it."""
+        """How many TCP connections the kernel made for this client."""
         self.first: float | None = None
-        """When it was served first since `expect`, or since its last failure; by the loop's clock."""
+        """When the client was first served since `expect` or since its last failure, by the loop's clock."""
         self._context = context
         self._patience = patience
         self._is_leaving = False
@@ -98,15 +98,15 @@ class Client:
         return f"<{self.name} served={self.served} connected={self.connected} saw {dict(self.seen)}>"
 
     def be_patient(self, seconds: float) -> None:
-        """Give up a request after so long, from the next one on."""
+        """Give up a request after that many seconds, from the next request on."""
         self._patience = seconds
 
     def expect(self) -> None:
-        """From now on, `first` waits for the next request that is served."""
+        """Clear `first`; the next request that is served sets it again."""
         self.first = None
 
     def leave(self) -> None:
-        """End `run` after the request that it is at."""
+        """End `run` after the current request."""
         self._is_leaving = True
 
     async def run(self) -> None:
@@ -124,7 +124,8 @@ class Client:
                 reader, writer = await (self._direct() if self._asks_for is None else self._by_name())
         except ConnectionRefusedError:
             raise
-        except (OSError, EOFError, Answered):  # in or before the TLS handshake: the daemon had the connection
+        # In or before the TLS handshake: the daemon has accepted the connection.
+        except (OSError, EOFError, Answered):
             self.connected += 1
             raise
         self.connected += 1
@@ -171,7 +172,7 @@ class Client:
 
 
 class Download(Client):
-    """Every byte is compared."""
+    """Downloads, and compares every byte."""
 
     pace = BULK_PACE_S
 
@@ -181,7 +182,7 @@ class Download(Client):
 
 
 class Upload(Client):
-    """The server's checksum is compared."""
+    """Uploads, and compares the server's checksum."""
 
     pace = BULK_PACE_S
 
@@ -193,7 +194,7 @@ class Upload(Client):
 
 
 class Watch(Client):
-    """One response that never ends; each event must be the next."""
+    """Reads one response without end; the events must come in order, without a gap."""
 
     async def _session(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         async with asyncio.timeout(self._patience):

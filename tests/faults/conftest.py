@@ -1,7 +1,8 @@
-"""Each module's ROWS: on both data planes (or its own PLANES) with BOTH_PLANES=1, as `make faults` has it.
+"""Makes a test of each of a module's ROWS. With BOTH_PLANES=1 (`make faults`) each row runs on both data
+planes, or on the module's own PLANES.
 
-Else each row runs on one of them, and the seed of the run says which: rows are a quarter of the suite's time.
-An even seed and an odd one run all of them.
+Otherwise each row runs on one plane, to save time: rows take a quarter of the suite's. The random seed
+decides which plane; an even and an odd seed together cover both.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _descriptors() -> Iterator[None]:
-    """A thousand connections have four ends here: ours, the daemon's, sshd's. Those two inherit the limit."""
+    """Raise the limit of descriptors, which the daemon and sshd inherit: a row makes 1,000 connections."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, DESCRIPTORS)), hard))
     yield
@@ -51,7 +52,7 @@ def proven(
     certificates: Certificates,
     record_property: Callable[[str, object], None],
 ) -> Callable[[], Awaitable[None]]:
-    """Call it to run the row; what was found goes into the table."""
+    """A function that runs the row, and puts the finding into the table."""
 
     async def run() -> None:
         finding = await prove(row, tmp_path, certificates, plane=plane)

@@ -1,5 +1,6 @@
-"""The leak law: after any storm the daemon holds what it held before, and its
-counters say what others saw."""
+"""The leak law: after any load the daemon holds no more resources than before, and its counters agree with
+what clients and sshds counted.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +18,12 @@ from tests.support.daemon import Daemon
 from tests.support.sshd import Sshd
 
 SETTLE_S: Final = 20.0
-"""Seconds to wait until abandoned work has ended: sshd's answers, a second link, a probe's deadline."""
+"""Seconds to wait for work that still runs: sshd's answers, the dial of a second link, a probe's deadline."""
 
 
 @dataclass(frozen=True, slots=True)
 class Holdings:
-    """The resources that the daemon, and the sshds for it, hold at one moment."""
+    """The resources that the daemon and its sshds hold at one moment."""
 
     tasks: int
     descriptors: int
@@ -31,17 +32,17 @@ class Holdings:
     buffered_bytes: int
     links: int
     missing: int
-    """Links that should be up and are not."""
+    """How many links are configured and not up."""
     sessions: int
-    """Processes of the sshds' sessions."""
+    """How many session processes the sshds have."""
 
     @property
     def is_idle(self) -> bool:
-        """Whether there is no client, no probe and no buffered byte, and every link is up."""
+        """Whether there are no clients, no probes and no buffered bytes, and every link is up."""
         return not (self.channels or self.connections or self.buffered_bytes or self.missing)
 
     def above(self, before: Holdings) -> list[str]:
-        """The resources that it holds more of than `before`, in words; empty if nothing leaks."""
+        """One sentence for each resource of which there is more than in `before`; empty if nothing leaks."""
         wanted = {
             "tasks": before.tasks,
             "descriptors": before.descriptors,
@@ -61,7 +62,7 @@ class Holdings:
 
 
 def measure(daemon: Daemon, *sshds: Sshd) -> Holdings:
-    """Measure what they hold now. Blocks."""
+    """The resources of the daemon and these sshds now. Blocks."""
     status = json.loads(daemon.get("/status")[1])
     links = [link for gateway in status["gateways"] for link in gateway["links"]]
     return Holdings(
@@ -77,12 +78,14 @@ def measure(daemon: Daemon, *sshds: Sshd) -> Holdings:
 
 
 async def settled(daemon: Daemon, *sshds: Sshd) -> Holdings:
-    """Wait until the daemon is idle; returns what it holds then. Raises AssertionError if it never is."""
+    """Wait until the daemon is idle; returns its resources. Raises AssertionError if it does not
+    become idle.
+    """
     return await asyncio.to_thread(_settle, daemon, sshds, None)
 
 
 async def returned(before: Holdings, daemon: Daemon, *sshds: Sshd) -> Holdings:
-    """Wait until the daemon holds no more than `before`. Raises AssertionError, which names what leaked."""
+    """Wait until the daemon holds no more than `before`. Raises AssertionError that names what leaked."""
     return await asyncio.to_thread(_settle, daemon, sshds, before)
 
 
@@ -101,7 +104,9 @@ def _settle(daemon: Daemon, sshds: tuple[Sshd, ...], before: Holdings | None) ->
 
 
 class Counts:
-    """One scrape of the metrics. It returns the sum of samples of a name and labels, without `kubemux_`."""
+    """One scrape of the metrics. A call returns the sum of the samples of a name (without `kubemux_`) and
+    labels.
+    """
 
     def __init__(self, daemon: Daemon) -> None:
         families = text_string_to_metric_families(daemon.get("/metrics")[1])
@@ -125,7 +130,7 @@ class Counts:
 
 
 def agree_on_clients(counts: Counts, made: Mapping[str, int]) -> None:
-    """Every connection that was made to a cluster has ended and was counted, once. Raises AssertionError."""
+    """Check that every connection to a cluster has ended, and was counted once. Raises AssertionError."""
     for name, number in made.items():
         ended = counts("connections_total", cluster=name)
         assert ended == number, f"{name}: {ended} connections ended, its clients made {number}"
@@ -133,7 +138,7 @@ def agree_on_clients(counts: Counts, made: Mapping[str, int]) -> None:
 
 
 def agree_on_links(counts: Counts, daemon: Daemon, **sshds: Sshd) -> None:
-    """Every link of a gateway is up or its end is in the log, and its sshd knows of all.
+    """Check that each link of a gateway is up or its end is in the log, and that sshd accepted as many.
 
     Raises AssertionError.
     """

@@ -1,4 +1,4 @@
-"""A client load on one mapped port, and all that it saw."""
+"""The load of one cluster: several clients, and what they saw."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from tests.faults.client import Client, Download, Saw, Upload, Watch
 from tests.support.tls import Certificates
 
 LEAVE_S: Final = 10.0
-"""For the requests that are under way when a load ends."""
+"""Seconds that current requests may take when a load ends."""
 
 
 class Load:
-    """`async with Load(...)`: clients of one cluster, as long as the block lasts. `light` has no bulk."""
+    """`async with Load(...)`: clients of one cluster until the block ends. `light`: without bulk clients."""
 
     def __init__(
         self,
@@ -30,7 +30,9 @@ class Load:
         light: bool = False,
         is_by_name: bool = False,
     ) -> None:
-        """`port` is the cluster's, or that of an entry where its clients ask for it by name."""
+        """`port` is the cluster's; with `is_by_name` it is that of an entry, which clients ask for the
+        cluster.
+        """
         self.name = name
         self.port = port
         context = ssl.create_default_context(cafile=certificates.ca)
@@ -57,7 +59,7 @@ class Load:
     async def __aexit__(self, *_: object) -> None:
         for client in self.clients:
             client.leave()
-        # Not cancelled: nobody could tell whether a connection that was being made has been counted.
+        # Not cancelled: a client that is just connecting could not know whether the daemon counted it.
         with suppress(TimeoutError):
             async with asyncio.timeout(LEAVE_S):
                 await asyncio.gather(*self._running)
@@ -65,26 +67,26 @@ class Load:
 
     @property
     def seen(self) -> Counter[Saw]:
-        """What all of them saw that was not an answer."""
+        """What all clients saw instead of an answer, by kind."""
         return sum((client.seen for client in self.clients), Counter())
 
     @property
     def served(self) -> int:
-        """Requests that were answered, and events."""
+        """How many requests were answered and how many events arrived, in all."""
         return sum(client.served for client in self.clients)
 
     @property
     def connected(self) -> int:
-        """TCP connections that they made."""
+        """How many TCP connections the clients made."""
         return sum(client.connected for client in self.clients)
 
     @property
     def is_unbroken(self) -> bool:
-        """Whether every client still has its first connection and had nothing but answers."""
+        """Whether every client still has its first connection and got only answers."""
         return not self.seen and self.connected == len(self.clients)
 
     async def wait_served(self, *, times: int = 1, seconds: float = 20.0) -> None:
-        """Until each client was served that often from now on. Raises AssertionError."""
+        """Wait until each client was served that many times more. Raises AssertionError."""
         goals = {client: client.served + times for client in self.clients}
         await eventually(
             lambda: f"{self.name} is served: {self.clients}",
@@ -93,7 +95,7 @@ class Load:
         )
 
     async def wait_seen(self, kinds: frozenset[Saw], *, seconds: float = 10.0) -> None:
-        """Until each client has seen one of these since the load began. Raises AssertionError."""
+        """Wait until each client has seen one of these since the load began. Raises AssertionError."""
         await eventually(
             lambda: f"each client of {self.name} sees one of {sorted(kinds)}: {self.clients}",
             lambda: all(kinds & client.seen.keys() for client in self.clients),
@@ -101,10 +103,10 @@ class Load:
         )
 
     async def wait_back(self, since: float, *, seconds: float) -> float:
-        """Until each client is served again after `expect`; seconds from `since` to the first that had been
-        interrupted.
+        """Wait until each client is served again after `expect`.
 
-        Raises AssertionError.
+        Returns the seconds from `since` until the first interrupted client was served, 0.0 if none was
+        interrupted. Raises AssertionError.
         """
         await eventually(
             lambda: f"{self.name} recovers: {self.clients}",
@@ -128,7 +130,9 @@ class Load:
 async def eventually(
     what: Callable[[], str], condition: Callable[[], bool], *, seconds: float = 20.0
 ) -> None:
-    """Look again and again until `condition` holds. Raises AssertionError that says `what` did not come."""
+    """Check `condition` again and again until it holds. Raises AssertionError with `what()` if it
+    does not.
+    """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
     while not condition():

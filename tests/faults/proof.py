@@ -1,4 +1,4 @@
-"""Runs a row on its bed and holds everything to what the row says."""
+"""Runs a row on its bed, and compares what happened with what the row says."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.faults.row import LEAVING, NOTHING, Hits, Row, nothing
 from tests.support.tls import Certificates
 
 STILL_SERVED: Final = 5
-"""Requests of each client that prove that it is not affected."""
+"""How many requests of each client must be served to show that the fault does not affect it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,18 +28,20 @@ class Finding:
     clients: str
     others: str
     recovery: float | None
-    """Seconds from the fault's end to the first request served; None if nobody was interrupted."""
+    """Seconds from the fault's end to the first request served; None if no client was interrupted."""
     leaks: str
     says: str
-    """What `status` and metrics called it."""
+    """The reasons and results that status and metrics show for the fault."""
 
     def record(self) -> dict[str, object]:
-        """For pytest's properties."""
+        """The finding as values for pytest's `record_property`."""
         return asdict(self)
 
 
 async def prove(row: Row, folder: Path, certificates: Certificates, *, plane: str) -> Finding:
-    """Do what the row says while clients work. Raises AssertionError where anybody sees anything else."""
+    """Run the row while clients work. Raises AssertionError if anybody sees anything that the row does not
+    say.
+    """
     if plane == "native":
         renamed = row.on_native
         row = replace(
@@ -59,7 +61,9 @@ async def prove(row: Row, folder: Path, certificates: Certificates, *, plane: st
             f"clients saw {dict(seen)}: {[load.clients for load in hit]}"
         )
         if row.is_partial:
-            assert any(not client.seen for load in hit for client in load.clients), "everybody saw it"
+            assert any(not client.seen for load in hit for client in load.clients), (
+                "the row says that only some clients see the fault, and all of them saw it"
+            )
         for load in spared:
             assert load.is_unbroken, f"clients of {load.name} saw {load.clients}"
         await returned(before, bed.daemon, bed.edge, bed.far)
@@ -70,8 +74,8 @@ async def prove(row: Row, folder: Path, certificates: Certificates, *, plane: st
         return Finding(
             row=row.name,
             plane=plane,
-            clients=_told(seen),
-            others=_told(others) if row.hits is not Hits.ALL else "-",
+            clients=_listed(seen),
+            others=_listed(others) if row.hits is not Hits.ALL else "-",
             recovery=recovery,
             leaks="none",
             says=", ".join(
@@ -106,7 +110,7 @@ async def _fault(bed: Bed, loads: dict[str, Load]) -> float | None:
     for name, load in loads.items():
         if not row.clients or row.is_partial or name not in bed.hit:
             await load.wait_served(times=STILL_SERVED)
-    if row.mends is not nothing:  # else it was over as soon as it had begun
+    if row.mends is not nothing:  # without it, the fault ended when it began
         for load in hit:
             load.expect()
         since = loop.time()
@@ -116,7 +120,7 @@ async def _fault(bed: Bed, loads: dict[str, Load]) -> float | None:
 
 
 def _agree(bed: Bed, loads: dict[str, Load], counts: Counts) -> None:
-    """Hold the daemon's counters to the row, and to what the clients and sshds counted."""
+    """Compare the daemon's counters with the row, and with what the clients and the sshds counted."""
     row = bed.row
     agree_on_clients(
         counts, {**{name: load.connected for name, load in loads.items()}, "plain": bed.visitors}
@@ -131,14 +135,14 @@ def _agree(bed: Bed, loads: dict[str, Load], counts: Counts) -> None:
         assert results <= expected | row.may | LEAVING, f"connections of {name} ended by {sorted(results)}"
     lost = counts.labels("gateway_reconnects_total", "reason", gateway="edge")
     wanted = {row.lost} if row.lost else set()
-    # An operator's order may find that a link has come already: then that one is replaced. And a link that
-    # misses an answer because the machine is busy is replaced before it is lost.
+    # If a new link is up already when the row calls `reconnect`, that link is replaced. And a link that
+    # misses an answer because the machine is busy is replaced before it counts as lost.
     may = {"replaced"} if bed.has_reconnected or "keepalive" in row.edge else set()
     assert wanted <= lost <= wanted | may, f"links were lost by {sorted(lost)}"
     assert not counts.labels("gateway_reconnects_total", "reason", gateway="far")
-    if row.log is None:  # else nobody can read it
+    if row.log is None:  # agree_on_links reads the log
         agree_on_links(counts, bed.daemon, edge=bed.edge, far=bed.far)
 
 
-def _told(seen: Counter[Saw]) -> str:
+def _listed(seen: Counter[Saw]) -> str:
     return ", ".join(f"{count} {kind}" for kind, count in sorted(seen.items())) or "nothing"

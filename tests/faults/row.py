@@ -1,5 +1,4 @@
-"""A row of the fault matrix as data: what breaks, how it is undone, and what
-everybody is meant to see of it."""
+"""A row of the fault matrix as data: the fault, how it is undone, and what each side must see of it."""
 
 from __future__ import annotations
 
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
     from tests.faults.bed import Bed
 
 Step = Callable[["Bed"], Awaitable[None]]
-"""Something done to the bed."""
+"""An action on the bed."""
 
 NOTHING: Final[frozenset[Saw]] = frozenset()
 RESET: Final = frozenset({Saw.RESET})
@@ -25,87 +24,87 @@ ANSWER: Final = frozenset({Saw.ANSWER})
 REFUSED: Final = frozenset({Saw.REFUSED})
 
 LEAVING: Final = frozenset({"client_closed", "client_reset"})
-"""Results of clients that leave by themselves, as every load does at its end."""
+"""Results of connections that the client ends itself, as every load does at its end."""
 
 
 class Hits(StrEnum):
-    """Whom a fault affects. All others must see nothing of it."""
+    """The clusters that a fault affects. Clients of all others must not notice it."""
 
     GATEWAY = "gateway"
     """Every cluster behind the gateway."""
     CLUSTER = "cluster"
-    """One cluster; its neighbour behind the same gateway is not affected."""
+    """One cluster, and not its neighbour behind the same gateway."""
     ALL = "all"
     """The daemon itself."""
 
 
 async def nothing(_: Bed) -> None:
-    """No step."""
+    """Do nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
     """One fault.
 
-    What is not named is meant not to happen: another result, another gateway's error, a leak.
+    Whatever the row does not name must not happen: another result, an error of another gateway, a leak.
     """
 
     name: str
     breaks: Step
     """Makes the fault begin."""
     mends: Step = nothing
-    """Makes the fault end, and does what an operator has to do about it."""
+    """Makes the fault end, and does what an operator has to do then."""
     hits: Hits = Hits.GATEWAY
     clients: frozenset[Saw] = NOTHING
-    """What each affected client may see: nothing else, and each client at least one of these."""
+    """What affected clients see: each client at least one of these, and nothing else."""
     may_see: frozenset[Saw] = NOTHING
-    """What is right for those clients, too: where a sshd stops or restarts, a busy machine may take longer
-    than `hold_timeout` to have it back, and clients are refused then.
+    """What those clients may see besides: if an sshd restarts on a busy machine, it may take longer than
+    `hold_timeout`, and then clients are refused.
     """
     is_partial: bool = False
-    """Some of the affected clients see these, and some do not."""
+    """Only some of the affected clients have to see one of these."""
     gateway: str = ""
-    """The reason beside the gateway in `status` while the fault lasts, and in the log."""
+    """The gateway's reason in `status` and in the log while the fault lasts."""
     lost: str = ""
     """The reason label of `gateway_reconnects_total` after the fault."""
     results: frozenset[str] = frozenset()
-    """The result labels of `connections_total` of those that are hit, beside those of clients that leave by
-    themselves.
-    """
+    """The result labels of the affected clusters' `connections_total`, besides `LEAVING`."""
     on_native: Mapping[str, str] = field(default_factory=dict)
-    """Reasons that have another, more exact name on the native data plane."""
+    """By reason: the more exact reason that the native data plane reports instead."""
     may: frozenset[str] = frozenset()
-    """Results that are right, too: which of them a client gets depends on timing."""
+    """Results that are also right, because the result depends on timing."""
     probe: str = ""
-    """The result label of `probes_total` of those that are hit."""
+    """The result label of the affected clusters' `probes_total`."""
     patience: float = 20.0
     """Seconds after which a client gives up a request."""
     within: float = 20.0
-    """Seconds from the fault's end to the first request served; generous: the backoff is random."""
+    """Seconds from the fault's end within which a request must be served; generous, as the
+    backoff is random.
+    """
     errors: frozenset[str] = frozenset()
-    """Events that the daemon's log may have at level error."""
+    """Events that the daemon may log at level error."""
     is_through_relay: bool = False
-    """Whether the gateway is reached through `Bed.path`, which can be a bad network."""
+    """Whether the daemon reaches the gateway through `Bed.path`, a relay that can act as a bad network."""
     is_by_name: bool = False
     """Whether clients ask the proxy entry for their clusters by name."""
     has_plain: bool = False
     """Whether there is `Bed.plain`, a cluster whose server is a `Source`."""
     restarts: bool = False
-    """Whether another daemon is there in the end, with counters of its own."""
+    """Whether the row ends with another daemon than it began with, so that counters start again."""
     edge: Mapping[str, object] = field(default_factory=dict)
-    """Keys of the gateway's section."""
+    """Keys for the gateway's section of the configuration."""
     sshd: Mapping[str, str] = field(default_factory=dict)
-    """Keywords of the gateway's sshd_config."""
+    """Keywords for the gateway's sshd_config."""
     is_newer: bool = False
-    """Whether the gateway's sshd is that of Debian 13."""
+    """Whether the gateway is Debian 13's sshd."""
     limits: Mapping[str, object] = field(default_factory=dict)
-    """Keys of `limits`."""
+    """Keys for `limits` in the configuration."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """Environment variables of the daemon."""
     has_shim: bool = False
-    """Whether the daemon's resolver, clock and event loop can be spoilt: `Bed.shim`."""
+    """Whether the daemon runs with `Bed.shim`, which can break its resolver, clock, loop and disk."""
     log: Path | None = None
-    """Where the daemon writes its log, if the test does not read it."""
+    """A file for the daemon's log that the test does not read, such as /dev/full."""
 
     def __str__(self) -> str:
         return self.name

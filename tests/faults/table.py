@@ -1,4 +1,7 @@
-"""The matrix as a table at the end of a run: a plugin, because with workers only the main process prints."""
+"""Prints the matrix as a table at the end of a run.
+
+It is a plugin, because with several workers only the main process prints.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def lines(found: list[dict[str, object]]) -> list[str]:
-    """The table of these findings (`proof.Finding.record`), by fault, heads first."""
+    """The table of these findings (`proof.Finding.record`): the headings, then a line for each, by fault."""
     cells = [
         _HEADS,
         *(_cells(one) for one in sorted(found, key=lambda one: (str(one["row"]), str(one["plane"])))),

@@ -1,4 +1,4 @@
-"""What can happen to one API server: its neighbour behind the same gateway notices nothing."""
+"""Faults of one API server. Clients of its neighbour behind the same gateway must not notice them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.https import Answer
 pytestmark = pytest.mark.sshd
 
 PATIENCE_S = 0.7
-"""Of clients whose server leaves them waiting."""
+"""Seconds after which clients give up a request that the server does not answer."""
 
 
 async def refuse(bed: Bed) -> None:

@@ -1,4 +1,4 @@
-"""What clients can do to the daemon: those who work beside them notice nothing, and nothing of them stays."""
+"""Clients that behave badly. Other clients must not notice them, and the daemon keeps nothing of them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ pytestmark = pytest.mark.sshd
 
 SOME = 50
 LARGE = 20_000_000
-"""Bytes: more than every buffer on the way holds."""
+"""Bytes; more than all buffers on the way hold."""
 AT_A_TIME = 50
 
 
 async def visit(bed: Bed, count: int, *, first: bytes = b"") -> None:
-    """Connect that often, say `first`, and stay."""
+    """Make `count` connections, send `first` on each, and keep them open."""
     loop = asyncio.get_running_loop()
     for _ in range(count):
         sock = socket.socket()
@@ -49,7 +49,7 @@ async def vanish(bed: Bed) -> None:
 
 
 async def vanish_while_opening(bed: Bed) -> None:
-    """sshd is frozen, so that no channel can be open yet."""
+    """Leave before the channel is open: sshd is frozen meanwhile."""
     await asyncio.to_thread(bed.edge.pause)
     try:
         await visit(bed, SOME)
@@ -75,7 +75,7 @@ async def vanish_in_download(bed: Bed) -> None:
 
 
 async def never_read(bed: Bed) -> None:
-    """Each of them is held back in the end, or gone (in a soak a link may be lost under them)."""
+    """Clients that never read: in the end, each is paused, or its link was lost (in a soak)."""
     await visit(bed, SOME, first=b"%d\n" % LARGE)
 
     def are_held() -> bool:

@@ -1,4 +1,4 @@
-"""What can happen to the configuration file: a reload takes it whole or not at all."""
+"""Faults of the configuration file. A reload applies the whole file or nothing of it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REJECTED = frozenset({"reload rejected"})
 
 
 async def reload(bed: Bed, result: str) -> None:
-    """SIGHUP, until the counter says `result` once more."""
+    """Send SIGHUP, and wait until the reload has ended with `result`."""
     metric = bed.daemon.metric
     before = await asyncio.to_thread(metric, "kubemux_config_reloads_total", result=result)
     bed.daemon.signal(signal.SIGHUP)
@@ -54,7 +54,9 @@ async def put_back(bed: Bed) -> None:
 
 
 async def replace_during_reload(bed: Bed) -> None:
-    """Good, with a cluster more, half a file, and nothing, in turn, while reloads read it."""
+    """While reloads read the file, replace it in turn: the good file, one more cluster, half a file, an empty
+    one.
+    """
     content = json.loads(bed.good)
     content["clusters"]["more"] = {**content["clusters"]["far"], "listen": f"127.0.0.1:{bed.ports['plain']}"}
     more = json.dumps(content).encode()

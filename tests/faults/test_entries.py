@@ -1,4 +1,4 @@
-"""What clients of the proxy entry see of faults: those who wait for an answer get one."""
+"""Faults as clients of the proxy entry see them. A client that waits for an answer gets one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NOBODY = ["uid:4294967294"]
 
 
 async def deny(bed: Bed) -> None:
-    """Let nobody in any more. Who is in stays; then the API server ends all connections."""
+    """Deny all new connections by a reload. Open ones stay until the API server ends them."""
     yaml = YAML(typ="safe")
     config = yaml.load(bed.good)
     config["clusters"]["prod"]["allow"] = NOBODY

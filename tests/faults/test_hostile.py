@@ -1,5 +1,5 @@
-"""What a gateway can do to the others that the daemon has: it floods, never ends, or speaks too late, and
-nobody else notices.
+"""A hostile gateway among the daemon's gateways: it floods, never ends an exchange, or sends on closed
+channels. Clients of other gateways must not notice it.
 """
 
 from __future__ import annotations
@@ -22,14 +22,17 @@ from tests.support.serving import closed
 pytestmark = pytest.mark.sshd
 
 LATE: Final = "1.0"
-"""Seconds. 100,000 global requests in one turn were over 2; a bucket of the daemon's own histogram."""
+"""Seconds, a bucket of the daemon's own histogram. Answering 100,000 global requests in one turn
+took over 2.
+"""
 VISITS: Final = 20
 SERVED_S: Final = 20.0
 
 
 async def meet(bed: Bed, kind: str) -> Rogue:
-    """A gateway of that kind comes into the configuration, with a cluster whose
-    probes open channels on it."""
+    """Start a hostile gateway of that kind, and add it to the configuration with a cluster, whose probes open
+    channels on it.
+    """
     rogue = bed.rogue = Rogue(
         kind, bed.folder / f"rogue {bed.daemon.metric('kubemux_config_reloads_total'):g}"
     )
@@ -44,13 +47,13 @@ async def meet(bed: Bed, kind: str) -> Rogue:
 
 
 async def late_turns(bed: Bed) -> int:
-    """How often the loop was late by more than a second."""
+    """How often the daemon's event loop was late by more than `LATE` seconds."""
     counts = await asyncio.to_thread(Counts, bed.daemon)
     return counts("event_loop_lag_seconds_count") - counts("event_loop_lag_seconds_bucket", le=LATE)
 
 
 def floods(kind: str) -> Step:
-    """It says 100,000 messages, and goes on as long as the row lasts."""
+    """Wait until the gateway has sent 100,000 messages; it sends on until the row ends."""
 
     async def step(bed: Bed) -> None:
         before = await late_turns(bed)
@@ -62,7 +65,7 @@ def floods(kind: str) -> Step:
 
 
 async def floods_before_login(bed: Bed) -> None:
-    """Instead of an answer, until the dial is given up."""
+    """The gateway floods instead of answering the login, until kubemux gives up the dial."""
     before = await late_turns(bed)
     await meet(bed, "ignores before login")
     await bed.wait_for(
@@ -72,8 +75,9 @@ async def floods_before_login(bed: Bed) -> None:
 
 
 async def never_reads(bed: Bed) -> None:
-    """The daemon does not hear it any more when it has read nothing for a while: it
-    is not heard out, ever."""
+    """The gateway sends requests and reads no answers. The daemon stops reading when its answers are stuck,
+    so that its queue of answers stays bounded.
+    """
     rogue = await meet(bed, "unread")
     await asyncio.to_thread(rogue.next_line)
 
@@ -84,7 +88,7 @@ async def never_ends(bed: Bed) -> None:
 
 
 async def speaks_late(bed: Bed) -> None:
-    """Its clients are served, one after the other, on the one link."""
+    """The gateway sends on closed channels. Clients are still served, one after another, on its one link."""
     await meet(bed, "late")
     for _ in range(VISITS):
         reader, writer = await asyncio.open_connection("127.0.0.1", bed.ports["rogue"])
@@ -95,11 +99,11 @@ async def speaks_late(bed: Bed) -> None:
         finally:
             await closed(writer)
     connects = bed.daemon.metric("kubemux_gateway_connects_total", gateway="rogue", result="ok")
-    assert connects == 1, "its link was lost"
+    assert connects == 1, "the link was never lost"
 
 
 async def leave(bed: Bed) -> None:
-    """It is taken out of the configuration again."""
+    """Remove the hostile gateway from the configuration, and stop it."""
     bed.daemon.config.write_bytes(bed.good)
     await bed.reload()
     assert bed.rogue
@@ -110,7 +114,7 @@ def row(name: str, breaks: Step) -> Row:
     keepalive = {
         "interval": "700ms",
         "max_missed": 3,
-    }  # a loop that hangs for two seconds loses the others' links
+    }  # if the loop hangs for two seconds, the other gateways' links are lost
     return Row(name=name, hits=Hits.GATEWAY, breaks=breaks, mends=leave, edge={"keepalive": keepalive})
 
 

@@ -1,4 +1,4 @@
-"""The matrix itself: it sees what it is there to see, and no row passes because nobody looked."""
+"""Tests of the matrix itself: its clients and its leak law notice what they are there to notice."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ HELD = Holdings(
     "what",
     ["tasks", "descriptors", "channels", "connections", "buffered_bytes", "links", "missing", "sessions"],
 )
-def test_whatever_is_left_breaks_the_law(what: str) -> None:
+def test_each_kind_of_leak_breaks_the_law(what: str) -> None:
     (said,) = replace(HELD, **{what: getattr(HELD, what) + 1}).above(HELD)
     assert said.startswith(what)
     assert HELD.above(HELD) == []
@@ -54,10 +54,10 @@ def test_what_a_client_sees_has_a_name(exc: Exception, saw: Saw) -> None:
 
 
 class Liar(Api):
-    """Gives wrong bytes."""
+    """Sends wrong bytes."""
 
     async def _send(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, data: bytes) -> None:
-        if not data.endswith(b"\r\n\r\n"):  # what is a head alone
+        if not data.endswith(b"\r\n\r\n"):  # an answer that is only a head
             at = len(data) - (3 if data.endswith(b"\n\r\n") else 1)
             data = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
         await super()._send(reader, writer, data)

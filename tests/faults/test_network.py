@@ -1,4 +1,4 @@
-"""What can happen to the network between kubemux and a gateway, and to the gateway's name."""
+"""Faults of the network between kubemux and a gateway, and of the gateway's name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.sshd
 LINK_LOST = frozenset({"link_lost"})
 LINK_DOWN = frozenset({"link_down"})
 IMPATIENT = {"keepalive": {"interval": "300ms", "max_missed": 2}, "connect_timeout": "600ms"}
-"""A gateway whose silence is noticed after 0.6 s."""
+"""Keys for a gateway whose silence kubemux notices after 0.6 s."""
 
 
 async def reset(bed: Bed) -> None:
@@ -46,7 +46,7 @@ async def flow(bed: Bed) -> None:
 
 
 async def stutter(bed: Bed) -> None:
-    """Nothing moves for 90 ms of every 300."""
+    """Stall both directions for 90 ms of every 300 ms."""
 
     async def stop_and_go() -> None:
         while True:
@@ -87,8 +87,9 @@ def black_hole(name: str, *directions: Direction) -> Row:
 
 
 def corrupted(direction: Direction) -> Row:
-    """One bit: the link dies, none of its clients gets a wrong byte, and those of
-    the other link see nothing."""
+    """Flip one bit. The link is lost, none of its clients gets a wrong byte, and clients of the other link
+    notice nothing.
+    """
     return Row(
         name=f"a bit flipped on its way {direction.value.replace('_', ' ')}",
         breaks=corrupt(direction),
@@ -118,7 +119,7 @@ ROWS = (
         name="30 % stalls",
         breaks=stutter,
         mends=flow_steadily,
-        edge={"keepalive": {"interval": "300ms", "max_missed": 7}},  # a busy machine stalls for longer
+        edge={"keepalive": {"interval": "300ms", "max_missed": 7}},  # a stall takes longer on a busy machine
         is_through_relay=True,
     ),
     Row(name="200 ms jitter", breaks=shake, mends=calm, is_through_relay=True),

@@ -1,5 +1,5 @@
-"""What other gateways' keys do to a gateway of the same sshd, which shuts out addresses that it refuses too
-often.
+"""Several gateways are the same sshd, which refuses an address after failures (PerSourcePenalties). The wrong
+keys of some must not keep the others out.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tests.integration.running import told
 pytestmark = pytest.mark.newer_sshd
 
 PLANES = ("native",)
-"""Keys are refused before a link has one, and sshd's pace is what takes the time."""
+"""Only one: the fault comes before a link has a data plane, and sshd's delays make the row slow."""
 
 WRONG = [f"wrong{number}" for number in range(6)]
 
@@ -28,7 +28,7 @@ def refused(bed: Bed) -> list[str]:
 
 
 async def refuse_six(bed: Bed) -> None:
-    """Six gateways with a wrong key each come into the configuration; then edge has to log in anew."""
+    """Add six gateways with a wrong key each to the configuration; then edge has to log in again."""
     content = json.loads(bed.good)
     for name in WRONG:
         key = bed.edge.new_identity(name, authorize=False)
@@ -49,8 +49,8 @@ async def refuse_six(bed: Bed) -> None:
         ),
     )
     log = await asyncio.to_thread(bed.edge.log)
-    assert "failed authentication" in log, "sshd counts"
-    assert "activating" not in log, "sshd shuts this machine out"
+    assert "failed authentication" in log, "sshd has counted the failures of this machine's address"
+    assert "activating" not in log, "sshd does not refuse this machine's address"
 
 
 async def forget_them(bed: Bed) -> None:

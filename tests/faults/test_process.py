@@ -1,4 +1,4 @@
-"""What can happen to the daemon's process. It affects everybody; a service manager starts it again."""
+"""Faults of the daemon's process. They affect all clients; a service manager starts the daemon again."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ ENDED = frozenset({Saw.RESET, Saw.REFUSED, Saw.CUT})
 BLOCK_S = 3.0
 WATCHDOG_S = 1.0
 TERMINATED = {0, -signal.SIGTERM}
-"""Exit codes of a daemon that SIGTERM meets while it starts: before it can tell, Python has not begun to
-listen for it.
+"""Exit codes of a daemon that gets SIGTERM while it starts. -15: the signal came before Python
+had a handler.
 """
 
 
@@ -37,7 +37,7 @@ async def start(bed: Bed) -> None:
 
 
 async def stop_twice(bed: Bed) -> None:
-    """With clients that would be waited for until tomorrow."""
+    """Send SIGTERM twice. With the first alone, the daemon would wait for its clients for a day."""
 
     def twice() -> None:
         bed.daemon.signal(signal.SIGTERM)
@@ -50,7 +50,7 @@ async def stop_twice(bed: Bed) -> None:
 
 
 async def stop_while_starting(bed: Bed) -> None:
-    """At once, in steps of 100 ms, when the first port is bound, and when it says READY."""
+    """Send SIGTERM at once, after steps of 100 ms, when the first port is bound, and at READY=1."""
 
     def is_bound() -> bool:
         with socket.socket() as client:
@@ -76,7 +76,7 @@ async def stop_while_starting(bed: Bed) -> None:
 
 
 async def stop_while_reloading(bed: Bed) -> None:
-    """A reload that adds, changes and removes, and SIGTERM right behind it."""
+    """Start a reload that adds, changes and removes, and send SIGTERM right after it."""
 
     def both() -> None:
         content = json.loads(bed.daemon.config.read_text())
@@ -99,7 +99,7 @@ async def start_as_before(bed: Bed) -> None:
 
 
 async def kill(bed: Bed) -> None:
-    """As the kernel does when memory is out."""
+    """Send SIGKILL, as the kernel does when there is no memory left."""
     await asyncio.to_thread(bed.daemon.kill)
 
 
@@ -110,7 +110,7 @@ async def block(bed: Bed) -> None:
 
 
 async def hang(bed: Bed) -> None:
-    """Be systemd: whoever gives no sign of life for WatchdogSec= is aborted."""
+    """Do what systemd does with WatchdogSec=: send SIGABRT to a daemon that sends no WATCHDOG=1 in time."""
 
     def watch() -> None:
         bed.shim.block(60)
@@ -120,7 +120,9 @@ async def hang(bed: Bed) -> None:
                 due = time.monotonic() + WATCHDOG_S
         os.kill(bed.daemon.pid, signal.SIGABRT)
         assert bed.daemon.wait_ended(seconds=10) == -signal.SIGABRT
-        assert "Fatal Python error: Aborted" in bed.daemon.set_log_aside(), "where it hung is in the log"
+        assert "Fatal Python error: Aborted" in bed.daemon.set_log_aside(), (
+            "the log says where the daemon hung"
+        )
 
     await asyncio.to_thread(watch)
 

@@ -1,8 +1,8 @@
-"""Faults at random under load: one of each kind here, and as many as fit by `make soak MINUTES=n SEED=s`.
+"""Random faults under load: in the suite one of each kind, with `make soak MINUTES=n SEED=s` as many as fit.
 
-The storms of clients come first, then whatever the seed says, one of each kind in turn. It is printed; the
-same one gives the same faults in the same order. At the end: the leak law, a log without an error that no
-fault explains, and resident memory that has not grown since minute 2.
+The rows with many clients come first, then faults that the seed chooses, one of each kind in turn. The seed
+is printed; the same seed gives the same faults in the same order. At the end the leak law must hold, the log
+must have no error that no fault explains, and resident memory must not have grown since minute 2.
 """
 
 from __future__ import annotations
@@ -44,32 +44,33 @@ from tests.support.tls import Certificates
 pytestmark = [pytest.mark.sshd, pytest.mark.gcc]
 
 MINUTES: Final = float(os.environ.get("SOAK_MINUTES", "0"))
-"""None: until each kind has had its turn."""
+"""0: one fault of each kind."""
 SAMPLE_S: Final = 1.0
 PATIENCE_S: Final = 5.0
 KEEPALIVE: Final = {"keepalive": {"interval": "700ms", "max_missed": 3}, "connect_timeout": "5s"}
-"""Silence is noticed after 2.1 s: a machine that does all this at once may keep a ping waiting behind bulk
-for one. And the last of 1,000 channels that are opened at once beside bulk, on asyncssh's channels, for
-two.
+"""Keys for a gateway whose silence kubemux notices after 2.1 s. On a machine with this load a ping may wait
+one second behind bulk, and on the asyncssh data plane the last of 1,000 channel opens may wait two.
 """
 HOLD_S: Final = 3.0
-"""The longest that a fault lasts."""
+"""The longest duration of a fault, in seconds."""
 RECOVERY_S: Final = 60.0
-"""For every client of a gateway after a fault: the backoff goes up to 15 s, a dial may take its time, too."""
+"""Seconds within which every client must be served after a fault: the backoff takes up to 15 s, plus the
+dial.
+"""
 
 SETTLED_S: Final = 120.0
-"""From then on, resident memory stays."""
+"""Seconds after which resident memory must not grow any more."""
 GROWTH: Final = 1.05
 
 UNFIT: Final = {
     "MaxSessions 0",  # no event
-    "ClientAliveInterval hit",  # takes another sshd_config from the start
-    "gateway's name resolves elsewhere",  # its other sshd would be started again and again
-    "disk full for logs",  # we want to read it
+    "ClientAliveInterval hit",  # needs another sshd_config from the start
+    "gateway's name resolves elsewhere",  # would start its other sshd again each time
+    "disk full for logs",  # the soak reads the log
     "200 ms jitter",  # needs a more patient keepalive
-    "10,000 connections opened and closed",  # a tenth of it is among them
+    "10,000 connections opened and closed",  # COME_AND_GO is a tenth of it
 }
-"""Rows that are not for a soak."""
+"""Rows that a soak cannot run."""
 
 ROW: Final = Row(
     name="soak",
@@ -100,14 +101,14 @@ KINDS: Final = [
 FAULTS: Final = [row for kind in KINDS for row in kind]
 
 STORMS: Final = [row for row in FAULTS if row.name.startswith(("1,000 connections", "50 clients never read"))]
-"""What a soak begins with.
+"""The rows that a soak begins with.
 
-An allocator keeps what a crowd took of it (1,000 clients: 3 MB of 56), so minute 2 has to be that of a daemon
-that has seen its largest crowd, whatever the seed: what grows after that is a leak.
+After a peak the allocator does not return all memory (after 1,000 clients it keeps 3 MB of 56). So the
+largest peak has to come before minute 2, whatever the seed: growth after that is a leak.
 """
 
 HOSTILE: Final = [row for row in FAULTS if row.name == "another gateway floods: global requests"]
-"""What comes next, in every soak: a gateway beside the others, of which nobody notices anything."""
+"""The rows that come next in every soak: a hostile gateway, which clients of the others must not notice."""
 
 DOWN: Final = frozenset({"link_down", "channel_refused", "channel_prohibited", "timeout", "closed"})
 EXPLAINED: Final[Mapping[str, frozenset[str]]] = {
@@ -126,13 +127,15 @@ EXPLAINED: Final[Mapping[str, frozenset[str]]] = {
     "cluster still down": DOWN,
     "gateway state": frozenset({"", "down"}),
     "reload rejected": frozenset({""}),
-    "service manager not notified": frozenset({""}),  # this test does not read what it is told
+    "service manager not notified": frozenset({""}),  # this test does not read the notify socket all the time
 }
-"""What may be in the log at level warning and above, and with which reason (or result, or state)."""
+"""The events that the log may have at level warning and above, each with its possible reasons (or results, or
+states).
+"""
 
 
 def unexplained(entries: list[dict[str, object]]) -> list[dict[str, object]]:
-    """What is in the log and no fault explains."""
+    """The log entries that no fault explains."""
     return [
         entry
         for entry in entries
@@ -143,7 +146,7 @@ def unexplained(entries: list[dict[str, object]]) -> list[dict[str, object]]:
 
 
 class Soak:
-    """One run."""
+    """One run of the soak."""
 
     def __init__(self, bed: Bed, loads: dict[str, Load], *, seed: int) -> None:
         self._bed = bed
@@ -156,7 +159,7 @@ class Soak:
 
     @property
     def seconds(self) -> float:
-        """Since it began."""
+        """Seconds since the run began."""
         return self._loop.time() - self._began
 
     def _faults(self, seconds: float) -> Iterator[Row]:
@@ -170,13 +173,14 @@ class Soak:
                 return
 
     async def run(self, seconds: float) -> None:
-        """Faults, one after the other, each held for a moment and followed until
-        everybody is served again."""
+        """Run faults, one after another. Each lasts for a moment; the next begins when every client is served
+        again.
+        """
         bed = self._bed
         for fault in self._faults(seconds):
             hold, hurry = self._random.uniform(0.0, HOLD_S), self._random.random() < 0.5
             self.marks.append((self.seconds, fault.name))
-            print(f"{self.seconds:6.1f} s  {fault.name}")  # noqa: T201 - what a failure is read with
+            print(f"{self.seconds:6.1f} s  {fault.name}")  # noqa: T201 - explains a failure
             bed.row = replace(
                 fault,
                 edge=ROW.edge,
@@ -193,7 +197,7 @@ class Soak:
                 hurry
                 and await asyncio.to_thread(bed.daemon.metric, "kubemux_gateway_links", gateway="edge") == 0
             ):
-                await bed.reconnect()  # as somebody would who sees it down
+                await bed.reconnect()  # as an operator would who sees it down
             for load in self._hit:
                 await load.wait_served(seconds=RECOVERY_S)
             await bed.wait_for(
@@ -202,7 +206,7 @@ class Soak:
         self.marks.append((self.seconds, "the last fault is over"))
 
     async def sample(self) -> None:
-        """Look at the daemon every second."""
+        """Measure the daemon every second."""
         while True:
             self.samples.append(await asyncio.to_thread(self._look, self.seconds))
             await asyncio.sleep(SAMPLE_S)
@@ -220,9 +224,7 @@ class Soak:
 
 
 def grown(samples: list[Sample]) -> float | None:
-    """Resident memory in the last quarter of a minute over that at minute 2; None if the run was too short to
-    say.
-    """
+    """Resident memory in the last 15 s, divided by that at minute 2; None if the run was too short."""
     last = samples[-1].seconds
     if last < 2 * SETTLED_S:
         return None
@@ -236,7 +238,7 @@ async def test_soak(tmp_path: Path, certificates: Certificates) -> None:
     seed = int(os.environ.get("SOAK_SEED") or secrets.randbelow(1_000_000))
     plane = os.environ.get(DATA_PLANE, "native")
     title = f"soak: {f'{MINUTES:g} min' if MINUTES else 'one of each kind'}, seed {seed}, {plane}"
-    print(title)  # noqa: T201 - what a failure is repeated with
+    print(title)  # noqa: T201 - repeats a failure
     async with Bed(ROW, tmp_path, certificates, plane=plane) as bed:
         before = await settled(bed.daemon, bed.edge, bed.far)
         async with bed.load() as loads:

@@ -1,4 +1,4 @@
-"""What can happen to a gateway's sshd."""
+"""Faults of a gateway's sshd."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.sshd
 
 LINK_LOST = frozenset({"link_lost"})
 LINK_DOWN = frozenset({"link_down"})
-"""A client that waited for a link longer than hold_timeout."""
+"""What a client sees that waited for a link longer than hold_timeout."""
 
 
 async def kill(bed: Bed) -> None:
@@ -41,7 +41,7 @@ async def thaw(bed: Bed) -> None:
 
 
 def restart_with(**config: str) -> Step:
-    """Other keywords in sshd_config; `restart_with()` undoes them."""
+    """Restart sshd with other sshd_config keywords; `restart_with()` removes them again."""
 
     async def step(bed: Bed) -> None:
         bed.edge.reconfigure(config)
@@ -71,7 +71,7 @@ async def authorize_key(bed: Bed) -> None:
 
 
 async def occupy(bed: Bed) -> None:
-    """Restart with room for one handshake, and somebody in it who says nothing."""
+    """Restart sshd with MaxStartups 1, and occupy that place with a client that never logs in."""
     await bed.path.refuse()
     bed.edge.reconfigure({"MaxStartups": "1:100:1", "LoginGraceTime": "120"})
     await asyncio.to_thread(bed.edge.restart)
@@ -84,7 +84,8 @@ def _sit_down(bed: Bed) -> None:
         intruder = socket.create_connection((bed.edge.host, bed.edge.port), timeout=10)
         if intruder.recv(4) == b"SSH-":
             return bed.keep(intruder)
-        intruder.close()  # "Exceeded MaxStartups": the connection that showed sshd to be ready still counts
+        # "Exceeded MaxStartups": sshd still counts the connection that waited for its version line.
+        intruder.close()
 
 
 async def leave(bed: Bed) -> None:
@@ -92,10 +93,10 @@ async def leave(bed: Bed) -> None:
 
 
 async def silence(bed: Bed) -> None:
-    """sshd hears nothing any more, and kubemux hears sshd.
+    """Stall the direction to sshd: sshd receives nothing, kubemux still receives.
 
-    The API servers are silent, too: sshd 9.2 has kept a dead client for 20 s and more whose watch still had
-    events.
+    The API servers are silent meanwhile, because sshd 9.2 keeps a dead client for 20 s and more as long as it
+    has events to send to it.
     """
     for name in bed.hit:
         bed.apis[name].answer = Answer.SILENCE

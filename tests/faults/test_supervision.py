@@ -1,5 +1,5 @@
-"""What has ended a gateway's supervision, its links or its clients' patience: it goes on, and nobody else
-notices.
+"""Faults that once ended a gateway's supervision, its links or its clients' wait. Supervision must go on, and
+clients of other gateways must not notice.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def connects(bed: Bed, result: str) -> float:
 
 
 async def visit(bed: Bed) -> None:
-    """Somebody is served through the gateway that came last."""
+    """Check that a client is served through the added gateway."""
     reader, writer = await asyncio.open_connection("127.0.0.1", bed.ports["rogue"])
     try:
         writer.write(b"1\n")
@@ -49,7 +49,7 @@ async def visit(bed: Bed) -> None:
 
 
 async def add(bed: Bed, section: Sections) -> None:
-    """One gateway more, and a cluster behind it."""
+    """Add one gateway, and a cluster behind it, to the configuration."""
     content = json.loads(bed.good)
     content["gateways"]["rogue"] = section
     content["clusters"]["rogue"] = cluster(bed.ports["rogue"], bed.source.endpoint, via="rogue", probe=SELDOM)
@@ -81,7 +81,7 @@ async def answers_with_unimplemented(bed: Bed) -> None:
 
 
 async def kill_the_proxy_command(bed: Bed) -> None:
-    """edge once more, behind a command, which dies."""
+    """Add edge a second time, with a ProxyCommand, and kill the command."""
     path = bed.folder / "ssh_config"
     run = shlex.join([sys.executable, carrier.__file__])
     path.write_text(
@@ -104,7 +104,7 @@ async def kill_the_proxy_command(bed: Bed) -> None:
 
 
 async def leave_links_unused(bed: Bed) -> None:
-    """Of a gateway more, which nobody uses for a while: sshd ends them every two seconds."""
+    """Add a gateway without clients, whose sshd ends unused links after two seconds."""
     sshd = Sshd(bed.folder / "unused", config={"UnusedConnectionTimeout": "2"})
     await asyncio.to_thread(sshd.start)
     bed.also_stop(sshd)
@@ -121,7 +121,7 @@ async def leave_links_unused(bed: Bed) -> None:
     assert {(event["gateway"], event["reason"]) for event in lost()} == {("rogue", "link_lost")}
     assert not bed.daemon.events("gateway dial failed")
     retry_in = told(bed.daemon)["rogue"]["retry_in"]
-    assert retry_in is None or retry_in <= 0.5, "nothing has failed"
+    assert retry_in is None or retry_in <= 0.5, "the backoff does not grow: no dial has failed"
     await visit(bed)
 
 

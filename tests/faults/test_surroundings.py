@@ -1,4 +1,4 @@
-"""What can happen to what the daemon lives on: its resolver, its clock, the disk for its log."""
+"""Faults of what the daemon depends on: its resolver, its clock, its disks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def reset(bed: Bed) -> None:
 
 
 async def forget_name(bed: Bed) -> None:
-    """The resolver loses the name, then the links are lost: those that are up need no name."""
+    """Make the resolver forget the name, and reset the links, because only a new link needs the name."""
     bed.shim.resolve("")
     await reset(bed)
 
@@ -38,13 +38,13 @@ async def know_name(bed: Bed) -> None:
 
 
 async def silence_resolver(bed: Bed) -> None:
-    """As when its servers are gone: each lookup hangs."""
+    """Let each lookup hang, as when the name servers are gone."""
     bed.shim.resolve(SILENCE)
     await reset(bed)
 
 
 async def lose_disk(bed: Bed) -> None:
-    """Where the gateway's key is; then the links are lost: those that are up need no key."""
+    """Let the key's disk hang, and reset the links, because only a new link needs the key."""
     bed.shim.hang(bed.edge.identity.parent)
     await reset(bed)
 
@@ -54,7 +54,7 @@ async def find_disk(bed: Bed) -> None:
 
 
 async def move_name(bed: Bed) -> None:
-    """The name leads to another sshd, on the same port of another address, that would take our key."""
+    """Let the name resolve to another sshd (same port, another address), which would accept the key."""
     other = Sshd(bed.folder / "elsewhere")
     other.host, other.port = ELSEWHERE, bed.path.endpoint.port
     other.authorize(bed.edge.identity)
@@ -72,7 +72,7 @@ async def move_name_back(bed: Bed) -> None:
 def turn(seconds: int) -> Step:
     async def step(bed: Bed) -> None:
         bed.shim.turn_clock(seconds)
-        bed.daemon.signal(signal.SIGHUP)  # an idle reload shows what the daemon takes for now
+        bed.daemon.signal(signal.SIGHUP)  # a reload without changes makes the daemon report its wall clock
         name = "kubemux_config_last_reload_success_timestamp_seconds"
         await bed.wait_for(
             "the clock was turned", lambda: abs(bed.daemon.metric(name) - time.time() - seconds) < HOUR // 60
@@ -134,7 +134,7 @@ ROWS = (
         is_through_relay=True,
         has_shim=True,
     ),
-    # The certificates of these tests are valid from an hour ago, for 24 hours.
+    # The tests' certificates are valid from one hour ago, for 24 hours.
     Row(name="clock jumps 12 hours ahead, and back", breaks=turn(12 * HOUR), mends=turn(0), has_shim=True),
     Row(
         name="clock jumps half an hour back, and ahead", breaks=turn(-HOUR // 2), mends=turn(0), has_shim=True
