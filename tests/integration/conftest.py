@@ -24,10 +24,7 @@ BOTH_PLANES = {
     "test_update_host_keys",
     "test_watch_through_reloads",
 }
-"""Run with links' bytes carried by us and by asyncssh.
-
-With the variable set for the whole run, every test takes what it says.
-"""
+"""Run the test on both data planes; if KUBEMUX_DATA_PLANE is set for the whole run, only on that one."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -35,15 +32,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("data_plane", ["native", "asyncssh"], indirect=True)
 
 
-@pytest.fixture(autouse=True)  # so it comes before the daemon's, which inherits the variable
+# First, so that it is set before the daemon starts, which inherits the variable.
+@pytest.fixture(autouse=True)
 def data_plane(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who carries the bytes of the daemon's links."""
+    """Set the daemon's data plane."""
     if hasattr(request, "param"):
         monkeypatch.setenv(DATA_PLANE, request.param)
 
 
 def gateway(sshd: Sshd, **more: object) -> Sections:
-    """The section of a gateway that is this sshd."""
+    """A gateway's section of the configuration, for this sshd."""
     section: Sections = {
         "host": sshd.host,
         "port": sshd.port,
@@ -57,7 +55,7 @@ def gateway(sshd: Sshd, **more: object) -> Sections:
 def cluster(
     port: int, *api_servers: Endpoint, via: str = "edge", ca: Path | None = None, **more: object
 ) -> Sections:
-    """The section of a cluster that is listened for on `port`."""
+    """A cluster's section of the configuration; kubemux listens for it on `port`."""
     tls = {"server_name": "kubernetes"} | ({"ca_file": str(ca)} if ca is not None else {})
     return {
         "gateway": via,

@@ -1,4 +1,4 @@
-"""A real Prometheus."""
+"""Runs a real Prometheus."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Prometheus:
         self.port = port
 
     def query(self, expression: str) -> dict[str, float]:
-        """Cluster (or the empty string) -> value."""
+        """The values of an expression, by the label `cluster` (empty if there is none)."""
         url = f"http://127.0.0.1:{self.port}/api/v1/query?{urllib.parse.urlencode({'query': expression})}"
         with urllib.request.urlopen(url, timeout=5) as answer:
             results = json.load(answer)["data"]["result"]
@@ -31,7 +31,7 @@ class Prometheus:
     def wait_for(
         self, expression: str, holds: Callable[[dict[str, float]], bool], seconds: float = 30
     ) -> dict[str, float]:
-        """Ask until it holds."""
+        """Query again and again until `holds`. Raises AssertionError."""
         deadline = time.monotonic() + seconds
         while True:
             try:
@@ -45,7 +45,7 @@ class Prometheus:
 
 @contextmanager
 def prometheus(folder: Path, config: Mapping[str, object]) -> Iterator[Prometheus]:
-    """Prometheus on a configuration."""
+    """Run Prometheus with a configuration until the block ends."""
     folder.mkdir()
     (folder / "prometheus.yml").write_text(json.dumps(config))
     port = free_port()

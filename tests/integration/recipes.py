@@ -1,4 +1,4 @@
-"""The recipes of docs/entries.md, typed word for word: at a desk where the entry has another port."""
+"""Runs the recipes of docs/entries.md word for word; only the entry's port differs."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from proxy.runtime.endpoint import Endpoint
 
 PAGE: Final = "docs/entries.md"
 _ENTRY: Final = Endpoint("127.0.0.1", 3128)
-"""Where the page has it."""
+"""The entry's address on the page."""
 
 
 class Desk:
-    """A home folder and a shell. `programs` are what a command's name runs, in place of what is installed."""
+    """A home folder and a shell. `programs` says which command runs instead of an installed program."""
 
     def __init__(
         self, folder: Path, entry: Endpoint, *, programs: Mapping[str, str], **environment: str
@@ -35,13 +35,13 @@ class Desk:
             program.chmod(0o755)
 
     def here(self, text: str) -> str:
-        """The same with the entry's address as it is here."""
+        """The text with this entry's address in place of that on the page."""
         return text.replace(str(_ENTRY), str(self.entry)).replace(str(_ENTRY.port), str(self.entry.port))
 
     def typed(
         self, script: str, *, stdin: bytes = b"", seconds: float = 60
     ) -> subprocess.CompletedProcess[bytes]:
-        """What a shell makes of it."""
+        """Run the script in a shell; returns its exit code and output."""
         return subprocess.run(
             ["bash", "-euo", "pipefail", "-c", self.here(script)],
             input=stdin,
@@ -53,18 +53,18 @@ class Desk:
         )
 
     def said(self, script: str) -> str:
-        """Its output. Raises AssertionError if it fails."""
+        """Run the script; returns its output. Raises AssertionError if it fails."""
         done = self.typed(script)
         assert done.returncode == 0, done.stderr.decode()
         return done.stdout.decode()
 
     def words(self, program: str, *arguments: str) -> list[str]:
-        """The command, for who starts it without a shell."""
+        """The command of a program, to start it without a shell."""
         return [str(self._programs / program), *arguments]
 
     @contextmanager
     def started(self, program: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-        """The program at work, with its output in a pipe; it is killed with the block."""
+        """Run the program with its output in a pipe; it is killed when the block ends."""
         with subprocess.Popen(
             self.words(program, *arguments),
             stdin=subprocess.DEVNULL,

@@ -1,5 +1,5 @@
-"""The daemon beside servers in the test's own loop: started and asked in threads; a client; what it is
-connected to.
+"""Runs the daemon beside servers in the test's own loop: blocking calls run in threads. Also a TLS client,
+and the TCP connections of a process.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PROBE: Sections = {"interval": "200ms", "timeout": "2s"}
 
 
 class Told(TypedDict):
-    """What `/status` says of a gateway, as far as tests look at it."""
+    """A gateway in `/status`: the fields that tests read."""
 
     name: str
     state: str
@@ -36,9 +36,9 @@ class Told(TypedDict):
 async def running(
     folder: Path, *, gateways: Sections, clusters: Sections, **more: object
 ) -> AsyncIterator[Daemon]:
-    """A daemon that is stopped, and must then end well, with the block.
+    """A daemon, which is stopped when the block ends; it must then exit with 0.
 
-    `more` as for `Daemon`, with `entries` and `routes` as in the file.
+    `more` are arguments of `Daemon`, with `entries` and `routes` as in the configuration file.
     """
     sections: dict[str, object] = {name: more.pop(name) for name in ("entries", "routes") if name in more}
     sections["limits"] = {"drain_timeout": "500ms", **cast("Sections", more.pop("limits", {}))}
@@ -55,7 +55,7 @@ async def wait_up(daemon: Daemon, *clusters: str, up: bool = True) -> None:
 
 
 async def wait_for_log(daemon: Daemon, event: str, **fields: object) -> dict[str, object]:
-    """The first line of the log with that event and those fields."""
+    """Wait for an entry of the log with that event and those fields; returns the first."""
 
     def found() -> list[dict[str, object]]:
         return [entry for entry in daemon.events(event) if fields.items() <= entry.items()]
@@ -65,13 +65,13 @@ async def wait_for_log(daemon: Daemon, event: str, **fields: object) -> dict[str
 
 
 def told(daemon: Daemon) -> dict[str, Told]:
-    """`/status`' gateways by name."""
+    """The gateways of `/status`, by name."""
     gateways: list[Told] = json.loads(daemon.get("/status")[1])["gateways"]
     return {gateway["name"]: gateway for gateway in gateways}
 
 
 async def settled(daemon: Daemon, *gateways: str) -> dict[str, Told]:
-    """`told`, once each of these (or all) has been dialled."""
+    """Wait until each of these gateways (by default all) was dialled once; returns `told`."""
 
     def is_settled() -> bool:
         return all(
@@ -121,7 +121,7 @@ async def get(port: int, certificates: Certificates, path: str = "/healthz", *, 
 
 
 def connections(pid: int) -> list[tuple[int, int]]:
-    """The local and the remote port of each of a process' established TCP connections."""
+    """The established TCP connections of a process: (local port, remote port)."""
     links = (link for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink())
     inodes = {str(link.readlink()).removeprefix("socket:[").removesuffix("]") for link in links}
     rows = (row.split() for row in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:])
@@ -132,5 +132,5 @@ def connections(pid: int) -> list[tuple[int, int]]:
 
 
 def peers(pid: int) -> list[int]:
-    """The remote ports that a process' established TCP connections go to."""
+    """The remote ports of a process' established TCP connections."""
     return sorted(remote for _, remote in connections(pid))

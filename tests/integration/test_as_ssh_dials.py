@@ -1,9 +1,10 @@
-"""Whatever an ssh_config says, kubemux dials what ssh(1) dials: the same address, from the same one, as the
-same user, through the same jump host or command; it believes the same host keys, and offers the same keys
-and algorithms.
+"""With the same ssh_config, kubemux connects as ssh(1) does: to the same address, from the same local
+address, as the same user, through the same jump host or command. It trusts the same host keys, and offers the
+same keys and algorithms.
 
-The files come from a grammar (`tests/support/ssh_grammar.py`); a server that lets nobody in tells what came.
-It is no test of authentication: a key that could not sign is offered by ssh(1), and not by kubemux.
+The files come from a grammar (`tests/support/ssh_grammar.py`); a server that refuses every login records what
+it sees. Authentication itself is not tested here. One difference is expected: ssh(1) offers a key even if it
+cannot sign with it, kubemux does not.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ LISTS = ("cipher", "kex", "mac", "host_key")
 
 @dataclass(frozen=True)
 class Tried:
-    """What one client did."""
+    """What the server saw of one client, and what the client printed."""
 
     visits: list[Visit]
     recorded: list[str]
@@ -104,8 +105,9 @@ def environment(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @asynccontextmanager
 async def ssh_agent(world: World) -> AsyncIterator[None]:
-    """An agent with the key of `world.public`, whose private half is nowhere else,
-    and one that nobody names."""
+    """An agent with two keys: that of `world.public`, whose private key is nowhere else, and one that no
+    ssh_config names.
+    """
     process = await asyncio.create_subprocess_exec(
         find("ssh-agent") or "ssh-agent", "-D", "-a", str(world.agent), stdout=asyncio.subprocess.DEVNULL
     )
@@ -159,15 +161,15 @@ def _tried(world: World, stub: SshStub, said: str) -> Tried:
 
 
 def usable(world: World, visit: Visit) -> set[bytes]:
-    """What was offered, without what cannot sign."""
+    """The offered keys without the one that cannot sign."""
     locked = asyncssh.read_public_key(f"{world.locked}.pub").public_data
     return visit.offered - {locked}
 
 
 def compare(world: World, plain: tuple[Visit, Visit], ssh: Tried, ours: Tried) -> None:
-    """`plain` is how the two are without an ssh_config, as far as one can be."""
+    """`plain` is what ssh and kubemux do with an ssh_config that has only the necessary options."""
     in_agent = asyncssh.read_public_key(world.public).public_data
-    if "switches host key checking off" in ours.said:  # nobody could be believed, so nobody is dialled
+    if "switches host key checking off" in ours.said:  # then kubemux trusts no host key, so it does not dial
         assert not ssh.visits or not ssh.visits[-1].user
         return
     if "gives no key that can be used" in ours.said:
@@ -179,12 +181,12 @@ def compare(world: World, plain: tuple[Visit, Visit], ssh: Tried, ours: Tried) -
     ]
     for mine, theirs in zip(ours.visits, ssh.visits, strict=True):
         extra = {in_agent} if in_agent not in mine.offered else set()
-        if theirs.at[1] == world.gate:  # which takes the first key: ssh(1) has the certificate second
+        if theirs.at[1] == world.gate:  # it accepts the first key, and ssh(1) offers the certificate second
             assert mine.offered & theirs.offered or not mine.user
         else:
             assert mine.offered == usable(world, theirs) - extra
         for name in LISTS if theirs.lists else ():
-            # The order of host key algorithms is that of known_hosts.
+            # The order of host key algorithms depends on known_hosts.
             order = sorted if name == "host_key" else list
             if order(theirs.lists[name]) != order(plain[0].lists[name]):
                 assert set(mine.lists[name]) <= set(theirs.lists[name])
@@ -193,7 +195,7 @@ def compare(world: World, plain: tuple[Visit, Visit], ssh: Tried, ours: Tried) -
 
 
 async def test_kubemux_dials_what_ssh_dials(world: World, environment: None, tmp_path: Path) -> None:
-    random, file = Random(SEED), tmp_path / "ssh_config"  # noqa: S311 - it draws tests
+    random, file = Random(SEED), tmp_path / "ssh_config"  # noqa: S311 - draws test cases
     options: Counter[str] = Counter()
     ends: Counter[str] = Counter()
     host_key = asyncssh.read_private_key(world.folder / "host_key")
@@ -234,4 +236,4 @@ async def test_kubemux_dials_what_ssh_dials(world: World, environment: None, tmp
         for name, count in counter.most_common():
             sys.stdout.write(f"{count:6} {name:28} {'#' * min(count, 60)}\n")
     assert ends["command"], "a ProxyCommand was run"
-    assert any(end.startswith("2") for end in ends), "a jump host was taken"
+    assert any(end.startswith("2") for end in ends), "a jump host was used"

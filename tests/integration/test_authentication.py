@@ -1,5 +1,4 @@
-"""Logging in to a real sshd with everything it takes, and what an operator is told
-when it takes none of it."""
+"""Logging in to a real sshd with each kind of credential, and the messages when sshd accepts none."""
 
 from __future__ import annotations
 
@@ -26,7 +25,7 @@ from tests.support.tls import Certificates
 
 pytestmark = pytest.mark.sshd
 
-PASSPHRASE = "correct horse battery"  # noqa: S105 - it guards nothing
+PASSPHRASE = "correct horse battery"  # noqa: S105 - protects nothing
 WRONG = "incorrect horse"
 
 
@@ -36,7 +35,7 @@ def agent(tmp_path: Path) -> Iterator[Path]:
     path = tmp_path / "agent.sock"
     with subprocess.Popen(["ssh-agent", "-D", "-a", path], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
-        process.stdout.readline()  # it says where it listens once it does
+        process.stdout.readline()  # the agent prints its socket's path when it listens
         try:
             yield path
         finally:
@@ -62,7 +61,9 @@ def secret(path: Path, text: str) -> str:
 async def test_an_agents_keys_that_identityfile_names_come_first(
     sshd_factory: SshdFactory, agent: Path, tmp_path: Path
 ) -> None:
-    """As ssh(1) offers them: with six keys in the agent, sshd has hung up before it sees the right one."""
+    """As with ssh(1). In the agent's own order, sshd would close the connection before the
+    seventh, good key.
+    """
     sshd = sshd_factory(config={"MaxAuthTries": "2"})
     for number in range(6):
         add_to_agent(agent, sshd.new_identity(f"other{number}", authorize=False))
@@ -81,7 +82,7 @@ async def test_an_agents_keys_that_identityfile_names_come_first(
 async def test_everything_sshd_can_be_shown(
     sshd: Sshd, agent: Path, tmp_path: Path, certificates: Certificates
 ) -> None:
-    """Good and bad keys side by side in one daemon: the bad ones cost the good ones nothing."""
+    """Gateways with good and with bad keys in one daemon: the bad ones do not disturb the good ones."""
     locked = sshd.new_identity("locked", passphrase=PASSPHRASE)
     right, wrong = secret(tmp_path / "right", PASSPHRASE), secret(tmp_path / "wrong", WRONG)
     refused = [str(sshd.new_identity(f"refused{n}", authorize=False)) for n in range(3)]
@@ -159,8 +160,8 @@ async def test_everything_sshd_can_be_shown(
                     found[name]["message"],
                     found[name]["hint"],
                 )
-                # sshd penalises an address that keeps failing; what fails before it is asked may be tried
-                # again soon.
+                # sshd penalises an address whose logins fail again and again. What fails before sshd is asked
+                # may be tried again soon.
                 if reason == "auth_failed":
                     assert 5 < cast("float", warned["retry_in"]) <= 15
             await wait_up(daemon, "prod")

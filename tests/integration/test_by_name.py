@@ -1,4 +1,4 @@
-"""What clients of an entry reach by name, through a real sshd, and who may."""
+"""Clients of an entry reach clusters and routes by name, through a real sshd, if they are allowed to."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ OTHERS = [f"uid:{os.getuid() + 4711}", "gid:no-such-group"]
 
 
 class Bed(NamedTuple):
-    """A daemon with an entry and a listener."""
+    """A daemon with an entry, and a cluster with a listener of its own."""
 
     daemon: Daemon
     proxy: Endpoint
@@ -35,7 +35,7 @@ class Bed(NamedTuple):
 
 
 async def ask(proxy: Endpoint, host: str, payload: bytes = b"") -> tuple[str, bytes]:
-    """The status line that a CONNECT gets, and what comes back if it is 200."""
+    """Send CONNECT; returns the status line, and after 200 what comes back for `payload`."""
     async with asyncio.timeout(60):
         reader, writer = await asyncio.open_connection(*proxy)
         writer.write(f"CONNECT {host} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode() + payload)
@@ -69,7 +69,7 @@ def deaf() -> Iterator[str]:
 
 
 async def come(listen: Endpoint) -> None:
-    """Connect and wait for the end. A fast reset may come while it connects."""
+    """Connect, and wait for the end of the connection. A reset may come during connect(2) already."""
     reader, writer = await asyncio.open_connection(*listen)
     try:
         await reader.read()
@@ -111,7 +111,7 @@ async def bed(sshd: Sshd, tmp_path: Path) -> AsyncIterator[Bed]:
             yield Bed(daemon, proxy, closed)
 
 
-async def test_clusters_and_routes_are_reached_by_name_and_by_whom_may(bed: Bed) -> None:
+async def test_clusters_and_routes_are_reached_by_name_by_those_who_may(bed: Bed) -> None:
     payload = pattern(300_000)
     for name in ("prod-eu:6443", "PROD.example.com:443", "web-0.mine:8080"):
         status, came = await ask(bed.proxy, name, payload)
@@ -144,7 +144,9 @@ async def test_clusters_and_routes_are_reached_by_name_and_by_whom_may(bed: Bed)
         for line in daemon.get("/metrics")[1].splitlines()
         if line.startswith("kubemux_cluster_listening{")
     ]
-    assert listening == ['kubemux_cluster_listening{cluster="closed"} 1.0'], "the other has no address"
+    assert listening == ['kubemux_cluster_listening{cluster="closed"} 1.0'], (
+        "a unix socket's client has no address"
+    )
     assert daemon.get("/readyz")[0] == 200
 
     reader, writer = await asyncio.open_connection(*bed.proxy)
@@ -169,7 +171,7 @@ async def test_a_rule_that_means_nobody_is_told(bed: Bed) -> None:
 
 
 async def test_a_failure_is_an_answer_in_time(sshd: Sshd, tmp_path: Path, stack: ExitStack) -> None:
-    """kube-apiserver waits for an answer for ever, and people see nothing but the reason phrase."""
+    """kube-apiserver waits for the answer without a limit, and shows its users only the reason phrase."""
     refused, proxy = free_port(), Endpoint("127.0.0.1", free_port())
     silent = [stack.enter_context(deaf()) for _ in range(2)]
     clusters: Sections = {
@@ -185,7 +187,8 @@ async def test_a_failure_is_an_answer_in_time(sshd: Sshd, tmp_path: Path, stack:
         entries={"proxy": {"listen": str(proxy)}},
         limits={"hold_timeout": "300ms"},
     ) as daemon:
-        await wait_for_log(daemon, "link up", gateway="edge")  # else a busy machine's first client is refused
+        # Shorter, and on a busy machine the first client is refused.
+        await wait_for_log(daemon, "link up", gateway="edge")
         status, _ = await ask(proxy, "refused:443")
         assert status.startswith("502 kubemux: refused: channel_refused (")
         assert status.endswith(f"could not connect to 127.0.0.1:{refused}: Connection refused)")

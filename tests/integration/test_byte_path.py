@@ -1,5 +1,5 @@
-"""Bytes through the daemon and a real sshd: whole, half-closed, held back by a slow side, and bounded in
-memory.
+"""Bytes through the daemon and a real sshd: nothing is lost, half-close works, a slow side gets backpressure,
+and memory is bounded.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ async def stack() -> AsyncIterator[AsyncExitStack]:
 async def start(
     stack: AsyncExitStack, sshd: Sshd, folder: Path, *servers: Server, **limits: object
 ) -> tuple[Daemon, list[Endpoint]]:
-    """A daemon with a cluster for each server; where each is mapped."""
+    """A daemon with a cluster for each server; returns it and each cluster's mapped port."""
     ports = [free_port() for _ in servers]
     clusters: dict[str, object] = {
         f"c{n}": cluster(port, server.endpoint, probe={"interval": "10m"})
@@ -57,15 +57,15 @@ async def start(
 
 
 def rss(daemon: Daemon) -> int:
-    """Bytes of resident memory."""
+    """The daemon's resident memory in bytes."""
     lines = Path(f"/proc/{daemon.pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmRSS"))
 
 
 def stalled_reader(source: Endpoint, size: int) -> socket.socket:
-    """A client that asks a Source for `size` bytes and reads none.
+    """A client that asks a Source for `size` bytes and reads none of them.
 
-    More than the kernel's buffers take: 4 MB at the sender.
+    `size` must be more than the kernel's buffers hold, which is 4 MB at the sender.
     """
     client = socket.socket()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -75,7 +75,7 @@ def stalled_reader(source: Endpoint, size: int) -> socket.socket:
 
 
 async def eventually(what: str, condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    """Poll what another process does."""
+    """Check `condition` about another process again and again until it holds."""
     async with asyncio.timeout(seconds):
         while not await asyncio.to_thread(condition):
             await asyncio.sleep(0.05)
@@ -122,8 +122,8 @@ async def test_stalled_readers_stay_within_the_memory_and_others_go_on(
 async def test_a_stalled_link_holds_writers_within_the_memory(
     stack: AsyncExitStack, sshd: Sshd, tmp_path: Path
 ) -> None:
-    """100 clients upload into a link whose path stalls: they are paused, and every byte arrives when it goes
-    on.
+    """100 clients upload while the link's path stalls. They get backpressure, and every byte arrives after
+    the stall.
     """
     echo = await stack.enter_async_context(Echo())
     path = await stack.enter_async_context(FaultyRelay(Endpoint(sshd.host, sshd.port)))
@@ -164,7 +164,7 @@ async def test_a_stalled_link_holds_writers_within_the_memory(
         assert [got == data for got in await uploads] == [True] * 100
 
 
-def test_a_data_plane_that_there_is_not_is_named(tmp_path: Path) -> None:
+def test_an_unknown_data_plane_is_named_in_the_message(tmp_path: Path) -> None:
     with Daemon(tmp_path / "daemon", gateways={}, clusters={}, environment={DATA_PLANE: "asynssh"}) as daemon:
         (said,) = [entry for entry in daemon.events() if entry["event"] == "environment variable ignored"]
     assert (said["level"], said["name"], said["value"]) == ("warning", DATA_PLANE, "asynssh")

@@ -1,6 +1,4 @@
-"""A gateway that is gone without a word, its kernel too: noticed by keepalive, and sooner when something was
-sent.
-"""
+"""A gateway whose whole machine is gone. kubemux notices by keepalive, or sooner if it has sent something."""
 
 from __future__ import annotations
 
@@ -26,14 +24,14 @@ def far(tmp_path: Path) -> Iterator[FarSshd]:
         yield sshd
 
 
-async def test_a_pulled_cable_is_noticed_by_what_nobody_acknowledges(far: FarSshd, tmp_path: Path) -> None:
-    """TCP's own verdict comes before that of keepalive, and clients are reset with it, not after their own
+async def test_a_pulled_cable_is_noticed_by_unacknowledged_data(far: FarSshd, tmp_path: Path) -> None:
+    """TCP's own timeout comes before keepalive's. Clients are reset then, and need not wait for their own
     timeouts.
     """
 
     def run() -> None:
         port = free_port()
-        # An API server on the far machine: its sshd, which says who it is to whoever connects.
+        # The far machine's sshd stands in for an API server: it sends its version line to each client.
         clusters = {"far": cluster(port, Endpoint(far.host, far.port), probe={"interval": "10m"})}
         edge = gateway(
             far, keepalive={"interval": "2s", "max_missed": 2}, connect_timeout="1s", connections=1

@@ -1,4 +1,4 @@
-"""Signals that come while the configuration is read for the first time, before there is a daemon."""
+"""Signals that arrive while the configuration is read for the first time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.ports import free_port
 
 @pytest.fixture
 def reading(tmp_path: Path) -> Iterator[Daemon]:
-    """A daemon that is as far as that, or a little further on a slow machine."""
+    """A daemon that is reading its configuration; on a slow machine it may be a little further."""
     clusters = {f"c{n}": cluster(free_port(), via="direct", api_servers=["127.0.0.1:1"]) for n in range(10)}
     daemon = Daemon(tmp_path, gateways={}, clusters=clusters)
     daemon.spawn()
@@ -33,14 +33,16 @@ def reading(tmp_path: Path) -> Iterator[Daemon]:
 
 
 def is_reading(daemon: Daemon) -> bool:
-    """Whether it has the child that reads the file for it; or catches SIGHUP, and so has read it."""
+    """Whether the daemon has started the child process that reads the file, or already has its handler for
+    SIGHUP, which it installs after that.
+    """
     process = Path(f"/proc/{daemon.pid}")
     caught = re.search(r"^SigCgt:\s*(\w+)$", (process / "status").read_text(), re.MULTILINE)
     assert caught
     if int(caught[1], 16) >> (signal.SIGHUP - 1) & 1:
         return True
     for child in (process / "task" / str(daemon.pid) / "children").read_text().split():
-        with suppress(OSError):  # it has ended
+        with suppress(OSError):  # the process has ended
             if b"proxy.config.apart" in Path(f"/proc/{child}/cmdline").read_bytes():
                 return True
     return False

@@ -1,4 +1,6 @@
-"""Several API servers of one cluster: the same client is served by the next, and the order is remembered."""
+"""Several API servers of one cluster: if one fails, the next serves the same client, and kubemux remembers
+that.
+"""
 
 from __future__ import annotations
 
@@ -19,18 +21,18 @@ from tests.support.tls import Certificates
 pytestmark = pytest.mark.sshd
 
 SELDOM = {"interval": "1h", "timeout": "10s", "threshold": 1}
-"""One probe at the start: after that, only the test's own clients move the order."""
+"""One probe at the start; after that, only the test's own clients change the order of the servers."""
 
 
 CLIENTS = "/version"
-"""What clients ask for.
+"""The path that clients request, to tell them from probes.
 
-Probes do not count: if the link comes up during the first, another one follows it.
+If the link comes up during the first probe, a second probe follows.
 """
 
 
 def served(server: Https) -> int:
-    """Clients' requests."""
+    """How many requests of clients this server got."""
     return sum(CLIENTS in line for line in server.requests)
 
 
@@ -52,7 +54,7 @@ async def test_a_refused_api_server_makes_the_next_one_serve_the_same_client(
             assert (moved["failed"], moved["next"]) == (str(first.endpoint), str(second.endpoint))
             await first.listen()
             assert await get(port, certificates, CLIENTS) == 200
-            assert (served(first), served(second)) == (0, 2), "the one that answered last is asked first"
+            assert (served(first), served(second)) == (0, 2), "the server that answered last is tried first"
             await second.refuse()
             assert await get(port, certificates, CLIENTS) == 200
             assert served(first) == 1
@@ -67,7 +69,7 @@ async def test_a_refused_api_server_makes_the_next_one_serve_the_same_client(
 async def test_a_blackholed_api_server_costs_its_time_once(
     sshd: Sshd, tmp_path: Path, certificates: Certificates
 ) -> None:
-    """Packets to the first are dropped: a full backlog answers as a firewall does, not at all."""
+    """The first server has a full backlog, so its kernel drops SYN packets, as a firewall does."""
     port = free_port()
     with (
         socket.create_server(("127.0.0.1", 0), backlog=0) as full,
@@ -90,4 +92,4 @@ async def test_a_blackholed_api_server_costs_its_time_once(
                 await wait_for_log(daemon, "next API server", failed=str(silent))
                 since = loop.time()
                 assert await get(port, certificates) == 200
-                assert loop.time() - since < 0.5, "the silent one is not asked again"
+                assert loop.time() - since < 0.5, "the silent server is not tried again"

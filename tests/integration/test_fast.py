@@ -1,5 +1,5 @@
-"""A link is lost: its clients are reset with it, the listener stays, new clients wait, as many as may, for
-the next link.
+"""A link is lost: its clients are reset at once, the listener stays, and new clients (up to max_connections)
+wait for the next link.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ async def test_clients_fall_with_their_link_and_the_next_ones_wait(sshd: Sshd, t
             daemon.wait_for("their ends", lambda: len(daemon.events("connection closed")) == CLIENTS)
             assert {entry["reason"] for entry in daemon.events("connection closed")} == {"link_lost"}
 
-            # Held: as many as max_connections, no more, and none of them refused.
+            # The daemon holds max_connections clients, and refuses none of them.
             held = [connect(stack) for _ in range(CLIENTS)]
             daemon.wait_for("they wait", lambda: daemon.metric("kubemux_connections_active") == CLIENTS)
             with pytest.raises(ConnectionResetError):

@@ -1,4 +1,4 @@
-"""Files that change under the running daemon, and nobody tells it."""
+"""Files that change while the daemon runs, without a reload."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tests.support.sshd import Sshd
 pytestmark = pytest.mark.sshd
 
 
-async def test_a_rotated_key_is_noticed_without_a_word(sshd: Sshd, tmp_path: Path) -> None:
-    """Nobody says `reload`: the file is looked at."""
+async def test_a_rotated_key_is_used_without_a_reload(sshd: Sshd, tmp_path: Path) -> None:
+    """The daemon watches the key file itself."""
     key = tmp_path / "key"
     key.write_bytes(sshd.identity.read_bytes())
     key.chmod(0o600)

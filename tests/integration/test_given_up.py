@@ -1,5 +1,5 @@
-"""A gateway that is down for longer than clients are held: they are refused at once, and served as soon as it
-is back.
+"""A gateway is down for longer than hold_timeout: clients are refused at once, and served as soon as it is
+back.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def told(daemon: Daemon) -> dict[str, dict[str, object]]:
 
 
 def kubectl(port: int) -> tuple[str, float]:
-    """What it says of the cluster at `port`, and after how many seconds."""
+    """Run kubectl on the cluster at `port`; returns what it prints, and how many seconds it took."""
     began = time.monotonic()
     done = subprocess.run(
         [
@@ -77,7 +77,7 @@ async def test_clients_are_refused_until_the_gateway_is_back(
             await asyncio.to_thread(edge.stop)
             await wait_for_log(daemon, "link lost", gateway="edge")
             assert (told(daemon)["one"]["state"], told(daemon)["one"]["reason"]) == ("up", "link_down"), (
-                "said before a probe has"
+                "the status says so before the first probe"
             )
             assert "gateway edge has no link" in str(told(daemon)["one"]["message"])
             for name in ("one", "two"):
@@ -86,13 +86,15 @@ async def test_clients_are_refused_until_the_gateway_is_back(
                     await get(ports[name], certificates)
             said, seconds = await asyncio.to_thread(kubectl, ports["one"])
             assert "was refused" in said
-            assert seconds < 10, "it does not try again and again"
+            assert seconds < 10, "kubectl gives up at once"
             for name in ("far", "near"):
                 assert await get(ports[name], certificates) == 200
                 assert not [
                     entry for entry in daemon.events("clients are refused") if entry["cluster"] == name
                 ]
-            assert json.loads(daemon.get("/status")[1])["daemon"]["ready"], "the address is still ours"
+            assert json.loads(daemon.get("/status")[1])["daemon"]["ready"], (
+                "the daemon keeps the address bound"
+            )
             assert daemon.metric("kubemux_cluster_listening", cluster="one") == 1
             await asyncio.to_thread(edge.start)
             await wait_for_log(daemon, "clients are served again", cluster="one")
@@ -103,7 +105,7 @@ async def test_clients_are_refused_until_the_gateway_is_back(
 async def test_a_client_that_comes_before_that_is_held(
     sshd_factory: SshdFactory, tmp_path: Path, certificates: Certificates
 ) -> None:
-    """And a short outage refuses nobody."""
+    """A client that comes before hold_timeout is served when the gateway is back."""
     edge, port = sshd_factory(), free_port()
     async with Https(certificates) as server:
         clusters = {"one": cluster(port, server.endpoint, ca=certificates.ca, probe=PROBE)}

@@ -1,5 +1,5 @@
-"""Gateways that hang by whatever can hang, beside one that is well: it comes up, orders are answered, a stop
-takes no longer.
+"""Gateways whose commands, disks, resolver or agent hang, beside a healthy gateway. The healthy one comes up,
+orders are answered, and a stop takes no longer than usual.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ from tests.support.tls import Certificates
 pytestmark = [pytest.mark.sshd, pytest.mark.gcc, pytest.mark.timeout(240)]
 
 AT_ONCE_S: Final = 60.0
-"""For an answer, or the end.
+"""Seconds to wait for an answer or for the daemon's end.
 
-What hangs would do so for ever; the reader of a configuration gives a file 5 s.
+It must be longer than the 5 s that the reader of the configuration gives to a file.
 """
 THREADS: Final = 3
-"""Per gateway: its files, its names, and those of its files that were looked at for a change."""
+"""Threads that one hanging gateway may leave: for its files, its names, and the watch of its files."""
 
 
 @dataclass
 class Scene:
-    """What makes gateways hang, and what is then said of them."""
+    """What makes gateways hang, and the reason and message that status then shows."""
 
     folder: Path
     sshd: Sshd
@@ -54,7 +54,7 @@ class Scene:
     shim: Shim | None = None
 
     def hangs(self, number: int) -> Sections:
-        """The section of one of them."""
+        """The configuration of gateway `number`, which hangs."""
         return gateway(
             self.sshd,
             connect_timeout="2s",
@@ -68,7 +68,7 @@ def _with(number: int, value: object) -> object:
 
 @asynccontextmanager
 async def match_exec(scene: Scene) -> AsyncIterator[None]:
-    """Programs of an ssh_config that do not end. Whatever was started for them is gone in the end."""
+    """An ssh_config's `Match exec` command does not end. kubemux leaves none of its processes behind."""
     path = scene.folder / "ssh_config"
     pause = f"sleep 10{free_port()}"
     path.write_text(f'Match exec "{pause}"\n  Port 1\n')
@@ -80,7 +80,7 @@ async def match_exec(scene: Scene) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def key_on_a_dead_disk(scene: Scene) -> AsyncIterator[None]:
-    """From before the start on."""
+    """Reading the key hangs, from before the daemon's start on."""
     nfs = scene.folder / "nfs"
     nfs.mkdir()
     for number in range(7):
@@ -111,9 +111,7 @@ async def known_hosts_on_a_dead_disk(scene: Scene) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def dead_resolver(scene: Scene) -> AsyncIterator[None]:
-    """The real thing: a nameserver in resolv.conf that takes queries and says nothing, seen by the daemon
-    alone.
-    """
+    """The daemon's own resolv.conf names a server that never answers queries."""
     need("network")
     address = f"127.53.{os.getpid() >> 8 & 255}.{os.getpid() & 255}"  # its port is the same for all workers
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
@@ -131,12 +129,12 @@ async def dead_resolver(scene: Scene) -> AsyncIterator[None]:
         scene.section = {"host": "edge-NUMBER.example.com"}
         scene.reason, scene.said = "unresolvable", "does not resolve: no answer within 2 s"
         yield
-        assert silent.recv(2000), "it has been asked"
+        assert silent.recv(2000), "the name server got a query"
 
 
 @asynccontextmanager
 async def dead_agent(scene: Scene) -> AsyncIterator[None]:
-    """Accepts, and never answers."""
+    """An agent accepts connections and never answers."""
     path = scene.folder / "agent"
     with socket.socket(socket.AF_UNIX) as silent:
         silent.bind(str(path))
@@ -197,7 +195,7 @@ async def test_what_hangs_delays_nobody(
             assert time.monotonic() - began < AT_ONCE_S, arguments
         await wait_up(daemon, "prod")
         assert (await asyncio.to_thread(daemon.get, "/readyz"))[0] == 200
-        assert _threads(daemon.pid) <= 1 + count * THREADS + 2, "at most so many are left behind"
+        assert _threads(daemon.pid) <= 1 + count * THREADS + 2, "the number of blocked threads is bounded"
         began = time.monotonic()
         await asyncio.to_thread(daemon.stop)
         assert time.monotonic() - began < AT_ONCE_S
@@ -206,7 +204,7 @@ async def test_what_hangs_delays_nobody(
 async def test_a_daemon_at_rest_has_one_thread(
     sshd: Sshd, healthy: Https, tmp_path: Path, certificates: Certificates
 ) -> None:
-    """Those for what may hang are made for a call and end with it."""
+    """A thread for a call that may hang is started for that call, and ends with it."""
     prod = cluster(free_port(), healthy.endpoint, ca=certificates.ca, probe={"interval": "1h"})
     async with running(
         tmp_path, gateways={"edge": gateway(sshd, host="localhost")}, clusters={"prod": prod}
@@ -247,7 +245,8 @@ def test_sigterm_ends_a_start_that_hangs(sshd: Sshd, tmp_path: Path, disk: tuple
         began = time.monotonic()
         assert daemon.wait_ended(seconds=AT_ONCE_S) in {0, -signal.SIGTERM}
         assert time.monotonic() - began < 3
-        _eventually(lambda: not _readers(daemon))  # nobody reads what it has to say, which it does after 5 s
+        # The test does not read the daemon's log, which it writes to after 5 s.
+        _eventually(lambda: not _readers(daemon))
     finally:
         daemon.kill()
 
@@ -269,13 +268,13 @@ def test_sigterm_ends_a_reload_that_hangs(sshd: Sshd, tmp_path: Path, disk: tupl
         began = time.monotonic()
         daemon.stop()
         assert time.monotonic() - began < 4
-        assert not _readers(daemon), "it is ended, not left behind"
+        assert not _readers(daemon), "the reader's process is ended"
 
 
 def test_a_configuration_that_hangs_is_named_and_the_daemon_goes_on(
     sshd: Sshd, tmp_path: Path, disk: tuple[Path, Shim]
 ) -> None:
-    """Files of a gateway that hang do not stop a reload, but are among its warnings."""
+    """If reading a gateway's files hangs, the reload succeeds with a warning."""
     folder, shim = disk
     gateways = on_disk(sshd, folder)
     with Daemon(
@@ -294,7 +293,9 @@ def test_a_configuration_that_hangs_is_named_and_the_daemon_goes_on(
             reloaded["warnings"]
         )
         daemon.wait_for("the third is up", lambda: daemon.metric("kubemux_gateway_connected") == 3)
-        assert daemon.metric("kubemux_gateway_reconnects_total") == 0, "what hangs counts as unchanged"
+        assert daemon.metric("kubemux_gateway_reconnects_total") == 0, (
+            "a file that cannot be read in time counts as unchanged"
+        )
         shim.hang(daemon.config.parent)
         kubemux("reload", "--config", daemon.config, code=78)
         [rejected] = daemon.events("reload rejected")

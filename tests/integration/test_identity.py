@@ -1,5 +1,5 @@
-"""Whom kubemux takes for a gateway, next to ssh(1) with the same ssh_config and known_hosts: no more, and no
-less.
+"""With the same ssh_config and known_hosts, kubemux accepts a server's host key exactly when ssh(1) accepts
+it.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from tests.support.sshd import Sshd, SshdFactory
 
 @dataclass
 class Case:
-    """Lines of known_hosts and of ssh_config, with words for keys, and what kubemux says: nothing if it is
-    let in.
+    """Lines of known_hosts and of ssh_config, with placeholders for keys, and the reason of kubemux's failure
+    (empty if it accepts the server).
     """
 
     known_hosts: str
@@ -37,13 +37,13 @@ class Case:
     config: str = ""
     is_hashed: bool = False
     server: str = "plain"
-    """One of those of `Scene`."""
+    """The name of a server of `Scene`."""
     is_stricter: bool = False
-    """Kubemux refuses what ssh(1) takes."""
+    """Whether kubemux refuses what ssh(1) accepts."""
 
 
 CROWDED = {"MaxStartups": "100", "LoginGraceTime": "60"}
-"""Nobody is dropped for want of a slot: several cases run at a time."""
+"""Enough slots that sshd drops no connection, because several cases run at a time."""
 
 UNKNOWN, CHANGED, REVOKED = "host_key_unknown", "host_key_changed", "host_key_revoked"
 
@@ -240,7 +240,7 @@ CERTIFIED = {
 
 
 class Server(NamedTuple):
-    """One sshd, its host key, and the authority that may have signed it."""
+    """One sshd, its host key, and the CA that may have signed it."""
 
     sshd: Sshd
     key: Path
@@ -248,7 +248,7 @@ class Server(NamedTuple):
 
 
 class Scene:
-    """The servers, and the files that cases name."""
+    """The servers and files that cases refer to."""
 
     def __init__(self, folder: Path, start: SshdFactory) -> None:
         self.folder = folder
@@ -335,7 +335,7 @@ class Scene:
 
 
 def hash_all(path: Path) -> None:
-    """Marked lines, too, which ssh-keygen leaves as they are."""
+    """Hash all host names, also in lines with a marker, which ssh-keygen does not change."""
     marks = [line.split()[0] if line.startswith("@") else "" for line in path.read_text().splitlines()]
     lines = path.read_text().splitlines()
     path.write_text(
@@ -347,7 +347,7 @@ def hash_all(path: Path) -> None:
 
 
 def ssh(path: Path) -> bool:
-    """Whether ssh(1) takes the server for the one it is."""
+    """Whether ssh(1) accepts the server's host key."""
     done = subprocess.run(["ssh", "-F", path, "edge", "true"], capture_output=True, timeout=20, check=False)
     return done.returncode == 0
 
@@ -367,7 +367,7 @@ async def reason(config: GatewayConfig) -> str:
 
 @pytest.mark.sshd
 async def test_whom_ssh_trusts(scene: Scene) -> None:
-    """Several cases at a time: most of one is waiting for ssh, sshd and ssh-keygen."""
+    """Several cases run at a time, because each mostly waits for ssh, sshd and ssh-keygen."""
     at_once = asyncio.Semaphore(8)
 
     async def tried(case: Case) -> tuple[str, bool]:
@@ -385,7 +385,7 @@ async def test_whom_ssh_trusts(scene: Scene) -> None:
 @pytest.mark.network
 @pytest.mark.sshd
 async def test_a_link_local_address_keeps_its_interface(tmp_path: Path) -> None:
-    """It means nothing without: `fe80::8%w0` is another machine than `fe80::8%w1`."""
+    """A link-local address needs its zone: `fe80::8%w0` is another machine than `fe80::8%w1`."""
     with FarSshd(tmp_path / "sshd") as sshd:
         address = sshd.listen_on_link_local()
         assert canonical(address.upper().replace(sshd.cable.upper(), sshd.cable)) == address

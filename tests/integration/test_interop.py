@@ -1,8 +1,8 @@
-"""Servers that are not OpenSSH's: every byte each way, half-close, many channels, refusals, and keys changed
-by either side.
+"""SSH servers other than OpenSSH: bulk in both directions, half-close, many channels, refusals, and key
+exchanges that either side starts.
 
-On our own data plane: under AES-GCM with asyncssh's and paramiko's, under chacha20-poly1305 with dropbear's,
-which lacks AES-GCM.
+On the native data plane, asyncssh's and paramiko's servers use AES-GCM. dropbear lacks that and uses
+chacha20-poly1305.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MiB = 1 << 20
 SERVERS = ("asyncssh", "paramiko", "dropbear")
 NEVER = 1 << 40
 OFTEN = 300_000
-"""Bytes after which keys are changed."""
+"""Bytes after which a side starts a key exchange."""
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ async def start(stack: AsyncExitStack, server: str, folder: Path, *, rekey_bytes
 
 
 async def transfers(stack: AsyncExitStack, gateway: Watched, size: int) -> None:
-    """`size` bytes up, whose digest comes back after the end of file; down; and both ways at once."""
+    """Send `size` bytes and receive their digest after EOF; receive `size` bytes; do both at once."""
     sink, source, echo = [await stack.enter_async_context(server()) for server in (Sink, Source, Echo)]
     up, down, both = [
         (await stack.enter_async_context(Tunnel(gateway, server.endpoint, gateway))).endpoint
@@ -77,7 +77,7 @@ async def test_bytes_each_way(stack: AsyncExitStack, tmp_path: Path, server: str
 
 @pytest.mark.parametrize("server", SERVERS)
 async def test_a_download_counts_as_one(stack: AsyncExitStack, tmp_path: Path, server: str) -> None:
-    """dropbear's packets are smaller than OpenSSH's, and full all the same."""
+    """dropbear's full packets are smaller than OpenSSH's, and must still count as a bulk transfer."""
     gateway = await start(stack, server, tmp_path)
     source = await stack.enter_async_context(Source())
     port = (await stack.enter_async_context(Tunnel(gateway, source.endpoint, gateway))).endpoint
@@ -111,24 +111,25 @@ async def test_we_change_keys(stack: AsyncExitStack, tmp_path: Path, server: str
     first = conn._session_id, conn.get_extra_info("send_cipher")
     changes = count_newkeys(conn)
     await transfers(stack, gateway, 2 * MiB)
-    assert len(changes) >= 2  # a fast link carries much before it gets round to it
+    assert len(changes) >= 2  # a fast link carries a lot before the exchange starts
     assert (
         conn._session_id,
         conn.get_extra_info("send_cipher"),
-    ) == first  # RFC 4253 7.2: the first exchange's, for ever
+    ) == first  # RFC 4253 7.2: the session id stays that of the first exchange
 
 
-@pytest.mark.parametrize("server", ["asyncssh", "paramiko"])  # dropbear does so after 1 GiB or eight hours
+# Dropbear starts one only after 1 GiB or eight hours.
+@pytest.mark.parametrize("server", ["asyncssh", "paramiko"])
 async def test_the_server_changes_keys(stack: AsyncExitStack, tmp_path: Path, server: str) -> None:
     gateway = await start(stack, server, tmp_path, rekey_bytes=OFTEN)
     conn = cast("Any", gateway._links[0]._conn)
     changes = count_newkeys(conn)
     await transfers(stack, gateway, 2 * MiB)
-    assert len(changes) >= 2  # a fast link carries much before it gets round to it
+    assert len(changes) >= 2  # a fast link carries a lot before the exchange starts
 
 
 def count_newkeys(conn: Any) -> list[None]:
-    """An entry for each NEWKEYS that we send from now on."""
+    """A list that gets an entry for each NEWKEYS that our client sends from now on."""
     original, changes = conn.send_newkeys, list[None]()
 
     def send_newkeys(*args: object) -> None:

@@ -1,4 +1,4 @@
-"""Jump chains over real sshds: the daemon talks to the first alone, and knows which of them is to blame."""
+"""Jump chains over real sshds: the daemon connects only to the first host, and names the host that failed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def hop(sshd: Sshd, *jump: str) -> Sections:
 async def test_two_and_three_hops(
     sshd_factory: SshdFactory, tmp_path: Path, certificates: Certificates
 ) -> None:
-    """`inner` goes by way of `first` because its one jump, `middle`, does: as with OpenSSH's ProxyJump."""
+    """`inner` jumps through `middle`, which itself jumps through `first`, as with OpenSSH's ProxyJump."""
     first, middle, last = sshd_factory(), sshd_factory(), sshd_factory()
     gateways = {
         "first": hop(first),
@@ -44,7 +44,7 @@ async def test_two_and_three_hops(
             await wait_up(daemon, *clusters)
             for port in ports.values():
                 assert await get(port, certificates) == 200
-            # On a busy machine a link may have been replaced meanwhile, and the old one goes.
+            # On a busy machine a link may have been replaced meanwhile, and the old one is still closing.
             await asyncio.to_thread(
                 daemon.wait_for, "one connection each", lambda: peers(daemon.pid) == [first.port] * 4
             )
@@ -102,7 +102,7 @@ async def test_the_hop_that_is_down_is_named(
                 "a wrong host key is retried slowly, at a jump, too"
             )
             await wait_up(daemon, "prod")
-            # What failed half way has left nothing on the hops before it.
+            # A dial that failed at a later hop has left no connection on the hops before.
             await asyncio.to_thread(daemon.wait_for, "nothing half open", lambda: len(peers(daemon.pid)) <= 2)
             assert set(peers(daemon.pid)) == {first.port, closed.port}
 

@@ -1,4 +1,4 @@
-"""Host keys against a real sshd: what is trusted, and what an operator is told of what is not."""
+"""Host keys of a real sshd: which are trusted, and the messages for those that are not."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.sshd
 
 
 def fingerprint(key: Path) -> str:
-    """As ssh-keygen prints it: `SHA256:...`."""
+    """The fingerprint as ssh-keygen prints it: `SHA256:...`."""
     said = subprocess.run(
         ["ssh-keygen", "-lf", f"{key}.pub"], check=True, capture_output=True, text=True, timeout=10
     )
@@ -36,8 +36,8 @@ def line(sshd: Sshd, key: Path, *, marker: str = "") -> str:
 
 @dataclass
 class Case:
-    """A gateway to `sshd` with these known_hosts lines (None: only what its ssh_config says), and what
-    becomes of it.
+    """A gateway to `sshd` with these known_hosts lines (None: those that its ssh_config names), and the
+    expected result.
     """
 
     sshd: Sshd
@@ -158,7 +158,7 @@ def cases(sshd_factory: SshdFactory, tmp_path: Path) -> dict[str, Case]:
 async def test_every_kind_of_known_hosts_line(
     cases: dict[str, Case], tmp_path: Path, certificates: Certificates
 ) -> None:
-    """All in one daemon: whatever is wrong with the others, a gateway that is right carries its cluster."""
+    """All cases in one daemon: gateways with a wrong line do not disturb those with a right one."""
     port = free_port()
     async with Https(certificates) as server:
         gateways = {name: case.section(tmp_path, name) for name, case in cases.items()}
@@ -182,7 +182,8 @@ async def test_every_kind_of_known_hosts_line(
                     )
                     assert warned[name]["level"] == "warning"
                     assert warned[name]["hint"]
-                    # Not a fault that goes away by itself, and sshd penalises addresses that keep failing.
+                    # The fault does not go away by itself, and sshd penalises addresses that fail again and
+                    # again.
                     assert (
                         case.result == "credentials_unusable"
                         or 5 < cast("float", warned[name]["retry_in"]) <= 15

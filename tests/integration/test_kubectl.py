@@ -59,10 +59,12 @@ def test_namespaces_are_made_read_changed_and_deleted(
 
 
 def create_configmaps(apiserver: ApiServer, numbers: range) -> None:
-    """Straight to the API server, on one connection: kubectl limits itself to 50 a second."""
+    """Create them by HTTP on one connection to the API server, because kubectl limits itself to
+    50 a second.
+    """
     admin = apiserver.certificates.admin
     context = ssl.create_default_context(cafile=apiserver.ca_file)
-    context.check_hostname = False  # its certificate is meant not to name 127.0.0.1
+    context.check_hostname = False  # its certificate does not name 127.0.0.1, on purpose
     context.load_cert_chain(admin.cert, admin.key)
     connection = http.client.HTTPSConnection(*apiserver.endpoint, context=context, timeout=30)
     try:
@@ -102,8 +104,8 @@ def test_two_hundred_parallel_requests_are_answered(apiserver: ApiServer, kubeco
 def test_a_watch_goes_on_after_its_link_was_lost(
     daemon: Daemon, sshd: Sshd, apiserver: ApiServer, kubeconfig: Path, tmp_path: Path
 ) -> None:
-    """kubectl itself asks again when its watch is reset: what matters is that it is reset at once, and served
-    again.
+    """kubectl starts a new watch when the connection is reset. So the reset has to come at once, and the new
+    watch has to be served.
     """
     seen: list[str] = []
     arrived = threading.Condition()
@@ -119,7 +121,7 @@ def test_a_watch_goes_on_after_its_link_was_lost(
         "-l",
         "watched=yes",
     ]
-    # kubectl's plain watch ends with its connection; a controller's informer starts anew
+    # kubectl's plain watch ends with its connection; an informer of a controller starts a new one
     script = 'while true; do "$@"; done'
     with subprocess.Popen(
         ["/bin/sh", "-c", script, "sh", *command],
@@ -175,8 +177,8 @@ def test_sshd_killed_and_started_again_is_down_then_up(daemon: Daemon, sshd: Ssh
 def test_a_watch_ends_well_when_the_daemon_does(
     sshd: Sshd, apiserver: ApiServer, port: int, tmp_path: Path
 ) -> None:
-    """What a drain leaves is half-closed: the API server ends the watch, and kubectl has nothing to complain
-    of.
+    """After a drain the daemon half-closes what is left. The API server then ends the watch, and kubectl
+    reports no error.
     """
     daemon = Daemon(
         tmp_path / "daemon",

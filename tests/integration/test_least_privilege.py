@@ -1,5 +1,5 @@
-"""The account that the docs propose for the gateway, as it is written there, on a real sshd: it is enough for
-kubemux, and for nothing else.
+"""The restricted account of the docs, word for word, on a real sshd: kubemux works with it, and it permits
+nothing else.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ HEADING = "A least-privilege account on the gateway"
 
 
 def from_the_page(*, servers: Mapping[str, str], user: str, key: str) -> list[str]:
-    """The texts of that section, the line for authorized_keys and the lines for sshd_config, with the test's
-    own `servers` in place of the page's, its user and its key.
+    """The authorized_keys line and the sshd_config lines of that section, with the test's own servers, user
+    and key in place of the page's.
     """
     pages = [text for path in (ROOT / "docs").rglob("*.md") if f"# {HEADING}\n" in (text := path.read_text())]
     assert len(pages) == 1, f"one page of docs has {HEADING!r}"
@@ -50,7 +50,7 @@ def from_the_page(*, servers: Mapping[str, str], user: str, key: str) -> list[st
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """Where an account that is not root's can read."""
+    """A folder that an account other than root's can read."""
     with tempfile.TemporaryDirectory(prefix="kubemux-test-") as path:
         Path(path).chmod(0o755)
         yield Path(path)
@@ -71,7 +71,7 @@ def limited(sshd_factory: SshdFactory, folder: Path, way: str, servers: Mapping[
 
 
 def ssh(sshd: Sshd, *words: str) -> subprocess.CompletedProcess[str]:
-    """What the account can do besides, as ssh(1) asks for it."""
+    """Run ssh(1) with the account."""
     options = ["-F", "none", "-o", f"UserKnownHostsFile={sshd.known_hosts()}", "-o", "BatchMode=yes"]
     command = ["ssh", *options, "-i", str(sshd.identity), "-p", str(sshd.port), *words]
     return subprocess.run(
@@ -108,7 +108,7 @@ async def test_the_account_is_enough_and_no_more(
             assert (probed.returncode, probed.stderr) == (0, "")
             assert probed.stdout.endswith("alive: ok\n")
             await one.refuse()
-            assert await get(port, certificates) == 200, "the other server is permitted, too"
+            assert await get(port, certificates) == 200, "both servers of the cluster are permitted"
 
             refused = await kubemux("probe", "other", "--config", daemon.config)
             assert refused.returncode == 1
@@ -124,4 +124,4 @@ async def test_the_account_is_enough_and_no_more(
             assert "uid=" not in done.stdout
         back = ["-N", "-o", "ExitOnForwardFailure=yes", "-R", "0:127.0.0.1:1", at]
         done = await asyncio.to_thread(ssh, sshd, *back)
-        assert "remote port forwarding failed" in done.stderr, "nor may it listen there"
+        assert "remote port forwarding failed" in done.stderr, "the account may not listen on the gateway"

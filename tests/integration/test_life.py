@@ -1,4 +1,4 @@
-"""A whole life: two gateways and two real API servers, kubeconfigs by import and export, and a reload while
+"""End to end: two gateways and two real API servers, kubeconfigs by import and export, and a reload while
 kubectl watches.
 """
 
@@ -34,7 +34,9 @@ def kubemux(*arguments: str | Path, code: int = 0) -> str:
 def test_contexts_are_imported_served_and_exported(
     sshd_factory: SshdFactory, apiserver: ApiServer, second_apiserver: ApiServer, tmp_path: Path
 ) -> None:
-    """What a new user does: contexts in, daemon up, contexts out, and kubectl through two gateways."""
+    """The steps of a new user: import contexts, start the daemon, export contexts, use kubectl through two
+    gateways.
+    """
     arn = "arn:aws:eks:eu-west-1:1:cluster/prod"
     one = apiserver.kubeconfig(tmp_path / "one", context=arn)
     two = second_apiserver.kubeconfig(tmp_path / "two", context="kubernetes-admin@kubernetes")
@@ -54,7 +56,7 @@ def test_contexts_are_imported_served_and_exported(
         "us",
     )
     kubemux("check", *config)
-    # Ports that nobody else on this machine has.
+    # Ports that are free on this machine.
     text = daemon.config.read_text()
     for given in ("16443", "16444"):
         text = text.replace(f"127.0.0.1:{given}", f"127.0.0.1:{free_port()}")
@@ -151,9 +153,7 @@ def test_drain_ends_one_cluster_and_a_reload_opens_it_again(
         sections=dict(sections),
     ) as daemon:
         daemon.wait_up("one", "two")
-        assert len(daemon.events("taking orders")) == 1, (
-            "where: orders that find no socket in the file send one to look"
-        )
+        assert len(daemon.events("taking orders")) == 1, "the log says where the daemon takes orders"
         config = ["--config", str(daemon.config)]
         with socket.create_connection(("127.0.0.1", port)) as client:
             daemon.wait_for(
@@ -161,7 +161,7 @@ def test_drain_ends_one_cluster_and_a_reload_opens_it_again(
                 lambda: daemon.metric("kubemux_connections_active", cluster="one") == 1,
             )
             assert kubemux("drain", "one", *config) == "cluster one: drained, 1 connection cut\n"
-            assert client.recv(1) == b"", "its API server has ended it, told that no more comes"
+            assert client.recv(1) == b"", "the API server got the half-close, and ended the watch"
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", port))
         socket.create_connection(("127.0.0.1", other)).close()

@@ -1,4 +1,4 @@
-"""What a cluster and the daemon take at most: connections, silence, memory, descriptors."""
+"""Limits of a cluster and of the daemon: connections, idle time, memory, descriptors."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ QUIET = {"interval": "10m"}
 
 
 def connect(stack: ExitStack, port: int) -> socket.socket:
-    """A client that has had an answer."""
+    """A client that is connected and got an answer."""
     client = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
     client.sendall(b"ping")
     assert client.recv(4, socket.MSG_WAITALL) == b"ping"
     return client
 
 
-async def test_a_cluster_takes_its_number_of_connections_and_others_theirs(tmp_path: Path) -> None:
+async def test_each_cluster_has_its_own_limit_of_connections(tmp_path: Path) -> None:
     def run(daemon: Daemon, narrow: int, wide: int) -> None:
         with ExitStack() as stack:
             first, _ = connect(stack, narrow), connect(stack, narrow)
@@ -56,9 +56,9 @@ async def test_a_cluster_takes_its_number_of_connections_and_others_theirs(tmp_p
             await asyncio.to_thread(run, daemon, narrow, wide)
 
 
-async def test_silence_has_an_end_where_it_is_wanted(tmp_path: Path) -> None:
-    """A client that never sends, and one that has stopped, are let go of; one that goes on is not, nor any of
-    another cluster.
+async def test_idle_timeout_ends_silent_connections_of_its_cluster(tmp_path: Path) -> None:
+    """kubemux ends a client that never sends and one that has stopped sending. It keeps one that still sends,
+    and all clients of another cluster.
     """
 
     def run(daemon: Daemon, brief: int, patient: int) -> None:
@@ -96,7 +96,9 @@ async def test_silence_has_an_end_where_it_is_wanted(tmp_path: Path) -> None:
 
 @pytest.mark.sshd
 async def test_out_of_descriptors_the_rest_goes_on(sshd: Sshd, tmp_path: Path) -> None:
-    """Clients wait in the backlog, while links and the admin address work with what is kept back for them."""
+    """Clients wait in the backlog. Links and the admin address use the descriptors that are reserved for
+    them.
+    """
 
     def run(daemon: Daemon, port: int) -> None:
         daemon.wait_for("links", lambda: daemon.metric("kubemux_gateway_links") == 2)
@@ -104,7 +106,7 @@ async def test_out_of_descriptors_the_rest_goes_on(sshd: Sshd, tmp_path: Path) -
             connect(stack, port)
             used = len(list(Path(f"/proc/{daemon.pid}/fd").iterdir()))
             _, hard = resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)
-            # Half of it is kept back.
+            # Half of the descriptors are reserved.
             resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (2 * (used + 3), hard))
             late = [
                 stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
@@ -115,8 +117,7 @@ async def test_out_of_descriptors_the_rest_goes_on(sshd: Sshd, tmp_path: Path) -
             daemon.wait_for("it says so", lambda: bool(daemon.events("accepting paused")))
             assert daemon.metric("kubemux_connections_active") < 10
 
-            # A lost link takes its clients along, and a new one is dialled; while they are fewer, others come
-            # in.
+            # A lost link ends its clients. A new link is dialled, and clients from the backlog come in.
             sshd.restart()
             daemon.wait_for("links again", lambda: daemon.metric("kubemux_gateway_reconnects_total") >= 2)
             assert daemon.get("/readyz")[0] == 200

@@ -1,4 +1,4 @@
-"""What a server wants beside a key, or lacks, and what an operator is told of it, on real sshds."""
+"""Real sshds that require more than a key, or lack an algorithm, and the messages for that."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.sshd
 
 
 async def test_too_many_keys(sshd: Sshd) -> None:
-    """The seventh would be good, and sshd hangs up at the sixth."""
+    """The seventh key is good, but sshd closes the connection after the sixth."""
     wrong = [sshd.new_identity(f"wrong{number}", authorize=False) for number in range(7)]
     found = await failure(config_for(sshd, identity_files=[str(key) for key in (*wrong, sshd.identity)]))
     assert found.reason == "auth_failed"
@@ -60,7 +60,7 @@ PAM = "account required pam_permit.so\nsession required pam_permit.so\nauth requ
 
 
 class PamSshd(Sshd):
-    """One that logs in by the PAM modules of the test, in a view of the file system of its own."""
+    """An sshd that uses the test's PAM modules, in a mount namespace of its own."""
 
     def __init__(self, folder: Path, module: str) -> None:
         super().__init__(
@@ -79,7 +79,9 @@ class PamSshd(Sshd):
 
 @pytest.mark.network
 async def test_a_second_step_that_asks_nothing(tmp_path: Path) -> None:
-    """As a module that only looks at the address: ssh(1) gets in, and so does kubemux."""
+    """A PAM module that asks nothing, like one that only checks the address: ssh(1) logs in, and so does
+    kubemux.
+    """
     with PamSshd(tmp_path / "sshd", "pam_permit.so") as sshd:
         async with dialled(config_for(sshd)):
             pass
@@ -87,7 +89,7 @@ async def test_a_second_step_that_asks_nothing(tmp_path: Path) -> None:
         found = await failure(config_for(sshd, identity_files=[str(other)]))
         assert f"refuses user {sshd.user} with" in str(found)
         log = await asyncio.to_thread(sshd.log)
-        assert log.count("keyboard-interactive/pam for") == 1, "without a key it is not tried"
+        assert log.count("keyboard-interactive/pam for") == 1, "without a key the second step is not tried"
         config = tmp_path / "ssh_config"
         config.write_text("KbdInteractiveAuthentication no\n")
         found = await failure(config_for(sshd, ssh_config=str(config)))
@@ -106,7 +108,9 @@ async def test_a_second_step_that_asks_a_person(tmp_path: Path) -> None:
 
 
 async def test_only_sha1(sshd_factory: SshdFactory, tmp_path: Path) -> None:
-    """Weak, and the way into an old switch: said with both sides, and done if it is asked for."""
+    """An old server that only has SHA-1. The message names the algorithms of both sides; an option enables
+    SHA-1.
+    """
     key = ssh_keys.new_key(tmp_path / "rsa_host_key", kind="rsa")
     sshd = sshd_factory(config={"HostKey": str(key), "HostKeyAlgorithms": "ssh-rsa"})
     sshd.host_key = key

@@ -1,5 +1,5 @@
-"""A download and a watch through the daemon while links are replaced and files taken: no byte is lost, no
-tick missed.
+"""A download and a watch through the daemon while links are replaced and files are reloaded: no byte and no
+event is lost.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ SIZE = 24 << 20
 
 @dataclass
 class Clients:
-    """A download of which nothing but its first byte has been read yet, and a connection that is used now and
-    then.
+    """A download of which only the first byte has been read, and a connection that is used from
+    time to time.
     """
 
     download: asyncio.StreamReader
@@ -50,7 +50,7 @@ class Clients:
             assert await reader.readexactly(8) == b"%8d" % self.ticks
 
     async def finish(self) -> None:
-        """The rest of the download: what came is what was sent."""
+        """Read the rest of the download, and compare all of it with what was sent."""
         async with asyncio.timeout(60):
             got = self.first + await self.download.read()
         assert hashlib.sha256(got).digest() == hashlib.sha256(pattern(SIZE)).digest()
@@ -72,7 +72,7 @@ async def connected(source: int, echo: int) -> AsyncIterator[Clients]:
 
 
 class Site:
-    """A download server and an echo behind gateway `edge`, each with a port of its own."""
+    """A download server and an echo server behind gateway `edge`, each with its own mapped port."""
 
     def __init__(self, sshd: Sshd, source: Source, echo: Echo, **more: object) -> None:
         self.gateways: Sections = {"edge": gateway(sshd, **more)}
@@ -153,14 +153,15 @@ async def test_reloads_of_others_are_not_noticed(sshd_factory: SshdFactory, tmp_
                     await clients.tick()
                 await clients.finish()
                 assert any(link["channels"] for link in told(daemon)["edge"]["links"]), (
-                    "the watch stays where it began"
+                    "the watch is still on its first link"
                 )
             assert daemon.metric("kubemux_gateway_reconnects_total", gateway="edge") == 0
 
 
 async def test_a_rotated_key_is_not_noticed(sshd: Sshd, tmp_path: Path) -> None:
-    """The old one leaves authorized_keys first, as a careful operator does it; the
-    links that it made go on."""
+    """The old key is removed from authorized_keys first, as a careful operator does. Links that logged in
+    with it stay.
+    """
     key = tmp_path / "key"
     key.write_bytes(sshd.identity.read_bytes())
     key.chmod(0o600)
@@ -180,8 +181,9 @@ async def test_a_rotated_key_is_not_noticed(sshd: Sshd, tmp_path: Path) -> None:
 
 
 async def test_a_host_key_that_is_trusted_no_more_is_reported(sshd: Sshd, tmp_path: Path) -> None:
-    """The link that is there goes on, and takes new clients: a slip in known_hosts
-    does not cut anybody off."""
+    """The link that is up stays, and serves new clients: a mistake in known_hosts must not disconnect
+    anybody.
+    """
     known_hosts = sshd.known_hosts()
     right, wrong = (
         known_hosts.read_text(),

@@ -23,7 +23,9 @@ pytestmark = pytest.mark.sshd
 async def test_two_gateways_and_five_clusters(
     sshd_factory: SshdFactory, tmp_path: Path, certificates: Certificates
 ) -> None:
-    """Each cluster is its own API server; losing one gateway takes down its clusters and no others."""
+    """Each cluster has its own API server. The loss of one gateway takes down its own clusters, and no
+    others.
+    """
     left, right = sshd_factory(), sshd_factory()
     async with AsyncExitStack() as stack:
         servers = [await stack.enter_async_context(Https(certificates)) for _ in range(5)]
@@ -52,8 +54,8 @@ async def test_two_gateways_and_five_clusters(
 async def test_ten_gateways_behind_one_strict_sshd(
     sshd_factory: SshdFactory, tmp_path: Path, certificates: Certificates
 ) -> None:
-    """sshd drops every handshake over the third at a time: all come up in the end, and it is said why some
-    took longer.
+    """sshd drops handshakes when more than three run. All gateways come up in the end, and the log says why
+    some took longer.
     """
     sshd = sshd_factory(config={"MaxStartups": "3:100:3"})
     names = [f"g{n}" for n in range(10)]
@@ -78,7 +80,9 @@ async def test_ten_gateways_behind_one_strict_sshd(
 async def test_two_hundred_clients_that_come_and_go(
     sshd_factory: SshdFactory, tmp_path: Path, certificates: Certificates
 ) -> None:
-    """A third leaves before it is served, a third in the middle, a third is served: nothing of them stays."""
+    """A third of the clients leave before they are served, a third during the answer, a third after it. The
+    daemon keeps nothing of them.
+    """
     sshd = sshd_factory()
     async with Https(certificates) as server:
         port = free_port()
@@ -117,7 +121,7 @@ async def test_two_hundred_clients_that_come_and_go(
 
             await asyncio.to_thread(daemon.wait_for, "nothing left", is_clean)
             async with asyncio.timeout(5):
-                while server.connections:  # sshd has let go of the target, too
+                while server.connections:  # sshd has closed its connection to the target, too
                     await asyncio.sleep(0.01)
             assert daemon.metric("kubemux_connections_total", cluster="prod") == 200
             assert daemon.metric("kubemux_connections_active", cluster="prod") == 0

@@ -1,4 +1,6 @@
-"""A thousand clients that ask for much and read nothing: what they hold is bounded, and others go on."""
+"""A thousand clients request a lot and read nothing: their memory is bounded, and other clients
+are served.
+"""
 
 from __future__ import annotations
 
@@ -20,17 +22,18 @@ pytestmark = pytest.mark.sshd
 READERS = 1000
 MEMORY = 64 << 20
 BOUND = MEMORY + READERS * (16 << 10)
-"""Bytes: the budget is for data, and a connection costs something by itself."""
+"""Bytes of a connection besides its data: the budget is for data alone."""
 EACH = 400_000
-"""Bytes that each asks for: more than its window and the kernel's buffers in front of it, little enough for
-all sshd's.
+"""Bytes that each client requests: more than its channel's window and the kernel's buffers hold, but little
+enough for sshd's memory.
 """
 
 
 def stalled(mapped: Endpoint) -> socket.socket:
     """A client that reads nothing.
 
-    Its small segments keep the kernel's buffer at the daemon small: 2.6 MB otherwise.
+    Its segments are small, so that the kernel's buffer at the daemon stays small; otherwise it grows to 2.6
+    MB.
     """
     client = socket.socket()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

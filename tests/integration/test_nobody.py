@@ -1,4 +1,6 @@
-"""A uid without a name and without a home, as containers and `DynamicUser=` on a bare system have it."""
+"""kubemux as a uid without a user name and a home, as in containers, or with `DynamicUser=` on a minimal
+system.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ from tests.support.sshd import Sshd
 from tests.support.tls import Certificates
 
 UID = 54321
-# It may read the interpreter and what tests have made, wherever that is: by a capability, not as root.
+# A capability, not root, lets it read the interpreter and the tests' files, wherever they are.
 AS_NOBODY = (
     *("env", "-u", "HOME", "-u", "USER", "-u", "LOGNAME", "-u", "LNAME", "-u", "USERNAME"),
     *("setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups"),
@@ -68,7 +70,7 @@ async def test_with_a_user_nothing_asks_who_runs_it(
 
 
 async def test_without_a_user_the_message_says_what_to_add(sshd: Sshd, tmp_path: Path) -> None:
-    """`user:` is by default the name of who runs kubemux: here there is none."""
+    """`user:` is by default the name of the user that runs kubemux, and this uid has no name."""
     unnamed = {key: value for key, value in gateway(sshd).items() if key != "user"}
     async with running(
         tmp_path / "daemon", gateways={"edge": unnamed}, clusters={}, wrapper=AS_NOBODY
@@ -95,7 +97,7 @@ async def test_ssh_refuses_to_read_an_ssh_config_and_the_message_says_what_to_do
     assert "an entry in /etc/passwd" in told["hint"]
 
 
-def test_a_path_of_somebody_who_is_not_there_says_who(tmp_path: Path) -> None:
+def test_a_path_with_an_unknown_user_names_that_user(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text("version: 1\nadmin: {socket: ~no-such-user/admin.sock}\n")
     done = kubemux("check", "--config", path)
@@ -114,4 +116,4 @@ def test_a_path_below_home_is_said_to_have_none(tmp_path: Path) -> None:
         done.stderr.count(f"~ stands for a home directory, and uid {UID} has none\n  hint: for example ") == 2
     )
     hints = [line for line in done.stderr.splitlines() if line.startswith("  hint: ")]
-    assert not any("~" in hint for hint in hints), hints  # no remedy that fails in the same way
+    assert not any("~" in hint for hint in hints), hints  # no hint may propose what fails in the same way

@@ -1,4 +1,4 @@
-"""Notebooks: an unchanged ssh reaches them by name, with the Host blocks that `kubemux ssh-config` prints.
+"""Notebooks: an unmodified ssh reaches them by name, with the Host blocks that `kubemux ssh-config` prints.
 
 A notebook's sshd runs as a user that is not root, on port 2209. Only the jump host resolves its name.
 """
@@ -40,13 +40,13 @@ SECONDS = 90.0
 
 
 def with_files(*then: str, **files: Path) -> tuple[str, ...]:
-    """A command that executes the words after it, where `/etc/NAME` are other files."""
+    """A command that executes its arguments in a mount namespace where each `/etc/NAME` is another file."""
     mounts = "".join(f"mount --bind {path} /etc/{name} && " for name, path in files.items())
     return ("unshare", "--mount", "sh", "-c", f'{mounts}exec "$@"', "sh", *then)
 
 
 class Notebook(Sshd):
-    """It listens on an address of its own, so that each has the same port."""
+    """A notebook's sshd. It listens on its own address, so that all notebooks have the same port."""
 
     def __init__(self, folder: Path, number: int) -> None:
         super().__init__(folder, config={"MaxStartups": FEW})
@@ -64,14 +64,14 @@ class Notebook(Sshd):
 
 
 class Bed:
-    """A daemon in front of notebooks, and ssh as a user has it."""
+    """A daemon in front of notebooks, and a user's ssh."""
 
     def __init__(self, folder: Path, count: int, stack: ExitStack) -> None:
         self._folder = folder
         self.entry = folder / "ssh.sock"
         self.notebooks = [Notebook(folder / f"notebook-{number}", number) for number in range(count)]
         (folder / "hosts").write_text("".join(f"{each.host} {each.name}\n" for each in self.notebooks))
-        # `kubemux` and `ssh` of the user, who has these on the bastion, too.
+        # The commands `kubemux` and `ssh` of the user, on their machine and on the bastion.
         self._path = f"{folder / 'bin'}:{os.environ['PATH']}"
         self.jump = Sshd(folder / "jump", config={"MaxStartups": FEW, "SetEnv": f"PATH={self._path}"})
         self.jump.command = with_files(hosts=folder / "hosts")
@@ -94,14 +94,15 @@ class Bed:
                     "match": ["*.team-a:22"],
                     "gateway": "jump",
                     "target": f"{{host}}:{PORT}",
-                    "allow": [f"uid:{os.getuid()}"],  # handing a socket over does not change whose it is
+                    # A socket that is passed on still belongs to the user who made it.
+                    "allow": [f"uid:{os.getuid()}"],
                 }
             ],
         ) as daemon:
             yield daemon
 
     def ssh_config(self, blocks: str) -> None:
-        """The configuration of a user who knows the bastion and the notebooks, with those Host blocks."""
+        """A user's ssh_config with these Host blocks, and known_hosts of the bastion and the notebooks."""
         known_hosts = self._folder / "known_hosts"
         hosts = {BASTION: self.jump} | {each.name: each for each in self.notebooks}
         known_hosts.write_text(
@@ -136,7 +137,7 @@ class Bed:
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """Another user may look into it, and the path of a socket in it is short."""
+    """A folder that another user may read, with a path short enough for a unix socket."""
     with tempfile.TemporaryDirectory(prefix="nb") as path:
         Path(path).chmod(0o755)
         yield Path(path)
@@ -162,7 +163,7 @@ async def said(process: subprocess.Popen[bytes], data: bytes = b"") -> tuple[int
 
 
 async def test_an_unchanged_ssh_reaches_a_notebook_by_its_name(folder: Path, stack: ExitStack) -> None:
-    """By what is printed, and by each recipe of the page, word for word."""
+    """With the printed blocks, and with each recipe of the page, word for word."""
     bed = await asyncio.to_thread(Bed, folder, 1, stack)
     data = pattern(1 << 20)
     async with bed.running() as daemon:
@@ -182,7 +183,7 @@ async def test_an_unchanged_ssh_reaches_a_notebook_by_its_name(folder: Path, sta
 
 
 async def banner(entry: Path, host: str, stack: AsyncExitStack) -> bytes:
-    """What the sshd says first. The connection stays open until `stack` ends, and never logs in."""
+    """The sshd's version line. The connection stays open, without a login, until `stack` ends."""
     reader, writer = await asyncio.open_unix_connection(str(entry))
     stack.push_async_callback(closed, writer)
     writer.write(f"CONNECT {host}:22 HTTP/1.1\r\n\r\n".encode())
@@ -192,15 +193,15 @@ async def banner(entry: Path, host: str, stack: AsyncExitStack) -> bytes:
 
 
 async def test_a_hundred_at_once_lose_none(folder: Path, stack: ExitStack) -> None:
-    """None of them has logged in when the last one comes, ten at each notebook.
+    """A hundred connections, ten to each notebook; none has logged in when the last one arrives.
 
-    By `ssh -J`, the jump host would see a hundred such connections, too.
+    With `ssh -J`, the jump host would also have a hundred connections without a login.
     """
     bed = await asyncio.to_thread(Bed, folder, 10, stack)
     async with bed.running() as daemon, AsyncExitStack() as held:
         bed.ssh_config(await asyncio.to_thread(printed, daemon))
         names = [notebook.name for notebook in bed.notebooks]
-        # Those count that have shown the sshds to be ready, until they have ended.
+        # sshd still counts the connections that waited for its version line, until they have ended.
         await asyncio.to_thread(
             daemon.wait_for, "nobody there", lambda: not any(each.sessions() for each in bed.notebooks)
         )

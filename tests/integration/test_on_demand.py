@@ -1,4 +1,4 @@
-"""A gateway on demand in the whole daemon: its clients, and what is told of it and its clusters."""
+"""A gateway with `on_demand` in a real daemon: its clients, and what status and metrics show meanwhile."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.sshd
 
 
 def series(daemon: Daemon) -> set[str]:
-    """Which of the series are there that alerts look at, of the gateway or the cluster `lab`."""
+    """The metrics that alerts use and that exist for the gateway or the cluster `lab`."""
     names = ("kubemux_gateway_connected", "kubemux_cluster_up")
     lines = daemon.get("/metrics")[1].splitlines()
     return {name for name in names for line in lines if line.startswith(name) and '"lab"' in line}
@@ -51,15 +51,15 @@ async def test_links_and_probes_only_while_clients_are_there(
             code, text = await asyncio.to_thread(daemon.get, "/readyz?verbose")
             assert (code, text.splitlines()[1:3]) == (200, ["[+]gateway lab idle", "[+]cluster lab idle"])
             assert await asyncio.to_thread(series, daemon) == set()
-            assert "Accepted" not in await asyncio.to_thread(sshd.log), "no probe dials it"
+            assert "Accepted" not in await asyncio.to_thread(sshd.log), "probes do not dial the gateway"
             assert await get(port, certificates) == 200
             await wait_up(daemon, "lab")
             assert len(await asyncio.to_thread(series, daemon)) == 2
-            # Probes go on meanwhile, five a second.
+            # Probes run meanwhile, five a second.
             await until(daemon, "idle again", lambda: states(daemon) == ("idle", "idle"))
             assert await asyncio.to_thread(series, daemon) == set()
             events = [entry["event"] for entry in daemon.events() if entry["level"] not in ("info", "debug")]
-            assert events == [], "all of that is usual"
+            assert events == [], "none of this is a warning or an error"
 
 
 async def test_probes_keep_a_gateway_up_if_they_are_told_to(

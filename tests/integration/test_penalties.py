@@ -1,5 +1,5 @@
-"""An sshd that shuts out addresses which are refused too often (PerSourcePenalties, OpenSSH 9.8): it never
-has to.
+"""An sshd with PerSourcePenalties (OpenSSH 9.8), which refuses an address after failures. kubemux dials
+slowly enough that sshd never refuses its address.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def refuses_key(gateway: Watched) -> bool:
 
 
 async def test_refused_keys_keep_no_good_one_away(sshd: NewerSshd) -> None:
-    """Six gateways with a wrong key each, by three names of the same sshd, and one with a good key, which
-    comes last.
+    """Six gateways with wrong keys, under three names of the same sshd, and one with a good key, which dials
+    last.
     """
     shared = Handshakes()
     keys = [sshd.new_identity(f"wrong{number}", authorize=False) for number in range(6)]
@@ -63,7 +63,7 @@ async def test_refused_keys_keep_no_good_one_away(sshd: NewerSshd) -> None:
         good.renew("test")
         await good.until(lambda: good.metric("gateway_connects_total", result="ok") == 2, seconds=10)
         log = await asyncio.to_thread(sshd.log)
-        assert "penalty" in log, "it does count"
+        assert "penalty" in log, "sshd has counted the failures"
         assert "activating" not in log
         assert "drop connection" not in log
     finally:
@@ -77,7 +77,7 @@ def any_name(sshd: NewerSshd) -> str:
 
 
 async def test_host_keys_that_we_refuse_keep_no_good_one_away(sshd: NewerSshd, tmp_path: Path) -> None:
-    """Leaving without a login costs, too, though less."""
+    """sshd also penalises a connection that leaves without a login, though less."""
     shared = Handshakes()
     other = ssh_keys.new_key(tmp_path / "other")
     gateways = [
@@ -99,11 +99,11 @@ async def test_host_keys_that_we_refuse_keep_no_good_one_away(sshd: NewerSshd, t
         await asyncio.gather(*(gateway.close() for gateway in (*gateways, good)))
 
 
-async def test_an_address_that_is_shut_out_is_told_so(tmp_path: Path) -> None:
+async def test_the_message_says_that_sshd_penalises_the_address(tmp_path: Path) -> None:
     with NewerSshd(tmp_path / "sshd", config={"PerSourcePenalties": "authfail:60s"}) as sshd:
         wrong = config_for(sshd, identity_files=[str(sshd.new_identity("wrong", authorize=False))])
         assert (await failure(wrong)).reason == "auth_failed"
-        # sshd's listener hears of a refusal from its child, which takes a moment.
+        # sshd's listener learns of a failed login from its child process, a moment later.
         async with asyncio.timeout(20):
             while "penalty" not in await asyncio.to_thread(sshd.log):
                 await asyncio.sleep(0.05)

@@ -30,11 +30,11 @@ from tests.support.sshd import Sshd
 pytestmark = [pytest.mark.apiserver, pytest.mark.sshd, pytest.mark.network]
 
 FOUND_S = 2.0
-"""How soon a pod that has moved is found."""
+"""Seconds within which a client reaches a pod that has moved."""
 
 
 class Notebook(Server):
-    """Says at which address it was reached."""
+    """Sends the address at which the client reached it."""
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(str(writer.get_extra_info("sockname")[0]).encode().ljust(15))
@@ -56,8 +56,8 @@ class Bed(NamedTuple):
 
 @pytest.fixture
 def addresses() -> Iterator[tuple[str, str]]:
-    """Two addresses of this machine that are not loopback's, as those of pods are not."""
-    # 198.18.0.0/15 is for benchmarks between networks (RFC 2544): nobody here has a route to it.
+    """Two addresses of this machine outside the loopback network, like those of pods."""
+    # 198.18.0.0/15 is reserved for benchmarks (RFC 2544), so this machine has no other route to it.
     prefix = f"198.19.{secrets.randbelow(256)}.{secrets.randbelow(128) * 2}"
     one, other = prefix, prefix.rpartition(".")[0] + f".{int(prefix.rpartition('.')[2]) + 1}"
     for address in (one, other):
@@ -76,7 +76,7 @@ async def kubectl(apiserver: ApiServer, admin: Path, *words: str, stdin: str | N
 
 
 async def place(apiserver: ApiServer, bed: Bed, name: str, address: str) -> None:
-    """Make a pod, or let it run at another address, as a kubelet says where it runs."""
+    """Make a pod, or move it to another address, by writing its status as a kubelet does."""
     item = {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -93,13 +93,13 @@ async def place(apiserver: ApiServer, bed: Bed, name: str, address: str) -> None
 
 
 async def led(bed: Bed, name: str, port: int = 22) -> str:
-    """Where a client gets that asks for a pod: its address, or the answer."""
+    """Ask the entry for a pod; returns the address that the client reached, or the entry's refusal."""
     status, came = await ask(bed.proxy, f"{name}.{bed.namespace}:{port}", b"x" * 15)
     return came.decode().strip() if status.startswith("200") else status
 
 
 async def led_to(bed: Bed, name: str, expected: str, seconds: float) -> None:
-    """Ask until it is there."""
+    """Ask again and again until `led` returns what is expected. Raises AssertionError."""
     began = monotonic()
     while (there := await led(bed, name)) != expected:
         assert monotonic() - began < seconds, there
@@ -114,7 +114,7 @@ async def bed(
     admin = apiserver.kubeconfig(tmp_path / "admin")
     await kubectl(apiserver, admin, "create", "namespace", namespace)
     await kubectl(apiserver, admin, "apply", "-f", "-", stdin=ACCOUNT.replace("team-a", namespace))
-    # As `kubectl create token` does, which this kubectl does not have.
+    # What `kubectl create token` does; this kubectl is too old for it.
     path = f"/api/v1/namespaces/{namespace}/serviceaccounts/kubemux/token"
     request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
     made = await kubectl(apiserver, admin, "create", "--raw", path, "-f", "-", stdin=json.dumps(request))
@@ -124,7 +124,7 @@ async def bed(
     probe = {"interval": "500ms", "token_file": str(token)}
     proxy = Endpoint("127.0.0.1", free_port())
     async with Notebook() as notebook:
-        # The page's words for the account of a gateway.
+        # The sshd_config lines that the page proposes for the gateway's account.
         sshd.reconfigure({"PermitOpen": f"{apiserver.endpoint} *:{notebook.endpoint.port}"})
         await asyncio.to_thread(sshd.restart)
         discover = {
@@ -172,7 +172,7 @@ async def test_a_pod_is_found_where_it_is(bed: Bed, apiserver: ApiServer, etcd: 
     told = discovery(daemon)
     assert (told["state"], told["pods"], told["reason"]) == ("watching", 1, "")
 
-    # The link breaks, and what was known is still known, which the answers say.
+    # The link is lost. kubemux still knows the pods, as its answers show.
     sshd.stop()
     await wait_for_log(daemon, "watch of pods broken", route="notebooks", reason="link_down")
     unknown = await led(bed, "nb-1")
@@ -182,7 +182,7 @@ async def test_a_pod_is_found_where_it_is(bed: Bed, apiserver: ApiServer, etcd: 
     told = discovery(daemon)
     assert (told["state"], told["pods"], told["reason"]) == ("broken", 1, "link_down")
 
-    # It moves meanwhile: the watch goes on from where it broke, and finds it.
+    # The pod moves meanwhile. The watch continues where it broke off, and finds the new address.
     await place(apiserver, bed, "nb-0", one)
     sshd.start()
     await led_to(bed, "nb-0", one, 30.0)
@@ -199,7 +199,7 @@ async def test_a_pod_is_found_where_it_is(bed: Bed, apiserver: ApiServer, etcd: 
     await led_to(bed, "nb-0", other, 30.0)
     assert [entry["route"] for entry in daemon.events("pods are listed again")] == ["notebooks"]
 
-    # Routes that are changed ask for other pods, and replaced clusters are asked anew.
+    # After a reload, changed routes watch other pods, and replaced clusters are watched anew.
     content = json.loads(daemon.config.read_text())
     gone = f"404 kubemux: nb-0.{bed.namespace}: unknown_name (prod (route notebooks) has no such pod)"
     for selector, there in (("app=lab", gone), ("app=notebook", other)):

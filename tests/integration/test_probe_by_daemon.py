@@ -1,4 +1,4 @@
-"""`kubemux probe` by somebody who may not read the keys: the daemon probes for it, as itself."""
+"""`kubemux probe` by a user who may not read the keys: the daemon probes in its place."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.sshd import Sshd
 from tests.support.tls import Certificates
 
 SOMEBODY = 54321
-# Root that may read its own files alone; the daemon, beside it, may read all.
+# Root without the capability to read other users' files; the daemon has it.
 WITHOUT_RIGHTS = ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
 
 pytestmark = [pytest.mark.sshd, pytest.mark.skipif(os.geteuid() != 0, reason="only root can give up rights")]
@@ -40,7 +40,7 @@ async def probe(*words: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def libraries(pid: int) -> str:
-    """What the process has mapped."""
+    """The libraries that the process has mapped."""
     return Path(f"/proc/{pid}/maps").read_text()
 
 
@@ -70,7 +70,7 @@ async def test_the_daemon_probes_for_who_may_not_read_the_keys(
             assert untimed(steps) == untimed(by_itself.stdout.splitlines()[1:])
             assert steps[-1] == "alive: ok"
             assert {entry["gateway"] for entry in daemon.events("link closed")} == {"edge (probe)"}, (
-                "its own links live on"
+                "the daemon's own links stay"
             )
 
             document = json.loads((await probe("prod", "--json", "--config", daemon.config)).stdout)
@@ -85,7 +85,7 @@ async def test_the_daemon_probes_for_who_may_not_read_the_keys(
             ]
 
             loaded = libraries(daemon.pid)
-            assert "_pydantic_core" not in loaded, "it has read a file, probed and told without"
+            assert "_pydantic_core" not in loaded, "the daemon has probed without loading that library"
             assert "uvloop" in loaded
 
             unknown = await probe("prdo", "--config", daemon.config)

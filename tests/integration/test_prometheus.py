@@ -1,5 +1,6 @@
-"""A real Prometheus scrapes the daemon with the shipped configuration and rules, and
-sees a cluster go down."""
+"""A real Prometheus scrapes the daemon with the shipped configuration and rules, and sees a
+cluster go down.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ RULES = ROOT / "config" / "prometheus"
 
 
 def shipped(target: str) -> dict[str, Any]:
-    """The shipped scrape.yml, pointed at `target` and hurried."""
+    """The shipped scrape.yml with `target` as its target and short intervals."""
     config: dict[str, Any] = YAML(typ="safe").load(RULES / "scrape.yml")
     config["rule_files"] = [str(RULES / name) for name in config["rule_files"]]
     config["global"] = {"evaluation_interval": "500ms"}

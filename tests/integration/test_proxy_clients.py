@@ -1,6 +1,4 @@
-"""The programs with which people go through a proxy, at a real entry: what arrives, and what a refusal looks
-like to their users.
-"""
+"""Programs that people use with a proxy, at a real entry: that they work, and what they show of a refusal."""
 
 from __future__ import annotations
 
@@ -32,7 +30,7 @@ from tests.support.tls import Certificates
 pytestmark = [pytest.mark.proxy_clients, pytest.mark.sshd]
 
 MUCH: Final = 20 << 20
-TOKEN: Final = "a-token"  # noqa: S105 - it opens nothing
+TOKEN: Final = "a-token"  # noqa: S105 - protects nothing
 COMMANDS: Final = [
     pytest.param(command.strip("`"), seen.strip("`"), id=name)
     for name, command, seen in pages.rows(PAGE, "program")
@@ -41,7 +39,9 @@ CURLS: Final = pages.shell(PAGE, "curl").splitlines()
 
 
 class Site(BaseHTTPRequestHandler):
-    """Sends as many bytes as its path says, or the checksum of what it is sent; and metrics."""
+    """Answers GET with as many bytes as the path says (or with metrics), and PUT with the checksum of the
+    body.
+    """
 
     def do_GET(self) -> None:
         wanted = self.path.removeprefix("/")
@@ -82,7 +82,7 @@ def site(certificates: Certificates) -> Iterator[Endpoint]:
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory, certificates: Certificates) -> Iterator[Desk]:
-    """One daemon for all of them. Behind it are a site, a host, and what a client does not get."""
+    """One daemon for all tests. Its entry leads to a site, to a host with sshd, and to what it refuses."""
     parts.need("proxy_clients")
     parts.need("sshd")
     folder, entry = tmp_path_factory.mktemp("clients"), Endpoint("127.0.0.1", free_port())
@@ -114,7 +114,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory, certificates: Certificates) -
         )
         programs = {"ssh": f"{parts.find('ssh')} -F {config}", "nc": "nc.openbsd"}
         with Daemon(folder / "daemon", gateways=gateways, clusters=clusters, sections=sections) as daemon:
-            # The site is not closing a probe's connection any more when the first test looks for leaks.
+            # Wait for the site's last connection of a probe to close, before the first test looks for leaks.
             daemon.wait_up("prod-eu", "denied")
             daemon.wait_up("refused", "away", up=False)
             yield Desk(folder, entry, programs=programs)
@@ -140,7 +140,7 @@ def test_the_recipe_for_ssh(desk: Desk) -> None:
 
 @pytest.fixture
 def ca(desk: Desk, certificates: Certificates) -> str:
-    """The CA's file, in place of that of the page."""
+    """The CA file, in place of the page's."""
     return str(certificates.ca)
 
 

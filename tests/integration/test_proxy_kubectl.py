@@ -38,7 +38,7 @@ WAYS: Final = pytest.mark.parametrize(("kubectl", "scheme"), [OLD_BY_HTTP, BY_HT
 
 @pytest.fixture(scope="module")
 def desk(apiserver: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
-    """Kubeconfigs for both ways are in ~/.kube, beside an administrator's own."""
+    """A desk whose ~/.kube has exported kubeconfigs for HTTP and SOCKS5, beside an administrator's own."""
     folder, entry = tmp_path_factory.mktemp("kubectl"), Endpoint("127.0.0.1", free_port())
     users = folder / "users"
     users.touch(mode=0o600)
@@ -106,7 +106,7 @@ def test_the_recipe_for_helm(desk: Desk) -> None:
 
 
 def test_argo_cd_is_told_what_an_exported_kubeconfig_has() -> None:
-    """Argo CD itself is not run here: it is a client-go with these values."""
+    """The page's values for Argo CD equal those of an exported kubeconfig. Argo CD itself is not run here."""
     yaml = YAML(typ="safe")
     [exported] = yaml.load(pages.block(PAGE, "kubectl", "yaml"))["clusters"]
     secret = yaml.load(pages.block(PAGE, "Argo CD", "yaml"))
@@ -145,7 +145,7 @@ def test_a_gateway_that_is_down_is_told_to_the_user(desk: Desk, kubectl: str, sc
 
 @WAYS
 def test_an_entry_with_passwords(desk: Desk, kubectl: str, scheme: str) -> None:
-    """The export says what is missing, and keeps it when it is there."""
+    """The export says where to add the password, and a later export keeps it."""
     file = desk.home / ".kube" / f"locked-{kubectl}-{scheme}"
     export = f"kubemux kubeconfig export --proxy locked --proxy-scheme {scheme} --output {file}"
     get = f"{kubectl} --kubeconfig {file} --context prod-eu get ns"

@@ -1,4 +1,6 @@
-"""Many reloads a second, between files that differ, while clients of what all of them have transfer."""
+"""Many reloads a second between different files, while clients of clusters that are in all of
+them transfer.
+"""
 
 from __future__ import annotations
 
@@ -28,11 +30,11 @@ SIZE: Final = 4 << 20
 RARELY: Final = {"interval": "1h", "timeout": "1s"}
 LIMITS: Final = {"limits": {"drain_timeout": "200ms"}}
 ROUNDS: Final = 12
-"""Of all files, one after another: 60 are written, each with a SIGHUP or an order."""
+"""How many files are written in all, each followed by a SIGHUP or an order to reload."""
 
 
 async def download(address: Endpoint, storm: asyncio.Task[None]) -> int:
-    """One after another until the storm is over; each must be whole."""
+    """Download again and again until the storm is over; no byte may be missing."""
     wanted, count = hashlib.sha256(pattern(SIZE)).digest(), 0
     while not storm.done():
         reader, writer = await asyncio.open_connection(*address)
@@ -44,7 +46,7 @@ async def download(address: Endpoint, storm: asyncio.Task[None]) -> int:
 
 
 async def talk(address: Endpoint, storm: asyncio.Task[None]) -> None:
-    """On one connection from the beginning to the end."""
+    """Send and receive on one connection, which must last until the storm is over."""
     reader, writer = await asyncio.open_connection(*address)
     while not storm.done():
         writer.write(b"tick")
@@ -54,7 +56,7 @@ async def talk(address: Endpoint, storm: asyncio.Task[None]) -> None:
 
 
 def held(daemon: Daemon) -> tuple[int, float]:
-    """Its descriptors and its tasks."""
+    """The number of the daemon's descriptors and tasks."""
     return len(list(Path(f"/proc/{daemon.pid}/fd").iterdir())), daemon.metric("kubemux_tasks")
 
 
@@ -87,7 +89,7 @@ async def test_a_storm_of_reloads_cuts_nothing_that_stays(sshd_factory: SshdFact
             async def storm(group: asyncio.TaskGroup) -> None:
                 orders = []
                 for turn in range(ROUNDS * len(files)):
-                    fresh = daemon.config.with_suffix(".new")  # no half of a file is read
+                    fresh = daemon.config.with_suffix(".new")  # so that no reload reads half a file
                     content = {**json.loads(daemon.config.read_text()), **LIMITS, **files[turn % len(files)]}
                     fresh.write_text(json.dumps(content))
                     fresh.rename(daemon.config)

@@ -31,7 +31,7 @@ HOST = "entry.example.com"
 
 
 class Bed(NamedTuple):
-    """A daemon with an entry that all addresses of this machine have."""
+    """A daemon with an entry that listens on all addresses of this machine."""
 
     daemon: Daemon
     port: int
@@ -84,7 +84,7 @@ async def bed(sshd: Sshd, tmp_path: Path, certificates: Certificates) -> AsyncIt
 
 
 async def ask(bed: Bed, target: str) -> TlsClient:
-    """A client that has been connected to `target`."""
+    """A client that the entry has connected to `target`."""
     context = ssl.create_default_context(cafile=bed.authority.ca.cert)
     context.load_cert_chain(bed.ci.cert, bed.ci.key)
     client = TlsClient(socket.create_connection(("127.0.0.1", bed.port)), context, HOST)
@@ -97,7 +97,7 @@ async def ask(bed: Bed, target: str) -> TlsClient:
     return client
 
 
-async def test_what_is_sent_arrives_and_its_end_too(bed: Bed) -> None:
+async def test_bytes_and_their_end_arrive(bed: Bed) -> None:
     client = await ask(bed, "sink:80")
     sent = pattern(MUCH)
     async with asyncio.timeout(120):
@@ -114,7 +114,8 @@ async def test_a_client_that_is_slow_gets_everything(bed: Bed) -> None:
     async with asyncio.timeout(120):
         await client.send(b"%d\n" % MUCH)
         came = await client.read(10)
-        while bed.daemon.metric("kubemux_paused_relays") == 0:  # until every buffer on the way is full
+        # No read until every buffer on the way is full.
+        while bed.daemon.metric("kubemux_paused_relays") == 0:
             await asyncio.sleep(0.05)
         came += await client.read()
         assert hashlib.sha256(came).digest() == hashlib.sha256(pattern(MUCH)).digest()
@@ -156,7 +157,7 @@ async def test_curl_reaches_a_cluster_by_name(bed: Bed) -> None:
     assert bed.daemon.metric("kubemux_entry_connections_total", entry="remote", result="denied") == 1
 
 
-async def test_who_speaks_plain_http_is_told(bed: Bed) -> None:
+async def test_a_client_that_speaks_plain_http_gets_an_explanation(bed: Bed) -> None:
     reader, writer = await asyncio.open_connection(*Endpoint("127.0.0.1", bed.port))
     writer.write(b"CONNECT kubernetes:443 HTTP/1.1\r\n\r\n")
     line = await reader.readline()

@@ -1,4 +1,6 @@
-"""Restarts under a client loop, with a manager that keeps descriptors as systemd does: nobody is refused."""
+"""Restarts while clients connect, with a manager that keeps descriptors as systemd does: no client is
+refused.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,7 @@ def errors(manager: Manager) -> list[str]:
 
 @pytest.mark.sshd
 async def test_clients_are_served_across_restarts(sshd: Sshd, tmp_path: Path) -> None:
-    """Those that come while nobody accepts wait in the backlog, and for the new process' first link."""
+    """A client that comes during a restart waits in the backlog, and then for the new process' first link."""
 
     def run(echo: Echo) -> None:
         through, straight, admin = free_port(), free_port(), free_port()
@@ -71,7 +73,7 @@ async def test_clients_are_served_across_restarts(sshd: Sshd, tmp_path: Path) ->
 
 
 async def test_an_address_that_is_given_up_is_not_kept(tmp_path: Path) -> None:
-    """By a restart, a reload or a drain: it is refused from then on, and free for others."""
+    """After a restart, a reload or a drain the address refuses connections, and others may bind it."""
 
     def run(echo: Echo) -> None:
         ports = {name: free_port() for name in ("kept", "restarted", "reloaded", "drained")}
@@ -104,8 +106,9 @@ async def test_an_address_that_is_given_up_is_not_kept(tmp_path: Path) -> None:
 
 
 async def test_an_address_that_widens_is_bound_at_once(tmp_path: Path) -> None:
-    """127.0.0.1 and 0.0.0.0 exclude each other: what is kept must be let go before,
-    by a reload and by a restart."""
+    """127.0.0.1 and 0.0.0.0 cannot be bound at the same time, so a reload and a restart must close the kept
+    socket first.
+    """
 
     def run(echo: Echo) -> None:
         port, admin = free_port(), free_port()
@@ -116,7 +119,7 @@ async def test_an_address_that_widens_is_bound_at_once(tmp_path: Path) -> None:
 
         with Manager(tmp_path, "-m", "proxy", "run", "--config", str(listen("127.0.0.1"))) as manager:
             manager.start()
-            listen("0.0.0.0")  # noqa: S104 - that is the point
+            listen("0.0.0.0")  # noqa: S104 - what the test is about
             kubemux("reload", "--config", tmp_path / "config.yaml")
             assert set(manager.store) == names(port, host="0.0.0.0") | names(admin)  # noqa: S104
             listen("127.0.0.1")

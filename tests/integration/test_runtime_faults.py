@@ -1,4 +1,4 @@
-"""What breaks while the daemon runs: one thing at a time, said clearly, and the rest goes on."""
+"""Faults while the daemon runs, one at a time: each is reported clearly, and everything else still works."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.tls import Certificates
 pytestmark = pytest.mark.sshd
 
 
-async def test_a_busy_port_is_taken_once_it_is_free(
+async def test_a_busy_port_is_bound_once_it_is_free(
     sshd: Sshd, tmp_path: Path, certificates: Certificates
 ) -> None:
     free = free_port()
@@ -109,8 +109,8 @@ async def test_gateways_that_cannot_be_reached(
                 down = await wait_for_log(daemon, "cluster down", cluster=name)
                 assert (down["result"], bool(down["hint"])) == (result, True)
                 assert daemon.metric("kubemux_probes_total", cluster=name, result=result) >= 1
-                # Where the gateway itself has been down for longer than hold_timeout, the kernel refuses:
-                # nobody is counted.
+                # If the gateway was down for longer than hold_timeout, the kernel refuses clients, and the
+                # daemon cannot count them.
                 refusal = ConnectionRefusedError if result == "link_down" else ConnectionResetError
                 with pytest.raises(refusal):
                     await get(ports[name], certificates)
@@ -141,7 +141,7 @@ async def test_a_frozen_sshd_is_noticed_in_time(
             await asyncio.to_thread(sshd.pause)
             try:
                 since = loop.time()
-                # Not an end of file: the client must not take it for a clean one.
+                # A reset, not an EOF, which the client could take for the regular end.
                 with pytest.raises(ConnectionResetError):
                     await ask(reader, writer)
                 assert loop.time() - since < 0.9 + 0.5
@@ -168,9 +168,9 @@ async def test_a_frozen_sshd_is_noticed_in_time(
 async def test_clients_are_held_while_the_link_is_down(
     sshd: Sshd, tmp_path: Path, certificates: Certificates
 ) -> None:
-    """Reset if the link is not back within hold_timeout, served if it is.
+    """They are served if a link is up within hold_timeout, and reset if not.
 
-    A reload changes how long that is.
+    A reload changes hold_timeout.
     """
     port = free_port()
     async with Https(certificates) as server:
@@ -210,7 +210,7 @@ async def test_clients_are_held_while_the_link_is_down(
 
 
 def reconnect(admin: Path, name: str) -> None:
-    """What `kubemux reconnect` asks for: dial now, whatever the backoff says."""
+    """Send the request of `kubemux reconnect`: dial now, without the rest of the backoff."""
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(10)
         sock.connect(str(admin))
@@ -225,8 +225,7 @@ def reconnect(admin: Path, name: str) -> None:
 async def test_a_reload_touches_only_what_changed(
     sshd_factory: SshdFactory, tmp_path: Path, certificates: Certificates
 ) -> None:
-    """One connection through an unchanged cluster lives through everything that a
-    reload does to the others."""
+    """One connection through an unchanged cluster survives reloads that change all others."""
     sshd, other = sshd_factory(), sshd_factory()
     ports = {name: free_port() for name in ("kept", "moved", "gone", "added")}
     async with Https(certificates) as server:

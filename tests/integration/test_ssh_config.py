@@ -24,7 +24,7 @@ pytestmark = pytest.mark.sshd
 
 
 def host(name: str, sshd: Sshd, *more: str) -> str:
-    """A `Host` block that says all there is to say about this sshd."""
+    """A `Host` block with everything that a client needs for this sshd."""
     lines = [
         f"Host {name}",
         f"HostName {sshd.host}",
@@ -44,13 +44,13 @@ def written(folder: Path, text: str) -> Path:
 
 
 def is_running(pid: str) -> bool:
-    """A process that has ended and that nobody has waited for has no command line any more."""
+    """Whether the process runs. A zombie has no command line, so it does not count."""
     path = Path(f"/proc/{pid.strip()}/cmdline")
     return path.exists() and bool(path.read_bytes())
 
 
 async def ended(pids: list[str]) -> None:
-    """They were killed; the system takes a moment to end them."""
+    """Wait until these killed processes have ended."""
     async with asyncio.timeout(10):
         while any(map(is_running, pids)):
             await asyncio.sleep(0.01)
@@ -85,7 +85,9 @@ async def test_aliases_and_proxyjump_through_the_daemon(
                 assert await get(port, certificates) == 200
             assert peers(daemon.pid) == [first.port] * 3
     async with dialled(alias("both", path)) as link:
-        assert len(link.conns) == 3, "`middle`'s own ProxyJump does not count where `first` comes before it"
+        assert len(link.conns) == 3, (
+            "`middle`'s own ProxyJump is ignored in a chain where `first` comes before it"
+        )
 
 
 async def test_the_gateway_overrides_its_ssh_config(sshd: Sshd, tmp_path: Path) -> None:
@@ -121,7 +123,7 @@ async def test_a_proxy_command_carries_the_connection(sshd: Sshd, tmp_path: Path
     (tmp_path / "jump_config").write_text(host("jump", sshd))
     async with dialled(alias("edge", written(tmp_path, host("edge", sshd, f"ProxyCommand {jump}")))) as link:
         assert len(link.conns) == 1
-        await asyncio.to_thread(sshd.restart)  # both legs go: the command ends with its connection
+        await asyncio.to_thread(sshd.restart)  # the command ends with its connection
         async with asyncio.timeout(5):
             await link.conns[0].wait_closed()
 
@@ -159,7 +161,9 @@ async def test_a_proxy_command_carries_the_connection(sshd: Sshd, tmp_path: Path
         ("KexAlgorithms sntrup761x25519-sha512@openssh.com\n", "KexAlgorithms"),
     ],
 )
-async def test_what_is_wrong_with_an_ssh_config_is_said(tmp_path: Path, text: str, says: str) -> None:
+async def test_the_message_says_what_is_wrong_with_an_ssh_config(
+    tmp_path: Path, text: str, says: str
+) -> None:
     path = written(tmp_path, text)
     found = await failure(alias("edge", path))
     assert isinstance(found, CredentialsUnusable), found
@@ -200,7 +204,7 @@ async def test_what_is_wrong_with_an_ssh_config_is_said(tmp_path: Path, text: st
         b"IgnoreUnknown Whatever\nWhatever it means",
     ],
 )
-async def test_what_ssh_takes_is_taken(sshd: Sshd, tmp_path: Path, more: bytes) -> None:
+async def test_kubemux_accepts_what_ssh_accepts(sshd: Sshd, tmp_path: Path, more: bytes) -> None:
     (tmp_path / "included").write_text(f"Port {sshd.port}\n")
     known: dict[str, object] = {
         "port": sshd.port,
@@ -212,15 +216,16 @@ async def test_what_ssh_takes_is_taken(sshd: Sshd, tmp_path: Path, more: bytes) 
     for name, value in known.items():
         text = text.replace(f"{{{name}}}".encode(), str(value).encode())
     path = tmp_path / "ssh_config"
-    # Before the rest: the first value counts.
+    # First, because ssh_config(5) uses the first value.
     path.write_bytes(b"Host edge\n" + text + b"\n" + host("edge", sshd).encode())
     async with dialled(alias("edge", path)) as link:
         assert link.server == f"127.0.0.1:{sshd.port}"
 
 
 async def test_what_is_included_comes_in_order_and_its_tokens_last(sshd: Sshd, tmp_path: Path) -> None:
-    """The first value counts, of files in the order of their names; `%p` is the port
-    that counts in the end."""
+    """Included files come in the order of their names, and the first value of an option is used. `%p` is the
+    port that is finally used.
+    """
     (tmp_path / f"key-{sshd.port}").write_bytes(sshd.identity.read_bytes())
     (tmp_path / f"key-{sshd.port}").chmod(0o600)
     for name in "hgfedcb":
@@ -241,7 +246,7 @@ async def test_proxyjumps_in_a_circle_are_found(tmp_path: Path) -> None:
     assert isinstance(found, JumpFailed)
     assert str(found).endswith("ProxyJump goes in a circle: b -> a -> b")
     found = await failure(alias("x", path, known_hosts=[str(known_hosts)]))
-    assert str(found).endswith("jumphost loop via c"), "ssh(1) sees it"
+    assert str(found).endswith("jumphost loop via c"), "ssh(1) also reports the circle"
     assert "ProxyJump none" in found.hint
 
 
@@ -263,7 +268,7 @@ async def test_a_command_that_does_not_end_is_given_up_with_all_that_it_has_star
 async def test_what_a_match_exec_leaves_behind_holds_nothing_up_and_is_ended(
     sshd: Sshd, tmp_path: Path
 ) -> None:
-    """It has ssh's standard error."""
+    """A process that `Match exec` leaves behind still holds ssh's standard error."""
     pid = tmp_path / "pid"
     text = f'Match exec "sleep 1000 & echo $! > {pid}"\n' + host("edge", sshd)
     async with dialled(alias("edge", written(tmp_path, text))) as link:

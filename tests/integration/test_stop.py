@@ -1,5 +1,5 @@
-"""SIGTERM, clause by clause: not ready, no new clients, time for those there are, half-close, reset; a second
-is immediate.
+"""SIGTERM, step by step: not ready, no new clients, time for the present ones, half-close, reset. A second
+SIGTERM stops at once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tests.support.sshd import Sshd
 
 
 class Listening(Server):
-    """Says nothing, and ends its side when the client has ended its own."""
+    """Sends nothing, and closes its side when the client has closed its own."""
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
@@ -59,7 +59,9 @@ async def test_a_drain_lets_clients_finish(tmp_path: Path) -> None:
                 assert client.recv(4, socket.MSG_WAITALL) == b"ping"
                 daemon.signal(signal.SIGTERM)
                 daemon.wait_notified("STOPPING=1")
-                assert "EXTEND_TIMEOUT_USEC=35000000" in daemon.notified, "drain_timeout, and time to close"
+                assert "EXTEND_TIMEOUT_USEC=35000000" in daemon.notified, (
+                    "the stop takes drain_timeout and the time to close"
+                )
                 assert daemon.get("/readyz")[0] == 503
                 assert daemon.get("/healthz")[0] == 200
                 with pytest.raises(ConnectionRefusedError):
@@ -76,8 +78,8 @@ async def test_a_drain_lets_clients_finish(tmp_path: Path) -> None:
 
 
 async def test_what_is_left_is_half_closed_before_it_is_reset(tmp_path: Path) -> None:
-    """A server that heeds the end of the client's direction ends its own: what it still says arrives, and no
-    reset.
+    """A server that sees the half-close may still send, and then closes its side. All of it reaches the
+    client, and there is no reset.
     """
 
     def run(server: Listening) -> None:
@@ -112,7 +114,7 @@ async def test_a_second_signal_is_immediate(tmp_path: Path) -> None:
 
 
 def without_the_rest(daemon: Daemon) -> None:
-    """Reload a file that has neither cluster nor gateway any more."""
+    """Reload a file without any cluster or gateway."""
     daemon.configure(gateways={}, clusters={}, sections={"limits": {"drain_timeout": "10m"}})
     daemon.signal(signal.SIGHUP)
     daemon.wait_for("it is taken", lambda: bool(daemon.events("reloaded")))
@@ -165,8 +167,8 @@ async def test_a_second_signal_ends_what_a_reload_has_removed(sshd: Sshd, tmp_pa
 
 
 async def test_signals_without_end_do_not_spoil_a_stop(tmp_path: Path) -> None:
-    """Wherever they meet it, from the first moment of a stop to the last of the process: it ends with 0, not
-    by the signal.
+    """Signals come at every moment from the begin of the stop to the end of the process. The process exits
+    with 0, and is not killed by a signal.
     """
 
     def run(echo: Echo) -> None:

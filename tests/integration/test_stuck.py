@@ -1,4 +1,6 @@
-"""Sides that are stuck: the daemon still stops, drains, reloads and lets go of who has left."""
+"""Connections on which no byte moves: the daemon still stops, drains, reloads, and drops clients that have
+left.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,7 @@ pytestmark = pytest.mark.sshd
 
 
 class Deaf(Server):
-    """Accepts and never reads."""
+    """Accepts connections and never reads."""
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         reader._transport.pause_reading()  # type: ignore[attr-defined]
@@ -33,7 +35,7 @@ class Deaf(Server):
 
 
 class Greeter(Server):
-    """Speaks first, and ends."""
+    """Sends first, and closes its side."""
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"hello " * 1000)
@@ -50,7 +52,7 @@ async def deaf() -> AsyncIterator[Deaf]:
 def daemon_for(
     sshd: Sshd, folder: Path, *servers: Endpoint, via: str = "edge", drain: str = "200ms"
 ) -> tuple[Daemon, list[Endpoint]]:
-    """A daemon with a cluster for each server; where they are mapped."""
+    """A daemon with a cluster for each server; yields it and the mapped ports."""
     ports = [free_port() for _ in servers]
     clusters = {
         f"c{n}": cluster(port, server, via=via, probe={"interval": "10m"})
@@ -64,7 +66,7 @@ def daemon_for(
 
 
 def stuck_upload(mapped: Endpoint, daemon: Daemon) -> socket.socket:
-    """A client whose bytes fill every buffer on the way to a server that does not read."""
+    """A client that fills every buffer on the way to a server that does not read."""
     client = socket.create_connection(mapped)
     client.setblocking(False)
     daemon.wait_for(
@@ -95,7 +97,7 @@ async def test_stop_and_drain_do_not_wait_for_a_server_that_reads_nothing(
             assert daemon.metric("kubemux_connections_active") == 0
             kubemux("reload", "--config", daemon.config)
             client = stuck_upload(mapped, daemon)
-            # Leaving the block stops the daemon, which fails if it takes too long.
+            # The end of the block stops the daemon, and fails if that takes too long.
         client.close()
 
     await asyncio.to_thread(run)
@@ -112,8 +114,8 @@ async def test_a_client_that_reset_is_let_go_although_nothing_moves(
             client.close()
             daemon.wait_for("its slot is free", lambda: daemon.metric("kubemux_connections_active") == 0)
             assert daemon.metric("kubemux_connections_total", result="client_reset") == 1
-            # Although sshd still has the channel. The first probe, which nobody answers either, has its
-            # window until it gives up.
+            # The client is gone although sshd still has the channel. The first probe, which nobody answers
+            # either, has a window until it gives up.
             daemon.wait_for("its memory is free", lambda: daemon.metric("kubemux_buffered_bytes") == 0)
 
     await asyncio.to_thread(run)
@@ -139,7 +141,7 @@ async def test_probes_that_nobody_answers_leave_nothing_behind(
     await asyncio.to_thread(run)
 
 
-async def test_a_server_that_speaks_first_is_heard_whole(sshd: Sshd, tmp_path: Path) -> None:
+async def test_all_bytes_of_a_server_that_sends_first_arrive(sshd: Sshd, tmp_path: Path) -> None:
     def run(server: Endpoint) -> None:
         for via in ("direct", "edge"):
             daemon, (mapped,) = daemon_for(sshd, tmp_path / via, server, via=via)
@@ -173,7 +175,7 @@ async def test_a_reload_while_stopping_changes_nothing(sshd: Sshd, deaf: Deaf, t
 
 
 async def test_a_stop_amid_arriving_clients_is_a_stop(sshd: Sshd, tmp_path: Path) -> None:
-    """SIGTERM while sockets are being handed over: no client is forgotten half-way, and nothing hangs."""
+    """SIGTERM while clients are being accepted: none of them is left open, and nothing hangs."""
 
     def run(server: Endpoint) -> None:
         for number in range(3):

@@ -1,5 +1,5 @@
-"""A daemon beside another that has its addresses, and one whose file is gone: each hint is a command that
-works.
+"""A second daemon with the same addresses, and a daemon whose configuration file is gone: each hint names a
+command that works.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def kubemux(*words: str | Path, **environment: str) -> subprocess.CompletedProce
 
 
 def hinted(text: str) -> list[str]:
-    """The command, or the option for the one that was run, that the last hint names."""
+    """The last hint's command; if it names an option, the command that was run with that option."""
     match = re.search(r"hint: .*?((?:kubemux status )?--config (?:'[^']*'|\S+))", text)
     assert match, text
     return shlex.split(match[1])

@@ -1,4 +1,6 @@
-"""Clusters and entries that listen on unix sockets: who may open them, and what becomes of their files."""
+"""Clusters and entries that listen on unix sockets: who may connect, and when the socket files
+are removed.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,7 @@ def owned(path: Path, expected: tuple[str, int]) -> bool:
 
 
 async def echoed(path: Path, ask: bytes = b"") -> bytes:
-    """What comes back of a few bytes, after `ask` has been answered."""
+    """Send `ask` and read its answer, if there is one; then send a few bytes, and return what comes back."""
     async with asyncio.timeout(30):
         reader, writer = await asyncio.open_unix_connection(path)
         try:
@@ -84,7 +86,7 @@ async def test_a_cluster_and_an_entry_are_reached_by_them_alone(tmp_path: Path) 
                 async with running(tmp_path / "other", gateways={}, clusters=clusters):
                     pass
             assert await echoed(straight) == b"ping"
-        # The files stay for the next process: for all that this one knows, a manager keeps the sockets.
+        # The files stay for the next process, because a service manager may keep the sockets.
         assert connected(straight) == connected(proxy) == errno.ECONNREFUSED
 
 
@@ -119,7 +121,7 @@ async def test_a_reload_changes_who_may_open_one_and_cuts_nobody(tmp_path: Path)
 
 
 async def test_clients_are_served_across_restarts(tmp_path: Path) -> None:
-    """The file stays, and so does its inode; what is given up meanwhile goes."""
+    """The file of a kept socket stays, with the same inode; the file of a removed cluster goes."""
     kept, proxy, gone, drained = (tmp_path / f"{name}.sock" for name in ("kept", "proxy", "gone", "drained"))
 
     def run(echo: Echo) -> None:
@@ -149,7 +151,7 @@ async def test_clients_are_served_across_restarts(tmp_path: Path) -> None:
             assert clients.failed == {}
             assert len(manager.store) == 2
 
-            kept.unlink()  # as systemd does with those in RuntimeDirectory= of a unit that restarts
+            kept.unlink()  # as systemd does with the files in RuntimeDirectory= when a unit restarts
             manager.restart()
             assert connected(kept) == 0
             assert len(manager.store) == 2
@@ -161,7 +163,7 @@ async def test_clients_are_served_across_restarts(tmp_path: Path) -> None:
 
 @pytest.mark.sshd
 async def test_a_client_that_nobody_can_serve_is_told_at_once(sshd: Sshd, tmp_path: Path) -> None:
-    """The kernel cannot refuse it: no unix socket listens again after it has stopped."""
+    """The daemon itself refuses it: a unix socket that has stopped listening cannot listen again."""
     path = tmp_path / "lost.sock"
     async with Echo() as echo:
         lost = at(path, echo, via="gone")

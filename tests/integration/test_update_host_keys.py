@@ -1,5 +1,5 @@
-"""Which host keys kubemux learns of a server that lists them, next to ssh(1) with UpdateHostKeys and the same
-known_hosts: no more, and no less.
+"""When a server lists its host keys, kubemux learns the same keys as ssh(1) with UpdateHostKeys and the same
+known_hosts.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ pytestmark = pytest.mark.sshd
 
 @dataclass
 class Case:
-    """Lines of known_hosts with words for keys, and which of the server's other keys are learned then."""
+    """Lines of known_hosts with placeholders for keys, and which of the server's other keys are learned."""
 
     known_hosts: str
     learned: str = ""
     by_ssh_alone: str = ""
-    """Kubemux leaves them alone."""
+    """Whether kubemux learns none of them."""
     alias: str = ""
     is_hashed: bool = False
     is_certified: bool = False
@@ -83,7 +83,7 @@ class Scene:
         return sshd, path
 
     def new(self, path: Path, before: str = "") -> set[str]:
-        """Which of the server's keys stand in the file, and did not."""
+        """The server's keys that are in the file and were not in it before."""
         text = path.read_text() if path.exists() else ""
         return {
             name
@@ -105,7 +105,7 @@ class Scene:
             **({"HostKeyAlias": case.alias} if case.alias else {}),
         }
         words = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
-        # What is asked after the list has been answered before the command ends.
+        # ssh asks the server to prove the listed keys, and gets the answer before the command ends.
         command = ["ssh", "-F", "none", *words, "-p", str(sshd.port), f"{sshd.user}@{sshd.host}", "true"]
         subprocess.run(command, check=True, capture_output=True, timeout=30)
         return self.new(known_hosts, before)
@@ -122,7 +122,7 @@ class Scene:
         async with started(config_for(sshd, **files, **more)) as gateway:
             await gateway.until(lambda: gateway.links == 1)
             await settled(gateway)
-        assert known_hosts.read_text() == before, "it is the operator's"
+        assert known_hosts.read_text() == before, "the operator's known_hosts does not change"
         return self.new(learned)
 
 

@@ -1,5 +1,5 @@
-"""A `kubectl get --watch` and a slow download live through reloads of everything else: twelve here, or
-WATCH_MINUTES of them.
+"""A `kubectl get --watch` and a slow download survive reloads that change everything else: twelve reloads, or
+as many as fit into WATCH_MINUTES.
 """
 
 from __future__ import annotations
@@ -35,33 +35,31 @@ pytestmark = [pytest.mark.apiserver, pytest.mark.sshd]
 
 MINUTES: Final = float(os.environ.get("WATCH_MINUTES", "0"))
 TURN_S: Final = 5.0 if MINUTES else 0.0
-"""The least that a turn takes: what makes a long run long, not what makes it right."""
+"""The shortest time of a turn, in seconds, so that a long run does not reload all the time."""
 TURNS: Final = max(12, round(MINUTES * 12))
-"""Twelve are every way to reload with every change: what they go round by has the periods three and four."""
+"""There are three ways to reload and four changes, so twelve turns are all combinations."""
 PIECES: Final = 20
 PIECE: Final = 48 << 10
 SIZE: Final = TURNS * PIECES * PIECE + (24 << 20)
-"""More than what is read in all turns and what buffers hold: the last turn must find the download under way,
-too.
-"""
+"""More bytes than all turns read and all buffers hold, so that the download still runs in the last turn."""
 LIMITS: Final = {"limits": {"drain_timeout": "100ms"}}
 
 
 class Download:
-    """What a client reads of it, bit by bit."""
+    """A client that reads its download in small pieces."""
 
     def __init__(self, reader: asyncio.StreamReader) -> None:
         self._reader = reader
         self._digest = hashlib.sha256()
 
     async def go_on(self) -> None:
-        """A turn's share of it, spread over the turn."""
+        """Read a turn's share, spread over the turn."""
         for _ in range(PIECES):
             self._digest.update(await self._reader.readexactly(PIECE))
             await asyncio.sleep(TURN_S / PIECES)
 
     async def finish(self) -> None:
-        """The rest: what came is what was sent."""
+        """Read the rest, and compare all of it with what was sent."""
         async with asyncio.timeout(60):
             while data := await self._reader.read(1 << 20):
                 self._digest.update(data)
@@ -69,7 +67,9 @@ class Download:
 
 
 class Watch:
-    """A `kubectl get configmaps --watch` of `namespace`, and what is done there past the daemon."""
+    """A `kubectl get configmaps --watch` of `namespace`; changes go to the API server directly, past the
+    daemon.
+    """
 
     def __init__(self, process: Process, apiserver: ApiServer, direct: Path, namespace: str) -> None:
         self.process = process
@@ -77,8 +77,8 @@ class Watch:
         self.seen = 0
 
     async def event(self) -> None:
-        """Make, change or delete an object in turn: the next line that kubectl prints says so, and nothing
-        else.
+        """Make, change or delete an object, in turn. The next line of kubectl must show exactly
+        that event.
         """
         name, step = f"item-{self.seen // 3}", self.seen % 3
         order: tuple[str, ...] = (
@@ -98,7 +98,7 @@ class Watch:
 
 @asynccontextmanager
 async def watching(apiserver: ApiServer, port: int, folder: Path) -> AsyncIterator[Watch]:
-    """It must not have ended by itself, nor complained, nor have printed more than was looked at."""
+    """Run the watch. When the block ends, it must still run, without errors, and without further output."""
     namespace = f"watched-{port}"
     direct = apiserver.kubeconfig(folder / "direct")
     await asyncio.to_thread(apiserver.kubectl, "create", "namespace", namespace, kubeconfig=direct)
@@ -122,15 +122,15 @@ async def watching(apiserver: ApiServer, port: int, folder: Path) -> AsyncIterat
 
 
 async def tick(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """An echo answers."""
+    """Send a byte to an echo server, and wait for it."""
     writer.write(b"tick")
     assert await reader.readexactly(4) == b"tick"
 
 
 class Reloads:
-    """Files that differ in everything but gateway `edge` and the clusters `kept`, taken in three ways.
+    """Reloads, in three ways, files that have nothing in common but gateway `edge` and the clusters `kept`.
 
-    The clusters that come and go have a client each, so that there is somebody to drain.
+    Each of the other clusters has a client, which the reload must drain.
     """
 
     def __init__(
@@ -152,8 +152,8 @@ class Reloads:
             await closed(self._visitors.pop()[1])
 
     async def reload(self, turn: int) -> None:
-        """There are none, one, two other gateways, each with a cluster, and elsewhere than before; then a
-        file is refused.
+        """Reload a file with none, one or two other gateways, each with a cluster on a new port; or a bad
+        file, which is rejected.
         """
         count, is_bad = turn % 4, turn % 4 == 3
         ports = [free_port() for _ in range(count)]
@@ -176,7 +176,9 @@ class Reloads:
                     await tick(reader, writer)
                 return
             for reader, _ in self._visitors:
-                assert await reader.read() == b"", "drained: its cluster is elsewhere now, or gone"
+                assert await reader.read() == b"", (
+                    "the client was drained: its cluster has another address now, or is gone"
+                )
             await self._leave()
             for n, port in enumerate(ports):
                 self._visitors.append(await asyncio.open_connection("127.0.0.1", port))
@@ -206,19 +208,19 @@ class Reloads:
 
 
 def carried(daemon: Daemon, name: str) -> dict[str, object]:
-    """What `/status` says of a cluster."""
+    """A cluster in `/status`."""
     clusters = cast("list[dict[str, object]]", json.loads(daemon.get("/status")[1])["clusters"])
     return next(entry for entry in clusters if entry["name"] == name)
 
 
 def is_theirs(daemon: Daemon, name: str) -> bool:
-    """Whether the cluster has had one connection in all, and has it."""
+    """Whether the cluster has had exactly one connection, which is still open."""
     now = carried(daemon, name)
     return (now["connections"], now["connections_total"]) == (1, 1)
 
 
 def ends(daemon: Daemon, clusters: Sections) -> list[dict[str, object]]:
-    """The connections to these that the log says have ended."""
+    """The log entries of ended connections to these clusters."""
     return [entry for entry in daemon.events("connection closed") if entry["cluster"] in clusters]
 
 
@@ -259,7 +261,7 @@ async def test_a_watch_and_a_download_live_through_reloads(
                             assert is_theirs(daemon, "prod")
                             assert is_theirs(daemon, "bulk")
                     seconds = time.monotonic() - began
-                    assert connections(watch.process.pid) == [at], "kubectl is where it began"
+                    assert connections(watch.process.pid) == [at], "kubectl still has its first connection"
                     arrived = carried(daemon, "bulk")["bytes_from_cluster"]
                     assert isinstance(arrived, int)
                     assert arrived < SIZE, "the download was over before the reloads were"

@@ -1,4 +1,4 @@
-"""A probe that distrusts what clients trust: it says that the way to the API server is there."""
+"""A probe with a wrong ca_file: status still says that the API server is reached, as clients trust it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A port whose clients go through a gateway's channels, and what the tests of the native data plane share."""
+"""A port whose clients are relayed over a gateway's channels, and helpers for tests of the native
+data plane.
+"""
 
 from __future__ import annotations
 
@@ -27,13 +29,13 @@ from tests.support.serving import closed as closed_writer
 from tests.support.sshd import Sshd
 
 SECONDS = 30.0
-"""The deadline of every wait: a busy machine is slower by a factor of ten."""
+"""The deadline of every wait in seconds; generous, as a busy machine is ten times slower."""
 
 
 class Tunnel:
     """`async with Tunnel(gateway, target) as tunnel: tunnel.endpoint`.
 
-    At the end all relays have ended, or it fails.
+    At the end of the block all relays must have ended.
     """
 
     def __init__(self, way: Way, target: Endpoint, gateway: Watched) -> None:
@@ -85,7 +87,7 @@ class Tunnel:
 
 @asynccontextmanager
 async def native(config: GatewayConfig) -> AsyncIterator[Watched]:
-    """A gateway whose link is up, on the native plane. Afterwards, all budget must be released."""
+    """A gateway whose link is up on the native data plane. At the end the whole budget must be released."""
     async with started(config) as gateway:
         await gateway.until(lambda: gateway.links == config.connections)
         assert {link.data_plane for link in gateway.snapshot().links} == {"native"}

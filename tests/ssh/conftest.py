@@ -1,4 +1,4 @@
-"""Gateways of the test's own loop: what they did shows in their metrics, budget and links."""
+"""Gateways in the test's own loop, and helpers that wait for what they do."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def data_plane(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 
 
 def config_for(sshd: Sshd, **more: object) -> GatewayConfig:
-    """A gateway that is this sshd."""
+    """The configuration of a gateway that is this sshd."""
     section = {
         "host": sshd.host,
         "port": sshd.port,
@@ -49,7 +49,7 @@ def config_for(sshd: Sshd, **more: object) -> GatewayConfig:
 async def dialled(
     config: GatewayConfig, gateways: Mapping[str, GatewayConfig] | None = None
 ) -> AsyncIterator[Dialled]:
-    """The connections of one dialled link; closed at the end. Raises LinkError."""
+    """Dial one link; yields its connections, and closes them at the end. Raises LinkError."""
     result = await dial(config, gateways or {}, Handshakes(), lambda _: None)
     try:
         yield result
@@ -69,7 +69,7 @@ async def failure(config: GatewayConfig, gateways: Mapping[str, GatewayConfig] |
 
 
 class Watched(Gateway):
-    """A gateway; tests can wait for its changes."""
+    """A gateway whose changes a test can wait for."""
 
     def __init__(self, config: GatewayConfig, gateways: Mapping[str, GatewayConfig] | None = None) -> None:
         self.budget = MemoryBudget(64 << 20, connections=1000)
@@ -98,7 +98,7 @@ class Watched(Gateway):
             self.changed.notify_all()
 
     async def until(self, condition: Callable[[], bool], *, seconds: float = 30.0) -> None:
-        """Wait for a change after which `condition` holds. Raises TimeoutError."""
+        """Wait until `condition` holds; it is checked after each change. Raises TimeoutError."""
         async with asyncio.timeout(seconds), self.changed:
             await self.changed.wait_for(condition)
 
@@ -128,9 +128,7 @@ async def started(
 
 
 async def settled(gateway: Watched) -> None:
-    """sshd's list has come, since what was asked after login is answered, and everything has been done about
-    it.
-    """
+    """Wait until the gateway has handled sshd's list of host keys, which sshd sends after the login."""
     async with asyncio.timeout(10):
         while any(link.rtt is None for link in gateway._links) or "/learn " in repr(gateway._dialler._tasks):
             await asyncio.sleep(0.01)

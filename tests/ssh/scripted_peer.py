@@ -1,6 +1,4 @@
-"""A real SSH server that, once authenticated, says on channels what a test wants; shared by the native data
-plane's tests.
-"""
+"""A real SSH server whose channel messages come from the test, for tests of the native data plane."""
 
 from __future__ import annotations
 
@@ -20,7 +18,9 @@ from tests.support import other_servers
 
 
 class Script:
-    """A real SSH server. After login, the test gets every channel message, and sends what it wants."""
+    """After the login, the test receives every channel message of the client, and sends any
+    message itself.
+    """
 
     def __init__(self) -> None:
         self.conn: Any = None
@@ -67,7 +67,7 @@ class Script:
 
 
 class Everyone(dict[int, object]):
-    """Every channel number exists, and its messages go to the script."""
+    """asyncssh's table of channels: it has every number, and passes each channel's messages to the script."""
 
     def __init__(self, process: Callable[..., object]) -> None:
         super().__init__()

@@ -43,7 +43,7 @@ async def gateway(
 
 
 async def lost(gateway: Watched) -> str:
-    """Why its link has ended."""
+    """The reason of the gateway's lost link."""
     async with asyncio.timeout(SECONDS):
         return str(await asyncio.shield(gateway._links[0].closed))
 
@@ -52,7 +52,9 @@ async def lost(gateway: Watched) -> str:
 async def test_numbers_are_used_again_and_late_words_reach_nobody(
     gateway: Watched, script: Script, data_plane: str, who: str
 ) -> None:
-    """More closes than are remembered, and after each of them credit and data for the channel that was."""
+    """More channels are closed than the plane remembers; after each, credit and data arrive for
+    that channel.
+    """
     numbers = []
     for count in range(CHANNELS):
         channel, number = await opened(gateway, script)
@@ -82,7 +84,7 @@ async def test_numbers_are_used_again_and_late_words_reach_nobody(
 
 
 async def test_credit_without_end(gateway: Watched, script: Script, data_plane: str) -> None:
-    """Past 2^32 - 1 bytes, which a window may not have (RFC 4254 5.2); asyncssh has bigger numbers."""
+    """The window grows past 2^32 - 1 bytes, which RFC 4254 5.2 forbids; asyncssh does not check that."""
     channel, number = await opened(gateway, script)
     channel.attach(Collector())
     for _ in range(3):
@@ -108,7 +110,9 @@ async def test_data_past_the_window(gateway: Watched, script: Script, data_plane
 
 @pytest.mark.parametrize("largest", [0, 1, metered.SMALLEST_PACKET - 1])
 async def test_packets_too_small(gateway: Watched, script: Script, data_plane: str, largest: int) -> None:
-    """asyncssh made 65,536 packets of a client's 64 KiB at once; ours reads what eight of them carry."""
+    """asyncssh would make 65,536 packets of a client's 64 KiB at once. We read only as much as eight packets
+    carry.
+    """
     loop = asyncio.get_running_loop()
     opening = loop.create_task(gateway.open_channel(TARGET, origin=ORIGIN, hold_until=loop.time() + SECONDS))
     link = gateway._links[0]
@@ -131,7 +135,7 @@ async def test_packets_too_small(gateway: Watched, script: Script, data_plane: s
 async def test_a_jump_host_with_packets_too_small(
     tmp_path: Path, sshd: Sshd, script: Script, data_plane: str
 ) -> None:
-    """What it carries is asyncssh's on either plane."""
+    """asyncssh carries the inner connection on both planes."""
     del data_plane
     async with (
         asyncssh_server(tmp_path, script) as jump,

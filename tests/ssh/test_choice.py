@@ -1,5 +1,5 @@
-"""Which link a new channel takes, against a real sshd: clusters are spread, and nobody is sent to a link that
-stands still.
+"""The link of a new channel, against a real sshd: clusters are spread over links, and a link that does not
+answer gets no new channels.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ async def test_clusters_are_spread_though_they_came_for_the_first_link(sshd: Ssh
 
 
 async def test_the_next_channel_goes_around_a_link_that_does_not_answer(sshd: Sshd) -> None:
-    """Keepalives find out much later, and meanwhile a cluster would have no other."""
+    """Keepalives notice much later, and until then all new channels of a cluster would go to that link."""
     async with Echo() as server, started(config_for(sshd, connections=2)) as gateway:
         await gateway.until(lambda: gateway.links == 2)
         (await opened(gateway, server.endpoint)).abort()
@@ -62,13 +62,13 @@ async def test_the_next_channel_goes_around_a_link_that_does_not_answer(sshd: Ss
             while not home.load:
                 await asyncio.sleep(0)
             gateway.sample()
-            assert gateway._links.choose(server.endpoint) is home, "it may be answered yet"
+            assert gateway._links.choose(server.endpoint) is home, "sshd may still answer"
             gateway.sample()
             assert gateway._links.choose(server.endpoint) is other
             waiting.cancel()
             await asyncio.gather(waiting, return_exceptions=True)
             gateway.sample()
-            assert home.weight, "nothing has been answered since"
+            assert home.weight, "sshd has answered nothing since"
             (await home.open_channel(server.endpoint, origin=ORIGIN, timeout=5)).abort()
             assert not home.weight
 
@@ -82,7 +82,7 @@ async def test_a_turn_of_many_requests_is_no_bulk(sshd: Sshd) -> None:
             for _ in range(8)
         ]
         (link,) = gateway._links
-        for client in clients:  # all of them before the loop goes round
+        for client in clients:  # all in one turn of the loop
             assert client.send(request) == len(request)
         for client in clients:
             left = len(request)

@@ -1,4 +1,4 @@
-"""Every failure asyncssh reports becomes one of ours, with a reason, a remedy and the server's name."""
+"""Every failure that asyncssh reports becomes a LinkError with a reason, a remedy and the server's name."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_no_handshake(exc: Exception, kind: type[LinkError]) -> None:
     assert SERVER in str(found)
     assert found.hint
     assert not str(found).endswith((": ", "open failed"))
-    assert "HOST" not in found.hint, "the address is known"
+    assert "HOST" not in found.hint, "the message names the address"
 
 
 @pytest.mark.parametrize(
@@ -103,6 +103,7 @@ def kinds(root: type[ProxyError]) -> set[type[ProxyError]]:
 
 def test_every_reason_of_a_link_is_documented() -> None:
     text = (Path(__file__).parents[2] / "docs/troubleshooting.md").read_text()
-    reasons = {kind.reason for kind in kinds(LinkError)} - {LinkError.reason}  # whose kinds are all there is
+    # Its members are all kinds of LinkError.
+    reasons = {kind.reason for kind in kinds(LinkError)} - {LinkError.reason}
     assert {"proxy_command_failed", "bad_version", "internal", "link_lost"} <= reasons
     assert not {reason for reason in reasons if f"`{reason}`" not in text}

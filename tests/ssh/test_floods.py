@@ -1,5 +1,5 @@
-"""A gateway that floods: a turn of the loop handles so much of it and no more, and what is kept for it has a
-bound.
+"""A gateway that floods: one turn of the loop handles a bounded number of messages, and the memory for it is
+bounded.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ TARGET = Endpoint("10.0.0.1", 6443)
 
 
 class Turns:
-    """How much is handled in one turn of the loop, at most, and in all."""
+    """Counts handled messages: the most in one turn of the loop, and all."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.most = self.all = 0
@@ -65,7 +65,7 @@ def turns(monkeypatch: pytest.MonkeyPatch) -> Turns:
 
 @asynccontextmanager
 async def flooded(folder: Path, flood: str) -> AsyncIterator[tuple[Watched, list[Flooding]]]:
-    """A gateway whose link is up, and the server's side."""
+    """A gateway with a link to a flooding server; yields it and the server's side."""
     servers: list[Flooding] = []
 
     def session(conns: Connections) -> Flooding:
@@ -81,18 +81,20 @@ async def flooded(folder: Path, flood: str) -> AsyncIterator[tuple[Watched, list
 
 
 @pytest.mark.parametrize("flood", FLOODS)
-async def test_a_turn_handles_so_much_and_no_more(
+async def test_a_turn_handles_a_bounded_number_of_messages(
     tmp_path: Path, turns: Turns, data_plane: str, flood: str
 ) -> None:
     async with flooded(tmp_path, flood):
         await until(lambda: turns.all > COUNT)
-    # In the turn of the takeover both count.
+    # In the turn of the takeover, asyncssh and the native plane both handle some.
     most = metered.TURN + incoming.TURN // incoming.ASYNCSSH_COST if data_plane == "native" else metered.TURN
     assert turns.most <= most
 
 
 @pytest.mark.parametrize("flood", CHANNEL_FLOODS)
-async def test_so_it_is_for_a_channel(tmp_path: Path, turns: Turns, data_plane: str, flood: str) -> None:
+async def test_a_turn_handles_a_bounded_number_of_a_channels_messages(
+    tmp_path: Path, turns: Turns, data_plane: str, flood: str
+) -> None:
     async with flooded(tmp_path, flood) as (gateway, _):
         loop = asyncio.get_running_loop()
         channel = await gateway.open_channel(TARGET, origin=ORIGIN, hold_until=loop.time() + SECONDS)
@@ -102,7 +104,9 @@ async def test_so_it_is_for_a_channel(tmp_path: Path, turns: Turns, data_plane: 
 
 
 @pytest.mark.parametrize("flood", LOGIN_FLOODS)
-async def test_so_it_is_before_the_login(tmp_path: Path, turns: Turns, flood: str) -> None:
+async def test_a_turn_handles_a_bounded_number_of_messages_before_the_login(
+    tmp_path: Path, turns: Turns, flood: str
+) -> None:
     def session(conns: Connections) -> Flooding:
         return Flooding(conns, flood, COUNT, before_login=True)
 
@@ -113,8 +117,8 @@ async def test_so_it_is_before_the_login(tmp_path: Path, turns: Turns, flood: st
     assert turns.all > COUNT / 10
 
 
-async def test_a_list_of_algorithms_has_an_end(tmp_path: Path, data_plane: str) -> None:
-    """One of 250,000 took more than a turn of the loop may."""
+async def test_a_list_of_algorithms_has_a_limit(tmp_path: Path, data_plane: str) -> None:
+    """A list of 250,000 names would block the loop for too long."""
     async with flooded(tmp_path, "") as (gateway, (server, *_)):
         link = gateway._links[0]
         server.say(Byte(messages.KEXINIT) + bytes(16) + String(b"," * (40 << 10)) + String("") * 9 + bytes(5))
@@ -126,10 +130,10 @@ async def test_a_list_of_algorithms_has_an_end(tmp_path: Path, data_plane: str) 
 # ----------------------------------------------------------------------------------------------------- memory
 
 
-async def test_a_peer_that_does_not_read_the_answers_is_not_heard(
+async def test_we_stop_reading_from_a_peer_that_does_not_read_our_answers(
     tmp_path: Path, data_plane: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Until it does: then it gets every answer."""
+    """When the peer reads again, it gets every answer."""
     most = 64 << 10
     for module in (metered, native_plane):
         monkeypatch.setattr(module, "MOST_UNREAD", most)
@@ -142,12 +146,13 @@ async def test_a_peer_that_does_not_read_the_answers_is_not_heard(
         answers = server.answers
         server.flood(FLOODS["global requests"])
         transport = conn._transport
-        # Not all of it: the kernel may take some more once the answers have stopped.
+        # Not everything: the kernel may accept some more after the last answer.
         await until(lambda: transport.get_write_buffer_size() > most // 2)
         for _ in range(300):
             await asyncio.sleep(0)
-            assert transport.get_write_buffer_size() < most + 4096, "what one turn answers"
-        # Through a window of one segment each answer would wait for the timer that probes a closed one.
+            assert transport.get_write_buffer_size() < most + 4096, "at most the answers of one turn wait"
+        # With a receive window of one segment, each answer would wait for TCP's timer that probes a closed
+        # window.
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
         theirs.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
         server.conn._transport.resume_reading()
@@ -156,7 +161,7 @@ async def test_a_peer_that_does_not_read_the_answers_is_not_heard(
 
 
 async def unending(gateway: Watched, server: Flooding) -> Link:
-    """The server begins to exchange keys, and never ends."""
+    """The server starts a key exchange, and never ends it."""
     link = gateway._links[0]
     server.conn._send_kexinit()
     await until(lambda: internals.is_exchanging_keys(link._conn))
@@ -174,10 +179,10 @@ async def test_answers_that_wait_for_keys_have_a_bound(
             error = await asyncio.shield(link.closed)
         assert (error.reason, link.data_plane) == ("protocol_error", data_plane)
         assert "without end" in str(error)
-        assert len(cast("Any", link._conn)._deferred_packets) <= 1001  # and a ping of ours
+        assert len(cast("Any", link._conn)._deferred_packets) <= 1001  # and one keepalive of ours
 
 
-async def test_so_have_those_to_requests_on_a_channel(
+async def test_answers_to_channel_requests_that_wait_for_keys_have_a_bound(
     tmp_path: Path, data_plane: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(metered, "MOST_ANSWERS", 1000)
@@ -195,8 +200,8 @@ async def test_so_have_those_to_requests_on_a_channel(
 async def test_what_comes_while_a_packet_is_handled_waits_outside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A key exchange begins twice, and then comes what a socket holds: 8 MiB in one turn, and each read
-    copied all before.
+    """Two key exchanges begin, and then a whole socket buffer arrives. asyncssh would buffer 8 MiB of it in
+    one turn, and copy all of that again at each read.
     """
     waiting = [0]
     receive = asyncssh.SSHClientConnection.data_received
@@ -239,4 +244,4 @@ async def test_what_comes_while_a_packet_is_handled_waits_outside(
         files = {"identity_files": [str(key)], "known_hosts": [str(tmp_path / "known_hosts")]}
         error = await failure(read(GatewayConfig, section | files))
     assert "already in progress" in str(error)
-    assert max(waiting) <= metered.MOST_UNOPENED + (256 << 10), "and one read"
+    assert max(waiting) <= metered.MOST_UNOPENED + (256 << 10), "the bound plus one read"

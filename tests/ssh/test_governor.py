@@ -24,16 +24,20 @@ def test_delays_are_bounded_and_slow_ones_never_short(kinds: list[RetryClass], r
         count = kinds[:index].count(kind)
         delay = backoff.failed(kind)
         assert 0 <= delay <= min(LARGEST[kind], FIRST[kind] * 2.0**count), (
-            "only failures of its own class have made it longer"
+            "only failures of its own class make a delay longer"
         )
         if kind is RetryClass.SLOW:
-            assert delay >= min(7.5 * 2**count, 150), "sshd adds up faults that come faster than one in 5 s"
+            assert delay >= min(7.5 * 2**count, 150), (
+                "sshd's penalties add up if failures come faster than one in 5 s"
+            )
 
 
 @settings(deadline=None)  # a busy machine
 @given(st.integers(min_value=6, max_value=50), seeds)
 def test_a_fleet_does_not_come_back_in_step(count: int, rng: random.Random) -> None:
-    """After many failures delays use the whole range: their mean over 200 gateways is near the middle."""
+    """After many failures delays are spread over the whole range: the mean of 200 gateways is near the
+    middle.
+    """
     delays = []
     for _ in range(200):
         backoff = Backoff(rng)
@@ -63,7 +67,7 @@ def test_only_a_link_that_lasted_starts_the_backoff_anew(
 
 
 class Latest(random.Random):
-    """Every delay is as long as it may be."""
+    """A random generator that makes every delay as long as possible."""
 
     def random(self) -> float:
         return 1.0
@@ -77,7 +81,7 @@ def test_each_failure_doubles_the_bound_until_the_largest() -> None:
 
 
 def test_each_class_counts_its_own_failures() -> None:
-    """A first refused key after an outage is a first one; and neither class makes the other forget."""
+    """The first refused key after an outage counts as a first failure; and neither class resets the other."""
     backoff = Backoff(Latest())
     for _ in range(7):
         backoff.failed(RetryClass.SOON)
@@ -93,9 +97,9 @@ def test_each_class_counts_its_own_failures() -> None:
 
 @given(st.lists(st.tuples(st.floats(0, 20), st.booleans(), st.floats(0, 3)), max_size=40))
 def test_what_one_server_refuses_never_adds_up_to_a_lock(attempts: list[tuple[float, bool, float]]) -> None:
-    """Next to sshd's own sum (srclimit.c).
+    """The delays, compared with how sshd adds up penalties (srclimit.c).
 
-    `attempts`: the pause before each, whether it is refused, and how long that takes.
+    `attempts`: for each, the pause before it, whether sshd refuses it, and how long it takes.
     """
     pace, now, forgiven_at, running = Pace(), 0.0, 0.0, list[tuple[float, bool]]()
 
@@ -108,7 +112,7 @@ def test_what_one_server_refuses_never_adds_up_to_a_lock(attempts: list[tuple[fl
                 if is_refused:
                     pace.refused(at, REFUSAL_S)
                     forgiven_at = max(forgiven_at, at) + 5
-                    assert forgiven_at - at <= 15, "sshd shuts the address out"
+                    assert forgiven_at - at <= 15, "sshd does not refuse the address"
         return until
 
     for pause, is_refused, took in attempts:
@@ -125,7 +129,7 @@ def test_what_one_server_refuses_never_adds_up_to_a_lock(attempts: list[tuple[fl
 
 def test_an_outage_outlasts_a_client_once_a_dial_has_failed() -> None:
     outage = Outage(0.0)
-    assert not outage.outlasts(5, 100.0), "the first dial may be about to succeed"
+    assert not outage.outlasts(5, 100.0), "the first dial may still succeed"
     outage.has_failed = True
     assert not outage.outlasts(5, 5.0)
     assert outage.outlasts(5, 5.1)
@@ -135,6 +139,6 @@ def test_an_outage_outlasts_a_client_once_a_dial_has_failed() -> None:
     assert outage.seconds(100.0) == 0
     outage.link(200.0, is_up=False)
     outage.link(203.0, is_up=False)
-    assert not outage.outlasts(5, 300.0), "nobody has dialled since"
+    assert not outage.outlasts(5, 300.0), "there was no dial since"
     outage.has_failed = True
     assert (outage.outlasts(5, 204.0), outage.outlasts(5, 205.5)) == (False, True)

@@ -1,4 +1,6 @@
-"""Gateways that share a server and a key: one of them asks first, and a refusal is not asked for by each."""
+"""Gateways that share a server and a key: one of them tries the key first, so that sshd refuses it once, not
+once for each.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ from tests.support.sshd import Sshd
 
 
 class Party:
-    """One that dials; the server does what `answer` says, when the test says."""
+    """A gateway that dials; the server answers when the test says so."""
 
     def __init__(self, shared: Handshakes, answer: Callable[[], Awaitable[None]]) -> None:
         self._shared = shared
@@ -40,7 +42,7 @@ class Party:
 
 
 class Server:
-    """Counts who asked, and answers all that wait when told."""
+    """Counts the gateways that dialled, and answers all waiting ones when the test calls `answer`."""
 
     def __init__(self) -> None:
         self.asked = 0
@@ -51,11 +53,12 @@ class Server:
         self.asked += 1
         await self.go.wait()
         if self.says is not None:
-            raise type(self.says)(str(self.says))  # a raised one keeps alive whom it went through
+            # An exception that was raised keeps the frames it went through alive.
+            raise type(self.says)(str(self.says))
 
 
 async def all_of(parties: list[Party], server: Server) -> tuple[int, list[str]]:
-    """All dial at once: how many ask before there is an answer, and what becomes of them."""
+    """All dial at once. Returns how many reach the server before its first answer, and the results of all."""
     server.asked = 0
     server.go.clear()
     async with asyncio.timeout(10), asyncio.TaskGroup() as group:
@@ -81,7 +84,9 @@ def parties(server: Server) -> list[Party]:
 async def test_one_is_accepted_then_all_go(parties: list[Party], server: Server) -> None:
     assert await all_of(parties, server) == (1, ["ok"] * 20)
     assert server.asked == 20
-    assert await all_of(parties, server) == (HANDSHAKES_IN_FLIGHT, ["ok"] * 20), "proven a moment ago"
+    assert await all_of(parties, server) == (HANDSHAKES_IN_FLIGHT, ["ok"] * 20), (
+        "the key was accepted a moment ago"
+    )
 
 
 async def test_one_is_refused_for_all(parties: list[Party], server: Server) -> None:
@@ -89,26 +94,26 @@ async def test_one_is_refused_for_all(parties: list[Party], server: Server) -> N
     assert await all_of(parties, server) == (1, ["auth_failed"] * 20)
     assert server.asked == 1
     assert await parties[5].dial() == "auth_failed"
-    assert server.asked == 1, "its wait is not over"
+    assert server.asked == 1, "the wait after the refusal is not over"
     assert await parties[5].dial(identity="another key") == "auth_failed"
     assert server.asked == 2
 
     assert await parties[0].dial() == "auth_failed"
-    assert server.asked == 3, "its own backoff has let it through"
+    assert server.asked == 3, "its own backoff is over, so it dials"
     server.says = None
     assert await parties[7].dial(is_ordered=True) == "ok"
     assert [party.hurries for party in parties] == [1] * 20
     assert (await all_of(parties, server))[1] == ["ok"] * 20
 
 
-async def test_where_nobody_answers_all_may_find_out(parties: list[Party], server: Server) -> None:
-    """Else a herd of timeouts would stand in line."""
+async def test_all_dial_a_server_that_does_not_answer(parties: list[Party], server: Server) -> None:
+    """Otherwise each gateway would wait for the timeout of the one before it."""
     server.says = Unreachable("no route")
     assert await all_of(parties, server) == (1, ["unreachable"] * 20)
     assert server.asked == 20
 
 
-async def test_a_trial_that_is_cancelled_is_the_next_ones(parties: list[Party], server: Server) -> None:
+async def test_after_a_cancelled_trial_the_next_gateway_tries(parties: list[Party], server: Server) -> None:
     first = asyncio.get_running_loop().create_task(parties[0].dial())
     await asyncio.sleep(0)
     second = asyncio.get_running_loop().create_task(parties[1].dial())
@@ -143,19 +148,19 @@ async def test_nobody_is_kept_alive_by_a_refusal(server: Server) -> None:
 
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A refusal is forgotten in 200 ms; two may be open."""
+    """A refusal counts for 200 ms; two handshakes that may be refused can run at once."""
     monkeypatch.setattr(governor, "REFUSAL_S", 0.2)
     monkeypatch.setattr(governor, "ALLOWED_S", 0.4)
 
 
 def different(parties: list[Party]) -> list[asyncio.Task[str]]:
-    """All dial at once, each with a key of its own."""
+    """All dial at once, each with its own key."""
     loop = asyncio.get_running_loop()
     return [loop.create_task(party.dial(identity=f"key {number}")) for number, party in enumerate(parties)]
 
 
 class Clockwork(asyncio.SelectorEventLoop):
-    """A loop whose time passes only while nobody has anything to do, and then at once."""
+    """An event loop with a virtual clock: when it has nothing to do, it jumps to the next timer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -164,7 +169,7 @@ class Clockwork(asyncio.SelectorEventLoop):
         select = selector.select
 
         def at_once(timeout: float | None) -> object:
-            assert timeout is not None, "nobody has anything to do any more"
+            assert timeout is not None, "there is no timer to wait for"
             self._now += timeout
             return select(0)
 
@@ -175,7 +180,7 @@ class Clockwork(asyncio.SelectorEventLoop):
 
 
 def test_different_keys_share_the_pace_of_their_server() -> None:
-    """Two at once, and one more when the server has forgotten one (5 s)."""
+    """Two at once, and the next one when the server has forgotten a refusal (5 s)."""
     asked: list[float] = []
 
     async def refuse() -> None:
@@ -188,7 +193,9 @@ def test_different_keys_share_the_pace_of_their_server() -> None:
 
     with asyncio.Runner(loop_factory=Clockwork) as runner:
         assert runner.run(dial_all()) == ["auth_failed"] * 6
-    assert asked == pytest.approx([0, 0, 5, 10, 15, 20], abs=1e-6), "what it takes ill is forgotten first"
+    assert asked == pytest.approx([0, 0, 5, 10, 15, 20], abs=1e-6), (
+        "a further attempt waits until a refusal is forgotten"
+    )
 
 
 @pytest.mark.usefixtures("hasty")
@@ -201,12 +208,12 @@ async def test_whoever_is_likely_to_be_accepted_goes_first(parties: list[Party],
     while server.asked < 3:
         await asyncio.sleep(0)
     server.says = None
-    assert await good.dial(identity="good") == "ok", "accepted a moment ago: it does not wait at all"
+    assert await good.dial(identity="good") == "ok", "a key that was accepted a moment ago does not wait"
     assert server.asked == 4
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "PROVEN_S", 0.0)
         assert await good.dial(identity="good") == "ok"
-    assert server.asked == 5, "it waits for what is open to be forgotten, and for nobody else"
+    assert server.asked == 5, "it waits only until an open attempt is forgotten"
     await asyncio.gather(*bad)
 
 
@@ -217,7 +224,7 @@ async def test_keys_that_are_all_accepted_wait_for_nothing(parties: list[Party],
 
 
 async def test_different_keys_where_nobody_answers(parties: list[Party], server: Server) -> None:
-    """The first that finds out does so for all: nobody is there to refuse anything."""
+    """After the first timeout all others dial at once: a server that does not answer refuses no keys."""
     server.says = Unreachable("no route")
     dials = different(parties)
     for _ in range(20):
@@ -244,7 +251,7 @@ async def test_one_that_is_cancelled_in_the_queue_holds_up_nobody(
 
 @pytest.mark.sshd
 async def test_a_key_that_many_gateways_share_is_refused_once(sshd: Sshd) -> None:
-    """sshd 9.8 would have shut the address out at the fourth. Once it takes the key, all come up at once."""
+    """sshd 9.8 would refuse the address after the fourth. When sshd accepts the key, all come up at once."""
     key = sshd.new_identity("shared", authorize=False)
     shared = Handshakes()
     config = config_for(sshd, identity_files=[str(key)])
@@ -268,4 +275,4 @@ async def test_a_key_that_many_gateways_share_is_refused_once(sshd: Sshd) -> Non
 
 
 PROBES = 1
-"""Of the test's own, that sshd is there."""
+"""The handshakes of the test itself, with which it waits for sshd."""

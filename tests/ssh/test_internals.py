@@ -1,5 +1,4 @@
-"""What a link has of asyncssh's connection: nothing of the login stays, and keys are
-exchanged all the same."""
+"""What a link keeps of asyncssh's connection: nothing of the login, and key exchanges still work."""
 
 from __future__ import annotations
 
@@ -27,7 +26,7 @@ def linked(result: Dialled) -> Link:
 
 
 def begin_key_exchange(conn: asyncssh.SSHClientConnection) -> None:
-    """As asyncssh does when enough bytes or seconds have gone by."""
+    """Start a key exchange, as asyncssh does after enough bytes or seconds."""
     inner = cast("Any", conn)
     inner._send_kexinit()
     inner._kexinit_sent = True
@@ -39,11 +38,11 @@ def count(kind: type[object]) -> int:
 
 
 async def rekeyed(conn: asyncssh.SSHClientConnection) -> None:
-    """Until the exchange is over and the connection answers under the new keys."""
+    """Wait until the key exchange is over, and the server answers under the new keys."""
     async with asyncio.timeout(10):
         while internals.is_exchanging_keys(conn):
             await internals.ping(conn)
-            assert not internals.is_gone(conn), "the exchange has failed"
+            assert not internals.is_gone(conn), "the key exchange did not fail"
 
 
 async def test_a_link_keeps_no_private_key_no_known_hosts_and_no_options(sshd: Sshd) -> None:

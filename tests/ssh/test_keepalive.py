@@ -1,4 +1,4 @@
-"""What proves that a gateway lives, and links that end because nobody uses them; on both data planes."""
+"""What counts as a sign of life of a gateway, and links that sshd ends as unused; on both data planes."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class _Odd(asyncssh.SSHServer):
 
 @asynccontextmanager
 async def answering(answer: Answer, folder: Path) -> AsyncIterator[GatewayConfig]:
-    """A server that answers global requests by `answer`, as a gateway."""
+    """A gateway whose server answers global requests with `answer`."""
     async with other_servers.asyncssh_server(folder, lambda conns: _Odd(answer, conns)) as config:
         keepalive = config.keepalive.model_copy(update=KEEPALIVE)
         yield config.model_copy(update={"keepalive": keepalive})
@@ -70,7 +70,7 @@ async def test_unimplemented_is_an_answer(tmp_path: Path) -> None:
         await gateway.until(lambda: gateway.links == 1)
         with suppress(TimeoutError):
             await gateway.until(lambda: gateway.links == 0, seconds=1.5)
-        assert gateway.links == 1, "fifteen idle intervals, each with an answered question"
+        assert gateway.links == 1, "idle for fifteen intervals, and each keepalive was answered"
         (link,) = gateway.snapshot().links
         assert link.rtt is not None
         assert link.age > 1.4
@@ -86,7 +86,7 @@ async def test_no_answer_at_all_is_silence(tmp_path: Path) -> None:
 
 
 class Pouring(Server):
-    """Bulk without end, at a pace; until it is told to stop."""
+    """Sends bulk at a steady rate, until the test stops it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -107,8 +107,8 @@ async def _read(sock: Any) -> None:
             pass
 
 
-async def test_bulk_is_as_good_as_an_answer_while_it_comes(tmp_path: Path) -> None:
-    """On a slow link the answer stands behind what was sent before; ssh(1) counts any packet."""
+async def test_incoming_bulk_counts_as_a_sign_of_life(tmp_path: Path) -> None:
+    """On a slow link the keepalive's answer waits behind earlier data. ssh(1) also counts any packet."""
     loop = asyncio.get_running_loop()
     async with Pouring() as target, answering(nothing, tmp_path) as config, started(config) as gateway:
         await gateway.until(lambda: gateway.links == 1)
@@ -134,12 +134,12 @@ async def test_a_link_that_sshd_ends_for_being_unused_is_no_failure(sshd_factory
             await gateway.until(
                 lambda: gateway.metric("gateway_reconnects_total", reason="link_lost") == 3, seconds=30
             )
-            assert not gateway._retry.backoff._failures, "nothing has failed"
+            assert not gateway._retry.backoff._failures, "no dial has failed"
             hold_until = asyncio.get_running_loop().time() + 5
             channel = await gateway.open_channel(target.endpoint, origin=ORIGIN, hold_until=hold_until)
             with suppress(TimeoutError):
                 await gateway.until(lambda: gateway.links == 0, seconds=2.5)
-            assert gateway.links == 1, "one that is used stays"
+            assert gateway.links == 1, "a link in use stays"
             channel.abort()
     lost = [entry for entry in logs if entry["event"] == "link lost"]
     assert len(lost) >= 3

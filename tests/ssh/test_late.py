@@ -1,4 +1,5 @@
-"""What a peer says for a channel before it hears that we have closed it is harmless; the rest stays strict.
+"""Messages that a peer sends for a channel before it sees our CLOSE are ignored; all others are still
+checked.
 
 On both planes.
 """
@@ -63,7 +64,7 @@ LATE: dict[str, Callable[[int], tuple[int, bytes]]] = {
 
 
 async def still_carries(gateway: Watched, script: Script) -> None:
-    """The same link opens a channel, which gets what is its own and nothing else."""
+    """Check that the same link still opens a channel, which gets its own data and nothing else."""
     channel, number = await opened(gateway, script)
     user = Collector()
     channel.attach(user)
@@ -81,17 +82,17 @@ async def still_carries(gateway: Watched, script: Script) -> None:
 
 @pytest.mark.parametrize("late", LATE)
 async def test_what_crosses_our_close_is_harmless(gateway: Watched, script: Script, late: str) -> None:
-    """The peer closes, and goes on to speak until it hears our answer."""
+    """The peer sends CLOSE, and then more messages until it sees our CLOSE."""
     channel, number = await opened(gateway, script)
     user = Collector()
     channel.attach(user)
     script.send(messages.CLOSE, number)
     kind, rest = LATE[late](number)
-    script.send(kind, then=rest)  # with what is before it, in one read
+    script.send(kind, then=rest)  # in one read with the CLOSE before it
     assert await script.receive(messages.CLOSE) == messages.close(7)
     async with asyncio.timeout(SECONDS):
         await user.lost.wait()
-    script.send(kind, then=rest)  # when the channel has gone
+    script.send(kind, then=rest)  # when the channel is closed
     await still_carries(gateway, script)
     assert not user.data
     assert user.error is None
@@ -114,7 +115,7 @@ async def test_what_comes_between_our_close_and_theirs_is_harmless(
 
 
 async def test_a_number_rests_before_another_channel_has_it(gateway: Watched, script: Script) -> None:
-    """Credit for the channel before would be the next one's."""
+    """Otherwise late credit for the old channel would count for the new one."""
     numbers = []
     for _ in range(3):
         channel, number = await opened(gateway, script)

@@ -65,7 +65,7 @@ async def idle(link: Link) -> None:
 
 
 class Ended:
-    """A channel's user that waits for the last call."""
+    """A channel's user that waits for `channel_lost`."""
 
     def __init__(self, channel: Channel) -> None:
         self.lost: asyncio.Future[ProxyError | None] = asyncio.get_running_loop().create_future()
@@ -115,7 +115,7 @@ async def test_no_answer_in_time_and_the_late_channel_is_closed(sshd: Sshd) -> N
         await asyncio.to_thread(sshd.pause)
         with pytest.raises(ChannelTimeout, match=r"did not reach .* within 0.1 s"):
             await opening(link, server.endpoint, seconds=0.1)
-        assert link.load == 1, "still being opened, as far as sshd knows"
+        assert link.load == 1, "sshd is still opening the channel"
         await asyncio.to_thread(sshd.resume)
         await idle(link)
         await server.wait_accepted(1)
@@ -137,12 +137,12 @@ async def test_two_hundred_opens_cancelled_at_random(sshd: Sshd) -> None:
                     result.abort()
                 else:
                     assert isinstance(result, asyncio.CancelledError), result
-            await idle(link)  # sshd has answered them all: a link puts up with a few that it has not
+            await idle(link)  # sshd has answered all opens; a link tolerates a few without an answer
         assert (link.load, budget.used) == (0, 0)
         async with asyncio.timeout(5):
-            while server.connections:  # sshd has let go of the target, too
+            while server.connections:  # sshd has closed its connections to the target
                 await asyncio.sleep(0.01)
-        (await opening(link, server.endpoint)).abort()  # and the link is as good as new
+        (await opening(link, server.endpoint)).abort()  # and the link still opens channels
         await idle(link)
 
 
@@ -181,7 +181,7 @@ async def test_the_links_end_is_told_to_every_channel_once(sshd: Sshd) -> None:
 async def test_the_link_ends_between_the_answer_and_its_channel(
     sshd: Sshd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The one turn of the loop in which asyncssh has an open channel that nobody can be told about."""
+    """The link ends in the one turn of the loop in which asyncssh's channel is open and has no user yet."""
     confirm = asyncssh.SSHTCPChannel.process_open_confirmation
     async with Echo() as server, linked(sshd) as (link, budget):
 
@@ -196,7 +196,9 @@ async def test_the_link_ends_between_the_answer_and_its_channel(
 
 
 async def test_the_way_is_measured_more_than_once_at_first(sshd: Sshd) -> None:
-    """One measurement of a daemon that is still starting would be what windows grow by until the next."""
+    """A single measurement while the daemon is starting would be wrong, and windows depend on it until the
+    next.
+    """
     measured: asyncio.Queue[float] = asyncio.Queue()
     async with linked(sshd) as (link, _):
         link.start(3600, on_rtt=measured.put_nowait, on_missed=lambda _: None)

@@ -1,5 +1,5 @@
-"""A channel's whole life in unusual ways: opened by the ten thousand, reset, early, starved, too big;
-scripted, and with sshd.
+"""Channels in unusual situations: tens of thousands of them, resets, early data, no credit, too big packets;
+with a scripted peer and with sshd.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MiB = 1 << 20
 MANY: Final = 1 << 16
 """More than a 16-bit number holds."""
 MANY_ON_SSHD: Final = int(os.environ.get("KUBEMUX_TEST_CHANNELS", "3000"))
-"""65536 for a long run: a quarter of a minute."""
+"""65536 for a long run, which takes 15 s."""
 AT_ONCE: Final = 64
 
 
@@ -137,7 +137,7 @@ async def test_a_client_that_resets_a_download_costs_nobody_else_anything(sshd: 
 
 
 class Resets(Server):
-    """Says something, and crashes."""
+    """Sends something, and resets the connection."""
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(await reader.readexactly(4))
@@ -157,7 +157,7 @@ async def test_an_api_server_that_resets_ends_its_own_channel_alone(sshd: Sshd) 
         writer.write(b"ping")
         assert await reader.readexactly(4) == b"ping"
         writer.write(b"die!")
-        assert await reader.read() == b"", "OpenSSH makes it the end of the stream"
+        assert await reader.read() == b"", "sshd passes the reset on as an EOF"
         writer.close()
         await writer.wait_closed()
         await closed(gateway)
@@ -168,8 +168,8 @@ async def test_an_api_server_that_resets_ends_its_own_channel_alone(sshd: Sshd) 
 
 
 async def test_all_that_can_be_said_comes_with_the_confirmation(tmp_path: Path) -> None:
-    """A server that speaks first and is done: open, data, EOF and CLOSE in one read, before anybody is
-    attached.
+    """A server sends first, and ends: the confirmation, data, EOF and CLOSE arrive in one read, before the
+    channel has a user.
     """
     script = Script()
     async with asyncssh_server(tmp_path, script) as config, native(config) as gateway:
@@ -197,7 +197,7 @@ async def test_all_that_can_be_said_comes_with_the_confirmation(tmp_path: Path) 
 
 
 class Sleepy(Server):
-    """Takes nothing until it is woken, then counts."""
+    """Reads nothing until the test wakes it, and then counts bytes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -212,7 +212,7 @@ class Sleepy(Server):
 
 @pytest.mark.sshd
 async def test_sshd_gives_no_credit_while_its_api_server_does_not_read(sshd: Sshd) -> None:
-    size = 16 * MiB  # 2 MiB of sshd's window, and what two kernels hold
+    size = 16 * MiB  # sshd's window of 2 MiB, and the buffers of two kernels
     async with (
         Sleepy() as server,
         native(config_for(sshd)) as gateway,

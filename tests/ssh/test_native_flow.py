@@ -1,4 +1,4 @@
-"""Whose turn it is to send when a link does not take everything."""
+"""Which clients may send when a link's socket does not accept everything."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def test_who_has_had_its_share_of_a_congested_link_waits_and_a_small_reque
     assert went_on == [bulk]
 
 
-async def test_a_mouthful_is_all_that_is_said_in_a_turn_while_others_speak_on_whichever_link() -> None:
+async def test_while_other_clients_send_on_any_link_a_client_sends_a_limited_amount_per_turn() -> None:
     shared = Turns()
     mine, theirs, went_on = Flow(shared), Flow(shared), list[Talker]()
     bulk, small = Talker(went_on), Talker(went_on)
@@ -85,7 +85,7 @@ async def test_those_who_wait_go_on_in_their_order_a_few_per_turn() -> None:
         flow.spend(talker, SHARE)
     flow.drained()
     assert went_on == talkers[:RESUME_AT_ONCE]
-    flow.congested()  # and the first of them have filled it again
+    flow.congested()  # the first clients have filled the link again
     flow.spend(talkers[0], SHARE)
     await turns(7)
     assert went_on == talkers[:RESUME_AT_ONCE]
@@ -122,7 +122,7 @@ async def test_who_was_shut_out_goes_before_those_who_have_had_their_share() -> 
     for bulk in bulks:
         flow.spend(bulk, SHARE)
     flow.written(HIGH_WATER + 1)
-    flow.wait(small)  # it could not send while the link was shut
+    flow.wait(small)  # this client could not send while the link was blocked
     flow.drained()
     assert went_on == [small, *bulks]
 
@@ -145,12 +145,12 @@ async def test_one_that_had_many_shares_sits_out_as_many_rounds_unless_it_is_alo
     flow.congested()
     flow.spend(greedy, 100 * DEBT)
     flow.drained()
-    await turns(2 * DEBT // SHARE)  # nobody else has anything to say
+    await turns(2 * DEBT // SHARE)  # no other client has anything to send
     assert went_on == [greedy]
 
 
 class Client(Talker):
-    """Says `nbytes` whenever it may; as long as the kernel takes all, `bursts` times in a turn."""
+    """Sends `nbytes` whenever it may; `bursts` times in a turn as long as the kernel accepts everything."""
 
     def __init__(self, nbytes: int, bursts: int) -> None:
         super().__init__([])
@@ -159,7 +159,7 @@ class Client(Talker):
 
 
 class Kernel:
-    """A link that takes `room` bytes at a time; what is over that waits, as in uvloop's transport."""
+    """A link whose kernel accepts `room` bytes per turn; the rest waits, as in uvloop's transport."""
 
     def __init__(self, clients: list[Client], room: int) -> None:
         self.flow, self.clients, self.room = Flow(Turns()), clients, room
@@ -167,7 +167,7 @@ class Kernel:
         self.highest = 0
 
     def turn(self) -> None:
-        """One turn of the loop: everyone who may be read is, then the kernel takes what it can."""
+        """One turn of the loop: every client that may send is read, then the kernel accepts what it can."""
         for client in self.clients:
             for _ in range(client.bursts):
                 if client.held:
@@ -191,7 +191,7 @@ class Kernel:
         self.highest = max(self.highest, self.unsent)
 
     def drain(self) -> None:
-        """It has sent what it had, and takes what waits."""
+        """The kernel has sent its bytes, and accepts what waits."""
         self.free = max(0, self.room - self.unsent)
         was_unsent, self.unsent = self.unsent, max(0, self.unsent - self.room)
         if was_unsent and not self.unsent:
@@ -203,8 +203,8 @@ class Kernel:
     "bursts", [[32, 1], [3, 1, 2, 1, 1, 1], [32, *[1] * 7], [1] * 20, [32] * 4 + [1] * 4]
 )
 async def test_bulk_shares_a_slow_link_and_small_requests_hardly_wait(bursts: list[int], room: int) -> None:
-    """No clock but turns, no kernel but bytes; those who are read first in each turn, and again and again,
-    get little more.
+    """A simulation in turns of the loop. Clients that are read first in each turn, and several times, get
+    only a little more than others.
     """
     greedy = [Client(SHARE, burst) for burst in bursts]
     modest = [Client(200, 1) for _ in range(5)]
@@ -231,7 +231,7 @@ async def test_a_transfer_beside_others_keeps_little_under_way_and_a_lone_one_al
     assert flow.usable(bulk, window, 0, grant) == SHARED_WAY
     assert flow.usable(bulk, window - SHARED_WAY, SHARED_WAY, grant) == 0
     flow.round_trip = 0.1
-    assert flow.usable(bulk, window, 0, grant) == window  # a long way holds more than that
+    assert flow.usable(bulk, window, 0, grant) == window  # a long path holds more than that
 
 
 async def test_what_is_kept_back_is_let_out_if_no_more_is_granted() -> None:
@@ -241,7 +241,7 @@ async def test_what_is_kept_back_is_let_out_if_no_more_is_granted() -> None:
         flow.spend(talker, SHARE)
     for talker in (bulk, other, gone):
         assert flow.usable(talker, MIB, SHARED_WAY, 1) == 0
-    assert flow.usable(other, MIB, 0, MIB) == MIB  # all it has
+    assert flow.usable(other, MIB, 0, MIB) == MIB  # the whole window
     flow.forget(gone)
     async with asyncio.timeout(10):
         await bulk.uses_reserve.wait()
@@ -252,8 +252,8 @@ async def test_what_is_kept_back_is_let_out_if_no_more_is_granted() -> None:
 def test_keeping_back_never_stops_a_transfer_whose_peer_credits_late(
     window: int, parts: int, data: st.DataObject
 ) -> None:
-    """A peer that credits when a part of its window, up to all of it, has been passed on; others talk all the
-    time.
+    """The peer grants credit only after it has passed on a part of its window, up to all of it. Other clients
+    send all the time.
     """
     threshold = max(1, window * parts // 100)
 
@@ -261,7 +261,7 @@ def test_keeping_back_never_stops_a_transfer_whose_peer_credits_late(
         flow, bulk, small = Flow(Turns()), Talker([]), Talker([])
         credit, reserve, passed = window, 0, 0
         for _ in range(20):
-            assert credit, "no credit, and none will come"
+            assert credit, "the transfer is not stuck without credit"
             nbytes = data.draw(st.integers(1, credit))
             for talker in (small, bulk):
                 flow.written(0)

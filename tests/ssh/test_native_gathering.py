@@ -1,4 +1,4 @@
-"""When a link's bytes wait in the kernel until a good read has come together."""
+"""When a link leaves bytes in the kernel until a large read is possible."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tests.ssh.carried import until
 pytestmark = pytest.mark.both_loops
 
 PER_TURN = 16 << 20
-"""Bytes: at however many turns a second, that is fast."""
+"""Bytes; a rate that counts as fast, whatever the number of turns per second."""
 
 
 class Hearing(asyncio.Protocol):
-    """A link's protocol, as far as this goes."""
+    """A link's protocol, as far as gathering needs it."""
 
     def __init__(self) -> None:
         self.received = bytearray()
@@ -36,7 +36,7 @@ class Hearing(asyncio.Protocol):
 
 
 class Link:
-    """Both ends of a TCP connection, one of them under a transport that is gathered."""
+    """Both ends of a TCP connection; one end has a transport that gathers."""
 
     def __init__(self, transport: asyncio.Transport, hearing: Hearing, theirs: socket.socket) -> None:
         self.transport = transport
@@ -47,11 +47,11 @@ class Link:
 
     @property
     def kernels(self) -> int:
-        """What the kernel waits for."""
+        """The socket's SO_RCVLOWAT."""
         return self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT)
 
     async def download(self) -> None:
-        """Tell it of more than there is, until it waits for a good read."""
+        """Report more bytes than there are, until the transport waits for a large read."""
         async with asyncio.timeout(10):
             while self.gathering.enough == 1:
                 self.gathering.read(PER_TURN)
@@ -87,7 +87,7 @@ async def test_a_long_download_is_read_in_good_pieces_and_its_end_at_once() -> N
 
 
 async def test_a_tick_that_brought_nothing_begins_a_new_while() -> None:
-    """Or large answers that follow each other would all wait for their ends."""
+    """Otherwise each of several large answers in a row would wait for its end."""
     async with connected() as link:
         await link.download()
         await until(lambda: link.gathering.enough == 1)
@@ -98,7 +98,7 @@ async def test_a_tick_that_brought_nothing_begins_a_new_while() -> None:
 
 
 async def test_it_takes_more_than_one_burst() -> None:
-    """An answer of some MB is over before anything waits."""
+    """An answer of a few MB ends before gathering begins."""
     async with connected() as link:
         link.gathering.read(int(FAST * MEMORY_S) // 2)
         await until(lambda: link.gathering._ticking is None)
@@ -124,11 +124,11 @@ async def test_whoever_hangs_up_amid_a_download_is_heard() -> None:
 
 
 async def test_a_descriptor_is_left_alone_once_it_is_closed() -> None:
-    """By then it may be somebody else's."""
+    """The number may belong to another file by then."""
     async with connected() as link:
         await link.download()
         link.transport.abort()
-        with socket.socket(fileno=link.theirs.detach()) as other:  # the sort of which it would be
+        with socket.socket(fileno=link.theirs.detach()) as other:  # the same kind of descriptor
             link.gathering._socket = other
             other.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 7)
             await until(lambda: link.gathering._ticking is None)

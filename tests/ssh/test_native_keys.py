@@ -1,5 +1,5 @@
-"""Ciphers and changes of keys on the native data plane, with a real sshd: by bytes and by time, by either
-side, under load.
+"""Ciphers and key exchanges on the native data plane, with a real sshd: after bytes or time, by either side,
+under load.
 
 `KUBEMUX_TEST_REKEY_MB=2048 pytest -s -k changes_keys tests/ssh/test_native_keys.py` is the long run: 2 GiB
 each way through thousands of key exchanges, and what the longest time without a byte was.
@@ -33,7 +33,7 @@ REKEYED: Final = int(os.environ.get("KUBEMUX_TEST_REKEY_MB", "24")) * MiB
 """Bytes each way; 2048 for a long run."""
 
 PIECE: Final = 8 * MiB
-"""Bytes of a transfer: one follows the other on the same link, beside one that is a channel of its own."""
+"""Bytes of each transfer; they follow each other on one link."""
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +43,7 @@ def _native(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def changes(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """Counts the changes of keys in each direction."""
+    """Counts the key changes of each direction."""
     counts: Counter[str] = Counter()
     sending, receiving = NativePlane.sending_keys, NativePlane.receiving_keys
 
@@ -61,7 +61,7 @@ def changes(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 
 class Gaps(Sink):
-    """A sink that knows the longest time without a byte, in seconds."""
+    """A sink that measures the longest time without a byte, in seconds."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -81,7 +81,9 @@ class Gaps(Sink):
 
 
 async def rekeyed(port: Endpoint, way: str) -> float:
-    """`REKEYED` bytes, checked; returns the longest time without one in a download, in seconds."""
+    """Transfer `REKEYED` bytes and check them; returns the longest time without a byte in a download, in
+    seconds.
+    """
     longest = 0.0
     for seed in range(max(1, REKEYED // PIECE)):
         if way == "both":
@@ -114,7 +116,9 @@ async def test_sshd_changes_keys_every_megabyte(
         assert gateway.snapshot().links[0].cipher == cipher
         longest = await rekeyed(port, way)
     assert changes["sending"] == changes["receiving"]
-    assert REKEYED // MiB // 4 <= changes["sending"] <= REKEYED // MiB * 10, "not for each packet"
+    assert REKEYED // MiB // 4 <= changes["sending"] <= REKEYED // MiB * 10, (
+        "the server does not start an exchange for each packet"
+    )
     longest = server.longest if isinstance(server, Gaps) else longest
     seconds = asyncio.get_running_loop().time() - began
     said = f"{REKEYED / MiB:.0f} MiB in {seconds:.1f} s, {changes}, longest gap {longest:.3f} s"
@@ -159,7 +163,7 @@ async def test_every_cipher_of_ours(sshd_factory: SshdFactory, cipher: str) -> N
         assert await asyncio.gather(*(exchange(port, part) for part in data)) == data
 
 
-async def test_aes_is_taken_where_there_is_a_choice(sshd: Sshd) -> None:
+async def test_aes_is_preferred(sshd: Sshd) -> None:
     async with tunnel(sshd, Echo()) as (gateway, port):
         assert gateway.snapshot().links[0].cipher == AES
         assert await exchange(port, b"hello") == b"hello"
@@ -178,18 +182,18 @@ async def test_another_cipher_leaves_the_link_to_asyncssh(sshd_factory: SshdFact
 async def test_ciphers_may_change_with_the_keys(
     sshd: Sshd, changes: Counter[str], monkeypatch: pytest.MonkeyPatch, is_strict: bool
 ) -> None:
-    """Sequence numbers are nonces under chacha20: they start again with each key exchange if it is a strict
-    one.
+    """Under chacha20 the sequence number is the nonce. With strict key exchange it starts again at each
+    exchange.
     """
     if not is_strict:
         monkeypatch.setattr(asyncssh.SSHClientConnection, "_get_extra_kex_algs", lambda _: [b"ext-info-c"])
-        # asyncssh takes the server's word for it alone.
+        # asyncssh uses strict key exchange whenever the server offers it.
         never = property(lambda _: False, lambda *_: None)
         monkeypatch.setattr(asyncssh.SSHClientConnection, "_strict_kex", never, raising=False)
     async with tunnel(sshd, Echo()) as (gateway, port):
         conn, data = connection(gateway), pattern(MiB)
         assert conn._strict_kex == is_strict
-        # There is no way to one that we cannot carry.
+        # A change to a cipher that we cannot handle is not possible.
         assert all(name.decode() in CARRIED for name in conn._enc_algs)
         for cipher in (CHACHA, AES, CHACHA, CHACHA, AES):
             seen = changes["receiving"]

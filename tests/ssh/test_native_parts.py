@@ -1,5 +1,5 @@
-"""The parts of the native data plane by themselves: whose buffers are whose, and what comes in and goes out
-of them.
+"""The parts of the native data plane without a server: who owns which buffer, and what goes in
+and comes out.
 """
 
 from __future__ import annotations
@@ -44,8 +44,9 @@ def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 @pytest.mark.both_loops
 async def test_a_buffer_is_used_again_only_when_the_transport_holds_nothing_of_it() -> None:
-    """uvloop keeps a memoryview of what the kernel did not take: what is sealed
-    meanwhile must not touch it."""
+    """uvloop keeps a memoryview of bytes that the kernel did not accept, so new packets must not be sealed
+    into that buffer.
+    """
     sizes: list[int] = []
     with ends() as (ours, theirs):
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
@@ -83,7 +84,7 @@ async def test_a_buffer_is_used_again_only_when_the_transport_holds_nothing_of_i
         assert not outgoing._lent
         assert lent >= 4
         await turns(2)
-        assert not outgoing._buffer  # a link that has nothing to say has none
+        assert not outgoing._buffer  # a link without anything to send has no buffer
         assert len(SENT.spares) <= 4
         transport.abort()
         await turns(3)
@@ -133,11 +134,11 @@ async def test_the_packets_of_a_turn_go_out_in_one_write() -> None:
     assert ended == writes
     outgoing.schedule()
     await turns(2)
-    assert ended == [*writes, 0]  # nothing went out: time to acknowledge what came in
+    assert ended == [*writes, 0]  # nothing was sent, so the acknowledgement has to be asked for
 
 
 class Heard:
-    """What an `Incoming` hands on."""
+    """Records what an `Incoming` passes on."""
 
     def __init__(self) -> None:
         self.messages: list[bytes] = []
@@ -220,7 +221,7 @@ def test_messages_come_out_whole_however_they_arrive(
         data, turn = data[size:], turn + 1
         heard.incoming.buffer_updated(size)
     assert heard.messages == payloads
-    # Nobody wrote over what was left to them.
+    # Data that a user has kept was not overwritten.
     assert [bytes(view) for view in heard.kept] == (payloads if leave else [])
     assert not heard.errors
 
@@ -250,8 +251,8 @@ def test_what_is_left_to_many_stands_side_by_side_in_few_buffers() -> None:
 
 
 def test_what_was_left_before_a_message_that_breaks_the_protocol_is_not_used_again() -> None:
-    """The plane passes on what it kept for one channel before it looks at another's message, and that may be
-    a breach.
+    """The plane delivers the data that it kept for one channel before it reads a message of another channel,
+    and that message may break the protocol.
     """
     heard, kept = Heard(), list[memoryview]()
 
@@ -295,7 +296,9 @@ def test_a_turn_opens_so_many_and_no_more(message: bytes, at_once: int) -> None:
 
 
 def test_nobody_reads_on_while_another_has_a_reason_not_to() -> None:
-    """A turn is over, but what follows is under keys that are not there yet; and the other way round."""
+    """The turn's share is used up, and the next packet needs keys that are not set yet. Neither alone resumes
+    reading.
+    """
     heard = Heard()
     newkeys = bytes((messages.NEWKEYS,))
     fresh = Keys(b"k" * 16, b"n" * 12)
@@ -312,8 +315,8 @@ def test_nobody_reads_on_while_another_has_a_reason_not_to() -> None:
 
 
 def test_what_waits_for_its_turn_is_left_where_it_stands() -> None:
-    """In a buffer of its own, if somebody has a memoryview of what was opened before it; and more may come
-    from a jump host.
+    """It goes to another buffer only if a memoryview of earlier data still exists; and a jump host may
+    deliver more meanwhile.
     """
     heard = Heard()
     heard.leave = True
@@ -333,7 +336,7 @@ def test_nothing_is_opened_after_the_connection_is_gone() -> None:
 
 
 def test_an_option_that_cannot_be_set_does_not_cost_the_transport_its_descriptor() -> None:
-    """Where there is no TCP_NOTSENT_LOWAT; UDP has none either."""
+    """As on a system without TCP_NOTSENT_LOWAT; a UDP socket has none either."""
     with socket.socket(type=socket.SOCK_DGRAM) as theirs:
         conn = Mock(spec=asyncssh.SSHClientConnection)
         conn.get_extra_info.return_value = theirs

@@ -1,6 +1,4 @@
-"""The native data plane against a scripted peer: one that breaks the protocol, and one that keeps to it in
-unusual ways.
-"""
+"""The native data plane against a scripted peer, which breaks the protocol or follows it in unusual ways."""
 
 from __future__ import annotations
 
@@ -85,7 +83,7 @@ NOISE = {
 
 
 async def broken(gateway: Watched) -> LinkError:
-    """Why the link ended; the gateway says so, and dials again."""
+    """The reason of the link's end, which the gateway reports before it dials again."""
     async with asyncio.timeout(SECONDS):
         error = await asyncio.shield(gateway._links[0].closed)
     await gateway.until(lambda: gateway.metric("gateway_reconnects_total", reason="protocol_error") == 1)
@@ -182,8 +180,8 @@ async def test_a_number_that_was_refused_never_was_a_channel(gateway: Watched, s
 async def test_an_opening_given_up_as_the_refusal_comes_says_nothing(
     gateway: Watched, script: Script
 ) -> None:
-    """Cancelled in the very turn: a CLOSE for a channel that has no number was for channel 0, another
-    client's.
+    """The client cancels in the turn in which the refusal arrives. There was a bug: we sent CLOSE for a
+    channel without a number, as channel 0, which is another client's.
     """
     link = gateway._links[0]
     loop = asyncio.get_running_loop()
@@ -204,7 +202,9 @@ async def test_an_opening_given_up_as_the_refusal_comes_says_nothing(
     await closed(gateway)
     again = loop.create_task(link.open_channel(TARGET, origin=ORIGIN, timeout=SECONDS))
     async with asyncio.timeout(SECONDS):
-        assert (await script.heard.get())[0] == messages.OPEN, "the next that is said, and nothing before it"
+        assert (await script.heard.get())[0] == messages.OPEN, (
+            "the next open is the first message after the refusal"
+        )
     again.cancel()
 
 
@@ -279,7 +279,7 @@ async def test_who_comes_to_a_channel_that_has_ended_is_told_its_end_and_no_more
     async with asyncio.timeout(SECONDS):
         await user.lost.wait()
     assert user.error is None
-    assert user.eof.is_set()  # without it a relay takes the end for a reset
+    assert user.eof.is_set()  # without EOF, a relay treats the end as a reset
     user.eof.clear()
     channel.resume_reading()
     assert not user.eof.is_set()
@@ -307,7 +307,7 @@ async def test_what_a_slow_user_has_not_taken_when_the_channel_closes_still_arri
 
 
 def send(channel: Any, data: bytes) -> int:
-    """As a client's transport does; returns how much was taken."""
+    """Send as a client's transport does; returns how many bytes were accepted."""
     buffer = channel.get_buffer(-1)
     size = min(len(buffer), len(data))
     buffer[:size] = data[:size]
@@ -336,8 +336,9 @@ async def test_a_window_of_zero_holds_the_client_until_there_is_credit(
 async def test_a_peer_that_waits_for_more_than_we_like_to_have_under_way_gets_it(
     gateway: Watched, script: Script
 ) -> None:
-    """It credits a byte at first and half a window later on: nothing it grants tells
-    how much it waits for."""
+    """The peer grants one byte at first, and later half a window at a time, so its grants do not show how
+    much it waits for.
+    """
     bulk, number = await opened(gateway, script, window=MiB // 2)
     other, _ = await opened(gateway, script, number=8)
     user = Collector()
@@ -375,7 +376,7 @@ async def test_no_packet_is_bigger_than_the_peer_takes(gateway: Watched, script:
 
 
 async def test_few_small_packets_are_said_at_once(gateway: Watched, script: Script) -> None:
-    """256 KiB in packets of a byte took the loop 2 s, and 9 MB."""
+    """256 KiB in packets of one byte took 2 s of the loop's time, and 9 MB."""
     channel, _ = await opened(gateway, script, largest=1)
     channel.attach(Collector())
     assert send(channel, bytes(MiB)) == PACKETS
@@ -409,7 +410,7 @@ async def test_a_request_on_a_channel_is_answered_with_no(gateway: Watched, scri
 
 
 async def transfers(gateway: Watched) -> None:
-    """A megabyte on each of four channels, with an answer; and a refusal."""
+    """Transfer a megabyte and an answer on each of four channels; and get one refusal."""
     parts = [pattern(MiB, seed) for seed in range(4)]
     async with Sink() as sink, Tunnel(gateway, sink.endpoint, gateway) as port:
         answers = await asyncio.gather(*(exchange(port.endpoint, part) for part in parts))
@@ -426,7 +427,7 @@ async def test_an_inner_link_through_a_jump_host_is_native_too(sshd: Sshd, sshd_
     async with started(config_for(inner, jump=["hq"]), {"hq": config_for(sshd)}) as gateway:
         await gateway.until(lambda: gateway.links == 1)
         assert gateway.snapshot().links[0].data_plane == "native"
-        assert plane(gateway)._gathering._socket is None, "it is the jump host's"
+        assert plane(gateway)._gathering._socket is None, "the inner link goes through the jump host"
         await transfers(gateway)
 
 

@@ -44,8 +44,8 @@ async def test_a_download_arrives_and_ends(sshd: Sshd) -> None:
 async def test_every_read_is_acknowledged_at_once_the_large_ones_too(
     sshd: Sshd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """sshd holds the small packet that ends an answer back until the large ones before it are; 40 ms if the
-    kernel may wait.
+    """sshd's kernel holds back the small segment at an answer's end until the large ones before it are
+    acknowledged, which takes 40 ms if our kernel delays acknowledgements.
     """
     async with tunnel(sshd, Source()) as (gateway, port):
         ours, options, unanswered = plane(gateway), list[int](), list[list[int]]()
@@ -84,7 +84,7 @@ async def test_a_thousand_channels_reuse_few_numbers(sshd: Sshd) -> None:
 
 
 class Speaks(Server):
-    """Talks first, and says much before anybody listens."""
+    """Sends first, and a lot, before the channel has a user."""
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(pattern(MiB))
@@ -109,7 +109,7 @@ async def test_what_comes_before_the_user_is_kept_in_the_window_and_delivered(ss
 
 
 class Collector:
-    """A user that takes everything."""
+    """A channel's user that accepts everything."""
 
     def __init__(self) -> None:
         self.data = bytearray()
@@ -143,7 +143,7 @@ async def test_a_reader_that_stalls_keeps_its_window_and_nobody_else_waits(sshd:
         Tunnel(gateway, source.endpoint, gateway) as fat,
         Tunnel(gateway, echo.endpoint, gateway) as other,
     ):
-        stalled = socket.create_connection(fat.endpoint)  # nobody ever reads from it
+        stalled = socket.create_connection(fat.endpoint)  # this client never reads
         with stalled:
             stalled.sendall(b"%d\n" % (64 * MiB))
             data = pattern(4 * MiB)
@@ -151,12 +151,12 @@ async def test_a_reader_that_stalls_keeps_its_window_and_nobody_else_waits(sshd:
             await until(lambda: any(relay.is_cluster_paused for relay in fat.relays))
             assert await exchange(other.endpoint, data) == data
             window = next(iter(plane(gateway)._live))._window
-            assert window.credit < window.size // 2  # it is granted nothing more
+            assert window.credit < window.size // 2  # its peer gets no more credit
             assert gateway.budget.used < gateway.budget.limit // 2
 
 
 def through(relay: FaultyRelay, sshd: Sshd) -> GatewayConfig:
-    """The gateway that is `sshd`, by way of `relay`."""
+    """The configuration of gateway `sshd`, reached through `relay`."""
     known_hosts = sshd.folder / "known_hosts_of_the_relay"
     known_hosts.write_text(f"[127.0.0.1]:{relay.endpoint.port} {ssh_keys.public(sshd.host_key)}\n")
     return config_for(sshd, port=relay.endpoint.port, known_hosts=[str(known_hosts)])

@@ -1,4 +1,4 @@
-"""Three hundred gateways behind one sshd that comes back: all of them come up, and it drops none for want of
+"""Three hundred gateways that are one sshd, after an outage: all come up, and sshd drops none because of
 MaxStartups.
 """
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.sshd
 
 GATEWAYS = 300
 SECONDS = 120.0
-"""Far more than it takes: 300 handshakes, six at a time, are work for two cores and nothing else."""
+"""Seconds; far more than needed. 300 handshakes, six at a time, only need CPU time of two cores."""
 
 
 async def test_three_hundred_gateways_of_an_sshd_that_comes_back(sshd_factory: SshdFactory) -> None:
@@ -43,9 +43,9 @@ async def test_three_hundred_gateways_of_an_sshd_that_comes_back(sshd_factory: S
 
         assert results("ok") == GATEWAYS
         assert results("handshake_failed") == results("connect_timeout") == 0, (
-            "none was dropped, none waited in vain"
+            "sshd dropped none, and none timed out"
         )
         assert "MaxStartups" not in await asyncio.to_thread(sshd.log)
-        assert waiting._value == HANDSHAKES_IN_FLIGHT, "every slot was given back"
+        assert waiting._value == HANDSHAKES_IN_FLIGHT, "every slot was released"
     finally:
         await asyncio.gather(*(gateway.close() for gateway in gateways))

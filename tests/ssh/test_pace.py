@@ -1,4 +1,4 @@
-"""How busy a link's traffic makes it."""
+"""How a link's traffic counts as load."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def test_a_download_makes_it_busy_until_it_is_over() -> None:
     pace.sample(50 * STEP, 101.0)
     assert pace.busy == 50
     pace.sample(50 * STEP, 101.0)
-    assert pace.busy == 50, "no time has passed: nothing new to say"
+    assert pace.busy == 50, "no time has passed, so the load is the same"
     pace.sample(50 * STEP, 101.5)
     assert pace.busy == 0
 

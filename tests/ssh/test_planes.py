@@ -1,4 +1,6 @@
-"""Who carries a link's bytes: the first plane that can, from the one on that the environment names."""
+"""The choice of a link's data plane: the first that supports the connection, from the one in the environment
+on.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,7 @@ def test_there_is_one_that_takes_every_connection() -> None:
 
 @pytest.fixture
 def unsupported(monkeypatch: pytest.MonkeyPatch) -> set[str]:
-    """Three planes, of which those that are in the set cannot carry anything."""
+    """Three planes; those in the returned set support no connection."""
     refusing: set[str] = set()
 
     def make(mode: str) -> planes.Make:

@@ -1,5 +1,5 @@
-"""Links replaced make before break, against a real sshd: what makes them stale, and what becomes of the old
-ones.
+"""Replacement of links (make before break) against a real sshd: what makes a link stale, and how old links
+end.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ async def test_an_old_link_lives_as_long_as_its_channel(sshd: Sshd) -> None:
         [old] = gateway._links
         channel = await open_channel(gateway, server.endpoint)
         gateway.renew("test")
-        assert gateway.links == 1, "it serves until there is another"
+        assert gateway.links == 1, "the old link serves until the new one is up"
         await replaced(gateway, 1)
         [new] = gateway._links
         assert (gateway.snapshot().state, gateway.snapshot().reason) == (GatewayState.UP, "")
@@ -70,8 +70,9 @@ async def test_an_old_link_has_its_time(sshd: Sshd) -> None:
 
 
 async def test_there_are_never_more_than_twice_as_many(sshd: Sshd) -> None:
-    """Ordered again and again while nothing ends by itself, the old link with the
-    fewest channels makes room."""
+    """Replacements are ordered again and again while no channel ends. Then the old link with the fewest
+    channels is closed to make room.
+    """
     async with Echo() as server, started(config_for(sshd)) as gateway:
         await gateway.until(lambda: gateway.links == 1)
         kept: list[Channel] = []
@@ -80,7 +81,9 @@ async def test_there_are_never_more_than_twice_as_many(sshd: Sshd) -> None:
             gateway.renew("test")
             await replaced(gateway, turn)
             await gateway.until(lambda: len(gateway.snapshot().retiring) <= 1)
-            assert [link.channels for link in gateway.snapshot().retiring] == [3], "the first has the most"
+            assert [link.channels for link in gateway.snapshot().retiring] == [3], (
+                "the first link has the most channels"
+            )
             assert await asyncio.to_thread(lambda: len(sshd.sessions())) >= 2
         for channel in kept:
             channel.abort()
@@ -94,8 +97,9 @@ async def test_a_link_that_is_too_old_is_replaced(sshd: Sshd) -> None:
 
 
 async def test_a_link_that_misses_a_keepalive_is_replaced_if_others_answer(sshd_factory: SshdFactory) -> None:
-    """Its sshd hangs; there are a hundred more intervals until it is given up, and
-    no new client goes there."""
+    """The link's sshd hangs. The link would be given up only after a hundred more intervals, but new clients
+    already avoid it.
+    """
     sshd = sshd_factory()
     config = config_for(sshd, keepalive={"interval": "300ms", "max_missed": 100})
     async with Echo() as server, started(config) as gateway:
@@ -119,7 +123,7 @@ async def test_a_link_that_misses_a_keepalive_is_replaced_if_others_answer(sshd_
 
 
 async def test_a_change_of_keepalive_counts_for_links_that_retire(sshd: Sshd) -> None:
-    """Their clients would wait for what was configured when they came."""
+    """Otherwise their clients would wait for the keepalive that was configured when the link came up."""
     config = config_for(sshd, keepalive={"interval": "1h"})
     async with Echo() as server, started(config) as gateway:
         await gateway.until(lambda: gateway.links == 1)
@@ -145,7 +149,7 @@ async def test_a_change_of_keepalive_counts_for_links_that_retire(sshd: Sshd) ->
 
 
 async def test_a_replacement_that_is_refused_leaves_the_old_link(sshd: Sshd, tmp_path: Path) -> None:
-    """As ssh(1) does not look at known_hosts again while it is connected. Only a ban ends what is there."""
+    """ssh(1) does not read known_hosts again while it is connected, either. Only `@revoked` ends the link."""
     known_hosts = sshd.known_hosts()
     right = known_hosts.read_text()
     other = ssh_keys.new_key(tmp_path / "other")
@@ -176,8 +180,8 @@ async def test_a_replacement_that_is_refused_leaves_the_old_link(sshd: Sshd, tmp
 
 
 async def test_a_dial_that_began_with_old_files_waits_for_nothing(sshd: Sshd, tmp_path: Path) -> None:
-    """The key is put right while the wrong one is being refused: the wait that this earns is not for the
-    right one.
+    """The operator corrects the key while sshd refuses the wrong one. The backoff after that refusal must not
+    delay the right key.
     """
     key = tmp_path / "key"
     key.write_bytes(sshd.new_identity("stranger", authorize=False).read_bytes())

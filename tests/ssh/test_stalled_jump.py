@@ -1,5 +1,5 @@
-"""A jump host that lets us through, and takes nothing any more: what is kept for it has a bound, its clients
-wait, and nobody else notices. On both planes.
+"""A jump host that stops reading. The bytes that wait for it are bounded, its clients get backpressure, and
+clients of other links do not notice. On both planes.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from tests.support.sshd import Sshd
 pytestmark = pytest.mark.sshd
 
 CLIENTS = 6
-"""sshd behind the jump host gives each a window of 2 MiB: more than the bound, together."""
+"""How many clients: sshd behind the jump host gives each a window of 2 MiB, together more than the bound."""
 UPLOAD = 4 << 20
 NARROW, WIDE = 64 << 10, 4 << 20
-"""Bytes of the kernels' buffers between us and the jump host, while it stalls and afterwards."""
+"""Bytes of the kernel buffers between us and the jump host, during the stall and afterwards."""
 STEADY = 20
-"""Looks at what waits that must not show more."""
+"""How many samples in a row must not show more waiting bytes."""
 
 
 class Jump(asyncssh.SSHServer):
-    """Forwards what it is asked to, with `window` for each; `stall` and `go_on` act on all of it."""
+    """A jump host that forwards with a window of `window` for each channel, and can stall all of them."""
 
     def __init__(self, conns: Connections, window: int) -> None:
         self._conns = conns
@@ -74,7 +74,7 @@ class Jump(asyncssh.SSHServer):
 
 
 class Forward(asyncssh.SSHTCPSession[bytes]):
-    """One forwarded connection: all that comes is passed on."""
+    """One forwarded connection; it passes all data on."""
 
     def __init__(self, host: str, port: int) -> None:
         self._target = host, port
@@ -122,7 +122,7 @@ class _Back(asyncio.Protocol):
 
 @asynccontextmanager
 async def behind_jump(folder: Path, sshd: Sshd, *, window: int) -> AsyncIterator[tuple[Watched, Jump]]:
-    """A gateway that is `sshd`, by way of a jump host."""
+    """A gateway `sshd` behind the jump host."""
     jumps: list[Jump] = []
 
     def session(conns: Connections) -> Jump:
@@ -138,16 +138,16 @@ async def behind_jump(folder: Path, sshd: Sshd, *, window: int) -> AsyncIterator
 
 
 def kept(gateway: Watched) -> int:
-    """Bytes that wait in the daemon for the jump host: in its connection, and in the one that it carries."""
+    """Bytes that wait in the daemon for the jump host: in the connection to it and in the one through it."""
     conn: Any = gateway._links[0]._conn
     below = metered.carrier(conn)
-    assert below, "a jump host carries it"
+    assert below, "the link goes through the jump host"
     waiting: int = conn._transport.get_write_buffer_size()
     return below.unsent + waiting
 
 
 async def steady(gateway: Watched) -> int:
-    """What waits when it has stopped to grow."""
+    """The number of waiting bytes, once it has stopped growing."""
     most, looks = kept(gateway), 0
     async with asyncio.timeout(SECONDS):
         while looks < STEADY:
@@ -158,11 +158,11 @@ async def steady(gateway: Watched) -> int:
 
 
 STALLS = {
-    # Of a window of 4 GiB nothing is ever used up: only what the kernel does not take shows it.
+    # A window of 4 GiB is never used up, so the stall shows only in what the kernel does not accept.
     "does not read": (BIGGEST_WINDOW, Jump.stop_reading, Jump.read_again, metered.MOST_BELOW),
     "gives no credit": (1 << 20, Jump.keep_credit, Jump.give_credit, 0),
 }
-"""The window that it gives, how it stalls and goes on, and how many bytes it is owed at least by then."""
+"""The jump host's window, how it stalls and resumes, and how many bytes must wait at least by then."""
 
 
 @pytest.mark.parametrize("stall", STALLS)
@@ -188,10 +188,10 @@ async def test_clients_of_a_jump_host_that_takes_nothing_wait(
                 group.create_task(exchange(port.endpoint, data, seconds=100), name=f"upload {n}")
                 for n in range(CLIENTS)
             ]
-            await sink.wait_accepted(CLIENTS)  # the answers to the opens are let through
+            await sink.wait_accepted(CLIENTS)  # let the answers to the opens through
             stalls(jump)
             await until(lambda: kept(gateway) > least)
-            # The bound, and what each reads in the turn that goes past it.
+            # The bound, and what each client reads in the turn in which the bound is passed.
             most = metered.MOST_BELOW + CLIENTS * LARGEST_READ
             assert await steady(gateway) <= most
             assert not any(upload.done() for upload in uploads)

@@ -1,5 +1,5 @@
-"""What a server says in words: it cannot keep us away, it is cut short, and no control character of it goes
-on.
+"""Texts that a server sends: they cannot prevent a login, they are shortened, and control characters are
+removed.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ async def open_channel(gateway: Watched) -> None:
     await gateway.open_channel(ORIGIN, origin=ORIGIN, hold_until=asyncio.get_running_loop().time())
 
 
-async def test_a_banner_that_is_no_utf_8_keeps_nobody_away(tmp_path: Path) -> None:
+async def test_a_banner_that_is_not_utf_8_does_not_prevent_the_login(tmp_path: Path) -> None:
     async with saying(tmp_path, at_login=greets) as config, dialled(config) as link:
         assert len(link.conns) == 1
 
@@ -137,4 +137,4 @@ async def test_a_host_key_that_changes_when_keys_are_exchanged_anew(tmp_path: Pa
         await gateway.until(
             lambda: gateway.metric("gateway_reconnects_total", reason="host_key_changed") == 1
         )
-        assert gateway.links == 1, "who shows the right key again is trusted again"
+        assert gateway.links == 1, "a server that shows the right key again is trusted"

@@ -1,4 +1,6 @@
-"""Agents that hang, lie or hang up: named in time, and in nobody's way."""
+"""Agents that hang, lie or close the connection: the error names the agent in time, and no other gateway
+waits.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,7 @@ Answer = Callable[[int, StreamWriter], Awaitable[None]]
 
 
 class Cancelled:
-    """Tasks that do not end by themselves, and are ended with the block."""
+    """Dials that do not end by themselves; they are cancelled when the block ends."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Dialled]] = set()
@@ -58,7 +60,7 @@ def string(data: bytes) -> bytes:
 
 @asynccontextmanager
 async def agent(path: Path, answer: Answer) -> AsyncIterator[None]:
-    """An agent that does `answer` to each question, given its kind."""
+    """An agent that calls `answer` for each request, with the type of the request."""
 
     async def serve(reader: StreamReader, writer: StreamWriter) -> None:
         try:
@@ -81,7 +83,7 @@ async def hang_up(_: int, writer: StreamWriter) -> None:
 
 
 def holds(key: asyncssh.SSHKey) -> Answer:
-    """Lists one key, and never signs with it: it waits for a touch."""
+    """Lists one key, and never signs with it, like a security key that nobody touches."""
 
     async def answer(kind: int, writer: StreamWriter) -> None:
         if kind == IDENTITIES - 1:
@@ -93,7 +95,7 @@ def holds(key: asyncssh.SSHKey) -> Answer:
 
 
 class Waiting:
-    """Does `answer`, and counts the questions of one kind that get none."""
+    """Calls `answer`, and counts the requests of one type that stay without an answer."""
 
     def __init__(self, kind: int, answer: Answer) -> None:
         self._kind = kind
@@ -113,7 +115,9 @@ class Waiting:
 async def test_a_healthy_gateway_of_the_same_sshd_does_not_wait_for_it(
     kind: str, sshd: Sshd, tmp_path: Path
 ) -> None:
-    """Six handshakes may be in flight at one sshd, and two of those that may be refused."""
+    """Six handshakes may run at one sshd, and two of those whose key may be refused. Dials that wait for an
+    agent must not use these places.
+    """
     shared, count = Handshakes(), 7 if kind == "silent" else HANDSHAKES_IN_FLIGHT - 1
     names = [f"held{number}" for number in range(count)]
     async with AsyncExitStack() as stack:

@@ -1,4 +1,4 @@
-"""What is said of two offers that have nothing in common (RFC 4253 7.1)."""
+"""The message when two KEXINITs have no algorithm in common (RFC 4253 7.1)."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_each_kind_names_both_sides_and_what_may_be_asked_for() -> None:
     assert rsa.hint.endswith("an ssh_config in the gateway that says HostKeyAlgorithms +ssh-rsa")
     sntrup = disagreement("edge:22", OURS, kexinit("sntrup761x25519-sha512"))
     assert sntrup
-    assert "ssh_config" not in sntrup.hint.replace("sshd_config", ""), "it cannot be asked for"
+    assert "ssh_config" not in sntrup.hint.replace("sshd_config", ""), "no option enables it"
 
 
 def test_no_mac_is_needed_beside_a_cipher_that_has_its_own() -> None:

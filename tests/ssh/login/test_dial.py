@@ -1,5 +1,5 @@
-"""Dialling peers that misbehave, and giving up half way: a LinkError each time, in time, and nothing left
-open.
+"""Dials of peers that misbehave, and dials that are cancelled: each ends with a LinkError in time, and leaves
+nothing open.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ Play = Callable[[StreamReader, StreamWriter], Awaitable[None]]
 
 
 class Peer(Server):
-    """Something on the SSH port that does `play`."""
+    """A server on the SSH port that runs `play` for each connection."""
 
     def __init__(self, play: Play) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class Peer(Server):
 
 @pytest.fixture
 def config(tmp_path: Path) -> GatewayConfig:
-    """Usable keys and an empty known_hosts; nobody listens on its port."""
+    """A gateway with a usable key and an empty known_hosts; nothing listens on its port."""
     known_hosts = tmp_path / "known_hosts"
     known_hosts.touch()
     section = {
@@ -120,7 +120,7 @@ async def test_a_peer_that_is_no_ssh_server(name: str, config: GatewayConfig) ->
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(packets=st.lists(st.binary(min_size=1, max_size=60), max_size=6))
 def test_any_bytes_at_all_end_in_a_link_error(config: GatewayConfig, packets: list[bytes]) -> None:
-    """Well-framed packets of nonsense: whatever asyncssh's parsers stumble over is translated, too."""
+    """Random payloads in valid packets: any exception of asyncssh's parsers must become a LinkError."""
 
     async def scenario() -> None:
         framed = b"".join((len(p) + 1 + 4).to_bytes(4) + b"\x04" + p + bytes(4) for p in packets)
@@ -146,7 +146,7 @@ async def test_a_name_that_does_not_resolve(config: GatewayConfig, host: str) ->
 
 
 async def test_a_full_backlog_is_a_timeout(config: GatewayConfig) -> None:
-    """TCP that is neither taken nor refused, as behind a firewall that drops."""
+    """The kernel neither accepts nor refuses the connection, as behind a firewall that drops packets."""
     with (
         socket.create_server(("127.0.0.1", 0), backlog=0) as full,
         socket.socket() as first,
@@ -164,7 +164,7 @@ async def test_a_full_backlog_is_a_timeout(config: GatewayConfig) -> None:
 async def test_the_next_address_is_tried_when_the_first_is_silent(
     config: GatewayConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A name with two addresses of which the first drops packets: half of the time is left for the second."""
+    """The first of a name's two addresses drops packets. The dial keeps half of its time for the second."""
     async with Peer(says(b"", then="close")) as peer:
         port = peer.endpoint.port
         with (
@@ -179,7 +179,7 @@ async def test_the_next_address_is_tried_when_the_first_is_silent(
             async def two_addresses(*_: object, **__: object) -> list[Address]:
                 return [Address(socket.AF_INET, (address, port)) for address in ("127.0.0.2", "127.0.0.1")]
 
-            # The one thing no test machine has: a name with a dead address.
+            # Patched, because no test machine has a name with a dead address.
             monkeypatch.setattr("proxy.ssh.login.dial.resolve", two_addresses)
             found = await failure(at(config, host="two.example", port=port))
             assert isinstance(found, HandshakeFailed), found
@@ -187,7 +187,7 @@ async def test_the_next_address_is_tried_when_the_first_is_silent(
 
 
 async def test_a_bindaddress_may_be_a_name() -> None:
-    """Looked up as the server's is: not by the loop, whose four threads are everybody's."""
+    """It is resolved like the server's name, and not by the loop, whose few threads serve all gateways."""
     sources: list[str] = []
 
     async def play(_: StreamReader, writer: StreamWriter) -> None:
@@ -228,17 +228,18 @@ async def test_a_file_that_hangs_is_given_up(config: GatewayConfig, tmp_path: Pa
     assert isinstance(found, CredentialsUnusable)
     assert f"reading {pipe} has been hanging since 20" in str(found)
     assert found.retry is RetryClass.SOON
-    with pipe.open("w"):  # let the thread that reads it end
+    with pipe.open("w"):  # lets the thread that reads it end
         pass
 
 
 @pytest.mark.sshd
 class TestCancelled:
-    """However far it got, a dial that is cancelled leaves no socket, no task and no session."""
+    """A dial that is cancelled at any moment leaves no socket, no task and no session."""
 
     async def cut_short(self, config: GatewayConfig, gateways: dict[str, GatewayConfig]) -> int:
-        """Cancel after one turn of the loop, then after two, ... until a dial gets through; returns how many
-        were cut.
+        """Cancel a dial after one turn of the loop, the next after two, … until a dial succeeds.
+
+        Returns how many were cancelled.
         """
         turns = 0
         while True:
@@ -257,7 +258,7 @@ class TestCancelled:
             turns = turns + 1 if turns < 60 else turns * 2
 
     async def check(self, config: GatewayConfig, gateways: dict[str, GatewayConfig], *sshds: Sshd) -> None:
-        async with dialled(config, gateways):  # what is made once per loop is there from here on
+        async with dialled(config, gateways):  # after this, all that is made once per loop exists
             pass
         tasks = asyncio.all_tasks()
         files = {fd: target for fd, target in open_files().items() if "[" in target}
@@ -301,8 +302,8 @@ async def test_the_end_is_told_once(sshd: Sshd) -> None:
 
 
 async def test_servers_that_reset_each_connection_at_once_leave_nothing_behind(tmp_path: Path) -> None:
-    """Now and then asyncssh has heard of it before the dial has tuned the socket: an exception that nobody
-    took, in the log.
+    """asyncssh sometimes sees the reset before the dial has set the socket's options. Its exception must not
+    end in the log as one that nobody retrieved.
     """
     complaints: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _loop, context: complaints.append(context))

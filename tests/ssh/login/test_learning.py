@@ -47,7 +47,7 @@ class Rotating:
         )
 
     async def rotate(self, *keys: Path) -> None:
-        """Go on with these keys."""
+        """Restart sshd with these host keys."""
         self.sshd._config |= self.with_keys(*keys)
         await asyncio.to_thread(self.sshd.restart)
 
@@ -80,10 +80,10 @@ async def test_a_rotated_key_is_learned_before_the_old_one_goes(
         gateway.renew("test")
         await gateway.until(lambda: gateway.links == 1)
         assert await written(rotating, 1) == [line for line in lines if " ssh-rsa " in line], (
-            "the other is no more"
+            "the file no longer has the other key"
         )
 
-        # known_hosts is the operator's: what vouched for the new key is taken out, and the new key with it.
+        # The operator removes the key that the learned key depends on: the learned key goes, too.
         rotating.known_hosts.write_text(f"{names} {ssh_keys.public(ecdsa)}\n")
         gateway.renew("test")
         await gateway.until(lambda: gateway.snapshot().state is GatewayState.DEGRADED)
@@ -106,7 +106,7 @@ async def test_two_gateways_write_one_file(sshd_factory: SshdFactory, tmp_path: 
 async def test_a_file_that_hangs_holds_up_its_own_gateways_alone(
     sshd_factory: SshdFactory, tmp_path: Path
 ) -> None:
-    """The lock of a file is held, as a thread that hangs in writing it holds it."""
+    """The file's lock is held, as by a thread that hangs while it writes the file."""
     rotating = Rotating(sshd_factory, tmp_path, "ed25519", "ecdsa")
     with locked(tmp_path / "another file"):
         async with started(rotating.config()):
@@ -134,7 +134,7 @@ def locked(path: Path) -> Iterator[None]:
 
 
 async def ends_unlearned(rotating: Rotating, config: GatewayConfig) -> None:
-    """A link is up, has had time for an answer to everything, and nothing was written."""
+    """Check that a link comes up, and that after all answers of the server nothing was written."""
     async with started(config) as gateway:
         await gateway.until(lambda: gateway.links == 1)
         [link] = gateway._links
@@ -184,7 +184,7 @@ async def test_a_folder_that_is_not_there_costs_no_link(sshd_factory: SshdFactor
 
 
 async def test_a_file_with_lines_of_others_is_left_alone(sshd_factory: SshdFactory, tmp_path: Path) -> None:
-    """It may be known_hosts itself, by another name."""
+    """It may be known_hosts itself, under another name."""
     rotating = Rotating(sshd_factory, tmp_path, "ed25519", "ecdsa")
     before = rotating.known_hosts.read_text() + f"@revoked * {ssh_keys.public(rotating.sshd.user_ca)}\n"
     rotating.known_hosts.write_text(before)
@@ -212,7 +212,7 @@ async def test_a_hash_that_is_none_in_known_hosts_is_no_line(
 
 
 class Lying(asyncssh.SSHServer):
-    """Lets everybody in, lists `keys`, and answers the challenge as `prove` does."""
+    """Accepts every login, lists `keys`, and answers the request for proofs with `proofs`."""
 
     def __init__(self, keys: bytes, proofs: bytes | None) -> None:
         self._keys = keys
@@ -265,7 +265,7 @@ def public(key: Path) -> bytes:
 async def test_keys_that_a_server_only_claims_are_not_learned(
     sshd: Sshd, tmp_path: Path, answer: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Nor does the attempt cost it its link: it may be a slip of its operator."""
+    """The link stays nevertheless: the false list may be a mistake of the server's operator."""
     await asyncio.to_thread(sshd.stop)  # its port and keys are taken
     claimed, mine = ssh_keys.new_key(tmp_path / "claimed"), sshd.host_key
     own, victim = public(mine), public(claimed)

@@ -1,4 +1,4 @@
-"""What asyncssh is told: the keepalive's arithmetic, and nothing but public keys."""
+"""The options that asyncssh gets: keepalive intervals, and authentication by public keys only."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def config(tmp_path: Path) -> GatewayConfig:
 async def test_a_silent_peer_is_asked_each_time_and_given_up_in_time(
     config: GatewayConfig, interval: float, max_missed: int
 ) -> None:
-    """asyncssh counts ticks of silence, asks at each, and gives up at the first that is over
+    """asyncssh counts silent intervals, sends a request at each, and gives up when the count is over
     `keepalive_count_max`.
     """
     keepalive = KeepaliveConfig(interval=interval, max_missed=max_missed)
@@ -53,7 +53,7 @@ async def test_public_keys_are_offered_no_passwords_and_an_agent_only_if_asked(
 
 
 async def test_the_public_key_of_another_beside_a_key_does_not_matter(config: GatewayConfig) -> None:
-    """As to ssh(1): a key was replaced, and its KEY.pub is still there."""
+    """As with ssh(1): the key was replaced, but the old KEY.pub is still there."""
     (key,) = config.identity_files
     asyncssh.generate_private_key("ssh-ed25519").write_public_key(f"{key}.pub")
     found = (await prepare(config)).options.client_keys

@@ -1,5 +1,5 @@
-"""ProxyCommand: a link like any other, whose process ends with it and whose own end has a reason; on both
-data planes.
+"""ProxyCommand on both data planes: its link works like any other, its process ends with the link, and if the
+process ends first, the link's loss names it.
 """
 
 from __future__ import annotations
@@ -30,9 +30,7 @@ pytestmark = [pytest.mark.sshd, pytest.mark.usefixtures("data_plane")]
 
 
 def carried(sshd: Sshd, command: str = "", **more: object) -> GatewayConfig:
-    """The gateway behind a command; by default one that goes to `%h:%p`, which no configuration but
-    ssh_config's has.
-    """
+    """The gateway behind a ProxyCommand, by default one that connects to `%h:%p`."""
     path = sshd.folder / "ssh_config"
     command = command or f"{shlex.join([sys.executable, carrier.__file__])} %h %p as %r"
     path.write_text(
@@ -130,7 +128,9 @@ async def test_what_becomes_of_a_command_that_carries_nothing(
     assert type(found) is kind, found
     assert says in str(found)
     assert str(found).isprintable()
-    assert asyncio.get_running_loop().time() - began < seconds + 10, "it would sleep for 60 s"
+    assert asyncio.get_running_loop().time() - began < seconds + 10, (
+        "the dial does not wait for a command that sleeps for 60 s"
+    )
     assert found.stage is (Stage.TCP if kind is ProxyCommandFailed else Stage.SSH)
     await until(lambda: commands() <= before)
 
@@ -151,7 +151,9 @@ async def test_a_shell_that_is_not_there(sshd: Sshd, monkeypatch: pytest.MonkeyP
 
 
 async def test_the_users_shell_reads_it(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Quotes, variables and `$SHELL` itself, as under ssh(1); asyncssh splits words and runs no shell."""
+    """The command may use quotes, variables and `$SHELL`, as with ssh(1). asyncssh alone would
+    run no shell.
+    """
     monkeypatch.setenv("SHELL", "/bin/bash")
     found = await failure(carried(sshd, "$(echo $BASH) -c 'echo \"$BASH says  $((6 * 7))\" >&2; exit 5'"))
     assert "exit code 5" in str(found)

@@ -1,5 +1,5 @@
-"""Whether a server is whom known_hosts means, next to what ssh(1) says of the same files, and what an
-operator is told.
+"""Verification of a server's host key or certificate against known_hosts, compared with ssh(1), and the
+messages.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ NO_KEYS = [
     String("sk-ssh-ed25519@openssh.com") + String(bytes(32)) + String(b"\xff"),
     String("ssh-dss") + MPInt(0) * 4,
 ]
-"""Cryptography has an error of its own for each."""
+"""The cryptography package raises a different exception for each of these."""
 
 
 def signed(principal: str = "edge", *, keys: Sequence[Known] = (), revoked: Sequence[Known] = ()) -> Trusted:
@@ -147,7 +147,7 @@ def test_a_server_that_is_trusted(trusted: Trusted, shown: bytes) -> None:
         (signed(), certificate()[:-1] + b"x", HostKeyChanged, ["not valid"]),
         *((Trusted(keys=[known(KEY)]), blob, HostKeyChanged, ["not valid ("]) for blob in NO_KEYS),
     ],
-    ids=map(str, itertools.count()),  # the keys are made anew by each worker
+    ids=map(str, itertools.count()),  # each worker makes its own keys
 )
 def test_a_server_that_is_not(trusted: Trusted, shown: bytes, kind: type[LinkError], says: list[str]) -> None:
     found = judged(trusted, shown)
@@ -187,7 +187,7 @@ def test_what_is_known_is_asked_for_first_and_nothing_weak_at_all(
     plain = algorithms[len(certificates) :]
     assert plain[: len(set(kinds))] == list(dict.fromkeys(kinds))
     assert set(plain) == set(Trusted().algorithms()), (
-        "a changed key of another kind must be shown, not fail to agree"
+        "the server can still show a changed key of another type, so the error is not about algorithms"
     )
     assert not [name for name in algorithms if name.startswith(("ssh-rsa", "ssh-dss"))]
 

@@ -1,4 +1,4 @@
-"""Any order of clients that come and go: how many links they need, and since when nobody does."""
+"""For any order of clients that come and go: how many links they need, and since when no client needs one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from proxy.ssh.supervision.demand import Demand
 
 LOOKS = st.lists(st.tuples(st.integers(0, 40), st.floats(0.0, 100.0)))
-"""How many clients there are, and the seconds since the look before."""
+"""(number of clients, seconds since the sample before)"""
 
 
 @given(LOOKS, st.integers(1, 16))

@@ -1,5 +1,5 @@
-"""From a dialled connection to a link: one that is gone by then is a lost link, and no exception ends the
-supervision.
+"""From a dialled connection to a link. A connection that has ended meanwhile is a lost link, and no exception
+ends the supervision.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ async def test_a_server_that_lets_us_in_and_leaves_in_one_segment(name: str, tmp
 
 
 class Stray(asyncio.Future[None]):
-    """A library's future that it cancels under whoever awaits it."""
+    """CancelledError from a library, which has cancelled a future that our code awaits."""
 
 
 def raises(error: BaseException) -> Callable[..., Any]:

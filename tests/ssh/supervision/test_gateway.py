@@ -1,5 +1,5 @@
-"""Supervision against a real sshd, in the test's loop: losses, waiting clients, replacement, and who is told
-what.
+"""Supervision of links against a real sshd, in the test's loop: losses, waiting clients, replacement,
+messages.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.sshd, pytest.mark.usefixtures("data_plane")]
 
 
 LARGE = 20_000_000
-"""Bytes of a download that nobody takes for a request."""
+"""Bytes of a download; too many to count as a short request."""
 
 
 def open_channel(gateway: Watched, target: Endpoint, *, hold: float = 10.0) -> asyncio.Task[Channel]:
@@ -83,9 +83,9 @@ async def test_clients_are_told_why_when_no_link_comes_in_time(sshd: Sshd) -> No
 
 
 async def test_a_client_that_leaves_takes_nothing_from_the_others(sshd_factory: SshdFactory) -> None:
-    """Many clients wait on a link as it ends; some of them are cancelled at that moment.
+    """Many clients wait for a link's end, and some of them are cancelled at that moment.
 
-    The link's end is seen all the same.
+    The others see the end nevertheless.
     """
     sshd = sshd_factory()
     async with Echo() as server, started(config_for(sshd)) as gateway:
@@ -112,7 +112,7 @@ async def test_a_client_that_leaves_takes_nothing_from_the_others(sshd_factory: 
 
 
 class Dying:
-    """A link that opens nothing any more, and has not ended yet."""
+    """A link that no longer opens channels, and has not ended yet."""
 
     load = 0
     weight = 0
@@ -136,7 +136,7 @@ async def test_the_next_channel_goes_around_a_download(sshd: Sshd) -> None:
         with await relayed_socket(await open_channel(gateway, server.endpoint), gateway.budget) as client:
             home, other = sorted(gateway._links, key=lambda link: -link.load)
             await open_channel(gateway, server.endpoint)
-            assert (home.load, other.load) == (2, 0), "nothing moves"
+            assert (home.load, other.load) == (2, 0), "the counters do not move"
             await loop.sock_sendall(client, b"%d\n" % LARGE)
             left = LARGE
             while left:
@@ -146,7 +146,7 @@ async def test_the_next_channel_goes_around_a_download(sshd: Sshd) -> None:
             assert (home.load, other.load) == (2, 1)
             gateway.sample()
             await open_channel(gateway, server.endpoint)
-            assert (home.load, other.load) == (2, 2), "no way back for its own sake"
+            assert (home.load, other.load) == (2, 2), "a target does not move back without a reason"
 
 
 async def test_a_client_that_leaves_does_not_cancel_the_end_that_others_wait_for(sshd: Sshd) -> None:
@@ -166,7 +166,7 @@ async def test_a_client_that_leaves_does_not_cancel_the_end_that_others_wait_for
 
 
 async def test_no_client_finds_a_gateway_without_links_up(sshd_factory: SshdFactory) -> None:
-    """Clients arrive at every turn of the loop while links are replaced."""
+    """Clients arrive at each turn of the loop while links are replaced."""
     sshd = sshd_factory()
     async with Echo() as server, started(config_for(sshd, connections=2)) as gateway:
         await gateway.until(lambda: gateway.links == 2)
@@ -180,7 +180,7 @@ async def test_no_client_finds_a_gateway_without_links_up(sshd_factory: SshdFact
                 await asyncio.sleep(0)
         for channel in await asyncio.gather(*clients):
             channel.abort()
-        # A handler that is cancelled before it begins is an error of asyncio's.
+        # asyncio reports an error if a handler is cancelled before it begins.
         await server.wait_accepted(len(clients))
         await gateway.until(lambda: not gateway.snapshot().retiring)
         async with asyncio.timeout(5):
@@ -198,7 +198,7 @@ async def test_renewing_skips_the_wait_once(sshd: Sshd) -> None:
 
 
 async def test_one_outage_is_one_failure(sshd: Sshd) -> None:
-    """However many links it takes along: the first redial comes as soon as that of a single link."""
+    """The number of lost links does not matter: the first redial comes as early as after one lost link."""
 
     class Counting(Backoff):
         losses = 0
@@ -206,7 +206,7 @@ async def test_one_outage_is_one_failure(sshd: Sshd) -> None:
         def lost(self, age: float) -> float:
             self.losses += 1
             super().lost(age)
-            return 60.0  # nobody dials while the others are being lost
+            return 60.0  # no dial begins while the other links are being lost
 
     async with started(config_for(sshd, connections=4)) as gateway:
         await gateway.until(lambda: gateway.links == 4)
@@ -219,8 +219,8 @@ async def test_one_outage_is_one_failure(sshd: Sshd) -> None:
         assert gateway.metric("gateway_reconnects_total", reason="link_lost") == 4
 
 
-async def test_the_end_of_certificates_is_told(sshd_factory: SshdFactory) -> None:
-    """Ours and the server's, until a link comes up without."""
+async def test_expiring_certificates_are_reported(sshd_factory: SshdFactory) -> None:
+    """The gauge shows our certificate's and the server's end, until a link comes up without certificates."""
     sshd = sshd_factory(host_certificate=True)
     key, certificate = sshd.new_certificate()
     known_hosts = [str(sshd.known_hosts(authority=True))]
@@ -243,8 +243,9 @@ async def test_the_end_of_certificates_is_told(sshd_factory: SshdFactory) -> Non
 
 
 async def test_draining_waits_for_channels_and_says_no_more_of_the_gateway(sshd: Sshd) -> None:
-    """A reload may have put another gateway of that name in its place: its metrics
-    are not touched any more."""
+    """A reload may have replaced it by another gateway of the same name, so it must not change these metrics
+    any more.
+    """
     async with Echo() as server, started(config_for(sshd)) as gateway:
         await gateway.until(lambda: gateway.links == 1)
         channel = await open_channel(gateway, server.endpoint)
@@ -261,7 +262,7 @@ async def test_draining_waits_for_channels_and_says_no_more_of_the_gateway(sshd:
 
 
 async def test_a_gateway_that_was_removed_has_no_series_again(sshd: Sshd) -> None:
-    """Its links go on for a while: they are still asked, and may be lost."""
+    """Its links stay for a while: they still send keepalives, and may be lost."""
     async with Echo() as server, started(config_for(sshd, keepalive={"interval": "200ms"})) as gateway:
         await gateway.until(lambda: gateway.links == 1)
         await open_channel(gateway, server.endpoint)
@@ -294,13 +295,13 @@ async def test_closing_at_any_moment_leaves_no_session(sshd_factory: SshdFactory
 
 
 async def test_a_silent_server_is_given_up_after_interval_times_max_missed(sshd: Sshd) -> None:
-    """Down to one missed answer; and a healthy idle link is never taken for silent."""
+    """Also with `max_missed: 1`; and a healthy idle link never counts as silent."""
     keepalive = {"interval": "200ms", "max_missed": 1}
     async with started(config_for(sshd, keepalive=keepalive, connect_timeout="300ms")) as gateway:
         await gateway.until(lambda: gateway.links == 1)
         with suppress(TimeoutError):
             await gateway.until(lambda: gateway.links == 0, seconds=1.0)
-        assert gateway.links == 1, "five idle intervals, each with an answered question"
+        assert gateway.links == 1, "idle for five intervals, and each keepalive was answered"
         await asyncio.to_thread(sshd.pause)
         since = asyncio.get_running_loop().time()
         try:
@@ -314,7 +315,7 @@ async def test_a_silent_server_is_given_up_after_interval_times_max_missed(sshd:
 
 
 async def test_a_link_that_is_gone_again_before_a_waiting_client_runs() -> None:
-    """A server that hangs up as soon as one is in: both happen in one turn of the loop."""
+    """The server accepts the login and closes the connection, both in one turn of the loop."""
     gateway = Watched(GatewayConfig(host="127.0.0.1", user="root"))
     loop = asyncio.get_running_loop()
     opening = loop.create_task(

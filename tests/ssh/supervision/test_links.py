@@ -1,5 +1,5 @@
-"""Every sequence of what can happen to a gateway's links: none is forgotten, and there are never more than
-twice as many.
+"""For every sequence of events of a gateway's links: none is forgotten, and there are never more than twice
+as many as configured.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ def test_what_goes_to_one_api_server_goes_together_while_its_link_is_not_busy() 
     for _ in range(CROWD):
         links.choose("a").load += 1
     assert (one.load, two.load) == (CROWD, 0)
-    assert links.choose("b") is two, "the emptier of those that are not busy"
-    assert links.choose("a") is two, "idle channels are a burden to sshd, too"
+    assert links.choose("b") is two, "of the links that are not busy, the one with fewer channels"
+    assert links.choose("a") is two, "idle channels count: sshd needs memory for them"
     one.load, two.moved = 10, 100
     assert links.choose("a") is one
     two.moved = 0
-    assert links.choose("a") is one, "no way back for its own sake"
-    assert links.choose("b") is two, "it was never moved"
+    assert links.choose("a") is one, "a target does not move back without a reason"
+    assert links.choose("b") is two, "this target was never moved"
 
 
 def test_a_link_that_has_gone_is_nobodys_first_choice() -> None:
@@ -71,9 +71,9 @@ def test_a_link_that_comes_up_gets_its_share() -> None:
     two = Stub()
     links.add(two, links.generation)
     assert [links.choose(cluster) for cluster in clusters] == [one, two] * 3, (
-        "although each has ended its channel by now"
+        "also if each has closed its channel by now"
     )
-    assert [links.choose(cluster) for cluster in clusters] == [one, two] * 3, "and there they stay"
+    assert [links.choose(cluster) for cluster in clusters] == [one, two] * 3, "the targets stay there"
 
 
 def test_targets_that_nobody_asks_for_any_more_are_not_kept_for_ever() -> None:
@@ -91,7 +91,7 @@ def test_stale_links_serve_until_there_is_a_fresh_one() -> None:
     new = Stub(load=99)
     links.add(new, links.generation)
     assert links.retire_surplus(2) == [one]
-    assert links.choose("a") is new, "however busy: a stale link takes nothing any more"
+    assert links.choose("a") is new, "a stale link gets no new channels, however busy the fresh one is"
     assert (list(links), links.retiring, links.stale) == ([two, new], [one], [two])
     assert links.lacks(2)
     assert not links.remove(one)
@@ -111,12 +111,12 @@ def test_a_link_whose_dial_began_before_is_stale_at_once() -> None:
 def test_one_link_is_condemned_while_there_is_room() -> None:
     links, (one, two) = filled(2)
     assert links.mark_stale(one, wanted=2)
-    assert not links.mark_stale(one, wanted=2), "it is already"
+    assert not links.mark_stale(one, wanted=2), "this link is condemned already"
     assert links.choose("a") is two
     links.add(Stub(), links.generation)
     assert links.retire_surplus(2) == [one]
-    assert not links.mark_stale(one, wanted=2), "it has retired"
-    assert not links.mark_stale(two, wanted=1), "one retires already"
+    assert not links.mark_stale(one, wanted=2), "this link is retired already"
+    assert not links.mark_stale(two, wanted=1), "another link is retiring, and there is no room for two"
 
 
 @given(st.lists(st.integers(0, 9), max_size=8), st.integers(1, 4))
@@ -138,12 +138,12 @@ def test_where_too_many_retire_those_with_the_fewest_channels_end(loads: list[in
 
 
 class Life(RuleBasedStateMachine):
-    """A gateway's supervisor over `Links`, as `proxy/ssh/supervision/gateway.py` does it."""
+    """Uses `Links` as the supervisor in `proxy/ssh/supervision/gateway.py` does."""
 
     def __init__(self) -> None:
         super().__init__()
         self.links: Links[Stub] = Links()
-        self.all: list[Stub] = []  # in order: hypothesis wants the same choices for the same history
+        self.all: list[Stub] = []  # a list, not a set: hypothesis needs the same order for the same history
         self.wanted = 2
         self.dialling = 0
 

@@ -1,6 +1,7 @@
-"""Gateways with `dial: on_demand` against a real sshd: when they dial, what clients wait for, when they rest.
+"""Gateways with `dial: on_demand` against a real sshd: when they dial, how long clients wait, when links
+close.
 
-The daemon's heartbeat calls `sample`; here the test does, and no idle time passes but by `idle_for`.
+The daemon's heartbeat calls `sample`; here the test calls it, and idle time passes only in `idle_for`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ NOWHERE = Endpoint("127.0.0.1", 1)
 
 
 async def channel(gateway: Watched, target: Endpoint, *, is_needed: bool = True) -> Channel:
-    """A channel for a client that `hold_timeout` lets wait for nothing."""
+    """A channel for a client with a `hold_timeout` of 0."""
     return await gateway.open_channel(target, origin=ORIGIN, hold_until=0.0, is_needed=is_needed)
 
 
@@ -48,7 +49,7 @@ def connected(gateway: Watched) -> float | None:
 
 
 def idle_for(gateway: Watched, seconds: float) -> None:
-    """What the heartbeat finds when the last client has been gone for so long."""
+    """Sample as the heartbeat would, if the last client had left that many seconds ago."""
     gateway._demand._last -= seconds
     gateway.sample()
 
@@ -62,9 +63,11 @@ async def test_the_first_client_dials_and_the_end_of_the_last_closes(sshd: Sshd)
         clients = [client(gateway, server.endpoint) for _ in range(5)]
         channels = await asyncio.gather(*clients)
         assert (state(gateway), gateway.links, connected(gateway)) == (GatewayState.UP, 1, 1)
-        assert gateway.metric("gateway_connects_total", result="ok") == 1, "all waited for one dial"
+        assert gateway.metric("gateway_connects_total", result="ok") == 1, (
+            "all clients waited for the same dial"
+        )
         idle_for(gateway, 3600)
-        assert gateway.links == 1, "clients are there, however long"
+        assert gateway.links == 1, "the link stays while there are clients"
         for one in channels:
             one.abort()
         await until(lambda: gateway.channels == 0)
@@ -77,11 +80,15 @@ async def test_the_first_client_dials_and_the_end_of_the_last_closes(sshd: Sshd)
         await until(lambda: not gateway.snapshot().retiring)
         (await channel(gateway, server.endpoint)).abort()
         assert gateway.metric("gateway_connects_total", result="ok") == 2
-        assert gateway.metric("gateway_reconnects_total", reason="closed") == 0, "nothing was lost"
+        assert gateway.metric("gateway_reconnects_total", reason="closed") == 0, (
+            "an idle link that is closed does not count as lost"
+        )
 
 
 async def test_nobody_dials_a_gateway_that_nobody_uses(sshd: Sshd) -> None:
-    """Not a probe, an order, nor changed files or settings; and nobody refuses its clients."""
+    """Neither a probe nor an order nor changed files or settings start a dial; and its listeners do not
+    refuse.
+    """
     async with started(config_for(sshd, dial="on_demand")) as gateway:
         with pytest.raises(LinkDown):
             await channel(gateway, NOWHERE, is_needed=False)
@@ -108,16 +115,20 @@ async def test_a_failed_dial_is_told_to_all_who_wait_and_at_once_to_who_comes_be
             assert getattr(failure.__cause__, "reason", "") == "auth_failed"
         assert (state(gateway), connected(gateway)) == (GatewayState.DOWN, 0)
         assert not gateway.is_idle
-        assert not gateway.is_given_up(0), "no listener refuses: the next client may come when a dial is due"
+        assert not gateway.is_given_up(0), (
+            "the listener does not refuse: the next client may come when a dial is due"
+        )
         with pytest.raises(LinkDown, match="the next may begin in"):
             await channel(gateway, NOWHERE)
         assert gateway.metric("gateway_connects_total", result="auth_failed") == 1
         gateway.dial_now()
         gateway.sample()
         assert (state(gateway), connected(gateway)) == (GatewayState.IDLE, None), (
-            "nobody is there, none is due"
+            "there are no clients, so no dial is due"
         )
-        assert gateway.snapshot().reason == "auth_failed", "why the last client was not served"
+        assert gateway.snapshot().reason == "auth_failed", (
+            "the status says why the last client was not served"
+        )
         with pytest.raises(LinkDown, match="its dial has failed"):
             await channel(gateway, NOWHERE)
         assert gateway.metric("gateway_connects_total", result="auth_failed") == 2
@@ -137,7 +148,7 @@ async def test_a_gateway_that_comes_back_serves_the_next_client(sshd_factory: Ss
 
 
 async def test_a_client_waits_for_connect_timeout_and_no_longer(sshd: Sshd) -> None:
-    """The dial goes on: the next client has its link."""
+    """The dial continues, and the next client uses its link."""
     async with (
         Echo() as server,
         started(config_for(sshd, dial="on_demand", connect_timeout="20s")) as gateway,
@@ -171,16 +182,14 @@ async def test_more_links_only_for_more_clients(sshd: Sshd) -> None:
     async with Echo() as server, started(config) as gateway:
         first = await channel(gateway, server.endpoint)
         gateway.sample()
-        assert (gateway.links, state(gateway)) == (1, GatewayState.UP), (
-            "one client, one link: all that is wanted"
-        )
+        assert (gateway.links, state(gateway)) == (1, GatewayState.UP), "one client needs one link"
         second = await channel(gateway, server.endpoint)
         await gateway.until(lambda: gateway.links == 2)
         first.abort()
         second.abort()
         await until(lambda: gateway.channels == 0)
         gateway.sample()
-        assert gateway.links == 2, "until the gateway rests"
+        assert gateway.links == 2, "links stay until the gateway is idle"
 
 
 async def test_a_probe_keeps_nothing_up(sshd: Sshd) -> None:
@@ -207,13 +216,15 @@ async def test_a_link_that_is_lost_unused_is_not_dialled_again(sshd_factory: Ssh
         await gateway.until(lambda: gateway.links == 0)
         gateway.sample()
         assert (state(gateway), connected(gateway)) == (GatewayState.IDLE, None)
-        assert gateway.snapshot().reason == "", "nobody misses it"
+        assert gateway.snapshot().reason == "", "no client needs the link"
         (await channel(gateway, server.endpoint)).abort()
         assert gateway.metric("gateway_connects_total", result="ok") == 2
 
 
 async def test_a_link_that_is_lost_in_use_is_dialled_for_who_waits(sshd_factory: SshdFactory) -> None:
-    """The wait after a loss is no failed dial: a client that comes in it is not refused."""
+    """The wait after a loss does not follow a failed dial, so a client that comes meanwhile is
+    not refused.
+    """
     sshd = sshd_factory()
     async with Echo() as server, started(config_for(sshd, dial="on_demand")) as gateway:
         await channel(gateway, server.endpoint)
@@ -224,8 +235,8 @@ async def test_a_link_that_is_lost_in_use_is_dialled_for_who_waits(sshd_factory:
 
 
 async def test_links_in_use_are_replaced_and_others_closed(sshd: Sshd) -> None:
-    """Changed keys or settings, an order, or age: the next client has a link that was made with what holds
-    then, and no link is made for nobody.
+    """After changed keys or settings, an order, or at its maximum age: the next client gets a link with the
+    present keys and settings. Without clients no link is dialled.
     """
     config = config_for(sshd, dial="on_demand", connections=2)
     async with Echo() as server, started(config) as gateway:
@@ -278,7 +289,7 @@ async def test_a_reload_between_always_and_on_demand(sshd: Sshd) -> None:
 async def test_a_gateway_that_was_idle_for_long_is_not_given_up_when_it_is_to_be_dialled_always(
     sshd: Sshd,
 ) -> None:
-    """Its outage begins with the reload."""
+    """Its outage counts from the reload on."""
     config = config_for(sshd, dial="on_demand", port=free_port())
     async with started(config) as gateway:
         gateway._waiting._outage._since = -3600.0

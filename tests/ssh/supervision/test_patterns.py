@@ -1,6 +1,6 @@
-"""Hosts of a gateway pattern against real sshds, which have one port and an address each in 127.0.0.0/8.
+"""Hosts of a gateway pattern against real sshds, with the same port and different addresses in 127.0.0.0/8.
 
-The daemon's heartbeat calls `sample`; here the test does, and no idle time passes but by `idle_for`.
+The daemon's heartbeat calls `sample`; here the test calls it, and idle time passes only in `idle_for`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ HOSTS = tuple(f"127.0.0.{last}" for last in range(2, 8))
 
 @pytest.fixture
 def nodes(sshd_factory: SshdFactory) -> Sshd:
-    """One sshd at every address of loopback, whose known_hosts has some of them."""
+    """One sshd at every loopback address; its known_hosts has some of these addresses."""
     return sshd_factory(config={"ListenAddress": "0.0.0.0"})  # noqa: S104 - a test's own server
 
 
@@ -72,7 +72,7 @@ class Pattern(PatternGateway):
         return self.registry.get_sample_value(f"kubemux_{name}", {"gateway": "nodes", **labels})
 
     def idle_for(self, seconds: float) -> None:
-        """What the heartbeat finds when nobody has asked for any host for so long."""
+        """Sample as the heartbeat would, if no client had asked for a host for that many seconds."""
         for gateway, _ in self._hosts.values():
             gateway.sample()
             gateway._demand._last -= seconds
@@ -117,7 +117,9 @@ async def test_each_host_is_a_gateway_of_its_own(nodes: Sshd) -> None:
         await ended(pattern)
         pattern.idle_for(60)
         assert (pattern.metric("on_demand_gateways"), pattern.metric("gateway_links")) == (0, 0)
-        assert pattern.metric("gateway_connects_total", result="ok") == 3, "counted on, whoever is forgotten"
+        assert pattern.metric("gateway_connects_total", result="ok") == 3, (
+            "the counters keep what forgotten hosts have counted"
+        )
         assert pattern.metric("gateway_connected") is None
         labels = {
             value
@@ -131,7 +133,7 @@ async def test_each_host_is_a_gateway_of_its_own(nodes: Sshd) -> None:
 
 
 async def test_known_hosts_holds_for_each_host(nodes: Sshd) -> None:
-    """And what one host cannot do keeps no other from being dialled."""
+    """A host that cannot be verified does not keep other hosts from being dialled."""
     async with Echo() as server, started(pattern_of(nodes, known_hosts=known(nodes, HOSTS[0]))) as pattern:
         with pytest.raises(LinkDown) as told:
             await ask(pattern, HOSTS[1], server)
@@ -167,7 +169,7 @@ async def test_the_host_that_was_unused_for_longest_makes_room(nodes: Sshd) -> N
         assert set(pattern._hosts) == {HOSTS[1], HOSTS[2]}
         with pytest.raises(HostLimit, match="max_hosts is 2"):
             await ask(pattern, HOSTS[3], server)
-        await ask(pattern, HOSTS[1], server)  # a host that is known takes no more room
+        await ask(pattern, HOSTS[1], server)  # a host that is in use already needs no further place
         kept.abort()
 
 
@@ -179,7 +181,7 @@ async def ended_but_one(pattern: Pattern, host: str) -> None:
 
 
 async def test_an_outage_of_all_hosts_leaves_nothing_when_nobody_asks_any_more(sshd: Sshd) -> None:
-    """No task and no timer for a host that is forgotten, and no more than `max_hosts` before."""
+    """A forgotten host has no task and no timer, and before that there are at most `max_hosts`."""
     config = pattern_of(sshd, port=free_port(), max_hosts=20)
     before = asyncio.all_tasks()
     async with Echo() as server, started(config) as pattern:

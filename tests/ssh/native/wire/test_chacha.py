@@ -18,7 +18,8 @@ from proxy.ssh.native.wire.packets import HEADER, OVERHEAD, TAG
 LARGEST = 40_000
 
 keys = st.binary(min_size=KEY, max_size=KEY)
-sequences = st.integers(0, 0xFFFFFFFF) | st.just(0xFFFFFFFE)  # the second counts over to zero
+# From the second, the sequence number wraps to zero.
+sequences = st.integers(0, 0xFFFFFFFF) | st.just(0xFFFFFFFE)
 payloads = st.lists(
     st.binary(min_size=1, max_size=300) | st.integers(1, 32_800).map(bytes), min_size=1, max_size=5
 )
@@ -85,7 +86,7 @@ def test_we_open_what_asyncssh_seals_however_it_arrives(
         while opened := opener.open(buffer, start, arrived):
             first, last, following_at = opened
             found.append(bytes(buffer[first:last]))
-            # asyncssh is given whole packets, header included, in clear.
+            # asyncssh takes whole packets, with the header in clear.
             assert int.from_bytes(buffer[start : start + 4]) == following_at - TAG - start - 4
             start = following_at
     assert found == payloads
@@ -123,7 +124,8 @@ def test_one_flipped_bit_is_found_and_nothing_is_opened(
     before = bytes(wire)
     opener = ChachaOpener(key, nonce(0), largest=LARGEST)
     with suppress(ProtocolError):
-        assert opener.open(memoryview(wire), 0, len(wire)) is None  # a longer length: it waits for the rest
+        # The flipped bit made the length longer: it waits for the rest.
+        assert opener.open(memoryview(wire), 0, len(wire)) is None
     assert wire == before
 
 

@@ -1,4 +1,4 @@
-"""Packets against asyncssh's own encryption as the oracle, and against anything a hostile peer may send."""
+"""Packets against asyncssh's own encryption as the oracle, and against a hostile peer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from proxy.ssh.native.wire.packets import HEADER, OVERHEAD, TAG, Opener, Sealer
 LARGEST = 40_000
 
 keys = st.sampled_from([16, 32]).flatmap(lambda size: st.binary(min_size=size, max_size=size))
-# The second counts over to zero.
+# With the second, the nonce's counter wraps to zero.
 nonces = st.binary(min_size=12, max_size=12) | st.just(b"abcd" + b"\xff" * 8)
 payloads = st.lists(
     st.binary(min_size=1, max_size=300) | st.integers(1, 32_800).map(bytes), min_size=1, max_size=5

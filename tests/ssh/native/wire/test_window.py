@@ -1,4 +1,4 @@
-"""The laws of a receive window."""
+"""Properties of a channel's receive window."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ FLOOR = 1000
 
 
 class Peer(RuleBasedStateMachine):
-    """A peer that sends what it may, a user who takes when it likes, a budget that gives and takes."""
+    """A peer that sends what the window allows, a user that reads at any time, and a budget that grows and
+    shrinks.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -96,8 +98,9 @@ def test_idle_windows_return_to_where_they_started(doublings: int) -> None:
 
 
 class Link:
-    """Downloads that take turns: a long way gives each what its window allows, a short one `at_once` bytes;
-    no budget.
+    """Several downloads over one link, without a budget.
+
+    On a long path each download has a whole window in flight, on a short path only `at_once` bytes.
     """
 
     def __init__(self, downloads: int, round_trip: float, at_once: int = WIDEST) -> None:
@@ -106,7 +109,9 @@ class Link:
         self.now, self.passed = 0.0, 0
 
     def carry(self, rounds: int, downloads: int) -> None:
-        """Half a round trip each: every one of the first `downloads` sends up to half its window."""
+        """Each round is half a round trip, in which the first `downloads` send up to half their
+        window each.
+        """
         for _ in range(rounds):
             self.now += self.round_trip / 2
             for window in self.windows[:downloads]:
@@ -143,7 +148,7 @@ def test_on_a_short_way_many_share_what_stands_in_the_queue(downloads: int) -> N
     link.carry(100, downloads)
     assert sum(window.size for window in link.windows) <= (2 + downloads / 2) * NARROWEST
     if downloads > 4:
-        assert link.windows[0].size < NARROWEST  # it gives way
+        assert link.windows[0].size < NARROWEST  # it makes room for the others
 
 
 @given(st.integers(2, 10))
@@ -156,8 +161,8 @@ def test_on_a_long_way_one_that_is_there_keeps_no_newcomer_small(downloads: int)
 
 @given(st.integers(1 << 20, WIDEST), st.data())
 def test_what_comes_at_once_is_granted_again_but_for_an_eighth(size: int, data: st.DataObject) -> None:
-    """On a long way a whole window comes within one turn, in reads of any size: most of it has to be under
-    way again.
+    """On a long path a whole window may arrive within one turn, in reads of any size. Most of it must be
+    granted again at once.
     """
     window = ReceiveWindow(size, now=0.0)
     for read in data.draw(st.lists(st.integers(1, size), max_size=20)):
