@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,8 @@ class Change:
     kept: tuple[str, ...] = ()
     renewed: tuple[str, ...] = ()
     """The same server answers, but settings or files differ: connections go on."""
+    adjusted: tuple[str, ...] = ()
+    """Of gateways: their links take the new settings, and stay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +61,16 @@ def plan(old: Config, new: Config, changed_files: frozenset[Path] = frozenset())
 
     A gateway, cluster or route is `changed` if a key differs that decides which server answers
     (`Key.elsewhere`). It is `renewed` if only other keys differ, or the contents of a file that it names, or
-    if it jumps through a gateway that is changed or renewed.
+    if it jumps through a gateway that is changed or renewed. A gateway is `adjusted` if only keys differ that
+    links take while they are up (`Key.in_place`), or if it jumps through one that is.
     """
     old_routes, new_routes = ({route.name: route for route in one.routes} for one in (old, new))
     dirty = _unlike(old.gateways, new.gateways, changed_files)
-    spread = {name for name in new.gateways if _hops(new, name) & dirty}
+    light = {name for name in dirty & old.gateways.keys() if _is_light(old, new, name, changed_files)}
+    heavy = _spread(new, dirty - light)
+    dirty = heavy | _spread(new, light)
     return Plan(
-        gateways=_change(old.gateways, new.gateways, dirty | spread),
+        gateways=_change(old.gateways, new.gateways, dirty, light=dirty - heavy),
         clusters=_change(old.clusters, new.clusters, _unlike(old.clusters, new.clusters, changed_files)),
         routes=_change(old_routes, new_routes, _unlike(old_routes, new_routes, frozenset())),
         entries=_change(old.entries, new.entries, _unlike(old.entries, new.entries, changed_files)),
@@ -90,6 +95,19 @@ def _unlike(old: _Sections, new: _Sections, changed_files: frozenset[Path]) -> s
     return {name for name in new if not is_like(name)}
 
 
+def _is_light(old: Config, new: Config, name: str, changed_files: frozenset[Path]) -> bool:
+    """Whether the links of a gateway that differs can stay."""
+    before, after = old.gateways[name], new.gateways[name]
+    relink = [key for key, fact in keys(GatewayConfig).items() if not fact.in_place]
+    is_same = all(getattr(before, key) == getattr(after, key) for key in relink)
+    return is_same and changed_files.isdisjoint(paths(after))
+
+
+def _spread(config: Config, names: set[str]) -> set[str]:
+    """These gateways, and those that jump through one of them."""
+    return names | {name for name in config.gateways if _hops(config, name) & names}
+
+
 def _hops(config: Config, name: str) -> set[str]:
     """Each gateway that the connection to `name` jumps through, directly or by another gateway's `jump`."""
     found: set[str] = set()
@@ -102,7 +120,13 @@ def _hops(config: Config, name: str) -> set[str]:
     return found
 
 
-def _change(old: _Sections, new: _Sections, dirty: set[str]) -> Change:
+def _change(
+    old: _Sections, new: _Sections, dirty: set[str], *, light: Collection[str] = frozenset()
+) -> Change:
+    """What happens to each section. `dirty` are those that differ; those of them that are `light` can be
+    adjusted.
+    """
+
     def is_same(name: str) -> bool:
         elsewhere = [key for key, fact in keys(type(new[name])).items() if fact.elsewhere]
         return all(getattr(old[name], key) == getattr(new[name], key) for key in elsewhere)
@@ -114,5 +138,6 @@ def _change(old: _Sections, new: _Sections, dirty: set[str]) -> Change:
         changed=tuple(name for name in stay if name in dirty and not is_same(name)),
         added=tuple(name for name in after if name not in before),
         kept=tuple(name for name in stay if name not in dirty),
-        renewed=tuple(name for name in stay if name in dirty and is_same(name)),
+        renewed=tuple(name for name in stay if name in dirty and name not in light and is_same(name)),
+        adjusted=tuple(name for name in stay if name in light),
     )

@@ -106,9 +106,14 @@ class GatewayConfig(Section):
         default=2,
         least=1,
         most=MOST_CONNECTIONS,
+        in_place=True,
     )
     connect_timeout: Duration = key(
-        "How long TCP, key exchange and login may take together.", default=10.0, least=_LEAST, most=_DAY
+        "How long TCP, key exchange and login may take together.",
+        default=10.0,
+        least=_LEAST,
+        most=_DAY,
+        in_place=True,
     )
     dial: Literal["always", "on_demand"] = key(
         "When the gateway has links: `always`, or only while clients use it. On demand the first client has "
@@ -116,6 +121,7 @@ class GatewayConfig(Section):
         "the dial fails, they are told so, and so is who comes before the next one is due.",
         "on_demand",
         default="always",
+        in_place=True,
     )
     # The daemon looks every half a second at most.
     idle_timeout: Duration = key(
@@ -124,6 +130,7 @@ class GatewayConfig(Section):
         default=600.0,
         least=1.0,
         most=_DAY,
+        in_place=True,
     )
     max_hosts: Whole = key(
         "How many hosts of a pattern there may be at a time. For one more, the host is forgotten that nobody "
@@ -131,9 +138,10 @@ class GatewayConfig(Section):
         default=500,
         least=1,
         most=10_000,
+        in_place=True,
     )
     keepalive: KeepaliveConfig = key(
-        "When a link is closed because its server is silent.", default=KeepaliveConfig()
+        "When a link is closed because its server is silent.", default=KeepaliveConfig(), in_place=True
     )
     max_link_age: Duration | None = key(
         "Links that are older are replaced, the new one first. Clients keep their connections.",
@@ -142,9 +150,14 @@ class GatewayConfig(Section):
         unset="none (no link is replaced because of its age)",
         least=_LEAST,
         most=_DAY,
+        in_place=True,
     )
     retire_timeout: Duration = key(
-        "How long the connections of a link that was replaced may go on.", default=600.0, least=0, most=_DAY
+        "How long the connections of a link that was replaced may go on.",
+        default=600.0,
+        least=0,
+        most=_DAY,
+        in_place=True,
     )
     ssh_config: FilePath | None = key(
         "An ssh_config(5) file, read by `ssh -G` of this machine. `host` may be an alias in it. "

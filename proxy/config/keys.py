@@ -67,6 +67,8 @@ class Key:
     """The example for a person who runs kubemux under their own account."""
     elsewhere: bool
     """Whether another value leads to another server, so that a reload must end the connections."""
+    in_place: bool
+    """Of a gateway's key: whether links that are up can take another value, so that a reload keeps them."""
     file: Kind | None
     """The kind of file that the key names; None if its value is not a file."""
     kind: object
@@ -121,13 +123,16 @@ def key(
     unset: str = "",
     at_home: object = None,
     elsewhere: bool = False,
+    in_place: bool = False,
     file: Kind | None = None,
 ) -> Any:
     """Declare a field of a section. A key without a default is required.
 
     If there are no `examples`, the default is the example.
     """
-    facts = Key(meaning, examples, least, most, purpose, unset, at_home, elsewhere, file, None, default)
+    facts = Key(
+        meaning, examples, least, most, purpose, unset, at_home, elsewhere, in_place, file, None, default
+    )
     bounds = {"ge": least, "le": most, "min_length": min_length}  # as pydantic calls them
     metadata = {_KEY: facts, **{name: value for name, value in bounds.items() if value is not None}}
     if default_factory is not None:

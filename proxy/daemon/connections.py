@@ -5,7 +5,7 @@ have ended.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -13,6 +13,7 @@ from typing import Final
 import structlog
 
 from proxy.daemon.access import Access, Allow
+from proxy.daemon.leaving import Leaving
 from proxy.entries.admission import Admission
 from proxy.entries.arrival import Arrival
 from proxy.errors import ProxyError
@@ -70,6 +71,7 @@ class Connections:
         self._opening: set[Arrival] = set()
         """Who has no relay yet."""
         self._relays: dict[Relay, Arrival] = {}
+        self._leaving: list[Leaving] = []
         self._idle_watch: IdleWatch[Relay] = IdleWatch()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -162,6 +164,8 @@ class Connections:
 
     def _relay_ended(self, relay: Relay, arrival: Arrival, target: Endpoint | None, started: float) -> None:
         self._relays.pop(relay, None)
+        for group in self._leaving:
+            group.ended(relay)
         if relay.first_byte_at is not None:
             self.traffic.first_byte.observe(relay.first_byte_at - started)
         self._ended(
@@ -247,20 +251,34 @@ class Connections:
         Those are half-closed first: the API server then ends a watch in order, and the client sees no reset.
         What is still open after `HALF_CLOSE_S` is reset. With a timeout of 0, all are reset at once.
         """
-        try:
-            async with asyncio.timeout(timeout):
-                await self._idle.wait()
-        except TimeoutError:
-            pass
+        await _for(timeout, self._idle)
         left = self.active
         await self._tasks.close()
-        if timeout > 0 and self._relays:
-            for relay in tuple(self._relays):
-                relay.half_close(Reason.SHUTDOWN)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(HALF_CLOSE_S):
-                    await self._idle.wait()
-        for relay in tuple(self._relays):
-            relay.abort(Reason.SHUTDOWN)
+        await self._cut(self._relays, self._idle, gently=timeout > 0)
         await self._idle.wait()
         return left
+
+    async def leave(self, timeout: float) -> None:  # noqa: ASYNC109 - a budget, not a failure
+        """The same for those that are relayed now. Those to come are not touched."""
+        group = Leaving(relay for relay in self._relays if relay.has_started)
+        self._leaving.append(group)
+        try:
+            await _for(timeout, group.gone)
+            await self._cut(group.relays, group.gone, gently=timeout > 0)
+        finally:
+            self._leaving.remove(group)
+
+    async def _cut(self, relays: Collection[Relay], gone: asyncio.Event, *, gently: bool) -> None:
+        if gently and relays:
+            for relay in tuple(relays):
+                relay.half_close(Reason.SHUTDOWN)
+            await _for(HALF_CLOSE_S, gone)
+        for relay in tuple(relays):
+            relay.abort(Reason.SHUTDOWN)
+
+
+async def _for(seconds: float, event: asyncio.Event) -> None:
+    """Wait until the event, for `seconds` at most."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()

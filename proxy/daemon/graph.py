@@ -20,7 +20,7 @@ from proxy.daemon.routed import Routed
 from proxy.daemon.served import ServedCluster
 from proxy.daemon.served_entry import ServedEntry
 from proxy.daemon.switchboard import Switchboard
-from proxy.daemon.ways import Ways
+from proxy.daemon.ways import Ways, through
 from proxy.entries.admission import Admission
 from proxy.entries.fd_store import FdStore
 from proxy.entries.keeping import KeptListener
@@ -213,6 +213,8 @@ class Graph:
             self._outlive(cluster.cluster.connections, cluster.retire(timeout), f"cluster {name}")
         for name in (*gateways.removed, *gateways.changed):
             gateway = self.gateways.pop(name)
+            for one in through(name, self.clusters.values(), self.routes.values()):
+                self._retiring.spawn(one.leave(timeout), name=f"{one.name} through gateway {name}")
             self._retiring.spawn(gateway.drain(timeout + HALF_CLOSE_S), name=f"gateway {name}")
         return listeners
 
@@ -228,6 +230,8 @@ class Graph:
             self._add_gateway(name)
         for name in plan.gateways.renewed:
             self.gateways[name].reconfigure(self.config.gateways[name], self.config.gateways)
+        for name in plan.gateways.adjusted:
+            self.gateways[name].adjust(self.config.gateways[name], self.config.gateways)
         for route in self.config.routes:
             if route.name in self.routes:
                 self.routes[route.name].reconfigure(route, self._ways.to(route))

@@ -88,7 +88,7 @@ async def _apply(graph: Graph, loaded: Loaded) -> ReloadResult:
     warnings += [f"{one.key}: {one.message}" for one in (*loaded.hanging, *loaded.doubts)]
     return ReloadResult(
         added=_named(plan, lambda change: change.added),
-        changed=_named(plan, lambda change: (*change.changed, *change.renewed)),
+        changed=_named(plan, lambda change: (*change.changed, *change.renewed, *change.adjusted)),
         removed=_named(plan, lambda change: change.removed),
         warnings=tuple(warnings),
     )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from proxy.config.model import DIRECT, ClusterConfig, Config, RouteConfig
 from proxy.config.rules import own_listener, own_listeners
-from proxy.daemon.routed import WayTo
+from proxy.daemon.connections import Connections
+from proxy.daemon.routed import Routed, WayTo
+from proxy.daemon.served import ServedCluster
 from proxy.relay.direct import Direct
 from proxy.relay.interfaces import Way
 from proxy.runtime.names import is_here
@@ -42,3 +44,11 @@ class Ways:
 
     def _direct(self) -> Direct:
         return Direct(lambda address: own_listener(own_listeners(self._config()), address, is_here))
+
+
+def through(
+    gateway: str, clusters: Iterable[ServedCluster], routes: Iterable[Routed]
+) -> Iterator[Connections]:
+    """The connections of those of them that have this gateway."""
+    yield from (one.cluster.connections for one in clusters if one.cluster.config.gateway == gateway)
+    yield from (one.connections for one in routes if one.config.gateway == gateway)

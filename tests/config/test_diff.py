@@ -80,6 +80,17 @@ def test_a_gateway_changes_with_those_it_jumps_through() -> None:
     assert result.clusters.kept == ("prod", "lab")
 
 
+def test_a_gateway_is_adjusted_with_those_it_jumps_through() -> None:
+    more = {name: OLD.gateways[name].model_copy(update={"connections": 5}) for name in ("hq", "us")}
+    assert plan(OLD, with_gateways(**more)).gateways == Change(adjusted=("hq", "edge", "far", "us"))
+    keys = OLD.gateways["edge"].model_copy(update={"known_hosts": (Path("/known"),)})
+    assert plan(OLD, with_gateways(**more, edge=keys)).gateways == Change(
+        adjusted=("hq", "us"), renewed=("edge", "far")
+    )
+    changed_too = plan(OLD, with_gateways(**more), frozenset({Path("/keys/us")})).gateways
+    assert changed_too == Change(adjusted=("hq", "edge", "far"), renewed=("us",))
+
+
 def test_a_gateway_changes_with_its_files() -> None:
     assert plan(OLD, OLD, frozenset({Path("/keys/edge")})).gateways == Change(
         renewed=("edge", "far"), kept=("hq", "us")
@@ -129,7 +140,7 @@ def test_every_name_has_one_fate(old: set[str], new: set[str], touched: set[str]
     for change in (result.gateways, result.clusters):
         assert set(change.removed) == old - new
         assert set(change.added) == new - old
-        assert sorted((*change.changed, *change.renewed, *change.kept)) == sorted(old & new)
+        assert sorted((*change.changed, *change.renewed, *change.adjusted, *change.kept)) == sorted(old & new)
     assert set(result.clusters.renewed) == old & new & touched
 
 
@@ -142,9 +153,11 @@ def test_every_name_has_one_fate(old: set[str], new: set[str], touched: set[str]
         ("ssh_config", Path("/etc/ssh_config"), "changed"),
         ("identity_files", (Path("/keys/new"),), "renewed"),
         ("known_hosts", (Path("/known_hosts"),), "renewed"),
-        ("connections", 3, "renewed"),
-        ("keepalive", KeepaliveConfig(interval=1.0), "renewed"),
-        ("max_link_age", 60.0, "renewed"),
+        ("learned_host_keys", Path("/learned"), "renewed"),
+        ("connections", 3, "adjusted"),
+        ("keepalive", KeepaliveConfig(interval=1.0), "adjusted"),
+        ("max_link_age", 60.0, "adjusted"),
+        ("dial", "on_demand", "adjusted"),
     ],
 )
 def test_another_server_is_not_a_renewed_one(setting: str, value: object, fate: str) -> None:

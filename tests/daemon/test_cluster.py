@@ -173,6 +173,27 @@ async def test_a_client_that_waits_for_memory_does_not_hold_up_a_stop(bed: Bed) 
     writer.close()
 
 
+async def test_those_that_leave_are_ended_in_order_and_later_ones_go_on(bed: Bed) -> None:
+    bed.budget.release(MEMORY)
+    old = await bed.client()
+    assert await old[0].readexactly(4) == b"ping"
+    leaving = asyncio.get_running_loop().create_task(bed.cluster.connections.leave(0.05), name="leave")
+    await asyncio.sleep(0)
+    new = await bed.client()
+    assert await new[0].readexactly(4) == b"ping"
+    async with asyncio.timeout(10):
+        await leaving
+        assert await old[0].read() == b""
+    new[1].write(b"pong")
+    assert await new[0].readexactly(4) == b"pong"
+    for _, writer in (old, new):
+        writer.close()
+    await until(lambda: bed.cluster.connections.active == 0)
+    assert bed.ended("shutdown") == 1
+    async with asyncio.timeout(10):
+        await bed.cluster.connections.leave(3600)
+
+
 async def test_a_client_is_counted_once_at_every_moment(bed: Bed) -> None:
     bed.budget.release(MEMORY)
     counts: set[int] = set()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Final, Literal, get_args, get_origin
 
@@ -33,6 +33,7 @@ from proxy.daemon.daemon import Daemon
 from proxy.daemon.orders import Controller
 from proxy.runtime import logging
 from proxy.runtime.endpoint import Endpoint
+from proxy.ssh.supervision.gateway import Gateway
 from tests.support.echo import Echo
 from tests.support.ports import free_port
 from tests.support.serving import closed
@@ -194,9 +195,8 @@ class Bed:
     async def leave(self, name: str) -> None:
         """The daemon ends the connection of this client."""
         reader, writer = self.clients[name]
-        with suppress(ConnectionResetError):
-            async with asyncio.timeout(30):
-                assert await reader.read() == b""
+        async with asyncio.timeout(30):
+            assert await reader.read() == b"", "in order: its server was told first, and it is not reset"
         writer.transport.abort()
 
     def parts(self, gateway: str, cluster: str, route: str, entry: str) -> tuple[object, ...]:
@@ -205,6 +205,21 @@ class Bed:
         door = graph.entries[entry]
         sock = door.listener.listener.sock
         return graph.gateways[gateway], graph.clusters[cluster], graph.routes[route], door, sock
+
+    @property
+    def generation(self) -> int:
+        """Another one when the links of the gateway `edge` are to be replaced."""
+        edge = self.graph.gateways["edge"]
+        assert isinstance(edge, Gateway)
+        return edge._links.generation
+
+    async def relinked(self) -> None:
+        """No link of `edge` is to be replaced any more: each time the one with the fewest clients may end."""
+        edge = self.graph.gateways["edge"]
+        assert isinstance(edge, Gateway)
+        async with asyncio.timeout(30):
+            while not edge._links or edge._links.stale:
+                await asyncio.sleep(0.01)
 
     async def take(self, config: Config) -> set[str]:
         """Reload; returns what the daemon says has changed."""
@@ -259,7 +274,7 @@ async def test_each_key_changes_what_it_is_about(
             now = found(bed.base, place)
             config = changed(bed.base, place, others.get(place, another(key, now)))
             assert found(config, place) != now, place
-            parts = bed.parts(*mine)
+            parts, generation = bed.parts(*mine), bed.generation
             assert await bed.take(config) == about(place), place
             assert bool(logs) is (place[0] == "log"), place
             bed.assert_taken(config)
@@ -270,7 +285,11 @@ async def test_each_key_changes_what_it_is_about(
                 await bed.leave(name)
             await bed.tick(*({"subject", "mine"} - set(cut)))
             assert (bed.parts(*mine) == parts) is (place not in CUTS), place
+            if place not in CUTS:
+                key_of = keys(GatewayConfig).get(place[2]) if place[0] == "gateways" else None
+                assert (bed.generation == generation) is (key_of is None or key_of.in_place), place
             assert await bed.take(bed.base) == about(place), place
+            await bed.relinked()
             logs.clear()
             for name in cut:
                 await bed.connect(name)

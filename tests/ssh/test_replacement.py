@@ -216,3 +216,52 @@ async def test_fewer_links_are_taken_at_once(sshd: Sshd) -> None:
         await replaced(gateway, 1)
         await gateway.until(lambda: not gateway.snapshot().retiring)
         assert gateway.links == 1
+
+
+def names(gateway: Watched) -> list[str]:
+    return [link.name for link in gateway._links]
+
+
+async def test_links_stay_when_settings_change_that_they_can_take(sshd: Sshd) -> None:
+    """More links are dialled besides them; fewer: the oldest retire, and all of their clients stay."""
+    config = config_for(sshd, connections=1)
+    async with Echo() as server, started(config) as gateway:
+        await gateway.until(lambda: gateway.links == 1)
+        channels = [await open_channel(gateway, server.endpoint)]
+        gateway.adjust(config.model_copy(update={"connections": 4, "connect_timeout": 9.0}), {})
+        await gateway.until(lambda: gateway.links == 4)
+        assert names(gateway) == ["edge/1", "edge/2", "edge/3", "edge/4"]
+        channels += [await open_channel(gateway, server.endpoint) for _ in range(7)]
+        gateway.adjust(config, {})
+        assert names(gateway) == ["edge/4"]
+        assert [link.name for link in gateway._links.retiring] == ["edge/1", "edge/2", "edge/3"]
+        assert sum(link.load for link in gateway._links.retiring) == len(channels)
+        (await open_channel(gateway, server.endpoint)).abort()
+        for channel in channels:
+            channel.abort()
+        await gateway.until(lambda: not gateway.snapshot().retiring)
+        assert gateway.metric("gateway_connects_total", result="ok") == 4
+        assert gateway.metric("gateway_reconnects_total", reason="replaced") == 0
+
+
+async def test_an_age_that_is_set_later_counts_from_when_the_link_came_up(sshd: Sshd) -> None:
+    config = config_for(sshd, max_link_age="1h")
+    async with started(config) as gateway:
+        await gateway.until(lambda: gateway.links == 1)
+        [old] = gateway._links
+        gateway.adjust(config.model_copy(update={"max_link_age": None}), {})
+        old._since -= 3600
+        gateway.adjust(config.model_copy(update={"max_link_age": 1800.0}), {})
+        await replaced(gateway, 1)
+        assert names(gateway) == ["edge/2"]
+
+
+async def test_a_wait_ends_when_settings_change(sshd_factory: SshdFactory) -> None:
+    """They may be what the dials lacked."""
+    sshd = sshd_factory()
+    await asyncio.to_thread(sshd.stop)
+    async with started(config_for(sshd)) as gateway:
+        await gateway.until(lambda: gateway.metric("gateway_connects_total", result="unreachable") == 1)
+        await asyncio.to_thread(sshd.start)
+        gateway.adjust(gateway.config.model_copy(update={"connect_timeout": 20.0}), {})
+        await gateway.until(lambda: gateway.links == 1)

@@ -56,7 +56,9 @@ class Dialler:
         """Change the settings for the next dial."""
         self._config = config
         self._gateways = gateways
-        # Calls for the old files and names may hang; the new ones must not wait for them.
+
+    def begin_anew(self) -> None:
+        """Calls for the old files and names may hang; those for the new ones must not wait for them."""
         self._places = Places(f"gateway {self._name}")
 
     def order(self) -> None:

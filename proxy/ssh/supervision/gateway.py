@@ -295,12 +295,23 @@ class Gateway:
 
     def reconfigure(self, config: GatewayConfig, gateways: Mapping[str, GatewayConfig]) -> None:
         """Use other settings for the same server, or files that have changed: links are replaced."""
+        self.adjust(config, gateways)
+        self._dialler.begin_anew()
+        self.renew("configuration")
+
+    def adjust(self, config: GatewayConfig, gateways: Mapping[str, GatewayConfig]) -> None:
+        """Use settings that the links can take (`proxy.config.keys.Key.in_place`): they stay.
+
+        With more `connections`, further ones are dialled. With fewer, the oldest retire.
+        """
         if not config.is_on_demand and self.config.is_on_demand:  # it was no outage while nobody needed it
             self._waiting.begin_anew()
         self.config = config
         self._dialler.reconfigure(config, gateways)
+        self._demand.look(self._clients, asyncio.get_running_loop().time())
         self._lifetimes.reconfigure(config)
-        self.renew("configuration")
+        self.dial_now()
+        self._changed()
 
     async def _supervise(self) -> None:
         while True:

@@ -47,6 +47,7 @@ class Lifetimes:
         self._on_lost = on_lost
         self._on_change = on_change
         self._missing: set[Link] = set()
+        self._new_settings = asyncio.get_running_loop().create_future()
         self._tasks = Tasks(f"gateway {name}")
 
     def add(self, link: Link, generation: int) -> bool:
@@ -61,6 +62,8 @@ class Lifetimes:
         """Use other settings for the same server, also for links that retire: they may stay for long."""
         has_new_keepalive = config.keepalive != self._config.keepalive
         self._config = config
+        self._new_settings.set_result(None)
+        self._new_settings = asyncio.get_running_loop().create_future()
         if has_new_keepalive:
             for link in self._all:
                 link.set_keepalive(config.keepalive)
@@ -107,7 +110,8 @@ class Lifetimes:
         for link in leaving:
             self._tasks.keep(partial(self._retire, link), name=f"retire {link.name}")
             self._report.retires(link)
-        for link in self._links.retiring_surplus(wanted):
+        # With fewer `connections` after a reload, several leave at a time: none of them was replaced before.
+        for link in self._links.retiring_surplus(max(wanted, len(leaving))):
             why = f"it was replaced, and so were {wanted} others since"
             self._close(link, LinkReplaced(f"link to {link.server} closed: {why}"))
         return bool(leaving)
@@ -159,12 +163,18 @@ class Lifetimes:
 
     async def _until_it_ends(self, link: Link) -> LinkError:
         """Wait until the link ends, and return why. If it becomes too old, replace it."""
-        age = self._config.max_link_age
-        while age is not None:
-            # The jitter keeps all links from being replaced at once. It waits again if too many links retire.
-            await asyncio.wait([link.closed], timeout=age * random.uniform(0.9, 1.0))  # noqa: S311 - jitter, not a secret
-            if link.closed.done() or self._replace(link, f"it is older than {age:g} s"):
-                break
+        waited_for = link.age
+        while not link.closed.done():
+            age, news = self._config.max_link_age, self._new_settings
+            # The jitter keeps all links from being replaced at once.
+            seconds = None if age is None else age * random.uniform(0.9, 1.0) - waited_for  # noqa: S311
+            await asyncio.wait([link.closed, news], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            if news.done():
+                waited_for = link.age
+            elif not link.closed.done():
+                if self._replace(link, f"it is older than {age:g} s"):
+                    break
+                waited_for = 0.0  # too many links retire: wait as long again
         return await asyncio.shield(link.closed)
 
     def _close(self, link: Link, error: LinkError) -> None:

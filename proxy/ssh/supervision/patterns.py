@@ -88,13 +88,14 @@ class PatternGateway:
         return self._hosts[host][0]
 
     def _make_room(self) -> None:
-        """Forget the host that nobody has used for longest, if there are too many. Raises HostLimit."""
-        if len(self._hosts) < self.config.max_hosts:
-            return
-        unused, host = max((gateway.unused, host) for host, (gateway, _) in self._hosts.items())
-        if not unused:
-            raise HostLimit(f"gateways.{self.name}.max_hosts is {self.config.max_hosts}, and all are in use")
-        self._forget(host, "another host needs its place")
+        """Forget the hosts that nobody has used for longest, if there are too many. Raises HostLimit."""
+        while len(self._hosts) >= self.config.max_hosts:
+            unused, host = max((gateway.unused, host) for host, (gateway, _) in self._hosts.items())
+            if not unused:
+                raise HostLimit(
+                    f"gateways.{self.name}.max_hosts is {self.config.max_hosts}, and all are in use"
+                )
+            self._forget(host, "another host needs its place")
 
     def _add(self, host: str) -> None:
         record = self._record.part()
@@ -140,6 +141,12 @@ class PatternGateway:
         """See `Gateway.renew`."""
         for gateway, _ in self._hosts.values():
             gateway.renew(why)
+
+    def adjust(self, config: GatewayConfig, gateways: Mapping[str, GatewayConfig]) -> None:
+        """See `Gateway.adjust`."""
+        self.config, self._gateways = config, gateways
+        for host, (gateway, _) in self._hosts.items():
+            gateway.adjust(config.for_host(host), gateways)
 
     def reconfigure(self, config: GatewayConfig, gateways: Mapping[str, GatewayConfig]) -> None:
         """See `Gateway.reconfigure`."""
