@@ -5,7 +5,7 @@
 Names and groups come from NSS (nsswitch.conf(5)), which may ask a directory over the network and hang. So
 they are looked up in a thread, with a deadline, and kept for a minute: that long may somebody who was taken
 out of a group still come in by it. While NSS hangs, a uid has nothing but its number, which the kernel has
-told.
+told. The same holds while it fails.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Identities:
         until = asyncio.get_running_loop().time() + KEPT_S
         try:
             identities = await self._place.run(self._look_up, uid, timeout=LOOKUP_S)
-        except Hangs as exc:
+        except (Hangs, OSError) as exc:  # OSError: of getgrouplist(3), or of the files of NSS
             if not self._hangs:
                 hint = f"until it answers, callers have a uid and no groups: try getent passwd {uid}"
                 log.warning("users and groups cannot be looked up", message=str(exc), hint=hint)

@@ -139,6 +139,23 @@ async def test_while_the_directory_hangs_a_uid_has_its_number_alone_and_the_log_
     assert "getent passwd 1002" in logs[0]["hint"]
 
 
+async def test_while_the_lookup_fails_a_uid_has_its_number_alone() -> None:
+    answers: list[OSError | frozenset[str]] = [OSError(24, "Too many open files"), frozenset({"gid:sre"})]
+
+    def look_up(_: int) -> frozenset[str]:
+        answer = answers.pop(0)
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    known = Identities(look_up)
+    with capture_logs() as logs:
+        assert await known.of(1002) == {"uid:1002"}
+        assert await known.of(1002) == {"gid:sre"}, "the failure is not kept"
+    assert [entry.get("message") for entry in logs] == ["[Errno 24] Too many open files", None]
+    await known.close()
+
+
 async def test_at_the_end_nobody_waits_for_a_lookup_that_hangs(directory: Directory) -> None:
     known = Identities(directory)
     directory.answers.clear()
