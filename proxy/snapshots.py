@@ -117,7 +117,7 @@ class EntrySnapshot:
     listen: str
     listening: bool
     reason: str
-    """Why it does not listen; empty if it does."""
+    """Why it does not listen, or lets nobody in; empty if it does."""
     message: str
     hint: str
     connections: int

@@ -98,7 +98,7 @@ def findings(snapshot: DaemonSnapshot, lost: frozenset[str]) -> Iterator[Finding
         if found is not None:
             yield found
     for entry in snapshot.entries:
-        if not entry.listening and not snapshot.draining:
+        if (entry.reason or not entry.listening) and not snapshot.draining:
             yield _entry(entry)
     for route in snapshot.routes:
         pods = route.discovery

@@ -117,7 +117,7 @@ def _worst_first(snapshot: DaemonSnapshot, lost: Collection[str]) -> DaemonSnaps
         snapshot,
         gateways=tuple(sorted(snapshot.gateways, key=lambda gateway: _RANK[gateway.state])),
         clusters=tuple(sorted(snapshot.clusters, key=lambda cluster: _RANK[_condition(cluster, lost)])),
-        entries=tuple(sorted(snapshot.entries, key=lambda entry: entry.listening)),
+        entries=tuple(sorted(snapshot.entries, key=lambda entry: entry.listening and not entry.reason)),
     )
 
 
@@ -193,7 +193,7 @@ def _cluster(cluster: ClusterSnapshot, lost: Collection[str], *, now: float, wid
 def _entry(entry: EntrySnapshot) -> list[Text]:
     return [
         text(entry.name, "bold"),
-        state("up" if entry.listening else "down"),
+        state("up" if entry.listening and not entry.reason else "down"),
         text(entry.listen, "" if entry.listening else "red"),
         Text(str(entry.connections)),
         Text(str(entry.connections_total)),

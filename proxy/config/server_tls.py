@@ -6,7 +6,8 @@ import ssl
 from pathlib import Path
 from typing import Final
 
-from proxy.config.files import Unusable
+from proxy.config import certificates
+from proxy.config.files import MAX_CREDENTIAL_BYTES, Unusable, read_bytes
 from proxy.runtime.blocking import doing
 
 _CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
@@ -49,6 +50,24 @@ def load(cert_file: Path, key_file: Path, client_ca_file: Path | None) -> ssl.SS
                 f"{client_ca_file} cannot be used: {_told(exc)}", "give a PEM file of CAs"
             ) from exc
     return context
+
+
+def ends(cert_file: Path, client_ca_file: Path | None) -> tuple[tuple[str, float], ...]:
+    """What lets nobody in any more from some time on (Unix time): the entry's certificate, the last of the
+    CAs. It blocks. A file that cannot be read is left out: `load` says why.
+    """
+    found = [(f"the certificate in {cert_file}", _ends(cert_file)[:1])]
+    if client_ca_file is not None:
+        found.append((f"every CA in {client_ca_file}", _ends(client_ca_file)))
+    return tuple((what, max(times)) for what, times in found if times)
+
+
+def _ends(path: Path) -> list[float]:
+    try:
+        found = certificates.load_pem(read_bytes(path, limit=MAX_CREDENTIAL_BYTES)[0])
+    except (Unusable, ValueError):
+        return []
+    return [one.not_valid_after_utc.timestamp() for one in found]
 
 
 def _no_passphrase() -> str:

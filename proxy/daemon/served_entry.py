@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from collections.abc import Callable
 from typing import Final
 
 import structlog
 
-from proxy.config import credentials, server_tls
+from proxy.config import credentials, expiry, server_tls
 from proxy.config.files import Unusable
 from proxy.config.listen import Permissions
 from proxy.config.model import EntryConfig
@@ -21,6 +22,7 @@ from proxy.entries.keeping import KeptListener
 from proxy.entries.listener import Listener
 from proxy.entries.proxy import OnArrival, ProxyEntry
 from proxy.entries.users import Users
+from proxy.errors.reasons import Reason
 from proxy.runtime.blocking import FILES_S, Hangs, Place
 from proxy.runtime.tasks import Tasks
 from proxy.snapshots import EntrySnapshot
@@ -66,6 +68,9 @@ class ServedEntry:
         self._last_read: Users | None = None
         """Those of the last attempt: another one for the same file must not hang in one more thread."""
         self._loading = asyncio.Lock()
+        self._ends: tuple[tuple[str, float], ...] = ()
+        self._hint = ""
+        """What to do if it is closed."""
         self._tasks = Tasks(f"files of entry {name}")
 
     def __repr__(self) -> str:
@@ -109,13 +114,13 @@ class ServedEntry:
                 tls = await self._context(config)
                 users = await self._read_users(config)
             except (Unusable, Hangs) as exc:
+                hint = exc.hint if isinstance(exc, Unusable) else credentials.HANGS
                 if new is not None or not self.entry.closed_because:
-                    hint = exc.hint if isinstance(exc, Unusable) else credentials.HANGS
                     log.warning("file cannot be used", entry=self.name, message=str(exc), hint=hint)
                 if new is not None:
                     if not self.entry.closed_because:
                         self._tasks.spawn(self._try_again(), name="read again")
-                    self.entry.closed_because = str(exc)
+                    self.entry.closed_because, self._hint = str(exc), hint
                     self.entry.end_requests()
                     self._use(new)
                 return
@@ -137,8 +142,12 @@ class ServedEntry:
 
     async def _context(self, config: EntryConfig) -> ssl.SSLContext | None:
         if (files := config.tls.files) is None:
+            self._ends = ()
             return None
-        return await self._place.run(server_tls.load, *files, timeout=FILES_S)
+        context = await self._place.run(server_tls.load, *files, timeout=FILES_S)
+        cert_file, _, client_ca_file = files
+        self._ends = await self._place.run(server_tls.ends, cert_file, client_ca_file, timeout=FILES_S)
+        return context
 
     async def _read_users(self, config: EntryConfig) -> Users | None:
         if config.users_file is None:
@@ -170,15 +179,35 @@ class ServedEntry:
             await self._users.close()
 
     def snapshot(self) -> EntrySnapshot:
-        error = self.listener.error
+        reason, message, hint = self._trouble()
         record = self.entry.record
         return EntrySnapshot(
             name=self.name,
             listen=str(self.config.listen),
             listening=self.listener.is_bound,
-            reason=error.reason if error else "",
-            message=str(error) if error else "",
-            hint=error.hint if error else "",
+            reason=reason,
+            message=message,
+            hint=hint,
             connections=record.active,
             connections_total=record.opened,
         )
+
+    def _trouble(self) -> tuple[str, str, str]:
+        """Why nobody comes in: a reason, a message and a hint, which are empty if clients do."""
+        if error := self.listener.error:
+            return error.reason, str(error), error.hint
+        if self.entry.closed_because:
+            return (
+                Reason.CREDENTIALS_UNUSABLE,
+                f"every client is refused: {self.entry.closed_because}",
+                self._hint,
+            )
+        for what, end in self._ends:
+            if end < time.time():
+                message = f"clients come in no more: {what} has expired on {expiry.date(end)}"
+                return (
+                    Reason.CREDENTIALS_UNUSABLE,
+                    message,
+                    "put new ones there; kubemux reads them by itself",
+                )
+        return "", "", ""

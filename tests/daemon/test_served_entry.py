@@ -7,6 +7,7 @@ import base64
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 
 import bcrypt
@@ -39,13 +40,14 @@ class Bed:
         self.let_in(ci="secret")
         self.port = free_port()
         self.name = "remote"
+        self.tls = {
+            "cert_file": str(self.cert),
+            "key_file": str(self.key),
+            "client_ca_file": str(self.authority.ca.cert),
+        }
         self.entry: dict[str, object] = {
             "listen": f"127.0.0.1:{self.port}",
-            "tls": {
-                "cert_file": str(self.cert),
-                "key_file": str(self.key),
-                "client_ca_file": str(self.authority.ca.cert),
-            },
+            "tls": self.tls,
             "users_file": str(self.users),
         }
         self._clusters = {"prod": {"gateway": "direct", "api_servers": [str(echo.endpoint)]}}
@@ -190,11 +192,16 @@ async def test_new_settings_whose_files_are_gone_let_nobody_in_until_they_are_ba
             await served.reconfigure(other)
             with pytest.raises((ConnectionError, ssl.SSLError)):
                 await one.ask()
+            shown = served.snapshot()
+            assert (shown.listening, shown.reason) == (True, "credentials_unusable")
+            assert shown.message == f"every client is refused: {other.users_file} does not exist"
+            assert shown.hint
             away.rename(tmp_path / "missing")
             async with asyncio.timeout(60):
                 while served.entry.closed_because:
                     await asyncio.sleep(0.01)
         assert (await one.ask())[0].startswith("200 ")
+        assert served.snapshot().reason == ""
         said = [entry["message"] for entry in logs if entry["event"] == "file cannot be used"]
         assert said == [f"{one.users} does not exist", f"{tmp_path / 'missing'} does not exist"]
 
@@ -257,3 +264,22 @@ async def test_an_allow_is_not_gone_before_the_login_that_replaces_it_is_there(
             await waiting[1].wait_closed()
         assert (await one.ask("nobody:wrong", tls=False))[0].startswith("407 ")
         assert one.daemon.graph.entries["remote"].entry.record.active == 0
+
+
+@pytest.mark.parametrize("which", ["cert", "ca"])
+async def test_status_says_what_has_expired(tmp_path: Path, which: str) -> None:
+    async with bed(tmp_path) as one:
+        served = one.daemon.graph.entries["remote"]
+        assert served.snapshot().reason == ""
+        old = one.authority.issue("old", dns=(HOST,), valid=(timedelta(days=-2), timedelta(days=-1)))
+        changed = (
+            {"client_ca_file": old.cert} if which == "ca" else {"cert_file": old.cert, "key_file": old.key}
+        )
+        one.configure(tls={**one.tls, **{key: str(path) for key, path in changed.items()}})
+        await reload(one.daemon)
+        with pytest.raises((ConnectionError, ssl.SSLError)):
+            await one.ask()
+        shown = served.snapshot()
+        assert shown.reason == "credentials_unusable"
+        what = f"{'every CA' if which == 'ca' else 'the certificate'} in {old.cert}"
+        assert shown.message.startswith(f"clients come in no more: {what} has expired on ")
