@@ -12,6 +12,7 @@ from proxy.daemon.served import ServedCluster
 from proxy.errors import LinkDown
 from proxy.health.probe import Dial
 from proxy.health.tls import Contexts
+from proxy.metrics import Metrics
 
 
 class Discoveries:
@@ -23,18 +24,22 @@ class Discoveries:
         routes: Mapping[str, Routed],
         contexts: Contexts,
         on_change: Callable[[], None],
+        metrics: Metrics,
     ) -> None:
         self._clusters = clusters
         self._routes = routes
         self._contexts = contexts
         self._on_change = on_change
+        self._metrics = metrics
 
     def of(self, route: RouteConfig) -> Discovery | None:
         """A new one for a route; None if it has no `discover`."""
         if route.discover is None:
+            self._metrics.forget_discovery(route.name)
             return None
         asked = partial(self._asked, route.discover.cluster)
-        return Discovery(route.name, route.discover, asked, self._contexts, self._on_change)
+        record = self._metrics.discovery(route.name)
+        return Discovery(route.name, route.discover, asked, self._contexts, self._on_change, record)
 
     def start(self) -> None:
         """Start those that do not run yet. Call it when their clusters are there."""

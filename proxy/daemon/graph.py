@@ -74,7 +74,7 @@ class Graph:
         self._told: dict[str, tuple[bool, bool]] = {}
         self.routes: dict[str, Routed] = {}
         self._ways = Ways(self.gateways, lambda: self.config)
-        self._discoveries = Discoveries(self.clusters, self.routes, self._contexts, on_change)
+        self._discoveries = Discoveries(self.clusters, self.routes, self._contexts, on_change, metrics)
         self._switchboard = Switchboard(config, self.clusters, self.routes)
         self.access.reconfigure(config)
         self._retiring = Tasks("retiring")  # a reload has removed or replaced them; they drain

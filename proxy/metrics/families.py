@@ -15,7 +15,14 @@ from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
 from proxy.errors.reasons import Reason
-from proxy.metrics.records import ClusterRecord, EntryRecord, GatewayRecord, Histogram, Traffic
+from proxy.metrics.records import (
+    ClusterRecord,
+    DiscoveryRecord,
+    EntryRecord,
+    GatewayRecord,
+    Histogram,
+    Traffic,
+)
 
 COUNTER: Final = CounterMetricFamily
 GAUGE: Final = GaugeMetricFamily
@@ -284,6 +291,23 @@ ROUTE: Final[Sequence[Family[Traffic]]] = (
         "Time from a client's request to the first byte from its target.",
         "route",
         lambda one: one.first_byte,
+    ),
+)
+
+DISCOVERY: Final[Sequence[Family[DiscoveryRecord]]] = (
+    Plain(
+        GAUGE,
+        "discovery_up",
+        "1 while the pods of a route are watched, 0 if the watch is broken.",
+        ("route",),
+        lambda one: _known(one.is_watched),
+    ),
+    Plain(
+        GAUGE,
+        "discovered_pods",
+        "Pods of a route that are known, running or not.",
+        ("route",),
+        lambda one: _known(one.pods),
     ),
 )
 

@@ -23,7 +23,7 @@ from prometheus_client.registry import Collector
 
 from proxy.errors.reasons import Reason
 from proxy.metrics import families
-from proxy.metrics.records import ClusterRecord, EntryRecord, GatewayRecord, Traffic
+from proxy.metrics.records import ClusterRecord, DiscoveryRecord, EntryRecord, GatewayRecord, Traffic
 
 LAG_BUCKETS: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)
 
@@ -101,6 +101,11 @@ class Metrics:
         """The numbers of a route's clients. The first call makes them."""
         return self._records.routes[name]
 
+    def discovery(self, route: str) -> DiscoveryRecord:
+        """The numbers of a route's pods, from nothing."""
+        record = self._records.discoveries[route] = DiscoveryRecord()
+        return record
+
     def denied(self, entry: str, reason: Reason) -> None:
         """Count a client that was turned away because of who it is."""
         self._records.denied[entry][reason] += 1
@@ -120,6 +125,11 @@ class Metrics:
     def forget_route(self, name: str) -> None:
         """Drop every series of a route that is no longer configured."""
         self._records.routes.pop(name, None)
+        self.forget_discovery(name)
+
+    def forget_discovery(self, route: str) -> None:
+        """Drop the series of a route's pods: it leads to none."""
+        self._records.discoveries.pop(route, None)
 
     def forget_entry(self, name: str) -> None:
         """Drop every series of an entry that is no longer configured."""
@@ -155,6 +165,7 @@ class _Records(Collector):
         self.gateways: defaultdict[str, GatewayRecord] = defaultdict(GatewayRecord)
         self.routes: defaultdict[str, Traffic] = defaultdict(Traffic)
         self.entries: defaultdict[str, EntryRecord] = defaultdict(EntryRecord)
+        self.discoveries: dict[str, DiscoveryRecord] = {}
         self.denied: defaultdict[str, Tally[Reason]] = defaultdict(Tally)
         self._dropped_entries = dropped_entries
 
@@ -163,6 +174,7 @@ class _Records(Collector):
         clusters = [(name, record.copy()) for name, record in self.clusters.items()]
         gateways = [(name, record.copy()) for name, record in self.gateways.items()]
         routes = [(name, record.copy()) for name, record in self.routes.items()]
+        discoveries = [(name, record.copy()) for name, record in self.discoveries.items()]
         denied = [(name, record.copy()) for name, record in self.denied.items()]
         entries = [(name, record.copy()) for name, record in self.entries.items()]
         for of_clusters in families.CLUSTER:
@@ -171,6 +183,8 @@ class _Records(Collector):
             yield from families.pieces(of_gateways, gateways)
         for of_routes in families.ROUTE:
             yield from families.pieces(of_routes, routes)
+        for of_discoveries in families.DISCOVERY:
+            yield from families.pieces(of_discoveries, discoveries)
         for of_entries in families.ENTRY:
             yield from families.pieces(of_entries, entries)
         for of_denied in families.DENIED:

@@ -136,6 +136,23 @@ class EntryRecord:
         return twin
 
 
+class DiscoveryRecord:
+    """The pods of one route."""
+
+    __slots__ = ("is_watched", "pods")
+
+    def __init__(self) -> None:
+        self.pods = 0
+        self.is_watched: bool | None = None
+        """None until it is known."""
+
+    def copy(self) -> DiscoveryRecord:
+        """As it is now."""
+        twin = DiscoveryRecord.__new__(DiscoveryRecord)
+        twin.pods, twin.is_watched = self.pods, self.is_watched
+        return twin
+
+
 class ClusterRecord:
     """The numbers of one cluster. A value of None is not known yet, and has no sample."""
 

@@ -64,6 +64,8 @@ ADDED: Final = {
     "kubemux_route_connections": ("counter", ("route", "result")),
     "kubemux_route_channel_open_seconds": ("histogram", ("route",)),
     "kubemux_route_first_byte_seconds": ("histogram", ("route",)),
+    "kubemux_discovery_up": ("gauge", ("route",)),
+    "kubemux_discovered_pods": ("gauge", ("route",)),
     "kubemux_denied": ("counter", ("entry", "reason")),
 }
 
@@ -84,6 +86,7 @@ def filled() -> CollectorRegistry:
     gateway.credential_expiry["user"] = gateway.planes["native"] = 1
     gateway.connects[Reason.OK] = gateway.reconnects[Reason.LINK_LOST] = 1
     metrics.denied("one", Reason.DENIED)
+    metrics.discovery("one").is_watched = True
     metrics.route("one").results[Reason.CLIENT_CLOSED] += 1
     metrics.entry("one").ended(Reason.CLIENT_CLOSED)
     metrics.config_reloads.labels("ok").inc()

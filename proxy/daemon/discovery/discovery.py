@@ -22,6 +22,7 @@ from proxy.errors import ProxyError, UnknownTarget
 from proxy.health.probe import Dial
 from proxy.health.result import Failure, Result
 from proxy.health.tls import Contexts
+from proxy.metrics import DiscoveryRecord
 from proxy.runtime.blocking import Place
 from proxy.runtime.tasks import Tasks
 from proxy.snapshots import DiscoverySnapshot, DiscoveryState
@@ -70,6 +71,7 @@ class Discovery:
         asked: Asked,
         contexts: Contexts,
         on_change: Callable[[], None],
+        record: DiscoveryRecord,
     ) -> None:
         self.state = DiscoveryState.ASKING
         self._route = route
@@ -77,6 +79,7 @@ class Discovery:
         self._asked = asked
         self._contexts = contexts
         self._on_change = on_change
+        self._record = record
         self._place = Place(f"files of route {route}")
         self._loop = asyncio.get_running_loop()
         self._tasks = Tasks(f"discovery of route {route}")
@@ -206,6 +209,7 @@ class Discovery:
                 break
             more = got.more
         self._pods, self._version = pods, got.version
+        self._record.pods = len(pods)
 
     async def _watch(self, api: Api, base: str) -> None:
         """One watch, until the server ends it."""
@@ -226,6 +230,7 @@ class Discovery:
                 buffer += piece
                 while (end := buffer.find(b"\n", searched)) >= 0:
                     self._version = apply(bytes(buffer[:end]), self._pods)
+                    self._record.pods = len(self._pods)
                     del buffer[: end + 1]
                     searched = self._failures = 0
                 if len(buffer) > MAX_LINE:
@@ -271,6 +276,7 @@ class Discovery:
     def _enter(self, state: DiscoveryState) -> None:
         if state is not self.state:
             self.state = state
+            self._record.is_watched = state is DiscoveryState.WATCHING
             self._on_change()
 
     def _refused(self, answer: Refused, base: str) -> Failure:

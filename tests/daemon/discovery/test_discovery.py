@@ -13,6 +13,7 @@ from proxy.daemon.discovery.discovery import Discovery
 from proxy.errors import LinkDown, UnknownTarget
 from proxy.health.probe import Dial
 from proxy.health.tls import Contexts
+from proxy.metrics import DiscoveryRecord
 from proxy.relay.probing import Dialled
 from proxy.snapshots import DiscoveryState
 from tests.daemon.discovery.scripted import (
@@ -43,7 +44,8 @@ class Bed:
         self.changed = asyncio.Event()
         self.is_cut_off = False
         section = DiscoverConfig(cluster="prod", selector="app in (nb),!old", namespace="team-a", port=2209)
-        self.discovery = Discovery("pods", section, self._asked, Contexts(), self._tell)
+        self.record = DiscoveryRecord()
+        self.discovery = Discovery("pods", section, self._asked, Contexts(), self._tell, self.record)
 
     def _tell(self) -> None:
         self.changed.set()
@@ -125,6 +127,7 @@ async def test_pods_are_listed_in_pages_and_watched_on_one_connection(bed: Bed) 
     assert b"authorization: bearer the-token" in bed.server.headers.lower()
     snapshot = bed.discovery.snapshot()
     assert (snapshot.state, snapshot.pods, snapshot.reason) == (DiscoveryState.WATCHING, 3, "")
+    assert (bed.record.is_watched, bed.record.pods) == (True, 3)
 
 
 LINE = event("MODIFIED", pod("nb-0", "10.1.0.9"))
