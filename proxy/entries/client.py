@@ -27,7 +27,8 @@ class SpeakingClient(asyncio.Protocol):
         self._on_lost = on_lost
         self._transport: asyncio.Transport | None = None
         self._pieces: list[bytes] = []
-        self._has_come = asyncio.Event()
+        self._has_come: asyncio.Future[None] | None = None
+        """Of an entry that waits for a piece, or for the end."""
         self._had_eof = False
         self._is_lost = False
         self._lingering: asyncio.TimerHandle | None = None
@@ -70,9 +71,9 @@ class SpeakingClient(asyncio.Protocol):
         sends nothing more.
         """
         if not self._pieces and not self._had_eof:
-            self._has_come.clear()
+            self._has_come = asyncio.get_running_loop().create_future()
             self.check().resume_reading()
-            await self._has_come.wait()
+            await self._has_come
         if not self._pieces:
             self.check()
             raise EOFError
@@ -125,12 +126,12 @@ class SpeakingClient(asyncio.Protocol):
         self._pieces.append(data)
         if self._transport is not None:
             self._transport.pause_reading()
-        self._has_come.set()
+        self._wake()
 
     def eof_received(self) -> bool:
         """Returns True, so that asyncio keeps the other direction open."""
         self._had_eof = True
-        self._has_come.set()
+        self._wake()
         if self._lingering and self._transport is not None:
             self._transport.close()
         return True
@@ -138,7 +139,11 @@ class SpeakingClient(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
         self._is_lost = self._had_eof = True
-        self._has_come.set()
+        self._wake()
         if self._lingering:
             self._lingering.cancel()
         self._on_lost(self)
+
+    def _wake(self) -> None:
+        if self._has_come is not None and not self._has_come.done():
+            self._has_come.set_result(None)

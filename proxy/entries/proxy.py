@@ -85,9 +85,12 @@ class ProxyEntry:
             del self._reading[oldest]  # it ends in a later turn of the loop; the next client ends another one
             oldest.cancel()
         self._new[sock] = caller
-        task = self._tasks.spawn(self._serve(sock, caller), name=f"request of {caller}")
+        task = self._tasks.spawn(
+            self._serve(sock, caller),
+            name=f"request of {caller}",
+            on_end=lambda task: self._has_read(task, sock),
+        )
         self._reading[task] = None
-        task.add_done_callback(lambda task: self._has_read(task, sock))
 
     def _has_read(self, task: asyncio.Task[None], sock: socket.socket) -> None:
         self._reading.pop(task, None)
@@ -129,7 +132,8 @@ class ProxyEntry:
                         step = head.login(is_known=is_known)
                     else:
                         step = head.feed(await client.more())
-                caller = caller._replace(proved=caller.proved | proved)
+                if proved:
+                    caller = caller._replace(proved=caller.proved | proved)
                 if isinstance(step, Asked) and self._check_caller is not None:
                     await self._check_caller(caller)
         except NotTls as exc:

@@ -80,11 +80,13 @@ class Names:
     def __init__(self, config: Config, find_pod: FindPod | None = None) -> None:
         """Without `find_pod`, routes with `discover` are passed over, each as an `Asks`."""
         self._find_pod = find_pod
-        self._clusters = config.clusters
         self._routes = config.routes
         self._called: dict[str, str] = {}
+        self._ports: dict[str, frozenset[int]] = {}
+        """The ports by which each cluster is asked for."""
         self._serving: dict[Endpoint, list[str]] = {}
         for name, cluster in config.clusters.items():
+            self._ports[name] = _USUAL | {address.port for address in cluster.api_servers}
             for said in filter(None, (name, cluster.dns_name)):
                 self._called[plain(said)] = name
             for address in cluster.api_servers:
@@ -104,7 +106,7 @@ class Names:
         host, port = shown(asked.host), asked.port
         if (name := self._called.get(plain(asked.host))) is None:
             yield Passed("clusters", lambda: f"none is called {host}")
-        elif port in (ports := self._ports(name)):
+        elif port in (ports := self._ports[name]):
             yield ToCluster(name, f"it is called {host}")
             return
         else:
@@ -162,12 +164,9 @@ class Names:
         address = self._find_pod(route.name, pod)
         return ToTarget(route, pod, Endpoint(address, discover.port), f"{discover.cluster} has this pod")
 
-    def _ports(self, cluster: str) -> frozenset[int]:
-        return _USUAL | {address.port for address in self._clusters[cluster].api_servers}
-
     def _unknown(self, asked: Endpoint, entry: str | None) -> UnknownTarget:
         if cluster := self._called.get(plain(asked.host)):
-            return UnknownTarget(f"{cluster} is asked for by {_listed(self._ports(cluster))}")
+            return UnknownTarget(f"{cluster} is asked for by {_listed(self._ports[cluster])}")
         hosts = (
             match.host
             for route in self._routes
