@@ -89,8 +89,8 @@ CONFINED = {
 
 CALLED_BY_OTHERS = {
     "asyncssh calls it": """auth_succeeded begin_auth connection_requested kbdint_auth_requested
-        kbdint_challenge_received log_received_packet public_key_auth_supported session_started
-        _process_hostkeys_prove_00_at_openssh_dot_com_global_request""",
+        kbdint_challenge_received log_received_packet public_key_auth_supported server_requested
+        session_started""",
     "asyncssh has a decipher of these methods": "decrypt_header decrypt_packet",
     "asyncssh reads it": """protocol_factory server_host_key_algs _auth _auth_in_progress _auth_was_trivial
         _init_recv_window _keepalive_count _recv_blocksize _recv_macsize _send_blocksize _send_enchdrlen

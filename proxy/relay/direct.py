@@ -46,6 +46,11 @@ class TcpChannel(asyncio.Protocol):
         else:
             self.resume_reading()
 
+    def detach(self, unread: bytes = b"") -> None:
+        self._user = None
+        self._early = unread + self._early
+        self.pause_reading()
+
     def get_buffer(self, sizehint: int) -> memoryview:
         """The same buffer each time: `buffer_updated` copies what is in it."""
         del sizehint

@@ -2,7 +2,8 @@
 
 A relay knows a channel and a way only by these protocols; `proxy/ssh` implements them on SSH links,
 `proxy/relay/direct.py` on plain TCP. `proxy/ssh/native/__init__.py` lists the steps of a byte in each
-direction. Every method but `Way.open_channel` is a plain callback: it never blocks and never raises.
+direction. Every method but `Way.open_channel` and `OpenRequest.accept` is a plain callback: it never blocks
+and never raises.
 """
 
 from __future__ import annotations
@@ -43,7 +44,10 @@ class ChannelUser(Protocol):
 
 
 class Channel(Protocol):
-    """One open connection to an API server. It delivers nothing before `attach`."""
+    """One open connection to an API server, or one that a client has asked for (`OpenRequest`).
+
+    It delivers nothing before `attach`.
+    """
 
     @property
     def counts_unsent(self) -> bool:
@@ -54,6 +58,12 @@ class Channel(Protocol):
 
     def attach(self, user: ChannelUser) -> None:
         """Set the user, and start to deliver to it."""
+
+    def detach(self, unread: bytes = b"") -> None:
+        """Forget the user, and deliver nothing until the next `attach`.
+
+        The next user gets `unread` first: the end of what this user was given and has not used.
+        """
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """The buffer for the client's next bytes, never empty; valid until `buffer_updated`.
@@ -78,6 +88,31 @@ class Channel(Protocol):
 
     def abort(self) -> None:
         """Close at once and drop queued bytes. Idempotent."""
+
+
+class OpenRequest(Protocol):
+    """A channel that the peer of a link asks for. It is answered once, by `accept` or `refuse`.
+
+    After the end of its link, or after an answer, `refuse` does nothing.
+    """
+
+    @property
+    def target(self) -> Endpoint:
+        """What it asks for, as it has written it: the host may be anything, and so may the port."""
+
+    @property
+    def origin(self) -> Endpoint:
+        """Who it asks for, as it says. Nobody has checked that."""
+
+    def accept(self) -> Channel:
+        """Open the channel, which has acquired its window from the budget.
+
+        Raises ConnectionResetError if the peer has gone. Raises MemoryExhausted, and then the request still
+        waits for its answer.
+        """
+
+    def refuse(self, code: int, text: str) -> None:
+        """Refuse it, with a reason code and a sentence for the client's user (RFC 4254 5.1)."""
 
 
 class Way(Protocol):

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from proxy.errors import LinkError
-from proxy.relay.interfaces import Channel
+from proxy.relay.interfaces import Channel, OpenRequest
 from proxy.runtime.endpoint import Endpoint
 
 Refusal = tuple[int, str]
@@ -42,7 +42,7 @@ class DataPlane(Protocol):
         """Bytes in full packets so far, in both directions (`proxy.ssh.pace`)."""
 
     def __len__(self) -> int:
-        """The number of channels that are open or being opened."""
+        """The number of channels that are open or being opened, by us or by the peer."""
 
     def __contains__(self, channel: Channel) -> bool:
         """Whether this channel is one of them."""
@@ -65,6 +65,14 @@ class PlaneUser(Protocol):
 
     name: str
     server: str
+
+    @property
+    def on_open(self) -> Callable[[OpenRequest], None] | None:
+        """Called with each channel that the peer asks for. None: all of them are refused."""
+
+    @property
+    def max_requests(self) -> int:
+        """How many channels of the peer's may be open or without an answer."""
 
     def protocol_broken(self, error: LinkError) -> None:
         """The peer broke the protocol; the connection is about to end."""

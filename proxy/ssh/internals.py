@@ -3,8 +3,9 @@
 An asyncssh connection ignores its transport's `pause_writing`, queues packets without bound during a key
 exchange, never changes a channel's receive window, and has no call that measures a round trip.
 
-Only this module and `native.handover` (for a link's bytes) use asyncssh's private parts. They are written for
-asyncssh 2.24, which pyproject.toml pins; `check` fails if another release lacks one of these parts.
+Only this module, `native.handover` (for a link's bytes) and `metered` (for its limits) use asyncssh's private
+parts. They are written for asyncssh 2.24, which pyproject.toml pins; `check` fails if another release lacks
+one of these parts. A connection is one that we have dialled, or one of a client of our SSH server.
 """
 
 from __future__ import annotations
@@ -17,15 +18,24 @@ import asyncssh
 
 from proxy.errors import LinkError
 
+Connection = asyncssh.SSHClientConnection | asyncssh.SSHServerConnection
+
 _LOGIN: Final[Mapping[str, object]] = {
     "_client_keys": (),
     "_known_hosts": b"",
     "_server_sig_algs": frozenset(),
     "_options": None,
 }
-"""Attributes that a connection needs only until it is authenticated, and the values that replace them.
+_LOGIN_OF_CLIENT: Final[Mapping[str, object]] = {
+    "_authorized_client_keys": None,
+    "_known_client_hosts": None,
+    "_options": None,
+}
+"""Attributes that a connection needs only until it is authenticated, and the values that replace them: of one
+that we have dialled, and of one to our SSH server.
 
-asyncssh reads the options again only for sessions (shells, commands), and a link has none.
+asyncssh reads the options again only for sessions (shells, commands), and a link has none. The server's host
+keys are needed in each key exchange.
 """
 
 _KEXINITS: Final = ("_client_kexinit", "_server_kexinit")
@@ -40,14 +50,19 @@ _CONNECTION_PARTS = (
     "_process_global_response",
     "_packet_handlers",
     "_keepalive_count",
-    "_process_hostkeys_00_at_openssh_dot_com_global_request",
     "_session_id",
     "_recv_handler",
     "_inpbuf",
-    *_LOGIN,
+    "_owner",
     *_KEXINITS,
     "pause_writing",
     "resume_writing",
+)
+_OF_SERVER = ("_process_hostkeys_00_at_openssh_dot_com_global_request", *_LOGIN)
+_OF_CLIENT = (
+    "_process_hostkeys_prove_00_at_openssh_dot_com_global_request",
+    "_all_server_host_keys",
+    *_LOGIN_OF_CLIENT,
 )
 _MSG_UNIMPLEMENTED = 3
 _MSG_REQUEST_SUCCESS = 81
@@ -57,9 +72,10 @@ _GREETING_BYTES = 1024
 _CHANNEL_PARTS = ("_init_recv_window", "_send_buf_len")
 
 
-def check(conn: asyncssh.SSHClientConnection) -> None:
+def check(conn: Connection) -> None:
     """Raise RuntimeError with the names of the parts that this module uses and `conn` lacks."""
-    missing = [name for name in _CONNECTION_PARTS if not hasattr(conn, name)]
+    parts = (*_CONNECTION_PARTS, *(_OF_CLIENT if conn.is_server() else _OF_SERVER))
+    missing = [name for name in parts if not hasattr(conn, name)]
     if missing:
         raise RuntimeError(
             f"asyncssh {asyncssh.__version__} has no {', '.join(missing)}; kubemux was tested with 2.24"
@@ -88,12 +104,12 @@ async def connect(options: asyncssh.SSHClientConnectionOptions) -> asyncssh.SSHC
     )
 
 
-def forget_login(conn: asyncssh.SSHClientConnection) -> None:
+def forget_login(conn: Connection) -> None:
     """Drop what only the login needed: private keys, known_hosts, options.
 
     That is 11 KB, and more with a long known_hosts.
     """
-    for name, nothing in _LOGIN.items():
+    for name, nothing in (_LOGIN_OF_CLIENT if conn.is_server() else _LOGIN).items():
         setattr(conn, name, nothing)
     accept_any_answer(conn)  # drops the handlers that were replaced for the login
     if not is_exchanging_keys(conn):  # sshd may have begun the next one already
@@ -203,13 +219,13 @@ async def prove_host_keys(conn: asyncssh.SSHClientConnection, keys: Sequence[byt
     return proofs
 
 
-def session_id(conn: asyncssh.SSHClientConnection) -> bytes:
+def session_id(conn: Connection) -> bytes:
     """The exchange hash of the first key exchange (RFC 4253 7.2)."""
     return cast("bytes", cast("Any", conn)._session_id)
 
 
 def on_congestion(
-    conn: asyncssh.SSHClientConnection, high_water: int, pause: Callable[[], None], resume: Callable[[], None]
+    conn: Connection, high_water: int, pause: Callable[[], None], resume: Callable[[], None]
 ) -> None:
     """Call `pause` when more than `high_water` bytes wait in the connection's transport, then `resume`."""
     transport = cast("asyncio.WriteTransport", cast("Any", conn)._transport)
@@ -219,12 +235,12 @@ def on_congestion(
         setattr(conn, name, callback)
 
 
-def is_exchanging_keys(conn: asyncssh.SSHClientConnection) -> bool:
+def is_exchanging_keys(conn: Connection) -> bool:
     """Whether the packets of channels wait until a key exchange ends (RFC 4253 9)."""
     return not cast("Any", conn)._kex_complete
 
 
-def is_gone(conn: asyncssh.SSHClientConnection) -> bool:
+def is_gone(conn: Connection) -> bool:
     """Whether the connection has ended.
 
     `is_closed()` becomes true later, when asyncssh has told all channels.
@@ -232,12 +248,12 @@ def is_gone(conn: asyncssh.SSHClientConnection) -> bool:
     return cast("Any", conn)._transport is None
 
 
-async def ping(conn: asyncssh.SSHClientConnection) -> None:
+async def ping(conn: Connection) -> None:
     """Wait for one round trip: sshd refuses a global request that it does not know (RFC 4254 4)."""
     await cast("Any", conn)._make_global_request(b"keepalive@openssh.com")
 
 
-def accept_any_answer(conn: asyncssh.SSHClientConnection) -> None:
+def accept_any_answer(conn: Connection) -> None:
     """Count UNIMPLEMENTED (RFC 4253 11.4) as an answer to the oldest global request, like a failure.
 
     Some servers answer an unknown global request in this way. For asyncssh that is no answer, so without this
@@ -254,12 +270,12 @@ def _unimplemented(conn: Any, _kind: int, _sequence: int, packet: asyncssh.packe
 
 
 _HANDLERS: Final = {
-    **cast("Any", asyncssh.SSHClientConnection)._packet_handlers,
+    **cast("Any", asyncssh.SSHClientConnection)._packet_handlers,  # those of the server, too
     _MSG_UNIMPLEMENTED: _unimplemented,
 }
 
 
-def reset_keepalive(conn: asyncssh.SSHClientConnection) -> None:
+def reset_keepalive(conn: Connection) -> None:
     """Let asyncssh's keepalive count from 0 again: the peer is alive, even though an answer is missing."""
     cast("Any", conn)._keepalive_count = 0
 

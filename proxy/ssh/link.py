@@ -25,11 +25,11 @@ from proxy.errors import (
     MemoryExhausted,
 )
 from proxy.relay.budget import MemoryBudget
-from proxy.relay.interfaces import Channel
+from proxy.relay.interfaces import Channel, OpenRequest
 from proxy.runtime.endpoint import Endpoint
 from proxy.runtime.tasks import Tasks
 from proxy.snapshots import LinkSnapshot
-from proxy.ssh import internals
+from proxy.ssh import internals, serving
 from proxy.ssh.data_plane import Refusal
 from proxy.ssh.errors import describe_loss, is_hung_up, unused, why_refused
 from proxy.ssh.login.dial import set_user_timeout, unanswered
@@ -84,6 +84,10 @@ UNUSED_S: Final = 1.0
 """Seconds. If the peer ends a link without a reason that had no channel for so long, that is probably why."""
 
 
+MAX_REQUESTS: Final = 1000
+"""How many channels a client of our SSH server may have."""
+
+
 class _Opening:
     """One channel that is being opened: its answer, and what to do if the answer comes late."""
 
@@ -111,15 +115,22 @@ class Link:
 
     def __init__(
         self,
-        conns: tuple[asyncssh.SSHClientConnection, ...],
+        conns: tuple[internals.Connection, ...],
         *,
         server: str,
         budget: MemoryBudget,
         turns: Turns,
         name: str,
         command: ProxyCommand | None = None,
+        on_open: Callable[[OpenRequest], None] | None = None,
+        max_requests: int = MAX_REQUESTS,
     ) -> None:
-        """`conns` is the jump chain; the last connection is to the gateway. A `command` carries the first."""
+        """`conns` is the jump chain; the last connection is to the gateway. A `command` carries the first.
+
+        Or it is one connection of a client of our SSH server; `server` is its name then. `on_open` gets each
+        channel that the client asks for, none of them before this returns. At most `max_requests` of those
+        are open or without an answer at a time.
+        """
         loop = asyncio.get_running_loop()
         self._conns = conns
         self._conn = conns[-1]
@@ -147,9 +158,14 @@ class Link:
         self._pace = Pace(self._since)
         self._measuring: asyncio.Task[None] | None = None
         self.closed: asyncio.Future[LinkError] = loop.create_future()
+        self.on_open = partial(self._requested, on_open) if on_open else None
+        self.max_requests = max_requests
         internals.check(self._conn)
         for conn in conns:
             internals.forget_login(conn)
+        if isinstance(self._conn, asyncssh.SSHServerConnection):
+            serving.on_end(self._conn, self.lost)
+            serving.on_prove(self._conn)
         self._plane = take_over(self._conn, budget, turns, self)
 
     def __repr__(self) -> str:
@@ -274,6 +290,10 @@ class Link:
             hint = ChannelRefused.hint.replace("nc -vz HOST PORT", look)
             return ChannelRefused(f"{self.server} could not connect to {target}{why}", hint=hint)
         return ChannelError(f"{self.server} did not open a channel to {target}{why} (code {code})")
+
+    def _requested(self, on_open: Callable[[OpenRequest], None], request: OpenRequest) -> None:
+        self.idle.clear()
+        on_open(request)
 
     def channel_ended(self) -> None:
         """See `proxy.ssh.data_plane.PlaneUser`."""

@@ -17,6 +17,7 @@ from typing import Any, Final, cast
 
 import asyncssh
 
+from proxy.ssh.internals import Connection
 from proxy.ssh.native.wire import messages
 from proxy.ssh.native.wire.errors import ProtocolError
 
@@ -79,7 +80,7 @@ REMEMBERED: Final = 1024
 class Metered:
     """Limits one asyncssh connection, from its first byte on."""
 
-    def __init__(self, conn: asyncssh.SSHClientConnection) -> None:
+    def __init__(self, conn: Connection) -> None:
         self._conn = cast("Any", conn)
         self._loop = asyncio.get_running_loop()
         self._left = TURN
@@ -89,6 +90,7 @@ class Metered:
         self.is_held = False
         """Whether received packets wait for the next turn, and the transport is paused."""
         self._is_full = False
+        self._is_stopped = False
         self._receive = self._conn._recv_data
         self._finish, self._send = self._conn._finish_recv_packet, self._conn.send_packet
         self._process = self._conn.process_packet
@@ -123,6 +125,8 @@ class Metered:
     def _finished(self, kind: int, sequence: int, _task: object = None, *, is_async: bool = False) -> None:
         """A packet has been handled."""
         self._finish(kind, sequence)
+        if self._is_stopped:  # it was handled by a task that has ended after the takeover
+            return
         self._left -= TURN if kind in COSTLY else 1
         if not self._is_counting:
             self._is_counting = True
@@ -134,7 +138,7 @@ class Metered:
 
     def stop(self) -> None:
         """The native plane reads from now on, and pauses the transport itself."""
-        self.is_held = self._is_full = False
+        self.is_held, self._is_full, self._is_stopped = False, False, True
         self._conn._recv_data = self._receive
 
     @property
@@ -201,13 +205,13 @@ class Metered:
         return self._kept + waiting + (below.unsent if below is not None else 0)
 
 
-def limits_of(conn: asyncssh.SSHClientConnection) -> Metered | None:
+def limits_of(conn: Connection) -> Metered | None:
     """The Metered of `conn`, if it has one."""
     found = getattr(cast("Any", conn)._finish_recv_packet, "__self__", None)
     return found if isinstance(found, Metered) else None
 
 
-def carrier(conn: asyncssh.SSHClientConnection) -> Metered | None:
+def carrier(conn: Connection) -> Metered | None:
     """The Metered of the jump host's connection that carries `conn`; None without a jump host."""
     transport = cast("Any", conn)._transport
     below = cast("Any", transport)._conn if isinstance(transport, asyncssh.SSHTCPChannel) else None

@@ -6,12 +6,12 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Final
 
-import asyncssh
 import structlog
 
 from proxy.relay.budget import MemoryBudget
 from proxy.ssh.data_plane import DataPlane, PlaneUser, Unsupported
 from proxy.ssh.fallback.asyncssh_plane import AsyncsshPlane
+from proxy.ssh.internals import Connection
 from proxy.ssh.native.native_plane import NativePlane
 from proxy.ssh.turns import Turns
 
@@ -20,12 +20,10 @@ log = structlog.get_logger("kubemux.link")
 DATA_PLANE: Final = "KUBEMUX_DATA_PLANE"
 """Environment variable with the mode to try first. Without it, that is the first in `_PLANES`."""
 
-Make = Callable[[asyncssh.SSHClientConnection, MemoryBudget, Turns, PlaneUser], DataPlane]
+Make = Callable[[Connection, MemoryBudget, Turns, PlaneUser], DataPlane]
 
 
-def _native(
-    conn: asyncssh.SSHClientConnection, budget: MemoryBudget, turns: Turns, link: PlaneUser
-) -> DataPlane:
+def _native(conn: Connection, budget: MemoryBudget, turns: Turns, link: PlaneUser) -> DataPlane:
     return NativePlane(
         conn,
         budget,
@@ -33,14 +31,22 @@ def _native(
         on_error=link.protocol_broken,
         on_lost=link.lost,
         on_ended=link.channel_ended,
+        on_request=link.on_open,
+        max_requests=link.max_requests,
     )
 
 
-def _asyncssh(
-    conn: asyncssh.SSHClientConnection, budget: MemoryBudget, turns: Turns, link: PlaneUser
-) -> DataPlane:
+def _asyncssh(conn: Connection, budget: MemoryBudget, turns: Turns, link: PlaneUser) -> DataPlane:
     del turns  # asyncssh writes each packet at once
-    return AsyncsshPlane(conn, budget, server=link.server, name=link.name, on_ended=link.channel_ended)
+    return AsyncsshPlane(
+        conn,
+        budget,
+        server=link.server,
+        name=link.name,
+        on_ended=link.channel_ended,
+        on_request=link.on_open,
+        max_requests=link.max_requests,
+    )
 
 
 _PLANES: Final[Mapping[str, Make]] = {"native": _native, "asyncssh": _asyncssh}
@@ -49,9 +55,7 @@ _PLANES: Final[Mapping[str, Make]] = {"native": _native, "asyncssh": _asyncssh}
 MODES: Final = tuple(_PLANES)
 
 
-def take_over(
-    conn: asyncssh.SSHClientConnection, budget: MemoryBudget, turns: Turns, link: PlaneUser
-) -> DataPlane:
+def take_over(conn: Connection, budget: MemoryBudget, turns: Turns, link: PlaneUser) -> DataPlane:
     """Make the data plane that carries `conn` from now on."""
     asked = os.environ.get(DATA_PLANE, "")
     *faster, last = MODES[MODES.index(asked) if asked in MODES else 0 :]

@@ -145,6 +145,10 @@ class Border:
         """No socket: nothing to set options on."""
         del name
 
+    def is_server(self) -> bool:
+        """The peer is a gateway."""
+        return False
+
     def begin(self) -> TakenOver:
         """Begin anew, as a connection that has just logged in."""
         return TakenOver(self._wire, KEYS, KEYS, b"")

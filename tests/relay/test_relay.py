@@ -34,6 +34,9 @@ class Channel:
     def attach(self, user: ChannelUser) -> None:
         self.user = user
 
+    def detach(self, unread: bytes = b"") -> None:
+        self.calls.append("detach")
+
     def get_buffer(self, sizehint: int) -> memoryview:
         assert sizehint
         return self._buffer

@@ -1,4 +1,4 @@
-"""A `direct-tcpip` channel carried by asyncssh's own channel (`link_data_plane{mode="asyncssh"}`).
+"""A channel carried by asyncssh's own channel (`link_data_plane{mode="asyncssh"}`).
 
 asyncssh copies the data that it writes (`SSHChannel.write`), so all channels read from their clients into the
 same buffer. It grants credit when it delivers data. While a channel is paused, asyncssh keeps what arrives,
@@ -62,6 +62,7 @@ class AsyncsshChannel(asyncssh.SSHTCPSession[bytes]):
         self._is_link_full = False
         self._is_paused = False
         self._had_eof = False
+        self._unread = b""
         self._lost: tuple[ProxyError | None] | None = None
         self.is_aborted = False
         """Whether the client has gone, even if the channel is not open yet."""
@@ -71,14 +72,24 @@ class AsyncsshChannel(asyncssh.SSHTCPSession[bytes]):
     def attach(self, user: ChannelUser) -> None:
         """Start to deliver. If the channel has ended already, `channel_lost` is called in the next turn."""
         self._user = user
+        self._is_paused = False
+        if self._unread:
+            unread, self._unread = self._unread, b""
+            user.channel_data([unread], len(unread))
         if self._lost is not None:
             asyncio.get_running_loop().call_soon(user.channel_lost, self._lost[0])
             return
         if self._had_eof:
             user.channel_eof()
         self._update_user()
-        if self._channel is not None:
+        if self._channel is not None and not self._is_paused:
             self._channel.resume_reading()
+
+    def detach(self, unread: bytes = b"") -> None:
+        """See `proxy.relay.interfaces.Channel`."""
+        self._user = None
+        self._unread = unread + self._unread
+        self.pause_reading()
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """The shared buffer; a small slice of it while memory is tight."""

@@ -18,11 +18,14 @@ from proxy.errors import LinkError
 from proxy.relay.budget import MemoryBudget
 from proxy.runtime.endpoint import Endpoint
 from proxy.runtime.tasks import Tasks
-from proxy.ssh import internals
+from proxy.ssh import internals, serving
 from proxy.ssh.data_plane import OnAnswer, Refusal
 from proxy.ssh.errors import describe_loss
 from proxy.ssh.fallback.asyncssh_channel import AsyncsshChannel
+from proxy.ssh.internals import Connection
 from proxy.ssh.metered import carrier, is_behind
+from proxy.ssh.native.wire import messages
+from proxy.ssh.open_requests import OnRequest, OpenRequests
 from proxy.ssh.pace import BULK
 
 HIGH_WATER: Final = 512 << 10
@@ -43,12 +46,14 @@ class AsyncsshPlane:
 
     def __init__(
         self,
-        conn: asyncssh.SSHClientConnection,
+        conn: Connection,
         budget: MemoryBudget,
         *,
         server: str,
         name: str,
         on_ended: Callable[[], None],
+        on_request: OnRequest | None = None,
+        max_requests: int = 0,
     ) -> None:
         self._conn = conn
         self._budget = budget
@@ -67,14 +72,18 @@ class AsyncsshPlane:
         self.round_trip = 0.0
         self.bulk = 0
         """Bytes in full packets so far, in both directions."""
+        self._requests = OpenRequests(
+            self, budget, on_request=on_request, most=max_requests, on_answered=on_ended
+        )
+        serving.on_open(conn, self._requests.asked)
         internals.on_congestion(conn, HIGH_WATER, self._congested, self._drained)
 
     def __repr__(self) -> str:
         return f"<AsyncsshPlane channels={len(self)} full={self._is_full}>"
 
     def __len__(self) -> int:
-        """Channels open or being opened."""
-        return len(self._channels) + len(self._opening)
+        """Channels open or being opened, by us or by the peer."""
+        return len(self._channels) + len(self._opening) + len(self._requests)
 
     def __contains__(self, channel: object) -> bool:
         return channel in self._channels or channel in self._opening
@@ -82,7 +91,7 @@ class AsyncsshPlane:
     # ------------------------------------------------------------------------------------------- channels
 
     def open(self, window: int, target: Endpoint, origin: Endpoint, on_answer: OnAnswer) -> AsyncsshChannel:
-        """Ask the gateway for a channel. Its receive window `window` is acquired from the budget already."""
+        """Ask the peer for a channel. Its receive window `window` is acquired from the budget already."""
         channel = AsyncsshChannel(self, self._budget, window)
         self._opening.add(channel)
         # In a task of its own, which the client does not cancel: asyncssh forgets a cancelled open, and then
@@ -111,13 +120,27 @@ class AsyncsshPlane:
             if not internals.is_gone(self._conn):
                 raise
             return asyncssh.OPEN_CONNECT_FAILED, LOST
+        self._add(channel)
+        if channel.is_aborted:
+            channel.abort()
+        return None
+
+    def _add(self, channel: AsyncsshChannel) -> None:
         self._channels[channel] = None
         if self._is_full:
             channel.link_full()
             self._waiting.append(channel)
-        if channel.is_aborted:
-            channel.abort()
-        return None
+
+    def accept(self, asked: messages.Open, window: int) -> AsyncsshChannel:
+        """See `proxy.ssh.open_requests.Answers`."""
+        channel = AsyncsshChannel(self, self._budget, window)
+        serving.accept(self._conn, asked, window, channel)
+        self._add(channel)
+        return channel
+
+    def refuse(self, asked: messages.Open, code: int, text: str) -> None:
+        """See `proxy.ssh.open_requests.Answers`."""
+        serving.refuse(self._conn, asked, code, text)
 
     def _open_ended(
         self, channel: AsyncsshChannel, on_answer: OnAnswer, asking: asyncio.Task[Refusal | None]
@@ -136,6 +159,7 @@ class AsyncsshPlane:
     def forget(self, channel: AsyncsshChannel) -> None:
         """A channel has ended."""
         self._channels.pop(channel, None)
+        self._requests.ended(channel)
         self._on_ended()
 
     def why_ended(self, exc: Exception | None) -> LinkError | None:
@@ -147,6 +171,7 @@ class AsyncsshPlane:
     def lost(self, error: LinkError) -> None:
         """The connection has ended; asyncssh tells its channels itself."""
         self.error = error
+        self._requests.lost()
 
     async def close(self) -> None:
         """Cancel opens that still wait for an answer."""

@@ -19,6 +19,7 @@ import asyncssh
 from asyncssh.encryption import ChachaEncryption, GCMEncryption
 
 from proxy.ssh.data_plane import Unsupported
+from proxy.ssh.internals import Connection
 from proxy.ssh.metered import limits_of
 from proxy.ssh.native.wire import messages
 from proxy.ssh.native.wire.errors import ProtocolError
@@ -63,7 +64,7 @@ _PARTS: Final = (
         "_send_disconnect",
         "_force_close",
     ),
-    *("_deferred_packets", "_channels"),
+    *("_deferred_packets", "_channels", "_auth_complete"),
 )
 
 _CARRIED: Final = (b"aes128-gcm@openssh.com", b"aes256-gcm@openssh.com", b"chacha20-poly1305@openssh.com")
@@ -127,7 +128,7 @@ class _Opened:
 class Handover:
     """The takeover of one connection."""
 
-    def __init__(self, conn: asyncssh.SSHClientConnection, successor: Successor) -> None:
+    def __init__(self, conn: Connection, successor: Successor) -> None:
         self._conn = cast("Any", conn)
         self._successor = successor
 
@@ -136,8 +137,15 @@ class Handover:
         conn = self._conn
         if missing := [name for name in _PARTS if not hasattr(conn, name)]:
             raise Unsupported(f"asyncssh {asyncssh.__version__} has no {', '.join(missing)}")
+        metered = limits_of(conn)
+        is_between = (metered is not None and metered.is_held) or conn._recv_handler in (
+            conn._recv_pkthdr,
+            conn._recv_packet,
+        )
+        # A client's login succeeds in a task. The one that counts its last packet may not have run yet.
+        is_login = conn.is_server() and conn._auth_complete and not is_between
         sending = _keys(conn._send_encryption, conn._send_seq)
-        receiving = _keys(conn._recv_encryption, conn._recv_seq)
+        receiving = _keys(conn._recv_encryption, (conn._recv_seq + is_login) & 0xFFFFFFFF)
         if conn._compressor or conn._decompressor:
             raise Unsupported("the connection is compressed")
         if (
@@ -152,12 +160,7 @@ class Handover:
             raise Unsupported(f"asyncssh {asyncssh.__version__} has no SSHTCPChannel._session")
         if conn._channels:
             raise Unsupported("asyncssh has channels on it")
-        metered = limits_of(conn)
-        is_between = (metered is not None and metered.is_held) or conn._recv_handler in (
-            conn._recv_pkthdr,
-            conn._recv_packet,
-        )
-        if conn._transport is None or not is_between:
+        if conn._transport is None or not (is_between or is_login):
             raise Unsupported("the connection is gone, or busy with a packet")
         if metered is not None:
             metered.stop()

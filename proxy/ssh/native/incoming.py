@@ -47,6 +47,9 @@ A turn has up to 32 reads, which contain 160 full packets.
 ASYNCSSH_COST: Final = 16
 """A message for asyncssh counts as so many channel messages: a global request takes 20 us with its answer."""
 
+OPEN_COST: Final = 16
+"""A channel that the peer asks for counts as so many messages, because a whole connection is made of it."""
+
 Handler = Callable[[int, memoryview], bool]
 
 
@@ -93,8 +96,8 @@ class Incoming(asyncio.BufferedProtocol):
         """Bytes received so far, opened or not."""
 
     def start(self, received: bytes) -> None:
-        """Open what arrived before the handover. Read from the next turn on, even if that is paused now."""
-        self._is_waiting = True
+        """Open what arrived before the handover, and read, from the next turn on."""
+        self._is_waiting, self._left = True, 0
         self._valve.close(Reason.TURN)
         self.data_received(received)
         self._on_read()
@@ -131,8 +134,8 @@ class Incoming(asyncio.BufferedProtocol):
             ):
                 packet, (first, last, self._start) = self._start, found
                 kind = self._view[first]
-                if messages.OPEN < kind <= messages.FAILURE:
-                    self._left -= 1
+                if messages.OPEN <= kind <= messages.FAILURE:
+                    self._left -= 1 if kind != messages.OPEN else OPEN_COST
                     self._has_views |= self._on_message(kind, self._view[first:last])
                 else:
                     self._to_asyncssh(kind, packet, opener.sequence - 1)

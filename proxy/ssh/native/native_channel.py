@@ -1,4 +1,4 @@
-"""A `direct-tcpip` channel of the native data plane (`link_data_plane{mode="native"}`): its life cycle, and
+"""A channel of the native data plane (`link_data_plane{mode="native"}`): its life cycle, and
 the direction from the cluster. The direction to the cluster is its `Sending`.
 
 The client's transport gets data as memoryviews of the buffer in which it was opened. The cluster gets credit
@@ -260,10 +260,19 @@ class NativeChannel:
             self._loop.call_soon(user.channel_lost, self._ended[0])  # the user's last call
             return
         self._user = user
-        self._is_paused = False
-        self._deliver()
-        if self._ended is None:
+        self.resume_reading()
+        if self._ended is None and self._user is not None:
             self._sending.attach(user)
+
+    def detach(self, unread: bytes = b"") -> None:
+        """See `proxy.relay.interfaces.Channel`. The cluster gets no credit for `unread` until it is read."""
+        self._user = None
+        self._is_paused = True
+        self._told_eof = False
+        self._sending.detach()
+        if self._ended is None or self._ended[0] is None:
+            self._undelivered[:0] = unread
+            self._untaken -= len(unread)
 
     def close(self) -> None:
         """Send CHANNEL_CLOSE after pending data; drop data that still arrives."""
@@ -297,14 +306,13 @@ class NativeChannel:
             self._end(None)
 
     def _end(self, error: ProxyError | None) -> None:
-        if self._ended is not None:
-            return
-        self._ended = (error,)
-        self._sending.end()
-        if not self._is_discarding:
-            self._budget.release(self._window.size)
-        self._owner.ended(self)
+        if self._ended is None:
+            self._ended = (error,)
+            self._sending.end()
+            if not self._is_discarding:
+                self._budget.release(self._window.size)
+            self._owner.ended(self)
         # Otherwise channel and relay would keep each other alive until the garbage collector runs.
         user, self._user = self._user, None
         if user is not None:
-            user.channel_lost(error)
+            user.channel_lost(self._ended[0])

@@ -15,6 +15,7 @@ from proxy.errors import LinkError
 from proxy.relay.budget import MemoryBudget
 from proxy.runtime.endpoint import Endpoint
 from proxy.ssh.data_plane import OnAnswer
+from proxy.ssh.internals import Connection
 from proxy.ssh.metered import POLL_S, carrier, is_behind
 from proxy.ssh.native.flow import HIGH_WATER, Flow
 from proxy.ssh.native.gathering import Gathering
@@ -26,6 +27,7 @@ from proxy.ssh.native.valve import Reason, Valve
 from proxy.ssh.native.wire import messages
 from proxy.ssh.native.wire.errors import ProtocolError
 from proxy.ssh.native.wire.keys import Keys
+from proxy.ssh.open_requests import OnRequest, OpenRequests
 from proxy.ssh.pace import BULK
 from proxy.ssh.turns import Turns
 
@@ -60,18 +62,21 @@ class NativePlane:
 
     def __init__(
         self,
-        conn: asyncssh.SSHClientConnection,
+        conn: Connection,
         budget: MemoryBudget,
         turns: Turns,
         *,
         on_error: Callable[[ProtocolError], None],
         on_lost: Callable[[Exception | None], None],
         on_ended: Callable[[], None],
+        on_request: OnRequest | None = None,
+        max_requests: int = 0,
     ) -> None:
         """Take the connection over. Raises Unsupported, and then the connection is as it was.
 
         `on_error` is called when the peer breaks the protocol, before the connection ends; `on_lost` when the
-        transport is gone; `on_ended` when a channel has ended.
+        transport is gone; `on_ended` when a channel has ended. `on_request` and `max_requests` are as in
+        `OpenRequests`. None of them is called before this has returned.
         """
         self._loop = asyncio.get_running_loop()
         self._budget = budget
@@ -98,6 +103,10 @@ class NativePlane:
         self._bulk_in = 0
         self._received_before = 0
         self._keeping: NativeChannel | None = None
+        self._kind = messages.FORWARDED if conn.is_server() else messages.DIRECT
+        self._requests = OpenRequests(
+            self, budget, on_request=on_request, most=max_requests, on_answered=on_ended
+        )
         self._flow = Flow(turns)
         self._outgoing = Outgoing(
             taken.transport,
@@ -125,8 +134,8 @@ class NativePlane:
         self._incoming.start(taken.received)
 
     def __len__(self) -> int:
-        """Channels open or being opened."""
-        return len(self._live)
+        """Channels open or being opened, by us or by the peer."""
+        return len(self._live) + len(self._requests)
 
     def __contains__(self, channel: object) -> bool:
         return channel in self._live
@@ -153,15 +162,26 @@ class NativePlane:
     # ------------------------------------------------------------------------------------------- channels
 
     def open(self, window: int, target: Endpoint, origin: Endpoint, on_answer: OnAnswer) -> NativeChannel:
-        """Ask the gateway for a channel. Its receive window `window` is acquired from the budget already."""
+        """Ask the peer for a channel. Its receive window `window` is acquired from the budget already."""
         channel = NativeChannel(self, self._outgoing, self._flow, self._budget, window, on_answer)
         if self.error is not None:
             channel.lost(self.error)
         else:
             self._outgoing.send(
-                messages.open_direct_tcpip(channel.number, window, LARGEST_DATA, target, origin)
+                messages.open_tcpip(self._kind, channel.number, window, LARGEST_DATA, target, origin)
             )
         return channel
+
+    def accept(self, asked: messages.Open, window: int) -> NativeChannel:
+        """See `proxy.ssh.open_requests.Answers`."""
+        channel = NativeChannel(self, self._outgoing, self._flow, self._budget, window, lambda _: None)
+        self._outgoing.send(messages.open_confirmation(asked.sender, channel.number, window, LARGEST_DATA))
+        channel.confirmed(messages.Confirmation(asked.sender, asked.window, asked.largest))
+        return channel
+
+    def refuse(self, asked: messages.Open, code: int, text: str) -> None:
+        """See `proxy.ssh.open_requests.Answers`."""
+        self._outgoing.send(messages.open_failure(asked.sender, code, text))
 
     def number(self, channel: NativeChannel) -> int:
         """A number for a new channel: the oldest closed one if enough are remembered, otherwise a new one."""
@@ -188,11 +208,13 @@ class NativePlane:
     def ended(self, channel: NativeChannel) -> None:
         """`channel` has ended: forget it."""
         del self._live[channel]
+        self._requests.ended(channel)
         self._on_ended()
 
     def lost(self, error: LinkError) -> None:
         """The connection has ended: end every channel with `error`."""
         self.error = error
+        self._requests.lost()
         self._uncharge()
         for channel in list(self._live):
             channel.lost(error)
@@ -215,6 +237,9 @@ class NativePlane:
             channel.keep(data)
             return has_views
         has_views = self._pass_on()
+        if kind == messages.OPEN:
+            self._requests.asked(message)
+            return has_views
         channel = self._channel(kind, messages.recipient(message))
         if channel is None:
             messages.check(kind, message)
@@ -348,7 +373,7 @@ class NativePlane:
     def _overflow(self) -> None:
         self._incoming.stop()
         self._fail(
-            ProtocolError(f"the gateway exchanges keys without end: {MOST_DEFERRED} messages wait for them")
+            ProtocolError(f"the peer exchanges keys without end: {MOST_DEFERRED} messages wait for them")
         )
 
     def _fail(self, error: ProtocolError) -> None:
@@ -356,7 +381,7 @@ class NativePlane:
         self._handover.fail(error)
 
 
-def _tcp_socket(conn: asyncssh.SSHClientConnection) -> socket.socket | None:
+def _tcp_socket(conn: Connection) -> socket.socket | None:
     """The TCP socket that carries the connection (with jump hosts: that to the first); None for a
     ProxyCommand.
 

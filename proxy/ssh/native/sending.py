@@ -230,6 +230,11 @@ class Sending:
         self._user = user
         self._update_user()
 
+    def detach(self) -> None:
+        """Tell nobody any more."""
+        self._user = None
+        self._is_full = False
+
     def grant(self, credit: int) -> None:
         """Grant the peer `credit` bytes."""
         self._out.send(messages.window_adjust(self._peer, credit))

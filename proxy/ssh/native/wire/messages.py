@@ -26,8 +26,15 @@ CLOSE: Final = 97
 REQUEST: Final = 98
 FAILURE: Final = 100
 
+PROHIBITED: Final = 1
 CONNECT_FAILED: Final = 2
-"""A reason code of OPEN_FAILURE (RFC 4254 5.1)."""
+UNKNOWN_TYPE: Final = 3
+SHORTAGE: Final = 4
+"""The reason codes of OPEN_FAILURE (RFC 4254 5.1)."""
+
+DIRECT: Final = b"direct-tcpip"
+FORWARDED: Final = b"forwarded-tcpip"
+"""Types of channels (RFC 4254 7.2): a client opens the first, a server the second."""
 
 BIGGEST_WINDOW: Final = (1 << 32) - 1
 
@@ -38,6 +45,7 @@ _recipient = Struct(">BI")
 _with_number = Struct(">BII")
 _confirmation = Struct(">BIIII")
 _failure = Struct(">BIII")
+_open = Struct(">III")
 _uint32 = Struct(">I")
 
 
@@ -66,17 +74,18 @@ def failure(recipient: int) -> bytes:
     return _recipient.pack(FAILURE, recipient)
 
 
-def open_direct_tcpip(
-    sender: int, window: int, largest: int, target: tuple[str, int], origin: tuple[str, int]
+def open_tcpip(
+    kind: bytes, sender: int, window: int, largest: int, target: tuple[str, int], origin: tuple[str, int]
 ) -> bytes:
-    """A message that asks the peer to connect to `target` for `origin` (RFC 4254 7.2).
+    """A message that asks the peer for a channel to `target` for `origin` (RFC 4254 7.2).
 
+    `kind` is DIRECT to an SSH server; FORWARDED to a client, whose `target` is what it has registered.
     `target` and `origin` are host and port each. A DATA message to us may carry up to `largest` bytes.
     """
     return b"".join(
         (
             bytes((OPEN,)),
-            _string(b"direct-tcpip"),
+            _string(kind),
             _uint32.pack(sender),
             _uint32.pack(window),
             _uint32.pack(largest),
@@ -85,6 +94,18 @@ def open_direct_tcpip(
             _string(origin[0].encode()),
             _uint32.pack(origin[1]),
         )
+    )
+
+
+def open_confirmation(recipient: int, sender: int, window: int, largest: int) -> bytes:
+    """A message that opens a channel for the peer: `recipient` is its number, `sender` is ours."""
+    return _confirmation.pack(OPEN_CONFIRMATION, recipient, sender, window, largest)
+
+
+def open_failure(recipient: int, code: int, text: str) -> bytes:
+    """A message that refuses to open a channel, for a reason `code` of RFC 4254 5.1."""
+    return b"".join(
+        (_with_number.pack(OPEN_FAILURE, recipient, code), _string(text.encode()), _string(b"en"))
     )
 
 
@@ -97,6 +118,58 @@ def recipient(message: memoryview) -> int:
     if len(message) < _recipient.size:
         raise ProtocolError(f"a channel message of {len(message)} bytes")
     return int(_recipient.unpack_from(message)[1])
+
+
+class Open(NamedTuple):
+    """What the peer asks for: a type of channel, and its side of it, as in `Confirmation`."""
+
+    kind: bytes
+    sender: int
+    window: int
+    largest: int
+    rest: bytes
+    """What the type adds (`parse_tcpip`)."""
+
+
+def parse_open(message: memoryview) -> Open:
+    """The contents of an OPEN."""
+    kind, at = _text(message, 1)
+    if len(message) - at < _open.size:
+        raise ProtocolError("an OPEN that is cut off")
+    sender, window, largest = _open.unpack_from(message, at)
+    if not largest:
+        raise ProtocolError("the peer opens a channel for packets of 0 bytes")
+    return Open(kind, sender, window, largest, bytes(message[at + _open.size :]))
+
+
+def parse_tcpip(rest: bytes) -> tuple[tuple[bytes, int], tuple[bytes, int]]:
+    """Where a channel of type DIRECT or FORWARDED leads, and who it is for: a host and a port each.
+
+    Nothing is checked but the layout: a host may be anything, and a port up to 2**32 - 1.
+    """
+    message = memoryview(rest)
+    ends = []
+    at = 0
+    for _ in range(2):
+        host, at = _text(message, at)
+        if len(message) - at < _uint32.size:
+            raise ProtocolError("an OPEN that is cut off")
+        ends.append((host, int(_uint32.unpack_from(message, at)[0])))
+        at += _uint32.size
+    if at != len(message):
+        raise ProtocolError("an OPEN that is longer than it says")
+    return ends[0], ends[1]
+
+
+def _text(message: memoryview, at: int) -> tuple[bytes, int]:
+    """The string at `at`, and where it ends."""
+    start = at + _uint32.size
+    if len(message) < start:
+        raise ProtocolError("an OPEN that is cut off")
+    (length,) = _uint32.unpack_from(message, at)
+    if length > len(message) - start:
+        raise ProtocolError("an OPEN that is cut off")
+    return bytes(message[start : start + length]), start + int(length)
 
 
 class Confirmation(NamedTuple):
@@ -162,8 +235,8 @@ def parse_request(message: memoryview) -> bool:
 
 
 def unexpected(kind: int) -> ProtocolError:
-    """The error for a message of a type that sshd may not send on a forwarded connection."""
-    return ProtocolError(f"the gateway sent a message of type {kind}, which a forwarded connection never has")
+    """The error for a message of a type that nobody may send on a forwarded connection."""
+    return ProtocolError(f"the peer sent a message of type {kind}, which a forwarded connection never has")
 
 
 def check(kind: int, message: memoryview) -> None:

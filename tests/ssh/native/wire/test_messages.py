@@ -43,7 +43,9 @@ def test_what_we_say_on_a_channel(channel: int, number: int) -> None:
 def test_the_request_for_a_channel(
     sender: int, window: int, host: str, port: int, origin: str, origin_port: int
 ) -> None:
-    packet = read(messages.open_direct_tcpip(sender, window, 32768, (host, port), (origin, origin_port)))
+    packet = read(
+        messages.open_tcpip(messages.DIRECT, sender, window, 32768, (host, port), (origin, origin_port))
+    )
     assert packet.get_string() == b"direct-tcpip"
     assert [packet.get_uint32() for _ in range(3)] == [sender, window, 32768]
     assert (packet.get_string(), packet.get_uint32()) == (host.encode(), port)

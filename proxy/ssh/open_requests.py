@@ -1,0 +1,161 @@
+"""What the peer of a link asks for: channels to a host and a port (RFC 4254 7.2). Both planes use this.
+
+Everything else that a peer may open is refused here: shells, X11, agents, unix sockets, and every channel of
+a server that we have dialled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from proxy.errors import MemoryExhausted
+from proxy.relay.budget import MemoryBudget
+from proxy.relay.interfaces import Channel, OpenRequest
+from proxy.runtime.endpoint import Endpoint
+from proxy.ssh.metered import SMALLEST_PACKET
+from proxy.ssh.native.wire import messages
+
+ONLY_FORWARDS: Final = "kubemux only forwards: use ssh -J, -W, -L or -D (with -N)"
+
+NOT_HERE: Final = "kubemux opens no channels for a server"
+
+LONGEST_HOST: Final = 255
+"""Bytes, as in SOCKS5. A message has room for 48 KiB, and many requests may wait at a time."""
+
+_KNOWN: Final = frozenset(
+    {
+        b"session",
+        b"x11",
+        b"auth-agent@openssh.com",
+        b"direct-streamlocal@openssh.com",
+        b"forwarded-streamlocal@openssh.com",
+        b"tun@openssh.com",
+        messages.FORWARDED,
+    }
+)
+"""Types of channels that exist, and that kubemux opens for nobody."""
+
+OnRequest = Callable[[OpenRequest], None]
+
+
+class Answers(Protocol):
+    """What the requests need of their plane."""
+
+    def accept(self, asked: messages.Open, window: int) -> Channel:
+        """Open the channel. The window is acquired from the budget already."""
+
+    def refuse(self, asked: messages.Open, code: int, text: str) -> None:
+        """Send an OPEN_FAILURE."""
+
+
+class Request:
+    """A `proxy.relay.interfaces.OpenRequest`."""
+
+    __slots__ = ("_asked", "_requests", "origin", "target")
+
+    def __init__(
+        self, requests: OpenRequests, asked: messages.Open, target: Endpoint, origin: Endpoint
+    ) -> None:
+        self._requests = requests
+        self._asked = asked
+        self.target = target
+        self.origin = origin
+
+    def __repr__(self) -> str:
+        return f"<Request {self.target} for {self.origin}>"
+
+    def accept(self) -> Channel:
+        return self._requests.accept(self, self._asked)
+
+    def refuse(self, code: int, text: str) -> None:
+        self._requests.refuse(self, self._asked, code, text)
+
+
+class OpenRequests:
+    """The requests of one link's peer, and the channels that they have become."""
+
+    def __init__(
+        self,
+        plane: Answers,
+        budget: MemoryBudget,
+        *,
+        on_request: OnRequest | None,
+        most: int,
+        on_answered: Callable[[], None],
+    ) -> None:
+        """Without `on_request` every request is refused.
+
+        `most` is how many may be without an answer or open channels. `on_answered` is called when one has got
+        its answer.
+        """
+        self._plane = plane
+        self._budget = budget
+        self._on_request = on_request
+        self._most = most
+        self._on_answered = on_answered
+        self._waiting: set[Request] = set()
+        self._channels: set[Channel] = set()
+
+    def __repr__(self) -> str:
+        return f"<OpenRequests waiting={len(self._waiting)} channels={len(self._channels)}>"
+
+    def __len__(self) -> int:
+        """How many have no answer."""
+        return len(self._waiting)
+
+    def asked(self, message: memoryview) -> None:
+        """The peer has sent an OPEN. Raises ProtocolError."""
+        asked = messages.parse_open(message)
+        if self._on_request is None:
+            self._plane.refuse(asked, messages.PROHIBITED, NOT_HERE)
+            return
+        if asked.kind != messages.DIRECT:
+            code = messages.PROHIBITED if asked.kind in _KNOWN else messages.UNKNOWN_TYPE
+            self._plane.refuse(asked, code, ONLY_FORWARDS)
+            return
+        (host, port), (origin, origin_port) = messages.parse_tcpip(asked.rest)
+        if len(host) > LONGEST_HOST:
+            text = f"kubemux: a name of {len(host)} bytes: {LONGEST_HOST} are the most"
+            self._plane.refuse(asked, messages.CONNECT_FAILED, text)
+        elif asked.largest < SMALLEST_PACKET:
+            text = f"kubemux: packets of {asked.largest} bytes: {SMALLEST_PACKET} are the least"
+            self._plane.refuse(asked, messages.SHORTAGE, text)
+        elif len(self._waiting) + len(self._channels) >= self._most:
+            text = f"kubemux: {self._most} channels of this connection are open already"
+            self._plane.refuse(asked, messages.SHORTAGE, text)
+        else:
+            target = Endpoint(host.decode(errors="replace"), port)
+            address = Endpoint(origin[:LONGEST_HOST].decode(errors="replace"), origin_port)
+            request = Request(self, asked._replace(rest=b""), target, address)
+            self._waiting.add(request)
+            self._on_request(request)
+
+    def accept(self, request: Request, asked: messages.Open) -> Channel:
+        """See `OpenRequest.accept`."""
+        if request not in self._waiting:
+            raise ConnectionResetError("the SSH connection of this client has ended")
+        window = self._budget.acquire_initial()
+        if not window:
+            raise MemoryExhausted(
+                f"limits.memory is all given out ({self._budget.used} of {self._budget.limit} bytes)"
+            )
+        self._waiting.discard(request)
+        channel = self._plane.accept(asked, window)
+        self._channels.add(channel)
+        return channel
+
+    def refuse(self, request: Request, asked: messages.Open, code: int, text: str) -> None:
+        """See `OpenRequest.refuse`."""
+        if request in self._waiting:
+            self._waiting.discard(request)
+            self._plane.refuse(asked, code, text)
+            self._on_answered()
+
+    def ended(self, channel: Channel) -> None:
+        """A channel of the link has ended, whoever has asked for it."""
+        self._channels.discard(channel)
+
+    def lost(self) -> None:
+        """The link has ended: nothing can be accepted any more."""
+        self._waiting.clear()

@@ -1,0 +1,97 @@
+"""What kubemux needs of asyncssh's connections of an SSH server: those of sites, and of people who jump.
+
+Like `proxy.ssh.internals`, which checks that asyncssh has these parts.
+"""
+
+# ruff: noqa: SLF001 - asyncssh's private parts are what this module is for
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, cast
+
+import asyncssh
+
+from proxy.ssh.internals import Connection
+from proxy.ssh.native.wire import messages
+from proxy.ssh.native.wire.errors import ProtocolError
+
+LARGEST: Final = 32 << 10
+"""Bytes of data in a packet that asyncssh may get."""
+
+
+def on_end(conn: asyncssh.SSHServerConnection, ended: Callable[[Exception | None], None]) -> None:
+    """Call `ended` when the connection has ended, after the owner of the connection has been told."""
+    owner = cast("Any", conn)._owner
+    tell = owner.connection_lost
+
+    def both(exc: Exception | None) -> None:
+        tell(exc)
+        ended(exc)
+
+    owner.connection_lost = both
+
+
+def on_prove(conn: asyncssh.SSHServerConnection) -> None:
+    """Prove each of our host keys to a client once (`hostkeys-prove-00@openssh.com`).
+
+    One request has room for 900 keys, and asyncssh signs for each: with RSA that blocked the loop for 6 s.
+    """
+    inner = cast("Any", conn)
+    prove = inner._process_hostkeys_prove_00_at_openssh_dot_com_global_request
+    left = len(inner._all_server_host_keys)
+
+    def proving(packet: Any) -> None:
+        nonlocal left
+        asked = 0
+        copy = asyncssh.packet.SSHPacket(packet.get_remaining_payload())
+        while copy:
+            copy.get_string()
+            asked += 1
+        left -= asked
+        if left < 0:
+            inner._report_global_response(False)
+        else:
+            prove(packet)
+
+    inner._process_hostkeys_prove_00_at_openssh_dot_com_global_request = proving
+
+
+def on_open(conn: Connection, asked: Callable[[memoryview], None]) -> None:
+    """Give `asked` each OPEN of the peer, in place of asyncssh. It raises ProtocolError."""
+
+    def opening(_conn: object, _kind: int, _sequence: int, packet: asyncssh.packet.SSHPacket) -> None:
+        try:
+            asked(memoryview(packet.get_full_payload()))
+        except ProtocolError as exc:
+            raise asyncssh.ProtocolError(str(exc)) from None
+
+    inner = cast("Any", conn)
+    inner._packet_handlers = {**inner._packet_handlers, messages.OPEN: opening}
+
+
+def accept(
+    conn: Connection, asked: messages.Open, window: int, session: asyncssh.SSHTCPSession[bytes]
+) -> None:
+    """Open a channel that the peer has asked for, with asyncssh's own channel.
+
+    asyncssh does so in a task of its own. Here the channel is open when this returns.
+    """
+    channel = cast("Any", conn).create_tcp_channel(None, "strict", window, LARGEST)
+    cast("Any", conn).send_channel_open_confirmation(asked.sender, channel._recv_chan, window, LARGEST)
+    state = {
+        "_send_chan": asked.sender,
+        "_send_window": asked.window,
+        "_send_pktsize": asked.largest,
+        "_send_state": "open",
+        "_recv_state": "open",
+        "_session": session,
+    }
+    for name, value in state.items():
+        setattr(channel, name, value)
+    session.connection_made(channel)
+
+
+def refuse(conn: Connection, asked: messages.Open, code: int, text: str) -> None:
+    """Send an OPEN_FAILURE."""
+    cast("Any", conn).send_channel_open_failure(asked.sender, code, text, "en")
