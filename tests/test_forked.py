@@ -52,6 +52,18 @@ def test_a_daemon_is_the_same_process(tmp_path: Path) -> None:
         forked.wait_for("the same state", lambda: state(forked.pid) == state(executed.pid))
 
 
+def test_its_reader_is_the_same_too(tmp_path: Path) -> None:
+    """A daemon that is forked forks what reads its configuration."""
+    said = []
+    for executes in (True, False):
+        daemon = Daemon(tmp_path, gateways={"edge": {"hots": "x"}}, clusters={}, executes=executes)
+        daemon.spawn()
+        assert daemon.wait_ended() == 78
+        said.append(daemon.set_log_aside())
+    assert "gateways.edge.hots: unknown key" in said[0]
+    assert said[0] == said[1]
+
+
 @BOTH
 def test_exit_codes_and_streams(popen: Start, tmp_path: Path) -> None:
     with popen(

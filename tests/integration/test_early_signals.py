@@ -20,7 +20,7 @@ from tests.support.ports import free_port
 def reading(tmp_path: Path) -> Iterator[Daemon]:
     """A daemon that is reading its configuration; on a slow machine it may be a little further."""
     clusters = {f"c{n}": cluster(free_port(), via="direct", api_servers=["127.0.0.1:1"]) for n in range(10)}
-    daemon = Daemon(tmp_path, gateways={}, clusters=clusters)
+    daemon = Daemon(tmp_path, gateways={}, clusters=clusters, executes=True)
     daemon.spawn()
     deadline = time.monotonic() + 20
     while not is_reading(daemon):

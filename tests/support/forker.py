@@ -9,18 +9,19 @@ who waits for it as for any other.
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import gc
 import json
 import os
 import platform
-import resource
 import runpy
 import signal
 import socket
 import sys
 from importlib import import_module
-from typing import Final, TypedDict
+from typing import Final
+
+from tests.support import forked_reader
+from tests.support.forks import become
 
 SYS_CLONE: Final = {"x86_64": 56, "aarch64": 220}.get(platform.machine(), 0)
 """The number of clone(2); 0 where we do not know it."""
@@ -28,19 +29,6 @@ MOST_BYTES: Final = 64 << 10
 """Of an order: the kernel takes no packet of more than some 200 KiB."""
 _MOST_DESCRIPTORS: Final = 64
 _CLONE_PARENT: Final = 0x8000
-
-
-class Order(TypedDict):
-    """What is said of a fork. Its descriptors come beside that."""
-
-    words: list[str]
-    environment: dict[str, str]
-    folder: str
-    files: tuple[int, int]
-    """The limits of its open files."""
-    descriptors: list[int]
-    """Their numbers in the fork."""
-    starts_session: bool
 
 
 def main() -> None:
@@ -59,7 +47,9 @@ def main() -> None:
         if not (pid := _clone()):
             orders.close()
             signal.signal(signal.SIGINT, interrupt)
-            _become(json.loads(data), descriptors)
+            become(json.loads(data), descriptors)
+            if sys.argv[1:2] == ["run"]:
+                forked_reader.install()
             return
         for descriptor in descriptors:
             os.close(descriptor)
@@ -71,8 +61,8 @@ def _import(commands: list[str]) -> None:
     cli = import_module("proxy.cli")
     for command in commands:
         cli.main.get_command(None, command)
-    if "check" in commands:
-        import_module("proxy.config.loader")
+    if "run" in commands:
+        forked_reader.prepare()
     gc.collect()
     gc.freeze()  # a collection in a fork would copy all of its pages
 
@@ -87,42 +77,6 @@ def _clone() -> int:
     else:
         python.PyOS_AfterFork_Child()
     return pid
-
-
-def _become(order: Order, descriptors: list[int]) -> None:
-    if order["starts_session"]:
-        os.setsid()
-    _arrange(dict(zip(order["descriptors"], descriptors, strict=True)))
-    os.chdir(order["folder"])
-    resource.setrlimit(resource.RLIMIT_NOFILE, order["files"])
-    os.environ.clear()
-    os.environ.update(order["environment"])
-    sys.argv[1:] = order["words"]
-    sys.path[0] = order["folder"]
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        old = getattr(sys, name)
-        stream = open(  # noqa: SIM115 - it stays open
-            number,
-            "w" if number else "r",
-            buffering=1 if name == "stderr" else -1,
-            encoding=old.encoding,
-            errors=old.errors,
-            newline="\n",
-            closefd=False,
-        )
-        setattr(sys, name, stream)
-        setattr(sys, f"__{name}__", stream)
-
-
-def _arrange(wanted: dict[int, int]) -> None:
-    """Give each descriptor its number, and close all others."""
-    above = max(*wanted, *wanted.values()) + 1
-    copies = {number: fcntl.fcntl(descriptor, fcntl.F_DUPFD, above) for number, descriptor in wanted.items()}
-    for number, copy in copies.items():
-        os.dup2(copy, number)
-    kept = sorted(wanted)
-    for number, following in zip(kept, [*kept[1:], 1 << 20], strict=True):
-        os.closerange(number + 1, following)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, AnyStr, Final
 
 from tests.support import forker
+from tests.support.forks import PIPES, Order
 
 ROOT: Final = Path(__file__).parents[2]
 PROGRAM: Final = [sys.executable, "-m", "proxy"]
@@ -53,11 +54,11 @@ class _Forker:
         self._socket.close()
         self._process.wait()
 
-    def can_fork(self, order: forker.Order) -> bool:
+    def can_fork(self, order: Order) -> bool:
         """Whether a fork is like what would be executed in that environment."""
         return bool(forker.SYS_CLONE) and _of_interpreter(order["environment"]) == self._environment
 
-    def fork(self, order: forker.Order, descriptors: Collection[int]) -> int:
+    def fork(self, order: Order, descriptors: Collection[int]) -> int:
         """Returns the process id of a new child."""
         with self._lock:
             socket.send_fds(self._socket, [json.dumps(order).encode()], list(descriptors))
@@ -92,7 +93,7 @@ class Forked(subprocess.Popen[AnyStr]):
         execute: Callable[..., None] = super()._execute_child  # type: ignore[misc]
         asked: dict[str, Any] = inspect.signature(execute).bind(*given).arguments
         program, words = list(asked["args"])[: len(PROGRAM)], list(asked["args"])[len(PROGRAM) :]
-        order: forker.Order = {
+        order: Order = {
             "words": [os.fsdecode(word) for word in words],
             "environment": dict(os.environ if asked["env"] is None else asked["env"]),
             "folder": os.fspath(asked["cwd"] or Path.cwd()),
@@ -108,10 +109,7 @@ class Forked(subprocess.Popen[AnyStr]):
         own: list[int] = [number if stream == -1 else stream for number, stream in enumerate(streams)]
         self.pid = process.fork(order, [*own, *asked["pass_fds"]])
         self._child_created: bool = True
-        self._close_pipe_fds(*(asked[name] for name in _PIPES))  # type: ignore[attr-defined]
-
-
-_PIPES: Final = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
+        self._close_pipe_fds(*(asked[name] for name in PIPES))  # type: ignore[attr-defined]
 
 
 def run(
