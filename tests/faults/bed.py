@@ -20,8 +20,9 @@ from proxy.relay.relay import LINGER_ZERO
 from proxy.runtime.endpoint import Endpoint
 from proxy.runtime.tasks import Tasks
 from tests.faults.api import Api
+from tests.faults.doors import Door, Egress, Entry, Port, Proxy
 from tests.faults.load import Load, eventually
-from tests.faults.row import Hits, Row
+from tests.faults.row import By, Hits, Row
 from tests.integration.conftest import cluster, gateway
 from tests.integration.running import told
 from tests.support import ssh_keys
@@ -61,6 +62,7 @@ class Bed:
         self.rogue: Rogue | None = None
         """The hostile gateway, in rows that have one."""
         self._known = folder / "known_hosts"
+        self._egress = folder / "egress.sock"
         self._path: FaultyRelay | None = None
         self._shim: Shim | None = None
         self._daemon: Daemon | None = None
@@ -144,6 +146,16 @@ class Bed:
         assert self.row.has_plain, f"row {self.row.name} wants has_plain"
         return Endpoint("127.0.0.1", self.ports["plain"])
 
+    def door(self, name: str) -> Door:
+        """Where the row's clients find a cluster, or its node."""
+        return Port(self.ports[name]) if self.row.by is By.PORT else self.entry(name)
+
+    def entry(self, name: str) -> Entry:
+        """The same, of rows whose clients ask by name."""
+        if self.row.by is By.EGRESS:
+            return Egress(self._egress, f"node-{name}")
+        return Proxy(self.ports["entry"], name)
+
     @property
     def hit(self) -> tuple[str, ...]:
         """The names of the clusters that the row's fault affects."""
@@ -166,12 +178,27 @@ class Bed:
             clusters["plain"] = cluster(self.ports["plain"], self.source.endpoint, ca=ca, probe=SELDOM)
         limits: Sections = {"drain_timeout": "1s", "hold_timeout": "15s", **self.row.limits}
         sections: dict[str, object] = {"limits": limits}
-        if self.row.is_by_name:
-            sections["entries"] = {"proxy": {"listen": f"127.0.0.1:{self.ports['entry']}"}}
+        match self.row.by:
+            case By.PROXY:
+                sections["entries"] = {"proxy": {"listen": f"127.0.0.1:{self.ports['entry']}"}}
+            case By.EGRESS:
+                sections["entries"] = {"egress": {"listen": f"unix:{self._egress}"}}
+                sections["routes"] = [self._to_node(name) for name in clusters]
         return {
             "gateways": {"edge": edge, "far": gateway(self.far)},
             "clusters": clusters,
             "sections": sections,
+        }
+
+    def _to_node(self, name: str) -> Sections:
+        """A route to what stands for a kubelet there: an API server answers by TLS, too."""
+        server = self.source if name == "plain" else self.apis[name]
+        return {
+            "name": name,
+            "match": [f"node-{name}:10250"],
+            "gateway": "far" if name == "far" else "edge",
+            "target": str(server.endpoint),
+            "entries": ["egress"],
         }
 
     @property
@@ -192,11 +219,10 @@ class Bed:
         loads = {
             name: Load(
                 name,
-                self.ports["entry" if self.row.is_by_name else name],
+                self.door(name),
                 self.certificates,
                 patience=self.row.patience if name in self.hit else PATIENCE_S,
                 light=name == "stage",
-                is_by_name=self.row.is_by_name,
             )
             for name in CLUSTERS
         }

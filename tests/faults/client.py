@@ -13,6 +13,7 @@ from itertools import count
 from typing import Final
 
 from tests.faults.api import BULK
+from tests.faults.doors import Answered, Door, Unread
 from tests.support.echo import pattern
 from tests.support.serving import closed
 
@@ -40,10 +41,6 @@ class Saw(StrEnum):
 
 class Wrong(Exception):
     """The client received bytes that the API server never sent."""
-
-
-class Answered(Exception):
-    """The entry answered CONNECT with this status line instead of a connection."""
 
 
 def classify(exc: Exception) -> Saw:
@@ -74,16 +71,12 @@ class Client:
     def __init__(
         self,
         name: str,
-        port: int,
+        door: Door,
         context: ssl.SSLContext,
         patience: float,
-        *,
-        asks_for: str | None = None,
     ) -> None:
-        """`port` is a cluster's; with `asks_for` it is that of an entry, which is asked for that cluster."""
         self.name = name
-        self.port = port
-        self._asks_for = asks_for
+        self._door = door
         self.seen: Counter[Saw] = Counter()
         self.served = 0
         self.connected = 0
@@ -113,7 +106,7 @@ class Client:
         while not self._is_leaving:
             try:
                 await self._connection()
-            except (OSError, EOFError, Wrong, Answered) as exc:
+            except (OSError, EOFError, Wrong, Answered, Unread) as exc:
                 self.seen[classify(exc)] += 1
                 self.first = None
             await asyncio.sleep(PACE_S)
@@ -121,11 +114,11 @@ class Client:
     async def _connection(self) -> None:
         try:
             async with asyncio.timeout(self._patience):
-                reader, writer = await (self._direct() if self._asks_for is None else self._by_name())
+                reader, writer = await self._door.connect(self._context)
         except ConnectionRefusedError:
             raise
         # In or before the TLS handshake: the daemon has accepted the connection.
-        except (OSError, EOFError, Answered):
+        except (OSError, EOFError, Answered, Unread):
             self.connected += 1
             raise
         self.connected += 1
@@ -133,22 +126,6 @@ class Client:
             await self._session(reader, writer)
         finally:
             await closed(writer)
-
-    async def _direct(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        return await asyncio.open_connection(
-            "127.0.0.1", self.port, ssl=self._context, server_hostname="kubernetes"
-        )
-
-    async def _by_name(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-        try:
-            writer.write(f"CONNECT {self._asks_for}:443 HTTP/1.1\r\n\r\n".encode())
-            _accept(await reader.readuntil(b"\r\n\r\n"))
-            await writer.start_tls(self._context, server_hostname="kubernetes")
-        except BaseException:
-            await closed(writer)
-            raise
-        return reader, writer
 
     async def _session(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while not self._is_leaving:
@@ -208,11 +185,6 @@ class Watch(Client):
             self._was_served()
             if self._is_leaving:
                 return
-
-
-def _accept(head: bytes) -> None:
-    if head != b"HTTP/1.1 200 Connection established\r\n\r\n":
-        raise Answered(head.partition(b"\r\n")[0].decode())
 
 
 async def _body(reader: asyncio.StreamReader) -> bytes:

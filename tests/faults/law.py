@@ -14,6 +14,7 @@ from typing import Final
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.faults.row import By
 from tests.support.daemon import Daemon
 from tests.support.sshd import Sshd
 
@@ -129,12 +130,16 @@ class Counts:
         )
 
 
-def agree_on_clients(counts: Counts, made: Mapping[str, int]) -> None:
-    """Check that every connection to a cluster has ended, and was counted once. Raises AssertionError."""
+def agree_on_clients(counts: Counts, by: By, made: Mapping[str, int]) -> None:
+    """Check that every connection to a cluster, or a node, has ended, and was counted once.
+
+    Raises AssertionError.
+    """
+    ended, active, label = by.counts
     for name, number in made.items():
-        ended = counts("connections_total", cluster=name)
-        assert ended == number, f"{name}: {ended} connections ended, its clients made {number}"
-        assert counts("connections_active", cluster=name) == 0
+        found = counts(ended, **{label: name})
+        assert found == number, f"{name}: {found} connections ended, its clients made {number}"
+    assert counts(active) == 0
 
 
 def agree_on_links(counts: Counts, daemon: Daemon, **sshds: Sshd) -> None:

@@ -11,6 +11,7 @@ from typing import Final, Self
 
 from proxy.runtime.tasks import Tasks
 from tests.faults.client import Client, Download, Saw, Upload, Watch
+from tests.faults.doors import Door
 from tests.support.tls import Certificates
 
 LEAVE_S: Final = 10.0
@@ -23,30 +24,19 @@ class Load:
     def __init__(
         self,
         name: str,
-        port: int,
+        door: Door,
         certificates: Certificates,
         *,
         patience: float,
         light: bool = False,
-        is_by_name: bool = False,
     ) -> None:
-        """`port` is the cluster's; with `is_by_name` it is that of an entry, which clients ask for the
-        cluster.
-        """
         self.name = name
-        self.port = port
         context = ssl.create_default_context(cafile=certificates.ca)
         kinds: Iterable[type[Client]] = (
             (Client, Watch) if light else (Client, Client, Client, Watch, Download, Upload)
         )
         self.clients = [
-            kind(
-                f"{kind.__name__.lower()} {n} of {name}",
-                port,
-                context,
-                patience,
-                asks_for=name if is_by_name else None,
-            )
+            kind(f"{kind.__name__.lower()} {n} of {name}", door, context, patience)
             for n, kind in enumerate(kinds)
         ]
         self._tasks = Tasks(name)

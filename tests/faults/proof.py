@@ -122,10 +122,10 @@ async def _fault(bed: Bed, loads: dict[str, Load]) -> float | None:
 def _agree(bed: Bed, loads: dict[str, Load], counts: Counts) -> None:
     """Compare the daemon's counters with the row, and with what the clients and the sshds counted."""
     row = bed.row
-    agree_on_clients(
-        counts, {**{name: load.connected for name, load in loads.items()}, "plain": bed.visitors}
-    )
-    ended = {name: counts.labels("connections_total", "result", cluster=name) for name in CLUSTERS}
+    made = {name: load.connected for name, load in loads.items()}
+    agree_on_clients(counts, row.by, {**made, "plain": bed.visitors})
+    metric, _, label = row.by.counts
+    ended = {name: counts.labels(metric, "result", **{label: name}) for name in CLUSTERS}
     for name, results in ended.items():
         expected = row.results if name in bed.hit else NOTHING
         met = set().union(*(ended[one] for one in bed.hit)) if row.is_partial else results

@@ -38,6 +38,24 @@ class Hits(StrEnum):
     """The daemon itself."""
 
 
+class By(StrEnum):
+    """How clients come."""
+
+    PORT = "port"
+    """To a port of their cluster's."""
+    PROXY = "proxy"
+    """To a proxy entry, where they ask for their cluster."""
+    EGRESS = "egress"
+    """As kube-apiserver comes to an entry of its own, where it asks for nodes."""
+
+    @property
+    def counts(self) -> tuple[str, str, str]:
+        """The metrics that count them, when they have ended and before, and the label with their name."""
+        if self is By.EGRESS:
+            return "route_connections_total", "entry_connections_active", "route"
+        return "connections_total", "connections_active", "cluster"
+
+
 async def nothing(_: Bed) -> None:
     """Do nothing."""
 
@@ -85,8 +103,8 @@ class Row:
     """Events that the daemon may log at level error."""
     is_through_relay: bool = False
     """Whether the daemon reaches the gateway through `Bed.path`, a relay that can act as a bad network."""
-    is_by_name: bool = False
-    """Whether clients ask the proxy entry for their clusters by name."""
+    by: By = By.PORT
+    """How clients come."""
     has_plain: bool = False
     """Whether there is `Bed.plain`, a cluster whose server is a `Source`."""
     restarts: bool = False

@@ -14,6 +14,7 @@ import pytest
 
 from tests.faults.api import Api
 from tests.faults.client import Saw, Wrong, classify
+from tests.faults.doors import Answered, Port, Unread
 from tests.faults.law import Holdings
 from tests.faults.load import Load
 from tests.faults.table import lines
@@ -47,6 +48,8 @@ def test_each_kind_of_leak_breaks_the_law(what: str) -> None:
         (ssl.SSLEOFError(), Saw.CUT),
         (ssl.SSLError("bad record mac"), Saw.WRONG),
         (Wrong(), Saw.WRONG),
+        (Answered(), Saw.ANSWER),
+        (Unread(), Saw.WRONG),
     ],
 )
 def test_what_a_client_sees_has_a_name(exc: Exception, saw: Saw) -> None:
@@ -66,7 +69,7 @@ class Liar(Api):
 async def test_every_client_notices_wrong_bytes(certificates: Certificates) -> None:
     async with (
         Liar(certificates) as server,
-        Load("liar", server.endpoint.port, certificates, patience=5) as load,
+        Load("liar", Port(server.endpoint.port), certificates, patience=5) as load,
     ):
         await load.wait_seen(frozenset({Saw.WRONG}))
         assert not load.is_unbroken
@@ -75,7 +78,7 @@ async def test_every_client_notices_wrong_bytes(certificates: Certificates) -> N
 async def test_a_load_is_unbroken_until_something_happens(certificates: Certificates) -> None:
     async with (
         Api(certificates) as server,
-        Load("api", server.endpoint.port, certificates, patience=0.5) as load,
+        Load("api", Port(server.endpoint.port), certificates, patience=0.5) as load,
     ):
         await load.wait_served(times=3)
         assert load.is_unbroken

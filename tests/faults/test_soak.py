@@ -259,9 +259,8 @@ async def test_soak(tmp_path: Path, certificates: Certificates) -> None:
         await returned(before, bed.daemon, bed.edge, bed.far)
         await bed.wait_let_go()
         counts = await asyncio.to_thread(Counts, bed.daemon)
-        agree_on_clients(
-            counts, {**{name: load.connected for name, load in loads.items()}, "plain": bed.visitors}
-        )
+        made = {name: load.connected for name, load in loads.items()}
+        agree_on_clients(counts, bed.row.by, {**made, "plain": bed.visitors})
         agree_on_links(counts, bed.daemon, edge=bed.edge, far=bed.far)
         odd = unexplained(bed.daemon.events())
         assert not odd, odd
