@@ -151,6 +151,8 @@ class RouteSnapshot:
     bytes_from_target: int
     discovery: DiscoverySnapshot | None = None
     """Only for a route to pods."""
+    drained: bool = False
+    """Whether it takes no connections since `kubemux drain`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,6 +101,9 @@ def findings(snapshot: DaemonSnapshot, lost: frozenset[str]) -> Iterator[Finding
         if (entry.reason or not entry.listening) and not snapshot.draining:
             yield _entry(entry)
     for route in snapshot.routes:
+        if route.drained:
+            message, hint = "it takes no connections", Reason.DRAINED.remedy
+            yield Finding("route", route.name, Severity.DOWN, Reason.DRAINED, message, hint)
         pods = route.discovery
         # Without a link, the finding of the gateway says why.
         if pods is not None and pods.state is DiscoveryState.BROKEN and pods.reason != LinkDown.reason:

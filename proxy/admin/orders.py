@@ -39,8 +39,8 @@ class Control(Protocol):
         Raises UnknownName.
         """
 
-    async def drain(self, cluster: str) -> int:
-        """Stop accepting connections for `cluster`, and wait until the open ones have ended.
+    async def drain(self, name: str) -> int:
+        """Stop accepting connections for a cluster or route, and wait until the open ones have ended.
 
         After `limits.drain_timeout` the others are reset; returns how many. Raises UnknownName.
         """

@@ -24,7 +24,7 @@ The document, stable for scripts (a field may be added; one that goes or changes
      "routes":   [{"name": "nodes", "match": ["*.eu.internal:22"], "gateway": "eu-edge", "connections": 2,
                    "connections_total": 30, "bytes_to_target": 1, "bytes_from_target": 2,
                    "discovery": {"cluster": "prod-eu", "state": "watching", "pods": 7, "reason": "",
-                   "message": "", "hint": ""}}]}
+                   "message": "", "hint": ""}, "drained": false}]}
 
 A cluster without `listen`, which is reached by its name alone, has "" there, and is `listening` until it is
 drained. A route without `discover` has null for `discovery`.

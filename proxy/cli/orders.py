@@ -1,4 +1,4 @@
-"""`kubemux reload`, `reconnect GATEWAY` and `drain CLUSTER`, which the running daemon carries out.
+"""`kubemux reload`, `reconnect GATEWAY` and `drain NAME`, which the running daemon carries out.
 
 They reach the daemon through its unix socket.
 """
@@ -60,12 +60,11 @@ def reconnect(gateway: str, config: Path) -> None:
 
 
 @click.command()
-@click.argument("cluster", required=False)
+@click.argument("name", metavar="[CLUSTER|ROUTE]", required=False)
 @click.option(
     "--caller",
     help="End the connections of this caller alone, at once: uid:NAME or uid:NUMBER, cert:NAME, "
-    "proxy-user:NAME, or an address, with or without its port. CLUSTER may be a route then; without it, "
-    "those to everything.",
+    "proxy-user:NAME, or an address, with or without its port. Without CLUSTER or ROUTE, all of them.",
 )
 @click.option(
     "--timeout",
@@ -75,18 +74,18 @@ def reconnect(gateway: str, config: Path) -> None:
     help="How long to wait: 30s, 5m, or a number of seconds.",
 )
 @config_option
-def drain(cluster: str | None, caller: str | None, timeout: float, config: Path) -> None:
-    """Stop taking connections for CLUSTER and wait until those it has have ended (or limits.drain_timeout
-    ends them).
+def drain(name: str | None, caller: str | None, timeout: float, config: Path) -> None:
+    """Stop taking connections for CLUSTER or ROUTE, and wait until those it has have ended (or
+    limits.drain_timeout ends them).
 
     With --caller, end the connections of one caller, and go on taking connections.
     """
     if caller is not None:
-        _end(cluster, as_logged(caller), config)
-    elif cluster is None:
+        _end(name, as_logged(caller), config)
+    elif name is None:
         raise click.UsageError("which cluster? kubemux drain CLUSTER, or kubemux drain --caller CALLER")
     else:
-        _drain(cluster, timeout, config)
+        _drain(name, timeout, config)
 
 
 def as_logged(caller: str) -> str:
@@ -122,29 +121,28 @@ def _end(of: str | None, caller: str, config: Path) -> None:
             say(f"{where}{caller} has no connections: 0 ended")
 
 
-def _drain(cluster: str, timeout: float, config: Path) -> None:
+def _drain(name: str, timeout: float, config: Path) -> None:
     try:
-        answer = _command(config, "drain", {"cluster": cluster}, timeout)
+        answer = _command(config, "drain", {"cluster": name}, timeout, sections=("clusters", "routes"))
     except client.Unfinished as error:
         raise AdminError(
-            f"cluster {cluster}: still draining after "
-            f"{format_duration(timeout)}{_left(error.document, cluster)}; "
+            f"{name}: still draining after {format_duration(timeout)}{_left(error.document, name)}; "
             "it goes on, for limits.drain_timeout at most",
             hint="kubemux status shows how many connections it still has",
         ) from error
     match answer:
         case {"cut": int(cut)} if cut:
-            say(f"cluster {cluster}: drained, {_connections(cut)} cut")
+            say(f"{name}: drained, {_connections(cut)} cut")
         case _:
-            say(f"cluster {cluster}: drained")
+            say(f"{name}: drained")
 
 
-def _left(document: object, cluster: str) -> str:
+def _left(document: object, wanted: str) -> str:
     match document:
-        case {"clusters": list() as clusters}:
-            for one in clusters:
+        case {"clusters": list() as clusters, "routes": list() as routes}:
+            for one in (*clusters, *routes):
                 match one:
-                    case {"name": name, "connections": int(count)} if name == cluster:
+                    case {"name": name, "connections": int(count)} if name == wanted:
                         return f", {_connections(count)} left"
     return ""
 

@@ -89,15 +89,18 @@ class Controller:
         report = await examine(config, cluster, lent=lent, daemon=os.getpid())
         return report.to_document()
 
-    async def drain(self, cluster: str) -> int:
-        """Close a cluster's listener and let its connections end. The next reload opens the listener again.
+    async def drain(self, name: str) -> int:
+        """Take no more connections for a cluster or route, close its listener, and let its connections end.
+        The next reload opens it again.
 
         Returns how many connections were cut. Raises UnknownName.
         """
-        config, clusters = self._graph.config, self._graph.clusters
-        if cluster not in clusters:
-            raise no_cluster(config, cluster, "drain")
-        return await clusters[cluster].drain(config.limits.drain_timeout)
+        config, graph = self._graph.config, self._graph
+        found = [one.get(name) for one in (graph.clusters, graph.routes)]
+        drained = [one.drain(config.limits.drain_timeout) for one in found if one is not None]
+        if not drained:
+            raise no_cluster(config, name, "drain")
+        return sum(await asyncio.gather(*drained))
 
     async def end(self, caller: str, of: str | None) -> int:
         """End the connections of `caller`, as the log calls it: those of the cluster or route `of`, or all.

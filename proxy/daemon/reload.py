@@ -69,7 +69,7 @@ async def reload(daemon: Daemon) -> ReloadResult:
 async def _apply(graph: Graph, loaded: Loaded) -> ReloadResult:
     config = loaded.config
     plan = diff.plan(graph.config, config, diff.changed(graph.fingerprint, loaded.fingerprint))
-    plan = replace(plan, clusters=_reopened(plan.clusters, graph))
+    plan = replace(plan, clusters=_reopened(plan.clusters, graph), routes=_open_again(plan.routes, graph))
     if plan.log:
         logging.configure(config.log.format, config.log.level)
     await graph.reconfigure(config, plan, loaded.fingerprint)
@@ -107,6 +107,13 @@ def _reopened(clusters: diff.Change, graph: Graph) -> diff.Change:
         renewed=tuple(name for name in clusters.renewed if name not in reopened),
         kept=tuple(name for name in clusters.kept if name not in reopened),
     )
+
+
+def _open_again(routes: diff.Change, graph: Graph) -> diff.Change:
+    """`routes` with the drained ones as renewed: every reload opens those that stay."""
+    drained = tuple(name for name in routes.kept if graph.routes[name].is_drained)
+    kept = tuple(name for name in routes.kept if name not in drained)
+    return replace(routes, renewed=(*routes.renewed, *drained), kept=kept)
 
 
 def _named(plan: diff.Plan, names: Callable[[diff.Change], tuple[str, ...]]) -> tuple[str, ...]:

@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from functools import partial
 
+import structlog
+
 from proxy.config.model import RouteConfig
 from proxy.daemon.connections import Connections, Shared
 from proxy.daemon.discovery.discovery import Discovery
 from proxy.entries.arrival import Arrival
+from proxy.errors.reasons import Reason
 from proxy.relay.failover import Failover
 from proxy.relay.interfaces import Channel, Way
 from proxy.routing.names import ToTarget
 from proxy.runtime.endpoint import Endpoint
 from proxy.snapshots import RouteSnapshot
+
+log = structlog.get_logger("kubemux.daemon")
 
 WayTo = Callable[[str], Way]
 """The way to a host that was asked for."""
@@ -28,6 +33,7 @@ class Routed:
         self.config = config
         self.discovery = discovery
         """The pods that it leads to, if it has `discover`."""
+        self.is_drained = False
         self.connections = Connections("route", config.name, shared.metrics.route(config.name), shared)
         self._way_to = way_to
         self._shared = shared
@@ -36,14 +42,29 @@ class Routed:
         return f"<Routed {self.config.name} {self.connections}>"
 
     def reconfigure(self, config: RouteConfig, way_to: WayTo) -> None:
-        """Use these settings for new clients. Open connections are not touched."""
+        """Use these settings for new clients, also if it was drained. Open connections are not touched."""
+        self.is_drained = False
         self.config = config
         self._way_to = way_to
 
     def accept(self, arrival: Arrival, decision: ToTarget) -> None:
         """Serve a client, or refuse it."""
+        if self.is_drained:
+            self.connections.refuse(arrival, Reason.DRAINED, f"route {self.config.name} is drained")
+            return
         open_channel = partial(self._open, self._way_to, decision)
         self.connections.accept(arrival, open_channel, limit=None, allow=self.config.allow)
+
+    async def drain(self, timeout: float) -> int:  # noqa: ASYNC109 - a budget, not a failure
+        """Take no more clients, and wait up to `timeout` seconds for open connections to end.
+
+        Returns how many connections it cut.
+        """
+        self.is_drained = True
+        log.info("draining", route=self.config.name, connections=self.connections.active)
+        cut = await self.connections.drain(timeout)
+        log.info("drained", route=self.config.name, cut=cut)
+        return cut
 
     async def retire(self, timeout: float) -> None:  # noqa: ASYNC109 - a budget, not a failure
         """Watch no pods, and wait up to `timeout` seconds for open connections to end."""
@@ -67,6 +88,7 @@ class Routed:
             bytes_to_target=traffic.to_cluster,
             bytes_from_target=traffic.from_cluster,
             discovery=self.discovery.snapshot() if self.discovery else None,
+            drained=self.is_drained,
         )
 
     def _open(

@@ -90,7 +90,7 @@ class ServedCluster:
     def accept(self, arrival: Arrival) -> None:
         """Serve a client, or refuse it."""
         if self.is_drained:
-            arrival.refuse(Reason.DRAINED, f"cluster {self.name} is drained")
+            self.cluster.connections.refuse(arrival, Reason.DRAINED, f"cluster {self.name} is drained")
         else:
             self.cluster.accept(arrival)
 

@@ -352,8 +352,8 @@ class Reason(Word):
     )
     DRAINED = (
         "drained",
-        (_D,),
-        "the cluster accepts no connections since `kubemux drain`",
+        (_C, _D),
+        "the cluster or route takes no connections since `kubemux drain`",
         "kubemux reload opens it again",
     )
     CONFIG = (

@@ -180,8 +180,8 @@ class Daemon:
         self._note(f"probe {cluster}")
         return {"cluster": cluster, "alive": True}
 
-    async def drain(self, cluster: str) -> int:
-        self._note(f"drain {cluster}")
+    async def drain(self, name: str) -> int:
+        self._note(f"drain {name}")
         await self._hold()
         return self.cut
 

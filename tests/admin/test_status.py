@@ -103,6 +103,7 @@ def test_the_document_is_what_scripts_rely_on() -> None:
                 "bytes_to_target": 4096,
                 "bytes_from_target": 7_301_444_403,
                 "discovery": None,
+                "drained": False,
             }
         ],
     }

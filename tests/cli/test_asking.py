@@ -140,7 +140,7 @@ async def test_reconnect_and_drain(daemon: Daemon, config: Path) -> None:
     assert (await kubemux("reconnect", "eu-edge", "--config", config)).stdout.startswith(
         "gateway eu-edge: dialling again"
     )
-    assert (await kubemux("drain", "a b&c", "--config", config)).stdout == "cluster a b&c: drained\n"
+    assert (await kubemux("drain", "a b&c", "--config", config)).stdout == "a b&c: drained\n"
     assert daemon.orders == ["reconnect eu-edge", "drain a b&c"]
 
 
@@ -149,7 +149,7 @@ async def test_reconnect_and_drain(daemon: Daemon, config: Path) -> None:
 )
 async def test_drain_tells_what_it_has_cut(daemon: Daemon, config: Path, cut: int, said: str) -> None:
     daemon.cut = cut
-    assert (await kubemux("drain", "a", "--config", config)).stdout == f"cluster a: {said}\n"
+    assert (await kubemux("drain", "a", "--config", config)).stdout == f"a: {said}\n"
 
 
 @pytest.mark.parametrize("patience", ["30s", "5m", "1h30m", "500ms", "7", "0.5"])
@@ -178,7 +178,7 @@ async def test_an_order_that_takes_longer_goes_on(
         daemon.held.set()
     assert (drained.exit_code, gone.exit_code, reloaded.exit_code) == (1, 1, 1)
     assert drained.stderr.splitlines() == [
-        "kubemux: cluster prod-eu: still draining after 500ms, 12 connections left; it goes on, for "
+        "kubemux: prod-eu: still draining after 500ms, 12 connections left; it goes on, for "
         "limits.drain_timeout at most",
         "  hint: kubemux status shows how many connections it still has",
     ]

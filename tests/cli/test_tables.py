@@ -167,6 +167,10 @@ def test_entries_and_routes_have_tables_of_their_own() -> None:
     assert row(lines, "proxy") == ["proxy", "●", "up", "127.0.0.1:3128", "3", "45"]
     assert row(lines, "nodes") == ["nodes", "eu-edge", "2", "30", "4.0K", "6.8G", "*.eu:22", "+2"]
     assert lines[-1].split()[-1] == "*.eu.internal:22", "nothing is wrong"
+    assert shown(replace(well, routes=(replace(NODES, drained=True),)))[-2:] == [
+        "route nodes: drained: it takes no connections",
+        "  hint: kubemux reload opens it again",
+    ]
 
 
 def test_a_route_to_pods_says_how_many_are_known_and_whether_they_are_watched() -> None:

@@ -254,8 +254,35 @@ async def test_connections_of_one_caller_are_ended(bed: Bed) -> None:
     await bed.come("a.mine:1")
     with pytest.raises(UnknownName, match="no cluster or route is called 'mime'"):
         await controller.end(ME, "mime")
-    with pytest.raises(UnknownName, match="'mine' is a route, and drain takes a cluster"):
-        await controller.drain("mine")
+
+
+async def test_who_asks_for_what_is_drained_is_told_and_counted(bed: Bed) -> None:
+    """Until the next reload. Who asks for something else does not notice."""
+    bed.config["limits"]["drain_timeout"] = "10m"
+    await bed.reload()
+    others = [await bed.come(name) for name in ("", "prod:443", "a.far:1")]
+    mine = await bed.come("a.mine:1")
+    for name, kind, asked in (("apart", "cluster", "apart"), ("mine", "route", "a.mine")):
+        draining = asyncio.get_running_loop().create_task(bed.controller.drain(name))
+        with capture_logs() as logs:
+            said = f"HTTP/1.1 503 kubemux: {asked}: drained ({kind} {name} is drained)"
+            assert await bed.refusal(f"{asked}:443") == said
+        [refused] = [log for log in logs if log["event"] == "connection refused"]
+        assert (refused[kind], refused["reason"], refused["entry"]) == (name, "drained", "proxy")
+        if name == "mine":
+            await mine.tick()
+            mine.writer.close()
+        async with asyncio.timeout(30):
+            assert await draining == 0
+    for client in others:
+        await client.tick()
+    [entry] = bed.daemon.snapshot().entries
+    assert (entry.connections, entry.connections_total) == (2, 5), "those that were refused are gone"
+    assert [route.drained for route in bed.daemon.snapshot().routes] == [True, False]
+    bed.config["limits"]["drain_timeout"] = "0s"
+    assert (await bed.reload()).changed == ("cluster apart", "route mine")
+    for name in ("apart:443", "a.mine:1"):
+        await bed.come(name)
 
 
 async def test_who_outlives_a_reload_is_ended_with_the_others(bed: Bed) -> None:

@@ -160,7 +160,7 @@ def test_drain_ends_one_cluster_and_a_reload_opens_it_again(
                 "the client is relayed",
                 lambda: daemon.metric("kubemux_connections_active", cluster="one") == 1,
             )
-            assert kubemux("drain", "one", *config) == "cluster one: drained, 1 connection cut\n"
+            assert kubemux("drain", "one", *config) == "one: drained, 1 connection cut\n"
             assert client.recv(1) == b"", "the API server got the half-close, and ended the watch"
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", port))
