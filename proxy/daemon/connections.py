@@ -166,7 +166,6 @@ class Connections:
                 if relay is not None:
                     self._relays.pop(relay, None)
                 self._ended(arrival, target, started, reason, message=message)
-            self._check_idle()
 
     def _relay_ended(self, relay: Relay, arrival: Arrival, target: Endpoint | None, started: float) -> None:
         self._relays.pop(relay, None)
@@ -214,15 +213,12 @@ class Connections:
             reason=reason,
             **fields,
         )
-        self._check_idle()
+        if not self.active:
+            self._idle.set()
 
     def _fields(self, arrival: Arrival) -> dict[str, str]:
         """Who came in where, and asked for what."""
         return {self._kind: self.name, **arrival.fields()}
-
-    def _check_idle(self) -> None:
-        if not self.active:
-            self._idle.set()
 
     # -------------------------------------------------------------------------------------- for the heartbeat
 

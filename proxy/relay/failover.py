@@ -95,14 +95,15 @@ class Failover:
         self, way: Way, origin: Endpoint, hold_until: float, answer_by: float, *, is_needed: bool
     ) -> tuple[Channel, Endpoint]:
         failures: dict[Endpoint, ChannelError] = {}
-        order = self.order
+        order = tuple(self._order)
         for tried, server in enumerate(order):
+            left = len(order) - tried
             try:
                 channel = await way.open_channel(
                     server,
                     origin=origin,
                     hold_until=hold_until,
-                    answer_by=_share(answer_by, len(order) - tried),
+                    answer_by=answer_by if left == 1 else _share(answer_by, left),
                     is_needed=is_needed,
                 )
             except MemoryExhausted:
@@ -122,7 +123,5 @@ class Failover:
 
 def _share(answer_by: float, servers: int) -> float:
     """Until when the first of so many servers has time, if each gets an equal share of it."""
-    if servers == 1:
-        return answer_by
     now = asyncio.get_running_loop().time()
     return now + (answer_by - now) / servers

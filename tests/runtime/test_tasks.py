@@ -71,3 +71,24 @@ async def test_a_pause_between_two_runs_ends_with_the_owner() -> None:
     await asyncio.sleep(0)
     await owner.close()
     assert len(owner) == 0
+
+
+async def test_the_end_of_a_task_is_told_even_if_it_never_began() -> None:
+    owner = Tasks("test")
+    began: list[str] = []
+    ended: list[asyncio.Task[None]] = []
+
+    async def work(name: str) -> None:
+        began.append(name)
+
+    async with asyncio.timeout(5):
+        done = owner.spawn(work("done"), name="done", on_end=ended.append)
+        await owner.wait()
+        never = owner.spawn(work("never"), name="never", on_end=ended.append)
+        await owner.close()
+        while len(ended) < 2:
+            await asyncio.sleep(0)
+    assert began == ["done"]
+    assert ended == [done, never]
+    assert never.cancelled()
+    assert len(owner) == 0
