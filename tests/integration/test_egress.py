@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import base64
 import grp
+import json
 import os
+import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +20,7 @@ from tests.integration.streaming import BY_POD, follow_logs, stream
 from tests.support import nodes, pages
 from tests.support.apiserver import ApiServer, asset
 from tests.support.daemon import Daemon
-from tests.support.kubectl import Kubectl
+from tests.support.kubectl import SECONDS, Kubectl
 from tests.support.kubelet.serving import GROUP
 from tests.support.nodes import NODE, Node
 from tests.support.parts import NEWER_KUBECTL
@@ -31,7 +34,7 @@ PAGE: Final = "docs/egress.md"
 ONE_GATEWAY, OWN_SSHD = "One gateway for the cluster's network", "Each node's own sshd"
 SELECTOR, SELECTOR_FOR_TLS = "The API server's configuration", "The API server's file for TLS"
 ENTRY_FOR_TLS: Final = "The entry for TLS"
-SOCKET: Final = "/run/kubemux-entries/egress.sock"
+SOCKET: Final = "/run/kubemux-entries/kube.sock"
 BOTH_WAYS: Final = pytest.mark.parametrize(
     "daemon", [ONE_GATEWAY, OWN_SSHD], ids=["one gateway", "own sshd"], indirect=True
 )
@@ -298,3 +301,36 @@ def test_a_lost_link_ends_clients_and_its_reason_reaches_the_next(
     daemon.wait_for(
         "the next command works", lambda: cluster.kubectl.attempt(*hello) == "hello\n", seconds=60
     )
+
+
+def test_kubectl_shows_what_each_refusal_says(cluster: Cluster, daemon: Daemon, node: Node) -> None:
+    """kube-apiserver itself confirms what the fault matrix has of its stand-in."""
+    hello = ("exec", "web", "--", "echo", "hello")
+    assert cluster.kubectl.said(*hello) == "hello\n"
+    nobody_listens = cluster.kubectl.attempt("get", "--raw", BY_POD.replace("8080", "8081"))
+    assert f"502 kubemux: {nodes.POD_IP}: channel_refused (" in nobody_listens
+
+    def is_told(said: str) -> bool:
+        return said in cluster.kubectl.attempt(*hello)
+
+    good = daemon.config.read_text()
+    content = json.loads(good)
+    for route in content["routes"]:
+        route["allow"] = ["uid:4294967294"]
+    denied = f"403 kubemux: {NODE}: denied (uid {os.getuid()} is not in allow)"
+    for text, said in ((json.dumps(content), denied), (good, "hello\n")):
+        daemon.config.write_text(text)
+        daemon.signal(signal.SIGHUP)
+        daemon.wait_for(said, partial(is_told, said))
+
+    # The link is lost before the answer.
+    def active() -> float:
+        return daemon.metric("kubemux_entry_connections_active", entry="egress")
+
+    before = active()
+    node.pause()
+    with cluster.kubectl.started(*hello) as waits:
+        daemon.wait_for("it waits", lambda: active() > before)
+        node.stop()
+        _, said = waits.communicate(timeout=SECONDS)
+    assert f"503 kubemux: {NODE}: link_down (" in said

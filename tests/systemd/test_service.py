@@ -13,7 +13,9 @@ from typing import cast
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families as parse_metrics
+from ruamel.yaml import YAML
 
+from tests.support import pages
 from tests.support.ssh_keys import new_key, public
 from tests.systemd.bastion import API_SERVER, HOST, Bastion
 from tests.systemd.machine import CHECKOUT, Machine
@@ -437,21 +439,29 @@ def test_nobody_is_refused_while_it_restarts(machine: Machine) -> None:
 
 
 def test_a_group_has_a_socket_that_outlives_restarts(machine: Machine) -> None:
-    """And so has everybody, without a socket unit. The service itself can give no file to a group."""
+    """As egress.md has it for kube-apiserver. And so has everybody, without a socket unit.
+
+    The service itself can give no file to a group.
+    """
+    page = "docs/egress.md"
+    sections = YAML(typ="safe").load(pages.block(page, "One gateway for the cluster's network", "yaml"))
+    commands = pages.shell(page, "The socket")
+    same = pages.shell("docs/install.md", "Unix sockets (optional)")
+    assert commands.split() == same.replace("sre", "kube").split()
     etc = machine.root / "etc"
-    for name, text in (("passwd", "alice:*:1002:1002::/:/bin/sh\n"), ("group", "sre:x:27:alice\n")):
+    for name, text in (("passwd", "alice:*:1002:1002::/:/bin/sh\n"), ("group", "kube:x:27:alice\n")):
         with (etc / name).open("a") as file:
             file.write(text)
-    group, everybody, own = (f"/run/kubemux-entries/{name}.sock" for name in ("sre", "everybody", "own"))
+    group, everybody, own = (f"/run/kubemux-entries/{name}.sock" for name in ("kube", "everybody", "own"))
     entries = {
-        "group": {"listen": f"unix:{group}"},
+        **sections["entries"],
         "everybody": {"listen": f"unix:{everybody}", "mode": "0666"},
-        "own": {"listen": f"unix:{own}", "mode": "0660", "group": "sre"},
+        "own": {"listen": f"unix:{own}", "mode": "0660", "group": "kube"},
     }
     configure(machine, limits={"drain_timeout": "1s"}, entries=entries)
-    machine.systemctl("start", "kubemux-entry@sre.socket", "kubemux.service")
+    machine.run("sh", "-euc", f"cd {CHECKOUT}\n{commands}")
     look = ("stat", "-c", "%a %G", group, everybody)
-    assert machine.run(*look).stdout.splitlines()[0] == "660 sre"
+    assert machine.run(*look).stdout.splitlines()[0] == "660 kube"
     assert machine.run(*look).stdout.splitlines()[1].startswith("666 ")
     assert machine.run("test", "-e", own, check=False).returncode == 1
     assert f"cannot listen on unix:{own}: kubemux may not give it to group 27" in machine.log.read_text()
@@ -471,9 +481,9 @@ def test_a_group_has_a_socket_that_outlives_restarts(machine: Machine) -> None:
     served, failed = json.loads(clients.communicate("", timeout=60)[0])
     assert served > 1
     assert failed == {}
-    assert machine.run(*look).stdout.splitlines()[0] == "660 sre"
+    assert machine.run(*look).stdout.splitlines()[0] == "660 kube"
 
-    machine.systemctl("stop", "kubemux-entry@sre.socket", "kubemux.service")
+    machine.systemctl("stop", "kubemux-entry@kube.socket", "kubemux.service")
     assert machine.run("test", "-e", group, check=False).returncode == 1
 
 
