@@ -4,6 +4,7 @@ and a real sshd to a real kube-apiserver.
 
 from __future__ import annotations
 
+import base64
 import json
 import shlex
 import sys
@@ -105,15 +106,31 @@ def test_the_recipe_for_helm(desk: Desk) -> None:
     assert desk.said(pages.shell(PAGE, "helm")).startswith("NAME")
 
 
-def test_argo_cd_is_told_what_an_exported_kubeconfig_has() -> None:
-    """The page's values for Argo CD equal those of an exported kubeconfig. Argo CD itself is not run here."""
-    yaml = YAML(typ="safe")
-    [exported] = yaml.load(pages.block(PAGE, "kubectl", "yaml"))["clusters"]
-    secret = yaml.load(pages.block(PAGE, "Argo CD", "yaml"))
-    told = json.loads(secret["stringData"]["config"])
-    assert secret["stringData"]["server"] == exported["cluster"]["server"]
-    assert told["proxyUrl"] == exported["cluster"]["proxy-url"]
-    assert told["tlsClientConfig"]["serverName"] == exported["cluster"]["tls-server-name"]
+def test_the_recipe_for_argo_cd(desk: Desk, apiserver: ApiServer) -> None:
+    """No registry has Argo CD. It hands these values on to client-go, which kubectl has, too."""
+    admin = "kubectl-old --kubeconfig ~/.kube/http --context prod-eu"
+    account = "argocd-manager"
+    binding = f"--clusterrole=cluster-admin --serviceaccount=default:{account}"
+    request = json.dumps({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}})
+    path = f"/api/v1/namespaces/default/serviceaccounts/{account}/token"
+    desk.said(f"{admin} create sa {account}; {admin} create clusterrolebinding {account} {binding}")
+    token = json.loads(desk.said(f"{admin} create --raw {path} -f - <<< {shlex.quote(request)}"))
+    secret = YAML(typ="safe").load(desk.here(pages.block(PAGE, "Argo CD", "yaml")))["stringData"]
+    config = json.loads(secret["config"])
+    assert (config["bearerToken"], config["tlsClientConfig"]["caData"]) == ("TOKEN", "BASE64")
+    cluster = {
+        "server": secret["server"],
+        "proxy-url": config["proxyUrl"],
+        "tls-server-name": config["tlsClientConfig"]["serverName"],
+        "certificate-authority-data": base64.b64encode(apiserver.ca_file.read_bytes()).decode(),
+    }
+    content = {
+        "clusters": [{"name": secret["name"], "cluster": cluster}],
+        "users": [{"name": account, "user": {"token": token["status"]["token"]}}],
+        "contexts": [{"name": "argo", "context": {"cluster": secret["name"], "user": account}}],
+    }
+    (desk.home / "argo").write_text(json.dumps(content))
+    assert "kube-system" in desk.said("kubectl-old --kubeconfig ~/argo --context argo get ns")
 
 
 @WAYS
