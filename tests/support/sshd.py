@@ -11,6 +11,7 @@ import subprocess
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -23,6 +24,7 @@ READY_SECONDS = 15.0
 HOST = "127.0.0.1"
 
 
+@cache
 def _penalties() -> str:
     """The option that keeps sshd 9.8 and newer from refusing an address after failures: all tests use one."""
     version = subprocess.run(["ssh", "-V"], check=True, capture_output=True, text=True, timeout=10).stderr
