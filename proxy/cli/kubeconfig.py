@@ -33,7 +33,9 @@ def kubeconfig() -> None:
     help="Where users come from. Default: the files of $KUBECONFIG, else ~/.kube/config.",
 )
 @click.option(
-    "--output", type=File(), help="Merge into this file (mode 0600). Default: print a new kubeconfig."
+    "--output",
+    type=File(allow_dash=True),
+    help="Merge into this file (mode 0600). Default, and with -: print a new kubeconfig.",
 )
 @click.option(
     "--proxy",
@@ -76,7 +78,7 @@ def export(
     url = proxy_url(loaded, entry, scheme or SCHEMES[0]) if entry is not None else ""
     chosen = targets(loaded, names or clusters, str(config), proxy_url=url)
     users = entries.load([base] if base else entries.default_files(os.environ))
-    if output:
+    if output is not None and output != Path("-"):
         notes = store.export(output, chosen, users)
     else:
         data, report = exporter.new(chosen, users)

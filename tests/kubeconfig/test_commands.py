@@ -158,10 +158,12 @@ def test_export_over_ones_own_kubeconfig_keeps_the_original_beside_it(desk: Desk
     assert (own.stat().st_ino, desk.files()) == before
 
 
-def test_export_prints_without_output(desk: Desk) -> None:
+@pytest.mark.parametrize("output", [[], ["--output", "-"]], ids=["without output", "to -"])
+def test_export_prints(desk: Desk, output: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     desk.imported("prod", "PROD")
+    monkeypatch.chdir(desk.folder)  # where a file `-` would be made
     before = desk.files()
-    result = desk.run("export", "--cluster", "PROD", "--base", desk.kubeconfig)
+    result = desk.run("export", "--cluster", "PROD", "--base", desk.kubeconfig, *output)
     assert result.exit_code == 0
     assert 'name: "kubemux:PROD"' in result.stdout
     assert "kubemux:prod" not in result.stdout
