@@ -5,9 +5,11 @@ import sys
 
 
 def program() -> None:
-    """Run the command of `sys.argv`. `connect` in its plain form is run before any other is imported."""
+    """Run the command of `sys.argv`. The plain form of `connect` runs before all other commands
+    are imported.
+    """
     if sys.argv[1:2] == ["connect"]:
-        # Whoever interrupts ssh interrupts its ProxyCommand, too: Python would print a traceback.
+        # A Ctrl-C for ssh also interrupts its ProxyCommand, and Python would print a traceback.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         from proxy.connect.command import attempt
 

@@ -35,14 +35,14 @@ class ClusterState(StrEnum):
 
 
 class DiscoveryState(StrEnum):
-    """How current the addresses are of the pods that a route leads to."""
+    """How current a route's pod addresses are."""
 
     ASKING = "asking"
-    """The API server has not told them yet."""
+    """The API server has not sent them yet."""
     WATCHING = "watching"
     """They are current."""
     BROKEN = "broken"
-    """They are as they were when the watch broke; it is tried again."""
+    """The watch is broken, and is tried again. The addresses are those from before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class GatewaySnapshot:
     certificate_expiry: float | None = None
     """Unix time at which the first of the user's and the server's certificates expires."""
     hosts: int | None = None
-    """How many hosts of a gateway pattern are known now; None if it is none."""
+    """How many hosts of a gateway pattern are in use now; None for an ordinary gateway."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +90,9 @@ class ClusterSnapshot:
     name: str
     gateway: str
     listen: str
-    """Empty if it is reached by its name alone."""
+    """Empty if clients reach it only by name, through an entry."""
     listening: bool
-    """Whether clients can come."""
+    """Whether clients can connect."""
     state: ClusterState
     reason: str
     """The result of the last probe; empty before the first."""
@@ -111,7 +111,7 @@ class ClusterSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class EntrySnapshot:
-    """One entry, where clients ask by name."""
+    """One entry, whose clients ask for clusters and routes by name."""
 
     name: str
     listen: str
@@ -126,14 +126,14 @@ class EntrySnapshot:
 
 @dataclass(frozen=True, slots=True)
 class DiscoverySnapshot:
-    """What is known of the pods of one route."""
+    """What kubemux knows of one route's pods."""
 
     cluster: str
     state: DiscoveryState
     pods: int
     """How many are known, running or not."""
     reason: str
-    """Why the watch is broken, a word of `proxy.errors.reasons`; empty if it is not."""
+    """Why the watch is broken, a word of `proxy.errors.reasons`; empty if it is not broken."""
     message: str
     hint: str
 

@@ -61,7 +61,7 @@ def _lists(config: Config) -> Iterator[tuple[Loc, tuple[Rule, ...], list[_WayIn]
     """Each list, and the ways in by which clients come to it."""
     entries = {
         name: _WayIn(
-            _told(entry.listen)
+            _kinds_at(entry.listen)
             | ({"cert"} if entry.tls.client_ca_file else set())
             | ({"proxy-user"} if entry.users_file else set()),
             entry.users_file,
@@ -69,7 +69,7 @@ def _lists(config: Config) -> Iterator[tuple[Loc, tuple[Rule, ...], list[_WayIn]
         for name, entry in config.entries.items()
     }
     for name, cluster in config.clusters.items():
-        own = [_WayIn(_told(cluster.listen))] if cluster.listen else []
+        own = [_WayIn(_kinds_at(cluster.listen))] if cluster.listen else []
         yield ("clusters", name), cluster.allow or (), [*own, *entries.values()]
     for index, route in enumerate(config.routes):
         named = entries if route.entries is None else route.entries
@@ -78,8 +78,10 @@ def _lists(config: Config) -> Iterator[tuple[Loc, tuple[Rule, ...], list[_WayIn]
         yield ("entries", name), entry.allow or (), [entries[name]]
 
 
-def _told(listen: Local) -> frozenset[str]:
-    """What the kernel tells of clients at this address: of those on this machine, who they are."""
+def _kinds_at(listen: Local) -> frozenset[str]:
+    """The kinds of rules that the kernel's knowledge can match at this address: only local clients have a
+    uid.
+    """
     is_local = not isinstance(listen, Endpoint) or listen.is_loopback or is_wildcard(listen.host)
     return _LOCAL if is_local else frozenset()
 

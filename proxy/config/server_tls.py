@@ -38,7 +38,7 @@ def load(cert_file: Path, key_file: Path, client_ca_file: Path | None) -> ssl.SS
         context.load_cert_chain(cert_file, key_file, password=_no_passphrase)
     except (OSError, ValueError) as exc:
         reason = exc.reason if isinstance(exc, ssl.SSLError) else None
-        why = _LOADING.get(reason or "", f"cannot be used with {cert_file}: {_told(exc)}")
+        why = _LOADING.get(reason or "", f"cannot be used with {cert_file}: {_reason(exc)}")
         raise Unusable(f"{key_file} {why}", _KEY_HINT) from exc
     if client_ca_file is not None:
         doing(f"reading {client_ca_file}")
@@ -47,7 +47,7 @@ def load(cert_file: Path, key_file: Path, client_ca_file: Path | None) -> ssl.SS
             context.load_verify_locations(cafile=client_ca_file)
         except (OSError, ValueError) as exc:
             raise Unusable(
-                f"{client_ca_file} cannot be used: {_told(exc)}", "give a PEM file of CAs"
+                f"{client_ca_file} cannot be used: {_reason(exc)}", "give a PEM file of CAs"
             ) from exc
     return context
 
@@ -75,7 +75,7 @@ def _no_passphrase() -> str:
     return ""
 
 
-def _told(exc: Exception) -> str:
+def _reason(exc: Exception) -> str:
     if isinstance(exc, ssl.SSLError):
         return (exc.reason or "unknown").lower().replace("_", " ")
     return (exc.strerror or str(exc)) if isinstance(exc, OSError) else str(exc)

@@ -10,18 +10,20 @@ from proxy.runtime.endpoint import Endpoint, Local, UnixPath
 UNIX: Final = "unix:"
 CONNECT_S: Final = 10.0
 ANSWER_S: Final = 300.0
-"""Seconds that the entry may take to answer. It answers within its `hold_timeout` and `connect_timeout`, 15 s
-if nobody changed them. This ends the wait for a daemon that is frozen.
+"""Seconds to wait for the entry's answer. The entry answers within `hold_timeout` and `connect_timeout`,
+which are 15 s by default. Only a frozen daemon takes longer.
 """
 _MOST: Final = 8 * 1024
-"""The longest head of an answer, in bytes. kubemux sends less than 1 KiB; it may be another proxy."""
+"""The longest accepted head of an answer, in bytes. kubemux sends less than 1 KiB; other proxies may send
+more.
+"""
 _END: Final = b"\r\n\r\n"
 
 
 class NotConnected(Exception):
     """The target was not reached, or the connection was lost. `str()` says why, without the target.
 
-    It is no ProxyError: the list of all reasons, and what it imports, would double the time of the start.
+    It is no ProxyError, because importing the list of all reasons would double the start time.
     """
 
     def __init__(self, message: str, hint: str = "") -> None:
@@ -30,7 +32,7 @@ class NotConnected(Exception):
 
 
 def entry(text: str) -> Local:
-    """Read where an entry listens: `HOST:PORT`, or the path behind `unix:`. Raises ValueError."""
+    """Parse an entry's address: `HOST:PORT`, or `unix:PATH`. Raises ValueError."""
     if not text.startswith(UNIX):
         return Endpoint.parse(text)
     path = text.removeprefix(UNIX)
@@ -40,16 +42,18 @@ def entry(text: str) -> Local:
 
 
 def target(host: str, port: str) -> Endpoint:
-    """What to ask for. ssh's %h is an IPv6 address without brackets; people write them. Raises ValueError."""
+    """Parse the target. An IPv6 address may be without brackets, as in ssh's %h, or with. Raises
+    ValueError.
+    """
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     return Endpoint.parse(f"[{bare}]:{port}" if ":" in bare else f"{bare}:{port}")
 
 
 def through(entry: Local, target: Endpoint) -> socket.socket:
-    """A blocking socket on which `target` can be spoken to. Raises NotConnected.
+    """A blocking socket that the entry has connected to `target`. Raises NotConnected.
 
-    Nothing of what the target has said is read: an SSH server speaks first, and its banner may come together
-    with the entry's answer.
+    It reads only the entry's answer, and no byte of the target: an SSH server sends first, and its version
+    line may arrive together with the answer.
     """
     sock = _dialled(entry)
     try:
@@ -76,7 +80,8 @@ def _dialled(entry: Local) -> socket.socket:
             return sock
         sock = socket.socket(socket.AF_UNIX)
         try:
-            # It blocks only while the entry's backlog is full; with a timeout it would fail at once then.
+            # connect(2) blocks only while the entry's backlog is full; with a timeout it would fail at once
+            # then.
             sock.connect(entry.path)
         except OSError:
             sock.close()
@@ -90,14 +95,15 @@ def _dialled(entry: Local) -> socket.socket:
 
 
 def _head(sock: socket.socket) -> bytes:
-    """The answer's head, and not a byte behind it. Raises OSError, NotConnected."""
+    """Read the answer's head, and no byte after it. Raises OSError, NotConnected."""
     head = b""
     while len(head) < _MOST:
         peeked = sock.recv(_MOST - len(head), socket.MSG_PEEK)
         if not peeked:
             raise NotConnected("the entry has closed the connection without an answer")
         end = (head + peeked).find(_END)
-        # Without an end in it, all of it belongs to the head: to peek once more would not wait for more.
+        # If the end is not among them, all peeked bytes belong to the head. Read them now: as long as they
+        # are unread, a second peek would return them at once instead of waiting for more.
         head += sock.recv(len(peeked) if end < 0 else end + len(_END) - len(head))
         if end >= 0:
             return head
@@ -105,14 +111,14 @@ def _head(sock: socket.socket) -> bytes:
 
 
 def _check(head: bytes, target: Endpoint) -> None:
-    """Raise NotConnected unless the answer is yes."""
+    """Raise NotConnected unless the status is 2xx."""
     version, _, answer = head.partition(b"\r\n")[0].decode("latin-1").partition(" ")
     status, _, phrase = answer.partition(" ")
     if not version.startswith("HTTP/1.") or len(status) != 3:
         raise NotConnected("the answer is not HTTP", "is this kubemux's proxy entry?")
     if status.startswith("2"):
         return
-    # `kubemux: SUBJECT: REASON (MESSAGE)`: what was asked for is said already, another subject is news.
+    # `kubemux: SUBJECT: REASON (MESSAGE)`. The caller names the target, so that subject is left out.
     said = phrase.removeprefix("kubemux: ").removeprefix(f"{target.host}: ")
     raise NotConnected(said or f"refused with status {status}")
 

@@ -1,4 +1,4 @@
-"""`kubemux connect` as a process: its words, its streams, its exit code."""
+"""`kubemux connect` as a process: its arguments, standard streams and exit code."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _STDIN, _STDOUT, _STDERR = range(3)
 
 
 class Order(NamedTuple):
-    """What the words of a command line ask for."""
+    """A parsed command line."""
 
     entry: Local
     target: Endpoint
@@ -24,16 +24,16 @@ class Order(NamedTuple):
 
 
 def attempt(words: list[str]) -> int | None:
-    """Run the command and return its exit code; None if `words` are not plain, and nothing was done.
+    """Run the command and return its exit code; None, without doing anything, if `words` are not plain.
 
-    Plain words are right and say where the entry is, or $KUBEMUX_ENTRY does.
+    Plain words are valid arguments that name the entry, unless $KUBEMUX_ENTRY does.
     """
     order = read(words, os.environ.get(VARIABLE, ""))
     return None if order is None else run(order)
 
 
 def read(words: list[str], where: str) -> Order | None:
-    """What `words` ask for, with `where` for an entry that they do not name; None if they are not plain."""
+    """Parse `words`; `where` is the default for the entry. None if they are not plain."""
     rest = iter(words)
     names: list[str] = []
     is_passed = False
@@ -57,7 +57,7 @@ def read(words: list[str], where: str) -> Order | None:
 
 
 def run(order: Order) -> int:
-    """Connect, and carry the bytes or hand over the socket. Returns the exit code: 0, 1, or 2 (usage)."""
+    """Connect, and relay bytes or pass the socket on. Returns the exit code: 0, 1, or 2 (usage)."""
     _open_standard_streams()
     if order.is_passed and not takes_descriptors(_STDOUT):
         return _complain(
@@ -72,9 +72,9 @@ def run(order: Order) -> int:
     except NotConnected as exc:
         hint = f"\n  hint: {exc.hint}" if exc.hint else ""
         return _complain(f"{order.target}: {exc}{hint}", 1)
-    except BrokenPipeError:  # who has started us has gone
+    except BrokenPipeError:  # the program that started us has ended
         return 1
-    except OSError as exc:  # a full disk, mostly
+    except OSError as exc:  # mostly a full disk
         return _complain(f"standard output: {exc.strerror or exc}", 1)
     return 0
 
@@ -86,7 +86,9 @@ def _complain(text: str, code: int) -> int:
 
 
 def _open_standard_streams() -> None:
-    """Open /dev/null for standard streams that are closed: else our socket would get such a number."""
+    """Open /dev/null for standard streams that are closed: otherwise our socket would get one of their
+    numbers.
+    """
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
         pass
     os.close(descriptor)

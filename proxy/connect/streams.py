@@ -1,4 +1,4 @@
-"""What becomes of a connected socket: bytes are carried between it and standard streams, or ssh gets it."""
+"""Relays bytes between a connected socket and standard streams, or passes the socket to ssh."""
 
 from __future__ import annotations
 
@@ -33,12 +33,13 @@ def hand_over(sock: socket.socket, descriptor: int) -> None:
 
 
 def pump(sock: socket.socket, source: int, sink: int) -> None:
-    """Carry bytes from `source` to `sock` and from there to `sink`, until both have ended.
+    """Copy bytes from `source` to `sock` and from `sock` to `sink`, until both directions have ended.
 
-    An end is passed on, and the other direction goes on: `sink` is closed when the target has ended its side.
-    Raises BrokenPipeError if nobody reads `sink` any more, and NotConnected if the connection was reset.
+    EOF in one direction is passed on, and the other direction continues. `sink` is closed when the target has
+    ended its side. Raises BrokenPipeError if `sink` has no reader any more, and NotConnected if the
+    connection was reset.
 
-    There are two threads because a write may block: ssh may not read before it has written.
+    Each direction has a thread, because a write may block: ssh may write before it reads.
     """
     sending = threading.Thread(target=_send, args=(source, sock), daemon=True)
     sending.start()
@@ -55,8 +56,10 @@ def pump(sock: socket.socket, source: int, sink: int) -> None:
 def _send(source: int, sock: socket.socket) -> None:
     poll = select.poll()
     poll.register(source, select.POLLIN)
-    poll.register(sock, 0)  # an error, or its end in both directions: nobody reads what we send
-    with suppress(OSError):  # of the socket: `pump` sees it, too; of a terminal that has gone: it is an end
+    # The connection failed, or has ended in both directions: nothing reads what we send.
+    poll.register(sock, 0)
+    # If the socket failed, `pump` sees that, too; if a terminal is gone, this is an EOF.
+    with suppress(OSError):
         while all(descriptor == source for descriptor, _ in poll.poll()):
             if not (data := os.read(source, _CHUNK)):
                 break

@@ -1,4 +1,6 @@
-"""Who may: the callers of a daemon, and the `allow` lists of its clusters, routes and entries."""
+"""Access control: identifies callers, and checks them against the `allow` lists of clusters, routes and
+entries.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ Allow = tuple[Rule, ...]
 
 
 class Access:
-    """Finds out who a caller is, as far as some `allow` list needs that."""
+    """Identifies callers, as far as some `allow` list needs that."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -31,21 +33,22 @@ class Access:
         return f"<Access {self._identities}>"
 
     def reconfigure(self, config: Config) -> None:
-        """Look at the lists of another configuration from now on."""
+        """Use the lists of another configuration from now on."""
         self._asks_for_uids = any(_asks_for_uids(allow) for _, allow in _lists(config))
 
     def identified(self, sock: socket.socket, caller: Caller) -> Caller:
-        """The caller with its uid, if the kernel tells. Call it as soon as `sock` is accepted: a client that
-        has sent and closed is nobody.
+        """The caller with its uid, if the kernel knows it.
+
+        Call it as soon as `sock` is accepted: the kernel no longer knows a client that has closed its socket.
         """
         if sock.family == socket.AF_UNIX or self._asks_for_uids:
             return caller._replace(uid=uid_of(sock))
         return caller
 
     async def require(self, allow: Allow, caller: Caller, *, entry: str, of: str = "") -> None:
-        """Raises Denied if no rule of `allow` lets the caller in, who has come by `entry`.
+        """Raise Denied if no rule of `allow` names the caller, which came in by `entry`.
 
-        `of` says whose `allow` it is, if the caller could not know that.
+        `of` says whose list it is, for the message, if that is not clear to the caller.
         """
         known = caller.proved | await self._identities.of(caller.uid)
         if not is_allowed(allow, known):
@@ -53,13 +56,13 @@ class Access:
             raise Denied(f"{_named(caller, allow)} is not in allow{of}")
 
     async def close(self) -> None:
-        """Ask for no more identities."""
+        """Cancel the lookups of identities."""
         await self._identities.close()
 
 
 def check(config: Config, path: Path) -> None:
-    """Raises ConfigError if a list of the file `path` could let nobody in, because this system does not tell
-    who is at the other end.
+    """Raise ConfigError if a list in the file `path` has uid or gid rules, and this system does not show who
+    a client is: such rules would let nobody in.
     """
     places = [place for place, allow in _lists(config) if _asks_for_uids(allow)]
     if places and (found := hidden(tcp=_has_tcp(config))):
@@ -68,7 +71,7 @@ def check(config: Config, path: Path) -> None:
 
 
 def _named(caller: Caller, allow: Allow) -> str:
-    """The caller, as messages have it."""
+    """The caller as messages name it."""
     if caller.uid is not None:
         return caller.identity.replace(":", " ", 1)
     if not caller.proved and _asks_for_uids(allow):

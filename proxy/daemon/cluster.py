@@ -23,7 +23,7 @@ log = structlog.get_logger("kubemux.connection")
 
 
 class Cluster:
-    """One cluster: its API servers, and the connections of its clients."""
+    """One cluster: its API servers and its client connections."""
 
     def __init__(self, name: str, config: ClusterConfig, way: Way, shared: Shared) -> None:
         self.name = name
@@ -82,7 +82,9 @@ class Cluster:
         return await self._failover.dial_probe(self._way, deadline, is_needed=self.config.probe.keep_up)
 
     async def dial_for_pods(self, deadline: float) -> Dialled:
-        """The same for a watch of pods, for which a gateway is dialled on demand, and kept up."""
+        """Like `dial`, for a watch of pods. It counts as a client: a gateway on demand dials for it, and
+        stays up.
+        """
         return await self._failover.dial_probe(self._way, deadline, is_needed=True)
 
     def _open(self, arrival: Arrival, hold_until: float) -> Awaitable[tuple[Channel, Endpoint]]:

@@ -36,7 +36,8 @@ has sent them the end of file.
 """
 
 Open = Callable[[Arrival, float], Awaitable[tuple[Channel, Endpoint]]]
-"""Opens a channel for a client that may be held until then (the loop's clock); tells where it leads.
+"""Opens a channel for a client, which may wait until that time of the loop's clock; returns the channel and
+its target.
 
 Raises ProxyError.
 """
@@ -44,7 +45,7 @@ Raises ProxyError.
 
 @dataclass(slots=True)
 class Shared:
-    """What all destinations of a daemon use together."""
+    """What all destinations of a daemon share."""
 
     budget: MemoryBudget
     admission: Admission
@@ -58,7 +59,7 @@ class Connections:
     """The connections of one destination."""
 
     def __init__(self, kind: str, name: str, traffic: Traffic, shared: Shared) -> None:
-        """`kind` is `cluster` or `route`: the field of the log that has `name`."""
+        """`kind` is `cluster` or `route`: the field of the log for `name`."""
         self.connections_total = 0
         self.traffic = traffic
         self.name = name
@@ -67,9 +68,9 @@ class Connections:
         self._loop = asyncio.get_running_loop()
         self._tasks = Tasks(f"{kind} {name}")
         self._serving: dict[asyncio.Task[None], Arrival] = {}
-        """Who has no relay yet, or one that does not own the client's socket yet."""
+        """Clients without a relay, or with a relay that does not own the client's socket yet."""
         self._opening: set[Arrival] = set()
-        """Who has no relay yet."""
+        """Clients without a relay."""
         self._relays: dict[Relay, Arrival] = {}
         self._leaving: list[Leaving] = []
         self._idle_watch: IdleWatch[Relay] = IdleWatch()
@@ -217,7 +218,7 @@ class Connections:
             self._idle.set()
 
     def _fields(self, arrival: Arrival) -> dict[str, str]:
-        """Who came in where, and asked for what."""
+        """The log's fields about the client: its entry, its identity, and what it asked for."""
         return {self._kind: self.name, **arrival.fields()}
 
     # -------------------------------------------------------------------------------------- for the heartbeat
@@ -236,7 +237,7 @@ class Connections:
     # ----------------------------------------------------------------------------------------------- the end
 
     def end(self, caller: str) -> int:
-        """End at once the connections of the caller that the log calls so; returns their number."""
+        """End the connections of `caller`, a name as in the log, at once; returns their number."""
         started = {arrival: relay for relay, arrival in self._relays.items() if relay.has_started}
         serving = {arrival: task for task, arrival in self._serving.items()}
         theirs = [one for one in {**serving, **started} if one.caller.is_called(caller)]

@@ -1,4 +1,4 @@
-"""The discoveries of a daemon's routes: which cluster each asks, and when one begins anew."""
+"""The discoveries of a daemon's routes: which cluster each watches, and when one starts again."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from proxy.metrics import Metrics
 
 
 class Discoveries:
-    """All of them. `clusters` and `routes` are the daemon's at any time; `on_change` is for `status`."""
+    """All discoveries of a daemon. `clusters` and `routes` are the daemon's own mappings, which reloads
+    change. `on_change` is called when `status` has changed.
+    """
 
     def __init__(
         self,
@@ -33,7 +35,7 @@ class Discoveries:
         self._metrics = metrics
 
     def of(self, route: RouteConfig) -> Discovery | None:
-        """A new one for a route; None if it has no `discover`."""
+        """A new discovery for a route; None if the route has no `discover`."""
         if route.discover is None:
             self._metrics.forget_discovery(route.name)
             return None
@@ -42,17 +44,17 @@ class Discoveries:
         return Discovery(route.name, route.discover, asked, self._contexts, self._on_change, record)
 
     def start(self) -> None:
-        """Start those that do not run yet. Call it when their clusters are there."""
+        """Start the discoveries that do not run yet. Call it after their clusters are added."""
         for discovery in self._asking(self._clusters):
             discovery.start()
 
     def renew(self, clusters: Collection[str]) -> None:
-        """Begin anew where one of these clusters is asked, because it or its files have changed."""
+        """Restart the discoveries of these clusters, because the clusters or their files have changed."""
         for discovery in self._asking(clusters):
             discovery.renew()
 
     def ask_soon(self, cluster: str) -> None:
-        """The way to this cluster has changed."""
+        """Let discoveries of this cluster retry at once, because its gateway's state has changed."""
         for discovery in self._asking((cluster,)):
             discovery.ask_soon()
 

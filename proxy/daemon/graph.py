@@ -93,7 +93,7 @@ class Graph:
         )
 
     def addresses(self) -> list[Local]:
-        """Where its clusters and entries listen, or will."""
+        """The addresses of all clusters and entries, bound or not."""
         clusters, entries = self.config.clusters.values(), self.config.entries.values()
         return [
             *(one.listen for one in clusters if one.listen is not None),
@@ -109,7 +109,7 @@ class Graph:
     def end(self, caller: str, of: str | None) -> int:
         """End the connections of one caller: those of the cluster or route `of`, or all. Returns how many.
 
-        Those are among them that a reload has left to end by themselves.
+        That includes connections of destinations that a reload has removed or replaced.
         """
         destinations = (*self._connections(), *self._retired)
         return sum(one.end(caller) for one in destinations if of is None or one.name == of)
@@ -219,7 +219,7 @@ class Graph:
         return listeners
 
     def _outlive(self, connections: Connections, drain: Coroutine[object, object, object], name: str) -> None:
-        """Let connections end whose destination is gone."""
+        """Wait for the connections of a destination that a reload has removed."""
         self._retired.add(connections)
         task = self._retiring.spawn(drain, name=name)
         task.add_done_callback(lambda _: self._retired.discard(connections))

@@ -1,5 +1,5 @@
-"""The orders that the running daemon obeys (`proxy.admin.orders.Control`). They come through its unix socket;
-SIGHUP is an order, too.
+"""The orders that the running daemon carries out (`proxy.admin.orders.Control`). They come through its unix
+socket; SIGHUP is an order, too.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A reload: the daemon applies a new configuration, all of it or nothing. What is equal is not touched.
+"""A reload: the daemon applies a new configuration, all of it or nothing. Unchanged parts are not touched.
 
 The new file is read and checked as a whole first. Then removed gateways and clusters are retired, which frees
 their ports, changed ones are replaced, and new ones are added. Connections through something that was removed
@@ -42,7 +42,8 @@ async def reload(daemon: Daemon) -> ReloadResult:
     systemd.notify(systemd.reloading())
     try:
         loaded = await load(daemon.config_path)
-        if daemon.is_draining:  # it began while the file was read; nobody would close what is bound now
+        # The stop began while the file was read; nothing would close the sockets that are bound now.
+        if daemon.is_draining:
             raise Stopping("kubemux is being stopped")
         access.check(loaded.config, daemon.config_path)
     except ConfigError as exc:

@@ -1,4 +1,4 @@
-"""The data side of one route: clients that have asked for a name that it matches."""
+"""One route at run time: the clients that asked for a name that the route matches."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from proxy.snapshots import RouteSnapshot
 log = structlog.get_logger("kubemux.daemon")
 
 WayTo = Callable[[str], Way]
-"""The way to a host that was asked for."""
+"""Returns the way to a requested host."""
 
 
 class Routed:
@@ -67,7 +67,7 @@ class Routed:
         return cut
 
     async def retire(self, timeout: float) -> None:  # noqa: ASYNC109 - a budget, not a failure
-        """Watch no pods, and wait up to `timeout` seconds for open connections to end."""
+        """Stop watching pods, and wait up to `timeout` seconds for open connections to end."""
         if self.discovery is not None:
             await self.discovery.close()
         await self.connections.drain(timeout)

@@ -100,7 +100,7 @@ class ServedCluster:
 
     @property
     def is_listening(self) -> bool:
-        """Whether it accepts clients, or need not: it was drained, or is reached by its name alone."""
+        """Whether it accepts clients, or need not: it was drained, or clients reach it only by name."""
         return self.is_drained or self.listener is None or self.listener.is_bound
 
     @property
@@ -115,7 +115,7 @@ class ServedCluster:
         """
         self.cluster.reconfigure(config, way)
         if self.listener is not None:
-            self.listener.let_in(Permissions.of(config.mode, config.group))
+            self.listener.set_permissions(Permissions.of(config.mode, config.group))
         if has_changed:
             self.monitor.reconfigure(config)
 

@@ -30,7 +30,7 @@ from proxy.snapshots import EntrySnapshot
 log = structlog.get_logger("kubemux.daemon")
 
 RETRY_S: Final = 5.0
-"""Seconds between attempts to read files without which an entry cannot let anybody in."""
+"""Seconds between attempts to read files that an entry needs, and without which it refuses every client."""
 
 
 class ServedEntry:
@@ -66,7 +66,9 @@ class ServedEntry:
         self._place = Place(f"files of entry {name}")
         self._users: Users | None = None
         self._last_read: Users | None = None
-        """Those of the last attempt: another one for the same file must not hang in one more thread."""
+        """The users of the last attempt. A further attempt for the same file uses them, so that only one
+        thread can hang in that file.
+        """
         self._loading = asyncio.Lock()
         self._ends: tuple[tuple[str, float], ...] = ()
         self._hint = ""
@@ -82,10 +84,10 @@ class ServedEntry:
         await self.listener.start()
 
     async def reconfigure(self, config: EntryConfig) -> None:
-        """Use these settings for clients that come from now on, and read the files again.
+        """Use these settings for new clients, and read the files again.
 
-        With other files, all settings change at the same moment, when the files are read: an `allow` may have
-        been left out because clients log in now.
+        If files have changed, all settings change together, after the files are read. For example, a reload
+        may remove `allow` because it adds `users_file`: until that is read, the old `allow` must hold.
         """
         if (config.tls, config.users_file) == (self.config.tls, self.config.users_file):
             self._use(config)
@@ -95,18 +97,18 @@ class ServedEntry:
 
     def _use(self, config: EntryConfig) -> None:
         self.config = config
-        self.listener.let_in(Permissions.of(config.mode, config.group))
+        self.listener.set_permissions(Permissions.of(config.mode, config.group))
 
     def renew(self) -> None:
-        """Read the files again: they have changed."""
+        """Read the files again, because they have changed."""
         self._tasks.spawn(self._load(), name="renew")
 
     async def _load(self, new: EntryConfig | None = None) -> None:
-        """Read the files, those of the `new` settings if there are any, and use both.
+        """Read the files of the `new` settings (None: of the present ones), and use them and the settings.
 
-        If the files cannot be read, what was read before stays; but with new settings, every client is
-        refused until they can be. With new settings, clients that have not made their request yet have to
-        come again: they have begun under other rules.
+        If the files cannot be read, those that were read before stay in use; but with new settings, every
+        client is refused until they can be read. With new settings, clients that have not sent their request
+        yet are disconnected, because they have begun under other rules.
         """
         async with self._loading:
             config = new or self.config
@@ -171,7 +173,9 @@ class ServedEntry:
             )
 
     async def close(self) -> None:
-        """End the clients that have no destination yet. The listener is closed before, or somebody else's."""
+        """End the clients that have no destination yet. The listener is closed, or has another owner, by
+        then.
+        """
         await self._tasks.close()
         await self.listener.close()
         await self.entry.close()

@@ -1,4 +1,4 @@
-"""From what a client asks for to the destination that serves it."""
+"""Leads each client of an entry to the destination that it asks for."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ log = structlog.get_logger("kubemux.connection")
 
 
 class Switchboard:
-    """Gives each client of an entry to the cluster or the route that it asks for."""
+    """Passes each client of an entry to the cluster or route that it asks for."""
 
     def __init__(
         self, config: Config, clusters: Mapping[str, ServedCluster], routes: Mapping[str, Routed]
     ) -> None:
-        """`clusters` and `routes` are those of the daemon at any time: a reload changes the mappings, and
-        calls `reconfigure`.
+        """`clusters` and `routes` are the daemon's own mappings. A reload changes them, and calls
+        `reconfigure`.
         """
         self._names = Names(config, self._find_pod)
         self._clusters = clusters

@@ -17,7 +17,9 @@ from proxy.ssh.supervision.patterns import PatternGateway
 
 
 class Ways:
-    """All of them. `gateways` are the daemon's at any time, and so is `config`."""
+    """All ways of a daemon. `gateways` is the daemon's own mapping, which reloads change, and so
+    is `config`.
+    """
 
     def __init__(
         self, gateways: Mapping[str, Gateway | PatternGateway], config: Callable[[], Config]
@@ -31,7 +33,7 @@ class Ways:
         return gateway if isinstance(gateway, Gateway) else self._direct()
 
     def to(self, config: RouteConfig) -> WayTo:
-        """The ways of a route to each host that is asked for."""
+        """A function that returns a route's way to a requested host."""
         direct = self._direct()
 
         def way_to(host: str) -> Way:

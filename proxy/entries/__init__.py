@@ -1,1 +1,3 @@
-"""Where clients come in: listeners, the store that keeps their sockets over a restart, and arrivals."""
+"""How clients come in: listeners, proxy entries, and the store that keeps listening sockets over
+a restart.
+"""

@@ -20,7 +20,7 @@ from proxy.runtime.names import resolve
 from proxy.runtime.systemd import Activated
 
 LOOKUP_S: Final = 5.0
-"""Seconds that a name may take to resolve. A start or a reload waits for so long."""
+"""Seconds that resolving a name may take. A start or a reload waits that long at most."""
 
 
 L = TypeVar("L", Endpoint, UnixPath, Local)
@@ -40,7 +40,8 @@ def canonical(address: L) -> L:
 
 
 async def bind(listen: Local, names: Place, permissions: Permissions = PRIVATE) -> socket.socket:
-    """A non-blocking socket that listens on `listen`; `names` resolves a host name, or a group's.
+    """A non-blocking socket that listens on `listen`. Host and group names are looked up in the place
+    `names`.
 
     `permissions` is for a unix socket. Raises ListenError.
     """
@@ -84,19 +85,19 @@ async def _bind_tcp(listen: Endpoint, names: Place) -> socket.socket:
     return sock
 
 
-async def give(listen: UnixPath, names: Place, permissions: Permissions) -> None:
-    """Let `permissions` decide who may open the socket at `listen`, which is bound.
+async def set_permissions(listen: UnixPath, names: Place, permissions: Permissions) -> None:
+    """Give the file of the bound socket at `listen` these permissions, which say who may connect.
 
-    Raises ListenError; only the owner may open it then.
+    If that fails, only the owner may connect. Raises ListenError.
     """
     path = Path(listen.path)
     try:
         try:
             gid = await _gid(listen, permissions, names)
         except ListenError:
-            unix_socket.shut(path, _subject(listen))
+            unix_socket.restrict_to_owner(path, _subject(listen))
             raise
-        unix_socket.give(path, _subject(listen), mode=permissions.mode, gid=gid)
+        unix_socket.set_access(path, _subject(listen), mode=permissions.mode, gid=gid)
     except OSError as exc:
         raise ListenError(f"{_subject(listen)}: {exc.strerror or exc}", hint="look at its file") from exc
 
@@ -120,8 +121,8 @@ def _subject(listen: Local) -> str:
 def end_listening(sock: socket.socket) -> None:
     """Stop listening on `sock`, also for other processes that have a descriptor of it; remove its file.
 
-    systemd may still have one in its store, until it reads our message to close it. Without this, clients
-    would wait in the backlog for ever, and no process could bind the address.
+    systemd may still have a descriptor in its store, until it reads our message to close it. Without this,
+    clients would wait in the backlog for ever, and no process could bind the address.
     """
     if isinstance(sock, Activated):  # the socket unit owns it
         return

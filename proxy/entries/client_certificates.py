@@ -1,13 +1,15 @@
-"""What a TLS client certificate is called in rules: `cert:` and a name of its subjectAltName. Pure.
+"""The identities of a TLS client certificate in `allow` rules: `cert:` and a name in its subjectAltName.
+Pure.
 
     cert:ci.example.com                 DNS, in lower case
     cert:spiffe://example.com/ns/argo   URI
     cert:ops@example.com                email
     cert:10.0.0.9  cert:fd00::9         IP address, in its shortest form
 
-A rule does not say which kind it means. So a name counts only if it looks like its kind and like no other:
-a CA that signs any DNS name must not give away the address 10.0.0.9 or the URI of a service by that. The
-common name does not count (RFC 9525 2), nor does a DNS name with `*`: it names no client.
+A rule does not say which kind of name it means. So a name counts only if it has the form of its own kind and
+of no other kind. Otherwise a CA that signs any DNS name could sign the DNS name `10.0.0.9`, and its owner
+would pass for that address. The common name does not count (RFC 9525 2), and neither does a DNS name with
+`*`, which does not name one client.
 """
 
 from __future__ import annotations
@@ -26,13 +28,13 @@ _LOOKS: Final = {
     "email": re.compile(rf"[^\s:@/]+@{_DNS}", re.IGNORECASE),
     "IP Address": re.compile(r"[0-9a-f.:]+", re.IGNORECASE),
 }
-"""Kinds of names, as `ssl` calls them, and how they look."""
+"""By the `ssl` module's word for a kind of name: the form that such a name must have."""
 
 
 def identities_of(certificate: Mapping[str, object] | None) -> frozenset[str]:
-    """The names of a certificate as `SSLObject.getpeercert()` returns it.
+    """The identities in a certificate as `SSLObject.getpeercert()` returns it.
 
-    That is empty unless the certificate was verified, and so is this.
+    For a certificate that was not verified, `getpeercert()` returns nothing, and so does this.
     """
     names = (certificate or {}).get("subjectAltName", ())
     if not isinstance(names, tuple):
@@ -44,7 +46,7 @@ def identities_of(certificate: Mapping[str, object] | None) -> frozenset[str]:
 
 
 def _shown(kind: str, name: str) -> str:
-    """`name` as rules have it; empty if it does not count."""
+    """`name` as rules write it; empty if it does not count."""
     looks = _LOOKS.get(kind)
     if looks is None or not name.isascii() or not name.isprintable() or not looks.fullmatch(name):
         return ""

@@ -30,20 +30,20 @@ from proxy.runtime.endpoint import Endpoint, Local, UnixPath
 log = structlog.get_logger("kubemux.systemd")
 
 SETTLE_TIMEOUT_S: Final = 2.0
-"""How long to wait until systemd has closed its descriptors. If it has not by then, binding may fail."""
+"""Seconds to wait until systemd has closed its descriptors. If it needs longer, binding may fail."""
 
 
 class FdStore:
     """The inherited sockets that are not in use yet, and the names of the sockets that systemd keeps.
 
-    Where $NOTIFY_SOCKET is not set, systemd keeps none.
+    Without $NOTIFY_SOCKET, systemd keeps none.
     """
 
     def __init__(self, inherited: Mapping[Local, socket.socket]) -> None:
         """`inherited`: sockets by local address, from `systemd.inherited_sockets`. The store owns them."""
         self._inherited = dict(inherited)
         self._kept: dict[Local, Local] = {}
-        """Addresses as the configuration has them -> as their sockets say them."""
+        """By the address in the configuration: the address as `getsockname` of its socket returns it."""
         self._closing: set[int] = set()
         """Ports of sockets that systemd was told to close, and may not have closed yet."""
 
@@ -57,7 +57,7 @@ class FdStore:
             return sock
         if Path(address.path).is_socket():
             return sock
-        # Somebody has removed the file (as systemd does in RuntimeDirectory=), and no client finds it.
+        # The file was removed (as systemd does in RuntimeDirectory=), so no client can connect.
         sock.close()
         self._remove(address)
         return None
@@ -110,7 +110,7 @@ class FdStore:
         self._inherited.clear()
 
     def _remove(self, address: Local) -> None:
-        # A unix socket that systemd still has does not keep anybody from making another file at its path.
+        # If systemd still has a unix socket, another file can be made at its path nevertheless.
         is_told = systemd.notify("FDSTOREREMOVE=1", f"FDNAME={_name(address)}")
         if is_told and isinstance(address, Endpoint):
             self._closing.add(address.port)
@@ -119,7 +119,7 @@ class FdStore:
 def _name(address: Local) -> str:
     """The name of a socket in the store. It has no colon: LISTEN_FDNAMES separates names by colons.
 
-    A path may be longer than a name, and have any characters.
+    A path may be longer than a name may be, and may have any characters, so its digest is used.
     """
     if isinstance(address, UnixPath):
         return f"{systemd.STORED}unix_{hashlib.sha256(os.fsencode(address.path)).hexdigest()}"

@@ -1,4 +1,4 @@
-"""Why a client's TLS handshake with an entry has failed, in words. Pure."""
+"""Messages for a client's failed TLS handshake with an entry. Pure."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _WHY: Final = {
     "SSLV3_ALERT_CERTIFICATE_UNKNOWN": "it does not accept the certificate in cert_file",
     "SSLV3_ALERT_CERTIFICATE_EXPIRED": "it says that the certificate in cert_file has expired",
 }
-"""OpenSSL's reasons. An alert is what the client has said (RFC 8446 6.2)."""
+"""By OpenSSL's reason: the message. A reason with ALERT is an alert that the client sent (RFC 8446 6.2)."""
 
 
 def why(error: ssl.SSLError) -> str:
-    """The cause of `error`, about the client: `it shows no certificate`."""
+    """The cause of `error` as a sentence about the client, for example `it shows no certificate`."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not accepted: {error.verify_message}"
     reason = error.reason or "unknown"

@@ -1,4 +1,4 @@
-"""What a uid of this machine is called in rules: its own number and name, and those of all its groups.
+"""The identities of a local uid in `allow` rules: the user's number and name, and those of all its groups.
 
     uid:1002  uid:alice  gid:1002  gid:alice  gid:27  gid:sre
 
@@ -29,7 +29,7 @@ log = structlog.get_logger("kubemux.callers")
 KEPT_S: Final = 60.0
 LOOKUP_S: Final = 3.0
 MOST_KEPT: Final = 1024
-"""A user with subordinate uids (subuid(5)) can come as 65,536 of them."""
+"""The limit of kept uids: a user with subordinate uids (subuid(5)) can connect as 65,536 different ones."""
 
 NOBODY: Final[frozenset[str]] = frozenset()
 
@@ -40,21 +40,21 @@ class _Kept(NamedTuple):
 
 
 class Identities:
-    """Looks up uids, for one event loop. Callers of one uid at the same time share one lookup."""
+    """Looks up uids, for one event loop. Simultaneous callers of one uid share one lookup."""
 
     def __init__(self, look_up: Callable[[int], frozenset[str]] | None = None) -> None:
         self._look_up = look_up or identities_of
         self._place = Place("users and groups")
         self._asked: Shared[int, frozenset[str]] = Shared("identities")
         self._kept: dict[int, _Kept] = {}
-        """The oldest first: all are kept for the same time."""
+        """Oldest first, because all are kept for the same time."""
         self._hangs = False
 
     def __repr__(self) -> str:
         return f"<Identities kept={len(self._kept)} asked={len(self._asked)}>"
 
     async def of(self, uid: int | None) -> frozenset[str]:
-        """What a caller with this uid is called in rules; nothing if it is not known (None)."""
+        """The identities of a caller with this uid; none if the uid is not known (None)."""
         if uid is None:
             return NOBODY
         kept = self._kept.get(uid)
@@ -63,7 +63,7 @@ class Identities:
         return await self._asked.run(uid, partial(self._ask, uid), name=f"uid {uid}")
 
     async def close(self) -> None:
-        """End the lookups, and who waits for one."""
+        """Cancel the lookups, and the callers that wait for one."""
         await self._asked.close()
 
     async def _ask(self, uid: int) -> frozenset[str]:
@@ -90,12 +90,12 @@ class Identities:
 
 
 def identities_of(uid: int) -> frozenset[str]:
-    """What NSS knows of `uid`. Blocks."""
+    """The identities of `uid` by NSS. Blocks."""
     doing(f"looking up uid {uid}")
     found = {f"uid:{uid}"}
     try:
         user = pwd.getpwuid(uid)
-    except KeyError:  # it has no name, and so no groups: they are listed by name
+    except KeyError:  # a uid without a name has no groups: NSS lists groups by user name
         return frozenset(found)
     found |= _named("uid", user.pw_name)
     doing(f"looking up the groups of {user.pw_name}")
@@ -107,5 +107,5 @@ def identities_of(uid: int) -> frozenset[str]:
 
 
 def _named(kind: str, name: str) -> set[str]:
-    """A name that is a number is left out: who is called 1002 is not uid 1002."""
+    """The identity for a name. A name that is a number is left out: a user called 1002 is not uid 1002."""
     return set() if name.isdecimal() else {f"{kind}:{name}"}

@@ -1,5 +1,5 @@
-"""A listener for as long as the configuration has its address: it is bound again after a failure, kept in
-systemd's store, and refuses clients while nobody could serve them.
+"""Keeps a listener as long as the configuration has its address: binds it again after a failure, lets systemd
+keep the socket, and refuses clients while no cluster could serve them.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class KeptListener:
         """`owner` names the cluster or entry in the log: `{"cluster": "prod"}`. `on_change` is called after
         the address has been bound late.
 
-        `listener` is the listener of somebody else, who had the same address until now. It stays bound, so
-        that no client is refused in between.
+        `listener` is that of another cluster or entry, which had the same address until now. It stays bound,
+        so that no client is refused in between.
         """
         if listener is None:
             listener = Listener(address, on_client, inherited=store.claim(address))
@@ -77,15 +77,15 @@ class KeptListener:
                 self._tasks.keep(self._keep_binding, name="bind")
         self._keep()
 
-    def let_in(self, permissions: Permissions) -> None:
-        """Let `permissions` decide who may open a unix socket."""
+    def set_permissions(self, permissions: Permissions) -> None:
+        """Change who may connect to a unix socket."""
         if permissions != self.listener.permissions:
             self.listener.permissions = permissions
-            self._tasks.spawn(self._give(), name="permissions")
+            self._tasks.spawn(self._apply_permissions(), name="permissions")
 
-    async def _give(self) -> None:
+    async def _apply_permissions(self) -> None:
         try:
-            await self.listener.give()
+            await self.listener.apply_permissions()
         except ListenError as exc:
             self._failed(exc)
         else:
@@ -111,7 +111,9 @@ class KeptListener:
             self._store.keep(self.address, self.listener.sock)
 
     def admit_or_refuse(self, *, is_hopeless: bool, because: Mapping[str, str]) -> None:
-        """Let the kernel refuse clients while it `is_hopeless` to accept them. `because` is for the log."""
+        """Let the kernel refuse clients while no cluster can serve them (`is_hopeless`).
+        `because` is logged.
+        """
         listener = self.listener
         if is_hopeless == listener.is_refusing or listener.sock is None:
             return
@@ -124,7 +126,7 @@ class KeptListener:
         else:
             try:
                 listener.admit()
-            except OSError as exc:  # tried again with the next beat
+            except OSError as exc:  # the next heartbeat tries again
                 log.warning(
                     "clients cannot be served again yet", listen=str(self.address), message=exc.strerror
                 )
@@ -134,15 +136,18 @@ class KeptListener:
         log.info(event, **self._owner, **because, listen=str(self.address))
 
     def hand_on(self) -> Listener:
-        """The listener for the next owner of the address. Until that one starts, clients wait in the kernel:
-        it may have to read first who may come in.
+        """Pause the listener, and return it for the next owner of the address.
+
+        Until that owner starts it, clients wait in the kernel: the owner may first have to read who is
+        allowed.
         """
         self.listener.hold()
         return self.listener
 
     def accept_no_more(self) -> None:
-        """Close the socket; systemd keeps its own for the next process. If it has none of a unix socket, the
-        file is of no use any more.
+        """Close the socket; systemd keeps its descriptor for the next process.
+
+        If systemd has none of a unix socket, the file is removed.
         """
         if isinstance(self.address, UnixPath) and not self._store.keeps(self.address):
             self.listener.release()
@@ -158,5 +163,5 @@ class KeptListener:
         self._store.forget(self.address)
 
     async def close(self) -> None:
-        """Try to bind no more. The socket stays as it is: it may belong to somebody else by now."""
+        """Stop trying to bind. The socket stays as it is: it may have another owner by now."""
         await self._tasks.close()

@@ -17,7 +17,7 @@ import structlog
 
 from proxy.config.listen import PRIVATE, Permissions
 from proxy.entries.arrival import Caller
-from proxy.entries.binding import bind, end_listening, give
+from proxy.entries.binding import bind, end_listening, set_permissions
 from proxy.entries.unix_socket import BACKLOG
 from proxy.relay.relay import LINGER_ZERO
 from proxy.runtime import descriptors
@@ -35,7 +35,7 @@ _FULL: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _HINT: Final = "raise LimitNOFILE= of the unit, or lower limits.max_connections"
 
 OnClient = Callable[[socket.socket, Caller], None]
-"""Gets the non-blocking socket of a client, and owns it."""
+"""Called with the non-blocking socket of a client, which it then owns."""
 
 
 class Listener:
@@ -52,7 +52,7 @@ class Listener:
         inherited: socket.socket | None = None,
         permissions: Permissions = PRIVATE,
     ) -> None:
-        """`permissions` says who may open a unix socket; `give` applies another one."""
+        """`permissions` says who may connect to a unix socket. After a change, call `apply_permissions`."""
         self.address = address
         self.on_client = on_client
         self._socket = inherited
@@ -85,23 +85,24 @@ class Listener:
         if not self.is_refusing:
             self._loop.add_reader(self._socket, self._accept)
         if not is_new:
-            await self.give()
+            await self.apply_permissions()
 
-    async def give(self) -> None:
-        """Let `permissions` decide who may open the unix socket, unless a socket unit decides that.
+    async def apply_permissions(self) -> None:
+        """Apply `permissions` to a unix socket's file, unless the socket belongs to a socket unit.
 
-        Raises ListenError; only the owner may open it then.
+        If that fails, only the owner may connect. Raises ListenError.
         """
         if isinstance(self.address, UnixPath) and self._socket and not isinstance(self._socket, Activated):
-            async with self._giving:  # whoever comes last has the latest permissions
-                await give(self.address, self._names, self.permissions)
+            async with self._giving:  # of several calls, the last one applies the latest permissions
+                await set_permissions(self.address, self._names, self.permissions)
 
     @property
     def can_refuse(self) -> bool:
         """Whether the kernel can refuse clients and later admit them again.
 
-        Not on a unix socket: after `shutdown` it never listens again, not even after listen(2) (Linux 6.18).
-        Nor on a socket unit's, which would fail. Whoever has `on_client` closes the client's connection then.
+        It cannot on a unix socket, which never listens again after `shutdown`, not even after listen(2)
+        (Linux 6.18). It must not on a socket of a socket unit, because the unit would fail. In both cases
+        `on_client` closes the client's connection.
         """
         return (
             self._socket is not None
@@ -118,7 +119,7 @@ class Listener:
         """
         if self._socket is None or not self.can_refuse or self.is_refusing:
             return
-        self._accept()  # `on_client` resets those that have connected already, and counts them
+        self._accept()  # `on_client` resets and counts the clients that have connected already
         self.is_refusing = True
         self._stop_accepting(self._socket)
         # Otherwise another program could bind the address now.

@@ -1,12 +1,11 @@
 """TLS between a client and an entry, as a transport on top of the transport of its socket.
 
-asyncio and uvloop bring such a transport, too, but theirs ends both directions as soon as one of them has
-ended, and drops what the other side still sends. A relay keeps the two apart: here each has its own
-close_notify (RFC 8446 6.1). OpenSSL does all of TLS; this moves bytes between it, the socket and the
-protocol.
+asyncio and uvloop have such a transport, but theirs ends both directions when one of them ends, and drops
+what the other side still sends. A relay needs half-close: here each direction ends with its own close_notify
+(RFC 8446 6.1). OpenSSL does all of TLS; this class moves bytes between OpenSSL, the socket and the protocol.
 
-Backpressure is the socket's: what is written is encrypted at once, and its size counts there. What was
-received while the protocol is paused waits in OpenSSL's buffer, at most one read of the socket.
+Backpressure comes from the socket's transport: written bytes are encrypted at once, and wait there. Bytes
+that were received while the protocol is paused wait in OpenSSL's buffer, at most one read of the socket.
 """
 
 from __future__ import annotations
@@ -26,33 +25,38 @@ HANDSHAKE: Final = 22
 
 _RECORD: Final = 16 << 10
 _PIECE: Final = 64 << 10
-"""What OpenSSL gets at a time. Its buffers keep the size of the most that was ever in them."""
+"""Bytes that OpenSSL gets at a time. Its buffers never shrink, so a larger piece would cost
+memory for ever.
+"""
 _received: Final = memoryview(bytearray(_PIECE))
-"""Where all connections receive: OpenSSL copies what is in it before the next one does."""
+"""The buffer into which all connections receive: OpenSSL copies the bytes before the next
+connection reads.
+"""
 _decrypted: Final = memoryview(bytearray(_RECORD))
 
 
 class NotTls(Exception):
-    """The client does not speak TLS. `transport` has its socket, and no more bytes are read."""
+    """The client does not speak TLS. `transport` owns its socket, and is paused."""
 
     def __init__(self, transport: asyncio.Transport, first: int) -> None:
-        """`first` is the first byte that it has sent."""
+        """`first` is the client's first byte."""
         super().__init__("the client does not speak TLS")
         self.transport = transport
         self.first = first
 
 
 async def accept(sock: socket.socket, context: ssl.SSLContext, protocol: Protocol) -> TlsTransport:
-    """Do the handshake with the client of `sock`, which is non-blocking. `protocol` is paused afterwards.
+    """Do the handshake with the client of `sock`, which is non-blocking; reading is paused afterwards.
 
-    Raises NotTls, ssl.SSLError, or another OSError if the client has gone. The socket is closed then, but not
-    with NotTls.
+    Raises NotTls, ssl.SSLError, or another OSError if the client has gone. The socket is then closed, except
+    after NotTls.
     """
     transport = TlsTransport(context, protocol)
     try:
         await asyncio.get_running_loop().connect_accepted_socket(lambda: transport, sock)
         await transport.handshake
-    except (NotTls, ssl.SSLError):  # NotTls has the socket; otherwise it is closed when the alert is sent
+    # NotTls owns the socket; otherwise the socket is closed when the alert is sent.
+    except (NotTls, ssl.SSLError):
         raise
     except BaseException:
         transport.abort()
@@ -75,13 +79,13 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         self._protocol = protocol
         self._is_paused = True
         self._is_drained = False
-        """Whether OpenSSL has given everything that it has received."""
+        """Whether all bytes that OpenSSL has received were read from it."""
         self._has_peer_ended = False
         self._is_end_told = False
         self._ends = False
-        """The protocol sends no more."""
+        """Whether the protocol has ended its direction."""
         self._has_ended = False
-        """Our close_notify is sent."""
+        """Whether our close_notify is sent."""
         self._error: Exception | None = None
 
     def __repr__(self) -> str:
@@ -104,7 +108,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
                 return
             self._incoming.write(_received[:nbytes])
             self._shake_hands()
-        elif self._has_peer_ended:  # nothing may follow a close_notify
+        elif self._has_peer_ended:  # a client may send nothing after its close_notify
             self._fail(ConnectionResetError("the client sends more after its end"))
         elif not self.is_closing():
             self._incoming.write(_received[:nbytes])
@@ -113,7 +117,8 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
 
     def eof_received(self) -> bool:
         """Returns True, so that asyncio keeps the other direction open."""
-        if not self._has_peer_ended:  # whoever cuts a connection must not pass for its client (RFC 8446 6.1)
+        # Without a close_notify, somebody else may have cut the connection (RFC 8446 6.1).
+        if not self._has_peer_ended:
             self._fail(ConnectionResetError("the client has gone without a close_notify"))
         return True
 
@@ -142,7 +147,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
             self._is_drained = True
             self._flush()
         except ssl.SSLError as exc:
-            self._flush()  # the alert that tells the client
+            self._flush()  # the alert for the client
             self._socket.close()
             self.handshake.set_exception(exc)
         else:
@@ -152,12 +157,12 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
             self.handshake.set_result(None)
 
     def _read(self) -> None:
-        """Give the protocol what has been received, as long as it takes it."""
+        """Pass received bytes to the protocol until it pauses."""
         try:
             while not (self._is_paused or self._is_drained or self._has_peer_ended or self.is_closing()):
                 if isinstance(self._protocol, asyncio.BufferedProtocol):
                     self._fill(self._protocol)
-                elif count := self._take(_decrypted):
+                elif count := self._decrypt(_decrypted):
                     self._protocol.data_received(bytes(_decrypted[:count]))
         except ssl.SSLError as exc:
             self._flush()
@@ -174,16 +179,16 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
                 self.close()
 
     def _fill(self, protocol: asyncio.BufferedProtocol) -> None:
-        """Fill a buffer of the protocol, with several records if they are there."""
+        """Fill a buffer of the protocol, with several TLS records if they have arrived."""
         room = memoryview(protocol.get_buffer(_RECORD))
         filled = 0
-        while filled < len(room) and (count := self._take(room[filled:])):
+        while filled < len(room) and (count := self._decrypt(room[filled:])):
             filled += count
         if filled:
             protocol.buffer_updated(filled)
 
-    def _take(self, room: memoryview) -> int:
-        """Decrypt bytes of one record into `room`; 0 if there are none."""
+    def _decrypt(self, room: memoryview) -> int:
+        """Decrypt bytes of one record into `room`; returns how many, 0 if there are none."""
         try:
             count = cast("int", self._tls.read(len(room), room))  # typeshed says bytes, as without `room`
         except ssl.SSLWantReadError:
@@ -195,7 +200,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         return count
 
     def _notify_if_drained(self) -> None:
-        """Bytes that OpenSSL has received and not given yet would be lost: `unwrap` reads, too."""
+        """Send our close_notify, but not before all received bytes are read: `unwrap` would drop them."""
         if self._is_drained or self._has_peer_ended:
             self._notify()
 
@@ -204,7 +209,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         if self._has_ended:
             return
         self._ends = self._has_ended = True
-        with suppress(ssl.SSLError):  # it asks for the client's close_notify, which comes later
+        with suppress(ssl.SSLError):  # OpenSSL wants the client's close_notify, which comes later
             self._tls.unwrap()
         self._flush()
 
@@ -240,7 +245,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         return True
 
     def write_eof(self) -> None:
-        """End this direction, and leave the other one open."""
+        """End our direction; the client's stays open."""
         self._ends = True
         self._notify_if_drained()
 
@@ -249,16 +254,17 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         self._socket.pause_reading()
 
     def resume_reading(self) -> None:
-        """Go on in the next turn of the loop: what was received already comes before what the socket has."""
+        """Resume in the next turn of the loop, first with the bytes that OpenSSL has already received."""
         self._is_paused = False
-        self._loop.call_soon(self._go_on)
+        self._loop.call_soon(self._read_again)
 
-    def _go_on(self) -> None:
+    def _read_again(self) -> None:
         if self._is_paused or self.is_closing():
             return
         self._read()
         if not self.is_closing() and (self._has_peer_ended or not self._is_paused):
-            self._socket.resume_reading()  # after an end as well: to learn that the client has gone
+            # Also after the client's EOF, to notice when its connection is lost.
+            self._socket.resume_reading()
 
     def close(self) -> None:
         """Close when everything is sent."""

@@ -1,5 +1,5 @@
-"""A unix socket that listens, and its file: open to nobody else before it should be, and never in the place
-of somebody else's.
+"""Listening unix sockets and their files. A file is never accessible to others before it gets its
+permissions, and never replaces a file or a live socket of another program.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ _OTHERWISE: Final = "choose another path"
 def bind(
     path: Path, subject: str, *, otherwise: str, mode: int = OWNER_ONLY, gid: int | None = None
 ) -> socket.socket:
-    """A non-blocking socket that listens at `path`. It replaces a stale socket, never a live one.
+    """A non-blocking socket that listens at `path`. It replaces a stale socket, but never a live one.
 
-    Messages begin with `subject`; `otherwise` is added to the remedy if the folder cannot be used. Raises
+    Messages begin with `subject`. If the folder cannot be used, the hint ends with `otherwise`. Raises
     ListenError.
     """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -45,7 +45,7 @@ def bind(
         os.fchmod(sock.fileno(), OWNER_ONLY)
         _bind(sock, path, subject)
         try:
-            give(path, subject, mode=mode, gid=gid)
+            set_access(path, subject, mode=mode, gid=gid)
             sock.listen(BACKLOG)
         except BaseException:
             end_listening(sock)
@@ -81,10 +81,10 @@ def _bind(sock: socket.socket, path: Path, subject: str) -> None:
         sock.bind(str(path))
 
 
-def give(path: Path, subject: str, *, mode: int, gid: int | None) -> None:
-    """Give the socket's file this mode and group (None: the group that a new file gets there).
+def set_access(path: Path, subject: str, *, mode: int, gid: int | None) -> None:
+    """Set the mode and group of the socket's file (None: the group that a new file gets there).
 
-    If the group cannot be given, nobody but the owner can open it. Raises ListenError or OSError.
+    If the group cannot be set, only the owner may connect. Raises ListenError or OSError.
     """
     if gid is None:
         gid = _usual_gid(path)
@@ -101,15 +101,17 @@ def give(path: Path, subject: str, *, mode: int, gid: int | None) -> None:
         file.chmod(mode)
 
 
-def shut(path: Path, subject: str) -> None:
-    """Let nobody but its owner open the socket's file. Raises ListenError or OSError."""
+def restrict_to_owner(path: Path, subject: str) -> None:
+    """Let only the file's owner connect. Raises ListenError or OSError."""
     with _file(path, subject) as (file, _):
         file.chmod(OWNER_ONLY)
 
 
 @contextmanager
 def _file(path: Path, subject: str) -> Iterator[tuple[Path, os.stat_result]]:
-    """The socket's file, whatever is at `path` later: chmod(2) would follow a link that is put there."""
+    """A descriptor of the socket's file. With the path, chmod(2) would follow a link that somebody puts
+    there.
+    """
     fd = os.open(path, os.O_PATH | os.O_NOFOLLOW)
     try:
         status = os.fstat(fd)
@@ -121,13 +123,13 @@ def _file(path: Path, subject: str) -> Iterator[tuple[Path, os.stat_result]]:
 
 
 def _usual_gid(path: Path) -> int:
-    """The group of a new file: the process's, or in a folder with the set-group-ID bit the folder's."""
+    """The group of a new file: that of a folder with the set-group-ID bit, otherwise the process's."""
     folder = path.parent.stat()
     return folder.st_gid if folder.st_mode & stat.S_ISGID else os.getegid()
 
 
 def remove_stale(path: Path) -> bool:
-    """Remove the file of a socket at which nobody listens; False if somebody does."""
+    """Remove the file of a socket on which no process listens; False if one does."""
     if not stat.S_ISSOCK(path.lstat().st_mode):
         return False
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
@@ -139,8 +141,9 @@ def remove_stale(path: Path) -> bool:
 
 
 def end_listening(sock: socket.socket) -> None:
-    """Stop listening on `sock`, also for other processes that have a descriptor of it, and remove its file,
-    unless it is another's by now.
+    """Stop listening on `sock`, also for other processes that have a descriptor of it.
+
+    Its file is removed, unless the path has another file by now.
     """
     with suppress(OSError):
         sock.shutdown(socket.SHUT_RDWR)

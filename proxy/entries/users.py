@@ -1,12 +1,12 @@
-"""Proxy users: who has the right password, by a file as htpasswd(1) writes it.
+"""Proxy users: checks passwords against a file of htpasswd(1).
 
-A check costs what bcrypt costs, on purpose: 0.3 s at cost 12. It runs in a thread, one at a time, and a few
-may wait. Who was right before is checked by an HMAC instead, with a key that this process alone has, so that
-a client of many connections does not pay for each.
+bcrypt makes each check slow on purpose: 0.3 s at cost 12. A thread runs one check at a time, and a few may
+wait. After a successful check, the same password is compared by an HMAC, whose key exists only in this
+process. So a client with many connections waits for bcrypt only once.
 
-Neither tells by its time who has an account: a wrong password always costs a bcrypt, and so does an unknown
-user, by the hash of some other user. (The costs of a file may differ, and one fixed hash would show then who
-is unknown.)
+The time of a check does not show whether a user exists. A wrong password always takes one bcrypt, and so does
+an unknown user, with the hash of some existing user. (One fixed hash would not do: the costs in a file may
+differ.)
 """
 
 from __future__ import annotations
@@ -28,16 +28,18 @@ from proxy.runtime.shared import Shared
 
 CHECK_S: Final = 8.0
 MOST_CHECKS: Final = 24
-"""Checks that run or wait. One of cost 12 takes 0.3 s, so the last one is still in time."""
+"""The limit of checks that run or wait. At 0.3 s each (cost 12), the last one still ends in time."""
 _BCRYPT_BYTES: Final = 72
-"""What bcrypt takes of a password. htpasswd(1) leaves the rest out, and the library refuses a longer one."""
+"""How much of a password bcrypt uses. htpasswd(1) ignores the rest; the bcrypt package refuses a
+longer one.
+"""
 
 
 _BUSY: Final = "too many other passwords wait to be checked"
 
 
 class Busy(Exception):
-    """A password was not checked: too many others wait for that."""
+    """A password was not checked, because too many checks wait."""
 
 
 class Users:
@@ -48,20 +50,20 @@ class Users:
         self._files = Place(f"users_file {path}")
         self._cpu = Place("checking a password")
         self._checks: Shared[bytes, bool | None] = Shared("users")
-        """By proof: clients of one user who come at the same time cost one check."""
+        """By proof, so that simultaneous clients with the same user and password share one check."""
         self._key = secrets.token_bytes(32)
         self._accounts: Accounts = MappingProxyType({})
         self._hashes: tuple[bytes, ...] = ()
         self._proofs: dict[str, bytes] = {}
-        """User -> HMAC of the password that was right."""
+        """By user: the proof (`_proof`) of the password that bcrypt has accepted."""
 
     def __repr__(self) -> str:
         return f"<Users {self.path} {len(self._accounts)}>"
 
     async def load(self) -> None:
-        """Read the file. Raises Unusable or Hangs, and keeps what was read before.
+        """Read the file; an empty file has no users.
 
-        An empty file is one without users.
+        Raises Unusable or Hangs, and then keeps the users that were read before.
         """
         accounts = await self._files.run(_read, self.path, timeout=FILES_S)
         self._proofs = {
@@ -70,7 +72,7 @@ class Users:
         self._accounts, self._hashes = accounts, tuple(accounts.values())
 
     async def is_right(self, user: str, password: bytes) -> bool:
-        """Whether `user` has this password. Raises Busy."""
+        """Whether this is the password of `user`. Raises Busy."""
         password = password[:_BCRYPT_BYTES]
         hashed = self._accounts.get(user)
         proof = self._proof(user, hashed or b"", password)
@@ -80,28 +82,30 @@ class Users:
             return False
         if len(self._checks) >= MOST_CHECKS and proof not in self._checks:
             raise Busy(_BUSY)
-        check = partial(self._check, password, hashed or self._another(user))
+        check = partial(self._check, password, hashed or self._decoy(user))
         is_right = await self._checks.run(proof, check, name="check")
         if is_right is None:
             raise Busy(_BUSY)
-        # It may have been removed meanwhile, or have another password.
+        # A reload may have removed the user meanwhile, or changed the password.
         if not is_right or hashed is None or self._accounts.get(user) != hashed:
             return False
         self._proofs[user] = proof
         return True
 
     async def close(self) -> None:
-        """End the checks, and who waits for one."""
+        """Cancel the checks, and the clients that wait for one."""
         await self._checks.close()
 
     async def _check(self, password: bytes, hashed: bytes) -> bool | None:
         try:
             return await self._cpu.run(bcrypt.checkpw, password, hashed, timeout=CHECK_S)
-        except Hangs:  # others were before it
+        except Hangs:  # it has waited too long for checks before it
             return None
 
-    def _another(self, user: str) -> bytes:
-        """The hash by which an unknown user is checked: always the same one, or the time would tell."""
+    def _decoy(self, user: str) -> bytes:
+        """The hash for checking an unknown user. Always the same one: varying times would show that it is
+        unknown.
+        """
         number = int.from_bytes(self._proof(user, b"", b"")[:8])
         return self._hashes[number % len(self._hashes)]
 

@@ -1,1 +1,1 @@
-"""Names that clients ask for: where each leads, who may, and why. Pure: it takes values and opens nothing."""
+"""Routing: to which cluster or route a requested name leads, and who may use it. Pure: no I/O."""

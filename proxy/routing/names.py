@@ -1,10 +1,10 @@
-"""What a name means: where a client is led that asks for a host and a port, and which rule decides it.
+"""Resolves what a client asks for, a host and a port, to a cluster or to a route's target.
 
-In this order: the name of a cluster, or its `dns_name`; an address of its `api_servers`; a route, in the
-order of the file. Nothing else is tried, and no name is resolved.
+The rules are tried in this order: a cluster's name or `dns_name`, an address of a cluster's `api_servers`,
+the routes in the order of the file. Nothing else is tried, and no name is looked up in the DNS.
 
-A route with `discover` leads to pods, which change all the time: the daemon, which watches them, gives
-`Names` a function that tells the address of one.
+A route with `discover` leads to pods, whose addresses change. The daemon watches them, and gives `Names` a
+function that returns a pod's address.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from proxy.runtime.endpoint import Endpoint
 from proxy.runtime.text import nearest, shown
 
 _USUAL: Final = frozenset({443, 6443})
-"""The ports that a client may have in mind when it asks for a cluster by name."""
+"""The ports of API servers. With any of them, a cluster's name means the cluster."""
 _SSH: Final = 22
-"""The port that `ssh NAME` asks for."""
+"""The default port of ssh."""
 
 
 @dataclass(frozen=True, slots=True)
 class ToCluster:
-    """The client asks for a cluster: any of its API servers will do."""
+    """The client asks for a cluster, and may get any of its API servers."""
 
     cluster: str
     why: str
@@ -37,11 +37,11 @@ class ToCluster:
 
 @dataclass(frozen=True, slots=True)
 class ToTarget:
-    """The client asks for what a route leads to."""
+    """The client asks for a name that a route matches."""
 
     route: RouteConfig
     host: str
-    """What was asked for, in lower case and without a dot at its end: the host that a pattern dials."""
+    """The requested host, in lower case and without a final dot. A gateway pattern dials this host."""
     target: Endpoint
     why: str
 
@@ -51,34 +51,34 @@ Decision = ToCluster | ToTarget
 
 @dataclass(frozen=True, slots=True)
 class Passed:
-    """A rule that says nothing of what was asked for."""
+    """A rule that does not match the request."""
 
     rule: str
     explain: Callable[[], str]
 
     @property
     def why(self) -> str:
-        """Why not. It is worked out only for who wants to know."""
+        """Why it does not match; computed only when it is shown."""
         return self.explain()
 
 
 @dataclass(frozen=True, slots=True)
 class Asks(Passed):
-    """A route that leads there if there is such a pod, which the configuration alone does not tell."""
+    """A route that matches if such a pod exists. The configuration alone cannot decide that."""
 
     route: RouteConfig
     port: int
 
 
 FindPod = Callable[[str, str], str]
-"""The address of the pod that a route (by its name) knows as `NAME.NAMESPACE`. Raises UnknownTarget."""
+"""From a route's name and `NAME.NAMESPACE` to the address of that pod. Raises UnknownTarget."""
 
 
 class Names:
-    """The names of one configuration. It never changes: a reload makes another one."""
+    """The rules of one configuration. Immutable: a reload makes a new object."""
 
     def __init__(self, config: Config, find_pod: FindPod | None = None) -> None:
-        """Without `find_pod`, routes with `discover` are passed over, each as an `Asks`."""
+        """Without `find_pod`, a route with `discover` never matches; `walk` yields an `Asks` for it."""
         self._find_pod = find_pod
         self._routes = config.routes
         self._called: dict[str, str] = {}
@@ -95,14 +95,15 @@ class Names:
                     owners.append(name)
 
     def find(self, asked: Endpoint, entry: str | None) -> Decision:
-        """Where a client of `entry` is led that asks for `asked`, which may be any text and any number.
+        """The cluster or target for a client of `entry` that asks for `asked`, which may be any text and
+        number.
 
-        Without an entry, no route is passed over because of its entries. Raises UnknownTarget.
+        Without an entry, a route's list of entries is ignored. Raises UnknownTarget.
         """
         return next(step for step in self.walk(asked, entry) if not isinstance(step, Passed))
 
     def walk(self, asked: Endpoint, entry: str | None) -> Iterator[Passed | Decision]:
-        """The same with each rule that is passed over on the way; the decision is the last."""
+        """Like `find`, but yields each rule that does not match, and at last the decision."""
         host, port = shown(asked.host), asked.port
         if (name := self._called.get(plain(asked.host))) is None:
             yield Passed("clusters", lambda: f"none is called {host}")
@@ -196,7 +197,7 @@ def _target(route: RouteConfig, asked: Endpoint, host: Host, captures: tuple[str
 
 
 def _plain(address: Endpoint) -> Endpoint:
-    """As it is compared: an address has many spellings."""
+    """The host in the form in which hosts are compared; an address has many spellings."""
     try:
         return Endpoint(str(Host.parse(address.host)), address.port)
     except ValueError:

@@ -11,7 +11,7 @@ from proxy.runtime.text import shown
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?\.?")
 _DIGITS = re.compile(r"[0-9.]+")
 _IPV4 = re.compile(r"[0-9]+(\.[0-9]+){0,2}|(0*(25[0-5]|2[0-4][0-9]|1?[0-9]?[0-9])(\.(?!$)|$)){4}")
-"""As resolvers read it: `127.1` is one, too (inet_aton(3))."""
+"""What resolvers read as an IPv4 address; `127.1` is one, too (inet_aton(3))."""
 
 
 def check_host(host: str) -> None:
@@ -83,4 +83,4 @@ class UnixPath(NamedTuple):
 
 
 Local = Endpoint | UnixPath
-"""Where a listener of this machine is."""
+"""The address of a listener on this machine."""

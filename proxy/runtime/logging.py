@@ -41,10 +41,10 @@ _SECRET_TEXT: Final = (
         ),
         REDACTED,
     ),
-    # RFC 6750 2.1 b64token; shorter ones are English ("bearer authentication").
+    # RFC 6750 2.1, b64token. A shorter word after `bearer` is English ("bearer authentication").
     (re.compile(r"\b(bearer)\s+[\w.~+/-]{15,}=*", re.IGNORECASE), rf"\1 {REDACTED}"),
     (re.compile(r"(authorization\W{1,4}(?:basic|bearer)?\s*)[^\s'\",}]+", re.IGNORECASE), rf"\1{REDACTED}"),
-    # RFC 7519: a JWT, which is what service accounts have.
+    # RFC 7519: a JWT. The tokens of service accounts are JWTs.
     (
         re.compile(r"\beyJ[\w-]{8,}\.[\w-]+\.[\w-]*"),
         REDACTED,
@@ -192,7 +192,7 @@ def _clean(value: object) -> object:
             return {
                 str(key): REDACTED if _is_secret(str(key)) else _clean(item) for key, item in value.items()
             }
-        if type(value) in (list, tuple, set, frozenset):  # not a named tuple, which has a text of its own
+        if type(value) in (list, tuple, set, frozenset):  # not a named tuple, which has its own text form
             return [_clean(item) for item in cast("list[object]", value)]
     text = str(value)
     if _may_have_secrets(text):
@@ -223,14 +223,14 @@ _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 @lru_cache(maxsize=256)
 def _is_plain(kind: type) -> bool:
-    """Whether JSON has such values as they are. A `Reason` is a text."""
+    """Whether JSON has values of this type. A `Reason` becomes text."""
     return kind in {int, float, bool, type(None)} or issubclass(kind, str)
 
 
 def _json(logger: WrappedLogger, method: str, entry: EventDict) -> str:  # noqa: ARG001 - structlog's signature
     """The entry as one line of JSON, without secrets.
 
-    One search through the whole line usually shows that its parts need no search.
+    Usually one search through the whole line finds no secret, so its parts need not be searched.
     """
     if all(map(_is_plain, map(type, entry.values()))) and not any(map(_is_secret, entry)):
         line = _encode(entry)
@@ -244,7 +244,7 @@ def _may_have_secrets(text: str) -> bool:
 
 
 def _printable(logger: WrappedLogger, method: str, entry: EventDict) -> EventDict:  # noqa: ARG001 - structlog's signature
-    """Escape a server's text: it must not move the terminal's cursor, or start a line that looks like ours.
+    """Escape all texts. A text from a server must not move the terminal's cursor or look like a line of ours.
 
     A traceback keeps its lines.
     """

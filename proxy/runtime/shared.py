@@ -1,4 +1,4 @@
-"""Work that several callers want at the same time is done once, and all get its result."""
+"""Runs work once if several callers request it at the same time; all of them get the result."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ T = TypeVar("T")
 
 
 class Shared(Generic[K, T]):
-    """The work of one owner, by its key. It goes on when a caller leaves."""
+    """The running work of one owner, by key. It continues when a caller is cancelled."""
 
     def __init__(self, owner: str) -> None:
         self._tasks = Tasks(owner)
         self._running: dict[K, asyncio.Task[T]] = {}
 
     def __len__(self) -> int:
-        """How many pieces of work are being done."""
+        """How many keys have work that runs."""
         return len(self._running)
 
     def __contains__(self, key: K) -> bool:
         return key in self._running
 
     async def run(self, key: K, work: Callable[[], Coroutine[Any, Any, T]], *, name: str) -> T:
-        """The result of `work()`, which is started as a task called `name` unless the one for `key` runs."""
+        """The result of the work for `key`. If none runs, `work()` is started as a task called `name`."""
         task = self._running.get(key)
         if task is None:
             task = self._running[key] = self._tasks.spawn(work(), name=name)
@@ -37,5 +37,5 @@ class Shared(Generic[K, T]):
         return task.result()
 
     async def close(self) -> None:
-        """End all work. Who waits for it is cancelled, too."""
+        """Cancel all work, and with it the callers that wait for it."""
         await self._tasks.close()

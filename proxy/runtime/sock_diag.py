@@ -1,17 +1,17 @@
 """Which user of this machine is at the other end of a loopback TCP connection: sock_diag(7).
 
-The kernel is asked for one socket by its two ends, never for a list of all. Its answer comes before the
-question's `send` returns, so this needs neither a thread nor a deadline.
+We ask the kernel for one socket by its two ends, never for a list of all sockets. The kernel answers before
+the `send` of the question returns, so this needs neither a thread nor a deadline.
 
-What the kernel says is taken for true only where it cannot mean something else:
+An answer counts only if it cannot mean another socket:
 
-* Where no socket has these two ends, it answers with one that listens at the first of them. So the ends of
-  the answer are compared.
-* A socket that its program has closed has uid 0 and inode 0 in the answer, and would make root of whoever
-  sends and closes. So only a socket that is established and has an inode counts.
-* It looks in one network namespace, and a listener that was inherited may be of another one. So it is asked
-  for our own end as well, which must be this very socket. That comes second: as long as our end is there, no
-  other connection can have the same two ends.
+* If no socket has these two ends, the kernel answers with a socket that listens at the first of them. So we
+  compare the ends in the answer.
+* If the program has closed its socket, the answer has uid 0 and inode 0: a client that sends and closes would
+  count as root. So only a socket counts that is established and has an inode.
+* The kernel looks in one network namespace, and an inherited listener may belong to another. So we also ask
+  for our own end, which must be this very socket. We ask that second: as long as our end exists, no other
+  connection can have the same two ends.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _ERROR: Final = Struct("=i")
 _LOOPBACK_4: Final = 127
 _LOOPBACK_6: Final = bytes([*[0] * 15, 1])
 _MAPPED: Final = bytes([*[0] * 10, 0xFF, 0xFF])
-"""Before an IPv4 address, if an IPv6 socket shows it (RFC 4291 2.5.5.2)."""
+"""The prefix with which an IPv6 socket shows an IPv4 address (RFC 4291 2.5.5.2)."""
 
 _ALL_STATES: Final = 0xFFFFFFFF
 _ANY_INTERFACE: Final = 0
@@ -49,15 +49,15 @@ _MAX_ERRNO: Final = 4096
 
 
 class End(NamedTuple):
-    """One end of a connection. An IPv4 address is one, also where a socket shows it as `::ffff:127.0.0.1`."""
+    """One end of a connection. `::ffff:127.0.0.1` is stored as the IPv4 address that it stands for."""
 
     address: bytes
-    """Four or sixteen bytes, in network order."""
+    """The address: four or sixteen bytes, in network order."""
     port: int
 
     @classmethod
     def of(cls, sockaddr: tuple[str, int] | tuple[str, int, int, int]) -> End:
-        """What `getsockname` and `getpeername` return for TCP."""
+        """Make it of what `getsockname` and `getpeername` return for TCP."""
         host, _, _ = sockaddr[0].partition("%")  # an interface
         address = socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host)
         return cls(_plain(address), sockaddr[1])
@@ -69,7 +69,7 @@ class End(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What the kernel says of a socket."""
+    """The kernel's answer about a socket."""
 
     state: int
     uid: int
@@ -87,7 +87,7 @@ def peer_uid(sock: socket.socket) -> int:
     with socket.socket(
         socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, _NETLINK_SOCK_DIAG
     ) as kernel:
-        kernel.connect((0, 0))  # nobody but the kernel may answer
+        kernel.connect((0, 0))  # only the kernel may answer
         client = _ask(kernel, theirs, ours, sequence=1)
         own = _ask(kernel, ours, theirs, sequence=2)
     if own.inode != os.fstat(sock.fileno()).st_ino:
@@ -96,7 +96,9 @@ def peer_uid(sock: socket.socket) -> int:
 
 
 def owner(client: Found) -> int:
-    """The uid of a client's socket. Raises ValueError if no program has it: uid 0 is not root then."""
+    """The uid of a client's socket. Raises ValueError if its program has closed it: then uid 0 is
+    not root.
+    """
     if client.state != ESTABLISHED or not client.inode:
         raise ValueError("the client has closed its socket")
     return client.uid
@@ -108,7 +110,7 @@ def _ask(kernel: socket.socket, near: End, far: End, *, sequence: int) -> Found:
 
 
 def question(near: End, far: End, *, sequence: int) -> bytes:
-    """Ask for the TCP socket whose own address is `near` and which is connected to `far`."""
+    """A request for the TCP socket whose own address is `near` and that is connected to `far`."""
     body = _REQUEST.pack(
         socket.AF_INET if len(near.address) == 4 else socket.AF_INET6,
         socket.IPPROTO_TCP,
@@ -126,7 +128,9 @@ def question(near: End, far: End, *, sequence: int) -> bytes:
 
 
 def read(data: bytes, near: End, far: End, *, sequence: int) -> Found:
-    """What the kernel answers to `question`. Raises OSError if it refuses, ValueError for other bytes."""
+    """Parse the kernel's answer to `question`. Raises OSError if the kernel refuses, ValueError for other
+    bytes.
+    """
     if len(data) < _HEADER.size:
         raise ValueError("the kernel's answer is cut off")
     length, kind, _, number, _ = _HEADER.unpack_from(data)

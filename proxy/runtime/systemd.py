@@ -41,7 +41,7 @@ _FIRST_FD: Final = 3  # SD_LISTEN_FDS_START
 
 
 class Activated(socket.socket):
-    """A socket of a socket unit, on which systemd listens, too. After a `shutdown` of it, the unit fails."""
+    """A socket of a socket unit, on which systemd listens, too. If we shut it down, the unit fails."""
 
 
 def status(text: str) -> str:
@@ -52,7 +52,7 @@ def status(text: str) -> str:
 def reloading() -> str:
     """The assignments that begin a reload; READY ends it.
 
-    By the time, systemd (Type=notify-reload) knows which request the READY answers.
+    The time tells systemd (Type=notify-reload) which reload request the later READY answers.
     """
     return f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}"
 

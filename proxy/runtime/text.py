@@ -10,7 +10,7 @@ MOST: Final = 200
 """How many characters of a peer's text are shown."""
 
 LISTED: Final = 20
-"""How many names a hint lists: so many fit on a screen."""
+"""How many names a hint lists; more do not fit on a screen."""
 
 
 def for_terminal(text: str) -> str:
@@ -35,7 +35,7 @@ def escaped(text: str) -> str:
 
 
 def in_ascii(text: str, *, most: int = MOST) -> str:
-    """`escaped` text in ASCII alone, for a protocol that has no other characters, in so many of them."""
+    """`escaped` text in at most `most` ASCII characters, for a protocol that allows only ASCII."""
     line = escaped(text).encode("ascii", "backslashreplace").decode("ascii")
     return line if len(line) <= most else f"{line[: most - 3]}..."
 

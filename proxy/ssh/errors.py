@@ -118,10 +118,10 @@ def describe_handshake(server: str, exc: Exception, *, who: str, heard: Heard) -
         return CredentialsUnusable(f"a key for {server} cannot be used: {exc}")
     if isinstance(exc, UnicodeDecodeError) and bytes(exc.object).startswith(b"SSH-"):
         return BadVersion(
-            f"{server} has a version line that is not ASCII: {_said(exc.object.decode(errors='replace'))}"
+            f"{server} has a version line that is not ASCII: {_text(exc.object.decode(errors='replace'))}"
         )
     if is_hung_up(exc):
-        said = f"it says {heard.greeting!r}" if heard.greeting else _said(exc)
+        said = f"it says {heard.greeting!r}" if heard.greeting else _text(exc)
         return HandshakeFailed(
             f"{server} hung up during the SSH handshake: {said}",
             hint="is that port an SSH server? If so, its log says why: over MaxStartups it drops "
@@ -131,7 +131,7 @@ def describe_handshake(server: str, exc: Exception, *, who: str, heard: Heard) -
     # Asyncssh's message ends with the lists of both sides, which are long; the peer's is the second.
     if isinstance(exc, asyncssh.KeyExchangeFailed):
         return HandshakeFailed(f"SSH handshake with {server} failed: {printable(str(exc), most=_LISTS)}")
-    return HandshakeFailed(f"SSH handshake with {server} failed: {_said(exc)}")
+    return HandshakeFailed(f"SSH handshake with {server} failed: {_text(exc)}")
 
 
 def is_hung_up(exc: Exception) -> bool:
@@ -139,7 +139,7 @@ def is_hung_up(exc: Exception) -> bool:
     return isinstance(exc, asyncssh.ConnectionLost | ConnectionError)
 
 
-def _said(exc: Exception | str) -> str:
+def _text(exc: Exception | str) -> str:
     """The text of a peer or library, without unprintable characters."""
     return printable(str(exc)) or type(exc).__name__
 
@@ -209,7 +209,7 @@ def describe_loss(server: str, exc: Exception | None) -> LinkError:
         return KeepaliveTimeout(f"{server} stopped answering")
     if isinstance(exc, TimeoutError):  # ETIMEDOUT, from TCP_USER_TIMEOUT
         return KeepaliveTimeout(f"{server} stopped acknowledging what is sent")
-    return LinkLost(f"connection to {server} lost: {_said(exc)}")
+    return LinkLost(f"connection to {server} lost: {_text(exc)}")
 
 
 def unused(server: str, seconds: float) -> LinkLost:

@@ -142,7 +142,7 @@ async def test_a_socket_units_socket_is_left_as_it_is(path: Path) -> None:
     ours = Activated(fileno=os.dup(unit.fileno()))
     served = Served(path, inherited=ours, mode="0600")
     await served.kept.start()
-    served.kept.let_in(Permissions(0o640))
+    served.kept.set_permissions(Permissions(0o640))
     await served.meet()
     served.kept.release()
     await served.end()
@@ -166,12 +166,12 @@ async def test_a_group_that_is_gone_shuts_everybody_else_out_and_is_said(path: P
     served = Served(path, mode="0666")
     await served.kept.start()
     with capture_logs() as logs:
-        served.kept.let_in(Permissions(0o660, "no-such-group"))
+        served.kept.set_permissions(Permissions(0o660, "no-such-group"))
         await asyncio.wait_for(served.kept._tasks.wait(), SECONDS)
     assert [entry["event"] for entry in logs] == ["listener failed"]
     assert "there is no group no-such-group" in str(served.kept.error)
     assert look(path) == "srw-------"
-    served.kept.let_in(Permissions(0o660))
+    served.kept.set_permissions(Permissions(0o660))
     await asyncio.wait_for(served.kept._tasks.wait(), SECONDS)
     assert served.kept.error is None
     assert look(path) == "srw-rw----"
@@ -190,9 +190,9 @@ async def test_the_last_of_several_changes_decides(path: Path, monkeypatch: pyte
     monkeypatch.setattr(binding, "gid_of", slowly)
     served = Served(path)
     await served.kept.start()
-    served.kept.let_in(Permissions(0o666, str(os.getegid())))
+    served.kept.set_permissions(Permissions(0o666, str(os.getegid())))
     await asyncio.to_thread(entered.wait, SECONDS)
-    served.kept.let_in(Permissions(0o640))
+    served.kept.set_permissions(Permissions(0o640))
     await asyncio.sleep(0)
     released.set()
     await asyncio.wait_for(served.kept._tasks.wait(), SECONDS)

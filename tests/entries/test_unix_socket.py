@@ -66,14 +66,14 @@ def test_nobody_can_use_it_before_its_mode_and_group_are_right(
 
         return spy
 
-    monkeypatch.setattr(unix_socket, "give", spying("give", unix_socket.give))
+    monkeypatch.setattr(unix_socket, "set_access", spying("set_access", unix_socket.set_access))
     monkeypatch.setattr(os, "chown", spying("chown", os.chown))
     monkeypatch.setattr(Path, "chmod", spying("chmod", Path.chmod))
     sock = bind(path, mode=0o660, gid=OTHER)
     assert look(path) == ("srw-rw----", OTHER)
     assert connected(path) == 0
     close(sock)
-    assert [name for name, *_ in seen] == ["give", "chmod", "chown", "chmod"]
+    assert [name for name, *_ in seen] == ["set_access", "chmod", "chown", "chmod"]
     assert {(mode, error) for _, mode, error in seen} == {(0, errno.ECONNREFUSED)}
 
 
@@ -114,9 +114,9 @@ def test_a_group_that_cannot_be_given_has_a_remedy_and_leaves_nothing(
 @as_root
 def test_another_access_later_is_never_wider_than_either(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sock = bind(path, mode=0o660, gid=OTHER)
-    unix_socket.give(path, "listen", mode=0o600, gid=None)
+    unix_socket.set_access(path, "listen", mode=0o600, gid=None)
     assert look(path) == ("srw-------", os.getegid())
-    unix_socket.give(path, "listen", mode=0o660, gid=OTHER)
+    unix_socket.set_access(path, "listen", mode=0o660, gid=OTHER)
     assert look(path) == ("srw-rw----", OTHER)
 
     def refuse(*_: object) -> None:
@@ -125,7 +125,7 @@ def test_another_access_later_is_never_wider_than_either(path: Path, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(os, "chown", refuse)
         with pytest.raises(ListenError):
-            unix_socket.give(path, "listen", mode=0o660, gid=OTHER + 1)
+            unix_socket.set_access(path, "listen", mode=0o660, gid=OTHER + 1)
     assert look(path) == ("srw-------", OTHER)
     close(sock)
 
@@ -136,7 +136,7 @@ def test_no_link_is_followed(path: Path, tmp_path: Path) -> None:
     precious.chmod(0o600)
     path.symlink_to(precious)
     with pytest.raises(ListenError, match="something else is there"):
-        unix_socket.give(path, "listen", mode=0o666, gid=None)
+        unix_socket.set_access(path, "listen", mode=0o666, gid=None)
     with pytest.raises(ListenError, match="not a socket"):
         bind(path, mode=0o666)
     with socket.socket(socket.AF_UNIX) as dead:

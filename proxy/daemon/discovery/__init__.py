@@ -1,1 +1,3 @@
-"""Pods that find themselves: an API server tells the addresses of what is asked for as NAME.NAMESPACE."""
+"""Discovery of pods: kubemux learns from an API server the address of each pod that clients ask for as
+NAME.NAMESPACE.
+"""

@@ -1,6 +1,6 @@
-"""One connection to an API server, for one request after the other.
+"""One connection to an API server, for one request after another.
 
-It is verified, and speaks HTTP, as that of a probe: docs/decisions/pods-by-h11.md says why by h11.
+The server is verified as by a probe. docs/decisions/pods-by-h11.md says why it uses h11.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from proxy.runtime.endpoint import Endpoint
 from proxy.runtime.text import printable
 
 ANSWER_S: Final = 10.0
-"""How long an API server may take to begin its answer, or to end that of a list."""
+"""Seconds that an API server may take to begin an answer, or to send a whole list."""
 _QUOTED: Final = 2048
 
 
 class Refused(Exception):
-    """The API server has answered with another status than 200."""
+    """The API server has answered with a status other than 200."""
 
     def __init__(self, status: int, body: bytes) -> None:
         super().__init__(f"HTTP {status}: {printable(said(body))}")
@@ -42,8 +42,8 @@ class Refused(Exception):
 
 
 class Api:
-    """An open connection. Its methods raise ssl.SSLError, h11.RemoteProtocolError and OSError, which
-    `connected` makes a Failure of.
+    """An open connection. Its methods raise ssl.SSLError, h11.RemoteProtocolError and OSError; `connected`
+    turns these into a Failure.
     """
 
     def __init__(self, stream: TlsStream, server: Endpoint, token: str | None) -> None:
@@ -63,7 +63,7 @@ class Api:
         return self._http.our_state is self._http.their_state is h11.DONE
 
     async def ask(self, target: str) -> None:
-        """Send a GET of `target`. Its answer's body is then read by `piece`. Raises Refused."""
+        """Send GET for `target`, and read the answer's head. `piece` then reads the body. Raises Refused."""
         if self.is_free:
             self._http.start_next_cycle()
         request = h11.Request(method="GET", target=target, headers=self._headers)
@@ -105,9 +105,9 @@ class Api:
 async def connected(
     config: ClusterConfig, dial: Dial, contexts: Contexts, place: Place
 ) -> AsyncIterator[Api]:
-    """A connection to an API server that is verified, as by a probe. The block's end closes it.
+    """A connection to an API server, verified as by a probe. It is closed when the block ends.
 
-    Raises ProxyError if the server cannot be reached, and Failure for all else, also of the block.
+    Raises ProxyError if the server cannot be reached, and Failure for every other failure, also of the block.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + config.probe.timeout

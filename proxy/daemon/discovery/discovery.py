@@ -1,7 +1,8 @@
-"""Keeps the addresses of one route's pods: lists them, watches them, and begins again when that breaks.
+"""Keeps the addresses of one route's pods: lists them, watches them, and starts again when the watch breaks.
 
-The last answer stays in use while nothing newer is known. https://kubernetes.io/docs/reference/using-api/
-api-concepts/#efficient-detection-of-changes says what a client of a watch must do.
+While the watch is broken, the last known addresses stay in use.
+https://kubernetes.io/docs/reference/using-api/ api-concepts/#efficient-detection-of-changes says what a
+client of a watch must do.
 """
 
 from __future__ import annotations
@@ -30,31 +31,31 @@ from proxy.snapshots import DiscoverySnapshot, DiscoveryState
 log = structlog.get_logger("kubemux.discovery")
 
 WATCH_S: Final = 60
-"""How long one watch lasts at most: so a server that has gone silent is noticed within that time. Then the
-next one begins where it has ended, on the same connection; that costs one request.
+"""The longest duration of one watch in seconds, within which a silent server is noticed. The next watch
+continues where this one ended, on the same connection, which costs one request.
 """
 LEAST_S: Final = 1.0
-"""The least time from one request to the next of its kind: a server that ends each watch at once gets no more
-than that.
+"""The shortest time between two requests of the same kind, in seconds, in case a server ends each watch at
+once.
 """
 MOST_S: Final = 30.0
-"""The longest pause after a failure, give or take a quarter. A link that comes up ends it."""
+"""The longest pause after a failure in seconds, ± a quarter. It ends early when a link comes up."""
 PAGE: Final = 100
-"""Pods in one page. One takes 5 to 20 KB, and the loop stands still while a page is parsed."""
+"""Pods in one page of a list. A pod has 5 to 20 KB, and parsing a page blocks the loop."""
 MAX_PAGE: Final = 8 << 20
 MAX_LINE: Final = 2 << 20
-"""etcd takes objects up to 1.5 MiB."""
+"""The longest line of a watch in bytes. It has one object, and etcd accepts objects up to 1.5 MiB."""
 
 _ROLE: Final = (
     "give the user of the cluster's probe a role that lets it list and watch pods: docs/notebooks.md has one"
 )
 
 Asked = Callable[[], tuple[ClusterConfig, Dial]]
-"""The cluster as it is now: a reload may have replaced it. Raises ProxyError while there is none."""
+"""Returns the present cluster, which a reload may have replaced. Raises ProxyError if there is none."""
 
 
 class Trouble(NamedTuple):
-    """Why the pods are not watched now."""
+    """Why the watch is broken."""
 
     reason: str
     message: str
@@ -62,7 +63,7 @@ class Trouble(NamedTuple):
 
 
 class Discovery:
-    """The pods of one route. It never ends by itself; `on_change` is called when `state` has changed."""
+    """The pods of one route. It watches until `close`; `on_change` is called when `state` has changed."""
 
     def __init__(
         self,
@@ -86,7 +87,7 @@ class Discovery:
         self._task: asyncio.Task[None] | None = None
         self._pods: Pods | None = None
         self._version = ""
-        """What the next watch goes on from; empty if everything must be listed (again)."""
+        """The resourceVersion from which the next watch continues; empty if the pods must be listed first."""
         self._trouble: Trouble | None = None
         self._failures = 0
         self._soon = asyncio.Event()
@@ -98,11 +99,11 @@ class Discovery:
 
     @property
     def cluster(self) -> str:
-        """The cluster whose API server is asked."""
+        """The name of the cluster whose pods are watched."""
         return self._config.cluster
 
     def find(self, pod: str) -> str:
-        """The address of the pod `NAME.NAMESPACE`, as far as it is known. Raises UnknownTarget."""
+        """The last known address of the pod `NAME.NAMESPACE`. Raises UnknownTarget."""
         where = f"{self._config.cluster} (route {self._route})"
         if self._pods is None:
             why = f": {self._trouble.reason}" if self._trouble else ""
@@ -135,17 +136,17 @@ class Discovery:
             self._task = self._tasks.keep(self._run, name="watch")
 
     def ask_soon(self) -> None:
-        """Do not wait after a failure any longer: something on the way to the cluster has changed."""
+        """End the pause after a failure, because the gateway's state has changed."""
         self._soon.set()
 
     def renew(self) -> None:
-        """Begin anew with another connection, because the cluster or its files have changed."""
+        """Start again with a new connection, because the cluster or its files have changed."""
         if self._task is not None:
             self._task.cancel()
             self._task = self._tasks.keep(self._run, name="watch")
 
     async def close(self) -> None:
-        """Watch no more."""
+        """Stop watching."""
         await self._tasks.close()
 
     # ------------------------------------------------------------------------------------------------ watch
@@ -155,7 +156,7 @@ class Discovery:
             began = self._loop.time()
             self._soon.clear()
             try:
-                await self._converse()
+                await self._list_and_watch()
             except (ProxyError, Failure) as exc:
                 self._broke(exc)
                 await self._pause(min(MOST_S, LEAST_S / 2 * 2 ** min(self._failures, 10)))
@@ -167,8 +168,8 @@ class Discovery:
             async with asyncio.timeout(seconds * random.uniform(0.75, 1.25)):  # noqa: S311 - spreads load
                 await self._soon.wait()
 
-    async def _converse(self) -> None:
-        """List and watch on one connection for as long as the server keeps it."""
+    async def _list_and_watch(self) -> None:
+        """List and watch on one connection, as long as the server keeps it open."""
         config, dial = self._asked()
         base = config.base_path or ""
         async with connected(config, dial, self._contexts, self._place) as api:
@@ -185,7 +186,7 @@ class Discovery:
                 log.info("pods are listed again", route=self._route, cluster=self._config.cluster)
                 self._version = ""
             except Unusable as exc:
-                self._version = ""  # as far as it was understood it may be wrong
+                self._version = ""  # the table may be wrong, so list the pods again
                 raise Failure(Result.HTTP_FAILED, f"the answer for {base}{self._path}: {exc}") from exc
             except Refused as exc:
                 raise self._refused(exc, base) from exc

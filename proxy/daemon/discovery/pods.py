@@ -1,4 +1,4 @@
-"""What an API server says of pods: pages of a list, and lines of a watch, become a table of addresses.
+"""Parses an API server's answers about pods: a list's pages and a watch's lines become a table of addresses.
 
 For the protocol see https://kubernetes.io/docs/reference/using-api/api-concepts/. Nothing here does I/O.
 """
@@ -13,28 +13,28 @@ from typing import Final, NamedTuple
 from proxy.runtime.text import shown
 
 MAX_PODS: Final = 20_000
-"""A hundred times what people reach by name. A pod takes about 300 bytes here."""
+"""The most pods of a route, a hundred times of what people usually need. A pod takes about 300 bytes here."""
 
 
 class Expired(Exception):
-    """The API server has forgotten what was asked for (410 Gone): everything must be listed again."""
+    """The API server no longer has the requested version (410 Gone): the pods must be listed again."""
 
 
 class Unusable(Exception):
-    """The answer is not what an API server says of pods; `str()` says what is wrong with it."""
+    """The answer is not a valid answer about pods; `str()` says what is wrong with it."""
 
 
 class Pod(NamedTuple):
-    """What is known of one pod."""
+    """One pod of the table."""
 
     address: str
-    """Empty if no client can be led there."""
+    """Its address; empty if clients cannot be connected to it."""
     why: str
-    """Why not: `is Pending`."""
+    """Why clients cannot be connected to it, for example `is Pending`."""
 
 
 Pods = dict[str, Pod]
-"""Pods by `NAME.NAMESPACE`. No namespace has a dot, so a name with one cannot be taken for another's."""
+"""Pods by `NAME.NAMESPACE`. A namespace has no dot, so this is unambiguous even if a pod's name has one."""
 
 
 class Page(NamedTuple):
@@ -43,7 +43,7 @@ class Page(NamedTuple):
     pods: Pods
     version: str
     more: str
-    """What asks for the next page; empty at the last one."""
+    """The `continue` token for the next page; empty on the last page."""
 
 
 def page(body: bytes) -> Page:
@@ -58,9 +58,9 @@ def page(body: bytes) -> Page:
 
 
 def apply(line: bytes, pods: Pods) -> str:
-    """Apply one line of a watch to `pods`; returns the version to go on from.
+    """Apply one line of a watch to `pods`; returns the resourceVersion from which to continue.
 
-    Raises Unusable, and Expired if that version is too old. Then `pods` is as before.
+    Raises Unusable, or Expired if that version is too old; then `pods` has not changed.
     """
     match _json(line):
         case {"type": "ERROR", "object": {"code": 410}}:
@@ -83,13 +83,15 @@ def apply(line: bytes, pods: Pods) -> str:
 
 
 def check_number(pods: Pods) -> None:
-    """Raises Unusable if there are too many."""
+    """Raise Unusable if there are too many pods."""
     if len(pods) > MAX_PODS:
         raise Unusable(f"more than {MAX_PODS} pods have these labels: a narrower selector is needed")
 
 
 def said(body: bytes) -> str:
-    """What an answer other than 200 says: the message of an API server's Status, or else its text."""
+    """The message in an answer other than 200: that of the API server's Status object, or else the body's
+    text.
+    """
     try:
         match _json(body):
             case {"message": str() as message}:
@@ -131,7 +133,7 @@ def _known(metadata: Mapping[object, object], status: Mapping[object, object]) -
         return Pod("", "has an address that is none")
     if isinstance(parsed, IPv6Address):
         parsed = parsed.ipv4_mapped or parsed
-    # Who may write a pod's status must not lead clients to services of the gateway's own machine.
+    # A user who may write a pod's status must not be able to lead clients to the gateway's own loopback.
     if parsed.is_loopback or parsed.is_unspecified or parsed.is_link_local or parsed.is_multicast:
         return Pod("", f"has the address {parsed}, which no pod can have")
     return Pod(str(parsed), "")

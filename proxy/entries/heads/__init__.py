@@ -1,4 +1,4 @@
-"""What a client of the proxy entry asks for: HTTP CONNECT (RFC 9110 9.3.6) or SOCKS5 (RFC 1928), as bytes.
+"""Parses the requests of a proxy entry's clients: HTTP CONNECT (RFC 9110 9.3.6) and SOCKS5 (RFC 1928).
 
 These modules do no I/O. The client's first byte tells which protocol it speaks:
 
@@ -20,5 +20,7 @@ from proxy.entries.heads.socks5 import VERSION, VERSION_4, Socks5
 
 
 def begin(first: int, *, needs_user: bool) -> Head:
-    """The head of a client whose first byte is `first`. `needs_user`: a user and a password are asked for."""
+    """The parser for a client whose first byte is `first`. `needs_user`: the client must send user and
+    password.
+    """
     return (Socks5 if first in (VERSION, VERSION_4) else HttpConnect)(needs_user=needs_user)

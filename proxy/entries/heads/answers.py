@@ -1,4 +1,4 @@
-"""How a refusal is told: the status of HTTP and the reply of SOCKS5 for each reason, and the sentence."""
+"""The answer for each reason of a refusal: HTTP status, SOCKS5 reply code, and the sentence for people."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from proxy.errors.words import Subject
 from proxy.runtime.text import in_ascii
 
 LONGEST_LINE: Final = 200
-"""Characters of the status line: it fits on a screen, and clients cut longer ones."""
+"""The most characters of a reason phrase: clients cut longer ones."""
 LONGEST_SUBJECT: Final = 64
 
 
 class Codes(NamedTuple):
-    """What clients' programs understand of a reason: RFC 9110 15 and RFC 1928 6."""
+    """A reason as codes that client programs understand: RFC 9110 15 and RFC 1928 6."""
 
     status: int
     reply: int
@@ -38,7 +38,7 @@ _CODES: Final = {
     Reason.HEAD_TIMEOUT: Codes(408, GENERAL_FAILURE),
     Reason.INTERNAL: Codes(500, GENERAL_FAILURE),
     Reason.CHANNEL_REFUSED: Codes(502, CONNECTION_REFUSED),
-    # sshd's own rules: the gateway may not connect there.
+    # sshd's own rules forbid the connection.
     Reason.CHANNEL_PROHIBITED: Codes(502, NOT_ALLOWED),
     Reason.CHANNEL_FAILED: Codes(502, GENERAL_FAILURE),
     Reason.UNRESOLVABLE: Codes(502, HOST_UNREACHABLE),
@@ -55,14 +55,14 @@ _CODES: Final = {
 
 
 def codes(reason: Reason) -> Codes:
-    """The codes of any reason: the network behind a gateway whose link fails cannot be reached."""
+    """The codes for a reason. The default means that the network behind the gateway cannot be reached."""
     if reason in _CODES:
         return _CODES[reason]
     return _CODES[Reason.LINK_DOWN if Subject.GATEWAY in reason.subjects else Reason.INTERNAL]
 
 
 def sentence(reason: Reason, message: str, subject: str, *, most: int = LONGEST_LINE) -> str:
-    """`kubemux: SUBJECT: REASON (MESSAGE)` in printable ASCII, in at most so many characters."""
+    """`kubemux: SUBJECT: REASON (MESSAGE)` in printable ASCII, at most `most` characters."""
     about = f"{in_ascii(subject, most=LONGEST_SUBJECT)}: " if subject else ""
     told = f"kubemux: {about}{reason}"
     return f"{told} ({in_ascii(message, most=most - len(told) - len(' ()'))})" if message else told

@@ -1,4 +1,4 @@
-"""What both protocols have in common: the steps from a client's first byte to what it asks for."""
+"""What both protocols have in common: the steps from a client's first byte to its request."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from proxy.errors.reasons import Reason
 from proxy.runtime.endpoint import Endpoint
 
 MOST: Final = 8 * 1024
-"""The longest head, in bytes: what nginx and Apache take of a request's line."""
+"""The longest head, in bytes, like the limit of nginx and Apache for a request line."""
 LONGEST_HOST: Final = 255
-"""Bytes: what SOCKS5 can say (RFC 1928 5), and more than DNS can (RFC 1035 2.3.4)."""
+"""Bytes: the limit of SOCKS5 (RFC 1928 5), which is longer than that of DNS (RFC 1035 2.3.4)."""
 
 
 class Reply(NamedTuple):
-    """Send `data`, then go on with `feed(b"")`: the client's next message may have come already."""
+    """Send `data`, then call `feed(b"")`, because the client's next message may have arrived already."""
 
     data: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """A user and a password that nobody has checked yet."""
+    """A user and a password that are not checked yet."""
 
     user: str
     password: str = field(repr=False)
 
 
 class Login(NamedTuple):
-    """Check these credentials, and say by `login` whether they are right. Until then feed nothing."""
+    """Check these credentials, and call `login` with the result. Do not call `feed` before that."""
 
     credentials: Credentials
 
 
 class Asked(NamedTuple):
-    """The client wants to be connected to `target`, which gets the `early` bytes first.
+    """The client asks for `target`; `early` are bytes that it has already sent for the target.
 
     The answer is `accepted` or `refused`.
     """
@@ -47,7 +47,7 @@ class Asked(NamedTuple):
 
 
 class Rejected(NamedTuple):
-    """The client asks for nothing that it can have: send `answer`, and end the connection."""
+    """The request is not valid: send `answer`, and close the connection."""
 
     reason: Reason
     message: str
@@ -55,39 +55,40 @@ class Rejected(NamedTuple):
 
 
 Step = Reply | Login | Asked | Rejected | None
-"""None: more bytes are needed. After `Asked` and `Rejected` nothing may be fed."""
+"""None: more bytes are needed. After `Asked` and `Rejected`, do not call `feed` again."""
 
 
 class Head(ABC):
-    """One client's head, and the answers to it. Nothing that a client sends makes a method raise."""
+    """The parser of one client's head, and the answers to it. No input of a client makes a method raise."""
 
     @abstractmethod
     def feed(self, data: bytes) -> Step:
-        """Take bytes of the client. At most `MOST` are kept where more are needed."""
+        """Parse bytes of the client. It keeps at most `MOST` bytes of an incomplete head."""
 
     @abstractmethod
     def login(self, *, is_known: bool) -> Step:
-        """Go on after `Login`."""
+        """Continue after `Login`."""
 
     @abstractmethod
     def accepted(self) -> bytes:
-        """The answer to `Asked`: what the client sends from now on reaches its target, and the other way
-        round.
+        """The answer to `Asked` when the target is connected; after it, bytes are relayed in both
+        directions.
         """
 
     @abstractmethod
     def refused(self, reason: Reason, message: str = "", *, subject: str = "") -> bytes:
-        """The answer that ends the connection, whatever the client has sent so far.
+        """The last answer, for a client that is refused at any step.
 
         `subject` is what the reason is about: a cluster, a route, or what was asked for.
         """
 
 
 def target(text: str) -> Endpoint:
-    """What a client asks for, as `HOST:PORT` or `[IPV6]:PORT`.
+    """Parse a requested target, `HOST:PORT` or `[IPV6]:PORT`.
 
-    Raises ValueError, which says what is wrong. It does not quote what may have a secret in it: a password
-    before an `@`, a token behind a `?`. A `%` begins the zone of an address, or stands for another character.
+    Raises ValueError, which says what is wrong. The message does not quote what may contain a secret: a
+    password before an `@`, or a token after a `?`. A `%` is refused, too: it begins the zone of an address,
+    or an escaped character.
     """
     if not (text.isascii() and text.isprintable()):
         raise ValueError("a name of other characters than ASCII's letters, digits, '.', '-' and '_'")

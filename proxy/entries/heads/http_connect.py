@@ -1,12 +1,12 @@
-"""HTTP CONNECT (RFC 9110 9.3.6, RFC 9112): the head of a request, and its answer.
+"""HTTP CONNECT (RFC 9110 9.3.6, RFC 9112): parses the head of a request, and makes its answer.
 
-The head is parsed here and not by h11, which refuses a request of HTTP/1.1 without `Host`, as RFC 9112 3.2
-wants it. Go's server makes an exception for CONNECT, and so do we: clients that Konnectivity has served may
-count on it. `Host` adds nothing to the request line here; kube-apiserver sends `Host: 127.0.0.1`. Nor does
-h11 look at the request line before the whole head is there.
+h11 does not parse the head, for two reasons. It refuses an HTTP/1.1 request without `Host`, as RFC 9112 3.2
+demands. Go's server makes an exception for CONNECT, on which clients of Konnectivity may depend, and so do
+we: `Host` adds nothing to the request line (kube-apiserver sends `Host: 127.0.0.1`). And h11 does not check
+the request line before the whole head has arrived.
 
-The head is never passed on, so what is ambiguous in it harms no server behind us. A bare LF ends a line, too
-(RFC 9112 2.2): that is what people type.
+The head is never forwarded, so an ambiguous head harms no server behind us. A bare LF also ends a line (RFC
+9112 2.2), which helps people who type a request.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _LINE: Final = re.compile(rb"(%b) ([!-~]+) HTTP/([0-9]\.[0-9])" % _TOKEN)
 _FIELD: Final = re.compile(rb"(%b):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)" % _TOKEN)
 _END: Final = re.compile(rb"\n\r?\n")
 _TLS: Final = 0x16
-"""The first byte of a handshake (RFC 8446 5.1)."""
+"""The first byte of a TLS handshake (RFC 8446 5.1)."""
 
 _ACCEPTED: Final = b"HTTP/1.1 200 Connection established\r\n\r\n"
 _FIELDS: Final = {
@@ -34,7 +34,7 @@ _FIELDS: Final = {
 
 
 class HttpConnect(Head):
-    """A client that speaks HTTP, or no protocol that this entry knows: the answer is a sentence in HTTP."""
+    """A client that speaks HTTP, or a protocol that this entry does not know. Both get an HTTP answer."""
 
     def __init__(self, *, needs_user: bool) -> None:
         self._needs_user = needs_user
@@ -42,7 +42,9 @@ class HttpConnect(Head):
         self._asked: Asked | None = None
 
     def feed(self, data: bytes) -> Step:
-        """The first line is judged when it is there: a client that speaks something else is told at once."""
+        """The first line is checked when it is complete, so that a client of another protocol is refused at
+        once.
+        """
         seen = len(self._held)
         self._held += data
         if self._held[:1] == bytes((_TLS,)):
@@ -86,7 +88,7 @@ class HttpConnect(Head):
             return self._rejected(Reason.UNSUPPORTED, _instead(asked))
         if any(len(fields.get(name, ())) > 1 for name in (b"host", b"proxy-authorization")):
             return self._bad("a header field that may come once comes twice")
-        # CONNECT has no content (RFC 9110 9.3.6): were there any, its end would be the start of `early`.
+        # CONNECT has no content (RFC 9110 9.3.6). If we allowed it, it would be taken for `early` bytes.
         if b"transfer-encoding" in fields or {*fields.get(b"content-length", ())} - {b"0"}:
             return self._bad("CONNECT with content")
         try:
@@ -110,14 +112,14 @@ class HttpConnect(Head):
 
 
 def _instead(asked: str) -> str:
-    """What to do instead of a request that is no CONNECT: RFC 9112 3.2 has the forms of what is asked for."""
+    """The hint for a request with another method, by the form of its request-target (RFC 9112 3.2)."""
     if "://" in asked:
         return "only CONNECT and SOCKS5 are proxied here, no plain HTTP requests: curl takes --proxytunnel"
     return "this is a proxy for CONNECT and SOCKS5, no web server: kubectl takes it as proxy-url"
 
 
 def _basic(given: bytes = b"") -> Credentials | None:
-    """The credentials of the scheme Basic (RFC 7617 2), unless they are of another scheme or malformed."""
+    """The credentials of the scheme Basic (RFC 7617 2); None for another scheme, or if they are malformed."""
     scheme, _, encoded = given.partition(b" ")
     if scheme.lower() != b"basic":
         return None

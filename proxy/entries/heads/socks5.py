@@ -1,4 +1,4 @@
-"""SOCKS5 (RFC 1928) with user and password (RFC 1929), for CONNECT alone; SOCKS4 is refused."""
+"""SOCKS5 (RFC 1928) with user and password (RFC 1929). Only CONNECT is supported; SOCKS4 is refused."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class _Phase(Enum):
 
 
 class Socks5(Head):
-    """The client says its methods, its password if one is asked for, and what it wants; each gets a reply."""
+    """The client sends its methods, its password if one is needed, and its request; each gets a reply."""
 
     def __init__(self, *, needs_user: bool) -> None:
         self._needs_user = needs_user
@@ -53,7 +53,7 @@ class Socks5(Head):
         return _reply(0)
 
     def refused(self, reason: Reason, message: str = "", *, subject: str = "") -> bytes:
-        """The "no" to the message that the client sends next; SOCKS5 has no room for words."""
+        """The refusal in reply to the client's next message. SOCKS5 has only a code, and no text."""
         del message, subject
         return self._no(codes(reason).reply)
 
@@ -64,7 +64,7 @@ class Socks5(Head):
             return Rejected(Reason.UNSUPPORTED, "SOCKS4: use SOCKS5 or HTTP CONNECT", _NO_OF_4)
         if len(held) < 2 or len(held) < 2 + held[1]:
             return None
-        offered = self._take(2 + held[1])[2:]
+        offered = self._consume(2 + held[1])[2:]
         method, phase = (_PASSWORD, _Phase.LOGIN) if self._needs_user else (_NO_LOGIN, _Phase.REQUEST)
         if method in offered:
             self._phase = phase
@@ -76,14 +76,14 @@ class Socks5(Head):
     def _login(self, held: bytearray) -> Step:
         """RFC 1929 2: version, length and user, length and password.
 
-        An empty password is against the RFC, and clients send it: whether it is right is not decided here.
+        The RFC forbids an empty password, but clients send one. It is checked like any other.
         """
         if held and held[0] != _LOGIN_VERSION:
             return self._bad("a login of a version that RFC 1929 does not have")
         if len(held) < 2 or len(held) < 3 + held[1] or len(held) < 3 + held[1] + held[2 + held[1]]:
             return None
         size = held[1]
-        message = self._take(3 + size + held[2 + size])
+        message = self._consume(3 + size + held[2 + size])
         try:
             credentials = Credentials(message[2 : 2 + size].decode(), message[3 + size :].decode())
         except UnicodeDecodeError:
@@ -105,7 +105,7 @@ class Socks5(Head):
         end = start + {_IPV4: 4, _NAME: size, _IPV6: 16}[kind]
         if len(held) < end + 2:
             return None
-        message = self._take(end + 2)
+        message = self._consume(end + 2)
         port = int.from_bytes(message[end:])
         said = message[start:end]
         host = said.decode("latin-1") if kind == _NAME else str(ip_address(said))
@@ -113,9 +113,9 @@ class Socks5(Head):
             asked = target(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
         except ValueError as exc:
             return self._bad(str(exc))
-        return Asked(asked, self._take(len(held)))
+        return Asked(asked, self._consume(len(held)))
 
-    def _take(self, count: int) -> bytes:
+    def _consume(self, count: int) -> bytes:
         taken = bytes(self._held[:count])
         del self._held[:count]
         return taken
@@ -135,5 +135,5 @@ class Socks5(Head):
 
 
 def _reply(code: int) -> bytes:
-    """RFC 1928 6. The address of our end is told as 0.0.0.0:0: it is the gateway's, and sshd keeps it."""
+    """RFC 1928 6. The bound address is 0.0.0.0:0: it would be the gateway's, which sshd does not tell us."""
     return bytes((VERSION, code, 0, _IPV4, *bytes(6)))

@@ -45,7 +45,10 @@ class Agent(asyncssh.SSHAgentClient):
         self._seconds = seconds
 
     async def keys(self, only: Sequence[bytes] | None) -> Sequence[asyncssh.SSHKeyPair]:
-        """The agent's keys, or those of them in `only`, if that is given. Empty if the agent fails."""
+        """The agent's keys, in the order of the class docstring; with `only`, those in `only`.
+
+        Empty if the agent fails; `failure` then says why.
+        """
         try:
             keys = await self._within(self._listed(only))
         except ValueError:
@@ -59,7 +62,7 @@ class Agent(asyncssh.SSHAgentClient):
 
     async def _listed(self, only: Sequence[bytes] | None) -> Sequence[asyncssh.SSHKeyPair]:
         keys = await self.get_keys(only)
-        self.close()  # the turn may come late, and the agent may be restarted before
+        self.close()  # this login may have to wait for its turn, and the agent may be restarted meanwhile
         await self.wait_closed()
         return keys
 
@@ -68,7 +71,7 @@ class Agent(asyncssh.SSHAgentClient):
             async with asyncio.timeout(self._seconds):
                 return await answer
         except TimeoutError:
-            self.close()  # a late answer would be taken for the answer to the next question
+            self.close()  # otherwise a late answer would count as the answer to the next request
             self._seconds = 0.0
             self.failure = self.failure or f"the ssh-agent at {self._path} does not answer"
             raise ValueError(self.failure) from None

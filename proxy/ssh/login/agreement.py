@@ -64,13 +64,13 @@ def _none(server: str, kind: _Kind, ours: Sequence[str], theirs: Sequence[str]) 
             f"{kind.option} +{names}"
         )
     return HandshakeFailed(
-        f"{server} and kubemux have no {kind.what} in common: it has {_said(theirs)}, kubemux has "
-        f"{_said(ours)}",
+        f"{server} and kubemux have no {kind.what} in common: it has {_listed(theirs)}, kubemux has "
+        f"{_listed(ours)}",
         hint=hint,
     )
 
 
-def _said(names: Sequence[str]) -> str:
+def _listed(names: Sequence[str]) -> str:
     text = printable(", ".join(names), most=_MOST + 1)
     return f"{text[:_MOST]}..." if len(text) > _MOST else text or "none"
 

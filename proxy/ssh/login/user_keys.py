@@ -47,7 +47,7 @@ def passphrase(config: GatewayConfig) -> str | None:
         return config.passphrase_file.read_text().rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as exc:
         raise CredentialsUnusable(
-            f"passphrase_file {config.passphrase_file} cannot be read: {_said(exc)}"
+            f"passphrase_file {config.passphrase_file} cannot be read: {_text(exc)}"
         ) from exc
 
 
@@ -103,7 +103,7 @@ def _certificates(path: Path) -> list[asyncssh.SSHCertificate]:
     try:
         found = asyncssh.load_certificates(str(path))
     except (OSError, ValueError) as exc:
-        raise CredentialsUnusable(f"certificate file {path} cannot be used: {_said(exc)}") from exc
+        raise CredentialsUnusable(f"certificate file {path} cannot be used: {_text(exc)}") from exc
     if not found:
         raise CredentialsUnusable(
             f"certificate file {path} holds no certificate", hint="ssh-keygen -L -f FILE shows one"
@@ -113,7 +113,7 @@ def _certificates(path: Path) -> list[asyncssh.SSHCertificate]:
 
 def _key_unusable(path: Path, passphrase_file: Path | None, exc: Exception) -> CredentialsUnusable:
     if isinstance(exc, OSError):
-        return CredentialsUnusable(f"key {path} cannot be read: {_said(exc)}")
+        return CredentialsUnusable(f"key {path} cannot be read: {_text(exc)}")
     if passphrase_file is None and "passphrase" in str(exc).lower():
         return CredentialsUnusable(
             f"key {path} is encrypted, and the gateway has no passphrase_file",
@@ -130,7 +130,7 @@ def _key_unusable(path: Path, passphrase_file: Path | None, exc: Exception) -> C
     )
 
 
-def _said(exc: Exception) -> str:
+def _text(exc: Exception) -> str:
     return (exc.strerror if isinstance(exc, OSError) else None) or str(exc)
 
 
@@ -224,7 +224,7 @@ def _private(path: Path, phrase: str | None) -> tuple[list[asyncssh.SSHKey], str
                 if phrase
                 else "is encrypted, without passphrase_file",
             )
-        return [], f"cannot be used: {_said(exc)}"
+        return [], f"cannot be used: {_text(exc)}"
 
 
 def _public(path: Path) -> list[bytes]:

@@ -49,7 +49,7 @@ async def establish(
     except (Exception, asyncio.CancelledError) as exc:
         if isinstance(exc, asyncio.CancelledError) and is_cancelled():
             raise
-        raise DialBroken(f"dialling {name} failed in a way that nobody expected: {_told(exc)}") from exc
+        raise DialBroken(f"dialling {name} failed in a way that nobody expected: {_text(exc)}") from exc
     return link
 
 
@@ -60,5 +60,5 @@ async def _check(dialled: Dialled, early: list[Exception | None]) -> None:
         raise describe_loss(dialled.server, early[0] if early else None)
 
 
-def _told(exc: BaseException) -> str:
+def _text(exc: BaseException) -> str:
     return printable(f"{type(exc).__name__}: {exc}")

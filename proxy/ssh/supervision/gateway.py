@@ -92,7 +92,7 @@ class Gateway:
         self._wanted = asyncio.Event()
         self._demand = Demand(asyncio.get_running_loop().time())
         self._is_dialling = False
-        # On demand, not each link that is lost is dialled again.
+        # On demand, a lost link is dialled again only if clients need it.
         self._lost_reasons: deque[Reason] = deque(maxlen=MOST_CONNECTIONS)
         self._failure: LinkError | None = None
         self._is_closing = False
@@ -189,7 +189,7 @@ class Gateway:
         loop = asyncio.get_running_loop()
         if self.config.is_on_demand and is_needed:
             hold_until = min(loop.time() + self.config.connect_timeout, answer_by)
-            self._demand.look(self._clients + 1, loop.time())
+            self._demand.update(self._clients + 1, loop.time())
             self._wanted.set()
         while True:
             # The link may be lost before the client that waited for it runs.
@@ -228,10 +228,10 @@ class Gateway:
         for link in self._links:
             link.sample()
         if self.config.is_on_demand:
-            self._retry.look()
-            self._demand.look(self._clients, asyncio.get_running_loop().time())
-            if self._links and self._is_restful:
-                self._rest()
+            self._retry.end_if_due()
+            self._demand.update(self._clients, asyncio.get_running_loop().time())
+            if self._links and self._may_close:
+                self._close_unused()
             elif not self._links and self._state_without_link is not self._report.state:
                 self._changed()
 
@@ -242,7 +242,7 @@ class Gateway:
 
     @property
     def _is_needed(self) -> bool:
-        """Whether links are to be dialled, or replaced."""
+        """Whether links should be dialled or replaced."""
         return not self.config.is_on_demand or self._clients > 0
 
     @property
@@ -252,21 +252,21 @@ class Gateway:
 
     @property
     def unused(self) -> float:
-        """On demand: for how many seconds no client has been there; 0 while one is, or while it dials."""
+        """On demand: for how many seconds there was no client; 0 while there is one, or during a dial."""
         if self._is_dialling or self._is_needed:
             return 0.0
         return self._demand.unused(asyncio.get_running_loop().time())
 
     @property
-    def _is_restful(self) -> bool:
-        """Whether its links may be closed. Those that are to be replaced need no replacement then."""
+    def _may_close(self) -> bool:
+        """Whether the links may be closed as unused. Stale links are closed then, and not replaced."""
         return self.unused >= self.config.idle_timeout or bool(self.unused and self._links.stale)
 
-    def _rest(self) -> None:
-        """Close the links until a client comes."""
-        self._demand.rest()
+    def _close_unused(self) -> None:
+        """Close the links; the next client causes a dial."""
+        self._demand.reset()
         why = "to be replaced, and unused" if self._links.stale else "unused"
-        self._lifetimes.rest(lambda link: LinkClosed(f"link to {link.server} closed: it was {why}"))
+        self._lifetimes.close_serving(lambda link: LinkClosed(f"link to {link.server} closed: it was {why}"))
         self._changed()
 
     @property
@@ -304,11 +304,11 @@ class Gateway:
 
         With more `connections`, further ones are dialled. With fewer, the oldest retire.
         """
-        if not config.is_on_demand and self.config.is_on_demand:  # it was no outage while nobody needed it
+        if not config.is_on_demand and self.config.is_on_demand:  # unused: no outage
             self._waiting.begin_anew()
         self.config = config
         self._dialler.reconfigure(config, gateways)
-        self._demand.look(self._clients, asyncio.get_running_loop().time())
+        self._demand.update(self._clients, asyncio.get_running_loop().time())
         self._lifetimes.reconfigure(config)
         self.dial_now()
         self._changed()
@@ -386,7 +386,7 @@ class Gateway:
     def _show_state(self) -> None:
         without_link = self._state_without_link
         if without_link is GatewayState.IDLE and not (self._links or self._waiting.has_failed):
-            self._failure = None  # nobody misses the link that was lost
+            self._failure = None  # no client needs the lost link
         self._report.changed(
             self._links,
             wanted=self._wanted_links,

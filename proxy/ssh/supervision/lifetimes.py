@@ -75,8 +75,8 @@ class Lifetimes:
         for link in (*self._links.stale, *self._links.retiring):
             self._close(link, error)
 
-    def rest(self, error: Callable[[Link], LinkError]) -> None:
-        """Close the links that serve, which no client uses; from now on none of them is chosen."""
+    def close_serving(self, error: Callable[[Link], LinkError]) -> None:
+        """Close the serving links, because no client uses them; from now on none of them is chosen."""
         for link in self._links.retire_surplus(0):
             self._close(link, error(link))
 

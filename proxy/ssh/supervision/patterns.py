@@ -1,8 +1,8 @@
-"""A gateway pattern (`host: "{host}"`): each host that a route asks for is a gateway of its own, on demand.
+"""A gateway pattern (`host: "{host}"`): each host that clients request by a route is a gateway of its own, on
+demand.
 
-A host is known from its first client until `idle_timeout` after its last, whether it could be dialled or not.
-The heartbeat looks for that, so a host that nobody asks for has no timer. `max_hosts` is the most that are
-known.
+A host is known from its first client until `idle_timeout` after its last one, whether a dial succeeded or
+not. The heartbeat checks that, so a host without clients has no timer. At most `max_hosts` hosts are known.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _HOST_HINT = (
 
 
 class PatternGateway:
-    """The hosts of one pattern. All of them report to `record`, under the pattern's name."""
+    """The hosts of one pattern. All of them count in `record`, the metrics under the pattern's name."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class PatternGateway:
         return f"<PatternGateway {self.name} hosts={len(self._hosts)}>"
 
     def start(self) -> None:
-        """Nothing is dialled before a client asks for a host."""
+        """Do nothing: a host is dialled when a client asks for it."""
         self._sum()
 
     def way(self, host: str) -> HostWay:
@@ -77,7 +77,7 @@ class PatternGateway:
         return self._hosts[host][0] if host in self._hosts else None
 
     def gateway(self, host: str) -> Gateway:
-        """The gateway of `host`, made if there is none. Raises UnknownName, HostLimit, LinkDown."""
+        """The gateway of `host`, which is made if there is none. Raises UnknownName, HostLimit, LinkDown."""
         if self._is_closing:
             raise LinkDown(f"gateway {self.name} is configured no more")
         if host not in self._hosts:
@@ -130,7 +130,7 @@ class PatternGateway:
         return all(gateway.is_idle for gateway, _ in self._hosts.values())
 
     def sample(self) -> None:
-        """Look at every host, and forget those that nobody uses. Call it about twice a second."""
+        """Sample every host, and forget unused ones. Call it about twice a second."""
         for host, (gateway, _) in tuple(self._hosts.items()):
             gateway.sample()
             if gateway.unused >= self.config.idle_timeout:
@@ -173,7 +173,7 @@ class PatternGateway:
             self._record.sum(tuple(record for _, record in self._hosts.values()))
 
     def snapshot(self) -> GatewaySnapshot:
-        """For status: the links of all hosts, and a failure of one."""
+        """For status: the links of all hosts, and the failure of one host, if any has one."""
         hosts = [gateway.snapshot() for gateway, _ in self._hosts.values()]
         failed = next((host for host in hosts if host.state is GatewayState.DOWN), None)
         return GatewaySnapshot(
@@ -196,7 +196,7 @@ class PatternGateway:
 
 
 def _state(states: set[GatewayState]) -> GatewayState:
-    """What the states of some hosts are together; idle ones do not count."""
+    """The common state of some hosts; idle ones do not count."""
     states = states - {GatewayState.IDLE}
     if len(states) > 1:
         return (
@@ -206,7 +206,9 @@ def _state(states: set[GatewayState]) -> GatewayState:
 
 
 class HostWay:
-    """A `proxy.relay.interfaces.Way` to one host of a pattern. It holds nothing while no client uses it."""
+    """A `proxy.relay.interfaces.Way` to one host of a pattern. It has no resources while no
+    client uses it.
+    """
 
     def __init__(self, pattern: PatternGateway, host: str) -> None:
         self._pattern = pattern
@@ -225,7 +227,7 @@ class HostWay:
         return gateway is None or gateway.is_idle
 
     def is_given_up(self, patience: float) -> bool:
-        """See `proxy.relay.interfaces.Way`: the next client may be the host's first."""
+        """See `proxy.relay.interfaces.Way`. A host that is not known is never given up."""
         del patience
         return False
 

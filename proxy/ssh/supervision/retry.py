@@ -51,8 +51,8 @@ class Retry:
                 await self._ended_early.wait()
         self._end()
 
-    def look(self) -> None:
-        """End the wait if it is over: nobody may be in `wait` who would."""
+    def end_if_due(self) -> None:
+        """End the wait if its time is over: on demand, often no task is in `wait` that would end it."""
         if self._ended_early.is_set() or self.seconds == 0:
             self._end()
 

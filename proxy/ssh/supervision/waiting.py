@@ -1,7 +1,7 @@
 """How clients of one gateway wait while no link is up.
 
-Until their own deadline, if the gateway is dialled always: then the next dial may come before. On demand they
-wait for the dial that the first of them has caused, and share its failure.
+If the gateway always dials, they wait until their own deadline, because the next dial may come before it. On
+demand, they wait for the dial that the first of them has caused, and share its failure.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from proxy.ssh.supervision.retry import Retry
 
 
 class Waiting:
-    """The clients that wait, and what they are told. `why` is the gateway's last failure."""
+    """The waiting clients of one gateway. `why` returns the gateway's last failure, the cause of
+    their error.
+    """
 
     def __init__(self, name: str, retry: Retry, why: Callable[[], LinkError | None]) -> None:
         self.up = asyncio.Event()
@@ -31,16 +33,16 @@ class Waiting:
 
     @property
     def has_failed(self) -> bool:
-        """Whether a dial has failed since there was no link."""
+        """Whether a dial has failed since the last link ended."""
         return self._outage.has_failed
 
     def begin_anew(self) -> None:
-        """Nobody needed a link so far: if there is none, the outage begins now."""
+        """Let the outage begin now if there is no link, because no client needed one so far."""
         self._outage = Outage(self._loop.time())
         self.changed(is_up=self.up.is_set())
 
     def changed(self, *, is_up: bool) -> None:
-        """Links have come or gone."""
+        """Note that links came up or ended."""
         self._outage.link(self._loop.time(), is_up=is_up)
         if is_up:
             self.up.set()
@@ -48,22 +50,24 @@ class Waiting:
             self.up.clear()
 
     def dial_failed(self) -> None:
-        """A dial has failed, and no link is up."""
+        """Note that a dial has failed while no link is up."""
         self._outage.has_failed = True
 
     def dialled(self, failure: LinkError | None) -> None:
-        """The dial for which clients wait on demand has ended."""
+        """Wake the clients that wait for the dial, which has ended."""
         self._dialled.set_result(failure)
         self._dialled = self._loop.create_future()
 
     def is_given_up(self, patience: float) -> bool:
-        """Whether clients who can wait for `patience` seconds have waited in vain."""
+        """Whether the outage is longer than `patience`, the seconds that a client waits
+        (`Outage.outlasts`).
+        """
         return self._outage.outlasts(patience, self._loop.time())
 
     async def for_link(self, until: float) -> None:
         """Return when a link is up. Raises LinkDown."""
         now = self._loop.time()
-        # Not the failure itself: `status` shows it in the line of the gateway, and newer than here.
+        # The message does not repeat the failure: `status` shows the latest one in the gateway's line.
         if self.is_given_up(until - now):
             seconds = self._outage.seconds(now)
             raise LinkDown(
@@ -77,11 +81,11 @@ class Waiting:
             raise LinkDown(f"gateway {self._name} has no link") from self._why()
 
     async def for_dial(self, until: float) -> None:
-        """Return when the next dial has brought a link.
+        """Wait for the next dial; returns if it succeeds.
 
-        Raises LinkDown if it fails, or at once if the last one has failed and the next is not due yet.
+        Raises LinkDown if it fails, or at once if the last dial has failed and the next one is not due yet.
         """
-        self._retry.look()
+        self._retry.end_if_due()
         if self.has_failed and (seconds := self._retry.seconds):
             raise LinkDown(
                 f"gateway {self._name} has no link: its last dial has failed, the next may begin in "

@@ -17,10 +17,10 @@ def test_as_many_links_as_clients_at_a_time_up_to_connections(
 ) -> None:
     demand, now = Demand(0.0), 0.0
     for clients, seconds in looks:
-        demand.look(clients, now := now + seconds)
+        demand.update(clients, now := now + seconds)
     most = max((clients for clients, _ in looks), default=0)
     assert demand.links(connections) == min(connections, max(1, most))
-    demand.rest()
+    demand.reset()
     assert demand.links(connections) == 1
 
 
@@ -30,6 +30,6 @@ def test_the_time_counts_from_the_last_look_that_saw_a_client(
 ) -> None:
     demand, now, last = Demand(0.0), 0.0, 0.0
     for clients, seconds in looks:
-        demand.look(clients, now := now + seconds)
+        demand.update(clients, now := now + seconds)
         last = now if clients else last
     assert demand.unused(now + later) == now + later - last
