@@ -19,11 +19,9 @@ from proxy.entries.arrival import Arrival
 from proxy.errors import ProxyError
 from proxy.errors.reasons import Reason
 from proxy.metrics import Metrics, Traffic
-from proxy.relay.attach import attach
 from proxy.relay.budget import MemoryBudget
 from proxy.relay.idle import IdleWatch
-from proxy.relay.interfaces import Channel
-from proxy.relay.relay import Relay
+from proxy.relay.interfaces import Channel, Relay
 from proxy.relay.waiting import WaitingForMemory
 from proxy.runtime.endpoint import Endpoint
 from proxy.runtime.tasks import Tasks
@@ -141,16 +139,15 @@ class Connections:
                 await self._shared.access.require(allow, arrival.caller, entry=arrival.entry)
             channel, target = await open_channel(arrival, started + self._shared.hold_timeout)
             self.traffic.channel_open.observe(self._loop.time() - started)
-            relay = Relay(
+            relay = arrival.relay(
                 channel,
                 self.traffic,
                 self._shared.budget,
                 lambda relay: self._relay_ended(relay, arrival, target, started),
-                early=arrival.early,
             )
             self._opening.discard(arrival)
             self._relays[relay] = arrival
-            await attach(relay, channel, arrival.start)
+            await relay.start()
         except ProxyError as exc:
             reason, message = exc.reason, str(exc)
             if isinstance(exc.__cause__, ProxyError):  # why the gateway has no link

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 
-from proxy.relay.relay import Relay
+from proxy.relay.interfaces import Relay
 
 
 class Leaving:

@@ -9,7 +9,10 @@ from collections.abc import Awaitable
 from typing import ClassVar, Final, NamedTuple
 
 from proxy.errors.reasons import Reason
-from proxy.relay.relay import LINGER_ZERO
+from proxy.metrics import Traffic
+from proxy.relay.budget import MemoryBudget
+from proxy.relay.interfaces import Channel, OnEnd, Relay
+from proxy.relay.socket_relay import LINGER_ZERO, SocketRelay
 from proxy.runtime.endpoint import Endpoint
 
 LISTENER: Final = "listener"
@@ -54,7 +57,7 @@ class Caller(NamedTuple):
 
 
 class Arrival(ABC):
-    """A client that waits for a channel. The destination calls `start` when the channel is open, and `refuse`
+    """A client that waits for a channel. The destination calls `relay` when the channel is open, and `refuse`
     if none can be opened.
     """
 
@@ -85,11 +88,8 @@ class Arrival(ABC):
         return fields
 
     @abstractmethod
-    def start(self, relay: asyncio.BufferedProtocol) -> Awaitable[object]:
-        """Make `relay` the protocol of the client's connection. Raises OSError if the client has gone.
-
-        An entry that answers its clients (SOCKS5, HTTP CONNECT, SSH) answers first.
-        """
+    def relay(self, channel: Channel, traffic: Traffic, budget: MemoryBudget, on_end: OnEnd) -> Relay:
+        """A relay of the kind that this client needs, which has not started yet."""
 
     @abstractmethod
     def refuse(self, reason: Reason, message: str = "") -> None:
@@ -99,7 +99,23 @@ class Arrival(ABC):
         """The connection has ended, relayed or refused, and the destination has counted it."""
 
 
-class ListenerArrival(Arrival):
+class SocketArrival(Arrival):
+    """A client that is connected by a socket."""
+
+    __slots__ = ()
+
+    def relay(self, channel: Channel, traffic: Traffic, budget: MemoryBudget, on_end: OnEnd) -> Relay:
+        return SocketRelay(channel, traffic, budget, on_end, self.start, early=self.early)
+
+    @abstractmethod
+    def start(self, relay: asyncio.BufferedProtocol) -> Awaitable[object]:
+        """Make `relay` the protocol of the client's connection. Raises OSError if the client has gone.
+
+        An entry that answers its clients (SOCKS5, HTTP CONNECT) answers first.
+        """
+
+
+class ListenerArrival(SocketArrival):
     """A client of a cluster's listener: kubemux sends it nothing of its own."""
 
     __slots__ = ("_sock",)

@@ -19,7 +19,7 @@ from proxy.config.listen import PRIVATE, Permissions
 from proxy.entries.arrival import Caller
 from proxy.entries.binding import bind, end_listening, set_permissions
 from proxy.entries.unix_socket import BACKLOG
-from proxy.relay.relay import LINGER_ZERO
+from proxy.relay.socket_relay import LINGER_ZERO
 from proxy.runtime import descriptors
 from proxy.runtime.blocking import Place
 from proxy.runtime.endpoint import Endpoint, Local, UnixPath

@@ -12,7 +12,7 @@ from typing import Final
 
 import structlog
 
-from proxy.entries.arrival import Arrival, Caller
+from proxy.entries.arrival import Arrival, Caller, SocketArrival
 from proxy.entries.client import SpeakingClient
 from proxy.entries.handshakes import why
 from proxy.entries.heads import Asked, Credentials, Head, Login, Rejected, Reply, begin
@@ -190,7 +190,7 @@ class ProxyEntry:
         )
 
 
-class _Request(Arrival):
+class _Request(SocketArrival):
     """A client that has asked for a name, and waits for the answer."""
 
     __slots__ = ("_client", "_head", "_record")

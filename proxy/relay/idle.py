@@ -14,8 +14,13 @@ from typing import Generic, Protocol, TypeVar
 class Moving(Protocol):
     """The byte counters of a connection."""
 
-    to_cluster: int
-    from_cluster: int
+    @property
+    def to_cluster(self) -> int:
+        """Bytes from the client to the cluster."""
+
+    @property
+    def from_cluster(self) -> int:
+        """Bytes from the cluster to the client."""
 
 
 M = TypeVar("M", bound=Moving)

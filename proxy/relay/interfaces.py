@@ -2,16 +2,18 @@
 
 A relay knows a channel and a way only by these protocols; `proxy/ssh` implements them on SSH links,
 `proxy/relay/direct.py` on plain TCP. `proxy/ssh/native/__init__.py` lists the steps of a byte in each
-direction. Every method but `Way.open_channel` and `OpenRequest.accept` is a plain callback: it never blocks
-and never raises.
+direction. Every method but `Way.open_channel`, `Relay.start` and `OpenRequest.accept` is a plain callback: it
+never blocks and never raises.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Protocol
 
 from proxy.errors import ProxyError
+from proxy.errors.reasons import Reason
 from proxy.runtime.endpoint import Endpoint
 
 Pieces = list[bytes | bytearray | memoryview]
@@ -88,6 +90,61 @@ class Channel(Protocol):
 
     def abort(self) -> None:
         """Close at once and drop queued bytes. Idempotent."""
+
+
+class Relay(Protocol):
+    """A client and its channel to a cluster, until both directions have ended.
+
+    It does not own the client before `start`. Its `on_end` gets it once, when both sides are closed, unless
+    `start` has failed before it owned the client.
+    """
+
+    @property
+    def to_cluster(self) -> int:
+        """Bytes from the client so far."""
+
+    @property
+    def from_cluster(self) -> int:
+        """Bytes from the cluster so far."""
+
+    @property
+    def first_byte_at(self) -> float | None:
+        """When the cluster has sent its first byte (the loop's clock)."""
+
+    @property
+    def reason(self) -> Reason | None:
+        """Why it ends or has ended."""
+
+    @property
+    def is_client_paused(self) -> bool:
+        """Nothing is read from the client, because the channel is full."""
+
+    @property
+    def is_cluster_paused(self) -> bool:
+        """Nothing is read from the channel, because the client does not read what it is sent."""
+
+    @property
+    def has_started(self) -> bool:
+        """Whether it owns the client."""
+
+    @property
+    def is_client_gone(self) -> bool:
+        """Whether the client has gone and nothing but this question tells us."""
+
+    async def start(self) -> None:
+        """Take the client, and start both directions.
+
+        If this fails or is cancelled, the channel is closed. Raises OSError if the client has gone.
+        """
+
+    def half_close(self, reason: Reason) -> None:
+        """Send the end of file that the client has not sent; what the cluster still sends is delivered."""
+
+    def abort(self, reason: Reason) -> None:
+        """End both sides at once."""
+
+
+OnEnd = Callable[[Relay], None]
 
 
 class OpenRequest(Protocol):

@@ -8,10 +8,9 @@ from typing import NamedTuple
 
 from proxy.errors.reasons import Reason
 from proxy.metrics import Traffic
-from proxy.relay.attach import attach
 from proxy.relay.budget import MemoryBudget
 from proxy.relay.interfaces import Channel
-from proxy.relay.relay import Relay
+from proxy.relay.socket_relay import SocketRelay
 from proxy.runtime.endpoint import Endpoint
 
 
@@ -22,7 +21,7 @@ class Dialled(NamedTuple):
     server: Endpoint
 
 
-class ProbeRelay(Relay):
+class ProbeRelay(SocketRelay):
     """A probe never half-closes: when it sends end of file, its relay ends both legs."""
 
     def eof_received(self) -> bool:
@@ -37,11 +36,13 @@ async def relayed_socket(channel: Channel, budget: MemoryBudget) -> socket.socke
     try:
         for sock in (ours, theirs):
             sock.setblocking(False)
-        await attach(
-            ProbeRelay(channel, Traffic(), budget, lambda _: None),
+        await ProbeRelay(
             channel,
+            Traffic(),
+            budget,
+            lambda _: None,
             lambda relay: asyncio.get_running_loop().connect_accepted_socket(lambda: relay, theirs),
-        )
+        ).start()
     except BaseException:
         ours.close()
         theirs.close()

@@ -12,7 +12,7 @@ import pytest
 
 from proxy.entries import client as client_module
 from proxy.entries import proxy as module
-from proxy.entries.arrival import Arrival, Caller
+from proxy.entries.arrival import Arrival, Caller, SocketArrival
 from proxy.entries.heads import Credentials
 from proxy.entries.proxy import ProxyEntry
 from proxy.errors.reasons import Reason
@@ -67,6 +67,7 @@ class Stage:
             self.tasks.spawn(self._start(arrival), name="start")
 
     async def _start(self, arrival: Arrival) -> None:
+        assert isinstance(arrival, SocketArrival)
         await arrival.start(Echoing(arrival.early))
 
     async def come(self) -> Connection:

@@ -16,7 +16,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final, Self
 
-from proxy.relay.relay import LINGER_ZERO
+from proxy.relay.socket_relay import LINGER_ZERO
 from proxy.runtime.endpoint import Endpoint
 from proxy.runtime.tasks import Tasks
 from tests.faults.api import Api

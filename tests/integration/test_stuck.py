@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.relay.relay import LINGER_ZERO
+from proxy.relay.socket_relay import LINGER_ZERO
 from proxy.runtime.endpoint import Endpoint
 from tests.integration.conftest import cluster, gateway
 from tests.integration.test_life import kubemux

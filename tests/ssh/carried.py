@@ -16,8 +16,7 @@ from proxy.entries.listener import Listener
 from proxy.errors import ChannelError, LinkDown
 from proxy.errors.reasons import Reason
 from proxy.metrics import Traffic
-from proxy.relay.interfaces import Channel, Way
-from proxy.relay.relay import Relay
+from proxy.relay.interfaces import Channel, Relay, Way
 from proxy.runtime.endpoint import Endpoint
 from proxy.runtime.tasks import Tasks
 from proxy.ssh.native.native_plane import NativePlane
@@ -75,9 +74,9 @@ class Tunnel:
             self.ended.append(exc.reason)
             arrival.refuse(exc.reason)
             return
-        relay = Relay(channel, Traffic(), self._budget, self._end)
+        relay = arrival.relay(channel, Traffic(), self._budget, self._end)
         self.relays.append(relay)
-        await arrival.start(relay)
+        await relay.start()
 
     def _end(self, relay: Relay) -> None:
         self.ended.append(relay.reason)

@@ -30,7 +30,7 @@ from proxy.errors import (
     Unreachable,
     Unresolvable,
 )
-from proxy.relay.relay import LINGER_ZERO
+from proxy.relay.socket_relay import LINGER_ZERO
 from proxy.runtime.blocking import Place
 from proxy.runtime.names import Address
 from proxy.ssh.handshakes import Handshakes

@@ -16,7 +16,7 @@ from proxy.errors.reasons import Reason
 from proxy.metrics import Traffic
 from proxy.relay.budget import MemoryBudget
 from proxy.relay.interfaces import ChannelUser
-from proxy.relay.relay import Relay
+from proxy.relay.socket_relay import SocketRelay
 
 
 class Channel:
@@ -68,19 +68,25 @@ class Channel:
 
 
 @asynccontextmanager
-async def relayed() -> AsyncIterator[tuple[Relay, Channel, socket.socket, asyncio.Future[Relay]]]:
+async def relayed() -> AsyncIterator[tuple[SocketRelay, Channel, socket.socket, asyncio.Future[SocketRelay]]]:
     """A relay on one end of a TCP connection; the other end is yielded as the client's socket."""
     loop = asyncio.get_running_loop()
-    ended: asyncio.Future[Relay] = loop.create_future()
+    ended: asyncio.Future[SocketRelay] = loop.create_future()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         client = socket.create_connection(listener.getsockname())
         accepted, _ = listener.accept()
     client.setblocking(False)
     accepted.setblocking(False)
     channel = Channel()
-    relay = Relay(channel, Traffic(), MemoryBudget(16 << 20, 10), ended.set_result)
+    relay = SocketRelay(
+        channel,
+        Traffic(),
+        MemoryBudget(16 << 20, 10),
+        ended.set_result,
+        lambda relay: loop.connect_accepted_socket(lambda: relay, accepted),
+    )
     try:
-        await loop.connect_accepted_socket(lambda: relay, accepted)
+        await relay.start()
         yield relay, channel, client, ended
     finally:
         client.close()

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final, cast
 
@@ -36,8 +36,11 @@ A client whose link broke must not believe that the API server has closed the co
 _TCP_CLOSE: Final = 7  # enum in linux/tcp_states.h; tcpi_state is the first byte of TCP_INFO
 
 
-class Relay(asyncio.BufferedProtocol):
-    """The protocol of a client's socket, and the user of its channel. `repr()` shows which side is paused."""
+class SocketRelay(asyncio.BufferedProtocol):
+    """A `proxy.relay.interfaces.Relay`: the protocol of a client's socket, and the user of its channel.
+
+    `repr()` shows which side is paused.
+    """
 
     __slots__ = (
         "_budget",
@@ -50,6 +53,7 @@ class Relay(asyncio.BufferedProtocol):
         "_early",
         "_has_ended",
         "_on_end",
+        "_start",
         "_transport",
         "first_byte_at",
         "from_cluster",
@@ -65,14 +69,19 @@ class Relay(asyncio.BufferedProtocol):
         channel: Channel,
         traffic: Traffic,
         budget: MemoryBudget,
-        on_end: Callable[[Relay], None],
+        on_end: Callable[[SocketRelay], None],
+        start: Callable[[SocketRelay], Awaitable[object]],
         *,
         early: bytes = b"",
     ) -> None:
-        """`early` is what the entry has read from the client already: the channel gets it first."""
+        """`start` makes the relay the protocol of the client's socket. Raises OSError if the client has gone.
+
+        `early` is what the entry has read from the client already: the channel gets it first.
+        """
         self._channel = channel
         self._budget = budget
         self._on_end = on_end
+        self._start = start
         self._transport: asyncio.Transport | None = None
         self._client_open = False
         self._channel_open = True
@@ -98,7 +107,7 @@ class Relay(asyncio.BufferedProtocol):
 
     @property
     def has_started(self) -> bool:
-        """Whether it owns the client's socket. If so, `on_end` will be called."""
+        """See `proxy.relay.interfaces.Relay`: whether it owns the client's socket."""
         return self._transport is not None
 
     @property
@@ -118,6 +127,16 @@ class Relay(asyncio.BufferedProtocol):
             return False
         state: bytes = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
         return state[0] == _TCP_CLOSE
+
+    async def start(self) -> None:
+        """See `proxy.relay.interfaces.Relay`."""
+        try:
+            await self._start(self)
+        except BaseException as exc:
+            self._channel.abort()
+            if self.has_started:  # uvloop closes the transport when this is cancelled, and tells nobody
+                self.connection_lost(exc if isinstance(exc, Exception) else None)
+            raise
 
     # ------------------------------------------------------------------------------------ the client's socket
 
