@@ -21,6 +21,7 @@ from proxy.entries.users import Busy
 from proxy.errors import ProxyError
 from proxy.errors.reasons import Reason
 from proxy.metrics import EntryRecord
+from proxy.runtime.endpoint import Endpoint
 from proxy.runtime.tasks import Tasks
 
 log = structlog.get_logger("kubemux.connection")
@@ -114,6 +115,7 @@ class ProxyEntry:
         client = SpeakingClient(self._clients.discard)
         self._clients.add(client)
         head: Head | None = None
+        asked: Endpoint | None = None
         proved: frozenset[str] = frozenset()
         try:
             async with asyncio.timeout(HEAD_S):
@@ -135,6 +137,7 @@ class ProxyEntry:
                 if proved:
                     caller = caller._replace(proved=caller.proved | proved)
                 if isinstance(step, Asked) and self._check_caller is not None:
+                    asked = step.target
                     await self._check_caller(caller)
         except NotTls as exc:
             head = begin(exc.first, needs_user=False)
@@ -144,7 +147,7 @@ class ProxyEntry:
         except Busy as exc:
             self._refuse(client, caller, Reason.LIMIT, str(exc), head)
         except ProxyError as exc:
-            self._refuse(client, caller, exc.reason, str(exc), head)
+            self._refuse(client, caller, exc.reason, str(exc), head, asked)
         except TimeoutError:
             self._refuse(client, caller, Reason.HEAD_TIMEOUT, f"no request within {HEAD_S:g} s", head)
         except EOFError:
@@ -171,15 +174,22 @@ class ProxyEntry:
         return self.check_login is not None and await self.check_login(credentials)
 
     def _refuse(
-        self, client: SpeakingClient, caller: Caller, reason: Reason, message: str, head: Head | None
+        self,
+        client: SpeakingClient,
+        caller: Caller,
+        reason: Reason,
+        message: str,
+        head: Head | None,
+        asked: Endpoint | None = None,
     ) -> None:
-        self._ended(caller, reason, message)
+        self._ended(caller, reason, message, asked)
         if head is not None:
             client.send(head.refused(reason, message))
         client.close()
 
-    def _ended(self, caller: Caller, reason: Reason, message: str) -> None:
+    def _ended(self, caller: Caller, reason: Reason, message: str, asked: Endpoint | None = None) -> None:
         self.record.ended(reason)
+        fields = {"asked": str(asked)} if asked is not None else {}
         log.warning(
             "connection refused",
             entry=self.name,
@@ -187,6 +197,7 @@ class ProxyEntry:
             caller=caller.identity,
             reason=reason,
             message=message,
+            **fields,
         )
 
 

@@ -225,7 +225,7 @@ async def test_a_check_that_has_no_time_is_no_wrong_password() -> None:
         await one.results(Reason.LIMIT)
 
 
-async def test_who_may_not_use_the_entry_learns_nothing_of_its_names() -> None:
+async def test_who_may_not_use_the_entry_learns_nothing_of_its_names_and_the_log_has_what_was_asked() -> None:
     async def check(caller: Caller) -> None:
         raise Denied(f"{caller.identity.split(':', maxsplit=1)[0]} is not in allow of entries.proxy")
 
@@ -235,11 +235,14 @@ async def test_who_may_not_use_the_entry_learns_nothing_of_its_names() -> None:
     async with stage(entry) as one:
         connection = await one.come()
         connection[1].write(CONNECT)
-        answer = await whole(connection)
+        with capture_logs() as logs:
+            answer = await whole(connection)
         assert answer.startswith(
             b"HTTP/1.1 403 kubemux: denied (127.0.0.1 is not in allow of entries.proxy)\r\n"
         )
         assert one.arrivals == []
+    [refused] = [log for log in logs if log["event"] == "connection refused"]
+    assert (refused["entry"], refused["asked"], refused["reason"]) == ("proxy", "prod:443", "denied")
 
 
 async def test_an_entry_whose_files_cannot_be_read_serves_nobody() -> None:
