@@ -121,12 +121,23 @@ def compose(text: str, path: str, composer: type[Composer], scanner: type[RoundT
 def dump(root: object) -> bytes:
     """`root` as YAML, with its comments, order and quotes.
 
-    ruamel would write an anchor for an object that is there twice; here it writes the value twice.
+    ruamel would write an anchor for an object that is there twice; here it writes the value twice. The one
+    comment that is lost is that between `? KEY` and its value: ruamel writes it before the colon, where no
+    parser reads what follows as the key's value.
     """
+    _drop_comments_of_keys(root)
     yaml, out = _round_trip(), io.BytesIO()
     yaml.representer.ignore_aliases = lambda _: True
     yaml.dump(root, out)
     return out.getvalue()
+
+
+def _drop_comments_of_keys(node: object) -> None:
+    if isinstance(node, CommentedMap):
+        for comments in node.ca.items.values():
+            comments[0] = None
+    for child in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        _drop_comments_of_keys(child)
 
 
 def _round_trip() -> YAML:

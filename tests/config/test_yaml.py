@@ -237,3 +237,15 @@ def test_any_bytes_are_a_document_or_a_config_error(data: bytes) -> None:
             0 <= problem.line <= data.count(b"\n") + data.count(b"\r") + 1 for problem in outcome.problems
         )
         assert all(problem.message.isprintable() and problem.hint for problem in outcome.problems)
+
+
+@pytest.mark.parametrize(
+    "value", ["", ": v", ": v # kept", ": {b: c}", ":\n  - b", ": |\n  text\n", ":\n  b: c"]
+)
+@pytest.mark.parametrize("start", ["? a # lost\n", "? a\n# lost\n\n", "x:\n  d: 1 # kept\n? a # lost\n"])
+def test_a_comment_of_an_explicit_key_does_not_take_its_value(start: str, value: str) -> None:
+    root = yaml.parse(f"{start}{value}\nlast: 1\n".encode(), "config").root
+    written = yaml.dump(root)
+    assert yaml.parse(written, "again").root == root
+    assert b"lost" not in written
+    assert written.count(b"kept") == f"{start}{value}".count("kept")

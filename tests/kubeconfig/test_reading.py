@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from proxy.config import yaml
@@ -222,6 +222,7 @@ WORDS = [
 
 
 @settings(max_examples=300, deadline=None)
+@example("? a #")
 @given(st.lists(st.sampled_from(WORDS) | st.text(max_size=3), max_size=14).map(" ".join))
 def test_any_text_is_read_or_refused(data: str) -> None:
     try:
