@@ -48,8 +48,10 @@ PURE = (
     "proxy.config.discovering",
     "proxy.config.hosts",
     "proxy.config.htpasswd",
+    "proxy.config.key_table",
     "proxy.config.references",
     "proxy.config.rules",
+    "proxy.config.ssh_rules",
     "proxy.daemon.discovery.pods",
     "proxy.entries.admission",
     "proxy.entries.client_certificates",
@@ -59,6 +61,8 @@ PURE = (
     "proxy.health.hysteresis",
     "proxy.health.result",
     "proxy.metrics.records",
+    "proxy.openssh.authorized_keys",
+    "proxy.openssh.certificates",
     "proxy.openssh.tokens",
     "proxy.relay.budget",
     "proxy.relay.idle",
@@ -67,6 +71,9 @@ PURE = (
     "proxy.ssh.governor",
     "proxy.ssh.native.wire",
     "proxy.ssh.pace",
+    "proxy.ssh.server.login",
+    "proxy.ssh.server.penalties",
+    "proxy.ssh.server.startups",
     "proxy.ssh.supervision.demand",
     "proxy.ssh.supervision.links",
 )
@@ -88,13 +95,15 @@ CONFINED = {
 
 
 CALLED_BY_OTHERS = {
-    "asyncssh calls it": """auth_succeeded begin_auth connection_requested kbdint_auth_requested
-        kbdint_challenge_received log_received_packet public_key_auth_supported server_requested
-        session_started""",
+    "asyncssh calls it": """auth_completed auth_succeeded begin_auth connection_requested
+        kbdint_auth_requested kbdint_challenge_received log_received_packet public_key_auth_supported
+        reload_config server_requested session_requested session_started unix_connection_requested
+        validate_public_key""",
     "asyncssh has a decipher of these methods": "decrypt_header decrypt_packet",
     "asyncssh reads it": """protocol_factory server_host_key_algs _auth _auth_in_progress _auth_was_trivial
         _init_recv_window _keepalive_count _recv_blocksize _recv_macsize _send_blocksize _send_enchdrlen
         _server_host_keys""",
+    "sites and the SSH entry, which come next": "may_open may_listen max_channels max_forwards permit",
     "click calls it": "demo format_commands get_command",
     "dataclasses make one of each subclass": "__init_subclass__",
     "enum reads it": "_value_",

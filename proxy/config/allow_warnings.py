@@ -19,11 +19,14 @@ from proxy.config.findings import Finding, Loc
 from proxy.config.htpasswd import parse
 from proxy.config.model import Config
 from proxy.config.rules import is_wildcard
+from proxy.config.ssh_rules import SSH
 from proxy.runtime.blocking import FILES_S, Hangs, all_of, doing
 from proxy.runtime.endpoint import Endpoint, Local
 from proxy.runtime.text import shown
 
 _LOCAL: Final = frozenset({"uid", "gid"})
+_BY_KEY_OF: Final = {"ssh-user": "user", "site": "site"}
+_BY_KEY: Final = frozenset(_BY_KEY_OF)
 _NOBODY: Final = 65534
 
 NameOf = Callable[[str, str], tuple[str, int]]
@@ -31,10 +34,12 @@ NameOf = Callable[[str, str], tuple[str, int]]
 
 
 class _WayIn(NamedTuple):
-    """What clients can show who come in here, and the file with their passwords."""
+    """What clients can show who come in here, the file with their passwords, and whose keys are known."""
 
     kinds: frozenset[str]
     users_file: Path | None = None
+    keys: frozenset[str] = frozenset()
+    """As in `allow`: `ssh-user:ops`, `site:factory-7`."""
 
 
 def warnings(config: Config, name_of: NameOf | None = None) -> list[Finding]:
@@ -68,6 +73,9 @@ def _lists(config: Config) -> Iterator[tuple[Loc, tuple[Rule, ...], list[_WayIn]
         )
         for name, entry in config.entries.items()
     }
+    if config.ssh_server is not None:
+        keys = {f"ssh-user:{name}" for name in config.users} | {f"site:{name}" for name in config.sites}
+        entries[SSH] = _WayIn(_BY_KEY, keys=frozenset(keys))
     for name, cluster in config.clusters.items():
         own = [_WayIn(_kinds_at(cluster.listen))] if cluster.listen else []
         yield ("clusters", name), cluster.allow or (), [*own, *entries.values()]
@@ -92,6 +100,11 @@ def _doubt(rule: Rule, ways: list[_WayIn], name_of: NameOf) -> tuple[str, str] |
         return _NO_WAY[rule.kind]
     if rule.kind in _LOCAL:
         return _no_user(rule, name_of)
+    if rule.kind in _BY_KEY and all(str(rule) not in way.keys for way in ways):
+        return (
+            f"lets nobody in: there is no such {_BY_KEY_OF[rule.kind]}",
+            f"add it to {_BY_KEY_OF[rule.kind]}s",
+        )
     if rule.kind == "proxy-user":
         return _no_account(rule.name, [way.users_file for way in ways if way.users_file])
     return None
@@ -114,7 +127,7 @@ _NO_WAY: Final = {
         "add users_file: FILE to the entry",
     ),
     **dict.fromkeys(
-        ("ssh-user", "site"),
+        _BY_KEY,
         ("lets nobody in: no entry speaks SSH", "write uid:NAME, gid:NAME, cert:NAME or proxy-user:NAME"),
     ),
 }

@@ -5,18 +5,35 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from enum import IntEnum, auto
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-from proxy.config import certificates, htpasswd, known_hosts_warnings, server_tls, unix_files, unix_sockets
+from proxy.config import (
+    authorized,
+    certificates,
+    htpasswd,
+    known_hosts_warnings,
+    server_tls,
+    ssh_files,
+    unix_files,
+    unix_sockets,
+)
 from proxy.config.files import MAX_CREDENTIAL_BYTES, MAX_KNOWN_HOSTS_BYTES, Denied, Unusable, read_bytes
 from proxy.config.findings import Finding, Loc, dotted
 from proxy.config.keys import Kind
-from proxy.config.model import ClusterConfig, Config, EntryConfig, GatewayConfig
+from proxy.config.model import (
+    ClusterConfig,
+    Config,
+    EntryConfig,
+    GatewayConfig,
+    SiteConfig,
+    SshServerConfig,
+    UserConfig,
+)
 from proxy.config.private_keys import Content, recognise
 from proxy.config.references import Section, files, paths, references, sections
 from proxy.config.values import SERVICE_CREDENTIALS, credentials_directory, is_for_system_service
@@ -37,9 +54,10 @@ class Scrutiny(IntEnum):
     does not start.
     """
     KEYS = auto()
-    """Each file of `identity_files` is a private key, and if it is encrypted, there is a passphrase file.
+    """Each file of `identity_files` is a private key, and if it is encrypted, there is a passphrase file; and
+    each line of `authorized_keys` can be used.
 
-    If not, the daemon starts, but cannot use that gateway.
+    If not, the daemon starts, but cannot use that gateway or key.
     """
 
 
@@ -78,10 +96,11 @@ class Inspection(NamedTuple):
 
 def inspect(config: Config, scrutiny: Scrutiny = Scrutiny.FILES) -> Inspection:
     """Check all files of `config`, for at most FILES_S seconds. No message quotes their contents."""
-    parts = {
-        loc: partial(inspect_section, loc, section, scrutiny) for loc, section in sections(config).items()
+    parts: dict[Loc, Callable[[], Inspection]] = {
+        where: partial(_inspect_all, group, scrutiny) for where, group in _groups(sections(config)).items()
     }
     if scrutiny >= Scrutiny.FILES:
+        parts[_SHARED] = lambda: Inspection(tuple(ssh_files.shared(config)))
         parts |= {
             (*loc, "listen"): partial(_inspect_listener, loc, one)
             for loc, one in unix_sockets.listening(config)
@@ -91,7 +110,8 @@ def inspect(config: Config, scrutiny: Scrutiny = Scrutiny.FILES) -> Inspection:
     hanging = []
     for loc, part in all_of(parts, timeout=FILES_S).items():
         if isinstance(part, Hangs):
-            hanging.append(Finding(loc, str(part), HANGS))
+            if loc != _SHARED:  # each section says that of itself
+                hanging.append(Finding(loc, str(part), HANGS))
         else:
             findings += part.findings
             fingerprint |= part.fingerprint
@@ -101,6 +121,31 @@ def inspect(config: Config, scrutiny: Scrutiny = Scrutiny.FILES) -> Inspection:
 def inspect_section(loc: Loc, section: Section, scrutiny: Scrutiny = Scrutiny.FILES) -> Inspection:
     """Check the files of the section at `loc`. It blocks, and has no deadline."""
     return Inspection(tuple(_check(loc, section, scrutiny)), {path: _digest(path) for path in paths(section)})
+
+
+_SHARED: Final = ("sites", "users")
+"""Stands for the question whether two of them have one key."""
+MOST_APART: Final = 100
+"""Sites and users of which each gets a thread of its own. More of them share one: there may be 10,000."""
+
+
+def _groups(found: Mapping[Loc, Section]) -> dict[Loc, Mapping[Loc, Section]]:
+    """The sections that are looked at together, by the place that stands for them."""
+    many = {loc: one for loc, one in found.items() if isinstance(one, SiteConfig | UserConfig)}
+    if len(many) <= MOST_APART:
+        many = {}
+    apart: dict[Loc, Mapping[Loc, Section]] = {
+        loc: {loc: one} for loc, one in found.items() if loc not in many
+    }
+    return {**apart, ("sites",): many} if many else apart
+
+
+def _inspect_all(group: Mapping[Loc, Section], scrutiny: Scrutiny) -> Inspection:
+    looks = [inspect_section(loc, section, scrutiny) for loc, section in group.items()]
+    return Inspection(
+        tuple(finding for look in looks for finding in look.findings),
+        {path: digest for look in looks for path, digest in look.fingerprint.items()},
+    )
 
 
 def _inspect_listener(loc: Loc, section: ClusterConfig | EntryConfig) -> Inspection:
@@ -138,6 +183,14 @@ def _check(loc: Loc, section: Section, scrutiny: Scrutiny) -> Iterator[Finding]:
                 yield from _check_file((*loc, *below), path, kind, scrutiny)
     elif isinstance(section, EntryConfig) and scrutiny > Scrutiny.CA:
         yield from _check_entry(loc, section, scrutiny)
+    elif isinstance(section, SiteConfig | UserConfig) and scrutiny > Scrutiny.CA:
+        found = authorized.read(loc, section)
+        yield from found.findings
+        if scrutiny is Scrutiny.KEYS:
+            yield from found.warnings
+    elif isinstance(section, SshServerConfig) and scrutiny > Scrutiny.CA:
+        for below, path, kind in references(section):
+            yield from _check_file((*loc, *below), path, kind, scrutiny)
 
 
 def _check_entry(loc: Loc, entry: EntryConfig, scrutiny: Scrutiny) -> Iterator[Finding]:
@@ -167,7 +220,7 @@ def denied(config: Config) -> list[Path]:
 
 
 def warnings(config: Config) -> Iterator[tuple[str, str]]:
-    """Problems with which the daemon starts, but cannot use one of the gateways; each with a remedy."""
+    """Problems with which the daemon starts, but cannot use a gateway or a key; each with a remedy."""
     fatal = set(inspect(config).findings)
     for loc, message, hint in inspect(config, Scrutiny.KEYS).findings:
         if Finding(loc, message, hint) not in fatal:
@@ -185,6 +238,7 @@ HANGS: Final = (
     "its disk, or the server that it is mounted from, does not answer; all others are used meanwhile"
 )
 
+NO_HOST_KEY: Final = "make it, once: kubemux ssh-server keygen"
 NO_AGENT: Final = (
     "start the daemon with SSH_AUTH_SOCK set to the socket of an ssh-agent that holds the "
     "key, or use identity_files"
@@ -212,14 +266,16 @@ def _check_file(
         )
     except Unusable as exc:
         hint = _denied_hint(path, kind) if isinstance(exc, Denied) and is_for_system_service() else ""
-        if kind is Kind.KNOWN_HOSTS and isinstance(exc.__cause__, FileNotFoundError):
-            hint = missing
+        if isinstance(exc.__cause__, FileNotFoundError):
+            hint = {Kind.KNOWN_HOSTS: missing, Kind.HOST_KEY: NO_HOST_KEY}.get(kind, hint)
         yield Finding(loc, f"{path} {exc}", _credential_hint(path) or hint or exc.hint)
         return
     too_open = kind.is_secret and is_too_open(path, status)
     # If others may read it, look at the contents at every level: `chmod 600` is no remedy for a public key.
     content = (
-        recognise(data) if kind is Kind.PRIVATE_KEY and (too_open or scrutiny is Scrutiny.KEYS) else None
+        recognise(data)
+        if kind is Kind.HOST_KEY or (kind is Kind.PRIVATE_KEY and (too_open or scrutiny is Scrutiny.KEYS))
+        else None
     )
     if content in {Content.PUBLIC, Content.OTHER}:
         yield _not_a_key(loc, path, content)
@@ -229,6 +285,9 @@ def _check_file(
         if status.st_uid != os.geteuid() != 0 and is_for_system_service():
             hint = f"chmod 600 {path}; {_denied_hint(path, kind)}"
         yield Finding(loc, f"{path} is a secret that others may read (mode {mode:04o})", hint)
+    elif content is Content.ENCRYPTED and kind is Kind.HOST_KEY:
+        hint = "nobody is there to type a passphrase: ssh-keygen -p -N '' -f FILE takes it off"
+        yield Finding(loc, f"{path} is encrypted", hint)
     elif content is Content.ENCRYPTED and locked:
         hint = "add passphrase_file: FILE; or ssh-add it, say agent: true and take it out of identity_files"
         if is_for_system_service():

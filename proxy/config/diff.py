@@ -5,15 +5,27 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from proxy.config.keys import keys
-from proxy.config.model import ClusterConfig, Config, EntryConfig, GatewayConfig, RouteConfig
+from proxy.config.model import (
+    ClusterConfig,
+    Config,
+    EntryConfig,
+    GatewayConfig,
+    RouteConfig,
+    SiteConfig,
+    SshServerConfig,
+    UserConfig,
+)
 from proxy.config.references import paths
+
+SSH_SERVER: Final = "ssh_server"
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """The names of gateways, clusters, routes or entries, by what the reload does with them.
+    """The names of gateways, clusters, routes, entries, sites or users, by what the reload does with them.
 
     Each tuple has the order of the new configuration; `removed` has that of the old one.
     """
@@ -41,6 +53,10 @@ class Plan:
     routes: Change
     """By what leads where. Their order is no part of it: it decides only where new connections go."""
     entries: Change
+    ssh_server: Change
+    """Of one name: SSH_SERVER."""
+    sites: Change
+    users: Change
     limits: bool
     """Whether `limits:` differs; likewise `admin` and `log`."""
     admin: bool
@@ -65,6 +81,9 @@ def plan(old: Config, new: Config, changed_files: frozenset[Path] = frozenset())
     links take while they are up (`Key.in_place`), or if it jumps through one that is.
     """
     old_routes, new_routes = ({route.name: route for route in one.routes} for one in (old, new))
+    old_server, new_server = (
+        {SSH_SERVER: one.ssh_server} if one.ssh_server is not None else {} for one in (old, new)
+    )
     dirty = _unlike(old.gateways, new.gateways, changed_files)
     light = {name for name in dirty & old.gateways.keys() if _is_light(old, new, name, changed_files)}
     heavy = _spread(new, dirty - light)
@@ -74,6 +93,9 @@ def plan(old: Config, new: Config, changed_files: frozenset[Path] = frozenset())
         clusters=_change(old.clusters, new.clusters, _unlike(old.clusters, new.clusters, changed_files)),
         routes=_change(old_routes, new_routes, _unlike(old_routes, new_routes, frozenset())),
         entries=_change(old.entries, new.entries, _unlike(old.entries, new.entries, changed_files)),
+        ssh_server=_change(old_server, new_server, _unlike(old_server, new_server, changed_files)),
+        sites=_change(old.sites, new.sites, _unlike(old.sites, new.sites, changed_files)),
+        users=_change(old.users, new.users, _unlike(old.users, new.users, changed_files)),
         limits=old.limits != new.limits,
         admin=old.admin != new.admin,
         log=old.log != new.log,
@@ -85,6 +107,9 @@ _Sections = (
     | Mapping[str, ClusterConfig]
     | Mapping[str, RouteConfig]
     | Mapping[str, EntryConfig]
+    | Mapping[str, SshServerConfig]
+    | Mapping[str, SiteConfig]
+    | Mapping[str, UserConfig]
 )
 
 

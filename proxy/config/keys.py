@@ -41,12 +41,18 @@ class Kind(Enum):
     KNOWN_HOSTS = auto()
     USERS = auto()
     """htpasswd(1)'s, a secret as well."""
+    HOST_KEY = auto()
+    """A private key of our own SSH server."""
+    AUTHORIZED_KEYS = auto()
+    """Public keys with options (sshd(8))."""
+    AUTHORITIES = auto()
+    """Public keys of CAs."""
     TEXT = auto()
 
     @property
     def is_secret(self) -> bool:
         """Whether other users must not be able to read it."""
-        return self in {Kind.PRIVATE_KEY, Kind.SECRET, Kind.USERS}
+        return self in {Kind.PRIVATE_KEY, Kind.SECRET, Kind.USERS, Kind.HOST_KEY}
 
 
 @dataclass(frozen=True, slots=True)

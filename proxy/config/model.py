@@ -19,6 +19,9 @@ from proxy.config.gateways import KeepaliveConfig as KeepaliveConfig
 from proxy.config.keys import Kind, Section, key
 from proxy.config.listen import GROUP, MODE, Listen, Mode
 from proxy.config.matches import HostName
+from proxy.config.ssh_server import SiteConfig as SiteConfig
+from proxy.config.ssh_server import SshServerConfig as SshServerConfig
+from proxy.config.ssh_server import UserConfig as UserConfig
 from proxy.config.values import DIRECT as DIRECT
 from proxy.config.values import (
     Address,
@@ -257,6 +260,17 @@ class Config(Section):
     entries: dict[Name, EntryConfig] = key(
         "Addresses by name, where clients ask for a cluster by HTTP CONNECT or SOCKS5.", default_factory=dict
     )
+    ssh_server: SshServerConfig | None = key(
+        "The SSH server of kubemux itself, for sites and for users who jump.",
+        {"listen": "0.0.0.0:2222", "allow_remote": True, "host_keys": ["/etc/kubemux/ssh_host_ed25519_key"]},
+        default=None,
+        unset="none",
+    )
+    sites: dict[Name, SiteConfig] = key(
+        f"SSH clients by name that dial us, and are ways then: host names but `{DIRECT}`, in lower case.",
+        default_factory=dict,
+    )
+    users: dict[Name, UserConfig] = key("Who may jump through the SSH server, by name.", default_factory=dict)
 
 
 DEFAULTS: Final[dict[str, tuple[str, type[Section]]]] = {

@@ -8,15 +8,17 @@ from proxy.config import discovering
 from proxy.config.findings import Finding
 from proxy.config.matches import Match
 from proxy.config.model import DIRECT, Config, RouteConfig
+from proxy.config.ssh_rules import SSH
 from proxy.runtime.text import shown, suggest
 
 
 def check(config: Config) -> Iterator[Finding]:
     """What is wrong with the routes; and with names of clusters, if anything asks for them by name."""
-    if config.routes or config.entries:
+    if config.routes or config.entries or config.ssh_server is not None:
         yield from _twins(config)
     names: dict[str, int] = {}
     decided: dict[tuple[Match, str | None], str] = {}
+    entries = [*config.entries, *([SSH] if config.ssh_server is not None else [])]
     for index, route in enumerate(config.routes):
         if (first := names.setdefault(route.name, index)) != index:
             message = f"routes[{first}] is called {shown(route.name)}, too"
@@ -25,8 +27,8 @@ def check(config: Config) -> Iterator[Finding]:
             hint = suggest(route.gateway, (*config.gateways, DIRECT))
             yield Finding(("routes", index, "gateway"), f"there is no gateway {shown(route.gateway)}", hint)
         for place, entry in enumerate(route.entries or ()):
-            if entry not in config.entries:
-                hint = suggest(entry, config.entries)
+            if entry not in entries:
+                hint = suggest(entry, entries)
                 yield Finding(("routes", index, "entries", place), f"there is no entry {shown(entry)}", hint)
         yield from discovering.check(config, index, route)
         yield from _blanks(index, route)

@@ -7,6 +7,7 @@ child process that reads a file for the daemon.
 from __future__ import annotations
 
 from functools import cache
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast, get_args, get_origin
 
@@ -46,6 +47,7 @@ _STAND_INS: Final[dict[object, object]] = {
     # It has a star for each {1} of a `target`: what the user meant may have had as many.
     Match: Match.parse("*.*.*.*.*.*.*.*.*:1"),
     Rule: Rule(ANY),
+    IPv4Network: IPv4Network("127.0.0.0/8"),
     Path: Path("/"),
     bool: True,
     str: "HOST",  # it may appear in a remedy: ssh-keyscan HOST

@@ -1,17 +1,27 @@
-"""Lists the files that the gateways, clusters and entries of a configuration name. Pure: it opens no file."""
+"""Lists the files that the sections of a configuration name. Pure: it opens no file."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from proxy.config import keys
 from proxy.config.findings import Loc
 from proxy.config.keys import Kind
-from proxy.config.model import ClusterConfig, Config, EntryConfig, GatewayConfig
+from proxy.config.model import (
+    ClusterConfig,
+    Config,
+    EntryConfig,
+    GatewayConfig,
+    SiteConfig,
+    SshServerConfig,
+    UserConfig,
+)
 
-Section = GatewayConfig | ClusterConfig | EntryConfig
+Section = GatewayConfig | ClusterConfig | EntryConfig | SshServerConfig | SiteConfig | UserConfig
+SSH_SERVER: Final = ("ssh_server",)
+"""Its place: there is one, without a name."""
 
 
 class Reference(NamedTuple):
@@ -23,7 +33,7 @@ class Reference(NamedTuple):
 
 
 def references(section: keys.Section) -> Iterator[Reference]:
-    """The files that one gateway, cluster or entry names."""
+    """The files that one section names."""
     for name, key in keys.keys(type(section)).items():
         value = getattr(section, name)
         if isinstance(value, keys.Section):
@@ -46,10 +56,18 @@ def paths(section: keys.Section) -> Iterator[Path]:
 
 
 def sections(config: Config) -> dict[Loc, Section]:
-    """All gateways, clusters and entries, by their place in the file."""
-    gateways: dict[Loc, Section] = {("gateways", name): gateway for name, gateway in config.gateways.items()}
-    clusters = {("clusters", name): cluster for name, cluster in config.clusters.items()}
-    return gateways | clusters | {("entries", name): entry for name, entry in config.entries.items()}
+    """All sections that may name files, by their place in the file."""
+    named: dict[str, Mapping[str, Section]] = {
+        "gateways": config.gateways,
+        "clusters": config.clusters,
+        "entries": config.entries,
+        "sites": config.sites,
+        "users": config.users,
+    }
+    found: dict[Loc, Section] = {
+        (kind, name): section for kind, those in named.items() for name, section in those.items()
+    }
+    return found if config.ssh_server is None else {**found, SSH_SERVER: config.ssh_server}
 
 
 def files(config: Config) -> tuple[Path, ...]:

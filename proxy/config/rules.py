@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 from typing import Final
 
-from proxy.config import naming, unix_sockets
+from proxy.config import naming, ssh_rules, unix_sockets
 from proxy.config.findings import Finding, Loc, dotted
 from proxy.config.hosts import ANY_HOST
 from proxy.config.model import DIRECT, Config
@@ -27,6 +27,7 @@ def check(config: Config) -> Iterator[Finding]:
     yield from _loops(config)
     yield from unix_sockets.check(config)
     yield from naming.check(config)
+    yield from ssh_rules.check(config)
     yield from _unreachable(config)
 
 
@@ -43,13 +44,15 @@ def own_listeners(config: Config) -> Listeners:
 
 
 def _listeners(config: Config) -> Iterator[tuple[Loc, Endpoint, bool]]:
-    """The place, the address, and whether other machines may reach it, of each cluster and entry."""
+    """The place, the address, and whether other machines may reach it, of each cluster, entry and server."""
     for name, cluster in config.clusters.items():
         if isinstance(cluster.listen, Endpoint):
             yield ("clusters", name, "listen"), cluster.listen, cluster.allow_remote
     for name, entry in config.entries.items():
         if isinstance(entry.listen, Endpoint):
             yield ("entries", name, "listen"), entry.listen, entry.allow_remote
+    if (server := config.ssh_server) is not None:
+        yield ("ssh_server", "listen"), server.listen, server.allow_remote
 
 
 def own_listener(
@@ -253,7 +256,7 @@ def _loops(config: Config) -> Iterator[Finding]:
 
 def _unreachable(config: Config) -> Iterator[Finding]:
     for name, cluster in config.clusters.items():
-        if cluster.listen is None and not config.entries:
+        if cluster.listen is None and not config.entries and config.ssh_server is None:
             message = "is missing, and there are no entries: no client can reach the cluster"
             hint = 'add listen: "127.0.0.1:PORT", or entries: {proxy: {listen: "127.0.0.1:3128"}}'
             yield Finding(("clusters", name, "listen"), message, hint)

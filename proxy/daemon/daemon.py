@@ -25,6 +25,7 @@ from proxy.admin.status import summary
 from proxy.config.model import AdminConfig, Config
 from proxy.daemon import access
 from proxy.daemon.graph import Graph
+from proxy.daemon.handing_on import addresses
 from proxy.daemon.heartbeat import Heartbeat, Part
 from proxy.entries.binding import bind
 from proxy.entries.fd_store import FdStore
@@ -93,7 +94,7 @@ class Daemon:
         """
         config, clusters = self.graph.config, self.graph.clusters
         access.check(config, self.config_path)
-        await self._store.close_unwanted([config.admin.listen, *self.graph.addresses()])
+        await self._store.close_unwanted([config.admin.listen, *addresses(config)])
         await self.graph.start()
         self._admin = AdminServer(snapshot=self.snapshot, metrics=self.metrics, control=control)
         is_asked = await self._start_admin(self._admin, config.admin)

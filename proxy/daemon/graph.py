@@ -11,19 +11,21 @@ import structlog
 
 from proxy.config import references
 from proxy.config.diff import Plan
+from proxy.config.findings import Loc
 from proxy.config.model import Config, RouteConfig
 from proxy.daemon.access import Access
 from proxy.daemon.connections import HALF_CLOSE_S, Connections, Shared
 from proxy.daemon.discovering import Discoveries
+from proxy.daemon.handing_on import HandingOn
 from proxy.daemon.heartbeat import Part
 from proxy.daemon.routed import Routed
 from proxy.daemon.served import ServedCluster
 from proxy.daemon.served_entry import ServedEntry
+from proxy.daemon.served_ssh import ServedSsh
 from proxy.daemon.switchboard import Switchboard
 from proxy.daemon.ways import Ways, through
 from proxy.entries.admission import Admission
 from proxy.entries.fd_store import FdStore
-from proxy.entries.keeping import KeptListener
 from proxy.entries.listener import Listener
 from proxy.health.tls import Contexts
 from proxy.metrics import Metrics
@@ -73,6 +75,7 @@ class Graph:
         self._contexts = Contexts()
         self._told: dict[str, tuple[bool, bool]] = {}
         self.routes: dict[str, Routed] = {}
+        self.ssh = ServedSsh(self.shared, store=store, on_change=on_change)
         self._ways = Ways(self.gateways, lambda: self.config)
         self._discoveries = Discoveries(self.clusters, self.routes, self._contexts, on_change, metrics)
         self._switchboard = Switchboard(config, self.clusters, self.routes)
@@ -88,17 +91,11 @@ class Graph:
     @property
     def is_listening(self) -> bool:
         """Whether every entry accepts clients, and every cluster that is not drained."""
-        return all(one.is_listening for one in self.clusters.values()) and all(
-            one.listener.is_bound for one in self.entries.values()
+        return (
+            all(one.is_listening for one in self.clusters.values())
+            and all(one.listener.is_bound for one in self.entries.values())
+            and self.ssh.is_listening
         )
-
-    def addresses(self) -> list[Local]:
-        """The addresses of all clusters and entries, bound or not."""
-        clusters, entries = self.config.clusters.values(), self.config.entries.values()
-        return [
-            *(one.listen for one in clusters if one.listen is not None),
-            *(entry.listen for entry in entries),
-        ]
 
     def _connections(self) -> Iterator[Connections]:
         for cluster in self.clusters.values():
@@ -150,6 +147,7 @@ class Graph:
         for route in self.config.routes:
             self._add_route(route)
         await self._add(self.config.clusters, self.config.entries, {})
+        await self.ssh.reconfigure(self.config, {})
         self._discoveries.start()
 
     # -------------------------------------------------------------------------------------- while it runs
@@ -169,6 +167,7 @@ class Graph:
         stay = (*entries.kept, *entries.renewed)
         await asyncio.gather(*(self.entries[name].reconfigure(config.entries[name]) for name in stay))
         await self._add((*clusters.changed, *clusters.added), (*entries.changed, *entries.added), listeners)
+        await self.ssh.reconfigure(config, listeners)
         self._discoveries.start()
         self._discoveries.renew((*clusters.changed, *clusters.renewed))
         for name in entries.removed:
@@ -180,7 +179,7 @@ class Graph:
         for name in plan.gateways.removed:
             self._metrics.forget_gateway(name)
 
-    def _retire(self, plan: Plan) -> dict[Local, Listener]:
+    def _retire(self, plan: Plan) -> HandingOn:
         """Drain the clusters and gateways that are removed or replaced.
 
         Returns the listeners whose addresses another cluster is going to use.
@@ -188,28 +187,18 @@ class Graph:
         clusters, gateways = plan.clusters, plan.gateways
         timeout = self.config.limits.drain_timeout
         entries = plan.entries
-        wanted = {
-            *(self.config.clusters[name].listen for name in (*clusters.changed, *clusters.added)),
-            *(self.config.entries[name].listen for name in (*entries.changed, *entries.added)),
-        }
-        listeners: dict[Local, Listener] = {}
-
-        def hand_on(kept: KeptListener | None) -> None:
-            if kept is not None and kept.is_bound and kept.address in wanted:
-                listeners[kept.address] = kept.hand_on()
-            elif kept is not None:
-                kept.release()
-
+        listeners = HandingOn(self.config, plan)
         for name in (*entries.removed, *entries.changed):
             entry = self.entries.pop(name)
-            hand_on(entry.listener)
+            listeners.take(entry.listener)
             self._retiring.spawn(entry.close(), name=f"entry {name}")
+        listeners.take(self.ssh.give_up(self.config))
         for name in (*plan.routes.removed, *plan.routes.changed):
             route = self.routes.pop(name)
             self._outlive(route.connections, route.retire(timeout), f"route {name}")
         for name in (*clusters.removed, *clusters.changed):
             cluster = self.clusters.pop(name)
-            hand_on(cluster.listener)
+            listeners.take(cluster.listener)
             self._outlive(cluster.cluster.connections, cluster.retire(timeout), f"cluster {name}")
         for name in (*gateways.removed, *gateways.changed):
             gateway = self.gateways.pop(name)
@@ -248,10 +237,11 @@ class Graph:
         gateways: Collection[str],
         clusters: Collection[str],
         entries: Collection[str],
+        logins: Collection[Loc],
         fingerprint: Mapping[Path, bytes],
     ) -> None:
-        """Replace the links of `gateways`, probe `clusters`, and have `entries` read their files, because
-        files that they use have changed.
+        """Replace the links of `gateways`, probe `clusters`, and have `entries` read their files, and the SSH
+        server those of `logins` (sites, users, itself), because files that they use have changed.
 
         `fingerprint` has the new digests of those files.
         """
@@ -262,6 +252,8 @@ class Graph:
             self.clusters[name].monitor.probe_soon()
         for name in entries:
             self.entries[name].renew()
+        if logins:
+            self.ssh.renew(logins)
         self._discoveries.renew(clusters)
 
     def note_files(self, fingerprint: Mapping[Path, bytes]) -> None:
@@ -365,6 +357,7 @@ class Graph:
             cluster.accept_no_more()
         for entry in self.entries.values():
             entry.listener.accept_no_more()
+        self.ssh.accept_no_more()
 
     async def drain(self, budget: float) -> None:
         """Wait up to `budget` seconds for all client connections to end."""
@@ -382,7 +375,7 @@ class Graph:
     async def close(self) -> None:
         """Cut every connection, and close every link."""
         await self._retiring.close()
-        await asyncio.gather(*(entry.close() for entry in self.entries.values()))
+        await asyncio.gather(*(entry.close() for entry in self.entries.values()), self.ssh.close())
         await asyncio.gather(*(route.retire(0) for route in self.routes.values()))
         await asyncio.gather(*(cluster.retire(0) for cluster in self.clusters.values()))
         await asyncio.gather(*(gateway.close() for gateway in self.gateways.values()))

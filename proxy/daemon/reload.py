@@ -86,6 +86,8 @@ async def _apply(graph: Graph, loaded: Loaded) -> ReloadResult:
         warnings.append("clusters: none is left")
     warnings += [str(cluster.listen_error) for cluster in graph.clusters.values() if cluster.listen_error]
     warnings += [str(entry.listener.error) for entry in graph.entries.values() if entry.listener.error]
+    if graph.ssh.listener is not None and graph.ssh.listener.error:
+        warnings.append(str(graph.ssh.listener.error))
     warnings += [f"{one.key}: {one.message}" for one in (*loaded.hanging, *loaded.doubts)]
     return ReloadResult(
         added=_named(plan, lambda change: change.added),
@@ -123,5 +125,8 @@ def _named(plan: diff.Plan, names: Callable[[diff.Change], tuple[str, ...]]) -> 
         "cluster": plan.clusters,
         "route": plan.routes,
         "entry": plan.entries,
+        "site": plan.sites,
+        "user": plan.users,
+        "": plan.ssh_server,
     }
-    return tuple(f"{kind} {name}" for kind, change in changes.items() for name in names(change))
+    return tuple(f"{kind} {name}".lstrip() for kind, change in changes.items() for name in names(change))

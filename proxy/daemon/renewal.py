@@ -17,7 +17,7 @@ import structlog
 
 from proxy.config import credentials, diff, references
 from proxy.config.credentials import Inspection, Stamp
-from proxy.config.findings import Finding, Loc
+from proxy.config.findings import Finding, Loc, dotted
 from proxy.config.model import Config
 from proxy.daemon.daemon import Daemon
 from proxy.daemon.file_scan import FileScan
@@ -63,13 +63,17 @@ class Renewal:
         plan = diff.plan(config, config, changed)
         gateways, clusters = set(plan.gateways.renewed), set(plan.clusters.renewed)
         entries = set(plan.entries.renewed)
+        logins: set[Loc] = {("sites", name) for name in plan.sites.renewed}
+        logins |= {("users", name) for name in plan.users.renewed}
+        if plan.ssh_server.renewed:
+            logins.add(references.SSH_SERVER)
         for section, names in (("gateways", gateways), ("clusters", clusters), ("entries", entries)):
             for finding in (finding for look in found for finding in look.findings):
-                name = str(finding.loc[1])
-                if finding.loc[0] == section and name in names:
+                if finding.loc[0] == section and (name := str(finding.loc[1])) in names:
                     names.discard(name)
                     changed -= self._refuse(config, finding, name)
-        if not gateways and not clusters and not entries:
+        # Of a site or user whose file cannot be used, nobody logs in any more: it is not refused here.
+        if not gateways and not clusters and not entries and not logins:
             return False
         log.info(
             "files changed",
@@ -77,8 +81,9 @@ class Renewal:
             gateways=sorted(gateways),
             clusters=sorted(clusters),
             entries=sorted(entries),
+            logins=sorted(map(dotted, logins)),
         )
-        graph.renew(gateways, clusters, entries, {path: fingerprint[path] for path in changed})
+        graph.renew(gateways, clusters, entries, logins, {path: fingerprint[path] for path in changed})
         return True
 
     def _refuse(self, config: Config, finding: Finding, name: str) -> set[Path]:

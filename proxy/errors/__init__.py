@@ -206,6 +206,18 @@ class HostKeyRevoked(LinkError):
     retry = RetryClass.SLOW
 
 
+class KeyExpired(LinkError):
+    """The time of the key is over by which a client of the SSH server has logged in."""
+
+    reason = Reason.KEY_EXPIRED
+
+
+class KeyRemoved(LinkError):
+    """The key by which a client of the SSH server has logged in lets nobody in any more."""
+
+    reason = Reason.KEY_REMOVED
+
+
 class AuthFailed(LinkError):
     """sshd refused every key that we offered."""
 

@@ -7,15 +7,16 @@ words: never rename one, and never build one at run time.
 
 from __future__ import annotations
 
+from proxy.errors import callers
 from proxy.errors.words import Subject, Word
 
-_G, _P, _C, _D = Subject.GATEWAY, Subject.PROBE, Subject.CLIENT, Subject.DAEMON
+_G, _P, _C, _D, _L = Subject.GATEWAY, Subject.PROBE, Subject.CLIENT, Subject.DAEMON, Subject.LOGIN
 
 
 class Reason(Word):
     """What can go wrong, and how a connection can end."""
 
-    OK = "ok", (_G, _P, _D), "it worked: a dial, a probe, a reload"
+    OK = "ok", (_G, _P, _D, _L), "it worked: a dial, a probe, a reload, a login"
 
     # -------------------------------------------------------------------------------- links to a gateway
 
@@ -47,7 +48,7 @@ class Reason(Word):
     )
     HANDSHAKE_FAILED = (
         "handshake_failed",
-        (_G,),
+        (_G, _L),
         "TCP works, but the exchange of SSH versions or keys does not",
         "is that port an SSH server? Its log says more: journalctl -u ssh",
     )
@@ -303,44 +304,28 @@ class Reason(Word):
 
     # -------------------------------------------------------------------------------- who asks, and for what
 
-    BAD_REQUEST = (
-        "bad_request",
-        (_C,),
-        "what a client of a proxy entry has sent is no request that can be read; the message says why",
-        "does it ask for HOST:PORT by HTTP CONNECT or SOCKS5, without TLS?",
-    )
-    UNSUPPORTED = (
-        "unsupported",
-        (_C,),
-        "a client of a proxy entry asked for what it does not do: a plain HTTP request, SOCKS4, or BIND and "
-        "UDP of SOCKS5",
-        "ask by HTTP CONNECT or SOCKS5: kubectl's proxy-url, curl --proxytunnel; the entry is no web server",
-    )
-    HEAD_TIMEOUT = (
-        "head_timeout",
-        (_C,),
-        "a client of a proxy entry did not send its whole request in time",
-        "what connects there and says nothing? A port check does no harm",
-    )
-    TLS_HANDSHAKE = (
-        "tls_handshake",
-        (_C,),
-        "a client of an entry with `tls` did not finish the TLS handshake; the message says why",
-        "does the client trust the CA of `cert_file`, and is its own certificate one of `client_ca_file`'s, "
-        "and still valid? Try openssl s_client -connect HOST:PORT -cert FILE -key FILE",
-    )
-    AUTH_REQUIRED = (
-        "auth_required",
-        (_C,),
-        "the entry asks for a user and a password, and the client gave none, or wrong ones",
-        "write them into the proxy's URL: http://USER:PASSWORD@HOST:PORT",
-    )
-    DENIED = (
-        "denied",
-        (_C,),
-        "`allow` lets others in, and not this caller; the message says who it was taken for",
-        "add the caller to `allow` of the cluster or route, if that is meant",
-    )
+    BAD_REQUEST = callers.BAD_REQUEST
+    UNSUPPORTED = callers.UNSUPPORTED
+    HEAD_TIMEOUT = callers.HEAD_TIMEOUT
+    TLS_HANDSHAKE = callers.TLS_HANDSHAKE
+    AUTH_REQUIRED = callers.AUTH_REQUIRED
+    DENIED = callers.DENIED
+
+    # -------------------------------------------------------------------------------- logins
+
+    UNKNOWN_KEY = callers.UNKNOWN_KEY
+    KEY_OPTION = callers.KEY_OPTION
+    KEY_SOURCE = callers.KEY_SOURCE
+    KEY_EXPIRED = callers.KEY_EXPIRED
+    KEY_REMOVED = callers.KEY_REMOVED
+    CERTIFICATE = callers.CERTIFICATE
+    OTHER_NAME = callers.OTHER_NAME
+    WEAK_SIGNATURE = callers.WEAK_SIGNATURE
+    BAD_SIGNATURE = callers.BAD_SIGNATURE
+    NO_LOGIN = callers.NO_LOGIN
+    LOGIN_TIMEOUT = callers.LOGIN_TIMEOUT
+    STARTUPS = callers.STARTUPS
+    PENALTY = callers.PENALTY
 
     # -------------------------------------------------------------------------------- the daemon, commands
 

@@ -17,6 +17,8 @@ class Subject(StrEnum):
     """`status` of a cluster; `kubemux probe`; `probes_total{result}`."""
     CLIENT = "client"
     """`connections_total{result}`; the log of connections."""
+    LOGIN = "login"
+    """`ssh_logins_total{result}`; the log of the SSH server."""
     DAEMON = "daemon"
     """What the daemon or a command could not do."""
 

@@ -21,6 +21,7 @@ from proxy.metrics.records import (
     EntryRecord,
     GatewayRecord,
     Histogram,
+    LoginRecord,
     Traffic,
 )
 
@@ -320,3 +321,18 @@ DENIED: Final[Sequence[Family[Counter[Reason]]]] = (
         _items,
     ),
 )
+
+
+def logins(record: LoginRecord) -> Iterator[Metric]:
+    """The families of the SSH server, of which there is one."""
+    results = CounterMetricFamily(
+        "kubemux_ssh_logins", "Clients that came to the SSH server, by result.", labels=("result",)
+    )
+    for reason, number in record.results.items():
+        results.add_metric((reason,), number)
+    yield results
+    yield GaugeMetricFamily(
+        "kubemux_ssh_startups",
+        "Connections to the SSH server that have not logged in yet.",
+        value=record.startups,
+    )

@@ -23,7 +23,14 @@ from prometheus_client.registry import Collector
 
 from proxy.errors.reasons import Reason
 from proxy.metrics import families
-from proxy.metrics.records import ClusterRecord, DiscoveryRecord, EntryRecord, GatewayRecord, Traffic
+from proxy.metrics.records import (
+    ClusterRecord,
+    DiscoveryRecord,
+    EntryRecord,
+    GatewayRecord,
+    LoginRecord,
+    Traffic,
+)
 
 LAG_BUCKETS: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)
 
@@ -114,6 +121,11 @@ class Metrics:
         """The numbers of an entry. The first call makes them."""
         return self._records.entries[name]
 
+    @property
+    def logins(self) -> LoginRecord:
+        """The numbers of logins at the SSH server."""
+        return self._records.logins
+
     def forget_cluster(self, name: str) -> None:
         """Drop every series of a cluster that is no longer configured."""
         self._records.clusters.pop(name, None)
@@ -167,6 +179,7 @@ class _Records(Collector):
         self.entries: defaultdict[str, EntryRecord] = defaultdict(EntryRecord)
         self.discoveries: dict[str, DiscoveryRecord] = {}
         self.denied: defaultdict[str, Tally[Reason]] = defaultdict(Tally)
+        self.logins = LoginRecord()
         self._dropped_entries = dropped_entries
 
     def pieces(self) -> Iterator[Metric]:
@@ -189,6 +202,7 @@ class _Records(Collector):
             yield from families.pieces(of_entries, entries)
         for of_denied in families.DENIED:
             yield from families.pieces(of_denied, denied)
+        yield from families.logins(self.logins)
         yield CounterMetricFamily(
             "kubemux_log_entries_dropped",
             "Log entries that could not be written.",

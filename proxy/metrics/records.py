@@ -153,6 +153,17 @@ class DiscoveryRecord:
         return twin
 
 
+class LoginRecord:
+    """The clients of the SSH server until they have logged in, or have not."""
+
+    __slots__ = ("results", "startups")
+
+    def __init__(self) -> None:
+        self.results: Counter[Reason] = Counter()
+        self.startups = 0
+        """Connections that have not logged in yet."""
+
+
 class ClusterRecord:
     """The numbers of one cluster. A value of None is not known yet, and has no sample."""
 

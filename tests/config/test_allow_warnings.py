@@ -144,3 +144,26 @@ def test_a_user_database_that_hangs_is_one_warning(monkeypatch: pytest.MonkeyPat
         answers.set()
     assert doubt.loc == ()
     assert "has been hanging since" in doubt.message
+
+
+SSH_CONFIG = """
+version: 1
+ssh_server: {listen: "127.0.0.1:2222", host_keys: [$T/key]}
+users: {ops: {authorized_keys: [$T/user.pub]}}
+sites: {factory-7: {authorized_keys: [$T/site.pub]}}
+clusters:
+  prod:
+    gateway: direct
+    api_servers: ["10.0.0.1:6443"]
+    allow: ["ssh-user:ops", "ssh-user:opps", "site:factory-7", "site:ops"]
+"""
+
+
+def test_keys_are_known_by_the_names_of_their_users_and_sites(material: Path, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(SSH_CONFIG.replace("$T", str(material)))
+    _, doubts = load_with_doubts(path)
+    assert [(one.key, one.message) for one in doubts] == [
+        ("clusters.prod.allow[1]", "lets nobody in: there is no such user"),
+        ("clusters.prod.allow[3]", "lets nobody in: there is no such site"),
+    ]

@@ -39,6 +39,8 @@ def etc(material: Path, tmp_path: Path) -> Path:
     sources |= dict.fromkeys(("keys/eu-edge-cert.pub", "ssh_config"), "key")
     sources |= {"entries/remote.crt": "tls.crt", "entries/remote.key": "tls.key", "entries/users": "users"}
     sources["entries/clients.crt"] = "ca.crt"
+    sources |= {"ssh_host_ed25519_key": "key", "sites/factory-7.pub": "site.pub"}
+    sources |= {"users/ops.pub": "user.pub", "user_ca.pub": "user_ca.pub"}
     for name, source in sources.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes((material / source).read_bytes())
@@ -91,6 +93,9 @@ def test_the_example_names_every_key() -> None:
         model.RouteConfig,
         model.EntryConfig,
         model.EntryTlsConfig,
+        model.SshServerConfig,
+        model.SiteConfig,
+        model.UserConfig,
     ]
     assert {key for section in sections for key in keys(section) if f"{key}:" not in text} == set()
 

@@ -40,8 +40,9 @@ PLACES = {
     "shadowed_match",
     "unknown_entry",
 }
-FILES |= {"bad_entry_files"}
+FILES |= {"bad_entry_files", "bad_ssh_server"}
 PLACES |= {"missing_known_hosts", "learned_without_known_hosts", "learned_is_known_hosts", "no_identity"}
+PLACES |= {"bad_sites", "no_ssh_server"}
 MEANINGS = {"too_little_memory", "mistyped_address", "mistyped_gateway"}
 UNKNOWABLE = FILES | PLACES | MEANINGS
 """What depends on a file, on another place, or on how much a text means."""

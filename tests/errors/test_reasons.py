@@ -19,8 +19,8 @@ from proxy.errors.words import Subject
 from proxy.health.result import Result
 
 ROOT = Path(__file__).parents[2]
-LIST = ROOT / "proxy" / "errors" / "reasons.py"
-SOURCES = {path: ast.parse(path.read_text()) for path in (ROOT / "proxy").rglob("*.py") if path != LIST}
+LIST = {ROOT / "proxy" / "errors" / name for name in ("reasons.py", "callers.py")}
+SOURCES = {path: ast.parse(path.read_text()) for path in (ROOT / "proxy").rglob("*.py") if path not in LIST}
 PAGE = ROOT / "docs" / "troubleshooting.md"
 
 

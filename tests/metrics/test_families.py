@@ -67,6 +67,8 @@ ADDED: Final = {
     "kubemux_discovery_up": ("gauge", ("route",)),
     "kubemux_discovered_pods": ("gauge", ("route",)),
     "kubemux_denied": ("counter", ("entry", "reason")),
+    "kubemux_ssh_logins": ("counter", ("result",)),
+    "kubemux_ssh_startups": ("gauge", ()),
 }
 
 
@@ -87,6 +89,7 @@ def filled() -> CollectorRegistry:
     gateway.connects[Reason.OK] = gateway.reconnects[Reason.LINK_LOST] = 1
     metrics.denied("one", Reason.DENIED)
     metrics.discovery("one").is_watched = True
+    metrics.logins.results[Reason.OK] += 1
     metrics.route("one").results[Reason.CLIENT_CLOSED] += 1
     metrics.entry("one").ended(Reason.CLIENT_CLOSED)
     metrics.config_reloads.labels("ok").inc()

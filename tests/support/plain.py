@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import cast
 
@@ -26,7 +27,7 @@ def _value(name: str, value: object) -> object:
             return plain(value)
         case dict():
             return {key: _value("", item) for key, item in value.items()}
-        case Endpoint() | UnixPath() | Path() | Match() | Target() | Rule():
+        case Endpoint() | UnixPath() | Path() | Match() | Target() | Rule() | IPv4Network() | IPv6Network():
             return str(value)
         case tuple():
             return [_value("", item) for item in value]

@@ -71,3 +71,15 @@ def hash_hosts(known_hosts: Path) -> None:
     """
     _keygen("-H", "-f", known_hosts)
     Path(f"{known_hosts}.old").unlink()
+
+
+def fingerprint(key: Path) -> str:
+    """`SHA256:...`, as ssh-keygen prints it."""
+    done = subprocess.run(
+        [find("ssh-keygen") or "ssh-keygen", "-l", "-f", f"{key}.pub"],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+    return done.stdout.split()[1]

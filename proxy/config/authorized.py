@@ -1,0 +1,70 @@
+"""Reads the keys of sites and users."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from proxy.config.files import Unusable, read_bytes
+from proxy.config.findings import Finding, Loc
+from proxy.config.key_table import Grant, Lines, Who
+from proxy.config.ssh_server import SiteConfig, UserConfig
+from proxy.openssh import authorized_keys
+from proxy.openssh.authorized_keys import Options
+
+MAX_BYTES: Final = 16 << 20
+"""Of a file: about 100,000 keys."""
+
+
+def read(loc: Loc, section: SiteConfig | UserConfig) -> Lines:
+    """Read the files of one site or user. It blocks. A file that cannot be used gives nothing."""
+    who = Who("site" if isinstance(section, SiteConfig) else "user", str(loc[1]))
+    own = section.principals or (who.name,)
+    keys: list[tuple[bytes, Grant]] = []
+    authorities: list[tuple[bytes, str, Grant]] = []
+    findings: list[Finding] = []
+    warnings: list[Finding] = []
+    for below, path, is_authority in _files(section):
+        here = (*loc, *below)
+        try:
+            data, status = read_bytes(path, limit=MAX_BYTES)
+            _require_own(status, path)
+        except Unusable as exc:
+            findings.append(Finding(here, f"{path} {exc}", exc.hint))
+            continue
+        good, bad = authorized_keys.parse(data)
+        if not good and not bad:
+            findings.append(Finding(here, f"{path} has no key", "put the line of a .pub file into it"))
+        unused = [Finding(here, f"{path}:{line.number} {line.message}", line.hint) for line in bad]
+        if good:
+            warnings += unused
+        elif unused:
+            others = f" (and {len(unused) - 1} other lines cannot be used)" if unused[1:] else ""
+            findings.append(unused[0]._replace(message=unused[0].message + others))
+        keys += [
+            (line.blob, Grant(who, Options(), path, line.number, line.message)) for line in bad if line.blob
+        ]
+        for key in good:
+            grant = Grant(who, key.options, path, key.number)
+            if is_authority or key.options.is_authority:
+                authorities += [(key.blob, name, grant) for name in key.options.principals or own]
+            else:
+                keys.append((key.blob, grant))
+    return Lines(tuple(keys), tuple(authorities), tuple(findings), tuple(warnings))
+
+
+def _files(section: SiteConfig | UserConfig) -> Iterator[tuple[Loc, Path, bool]]:
+    for name, is_authority in (("authorized_keys", False), ("cert_authority", True)):
+        yield from (((name, index), path, is_authority) for index, path in enumerate(getattr(section, name)))
+
+
+def _require_own(status: os.stat_result, path: Path) -> None:
+    """Raise Unusable if others may write to the file: whoever can, can log in (sshd's StrictModes)."""
+    if status.st_mode & 0o022:
+        mode = stat.S_IMODE(status.st_mode)
+        raise Unusable(f"may be written by others than its owner (mode {mode:04o})", f"chmod go-w {path}")
+    if status.st_uid not in {0, os.geteuid()}:
+        raise Unusable(f"belongs to uid {status.st_uid}, who could let anybody in", f"chown root {path}")

@@ -1,0 +1,62 @@
+"""The rules of the SSH server, sites and users, as far as no file is looked at. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from proxy.config.findings import Finding, Loc
+from proxy.config.matches import Host
+from proxy.config.model import DIRECT, Config
+from proxy.runtime.text import shown
+
+SSH: Final = "ssh"
+"""The SSH server is an entry of this name."""
+
+
+def check(config: Config) -> Iterator[Finding]:
+    """What is wrong with `ssh_server`, `sites` and `users`."""
+    yield from _server(config)
+    for name in config.sites:
+        yield from _site_name(config, name)
+    for kind, sections in (("sites", config.sites), ("users", config.users)):
+        for name, section in sections.items():
+            if not section.authorized_keys and not section.cert_authority:
+                message = "nobody can log in: there is neither authorized_keys nor cert_authority"
+                yield Finding(
+                    (kind, name), message, "add authorized_keys: [FILE], with the line of a .pub file"
+                )
+
+
+def _server(config: Config) -> Iterator[Finding]:
+    hint = (
+        'add ssh_server: {listen: "127.0.0.1:2222", host_keys: [/etc/kubemux/ssh_host_ed25519_key]}, and run '
+        "kubemux ssh-server keygen"
+    )
+    if config.ssh_server is None:
+        for kind, sections in (("sites", config.sites), ("users", config.users)):
+            if sections:
+                yield Finding((kind,), f"{kind} come by ssh_server, which is missing", hint)
+
+
+def _site_name(config: Config, name: str) -> Iterator[Finding]:
+    loc: Loc = ("sites", name)
+    if name == DIRECT:
+        yield Finding(loc, "`direct` is reserved: it means no gateway at all", "give the site another name")
+        return
+    if name in config.gateways:
+        message = f"there is a gateway {shown(name)}, too, and clusters name both in the same way"
+        yield Finding(loc, message, "give one of the two another name")
+    if not _is_host_name(name):
+        message = f"{shown(name)} is no host name, and clients ask for NODE.{name}"
+        yield Finding(loc, message, "choose a name like factory-7")
+    elif name != name.lower():
+        message = "has capitals, which clients do not send: they ask for names in lower case"
+        yield Finding(loc, message, f"call it {name.lower()}")
+
+
+def _is_host_name(name: str) -> bool:
+    try:
+        return Host.parse(name).address is None
+    except ValueError:
+        return False

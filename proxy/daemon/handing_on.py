@@ -1,0 +1,39 @@
+"""The addresses of a configuration, and the listeners that one owner hands on to the next at a reload."""
+
+from __future__ import annotations
+
+from proxy.config.diff import Plan
+from proxy.config.model import Config
+from proxy.entries.keeping import KeptListener
+from proxy.entries.listener import Listener
+from proxy.runtime.endpoint import Local
+
+
+def addresses(config: Config) -> list[Local]:
+    """The addresses of its clusters, entries and SSH server, bound or not."""
+    clusters, entries = config.clusters.values(), config.entries.values()
+    return [
+        *(one.listen for one in clusters if one.listen is not None),
+        *(entry.listen for entry in entries),
+        *([config.ssh_server.listen] if config.ssh_server is not None else ()),
+    ]
+
+
+class HandingOn(dict[Local, Listener]):
+    """The listeners whose addresses somebody else is going to use."""
+
+    def __init__(self, config: Config, plan: Plan) -> None:
+        super().__init__()
+        clusters, entries = plan.clusters, plan.entries
+        self._wanted = {
+            *(config.clusters[name].listen for name in (*clusters.changed, *clusters.added)),
+            *(config.entries[name].listen for name in (*entries.changed, *entries.added)),
+            *([config.ssh_server.listen] if config.ssh_server is not None else ()),
+        }
+
+    def take(self, kept: KeptListener | None) -> None:
+        """Take over a listener whose owner goes, or free its address."""
+        if kept is not None and kept.is_bound and kept.address in self._wanted:
+            self[kept.address] = kept.hand_on()
+        elif kept is not None:
+            kept.release()

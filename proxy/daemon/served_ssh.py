@@ -1,0 +1,194 @@
+"""The SSH server with its listener, its host keys and the keys of sites and users."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Collection, Mapping
+from typing import Final
+
+import structlog
+
+from proxy.config import authorized, credentials, key_table, references
+from proxy.config.files import Unusable
+from proxy.config.findings import Loc, dotted
+from proxy.config.key_table import Lines
+from proxy.config.model import Config, SiteConfig, UserConfig
+from proxy.config.ssh_rules import SSH
+from proxy.daemon.connections import Shared
+from proxy.daemon.file_scan import FileScan
+from proxy.entries.arrival import Caller
+from proxy.entries.fd_store import FdStore
+from proxy.entries.keeping import KeptListener
+from proxy.entries.listener import Listener
+from proxy.errors import LinkError
+from proxy.runtime.blocking import FILES_S, Hangs, Place
+from proxy.runtime.endpoint import Local
+from proxy.runtime.tasks import Tasks
+from proxy.ssh.server import host_keys
+from proxy.ssh.server.server import SshServer
+from proxy.ssh.server.session import Guest, Session
+
+log = structlog.get_logger("kubemux.ssh_server")
+
+RETRY_S: Final = 5.0
+"""Seconds between attempts to read host keys that cannot be read."""
+
+
+class ServedSsh:
+    """The daemon's SSH server, if the configuration has one."""
+
+    def __init__(self, shared: Shared, *, store: FdStore, on_change: Callable[[], None]) -> None:
+        """`on_change` is called when something has changed that `status` shows."""
+        self.listener: KeptListener | None = None
+        self.server = SshServer(on_login=_Idle, record=shared.metrics.logins)
+        self._store = store
+        self._on_change = on_change
+        self._config: Config | None = None
+        self._place = Place("host keys of ssh_server")
+        self._scan = FileScan()
+        self._lines: dict[Loc, Lines] = {}
+        self._told: dict[Loc, tuple[str, ...]] = {}
+        self._loading = asyncio.Lock()
+        self._tasks = Tasks("files of ssh_server")
+
+    def __repr__(self) -> str:
+        return f"<ServedSsh {self.server} {self.listener}>"
+
+    @property
+    def is_listening(self) -> bool:
+        """Whether clients can come, if any are to come."""
+        return self.listener is None or self.listener.is_bound
+
+    def give_up(self, config: Config) -> KeptListener | None:
+        """The listener, if this configuration has another address for it, or none."""
+        given_up = self.listener
+        if given_up is None or (config.ssh_server and config.ssh_server.listen == given_up.address):
+            return None
+        self.listener = None
+        self._tasks.spawn(given_up.close(), name="listener")
+        return given_up
+
+    async def reconfigure(self, config: Config, listeners: Mapping[Local, Listener]) -> None:
+        """Use these settings, and read all files again. If the address is not free, try to bind it until it
+        is. `listeners` are those that others have given up.
+        """
+        self._config = config
+        await self._read_keys()
+        if (server := config.ssh_server) is None:
+            self.server.send_away()
+            return
+        await self._use_host_keys()
+        if self.listener is None:
+            await self._store.wait_until_free([server.listen])
+            self.listener = KeptListener(
+                server.listen,
+                self._accept,
+                self._store,
+                owner={"entry": SSH},
+                on_change=self._on_change,
+                listener=listeners.get(server.listen),
+            )
+            await self.listener.start()
+
+    def _accept(self, sock: socket.socket, caller: Caller) -> None:
+        self.server.accept(sock, caller.origin)
+
+    def renew(self, changed: Collection[Loc]) -> None:
+        """Read the files of these sections again: they have changed."""
+        self._tasks.spawn(self._renew(changed), name="renew")
+
+    async def _renew(self, changed: Collection[Loc]) -> None:
+        if references.SSH_SERVER in changed:
+            await self._use_host_keys()
+        await self._read_keys(changed)
+
+    async def _use_host_keys(self) -> None:
+        """Read our own keys. If they cannot be read, those from before stay; without any, nobody logs in."""
+        async with self._loading:
+            if self._config is None or (server := self._config.ssh_server) is None:
+                return
+            try:
+                keys = await self._place.run(host_keys.read, server.host_keys, timeout=FILES_S)
+                self.server.use(server, keys)
+            except (Unusable, Hangs) as exc:
+                hint = exc.hint if isinstance(exc, Unusable) else credentials.HANGS
+                log.warning("file cannot be used", entry=SSH, message=str(exc), hint=hint)
+                if not self.server.is_usable:
+                    self._tasks.spawn(self._try_again(), name="read again")
+
+    async def _renew_later(self, hanging: Collection[Loc]) -> None:
+        await asyncio.sleep(RETRY_S)
+        await self._read_keys(hanging)
+
+    async def _try_again(self) -> None:
+        await asyncio.sleep(RETRY_S)
+        await self._use_host_keys()
+
+    async def _read_keys(self, changed: Collection[Loc] | None = None) -> None:
+        """Read the keys of sites and users: all, or those that have changed.
+
+        What cannot be read lets nobody in. Of a file that hangs nobody knows whether it has changed: what was
+        read before stays.
+        """
+        async with self._loading:
+            sections = {
+                loc: one
+                for loc, one in (references.sections(self._config) if self._config else {}).items()
+                if isinstance(one, SiteConfig | UserConfig)
+            }
+            looked = {loc: one for loc, one in sections.items() if changed is None or loc in changed}
+            found = await self._scan.run(looked, _look)
+            self._lines = {
+                loc: found[loc] if loc in found else self._lines.get(loc, Lines()) for loc in sections
+            }
+            for loc, lines in found.items():
+                self._tell(loc, lines)
+            if hanging := looked.keys() - found.keys():
+                self._tasks.spawn(self._renew_later(hanging), name="read again")
+            table, twice = key_table.table(self._lines.values())
+            for first, second in twice:
+                log.warning("key lets nobody in", message=f"{second} has the key of {first}, too")
+            self.server.use_table(table)
+
+    def _tell(self, loc: Loc, lines: Lines) -> None:
+        """Log what cannot be used, once."""
+        unused = [*lines.findings, *lines.warnings]
+        told = tuple(finding.message for finding in unused)
+        if told == self._told.get(loc, ()):
+            return
+        self._told[loc] = told
+        for finding in unused:
+            log.warning(
+                "key lets nobody in", key=dotted(finding.loc), message=finding.message, hint=finding.hint
+            )
+
+    def accept_no_more(self) -> None:
+        """Close the socket, and every client that has not logged in."""
+        if self.listener is not None:
+            self.listener.accept_no_more()
+        self.server.send_away()
+
+    async def close(self) -> None:
+        """End every client."""
+        await self._tasks.close()
+        if self.listener is not None:
+            await self.listener.close()
+        await self.server.close()
+
+
+def _look(loc: Loc, section: references.Section) -> Lines:
+    return authorized.read(loc, section) if isinstance(section, SiteConfig | UserConfig) else Lines()
+
+
+class _Idle(Guest):
+    """A login that leads nowhere."""
+
+    def __init__(self, session: Session) -> None:
+        del session
+
+    def lost(self, exc: Exception | None) -> None:
+        del exc
+
+    def ends(self, error: LinkError) -> None:
+        del error

@@ -1,0 +1,237 @@
+r"""Reads authorized_keys: keys, and what their options allow (sshd(8), AUTHORIZED_KEYS FILE FORMAT). Pure.
+
+    # a comment
+    ssh-ed25519 AAAAC3Nza... ops@laptop
+    restrict,port-forwarding,permitopen="*:22",from="10.0.0.0/8,!10.9.0.0/16" ssh-ed25519 AAAAC3Nza...
+    cert-authority,principals="ops,sre",expiry-time="20270101" ssh-ed25519 AAAAC3Nza...
+
+An option that we do not enforce refuses its key: whoever wrote it there counts on it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Final, NamedTuple
+
+from proxy.openssh import blobs
+from proxy.openssh.permits import Permit
+from proxy.openssh.sources import Sources
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the options of a line say."""
+
+    is_authority: bool = False
+    """The key is a CA's: it signs certificates, and does not log in."""
+    principals: tuple[str, ...] | None = None
+    """Names of which a certificate must hold one; None if the line does not say."""
+    sources: Sources | None = None
+    """From where its owner may come; None is anywhere."""
+    expires: float | None = None
+    """Unix time."""
+    may_forward: bool = True
+    opens: tuple[Permit, ...] | None = None
+    """What its owner may connect to; None is anything."""
+    listens: tuple[Permit, ...] | None = None
+    """The same for remote forwards."""
+    needs_touch: bool = True
+    """Whether somebody must touch the security key that holds it."""
+
+
+class Key(NamedTuple):
+    """A line with a key."""
+
+    number: int
+    kind: str
+    blob: bytes
+    options: Options
+
+
+class Bad(NamedTuple):
+    """A line that is not used."""
+
+    number: int
+    message: str
+    hint: str
+    blob: bytes | None
+    """Its key, if that can be read."""
+
+
+def parse(data: bytes) -> tuple[tuple[Key, ...], tuple[Bad, ...]]:
+    """The keys in `data`, and the lines that are not used."""
+    keys: list[Key] = []
+    bad: list[Bad] = []
+    for number, line in enumerate(data.split(b"\n"), 1):
+        text = line.strip()
+        if text and not text.startswith(b"#"):
+            one = _line(number, text)
+            if isinstance(one, Key):
+                keys.append(one)
+            else:
+                bad.append(one)
+    return tuple(keys), tuple(bad)
+
+
+_HINT: Final = "a line reads: [OPTIONS] ssh-ed25519 BASE64 [COMMENT], as in the .pub file of ssh-keygen"
+
+
+def _line(number: int, line: bytes) -> Key | Bad:
+    try:
+        text = line.decode()
+    except UnicodeDecodeError:
+        return Bad(number, "is not UTF-8", "write the file in UTF-8", None)
+    written, kind, encoded = "", *_words(text)
+    if not _is_kind(kind):
+        try:
+            written, rest = _split(text)
+        except ValueError as exc:
+            return Bad(number, str(exc), _HINT, None)
+        kind, encoded = _words(rest)
+    try:
+        blob = blobs.from_text(kind, encoded) if _is_kind(kind) else b""
+    except ValueError as exc:
+        return Bad(number, f"has no key that can be read: {exc}", _HINT, None)
+    if not blob:
+        return Bad(number, "has no key", _HINT, None)
+    try:
+        blobs.check(blob)
+    except ValueError as exc:
+        hint = "make another: ssh-keygen -t ed25519; of a certificate, cert_authority takes its CA's key"
+        return Bad(number, f"has a key that is not used: {exc}", hint, blob)
+    try:
+        options = read_options(written)
+    except ValueError as exc:
+        return Bad(number, str(exc), "take the option out, or the key", blob)
+    return Key(number, kind, blob, options)
+
+
+def _words(text: str) -> tuple[str, str]:
+    first, second, *_ = [*text.split(None, 2), "", ""]
+    return first, second
+
+
+def _is_kind(word: str) -> bool:
+    return word in blobs.KINDS or word.endswith(blobs.CERTIFICATE) or word == "ssh-dss"
+
+
+def _split(text: str) -> tuple[str, str]:
+    """The options of a line, and what follows the first blank that is not in quotes. Raises ValueError."""
+    match = _OPTIONS.match(text)
+    if match is None:
+        raise ValueError("has a quotation mark too many, or one too few")
+    return match[0], text[match.end() :]
+
+
+_QUOTED: Final = r'"(?:[^"\\]|\\"|\\(?!"))*"'
+_OPTIONS: Final = re.compile(rf'(?>[^\s"]+|{_QUOTED})+(?=\s|$)')
+_OPTION: Final = re.compile(rf'([A-Za-z0-9-]+)(?:=({_QUOTED}|[^,"]*))?(,(?!$)|$)')
+
+
+# -------------------------------------------------------------------------------------------------- options
+
+
+def read_options(text: str) -> Options:
+    """The options in front of a key. Raises ValueError, which names the one that cannot be enforced."""
+    options, at, seen = Options(), 0, set[str]()
+    while at < len(text):
+        match = _OPTION.match(text, at)
+        if match is None:
+            raise ValueError(f"has options that cannot be read, from {text[at : at + 20]!r} on")
+        name, value = match[1].lower(), match[2]
+        at = match.end()
+        if name in _IGNORED and value is None:
+            continue
+        if name in seen and name not in _SEVERAL:
+            raise ValueError(f"has the option {name} twice")
+        seen.add(name)
+        if name in _FLAGS and value is None:
+            options = _FLAGS[name](options)
+        elif name in _VALUES and value is not None:
+            options = _VALUES[name](options, _unquoted(name, value))
+        elif name in _FLAGS or name in _VALUES or name in _IGNORED:
+            raise ValueError(f"has the option {name} {'without' if value is None else 'with'} a value")
+        else:
+            raise ValueError(f"has the option {name[:60]}, which kubemux does not enforce")
+    if options.principals is not None and not options.is_authority:
+        raise ValueError("has the option principals, which is for CAs alone (cert-authority)")
+    return options
+
+
+def _unquoted(name: str, value: str) -> str:
+    if len(value) < 2 or not value.startswith('"') or not value.endswith('"'):
+        raise ValueError(f"has the option {name} with a value that is not in quotes")
+    return value[1:-1].replace('\\"', '"')
+
+
+_IGNORED: Final = frozenset(
+    f"{no}{what}" for what in ("agent-forwarding", "pty", "user-rc", "x11-forwarding") for no in ("", "no-")
+)
+"""About what there is not."""
+
+_FLAGS: Final[Mapping[str, Callable[[Options], Options]]] = {
+    "restrict": lambda options: replace(options, may_forward=False),
+    "port-forwarding": lambda options: replace(options, may_forward=True),
+    "no-port-forwarding": lambda options: replace(options, may_forward=False),
+    "cert-authority": lambda options: replace(options, is_authority=True),
+    "no-touch-required": lambda options: replace(options, needs_touch=False),
+}
+"""The later one counts, as with sshd: `restrict,port-forwarding`."""
+
+_SEVERAL: Final = frozenset({"permitopen", "permitlisten", "expiry-time", *_FLAGS})
+
+
+def _opens(options: Options, value: str) -> Options:
+    return replace(options, opens=(*(options.opens or ()), Permit.parse(value)))
+
+
+def _listens(options: Options, value: str) -> Options:
+    port_alone = f"*:{value}" if value.isdecimal() or value == "*" else value
+    return replace(options, listens=(*(options.listens or ()), Permit.parse(port_alone)))
+
+
+def _from(options: Options, value: str) -> Options:
+    try:
+        return replace(options, sources=Sources.parse(value))
+    except ValueError as exc:
+        raise ValueError(f"has the option from: {exc}") from exc
+
+
+def _principals(options: Options, value: str) -> Options:
+    names = tuple(name.strip() for name in value.split(","))
+    if not all(names):
+        raise ValueError("has the option principals with an empty name")
+    return replace(options, principals=names)
+
+
+def _expires(options: Options, value: str) -> Options:
+    when = _time(value)
+    return replace(options, expires=when if options.expires is None else min(when, options.expires))
+
+
+_TIME: Final = re.compile(r"(\d{8})(\d{4}(?:\d\d)?)?(Z?)", re.ASCII)
+
+
+def _time(text: str) -> float:
+    """`YYYYMMDD[HHMM[SS]][Z]`: local time, or UTC after a Z. Raises ValueError."""
+    match = _TIME.fullmatch(text)
+    said = f"has the option expiry-time with {text[:60]!r}, which is no YYYYMMDD[HHMM[SS]][Z]"
+    if match is None:
+        raise ValueError(said)
+    try:
+        when = datetime.strptime(match[1] + (match[2] or "0000").ljust(6, "0"), "%Y%m%d%H%M%S")  # noqa: DTZ007 - local time, as sshd's
+    except ValueError as exc:
+        raise ValueError(said) from exc
+    return (when.replace(tzinfo=UTC) if match[3] else when).timestamp()
+
+
+_VALUES: Final[Mapping[str, Callable[[Options, str], Options]]] = {
+    "permitopen": _opens,
+    "permitlisten": _listens,
+    "from": _from,
+    "principals": _principals,
+    "expiry-time": _expires,
+}

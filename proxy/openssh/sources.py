@@ -1,0 +1,68 @@
+"""Lists of addresses, as `from=` of authorized_keys has them (sshd(8), ssh_config(5) PATTERNS). Pure.
+
+    10.0.0.0/8,!10.9.0.0/16,192.0.2.*,fd00::/8
+
+A pattern after `!` is an exception, wherever in the list it stands. Names are refused: we do not look up what
+an address is called (as sshd with `UseDNS no`, its default), and an exception for a name would then let in
+whom it is to keep out.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
+from typing import Final, Self
+
+Address = IPv4Address | IPv6Address
+
+_STARRED: Final = re.compile(r"(?=.*[*?])([0-9.*?]+|[0-9A-Fa-f:.*?]*:[0-9A-Fa-f:.*?]*)", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """One pattern: a network, or text with wildcards."""
+
+    text: str
+    network: IPv4Network | IPv6Network | None
+    is_exception: bool
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read one pattern. Raises ValueError."""
+        is_exception = text.startswith("!")
+        bare = text.removeprefix("!")
+        if _STARRED.fullmatch(bare):
+            return cls(bare.lower(), None, is_exception)
+        try:
+            return cls(bare, ip_network(bare), is_exception)
+        except ValueError as exc:
+            if "has host bits set" in str(exc):
+                raise ValueError(f"{bare!r} is an address within a network") from exc
+            raise ValueError(f"{bare!r} is not an address, a network, or an address with * and ?") from exc
+
+    def matches(self, address: Address) -> bool:
+        if self.network is not None:
+            return address in self.network
+        expression = re.escape(self.text).replace(r"\*", ".*").replace(r"\?", ".")
+        return re.fullmatch(expression, str(address)) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """A list of patterns."""
+
+    patterns: tuple[Pattern, ...]
+
+    def __str__(self) -> str:
+        return ",".join(f"{'!' * one.is_exception}{one.text}" for one in self.patterns)
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read a list of patterns. Raises ValueError."""
+        return cls(tuple(map(Pattern.parse, text.split(","))))
+
+    def include(self, address: Address) -> bool:
+        """Whether a pattern matches, and no exception does."""
+        found = [one.is_exception for one in self.patterns if one.matches(address)]
+        return bool(found) and not any(found)

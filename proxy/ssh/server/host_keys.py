@@ -1,0 +1,80 @@
+"""The private keys of our own SSH server, and what it offers to clients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+import asyncssh
+from asyncssh.kex import get_kex_algs
+
+from proxy.config import credentials
+from proxy.config.files import MAX_CREDENTIAL_BYTES, Unusable, read_bytes
+from proxy.openssh.algorithms import usable
+from proxy.ssh.login.algorithms import ENCRYPTION
+from proxy.ssh.server.login import SIGNATURES
+
+_KEX: Final = (
+    "mlkem768x25519-sha256",
+    "curve25519-sha256",
+    "curve25519-sha256@libssh.org",
+    "ecdh-sha2-nistp256",
+    "ecdh-sha2-nistp384",
+    "ecdh-sha2-nistp521",
+)
+"""Without Diffie-Hellman in large groups: a client that nobody knows could choose one that takes us 0.1 s.
+OpenSSH 6.5, dropbear 2013.62, PuTTY 0.68 and later have curve25519.
+"""
+_MACS: Final = (
+    "hmac-sha2-256-etm@openssh.com",
+    "hmac-sha2-512-etm@openssh.com",
+    "hmac-sha2-256",
+    "hmac-sha2-512",
+)
+
+
+def read(paths: Sequence[Path]) -> list[asyncssh.SSHKey]:
+    """The keys in these files. It blocks. Raises Unusable, which names the file."""
+    return [_read(path) for path in paths]
+
+
+def _read(path: Path) -> asyncssh.SSHKey:
+    try:
+        data, status = read_bytes(path, limit=MAX_CREDENTIAL_BYTES)
+    except Unusable as exc:
+        hint = credentials.NO_HOST_KEY if isinstance(exc.__cause__, FileNotFoundError) else exc.hint
+        raise Unusable(f"{path} {exc}", hint) from exc
+    if credentials.is_too_open(path, status):
+        raise Unusable(f"{path} is a secret that others may read", f"chmod 600 {path}")
+    try:
+        return asyncssh.import_private_key(data)
+    except ValueError as exc:
+        hint = "it must be a private key as ssh-keygen writes it, without a passphrase"
+        raise Unusable(f"{path} cannot be used: {exc}", hint) from exc
+
+
+def options(
+    keys: Sequence[asyncssh.SSHKey], session: Callable[[], asyncssh.SSHServer], *, login_timeout: float
+) -> asyncssh.SSHServerConnectionOptions:
+    """What asyncssh does for our clients: logins by key, and neither terminals nor forwarding of its own."""
+    return asyncssh.SSHServerConnectionOptions(
+        server_factory=session,
+        server_version="kubemux",
+        server_host_keys=list(keys),
+        kex_algs=list(usable(_KEX, (name.decode() for name in get_kex_algs()))),
+        encryption_algs=list(ENCRYPTION),
+        mac_algs=list(_MACS),
+        compression_algs=["none"],
+        signature_algs=list(SIGNATURES),
+        login_timeout=login_timeout,
+        host_based_auth=False,
+        kbdint_auth=False,
+        password_auth=False,
+        gss_host=None,
+        gss_kex=False,
+        gss_auth=False,
+        allow_pty=False,
+        agent_forwarding=False,
+        x11_forwarding=False,
+    )

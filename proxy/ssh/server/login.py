@@ -1,0 +1,176 @@
+"""Who logs in: the key decides, and what its line in authorized_keys says. Pure.
+
+The name that a client logs in with decides nothing. But the name of somebody else is refused: it would be in
+the client's log and in ours, and mean the wrong one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Final, Literal
+
+from proxy.config.key_table import Grant, Table, Who
+from proxy.errors.reasons import Reason
+from proxy.openssh import blobs, certificates
+from proxy.openssh.authorized_keys import Options
+from proxy.openssh.certificates import FOREVER, Certificate
+from proxy.runtime.endpoint import Endpoint
+from proxy.runtime.text import shown
+
+SIGNATURES: Final = (
+    "ssh-ed25519",
+    "ecdsa-sha2-nistp256",
+    "ecdsa-sha2-nistp384",
+    "ecdsa-sha2-nistp521",
+    "sk-ssh-ed25519@openssh.com",
+    "sk-ecdsa-sha2-nistp256@openssh.com",
+    "rsa-sha2-512",
+    "rsa-sha2-256",
+)
+"""Of keys, and of CAs in certificates. `ssh-rsa` is SHA-1."""
+
+_CRITICAL: Final = frozenset({"source-address"})
+_SHOWN: Final = 3
+
+
+class Refused(Exception):
+    """A key does not let in. `reason` is for metrics; `str()` says why, for the log alone."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """Who has logged in, and within which bounds."""
+
+    who: Who
+    asked: str
+    """The name that the client has logged in with."""
+    address: Endpoint
+    blob: bytes
+    """The key or certificate."""
+    fingerprint: str
+    """Of the key: `SHA256:...`."""
+    options: Options
+    may_forward: bool
+    """Whether it may open channels and register forwards."""
+    expires: float | None
+    """Unix time."""
+
+    @property
+    def kind(self) -> Literal["site", "user"]:
+        return self.who.kind
+
+    @property
+    def name(self) -> str:
+        """Of the site or user."""
+        return self.who.name
+
+    @property
+    def identity(self) -> str:
+        """As `allow` has it: `ssh-user:ops`, `site:factory-7`."""
+        return str(self.who)
+
+    def may_open(self, target: Endpoint) -> bool:
+        """Whether the key's own options let it open a channel to `target`; `allow` decides after that."""
+        opens = self.options.opens
+        return self.may_forward and (opens is None or any(one.covers(*target) for one in opens))
+
+    def may_listen(self, host: str, port: int) -> bool:
+        """Whether the key's own options let it register this forward."""
+        listens = self.options.listens
+        return self.may_forward and (listens is None or any(one.covers(host, port) for one in listens))
+
+
+def decide(table: Table, blob: bytes, *, asked: str, address: Endpoint, now: float) -> Login:
+    """The login of who shows `blob`, a key or a certificate; `now` is Unix time. Raises Refused.
+
+    Whoever shows it has not proved yet to have the private key.
+    """
+    certificate = _certificate(blob) if certificates.is_certificate(blob) else None
+    key = blob if certificate is None else certificate.key
+    fingerprint = blobs.fingerprint(key)
+    if certificate is None:
+        grant = table.keys.get(blob)
+        if grant is None:
+            raise Refused(Reason.UNKNOWN_KEY, f"the key {fingerprint} is nobody's")
+    else:
+        grant = _by_certificate(table, certificate, now)
+    if grant.refused:
+        raise Refused(Reason.KEY_OPTION, f"the key {fingerprint} is not used: {grant} {grant.refused}")
+    _check_address(grant, certificate, address, fingerprint)
+    expires = _expires(grant, certificate)
+    if expires is not None and expires <= now:
+        raise Refused(Reason.KEY_EXPIRED, f"the time of the key {fingerprint} of {grant} is over")
+    _check_name(table, grant.who, asked, fingerprint)
+    may_forward = grant.options.may_forward
+    if certificate is not None:
+        may_forward = may_forward and "permit-port-forwarding" in certificate.extensions
+    return Login(grant.who, asked, address, blob, fingerprint, grant.options, may_forward, expires)
+
+
+def _certificate(blob: bytes) -> Certificate:
+    try:
+        return Certificate.parse(blob)
+    except ValueError as exc:
+        raise Refused(Reason.CERTIFICATE, f"the certificate cannot be used: {exc}") from exc
+
+
+def _by_certificate(table: Table, certificate: Certificate, now: float) -> Grant:
+    said = f"the certificate {shown(certificate.key_id)} of {blobs.fingerprint(certificate.key)}"
+    principals = table.authorities.get(certificate.authority)
+    if principals is None:
+        authority = blobs.fingerprint(certificate.authority)
+        raise Refused(Reason.UNKNOWN_KEY, f"{said} is of a CA that nobody has: {authority}")
+    if certificate.kind != certificates.USER:
+        raise Refused(Reason.CERTIFICATE, f"{said} is not a user's, but a host's")
+    if certificate.signature_algorithm not in SIGNATURES:
+        algorithm = shown(certificate.signature_algorithm)
+        raise Refused(Reason.WEAK_SIGNATURE, f"{said} was signed with {algorithm}, which is not accepted")
+    if now < certificate.valid_after:
+        raise Refused(Reason.CERTIFICATE, f"{said} is not valid yet")
+    if unknown := sorted(certificate.critical.keys() - _CRITICAL):
+        raise Refused(Reason.CERTIFICATE, f"{said} has the critical option {shown(unknown[0])}")
+    grants = {id(one): one for name in certificate.principals if (one := principals.get(name))}
+    if not grants:
+        names = ", ".join(map(shown, certificate.principals[:_SHOWN])) or "none"
+        raise Refused(Reason.CERTIFICATE, f"{said} has no principal that is anybody's, but {names}")
+    if len({(one.who, one.options) for one in grants.values()}) > 1:
+        several = ", ".join(sorted({str(one) for one in grants.values()})[:_SHOWN])
+        raise Refused(Reason.CERTIFICATE, f"{said} has principals of several: {several}")
+    return next(iter(grants.values()))
+
+
+def _check_address(grant: Grant, certificate: Certificate | None, address: Endpoint, key: str) -> None:
+    try:
+        source = ip_address(address.host.partition("%")[0])
+        is_inside = grant.options.sources is None or grant.options.sources.include(source)
+        if certificate is not None:
+            is_inside = is_inside and certificate.allows(source)
+    except ValueError as exc:
+        raise Refused(
+            Reason.CERTIFICATE, f"the certificate of {key} has a bad source-address: {exc}"
+        ) from exc
+    if not is_inside:
+        raise Refused(Reason.KEY_SOURCE, f"the key {key} of {grant} may not come from {address.host}")
+
+
+def _expires(grant: Grant, certificate: Certificate | None) -> float | None:
+    ends = [] if grant.options.expires is None else [grant.options.expires]
+    if certificate is not None and certificate.valid_before != FOREVER:
+        ends.append(float(certificate.valid_before))
+    return min(ends, default=None)
+
+
+def _check_name(table: Table, who: Who, asked: str, fingerprint: str) -> None:
+    if asked == who.name or not (theirs := table.fingerprints.get(asked)):
+        return
+    keys = ", ".join(theirs[:_SHOWN]) + (", ..." if theirs[_SHOWN:] else "")
+    raise Refused(
+        Reason.OTHER_NAME,
+        f"{who} has logged in as {shown(asked)}, whose name that is not: its key is {fingerprint}, and "
+        f"{shown(asked)} has {keys}",
+    )

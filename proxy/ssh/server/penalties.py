@@ -1,0 +1,69 @@
+"""Sources whose logins keep failing get no more for a while, as with sshd 9.8 (PerSourcePenalties). Pure.
+
+Each failure adds seconds to what a source has. From LEAST_S on its connections are closed at once, until all
+of it is over.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from proxy.ssh.server.startups import Source
+
+REFUSED_S: Final = 5.0
+"""For a key that lets nobody in (sshd's authfail)."""
+NO_LOGIN_S: Final = 1.0
+"""For a client that leaves without trying one (noauth)."""
+TIMEOUT_S: Final = 20.0
+"""For a client that stays without logging in (grace-exceeded)."""
+LEAST_S: Final = 15.0
+MOST_S: Final = 600.0
+MOST_SOURCES: Final = 65_536
+"""How many are remembered. For one more, the one is forgotten whose penalty ends first."""
+
+
+class Penalties:
+    """The sources that have failed lately."""
+
+    def __init__(self) -> None:
+        self._until: dict[Source, float] = {}
+        """Until when each has something against it; seconds of any monotonic clock."""
+        self._closed: set[Source] = set()
+        self._swept_at = 0.0
+
+    def __len__(self) -> int:
+        """How many sources are closed out."""
+        return len(self._closed)
+
+    def add(self, source: Source, seconds: float, now: float) -> bool:
+        """Add a failure; True if it is the one that closes the source out."""
+        self._sweep(now)
+        until = min(max(self._until.get(source, now), now) + seconds, now + MOST_S)
+        if source not in self._until and len(self._until) >= MOST_SOURCES:
+            self._forget(min(self._until, key=self._until.__getitem__))
+        self._until[source] = until
+        if source in self._closed or until - now < LEAST_S:
+            return False
+        self._closed.add(source)
+        return True
+
+    def left(self, source: Source, now: float) -> float:
+        """For how many seconds its connections are closed; 0 if they are not."""
+        if source not in self._closed:
+            return 0.0
+        left = self._until[source] - now
+        if left <= 0:
+            self._forget(source)
+        return max(0.0, left)
+
+    def _sweep(self, now: float) -> None:
+        """Forget those whose time is over, once in a while: they are looked through one by one."""
+        if now - self._swept_at < LEAST_S:
+            return
+        self._swept_at = now
+        for source in [source for source, until in self._until.items() if until <= now]:
+            self._forget(source)
+
+    def _forget(self, source: Source) -> None:
+        del self._until[source]
+        self._closed.discard(source)

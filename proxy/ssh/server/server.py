@@ -1,0 +1,274 @@
+"""The SSH server: it takes accepted sockets, lets clients log in, and ends those whose key has been taken."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+import asyncssh
+import structlog
+
+from proxy.config.key_table import Table
+from proxy.config.model import SshServerConfig
+from proxy.errors import KeyExpired, KeyRemoved, LinkClosed, LinkError
+from proxy.errors.reasons import Reason
+from proxy.metrics.records import LoginRecord
+from proxy.runtime.endpoint import Endpoint
+from proxy.runtime.tasks import Tasks
+from proxy.runtime.text import printable
+from proxy.ssh.server import host_keys, penalties
+from proxy.ssh.server.login import Login, Refused, decide
+from proxy.ssh.server.penalties import Penalties
+from proxy.ssh.server.session import Connection, Guest, Session, Visit
+from proxy.ssh.server.startups import Source, Startups
+
+log = structlog.get_logger("kubemux.ssh_server")
+
+CLOSE_S: Final = 2.0
+CHECK_S: Final = 1.0
+"""Seconds between two looks at whose time is over."""
+_NOT_NOW: Final = b"Not allowed at this time\r\n"
+"""What sshd sends to those whom it closes at once. RFC 4253 4.2 allows a line before the version."""
+
+Options = asyncssh.SSHServerConnectionOptions
+OnLogin = Callable[[Session], Guest]
+
+
+class SshServer:
+    """Logs clients in. `on_login` takes each one over."""
+
+    def __init__(
+        self,
+        *,
+        on_login: OnLogin,
+        record: LoginRecord,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        """`now` is Unix time. Until `use` has been called, every client is closed."""
+        self.table = Table()
+        self.now = now
+        self._on_login = on_login
+        self._record = record
+        self._options: Options | None = None
+        self._startups = Startups()
+        self._penalties = Penalties()
+        self._waiting: deque[tuple[socket.socket, Endpoint, Source]] = deque()
+        """Clients of one's own networks, whose turn has not come."""
+        self._under_way = 0
+        """Those of them whose turn has come, and who have not logged in yet."""
+        self._sessions: set[Session] = set()
+        self._is_closing = False
+        self._watching: asyncio.Task[None] | None = None
+        self._tasks = Tasks("ssh server")
+        self._loop = asyncio.get_running_loop()
+
+    def __repr__(self) -> str:
+        return f"<SshServer logins={len(self.live)} before={len(self._startups)}>"
+
+    @property
+    def live(self) -> list[Session]:
+        """The clients that have logged in."""
+        return [session for session in self._sessions if session.login is not None]
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether it has host keys."""
+        return self._options is not None
+
+    # ------------------------------------------------------------------------------------------- settings
+
+    def use(self, config: SshServerConfig, keys: list[asyncssh.SSHKey]) -> None:
+        """Use these settings and host keys for clients that come from now on."""
+        self._startups.config, self._is_closing = config, False
+        if self._watching is None:
+            self._watching = self._tasks.keep(self._watch, name="expiry")
+        self._options = host_keys.options(keys, lambda: Session(self), login_timeout=config.login_timeout)
+
+    def use_table(self, table: Table) -> None:
+        """Let this table decide whose each key is; whoever it does not let in is ended."""
+        self.table = table
+        self.recheck()
+
+    def recheck(self) -> None:
+        """End the logins whose key lets in no more."""
+        for session in self.live:
+            if (login := session.login) is None:
+                continue
+            try:
+                again = decide(
+                    self.table, login.blob, asked=login.asked, address=login.address, now=self.now()
+                )
+            except Refused as exc:
+                kind = KeyExpired if exc.reason is Reason.KEY_EXPIRED else KeyRemoved
+                self._end(session, kind(f"{login.identity} may not be connected any more: {exc}"))
+            else:
+                if again.who == login.who:
+                    session.login = again
+                else:
+                    self._end(session, KeyRemoved(f"the key of {login.identity} is {again.identity}'s now"))
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(CHECK_S)
+            ends = (one.login.expires for one in self._sessions if one.login is not None)
+            if any(end is not None and end <= self.now() for end in ends):
+                self.recheck()
+
+    # ------------------------------------------------------------------------------------------- clients
+
+    def accept(self, sock: socket.socket, address: Endpoint) -> None:
+        """A client has connected. The non-blocking socket `sock` is the server's from now on."""
+        source = self._startups.source(address.host)
+        options = self._options
+        if options is None:
+            self._close(sock, Reason.CREDENTIALS_UNUSABLE)
+        elif self._penalties.left(source, self._loop.time()):
+            self._close(sock, Reason.PENALTY)
+        elif not self._startups.enter(source):
+            log.debug("login refused", client=str(address), reason=Reason.STARTUPS)
+            self._close(sock, Reason.STARTUPS)
+        elif source.own is not None and self._under_way >= self._startups.config.max_startups:
+            self._waiting.append((sock, address, source))
+        else:
+            self._begin(options, sock, address, source)
+
+    def _close(self, sock: socket.socket, reason: Reason) -> None:
+        self._record.results[reason] += 1
+        with suppress(OSError):
+            sock.send(_NOT_NOW)
+        sock.close()
+
+    def _begin(self, options: Options, sock: socket.socket, address: Endpoint, source: Source) -> None:
+        self._under_way += source.own is not None
+        conn = Connection(self._loop, options, Visit(address, source, self._loop.time()))
+        self._tasks.spawn(self._connect(conn, sock), name=f"client {address}")
+
+    async def _connect(self, conn: Connection, sock: socket.socket) -> None:
+        try:
+            await self._loop.connect_accepted_socket(lambda: conn, sock)
+        except (OSError, asyncio.CancelledError):
+            sock.close()
+            if conn.get_owner() is None:
+                self._left(conn.visit)
+            raise
+
+    def _left(self, visit: Visit) -> None:
+        """One client less that has not logged in."""
+        self._startups.leave(visit.source)
+        self._record.startups = len(self._startups)
+        if visit.source.own is None:
+            return
+        self._under_way -= 1
+        options = self._options
+        while options and self._waiting and self._under_way < self._startups.config.max_startups:
+            self._begin(options, *self._waiting.popleft())
+
+    def made(self, session: Session) -> None:
+        """See `proxy.ssh.server.session.Host`."""
+        self._sessions.add(session)
+        self._record.startups = len(self._startups)
+
+    def logged_in(self, session: Session, login: Login) -> Guest:
+        """See `proxy.ssh.server.session.Host`."""
+        self._left(session.visit)
+        self._record.results[Reason.OK] += 1
+        log.info(
+            "logged in",
+            client=str(login.address),
+            caller=login.identity,
+            user=printable(login.asked),
+            key=login.fingerprint,
+            seconds=round(self._loop.time() - session.visit.since, 3),
+        )
+        return self._on_login(session)
+
+    def lost(self, session: Session, exc: Exception | None) -> None:
+        """See `proxy.ssh.server.session.Host`."""
+        self._sessions.discard(session)
+        if session.login is not None:
+            if session.guest is not None:
+                session.guest.lost(exc)
+            return
+        self._left(session.visit)
+        if not self._is_closing:
+            self._failed(session, exc)
+
+    def _failed(self, session: Session, exc: Exception | None) -> None:
+        address, source, since = session.visit
+        now = self._loop.time()
+        is_late = now - since >= self._startups.config.login_timeout
+        reason, message, seconds = _why(session, exc, is_late=is_late)
+        self._record.results[reason] += 1
+        log.warning(
+            "login refused",
+            client=str(address),
+            user=printable(session.asked),
+            reason=reason,
+            message=printable(message),
+            seconds=round(now - since, 3),
+        )
+        if source.own is None and self._penalties.add(source, seconds, now):
+            left = round(self._penalties.left(source, now))
+            log.warning("source is closed out", source=str(source), reason=Reason.PENALTY, seconds=left)
+
+    # ------------------------------------------------------------------------------------------- the end
+
+    def _end(self, session: Session, error: LinkError) -> None:
+        log.info("login ends", client=str(session.visit.address), reason=error.reason, message=str(error))
+        if session.guest is not None:
+            session.guest.ends(error)
+        session.conn.disconnect(asyncssh.DISC_BY_APPLICATION, f"kubemux: {error.reason}")
+
+    def send_away(self) -> None:
+        """Close every client that has not logged in, those to come included, until `use` is called again."""
+        self._is_closing, self._options = True, None
+        while self._waiting:
+            sock, _, source = self._waiting.popleft()
+            self._startups.leave(source)
+            sock.close()
+        for session in self._sessions.copy():
+            if session.login is None:
+                session.conn.abort()
+
+    async def close(self) -> None:
+        """End every connection; returns when their sockets are closed."""
+        self.send_away()
+        sessions = self._sessions.copy()
+        for session in sessions:
+            if session.guest is not None:
+                session.guest.ends(LinkClosed("kubemux stops"))
+            session.conn.abort()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                for session in sessions:
+                    await session.conn.wait_closed()
+        await self._tasks.close()
+
+
+def _why(session: Session, exc: Exception | None, *, is_late: bool) -> tuple[Reason, str, float]:
+    """Why a client has not logged in, and for how many seconds that counts against its source."""
+    if session.refusal is not None:
+        return session.refusal.reason, str(session.refusal), penalties.REFUSED_S
+    if is_late:
+        return Reason.LOGIN_TIMEOUT, "it has not logged in in time", penalties.TIMEOUT_S
+    if isinstance(exc, _BROKEN):
+        return Reason.HANDSHAKE_FAILED, f"{exc}", penalties.NO_LOGIN_S
+    if session.tries > 1:  # the first one is `none`, by which clients ask what there is (RFC 4252 5.2)
+        return Reason.NO_LOGIN, "it has shown no key, and tried to log in otherwise", penalties.REFUSED_S
+    return Reason.NO_LOGIN, "it has left without showing a key", penalties.NO_LOGIN_S
+
+
+_BROKEN: Final = (
+    asyncssh.CompressionError,
+    asyncssh.IllegalUserName,
+    asyncssh.KeyExchangeFailed,
+    asyncssh.MACError,
+    asyncssh.ProtocolError,
+    asyncssh.ProtocolNotSupported,
+    asyncssh.ServiceNotAvailable,
+)

@@ -1,0 +1,190 @@
+"""One connection of a client of the SSH server, until and after its login: the callbacks of asyncssh.
+
+asyncssh asks for each key that a client shows whether it may come in. After that it enforces nothing of a
+key's options: whoever takes the login over (`OnLogin`) does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final, NamedTuple, Protocol, cast
+
+import asyncssh
+from asyncssh.public_key import decode_ssh_certificate, decode_ssh_public_key
+
+from proxy.config.key_table import Table
+from proxy.errors import LinkError
+from proxy.errors.reasons import Reason
+from proxy.openssh import certificates
+from proxy.openssh.blobs import Reader
+from proxy.runtime.endpoint import Endpoint
+from proxy.runtime.text import shown
+from proxy.ssh import internals
+from proxy.ssh.metered import Metered
+from proxy.ssh.server.login import SIGNATURES, Login, Refused, decide
+from proxy.ssh.server.startups import Source
+
+NO_SHELL: Final = "kubemux only forwards: use ssh -J, -W, -L or -D (with -N)"
+MOST_TRIES: Final = 20
+"""Refused attempts of one connection. sshd has 6 (MaxAuthTries), which an agent with many keys uses up."""
+
+
+class Guest(Protocol):
+    """Whoever has taken a login over."""
+
+    def lost(self, exc: Exception | None) -> None:
+        """The connection has ended; `exc` is None if the client closed it without a reason."""
+
+    def ends(self, error: LinkError) -> None:
+        """The server is about to end the connection, for this reason: `lost` follows."""
+
+
+class Host(Protocol):
+    """The server, as its sessions see it."""
+
+    @property
+    def table(self) -> Table:
+        """Whose each key is, now."""
+
+    def made(self, session: Session) -> None:
+        """A client has connected."""
+
+    def now(self) -> float:
+        """Unix time."""
+
+    def logged_in(self, session: Session, login: Login) -> Guest:
+        """A client has logged in: take it over."""
+
+    def lost(self, session: Session, exc: Exception | None) -> None:
+        """A connection has ended."""
+
+
+class Visit(NamedTuple):
+    """How a client has come."""
+
+    address: Endpoint
+    source: Source
+    since: float
+    """When its handshake began: seconds of the loop's clock."""
+
+
+class Connection(asyncssh.SSHServerConnection):
+    """asyncssh's, with a login that the session decides alone."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, options: asyncssh.SSHServerConnectionOptions, visit: Visit
+    ) -> None:
+        super().__init__(loop, options)
+        self.visit = visit
+
+    async def reload_config(self) -> None:
+        """Asyncssh would make its options anew for each name, in threads that the whole process shares."""
+
+    async def validate_public_key(self, username: str, key_data: bytes, msg: bytes, signature: bytes) -> bool:
+        """Whether this key lets in; with a signature, whether it is right, too."""
+        session = cast("Session | None", self.get_owner())
+        return session is not None and session.check(username, key_data, msg, signature)
+
+    def send_userauth_failure(self, partial_success: bool) -> None:
+        """Tell the client that an attempt has failed. A method that we do not have is one, too."""
+        super().send_userauth_failure(partial_success)
+        session = cast("Session | None", self.get_owner())
+        if session is not None:
+            session.failed()
+
+
+class Session(asyncssh.SSHServer):
+    """One client. `login` is None until it has logged in; a new table may narrow it after that."""
+
+    def __init__(self, host: Host) -> None:
+        self.conn: Connection
+        """From `connection_made` on; so is `visit`."""
+        self.visit: Visit
+        self.login: Login | None = None
+        self.guest: Guest | None = None
+        self.refusal: Refused | None = None
+        """Why its last key was refused."""
+        self.asked = ""
+        """The name that it has tried to log in with last."""
+        self.tries = 0
+        """Its attempts that have failed."""
+        self._host = host
+        self._proved: Login | None = None
+
+    def __repr__(self) -> str:
+        return f"<Session {self.login.identity if self.login else 'before its login'}>"
+
+    def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
+        Metered(conn)
+        self.conn = cast("Connection", conn)
+        self.visit = self.conn.visit
+        self._host.made(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._host.lost(self, exc)
+
+    # ------------------------------------------------------------------------------------------------ login
+
+    def public_key_auth_supported(self) -> bool:
+        return True
+
+    def check(self, asked: str, blob: bytes, message: bytes, signature: bytes) -> bool:
+        """Whether this key, and its signature if there is one, let the client in."""
+        self.asked = asked
+        try:
+            login = decide(
+                self._host.table, blob, asked=asked, address=self.visit.address, now=self._host.now()
+            )
+            if signature or message:
+                self._verify(login, message, signature)
+                self._proved = login
+        except Refused as exc:
+            self.refusal = exc
+            return False
+        return True
+
+    def _verify(self, login: Login, message: bytes, signature: bytes) -> None:
+        try:
+            algorithm = Reader(signature).string().decode("ascii", "replace")
+            if certificates.is_certificate(login.blob):
+                key = decode_ssh_certificate(login.blob).key  # this checks the CA's signature
+            else:
+                key = decode_ssh_public_key(login.blob)
+        except ValueError as exc:
+            raise Refused(Reason.BAD_SIGNATURE, f"the key {login.fingerprint} cannot be used: {exc}") from exc
+        if algorithm not in SIGNATURES:
+            raise Refused(
+                Reason.WEAK_SIGNATURE,
+                f"the key {login.fingerprint} signs with {shown(algorithm)}, which is not accepted",
+            )
+        key.set_touch_required(login.options.needs_touch)
+        session_id = internals.session_id(self.conn)
+        if not key.verify(len(session_id).to_bytes(4) + session_id + message, signature):
+            raise Refused(Reason.BAD_SIGNATURE, f"the signature by {login.fingerprint} is wrong")
+
+    def failed(self) -> None:
+        """An attempt has failed. The client may try others, but not for ever."""
+        self.tries += 1
+        if self.tries >= MOST_TRIES:
+            self.conn.disconnect(asyncssh.DISC_NO_MORE_AUTH_METHODS_AVAILABLE, "too many keys were tried")
+
+    def auth_completed(self) -> None:
+        if self._proved is None:  # asyncssh ends the connection
+            raise RuntimeError("asyncssh lets somebody in whose key nobody has checked")
+        self.login = self._proved
+        self.guest = self._host.logged_in(self, self.login)
+
+    # ------------------------------------------------------------------------- what a login is not good for
+
+    def session_requested(self) -> bool:
+        raise asyncssh.ChannelOpenError(asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED, NO_SHELL)
+
+    def connection_requested(self, dest_host: str, dest_port: int, orig_host: str, orig_port: int) -> bool:
+        del dest_host, dest_port, orig_host, orig_port
+        raise asyncssh.ChannelOpenError(
+            asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED, "kubemux: nothing is reached through here"
+        )
+
+    def unix_connection_requested(self, dest_path: str) -> bool:
+        del dest_path
+        raise asyncssh.ChannelOpenError(asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED, NO_SHELL)

@@ -1,0 +1,90 @@
+"""authorized_keys as sshd(8) has them, and what of it is not used."""
+
+from __future__ import annotations
+
+import pytest
+
+from proxy.openssh.authorized_keys import Bad, Key, Options, parse, read_options
+from tests.support import ssh_keys
+
+
+@pytest.fixture(scope="module")
+def line(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return ssh_keys.public(ssh_keys.new_key(tmp_path_factory.mktemp("keys") / "key"))
+
+
+def one(text: str) -> Key | Bad:
+    good, bad = parse(text.encode())
+    assert len(good) + len(bad) == 1
+    return good[0] if good else bad[0]
+
+
+@pytest.mark.parametrize("before", ["", "  ", "no-pty ", 'no-pty,from="10.0.0.0/8, 10.1.*" '])
+def test_a_key_alone_or_after_options(line: str, before: str) -> None:
+    found = one(f"{before}{line} ops@laptop")
+    assert isinstance(found, Key) is (", " not in before)
+    assert found.blob
+
+
+def test_comments_and_empty_lines_are_none() -> None:
+    assert parse(b"# ssh-ed25519 AAAA\n\n   \n") == ((), ())
+
+
+@pytest.mark.parametrize(
+    ("options", "may_forward"),
+    [
+        ("", True),
+        ("restrict", False),
+        ("restrict,port-forwarding", True),
+        ("port-forwarding,RESTRICT", False),
+    ],
+)
+def test_the_later_flag_counts(options: str, may_forward: bool) -> None:
+    assert read_options(options).may_forward is may_forward
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        'command="true"',
+        'environment="A=b"',
+        'tunnel="1"',
+        "verify-required",
+        "no-such-option",
+        'from="*.example.com"',
+        'from="!laptop.example.com,*"',
+        'from="10.0.0.1/8"',
+        'from="10.0.0.0/8",from="*"',
+        "from=10.0.0.0/8",
+        'permitopen="host"',
+        'permitopen="host:0"',
+        'expiry-time="2026"',
+        'expiry-time="20261340"',
+        'principals="a"',
+        "cert-authority,principals",
+        'cert-authority,principals="a,,b"',
+        'pty="yes"',
+        "restrict,",
+        ",restrict",
+        'restrict "',
+    ],
+)
+def test_what_cannot_be_enforced_refuses_the_key(line: str, options: str) -> None:
+    found = one(f"{options} {line}")
+    assert isinstance(found, Bad)
+    assert found.hint
+    assert found.message
+
+
+def test_a_value_may_hold_what_separates(line: str) -> None:
+    found = one(rf'command="echo \"a, b\" c" {line}')
+    assert isinstance(found, Bad)
+    assert (found.message, bool(found.blob)) == (
+        "has the option command, which kubemux does not enforce",
+        True,
+    )
+
+
+def test_options_that_are_about_what_there_is_not_do_no_harm() -> None:
+    options = "no-pty,pty,no-X11-forwarding,no-agent-forwarding,no-user-rc,agent-forwarding"
+    assert read_options(options) == Options()

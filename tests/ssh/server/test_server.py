@@ -1,0 +1,73 @@
+"""Logins of OpenSSH's own client at the SSH server."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from proxy.errors import KeyRemoved
+from proxy.errors.reasons import Reason
+from tests.support import ssh_keys
+from tests.support.ssh_bed import SshBed, ended
+
+pytestmark = pytest.mark.sshd
+
+
+async def test_a_key_is_who_it_is_under_any_name(tmp_path: Path) -> None:
+    async with SshBed(tmp_path / "bed") as bed:
+        for name in ("ops", "whoever"):
+            found = await bed.ssh(bed.ops, "true", user=name)
+            assert found.code == 255
+            assert "kubemux only forwards: use ssh -J, -W, -L or -D (with -N)" in found.said
+        assert [one.session.login.identity for one in bed.guests if one.session.login] == ["ssh-user:ops"] * 2
+        assert bed.record.results == {Reason.OK: 2}
+        assert bed.record.startups == 0
+
+
+async def test_a_stranger_is_refused(tmp_path: Path) -> None:
+    async with SshBed(tmp_path / "bed") as bed:
+        with capture_logs() as logs:
+            found = await bed.ssh(bed.stranger, "true", user="ops")
+        assert "Permission denied (publickey)" in found.said
+        assert not bed.guests
+    refused = [line for line in logs if line["event"] == "login refused"]
+    assert [line["reason"] for line in refused] == [Reason.UNKNOWN_KEY]
+    assert refused[0]["user"] == "ops"
+    assert ssh_keys.fingerprint(bed.stranger) in refused[0]["message"]
+
+
+async def test_another_ones_name_is_refused_with_both_fingerprints(tmp_path: Path) -> None:
+    async with SshBed(tmp_path / "bed") as bed:
+        with capture_logs() as logs:
+            found = await bed.ssh(bed.factory, "-N", user="ops")
+        assert "Permission denied" in found.said
+    line = next(line for line in logs if line["event"] == "login refused")
+    assert line["reason"] == Reason.OTHER_NAME
+    assert ssh_keys.fingerprint(bed.factory) in line["message"]
+    assert ssh_keys.fingerprint(bed.ops) in line["message"]
+
+
+async def test_a_key_that_is_taken_away_ends_what_it_has_opened(tmp_path: Path) -> None:
+    async with SshBed(tmp_path / "bed") as bed:
+        client = await bed.start(bed.factory, "-N")
+        guest = await bed.logged_in()
+        bed.authorize("sites", "factory-7", ssh_keys.public(bed.stranger))
+        bed.reread()
+        async with asyncio.timeout(30):
+            await guest.gone
+            _, said = await client.communicate()
+        assert isinstance(guest.error, KeyRemoved)
+        assert b"kubemux: key_removed" in said
+        await ended(client)
+
+
+async def test_what_a_login_is_not_good_for(tmp_path: Path) -> None:
+    """Until somebody takes it over, that is everything."""
+    async with SshBed(tmp_path / "bed") as bed:
+        found = await bed.ssh(bed.ops, "-W", "127.0.0.1:22")
+        assert "nothing is reached through here" in found.said
+        found = await bed.ssh(bed.factory, "-N", "-R", "factory-7:1080", "-o", "ExitOnForwardFailure=yes")
+        assert "remote port forwarding failed" in found.said

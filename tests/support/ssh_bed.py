@@ -1,0 +1,166 @@
+"""The SSH server in the test's own loop, with the keys of a user and a site, and OpenSSH's client."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple, Self
+
+from proxy.config import authorized, key_table
+from proxy.config.key_table import Lines
+from proxy.config.model import SiteConfig, SshServerConfig, UserConfig
+from proxy.config.reading import read
+from proxy.entries.listener import Listener
+from proxy.errors import LinkError
+from proxy.metrics.records import LoginRecord
+from proxy.runtime.endpoint import Endpoint
+from proxy.ssh.server import host_keys
+from proxy.ssh.server.server import SshServer
+from proxy.ssh.server.session import Guest, Session
+from tests.support import ssh_keys
+from tests.support.ports import free_port
+
+HOST = "127.0.0.1"
+WAIT_S = 60.0
+
+
+class Kept(Guest):
+    """A login that the test holds."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.error: LinkError | None = None
+        self.gone = asyncio.get_running_loop().create_future()
+
+    def ends(self, error: LinkError) -> None:
+        self.error = error
+
+    def lost(self, exc: Exception | None) -> None:
+        self.gone.set_result(exc)
+
+
+class Ended(NamedTuple):
+    """How ssh ended: its exit code, and what it said."""
+
+    code: int
+    said: str
+
+
+class SshBed:
+    """The server. `files` are its folder's, by name; `people` whose keys are in which of them."""
+
+    def __init__(self, folder: Path, **settings: object) -> None:
+        folder.mkdir()
+        self.folder = folder
+        self.host_key = ssh_keys.new_key(folder / "host")
+        self.ops, self.factory, self.stranger = (
+            ssh_keys.new_key(folder / name) for name in ("ops", "factory", "stranger")
+        )
+        self.sections: dict[tuple[str, str], SiteConfig | UserConfig] = {}
+        self.authorize("users", "ops", ssh_keys.public(self.ops))
+        self.authorize("sites", "factory-7", ssh_keys.public(self.factory))
+        self.config = read(
+            SshServerConfig,
+            {"listen": f"{HOST}:{free_port()}", "host_keys": [str(self.host_key)], **settings},
+        )
+        self.record = LoginRecord()
+        self.guests: list[Kept] = []
+        self.server = SshServer(on_login=self._keep, record=self.record)
+        self.listener = Listener(
+            self.config.listen, lambda sock, caller: self.server.accept(sock, caller.origin)
+        )
+
+    def authorize(self, kind: str, name: str, *lines: str, **more: object) -> None:
+        """Let the keys of these lines be the user's or site's, from the next `reread` on."""
+        path = self.folder / f"{kind}-{name}"
+        path.write_text("".join(f"{line}\n" for line in lines))
+        path.chmod(0o644)
+        section = {**({"authorized_keys": [str(path)]} if lines else {}), **more}
+        one = read(UserConfig, section) if kind == "users" else read(SiteConfig, section)
+        self.sections[kind, name] = one
+
+    def reread(self) -> None:
+        self.server.use_table(key_table.table(self._lines())[0])
+
+    def _lines(self) -> Iterable[Lines]:
+        return [authorized.read(loc, section) for loc, section in self.sections.items()]
+
+    def _keep(self, session: Session) -> Kept:
+        guest = Kept(session)
+        self.guests.append(guest)
+        return guest
+
+    async def __aenter__(self) -> Self:
+        self.server.use(self.config, host_keys.read(self.config.host_keys))
+        self.reread()
+        await self.listener.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.listener.release()
+        await self.server.close()
+
+    @property
+    def address(self) -> Endpoint:
+        return self.config.listen
+
+    def known_hosts(self) -> Path:
+        path = self.folder / "known_hosts"
+        path.write_text(f"[{HOST}]:{self.address.port} {ssh_keys.public(self.host_key)}\n")
+        return path
+
+    def command(self, key: Path | None, *args: str, user: str = "somebody") -> list[str]:
+        """What runs OpenSSH's client with this key."""
+        options = {
+            "BatchMode": "yes",
+            "IdentitiesOnly": "yes",
+            "StrictHostKeyChecking": "yes",
+            "UserKnownHostsFile": str(self.known_hosts()),
+            "GlobalKnownHostsFile": "/dev/null",
+            "ConnectTimeout": str(int(WAIT_S)),
+        }
+        words = ["ssh", "-F", "none", "-p", str(self.address.port), "-l", user]
+        words += [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
+        return [*words, "-i", str(key or "/dev/null"), HOST, *args]
+
+    async def ssh(self, key: Path | None, *args: str, user: str = "somebody") -> Ended:
+        """Run OpenSSH's client until it ends by itself."""
+        process = await self.start(key, *args, user=user)
+        async with asyncio.timeout(WAIT_S):
+            _, said = await process.communicate()
+        assert process.returncode is not None
+        return Ended(process.returncode, said.decode())
+
+    async def start(self, key: Path | None, *args: str, user: str = "somebody") -> asyncio.subprocess.Process:
+        """Start OpenSSH's client."""
+        return await asyncio.create_subprocess_exec(
+            *self.command(key, *args, user=user),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+
+    async def logged_in(self, count: int = 1) -> Kept:
+        """Wait until so many have logged in; returns the last one."""
+        async with asyncio.timeout(WAIT_S):
+            while len(self.guests) < count:
+                await asyncio.sleep(0.01)
+        return self.guests[count - 1]
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A connection to the server on which the test speaks."""
+        return await asyncio.open_connection(*self.address)
+
+    def plain(self) -> socket.socket:
+        """The same, blocking."""
+        return socket.create_connection(self.address, timeout=WAIT_S)
+
+
+async def ended(process: asyncio.subprocess.Process) -> None:
+    """End a client, if it has not ended."""
+    with suppress(ProcessLookupError):
+        process.kill()
+    await process.communicate()
