@@ -108,7 +108,7 @@ class Connections:
         self._opening.add(arrival)
         self._idle.clear()
         serve = self._serve(arrival, open_channel, allow)
-        task = self._tasks.spawn(serve, name=f"open for {arrival.caller}", on_end=self._served)
+        task = self._tasks.spawn(serve, name="open", on_end=self._served)
         self._serving[task] = arrival
 
     def refuse(self, arrival: Arrival, reason: Reason, hint: str) -> None:

@@ -232,7 +232,7 @@ def _json(logger: WrappedLogger, method: str, entry: EventDict) -> str:  # noqa:
 
     Usually one search through the whole line finds no secret, so its parts need not be searched.
     """
-    if all(map(_is_plain, map(type, entry.values()))) and not any(map(_is_secret, entry)):
+    if all(map(_is_plain, {*map(type, entry.values())})) and not any(map(_is_secret, entry)):
         line = _encode(entry)
         if not _may_have_secrets(line):
             return line
