@@ -1,4 +1,4 @@
-"""One list of reasons: what the code can produce, what the documentation says, and what alerts count on."""
+"""The one list of reasons, compared with the code, the documentation and the alerts."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def test_each_has_a_meaning_and_a_subject() -> None:
         assert reason.meaning[-1] not in ".;,"
 
 
-def test_none_is_there_for_nothing() -> None:
-    """The code names each of the list."""
+def test_the_code_uses_each_reason() -> None:
+    """No word of the list is unused."""
     named = {
         node.attr
         for tree in SOURCES.values()
@@ -61,7 +61,7 @@ def test_none_is_there_for_nothing() -> None:
 
 
 def literals(tree: ast.Module) -> Iterator[tuple[int, str]]:
-    """Words that are given as a reason or a result, and are not taken from the list."""
+    """String literals that are passed as a reason or a result, instead of a member of the list."""
     for node in ast.walk(tree):
         given: list[tuple[ast.expr, ast.expr | None]] = []
         match node:
@@ -96,7 +96,7 @@ def test_none_is_made_up() -> None:
     assert {path: found for path, tree in SOURCES.items() if (found := list(literals(tree)))} == {}
 
 
-def test_what_would_be_made_up_is_seen() -> None:
+def test_a_made_up_reason_would_be_found() -> None:
     made_up = [
         "reason = 'x'",
         "self.reason = f'{x}'",

@@ -1,11 +1,11 @@
-"""`python -m tests.fuzz TARGET SECONDS`: let atheris look for an input that breaks a law.
+"""`python -m tests.fuzz TARGET SECONDS`: let atheris search for an input that breaks a rule of the target.
 
-What it learns is kept in `.fuzz/TARGET`.
-It begins with that, and with `corpus/TARGET` beside this file: the inputs that earlier runs have learnt.
+atheris stores the inputs that reach new code in `.fuzz/TARGET`. A run starts with those, and with
+`corpus/TARGET` in this folder, the inputs of earlier runs.
 
-If it finds one it ends with an error and leaves the input beside that folder (`.fuzz/TARGET-crash-...`,
-`-timeout-...`, `-oom-...`).
-Move it to `findings/TARGET/`, where the tests take it from, before you mend what it shows.
+If atheris finds a failure, it ends with an error, and writes the input to `.fuzz/TARGET-crash-...`,
+`-timeout-...` or `-oom-...`. Move that file to `findings/TARGET/`, which the tests read, before you fix the
+bug.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CORPUS = Path(__file__).parent / "corpus"
 
 
 def main(target: str, seconds: str) -> None:
-    """Run until a law is broken, or for so many seconds."""
+    """Run until a rule is broken, or for that many seconds."""
     if target not in TARGETS:
         raise SystemExit(f"python -m tests.fuzz {'|'.join(TARGETS)} SECONDS")
     with atheris.instrument_imports(

@@ -1,4 +1,4 @@
-"""What stands in for asyncssh's connection, its transport and the clock around a native data plane."""
+"""Stand-ins for asyncssh's connection, its transport and the clock around a native data plane."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ KEYS = Keys(bytes(16), bytes(12))
 
 
 class ManualLoop(asyncio.SelectorEventLoop):
-    """An event loop whose time stands still unless it is moved, and which keeps what nobody handled."""
+    """An event loop whose clock only the test advances. It collects unhandled errors."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -29,15 +29,15 @@ class ManualLoop(asyncio.SelectorEventLoop):
 
 
 class Wire:
-    """A transport that may stall, and can be paused."""
+    """A transport that can stall, and can be paused."""
 
     def __init__(self, hear: Callable[[bytes | memoryview], None]) -> None:
-        """`hear` is called with the bytes that are written."""
+        """`hear` is called with written bytes when the wire sends them."""
         self._hear = hear
         self._unsent: list[bytes | memoryview] = []
         self.protocol: Any = None
         self.arrived = bytearray()
-        """What the peer has sent and nobody has read yet."""
+        """Bytes from the peer that the protocol has not read yet."""
         self.is_stalled = False
         self.is_over = False
         self._is_paused = False
@@ -45,7 +45,7 @@ class Wire:
         self._at_once = 1
 
     def deliver(self, at_once: int) -> None:
-        """Let the protocol read bytes, so many at most in one read."""
+        """Let the protocol read the bytes, at most `at_once` in one read."""
         self._at_once = at_once
         if self._is_delivering:
             return
@@ -65,7 +65,7 @@ class Wire:
         self._is_delivering = False
 
     def stall(self, *, is_stalled: bool) -> None:
-        """Take nothing more, as the kernel does when its buffer is full; or take bytes again."""
+        """Stop sending, as when the kernel's buffer is full; or send again."""
         self.is_stalled = is_stalled
         if not is_stalled and self._unsent:
             unsent, self._unsent = self._unsent, []
@@ -74,7 +74,7 @@ class Wire:
             self.protocol.resume_writing()
 
     def write(self, data: bytes | memoryview) -> None:
-        """Take it; while the wire stalls keep it as uvloop does, without a copy.
+        """Send the bytes. While the wire stalls, keep them without a copy, as uvloop does.
 
         The high-water mark is zero.
         """
@@ -96,7 +96,7 @@ class Wire:
         return default
 
     def abort(self) -> None:
-        """End the transport; the protocol is told in the next turn of the loop."""
+        """End the transport; the protocol's `connection_lost` follows in the next turn of the loop."""
         if not self.is_over:
             self.is_over = True
             asyncio.get_running_loop().call_soon(self.protocol.connection_lost, None)
@@ -106,7 +106,7 @@ class Wire:
         return sum(map(len, self._unsent))
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        """It is zero."""
+        """Ignore the limits: the high-water mark is always zero."""
         del low
         assert high == 0
 
@@ -115,11 +115,11 @@ class Wire:
         return self.is_over
 
     def pause_reading(self) -> None:
-        """Deliver nothing more."""
+        """Stop delivering."""
         self._is_paused = True
 
     def resume_reading(self) -> None:
-        """Deliver again, with the next turn of the loop, as a transport does."""
+        """Deliver again, from the next turn of the loop on, as a transport does."""
         self._is_paused = False
         if self.arrived:
             asyncio.get_running_loop().call_soon(self._deliver_soon)
@@ -129,12 +129,14 @@ class Wire:
 
 
 class Border:
-    """In the place of `proxy.ssh.native.handover.Handover`, and of the connection that it takes over."""
+    """Replaces `proxy.ssh.native.handover.Handover` and the asyncssh connection that it takes over."""
 
     def __init__(self, wire: Wire) -> None:
         self.protocol: Any = None
         self.waits_for_keys = False
-        """The peer's NEWKEYS has come, and nothing it says afterwards can be opened before there are keys."""
+        """Whether the peer has sent NEWKEYS, and the new keys are not set yet: later packets cannot be
+        opened.
+        """
         self._wire = self._transport = wire
 
     def __call__(self, *_: object) -> Border:
@@ -150,22 +152,22 @@ class Border:
         return False
 
     def begin(self) -> TakenOver:
-        """Begin anew, as a connection that has just logged in."""
+        """Reset to the state of a connection that has just logged in."""
         return TakenOver(self._wire, KEYS, KEYS, b"")
 
     def attach(self, protocol: asyncio.BufferedProtocol) -> None:
-        """Set who receives."""
+        """Set the protocol that receives."""
         self.protocol = self._wire.protocol = protocol
 
     def to_asyncssh(self, packet: memoryview, sequence: int) -> bool:
-        """Take a message that is no channel's; return whether the connection is still there."""
+        """Accept a message that belongs to no channel; returns whether the connection is still open."""
         del sequence
         assert len(packet) > HEADER
         self.waits_for_keys |= packet[HEADER] == messages.NEWKEYS
         return not self._wire.is_over
 
     def sent(self, nbytes: int) -> None:
-        """Count what was sent, for the next change of keys."""
+        """Count sent bytes, for the next key exchange."""
         assert nbytes > 0
 
     def fail(self, error: Exception) -> None:

@@ -1,12 +1,12 @@
-"""A fuzzer's bytes, read as decisions: a byte that is changed changes one of them, and most inputs mean
-something.
+"""Reads a fuzzer's bytes as decisions. One changed byte changes one decision, and nearly every input is
+valid.
 """
 
 from __future__ import annotations
 
 
 class Choices:
-    """Decisions without an end: after the last byte every decision is zero, and `is_over` is true."""
+    """An endless sequence of decisions: after the last byte, every decision is 0 and `is_over` is true."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -22,7 +22,7 @@ class Choices:
         return self._take(1)[0] % limit
 
     def flag(self) -> bool:
-        """Yes or no; mostly no."""
+        """True or false; mostly false."""
         return self.below(4) == 1
 
     def uint32(self) -> int:
@@ -37,7 +37,7 @@ class Choices:
         return min(largest, self.below(200)) if not self.flag() else max(0, largest - self.below(256))
 
     def content(self, size: int) -> bytes:
-        """That many bytes: a few chosen ones, and zeros, so that big packets need no big input."""
+        """`size` bytes: a few from the input, then zeros, so that large packets need no large input."""
         chosen = self._take(min(size, 16))
         return chosen + bytes(size - len(chosen))
 

@@ -1,4 +1,4 @@
-"""What an honest gateway receives from the link: every packet opens, and none breaks a rule."""
+"""Checks what the link sends, as a gateway receives it: every packet must open, and none may break a rule."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from proxy.ssh.native.wire.packets import Opener
 from tests.fuzz.border import KEYS
 
 _SENDER = 1 + 4 + len("direct-tcpip")
-"""Where our number stands in OPEN, and our window behind it (RFC 4254 5.1)."""
+"""The position of our channel number in OPEN; our window follows it (RFC 4254 5.1)."""
 LARGEST_PACKET = 40_000
-"""OpenSSH takes no more than 256 KiB; we send 32 KiB of data at most."""
+"""The longest packet: OpenSSH accepts 256 KiB; we send at most 32 KiB of data."""
 
 
 @dataclass(slots=True)
 class Known:
-    """A channel as the gateway knows it, in bytes: what it may send to our `number`, what we may send, in all
-    and in a packet.
+    """A channel as the gateway knows it: our `number`, how many bytes the gateway may send, and how many we
+    may send in all and in one packet.
     """
 
     number: int
@@ -31,14 +31,15 @@ class Known:
 
 
 class Ear:
-    """Reads what is written to the link. `channels` are by the gateway's own numbers."""
+    """Checks the bytes that the link writes. `channels` are by the gateway's own numbers."""
 
     def __init__(self) -> None:
         self.asked: dict[int, int] = {}
-        """Our number of each channel that waits for an answer, and our window on it."""
+        """By our channel number: our window, for each open that waits for an answer."""
         self.channels: dict[int, Known] = {}
         self.is_exchanging = False
-        """Our KEXINIT has been heard, our NEWKEYS not yet: nothing else of a channel may come (RFC 4253 7.1).
+        """Whether our KEXINIT has come and our NEWKEYS has not: no channel message may come (RFC
+        4253 7.1).
         """
         self._opener = Opener(*KEYS, largest=LARGEST_PACKET)
         self._unread = b""

@@ -1,4 +1,4 @@
-"""The peer of a link. Its next message follows from what both have sent; at times it breaks a rule."""
+"""The peer of a link. Its next message depends on what both sides have sent; sometimes it breaks a rule."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from tests.fuzz.choices import Choices
 from tests.fuzz.ear import Ear, Known
 
 NUMBERS = 6
-"""Channels that broken messages are about: some that are open, and some that are not."""
+"""Channel numbers in broken messages: some may be open, some are not."""
 GLOBAL_REQUEST = 80
-"""Not a channel's: it goes to asyncssh."""
+"""Message types of no channel, which asyncssh handles."""
 FLOOD = 600
-"""Messages: more than one turn of the loop opens."""
+"""Messages; more than one turn of the loop opens."""
 KINDS = (
     messages.DATA,
     messages.DATA,
@@ -36,27 +36,27 @@ BROKEN_KINDS = (
 
 
 class Receiver(Protocol):
-    """The client that has to get what is sent on a channel."""
+    """The client that must receive what the gateway sends on a channel."""
 
     sent: bytearray
 
 
 class Gateway:
-    """`receivers` are by our numbers of channels."""
+    """A gateway that follows the fuzzer's decisions. `receivers` are by our channel numbers."""
 
     def __init__(self, choices: Choices, receivers: Mapping[int, Receiver]) -> None:
         self.ear = Ear()
         self._choices = choices
         self._receivers = receivers
         self._mischief = (0, 0, 3, 40)[choices.below(4)]
-        """Of 256 things it does, so many are against the rules."""
+        """How many of 256 messages break a rule."""
         self.is_honest = True
-        """So far. From then on it cannot complain of us, either."""
+        """Whether it has followed the rules so far. After that, what kubemux sends is not checked, either."""
         self._last = 1000
-        """Its last number of a channel."""
+        """The last channel number that it has given."""
 
     def hear(self, data: bytes | memoryview) -> None:
-        """Read bytes that the link has sent."""
+        """Check bytes that the link has sent."""
         if self.is_honest:
             self.ear.hear(data)
 
@@ -99,7 +99,7 @@ class Gateway:
         return bytes((messages.WINDOW_ADJUST,)) + to + (1).to_bytes(4)
 
     def flood(self) -> tuple[bytes, int]:
-        """A small message, and how often it says that in one go."""
+        """A small message, and how often it is sent at once."""
         choices = self._choices
         known = [channel for channel in self.ear.channels.values() if not channel.sent_close]
         message = bytes((GLOBAL_REQUEST,)) + bytes(5)
@@ -166,5 +166,5 @@ class Gateway:
         return body[: 1 + choices.below(256) % len(body)] if choices.flag() else body
 
     def noise(self) -> bytes:
-        """Bytes that are no packet. They end the link."""
+        """Bytes that are not a valid packet. They end the link."""
         return self._choices.content(1 + self._choices.size(5000)) if self.deviates() else b""

@@ -1,7 +1,7 @@
-"""The heads of the proxy entry on any bytes, in any pieces: they end in an answer, and keep little before.
+"""The parsers of the proxy entry on any bytes, cut into any pieces.
 
-Whatever arrives leads to "need more" with no more than `MOST` bytes kept, to a reply, or to one end, which is
-the same however the bytes were cut.
+The result must be "more bytes needed" with at most `MOST` bytes kept, a reply, or one final result, which
+must not depend on how the bytes were cut.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ STARTS = (
     b"\x05\x01\x02\x01",
     b"\x05\x01\x02\x01\x01u\x01p\x05\x01\x00\x03",
 )
-"""A fuzzer finds these by itself, after a while."""
+"""Byte strings that help the fuzzer; it would find them itself, but later."""
 
 
 def run(data: bytes) -> None:
-    """One input. Raises whatever is not allowed to happen."""
+    """Run one input. Raises if a rule is broken."""
     choices = Choices(data)
     needs_user = choices.flag()
     start = STARTS[choices.below(len(STARTS))]
@@ -40,9 +40,9 @@ def run(data: bytes) -> None:
 
 
 def told(pieces: Iterable[bytes], *, needs_user: bool) -> list[Step]:
-    """All that is said of a stream; a login is right if its user is longer than its password.
+    """All results for a stream. A login counts as right if its user is longer than its password.
 
-    The bytes behind the head are what its caller has not fed yet, so they are added to `early`.
+    Bytes that were not fed yet when the head ended are added to `early`.
     """
     said, head = list[Step](), None
     rest = iter(pieces)

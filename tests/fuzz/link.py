@@ -1,11 +1,17 @@
-"""A whole native data plane between a gateway that knows the keys and says what it likes, and clients that do
-as they please.
+"""A whole native data plane between a gateway that has the keys and sends anything, and clients that do
+anything.
 
-The fuzzer's bytes are a script: messages of the gateway, key changes, a transport that stalls, and what
-clients do with their channels. Whatever the script, nothing is raised, the first broken rule ends the link
-and nothing is delivered after it, memory stays within the windows, every client is told its end once, and the
-budget is back at zero. While the gateway is honest, the link never ends, what it sends arrives in order, and
-nothing that it hears breaks a rule (`tests.fuzz.ear`).
+The fuzzer's bytes are a script: messages of the gateway, key changes, a transport that stalls, and actions of
+clients on their channels. For every script:
+
+* nothing is raised;
+* the first broken rule ends the link, and nothing is delivered after it;
+* memory stays within the windows;
+* each client's end is reported once;
+* at the end, the budget is released completely.
+
+As long as the gateway follows the rules, the link does not end, the gateway's data arrives in order, and the
+link breaks no rule itself (`tests.fuzz.ear`).
 """
 
 from __future__ import annotations
@@ -35,27 +41,27 @@ from tests.fuzz.takeover import Takeover
 
 MEMORY = 4 << 20
 UNREAD = 16 << 10
-"""Bytes of answers that a gateway may leave unread: few, so that a script can get there."""
+"""Bytes of answers that a gateway may leave unread; few, so that a script can reach the limit."""
 CHANNELS = 4
 ADDRESS = Endpoint("10.0.0.1", 6443)
 TAKEOVER = b"\xe0"
-"""An input that begins with as much is about the takeover."""
+"""An input with this first byte is for the takeover."""
 LARGEST_BUFFER = 1 << 20
-"""Bytes that a link may hold of packets that have not arrived whole."""
+"""Bytes of incomplete packets that a link may hold."""
 
 
 class Client:
-    """The user of a channel, who may pause it at any moment. `sent` is what an honest gateway has sent."""
+    """The user of a channel, which may pause it at any moment. `sent` is what an honest gateway has sent."""
 
     def __init__(self, channel: NativeChannel, gateway: Gateway, answers: list[Refusal | None]) -> None:
         self._gateway = gateway
         self.channel = channel
         self.answers = answers
-        """What the gateway said to its open, and nothing more."""
+        """The gateway's answer to the open; there must be only one."""
         self.pauses = False
         self.is_attached = False
         self.has_ended = False
-        """It has said its last word."""
+        """Whether the client has ended its direction."""
         self.sent = bytearray()
         self._taken = 0
         self.is_lost = False
@@ -94,13 +100,13 @@ class Client:
 
 
 class Scenario:
-    """One link's life."""
+    """One link, from its begin to its end."""
 
     def __init__(self, choices: Choices) -> None:
         self._choices = choices
         self._clients: list[Client] = []
         self._latest: dict[int, Client] = {}
-        """Who has a channel, by our numbers."""
+        """The clients, by our channel numbers."""
         self._errors: list[ProtocolError] = []
         self._budget = MemoryBudget(MEMORY, connections=CHANNELS)
         self._gateway = Gateway(choices, self._latest)
@@ -117,7 +123,7 @@ class Scenario:
                 on_lost=lambda _: None,
                 on_ended=lambda: None,
             )
-        self._plane.round_trip = choices.below(4) / 2  # windows grow if it is long
+        self._plane.round_trip = choices.below(4) / 2  # with a long round trip, windows grow
         self._opened = 0
         incoming = cast("Any", self._plane)._incoming
         incoming._on_message, incoming._on_other = (
@@ -133,7 +139,7 @@ class Scenario:
         return counted
 
     async def run(self) -> None:
-        """The script, and the end of the link."""
+        """Run the script, and end the link."""
         steps = (*[self._say] * 4, *[self._act] * 3, *[self._turn] * 2, self._rarely)
         self._open()
         while not self._choices.is_over and not self._errors:
@@ -150,8 +156,9 @@ class Scenario:
         valve, before = cast("Any", self._plane)._valve, self._opened
         was_deaf = valve.is_closed_by(Reason.UNREAD)
         await asyncio.sleep(0)
-        # The last message of a turn may be a dear one: each of the two goes over by less than that.
-        assert self._opened < 2 * (TURN + ASYNCSSH_COST), "more than the rest of one turn, and the next"
+        # The last message of a turn may be an expensive one, so each of the two turns may exceed its share by
+        # one.
+        assert self._opened < 2 * (TURN + ASYNCSSH_COST), "at most the rest of one turn, and the next"
         if was_deaf and valve.is_closed_by(Reason.UNREAD):
             assert self._opened == before, "the gateway is heard, and does not read what it is answered"
         opened, self._opened = self._opened, 0
@@ -198,15 +205,15 @@ class Scenario:
         self._arrive(self._gateway.noise())
 
     def _arrive(self, data: bytes) -> None:
-        """In as many reads as the script wants, up to 64.
+        """Deliver the data in up to 64 reads, as the script wants.
 
-        A transport that was paused keeps it (a change of keys).
+        A paused transport keeps it (during a key change).
         """
         self._wire.arrived += data
         self._wire.deliver(1 + len(self._wire.arrived) // 64 + self._choices.size(64 << 10))
 
     def _keys(self) -> None:
-        """Keys are exchanged: what clients say is held back, or new ones come for either direction."""
+        """Begin a key exchange, which holds back what clients send; or set the new keys of one direction."""
         if self._border.waits_for_keys:
             self._border.waits_for_keys = False
             self._plane.receiving_keys(KEYS)
@@ -218,7 +225,7 @@ class Scenario:
             self._plane.send_packet(bytes((messages.KEXINIT,)) + bytes(16))
 
     def _stall(self) -> None:
-        """Stall the transport, or let it take everything again."""
+        """Stall the transport, or let it send again."""
         self._wire.stall(is_stalled=not self._wire.is_stalled)
 
     # -------------------------------------------------------------------------------------------- the clients
@@ -232,7 +239,7 @@ class Scenario:
         self._clients.append(client)
 
     def _act(self) -> None:
-        """What a relay may do with its channel, in any order."""
+        """Let a client do something that a relay may do with its channel, in any order."""
         if not self._clients:
             return
         choices = self._choices
@@ -242,7 +249,7 @@ class Scenario:
             if what == 0:
                 channel.abort()
         elif client.answers[0] is not None:
-            channel.abort()  # the user has given up before the refusal came
+            channel.abort()  # the user has given up before the refusal
         elif not client.is_attached:
             client.is_attached = True
             channel.attach(client)
@@ -268,7 +275,7 @@ class Scenario:
         assert sum(len(cast("Any", client.channel)._undelivered) for client in self._clients) <= MEMORY
 
     async def _end(self) -> None:
-        """The link is lost: everything is given back, and everybody knows."""
+        """End the link: everything must be released, and every client must have been told."""
         self._wire.is_over = True
         self._plane.lost(self._errors[0] if self._errors else LinkError("over"))
         for client in self._clients:
@@ -289,7 +296,7 @@ async def _live(data: bytes) -> None:
 
 
 def run(data: bytes) -> None:
-    """One input. Raises whatever is not allowed to happen."""
+    """Run one input. Raises if a rule is broken."""
     loop = ManualLoop()
     try:
         loop.run_until_complete(_live(data))

@@ -1,8 +1,8 @@
-"""Both openers on a stream of packets: whole, cut, padded wrongly, of any length, altered, or not packets at
-all.
+"""Both openers on a stream of packets that may be complete, cut, padded wrongly, altered, of any length, or
+not packets at all.
 
-Whatever arrives leads to a payload that is exactly what was sealed, to "need more", or to the one
-ProtocolError after which the link ends; nothing is opened after it.
+The result must be exactly the sealed payload, "more bytes needed", or one ProtocolError, which ends the link;
+nothing may be opened after it.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from proxy.ssh.native.wire.packets import HEADER, TAG, Opened, Opener
 from tests.fuzz.choices import Choices
 
 LARGEST = 4096
-"""Bytes of a packet: small, so that the limit is met often."""
+"""The longest packet in bytes; small, so that inputs often reach the limit."""
 
 
 class Peer:
-    """Seals what no honest sender would: `body` is padding_length, payload and padding as it stands."""
+    """Seals also invalid packets: `body` is padding_length, payload and padding, and is used unchanged."""
 
     def __init__(self, *, is_chacha: bool) -> None:
         self._gcm = AESGCM(bytes(16))
@@ -34,12 +34,12 @@ class Peer:
         )
 
     def is_sound(self, body: bytes) -> bool:
-        """Whether a packet of `body` is to be opened: RFC 4253 6 with the cipher's block."""
+        """Whether a packet with this body is valid by RFC 4253 6 and the cipher's block size."""
         block = 8 if self._is_chacha else 16
         return block <= len(body) <= LARGEST and len(body) % block == 0 and 4 <= body[0] <= len(body) - 2
 
     def seal(self, length: bytes, body: bytes) -> bytes:
-        """A packet with a tag that is right."""
+        """A packet with a valid tag."""
         count, self._count = self._count, self._count + 1
         if self._is_chacha:
             return b"".join(self._chacha.encrypt_packet(count, length, body))
@@ -47,11 +47,11 @@ class Peer:
 
 
 def run(data: bytes) -> None:
-    """One input. Raises whatever is not allowed to happen."""
+    """Run one input. Raises if a rule is broken."""
     choices = Choices(data)
     peer = Peer(is_chacha=choices.flag())
     stream, bodies, honest = bytearray(), list[bytes](), True
-    """What arrives; what was sealed; and whether all of it so far was."""
+    """The bytes that arrive, the sealed bodies, and whether all bytes so far are sealed packets."""
     while not choices.is_over and len(stream) < 4 * LARGEST:
         body = choices.content(choices.size(LARGEST + 64))
         kind = choices.below(8)

@@ -1,4 +1,6 @@
-"""Every parser of a channel message, on any bytes: a value that is within them, or ProtocolError."""
+"""Every parser of a channel message, on any bytes: it returns a value from within them, or raises
+ProtocolError.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from tests.fuzz.choices import Choices
 
 
 def run(data: bytes) -> None:
-    """One input. Raises whatever is not allowed to happen."""
+    """Run one input. Raises if a rule is broken."""
     choices = Choices(data)
     which = choices.below(7)
     message = memoryview(choices.rest())

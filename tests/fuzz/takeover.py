@@ -1,9 +1,9 @@
-"""The moment in which a connection becomes ours, and a gateway that says more with the login's success.
+"""The takeover of a connection from asyncssh, while the gateway sends more after USERAUTH_SUCCESS.
 
 The fuzzer's bytes say what follows USERAUTH_SUCCESS, how it is cut into reads, and when the link takes over
-from asyncssh, whose connection is a real one. What has come by then is handled either by asyncssh or by
-the link, and by only one of them. Requests are answered in order and once, an end is told once, and the work
-of one turn of the loop has a bound.
+from asyncssh, whose connection is a real one. Each message must be handled either by asyncssh or by the link,
+and not by both. Requests are answered once and in order, the end is reported once, and the work in one turn
+of the loop is bounded.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from tests.fuzz.choices import Choices
 DISCONNECT, IGNORE, UNIMPLEMENTED, DEBUG, EXT_INFO, SUCCESS, BANNER = 1, 2, 3, 4, 7, 52, 53
 GLOBAL_REQUEST, REQUEST_SUCCESS, REQUEST_FAILURE, UNKNOWN = 80, 81, 82, 192
 MOST: Final = metered.TURN + incoming.TURN // incoming.ASYNCSSH_COST
-"""Messages of asyncssh's that one turn may handle: in that of the takeover both have a share."""
+"""Messages that one turn may handle; in the turn of the takeover, asyncssh and the link each have a share."""
 FLOOD: Final = 150
 _CIPHER: Final = b"aes128-gcm@openssh.com"
 QUIET: Final = 2000
-"""Turns after which everything has been said that ever will be."""
+"""Turns of the loop after which no more messages follow."""
 
 _OPTIONS: Final = asyncssh.SSHClientConnectionOptions(
     username="x",
@@ -61,7 +61,7 @@ _PLAIN: Final[tuple[tuple[bytes, int], ...]] = (
     (Byte(messages.OPEN) + String("no-such") + UInt32(1) * 3, messages.OPEN_FAILURE),
     (Byte(UNKNOWN), UNIMPLEMENTED),
 )
-"""What an honest gateway may say, and the answer that it gets, if any."""
+"""Messages that an honest gateway may send, each with our answer, if there is one."""
 _LAST: Final = (
     Byte(DISCONNECT) + UInt32(2) + String("no") + String(""),
     Byte(messages.DATA) + UInt32(0) + String("x"),
@@ -70,11 +70,11 @@ _LAST: Final = (
     Byte(REQUEST_SUCCESS),
     Byte(SUCCESS),
 )
-"""What ends the connection."""
+"""Messages that end the connection."""
 
 
 class _Auth:
-    """A login that is under way: all that it waits for is USERAUTH_SUCCESS."""
+    """A login that only waits for USERAUTH_SUCCESS."""
 
     def auth_succeeded(self) -> None:
         """Called by asyncssh."""
@@ -92,7 +92,7 @@ class _Client(asyncssh.SSHClient):
 
 
 class _Connection(SSHClientConnection):
-    """One that has exchanged keys, and counts what it handles."""
+    """A connection that has exchanged keys; it counts the messages that it handles."""
 
     def __init__(self, wire: Wire, ends: list[Exception | None]) -> None:
         super().__init__(asyncio.get_running_loop(), _OPTIONS)
@@ -113,7 +113,7 @@ class _Connection(SSHClientConnection):
 
 
 class Takeover:
-    """One connection's login and what comes with it."""
+    """One connection's login and takeover."""
 
     def __init__(self, choices: Choices) -> None:
         self._choices = choices
@@ -130,12 +130,12 @@ class Takeover:
         self._plane: NativePlane | None = None
         self._budget = MemoryBudget(1 << 20, connections=10)
         self._answers: list[int] = []
-        """What an honest gateway is to hear, in order."""
+        """The answers that an honest gateway must get, in order."""
         self._is_over = False
-        """It has said something that ends the connection."""
+        """Whether the gateway has sent something that ends the connection."""
 
     def _hear(self, data: bytes | memoryview) -> None:
-        view, start = memoryview(bytearray(data)), 0  # every write is of whole packets
+        view, start = memoryview(bytearray(data)), 0  # a write has only whole packets
         while opened := self._opener.open(view, start, len(view)):
             first, _, start = opened
             if view[first] not in (IGNORE, DISCONNECT):
@@ -167,7 +167,7 @@ class Takeover:
         return bytes(buffer[:end])
 
     async def run(self) -> None:
-        """Read by read, with the takeover as soon as the script wants it after the login."""
+        """Deliver read by read, and take over when the script says so, after the login."""
         choices, script = self._choices, self._script()
         least = 1 + len(script) // 64
         late, quiet = choices.below(4), 0
@@ -215,7 +215,7 @@ class Takeover:
             assert self._heard == self._answers, "nothing is nobody's"
 
     async def _end(self) -> None:
-        """End the connection; nothing of it may stay."""
+        """End the connection, and check that nothing is left."""
         if not self._ends:
             self._conn.abort()
         for _ in range(4):

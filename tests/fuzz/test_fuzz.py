@@ -1,5 +1,5 @@
-"""The fuzzer's targets hold on random inputs and on every input that once broke one; atheris looks further
-(`make fuzz`).
+"""The fuzz targets on random inputs, and on every input that once broke one; atheris searches further (`make
+fuzz`).
 """
 
 from __future__ import annotations
@@ -42,18 +42,18 @@ def test_any_input_keeps_the_laws(target: str, data: bytes) -> None:
     TARGETS[target](data)
 
 
-def test_what_was_found_once() -> None:
+def test_inputs_that_once_broke_a_target() -> None:
     run_all(FINDINGS)
 
 
-def test_what_was_learnt() -> None:
-    """Each of these inputs has reached something that those before it had not."""
+def test_the_corpus() -> None:
+    """Each of these inputs reaches code that those before it do not."""
     assert any(learnt.read_bytes()[:1] >= link.TAKEOVER for learnt in CORPUS if learnt.parent.name == "link")
     run_all(CORPUS)
 
 
 def test_heads_reach_every_end_in_both_protocols(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of those that were learnt: a fuzzer that sees no client served proves little."""
+    """The corpus reaches every result: a fuzzer that never sees a served client would prove little."""
     seen = set[tuple[str, str]]()
     check = heads._check
 
@@ -68,10 +68,8 @@ def test_heads_reach_every_end_in_both_protocols(monkeypatch: pytest.MonkeyPatch
     assert seen == {(head, end) for head in ("HttpConnect", "Socks5") for end in ends}
 
 
-def test_scripts_reach_what_they_are_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Most links of a random script carry data both ways; a fuzzer that only ever sees refusals proves
-    nothing.
-    """
+def test_random_scripts_carry_data_in_both_directions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fuzzer that only sees refusals would prove nothing."""
     seen: dict[str, int] = {}
 
     def count(name: str, of: type, method: str) -> None:
@@ -97,8 +95,8 @@ def test_scripts_reach_what_they_are_for(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_takeovers_reach_both_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A connection that goes on, with answers from either side of the border; one that is over; and both
-    before it is ours.
+    """There are inputs after which the connection stays open, with answers from asyncssh and from the link,
+    and inputs that end it before and after the takeover.
     """
     seen: Counter[str] = Counter()
     check, begin = Takeover._check, Handover.begin
@@ -138,7 +136,9 @@ def run_all(inputs: list[Path]) -> None:
 
 
 def test_a_law_that_is_broken_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A parser that lets a ValueError out, an end told twice, and a byte too many on the link."""
+    """The targets notice a parser that raises ValueError, an end that is reported twice, and an
+    extra byte.
+    """
     monkeypatch.setattr(messages, "parse_bare", int)
     with pytest.raises(ValueError, match="invalid literal"):
         parsers.run(bytes((1, 2)))

@@ -1,4 +1,4 @@
-"""A PKI with every kind of bad certificate."""
+"""Certificates with every kind of fault, from one PKI."""
 
 from __future__ import annotations
 

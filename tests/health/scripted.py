@@ -26,9 +26,9 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 class Pki:
     authority: Authority
     good: Issued
-    """For the name `kubernetes`, by `authority`."""
+    """A certificate for the name `kubernetes`, issued by `authority`."""
     foreign: Issued
-    """The same by another CA."""
+    """The same, issued by another CA."""
     wrong_name: Issued
     expired: Issued
     not_yet_valid: Issued
@@ -45,7 +45,7 @@ def server_context(issued: Issued, *, client_ca: Path | None = None) -> ssl.SSLC
 
 
 class Scripted(Server):
-    """Plays `script` on each connection; `request` is the last HTTP header that came."""
+    """Plays `script` on each connection; `request` is the last HTTP head that it received."""
 
     def __init__(self, script: Script, *, tls: ssl.SSLContext | None = None) -> None:
         super().__init__(tls=tls)
@@ -54,8 +54,8 @@ class Scripted(Server):
         self.requested = asyncio.Event()
 
     async def __aexit__(self, *exc: object) -> None:
-        # The probe has closed its end, so every script ends by itself: to cancel one as it closes would be an
-        # error in its loop.
+        # The probe has closed its end, so every script ends by itself. Cancelling one while it closes would
+        # be reported as an error.
         await self.refuse()
         if self._open:
             await asyncio.wait(self._open, timeout=5)

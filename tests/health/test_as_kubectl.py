@@ -1,4 +1,4 @@
-"""What a probe takes for a good certificate, a real kubectl does, and the other way round."""
+"""A probe accepts a certificate exactly when a real kubectl accepts it."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ from tests.health.verdicts import CASES, LEAF, NAME, Case
 from tests.support.parts import find
 
 SINCE = 32
-"""The minor version of Kubernetes whose kubectl is the measure: older ones are made with another Go."""
+"""The oldest minor version of kubectl to compare with: older ones are built with another version of Go."""
 
 
 def kubectl(folder: Path, server: Endpoint, ca: Path, name: str) -> str:
-    """What a real kubectl has against the server; empty if nothing."""
+    """The complaint of a real kubectl about the server; empty if there is none."""
     kubeconfig = folder / "kubeconfig"
     cluster = {"server": f"https://{server}", "certificate-authority": str(ca), "tls-server-name": name}
     root = {
@@ -105,11 +105,11 @@ def shown(folder: Path, case: Case) -> tuple[TlsServer, Path]:
 
 @pytest.fixture(scope="module")
 def complaints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What kubectl says of each case, two at a time: it takes a tenth of a second of CPU to start."""
+    """kubectl's complaints, by case. Two run at a time: one takes 0.1 s of CPU to start."""
     need_new_kubectl()
     cases = {
         label: tmp_path_factory.mktemp("case") for label in CASES
-    }  # not in the threads: it is not made for them
+    }  # not in the threads: `make` is not thread-safe
 
     def ask(label: str) -> str:
         folder = cases[label]
@@ -199,7 +199,7 @@ async def test_the_server_is_told_the_name_that_kubectl_tells(tmp_path: Path, na
     with server.running() as endpoint:
         kubectl(tmp_path, endpoint, ca, name)
         await probe("prod", asked(endpoint, ca, name), Dialer(endpoint), Contexts())
-    *theirs, ours = server.sni  # some kubectls ask for the version first
+    *theirs, ours = server.sni  # some versions of kubectl request the version first
     assert set(theirs) == {ours}
 
 
@@ -209,7 +209,7 @@ NAMES = ["kubernetes", "api.example.com", "*.example.com", "*.kubernetes", "KUBE
 
 @st.composite
 def chains(draw: st.DrawFn) -> Case:
-    """Any chain of up to three, of which any may be trusted."""
+    """Draws a chain of up to three certificates; any of them may be trusted."""
     odd = st.integers(0, 9).map(lambda number: number == 0)
     usages = st.sampled_from(
         [None, ("key_cert_sign",), ("key_cert_sign", "digital_signature"), ("digital_signature",)]

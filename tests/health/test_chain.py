@@ -1,4 +1,4 @@
-"""Bounds on what a hostile server's certificates cost, and that it sees nothing of ours before they are
+"""Limits on the work for a hostile server's certificates; and the server sees no credential before it is
 verified.
 """
 
@@ -35,7 +35,7 @@ def complaint(sent: list[Made], trusted: Made) -> Refused:
 def test_authorities_that_could_all_have_signed_each_other_are_not_all_tried(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Ten of one name and key, told apart by their names for themselves: 10! ways through them."""
+    """Ten CAs with the same name and key and different certificates: there are 10! chains through them."""
     top = make(authority("middle"))
     ring = [make(authority("middle", dns=(f"{number}.example",)), top) for number in range(10)]
     checked = 0
@@ -52,7 +52,7 @@ def test_authorities_that_could_all_have_signed_each_other_are_not_all_tried(
 
 
 def test_names_times_constraints_are_bounded() -> None:
-    """CVE-2025-58187 in crypto/x509: a second of CPU and more for one certificate."""
+    """CVE-2025-58187 in Go's crypto/x509: one certificate took more than a second of CPU."""
     constraints = tuple(x509.DNSName(f"{number}.example") for number in range(400))
     root = make(authority("root", excluded=constraints))
     leaf = make(replace(LEAF, dns=(NAME, *(f"{number}.test" for number in range(400)))), root)

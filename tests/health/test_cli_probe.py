@@ -1,4 +1,4 @@
-"""`kubemux probe` as a person and a script see it, directly and through a real sshd."""
+"""The output of `kubemux probe` for people and scripts, directly and through a real sshd."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Ran:
 
 
 async def kubemux(*command: str | Path) -> Ran:
-    """The command as a process. Nothing of the daemon runs."""
+    """Run the command as a process. No daemon runs."""
     done = await asyncio.to_thread(support.run, *command)
     return Ran(done.returncode, done.stdout, done.stderr)
 
@@ -34,7 +34,9 @@ async def kubemux(*command: str | Path) -> Ran:
 def configured(
     folder: Path, api_server: Endpoint, ca: Path, *, gateways: dict[str, object] | None = None
 ) -> Path:
-    """A configuration with the cluster `prod`, behind the one gateway if there is one. JSON is YAML."""
+    """A configuration with the cluster `prod`, behind the gateway if there is one. It is JSON,
+    which is YAML.
+    """
     cluster = {
         "gateway": next(iter(gateways), "direct") if gateways else "direct",
         "listen": "127.0.0.1:16443",
@@ -47,7 +49,7 @@ def configured(
 
 
 async def run(folder: Path, pki: Pki, script: Script, issued: Issued, *arguments: str) -> Ran:
-    """`kubemux probe` of a server in this loop that plays `script`, without SSH."""
+    """Run `kubemux probe`, without SSH, on a server in this loop that plays `script`."""
     async with Scripted(script, tls=server_context(issued)) as server:
         config = configured(folder, server.endpoint, pki.authority.ca.cert)
         return await kubemux("probe", *(arguments or ("prod",)), "--config", config)
@@ -108,7 +110,7 @@ async def test_a_gateway_is_told_from_a_cluster(tmp_path: Path, pki: Pki) -> Non
 
 
 class Broken(StrEnum):
-    """What is wrong on the way through a gateway."""
+    """A fault on the way through a gateway."""
 
     NOTHING = "nothing"
     SSHD = "sshd"
@@ -171,7 +173,7 @@ async def test_through_a_real_sshd_it_stops_where_the_way_is_broken(
 async def test_verbose_says_what_was_taken_from_ssh_config(
     tmp_path: Path, pki: Pki, sshd_factory: SshdFactory
 ) -> None:
-    """Of the gateway and of its jump host; of ssh's own defaults nothing is said."""
+    """It shows the options for the gateway and for its jump host, without ssh's own defaults."""
     edge, jump = sshd_factory(), sshd_factory()
     lines = [
         f"Host edge\n  Port {edge.port}\n  ProxyJump jump\n  ControlMaster auto\n  StrictHostKeyChecking off"

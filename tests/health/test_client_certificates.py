@@ -1,4 +1,4 @@
-"""Which client certificates a probe can show: those that kubectl can."""
+"""A probe can show the same client certificates as kubectl."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ CASES: dict[str, tuple[bytes, bytes, Result]] = {
 
 
 def kubectl(folder: Path, endpoint: Endpoint, ca: Path, user: dict[str, str]) -> str:
-    """What kubectl complains of; empty if it gets its answer."""
+    """kubectl's complaint; empty if it gets its answer."""
     cluster = {"server": f"https://{endpoint}", "certificate-authority": str(ca), "tls-server-name": NAME}
     root = {
         "clusters": [{"name": "c", "cluster": cluster}],

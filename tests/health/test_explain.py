@@ -1,4 +1,4 @@
-"""An outcome as steps, and what a refused certificate says of itself."""
+"""An outcome as steps, and the description of a refused certificate."""
 
 from __future__ import annotations
 

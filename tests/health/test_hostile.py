@@ -1,4 +1,6 @@
-"""Whatever a server sends and whenever a probe is cancelled: a result in time, or nothing left."""
+"""Whatever a server sends, a probe has a result in time; whenever it is cancelled, it leaves
+nothing behind.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,7 @@ def endless(first: bytes, more: bytes) -> Script:
 
 
 async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """A byte per second: the first alone arrives within the probe's time, and then it hangs up."""
+    """Send a byte per second: only the first arrives before the probe's timeout; then the probe hangs up."""
     writer.write(OK[:1])
     await writer.drain()
     await reader.read()
@@ -120,7 +122,8 @@ RESPONSES = st.lists(st.sampled_from(FRAGMENTS) | st.binary(max_size=40), max_si
 @given(responses=st.lists(RESPONSES, min_size=10, max_size=10))
 @settings(max_examples=15, deadline=None)
 async def test_any_bytes_are_an_outcome(pki: Pki, responses: list[bytes]) -> None:
-    # Ten at once: most of an example's time goes into the server, its certificate and its end.
+    # Ten at once, because an example spends most of its time on the server's start, its certificate and its
+    # end.
     contexts = Contexts()
     async with Scripted(silence, tls=server_context(pki.good)) as server, Scripted(silence) as plain:
         for response in responses:
@@ -188,6 +191,6 @@ async def test_cancelled_while_it_waits_for_the_server(pki: Pki, where: str) -> 
 
 
 async def test_a_refusing_port_is_closed_not_an_exception(pki: Pki) -> None:
-    # A dial owes a ProxyError; an OSError that slips out of one still ends in an outcome.
+    # A dial should raise a ProxyError, but an OSError must also become an outcome.
     outcome = await probe("prod", cluster(NOWHERE, pki.authority.ca.cert), Dialer(NOWHERE), Contexts())
     assert outcome.result is Result.CLOSED

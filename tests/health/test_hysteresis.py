@@ -1,4 +1,4 @@
-"""Hysteresis against its definition, for every row of verdicts."""
+"""Hysteresis, compared with its definition for every sequence of verdicts."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from proxy.snapshots import ClusterState
 
 
 def defined(verdicts: list[bool], threshold: int) -> ClusterState:
-    """The state by the definition: that of the latest run of `threshold` equal verdicts, else of the first
-    verdict.
+    """The state by definition: the verdict of the latest run of `threshold` equal verdicts, otherwise the
+    first verdict.
     """
     for end in range(len(verdicts), threshold - 1, -1):
         if len(set(verdicts[end - threshold : end])) == 1:

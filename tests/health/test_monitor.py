@@ -1,4 +1,4 @@
-"""The schedule, the state and what is told about it, against a server whose answers change."""
+"""The schedule of probes, the state and its log entries, with a server whose answers change."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BAD = b"HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n"
 
 
 class Watched:
-    """A running monitor, its changes as they come, and its metrics."""
+    """A running monitor, the changes that it reports, and its metrics."""
 
     def __init__(self, dial: Dial, config: ClusterConfig) -> None:
         self.is_idle = False
@@ -67,7 +67,7 @@ def _promptly(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_a_cluster_that_is_back_is_confirmed_soon(pki: Pki, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its clients are served again: two intervals would be an alert too long."""
+    """Its clients are served again already, so the alert should not stay for two more intervals."""
     monkeypatch.setattr(monitor_module, "CONFIRM_S", 0.01)
     async with Scripted(answers(BAD), tls=server_context(pki.good)) as server:
         watched = Watched(
@@ -82,7 +82,7 @@ async def test_a_cluster_that_is_back_is_confirmed_soon(pki: Pki, monkeypatch: p
 
 
 async def test_an_idle_cluster_is_not_probed_and_has_no_state_of_before(pki: Pki) -> None:
-    """Nor is a probe counted that was under way when it became idle."""
+    """A probe that runs when the cluster becomes idle does not count, either."""
     async with Scripted(answers(OK), tls=server_context(pki.good)) as server:
         dialer = Dialer(server.endpoint)
 
@@ -202,7 +202,7 @@ async def test_probe_soon_probes_now_and_a_burst_of_calls_probes_once() -> None:
     gate.open.set()
     watched = Watched(gate, cluster(NOWHERE, None, interval="1h", threshold=1))
     async with watched.running():
-        watched.monitor.probe_soon()  # before the first probe: that one it is
+        watched.monitor.probe_soon()  # before the first probe: it becomes that probe
         assert await watched.change() is ClusterState.DOWN
         for _ in range(100):
             watched.monitor.probe_soon()
@@ -298,7 +298,7 @@ async def test_a_blocked_loop_is_seen_and_starves_the_beat() -> None:
 
 
 def block(seconds: float) -> None:
-    """What nothing in a loop may do."""
+    """Block the loop, which no code of the daemon may do."""
     with socket.socket() as listener, suppress(TimeoutError):
         listener.bind(("127.0.0.1", 0))
         listener.listen()

@@ -1,4 +1,4 @@
-"""Each way a probe can end, against a real TLS server that behaves just so."""
+"""Each possible result of a probe, with a real TLS server that behaves accordingly."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ pytestmark = pytest.mark.both_loops
 async def probed(
     pki: Pki, script: Script, *, issued: Issued | None = None, name: str = "kubernetes", **settings: object
 ) -> Outcome:
-    """The outcome with a TLS server that plays `script`; whatever happens, the probe's socket is closed."""
+    """The outcome with a TLS server that plays `script`. The probe's socket must be closed in every case."""
     async with Scripted(script, tls=server_context(issued or pki.good)) as server:
         dial = Dialer(server.endpoint)
         outcome = await probe(
@@ -200,8 +200,7 @@ async def test_what_is_there_does_not_speak_tls(pki: Pki, script: Script, result
 
 
 async def test_the_other_end_of_a_socketpair_is_gone(pki: Pki) -> None:
-    # What a relay does to a probe when its channel dies: writing to it fails with EPIPE before anything was
-    # read.
+    # As when the probe's channel dies: a write fails with EPIPE before anything was read.
     ours, theirs = socket.socketpair()
     theirs.close()
 
@@ -214,7 +213,7 @@ async def test_the_other_end_of_a_socketpair_is_gone(pki: Pki) -> None:
 
 
 class TestChannel:
-    """The dial's own failures keep their words."""
+    """The messages of the dial's own failures are kept."""
 
     ERRORS: ClassVar[list[tuple[ProxyError, Result, Stage]]] = [
         (LinkDown("no link of eu-edge is up"), Result.LINK_DOWN, Stage.SSH),
@@ -271,13 +270,13 @@ async def test_below_the_path_of_its_server(pki: Pki) -> None:
         assert server.request.startswith(b"GET /k8s/clusters/c-1/healthz HTTP/1.1\r\n")
         server.script = http("200 OK", b"<html>please log in</html>")
         outcome = await probe("prod", config, Dialer(server.endpoint), Contexts())
-        assert outcome.result is Result.UNHEALTHY  # the body is judged there, too
+        assert outcome.result is Result.UNHEALTHY  # the body is checked at that path, too
 
 
 def serve_verified(listener: socket.socket, context: ssl.SSLContext) -> None:
     """Answer one client that shows a certificate.
 
-    OpenSSL's own loop: asyncio's server drops the alert that refuses one.
+    It uses blocking sockets, because asyncio's server does not send the alert that refuses a certificate.
     """
     sock, _ = listener.accept()
     with sock, suppress(OSError), context.wrap_socket(sock, server_side=True) as tls:

@@ -1,4 +1,4 @@
-"""What is read for a probe: contexts, tokens, and how each unusable file is named."""
+"""The files of a probe: contexts, tokens, and the message for each unusable file."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ async def test_a_context_lives_as_long_as_its_files(pki: Pki, tmp_path: Path) ->
     replacement = tmp_path / "new"
     replacement.write_bytes(pki.authority.ca.cert.read_bytes())
     os.utime(replacement, ns=(0, 1))
-    # How the kubelet and careful people replace a file; even with the old time and size.
+    # By rename, as the kubelet replaces a file; even with the old time and size.
     replacement.rename(ca)
     assert (await contexts.load(cluster(NOWHERE, ca)))[0].anchors is not touched.anchors
 
@@ -191,10 +191,10 @@ async def test_a_file_that_hangs_is_named_and_holds_up_its_own_cluster_alone(
 
 
 async def opened_until_the_end_of(thread: str, pipe: Path) -> None:
-    """Who reads from `pipe` gets an end of file, each time that it is opened."""
+    """Each reader that opens `pipe` gets EOF, until the thread has ended."""
     async with asyncio.timeout(5):
         while thread in {one.name for one in threading.enumerate()}:
-            with suppress(OSError):  # nobody has it open just now
+            with suppress(OSError):  # no reader has it open at this moment
                 os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
             await asyncio.sleep(0.001)
 

@@ -1,4 +1,4 @@
-"""Names and kubeconfigs to try things on."""
+"""Sample names and kubeconfigs."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ ODD_NAMES = [
     "line\nbreak\ttab",
     "\u2028\u0085\ufeff",
 ]
-"""As found in the wild, and as YAML likes least."""
+"""Names of real contexts, and names that YAML reads as something else."""
 
 names = st.one_of(
     st.sampled_from(ODD_NAMES), st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
@@ -66,7 +66,7 @@ def target(
 
 @st.composite
 def kubeconfigs(draw: st.DrawFn) -> tuple[str, list[str]]:
-    """The text of somebody's kubeconfig with comments anywhere between lines, and those comments."""
+    """Draws the text of a kubeconfig with comments between its lines; returns it and the comments."""
     foreign = names.filter(lambda name: not name.startswith(OWN))
     clusters, users, contexts = (
         draw(st.lists(kind, unique=True, max_size=4)) for kind in (foreign, foreign, names)

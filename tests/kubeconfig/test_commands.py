@@ -29,7 +29,7 @@ PRINTABLE = [name for name in ODD_NAMES if name.isprintable()]
 
 
 class Desk:
-    """A folder with a configuration, somebody's kubeconfig, and the command."""
+    """A folder with a configuration and a user's kubeconfig, and the command to run in it."""
 
     def __init__(self, folder: Path, ca: Path) -> None:
         self.folder = folder
@@ -75,7 +75,7 @@ class Desk:
 
 @pytest.fixture
 def desk(tmp_path: Path, certificates: Certificates, monkeypatch: pytest.MonkeyPatch) -> Desk:
-    """On a machine where nobody listens: whoever runs the suite may have a kubemux of their own at 16443."""
+    """A desk where no port seems to be in use: a developer's own kubemux may listen at 16443."""
     monkeypatch.setattr(store, "_is_free", lambda _: True)
     return Desk(tmp_path, certificates.ca)
 
@@ -212,7 +212,7 @@ def test_export_by_name_and_back(desk: Desk) -> None:
 
 
 def load_cluster(desk: Desk, output: Path, *options: str) -> Mapping[str, object]:
-    """The cluster `prod` after an export to `output`."""
+    """The cluster `prod` in a kubeconfig that was exported to `output`."""
     result = desk.run("export", "--output", output, *options)
     assert result.exit_code == 0, result.output
     return load([output]).clusters["kubemux:prod"]
@@ -259,7 +259,9 @@ def test_a_failed_export_leaves_the_old_file(desk: Desk, monkeypatch: pytest.Mon
 
 
 def test_export_and_import_need_no_key(desk: Desk) -> None:
-    """An ordinary user may read the configuration, but not what only the daemon and root may."""
+    """An ordinary user may read the configuration, but not the keys, which only the daemon and
+    root may read.
+    """
     desk.config.write_text(f"""\
 version: 1
 gateways:
@@ -408,7 +410,7 @@ def test_a_failed_import_takes_its_ca_files_back(desk: Desk, monkeypatch: pytest
     def refuse(data: bytes, path: str, scrutiny: Scrutiny) -> None:
         assert scrutiny is Scrutiny.CA
         assert b"prod" in data
-        assert list((desk.folder / "ca").iterdir()), "what is checked is what would be there"
+        assert list((desk.folder / "ca").iterdir()), "the check sees the new content"
         raise ConfigError(path, [])
 
     monkeypatch.setattr(loader, "parse", refuse)
@@ -498,7 +500,7 @@ def test_a_ca_that_the_service_cannot_see_is_copied(
     kubeconfig.write_text(json.dumps(root))
     args = ("--kubeconfig", kubeconfig, "--context", "kind", "--gateway", "direct")
     assert desk.run("import", *args).exit_code == 0
-    # /tmp is hidden, too, but so is the configuration.
+    # The service cannot see /tmp, either, but the configuration is there, too.
     assert loader.load(desk.config).clusters["kind"].tls.ca_file == home / "ca.crt"
 
     monkeypatch.setattr(store, "_HIDDEN", (str(home),))

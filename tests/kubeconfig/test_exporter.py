@@ -1,4 +1,4 @@
-"""Export: what a context of ours holds, and that nobody else's entry changes."""
+"""Export: the contents of an exported context; and entries of others do not change."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ LOGGED_IN = "http://ci:secret@127.0.0.1:3128"
 def test_a_proxy_url_is_the_exports_or_the_users(
     server: str, proxy_url: str | None, exported: Target, expected: str | None
 ) -> None:
-    """By hand, a user leads a listener's context through a proxy, or adds a password to ours."""
+    """A user may have added a `proxy-url` to a listener's context, or a password to an exported one."""
     body = {"server": server, "x-user": 1} | ({"proxy-url": proxy_url} if proxy_url else {})
     output = document(f'clusters: [{{name: "kubemux:prod", cluster: {json.dumps(body)}}}]')
     export(output, Kubeconfig(), [exported])
@@ -112,7 +112,9 @@ users:
     before, after = read(text), read(data)
     assert after.contexts == {"prod": {"cluster": "kubemux:prod", "user": "admin", "namespace": "web"}}
     assert after.clusters["prod"] == before.clusters["prod"]
-    assert after.users == before.users, "the user is not copied: a renewed token would only reach one of two"
+    assert after.users == before.users, (
+        "the user is shared: a renewed token would only reach one of two copies"
+    )
     assert "client-key: admin.key" in data
     assert "current-context: elsewhere" in data
     again = document(data)

@@ -1,4 +1,4 @@
-"""Replacing a file: whole or not at all, with the right owner of every bit."""
+"""Replacing a file: completely or not at all, with the right owner and mode."""
 
 from __future__ import annotations
 
@@ -101,8 +101,8 @@ def test_what_is_no_regular_file_is_refused(tmp_path: Path, kind: str) -> None:
 
 
 def test_a_path_that_the_kernel_does_not_follow_is_not_written(tmp_path: Path) -> None:
-    """Path.resolve() and realpath() go on past a loop, and would find a file that nobody can read by this
-    path.
+    """Path.resolve() and realpath() ignore a loop of links, and would return a path at which the kernel finds
+    nothing.
     """
     (tmp_path / "config").write_bytes(b"somebody's")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
@@ -146,7 +146,7 @@ MALLORY = 65_533
 
 @pytest.fixture
 def sticky(tmp_path: Path) -> Path:
-    """A folder like /tmp."""
+    """A folder with the sticky bit, like /tmp."""
     if os.geteuid() != 0:
         pytest.skip("giving a file to somebody else needs root")
     folder = tmp_path / "sticky"
@@ -207,7 +207,7 @@ def test_a_file_of_ones_own_there_is_replaced_and_a_users_file_in_a_folder_of_th
         assert (path.read_bytes(), path.stat().st_uid) == (b"new", 0)
     theirs = tmp_path / "home"
     theirs.mkdir(mode=0o775)
-    theirs.chmod(0o775)  # a group of one's own, and umask 002
+    theirs.chmod(0o775)  # as for users with a group of their own and umask 002
     path = theirs / "config"
     path.touch()
     given(theirs)
@@ -222,8 +222,8 @@ def test_a_file_of_ones_own_there_is_replaced_and_a_users_file_in_a_folder_of_th
 def test_what_is_for_the_service_too_can_be_read_by_it_under_any_umask(
     tmp_path: Path, wanted: int | None, folder: int, contents: int
 ) -> None:
-    """`sudo kubemux kubeconfig import` under umask 077: the CA's file was readable, the new folder `ca/`
-    around it was not.
+    """With `sudo kubemux kubeconfig import` under umask 077, the service could read the CA file, but could
+    not open the new folder `ca/`.
     """
     path = tmp_path / "ca" / "prod.crt"
     before = os.umask(0o077)

@@ -1,4 +1,4 @@
-"""Import: which contexts are taken, what becomes of them, and which port they get."""
+"""Import: which contexts are imported, what they become, and which ports they get."""
 
 from __future__ import annotations
 
@@ -336,7 +336,7 @@ def test_a_cluster_that_would_be_kubemux_itself_is_refused(name: str, server: st
     with pytest.raises(ConfigError) as caught:
         merged(CONFIG, loop)
     assert f"clusters.{name}: its server {server} is kubemux's own {own}" in caught.value.render()
-    # On the gateway the same port is another's.
+    # On the gateway, the same port belongs to another server.
     assert merged(GATEWAY, Imported("k", "eu", Endpoint.parse(server), "kubernetes"))
 
 

@@ -1,4 +1,4 @@
-"""Kubeconfigs of any make are read as a real kubectl reads them; none may mean more than it can hold."""
+"""Any kubeconfig is read as a real kubectl reads it, and no file may expand to more than it contains."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def ours(data: bytes) -> Kubeconfig | None:
 
 
 def kubectl(path: Path) -> dict[str, dict[str, object]] | None:
-    """Its clusters, None if it cannot read the file."""
+    """The clusters that kubectl sees; None if it cannot read the file."""
     command = [find("kubectl") or "", "config", "view", "--raw", "-o", "json", "--kubeconfig", str(path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     if done.returncode:

@@ -1,4 +1,4 @@
-"""What clients must know about a cluster: by its listener, and by its name through an entry."""
+"""How clients reach a cluster: by its listener, or by its name through an entry."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_what_clients_connect_to_is_no_wildcard(listen: Endpoint, server: str) -
 
 @pytest.mark.parametrize("cluster", [PROD, UNHEARD], ids=["with a listener", "without"])
 def test_by_name_a_cluster_needs_no_listener(cluster: ClusterConfig) -> None:
-    """And the port is one that the entry takes for the cluster's."""
+    """The exported port is one that the entry accepts for the cluster."""
     assert one(cluster, proxy_url=URL) == Target("prod", Endpoint("prod", 8443), "h", None, "", URL)
     named = replace(cluster, dns_name="prod.k8s.example.com", base_path="/k8s")
     found = one(named, ARN, proxy_url=URL)

@@ -75,8 +75,8 @@ async def test_gzip_if_accepted() -> None:
 
 
 async def test_the_loop_runs_between_two_pieces() -> None:
-    """Every piece is made of at most so many samples, and records are copied before the first: they are all
-    of one moment.
+    """Each piece has a limited number of samples. All records are copied before the first piece, so all
+    samples are of the same moment.
     """
     metrics = Daemon().metrics
     for number in range(200):
@@ -121,7 +121,7 @@ async def test_promtool_finds_nothing() -> None:
 
 
 async def test_many_scrapes_make_one_piece_in_a_turn_of_the_loop() -> None:
-    """Many scrapers hold up what else the loop does for no longer than one."""
+    """Many scrapers delay the loop's other work no longer than one does."""
     metrics, turn, made, most = Daemon().metrics, asyncio.Lock(), 0, 0
 
     async def scrape() -> None:

@@ -1,5 +1,5 @@
-"""The names that dashboards and alerts are built on: each family of 0.1.0 is there, with the same labels and
-the same type.
+"""The metric names that dashboards and alerts use: each family of 0.1.0 still exists, with the same labels
+and type.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def test_what_was_released_is_there() -> None:
         )
     for name, (kind, expected) in (RELEASED | ADDED).items():
         assert kinds.get(name) == kind, name
-        # python_info gained more of the version with the library.
+        # With the library, python_info has more labels.
         assert labels[name] >= set(expected), name
         assert labels[name] == set(expected) or name == "python_info", name
     assert {name for name in kinds if name.startswith("kubemux_")} <= (RELEASED | ADDED).keys()

@@ -74,7 +74,7 @@ def test_a_family_is_there_before_it_has_a_sample() -> None:
 
 @given(st.data())
 def test_a_copy_is_equal_and_its_own(data: st.DataObject) -> None:
-    """Each slot is copied: a record that gains one is not to lose it on the way to Prometheus."""
+    """Each slot is copied, also one that is added to a record later."""
     for record in (Histogram((1.0,)), Traffic(), ClusterRecord(), GatewayRecord()):
         fill(record, data)
         twin = record.copy()

@@ -1,4 +1,4 @@
-"""Whose order holds in a list of algorithms, and that its names are always ssh's."""
+"""Lists of algorithms: whose order is used, and that the names are always those that ssh prints."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_the_names_are_those_that_ssh_has(asked: tuple[str, ...], ours: tuple[st
 
 @given(st.sampled_from(["+", "-", "^"]), names)
 def test_what_is_put_in_front_is_in_front(sign: str, listed: tuple[str, ...]) -> None:
-    """As kex_assemble_names of OpenSSH's kex.c has it."""
+    """The oracle is kex_assemble_names of OpenSSH's kex.c."""
     if sign == "-":
         result = tuple(
             name for name in DEFAULTS if not any(fnmatch.fnmatch(name, pattern) for pattern in listed)
@@ -51,7 +51,7 @@ def test_what_is_put_in_front_is_in_front(sign: str, listed: tuple[str, ...]) ->
     else:
         result = tuple(dict.fromkeys((*listed, *DEFAULTS)))
     found = Asked(result, DEFAULTS).merged(OURS)
-    # `^` with ssh's own order in front, and others behind it, prints what `+` prints: our order holds.
+    # `^` with ssh's own order at the front prints the same as `+`, so our order is used.
     if sign == "^" and result[: len(DEFAULTS)] != DEFAULTS:
         assert found[0] == listed[0]
     elif "gcm128" in result:

@@ -1,4 +1,4 @@
-"""Which lines of a known_hosts are about a server, next to what ssh-keygen(1) finds in the same file."""
+"""Which lines of a known_hosts file are about a server, compared with what ssh-keygen(1) finds."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_hashed_names(tmp_path: Path) -> None:
 
 
 def test_a_hashed_line_may_be_marked() -> None:
-    """ssh-keygen leaves marked lines in plain text; who hashes them by hand is understood by ssh(1)."""
+    """ssh-keygen does not hash lines with a marker, but ssh(1) understands them if they are hashed."""
     salt = bytes(range(20))
     parts = (base64.b64encode(part).decode() for part in (salt, hmac.digest(salt, b"edge", "sha1")))
     hashed = f"|1|{'|'.join(parts)}"
@@ -126,7 +126,7 @@ def test_lines_that_nobody_can_read_hide_no_others(line: str) -> None:
     data = f"{line}\nedge {KEY}\n".encode("latin-1")
     found = find(data, b"edge")
     assert [entry.line for entry in found.entries] == [2]
-    assert found.unreadable in ([1], []), "a line that cannot be about it need not be looked at"
+    assert found.unreadable in ([1], []), "a line that cannot be about the server is not parsed"
     bad, good, _ = data.split(b"\n")
     assert not is_line(bad)
     assert not is_entry(bad)
@@ -163,7 +163,7 @@ def test_a_link_local_address_keeps_its_scope() -> None:
 
 @pytest.mark.parametrize("is_hashed", [False, True])
 def test_twenty_thousand_hosts(is_hashed: bool) -> None:
-    """2 MiB, 2.8 hashed: 45 ms of CPU while the machine is busy, nearly all of it SHA-1. CI may be slower."""
+    """2 MiB, or 2.8 MiB with hashes: 45 ms of CPU on a busy machine, mostly for SHA-1. CI may be slower."""
     salted = b"|1|" + base64.b64encode(bytes(20)) + b"|" + base64.b64encode(bytes(20))
     hosts = [salted if is_hashed else b"host-%05d.example.com" % number for number in range(20_000)]
     data = b"".join(host + b" " + KEY.encode() + b"\n" for host in hosts)

@@ -1,6 +1,4 @@
-"""Tokens, variables and `~` as ssh_config(5) has them; what ssh(1) itself makes of them is asked in
-test_ssh_config.py.
-"""
+"""Tokens, variables and `~` by ssh_config(5). test_ssh_config.py compares them with ssh(1) itself."""
 
 from __future__ import annotations
 
@@ -25,7 +23,7 @@ def test_each_part_is_expanded_once_and_the_rest_stays(parts: list[str]) -> None
 @given(plain)
 def test_text_without_tokens_is_itself(text: str) -> None:
     assert expand(text, {}, {}) == text
-    if not text.startswith("{"):  # behind a dollar, it begins a variable
+    if not text.startswith("{"):  # after a `$` it begins a variable
         assert expand(f"{text}${text}", {}, {}) == f"{text}${text}"
 
 

@@ -1,4 +1,4 @@
-"""The memory budget: what is taken is given back, and grants never pass the limit."""
+"""The memory budget: what is acquired is released, and grants never exceed the limit."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_lone_channel_starts_with_a_useful_window_and_grows_to_the_ceiling() -
 
 
 class Grants(RuleBasedStateMachine):
-    """Channels come, grow, buffer and go in any order."""
+    """Channels open, grow, buffer and close in any order."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Which API server gets a connection, and what is told when none takes one."""
+"""Which API server gets a connection, and which failure is reported if none accepts it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CHANNEL = cast("Channel", object())
 
 
 class Scripted:
-    """A way whose API servers fail as they are told to."""
+    """A way whose API servers fail as the test says."""
 
     is_up = True
     is_idle = False
@@ -75,7 +75,7 @@ async def ask(one: Failover, way: Scripted, *, patience: float = 10.0) -> Channe
     way.asked.clear()
     hold_until = asyncio.get_running_loop().time() + patience
     channel, server = await one.open_channel(way, origin=ORIGIN, hold_until=hold_until)
-    assert server == way.asked[-1], "whom it names is whom it has asked last"
+    assert server == way.asked[-1], "the returned server is the one that was tried last"
     return channel
 
 
@@ -89,7 +89,7 @@ async def test_one_that_fails_goes_to_the_end_of_the_order() -> None:
 
 
 async def test_what_is_told_is_the_failure_of_the_first_that_is_configured() -> None:
-    """However often and in whatever order they were asked: the next one who asks hears the same."""
+    """The reported failure does not depend on how often and in which order the servers were tried."""
     one, _ = failover(A, B, C)
     failures: dict[Endpoint, ChannelError] = {server: ChannelRefused(str(server)) for server in (A, B, C)}
     await ask(one, Scripted({A: failures[A]}))
@@ -103,7 +103,7 @@ async def test_what_is_told_is_the_failure_of_the_first_that_is_configured() -> 
 
 
 async def test_it_begins_with_the_order_of_another() -> None:
-    """And with what that one has not heard of."""
+    """Servers that the other order does not have come last."""
     one, _ = failover(A, B, C, order=(C, A, Endpoint("10.0.0.9", 1)))
     assert one.order == (B, C, A)
 
@@ -152,4 +152,4 @@ async def test_all_servers_together_answer_in_time() -> None:
     with pytest.raises(ChannelTimeout):
         await one.open_channel(way, origin=ORIGIN, hold_until=now + 1, answer_by=now + 30)
     shares = [round(deadline - now) for deadline in way.deadlines]
-    assert shares == [10, 15, 30], "those who need less leave more to the next"
+    assert shares == [10, 15, 30], "a server that needs less time leaves more to the next one"

@@ -1,4 +1,6 @@
-"""Idle connections by their byte counters: never early, late by a quarter of the timeout at most."""
+"""Idle connections are found by their byte counters: never early, and at most a quarter of the
+timeout late.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ class Connection:
     beats=st.lists(st.floats(0.001, 0.03), min_size=60, max_size=200),
 )
 def test_never_early_and_not_much_too_late(timeout: float, moves: list[float], beats: list[float]) -> None:
-    """`moves`: when bytes come; `beats`: how far apart the looks are, in timeouts."""
+    """`moves`: when bytes arrive; `beats`: the time between two samples. Both in multiples of the timeout."""
     connection, watch = Connection(), IdleWatch[Connection]()
     now, last, left = 100.0, 100.0, sorted(100.0 + move for move in moves)
     for beat in beats:
@@ -35,7 +37,7 @@ def test_never_early_and_not_much_too_late(timeout: float, moves: list[float], b
         if ended:
             assert now - last >= timeout
             return
-        # Seen after its last byte, and again at the end, each time up to an eighth and a beat late.
+        # Sampled after its last byte, and again at the end, each time up to an eighth plus one beat late.
         assert now - last < timeout * (1 + 2 * (1 / 8 + 0.03) + 0.001)
 
 

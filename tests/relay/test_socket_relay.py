@@ -1,5 +1,5 @@
-"""A relay between a real socket and a scripted channel: what each side's end, pause and loss does to the
-other.
+"""A relay between a real socket and a scripted channel: how the end, backpressure and loss of one side reach
+the other.
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ async def test_a_channel_closed_without_eof_gives_a_client_that_has_ended_all_th
         relay.channel_data([bytes(sent)], sent)
         channel.lose(None)
         assert len(await receive(client, sent)) == sent
-        assert not await receive(client, 1), "the end, and no reset"
+        assert not await receive(client, 1), "EOF, and no reset"
         assert (await ended).reason == Reason.CLIENT_CLOSED
 
 
@@ -206,7 +206,9 @@ async def test_a_client_that_does_not_read_pauses_the_channel_and_is_charged_onc
 
 @pytest.mark.both_loops(pauses=True)
 async def test_what_a_client_has_not_read_when_its_channel_ends_is_charged_until_it_has() -> None:
-    """The channel's window, which it was counted with, is given back with the channel."""
+    """The window that accounted for these bytes is released with the channel, so they are charged
+    separately.
+    """
     async with relayed() as (relay, channel, client, ended):
         budget, channel.counts_unsent, sent = relay._budget, True, 0
         async with asyncio.timeout(10):

@@ -1,4 +1,4 @@
-"""Who is let in."""
+"""Which callers an `allow` list allows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a name means, and which rule says so."""
+"""To which cluster or target a name leads, and which rule decides it."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Places for calls that may hang: what hangs is named, holds up nobody else, and does not keep the process
-from ending.
+"""Places for calls that may hang: the error names the call that hangs, no other call waits for it, and the
+process can end.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.both_loops
 
 
 class Gate:
-    """A function that hangs until it is told to end."""
+    """A function that hangs until the test opens it."""
 
     def __init__(self) -> None:
         self._open = threading.Event()
@@ -54,7 +54,7 @@ async def test_a_call_raises_what_the_function_does() -> None:
     place = Place("here")
     with pytest.raises(FileNotFoundError):
         await place.run(open, "/no/such/file", timeout=5)
-    assert await place.run(divmod, 17, 5, timeout=5) == (3, 2), "and the place is free again"
+    assert await place.run(divmod, 17, 5, timeout=5) == (3, 2), "the place is free again"
 
 
 async def test_what_hangs_is_named_and_the_next_call_fails_at_once(gate: Gate) -> None:
@@ -67,9 +67,7 @@ async def test_what_hangs_is_named_and_the_next_call_fails_at_once(gate: Gate) -
     with pytest.raises(Hangs) as second:
         await place.run(gate.pass_through, "/another", timeout=30)
     assert time.monotonic() - began < 5
-    assert str(second.value) == str(first.value), (
-        "one thing hangs, and it says so in the same words: the log has it once"
-    )
+    assert str(second.value) == str(first.value), "the message is the same, so the log has it once"
     assert gate.entered == 1, "no second thread was made"
     assert await Place("another").run(divmod, 17, 5, timeout=5) == (3, 2)
 
@@ -145,7 +143,7 @@ def test_a_thread_that_hangs_does_not_keep_the_process_from_ending(run: str) -> 
 
 @pytest.mark.parametrize("hangs", [True, False])
 def test_the_process_ends_itself_where_a_thread_is_left_behind(hangs: bool) -> None:
-    """The interpreter's own end (`atexit` shows it) would end that thread wherever it is."""
+    """The regular exit, which would run `atexit` handlers, would end the thread at any point of its code."""
     code = (
         "import atexit, threading; from proxy.runtime import blocking;"
         "atexit.register(print, 'the interpreter ends');"

@@ -1,4 +1,4 @@
-"""How an address is written, and what is said of one that is not."""
+"""Parsing of addresses, and the messages for invalid ones."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class Capture:
 def raised(text: str) -> ValueError:
     """An exception with a traceback."""
     try:
-        raise ValueError(text)  # noqa: TRY301 - the traceback is wanted
+        raise ValueError(text)  # noqa: TRY301 - for the traceback
     except ValueError as error:
         return error
 
@@ -261,7 +261,9 @@ def test_closed_stream_is_counted_not_raised(capture: Capture) -> None:
 
 
 def test_process_without_anybody_to_read_its_log_ends_as_if_there_were() -> None:
-    """A reader that goes away, or no standard error at all, changes neither the work nor the exit code."""
+    """If the reader of the log ends, or there is no standard error, the work and the exit code do
+    not change.
+    """
     program = (
         "import sys, structlog; from proxy.runtime.logging import configure, dropped_entries; "
         "configure('json', 'info')\n"
@@ -311,7 +313,7 @@ def test_every_line_for_the_journal_has_its_priority(
     ours, theirs = lines[: len(PRIORITIES)], lines[len(PRIORITIES) :]
     assert [line[:3] for line in ours] == list(PRIORITIES.values())
     assert {line[:3] for line in theirs} == {"<3>"}
-    # A traceback for people has lines, and none of them is of another priority.
+    # A traceback in console format has several lines, and all have the same priority.
     assert len(theirs) > 3 or format == "json"
     if format == "json":
         assert [json.loads(line[3:])["level"] for line in lines] == [*PRIORITIES, "error"]
@@ -320,7 +322,9 @@ def test_every_line_for_the_journal_has_its_priority(
 def test_a_stream_that_the_journal_does_not_read_has_no_priorities(
     capture: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As with StandardError=append:FILE, or in a child: the variable is there, and of another stream."""
+    """As with StandardError=append:FILE, or in a child: $JOURNAL_STREAM is set, but is about
+    another stream.
+    """
     monkeypatch.setenv("JOURNAL_STREAM", "8:4711")
     configure("json", "info", capture.stream)
     log.warning("no descriptor at all")
@@ -332,7 +336,7 @@ def test_a_stream_that_the_journal_does_not_read_has_no_priorities(
 
 
 def test_a_command_complains_to_the_journal_with_a_priority(tmp_path: Path) -> None:
-    """Exit code 78 without a line at `journalctl -p err` would be a riddle."""
+    """Otherwise `journalctl -p err` would not show why the exit code is 78."""
     bad = tmp_path / "config.yaml"
     bad.write_text("clutsers: {}")
     program = (
@@ -350,7 +354,7 @@ def test_a_command_complains_to_the_journal_with_a_priority(tmp_path: Path) -> N
 def test_entry_with_a_reason_is_searched_for_secrets_once(
     capture: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Part by part, it took 10 of the 24 us of an entry, and there is one for each connection."""
+    """Searching each part took 10 of an entry's 24 us, and each connection has an entry."""
     searched: list[str] = []
     monkeypatch.setattr("proxy.runtime.logging._may_have_secrets", searched.append)
     configure("json", "info", capture.stream)

@@ -1,4 +1,4 @@
-"""Memory that a storm took goes back to the system."""
+"""Memory that is released after a peak is returned to the system."""
 
 from __future__ import annotations
 
@@ -20,10 +20,8 @@ def resident() -> int:
 def test_what_is_free_below_something_small_goes_back() -> None:
     used = 0
     trim = Trim(lambda: used)
-    pieces = [
-        b"x" * (32 << 10) for _ in range(64 * MiB >> 15)
-    ]  # as asyncssh keeps what a stalled client has not taken
-    last = bytes(600)  # at the heap's end, for as long as the test lasts
+    pieces = [b"x" * (32 << 10) for _ in range(64 * MiB >> 15)]  # like asyncssh's buffers for stalled clients
+    last = bytes(600)  # stays at the end of the heap during the test
     used = 64 * MiB
     trim.check()
     full = resident()
@@ -42,4 +40,4 @@ def test_little_changes_are_not_worth_a_look_at_the_whole_heap() -> None:
         trim.check()
         used = 0
         trim.check()
-    assert trim._peak == WORTH_IT - 1  # never taken for a storm that is over
+    assert trim._peak == WORTH_IT - 1  # never counts as released memory

@@ -1,4 +1,4 @@
-"""Names to addresses, in a thread that hangs nobody else."""
+"""Names are resolved in a thread; if it hangs, no other call waits for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Other programs: what they print, within bounds, and that nothing of them stays."""
+"""Other programs: their output is bounded, and none of their processes is left behind."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ async def test_what_it_leaves() -> None:
 
 @pytest.mark.parametrize("output", ["", ">/dev/null", "2>/dev/null", ">/dev/null 2>&1"])
 async def test_what_it_has_started_ends_with_it(output: str) -> None:
-    """Asyncio's own loop waits for the end of the output (cpython#119710): until the caller's deadline."""
+    """asyncio's own subprocesses wait for the end of the output (cpython#119710), so until the caller's
+    deadline.
+    """
     pause = f"sleep 10{free_port()}"
     async with asyncio.timeout(5):
         assert (await program.run(["sh", "-c", f"{pause} {output} & echo out"])).output == b"out\n"
@@ -37,9 +39,11 @@ async def test_what_it_has_started_ends_with_it(output: str) -> None:
 
 
 async def test_a_daemon_that_it_has_started_is_not_waited_for(tmp_path: Path) -> None:
-    """As by a `Match exec`, which ssh(1) does not mind; its standard error is ours."""
+    """A `Match exec` may start a daemon that keeps our pipe as its standard error; ssh(1) does not wait,
+    either.
+    """
     pause = f"sleep 10{free_port()}"
-    # The shell waits until the daemon has a session of its own: one without would be killed with the shell.
+    # The shell waits until the daemon has its own session; without that, it would be killed with the shell.
     os.mkfifo(ready := tmp_path / "ready")
     script = f"setsid sh -c 'echo yes >{ready}; exec {pause}' & read line <{ready}; echo out; echo err >&2"
     async with asyncio.timeout(60):
@@ -91,7 +95,7 @@ async def test_a_herd_starts_one_by_one_and_nobody_waits_for_one_that_hangs(
     assert [one.output for one in ran] == [b"%d\n" % number for number in range(10)]
     assert {type(one) for one in ended} == {asyncio.CancelledError}
     assert len(turns.starts) == 20
-    assert len(set(turns.starts)) == 20, "something else has its turn between two"
+    assert len(set(turns.starts)) == 20, "the loop runs other work between two starts"
 
 
 @pytest.mark.both_loops
@@ -104,7 +108,7 @@ async def test_no_descriptor_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "pidfd_open", none_left)
     with pytest.raises(OSError, match="Too many open files"):
         await program.run(["sleep", pause])
-    assert pause not in _commands(), "it is ended and reaped"
+    assert pause not in _commands(), "the program is killed and reaped"
 
 
 @pytest.mark.both_loops

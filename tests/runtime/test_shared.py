@@ -1,4 +1,4 @@
-"""Work that several callers share."""
+"""`Shared`: several callers wait for the same work."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def test_callers_of_one_key_share_and_others_do_not() -> None:
         work.may_end.set()
     assert [task.result() for task in waiting] == [1, 1, 1]
     assert len(shared) == 0
-    assert await shared.run("a", work.do, name="a") == 2, "what has ended is not kept"
+    assert await shared.run("a", work.do, name="a") == 2, "work that has ended is not kept"
 
 
 async def test_a_caller_who_leaves_does_not_end_it_for_the_others() -> None:
@@ -64,7 +64,7 @@ async def test_all_callers_are_told_of_a_failure() -> None:
             *(shared.run("a", fail, name="a") for _ in range(2)), return_exceptions=True
         )
     assert [type(one) for one in found] == [ZeroDivisionError] * 2
-    assert [entry["task"] for entry in logs] == ["test/a"], "and the log, once"
+    assert [entry["task"] for entry in logs] == ["test/a"], "the log has the failure once"
 
 
 async def test_at_the_end_who_waits_is_cancelled() -> None:

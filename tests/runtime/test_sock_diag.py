@@ -1,4 +1,4 @@
-"""Who owns the other end of a loopback connection, as the kernel tells; and bytes that no kernel sends."""
+"""The owner of the other end of a loopback connection, as the kernel reports it; and malformed answers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CHECKOUT: Final = Path(__file__).parents[2]
 UID: Final = 4242
 NEAR: Final = End.of(("127.0.0.1", 40000))
 FAR: Final = End.of(("127.0.0.1", 16443))
-# As Linux 6.18 answers, with two attributes at the end that nobody asked for; the uid is another.
+# An answer of Linux 6.18, with two attributes at the end that were not requested; the uid is changed.
 ANSWER: Final = bytes.fromhex(
     "78000000 1400 0000 01000000 680b0000"  # 120 bytes, SOCK_DIAG_BY_FAMILY, sequence 1
     "02 01 00 00 9c40 403b"  # IPv4, established, ports 40000 and 16443
@@ -84,8 +84,8 @@ def test_one_that_has_sent_and_closed_is_not_root(
     client.close()
     with pytest.raises(ValueError, match="the client has closed its socket"):
         peer_uid(accepted)
-    assert accepted.recv(7) == b"CONNECT", "which is there all the same"
-    # That is what the kernel says: root, if one asks for the uid alone.
+    assert accepted.recv(7) == b"CONNECT", "the kernel finds the closed socket"
+    # The kernel's answer has uid 0, which alone would mean root.
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, sock_diag._NETLINK_SOCK_DIAG) as kernel:
         found = sock_diag._ask(kernel, *ends, sequence=7)
     assert (found.uid, found.inode) == (0, 0)
@@ -94,7 +94,7 @@ def test_one_that_has_sent_and_closed_is_not_root(
 
 @pytest.mark.parametrize("uid", [0, UID])
 def test_what_is_not_established_or_has_no_inode_has_no_owner(uid: int) -> None:
-    """Later kernels may keep the uid of a closed socket, and any state may come without a program."""
+    """Newer kernels may keep the uid of a closed socket, and a socket in any state may have no program."""
     assert owner(Found(sock_diag.ESTABLISHED, uid, 7)) == uid
     for state, inode in ((sock_diag.ESTABLISHED, 0), (4, 7), (4, 0), (10, 7)):
         with pytest.raises(ValueError, match="has closed its socket"):
@@ -141,7 +141,7 @@ def test_only_loopback_is_this_machine(stack: ExitStack) -> None:
 
 
 class Peer(socket.socket):
-    """A client from elsewhere."""
+    """A client on another machine."""
 
     def __init__(self, host: str) -> None:
         self._host = host
@@ -153,7 +153,7 @@ class Peer(socket.socket):
         return self._host, 40000
 
 
-# Listens and connects in a network of its own, and hands the accepted socket over.
+# Listens and connects in a network namespace, and passes the accepted socket to the test.
 _ELSEWHERE: Final = """
 import array, socket, subprocess, sys
 subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
@@ -168,7 +168,9 @@ sys.stdin.read()
 
 @pytest.mark.network
 def test_a_socket_of_another_network_is_not_taken_for_one_of_ours(stack: ExitStack) -> None:
-    """Both networks have a connection between the same two ends; systemd may hand over such a listener."""
+    """Both namespaces have a connection with the same two ends. systemd may pass a listener of another
+    namespace.
+    """
     with as_user(UID):
         client, accepted = connected(stack, socket.AF_INET, "127.0.0.1", "127.0.0.1")
     ports = [accepted.getsockname()[1], client.getsockname()[1]]

@@ -1,4 +1,4 @@
-"""What is kept goes on whatever happens to it, until it is cancelled or has done its work."""
+"""A kept task starts again after every exception, until it is cancelled or returns."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def test_a_kept_task_begins_anew_after_any_exception() -> None:
         runs += 1
         if runs == 1:
             raise ValueError("a bug")
-        if runs == 2:  # a library's future, cancelled by the library
+        if runs == 2:  # a library has cancelled its own future
             stray = asyncio.get_running_loop().create_future()
             stray.cancel()
             await stray

@@ -1,4 +1,4 @@
-"""What reaches a terminal, and what a misspelt name gets."""
+"""Text for a terminal, and suggestions for misspelt names."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What a machine's kubemux leads to: bastion.eu.example.com, a real sshd, and behind it an API server at
-10.0.0.10:6443.
+"""The servers that a machine's kubemux connects to: a real sshd as bastion.eu.example.com, and behind it an
+API server at 10.0.0.10:6443.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tests.systemd.machine import Machine
 
 HOST: Final = "bastion.eu.example.com"
 API_SERVER: Final = "10.0.0.10:6443"
-TOKEN: Final = "of-an-administrator"  # noqa: S105 - opens nothing else
+TOKEN: Final = "of-an-administrator"  # noqa: S105 - only for this test
 
 _SSHD: Final = """\
 ListenAddress 127.0.0.1:22
@@ -29,7 +29,7 @@ StrictModes no
 UsePAM no
 PidFile none
 """
-# The stand-in of the demo: as much of the API as kubectl needs.
+# The demo's stand-in, which has as much of the API as kubectl needs.
 _SERVE: Final = """
 import asyncio, socket, ssl, sys
 from proxy.demo.api_server import serve
@@ -51,10 +51,10 @@ for address in ("127.0.0.1", 22), ("10.0.0.10", 6443):
 
 
 class Bastion:
-    """Keys and certificates, made before the machine boots, and the servers, once it has."""
+    """Keys and certificates, which exist before the machine boots; and the servers, which run after that."""
 
     def __init__(self, machine: Machine) -> None:
-        """In a folder below the machine's /etc, which sshd may read as any user."""
+        """The files are in a folder below the machine's /etc, which sshd can read as any user."""
         folder = machine.root / "etc/ssh"
         folder.mkdir(mode=0o755)
         self.key = new_key(folder / "key")
@@ -79,17 +79,17 @@ class Bastion:
                 "contexts": [{"name": "prod-eu", "context": {"cluster": "eu", "user": "me"}}],
             }
         )
-        """As the cluster's administrator hands it out."""
+        """The kubeconfig that the cluster's administrator gives to users."""
         self._machine = machine
 
     @staticmethod
     def inside(name: str) -> str:
-        """A file of it as the machine calls it."""
+        """The path of one of its files inside the machine."""
         return f"/etc/ssh/{name}"
 
     @contextmanager
     def serving(self) -> Iterator[None]:
-        """Both servers, once the machine has booted, until the end of the block."""
+        """Run both servers in the booted machine until the block ends."""
         machine = self._machine
         machine.run("install", "-d", "-m", "755", "/run/sshd")
         machine.run("ip", "address", "add", "10.0.0.10/32", "dev", "lo")

@@ -1,10 +1,10 @@
-"""A machine for the real unit files: systemd as PID 1 of namespaces of its own, with a file system view of
-its own.
+"""A machine for the real unit files: systemd as PID 1 of its own namespaces, with its own view of the file
+system.
 
-The unit runs unchanged: `/opt/kubemux` and `/etc/kubemux` are what it expects, bound over this machine's for
-the namespace alone, as are all folders that an installation writes to. The network is a namespace with
-nothing but loopback, so the ports of the shipped files are free. Names come from /etc alone: it is a Debian
-without libnss-systemd. Needs root.
+The unit runs unchanged. `/opt/kubemux`, `/etc/kubemux` and all folders that an installation writes to are
+bind mounts, which exist only in the namespace. The network namespace only has loopback, so the ports of the
+shipped files are free. Users and groups come only from /etc, as on a Debian without libnss-systemd. Needs
+root.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ Found = TypeVar("Found")
 
 CHECKOUT: Final = Path(__file__).parents[2]
 PATIENCE: Final = 60.0
-"""Seconds a state may take to arrive."""
+"""Seconds to wait for a state."""
 
-# What the shipped units pull in by default; the distribution's own would start a whole system.
+# Targets that the shipped units need; the distribution's own would start a whole system.
 _STUB_TARGETS: Final = ("sysinit", "basic", "sockets", "shutdown")
-# A unit that nobody refers to is forgotten once it has stopped, and its exit code with it.
+# systemd forgets a stopped unit, and its exit code, if no other unit refers to it.
 _BOOT_TARGET: Final = "[Unit]\nDefaultDependencies=no\nAfter=kubemux.service kubemux.socket\n"
 
 # A cgroup of our own first, so that PID 1 takes that for the root of the tree and leaves nothing in this
@@ -70,7 +70,7 @@ mount -t cgroup2 none /sys/fs/cgroup
 ! [ -e /sys/fs/cgroup/$NAME ] || find /sys/fs/cgroup/$NAME -depth -type d -exec rmdir {} +
 """
 
-# Not a virtual environment: its interpreter's shared library is found by an absolute path that ProtectHome=
+# Not a virtual environment: its interpreter finds its shared library by an absolute path, which ProtectHome=
 # may hide.
 _PROGRAM: Final = """#!/bin/sh
 export LD_LIBRARY_PATH=/opt/python/lib PYTHONPATH=/opt/checkout:/opt/site PYTHONDONTWRITEBYTECODE=1
@@ -83,8 +83,8 @@ _ETC: Final = {
     "tunnel:*:101:65534::/nonexistent:/usr/sbin/nologin\n"
     "me:*:1000:1000::/home/me:/bin/bash\n",
     "group": "root:x:0:\nnogroup:x:65534:\nme:x:1000:\n",
-    # Not `systemd`, as on a Debian without libnss-systemd: a uid that DynamicUser= made up has no name then,
-    # and no home.
+    # Without `systemd`, as on a Debian without libnss-systemd: a uid of DynamicUser= then has no name and no
+    # home.
     "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
     "hosts": "127.0.0.1 localhost bastion.eu.example.com\n::1 localhost\n",
     "machine-id": "6b75626d75782d746573742d6d616368\n",
@@ -95,10 +95,10 @@ class Machine:
     """One booted systemd, which runs only the units it is given. Use as a context manager."""
 
     def __init__(self, root: Path, *, is_installed: bool = True) -> None:
-        """`root` is an empty folder for its files; `drop_in` and `config` may be changed before and after
+        """`root` is an empty folder for its files. `drop_in` and `config` may be changed before and after
         boot.
 
-        With `is_installed` it has the units, and a program that is this checkout.
+        With `is_installed` it has the units, and runs kubemux from this checkout.
         """
         self.root = root
         self.log = root / "kubemux.log"
@@ -159,7 +159,7 @@ class Machine:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._boot.kill()  # unshare --kill-child takes PID 1 along, and PID 1 its namespace
+        self._boot.kill()  # unshare --kill-child kills PID 1, which ends its namespace
         self._boot.wait()
         sweep = ["unshare", "--mount", "--propagation", "private", "sh", "-c", _SWEEP]
         self.wait(
@@ -174,7 +174,7 @@ class Machine:
         try:
             is_systemd = bool(children) and Path(f"/proc/{children[0]}/comm").read_text() == "systemd\n"
         except (FileNotFoundError, ProcessLookupError):
-            return ""  # a `mount` of the boot script that has ended since
+            return ""  # a `mount` of the boot script that has ended meanwhile
         return children[0] if is_systemd else ""
 
     def run(self, *command: str, check: bool = True, timeout: float = 60) -> subprocess.CompletedProcess[str]:
@@ -192,10 +192,7 @@ class Machine:
         return done
 
     def start(self, *command: str) -> subprocess.Popen[str]:
-        """`command` in the background, its input and output ours.
-
-        It is ended with the machine, if not before.
-        """
+        """Start `command`, with pipes for its input and output. It ends with the machine at the latest."""
         return subprocess.Popen(
             ["nsenter", "-t", self._init, "-m", "-p", "-n", "--", *command],
             env={"PATH": self._env["PATH"]},
@@ -206,7 +203,7 @@ class Machine:
 
     @contextmanager
     def background(self, *command: str) -> Iterator[None]:
-        """`command` beside the block. It is ended with the machine."""
+        """Run `command` while the block runs. It ends with the machine at the latest."""
         enter = ["nsenter", "-t", self._init, "-m", "-p", "-n", "--", *command]
         nothing = subprocess.DEVNULL
         process = subprocess.Popen(
@@ -232,8 +229,8 @@ class Machine:
         self.wait(lambda: self.show(*expected, unit=unit) == expected, f"{unit} to be {expected}")
 
     def wait(self, found: Callable[[], Found], what: str) -> Found:
-        """Poll `found` until it is true. systemd tells no stranger of its state changes, so there is no event
-        to wait for.
+        """Poll `found` until it is true. systemd reports state changes only to D-Bus clients, so there is no
+        event to wait for.
         """
         deadline = time.monotonic() + PATIENCE
         while not (result := found()):
@@ -242,7 +239,7 @@ class Machine:
         return result
 
     def report(self) -> str:
-        """What a failed test wants to know: the unit's state and its log."""
+        """The unit's state and log, for the message of a failed test."""
         status = ["systemctl", "status", "--no-pager", "kubemux.service"]
         state = subprocess.run(
             ["nsenter", "-t", getattr(self, "_init", "0"), "-m", "-p", "--", *status],

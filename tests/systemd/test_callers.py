@@ -1,6 +1,7 @@
-"""Who the clients of a service are that runs as the shipped unit does: under its hardening, as its user.
+"""How a service identifies its clients under the shipped unit's hardening and user.
 
-In the place of kubemux there is a small server, which says of each client what `proxy.entries` says.
+Instead of kubemux, a small server runs, which reports the identity that `proxy.entries` finds for each
+client.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.systemd
 USERS: Final = "alice:*:1002:1002::/:/bin/sh\nbob:*:1003:1003::/:/bin/sh\n"
 GROUPS: Final = "alice:x:1002:\nbob:x:1003:\nsre:x:27:alice\n"
 
-# For a client of `late` it waits until the client has closed. Each client sends what the test calls it.
+# At the socket `late` it waits until the client has closed. Each client sends its name in the test.
 _SERVER: Final = """
 import asyncio, json, os, socket
 from pathlib import Path
@@ -96,7 +97,7 @@ _HIDES: Final = {
     "PrivateUsers=yes": "PrivateUsers=",
     "PrivateUsers=no\nRestrictAddressFamilies=~AF_NETLINK": "AF_NETLINK in RestrictAddressFamilies=",
 }
-"""What a drop-in may add -> the remedy."""
+"""By a line of a drop-in: the remedy in the message."""
 
 
 @pytest.fixture
@@ -122,13 +123,13 @@ def run_as(user: str, *command: str) -> list[str]:
 
 
 def said(machine: Machine) -> dict[str, list[object]]:
-    """Name of the client -> what the server says of it."""
+    """By the client's name: the identity that the server reports."""
     lines = [json.loads(line) for line in machine.log.read_text().splitlines() if line.startswith("[")]
     return {line[0]: line[1:] for line in lines}
 
 
 def test_who_clients_are_under_the_shipped_unit(machine: Machine) -> None:
-    """Three users and a group, on both kinds of socket; and those who are nobody."""
+    """Three users and a group, on both kinds of socket; and clients that must not be identified."""
     everybody, group = "/run/kubemux-entries/everybody.sock", "/run/kubemux-entries/group.sock"
     for user in ("alice", "bob", "root"):
         for where in ("127.0.0.1", "::1", everybody):
@@ -137,7 +138,7 @@ def test_who_clients_are_under_the_shipped_unit(machine: Machine) -> None:
     machine.run(*run_as("alice", "python3", "-c", _CLIENT, group, "alice by group"))
     refused = machine.run(*run_as("bob", "python3", "-c", _CLIENT, group, "bob by group"), check=False)
     assert "PermissionError" in refused.stderr
-    # Root of a namespace of one's own is still who one is.
+    # A user who is root in a user namespace still has their own uid.
     unshare = ["unshare", "--user", "--map-root-user", "python3", "-c", _CLIENT]
     for where in ("127.0.0.1", everybody):
         machine.run(*run_as("bob", *unshare, where, f"bob as root by {where}"))
@@ -161,7 +162,7 @@ def test_who_clients_are_under_the_shipped_unit(machine: Machine) -> None:
         "nobody": nobody,
     }
 
-    # `kubemux check` in a shell would not see that: it runs without the unit's hardening.
+    # `kubemux check` in a shell would not find this, because it runs without the unit's hardening.
     for hardening, remedy in _HIDES.items():
         machine.drop_in("hides", f"[Service]\n{hardening}\n")
         machine.systemctl("daemon-reload")

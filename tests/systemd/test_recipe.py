@@ -1,4 +1,4 @@
-"""The recipes of README and install.md, word for word, on a machine that has nothing of kubemux yet."""
+"""The recipes of README and install.md, word for word, on a machine without kubemux."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DEBIAN_PYTHON: Final = "/usr/bin/python3"
 
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `pip install .` fetches: there is no network inside the machine."""
+    """The packages that `pip install .` downloads, because the machine has no network."""
     folder = tmp_path_factory.mktemp("wheels")
     pip = [sys.executable, "-m", "pip", "--python", DEBIAN_PYTHON]
     done = subprocess.run(
@@ -43,7 +43,7 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
 
 
 def typed(machine: Machine, wheels: Path, script: str, *, umask: str, user: str = "root") -> str:
-    """What a shell in a checkout says to `script`, every command of which must succeed."""
+    """The output of `script` in a shell in a checkout. Every command must succeed."""
     home = machine.run("sh", "-c", f"echo ~{user}").stdout.strip()
     files = ("pyproject.toml", "README.md", "proxy", "config", "systemd")
     machine.run("install", "-d", "-o", user, f"{home}/checkout", f"{home}/wheels")
@@ -59,16 +59,16 @@ def typed(machine: Machine, wheels: Path, script: str, *, umask: str, user: str 
         f"PIP_FIND_LINKS={home}/wheels",
     ]
     become = [] if user == "root" else ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups"]
-    # Where a command fails, what runs in the background must not keep the output open.
+    # If a command fails, background processes must not keep the output open.
     leave = "trap 'kill $(jobs -p) 2>/dev/null || :' EXIT"
     shell = ["bash", "-euo", "pipefail", "-c", f"{leave}; umask {umask}; cd ~/checkout\n{script}"]
     return machine.run("env", *environment, *become, *shell, timeout=600).stdout
 
 
 def test_the_bastion(machine: Machine, wheels: Path) -> None:
-    """Nothing is edited: what install.md and minimal.yaml call their hosts is what there is.
+    """No file is edited: the machine has the hosts that install.md and minimal.yaml name.
 
-    And root's umask is a strict one.
+    root has a strict umask.
     """
     bastion = Bastion(machine)
     with bastion.serving():
@@ -83,13 +83,13 @@ def test_the_bastion(machine: Machine, wheels: Path) -> None:
         machine.wait(lambda: machine.show("StatusText")["StatusText"] == up, up)
         machine.systemctl("reload", "kubemux.service")
         assert machine.systemctl("is-enabled", "kubemux.service").stdout == "enabled\n"
-        # As anybody, whatever the umask was.
+        # Any user can run it, whatever the umask was.
         assert (
             "prod-eu" in machine.run("setpriv", "--reuid=1000", "--clear-groups", "kubemux", "status").stdout
         )
 
 
-# systemd's own needs PAM, and logind before it.
+# systemd's own unit for user managers needs PAM and logind.
 USER_MANAGER: Final = """
 [Service]
 Type=notify
@@ -103,7 +103,7 @@ KillMode=mixed
 
 
 def test_a_person_in_five_minutes_and_then_for_good(machine: Machine, wheels: Path) -> None:
-    """An ordinary user: by hand first, then with a unit of one's own under a real user manager."""
+    """An ordinary user runs kubemux by hand first, then with a user unit under a real user manager."""
     bastion = Bastion(machine)
     (machine.units / "user@.service").write_text(USER_MANAGER)
     loginctl = machine.root / "local/bin/loginctl"
@@ -119,10 +119,10 @@ def test_a_person_in_five_minutes_and_then_for_good(machine: Machine, wheels: Pa
         script = f"{five_minutes}\n{by_name}\nkill %1\nwait"
         said = typed(machine, wheels, script, umask="022", user="me")
         assert "/home/me/.config/kubemux/config.yaml: ok, 1 gateway, 1 cluster" in said
-        assert said.count("kube-system") == 2, "by its port, and by its name"
+        assert said.count("kube-system") == 2, "kubectl works by port and by name"
         kubeconfig = machine.run("cat", "/home/me/.kube/kubemux").stdout
         assert '"http://127.0.0.1:3128"' in kubeconfig
-        # An environment that is made anew loses nothing.
+        # Creating the virtual environment again loses nothing.
         kept = machine.run(
             "find",
             "/home/me/.local/lib/kubemux",

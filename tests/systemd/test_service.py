@@ -22,7 +22,7 @@ from tests.systemd.machine import CHECKOUT, Machine
 
 pytestmark = pytest.mark.systemd
 
-# Nobody answers at the gateway, since READY and STATUS must not depend on it.
+# The gateway does not answer, because READY and STATUS must not depend on it.
 GATEWAY = {
     "host": "127.0.0.1",
     "user": "tunnel",
@@ -34,8 +34,8 @@ CLUSTERS = {
     "local": {"gateway": "direct", "listen": "127.0.0.1:16443", "api_servers": ["127.0.0.1:6443"]},
 }
 
-# The API server of `local` and its client: run inside, where the network is. A probe's bytes are TLS, the
-# client's are not.
+# The API server of `local` and its client, which run inside the network namespace. A probe sends TLS, the
+# client does not.
 CLIENT = """
 import socket
 socket.setdefaulttimeout(20)
@@ -51,8 +51,7 @@ peer.sendall(b"pong")
 print(client.recv(4).decode())
 """
 
-# As many clients as there is time for, one after the other, until the end of the input: how many were served,
-# what went wrong.
+# Runs clients one after another until the end of the input; prints how many were served, and the failures.
 CLIENTS = """
 import json, socket, sys, threading
 server = socket.create_server(("127.0.0.1", 6443))
@@ -81,7 +80,7 @@ while not over.is_set():
         served += 1
 print(json.dumps([served, failed]))
 """
-# The same by name, in turn at each of these sockets.
+# The same by name, alternating between these sockets.
 CLIENTS_BY_NAME = CLIENTS.replace(
     """with socket.create_connection(("127.0.0.1", 16443), timeout=30) as client:
             client.sendall(b"ping")
@@ -99,7 +98,7 @@ CLIENTS_BY_NAME = CLIENTS.replace(
                     raise EOFError(status)
 """,
 ).replace("type(exc).__name__", "repr(exc)")
-# A connection that stays until the other side ends it.
+# A connection that stays open until the other side ends it.
 HOLDER = """
 import socket
 server = socket.create_server(("127.0.0.1", 6443))
@@ -127,7 +126,7 @@ def configure(machine: Machine, **sections: object) -> None:
 
 
 def is_bound(machine: Machine, port: int) -> bool:
-    # A client without a cluster behind it may be reset at once; where nobody listens it is refused.
+    # If no cluster can serve it, a client may be reset at once; it is refused only if no process listens.
     script = (
         f"import errno, socket; print(socket.socket().connect_ex(('127.0.0.1', {port})) != "
         "errno.ECONNREFUSED)"
@@ -176,8 +175,8 @@ def lead_to(bastion: Bastion, machine: Machine, **gateway: object) -> None:
 @pytest.mark.sshd
 @pytest.mark.parametrize("has_user", [True, False], ids=["sysusers.d", "made up"])
 def test_it_dials_where_no_library_names_its_uid(has_user: bool, machine: Machine) -> None:
-    """Debian's systemd does without libnss-systemd: a user that systemd made up has a uid, and neither a name
-    nor a home.
+    """Debian's systemd does not need libnss-systemd. Without it, the uid of DynamicUser= has no name and no
+    home.
     """
     bastion = Bastion(machine)
     lead_to(bastion, machine)
@@ -207,7 +206,7 @@ def test_it_dials_as_ssh_config_says(machine: Machine) -> None:
 
 
 def keep_a_journal(machine: Machine) -> None:
-    """systemd's own journal, without the kernel's messages and audit: those are this machine's."""
+    """Run systemd's journal without kernel messages and audit, which belong to the host."""
     for unit in ("systemd-journald.service", "systemd-journald.socket"):
         shutil.copy(Path("/lib/systemd/system") / unit, machine.units)
     (machine.root / "etc/systemd/journald.conf").write_text(
@@ -219,14 +218,14 @@ def keep_a_journal(machine: Machine) -> None:
 
 
 def journal(machine: Machine, priority: str) -> list[str]:
-    """What kubemux itself has in the journal at that priority, or those."""
+    """The entries of kubemux in the journal with that priority or range of priorities."""
     words = ("--quiet", "--output=cat", "_SYSTEMD_UNIT=kubemux.service", f"--priority={priority}")
     return machine.run("journalctl", *words).stdout.splitlines()
 
 
 def test_log_levels_are_priorities_of_the_journal(machine: Machine) -> None:
     keep_a_journal(machine)
-    machine.systemctl("start", "kubemux.service")  # the gateway refuses: nobody listens
+    machine.systemctl("start", "kubemux.service")  # the gateway refuses: no process listens
     machine.wait(
         lambda: "gateway dial failed" in str(journal(machine, "warning")), "the warning in the journal"
     )
@@ -247,8 +246,8 @@ def test_log_levels_are_priorities_of_the_journal(machine: Machine) -> None:
 
 
 def test_it_has_folders_for_its_own_and_for_others(machine: Machine) -> None:
-    """Sockets in /run/kubemux-entries may be opened by others; the folder outlives a restart, for who has
-    mounted it.
+    """Other users can open sockets in /run/kubemux-entries. The folder stays during a restart, because
+    containers may have mounted it.
     """
     make_user(machine)
     configure(machine, admin={"socket": "/run/kubemux-entries/some.sock"})
@@ -262,14 +261,15 @@ def test_it_has_folders_for_its_own_and_for_others(machine: Machine) -> None:
     assert machine.run(*as_other, "ls", "/run/kubemux-entries").stdout == "some.sock\n"
     assert machine.run(*as_other, "ls", "/run/kubemux", check=False).returncode != 0
     inode = machine.run("stat", "-c", "%i", "/run/kubemux-entries").stdout
-    machine.systemctl("reload", "kubemux.service", check=False)  # ExecReload= makes its folders anew, too
+    # Systemd makes the folders again for ExecReload=, too.
+    machine.systemctl("reload", "kubemux.service", check=False)
     machine.systemctl("restart", "kubemux.service")
     assert machine.run("stat", "-c", "%i %a", "/run/kubemux-entries").stdout == f"{inode.strip()} 755\n"
 
 
 def test_other_users_are_told_apart(machine: Machine) -> None:
-    """In a user namespace of its own every one of them would be 65534; and netlink tells whose a TCP
-    connection is.
+    """In a user namespace, every client would have uid 65534. And the unit allows netlink, which shows the
+    owner of a TCP connection.
     """
     machine.systemctl("start", "kubemux.service")
     pid = machine.show("MainPID")["MainPID"]
@@ -279,7 +279,7 @@ def test_other_users_are_told_apart(machine: Machine) -> None:
 
 
 def test_a_configuration_that_it_may_not_read_is_not_tried_again(machine: Machine) -> None:
-    """An installation under umask 077 must not end in a restart every two seconds."""
+    """After an installation under umask 077, systemd must not restart kubemux every two seconds."""
     machine.config.chmod(0o600)
     assert machine.systemctl("start", "kubemux.service", check=False).returncode == 1
     ended = {"ActiveState": "failed", "ExecMainStatus": "78", "NRestarts": "0"}
@@ -346,7 +346,7 @@ def test_a_life(machine: Machine) -> None:
         "ExecMainStatus": "0",
         "NRestarts": "0",
     }
-    assert machine.show(*stopped) == stopped  # ExecMainCode 1 is CLD_EXITED: it was not killed
+    assert machine.show(*stopped) == stopped  # ExecMainCode 1 is CLD_EXITED: no signal has killed it
 
 
 def test_a_reload_of_a_bad_file_fails_and_changes_nothing(machine: Machine) -> None:
@@ -380,7 +380,7 @@ def test_a_loop_that_hangs_is_restarted(machine: Machine) -> None:
     machine.until(Result="watchdog")
     machine.until(ActiveState="active", NRestarts="1")
     assert machine.show("MainPID")["MainPID"] != before
-    # PYTHONFAULTHANDLER's report of where it hung.
+    # PYTHONFAULTHANDLER reports where the loop hung.
     assert "Fatal Python error: Aborted" in machine.log.read_text()
 
 
@@ -410,7 +410,7 @@ def test_nobody_is_refused_while_it_restarts(machine: Machine) -> None:
     }  # two clusters and admin.listen
 
     def under_load(act: Callable[[], None]) -> dict[str, int]:
-        """What went wrong for clients meanwhile."""
+        """The failures of clients during `act`."""
         clients = machine.start("python3", "-c", CLIENTS)
         assert clients.stdout is not None
         clients.stdout.readline()
@@ -429,7 +429,7 @@ def test_nobody_is_refused_while_it_restarts(machine: Machine) -> None:
         machine.until(NRestarts="1")
 
     assert under_load(restart) == {}
-    failed = under_load(crash)  # the one connection that is open then ends, and that is all
+    failed = under_load(crash)  # a crash only ends the one connection that is open at that moment
     assert "ConnectionRefusedError" not in failed
     assert sum(failed.values()) <= 1, failed
 
@@ -488,7 +488,7 @@ def test_a_group_has_a_socket_that_outlives_restarts(machine: Machine) -> None:
 
 
 def test_a_long_drain_is_waited_for(machine: Machine) -> None:
-    """TimeoutStopSec= is not what limits.drain_timeout has to fit into."""
+    """limits.drain_timeout may be longer than TimeoutStopSec=."""
     machine.drop_in("hurry", "[Service]\nTimeoutStopSec=1s\n")
     configure(machine, limits={"drain_timeout": "3s"})
     machine.systemctl("start", "kubemux.service")
@@ -506,14 +506,14 @@ def test_a_client_starts_it_through_the_socket(machine: Machine) -> None:
     assert machine.show("ActiveState")["ActiveState"] == "inactive"
     assert machine.run("python3", "-c", CLIENT).stdout == "pong\n"
     assert machine.show("ActiveState")["ActiveState"] == "active"
-    # admin.listen is inherited as well, prod-eu's address has no socket and was bound as usual.
+    # admin.listen is inherited as well. prod-eu's address is not in the socket unit, and was bound as usual.
     assert is_bound(machine, 9464)
     assert is_bound(machine, 16444)
-    # Kept as well, they come twice to the next process, once from each.
+    # If systemd also kept them in its store, the next process would get each socket twice.
     machine.systemctl("restart", "kubemux.service")
     assert machine.run("python3", "-c", CLIENT).stdout == "pong\n"
     assert machine.show("NFileDescriptorStore") == {"NFileDescriptorStore": "3"}
-    # Between a crash and the restart nothing accepts, and yet nobody is refused.
+    # Between a crash and the restart no process accepts, but no client is refused.
     machine.systemctl("kill", "--signal=KILL", "--kill-who=main", "kubemux.service")
     machine.until(MainPID="0")
     assert machine.run("python3", "-c", CLIENT).stdout == "pong\n"

@@ -49,7 +49,7 @@ def test_a_reload_carries_the_monotonic_time(manager: socket.socket) -> None:
 
 def test_a_manager_that_does_not_read_is_not_waited_for(manager: socket.socket) -> None:
     with capture_logs() as logs:
-        # Until its queue (net.unix.max_dgram_qlen) is full; a blocking send would stop here for good.
+        # Until its queue (net.unix.max_dgram_qlen) is full; a blocking send would hang here.
         sent = next(count for count in range(100_000) if not systemd.notify(systemd.WATCHDOG))
     assert sent > 0
     assert [entry["log_level"] for entry in logs] == ["warning"]
@@ -101,8 +101,7 @@ def test_watchdog_interval(
     assert systemd.watchdog_interval() == expected
 
 
-# What systemd does between fork and exec: the descriptors from 3 on, and the child's own number in
-# LISTEN_PID.
+# As systemd does between fork and exec: the descriptors become 3, 4, …, and LISTEN_PID is the child's id.
 _AS_SYSTEMD = """
 import fcntl, os, sys
 high = [fcntl.fcntl(int(fd), fcntl.F_DUPFD, 100) for fd in sys.argv[2:]]
@@ -146,7 +145,7 @@ def test_a_child_finds_its_sockets_by_address(tmp_path: Path) -> None:
         datagram = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
         idle = stack.enter_context(socket.socket())
         plain = stack.enter_context((tmp_path / "file").open("w"))
-        # Connected before anyone accepts: the queue is the listener's, and survives the hand-over.
+        # Connected before a process accepts: the backlog belongs to the socket, and is passed on with it.
         clients = {
             f"127.0.0.1:{loopback.getsockname()[1]}": stack.enter_context(
                 socket.create_connection(loopback.getsockname())

@@ -1,4 +1,4 @@
-"""What systemd-analyze says about the shipped unit files, without a running systemd."""
+"""systemd-analyze finds no fault in the shipped unit files; it needs no running systemd."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def verify(root: Path) -> str:
 
 
 def verify_users_unit(folder: Path, more: str = "") -> str:
-    """As above for `systemctl --user`, which knows no --root: the program is below $HOME."""
+    """Like `verify`, for a user unit. There is no --root for those, so the program is below $HOME."""
     program = folder / ".local/lib/kubemux/bin/kubemux"
     program.parent.mkdir(parents=True)
     shutil.copy("/bin/true", program)

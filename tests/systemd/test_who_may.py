@@ -1,4 +1,4 @@
-"""Who may, under the shipped unit: three users and a group, by each way in."""
+"""`allow` under the shipped unit: three users and a group, through each kind of listener and entry."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ Server(("127.0.0.1", 7000), Echo).serve_forever()
 _IS_THERE: Final = "import socket; socket.create_connection(('127.0.0.1', 7000), timeout=5).close()"
 _ENTRIES: Final = ("3128", "/run/kubemux-entries/everybody.sock")
 _OF_ROOT: Final = "3129"
-"""Of the entry that root alone may use."""
+"""The port of the entry that only root may use."""
 _LISTENERS: Final = {
     "sre": ("16443", "/run/kubemux-entries/sre.sock"),
     "rooted": ("16444", "/run/kubemux-entries/rooted.sock"),
 }
 _MAY: Final = {"sre": "alice", "rooted": "root", "a.bobs": "bob"}
-"""What is asked for -> who of the three may."""
+"""By the requested name: which of the three users may use it."""
 _UIDS: Final = {"alice": 1002, "bob": 1003, "root": 0}
 
 
@@ -65,7 +65,7 @@ def _config() -> dict[str, Any]:
     }
 
 
-# Says by each way that it is told what came of it: `served`, or the answer.
+# Connects in each of the given ways, and prints each result: `served`, or the answer.
 _CLIENT: Final = """
 import json, socket, sys
 
@@ -121,7 +121,7 @@ Way = tuple[str, str, str, int]
 
 
 def _ways() -> Iterator[tuple[str, Way]]:
-    """What is asked for, and how."""
+    """Each requested name, and the way to ask for it."""
     for name, addresses in _LISTENERS.items():
         for address in addresses:
             yield name, ("listener", address, name, 443)
@@ -163,7 +163,7 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
 
 
 def trail(machine: Machine) -> list[dict[str, Any]]:
-    """What the log tells of clients that have ended. An entry's `allow` refuses them earlier."""
+    """The log entries of ended connections. (An entry's own `allow` refuses clients earlier.)"""
     lines = (json.loads(line) for line in machine.log.read_text().splitlines() if line.startswith("{"))
     return [line for line in lines if line["event"] in {"connection closed", "connection refused"}]
 
@@ -181,8 +181,8 @@ def test_each_way_in_under_the_shipped_unit(machine: Machine) -> None:
     told = {(line["caller"], line["reason"] == "denied") for line in trail(machine)}
     assert told == {(f"uid:{uid}", is_denied) for uid in _UIDS.values() for is_denied in (True, False)}
 
-    # The kernel says uid 0 of a socket whose client has sent and closed: it must be nobody, not root. The
-    # daemon stands still meanwhile, so that it looks too late for certain.
+    # If a client sends and closes, the kernel reports uid 0 for its socket. Such a client must be unknown,
+    # not root. The daemon is stopped meanwhile, so that it certainly asks too late.
     pid = machine.show("MainPID")["MainPID"]
     machine.run("kill", "-STOP", pid)
     for user in _UIDS:
