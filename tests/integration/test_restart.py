@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import socket
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -48,24 +49,29 @@ async def test_clients_are_served_across_restarts(sshd: Sshd, tmp_path: Path) ->
     """A client that comes during a restart waits in the backlog, and then for the new process' first link."""
 
     def run(echo: Echo) -> None:
-        through, straight, admin = free_port(), free_port(), free_port()
+        through, straight, proxy, admin = (free_port() for _ in range(4))
         clusters: dict[str, object] = {
             "through": cluster(through, echo.endpoint, probe={"interval": "10m"}),
             "straight": cluster(straight, echo.endpoint, via="direct", probe={"interval": "10m"}),
         }
-        config = configure(tmp_path, clusters, admin=admin, gateways={"edge": gateway(sshd)})
+        entries = {"proxy": {"listen": f"127.0.0.1:{proxy}"}}
+        config = configure(tmp_path, clusters, admin=admin, gateways={"edge": gateway(sshd)}, entries=entries)
         with Manager(tmp_path, "-m", "proxy", "run", "--config", str(config)) as manager:
             manager.start()
-            assert set(manager.store) == names(through, straight, admin)
-            with Clients(("127.0.0.1", through)) as one, Clients(("127.0.0.1", straight)) as other:
+            assert set(manager.store) == names(through, straight, proxy, admin)
+            with ExitStack() as stack:
+                clients = [
+                    stack.enter_context(Clients(("127.0.0.1", port), asked=asked))
+                    for port, asked in ((through, ""), (straight, ""), (proxy, "through:443"))
+                ]
                 for _ in range(3):
-                    one.wait_served(5)
-                    other.wait_served(5)
+                    for one in clients:
+                        one.wait_served(5)
                     manager.restart()
-                one.wait_served(5)
-                other.wait_served(5)
-            assert (one.failed, other.failed) == ({}, {})
-            assert set(manager.store) == names(through, straight, admin)
+                for one in clients:
+                    one.wait_served(5)
+            assert [one.failed for one in clients] == [{}] * 3
+            assert set(manager.store) == names(through, straight, proxy, admin)
         assert errors(manager) == []
 
     async with Echo() as echo:

@@ -147,17 +147,21 @@ class Manager:
             os.close(fd)
 
 
+_ACCEPTED: Final = b"HTTP/1.1 200 Connection established\r\n\r\n"
+
+
 class Clients(threading.Thread):
     """One client after another: each connects, sends a few bytes, and expects the same bytes back.
 
-    `failed` counts failures by kind.
+    `asked`: what each asks for first by HTTP CONNECT. `failed` counts failures by kind.
     """
 
-    def __init__(self, address: tuple[str, int] | Path) -> None:
+    def __init__(self, address: tuple[str, int] | Path, *, asked: str = "") -> None:
         super().__init__(name=f"clients of {address}")
         self.served = 0
         self.failed: dict[str, int] = {}
         self._address = address
+        self._asked = asked
         self._end = threading.Event()
 
     def __enter__(self) -> Self:
@@ -173,11 +177,15 @@ class Clients(threading.Thread):
         while not self._end.is_set():
             try:
                 with self._connect() as client:
+                    if self._asked:
+                        client.sendall(f"CONNECT {self._asked} HTTP/1.1\r\n\r\n".encode())
+                        answer = client.recv(len(_ACCEPTED), socket.MSG_WAITALL)
+                        assert answer == _ACCEPTED, answer
                     client.sendall(b"ping")
                     assert client.recv(4, socket.MSG_WAITALL) == b"ping", "cut short"
                 self.served += 1
             except (OSError, AssertionError) as exc:
-                name = type(exc).__name__
+                name = f"{type(exc).__name__} {exc}"
                 self.failed[name] = self.failed.get(name, 0) + 1
                 time.sleep(0.01)
 
