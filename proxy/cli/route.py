@@ -69,6 +69,8 @@ def route(asked: Endpoint, entry: str | None, config: Path) -> None:
                 _say_cluster(step, loaded.clusters[step.cluster])
             else:
                 _say_target(step, entry)
+        if entry is not None and (allow := loaded.entries[entry].allow):
+            say(f"who may use entry {entry}: {', '.join(map(str, allow))}")
     except UnknownTarget as error:
         say(f"{'otherwise ' if asks else ''}refused: {error.reason} ({error})")
         if not asks:

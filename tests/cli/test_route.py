@@ -18,7 +18,9 @@ clusters:
     probe: {token_file: /nowhere}}
   "arn:prod": {gateway: direct, listen: "127.0.0.1:16444", api_servers: ["10.1.0.10:6443"], allow: ["uid:ci"]}
   "staging@k8s": {gateway: direct, api_servers: ["10.2.0.10:6443"], dns_name: staging.example.com}
-entries: {egress: {listen: "127.0.0.1:3128"}}
+entries:
+  egress: {listen: "127.0.0.1:3128"}
+  roots: {listen: "127.0.0.1:3129", allow: ["uid:root", "cert:ci"]}
 routes:
   - {name: kubelets, match: ["node-*:10250"], gateway: eu-edge, target: "127.0.0.1:{port}", entries: [egress]}
   - {name: pods, gateway: eu-edge, discover: {cluster: prod-eu, selector: app=nb, namespace: nb, port: 2209}}
@@ -72,6 +74,13 @@ def routed(folder: Path, *args: str) -> Result:
 def test_what_is_found_is_explained(tmp_path: Path, args: list[str], says: str) -> None:
     done = routed(tmp_path, *args)
     assert (done.exit_code, done.output) == (0, says)
+
+
+def test_the_entrys_own_allow_is_told_with_it(tmp_path: Path) -> None:
+    for entry, says in (("egress", []), ("roots", ["who may use entry roots: uid:root, cert:ci"])):
+        done = routed(tmp_path, "node-7:22", "--entry", entry)
+        assert done.exit_code == 0
+        assert done.output.splitlines()[-len(says) - 1 :] == ["who may: gid:sre, any", *says]
 
 
 def test_what_is_refused_is_explained_and_exits_1(tmp_path: Path) -> None:
