@@ -7,8 +7,7 @@ demand, they wait for the dial that the first of them has caused, and share its 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from proxy.errors import LinkDown, LinkError
 from proxy.ssh.governor import Outage
@@ -23,13 +22,19 @@ class Waiting:
     def __init__(self, name: str, retry: Retry, why: Callable[[], LinkError | None]) -> None:
         self.up = asyncio.Event()
         """Set while a link is up."""
-        self.count = 0
+        self._held = 0
+        self._asking = 0
         self._name = name
         self._retry = retry
         self._why = why
         self._loop = asyncio.get_running_loop()
         self._outage = Outage(self._loop.time())
         self._dialled: asyncio.Future[LinkError | None] = self._loop.create_future()
+
+    @property
+    def count(self) -> int:
+        """How many they are. Who has been told of a failed dial is none of them: no dial is for them."""
+        return self._held + self._asking
 
     @property
     def has_failed(self) -> bool:
@@ -55,6 +60,8 @@ class Waiting:
 
     def dialled(self, failure: LinkError | None) -> None:
         """Wake the clients that wait for the dial, which has ended."""
+        if failure is not None:
+            self._asking = 0
         self._dialled.set_result(failure)
         self._dialled = self._loop.create_future()
 
@@ -74,11 +81,13 @@ class Waiting:
                 f"gateway {self._name} has no link, and has had none for {seconds:.0f} s"
             ) from self._why()
         try:
-            with self._counted():
-                async with asyncio.timeout_at(until):
-                    await self.up.wait()
+            self._held += 1
+            async with asyncio.timeout_at(until):
+                await self.up.wait()
         except TimeoutError:
             raise LinkDown(f"gateway {self._name} has no link") from self._why()
+        finally:
+            self._held -= 1
 
     async def for_dial(self, until: float) -> None:
         """Wait for the next dial; returns if it succeeds.
@@ -92,17 +101,13 @@ class Waiting:
                 f"{seconds:.0f} s"
             ) from self._why()
         dialled = self._dialled
-        with self._counted():
+        self._asking += 1
+        try:
             await asyncio.wait([dialled], timeout=max(0.0, until - self._loop.time()))
+        finally:
+            if not (dialled.done() and dialled.result()):
+                self._asking -= 1
         if not dialled.done():
             raise LinkDown(f"gateway {self._name} has no link yet") from self._why()
         if (failure := dialled.result()) is not None:
             raise LinkDown(f"gateway {self._name} has no link: its dial has failed") from failure
-
-    @contextmanager
-    def _counted(self) -> Iterator[None]:
-        self.count += 1
-        try:
-            yield
-        finally:
-            self.count -= 1

@@ -141,8 +141,15 @@ async def test_a_gateway_that_comes_back_serves_the_next_client(sshd_factory: Ss
         with pytest.raises(LinkDown) as told:
             await channel(gateway, server.endpoint)
         assert isinstance(told.value.__cause__, Unreachable)
+        assert gateway._clients == 0, "nobody waits any more: no further dial is for this client"
         await asyncio.to_thread(sshd.start)
-        await until(lambda: gateway.snapshot().retry_in is None)
+
+        def is_due() -> bool:
+            gateway.sample()
+            return gateway.snapshot().retry_in is None
+
+        await until(is_due)
+        assert gateway.metric("gateway_connects_total", result="ok") == 0
         (await channel(gateway, server.endpoint)).abort()
         assert state(gateway) is GatewayState.UP
 

@@ -6,7 +6,7 @@ The daemon's heartbeat calls `sample`; here the test calls it, and idle time pas
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -23,8 +23,8 @@ from proxy.ssh.handshakes import Handshakes
 from proxy.ssh.supervision.patterns import PatternGateway
 from proxy.ssh.turns import Turns
 from tests.ssh.conftest import ORIGIN, config_for
+from tests.support import ssh_keys
 from tests.support.echo import Echo
-from tests.support.ports import free_port
 from tests.support.sshd import Sshd, SshdFactory
 
 pytestmark = [pytest.mark.sshd, pytest.mark.usefixtures("data_plane")]
@@ -54,13 +54,13 @@ def pattern_of(sshd: Sshd, **more: object) -> GatewayConfig:
 class Pattern(PatternGateway):
     """A pattern whose metrics can be read."""
 
-    def __init__(self, config: GatewayConfig) -> None:
+    def __init__(self, config: GatewayConfig, gateways: Mapping[str, GatewayConfig]) -> None:
         self.registry = CollectorRegistry()
         self.budget = MemoryBudget(64 << 20, connections=1000)
         super().__init__(
             "nodes",
             config,
-            {},
+            gateways,
             budget=self.budget,
             turns=Turns(),
             record=Metrics(self.registry, version="").gateway("nodes"),
@@ -80,8 +80,10 @@ class Pattern(PatternGateway):
 
 
 @asynccontextmanager
-async def started(config: GatewayConfig) -> AsyncIterator[Pattern]:
-    pattern = Pattern(config)
+async def started(
+    config: GatewayConfig, gateways: Mapping[str, GatewayConfig] | None = None
+) -> AsyncIterator[Pattern]:
+    pattern = Pattern(config, gateways or {})
     pattern.start()
     try:
         yield pattern
@@ -180,30 +182,116 @@ async def ended_but_one(pattern: Pattern, host: str) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_an_outage_of_all_hosts_leaves_nothing_when_nobody_asks_any_more(sshd: Sshd) -> None:
-    """A forgotten host has no task and no timer, and before that there are at most `max_hosts`."""
-    config = pattern_of(sshd, port=free_port(), max_hosts=20)
-    before = asyncio.all_tasks()
+def known_but(sshd: Sshd, wrong: str, other: Path) -> list[str]:
+    """All hosts with the server's key, but one with another."""
+    path = Path(known(sshd, *HOSTS)[0])
+    name = f"[{wrong}]:{sshd.port}"
+    lines = [line for line in path.read_text().splitlines() if not line.startswith(name)]
+    path.write_text("\n".join([*lines, f"{name} {ssh_keys.public(ssh_keys.new_key(other))}", ""]))
+    return [str(path)]
+
+
+async def test_one_host_with_another_key_is_refused_and_no_other(nodes: Sshd, tmp_path: Path) -> None:
+    config = pattern_of(nodes, known_hosts=known_but(nodes, HOSTS[1], tmp_path / "other"))
     async with Echo() as server, started(config) as pattern:
-        for first in range(10, 210, 10):
-            hosts = [f"127.0.1.{last}" for last in range(first, first + 10)]
-            results = await asyncio.gather(
-                *(ask(pattern, host, server) for host in hosts), return_exceptions=True
-            )
-            assert {
-                getattr(result.__cause__, "reason", "") for result in results if isinstance(result, LinkDown)
-            } == {"unreachable"}
-            assert len(pattern._hosts) <= 20
-            for gateway, _ in pattern._hosts.values():
-                gateway._demand._last -= 1  # a moment later
-        pattern.sample()
-        assert pattern.snapshot().state in {GatewayState.DOWN, GatewayState.IDLE}
-        pattern.idle_for(60)
-        assert not pattern._hosts
-        await pattern._tasks.wait()
-        assert pattern.metric("gateway_backoff_seconds") == 0
-        own = {task for task in asyncio.all_tasks() - before if "nodes" in task.get_name()}
-        assert own == set()
+        results = await asyncio.gather(
+            *(ask(pattern, host, server) for host in HOSTS), return_exceptions=True
+        )
+        refused = [host for host, result in zip(HOSTS, results, strict=True) if isinstance(result, LinkDown)]
+        assert refused == [HOSTS[1]]
+        assert pattern.metric("gateway_connects_total", result="host_key_changed") == 1
+        assert pattern.metric("gateway_connects_total", result="ok") == len(HOSTS) - 1
+
+
+async def test_jump_hosts_are_passed_for_each_host(nodes: Sshd, sshd_factory: SshdFactory) -> None:
+    """By `jump`, with each hop's own host key; one of the two jump hosts is then gone."""
+    first, second = sshd_factory(), sshd_factory()
+    gateways = {"first": config_for(first), "second": config_for(second, jump=["first"])}
+    async with Echo() as server, started(pattern_of(nodes, jump=["second"]), gateways) as pattern:
+        await asyncio.gather(*(ask(pattern, host, server) for host in HOSTS[:2]))
+        assert [link.server for link in pattern.snapshot().links] == [
+            f"{host}:{nodes.port}" for host in HOSTS[:2]
+        ]
+        for hop in (first, second):
+            assert (await asyncio.to_thread(hop.log)).count("Accepted publickey") == 2
+        await asyncio.to_thread(first.stop)
+        with pytest.raises(LinkDown) as told:
+            await ask(pattern, HOSTS[2], server)
+        assert getattr(told.value.__cause__, "reason", "") == "jump_failed"
+        assert f"{first.host}:{first.port}" in str(told.value.__cause__)
+
+
+async def test_a_rule_of_ssh_config_may_name_the_jump_host(nodes: Sshd, sshd: Sshd, tmp_path: Path) -> None:
+    path = tmp_path / "ssh_config"
+    path.write_text(
+        f"Host 127.0.0.3\n  ProxyJump {sshd.host}:{sshd.port}\n"
+        f"Host *\n  UserKnownHostsFile {sshd.known_hosts()} {known(nodes, *HOSTS)[0]}\n"
+    )
+    with (sshd.folder / "authorized_keys").open("a") as file:
+        file.write(f"{ssh_keys.public(nodes.identity)}\n")
+    own = {"known_hosts": [], "ssh_config": str(path)}
+    async with Echo() as server, started(pattern_of(nodes, **own)) as pattern:
+        await asyncio.gather(*(ask(pattern, host, server) for host in HOSTS[:2]))
+        assert len(pattern.snapshot().links) == 2
+        assert (await asyncio.to_thread(sshd.log)).count("Accepted publickey") == 1
+
+
+async def test_host_keys_are_learned_for_the_host_that_has_announced_them(
+    sshd_factory: SshdFactory, tmp_path: Path
+) -> None:
+    more = ssh_keys.new_key(tmp_path / "ecdsa", kind="ecdsa")
+    everywhere = {"ListenAddress": "0.0.0.0"}  # noqa: S104 - a test's own server
+    nodes = sshd_factory(config=everywhere)
+    nodes.reconfigure({**everywhere, "HostKey": f"{nodes.host_key}\nHostKey {more}"})
+    await asyncio.to_thread(nodes.restart)
+    file = tmp_path / "learned"
+    config = pattern_of(nodes, known_hosts=known(nodes, HOSTS[0]), learned_host_keys=str(file))
+    async with Echo() as server, started(config) as pattern:
+        await ask(pattern, HOSTS[0], server)
+        async with asyncio.timeout(20):
+            while not file.exists():
+                await asyncio.sleep(0.01)
+    [line] = file.read_text().splitlines()
+    assert line.startswith(f"[{HOSTS[0]}]:{nodes.port} {ssh_keys.public(more)} vouched-for-by ")
+    nodes.reconfigure({**everywhere, "HostKey": str(more)})
+    await asyncio.to_thread(nodes.restart)
+    async with Echo() as server, started(config) as pattern:
+        await ask(pattern, HOSTS[0], server)
+        with pytest.raises(LinkDown):
+            await ask(pattern, HOSTS[1], server)
+
+
+async def test_a_key_that_is_gone_is_told_for_each_host_and_a_new_one_is_read(
+    nodes: Sshd, tmp_path: Path
+) -> None:
+    key = tmp_path / "key"
+    config = pattern_of(nodes, identity_files=[str(key)])
+    async with Echo() as server, started(config) as pattern:
+        for host in HOSTS[:2]:
+            with pytest.raises(LinkDown) as told:
+                await ask(pattern, host, server)
+            assert getattr(told.value.__cause__, "reason", "") == "credentials_unusable"
+        key.touch(mode=0o600)
+        key.write_bytes(nodes.identity.read_bytes())
+        await ask(pattern, HOSTS[2], server)
+        pattern.renew("files changed")
+        await ask(pattern, HOSTS[0], server)
+
+
+async def test_fewer_hosts_after_a_reload_are_as_many_with_the_next_new_one(nodes: Sshd) -> None:
+    async with Echo() as server, started(pattern_of(nodes, max_hosts=5)) as pattern:
+        for host in HOSTS[:4]:
+            (await ask(pattern, host, server)).abort()
+        await ended(pattern)
+        before = pattern.known(HOSTS[3])
+        pattern.adjust(pattern.config.model_copy(update={"max_hosts": 2}), {})
+        assert (len(pattern._hosts), pattern.known(HOSTS[3])) == (4, before), "nobody is sent away for that"
+        for gateway, _ in pattern._hosts.values():
+            gateway.sample()
+            gateway._demand._last -= 1
+        await ask(pattern, HOSTS[4], server)
+        assert len(pattern._hosts) == 2
+        assert pattern.metric("gateway_reconnects_total", reason="replaced") in {None, 0}
 
 
 async def test_settings_and_orders_reach_every_host_in_use(nodes: Sshd) -> None:
