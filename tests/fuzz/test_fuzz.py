@@ -7,17 +7,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.entries.heads import Head, Rejected, Step
+from proxy.entries.tls_transport import TlsTransport
 from proxy.ssh.native import incoming
 from proxy.ssh.native.handover import Handover, TakenOver
 from proxy.ssh.native.wire import messages
 from proxy.ssh.native.wire.errors import ProtocolError
-from tests.fuzz import heads, link, packets, parsers
+from tests.fuzz import heads, link, packets, parsers, tls
 from tests.fuzz.border import ManualLoop, Wire
 from tests.fuzz.choices import Choices
 from tests.fuzz.ear import Ear
@@ -30,6 +32,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "link": link.run,
     "packets": packets.run,
     "parsers": parsers.run,
+    "tls": tls.run,
 }
 FINDINGS = sorted((ROOT / "tests" / "fuzz" / "findings").glob("*/*"))
 CORPUS = sorted((ROOT / "tests" / "fuzz" / "corpus").glob("*/*"))
@@ -128,6 +131,54 @@ def test_a_law_of_floods_and_takeovers_that_is_broken_is_noticed(
         monkeypatch.setattr(Handover, "begin", lambda self: begin(self)._replace(received=b""))
     with pytest.raises(AssertionError):
         run_all(CORPUS)
+
+
+def run_scripts(count: int) -> None:
+    for seed in range(count):
+        tls.run(Random(seed).randbytes(10 + 7 * seed % 400))  # noqa: S311 - the same each time
+
+
+def test_tls_scripts_reach_what_they_are_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections that nobody breaks, with both versions, both kinds of protocol, an end from each side and
+    bytes each way; and others.
+    """
+    seen = set[str]()
+    check = tls.Script._check
+
+    def checked(self: tls.Script) -> None:
+        seen.add("honest" if self._is_honest else "broken")
+        if self._is_honest:
+            seen.update((type(self._relay).__name__, str(self._client.version())))
+            seen.update(
+                name
+                for name, is_so in (
+                    ("up", self._relay.came),
+                    ("down", self._answered),
+                    ("client's end", self._relay.has_ended),
+                    ("relay's end", self._has_client_been_ended),
+                )
+                if is_so
+            )
+        check(self)
+
+    monkeypatch.setattr(tls.Script, "_check", checked)
+    run_scripts(100)
+    ways = {"Streamed", "Buffered", "TLSv1.2", "TLSv1.3", "up", "down", "client's end", "relay's end"}
+    assert seen >= {"honest", "broken"} | ways
+
+
+@pytest.mark.parametrize("law", ["an end loses bytes", "a paused relay gets bytes", "an end is told twice"])
+def test_a_law_of_tls_that_is_broken_is_noticed(law: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if law == "an end loses bytes":
+        monkeypatch.setattr(TlsTransport, "_notify_if_drained", TlsTransport._notify)
+    elif law == "a paused relay gets bytes":
+        monkeypatch.setattr(TlsTransport, "pause_reading", lambda self: self._socket.pause_reading())
+    else:
+        monkeypatch.setattr(
+            TlsTransport, "_is_end_told", property(lambda _: False, lambda *_: None), raising=False
+        )
+    with pytest.raises(AssertionError):
+        run_scripts(400)
 
 
 def run_all(inputs: list[Path]) -> None:
