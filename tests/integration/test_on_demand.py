@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 
 from tests.integration.conftest import cluster, gateway
-from tests.integration.running import PROBE, get, running, told, wait_up
+from tests.integration.running import PROBE, ask, connect, get, running, told, wait_up
+from tests.integration.test_life import kubemux
 from tests.support.daemon import Daemon
 from tests.support.https import Https
 from tests.support.ports import free_port
-from tests.support.sshd import Sshd
+from tests.support.serving import closed
+from tests.support.sshd import Sshd, SshdFactory
 from tests.support.tls import Certificates
 
 pytestmark = pytest.mark.sshd
@@ -97,3 +99,73 @@ async def test_a_client_of_a_gateway_that_cannot_be_dialled_is_reset_and_the_nex
             assert daemon.metric("kubemux_gateway_connects_total", gateway="lab") == 1
             assert daemon.metric("kubemux_connections_total", cluster="lab", result="link_down") == 3
             assert not daemon.events("clients are refused")
+
+
+async def test_an_sshd_that_is_gone_while_nobody_is_there_and_later_under_a_client(
+    sshd_factory: SshdFactory, tmp_path: Path, certificates: Certificates
+) -> None:
+    sshd, port = sshd_factory(), free_port()
+    await asyncio.to_thread(sshd.stop)
+    async with Https(certificates) as server:
+        clusters = {"lab": cluster(port, server.endpoint, via="lab", ca=certificates.ca, probe=PROBE)}
+        gateways = {"lab": gateway(sshd, dial="on_demand")}
+        async with running(tmp_path, gateways=gateways, clusters=clusters) as daemon:
+            await until(daemon, "idle", lambda: states(daemon) == ("idle", "idle"))
+            with pytest.raises(OSError, match="reset"):
+                await get(port, certificates)
+            assert told(daemon)["lab"]["reason"] == "unreachable"
+            await until(daemon, "idle again, as no dial waits", lambda: states(daemon)[0] == "idle")
+            await asyncio.to_thread(sshd.start)
+            reader, writer = await connect(port, certificates)
+            assert await ask(reader, writer) == 200
+            await asyncio.to_thread(sshd.restart)
+            with pytest.raises((OSError, EOFError)):
+                await ask(reader, writer)
+            await closed(writer)
+            assert await get(port, certificates) == 200
+            assert daemon.metric("kubemux_connections_total", cluster="lab", result="link_lost") == 1
+            assert states(daemon)[0] == "up"
+
+
+async def test_orders_and_reloads_while_a_client_is_there_and_while_none_is(
+    sshd: Sshd, tmp_path: Path, certificates: Certificates
+) -> None:
+    port = free_port()
+    async with Https(certificates) as server:
+        clusters = {"lab": cluster(port, server.endpoint, via="lab", ca=certificates.ca, probe=PROBE)}
+        gateways = {"lab": gateway(sshd, dial="on_demand", connections=1)}
+        async with running(tmp_path, gateways=gateways, clusters=clusters) as daemon:
+
+            def dials() -> float:
+                return daemon.metric("kubemux_gateway_connects_total", gateway="lab", result="ok")
+
+            async def order(*words: str) -> str:
+                return await asyncio.to_thread(kubemux, *words, "--config", daemon.config)
+
+            await until(daemon, "idle", lambda: states(daemon) == ("idle", "idle"))
+            await order("reconnect", "lab")
+            assert (states(daemon), dials()) == (("idle", "idle"), 0), "nobody needs a link"
+
+            reader, writer = await connect(port, certificates)
+            await order("reconnect", "lab")
+            await until(daemon, "a link made anew", lambda: dials() == 2)
+            assert await ask(reader, writer) == 200
+            gateways["lab"]["idle_timeout"] = "1s"
+            daemon.configure(gateways=gateways, clusters=clusters)
+            assert await order("reload") == "changed gateway lab\n"
+            assert await ask(reader, writer) == 200
+            await closed(writer)
+            await until(daemon, "idle by the new idle_timeout", lambda: states(daemon) == ("idle", "idle"))
+            assert dials() == 2, "the reload has kept the link"
+
+            await order("drain", "lab")
+            with pytest.raises(OSError, match="refused"):
+                await get(port, certificates)
+            await order("reload")
+            assert await get(port, certificates) == 200
+
+            gateways["lab"]["dial"] = "always"
+            daemon.configure(gateways=gateways, clusters=clusters)
+            await order("reload")
+            await wait_up(daemon, "lab")
+            assert len(await asyncio.to_thread(series, daemon)) == 2

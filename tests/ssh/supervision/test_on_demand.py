@@ -7,7 +7,10 @@ The daemon's heartbeat calls `sample`; here the test calls it, and idle time pas
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 
@@ -239,6 +242,27 @@ async def test_a_link_that_is_lost_in_use_is_dialled_for_who_waits(sshd_factory:
         await gateway.until(lambda: gateway.links == 0)
         (await channel(gateway, server.endpoint)).abort()
         assert gateway.metric("gateway_reconnects_total", reason="link_lost") == 1
+
+
+async def test_a_link_that_is_kept_unused_is_still_asked_whether_it_is_there(sshd: Sshd) -> None:
+    """So the next client does not get one that is dead."""
+    config = config_for(sshd, dial="on_demand", keepalive={"interval": "200ms", "max_missed": 2})
+    async with Echo() as server, started(config) as gateway:
+        (await channel(gateway, server.endpoint)).abort()
+        await until(lambda: gateway.channels == 0)
+        frozen = await asyncio.to_thread(sshd.sessions)
+        for pid in frozen:
+            with suppress(ProcessLookupError):  # the one that asked for the key, and has ended
+                os.kill(pid, signal.SIGSTOP)
+        try:
+            await gateway.until(lambda: gateway.links == 0)
+            gateway.sample()
+            assert (state(gateway), gateway.snapshot().reason) == (GatewayState.IDLE, "")
+            (await channel(gateway, server.endpoint)).abort()
+            assert gateway.metric("gateway_connects_total", result="ok") == 2
+        finally:
+            for pid in frozen & await asyncio.to_thread(sshd.sessions):
+                os.kill(pid, signal.SIGCONT)
 
 
 async def test_links_in_use_are_replaced_and_others_closed(sshd: Sshd) -> None:
