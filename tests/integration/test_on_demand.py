@@ -150,7 +150,7 @@ async def test_orders_and_reloads_while_a_client_is_there_and_while_none_is(
             await order("reconnect", "lab")
             await until(daemon, "a link made anew", lambda: dials() == 2)
             assert await ask(reader, writer) == 200
-            gateways["lab"]["idle_timeout"] = "1s"
+            gateways = {"lab": {**gateways["lab"], "idle_timeout": "1s"}}
             daemon.configure(gateways=gateways, clusters=clusters)
             assert await order("reload") == "changed gateway lab\n"
             assert await ask(reader, writer) == 200
@@ -164,7 +164,7 @@ async def test_orders_and_reloads_while_a_client_is_there_and_while_none_is(
             await order("reload")
             assert await get(port, certificates) == 200
 
-            gateways["lab"]["dial"] = "always"
+            gateways = {"lab": {**gateways["lab"], "dial": "always"}}
             daemon.configure(gateways=gateways, clusters=clusters)
             await order("reload")
             await wait_up(daemon, "lab")
