@@ -19,6 +19,8 @@ from typing import Final, Self
 
 ROOT: Final = Path(__file__).parents[2]
 PATIENCE: Final = 30.0
+PACE: Final = 0.01
+"""Between two connections of a client."""
 
 # As systemd does between fork and exec: the descriptors become 3, 4, …, and LISTEN_PID is the child's id.
 EXEC: Final = """
@@ -187,7 +189,7 @@ class Clients(threading.Thread):
             except (OSError, AssertionError) as exc:
                 name = f"{type(exc).__name__} {exc}"
                 self.failed[name] = self.failed.get(name, 0) + 1
-                time.sleep(0.01)
+            self._end.wait(PACE)
 
     def _connect(self) -> socket.socket:
         if not isinstance(self._address, Path):
