@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -186,7 +187,8 @@ def test_an_unchanged_ssh_reaches_the_pod_wherever_it_runs(
         line.replace("team-a", namespace) for line in desk.here(told).splitlines()
     ]
     added = added.replace("*.team-a", f"*.{namespace}")
-    (server / "ssh_config").write_text(blocks + added)
+    listed = pages.block(PAGE, "VS Code", "ssh-config").replace("team-a", namespace)
+    (server / "ssh_config").write_text(listed + blocks + added)
     pod = Pod(kubectl, namespace)
     for address in addresses:
         pod.run_at(address)
@@ -201,3 +203,25 @@ def test_an_unchanged_ssh_reaches_the_pod_wherever_it_runs(
     done = desk.typed(lines, stdin=b"pwd\n")
     assert (done.returncode, done.stdout.decode()) == (0, f"{server / 'home'}\n"), done.stderr.decode()
     assert (server / "home" / "data" / "one").read_text() == "some data"
+    as_vs_code(desk, f"nb-0.{namespace}", addresses[1])
+
+
+def as_vs_code(desk: Desk, host: str, address: str) -> None:
+    """Remote-SSH gives a script to this command, and reaches what the script has started by the `-D` port."""
+    port = free_port()
+    command = desk.words("ssh", "-T", "-D", str(port), "-o", "ConnectTimeout=15", host, "bash")
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=desk.environment
+    ) as process:
+        assert process.stdin
+        assert process.stdout
+        process.stdin.write(b"id -u\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == b"%d\n" % UID
+        with socket.create_connection(("127.0.0.1", port), timeout=SECONDS) as client:
+            client.sendall(b"\5\1\0" + b"\5\1\0\1" + socket.inet_aton(address) + (2209).to_bytes(2, "big"))
+            with client.makefile("rb") as answer:
+                assert answer.read(2 + 10) == b"\5\0" + b"\5\0\0\1" + bytes(6)
+                assert answer.read(4) == b"SSH-"
+        process.stdin.close()
+        assert process.wait(SECONDS) == 0
