@@ -7,83 +7,36 @@ import grp
 import json
 import os
 import signal
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 import pytest
-from ruamel.yaml import YAML
 
+from tests.integration.egress import PAGE, SELECTOR, Cluster, Places, flags, running
 from tests.integration.streaming import BY_POD, follow_logs, stream
 from tests.support import nodes, pages
-from tests.support.apiserver import ApiServer, asset
+from tests.support.apiserver import ApiServer
 from tests.support.daemon import Daemon
-from tests.support.kubectl import SECONDS, Kubectl
+from tests.support.kubectl import SECONDS
 from tests.support.kubelet.serving import GROUP
 from tests.support.nodes import NODE, Node
 from tests.support.parts import NEWER_KUBECTL
 from tests.support.ports import free_port
-from tests.support.ssh_keys import new_key, public
+from tests.support.ssh_keys import new_key
 from tests.support.tls import Authority
 
 pytestmark = [pytest.mark.apiserver, pytest.mark.sshd, pytest.mark.network]
 
-PAGE: Final = "docs/egress.md"
 ONE_GATEWAY, OWN_SSHD = "One gateway for the cluster's network", "Each node's own sshd"
-SELECTOR, SELECTOR_FOR_TLS = "The API server's configuration", "The API server's file for TLS"
+SELECTOR_FOR_TLS: Final = "The API server's file for TLS"
 ENTRY_FOR_TLS: Final = "The entry for TLS"
 SOCKET: Final = "/run/kubemux-entries/kube.sock"
 BOTH_WAYS: Final = pytest.mark.parametrize(
     "daemon", [ONE_GATEWAY, OWN_SSHD], ids=["one gateway", "own sshd"], indirect=True
 )
 SERVICE: Final = "hook"
-Places = Mapping[str, Path | str]
-"""What stands on the page, and what it is on this machine."""
-
-_KNOWS_NODES: Final = 'mount --bind "$0" /etc/hosts; exec "$@"'
-
-
-class Cluster:
-    """A kube-apiserver, and its node, which it reaches by the socket at `egress` alone."""
-
-    def __init__(self, apiserver: ApiServer, node: Node, egress: Path) -> None:
-        self.apiserver = apiserver
-        self.node = node
-        self.egress = egress
-        self._kubeconfig = apiserver.kubeconfig(apiserver.folder / "kubeconfig")
-        self.kubectl = self.by(asset("kubectl"))
-
-    def by(self, program: Path) -> Kubectl:
-        """An administrator's kubectl, of this version."""
-        return Kubectl([program, "--kubeconfig", self._kubeconfig], self.apiserver.environment)
-
-    def create(self, *objects: Mapping[str, object]) -> None:
-        self.kubectl.said("create", "-f", "-", stdin={"apiVersion": "v1", "kind": "List", "items": objects})
-
-
-def placed(text: str, places: Places) -> str:
-    for place, here in places.items():
-        text = text.replace(place, str(here))
-    return text
-
-
-def flags(apiserver: ApiServer, *, heading: str, places: Places) -> list[str]:
-    """Those of the page, for the EgressSelectorConfiguration that stands below `heading`."""
-    issued = apiserver.certificates.authority.issue("apiserver-client", organization="system:masters")
-    selector = apiserver.folder / "egress.yaml"
-    selector.write_text(placed(pages.block(PAGE, heading, "yaml"), places))
-    pki = {
-        "/etc/kubernetes/egress.yaml": selector,
-        "/etc/kubernetes/pki/ca.crt": apiserver.ca_file,
-        "/etc/kubernetes/pki/front-proxy-ca.crt": apiserver.ca_file,
-        "/etc/kubernetes/pki/apiserver-client.crt": issued.cert,
-        "/etc/kubernetes/pki/apiserver-client.key": issued.key,
-        "/etc/kubernetes/pki/front-proxy-client.crt": issued.cert,
-        "/etc/kubernetes/pki/front-proxy-client.key": issued.key,
-    }
-    return placed(pages.block(PAGE, SELECTOR, "text"), pki).split()
 
 
 @pytest.fixture(scope="module")
@@ -109,34 +62,6 @@ def node(cluster: Cluster) -> Iterator[Node]:
     cluster.node.start()
     yield cluster.node
     cluster.node.stop()
-
-
-@contextmanager
-def running(
-    folder: Path, node: Node, text: str, places: Places, *, host_key: Path | None = None
-) -> Iterator[Daemon]:
-    """A daemon with a page's configuration; its machine resolves the node's name, as the node does.
-
-    `host_key` is what known_hosts has, if that is not the node's.
-    """
-    known_hosts = folder / "known_hosts"
-    known_hosts.write_text(f"{node.host},{NODE} {public(host_key or node.host_key)}\n")
-    here: Places = {
-        "bastion.eu.example.com": node.host,
-        "user: tunnel": f"user: {node.user}",
-        "/etc/kubemux/keys/eu-edge": node.identity,
-        "/etc/kubemux/keys/nodes": node.identity,
-        "/etc/kubemux/known_hosts": known_hosts,
-    }
-    sections = YAML(typ="safe").load(placed(text, {**here, **places}))
-    with Daemon(
-        folder / "daemon",
-        gateways=sections.pop("gateways"),
-        clusters={},
-        sections={**sections, "limits": {"hold_timeout": "1s"}},
-        wrapper=("unshare", "--mount", "sh", "-ec", _KNOWS_NODES, str(node.hosts)),
-    ) as daemon:
-        yield daemon
 
 
 @pytest.fixture
