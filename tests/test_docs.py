@@ -1,4 +1,4 @@
-"""The pages hold: links lead somewhere, commands and options exist, tables say what the code says.
+"""The pages are correct: links lead somewhere, commands and options exist, tables agree with the code.
 
 The recipes of the README and of install.md are run in tests/systemd/test_recipe.py.
 """
@@ -41,7 +41,7 @@ def test_every_link_leads_somewhere(page: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_a_line_is_a_sentence(page: str) -> None:
-    """So that a change of one sentence is a change of one line; an item of a list may have several."""
+    """Then a change of one sentence changes one line. An item of a list may have several sentences."""
     several = [
         line
         for line in pages.prose(page)

@@ -1,4 +1,6 @@
-"""What `pip install .` reads: an editable install that is there already does not notice when that breaks."""
+"""The packaging metadata, which `pip install .` reads. A developer's editable install would not notice a
+mistake.
+"""
 
 from __future__ import annotations
 
@@ -54,4 +56,4 @@ def test_the_wheel_has_the_code_the_licence_and_the_command(tmp_path: Path) -> N
     assert code == {str(path.relative_to(ROOT)) for path in (ROOT / "proxy").rglob("*.py")}
     assert {"License-Expression: Apache-2.0", "Author: kubemux contributors"} <= set(metadata.splitlines())
     assert re.search(r"^Requires-Dist: prometheus-client", metadata, re.MULTILINE)
-    assert "\n# kubemux\n" in metadata, "the README is the page of the package"
+    assert "\n# kubemux\n" in metadata, "the README is the description of the package"

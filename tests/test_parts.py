@@ -1,6 +1,6 @@
-"""`make test` as root: what it installs, and what it leaves.
+"""`make test` as root: what it installs, and that it leaves the machine otherwise unchanged.
 
-With Debian's own apt and dpkg, on an overlay over this machine.
+It runs Debian's apt and dpkg on an overlay file system over this machine's.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SCRIPT: Final = Path(__file__).parent / "parts.sh"
 
 pytestmark = pytest.mark.overlay
 
-# The lines that debhelper writes for a package with a service.
+# The maintainer script that debhelper writes for a package with a service.
 _POSTINST: Final = """#!/bin/sh
 set -e
 update-rc.d kubemux-part defaults
@@ -44,7 +44,7 @@ _CONTROL: Final = (
     "Package: kubemux-part\nVersion: 1\nArchitecture: all\nMaintainer: nobody "
     "<nobody@example.com>\nDescription: none\n"
 )
-# /run/systemd/system says that systemd runs: what is started then, is started through systemctl.
+# /run/systemd/system says that systemd runs, so the maintainer script starts services through systemctl.
 _ROOT: Final = """
 set -e
 mount -t tmpfs tmpfs "$1"
@@ -73,7 +73,7 @@ exec chroot . "$@"
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    """A folder for apt with one package, which has a program and a service."""
+    """A repository for apt with one package, which has a program and a service."""
     folder, tree = tmp_path / "repository", tmp_path / "tree"
     contents = {
         "DEBIAN/control": (_CONTROL, 0o644),
@@ -101,7 +101,7 @@ def repository(tmp_path: Path) -> Path:
 def inside(
     tmp_path: Path, repository: Path, script: str, *, stdin: int = subprocess.DEVNULL, **env: str
 ) -> str:
-    """What `script` says in a shell on the overlay, /mnt being the repository."""
+    """The output of `script` in a shell on the overlay, with the repository at /mnt."""
     (tmp_path / "overlay").mkdir(exist_ok=True)
     folders = (str(tmp_path / "overlay"), str(repository))
     command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", _ROOT, "sh", *folders]

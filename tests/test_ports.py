@@ -1,4 +1,4 @@
-"""Ports that are handed out belong to one test, on the whole machine."""
+"""A port that `free_port` returns belongs to one test, on the whole machine."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_no_two_processes_are_given_the_same_port() -> None:
     with other_suite() as one, other_suite() as two:
         given = []
         for process in (one, two):
-            assert process.stdout, "it has a pipe"
+            assert process.stdout, "the other process was started with a pipe"
             given.append({int(port) for port in process.stdout.readline().split()})
         ours = {free_port() for _ in range(DRAWN)}
         for process in (one, two):

@@ -1,4 +1,4 @@
-"""The gates: lint, format and types; who may import whom; how big a file may grow."""
+"""The gates: lint, format and types; which module may import which; the size of files."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ LAYERS = (
     ("proxy.errors",),
     ("proxy.runtime",),
 )
-"""The wings, from the top down: a module imports its own wing and those below it."""
+"""The wings, from the top down: a module may import its own wing and those below it."""
 
 PURE = (
     "proxy.admin.condition",
@@ -77,7 +77,7 @@ PURE = (
     "proxy.ssh.supervision.demand",
     "proxy.ssh.supervision.links",
 )
-"""These take values and a clock: neither they nor what they import does I/O."""
+"""Pure modules: neither they nor the modules that they import do I/O."""
 IO = {"asyncio", "socket", "asyncssh", "uvloop", "subprocess", "threading"}
 
 CONFINED = {
@@ -91,7 +91,7 @@ CONFINED = {
     "pydantic_core": ("proxy.config",),
     "uvloop": ("proxy.cli",),
 }
-"""Library -> the only ones that import it: its types and its surprises stay there."""
+"""By library: the only modules that may import it, so that its types stay there."""
 
 
 CALLED_BY_OTHERS = {
@@ -139,7 +139,7 @@ CALLED_BY_OTHERS = {
     "a member of an enum that a test looks for": "BLUE",
     "a key of a TypedDict": "starts_session",
 }
-"""Why -> names that nothing in the tree uses, separated by spaces."""
+"""By reason: names that nothing in the tree uses, separated by spaces."""
 
 
 def within(module: str, names: tuple[str, ...]) -> bool:
@@ -156,7 +156,7 @@ def layer(module: str) -> int:
 
 @cache
 def imports(module: str) -> frozenset[str]:
-    """Every module that `module` names in an import: late ones too, and what only a type checker reads."""
+    """Every module that `module` imports, also inside functions and under TYPE_CHECKING."""
     found: set[str] = set()
     tree = ast.parse(MODULES[module].read_text())
     for node in ast.walk(tree):
@@ -182,7 +182,7 @@ def test_clean(command: list[str]) -> None:
 
 
 def test_the_tree_tells_the_story() -> None:
-    """Wings, and a module of the words that all of them use."""
+    """The top level of `proxy` has only the wings, and the loose modules that all of them use."""
     top = [path for path in (ROOT / "proxy").iterdir() if path.name != "__pycache__"]
     assert len([path for path in top if path.is_dir()]) <= 16
     assert {path.name for path in top if path.is_file()} == {"__init__.py", "__main__.py", "snapshots.py"}
@@ -216,7 +216,7 @@ def test_a_library_stays_where_it_belongs(library: str) -> None:
 
 @pytest.mark.parametrize("module", [module for module in MODULES if within(module, PURE)])
 def test_pure_modules_do_no_io(module: str) -> None:
-    """Nor does anything that they import, however far away."""
+    """Neither do the modules that they import, directly or indirectly."""
     waiting: list[tuple[str, ...]] = [(module,)]
     seen = {module}
     while waiting:
@@ -229,7 +229,9 @@ def test_pure_modules_do_no_io(module: str) -> None:
 
 
 def test_nothing_is_unused() -> None:
-    """Neither in the program by itself, whatever tests use of it, nor in what tests and benches share."""
+    """The program uses every name of its own (use by tests does not count), and so do the helpers of tests
+    and benches.
+    """
     excused = {name for names in CALLED_BY_OTHERS.values() for name in names.split()}
     found = set()
     vulture = Vulture(ignore_decorators=["@pytest.fixture*", "@pytest_asyncio.fixture*"])
@@ -265,8 +267,8 @@ def test_every_task_has_an_owner(module: str) -> None:
 
 @pytest.mark.parametrize("module", [module for module in MODULES if module != "proxy.runtime.names"])
 def test_nobody_uses_threads_that_everybody_shares(module: str) -> None:
-    """The loop's default executor, and libuv's pool behind uvloop's `getaddrinfo`: one that hangs takes them
-    from all.
+    """Neither the loop's default executor nor libuv's thread pool (uvloop's `getaddrinfo`): calls that hang
+    there use up the threads of the whole process.
     """
     shared = {"to_thread", "run_in_executor", "getaddrinfo", "getnameinfo"}
     calls = [node for node in ast.walk(ast.parse(MODULES[module].read_text())) if isinstance(node, ast.Call)]
@@ -275,7 +277,7 @@ def test_nobody_uses_threads_that_everybody_shares(module: str) -> None:
         for call in calls
         if isinstance(call.func, ast.Attribute)
         and call.func.attr in shared
-        # One that is an address already is not looked up.
+        # An address is not looked up.
         and not {"AI_NUMERICHOST", "NI_NUMERICHOST"}
         & {node.attr for node in ast.walk(call) if isinstance(node, ast.Attribute)}
     }

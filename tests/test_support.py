@@ -1,4 +1,4 @@
-"""The support parts themselves: what they promise to the other tests."""
+"""Tests of tests/support, on which the other tests depend."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.support.tls import Certificates
 
 ROOT = Path(__file__).parents[1]
 
-# Each test but the last leaves something behind.
+# Each test except the last leaves something behind.
 LEAKY = """
 import asyncio, os, socket, subprocess, threading, warnings
 import pytest, uvloop
@@ -91,7 +91,7 @@ def teardown_module():
 """
 
 
-def test_whatever_is_left_behind_fails_the_test(
+def test_a_test_that_leaves_something_behind_fails(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
@@ -436,8 +436,8 @@ _AS_A_PERSON = (
 )
 @pytest.mark.parametrize("ci", ["", "true"])
 def test_what_needs_namespaces_looks_for_them_first(become: tuple[str, ...], reason: str, ci: str) -> None:
-    """It waited for a systemd that could not boot for a minute in each test; and a check in CI must not skip
-    anything.
+    """Without namespaces, each test would wait a minute for a systemd that cannot boot. In CI it must fail,
+    not skip.
     """
     program = """
 import pytest

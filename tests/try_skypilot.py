@@ -27,13 +27,13 @@ pytestmark = [pytest.mark.apiserver, pytest.mark.sshd, pytest.mark.timeout(600)]
 
 SKY: Final = ROOT / ".tools" / "skypilot" / "bin" / "sky"
 SKY_PORT: Final = 46580
-"""Where SkyPilot's own API server listens."""
+"""The address of SkyPilot's own API server."""
 _COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
 
 
 @pytest.fixture
 def desk(apiserver: ApiServer, sshd: Sshd, tmp_path: Path) -> Iterator[Desk]:
-    """Two contexts: one that SkyPilot may use, and one that is another way to the same cluster."""
+    """A desk with two contexts for the same cluster; SkyPilot may use only one of them."""
     entry = Endpoint("127.0.0.1", free_port())
     section = {
         "gateway": "edge",
@@ -65,7 +65,7 @@ def desk(apiserver: ApiServer, sshd: Sshd, tmp_path: Path) -> Iterator[Desk]:
 
 def test_sky_check(desk: Desk) -> None:
     with socket.socket() as taken:
-        # Else `sky` would ask that one, and we would stop it.
+        # Otherwise `sky` would use that server, and the test would stop it.
         assert taken.connect_ex(("127.0.0.1", SKY_PORT)), "there is a SkyPilot server already: sky api stop"
     settings = desk.home / ".sky" / "config.yaml"
     settings.parent.mkdir()

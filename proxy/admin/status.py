@@ -1,33 +1,34 @@
 """Turns a snapshot into the JSON of `/status`, the text of `/readyz` and the status line of sd_notify. Pure.
 
-The document, stable for scripts (a field may be added; one that goes or changes its meaning raises
-`version`):
+The document is stable for scripts: fields may be added; if one is removed or changes its meaning, `version`
+goes up.
 
     {"version": 1,
      "daemon":   {"version": "0.1.0", "pid": 1, "uptime": 3.5, "ready": true, "draining": false,
-     "config_path": "...",
-                  "connections": 12, "buffered_bytes": 0, "memory_limit": 268435456},
+                  "config_path": "...", "connections": 12, "buffered_bytes": 0,
+                  "memory_limit": 268435456},
      "gateways": [{"name": "eu-edge", "state": "up", "wanted": 2, "reconnects": 0, "retry_in": null,
-                   "links": [{"server": "...:22", "age": 60.0, "channels": 7, "data_plane": "asyncssh",
-                   "cipher": "...",
-                              "rtt": 0.02}], "retiring": [...], "reason": "", "message": "", "hint": "",
+                   "links": [{"server": "...:22", "age": 60.0, "channels": 7,
+                              "data_plane": "asyncssh", "cipher": "...", "rtt": 0.02}],
+                   "retiring": [...], "reason": "", "message": "", "hint": "",
                    "certificate_expiry": null, "hosts": null}],
-     "clusters": [{"name": "prod-eu", "gateway": "eu-edge", "listen": "127.0.0.1:16443", "listening": true,
-     "state": "up",
-                   "reason": "ok", "message": "", "hint": "", "probe_seconds": 0.03, "api_server":
-                   "10.0.0.10:6443",
-                   "connections": 12, "connections_total": 345, "bytes_to_cluster": 1, "bytes_from_cluster":
-                   2,
-                   "certificate_expiry": 1767225600.0}],
+     "clusters": [{"name": "prod-eu", "gateway": "eu-edge", "listen": "127.0.0.1:16443",
+                   "listening": true, "state": "up", "reason": "ok", "message": "", "hint": "",
+                   "probe_seconds": 0.03, "api_server": "10.0.0.10:6443",
+                   "connections": 12, "connections_total": 345, "bytes_to_cluster": 1,
+                   "bytes_from_cluster": 2, "certificate_expiry": 1767225600.0}],
      "entries":  [{"name": "proxy", "listen": "127.0.0.1:3128", "listening": true, "reason": "",
                    "message": "", "hint": "", "connections": 3, "connections_total": 45}],
-     "routes":   [{"name": "nodes", "match": ["*.eu.internal:22"], "gateway": "eu-edge", "connections": 2,
-                   "connections_total": 30, "bytes_to_target": 1, "bytes_from_target": 2,
+     "routes":   [{"name": "nodes", "match": ["*.eu.internal:22"], "gateway": "eu-edge",
+                   "connections": 2, "connections_total": 30, "bytes_to_target": 1,
+                   "bytes_from_target": 2,
                    "discovery": {"cluster": "prod-eu", "state": "watching", "pods": 7, "reason": "",
-                   "message": "", "hint": ""}, "drained": false}]}
+                                 "message": "", "hint": ""},
+                   "drained": false}]}
 
-A cluster without `listen`, which is reached by its name alone, has "" there, and is `listening` until it is
+A cluster without `listen`, which clients reach only by name, has "" there, and is `listening` until it is
 drained. A route without `discover` has null for `discovery`.
+
 Times are seconds, sizes bytes, `certificate_expiry` Unix time; null is "not known (yet)". States are those of
 `GatewayState`, `ClusterState` and `DiscoveryState`, reasons those of `proxy.errors` and of probes.
 """

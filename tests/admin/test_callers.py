@@ -1,4 +1,4 @@
-"""Unusual callers of the admin endpoints, byte by byte, and the usual programs as they come."""
+"""Unusual requests to the admin endpoints, byte by byte; and ordinary HTTP programs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def daemon() -> Daemon:
 
 
 async def exchange(where: Endpoint | Path, *pieces: bytes, half_close: bool = False) -> bytes:
-    """Send the pieces, each in a segment of its own, and read until the server hangs up."""
+    """Send the pieces, each in its own TCP segment, and read until the server closes the connection."""
     async with asyncio.timeout(SECONDS):
         reader, writer = await (
             asyncio.open_unix_connection(where)

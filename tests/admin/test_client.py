@@ -1,4 +1,4 @@
-"""Asking a daemon that is there, is not, is slow, or is something else."""
+"""The admin client with a daemon that answers, hangs or does not exist, and with another program."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ NOWHERE = Endpoint("127.0.0.1", 1)
 
 
 class Foreign(Server):
-    """Answers every connection with `answer` and hangs up; with none it never does, unless `hangs_up`."""
+    """Another program: it answers each connection with `answer` and closes it. Without an answer it closes
+    only if `hangs_up`.
+    """
 
     def __init__(self, answer: bytes, *, hangs_up: bool = False) -> None:
         super().__init__()
@@ -82,7 +84,7 @@ async def test_nobody_there(tmp_path: Path) -> None:
 
 @contextmanager
 def as_somebody_else() -> Iterator[None]:
-    """Root may open every socket: be `nobody` for a while."""
+    """Become `nobody` for a while, because root may connect to every socket."""
     before = os.geteuid()
     if before == 0:
         os.seteuid(65534)
@@ -110,7 +112,7 @@ async def test_a_daemon_that_hangs() -> None:
 
 
 async def test_an_order_to_a_daemon_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It cannot be said to have the order."""
+    """The client cannot know whether the daemon got the order."""
     monkeypatch.setattr(client, "ASK_TIMEOUT", 0.05)
     with socket.socket(socket.AF_UNIX) as silent:
         silent.bind(str(tmp_path / "s"))
@@ -205,7 +207,7 @@ async def test_another_program_behind_the_socket_takes_no_orders(tmp_path: Path)
 
 
 async def test_one_that_hangs_up_may_be_kubemux() -> None:
-    """It does so where every place is taken."""
+    """kubemux closes a connection when all its places are busy."""
     async with Foreign(b"", hangs_up=True) as other:
         with pytest.raises(AdminError, match="it hung up without an answer") as caught:
             await client.fetch_status(AdminConfig(listen=other.endpoint), CONFIG)
@@ -213,7 +215,7 @@ async def test_one_that_hangs_up_may_be_kubemux() -> None:
 
 
 async def test_a_daemon_that_was_too_busy_for_a_moment_is_no_stranger(tmp_path: Path) -> None:
-    """Asked for its first words, it answers."""
+    """At the second attempt it answers."""
 
     class Busy(Server):
         async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

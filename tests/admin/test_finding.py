@@ -1,4 +1,4 @@
-"""The daemon is found where its file says, and where most are if that says nothing."""
+"""The admin client looks for the daemon where the configuration file says, otherwise at the usual places."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def test_a_daemon_whose_file_has_become_garbage_is_still_found(
             await asyncio.to_thread(find, [path], places=[socket.with_name("missing"), endpoint]),
         ]
         assert found == [(AdminConfig(socket=socket), path), (AdminConfig(listen=endpoint), path)]
-        with pytest.raises(ConfigError):  # no socket: nobody there takes orders
+        with pytest.raises(ConfigError):  # no socket, so orders are not possible
             await asyncio.to_thread(find, [path], places=[endpoint], orders=True)
         with pytest.raises(ConfigError) as other:
             await asyncio.to_thread(find, [tmp_path / "another.yaml"], places=[socket])
@@ -106,7 +106,7 @@ async def test_a_file_that_has_lost_its_socket_does_not_hide_the_daemon_from_ord
     async with serving(Daemon(replace(DAEMON, config_path=str(path))), socket):
         assert await found(orders=True) == socket
         assert await found(orders=False) is None, "to read, its address will do"
-    async with serving(Daemon(), socket):  # runs with another file
+    async with serving(Daemon(), socket):  # a daemon that runs with another file
         assert await found(orders=True) is None
 
 

@@ -1,4 +1,4 @@
-"""The admin server over real sockets, asked by a real HTTP client or byte by byte."""
+"""The admin server over real sockets, with a real HTTP client or byte by byte."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ async def unix(daemon: Daemon, tmp_path: Path) -> AsyncIterator[Asker]:
 
 
 async def exchange(path: Path | Endpoint, request: bytes) -> bytes:
-    """Send `request`, and everything that comes back until the server hangs up."""
+    """Send `request`; returns everything until the server closes the connection."""
     connect = asyncio.open_unix_connection(path) if isinstance(path, Path) else asyncio.open_connection(*path)
     async with asyncio.timeout(SECONDS):
         reader, writer = await connect
@@ -196,8 +196,8 @@ def test_names_of_this_machine_are_taken(header: str) -> None:
 async def test_http_1_0_without_host_is_answered_and_closed(
     daemon: Daemon, tmp_path: Path, fields: bytes
 ) -> None:
-    # What simple health checks send (HAProxy's httpchk by default); a browser, which could be lured here,
-    # always says Host.
+    # Simple health checks send no Host (HAProxy's httpchk by default). A browser, which a web page could lead
+    # here, always sends it.
     async with serving(daemon, tmp_path / "s") as endpoint:
         answer = await exchange(endpoint, b"GET /healthz HTTP/1.0\r\n" + fields + b"\r\n")
         assert answer.startswith(b"HTTP/1.1 200 ")
@@ -231,12 +231,12 @@ async def test_an_invalid_host_is_a_bad_request(
         request = b"GET /status HTTP/1.1\r\n" + fields + b"\r\n"
         answer = await exchange(endpoint if over_tcp else tmp_path / "s", request * 2)
     assert answer.startswith(b"HTTP/1.1 400 ")
-    assert answer.count(b"HTTP/1.1") == 1, "the connection ends with it"
+    assert answer.count(b"HTTP/1.1") == 1, "the connection ends after the answer"
     assert b"prod-eu" not in answer
 
 
 LONG = replace(DAEMON, clusters=(replace(DAEMON.clusters[0], message="x" * (4 << 20)),))
-"""More than a socket's buffers take."""
+"""More bytes than a socket's buffers hold."""
 ENDING = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 ORDER = b"POST /-/reload HTTP/1.1\r\nHost: x\r\n"
 
@@ -292,7 +292,7 @@ async def test_what_is_odd_and_clear_is_one_request(
 
 
 async def test_the_absolute_form_says_which_host_is_asked_for(daemon: Daemon, tmp_path: Path) -> None:
-    """RFC 9112 3.2.2: `Host` does not count then."""
+    """RFC 9112 3.2.2: `Host` is ignored then."""
     async with serving(daemon, tmp_path / "s") as endpoint:
         answer = await exchange(
             endpoint,
@@ -345,7 +345,7 @@ async def test_a_client_that_does_not_read_its_answer_is_cut_off(daemon: Daemon,
 
 
 async def hold(endpoint: Endpoint) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """A connection that got an answer and is kept alive."""
+    """A connection that got an answer and stays open (keep-alive)."""
     reader, writer = await asyncio.open_connection(*endpoint)
     writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
     answer = await reader.readuntil(b"ok\n")
@@ -373,7 +373,7 @@ async def test_one_connection_too_many_takes_the_place_of_the_one_that_waited_fo
 
 @pytest.mark.both_loops(pauses=True)
 async def test_callers_that_never_read_keep_nobody_out(daemon: Daemon, tmp_path: Path) -> None:
-    """They lose their places, the oldest first; one that reads keeps its own."""
+    """Their connections are closed, the oldest first; a client that reads keeps its connection."""
     daemon.shown = LONG
     async with asyncio.timeout(6 * SECONDS), serving(daemon, tmp_path / "s", answer_timeout=60.0) as endpoint:
         callers = []
@@ -472,7 +472,7 @@ async def test_an_address_that_is_not_ours_is_a_listen_error(daemon: Daemon, whe
 async def test_a_missing_folder_is_named_with_the_remedy_of_its_reader(
     uid: int, remedy: str, daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A user is not sent to the folder of the service."""
+    """The hint for an ordinary user does not name the service's folder."""
     monkeypatch.setattr(os, "geteuid", lambda: uid)
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/1000")
     monkeypatch.setenv("HOME", "/home/user")

@@ -1,5 +1,5 @@
-"""The bench works from end to end, its reports are read right, and a failed request or a lost byte is never a
-figure.
+"""The bench works from end to end, parses its tools' reports correctly, and never makes a figure of failed
+requests or lost bytes.
 """
 
 from __future__ import annotations
@@ -68,8 +68,7 @@ def loads() -> None:
 
 @pytest.mark.usefixtures("loads")
 def test_a_quick_run_answers_the_questions_asked(tmp_path: Path) -> None:
-    """Two of nine, for the time that it takes: one that is about one cluster, one
-    that needs the long line."""
+    """Two questions of nine, to save time: one about a single cluster, and one that needs the long line."""
     asked = {"connects", "distance"}
     command = [sys.executable, "-m", "bench", *asked, "--quick", "--output", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
@@ -91,10 +90,10 @@ def test_a_quick_run_answers_the_questions_asked(tmp_path: Path) -> None:
             assert all(len(column["samples"]) == 1 for column in row["columns"].values())
     targets = [target for answer in answers.values() for row in answer["rows"] for target in row["targets"]]
     assert targets
-    # Beside their row, and in the last table.
+    # In their row, and in the last table.
     assert done.stdout.count("held") + done.stdout.count("missed") >= 2 * len(targets)
     assert all(answer["machine"]["pace"].startswith("one core seals ") for answer in answers.values())
-    assert not (tmp_path / "targets.json").exists()  # two questions are not the whole
+    assert not (tmp_path / "targets.json").exists()  # two questions are not a complete run
 
     pings = answers["distance"]["rows"][0]["columns"]
     assert all(20 <= column["median"] < 500 for column in pings.values()), pings
@@ -132,7 +131,7 @@ def test_loads_refuse_answers_that_are_not_200(tmp_path: Path, monkeypatch: pyte
 
 @pytest.mark.usefixtures("loads")
 def test_curl_opens_a_connection_for_each_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And says so: an answer that is not 200 is no figure here, either."""
+    """The load says so. Here, too, an answer other than 200 makes no figure."""
     with (
         servers.ssh_server(tmp_path / "sshd") as sshd,
         entries.dynamic(DYNAMIC, Gateway.of(sshd)) as proxy,

@@ -1,5 +1,4 @@
-"""The parts' benchmarks run, each round of them does what it says, and a part that
-has become slower shows."""
+"""The benchmarks of the parts run, each round does what it should, and a slower part is reported."""
 
 from __future__ import annotations
 
@@ -16,7 +15,7 @@ from bench.parts import __main__ as parts
 
 
 def test_every_part_runs() -> None:
-    """Once each, without a clock: figures are no matter of the tests."""
+    """Each part runs once, without a measurement: tests do not check figures."""
     command = [*parts.COMMAND, "-vv", "--benchmark-disable"]
     done = subprocess.run(command, cwd=parts.ROOT, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -51,7 +50,7 @@ def test_a_slower_part_shows_and_a_slower_machine_does_not() -> None:
     names = "same", "slower", "faster", "gone"
     before = parts.Run(dict.fromkeys(names, 1.0), dict.fromkeys(names, 10.0))
     now = {"same": 1.0, "slower": 2.6, "faster": 1.0, "new": 9.0}
-    yardsticks = dict.fromkeys(now, 20.0) | {"same": 10.0}  # the machine was itself again by then
+    yardsticks = dict.fromkeys(now, 20.0) | {"same": 10.0}  # the machine is as fast as before by then
     changes = {change.name: change for change in parts.compare(before, parts.Run(now, yardsticks))}
     assert {name for name, change in changes.items() if change.is_regression} == {"slower"}
     assert changes["slower"].slower == pytest.approx(0.3)

@@ -47,7 +47,7 @@ async def daemon(tmp_path: Path, config: Path) -> AsyncIterator[Daemon]:
 
 
 async def kubemux(*args: str | Path) -> Result:
-    """The command has a loop of its own, so it runs in a thread."""
+    """Run a command in a thread, because it has its own event loop."""
     return await asyncio.to_thread(CliRunner().invoke, main, list(map(str, args)))
 
 
@@ -83,7 +83,7 @@ async def test_no_daemon_exits_1_and_says_how_to_find_out(config: Path, args: li
 async def test_another_daemon_is_neither_shown_nor_told_anything(
     daemon: Daemon, config: Path, args: list[str]
 ) -> None:
-    """Its address is in this file, too."""
+    """The other daemon has the same admin address."""
     theirs = f"{config.parent}/the other.yaml"
     daemon.shown = replace(daemon.shown, config_path=theirs)
     shown = await kubemux(*args, "--config", config)
@@ -102,7 +102,8 @@ async def test_the_same_file_by_another_name_is_the_same(
     monkeypatch.chdir(config.parent)
     for name in (link, Path("config.yaml")):
         assert (await kubemux("reload", "--config", name)).exit_code == 0
-    daemon.shown = replace(daemon.shown, config_path="config.yaml")  # of an older daemon, who knows where
+    # Of an older daemon, with an unknown path.
+    daemon.shown = replace(daemon.shown, config_path="config.yaml")
     assert (await kubemux("status", "--config", config)).exit_code == 0
 
 
@@ -167,7 +168,7 @@ async def test_drain_takes_nothing_else(config: Path, patience: str) -> None:
 async def test_an_order_that_takes_longer_goes_on(
     daemon: Daemon, config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The daemon is not said to hang: it has the order."""
+    """The message does not say that the daemon hangs, because the daemon has the order."""
     monkeypatch.setattr("proxy.cli.orders.ORDER_BUDGET", 0.5)
     daemon.held = asyncio.Event()
     try:
@@ -256,7 +257,7 @@ async def test_an_order_through_a_file_without_a_socket_says_where_else_to_look(
     assert shown.stderr.startswith(
         f"kubemux: {path} has no admin.socket; the running daemon may have one\n  hint: its log says"
     )
-    assert ("kill -HUP PID" in shown.stderr) == (order == ["reload"])  # it does nothing else
+    assert ("kill -HUP PID" in shown.stderr) == (order == ["reload"])  # this order does nothing else
 
 
 async def test_a_daemon_of_another_version_is_told_apart(
@@ -302,13 +303,13 @@ class Terminal:
             "COLUMNS": "77",
             "LINES": "7",
             "TERM": "xterm",
-        }  # of a shell that exports them: they do not change
+        }  # as in a shell that exports them; they do not follow a resize
         return await asyncio.create_subprocess_exec(
             sys.executable, "-m", "proxy", *args, stdin=self._its, stdout=self._its, stderr=self._its, env=env
         )
 
     async def shows(self, text: str) -> None:
-        """Wait for `text`, and forget what came before its end."""
+        """Wait for `text`, and drop the output up to its end."""
         async with asyncio.timeout(SECONDS):
             while text.encode() not in self._seen:
                 self._news.clear()
@@ -327,7 +328,7 @@ class Terminal:
 
 
 HOME = "\x1b[H"
-"""What each screen begins with."""
+"""The escape sequence at the begin of each screen."""
 
 
 @asynccontextmanager
@@ -356,7 +357,7 @@ async def test_watch_keeps_what_is_broken_in_sight_through_a_resize(daemon: Daem
         for columns, lines in ((100, 40), (84, 20), (140, 60)):
             terminal.resize(columns, lines)
             process.send_signal(signal.SIGWINCH)
-            await terminal.screen()  # perhaps the one before
+            await terminal.screen()  # perhaps still the screen before
             screen = await terminal.screen()
             assert len(screen) == lines
             assert max(map(cell_len, screen)) <= columns
@@ -368,7 +369,7 @@ async def test_watch_keeps_what_is_broken_in_sight_through_a_resize(daemon: Daem
             assert "cluster c150: timeout: no answer within 5s" in screen
             assert any(re.fullmatch(r"\d+ more clusters?, \d+ of them up", line) for line in screen)
         process.send_signal(signal.SIGTERM)
-        await terminal.shows("\x1b[?1049l")  # the terminal has its own screen back
+        await terminal.shows("\x1b[?1049l")  # the terminal shows its own screen again
         assert await asyncio.wait_for(process.wait(), SECONDS) == 0
 
 
@@ -385,7 +386,7 @@ async def test_watch_tells_the_age_of_what_it_shows_while_the_daemon_is_silent(c
                 screen = await terminal.screen()
                 while not re.match(r"\d\d:\d\d:\d\d, [4-9]\.\ds old; waiting for the daemon: ", screen[0]):
                     screen = await terminal.screen()
-                assert any(line.startswith("prod-eu") for line in screen), "what was seen last stays"
+                assert any(line.startswith("prod-eu") for line in screen), "the last data stays on the screen"
                 assert not any(line.startswith(("stage-us", "us-west")) for line in screen)
         finally:
             await server.close()

@@ -1,4 +1,4 @@
-"""`kubemux check` says of an ssh_config what the dial would."""
+"""`kubemux check` reports the same problems of an ssh_config as a dial."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""`kubemux connect` where its words are not plain: help, mistakes, and an entry of the configuration."""
+"""`kubemux connect` with arguments that are not plain: help, usage errors, and an entry of the
+configuration.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ def connect(*words: str, **environment: str) -> Result:
 
 @pytest.fixture
 def ran(monkeypatch: pytest.MonkeyPatch) -> list[command.Order]:
-    """What would have been run."""
+    """The orders that would have been run."""
     orders: list[command.Order] = []
 
     def run(order: command.Order) -> int:

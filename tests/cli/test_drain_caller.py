@@ -1,4 +1,4 @@
-"""`kubemux drain --caller`: how a caller is written, and what the command says."""
+"""`kubemux drain --caller`: how to write a caller, and what the command prints."""
 
 from __future__ import annotations
 

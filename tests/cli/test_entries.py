@@ -1,4 +1,4 @@
-"""Which entry commands of this machine connect to."""
+"""Which entry the commands on this machine use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How tables look: who gets the room, and numbers in few columns."""
+"""The layout of tables: how lines and columns are shared, and short forms of numbers."""
 
 from __future__ import annotations
 

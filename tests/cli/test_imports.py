@@ -1,4 +1,4 @@
-"""Commands are imported cheaply, and nothing of that outlasts the import."""
+"""Commands are imported fast, and the patches for that end with the import."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.daemon import ROOT
 
 
 def test_the_daemon_starts_no_compiler(tmp_path: Path) -> None:
-    """asyncssh would; the programs here stand on PATH and in the working directory."""
+    """asyncssh would start one; these stand-ins for compilers are on PATH and in the working directory."""
     for name in ("gcc", "cc", "ld"):
         program = tmp_path / name
         program.write_text(f"#!/bin/sh\necho {name} >>{tmp_path}/started\n")
@@ -26,7 +26,7 @@ def test_the_daemon_starts_no_compiler(tmp_path: Path) -> None:
     subprocess.run(run, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, check=True, timeout=60)
     assert not (tmp_path / "started").exists()
     subprocess.run(search, cwd=tmp_path, env=environment, check=True, timeout=60)
-    assert (tmp_path / "started").exists(), "asyncssh searches no longer: without_compilers can go"
+    assert (tmp_path / "started").exists(), "asyncssh no longer searches: without_compilers can be removed"
 
 
 @pytest.mark.parametrize("path", ["/usr/bin", None])

@@ -1,4 +1,4 @@
-"""What every command shares: help without imports, exit codes, no traceback ever."""
+"""What all commands have in common: help without imports, exit codes, and never a traceback."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from proxy import cli
 from proxy.errors import ConfigError, ListenError, Problem, ProxyError, UnknownName
 
 HOSTILE = "\x1b]0;owned\x07\x9b2J\x85\u202egpj.exe\u2028kubemux: all is well\r\udc9b"
-"""7-bit and C1 escapes, an override of direction, separators of lines, a byte of a file's name that is no
+"""Text with 7-bit and C1 escapes, an override of direction, line separators, and a byte that is not valid
 text.
 """
 COMMANDS = [
@@ -42,7 +42,7 @@ def kubemux(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
 
 
 def failing(error: BaseException, **env: str) -> Result:
-    """A run of a command that raises `error`."""
+    """Run a command that raises `error`."""
 
     @click.command("check")
     def check() -> None:
@@ -91,7 +91,7 @@ def test_a_slip_of_the_finger_gets_a_guess(args: list[str], guess: str) -> None:
 
 @pytest.mark.parametrize("name", ["status", "reload", "reconnect", "drain"])
 def test_asking_the_daemon_pays_for_no_ssh_library_and_no_server(name: str) -> None:
-    """The HTTP client comes when a daemon is asked."""
+    """The HTTP client is imported only when a command asks a daemon."""
     code = (
         "import sys; from proxy.cli import main; main(sys.argv[1:], standalone_mode=False); "
         "print({'asyncssh', 'uvicorn', 'starlette', 'anyio', 'httpx2'} & set(sys.modules))"
@@ -103,8 +103,8 @@ def test_asking_the_daemon_pays_for_no_ssh_library_and_no_server(name: str) -> N
 
 
 def test_the_daemon_pays_for_no_tables_and_no_parser() -> None:
-    """100 clusters are to cost less than half of what as many `ssh -L` do: what only commands need must not
-    come along.
+    """The daemon must not import what only commands need: 100 clusters should take less than half the memory
+    of 100 `ssh -L`.
     """
     code = (
         "import sys, click, proxy.cli; proxy.cli.main.get_command(click.Context(proxy.cli.main), "
@@ -163,7 +163,7 @@ def test_what_the_other_side_said_cannot_drive_the_terminal(error: Exception, de
 
 @pytest.mark.parametrize("path", sorted(Path(cli.__file__).parent.glob("*.py")), ids=lambda path: path.name)
 def test_commands_write_through_one_place(path: Path) -> None:
-    """`say`, `note`, `complain`: they leave out what drives a terminal."""
+    """All output goes through `say`, `note` and `complain`, which remove terminal control characters."""
     calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
     named = {ast.unparse(call) for call in calls} & {
         "print",

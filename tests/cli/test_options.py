@@ -1,4 +1,4 @@
-"""Which configuration file a command takes."""
+"""Which configuration file a command uses."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_the_machines_file_comes_before_the_users_and_one_that_is_named_before_b
     users = written(home / "home" / ".config" / "kubemux" / "config.yaml")
     assert check().stdout.startswith(f"{users}: ok")
     other = written(home / "xdg" / "kubemux" / "config.yaml")
-    monkeypatch.setenv("XDG_CONFIG_HOME", "not/absolute")  # does not count, says the specification
+    monkeypatch.setenv("XDG_CONFIG_HOME", "not/absolute")  # is ignored, by the XDG specification
     assert check().stdout.startswith(f"{users}: ok")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(home / "xdg"))
     assert check().stdout.startswith(f"{other}: ok")
@@ -104,7 +104,7 @@ def test_where_there_is_none_the_message_names_every_place(home: Path, args: lis
         f"nor is there {home}/home/.config/kubemux/config.yaml, and KUBEMUX_CONFIG is not set" in shown.stderr
     )
     assert "--config FILE, or KUBEMUX_CONFIG=FILE" in shown.stderr
-    assert "nor is there" in shown.stderr.splitlines()[2], "before what has not been done"
+    assert "nor is there" in shown.stderr.splitlines()[2], "the message comes before anything was done"
 
 
 def test_an_import_without_a_configuration_says_so_and_makes_nothing(home: Path) -> None:
@@ -137,7 +137,7 @@ def test_an_import_without_a_configuration_says_so_and_makes_nothing(home: Path)
     ids=" ".join,
 )
 def test_an_empty_path_is_not_the_folder_that_one_is_in(home: Path, args: list[str]) -> None:
-    """`kubemux check "$FILE"`, where FILE is not set."""
+    """As in `kubemux check "$FILE"` with FILE unset."""
     shown = CliRunner().invoke(main, args)
     assert (shown.exit_code, shown.stdout) == (2, "")
     assert "the path is empty: name a file (was a variable in its place not set?)" in shown.stderr

@@ -1,4 +1,4 @@
-"""`kubemux ssh-config`: what the real ssh makes of its output, next to what kubemux makes of the names."""
+"""`kubemux ssh-config`: the real ssh matches the same names with its output as kubemux does."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def ssh_config(folder: Path, *words: str, config: str = CONFIG) -> Result:
 
 
 def as_ssh_reads_it(file: Path, host: str) -> dict[str, str]:
-    """The options for `host`."""
+    """The options that ssh uses for `host`."""
     done = subprocess.run(["ssh", "-G", "-F", file, "--", host], capture_output=True, text=True, check=True)
     return dict(line.partition(" ")[::2] for line in done.stdout.splitlines())
 
@@ -147,7 +147,7 @@ def test_patterns_mean_to_ssh_what_they_mean_to_us(tmp_path: Path, match: str) -
     pattern = Match.parse(match)
     file = tmp_path / "ssh_config"
     file.write_text(f"Host {host_patterns(pattern)}\n    User matched\n")
-    # To ssh, an address is a name like any other.
+    # For ssh, an address is a name like any other.
     hosts = [host for host in map(Host.parse, NAMES) if (host.address is None) == (pattern.network is None)]
     ours = {str(host) for host in hosts if pattern.captures(host, 22) is not None}
     assert {str(host) for host in hosts if as_ssh_reads_it(file, str(host))["user"] == "matched"} == ours

@@ -1,4 +1,6 @@
-"""Standard streams that are closed, full, or read by nobody: an exit code, and at most one line about it."""
+"""Standard streams that are closed, full, or without a reader: an exit code, and at most one line
+about it.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ clusters: {near: {gateway: direct, listen: "127.0.0.1:2", api_servers: ["127.0.0
 
 
 def kubemux(words: list[str], redirection: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run a command by a shell, with the shell's own redirection."""
+    """Run a command in a shell, with this redirection."""
     config = folder / "config.yaml"
     config.write_text(FILE)
     return subprocess.run(
@@ -44,7 +46,7 @@ def test_a_full_disk_is_one_line(words: list[str], tmp_path: Path) -> None:
 def test_a_closed_stream_changes_no_exit_code(
     words: list[str], code: int, redirection: str, tmp_path: Path
 ) -> None:
-    """A probe's sockets would get the numbers of the closed streams."""
+    """Otherwise a probe's sockets could get the numbers of the closed streams."""
     done = kubemux(words, redirection, tmp_path)
     assert done.returncode == code, done.stderr
     assert "internal error" not in done.stderr

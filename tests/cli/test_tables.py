@@ -1,4 +1,4 @@
-"""The tables of `kubemux status`, rendered at the widths people have."""
+"""The tables of `kubemux status`, at common widths of terminals."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_a_cause_is_told_once_for_everything_that_it_takes_down() -> None:
         in text
     )
     assert f"clusters {ARN}, stage-us: link_down: no link of us-west is up" in text
-    assert "kubemux status shows" not in text, "this is what it shows"
+    assert "kubemux status shows" not in text, "the cause is shown"
     assert text.count("link_down") == 1
 
 
@@ -143,7 +143,7 @@ def test_a_cluster_without_a_link_is_in_doubt_before_its_probes_have_said_so(sta
     lines = shown(snapshot)
     assert lines[0].startswith("1/2 clusters up, 0/1 gateways connected")
     assert row(lines, "prod-eu")[1:3] == ["◐", "up?"]
-    assert row(lines, "stage-us")[1:3] == ["●", "up"], "it needs no gateway"
+    assert row(lines, "stage-us")[1:3] == ["●", "up"], "a direct cluster needs no gateway"
     assert "cluster prod-eu: link_down: no link of eu-edge is up any more" in lines
     assert "[-]cluster prod-eu: link_down\n" in readiness(snapshot)
     assert "\x1b[33m◐ up?" in "\n".join(shown(snapshot, colour=True))
@@ -221,8 +221,8 @@ def test_a_cluster_that_is_reached_by_name_alone_is_not_broken() -> None:
 
 
 def many(count: int) -> DaemonSnapshot:
-    """As many clusters, of which one is down, one has no listener and one is in doubt; a gateway in ten is
-    down.
+    """A snapshot of `count` clusters: one is down, one has no listener, one is in doubt, and every tenth
+    gateway is down.
     """
     clusters = [replace(PROD_EU, name=f"c{number:03}") for number in range(count)]
     clusters[count // 2] = replace(
@@ -279,7 +279,7 @@ def test_a_terminal_that_is_high_enough_shows_all() -> None:
     st.integers(min_value=80, max_value=200),
     st.integers(min_value=3, max_value=40),
 )
-@settings(deadline=None)  # some hundred cells each
+@settings(deadline=None)  # several hundred cells each
 def test_no_screen_is_higher_than_the_terminal(height: int, width: int, count: int) -> None:
     lines = shown(many(count), height=height, width=width)
     assert len(lines) <= height

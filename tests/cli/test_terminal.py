@@ -1,4 +1,4 @@
-"""What commands write to a real terminal, of files that somebody else has written."""
+"""Commands print texts from other people's files to a real terminal."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HOSTILE = "\x1b]0;owned\x07\x9b2J\u202egpj\u2028x"
 
 
 def on_a_terminal(*words: str | Path, env: dict[str, str]) -> str:
-    """All that a command writes to a pseudo terminal as its standard output and error."""
+    """Everything that a command writes to a pseudo-terminal as its standard output and error."""
     ours, its = pty.openpty()
     try:
         command = [*PROGRAM, *words]
@@ -27,7 +27,7 @@ def on_a_terminal(*words: str | Path, env: dict[str, str]) -> str:
             while True:
                 try:
                     piece = os.read(ours, 65536)
-                except OSError:  # EIO: it has ended
+                except OSError:  # EIO: the command has ended
                     break
                 said += piece
             process.wait(60)
@@ -37,7 +37,7 @@ def on_a_terminal(*words: str | Path, env: dict[str, str]) -> str:
 
 
 def kubeconfig(folder: Path, context: str) -> Path:
-    """JSON is YAML, and has escapes for everything."""
+    """A kubeconfig in JSON, which is YAML and can escape every character."""
     content = {
         "apiVersion": "v1",
         "kind": "Config",
@@ -96,7 +96,7 @@ def test_a_locale_without_the_letter_shows_a_question_mark(tmp_path: Path) -> No
 
 
 def test_a_document_goes_into_a_file_as_it_is(tmp_path: Path) -> None:
-    """Only a terminal is spared what it could do: data that are cut would be wrong."""
+    """Only output to a terminal is filtered: a file must get the data unchanged."""
     path = kubeconfig(tmp_path, "prod")
     config = tmp_path / "config.yaml"
     config.write_text(

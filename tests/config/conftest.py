@@ -1,4 +1,4 @@
-"""The files that the configurations of these tests name, below ${KUBEMUX_TEST}."""
+"""The files, below ${KUBEMUX_TEST}, that the configurations of these tests name."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     tls.key, users and bad_users, and for the SSH server site.pub, user.pub, user_ca.pub, command.pub (a key
     with an option that is not enforced) and locked_key.
 
-    Nothing of a test may change it.
+    Tests must not change it.
     """
     folder = tmp_path_factory.mktemp("material")
     secret = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())

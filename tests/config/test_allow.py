@@ -1,4 +1,4 @@
-"""A line of an `allow` list."""
+"""Rules of an `allow` list."""
 
 from __future__ import annotations
 

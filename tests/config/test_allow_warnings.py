@@ -1,4 +1,4 @@
-"""Rules of `allow` that let nobody in are told with their line, and are no error."""
+"""Rules of `allow` that match nobody cause a warning with their line, not an error."""
 
 from __future__ import annotations
 
@@ -121,7 +121,9 @@ def only(rule: str) -> Config:
 
 
 def test_a_name_that_the_user_database_writes_otherwise() -> None:
-    """A directory may find users whatever the case, or with its domain: a caller has the name it gives."""
+    """A directory may find a user by another case, or with its domain. A caller has the name that
+    it returns.
+    """
     [doubt] = allow_warnings.warnings(only("uid:Alice"), lambda *_: ("alice@example.com", 1002))
     assert (doubt.message, doubt.hint) == (
         "lets nobody in: this machine calls that user 'alice@example.com'",

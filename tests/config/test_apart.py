@@ -1,4 +1,4 @@
-"""A configuration read by a child process is the one read here, and so are its mistakes."""
+"""A child process reads the same configuration, and reports the same mistakes, as this process."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ gateways:
 
 @pytest.fixture
 def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder that does not answer to the reader."""
+    """A folder on which the reader's calls hang."""
     shim = Shim(tmp_path)
     for name, value in shim.environment.items():
         monkeypatch.setenv(name, value)
@@ -167,4 +167,4 @@ def test_a_check_says_what_hangs(file: Path, disk: Path) -> None:
     )
     assert done.returncode == 78
     assert f"{file}:3: gateways.dead: reading {disk / 'key'} has been hanging since 20" in done.stderr
-    assert "edge" in done.stderr, "beside all else that is wrong"
+    assert "edge" in done.stderr, "together with all other mistakes"

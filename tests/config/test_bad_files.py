@@ -1,5 +1,4 @@
-"""One file for each rejection: what its `# expect:` lines say is the whole report,
-through the command line."""
+"""One bad file for each mistake. Its `# expect:` lines are the whole report of `kubemux check`."""
 
 from __future__ import annotations
 
@@ -80,7 +79,7 @@ def test_check_of_a_good_file(material: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["version: 1\n", "version: 1\nclusters:\n"])
 def test_check_doubts_a_file_without_clusters(tmp_path: Path, text: str) -> None:
-    """Cut off, perhaps; and good all the same."""
+    """The file may have been cut off, but it is valid."""
     path = tmp_path / "config.yaml"
     path.write_text(text)
     result = CliRunner().invoke(main, ["check", "--config", str(path)])

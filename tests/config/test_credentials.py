@@ -1,4 +1,4 @@
-"""Who may read a secret, what a known_hosts line is, and which files count as changed."""
+"""Permissions of secrets, valid known_hosts lines, and which files count as changed."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_an_encrypted_key_needs_its_passphrase(tmp_path: Path, agent: bool) -> N
     [found] = credentials.check(locked, Scrutiny.KEYS)
     assert found.message == f"{key} is encrypted, and the gateway has no passphrase_file"
     assert "add passphrase_file: FILE" in found.hint
-    assert messages(locked) == [], "the daemon goes on without this gateway"
+    assert messages(locked) == [], "the daemon works without this gateway"
     opened = Config(version=1, gateways={"edge": gateway.model_copy(update={"passphrase_file": passphrase})})
     assert messages(opened, Scrutiny.KEYS) == []
 
@@ -165,7 +165,9 @@ BLOB = base64.b64encode(b"\0\0\0\x0bssh-ed25519\0\0\0\x20" + bytes(32)).decode()
     ],
 )
 def test_known_hosts_lines_that_are_none(tmp_path: Path, line: str) -> None:
-    """One is skipped, as by ssh(1), and `kubemux check` says so; of nothing else no known_hosts is made."""
+    """Such a line is skipped, as by ssh(1), and `kubemux check` says so. A known_hosts with only such lines
+    is an error.
+    """
     path = write(tmp_path / "known_hosts", f"edge ssh-ed25519 {BLOB}\n{line}\n")
     checked = config(known_hosts=(path,))
     assert messages(checked) == []
@@ -198,7 +200,7 @@ def test_a_known_hosts_of_any_size(tmp_path: Path) -> None:
 
 
 def of_users(path: Path) -> list[tuple[str, str]]:
-    """What is wrong with a file of users, and the remedies."""
+    """The mistakes in a file of users, and the remedies."""
     found = credentials._check_file(("users_file",), path, Kind.USERS, Scrutiny.FILES)
     return [(message, hint) for _, message, hint in found]
 
@@ -217,7 +219,7 @@ def test_a_file_of_users_is_named_with_each_line_that_cannot_be_used(tmp_path: P
 def test_a_file_of_users_that_the_service_may_not_read_is_no_credential(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """systemd would copy it at the start, and nobody would see that it has changed."""
+    """systemd would copy it at the start, and later changes would have no effect."""
     monkeypatch.setenv("INVOCATION_ID", "1")
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
     path = private(tmp_path / "users")
@@ -269,7 +271,7 @@ def test_a_fingerprint_follows_the_contents(tmp_path: Path) -> None:
 def test_a_secret_that_the_service_may_not_read_is_to_come_as_a_credential(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, environment: dict[str, str], said: str
 ) -> None:
-    """Not by `chmod`: what others may read is refused in turn."""
+    """The remedy is not `chmod`, because kubemux refuses a secret that others may read."""
     for name in ("INVOCATION_ID", "XDG_RUNTIME_DIR"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
@@ -298,10 +300,10 @@ def test_an_ssh_config_needs_ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another")
 def test_a_secret_that_is_open_is_to_be_closed_and_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`chmod o=` alone would take it from the service, too."""
+    """With `chmod o=` alone, the service could not read it, either."""
     monkeypatch.setenv("INVOCATION_ID", "1")
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
-    with tempfile.TemporaryDirectory() as folder:  # pytest's own is root's alone
+    with tempfile.TemporaryDirectory() as folder:  # only root may read pytest's own folder
         Path(folder).chmod(0o755)
         path = private(Path(folder) / "key", 0o644)
         os.seteuid(NOBODY)

@@ -1,4 +1,4 @@
-"""What a reload touches, and what it must leave alone."""
+"""What a reload changes, and what it must not touch."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_a_gateway_changes_with_its_files() -> None:
         renewed=("edge", "far"), kept=("hq", "us")
     )
     assert plan(OLD, OLD, frozenset({Path("/keys/us-cert.pub")})).gateways.renewed == ("us",), (
-        "it lies beside its key"
+        "the certificate is in the folder of its key"
     )
     assert plan(OLD, OLD, frozenset({Path("/keys/unrelated")})) == NOTHING
 

@@ -1,4 +1,4 @@
-"""When certificates end, read from real ones that ssh-keygen and OpenSSL made."""
+"""When certificates expire, read from real ones of ssh-keygen and OpenSSL."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ def test_what_ends_never_or_is_none(tmp_path: Path) -> None:
         ("-400d:+10d", "expires on"),
         ("-2d:-1d", "expired on"),
         ("-1d:+30d", None),
-        ("-1h:+3h", None),  # signed anew every few hours: this one is young
+        ("-1h:+3h", None),  # a certificate that is renewed every few hours, and was just issued
         ("-3h:+10m", "expires on"),
     ],
 )
 def test_soon(tmp_path: Path, validity: str, said: str | None) -> None:
-    """Two weeks, or a fifth of its life."""
+    """The warning comes two weeks before the end, or after four fifths of the lifetime."""
     key, certificate = certified(tmp_path, validity)
     config = Config(version=1, gateways={"edge": GatewayConfig(host="edge", identity_files=(key,))})
     found = [message for message, _ in expiry.ending_soon(config, time.time())]

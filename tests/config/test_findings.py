@@ -1,4 +1,4 @@
-"""Places of a configuration, and how they are written."""
+"""Places in a configuration, and how messages write them."""
 
 from __future__ import annotations
 

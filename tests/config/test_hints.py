@@ -1,4 +1,4 @@
-"""The line that a remedy asks somebody to write: it can be copied."""
+"""The example line in a remedy can be copied into the file."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_several_examples_are_alternatives() -> None:
 printable = st.text(st.characters(exclude_categories=("C", "Z"), include_characters=" "), max_size=20)
 
 
-# A number of more digits is a mistake in a file (proxy/config/yaml.py).
+# A number with more digits is a mistake in a file (proxy/config/yaml.py).
 numbers = st.integers(-(10**18) + 1, 10**18 - 1)
 
 

@@ -1,4 +1,4 @@
-"""Which names a client may have dialled: nothing that a shell, a path or an option could be told by them."""
+"""Which host names of clients are dialled: none that a shell could interpret, and no path or option."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which lines of a users file can be used, and what the others are told."""
+"""Which lines of a users file can be used, and the messages for the others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the model says of its keys, once and for all who ask."""
+"""The facts about keys, which the model holds in one place."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from proxy.config.reading import read
 
 
 def sections(section: type[Section] = Config) -> set[type[Section]]:
-    """All of them, in the places where they are."""
+    """All sections of the model, each with its place."""
     found = {section}
     for name in keys(section):
         for loc in ((name,), (name, "any"), (name, 0)):
@@ -35,7 +35,9 @@ def test_every_key_has_a_meaning_and_an_example_that_is_good(section: type[Secti
         or section_at(section, (name, "any"))
         or section_at(section, (name, 0))
     )
-    assert key.unset or key.is_required or key.default not in (None, ()), "what holds where it is left out"
+    assert key.unset or key.is_required or key.default not in (None, ()), (
+        "the value that is used if the key is left out"
+    )
     needed = {other: one.examples[0] for other, one in keys(section).items() if one.is_required}
     for example in (*key.examples, *([key.at_home] if key.at_home is not None else [])):
         assert getattr(read(section, {**needed, name: example}), name) is not None

@@ -1,4 +1,4 @@
-"""Gateways that known_hosts has no line for: said by `kubemux check`, and not an error."""
+"""Gateways without a line in known_hosts: `kubemux check` warns of them, but they are no error."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_check_warns_and_accepts(tmp_path: Path, key: Path) -> None:
 def test_what_keeps_one_gateway_down_is_a_warning_as_it_is_for_the_daemon(
     tmp_path: Path, key: Path, socket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`check` and `run` agree: both take the file, and say what is wrong in the same words."""
+    """`check` and `run` agree: both accept the file, and report the problem with the same message."""
     monkeypatch.setenv("SSH_AUTH_SOCK", str(tmp_path / socket) if socket else "")
     words = "open sesame"
     locked, hosts, path = (

@@ -1,4 +1,4 @@
-"""What may be learned from a server that lists its host keys, over every kind of known_hosts line."""
+"""Which host keys may be learned from a server that lists them, for every kind of known_hosts line."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_learned_key_may_bring_in_the_next_in_the_name_of_the_first() -> None:
 
 
 def test_what_the_server_has_no_more_is_forgotten_of_what_was_learned() -> None:
-    """Nothing is ever taken from known_hosts itself."""
+    """known_hosts itself is never changed."""
     change = learned_keys.update(KNOWN, learned(NEW, OTHER), NAME, OLD, [OLD, OTHER])
     assert change == Update(gone=(NEW,), voucher=BY_OLD)
     assert learned_keys.updated(learned(NEW, OTHER), NAME, change) == learned(OTHER)

@@ -1,4 +1,4 @@
-"""Files that load, what they mean, and that nothing but a Config or a ConfigError ever comes out."""
+"""Loading a file: its meaning, and that the result is always a Config or a ConfigError."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Tree = dict[str, object]
 
 @pytest.fixture
 def etc(material: Path, tmp_path: Path) -> Path:
-    """What example.yaml expects in /etc/kubemux."""
+    """The files that example.yaml expects in /etc/kubemux."""
     secrets = (
         "keys/hq",
         "keys/nodes",
@@ -75,7 +75,7 @@ def test_the_example_loads(etc: Path) -> None:
 
 
 def test_the_example_names_every_key() -> None:
-    """A key that the model has and the example has not is a key that nobody finds."""
+    """Users would not find a key that is missing in the example."""
     text = (FOLDER / "example.yaml").read_text()
 
     sections: list[type[Section]] = [
@@ -139,8 +139,8 @@ def test_no_entries_are_a_configuration() -> None:
 
 
 def test_a_finding_about_a_stand_in_is_not_reported() -> None:
-    """Two broken addresses do not collide, a broken gateway is not dangling, a broken identity is not
-    missing.
+    """A value that replaces a mistake causes no further finding: two broken addresses do not collide, a
+    broken gateway is not a missing one.
     """
     data = b"""
 version: 1
@@ -191,7 +191,8 @@ names = st.text(st.characters(categories=("L", "N", "P", "S")), min_size=1, max_
 )
 words = st.from_regex(r"[a-z]([a-z0-9-]{0,10}[a-z0-9])?", fullmatch=True)
 durations = st.integers(10, 86_400_000).map(lambda ms: f"{ms}ms")
-distant = st.ip_addresses().filter(lambda ip: not (ip.is_loopback or ip.is_unspecified))  # no own listener
+# Not the address of a listener.
+distant = st.ip_addresses().filter(lambda ip: not (ip.is_loopback or ip.is_unspecified))
 addresses = st.tuples(words | distant, st.integers(1, 65535)).map(
     lambda pair: str(Endpoint(str(pair[0]), pair[1]))
 )

@@ -1,4 +1,6 @@
-"""Names of clusters that a client cannot tell apart; the rest is in config/bad."""
+"""Names of clusters that differ only in case, which clients cannot distinguish; config/bad has the other
+mistakes.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What a key file is, told without its passphrase: OpenSSH's own, and what other tools write."""
+"""The kind of a private key file, recognised without its passphrase: OpenSSH's format and those of other
+tools.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ from hypothesis import strategies as st
 from proxy.config.private_keys import Content, recognise
 from tests.support.ssh_keys import new_key, sign
 
-RSA = rsa.generate_private_key(65537, 1024)  # noqa: S505 - small is fast, and it guards nothing
+RSA = rsa.generate_private_key(65537, 1024)  # noqa: S505 - small keys are fast, and it protects nothing
 LOCKED = BestAvailableEncryption(b"secret")
 
 

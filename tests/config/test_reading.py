@@ -1,4 +1,4 @@
-"""What fits the model, and every mistake with its place, words and remedy."""
+"""Values that fit the model, and each mistake with its place, message and remedy."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_bounds_are_within(hold: str, drain: str, wrong: int) -> None:
 
 @pytest.mark.parametrize("key", ["passphrase_file", "identity_files", "known_hosts"])
 def test_a_secret_in_the_place_of_its_file_is_not_shown(key: str) -> None:
-    """Not in a message, and not in a traceback of the error."""
+    """Neither a message nor a traceback of the error shows it."""
     for secret in ("correct horse", ["correct horse"], {"correct horse": 1}):
         raw = {**GATEWAY, key: secret}
         with pytest.raises(Mistakes) as caught:
@@ -134,7 +134,7 @@ def test_what_stands_in_for_a_mistake_is_none() -> None:
         for step in way:
             parent = parent[step]  # type: ignore[index]  # the places are there
         parent[last] = stand_in(error, Config)  # type: ignore[index]  # as above
-    assert said(raw) == {("gateways", "b", "host"): "is missing"}, "of a gateway that was none"
+    assert said(raw) == {("gateways", "b", "host"): "is missing"}, "the gateway that replaces a mistake"
 
 
 class Colour(StrEnum):
@@ -144,7 +144,7 @@ class Colour(StrEnum):
 
 @dataclass(frozen=True)
 class Seen:
-    """Of a daemon's answer: what a newer one says besides is not looked at."""
+    """A daemon's answer; fields of a newer daemon are ignored."""
 
     colour: Colour
     ratio: float

@@ -1,6 +1,7 @@
-"""A file that the last release took is taken, and means the same.
+"""A file that the last release accepted is still accepted, and means the same.
 
-`released/` has the examples of its `config` folder and README, and what it made of them itself, as JSON.
+`released/` has the examples of that release's `config` folder and README, and the configurations that it read
+from them, as JSON.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def in_json(value: object) -> object:
 
 
 def has(value: object, expected: object) -> bool:
-    """Whether all that is `expected` is so; keys may have come since."""
+    """Whether `value` has everything that is `expected`; it may have newer keys."""
     if isinstance(expected, dict):
         return isinstance(value, dict) and all(
             key in value and has(value[key], item) for key, item in expected.items()

@@ -1,4 +1,4 @@
-"""Addresses that collide, circles of jumps, and hints that help."""
+"""Rules across sections: addresses that collide, circles of jumps, and their hints."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_a_cluster_is_not_its_own_api_server(address: str, own: str) -> None:
     found = findings(Config(version=1, clusters=clusters))
     message = f"{address} is kubemux's own {own}: it would be connected to itself"
     assert found == ([("clusters.c.api_servers.1", message)] if own else [])
-    # Seen from a gateway, the same address is another machine.
+    # Behind a gateway, the same address is another machine.
     behind = looping.model_copy(update={"gateway": "edge"})
     assert not findings(Config(version=1, gateways=gateways(edge=()), clusters={**clusters, "c": behind}))
 

@@ -1,4 +1,4 @@
-"""The JSON Schema is the model's, and knows what is good and much of what is bad."""
+"""The JSON Schema is made from the model. It accepts every good file, and finds many mistakes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,9 @@ PLACES |= {"missing_known_hosts", "learned_without_known_hosts", "learned_is_kno
 PLACES |= {"bad_sites", "no_ssh_server"}
 MEANINGS = {"too_little_memory", "mistyped_address", "mistyped_gateway"}
 UNKNOWABLE = FILES | PLACES | MEANINGS
-"""What depends on a file, on another place, or on how much a text means."""
+"""Bad files whose mistake a schema cannot find: it depends on a file, on another place, or on a
+text's value.
+"""
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +62,7 @@ def in_json(path: Path) -> object:
 
 
 def within(node: object, key: str) -> list[object]:
-    """What stands under `key` anywhere."""
+    """All values of `key`, anywhere below `node`."""
     if isinstance(node, list):
         return [one for item in node for one in within(item, key)]
     if not isinstance(node, dict):
@@ -70,7 +72,7 @@ def within(node: object, key: str) -> list[object]:
 
 
 def test_the_file_is_what_the_model_says() -> None:
-    """If not: kubemux schema > config/schema.json."""
+    """If it fails, run `kubemux schema > config/schema.json`."""
     assert json.loads((CONFIG / "schema.json").read_text()) == json.loads(json.dumps(json_schema()))
 
 
@@ -89,7 +91,7 @@ def test_what_is_bad_is_bad(path: Path, validator: jsonschema.Draft202012Validat
     try:
         document = in_json(path)
     except ConfigError:
-        return  # no YAML that an editor would take
+        return  # not YAML, so an editor shows the mistake itself
     assert validator.is_valid(document) is (path.stem in UNKNOWABLE)
 
 

@@ -1,4 +1,4 @@
-"""What this machine must have for a unix socket, beside what config/bad shows."""
+"""What a unix socket needs on this machine; config/bad has more cases."""
 
 from __future__ import annotations
 
@@ -58,7 +58,9 @@ def test_what_this_user_may_not_see_is_no_mistake(tmp_path: Path) -> None:
 
 
 def test_what_is_in_the_way_of_a_socket_is_told(tmp_path: Path) -> None:
-    """A warning: who may write to the folder must not keep the daemon from starting."""
+    """It is only a warning: a user who may write to the folder must not be able to prevent the daemon's
+    start.
+    """
     for name in ("folder", "file", "link", "socket"):
         path = tmp_path / name
         match name:

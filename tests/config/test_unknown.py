@@ -1,4 +1,6 @@
-"""What a wrong name gets: the right one of the other kind, else a guess."""
+"""The hint for an unknown name: it names a section of another kind with that name, or the most
+similar name.
+"""
 
 from __future__ import annotations
 

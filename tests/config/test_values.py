@@ -104,7 +104,7 @@ def test_a_duration_is_shown_in_its_largest_whole_unit(seconds: float, text: str
     ],
 )
 def test_sizes(text: str, size: int) -> None:
-    """As `MemoryMax=256M` of systemd and `256Mi` of Kubernetes."""
+    """As in systemd's `MemoryMax=256M` and Kubernetes' `256Mi`."""
     assert parse_size(text) == size
 
 

@@ -1,4 +1,4 @@
-"""What the reader refuses, in bounded memory, and where it says that is."""
+"""What the YAML reader refuses, with bounded memory, and the line that it reports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A proxy entry that a test plays itself, and `kubemux connect` as a process that asks it."""
+"""A proxy entry that the test scripts, and `kubemux connect` as a process that uses it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Process = subprocess.Popen[bytes]
 
 
 class Entry:
-    """Listens on a unix socket in `folder`."""
+    """An entry on a unix socket in `folder`."""
 
     def __init__(self, folder: Path) -> None:
         self.listen = f"unix:{folder / 'entry.sock'}"
@@ -31,7 +31,7 @@ class Entry:
         self._listener.close()
 
     def accept(self) -> tuple[socket.socket, bytes]:
-        """A client's connection, and what it has asked."""
+        """Accept a client; returns its connection and its request."""
         sock, _ = self._listener.accept()
         sock.settimeout(SECONDS)
         head = b""
@@ -42,7 +42,7 @@ class Entry:
         return sock, head
 
     def serve(self, answer: bytes = ACCEPTED) -> socket.socket:
-        """A client's connection, answered."""
+        """Accept a client and send `answer`; returns the connection."""
         sock, _ = self.accept()
         sock.sendall(answer)
         return sock
@@ -50,7 +50,7 @@ class Entry:
 
 @contextmanager
 def kubemux(*words: str, stdout: int = subprocess.PIPE, **environment: str) -> Iterator[Process]:
-    """`kubemux connect` with these words. It is killed if it has not ended by the end of the block."""
+    """Run `kubemux connect` with these arguments. If it still runs when the block ends, it is killed."""
     with subprocess.Popen(
         [sys.executable, "-m", "proxy", "connect", *words],
         bufsize=0,
@@ -66,7 +66,7 @@ def kubemux(*words: str, stdout: int = subprocess.PIPE, **environment: str) -> I
 
 
 def ended(process: Process) -> tuple[int, bytes, bytes]:
-    """Its exit code, and what it has printed and nobody has read. Its standard input is closed."""
+    """Close the process' standard input, and wait; returns its exit code and the rest of its output."""
     if process.stdin:
         process.stdin.close()
     out, err = (stream.read() if stream else b"" for stream in (process.stdout, process.stderr))

@@ -1,4 +1,4 @@
-"""How a target is asked for, and what is made of the answer: every byte behind it stays in the socket."""
+"""Requests to an entry and its answers. Every byte after the answer must stay in the socket."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ NB = Endpoint("nb", 22)
 
 
 def asked(scripted: Entry, answer: bytes, *, size: int = 1 << 16, what: Endpoint = NB) -> tuple[bytes, bytes]:
-    """What the entry gets, and all that the socket still has when `through` returns.
+    """Run `through`; returns what the entry got, and the bytes that are still in the socket afterwards.
 
-    The answer comes in pieces of `size` bytes.
+    The answer arrives in pieces of `size` bytes.
     """
     got: list[bytes] = []
 

@@ -1,4 +1,4 @@
-"""`kubemux connect` as ssh starts it: a process with its streams."""
+"""`kubemux connect` as a process with standard streams, as ssh starts it."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_the_targets_end_is_passed_on_and_more_is_sent(scripted: Entry) -> None:
         assert process.stdout
         sock.sendall(b"all")
         sock.shutdown(socket.SHUT_WR)
-        assert process.stdout.read() == b"all"  # up to its end
+        assert process.stdout.read() == b"all"  # until EOF
         process.stdin.write(b"later")
         process.stdin.close()
         assert everything(sock) == b"later"
@@ -102,7 +102,7 @@ def test_a_lost_connection_is_one_sentence_and_a_hint(scripted: Entry) -> None:
         with scripted.serve(ACCEPTED + BANNER) as sock:
             assert process.stdin
             process.stdin.write(b"nobody reads this")
-            assert sock.recv(1, socket.MSG_PEEK)  # what is unread makes the close a reset
+            assert sock.recv(1, socket.MSG_PEEK)  # because bytes are unread, close() resets the connection
         code, out, err = ended(process)
     assert (code, out) == (1, BANNER)
     assert err.startswith(b"kubemux: nb:22: the connection was reset\n  hint: ")
@@ -126,7 +126,7 @@ def test_ssh_gets_the_socket_and_the_process_ends(scripted: Entry) -> None:
 
 
 def test_without_a_socket_nothing_is_asked_for(tmp_path: Path) -> None:
-    """Nobody listens there: that is not found out."""
+    """No entry listens there, but the command does not get so far."""
     with kubemux("--entry", f"unix:{tmp_path}/none", "--fdpass", "nb", "22") as process:
         code, out, err = ended(process)
     assert (code, out) == (2, b"")
@@ -145,7 +145,7 @@ def test_who_gets_the_socket_may_have_gone(scripted: Entry) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals_end_it_without_a_word(scripted: Entry, number: signal.Signals) -> None:
     with ExitStack() as stack:
-        # The suite may be run by nohup(1): a program inherits what is ignored.
+        # A program inherits ignored signals, and nohup(1) may run the suite.
         handler = signal.signal(number, signal.SIG_DFL)
         try:
             process = stack.enter_context(kubemux("--entry", scripted.listen, "nb", "22"))
@@ -158,7 +158,7 @@ def test_signals_end_it_without_a_word(scripted: Entry, number: signal.Signals) 
 
 @pytest.mark.parametrize("redirection", [">&-", ">&- <&-", ">&- <&- 2>&-", "<&-"])
 def test_closed_streams_change_nothing(scripted: Entry, redirection: str) -> None:
-    """The connection would get the number of the closed stream."""
+    """Otherwise the connection could get the number of the closed stream."""
     command = f'exec "$0" -m proxy connect --entry {scripted.listen} nb 22 {redirection}'
     with subprocess.Popen(
         ["sh", "-c", command, sys.executable], bufsize=0, stdin=subprocess.PIPE, stderr=subprocess.PIPE
@@ -227,5 +227,5 @@ PLAIN = Order(UnixPath("/e.sock"), Endpoint("nb", 22), False)
     ],
 )
 def test_only_plain_words_are_taken(words: list[str], where: str, order: Order | None) -> None:
-    """All others are left to `proxy.cli.connect`."""
+    """`proxy.cli.connect` handles all other arguments."""
     assert read(words, where) == order

@@ -1,4 +1,4 @@
-"""Who may, where the system does not tell who is at the other end."""
+"""Access control on a system that does not show who a client is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reloads and orders while clients have come by name: who is touched, and who is not."""
+"""Reloads and orders while clients are connected by name: which connections they end, and which they keep."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Client(NamedTuple):
     writer: asyncio.StreamWriter
 
     async def tick(self) -> None:
-        """It is served."""
+        """Check that the client is served."""
         async with asyncio.timeout(30):
             self.writer.write(b"tick")
             assert await self.reader.readexactly(4) == b"tick"
@@ -81,7 +81,7 @@ class Bed:
         return await self.controller.reload()
 
     async def come(self, name: str = "", proxy: Endpoint | None = None) -> Client:
-        """A client of the listener, or one that asks for a name and is served."""
+        """Connect a client to the listener, or to the name; it must be served."""
         client = await self.connect(name, proxy)
         if name:
             answer = await client.reader.readuntil(b"\r\n\r\n")
@@ -97,7 +97,7 @@ class Bed:
         return client
 
     async def refusal(self, name: str) -> str:
-        """The status line that somebody gets who is not let in."""
+        """The status line for a client that is refused."""
         client = await self.connect(name)
         return (await client.reader.readline()).decode().strip()
 
@@ -131,7 +131,7 @@ async def test_a_new_allow_is_for_connections_to_come(bed: Bed) -> None:
         if allow == [ME]:
             open_ones += [await bed.come(name) for name in ("", "prod:443", "a.mine:1")]
         else:
-            with pytest.raises(ConnectionResetError):  # of the connect, if the reset is fast
+            with pytest.raises(ConnectionResetError):  # connect(2) itself may fail if the reset is fast
                 await (await bed.connect("")).reader.read()
             me = ME.replace(":", " ")
             for name in ("prod", "a.mine"):
@@ -200,7 +200,7 @@ async def test_an_entry_keeps_its_socket_until_it_moves(bed: Bed) -> None:
     for client in clients:
         await client.tick()
 
-    # Two that change their addresses: neither refuses anybody in between.
+    # Two entries exchange their addresses: neither refuses a client in between.
     third = Endpoint("127.0.0.1", free_port())
     bed.config["entries"]["third"] = {"listen": str(third)}
     await bed.reload()
@@ -218,7 +218,7 @@ async def test_an_entry_keeps_its_socket_until_it_moves(bed: Bed) -> None:
 async def test_a_reload_tells_which_entry_is_not_bound(bed: Bed) -> None:
     bed.config["entries"]["second"] = {"listen": str(bed.proxy)}
     del bed.config["entries"]["proxy"]
-    assert (await bed.reload()).warnings == (), "it takes over the address of the other"
+    assert (await bed.reload()).warnings == (), "it gets the address of the other entry"
     async with Echo() as squatter:
         bed.config["entries"]["third"] = {"listen": str(squatter.endpoint)}
         result = await bed.reload()
@@ -257,7 +257,7 @@ async def test_connections_of_one_caller_are_ended(bed: Bed) -> None:
 
 
 async def test_who_asks_for_what_is_drained_is_told_and_counted(bed: Bed) -> None:
-    """Until the next reload. Who asks for something else does not notice."""
+    """They are refused until the next reload. Clients of other names do not notice."""
     bed.config["limits"]["drain_timeout"] = "10m"
     await bed.reload()
     others = [await bed.come(name) for name in ("", "prod:443", "a.far:1")]

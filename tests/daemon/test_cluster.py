@@ -28,7 +28,7 @@ MEMORY = 16 << 20
 
 
 class Metered(Direct):
-    """A way that takes memory as a link does."""
+    """A way whose channels acquire memory as a link's do."""
 
     def __init__(self, budget: MemoryBudget) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class Metered(Direct):
 
 
 class Bed:
-    """A cluster whose memory somebody else has."""
+    """A cluster whose memory budget is used up at first."""
 
     def __init__(self, server: Endpoint) -> None:
         self.budget = MemoryBudget(MEMORY, connections=100)
@@ -63,7 +63,7 @@ class Bed:
         self.budget.charge(MEMORY)
 
     async def client(self, uid: int | None = None) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """A client that has connected and said `ping`."""
+        """A client that has connected and sent `ping`."""
         with socket.create_server(("127.0.0.1", 0)) as listener:
             reader, writer = await asyncio.open_connection(*listener.getsockname())
             writer.write(b"ping")
@@ -124,8 +124,8 @@ async def test_it_waits_no_longer_than_hold_timeout(bed: Bed) -> None:
 
 
 async def test_nobody_waits_for_memory_in_vain_for_ever(bed: Bed) -> None:
-    """Once it has been short for longer than a client is held, the next ones are reset at once, until there
-    is some again.
+    """When memory has been short for longer than hold_timeout, new clients are reset at once, until there is
+    memory again.
     """
     bed.shared.hold_timeout = 0.05
     for served in range(2):
@@ -157,7 +157,7 @@ async def test_the_end_of_a_connection_lets_the_next_one_in(bed: Bed) -> None:
     assert await first.readexactly(4) == b"ping"
     second, other = await bed.client()
     await until(lambda: len(bed.shared.waiting) == 1)
-    bed.budget.release(bed.budget.floor)  # as the first one's channel does before its end is told
+    bed.budget.release(bed.budget.floor)  # the first channel releases it before its end is reported
     writer.close()
     assert await second.readexactly(4) == b"ping"
     other.close()

@@ -1,4 +1,4 @@
-"""The daemon and `kubemux probe` decide together: what one calls down, the other does not call alive."""
+"""The daemon and `kubemux probe` agree about a cluster: both call it up, or both call it down."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ NAME = "one"
 
 
 class Metered(Direct):
-    """A way that needs memory, as a link does."""
+    """A way whose channels acquire memory as a link's do."""
 
     def __init__(self, budget: MemoryBudget) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class Metered(Direct):
 
 
 class Both:
-    """A cluster of a daemon, and the doctor with what that daemon lends."""
+    """A cluster of a daemon, and `kubemux probe` with the resources that the daemon lends."""
 
     def __init__(self, api_servers: Sequence[Endpoint], certificates: Certificates) -> None:
         self.budget = MemoryBudget(MEMORY, connections=100)
@@ -81,7 +81,7 @@ class Both:
         self.lent = Lent(Handshakes(), Turns(), self.budget, self.waiting)
 
     async def told(self) -> tuple[tuple[str, str, str], tuple[str, str, str]]:
-        """Result, stage and message: by the daemon's probe, and by the doctor."""
+        """Result, stage and message of the daemon's probe and of `kubemux probe`."""
         self.lent.order = self.cluster.order
         daemon, doctor = await asyncio.gather(
             probe(NAME, self.config.clusters[NAME], self.cluster.dial, Contexts()),
@@ -93,7 +93,7 @@ class Both:
         )
 
     async def client_result(self) -> str:
-        """Why a client's connection has ended that was not served."""
+        """The reason with which an unserved client's connection ended."""
         with socket.create_server(("127.0.0.1", 0)) as listener:
             reader, writer = await asyncio.open_connection(*listener.getsockname())
             sock, address = listener.accept()
@@ -126,7 +126,7 @@ async def test_one_api_server_of_two_is_enough(nowhere: Endpoint, certificates: 
 
 
 async def test_both_tell_of_the_same_failure(nowhere: Endpoint, certificates: Certificates) -> None:
-    """After the order has changed, too."""
+    """Also after the order of the servers has changed."""
     other = Endpoint("127.0.0.2", nowhere.port)
     async with Https(certificates) as server:
         both = Both([nowhere, server.endpoint, other], certificates)

@@ -1,4 +1,4 @@
-"""One part of the heartbeat that fails harms no other, and is told once."""
+"""If one part of the heartbeat fails, the others still run, and the log has the failure once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Orders that come in a crowd."""
+"""Many orders at the same time."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.support.ports import free_port
 
 @asynccontextmanager
 async def controlled(folder: Path) -> AsyncIterator[tuple[Daemon, Controller]]:
-    """A daemon that serves nothing, and who gives it orders."""
+    """A daemon without clusters, and the controller of its orders."""
     path = folder / "config.yaml"
     path.write_text("version: 1\n")
     daemon = Daemon(load(path), config_path=path)
@@ -115,10 +115,10 @@ async def test_a_stop_ends_a_reload(tmp_path: Path) -> None:
 
 
 async def test_a_reload_that_leaves_no_cluster_warns(tmp_path: Path) -> None:
-    """A file that was cut off may be good in itself."""
+    """A file that was cut off may still be valid."""
     async with controlled(tmp_path) as (daemon, controller):
         empty = daemon.config_path.read_text()
-        assert (await controller.reload()).warnings == (), "there was none before"
+        assert (await controller.reload()).warnings == (), "there was no cluster before"
         one, two = (
             f"{name}: {{gateway: direct, listen: '127.0.0.1:{free_port()}', api_servers: ['127.0.0.1:1']}}"
             for name in ("one", "two")
@@ -136,7 +136,7 @@ async def test_a_reload_that_leaves_no_cluster_warns(tmp_path: Path) -> None:
 
 
 async def test_a_reload_leaves_everything_in_the_order_of_the_file(tmp_path: Path) -> None:
-    """Also what it has replaced, or opened again."""
+    """Also sections that it has replaced, or clusters that it has opened again."""
     names = ("c", "a", "d", "b")
     ports = {name: free_port() for name in names}
 
@@ -163,7 +163,7 @@ async def test_a_reload_leaves_everything_in_the_order_of_the_file(tmp_path: Pat
 async def test_a_drained_cluster_binds_its_address_no_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Somebody else had it when the daemon started, and is gone after the drain."""
+    """Another program had the address when the daemon started, and releases it after the drain."""
     monkeypatch.setattr(keeping, "REBIND_S", 0.001)
     async with controlled(tmp_path) as (daemon, controller):
         with socket.create_server(("127.0.0.1", 0)) as squatter:

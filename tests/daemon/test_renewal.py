@@ -1,4 +1,4 @@
-"""A daemon whose files change: what is renewed, when, and what is not."""
+"""A daemon whose files change: what it renews, when, and what it does not."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SELDOM = {"interval": "1h", "threshold": 1}
 async def running(
     sshd: Sshd, folder: Path, certificates: Certificates
 ) -> AsyncIterator[tuple[Daemon, Renewal, Path, Path]]:
-    """A daemon in this loop, what looks at its files, its key and its CA file."""
+    """A daemon in this loop, its `Renewal`, its key and its CA file."""
     key, ca = folder / "key", folder / "ca"
     key.write_bytes(sshd.identity.read_bytes())
     key.chmod(0o600)
@@ -75,12 +75,14 @@ async def test_a_key_is_taken_when_it_has_settled(
             "nothing has changed since the start"
         )
         key.write_bytes(sshd.new_identity("second").read_bytes())
-        assert not await renewal.renew_changed(), "it may still be being written"
+        assert not await renewal.renew_changed(), "the file may still be written to"
         assert await renewal.renew_changed()
         assert not await renewal.renew_changed()
         await until(lambda: replaced(daemon) == 1)
         key.write_bytes(key.read_bytes())
-        assert not any([await renewal.renew_changed() for _ in range(3)]), "touched, but the same"
+        assert not any([await renewal.renew_changed() for _ in range(3)]), (
+            "the stamp has changed, but not the contents"
+        )
         sshd.new_certificate()[1].rename(f"{key}-cert.pub")
         assert any([await renewal.renew_changed() for _ in range(2)]), "beside the key, and used"
 
@@ -88,7 +90,9 @@ async def test_a_key_is_taken_when_it_has_settled(
 async def test_a_file_that_cannot_be_used_renews_nothing(
     sshd: Sshd, tmp_path: Path, certificates: Certificates
 ) -> None:
-    """Neither one that everybody may read, nor one that is gone; once it is right, it counts."""
+    """A file that everybody may read, or that is missing, changes nothing. When it can be used again, it is
+    used.
+    """
     async with running(sshd, tmp_path, certificates) as (daemon, renewal, key, _):
         [await renewal.renew_changed() for _ in range(2)]
         key.write_bytes(sshd.new_identity("second").read_bytes())
@@ -104,7 +108,7 @@ async def test_a_file_that_cannot_be_used_renews_nothing(
 
 
 async def test_a_new_ca_is_tried_at_once(sshd: Sshd, tmp_path: Path, certificates: Certificates) -> None:
-    """The next probe is an hour away. Clients' connections have nothing to do with it."""
+    """The next regular probe is an hour away. Client connections do not depend on the CA file."""
     async with running(sshd, tmp_path, certificates) as (daemon, renewal, _, ca):
         [await renewal.renew_changed() for _ in range(2)]
         right = ca.read_bytes()
@@ -158,7 +162,7 @@ async def until_look(renewal: Renewal) -> None:
 
 
 class DeadDisk:
-    """Whoever looks at `path` waits."""
+    """Calls for `path` hang."""
 
     def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self._over = threading.Event()
@@ -178,7 +182,7 @@ class DeadDisk:
 async def test_a_reload_does_not_wait_for_a_look_that_hangs(
     sshd: Sshd, tmp_path: Path, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And what it has seen by then is of a configuration that counts no more."""
+    """The scan's results belong to the old configuration, so they are dropped."""
     async with running(sshd, tmp_path, certificates) as (daemon, _, _, ca):
         reloading = asyncio.Lock()
         renewal = Renewal(daemon, reloading)

@@ -78,7 +78,7 @@ class Bed:
         self.users.write_text("".join(lines))
 
     async def ask(self, login: str = "ci:secret", *, tls: bool = True) -> tuple[str, int]:
-        """The status, and the serial number of the entry's certificate."""
+        """Send a request; returns the status, and the serial number of the entry's certificate."""
         context = ssl.create_default_context(cafile=self.authority.ca.cert)
         context.load_cert_chain(self._client.cert, self._client.key)
         async with asyncio.timeout(60):
@@ -180,7 +180,7 @@ async def test_a_reload_takes_tls_away_and_brings_it_back(tmp_path: Path) -> Non
 async def test_new_settings_whose_files_are_gone_let_nobody_in_until_they_are_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The reload has checked them a moment before, or their disk does not answer."""
+    """The files disappear after the reload has checked them, or their disk hangs."""
     monkeypatch.setattr("proxy.daemon.served_entry.RETRY_S", 0.01)
     async with bed(tmp_path) as one:
         served = one.daemon.graph.entries["remote"]
@@ -208,7 +208,7 @@ async def test_new_settings_whose_files_are_gone_let_nobody_in_until_they_are_ba
 
 @contextmanager
 def slow_users(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[asyncio.Event, asyncio.Event]]:
-    """A users_file that takes long to read: when that begins, and when it may end."""
+    """A users_file whose reading takes long: two events, for the begin of reading and for its end."""
     begins, ends, load_users = asyncio.Event(), asyncio.Event(), Users.load
 
     async def load_slowly(self: Users) -> None:

@@ -23,7 +23,7 @@ class Finished:
 
 
 async def call(*command: str, folder: Path) -> Finished:
-    """Run a command with `folder` as its home: kubectl writes a cache into it."""
+    """Run a command with `folder` as its home, because kubectl writes a cache there."""
     environment = {"PATH": os.environ["PATH"], "HOME": str(folder)}
     process = await asyncio.create_subprocess_exec(*command, stdout=-1, stderr=-1, env=environment)
     async with asyncio.timeout(30):

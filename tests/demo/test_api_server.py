@@ -1,4 +1,4 @@
-"""The stand-ins, asked directly: by curl for TLS and HTTP, by kubectl for the API."""
+"""The demo's stand-in API servers, directly: with curl for TLS and HTTP, with kubectl for the API."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`kubemux demo` as its users meet it: a process, the text it prints, the commands in that text, Ctrl-C."""
+"""`kubemux demo` as a user runs it: the process, its text, the commands in that text, and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Demo:
 
 @asynccontextmanager
 async def started(folder: Path) -> AsyncIterator[asyncio.subprocess.Process]:
-    """The process, whose temporary files go into `folder`; killed in the end if it still runs."""
+    """Run the demo with its temporary files in `folder`; it is killed at the end if it still runs."""
     environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "TMPDIR": str(folder)}
     with (folder / "log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(
@@ -83,7 +83,9 @@ async def is_bound(port: int) -> bool:
 
 
 def left(folder: Path) -> list[str]:
-    """The demos' folders there. Python itself makes another file, for a moment: it tries whether it may."""
+    """The demos' folders in `folder`. Python itself makes a file there for a moment, to see
+    whether it may.
+    """
     return [path.name for path in folder.glob("kubemux-demo-*")]
 
 
@@ -137,7 +139,7 @@ async def test_its_end_leaves_nothing_behind(tmp_path: Path, number: signal.Sign
         assert isinstance(entry, Endpoint)
         ports.append(entry.port)
         assert [await is_bound(port) for port in ports] == [True] * 7
-        # An idle client must not hold the end up.
+        # An idle client must not delay the end.
         _, idle = await asyncio.open_connection("127.0.0.1", ports[2])
         children = descendants(demo.process.pid)
         assert await end(demo.process, number) == 0

@@ -1,4 +1,6 @@
-"""A client between its entry and the cluster, with an entry that speaks first, as SOCKS5 and CONNECT do."""
+"""A client between its entry and the cluster, with an entry that sends an answer first, as SOCKS5 and CONNECT
+do.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,7 @@ Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class Spoken(ListenerArrival):
-    """Says `yes` and a newline, or `no`, why, and a newline."""
+    """Answers with the line `yes`, or with the line `no` and the reason."""
 
     def __init__(self, sock: socket.socket, caller: Caller, early: bytes = b"") -> None:
         super().__init__(sock, caller)

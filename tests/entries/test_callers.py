@@ -1,4 +1,4 @@
-"""Which user a client is: other users, clients that have gone, and systems that do not tell."""
+"""Identification of clients: several users, clients that have gone, and systems that do not show the user."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Connect = Callable[[], tuple[socket.socket, socket.socket]]
 
 @pytest.fixture(params=["unix", "tcp", "tcp6"])
 def connect(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Connect]:
-    """Makes a client and what its server accepts."""
+    """A function that makes a client; it returns both sockets, the client's and the accepted one."""
     with ExitStack() as stack:
         if request.param == "unix":
             server = socket.socket(socket.AF_UNIX)
@@ -62,7 +62,7 @@ def test_who_stands_for_all_that_have_no_uid_is_nobody(connect: Connect) -> None
 
 
 def test_a_client_that_has_sent_and_closed_is_never_root(connect: Connect) -> None:
-    """On a unix socket it is still known; on TCP it is nobody."""
+    """On a unix socket its user is still known; on TCP it is unknown."""
     client, accepted = connect()
     client.sendall(b"x")
     client.close()
@@ -81,7 +81,7 @@ def test_this_system_tells() -> None:
     assert hidden(tcp=False) is None
 
 
-# One's own unix pair and one's own TCP connection: root, if the uids of the namespace were believed.
+# A unix pair and a TCP connection of the process itself. By the uids in the namespace, both would be root's.
 _MAPPED: Final = """
 import os, socket
 from proxy.entries.callers import hidden, uid_of
@@ -115,7 +115,7 @@ def test_in_a_user_namespace_everybody_is_nobody() -> None:
 
 
 class NoNetlink:
-    """A `socket.socket` of a process that may not open one kind."""
+    """Replaces `socket.socket`: netlink sockets fail with `error`."""
 
     def __init__(self, error: int) -> None:
         self._error = error
@@ -152,14 +152,14 @@ def test_a_system_that_hides_owners_says_so_and_everybody_is_nobody(
     assert remedy in found.remedy
     assert "unix socket" in found.remedy
     assert os.strerror(error) in found.why
-    assert hidden(tcp=False) is None, "a unix socket needs no netlink"
+    assert hidden(tcp=False) is None, "unix sockets do not need netlink"
 
 
 @pytest.mark.parametrize("says", [4294967294, ValueError("the kernel's answer has no socket")])
 def test_a_system_that_tells_wrong_owners_is_not_believed(
     monkeypatch: pytest.MonkeyPatch, says: int | ValueError
 ) -> None:
-    """A sandbox may emulate sock_diag(7), and badly."""
+    """A sandbox may emulate sock_diag(7) wrongly."""
 
     def peer_uid(_sock: socket.socket) -> int:
         if isinstance(says, int):

@@ -1,4 +1,4 @@
-"""What a client certificate is called in rules."""
+"""The identities of a client certificate."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NAMES: Final = (
 
 
 def shown_to_a_server(client: Issued, ca: Path, *, verify: ssl.VerifyMode) -> Mapping[str, object]:
-    """A handshake in memory: what the server has of the client's certificate."""
+    """Do a TLS handshake in memory; returns the client's certificate as the server sees it."""
     theirs = ssl.create_default_context(cafile=ca)
     theirs.load_cert_chain(client.cert, client.key)
     theirs.check_hostname = False
@@ -103,7 +103,7 @@ def test_a_name_that_looks_like_another_kind_does_not_count(kind: str, name: str
 
 
 def test_addresses_have_one_form() -> None:
-    """OpenSSL's is the longest."""
+    """OpenSSL returns the longest form."""
     names = (("IP Address", "FD00:0:0:0:0:0:0:9"), ("IP Address", "10.0.0.9"))
     assert identities_of({"subjectAltName": names}) == {"cert:fd00::9", "cert:10.0.0.9"}
 

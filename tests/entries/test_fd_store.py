@@ -1,4 +1,4 @@
-"""Sockets that outlive the process, beside what restarts show (tests/integration/test_restart.py)."""
+"""Sockets that outlive the process; tests/integration/test_restart.py tests whole restarts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.ports import free_port
 
 @pytest.fixture
 def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
-    """A service manager's socket that nobody reads unless the test does."""
+    """A service manager's socket, which only the test reads."""
     path = str(tmp_path / "notify")
     monkeypatch.setenv("NOTIFY_SOCKET", path)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
@@ -51,7 +51,7 @@ PATHS = st.builds(UnixPath, st.text(st.characters(exclude_characters="\0", codec
 
 @given(ADDRESSES | PATHS)
 def test_names_in_the_store_are_what_systemd_takes(address: Local) -> None:
-    """fdname_is_valid() of systemd: printable ASCII without a colon, up to 255 of it."""
+    """systemd's fdname_is_valid() allows up to 255 printable ASCII characters without a colon."""
     name = fd_store._name(address)
     assert name.isascii()
     assert name.isprintable()
@@ -69,7 +69,7 @@ async def test_a_manager_that_does_not_answer_is_not_waited_for_long(
         kept.keep(address, sock)
         kept.keep(address, sock)
     kept.forget(address)
-    # Not in its way: no barrier.
+    # This address is not in the way, so there is no barrier.
     await kept.wait_until_free([Endpoint("127.0.0.1", address.port + 1 if address.port < 65535 else 1)])
     kept.forget(address)
     assert [manager.recv(200).decode().split("=")[0] for _ in range(2)] == ["FDSTORE", "FDSTOREREMOVE"]

@@ -1,4 +1,4 @@
-"""What a uid is called in rules, and what becomes of that while NSS is slow or hangs."""
+"""The identities of a uid, also while NSS is slow or hangs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.both_loops
 
 
 class Directory:
-    """A look-up that is answered when the test says so."""
+    """A lookup that returns when the test says so."""
 
     def __init__(self) -> None:
         self.asked: list[int] = []
@@ -73,7 +73,7 @@ def test_all_groups_of_a_user_count_and_not_the_first_alone(monkeypatch: pytest.
 
 
 def test_a_name_that_is_a_number_is_nobodys_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Or the user called 0 would be root."""
+    """Otherwise a user called `0` would count as root."""
     user = pwd.struct_passwd(("0", "x", 1002, 1002, "", "/", "/bin/sh"))
     monkeypatch.setattr(pwd, "getpwuid", lambda _: user)
     monkeypatch.setattr(os, "getgrouplist", lambda _, gid: [gid])
@@ -124,12 +124,14 @@ async def test_while_the_directory_hangs_a_uid_has_its_number_alone_and_the_log_
     directory.answers.clear()
     with capture_logs() as logs:
         assert await known.of(1002) == {"uid:1002"}
-        assert await known.of(1003) == {"uid:1003"}, "at once: the place is taken"
+        assert await known.of(1003) == {"uid:1003"}, (
+            "the second call fails at once, because the first one hangs"
+        )
         assert directory.asked == [1002]
         monkeypatch.undo()
         directory.answers.set()
         async with asyncio.timeout(10):
-            while await known.of(1002) == {"uid:1002"}:  # not kept: it is asked for again
+            while await known.of(1002) == {"uid:1002"}:  # the failure is not kept, so there is another lookup
                 await asyncio.sleep(0.001)
         assert await known.of(1003) == {"uid:1003", "gid:none"}
     assert [entry["event"] for entry in logs] == [
@@ -170,4 +172,4 @@ async def test_a_user_of_many_uids_does_not_fill_the_memory(known: Identities, d
     for uid in range(MOST_KEPT + 20):
         known._keep(uid, identities._Kept(1e12, frozenset()))
     assert len(known._kept) == MOST_KEPT
-    assert min(known._kept) == 20, "the oldest go"
+    assert min(known._kept) == 20, "the oldest are forgotten"

@@ -1,6 +1,4 @@
-"""Listeners as long as the configuration has them, beside what restarts show
-(tests/integration/test_restart.py): those on unix sockets.
-"""
+"""Kept listeners on unix sockets; tests/integration/test_restart.py tests whole restarts."""
 
 from __future__ import annotations
 
@@ -59,7 +57,7 @@ class Served:
         self.callers.put_nowait(caller)
 
     async def meet(self) -> Caller:
-        """A client connects."""
+        """Connect a client, and wait for it."""
         with socket.socket(socket.AF_UNIX) as client:
             client.setblocking(False)
             client.connect(self.address.path)
@@ -179,7 +177,7 @@ async def test_a_group_that_is_gone_shuts_everybody_else_out_and_is_said(path: P
 
 
 async def test_the_last_of_several_changes_decides(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A group is looked up in a thread, which may take longer than a change that needs none."""
+    """The lookup of a group runs in a thread, so a later change without a group may overtake it."""
     entered, released = threading.Event(), threading.Event()
 
     def slowly(group: str) -> int:

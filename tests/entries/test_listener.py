@@ -1,4 +1,4 @@
-"""A local address: clients that are refused while there is no way, and what must not end the accepting."""
+"""A listener: it refuses clients while they cannot be served, and no error ends the accepting."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LOOPBACK = "127.0.0.1"
 
 
 class Clients:
-    """Counts who comes."""
+    """Counts clients."""
 
     def __init__(self) -> None:
         self.fails = 0
@@ -81,7 +81,9 @@ async def test_clients_are_refused_and_served_again_at_an_address_that_stays_our
 
 @pytest.mark.parametrize("refuses", [False, True])
 async def test_an_address_that_is_given_up_is_free_whoever_has_a_descriptor_of_it(refuses: bool) -> None:
-    """As a service manager has that does not read what it is told: clients waited in the backlog for ever."""
+    """A service manager that does not read its messages keeps a descriptor. Once, clients then waited in the
+    backlog for ever.
+    """
     clients = Clients()
     async with listening(clients) as listener:
         assert listener.sock
@@ -101,7 +103,7 @@ async def test_a_listener_that_refuses_goes_on_refusing_when_it_is_handed_on() -
     clients = Clients()
     async with listening(clients) as listener:
         listener.refuse()
-        await listener.start()  # a reload gives it to another cluster
+        await listener.start()  # a reload passes the listener to another cluster
         with pytest.raises(ConnectionRefusedError):
             await connect(listener)
         listener.admit()
@@ -123,7 +125,7 @@ async def test_a_client_that_cannot_be_served_harms_no_other() -> None:
 
 
 class Sick(socket.socket):
-    """Cannot accept: what seccomp or a network that is gone make of accept(2)."""
+    """A socket on which accept(2) fails, as with seccomp or when the network is gone."""
 
     failures = 2
 

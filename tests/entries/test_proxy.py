@@ -1,4 +1,4 @@
-"""The proxy entry at work: real sockets, and a destination that is scripted or an echo server."""
+"""The proxy entry with real sockets, and with a scripted destination or an echo server."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class Echoing(asyncio.BufferedProtocol):
-    """Where a relay would be: what the client sends comes back."""
+    """Replaces a relay: sends back what the client sends."""
 
     def __init__(self, early: bytes) -> None:
         self._early = early
@@ -49,7 +49,7 @@ class Echoing(asyncio.BufferedProtocol):
 
 
 class Stage:
-    """An entry, and what has come of its clients."""
+    """An entry, and the results of its clients."""
 
     def __init__(self, entry_of: Callable[[Stage], ProxyEntry] | None = None) -> None:
         self.record = EntryRecord()
@@ -79,7 +79,7 @@ class Stage:
         return connection
 
     async def results(self, *expected: Reason) -> None:
-        """Wait until just these have been counted."""
+        """Wait until exactly these results have been counted."""
         async with asyncio.timeout(10):
             while sorted(self.record.results.elements()) != sorted(expected):
                 await asyncio.sleep(0.001)
@@ -102,7 +102,7 @@ async def close(connection: Connection) -> None:
 
 
 async def whole(connection: Connection) -> bytes:
-    """Everything up to the end of the file: a reset would raise."""
+    """Read everything until EOF; a reset would raise."""
     async with asyncio.timeout(10):
         text = await connection[0].read()
     await close(connection)

@@ -1,4 +1,4 @@
-"""The proxy entry with TLS: clients as they should be, and all the others."""
+"""The proxy entry with TLS: correct clients, and all kinds of wrong ones."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ async def test_a_handshake_that_fails_is_told_and_counted(
 
 
 async def test_a_client_that_does_not_trust_the_entry_is_heard(authorities: Authorities) -> None:
-    """Not asyncio's client: that one closes without an alert."""
+    """It does not use asyncio's client, which closes without an alert."""
 
     def shake_hands(port: int) -> None:
         context = ssl.create_default_context(cafile=authorities.others.ca.cert)

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.both_loops
 
 
 class Taking(asyncio.BufferedProtocol):
-    """Where a relay would be: keeps what comes, and says when it is to write or to stop."""
+    """Replaces a relay: keeps received bytes, and records whether writing is paused."""
 
     def __init__(self) -> None:
         self.buffer = bytearray(65536)
@@ -45,7 +45,7 @@ class Taking(asyncio.BufferedProtocol):
         self.news.set()
 
     def eof_received(self) -> bool:
-        assert not self.has_ended, "it is told once"
+        assert not self.has_ended, "EOF is reported once"
         self.has_ended = True
         self.news.set()
         return True
@@ -74,7 +74,7 @@ class Pair:
         self.client, self.transport, self.taking = client, transport, taking
 
     async def write(self, data: bytes) -> None:
-        """As a relay does: stops while the client does not read."""
+        """Write as a relay does: pause while the client does not read."""
         for at in range(0, len(data), 100_000):
             await self.taking.is_writable.wait()
             self.transport.writelines([data[at : at + 60_000], memoryview(data)[at + 60_000 : at + 100_000]])
@@ -167,9 +167,11 @@ async def test_the_cluster_ends_first_and_still_gets_what_the_client_sends(pair:
 
 
 async def test_an_end_loses_nothing_that_has_come_and_is_not_taken_yet(pair: Pair) -> None:
-    """Our close_notify waits for that: OpenSSL would read on in search of the client's, and throw away."""
+    """Our close_notify waits until the protocol has read everything: OpenSSL would otherwise drop received
+    bytes while it looks for the client's close_notify.
+    """
     sent = pattern(500_000)
-    pair.taking.buffer = bytearray(1000)  # less than what OpenSSL has by then
+    pair.taking.buffer = bytearray(1000)  # less than OpenSSL has received by then
     pair.taking.on_data = pair.transport.pause_reading
     sending = asyncio.get_running_loop().create_task(pair.client.send(sent))
     await pair.taking.until(lambda: bool(pair.taking.came))

@@ -1,4 +1,4 @@
-"""A unix socket that listens: who may open its file, and what was there before."""
+"""Listening unix sockets: the permissions of the file, and existing files at the path."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from proxy.entries import unix_socket
 from proxy.errors import ListenError
 
 OTHER = 4242
-"""The number of a group that nobody is in."""
+"""The number of a group without members."""
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to any group")
 
 
@@ -55,7 +55,7 @@ def connected(path: Path) -> int:
 def test_nobody_can_use_it_before_its_mode_and_group_are_right(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While it is not bound there is no file; then the file is its owner's, and nobody can connect."""
+    """Before bind(2) there is no file; after it, only the owner has access, and no client can connect yet."""
     seen: list[tuple[str, int, int]] = []
 
     def spying(name: str, original: Callable[..., object]) -> Callable[..., object]:
@@ -99,7 +99,7 @@ def test_in_a_folder_that_gives_its_group_the_file_has_that(tmp_path: Path) -> N
 def test_a_group_that_cannot_be_given_has_a_remedy_and_leaves_nothing(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As under the shipped unit, whose seccomp filter knows no chown(2)."""
+    """As under the shipped unit, whose seccomp filter forbids chown(2)."""
 
     def refuse(*_: object) -> None:
         raise PermissionError(errno.EPERM, "Operation not permitted")
@@ -193,7 +193,7 @@ def test_a_path_that_is_too_long_for_the_kernel(tmp_path: Path) -> None:
 
 
 def test_at_the_end_nobody_can_connect_and_the_file_is_gone(path: Path) -> None:
-    """Whoever else has a descriptor of it, as systemd may have."""
+    """Also if another process has a descriptor of the socket, as systemd may."""
     sock = bind(path)
     with sock.dup():
         close(sock)

@@ -1,4 +1,4 @@
-"""Passwords of proxy users: who is let in, what a check costs, and a file that changes."""
+"""Passwords of proxy users: which are accepted, what a check costs, and changes of the file."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ARGO: Final = f"argo:{hashed('of argo')}\n"
 
 
 def write(path: Path, text: str) -> None:
-    """A file with a stamp of its own, however coarse the clock of the file system is."""
+    """Write the file, with a new stamp even if the file system's clock is coarse."""
     before = path.stat().st_mtime_ns if path.exists() else 0
     path.touch(mode=0o600)
     path.write_text(text)
@@ -36,7 +36,7 @@ def write(path: Path, text: str) -> None:
 
 
 class Bcrypt:
-    """Counts the checks, and can hold them up."""
+    """Counts the checks, and can block them."""
 
     def __init__(self, check: Callable[[bytes, bytes], bool]) -> None:
         self._check = check
@@ -94,13 +94,15 @@ async def test_who_was_right_costs_no_second_check_and_who_was_wrong_always_does
     for count in (2, 3, 4):
         assert not await users.is_right("ci", b"wrong")
         assert len(checks.asked) == count
-    assert await users.is_right("ci", b"of ci"), "and a wrong one takes nothing from the right one"
+    assert await users.is_right("ci", b"of ci"), "a wrong password does not remove the proof of the right one"
     assert len(checks.asked) == 4
     assert b"of ci" not in repr(vars(users)).encode()
 
 
 async def test_an_unknown_user_costs_the_same_check_each_time(users: Users, checks: Bcrypt) -> None:
-    """By the hash of a user, who is not always the same one: costs may differ, and the time with them."""
+    """Each unknown name is checked with the hash of some user. Different names get different hashes, because
+    costs, and so times, may differ.
+    """
     for _ in range(2):
         assert not await users.is_right("eve", b"of ci")
     (_, first), (_, second) = checks.asked
@@ -108,13 +110,13 @@ async def test_an_unknown_user_costs_the_same_check_each_time(users: Users, chec
     assert first.decode() in CI + ARGO
     checks.asked.clear()
     for number in range(64):
-        assert not await users.is_right(f"eve{number}", b"of ci"), "also where the other user has this one"
+        assert not await users.is_right(f"eve{number}", b"of ci"), "also if the other user has this password"
     assert {hashed.decode() in CI for _, hashed in checks.asked} == {True, False}
     assert len(checks.asked) == 64
 
 
 async def test_a_password_is_what_bcrypt_takes_of_it(path: Path, checks: Bcrypt) -> None:
-    """htpasswd(1) hashes the first 72 bytes; the library refuses a longer one."""
+    """htpasswd(1) hashes the first 72 bytes; the bcrypt package refuses a longer password."""
     write(path, f"ci:{hashed('x' * 72)}\n")
     users = Users(path)
     await users.load()
@@ -184,7 +186,7 @@ async def test_a_changed_file_holds_at_once_for_who_was_right_before(
     await change(users, path, f"ci:{hashed('another')}\n{ARGO}")
     checks.asked.clear()
     assert await users.is_right("argo", b"of argo")
-    assert checks.asked == [], "whose line is the same"
+    assert checks.asked == [], "this user's line has not changed"
     assert not await users.is_right("ci", b"of ci")
     assert await users.is_right("ci", b"another")
     await change(users, path, "")
@@ -204,7 +206,7 @@ async def test_a_user_who_is_removed_while_the_password_is_checked_is_not_let_in
     await change(users, path, CI + ARGO)
     checks.asked.clear()
     assert await users.is_right("ci", b"of ci")
-    assert len(checks.asked) == 1, "it was not kept, either"
+    assert len(checks.asked) == 1, "the proof was not kept, either"
 
 
 def remove(path: Path) -> None:
@@ -230,7 +232,7 @@ def spoil(path: Path) -> None:
 async def test_a_file_that_cannot_be_used(
     users: Users, path: Path, break_it: Callable[[Path], None], said: str, hint: str
 ) -> None:
-    """Is refused; the users stay as they were."""
+    """It is refused; the users from before stay."""
     break_it(path)
     with pytest.raises(Unusable, match=said) as caught:
         await Users(path).load()

@@ -1,4 +1,4 @@
-"""From a client's socket to yes or no: what `allow` makes of who it is."""
+"""From a client's socket to the decision of `allow`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def known() -> AsyncIterator[Identities]:
 
 @pytest.fixture
 def connect() -> Iterator[Connect]:
-    """Makes a client of a uid over loopback, and what its server accepts."""
+    """A function that connects over loopback as a uid; it returns the accepted socket."""
     with ExitStack() as stack:
         server = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
 
@@ -56,7 +56,7 @@ def connect() -> Iterator[Connect]:
         (("gid:root",), True, False),
         (("gid:0", f"uid:{STRANGER}"), True, True),
         ((f"uid:{STRANGER}",), False, True),
-        ((f"gid:{STRANGER}",), False, False),  # who has no name has no groups
+        ((f"gid:{STRANGER}",), False, False),  # a uid without a name has no groups
         (("cert:uid:0", "proxy-user:root", "uid:1"), False, False),
         (("any",), True, True),
         ((), False, False),

@@ -1,4 +1,4 @@
-"""Heads, however they arrive: what of them is refused and what is put in order."""
+"""Request heads in any pieces: which are refused, and which are normalised."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ GET = b"GET /status HTTP/1.1\r\nHost: localhost\r\n"
 
 
 def parsed(data: bytes, *, piece: int = 1 << 20) -> h11.Request:
-    """The request at the start of `data`, which comes in pieces."""
+    """Parse the request at the start of `data`, which arrives in pieces."""
     requests = Requests()
     for start in range(0, len(data), piece):
         requests.receive_data(data[start : start + piece])
@@ -73,7 +73,7 @@ def test_the_host_of_an_absolute_form_counts(target: bytes, host: bytes, rest: b
     "target", [b"status", b"other:443", b"http:///status", b"http:/status", b"://x/status"]
 )
 def test_a_target_in_no_form_is_refused(target: bytes) -> None:
-    """RFC 9112 3.2; `other:443` is for CONNECT alone."""
+    """RFC 9112 3.2; the form `other:443` is only for CONNECT."""
     with pytest.raises(h11.RemoteProtocolError, match="invalid request target") as refused:
         parsed(GET.replace(b"/status", target) + b"\r\n")
     assert refused.value.error_status_hint == 400

@@ -48,7 +48,7 @@ async def client(path: Path) -> AsyncIterator[Streams]:
 
 
 async def everything(reader: asyncio.StreamReader) -> bytes:
-    """Until the end, be it a reset."""
+    """Read until EOF or a reset."""
     got = b""
     with suppress(ConnectionError):
         while data := await reader.read(65536):
@@ -57,7 +57,7 @@ async def everything(reader: asyncio.StreamReader) -> bytes:
 
 
 class Stream:
-    """Sends its first piece at once, another for each `go`, and never ends by itself."""
+    """An app that sends its first piece at once, another one for each `go`, and never ends by itself."""
 
     def __init__(self, piece: bytes = b"piece\n") -> None:
         self._piece = piece
@@ -125,7 +125,8 @@ async def test_a_stream_ends_with_its_client_or_its_time(tmp_path: Path, how: st
         if how == "client":
             await reader.readuntil(b"piece\n\r\n")
             await closed(writer)
-            stream.go.set()  # a client may end its side and read on: only writing shows that it is gone
+            # A client may half-close and still read: only a failed write shows that it is gone.
+            stream.go.set()
         await stream.over.wait()
 
 
@@ -172,7 +173,9 @@ async def test_a_failure_in_the_middle_of_an_answer_cuts_it(
     async with serving(app, tmp_path / "s"), client(tmp_path / "s") as (reader, writer):
         writer.write(GET)
         answer = await everything(reader)
-    assert answer.endswith(b"piece\n\r\n"), "no last chunk: the client sees that it is not whole"
+    assert answer.endswith(b"piece\n\r\n"), (
+        "there is no last chunk, so the client sees that the answer is incomplete"
+    )
     said = capsys.readouterr().out
     assert said.count("admin request failed") == 1
     assert "in the middle" in said
@@ -194,7 +197,7 @@ async def test_a_request_that_dribbles_has_no_more_time_than_others(tmp_path: Pa
 
 
 async def test_expectations_are_not_waited_for_and_bodies_not_read(tmp_path: Path) -> None:
-    """The app has not asked for the body: RFC 9110 10.1.1 lets a server answer at once."""
+    """The app does not read the body, so the server may answer at once (RFC 9110 10.1.1)."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await PlainTextResponse(f"{Request(scope).method}\n")(scope, receive, send)
@@ -208,7 +211,9 @@ async def test_expectations_are_not_waited_for_and_bodies_not_read(tmp_path: Pat
 
 
 async def test_a_client_that_is_still_sending_gets_its_answer(tmp_path: Path) -> None:
-    """RFC 9112 9.6: closed at once with bytes unread, the connection would be reset."""
+    """RFC 9112 9.6: if the server closed at once, with bytes unread, the kernel would reset the
+    connection.
+    """
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await PlainTextResponse("no")(scope, receive, send)

@@ -1,4 +1,4 @@
-"""An API server that answers each request with what the test has put next."""
+"""An API server whose answers the test scripts."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encodi
 
 
 class ScriptedApi(Server):
-    """Answers with the `answers` in their order, and without one: never. An answer whose name is `final`
-    ends its connection.
+    """Answers requests with the `answers`, in order; without one it never answers. An answer whose name is
+    `final` ends the connection.
     """
 
     def __init__(self, tls: ssl.SSLContext) -> None:
@@ -73,7 +73,7 @@ def bookmark(version: str) -> bytes:
 
 
 def raw(data: bytes) -> Answer:
-    """Sends `data`, whatever it is, and hangs up."""
+    """Send `data` unchanged, and close the connection."""
 
     async def final(writer: asyncio.StreamWriter) -> None:
         writer.write(data)
@@ -99,7 +99,7 @@ def listed(*pods: dict[str, object], version: str = "100", more: str = "") -> An
 
 
 class Watched:
-    """A watch: `send` gives it lines, and `end` ends it."""
+    """The answer to a watch: `send` sends lines on it, and `end` ends it."""
 
     def __init__(self, *lines: bytes) -> None:
         self._lines: asyncio.Queue[bytes] = asyncio.Queue()

@@ -1,4 +1,4 @@
-"""A route's pods, told by an API server that answers what the test says."""
+"""Discovery of a route's pods, with an API server whose answers the test scripts."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Bed:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pauses and deadlines that a test can wait for."""
+    """Short pauses and deadlines."""
     monkeypatch.setattr(discovery, "LEAST_S", 0.02)
     monkeypatch.setattr(discovery, "MOST_S", 0.1)
 
@@ -168,7 +168,7 @@ async def test_a_broken_watch_keeps_the_last_answer_says_so_and_is_begun_again(
         assert "docs/notebooks.md" in snapshot.hint
     assert bed.found() == "10.1.0.7"
     assert bed.found("nb-9.team-a").endswith("has no such pod, as far as is known: its watch is broken")
-    # What it goes on with depends on what is known: the list is asked for again if the answer was nonsense.
+    # After an invalid answer the pods are listed again; otherwise the watch continues.
     assert TOKEN not in repr(snapshot)
     await bed.server.wait_asked(3)
     bed.server.answers = [listed(pod("nb-0", "10.1.0.9")), Watched(LINE)] * 2
@@ -215,14 +215,16 @@ async def test_what_is_too_old_is_listed_again(bed: Bed, gone: Answer) -> None:
 
 async def test_a_silent_server_is_given_up(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api, "ANSWER_S", 0.2)
-    bed.discovery.start()  # there is no answer to the list
+    bed.discovery.start()  # the server does not answer the list
     await bed.until(lambda: bed.discovery.snapshot().reason == "timeout")
     bed.server.answers = [listed(pod("nb-0", "10.1.0.7"))]
     await bed.until_found("10.1.0.7")
 
 
 async def test_a_watch_that_goes_silent_is_renewed(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No line, and no end at the time that was asked for: the server is gone, and nobody said so."""
+    """The watch has no line, and does not end at its timeout: the server is gone without closing the
+    connection.
+    """
     monkeypatch.setattr(discovery, "WATCH_S", 0)
     monkeypatch.setattr(discovery, "ANSWER_S", 0.5)
     bed.server.answers = [listed(pod("nb-0", "10.1.0.7")), Watched(), Watched(LINE)]

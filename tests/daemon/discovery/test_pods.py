@@ -1,4 +1,4 @@
-"""What an API server says of pods, and what is made of it."""
+"""Parsing of an API server's answers about pods."""
 
 from __future__ import annotations
 

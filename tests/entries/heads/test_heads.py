@@ -1,4 +1,4 @@
-"""Laws of both heads: however a head arrives, and whatever arrives instead of one."""
+"""Properties of both parsers, for a head in any pieces and for any other bytes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_any_split_of_a_head_gives_the_same(head: bytes, early: bytes, cuts: lis
     edges = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
     pieces = [data[first:last] for first, last in pairwise(edges)]
     *others, other = heads.told(pieces, needs_user=False)
-    # What comes after the head's end is no business of the head: its caller holds it.
+    # The caller holds the bytes after the head, not the parser.
     assert (said, end) == (others, other)
 
 
@@ -38,7 +38,7 @@ def test_every_reason_has_a_status_and_a_reply(reason: Reason) -> None:
 
 
 ENDS = {"client_closed", "client_reset", "cluster_closed", "cluster_reset", "idle", "tls_handshake"}
-"""Of connections that have had their answer, or cannot be given one."""
+"""Reasons for connections that already got their answer, or cannot get one."""
 
 
 def test_what_a_client_can_be_refused_for_is_chosen() -> None:

@@ -1,4 +1,4 @@
-"""CONNECT as clients send it, what of it is refused, and the answers."""
+"""CONNECT requests of real clients, requests that are refused, and the answers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ RECORDED = {
         Endpoint("node-a", 10250),
     ),
 }
-"""Client -> what it was seen to send, and what it asks for by it."""
+"""By client: a recorded request, and its target."""
 
 
 def fed(data: bytes, *, needs_user: bool = False, piece: int = 1 << 20) -> Step:
@@ -54,7 +54,7 @@ def connect(asked: bytes = b"node-a:22", *fields: bytes, version: bytes = b"1.1"
 
 
 def rejected(data: bytes, *, needs_user: bool = False) -> Rejected:
-    """The same whether it comes at once or byte by byte."""
+    """The refusal, which must be the same if the bytes arrive at once or one by one."""
     steps = [fed(data, needs_user=needs_user, piece=piece) for piece in (1, 1 << 20)]
     assert isinstance(steps[0], Rejected)
     assert steps[0] == steps[1]
@@ -188,7 +188,9 @@ def test_what_is_no_request_line_is_told_at_once(line: bytes) -> None:
 
 
 def test_tls_is_told_at_its_first_byte() -> None:
-    """Go's client tells its user that an HTTP server has answered; others say that this was no TLS."""
+    """Go's client then reports that an HTTP server has answered; others report that the answer
+    was not TLS.
+    """
     no = rejected(b"\x16\x03\x01\x05\xba\x01\x00\x05\xb6\x03\x03")
     assert no.reason is Reason.BAD_REQUEST
     assert no.answer.startswith(b"HTTP/1.1 400 ")
@@ -284,7 +286,7 @@ def test_a_user_is_asked_about_before_the_answer(field: bytes, user: str, passwo
     ],
 )
 def test_without_usable_credentials_a_login_is_asked_for(field: bytes) -> None:
-    """RFC 9110 15.5.8: missing, and such that cannot be used."""
+    """RFC 9110 15.5.8: if credentials are missing, or cannot be used."""
     no = rejected(connect(b"node-a:22", field), needs_user=True)
     assert no.reason is Reason.AUTH_REQUIRED
     assert b'\r\nProxy-Authenticate: Basic realm="kubemux"\r\n' in no.answer

@@ -1,4 +1,4 @@
-"""SOCKS5 as clients send it, what of it is refused, and with which reply."""
+"""SOCKS5 messages of real clients, messages that are refused, and the replies."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ RECORDED = {
         Endpoint("10.0.0.10", 6443),
     ),
 }
-"""Client -> the messages that it was seen to send, and what it asks for by them."""
+"""By client: its recorded messages, and its target."""
 
 
 def steps(data: bytes, *, needs_user: bool = False, piece: int = 1 << 20) -> list[Step]:
-    """All that is said of `data`, with every login taken for right."""
+    """All steps for `data`; every login is accepted."""
     head, said = begin(data[0], needs_user=needs_user), list[Step]()
     for start in range(0, len(data), piece):
         step = head.feed(data[start : start + piece])
@@ -46,7 +46,7 @@ def steps(data: bytes, *, needs_user: bool = False, piece: int = 1 << 20) -> lis
 
 
 def rejected(data: bytes, *, needs_user: bool = False) -> Rejected:
-    """The same whether it comes at once or byte by byte."""
+    """The refusal, which must be the same if the bytes arrive at once or one by one."""
     ends = [steps(data, needs_user=needs_user, piece=piece)[-1] for piece in (1, 1 << 20)]
     assert isinstance(ends[0], Rejected)
     assert ends[0] == ends[1]
@@ -189,7 +189,7 @@ def test_socks4_gets_its_own_no(sent: bytes) -> None:
 
 
 def at(*messages: bytes, needs_user: bool) -> Head:
-    """A head that has taken messages, and waits for the next."""
+    """A parser that has got these messages, and waits for the next one."""
     head = begin(5, needs_user=needs_user)
     for message in messages:
         step = head.feed(message)
