@@ -9,11 +9,13 @@ learned.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import stat
 import tempfile
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -177,13 +179,30 @@ def _write(
     CredentialsUnusable.
     """
     doing(f"waiting for another gateway to write {path}")
-    with _WRITING.setdefault(path, threading.Lock()):
+    with _WRITING.setdefault(path, threading.Lock()), _alone(path):
         learned, change = _compare(path, config, announcement)
         change = change._replace(new=tuple(key for key in change.new if key in proven))
         if change.new or change.gone:
             doing(f"writing {path}")
             _replace(path, learned_keys.render(learned_keys.updated(learned, announcement.name, change)))
         return change
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Keep other daemons from writing `path` meanwhile, by a lock of its folder: the file itself is replaced.
+
+    A file system without such locks, such as NFS for a folder, is written to all the same: what is lost there
+    is learned at the next login.
+    """
+    doing(f"waiting for another kubemux to write {path}")
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with suppress(OSError):
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def _replace(path: Path, data: bytes) -> None:

@@ -5,6 +5,8 @@ not have.
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import os
 import stat
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -101,6 +103,31 @@ async def test_two_gateways_write_one_file(sshd_factory: SshdFactory, tmp_path: 
         assert {line.split()[0] for line in await written(one, 2)} == {
             f"[{rotating.sshd.host}]:{rotating.sshd.port}" for rotating in (one, two)
         }
+
+
+async def test_another_daemon_writes_the_same_file(
+    sshd_factory: SshdFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it writes while kubemux waits is kept."""
+    doing: list[str] = []
+    monkeypatch.setattr(learning, "doing", doing.append)
+    rotating = Rotating(sshd_factory, tmp_path, "ed25519", "ecdsa")
+    theirs = f"[127.0.0.9]:22 {ssh_keys.public(rotating.keys[0])} vouched-for-by SHA256:of-another-key"
+    folder = os.open(tmp_path, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        async with started(rotating.config(connect_timeout="60s")):
+            async with asyncio.timeout(30):
+                while f"waiting for another kubemux to write {rotating.learned}" not in doing:
+                    await asyncio.sleep(0.01)
+            rotating.learned.touch(mode=0o600)
+            rotating.learned.write_text(f"{theirs}\n")
+            fcntl.flock(folder, fcntl.LOCK_UN)
+            lines = await written(rotating, 2)
+    finally:
+        os.close(folder)
+    assert lines[0] == theirs
+    assert lines[1].startswith(f"[{rotating.sshd.host}]:{rotating.sshd.port} ")
 
 
 async def test_a_file_that_hangs_holds_up_its_own_gateways_alone(
