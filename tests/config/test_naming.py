@@ -4,11 +4,13 @@ mistakes.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from proxy.config import naming
 from proxy.config.matches import Match
-from proxy.config.model import ClusterConfig, Config, EntryConfig, RouteConfig
+from proxy.config.model import ClusterConfig, Config, EntryConfig, RouteConfig, SshServerConfig
 from proxy.runtime.endpoint import Endpoint
 
 
@@ -43,4 +45,6 @@ def test_names_that_differ_in_case_alone_matter_where_clients_ask_by_name(
 def test_routes_without_an_entry_are_of_no_use() -> None:
     assert [one.loc for one in naming.unused(Config(version=1, routes=ROUTE))] == [("routes",)]
     assert not list(naming.unused(Config(version=1, routes=ROUTE, entries=ENTRY)))
+    server = SshServerConfig(listen=Endpoint("127.0.0.1", 2222), host_keys=(Path("/k"),))
+    assert not list(naming.unused(Config(version=1, routes=ROUTE, ssh_server=server)))
     assert not list(naming.unused(Config(version=1)))
