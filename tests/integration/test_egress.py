@@ -75,18 +75,11 @@ def daemon(request: pytest.FixtureRequest, cluster: Cluster, node: Node, tmp_pat
 
 @pytest.mark.usefixtures("daemon")
 @BOTH_WAYS
-def test_kubectl_streams_through_the_api_server(cluster: Cluster) -> None:
-    stream(cluster.kubectl, by="SPDY")
-    follow_logs(cluster.kubectl, BY_POD, "web")
-
-
-@pytest.mark.usefixtures("daemon")
-@BOTH_WAYS
 @pytest.mark.newer_kubectl
-def test_a_current_kubectl_streams_by_either_upgrade(cluster: Cluster) -> None:
-    kubectl = cluster.by(NEWER_KUBECTL)
-    stream(kubectl, by="WebSocket")
-    stream(kubectl, by="SPDY")
+def test_kubectl_streams_by_either_upgrade(cluster: Cluster) -> None:
+    stream(cluster.kubectl, by="SPDY")
+    stream(cluster.by(NEWER_KUBECTL), by="WebSocket")
+    follow_logs(cluster.kubectl, BY_POD, "web")
 
 
 @pytest.mark.newer_kubectl
