@@ -45,6 +45,9 @@ Until our CLOSE arrives, a peer may still send messages for a channel, most ofte
 ignores such messages, and so do we. A new channel with the same number would believe that they are its own.
 """
 
+OPEN_COST: Final = 16
+"""A channel that the peer asks for counts as so many messages: a whole connection may be made of it."""
+
 MOST_UNREAD: Final = 2 << 20
 """Bytes that may wait in the link's transport; with more, the link is not read.
 
@@ -238,6 +241,7 @@ class NativePlane:
             return has_views
         has_views = self._pass_on()
         if kind == messages.OPEN:
+            self._incoming.costs(OPEN_COST)
             self._requests.asked(message)
             return has_views
         channel = self._channel(kind, messages.recipient(message))
