@@ -95,6 +95,7 @@ class Metered:
         self._is_counting = False
         self.is_held = False
         """Whether received packets wait for the next turn, and the transport is paused."""
+        self.most_unopened = MOST_UNOPENED
         self._is_full = False
         self._is_stopped = False
         self._receive = self._conn._recv_data
@@ -111,7 +112,7 @@ class Metered:
         if self._conn._transport is None:
             # The connection has ended, but the transport still reads until the next turn
             self._conn._inpbuf = b""
-        elif len(self._conn._inpbuf) > MOST_UNOPENED:
+        elif len(self._conn._inpbuf) > self.most_unopened:
             self._is_full = True
             self._pause()
         elif self._is_full and not self.is_held:
