@@ -3,7 +3,7 @@ r"""Parses files of users and passwords in the format of Apache's htpasswd(1), w
     # a comment
     ci:$2y$12$zS5lIXQjT7m3FzEhRjqfyOhYRgS7Y4mPfV4ZJd8G2xNn0B0pTn2aG
 
-Other hashes are refused, because they are fast: somebody who gets the file could find the passwords by trying.
+Other hashes are refused, because they are fast: somebody who gets the file could find passwords by trying.
 MD5 (`$apr1$`) is htpasswd's default.
 """
 
