@@ -7,7 +7,7 @@ from bench.result import NODELAY, SSH, Answer, Row, Target
 from bench.stage import Stage
 
 COUNT = 20_000
-"""The most connections in one measurement."""
+"""At most, for each measurement."""
 
 
 def measure(stage: Stage) -> Answer:

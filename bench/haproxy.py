@@ -1,7 +1,8 @@
-"""HAProxy in plain TCP mode, as a lower bound: a fast program that relays bytes without encryption.
+"""HAProxy in plain TCP mode: what passing bytes on costs without any encryption, in a program known for doing
+it well.
 
-It has one thread, like all others, and `nosplice`: with splice(2) the bytes would never reach the process,
-which is not possible for a program that encrypts them.
+One thread, as all the others have, and `nosplice`: with splice(2) the bytes never reach the process, which
+nobody who encrypts them can have.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ listen {name}
 
 @contextmanager
 def haproxy(folder: Path, targets: Ports) -> Iterator[Route]:
-    """HAProxy directly in front of the targets, without SSH; verified like the others."""
+    """Straight to the targets, no SSH; verified like the others."""
     ports = Ports(*distinct_ports(len(targets)))
     forwards = (
         _FORWARD.format(name=name, local=local, target=target)

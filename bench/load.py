@@ -1,6 +1,4 @@
-"""Runs iperf3, wrk, ab and curl on one route, checks and parses their reports, and measures the forwarder's
-CPU time.
-"""
+"""iperf3, wrk, ab and curl on one route: run once, checked, read, charged to the process that forwards."""
 
 from __future__ import annotations
 
@@ -174,7 +172,7 @@ def through_proxy(proxy: str, pid: int, server: str, *, count: int, concurrency:
 
 
 def check_curl(said: str, count: int) -> None:
-    """Check curl's line for each request. Raises RuntimeError if one failed, or reused a connection."""
+    """curl's line for each request. Raises RuntimeError if one failed, or used a connection again."""
     lines = said.split("\n")[:-1]
     if len(lines) != count or set(lines) != {"200 1"}:
         raise RuntimeError(f"curl: {len(lines)} of {count} answers; status and new connections: {set(lines)}")

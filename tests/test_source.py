@@ -98,12 +98,13 @@ CALLED_BY_OTHERS = {
     "asyncssh calls it": """auth_completed auth_succeeded begin_auth connection_requested
         kbdint_auth_requested kbdint_challenge_received log_received_packet public_key_auth_supported
         reload_config server_requested session_requested session_started unix_connection_requested
-        validate_public_key""",
+        validate_public_key _process_cancel_tcpip_forward_global_request
+        _process_tcpip_forward_global_request""",
     "asyncssh has a decipher of these methods": "decrypt_header decrypt_packet",
     "asyncssh reads it": """protocol_factory server_host_key_algs _auth _auth_in_progress _auth_was_trivial
         _init_recv_window _keepalive_count _recv_blocksize _recv_macsize _send_blocksize _send_enchdrlen
-        _server_host_keys _server_sig_algs""",
-    "sites and the SSH entry, which come next": "may_open may_listen max_channels max_forwards permit",
+        _server_host_keys""",
+    "the SSH entry, which comes next": "may_open",
     "click calls it": "demo format_commands get_command",
     "dataclasses make one of each subclass": "__init_subclass__",
     "enum reads it": "_value_",

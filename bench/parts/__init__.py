@@ -1,1 +1,3 @@
-"""Benchmarks of single parts of the process, compared with stored figures: `make bench-parts`."""
+"""What the parts inside the process cost, each by itself: `make bench-parts`, next to the figures that were
+kept.
+"""

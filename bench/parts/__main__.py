@@ -1,9 +1,10 @@
-"""`python -m bench.parts [--save]`: measure every part, and compare it with the stored baseline.
+"""`python -m bench.parts [--save]`: measure every part, and show what has become of it since the baseline was
+kept.
 
-Times are the shortest of many rounds, in us for one packet or client. A slower machine is not a regression:
-`yardstick`, which runs no code of kubemux, is measured just before and after each part, and its change is
-removed from the part's. A part that seems slower is measured again. The exit code is 1 if a part has become
-slower by more than TOLERANCE.
+Times are the least of many rounds, in us for one packet or client. A machine that is slower is no regression:
+how much slower `yardstick`, which runs nothing of ours, was just before and after a part, is taken out of its
+change, and what looks like one is measured again. Ends with exit code 1 if a part has become slower by more
+than TOLERANCE.
 """
 
 from __future__ import annotations
@@ -35,12 +36,12 @@ COMMAND: Final = (
 )
 BASELINE: Final = Path(__file__).with_name("baseline.json")
 TOLERANCE: Final = 0.1
-"""On a machine with a constant speed, two runs of the same code differ by less than 5 %."""
+"""Runs of the same code stay within a twentieth on a machine that keeps its pace."""
 
 
 class Change(NamedTuple):
-    """A part: its shortest time in us for one item in the baseline and now (0: the part does not exist), and
-    how much slower it is, corrected by the yardstick.
+    """A part: its least time in us for one item then and now (0: not there), and how much slower it is, by
+    the yardstick.
     """
 
     name: str
@@ -50,12 +51,12 @@ class Change(NamedTuple):
 
     @property
     def is_regression(self) -> bool:
-        """Whether the change is more than noise."""
+        """Whether that is more than chance."""
         return self.slower > TOLERANCE
 
 
 class Run(NamedTuple):
-    """The time of each part in us for one item, and the yardstick's time next to it."""
+    """Every part's time in us for one item, and the yardstick's beside it."""
 
     parts: dict[str, float]
     yardsticks: dict[str, float]
@@ -83,7 +84,7 @@ def read(report: dict[str, Any]) -> Run:
 
 
 def compare(before: Run, now: Run) -> list[Change]:
-    """Every part of both runs; a part that is new or gone counts as unchanged."""
+    """Every part of either; a new one, or one that is gone, has not changed."""
     changes = []
     for name in before.parts | now.parts:
         then, here = before.parts.get(name, 0.0), now.parts.get(name, 0.0)
@@ -93,7 +94,7 @@ def compare(before: Run, now: Run) -> list[Change]:
 
 
 def show(changes: list[Change]) -> Table:
-    """Print the changes as a table."""
+    """As a table."""
     table = Table(
         title="Parts of the process",
         caption="us for each packet or client, least of many rounds; the change is by the yardstick",

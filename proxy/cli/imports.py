@@ -1,6 +1,4 @@
-"""Makes imports of commands faster: they take longer than everything else that a command does before its
-output.
-"""
+"""What importing a command costs: its modules take longer than all that it does before its first answer."""
 
 from __future__ import annotations
 
@@ -13,9 +11,9 @@ from contextlib import contextmanager
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Import without garbage collections, because nearly all objects of modules stay.
+    """Import without garbage collections: almost all that modules make stays.
 
-    Collections took 40 of the 350 ms of CPU for importing the daemon's modules.
+    To look through it again and again took 40 of the 350 ms of CPU that the daemon's modules need.
     """
     gc.disable()
     try:
@@ -26,10 +24,10 @@ def uncollected() -> Iterator[None]:
 
 @contextmanager
 def without_compilers() -> Iterator[None]:
-    """Import with a PATH without any program.
+    """Import with a PATH on which nothing is found.
 
-    asyncssh looks for liboqs by `ctypes.util.find_library`. If ldconfig does not know it, that runs gcc and
-    ld, if they exist. It takes 20 ms, and a daemon should not start compilers.
+    asyncssh looks for liboqs by `ctypes.util.find_library`. Where ldconfig does not know it, that runs gcc
+    and ld, if they are there: 20 ms, and nothing that a daemon should start.
     """
     path = os.environ.get("PATH")
     os.environ["PATH"] = os.devnull  # an empty one is the working directory

@@ -1,4 +1,4 @@
-"""`kubemux route HOST:PORT`: shows which rule decides for a name, and why the earlier rules do not match."""
+"""`kubemux route HOST:PORT`: which rule decides where a client is led, and why the others do not."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from proxy.cli.options import config_option
 from proxy.config.allow import Rule
 from proxy.config.credentials import Scrutiny
 from proxy.config.loader import load
-from proxy.config.model import DIRECT, ClusterConfig, Config
+from proxy.config.matches import Host
+from proxy.config.model import DIRECT, ClusterConfig, Config, SiteConfig
 from proxy.config.naming import plain
 from proxy.entries.heads.head import target
 from proxy.errors import UnknownName, UnknownTarget
 from proxy.errors.reasons import Reason
-from proxy.routing.names import Asks, Names, Passed, ToCluster, ToTarget
+from proxy.routing.names import Asks, Names, Passed, ToCluster, ToSite, ToTarget
 from proxy.runtime.endpoint import Endpoint
 
 
 class Asked(click.ParamType[Endpoint]):
-    """A requested HOST:PORT. The host may be any text, also one that no entry accepts."""
+    """What a client may ask for: the host is any text, for it may be one that no entry takes."""
 
     name = "host:port"
 
@@ -67,6 +68,8 @@ def route(asked: Endpoint, entry: str | None, config: Path) -> None:
                 say(f"  passed over  {step.rule}: {step.why}")
             elif isinstance(step, ToCluster):
                 _say_cluster(step, loaded.clusters[step.cluster])
+            elif isinstance(step, ToSite):
+                _say_site(step, loaded.sites[step.site])
             else:
                 _say_target(step, entry)
         if entry is not None and (allow := loaded.entries[entry].allow):
@@ -78,7 +81,7 @@ def route(asked: Endpoint, entry: str | None, config: Path) -> None:
 
 
 def _not_asked(asked: Endpoint) -> str:
-    """Why an entry would not accept this request; empty if it would."""
+    """Why an entry takes no such request; empty if it takes it."""
     try:
         target(str(asked))
     except ValueError as exc:
@@ -111,6 +114,15 @@ def _say_target(found: ToTarget, entry: str | None) -> None:
     if entry is None and route.entries is not None:
         say(f"at these entries alone: {', '.join(route.entries)}")
     _say_who_may(route.allow)
+
+
+def _say_site(found: ToSite, site: SiteConfig) -> None:
+    say(f"  decides      {found.why}")
+    say(f"leads to {found.target} through site {found.site}")
+    host = Host.parse(found.target.host)
+    if all(one.captures(host, found.target.port) is None for one in site.permit):
+        say(f"but it is refused: sites.{found.site}.permit does not have {found.target}")
+    _say_who_may(None)
 
 
 def _say_who_may(allow: Sequence[Rule] | None) -> None:

@@ -1,4 +1,4 @@
-"""Checks routes that lead to pods. Pure: it opens no file."""
+"""The rules of routes that lead to pods. Pure: no file is looked at."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from proxy.runtime.text import shown, suggest
 
 
 def check(config: Config, index: int, route: RouteConfig) -> Iterator[Finding]:
-    """The mistakes in a route's `discover`, or that it is missing."""
+    """What is wrong with a route's `discover`, or with its absence."""
     loc: Loc = ("routes", index)
     discover = route.discover
     if discover is None:

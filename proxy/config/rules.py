@@ -110,8 +110,10 @@ def _references(config: Config) -> Iterator[Finding]:
                     ("gateways", name, "jump", index), message, "name a gateway with a host of its own"
                 )
     for name, cluster in config.clusters.items():
+        if cluster.gateway in config.sites:
+            continue
         if cluster.gateway != DIRECT and cluster.gateway not in config.gateways:
-            hint = suggest(cluster.gateway, (*config.gateways, DIRECT))
+            hint = suggest(cluster.gateway, (*config.gateways, *config.sites, DIRECT))
             yield Finding(
                 ("clusters", name, "gateway"), f"there is no gateway {shown(cluster.gateway)}", hint
             )

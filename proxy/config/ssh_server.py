@@ -166,3 +166,7 @@ class SiteConfig(Section):
         least=1,
         most=1000,
     )
+
+    @property
+    def max_link_age(self) -> None:
+        """A site makes its links itself: kubemux cannot replace an old one."""

@@ -22,6 +22,7 @@ from proxy.daemon.routed import Routed
 from proxy.daemon.served import ServedCluster
 from proxy.daemon.served_entry import ServedEntry
 from proxy.daemon.served_ssh import ServedSsh
+from proxy.daemon.sites import Sites
 from proxy.daemon.switchboard import Switchboard
 from proxy.daemon.ways import Ways, through
 from proxy.entries.admission import Admission
@@ -75,10 +76,11 @@ class Graph:
         self._contexts = Contexts()
         self._told: dict[str, tuple[bool, bool]] = {}
         self.routes: dict[str, Routed] = {}
-        self.ssh = ServedSsh(self.shared, store=store, on_change=on_change)
-        self._ways = Ways(self.gateways, lambda: self.config)
+        self.sites = Sites(self.shared, self.turns, self._gateway_changed)
+        self.ssh = ServedSsh(self.shared, self.sites, store=store, on_change=on_change)
+        self._ways = Ways(self.gateways, self.sites, lambda: self.config)
         self._discoveries = Discoveries(self.clusters, self.routes, self._contexts, on_change, metrics)
-        self._switchboard = Switchboard(config, self.clusters, self.routes)
+        self._switchboard = Switchboard(config, self.clusters, self.routes, self.sites)
         self.access.reconfigure(config)
         self._retiring = Tasks("retiring")  # a reload has removed or replaced them; they drain
         self._retired: set[Connections] = set()
@@ -102,6 +104,8 @@ class Graph:
             yield cluster.cluster.connections
         for route in self.routes.values():
             yield route.connections
+        for site in self.sites.values():
+            yield site.connections
 
     def end(self, caller: str, of: str | None) -> int:
         """End the connections of one caller: those of the cluster or route `of`, or all. Returns how many.
@@ -115,6 +119,8 @@ class Graph:
         """The functions that the heartbeat calls."""
         for name, gateway in self.gateways.items():
             yield f"gateway {name}", gateway.sample
+        for name, site in self.sites.items():
+            yield f"site {name}", site.beat
         for name, cluster in self.clusters.items():
             yield f"cluster {name}", cluster.beat
         for name, route in self.routes.items():
@@ -144,6 +150,7 @@ class Graph:
         """Start to dial the gateways, and to accept clients."""
         for name in self.config.gateways:
             self._add_gateway(name)
+        self.sites.start(self.config)
         for route in self.config.routes:
             self._add_route(route)
         await self._add(self.config.clusters, self.config.entries, {})
@@ -219,6 +226,8 @@ class Graph:
             self._add_gateway(name)
         for name in plan.gateways.renewed:
             self.gateways[name].reconfigure(self.config.gateways[name], self.config.gateways)
+        timeout = self.config.limits.drain_timeout
+        self.sites.reconfigure(self.config, plan.sites, self._retiring, timeout + HALF_CLOSE_S)
         for name in plan.gateways.adjusted:
             self.gateways[name].adjust(self.config.gateways[name], self.config.gateways)
         for route in self.config.routes:
@@ -338,7 +347,8 @@ class Graph:
         """Probe the clusters of a gateway that has come up or gone down. When a gateway that is down fails to
         dial once more, they need no probe.
         """
-        gateway = self.gateways.get(name)
+        site = self.sites.get(name)
+        gateway = self.gateways.get(name) if site is None else site.site
         now = (gateway.is_up, gateway.is_idle) if gateway is not None else (False, False)
         is_news, self._told[name] = now != self._told.get(name, (False, False)), now
         for cluster in self.clusters.values():
@@ -378,5 +388,5 @@ class Graph:
         await asyncio.gather(*(entry.close() for entry in self.entries.values()), self.ssh.close())
         await asyncio.gather(*(route.retire(0) for route in self.routes.values()))
         await asyncio.gather(*(cluster.retire(0) for cluster in self.clusters.values()))
-        await asyncio.gather(*(gateway.close() for gateway in self.gateways.values()))
+        await asyncio.gather(self.sites.close(), *(gateway.close() for gateway in self.gateways.values()))
         await self.access.close()

@@ -17,6 +17,7 @@ from proxy.config.model import Config, SiteConfig, UserConfig
 from proxy.config.ssh_rules import SSH
 from proxy.daemon.connections import Shared
 from proxy.daemon.file_scan import FileScan
+from proxy.daemon.sites import Sites
 from proxy.entries.arrival import Caller
 from proxy.entries.fd_store import FdStore
 from proxy.entries.keeping import KeptListener
@@ -38,10 +39,13 @@ RETRY_S: Final = 5.0
 class ServedSsh:
     """The daemon's SSH server, if the configuration has one."""
 
-    def __init__(self, shared: Shared, *, store: FdStore, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self, shared: Shared, sites: Sites, *, store: FdStore, on_change: Callable[[], None]
+    ) -> None:
         """`on_change` is called when something has changed that `status` shows."""
         self.listener: KeptListener | None = None
-        self.server = SshServer(on_login=_Idle, record=shared.metrics.logins)
+        self.server = SshServer(on_login=self._logged_in, record=shared.metrics.logins)
+        self._sites = sites
         self._store = store
         self._on_change = on_change
         self._config: Config | None = None
@@ -90,6 +94,10 @@ class ServedSsh:
                 listener=listeners.get(server.listen),
             )
             await self.listener.start()
+
+    def _logged_in(self, session: Session) -> Guest:
+        is_site = session.login is not None and session.login.kind == "site"
+        return self._sites.logged_in(session) if is_site else _Idle(session)
 
     def _accept(self, sock: socket.socket, caller: Caller) -> None:
         self.server.accept(sock, caller.origin)

@@ -9,9 +9,10 @@ import structlog
 from proxy.config.model import Config
 from proxy.daemon.routed import Routed
 from proxy.daemon.served import ServedCluster
+from proxy.daemon.served_site import ServedSite
 from proxy.entries.arrival import Arrival
 from proxy.errors import UnknownTarget
-from proxy.routing.names import Names, ToCluster
+from proxy.routing.names import Names, ToCluster, ToSite
 
 log = structlog.get_logger("kubemux.connection")
 
@@ -20,14 +21,19 @@ class Switchboard:
     """Passes each client of an entry to the cluster or route that it asks for."""
 
     def __init__(
-        self, config: Config, clusters: Mapping[str, ServedCluster], routes: Mapping[str, Routed]
+        self,
+        config: Config,
+        clusters: Mapping[str, ServedCluster],
+        routes: Mapping[str, Routed],
+        sites: Mapping[str, ServedSite],
     ) -> None:
-        """`clusters` and `routes` are the daemon's own mappings. A reload changes them, and calls
+        """`clusters`, `routes` and `sites` are the daemon's own mappings. A reload changes them, and calls
         `reconfigure`.
         """
         self._names = Names(config, self._find_pod)
         self._clusters = clusters
         self._routes = routes
+        self._sites = sites
 
     def reconfigure(self, config: Config) -> None:
         """Use the names of another configuration for new clients."""
@@ -40,6 +46,8 @@ class Switchboard:
             decision = self._names.find(arrival.asked, arrival.entry)
             if isinstance(decision, ToCluster):
                 self._cluster(decision.cluster).accept(arrival)
+            elif isinstance(decision, ToSite):
+                self._site(decision.site).accept(arrival, decision.target)
             else:
                 self._route(decision.route.name).accept(arrival, decision)
         except UnknownTarget as exc:
@@ -51,6 +59,11 @@ class Switchboard:
         if (cluster := self._clusters.get(name)) is None:  # a reload is replacing it
             raise UnknownTarget(f"cluster {name} is not there yet")
         return cluster
+
+    def _site(self, name: str) -> ServedSite:
+        if (site := self._sites.get(name)) is None:  # a reload is replacing it
+            raise UnknownTarget(f"site {name} is not there yet")
+        return site
 
     def _find_pod(self, route: str, pod: str) -> str:
         discovery = self._route(route).discovery

@@ -1,4 +1,4 @@
-"""The ways of clusters and routes: a gateway, a host of a pattern, or none."""
+"""The ways of clusters and routes: a gateway, a host of a pattern, a site, or none."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from proxy.config.rules import own_listener, own_listeners
 from proxy.daemon.connections import Connections
 from proxy.daemon.routed import Routed, WayTo
 from proxy.daemon.served import ServedCluster
+from proxy.daemon.served_site import ServedSite
 from proxy.relay.direct import Direct
 from proxy.relay.interfaces import Way
 from proxy.runtime.names import is_here
@@ -17,18 +18,24 @@ from proxy.ssh.supervision.patterns import PatternGateway
 
 
 class Ways:
-    """All ways of a daemon. `gateways` is the daemon's own mapping, which reloads change, and so
-    is `config`.
+    """All ways of a daemon. `gateways` and `sites` are the daemon's own mappings, which reloads change, and
+    so is `config`.
     """
 
     def __init__(
-        self, gateways: Mapping[str, Gateway | PatternGateway], config: Callable[[], Config]
+        self,
+        gateways: Mapping[str, Gateway | PatternGateway],
+        sites: Mapping[str, ServedSite],
+        config: Callable[[], Config],
     ) -> None:
         self._gateways = gateways
+        self._sites = sites
         self._config = config
 
     def of(self, config: ClusterConfig) -> Way:
         """The way of a cluster. No cluster has a pattern for a gateway (`proxy.config.rules`)."""
+        if config.gateway in self._sites:
+            return self._sites[config.gateway].site
         gateway = None if config.gateway == DIRECT else self._gateways[config.gateway]
         return gateway if isinstance(gateway, Gateway) else self._direct()
 
@@ -39,6 +46,8 @@ class Ways:
         def way_to(host: str) -> Way:
             if config.gateway == DIRECT:
                 return direct
+            if config.gateway in self._sites:
+                return self._sites[config.gateway].site
             gateway = self._gateways[config.gateway]
             return gateway.way(host) if isinstance(gateway, PatternGateway) else gateway
 

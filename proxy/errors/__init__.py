@@ -59,13 +59,13 @@ class UnknownName(ProxyError):
 
 
 class UnknownTarget(ProxyError):
-    """No cluster and no route has the name that a client asks for. The message suggests similar names."""
+    """No cluster and no route leads to what a client asks for. The message says what is near to it."""
 
     reason = Reason.UNKNOWN_NAME
 
 
 class Denied(ProxyError):
-    """No rule of `allow` names the caller."""
+    """No rule of `allow` lets the caller in."""
 
     reason = Reason.DENIED
 
@@ -216,6 +216,12 @@ class KeyRemoved(LinkError):
     """The key by which a client of the SSH server has logged in lets nobody in any more."""
 
     reason = Reason.KEY_REMOVED
+
+
+class ForwardRefused(LinkError):
+    """A site has asked for a forward that it cannot have; `str()` is a sentence for its user."""
+
+    reason = Reason.FORWARD_REFUSED
 
 
 class AuthFailed(LinkError):

@@ -110,6 +110,12 @@ BAD_SIGNATURE: Final = (
     "the client has the public key, and not its private one",
     "who is it? The log has the address",
 )
+FORWARD_REFUSED: Final = (
+    "forward_refused",
+    (_G, _L),
+    "a site has asked for a forward (`-R`) that it cannot have; the message says why",
+    "mend the ssh command of the site; kubemux site add NAME prints one that fits",
+)
 NO_LOGIN: Final = (
     "no_login",
     (_L,),

@@ -1,4 +1,4 @@
-"""What a kubeconfig says about each cluster, for clients that use its listener, or its name through an entry.
+"""What clients must know about each cluster to reach it: by its listener, or by its name through an entry.
 
 listener  server: https://127.0.0.1:16443
 entry     server: https://prod-eu:6443         proxy-url: http://127.0.0.1:3128
@@ -21,9 +21,7 @@ from proxy.runtime.endpoint import Endpoint, UnixPath
 from proxy.runtime.text import listed, suggest
 
 SCHEMES = ("http", "socks5")
-"""The schemes of a proxy-url. Not `https`: client-go would show the cluster's client certificate to the
-proxy.
-"""
+"""Of a proxy-url. With `https`, client-go would show the cluster's client certificate to the proxy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +99,7 @@ def certificates(pem: bytes) -> bytes:
 
 
 def _called(name: str, cluster: ClusterConfig) -> Endpoint | None:
-    """The name that a client asks for: `dns_name`, or the cluster's name; None if clients cannot ask for it
-    by name.
-    """
+    """What a client asks for, by its `dns_name` if it has one; None if it can be asked for by no name."""
     host = cluster.dns_name or name
     try:
         Host.parse(host)
@@ -113,7 +109,7 @@ def _called(name: str, cluster: ClusterConfig) -> Endpoint | None:
 
 
 def _entries(config: Config) -> list[str]:
-    """The entries that a proxy-url can use."""
+    """Those that a proxy-url can lead to."""
     return [
         name
         for name, one in config.entries.items()

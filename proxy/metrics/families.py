@@ -22,6 +22,7 @@ from proxy.metrics.records import (
     GatewayRecord,
     Histogram,
     LoginRecord,
+    SiteRecord,
     Traffic,
 )
 
@@ -270,29 +271,49 @@ ENTRY: Final[Sequence[Family[EntryRecord]]] = (
     ),
 )
 
-ROUTE: Final[Sequence[Family[Traffic]]] = (
+
+def _destination(kind: str) -> Sequence[Family[Traffic]]:
+    return (
+        Plain(
+            COUNTER,
+            f"{kind}_bytes",
+            "Bytes carried between clients and targets.",
+            (kind, "direction"),
+            _bytes,
+        ),
+        Plain(
+            COUNTER,
+            f"{kind}_connections",
+            "Client connections ended, by result.",
+            (kind, "result"),
+            lambda one: _items(one.results),
+        ),
+        Timed(
+            f"{kind}_channel_open",
+            "Time from a client's request to its open channel, waiting for a link included.",
+            kind,
+            lambda one: one.channel_open,
+        ),
+        Timed(
+            f"{kind}_first_byte",
+            "Time from a client's request to the first byte from its target.",
+            kind,
+            lambda one: one.first_byte,
+        ),
+    )
+
+
+ROUTE: Final = _destination("route")
+
+SITE: Final[Sequence[Family[SiteRecord]]] = (
     Plain(
-        COUNTER, "route_bytes", "Bytes carried between clients and targets.", ("route", "direction"), _bytes
+        GAUGE,
+        "site_connected",
+        "1 while the site has a link that can be used.",
+        ("site",),
+        lambda one: _known(one.is_connected),
     ),
-    Plain(
-        COUNTER,
-        "route_connections",
-        "Client connections ended, by result.",
-        ("route", "result"),
-        lambda one: _items(one.results),
-    ),
-    Timed(
-        "route_channel_open",
-        "Time from a client's request to its open channel, waiting for a link included.",
-        "route",
-        lambda one: one.channel_open,
-    ),
-    Timed(
-        "route_first_byte",
-        "Time from a client's request to the first byte from its target.",
-        "route",
-        lambda one: one.first_byte,
-    ),
+    *_destination("site"),
 )
 
 DISCOVERY: Final[Sequence[Family[DiscoveryRecord]]] = (

@@ -29,6 +29,7 @@ from proxy.metrics.records import (
     EntryRecord,
     GatewayRecord,
     LoginRecord,
+    SiteRecord,
     Traffic,
 )
 
@@ -108,13 +109,17 @@ class Metrics:
         """The numbers of a route's clients. The first call makes them."""
         return self._records.routes[name]
 
+    def site(self, name: str) -> SiteRecord:
+        """The numbers of a site and of clients who ask for it by name."""
+        return self._records.sites[name]
+
     def discovery(self, route: str) -> DiscoveryRecord:
-        """New numbers for a route's pods."""
+        """The numbers of a route's pods, from nothing."""
         record = self._records.discoveries[route] = DiscoveryRecord()
         return record
 
     def denied(self, entry: str, reason: Reason) -> None:
-        """Count a client that `allow` or a failed login has refused."""
+        """Count a client that was turned away because of who it is."""
         self._records.denied[entry][reason] += 1
 
     def entry(self, name: str) -> EntryRecord:
@@ -139,8 +144,13 @@ class Metrics:
         self._records.routes.pop(name, None)
         self.forget_discovery(name)
 
+    def forget_site(self, name: str) -> None:
+        """Drop every series of a site that is no longer configured."""
+        self._records.sites.pop(name, None)
+        self.forget_gateway(name)
+
     def forget_discovery(self, route: str) -> None:
-        """Drop the series of a route that no longer leads to pods."""
+        """Drop the series of a route's pods: it leads to none."""
         self._records.discoveries.pop(route, None)
 
     def forget_entry(self, name: str) -> None:
@@ -176,6 +186,7 @@ class _Records(Collector):
         self.clusters: defaultdict[str, ClusterRecord] = defaultdict(ClusterRecord)
         self.gateways: defaultdict[str, GatewayRecord] = defaultdict(GatewayRecord)
         self.routes: defaultdict[str, Traffic] = defaultdict(Traffic)
+        self.sites: defaultdict[str, SiteRecord] = defaultdict(SiteRecord)
         self.entries: defaultdict[str, EntryRecord] = defaultdict(EntryRecord)
         self.discoveries: dict[str, DiscoveryRecord] = {}
         self.denied: defaultdict[str, Tally[Reason]] = defaultdict(Tally)
@@ -187,6 +198,7 @@ class _Records(Collector):
         clusters = [(name, record.copy()) for name, record in self.clusters.items()]
         gateways = [(name, record.copy()) for name, record in self.gateways.items()]
         routes = [(name, record.copy()) for name, record in self.routes.items()]
+        sites = [(name, record.copy()) for name, record in self.sites.items()]
         discoveries = [(name, record.copy()) for name, record in self.discoveries.items()]
         denied = [(name, record.copy()) for name, record in self.denied.items()]
         entries = [(name, record.copy()) for name, record in self.entries.items()]
@@ -196,6 +208,8 @@ class _Records(Collector):
             yield from families.pieces(of_gateways, gateways)
         for of_routes in families.ROUTE:
             yield from families.pieces(of_routes, routes)
+        for of_sites in families.SITE:
+            yield from families.pieces(of_sites, sites)
         for of_discoveries in families.DISCOVERY:
             yield from families.pieces(of_discoveries, discoveries)
         for of_entries in families.ENTRY:

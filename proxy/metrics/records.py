@@ -102,15 +102,34 @@ class Traffic:
     def copy(self) -> Traffic:
         """A copy, which does not change any more."""
         twin = Traffic.__new__(Traffic)
+        self._copy_to(twin)
+        return twin
+
+    def _copy_to(self, twin: Traffic) -> None:
         twin.to_cluster, twin.from_cluster = self.to_cluster, self.from_cluster
         twin.opened, twin.closed, twin.results = self.opened, self.closed, self.results.copy()
         twin.channel_open, twin.first_byte = self.channel_open.copy(), self.first_byte.copy()
         twin.connection_duration = self.connection_duration.copy()
+
+
+class SiteRecord(Traffic):
+    """A site, and the numbers of those clients who ask for it by name."""
+
+    __slots__ = ("is_connected",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_connected = False
+
+    def copy(self) -> SiteRecord:
+        twin = SiteRecord.__new__(SiteRecord)
+        self._copy_to(twin)
+        twin.is_connected = self.is_connected
         return twin
 
 
 class EntryRecord:
-    """The numbers of one entry's clients, also those that are refused before they reach a destination."""
+    """One entry's clients, those that are refused before they are handed on included."""
 
     __slots__ = ("closed", "opened", "results")
 
@@ -137,7 +156,7 @@ class EntryRecord:
 
 
 class DiscoveryRecord:
-    """The numbers of one route's pods."""
+    """The pods of one route."""
 
     __slots__ = ("is_watched", "pods")
 
@@ -208,7 +227,7 @@ class GatewayRecord:
     def __init__(self) -> None:
         self.links = 0
         self.is_idle = False
-        """Whether there is no link because no client needs one."""
+        """Nobody needs a link, so there is none."""
         self.live: int | None = None
         """The hosts of a pattern that are known now."""
         self.retiring = 0
@@ -239,15 +258,13 @@ class GatewayRecord:
         return twin
 
     def part(self) -> GatewayRecord:
-        """The record of one host of a pattern. Its counters are also counted here, and stay when the host is
-        forgotten.
-        """
+        """The record of one host of a pattern. What it counts counts here, and stays when the host goes."""
         part = GatewayRecord()
         part.connects, part.reconnects, part.handshake = self.connects, self.reconnects, self.handshake
         return part
 
     def sum(self, parts: Sequence[GatewayRecord]) -> None:
-        """Update the gauges from all hosts of a pattern: of durations the longest, of dates the earliest."""
+        """Take what holds now of all hosts of a pattern. Of times that is the longest, of dates the first."""
         self.live = len(parts)
         self.is_idle = all(part.is_idle for part in parts)
         self.links = sum(part.links for part in parts)

@@ -1,7 +1,8 @@
-"""Resolves what a client asks for, a host and a port, to a cluster or to a route's target.
+"""Resolves what a client asks for, a host and a port, to a cluster, a route's target or a target at a site.
 
 The rules are tried in this order: a cluster's name or `dns_name`, an address of a cluster's `api_servers`,
-the routes in the order of the file. Nothing else is tried, and no name is looked up in the DNS.
+the routes in the order of the file, a site and a name at a site (`NAME.SITE`). Nothing else is tried, and no
+name is looked up in the DNS.
 
 A route with `discover` leads to pods, whose addresses change. The daemon watches them, and gives `Names` a
 function that returns a pod's address.
@@ -23,6 +24,7 @@ from proxy.runtime.text import nearest, shown
 
 _USUAL: Final = frozenset({443, 6443})
 """The ports of API servers. With any of them, a cluster's name means the cluster."""
+_LOOPBACK: Final = "127.0.0.1"
 _SSH: Final = 22
 """The default port of ssh."""
 
@@ -46,7 +48,16 @@ class ToTarget:
     why: str
 
 
-Decision = ToCluster | ToTarget
+@dataclass(frozen=True, slots=True)
+class ToSite:
+    """The client asks for what a site can reach."""
+
+    site: str
+    target: Endpoint
+    why: str
+
+
+Decision = ToCluster | ToTarget | ToSite
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +92,7 @@ class Names:
         """Without `find_pod`, a route with `discover` never matches; `walk` yields an `Asks` for it."""
         self._find_pod = find_pod
         self._routes = config.routes
+        self._sites = config.sites
         self._called: dict[str, str] = {}
         self._ports: dict[str, frozenset[int]] = {}
         """The ports by which each cluster is asked for."""
@@ -145,7 +157,22 @@ class Names:
             yield step
             if isinstance(step, ToTarget):
                 return
+        at_site = self._at_site(asked.port, host)
+        if at_site is not None:
+            yield at_site
+            return
+        if self._sites:
+            yield Passed("sites", lambda: f"{shown(str(host))} is neither a site nor a name at one")
         raise missing or self._unknown(asked, entry)
+
+    def _at_site(self, port: int, host: Host) -> ToSite | None:
+        labels = () if host.address is not None else host.labels
+        for first in range(len(labels)):
+            site = ".".join(labels[first:])
+            if site in self._sites:
+                here = ".".join(labels[:first]) or _LOOPBACK
+                return ToSite(site, Endpoint(here, port), f"{site} is a site")
+        return None
 
     def _pod(
         self, route: RouteConfig, discover: DiscoverConfig, asked: Endpoint, host: Host
@@ -175,7 +202,7 @@ class Names:
             for match in route.match
             if match.is_one_host
         )
-        close = nearest(plain(asked.host), (*self._called, *hosts))
+        close = nearest(plain(asked.host), (*self._called, *hosts, *self._sites))
         return UnknownTarget(f"nearest: {close}" if close else "no cluster and no route leads there")
 
 

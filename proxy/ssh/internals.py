@@ -61,6 +61,8 @@ _CONNECTION_PARTS = (
 _OF_SERVER = ("_process_hostkeys_00_at_openssh_dot_com_global_request", *_LOGIN)
 _OF_CLIENT = (
     "_process_hostkeys_prove_00_at_openssh_dot_com_global_request",
+    "_process_tcpip_forward_global_request",
+    "_process_cancel_tcpip_forward_global_request",
     "_all_server_host_keys",
     *_LOGIN_OF_CLIENT,
 )
@@ -217,11 +219,6 @@ async def prove_host_keys(conn: asyncssh.SSHClientConnection, keys: Sequence[byt
     proofs = [packet.get_string() for _ in keys]
     packet.check_end()
     return proofs
-
-
-def limit_packets(conn: Connection, nbytes: int) -> None:
-    """Accept no larger packet: the connection then ends with ProtocolError. asyncssh's limit is 256 KiB."""
-    setattr(conn, "_max_recv_pktlen", nbytes)  # noqa: B010 - no attribute of that type
 
 
 def session_id(conn: Connection) -> bytes:

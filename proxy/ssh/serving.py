@@ -64,7 +64,7 @@ def on_open(conn: Connection, asked: Callable[[memoryview], None]) -> None:
         try:
             asked(memoryview(packet.get_full_payload()))
         except ProtocolError as exc:
-            raise asyncssh.ProtocolError(str(exc)) from exc
+            raise asyncssh.ProtocolError(str(exc)) from None
 
     inner = cast("Any", conn)
     inner._packet_handlers = {**inner._packet_handlers, messages.OPEN: opening}
@@ -95,3 +95,27 @@ def accept(
 def refuse(conn: Connection, asked: messages.Open, code: int, text: str) -> None:
     """Send an OPEN_FAILURE."""
     cast("Any", conn).send_channel_open_failure(asked.sender, code, text, "en")
+
+
+def on_forward(
+    conn: asyncssh.SSHServerConnection,
+    register: Callable[[str, int], bool],
+    cancel: Callable[[str, int], bool],
+) -> None:
+    """Let `register` and `cancel` answer the requests for forwards; both get what the client has written.
+
+    asyncssh would answer in a task, and change the name to lower case: OpenSSH compares it exactly, and would
+    know none of the channels that are opened for it.
+    """
+    inner = cast("Any", conn)
+
+    def answering(answer: Callable[[str, int], bool]) -> Callable[[asyncssh.packet.SSHPacket], None]:
+        def handler(packet: asyncssh.packet.SSHPacket) -> None:
+            host, port = packet.get_string().decode("utf-8", "replace"), packet.get_uint32()
+            packet.check_end()
+            inner._report_global_response(answer(host, port))
+
+        return handler
+
+    inner._process_tcpip_forward_global_request = answering(register)
+    inner._process_cancel_tcpip_forward_global_request = answering(cancel)

@@ -167,10 +167,10 @@ class Bed:
         edge: Sections = gateway(
             self.edge, port=self._edge_port, known_hosts=[str(self._known)], **self.row.edge
         )
-        ca, probe = self.certificates.ca, {**PROBE, **self.row.probes}
+        ca = self.certificates.ca
         clusters = {
             name: cluster(
-                self.ports[name], api.endpoint, via="far" if name == "far" else "edge", ca=ca, probe=probe
+                self.ports[name], api.endpoint, via="far" if name == "far" else "edge", ca=ca, probe=PROBE
             )
             for name, api in self.apis.items()
         }

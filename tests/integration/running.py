@@ -17,6 +17,8 @@ from tests.support.daemon import Daemon, Sections
 from tests.support.serving import closed
 from tests.support.tls import Certificates
 
+_SECTIONS = ("entries", "routes", "ssh_server", "sites", "users")
+
 PROBE: Sections = {"interval": "200ms", "timeout": "2s"}
 
 
@@ -38,9 +40,9 @@ async def running(
 ) -> AsyncIterator[Daemon]:
     """A daemon, which is stopped when the block ends; it must then exit with 0.
 
-    `more` are arguments of `Daemon`, with `entries` and `routes` as in the configuration file.
+    `more` are arguments of `Daemon`, and sections as in the configuration file (`_SECTIONS`).
     """
-    sections: dict[str, object] = {name: more.pop(name) for name in ("entries", "routes") if name in more}
+    sections: dict[str, object] = {name: more.pop(name) for name in _SECTIONS if name in more}
     sections["limits"] = {"drain_timeout": "500ms", **cast("Sections", more.pop("limits", {}))}
     daemon = Daemon(folder, gateways=gateways, clusters=clusters, sections=sections, **more)  # type: ignore[arg-type]
     await asyncio.to_thread(daemon.__enter__)

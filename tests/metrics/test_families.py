@@ -69,6 +69,11 @@ ADDED: Final = {
     "kubemux_denied": ("counter", ("entry", "reason")),
     "kubemux_ssh_logins": ("counter", ("result",)),
     "kubemux_ssh_startups": ("gauge", ()),
+    "kubemux_site_connected": ("gauge", ("site",)),
+    "kubemux_site_bytes": ("counter", ("site", "direction")),
+    "kubemux_site_connections": ("counter", ("site", "result")),
+    "kubemux_site_channel_open_seconds": ("histogram", ("site",)),
+    "kubemux_site_first_byte_seconds": ("histogram", ("site",)),
 }
 
 
@@ -91,6 +96,7 @@ def filled() -> CollectorRegistry:
     metrics.discovery("one").is_watched = True
     metrics.logins.results[Reason.OK] += 1
     metrics.route("one").results[Reason.CLIENT_CLOSED] += 1
+    metrics.site("one").results[Reason.CLIENT_CLOSED] += 1
     metrics.entry("one").ended(Reason.CLIENT_CLOSED)
     metrics.config_reloads.labels("ok").inc()
     return registry

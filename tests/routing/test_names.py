@@ -11,7 +11,7 @@ from proxy.config.matches import Host, Match, Target
 from proxy.config.model import ClusterConfig, Config, DiscoverConfig, GatewayConfig, RouteConfig
 from proxy.errors import Ambiguous, UnknownTarget
 from proxy.errors.reasons import Reason
-from proxy.routing.names import Asks, Decision, Names, Passed, ToCluster, ToTarget
+from proxy.routing.names import Asks, Decision, Names, Passed, ToCluster, ToSite, ToTarget
 from proxy.runtime.endpoint import Endpoint
 
 ARN = "arn:aws:eks:eu-west-1:1234:cluster/Prod"
@@ -62,6 +62,8 @@ NAMES = Names(
 def found(decision: Decision) -> str:
     if isinstance(decision, ToCluster):
         return decision.cluster
+    if isinstance(decision, ToSite):
+        return f"{decision.site} {decision.target}"
     return f"{decision.route.name} {decision.target}"
 
 

@@ -88,7 +88,7 @@ class Gateway:
         )
         self._retry = Retry(report.backoff)
         self._supervisor = Tasks(f"gateway {name}")
-        self._waiting = Waiting(name, self._retry, lambda: self._failure)
+        self._waiting = Waiting(f"gateway {name}", self._retry, lambda: self._failure)
         self._wanted = asyncio.Event()
         self._demand = Demand(asyncio.get_running_loop().time())
         self._is_dialling = False

@@ -11,19 +11,33 @@ import asyncio
 import random
 from collections.abc import Callable
 from functools import partial
+from typing import Generic, Protocol, TypeVar
 
-from proxy.config.model import GatewayConfig
+from proxy.config.model import KeepaliveConfig
 from proxy.errors import KeepaliveTimeout, LinkError, LinkReplaced
 from proxy.runtime.tasks import Tasks
 from proxy.ssh.link import Link
 from proxy.ssh.supervision.links import Links
 from proxy.ssh.supervision.report import Report
 
-Ended = Callable[[Link, LinkError], None]
+L = TypeVar("L", bound=Link)
 
 
-class Lifetimes:
-    """Watches the links of one gateway.
+class Settings(Protocol):
+    """What the lifetime of a link depends on: the keys of a gateway, or of a site."""
+
+    @property
+    def keepalive(self) -> KeepaliveConfig: ...
+
+    @property
+    def retire_timeout(self) -> float: ...
+
+    @property
+    def max_link_age(self) -> float | None: ...
+
+
+class Lifetimes(Generic[L]):
+    """Watches the links of one gateway or site.
 
     It calls `on_lost` with a link that ended while it served, and `on_change` after links came up, ended, or
     became stale. `wanted` returns how many links are to serve.
@@ -32,12 +46,12 @@ class Lifetimes:
     def __init__(
         self,
         name: str,
-        config: GatewayConfig,
-        links: Links[Link],
+        config: Settings,
+        links: Links[L],
         report: Report,
         *,
         wanted: Callable[[], int],
-        on_lost: Ended,
+        on_lost: Callable[[L, LinkError], None],
         on_change: Callable[[], None],
     ) -> None:
         self._config = config
@@ -46,11 +60,11 @@ class Lifetimes:
         self._wanted = wanted
         self._on_lost = on_lost
         self._on_change = on_change
-        self._missing: set[Link] = set()
+        self._missing: set[L] = set()
         self._new_settings = asyncio.get_running_loop().create_future()
         self._tasks = Tasks(f"gateway {name}")
 
-    def add(self, link: Link, generation: int) -> bool:
+    def add(self, link: L, generation: int) -> bool:
         """Add a link of `generation` that has just come up; True if it replaces another link."""
         self._links.add(link, generation)
         self._tasks.keep(partial(self._watch, link), name=f"watch {link.name}")
@@ -58,7 +72,7 @@ class Lifetimes:
         self._measure(link)
         return has_replaced
 
-    def reconfigure(self, config: GatewayConfig) -> None:
+    def reconfigure(self, config: Settings) -> None:
         """Use other settings for the same server, also for links that retire: they may stay for long."""
         has_new_keepalive = config.keepalive != self._config.keepalive
         self._config = config
@@ -75,7 +89,7 @@ class Lifetimes:
         for link in (*self._links.stale, *self._links.retiring):
             self._close(link, error)
 
-    def close_serving(self, error: Callable[[Link], LinkError]) -> None:
+    def close_serving(self, error: Callable[[L], LinkError]) -> None:
         """Close the serving links, because no client uses them; from now on none of them is chosen."""
         for link in self._links.retire_surplus(0):
             self._close(link, error(link))
@@ -91,12 +105,12 @@ class Lifetimes:
         self._links.clear()
 
     @property
-    def _all(self) -> tuple[Link, ...]:
+    def _all(self) -> tuple[L, ...]:
         return (*self._links, *self._links.retiring)
 
     # ------------------------------------------------------------------------------------------ replacement
 
-    def _replace(self, link: Link, why: str) -> bool:
+    def _replace(self, link: L, why: str) -> bool:
         is_stale = self._links.mark_stale(link, wanted=self._wanted())
         if is_stale:
             self._report.replacing(why, link)
@@ -116,7 +130,7 @@ class Lifetimes:
             self._close(link, LinkReplaced(f"link to {link.server} closed: {why}"))
         return bool(leaving)
 
-    async def _retire(self, link: Link) -> None:
+    async def _retire(self, link: L) -> None:
         seconds = self._config.retire_timeout
         error = LinkReplaced(f"link to {link.server} was replaced")
         try:
@@ -130,15 +144,15 @@ class Lifetimes:
 
     # ------------------------------------------------------------------------------------------- keepalives
 
-    def _measure(self, link: Link) -> None:
+    def _measure(self, link: L) -> None:
         interval = self._config.keepalive.interval
         link.start(interval, partial(self._answered, link), partial(self._missed, link))
 
-    def _answered(self, link: Link, rtt: float) -> None:
+    def _answered(self, link: L, rtt: float) -> None:
         self._missing.discard(link)
         self._report.rtt(rtt)
 
-    def _missed(self, link: Link, count: int) -> None:
+    def _missed(self, link: L, count: int) -> None:
         """The link has not answered for `count` intervals. After `max_missed`, close it; after one, replace
         it if another link answers.
         """
@@ -150,7 +164,7 @@ class Lifetimes:
 
     # ------------------------------------------------------------------------------------------ ends of links
 
-    async def _watch(self, link: Link) -> None:
+    async def _watch(self, link: L) -> None:
         error = await self._until_it_ends(link)
         try:
             self._missing.discard(link)
@@ -161,7 +175,7 @@ class Lifetimes:
             self._on_change()  # before other code runs: no client may get a link that has ended
             await link.close(error)
 
-    async def _until_it_ends(self, link: Link) -> LinkError:
+    async def _until_it_ends(self, link: L) -> LinkError:
         """Wait until the link ends, and return why. If it becomes too old, replace it."""
         waited_for = link.age
         while not link.closed.done():
@@ -177,5 +191,5 @@ class Lifetimes:
                 waited_for = 0.0  # too many links retire: wait as long again
         return await asyncio.shield(link.closed)
 
-    def _close(self, link: Link, error: LinkError) -> None:
+    def _close(self, link: L, error: LinkError) -> None:
         self._tasks.spawn(link.close(error), name=f"close {link.name}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeVar
 
 import structlog
 
@@ -14,6 +15,8 @@ from proxy.snapshots import GatewayState
 from proxy.ssh.link import Link
 from proxy.ssh.planes import MODES
 from proxy.ssh.supervision.links import Links
+
+L = TypeVar("L", bound=Link)
 
 log = structlog.get_logger("kubemux.gateway")
 
@@ -130,9 +133,7 @@ class Report:
             **fields,
         )
 
-    def changed(
-        self, links: Links[Link], *, wanted: int, is_failing: bool, without_link: GatewayState
-    ) -> None:
+    def changed(self, links: Links[L], *, wanted: int, is_failing: bool, without_link: GatewayState) -> None:
         """Links came up, ended, or became stale, or clients came or left. `is_failing`: whether the last dial
         failed. `without_link` is the state if there is no link.
         """

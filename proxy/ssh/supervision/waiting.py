@@ -19,12 +19,13 @@ class Waiting:
     their error.
     """
 
-    def __init__(self, name: str, retry: Retry, why: Callable[[], LinkError | None]) -> None:
+    def __init__(self, subject: str, retry: Retry, why: Callable[[], LinkError | None]) -> None:
+        """`subject` is who has no link, for messages."""
         self.up = asyncio.Event()
         """Set while a link is up."""
         self._held = 0
         self._asking = 0
-        self._name = name
+        self._subject = subject
         self._retry = retry
         self._why = why
         self._loop = asyncio.get_running_loop()
@@ -78,14 +79,14 @@ class Waiting:
         if self.is_given_up(until - now):
             seconds = self._outage.seconds(now)
             raise LinkDown(
-                f"gateway {self._name} has no link, and has had none for {seconds:.0f} s"
+                f"{self._subject} has no link, and has had none for {seconds:.0f} s"
             ) from self._why()
         try:
             self._held += 1
             async with asyncio.timeout_at(until):
                 await self.up.wait()
         except TimeoutError:
-            raise LinkDown(f"gateway {self._name} has no link") from self._why()
+            raise LinkDown(f"{self._subject} has no link") from self._why()
         finally:
             self._held -= 1
 
@@ -97,7 +98,7 @@ class Waiting:
         self._retry.end_if_due()
         if self.has_failed and (seconds := self._retry.seconds):
             raise LinkDown(
-                f"gateway {self._name} has no link: its last dial has failed, the next may begin in "
+                f"{self._subject} has no link: its last dial has failed, the next may begin in "
                 f"{seconds:.0f} s"
             ) from self._why()
         dialled = self._dialled
@@ -108,6 +109,6 @@ class Waiting:
             if not (dialled.done() and dialled.result()):
                 self._asking -= 1
         if not dialled.done():
-            raise LinkDown(f"gateway {self._name} has no link yet") from self._why()
+            raise LinkDown(f"{self._subject} has no link yet") from self._why()
         if (failure := dialled.result()) is not None:
-            raise LinkDown(f"gateway {self._name} has no link: its dial has failed") from failure
+            raise LinkDown(f"{self._subject} has no link: its dial has failed") from failure

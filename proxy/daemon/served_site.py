@@ -1,0 +1,53 @@
+"""One site: the way that its logins are, and the connections of clients who ask for `NAME.SITE`."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from proxy.config.model import SiteConfig
+from proxy.daemon.connections import Connections, Shared
+from proxy.entries.arrival import Arrival
+from proxy.metrics.records import SiteRecord
+from proxy.relay.failover import Failover
+from proxy.relay.interfaces import Channel
+from proxy.runtime.endpoint import Endpoint
+from proxy.ssh.sites.site import Site
+
+
+class ServedSite:
+    """A destination that needs no route: `permit` says what may be asked of a site."""
+
+    def __init__(self, site: Site, record: SiteRecord, shared: Shared) -> None:
+        self.site = site
+        self.connections = Connections("site", site.name, record, shared)
+        self._shared = shared
+
+    def __repr__(self) -> str:
+        return f"<ServedSite {self.site}>"
+
+    def accept(self, arrival: Arrival, target: Endpoint) -> None:
+        """Serve a client, or refuse it."""
+        self.connections.accept(arrival, partial(self._open, target), limit=None, allow=None)
+
+    async def _open(self, target: Endpoint, arrival: Arrival, hold_until: float) -> tuple[Channel, Endpoint]:
+        one = Failover((target,), self._shared.budget, self._shared.waiting)
+        return await one.open_channel(
+            self.site,
+            origin=arrival.caller.origin,
+            hold_until=hold_until,
+            answer_by=hold_until + self.site.connect_timeout,
+        )
+
+    def beat(self) -> None:
+        """Measure links, and end connections that are of no use any more. Call it about twice a second."""
+        self.site.sample()
+        self.connections.drop_reset_clients()
+
+    def reconfigure(self, config: SiteConfig) -> None:
+        """Use other settings. Links and connections stay."""
+        self.site.reconfigure(config)
+
+    async def retire(self, timeout: float) -> None:  # noqa: ASYNC109 - a budget, not a failure
+        """Wait up to `timeout` seconds for open connections to end, and close every link."""
+        await self.connections.drain(timeout)
+        await self.site.drain(timeout)

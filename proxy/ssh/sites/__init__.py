@@ -1,0 +1,1 @@
+"""Sites: SSH clients that dial in, and lead to what they can reach."""

@@ -1,0 +1,88 @@
+"""The forwards that a site has registered on one of its links (`tcpip-forward`, RFC 4254 7.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from proxy.errors import ForwardRefused
+from proxy.runtime.endpoint import Endpoint
+from proxy.runtime.text import shown
+
+_LARGEST_PORT: Final = 65535
+
+
+class Forwards:
+    """`-R NAME:PORT:HOST:PORT` is a fixed one, for who asks for NAME:PORT. The site's own name, without a
+    target, is the dynamic one: a SOCKS5 server in the site's ssh client. Both look alike on the wire.
+    """
+
+    def __init__(self, site: str, *, most: int, is_taken: Callable[[str], bool]) -> None:
+        """`most` is how many there may be. `is_taken` tells the names of other sites."""
+        self._site = site
+        self._most = most
+        self._is_taken = is_taken
+        self._fixed: set[Endpoint] = set()
+        self.dynamic: Endpoint | None = None
+
+    def __repr__(self) -> str:
+        return f"<Forwards of {self._site} fixed={len(self._fixed)} dynamic={self.dynamic}>"
+
+    def __len__(self) -> int:
+        return len(self._fixed) + (self.dynamic is not None)
+
+    def __iter__(self) -> Iterator[Endpoint]:
+        yield from ([self.dynamic] if self.dynamic else [])
+        yield from sorted(self._fixed)
+
+    def register(self, host: str, port: int, *, may_listen: bool) -> Endpoint:
+        """Add the forward that the site has asked for. Raises ForwardRefused.
+
+        `may_listen` is whether the options of its key allow that.
+        """
+        bind = f"{shown(host) or 'localhost'}:{port}"
+        if host != host.lower():
+            raise ForwardRefused(
+                f"-R {bind} has capitals, and names are asked for in lower case: write {bind.lower()}"
+            )
+        if not 0 < port <= _LARGEST_PORT:
+            raise ForwardRefused(
+                f"-R {bind}: kubemux has no ports to choose, so write one, as in -R NAME:1080"
+            )
+        if not host or host in ("localhost", "*"):
+            raise ForwardRefused(
+                f"-R {port} has no name: write -R {self._site}:{port}, or -R NAME:{port}:HOST:PORT"
+            )
+        if not may_listen:
+            raise ForwardRefused(f"-R {bind}: the options of the key do not allow it")
+        if host != self._site and self._is_taken(host):
+            raise ForwardRefused(f"-R {bind} has the name of another site, and this is {self._site}")
+        one = Endpoint(host, port)
+        if len(self) >= self._most and one not in self._fixed and one != self.dynamic:
+            raise ForwardRefused(f"-R {bind}: sites.{self._site}.max_forwards is {self._most}")
+        if host == self._site:
+            if self.dynamic not in (None, one):
+                raise ForwardRefused(f"-R {bind}: -R {self.dynamic} is there already, and one is enough")
+            self.dynamic = one
+        else:
+            self._fixed.add(one)
+        return one
+
+    def cancel(self, host: str, port: int) -> bool:
+        """Remove a forward; returns whether there was one."""
+        one = Endpoint(host, port)
+        if one == self.dynamic:
+            self.dynamic = None
+            return True
+        found = one in self._fixed
+        self._fixed.discard(one)
+        return found
+
+    def fixed(self, target: Endpoint) -> Endpoint | None:
+        """The forward that leads to `target` and nowhere else."""
+        one = Endpoint(target.host.lower(), target.port)
+        return one if one in self._fixed else None
+
+    def can_reach(self, target: Endpoint) -> bool:
+        """Whether one of them may lead to `target`."""
+        return self.dynamic is not None or self.fixed(target) is not None

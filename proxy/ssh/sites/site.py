@@ -1,0 +1,243 @@
+"""One site: a way whose links its own ssh client makes. kubemux dials nothing here.
+
+Each login of the site is a link. It serves as soon as the site has registered a forward, and one channel
+through it has been tried. One link more than `connections` retires the oldest: a new login never waits until
+a dead one is found out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable
+from typing import Final
+
+from proxy.config.matches import Host
+from proxy.config.model import SiteConfig
+from proxy.errors import ChannelProhibited, LinkClosed, LinkDown, LinkError
+from proxy.errors.reasons import Reason
+from proxy.metrics.records import GatewayRecord
+from proxy.relay.budget import MemoryBudget
+from proxy.relay.interfaces import Channel, OpenRequest
+from proxy.runtime.endpoint import Endpoint
+from proxy.runtime.tasks import Tasks
+from proxy.snapshots import GatewayState
+from proxy.ssh.server.session import Guest, Session
+from proxy.ssh.sites.forwards import Forwards
+from proxy.ssh.sites.site_link import SiteLink
+from proxy.ssh.sites.visitor import Visitor
+from proxy.ssh.supervision.lifetimes import Lifetimes
+from proxy.ssh.supervision.links import Links
+from proxy.ssh.supervision.report import Report
+from proxy.ssh.supervision.retry import Retry
+from proxy.ssh.supervision.waiting import Waiting
+from proxy.ssh.turns import Turns
+
+_NEVER_DIALS: Final = Retry(lambda _: None)
+
+
+class Site:
+    """A `proxy.relay.interfaces.Way`. It calls `on_change` after links came or ended."""
+
+    def __init__(
+        self,
+        name: str,
+        config: SiteConfig,
+        *,
+        budget: MemoryBudget,
+        turns: Turns,
+        record: GatewayRecord,
+        is_taken: Callable[[str], bool],
+        on_open: Callable[[Session, OpenRequest], None] | None = None,
+        on_change: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`is_taken` tells the names of other sites. `on_open` gets each channel that the site asks for."""
+        self.name = name
+        self.config = config
+        self._budget = budget
+        self._turns = turns
+        self._is_taken = is_taken
+        self._on_open = on_open
+        self._on_change = on_change
+        self._report = report = Report(name, record)
+        self._links: Links[SiteLink] = Links()
+        self._lifetimes = Lifetimes(
+            name,
+            config,
+            self._links,
+            report,
+            wanted=lambda: self.config.connections,
+            on_lost=self._link_lost,
+            on_change=self._changed,
+        )
+        self._waiting = Waiting(f"site {name}", _NEVER_DIALS, lambda: self._failure)
+        self._visitors: dict[Visitor, None] = {}
+        """The logins whose links do not serve: they have registered no forward, or none yet."""
+        self._failure: LinkError | None = None
+        self._lost: Reason | None = None
+        self._number = 0
+        self._is_closing = False
+        self._tasks = Tasks(f"site {name}")
+
+    def __repr__(self) -> str:
+        return f"<Site {self.name} {self._report.state} links={self._links}>"
+
+    def start(self) -> None:
+        """The site may come from now on."""
+        self._report.start()
+        self._changed()
+
+    # --------------------------------------------------------------------------------------------- logins
+
+    def logged_in(self, session: Session) -> Guest:
+        """Take a login of the site over. It must be called as soon as the login is complete."""
+        self._number += 1
+        forwards = Forwards(self.name, most=self.config.max_forwards, is_taken=self._is_taken)
+        on_open = self._on_open
+        link = SiteLink(
+            session.conn,
+            forwards,
+            server=f"site {self.name} at {session.visit.address}",
+            budget=self._budget,
+            turns=self._turns,
+            name=f"{self.name}/{self._number}",
+            on_open=(lambda request: on_open(session, request)) if on_open else None,
+            max_requests=self.config.max_channels,
+        )
+        visitor = Visitor(self, session, link, self._tasks)
+        self._visitors[visitor] = None
+        visitor.start(self.config)
+        return visitor
+
+    def serves(self, visitor: Visitor) -> None:
+        """See `proxy.ssh.sites.visitor.Host`: the link can be used."""
+        self._visitors.pop(visitor, None)
+        self._failure = None
+        has_replaced = self._lifetimes.add(visitor.link, self._links.generation)
+        instead_of, self._lost = self._lost or (Reason.REPLACED if has_replaced else None), None
+        self._report.link_up(visitor.link, instead_of=instead_of)
+        self._changed()
+
+    def left(self, visitor: Visitor, error: LinkError) -> None:
+        """See `proxy.ssh.sites.visitor.Host`: the link has ended before it could be used."""
+        self._visitors.pop(visitor, None)
+        if not isinstance(error, LinkClosed):
+            self._failure = self._failure or error
+        self._report.link_ended(visitor.link, error)
+        self._changed()
+
+    # -------------------------------------------------------------------------------------------- channels
+
+    @property
+    def connect_timeout(self) -> float:
+        """See `proxy.relay.interfaces.Way`."""
+        return self.config.connect_timeout
+
+    @property
+    def is_up(self) -> bool:
+        """Whether at least one link serves."""
+        return bool(self._links)
+
+    @property
+    def is_idle(self) -> bool:
+        """See `proxy.relay.interfaces.Way`: a site is always wanted."""
+        return False
+
+    def is_given_up(self, patience: float) -> bool:
+        """See `proxy.relay.interfaces.Way`."""
+        return self._waiting.is_given_up(patience)
+
+    async def open_channel(
+        self,
+        target: Endpoint,
+        *,
+        origin: Endpoint,
+        hold_until: float,
+        answer_by: float = math.inf,
+        is_needed: bool = True,
+    ) -> Channel:
+        """See `proxy.relay.interfaces.Way`. Raises ChannelProhibited for what `permit` does not have, too."""
+        self._require_permitted(target)
+        loop = asyncio.get_running_loop()
+        while True:
+            while not self._waiting.up.is_set():  # the link may be lost before this task runs
+                await self._waiting.for_link(hold_until)
+            link = self._choose(target)
+            seconds = min(self.config.connect_timeout, answer_by - loop.time())
+            try:
+                return await link.reach(target, origin=origin, timeout=seconds, is_needed=is_needed)
+            except LinkDown:
+                if loop.time() >= hold_until:
+                    raise
+                await asyncio.wait([link.closed], timeout=hold_until - loop.time())
+
+    def _require_permitted(self, target: Endpoint) -> None:
+        try:
+            host = Host.parse(target.host)
+        except ValueError as exc:
+            raise ChannelProhibited(f"site {self.name}: {exc}") from exc
+        if all(one.captures(host, target.port) is None for one in self.config.permit):
+            raise ChannelProhibited(
+                f"sites.{self.name}.permit does not have {target}",
+                hint=f"add {target} to sites.{self.name}.permit, if it may be asked for",
+            )
+
+    def _choose(self, target: Endpoint) -> SiteLink:
+        link = self._links.choose(target)
+        if link.forwards.can_reach(target):
+            return link
+        # Each ssh process of the site may have other forwards.
+        return next((other for other in self._links if other.forwards.can_reach(target)), link)
+
+    # ----------------------------------------------------------------------------------------- supervision
+
+    def sample(self) -> None:
+        """Measure how busy each link is. The heartbeat calls it about twice a second."""
+        for link in self._links:
+            link.sample()
+
+    def reconfigure(self, config: SiteConfig) -> None:
+        """Use other settings; links stay. Keys are the SSH server's business."""
+        self.config = config
+        self._lifetimes.reconfigure(config)
+        self._changed()
+
+    async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 - a budget, not a failure
+        """Wait up to `timeout` seconds until no channel is left, then close."""
+        self._leave()
+        try:
+            await asyncio.wait_for(self._lifetimes.until_idle(), timeout)
+        except TimeoutError:
+            pass
+        finally:
+            await self.close()
+
+    async def close(self) -> None:
+        """End every link and wait until they are closed."""
+        self._leave()
+        await asyncio.gather(*(visitor.link.close() for visitor in tuple(self._visitors)))
+        await self._lifetimes.close()
+        await self._tasks.close()
+        self._waiting.changed(is_up=False)
+
+    def _leave(self) -> None:
+        """Report nothing more: a new site may have this name now."""
+        self._is_closing = self._report.is_closing = True
+
+    def _link_lost(self, link: SiteLink, error: LinkError) -> None:
+        del link
+        self._lost = error.reason
+        self._failure = error
+
+    def _changed(self) -> None:
+        self._waiting.changed(is_up=bool(self._links))
+        if not self._links:
+            self._waiting.dial_failed()  # nobody dials: who has waited once need not wait again
+        self._report.changed(
+            self._links,
+            wanted=1,  # `connections` is the most that a site may have
+            is_failing=self._failure is not None,
+            without_link=GatewayState.DOWN,
+        )
+        if not self._is_closing:
+            self._on_change()

@@ -1,0 +1,101 @@
+"""The question to the SOCKS5 server in a site's ssh client (RFC 1928), and its answer.
+
+`ssh -R NAME:PORT` without a target makes such a server of the client (ssh(1), OpenSSH 7.6 and later). It
+takes the methods and the request in one packet, which saves a round trip. The libraries for this, socksio
+and python-socks, send the request only after the answer to the methods, and take each answer as one whole
+read: bytes that follow it would be lost.
+"""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from typing import Final
+
+from proxy.errors import ChannelError, ChannelRefused
+from proxy.runtime.endpoint import Endpoint
+
+_VERSION: Final = 5
+_METHODS: Final = bytes((_VERSION, 1, 0))
+"""One method: no authentication. The channel is inside a connection that is authenticated."""
+_CONNECT: Final = 1
+_IPV4, _NAME, _IPV6 = 1, 3, 4
+_MOST_NAME: Final = 255
+
+_REPLIES: Final = {
+    1: "general failure",
+    2: "not allowed by its rules",
+    3: "network unreachable",
+    4: "host unreachable",
+    5: "connection refused",
+    6: "TTL expired",
+    7: "command not supported",
+    8: "address type not supported",
+}
+"""RFC 1928 6. OpenSSH sends none but 0: if it cannot connect, it closes the channel."""
+
+
+def question(target: Endpoint) -> bytes:
+    """The methods, and the request to connect to `target`. Raises ChannelError if its name is too long."""
+    return _METHODS + bytes((_VERSION, _CONNECT, 0)) + _address(target.host) + target.port.to_bytes(2)
+
+
+def _address(host: str) -> bytes:
+    try:
+        address = ip_address(host)
+    except ValueError:
+        name = host.encode()
+        if len(name) > _MOST_NAME:
+            raise ChannelError(f"a name of {len(name)} bytes is too long for SOCKS5") from None
+        return bytes((_NAME, len(name))) + name
+    return bytes((_IPV4 if address.version == 4 else _IPV6,)) + address.packed
+
+
+class Answer:
+    """What the server says to `question`, as it arrives."""
+
+    def __init__(self, server: str, target: Endpoint) -> None:
+        """`server` and `target` are for messages."""
+        self._server = server
+        self._target = target
+        self._held = bytearray()
+
+    def feed(self, data: bytes) -> bytes | None:
+        """None: the answer is not complete. Otherwise the target is reached, and these bytes are the first
+        that it has sent.
+
+        Raises ChannelRefused if the target is not reached, ChannelError if this is no answer.
+        """
+        self._held += data
+        held = bytes(self._held)
+        if held[:1] not in (b"", bytes((_VERSION,))) or held[1:2] not in (b"", b"\0"):
+            raise self._error(f"not SOCKS5: {held[:2].hex(' ')}")
+        reply = held[2:]
+        if reply[:1] not in (b"", bytes((_VERSION,))):
+            raise self._error(f"not SOCKS5: {reply[:1].hex()}")
+        if len(reply) > 1 and reply[1]:
+            why = _REPLIES.get(reply[1], f"reply {reply[1]}")
+            raise ChannelRefused(f"{self._server} could not connect to {self._target}: {why}")
+        if len(reply) < 5:
+            return None
+        if (size := self._size(reply)) > len(reply):
+            return None
+        return reply[size:]
+
+    def closed(self) -> ChannelRefused:
+        """The error if the channel is closed before the answer is complete: OpenSSH says no more."""
+        return ChannelRefused(
+            f"{self._server} could not connect to {self._target}, or its PermitRemoteOpen does not allow it"
+        )
+
+    def _size(self, reply: bytes) -> int:
+        kind = reply[3]
+        if kind == _IPV4:
+            return 4 + 4 + 2
+        if kind == _IPV6:
+            return 4 + 16 + 2
+        if kind == _NAME:
+            return 4 + 1 + reply[4] + 2
+        raise self._error(f"address type {kind}")
+
+    def _error(self, said: str) -> ChannelError:
+        return ChannelError(f"{self._server} gave an answer that is {said}")

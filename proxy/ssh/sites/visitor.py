@@ -1,0 +1,128 @@
+"""A login of a site, from its first forward to the moment when its link can be used."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import Final, Protocol
+
+import structlog
+
+from proxy.config.model import SiteConfig
+from proxy.errors import ChannelError, ChannelRefused, ForwardRefused, KeepaliveTimeout, LinkDown, LinkError
+from proxy.runtime.endpoint import Endpoint
+from proxy.runtime.tasks import Tasks
+from proxy.ssh import serving
+from proxy.ssh.server.session import Guest, Session
+from proxy.ssh.sites.site_link import SiteLink
+
+log = structlog.get_logger("kubemux.site")
+
+OURSELVES: Final = Endpoint("127.0.0.1", 0)
+"""The origin of a channel that is opened for no client."""
+
+
+class Host(Protocol):
+    """The site, as its logins see it."""
+
+    name: str
+
+    def serves(self, visitor: Visitor) -> None:
+        """The link can be used."""
+
+    def left(self, visitor: Visitor, error: LinkError) -> None:
+        """The link has ended before it could be used."""
+
+
+class Visitor(Guest):
+    """One login, and its link."""
+
+    def __init__(self, site: Host, session: Session, link: SiteLink, tasks: Tasks) -> None:
+        """`tasks` are the site's."""
+        self.link = link
+        self._site = site
+        self._session = session
+        self._tasks = tasks
+        self._trying: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Visitor {self.link}>"
+
+    def start(self, config: SiteConfig) -> None:
+        """Answer its requests for forwards, and end the link if the site is silent."""
+        serving.on_forward(self._session.conn, partial(self._register, config), self._cancel)
+        most = config.keepalive.max_missed
+
+        def missed(count: int) -> None:
+            if count >= most:
+                self._end(KeepaliveTimeout(f"{self.link.server} stopped answering"))
+
+        self.link.start(config.keepalive.interval, lambda _: None, missed)
+        self._watching = self._tasks.spawn(self._watch(), name=f"watch {self.link.name}")
+
+    # ------------------------------------------------------------------------------------------- callbacks
+
+    def lost(self, exc: Exception | None) -> None:
+        """See `proxy.ssh.server.session.Guest`. The link hears of it by itself."""
+
+    def ends(self, error: LinkError) -> None:
+        """See `proxy.ssh.server.session.Guest`."""
+        self.link.protocol_broken(error)
+
+    # -------------------------------------------------------------------------------------------- forwards
+
+    def _register(self, config: SiteConfig, host: str, port: int) -> bool:
+        login = self._session.login
+        may_listen = login is not None and login.may_listen(host, port)
+        try:
+            forward = self.link.forwards.register(host, port, may_listen=may_listen)
+        except ForwardRefused as exc:
+            log.warning(
+                "forward refused",
+                site=self._site.name,
+                client=str(self._session.visit.address),
+                reason=exc.reason,
+                message=str(exc),
+            )
+            self.link.protocol_broken(exc)
+            self._session.turn_away(str(exc))
+            return False
+        log.info("forward registered", site=self._site.name, link=self.link.name, forward=str(forward))
+        if self._trying is None:
+            self._trying = self._tasks.spawn(
+                self._try(forward, config.connect_timeout), name=f"try {self.link.name}"
+            )
+        return True
+
+    def _cancel(self, host: str, port: int) -> bool:
+        return self.link.forwards.cancel(host, port)
+
+    async def _try(self, forward: Endpoint, seconds: float) -> None:
+        try:
+            channel = await self.link.open_channel(
+                forward, origin=OURSELVES, timeout=seconds, is_needed=False
+            )
+            channel.close()
+        except LinkDown:
+            return
+        except ChannelError as exc:
+            # The target of a fixed forward may be down: the client has answered.
+            if forward == self.link.forwards.dynamic or not isinstance(exc, ChannelRefused):
+                self._end(ForwardRefused(f"-R {forward} leads nowhere: {exc}"))
+                return
+        if not self.link.closed.done():
+            if self._watching is not None:
+                self._watching.cancel()
+            self._site.serves(self)
+
+    # ----------------------------------------------------------------------------------------------- the end
+
+    async def _watch(self) -> None:
+        """Until the link serves (then its site watches it), or has ended."""
+        error = await asyncio.shield(self.link.closed)
+        self._site.left(self, error)
+        await self.link.close(error)
+
+    def _end(self, error: LinkError) -> None:
+        self._tasks.spawn(self.link.close(error), name=f"close {self.link.name}")
