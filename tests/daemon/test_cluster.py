@@ -134,14 +134,14 @@ async def test_nobody_waits_for_memory_in_vain_for_ever(bed: Bed) -> None:
             await reader.read()
         writer.close()
         assert bed.ended("memory") == served + 1
-    bed.shared.hold_timeout = 0.2
-    await asyncio.sleep(0.2)
+    bed.shared.hold_timeout = 1.0
+    await asyncio.sleep(1.0)
     reader, writer = await bed.client()
     began = asyncio.get_running_loop().time()
     with pytest.raises(ConnectionResetError):
         await reader.read()
     writer.close()
-    assert asyncio.get_running_loop().time() - began < 0.1
+    assert asyncio.get_running_loop().time() - began < 1.0
     assert bed.ended("memory") == 3
     bed.budget.release(bed.budget.floor)
     bed.shared.waiting.wake()

@@ -132,7 +132,7 @@ def passed_over(logs: Sequence[Mapping[str, object]]) -> list[str]:
 async def test_a_file_that_hangs_is_named_once_and_the_others_are_looked_at(
     sshd: Sshd, tmp_path: Path, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(file_scan, "FILES_S", 1.0)
+    monkeypatch.setattr(file_scan, "FILES_S", 3.0)
     async with running(sshd, tmp_path, certificates) as (daemon, renewal, key, ca):
         [await renewal.renew_changed() for _ in range(2)]
         disk = DeadDisk(ca, monkeypatch)
@@ -144,7 +144,7 @@ async def test_a_file_that_hangs_is_named_once_and_the_others_are_looked_at(
             await until(lambda: replaced(daemon) == 1)
             began = asyncio.get_running_loop().time()
             assert not any([await renewal.renew_changed() for _ in range(3)])
-            assert asyncio.get_running_loop().time() - began < 1, "it is not waited for again"
+            assert asyncio.get_running_loop().time() - began < 3, "it is not waited for again"
             assert passed_over(logs) == ["file hangs: clusters.prod"]
             [message] = [entry["message"] for entry in logs if entry["event"] == "file hangs"]
             assert f"looking at {ca} has been hanging since 20" in str(message)
