@@ -1,6 +1,7 @@
-"""Which key is whose: the keys and CAs of sites and users, in one table. Pure.
+"""The owner of each key: the keys and CAs of all sites and users, in one table. Pure.
 
-A key is one identity. One that two of them have lets nobody in: kubemux would have to guess whose it is.
+A key belongs to one identity. A key that two identities have is refused: kubemux would have to guess which
+one logs in.
 """
 
 from __future__ import annotations
@@ -24,46 +25,46 @@ class Who(NamedTuple):
     name: str
 
     def __str__(self) -> str:
-        """As `allow` has it."""
+        """The identity as it is written in `allow`."""
         return f"site:{self.name}" if self.kind == "site" else f"ssh-user:{self.name}"
 
 
 class Grant(NamedTuple):
-    """What a line of a file gives: an identity, within its options."""
+    """One line of an authorized_keys file: it grants an identity, restricted by the line's options."""
 
     who: Who
     options: Options
     path: Path
     line: int
     refused: str = ""
-    """Why nobody is let in by it; empty if it is good."""
+    """Why the line is not used; empty if it is."""
 
     def __str__(self) -> str:
         return f"{self.who} ({self.path}:{self.line})"
 
 
 class Lines(NamedTuple):
-    """What one section has: its keys, its CAs by principal, and what is wrong."""
+    """What the files of one site or user contain: keys, CAs by principal, and what is wrong with them."""
 
     keys: tuple[tuple[bytes, Grant], ...] = ()
     authorities: tuple[tuple[bytes, str, Grant], ...] = ()
     findings: tuple[Finding, ...] = ()
     warnings: tuple[Finding, ...] = ()
-    """Lines that are not used, in files that have others."""
+    """Lines that are not used, in files whose other lines are."""
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Whose each key is, and each principal of a CA."""
+    """The owners of keys, and of the principals of CAs."""
 
     keys: Mapping[bytes, Grant] = field(default_factory=dict)
     authorities: Mapping[bytes, Mapping[str, Grant]] = field(default_factory=dict)
     fingerprints: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """By the name of a site or user."""
+    """The fingerprints of each site or user, by its name."""
 
 
 def table(read: Iterable[Lines]) -> tuple[Table, tuple[tuple[Grant, Grant], ...]]:
-    """The table, and each line that repeats the key of another identity, after that other one."""
+    """The table, and the pairs of lines that give one key to two identities: the first line, the second."""
     keys: dict[bytes, Grant] = {}
     authorities: dict[bytes, dict[str, Grant]] = {}
     fingerprints: dict[str, list[str]] = {}

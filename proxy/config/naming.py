@@ -36,7 +36,7 @@ def check(config: Config) -> Iterator[Finding]:
 
 
 def unused(config: Config) -> Iterator[Finding]:
-    """Routes that nobody can ask for."""
+    """A finding for routes that no client can use, because there is no entry."""
     if config.routes and not config.entries and config.ssh_server is None:
         message = "there is no entry where clients could ask for what they lead to"
         yield Finding(("routes",), message, 'add entries: {proxy: {listen: "127.0.0.1:3128"}}')

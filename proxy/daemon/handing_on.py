@@ -1,4 +1,4 @@
-"""The addresses of a configuration, and the listeners that one owner hands on to the next at a reload."""
+"""The addresses of a configuration, and the listeners that change their owner at a reload."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from proxy.runtime.endpoint import Local
 
 
 def addresses(config: Config) -> list[Local]:
-    """The addresses of its clusters, entries and SSH server, bound or not."""
+    """The listen addresses of the clusters, entries and SSH server, whether they are bound or not."""
     clusters, entries = config.clusters.values(), config.entries.values()
     return [
         *(one.listen for one in clusters if one.listen is not None),
@@ -20,7 +20,7 @@ def addresses(config: Config) -> list[Local]:
 
 
 class HandingOn(dict[Local, Listener]):
-    """The listeners whose addresses somebody else is going to use."""
+    """Bound listeners by address, for their next owners in the new configuration."""
 
     def __init__(self, config: Config, plan: Plan) -> None:
         super().__init__()
@@ -32,7 +32,9 @@ class HandingOn(dict[Local, Listener]):
         }
 
     def take(self, kept: KeptListener | None) -> None:
-        """Take over a listener whose owner goes, or free its address."""
+        """Keep the listener of an owner that goes if another wants its address; otherwise free
+        the address.
+        """
         if kept is not None and kept.is_bound and kept.address in self._wanted:
             self[kept.address] = kept.hand_on()
         elif kept is not None:

@@ -1,4 +1,4 @@
-"""Some connections of a destination that are to end, while it goes on to take others."""
+"""A set of connections that are to end, while their destination continues to accept new ones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from proxy.relay.interfaces import Relay
 
 
 class Leaving:
-    """`gone` is set when none of them is left."""
+    """`gone` is set when all of them have ended."""
 
     def __init__(self, relays: Iterable[Relay]) -> None:
         self.relays = set(relays)
@@ -17,7 +17,7 @@ class Leaving:
         self._check()
 
     def ended(self, relay: Relay) -> None:
-        """A connection has ended; it may be none of these."""
+        """A connection of the destination has ended. It may be one that is not in the set."""
         self.relays.discard(relay)
         self._check()
 

@@ -52,7 +52,7 @@ class ServedSsh:
         self._place = Place("host keys of ssh_server")
         self._scan = FileScan()
         self._lines: dict[Loc, Lines] = {}
-        self._told: dict[Loc, tuple[str, ...]] = {}
+        self._logged: dict[Loc, tuple[str, ...]] = {}
         self._loading = asyncio.Lock()
         self._tasks = Tasks("files of ssh_server")
 
@@ -61,11 +61,11 @@ class ServedSsh:
 
     @property
     def is_listening(self) -> bool:
-        """Whether clients can come, if any are to come."""
+        """Whether the listener is bound; True if the configuration has no SSH server."""
         return self.listener is None or self.listener.is_bound
 
     def give_up(self, config: Config) -> KeptListener | None:
-        """The listener, if this configuration has another address for it, or none."""
+        """Give the listener up and return it, if the new configuration changes or removes its address."""
         given_up = self.listener
         if given_up is None or (config.ssh_server and config.ssh_server.listen == given_up.address):
             return None
@@ -112,7 +112,9 @@ class ServedSsh:
         await self._read_keys(changed)
 
     async def _use_host_keys(self) -> None:
-        """Read our own keys. If they cannot be read, those from before stay; without any, nobody logs in."""
+        """Read the host keys. If they cannot be read, the old ones stay in use; without any,
+        nobody logs in.
+        """
         async with self._loading:
             if self._config is None or (server := self._config.ssh_server) is None:
                 return
@@ -136,8 +138,8 @@ class ServedSsh:
     async def _read_keys(self, changed: Collection[Loc] | None = None) -> None:
         """Read the keys of sites and users: all, or those that have changed.
 
-        What cannot be read lets nobody in. Of a file that hangs nobody knows whether it has changed: what was
-        read before stays.
+        The keys of a file that cannot be read are dropped. If reading hangs, the file may not have changed:
+        its old keys stay in use, and it is read again later.
         """
         async with self._loading:
             sections = {
@@ -146,12 +148,12 @@ class ServedSsh:
                 if isinstance(one, SiteConfig | UserConfig)
             }
             looked = {loc: one for loc, one in sections.items() if changed is None or loc in changed}
-            found = await self._scan.run(looked, _look)
+            found = await self._scan.run(looked, _read_lines)
             self._lines = {
                 loc: found[loc] if loc in found else self._lines.get(loc, Lines()) for loc in sections
             }
             for loc, lines in found.items():
-                self._tell(loc, lines)
+                self._log_unused(loc, lines)
             if hanging := looked.keys() - found.keys():
                 self._tasks.spawn(self._renew_later(hanging), name="read again")
             table, twice = key_table.table(self._lines.values())
@@ -159,20 +161,20 @@ class ServedSsh:
                 log.warning("key lets nobody in", message=f"{second} has the key of {first}, too")
             self.server.use_table(table)
 
-    def _tell(self, loc: Loc, lines: Lines) -> None:
-        """Log what cannot be used, once."""
+    def _log_unused(self, loc: Loc, lines: Lines) -> None:
+        """Log the lines and files that cannot be used, once until they change."""
         unused = [*lines.findings, *lines.warnings]
         told = tuple(finding.message for finding in unused)
-        if told == self._told.get(loc, ()):
+        if told == self._logged.get(loc, ()):
             return
-        self._told[loc] = told
+        self._logged[loc] = told
         for finding in unused:
             log.warning(
                 "key lets nobody in", key=dotted(finding.loc), message=finding.message, hint=finding.hint
             )
 
     def accept_no_more(self) -> None:
-        """Close the socket, and every client that has not logged in."""
+        """Close the listening socket, and every connection that has not logged in."""
         if self.listener is not None:
             self.listener.accept_no_more()
         self.server.send_away()
@@ -185,7 +187,7 @@ class ServedSsh:
         await self.server.close()
 
 
-def _look(loc: Loc, section: references.Section) -> Lines:
+def _read_lines(loc: Loc, section: references.Section) -> Lines:
     return authorized.read(loc, section) if isinstance(section, SiteConfig | UserConfig) else Lines()
 
 

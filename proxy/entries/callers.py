@@ -46,7 +46,7 @@ def uid_of(sock: socket.socket) -> int | None:
     It does not block. Ask as soon as the client is accepted: one that has sent and closed is nobody.
     """
     try:
-        uid = _told(sock) if sock.family == socket.AF_UNIX else sock_diag.peer_uid(sock)
+        uid = _unix_peer_uid(sock) if sock.family == socket.AF_UNIX else sock_diag.peer_uid(sock)
     except (OSError, ValueError) as exc:
         log.debug("caller not known", message=str(exc))
         return None
@@ -70,7 +70,7 @@ def hidden(*, tcp: bool) -> Hidden | None:
     return _hidden_on_tcp() if tcp else None
 
 
-def _told(sock: socket.socket) -> int:
+def _unix_peer_uid(sock: socket.socket) -> int:
     _, uid, _ = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
     return int(uid)
 

@@ -3,9 +3,9 @@
     uid:1002  uid:alice  gid:1002  gid:alice  gid:27  gid:sre
 
 Names and groups come from NSS (nsswitch.conf(5)), which may ask a directory over the network and hang. So
-they are looked up in a thread, with a deadline, and kept for a minute: that long may somebody who was taken
-out of a group still come in by it. While NSS hangs, a uid has nothing but its number, which the kernel has
-told. The same holds while it fails.
+they are looked up in a thread, with a deadline, and cached for a minute. So a user who is removed from a
+group may still get in by it for a minute. While NSS hangs or fails, a uid has only its number, which comes
+from the kernel.
 """
 
 from __future__ import annotations

@@ -179,7 +179,7 @@ class _Search:
         try:
             _require_good_algorithm(child)
         except Refused as refused:
-            self.note(_said_of_first(path, refused))
+            self.note(_about_first(path, refused))
             return
         trusted = self._anchors.named(child.issuer)
         sent = [one for one in self._others if one.subject == child.issuer]
@@ -208,7 +208,7 @@ class _Search:
             _require_issuer(parent, path, is_anchor=is_anchor)
             _require_valid(parent, self._now)
         except Refused as refused:
-            self.note(_said_of_first([*path, parent], refused))
+            self.note(_about_first([*path, parent], refused))
             return False
         return True
 
@@ -217,7 +217,7 @@ def _relation(path: Sequence[Certificate]) -> str:
     return "is signed by" if len(path) == 1 else "leads to"
 
 
-def _said_of_first(path: Sequence[Certificate], refused: Refused) -> Refused:
+def _about_first(path: Sequence[Certificate], refused: Refused) -> Refused:
     """The refusal of the last certificate of `path`, as a sentence about the first one."""
     if len(path) == 1:
         return refused
@@ -293,7 +293,7 @@ def _require_issuer(parent: Certificate, path: Sequence[Certificate], *, is_anch
 def _require_server_usage(path: Sequence[Certificate]) -> None:
     for length, certificate in enumerate(path, 1):
         if not certificate.is_for_servers:
-            raise _said_of_first(path[:length], _refused_by_all("is not for servers (extended key usage)"))
+            raise _about_first(path[:length], _refused_by_all("is not for servers (extended key usage)"))
 
 
 def _require_allowed_names(path: Sequence[Certificate]) -> None:

@@ -43,7 +43,7 @@ SECONDS: Final = 60.0
 
 @pytest.fixture
 def server(folder: Path, addresses: tuple[str, str]) -> Iterator[Path]:
-    """The folder of its files. It listens on both addresses, as if one pod after the other were there."""
+    """The page's sshd, and the folder of its files. It listens on the addresses of both pods at once."""
     for name in ("host", "user", "home"):
         (folder / name).mkdir()
     new_key(folder / "host" / "ssh_host_ed25519_key")
@@ -75,13 +75,13 @@ def server(folder: Path, addresses: tuple[str, str]) -> Iterator[Path]:
 
 @pytest.fixture
 def entry() -> Endpoint:
-    """Where the page has 127.0.0.1:3128."""
+    """The address that replaces 127.0.0.1:3128 of the page."""
     return Endpoint("127.0.0.1", free_port())
 
 
 @pytest.fixture
 def desk(server: Path, entry: Endpoint) -> Desk:
-    """Of a user who has the key, and the host key's line that the page tells."""
+    """The desk of a user who has the key, and the known_hosts line that the page gives."""
     known_hosts, config = server / "known_hosts", server / "ssh_config"
     known_hosts.write_text(f"nb.team-a {public(server / 'host' / 'ssh_host_ed25519_key')}\n")
     options = f"-F {config} -o UserKnownHostsFile={known_hosts} -o IdentityFile={server / 'identity'}"
@@ -121,7 +121,7 @@ class Pod:
         self._kubectl.said("create", "-f", "-", stdin=self._made)
 
     def run_at(self, address: str) -> None:
-        """Say so, as a kubelet does."""
+        """Write the pod's status, as a kubelet does."""
         status = {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]}
         path = f"/api/v1/namespaces/{self._namespace}/pods/nb-0/status"
         self._kubectl.said("replace", "--raw", path, "-f", "-", stdin={**self._made, "status": status})
@@ -129,14 +129,14 @@ class Pod:
 
 @pytest.fixture
 def kubectl(apiserver: ApiServer, tmp_path: Path) -> Kubectl:
-    """An administrator's."""
+    """kubectl with an administrator's rights."""
     config = apiserver.kubeconfig(tmp_path / "admin")
     return Kubectl([asset("kubectl"), "--kubeconfig", config], apiserver.environment)
 
 
 @pytest.fixture
 def namespace(kubectl: Kubectl) -> str:
-    """In place of the page's `team-a`, with the page's role and its account."""
+    """A namespace that replaces `team-a` of the page, with the page's role and service account."""
     name = f"team-{secrets.token_hex(4)}"
     kubectl.said("create", "namespace", name)
     role = pages.block(PAGE, "The role", "yaml").replace("team-a", name)
@@ -149,8 +149,8 @@ def namespace(kubectl: Kubectl) -> str:
 def daemon(
     apiserver: ApiServer, sshd: Sshd, kubectl: Kubectl, namespace: str, entry: Endpoint, tmp_path: Path
 ) -> Iterator[Daemon]:
-    """With the page's configuration."""
-    # As `kubectl create token` does, which an older one does not have.
+    """kubemux with the page's configuration."""
+    # The same request as `kubectl create token`, which older kubectl does not have.
     path = f"/api/v1/namespaces/{namespace}/serviceaccounts/kubemux/token"
     request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
     token = tmp_path / "token"
@@ -207,7 +207,7 @@ def test_an_unchanged_ssh_reaches_the_pod_wherever_it_runs(
 
 
 def as_vs_code(desk: Desk, host: str, address: str) -> None:
-    """Remote-SSH gives a script to this command, and reaches what the script has started by the `-D` port."""
+    """Remote-SSH pipes a script into this command, and connects to what the script started through `-D`."""
     port = free_port()
     command = desk.words("ssh", "-T", "-D", str(port), "-o", "ConnectTimeout=15", host, "bash")
     with subprocess.Popen(

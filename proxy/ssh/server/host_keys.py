@@ -23,8 +23,8 @@ _KEX: Final = (
     "ecdh-sha2-nistp384",
     "ecdh-sha2-nistp521",
 )
-"""Without Diffie-Hellman in large groups: a client that nobody knows could choose one that takes us 0.1 s.
-OpenSSH 6.5, dropbear 2013.62, PuTTY 0.68 and later have curve25519.
+"""Without Diffie-Hellman in large groups: before its login, a client could choose one that costs us 0.1 s of
+CPU. OpenSSH 6.5, dropbear 2013.62, PuTTY 0.68 and later have curve25519.
 """
 _MACS: Final = (
     "hmac-sha2-256-etm@openssh.com",
@@ -57,7 +57,7 @@ def _read(path: Path) -> asyncssh.SSHKey:
 def options(
     keys: Sequence[asyncssh.SSHKey], session: Callable[[], asyncssh.SSHServer], *, login_timeout: float
 ) -> asyncssh.SSHServerConnectionOptions:
-    """What asyncssh does for our clients: logins by key, and neither terminals nor forwarding of its own."""
+    """Options for asyncssh: logins by key only, no terminals, no agent or X11 forwarding."""
     return asyncssh.SSHServerConnectionOptions(
         server_factory=session,
         server_version="kubemux",

@@ -35,7 +35,7 @@ _SHOWN: Final = 3
 
 
 class Refused(Exception):
-    """A key does not let in. `reason` is for metrics; `str()` says why, for the log alone."""
+    """A key is not accepted. `reason` is for metrics; `str()` says why, for the log alone."""
 
     def __init__(self, reason: Reason, message: str) -> None:
         super().__init__(message)
@@ -44,21 +44,21 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """Who has logged in, and within which bounds."""
+    """Who has logged in, and what the key's options allow."""
 
     who: Who
     asked: str
-    """The name that the client has logged in with."""
+    """The SSH user name that the client sent."""
     address: Endpoint
     blob: bytes
     """The key or certificate."""
     fingerprint: str
-    """Of the key: `SHA256:...`."""
+    """The key's fingerprint: `SHA256:...`."""
     options: Options
     may_forward: bool
     """Whether it may open channels and register forwards."""
     expires: float | None
-    """Unix time."""
+    """When the login ends, in Unix time; None if it does not expire."""
 
     @property
     def kind(self) -> Literal["site", "user"]:
@@ -66,12 +66,12 @@ class Login:
 
     @property
     def name(self) -> str:
-        """Of the site or user."""
+        """The name of the site or user."""
         return self.who.name
 
     @property
     def identity(self) -> str:
-        """As `allow` has it: `ssh-user:ops`, `site:factory-7`."""
+        """The identity as it is written in `allow`: `ssh-user:ops`, `site:factory-7`."""
         return str(self.who)
 
     def may_open(self, target: Endpoint) -> bool:
@@ -86,9 +86,9 @@ class Login:
 
 
 def decide(table: Table, blob: bytes, *, asked: str, address: Endpoint, now: float) -> Login:
-    """The login of who shows `blob`, a key or a certificate; `now` is Unix time. Raises Refused.
+    """The login of the client that offers `blob`, a key or a certificate; `now` is Unix time. Raises Refused.
 
-    Whoever shows it has not proved yet to have the private key.
+    The client may not have proved yet that it has the private key.
     """
     certificate = _certificate(blob) if certificates.is_certificate(blob) else None
     key = blob if certificate is None else certificate.key

@@ -1,7 +1,7 @@
-"""Sources whose logins keep failing get no more for a while, as with sshd 9.8 (PerSourcePenalties). Pure.
+"""Locks out sources whose logins keep failing, as sshd 9.8 does (PerSourcePenalties). Pure.
 
-Each failure adds seconds to what a source has. From LEAST_S on its connections are closed at once, until all
-of it is over.
+Each failure adds seconds to the penalty of its source. Once the penalty has reached LEAST_S, connections of
+the source are closed at once, until the whole penalty is over.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from typing import Final
 from proxy.ssh.server.startups import Source
 
 REFUSED_S: Final = 5.0
-"""For a key that lets nobody in (sshd's authfail)."""
+"""Penalty for a key that is refused (sshd's authfail)."""
 NO_LOGIN_S: Final = 1.0
-"""For a client that leaves without trying one (noauth)."""
+"""For a client that disconnects without trying a key (noauth)."""
 TIMEOUT_S: Final = 20.0
 """For a client that stays without logging in (grace-exceeded)."""
 LEAST_S: Final = 15.0
 MOST_S: Final = 600.0
 MOST_SOURCES: Final = 65_536
-"""How many are remembered. For one more, the one is forgotten whose penalty ends first."""
+"""How many sources are remembered. When one more comes, the one whose penalty ends first is forgotten."""
 
 
 class Penalties:
@@ -27,16 +27,16 @@ class Penalties:
 
     def __init__(self) -> None:
         self._until: dict[Source, float] = {}
-        """Until when each has something against it; seconds of any monotonic clock."""
+        """When the penalty of each source ends; seconds of any monotonic clock."""
         self._closed: set[Source] = set()
         self._swept_at = 0.0
 
     def __len__(self) -> int:
-        """How many sources are closed out."""
+        """How many sources are locked out."""
         return len(self._closed)
 
     def add(self, source: Source, seconds: float, now: float) -> bool:
-        """Add a failure; True if it is the one that closes the source out."""
+        """Add a failure with this penalty; True if it is the one that locks the source out."""
         self._sweep(now)
         until = min(max(self._until.get(source, now), now) + seconds, now + MOST_S)
         if source not in self._until and len(self._until) >= MOST_SOURCES:
@@ -48,7 +48,7 @@ class Penalties:
         return True
 
     def left(self, source: Source, now: float) -> float:
-        """For how many seconds its connections are closed; 0 if they are not."""
+        """For how many more seconds the source is locked out; 0 if it is not."""
         if source not in self._closed:
             return 0.0
         left = self._until[source] - now
@@ -57,7 +57,7 @@ class Penalties:
         return max(0.0, left)
 
     def _sweep(self, now: float) -> None:
-        """Forget those whose time is over, once in a while: they are looked through one by one."""
+        """Forget penalties that are over. Not at each call: it goes through all of them."""
         if now - self._swept_at < LEAST_S:
             return
         self._swept_at = now

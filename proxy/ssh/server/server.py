@@ -1,4 +1,4 @@
-"""The SSH server: it takes accepted sockets, lets clients log in, and ends those whose key has been taken."""
+"""The SSH server: it takes accepted sockets, logs clients in, and ends those whose key has been removed."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ log = structlog.get_logger("kubemux.ssh_server")
 
 CLOSE_S: Final = 2.0
 CHECK_S: Final = 1.0
-"""Seconds between two looks at whose time is over."""
+"""Seconds between two checks for logins that have expired."""
 _NOT_NOW: Final = b"Not allowed at this time\r\n"
-"""What sshd sends to those whom it closes at once. RFC 4253 4.2 allows a line before the version."""
+"""sshd sends this before it closes a connection at once. RFC 4253 4.2 allows lines before the version."""
 
 Options = asyncssh.SSHServerConnectionOptions
 OnLogin = Callable[[Session], Guest]
@@ -58,9 +58,9 @@ class SshServer:
         self._startups = Startups()
         self._penalties = Penalties()
         self._waiting: deque[tuple[socket.socket, Endpoint, Source]] = deque()
-        """Clients of one's own networks, whose turn has not come."""
+        """Connections from the operator's own networks that wait for their turn."""
         self._under_way = 0
-        """Those of them whose turn has come, and who have not logged in yet."""
+        """How many connections from these networks are logging in now."""
         self._sessions: set[Session] = set()
         self._is_closing = False
         self._watching: asyncio.Task[None] | None = None
@@ -83,19 +83,19 @@ class SshServer:
     # ------------------------------------------------------------------------------------------- settings
 
     def use(self, config: SshServerConfig, keys: list[asyncssh.SSHKey]) -> None:
-        """Use these settings and host keys for clients that come from now on."""
+        """Use these settings and host keys for clients that connect from now on."""
         self._startups.config, self._is_closing = config, False
         if self._watching is None:
             self._watching = self._tasks.keep(self._watch, name="expiry")
         self._options = host_keys.options(keys, lambda: Session(self), login_timeout=config.login_timeout)
 
     def use_table(self, table: Table) -> None:
-        """Let this table decide whose each key is; whoever it does not let in is ended."""
+        """Look keys up in this table from now on, and end the logins that it does not allow."""
         self.table = table
         self.recheck()
 
     def recheck(self) -> None:
-        """End the logins whose key lets in no more."""
+        """End the logins whose key is no longer accepted."""
         for session in self.live:
             if (login := session.login) is None:
                 continue
@@ -122,7 +122,7 @@ class SshServer:
     # ------------------------------------------------------------------------------------------- clients
 
     def accept(self, sock: socket.socket, address: Endpoint) -> None:
-        """A client has connected. The non-blocking socket `sock` is the server's from now on."""
+        """A client has connected. The server owns the non-blocking socket `sock` from now on."""
         source = self._startups.source(address.host)
         options = self._options
         if options is None:
@@ -158,7 +158,7 @@ class SshServer:
             raise
 
     def _left(self, visit: Visit) -> None:
-        """One client less that has not logged in."""
+        """A connection has logged in or is closed: let the next one that waits log in."""
         self._startups.leave(visit.source)
         self._record.startups = len(self._startups)
         if visit.source.own is None:
@@ -225,7 +225,7 @@ class SshServer:
         session.conn.disconnect(asyncssh.DISC_BY_APPLICATION, f"kubemux: {error.reason}")
 
     def send_away(self) -> None:
-        """Close every client that has not logged in, those to come included, until `use` is called again."""
+        """Close every connection that has not logged in, and new ones, too, until `use` is called again."""
         self._is_closing, self._options = True, None
         while self._waiting:
             sock, _, source = self._waiting.popleft()

@@ -26,11 +26,11 @@ from proxy.ssh.server.startups import Source
 
 NO_SHELL: Final = "kubemux only forwards: use ssh -J, -W, -L or -D (with -N)"
 MOST_TRIES: Final = 20
-"""Refused attempts of one connection. sshd has 6 (MaxAuthTries), which an agent with many keys uses up."""
+"""Failed attempts per connection. sshd allows 6 (MaxAuthTries), which an agent with many keys uses up."""
 
 
 class Guest(Protocol):
-    """Whoever has taken a login over."""
+    """The owner of a connection after its login."""
 
     def lost(self, exc: Exception | None) -> None:
         """The connection has ended; `exc` is None if the client closed it without a reason."""
@@ -44,7 +44,7 @@ class Host(Protocol):
 
     @property
     def table(self) -> Table:
-        """Whose each key is, now."""
+        """The current table of keys and their owners."""
 
     def made(self, session: Session) -> None:
         """A client has connected."""
@@ -53,14 +53,14 @@ class Host(Protocol):
         """Unix time."""
 
     def logged_in(self, session: Session, login: Login) -> Guest:
-        """A client has logged in: take it over."""
+        """A client has logged in. Returns the owner of its connection from now on."""
 
     def lost(self, session: Session, exc: Exception | None) -> None:
         """A connection has ended."""
 
 
 class Visit(NamedTuple):
-    """How a client has come."""
+    """Where a connection comes from, and since when it is open."""
 
     address: Endpoint
     source: Source
@@ -69,7 +69,7 @@ class Visit(NamedTuple):
 
 
 class Connection(asyncssh.SSHServerConnection):
-    """asyncssh's, with a login that the session decides alone."""
+    """asyncssh's connection, except that the session alone decides about the login."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, options: asyncssh.SSHServerConnectionOptions, visit: Visit
@@ -78,15 +78,17 @@ class Connection(asyncssh.SSHServerConnection):
         self.visit = visit
 
     async def reload_config(self) -> None:
-        """Asyncssh would make its options anew for each name, in threads that the whole process shares."""
+        """Do nothing. asyncssh would rebuild its options for each user name, in the process's
+        shared threads.
+        """
 
     async def validate_public_key(self, username: str, key_data: bytes, msg: bytes, signature: bytes) -> bool:
-        """Whether this key lets in; with a signature, whether it is right, too."""
+        """Whether this key is accepted, and the signature valid if there is one."""
         session = cast("Session | None", self.get_owner())
         return session is not None and session.check(username, key_data, msg, signature)
 
     def send_userauth_failure(self, partial_success: bool) -> None:
-        """Tell the client that an attempt has failed. A method that we do not have is one, too."""
+        """Tell the client that an attempt has failed. A method that we do not support counts as one, too."""
         super().send_userauth_failure(partial_success)
         session = cast("Session | None", self.get_owner())
         if session is not None:
@@ -98,16 +100,16 @@ class Session(asyncssh.SSHServer):
 
     def __init__(self, host: Host) -> None:
         self.conn: Connection
-        """From `connection_made` on; so is `visit`."""
+        """Set by `connection_made`, like `visit`."""
         self.visit: Visit
         self.login: Login | None = None
         self.guest: Guest | None = None
         self.refusal: Refused | None = None
-        """Why its last key was refused."""
+        """Why the client's last key was refused."""
         self.asked = ""
-        """The name that it has tried to log in with last."""
+        """The user name of the client's last attempt."""
         self.tries = 0
-        """Its attempts that have failed."""
+        """How many attempts have failed."""
         self._host = host
         self._proved: Login | None = None
 
@@ -163,7 +165,7 @@ class Session(asyncssh.SSHServer):
             raise Refused(Reason.BAD_SIGNATURE, f"the signature by {login.fingerprint} is wrong")
 
     def failed(self) -> None:
-        """An attempt has failed. The client may try others, but not for ever."""
+        """An attempt has failed. After MOST_TRIES the connection is closed."""
         self.tries += 1
         if self.tries >= MOST_TRIES:
             self.conn.disconnect(asyncssh.DISC_NO_MORE_AUTH_METHODS_AVAILABLE, "too many keys were tried")

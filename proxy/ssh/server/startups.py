@@ -1,8 +1,8 @@
-"""How many connections there may be that have not logged in yet. Pure.
+"""Limits the connections that have not logged in yet, as sshd's MaxStartups does. Pure.
 
-Whoever has not logged in may be anybody. So they are limited in number, all together and of each source. They
-never take the place of somebody from one's own networks (`sources`), who count apart, and wait for their turn
-when many come at once.
+Anybody can open such a connection. So their number is limited, in total and per source. Connections from the
+operator's own networks (`sources`) are counted separately: strangers cannot use up their places, and when
+many come at once, they wait for their turn.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from proxy.config.ssh_server import SourceConfig
 from proxy.runtime.endpoint import Endpoint
 
 _PREFIX: Final = {4: 32, 6: 64}
-"""Bits of an address that make one source: whoever has an IPv6 address usually has its whole /64."""
+"""Addresses with the same first bits are one source: a client with an IPv6 address usually has
+its whole /64.
+"""
 
 
 _NONE: Final = SshServerConfig(listen=Endpoint("127.0.0.1", 0), host_keys=())
-"""Until there is a configuration; no client comes before."""
+"""The configuration until the real one is set. No client is accepted before that."""
 
 
 class Source(NamedTuple):
@@ -28,14 +30,14 @@ class Source(NamedTuple):
 
     network: IPv4Network | IPv6Network
     own: SourceConfig | None
-    """Which of `sources` it is of; None for strangers."""
+    """The item of `sources` that it belongs to; None for strangers."""
 
     def __str__(self) -> str:
         return str(self.network).removesuffix(f"/{self.network.max_prefixlen}")
 
 
 class Startups:
-    """Counts the connections before their login."""
+    """Counts the connections that have not logged in yet."""
 
     def __init__(self) -> None:
         self.config = _NONE
@@ -46,7 +48,7 @@ class Startups:
         return self._by_source.total()
 
     def source(self, host: str) -> Source:
-        """The source that the address `host` is of."""
+        """The source that the address `host` belongs to."""
         address = ip_address(host.partition("%")[0])
         for own in self.config.sources:
             if any(address in network for network in own.networks):
@@ -54,7 +56,7 @@ class Startups:
         return Source(ip_network((address, _PREFIX[address.version]), strict=False), None)
 
     def enter(self, source: Source) -> bool:
-        """Count one more of `source`; False if there are too many already."""
+        """Count one more connection of `source`; False, and it is not counted, if the limit is reached."""
         of_it = self._by_source[source]
         if source.own is not None:
             if of_it >= source.own.max_startups:
@@ -67,7 +69,7 @@ class Startups:
         return True
 
     def leave(self, source: Source) -> None:
-        """One of `source` has logged in, or has gone."""
+        """A connection of `source` has logged in or is closed."""
         self._by_source[source] -= 1
         if not self._by_source[source]:
             del self._by_source[source]
