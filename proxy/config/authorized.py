@@ -16,11 +16,13 @@ from proxy.openssh import authorized_keys
 from proxy.openssh.authorized_keys import Options
 
 MAX_BYTES: Final = 16 << 20
-"""Of a file: about 100,000 keys."""
+"""The maximum size of a file: about 100,000 keys."""
 
 
 def read(loc: Loc, section: SiteConfig | UserConfig) -> Lines:
-    """Read the files of one site or user. It blocks. A file that cannot be used gives nothing."""
+    """Read the files of one site or user. It blocks. A file that cannot be used is a finding, and gives no
+    keys.
+    """
     who = Who("site" if isinstance(section, SiteConfig) else "user", str(loc[1]))
     own = section.principals or (who.name,)
     keys: list[tuple[bytes, Grant]] = []

@@ -1,4 +1,4 @@
-"""Whether each key of a site or user is of that one alone. The files are read, which blocks."""
+"""Checks that no key belongs to two sites or users. It reads their files, which blocks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rules of the SSH server, sites and users, as far as no file is looked at. Pure."""
+"""The rules of the SSH server, sites and users that need no file. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from proxy.config.model import DIRECT, Config
 from proxy.runtime.text import shown
 
 SSH: Final = "ssh"
-"""The SSH server is an entry of this name."""
+"""The SSH server's name where entries are named (in `entries` of a route, in the log)."""
 
 
 def check(config: Config) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""One site: the way that its logins are, and the connections of clients who ask for `NAME.SITE`."""
+"""One site with its links, and the connections of clients that ask for `NAME.SITE`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from proxy.ssh.sites.site import Site
 
 
 class ServedSite:
-    """A destination that needs no route: `permit` says what may be asked of a site."""
+    """A destination without a route: the site's `permit` lists what clients may ask it for."""
 
     def __init__(self, site: Site, record: SiteRecord, shared: Shared) -> None:
         self.site = site
@@ -39,7 +39,7 @@ class ServedSite:
         )
 
     def beat(self) -> None:
-        """Measure links, and end connections that are of no use any more. Call it about twice a second."""
+        """Measure links, and end connections that have become useless. Call it about twice a second."""
         self.site.sample()
         self.connections.drop_reset_clients()
 

@@ -1,4 +1,4 @@
-"""The sites of the daemon: who has logged in as one of them is a link of its way."""
+"""The sites of the daemon. A client that logs in as a site becomes a link of that site."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Sites(Mapping[str, ServedSite]):
     """All of them, by name."""
 
     def __init__(self, shared: Shared, turns: Turns, on_change: Callable[[str], None]) -> None:
-        """`on_change` gets the name of a site whose links have come or ended."""
+        """`on_change` is called with the name of a site when one of its links begins to serve or ends."""
         self._shared = shared
         self._turns = turns
         self._on_change = on_change
@@ -47,12 +47,12 @@ class Sites(Mapping[str, ServedSite]):
         return site.site.logged_in(session)
 
     def start(self, config: Config) -> None:
-        """Let all sites come."""
+        """Accept logins of all sites."""
         for name in config.sites:
             self._add(config, name)
 
     def reconfigure(self, config: Config, change: Change, retiring: Tasks, seconds: float) -> None:
-        """Use another configuration. A site that is removed has `seconds` for its connections."""
+        """Use another configuration. The connections of a site that is removed may go on for `seconds`."""
         for name in change.removed:
             site = self._sites.pop(name)
             retiring.spawn(site.retire(seconds), name=f"site {name}")
@@ -87,13 +87,13 @@ class Sites(Mapping[str, ServedSite]):
 
 
 class _Unknown(Guest):
-    """A site that is configured no more."""
+    """The owner of a login whose site a reload has removed. It does nothing."""
 
     def __init__(self, session: Session) -> None:
         session.turn_away(_GONE)
 
     def lost(self, exc: Exception | None) -> None:
-        """Nobody waits for it."""
+        """Nothing to do: nothing waits for this connection."""
 
     def ends(self, error: LinkError) -> None:
         """See `lost`."""

@@ -5,7 +5,7 @@ r"""Reads authorized_keys: keys, and what their options allow (sshd(8), AUTHORIZ
     restrict,port-forwarding,permitopen="*:22",from="10.0.0.0/8,!10.9.0.0/16" ssh-ed25519 AAAAC3Nza...
     cert-authority,principals="ops,sre",expiry-time="20270101" ssh-ed25519 AAAAC3Nza...
 
-An option that we do not enforce refuses its key: whoever wrote it there counts on it.
+A key with an option that we do not enforce is refused: the person who wrote the option relies on it.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ class Options:
     is_authority: bool = False
     """The key is a CA's: it signs certificates, and does not log in."""
     principals: tuple[str, ...] | None = None
-    """Names of which a certificate must hold one; None if the line does not say."""
+    """A certificate must have one of these principals; None if the line has no such option."""
     sources: Sources | None = None
-    """From where its owner may come; None is anywhere."""
+    """Addresses that its owner may connect from; None is anywhere."""
     expires: float | None = None
-    """Unix time."""
+    """When the key expires, in Unix time; None is never."""
     may_forward: bool = True
     opens: tuple[Permit, ...] | None = None
-    """What its owner may connect to; None is anything."""
+    """Targets that its owner may open channels to; None is any."""
     listens: tuple[Permit, ...] | None = None
-    """The same for remote forwards."""
+    """Remote forwards that its owner may register; None is any."""
     needs_touch: bool = True
-    """Whether somebody must touch the security key that holds it."""
+    """Whether the user must touch the security key (FIDO) that holds it."""
 
 
 class Key(NamedTuple):
@@ -170,7 +170,7 @@ def _unquoted(name: str, value: str) -> str:
 _IGNORED: Final = frozenset(
     f"{no}{what}" for what in ("agent-forwarding", "pty", "user-rc", "x11-forwarding") for no in ("", "no-")
 )
-"""About what there is not."""
+"""Options about features that kubemux does not have. They restrict nothing here."""
 
 _FLAGS: Final[Mapping[str, Callable[[Options], Options]]] = {
     "restrict": lambda options: replace(options, may_forward=False),
@@ -179,7 +179,7 @@ _FLAGS: Final[Mapping[str, Callable[[Options], Options]]] = {
     "cert-authority": lambda options: replace(options, is_authority=True),
     "no-touch-required": lambda options: replace(options, needs_touch=False),
 }
-"""The later one counts, as with sshd: `restrict,port-forwarding`."""
+"""The last of them wins, as with sshd: `restrict,port-forwarding`."""
 
 _SEVERAL: Final = frozenset({"permitopen", "permitlisten", "expiry-time", *_FLAGS})
 

@@ -2,9 +2,9 @@
 
     10.0.0.0/8,!10.9.0.0/16,192.0.2.*,fd00::/8
 
-A pattern after `!` is an exception, wherever in the list it stands. Names are refused: we do not look up what
-an address is called (as sshd with `UseDNS no`, its default), and an exception for a name would then let in
-whom it is to keep out.
+A pattern after `!` is an exception, at any place of the list. Host names are refused. kubemux does not
+resolve addresses to names (like sshd with `UseDNS no`, its default), so an exception for a name would never
+match, and let in the host that it is meant to keep out.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""What the peer of a link asks for: channels to a host and a port (RFC 4254 7.2). Both planes use this.
+"""Channels that the peer of a link opens: `direct-tcpip` to a host and a port (RFC 4254 7.2). For both
+planes.
 
-Everything else that a peer may open is refused here: shells, X11, agents, unix sockets, and every channel of
-a server that we have dialled.
+Every other channel is refused here: shells, X11, agents, unix sockets. A server that we have dialled may open
+none at all.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ ONLY_FORWARDS: Final = "kubemux only forwards: use ssh -J, -W, -L or -D (with -N
 NOT_HERE: Final = "kubemux opens no channels for a server"
 
 LONGEST_HOST: Final = 255
-"""Bytes, as in SOCKS5. A message has room for 48 KiB, and many requests may wait at a time."""
+"""Bytes, as in SOCKS5. A message could hold a name of 48 KiB, and many requests may wait at a time."""
 
 _KNOWN: Final = frozenset(
     {
@@ -34,13 +35,13 @@ _KNOWN: Final = frozenset(
         messages.FORWARDED,
     }
 )
-"""Types of channels that exist, and that kubemux opens for nobody."""
+"""Known channel types that kubemux does not support."""
 
 OnRequest = Callable[[OpenRequest], None]
 
 
 class Answers(Protocol):
-    """What the requests need of their plane."""
+    """The data plane, as the requests see it."""
 
     def accept(self, asked: messages.Open, window: int) -> Channel:
         """Open the channel. The window is acquired from the budget already."""

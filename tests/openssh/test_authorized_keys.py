@@ -1,4 +1,4 @@
-"""authorized_keys as sshd(8) has them, and what of it is not used."""
+"""authorized_keys in the format of sshd(8), and the lines of it that are not used."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_a_key_alone_or_after_options(line: str, before: str) -> None:
     assert found.blob
 
 
-def test_comments_and_empty_lines_are_none() -> None:
+def test_comments_and_empty_lines_are_skipped() -> None:
     assert parse(b"# ssh-ed25519 AAAA\n\n   \n") == ((), ())
 
 
@@ -39,7 +39,7 @@ def test_comments_and_empty_lines_are_none() -> None:
         ("port-forwarding,RESTRICT", False),
     ],
 )
-def test_the_later_flag_counts(options: str, may_forward: bool) -> None:
+def test_the_last_flag_wins(options: str, may_forward: bool) -> None:
     assert read_options(options).may_forward is may_forward
 
 
@@ -76,7 +76,7 @@ def test_what_cannot_be_enforced_refuses_the_key(line: str, options: str) -> Non
     assert found.message
 
 
-def test_a_value_may_hold_what_separates(line: str) -> None:
+def test_a_quoted_value_may_contain_separators(line: str) -> None:
     found = one(rf'command="echo \"a, b\" c" {line}')
     assert isinstance(found, Bad)
     assert (found.message, bool(found.blob)) == (
@@ -85,6 +85,6 @@ def test_a_value_may_hold_what_separates(line: str) -> None:
     )
 
 
-def test_options_that_are_about_what_there_is_not_do_no_harm() -> None:
+def test_options_about_features_that_kubemux_lacks_are_ignored() -> None:
     options = "no-pty,pty,no-X11-forwarding,no-agent-forwarding,no-user-rc,agent-forwarding"
     assert read_options(options) == Options()

@@ -1,4 +1,4 @@
-"""OpenSSH's client as a site of a daemon, and the sections of the configuration that let it in."""
+"""OpenSSH's client as a site of a daemon, and the sections of the configuration that accept it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class SshServerFiles:
         return {"authorized_keys": [str(path)]}
 
     def command(self, name: str, *args: str, user: str | None = None) -> list[str]:
-        """What runs ssh with the key of `name`."""
+        """The command that runs ssh with the key of `name`."""
         options = {
             "BatchMode": "yes",
             "IdentitiesOnly": "yes",
@@ -76,7 +76,7 @@ class RemoteSite:
         await self.process.communicate()
 
     async def ended(self) -> str:
-        """Wait until ssh has ended by itself; returns what it has said."""
+        """Wait until ssh has ended by itself; returns what it printed."""
         async with asyncio.timeout(60):
             _, said = await self.process.communicate()
         return said.decode()

@@ -13,12 +13,15 @@ _LARGEST_PORT: Final = 65535
 
 
 class Forwards:
-    """`-R NAME:PORT:HOST:PORT` is a fixed one, for who asks for NAME:PORT. The site's own name, without a
-    target, is the dynamic one: a SOCKS5 server in the site's ssh client. Both look alike on the wire.
+    """`-R NAME:PORT:HOST:PORT` is a fixed forward, for clients that ask for NAME:PORT. `-R SITE:PORT` with
+    the site's own name and no target is the dynamic forward: a SOCKS5 server in the site's ssh client. The
+    SSH protocol does not distinguish the two.
     """
 
     def __init__(self, site: str, *, most: int, is_taken: Callable[[str], bool]) -> None:
-        """`most` is how many there may be. `is_taken` tells the names of other sites."""
+        """`most` is the maximum number of forwards. `is_taken(name)` says whether another site
+        has this name.
+        """
         self._site = site
         self._most = most
         self._is_taken = is_taken
@@ -36,7 +39,7 @@ class Forwards:
         yield from sorted(self._fixed)
 
     def register(self, host: str, port: int, *, may_listen: bool) -> Endpoint:
-        """Add the forward that the site has asked for. Raises ForwardRefused.
+        """Add a forward that the site requests. Raises ForwardRefused.
 
         `may_listen` is whether the options of its key allow that.
         """
@@ -84,5 +87,5 @@ class Forwards:
         return one if one in self._fixed else None
 
     def can_reach(self, target: Endpoint) -> bool:
-        """Whether one of them may lead to `target`."""
+        """Whether one of the forwards may reach `target`."""
         return self.dynamic is not None or self.fixed(target) is not None

@@ -1,8 +1,8 @@
-"""One site: a way whose links its own ssh client makes. kubemux dials nothing here.
+"""One site: a way whose links are made by the site's own ssh client. kubemux does not dial it.
 
-Each login of the site is a link. It serves as soon as the site has registered a forward, and one channel
-through it has been tried. One link more than `connections` retires the oldest: a new login never waits until
-a dead one is found out.
+Each login of the site is a link. It serves as soon as the site has registered a forward, and one channel has
+been opened through it as a test. If a new link exceeds `connections`, the oldest link is retired: so a new
+login need not wait until kubemux notices that an old link is dead.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _NEVER_DIALS: Final = Retry(lambda _: None)
 
 
 class Site:
-    """A `proxy.relay.interfaces.Way`. It calls `on_change` after links came or ended."""
+    """A `proxy.relay.interfaces.Way`. It calls `on_change` after a link begins to serve or ends."""
 
     def __init__(
         self,
@@ -51,7 +51,9 @@ class Site:
         on_open: Callable[[Session, OpenRequest], None] | None = None,
         on_change: Callable[[], None] = lambda: None,
     ) -> None:
-        """`is_taken` tells the names of other sites. `on_open` gets each channel that the site asks for."""
+        """`is_taken(name)` says whether another site has this name. `on_open` is called with each channel
+        that the site asks for.
+        """
         self.name = name
         self.config = config
         self._budget = budget
@@ -72,7 +74,7 @@ class Site:
         )
         self._waiting = Waiting(f"site {name}", _NEVER_DIALS, lambda: self._failure)
         self._visitors: dict[Visitor, None] = {}
-        """The logins whose links do not serve: they have registered no forward, or none yet."""
+        """The logins whose links do not serve, because they have registered no forward (yet)."""
         self._failure: LinkError | None = None
         self._lost: Reason | None = None
         self._number = 0
@@ -83,14 +85,14 @@ class Site:
         return f"<Site {self.name} {self._report.state} links={self._links}>"
 
     def start(self) -> None:
-        """The site may come from now on."""
+        """Accept logins of the site from now on."""
         self._report.start()
         self._changed()
 
     # --------------------------------------------------------------------------------------------- logins
 
     def logged_in(self, session: Session) -> Guest:
-        """Take a login of the site over. It must be called as soon as the login is complete."""
+        """Make a link of a login. Call it as soon as the login is complete."""
         self._number += 1
         forwards = Forwards(self.name, most=self.config.max_forwards, is_taken=self._is_taken)
         on_open = self._on_open
@@ -156,7 +158,9 @@ class Site:
         answer_by: float = math.inf,
         is_needed: bool = True,
     ) -> Channel:
-        """See `proxy.relay.interfaces.Way`. Raises ChannelProhibited for what `permit` does not have, too."""
+        """See `proxy.relay.interfaces.Way`. Raises ChannelProhibited also if `permit` does not list the
+        target.
+        """
         self._require_permitted(target)
         loop = asyncio.get_running_loop()
         while True:
@@ -186,7 +190,7 @@ class Site:
         link = self._links.choose(target)
         if link.forwards.can_reach(target):
             return link
-        # Each ssh process of the site may have other forwards.
+        # Each link has its own forwards: each may be another ssh process of the site.
         return next((other for other in self._links if other.forwards.can_reach(target)), link)
 
     # ----------------------------------------------------------------------------------------- supervision
@@ -197,7 +201,7 @@ class Site:
             link.sample()
 
     def reconfigure(self, config: SiteConfig) -> None:
-        """Use other settings; links stay. Keys are the SSH server's business."""
+        """Use other settings; links stay. The SSH server checks whether their keys are still valid."""
         self.config = config
         self._lifetimes.reconfigure(config)
         self._changed()
@@ -221,7 +225,7 @@ class Site:
         self._waiting.changed(is_up=False)
 
     def _leave(self) -> None:
-        """Report nothing more: a new site may have this name now."""
+        """Stop updating metrics: a new site may have this name now."""
         self._is_closing = self._report.is_closing = True
 
     def _link_lost(self, link: SiteLink, error: LinkError) -> None:

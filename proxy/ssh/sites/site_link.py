@@ -1,4 +1,4 @@
-"""A link of a site: a connection that the site's ssh client has made, and the ways through it."""
+"""A link of a site: a connection that the site's ssh client has made, and the channels through it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class SiteLink(Link):
         on_open: Callable[[OpenRequest], None] | None,
         max_requests: int,
     ) -> None:
-        """`server` is where the site has come from, for messages. For the rest see `Link`."""
+        """`server` is the address that the site has connected from, for messages. For the rest see `Link`."""
         super().__init__(
             (conn,),
             server=server,
@@ -51,8 +51,8 @@ class SiteLink(Link):
         timeout: float,  # noqa: ASYNC109
         is_needed: bool,
     ) -> Channel:
-        """A channel to `target`, within `timeout` seconds: by a fixed forward, else through the site's SOCKS5
-        server.
+        """A channel to `target`, within `timeout` seconds: by a fixed forward, or through the SOCKS5 server
+        of the site if none fits.
 
         Raises what `open_channel` does; ChannelProhibited if the site has no forward for it.
         """
@@ -64,7 +64,7 @@ class SiteLink(Link):
             raise ChannelProhibited(f"{self.server} has no forward for {target}, only {has}")
         asked = question(target)
         channel = await self.open_channel(server, origin=origin, timeout=timeout, is_needed=is_needed)
-        asking = _Asking(channel, Answer(self.server, target))
+        asking = _Requesting(channel, Answer(self.server, target))
         try:
             asking.ask(asked)
             async with asyncio.timeout_at(by):
@@ -78,17 +78,17 @@ class SiteLink(Link):
         return channel
 
 
-class _Asking(ChannelUser):
-    """Uses a channel until its SOCKS5 server has answered."""
+class _Requesting(ChannelUser):
+    """Owns a channel until the SOCKS5 server at its other end has answered."""
 
     def __init__(self, channel: Channel, answer: Answer) -> None:
         self._channel = channel
-        self._said = answer
+        self._reply = answer
         self.answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Raises ChannelRefused, ChannelError, LinkDown."""
 
     def ask(self, asked: bytes) -> None:
-        """Send the question."""
+        """Send the SOCKS5 request."""
         self._channel.attach(self)
         left = memoryview(asked)
         while left and not self.answer.done():
@@ -103,7 +103,7 @@ class _Asking(ChannelUser):
         if self.answer.done():
             return
         try:
-            unread = self._said.feed(b"".join(pieces))
+            unread = self._reply.feed(b"".join(pieces))
         except ProxyError as exc:
             self.answer.set_exception(exc)
             return
@@ -115,7 +115,7 @@ class _Asking(ChannelUser):
         """OpenSSH closes the channel then, too."""
 
     def channel_full(self) -> None:
-        """The question is short: it waits in the channel."""
+        """Nothing to do: the request is short, and fits into the channel's buffer."""
 
     def channel_writable(self) -> None:
         """See `channel_full`."""
@@ -124,7 +124,7 @@ class _Asking(ChannelUser):
         if self.answer.done():
             return
         if error is None:
-            self.answer.set_exception(self._said.closed())
+            self.answer.set_exception(self._reply.closed())
         else:
             down = LinkDown("the link was lost while a channel was opened")
             down.__cause__ = error

@@ -1,9 +1,9 @@
-"""The question to the SOCKS5 server in a site's ssh client (RFC 1928), and its answer.
+"""The request to the SOCKS5 server in a site's ssh client, and the reply (RFC 1928).
 
-`ssh -R NAME:PORT` without a target makes such a server of the client (ssh(1), OpenSSH 7.6 and later). It
-takes the methods and the request in one packet, which saves a round trip. The libraries for this, socksio
-and python-socks, send the request only after the answer to the methods, and take each answer as one whole
-read: bytes that follow it would be lost.
+With `ssh -R NAME:PORT` without a target, the ssh client acts as such a server (ssh(1), OpenSSH 7.6 and
+later). It accepts the methods and the request in one packet, which saves a round trip. The libraries socksio
+and python-socks send the request only after the method reply. They also expect each reply in a read of its
+own: bytes of the target that follow a reply would be lost.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _REPLIES: Final = {
     7: "command not supported",
     8: "address type not supported",
 }
-"""RFC 1928 6. OpenSSH sends none but 0: if it cannot connect, it closes the channel."""
+"""RFC 1928 6. OpenSSH sends only 0: if it cannot connect, it closes the channel instead."""
 
 
 def question(target: Endpoint) -> bytes:
@@ -51,7 +51,7 @@ def _address(host: str) -> bytes:
 
 
 class Answer:
-    """What the server says to `question`, as it arrives."""
+    """Parses what the server replies to `question`, as it arrives."""
 
     def __init__(self, server: str, target: Endpoint) -> None:
         """`server` and `target` are for messages."""
@@ -60,10 +60,10 @@ class Answer:
         self._held = bytearray()
 
     def feed(self, data: bytes) -> bytes | None:
-        """None: the answer is not complete. Otherwise the target is reached, and these bytes are the first
-        that it has sent.
+        """Returns None until the reply is complete; then the target is connected, and the bytes returned are
+        the first ones that it sent.
 
-        Raises ChannelRefused if the target is not reached, ChannelError if this is no answer.
+        Raises ChannelRefused if the target is not reached, ChannelError if this is no SOCKS5 reply.
         """
         self._held += data
         held = bytes(self._held)
@@ -82,7 +82,9 @@ class Answer:
         return reply[size:]
 
     def closed(self) -> ChannelRefused:
-        """The error if the channel is closed before the answer is complete: OpenSSH says no more."""
+        """The error to raise if the channel is closed before the reply is complete: OpenSSH gives
+        no reason.
+        """
         return ChannelRefused(
             f"{self._server} could not connect to {self._target}, or its PermitRemoteOpen does not allow it"
         )

@@ -1,4 +1,4 @@
-"""A login of a site, from its first forward to the moment when its link can be used."""
+"""A login of a site, until its link can be used: kubemux waits for its first forward, and tries a channel."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Visitor(Guest):
     # ------------------------------------------------------------------------------------------- callbacks
 
     def lost(self, exc: Exception | None) -> None:
-        """See `proxy.ssh.server.session.Guest`. The link hears of it by itself."""
+        """See `proxy.ssh.server.session.Guest`. The link notices it by itself."""
 
     def ends(self, error: LinkError) -> None:
         """See `proxy.ssh.server.session.Guest`."""
@@ -107,7 +107,7 @@ class Visitor(Guest):
         except LinkDown:
             return
         except ChannelError as exc:
-            # The target of a fixed forward may be down: the client has answered.
+            # Even a refusal shows that the site's client answers: the target of a fixed forward may be down.
             if forward == self.link.forwards.dynamic or not isinstance(exc, ChannelRefused):
                 self._end(ForwardRefused(f"-R {forward} leads nowhere: {exc}"))
                 return
@@ -119,7 +119,7 @@ class Visitor(Guest):
     # ----------------------------------------------------------------------------------------------- the end
 
     async def _watch(self) -> None:
-        """Until the link serves (then its site watches it), or has ended."""
+        """Wait until the link serves (from then on the site watches it) or has ended."""
         error = await asyncio.shield(self.link.closed)
         self._site.left(self, error)
         await self.link.close(error)

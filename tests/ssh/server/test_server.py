@@ -16,7 +16,7 @@ from tests.support.ssh_bed import SshBed, ended
 pytestmark = pytest.mark.sshd
 
 
-async def test_a_key_is_who_it_is_under_any_name(tmp_path: Path) -> None:
+async def test_the_key_decides_who_a_client_is_not_its_user_name(tmp_path: Path) -> None:
     async with SshBed(tmp_path / "bed") as bed:
         for name in ("ops", "whoever"):
             found = await bed.ssh(bed.ops, "true", user=name)
@@ -39,7 +39,7 @@ async def test_a_stranger_is_refused(tmp_path: Path) -> None:
     assert ssh_keys.fingerprint(bed.stranger) in refused[0]["message"]
 
 
-async def test_another_ones_name_is_refused_with_both_fingerprints(tmp_path: Path) -> None:
+async def test_the_name_of_another_user_is_refused_with_both_fingerprints(tmp_path: Path) -> None:
     async with SshBed(tmp_path / "bed") as bed:
         with capture_logs() as logs:
             found = await bed.ssh(bed.factory, "-N", user="ops")
@@ -50,7 +50,7 @@ async def test_another_ones_name_is_refused_with_both_fingerprints(tmp_path: Pat
     assert ssh_keys.fingerprint(bed.ops) in line["message"]
 
 
-async def test_a_key_that_is_taken_away_ends_what_it_has_opened(tmp_path: Path) -> None:
+async def test_removing_a_key_ends_its_connections(tmp_path: Path) -> None:
     async with SshBed(tmp_path / "bed") as bed:
         client = await bed.start(bed.factory, "-N")
         guest = await bed.logged_in()
@@ -64,8 +64,8 @@ async def test_a_key_that_is_taken_away_ends_what_it_has_opened(tmp_path: Path) 
         await ended(client)
 
 
-async def test_what_a_login_is_not_good_for(tmp_path: Path) -> None:
-    """Until somebody takes it over, that is everything."""
+async def test_sessions_and_forwards_are_refused(tmp_path: Path) -> None:
+    """Until an owner takes the login over, every request is refused."""
     async with SshBed(tmp_path / "bed") as bed:
         found = await bed.ssh(bed.ops, "-W", "127.0.0.1:22")
         assert "nothing is reached through here" in found.said

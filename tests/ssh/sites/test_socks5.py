@@ -1,4 +1,4 @@
-"""The question to a site's SOCKS5 server, and its answers, in pieces of any size."""
+"""The request to a site's SOCKS5 server, and its replies, in pieces of any size."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ targets = st.builds(
 
 
 @given(targets)
-def test_a_socks5_server_understands_the_question(target: Endpoint) -> None:
+def test_a_socks5_server_understands_the_request(target: Endpoint) -> None:
     server = Socks5(needs_user=False)
     assert server.feed(question(target)) == Reply(b"\5\0")
     asked = server.feed(b"")
@@ -39,7 +39,7 @@ def test_a_socks5_server_understands_the_question(target: Endpoint) -> None:
     st.binary(max_size=20),
     st.data(),
 )
-def test_what_follows_the_answer_is_the_targets(answer: bytes, early: bytes, data: st.DataObject) -> None:
+def test_bytes_after_the_reply_belong_to_the_target(answer: bytes, early: bytes, data: st.DataObject) -> None:
     whole = answer + early
     cuts = sorted(data.draw(st.sets(st.integers(1, len(answer) - 1))))
     one, unread = Answer("factory-7", TARGET), None
@@ -56,11 +56,11 @@ def test_a_refusal_says_why() -> None:
 
 
 @pytest.mark.parametrize("said", [b"HTTP", b"\5\xff", b"\4\x5a", b"\5\0\4", b"\5\0\5\0\0\2\0"])
-def test_what_is_no_answer_ends_the_attempt(said: bytes) -> None:
+def test_a_malformed_reply_ends_the_attempt(said: bytes) -> None:
     with pytest.raises(ChannelError, match="factory-7 gave an answer that is"):
         Answer("factory-7", TARGET).feed(said)
 
 
-def test_a_name_that_is_too_long_is_not_asked_for() -> None:
+def test_a_name_that_is_too_long_is_not_sent() -> None:
     with pytest.raises(ChannelError, match="300 bytes is too long"):
         question(Endpoint("a" * 300, 22))
