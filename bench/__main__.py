@@ -34,7 +34,7 @@ QUESTIONS: Final[dict[str, Callable[[Stage], Answer]]] = {
     "gateways": gateways.measure,
 }
 DESCRIPTORS = 16384
-"""Both ends of 1,000 connections are in one process."""
+"""The limit of descriptors: one process has both ends of 1,000 connections."""
 
 
 @click.command()
@@ -71,7 +71,7 @@ def main(questions: tuple[str, ...], repetitions: int | None, output: Path | Non
             except (
                 RuntimeError,
                 AssertionError,
-            ) as exc:  # ours, and those of the parts that are shared with the tests
+            ) as exc:  # the bench's own, and those that it shares with the tests
                 click.echo(f"bench: {name} has no answer: {exc}", err=True)
                 continue
             took = time.monotonic() - began
@@ -88,10 +88,10 @@ def main(questions: tuple[str, ...], repetitions: int | None, output: Path | Non
         console.print(
             "One second of each, once: that the bench works is all that this shows.", style="yellow"
         )
-    if output and len(answers) == len(QUESTIONS):  # targets.json is of one run
+    if output and len(answers) == len(QUESTIONS):  # targets.json must be from one run
         write_targets(answers, output, machine=described | {"pace": machine.describe_paces(paces)})
     if output:
-        draw_folder(output)  # last: drawing shares no core with what is measured
+        draw_folder(output)  # last, so that drawing takes no CPU time from a measurement
     sys.exit(len(answers) < len(questions or QUESTIONS))
 
 

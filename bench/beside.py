@@ -11,7 +11,7 @@ from bench.result import SSH, Answer, Row, Target
 from bench.stage import Stage
 
 MARGIN_SECONDS = 1
-"""The download starts that much earlier and ends that much later than the requests."""
+"""Seconds by which the download starts earlier, and ends later, than the requests."""
 
 
 def measure(stage: Stage) -> Answer:

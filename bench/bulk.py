@@ -1,4 +1,4 @@
-"""How fast do bytes go each way, and what do they cost the machine that forwards?"""
+"""How fast is bulk in each direction, and how much CPU does the forwarder need for it?"""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ COST = {
 
 
 def measure(stage: Stage) -> Answer:
-    """iperf3 each way, with one stream and with several."""
+    """Run iperf3 in each direction, with one stream and with several."""
     rows = []
     with stage.routes() as tunnels, haproxy(stage.folder / "haproxy", stage.targets) as plain:
         ways = [*tunnels, plain]

@@ -1,7 +1,7 @@
-"""The one place that draws: bars of an answer, targets held and missed, a run over time. All are SVG.
+"""Draws all charts, as SVG: bars for an answer, targets that were met or missed, a run over time.
 
 `python -m bench.charts [FOLDER]` draws the charts of a folder again from its JSON.
-matplotlib is imported when a chart is drawn: a process that measures, or a daemon's test, does without it.
+matplotlib is imported only when a chart is drawn, so that processes that measure do not load it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ _STYLE: Final[dict[RcKeyType, object]] = {
 
 @contextmanager
 def chart(path: Path, title: str, source: str, lines: float) -> Iterator[Figure]:
-    """An SVG at `path`, as high as so many lines of text. The page behind it may be dark: it is opaque."""
+    """An SVG at `path`, as high as `lines` lines of text. It is opaque, because the page behind it may be
+    dark.
+    """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -61,7 +63,9 @@ def chart(path: Path, title: str, source: str, lines: float) -> Iterator[Figure]
 
 
 def draw_answer(answer: Answer, machine: Mapping[str, str], path: Path) -> None:
-    """Medians as bars, each measure to its own scale, with a line from the least to the most."""
+    """Draw medians as bars, each measure with its own scale, and a line from the smallest to the largest
+    value.
+    """
     bars = [[column for column in answer.columns if row.samples.get(column)] for row in answer.rows]
     heights = [len(columns) + 1.8 for columns in bars]
     with chart(path, answer.title, _source(machine), sum(heights)) as figure:
@@ -116,7 +120,7 @@ def draw_run(
     marks: Sequence[tuple[float, str]],
     path: Path,
 ) -> None:
-    """What a daemon held over time, one panel each; beneath, when which fault of `marks` began."""
+    """Draw a daemon's resources over time, a panel for each; below them, when each fault of `marks` began."""
     faults = list(dict.fromkeys(name for _, name in marks))
     heights = [6.0] * len(values) + [len(faults) + 1.0] * bool(faults)
     end = max([*seconds, *(at for at, _ in marks), 1.0]) / 60

@@ -1,5 +1,5 @@
-"""The ways to a server that are compared: the same three targets through each, ready and verified, side by
-side.
+"""The forwarders that are compared, one for each column. All run at the same time, lead to the same three
+targets, and are verified.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from tests.support.sshd import Sshd
 
 VERIFIED_BYTES = 8 << 20
 LINKS = 2
-"""`connections` of a gateway that says nothing."""
+"""The default of a gateway's `connections`."""
 
 
 class Ports(NamedTuple):
-    """Where iperf3, nginx and the echo are, or a way to them starts, on 127.0.0.1."""
+    """The ports on 127.0.0.1 of iperf3, nginx and the echo server, or of a forwarder that leads to them."""
 
     bulk: int
     http: int
@@ -59,14 +59,14 @@ class Gateway:
 
     @classmethod
     def of(cls, sshd: Sshd, port: int | None = None) -> Gateway:
-        """The sshd itself, or what leads to it from another `port`."""
+        """This sshd, directly or through a relay at another `port`."""
         port = port or sshd.port
         known_hosts = sshd.folder / f"known_hosts_{port}"
         known_hosts.write_text(f"[{sshd.host}]:{port} {ssh_keys.public(sshd.host_key)}\n")
         return cls(sshd, port, known_hosts)
 
     def section(self, *, connections: int = LINKS) -> dict[str, object]:
-        """As kubemux's configuration has it."""
+        """The gateway's section in kubemux's configuration."""
         return {
             "host": self.sshd.host,
             "port": self.port,
@@ -134,7 +134,7 @@ def plain_asyncssh(gateway: Gateway, targets: Ports) -> Iterator[Route]:
 
 @contextmanager
 def kubemux(folder: Path, gateway: Gateway, targets: Ports) -> Iterator[Route]:
-    """The daemon as it is configured by default, probes aside: they would get in iperf3's way."""
+    """The daemon with its default configuration, but with rare probes, which would disturb iperf3."""
     ports = Ports(*distinct_ports(len(targets)))
     clusters: dict[str, object] = {
         name: cluster("edge", local, target, probe={"interval": "24h"})
@@ -142,7 +142,7 @@ def kubemux(folder: Path, gateway: Gateway, targets: Ports) -> Iterator[Route]:
     }
     with Daemon(folder, gateways={"edge": gateway.section()}, clusters=clusters) as daemon:
         daemon.wait_for("every link", lambda: daemon.metric("kubemux_gateway_links") == LINKS)
-        # The first ones come soon after the start whatever the interval.
+        # The first probes come soon after the start, whatever the interval is.
         daemon.wait_for("every first probe", lambda: daemon.metric("kubemux_probes_total") >= len(targets))
         yield Route(KUBEMUX, ports, daemon.pid)
 
@@ -151,9 +151,9 @@ def kubemux(folder: Path, gateway: Gateway, targets: Ports) -> Iterator[Route]:
 def routes(
     folder: Path, targets: Ports, stock: Gateway, nodelay: Gateway | None, direct: Ports | None = None
 ) -> Iterator[list[Route]]:
-    """All columns at once, each proven to carry every byte, before and after what they are measured with.
+    """Run all columns; each is verified before and after the measurement.
 
-    `direct` is where the targets are without SSH; without `nodelay` its column is left out.
+    `direct` are the targets without SSH. Without `nodelay`, its column is left out.
     """
     with ExitStack() as stack:
         ways = [Route(DIRECT, direct or targets, None), stack.enter_context(openssh(SSH, stock, targets))]
@@ -171,7 +171,9 @@ def routes(
 
 
 def verify(route: Route) -> None:
-    """Bytes there and back unchanged, half-close kept, and nginx's answer. Raises RuntimeError."""
+    """Check that bytes come back unchanged, that half-close works, and nginx's answer. Raises
+    RuntimeError.
+    """
     sent = pattern(VERIFIED_BYTES)
     digest = hashlib.sha256()
     with socket.create_connection(("127.0.0.1", route.ports.echo), timeout=60) as sock:
@@ -202,7 +204,7 @@ for _ in range(random.SystemRandom().randrange(_COUNT)):  # two benches side by 
 
 
 def distinct_ports(count: int) -> list[int]:
-    """Free ones that nobody else is given: from a range below that of `free_port`, and in turn."""
+    """Free ports that no other caller gets: from a range below that of `free_port`, one after another."""
     ports: list[int] = []
     while len(ports) < count:
         port = next(_candidates)

@@ -7,7 +7,7 @@ from bench.result import NODELAY, SSH, Answer, Row, Target
 from bench.stage import Stage
 
 COUNT = 20_000
-"""At most, for each measurement."""
+"""The most connections in one measurement."""
 
 
 def measure(stage: Stage) -> Answer:

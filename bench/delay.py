@@ -17,17 +17,19 @@ from typing import cast
 import uvloop
 
 HELD_BYTES = 256 << 20
-"""In each direction of a connection; then the sender is paused. It is the product of 0.1 s and 2.7 GB/s."""
+"""Bytes held in each direction of a connection; with more, the sender is paused. It is 0.1 s at 2.7 GB/s."""
 
 
 class End(asyncio.Protocol):
-    """One socket. What it receives is held, and written to `peer` when it is due and the peer takes it."""
+    """One socket. It holds received bytes, and writes them to `peer` when they are due and the
+    peer has room.
+    """
 
     def __init__(self, delay: float) -> None:
         self.peer = self
         self.transport: asyncio.Transport
         self.is_blocked = True
-        """The peer is not there yet, or its socket is full."""
+        """Whether the peer does not exist yet, or its socket is full."""
         self.is_over = False
         self._delay = delay
         self._loop = asyncio.get_running_loop()
@@ -65,7 +67,7 @@ class End(asyncio.Protocol):
         self.peer.pass_on()
 
     def pass_on(self) -> None:
-        """Write what is due and the peer takes; come back for the rest."""
+        """Write the bytes that are due, as far as the peer has room; schedule the rest."""
         if self._timer:
             self._timer.cancel()
             self._timer = None
@@ -100,7 +102,7 @@ async def pair(sock: socket.socket, target: int, delay: float) -> None:
     try:
         await loop.create_connection(lambda: far, "127.0.0.1", target)
     except OSError:
-        sock.close()  # as the line would, if nobody were there
+        sock.close()  # as if no server were at the other end
         return
     await loop.connect_accepted_socket(lambda: near, sock)
     near.resume_writing()
@@ -108,7 +110,7 @@ async def pair(sock: socket.socket, target: int, delay: float) -> None:
 
 
 async def relay(delay: float, local: int, target: int) -> None:
-    """Pass on what arrives at one loopback port to another, for ever."""
+    """Relay connections from one loopback port to another, without end."""
     loop = asyncio.get_running_loop()
     with socket.create_server(("127.0.0.1", local), backlog=256) as listener:
         listener.setblocking(False)

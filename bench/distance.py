@@ -55,7 +55,7 @@ def measure(stage: Stage) -> Answer:
 def far_routes(stage: Stage, round_trip: float) -> Iterator[list[Route]]:
     """The columns with the delay between them and their sshd, or their target.
 
-    TCP_NODELAY at sshd is nothing to bulk.
+    The TCP_NODELAY column is left out, because the option does not affect bulk.
     """
     targets = (stage.stock.port, *stage.targets)
     ports = distinct_ports(len(targets))
@@ -71,7 +71,7 @@ def far_routes(stage: Stage, round_trip: float) -> Iterator[list[Route]]:
 
 
 def echo_ms(route: Route) -> float:
-    """Median of a byte's way there and back. Raises RuntimeError if the echo ends."""
+    """The median round trip of one byte in ms. Raises RuntimeError if the echo server ends."""
     times = []
     with socket.create_connection(("127.0.0.1", route.ports.echo), timeout=30) as sock:
         for _ in range(PINGS):

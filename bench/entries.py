@@ -1,4 +1,4 @@
-"""How many new connections a second does a proxy entry take, and what does each cost?"""
+"""How many new connections a second does a proxy entry accept, and how much CPU does each need?"""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bench.waiting import ended, wait_listening
 from tests.support.daemon import Daemon
 
 COUNT = 2000
-"""Connections of each measurement, for a second that it may take."""
+"""Connections in a measurement, for each second of its duration."""
 SOCKS5, CONNECT = "socks5h", "http"
 
 
@@ -30,7 +30,7 @@ class Proxy(NamedTuple):
 
 
 def measure(stage: Stage) -> Answer:
-    """curl, whose every request is a connection of its own."""
+    """Run curl, which opens a connection for each request."""
     rows = {
         SOCKS5: (
             Row("new connections by SOCKS5", "1/s", targets=(Target(DYNAMIC, 1.0),)),
@@ -64,7 +64,7 @@ def measure(stage: Stage) -> Answer:
 
 @contextmanager
 def dynamic(column: str, gateway: Gateway) -> Iterator[Proxy]:
-    """OpenSSH's client as a SOCKS server."""
+    """OpenSSH's client as a SOCKS server (`-D`)."""
     (port,) = distinct_ports(1)
     with ended(start_ssh(gateway, {}, dynamic=port)) as process:
         wait_listening([port], [process])
@@ -73,7 +73,7 @@ def dynamic(column: str, gateway: Gateway) -> Iterator[Proxy]:
 
 @contextmanager
 def kubemux(folder: Path, gateway: Gateway, target: int) -> Iterator[Proxy]:
-    """The daemon with a proxy entry, and the target as a cluster that is asked for by its name."""
+    """The daemon with a proxy entry, whose clients ask for the target by a cluster's name."""
     listen, port = distinct_ports(2)
     with Daemon(
         folder,

@@ -82,8 +82,8 @@ def daemon_fleet(
 
 @contextmanager
 def api_server(certificates: Certificates) -> Iterator[Endpoint]:
-    """A stand-in that answers every HTTPS request, in a thread: the bench waits for processes while they
-    probe it.
+    """A stand-in that answers every HTTPS request. It runs in a thread, because the bench blocks while the
+    processes probe it.
     """
     loop = asyncio.new_event_loop()
     thread = Thread(target=loop.run_forever, name="api server")

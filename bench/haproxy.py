@@ -1,8 +1,7 @@
-"""HAProxy in plain TCP mode: what passing bytes on costs without any encryption, in a program known for doing
-it well.
+"""HAProxy in plain TCP mode, as a lower bound: a fast program that relays bytes without encryption.
 
-One thread, as all the others have, and `nosplice`: with splice(2) the bytes never reach the process, which
-nobody who encrypts them can have.
+It has one thread, like all others, and `nosplice`: with splice(2) the bytes would never reach the process,
+which is not possible for a program that encrypts them.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ listen {name}
 
 @contextmanager
 def haproxy(folder: Path, targets: Ports) -> Iterator[Route]:
-    """Straight to the targets, no SSH; verified like the others."""
+    """HAProxy directly in front of the targets, without SSH; verified like the others."""
     ports = Ports(*distinct_ports(len(targets)))
     forwards = (
         _FORWARD.format(name=name, local=local, target=target)

@@ -8,7 +8,7 @@ from bench.stage import Stage
 
 
 def measure(stage: Stage) -> Answer:
-    """wrk with one connection against files that nginx has."""
+    """Run wrk with one connection on files of nginx."""
     rows = []
     with stage.routes() as ways:
         for size in stage.scale.answers:

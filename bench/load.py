@@ -1,4 +1,6 @@
-"""iperf3, wrk, ab and curl on one route: run once, checked, read, charged to the process that forwards."""
+"""Runs iperf3, wrk, ab and curl on one route, checks and parses their reports, and measures the forwarder's
+CPU time.
+"""
 
 from __future__ import annotations
 
@@ -172,7 +174,7 @@ def through_proxy(proxy: str, pid: int, server: str, *, count: int, concurrency:
 
 
 def check_curl(said: str, count: int) -> None:
-    """curl's line for each request. Raises RuntimeError if one failed, or used a connection again."""
+    """Check curl's line for each request. Raises RuntimeError if one failed, or reused a connection."""
     lines = said.split("\n")[:-1]
     if len(lines) != count or set(lines) != {"200 1"}:
         raise RuntimeError(f"curl: {len(lines)} of {count} answers; status and new connections: {set(lines)}")

@@ -1,4 +1,4 @@
-"""What the figures were measured on and with, and what is missing to measure them."""
+"""Describes the machine and programs of a measurement, and says which programs are missing."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PACKAGES = {
     "haproxy": "haproxy",
     "gcc": "gcc",
 }
-"""Program -> Debian package."""
+"""By program: its Debian package."""
 
 _VERSIONS = {
     "ssh": "-V",
@@ -39,14 +39,14 @@ _VERSIONS = {
     "nginx": "-v",
     "haproxy": "-v",
 }
-"""Program -> the option that makes it say its version; wrk then ends with exit code 1."""
+"""By program: the option that prints its version; wrk then ends with exit code 1."""
 
 STEADY: Final = 0.8
-"""A pace of less than this of another in the same run is another machine's, in effect."""
+"""If the slowest pace of a run is below this share of the fastest, its figures cannot be compared."""
 
 
 def missing() -> str:
-    """What is not installed and how to get it; empty if nothing is missing."""
+    """Which programs are missing, and how to install them; empty if none is."""
     absent = [program for program in PACKAGES if not find(program)]
     packages = " ".join(PACKAGES[program] for program in absent)
     return f"missing: {', '.join(absent)} (Debian: sudo apt install {packages})" if absent else ""
@@ -75,10 +75,10 @@ def describe() -> dict[str, str]:
 
 
 def pace() -> float:
-    """How fast one core seals 32 KiB under AES-128-GCM now, in GB/s: it falls when the neighbours of a
-    virtual machine are busy.
+    """How fast one core encrypts 32 KiB with AES-128-GCM now, in GB/s. It is lower while other virtual
+    machines on the host are busy.
 
-    The median of 100 times 2 ms or more: about a fifth of a second.
+    It is the median of 100 measurements of at least 2 ms, which take about 0.2 s.
     """
     size, rounds = 32 << 10, 1000
     aead, nonce, data, sealed = AESGCM(bytes(16)), bytes(12), bytes(size), bytearray(size + 16)
@@ -92,7 +92,7 @@ def pace() -> float:
 
 
 def describe_paces(paces: list[float]) -> str:
-    """The least and the most of a run, and what it means if they differ."""
+    """The slowest and fastest pace of a run, and a warning if they differ too much."""
     said = f"one core seals {min(paces):.1f} to {max(paces):.1f} GB/s (AES-128-GCM)"
     if min(paces) < STEADY * max(paces):
         said += "; others use this machine: repeat the run when they do not"

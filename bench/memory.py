@@ -1,4 +1,5 @@
-"""What does a daemon with 100 clusters and 1,000 idle clients cost, next to 100 `ssh -L` processes?
+"""How much memory does a daemon with 100 clusters and 1,000 idle clients need, compared with 100 `ssh -L`
+processes?
 
 One sshd, one HTTPS stand-in for the API servers. kubemux: one process, 2 SSH connections, 100 listeners,
 probes every 10 s with a CA file for each cluster, 1,000 TLS clients that each got an answer to a request and
@@ -37,7 +38,7 @@ from tests.support.tls import Certificates
 CLUSTERS = 100
 CLIENTS = 1000
 MOST = 0.4
-"""Our RSS over the PSS of all those processes."""
+"""The target: kubemux's RSS divided by the PSS of all `ssh` processes."""
 
 
 def memory(pids: Iterable[int]) -> dict[str, float]:
@@ -175,7 +176,7 @@ async def measure_openssh(
 
 
 async def wait_listening(port: int) -> None:
-    """Until ssh has bound its port: it does so when it is authenticated."""
+    """Wait until ssh has bound its port, which it does after its login."""
     async with asyncio.timeout(20):
         while True:
             try:

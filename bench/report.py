@@ -14,7 +14,7 @@ from bench.scale import Scale
 
 
 def print_answer(answer: Answer, console: Console) -> None:
-    """Medians with the least and the most beneath, and what became of the targets."""
+    """Print medians, with the smallest and largest value below, and whether targets were met."""
     targets = any(row.targets for row in answer.rows)
     table = Table(title=answer.title, caption=answer.notes, show_lines=True)
     table.add_column("")

@@ -1,4 +1,4 @@
-"""What a question's answer looks like: rows of samples by column, and the targets they are held to."""
+"""The answer to a question: rows of samples by column, and the targets for them."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ COLUMNS: Final = (DIRECT, HAPROXY, SSH, NODELAY, DYNAMIC, DYNAMIC_NODELAY, ASYNC
 
 
 class Target(NamedTuple):
-    """kubemux's median over that of another column: at least `ratio` where more is better, at most where less
-    is.
+    """A target for kubemux's median divided by that of another column: at least `ratio` if more is better,
+    otherwise at most.
     """
 
     than: str
@@ -56,7 +56,7 @@ class Row:
 
     @property
     def sign(self) -> str:
-        """How kubemux's ratio to another column is to compare with a target."""
+        """The comparison of a ratio with its target: `>=` or `<=`."""
         return ">=" if self.more_is_better else "<="
 
     def verdicts(self) -> list[Verdict]:
@@ -83,7 +83,7 @@ class Line(NamedTuple):
 
     @property
     def margin(self) -> float:
-        """By which factor it was held (over 1), or missed (below 1)."""
+        """By which factor it was met (above 1), or missed (below 1)."""
         margin = self.verdict.ratio / self.verdict.target.ratio
         return margin if self.sign == ">=" or not margin else 1 / margin
 
@@ -94,13 +94,13 @@ class Line(NamedTuple):
 
     @property
     def word(self) -> str:
-        """What became of it."""
+        """The result in one word."""
         return "held" if self.verdict.held else "missed"
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one question found.
+    """The answer to one question.
 
     `name` is the stem of its files; `notes` say how it was measured and what bounds it.
     """
@@ -112,7 +112,7 @@ class Answer:
 
     @property
     def columns(self) -> list[str]:
-        """Those that have a sample, in the order of `COLUMNS`."""
+        """The columns with a sample, in the order of `COLUMNS`."""
         return [column for column in COLUMNS if any(column in row.samples for row in self.rows)]
 
 

@@ -10,9 +10,9 @@ class Scale(NamedTuple):
 
     repetitions: int = 5
     seconds: int = 2
-    """Of each load: 350 of them are to fit into 25 minutes, and medians of five take care of the rest."""
+    """Seconds of each load: 350 loads must fit into 25 minutes, and the median of five reduces the noise."""
     far_seconds: int = 3
-    """The same over a long line, where a second goes by before a window of 64 MiB has grown."""
+    """Seconds of a load over a long line, where it takes a second until a window has grown to 64 MiB."""
     streams: tuple[int, ...] = (1, 8)
     connections: tuple[int, ...] = (1, 32, 256)
     answers: tuple[int, ...] = (64 << 10, 1 << 20)
@@ -20,7 +20,7 @@ class Scale(NamedTuple):
     round_trips: tuple[float, ...] = (0.02, 0.1, 0.2)
     clusters: int = 100
     idle_seconds: int = 20
-    """Twice the interval of probes, so that they count."""
+    """Seconds: twice the interval of probes, so that their CPU time is included."""
 
 
 QUICK: Final = Scale(

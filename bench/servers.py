@@ -1,4 +1,4 @@
-"""What stands behind the tunnels: sshd with and without TCP_NODELAY, nginx, iperf3, an echo."""
+"""The servers of the bench: sshd with and without TCP_NODELAY, nginx, iperf3, an echo server."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ http {{
 
 @contextmanager
 def ssh_server(folder: Path, *, nodelay: bool = False) -> Iterator[Sshd]:
-    """An sshd that takes the one cipher, with any number of handshakes at a time."""
+    """An sshd with only one cipher, which allows any number of handshakes at a time."""
     before = os.environ.get("LD_PRELOAD")
     if nodelay:
         os.environ["LD_PRELOAD"] = str(_nodelay(folder.parent))  # sshd starts with our environment
@@ -105,7 +105,7 @@ class _Threads(socketserver.ThreadingTCPServer):
 
 @contextmanager
 def echo() -> Iterator[int]:
-    """Sends back what it gets; yields its port."""
+    """An echo server; yields its port."""
     with _Threads(("127.0.0.1", 0), _Echo) as server:
         thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, name="echo")
         thread.start()
@@ -118,7 +118,9 @@ def echo() -> Iterator[int]:
 
 @contextmanager
 def iperf3(port: int) -> Iterator[None]:
-    """Serves one test. Started for each, so that no probe and no check for readiness ever takes its place."""
+    """Serve one test. iperf3 is started for each test, because a probe or a readiness check would count as a
+    test.
+    """
     command = [
         find("iperf3") or "iperf3",
         "--server",

@@ -1,4 +1,4 @@
-"""What most questions share: the targets, two sshds, and all columns ready beside each other."""
+"""What most questions share: the targets, two sshds, and all columns running at the same time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.sshd import Sshd
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """`folder` is empty and the question's own; `targets.bulk` is where an iperf3 server is started for each
+    """`folder` is an empty folder for the question. At `targets.bulk`, an iperf3 server is started for each
     test.
     """
 
@@ -28,14 +28,16 @@ class Stage:
 
     @contextmanager
     def routes(self) -> Iterator[list[Route]]:
-        """Every column, straight to its sshd."""
+        """Run every column, without a delay to its sshd."""
         with routes(
             self.folder / "routes", self.targets, Gateway.of(self.stock), Gateway.of(self.nodelay)
         ) as ways:
             yield ways
 
     def interleaved(self, ways: list[Route]) -> Iterator[Route]:
-        """Each column in turn, again and again: so a slow minute of the machine affects all of them."""
+        """The columns in turn, once for each repetition, so that a slow minute of the machine affects all of
+        them.
+        """
         for _ in range(self.scale.repetitions):
             yield from ways
 

@@ -1,4 +1,4 @@
-"""The targets of all questions, and whether they were held: as a table on the terminal, and as JSON."""
+"""The targets of all questions, and whether they were met: as a table on the terminal, and as JSON."""
 
 from __future__ import annotations
 

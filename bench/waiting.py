@@ -1,4 +1,4 @@
-"""Processes of the bench: how to wait until they listen without connecting to them, and how to end them."""
+"""Waits until processes of the bench listen, without connecting to them, and ends processes."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _LISTEN = "0A"
 
 
 def listening() -> set[int]:
-    """The IPv4 TCP ports that somebody listens on (proc_net_tcp(5))."""
+    """The IPv4 TCP ports with a listener (proc_net_tcp(5))."""
     rows = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
     return {int(row[1].partition(":")[2], 16) for row in rows if row[3] == _LISTEN}
 
 
 def wait_listening(ports: Collection[int], processes: Collection[subprocess.Popen[bytes]]) -> None:
-    """Wait until all ports are bound. Connecting would tell, too, but iperf3 would take that for its test.
+    """Wait until all ports are bound. It does not connect, because iperf3 would take that for its test.
 
     Raises RuntimeError if one of `processes` ends, or after READY_SECONDS.
     """

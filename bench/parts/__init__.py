@@ -1,3 +1,1 @@
-"""What the parts inside the process cost, each by itself: `make bench-parts`, next to the figures that were
-kept.
-"""
+"""Benchmarks of single parts of the process, compared with stored figures: `make bench-parts`."""

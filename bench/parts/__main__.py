@@ -1,10 +1,9 @@
-"""`python -m bench.parts [--save]`: measure every part, and show what has become of it since the baseline was
-kept.
+"""`python -m bench.parts [--save]`: measure every part, and compare it with the stored baseline.
 
-Times are the least of many rounds, in us for one packet or client. A machine that is slower is no regression:
-how much slower `yardstick`, which runs nothing of ours, was just before and after a part, is taken out of its
-change, and what looks like one is measured again. Ends with exit code 1 if a part has become slower by more
-than TOLERANCE.
+Times are the shortest of many rounds, in us for one packet or client. A slower machine is not a regression:
+`yardstick`, which runs no code of kubemux, is measured just before and after each part, and its change is
+removed from the part's. A part that seems slower is measured again. The exit code is 1 if a part has become
+slower by more than TOLERANCE.
 """
 
 from __future__ import annotations
@@ -36,12 +35,12 @@ COMMAND: Final = (
 )
 BASELINE: Final = Path(__file__).with_name("baseline.json")
 TOLERANCE: Final = 0.1
-"""Runs of the same code stay within a twentieth on a machine that keeps its pace."""
+"""On a machine with a constant speed, two runs of the same code differ by less than 5 %."""
 
 
 class Change(NamedTuple):
-    """A part: its least time in us for one item then and now (0: not there), and how much slower it is, by
-    the yardstick.
+    """A part: its shortest time in us for one item in the baseline and now (0: the part does not exist), and
+    how much slower it is, corrected by the yardstick.
     """
 
     name: str
@@ -51,12 +50,12 @@ class Change(NamedTuple):
 
     @property
     def is_regression(self) -> bool:
-        """Whether that is more than chance."""
+        """Whether the change is more than noise."""
         return self.slower > TOLERANCE
 
 
 class Run(NamedTuple):
-    """Every part's time in us for one item, and the yardstick's beside it."""
+    """The time of each part in us for one item, and the yardstick's time next to it."""
 
     parts: dict[str, float]
     yardsticks: dict[str, float]
@@ -84,7 +83,7 @@ def read(report: dict[str, Any]) -> Run:
 
 
 def compare(before: Run, now: Run) -> list[Change]:
-    """Every part of either; a new one, or one that is gone, has not changed."""
+    """Every part of both runs; a part that is new or gone counts as unchanged."""
     changes = []
     for name in before.parts | now.parts:
         then, here = before.parts.get(name, 0.0), now.parts.get(name, 0.0)
@@ -94,7 +93,7 @@ def compare(before: Run, now: Run) -> list[Change]:
 
 
 def show(changes: list[Change]) -> Table:
-    """As a table."""
+    """Print the changes as a table."""
     table = Table(
         title="Parts of the process",
         caption="us for each packet or client, least of many rounds; the change is by the yardstick",

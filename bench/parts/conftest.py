@@ -1,4 +1,4 @@
-"""The yardstick, laid beside each part: a machine may become slower, and faster again, within a run."""
+"""Measures the yardstick next to each part, because a machine's speed may change within a run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ROUNDS = 500
 
 
 def _least() -> float:
-    """Seconds of the yardstick at its best, now."""
+    """The yardstick's shortest time now, in seconds."""
     return min(_once() for _ in range(ROUNDS))
 
 

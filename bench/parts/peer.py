@@ -1,4 +1,4 @@
-"""A gateway without a network: it opens every channel it is asked for, and ends each when we end it."""
+"""A gateway without a network: it opens every channel, and closes each when the client closes it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def sealed(sealer: Sealer, payloads: list[bytes]) -> bytes:
 
 
 class Connection(Border):
-    """What `Link` wants of an asyncssh connection, without one."""
+    """Replaces the asyncssh connection of a `Link`."""
 
     _kex_complete = True
 
@@ -76,7 +76,7 @@ class Peer:
         self._opener = Opener(*KEYS, largest=LARGEST_PACKET)
         self._answers: list[bytes] = []
         self._closed: set[bytes] = set()
-        """Channels that it has closed before we did."""
+        """Channels that the peer has closed before us."""
         self.budget = MemoryBudget(1 << 30, connections=10_000)
         conn: Any = Connection(self.wire)
         with patch.dict(vars(native_plane), Handover=conn):

@@ -139,11 +139,11 @@ class Clients:
             self._theirs.append(theirs)
 
     async def accept(self) -> None:
-        """Give them to the cluster, and wait until each has a channel and a relay."""
+        """Pass them to the cluster, and wait until each has a channel and a relay."""
         cluster, theirs, self._theirs = self._cluster, self._theirs, []
         for sock in theirs:
             cluster.accept(ListenerArrival(sock, Caller(ORIGIN)))
-        relays = cluster.connections._relays  # noqa: SLF001 - nobody tells
+        relays = cluster.connections._relays  # noqa: SLF001 - no public count
         while sum(relay.has_started for relay in relays) < CLIENTS:  # noqa: ASYNC110 - there is no event for it
             await asyncio.sleep(0)
 
@@ -173,7 +173,7 @@ def test_accept(benchmark: BenchmarkFixture, loop: asyncio.AbstractEventLoop) ->
 
 
 def test_come_and_go(benchmark: BenchmarkFixture, loop: asyncio.AbstractEventLoop) -> None:
-    """The same, with their end."""
+    """Like `test_accept`, including the clients' end."""
     peer, _ = loop.run_until_complete(opened(0))
     clients = loop.run_until_complete(_clients(peer))
 

@@ -31,7 +31,7 @@ def test_seal(benchmark: BenchmarkFixture, cipher: str, size: int) -> None:
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("cipher", CIPHERS)
 def test_open(benchmark: BenchmarkFixture, cipher: str, size: int) -> None:
-    """Each round opens other packets: an opened one is clear text, and the nonce has gone on."""
+    """Each round opens new packets, because an opened packet is clear text and the nonce has changed."""
     make_sealer, make_opener, key, nonce = CIPHERS[cipher]
     sealer, opener = make_sealer(key, nonce), make_opener(key, nonce, largest=size + OVERHEAD)
     count = 100

@@ -1,4 +1,6 @@
-"""`kubemux connect HOST PORT`, where `proxy.connect` leaves it to us: help, mistakes, no entry named."""
+"""`kubemux connect HOST PORT` for what `proxy.connect` does not handle: help, usage errors, no
+entry named.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ from proxy.runtime.text import shown
 
 
 class Entry(click.ParamType[Local | str]):
-    """Where an entry listens, or its name in the configuration."""
+    """The address of an entry, or its name in the configuration."""
 
     name = "entry"
 

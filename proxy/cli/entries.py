@@ -1,4 +1,4 @@
-"""Which proxy entry of the configuration a command means."""
+"""Chooses the proxy entry of the configuration that a command uses."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from proxy.runtime.text import suggest
 
 
 def choose(config: Config, path: Path, name: str | None = None) -> tuple[str, Local]:
-    """The name of an entry that `kubemux connect` can use, and where it listens: that called `name`, else the
-    first on a unix socket, else the first.
+    """The name and address of an entry that `kubemux connect` can use: the entry `name`; without a name the
+    first on a unix socket, otherwise the first.
 
     Raises ConfigError, which names the file `path`.
     """
@@ -33,7 +33,7 @@ def choose(config: Config, path: Path, name: str | None = None) -> tuple[str, Lo
 
 
 def _unusable(entry: EntryConfig) -> str:
-    """Why `kubemux connect` cannot use it; empty if it can."""
+    """Why `kubemux connect` cannot use this entry; empty if it can."""
     if entry.tls.cert_file is not None:
         return "speaks TLS, which kubemux connect does not"
     return "asks for a password, which kubemux connect does not send" if entry.users_file else ""

@@ -1,4 +1,6 @@
-"""What importing a command costs: its modules take longer than all that it does before its first answer."""
+"""Makes imports of commands faster: they take longer than everything else that a command does before its
+output.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +13,9 @@ from contextlib import contextmanager
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Import without garbage collections: almost all that modules make stays.
+    """Import without garbage collections, because nearly all objects of modules stay.
 
-    To look through it again and again took 40 of the 350 ms of CPU that the daemon's modules need.
+    Collections took 40 of the 350 ms of CPU for importing the daemon's modules.
     """
     gc.disable()
     try:
@@ -24,10 +26,10 @@ def uncollected() -> Iterator[None]:
 
 @contextmanager
 def without_compilers() -> Iterator[None]:
-    """Import with a PATH on which nothing is found.
+    """Import with a PATH without any program.
 
-    asyncssh looks for liboqs by `ctypes.util.find_library`. Where ldconfig does not know it, that runs gcc
-    and ld, if they are there: 20 ms, and nothing that a daemon should start.
+    asyncssh looks for liboqs by `ctypes.util.find_library`. If ldconfig does not know it, that runs gcc and
+    ld, if they exist. It takes 20 ms, and a daemon should not start compilers.
     """
     path = os.environ.get("PATH")
     os.environ["PATH"] = os.devnull  # an empty one is the working directory

@@ -1,4 +1,4 @@
-"""`kubemux route HOST:PORT`: which rule decides where a client is led, and why the others do not."""
+"""`kubemux route HOST:PORT`: shows which rule decides for a name, and why the earlier rules do not match."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from proxy.runtime.endpoint import Endpoint
 
 
 class Asked(click.ParamType[Endpoint]):
-    """What a client may ask for: the host is any text, for it may be one that no entry takes."""
+    """A requested HOST:PORT. The host may be any text, also one that no entry accepts."""
 
     name = "host:port"
 
@@ -81,7 +81,7 @@ def route(asked: Endpoint, entry: str | None, config: Path) -> None:
 
 
 def _not_asked(asked: Endpoint) -> str:
-    """Why an entry takes no such request; empty if it takes it."""
+    """Why an entry would not accept this request; empty if it would."""
     try:
         target(str(asked))
     except ValueError as exc:

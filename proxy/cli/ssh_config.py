@@ -1,7 +1,7 @@
 """`kubemux ssh-config`: Host blocks of ssh_config(5) for the routes that lead to SSH servers.
 
-A route does not say what its target speaks, so its ports tell: a match is taken for SSH if it names one port,
-and that port, or the one of the target, is in `SSH_PORTS` or given by --port.
+A route does not say which protocol its target speaks, so the port decides. A match counts as SSH if it names
+one port, and that port, or the port of the target, is in `SSH_PORTS` or given by --port.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from proxy.config.model import Config, DiscoverConfig
 from proxy.runtime.endpoint import Local
 
 SSH_PORTS: Final = frozenset({22, 2209, 2222})
-"""ssh's own, and those of servers that root does not start: notebooks' and containers'."""
+"""ssh's default port, and common ports of servers without root, in notebooks and containers."""
 
 
 @click.command("ssh-config")
@@ -58,8 +58,8 @@ def ssh_config(entry: str | None, ports: tuple[int, ...], config: Path) -> None:
 
 
 def blocks(config: Config, entry: str, listen: Local, ports: Collection[int]) -> Iterator[str]:
-    """A block for each match that leads to SSH by this entry, in the order of the routes: ssh, too, takes the
-    first that fits.
+    """A block for each match that leads to SSH through this entry, in the order of the routes. ssh also uses
+    the first block that matches.
     """
     # ssh expands `%`, and gives the rest of the line to the user's shell.
     command = f"kubemux connect --entry {shlex.quote(str(listen))}".replace("%", "%%")
@@ -81,7 +81,7 @@ def blocks(config: Config, entry: str, listen: Local, ports: Collection[int]) ->
 
 
 def _block(title: str, hosts: str, port: int, command: str) -> str:
-    # The port is always there: a later block that fits, too, must not add its own.
+    # Each block has a port; otherwise ssh would use that of a later block that also matches.
     return (
         f"{title}\nHost {hosts}\n    Port {port}\n"
         f"    ProxyCommand {command} --fdpass %h %p\n    ProxyUseFdpass yes\n"
@@ -90,7 +90,7 @@ def _block(title: str, hosts: str, port: int, command: str) -> str:
 
 def _pods(route: str, discover: DiscoverConfig, command: str) -> str:
     title = f"# route {route}: pods of {discover.cluster}"
-    if discover.namespace is None:  # github.com would be one of them
+    if discover.namespace is None:  # without a namespace, the pattern would also match github.com
         return f"{title}: not written: without a namespace they are all names with one dot\n"
     return _block(title, _without_more_dots(["?*", discover.namespace]), discover.port, command)
 
@@ -103,10 +103,11 @@ def _is_ssh(match: Match, route: RouteConfig, ports: Collection[int]) -> bool:
 
 
 def host_patterns(match: Match) -> str:
-    """What ssh's `Host` takes for the names of `match`. Raises ValueError, which says why there is nothing.
+    """The patterns for ssh's `Host` that match the names of `match`. Raises ValueError, which says why there
+    are none.
 
-    A `*` of ssh_config stands for dots and for nothing, too. So ours is `?*`, and a second, negated pattern
-    leaves out names with more dots than ours has.
+    In ssh_config, `*` also matches dots and the empty string. So our `*` becomes `?*`, and a second, negated
+    pattern excludes names with more dots.
     """
     if match.first != match.last:
         raise ValueError("it is for several ports, and a Host block has one")

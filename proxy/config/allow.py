@@ -1,8 +1,8 @@
-"""Who may: one line of an `allow` list, as a value.
+"""One rule of an `allow` list.
 
     uid:alice   gid:27   cert:ci.example.com   proxy-user:ci   ssh-user:ops   site:factory-7   any
 
-Who a caller is, is written in the same words, so that to compare them is to compare text.
+The identities of a caller are written in the same form, so a rule matches if the texts are equal.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from proxy.runtime.text import shown
 
 KINDS: Final = ("uid", "gid", "cert", "proxy-user", "ssh-user", "site")
 ANY: Final = "any"
-"""The rule that lets everybody in, callers that nobody knows included."""
+"""The rule that allows everybody, also callers who are not known."""
 
 _NUMBERED: Final = frozenset({"uid", "gid"})
 _MOST: Final = 2**32 - 2
-"""The largest uid; the next one is -1, which means none (chown(2))."""
+"""The largest uid. The next number is (uid_t) -1, which means no user (chown(2))."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One kind of caller, and the name or number of the one that may come in."""
+    """A kind of identity, and the name or number of the caller that is allowed."""
 
     kind: str
     name: str = ""
@@ -52,8 +52,8 @@ class Rule:
 
 
 def certificate_name(name: str) -> str:
-    """`name` of a certificate as rules and callers have it: an address in its shortest form, a host in lower
-    case. In URIs and email addresses case counts.
+    """A name in a certificate, in the form for comparison: an address in its shortest form, a host in lower
+    case. URIs and email addresses stay as they are.
     """
     try:
         return str(ipaddress.ip_address(name))
@@ -62,4 +62,4 @@ def certificate_name(name: str) -> str:
 
 
 Allowed = Annotated[Rule, Written(from_text(Rule, "KIND:NAME"), rf"^({ANY}|({'|'.join(KINDS)}):.{{1,253}})$")]
-"""A line of an `allow` list."""
+"""The type of an `allow` list's items."""

@@ -1,7 +1,8 @@
-"""Warnings of rules in `allow` that let nobody in: there is nobody whom they could mean.
+"""Warnings of rules in `allow` that match nobody, because no such user, group, certificate or password can
+exist.
 
-They are no errors: a user database that does not answer must not keep the daemon from starting. A rule that
-means nobody matches nobody.
+They are not errors: a user database that does not answer must not prevent the daemon's start, and such a rule
+does no harm.
 """
 
 from __future__ import annotations
@@ -30,11 +31,15 @@ _BY_KEY: Final = frozenset(_BY_KEY_OF)
 _NOBODY: Final = 65534
 
 NameOf = Callable[[str, str], tuple[str, int]]
-"""What the system calls the user (`uid`) or group (`gid`) of this name, and its number. Raises KeyError."""
+"""For a kind (`uid` or `gid`) and a name: the name as the user database has it, and the number. Raises
+KeyError.
+"""
 
 
 class _WayIn(NamedTuple):
-    """What clients can show who come in here, the file with their passwords, and whose keys are known."""
+    """One listener or entry: the kinds of identity that its clients can have, the file with their passwords,
+    and the names whose keys are configured.
+    """
 
     kinds: frozenset[str]
     users_file: Path | None = None
@@ -43,7 +48,7 @@ class _WayIn(NamedTuple):
 
 
 def warnings(config: Config, name_of: NameOf | None = None) -> list[Finding]:
-    """Each rule that lets nobody in. Blocks for at most FILES_S seconds."""
+    """A warning for each rule that matches nobody. Blocks for at most FILES_S seconds."""
     found = all_of({"users": partial(_all, config, name_of or _name_of)}, timeout=FILES_S)["users"]
     if isinstance(found, Hangs):
         return [
@@ -63,7 +68,7 @@ def _all(config: Config, name_of: NameOf) -> list[Finding]:
 
 
 def _lists(config: Config) -> Iterator[tuple[Loc, tuple[Rule, ...], list[_WayIn]]]:
-    """Each list, and the ways in by which clients come to it."""
+    """Each `allow` list, with the listeners and entries whose clients it is checked for."""
     entries = {
         name: _WayIn(
             _kinds_at(entry.listen)
@@ -95,7 +100,7 @@ def _kinds_at(listen: Local) -> frozenset[str]:
 
 
 def _doubt(rule: Rule, ways: list[_WayIn], name_of: NameOf) -> tuple[str, str] | None:
-    """Why the rule lets nobody in, and the remedy."""
+    """Why the rule matches nobody, and the remedy."""
     if not any(rule.kind in way.kinds for way in ways):
         return _NO_WAY[rule.kind]
     if rule.kind in _LOCAL:

@@ -36,9 +36,9 @@ class Change:
     added: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
     renewed: tuple[str, ...] = ()
-    """The same server answers, but settings or files differ: connections go on."""
+    """The same server answers, but settings or files differ: connections stay."""
     adjusted: tuple[str, ...] = ()
-    """Of gateways: their links take the new settings, and stay."""
+    """Only gateways: their links adopt the new settings, and stay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Plan:
     gateways: Change
     clusters: Change
     routes: Change
-    """By what leads where. Their order is no part of it: it decides only where new connections go."""
+    """The routes, compared by name. Their order does not matter here: it only affects new connections."""
     entries: Change
     ssh_server: Change
     """Of one name: SSH_SERVER."""

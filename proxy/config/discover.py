@@ -14,7 +14,8 @@ _KEY: Final = r"([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9._
 _VALUE: Final = r"([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?"
 _SET: Final = rf"{_KEY} +(in|notin) *+\( *+{_VALUE}( *+, *+{_VALUE})*+ *+\)"
 _TERM: Final = rf"{_SET}|{_KEY} *+(==?|!=) *+{_VALUE}|!?{_KEY}"
-# Each term is matched in one way alone ((?>...), *+): a long text that is none is refused at once.
+# Atomic groups and possessive quantifiers ((?>...), *+) prevent backtracking, so long invalid text is refused
+# fast.
 _SELECTOR: Final = re.compile(rf" *+(?>{_TERM}) *+(, *+(?>{_TERM}) *+)*+", re.ASCII)
 """https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/"""
 

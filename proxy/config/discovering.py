@@ -1,4 +1,4 @@
-"""The rules of routes that lead to pods. Pure: no file is looked at."""
+"""Checks routes that lead to pods. Pure: it opens no file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from proxy.runtime.text import shown, suggest
 
 
 def check(config: Config, index: int, route: RouteConfig) -> Iterator[Finding]:
-    """What is wrong with a route's `discover`, or with its absence."""
+    """The mistakes in a route's `discover`, or that it is missing."""
     loc: Loc = ("routes", index)
     discover = route.discover
     if discover is None:

@@ -1,8 +1,8 @@
-"""Names of hosts that clients ask for, where they become gateways (`host: "{host}"`). Pure.
+"""Checks host names that clients ask for and that a gateway pattern (`host: "{host}"`) dials. Pure.
 
-Such a name becomes an argument of `ssh -G`, and `%h` of a ProxyCommand, which a shell runs, or of a file's
-name. So it is an address, or labels of letters, digits, `-` and `_`: nothing that means something to a shell,
-in a path or as an option.
+Such a name becomes an argument of `ssh -G`, and may become `%h` in a ProxyCommand, which a shell runs, or in
+a file name. So only an address is accepted, or labels of letters, digits, `-` and `_`: no shell character, no
+path and no option.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 from typing import Final
 
 ANY_HOST: Final = "{host}"
-"""What stands for the host that was asked for."""
+"""The placeholder for the requested host."""
 
 _LABEL: Final = "[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,62})"
 _NAME: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*", re.ASCII)

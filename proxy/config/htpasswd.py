@@ -1,10 +1,10 @@
-r"""Files of users and passwords as Apache's htpasswd(1) writes them, with bcrypt alone. Pure.
+r"""Parses files of users and passwords in the format of Apache's htpasswd(1), with bcrypt only. Pure.
 
     # a comment
     ci:$2y$12$zS5lIXQjT7m3FzEhRjqfyOhYRgS7Y4mPfV4ZJd8G2xNn0B0pTn2aG
 
-Other hashes are refused. They are fast, so that a file that gets into the wrong hands gives its passwords
-away: MD5 (`$apr1$`) is htpasswd's default.
+Other hashes are refused, because they are fast: somebody who gets the file could find passwords by trying.
+MD5 (`$apr1$`) is htpasswd's default.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from typing import Final, NamedTuple
 _BCRYPT: Final = re.compile(rb"\$2[aby]\$(\d\d)\$[./A-Za-z0-9]{53}")
 LEAST_COST: Final = 4
 MOST_COST: Final = 14
-"""A check takes a second of one core. Each further cost takes twice as long."""
+"""The largest accepted cost, with which a check takes a second of one core. Each step doubles the time."""
 
 Accounts = Mapping[str, bytes]
-"""Name -> bcrypt hash."""
+"""By user name: the bcrypt hash."""
 
 
 class Line(NamedTuple):

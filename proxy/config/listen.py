@@ -1,5 +1,5 @@
-"""How addresses of listeners are written: `127.0.0.1:3128`, `unix:/run/kubemux-entries/egress.sock`; and who
-may open a unix socket.
+"""Addresses of listeners, written `127.0.0.1:3128` or `unix:/run/kubemux-entries/egress.sock`, and the
+permissions of unix sockets.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from proxy.runtime.text import shown
 
 UNIX: Final = "unix:"
 LONGEST: Final = 107
-"""Bytes of a path: `sun_path` of unix(7) has 108, and the last one is 0."""
+"""The most bytes of a path: `sun_path` of unix(7) has 108, and the last one is 0."""
 
 OWNER_ONLY: Final = 0o600
 _MODE: Final = re.compile(r"0?[0-7]{3}", re.ASCII)
 
 
 class Permissions(NamedTuple):
-    """Who may open a unix socket."""
+    """The mode and group of a unix socket's file, which decide who may connect."""
 
     mode: int = OWNER_ONLY
     group: str | None = None
-    """A name or a number; None: the file gets the group that new files get."""
+    """A group's name or number; None: the default group of a new file."""
 
     @classmethod
     def of(cls, mode: int | None, group: str | None) -> Permissions:
-        """As the keys `mode` and `group` say."""
+        """The permissions that the keys `mode` and `group` mean."""
         return cls(OWNER_ONLY if mode is None else mode, group)
 
 
@@ -74,7 +74,7 @@ MODE: Final = (
 GROUP: Final = "The group of the unix socket's file, by name or number."
 
 Listen = Annotated[Local, Written(parse_listen, r"^(.+:[0-9]{1,5}|unix:[/~$].*)$")]
-"""HOST:PORT or unix:/PATH, of a listener."""
+"""The address of a listener: HOST:PORT or unix:/PATH."""
 
 Mode = Annotated[int, Written(parse_mode, r"^0?[0-7]{3}$", format_mode)]
-"""Of a file, in octal digits."""
+"""The mode of a file, in octal digits."""

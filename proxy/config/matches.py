@@ -1,12 +1,12 @@
-"""What a route matches, and where it leads: patterns of names, networks and ports.
+"""The patterns of a route, for names, networks and ports, and its target.
 
     node-*:10250         each `*` stands for one character or more within a label
     **.eu.internal:22    `**` stands for one label or more
     10.0.0.0/16:22       the addresses of a network; [fd00::/8]:22
     db:2000-2999, db:*   a range of ports, or any port
 
-Names match names, and networks match addresses: a client cannot get round a network by another spelling of
-an address, such as `10.1` or `0x0a000001`, for which `Host` has no place.
+Name patterns match only names, and networks match only addresses. A client cannot avoid a network by another
+form of an address, such as `10.1` or `0x0a000001`, because `Host` refuses these.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from proxy.runtime.text import escaped, shown
 
 _LABEL: Final = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?", re.ASCII)
 _NUMBER: Final = re.compile(r"[0-9]+|0x[0-9a-f]*", re.ASCII)
-"""What inet_aton(3) takes for an address, or for the last part of one."""
+"""What inet_aton(3) accepts as an address, or as the last part of one."""
 _STARRED_ADDRESS: Final = re.compile(r"(?=.*[0-9])(?=.*\*)[0-9.*]+", re.ASCII)
 _PORTS: Final = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?|\*", re.ASCII)
 _MAPPED: Final = IPv6Network("::ffff:0:0/96")
@@ -31,7 +31,7 @@ _BLANK: Final = re.compile(r"\{([^{}]*)\}")
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """What a client may ask for: an address, or a host name by its labels, in lower case."""
+    """A requested host: an address, or the labels of a host name, in lower case."""
 
     address: IPv4Address | IPv6Address | None
     labels: tuple[str, ...] = ()
@@ -71,7 +71,7 @@ class Match:
     first: int
     last: int
     _labels: tuple[re.Pattern[str] | None, ...] = field(default=(), compare=False, repr=False)
-    """A pattern for each label of a name; None is `**`."""
+    """A pattern for each label of a name; None stands for `**`."""
 
     def __str__(self) -> str:
         ports = f"{self.first}" if self.first == self.last else f"{self.first}-{self.last}"
@@ -80,7 +80,7 @@ class Match:
 
     @property
     def stars(self) -> int:
-        """How many captures it has: `**` is one."""
+        """How many captures it has; `**` counts as one."""
         return self.host.replace("**", "*").count("*")
 
     @property
@@ -89,7 +89,7 @@ class Match:
         return self.network is None and not self.stars
 
     def captures(self, host: Host, port: int) -> tuple[str, ...] | None:
-        """What each star stands for; None if it does not match."""
+        """The text that each star matches; None if the pattern does not match."""
         if not self.first <= port <= self.last:
             return None
         if self.network is not None or host.address is not None:
@@ -148,7 +148,7 @@ def _ports(text: str, whole: str) -> tuple[int, int]:
 
 
 def _network(host: str) -> IPv4Network | IPv6Network | None:
-    """The network that `host` is, if it is one: a single address is the smallest."""
+    """`host` as a network, None if it is not one. A single address is the smallest network."""
     if "%" in host and ":" in host:
         raise ValueError(f"{shown(host)}: an address with an interface cannot be matched")
     try:
@@ -178,8 +178,8 @@ def _patterns(host: str) -> tuple[re.Pattern[str] | None, ...]:
 
 
 def _pattern(label: str) -> re.Pattern[str]:
-    """Each star takes as little as it can and gives nothing back (`(?>`), the last one takes the rest: no
-    label takes longer than it is long.
+    """A regular expression without backtracking: each star matches as little as possible and never more
+    (`(?>`), the last one matches the rest. So the time is proportional to the label's length.
     """
     head, *pieces = map(re.escape, label.split("*"))
     if not pieces:
@@ -190,7 +190,7 @@ def _pattern(label: str) -> re.Pattern[str]:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a route leads: an address with blanks, `{host}`, `{port}` and `{1}`."""
+    """The target of a route: an address with the placeholders `{host}`, `{port}` and `{1}`."""
 
     host: str
     port: str
@@ -200,18 +200,18 @@ class Target:
 
     @property
     def stars(self) -> int:
-        """The highest number of a capture that it asks for; 0 if it asks for none."""
+        """The highest number of a capture in it; 0 if it has none."""
         return max((int(name) for name in _BLANK.findall(self.host) if name.isdecimal()), default=0)
 
     @property
     def fixed(self) -> Endpoint | None:
-        """The address, if it is one for whatever is asked for."""
+        """The address, if the target has no placeholders; otherwise None."""
         return None if _BLANK.search(f"{self.host}{self.port}") else Endpoint(self.host, int(self.port))
 
     def fill(self, host: Host, port: int, captures: tuple[str, ...]) -> Endpoint:
-        """The address for a client that has asked for `host` and `port`.
+        """The address for a client that asks for `host` and `port`.
 
-        Raises ValueError if what the client has asked for makes no address of it.
+        Raises ValueError if the result is not a valid address.
         """
         values = {"host": str(host), "port": str(port)}
         values |= {str(number): capture for number, capture in enumerate(captures, 1)}
@@ -222,7 +222,7 @@ class Target:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read `HOST:PORT` with blanks in it. Raises ValueError, which says what is expected."""
+        """Parse `HOST:PORT` with placeholders. Raises ValueError, which says what is expected."""
         strange = [name for name in _BLANK.findall(text) if not re.fullmatch(r"host|port|[1-9][0-9]?", name)]
         if strange:
             raise ValueError(

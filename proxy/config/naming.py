@@ -1,4 +1,4 @@
-"""Whether each name that a client can ask for leads to one place. Pure: no file is looked at."""
+"""Checks that each name that clients can ask for is unambiguous. Pure: it opens no file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from proxy.runtime.text import shown, suggest
 
 
 def check(config: Config) -> Iterator[Finding]:
-    """What is wrong with the routes; and with names of clusters, if anything asks for them by name."""
+    """The mistakes in routes; and in names of clusters, if clients can ask for them by name."""
     if config.routes or config.entries or config.ssh_server is not None:
         yield from _twins(config)
     names: dict[str, int] = {}
@@ -43,7 +43,7 @@ def unused(config: Config) -> Iterator[Finding]:
 
 
 def _twins(config: Config) -> Iterator[Finding]:
-    """Names of clusters that a client cannot tell apart: case does not count in what it asks for."""
+    """Clusters whose names differ only in case, which is ignored in requests."""
     owners: dict[str, tuple[str, str]] = {}
     for name, cluster in config.clusters.items():
         for key, said in (("", name), ("dns_name", cluster.dns_name)):
@@ -58,7 +58,7 @@ def _twins(config: Config) -> Iterator[Finding]:
 
 
 def plain(name: str) -> str:
-    """A name as it is compared with what clients ask for."""
+    """The form of a name that is compared with requests."""
     return name.lower().removesuffix(".")
 
 
@@ -77,7 +77,7 @@ def _blanks(index: int, route: RouteConfig) -> Iterator[Finding]:
 def _shadows(
     index: int, route: RouteConfig, decided: dict[tuple[Match, str | None], str]
 ) -> Iterator[Finding]:
-    """Matches that never decide, because a route above has the same."""
+    """Patterns that are never used, because an earlier route has the same."""
     for place, match in enumerate(route.match):
         at_each = [(match, entry) for entry in route.entries or (None,)]
         owners = [decided.get((match, None)) or decided.get(one) for one in at_each]

@@ -1,4 +1,4 @@
-"""The certificate of an entry and its key, and the CAs of its clients, as a context of OpenSSL."""
+"""Loads an entry's certificate and key, and the CAs of its clients, into a TLS context."""
 
 from __future__ import annotations
 
@@ -11,26 +11,27 @@ from proxy.config.files import MAX_CREDENTIAL_BYTES, Unusable, read_bytes
 from proxy.runtime.blocking import doing
 
 _CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
-"""Of TLS 1.2: those with forward secrecy. TLS 1.3 has no others."""
+"""The ciphers for TLS 1.2: those with forward secrecy. TLS 1.3 has no others."""
 
 _LOADING: Final = {
     "KEY_VALUES_MISMATCH": "is another certificate's key",
     "BAD_PASSWORD_READ": "is encrypted",
     "BAD_DECRYPT": "is encrypted",
 }
-"""OpenSSL's reasons not to take a key."""
+"""By OpenSSL's reason for refusing a key: the message."""
 _KEY_HINT: Final = "give the key without a passphrase that belongs to the certificate in cert_file"
 
 
 def load(cert_file: Path, key_file: Path, client_ca_file: Path | None) -> ssl.SSLContext:
-    """The context of an entry. With `client_ca_file` each client has to show a certificate of one of its CAs.
+    """The TLS context of an entry. With `client_ca_file`, each client must show a certificate of one of these
+    CAs.
 
     It blocks. Raises Unusable.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(_CIPHERS)
-    # A session that is resumed shows no certificate again: it would outlive a CA that is replaced.
+    # In a resumed session the client shows no certificate, so a replaced CA would have no effect on it.
     context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION
     context.num_tickets = 0
     doing(f"reading {cert_file} and {key_file}")
@@ -53,8 +54,10 @@ def load(cert_file: Path, key_file: Path, client_ca_file: Path | None) -> ssl.SS
 
 
 def ends(cert_file: Path, client_ca_file: Path | None) -> tuple[tuple[str, float], ...]:
-    """What lets nobody in any more from some time on (Unix time): the entry's certificate, the last of the
-    CAs. It blocks. A file that cannot be read is left out: `load` says why.
+    """When the entry's certificate expires, and when the last CA does, after which no client gets in (Unix
+    time).
+
+    Blocks. A file that cannot be read is left out; `load` reports it.
     """
     found = [(f"the certificate in {cert_file}", _ends(cert_file)[:1])]
     if client_ca_file is not None:
@@ -71,7 +74,7 @@ def _ends(path: Path) -> list[float]:
 
 
 def _no_passphrase() -> str:
-    """OpenSSL would ask on the terminal."""
+    """Return an empty passphrase; otherwise OpenSSL would ask for one on the terminal."""
     return ""
 
 

@@ -1,4 +1,4 @@
-"""Whether this machine has what the unix sockets of a configuration need: the folder, and the group."""
+"""Checks that this machine has the folders and groups that the unix sockets of a configuration need."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from proxy.runtime.endpoint import UnixPath
 from proxy.runtime.text import shown
 
 OF_OTHERS: Final = Path("/run/kubemux-entries")
-"""kubemux.service makes it when it starts: for sockets that others may open."""
+"""The folder for sockets that other users may open; kubemux.service makes it at its start."""
 _MADE_BY_UNIT: Final = frozenset({OF_OTHERS, Path("/run/kubemux")})
 
 _NO_GID: Final = 2**32 - 1
-"""(gid_t) -1, which chown(2) takes for: leave it as it is."""
+"""(gid_t) -1, with which chown(2) does not change the group."""
 _DIGITS: Final = 10
 
 
@@ -52,8 +52,8 @@ def check(loc: Loc, section: ClusterConfig | EntryConfig) -> Iterator[Finding]:
 
 
 def in_the_way(config: Config) -> Iterator[Finding]:
-    """Something else where a unix socket should be: the daemon starts, and binds the socket when that is
-    gone. Blocks.
+    """Warnings of other files at the path of a unix socket. The daemon starts nevertheless, and binds the
+    socket when the file is gone. Blocks.
     """
     for loc, section in unix_sockets.listening(config):
         if not isinstance(section.listen, UnixPath):

@@ -1,5 +1,5 @@
-"""Whether each unix socket has a path of its own, and whether `mode` and `group` have a socket. Pure: no file
-is looked at.
+"""Checks that each unix socket has its own path, and that `mode` and `group` are only used with one. Pure: it
+opens no file.
 """
 
 from __future__ import annotations

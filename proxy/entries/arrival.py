@@ -1,4 +1,4 @@
-"""What an entry hands to a destination, a cluster or a route: one client that has connected."""
+"""A client that has connected, as an entry passes it to its destination, a cluster or a route."""
 
 from __future__ import annotations
 
@@ -16,20 +16,22 @@ from proxy.relay.socket_relay import LINGER_ZERO, SocketRelay
 from proxy.runtime.endpoint import Endpoint
 
 LISTENER: Final = "listener"
-"""The listeners of all clusters are one entry of this name."""
+"""The name of the entry that stands for the listeners of all clusters."""
 
 _UNKNOWN: Final = Endpoint("127.0.0.1", 0)
 
 
 class Caller(NamedTuple):
-    """Who the client is, as far as the entry knows."""
+    """What the entry knows about the client's identity."""
 
     address: Endpoint | None
     """None on a unix socket."""
     uid: int | None = None
-    """Of a process on this machine, if the kernel says so beyond doubt."""
+    """The uid of a client on this machine; None if the kernel does not identify it for certain."""
     proved: frozenset[str] = frozenset()
-    """What the client has proved, written as in `allow`: `proxy-user:ci`, `cert:ci.example.com`."""
+    """The identities that the client has proved, written as in `allow`: `proxy-user:ci`,
+    `cert:ci.example.com`.
+    """
 
     def __str__(self) -> str:
         return str(self.address) if self.address else "unix"
@@ -41,13 +43,15 @@ class Caller(NamedTuple):
 
     @property
     def identity(self) -> str:
-        """For the log: what was proved, else the uid, else the address."""
+        """For the log: the proved identities, otherwise the uid, otherwise the address."""
         if self.proved:
             return " ".join(sorted(self.proved))
         return str(self) if self.uid is None else f"uid:{self.uid}"
 
     def is_called(self, name: str) -> bool:
-        """Whether `name` is one thing that was proved, `uid:NUMBER`, `ADDRESS` or `ADDRESS:PORT` of it."""
+        """Whether `name` is one of its proved identities, its `uid:NUMBER`, its ADDRESS or its
+        `ADDRESS:PORT`.
+        """
         names = {*self.proved, self.identity}
         if self.uid is not None:
             names.add(f"uid:{self.uid}")
@@ -64,8 +68,8 @@ class Arrival(ABC):
     __slots__ = ("asked", "caller", "early", "entry")
 
     is_answered: ClassVar[bool] = False
-    """Whether the client waits for an answer of the entry, which must come in time whatever happens:
-    kube-apiserver waits for ever.
+    """Whether the client waits for an answer of the entry. That must always come in time, because
+    kube-apiserver waits without a limit.
     """
 
     def __init__(
@@ -81,7 +85,7 @@ class Arrival(ABC):
         self.asked = asked
 
     def fields(self) -> dict[str, str]:
-        """For the log: where the client came in, who it is, and what it asked for."""
+        """For the log: the client's entry, its identity, and what it asked for."""
         fields = {"client": str(self.caller), "entry": self.entry, "caller": self.caller.identity}
         if self.asked is not None:
             fields["asked"] = str(self.asked)
@@ -93,10 +97,12 @@ class Arrival(ABC):
 
     @abstractmethod
     def refuse(self, reason: Reason, message: str = "") -> None:
-        """End the client's connection, because no channel could be opened; tell it why, if the entry can."""
+        """End the client's connection, because no channel could be opened. If the protocol allows it, send
+        the reason.
+        """
 
     def ended(self, reason: Reason) -> None:  # noqa: B027 - not every entry counts
-        """The connection has ended, relayed or refused, and the destination has counted it."""
+        """Called when the connection has ended, relayed or refused, after the destination has counted it."""
 
 
 class SocketArrival(Arrival):
@@ -116,7 +122,7 @@ class SocketArrival(Arrival):
 
 
 class ListenerArrival(SocketArrival):
-    """A client of a cluster's listener: kubemux sends it nothing of its own."""
+    """A client of a cluster's listener. kubemux itself sends nothing to it."""
 
     __slots__ = ("_sock",)
 

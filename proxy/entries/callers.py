@@ -1,10 +1,10 @@
-"""Which user of this machine is at the other end of a client's connection.
+"""Finds the local user of a client's connection.
 
-On a unix socket the kernel tells (SO_PEERCRED, unix(7)); on loopback TCP it is asked for the owner of the
-client's socket (`proxy.runtime.sock_diag`). Both name the user who opened the socket, not one to whom it was
-handed later.
+On a unix socket the kernel knows the peer's uid (SO_PEERCRED, unix(7)); on loopback TCP we ask it for the
+owner of the client's socket (`proxy.runtime.sock_diag`). Both return the user who opened the socket, also if
+the socket was passed to another user later.
 
-Whoever is not known for certain is nobody: `None`, never a uid.
+If the user is not known for certain, the result is None, never a uid.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ log = structlog.get_logger("kubemux.callers")
 _UCRED: Final = Struct("=iII")
 """struct ucred: pid, uid, gid."""
 _NO_UID: Final = 0xFFFFFFFF
-"""(uid_t) -1: of a socket that is not connected."""
+"""(uid_t) -1, which the kernel returns for a socket that is not connected."""
 _OVERFLOW_UID: Final = 65534
-"""The kernel's default, for the case that /proc/sys is hidden, as ProcSubset=pid of the unit does."""
+"""The kernel's default overflow uid, in case /proc/sys is hidden, as by the unit's ProcSubset=pid."""
 _ALL_UIDS: Final = ["0", "0", str(_NO_UID)]
-"""/proc/self/uid_map of a process that sees the uids as they are."""
+"""/proc/self/uid_map in the initial user namespace, where uids are not translated."""
 
 
 class Hidden(NamedTuple):
-    """Why the system does not tell who is at the other end, and what to do about that."""
+    """Why the system does not show the users of clients, and the remedy."""
 
     why: str
     remedy: str
@@ -43,7 +43,8 @@ class Hidden(NamedTuple):
 def uid_of(sock: socket.socket) -> int | None:
     """The uid of the client of `sock`, an accepted connection; None if it is not known for certain.
 
-    It does not block. Ask as soon as the client is accepted: one that has sent and closed is nobody.
+    It does not block. Call it as soon as the client is accepted: the kernel no longer knows a client that has
+    closed its socket.
     """
     try:
         uid = _unix_peer_uid(sock) if sock.family == socket.AF_UNIX else sock_diag.peer_uid(sock)
@@ -57,9 +58,9 @@ def uid_of(sock: socket.socket) -> int | None:
 
 
 def hidden(*, tcp: bool) -> Hidden | None:
-    """What keeps `uid_of` from knowing anybody here; with `tcp`, on loopback TCP as well.
+    """Why `uid_of` cannot identify clients on this system; with `tcp`, also those on loopback TCP.
 
-    A daemon that is to let users in by uid must not start then: it would let in nobody.
+    A daemon with uid or gid rules must not start then, because the rules would let nobody in.
     """
     if _are_uids_mapped():
         return Hidden(
@@ -76,7 +77,9 @@ def _unix_peer_uid(sock: socket.socket) -> int:
 
 
 def _hidden_on_tcp() -> Hidden | None:
-    """Ask about a connection of our own. Nobody else can take part in it: it is connected to itself."""
+    """Test with a connection of our own. The socket is connected to itself, so no other process can
+    interfere.
+    """
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
             sock.bind(("127.0.0.1", 0))
@@ -108,7 +111,7 @@ def _remedy(error: int | None) -> str:
 
 @cache
 def _overflow_uid() -> int:
-    """The uid that stands for all those that have none in our user namespace."""
+    """The uid that the kernel returns for every uid that our user namespace does not map."""
     try:
         return int(Path("/proc/sys/kernel/overflowuid").read_text())
     except (OSError, ValueError):
@@ -119,5 +122,5 @@ def _overflow_uid() -> int:
 def _are_uids_mapped() -> bool:
     try:
         return Path("/proc/self/uid_map").read_text().split() != _ALL_UIDS
-    except OSError:  # a kernel without user namespaces has no such file; if all of /proc is hidden, who knows
+    except OSError:  # a kernel without user namespaces has no such file; neither if all of /proc is hidden
         return not Path("/proc/self/stat").exists()

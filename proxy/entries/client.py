@@ -1,5 +1,5 @@
-"""The connection of a client that speaks before it is relayed: what it sends, what it is answered, and its
-handover to a relay.
+"""The connection of an entry's client before it is relayed: the entry reads its request, answers it, and
+hands the connection over to a relay.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from proxy.entries.client_certificates import identities_of
 
 LINGER_S: Final = 1.0
 LINGER_BYTES: Final = 1 << 20
-"""How long a refused client may go on sending, and how much, before it is cut off. The kernel resets a
-connection that is closed with bytes unread, and the client then loses the answer (RFC 9112 9.6).
+"""How many seconds, and how many bytes, a refused client may still send before the connection is cut. If we
+closed at once, with bytes unread, the kernel would reset the connection, and the client could lose the answer
+(RFC 9112 9.6).
 """
 
 
 class SpeakingClient(asyncio.Protocol):
-    """Reads what the client sends, one piece at a time: the rest waits in the kernel."""
+    """Reads from the client one piece at a time; the rest waits in the kernel."""
 
     def __init__(self, on_lost: Callable[[SpeakingClient], None]) -> None:
         self._on_lost = on_lost
@@ -37,11 +38,11 @@ class SpeakingClient(asyncio.Protocol):
     # ----------------------------------------------------------------------------------------- for the entry
 
     async def connect(self, sock: socket.socket, tls: ssl.SSLContext | None = None) -> frozenset[str]:
-        """Own `sock`, which is non-blocking. With `tls` this does the handshake, and returns what the
-        client's certificate has proved.
+        """Take ownership of `sock`, which is non-blocking. With `tls`, do the handshake, and return the
+        identities in the client's certificate.
 
-        Raises OSError if the client has gone; ssl.SSLError if the handshake fails; NotTls if the client does
-        not speak TLS: then it can be answered in plain text.
+        Raises OSError if the client has gone, ssl.SSLError if the handshake fails, and NotTls if the client
+        does not speak TLS; it can then be answered in plain text.
         """
         try:
             if tls is not None:
@@ -67,8 +68,8 @@ class SpeakingClient(asyncio.Protocol):
         return self._transport
 
     async def more(self) -> bytes:
-        """What the client sends next. Raises ConnectionResetError if the client has gone, and EOFError if it
-        sends nothing more.
+        """Wait for the next bytes of the client. Raises ConnectionResetError if the client has gone, and
+        EOFError if it has ended its direction.
         """
         if not self._pieces and not self._had_eof:
             self._has_come = asyncio.get_running_loop().create_future()
@@ -80,7 +81,7 @@ class SpeakingClient(asyncio.Protocol):
         return self._pieces.pop(0)
 
     def send(self, data: bytes) -> None:
-        """Answer, unless the client has gone."""
+        """Send an answer, unless the client has gone."""
         if self._transport is not None and not self._is_lost and not self._transport.is_closing():
             self._transport.write(data)
 
@@ -96,7 +97,7 @@ class SpeakingClient(asyncio.Protocol):
             transport.resume_reading()
 
     def close(self) -> None:
-        """Close when the client has read the answer, or after a while. What it still sends is dropped."""
+        """Close when the client has closed its side, or after a while. What it still sends is dropped."""
         if self._transport is None or self._lingering or self._is_lost or self._transport.is_closing():
             return
         if self._had_eof:

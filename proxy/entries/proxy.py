@@ -1,5 +1,5 @@
-"""The proxy entry: HTTP CONNECT and SOCKS5 on one address. It finds out what each client asks for, and hands
-it on.
+"""The proxy entry: HTTP CONNECT and SOCKS5 on one address. It reads each client's request, and passes the
+client on.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ HEAD_S: Final = 10.0
 """
 
 MOST_HEADS: Final = 1000
-"""Clients at a time that have not made their request yet. One more ends the oldest of them."""
+"""The most clients that have not sent their request yet. For one more, the oldest of them is disconnected."""
 
 NEEDS_TLS: Final = "this entry speaks TLS: a proxy's URL begins with https://"
 
@@ -44,7 +44,9 @@ CheckCaller = Callable[[Caller], Awaitable[None]]
 
 
 class ProxyEntry:
-    """The clients of one proxy entry, until each is handed on. `on_arrival` gets those that have asked."""
+    """The clients of one proxy entry, until each is passed on: `on_arrival` gets the clients with a valid
+    request.
+    """
 
     def __init__(
         self,
@@ -55,16 +57,16 @@ class ProxyEntry:
         check_login: CheckLogin | None = None,
         check_caller: CheckCaller | None = None,
     ) -> None:
-        """Without `check_login` the entry asks nobody for a password."""
+        """Without `check_login`, the entry requires no password."""
         self.name = name
         self.record = record
         self._on_arrival = on_arrival
         self.check_login = check_login
         self._check_caller = check_caller
         self.tls: ssl.SSLContext | None = None
-        """With it, the entry speaks TLS to clients that come from now on."""
+        """If it is set, the entry uses TLS for new clients."""
         self.closed_because = ""
-        """Why every client is refused, if every one is."""
+        """If it is set, every client is refused with this error."""
         self._tasks = Tasks(f"entry {name}")
         self._reading: dict[asyncio.Task[None], None] = {}
         self._clients: set[SpeakingClient] = set()
@@ -75,7 +77,7 @@ class ProxyEntry:
         return f"<ProxyEntry {self.name} requests={len(self._reading)} clients={len(self._clients)}>"
 
     def accept(self, sock: socket.socket, caller: Caller) -> None:
-        """Find out what a client asks for (`proxy.entries.listener.OnClient`)."""
+        """Start to read a client's request (`proxy.entries.listener.OnClient`)."""
         self.record.opened += 1
         if self.closed_because:
             self._ended(caller, Reason.INTERNAL, self.closed_because)
@@ -83,7 +85,8 @@ class ProxyEntry:
             return
         if len(self._reading) >= MOST_HEADS:
             oldest = next(iter(self._reading))
-            del self._reading[oldest]  # it ends in a later turn of the loop; the next client ends another one
+            # Its task ends in a later turn of the loop, so the next client must not choose it again.
+            del self._reading[oldest]
             oldest.cancel()
         self._new[sock] = caller
         task = self._tasks.spawn(
@@ -100,12 +103,12 @@ class ProxyEntry:
             sock.close()
 
     def end_requests(self) -> None:
-        """Send every client away that has not made its request yet."""
+        """Disconnect every client that has not sent its request yet."""
         for task in self._reading:
             task.cancel()
 
     async def close(self) -> None:
-        """End every client that has not been handed on to a relay."""
+        """Disconnect every client that has no relay yet."""
         await self._tasks.close()
         for client in tuple(self._clients):
             client.abort()
@@ -202,7 +205,7 @@ class ProxyEntry:
 
 
 class _Request(SocketArrival):
-    """A client that has asked for a name, and waits for the answer."""
+    """A client that has sent its request, and waits for the answer."""
 
     __slots__ = ("_client", "_head", "_record")
 

@@ -59,13 +59,13 @@ class UnknownName(ProxyError):
 
 
 class UnknownTarget(ProxyError):
-    """No cluster and no route leads to what a client asks for. The message says what is near to it."""
+    """No cluster and no route has the name that a client asks for. The message suggests similar names."""
 
     reason = Reason.UNKNOWN_NAME
 
 
 class Denied(ProxyError):
-    """No rule of `allow` lets the caller in."""
+    """No rule of `allow` names the caller."""
 
     reason = Reason.DENIED
 

@@ -1,4 +1,4 @@
-"""What clients must know about each cluster to reach it: by its listener, or by its name through an entry.
+"""What a kubeconfig says about each cluster, for clients that use its listener, or its name through an entry.
 
 listener  server: https://127.0.0.1:16443
 entry     server: https://prod-eu:6443         proxy-url: http://127.0.0.1:3128
@@ -21,7 +21,9 @@ from proxy.runtime.endpoint import Endpoint, UnixPath
 from proxy.runtime.text import listed, suggest
 
 SCHEMES = ("http", "socks5")
-"""Of a proxy-url. With `https`, client-go would show the cluster's client certificate to the proxy."""
+"""The schemes of a proxy-url. Not `https`: client-go would show the cluster's client certificate to the
+proxy.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,9 @@ def certificates(pem: bytes) -> bytes:
 
 
 def _called(name: str, cluster: ClusterConfig) -> Endpoint | None:
-    """What a client asks for, by its `dns_name` if it has one; None if it can be asked for by no name."""
+    """The name that a client asks for: `dns_name`, or the cluster's name; None if clients cannot ask for it
+    by name.
+    """
     host = cluster.dns_name or name
     try:
         Host.parse(host)
@@ -109,7 +113,7 @@ def _called(name: str, cluster: ClusterConfig) -> Endpoint | None:
 
 
 def _entries(config: Config) -> list[str]:
-    """Those that a proxy-url can lead to."""
+    """The entries that a proxy-url can use."""
     return [
         name
         for name, one in config.entries.items()

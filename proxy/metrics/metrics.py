@@ -114,12 +114,12 @@ class Metrics:
         return self._records.sites[name]
 
     def discovery(self, route: str) -> DiscoveryRecord:
-        """The numbers of a route's pods, from nothing."""
+        """New numbers for a route's pods."""
         record = self._records.discoveries[route] = DiscoveryRecord()
         return record
 
     def denied(self, entry: str, reason: Reason) -> None:
-        """Count a client that was turned away because of who it is."""
+        """Count a client that `allow` or a failed login has refused."""
         self._records.denied[entry][reason] += 1
 
     def entry(self, name: str) -> EntryRecord:
@@ -150,7 +150,7 @@ class Metrics:
         self.forget_gateway(name)
 
     def forget_discovery(self, route: str) -> None:
-        """Drop the series of a route's pods: it leads to none."""
+        """Drop the series of a route that no longer leads to pods."""
         self._records.discoveries.pop(route, None)
 
     def forget_entry(self, name: str) -> None:

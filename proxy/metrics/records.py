@@ -129,7 +129,7 @@ class SiteRecord(Traffic):
 
 
 class EntryRecord:
-    """One entry's clients, those that are refused before they are handed on included."""
+    """The numbers of one entry's clients, also those that are refused before they reach a destination."""
 
     __slots__ = ("closed", "opened", "results")
 
@@ -156,7 +156,7 @@ class EntryRecord:
 
 
 class DiscoveryRecord:
-    """The pods of one route."""
+    """The numbers of one route's pods."""
 
     __slots__ = ("is_watched", "pods")
 
@@ -227,7 +227,7 @@ class GatewayRecord:
     def __init__(self) -> None:
         self.links = 0
         self.is_idle = False
-        """Nobody needs a link, so there is none."""
+        """Whether there is no link because no client needs one."""
         self.live: int | None = None
         """The hosts of a pattern that are known now."""
         self.retiring = 0
@@ -258,13 +258,15 @@ class GatewayRecord:
         return twin
 
     def part(self) -> GatewayRecord:
-        """The record of one host of a pattern. What it counts counts here, and stays when the host goes."""
+        """The record of one host of a pattern. Its counters are also counted here, and stay when the host is
+        forgotten.
+        """
         part = GatewayRecord()
         part.connects, part.reconnects, part.handshake = self.connects, self.reconnects, self.handshake
         return part
 
     def sum(self, parts: Sequence[GatewayRecord]) -> None:
-        """Take what holds now of all hosts of a pattern. Of times that is the longest, of dates the first."""
+        """Update the gauges from all hosts of a pattern: of durations the longest, of dates the earliest."""
         self.live = len(parts)
         self.is_idle = all(part.is_idle for part in parts)
         self.links = sum(part.links for part in parts)

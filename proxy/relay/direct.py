@@ -128,8 +128,8 @@ class Direct:
     """A `proxy.relay.interfaces.Way` without SSH, for one cluster or route."""
 
     def __init__(self, own: Callable[[Endpoint], str | None] = lambda _: None) -> None:
-        """`own` tells which of kubemux's own listeners has an address. It is never connected to: the client
-        would come in there as kubemux's own user, whoever it is.
+        """`own` returns the listener of kubemux itself that has an address. It is never connected to, because
+        every client would have kubemux's own uid there.
         """
         self._own = own
         self._names = Place("names of a direct cluster")

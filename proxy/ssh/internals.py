@@ -221,6 +221,11 @@ async def prove_host_keys(conn: asyncssh.SSHClientConnection, keys: Sequence[byt
     return proofs
 
 
+def limit_packets(conn: Connection, nbytes: int) -> None:
+    """Accept no larger packet: the connection then ends with ProtocolError. asyncssh's limit is 256 KiB."""
+    setattr(conn, "_max_recv_pktlen", nbytes)  # noqa: B010 - no attribute of that type
+
+
 def session_id(conn: Connection) -> bytes:
     """The exchange hash of the first key exchange (RFC 4253 7.2)."""
     return cast("bytes", cast("Any", conn)._session_id)

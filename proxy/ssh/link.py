@@ -178,7 +178,7 @@ class Link:
 
     @property
     def needed(self) -> int:
-        """The number of those that somebody needs: all but probes' (`open_channel`)."""
+        """The number of channels for which the link must stay up, without those of ordinary probes."""
         if self._unneeded:
             self._unneeded = {channel for channel in self._unneeded if channel in self._plane}
         return self.load - len(self._unneeded)

@@ -38,6 +38,12 @@ OpenSSH's lists have 2 KiB. asyncssh accepts 256 KiB, and needs 120 ms for such 
 """
 
 ANSWERS: Final = frozenset({81, 82, messages.OPEN_FAILURE, messages.WINDOW_ADJUST, 99, messages.FAILURE})
+MOST_QUEUED: Final = 200
+"""Global requests that may wait while one is handled: a client that registers forwards sends all at once.
+
+asyncssh keeps them without a limit, and answers those that it does not know in a recursion.
+"""
+
 MOST_ANSWERS: Final = 10_000
 """How many answers may wait for new keys. OpenSSH asks once per ClientAliveInterval."""
 
@@ -89,6 +95,7 @@ class Metered:
         self._is_counting = False
         self.is_held = False
         """Whether received packets wait for the next turn, and the transport is paused."""
+        self.most_unopened = MOST_UNOPENED
         self._is_full = False
         self._is_stopped = False
         self._receive = self._conn._recv_data
@@ -105,7 +112,7 @@ class Metered:
         if self._conn._transport is None:
             # The connection has ended, but the transport still reads until the next turn
             self._conn._inpbuf = b""
-        elif len(self._conn._inpbuf) > MOST_UNOPENED:
+        elif len(self._conn._inpbuf) > self.most_unopened:
             self._is_full = True
             self._pause()
         elif self._is_full and not self.is_held:
@@ -114,6 +121,8 @@ class Metered:
 
     def _processed(self, kind: int, sequence: int, packet: Any) -> Any:
         """A packet for the connection itself. Raises asyncssh.ProtocolError."""
+        if kind == messages.FIRST and len(self._conn._global_request_queue) >= MOST_QUEUED:
+            raise asyncssh.ProtocolError(f"it makes {MOST_QUEUED} requests and does not wait for the answers")
         if kind in LISTS and (size := len(packet.get_full_payload())) > LONGEST_LIST:
             raise asyncssh.ProtocolError(f"a message of type {kind} has {size} bytes")
         if kind == messages.OPEN_CONFIRMATION:

@@ -64,7 +64,7 @@ def on_open(conn: Connection, asked: Callable[[memoryview], None]) -> None:
         try:
             asked(memoryview(packet.get_full_payload()))
         except ProtocolError as exc:
-            raise asyncssh.ProtocolError(str(exc)) from None
+            raise asyncssh.ProtocolError(str(exc)) from exc
 
     inner = cast("Any", conn)
     inner._packet_handlers = {**inner._packet_handlers, messages.OPEN: opening}

@@ -167,10 +167,10 @@ class Bed:
         edge: Sections = gateway(
             self.edge, port=self._edge_port, known_hosts=[str(self._known)], **self.row.edge
         )
-        ca = self.certificates.ca
+        ca, probe = self.certificates.ca, {**PROBE, **self.row.probes}
         clusters = {
             name: cluster(
-                self.ports[name], api.endpoint, via="far" if name == "far" else "edge", ca=ca, probe=PROBE
+                self.ports[name], api.endpoint, via="far" if name == "far" else "edge", ca=ca, probe=probe
             )
             for name, api in self.apis.items()
         }

@@ -111,6 +111,8 @@ class Row:
     """Whether the row ends with another daemon than it began with, so that counters start again."""
     edge: Mapping[str, object] = field(default_factory=dict)
     """Keys for the gateway's section of the configuration."""
+    probes: Mapping[str, object] = field(default_factory=dict)
+    """Keys for the clusters' `probe`."""
     sshd: Mapping[str, str] = field(default_factory=dict)
     """Keywords for the gateway's sshd_config."""
     is_newer: bool = False

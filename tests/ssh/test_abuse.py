@@ -11,7 +11,7 @@ from asyncssh.packet import String
 
 from proxy.runtime.endpoint import Endpoint
 from proxy.ssh import metered
-from proxy.ssh.native import native_plane
+from proxy.ssh.native import numbers
 from proxy.ssh.native.wire import messages
 from tests.ssh.carried import SECONDS, closed
 from tests.ssh.conftest import ORIGIN, Watched, config_for, started
@@ -35,7 +35,7 @@ async def gateway(
     tmp_path: Path, script: Script, data_plane: str, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Watched]:
     del data_plane
-    for module in (metered, native_plane):
+    for module in (metered, numbers):
         monkeypatch.setattr(module, "REMEMBERED", REMEMBERED)
     async with asyncssh_server(tmp_path, script) as config, started(config) as gateway:
         await gateway.until(lambda: gateway.links == 1)

@@ -9,10 +9,12 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
+import asyncssh
 import pytest
 
-from proxy.errors import ProxyError
+from proxy.errors import LinkLost, ProxyError
 from proxy.errors.reasons import Reason
 from proxy.metrics import Traffic
 from proxy.relay.channel_relay import ChannelRelay
@@ -70,16 +72,21 @@ def is_listening(port: int) -> bool:
 
 
 @asynccontextmanager
-async def bastion(folder: Path, server: Server) -> AsyncIterator[tuple[Bastion, Endpoint]]:
-    """A bastion with a site that leads to `server`, and the port of a client that leads to the site."""
+async def bastion(
+    folder: Path, server: Server, *arguments: str, **options: Any
+) -> AsyncIterator[tuple[Bastion, Endpoint]]:
+    """A bastion with a site that leads to `server`, and the port of a client that leads to the site.
+
+    `arguments` are those of both OpenSSH clients, `options` asyncssh's.
+    """
     found = Bastion()
-    async with server, Served(folder, found.asked) as found.served:
+    async with server, Served(folder, found.asked, **options) as found.served:
         try:
-            await found.served.ssh("-N", "-R", f"kube:6443:{server.endpoint}")
+            await found.served.ssh(*arguments, "-N", "-R", f"kube:6443:{server.endpoint}")
             found.site = await found.served.link()
             await found.served.forwards.get()
             port = free_port()
-            await found.served.ssh("-N", "-L", f"127.0.0.1:{port}:kube:6443")
+            await found.served.ssh(*arguments, "-N", "-L", f"127.0.0.1:{port}:kube:6443")
             await found.served.link()
             await until(lambda: is_listening(port))  # ssh listens a moment after its login
             await until(lambda: len(found.ended) == 1)
@@ -106,3 +113,74 @@ async def test_an_upload_arrives_and_half_close_brings_the_answer(tmp_path: Path
 async def test_a_download_arrives_and_ends(tmp_path: Path) -> None:
     async with bastion(tmp_path, Source()) as (_, port):
         await download(port, 16 * MiB)
+
+
+@pytest.mark.parametrize("who", ["client", "we"])
+async def test_keys_are_exchanged_often_while_bytes_go_both_ways(
+    tmp_path: Path, who: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By either side, on the link of the client and on that of the site."""
+    begun: dict[object, int] = {}
+    new_keys = asyncssh.SSHServerConnection.send_newkeys
+
+    def counted(conn: asyncssh.SSHServerConnection, k: bytes, h: bytes) -> None:
+        begun[conn] = begun.get(conn, 0) + 1
+        new_keys(conn, k, h)
+
+    monkeypatch.setattr(asyncssh.SSHServerConnection, "send_newkeys", counted)
+    arguments = ["-o", "RekeyLimit=512K"] if who == "client" else []
+    options = {"rekey_bytes": 512 << 10} if who == "we" else {}
+    data = [pattern(2 * MiB, seed) for seed in range(3)]
+    async with bastion(tmp_path, Echo(), *arguments, **options) as (_, port):
+        assert await asyncio.gather(*(exchange(port, part) for part in data)) == data
+    assert len(begun) == 2
+    assert min(begun.values()) > 4
+
+
+async def test_a_client_that_does_not_read_costs_windows_and_delays_nobody(tmp_path: Path) -> None:
+    """Nor does its site send without end: what it may send is what it has credit for."""
+
+    class Torrent(Server):
+        """Sends without end; a client that sends a line gets it back."""
+
+        async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            line = await reader.readline()
+            if line != b"torrent\n":
+                writer.write(line)
+                return
+            while True:
+                writer.write(bytes(64 << 10))
+                await writer.drain()
+
+    async with bastion(tmp_path, Torrent()) as (found, port):
+        assert found.served is not None
+        with socket.create_connection(port) as stalled:
+            stalled.sendall(b"torrent\n")
+            await until(lambda: any(relay.is_cluster_paused for relay in found.relays))
+            (relay,) = found.relays
+            seen = -1
+            while seen != relay.from_cluster:  # OpenSSH's own buffers fill up
+                seen = relay.from_cluster
+                for _ in range(20):
+                    assert await exchange(port, b"hello\n") == b"hello\n"
+            assert relay.is_cluster_paused
+            assert found.served.budget.used < 16 * MiB
+        await until(lambda: not found.relays)
+
+
+@pytest.mark.parametrize("side", ["client", "site"])
+async def test_a_connection_that_breaks_ends_what_it_carried(tmp_path: Path, side: str) -> None:
+    async with bastion(tmp_path, Echo()) as (found, port):
+        assert found.served is not None
+        reader, writer = await asyncio.open_connection(*port)
+        writer.write(b"hello")
+        assert await reader.readexactly(5) == b"hello"
+        site, client = found.served.links
+        (client if side == "client" else site)._conn.abort()
+        await until(lambda: not found.relays)
+        expected = Reason.CLIENT_RESET if side == "client" else LinkLost.reason
+        assert found.ended == [expected]
+        async with asyncio.timeout(SECONDS):
+            assert await reader.read() == b""
+        writer.close()
+        await writer.wait_closed()

@@ -59,8 +59,8 @@ async def test_65536_channels_come_and_go_on_one_link() -> None:
         for number in range(AT_ONCE):
             group.create_task(come_and_go(), name=f"client {number}")
     native: Any = peer.link._plane
-    assert not native._channels
-    assert len(native._free) <= AT_ONCE, "numbers are used again"
+    assert not native._numbers.channels
+    assert len(native._numbers.free) <= AT_ONCE, "numbers are used again"
     assert peer.link.load == 0
     assert peer.budget.used == 0
 
@@ -89,8 +89,8 @@ async def test_thousands_of_channels_come_and_go_on_one_sshd(sshd: Sshd) -> None
                 group.create_task(come_and_go(), name=f"client {number}")
         await closed(gateway)
         assert echo.accepted == MANY_ON_SSHD
-        assert not plane(gateway)._channels
-        assert len(plane(gateway)._free) <= AT_ONCE
+        assert not plane(gateway)._numbers.channels
+        assert len(plane(gateway)._numbers.free) <= AT_ONCE
 
 
 # ----------------------------------------------------------------------------------------------------- resets

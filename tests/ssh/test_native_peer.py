@@ -14,7 +14,7 @@ from asyncssh.packet import SSHPacket, String, UInt32
 
 from proxy.errors import ChannelRefused, ChannelTimeout, LinkDown, LinkError
 from proxy.runtime.endpoint import Endpoint
-from proxy.ssh.native import handover, native_plane
+from proxy.ssh.native import handover, numbers
 from proxy.ssh.native.sending import PACKETS
 from proxy.ssh.native.wire import messages
 from tests.ssh.carried import SECONDS, Tunnel, closed, native, plane, until
@@ -230,7 +230,7 @@ async def test_an_opening_that_the_link_does_not_survive(gateway: Watched, scrip
 async def test_half_close_each_way_and_the_number_is_used_again_after_a_rest(
     gateway: Watched, script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(native_plane, "REMEMBERED", 1)
+    monkeypatch.setattr(numbers, "REMEMBERED", 1)
     channel, number = await opened(gateway, script)
     user = Collector()
     channel.attach(user)
@@ -385,7 +385,7 @@ async def test_few_small_packets_are_said_at_once(gateway: Watched, script: Scri
 
 async def test_credit_follows_what_the_user_takes(gateway: Watched, script: Script) -> None:
     channel, number = await opened(gateway, script)
-    window = plane(gateway)._channels[number]._window
+    window = plane(gateway)._numbers.channels[number]._window
     size, packet = window.size, bytes(32_000)
     user = Collector()
     channel.attach(user)

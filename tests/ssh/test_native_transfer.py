@@ -79,8 +79,8 @@ async def test_a_thousand_channels_reuse_few_numbers(sshd: Sshd) -> None:
             answers = await asyncio.gather(*(exchange(port, b"%d" % number) for number in range(50)))
             assert answers == [b"%d" % number for number in range(50)]
         await closed(gateway)
-        assert not plane(gateway)._channels
-        assert len(plane(gateway)._free) <= 100
+        assert not plane(gateway)._numbers.channels
+        assert len(plane(gateway)._numbers.free) <= 100
 
 
 class Speaks(Server):

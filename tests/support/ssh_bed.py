@@ -150,6 +150,11 @@ class SshBed:
                 await asyncio.sleep(0.01)
         return self.guests[count - 1]
 
+    async def quiet(self) -> None:
+        """Wait until nobody is there who has not logged in."""
+        while self.record.startups:
+            await asyncio.sleep(0.01)
+
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """A connection to the server on which the test speaks."""
         return await asyncio.open_connection(*self.address)

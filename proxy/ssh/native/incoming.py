@@ -47,9 +47,6 @@ A turn has up to 32 reads, which contain 160 full packets.
 ASYNCSSH_COST: Final = 16
 """A message for asyncssh counts as so many channel messages: a global request takes 20 us with its answer."""
 
-OPEN_COST: Final = 16
-"""A channel that the peer asks for counts as so many messages, because a whole connection is made of it."""
-
 Handler = Callable[[int, memoryview], bool]
 
 
@@ -135,7 +132,7 @@ class Incoming(asyncio.BufferedProtocol):
                 packet, (first, last, self._start) = self._start, found
                 kind = self._view[first]
                 if messages.OPEN <= kind <= messages.FAILURE:
-                    self._left -= 1 if kind != messages.OPEN else OPEN_COST
+                    self._left -= 1
                     self._has_views |= self._on_message(kind, self._view[first:last])
                 else:
                     self._to_asyncssh(kind, packet, opener.sequence - 1)
@@ -153,6 +150,10 @@ class Incoming(asyncio.BufferedProtocol):
             self._is_waiting = True
             self._valve.close(Reason.TURN)
             self._on_read()
+
+    def costs(self, messages: int) -> None:
+        """The message that is handled now costs as much as so many more."""
+        self._left -= messages
 
     def turn_ends(self) -> None:
         """Every other link has had a turn: open packets that still wait, up to the limit of one turn."""

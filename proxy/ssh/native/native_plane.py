@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
@@ -22,6 +21,7 @@ from proxy.ssh.native.gathering import Gathering
 from proxy.ssh.native.handover import Handover
 from proxy.ssh.native.incoming import LARGEST_DATA, Incoming
 from proxy.ssh.native.native_channel import NativeChannel
+from proxy.ssh.native.numbers import Numbers
 from proxy.ssh.native.outgoing import MOST_DEFERRED, Outgoing
 from proxy.ssh.native.valve import Reason, Valve
 from proxy.ssh.native.wire import messages
@@ -37,13 +37,8 @@ NOT_SENT_LOW_WATER: Final = 512 << 10
 A request cannot overtake them any more. So many are enough to keep a link of 10 Gbit/s busy.
 """
 
-
-REMEMBERED: Final = 1024
-"""How many closed channels are remembered: their numbers are not used again yet.
-
-Until our CLOSE arrives, a peer may still send messages for a channel, most often WINDOW_ADJUST. OpenSSH
-ignores such messages, and so do we. A new channel with the same number would believe that they are its own.
-"""
+OPEN_COST: Final = 16
+"""A channel that the peer asks for counts as so many messages: a whole connection may be made of it."""
 
 MOST_UNREAD: Final = 2 << 20
 """Bytes that may wait in the link's transport; with more, the link is not read.
@@ -91,10 +86,9 @@ class NativePlane:
         is_tunnelled = isinstance(taken.transport, asyncssh.SSHTCPChannel)
         self._gathering = Gathering(taken.transport, None if is_tunnelled else self._socket)
         self._charged = 0
-        self._channels: dict[int, NativeChannel] = {}
+        self._numbers = numbers = Numbers()
+        self.release, self.closed, self._find = numbers.release, numbers.closed, numbers.find
         self._live: dict[NativeChannel, None] = {}
-        self._free: list[int] = []
-        self._closed: deque[int] = deque()
         self._writes = 0
         self._carrier = carrier(conn)
         self._polling: asyncio.TimerHandle | None = None
@@ -184,26 +178,9 @@ class NativePlane:
         self._outgoing.send(messages.open_failure(asked.sender, code, text))
 
     def number(self, channel: NativeChannel) -> int:
-        """A number for a new channel: the oldest closed one if enough are remembered, otherwise a new one."""
-        if self._free:
-            number = self._free.pop()
-        elif len(self._closed) > REMEMBERED:
-            number = self._closed.popleft()
-        else:
-            number = len(self._channels) + len(self._closed)
-        self._channels[number] = channel
+        """A number for a new channel."""
         self._live[channel] = None
-        return number
-
-    def release(self, number: int) -> None:
-        """The peer has refused the channel, so nothing can arrive late for its number: it is free at once."""
-        del self._channels[number]
-        self._free.append(number)
-
-    def closed(self, number: int) -> None:
-        """Both sides have closed the channel. Messages that the peer has sent before may still arrive."""
-        del self._channels[number]
-        self._closed.append(number)
+        return self._numbers.give(channel)
 
     def ended(self, channel: NativeChannel) -> None:
         """`channel` has ended: forget it."""
@@ -225,7 +202,7 @@ class NativePlane:
     def _message(self, kind: int, message: memoryview) -> bool:
         if kind == messages.DATA:
             number, data = messages.parse_data(message)
-            channel = self._channel(kind, number)
+            channel = self._find(kind, number)
             if channel is None:
                 return False
             if len(data) < BULK:
@@ -238,9 +215,10 @@ class NativePlane:
             return has_views
         has_views = self._pass_on()
         if kind == messages.OPEN:
+            self._incoming.costs(OPEN_COST)
             self._requests.asked(message)
             return has_views
-        channel = self._channel(kind, messages.recipient(message))
+        channel = self._find(kind, messages.recipient(message))
         if channel is None:
             messages.check(kind, message)
         elif kind == messages.WINDOW_ADJUST:
@@ -267,17 +245,6 @@ class NativePlane:
             return False
         kept, self._keeping = self._keeping, None
         return kept.pass_on()
-
-    def _channel(self, kind: int, number: int) -> NativeChannel | None:
-        """The channel that a message is for; None if that channel is closed, so that the message is late."""
-        channel = self._channels.get(number)
-        if channel is None:
-            if kind > messages.OPEN_FAILURE and number in self._closed:
-                return None
-            raise ProtocolError(f"a message of type {kind} for channel {number}, which is not open")
-        if not channel.is_answered and kind > messages.OPEN_FAILURE:
-            raise ProtocolError(f"a message of type {kind} for channel {number}, which is not open yet")
-        return channel
 
     # ---------------------------------------------------------------------------------------- for asyncssh
 

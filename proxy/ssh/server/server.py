@@ -30,6 +30,8 @@ from proxy.ssh.server.startups import Source, Startups
 log = structlog.get_logger("kubemux.ssh_server")
 
 CLOSE_S: Final = 2.0
+SELDOM_S: Final = 10.0
+"""Seconds between two lines of the log about clients that are closed for their number."""
 CHECK_S: Final = 1.0
 """Seconds between two checks for logins that have expired."""
 _NOT_NOW: Final = b"Not allowed at this time\r\n"
@@ -59,9 +61,12 @@ class SshServer:
         self._penalties = Penalties()
         self._waiting: deque[tuple[socket.socket, Endpoint, Source]] = deque()
         """Connections from the operator's own networks that wait for their turn."""
-        self._under_way = 0
+        self.under_way = 0
         """How many connections from these networks are logging in now."""
         self._sessions: set[Session] = set()
+        self._crowd = 0
+        """Clients that were closed for their number since the last line about that."""
+        self._crowd_told_at = float("-inf")
         self._is_closing = False
         self._watching: asyncio.Task[None] | None = None
         self._tasks = Tasks("ssh server")
@@ -130,9 +135,9 @@ class SshServer:
         elif self._penalties.left(source, self._loop.time()):
             self._close(sock, Reason.PENALTY)
         elif not self._startups.enter(source):
-            log.debug("login refused", client=str(address), reason=Reason.STARTUPS)
             self._close(sock, Reason.STARTUPS)
-        elif source.own is not None and self._under_way >= self._startups.config.max_startups:
+            self._tell_crowd(source)
+        elif source.own is not None and self.under_way >= self._startups.config.max_startups:
             self._waiting.append((sock, address, source))
         else:
             self._begin(options, sock, address, source)
@@ -143,8 +148,23 @@ class SshServer:
             sock.send(_NOT_NOW)
         sock.close()
 
+    def _tell_crowd(self, source: Source) -> None:
+        """Log that clients are closed for their number, but not each of them: there may be very many."""
+        now = self._loop.time()
+        self._crowd += 1
+        if now - self._crowd_told_at < SELDOM_S:
+            return
+        log.warning(
+            "logins refused",
+            reason=Reason.STARTUPS,
+            source=str(source),
+            clients=self._crowd,
+            hint=Reason.STARTUPS.remedy,
+        )
+        self._crowd, self._crowd_told_at = 0, now
+
     def _begin(self, options: Options, sock: socket.socket, address: Endpoint, source: Source) -> None:
-        self._under_way += source.own is not None
+        self.under_way += source.own is not None
         conn = Connection(self._loop, options, Visit(address, source, self._loop.time()))
         self._tasks.spawn(self._connect(conn, sock), name=f"client {address}")
 
@@ -163,9 +183,9 @@ class SshServer:
         self._record.startups = len(self._startups)
         if visit.source.own is None:
             return
-        self._under_way -= 1
+        self.under_way -= 1
         options = self._options
-        while options and self._waiting and self._under_way < self._startups.config.max_startups:
+        while options and self._waiting and self.under_way < self._startups.config.max_startups:
             self._begin(options, *self._waiting.popleft())
 
     def made(self, session: Session) -> None:

@@ -20,13 +20,18 @@ from proxy.openssh.blobs import Reader
 from proxy.runtime.endpoint import Endpoint
 from proxy.runtime.text import shown
 from proxy.ssh import internals
-from proxy.ssh.metered import Metered
+from proxy.ssh.metered import MOST_UNOPENED, Metered
 from proxy.ssh.server.login import SIGNATURES, Login, Refused, decide
 from proxy.ssh.server.startups import Source
 
 NO_SHELL: Final = "kubemux only forwards: use ssh -J, -W, -L or -D (with -N)"
 MOST_TRIES: Final = 20
 """Failed attempts per connection. sshd allows 6 (MaxAuthTries), which an agent with many keys uses up."""
+
+LARGEST_BEFORE: Final = 64 << 10
+"""Bytes of a packet, and of what waits to be read, of a client that has not logged in. RFC 4253 6.1 asks for
+35,000.
+"""
 
 
 class Guest(Protocol):
@@ -99,6 +104,7 @@ class Session(asyncssh.SSHServer):
     """One client. `login` is None until it has logged in; a new table may narrow it after that."""
 
     def __init__(self, host: Host) -> None:
+        self._metered: Metered
         self.conn: Connection
         """Set by `connection_made`, like `visit`."""
         self.visit: Visit
@@ -117,7 +123,9 @@ class Session(asyncssh.SSHServer):
         return f"<Session {self.login.identity if self.login else 'before its login'}>"
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
-        Metered(conn)
+        self._metered = Metered(conn)
+        self._metered.most_unopened = LARGEST_BEFORE
+        internals.limit_packets(conn, LARGEST_BEFORE)
         self.conn = cast("Connection", conn)
         self.visit = self.conn.visit
         self._host.made(self)
@@ -173,6 +181,8 @@ class Session(asyncssh.SSHServer):
     def auth_completed(self) -> None:
         if self._proved is None:  # asyncssh ends the connection
             raise RuntimeError("asyncssh lets somebody in whose key nobody has checked")
+        self._metered.most_unopened = MOST_UNOPENED
+        internals.limit_packets(self.conn, MOST_UNOPENED)
         self.login = self._proved
         self.guest = self._host.logged_in(self, self.login)
 

@@ -1,0 +1,213 @@
+"""Clients that have not logged in: how many there may be, for how long, and who is closed out."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import asyncssh
+import pytest
+from structlog.testing import capture_logs
+
+from proxy.errors.reasons import Reason
+from tests.support.ssh_bed import WAIT_S, SshBed
+
+pytestmark = pytest.mark.sshd
+
+MANY = 200
+OWN = [{"networks": ["127.0.0.0/8"], "max_startups": 5000}]
+
+
+@contextmanager
+def silent(bed: SshBed, count: int, host: str = "127.0.0.1") -> Iterator[list[socket.socket]]:
+    """Clients that connect, and say nothing."""
+    socks = [socket.socket() for _ in range(count)]
+    try:
+        for sock in socks:
+            sock.bind((host, 0))
+            sock.connect(bed.address)
+            sock.settimeout(WAIT_S)
+        yield socks
+    finally:
+        for sock in socks:
+            sock.close()
+
+
+async def received(sock: socket.socket) -> bytes:
+    """All that the server sends until it closes."""
+    reader, writer = await asyncio.open_connection(sock=sock.dup())
+    try:
+        async with asyncio.timeout(WAIT_S):
+            return await reader.read()
+    finally:
+        writer.close()
+
+
+async def until(bed: SshBed, reason: Reason, count: int = 1) -> None:
+    """Wait until so many have ended so."""
+    async with asyncio.timeout(WAIT_S):
+        while bed.record.results[reason] < count:
+            await asyncio.sleep(0.01)
+
+
+async def opened(bed: SshBed, count: int) -> None:
+    async with asyncio.timeout(WAIT_S):
+        while bed.record.startups < count:
+            await asyncio.sleep(0.01)
+
+
+async def test_one_source_has_so_many_and_no_more(tmp_path: Path) -> None:
+    async with SshBed(tmp_path / "bed", per_source_max_startups=3) as bed:
+        with silent(bed, 3) as socks, capture_logs() as logs:
+            await opened(bed, 3)
+            with silent(bed, 1) as [fourth]:
+                assert await received(fourth) == b"Not allowed at this time\r\n"
+            with silent(bed, 1, host="127.0.0.2") as [other]:
+                await opened(bed, 4)
+                socks[0].close()
+                await until(bed, Reason.NO_LOGIN)
+                found = await bed.ssh(bed.ops, "true")
+                assert "kubemux only forwards" in found.said
+                assert other.recv(100).startswith(b"SSH-2.0-kubemux")
+        assert [(line["source"], line["clients"]) for line in logs if line["event"] == "logins refused"] == [
+            ("127.0.0.1", 1)
+        ]
+
+
+async def test_all_together_have_so_many(tmp_path: Path) -> None:
+    async with SshBed(tmp_path / "bed", max_startups=4, per_source_max_startups=2) as bed:
+        with silent(bed, 2), silent(bed, 2, host="127.0.0.2"):
+            await opened(bed, 4)
+            with silent(bed, 1, host="127.0.0.3") as [fifth]:
+                assert await received(fifth) == b"Not allowed at this time\r\n"
+    assert bed.record.results[Reason.STARTUPS] == 1
+
+
+async def test_a_client_has_so_long(tmp_path: Path) -> None:
+    async with SshBed(tmp_path / "bed", login_timeout="1s") as bed:
+        with silent(bed, 1) as [sock]:
+            assert (await received(sock)).startswith(b"SSH-2.0-kubemux")
+        await until(bed, Reason.LOGIN_TIMEOUT)
+        assert bed.record.startups == 0
+
+
+async def test_a_version_that_drips_is_no_way_round_that(tmp_path: Path) -> None:
+    async with SshBed(tmp_path / "bed", login_timeout="1s") as bed:
+        reader, writer = await bed.connect()
+        async with asyncio.timeout(WAIT_S):
+            while not reader.at_eof() and not writer.is_closing():
+                writer.write(b"S")
+                with suppress(TimeoutError, ConnectionError):
+                    await asyncio.wait_for(reader.read(100), 0.05)
+        await until(bed, Reason.LOGIN_TIMEOUT)
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (b"GET / HTTP/1.1\r\n\r\n", Reason.HANDSHAKE_FAILED),
+        (b"SSH-1.5-old\r\n", Reason.HANDSHAKE_FAILED),
+        (b"SSH-2.0-" + b"x" * 300 + b"\r\n", Reason.HANDSHAKE_FAILED),
+        (b"x" * 100_000, Reason.HANDSHAKE_FAILED),
+        (b"SSH-2.0-x\r\n" + (65 << 10).to_bytes(4) + b"\0" * 8192, Reason.HANDSHAKE_FAILED),
+        (b"SSH-2.0-x\r\n" + b"\0\0\0\x0c\x0a\x32" + b"\0" * 10, Reason.HANDSHAKE_FAILED),
+        (b"SSH-2.0-x\r\n", Reason.NO_LOGIN),
+        (b"", Reason.NO_LOGIN),
+    ],
+    ids=["http", "ssh1", "long version", "no line", "large packet", "login before keys", "leaves", "silent"],
+)
+async def test_what_breaks_the_protocol_ends(tmp_path: Path, said: bytes, reason: Reason) -> None:
+    async with SshBed(tmp_path / "bed") as bed:
+        with bed.plain() as sock:
+            sock.sendall(said)
+            sock.shutdown(socket.SHUT_WR)
+            await until(bed, reason)
+        assert bed.record.results.total() == 1
+        assert bed.record.startups == 0
+
+
+async def test_wrong_keys_close_a_source_out_and_nobody_else(tmp_path: Path) -> None:
+    async with SshBed(tmp_path / "bed") as bed:
+        with capture_logs() as logs:
+            for _ in range(4):  # the first one's penalty is partly over when the third comes
+                await bed.ssh(bed.stranger, "true")
+            found = await bed.ssh(bed.ops, "true")
+        assert "kex_exchange_identification" in found.said
+        assert bed.record.results == {Reason.UNKNOWN_KEY: 4, Reason.PENALTY: 1}
+        [line] = [line for line in logs if line["event"] == "source is closed out"]
+        assert (line["source"], line["reason"]) == ("127.0.0.1", Reason.PENALTY)
+        assert 15 <= line["seconds"] <= 20
+        found = await bed.ssh(bed.ops, "-b", "127.0.0.2", "true")
+        assert "kubemux only forwards" in found.said
+
+
+async def test_ones_own_networks_get_no_penalty(tmp_path: Path) -> None:
+    async with SshBed(tmp_path / "bed", sources=OWN) as bed:
+        for _ in range(4):
+            await bed.ssh(bed.stranger, "true")
+        found = await bed.ssh(bed.ops, "true")
+        assert "kubemux only forwards" in found.said
+        assert bed.record.results == {Reason.UNKNOWN_KEY: 4, Reason.OK: 1}
+
+
+async def test_no_other_method_lets_in(tmp_path: Path) -> None:
+    async with SshBed(tmp_path / "bed", sources=OWN) as bed:
+        with pytest.raises(asyncssh.PermissionDenied):
+            await asyncssh.connect(
+                *bed.address,
+                username="ops",
+                password="x",  # noqa: S106 - not one
+                client_keys=None,
+                known_hosts=None,
+                config=None,
+            )
+        for method in ("password", "keyboard-interactive", "hostbased", "none"):
+            found = await bed.ssh(bed.ops, "-o", f"PreferredAuthentications={method}", "true", user="ops")
+            assert "Permission denied (publickey)" in found.said
+        assert not bed.guests
+        assert Reason.OK not in bed.record.results
+
+
+async def test_a_client_tries_keys_only_so_often(tmp_path: Path) -> None:
+    async with SshBed(tmp_path / "bed", sources=OWN) as bed:
+        keys = [asyncssh.generate_private_key("ssh-ed25519") for _ in range(40)]
+        with pytest.raises(asyncssh.DisconnectError, match="too many keys"):
+            await asyncssh.connect(
+                *bed.address, username="ops", client_keys=keys, known_hosts=None, config=None, agent_path=None
+            )
+        assert bed.record.results == {Reason.UNKNOWN_KEY: 1}
+
+
+async def test_many_at_once_from_ones_own_network_are_not_lost(tmp_path: Path) -> None:
+    """They wait for their turn: no more than `max_startups` of them exchange keys at a time."""
+    async with SshBed(tmp_path / "bed", sources=OWN, max_startups=20, login_timeout="60s") as bed:
+        key = asyncssh.generate_private_key("ssh-ed25519")
+        bed.authorize("users", "ops", key.export_public_key().decode().strip())
+        bed.reread()
+        most = 0
+
+        async def watch() -> None:
+            nonlocal most
+            while True:
+                most = max(most, bed.server.under_way)
+                await asyncio.sleep(0.001)
+
+        options = asyncssh.SSHClientConnectionOptions(
+            username="ops", client_keys=[key], known_hosts=None, config=None, agent_path=None
+        )
+
+        async def login() -> None:
+            conn = await asyncssh.connect(*bed.address, options=options)
+            conn.abort()
+            await conn.wait_closed()
+
+        async with asyncio.timeout(100), asyncio.TaskGroup() as group:
+            watching = group.create_task(watch())
+            await asyncio.gather(*(login() for _ in range(MANY)))
+            watching.cancel()
+        assert bed.record.results == {Reason.OK: MANY}
+        assert 0 < most <= 20

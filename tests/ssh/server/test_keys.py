@@ -1,0 +1,205 @@
+"""What the options of a key and the fields of a certificate let in: OpenSSH's own client and ssh-keygen."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any, Final, cast
+
+import asyncssh
+import pytest
+from structlog.testing import capture_logs
+
+from proxy.errors.reasons import Reason
+from tests.support import ssh_keys
+from tests.support.ssh_bed import SshBed
+
+pytestmark = pytest.mark.sshd
+
+OWN: Final = [{"networks": ["127.0.0.0/8"]}]
+"""So that a refusal brings no penalty."""
+
+
+async def tried(bed: SshBed, key: Path, *args: str, user: str = "somebody") -> Reason | str:
+    """Log in: the reason of a refusal, or the identity."""
+    with capture_logs() as logs:
+        await bed.ssh(key, *args, "true", user=user)
+    [line] = [line for line in logs if line["event"] in {"logged in", "login refused"}]
+    return Reason(line["reason"]) if line["event"] == "login refused" else str(line["caller"])
+
+
+@pytest.mark.parametrize(
+    ("options", "outcome"),
+    [
+        ('from="127.0.0.1"', "ssh-user:ops"),
+        ('from="127.0.0.*,!127.0.0.2"', "ssh-user:ops"),
+        ('from="10.0.0.0/8"', Reason.KEY_SOURCE),
+        ('from="127.0.0.0/8,!127.0.0.1"', Reason.KEY_SOURCE),
+        ('expiry-time="20000101"', Reason.KEY_EXPIRED),
+        ('expiry-time="29990101Z"', "ssh-user:ops"),
+        ('restrict,permitopen="a:22"', "ssh-user:ops"),
+        ('command="true"', Reason.KEY_OPTION),
+        ("verify-required", Reason.KEY_OPTION),
+        ("cert-authority", Reason.UNKNOWN_KEY),
+    ],
+)
+async def test_options_of_a_key(tmp_path: Path, options: str, outcome: Reason | str) -> None:
+    async with SshBed(tmp_path / "bed", sources=OWN) as bed:
+        bed.authorize("users", "ops", f"{options} {ssh_keys.public(bed.ops)}")
+        bed.reread()
+        assert await tried(bed, bed.ops) == outcome
+        assert len(bed.guests) == (outcome == "ssh-user:ops")
+
+
+class Certified:
+    """A key that is nobody's, and a CA whose certificates with the principals `sre` and `oncall` are."""
+
+    def __init__(self, bed: SshBed, options: str = "") -> None:
+        self.bed = bed
+        self.ca = ssh_keys.new_key(bed.folder / "ca")
+        if options:
+            bed.authorize("users", "sre", f"{options} {ssh_keys.public(self.ca)}")
+        else:
+            path = bed.folder / "ca.pub"
+            path.chmod(0o644)
+            bed.authorize("users", "sre", cert_authority=[str(path)], principals=["sre", "oncall"])
+        bed.reread()
+
+    async def tried(self, principals: str = "sre", **how: object) -> Reason | str:
+        ssh_keys.sign(self.bed.stranger, ca=self.ca, principals=principals, **how)  # type: ignore[arg-type]  # as given
+        return await tried(self.bed, self.bed.stranger)
+
+
+@pytest.mark.parametrize("principals", ["sre", "oncall", "other,oncall", "sre,oncall"])
+async def test_a_certificate_is_who_its_principal_is(tmp_path: Path, principals: str) -> None:
+    async with SshBed(tmp_path / "bed", sources=OWN) as bed:
+        assert await Certified(bed).tried(principals) == "ssh-user:sre"
+        login = bed.guests[0].session.login
+        assert login
+        assert login.fingerprint == ssh_keys.fingerprint(bed.stranger)
+        assert login.may_forward
+        assert login.expires is not None
+
+
+@pytest.mark.parametrize(
+    ("principals", "how", "reason"),
+    [
+        ("ops", {}, Reason.CERTIFICATE),
+        ("", {}, Reason.CERTIFICATE),
+        ("sre", {"validity": "-2h:-1h"}, Reason.KEY_EXPIRED),
+        ("sre", {"validity": "+1h:+2h"}, Reason.CERTIFICATE),
+        ("sre", {"more": ["-O", "force-command=true"]}, Reason.CERTIFICATE),
+        ("sre", {"more": ["-O", "critical:new@example.com=x"]}, Reason.CERTIFICATE),
+        ("sre", {"more": ["-O", "verify-required"]}, Reason.CERTIFICATE),
+        ("sre", {"more": ["-O", "source-address=10.0.0.0/8"]}, Reason.KEY_SOURCE),
+    ],
+    ids=["principal", "no principal", "expired", "early", "command", "critical", "verify", "source"],
+)
+async def test_a_certificate_that_lets_nobody_in(
+    tmp_path: Path, principals: str, how: dict[str, object], reason: Reason
+) -> None:
+    async with SshBed(tmp_path / "bed", sources=OWN) as bed:
+        assert await Certified(bed).tried(principals, **how) == reason
+        assert not bed.guests
+
+
+async def test_a_ca_that_nobody_has(tmp_path: Path) -> None:
+    async with SshBed(tmp_path / "bed", sources=OWN) as bed:
+        other = ssh_keys.new_key(bed.folder / "other")
+        Certified(bed)
+        ssh_keys.sign(bed.stranger, ca=other, principals="sre")
+        assert await tried(bed, bed.stranger) == Reason.UNKNOWN_KEY
+
+
+async def test_a_certificate_may_come_from_its_source_and_extensions_count(tmp_path: Path) -> None:
+    async with SshBed(tmp_path / "bed", sources=OWN) as bed:
+        certified = Certified(bed)
+        more = ["-O", "source-address=127.0.0.0/8,10.0.0.1", "-O", "no-port-forwarding"]
+        assert await certified.tried(more=more) == "ssh-user:sre"
+        login = bed.guests[0].session.login
+        assert login
+        assert not login.may_forward
+
+
+@pytest.mark.parametrize(
+    ("options", "outcome"),
+    [
+        ('cert-authority,principals="a,sre"', "ssh-user:sre"),
+        ("cert-authority", "ssh-user:sre"),
+        ('cert-authority,principals="a"', Reason.CERTIFICATE),
+        ('cert-authority,from="10.0.0.1"', Reason.KEY_SOURCE),
+        ('cert-authority,expiry-time="20000101"', Reason.KEY_EXPIRED),
+        ("restrict", Reason.UNKNOWN_KEY),
+    ],
+)
+async def test_a_ca_in_authorized_keys(tmp_path: Path, options: str, outcome: Reason | str) -> None:
+    async with SshBed(tmp_path / "bed", sources=OWN) as bed:
+        assert await Certified(bed, options).tried() == outcome
+
+
+async def test_principals_of_two_are_nobody(tmp_path: Path) -> None:
+    async with SshBed(tmp_path / "bed", sources=OWN) as bed:
+        certified = Certified(bed)
+        bed.authorize("sites", "edge", cert_authority=[str(bed.folder / "ca.pub")])
+        bed.reread()
+        assert await certified.tried("edge") == "site:edge"
+        assert await certified.tried("edge,sre") == Reason.CERTIFICATE
+
+
+async def test_sha1_is_no_signature(tmp_path: Path) -> None:
+    async with SshBed(tmp_path / "bed", sources=OWN) as bed:
+        rsa = ssh_keys.new_key(bed.folder / "rsa", kind="rsa")
+        bed.authorize("users", "ops", ssh_keys.public(rsa))
+        bed.reread()
+        assert await tried(bed, rsa) == "ssh-user:ops"
+        with pytest.raises(asyncssh.PermissionDenied):
+            await asyncssh.connect(
+                *bed.address,
+                username="ops",
+                client_factory=Sha1,
+                client_keys=[str(rsa)],
+                signature_algs=["ssh-rsa"],
+                agent_path=None,
+                known_hosts=None,
+                config=None,
+            )
+        await asyncio.wait_for(bed.quiet(), 60)
+        assert bed.record.results == {Reason.OK: 1, Reason.WEAK_SIGNATURE: 1}
+
+
+class Sha1(asyncssh.SSHClient):
+    """A client that signs with SHA-1, whatever the server says that it accepts (RFC 8308 3.1)."""
+
+    def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
+        self._conn = conn
+
+    def begin_auth(self, username: str) -> None:
+        del username
+        cast("Any", self._conn)._server_sig_algs = {b"ssh-rsa"}
+
+
+async def test_a_certificate_that_was_signed_with_sha1(tmp_path: Path) -> None:
+    async with SshBed(tmp_path / "bed", sources=OWN) as bed:
+        ca = ssh_keys.new_key(bed.folder / "rsa_ca", kind="rsa")
+        bed.authorize("users", "sre", f"cert-authority {ssh_keys.public(ca)}")
+        bed.reread()
+        ssh_keys.sign(bed.stranger, ca=ca, principals="sre")
+        assert await tried(bed, bed.stranger) == "ssh-user:sre"
+        ssh_keys.sign(bed.stranger, ca=ca, principals="sre", more=["-t", "ssh-rsa"])
+        assert await tried(bed, bed.stranger) == Reason.WEAK_SIGNATURE
+
+
+async def test_a_key_of_two_is_nobodys(tmp_path: Path) -> None:
+    async with SshBed(tmp_path / "bed", sources=OWN) as bed:
+        bed.authorize("sites", "edge", ssh_keys.public(bed.ops))
+        bed.reread()
+        assert await tried(bed, bed.ops) == Reason.KEY_OPTION
+
+
+@pytest.mark.parametrize("kind", ["ed25519", "ecdsa", "rsa"])
+async def test_keys_of_each_kind(tmp_path: Path, kind: str) -> None:
+    async with SshBed(tmp_path / "bed", sources=OWN) as bed:
+        key = ssh_keys.new_key(bed.folder / "key", kind=kind)
+        bed.authorize("users", "ops", ssh_keys.public(key))
+        bed.reread()
+        assert await tried(bed, key) == "ssh-user:ops"

@@ -1,0 +1,169 @@
+"""Who a key is: the decision alone."""
+
+from __future__ import annotations
+
+import base64
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.config.key_table import Grant, Lines, Table, Who, table
+from proxy.errors.reasons import Reason
+from proxy.openssh import blobs
+from proxy.openssh.authorized_keys import Options, read_options
+from proxy.runtime.endpoint import Endpoint
+from proxy.ssh.server.login import Login, Refused, decide
+from tests.support import ssh_keys
+
+HERE: Final = Endpoint("192.0.2.7", 50000)
+NOW: Final = 1_800_000_000.0
+OPS, SRE, EDGE = Who("user", "ops"), Who("user", "sre"), Who("site", "edge")
+
+
+def grant(who: Who, options: str = "", line: int = 1) -> Grant:
+    return Grant(who, read_options(options), Path("/keys"), line)
+
+
+def key(number: int) -> bytes:
+    """A public key of Ed25519."""
+    return b"\0\0\0\x0bssh-ed25519\0\0\0\x20" + number.to_bytes(32)
+
+
+def of(*keys: tuple[bytes, Grant]) -> Table:
+    return table([Lines(keys)])[0]
+
+
+def asked(known: Table, blob: bytes, name: str = "x", address: Endpoint = HERE, now: float = NOW) -> Login:
+    return decide(known, blob, asked=name, address=address, now=now)
+
+
+def refused(known: Table, blob: bytes, name: str = "x", address: Endpoint = HERE, now: float = NOW) -> Reason:
+    with pytest.raises(Refused) as caught:
+        asked(known, blob, name, address, now)
+    return caught.value.reason
+
+
+def test_a_key_is_found_and_others_are_not() -> None:
+    known = of((key(1), grant(OPS)), (key(2), grant(EDGE)))
+    assert [asked(known, key(number)).identity for number in (1, 2)] == ["ssh-user:ops", "site:edge"]
+    assert refused(known, key(3)) == Reason.UNKNOWN_KEY
+
+
+def test_a_name_is_ones_own_or_nobodys() -> None:
+    known = of((key(1), grant(OPS)), (key(2), grant(EDGE)))
+    assert asked(known, key(1), "ops").asked == "ops"
+    assert asked(known, key(1), "nobody").who == OPS
+    assert refused(known, key(1), "edge") == Reason.OTHER_NAME
+
+
+def test_a_user_and_a_site_may_have_one_name() -> None:
+    known = of((key(1), grant(OPS)), (key(2), grant(Who("site", "ops"))))
+    assert asked(known, key(2), "ops").identity == "site:ops"
+
+
+def test_times_and_places() -> None:
+    known = of((key(1), grant(OPS, 'from="192.0.2.0/24,!192.0.2.9",expiry-time="20270601Z"')))
+    assert asked(known, key(1)).expires == 1_811_808_000.0
+    assert refused(known, key(1), address=Endpoint("192.0.2.9", 1)) == Reason.KEY_SOURCE
+    assert refused(known, key(1), address=Endpoint("2001:db8::1%eth0", 1)) == Reason.KEY_SOURCE
+    assert refused(known, key(1), now=1_811_808_000.0) == Reason.KEY_EXPIRED
+
+
+def test_what_it_may_open_and_listen_on() -> None:
+    known = of(
+        (key(1), grant(OPS, 'permitopen="*.nb:22",permitopen="[::1]:*",permitlisten="factory-*:1080"'))
+    )
+    login = asked(known, key(1))
+    may = [Endpoint("a.NB", 22), Endpoint("::1", 5)]
+    may_not = [Endpoint("a.nb", 23), Endpoint("nb", 22), Endpoint("127.0.0.1", 22)]
+    assert [login.may_open(target) for target in (*may, *may_not)] == [True, True, False, False, False]
+    assert login.may_listen("Factory-7", 1080)
+    assert not login.may_listen("factory-7", 1081)
+    nothing = asked(of((key(1), grant(OPS, 'restrict,permitopen="a:1"'))), key(1))
+    assert not nothing.may_open(Endpoint("a", 1))
+    assert not nothing.may_listen("a", 1)
+
+
+def test_two_identities_with_one_key_are_none_whatever_the_order() -> None:
+    one, other = (key(1), grant(OPS)), (key(1), grant(EDGE))
+    for pair in ((one, other), (other, one)):
+        assert refused(of(*pair), key(1)) == Reason.KEY_OPTION
+    assert refused(of(one, other, one), key(1)) == Reason.KEY_OPTION
+
+
+def test_a_key_twice_is_as_good_as_its_lines_agree() -> None:
+    assert asked(of((key(1), grant(OPS)), (key(1), grant(OPS, line=2))), key(1)).who == OPS
+    assert refused(of((key(1), grant(OPS)), (key(1), grant(OPS, "restrict", 2))), key(1)) == Reason.KEY_OPTION
+
+
+@pytest.fixture(scope="module")
+def certified(tmp_path_factory: pytest.TempPathFactory) -> tuple[Table, dict[str, bytes]]:
+    """A CA that two have, and certificates of it."""
+    folder = tmp_path_factory.mktemp("keys")
+    ca, one = (ssh_keys.new_key(folder / name) for name in ("ca", "one"))
+    made = {}
+    for name, how in {
+        "good": {"principals": "sre", "validity": "always:forever"},
+        "host": {"principals": "sre", "host": True},
+        "both": {"principals": "sre,edge"},
+    }.items():
+        text = ssh_keys.sign(one, ca=ca, **how).read_text()  # type: ignore[arg-type]  # as given
+        made[name] = base64.b64decode(text.split()[1])
+    authority = base64.b64decode(ssh_keys.public(ca).split()[1])
+    return table([Lines((), ((authority, "sre", grant(SRE)), (authority, "edge", grant(EDGE))))])[0], made
+
+
+def test_certificates(certified: tuple[Table, dict[str, bytes]]) -> None:
+    known, made = certified
+    login = asked(known, made["good"])
+    assert (login.who, login.expires) == (SRE, None)
+    assert refused(known, made["host"]) == Reason.CERTIFICATE
+    assert refused(known, made["both"]) == Reason.CERTIFICATE
+    assert refused(Table(), made["good"]) == Reason.UNKNOWN_KEY
+
+
+@given(st.data())
+def test_a_certificate_that_is_damaged_is_refused(data: st.DataObject) -> None:
+    """Or reads as one: its signature, which is checked later, covers all of it."""
+    known, made = data.draw(st.shared(st.builds(_made), key="made"))
+    blob = bytearray(made)
+    cut = data.draw(st.integers(0, len(blob)))
+    for _ in range(data.draw(st.integers(0, 3))):
+        blob[data.draw(st.integers(0, len(blob) - 1))] = data.draw(st.integers(0, 255))
+    for damaged in (bytes(blob[:cut]), bytes(blob), bytes(blob) + b"x"):
+        with suppress(Refused):
+            assert asked(known, damaged).who == SRE
+
+
+def _made() -> tuple[Table, bytes]:
+    """A certificate without a signature that is worth the name."""
+
+    def text(value: bytes) -> bytes:
+        return len(value).to_bytes(4) + value
+
+    options = text(b"source-address") + text(text(b"192.0.2.0/24"))
+    blob = (
+        text(b"ssh-ed25519-cert-v01@openssh.com") + text(b"nonce") + text(bytes(32)) + bytes(8)
+        + b"\0\0\0\x01" + text(b"id") + text(text(b"sre")) + bytes(8) + b"\xff" * 8 + text(options)
+        + text(text(b"permit-port-forwarding") + text(b"")) + text(b"") + text(key(9))
+        + text(text(b"ssh-ed25519") + text(bytes(64)))
+    )  # fmt: skip
+    known = table([Lines((), ((key(9), "sre", grant(SRE)),))])[0]
+    assert asked(known, blob).who == SRE
+    return known, blob
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_refused_in_words(blob: bytes) -> None:
+    assert refused(of((key(1), grant(OPS))), blob) in {Reason.UNKNOWN_KEY, Reason.CERTIFICATE}
+
+
+def test_a_fingerprint_is_openssh_s(tmp_path: Path) -> None:
+    made = ssh_keys.new_key(tmp_path / "key")
+    blob = base64.b64decode(ssh_keys.public(made).split()[1])
+    assert blobs.fingerprint(blob) == ssh_keys.fingerprint(made)
+    assert Options() == read_options("")

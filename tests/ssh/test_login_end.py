@@ -1,0 +1,209 @@
+"""The moment in which a client's login is over and its connection becomes ours: what a client sends before it
+has heard that it has logged in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any, cast
+
+import asyncssh
+import pytest
+from asyncssh.packet import Boolean, SSHPacket, String
+
+from proxy.ssh.metered import Metered
+from proxy.ssh.native.wire import messages
+from tests.ssh.carried import SECONDS, until
+from tests.ssh.test_open_requests import Client, asking
+from tests.support.ssh_served import Served
+
+IGNORE, USERAUTH_REQUEST, GLOBAL_REQUEST, REQUEST_FAILURE = 2, 50, 80, 82
+
+
+@pytest.fixture
+async def served(tmp_path: Path, data_plane: str) -> AsyncIterator[Served]:
+    del data_plane
+    async with Served(tmp_path) as served:
+        yield served
+
+
+class Hasty:
+    """A client that sends more right behind the signature that logs it in, in one write."""
+
+    def __init__(self, served: Served, behind: Callable[[Any], None]) -> None:
+        self._served = served
+        self._behind = behind
+        self.conn: Any = None
+
+    async def come(self) -> Any:
+        """Log in. Raises asyncssh.Error, OSError if the server does not like it."""
+        hasty = self
+
+        class Owner(asyncssh.SSHClient):
+            def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
+                hasty.watch(cast("Any", conn))
+
+        return await self._served.client(client_factory=Owner)
+
+    def watch(self, conn: Any) -> None:
+        self.conn = conn
+        send, written = conn.send_packet, list[bytes]()
+
+        def sending(kind: int, *args: bytes, handler: object = None) -> None:
+            is_last = kind == USERAUTH_REQUEST and b"publickey" in b"".join(args) and is_signed(args)
+            if not is_last:
+                send(kind, *args, handler=handler)
+                return
+            write = conn._transport.write
+            conn._send = written.append
+            send(kind, *args, handler=handler)
+            # asyncssh keeps what may not be sent before the login is over.
+            conn._auth_in_progress, conn._auth_complete = False, True
+            self._behind(conn)
+            conn._auth_in_progress, conn._auth_complete = True, False
+            del conn._send
+            write(b"".join(written))
+
+        conn.send_packet = sending
+
+
+def is_signed(args: tuple[bytes, ...]) -> bool:
+    packet = SSHPacket(b"".join(args))
+    for _ in range(3):
+        packet.get_string()
+    return packet.get_boolean()
+
+
+async def works(served: Served, conn: Any) -> None:
+    """The link carries a channel of either side."""
+    client = Client()
+    client.take_over(conn)
+    client.ask(number=1)
+    channel = (await served.request()).accept()
+    await client.confirmation()
+    channel.abort()
+    conn.abort()
+    await conn.wait_closed()
+
+
+@pytest.mark.parametrize("count", [1, 30])
+async def test_a_channel_asked_for_too_early_ends_the_connection_or_is_a_request(
+    served: Served, data_plane: str, count: int
+) -> None:
+    """RFC 4252 5.3 leaves it open. asyncssh opens no channel on its own."""
+
+    def behind(conn: Any) -> None:
+        for number in range(count):
+            conn.send_packet(messages.OPEN, asking(number=number))
+
+    hasty = Hasty(served, behind)
+    try:
+        conn = await hasty.come()
+    except (asyncssh.Error, OSError):
+        assert not served.links
+    else:
+        link = await served.link()
+        assert link.data_plane == data_plane
+        await until(lambda: served.requests.qsize() == count)
+        assert link.load == count
+        conn.abort()
+        await conn.wait_closed()
+    assert all(not cast("Any", conn)._channels for conn in served.conns)
+
+
+@pytest.mark.parametrize("count", [1, 100])
+async def test_messages_of_no_account_behind_the_login_are_nobodys(served: Served, count: int) -> None:
+    def behind(conn: Any) -> None:
+        for _ in range(count):
+            conn.send_packet(IGNORE, String("x"))
+
+    conn = await Hasty(served, behind).come()
+    await works(served, conn)
+
+
+async def test_so_is_a_second_login(served: Served) -> None:
+    """The first may or may not have succeeded; the second is not heard of any more then (RFC 4252 5.1)."""
+
+    def behind(conn: Any) -> None:
+        conn.send_packet(USERAUTH_REQUEST, String("somebody"), String("ssh-connection"), String("none"))
+
+    hasty = Hasty(served, behind)
+    try:
+        conn = await hasty.come()
+    except (asyncssh.Error, OSError):
+        assert not served.links
+    else:
+        await works(served, conn)
+
+
+async def test_a_key_exchange_that_begins_with_the_login_leaves_a_link(
+    served: Served, data_plane: str
+) -> None:
+    """The native plane cannot carry it, because the keys are about to change."""
+
+    def behind(conn: Any) -> None:
+        conn._send_kexinit()
+        conn._kexinit_sent = True
+
+    conn = await Hasty(served, behind).come()
+    link = await served.link()
+    assert link.data_plane in {data_plane, "asyncssh"}
+    async with asyncio.timeout(SECONDS):
+        while not conn._kex_complete:
+            await asyncio.sleep(0.01)
+    await works(served, conn)
+
+
+async def test_global_requests_behind_the_login_are_answered_once(served: Served) -> None:
+    answers: list[asyncio.Future[tuple[int, SSHPacket]]] = []
+
+    def behind(conn: Any) -> None:
+        for _ in range(3):
+            answers.append(asyncio.get_running_loop().create_future())
+            conn._global_request_waiters.append(answers[-1])
+            conn.send_packet(GLOBAL_REQUEST, String("no-such@example"), Boolean(True))
+
+    hasty = Hasty(served, behind)
+    try:
+        conn = await hasty.come()
+    except (asyncssh.Error, OSError):
+        assert not served.links
+    else:
+        async with asyncio.timeout(SECONDS):
+            assert {kind for kind, _ in await asyncio.gather(*answers)} == {REQUEST_FAILURE}
+        await works(served, conn)
+
+
+async def test_the_rest_of_a_packet_comes_after_the_takeover(served: Served, data_plane: str) -> None:
+    """Half of a packet is decrypted already, or waits: not a byte of it may be lost or read twice."""
+    conn = cast("Any", await served.client())
+    link = await served.link()
+    assert link.data_plane == data_plane
+    client = Client()
+    client.take_over(conn)
+    written: list[bytes] = []
+    write = conn._transport.write
+    conn._send = written.append
+    client.ask(number=5)
+    del conn._send
+    for byte in b"".join(written):
+        write(bytes((byte,)))
+        await asyncio.sleep(0)
+    request = await served.request()
+    request.refuse(messages.PROHIBITED, "no")
+    assert (await client.refusal())[0] == 5
+    conn.abort()
+    await conn.wait_closed()
+
+
+async def test_no_client_is_limited_twice(served: Served) -> None:
+    """The limits for asyncssh end with the takeover: a task of the login may still report to them."""
+    conn = cast("Any", await served.client())
+    await served.link()
+    ours = cast("Any", served.conns[-1])
+    limits = ours.process_packet.__self__
+    assert isinstance(limits, Metered)
+    assert not limits.is_held
+    await works(served, conn)
