@@ -24,6 +24,8 @@ from proxy.daemon.file_scan import FileScan
 
 log = structlog.get_logger("kubemux.renewal")
 
+_LOGINS: Final = {"sites", "users", *references.SSH_SERVER}
+"""The sections that the SSH server reads."""
 SCAN_S: Final = 5.0
 """Seconds between two scans. A scan of 200 files takes a thread 1 ms."""
 
@@ -52,10 +54,14 @@ class Renewal:
         async with self._reloading:
             if daemon.is_draining or daemon.graph.config is not config:
                 return False
-            self._settled = stamps
-            return self._apply(config, list(found.values()))
+            before, self._settled = self._settled, stamps
+            # Who may write to it decides as well, and is no part of its contents.
+            touched = {
+                loc for loc in stamps if loc[0] in _LOGINS and loc in before and before[loc] != stamps[loc]
+            }
+            return self._apply(config, list(found.values()), touched)
 
-    def _apply(self, config: Config, found: list[Inspection]) -> bool:
+    def _apply(self, config: Config, found: list[Inspection], touched: set[Loc]) -> bool:
         graph = self._daemon.graph
         fingerprint = {path: digest for look in found for path, digest in look.fingerprint.items()}
         changed = diff.changed(graph.fingerprint, fingerprint)
@@ -63,7 +69,7 @@ class Renewal:
         plan = diff.plan(config, config, changed)
         gateways, clusters = set(plan.gateways.renewed), set(plan.clusters.renewed)
         entries = set(plan.entries.renewed)
-        logins: set[Loc] = {("sites", name) for name in plan.sites.renewed}
+        logins = touched | {("sites", name) for name in plan.sites.renewed}
         logins |= {("users", name) for name in plan.users.renewed}
         if plan.ssh_server.renewed:
             logins.add(references.SSH_SERVER)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Final, cast
 
 import asyncssh
@@ -96,6 +97,9 @@ class Metered:
         self.is_held = False
         """Whether received packets wait for the next turn, and the transport is paused."""
         self.most_unopened = MOST_UNOPENED
+        self.gate: Callable[[Callable[[], None]], bool] | None = None
+        """Says whether packets may be handled now; if not, it calls what it is given, in its turn."""
+        self._is_queued = False
         self._is_full = False
         self._is_stopped = False
         self._receive = self._conn._recv_data
@@ -108,6 +112,23 @@ class Metered:
 
     def _received(self) -> None:
         """Bytes have arrived, or waiting bytes can be opened now."""
+        if self._is_queued:
+            return
+        if self.gate is not None and not self.gate(self._admitted):
+            self._is_queued = True
+            self._pause()
+            return
+        self._opened()
+
+    def _admitted(self) -> None:
+        """The gate lets it go on."""
+        self._is_queued = False
+        if self._is_there:
+            self._opened()
+            if not (self.is_held or self._is_full or self._is_queued):
+                self._resume()
+
+    def _opened(self) -> None:
         self._receive()
         if self._conn._transport is None:
             # The connection has ended, but the transport still reads until the next turn
@@ -172,7 +193,7 @@ class Metered:
         self.is_held = False
         self._conn._recv_handler = self._conn._recv_pkthdr
         self._conn._recv_data()
-        if not (self.is_held or self._is_full):
+        if not (self.is_held or self._is_full or self._is_queued):
             self._resume()
 
     def _pause(self) -> None:

@@ -22,6 +22,7 @@ from proxy.runtime.endpoint import Endpoint
 from proxy.runtime.tasks import Tasks
 from proxy.runtime.text import printable
 from proxy.ssh.server import host_keys, penalties
+from proxy.ssh.server.gate import Gate
 from proxy.ssh.server.login import Login, Refused, decide
 from proxy.ssh.server.penalties import Penalties
 from proxy.ssh.server.session import Connection, Guest, Session, Visit
@@ -53,6 +54,7 @@ class SshServer:
     ) -> None:
         """`now` is Unix time. Until `use` has been called, every client is closed."""
         self.table = Table()
+        self.gate = Gate()
         self.now = now
         self._on_login = on_login
         self._record = record

@@ -21,6 +21,7 @@ from proxy.runtime.endpoint import Endpoint
 from proxy.runtime.text import shown
 from proxy.ssh import internals
 from proxy.ssh.metered import MOST_UNOPENED, Metered
+from proxy.ssh.server.gate import Gate
 from proxy.ssh.server.login import SIGNATURES, Login, Refused, decide
 from proxy.ssh.server.startups import Source
 
@@ -50,6 +51,10 @@ class Host(Protocol):
     @property
     def table(self) -> Table:
         """The current table of keys and their owners."""
+
+    @property
+    def gate(self) -> Gate:
+        """Before which they wait for their turn."""
 
     def made(self, session: Session) -> None:
         """A client has connected."""
@@ -125,6 +130,7 @@ class Session(asyncssh.SSHServer):
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
         self._metered = Metered(conn)
         self._metered.most_unopened = LARGEST_BEFORE
+        self._metered.gate = self._host.gate
         internals.limit_packets(conn, LARGEST_BEFORE)
         self.conn = cast("Connection", conn)
         self.visit = self.conn.visit
@@ -181,7 +187,7 @@ class Session(asyncssh.SSHServer):
     def auth_completed(self) -> None:
         if self._proved is None:  # asyncssh ends the connection
             raise RuntimeError("asyncssh lets somebody in whose key nobody has checked")
-        self._metered.most_unopened = MOST_UNOPENED
+        self._metered.most_unopened, self._metered.gate = MOST_UNOPENED, None
         internals.limit_packets(self.conn, MOST_UNOPENED)
         self.login = self._proved
         self.guest = self._host.logged_in(self, self.login)

@@ -1,0 +1,237 @@
+"""The SSH server of a running daemon: its address, its host keys and everybody's keys, and their changes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import asyncssh
+import pytest
+from structlog.testing import capture_logs
+
+from proxy.config.loader import load
+from proxy.daemon import served_ssh
+from proxy.daemon.daemon import Daemon
+from proxy.daemon.orders import Controller
+from proxy.daemon.reload import reload
+from proxy.daemon.renewal import Renewal
+from proxy.errors.reasons import Reason
+from tests.support import ssh_keys
+from tests.support.daemon import Daemon as Written
+from tests.support.ports import free_port
+
+
+class Bed:
+    """A daemon in this loop with an SSH server, a user and a site."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self.folder = folder
+        self.host_key, self.ops, self.edge, self.other = (
+            ssh_keys.new_key(folder / name) for name in ("host", "ops", "edge", "other")
+        )
+        self.keys = {name: folder / f"{name}.keys" for name in ("ops", "edge")}
+        self.let_in("ops", self.ops)
+        self.let_in("edge", self.edge)
+        self.port = free_port()
+        self.sections: dict[str, object] = {
+            "users": {"ops": {"authorized_keys": [str(self.keys["ops"])]}},
+            "sites": {"edge": {"authorized_keys": [str(self.keys["edge"])]}},
+        }
+        self._written = Written(folder / "daemon", gateways={}, clusters={})
+        self.configure()
+        self.daemon = Daemon(load(self._written.config), config_path=self._written.config)
+        self.renewal = Renewal(self.daemon, asyncio.Lock())
+
+    def configure(self, **more: object) -> None:
+        server = {
+            "listen": f"127.0.0.1:{self.port}",
+            "host_keys": [str(self.host_key)],
+            "sources": [{"networks": ["127.0.0.0/8"]}],
+        }
+        sections = {"ssh_server": server, **self.sections, **more}
+        given = {name: section for name, section in sections.items() if section is not None}
+        self._written.configure(gateways={}, clusters={}, sections=given)
+
+    def let_in(self, name: str, *keys: Path) -> None:
+        """Write other keys into the file of `name`, in one step, as tools do."""
+        new = self.folder / "new"
+        new.write_text("".join(f"{ssh_keys.public(key)}\n" for key in keys))
+        new.chmod(0o644)
+        new.replace(self.keys[name])
+
+    async def login(self, key: Path, *, host_key: Path | None = None) -> asyncssh.SSHClientConnection:
+        known = f"[127.0.0.1]:{self.port} {ssh_keys.public(host_key or self.host_key)}\n".encode()
+        async with asyncio.timeout(60):
+            return await asyncssh.connect(
+                "127.0.0.1",
+                self.port,
+                username="somebody",
+                client_keys=[str(key)],
+                known_hosts=known,
+                agent_path=None,
+                config=None,
+            )
+
+    async def lets_in(self, key: Path) -> bool:
+        try:
+            conn = await self.login(key)
+        except asyncssh.PermissionDenied:
+            return False
+        await closed(conn)
+        return True
+
+    async def shows(self, host_key: Path) -> bool:
+        try:
+            await closed(await self.login(self.ops, host_key=host_key))
+        except asyncssh.HostKeyNotVerifiable:
+            return False
+        return True
+
+    async def until(self, key: Path, *, is_let_in: bool) -> None:
+        async with asyncio.timeout(60):
+            while await self.lets_in(key) != is_let_in:
+                await asyncio.sleep(0.01)
+
+    async def renewed(self) -> bool:
+        return any([await self.renewal.renew_changed() for _ in range(3)])
+
+
+async def closed(conn: asyncssh.SSHClientConnection) -> None:
+    conn.abort()
+    await conn.wait_closed()
+
+
+@asynccontextmanager
+async def bed(tmp_path: Path) -> AsyncIterator[Bed]:
+    one = Bed(tmp_path / "bed")
+    await one.daemon.start(Controller(one.daemon))
+    try:
+        await one.renewed()
+        yield one
+    finally:
+        await one.daemon.stop(timeout=0)
+
+
+async def test_a_key_that_a_reload_removes_ends_its_connection(tmp_path: Path) -> None:
+    async with bed(tmp_path) as one:
+        stays, goes = await one.login(one.ops), await one.login(one.edge)
+        one.configure(sites={})
+        result = await reload(one.daemon)
+        assert result.removed == ("site edge",)
+        async with asyncio.timeout(5):
+            await goes.wait_closed()
+        assert not await one.lets_in(one.edge)
+        assert not stays.is_closed()
+        await closed(stays)
+        assert one.daemon.metrics.logins.results[Reason.UNKNOWN_KEY] == 1
+
+
+async def test_files_that_change_are_read_again(tmp_path: Path) -> None:
+    async with bed(tmp_path) as one:
+        goes = await one.login(one.ops)
+        one.let_in("ops", one.other)
+        assert await one.renewed()
+        await one.until(one.other, is_let_in=True)
+        async with asyncio.timeout(60):
+            await goes.wait_closed()
+        assert not await one.lets_in(one.ops)
+        assert await one.lets_in(one.edge)
+
+
+async def test_a_file_that_is_gone_lets_nobody_in(tmp_path: Path) -> None:
+    """Nor does one that others may write to: it may be anybody's."""
+    async with bed(tmp_path) as one:
+        one.keys["ops"].unlink()
+        one.keys["edge"].chmod(0o666)
+        with capture_logs() as logs:
+            assert await one.renewed()
+            await one.until(one.ops, is_let_in=False)
+            await one.until(one.edge, is_let_in=False)
+        told = {str(line["key"]) for line in logs if line["event"] == "key lets nobody in"}
+        assert told == {"users.ops.authorized_keys[0]", "sites.edge.authorized_keys[0]"}
+        one.keys["edge"].chmod(0o644)
+        assert await one.renewed()
+        await one.until(one.edge, is_let_in=True)
+
+
+async def test_a_bad_line_takes_no_other_with_it(tmp_path: Path) -> None:
+    async with bed(tmp_path) as one:
+        one.keys["ops"].write_text(
+            f'command="true" {ssh_keys.public(one.other)}\n{ssh_keys.public(one.ops)}\n'
+        )
+        assert await one.renewed()
+        await one.until(one.ops, is_let_in=True)
+        assert not await one.lets_in(one.other)
+        async with asyncio.timeout(60):
+            while not one.daemon.metrics.logins.results[Reason.KEY_OPTION]:
+                await asyncio.sleep(0.01)
+        result = await reload(one.daemon)
+        assert not result.warnings or "command" in result.warnings[0]
+
+
+async def test_another_host_key_is_shown_to_new_clients(tmp_path: Path) -> None:
+    async with bed(tmp_path) as one:
+        before = await one.login(one.ops)
+        new = ssh_keys.new_key(one.folder / "new_host")
+        new.replace(one.host_key)
+        assert await one.renewed()
+        async with asyncio.timeout(60):
+            while not await one.shows(new):
+                await asyncio.sleep(0.01)
+        assert not before.is_closed()
+        one.host_key.write_bytes(b"nonsense")
+        assert await one.renewed()
+        assert await one.shows(new)
+        await closed(before)
+
+
+async def test_it_moves_and_cuts_nobody(tmp_path: Path) -> None:
+    async with bed(tmp_path) as one:
+        before = await one.login(one.ops)
+        was, one.port = one.port, free_port()
+        one.configure()
+        result = await reload(one.daemon)
+        assert result.changed == ("ssh_server",)
+        assert await one.lets_in(one.ops)
+        assert not before.is_closed()
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", was)
+        await closed(before)
+
+
+async def test_it_goes_and_comes(tmp_path: Path) -> None:
+    async with bed(tmp_path) as one:
+        before = await one.login(one.ops)
+        one.configure(ssh_server=None, users=None, sites=None)
+        result = await reload(one.daemon)
+        assert result.removed == ("site edge", "user ops", "ssh_server")
+        async with asyncio.timeout(5):
+            await before.wait_closed()
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", one.port)
+        one.configure()
+        assert (await reload(one.daemon)).added == ("site edge", "user ops", "ssh_server")
+        assert await one.lets_in(one.ops)
+
+
+async def test_host_keys_that_come_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that cannot be read at the start: clients are closed until it can."""
+    monkeypatch.setattr(served_ssh, "RETRY_S", 0.05)
+    one = Bed(tmp_path / "bed")
+    aside = one.host_key.rename(one.folder / "aside")
+    await one.daemon.start(Controller(one.daemon))
+    try:
+        with pytest.raises((OSError, asyncssh.Error)):
+            await one.login(one.ops)
+        assert one.daemon.metrics.logins.results[Reason.CREDENTIALS_UNUSABLE] == 1
+        os.replace(aside, one.host_key)  # noqa: PTH105 - back
+        async with asyncio.timeout(60):
+            while not one.daemon.graph.ssh.server.is_usable:
+                await asyncio.sleep(0.01)
+        assert await one.lets_in(one.ops)
+    finally:
+        await one.daemon.stop(timeout=0)
