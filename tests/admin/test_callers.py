@@ -89,7 +89,9 @@ async def test_half_a_request_and_the_end_of_it_is_no_request(
         *(b"/status%00", b"/status%0A", b"/status;x", b"/STATUS", b"/%ff", b"/-/reload", b"/-/reload%0a"),
     ],
 )
-async def test_a_path_that_only_looks_like_one_is_none(daemon: Daemon, tmp_path: Path, path: bytes) -> None:
+async def test_paths_that_resemble_an_order_are_not_found(
+    daemon: Daemon, tmp_path: Path, path: bytes
+) -> None:
     async with serving(daemon, tmp_path / "s") as endpoint:
         answer = await exchange(endpoint, b"POST " + path + b" HTTP/1.1\r\n" + END)
         if path != b"/-/reload":

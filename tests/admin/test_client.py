@@ -73,7 +73,7 @@ async def test_orders_and_their_failures(tmp_path: Path) -> None:
             await client.command(AdminConfig(listen=endpoint), CONFIG, "reload", budget=5)
 
 
-async def test_nobody_there(tmp_path: Path) -> None:
+async def test_without_a_daemon_every_tried_address_is_named(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(tmp_path / "s"))
     with pytest.raises(AdminError) as caught:
@@ -206,7 +206,7 @@ async def test_another_program_behind_the_socket_takes_no_orders(tmp_path: Path)
     assert asked == [b"GET /status HTTP/1.1\r\n"]
 
 
-async def test_one_that_hangs_up_may_be_kubemux() -> None:
+async def test_a_server_that_hangs_up_may_be_kubemux() -> None:
     """kubemux closes a connection when all its places are busy."""
     async with Foreign(b"", hangs_up=True) as other:
         with pytest.raises(AdminError, match="it hung up without an answer") as caught:

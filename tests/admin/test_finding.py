@@ -54,7 +54,7 @@ async def test_a_daemon_whose_file_has_become_garbage_is_still_found(
         assert f"hint: --config {path} asks that one; " in other.value.render()
 
 
-async def test_of_two_files_that_are_gone_the_one_counts_that_a_daemon_runs_with(tmp_path: Path) -> None:
+async def test_of_two_missing_files_the_one_of_a_running_daemon_is_used(tmp_path: Path) -> None:
     machines, users, socket = tmp_path / "etc.yaml", tmp_path / "own.yaml", tmp_path / "s"
     async with serving(Daemon(replace(DAEMON, config_path=str(users))), socket):
         assert await asyncio.to_thread(find, [machines, users], places=[socket]) == (
@@ -126,7 +126,7 @@ def test_an_admin_section_that_is_wrong_is_reported(tmp_path: Path, text: str) -
         find([path], places=[NOWHERE])
 
 
-def test_where_one_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_usual_places_of_the_admin_socket(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/user")
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/1000")
     monkeypatch.setenv("XDG_STATE_HOME", "not/absolute")

@@ -261,7 +261,7 @@ ORDER = b"POST /-/reload HTTP/1.1\r\nHost: x\r\n"
         (400, ORDER + b"Transfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n"),
     ],
 )
-async def test_what_may_be_read_in_two_ways_is_refused_and_ends_the_connection(
+async def test_ambiguous_requests_are_refused_and_end_the_connection(
     daemon: Daemon, tmp_path: Path, status: int, request_bytes: bytes
 ) -> None:
     async with serving(daemon, tmp_path / "s"):
@@ -282,7 +282,7 @@ async def test_what_may_be_read_in_two_ways_is_refused_and_ends_the_connection(
         ORDER + b"Content-Length: 3, 3\r\n\r\nabc",
     ],
 )
-async def test_what_is_odd_and_clear_is_one_request(
+async def test_unusual_but_unambiguous_requests_are_accepted(
     daemon: Daemon, tmp_path: Path, request_bytes: bytes
 ) -> None:
     async with serving(daemon, tmp_path / "s"):

@@ -94,7 +94,7 @@ async def test_another_daemon_is_neither_shown_nor_told_anything(
     assert f"hint: --config '{theirs}' asks that one; " in shown.stderr
 
 
-async def test_the_same_file_by_another_name_is_the_same(
+async def test_a_symlink_or_relative_path_to_the_daemons_file_is_accepted(
     daemon: Daemon, config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     link = config.parent / "link.yaml"
@@ -159,7 +159,7 @@ async def test_drain_takes_durations(daemon: Daemon, config: Path, patience: str
 
 
 @pytest.mark.parametrize("patience", ["0", "-1", "soon", "30 s", ""])
-async def test_drain_takes_nothing_else(config: Path, patience: str) -> None:
+async def test_drain_rejects_malformed_timeouts(config: Path, patience: str) -> None:
     shown = await kubemux("drain", "a", "--timeout", patience, "--config", config)
     assert (shown.exit_code, shown.stdout) == (2, "")
     assert "Invalid value for '--timeout'" in shown.stderr

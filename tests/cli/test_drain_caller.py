@@ -50,7 +50,7 @@ def test_a_caller_is_asked_for_as_the_log_has_it(written: str, logged: str) -> N
         ("", "or an address"),
     ],
 )
-def test_what_no_caller_is_called(written: str, says: str) -> None:
+def test_malformed_callers_are_usage_errors(written: str, says: str) -> None:
     with pytest.raises(click.BadParameter, match=says):
         orders.as_logged(written)
 
@@ -63,7 +63,7 @@ def test_what_no_caller_is_called(written: str, says: str) -> None:
         ([], {"caller": "uid:1002"}, 3, "3 connections of uid:1002 ended"),
     ],
 )
-def test_it_says_how_many_were_ended(
+def test_drain_caller_prints_how_many_connections_were_ended(
     monkeypatch: pytest.MonkeyPatch, args: list[str], params: dict[str, str], ended: int, said: str
 ) -> None:
     async def command(

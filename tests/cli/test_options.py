@@ -56,7 +56,7 @@ def test_check_counts_entries_and_routes_where_there_are_some(home: Path) -> Non
     assert check(path).stdout == f"{path}: ok, 0 gateways, 1 cluster, 1 entry, 2 routes\n"
 
 
-def test_a_match_that_is_not_accepted_brings_no_complaint_of_its_target(home: Path) -> None:
+def test_a_bad_match_gives_no_second_error_about_the_target(home: Path) -> None:
     path = home / "any.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(
@@ -178,7 +178,7 @@ def test_what_is_no_configuration_is_said_to_be_none(
     assert f"the file {says}\n  hint: " in shown.stderr
 
 
-def test_who_names_a_file_is_not_told_of_others(home: Path) -> None:
+def test_an_error_about_a_named_file_does_not_mention_other_places(home: Path) -> None:
     assert "KUBEMUX_CONFIG" not in check(home / "missing.yaml").stderr
 
 

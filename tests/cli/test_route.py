@@ -71,7 +71,7 @@ def routed(folder: Path, *args: str) -> Result:
         ),
     ],
 )
-def test_what_is_found_is_explained(tmp_path: Path, args: list[str], says: str) -> None:
+def test_a_route_that_matches_is_explained(tmp_path: Path, args: list[str], says: str) -> None:
     done = routed(tmp_path, *args)
     assert (done.exit_code, done.output) == (0, says)
 
@@ -115,12 +115,12 @@ def test_what_is_refused_is_explained_and_exits_1(tmp_path: Path) -> None:
     ],
     ids=["an ARN", "an @", "long", "a line break", "escaped"],
 )
-def test_what_no_entry_takes_leads_nowhere(tmp_path: Path, asked: str, says: str) -> None:
+def test_names_that_no_entry_serves_have_no_route(tmp_path: Path, asked: str, says: str) -> None:
     done = routed(tmp_path, asked)
     assert (done.exit_code, done.output.startswith(says)) == (1, True), done.output
 
 
-def test_a_pod_may_be_there(tmp_path: Path) -> None:
+def test_a_route_to_pods_is_explained_as_depending_on_the_daemon(tmp_path: Path) -> None:
     done = routed(tmp_path, "web-0.nb:22")
     assert done.exit_code == 0
     assert done.output.splitlines()[-4:] == [

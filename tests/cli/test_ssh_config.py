@@ -84,7 +84,7 @@ def as_ssh_reads_it(file: Path, host: str) -> dict[str, str]:
     return dict(line.partition(" ")[::2] for line in done.stdout.splitlines())
 
 
-def test_what_is_printed(tmp_path: Path) -> None:
+def test_the_printed_ssh_config(tmp_path: Path) -> None:
     done = ssh_config(tmp_path, "--entry", "proxy")
     assert (done.exit_code, done.stdout, done.stderr) == (0, PRINTED, "")
 
@@ -153,7 +153,7 @@ def test_patterns_mean_to_ssh_what_they_mean_to_us(tmp_path: Path, match: str) -
     assert {str(host) for host in hosts if as_ssh_reads_it(file, str(host))["user"] == "matched"} == ours
 
 
-def test_the_entry_is_one_word_for_the_shell(tmp_path: Path) -> None:
+def test_the_entry_is_quoted_for_the_shell(tmp_path: Path) -> None:
     config = parse(CONFIG.encode(), "config.yaml", Scrutiny.NONE)
     (tmp_path / "ssh_config").write_text(
         "".join(blocks(config, "proxy", UnixPath("/a b/100%/x;y.sock"), {22}))

@@ -73,7 +73,7 @@ def test_the_worst_decides(
     assert (done.exit_code, done.stdout, done.stderr) == (code, f"{line}\n", "")
 
 
-def test_names_choose_what_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_looks_only_at_the_given_names(monkeypatch: pytest.MonkeyPatch) -> None:
     broken = replace(WELL, clusters=(PROD_EU, down), entries=(PROXY, UNBOUND))
     for name, code in (
         ("prod-eu", 0),
@@ -102,7 +102,7 @@ def test_no_answer_is_neither_well_nor_broken(
 
 
 @pytest.mark.parametrize("option", ["--json", "--watch"])
-def test_it_prints_one_line_and_nothing_else(monkeypatch: pytest.MonkeyPatch, option: str) -> None:
+def test_check_rejects_options_that_print_more(monkeypatch: pytest.MonkeyPatch, option: str) -> None:
     done = check(monkeypatch, WELL, more=(option,))
     assert (done.exit_code, done.stdout) == (2, "")
     assert "--check prints one line" in done.stderr

@@ -308,7 +308,7 @@ def test_names_choose_what_is_shown(names: tuple[str, ...], seen: list[str]) -> 
     assert rows == seen
 
 
-def test_a_name_that_there_is_not() -> None:
+def test_an_unknown_name_is_an_error_with_a_suggestion() -> None:
     with pytest.raises(
         UnknownName, match="no gateway, cluster, entry or route is called 'prod-uu'"
     ) as caught:
@@ -397,7 +397,7 @@ def test_a_narrow_terminal_has_fewer_columns_and_whole_words() -> None:
 
 
 @pytest.mark.parametrize("width", [1, 10, 30])
-def test_where_not_even_the_states_fit_nothing_is_wider(width: int) -> None:
+def test_no_line_is_wider_than_a_very_narrow_terminal(width: int) -> None:
     assert max(map(cell_len, shown(width=width))) <= width
 
 

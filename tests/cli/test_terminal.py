@@ -95,7 +95,7 @@ def test_a_locale_without_the_letter_shows_a_question_mark(tmp_path: Path) -> No
     assert done.stdout.endswith(b"Z\xfcrich ?.yaml: ok, 0 gateways, 0 clusters\n")
 
 
-def test_a_document_goes_into_a_file_as_it_is(tmp_path: Path) -> None:
+def test_output_to_a_file_is_not_filtered(tmp_path: Path) -> None:
     """Only output to a terminal is filtered: a file must get the data unchanged."""
     path = kubeconfig(tmp_path, "prod")
     config = tmp_path / "config.yaml"

@@ -148,7 +148,7 @@ clusters:
     )
 
 
-def test_a_mapping_grows_the_same_way() -> None:
+def test_append_to_a_mapping_keeps_its_comments() -> None:
     root = root_of("clusters:\n  a: {gateway: x}   # first\n  # b: {}\n\n# ---\nadmin: {}\n")
     append(root, "clusters", CommentedMap({"gateway": "y"}), key="yes")
     expected = (
@@ -158,7 +158,7 @@ def test_a_mapping_grows_the_same_way() -> None:
 
 
 @pytest.mark.parametrize("text", ["version: 1\n", "version: 1\nclusters:\n", "version: 1\nclusters: {}\n"])
-def test_a_section_that_is_not_there_yet(text: str) -> None:
+def test_append_makes_a_missing_section(text: str) -> None:
     root = root_of(text)
     append(root, "clusters", CommentedMap({"gateway": "y"}), key="a")
     assert yaml.dump(root).decode() == "version: 1\nclusters:\n  a:\n    gateway: y\n"

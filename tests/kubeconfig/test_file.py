@@ -111,7 +111,7 @@ def test_a_path_that_the_kernel_does_not_follow_is_not_written(tmp_path: Path) -
     assert (tmp_path / "config").read_bytes() == b"somebody's"
 
 
-def test_one_at_a_time(tmp_path: Path) -> None:
+def test_the_lock_admits_one_holder_at_a_time(tmp_path: Path) -> None:
     path = tmp_path / "sub" / "config"
     with file.locked(path):
         assert (tmp_path / "sub" / "config.lock").exists()

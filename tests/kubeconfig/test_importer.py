@@ -59,7 +59,7 @@ def test_all_missing_contexts_are_reported_at_once() -> None:
     assert refused(kubeconfig("prod"), "x", "y").count("there is no context") == 2
 
 
-def test_no_name_takes_nothing() -> None:
+def test_an_import_without_a_context_name_is_refused() -> None:
     report = refused(kubeconfig("prod"), pod=POD)
     assert "no context is named" in report
     assert "there are: 'in-cluster', 'prod'" in report
@@ -207,7 +207,7 @@ def test_the_end_of_a_tunnel_is_checked_for_the_name_that_every_certificate_has(
     assert here.server_name == host.strip("[]").replace("%25", "%").lower()
 
 
-def test_what_was_exported_is_not_imported() -> None:
+def test_a_context_that_kubemux_exported_is_not_imported() -> None:
     loop = Kubeconfig(
         clusters={"kubemux:prod": SERVER},
         contexts={"prod": {"cluster": "kubemux:prod"}, "lost": {"cluster": "x"}},

@@ -91,7 +91,7 @@ def said(body: Mapping[str, object]) -> dict[str, object]:
 
 @pytest.mark.kubectl
 @pytest.mark.parametrize("label", ODD)
-def test_it_means_what_kubectl_says(tmp_path: Path, label: str) -> None:
+def test_odd_kubeconfigs_are_read_as_kubectl_reads_them(tmp_path: Path, label: str) -> None:
     odd = ODD[label]
     data = odd if isinstance(odd, bytes) else odd.encode()
     path = tmp_path / "config"

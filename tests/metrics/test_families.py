@@ -102,7 +102,7 @@ def filled() -> CollectorRegistry:
     return registry
 
 
-def test_what_was_released_is_there() -> None:
+def test_released_metrics_keep_their_types_and_labels() -> None:
     labels: dict[str, set[str]] = {}
     kinds: dict[str, str] = {}
     for family in filled().collect():

@@ -73,7 +73,7 @@ def test_a_family_is_there_before_it_has_a_sample() -> None:
 
 
 @given(st.data())
-def test_a_copy_is_equal_and_its_own(data: st.DataObject) -> None:
+def test_a_copy_is_equal_and_independent(data: st.DataObject) -> None:
     """Each slot is copied, also one that is added to a record later."""
     for record in (Histogram((1.0,)), Traffic(), ClusterRecord(), GatewayRecord()):
         fill(record, data)
@@ -125,7 +125,7 @@ def test_what_a_reload_removes_is_dropped() -> None:
     assert left == {None, "b"}
 
 
-def test_the_process_is_this_one() -> None:
+def test_process_metrics_describe_this_process() -> None:
     registry = CollectorRegistry()
     Metrics(registry, version="0").watch_process()
     value: Callable[..., float | None] = registry.get_sample_value

@@ -27,7 +27,7 @@ OURS = ("gcm128", "gcm256", "chacha", "own")
         ("cbc", "cbc"),
     ],
 )
-def test_our_order_holds_where_no_other_was_asked_for(names: str, meant: str) -> None:
+def test_our_order_is_used_unless_ssh_config_sets_one(names: str, meant: str) -> None:
     assert Asked(split(names), DEFAULTS).merged(OURS) == split(meant)
 
 
@@ -40,7 +40,7 @@ def test_the_names_are_those_that_ssh_has(asked: tuple[str, ...], ours: tuple[st
 
 
 @given(st.sampled_from(["+", "-", "^"]), names)
-def test_what_is_put_in_front_is_in_front(sign: str, listed: tuple[str, ...]) -> None:
+def test_plus_minus_and_caret_combine_lists_as_openssh_does(sign: str, listed: tuple[str, ...]) -> None:
     """The oracle is kex_assemble_names of OpenSSH's kex.c."""
     if sign == "-":
         result = tuple(
@@ -58,6 +58,6 @@ def test_what_is_put_in_front_is_in_front(sign: str, listed: tuple[str, ...]) ->
         assert found[0] == "gcm128"
 
 
-def test_what_we_do_not_have_is_left_out() -> None:
+def test_unsupported_algorithms_are_left_out() -> None:
     assert usable(("a", "b", "c"), ["c", "a"]) == ("a", "c")
     assert split("a,b,,a") == ("a", "b")

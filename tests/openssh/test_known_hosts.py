@@ -47,7 +47,7 @@ def lines(text: str, name: str) -> list[int]:
         ("10.0.0.1", "10.0.0.11", False),
     ],
 )
-def test_what_a_line_is_about(hosts: str, name: str, found: bool) -> None:
+def test_a_known_hosts_line_matches_the_hosts_it_lists(hosts: str, name: str, found: bool) -> None:
     assert lines(f"# {hosts} {KEY}\n\n{hosts} {KEY} a comment\n", name) == [3] * found
     assert lines(f" \t{hosts}\t{KEY}\r\n", name) == [1] * found
     for marker in ("@cert-authority", "@revoked"):

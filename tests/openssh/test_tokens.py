@@ -37,12 +37,12 @@ def test_text_without_tokens_is_itself(text: str) -> None:
         ("${", "no variable"),
     ],
 )
-def test_what_ssh_gives_up_for(text: str, why: str) -> None:
+def test_tokens_that_ssh_rejects_are_errors(text: str, why: str) -> None:
     with pytest.raises(ValueError, match=why):
         expand(text, TOKENS, ENVIRON)
 
 
-def test_variables_stand_for_themselves_where_there_are_none() -> None:
+def test_variables_are_not_expanded_without_an_environment() -> None:
     assert expand("${X} %h", TOKENS) == "${X} host"
 
 

@@ -102,14 +102,14 @@ async def test_what_is_told_is_the_failure_of_the_first_that_is_configured() -> 
         assert sorted(way.asked) == [A, B, C]
 
 
-async def test_it_begins_with_the_order_of_another() -> None:
+async def test_a_new_failover_starts_with_the_order_of_the_previous_one() -> None:
     """Servers that the other order does not have come last."""
     one, _ = failover(A, B, C, order=(C, A, Endpoint("10.0.0.9", 1)))
     assert one.order == (B, C, A)
 
 
 @pytest.mark.parametrize("error", [LinkDown("no link"), ChannelProhibited("no")], ids=["link", "channel"])
-async def test_the_next_one_is_asked_only_if_the_way_there_is_open(error: ProxyError) -> None:
+async def test_the_next_server_is_tried_only_if_the_link_works(error: ProxyError) -> None:
     one, failed = failover(A, B)
     way = Scripted({A: error})
     if isinstance(error, ChannelError):

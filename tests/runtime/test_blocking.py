@@ -43,21 +43,21 @@ async def gate() -> AsyncIterator[Gate]:
     gate.open()
 
 
-async def test_a_call_returns_what_the_function_does_and_leaves_no_thread() -> None:
+async def test_a_call_returns_the_functions_result_and_its_thread_ends() -> None:
     assert await Place("here").run(divmod, 17, 5, timeout=5) == (3, 2)
     async with asyncio.timeout(5):
         while "here" in {thread.name for thread in threading.enumerate()}:
             await asyncio.sleep(0.001)
 
 
-async def test_a_call_raises_what_the_function_does() -> None:
+async def test_a_call_raises_the_functions_exception() -> None:
     place = Place("here")
     with pytest.raises(FileNotFoundError):
         await place.run(open, "/no/such/file", timeout=5)
     assert await place.run(divmod, 17, 5, timeout=5) == (3, 2), "the place is free again"
 
 
-async def test_what_hangs_is_named_and_the_next_call_fails_at_once(gate: Gate) -> None:
+async def test_the_error_names_the_hanging_call_and_the_next_call_fails_at_once(gate: Gate) -> None:
     place = Place("keys of edge")
     with pytest.raises(
         Hangs, match=r"^reading /nfs/key has been hanging since 20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ$"
@@ -72,7 +72,7 @@ async def test_what_hangs_is_named_and_the_next_call_fails_at_once(gate: Gate) -
     assert await Place("another").run(divmod, 17, 5, timeout=5) == (3, 2)
 
 
-async def test_a_place_is_free_again_when_what_hung_has_ended(gate: Gate) -> None:
+async def test_a_place_is_free_again_when_the_hanging_call_has_returned(gate: Gate) -> None:
     place = Place("here")
     with pytest.raises(Hangs):
         await place.run(gate.pass_through, "/nfs/key", timeout=0.01)
@@ -101,7 +101,7 @@ async def test_calls_wait_for_each_other_within_their_own_time(gate: Gate) -> No
     assert [task.result() for task in others] == ["0", "1", "2", "3", "4"]
 
 
-async def test_a_caller_that_is_cancelled_leaves_its_call_in_its_place(gate: Gate) -> None:
+async def test_a_cancelled_call_still_occupies_its_place(gate: Gate) -> None:
     place = Place("here")
     task = asyncio.get_running_loop().create_task(place.run(gate.pass_through, "/nfs/key", timeout=0.05))
     while not gate.entered:
@@ -113,7 +113,7 @@ async def test_a_caller_that_is_cancelled_leaves_its_call_in_its_place(gate: Gat
         await place.run(gate.pass_through, "/another", timeout=5)
 
 
-def test_outside_of_a_call_there_is_nobody_to_tell() -> None:
+def test_doing_outside_of_a_call_does_nothing() -> None:
     doing("reading FILE")
 
 

@@ -22,7 +22,7 @@ def test_an_address_is_read_as_it_is_written(text: str) -> None:
         ("HTTPS://api:6443", "HTTPS"),
     ],
 )
-def test_a_url_is_told_what_to_leave_out(text: str, scheme: str) -> None:
+def test_a_url_is_refused_with_the_scheme_to_leave_out(text: str, scheme: str) -> None:
     with pytest.raises(ValueError, match=f"expected HOST:PORT or .*, without {scheme}://, got '"):
         Endpoint.parse(text)
 

@@ -17,7 +17,7 @@ def resident() -> int:
     return int(line.split()[1]) << 10
 
 
-def test_what_is_free_below_something_small_goes_back() -> None:
+def test_trim_returns_free_memory_below_a_live_block_to_the_kernel() -> None:
     used = 0
     trim = Trim(lambda: used)
     pieces = [b"x" * (32 << 10) for _ in range(64 * MiB >> 15)]  # like asyncssh's buffers for stalled clients

@@ -19,7 +19,7 @@ from tests.support.processes import command
 
 
 @pytest.mark.both_loops
-async def test_what_it_leaves() -> None:
+async def test_run_returns_exit_code_output_and_errors() -> None:
     ran = await program.run(["sh", "-c", "echo out; echo err >&2; exit 3"])
     assert ran == (3, b"out\n", b"err\n")
     assert (await program.run(["sh", "-c", "kill -TERM $$"])).code == -signal.SIGTERM
@@ -112,20 +112,20 @@ async def test_no_descriptor_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.both_loops
-async def test_there_is_none() -> None:
+async def test_a_missing_program_raises_file_not_found() -> None:
     with pytest.raises(FileNotFoundError):
         await program.run(["/no/such/program"])
 
 
 @pytest.mark.both_loops
-async def test_it_prints_without_end() -> None:
+async def test_a_program_that_prints_too_much_is_an_error() -> None:
     with pytest.raises(ValueError, match="prints more than 1 MiB"):
         await program.run([sys.executable, "-c", "print('x' * (3 << 20))"], most=1 << 20)
 
 
 @pytest.mark.both_loops
 @pytest.mark.parametrize("script", ["PAUSE & PAUSE", "trap '' TERM HUP INT; PAUSE & wait"])
-async def test_nothing_of_it_stays_when_nobody_waits(script: str) -> None:
+async def test_a_timeout_kills_the_program_and_its_children(script: str) -> None:
     pause = f"sleep 10{free_port()}"
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.5):

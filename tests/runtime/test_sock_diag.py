@@ -74,7 +74,7 @@ def test_the_owner_of_the_client_is_told(stack: ExitStack, family: int, listen: 
 
 
 @WAYS
-def test_one_that_has_sent_and_closed_is_not_root(
+def test_a_client_that_has_closed_is_not_taken_for_root(
     stack: ExitStack, family: int, listen: str, to: str
 ) -> None:
     client, accepted = connected(stack, family, listen, to)
@@ -108,7 +108,7 @@ def test_half_closed_is_not_established(stack: ExitStack) -> None:
         peer_uid(accepted)
 
 
-def test_one_that_was_reset_has_no_owner(stack: ExitStack) -> None:
+def test_a_reset_connection_has_no_owner(stack: ExitStack) -> None:
     client, accepted = connected(stack, socket.AF_INET, "127.0.0.1", "127.0.0.1")
     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     client.close()
@@ -116,7 +116,7 @@ def test_one_that_was_reset_has_no_owner(stack: ExitStack) -> None:
         peer_uid(accepted)
 
 
-def test_a_listener_that_the_kernel_names_instead_is_nobody(stack: ExitStack) -> None:
+def test_an_answer_about_a_listener_is_rejected(stack: ExitStack) -> None:
     server = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
     near = End.of(server.getsockname())
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, sock_diag._NETLINK_SOCK_DIAG) as kernel:
@@ -229,7 +229,7 @@ def altered(at: int, *new: int) -> bytes:
         (struct.pack("=IHHII", 16, 2, 0, 1, 0), "no socket"),
     ],
 )
-def test_an_answer_to_something_else_names_nobody(data: bytes, said: str) -> None:
+def test_an_answer_to_another_request_is_rejected(data: bytes, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         read(data, NEAR, FAR, sequence=1)
 
@@ -242,7 +242,7 @@ def test_a_refusal_keeps_its_number(error: int) -> None:
 
 
 @given(st.binary(max_size=200) | st.builds(lambda tail: ANSWER[:16] + tail, st.binary(max_size=120)))
-def test_whatever_comes_is_an_answer_or_none(data: bytes) -> None:
+def test_any_bytes_are_parsed_as_an_answer_or_rejected(data: bytes) -> None:
     try:
         found = read(data, NEAR, FAR, sequence=1)
     except (ValueError, OSError):
@@ -270,7 +270,7 @@ def test_a_changed_answer_still_has_our_ends_or_is_refused(changes: list[tuple[i
 @given(
     st.ip_addresses().map(str), st.ip_addresses(v=4).map(str), st.integers(0, 65535), st.integers(0, 65535)
 )
-def test_a_question_says_what_is_asked_for(first: str, second: str, near: int, far: int) -> None:
+def test_a_request_asks_for_one_socket_by_its_ports(first: str, second: str, near: int, far: int) -> None:
     data = question(End.of((first, near)), End.of((second, far)), sequence=5)
     length, kind, flags, sequence, _ = struct.unpack_from("=IHHII", data)
     assert (length, kind, flags, sequence) == (len(data), 20, 1, 5), "no NLM_F_DUMP: one socket, not all"

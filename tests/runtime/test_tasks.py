@@ -17,7 +17,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-async def test_a_kept_task_begins_anew_after_any_exception() -> None:
+async def test_a_kept_task_restarts_after_any_exception() -> None:
     owner, runs = Tasks("test"), 0
 
     async def run() -> None:

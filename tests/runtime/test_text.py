@@ -49,7 +49,7 @@ def test_in_ascii_is_read_as_python_writes_it() -> None:
     assert in_ascii("node-a:22", most=8) == "node-..."
 
 
-def test_a_guess_and_what_there_is() -> None:
+def test_suggest_names_the_closest_match_and_lists_the_rest() -> None:
     assert suggest("prod-us", ["prod-eu", "b c"]) == "did you mean 'prod-eu'? there are: 'prod-eu', 'b c'"
     assert suggest("x", ["it's"]) == 'there are: "it\'s"'
     assert suggest("x", []) == "there are none"

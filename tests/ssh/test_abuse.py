@@ -49,7 +49,7 @@ async def lost(gateway: Watched) -> str:
 
 
 @pytest.mark.parametrize("who", ["we close first", "the peer closes first"])
-async def test_numbers_are_used_again_and_late_words_reach_nobody(
+async def test_channel_numbers_are_reused_and_late_messages_are_dropped(
     gateway: Watched, script: Script, data_plane: str, who: str
 ) -> None:
     """More channels are closed than the plane remembers; after each, credit and data arrive for

@@ -81,7 +81,7 @@ def parties(server: Server) -> list[Party]:
     return [Party(shared, server.answer) for _ in range(20)]
 
 
-async def test_one_is_accepted_then_all_go(parties: list[Party], server: Server) -> None:
+async def test_after_one_login_is_accepted_all_others_start(parties: list[Party], server: Server) -> None:
     assert await all_of(parties, server) == (1, ["ok"] * 20)
     assert server.asked == 20
     assert await all_of(parties, server) == (HANDSHAKES_IN_FLIGHT, ["ok"] * 20), (
@@ -89,7 +89,9 @@ async def test_one_is_accepted_then_all_go(parties: list[Party], server: Server)
     )
 
 
-async def test_one_is_refused_for_all(parties: list[Party], server: Server) -> None:
+async def test_one_refused_login_fails_all_that_wait_with_the_same_key(
+    parties: list[Party], server: Server
+) -> None:
     server.says = AuthFailed("edge:22 refuses user")
     assert await all_of(parties, server) == (1, ["auth_failed"] * 20)
     assert server.asked == 1
@@ -123,7 +125,7 @@ async def test_after_a_cancelled_trial_the_next_gateway_tries(parties: list[Part
     assert await second == "ok"
 
 
-async def test_after_a_while_one_goes_first_again(
+async def test_when_the_acceptance_is_old_one_login_goes_first_again(
     parties: list[Party], server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "PROVEN_S", 0.0)
@@ -199,7 +201,7 @@ def test_different_keys_share_the_pace_of_their_server() -> None:
 
 
 @pytest.mark.usefixtures("hasty")
-async def test_whoever_is_likely_to_be_accepted_goes_first(parties: list[Party], server: Server) -> None:
+async def test_keys_that_were_accepted_before_go_first(parties: list[Party], server: Server) -> None:
     good, *others = parties[:8]
     server.go.set()
     assert await good.dial(identity="good") == "ok"
@@ -223,7 +225,7 @@ async def test_keys_that_are_all_accepted_wait_for_nothing(parties: list[Party],
         assert await asyncio.gather(*different(parties)) == ["ok"] * 20
 
 
-async def test_different_keys_where_nobody_answers(parties: list[Party], server: Server) -> None:
+async def test_different_keys_all_dial_after_a_timeout(parties: list[Party], server: Server) -> None:
     """After the first timeout all others dial at once: a server that does not answer refuses no keys."""
     server.says = Unreachable("no route")
     dials = different(parties)

@@ -81,7 +81,7 @@ async def still_carries(gateway: Watched, script: Script) -> None:
 
 
 @pytest.mark.parametrize("late", LATE)
-async def test_what_crosses_our_close_is_harmless(gateway: Watched, script: Script, late: str) -> None:
+async def test_messages_that_cross_our_close_are_dropped(gateway: Watched, script: Script, late: str) -> None:
     """The peer sends CLOSE, and then more messages until it sees our CLOSE."""
     channel, number = await opened(gateway, script)
     user = Collector()
@@ -114,7 +114,7 @@ async def test_what_comes_between_our_close_and_theirs_is_harmless(
     await still_carries(gateway, script)
 
 
-async def test_a_number_rests_before_another_channel_has_it(gateway: Watched, script: Script) -> None:
+async def test_a_channel_number_is_not_reused_at_once(gateway: Watched, script: Script) -> None:
     """Otherwise late credit for the old channel would count for the new one."""
     numbers = []
     for _ in range(3):

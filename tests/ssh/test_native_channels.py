@@ -167,7 +167,7 @@ async def test_an_api_server_that_resets_ends_its_own_channel_alone(sshd: Sshd) 
 # -------------------------------------------------------------------------------------------- early, and ends
 
 
-async def test_all_that_can_be_said_comes_with_the_confirmation(tmp_path: Path) -> None:
+async def test_data_eof_and_close_may_arrive_with_the_confirmation(tmp_path: Path) -> None:
     """A server sends first, and ends: the confirmation, data, EOF and CLOSE arrive in one read, before the
     channel has a user.
     """

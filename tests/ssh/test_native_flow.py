@@ -94,7 +94,7 @@ async def test_those_who_wait_go_on_in_their_order_a_few_per_turn() -> None:
     assert went_on == [*talkers, talkers[0]]
 
 
-async def test_past_high_water_and_during_a_key_exchange_nobody_sends() -> None:
+async def test_above_high_water_and_during_a_key_exchange_sending_stops() -> None:
     flow = Flow(Turns())
     flow.congested()
     flow.written(HIGH_WATER + 1)
@@ -106,7 +106,7 @@ async def test_past_high_water_and_during_a_key_exchange_nobody_sends() -> None:
     assert not flow.is_shut
 
 
-async def test_one_that_has_ended_is_not_woken() -> None:
+async def test_a_channel_that_has_ended_is_not_resumed() -> None:
     flow, went_on = Flow(Turns()), list[Talker]()
     talker = Talker(went_on)
     flow.wait(talker)
@@ -127,7 +127,7 @@ async def test_who_was_shut_out_goes_before_those_who_have_had_their_share() -> 
     assert went_on == [small, *bulks]
 
 
-async def test_one_that_had_many_shares_sits_out_as_many_rounds_unless_it_is_alone() -> None:
+async def test_a_channel_that_used_many_shares_skips_as_many_rounds_unless_it_is_alone() -> None:
     flow, went_on = Flow(Turns()), list[Talker]()
     greedy, fair = Talker(went_on), Talker(went_on)
     flow.congested()
@@ -234,7 +234,7 @@ async def test_a_transfer_beside_others_keeps_little_under_way_and_a_lone_one_al
     assert flow.usable(bulk, window, 0, grant) == window  # a long path holds more than that
 
 
-async def test_what_is_kept_back_is_let_out_if_no_more_is_granted() -> None:
+async def test_the_reserve_is_used_if_no_more_window_is_granted() -> None:
     flow, bulk, other, gone = Flow(Turns()), Talker([]), Talker([]), Talker([])
     for talker in (bulk, other, bulk):
         flow.written(0)

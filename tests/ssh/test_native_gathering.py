@@ -86,7 +86,7 @@ async def test_a_long_download_is_read_in_good_pieces_and_its_end_at_once() -> N
         assert link.gathering.enough == link.kernels == 1
 
 
-async def test_a_tick_that_brought_nothing_begins_a_new_while() -> None:
+async def test_a_tick_without_data_restarts_the_measurement() -> None:
     """Otherwise each of several large answers in a row would wait for its end."""
     async with connected() as link:
         await link.download()
@@ -97,7 +97,7 @@ async def test_a_tick_that_brought_nothing_begins_a_new_while() -> None:
         assert link.kernels == 1
 
 
-async def test_it_takes_more_than_one_burst() -> None:
+async def test_one_short_burst_does_not_start_gathering() -> None:
     """An answer of a few MB ends before gathering begins."""
     async with connected() as link:
         link.gathering.read(int(FAST * MEMORY_S) // 2)

@@ -237,7 +237,7 @@ def test_noise_ends_in_at_most_one_error_and_bounded_memory(noise: list[bytes]) 
     assert len(heard.incoming._view) <= 1 << 20
 
 
-def test_what_is_left_to_many_stands_side_by_side_in_few_buffers() -> None:
+def test_kept_messages_are_packed_into_few_buffers() -> None:
     heard = Heard()
     heard.leave = True
     payloads = [bytes((messages.DATA,)) * 1000] * 300
@@ -295,7 +295,7 @@ def test_a_turn_opens_so_many_and_no_more(message: bytes, at_once: int) -> None:
     assert not heard.is_paused
 
 
-def test_nobody_reads_on_while_another_has_a_reason_not_to() -> None:
+def test_reading_resumes_only_when_every_reason_to_pause_is_gone() -> None:
     """The turn's share is used up, and the next packet needs keys that are not set yet. Neither alone resumes
     reading.
     """
@@ -314,7 +314,7 @@ def test_nobody_reads_on_while_another_has_a_reason_not_to() -> None:
     assert not heard.is_paused
 
 
-def test_what_waits_for_its_turn_is_left_where_it_stands() -> None:
+def test_data_that_waits_for_its_turn_is_not_copied() -> None:
     """It goes to another buffer only if a memoryview of earlier data still exists; and a jump host may
     deliver more meanwhile.
     """

@@ -177,7 +177,7 @@ async def test_a_number_that_was_refused_never_was_a_channel(gateway: Watched, s
     assert (await broken(gateway)).reason == "protocol_error"
 
 
-async def test_an_opening_given_up_as_the_refusal_comes_says_nothing(
+async def test_an_opening_cancelled_as_its_refusal_arrives_sends_nothing(
     gateway: Watched, script: Script
 ) -> None:
     """The client cancels in the turn in which the refusal arrives. There was a bug: we sent CLOSE for a
@@ -375,7 +375,7 @@ async def test_no_packet_is_bigger_than_the_peer_takes(gateway: Watched, script:
     assert b"".join(heard) == content
 
 
-async def test_few_small_packets_are_said_at_once(gateway: Watched, script: Script) -> None:
+async def test_the_number_of_small_packets_per_turn_is_limited(gateway: Watched, script: Script) -> None:
     """256 KiB in packets of one byte took 2 s of the loop's time, and 9 MB."""
     channel, _ = await opened(gateway, script, largest=1)
     channel.attach(Collector())

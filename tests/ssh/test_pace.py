@@ -19,20 +19,20 @@ def test_a_download_makes_it_busy_until_it_is_over() -> None:
     assert pace.busy == 0
 
 
-def test_a_download_over_a_slow_line_is_one() -> None:
+def test_a_download_over_a_slow_line_is_busy() -> None:
     pace = Pace(0.0)
     pace.sample(5_000_000 // 8, 1.0)
     assert pace.busy, "5 Mbit/s"
 
 
-def test_less_than_a_step_a_second_is_nothing() -> None:
+def test_less_than_one_step_per_second_is_not_busy() -> None:
     pace = Pace(0.0)
     pace.sample(STEP - 1, 1.0)
     assert pace.busy == 0
 
 
 @given(st.lists(st.tuples(st.integers(0, 1 << 30), st.floats(0.1, 10)), max_size=20))
-def test_never_less_than_nothing_nor_more_than_the_fastest_moment(steps: list[tuple[int, float]]) -> None:
+def test_busy_is_between_zero_and_the_highest_rate(steps: list[tuple[int, float]]) -> None:
     pace, moved, now, fastest = Pace(0.0), 0, 0.0, 0.0
     for nbytes, later in steps:
         moved, now, fastest = moved + nbytes, now + later, max(fastest, nbytes / later)

@@ -21,7 +21,7 @@ CONN = cast("asyncssh.SSHClientConnection", object())
 LINK = cast("PlaneUser", SimpleNamespace(name="edge/1", server="10.0.0.1:22"))
 
 
-def test_there_is_one_that_takes_every_connection() -> None:
+def test_the_modes_of_the_data_plane() -> None:
     assert MODES == ("native", "asyncssh")
 
 
@@ -77,7 +77,7 @@ def test_the_first_that_can(
     assert taken() == (plane, said)
 
 
-def test_the_last_one_has_nobody_to_fall_back_to(unsupported: set[str]) -> None:
+def test_without_any_supported_plane_unsupported_is_raised(unsupported: set[str]) -> None:
     unsupported |= {"core", "native", "asyncssh"}
     with pytest.raises(Unsupported, match="not by asyncssh"):
         taken()

@@ -73,7 +73,7 @@ async def test_what_openssh_has_registered_is_reached(served: Served, data_plane
             await link.idle.wait()
 
 
-async def test_what_it_has_not_registered_is_refused(served: Served) -> None:
+async def test_a_channel_to_an_unregistered_forward_is_refused(served: Served) -> None:
     await served.ssh("-N", "-R", f"kube:6443:127.0.0.1:{free_port()}")
     link = await served.link()
     await served.forwards.get()
@@ -117,7 +117,7 @@ async def test_its_user_reads_why_it_was_refused(served: Served) -> None:
     assert client.returncode == 255
 
 
-async def test_there_are_no_shells(served: Served) -> None:
+async def test_shells_are_refused(served: Served) -> None:
     client = await served.ssh()
     async with asyncio.timeout(SECONDS):
         _, err = await client.communicate()

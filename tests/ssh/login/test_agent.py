@@ -140,7 +140,7 @@ async def test_a_healthy_gateway_of_the_same_sshd_does_not_wait_for_it(
 
 
 @pytest.mark.parametrize("kind", ["silent", "hangs up", "never signs"])
-async def test_it_is_named_within_connect_timeout(
+async def test_an_agent_that_hangs_is_named_in_the_error_within_connect_timeout(
     kind: str, sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "agent"

@@ -130,7 +130,7 @@ def test_any_bytes_at_all_end_in_a_link_error(config: GatewayConfig, packets: li
     asyncio.run(scenario())
 
 
-async def test_nobody_there(config: GatewayConfig) -> None:
+async def test_a_refused_tcp_connection_is_unreachable(config: GatewayConfig) -> None:
     found = await failure(config)
     assert isinstance(found, Unreachable)
     assert "Connection refused" in str(found)

@@ -348,7 +348,7 @@ async def test_a_list_that_is_none_costs_no_learned_key(sshd: Sshd, tmp_path: Pa
         ("rsa", b"ssh-rsa", False),
     ],
 )
-def test_a_proof_is_for_this_session_and_key_alone(
+def test_a_proof_is_valid_only_for_its_session_and_key(
     tmp_path: Path, kind: str, algorithm: bytes, *, holds: bool
 ) -> None:
     key = asyncssh.read_private_key(ssh_keys.new_key(tmp_path / "key", kind=kind))
@@ -363,7 +363,7 @@ def test_a_proof_is_for_this_session_and_key_alone(
     assert not is_proof(b"", session, blob)
 
 
-def test_lists_are_split_or_nothing() -> None:
+def test_a_truncated_list_is_empty() -> None:
     assert split(b"") == ()
     assert split(b"\0\0\0\1a\0\0\0\0\0\0\0\2bc") == (b"a", b"", b"bc")
     assert split(b"\0\0\0\1a\0\0\0\2b") == ()

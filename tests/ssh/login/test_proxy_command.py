@@ -117,7 +117,7 @@ async def test_a_command_that_ends_takes_its_link_along_and_is_named(sshd: Sshd)
         ("sh -c 'trap \"\" HUP TERM; sleep 60 & wait'", ConnectTimeout, "through its ProxyCommand"),
     ],
 )
-async def test_what_becomes_of_a_command_that_carries_nothing(
+async def test_a_command_that_carries_nothing_fails_in_time_and_is_ended(
     sshd: Sshd, command: str, kind: type[LinkError], says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(proxy_command, "PATIENCE_S", 0.2)
@@ -143,14 +143,14 @@ async def test_what_it_has_started_ends_too(sshd: Sshd, tmp_path: Path) -> None:
     await until(lambda: not sleeper.exists() or sleeper.read_text().rpartition(")")[2].split()[0] == "Z")
 
 
-async def test_a_shell_that_is_not_there(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_missing_shell_is_named_in_the_error(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHELL", "/nowhere/sh")
     found = await failure(carried(sshd))
     assert isinstance(found, ProxyCommandFailed)
     assert "cannot be run by /nowhere/sh: No such file or directory" in str(found)
 
 
-async def test_the_users_shell_reads_it(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_command_is_run_by_the_users_shell(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
     """The command may use quotes, variables and `$SHELL`, as with ssh(1). asyncssh alone would
     run no shell.
     """

@@ -175,7 +175,7 @@ def test_the_remedy_is_a_command() -> None:
     st.lists(st.sampled_from(["ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp521"]), max_size=3),
     st.booleans(),
 )
-def test_what_is_known_is_asked_for_first_and_nothing_weak_at_all(
+def test_algorithms_of_known_keys_come_first_and_weak_ones_are_not_offered(
     kinds: list[str], has_authority: bool
 ) -> None:
     keys = [known(asyncssh.generate_private_key(kind)) for kind in kinds]
@@ -192,7 +192,7 @@ def test_what_is_known_is_asked_for_first_and_nothing_weak_at_all(
     assert not [name for name in algorithms if name.startswith(("ssh-rsa", "ssh-dss"))]
 
 
-def test_of_what_is_wanted_no_other_is_asked_for() -> None:
+def test_only_the_wanted_algorithms_are_offered() -> None:
     rsa = asyncssh.generate_private_key("ssh-rsa", key_size=1024)
     wanted = ["ssh-ed25519", "ssh-rsa-cert-v01@openssh.com", "ssh-rsa"]
     assert Trusted(keys=[known(rsa)]).algorithms(wanted) == ["ssh-rsa", "ssh-ed25519"]

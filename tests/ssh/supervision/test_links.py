@@ -108,7 +108,7 @@ def test_a_link_whose_dial_began_before_is_stale_at_once() -> None:
     assert links.lacks(1)
 
 
-def test_one_link_is_condemned_while_there_is_room() -> None:
+def test_one_link_at_a_time_is_marked_stale_and_only_if_there_is_room() -> None:
     links, (one, two) = filled(2)
     assert links.mark_stale(one, wanted=2)
     assert not links.mark_stale(one, wanted=2), "this link is condemned already"

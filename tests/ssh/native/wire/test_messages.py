@@ -24,7 +24,7 @@ def read(message: bytes) -> SSHPacket:
 
 
 @given(numbers, numbers)
-def test_what_we_say_on_a_channel(channel: int, number: int) -> None:
+def test_channel_messages_are_encoded_as_in_rfc_4254(channel: int, number: int) -> None:
     packet = read(messages.window_adjust(channel, number))
     assert (packet.get_uint32(), packet.get_uint32()) == (channel, number)
     packet.check_end()

@@ -142,7 +142,7 @@ def test_on_a_long_way_it_grows_to_the_widest() -> None:
 
 
 @given(st.integers(2, 40))
-def test_on_a_short_way_many_share_what_stands_in_the_queue(downloads: int) -> None:
+def test_on_a_short_path_many_channels_share_the_queue(downloads: int) -> None:
     link = Link(downloads, TICK_S / 5, 128 << 10)
     link.carry(50, 1)
     link.carry(100, downloads)
@@ -160,7 +160,9 @@ def test_on_a_long_way_one_that_is_there_keeps_no_newcomer_small(downloads: int)
 
 
 @given(st.integers(1 << 20, WIDEST), st.data())
-def test_what_comes_at_once_is_granted_again_but_for_an_eighth(size: int, data: st.DataObject) -> None:
+def test_all_but_an_eighth_of_a_consumed_window_is_granted_again_at_once(
+    size: int, data: st.DataObject
+) -> None:
     """On a long path a whole window may arrive within one turn, in reads of any size. Most of it must be
     granted again at once.
     """
