@@ -30,7 +30,7 @@ def test_the_daemon_starts_no_compiler(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["/usr/bin", None])
-def test_what_is_off_for_an_import_is_on_afterwards(
+def test_settings_changed_for_an_import_are_restored(
     path: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("PATH")

@@ -118,7 +118,7 @@ def test_a_failure_does_not_look_like_an_outage_while_links_serve(up: int, wante
     )
 
 
-def test_a_cause_is_told_once_for_everything_that_it_takes_down() -> None:
+def test_a_cause_is_shown_once_with_all_its_consequences() -> None:
     text = "\n".join(shown(width=200))
     assert (
         "gateway us-west: auth_failed: sshd at bastion.us:22 refused every key\n  hint: is the public key in"
@@ -149,7 +149,7 @@ def test_a_cluster_without_a_link_is_in_doubt_before_its_probes_have_said_so(sta
     assert "\x1b[33m◐ up?" in "\n".join(shown(snapshot, colour=True))
 
 
-def test_what_is_idle_is_no_problem() -> None:
+def test_idle_gateways_and_clusters_are_not_listed_as_problems() -> None:
     idle = replace(US_WEST, state=GatewayState.IDLE, retry_in=None, reason="", message="", hint="")
     asleep = replace(PROD_US, name="asleep", state=ClusterState.IDLE, reason="", message="", hint="")
     lines = shown(replace(DAEMON, gateways=(idle,), clusters=(asleep,)))
@@ -355,7 +355,7 @@ def test_where_there_is_no_link_nothing_was_probed() -> None:
     assert "1000ms" not in row(lines, "prod-eu")
 
 
-def test_nothing_configured() -> None:
+def test_without_clusters_the_tables_say_so() -> None:
     assert "no clusters are configured" in shown(replace(DAEMON, gateways=(), clusters=()))
 
 

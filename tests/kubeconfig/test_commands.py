@@ -522,7 +522,7 @@ def test_a_ca_that_the_service_cannot_see_is_copied(
     )
 
 
-def test_a_ca_that_was_there_already_is_only_taken_if_it_is_the_same(
+def test_a_stored_ca_file_that_differs_is_replaced_by_an_import(
     desk: Desk, certificates: Certificates
 ) -> None:
     desk.imported("prod")

@@ -108,7 +108,7 @@ def plain(record: Records) -> dict[str, object]:
     }
 
 
-def test_what_a_reload_removes_is_dropped() -> None:
+def test_metrics_of_removed_clusters_and_gateways_are_dropped() -> None:
     registry = CollectorRegistry()
     metrics = Metrics(registry, version="0")
     for name in ("a", "b"):

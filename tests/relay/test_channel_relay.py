@@ -295,7 +295,7 @@ async def test_a_half_close_lets_the_cluster_finish() -> None:
     assert pair.relay.reason == Reason.SHUTDOWN
 
 
-async def test_an_abort_waits_for_nobody() -> None:
+async def test_an_abort_closes_both_sides_at_once() -> None:
     pair = await Pair(Channel(credit=1), Channel(credit=1, counts_unsent=False)).started()
     pair.cluster.says(b"xyz")
     pair.relay.abort(Reason.IDLE)

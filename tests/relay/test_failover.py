@@ -121,7 +121,7 @@ async def test_the_next_server_is_tried_only_if_the_link_works(error: ProxyError
         assert (way.asked, failed) == ([A], [])
 
 
-async def test_memory_is_waited_for_and_nobody_is_to_blame_for_it() -> None:
+async def test_waiting_for_memory_does_not_count_as_a_failure_of_the_server() -> None:
     budget = MemoryBudget(16 << 20, 100)
     waiting = WaitingForMemory(budget)
     one = Failover((A, B), budget, waiting)
@@ -139,7 +139,7 @@ async def test_memory_is_waited_for_and_nobody_is_to_blame_for_it() -> None:
     assert way.asked == [A, A]
 
 
-async def test_memory_that_does_not_come_is_what_is_told() -> None:
+async def test_memory_that_is_never_released_is_the_error_reported() -> None:
     one, _ = failover(A, B)
     with pytest.raises(MemoryExhausted):
         await ask(one, Scripted({A: MemoryExhausted("all given out")}), patience=0.05)

@@ -34,5 +34,5 @@ def test_numbers_and_dots_that_are_no_address_are_no_name_either(host: str) -> N
 
 
 @pytest.mark.parametrize("host", ["127.1", "web.1", "1.example.com", "10-0-0-1", "3com"])
-def test_what_a_resolver_may_know_passes(host: str) -> None:
+def test_names_that_a_resolver_may_know_are_accepted(host: str) -> None:
     assert Endpoint.parse(f"{host}:6443").host == host

@@ -27,7 +27,7 @@ async def test_run_returns_exit_code_output_and_errors() -> None:
 
 
 @pytest.mark.parametrize("output", ["", ">/dev/null", "2>/dev/null", ">/dev/null 2>&1"])
-async def test_what_it_has_started_ends_with_it(output: str) -> None:
+async def test_children_of_the_program_end_with_it(output: str) -> None:
     """asyncio's own subprocesses wait for the end of the output (cpython#119710), so until the caller's
     deadline.
     """
@@ -78,7 +78,7 @@ class Turns:
 
 
 @pytest.mark.both_loops
-async def test_a_herd_starts_one_by_one_and_nobody_waits_for_one_that_hangs(
+async def test_programs_start_one_by_one_and_one_that_hangs_delays_no_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     turns = Turns(monkeypatch)

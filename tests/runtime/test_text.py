@@ -12,7 +12,7 @@ from proxy.runtime.text import escaped, for_terminal, in_ascii, suggest
 
 
 @given(st.text(st.characters()))
-def test_nothing_that_drives_a_terminal_is_left(text: str) -> None:
+def test_no_terminal_control_characters_are_left(text: str) -> None:
     """No control, format, private, unassigned or surrogate character, and no
     separator but space and newline."""
     for clean in (for_terminal(text), escaped(text) + "\n"):

@@ -197,7 +197,7 @@ async def test_answers_to_channel_requests_that_wait_for_keys_have_a_bound(
         assert (error.reason, link.data_plane) == ("protocol_error", data_plane)
 
 
-async def test_what_comes_while_a_packet_is_handled_waits_outside(
+async def test_data_that_arrives_while_a_packet_is_handled_stays_in_the_socket(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two key exchanges begin, and then a whole socket buffer arrives. asyncssh would buffer 8 MiB of it in

@@ -96,7 +96,7 @@ def test_each_class_counts_its_own_failures() -> None:
 
 
 @given(st.lists(st.tuples(st.floats(0, 20), st.booleans(), st.floats(0, 3)), max_size=40))
-def test_what_one_server_refuses_never_adds_up_to_a_lock(attempts: list[tuple[float, bool, float]]) -> None:
+def test_refused_logins_never_add_up_to_a_penalty_of_sshd(attempts: list[tuple[float, bool, float]]) -> None:
     """The delays, compared with how sshd adds up penalties (srclimit.c).
 
     `attempts`: for each, the pause before it, whether sshd refuses it, and how long it takes.

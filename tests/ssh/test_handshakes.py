@@ -133,7 +133,7 @@ async def test_when_the_acceptance_is_old_one_login_goes_first_again(
         assert await all_of(parties, server) == (1, ["ok"] * 20)
 
 
-async def test_nobody_is_kept_alive_by_a_refusal(server: Server) -> None:
+async def test_a_refusal_keeps_no_party_in_memory(server: Server) -> None:
     shared, gone = Handshakes(), []
     server.says = AuthFailed("no")
     server.go.set()

@@ -37,7 +37,7 @@ async def turns(count: int) -> None:
         await asyncio.sleep(0)
 
 
-async def test_who_has_had_its_share_of_a_congested_link_waits_and_a_small_request_does_not() -> None:
+async def test_on_a_congested_link_a_channel_waits_only_after_its_share() -> None:
     flow, went_on = Flow(Turns()), list[Talker]()
     bulk, small = Talker(went_on), Talker(went_on)
     flow.spend(bulk, 10 * SHARE)
@@ -77,7 +77,7 @@ async def test_while_other_clients_send_on_any_link_a_client_sends_a_limited_amo
     assert went_on == [bulk]
 
 
-async def test_those_who_wait_go_on_in_their_order_a_few_per_turn() -> None:
+async def test_waiting_channels_resume_in_order_a_few_per_turn() -> None:
     flow, went_on = Flow(Turns()), list[Talker]()
     talkers = [Talker(went_on) for _ in range(3 * RESUME_AT_ONCE)]
     flow.congested()
@@ -115,7 +115,7 @@ async def test_a_channel_that_has_ended_is_not_resumed() -> None:
     assert went_on == []
 
 
-async def test_who_was_shut_out_goes_before_those_who_have_had_their_share() -> None:
+async def test_channels_that_could_not_send_resume_before_those_that_used_their_share() -> None:
     flow, went_on = Flow(Turns()), list[Talker]()
     bulks, small = [Talker(went_on) for _ in range(3)], Talker(went_on)
     flow.congested()
@@ -220,7 +220,7 @@ async def test_bulk_shares_a_slow_link_and_small_requests_hardly_wait(bursts: li
     assert waited <= (HIGH_WATER // SHARE // room + 2 if len(bursts) * SHARE > HIGH_WATER else 0)
 
 
-async def test_a_transfer_beside_others_keeps_little_under_way_and_a_lone_one_all_it_may() -> None:
+async def test_a_transfer_uses_its_whole_window_only_when_alone() -> None:
     flow, window, grant = Flow(Turns()), 2 << 20, 96 << 10
     bulk, small = Talker([]), Talker([])
     flow.spend(bulk, SHARE)
@@ -249,7 +249,7 @@ async def test_the_reserve_is_used_if_no_more_window_is_granted() -> None:
 
 
 @given(st.integers(4 << 10, 4 << 20), st.integers(1, 100), st.data())
-def test_keeping_back_never_stops_a_transfer_whose_peer_credits_late(
+def test_the_reserve_never_stalls_a_transfer_whose_peer_grants_credit_late(
     window: int, parts: int, data: st.DataObject
 ) -> None:
     """The peer grants credit only after it has passed on a part of its window, up to all of it. Other clients

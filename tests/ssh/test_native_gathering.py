@@ -113,7 +113,7 @@ async def test_requests_never_wait() -> None:
         assert link.kernels == 1
 
 
-async def test_whoever_hangs_up_amid_a_download_is_heard() -> None:
+async def test_a_peer_that_closes_during_a_download_is_noticed() -> None:
     async with connected() as link:
         await link.download()
         link.theirs.send(b"!")

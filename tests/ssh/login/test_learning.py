@@ -187,7 +187,9 @@ async def test_only_a_plain_line_vouches_for_new_keys(
     await ends_unlearned(rotating, rotating.config())
 
 
-async def test_without_a_file_nothing_is_asked(sshd_factory: SshdFactory, tmp_path: Path) -> None:
+async def test_without_learned_host_keys_no_proof_is_requested(
+    sshd_factory: SshdFactory, tmp_path: Path
+) -> None:
     rotating = Rotating(sshd_factory, tmp_path, "ed25519", "ecdsa")
     await ends_unlearned(rotating, config_for(rotating.sshd, known_hosts=[str(rotating.known_hosts)]))
 

@@ -135,7 +135,7 @@ async def test_a_command_that_carries_nothing_fails_in_time_and_is_ended(
     await until(lambda: commands() <= before)
 
 
-async def test_what_it_has_started_ends_too(sshd: Sshd, tmp_path: Path) -> None:
+async def test_children_of_the_command_end_with_it(sshd: Sshd, tmp_path: Path) -> None:
     pid = tmp_path / "pid"
     command = f"sh -c 'sleep 60 </dev/null >/dev/null 2>&1 & echo $! > {pid}; exit 4'"
     assert "exit code 4" in str(await failure(carried(sshd, command, connect_timeout="2s")))

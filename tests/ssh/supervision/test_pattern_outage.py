@@ -59,7 +59,7 @@ def own_tasks(before: set[asyncio.Task[object]]) -> list[asyncio.Task[object]]:
     return [task for task in asyncio.all_tasks() - before if "nodes" in task.get_name()]
 
 
-async def test_it_costs_no_more_than_max_hosts_dials_and_waits(config: GatewayConfig) -> None:
+async def test_an_outage_causes_at_most_max_hosts_dials(config: GatewayConfig) -> None:
     before = asyncio.all_tasks()
     with socket.create_server(("0.0.0.0", 0), backlog=2 * MOST) as silent:  # noqa: S104 - a test's own server
         port = silent.getsockname()[1]

@@ -278,7 +278,7 @@ async def test_a_key_that_is_gone_is_told_for_each_host_and_a_new_one_is_read(
         await ask(pattern, HOSTS[0], server)
 
 
-async def test_fewer_hosts_after_a_reload_are_as_many_with_the_next_new_one(nodes: Sshd) -> None:
+async def test_a_lower_max_hosts_takes_effect_with_the_next_new_host(nodes: Sshd) -> None:
     async with Echo() as server, started(pattern_of(nodes, max_hosts=5)) as pattern:
         for host in HOSTS[:4]:
             (await ask(pattern, host, server)).abort()
