@@ -135,8 +135,8 @@ class Connections:
         target: Endpoint | None = None
         reason, message = Reason.SHUTDOWN, ""
         try:
-            if allow is not None:
-                await self._shared.access.require(allow, arrival.caller, entry=arrival.entry)
+            if allow is not None or arrival.needs_allow:
+                await self._shared.access.require(allow or (), arrival.caller, entry=arrival.entry)
             channel, target = await open_channel(arrival, started + self._shared.hold_timeout)
             self.traffic.channel_open.observe(self._loop.time() - started)
             relay = arrival.relay(

@@ -28,6 +28,7 @@ from proxy.daemon.ways import Ways, through
 from proxy.entries.admission import Admission
 from proxy.entries.fd_store import FdStore
 from proxy.entries.listener import Listener
+from proxy.entries.ssh_entry import SshEntry
 from proxy.health.tls import Contexts
 from proxy.metrics import Metrics
 from proxy.relay.budget import MemoryBudget
@@ -76,8 +77,9 @@ class Graph:
         self._contexts = Contexts()
         self._told: dict[str, tuple[bool, bool]] = {}
         self.routes: dict[str, Routed] = {}
-        self.sites = Sites(self.shared, self.turns, self._gateway_changed)
-        self.ssh = ServedSsh(self.shared, self.sites, store=store, on_change=on_change)
+        entry = SshEntry(metrics, lambda arrival: self._switchboard.accept(arrival))
+        self.sites = Sites(self.shared, self.turns, self._gateway_changed, on_open=entry.asked)
+        self.ssh = ServedSsh(self.shared, self.turns, entry, self.sites, store=store, on_change=on_change)
         self._ways = Ways(self.gateways, self.sites, lambda: self.config)
         self._discoveries = Discoveries(self.clusters, self.routes, self._contexts, on_change, metrics)
         self._switchboard = Switchboard(config, self.clusters, self.routes, self.sites)
@@ -138,7 +140,10 @@ class Graph:
         return (
             tuple(self.gateways[name].snapshot() for name in self.config.gateways if name in self.gateways),
             tuple(self.clusters[name].snapshot() for name in self.config.clusters if name in self.clusters),
-            tuple(self.entries[name].snapshot() for name in self.config.entries if name in self.entries),
+            (
+                *(self.entries[name].snapshot() for name in self.config.entries if name in self.entries),
+                *self.ssh.snapshot(),
+            ),
             tuple(
                 self.routes[route.name].snapshot()
                 for route in self.config.routes

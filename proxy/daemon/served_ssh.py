@@ -18,17 +18,21 @@ from proxy.config.ssh_rules import SSH
 from proxy.daemon.connections import Shared
 from proxy.daemon.file_scan import FileScan
 from proxy.daemon.sites import Sites
+from proxy.daemon.users import Users
 from proxy.entries.arrival import Caller
 from proxy.entries.fd_store import FdStore
 from proxy.entries.keeping import KeptListener
 from proxy.entries.listener import Listener
-from proxy.errors import LinkError
+from proxy.entries.ssh_entry import SshEntry
+from proxy.errors.reasons import Reason
 from proxy.runtime.blocking import FILES_S, Hangs, Place
 from proxy.runtime.endpoint import Local
 from proxy.runtime.tasks import Tasks
+from proxy.snapshots import EntrySnapshot
 from proxy.ssh.server import host_keys
 from proxy.ssh.server.server import SshServer
 from proxy.ssh.server.session import Guest, Session
+from proxy.ssh.turns import Turns
 
 log = structlog.get_logger("kubemux.ssh_server")
 
@@ -40,12 +44,22 @@ class ServedSsh:
     """The daemon's SSH server, if the configuration has one."""
 
     def __init__(
-        self, shared: Shared, sites: Sites, *, store: FdStore, on_change: Callable[[], None]
+        self,
+        shared: Shared,
+        turns: Turns,
+        entry: SshEntry,
+        sites: Sites,
+        *,
+        store: FdStore,
+        on_change: Callable[[], None],
     ) -> None:
         """`on_change` is called when something has changed that `status` shows."""
         self.listener: KeptListener | None = None
         self.server = SshServer(on_login=self._logged_in, record=shared.metrics.logins)
+        self._metrics = shared.metrics
+        self._entry = entry
         self._sites = sites
+        self._users = Users(shared, turns, entry)
         self._store = store
         self._on_change = on_change
         self._config: Config | None = None
@@ -54,6 +68,8 @@ class ServedSsh:
         self._lines: dict[Loc, Lines] = {}
         self._logged: dict[Loc, tuple[str, ...]] = {}
         self._loading = asyncio.Lock()
+        self._unusable: tuple[str, str] | None = None
+        """Why nobody can log in, and what to do about that."""
         self._tasks = Tasks("files of ssh_server")
 
     def __repr__(self) -> str:
@@ -78,9 +94,11 @@ class ServedSsh:
         is. `listeners` are those that others have given up.
         """
         self._config = config
+        self._users.reconfigure(config)
         await self._read_keys()
         if (server := config.ssh_server) is None:
             self.server.send_away()
+            self._metrics.forget_entry(SSH)
             return
         await self._use_host_keys()
         if self.listener is None:
@@ -97,7 +115,7 @@ class ServedSsh:
 
     def _logged_in(self, session: Session) -> Guest:
         is_site = session.login is not None and session.login.kind == "site"
-        return self._sites.logged_in(session) if is_site else _Idle(session)
+        return (self._sites if is_site else self._users).logged_in(session)
 
     def _accept(self, sock: socket.socket, caller: Caller) -> None:
         self.server.accept(sock, caller.origin)
@@ -121,10 +139,12 @@ class ServedSsh:
             try:
                 keys = await self._place.run(host_keys.read, server.host_keys, timeout=FILES_S)
                 self.server.use(server, keys)
+                self._unusable = None
             except (Unusable, Hangs) as exc:
                 hint = exc.hint if isinstance(exc, Unusable) else credentials.HANGS
                 log.warning("file cannot be used", entry=SSH, message=str(exc), hint=hint)
                 if not self.server.is_usable:
+                    self._unusable = f"nobody can log in: {exc}", hint
                     self._tasks.spawn(self._try_again(), name="read again")
 
     async def _renew_later(self, hanging: Collection[Loc]) -> None:
@@ -173,8 +193,35 @@ class ServedSsh:
                 "key lets nobody in", key=dotted(finding.loc), message=finding.message, hint=finding.hint
             )
 
+    def snapshot(self) -> tuple[EntrySnapshot, ...]:
+        """The entry, if there is one."""
+        if self._config is None or (server := self._config.ssh_server) is None:
+            return ()
+        reason, message, hint = "", "", ""
+        if self.listener is not None and (error := self.listener.error):
+            reason, message, hint = error.reason, str(error), error.hint
+        elif self._unusable:
+            reason, message, hint = (Reason.CREDENTIALS_UNUSABLE, *self._unusable)
+        record = self._metrics.entry(SSH)
+        return (
+            EntrySnapshot(
+                name=SSH,
+                listen=str(server.listen),
+                listening=self.listener is not None and self.listener.is_bound,
+                reason=reason,
+                message=message,
+                hint=hint,
+                connections=record.active,
+                connections_total=record.opened,
+            ),
+        )
+
     def accept_no_more(self) -> None:
-        """Close the listening socket, and every connection that has not logged in."""
+        """Close the listening socket, and every connection that has not logged in. Refuse channels, and end
+        the connections of users that have none.
+        """
+        self._entry.closed_because = "kubemux stops"
+        self._users.leave()
         if self.listener is not None:
             self.listener.accept_no_more()
         self.server.send_away()
@@ -185,20 +232,8 @@ class ServedSsh:
         if self.listener is not None:
             await self.listener.close()
         await self.server.close()
+        await self._users.close()
 
 
 def _read_lines(loc: Loc, section: references.Section) -> Lines:
     return authorized.read(loc, section) if isinstance(section, SiteConfig | UserConfig) else Lines()
-
-
-class _Idle(Guest):
-    """A login that leads nowhere."""
-
-    def __init__(self, session: Session) -> None:
-        del session
-
-    def lost(self, exc: Exception | None) -> None:
-        del exc
-
-    def ends(self, error: LinkError) -> None:
-        del error

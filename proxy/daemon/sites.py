@@ -11,10 +11,13 @@ from proxy.config.model import Config
 from proxy.daemon.connections import Shared
 from proxy.daemon.served_site import ServedSite
 from proxy.errors import LinkError
+from proxy.relay.interfaces import OpenRequest
 from proxy.runtime.tasks import Tasks
 from proxy.ssh.server.session import Guest, Session
 from proxy.ssh.sites.site import Site
 from proxy.ssh.turns import Turns
+
+OnOpen = Callable[[Session, OpenRequest], None]
 
 _GONE: Final = "this site is not configured"
 
@@ -22,11 +25,16 @@ _GONE: Final = "this site is not configured"
 class Sites(Mapping[str, ServedSite]):
     """All of them, by name."""
 
-    def __init__(self, shared: Shared, turns: Turns, on_change: Callable[[str], None]) -> None:
-        """`on_change` is called with the name of a site when one of its links begins to serve or ends."""
+    def __init__(
+        self, shared: Shared, turns: Turns, on_change: Callable[[str], None], *, on_open: OnOpen
+    ) -> None:
+        """`on_change` is called with the name of a site when one of its links begins to serve or ends.
+        `on_open` gets each channel that a site asks for.
+        """
         self._shared = shared
         self._turns = turns
         self._on_change = on_change
+        self._on_open = on_open
         self._sites: dict[str, ServedSite] = {}
 
     def __getitem__(self, name: str) -> ServedSite:
@@ -71,6 +79,7 @@ class Sites(Mapping[str, ServedSite]):
             turns=self._turns,
             record=self._shared.metrics.gateway(name),
             is_taken=self._sites.__contains__,
+            on_open=self._on_open,
             on_change=lambda: self._changed(name),
         )
         self._sites[name] = ServedSite(site, record, self._shared)

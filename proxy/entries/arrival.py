@@ -84,6 +84,11 @@ class Arrival(ABC):
         self.entry = entry
         self.asked = asked
 
+    @property
+    def needs_allow(self) -> bool:
+        """Whether the client is denied where no `allow` says who may."""
+        return False
+
     def fields(self) -> dict[str, str]:
         """For the log: the client's entry, its identity, and what it asked for."""
         fields = {"client": str(self.caller), "entry": self.entry, "caller": self.caller.identity}

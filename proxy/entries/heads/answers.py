@@ -1,4 +1,4 @@
-"""The answer for each reason of a refusal: HTTP status, SOCKS5 reply code, and the sentence for people."""
+"""The answer for each reason of a refusal: the code of each protocol, and the sentence for people."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Final, NamedTuple
 from proxy.errors.reasons import Reason
 from proxy.errors.words import Subject
 from proxy.runtime.text import in_ascii
+from proxy.ssh.native.wire.messages import CONNECT_FAILED, PROHIBITED, SHORTAGE
 
 LONGEST_LINE: Final = 200
 """The most characters of a reason phrase: clients cut longer ones."""
@@ -14,10 +15,11 @@ LONGEST_SUBJECT: Final = 64
 
 
 class Codes(NamedTuple):
-    """A reason as codes that client programs understand: RFC 9110 15 and RFC 1928 6."""
+    """A reason as codes that client programs understand: RFC 9110 15, RFC 1928 6 and RFC 4254 5.1."""
 
     status: int
     reply: int
+    failure: int = CONNECT_FAILED
 
 
 GENERAL_FAILURE: Final = 1
@@ -31,23 +33,23 @@ ADDRESS_TYPE_NOT_SUPPORTED: Final = 8
 
 _CODES: Final = {
     Reason.BAD_REQUEST: Codes(400, GENERAL_FAILURE),
-    Reason.DENIED: Codes(403, NOT_ALLOWED),
-    Reason.UNKNOWN_NAME: Codes(404, HOST_UNREACHABLE),
-    Reason.UNSUPPORTED: Codes(405, COMMAND_NOT_SUPPORTED),
-    Reason.AUTH_REQUIRED: Codes(407, NOT_ALLOWED),
+    Reason.DENIED: Codes(403, NOT_ALLOWED, PROHIBITED),
+    Reason.UNKNOWN_NAME: Codes(404, HOST_UNREACHABLE, PROHIBITED),
+    Reason.UNSUPPORTED: Codes(405, COMMAND_NOT_SUPPORTED, PROHIBITED),
+    Reason.AUTH_REQUIRED: Codes(407, NOT_ALLOWED, PROHIBITED),
     Reason.HEAD_TIMEOUT: Codes(408, GENERAL_FAILURE),
     Reason.INTERNAL: Codes(500, GENERAL_FAILURE),
     Reason.CHANNEL_REFUSED: Codes(502, CONNECTION_REFUSED),
     # sshd's own rules forbid the connection.
-    Reason.CHANNEL_PROHIBITED: Codes(502, NOT_ALLOWED),
+    Reason.CHANNEL_PROHIBITED: Codes(502, NOT_ALLOWED, PROHIBITED),
     Reason.CHANNEL_FAILED: Codes(502, GENERAL_FAILURE),
     Reason.UNRESOLVABLE: Codes(502, HOST_UNREACHABLE),
     Reason.DRAINED: Codes(503, GENERAL_FAILURE),
     Reason.SHUTDOWN: Codes(503, GENERAL_FAILURE),
-    Reason.LIMIT: Codes(503, GENERAL_FAILURE),
-    Reason.CLUSTER_LIMIT: Codes(503, GENERAL_FAILURE),
-    Reason.HOST_LIMIT: Codes(503, GENERAL_FAILURE),
-    Reason.MEMORY: Codes(503, GENERAL_FAILURE),
+    Reason.LIMIT: Codes(503, GENERAL_FAILURE, SHORTAGE),
+    Reason.CLUSTER_LIMIT: Codes(503, GENERAL_FAILURE, SHORTAGE),
+    Reason.HOST_LIMIT: Codes(503, GENERAL_FAILURE, SHORTAGE),
+    Reason.MEMORY: Codes(503, GENERAL_FAILURE, SHORTAGE),
     Reason.LINK_DOWN: Codes(503, NETWORK_UNREACHABLE),
     Reason.TIMEOUT: Codes(504, TTL_EXPIRED),
     Reason.CONNECT_TIMEOUT: Codes(504, TTL_EXPIRED),

@@ -31,10 +31,11 @@ def test_any_split_of_a_head_gives_the_same(head: bytes, early: bytes, cuts: lis
 
 
 @pytest.mark.parametrize("reason", Reason)
-def test_every_reason_has_a_status_and_a_reply(reason: Reason) -> None:
-    status, reply = answers.codes(reason)
+def test_every_reason_has_a_code_of_each_protocol(reason: Reason) -> None:
+    status, reply, failure = answers.codes(reason)
     assert status in range(400, 600)
     assert reply in range(1, 9)
+    assert failure in range(1, 5)
 
 
 ENDS = {"client_closed", "client_reset", "cluster_closed", "cluster_reset", "idle", "tls_handshake"}
@@ -51,37 +52,37 @@ def test_what_a_client_can_be_refused_for_is_chosen() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reason", "status", "reply"),
+    ("reason", "status", "reply", "failure"),
     [
-        ("bad_request", 400, 1),
-        ("denied", 403, 2),
-        ("unknown_name", 404, 4),
-        ("unsupported", 405, 7),
-        ("auth_required", 407, 2),
-        ("head_timeout", 408, 1),
-        ("internal", 500, 1),
-        ("channel_refused", 502, 5),
-        ("channel_prohibited", 502, 2),
-        ("channel_failed", 502, 1),
-        ("link_down", 503, 3),
-        ("auth_failed", 503, 3),
-        ("link_lost", 503, 3),
-        ("unresolvable", 502, 4),
-        ("memory", 503, 1),
-        ("limit", 503, 1),
-        ("cluster_limit", 503, 1),
-        ("drained", 503, 1),
-        ("shutdown", 503, 1),
-        ("timeout", 504, 6),
-        ("connect_timeout", 504, 6),
+        ("bad_request", 400, 1, 2),
+        ("denied", 403, 2, 1),
+        ("unknown_name", 404, 4, 1),
+        ("unsupported", 405, 7, 1),
+        ("auth_required", 407, 2, 1),
+        ("head_timeout", 408, 1, 2),
+        ("internal", 500, 1, 2),
+        ("channel_refused", 502, 5, 2),
+        ("channel_prohibited", 502, 2, 1),
+        ("channel_failed", 502, 1, 2),
+        ("link_down", 503, 3, 2),
+        ("auth_failed", 503, 3, 2),
+        ("link_lost", 503, 3, 2),
+        ("unresolvable", 502, 4, 2),
+        ("memory", 503, 1, 4),
+        ("limit", 503, 1, 4),
+        ("cluster_limit", 503, 1, 4),
+        ("drained", 503, 1, 2),
+        ("shutdown", 503, 1, 2),
+        ("timeout", 504, 6, 2),
+        ("connect_timeout", 504, 6, 2),
     ],
 )
-def test_the_codes_are_a_contract(reason: str, status: int, reply: int) -> None:
-    assert answers.codes(Reason(reason)) == (status, reply)
+def test_the_codes_are_a_contract(reason: str, status: int, reply: int, failure: int) -> None:
+    assert answers.codes(Reason(reason)) == (status, reply, failure)
 
 
 def test_the_page_tells_the_codes_that_there_are() -> None:
     told = [row[1:] for row in pages.rows("docs/entries.md", "what is wrong")]
     assert told
     for reason, status, reply in told:
-        assert answers.codes(Reason(reason.strip("`"))) == (int(status), int(reply)), reason
+        assert answers.codes(Reason(reason.strip("`")))[:2] == (int(status), int(reply)), reason

@@ -1,0 +1,96 @@
+"""The SSH entry: people and sites that have logged in to the SSH server ask it for channels by name
+(`ssh -J`, `-W`, `-L` and `-D`).
+"""
+
+from __future__ import annotations
+
+import structlog
+
+from proxy.config.ssh_rules import SSH
+from proxy.entries.arrival import Arrival, Caller
+from proxy.entries.heads.answers import codes, sentence
+from proxy.entries.heads.head import target
+from proxy.entries.proxy import OnArrival
+from proxy.errors.reasons import Reason
+from proxy.metrics import EntryRecord, Metrics, Traffic
+from proxy.relay.budget import MemoryBudget
+from proxy.relay.channel_relay import ChannelRelay
+from proxy.relay.interfaces import Channel, OnEnd, OpenRequest, Relay
+from proxy.runtime.endpoint import Endpoint
+from proxy.ssh.server.login import Login
+from proxy.ssh.server.session import Session
+
+log = structlog.get_logger("kubemux.connection")
+
+
+class SshEntry:
+    """Hands on the channels that clients of the SSH server ask for. `on_arrival` gets them."""
+
+    def __init__(self, metrics: Metrics, on_arrival: OnArrival) -> None:
+        self._metrics = metrics
+        self._on_arrival = on_arrival
+        self.closed_because = ""
+        """Why every channel is refused, if every one is."""
+
+    def __repr__(self) -> str:
+        return f"<SshEntry {self.closed_because or 'open'}>"
+
+    def asked(self, session: Session, request: OpenRequest) -> None:
+        """A client that has logged in asks for a channel."""
+        login = session.login
+        assert login is not None  # noqa: S101 - there are no channels before the login
+        record = self._metrics.entry(SSH)
+        record.opened += 1
+        try:
+            asked = target(str(request.target))
+        except ValueError as exc:
+            _refuse(SshArrival(request, login, record), Reason.BAD_REQUEST, str(exc))
+            return
+        arrival = SshArrival(request, login, record, asked)
+        if self.closed_because:
+            _refuse(arrival, Reason.SHUTDOWN, self.closed_because)
+        elif not login.may_open(asked):
+            self._metrics.denied(SSH, Reason.DENIED)
+            _refuse(arrival, Reason.DENIED, f"the options of the key of {login.identity} do not allow it")
+        else:
+            self._on_arrival(arrival)
+
+
+def _refuse(arrival: Arrival, reason: Reason, message: str) -> None:
+    arrival.refuse(reason, message)
+    arrival.ended(reason)
+    log.warning("connection refused", **arrival.fields(), reason=reason, message=message)
+
+
+class SshArrival(Arrival):
+    """A client of the SSH server that waits for a channel."""
+
+    __slots__ = ("_is_site", "_record", "_request")
+
+    is_answered = True
+
+    def __init__(
+        self, request: OpenRequest, login: Login, record: EntryRecord, asked: Endpoint | None = None
+    ) -> None:
+        caller = Caller(login.address, proved=frozenset({login.identity}))
+        super().__init__(caller, entry=SSH, asked=asked)
+        self._is_site = login.kind == "site"
+        self._request = request
+        self._record = record
+
+    @property
+    def needs_allow(self) -> bool:
+        return self._is_site
+
+    def relay(self, channel: Channel, traffic: Traffic, budget: MemoryBudget, on_end: OnEnd) -> Relay:
+        return ChannelRelay(channel, traffic, budget, on_end, self._request.accept)
+
+    def refuse(self, reason: Reason, message: str = "") -> None:
+        """A site is not told which names there are: what it may not ask for is denied, known or not."""
+        if self._is_site and reason is Reason.UNKNOWN_NAME:
+            reason, message = Reason.DENIED, f"{self.caller.identity} is not in allow"
+        subject = self.asked.host if self.asked else ""
+        self._request.refuse(codes(reason).failure, sentence(reason, message, subject))
+
+    def ended(self, reason: Reason) -> None:
+        self._record.ended(reason)

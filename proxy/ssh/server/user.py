@@ -1,0 +1,98 @@
+"""A user's connection to the SSH server, from the login to its end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+from proxy.errors import KeepaliveTimeout, LinkClosed, LinkError, LinkLost
+from proxy.errors.reasons import Reason
+from proxy.relay.budget import MemoryBudget
+from proxy.relay.interfaces import OpenRequest
+from proxy.runtime.tasks import Tasks
+from proxy.ssh.link import Link
+from proxy.ssh.server.login import Login
+from proxy.ssh.server.session import Guest, Session
+from proxy.ssh.turns import Turns
+
+log = structlog.get_logger("kubemux.ssh_server")
+
+KEEPALIVE_S: Final = 15.0
+MAX_MISSED: Final = 8
+"""Two minutes, so that a laptop may change its network. sshd would wait for hours, and keep the channels."""
+
+
+class User(Guest):
+    """One login of a user, and its link, on which the user asks for channels."""
+
+    def __init__(
+        self,
+        session: Session,
+        login: Login,
+        on_open: Callable[[OpenRequest], None],
+        *,
+        name: str,
+        budget: MemoryBudget,
+        turns: Turns,
+        max_channels: int,
+        tasks: Tasks,
+    ) -> None:
+        """Make it as soon as the login is complete. `tasks` are those of all users."""
+        self._session = session
+        self._login = login
+        self._tasks = tasks
+        self._link = Link(
+            (session.conn,),
+            server=f"{login.identity} at {login.address}",
+            budget=budget,
+            turns=turns,
+            name=name,
+            on_open=on_open,
+            max_requests=max_channels,
+        )
+        self._link.start(KEEPALIVE_S, lambda _: None, self._missed)
+        self._was_closed = False
+        self.ended = tasks.spawn(self._until_the_end(), name=name)
+        """Done when the connection is closed."""
+
+    def __repr__(self) -> str:
+        return f"<User {self._link}>"
+
+    def lost(self, exc: Exception | None) -> None:
+        """See `proxy.ssh.server.session.Guest`. The link hears of it by itself."""
+        self._was_closed = exc is None
+
+    def ends(self, error: LinkError) -> None:
+        """See `proxy.ssh.server.session.Guest`."""
+        self._link.protocol_broken(error)
+
+    async def leave(self) -> None:
+        """End the connection when it has no channel left."""
+        await self._link.idle.wait()
+        if self._link.closed.done():
+            return
+        self.ends(LinkClosed("kubemux stops"))
+        self._session.turn_away("it stops: connect again")
+
+    def _missed(self, count: int) -> None:
+        if count >= MAX_MISSED:
+            error = KeepaliveTimeout(f"{self._link.server} stopped answering")
+            self._tasks.spawn(self._link.close(error), name=f"close {self._link.name}")
+
+    async def _until_the_end(self) -> None:
+        try:
+            error = await asyncio.shield(self._link.closed)
+            has_left = self._was_closed and isinstance(error, LinkLost)
+            log.info(
+                "logged out",
+                client=str(self._login.address),
+                caller=self._login.identity,
+                reason=Reason.CLIENT_CLOSED if has_left else error.reason,
+                message="" if has_left else str(error),
+                seconds=round(self._link.age, 3),
+            )
+        finally:
+            await self._link.close()

@@ -1,0 +1,191 @@
+"""What clients of the SSH server may ask for, and what they are told if they may not."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
+
+from proxy.config.key_table import Who
+from proxy.entries.arrival import Arrival
+from proxy.entries.ssh_entry import SshEntry
+from proxy.errors.reasons import Reason
+from proxy.metrics import Metrics
+from proxy.openssh.authorized_keys import Options
+from proxy.openssh.permits import Permit
+from proxy.relay.interfaces import Channel
+from proxy.runtime.endpoint import Endpoint
+from proxy.ssh.native.wire.messages import CONNECT_FAILED, PROHIBITED, SHORTAGE
+from proxy.ssh.server.login import Login
+from proxy.ssh.server.session import Host, Session
+
+Kind = Literal["site", "user"]
+
+
+class Refusal(NamedTuple):
+    """What the client gets."""
+
+    code: int
+    text: str
+
+
+class Request:
+    """A `proxy.relay.interfaces.OpenRequest` that remembers its answer."""
+
+    def __init__(self, target: Endpoint) -> None:
+        self.target = target
+        self.origin = Endpoint("10.0.0.1", 1)
+        self.answers: list[Refusal] = []
+
+    def accept(self) -> Channel:
+        raise AssertionError("nothing is accepted here")
+
+    def refuse(self, code: int, text: str) -> None:
+        self.answers.append(Refusal(code, text))
+
+
+class Door:
+    """The entry, and whom it has handed on."""
+
+    def __init__(self) -> None:
+        self.metrics = Metrics(CollectorRegistry(), version="")
+        self.arrivals: list[Arrival] = []
+        self.entry = SshEntry(self.metrics, self.arrivals.append)
+
+    def ask(
+        self, host: str, port: int, *, kind: Kind = "user", name: str = "ops", options: Options | None = None
+    ) -> Request:
+        session = Session(cast("Host", None))
+        session.login = Login(
+            who=Who(kind, name),
+            asked=name,
+            address=Endpoint("192.0.2.1", 4711),
+            blob=b"",
+            fingerprint="",
+            options=options or Options(),
+            may_forward=options is None or options.may_forward,
+            expires=None,
+        )
+        request = Request(Endpoint(host, port))
+        self.entry.asked(session, request)
+        return request
+
+
+def test_a_client_is_handed_on_with_its_identity_and_counted() -> None:
+    door = Door()
+    request = door.ask("fd00:0::7", 6443)
+    (arrival,) = door.arrivals
+    assert arrival.asked == Endpoint("fd00::7", 6443)
+    assert arrival.fields() == {
+        "client": "192.0.2.1:4711",
+        "entry": "ssh",
+        "caller": "ssh-user:ops",
+        "asked": "[fd00::7]:6443",
+    }
+    assert (arrival.is_answered, arrival.needs_allow) == (True, False)
+    record = door.metrics.entry("ssh")
+    assert record.active == 1
+    arrival.refuse(Reason.DENIED, "ssh-user:ops is not in allow")
+    arrival.ended(Reason.DENIED)
+    assert request.answers == [Refusal(PROHIBITED, "kubemux: fd00::7: denied (ssh-user:ops is not in allow)")]
+    assert (record.active, record.results) == (0, {Reason.DENIED: 1})
+
+
+@pytest.mark.parametrize(
+    ("reason", "code"),
+    [
+        (Reason.UNKNOWN_NAME, PROHIBITED),
+        (Reason.CHANNEL_REFUSED, CONNECT_FAILED),
+        (Reason.LINK_DOWN, CONNECT_FAILED),
+        (Reason.AUTH_FAILED, CONNECT_FAILED),
+        (Reason.TIMEOUT, CONNECT_FAILED),
+        (Reason.CLUSTER_LIMIT, SHORTAGE),
+        (Reason.MEMORY, SHORTAGE),
+    ],
+)
+def test_a_reason_has_a_code_and_a_sentence(reason: Reason, code: int) -> None:
+    door = Door()
+    request = door.ask("prod-eu", 443)
+    door.arrivals[0].refuse(reason, "why\r\n\x1b[31m")
+    assert request.answers == [Refusal(code, rf"kubemux: prod-eu: {reason} (why\r\n\x1b[31m)")]
+
+
+@pytest.mark.parametrize(
+    ("host", "port"),
+    [
+        ("a" * 256, 22),
+        ("a\0b", 22),
+        ("", 22),
+        ("a b", 22),
+        ("prod-eu", 0),
+        ("prod-eu", 2**32 - 1),
+    ]
+    + [(f"prod{sign}eu", 22) for sign in "@?%/\x7fé\n"],
+)
+def test_what_is_no_name_is_not_asked_for(host: str, port: int) -> None:
+    door = Door()
+    (answer,) = door.ask(host, port).answers
+    assert not door.arrivals
+    assert answer.code == CONNECT_FAILED
+    assert answer.text.startswith("kubemux: bad_request (")
+    assert door.metrics.entry("ssh").results == {Reason.BAD_REQUEST: 1}
+
+
+@given(st.text(max_size=300), st.integers(0, 2**32 - 1))
+def test_any_name_is_handed_on_or_answered_in_one_printable_line(host: str, port: int) -> None:
+    door = Door()
+    request = door.ask(host, port)
+    assert len(request.answers) + len(door.arrivals) == 1
+    for answer in request.answers:
+        assert answer.text.isascii()
+        assert answer.text.isprintable()
+        assert len(answer.text) <= 200
+
+
+NARROW = Options(opens=(Permit("node-a", 22), Permit("10.*", None)))
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "options"),
+    [("node-a", 23, NARROW), ("node-b", 22, NARROW), ("node-a", 22, Options(may_forward=False))],
+)
+def test_the_options_of_a_key_come_first(host: str, port: int, options: Options) -> None:
+    door = Door()
+    (answer,) = door.ask(host, port, options=options).answers
+    assert not door.arrivals
+    assert answer == Refusal(
+        PROHIBITED, f"kubemux: {host}: denied (the options of the key of ssh-user:ops do not allow it)"
+    )
+    assert door.metrics._records.denied["ssh"] == {Reason.DENIED: 1}
+
+
+@pytest.mark.parametrize(("host", "port"), [("node-a", 22), ("NODE-A", 22), ("10.0.0.7", 9000)])
+def test_what_the_options_allow_is_handed_on(host: str, port: int) -> None:
+    door = Door()
+    assert not door.ask(host, port, options=NARROW).answers
+    assert len(door.arrivals) == 1
+
+
+def test_a_site_needs_an_allow_and_does_not_learn_which_names_there_are() -> None:
+    door = Door()
+    request = door.ask("prod-eu", 443, kind="site", name="factory-7")
+    (arrival,) = door.arrivals
+    assert arrival.needs_allow
+    assert arrival.caller.proved == {"site:factory-7"}
+    arrival.refuse(Reason.UNKNOWN_NAME, "nearest: prod-us")
+    arrival.refuse(Reason.DENIED, "site:factory-7 is not in allow")
+    first, second = request.answers
+    assert first == second
+    arrival.refuse(Reason.CHANNEL_REFUSED, "no")
+    assert request.answers[2].text == "kubemux: prod-eu: channel_refused (no)"
+
+
+def test_when_kubemux_stops_nobody_is_handed_on() -> None:
+    door = Door()
+    door.entry.closed_because = "kubemux stops"
+    (answer,) = door.ask("prod-eu", 443).answers
+    assert answer == Refusal(CONNECT_FAILED, "kubemux: prod-eu: shutdown (kubemux stops)")
+    assert not door.arrivals

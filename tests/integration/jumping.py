@@ -1,0 +1,133 @@
+"""A daemon with an SSH server, what its users reach by name, and a desk from which they do."""
+
+from __future__ import annotations
+
+import hashlib
+import socketserver
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from proxy.runtime.endpoint import Endpoint
+from proxy.ssh.planes import DATA_PLANE
+from tests.integration.conftest import gateway
+from tests.integration.recipes import Desk
+from tests.support import parts, ssh_keys
+from tests.support.daemon import Daemon, Sections
+from tests.support.echo import pattern
+from tests.support.ports import free_port
+from tests.support.site import SshServerFiles
+from tests.support.sshd import Sshd
+
+USERS: Final = {
+    "ops": "",
+    "narrow": 'restrict,port-forwarding,permitopen="node-a:22"',
+    "shut": "no-port-forwarding",
+}
+"""The options of each user's key."""
+
+
+_TLS: Final = b"\x16"
+
+
+class Sums(socketserver.BaseRequestHandler):
+    """`get N` and a newline is answered by N bytes. Otherwise the client's bytes, up to its end of file, are
+    answered by their checksum. A probe speaks TLS, and is sent away.
+    """
+
+    def handle(self) -> None:
+        seen = hashlib.sha256()
+        first = self.request.recv(1 << 16)
+        if first.startswith(b"get "):
+            block, size = pattern(1 << 20), int(first[4:])
+            for sent in range(0, size, len(block)):
+                self.request.sendall(block[: size - sent])
+            return
+        if first.startswith(_TLS):
+            return
+        while first:
+            seen.update(first)
+            first = self.request.recv(1 << 16)
+        self.request.sendall(f"{seen.hexdigest()}\n".encode())
+
+
+@contextmanager
+def sums() -> Iterator[Endpoint]:
+    """A server of `Sums`."""
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Sums) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            yield Endpoint("127.0.0.1", server.server_address[1])
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+class Jumping(NamedTuple):
+    """What a test needs."""
+
+    daemon: Daemon
+    files: SshServerFiles
+    desk: Desk
+    sshd: Sshd
+    sections: dict[str, object]
+
+
+def config(files: SshServerFiles, sshd: Sshd) -> str:
+    """The ssh_config of everybody: `bastion` is kubemux for ops, and each other user has a name for it."""
+    known = files.folder / "known_hosts_of_nodes"
+    known.write_text(f"node-a {ssh_keys.public(sshd.host_key)}\n")
+    bastions = "".join(
+        f"Host {'bastion' if user == 'ops' else user}\n HostName 127.0.0.1\n Port {files.listen.port}\n"
+        f" User {user}\n IdentityFile {files.key(user)}\n UserKnownHostsFile {files.known_hosts}\n"
+        for user in USERS
+    )
+    return (
+        f"{bastions}Host node-*\n User {sshd.user}\n IdentityFile {sshd.identity}\n"
+        f" UserKnownHostsFile {known}\n"
+        "Host *\n BatchMode yes\n IdentitiesOnly yes\n GlobalKnownHostsFile /dev/null\n"
+    )
+
+
+@contextmanager
+def jumping(folder: Path, *, plane: str = "", **more: object) -> Iterator[Jumping]:
+    """Run all of it. `more` are sections of the configuration."""
+    files = SshServerFiles(folder / "ssh")
+    with Sshd(folder / "sshd") as sshd, sums() as server:
+        cluster: Sections = {
+            "gateway": "edge",
+            "api_servers": [str(server)],
+            "probe": {"interval": "1h", "threshold": 1},
+        }
+        clusters = {
+            "prod-eu": cluster,
+            "closed": {**cluster, "allow": ["ssh-user:boss"]},
+            "refused": {**cluster, "api_servers": [f"127.0.0.1:{free_port()}"]},
+        }
+        host = f"{sshd.host}:{sshd.port}"
+        sections: dict[str, object] = {
+            "ssh_server": files.sections(),
+            "users": {user: files.authorized(user, options) for user, options in USERS.items()},
+            "routes": [
+                {"name": "nodes", "match": ["node-*:22"], "gateway": "edge", "target": host},
+                {"name": "sums", "match": ["*.sums:*"], "gateway": "edge", "target": str(server)},
+            ],
+            "limits": {"drain_timeout": "2s"},
+            **more,
+        }
+        (folder / "ssh_config").write_text(config(files, sshd))
+        desk = Desk(folder, files.listen, programs={"ssh": f"{parts.find('ssh')} -F {folder / 'ssh_config'}"})
+        environment = {DATA_PLANE: plane} if plane else {}
+        gateways = {"edge": gateway(sshd)}
+        with Daemon(
+            folder / "daemon",
+            gateways=gateways,
+            clusters=clusters,
+            sections=sections,
+            environment=environment,
+        ) as daemon:
+            daemon.wait_up(*clusters, up=False)  # until the last probe has ended
+            yield Jumping(daemon, files, desk, sshd, sections)
