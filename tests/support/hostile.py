@@ -95,6 +95,14 @@ class Flooding(asyncssh.SSHServer):
         if self._flood in FLOODS:
             self.flood(FLOODS[self._flood])
 
+    @classmethod
+    def client(cls, conn: asyncssh.SSHClientConnection, count: int) -> Flooding:
+        """One that floods the server of `conn`, a client that has logged in."""
+        flooding = cls([], "", count)
+        flooding.conn = cast("Any", conn)
+        flooding._take_over()
+        return flooding
+
     # ------------------------------------------------------------------------------------------------ sending
 
     def _take_over(self) -> None:
@@ -158,7 +166,7 @@ class Flooding(asyncssh.SSHServer):
             )
             if self._flood in CHANNEL_FLOODS and not self._message:
                 self.flood(CHANNEL_FLOODS[self._flood](theirs))
-        else:
+        elif kind > GLOBAL_REQUEST:  # asyncssh sends an IGNORE before each packet
             self.answers += 1
         return True
 
