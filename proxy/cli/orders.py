@@ -126,7 +126,7 @@ def _drain(name: str, timeout: float, config: Path) -> None:
         answer = _command(config, "drain", {"cluster": name}, timeout, sections=("clusters", "routes"))
     except client.Unfinished as error:
         raise AdminError(
-            f"{name}: still draining after {format_duration(timeout)}{_left(error.document, name)}; "
+            f"{name}: still draining after {format_duration(timeout)}{_remaining(error.document, name)}; "
             "it goes on, for limits.drain_timeout at most",
             hint="kubemux status shows how many connections it still has",
         ) from error
@@ -137,7 +137,7 @@ def _drain(name: str, timeout: float, config: Path) -> None:
             say(f"{name}: drained")
 
 
-def _left(document: object, wanted: str) -> str:
+def _remaining(document: object, wanted: str) -> str:
     match document:
         case {"clusters": list() as clusters, "routes": list() as routes}:
             for one in (*clusters, *routes):

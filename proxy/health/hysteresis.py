@@ -29,7 +29,7 @@ class Hysteresis:
         """Whether the state is still down, but the last verdict was up."""
         return self.state is ClusterState.DOWN and self._against > 0
 
-    def rest(self) -> bool:
+    def become_idle(self) -> bool:
         """The cluster is idle: forget all verdicts. Returns whether it was not idle before."""
         before, self.state, self._against = self.state, ClusterState.IDLE, 0
         return before is not ClusterState.IDLE

@@ -102,11 +102,11 @@ class Monitor:
         while True:
             self._soon.clear()
             if self._is_idle():
-                self._rest()
+                self._become_idle()
             else:
                 outcome = await self._probe()
                 # The link may have been closed meanwhile because no client needs it.
-                self._rest() if self._is_idle() else self._apply(outcome)
+                self._become_idle() if self._is_idle() else self._apply(outcome)
             pause = self._config.probe.interval
             if self._hysteresis.is_recovering:
                 pause = min(pause, CONFIRM_S)
@@ -130,8 +130,8 @@ class Monitor:
                 Result.INTERNAL, "the probe failed to run", Result.INTERNAL.hint, 0.0, Stage.CHANNEL
             )
 
-    def _rest(self) -> None:
-        if self._hysteresis.rest():
+    def _become_idle(self) -> None:
+        if self._hysteresis.become_idle():
             log.info("cluster idle", cluster=self._name)
             self._record.up = self._outcome = None
             self._on_change()

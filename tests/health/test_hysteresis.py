@@ -35,7 +35,11 @@ def test_after_a_rest_the_first_verdict_decides(before: list[bool], first: bool,
     hysteresis = Hysteresis(threshold)
     for verdict in before:
         hysteresis.feed(alive=verdict)
-    assert [hysteresis.rest(), hysteresis.rest(), hysteresis.state] == [True, False, ClusterState.IDLE]
+    assert [hysteresis.become_idle(), hysteresis.become_idle(), hysteresis.state] == [
+        True,
+        False,
+        ClusterState.IDLE,
+    ]
     assert hysteresis.feed(alive=first)
     assert hysteresis.state is (ClusterState.UP if first else ClusterState.DOWN)
 

@@ -227,7 +227,7 @@ async def test_an_opening_that_the_link_does_not_survive(gateway: Watched, scrip
         await opening
 
 
-async def test_half_close_each_way_and_the_number_is_used_again_after_a_rest(
+async def test_half_close_each_way_and_the_number_is_reused_later(
     gateway: Watched, script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(numbers, "REMEMBERED", 1)

@@ -16,7 +16,7 @@ import h11
 
 from proxy import __version__
 from proxy.config.model import ClusterConfig
-from proxy.daemon.discovery.pods import said
+from proxy.daemon.discovery.pods import error_message
 from proxy.health import chain
 from proxy.health.http import MAX_HEADER
 from proxy.health.probe import DIAL_GRACE, Dial
@@ -37,7 +37,7 @@ class Refused(Exception):
     """The API server has answered with a status other than 200."""
 
     def __init__(self, status: int, body: bytes) -> None:
-        super().__init__(f"HTTP {status}: {printable(said(body))}")
+        super().__init__(f"HTTP {status}: {printable(error_message(body))}")
         self.status = status
 
 

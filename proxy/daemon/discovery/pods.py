@@ -88,7 +88,7 @@ def check_number(pods: Pods) -> None:
         raise Unusable(f"more than {MAX_PODS} pods have these labels: a narrower selector is needed")
 
 
-def said(body: bytes) -> str:
+def error_message(body: bytes) -> str:
     """The message in an answer other than 200: that of the API server's Status object, or else the body's
     text.
     """

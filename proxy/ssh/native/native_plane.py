@@ -180,7 +180,7 @@ class NativePlane:
     def number(self, channel: NativeChannel) -> int:
         """A number for a new channel."""
         self._live[channel] = None
-        return self._numbers.give(channel)
+        return self._numbers.allocate(channel)
 
     def ended(self, channel: NativeChannel) -> None:
         """`channel` has ended: forget it."""

@@ -28,7 +28,7 @@ class Numbers:
     def __repr__(self) -> str:
         return f"<Numbers used={len(self.channels)} free={len(self.free)} closed={len(self._closed)}>"
 
-    def give(self, channel: NativeChannel) -> int:
+    def allocate(self, channel: NativeChannel) -> int:
         """A number for a new channel: the oldest closed one if enough are remembered, otherwise a new one."""
         if self.free:
             number = self.free.pop()
