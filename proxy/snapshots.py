@@ -60,6 +60,18 @@ class LinkSnapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class SiteLinkSnapshot(LinkSnapshot):
+    """One connection of a site. `server` is `site NAME at HOST:PORT`."""
+
+    address: str
+    """`HOST:PORT` that the site has come from."""
+    key: str
+    """The fingerprint of the key that it has logged in with."""
+    forwards: tuple[str, ...]
+    """`NAME:PORT` of each `-R`, the dynamic one first."""
+
+
+@dataclass(frozen=True, slots=True)
 class GatewaySnapshot:
     """One gateway."""
 
@@ -156,6 +168,49 @@ class RouteSnapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class RefusalSnapshot:
+    """What the SSH server has refused a site: its login, or a forward."""
+
+    reason: str
+    """A word of `proxy.errors.reasons`."""
+    message: str
+    age: float
+    """Seconds since then."""
+
+
+@dataclass(frozen=True, slots=True)
+class SiteSnapshot:
+    """One site."""
+
+    name: str
+    state: GatewayState
+    """`connecting` until it comes for the first time since the daemon's start; never `degraded`, `idle`."""
+    links: tuple[SiteLinkSnapshot, ...]
+    """Those that serve, oldest first."""
+    retiring: tuple[SiteLinkSnapshot, ...]
+    callers: tuple[SiteLinkSnapshot, ...]
+    """Connections without a forward: nothing is reached through them."""
+    most: int
+    """How many links it may have (`connections`)."""
+    connected: float | None
+    """Seconds since it came; it has had a link since then. None if it is away."""
+    away: float | None
+    """Seconds since its last link ended, or since the daemon's start. None if it is connected."""
+    reconnects: int
+    reason: str
+    """Why it is away, a word of `proxy.errors.reasons`; empty if it is connected."""
+    message: str
+    hint: str
+    refused: RefusalSnapshot | None
+    """The last refusal since the daemon's start."""
+    connections: int
+    """Of clients who ask for `NAME.SITE`; those of clusters and routes are counted there."""
+    connections_total: int
+    bytes_to_site: int
+    bytes_from_site: int
+
+
+@dataclass(frozen=True, slots=True)
 class DaemonSnapshot:
     """Everything `/status`, `/readyz` and the sd_notify status line need."""
 
@@ -173,3 +228,4 @@ class DaemonSnapshot:
     clusters: tuple[ClusterSnapshot, ...] = field(default=())
     entries: tuple[EntrySnapshot, ...] = field(default=())
     routes: tuple[RouteSnapshot, ...] = field(default=())
+    sites: tuple[SiteSnapshot, ...] = field(default=())

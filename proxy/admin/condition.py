@@ -17,6 +17,7 @@ from proxy.snapshots import (
     EntrySnapshot,
     GatewaySnapshot,
     GatewayState,
+    SiteSnapshot,
 )
 
 _FAILURES: Final = frozenset(result.value for result in Result if not result.alive)
@@ -48,7 +49,7 @@ class Finding(NamedTuple):
     hint: str
 
 
-def is_connected(gateway: GatewaySnapshot) -> bool:
+def is_connected(gateway: GatewaySnapshot | SiteSnapshot) -> bool:
     """Whether at least one link is up."""
     return bool(gateway.links)
 
@@ -71,12 +72,12 @@ def is_failing(cluster: ClusterSnapshot) -> bool:
 
 
 def cut_off(snapshot: DaemonSnapshot) -> frozenset[str]:
-    """The gateways that should have a link and have none. No client gets through them now, whatever the last
-    probes found.
+    """The gateways and sites that should have a link and have none. No client gets through them now, whatever
+    the last probes found.
     """
-    return frozenset(
-        gateway.name for gateway in snapshot.gateways if not (is_connected(gateway) or is_idle(gateway))
-    )
+    gateways = (one.name for one in snapshot.gateways if not (is_connected(one) or is_idle(one)))
+    sites = (one.name for one in snapshot.sites if not is_connected(one))
+    return frozenset((*gateways, *sites))
 
 
 def why_not_up(cluster: ClusterSnapshot) -> str:
@@ -93,6 +94,9 @@ def findings(snapshot: DaemonSnapshot, lost: frozenset[str]) -> Iterator[Finding
             severity = Severity.DEGRADED if is_connected(gateway) or is_idle(gateway) else Severity.DOWN
             message = f"{gateway.message}{_still_serving(gateway)}"
             yield Finding("gateway", gateway.name, severity, gateway.reason, message, gateway.hint)
+    for site in snapshot.sites:
+        if not is_connected(site):
+            yield Finding("site", site.name, Severity.DOWN, site.reason, site.message, site.hint)
     for cluster in snapshot.clusters:
         found = _cluster(cluster, lost, is_draining=snapshot.draining)
         if found is not None:

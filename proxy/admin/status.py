@@ -24,10 +24,19 @@ goes up.
                    "bytes_from_target": 2,
                    "discovery": {"cluster": "prod-eu", "state": "watching", "pods": 7, "reason": "",
                                  "message": "", "hint": ""},
-                   "drained": false}]}
+                   "drained": false}],
+     "sites":    [{"name": "factory-7", "state": "up", "most": 2, "connected": 60.0, "away": null,
+                   "links": [{...as of a gateway..., "address": "192.0.2.7:50022",
+                              "key": "SHA256:...", "forwards": ["factory-7:1080"]}],
+                   "retiring": [...], "callers": [...], "reconnects": 0,
+                   "reason": "", "message": "", "hint": "",
+                   "refused": {"reason": "forward_refused", "message": "...", "age": 90.0},
+                   "connections": 1, "connections_total": 2, "bytes_to_site": 1,
+                   "bytes_from_site": 2}]}
 
 A cluster without `listen`, which clients reach only by name, has "" there, and is `listening` until it is
 drained. A route without `discover` has null for `discovery`.
+A site is `up` or `down`, and `connecting` until it has come once; `refused` is null if nothing was.
 
 Times are seconds, sizes bytes, `certificate_expiry` Unix time; null is "not known (yet)". States are those of
 `GatewayState`, `ClusterState` and `DiscoveryState`, reasons those of `proxy.errors` and of probes.
@@ -46,7 +55,7 @@ from proxy.snapshots import ClusterSnapshot, DaemonSnapshot, GatewaySnapshot
 
 SCHEMA_VERSION: Final = 1
 
-_LATER: Final = ("entries", "routes")
+_LATER: Final = ("entries", "routes", "sites")
 """Sections that a daemon of an earlier release does not have."""
 _SECTIONS: Final = ("gateways", "clusters", *_LATER)
 """Beside `daemon`."""
@@ -104,6 +113,11 @@ def _checks(snapshot: DaemonSnapshot) -> Iterator[str]:
             yield f"[+]gateway {gateway.name} idle"
         else:
             yield f"[-]gateway {gateway.name}: {gateway.reason or gateway.state}"
+    for site in snapshot.sites:
+        if is_connected(site):
+            yield f"[+]site {site.name} ok"
+        else:
+            yield f"[-]site {site.name}: {site.reason or site.state}"
     lost = cut_off(snapshot)
     for cluster in snapshot.clusters:
         if is_up(cluster) and cluster.gateway in lost:
@@ -130,9 +144,11 @@ def summary(snapshot: DaemonSnapshot) -> str:
     up = sum(is_up(cluster) and cluster.gateway not in lost for cluster in snapshot.clusters)
     connected = sum(map(is_connected, snapshot.gateways))
     plural = "" if snapshot.connections == 1 else "s"
+    sites = f"{sum(map(is_connected, snapshot.sites))}/{len(snapshot.sites)} sites connected, "
     line = (
         f"{up}/{_of(snapshot.clusters, 'clusters up')}, {connected}/"
-        f"{_of(snapshot.gateways, 'gateways connected')}, {snapshot.connections} connection{plural}"
+        f"{_of(snapshot.gateways, 'gateways connected')}, {sites if snapshot.sites else ''}"
+        f"{snapshot.connections} connection{plural}"
     )
     return f"draining: {line}" if snapshot.draining else line
 

@@ -31,10 +31,19 @@ from proxy.cli.grid import (
 )
 from proxy.config.values import format_size
 from proxy.errors import LinkDown, UnknownName
-from proxy.snapshots import ClusterSnapshot, DaemonSnapshot, EntrySnapshot, GatewaySnapshot, RouteSnapshot
+from proxy.snapshots import (
+    ClusterSnapshot,
+    DaemonSnapshot,
+    EntrySnapshot,
+    GatewaySnapshot,
+    RouteSnapshot,
+    SiteSnapshot,
+)
 
 WIDE: Final = 120
 """The width at which all columns of the clusters are shown."""
+_MAY_FAIL: Final = 3
+"""How many tables have what is broken: those of gateways, sites and clusters, the first ones."""
 LISTED: Final = 8
 """How many names are listed for one cause if the height is limited."""
 _RANK: Final = {word: ("red", "yellow", "green").index(colour) for word, (_, colour) in LOOK.items()}
@@ -50,8 +59,8 @@ def render(
     height: int | None = None,
     names: Collection[str] = (),
 ) -> RenderableType:
-    """The head line, the gateways, the clusters, the entries, the routes, and the causes of failures. What is
-    broken comes first.
+    """The head line, the gateways, the sites, the clusters, the entries, the routes, and the causes of
+    failures. What is broken comes first.
 
     `now` is Unix time; `width` and `height` are those of the terminal. If `height` is too small, rows of what
     is well are left out first. With `names`, only what `chosen` returns is shown. Raises UnknownName.
@@ -60,7 +69,7 @@ def render(
     shown = _worst_first(chosen(snapshot, names), lost)
     tables = _tables(shown, lost, now=now, wide=width >= WIDE)
     problems = _problems(shown, lost, None if height is None else LISTED)
-    if not (snapshot.clusters or snapshot.routes):
+    if not (snapshot.clusters or snapshot.routes or snapshot.sites):
         problems.insert(0, text("no clusters are configured", "yellow"))
     head = _head(snapshot)
     if height is None:
@@ -69,11 +78,11 @@ def render(
         )
     lines = Console(width=width).render_lines(Group(*problems), pad=False) if problems else []
     wanted = [lines_of(rows) for _, rows in tables]
-    # What is broken is among the gateways, the clusters and the problems. The others get a line, and what is
-    # left.
-    others = sum(map(bool, wanted[2:]))
-    *rooms, left = fair_shares(height - 2 - others, [*wanted[:2], len(lines)])
-    rooms += fair_shares(height - 2 - sum(rooms) - left, wanted[2:])
+    # What is broken is among the gateways, the sites, the clusters and the problems. The others get a line,
+    # and what is left.
+    others = sum(map(bool, wanted[_MAY_FAIL:]))
+    *rooms, left = fair_shares(height - 2 - others, [*wanted[:_MAY_FAIL], len(lines)])
+    rooms += fair_shares(height - 2 - sum(rooms) - left, wanted[_MAY_FAIL:])
     return Group(
         head,
         *(
@@ -86,8 +95,8 @@ def render(
 
 
 def chosen(snapshot: DaemonSnapshot, names: Collection[str]) -> DaemonSnapshot:
-    """The gateways, clusters, entries and routes with these names, the clusters and routes of these gateways,
-    the gateways of these clusters and routes.
+    """The gateways, clusters, entries, routes and sites with these names, the clusters and routes of these
+    gateways and sites, the gateways and sites of these clusters and routes.
 
     Without names, all. Raises UnknownName.
     """
@@ -95,9 +104,10 @@ def chosen(snapshot: DaemonSnapshot, names: Collection[str]) -> DaemonSnapshot:
         return snapshot
     known = {one.name for one in snapshot.gateways} | {one.name for one in snapshot.clusters}
     known |= {one.name for one in snapshot.entries} | {one.name for one in snapshot.routes}
+    known |= {one.name for one in snapshot.sites}
     for name in names:
         if name not in known:
-            raise UnknownName.among("gateway, cluster, entry or route", name, known)
+            raise UnknownName.among("gateway, cluster, entry, route or site", name, known)
     clusters = tuple(one for one in snapshot.clusters if one.name in names or one.gateway in names)
     routes = tuple(one for one in snapshot.routes if one.name in names or one.gateway in names)
     theirs = {one.gateway for one in clusters if one.name in names}
@@ -108,6 +118,7 @@ def chosen(snapshot: DaemonSnapshot, names: Collection[str]) -> DaemonSnapshot:
         clusters=clusters,
         entries=tuple(one for one in snapshot.entries if one.name in names),
         routes=routes,
+        sites=tuple(one for one in snapshot.sites if one.name in names or one.name in theirs),
     )
 
 
@@ -118,6 +129,7 @@ def _worst_first(snapshot: DaemonSnapshot, lost: Collection[str]) -> DaemonSnaps
         gateways=tuple(sorted(snapshot.gateways, key=lambda gateway: _RANK[gateway.state])),
         clusters=tuple(sorted(snapshot.clusters, key=lambda cluster: _RANK[_condition(cluster, lost)])),
         entries=tuple(sorted(snapshot.entries, key=lambda entry: entry.listening and not entry.reason)),
+        sites=tuple(sorted(snapshot.sites, key=lambda site: _RANK[site.state])),
     )
 
 
@@ -130,6 +142,21 @@ def _tables(
         (
             ["GATEWAY", "STATE", ">LINKS", ">RTT", ">CHANNELS", ">RECONNECTS", ">RETRY IN", ">CERT"],
             [_gateway(gateway, now=now) for gateway in shown.gateways],
+        ),
+        (
+            [
+                "SITE",
+                "STATE",
+                ">LINKS",
+                ">RTT",
+                ">CHANNELS",
+                ">RECONNECTS",
+                ">FOR",
+                "FROM",
+                ">SENT",
+                ">RECVD",
+            ],
+            [_site(site) for site in shown.sites],
         ),
         (
             ["CLUSTER", "STATE", *where, ">PROBE", ">CONNS", ">SENT", ">RECVD", ">CERT"],
@@ -211,6 +238,24 @@ def _route(route: RouteSnapshot) -> list[Text]:
         Text(bytes_text(route.bytes_to_target)),
         Text(bytes_text(route.bytes_from_target)),
         text(f"{first} +{len(others)}" if others else first),
+    ]
+
+
+def _site(site: SiteSnapshot) -> list[Text]:
+    links = (*site.links, *site.retiring, *site.callers)
+    rtts = [link.rtt for link in site.links if link.rtt is not None]
+    since = site.away if site.connected is None else site.connected
+    return [
+        text(site.name, "bold"),
+        state(site.state),
+        Text(f"{len(site.links)}/{site.most}{f'+{len(site.retiring)}' if site.retiring else ''}"),
+        milliseconds(min(rtts, default=None)),
+        Text(str(sum(link.channels for link in links))),
+        Text(str(site.reconnects)),
+        Text("-" if since is None else seconds_text(since)),
+        text(site.links[-1].address if site.links else "-"),
+        Text(bytes_text(site.bytes_to_site)),
+        Text(bytes_text(site.bytes_from_site)),
     ]
 
 

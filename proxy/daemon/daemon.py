@@ -171,7 +171,7 @@ class Daemon:
     def snapshot(self) -> DaemonSnapshot:
         """The daemon at this moment."""
         graph, shared = self.graph, self.graph.shared
-        gateways, clusters, entries, routes = graph.snapshot()
+        gateways, clusters, entries, routes, sites = graph.snapshot()
         return DaemonSnapshot(
             version=__version__,
             pid=os.getpid(),
@@ -186,6 +186,7 @@ class Daemon:
             clusters=clusters,
             entries=entries,
             routes=routes,
+            sites=sites,
         )
 
     # ------------------------------------------------------------------------------------------------- stop

@@ -24,7 +24,7 @@ from proxy.daemon.served_entry import ServedEntry
 from proxy.daemon.served_ssh import ServedSsh
 from proxy.daemon.sites import Sites
 from proxy.daemon.switchboard import Switchboard
-from proxy.daemon.ways import Ways, through
+from proxy.daemon.ways import Ways, sockets, through
 from proxy.entries.admission import Admission
 from proxy.entries.fd_store import FdStore
 from proxy.entries.listener import Listener
@@ -36,7 +36,7 @@ from proxy.relay.waiting import WaitingForMemory
 from proxy.runtime import descriptors
 from proxy.runtime.endpoint import Local
 from proxy.runtime.tasks import Tasks
-from proxy.snapshots import ClusterSnapshot, EntrySnapshot, GatewaySnapshot, RouteSnapshot
+from proxy.snapshots import ClusterSnapshot, EntrySnapshot, GatewaySnapshot, RouteSnapshot, SiteSnapshot
 from proxy.ssh.handshakes import Handshakes
 from proxy.ssh.supervision.gateway import Gateway
 from proxy.ssh.supervision.patterns import PatternGateway
@@ -135,8 +135,9 @@ class Graph:
         tuple[ClusterSnapshot, ...],
         tuple[EntrySnapshot, ...],
         tuple[RouteSnapshot, ...],
+        tuple[SiteSnapshot, ...],
     ]:
-        """Gateways, clusters, entries and routes in the order of the file, also after reloads."""
+        """Gateways, clusters, entries, routes and sites in the order of the file, also after reloads."""
         return (
             tuple(self.gateways[name].snapshot() for name in self.config.gateways if name in self.gateways),
             tuple(self.clusters[name].snapshot() for name in self.config.clusters if name in self.clusters),
@@ -149,6 +150,7 @@ class Graph:
                 for route in self.config.routes
                 if route.name in self.routes
             ),
+            tuple(self.sites[name].snapshot() for name in self.config.sites if name in self.sites),
         )
 
     async def start(self) -> None:
@@ -277,11 +279,7 @@ class Graph:
     def _apply_limits(self) -> None:
         """Apply `limits` to new connections."""
         limits = self.config.limits
-        links = sum(
-            gateway.connections * (gateway.max_hosts if gateway.is_pattern else 1)
-            for gateway in self.config.gateways.values()
-        )
-        fit = descriptors.for_clients(descriptors.raise_limit(), len(self.config.clusters) + links)
+        fit = descriptors.for_clients(descriptors.raise_limit(), sockets(self.config))
         if fit < limits.max_connections:
             log.warning(
                 "fewer connections than configured",

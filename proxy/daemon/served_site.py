@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 from proxy.config.model import SiteConfig
@@ -11,6 +12,7 @@ from proxy.metrics.records import SiteRecord
 from proxy.relay.failover import Failover
 from proxy.relay.interfaces import Channel
 from proxy.runtime.endpoint import Endpoint
+from proxy.snapshots import SiteSnapshot
 from proxy.ssh.sites.site import Site
 
 
@@ -20,6 +22,7 @@ class ServedSite:
     def __init__(self, site: Site, record: SiteRecord, shared: Shared) -> None:
         self.site = site
         self.connections = Connections("site", site.name, record, shared)
+        self._record = record
         self._shared = shared
 
     def __repr__(self) -> str:
@@ -41,11 +44,26 @@ class ServedSite:
     def beat(self) -> None:
         """Measure links, and end connections that have become useless. Call it about twice a second."""
         self.site.sample()
+        self.note()
         self.connections.drop_reset_clients()
+
+    def note(self) -> None:
+        """Update the metrics: links have come or ended."""
+        self._record.is_connected = self.site.is_connected
 
     def reconfigure(self, config: SiteConfig) -> None:
         """Use other settings. Links and connections stay."""
         self.site.reconfigure(config)
+
+    def snapshot(self) -> SiteSnapshot:
+        """For status."""
+        return replace(
+            self.site.snapshot(),
+            connections=self.connections.active,
+            connections_total=self.connections.connections_total,
+            bytes_to_site=self._record.to_cluster,
+            bytes_from_site=self._record.from_cluster,
+        )
 
     async def retire(self, timeout: float) -> None:  # noqa: ASYNC109 - a budget, not a failure
         """Wait up to `timeout` seconds for open connections to end, and close every link."""

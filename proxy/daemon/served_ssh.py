@@ -55,7 +55,9 @@ class ServedSsh:
     ) -> None:
         """`on_change` is called when something has changed that `status` shows."""
         self.listener: KeptListener | None = None
-        self.server = SshServer(on_login=self._logged_in, record=shared.metrics.logins)
+        self.server = SshServer(
+            on_login=self._logged_in, on_refused=sites.refused, record=shared.metrics.logins
+        )
         self._metrics = shared.metrics
         self._entry = entry
         self._sites = sites

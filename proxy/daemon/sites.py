@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Final
 
 from proxy.config.diff import Change
@@ -11,6 +12,7 @@ from proxy.config.model import Config
 from proxy.daemon.connections import Shared
 from proxy.daemon.served_site import ServedSite
 from proxy.errors import LinkError
+from proxy.errors.reasons import Reason
 from proxy.relay.interfaces import OpenRequest
 from proxy.runtime.tasks import Tasks
 from proxy.ssh.server.session import Guest, Session
@@ -80,14 +82,19 @@ class Sites(Mapping[str, ServedSite]):
             record=self._shared.metrics.gateway(name),
             is_taken=self._sites.__contains__,
             on_open=self._on_open,
-            on_change=lambda: self._changed(name),
+            on_change=partial(self._changed, name),
         )
         self._sites[name] = ServedSite(site, record, self._shared)
         site.start()
 
+    def refused(self, asked: str, reason: Reason, message: str) -> None:
+        """Somebody has asked to log in by the name `asked`, and was refused."""
+        if (site := self._sites.get(asked)) is not None:
+            site.site.refused(reason, message)
+
     def _changed(self, name: str) -> None:
         if (site := self._sites.get(name)) is not None:
-            self._shared.metrics.site(name).is_connected = site.site.is_up
+            site.note()
         self._on_change(name)
 
     async def close(self) -> None:

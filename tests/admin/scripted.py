@@ -26,7 +26,10 @@ from proxy.snapshots import (
     GatewaySnapshot,
     GatewayState,
     LinkSnapshot,
+    RefusalSnapshot,
     RouteSnapshot,
+    SiteLinkSnapshot,
+    SiteSnapshot,
 )
 
 NOW = 1_700_000_000.0
@@ -114,6 +117,46 @@ PODS = replace(
     discovery=DiscoverySnapshot(
         cluster="prod-eu", state=DiscoveryState.WATCHING, pods=7, reason="", message="", hint=""
     ),
+)
+SITE_LINK = SiteLinkSnapshot(
+    server="site factory-7 at 192.0.2.7:50022",
+    age=60.0,
+    channels=3,
+    data_plane="native",
+    cipher="aes256-gcm",
+    rtt=0.0503,
+    address="192.0.2.7:50022",
+    key="SHA256:abc",
+    forwards=("factory-7:1080",),
+)
+SITE = SiteSnapshot(
+    name="factory-7",
+    state=GatewayState.UP,
+    links=(SITE_LINK,),
+    retiring=(),
+    callers=(),
+    most=2,
+    connected=3600.0,
+    away=None,
+    reconnects=1,
+    reason="",
+    message="",
+    hint="",
+    refused=RefusalSnapshot("forward_refused", "-R Kube:6443 has capitals", 90.0),
+    connections=2,
+    connections_total=9,
+    bytes_to_site=1,
+    bytes_from_site=2,
+)
+AWAY = replace(
+    SITE,
+    state=GatewayState.DOWN,
+    links=(),
+    connected=None,
+    away=42.0,
+    reason="keepalive_timeout",
+    message="site factory-7 at 192.0.2.7:50022 stopped answering",
+    hint="does its ssh run?",
 )
 DAEMON = DaemonSnapshot(
     version="0.1.0",

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from proxy.admin.status import from_document, is_ready, readiness, summary, to_document
 from proxy.snapshots import ClusterState, DaemonSnapshot, GatewayState
-from tests.admin.scripted import DAEMON, EU_EDGE, NODES, PROD_EU, PROD_US, PROXY, UNBOUND, US_WEST
+from tests.admin.scripted import AWAY, DAEMON, EU_EDGE, NODES, PROD_EU, PROD_US, PROXY, SITE, UNBOUND, US_WEST
 
 numbers = st.floats(min_value=0, max_value=1e12)
 st.register_type_strategy(float, numbers)  # JSON has no NaN, and no time is negative
@@ -23,7 +23,9 @@ def test_every_snapshot_survives_the_way_through_json(snapshot: DaemonSnapshot) 
 
 
 def test_the_document_is_what_scripts_rely_on() -> None:
-    snapshot = replace(DAEMON, gateways=(EU_EDGE,), clusters=(PROD_EU,), entries=(PROXY,), routes=(NODES,))
+    snapshot = replace(
+        DAEMON, gateways=(EU_EDGE,), clusters=(PROD_EU,), entries=(PROXY,), routes=(NODES,), sites=(SITE,)
+    )
     document = json.loads(json.dumps(to_document(snapshot)))
     link = {
         "server": "bastion.eu:22",
@@ -106,6 +108,43 @@ def test_the_document_is_what_scripts_rely_on() -> None:
                 "drained": False,
             }
         ],
+        "sites": [
+            {
+                "name": "factory-7",
+                "state": "up",
+                "links": [
+                    {
+                        "server": "site factory-7 at 192.0.2.7:50022",
+                        "age": 60.0,
+                        "channels": 3,
+                        "data_plane": "native",
+                        "cipher": "aes256-gcm",
+                        "rtt": 0.0503,
+                        "address": "192.0.2.7:50022",
+                        "key": "SHA256:abc",
+                        "forwards": ["factory-7:1080"],
+                    }
+                ],
+                "retiring": [],
+                "callers": [],
+                "most": 2,
+                "connected": 3600.0,
+                "away": None,
+                "reconnects": 1,
+                "reason": "",
+                "message": "",
+                "hint": "",
+                "refused": {
+                    "reason": "forward_refused",
+                    "message": "-R Kube:6443 has capitals",
+                    "age": 90.0,
+                },
+                "connections": 2,
+                "connections_total": 9,
+                "bytes_to_site": 1,
+                "bytes_from_site": 2,
+            }
+        ],
     }
 
 
@@ -136,12 +175,15 @@ def test_readiness_lists_every_check_and_does_not_depend_on_clusters() -> None:
         gateways=(degraded, *DAEMON.gateways[1:]),
         clusters=(PROD_EU, PROD_US, unbound, drained, recovering, new, by_name, drained_name),
         entries=(PROXY, UNBOUND),
+        sites=(SITE, replace(AWAY, name="edge")),
     )
     assert is_ready(snapshot)
     assert readiness(snapshot).splitlines() == [
         "[+]listeners ok",
         "[+]gateway eu-edge ok",
         "[-]gateway us-west: auth_failed",
+        "[+]site factory-7 ok",
+        "[-]site edge: keepalive_timeout",
         "[+]cluster prod-eu ok",
         f"[-]cluster {PROD_US.name}: link_down",
         "[-]cluster unbound: listen_failed",
@@ -191,3 +233,5 @@ def test_summary() -> None:
     assert summary(DAEMON) == "1/3 clusters up, 1/2 gateways connected, 12 connections"
     assert summary(replace(DAEMON, draining=True, connections=1)).startswith("draining: 1/3 clusters up")
     assert summary(replace(DAEMON, connections=1)).endswith(" 1 connection")
+    with_sites = summary(replace(DAEMON, sites=(SITE, AWAY)))
+    assert with_sites == "1/3 clusters up, 1/2 gateways connected, 1/2 sites connected, 12 connections"

@@ -13,7 +13,7 @@ from proxy.cli import status as command
 from proxy.config.model import AdminConfig
 from proxy.errors import AdminError, ConfigError, Problem
 from proxy.snapshots import ClusterState, DaemonSnapshot, GatewayState
-from tests.admin.scripted import DAEMON, EU_EDGE, NODES, PROD_EU, PROXY, UNBOUND, US_WEST
+from tests.admin.scripted import AWAY, DAEMON, EU_EDGE, NODES, PROD_EU, PROXY, SITE, UNBOUND, US_WEST
 
 WELL = replace(DAEMON, gateways=(EU_EDGE,), clusters=(PROD_EU,), entries=(PROXY,), routes=(NODES,))
 ALL = "1/1 clusters up, 1/1 gateways connected, 12 connections"
@@ -60,6 +60,11 @@ half = replace(EU_EDGE, state=GatewayState.DEGRADED, links=EU_EDGE.links[:1], re
         (replace(WELL, clusters=(new,)), 1, f"WARNING: cluster new: unknown, {ALL.replace('1', '0', 1)}"),
         (replace(WELL, entries=(UNBOUND, PROXY)), 2, f"CRITICAL: entry egress: listen_failed, {ALL}"),
         (
+            replace(WELL, sites=(SITE, replace(AWAY, name="edge"))),
+            2,
+            f"CRITICAL: site edge: keepalive_timeout, {ALL.replace(', 12', ', 1/2 sites connected, 12')}",
+        ),
+        (
             replace(WELL, clusters=(failing, down)),
             2,
             f"CRITICAL: cluster gone: refused, 1 more, {ALL.replace('1/1', '1/2', 1)}",
@@ -91,7 +96,7 @@ def test_check_looks_only_at_the_given_names(monkeypatch: pytest.MonkeyPatch) ->
     [
         (AdminError("no answer\nat all | really"), (), "UNKNOWN: no answer at all / really\n"),
         (ConfigError("config.yaml", [Problem(1, "x", "no")]), (), "UNKNOWN: "),
-        (WELL, ("nope",), "UNKNOWN: no gateway, cluster, entry or route is called 'nope'\n"),
+        (WELL, ("nope",), "UNKNOWN: no gateway, cluster, entry, route or site is called 'nope'\n"),
     ],
 )
 def test_no_answer_is_neither_well_nor_broken(

@@ -19,6 +19,7 @@ from proxy.errors import UnknownName
 from proxy.snapshots import ClusterState, DaemonSnapshot, DiscoveryState, GatewayState
 from tests.admin.scripted import (
     ARN,
+    AWAY,
     DAEMON,
     DAY,
     EU_EDGE,
@@ -28,6 +29,7 @@ from tests.admin.scripted import (
     PROD_EU,
     PROD_US,
     PROXY,
+    SITE,
     STAGE_US,
     UNBOUND,
     US_WEST,
@@ -69,6 +71,22 @@ def test_a_gateway_shows_links_that_retire_and_when_its_certificate_ends() -> No
     edge = replace(EU_EDGE, retiring=(replace(link, channels=5),), certificate_expiry=NOW + 3 * DAY)
     lines = shown(replace(DAEMON, gateways=(edge,)))
     assert row(lines, "eu-edge") == ["eu-edge", "●", "up", "2/2+1", "21ms", "19", "0", "-", "3d"]
+
+
+def test_sites() -> None:
+    behind = replace(PROD_EU, name="behind", gateway="edge")
+    lines = shown(replace(DAEMON, sites=(SITE, replace(AWAY, name="edge")), clusters=(PROD_EU, behind)))
+    where = ["192.0.2.7:50022", "1B", "2B"]
+    edge, factory = row(lines, "edge"), row(lines, "factory-7")
+    assert factory == ["factory-7", "●", "up", "1/2", "50ms", "3", "1", "1h", "0m", *where]
+    assert edge == ["edge", "○", "down", "0/2", "-", "0", "1", "42s", "-", "1B", "2B"]
+    assert lines.index(next(line for line in lines if line.startswith("edge"))) < lines.index(
+        next(line for line in lines if line.startswith("factory-7"))
+    )
+    assert row(lines, "behind")[1:3] == ["◐", "up?"]
+    problem = "site edge: keepalive_timeout: site factory-7 at 192.0.2.7:50022 stopped answering"
+    assert problem in lines
+    assert "GATEWAY" not in row(shown(replace(DAEMON, sites=(SITE,)), names=("factory-7",)), "SITE")
 
 
 def test_80_columns_keep_every_row_on_its_line_and_every_address_whole() -> None:
@@ -310,7 +328,7 @@ def test_names_choose_what_is_shown(names: tuple[str, ...], seen: list[str]) -> 
 
 def test_an_unknown_name_is_an_error_with_a_suggestion() -> None:
     with pytest.raises(
-        UnknownName, match="no gateway, cluster, entry or route is called 'prod-uu'"
+        UnknownName, match="no gateway, cluster, entry, route or site is called 'prod-uu'"
     ) as caught:
         shown(names=("prod-uu",))
     assert caught.value.hint.startswith("did you mean 'prod-eu'? there are: ")

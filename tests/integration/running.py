@@ -136,3 +136,10 @@ def connections(pid: int) -> list[tuple[int, int]]:
 def peers(pid: int) -> list[int]:
     """The remote ports of a process' established TCP connections."""
     return sorted(remote for _, remote in connections(pid))
+
+
+async def wait_for_metric(daemon: Daemon, value: float, name: str, **labels: str) -> None:
+    """Wait until the sum of these samples is `value`."""
+    await asyncio.to_thread(
+        daemon.wait_for, f"{name} {labels}: {value}", lambda: daemon.metric(name, **labels) == value
+    )

@@ -9,7 +9,7 @@ import pytest
 from proxy.runtime.endpoint import Endpoint
 from tests.faults.api import Api
 from tests.integration.conftest import cluster
-from tests.integration.running import running, wait_for_log, wait_up
+from tests.integration.running import running, wait_for_log, wait_for_metric, wait_up
 from tests.integration.test_by_name import ask
 from tests.support.daemon import Sections
 from tests.support.echo import Echo, pattern
@@ -45,5 +45,5 @@ async def test_a_dynamic_forward_leads_to_a_cluster_and_to_names(
                 lost = await ask(proxy, "factory-7:1")
                 assert lost[0].startswith("502 kubemux: factory-7: channel_refused (")
             await wait_for_log(daemon, "link lost", gateway="factory-7")
-            assert daemon.metric("kubemux_site_connected", site="factory-7") == 0
+            await wait_for_metric(daemon, 0, "kubemux_site_connected", site="factory-7")
             await wait_up(daemon, "prod", up=False)

@@ -50,13 +50,17 @@ class SshServer:
         *,
         on_login: OnLogin,
         record: LoginRecord,
+        on_refused: Callable[[str, Reason, str], None] = lambda *_: None,
         now: Callable[[], float] = time.time,
     ) -> None:
-        """`now` is Unix time. Until `use` has been called, every client is closed."""
+        """`on_refused` gets the name, which anybody may have written, that somebody who was refused has asked
+        for; why; and a sentence. `now` is Unix time. Until `use` has been called, every client is closed.
+        """
         self.table = Table()
         self.gate = Gate()
         self.now = now
         self._on_login = on_login
+        self._on_refused = on_refused
         self._record = record
         self._options: Options | None = None
         self._startups = Startups()
@@ -234,6 +238,7 @@ class SshServer:
             message=printable(message),
             seconds=round(now - since, 3),
         )
+        self._on_refused(session.asked, reason, printable(message))
         if source.own is None and self._penalties.add(source, seconds, now):
             left = round(self._penalties.left(source, now))
             log.warning("source is closed out", source=str(source), reason=Reason.PENALTY, seconds=left)

@@ -23,7 +23,7 @@ class Forwards:
         has this name.
         """
         self._site = site
-        self._most = most
+        self.most = most
         self._is_taken = is_taken
         self._fixed: set[Endpoint] = set()
         self.dynamic: Endpoint | None = None
@@ -61,8 +61,8 @@ class Forwards:
         if host != self._site and self._is_taken(host):
             raise ForwardRefused(f"-R {bind} has the name of another site, and this is {self._site}")
         one = Endpoint(host, port)
-        if len(self) >= self._most and one not in self._fixed and one != self.dynamic:
-            raise ForwardRefused(f"-R {bind}: sites.{self._site}.max_forwards is {self._most}")
+        if len(self) >= self.most and one not in self._fixed and one != self.dynamic:
+            raise ForwardRefused(f"-R {bind}: sites.{self._site}.max_forwards is {self.most}")
         if host == self._site:
             if self.dynamic not in (None, one):
                 raise ForwardRefused(f"-R {bind}: -R {self.dynamic} is there already, and one is enough")

@@ -9,20 +9,24 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Final
+
+import structlog
 
 from proxy.config.matches import Host
 from proxy.config.model import SiteConfig
-from proxy.errors import ChannelProhibited, LinkClosed, LinkDown, LinkError
+from proxy.errors import ChannelProhibited, ForwardRefused, LinkClosed, LinkDown, LinkError
 from proxy.errors.reasons import Reason
 from proxy.metrics.records import GatewayRecord
 from proxy.relay.budget import MemoryBudget
 from proxy.relay.interfaces import Channel, OpenRequest
 from proxy.runtime.endpoint import Endpoint
 from proxy.runtime.tasks import Tasks
-from proxy.snapshots import GatewayState
+from proxy.snapshots import GatewayState, RefusalSnapshot, SiteLinkSnapshot, SiteSnapshot
 from proxy.ssh.server.session import Guest, Session
+from proxy.ssh.sites.flapping import WINDOW_S, Flapping
 from proxy.ssh.sites.forwards import Forwards
 from proxy.ssh.sites.site_link import SiteLink
 from proxy.ssh.sites.visitor import Visitor
@@ -33,7 +37,22 @@ from proxy.ssh.supervision.retry import Retry
 from proxy.ssh.supervision.waiting import Waiting
 from proxy.ssh.turns import Turns
 
+log = structlog.get_logger("kubemux.site")
+
+AWAY_S: Final = 3.0
+"""A site that is away for less is still connected in the metrics: its ssh is being started again."""
+_COMES_NOT: Final = "does its ssh run? What it says there, or the log here, is why it does not get in"
 _NEVER_DIALS: Final = Retry(lambda _: None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    reason: Reason
+    message: str
+    at: float
+
+    def snapshot(self, now: float) -> RefusalSnapshot:
+        return RefusalSnapshot(self.reason, self.message, now - self.at)
 
 
 class Site:
@@ -76,6 +95,13 @@ class Site:
         self._visitors: dict[Visitor, None] = {}
         """The logins whose links do not serve, because they have registered no forward (yet)."""
         self._failure: LinkError | None = None
+        self._refusal: _Refusal | None = None
+        self._loop = asyncio.get_running_loop()
+        self._came_at: float | None = None
+        """When the first of the links came that have followed each other without a gap."""
+        self._left_at = self._loop.time()
+        self._has_come = False
+        self._flapping = Flapping()
         self._lost: Reason | None = None
         self._number = 0
         self._is_closing = False
@@ -94,12 +120,22 @@ class Site:
     def logged_in(self, session: Session) -> Guest:
         """Make a link of a login. Call it as soon as the login is complete."""
         self._number += 1
+        if self._flapping.came(self._loop.time()):
+            log.warning(
+                "site flaps",
+                site=self.name,
+                message=f"it comes and goes: its links are at level debug until it stays for {WINDOW_S:g} s",
+                hint="the ssh of the site says why it ends; does one key belong to two machines?",
+            )
+        self._report.is_quiet = bool(self._flapping)
         forwards = Forwards(self.name, most=self.config.max_forwards, is_taken=self._is_taken)
         on_open = self._on_open
         link = SiteLink(
             session.conn,
             forwards,
-            server=f"site {self.name} at {session.visit.address}",
+            site=self.name,
+            address=session.visit.address,
+            key=session.login.fingerprint if session.login else "",
             budget=self._budget,
             turns=self._turns,
             name=f"{self.name}/{self._number}",
@@ -108,7 +144,7 @@ class Site:
         )
         visitor = Visitor(self, session, link, self._tasks)
         self._visitors[visitor] = None
-        visitor.start(self.config)
+        visitor.start()
         return visitor
 
     def serves(self, visitor: Visitor) -> None:
@@ -124,9 +160,15 @@ class Site:
         """See `proxy.ssh.sites.visitor.Host`: the link has ended before it could be used."""
         self._visitors.pop(visitor, None)
         if not isinstance(error, LinkClosed):
-            self._failure = self._failure or error
+            self._failure = error
+        if isinstance(error, ForwardRefused):
+            self.refused(error.reason, str(error))
         self._report.link_ended(visitor.link, error)
         self._changed()
+
+    def refused(self, reason: Reason, message: str) -> None:
+        """Note for status what the site was refused: a forward, or its login."""
+        self._refusal = _Refusal(reason, message, self._loop.time())
 
     # -------------------------------------------------------------------------------------------- channels
 
@@ -199,10 +241,58 @@ class Site:
         """Measure how busy each link is. The heartbeat calls it about twice a second."""
         for link in self._links:
             link.sample()
+        if self._flapping.is_over(self._loop.time()):
+            self._report.is_quiet = False
+            log.info("site flaps no more", site=self.name)
+
+    @property
+    def is_connected(self) -> bool:
+        """For metrics: whether a link is up, or has been until a moment ago."""
+        return bool(self._links) or (self._has_come and self._loop.time() - self._left_at < AWAY_S)
+
+    def snapshot(self) -> SiteSnapshot:
+        """For status. The numbers of clients are not the site's to know."""
+        now = self._loop.time()
+        failure, came, refusal = self._why_away(), self._came_at, self._refusal
+        return SiteSnapshot(
+            name=self.name,
+            state=self._report.state,
+            links=_shown(self._links),
+            retiring=_shown(self._links.retiring),
+            callers=_shown(visitor.link for visitor in self._visitors),
+            most=self.config.connections,
+            connected=None if came is None else now - came,
+            away=None if came is not None else now - self._left_at,
+            reconnects=self._report.reconnects,
+            reason=failure.reason if failure else "",
+            message=str(failure) if failure else "",
+            hint=failure.hint if failure else "",
+            refused=refusal.snapshot(now) if refusal else None,
+            connections=0,
+            connections_total=0,
+            bytes_to_site=0,
+            bytes_from_site=0,
+        )
+
+    def _why_away(self) -> LinkError | LinkDown | None:
+        if self._links:
+            return None
+        if self._failure is not None:
+            return self._failure
+        since = "since its last link was closed" if self._has_come else "since kubemux started"
+        return LinkDown(f"it has not come {since}", hint=_COMES_NOT)
 
     def reconfigure(self, config: SiteConfig) -> None:
         """Use other settings; links stay. The SSH server checks whether their keys are still valid."""
+        has_new_keepalive = config.keepalive != self.config.keepalive
         self.config = config
+        links = (*self._links, *self._links.retiring, *(visitor.link for visitor in self._visitors))
+        for link in links:
+            link.forwards.most = config.max_forwards
+            link.max_requests = config.max_channels
+        if has_new_keepalive:
+            for visitor in self._visitors:
+                visitor.measure()
         self._lifetimes.reconfigure(config)
         self._changed()
 
@@ -234,6 +324,10 @@ class Site:
         self._failure = error
 
     def _changed(self) -> None:
+        if self._links and self._came_at is None:
+            self._came_at, self._has_come = self._loop.time(), True
+        elif not self._links and self._came_at is not None:
+            self._came_at, self._left_at = None, self._loop.time()
         self._waiting.changed(is_up=bool(self._links))
         if not self._links:
             self._waiting.dial_failed()  # nobody dials: who has waited once need not wait again
@@ -241,7 +335,11 @@ class Site:
             self._links,
             wanted=1,  # `connections` is the most that a site may have
             is_failing=self._failure is not None,
-            without_link=GatewayState.DOWN,
+            without_link=GatewayState.DOWN if self._has_come else GatewayState.CONNECTING,
         )
         if not self._is_closing:
             self._on_change()
+
+
+def _shown(links: Iterable[SiteLink]) -> tuple[SiteLinkSnapshot, ...]:
+    return tuple(link.snapshot() for link in links)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import asdict
 
 from proxy.errors import ChannelProhibited, ChannelTimeout, LinkDown, ProxyError
 from proxy.relay.budget import MemoryBudget
 from proxy.relay.interfaces import Channel, ChannelUser, OpenRequest, Pieces
 from proxy.runtime.endpoint import Endpoint
+from proxy.snapshots import SiteLinkSnapshot
 from proxy.ssh.internals import Connection
 from proxy.ssh.link import Link
 from proxy.ssh.sites.forwards import Forwards
@@ -24,17 +26,21 @@ class SiteLink(Link):
         conn: Connection,
         forwards: Forwards,
         *,
-        server: str,
+        site: str,
+        address: Endpoint,
+        key: str,
         budget: MemoryBudget,
         turns: Turns,
         name: str,
         on_open: Callable[[OpenRequest], None] | None,
         max_requests: int,
     ) -> None:
-        """`server` is the address that the site has connected from, for messages. For the rest see `Link`."""
+        """`address` is the one that the site has connected from, `key` the fingerprint of its key. For the
+        rest see `Link`.
+        """
         super().__init__(
             (conn,),
-            server=server,
+            server=f"site {site} at {address}",
             budget=budget,
             turns=turns,
             name=name,
@@ -42,6 +48,16 @@ class SiteLink(Link):
             max_requests=max_requests,
         )
         self.forwards = forwards
+        self.address = address
+        self.key = key
+
+    def snapshot(self) -> SiteLinkSnapshot:
+        return SiteLinkSnapshot(
+            **asdict(super().snapshot()),
+            address=str(self.address),
+            key=self.key,
+            forwards=tuple(map(str, self.forwards)),
+        )
 
     async def reach(
         self,
@@ -60,8 +76,11 @@ class SiteLink(Link):
         if (fixed := self.forwards.fixed(target)) is not None:
             return await self.open_channel(fixed, origin=origin, timeout=timeout, is_needed=is_needed)
         if (server := self.forwards.dynamic) is None:
-            has = ", ".join(map(str, self.forwards))
-            raise ChannelProhibited(f"{self.server} has no forward for {target}, only {has}")
+            has = ", ".join(map(str, self.forwards)) or "none at all"
+            raise ChannelProhibited(
+                f"{self.server} has no forward for {target}; it has {has}",
+                hint=f"the ssh of the site needs -R {target}:HOST:PORT, or -R with the site's own name",
+            )
         asked = question(target)
         channel = await self.open_channel(server, origin=origin, timeout=timeout, is_needed=is_needed)
         asking = _Requesting(channel, Answer(self.server, target))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from functools import partial
 from typing import Final, Protocol
 
 import structlog
@@ -26,6 +25,7 @@ class Host(Protocol):
     """The site, as its logins see it."""
 
     name: str
+    config: SiteConfig
 
     def serves(self, visitor: Visitor) -> None:
         """The link can be used."""
@@ -49,17 +49,20 @@ class Visitor(Guest):
     def __repr__(self) -> str:
         return f"<Visitor {self.link}>"
 
-    def start(self, config: SiteConfig) -> None:
+    def start(self) -> None:
         """Answer its requests for forwards, and end the link if the site is silent."""
-        serving.on_forward(self._session.conn, partial(self._register, config), self._cancel)
-        most = config.keepalive.max_missed
-
-        def missed(count: int) -> None:
-            if count >= most:
-                self._end(KeepaliveTimeout(f"{self.link.server} stopped answering"))
-
-        self.link.start(config.keepalive.interval, lambda _: None, missed)
+        serving.on_forward(self._session.conn, self._register, self.link.forwards.cancel)
+        self.measure()
         self._watching = self._tasks.spawn(self._watch(), name=f"watch {self.link.name}")
+
+    def measure(self) -> None:
+        """Find out whether the site is silent, with the keepalive settings of now."""
+        self.link.set_keepalive(self._site.config.keepalive)
+        self.link.start(self._site.config.keepalive.interval, lambda _: None, self._missed)
+
+    def _missed(self, count: int) -> None:
+        if count >= self._site.config.keepalive.max_missed:
+            self._end(KeepaliveTimeout(f"{self.link.server} stopped answering"))
 
     # ------------------------------------------------------------------------------------------- callbacks
 
@@ -72,33 +75,22 @@ class Visitor(Guest):
 
     # -------------------------------------------------------------------------------------------- forwards
 
-    def _register(self, config: SiteConfig, host: str, port: int) -> bool:
+    def _register(self, host: str, port: int) -> bool:
         login = self._session.login
         may_listen = login is not None and login.may_listen(host, port)
         try:
             forward = self.link.forwards.register(host, port, may_listen=may_listen)
         except ForwardRefused as exc:
-            log.warning(
-                "forward refused",
-                site=self._site.name,
-                client=str(self._session.visit.address),
-                reason=exc.reason,
-                message=str(exc),
-            )
-            self.link.protocol_broken(exc)
+            self.link.protocol_broken(exc)  # the log says it when the link has ended
             self._session.turn_away(str(exc))
             return False
-        log.info("forward registered", site=self._site.name, link=self.link.name, forward=str(forward))
+        log.debug("forward registered", site=self._site.name, link=self.link.name, forward=str(forward))
         if self._trying is None:
-            self._trying = self._tasks.spawn(
-                self._try(forward, config.connect_timeout), name=f"try {self.link.name}"
-            )
+            self._trying = self._tasks.spawn(self._try(forward), name=f"try {self.link.name}")
         return True
 
-    def _cancel(self, host: str, port: int) -> bool:
-        return self.link.forwards.cancel(host, port)
-
-    async def _try(self, forward: Endpoint, seconds: float) -> None:
+    async def _try(self, forward: Endpoint) -> None:
+        seconds = self._site.config.connect_timeout
         try:
             channel = await self.link.open_channel(
                 forward, origin=OURSELVES, timeout=seconds, is_needed=False

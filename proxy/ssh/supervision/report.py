@@ -28,6 +28,8 @@ class Report:
         self.state = GatewayState.CONNECTING
         self.reconnects = 0
         self.expiries: dict[str, float] = {}
+        self.is_quiet = False
+        """Whether its log entries are of level debug: they come too often."""
         self.is_closing = False
         """Whether the gateway is closing. A new gateway may use its metrics by now: they are not changed."""
         self._name = name
@@ -101,7 +103,8 @@ class Report:
         if instead_of is not None:
             self.reconnects += 1
             self._record.reconnects[instead_of] += 1
-        self._log.info("link up", link=link.name, server=link.server)
+        say = self._log.debug if self.is_quiet else self._log.info
+        say("link up", link=link.name, server=link.server)
 
     def replacing(self, why: str, link: Link | None = None, *, links: int = 1) -> None:
         """One link, or all of them, will be replaced."""
@@ -121,6 +124,8 @@ class Report:
             say, event = self._log.info, "link closed"
         if link.is_unused:
             say = self._log.info
+        if self.is_quiet:
+            say = self._log.debug
         fields = {"hint": error.hint} if error.hint else {}
         seconds = round(link.age, 1)
         say(
@@ -152,5 +157,7 @@ class Report:
             record.planes[mode] = sum(link.data_plane == mode for link in links)
         if state is not self.state:
             say = self._log.warning if state is GatewayState.DOWN else self._log.info
+            if self.is_quiet:
+                say = self._log.debug
             say("gateway state", state=str(state), was=str(self.state), links=up)
             self.state = state
