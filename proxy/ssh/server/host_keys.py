@@ -11,6 +11,7 @@ from asyncssh.kex import get_kex_algs
 
 from proxy.config import credentials
 from proxy.config.files import MAX_CREDENTIAL_BYTES, Unusable, read_bytes
+from proxy.openssh import blobs
 from proxy.openssh.algorithms import usable
 from proxy.ssh.login.algorithms import ENCRYPTION
 from proxy.ssh.server.login import SIGNATURES
@@ -48,10 +49,12 @@ def _read(path: Path) -> asyncssh.SSHKey:
     if credentials.is_too_open(path, status):
         raise Unusable(f"{path} is a secret that others may read", f"chmod 600 {path}")
     try:
-        return asyncssh.import_private_key(data)
+        key = asyncssh.import_private_key(data)
+        blobs.check(key.public_data)
     except ValueError as exc:
         hint = "it must be a private key as ssh-keygen writes it, without a passphrase"
         raise Unusable(f"{path} cannot be used: {exc}", hint) from exc
+    return key
 
 
 def options(
@@ -62,6 +65,7 @@ def options(
         server_factory=session,
         server_version="kubemux",
         server_host_keys=list(keys),
+        send_server_host_keys=True,  # clients that ask (UpdateHostKeys) learn the next one before it is used
         kex_algs=list(usable(_KEX, (name.decode() for name in get_kex_algs()))),
         encryption_algs=list(ENCRYPTION),
         mac_algs=list(_MACS),

@@ -10,6 +10,7 @@ from structlog.testing import capture_logs
 
 from proxy.errors import KeyRemoved
 from proxy.errors.reasons import Reason
+from proxy.ssh.server import host_keys
 from tests.support import ssh_keys
 from tests.support.ssh_bed import SshBed, ended
 
@@ -71,3 +72,16 @@ async def test_sessions_and_forwards_are_refused(tmp_path: Path) -> None:
         assert "nothing is reached through here" in found.said
         found = await bed.ssh(bed.factory, "-N", "-R", "factory-7:1080", "-o", "ExitOnForwardFailure=yes")
         assert "remote port forwarding failed" in found.said
+
+
+async def test_clients_learn_the_next_host_key(tmp_path: Path) -> None:
+    """Two of one kind: the first is used, and OpenSSH's UpdateHostKeys writes down the other."""
+    async with SshBed(tmp_path / "bed") as bed:
+        following = ssh_keys.new_key(bed.folder / "following")
+        bed.server.use(bed.config, host_keys.read([bed.host_key, following]))
+        known = bed.known_hosts()
+        client = await bed.start(bed.factory, "-N", "-o", "UpdateHostKeys=yes")
+        async with asyncio.timeout(60):
+            while ssh_keys.public(following) not in known.read_text():
+                await asyncio.sleep(0.02)
+        await ended(client)
