@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +15,8 @@ from proxy.config.ssh_server import SiteConfig, UserConfig
 from proxy.openssh import authorized_keys
 from proxy.openssh.authorized_keys import Options
 
+_KRL: Final = b"SSHKRL\n"
+"""How OpenSSH's revocation lists begin (PROTOCOL.krl)."""
 MAX_BYTES: Final = 16 << 20
 """The maximum size of a file: about 100,000 keys."""
 
@@ -56,6 +58,31 @@ def read(loc: Loc, section: SiteConfig | UserConfig) -> Lines:
             else:
                 keys.append((key.blob, grant))
     return Lines(tuple(keys), tuple(authorities), tuple(findings), tuple(warnings))
+
+
+def read_revoked(paths: Iterable[Path]) -> frozenset[bytes]:
+    """The keys in these files. It blocks. Raises Unusable, also for a line that is no key: it may be the one
+    that matters.
+    """
+    found = set()
+    for path in paths:
+        try:
+            data, _ = read_bytes(path, limit=MAX_BYTES)
+            found |= revoked_in(data)
+        except Unusable as exc:
+            raise Unusable(f"{path} {exc}", exc.hint) from exc
+    return frozenset(found)
+
+
+def revoked_in(data: bytes) -> set[bytes]:
+    """The keys in a file of revoked ones. Raises Unusable."""
+    if data.startswith(_KRL):
+        hint = "write the public keys into it, one on each line; of a certificate, its key (ssh-keygen -L)"
+        raise Unusable("is a KRL, which is not read here", hint)
+    keys, bad = authorized_keys.parse(data)
+    if unreadable := [line for line in bad if line.blob is None]:
+        raise Unusable(f"line {unreadable[0].number} {unreadable[0].message}", unreadable[0].hint)
+    return {line.blob for line in keys} | {line.blob for line in bad if line.blob is not None}
 
 
 def _files(section: SiteConfig | UserConfig) -> Iterator[tuple[Loc, Path, bool]]:

@@ -300,6 +300,11 @@ def _check_file(
             yield Finding(loc, f"{path} {exc}", "it should start with -----BEGIN CERTIFICATE-----")
     elif kind is Kind.KNOWN_HOSTS:
         yield from _not_known_hosts(loc, path, data)
+    elif kind is Kind.REVOKED:
+        try:
+            authorized.revoked_in(data)
+        except Unusable as exc:
+            yield Finding(loc, f"{path} {exc}", exc.hint)
     elif kind is Kind.USERS:
         for number, message, hint in htpasswd.parse(data, path=path)[1]:
             yield Finding(loc, f"{path}:{number} {message}", hint)

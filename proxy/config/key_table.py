@@ -61,6 +61,8 @@ class Table:
     authorities: Mapping[bytes, Mapping[str, Grant]] = field(default_factory=dict)
     fingerprints: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """The fingerprints of each site or user, by its name."""
+    revoked: frozenset[bytes] = frozenset()
+    """Keys and CAs that let nobody in."""
 
 
 def table(read: Iterable[Lines]) -> tuple[Table, tuple[tuple[Grant, Grant], ...]]:

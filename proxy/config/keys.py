@@ -47,6 +47,8 @@ class Kind(Enum):
     """Public keys with options (sshd(8))."""
     AUTHORITIES = auto()
     """Public keys of CAs."""
+    REVOKED = auto()
+    """Public keys that let nobody in."""
     TEXT = auto()
 
     @property

@@ -48,6 +48,13 @@ class SshServerConfig(Section):
         min_length=1,
         file=Kind.HOST_KEY,
     )
+    revoked_keys: tuple[FilePath, ...] = key(
+        "Files of public keys that let nobody in, whoever has them: keys, and CAs.",
+        ["/etc/kubemux/revoked_keys"],
+        default=(),
+        unset="none",
+        file=Kind.REVOKED,
+    )
     max_startups: Whole = key(
         "Connections at a time that have not logged in. One more is closed.",
         default=100,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from typing import Final
 
 import structlog
@@ -13,7 +14,7 @@ from proxy.config import authorized, credentials, key_table, references
 from proxy.config.files import Unusable
 from proxy.config.findings import Loc, dotted
 from proxy.config.key_table import Lines
-from proxy.config.model import Config, SiteConfig, UserConfig
+from proxy.config.model import Config, SiteConfig, SshServerConfig, UserConfig
 from proxy.config.ssh_rules import SSH
 from proxy.daemon.connections import Shared
 from proxy.daemon.file_scan import FileScan
@@ -67,7 +68,8 @@ class ServedSsh:
         self._config: Config | None = None
         self._place = Place("host keys of ssh_server")
         self._scan = FileScan()
-        self._lines: dict[Loc, Lines] = {}
+        self._lines: dict[Loc, tuple[SiteConfig | UserConfig, Lines]] = {}
+        self._revoked: frozenset[bytes] = frozenset()
         self._logged: dict[Loc, tuple[str, ...]] = {}
         self._loading = asyncio.Lock()
         self._unusable: tuple[str, str] | None = None
@@ -132,15 +134,16 @@ class ServedSsh:
         await self._read_keys(changed)
 
     async def _use_host_keys(self) -> None:
-        """Read the host keys. If they cannot be read, the old ones stay in use; without any,
-        nobody logs in.
+        """Read the host keys and the revoked keys. If they cannot be read, the old ones stay in use; without
+        any, nobody logs in.
         """
         async with self._loading:
             if self._config is None or (server := self._config.ssh_server) is None:
                 return
             try:
-                keys = await self._place.run(host_keys.read, server.host_keys, timeout=FILES_S)
+                keys, self._revoked = await self._place.run(_read_own, server, timeout=FILES_S)
                 self.server.use(server, keys)
+                self.server.use_table(replace(self.server.table, revoked=self._revoked))
                 self._unusable = None
             except (Unusable, Hangs) as exc:
                 hint = exc.hint if isinstance(exc, Unusable) else credentials.HANGS
@@ -171,17 +174,19 @@ class ServedSsh:
             }
             looked = {loc: one for loc, one in sections.items() if changed is None or loc in changed}
             found = await self._scan.run(looked, _read_lines)
+            hanging = looked.keys() - found.keys()
+            before = {loc: lines for loc, (one, lines) in self._lines.items() if sections.get(loc) == one}
             self._lines = {
-                loc: found[loc] if loc in found else self._lines.get(loc, Lines()) for loc in sections
+                loc: (one, found.get(loc) or before.get(loc) or Lines()) for loc, one in sections.items()
             }
             for loc, lines in found.items():
                 self._log_unused(loc, lines)
-            if hanging := looked.keys() - found.keys():
+            if hanging:
                 self._tasks.spawn(self._renew_later(hanging), name="read again")
-            table, twice = key_table.table(self._lines.values())
+            table, twice = key_table.table(lines for _, lines in self._lines.values())
             for first, second in twice:
                 log.warning("key lets nobody in", message=f"{second} has the key of {first}, too")
-            self.server.use_table(table)
+            self.server.use_table(replace(table, revoked=self._revoked))
 
     def _log_unused(self, loc: Loc, lines: Lines) -> None:
         """Log the lines and files that cannot be used, once until they change."""
@@ -235,6 +240,10 @@ class ServedSsh:
             await self.listener.close()
         await self.server.close()
         await self._users.close()
+
+
+def _read_own(server: SshServerConfig) -> tuple[host_keys.Keys, frozenset[bytes]]:
+    return host_keys.read(server.host_keys), authorized.read_revoked(server.revoked_keys)
 
 
 def _read_lines(loc: Loc, section: references.Section) -> Lines:

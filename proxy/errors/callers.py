@@ -78,6 +78,12 @@ KEY_EXPIRED: Final = (
     "open then ends",
     "have it signed again, or write a later date",
 )
+KEY_REVOKED: Final = (
+    "key_revoked",
+    (_L,),
+    "the key, or the CA of its certificate, is in a file of `revoked_keys`",
+    "it was revoked on purpose: its owner needs another one",
+)
 KEY_REMOVED: Final = (
     "key_removed",
     (_L, _G, _C),

@@ -317,6 +317,7 @@ class Reason(Word):
     KEY_OPTION = callers.KEY_OPTION
     KEY_SOURCE = callers.KEY_SOURCE
     KEY_EXPIRED = callers.KEY_EXPIRED
+    KEY_REVOKED = callers.KEY_REVOKED
     KEY_REMOVED = callers.KEY_REMOVED
     FORWARD_REFUSED = callers.FORWARD_REFUSED
     CERTIFICATE = callers.CERTIFICATE

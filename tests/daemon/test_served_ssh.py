@@ -46,8 +46,9 @@ class Bed:
         self.daemon = Daemon(load(self._written.config), config_path=self._written.config)
         self.renewal = Renewal(self.daemon, asyncio.Lock())
 
-    def configure(self, **more: object) -> None:
-        server = {
+    def configure(self, *, revoked: list[str] | None = None, **more: object) -> None:
+        server: dict[str, object] = {
+            "revoked_keys": revoked or [],
             "listen": f"127.0.0.1:{self.port}",
             "host_keys": [str(self.host_key)],
             "sources": [{"networks": ["127.0.0.0/8"]}],
@@ -171,6 +172,27 @@ async def test_a_bad_line_takes_no_other_with_it(tmp_path: Path) -> None:
                 await asyncio.sleep(0.01)
         result = await reload(one.daemon)
         assert not result.warnings or "command" in result.warnings[0]
+
+
+async def test_a_key_that_is_revoked_ends_its_connection(tmp_path: Path) -> None:
+    """As long as the file can be read, and after that, too."""
+    async with bed(tmp_path) as one:
+        revoked = one.folder / "revoked"
+        revoked.write_text("# none\n")
+        one.configure(revoked=[str(revoked)])
+        await reload(one.daemon)
+        await one.renewed()
+        goes, stays = await one.login(one.ops), await one.login(one.edge)
+        revoked.write_text(f"{ssh_keys.public(one.ops)}\n")
+        assert await one.renewed()
+        async with asyncio.timeout(60):
+            await goes.wait_closed()
+        revoked.write_text("nonsense\n")
+        assert await one.renewed()
+        assert not await one.lets_in(one.ops)
+        assert await one.lets_in(one.edge)
+        assert not stays.is_closed()
+        await closed(stays)
 
 
 async def test_another_host_key_is_shown_to_new_clients(tmp_path: Path) -> None:

@@ -35,7 +35,10 @@ _MACS: Final = (
 )
 
 
-def read(paths: Sequence[Path]) -> list[asyncssh.SSHKey]:
+Keys = list[asyncssh.SSHKey]
+
+
+def read(paths: Sequence[Path]) -> Keys:
     """The keys in these files. It blocks. Raises Unusable, which names the file."""
     return [_read(path) for path in paths]
 

@@ -99,6 +99,8 @@ def decide(table: Table, blob: bytes, *, asked: str, address: Endpoint, now: flo
             raise Refused(Reason.UNKNOWN_KEY, f"the key {fingerprint} is nobody's")
     else:
         grant = _by_certificate(table, certificate, now)
+    if table.revoked & {blob, key, certificate.authority if certificate else key}:
+        raise Refused(Reason.KEY_REVOKED, f"the key {fingerprint} of {grant}, or its CA's, is revoked")
     if grant.refused:
         raise Refused(Reason.KEY_OPTION, f"the key {fingerprint} is not used: {grant} {grant.refused}")
     _check_address(grant, certificate, address, fingerprint)

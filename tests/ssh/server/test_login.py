@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +16,7 @@ from proxy.config.key_table import Grant, Lines, Table, Who, table
 from proxy.errors.reasons import Reason
 from proxy.openssh import blobs
 from proxy.openssh.authorized_keys import Options, read_options
+from proxy.openssh.certificates import Certificate
 from proxy.runtime.endpoint import Endpoint
 from proxy.ssh.server.login import Login, Refused, decide
 from tests.support import ssh_keys
@@ -51,6 +53,16 @@ def test_a_key_is_found_and_others_are_not() -> None:
     known = of((key(1), grant(OPS)), (key(2), grant(EDGE)))
     assert [asked(known, key(number)).identity for number in (1, 2)] == ["ssh-user:ops", "site:edge"]
     assert refused(known, key(3)) == Reason.UNKNOWN_KEY
+
+
+def test_what_is_revoked_lets_nobody_in(certified: tuple[Table, dict[str, bytes]]) -> None:
+    known = replace(of((key(1), grant(OPS)), (key(2), grant(EDGE))), revoked=frozenset({key(2)}))
+    assert asked(known, key(1)).who == OPS
+    assert refused(known, key(2)) == Reason.KEY_REVOKED
+    signed, made = certified
+    certificate = Certificate.parse(made["good"])
+    for revoked in (certificate.key, certificate.authority, made["good"]):
+        assert refused(replace(signed, revoked=frozenset({revoked})), made["good"]) == Reason.KEY_REVOKED
 
 
 def test_a_name_is_ones_own_or_nobodys() -> None:
