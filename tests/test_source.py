@@ -44,6 +44,7 @@ LAYERS = (
 PURE = (
     "proxy.admin.condition",
     "proxy.admin.status",
+    "proxy.cli.sites.far_side",
     "proxy.config.diff",
     "proxy.config.discovering",
     "proxy.config.hosts",

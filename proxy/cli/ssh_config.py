@@ -1,4 +1,4 @@
-"""`kubemux ssh-config`: Host blocks of ssh_config(5) for the routes that lead to SSH servers.
+"""`kubemux ssh-config`: Host blocks of ssh_config(5) for the routes and sites that lead to SSH servers.
 
 A route does not say which protocol its target speaks, so the port decides. A match counts as SSH if it names
 one port, and that port, or the port of the target, is in `SSH_PORTS` or given by --port.
@@ -21,7 +21,7 @@ from proxy.config.asked import RouteConfig
 from proxy.config.credentials import Scrutiny
 from proxy.config.loader import load
 from proxy.config.matches import Match
-from proxy.config.model import Config, DiscoverConfig
+from proxy.config.model import Config, DiscoverConfig, SiteConfig
 from proxy.runtime.endpoint import Local
 
 SSH_PORTS: Final = frozenset({22, 2209, 2222})
@@ -42,7 +42,7 @@ SSH_PORTS: Final = frozenset({22, 2209, 2222})
 )
 @config_option
 def ssh_config(entry: str | None, ports: tuple[int, ...], config: Path) -> None:
-    """Print Host blocks for ssh's configuration, for the routes that lead to SSH servers.
+    """Print Host blocks for ssh's configuration, for the routes and sites that lead to SSH servers.
 
     Put them into a file of their own, and `Include` that at the top of ~/.ssh/config.
     """
@@ -53,7 +53,8 @@ def ssh_config(entry: str | None, ports: tuple[int, ...], config: Path) -> None:
         say(block)
     if not any("\nHost " in block for block in found):
         note(
-            "kubemux: no route leads to SSH servers: it must name one of their ports, and --port adds to them"
+            "kubemux: no route and no site leads to SSH servers: it must name one of their ports, and --port "
+            "adds to them"
         )
 
 
@@ -78,6 +79,15 @@ def blocks(config: Config, entry: str, listen: Local, ports: Collection[int]) ->
                 yield f"{title}: not written: {exc}\n"
                 continue
             yield _block(title, hosts, match.first, command)
+    for name, site in config.sites.items():
+        if (port := _site_port(site, ports)) is not None:
+            yield _block(f"# site {name}", f"{name} ?*.{name}", port, command)
+
+
+def _site_port(site: SiteConfig, ports: Collection[int]) -> int | None:
+    """The port of SSH servers at a site that `permit` has, 22 before all others."""
+    allowed = (one for one in sorted(ports) if any(match.first <= one <= match.last for match in site.permit))
+    return next(allowed, None)
 
 
 def _block(title: str, hosts: str, port: int, command: str) -> str:

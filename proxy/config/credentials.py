@@ -352,6 +352,8 @@ def _denied_hint(path: Path, kind: Kind) -> str:
     """The remedy if the system service may not read a file: not chmod, which would show it to more users."""
     if kind is Kind.USERS:  # a credential is a copy, and would stay as it was at the start
         return f"let the service's group read it, and nobody else: chgrp kubemux {path}; chmod 640 {path}"
+    if kind is Kind.HOST_KEY:  # `kubemux ssh-server keygen` makes it where it stays
+        return f"give it to the service's user: chown kubemux {path}"
     if kind.is_secret:
         there = f"LoadCredential={path.name}:{path} in a drop-in of kubemux.service"
         return f'hand it over as a credential: {there}, and "${{CREDENTIALS_DIRECTORY}}/{path.name}" here'

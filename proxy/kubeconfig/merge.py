@@ -59,8 +59,8 @@ def merge(
     own = own_listeners(config)
     merged = Merged()
     for cluster in clusters:
-        if cluster.gateway not in {DIRECT, *config.gateways}:
-            unknown = no_gateway(config, cluster.gateway, "--gateway", beside=[DIRECT])
+        if cluster.gateway not in {DIRECT, *config.gateways, *config.sites}:
+            unknown = no_gateway(config, cluster.gateway, "--gateway", beside=[*config.sites, DIRECT])
             raise UnknownNames(document.path, [Problem(0, "gateways", str(unknown), unknown.hint)])
         if cluster.gateway == DIRECT and (key := own_listener(own, cluster.api_server)):
             message = (
@@ -86,7 +86,7 @@ def merge(
             changed = ", ".join(_update(root["clusters"][cluster.name], entry))
             merged.changes[cluster.name] = f"changed: {changed}" if changed else "unchanged"
         if cluster.is_moved and (present is None or cluster.api_server in present.api_servers):
-            merged.notes.append(_moved(cluster))
+            merged.notes.append(_moved(cluster, "site" if cluster.gateway in config.sites else "gateway"))
     return merged
 
 
@@ -147,10 +147,10 @@ def _entry(
     return entry
 
 
-def _moved(cluster: Imported) -> str:
+def _moved(cluster: Imported, kind: str) -> str:
     name, server, gateway = cluster.name, cluster.api_server, cluster.gateway
     return (
-        f"WARNING: {name}: {server} meant this machine and now means the gateway {gateway}. If the API "
+        f"WARNING: {name}: {server} meant this machine and now means the {kind} {gateway}. If the API "
         f"server runs elsewhere, set clusters.{name}.api_servers to its address as {gateway} sees it, and "
         f"tls.server_name to a name in its certificate (now {cluster.server_name})"
     )

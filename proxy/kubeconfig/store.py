@@ -11,6 +11,7 @@ import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 from proxy.config import loader, yaml
 from proxy.config.credentials import Scrutiny
@@ -23,6 +24,8 @@ from proxy.kubeconfig.importer import Imported
 from proxy.kubeconfig.merge import Merged, merge
 from proxy.kubeconfig.targets import Target, certificates
 from proxy.runtime.endpoint import Endpoint
+
+WRITTEN: Final = "written; kubemux reload (or SIGHUP) makes a running daemon take it up"
 
 # ProtectHome= and PrivateTmp= of the shipped unit.
 _HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108 - they are looked at, not written to
@@ -91,13 +94,12 @@ def import_(config: Path, output: Path, clusters: Sequence[Imported], *, port_ba
             for path in added:
                 path.unlink(missing_ok=True)
             raise
-    written = "written; kubemux reload (or SIGHUP) makes a running daemon take it up"
     return [
         *_made(made),
         *merged.notes,
         *(f"{name}: {_asked(loaded.clusters[name])}, {change}" for name, change in merged.changes.items()),
         *(f"{path}: written" for path in added),
-        f"{output}: {written if changed else 'up to date'}",
+        f"{output}: {WRITTEN if changed else 'up to date'}",
     ]
 
 

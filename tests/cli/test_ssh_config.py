@@ -205,7 +205,7 @@ routes:
 def test_nothing_to_print_is_said(tmp_path: Path) -> None:
     done = ssh_config(tmp_path, config='version: 1\nentries: {proxy: {listen: "127.0.0.1:3128"}}\n')
     assert (done.exit_code, done.stdout) == (0, "")
-    assert done.stderr.startswith("kubemux: no route leads to SSH servers: ")
+    assert done.stderr.startswith("kubemux: no route and no site leads to SSH servers: ")
 
 
 def test_an_entry_that_is_not_there(tmp_path: Path) -> None:
@@ -215,3 +215,25 @@ def test_an_entry_that_is_not_there(tmp_path: Path) -> None:
         "no entry is called 'proxi'\n  hint: did you mean 'proxy'? there are: 'egress', 'proxy'"
         in done.stderr
     )
+
+
+def test_a_site_leads_to_the_servers_that_it_permits(tmp_path: Path) -> None:
+    config = (
+        'version: 1\nentries: {proxy: {listen: "127.0.0.1:3128"}}\n'
+        'ssh_server: {listen: "127.0.0.1:2222", host_keys: [/nowhere]}\n'
+        "sites:\n"
+        '  factory-7: {authorized_keys: [/nowhere], permit: ["127.0.0.1:6443", "*:2000-2999", "*:22"]}\n'
+        '  depot: {authorized_keys: [/nowhere], permit: ["127.0.0.1:6443"]}\n'
+    )
+    done = ssh_config(tmp_path, config=config)
+    assert done.exit_code == 0, done.output
+    (tmp_path / "ssh_config").write_text(done.stdout)
+    for host, is_reached in {
+        "node-a.factory-7": True,
+        "10.1.0.7.factory-7": True,
+        "factory-7": True,
+        "node-a.factory-77": False,
+        "node-a.depot": False,
+    }.items():
+        read = as_ssh_reads_it(tmp_path / "ssh_config", host)
+        assert ("proxycommand" in read, read["port"]) == (is_reached, "22"), host

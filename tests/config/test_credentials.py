@@ -14,7 +14,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from proxy.config import credentials, diff, known_hosts_warnings, references, values
 from proxy.config.credentials import Scrutiny
 from proxy.config.keys import Kind
-from proxy.config.model import Config, GatewayConfig
+from proxy.config.model import Config, GatewayConfig, SshServerConfig
+from proxy.runtime.endpoint import Endpoint
 from tests.support.ssh_keys import hash_hosts, new_key, public, sign
 
 NOBODY = 65534
@@ -230,6 +231,22 @@ def test_a_file_of_users_that_the_service_may_not_read_is_no_credential(
         os.seteuid(0)
     assert message == f"{path} may not be read by this user"
     assert hint.endswith(f"chgrp kubemux {path}; chmod 640 {path}")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root may read everything, and only root can become another")
+def test_a_host_key_that_the_service_may_not_read_is_given_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("INVOCATION_ID", "1")
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    path = private(tmp_path / "host")
+    server = SshServerConfig(listen=Endpoint("127.0.0.1", 2222), host_keys=(path,))
+    os.seteuid(NOBODY)
+    try:
+        [(_, _, hint)] = credentials.inspect_section(("ssh_server",), server).findings
+    finally:
+        os.seteuid(0)
+    assert hint.endswith(f"chown kubemux {path}")
 
 
 def test_each_file_is_named_once(tmp_path: Path) -> None:

@@ -344,6 +344,23 @@ def test_a_preview_warns_too(desk: Desk) -> None:
     assert "server_name: kubernetes" in result.stdout
 
 
+def test_a_site_is_a_gateway_for_import(desk: Desk) -> None:
+    desk.config.write_text(
+        'version: 1\nssh_server: {listen: "127.0.0.1:2222", host_keys: [/nowhere]}\n'
+        'sites: {factory-7: {authorized_keys: [/nowhere], permit: ["127.0.0.1:6443"]}}\n'
+    )
+    desk.kubeconfig.write_text(
+        desk.kubeconfig.read_text().replace("https://10.0.0.3:6443", "https://127.0.0.1:6443")
+    )
+    args = ("--kubeconfig", desk.kubeconfig, "--context", "prod", "--gateway", "factory-7")
+    result = desk.run("import", *args)
+    assert result.exit_code == 0, result.output
+    assert "127.0.0.1:6443 meant this machine and now means the site factory-7" in result.stderr
+    assert loader.load(desk.config, Scrutiny.CA).clusters["prod"].gateway == "factory-7"
+    result = desk.run("import", *args[:-1], "factory-8")
+    assert (result.exit_code, "did you mean 'factory-7'" in result.stderr) == (2, True), result.stderr
+
+
 def test_help_is_not_cut(desk: Desk) -> None:
     shown = desk.run("--help").stdout
     assert "..." not in shown.partition("Commands:")[2]

@@ -36,6 +36,12 @@ def ensure(path: Path) -> HostKey:
     return HostKey(path, kind, encoded, blobs.fingerprint(key.public_data), is_new)
 
 
+def public(path: Path) -> str:
+    """The public half of the key at `path`, as `ssh-ed25519 BASE64`. Raises Unusable."""
+    kind, encoded, *_ = host_keys.read([path])[0].export_public_key().decode().split()
+    return f"{kind} {encoded}"
+
+
 def _make(path: Path) -> None:
     if "rsa" in path.name:
         key = asyncssh.generate_private_key("ssh-rsa", key_size=RSA_BITS)

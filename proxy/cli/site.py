@@ -1,0 +1,203 @@
+"""`kubemux site add`: sites, whose SSH clients dial in."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+import click
+
+from proxy.cli import EX_USAGE, Group, note, say
+from proxy.cli.options import File, config_option
+from proxy.cli.sites import adding
+from proxy.cli.sites.far_side import IMAGE, FarSide
+from proxy.config.credentials import Scrutiny
+from proxy.config.files import Unusable, read_bytes
+from proxy.config.loader import load
+from proxy.config.matches import Match
+from proxy.config.model import Config, SshServerConfig
+from proxy.errors import ConfigError, Problem
+from proxy.kubeconfig.file import WriteFailed
+from proxy.runtime.endpoint import Endpoint
+from proxy.runtime.text import shown
+
+_MOST_BYTES: Final = 64 << 10
+_EVERYWHERE: Final = {"0.0.0.0", "::"}  # noqa: S104 - nothing is bound
+_FORMS: Final = ("command", "unit", "deployment")
+_TITLES: Final = {
+    "command": "At the site, by hand:",
+    "unit": "Or as a systemd service:",
+    "deployment": "Or in a Kubernetes cluster:",
+}
+
+
+@click.group(cls=Group)
+def site() -> None:
+    """Add a site."""
+
+
+class _Server(click.ParamType[Endpoint]):
+    """Where a site finds this machine."""
+
+    name = "host:port"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Endpoint:
+        if isinstance(value, Endpoint):
+            return value
+        try:
+            return Endpoint.parse(str(value))
+        except ValueError as exc:
+            self.fail(f"{exc}.", param, ctx)
+
+
+class _Permit(click.ParamType[str]):
+    """What may be asked of a site."""
+
+    name = "pattern"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            Match.parse(str(value))
+        except ValueError as exc:
+            self.fail(f"{exc}.", param, ctx)
+        return str(value)
+
+
+@site.command()
+@click.argument("name")
+@click.argument("public_key", metavar="[PUBLIC_KEY]", required=False)
+@click.option(
+    "--key", "key_file", type=File(allow_dash=True), help="The file with the public key; - is standard input."
+)
+@click.option(
+    "--permit",
+    type=_Permit(),
+    multiple=True,
+    help="What may be asked of the site, as in `match` of a route: 127.0.0.1:6443, 10.1.0.0/16:22, *:22 "
+    "(repeatable). Default: nothing.",
+)
+@click.option(
+    "--server",
+    type=_Server(),
+    help="Where the site finds this machine's SSH server. Default: ssh_server.listen.",
+)
+@click.option(
+    "--listen",
+    "port",
+    type=click.IntRange(1, 65535),
+    default=1080,
+    show_default=True,
+    help="The port in the name of the site's forward. No machine listens on it.",
+)
+@click.option("--image", default=IMAGE, show_default=True, help="The image of the Deployment.")
+@click.option(
+    "--print",
+    "forms",
+    type=click.Choice(_FORMS),
+    multiple=True,
+    help="Print only this for the site (repeatable). Default: all three.",
+)
+@config_option
+def add(
+    name: str,
+    public_key: str | None,
+    key_file: Path | None,
+    permit: tuple[str, ...],
+    server: Endpoint | None,
+    port: int,
+    image: str,
+    forms: tuple[str, ...],
+    config: Path,
+) -> None:
+    """Add the site NAME to the configuration, and print what its own machine needs.
+
+    PUBLIC_KEY is the line of the site's .pub file; --key takes it from a file. Without either, a site that is
+    there is printed again; for a new one, nothing is written, and the exit code is 2. The private key is made
+    at the site, and stays there.
+    """
+    if public_key is not None and key_file is not None:
+        raise click.UsageError("which key? Give PUBLIC_KEY or --key, not both.")
+    loaded = load(config, Scrutiny.NONE)
+    if public_key is None and key_file is None and name not in loaded.sites:
+        _explain_key(name)
+        click.get_current_context().exit(EX_USAGE)
+    there, host_key = server or _own_address(loaded, config), _host_key(loaded, config)
+    line = _line(public_key, key_file)
+    if line is not None:
+        try:
+            done = adding.add(config, name, line, permit)
+        except ValueError as exc:
+            raise click.UsageError(f"the key of {shown(name)}: {exc}.") from exc
+        for said in done:
+            note(said)
+        loaded = load(config, Scrutiny.NONE)
+    allowed = loaded.sites[name].permit
+    if not allowed:
+        note(f"nothing may be asked of {name} yet: add permit: [HOST:PORT, ...] to sites.{name}")
+    far_side = FarSide(name, there, host_key, allowed, port)
+    printed: Mapping[str, Callable[[], str]] = {
+        "command": lambda: far_side.command(f"~/.ssh/{name}"),
+        "unit": far_side.unit,
+        "deployment": lambda: far_side.deployment(image),
+    }
+    for form in forms or _FORMS:
+        if len(forms) != 1:
+            note(_TITLES[form])
+        say(printed[form]() if len(forms) != 1 else printed[form]().rstrip("\n"))
+
+
+def _explain_key(name: str) -> None:
+    note(f"{name} is not there yet, and its key is made at the site, where it stays:")
+    note(f"  ssh-keygen -t ed25519 -N '' -C {name} -f ~/.ssh/{name}; cat ~/.ssh/{name}.pub")
+    note("Then add it here, with the line that this prints:")
+    note(f"  kubemux site add {name} 'ssh-ed25519 AAAA... {name}'")
+
+
+def _server(config: Config, path: Path) -> SshServerConfig:
+    if config.ssh_server is None:
+        hint = (
+            'add ssh_server: {listen: "0.0.0.0:2222", allow_remote: true, '
+            "host_keys: [/etc/kubemux/ssh_host_ed25519_key]}, and run kubemux ssh-server keygen"
+        )
+        raise ConfigError(
+            str(path), [Problem(0, "ssh_server", "there is none, and sites log in there", hint)]
+        )
+    return config.ssh_server
+
+
+def _own_address(config: Config, path: Path) -> Endpoint:
+    listen = _server(config, path).listen
+    if listen.host in _EVERYWHERE:
+        message = (
+            f"ssh_server.listen is {listen}, every address of this machine: which one does the site dial?"
+        )
+        raise click.UsageError(f"{message} Say --server bastion.example.com:{listen.port}.")
+    return listen
+
+
+def _host_key(config: Config, path: Path) -> str:
+    """The first of the server's, as known_hosts has it."""
+    from proxy.ssh.server import (
+        keygen,
+    )  # here, because importing asyncssh takes 200 ms, and `show` needs none
+
+    paths = _server(config, path).host_keys
+    try:
+        return keygen.public(paths[0])
+    except Unusable as exc:
+        raise WriteFailed(f"the host key for the site: {exc}", hint=exc.hint) from exc
+
+
+def _line(public_key: str | None, key_file: Path | None) -> bytes | None:
+    if public_key is not None:
+        return public_key.encode()
+    if key_file is None:
+        return None
+    if key_file == Path("-"):
+        return sys.stdin.buffer.read(_MOST_BYTES)
+    try:
+        return read_bytes(key_file, limit=_MOST_BYTES)[0]
+    except Unusable as exc:
+        raise click.BadParameter(f"{key_file} {exc}: {exc.hint}", param_hint="--key") from exc
