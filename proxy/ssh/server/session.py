@@ -7,6 +7,7 @@ key's options: whoever takes the login over (`OnLogin`) does.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Final, NamedTuple, Protocol, cast
 
 import asyncssh
@@ -193,13 +194,15 @@ class Session(asyncssh.SSHServer):
         self.login = self._proved
         self.guest = self._host.logged_in(self, self.login)
 
-    def turn_away(self, why: str) -> None:
-        """End the connection; ssh shows its user the sentence `why`. Safe to call from a callback of the
-        connection: what the client is still to be answered goes out first.
+    def turn_away(self, why: str, *, answers_first: bool = True) -> None:
+        """End the connection; ssh shows its user the sentence `why`. In a callback of the connection, what
+        the client is still to be answered goes out first, unless `answers_first` is false.
         """
-        asyncio.get_running_loop().call_soon(
-            self.conn.disconnect, asyncssh.DISC_BY_APPLICATION, f"kubemux: {why}"
-        )
+        end = partial(self.conn.disconnect, asyncssh.DISC_BY_APPLICATION, f"kubemux: {why}")
+        if answers_first:
+            asyncio.get_running_loop().call_soon(end)
+        else:
+            end()
 
     # ------------------------------------------------------------------------- what a login is not good for
 

@@ -71,7 +71,7 @@ class Visitor(Guest):
 
     def ends(self, error: LinkError) -> None:
         """See `proxy.ssh.server.session.Guest`."""
-        self.link.protocol_broken(error)
+        self.link.ends(error)
 
     # -------------------------------------------------------------------------------------------- forwards
 
@@ -81,8 +81,9 @@ class Visitor(Guest):
         try:
             forward = self.link.forwards.register(host, port, may_listen=may_listen)
         except ForwardRefused as exc:
-            self.link.protocol_broken(exc)  # the log says it when the link has ended
-            self._session.turn_away(str(exc))
+            self.link.ends(exc)  # the log says it when the link has ended
+            # With ExitOnForwardFailure ssh ends at the answer, and would not read a sentence after it.
+            self._session.turn_away(str(exc), answers_first=False)
             return False
         log.debug("forward registered", site=self._site.name, link=self.link.name, forward=str(forward))
         if self._trying is None:
@@ -95,6 +96,7 @@ class Visitor(Guest):
             channel = await self.link.open_channel(
                 forward, origin=OURSELVES, timeout=seconds, is_needed=False
             )
+            channel.write_eof()  # OpenSSH's SOCKS server answers an EOF alone: at a CLOSE it does nothing
             channel.close()
         except LinkDown:
             return
