@@ -65,6 +65,8 @@ class PlaneUser(Protocol):
 
     name: str
     server: str
+    error: LinkError | None
+    """Why the connection ends, if that is known before it has ended."""
 
     @property
     def on_open(self) -> Callable[[OpenRequest], None] | None:

@@ -373,10 +373,6 @@ class Link:
         """See `proxy.ssh.data_plane.PlaneUser`: asyncssh is about to report the end of the connection."""
         self.error = self.error or error
 
-    def ends(self, error: LinkError) -> None:
-        """Somebody is about to end the connection, for this reason, which its channels get."""
-        self.error = self._plane.error = self.error or error
-
     def _end(self, error: LinkError) -> None:
         self.error = error
         if not self.closed.done():

@@ -43,6 +43,7 @@ def _asyncssh(conn: Connection, budget: MemoryBudget, turns: Turns, link: PlaneU
         budget,
         server=link.server,
         name=link.name,
+        why_ended=lambda: link.error,
         on_ended=link.channel_ended,
         on_request=link.on_open,
         max_requests=link.max_requests,

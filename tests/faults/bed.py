@@ -1,5 +1,7 @@
-"""The test bed of every row: two gateways that are real sshds, three API servers, the daemon, and clients of
+"""The test bed of every row: two gateways, three API servers, the daemon, and clients of
 each cluster.
+
+Both gateways are real sshds. In some rows edge is a site, an OpenSSH client that dials the daemon.
 
 prod    behind edge, the gateway that has the fault
 stage   also behind edge: prod's neighbour, with an API server of its own
@@ -21,8 +23,10 @@ from proxy.runtime.endpoint import Endpoint
 from proxy.runtime.tasks import Tasks
 from tests.faults.api import Api
 from tests.faults.doors import Door, Egress, Entry, Port, Proxy
+from tests.faults.law import Edge
 from tests.faults.load import Load, eventually
 from tests.faults.row import By, Hits, Row
+from tests.faults.site_edge import SiteEdge
 from tests.integration.conftest import cluster, gateway
 from tests.integration.running import told
 from tests.support import ssh_keys
@@ -48,7 +52,11 @@ class Bed:
         self.row = row
         self.folder = folder
         self.certificates = certificates
-        self.edge = (NewerSshd if row.is_newer else Sshd)(folder / "edge", config=row.sshd)
+        self._edge = (
+            SiteEdge(folder / "edge")
+            if row.is_site
+            else (NewerSshd if row.is_newer else Sshd)(folder / "edge", config=row.sshd)
+        )
         self.far = Sshd(folder / "far")
         self.apis = {name: Api(certificates) for name in CLUSTERS}
         self.ports = {name: free_port() for name in (*CLUSTERS, "plain", "rogue", "entry")}
@@ -86,15 +94,14 @@ class Bed:
         await self._stack.aclose()
 
     async def _start(self) -> None:
-        for sshd in (self.edge, self.far):
-            await asyncio.to_thread(sshd.start)
-            self._stack.push_async_callback(asyncio.to_thread, sshd.stop)
+        for end in self.ends.values():
+            self._stack.push_async_callback(asyncio.to_thread, end.stop)
+            if isinstance(end, Sshd):
+                await asyncio.to_thread(end.start)
         for server in (*self.apis.values(), self.source):
             await self._stack.enter_async_context(server)
         if self.row.is_through_relay:
-            self._path = await self._stack.enter_async_context(
-                FaultyRelay(Endpoint(self.edge.host, self.edge.port))
-            )
+            self._path = await self._stack.enter_async_context(FaultyRelay(self._edge.listen))
         environment = {"KUBEMUX_DATA_PLANE": self._plane, **self.row.environment}
         if self.row.has_shim:
             self._shim = Shim(self.folder)
@@ -112,6 +119,9 @@ class Bed:
         self.good = self._daemon.config.read_bytes()
         self._stack.push_async_exit(self._stop_daemon)
         await asyncio.to_thread(self._daemon.__enter__)
+        if isinstance(self._edge, SiteEdge):
+            self._edge.via = self._path.endpoint if self._path else None
+            await asyncio.to_thread(self._edge.start)
         await asyncio.to_thread(self._daemon.wait_up, *CLUSTERS)
 
     async def _stop_daemon(self, failure: type[BaseException] | None, *_: object) -> None:
@@ -122,6 +132,23 @@ class Bed:
         """The running daemon; rows may replace it."""
         assert self._daemon, "no daemon"
         return self._daemon
+
+    @property
+    def edge(self) -> Sshd:
+        """The gateway that has the fault, in rows in which it is no site."""
+        assert isinstance(self._edge, Sshd), f"row {self.row.name} wants no is_site"
+        return self._edge
+
+    @property
+    def site(self) -> SiteEdge:
+        """What that gateway is in all other rows."""
+        assert isinstance(self._edge, SiteEdge), f"row {self.row.name} wants is_site"
+        return self._edge
+
+    @property
+    def ends(self) -> dict[str, Edge]:
+        """Both gateways."""
+        return {"edge": self._edge, "far": self.far}
 
     @property
     def path(self) -> FaultyRelay:
@@ -163,10 +190,6 @@ class Bed:
 
     def sections(self) -> dict[str, Sections]:
         """The configuration: gateways, clusters and the rest."""
-        self.trust()
-        edge: Sections = gateway(
-            self.edge, port=self._edge_port, known_hosts=[str(self._known)], **self.row.edge
-        )
         ca, probe = self.certificates.ca, {**PROBE, **self.row.probes}
         clusters = {
             name: cluster(
@@ -178,17 +201,22 @@ class Bed:
             clusters["plain"] = cluster(self.ports["plain"], self.source.endpoint, ca=ca, probe=SELDOM)
         limits: Sections = {"drain_timeout": "1s", "hold_timeout": "15s", **self.row.limits}
         sections: dict[str, object] = {"limits": limits}
+        gateways: dict[str, object] = {"far": gateway(self.far)}
+        if isinstance(self._edge, SiteEdge):
+            sections |= self._edge.sections(**self.row.edge)
+        else:
+            self.trust()
+            known_hosts = [str(self._known)]
+            gateways["edge"] = gateway(
+                self.edge, port=self._edge_port, known_hosts=known_hosts, **self.row.edge
+            )
         match self.row.by:
             case By.PROXY:
                 sections["entries"] = {"proxy": {"listen": f"127.0.0.1:{self.ports['entry']}"}}
             case By.EGRESS:
                 sections["entries"] = {"egress": {"listen": f"unix:{self._egress}"}}
                 sections["routes"] = [self._to_node(name) for name in clusters]
-        return {
-            "gateways": {"edge": edge, "far": gateway(self.far)},
-            "clusters": clusters,
-            "sections": sections,
-        }
+        return {"gateways": gateways, "clusters": clusters, "sections": sections}
 
     def _to_node(self, name: str) -> Sections:
         """A route to what stands for a kubelet there: an API server answers by TLS, too."""

@@ -50,7 +50,7 @@ async def prove(row: Row, folder: Path, certificates: Certificates, *, plane: st
             results=frozenset(renamed.get(result, result) for result in row.results),
         )
     async with Bed(row, folder, certificates, plane=plane) as bed:
-        before = await settled(bed.daemon, bed.edge, bed.far)
+        before = await settled(bed.daemon, *bed.ends.values())
         async with bed.load() as loads:
             recovery = await _fault(bed, loads)
         hit, spared = (
@@ -66,7 +66,7 @@ async def prove(row: Row, folder: Path, certificates: Certificates, *, plane: st
             )
         for load in spared:
             assert load.is_unbroken, f"clients of {load.name} saw {load.clients}"
-        await returned(before, bed.daemon, bed.edge, bed.far)
+        await returned(before, bed.daemon, *bed.ends.values())
         await bed.wait_let_go()
         if not row.restarts:
             _agree(bed, loads, await asyncio.to_thread(Counts, bed.daemon))
@@ -141,7 +141,7 @@ def _agree(bed: Bed, loads: dict[str, Load], counts: Counts) -> None:
     assert wanted <= lost <= wanted | may, f"links were lost by {sorted(lost)}"
     assert not counts.labels("gateway_reconnects_total", "reason", gateway="far")
     if row.log is None:  # agree_on_links reads the log
-        agree_on_links(counts, bed.daemon, edge=bed.edge, far=bed.far)
+        agree_on_links(counts, bed.daemon, **bed.ends)
 
 
 def _listed(seen: Counter[Saw]) -> str:

@@ -103,6 +103,8 @@ class Row:
     """Events that the daemon may log at level error."""
     is_through_relay: bool = False
     """Whether the daemon reaches the gateway through `Bed.path`, a relay that can act as a bad network."""
+    is_site: bool = False
+    """Whether the gateway is a site: `Bed.site`, an OpenSSH client that dials the daemon."""
     by: By = By.PORT
     """How clients come."""
     has_plain: bool = False

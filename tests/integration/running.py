@@ -67,9 +67,9 @@ async def wait_for_log(daemon: Daemon, event: str, **fields: object) -> dict[str
 
 
 def told(daemon: Daemon) -> dict[str, Told]:
-    """The gateways of `/status`, by name."""
-    gateways: list[Told] = json.loads(daemon.get("/status")[1])["gateways"]
-    return {gateway["name"]: gateway for gateway in gateways}
+    """The gateways and sites of `/status`, by name."""
+    status = json.loads(daemon.get("/status")[1])
+    return {one["name"]: one for one in (*status["gateways"], *status["sites"])}
 
 
 async def settled(daemon: Daemon, *gateways: str) -> dict[str, Told]:

@@ -33,25 +33,29 @@ class SshServerFiles:
         path = self.folder / name
         return path if path.exists() else ssh_keys.new_key(path)
 
-    def authorized(self, name: str, options: str = "") -> Sections:
-        """`authorized_keys` of a site or user, with one key."""
+    def authorized(self, name: str, options: str = "", *, key: str = "") -> Sections:
+        """`authorized_keys` of a site or user, with one key: its own, or that of `key`."""
         path = self.folder / f"{name}.authorized"
-        path.write_text(f"{options} {ssh_keys.public(self.key(name))}\n".lstrip())
+        path.write_text(f"{options} {ssh_keys.public(self.key(key or name))}\n".lstrip())
         path.chmod(0o644)
         return {"authorized_keys": [str(path)]}
 
-    def command(self, name: str, *args: str, user: str | None = None) -> list[str]:
-        """The command that runs ssh with the key of `name`."""
+    def command(
+        self, name: str, *args: str, user: str | None = None, via: Endpoint | None = None
+    ) -> list[str]:
+        """The command that runs ssh with the key of `name`; `via` leads to the daemon, if it is given."""
         options = {
             "BatchMode": "yes",
             "IdentitiesOnly": "yes",
             "UserKnownHostsFile": str(self.known_hosts),
             "GlobalKnownHostsFile": "/dev/null",
             "ExitOnForwardFailure": "yes",
+            "HostKeyAlias": f"[127.0.0.1]:{self.listen.port}",
         }
-        words = ["ssh", "-F", "none", "-p", str(self.listen.port), "-i", str(self.key(name))]
+        host, port = via or self.listen
+        words = ["ssh", "-F", "none", "-p", str(port), "-i", str(self.key(name))]
         words += [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
-        return [*words, *args, f"{user or name}@127.0.0.1"]
+        return [*words, *args, f"{user or name}@{host}"]
 
 
 class RemoteSite:

@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Protocol, Self
 
+from proxy.runtime.endpoint import Endpoint
 from tests.support import ssh_keys
 from tests.support.parts import NEWER_SSHD, find
 from tests.support.ports import free_port
@@ -77,6 +78,11 @@ class Sshd:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+    @property
+    def listen(self) -> Endpoint:
+        """Its address."""
+        return Endpoint(self.host, self.port)
 
     # ------------------------------------------------------------------------------------------ keys
 
@@ -198,6 +204,10 @@ class Sshd:
     def log(self) -> str:
         """The log that sshd has written so far."""
         return self._log.read_text() if self._log.exists() else ""
+
+    def logins(self) -> int:
+        """How many it has accepted."""
+        return self.log().count("Accepted publickey")
 
     def _signal(self, number: signal.Signals) -> None:
         assert self._process, "sshd does not run"

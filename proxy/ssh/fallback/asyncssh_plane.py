@@ -51,6 +51,7 @@ class AsyncsshPlane:
         *,
         server: str,
         name: str,
+        why_ended: Callable[[], LinkError | None],
         on_ended: Callable[[], None],
         on_request: OnRequest | None = None,
         max_requests: int = 0,
@@ -58,6 +59,7 @@ class AsyncsshPlane:
         self._conn = conn
         self._budget = budget
         self._server = server
+        self._why_ended = why_ended
         self._on_ended = on_ended
         self._carrier = carrier(conn)
         self._loop = asyncio.get_running_loop()
@@ -165,7 +167,7 @@ class AsyncsshPlane:
     def why_ended(self, exc: Exception | None) -> LinkError | None:
         """Why a channel has ended: the link's own end, or None if only the channel was closed."""
         if self.error is None and internals.is_gone(self._conn):
-            self.error = describe_loss(self._server, exc)
+            self.error = self._why_ended() or describe_loss(self._server, exc)
         return self.error
 
     def lost(self, error: LinkError) -> None:

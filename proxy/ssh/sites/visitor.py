@@ -71,7 +71,7 @@ class Visitor(Guest):
 
     def ends(self, error: LinkError) -> None:
         """See `proxy.ssh.server.session.Guest`."""
-        self.link.ends(error)
+        self.link.protocol_broken(error)
 
     # -------------------------------------------------------------------------------------------- forwards
 
@@ -81,7 +81,7 @@ class Visitor(Guest):
         try:
             forward = self.link.forwards.register(host, port, may_listen=may_listen)
         except ForwardRefused as exc:
-            self.link.ends(exc)  # the log says it when the link has ended
+            self.link.protocol_broken(exc)  # the log says it when the link has ended
             # With ExitOnForwardFailure ssh ends at the answer, and would not read a sentence after it.
             self._session.turn_away(str(exc), answers_first=False)
             return False

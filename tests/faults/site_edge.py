@@ -1,0 +1,93 @@
+"""The edge of rows in which it is a site: OpenSSH's client with a dynamic forward, instead of an sshd."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from pathlib import Path
+from typing import Final
+
+from proxy.runtime.endpoint import Endpoint
+from tests.support.site import SshServerFiles
+
+NAME: Final = "edge"
+RIVAL: Final = "rival"
+END_S: Final = 20.0
+SPEAKS: Final = ("ServerAliveInterval=1", "ServerAliveCountMax=2", "LogLevel=VERBOSE")
+
+
+class SiteEdge:
+    """The ssh process of a site, which is started by hand: a service manager would do it within a second."""
+
+    def __init__(self, folder: Path) -> None:
+        self.files = SshServerFiles(folder)
+        self.via: Endpoint | None = None
+        """Where ssh connects to; None: to the daemon."""
+        self._log = folder / "ssh.log"
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    @property
+    def listen(self) -> Endpoint:
+        """The daemon's SSH server."""
+        return self.files.listen
+
+    def sections(self, **keys: object) -> dict[str, object]:
+        """`ssh_server` and `sites`. RIVAL is another one, which wants the same names."""
+        edge = {**self.files.authorized(NAME), "permit": ["127.0.0.1:*"], **keys}
+        return {
+            "ssh_server": self.files.sections(),
+            "sites": {NAME: edge, RIVAL: self.files.authorized(RIVAL)},
+        }
+
+    def start(self) -> None:
+        """Start one more ssh."""
+        options = [word for option in SPEAKS for word in ("-o", option)]
+        command = self.files.command(
+            NAME, "-N", "-T", "-E", str(self._log), *options, "-R", f"{NAME}:1080", via=self.via
+        )
+        self._processes.append(subprocess.Popen(command, stdin=subprocess.DEVNULL))
+
+    def stop(self) -> None:
+        """Kill every ssh. Idempotent."""
+        for process in self._processes:
+            process.kill()
+            process.wait()
+        self._processes.clear()
+
+    def stop_oldest(self) -> None:
+        """Kill the ssh that was started first."""
+        oldest = self._processes.pop(0)
+        oldest.kill()
+        oldest.wait()
+
+    def authorize(self, name: str) -> None:
+        """Let the key of `name` in as this site's, and no other."""
+        self.files.authorized(NAME, key=name)
+
+    def pause(self) -> None:
+        """Freeze every ssh: the kernel still acknowledges what it gets."""
+        for process in self._processes:
+            process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Undo `pause`."""
+        for process in self._processes:
+            process.send_signal(signal.SIGCONT)
+
+    def wait_ended(self) -> None:
+        """Wait until every ssh has ended by itself."""
+        for process in self._processes:
+            assert process.wait(END_S) == 255, self.log()
+        self._processes.clear()
+
+    def sessions(self) -> set[int]:
+        """The process ids of those that run."""
+        return {process.pid for process in self._processes if process.poll() is None}
+
+    def log(self) -> str:
+        """What every ssh has written so far."""
+        return self._log.read_text() if self._log.exists() else ""
+
+    def logins(self) -> int:
+        """How often one has been let in."""
+        return self.log().count("Authenticated to ")
