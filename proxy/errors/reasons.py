@@ -128,7 +128,7 @@ class Reason(Word):
 
     CREDENTIALS_UNUSABLE = (
         "credentials_unusable",
-        (_G, _P),
+        (_G, _P, _L),
         "a key, certificate, passphrase, token, known_hosts or CA file cannot be used, or an ssh_config has "
         "an option that kubemux cannot follow; the message names it",
         "the file must exist, be readable by the daemon's user and hold what its key says: a private key, "

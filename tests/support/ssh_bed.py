@@ -112,7 +112,9 @@ class SshBed:
         path.write_text(f"[{HOST}]:{self.address.port} {ssh_keys.public(self.host_key)}\n")
         return path
 
-    def command(self, key: Path | None, *args: str, user: str = "somebody") -> list[str]:
+    def command(
+        self, key: Path | None, *args: str, user: str = "somebody", port: int | None = None
+    ) -> list[str]:
         """What runs OpenSSH's client with this key."""
         options = {
             "BatchMode": "yes",
@@ -122,22 +124,26 @@ class SshBed:
             "GlobalKnownHostsFile": "/dev/null",
             "ConnectTimeout": str(int(WAIT_S)),
         }
-        words = ["ssh", "-F", "none", "-p", str(self.address.port), "-l", user]
+        words = ["ssh", "-F", "none", "-p", str(port or self.address.port), "-l", user]
         words += [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
         return [*words, "-i", str(key or "/dev/null"), HOST, *args]
 
-    async def ssh(self, key: Path | None, *args: str, user: str = "somebody") -> Ended:
-        """Run OpenSSH's client until it ends by itself."""
-        process = await self.start(key, *args, user=user)
+    async def ssh(
+        self, key: Path | None, *args: str, user: str = "somebody", port: int | None = None
+    ) -> Ended:
+        """Run OpenSSH's client until it ends by itself; `port` is that of a relay."""
+        process = await self.start(key, *args, user=user, port=port)
         async with asyncio.timeout(WAIT_S):
             _, said = await process.communicate()
         assert process.returncode is not None
         return Ended(process.returncode, said.decode())
 
-    async def start(self, key: Path | None, *args: str, user: str = "somebody") -> asyncio.subprocess.Process:
+    async def start(
+        self, key: Path | None, *args: str, user: str = "somebody", port: int | None = None
+    ) -> asyncio.subprocess.Process:
         """Start OpenSSH's client."""
         return await asyncio.create_subprocess_exec(
-            *self.command(key, *args, user=user),
+            *self.command(key, *args, user=user, port=port),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,

@@ -283,7 +283,8 @@ def _why(session: Session, exc: Exception | None, *, is_late: bool) -> tuple[Rea
         return session.refusal.reason, str(session.refusal), penalties.REFUSED_S
     if is_late:
         return Reason.LOGIN_TIMEOUT, "it has not logged in in time", penalties.TIMEOUT_S
-    if isinstance(exc, _BROKEN):
+    is_of_protocol = not isinstance(exc, OSError | asyncssh.DisconnectError) or isinstance(exc, _BROKEN)
+    if exc is not None and is_of_protocol:
         return Reason.HANDSHAKE_FAILED, f"{exc}", penalties.NO_LOGIN_S
     if session.tries > 1:  # the first one is `none`, by which clients ask what there is (RFC 4252 5.2)
         return Reason.NO_LOGIN, "it has shown no key, and tried to log in otherwise", penalties.REFUSED_S

@@ -7,6 +7,7 @@ key's options: whoever takes the login over (`OnLogin`) does.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from functools import partial
 from typing import Final, NamedTuple, Protocol, cast
 
@@ -22,6 +23,7 @@ from proxy.runtime.endpoint import Endpoint
 from proxy.runtime.text import shown
 from proxy.ssh import internals
 from proxy.ssh.metered import MOST_UNOPENED, Metered
+from proxy.ssh.native.wire import messages
 from proxy.ssh.server.gate import Gate
 from proxy.ssh.server.login import SIGNATURES, Login, Refused, decide
 from proxy.ssh.server.startups import Source
@@ -31,6 +33,8 @@ NO_FORWARD: Final = "kubemux: sites alone may forward with -R"
 MOST_TRIES: Final = 20
 """Failed attempts per connection. sshd allows 6 (MaxAuthTries), which an agent with many keys uses up."""
 
+MOST_PACKETS: Final = 200
+"""Packets for the connection itself, before the login: OpenSSH sends five, and one more for each key."""
 LARGEST_BEFORE: Final = 64 << 10
 """Bytes of a packet, and of what waits to be read, of a client that has not logged in. RFC 4253 6.1 asks for
 35,000.
@@ -89,6 +93,15 @@ class Connection(asyncssh.SSHServerConnection):
         super().__init__(loop, options)
         self.visit = visit
 
+    def process_packet(
+        self, pkttype: int, pktid: int, packet: asyncssh.packet.SSHPacket
+    ) -> bool | Awaitable[None]:
+        """Handle a packet for the connection itself. Raises ProtocolError."""
+        session = cast("Session | None", self.get_owner())
+        if session is not None and session.login is None:
+            session.count(pkttype)
+        return super().process_packet(pkttype, pktid, packet)
+
     async def reload_config(self) -> None:
         """Do nothing. asyncssh would rebuild its options for each user name, in the process's
         shared threads.
@@ -123,6 +136,8 @@ class Session(asyncssh.SSHServer):
         """The user name of the client's last attempt."""
         self.tries = 0
         """How many attempts have failed."""
+        self._packets = 0
+        self._exchanges = 0
         self._host = host
         self._proved: Login | None = None
 
@@ -179,6 +194,15 @@ class Session(asyncssh.SSHServer):
         session_id = internals.session_id(self.conn)
         if not key.verify(len(session_id).to_bytes(4) + session_id + message, signature):
             raise Refused(Reason.BAD_SIGNATURE, f"the signature by {login.fingerprint} is wrong")
+
+    def count(self, kind: int) -> None:
+        """A packet has come before the login. Raises ProtocolError if a login needs no more of them: a key
+        exchange costs us a signature.
+        """
+        self._packets += 1
+        self._exchanges += kind == messages.KEXINIT
+        if self._packets > MOST_PACKETS or self._exchanges > 1:
+            raise asyncssh.ProtocolError("it does not log in, and goes on sending")
 
     def failed(self) -> None:
         """An attempt has failed. After MOST_TRIES the connection is closed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,7 +18,7 @@ from tests.support.ssh_bed import WAIT_S, SshBed
 
 pytestmark = pytest.mark.sshd
 
-MANY = 200
+MANY = 100
 OWN = [{"networks": ["127.0.0.0/8"], "max_startups": 5000}]
 
 
@@ -112,13 +113,26 @@ async def test_a_version_that_drips_is_no_way_round_that(tmp_path: Path) -> None
         (b"GET / HTTP/1.1\r\n\r\n", Reason.HANDSHAKE_FAILED),
         (b"SSH-1.5-old\r\n", Reason.HANDSHAKE_FAILED),
         (b"SSH-2.0-" + b"x" * 300 + b"\r\n", Reason.HANDSHAKE_FAILED),
+        (b"SSH-2.0-\xff\r\n", Reason.HANDSHAKE_FAILED),
+        (b"SSH-2.0-x\r\n" + 300 * (b"\0\0\0\x0c\x06\x02" + b"\0" * 10), Reason.HANDSHAKE_FAILED),
         (b"x" * 100_000, Reason.HANDSHAKE_FAILED),
         (b"SSH-2.0-x\r\n" + (65 << 10).to_bytes(4) + b"\0" * 8192, Reason.HANDSHAKE_FAILED),
         (b"SSH-2.0-x\r\n" + b"\0\0\0\x0c\x0a\x32" + b"\0" * 10, Reason.HANDSHAKE_FAILED),
         (b"SSH-2.0-x\r\n", Reason.NO_LOGIN),
         (b"", Reason.NO_LOGIN),
     ],
-    ids=["http", "ssh1", "long version", "no line", "large packet", "login before keys", "leaves", "silent"],
+    ids=[
+        "http",
+        "ssh1",
+        "long version",
+        "odd version",
+        "flood",
+        "no line",
+        "large packet",
+        "login before keys",
+        "leaves",
+        "silent",
+    ],
 )
 async def test_what_breaks_the_protocol_ends(tmp_path: Path, said: bytes, reason: Reason) -> None:
     async with SshBed(tmp_path / "bed") as bed:
@@ -128,6 +142,59 @@ async def test_what_breaks_the_protocol_ends(tmp_path: Path, said: bytes, reason
             await until(bed, reason)
         assert bed.record.results.total() == 1
         assert bed.record.startups == 0
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_damaged_handshakes_leave_nothing_behind(tmp_path: Path, seed: int) -> None:
+    """What OpenSSH sends first, with bytes changed, cut off, doubled: each ends, and is counted once."""
+    async with SshBed(tmp_path / "bed", sources=OWN, login_timeout="1s") as bed:
+        said = await first_words(bed)
+        before = bed.record.results.total()
+        drawn = random.Random(seed)  # noqa: S311 - no secret
+        for _ in range(10):
+            damaged = bytearray(said)
+            for _ in range(drawn.randint(1, 4)):
+                at = drawn.randrange(len(damaged))
+                match drawn.choice(["change", "cut", "double", "insert"]):
+                    case "change":
+                        damaged[at] = drawn.randrange(256)
+                    case "cut":
+                        del damaged[at : at + drawn.randrange(1, 20)]
+                    case "double":
+                        damaged[at:at] = damaged[at : at + drawn.randrange(1, 100)]
+                    case "insert":
+                        damaged[at:at] = drawn.randbytes(drawn.randrange(1, 300))
+            with bed.plain() as sock, suppress(ConnectionError):
+                sock.sendall(damaged)
+        async with asyncio.timeout(WAIT_S):
+            while bed.record.results.total() < before + 10 or bed.record.startups:
+                await asyncio.sleep(0.01)
+        assert bed.record.results.total() == before + 10
+        assert not bed.guests
+        found = await bed.ssh(bed.ops, "true")
+        assert "kubemux only forwards" in found.said
+
+
+async def first_words(bed: SshBed) -> bytes:
+    """What OpenSSH sends before its keys are in use."""
+    said = bytearray()
+
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, into: bytearray) -> None:
+        while data := await reader.read(65536):
+            into += data
+            writer.write(data)
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        inner, outer = await bed.connect()
+        with suppress(ConnectionError):
+            await asyncio.gather(carry(reader, outer, said), carry(inner, writer, bytearray()))
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as relay:
+        port = relay.sockets[0].getsockname()[1]
+        await bed.ssh(None, "true", port=port)
+    assert said.startswith(b"SSH-2.0-OpenSSH")
+    return bytes(said)
 
 
 async def test_wrong_keys_close_a_source_out_and_nobody_else(tmp_path: Path) -> None:
