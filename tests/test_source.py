@@ -100,6 +100,8 @@ CALLED_BY_OTHERS = {
         kbdint_auth_requested kbdint_challenge_received log_received_packet public_key_auth_supported
         reload_config server_requested session_requested session_started unix_connection_requested
         validate_public_key _process_cancel_tcpip_forward_global_request
+        _process_cancel_streamlocal_forward_at_openssh_dot_com_global_request
+        _process_streamlocal_forward_at_openssh_dot_com_global_request
         _process_tcpip_forward_global_request""",
     "asyncssh has a decipher of these methods": "decrypt_header decrypt_packet",
     "asyncssh reads it": """protocol_factory server_host_key_algs _auth _auth_in_progress _auth_was_trivial

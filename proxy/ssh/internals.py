@@ -63,6 +63,8 @@ _OF_CLIENT = (
     "_process_hostkeys_prove_00_at_openssh_dot_com_global_request",
     "_process_tcpip_forward_global_request",
     "_process_cancel_tcpip_forward_global_request",
+    "_process_streamlocal_forward_at_openssh_dot_com_global_request",
+    "_process_cancel_streamlocal_forward_at_openssh_dot_com_global_request",
     "_all_server_host_keys",
     *_LOGIN_OF_CLIENT,
 )

@@ -103,9 +103,11 @@ def on_forward(
     cancel: Callable[[str, int], bool],
 ) -> None:
     """Let `register` and `cancel` answer the requests for forwards; both get what the client has written.
+    Forwards of unix sockets are refused.
 
     asyncssh would answer in a task, and change the name to lower case: OpenSSH compares it exactly, and would
-    know none of the channels that are opened for it.
+    know none of the channels that are opened for it. A request to cancel what is not there would end the
+    connection: `ssh -O cancel -R` sends one for a forward that was refused.
     """
     inner = cast("Any", conn)
 
@@ -117,5 +119,10 @@ def on_forward(
 
         return handler
 
+    def refuse(_packet: asyncssh.packet.SSHPacket) -> None:
+        inner._report_global_response(False)
+
     inner._process_tcpip_forward_global_request = answering(register)
     inner._process_cancel_tcpip_forward_global_request = answering(cancel)
+    inner._process_streamlocal_forward_at_openssh_dot_com_global_request = refuse
+    inner._process_cancel_streamlocal_forward_at_openssh_dot_com_global_request = refuse

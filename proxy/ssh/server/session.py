@@ -29,7 +29,6 @@ from proxy.ssh.server.login import SIGNATURES, Login, Refused, decide
 from proxy.ssh.server.startups import Source
 
 NO_SHELL: Final = "kubemux only forwards: use ssh -J, -W, -L or -D (with -N)"
-NO_FORWARD: Final = "kubemux: sites alone may forward with -R"
 MOST_TRIES: Final = 20
 """Failed attempts per connection. sshd allows 6 (MaxAuthTries), which an agent with many keys uses up."""
 
@@ -238,12 +237,6 @@ class Session(asyncssh.SSHServer):
         raise asyncssh.ChannelOpenError(
             asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED, "kubemux: nothing is reached through here"
         )
-
-    def server_requested(self, listen_host: str, listen_port: int) -> bool:
-        """`-R` of a user. ssh shows the text with -v alone: the refusal itself has none."""
-        del listen_host, listen_port
-        self.conn.send_debug(NO_FORWARD, always_display=True)
-        return False
 
     def unix_connection_requested(self, dest_path: str) -> bool:
         del dest_path

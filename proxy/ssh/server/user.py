@@ -13,12 +13,15 @@ from proxy.errors.reasons import Reason
 from proxy.relay.budget import MemoryBudget
 from proxy.relay.interfaces import OpenRequest
 from proxy.runtime.tasks import Tasks
+from proxy.ssh import serving
 from proxy.ssh.link import Link
 from proxy.ssh.server.login import Login
 from proxy.ssh.server.session import Guest, Session
 from proxy.ssh.turns import Turns
 
 log = structlog.get_logger("kubemux.ssh_server")
+
+NO_FORWARD: Final = "kubemux: sites alone may forward with -R"
 
 KEEPALIVE_S: Final = 15.0
 MAX_MISSED: Final = 8
@@ -53,6 +56,7 @@ class User(Guest):
             on_open=on_open,
             max_requests=max_channels,
         )
+        serving.on_forward(session.conn, self._forward, lambda *_: False)
         self._link.start(KEEPALIVE_S, lambda _: None, self._missed)
         self._was_closed = False
         self.ended = tasks.spawn(self._until_the_end(), name=name)
@@ -76,6 +80,11 @@ class User(Guest):
             return
         self.ends(LinkClosed("kubemux stops"))
         self._session.turn_away("it stops: connect again")
+
+    def _forward(self, _host: str, _port: int) -> bool:
+        """`-R`. ssh shows the text with -v alone: the refusal itself has none."""
+        self._session.conn.send_debug(NO_FORWARD, always_display=True)
+        return False
 
     def _missed(self, count: int) -> None:
         if count >= MAX_MISSED:

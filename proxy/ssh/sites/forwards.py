@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final
 
+from proxy.config.matches import Host
 from proxy.errors import ForwardRefused
 from proxy.runtime.endpoint import Endpoint
-from proxy.runtime.text import shown
+from proxy.runtime.text import in_ascii
 
 _LARGEST_PORT: Final = 65535
+_SHOWN: Final = 80
+"""Characters of a name in a sentence."""
 
 
 class Forwards:
@@ -43,7 +46,7 @@ class Forwards:
 
         `may_listen` is whether the options of its key allow that.
         """
-        bind = f"{shown(host) or 'localhost'}:{port}"
+        bind = f"{in_ascii(host, most=_SHOWN) or 'localhost'}:{port}"
         if host != host.lower():
             raise ForwardRefused(
                 f"-R {bind} has capitals, and names are asked for in lower case: write {bind.lower()}"
@@ -56,6 +59,12 @@ class Forwards:
             raise ForwardRefused(
                 f"-R {port} has no name: write -R {self._site}:{port}, or -R NAME:{port}:HOST:PORT"
             )
+        try:
+            name = str(Host.parse(host))
+        except ValueError as exc:
+            raise ForwardRefused(f"-R {bind}: {exc}") from None
+        if name != host:
+            raise ForwardRefused(f"-R {bind}: nobody asks for it in this way: write {Endpoint(name, port)}")
         if not may_listen:
             raise ForwardRefused(f"-R {bind}: the options of the key do not allow it")
         if host != self._site and self._is_taken(host):
