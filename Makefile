@@ -44,7 +44,7 @@ check: .venv/tests-installed ## lint, format, types, imports
 	@$(BIN)/python -m pytest -q tests/test_source.py $(ARGS)
 
 bench: PARTS := $(LOADS)
-bench: .venv/tests-installed parts ## how fast, next to ssh -L; 28 minutes, or ARGS=--quick
+bench: .venv/tests-installed parts ## how fast, next to ssh -L; 31 minutes, or ARGS=--quick
 	@$(BIN)/python -m bench $(ARGS)
 
 bench-memory: .venv/tests-installed ## 100 clusters and 1,000 clients next to 100 ssh -L

@@ -14,7 +14,7 @@ from typing import Final
 import click
 from rich.console import Console
 
-from bench import beside, bulk, connects, distance, entries, gateways, idle, keepalive, large, machine
+from bench import beside, bulk, connects, distance, entries, gateways, idle, keepalive, large, machine, sites
 from bench.charts import RESULTS, draw_folder
 from bench.report import print_answer, write_answer
 from bench.result import Answer
@@ -32,6 +32,7 @@ QUESTIONS: Final[dict[str, Callable[[Stage], Answer]]] = {
     "beside": beside.measure,
     "idle": idle.measure,
     "gateways": gateways.measure,
+    "sites": sites.measure,
 }
 DESCRIPTORS = 16384
 """The limit of descriptors: one process has both ends of 1,000 connections."""
@@ -49,7 +50,7 @@ DESCRIPTORS = 16384
 def main(questions: tuple[str, ...], repetitions: int | None, output: Path | None, *, quick: bool) -> None:
     """kubemux beside ssh -L, asyncssh and no tunnel at all, in the same run.
 
-    Takes the machine for 28 minutes, and its figures count only if nothing else runs. They go to
+    Takes the machine for 31 minutes, and its figures count only if nothing else runs. They go to
     bench/results, those of --quick only where --output says.
     """
     if missing := machine.missing():

@@ -13,9 +13,24 @@ SSH: Final = "ssh -L"
 NODELAY: Final = "ssh -L, nodelay sshd"
 DYNAMIC: Final = "ssh -D"
 DYNAMIC_NODELAY: Final = "ssh -D, nodelay sshd"
+REMOTE: Final = "ssh -R"
 ASYNCSSH: Final = "asyncssh"
+BY_GATEWAY: Final = "kubemux, gateway"
+SOCKS_SITE: Final = "kubemux, dynamic site"
 KUBEMUX: Final = "kubemux"
-COLUMNS: Final = (DIRECT, HAPROXY, SSH, NODELAY, DYNAMIC, DYNAMIC_NODELAY, ASYNCSSH, KUBEMUX)
+COLUMNS: Final = (
+    DIRECT,
+    HAPROXY,
+    SSH,
+    NODELAY,
+    DYNAMIC,
+    DYNAMIC_NODELAY,
+    REMOTE,
+    ASYNCSSH,
+    BY_GATEWAY,
+    SOCKS_SITE,
+    KUBEMUX,
+)
 
 
 class Target(NamedTuple):

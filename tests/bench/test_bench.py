@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from bench import charts, entries, machine, servers
+from bench import charts, entries, machine, servers, sites
 from bench import targets as goals
 from bench.columns import Gateway, Ports, Route, distinct_ports, verify
 from bench.distance import echo_ms
@@ -26,6 +26,7 @@ from bench.haproxy import haproxy
 from bench.load import check_curl, connect, keep_alive, read_ab, read_wrk, through_proxy
 from bench.result import (
     ASYNCSSH,
+    BY_GATEWAY,
     COLUMNS,
     DIRECT,
     DYNAMIC,
@@ -33,6 +34,8 @@ from bench.result import (
     HAPROXY,
     KUBEMUX,
     NODELAY,
+    REMOTE,
+    SOCKS_SITE,
     SSH,
     Answer,
     Row,
@@ -68,7 +71,7 @@ def loads() -> None:
 
 @pytest.mark.usefixtures("loads")
 def test_a_quick_run_answers_the_questions_asked(tmp_path: Path) -> None:
-    """Two questions of nine, to save time: one about a single cluster, and one that needs the long line."""
+    """Two questions of ten, to save time: one about a single cluster, and one that needs the long line."""
     asked = {"connects", "distance"}
     command = [sys.executable, "-m", "bench", *asked, "--quick", "--output", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
@@ -82,7 +85,7 @@ def test_a_quick_run_answers_the_questions_asked(tmp_path: Path) -> None:
         assert answer["title"] in texts(tmp_path / f"{name}.svg")
         for row in answer["rows"]:
             left_out = (
-                {HAPROXY, DYNAMIC, DYNAMIC_NODELAY}
+                {HAPROXY, DYNAMIC, DYNAMIC_NODELAY, REMOTE, BY_GATEWAY, SOCKS_SITE}
                 | ({DIRECT} if "CPU" in row["unit"] else set())
                 | ({NODELAY} if name == "distance" else set())
             )
@@ -168,6 +171,14 @@ def test_a_changed_byte_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr(servers._Echo, "handle", flip_the_last_byte)
         with pytest.raises(RuntimeError, match="direct: what came back is not what was sent"):
             verify(right)
+
+
+@pytest.mark.usefixtures("loads")
+def test_a_site_carries_every_byte(tmp_path: Path) -> None:
+    with servers.nginx(tmp_path / "nginx") as http, servers.echo() as echo:
+        targets = Ports(distinct_ports(1)[0], http, echo)
+        with sites.site(tmp_path / "site", SOCKS_SITE, targets, "-R", f"{sites.NAME}:1080") as route:
+            verify(route)
 
 
 @pytest.mark.usefixtures("loads")
