@@ -107,7 +107,7 @@ CALLED_BY_OTHERS = {
     "asyncssh reads it": """protocol_factory server_host_key_algs _auth _auth_in_progress _auth_was_trivial
         _init_recv_window _keepalive_count _recv_blocksize _recv_macsize _send_blocksize _send_enchdrlen
         _server_host_keys _server_sig_algs""",
-    "click calls it": "demo format_commands get_command",
+    "click calls it": "demo format_commands get_command show",
     "dataclasses make one of each subclass": "__init_subclass__",
     "enum reads it": "_value_",
     "http.server calls it": "do_GET do_PUT log_message",

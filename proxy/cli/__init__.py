@@ -44,7 +44,7 @@ _COMMANDS: Final = {
     "connect": ("connect", "Reach a name by standard input and output: for ssh."),
     "ssh-config": ("ssh_config", "Print Host blocks for ssh, of routes to SSH servers."),
     "ssh-server": ("ssh_server", "Make the host keys of the SSH server."),
-    "site": ("site", "Add a site, whose SSH client dials in."),
+    "site": ("site", "Add a site, whose SSH client dials in, or show one."),
     "kubeconfig": ("kubeconfig", "Export a kubeconfig, or import clusters from one."),
     "reload": ("orders", "Make the running daemon read its configuration again."),
     "reconnect": ("orders", "Dial the links of a gateway again."),

@@ -1,7 +1,8 @@
-"""`kubemux site add`: sites, whose SSH clients dial in."""
+"""`kubemux site add` and `show`: sites, whose SSH clients dial in."""
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,16 +10,19 @@ from typing import Final
 
 import click
 
-from proxy.cli import EX_USAGE, Group, note, say
-from proxy.cli.options import File, config_option
-from proxy.cli.sites import adding
+from proxy.admin import client
+from proxy.admin.finding import find
+from proxy.cli import EX_FAILED, EX_USAGE, Group, note, say
+from proxy.cli.options import File, config_option, files
+from proxy.cli.sites import adding, state
 from proxy.cli.sites.far_side import IMAGE, FarSide
+from proxy.cli.status import ask
 from proxy.config.credentials import Scrutiny
 from proxy.config.files import Unusable, read_bytes
 from proxy.config.loader import load
 from proxy.config.matches import Match
 from proxy.config.model import Config, SshServerConfig
-from proxy.errors import ConfigError, Problem
+from proxy.errors import ConfigError, Problem, UnknownName
 from proxy.kubeconfig.file import WriteFailed
 from proxy.runtime.endpoint import Endpoint
 from proxy.runtime.text import shown
@@ -35,7 +39,7 @@ _TITLES: Final = {
 
 @click.group(cls=Group)
 def site() -> None:
-    """Add a site."""
+    """Add a site, or show the state of one."""
 
 
 class _Server(click.ParamType[Endpoint]):
@@ -146,6 +150,27 @@ def add(
         if len(forms) != 1:
             note(_TITLES[form])
         say(printed[form]() if len(forms) != 1 else printed[form]().rstrip("\n"))
+
+
+@site.command()
+@click.argument("name")
+@config_option
+def show(name: str, config: Path) -> None:
+    """Show the site NAME as the running daemon sees it: since when it is connected and from where, its links
+    and forwards, what it serves, and what it was refused last.
+
+    Exit codes: 0 it is connected, 1 it is away, or the daemon does not answer, 2 there is no such site.
+    """
+    with client.explaining_unknown_names(config, [name], "sites"):
+        admin, config = find(files(config))
+        daemon = asyncio.run(ask(admin, config))
+        found = next((one for one in daemon.sites if one.name == name), None)
+        if found is None:
+            raise UnknownName.among("site", name, [one.name for one in daemon.sites])
+    for line in state.lines(found, daemon):
+        say(line)
+    if found.connected is None:
+        click.get_current_context().exit(EX_FAILED)
 
 
 def _explain_key(name: str) -> None:

@@ -67,7 +67,7 @@ def _check(names: tuple[str, ...], config: Path) -> int:
     """Print the worst finding and how many there are, as a Nagios plugin does; returns the exit code."""
     try:
         admin, config = find(files(config))
-        snapshot = asyncio.run(_ask(admin, config))
+        snapshot = asyncio.run(ask(admin, config))
         found = sorted(findings(chosen(snapshot, names), cut_off(snapshot)), key=lambda one: -one.severity)
     except ProxyError as error:
         _say_line(f"UNKNOWN: {error}")
@@ -92,13 +92,13 @@ def _status(names: tuple[str, ...], config: Path, *, as_json: bool, watching: bo
         console = make_console()
         if not console.is_terminal or console.is_dumb_terminal:
             raise click.UsageError("--watch needs a terminal: leave it out, or use --json in a loop")
-        asyncio.run(watch(lambda: _ask(admin, config), console, names))
+        asyncio.run(watch(lambda: ask(admin, config), console, names))
     elif as_json:
         document = asyncio.run(client.fetch_status(admin, config))
         say(json.dumps(_only(document, names) if names else document, indent=2))
     else:
         console = make_console()
-        snapshot = asyncio.run(_ask(admin, config))
+        snapshot = asyncio.run(ask(admin, config))
         console.print(render(snapshot, now=time.time(), width=console.width, names=names))
 
 
@@ -108,7 +108,8 @@ def make_console() -> Console:
     return console if console.is_terminal else Console(highlight=False, markup=False, width=PIPE_WIDTH)
 
 
-async def _ask(admin: AdminConfig, config: Path) -> DaemonSnapshot:
+async def ask(admin: AdminConfig, config: Path) -> DaemonSnapshot:
+    """What the daemon that runs with `config` says of itself. Raises AdminError."""
     return _understood(await client.fetch_status(admin, config))
 
 

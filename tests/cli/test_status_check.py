@@ -31,7 +31,7 @@ def check(
             raise answer
         return answer
 
-    monkeypatch.setattr(command, "_ask", ask)
+    monkeypatch.setattr(command, "ask", ask)
     monkeypatch.setattr(command, "find", lambda _: (AdminConfig(), Path("config.yaml")))
     return CliRunner().invoke(main, ["status", "--check", *more, *names])
 
