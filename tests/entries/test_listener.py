@@ -47,7 +47,7 @@ async def listening(clients: Clients, sock: socket.socket | None = None) -> Asyn
 
 async def connect(listener: Listener) -> None:
     """Raises OSError."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         _, writer = await asyncio.open_connection(*listener.address)
         writer.close()
 
@@ -119,7 +119,7 @@ async def test_a_client_that_cannot_be_served_harms_no_other() -> None:
             with suppress(ConnectionResetError):  # so that it does not take this for an orderly end
                 await connect(listener)
         await connect(listener)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await clients.arrived.get()
         assert clients.arrived.empty()
 
@@ -145,6 +145,6 @@ async def test_whatever_accept_says_it_is_tried_again(monkeypatch: pytest.Monkey
     clients = Clients()
     async with listening(clients, sock) as listener:
         await connect(listener)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await clients.arrived.get()
         assert sock.failures == 0

@@ -192,7 +192,7 @@ async def test_a_file_that_hangs_is_named_and_holds_up_its_own_cluster_alone(
 
 async def opened_until_the_end_of(thread: str, pipe: Path) -> None:
     """Each reader that opens `pipe` gets EOF, until the thread has ended."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while thread in {one.name for one in threading.enumerate()}:
             with suppress(OSError):  # no reader has it open at this moment
                 os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))

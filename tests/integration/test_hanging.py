@@ -185,7 +185,7 @@ async def test_what_hangs_delays_nobody(
                 wrapper=scene.wrapper,
             )
         )
-        await asyncio.to_thread(daemon.wait_up, "prod", seconds=20.0)
+        await asyncio.to_thread(daemon.wait_up, "prod")
         await asyncio.to_thread(
             daemon.wait_for, f"every one is {scene.reason}", lambda: _are(daemon, names, scene)
         )

@@ -124,7 +124,7 @@ async def test_a_proxy_command_carries_the_connection(sshd: Sshd, tmp_path: Path
     async with dialled(alias("edge", written(tmp_path, host("edge", sshd, f"ProxyCommand {jump}")))) as link:
         assert len(link.conns) == 1
         await asyncio.to_thread(sshd.restart)  # the command ends with its connection
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await link.conns[0].wait_closed()
 
 

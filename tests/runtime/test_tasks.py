@@ -32,7 +32,7 @@ async def test_a_kept_task_restarts_after_any_exception() -> None:
         if runs < 6:
             raise RuntimeError("another")
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await owner.keep(run, name="kept")
     assert runs == 6
     assert len(owner) == 0
@@ -81,7 +81,7 @@ async def test_the_end_of_a_task_is_told_even_if_it_never_began() -> None:
     async def work(name: str) -> None:
         began.append(name)
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         done = owner.spawn(work("done"), name="done", on_end=ended.append)
         await owner.wait()
         never = owner.spawn(work("never"), name="never", on_end=ended.append)

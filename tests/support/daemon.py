@@ -22,7 +22,7 @@ from proxy.runtime.endpoint import Endpoint
 from tests.support.kubemux import PROGRAM, Forked
 from tests.support.ports import free_port
 
-READY_SECONDS = 20.0
+READY_SECONDS = 60.0
 STOP_SECONDS = 40.0
 POLL_SECONDS = 0.05
 ROOT = Path(__file__).parents[2]
@@ -179,7 +179,7 @@ class Daemon:
         self.notified += said
         return said
 
-    def wait_notified(self, assignment: str, *, seconds: float = 10.0) -> None:
+    def wait_notified(self, assignment: str, *, seconds: float = 60.0) -> None:
         """Wait until the daemon sends `assignment` to its service manager.
 
         Raises AssertionError.
@@ -220,7 +220,7 @@ class Daemon:
         samples = (sample for family in text_string_to_metric_families(lines) for sample in family.samples)
         return sum(s.value for s in samples if s.name == name and labels.items() <= s.labels.items())
 
-    def wait_for(self, what: str, condition: Callable[[], bool], *, seconds: float = 20.0) -> None:
+    def wait_for(self, what: str, condition: Callable[[], bool], *, seconds: float = 60.0) -> None:
         """Wait until `condition` holds; it is called again and again.
 
         Raises AssertionError with `what` if it does not.
@@ -236,7 +236,7 @@ class Daemon:
                     f"not within {seconds} s: {what}\n{self.get('/status')[1]}\n{self.log()}"
                 )
 
-    def wait_up(self, *clusters: str, up: bool = True, seconds: float = 20.0) -> None:
+    def wait_up(self, *clusters: str, up: bool = True, seconds: float = 60.0) -> None:
         """Wait until probes say that these clusters are up (or down).
 
         `kubemux_cluster_up` is 0 also before the first probe has ended, so this asks for the state.

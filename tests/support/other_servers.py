@@ -23,7 +23,7 @@ from tests.support.parts import SBIN, need
 from tests.support.ports import free_port
 from tests.support.processes import descendants
 
-READY_SECONDS = 15.0
+READY_SECONDS = 60.0
 
 Connections = list[asyncssh.SSHServerConnection]
 

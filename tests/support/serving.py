@@ -88,7 +88,7 @@ class Server:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def wait_accepted(self, count: int, *, seconds: float = 10.0) -> None:
+    async def wait_accepted(self, count: int, *, seconds: float = 30.0) -> None:
         """Wait until that many connections were accepted in all. Raises TimeoutError."""
         async with asyncio.timeout(seconds):
             while self.accepted < count:

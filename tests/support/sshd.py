@@ -21,7 +21,7 @@ from tests.support.parts import NEWER_SSHD, find
 from tests.support.ports import free_port
 from tests.support.processes import command, descendants
 
-READY_SECONDS = 15.0
+READY_SECONDS = 60.0
 HOST = "127.0.0.1"
 
 
