@@ -148,8 +148,8 @@ class Border:
         del name
 
     def is_server(self) -> bool:
-        """The peer is a gateway."""
-        return False
+        """The peer is a client, which may open channels as we do."""
+        return True
 
     def begin(self) -> TakenOver:
         """Reset to the state of a connection that has just logged in."""

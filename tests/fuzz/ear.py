@@ -8,8 +8,6 @@ from proxy.ssh.native.wire import messages
 from proxy.ssh.native.wire.packets import Opener
 from tests.fuzz.border import KEYS
 
-_SENDER = 1 + 4 + len("direct-tcpip")
-"""The position of our channel number in OPEN; our window follows it (RFC 4254 5.1)."""
 LARGEST_PACKET = 40_000
 """The longest packet: OpenSSH accepts 256 KiB; we send at most 32 KiB of data."""
 
@@ -36,6 +34,8 @@ class Ear:
     def __init__(self) -> None:
         self.asked: dict[int, int] = {}
         """By our channel number: our window, for each open that waits for an answer."""
+        self.wanted: dict[int, tuple[int, int]] = {}
+        """By the peer's channel number: credit and largest packet, for each of its own opens that waits."""
         self.channels: dict[int, Known] = {}
         self.is_exchanging = False
         """Whether our KEXINIT has come and our NEWKEYS has not: no channel message may come (RFC
@@ -62,9 +62,16 @@ class Ear:
             return
         assert not self.is_exchanging, f"a message of type {kind} while keys are exchanged"
         if kind == messages.OPEN:
-            number, window = (int.from_bytes(message[at : at + 4]) for at in (_SENDER, _SENDER + 4))
-            assert number not in self.asked
-            self.asked[number] = window
+            asked = messages.parse_open(memoryview(message))
+            assert asked.sender not in self.asked
+            self.asked[asked.sender] = asked.window
+            return
+        if kind in (messages.OPEN_CONFIRMATION, messages.OPEN_FAILURE):
+            number = messages.recipient(memoryview(message))
+            wanted = self.wanted.pop(number)
+            if kind == messages.OPEN_CONFIRMATION:
+                said = messages.parse_confirmation(memoryview(message))
+                self.channels[number] = Known(said.sender, said.window, *wanted)
             return
         channel = self.channels[int.from_bytes(message[1:5])]
         assert not channel.had_close, f"a message of type {kind} after CLOSE"

@@ -81,6 +81,8 @@ class Gateway:
                 if choices.flag()
                 else bytes((GLOBAL_REQUEST,)) + choices.content(20)
             )
+        if what == 2:
+            return self._open()
         if self.ear.asked and what < 16:
             return self._answer(*self.ear.asked.popitem())
         late = [
@@ -90,6 +92,16 @@ class Gateway:
             return self._late(late[choices.below(len(late))])
         known = [channel for channel in self.ear.channels.values() if not channel.sent_close]
         return self._on(known[choices.below(len(known))]) if known else b""
+
+    def _open(self) -> bytes:
+        """The peer asks for a channel itself."""
+        choices = self._choices
+        self._last += 1
+        credit, largest = choices.uint32(), 1 + choices.uint32() // 2
+        self.ear.wanted[self._last] = credit, largest
+        ends = ("x" * choices.below(300), choices.uint32()), ("127.0.0.1", 1)
+        kind = messages.DIRECT if choices.below(4) else b"session"
+        return messages.open_tcpip(kind, self._last, credit, largest, *ends)
 
     def _late(self, channel: Known) -> bytes:
         """A message on a channel that the gateway has closed and kubemux has not closed yet."""

@@ -21,9 +21,9 @@ from collections.abc import Callable
 from typing import Any, cast
 from unittest.mock import patch
 
-from proxy.errors import LinkError, ProxyError
+from proxy.errors import LinkError, MemoryExhausted, ProxyError
 from proxy.relay.budget import MemoryBudget
-from proxy.relay.interfaces import Pieces
+from proxy.relay.interfaces import OpenRequest, Pieces
 from proxy.runtime.endpoint import Endpoint
 from proxy.ssh.data_plane import Refusal
 from proxy.ssh.native import native_plane
@@ -43,6 +43,7 @@ MEMORY = 4 << 20
 UNREAD = 16 << 10
 """Bytes of answers that a gateway may leave unread; few, so that a script can reach the limit."""
 CHANNELS = 4
+REQUESTS = 3
 ADDRESS = Endpoint("10.0.0.1", 6443)
 TAKEOVER = b"\xe0"
 """An input with this first byte is for the takeover."""
@@ -105,6 +106,8 @@ class Scenario:
     def __init__(self, choices: Choices) -> None:
         self._choices = choices
         self._clients: list[Client] = []
+        self._requests: list[OpenRequest] = []
+        """What the peer has asked for and nobody has answered."""
         self._latest: dict[int, Client] = {}
         """The clients, by our channel numbers."""
         self._errors: list[ProtocolError] = []
@@ -122,6 +125,8 @@ class Scenario:
                 on_error=self._errors.append,
                 on_lost=lambda _: None,
                 on_ended=lambda: None,
+                on_request=self._requests.append,
+                max_requests=REQUESTS,
             )
         self._plane.round_trip = choices.below(4) / 2  # with a long round trip, windows grow
         self._opened = 0
@@ -240,9 +245,12 @@ class Scenario:
 
     def _act(self) -> None:
         """Let a client do something that a relay may do with its channel, in any order."""
+        choices = self._choices
+        if self._requests and choices.flag():
+            self._reply(self._requests.pop())
+            return
         if not self._clients:
             return
-        choices = self._choices
         client = self._clients[-1 - choices.below(len(self._clients))]
         channel, what = client.channel, choices.below(16)
         if not client.answers:
@@ -267,11 +275,28 @@ class Scenario:
             client.has_ended = True
             (channel.write_eof, channel.close, channel.abort)[what - 13]()
 
+    def _reply(self, request: OpenRequest) -> None:
+        """Open the channel that the peer has asked for, or refuse it."""
+        if self._choices.below(4) == 0:
+            request.refuse(messages.PROHIBITED, "no")
+            return
+        try:
+            channel = request.accept()
+        except ConnectionResetError:
+            assert self._errors, "the link is there"
+        except MemoryExhausted:
+            request.refuse(messages.SHORTAGE, "no memory")
+        else:
+            assert isinstance(channel, NativeChannel)
+            client = self._latest[channel.number] = Client(channel, self._gateway, [None])
+            self._clients.append(client)
+
     # ----------------------------------------------------------------------------------------------- the laws
 
     def _check(self) -> None:
         assert len(self._errors) <= (not self._gateway.is_honest), self._errors
         assert len(cast("Any", self._plane)._incoming._view) <= LARGEST_BUFFER
+        assert len(self._requests) <= REQUESTS
         assert sum(len(cast("Any", client.channel)._undelivered) for client in self._clients) <= MEMORY
 
     async def _end(self) -> None:
@@ -280,6 +305,8 @@ class Scenario:
         self._plane.lost(self._errors[0] if self._errors else LinkError("over"))
         for client in self._clients:
             client.channel.abort()
+        for request in self._requests:
+            request.refuse(messages.PROHIBITED, "too late")
         for _ in range(3):
             await asyncio.sleep(0)
         assert all(len(client.answers) == 1 for client in self._clients)

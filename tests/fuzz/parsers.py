@@ -14,7 +14,7 @@ from tests.fuzz.choices import Choices
 def run(data: bytes) -> None:
     """Run one input. Raises if a rule is broken."""
     choices = Choices(data)
-    which = choices.below(7)
+    which = choices.below(9)
     message = memoryview(choices.rest())
     with suppress(ProtocolError):
         if which == 0:
@@ -36,5 +36,12 @@ def run(data: bytes) -> None:
             assert words.isprintable()
         elif which == 5:
             messages.parse_request(message)
+        elif which == 6:
+            asked = messages.parse_open(message)
+            assert asked.largest
+            assert message[-len(asked.rest) :] == asked.rest or not asked.rest
+        elif which == 7:
+            ends = messages.parse_tcpip(bytes(message))
+            assert sum(len(host) + 8 for host, _ in ends) == len(message)
         else:
             assert 0 <= messages.parse_window_adjust(message) <= 0xFFFFFFFF

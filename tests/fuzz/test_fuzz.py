@@ -17,6 +17,7 @@ from proxy.entries.heads import Head, Rejected, Step
 from proxy.entries.tls_transport import TlsTransport
 from proxy.ssh.native import incoming
 from proxy.ssh.native.handover import Handover, TakenOver
+from proxy.ssh.native.native_plane import NativePlane
 from proxy.ssh.native.wire import messages
 from proxy.ssh.native.wire.errors import ProtocolError
 from tests.fuzz import heads, link, packets, parsers, tls
@@ -90,11 +91,13 @@ def test_random_scripts_carry_data_in_both_directions(monkeypatch: pytest.Monkey
     count("stalled", Wire, "stall")
     count("flooded", Gateway, "flood")
     count("late", Gateway, "_late")
+    count("accepted", NativePlane, "accept")
+    count("refused", NativePlane, "refuse")
     scripts = (bytes(byte * (7 + seed) * 31 % 251 for byte in range(1, 1500)) for seed in range(60))
     for script in scripts:
         link.run(script)
     clients = {"channel_data", "channel_eof", "channel_lost", "channel_full"}
-    assert seen.keys() == clients | {"heard", "stalled", "flooded", "late"}
+    assert seen.keys() == clients | {"heard", "stalled", "flooded", "late", "accepted", "refused"}
 
 
 def test_takeovers_reach_both_ends(monkeypatch: pytest.MonkeyPatch) -> None:
