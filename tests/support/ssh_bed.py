@@ -93,6 +93,11 @@ class SshBed:
         self.guests.append(guest)
         return guest
 
+    def allow_time(self, seconds: float) -> None:
+        """Let a login take so long, from the next one on."""
+        self.config = self.config.model_copy(update={"login_timeout": seconds})
+        self.server.use(self.config, host_keys.read(self.config.host_keys))
+
     async def __aenter__(self) -> Self:
         self.server.use(self.config, host_keys.read(self.config.host_keys))
         self.reread()
