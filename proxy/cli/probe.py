@@ -53,9 +53,14 @@ def probe(cluster: str, as_json: bool, verbose: bool, config: Path) -> None:
     try:
         loaded = load(config)
     except ConfigError as refused:
-        report = _by_daemon(cluster, config, refused)
+        report = _for_who_may_not(cluster, config, refused)
     else:
-        report = uvloop.run(doctor.examine(_with(cluster, loaded), cluster))
+        through = _with(cluster, loaded).clusters[cluster].gateway
+        if through in loaded.sites:
+            report = _by_daemon(cluster, config, loaded)
+            note(f"{through} is a site: the daemon, pid {report.daemon}, has probed through its link")
+        else:
+            report = uvloop.run(doctor.examine(loaded, cluster))
     if as_json:
         say(json.dumps(report.to_document(), indent=2))
     else:
@@ -72,7 +77,7 @@ def _with(cluster: str, config: Config) -> Config:
     return config
 
 
-def _by_daemon(cluster: str, path: Path, refused: ConfigError) -> Report:
+def _for_who_may_not(cluster: str, path: Path, refused: ConfigError) -> Report:
     """The report of a probe that the daemon with this file sends.
 
     Raises `refused` if its problems have another cause than the permissions of this user.
@@ -82,23 +87,27 @@ def _by_daemon(cluster: str, path: Path, refused: ConfigError) -> Report:
     if not denied:
         raise refused
     try:
-        with client.explaining_unknown_names(path, [cluster], "clusters"):
-            answer = asyncio.run(
-                client.command(readable.admin, path, "probe", params={"cluster": cluster}, budget=ASK_BUDGET)
-            )
-        report = doctor.from_document(answer)
-    except (AdminError, ValueError) as error:
-        hint = (
-            error.hint
-            if isinstance(error, AdminError)
-            else "the daemon is of another version than this command: restart it"
-        )
+        report = _by_daemon(cluster, path, readable)
+    except AdminError as error:
         refused.problems.append(
-            Problem(0, "", f"nor could the daemon be asked to probe for this user: {error}", hint)
+            Problem(0, "", f"nor could the daemon be asked to probe for this user: {error}", error.hint)
         )
         raise refused from error
     note(f"this user may not read {denied[0]}: the daemon, pid {report.daemon}, has probed as itself")
     return report
+
+
+def _by_daemon(cluster: str, path: Path, config: Config) -> Report:
+    """The report of a probe that the daemon with this file sends. Raises AdminError."""
+    with client.explaining_unknown_names(path, [cluster], "clusters"):
+        answer = asyncio.run(
+            client.command(config.admin, path, "probe", params={"cluster": cluster}, budget=ASK_BUDGET)
+        )
+    try:
+        return doctor.from_document(answer)
+    except ValueError as error:
+        hint = "the daemon is of another version than this command: restart it"
+        raise AdminError(str(error), hint=hint) from error
 
 
 def _print(report: Report, console: Console) -> None:

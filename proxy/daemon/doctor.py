@@ -7,13 +7,13 @@ the report through the admin socket.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 from proxy.config.model import DIRECT, ClusterConfig, Config
-from proxy.errors import CredentialsUnusable, ProxyError, Stage
+from proxy.errors import CredentialsUnusable, LinkDown, ProxyError, Stage
 from proxy.health.explain import Verdict, steps
 from proxy.health.probe import Dial, probe
 from proxy.health.result import Outcome, unreached
@@ -32,6 +32,8 @@ from proxy.ssh.login.dial import Places
 from proxy.ssh.login.options import jumps, prepare
 from proxy.ssh.supervision.gateway import Gateway
 from proxy.ssh.turns import Turns
+
+_ASK = "kubemux status shows whether the site is connected"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +125,8 @@ class Lent:
         self.places = Places("a probe")
         self.files = Place("files of a probe")
         self.direct = Direct()
+        self.sites: Mapping[str, Way] = {}
+        """The daemon's own: nobody else has a link of a site."""
 
 
 @asynccontextmanager
@@ -134,7 +138,11 @@ async def probe_dial(config: Config, name: str, lent: Lent) -> AsyncIterator[Dia
     cluster = config.clusters[name]
     way: Way = lent.direct
     gateway: Gateway | None = None
-    if cluster.gateway != DIRECT:
+    if cluster.gateway in config.sites:
+        if (site := lent.sites.get(cluster.gateway)) is None:
+            raise LinkDown(f"only the daemon has links of site {cluster.gateway}", hint=_ASK)
+        way = site
+    elif cluster.gateway != DIRECT:
         settings = config.gateways[cluster.gateway].model_copy(update={"connections": 1, "dial": "always"})
         gateway = Gateway(
             # a name of its own: in the log, the daemon's gateway must not seem to come and go
@@ -187,7 +195,7 @@ async def _settings(config: Config, name: str, lent: Lent) -> AsyncIterator[Sett
     """The options in the ssh_configs of the gateway and its jump hosts. A file that cannot be used is left
     out: the result of the probe names it.
     """
-    waiting = [config.gateways[name]] if name != DIRECT else []
+    waiting = [config.gateways[name]] if name in config.gateways else []
     asked = len(waiting)
     while waiting:
         gateway = waiting.pop(0)

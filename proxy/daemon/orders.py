@@ -86,6 +86,7 @@ class Controller:
         )
         served = graph.clusters.get(cluster)
         lent.order = served.cluster.order if served is not None else ()
+        lent.sites = {name: site.site for name, site in graph.sites.items()}
         report = await examine(config, cluster, lent=lent, daemon=os.getpid())
         return report.to_document()
 

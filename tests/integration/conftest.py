@@ -20,6 +20,8 @@ BOTH_PLANES = {
     "test_jump",
     "test_make_before_break",
     "test_remote_entry",
+    "test_site_links",
+    "test_sites",
     "test_stuck",
     "test_update_host_keys",
     "test_watch_through_reloads",

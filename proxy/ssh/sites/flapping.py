@@ -16,8 +16,6 @@ class Flapping:
     """The logins of one site. Times are seconds of one clock."""
 
     def __init__(self) -> None:
-        self.logins = 0
-        """Since the last log entry about them."""
         self._last: deque[float] = deque(maxlen=MANY)
         self._said: float | None = None
 
@@ -27,18 +25,17 @@ class Flapping:
     def came(self, now: float) -> bool:
         """Note a login; returns whether the log is to say that the site flaps."""
         self._last.append(now)
-        self.logins += 1
         if self._said is None:
             is_news = len(self._last) == MANY and now - self._last[0] <= WINDOW_S
         else:
             is_news = now - self._said >= AGAIN_S
         if is_news:
-            self._said, self.logins = now, 0
+            self._said = now
         return is_news
 
     def is_over(self, now: float) -> bool:
         """Whether a site that flapped has not logged in for a while: True once."""
         if self._said is None or now - self._last[-1] <= WINDOW_S:
             return False
-        self._said, self.logins = None, 0
+        self._said = None
         return True

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
+from typing import Final
 
-from proxy.errors import ChannelProhibited, ChannelTimeout, LinkDown, ProxyError
+from proxy.errors import ChannelProhibited, ChannelRefused, ChannelTimeout, LinkDown, ProxyError
 from proxy.relay.budget import MemoryBudget
 from proxy.relay.interfaces import Channel, ChannelUser, OpenRequest, Pieces
 from proxy.runtime.endpoint import Endpoint
@@ -14,8 +16,13 @@ from proxy.snapshots import SiteLinkSnapshot
 from proxy.ssh.internals import Connection
 from proxy.ssh.link import Link
 from proxy.ssh.sites.forwards import Forwards
-from proxy.ssh.sites.socks5 import Answer, question
+from proxy.ssh.sites.socks5 import DECLINE, Answer, Declined, question
 from proxy.ssh.turns import Turns
+
+_LATE_S: Final = 30.0
+"""Seconds more than a client waits: whoever gives up, the channel is opened to its end."""
+_OURSELVES: Final = Endpoint("127.0.0.1", 0)
+"""The origin of a channel that is opened for no client."""
 
 
 class SiteLink(Link):
@@ -82,25 +89,88 @@ class SiteLink(Link):
                 hint=f"the ssh of the site needs -R {target}:HOST:PORT, or -R with the site's own name",
             )
         asked = question(target)
-        channel = await self.open_channel(server, origin=origin, timeout=timeout, is_needed=is_needed)
-        asking = _Requesting(channel, Answer(self.server, target))
         try:
-            asking.ask(asked)
-            async with asyncio.timeout_at(by):
-                await asking.answer
+            channel = await self._open_dynamic(server, origin, timeout, is_needed=is_needed)
+            await _request(channel, Answer(self.server, target), asked, by)
         except TimeoutError:
-            channel.abort()
             raise ChannelTimeout(f"{self.server} did not reach {target} within {timeout:g} s") from None
-        except BaseException:
-            channel.abort()
-            raise
         return channel
+
+    async def try_forward(self, forward: Endpoint, *, timeout: float) -> None:  # noqa: ASYNC109
+        """Open one channel, and close it. Raises ChannelError if `forward` leads nowhere, LinkDown."""
+        by = asyncio.get_running_loop().time() + timeout
+        if forward != self.forwards.dynamic:
+            with suppress(ChannelRefused):  # ssh has answered: it knows the name, and its target is down
+                one = self.open_channel(forward, origin=_OURSELVES, timeout=timeout, is_needed=False)
+                (await one).close()
+            return
+        try:
+            channel = await self._open_dynamic(forward, _OURSELVES, timeout, is_needed=False)
+            await _request(channel, Declined(self.server), DECLINE, by)
+        except TimeoutError:
+            raise ChannelTimeout(f"no SOCKS5 server has answered within {timeout:g} s") from None
+        channel.close()
+
+    async def _open_dynamic(
+        self, server: Endpoint, origin: Endpoint, seconds: float, *, is_needed: bool
+    ) -> Channel:
+        """A channel to the site's SOCKS5 server. Raises TimeoutError, and what `open_channel` does.
+
+        OpenSSH's server does nothing at a CLOSE that comes before the request: it answers an EOF. So the
+        channel is opened to the end, whoever waits for it, and gets one.
+        """
+        opening = self._tasks.spawn(
+            self._opened(server, origin, seconds + _LATE_S, is_needed=is_needed), name="open"
+        )
+        try:
+            await asyncio.wait([opening], timeout=seconds)
+        except asyncio.CancelledError:
+            opening.add_done_callback(_decline)
+            raise
+        if not opening.done():
+            opening.add_done_callback(_decline)
+            raise TimeoutError
+        if opening.cancelled():
+            raise LinkDown(f"the link to {self.server} was lost while a channel was opened")
+        opened = opening.result()
+        if isinstance(opened, ProxyError):
+            raise opened
+        return opened
+
+    async def _opened(
+        self, server: Endpoint, origin: Endpoint, seconds: float, *, is_needed: bool
+    ) -> Channel | ProxyError:
+        try:
+            return await self.open_channel(server, origin=origin, timeout=seconds, is_needed=is_needed)
+        except ProxyError as exc:
+            return exc
+
+
+def _decline(opening: asyncio.Task[Channel | ProxyError]) -> None:
+    """Nobody waits for this channel any more: let the SOCKS5 server close it."""
+    if not opening.cancelled() and not isinstance(channel := opening.result(), ProxyError):
+        channel.write_eof()
+        channel.close()
+
+
+async def _request(channel: Channel, answer: Answer | Declined, asked: bytes, by: float) -> None:
+    """Send `asked` to the SOCKS5 server, and wait for its answer. Raises TimeoutError, and what `answer`
+    raises.
+    """
+    requesting = _Requesting(channel, answer)
+    try:
+        requesting.ask(asked)
+        async with asyncio.timeout_at(by):
+            await requesting.answer
+    except BaseException:
+        channel.abort()
+        raise
 
 
 class _Requesting(ChannelUser):
     """Owns a channel until the SOCKS5 server at its other end has answered."""
 
-    def __init__(self, channel: Channel, answer: Answer) -> None:
+    def __init__(self, channel: Channel, answer: Answer | Declined) -> None:
         self._channel = channel
         self._reply = answer
         self.answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -143,7 +213,10 @@ class _Requesting(ChannelUser):
         if self.answer.done():
             return
         if error is None:
-            self.answer.set_exception(self._reply.closed())
+            if (failure := self._reply.closed()) is None:
+                self.answer.set_result(None)
+            else:
+                self.answer.set_exception(failure)
         else:
             down = LinkDown("the link was lost while a channel was opened")
             down.__cause__ = error

@@ -50,6 +50,30 @@ def _address(host: str) -> bytes:
     return bytes((_IPV4 if address.version == 4 else _IPV6,)) + address.packed
 
 
+DECLINE: Final = bytes((_VERSION, 1, 0xFE))
+"""Offers one method, a private one that no server has: it says so, or nothing, and closes."""
+_NO_METHOD: Final = bytes((_VERSION, 0xFF))
+
+
+class Declined:
+    """What the server says to `DECLINE`."""
+
+    def __init__(self, server: str) -> None:
+        """`server` is for messages."""
+        self._server = server
+        self._held = b""
+
+    def feed(self, data: bytes) -> bytes | None:
+        """As `Answer.feed`. Raises ChannelError if this is no SOCKS5 server."""
+        self._held += data
+        if not _NO_METHOD.startswith(self._held[:2]):
+            raise ChannelError(f"{self._server} gave an answer that is not SOCKS5: {self._held[:2].hex(' ')}")
+        return None if len(self._held) < len(_NO_METHOD) else b""
+
+    def closed(self) -> None:
+        """OpenSSH closes the channel without a word."""
+
+
 class Answer:
     """Parses what the server replies to `question`, as it arrives."""
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final, Protocol
+from typing import Protocol
 
 import structlog
 
 from proxy.config.model import SiteConfig
-from proxy.errors import ChannelError, ChannelRefused, ForwardRefused, KeepaliveTimeout, LinkDown, LinkError
+from proxy.errors import ChannelError, ForwardRefused, KeepaliveTimeout, LinkDown, LinkError
 from proxy.runtime.endpoint import Endpoint
 from proxy.runtime.tasks import Tasks
 from proxy.ssh import serving
@@ -16,9 +16,6 @@ from proxy.ssh.server.session import Guest, Session
 from proxy.ssh.sites.site_link import SiteLink
 
 log = structlog.get_logger("kubemux.site")
-
-OURSELVES: Final = Endpoint("127.0.0.1", 0)
-"""The origin of a channel that is opened for no client."""
 
 
 class Host(Protocol):
@@ -81,9 +78,8 @@ class Visitor(Guest):
         try:
             forward = self.link.forwards.register(host, port, may_listen=may_listen)
         except ForwardRefused as exc:
-            self.link.protocol_broken(exc)  # the log says it when the link has ended
             # With ExitOnForwardFailure ssh ends at the answer, and would not read a sentence after it.
-            self._session.turn_away(str(exc), answers_first=False)
+            self._refuse(exc, answers_first=False)
             return False
         log.debug("forward registered", site=self._site.name, link=self.link.name, forward=str(forward))
         if self._trying is None:
@@ -91,24 +87,22 @@ class Visitor(Guest):
         return True
 
     async def _try(self, forward: Endpoint) -> None:
-        seconds = self._site.config.connect_timeout
         try:
-            channel = await self.link.open_channel(
-                forward, origin=OURSELVES, timeout=seconds, is_needed=False
-            )
-            channel.write_eof()  # OpenSSH's SOCKS server answers an EOF alone: at a CLOSE it does nothing
-            channel.close()
+            await self.link.try_forward(forward, timeout=self._site.config.connect_timeout)
         except LinkDown:
             return
         except ChannelError as exc:
-            # Even a refusal shows that the site's client answers: the target of a fixed forward may be down.
-            if forward == self.link.forwards.dynamic or not isinstance(exc, ChannelRefused):
-                self._end(ForwardRefused(f"-R {forward} leads nowhere: {exc}"))
-                return
+            self._refuse(ForwardRefused(f"-R {forward} leads nowhere: {exc}"))
+            return
         if not self.link.closed.done():
             if self._watching is not None:
                 self._watching.cancel()
             self._site.serves(self)
+
+    def _refuse(self, error: ForwardRefused, *, answers_first: bool = True) -> None:
+        """End the link; ssh shows its user the reason, and the log says it when the link has ended."""
+        self.link.protocol_broken(error)
+        self._session.turn_away(str(error), answers_first=answers_first)
 
     # ----------------------------------------------------------------------------------------------- the end
 

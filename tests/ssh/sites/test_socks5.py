@@ -10,7 +10,7 @@ from proxy.entries.heads.head import Asked, Reply
 from proxy.entries.heads.socks5 import Socks5
 from proxy.errors import ChannelError, ChannelRefused
 from proxy.runtime.endpoint import Endpoint
-from proxy.ssh.sites.socks5 import Answer, question
+from proxy.ssh.sites.socks5 import DECLINE, Answer, Declined, question
 
 TARGET = Endpoint("node-a", 22)
 WELL = b"\5\0" + b"\5\0\0\1" + bytes(4) + b"\0\x16"
@@ -64,3 +64,15 @@ def test_a_malformed_reply_ends_the_attempt(said: bytes) -> None:
 def test_a_name_that_is_too_long_is_not_sent() -> None:
     with pytest.raises(ChannelError, match="300 bytes is too long"):
         question(Endpoint("a" * 300, 22))
+
+
+@pytest.mark.parametrize("pieces", [[b"\5\xff"], [b"\5", b"\xff"]])
+def test_a_socks5_server_declines_a_method_that_nobody_has(pieces: list[bytes]) -> None:
+    assert len(DECLINE) >= 3, "OpenSSH reads no less"
+    one = Declined("factory-7")
+    assert [one.feed(piece) for piece in pieces][-1] == b""
+
+
+def test_who_does_not_decline_is_no_socks5_server() -> None:
+    with pytest.raises(ChannelError, match="factory-7 gave an answer that is not SOCKS5: 53 53"):
+        Declined("factory-7").feed(b"SSH-2.0-OpenSSH")

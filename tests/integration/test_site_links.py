@@ -1,0 +1,168 @@
+"""Links of sites: several logins of one key, dead ones, reloads, and what the SSH server refuses a site."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.running import wait_for_log
+from tests.integration.sites import ALL, Bed, bed
+from tests.support import ssh_keys
+from tests.support.echo import pattern
+from tests.support.ports import free_port
+from tests.support.site import RemoteSite
+
+pytestmark = pytest.mark.sshd
+
+OPENED = "200 Connection established"
+
+
+async def tunnel(one: Bed, host: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection through the entry that stays open."""
+    reader, writer = await asyncio.open_connection(*one.proxy)
+    writer.write(f"CONNECT {host} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+    async with asyncio.timeout(30):
+        assert OPENED in (await reader.readuntil(b"\r\n\r\n")).decode()
+    return reader, writer
+
+
+async def echoes(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+    async with asyncio.timeout(30):
+        writer.write(b"still here")
+        return await reader.readexactly(10) == b"still here"
+
+
+async def test_one_login_more_replaces_the_oldest_link_and_cuts_nothing(tmp_path: Path) -> None:
+    async with bed(tmp_path, {"edge": {**ALL, "connections": 1}}) as one:
+        here = f"edge:{one.echo.port}"
+        async with one.ssh("edge", "edge:1080") as first:
+            [old] = await one.links("edge", 1)
+            reader, writer = await tunnel(one, here)
+            async with one.ssh("edge", "edge:1080"):
+                site = await one.until("edge", "the first retires", lambda site: bool(site["retiring"]))
+                assert site["retiring"][0]["address"] == old["address"]
+                assert site["links"][0]["address"] != old["address"]
+                assert await echoes(reader, writer)
+                writer.close()
+                await writer.wait_closed()
+                assert "closed by remote host" in await first.ended()
+                site = await one.until("edge", "the first has gone", lambda site: not site["retiring"])
+                assert (site["state"], site["reconnects"]) == ("up", 1)
+                payload = pattern(10_000)
+                assert await one.ask(here, payload) == (OPENED, payload)
+
+
+async def test_a_site_that_is_silent_is_found_and_its_next_login_does_not_wait(tmp_path: Path) -> None:
+    keepalive = {"interval": "500ms", "max_missed": 2}
+    sites = {
+        "edge": {**ALL, "keepalive": keepalive},
+        "lid": {**ALL, "keepalive": {"interval": "1h", "max_missed": 2}, "connections": 1},
+    }
+    async with bed(tmp_path, sites) as one:
+        async with one.ssh("edge", "edge:1080") as frozen, one.ssh("edge") as silent:
+            await one.until("edge", "a caller", lambda site: len(site["callers"]) == 1)
+            await one.links("edge", 1)
+            for each in (frozen, silent):
+                each.process.send_signal(signal.SIGSTOP)
+            site = await one.until("edge", "found out", lambda site: not (site["links"] or site["callers"]))
+            assert (site["state"], site["reason"]) == ("down", "keepalive_timeout")
+            status, _ = await one.ask("edge:1")
+            assert status.startswith(("503 ", "504 ")), status
+        async with one.ssh("lid", "lid:1080") as dead:
+            await one.links("lid", 1)
+            dead.process.send_signal(signal.SIGSTOP)  # nobody finds out for two hours
+            async with one.ssh("lid", "lid:1080"):
+                site = await one.until("lid", "the second link", lambda site: site["reconnects"] == 1)
+                payload = pattern(10_000)
+                assert await one.ask(f"lid:{one.echo.port}", payload) == (OPENED, payload)
+
+
+REFUSED = {
+    "Edge:1080": "-R Edge:1080 has capitals, and names are asked for in lower case: write edge:1080",
+    "edge:0": "-R edge:0: kubemux has no ports to choose, so write one, as in -R NAME:1080",
+    "6443:127.0.0.1:6443": "-R 6443 has no name: write -R edge:6443, or -R NAME:6443:HOST:PORT",
+    "other:1080": "-R other:1080 has the name of another site, and this is edge",
+    "kube:9:127.0.0.1:9": "-R kube:9: the options of the key do not allow it",
+}
+"""A forward, and what ssh shows its user."""
+
+
+async def ended(ssh: RemoteSite) -> str:
+    """What it prints when kubemux ends it."""
+    async with ssh:
+        return await ssh.ended()
+
+
+async def test_each_forward_that_is_refused_has_a_sentence(tmp_path: Path) -> None:
+    sites = {"edge": {**ALL, "max_forwards": 2}, "other": ALL, "few": {**ALL, "max_forwards": 2}}
+    listens = 'permitlisten="*dge:*",permitlisten="localhost:*",permitlisten="other:*"'
+    async with bed(tmp_path, sites, options={"edge": listens}) as one:
+        said = await asyncio.gather(*(ended(one.ssh("edge", forward)) for forward in REFUSED))
+        for text, sentence in zip(said, REFUSED.values(), strict=True):
+            assert f"kubemux: {sentence}" in text
+        text = await ended(one.ssh("few", *(f"kube:{port}:127.0.0.1:1" for port in (1, 2, 3))))
+        assert "kubemux: -R kube:3: sites.few.max_forwards is 2" in text
+        text = await ended(one.ssh("few", "few:1080", "few:1081"))
+        assert "kubemux: -R few:1081: -R few:1080 is there already, and one is enough" in text
+        lost = await wait_for_log(one.daemon, "link lost", gateway="few")
+        assert lost["reason"] == "forward_refused"
+        site = one.told("few")
+        assert (site["state"], site["reason"]) == ("connecting", "forward_refused")
+        assert site["refused"]["message"].startswith("-R few:1081: ")
+
+
+async def test_a_login_by_the_name_of_another_site_is_refused(tmp_path: Path) -> None:
+    async with bed(tmp_path, {"edge": ALL, "other": ALL}) as one:
+        text = await ended(one.ssh("edge", "edge:1080", user="other"))
+        assert "Permission denied" in text
+        entry = await wait_for_log(one.daemon, "login refused", reason="other_name")
+        assert str(entry["message"]).count("SHA256:") == 2
+        refusal = one.told("other")["refused"]
+        assert (refusal["reason"], refusal["message"]) == ("other_name", entry["message"])
+
+
+async def test_a_reload_keeps_the_links_of_sites_that_stay(tmp_path: Path) -> None:
+    sites: dict[str, Any] = {"edge": ALL, "gone": ALL}
+    async with (
+        bed(tmp_path, sites) as one,
+        one.ssh("edge", "edge:1080"),
+        one.ssh("edge", "edge:1080"),
+        one.ssh("gone", "gone:1") as gone,
+    ):
+        first, _ = await one.links("edge", 2)
+        await one.links("gone", 1)
+        reader, writer = await tunnel(one, f"edge:{one.echo.port}")
+        edge = {**one.files.authorized("edge"), "permit": [f"127.0.0.1:{one.echo.port}"]}
+        await one.reload(sites={"edge": {**edge, "keepalive": {"interval": "1s"}}})
+        await gone.ended()
+        assert (await one.links("edge", 2))[0]["address"] == first["address"]
+        assert await echoes(reader, writer)
+        status, _ = await one.ask("edge:1")
+        assert "sites.edge.permit does not have 127.0.0.1:1" in status
+        status, _ = await one.ask("gone:1")
+        assert status.startswith("404 ")
+
+        await one.reload(sites={"edge": {**edge, "connections": 1}})
+        await one.links("edge", 1)
+        assert await echoes(reader, writer)
+        writer.close()
+        await writer.wait_closed()
+
+        another = ssh_keys.public(one.files.key("another"))
+        (one.files.folder / "edge.authorized").write_text(f"{another}\n")
+        await one.reload(sites={"edge": {**edge, "connections": 1}})
+        await wait_for_log(one.daemon, "link lost", gateway="edge", reason="key_removed")
+        assert (await one.links("edge", 0)) == []
+
+
+async def test_a_dynamic_forward_that_leads_nowhere_is_refused(tmp_path: Path) -> None:
+    """-R with the site's own name and a target is no SOCKS server."""
+    async with bed(tmp_path, {"edge": ALL}) as one:
+        text = await ended(one.ssh("edge", f"edge:1080:127.0.0.1:{free_port()}"))
+        assert "kubemux: -R edge:1080 leads nowhere: " in text
+        site = await one.until("edge", "refused", lambda site: site["refused"] is not None)
+        assert "leads nowhere" in site["refused"]["message"]
