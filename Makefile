@@ -15,7 +15,7 @@ LOADS := sshd:openssh-server ssh:openssh-client iperf3:iperf3 wrk:wrk ab:apache2
 MINUTES ?= 10
 SEED ?=
 
-.PHONY: help demo dev test faults soak check bench bench-memory bench-parts try-skypilot fuzz parts clean
+.PHONY: help demo dev test faults soak check bench bench-memory bench-logins bench-parts try-skypilot fuzz parts clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 22
@@ -49,6 +49,9 @@ bench: .venv/tests-installed parts ## how fast, next to ssh -L; 31 minutes, or A
 
 bench-memory: .venv/tests-installed ## 100 clusters and 1,000 clients next to 100 ssh -L
 	@$(BIN)/python -m bench.memory $(ARGS)
+
+bench-logins: .venv/tests-installed ## 1,000 sites that come back at once after a restart; ARGS=200 for fewer
+	@$(BIN)/python -m bench.logins $(ARGS)
 
 bench-parts: .venv/tests-installed ## parts of the byte path, next to the figures in bench/parts; ARGS=--save keeps new ones
 	@$(BIN)/python -m bench.parts $(ARGS)

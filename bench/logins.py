@@ -1,0 +1,140 @@
+"""`python -m bench.logins [COUNT]`: sites that all come back at once after a restart of the daemon.
+
+COUNT real OpenSSH clients, each a site with a key and a dynamic forward of its own, dial from one address at
+the same time, and each only once: whoever is turned away stays away. Printed are how many came, how long
+that took, and what a login cost the daemon. What 10,000 would take is an extrapolation from that.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import asyncssh
+import click
+
+from bench import machine
+from bench.waiting import cpu_seconds
+from tests.support.daemon import Daemon
+from tests.support.site import SshServerFiles
+
+MANY: Final = 10_000
+WITHIN_S: Final = 60.0
+"""Seconds of one core in which so many sites have to be back."""
+_PATIENCE_S: Final = 300.0
+
+
+class Back(NamedTuple):
+    """How it went after the restart."""
+
+    sites: int
+    came: int
+    seconds: float
+    """From the first dial until the last site was connected, clients and daemon on the same cores."""
+    cpu: float
+    """CPU time of the daemon meanwhile, in seconds."""
+
+
+class Fleet:
+    """So many sites, and their ssh processes."""
+
+    def __init__(self, folder: Path, count: int) -> None:
+        self._files = SshServerFiles(folder)
+        self._names = [f"site-{n}" for n in range(count)]
+        for name in self._names:
+            key = asyncssh.generate_private_key("ssh-ed25519")
+            key.write_private_key(folder / name)
+            (folder / name).chmod(0o600)
+            key.write_public_key(folder / f"{name}.pub")
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    def sections(self) -> Mapping[str, object]:
+        """`ssh_server`, which knows that they come from one address, and `sites`."""
+        sources = [{"networks": ["127.0.0.0/8"], "max_startups": max(2000, len(self._names))}]
+        return {
+            "ssh_server": {**self._files.sections(), "sources": sources},
+            "sites": {name: self._files.authorized(name) for name in self._names},
+        }
+
+    def dial(self) -> None:
+        """Start every ssh."""
+        for name in self._names:
+            command = self._files.command(name, "-N", "-T", "-R", f"{name}:1080")
+            self._processes.append(
+                subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            )
+
+    @property
+    def running(self) -> int:
+        """How many ssh have not ended."""
+        return sum(process.poll() is None for process in self._processes)
+
+    def end(self) -> None:
+        """Kill every ssh, and wait."""
+        for process in self._processes:
+            process.kill()
+        for process in self._processes:
+            process.wait()
+        self._processes.clear()
+
+
+@contextmanager
+def dialled(folder: Path, count: int) -> Iterator[tuple[Daemon, Fleet]]:
+    """A daemon that all its sites have reached."""
+    fleet = Fleet(folder / "sites", count)
+    with Daemon(folder / "daemon", gateways={}, clusters={}, sections=fleet.sections()) as daemon:
+        try:
+            fleet.dial()
+            daemon.wait_for(f"{count} sites", lambda: ups(daemon) == count, seconds=_PATIENCE_S)
+            yield daemon, fleet
+        finally:
+            fleet.end()
+
+
+def ups(daemon: Daemon) -> int:
+    """How many links came up so far, as the log says: to ask the daemon would take its CPU."""
+    return daemon.log().count('"event":"link up"')
+
+
+def come_back(daemon: Daemon, fleet: Fleet, count: int) -> Back:
+    """Restart the daemon, let every site dial once, and wait until all are back or have been turned away."""
+    daemon.stop()
+    fleet.end()
+    daemon.start()
+    known = ups(daemon)
+    began, before = time.monotonic(), cpu_seconds(daemon.pid)
+    fleet.dial()
+    daemon.wait_for("every site is back", lambda: ups(daemon) - known >= fleet.running, seconds=_PATIENCE_S)
+    took, used = time.monotonic() - began, cpu_seconds(daemon.pid) - before
+    return Back(count, int(daemon.metric("kubemux_site_connected")), took, used)
+
+
+def tell(back: Back) -> str:
+    """The result in words, and what is only extrapolated."""
+    each = back.cpu / back.sites
+    verdict = "within" if each * MANY <= WITHIN_S else "not within"
+    return (
+        f"measured: {back.came} of {back.sites} sites were back {back.seconds:.1f} s after the restart, "
+        f"clients on the same {os.cpu_count()} cores; a login took the daemon {each * 1e3:.1f} ms of CPU\n"
+        f"extrapolated, not measured: {MANY:,} logins would take {each * MANY:.0f} s of one core, "
+        f"which is {verdict} {WITHIN_S:g} s"
+    )
+
+
+@click.command()
+@click.argument("count", default=1000, type=click.IntRange(1, 5000))
+def main(count: int) -> None:
+    """Measure with COUNT sites."""
+    with tempfile.TemporaryDirectory() as folder, dialled(Path(folder), count) as (daemon, fleet):
+        click.echo(tell(come_back(daemon, fleet, count)))
+    click.echo(f"the machine: {machine.describe_paces([machine.pace()])}")
+
+
+if __name__ == "__main__":
+    main()

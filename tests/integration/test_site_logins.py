@@ -1,0 +1,23 @@
+"""Many sites that dial at once from one address."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from bench.logins import come_back, dialled
+
+pytestmark = pytest.mark.sshd
+
+COUNT: Final = 60
+
+
+def test_all_sites_come_back_after_a_restart(tmp_path: Path) -> None:
+    """None is turned away, although each dials only once: `sources` lets them wait for their turn."""
+    with dialled(tmp_path, COUNT) as (daemon, fleet):
+        back = come_back(daemon, fleet, COUNT)
+        assert back.came == fleet.running == COUNT
+        assert not daemon.events("login refused")
+        assert daemon.metric("kubemux_ssh_logins_total", result="ok") == COUNT
