@@ -35,6 +35,7 @@ from proxy.ssh.errors import describe_loss, is_hung_up, unused, why_refused
 from proxy.ssh.login.dial import set_user_timeout, unanswered
 from proxy.ssh.login.options import ticks
 from proxy.ssh.login.proxy_command import ProxyCommand
+from proxy.ssh.opening import Opening
 from proxy.ssh.pace import CROWD, Pace
 from proxy.ssh.planes import take_over
 from proxy.ssh.turns import Turns
@@ -81,33 +82,11 @@ direction is dead, full packets end, too, because no credit arrives.
 """
 
 UNUSED_S: Final = 1.0
-"""Seconds. If the peer ends a link without a reason that had no channel for so long, that is probably why."""
+"""Seconds. If a server ends a link without a reason that had no channel for so long, that is probably why."""
 
 
 MAX_REQUESTS: Final = 1000
 """How many channels a client of our SSH server may have."""
-
-
-class _Opening:
-    """One channel that is being opened: its answer, and what to do if the answer comes late."""
-
-    __slots__ = ("answer", "is_expired", "on_late")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.answer: asyncio.Future[Refusal | None] = loop.create_future()
-        self.is_expired = False
-        self.on_late: Callable[[], None] | None = None
-
-    def answered(self, refusal: Refusal | None) -> None:
-        if not self.answer.done():
-            self.answer.set_result(refusal)
-        elif self.on_late is not None:
-            self.on_late()
-
-    def expired(self) -> None:
-        if not self.answer.done():
-            self.is_expired = True
-            self.answer.set_result(None)
 
 
 class Link:
@@ -138,9 +117,9 @@ class Link:
         self._command = command
         self._tasks = Tasks(f"link {name}")
         self._abandoned: Counter[Endpoint] = Counter()
-        self._openings: dict[_Opening, None] = {}
+        self._openings: dict[Opening, None] = {}
         self._unneeded: set[Channel] = set()
-        self._oldest: _Opening | None = None
+        self._oldest: Opening | None = None
         self._stuck = 0
         self._since = loop.time()
         self._loop = loop
@@ -240,7 +219,7 @@ class Link:
                 f"limits.memory is all given out ({self._budget.used} of {self._budget.limit} bytes)"
             )
         self.idle.clear()
-        opening = _Opening(self._loop)
+        opening = Opening(self._loop)
         channel = self._plane.open(window, target, origin, opening.answered)
         self._openings[opening] = None
         if not is_needed:
@@ -266,7 +245,7 @@ class Link:
     def _answers(self) -> None:
         self._oldest, self._stuck = None, 0
 
-    def _abandon(self, opening: _Opening, target: Endpoint) -> None:
+    def _abandon(self, opening: Opening, target: Endpoint) -> None:
         """The client waits no longer, but sshd still tries to connect. It has the window until it answers."""
 
         def answered() -> None:
@@ -358,8 +337,9 @@ class Link:
         """Asyncssh calls this when the connection has ended; it has told its own channels already."""
         error = self.error or describe_loss(self.server, exc)
         is_silent = self.error is None and (exc is None or is_hung_up(exc))
-        idle = self._loop.time() - self._idle_since
-        if is_silent and self.idle.is_set() and idle >= UNUSED_S and not isinstance(error, KeepaliveTimeout):
+        idle = self._loop.time() - self._idle_since if self.idle.is_set() else 0.0
+        may_be_unused = is_silent and not self._conn.is_server() and not isinstance(error, KeepaliveTimeout)
+        if may_be_unused and idle >= UNUSED_S:
             self.is_unused, error = True, unused(self.server, idle)
         if is_silent and self._command is not None:
             self._tasks.spawn(self._ended_with(self._command, error), name="ended")

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from proxy.errors import LinkLost, MemoryExhausted, ProxyError
 from proxy.errors.reasons import Reason
@@ -306,3 +308,55 @@ async def test_an_abort_closes_both_sides_at_once() -> None:
     pair.client.lost()
     pair.cluster.lost()
     assert pair.ended == [pair.relay]
+
+
+ACTIONS = st.lists(
+    st.one_of(
+        st.tuples(st.just("says"), st.booleans(), st.integers(1, 5000)),
+        st.tuples(st.just("grant"), st.booleans(), st.integers(1, 3000)),
+        st.tuples(st.just("ends"), st.booleans(), st.just(0)),
+        st.tuples(st.just("closes"), st.booleans(), st.just(0)),
+    ),
+    max_size=40,
+)
+
+
+@given(actions=ACTIONS, room=st.tuples(st.integers(0, 2000), st.integers(0, 2000)))
+@settings(deadline=None)
+async def test_every_byte_arrives_in_order_and_nothing_is_kept(
+    actions: list[tuple[str, bool, int]], room: tuple[int, int]
+) -> None:
+    """Whatever the two peers do within the rules, once both have taken everything."""
+    pair = await Pair(Channel(room[0]), Channel(room[1], counts_unsent=False)).started()
+    said = {True: bytearray(), False: bytearray()}
+    over: set[bool] = set()
+    closed: set[bool] = set()
+    for what, is_client, number in actions:
+        channel = pair.client if is_client else pair.cluster
+        if is_client in closed or "abort" in channel.calls or "close" in channel.calls:
+            continue
+        if what == "grant":
+            channel.grant(number)
+        elif what == "says" and not channel.is_paused() and is_client not in over:
+            data = pattern(number, len(said[is_client]))
+            if (not is_client) not in closed:
+                said[is_client] += data
+            channel.says(data)
+        elif what == "ends" and is_client not in over:
+            over.add(is_client)
+            channel.ends()
+        elif what == "closes" and is_client in over:
+            closed.add(is_client)
+            channel.lost()
+    for is_client, sink in ((True, pair.cluster), (False, pair.client)):
+        if (not is_client) not in closed:
+            sink.grant(1 << 30)
+            assert sink.sent == said[is_client]
+            assert ("write_eof" in sink.calls) == (is_client in over)
+        else:
+            assert said[is_client].startswith(sink.sent)
+    for is_client, channel in ((True, pair.client), (False, pair.cluster)):
+        if is_client not in closed:
+            channel.lost()
+    assert pair.ended == [pair.relay]
+    assert pair.budget.used == 0

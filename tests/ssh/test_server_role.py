@@ -138,6 +138,18 @@ async def test_a_request_that_outlives_its_link_is_harmless(served: Served) -> N
     assert link.load == 0
 
 
+async def test_a_client_that_leaves_gives_the_reason(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not a server that ends links without channels."""
+    monkeypatch.setattr("proxy.ssh.link.UNUSED_S", 0.0)
+    client = await served.ssh("-N")
+    link = await served.link()
+    client.terminate()
+    async with asyncio.timeout(SECONDS):
+        error = await asyncio.shield(link.closed)
+    assert "client 0" in str(error)
+    assert not link.is_unused
+
+
 # ------------------------------------------------------------------------------------------------------ both
 
 
