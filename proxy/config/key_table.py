@@ -78,8 +78,22 @@ def table(read: Iterable[Lines]) -> tuple[Table, tuple[tuple[Grant, Grant], ...]
         for blob, principal, grant in lines.authorities:
             _put(authorities.setdefault(blob, {}), principal, grant, twice)
             fingerprints.setdefault(grant.who.name, []).append(blobs.fingerprint(blob))
+    for blob in keys.keys() & authorities.keys():
+        _part(keys, authorities[blob], blob, twice)
     named = {name: tuple(dict.fromkeys(found)) for name, found in fingerprints.items()}
     return Table(keys, authorities, named), tuple(twice)
+
+
+def _part(
+    keys: dict[bytes, Grant], by_principal: dict[str, Grant], blob: bytes, twice: list[tuple[Grant, Grant]]
+) -> None:
+    """A key that logs one identity in must not sign certificates for another: its owner would be both."""
+    plain = keys[blob]
+    for principal, grant in by_principal.items():
+        if grant.who != plain.who:
+            twice.append((plain, grant))
+            keys[blob] = plain._replace(refused=f"is {grant}'s, too")
+            by_principal[principal] = grant._replace(refused=f"is {plain}'s, too")
 
 
 def _put(known: dict[K, Grant], key: K, grant: Grant, twice: list[tuple[Grant, Grant]]) -> None:

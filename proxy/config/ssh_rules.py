@@ -7,7 +7,8 @@ from typing import Final
 
 from proxy.config.findings import Finding, Loc
 from proxy.config.matches import Host
-from proxy.config.model import DIRECT, Config
+from proxy.config.model import DIRECT, Config, SiteConfig
+from proxy.runtime.endpoint import Endpoint
 from proxy.runtime.text import shown
 
 SSH: Final = "ssh"
@@ -19,6 +20,7 @@ def check(config: Config) -> Iterator[Finding]:
     yield from _server(config)
     for name in config.sites:
         yield from _site_name(config, name)
+    yield from _permits(config)
     for kind, sections in (("sites", config.sites), ("users", config.users)):
         for name, section in sections.items():
             if not section.authorized_keys and not section.cert_authority:
@@ -39,6 +41,28 @@ def _server(config: Config) -> Iterator[Finding]:
                 yield Finding((kind,), f"{kind} come by ssh_server, which is missing", hint)
 
 
+def _permits(config: Config) -> Iterator[Finding]:
+    for name, cluster in config.clusters.items():
+        for index, address in enumerate(cluster.api_servers):
+            yield from _permit(config, cluster.gateway, ("clusters", name, "api_servers", index), address)
+    for number, route in enumerate(config.routes):
+        if route.target is not None and (fixed := route.target.fixed) is not None:
+            yield from _permit(config, route.gateway, ("routes", number, "target"), fixed)
+
+
+def _permit(config: Config, way: str, loc: Loc, target: Endpoint) -> Iterator[Finding]:
+    site = config.sites.get(way)
+    if site is not None and not permits(site, target):
+        message = f"sites.{way}.permit does not have {target}, so it cannot be asked of this site"
+        yield Finding(loc, message, f"add {target} to sites.{way}.permit")
+
+
+def permits(site: SiteConfig, target: Endpoint) -> bool:
+    """Whether `target` may be asked of the site. Raises ValueError if it is no host name or address."""
+    host = Host.parse(target.host)
+    return any(one.captures(host, target.port) is not None for one in site.permit)
+
+
 def _site_name(config: Config, name: str) -> Iterator[Finding]:
     loc: Loc = ("sites", name)
     if name == DIRECT:
@@ -47,7 +71,11 @@ def _site_name(config: Config, name: str) -> Iterator[Finding]:
     if name in config.gateways:
         message = f"there is a gateway {shown(name)}, too, and clusters name both in the same way"
         yield Finding(loc, message, "give one of the two another name")
-    if not _is_host_name(name):
+    if name == "localhost":
+        yield Finding(
+            loc, "`localhost` is what `ssh -R` without a name means", "choose a name like factory-7"
+        )
+    elif not _is_host_name(name):
         message = f"{shown(name)} is no host name, and clients ask for NODE.{name}"
         yield Finding(loc, message, "choose a name like factory-7")
     elif name != name.lower():

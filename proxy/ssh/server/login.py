@@ -6,7 +6,7 @@ the client's log and in ours, and mean the wrong one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import Final, Literal
 
@@ -108,10 +108,15 @@ def decide(table: Table, blob: bytes, *, asked: str, address: Endpoint, now: flo
     if expires is not None and expires <= now:
         raise Refused(Reason.KEY_EXPIRED, f"the time of the key {fingerprint} of {grant} is over")
     _check_name(table, grant.who, asked, fingerprint)
-    may_forward = grant.options.may_forward
+    options = grant.options
+    may_forward = options.may_forward
     if certificate is not None:
         may_forward = may_forward and "permit-port-forwarding" in certificate.extensions
-    return Login(grant.who, asked, address, blob, fingerprint, grant.options, may_forward, expires)
+        if (
+            "no-touch-required" not in certificate.extensions
+        ):  # sshd asks for both, the line and the extension
+            options = replace(options, needs_touch=True)
+    return Login(grant.who, asked, address, blob, fingerprint, options, may_forward, expires)
 
 
 def _certificate(blob: bytes) -> Certificate:

@@ -15,7 +15,7 @@ from typing import Final
 
 import structlog
 
-from proxy.config.matches import Host
+from proxy.config import ssh_rules
 from proxy.config.model import SiteConfig
 from proxy.errors import ChannelProhibited, ForwardRefused, LinkClosed, LinkDown, LinkError
 from proxy.errors.reasons import Reason
@@ -219,10 +219,10 @@ class Site:
 
     def _require_permitted(self, target: Endpoint) -> None:
         try:
-            host = Host.parse(target.host)
+            is_permitted = ssh_rules.permits(self.config, target)
         except ValueError as exc:
             raise ChannelProhibited(f"site {self.name}: {exc}") from exc
-        if all(one.captures(host, target.port) is None for one in self.config.permit):
+        if not is_permitted:
             raise ChannelProhibited(
                 f"sites.{self.name}.permit does not have {target}",
                 hint=f"add {target} to sites.{self.name}.permit, if it may be asked for",

@@ -107,6 +107,26 @@ def test_two_identities_with_one_key_are_none_whatever_the_order() -> None:
     assert refused(of(one, other, one), key(1)) == Reason.KEY_OPTION
 
 
+def test_a_key_of_one_that_signs_for_another_is_neither_s(certified: tuple[Table, dict[str, bytes]]) -> None:
+    made = certified[1]["good"]
+    authority = Certificate.parse(made).authority
+    for who in (OPS, SRE):
+        lines = Lines(((authority, grant(who)),), ((authority, "sre", grant(SRE, line=2)),))
+        known, twice = table([lines])
+        if who == SRE:  # it has both
+            assert (asked(known, authority).who, asked(known, made).who, twice) == (SRE, SRE, ())
+        else:
+            assert [refused(known, blob) for blob in (authority, made)] == [Reason.KEY_OPTION] * 2
+            assert twice == ((grant(OPS), grant(SRE, line=2)),)
+
+
+def test_a_certificate_needs_a_touch_unless_it_says_otherwise_too() -> None:
+    """As sshd: the line's `no-touch-required` is not enough."""
+    for extension, needs_touch in ((b"permit-pty", True), (b"no-touch-required", False)):
+        known, made = _made("no-touch-required", extension)
+        assert asked(known, made).options.needs_touch is needs_touch
+
+
 def test_a_key_twice_is_as_good_as_its_lines_agree() -> None:
     assert asked(of((key(1), grant(OPS)), (key(1), grant(OPS, line=2))), key(1)).who == OPS
     assert refused(of((key(1), grant(OPS)), (key(1), grant(OPS, "restrict", 2))), key(1)) == Reason.KEY_OPTION
@@ -151,20 +171,21 @@ def test_a_certificate_that_is_damaged_is_refused(data: st.DataObject) -> None:
             assert asked(known, damaged).who == SRE
 
 
-def _made() -> tuple[Table, bytes]:
+def _made(line: str = "", extension: bytes = b"permit-pty") -> tuple[Table, bytes]:
     """A certificate without a signature that is worth the name."""
 
     def text(value: bytes) -> bytes:
         return len(value).to_bytes(4) + value
 
     options = text(b"source-address") + text(text(b"192.0.2.0/24"))
+    extensions = (extension, b"", b"permit-port-forwarding", b"")
     blob = (
         text(b"ssh-ed25519-cert-v01@openssh.com") + text(b"nonce") + text(bytes(32)) + bytes(8)
         + b"\0\0\0\x01" + text(b"id") + text(text(b"sre")) + bytes(8) + b"\xff" * 8 + text(options)
-        + text(text(b"permit-port-forwarding") + text(b"")) + text(b"") + text(key(9))
+        + text(b"".join(map(text, extensions))) + text(b"") + text(key(9))
         + text(text(b"ssh-ed25519") + text(bytes(64)))
     )  # fmt: skip
-    known = table([Lines((), ((key(9), "sre", grant(SRE)),))])[0]
+    known = table([Lines((), ((key(9), "sre", grant(SRE, line)),))])[0]
     assert asked(known, blob).who == SRE
     return known, blob
 
