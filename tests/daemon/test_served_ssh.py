@@ -46,12 +46,19 @@ class Bed:
         self.daemon = Daemon(load(self._written.config), config_path=self._written.config)
         self.renewal = Renewal(self.daemon, asyncio.Lock())
 
-    def configure(self, *, revoked: list[str] | None = None, **more: object) -> None:
+    def configure(
+        self,
+        *,
+        revoked: list[str] | None = None,
+        settings: dict[str, object] | None = None,
+        **more: object,
+    ) -> None:
         server: dict[str, object] = {
             "revoked_keys": revoked or [],
             "listen": f"127.0.0.1:{self.port}",
             "host_keys": [str(self.host_key)],
             "sources": [{"networks": ["127.0.0.0/8"]}],
+            **(settings or {}),
         }
         sections = {"ssh_server": server, **self.sections, **more}
         given = {name: section for name, section in sections.items() if section is not None}
@@ -222,6 +229,21 @@ async def test_it_moves_and_cuts_nobody(tmp_path: Path) -> None:
         assert not before.is_closed()
         with pytest.raises(ConnectionRefusedError):
             await asyncio.open_connection("127.0.0.1", was)
+        await closed(before)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"max_startups": 7}, {"per_source_max_startups": 3}, {"login_timeout": "9s"}, {"sources": []}],
+    ids=str,
+)
+async def test_other_settings_cut_nobody(tmp_path: Path, settings: dict[str, object]) -> None:
+    async with bed(tmp_path) as one:
+        before = await one.login(one.ops)
+        one.configure(settings=settings)
+        assert (await reload(one.daemon)).changed == ("ssh_server",)
+        assert await one.lets_in(one.edge)
+        assert not before.is_closed()
         await closed(before)
 
 

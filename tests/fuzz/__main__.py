@@ -16,7 +16,7 @@ from pathlib import Path
 
 import atheris
 
-TARGETS = ("heads", "tls", "packets", "parsers", "link")
+TARGETS = ("heads", "keys", "tls", "packets", "parsers", "link")
 LONGEST_BYTES = 2048
 HANG_SECONDS = 10
 MEMORY_MB = 1024

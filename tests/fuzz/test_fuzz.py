@@ -20,7 +20,7 @@ from proxy.ssh.native.handover import Handover, TakenOver
 from proxy.ssh.native.native_plane import NativePlane
 from proxy.ssh.native.wire import messages
 from proxy.ssh.native.wire.errors import ProtocolError
-from tests.fuzz import heads, link, packets, parsers, tls
+from tests.fuzz import heads, keys, link, packets, parsers, tls
 from tests.fuzz.border import ManualLoop, Wire
 from tests.fuzz.choices import Choices
 from tests.fuzz.ear import Ear
@@ -30,6 +30,7 @@ from tests.support.daemon import ROOT
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "heads": heads.run,
+    "keys": keys.run,
     "link": link.run,
     "packets": packets.run,
     "parsers": parsers.run,

@@ -175,13 +175,16 @@ class SshServer:
         self._tasks.spawn(self._connect(conn, sock), name=f"client {address}")
 
     async def _connect(self, conn: Connection, sock: socket.socket) -> None:
+        is_there = False
         try:
-            await self._loop.connect_accepted_socket(lambda: conn, sock)
-        except (OSError, asyncio.CancelledError):
-            sock.close()
-            if conn.get_owner() is None:
-                self._left(conn.visit)
-            raise
+            with suppress(OSError):  # the client has gone
+                await self._loop.connect_accepted_socket(lambda: conn, sock)
+                is_there = True
+        finally:
+            if not is_there:
+                sock.close()
+                if conn.get_owner() is None:
+                    self._left(conn.visit)
 
     def _left(self, visit: Visit) -> None:
         """A connection has logged in or is closed: let the next one that waits log in."""
