@@ -65,9 +65,9 @@ async def login_refused(bed: Bed) -> dict[str, object]:
 async def take_key(bed: Bed) -> None:
     """Take the site's key out of its file, and reload. Then the site may not come back, and is told so."""
     bed.site.authorize("nobody")
+    await bed.reload()
     loop = asyncio.get_running_loop()
     since = loop.time()
-    await bed.reload()
     await asyncio.to_thread(bed.site.wait_ended)
     assert loop.time() - since < ENDS_S
     assert "key_removed" in bed.site.log()

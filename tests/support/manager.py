@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final, Self
 
 ROOT: Final = Path(__file__).parents[2]
-PATIENCE: Final = 30.0
+PATIENCE: Final = 60.0
 PACE: Final = 0.01
 """Between two connections of a client."""
 

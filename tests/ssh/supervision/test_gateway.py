@@ -296,17 +296,17 @@ async def test_closing_at_any_moment_leaves_no_session(sshd_factory: SshdFactory
 
 async def test_a_silent_server_is_given_up_after_interval_times_max_missed(sshd: Sshd) -> None:
     """Also with `max_missed: 1`; and a healthy idle link never counts as silent."""
-    keepalive = {"interval": "500ms", "max_missed": 1}
+    keepalive = {"interval": "1s", "max_missed": 1}
     async with started(config_for(sshd, keepalive=keepalive, connect_timeout="5s")) as gateway:
         await gateway.until(lambda: gateway.links == 1)
         with suppress(TimeoutError):
             await gateway.until(lambda: gateway.links == 0, seconds=2.5)
-        assert gateway.links == 1, "idle for five intervals, and each keepalive was answered"
+        assert gateway.links == 1, "idle for two intervals, and each keepalive was answered"
         await asyncio.to_thread(sshd.pause)
         since = asyncio.get_running_loop().time()
         try:
             await gateway.until(lambda: gateway.links == 0)
-            assert asyncio.get_running_loop().time() - since < 1.5
+            assert asyncio.get_running_loop().time() - since < 3.0
             assert gateway.snapshot().reason == "keepalive_timeout"
         finally:
             await asyncio.to_thread(sshd.resume)
