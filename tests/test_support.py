@@ -253,7 +253,7 @@ async def test_a_paused_sshd_is_silent_until_it_is_resumed(sshd: Sshd) -> None:
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(reader.read(1), timeout=0.1)
         sshd.resume()
-        assert await asyncio.wait_for(reader.readexactly(4), timeout=5) == b"SSH-"
+        assert await asyncio.wait_for(reader.readexactly(4), timeout=30) == b"SSH-"
     finally:
         await closed(writer)
 
@@ -287,10 +287,10 @@ async def test_a_stalled_direction_loses_nothing_and_a_reset_is_one() -> None:
                 await asyncio.wait_for(reader.read(1), timeout=0.1)
             assert relay.carried == {Direction.TO_SERVER: 4, Direction.TO_CLIENT: 0}
             relay.resume()
-            assert await asyncio.wait_for(reader.readexactly(4), timeout=5) == b"late"
+            assert await asyncio.wait_for(reader.readexactly(4), timeout=30) == b"late"
             await relay.disconnect(hard=True)
             with pytest.raises(ConnectionResetError):
-                await asyncio.wait_for(reader.read(1), timeout=5)
+                await asyncio.wait_for(reader.read(1), timeout=30)
         finally:
             await closed(writer)
         await relay.refuse()
@@ -355,13 +355,13 @@ async def test_https_answers_as_scripted(certificates: Certificates) -> None:
             ):
                 https.answer = answer
                 writer.write(b"GET /healthz HTTP/1.1\r\nHost: kubernetes\r\n\r\n")
-                head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), timeout=5)
+                head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), timeout=30)
                 assert head.split()[1] == status
                 await reader.readexactly(int(head.split()[-1]))
             https.answer = Answer.RESET
             writer.write(b"GET / HTTP/1.1\r\n\r\n")
             with suppress(ConnectionResetError):
-                assert await asyncio.wait_for(reader.read(), timeout=5) == b""
+                assert await asyncio.wait_for(reader.read(), timeout=30) == b""
         finally:
             await closed(writer)
         assert https.requests == ["GET /healthz HTTP/1.1"] * 3 + ["GET / HTTP/1.1"]

@@ -80,7 +80,7 @@ class Bed:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not condition():
             await asyncio.sleep(0)
 
@@ -181,7 +181,7 @@ async def test_those_that_leave_are_ended_in_order_and_later_ones_go_on(bed: Bed
     await asyncio.sleep(0)
     new = await bed.client()
     assert await new[0].readexactly(4) == b"ping"
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await leaving
         assert await old[0].read() == b""
     new[1].write(b"pong")
@@ -190,7 +190,7 @@ async def test_those_that_leave_are_ended_in_order_and_later_ones_go_on(bed: Bed
         writer.close()
     await until(lambda: bed.cluster.connections.active == 0)
     assert bed.ended("shutdown") == 1
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await bed.cluster.connections.leave(3600)
 
 
@@ -232,7 +232,7 @@ async def test_who_waits_is_ended_with_the_other_connections_of_a_caller(bed: Be
 
 async def test_a_drain_waits_for_no_client_that_it_has_ended_before_it_began(bed: Bed) -> None:
     reader, writer = await bed.client()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         assert await bed.cluster.connections.drain(0) == 1
     with pytest.raises(ConnectionResetError):
         await reader.read()

@@ -158,7 +158,7 @@ async def test_both_wait_for_memory(certificates: Certificates) -> None:
         both.lent.direct = Metered(both.budget)
         both.cluster.reconfigure(both.config.clusters[NAME], both.lent.direct)
         asking = Tasks("test").spawn(both.told(), name="told")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while len(both.waiting) < 2:
                 await asyncio.sleep(0)
         both.budget.release(MEMORY)

@@ -58,7 +58,7 @@ def sample(daemon: Daemon, name: str, **labels: str) -> float:
 
 async def until(condition: object) -> None:
     assert callable(condition)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not condition():
             await asyncio.sleep(0.01)
 
@@ -156,7 +156,7 @@ async def test_a_file_that_hangs_is_named_once_and_the_others_are_looked_at(
 
 
 async def until_look(renewal: Renewal) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not await renewal.renew_changed():
             await asyncio.sleep(0.01)
 

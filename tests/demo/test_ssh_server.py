@@ -73,7 +73,7 @@ async def test_shows_the_host_key_that_known_hosts_has(stage: Stage) -> None:
 
 
 async def test_its_end_is_the_end_of_its_connections(stage: Stage) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         second = asyncssh.generate_private_key("ssh-ed25519")
         authorized = ssh_server.authorized_key(
             second.export_public_key().decode(), [stage.config.admin.listen]

@@ -83,7 +83,7 @@ async def test_what_came_early_comes_first(echo: Endpoint, size: int) -> None:
     one = cluster(echo)
     reader, writer = await arrives(lambda sock, caller: Spoken(sock, caller, early), one)
     writer.write(b" and the rest")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         assert await reader.readline() == b"yes\n"
         assert await reader.readexactly(len(early) + 13) == early + b" and the rest"
     assert one.connections.traffic.to_cluster == len(early) + 13
@@ -94,12 +94,12 @@ async def test_what_came_early_comes_first(echo: Endpoint, size: int) -> None:
 async def test_an_entry_says_why_in_its_own_words() -> None:
     one = cluster(Endpoint("127.0.0.1", free_port()))
     reader, writer = await arrives(Spoken, one)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         assert await reader.readline() == b"no: channel_refused\n"
     await close(writer)
     full = cluster(one.order[0], limit=0)
     reader, writer = await arrives(Spoken, full)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         assert await reader.readline() == b"no: limit\n"
     await close(writer)
     for each in (one, full):
@@ -109,7 +109,7 @@ async def test_an_entry_says_why_in_its_own_words() -> None:
 async def test_the_client_of_a_listener_is_reset() -> None:
     one = cluster(Endpoint("127.0.0.1", free_port()))
     reader, writer = await arrives(ListenerArrival, one)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         with pytest.raises(ConnectionResetError):
             await reader.read()
     await close(writer)

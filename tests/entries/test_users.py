@@ -50,7 +50,7 @@ class Bcrypt:
         return self._check(password, hashed)
 
     async def until_asked(self) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not self.asked:
                 await asyncio.sleep(0.001)
 

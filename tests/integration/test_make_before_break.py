@@ -46,7 +46,7 @@ class Clients:
         reader, writer = self.watch
         self.ticks += 1
         writer.write(b"%8d" % self.ticks)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             assert await reader.readexactly(8) == b"%8d" % self.ticks
 
     async def finish(self) -> None:

@@ -51,7 +51,7 @@ def is_running(pid: str) -> bool:
 
 async def ended(pids: list[str]) -> None:
     """Wait until these killed processes have ended."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while any(map(is_running, pids)):
             await asyncio.sleep(0.01)
 

@@ -128,7 +128,7 @@ async def test_waiting_for_memory_does_not_count_as_a_failure_of_the_server() ->
     budget.charge(16 << 20)
     way = Scripted({A: MemoryExhausted("all given out")})
     asking = Tasks("test").spawn(ask(one, way), name="ask")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not waiting:
             await asyncio.sleep(0)
     assert (way.asked, one.order) == ([A], (A, B))

@@ -171,7 +171,7 @@ async def test_a_channel_closed_without_eof_resets_the_client() -> None:
 async def test_a_channel_closed_without_eof_gives_a_client_that_has_ended_all_that_was_sent() -> None:
     async with relayed() as (relay, channel, client, ended):
         client.shutdown(socket.SHUT_WR)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while "write_eof" not in channel.calls:
                 await asyncio.sleep(0)
         sent = 8 << 20  # more than the kernel takes
@@ -190,7 +190,7 @@ async def test_a_client_that_does_not_read_pauses_the_channel_and_is_charged_onc
     async with relayed() as (relay, channel, client, _):
         budget, channel.counts_unsent = relay._budget, counts_unsent
         sent = 0
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while "pause_reading" not in channel.calls:  # the kernel's buffers fill first
                 relay.channel_data([bytes(64 << 10)], 64 << 10)
                 sent += 64 << 10
@@ -211,7 +211,7 @@ async def test_what_a_client_has_not_read_when_its_channel_ends_is_charged_until
     """
     async with relayed() as (relay, channel, client, ended):
         budget, channel.counts_unsent, sent = relay._budget, True, 0
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while "pause_reading" not in channel.calls:
                 relay.channel_data([bytes(64 << 10)], 64 << 10)
                 sent += 64 << 10

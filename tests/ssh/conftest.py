@@ -129,6 +129,6 @@ async def started(
 
 async def settled(gateway: Watched) -> None:
     """Wait until the gateway has handled sshd's list of host keys, which sshd sends after the login."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while any(link.rtt is None for link in gateway._links) or "/learn " in repr(gateway._dialler._tasks):
             await asyncio.sleep(0.01)

@@ -61,7 +61,7 @@ async def all_of(parties: list[Party], server: Server) -> tuple[int, list[str]]:
     """All dial at once. Returns how many reach the server before its first answer, and the results of all."""
     server.asked = 0
     server.go.clear()
-    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
         dials = [group.create_task(party.dial()) for party in parties]
         for _ in range(5):
             await asyncio.sleep(0)

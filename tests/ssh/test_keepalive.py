@@ -74,7 +74,7 @@ async def test_unimplemented_is_an_answer(tmp_path: Path) -> None:
         (link,) = gateway.snapshot().links
         assert link.rtt is not None
         assert link.age > 1.4
-        hold_until = asyncio.get_running_loop().time() + 5
+        hold_until = asyncio.get_running_loop().time() + 30
         (await gateway.open_channel(target.endpoint, origin=ORIGIN, hold_until=hold_until)).abort()
 
 
@@ -113,7 +113,7 @@ async def test_incoming_bulk_counts_as_a_sign_of_life(tmp_path: Path) -> None:
     async with Pouring() as target, answering(nothing, tmp_path) as config, started(config) as gateway:
         await gateway.until(lambda: gateway.links == 1)
         channel = await gateway.open_channel(
-            Endpoint(*target.endpoint), origin=ORIGIN, hold_until=loop.time() + 5
+            Endpoint(*target.endpoint), origin=ORIGIN, hold_until=loop.time() + 30
         )
         with await relayed_socket(channel, gateway.budget) as client:
             reading = loop.create_task(_read(client), name="read")
@@ -135,7 +135,7 @@ async def test_a_link_that_sshd_ends_for_being_unused_is_no_failure(sshd_factory
                 lambda: gateway.metric("gateway_reconnects_total", reason="link_lost") == 3, seconds=30
             )
             assert not gateway._retry.backoff._failures, "no dial has failed"
-            hold_until = asyncio.get_running_loop().time() + 5
+            hold_until = asyncio.get_running_loop().time() + 30
             channel = await gateway.open_channel(target.endpoint, origin=ORIGIN, hold_until=hold_until)
             with suppress(TimeoutError):
                 await gateway.until(lambda: gateway.links == 0, seconds=2.5)

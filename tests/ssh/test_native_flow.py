@@ -243,7 +243,7 @@ async def test_the_reserve_is_used_if_no_more_window_is_granted() -> None:
         assert flow.usable(talker, MIB, SHARED_WAY, 1) == 0
     assert flow.usable(other, MIB, 0, MIB) == MIB  # the whole window
     flow.forget(gone)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await bulk.uses_reserve.wait()
     assert not any(talker.uses_reserve.is_set() for talker in (other, gone))
 

@@ -68,7 +68,7 @@ async def test_a_buffer_is_used_again_only_when_the_transport_holds_nothing_of_i
             outgoing.flush()
         found: list[bytes] = []
         wire = b""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while len(found) < len(payloads):
                 wire += await loop.sock_recv(theirs, 1 << 20)
                 assert len(wire) <= expected

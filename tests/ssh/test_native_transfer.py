@@ -96,12 +96,12 @@ class Speaks(Server):
 async def test_what_comes_before_the_user_is_kept_in_the_window_and_delivered(sshd: Sshd) -> None:
     async with Speaks() as server, native(config_for(sshd)) as gateway:
         loop = asyncio.get_running_loop()
-        channel = await gateway.open_channel(server.endpoint, origin=ORIGIN, hold_until=loop.time() + 5)
+        channel = await gateway.open_channel(server.endpoint, origin=ORIGIN, hold_until=loop.time() + 30)
         user = Collector()
         window = next(iter(plane(gateway)._live))._window
         await until(lambda: not window.credit)
         channel.attach(user)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await user.eof.wait()
         assert bytes(user.data) == pattern(MiB)
         channel.write_eof()

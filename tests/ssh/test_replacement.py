@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.sshd, pytest.mark.usefixtures("data_plane")]
 
 
 async def open_channel(gateway: Watched, target: Endpoint) -> Channel:
-    deadline = asyncio.get_running_loop().time() + 10
+    deadline = asyncio.get_running_loop().time() + 30
     return await gateway.open_channel(target, origin=ORIGIN, hold_until=deadline)
 
 
@@ -63,7 +63,7 @@ async def test_an_old_link_has_its_time(sshd: Sshd) -> None:
         [old] = gateway._links
         await open_channel(gateway, server.endpoint)
         gateway.renew("test")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             error = await asyncio.shield(old.closed)
         assert "was replaced 0.05 s ago, and had 1 channels still" in str(error)
         await gateway.until(lambda: gateway.links == 1 and not gateway.snapshot().retiring)
@@ -140,7 +140,7 @@ async def test_a_change_of_keepalive_counts_for_links_that_retire(sshd: Sshd) ->
             with suppress(ProcessLookupError):  # the one that asked for the key, and has ended
                 os.kill(pid, signal.SIGSTOP)
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 error = await asyncio.shield(old.closed)
             assert error.reason == "keepalive_timeout"
         finally:

@@ -30,7 +30,7 @@ def manager(
     monkeypatch.setenv("NOTIFY_SOCKET", name)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.bind(name.replace("@", "\0", 1) if request.param == "abstract" else name)
-        sock.settimeout(5)
+        sock.settimeout(30)
         yield sock
 
 
@@ -171,7 +171,7 @@ def test_a_child_finds_its_sockets_by_address(tmp_path: Path) -> None:
             "again": 0,
         }
         for address, client in clients.items():
-            client.settimeout(5)
+            client.settimeout(30)
             assert client.recv(1024).decode() == address
 
 

@@ -58,7 +58,7 @@ class Rotating:
 
 
 async def written(rotating: Rotating, count: int) -> list[str]:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while len(rotating.file()) != count:
             await asyncio.sleep(0.01)
     return rotating.file()
@@ -143,7 +143,7 @@ async def test_a_file_that_hangs_holds_up_its_own_gateways_alone(
         async with started(rotating.config(connect_timeout="1s")) as gateway:
             with locked(rotating.learned):
                 await gateway.until(lambda: gateway.links == 1)
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(30):
                     while not [entry for entry in logs if entry["event"] == "host keys not learned"]:
                         await asyncio.sleep(0.01)
                 gateway.renew("test")

@@ -96,7 +96,7 @@ async def ask(pattern: Pattern, host: str, server: Echo) -> Channel:
 
 
 async def ended(pattern: Pattern) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while any(gateway._clients for gateway, _ in pattern._hosts.values()):
             await asyncio.sleep(0.01)
 
@@ -177,7 +177,7 @@ async def test_the_host_that_was_unused_for_longest_makes_room(nodes: Sshd) -> N
 
 async def ended_but_one(pattern: Pattern, host: str) -> None:
     gateway = pattern.gateway(host)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not gateway.unused:
             await asyncio.sleep(0.01)
 
