@@ -12,6 +12,7 @@ from typing import Any, Final, cast
 
 import asyncssh
 
+from proxy.openssh.blobs import Reader
 from proxy.ssh.internals import Connection
 from proxy.ssh.native.wire import messages
 from proxy.ssh.native.wire.errors import ProtocolError
@@ -30,6 +31,31 @@ def on_end(conn: asyncssh.SSHServerConnection, ended: Callable[[Exception | None
         ended(exc)
 
     owner.connection_lost = both
+
+
+def on_guess(conn: asyncssh.SSHServerConnection) -> None:
+    """Ignore the first message of a client's key exchange if the client has guessed wrong (RFC 4253 7).
+
+    The guess is wrong unless both sides prefer the same algorithms. For asyncssh 2.24 it is right if the
+    server has the client's algorithm at all. It then takes the client's second message for one too many.
+    dropbear's client guesses.
+    """
+    inner = cast("Any", conn)
+    exchange = inner._packet_handlers[messages.KEXINIT]
+
+    async def judged(server: Any, kind: int, sequence: int, packet: asyncssh.packet.SSHPacket) -> None:
+        await exchange(server, kind, sequence, packet)
+        client = inner._client_kexinit
+        has_guessed = bool(client[-5])  # the last field but a number of four bytes
+        inner._ignore_first_kex = has_guessed and _preferred(client) != _preferred(inner._server_kexinit)
+
+    inner._packet_handlers = {**inner._packet_handlers, messages.KEXINIT: judged}
+
+
+def _preferred(kexinit: bytes) -> list[bytes]:
+    """The preferred key exchange and the preferred kind of host key in a KEXINIT (RFC 4253 7.1)."""
+    lists = Reader(kexinit[1 + 16 :])  # after the message type and a cookie
+    return [lists.string().partition(b",")[0] for _ in range(2)]
 
 
 def on_prove(conn: asyncssh.SSHServerConnection) -> None:

@@ -21,7 +21,7 @@ from proxy.openssh import certificates
 from proxy.openssh.blobs import Reader
 from proxy.runtime.endpoint import Endpoint
 from proxy.runtime.text import shown
-from proxy.ssh import internals
+from proxy.ssh import internals, serving
 from proxy.ssh.metered import MOST_UNOPENED, Metered
 from proxy.ssh.native.wire import messages
 from proxy.ssh.server.gate import Gate
@@ -148,6 +148,7 @@ class Session(asyncssh.SSHServer):
         self._metered.most_unopened = LARGEST_BEFORE
         self._metered.gate = self._host.gate
         internals.limit_packets(conn, LARGEST_BEFORE)
+        serving.on_guess(conn)
         self.conn = cast("Connection", conn)
         self.visit = self.conn.visit
         self._host.made(self)
