@@ -15,6 +15,7 @@ from proxy.config.loader import load
 from proxy.config.matches import Host
 from proxy.config.model import DIRECT, ClusterConfig, Config, SiteConfig
 from proxy.config.naming import plain
+from proxy.config.ssh_rules import SSH
 from proxy.entries.heads.head import target
 from proxy.errors import UnknownName, UnknownTarget
 from proxy.errors.reasons import Reason
@@ -52,8 +53,9 @@ def route(asked: Endpoint, entry: str | None, config: Path) -> None:
     its pods. Exit codes: 0 it leads somewhere, or may, 1 nowhere, 2 no such entry, 78 bad configuration.
     """
     loaded = load(config, Scrutiny.NONE)
-    if entry is not None and entry not in loaded.entries:
-        raise UnknownName.among("entry", entry, loaded.entries)
+    entries = [*loaded.entries, *([SSH] if loaded.ssh_server else [])]
+    if entry is not None and entry not in entries:
+        raise UnknownName.among("entry", entry, entries)
     if why := _not_asked(asked):
         say(f"refused: {Reason.BAD_REQUEST} ({why})")
         _say_dns_name(asked.host, loaded)
@@ -72,12 +74,19 @@ def route(asked: Endpoint, entry: str | None, config: Path) -> None:
                 _say_site(step, loaded.sites[step.site])
             else:
                 _say_target(step, entry)
-        if entry is not None and (allow := loaded.entries[entry].allow):
-            say(f"who may use entry {entry}: {', '.join(map(str, allow))}")
+        if entry is not None and (may := _who_may_use(entry, loaded)):
+            say(f"who may use entry {entry}: {may}")
     except UnknownTarget as error:
         say(f"{'otherwise ' if asks else ''}refused: {error.reason} ({error})")
         if not asks:
             click.get_current_context().exit(EX_FAILED)
+
+
+def _who_may_use(entry: str, config: Config) -> str:
+    """Whom the entry lets in; empty if everybody."""
+    if entry not in config.entries:
+        return "users, who log in with a key; sites, as far as `allow` has them"
+    return ", ".join(map(str, config.entries[entry].allow or ()))
 
 
 def _not_asked(asked: Endpoint) -> str:

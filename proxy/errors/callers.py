@@ -13,8 +13,9 @@ _C, _G, _L = Subject.CLIENT, Subject.GATEWAY, Subject.LOGIN
 BAD_REQUEST: Final = (
     "bad_request",
     (_C,),
-    "what a client of a proxy entry has sent is no request that can be read; the message says why",
-    "does it ask for HOST:PORT by HTTP CONNECT or SOCKS5, without TLS?",
+    "what a client of an entry has sent is no request that can be read, or names no host and port; the "
+    "message says why",
+    "does it ask for HOST:PORT by HTTP CONNECT or SOCKS5 without TLS, or by ssh -J, -W, -L or -D?",
 )
 UNSUPPORTED: Final = (
     "unsupported",
@@ -45,8 +46,10 @@ AUTH_REQUIRED: Final = (
 DENIED: Final = (
     "denied",
     (_C,),
-    "`allow` lets others in, and not this caller; the message says who it was taken for",
-    "add the caller to `allow` of the cluster or route, if that is meant",
+    "`allow` lets others in, and not this caller; the message says who it was taken for. Or the options of "
+    "the caller's SSH key do not let it ask for that",
+    "add the caller to `allow` of the cluster or route, if that is meant; or see permitopen= and restrict in "
+    "its line of authorized_keys",
 )
 
 # -------------------------------------------------------------- at the SSH server, before the login

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from proxy.errors import MemoryExhausted
+from proxy.errors.reasons import Reason
 from proxy.relay.budget import MemoryBudget
 from proxy.relay.interfaces import Channel, OpenRequest
 from proxy.runtime.endpoint import Endpoint
@@ -117,7 +118,7 @@ class OpenRequests:
             return
         (host, port), (origin, origin_port) = messages.parse_tcpip(asked.rest)
         if len(host) > LONGEST_HOST:
-            text = f"kubemux: a name of {len(host)} bytes: {LONGEST_HOST} are the most"
+            text = f"kubemux: {Reason.BAD_REQUEST} (a name of {len(host)} bytes: {LONGEST_HOST} are the most)"
             self._plane.refuse(asked, messages.CONNECT_FAILED, text)
         elif asked.largest < SMALLEST_PACKET:
             text = f"kubemux: packets of {asked.largest} bytes: {SMALLEST_PACKET} are the least"

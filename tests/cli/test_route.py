@@ -28,9 +28,9 @@ routes:
 """
 
 
-def routed(folder: Path, *args: str) -> Result:
+def routed(folder: Path, *args: str, more: str = "") -> Result:
     path = folder / "config.yaml"
-    path.write_text(CONFIG)
+    path.write_text(CONFIG + more)
     return CliRunner().invoke(main, ["route", "--config", str(path), *args])
 
 
@@ -81,6 +81,21 @@ def test_the_entrys_own_allow_is_told_with_it(tmp_path: Path) -> None:
         done = routed(tmp_path, "node-7:22", "--entry", entry)
         assert done.exit_code == 0
         assert done.output.splitlines()[-len(says) - 1 :] == ["who may: gid:sre, any", *says]
+
+
+def test_the_ssh_server_is_an_entry(tmp_path: Path) -> None:
+    assert routed(tmp_path, "node-7:22", "--entry", "ssh").exit_code == 2
+    server = f'ssh_server: {{listen: "127.0.0.1:2222", host_keys: [{tmp_path}/host]}}\n'
+    done = routed(tmp_path, "node-7:10250", "--entry", "ssh", more=server)
+    assert done.exit_code == 1
+    assert "  passed over  route kubelets: it is for other entries: egress" in done.output.splitlines()
+    done = routed(tmp_path, "node-7:22", "--entry", "ssh", more=server)
+    assert done.exit_code == 0
+    assert done.output.splitlines()[-3:] == [
+        "leads to node-7:22, without a gateway",
+        "who may: gid:sre, any",
+        "who may use entry ssh: users, who log in with a key; sites, as far as `allow` has them",
+    ]
 
 
 def test_what_is_refused_is_explained_and_exits_1(tmp_path: Path) -> None:
