@@ -8,7 +8,8 @@ BIN := .venv/bin
 # The real parts that tests run, and Debian's packages of them: program:package.
 PARTS := sshd:openssh-server ssh:openssh-client etcd:etcd-server kubectl:kubernetes-client promtool:prometheus \
          ip:iproute2 dropbear:dropbear-bin htpasswd:apache2-utils curl:curl xz:xz-utils systemd-analyze:systemd \
-         nc.openbsd:netcat-openbsd corkscrew:corkscrew connect-proxy:connect-proxy socat:socat ncat:ncat
+         nc.openbsd:netcat-openbsd corkscrew:corkscrew connect-proxy:connect-proxy socat:socat ncat:ncat \
+         dbclient:dropbear-bin plink:putty-tools
 # What the bench measures with; a test runs it, too.
 LOADS := sshd:openssh-server ssh:openssh-client iperf3:iperf3 wrk:wrk ab:apache2-utils curl:curl nginx:nginx-light haproxy:haproxy gcc:gcc
 # How long `make soak` goes on, and which faults in which order: at random without a seed.

@@ -105,8 +105,8 @@ CALLED_BY_OTHERS = {
         _process_tcpip_forward_global_request""",
     "asyncssh has a decipher of these methods": "decrypt_header decrypt_packet",
     "asyncssh reads it": """protocol_factory server_host_key_algs _auth _auth_in_progress _auth_was_trivial
-        _init_recv_window _keepalive_count _recv_blocksize _recv_macsize _send_blocksize _send_enchdrlen
-        _server_host_keys _server_sig_algs""",
+        _ignore_first_kex _init_recv_window _keepalive_count _recv_blocksize _recv_macsize _send_blocksize
+        _send_enchdrlen _server_host_keys _server_sig_algs""",
     "click calls it": "demo format_commands get_command show",
     "dataclasses make one of each subclass": "__init_subclass__",
     "enum reads it": "_value_",
@@ -126,7 +126,7 @@ CALLED_BY_OTHERS = {
     "pytest-xdist calls it": "_split_scope",
     "ruamel.yaml reads it": """Scanner ignore_aliases implicit max_depth preserve_quotes
         warn_double_anchors""",
-    "socketserver reads it": "block_on_close daemon_threads",
+    "socketserver reads it": "block_on_close daemon_threads request_queue_size",
     "subprocess reads it": "_child_created",
     "starlette reads it": "redirect_slashes",
     "the interpreter reads it": "dont_write_bytecode",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import socket
 import socketserver
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,38 +27,52 @@ USERS: Final = {
     "ops": "",
     "narrow": 'restrict,port-forwarding,permitopen="node-a:22"',
     "shut": "no-port-forwarding",
+    "gone": 'expiry-time="20200101"',
+    "elsewhere": 'from="192.0.2.0/24"',
 }
 """The options of each user's key."""
-
-
+SECONDS: Final = 60.0
+SITE: Final = "factory-7"
 _TLS: Final = b"\x16"
 
 
 class Sums(socketserver.BaseRequestHandler):
-    """`get N` and a newline is answered by N bytes. Otherwise the client's bytes, up to its end of file, are
+    """`GET /N` is answered by N bytes, as HTTP. Otherwise the client's bytes, up to its end of file, are
     answered by their checksum. A probe speaks TLS, and is sent away.
     """
 
     def handle(self) -> None:
+        data = self.request.recv(1 << 16)
+        if data.startswith(_TLS):
+            return
+        if data.startswith(b"GET /"):
+            self._send(int(data[len(b"GET /") :].split()[0]))
+            return
         seen = hashlib.sha256()
-        first = self.request.recv(1 << 16)
-        if first.startswith(b"get "):
-            block, size = pattern(1 << 20), int(first[4:])
-            for sent in range(0, size, len(block)):
-                self.request.sendall(block[: size - sent])
-            return
-        if first.startswith(_TLS):
-            return
-        while first:
-            seen.update(first)
-            first = self.request.recv(1 << 16)
+        while data:
+            seen.update(data)
+            data = self.request.recv(1 << 16)
         self.request.sendall(f"{seen.hexdigest()}\n".encode())
+
+    def _send(self, size: int) -> None:
+        head = f"HTTP/1.1 200 OK\r\nContent-Length: {size}\r\nConnection: close\r\n\r\n"
+        self.request.sendall(head.encode())
+        for sent in range(0, size, len(BLOCK)):
+            self.request.sendall(BLOCK[: size - sent])
+
+
+BLOCK: Final = pattern(1 << 20)
+"""What `Sums` sends, again and again."""
+
+
+class _Server(socketserver.ThreadingTCPServer):
+    request_queue_size = 1000
 
 
 @contextmanager
 def sums() -> Iterator[Endpoint]:
     """A server of `Sums`."""
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Sums) as server:
+    with _Server(("127.0.0.1", 0), Sums) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
         try:
@@ -66,6 +82,17 @@ def sums() -> Iterator[Endpoint]:
             thread.join()
 
 
+def wait_for_port(port: int) -> None:
+    """Wait until a client listens there."""
+    began = time.monotonic()
+    while True:
+        with socket.socket() as sock:
+            if sock.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        assert time.monotonic() - began < SECONDS, "nobody listens"
+        time.sleep(0.02)
+
+
 class Jumping(NamedTuple):
     """What a test needs."""
 
@@ -73,21 +100,21 @@ class Jumping(NamedTuple):
     files: SshServerFiles
     desk: Desk
     sshd: Sshd
-    sections: dict[str, object]
+    plane: str
 
 
 def config(files: SshServerFiles, sshd: Sshd) -> str:
-    """The ssh_config of everybody: `bastion` is kubemux for ops, and each other user has a name for it."""
+    """The ssh_config of everybody: kubemux is `bastion` for ops, and has each other's own name for others."""
     known = files.folder / "known_hosts_of_nodes"
     known.write_text(f"node-a {ssh_keys.public(sshd.host_key)}\n")
     bastions = "".join(
         f"Host {'bastion' if user == 'ops' else user}\n HostName 127.0.0.1\n Port {files.listen.port}\n"
         f" User {user}\n IdentityFile {files.key(user)}\n UserKnownHostsFile {files.known_hosts}\n"
-        for user in USERS
+        for user in (*USERS, SITE)
     )
     return (
         f"{bastions}Host node-*\n User {sshd.user}\n IdentityFile {sshd.identity}\n"
-        f" UserKnownHostsFile {known}\n"
+        f" UserKnownHostsFile {known}\n HostKeyAlias node-a\n"
         "Host *\n BatchMode yes\n IdentitiesOnly yes\n GlobalKnownHostsFile /dev/null\n"
     )
 
@@ -104,17 +131,22 @@ def jumping(folder: Path, *, plane: str = "", **more: object) -> Iterator[Jumpin
         }
         clusters = {
             "prod-eu": cluster,
-            "closed": {**cluster, "allow": ["ssh-user:boss"]},
+            "closed": {**cluster, "allow": ["ssh-user:narrow"]},
+            "shared": {**cluster, "allow": [f"site:{SITE}"]},
             "refused": {**cluster, "api_servers": [f"127.0.0.1:{free_port()}"]},
         }
         host = f"{sshd.host}:{sshd.port}"
         sections: dict[str, object] = {
-            "ssh_server": files.sections(),
+            # Without the penalties for logins that fail, which one test would leave to the next.
+            "ssh_server": {**files.sections(), "sources": [{"networks": ["127.0.0.0/8"]}]},
             "users": {user: files.authorized(user, options) for user, options in USERS.items()},
+            "sites": {SITE: files.authorized(SITE)},
             "routes": [
                 {"name": "nodes", "match": ["node-*:22"], "gateway": "edge", "target": host},
+                {"name": "elsewhere", "match": ["*.local:*"], "gateway": "edge", "entries": ["proxy"]},
                 {"name": "sums", "match": ["*.sums:*"], "gateway": "edge", "target": str(server)},
             ],
+            "entries": {"proxy": {"listen": f"127.0.0.1:{free_port()}"}},
             "limits": {"drain_timeout": "2s"},
             **more,
         }
@@ -130,4 +162,4 @@ def jumping(folder: Path, *, plane: str = "", **more: object) -> Iterator[Jumpin
             environment=environment,
         ) as daemon:
             daemon.wait_up(*clusters, up=False)  # until the last probe has ended
-            yield Jumping(daemon, files, desk, sshd, sections)
+            yield Jumping(daemon, files, desk, sshd, plane)

@@ -17,6 +17,7 @@ from ruamel.yaml import YAML
 
 from proxy.runtime.endpoint import Endpoint
 from tests.integration.conftest import gateway
+from tests.integration.jumping import wait_for_port
 from tests.integration.recipes import PAGE, Desk
 from tests.integration.streaming import stream
 from tests.support import nodes, pages
@@ -26,6 +27,7 @@ from tests.support.kubectl import Kubectl
 from tests.support.nodes import NODE, Node
 from tests.support.parts import NEWER_KUBECTL
 from tests.support.ports import free_port
+from tests.support.site import SshServerFiles
 from tests.support.sshd import Sshd
 
 pytestmark = [pytest.mark.apiserver, pytest.mark.sshd]
@@ -44,6 +46,7 @@ def desk(apiserver: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> Iter
     users = folder / "users"
     users.touch(mode=0o600)
     users.write_bytes(b"ci:" + bcrypt.hashpw(b"secret", bcrypt.gensalt(4)) + b"\n")
+    files = SshServerFiles(folder / "ssh")
     with Sshd(folder / "sshd") as sshd:
         section: dict[str, object] = {
             "gateway": "edge",
@@ -59,11 +62,14 @@ def desk(apiserver: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> Iter
                     "proxy": {"listen": str(entry)},
                     "locked": {"listen": f"127.0.0.1:{free_port()}", "users_file": str(users)},
                 },
+                "ssh_server": files.sections(),
+                "users": {"ops": files.authorized("ops")},
                 "limits": {"hold_timeout": "0s"},
             },
         ) as daemon:
             daemon.wait_up("prod-eu")
             programs = {
+                "ops-ssh": shlex.join(files.command("ops")[:-1]),
                 "kubemux": f"{sys.executable} -m proxy",
                 "kubectl": str(NEWER_KUBECTL),
                 "kubectl-old": str(asset("kubectl")),
@@ -104,6 +110,20 @@ def test_the_recipe_and_what_it_writes(desk: Desk) -> None:
 def test_the_recipe_for_helm(desk: Desk) -> None:
     desk.said("kubemux kubeconfig export --proxy proxy --output ~/.kube/kubemux")
     assert desk.said(pages.shell(PAGE, "helm")).startswith("NAME")
+
+
+@NEWER
+def test_through_a_client_of_the_ssh_server(desk: Desk, apiserver: ApiServer) -> None:
+    """By its SOCKS server (`-D`), with the names of an exported kubeconfig, and by one local port (`-L`)."""
+    dynamic, local = free_port(), free_port()
+    forwards = ["-D", f"127.0.0.1:{dynamic}", "-L", f"127.0.0.1:{local}:prod-eu:6443"]
+    exported = (desk.home / ".kube" / "socks5").read_text()
+    (desk.home / ".kube" / "dynamic").write_text(exported.replace(str(desk.entry.port), str(dynamic)))
+    apiserver.kubeconfig(desk.home / ".kube" / "local", server=f"https://127.0.0.1:{local}")
+    with desk.started("ops-ssh", "-N", *forwards, "127.0.0.1"):
+        wait_for_port(local)
+        for name in ("dynamic", "local"):
+            assert "kube-system" in desk.said(f"kubectl --kubeconfig ~/.kube/{name} get namespaces")
 
 
 def test_the_recipe_for_argo_cd(desk: Desk, apiserver: ApiServer) -> None:

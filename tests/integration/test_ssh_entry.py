@@ -1,46 +1,307 @@
-"""People who jump: stock clients of SSH reach clusters and hosts by name through the SSH server, and no more
-than that. On both data planes.
+"""People who jump: stock SSH clients reach clusters and hosts by name through the SSH server, and nothing
+else. On both data planes.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+import socket
+import subprocess
 from collections.abc import Iterator
+from typing import Final
 
 import pytest
 
-from tests.integration.jumping import Jumping, jumping
+from tests.integration.jumping import BLOCK, SITE, Jumping, jumping, wait_for_port
 from tests.support import parts
+from tests.support.ports import free_port
 
-pytestmark = [pytest.mark.sshd]
+pytestmark = [pytest.mark.sshd, pytest.mark.ssh_clients, pytest.mark.proxy_clients]
+
+SECONDS: Final = 60.0
+MUCH: Final = 16 << 20
+HELLO: Final = hashlib.sha256(b"hello").hexdigest()
 
 
 @pytest.fixture(scope="module", params=["native", "asyncssh"])
 def bed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jumping]:
     """One daemon for all tests, on each data plane."""
-    parts.need("sshd")
+    for part in ("sshd", "ssh_clients", "proxy_clients"):
+        parts.need(part)
     with jumping(tmp_path_factory.mktemp("jumping"), plane=request.param) as one:
         yield one
 
 
-def test_a_host_behind_a_gateway_by_proxyjump(bed: Jumping) -> None:
-    assert bed.desk.said("ssh -J bastion node-a 'echo $SSH_CONNECTION'").split()[3] == str(bed.sshd.port)
+# ------------------------------------------------------------------------------------------ OpenSSH's client
+
+
+def test_proxyjump_to_a_host_by_name(bed: Jumping) -> None:
+    said = bed.desk.said("ssh -J bastion node-jump 'echo $SSH_CONNECTION'")
+    assert said.split()[2:] == ["127.0.0.1", str(bed.sshd.port)]
+
+    def told() -> list[dict[str, object]]:
+        return [one for one in bed.daemon.events("connection closed") if one.get("asked") == "node-jump:22"]
+
+    bed.daemon.wait_for("its end in the log", lambda: bool(told()))
+    line = told()[-1]
+    assert (line["entry"], line["caller"], line["route"]) == ("ssh", "ssh-user:ops", "nodes")
+    assert line["target"] == f"127.0.0.1:{bed.sshd.port}"
+
+
+def test_a_cluster_that_has_no_port_by_its_name(bed: Jumping) -> None:
+    """The upload ends with an end of file, and the answer still comes: half-close."""
+    assert bed.desk.said("printf hello | ssh -W PROD-EU:6443 bastion") == f"{HELLO}\n"
+
+
+def test_much_both_ways_while_keys_change(bed: Jumping) -> None:
+    jump = "ssh -o RekeyLimit=4M -W prod-eu:443 bastion"
+    expected = hashlib.sha256(BLOCK * (MUCH // len(BLOCK))).hexdigest()
+    assert (
+        bed.desk.said(f"printf 'GET /{MUCH} HTTP/1.1\r\n\r\n' | {jump} | tail -c {MUCH} | sha256sum").split()[
+            0
+        ]
+        == expected
+    )
+    assert (
+        bed.desk.said(f"head -c {MUCH} /dev/zero | {jump}").strip() == hashlib.sha256(bytes(MUCH)).hexdigest()
+    )
+
+
+def test_one_local_port(bed: Jumping) -> None:
+    port = free_port()
+    with bed.desk.started("ssh", "-N", "-L", f"127.0.0.1:{port}:prod-eu:443", "bastion"):
+        wait_for_port(port)
+        assert bed.desk.said(f"curl -sS http://127.0.0.1:{port}/70000 | wc -c").strip() == "70000"
+
+
+def test_many_at_once_through_a_socks_server_of_the_client(bed: Jumping) -> None:
+    half = 50 if bed.plane == "asyncssh" else 250  # one after another, they take 20 ms each there
+    port = free_port()
+    curl = (
+        f"curl -sS -Z --parallel-immediate --parallel-max {half} --socks5-hostname 127.0.0.1:{port} "
+        "-o /dev/null -w '%{http_code} %{size_download}\\n'"
+    )
+    with bed.desk.started("ssh", "-N", "-D", f"127.0.0.1:{port}", "bastion"):
+        wait_for_port(port)
+        said = bed.desk.said(
+            f"{curl} 'http://a[1-{half}].sums:80/1000' > one & other=$!\n"
+            f"{curl} 'http://b[1-{half}].sums:80/1000' > two; wait $other; sort one two | uniq -c"
+        )
+    assert said.split() == [str(2 * half), "200", "1000"]
+
+
+def test_control_master(bed: Jumping) -> None:
+    """Several clients share one connection."""
+    logins = len(bed.daemon.events("logged in"))
+    said = bed.desk.said(
+        "ssh -M -S m -f -N bastion 2>/dev/null\n"
+        "for i in 1 2 3; do printf hello | ssh -S m -W prod-eu:443 bastion; done\n"
+        "ssh -S m -o ProxyCommand='ssh -S m -W %h:%p bastion' -S none node-a echo there\n"
+        "ssh -S m -O exit bastion 2>/dev/null"
+    )
+    assert said.split() == [HELLO] * 3 + ["there"]
+    assert len(bed.daemon.events("logged in")) == logins + 1
+
+
+def test_as_vs_code_comes(bed: Jumping) -> None:
+    """Remote-SSH gives a script to this command, and reaches what the script starts by the `-D` port."""
+    port = free_port()
+    command = bed.desk.words(
+        "ssh", "-T", "-D", str(port), "-o", "ConnectTimeout=15", "-J", "bastion", "node-a", "bash"
+    )
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=bed.desk.environment
+    ) as process:
+        assert process.stdin
+        assert process.stdout
+        process.stdin.write(b"echo started\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == b"started\n"
+        with socket.create_connection(("127.0.0.1", port), timeout=SECONDS) as client:
+            client.sendall(b"\5\1\0" + b"\5\1\0\1\x7f\0\0\1" + bed.sshd.port.to_bytes(2, "big"))
+            with client.makefile("rb") as answer:
+                assert answer.read(2 + 10) == b"\5\0" + b"\5\0\0\1" + bytes(6)
+                assert answer.read(4) == b"SSH-"
+        process.stdin.close()
+        assert process.wait(SECONDS) == 0
+
+
+# ------------------------------------------------------------------------------------------- other clients
+
+
+@pytest.fixture(scope="module")
+def others(bed: Jumping) -> dict[str, list[str]]:
+    """dropbear's and PuTTY's client, as words up to the host's name."""
+    desk, files = bed.desk, bed.files
+    known = files.known_hosts.read_text().split(maxsplit=1)[1]
+    (desk.home / ".ssh").mkdir()
+    (desk.home / ".ssh" / "known_hosts").write_text(f"127.0.0.1 {known}")
+    key = files.key("ops")
+    desk.said(f"dropbearconvert openssh dropbear {key} dropbear-key; puttygen {key} -O private -o putty-key")
+    fingerprint = desk.said(f"ssh-keygen -lf {files.host_key}.pub").split()[1]
+    port = str(files.listen.port)
+    return {
+        "dbclient": ["dbclient", "-p", port, "-i", "dropbear-key"],
+        "plink": ["plink", "-batch", "-P", port, "-i", "putty-key", "-hostkey", fingerprint],
+    }
+
+
+@pytest.mark.parametrize(("client", "netcat"), [("dbclient", "-B"), ("plink", "-nc")])
+def test_other_clients(bed: Jumping, others: dict[str, list[str]], client: str, netcat: str) -> None:
+    words = others[client]
+    ask = [*words, netcat, "prod-eu:443", "ops@127.0.0.1"]
+    assert bed.desk.said(f"printf hello | {' '.join(ask)}").strip() == HELLO
+    port = free_port()
+    with subprocess.Popen(
+        [*words, "-N", "-L", f"127.0.0.1:{port}:prod-eu:443", "ops@127.0.0.1"],
+        stdin=subprocess.DEVNULL,
+        cwd=bed.desk.home,
+        env=bed.desk.environment,
+    ) as process:
+        try:
+            wait_for_port(port)
+            assert bed.desk.said(f"curl -sS http://127.0.0.1:{port}/70000 | wc -c").strip() == "70000"
+        finally:
+            process.kill()
+    assert bed.desk.typed(" ".join([*words, "ops@127.0.0.1", "id"])).stdout == b""
+
+
+# ------------------------------------------------------------------------------------------------ refusals
+
+ONLY: Final = "kubemux only forwards: use ssh -J, -W, -L or -D (with -N)"
+
+
+@pytest.mark.parametrize(
+    ("command", "kind", "says"),
+    [
+        ("ssh -T bastion", "administratively prohibited", ONLY),
+        ("ssh -A -X bastion id", "administratively prohibited", ONLY),
+        ("ssh -s bastion sftp", "administratively prohibited", ONLY),
+        (
+            "ssh -W closed:443 bastion",
+            "administratively prohibited",
+            "closed: denied (ssh-user:ops is not in allow)",
+        ),
+        (
+            "ssh -W shared:443 bastion",
+            "administratively prohibited",
+            "shared: denied (ssh-user:ops is not in allow)",
+        ),
+        (
+            "ssh -W prod-eo:443 bastion",
+            "administratively prohibited",
+            "prod-eo: unknown_name (nearest: prod-eu)",
+        ),
+        (
+            "ssh -W a.local:80 bastion",
+            "administratively prohibited",
+            "a.local: unknown_name (no cluster and no route leads there)",
+        ),
+        (
+            "ssh -W 'a b:80' bastion",
+            "connect failed",
+            "bad_request ('a b' is neither a host name nor an IP address)",
+        ),
+        (
+            f"ssh -W {'a' * 300}:80 bastion",
+            "connect failed",
+            "bad_request (a name of 300 bytes: 255 are the most)",
+        ),
+        (
+            "ssh -W node-b:22 narrow",
+            "administratively prohibited",
+            "node-b: denied (the options of the key of ssh-user:narrow do not allow it)",
+        ),
+        (
+            "ssh -W closed:443 narrow",
+            "administratively prohibited",
+            "closed: denied (the options of the key of ssh-user:narrow do not allow it)",
+        ),
+        (
+            "ssh -W node-a:22 shut",
+            "administratively prohibited",
+            "node-a: denied (the options of the key of ssh-user:shut do not allow it)",
+        ),
+        (
+            f"ssh -W prod-eu:443 {SITE}",
+            "administratively prohibited",
+            f"prod-eu: denied (site:{SITE} is not in allow)",
+        ),
+        (
+            f"ssh -W nothing:443 {SITE}",
+            "administratively prohibited",
+            f"nothing: denied (site:{SITE} is not in allow)",
+        ),
+    ],
+)
+def test_what_is_refused_is_told_in_a_sentence(bed: Jumping, command: str, kind: str, says: str) -> None:
+    done = bed.desk.typed(command)
+    assert done.returncode == 255
+    sentence = says if says == ONLY else f"kubemux: {says}"
+    assert f"channel 0: open failed: {kind}: {sentence}" in done.stderr.decode().splitlines()
+
+
+def test_a_target_that_refuses_is_told_with_the_reason(bed: Jumping) -> None:
+    done = bed.desk.typed("ssh -W refused:443 bastion")
+    assert "open failed: connect failed: kubemux: refused: channel_refused (" in done.stderr.decode()
+
+
+def test_remote_forwards_are_for_sites(bed: Jumping) -> None:
+    """The refusal has no text; the sentence before it is shown by `ssh -v`."""
+    done = bed.desk.typed("ssh -v -N -o ExitOnForwardFailure=yes -R 4000 bastion")
+    assert done.returncode == 255
+    assert "debug1: Remote: kubemux: sites alone may forward with -R" in done.stderr.decode().splitlines()
 
 
 def test_a_forward_that_was_refused_can_be_cancelled(bed: Jumping) -> None:
     """OpenSSH asks to cancel it although nothing is there. The connection stays, as with sshd."""
     said = bed.desk.said(
-        "ssh -M -S master -N -f -R 1234:localhost:1 bastion;"
-        "ssh -S master -O cancel -R 1234:localhost:1 bastion;"
-        "head -c 1000 /dev/zero | ssh -S master -W prod-eu:6443 bastion; head -c 1000 /dev/zero | sha256sum;"
+        "ssh -M -S master -N -f -R 1234:localhost:1 bastion\n"
+        "ssh -S master -O cancel -R 1234:localhost:1 bastion\n"
+        "printf hello | ssh -S master -W prod-eu:6443 bastion\n"
         "ssh -S master -O exit bastion"
     )
-    first, second = said.split()[:2]
-    assert first == second
+    assert said == f"{HELLO}\n"
 
 
-def test_a_cluster_without_a_port_by_its_name(bed: Jumping) -> None:
-    said = bed.desk.said(
-        "head -c 3000000 /dev/zero | ssh -W prod-eu:6443 bastion; head -c 3000000 /dev/zero | sha256sum"
-    )
-    first, second = said.split()[:2]
-    assert first == second
+@pytest.mark.parametrize("user", ["gone", "elsewhere"])
+def test_a_key_out_of_its_time_or_place_lets_nobody_in(bed: Jumping, user: str) -> None:
+    done = bed.desk.typed(f"ssh -W prod-eu:443 {user}")
+    assert done.returncode == 255
+    assert "Permission denied (publickey)" in done.stderr.decode()
+
+
+def test_permitopen_lets_through_what_it_names(bed: Jumping) -> None:
+    assert bed.desk.said("ssh -W node-a:22 narrow </dev/null | head -c 8") == "SSH-2.0-"
+
+
+def test_a_site_reaches_what_names_it(bed: Jumping) -> None:
+    assert bed.desk.said(f"printf hello | ssh -W shared:443 {SITE}") == f"{HELLO}\n"
+
+
+# ----------------------------------------------------------------------------------------------- operators
+
+
+def test_it_is_an_entry_like_any_other(bed: Jumping) -> None:
+    daemon = bed.daemon
+
+    def counted() -> tuple[float, float]:
+        return (
+            daemon.metric("kubemux_denied_total", entry="ssh", reason="denied"),
+            daemon.metric("kubemux_entry_connections_total", entry="ssh", result="client_closed"),
+        )
+
+    def is_quiet() -> bool:
+        return daemon.metric("kubemux_entry_connections_active", entry="ssh") == 0
+
+    daemon.wait_for("the end of all connections", is_quiet)
+    denied, closed = counted()
+    bed.desk.typed("ssh -W closed:443 bastion; ssh -W node-a:22 shut")
+    bed.desk.typed("ssh -W node-a:22 shut")
+    bed.desk.said("printf hello | ssh -W prod-eu:443 bastion")
+    daemon.wait_for("the counts", lambda: is_quiet() and counted() == (denied + 2, closed + 1))
+    (entry,) = [one for one in json.loads(daemon.get("/status")[1])["entries"] if one["name"] == "ssh"]
+    assert entry["listen"] == str(bed.files.listen)
+    assert (entry["listening"], entry["reason"], entry["connections"]) == (True, "", 0)
+    assert entry["connections_total"] >= 3

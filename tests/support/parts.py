@@ -128,6 +128,10 @@ PARTS: dict[str, tuple[str, Callable[[], str]]] = {
             *("curl", "nc.openbsd", "corkscrew", "connect-proxy", "socat", "ncat"),
         ),
     ),
+    "ssh_clients": (
+        "needs the SSH clients of dropbear and PuTTY",
+        lambda: _missing("dropbear-bin putty-tools", "dbclient", "dropbearconvert", "plink", "puttygen"),
+    ),
     "gcc": ("needs a C compiler", lambda: _missing("gcc", "gcc")),
     "dropbear": ("needs root, a mount namespace and dropbear", _dropbear),
     "systemd": ("needs root, namespaces and systemd", _systemd),

@@ -40,6 +40,11 @@ class SshServerFiles:
         path.chmod(0o644)
         return {"authorized_keys": [str(path)]}
 
+    def replace(self, name: str, *, by: str) -> None:
+        """Let in `name` with another key, which is made, and with that of `name` no more."""
+        path = self.folder / f"{name}.authorized"
+        path.write_text(f"{ssh_keys.public(self.key(by))}\n")
+
     def command(
         self, name: str, *args: str, user: str | None = None, via: Endpoint | None = None
     ) -> list[str]:

@@ -14,6 +14,7 @@ from proxy.relay.budget import MemoryBudget
 from proxy.relay.interfaces import OpenRequest
 from proxy.runtime.tasks import Tasks
 from proxy.ssh import serving
+from proxy.ssh.errors import is_hung_up
 from proxy.ssh.link import Link
 from proxy.ssh.server.login import Login
 from proxy.ssh.server.session import Guest, Session
@@ -67,7 +68,7 @@ class User(Guest):
 
     def lost(self, exc: Exception | None) -> None:
         """See `proxy.ssh.server.session.Guest`. The link hears of it by itself."""
-        self._was_closed = exc is None
+        self._was_closed = exc is None or is_hung_up(exc)
 
     def ends(self, error: LinkError) -> None:
         """See `proxy.ssh.server.session.Guest`."""

@@ -1,0 +1,104 @@
+"""Users who are connected to the SSH server, while its operator takes something away: a connection, a key, an
+`allow`, the whole daemon.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from contextlib import ExitStack
+from pathlib import Path
+from signal import SIGHUP, SIGTERM
+from typing import Final
+
+import pytest
+
+from tests.integration.jumping import Jumping, jumping
+from tests.integration.test_life import kubemux
+
+pytestmark = [pytest.mark.sshd]
+
+SECONDS: Final = 60.0
+BANNER: Final = b"SSH-2.0-"
+
+
+class Clients:
+    """ssh processes, which are killed when the block ends."""
+
+    def __init__(self, bed: Jumping, stack: ExitStack) -> None:
+        self._bed = bed
+        self._stack = stack
+
+    def start(self, *args: str) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(
+            self._bed.desk.words("ssh", *args),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=self._bed.desk.home,
+            env=self._bed.desk.environment,
+        )
+        self._stack.enter_context(process)
+        self._stack.callback(process.kill)
+        return process
+
+    def connected(self, user: str, *args: str) -> subprocess.Popen[bytes]:
+        """A client with a channel to node-a, on which sshd has said something."""
+        process = self.start(*args, "-W", "node-a:22", user)
+        assert process.stdout
+        assert process.stdout.read(len(BANNER)) == BANNER
+        return process
+
+    def without_channel(self, user: str) -> subprocess.Popen[bytes]:
+        """A client that is logged in."""
+        logins = self._bed.daemon.events("logged in")
+        process = self.start("-N", user)
+        self._bed.daemon.wait_for("a login", lambda: len(self._bed.daemon.events("logged in")) > len(logins))
+        return process
+
+
+def ended(process: subprocess.Popen[bytes]) -> str:
+    """Wait for the end of a client; returns what it has said."""
+    _, said = process.communicate(timeout=SECONDS)
+    return said.decode()
+
+
+def test_what_is_taken_away_ends_and_the_rest_goes_on(tmp_path: Path) -> None:
+    with jumping(tmp_path) as bed, ExitStack() as stack:
+        clients, daemon = Clients(bed, stack), bed.daemon
+
+        drained, stays = clients.connected("bastion"), clients.connected("narrow")
+        said = kubemux("drain", "nodes", "--caller", "ssh-user:ops", "--config", daemon.config)
+        assert said == "nodes: 1 connection of ssh-user:ops ended\n"
+        ended(drained)
+
+        idle, busy = clients.without_channel("bastion"), clients.connected("bastion")
+        bed.files.authorized("ops", "restrict")  # the same key may do nothing any more
+        daemon.signal(SIGHUP)
+        daemon.wait_for("a reload", lambda: bool(daemon.events("reloaded")))
+        assert "denied (the options of the key" in bed.desk.typed("ssh -W node-a:22 bastion").stderr.decode()
+        assert (idle.poll(), busy.poll()) == (None, None)
+
+        bed.files.replace("ops", by="other")
+        daemon.signal(SIGHUP)
+        assert "kubemux: key_removed" in ended(idle)
+        assert "kubemux: key_removed" in ended(busy)
+        daemon.wait_for(
+            "both are logged out",
+            lambda: [one["reason"] for one in daemon.events("logged out")].count("key_removed") == 2,
+        )
+        assert stays.poll() is None
+
+
+def test_a_stop_lets_channels_end_and_opens_no_others(tmp_path: Path) -> None:
+    with jumping(tmp_path, limits={"drain_timeout": "1m"}) as bed, ExitStack() as stack:
+        clients, daemon = Clients(bed, stack), bed.daemon
+        idle, busy = clients.without_channel("narrow"), clients.connected("bastion", "-M", "-S", "m")
+        daemon.signal(SIGTERM)
+        assert "kubemux: it stops: connect again" in ended(idle)
+        assert bed.desk.typed("ssh -S m -W prod-eu:443 bastion").returncode == 255
+        (refused,) = daemon.events("connection refused")
+        assert (refused["asked"], refused["reason"]) == ("prod-eu:443", "shutdown")
+        assert busy.poll() is None
+        # It sends its end of file; sshd ends, and with it the last channel.
+        assert "kubemux: prod-eu: shutdown (kubemux stops)" in ended(busy)
+        assert daemon.wait_ended() == 0
