@@ -12,10 +12,9 @@ from proxy.cli.options import config_option
 from proxy.config.allow import Rule
 from proxy.config.credentials import Scrutiny
 from proxy.config.loader import load
-from proxy.config.matches import Host
 from proxy.config.model import DIRECT, ClusterConfig, Config, SiteConfig
 from proxy.config.naming import plain
-from proxy.config.ssh_rules import SSH
+from proxy.config.ssh_rules import SSH, permits
 from proxy.entries.heads.head import target
 from proxy.errors import UnknownName, UnknownTarget
 from proxy.errors.reasons import Reason
@@ -128,8 +127,7 @@ def _say_target(found: ToTarget, entry: str | None) -> None:
 def _say_site(found: ToSite, site: SiteConfig) -> None:
     say(f"  decides      {found.why}")
     say(f"leads to {found.target} through site {found.site}")
-    host = Host.parse(found.target.host)
-    if all(one.captures(host, found.target.port) is None for one in site.permit):
+    if not permits(site, found.target):
         say(f"but it is refused: sites.{found.site}.permit does not have {found.target}")
     _say_who_may(None)
 

@@ -26,6 +26,11 @@ def no_cluster(config: Config, name: str, command: str) -> UnknownName:
             f"{name!r} is a gateway, and {command} takes a cluster",
             hint=f"its clusters are: {listed(theirs)}" if theirs else "no cluster has it as its `gateway`",
         )
+    if name in config.sites:
+        return UnknownName(
+            f"{name!r} is a site, and {command} takes a cluster",
+            hint=f"its clusters are: {listed(theirs)}" if theirs else "no cluster has it as its `gateway`",
+        )
     among = UnknownName.among("cluster", name, config.clusters)
     for kind, names in (("a route", [route.name for route in config.routes]), ("an entry", config.entries)):
         if name in names:
@@ -45,5 +50,10 @@ def no_gateway(config: Config, name: str, command: str, *, beside: Iterable[str]
         return UnknownName(
             f"{name!r} stands for no gateway at all, and {command} takes a gateway",
             hint=UnknownName.among("gateway", name, config.gateways).hint,
+        )
+    if name in config.sites and name not in beside:
+        return UnknownName(
+            f"{name!r} is a site, and {command} takes a gateway",
+            hint="a site dials by itself: restart its ssh",
         )
     return UnknownName.among("gateway", name, [*config.gateways, *beside])

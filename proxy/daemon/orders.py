@@ -110,8 +110,9 @@ class Controller:
         """
         config = self._graph.config
         routes = [route.name for route in config.routes]
-        if of is not None and of not in config.clusters and of not in routes:
-            raise UnknownName.among("cluster or route", of, [*config.clusters, *routes])
+        known = [*config.clusters, *routes, *config.sites]
+        if of is not None and of not in known:
+            raise UnknownName.among("cluster, route or site", of, known)
         ended = self._graph.end(caller, of)
         log.info("connections ended", caller=caller, of=of or "all", ended=ended)
         return ended

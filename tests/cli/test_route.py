@@ -28,6 +28,13 @@ routes:
 """
 
 
+SITES = """
+ssh_server: {listen: "127.0.0.1:2222", host_keys: [/nowhere]}
+sites:
+  factory-7: {authorized_keys: [/nowhere], permit: ["node-*:22"]}
+"""
+
+
 def routed(folder: Path, *args: str, more: str = "") -> Result:
     path = folder / "config.yaml"
     path.write_text(CONFIG + more)
@@ -173,3 +180,29 @@ def test_an_entry_that_there_is_not_is_told_those_that_there_are(tmp_path: Path)
     assert done.exit_code == 2
     assert "no entry is called 'egres'" in done.output
     assert "did you mean 'egress'?" in done.output
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        (
+            "node-a.factory-7:22",
+            [
+                "  decides      factory-7 is a site",
+                "leads to node-a:22 through site factory-7",
+                "who may: whom the entry lets in",
+            ],
+        ),
+        (
+            "factory-7:6443",
+            [
+                "leads to 127.0.0.1:6443 through site factory-7",
+                "but it is refused: sites.factory-7.permit does not have 127.0.0.1:6443",
+                "who may: whom the entry lets in",
+            ],
+        ),
+    ],
+)
+def test_a_name_at_a_site(tmp_path: Path, asked: str, says: list[str]) -> None:
+    done = routed(tmp_path, asked, more=SITES)
+    assert (done.exit_code, done.output.splitlines()[-len(says) :]) == (0, says)

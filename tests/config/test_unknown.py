@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.config.model import ClusterConfig, Config, GatewayConfig
+from proxy.config.model import ClusterConfig, Config, GatewayConfig, SiteConfig
 from proxy.config.unknown import no_cluster, no_gateway
 from proxy.runtime.endpoint import Endpoint
 
@@ -30,7 +30,9 @@ CONFIG = Config(
         "prod-eu": cluster("eu-edge", 1),
         "dev eu": cluster("eu-edge", 2),
         "near": cluster("direct", 3),
+        "factory": cluster("factory-7", 4),
     },
+    sites={"factory-7": SiteConfig()},
 )
 
 
@@ -52,10 +54,11 @@ CONFIG = Config(
             "'direct' stands for no gateway at all, and drain takes a cluster",
             "clusters that are reached without a gateway: 'near'",
         ),
+        ("factory-7", "'factory-7' is a site, and drain takes a cluster", "its clusters are: 'factory'"),
         (
             "prod",
             "no cluster is called 'prod'",
-            "did you mean 'prod-eu'? there are: 'dev eu', 'near', 'prod-eu'",
+            "did you mean 'prod-eu'? there are: 'dev eu', 'factory', 'near', 'prod-eu'",
         ),
     ],
 )

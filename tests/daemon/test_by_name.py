@@ -252,7 +252,7 @@ async def test_connections_of_one_caller_are_ended(bed: Bed) -> None:
     assert await controller.end("127.0.0.1", None) == 2
     assert (await mine.is_reset(), await far.is_reset()) == (True, True)
     await bed.come("a.mine:1")
-    with pytest.raises(UnknownName, match="no cluster or route is called 'mime'"):
+    with pytest.raises(UnknownName, match="no cluster, route or site is called 'mime'"):
         await controller.end(ME, "mime")
 
 

@@ -104,6 +104,10 @@ async def test_each_forward_that_is_refused_has_a_sentence(tmp_path: Path) -> No
         said = await asyncio.gather(*(ended(one.ssh("edge", forward)) for forward in REFUSED))
         for text, sentence in zip(said, REFUSED.values(), strict=True):
             assert f"kubemux: {sentence}" in text
+        await ended(one.ssh("edge", "edge:0"))
+        await wait_for_log(one.daemon, "site flaps", site="edge")  # its links are at level debug now
+        told = {entry["link"] for entry in one.daemon.events("link lost") if entry["gateway"] == "edge"}
+        assert "edge/6" not in told
         text = await ended(one.ssh("few", *(f"kube:{port}:127.0.0.1:1" for port in (1, 2, 3))))
         assert "kubemux: -R kube:3: sites.few.max_forwards is 2" in text
         text = await ended(one.ssh("few", "few:1080", "few:1081"))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.config.allow import Rule
 from proxy.config.matches import Host, Match, Target
-from proxy.config.model import ClusterConfig, Config, DiscoverConfig, GatewayConfig, RouteConfig
+from proxy.config.model import ClusterConfig, Config, DiscoverConfig, GatewayConfig, RouteConfig, SiteConfig
 from proxy.errors import Ambiguous, UnknownTarget
 from proxy.errors.reasons import Reason
 from proxy.routing.names import Asks, Decision, Names, Passed, ToCluster, ToSite, ToTarget
@@ -282,3 +284,35 @@ def test_without_the_daemon_routes_to_pods_are_passed_over_as_such() -> None:
     why = {step.rule: step.why for step in steps if isinstance(step, Passed)}
     assert why["route lab"] == "it is for pods of namespace lab"
     assert why["route everywhere"] == "the daemon knows the pods of prod-eu"
+
+
+AT_SITES = Names(
+    replace(
+        config(route("cats", "cat.factory-7:22")),
+        sites={"factory-7": SiteConfig(), "hall.factory-7": SiteConfig(), "edge": SiteConfig()},
+    )
+)
+
+
+@pytest.mark.parametrize(
+    ("asked", "leads"),
+    [
+        ("factory-7:6443", "factory-7 127.0.0.1:6443"),
+        ("Node-A.Factory-7.:22", "factory-7 node-a:22"),
+        ("10.1.2.3.factory-7:22", "factory-7 10.1.2.3:22"),
+        ("a.b.edge:1", "edge a.b:1"),
+        ("robot.hall.factory-7:22", "hall.factory-7 robot:22"),
+        ("cat.factory-7:22", "cats cat.factory-7:22"),
+    ],
+)
+def test_a_name_at_a_site_leads_there_if_no_route_does(asked: str, leads: str) -> None:
+    host, _, port = asked.rpartition(":")
+    assert found(AT_SITES.find(Endpoint(host, int(port)), None)) == leads
+
+
+def test_a_name_at_no_site_is_told_what_is_near() -> None:
+    with pytest.raises(UnknownTarget, match="nearest: factory-7"):
+        AT_SITES.find(Endpoint("factory-8", 22), None)
+    steps = list(AT_SITES.walk(Endpoint("node-a.edge", 22), None))
+    assert isinstance(steps[-1], ToSite)
+    assert steps[-1].why == "edge is a site"
