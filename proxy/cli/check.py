@@ -45,14 +45,16 @@ def check(config: Path) -> None:
 
 
 def _counted(config: Config) -> str:
-    """`1 gateway, 2 clusters`, and entries and routes if there are any."""
-    gateways, clusters = len(config.gateways), len(config.clusters)
-    counted = f"{gateways} gateway{'s' * (gateways != 1)}, {clusters} cluster{'s' * (clusters != 1)}"
-    if entries := len(config.entries):
-        counted += f", {entries} {'entry' if entries == 1 else 'entries'}"
-    if routes := len(config.routes):
-        counted += f", {routes} route{'s' * (routes != 1)}"
-    return counted
+    """`1 gateway, 2 clusters`, and what else there is."""
+    kinds = [("gateway", "gateways", len(config.gateways)), ("cluster", "clusters", len(config.clusters))]
+    others = [
+        ("entry", "entries", len(config.entries)),
+        ("route", "routes", len(config.routes)),
+        ("site", "sites", len(config.sites)),
+        ("user", "users", len(config.users)),
+    ]
+    kinds += [kind for kind in others if kind[2]]
+    return ", ".join(f"{count} {one if count == 1 else many}" for one, many, count in kinds)
 
 
 def _no_clusters(config: Config) -> Iterator[tuple[str, str]]:

@@ -199,3 +199,18 @@ def test_an_ssh_server_and_its_key_come_first(desk: Desk) -> None:
     said = desk.refused("factory-7", key, code=78)
     assert "ssh_server: there is none, and sites log in there" in said
     assert "kubemux ssh-server keygen" in said
+
+
+def test_check_counts_sites_and_users(desk: Desk) -> None:
+    """A file of keys must not be writable for others, and `site add` has made it so."""
+    desk.config.write_text(desk.before.partition("# what else")[0])
+    desk.added("factory-7", public(new_key(desk.folder / "site")))
+    new_key(desk.folder / "ops")
+    desk.config.write_text(
+        f"{desk.config.read_text()}users: {{ops: {{authorized_keys: [{desk.folder}/ops.pub]}}}}\n"
+    )
+    done = CliRunner().invoke(main, ["check", str(desk.config)])
+    assert (done.exit_code, done.stdout) == (
+        0,
+        f"{desk.config}: ok, 0 gateways, 0 clusters, 1 site, 1 user\n",
+    ), done.output
