@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from proxy.config import credentials, diff, known_hosts_warnings, references, values
 from proxy.config.credentials import Scrutiny
 from proxy.config.keys import Kind
-from proxy.config.model import Config, GatewayConfig, SshServerConfig
+from proxy.config.model import Config, GatewayConfig, SiteConfig, SshServerConfig
 from proxy.runtime.endpoint import Endpoint
 from tests.support.ssh_keys import hash_hosts, new_key, public, sign
 
@@ -331,3 +331,23 @@ def test_a_secret_that_is_open_is_to_be_closed_and_handed_over(monkeypatch: pyte
     assert found.hint.startswith(
         f"chmod 600 {path}; hand it over as a credential: LoadCredential=key:{path} "
     )
+
+
+def test_many_sites_are_looked_at_together_and_each_is_named(material: Path) -> None:
+    """There may be 10,000, and each thread takes one of the processes that the service may have."""
+    key = material / "site.pub"
+    sites = {
+        f"site-{number}": SiteConfig(authorized_keys=(key if number else material / "nowhere",))
+        for number in range(credentials.MOST_APART + 1)
+    }
+    many = Config(
+        version=1,
+        ssh_server=SshServerConfig(listen=Endpoint("127.0.0.1", 2222), host_keys=(material / "key",)),
+        sites=sites,
+    )
+    found = {finding.loc: finding.message for finding in credentials.inspect(many).findings}
+    missing = ("sites", "site-0", "authorized_keys", 0)
+    assert found.pop(missing) == f"{material}/nowhere does not exist"
+    assert found.keys() == {("sites", f"site-{number}") for number in range(2, len(sites))}
+    assert all("a key is one identity" in message for message in found.values())
+    assert len(credentials._groups(references.sections(many))) == 2
