@@ -66,9 +66,9 @@ try-skypilot: .venv/tests-installed parts .tools/skypilot/bin/sky ## SkyPilot th
 	@.tools/skypilot/bin/pip install --quiet --disable-pip-version-check 'skypilot[kubernetes]>=0.14,<0.15'
 
 SECONDS := 60
-fuzz: .venv/tests-installed ## look for bytes from a client or a gateway that break a law; SECONDS=60 for each target
+fuzz: .venv/tests-installed ## look for bytes of clients, gateways, sites that break a law; SECONDS=60 for each target
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'atheris>=3,<4'
-	@for target in heads keys tls parsers packets link; do $(BIN)/python -m tests.fuzz $$target $(SECONDS); done
+	@for target in heads keys tls parsers packets link sites; do $(BIN)/python -m tests.fuzz $$target $(SECONDS); done
 
 clean: ## remove what the other targets made
 	rm -rf .venv .tools .pytest_cache .mypy_cache .ruff_cache .hypothesis .fuzz

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import atheris
 
-TARGETS = ("heads", "keys", "tls", "packets", "parsers", "link")
+TARGETS = ("heads", "keys", "tls", "packets", "parsers", "link", "sites")
 LONGEST_BYTES = 2048
 HANG_SECONDS = 10
 MEMORY_MB = 1024
@@ -29,7 +29,13 @@ def main(target: str, seconds: str) -> None:
     if target not in TARGETS:
         raise SystemExit(f"python -m tests.fuzz {'|'.join(TARGETS)} SECONDS")
     with atheris.instrument_imports(
-        include=["proxy.entries", "proxy.ssh.native.wire", "proxy.ssh.native", "proxy.ssh.metered"]
+        include=[
+            "proxy.entries",
+            "proxy.ssh.native.wire",
+            "proxy.ssh.native",
+            "proxy.ssh.metered",
+            "proxy.ssh.sites",
+        ]
     ):
         run = importlib.import_module(f"tests.fuzz.{target}").run
     learnt = FOLDER / target

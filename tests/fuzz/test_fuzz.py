@@ -15,12 +15,14 @@ from hypothesis import strategies as st
 
 from proxy.entries.heads import Head, Rejected, Step
 from proxy.entries.tls_transport import TlsTransport
+from proxy.runtime.endpoint import Endpoint
 from proxy.ssh.native import incoming
 from proxy.ssh.native.handover import Handover, TakenOver
 from proxy.ssh.native.native_plane import NativePlane
 from proxy.ssh.native.wire import messages
 from proxy.ssh.native.wire.errors import ProtocolError
-from tests.fuzz import heads, keys, link, packets, parsers, tls
+from proxy.ssh.sites.forwards import Forwards
+from tests.fuzz import heads, keys, link, packets, parsers, sites, tls
 from tests.fuzz.border import ManualLoop, Wire
 from tests.fuzz.choices import Choices
 from tests.fuzz.ear import Ear
@@ -34,6 +36,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "link": link.run,
     "packets": packets.run,
     "parsers": parsers.run,
+    "sites": sites.run,
     "tls": tls.run,
 }
 FINDINGS = sorted((ROOT / "tests" / "fuzz" / "findings").glob("*/*"))
@@ -183,6 +186,28 @@ def test_a_law_of_tls_that_is_broken_is_noticed(law: str, monkeypatch: pytest.Mo
         )
     with pytest.raises(AssertionError):
         run_scripts(400)
+
+
+def test_scripts_of_sites_reach_every_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Targets that are reached, refused ones, nonsense, and forwards that are kept and refused."""
+    seen = set[str]()
+    told, register = sites.told, Forwards.register
+
+    def telling(pieces: list[bytes]) -> str | bytes:
+        said = told(pieces)
+        seen.add(said if isinstance(said, str) else "reached")
+        return said
+
+    def registering(self: Forwards, host: str, port: int, *, may_listen: bool) -> Endpoint:
+        one = register(self, host, port, may_listen=may_listen)
+        seen.add("dynamic" if host == sites.SITE else "fixed")
+        return one
+
+    monkeypatch.setattr(sites, "told", telling)
+    monkeypatch.setattr(Forwards, "register", registering)
+    for seed in range(300):
+        sites.run(Random(seed).randbytes(5 + seed % 60))  # noqa: S311 - the same each time
+    assert seen == {"more", "reached", "ChannelRefused", "ChannelError", "dynamic", "fixed"}
 
 
 def run_all(inputs: list[Path]) -> None:
