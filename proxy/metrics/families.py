@@ -258,7 +258,8 @@ ENTRY: Final[Sequence[Family[EntryRecord]]] = (
     Plain(
         GAUGE,
         "entry_connections_active",
-        "Client connections open now, those that have not asked for a name yet included.",
+        "Client connections open now, those that have not asked for a name yet included. Those of `ssh` are "
+        "channels.",
         ("entry",),
         lambda one: _known(one.active),
     ),
@@ -337,7 +338,8 @@ DENIED: Final[Sequence[Family[Counter[Reason]]]] = (
     Plain(
         COUNTER,
         "denied",
-        "Clients turned away because of who they are. `listener` stands for the listeners of all clusters.",
+        "Clients turned away because of who they are. `listener` stands for the listeners of all clusters, "
+        "`ssh` for the SSH server.",
         ("entry", "reason"),
         _items,
     ),

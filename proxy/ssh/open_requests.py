@@ -124,7 +124,7 @@ class OpenRequests:
             text = f"kubemux: packets of {asked.largest} bytes: {SMALLEST_PACKET} are the least"
             self._plane.refuse(asked, messages.SHORTAGE, text)
         elif len(self._waiting) + len(self._channels) >= self._most:
-            text = f"kubemux: {self._most} channels of this connection are open already"
+            text = f"kubemux: {Reason.LIMIT} ({self._most} channels of this connection are open already)"
             self._plane.refuse(asked, messages.SHORTAGE, text)
         else:
             target = Endpoint(host.decode(errors="replace"), port)
