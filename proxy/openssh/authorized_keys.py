@@ -10,6 +10,7 @@ A key with an option that we do not enforce is refused: the person who wrote the
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -65,7 +66,7 @@ def parse(data: bytes) -> tuple[tuple[Key, ...], tuple[Bad, ...]]:
     """The keys in `data`, and the lines that are not used."""
     keys: list[Key] = []
     bad: list[Bad] = []
-    for number, line in enumerate(data.split(b"\n"), 1):
+    for number, line in enumerate(data.removeprefix(codecs.BOM_UTF8).split(b"\n"), 1):
         text = line.strip()
         if text and not text.startswith(b"#"):
             one = _line(number, text)
@@ -223,9 +224,9 @@ def _time(text: str) -> float:
         raise ValueError(said)
     try:
         when = datetime.strptime(match[1] + (match[2] or "0000").ljust(6, "0"), "%Y%m%d%H%M%S")  # noqa: DTZ007 - local time, as sshd's
-    except ValueError as exc:
+        return (when.replace(tzinfo=UTC) if match[3] else when).timestamp()
+    except (ValueError, OverflowError) as exc:
         raise ValueError(said) from exc
-    return (when.replace(tzinfo=UTC) if match[3] else when).timestamp()
 
 
 _VALUES: Final[Mapping[str, Callable[[Options, str], Options]]] = {

@@ -16,6 +16,7 @@ from typing import Final, Self
 
 Address = IPv4Address | IPv6Address
 
+_MAPPED: Final = IPv6Network("::ffff:0:0/96")
 _STARRED: Final = re.compile(r"(?=.*[*?])([0-9.*?]+|[0-9A-Fa-f:.*?]*:[0-9A-Fa-f:.*?]*)", re.ASCII)
 
 
@@ -35,11 +36,15 @@ class Pattern:
         if _STARRED.fullmatch(bare):
             return cls(bare.lower(), None, is_exception)
         try:
-            return cls(bare, ip_network(bare), is_exception)
+            network = ip_network(bare)
         except ValueError as exc:
             if "has host bits set" in str(exc):
                 raise ValueError(f"{bare!r} is an address within a network") from exc
             raise ValueError(f"{bare!r} is not an address, a network, or an address with * and ?") from exc
+        # The address of a client is IPv4 then, and it has no zone: an exception would never match.
+        if "%" in bare or (network.version == 6 and network.subnet_of(_MAPPED)):
+            raise ValueError(f"{bare!r} is not how addresses of clients are written: 10.0.0.1, fe80::1")
+        return cls(bare, network, is_exception)
 
     def matches(self, address: Address) -> bool:
         if self.network is not None:

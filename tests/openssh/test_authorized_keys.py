@@ -26,6 +26,11 @@ def test_a_key_alone_or_after_options(line: str, before: str) -> None:
     assert found.blob
 
 
+def test_a_file_of_windows_is_read(line: str) -> None:
+    keys, bad = parse(f"\ufeff{line}\r\n# mine\r\nrestrict {line}\r\n".encode())
+    assert ([key.options.may_forward for key in keys], bad) == ([True, False], ())
+
+
 def test_comments_and_empty_lines_are_skipped() -> None:
     assert parse(b"# ssh-ed25519 AAAA\n\n   \n") == ((), ())
 
@@ -54,12 +59,15 @@ def test_the_last_flag_wins(options: str, may_forward: bool) -> None:
         'from="*.example.com"',
         'from="!laptop.example.com,*"',
         'from="10.0.0.1/8"',
+        'from="*,!::ffff:10.0.0.1"',
+        'from="fe80::1%eth0"',
         'from="10.0.0.0/8",from="*"',
         "from=10.0.0.0/8",
         'permitopen="host"',
         'permitopen="host:0"',
         'expiry-time="2026"',
         'expiry-time="20261340"',
+        'expiry-time="00010101"',
         'principals="a"',
         "cert-authority,principals",
         'cert-authority,principals="a,,b"',
