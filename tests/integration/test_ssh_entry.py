@@ -14,7 +14,7 @@ from typing import Final
 import pytest
 
 from tests.integration.jumping import BLOCK, SITE, Jumping, jumping, wait_for_port
-from tests.support import parts
+from tests.support import pages, parts
 from tests.support.ports import free_port
 
 pytestmark = [pytest.mark.sshd, pytest.mark.ssh_clients, pytest.mark.proxy_clients]
@@ -125,6 +125,30 @@ def test_as_vs_code_comes(bed: Jumping) -> None:
                 assert answer.read(4) == b"SSH-"
         process.stdin.close()
         assert process.wait(SECONDS) == 0
+
+
+def test_the_lines_of_the_page(bed: Jumping) -> None:
+    """The ssh_config and the commands of jump.md, with the addresses and keys of this test."""
+    page, files = pages.read("docs/jump.md"), bed.files
+    commands = {
+        "ssh node-a": b"echo $((6 * 7))",
+        "ssh -J ops@bastion.example.com:2222 node-a": b"echo $((6 * 7))",
+        "ssh -W prod-eu:6443 bastion": b"hello",
+    }
+    answers = ["42", "42", HELLO]
+    block = pages.block("docs/jump.md", "On a laptop", "sshconfig")
+    block = block.replace("bastion.example.com", "127.0.0.1").replace("2222", str(files.listen.port))
+    keys = f" IdentityFile {files.key('ops')}\n UserKnownHostsFile {files.known_hosts}\n"
+    rest = (bed.desk.home.parent / "ssh_config").read_text()
+    (bed.desk.home / "of_the_page").write_text(f"{block}Host 127.0.0.1\n{keys}{rest}")
+    said = []
+    for command, stdin in commands.items():
+        assert f"`{command}`" in page
+        here = command.replace("bastion.example.com:2222", f"127.0.0.1:{files.listen.port}")
+        done = bed.desk.typed(here.replace("ssh ", "ssh -F of_the_page -T ", 1), stdin=stdin)
+        assert done.returncode == 0, done.stderr.decode()
+        said.append(done.stdout.decode().strip())
+    assert said == answers
 
 
 # ------------------------------------------------------------------------------------------- other clients
