@@ -55,7 +55,10 @@ async def test_the_daemon_probes_for_who_may_not_read_the_keys(
         clusters = {"prod": cluster(free_port(), server.endpoint, probe=PROBE, ca=certificates.ca)}
         os.chown(sshd.identity, SOMEBODY, SOMEBODY)
         async with running(
-            tmp_path / "daemon", gateways={"edge": gateway(sshd)}, clusters=clusters
+            tmp_path / "daemon",
+            gateways={"edge": gateway(sshd)},
+            clusters=clusters,
+            executes=True,  # a daemon that is forked has libraries that it has not loaded
         ) as daemon:
             await wait_up(daemon, "prod")
             by_itself = await kubemux("probe", "prod", "--config", daemon.config)
