@@ -264,7 +264,7 @@ class Bed:
 
     # ----------------------------------------------------------------------------------- questions and orders
 
-    async def wait_for(self, what: str, condition: object, *, seconds: float = 20.0) -> None:
+    async def wait_for(self, what: str, condition: object, *, seconds: float = 60.0) -> None:
         """`Daemon.wait_for` in a thread, so that the loads go on."""
         await asyncio.to_thread(self.daemon.wait_for, what, condition, seconds=seconds)  # type: ignore[arg-type]
 

@@ -75,7 +75,7 @@ class Load:
         """Whether every client still has its first connection and got only answers."""
         return not self.seen and self.connected == len(self.clients)
 
-    async def wait_served(self, *, times: int = 1, seconds: float = 20.0) -> None:
+    async def wait_served(self, *, times: int = 1, seconds: float = 60.0) -> None:
         """Wait until each client was served that many times more. Raises AssertionError."""
         goals = {client: client.served + times for client in self.clients}
         await eventually(
@@ -84,7 +84,7 @@ class Load:
             seconds=seconds,
         )
 
-    async def wait_seen(self, kinds: frozenset[Saw], *, seconds: float = 10.0) -> None:
+    async def wait_seen(self, kinds: frozenset[Saw], *, seconds: float = 30.0) -> None:
         """Wait until each client has seen one of these since the load began. Raises AssertionError."""
         await eventually(
             lambda: f"each client of {self.name} sees one of {sorted(kinds)}: {self.clients}",
@@ -118,7 +118,7 @@ class Load:
 
 
 async def eventually(
-    what: Callable[[], str], condition: Callable[[], bool], *, seconds: float = 20.0
+    what: Callable[[], str], condition: Callable[[], bool], *, seconds: float = 60.0
 ) -> None:
     """Check `condition` again and again until it holds. Raises AssertionError with `what()` if it
     does not.

@@ -74,7 +74,7 @@ def stalled_reader(source: Endpoint, size: int) -> socket.socket:
     return client
 
 
-async def eventually(what: str, condition: Callable[[], bool], seconds: float = 20.0) -> None:
+async def eventually(what: str, condition: Callable[[], bool], seconds: float = 60.0) -> None:
     """Check `condition` about another process again and again until it holds."""
     async with asyncio.timeout(seconds):
         while not await asyncio.to_thread(condition):
