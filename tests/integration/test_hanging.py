@@ -10,7 +10,7 @@ import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -88,11 +88,10 @@ async def key_on_a_dead_disk(scene: Scene) -> AsyncIterator[None]:
         (nfs / f"key{number}").chmod(0o600)
     scene.section = {"identity_files": [str(nfs / "key0")]}
     scene.said = f"reading {nfs / 'key0'} has been hanging since 20"
-    scene.shim = Shim(scene.folder)
-    scene.environment = scene.shim.environment
-    scene.shim.hang(nfs)
-    yield
-    scene.shim.close()
+    with closing(Shim(scene.folder)) as scene.shim:
+        scene.environment = scene.shim.environment
+        scene.shim.hang(nfs)
+        yield
 
 
 @asynccontextmanager
@@ -102,11 +101,10 @@ async def known_hosts_on_a_dead_disk(scene: Scene) -> AsyncIterator[None]:
     (nfs / "known_hosts").write_bytes(scene.sshd.known_hosts().read_bytes())
     scene.section = {"known_hosts": [str(nfs / "known_hosts")]}
     scene.said = f"{nfs / 'known_hosts'} has been hanging since 20"
-    scene.shim = Shim(scene.folder)
-    scene.environment = scene.shim.environment
-    scene.shim.hang(nfs)
-    yield
-    scene.shim.close()
+    with closing(Shim(scene.folder)) as scene.shim:
+        scene.environment = scene.shim.environment
+        scene.shim.hang(nfs)
+        yield
 
 
 @asynccontextmanager
@@ -220,9 +218,8 @@ def disk(tmp_path: Path) -> Iterator[tuple[Path, Shim]]:
     """A folder on a disk that can hang."""
     folder = tmp_path / "nfs"
     folder.mkdir()
-    shim = Shim(tmp_path)
-    yield folder, shim
-    shim.close()
+    with closing(Shim(tmp_path)) as shim:
+        yield folder, shim
 
 
 def on_disk(sshd: Sshd, folder: Path) -> Sections:
