@@ -42,6 +42,10 @@ log = structlog.get_logger("kubemux.site")
 AWAY_S: Final = 3.0
 """A site that is away for less is still connected in the metrics: its ssh is being started again."""
 _COMES_NOT: Final = "does its ssh run? What it says there, or the log here, is why it does not get in"
+MOST_VISITORS: Final = 8
+"""Logins of a site at a time that have registered no forward: they may ask for channels. Each takes a file
+descriptor of the daemon, and no site may use them up.
+"""
 _NEVER_DIALS: Final = Retry(lambda _: None)
 
 
@@ -143,6 +147,10 @@ class Site:
             max_requests=self.config.max_channels,
         )
         visitor = Visitor(self, session, link, self._tasks)
+        if len(self._visitors) >= MOST_VISITORS:
+            idlest = min(self._visitors, key=lambda one: one.link.load)  # of several the oldest
+            del self._visitors[idlest]
+            idlest.replaced(f"the site has made {MOST_VISITORS} more connections that register no forward")
         self._visitors[visitor] = None
         visitor.start()
         return visitor

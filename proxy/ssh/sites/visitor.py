@@ -8,7 +8,7 @@ from typing import Protocol
 import structlog
 
 from proxy.config.model import SiteConfig
-from proxy.errors import ChannelError, ForwardRefused, KeepaliveTimeout, LinkDown, LinkError
+from proxy.errors import ChannelError, ForwardRefused, KeepaliveTimeout, LinkDown, LinkError, LinkReplaced
 from proxy.runtime.endpoint import Endpoint
 from proxy.runtime.tasks import Tasks
 from proxy.ssh import serving
@@ -69,6 +69,11 @@ class Visitor(Guest):
     def ends(self, error: LinkError) -> None:
         """See `proxy.ssh.server.session.Guest`."""
         self.link.protocol_broken(error)
+
+    def replaced(self, why: str) -> None:
+        """End it for a newer one."""
+        self.link.protocol_broken(LinkReplaced(f"link to {self.link.server} closed: {why}"))
+        self._session.turn_away(why)
 
     # -------------------------------------------------------------------------------------------- forwards
 
