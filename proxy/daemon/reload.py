@@ -35,7 +35,8 @@ class Stopping(ProxyError):
 async def reload(daemon: Daemon) -> ReloadResult:
     """Read the daemon's file again and apply it.
 
-    Raises ConfigError or Stopping, and then nothing has changed.
+    Raises ConfigError or Stopping, and then nothing has changed, except that keys which their files no longer
+    have let nobody in.
     """
     if daemon.is_draining:
         raise Stopping("kubemux is being stopped")
@@ -49,6 +50,8 @@ async def reload(daemon: Daemon) -> ReloadResult:
     except ConfigError as exc:
         daemon.metrics.config_reloads.labels(Reason.REJECTED).inc()
         log.error("reload rejected", config=str(daemon.config_path), problems=exc.render().splitlines())
+        # A file without its last key is a mistake of the configuration. Its key is removed nevertheless.
+        daemon.graph.ssh.renew()
         raise
     else:
         result = await _apply(daemon.graph, loaded)

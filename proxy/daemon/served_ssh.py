@@ -124,12 +124,12 @@ class ServedSsh:
     def _accept(self, sock: socket.socket, caller: Caller) -> None:
         self.server.accept(sock, caller.origin)
 
-    def renew(self, changed: Collection[Loc]) -> None:
-        """Read the files of these sections again: they have changed."""
+    def renew(self, changed: Collection[Loc] | None = None) -> None:
+        """Read the files of these sections again (None: of all), because they have changed."""
         self._tasks.spawn(self._renew(changed), name="renew")
 
-    async def _renew(self, changed: Collection[Loc]) -> None:
-        if references.SSH_SERVER in changed:
+    async def _renew(self, changed: Collection[Loc] | None) -> None:
+        if changed is None or references.SSH_SERVER in changed:
             await self._use_host_keys()
         await self._read_keys(changed)
 

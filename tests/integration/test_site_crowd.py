@@ -1,8 +1,9 @@
-"""Logins of a site that are ended: there are too many without a forward."""
+"""Logins of a site that are ended: there are too many without a forward, or the key is no longer there."""
 
 from __future__ import annotations
 
 import asyncio
+import signal
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -41,3 +42,17 @@ async def test_the_oldest_idle_connection_without_a_forward_goes(tmp_path: Path)
         assert serves.process.returncode is None
         assert not any(conn.is_closed() for conn in conns[2:])
         assert not site["reason"]  # nothing has failed
+
+
+async def test_the_last_key_of_a_file_is_removed_by_a_reload_that_is_rejected(tmp_path: Path) -> None:
+    async with (
+        bed(tmp_path, {"edge": ALL}, expected_errors={"reload rejected"}) as one,
+        one.ssh("edge", "edge:1080") as ssh,
+    ):
+        await one.links("edge", 1)
+        (one.files.folder / "edge.authorized").write_text("# nobody\n")
+        one.daemon.signal(signal.SIGHUP)
+        assert "kubemux: key_removed" in await ssh.ended()
+        events = [entry["event"] for entry in one.daemon.events()]
+        after = events[events.index("reload rejected") :]
+        assert "files changed" not in after[: after.index("login ends")]  # it did not take that scan
