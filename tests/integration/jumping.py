@@ -144,7 +144,13 @@ def jumping(folder: Path, *, plane: str = "", **more: object) -> Iterator[Jumpin
             "routes": [
                 {"name": "nodes", "match": ["node-*:22"], "gateway": "edge", "target": host},
                 {"name": "elsewhere", "match": ["*.local:*"], "gateway": "edge", "entries": ["proxy"]},
-                {"name": "sums", "match": ["*.sums:*"], "gateway": "edge", "target": str(server)},
+                {
+                    "name": "sums",
+                    "match": ["*.sums:*"],
+                    "gateway": "edge",
+                    "target": str(server),
+                    "entries": ["ssh"],
+                },
             ],
             "entries": {"proxy": {"listen": f"127.0.0.1:{free_port()}"}},
             "limits": {"drain_timeout": "2s"},

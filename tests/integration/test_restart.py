@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from tests.integration.test_life import kubemux
 from tests.support.echo import Echo
 from tests.support.manager import Clients, Manager
 from tests.support.ports import free_port
+from tests.support.site import SshServerFiles
 from tests.support.sshd import Sshd
 
 
@@ -54,11 +56,20 @@ async def test_clients_are_served_across_restarts(sshd: Sshd, tmp_path: Path) ->
             "through": cluster(through, echo.endpoint, probe={"interval": "10m"}),
             "straight": cluster(straight, echo.endpoint, via="direct", probe={"interval": "10m"}),
         }
-        entries = {"proxy": {"listen": f"127.0.0.1:{proxy}"}}
-        config = configure(tmp_path, clusters, admin=admin, gateways={"edge": gateway(sshd)}, entries=entries)
+        files = SshServerFiles(tmp_path / "ssh")
+        ports = (through, straight, proxy, admin, files.listen.port)
+        config = configure(
+            tmp_path,
+            clusters,
+            admin=admin,
+            gateways={"edge": gateway(sshd)},
+            entries={"proxy": {"listen": f"127.0.0.1:{proxy}"}},
+            ssh_server=files.sections(),
+            users={"ops": files.authorized("ops")},
+        )
         with Manager(tmp_path, "-m", "proxy", "run", "--config", str(config)) as manager:
             manager.start()
-            assert set(manager.store) == names(through, straight, proxy, admin)
+            assert set(manager.store) == names(*ports)
             with ExitStack() as stack:
                 clients = [
                     stack.enter_context(Clients(("127.0.0.1", port), asked=asked))
@@ -71,7 +82,10 @@ async def test_clients_are_served_across_restarts(sshd: Sshd, tmp_path: Path) ->
                 for one in clients:
                     one.wait_served(5)
             assert [one.failed for one in clients] == [{}] * 3
-            assert set(manager.store) == names(through, straight, proxy, admin)
+            assert set(manager.store) == names(*ports)
+            jump = files.command("ops", "-W", "straight:443")
+            done = subprocess.run(jump, input=b"hello", capture_output=True, timeout=60, check=False)
+            assert done.stdout == b"hello", done.stderr.decode()
         assert errors(manager) == []
 
     async with Echo() as echo:
