@@ -20,7 +20,7 @@ from proxy.ssh.native.wire import messages
 
 ONLY_FORWARDS: Final = "kubemux only forwards: use ssh -J, -W, -L or -D (with -N)"
 
-NOT_HERE: Final = "kubemux opens no channels for a server"
+NOT_HERE: Final = "kubemux opens no channels for this end of the connection"
 
 LONGEST_HOST: Final = 255
 """Bytes, as in SOCKS5. A message could hold a name of 48 KiB, and many requests may wait at a time."""
