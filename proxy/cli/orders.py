@@ -114,7 +114,7 @@ def as_logged(caller: str) -> str:
 def _end(of: str | None, caller: str, config: Path) -> None:
     params = {"caller": caller, **({"of": of} if of is not None else {})}
     where = f"{of}: " if of is not None else ""
-    match _command(config, "end", params, ORDER_BUDGET, sections=("clusters", "routes")):
+    match _command(config, "end", params, ORDER_BUDGET, sections=("clusters", "routes", "sites")):
         case {"ended": int(ended)} if ended:
             say(f"{where}{_connections(ended)} of {caller} ended")
         case _:

@@ -14,6 +14,7 @@ from tests.integration.conftest import cluster
 from tests.integration.running import get, wait_for_log, wait_for_metric, wait_up
 from tests.integration.sites import ALL, bed
 from tests.support import kubemux
+from tests.support.daemon import Sections
 from tests.support.echo import pattern
 from tests.support.ports import free_port
 from tests.support.tls import Certificates
@@ -67,13 +68,15 @@ async def test_a_fixed_forward_leads_to_one_target(tmp_path: Path, certificates:
     port, dead = free_port(), free_port()
     async with Api(certificates) as api:
         prod = cluster(port, Endpoint("kube", 6443), via="edge", ca=certificates.ca)
-        async with bed(tmp_path, {"edge": ALL}, clusters={"prod": prod}) as one:
+        route: Sections = {"name": "robots", "match": ["robot:*"], "gateway": "edge", "target": "kube:{port}"}
+        async with bed(tmp_path, {"edge": ALL}, clusters={"prod": prod}, routes=[route]) as one:
             forwards = (f"kube:6443:{api.endpoint}", f"kube:1:127.0.0.1:{dead}", f"kube:7:{one.echo}")
             async with one.ssh("edge", *forwards):
                 await wait_up(one.daemon, "prod")
                 assert await get(port, certificates) == 200
                 payload = pattern(300_000)
                 assert await one.ask("kube.edge:7", payload) == (OPENED, payload)
+                assert await one.ask("robot:7", payload) == (OPENED, payload)
                 status, _ = await one.ask("kube.edge:1")
                 assert "could not connect to kube:1: Connection refused" in status, status
                 status, _ = await one.ask("kube.edge:2")
