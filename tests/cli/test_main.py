@@ -29,6 +29,8 @@ COMMANDS = [
     "route",
     "connect",
     "ssh-config",
+    "ssh-server",
+    "site",
     "kubeconfig",
 ]
 COMMANDS += ["reload", "reconnect", "drain"]
