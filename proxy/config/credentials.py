@@ -34,7 +34,7 @@ from proxy.config.model import (
     SshServerConfig,
     UserConfig,
 )
-from proxy.config.private_keys import Content, recognise
+from proxy.config.private_keys import Content, recognise, unfit
 from proxy.config.references import Section, files, paths, references, sections
 from proxy.config.values import SERVICE_CREDENTIALS, credentials_directory, is_for_system_service
 from proxy.openssh import ssh_config
@@ -288,6 +288,9 @@ def _check_file(
     elif content is Content.ENCRYPTED and kind is Kind.HOST_KEY:
         hint = "nobody is there to type a passphrase: ssh-keygen -p -N '' -f FILE takes it off"
         yield Finding(loc, f"{path} is encrypted", hint)
+    elif kind is Kind.HOST_KEY and (why := unfit(data)):
+        hint = "name another file, and make it: kubemux ssh-server keygen"
+        yield Finding(loc, f"{path} cannot be used: {why}", hint)
     elif content is Content.ENCRYPTED and locked:
         hint = "add passphrase_file: FILE; or ssh-add it, say agent: true and take it out of identity_files"
         if is_for_system_service():

@@ -15,6 +15,19 @@ import binascii
 import re
 from enum import Enum, auto
 
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_der_private_key,
+    load_pem_private_key,
+)
+
+from proxy.openssh import blobs
+
 _BEGIN = re.compile(rb"^-----BEGIN ((?:[A-Z0-9]+ )*)PRIVATE KEY-----\s", re.MULTILINE)
 _END = b"\n-----END "
 _MAGIC = b"openssh-key-v1\0"
@@ -62,6 +75,26 @@ def public_blob(data: bytes) -> bytes | None:
     size = int.from_bytes(blob[at : at + 4])
     public = blob[at + 4 : at + 4 + size]
     return public if blob.startswith(_MAGIC) and 0 < size == len(public) else None
+
+
+def unfit(data: bytes) -> str:
+    """Why this key, which is not encrypted, is no host key for our SSH server; empty if it is one."""
+    blob = public_blob(data)
+    if blob is None:
+        load = load_der_private_key if data.startswith(_DER_SEQUENCE) else load_pem_private_key
+        try:
+            public = load(data, None).public_key()
+            if not isinstance(public, RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey):
+                return "keys of its kind are not accepted"
+            text = public.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
+        except (ValueError, UnsupportedAlgorithm):
+            return "it is no key of SSH"
+        blob = binascii.a2b_base64(text.split()[1])
+    try:
+        blobs.check(blob)
+    except ValueError as exc:
+        return str(exc)
+    return ""
 
 
 def _in_pem(label: bytes, body: bytes) -> Content:

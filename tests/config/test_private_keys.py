@@ -4,10 +4,12 @@ tools.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
@@ -18,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.config.private_keys import Content, recognise
+from proxy.config.private_keys import Content, recognise, unfit
 from tests.support.ssh_keys import new_key, sign
 
 RSA = rsa.generate_private_key(65537, 1024)  # noqa: S505 - small keys are fast, and it protects nothing
@@ -75,3 +77,26 @@ def test_what_is_none(data: bytes) -> None:
 @given(st.binary(max_size=200))
 def test_anything_is_something(data: bytes) -> None:
     assert recognise(b"-----BEGIN OPENSSH PRIVATE KEY-----\n" + data + b"\n-----END ") in Content
+
+
+@pytest.mark.parametrize("encoding", [Encoding.PEM, Encoding.DER])
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (ed25519.Ed25519PrivateKey.generate, ""),
+        (lambda: ec.generate_private_key(ec.SECP256R1()), ""),
+        (lambda: rsa.generate_private_key(65537, 2048), ""),
+        (lambda: rsa.generate_private_key(65537, 1024), "it has 1024 bits, and 2048 to 16384 are accepted"),  # noqa: S505 - it is refused
+        (lambda: ec.generate_private_key(ec.SECP256K1()), "it is no key of SSH"),
+        (ed448.Ed448PrivateKey.generate, "keys of its kind are not accepted"),
+    ],
+)
+def test_a_host_key_is_of_a_kind_that_clients_accept(
+    make: Callable[[], PrivateKeyTypes], why: str, encoding: Encoding
+) -> None:
+    assert unfit(make().private_bytes(encoding, PrivateFormat.PKCS8, NoEncryption())) == why
+
+
+def test_a_host_key_of_openssh_and_what_is_none(tmp_path: Path) -> None:
+    assert unfit(new_key(tmp_path / "key").read_bytes()) == ""
+    assert unfit(b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n") == "it is no key of SSH"
