@@ -47,6 +47,10 @@ class Connection(Border):
 
     _kex_complete = True
 
+    def is_server(self) -> bool:
+        """The peer is a gateway."""
+        return False
+
     def get_extra_info(self, name: str, default: object = None) -> Any:
         """No socket."""
         del name
