@@ -130,7 +130,7 @@ class Session(asyncssh.SSHServer):
         self.login: Login | None = None
         self.guest: Guest | None = None
         self.refusal: Refused | None = None
-        """Why the client's last key was refused."""
+        """Why a key of the client was refused: the last one that is somebody's, if there was one."""
         self.asked = ""
         """The user name of the client's last attempt."""
         self.tries = 0
@@ -172,7 +172,8 @@ class Session(asyncssh.SSHServer):
                 self._verify(login, message, signature)
                 self._proved = login
         except Refused as exc:
-            self.refusal = exc
+            if self.refusal is None or exc.reason is not Reason.UNKNOWN_KEY:
+                self.refusal = exc
             return False
         return True
 

@@ -189,6 +189,13 @@ async def test_a_certificate_that_was_signed_with_sha1(tmp_path: Path) -> None:
         assert await tried(bed, bed.stranger) == Reason.WEAK_SIGNATURE
 
 
+async def test_the_log_says_why_a_known_key_is_refused_not_what_else_was_tried(tmp_path: Path) -> None:
+    async with SshBed(tmp_path / "bed", sources=OWN) as bed:
+        bed.authorize("users", "ops", f'expiry-time="20200101" {ssh_keys.public(bed.ops)}')
+        bed.reread()
+        assert await tried(bed, bed.ops, "-i", str(bed.stranger)) == Reason.KEY_EXPIRED
+
+
 async def test_a_key_of_two_is_nobodys(tmp_path: Path) -> None:
     async with SshBed(tmp_path / "bed", sources=OWN) as bed:
         bed.authorize("sites", "edge", ssh_keys.public(bed.ops))
