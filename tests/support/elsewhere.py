@@ -33,7 +33,7 @@ class FarSshd(Sshd):
         # 198.18.0.0/15 is reserved for benchmarks (RFC 2544), so this machine has no other route to it.
         net = f"198.18.{secrets.randbelow(256)}.{4 * secrets.randbelow(64)}"
         prefix, _, last = net.rpartition(".")
-        self._ours, self.host = f"{prefix}.{int(last) + 1}", f"{prefix}.{int(last) + 2}"
+        self.ours, self.host = f"{prefix}.{int(last) + 1}", f"{prefix}.{int(last) + 2}"
         self.cable = f"kmx{secrets.token_hex(4)}"
         """The name of our interface, one end of the cable."""
         self.hosts = folder / "hosts"
@@ -53,7 +53,7 @@ class FarSshd(Sshd):
             assert self._machine.stdout.readline() == b"ready\n"
             pid = str(self._machine.pid)
             _ip("link", "add", self.cable, "type", "veth", "peer", "name", "far", "netns", pid)
-            _ip("address", "add", f"{self._ours}/30", "dev", self.cable)
+            _ip("address", "add", f"{self.ours}/30", "dev", self.cable)
             _ip("link", "set", self.cable, "up")
             _ip("address", "add", f"{self.host}/30", "dev", "far", inside=pid)
             _ip("link", "set", "far", "up", inside=pid)
@@ -86,6 +86,18 @@ class FarSshd(Sshd):
         self.reconfigure({"ListenAddress": f"{self.host}\nListenAddress ::"})
         self.restart()
         return f"fe80::8%{self.cable}"
+
+    def move(self, net: str) -> tuple[str, str]:
+        """Give both ends of the cable addresses of another /30 network `net`, and take the machine's first
+        one away, as when a NAT changes. Returns our address and its own.
+        """
+        prefix, _, last = net.rpartition(".")
+        ours, theirs = f"{prefix}.{int(last) + 1}", f"{prefix}.{int(last) + 2}"
+        pid = str(self._machine.pid)
+        _ip("address", "add", f"{ours}/30", "dev", self.cable)
+        _ip("address", "add", f"{theirs}/30", "dev", "far", inside=pid)
+        _ip("address", "delete", f"{self.host}/30", "dev", "far", inside=pid)
+        return ours, theirs
 
     def pull(self) -> None:
         """Disconnect the far end of the cable: packets of both directions are lost, without any error."""
