@@ -16,7 +16,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, Protocol, Self
 
 from proxy.relay.socket_relay import LINGER_ZERO
 from proxy.runtime.endpoint import Endpoint
@@ -43,6 +43,13 @@ PROBE: Final[Sections] = {"interval": "600ms", "timeout": "1s"}
 SELDOM: Final[Sections] = {"interval": "1h", "timeout": "1s"}
 PATIENCE_S: Final = 20.0
 CLUSTERS: Final = ("prod", "stage", "far")
+
+
+class Stoppable(Protocol):
+    """A server or client in its own process."""
+
+    def stop(self) -> None:
+        """End it. Idempotent."""
 
 
 class Bed:
@@ -282,7 +289,7 @@ class Bed:
 
         await self.wait_for(f"status says {reason}", is_told)
 
-    def also_stop(self, sshd: Sshd | Rogue) -> None:
+    def also_stop(self, sshd: Stoppable) -> None:
         """Stop `sshd` at the end of the row."""
         self._stack.push_async_callback(asyncio.to_thread, sshd.stop)
 

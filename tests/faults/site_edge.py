@@ -12,6 +12,7 @@ from tests.support.site import SshServerFiles
 
 NAME: Final = "edge"
 RIVAL: Final = "rival"
+RIVALS: Final = {"permit": ["127.0.0.1:*"], "connect_timeout": "500ms"}
 END_S: Final = 20.0
 SPEAKS: Final = ("ServerAliveInterval=1", "ServerAliveCountMax=2", "LogLevel=VERBOSE")
 
@@ -36,7 +37,7 @@ class SiteEdge:
         edge = {**self.files.authorized(NAME), "permit": ["127.0.0.1:*"], **keys}
         return {
             "ssh_server": self.files.sections(),
-            "sites": {NAME: edge, RIVAL: self.files.authorized(RIVAL)},
+            "sites": {NAME: edge, RIVAL: {**self.files.authorized(RIVAL), **RIVALS}},
         }
 
     def start(self) -> None:

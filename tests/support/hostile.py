@@ -96,9 +96,15 @@ class Flooding(asyncssh.SSHServer):
             self.flood(FLOODS[self._flood])
 
     @classmethod
-    def client(cls, conn: asyncssh.SSHClientConnection, count: int) -> Flooding:
+    def client(
+        cls,
+        conn: asyncssh.SSHClientConnection,
+        count: int,
+        *,
+        on_sent: Callable[[], None] = lambda: None,
+    ) -> Flooding:
         """One that floods the server of `conn`, a client that has logged in."""
-        flooding = cls([], "", count)
+        flooding = cls([], "", count, on_sent=on_sent)
         flooding.conn = cast("Any", conn)
         flooding._take_over()
         return flooding

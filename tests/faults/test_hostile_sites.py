@@ -1,0 +1,128 @@
+"""A hostile site beside another one: it floods, or answers in place of SOCKS5 whatever it likes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Final
+
+import pytest
+
+from tests.faults.bed import SELDOM, Bed
+from tests.faults.row import Row, Step
+from tests.faults.site_edge import RIVAL
+from tests.faults.test_hostile import late_turns
+from tests.integration.conftest import cluster
+from tests.support.daemon import ROOT
+from tests.support.rogue_site import ANSWERS
+from tests.support.serving import closed
+
+pytestmark = pytest.mark.sshd
+
+PATIENT: Final = {"keepalive": {"interval": "700ms", "max_missed": 3}}
+VISIT_S: Final = 20.0
+
+
+class RogueSite:
+    """Its process, until `stop`."""
+
+    def __init__(self, bed: Bed, kind: str) -> None:
+        files = bed.site.files
+        command = [sys.executable, "-m", "tests.support.rogue_site", kind, *map(str, files.listen)]
+        command += [RIVAL, str(files.key(RIVAL)), str(files.known_hosts)]
+        self._log = bed.folder / "rogue.log"
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True
+            )
+
+    async def said(self) -> str:
+        """Its next line. Raises AssertionError if it has ended without one."""
+        assert self._process.stdout, "it was started with a pipe"
+        line = (await asyncio.to_thread(self._process.stdout.readline)).strip()
+        assert line, self._log.read_text()
+        return line
+
+    def stop(self) -> None:
+        """Kill it. Idempotent."""
+        self._process.kill()
+        self._process.wait()
+        if self._process.stdout:
+            self._process.stdout.close()
+
+
+async def meet(bed: Bed, kind: str) -> RogueSite:
+    rogue = RogueSite(bed, kind)
+    bed.also_stop(rogue)
+    assert await rogue.said() == "registered"
+    return rogue
+
+
+def floods(kind: str) -> Step:
+    async def step(bed: Bed) -> None:
+        before = await late_turns(bed)
+        rogue = await meet(bed, kind)
+        assert await rogue.said() == "sent"
+        assert await late_turns(bed) == before
+        await asyncio.to_thread(rogue.stop)
+
+    return step
+
+
+async def is_turned_away(port: int) -> bool:
+    """Whether a client gets a reset or an end, and no byte. Raises TimeoutError."""
+    with suppress(ConnectionResetError):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        try:
+            async with asyncio.timeout(VISIT_S):
+                return not await reader.read(1)
+        finally:
+            await closed(writer)
+    return True
+
+
+async def answers(bed: Bed) -> None:
+    """Each client of the hostile site is turned away in time, and its link stays. The probe is the first."""
+    before = await late_turns(bed)
+    rogue = await meet(bed, "answers")
+    content = json.loads(bed.good)
+    content["clusters"]["rogue"] = cluster(bed.ports["rogue"], bed.source.endpoint, via=RIVAL, probe=SELDOM)
+    bed.daemon.config.write_text(json.dumps(content))
+    await bed.reload()
+    seen = {await rogue.said()}
+    for _ in range(2 * len(ANSWERS)):
+        assert await is_turned_away(bed.ports["rogue"])
+        seen.add(await rogue.said())
+    assert seen == set(ANSWERS)
+    ended = bed.daemon.events("connection closed")
+    results = {str(entry["reason"]) for entry in ended if entry["cluster"] == "rogue"}
+    assert results <= {"channel_refused", "channel_failed", "timeout"}, results
+    assert bed.daemon.metric("kubemux_gateway_connects_total", gateway=RIVAL, result="ok") == 1
+    assert await late_turns(bed) == before
+    await asyncio.to_thread(rogue.stop)
+
+
+async def forget(bed: Bed) -> None:
+    bed.daemon.config.write_bytes(bed.good)
+    await bed.reload()
+
+
+ROWS = (
+    Row(name="another site floods: forwards", is_site=True, breaks=floods("forwards"), edge=PATIENT),
+    Row(name="another site floods: channels", is_site=True, breaks=floods("opens"), edge=PATIENT),
+    Row(
+        name="another site answers anything in place of SOCKS5",
+        is_site=True,
+        breaks=answers,
+        mends=forget,
+        edge=PATIENT,
+    ),
+)
+
+
+async def test_row(proven: Callable[[], Awaitable[None]]) -> None:
+    await proven()
