@@ -29,9 +29,9 @@ VISITS: Final = 20
 SERVED_S: Final = 20.0
 
 
-async def meet(bed: Bed, kind: str) -> Rogue:
+async def meet(bed: Bed, kind: str, **more: str) -> Rogue:
     """Start a hostile gateway of that kind, and add it to the configuration with a cluster, whose probes open
-    channels on it.
+    channels on it. `more` are keys of the gateway.
     """
     rogue = bed.rogue = Rogue(
         kind, bed.folder / f"rogue {bed.daemon.metric('kubemux_config_reloads_total'):g}"
@@ -39,7 +39,7 @@ async def meet(bed: Bed, kind: str) -> Rogue:
     await asyncio.to_thread(rogue.start)
     bed.also_stop(rogue)
     content = json.loads(bed.good)
-    content["gateways"]["rogue"] = rogue.section
+    content["gateways"]["rogue"] = {**rogue.section, **more}
     content["clusters"]["rogue"] = cluster(bed.ports["rogue"], bed.source.endpoint, via="rogue", probe=SELDOM)
     bed.daemon.config.write_text(json.dumps(content))
     await bed.reload()
@@ -89,7 +89,7 @@ async def never_ends(bed: Bed) -> None:
 
 async def speaks_late(bed: Bed) -> None:
     """The gateway sends on closed channels. Clients are still served, one after another, on its one link."""
-    await meet(bed, "late")
+    await meet(bed, "late", connect_timeout="10s")
     for _ in range(VISITS):
         reader, writer = await asyncio.open_connection("127.0.0.1", bed.ports["rogue"])
         try:
