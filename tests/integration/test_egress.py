@@ -7,13 +7,16 @@ import grp
 import json
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 import pytest
+from ruamel.yaml import YAML
 
+from proxy.runtime.endpoint import Endpoint
 from tests.integration.egress import PAGE, SELECTOR, Cluster, Places, flags, running
 from tests.integration.streaming import BY_POD, follow_logs, stream
 from tests.support import nodes, pages
@@ -24,6 +27,7 @@ from tests.support.kubelet.serving import GROUP
 from tests.support.nodes import NODE, Node
 from tests.support.parts import NEWER_KUBECTL
 from tests.support.ports import free_port
+from tests.support.site import SshServerFiles
 from tests.support.ssh_keys import new_key
 from tests.support.tls import Authority
 
@@ -37,6 +41,7 @@ BOTH_WAYS: Final = pytest.mark.parametrize(
     "daemon", [ONE_GATEWAY, OWN_SSHD], ids=["one gateway", "own sshd"], indirect=True
 )
 SERVICE: Final = "hook"
+SITE: Final = "factory-7"
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +85,35 @@ def test_kubectl_streams_by_either_upgrade(cluster: Cluster) -> None:
     stream(cluster.kubectl, by="SPDY")
     stream(cluster.by(NEWER_KUBECTL), by="WebSocket")
     follow_logs(cluster.kubectl, BY_POD, "web")
+
+
+def test_the_nodes_are_at_a_site(cluster: Cluster, node: Node, tmp_path: Path) -> None:
+    """The machine of the node dials the bastion: the page's routes, with a site in the gateway's place."""
+    files = SshServerFiles(tmp_path / "ssh")
+    page = YAML(typ="safe").load(pages.block(PAGE, ONE_GATEWAY, "yaml"))
+    routes = [{**route, "gateway": SITE, "entries": ["egress"]} for route in page["routes"]]
+    sections: dict[str, object] = {
+        "entries": {"egress": {"listen": f"unix:{cluster.egress}"}},
+        "routes": routes,
+        "ssh_server": {
+            **files.sections(),
+            "listen": f"0.0.0.0:{files.listen.port}",
+            "allow_remote": True,
+        },
+        "sites": {SITE: {**files.authorized(SITE), "permit": ["**:*", "0.0.0.0/0:*"]}},
+    }
+    via = Endpoint(node.ours, files.listen.port)
+    command = files.command(SITE, "-N", "-T", "-R", f"{SITE}:1080", via=via)
+    with (
+        Daemon(tmp_path / "daemon", gateways={}, clusters={}, sections=sections) as daemon,
+        subprocess.Popen([*node.command, *command], stdin=subprocess.DEVNULL) as site,
+    ):
+        try:
+            daemon.wait_for("the site", lambda: daemon.metric("kubemux_site_connected", site=SITE) == 1)
+            stream(cluster.kubectl, by="SPDY")
+            call_services(cluster, daemon)
+        finally:
+            site.kill()
 
 
 @pytest.mark.newer_kubectl
@@ -138,6 +172,11 @@ def create_service(cluster: Cluster) -> None:
 
 
 def test_a_webhook_and_an_aggregated_api_are_called(cluster: Cluster, daemon: Daemon) -> None:
+    call_services(cluster, daemon)
+
+
+def call_services(cluster: Cluster, daemon: Daemon) -> None:
+    """Let the API server call a webhook and an aggregated API behind a Service."""
     authority = base64.b64encode(cluster.apiserver.ca_file.read_bytes()).decode()
     service = {"namespace": "default", "name": SERVICE}
     hook = {
