@@ -165,6 +165,9 @@ class ProxyEntry:
         except asyncio.CancelledError:
             self._refuse(client, caller, Reason.SHUTDOWN, _ENDS, head)
             raise
+        except Exception:  # `Tasks` logs it; kube-apiserver waits for its answer for ever
+            self._refuse(client, caller, Reason.INTERNAL, "", head, asked)
+            raise
         else:
             if isinstance(step, Asked):
                 self._on_arrival(_Request(client, head, self, caller, step))

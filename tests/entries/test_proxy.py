@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import cast
 
 import pytest
+from structlog.testing import capture_logs
 
 from proxy.entries import client as client_module
 from proxy.entries import proxy as module
@@ -198,6 +199,24 @@ async def test_half_a_request_is_answered(sent: bytes, answer: bytes) -> None:
         connection[1].write_eof()
         assert (await whole(connection)).startswith(answer)
         await one.results(Reason.BAD_REQUEST)
+
+
+async def test_an_error_of_ours_is_answered_and_counted() -> None:
+    """kube-apiserver waits for an answer for ever."""
+
+    async def broken(caller: Caller) -> None:
+        raise RuntimeError(f"nobody expected {caller}")
+
+    def entry_of(one: Stage) -> ProxyEntry:
+        return ProxyEntry("proxy", one.record, one.on_arrival, check_caller=broken)
+
+    with capture_logs() as logs:
+        async with stage(entry_of) as one:
+            connection = await one.come()
+            connection[1].write(b"CONNECT prod:443 HTTP/1.1\r\n\r\n")
+            assert (await whole(connection)).startswith(b"HTTP/1.1 500 kubemux: ")
+            await one.results(Reason.INTERNAL)
+    assert [line["event"] for line in logs if line["log_level"] == "error"] == ["task failed"]
 
 
 async def test_a_client_that_leaves_is_counted() -> None:
