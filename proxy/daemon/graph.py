@@ -16,7 +16,7 @@ from proxy.config.model import Config, RouteConfig
 from proxy.daemon.access import Access
 from proxy.daemon.connections import HALF_CLOSE_S, Connections, Shared
 from proxy.daemon.discovering import Discoveries
-from proxy.daemon.handing_on import HandingOn
+from proxy.daemon.handing_on import ReusableListeners
 from proxy.daemon.heartbeat import Part
 from proxy.daemon.routed import Routed
 from proxy.daemon.served import ServedCluster
@@ -193,7 +193,7 @@ class Graph:
         for name in plan.gateways.removed:
             self._metrics.forget_gateway(name)
 
-    def _retire(self, plan: Plan) -> HandingOn:
+    def _retire(self, plan: Plan) -> ReusableListeners:
         """Drain the clusters and gateways that are removed or replaced.
 
         Returns the listeners whose addresses another cluster is going to use.
@@ -201,18 +201,18 @@ class Graph:
         clusters, gateways = plan.clusters, plan.gateways
         timeout = self.config.limits.drain_timeout
         entries = plan.entries
-        listeners = HandingOn(self.config, plan)
+        listeners = ReusableListeners(self.config, plan)
         for name in (*entries.removed, *entries.changed):
             entry = self.entries.pop(name)
-            listeners.take(entry.listener)
+            listeners.keep_or_release(entry.listener)
             self._retiring.spawn(entry.close(), name=f"entry {name}")
-        listeners.take(self.ssh.give_up(self.config))
+        listeners.keep_or_release(self.ssh.give_up(self.config))
         for name in (*plan.routes.removed, *plan.routes.changed):
             route = self.routes.pop(name)
             self._outlive(route.connections, route.retire(timeout), f"route {name}")
         for name in (*clusters.removed, *clusters.changed):
             cluster = self.clusters.pop(name)
-            listeners.take(cluster.listener)
+            listeners.keep_or_release(cluster.listener)
             self._outlive(cluster.cluster.connections, cluster.retire(timeout), f"cluster {name}")
         for name in (*gateways.removed, *gateways.changed):
             gateway = self.gateways.pop(name)

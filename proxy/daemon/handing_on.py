@@ -1,4 +1,4 @@
-"""The addresses of a configuration, and the listeners that change their owner at a reload."""
+"""The listen addresses of a configuration, and the listeners that change their owner at a reload."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def addresses(config: Config) -> list[Local]:
     ]
 
 
-class HandingOn(dict[Local, Listener]):
+class ReusableListeners(dict[Local, Listener]):
     """Bound listeners by address, for their next owners in the new configuration."""
 
     def __init__(self, config: Config, plan: Plan) -> None:
@@ -31,9 +31,9 @@ class HandingOn(dict[Local, Listener]):
             *([config.ssh_server.listen] if config.ssh_server is not None else ()),
         }
 
-    def take(self, kept: KeptListener | None) -> None:
-        """Keep the listener of an owner that goes if another wants its address; otherwise free
-        the address.
+    def keep_or_release(self, kept: KeptListener | None) -> None:
+        """Keep the listener of a removed owner if a new owner has the same address. Otherwise close it, which
+        frees the address.
         """
         if kept is not None and kept.is_bound and kept.address in self._wanted:
             self[kept.address] = kept.hand_on()

@@ -1,4 +1,4 @@
-"""The SSH entry: people and sites that have logged in to the SSH server ask it for channels by name
+"""The SSH entry: clients that have logged in to the SSH server open channels to names through it
 (`ssh -J`, `-W`, `-L` and `-D`).
 """
 
@@ -24,21 +24,21 @@ log = structlog.get_logger("kubemux.connection")
 
 
 class SshEntry:
-    """Hands on the channels that clients of the SSH server ask for. `on_arrival` gets them."""
+    """Turns each channel request of an SSH client into an arrival, and passes it to `on_arrival`."""
 
     def __init__(self, metrics: Metrics, on_arrival: OnArrival) -> None:
         self._metrics = metrics
         self._on_arrival = on_arrival
         self.closed_because = ""
-        """Why every channel is refused, if every one is."""
+        """If not empty, every request is refused, and this is the message."""
 
     def __repr__(self) -> str:
         return f"<SshEntry {self.closed_because or 'open'}>"
 
     def asked(self, session: Session, request: OpenRequest) -> None:
-        """A client that has logged in asks for a channel."""
+        """Handle a channel request of a client that has logged in."""
         login = session.login
-        assert login is not None  # noqa: S101 - there are no channels before the login
+        assert login is not None  # noqa: S101 - a client opens no channel before its login
         record = self._metrics.entry(SSH)
         record.opened += 1
         try:
@@ -63,7 +63,7 @@ def _refuse(arrival: Arrival, reason: Reason, message: str) -> None:
 
 
 class SshArrival(Arrival):
-    """A client of the SSH server that waits for a channel."""
+    """A channel request of an SSH client, until it is accepted or refused."""
 
     __slots__ = ("_is_site", "_record", "_request")
 
@@ -86,7 +86,9 @@ class SshArrival(Arrival):
         return ChannelRelay(channel, traffic, budget, on_end, self._request.accept)
 
     def refuse(self, reason: Reason, message: str = "") -> None:
-        """A site is not told which names there are: what it may not ask for is denied, known or not."""
+        """Refuse the channel. A site gets `denied` for unknown names, too: so it does not learn which names
+        exist.
+        """
         if self._is_site and reason is Reason.UNKNOWN_NAME:
             reason, message = Reason.DENIED, f"{self.caller.identity} is not in allow"
         subject = self.asked.host if self.asked else ""

@@ -1,8 +1,8 @@
-"""Channels that the peer of a link opens: `direct-tcpip` to a host and a port (RFC 4254 7.2). For both
+"""Channels that the peer of a link opens: `direct-tcpip` to a host and a port (RFC 4254 7.2). For both data
 planes.
 
-Every other channel is refused here: shells, X11, agents, unix sockets. A server that we have dialled may open
-none at all.
+It refuses every other type of channel: shells, X11, agents, unix sockets. A gateway, which kubemux has
+dialled, may open no channel at all.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ONLY_FORWARDS: Final = "kubemux only forwards: use ssh -J, -W, -L or -D (with -N
 NOT_HERE: Final = "kubemux opens no channels for this end of the connection"
 
 LONGEST_HOST: Final = 255
-"""Bytes, as in SOCKS5. A message could hold a name of 48 KiB, and many requests may wait at a time."""
+"""Bytes, the limit of SOCKS5. A message could hold a name of 48 KiB, and many requests may wait at once."""
 
 _KNOWN: Final = frozenset(
     {
@@ -45,7 +45,7 @@ class Answers(Protocol):
     """The data plane, as the requests see it."""
 
     def accept(self, asked: messages.Open, window: int) -> Channel:
-        """Open the channel. The window is acquired from the budget already."""
+        """Open the channel. The caller has acquired the window from the budget."""
 
     def refuse(self, asked: messages.Open, code: int, text: str) -> None:
         """Send an OPEN_FAILURE."""
@@ -75,7 +75,7 @@ class Request:
 
 
 class OpenRequests:
-    """The requests of one link's peer, and the channels that they have become."""
+    """The channel requests of one link's peer, and the channels that were opened for them."""
 
     def __init__(
         self,
@@ -88,8 +88,8 @@ class OpenRequests:
     ) -> None:
         """Without `on_request` every request is refused.
 
-        `most` is how many may be without an answer or open channels. `on_answered` is called when one has got
-        its answer.
+        `most` is the limit for unanswered requests and open channels together. `on_answered` is called after
+        a refusal.
         """
         self._plane = plane
         self._budget = budget
@@ -103,11 +103,11 @@ class OpenRequests:
         return f"<OpenRequests waiting={len(self._waiting)} channels={len(self._channels)}>"
 
     def __len__(self) -> int:
-        """How many have no answer."""
+        """The number of unanswered requests."""
         return len(self._waiting)
 
     def asked(self, message: memoryview) -> None:
-        """The peer has sent an OPEN. Raises ProtocolError."""
+        """Handle an OPEN of the peer. Raises ProtocolError."""
         asked = messages.parse_open(message)
         if self._on_request is None:
             self._plane.refuse(asked, messages.PROHIBITED, NOT_HERE)
@@ -155,9 +155,9 @@ class OpenRequests:
             self._on_answered()
 
     def ended(self, channel: Channel) -> None:
-        """A channel of the link has ended, whoever has asked for it."""
+        """Forget a channel that has ended. kubemux or the peer may have opened it."""
         self._channels.discard(channel)
 
     def lost(self) -> None:
-        """The link has ended: nothing can be accepted any more."""
+        """Forget every request: the link has ended."""
         self._waiting.clear()

@@ -1,6 +1,6 @@
-"""What kubemux needs of asyncssh's connections of an SSH server: those of sites, and of people who jump.
+"""Changes to asyncssh's connections of an SSH server: those of sites and users.
 
-Like `proxy.ssh.internals`, which checks that asyncssh has these parts.
+They use private parts of asyncssh. `proxy.ssh.internals.check` fails if asyncssh lacks one of them.
 """
 
 # ruff: noqa: SLF001 - asyncssh's private parts are what this module is for
@@ -18,16 +18,16 @@ from proxy.ssh.native.wire import messages
 from proxy.ssh.native.wire.errors import ProtocolError
 
 LARGEST: Final = 32 << 10
-"""Bytes of data in a packet that asyncssh may get."""
+"""The maximum packet size that we offer to the peer (RFC 4254 5.1), in bytes of data."""
 
 
 def on_end(conn: asyncssh.SSHServerConnection, ended: Callable[[Exception | None], None]) -> None:
-    """Call `ended` when the connection has ended, after the owner of the connection has been told."""
+    """Call `ended` after the `connection_lost` of the connection's owner."""
     owner = cast("Any", conn)._owner
-    tell = owner.connection_lost
+    connection_lost = owner.connection_lost
 
     def both(exc: Exception | None) -> None:
-        tell(exc)
+        connection_lost(exc)
         ended(exc)
 
     owner.connection_lost = both
@@ -36,9 +36,9 @@ def on_end(conn: asyncssh.SSHServerConnection, ended: Callable[[Exception | None
 def on_guess(conn: asyncssh.SSHServerConnection) -> None:
     """Ignore the first message of a client's key exchange if the client has guessed wrong (RFC 4253 7).
 
-    The guess is wrong unless both sides prefer the same algorithms. For asyncssh 2.24 it is right if the
-    server has the client's algorithm at all. It then takes the client's second message for one too many.
-    dropbear's client guesses.
+    The guess is right only if both sides prefer the same algorithms. asyncssh 2.24 considers it right if the
+    server merely supports the client's algorithm. It then does not ignore the guessed message, and the
+    client's next message is an error. dropbear's client guesses.
     """
     inner = cast("Any", conn)
     exchange = inner._packet_handlers[messages.KEXINIT]
@@ -46,7 +46,7 @@ def on_guess(conn: asyncssh.SSHServerConnection) -> None:
     async def judged(server: Any, kind: int, sequence: int, packet: asyncssh.packet.SSHPacket) -> None:
         await exchange(server, kind, sequence, packet)
         client = inner._client_kexinit
-        has_guessed = bool(client[-5])  # the last field but a number of four bytes
+        has_guessed = bool(client[-5])  # first_kex_packet_follows: only a reserved uint32 comes after it
         inner._ignore_first_kex = has_guessed and _preferred(client) != _preferred(inner._server_kexinit)
 
     inner._packet_handlers = {**inner._packet_handlers, messages.KEXINIT: judged}
@@ -59,9 +59,10 @@ def _preferred(kexinit: bytes) -> list[bytes]:
 
 
 def on_prove(conn: asyncssh.SSHServerConnection) -> None:
-    """Prove each of our host keys to a client once (`hostkeys-prove-00@openssh.com`).
+    """Prove each of our host keys to a client at most once (`hostkeys-prove-00@openssh.com`).
 
-    One request has room for 900 keys, and asyncssh signs for each: with RSA that blocked the loop for 6 s.
+    A request can name the same key 900 times, and asyncssh signs each time. With RSA that blocked the loop
+    for 6 s.
     """
     inner = cast("Any", conn)
     prove = inner._process_hostkeys_prove_00_at_openssh_dot_com_global_request
@@ -84,7 +85,9 @@ def on_prove(conn: asyncssh.SSHServerConnection) -> None:
 
 
 def on_open(conn: Connection, asked: Callable[[memoryview], None]) -> None:
-    """Give `asked` each OPEN of the peer, in place of asyncssh. It raises ProtocolError."""
+    """Call `asked` with each OPEN of the peer, in place of asyncssh's handler. `asked` may raise
+    ProtocolError.
+    """
 
     def opening(_conn: object, _kind: int, _sequence: int, packet: asyncssh.packet.SSHPacket) -> None:
         try:
@@ -99,9 +102,9 @@ def on_open(conn: Connection, asked: Callable[[memoryview], None]) -> None:
 def accept(
     conn: Connection, asked: messages.Open, window: int, session: asyncssh.SSHTCPSession[bytes]
 ) -> None:
-    """Open a channel that the peer has asked for, with asyncssh's own channel.
+    """Confirm an OPEN of the peer, with a channel of asyncssh.
 
-    asyncssh does so in a task of its own. Here the channel is open when this returns.
+    asyncssh itself does this in a task. Here the channel is open when the function returns.
     """
     channel = cast("Any", conn).create_tcp_channel(None, "strict", window, LARGEST)
     cast("Any", conn).send_channel_open_confirmation(asked.sender, channel._recv_chan, window, LARGEST)
@@ -128,12 +131,14 @@ def on_forward(
     register: Callable[[str, int], bool],
     cancel: Callable[[str, int], bool],
 ) -> None:
-    """Let `register` and `cancel` answer the requests for forwards; both get what the client has written.
-    Forwards of unix sockets are refused.
+    """Let `register` and `cancel` answer `tcpip-forward` and `cancel-tcpip-forward`. Both get the address and
+    the port as the client has sent them, and return whether the request succeeds. Forwards of unix sockets
+    are refused.
 
-    asyncssh would answer in a task, and change the name to lower case: OpenSSH compares it exactly, and would
-    know none of the channels that are opened for it. A request to cancel what is not there would end the
-    connection: `ssh -O cancel -R` sends one for a forward that was refused.
+    This replaces three habits of asyncssh. It answers in a task. It changes the address to lower case, but
+    OpenSSH compares the address exactly and would refuse the channels of such a forward. It ends the
+    connection when a client cancels a forward that does not exist; `ssh -O cancel -R` does that after a
+    forward was refused.
     """
     inner = cast("Any", conn)
 

@@ -1,10 +1,13 @@
-"""The SSH server: from an accepted connection to a login, with its limits. Others decide what it is good for.
+"""The SSH server: it authenticates clients and limits their connections. It opens no channels: the site or
+user that a key belongs to owns the connection after the login.
 
-server.py     takes accepted sockets, and keeps the logins that live
+server.py     accepts sockets, and holds the connections
 session.py    one connection: the callbacks of asyncssh
-login.py      who a key is, and whether it may come in now (pure)
-startups.py   how many connections there may be before their login (pure)
-penalties.py  sources that keep failing (pure)
-gate.py       how much of a turn of the loop all logins together take
-host_keys.py  our own keys
+login.py      decides whose a key is, and whether that client may log in now (pure)
+startups.py   limits the connections that have not logged in yet (pure)
+penalties.py  locks out sources whose logins keep failing (pure)
+gate.py       limits how many logins make a step in one turn of the loop
+host_keys.py  our own host keys
+keygen.py     makes host keys
+user.py       the connection of a user, after the login
 """

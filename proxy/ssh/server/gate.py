@@ -1,7 +1,7 @@
-"""Lets few of the clients that log in do something in each turn of the loop, in the order in which they ask.
+"""Limits how many clients make a step of their login in one turn of the loop: first come, first served.
 
-A step of a key exchange takes a millisecond. A hundred clients at once made everybody else wait for 0.3 s:
-all relays, too.
+A step of a key exchange takes a millisecond. Without a limit, a hundred clients at once blocked the loop, and
+so all relays, for 0.3 s.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ AT_ONCE: Final = 4
 
 
 class Gate:
-    """One for all clients of the server."""
+    """All clients of the server share one gate."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -25,7 +25,7 @@ class Gate:
         self._is_counting = False
 
     def __call__(self, go: Callable[[], None]) -> bool:
-        """Whether a step may be done now. If not, `go` is called in its turn, and does it."""
+        """Whether the caller may make its step now. If not, `go` is called later, and makes it then."""
         self._count()
         if self._left and not self._waiting:
             self._left -= 1

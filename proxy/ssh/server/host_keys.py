@@ -1,4 +1,4 @@
-"""The private keys of our own SSH server, and what it offers to clients."""
+"""The private host keys of our SSH server, and the options with which it negotiates."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _KEX: Final = (
     "ecdh-sha2-nistp384",
     "ecdh-sha2-nistp521",
 )
-"""Without Diffie-Hellman in large groups: before its login, a client could choose one that costs us 0.1 s of
-CPU. OpenSSH 6.5, dropbear 2013.62, PuTTY 0.68 and later have curve25519.
+"""No finite-field Diffie-Hellman: a client could choose a large group before its login, and that costs us
+0.1 s of CPU. OpenSSH 6.5, dropbear 2013.62, PuTTY 0.68 and later support curve25519.
 """
 _MACS: Final = (
     "hmac-sha2-256-etm@openssh.com",
@@ -39,7 +39,7 @@ Keys = list[asyncssh.SSHKey]
 
 
 def read(paths: Sequence[Path]) -> Keys:
-    """The keys in these files. It blocks. Raises Unusable, which names the file."""
+    """Read the keys in these files. This blocks. Raises Unusable, which names the file."""
     return [_read(path) for path in paths]
 
 
@@ -68,7 +68,7 @@ def options(
         server_factory=session,
         server_version="kubemux",
         server_host_keys=list(keys),
-        send_server_host_keys=True,  # clients that ask (UpdateHostKeys) learn the next one before it is used
+        send_server_host_keys=True,  # a client with UpdateHostKeys learns a new key before the old one goes
         kex_algs=list(usable(_KEX, (name.decode() for name in get_kex_algs()))),
         encryption_algs=list(ENCRYPTION),
         mac_algs=list(_MACS),

@@ -1,4 +1,4 @@
-"""Makes the server's private keys. What is there already is never replaced: clients trust it."""
+"""Makes the server's private keys. An existing key is never replaced, because clients trust it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from proxy.openssh import blobs
 from proxy.ssh.server import host_keys
 
 RSA_BITS: Final = 3072
-"""As ssh-keygen's."""
+"""The default of ssh-keygen."""
 
 
 class HostKey(NamedTuple):
-    """A host key, of which everybody may know this."""
+    """The public facts of a host key."""
 
     path: Path
     kind: str
@@ -27,7 +27,7 @@ class HostKey(NamedTuple):
 
 
 def ensure(path: Path) -> HostKey:
-    """Make the key at `path` if it is not there. Raises Unusable."""
+    """Make the key at `path` if the file does not exist. Raises Unusable."""
     is_new = not path.exists()
     if is_new:
         _make(path)

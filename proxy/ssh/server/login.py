@@ -1,7 +1,7 @@
-"""Who logs in: the key decides, and what its line in authorized_keys says. Pure.
+"""Decides who a client is, from its key and the key's line in authorized_keys. Pure.
 
-The name that a client logs in with decides nothing. But the name of somebody else is refused: it would be in
-the client's log and in ours, and mean the wrong one.
+The SSH user name grants nothing. But a client that uses the name of another site or user is refused: both
+logs would show the wrong name.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ SIGNATURES: Final = (
     "rsa-sha2-512",
     "rsa-sha2-256",
 )
-"""Of keys, and of CAs in certificates. `ssh-rsa` is SHA-1."""
+"""Accepted from clients, and from CAs in certificates. `ssh-rsa` is left out, because it uses SHA-1."""
 
 _CRITICAL: Final = frozenset({"source-address"})
 _SHOWN: Final = 3
 
 
 class Refused(Exception):
-    """A key is not accepted. `reason` is for metrics; `str()` says why, for the log alone."""
+    """A key is not accepted. `reason` is for metrics. `str()` is the explanation, for the log only."""
 
     def __init__(self, reason: Reason, message: str) -> None:
         super().__init__(message)
@@ -86,9 +86,9 @@ class Login:
 
 
 def decide(table: Table, blob: bytes, *, asked: str, address: Endpoint, now: float) -> Login:
-    """The login of the client that offers `blob`, a key or a certificate; `now` is Unix time. Raises Refused.
+    """The login of a client that offers `blob`, a key or a certificate. `now` is Unix time. Raises Refused.
 
-    The client may not have proved yet that it has the private key.
+    The client may not have proved yet that it has the private key: this checks no signature.
     """
     certificate = _certificate(blob) if certificates.is_certificate(blob) else None
     key = blob if certificate is None else certificate.key
@@ -112,9 +112,8 @@ def decide(table: Table, blob: bytes, *, asked: str, address: Endpoint, now: flo
     may_forward = options.may_forward
     if certificate is not None:
         may_forward = may_forward and "permit-port-forwarding" in certificate.extensions
-        if (
-            "no-touch-required" not in certificate.extensions
-        ):  # sshd asks for both, the line and the extension
+        # Like sshd: a touch is needed unless both the line and the certificate say `no-touch-required`.
+        if "no-touch-required" not in certificate.extensions:
             options = replace(options, needs_touch=True)
     return Login(grant.who, asked, address, blob, fingerprint, options, may_forward, expires)
 

@@ -1,7 +1,7 @@
 """Locks out sources whose logins keep failing, as sshd 9.8 does (PerSourcePenalties). Pure.
 
-Each failure adds seconds to the penalty of its source. Once the penalty has reached LEAST_S, connections of
-the source are closed at once, until the whole penalty is over.
+Each failure adds seconds to the penalty of its source. When the penalty reaches LEAST_S, the source is locked
+out: its connections are closed at once, until the penalty is over.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from typing import Final
 from proxy.ssh.server.startups import Source
 
 REFUSED_S: Final = 5.0
-"""Penalty for a key that is refused (sshd's authfail)."""
+"""Penalty for a refused key (sshd: authfail)."""
 NO_LOGIN_S: Final = 1.0
-"""For a client that disconnects without trying a key (noauth)."""
+"""Penalty for a client that disconnects and has tried no key (sshd: noauth)."""
 TIMEOUT_S: Final = 20.0
-"""For a client that stays without logging in (grace-exceeded)."""
+"""Penalty for a client that has not logged in by the deadline (sshd: grace-exceeded)."""
 LEAST_S: Final = 15.0
 MOST_S: Final = 600.0
 MOST_SOURCES: Final = 65_536
-"""How many sources are remembered. When one more comes, the one whose penalty ends first is forgotten."""
+"""How many sources are remembered. If another one fails, the source whose penalty ends first is forgotten."""
 
 
 class Penalties:
@@ -36,7 +36,7 @@ class Penalties:
         return len(self._closed)
 
     def add(self, source: Source, seconds: float, now: float) -> bool:
-        """Add a failure with this penalty; True if it is the one that locks the source out."""
+        """Add the penalty of a failure. Returns True if this failure locks the source out."""
         self._sweep(now)
         until = min(max(self._until.get(source, now), now) + seconds, now + MOST_S)
         if source not in self._until and len(self._until) >= MOST_SOURCES:
@@ -47,8 +47,8 @@ class Penalties:
         self._closed.add(source)
         return True
 
-    def left(self, source: Source, now: float) -> float:
-        """For how many more seconds the source is locked out; 0 if it is not."""
+    def seconds_left(self, source: Source, now: float) -> float:
+        """The seconds until the source is no longer locked out; 0 if it is not locked out."""
         if source not in self._closed:
             return 0.0
         left = self._until[source] - now
@@ -57,7 +57,7 @@ class Penalties:
         return max(0.0, left)
 
     def _sweep(self, now: float) -> None:
-        """Forget penalties that are over. Not at each call: it goes through all of them."""
+        """Forget the penalties that are over, at most once in LEAST_S: this reads all of them."""
         if now - self._swept_at < LEAST_S:
             return
         self._swept_at = now

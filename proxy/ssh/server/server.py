@@ -1,4 +1,4 @@
-"""The SSH server: it takes accepted sockets, logs clients in, and ends those whose key has been removed."""
+"""The SSH server: it owns accepted sockets, logs clients in, and ends the logins whose key was removed."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ log = structlog.get_logger("kubemux.ssh_server")
 
 CLOSE_S: Final = 2.0
 SELDOM_S: Final = 10.0
-"""Seconds between two lines of the log about clients that are closed for their number."""
+"""Seconds between two log entries about connections that were closed because of the limits (startups)."""
 CHECK_S: Final = 1.0
 """Seconds between two checks for logins that have expired."""
 _NOT_NOW: Final = b"Not allowed at this time\r\n"
-"""sshd sends this before it closes a connection at once. RFC 4253 4.2 allows lines before the version."""
+"""Sent before a connection is closed at once, as sshd does. RFC 4253 4.2 allows lines before the version."""
 
 Options = asyncssh.SSHServerConnectionOptions
 OnLogin = Callable[[Session], Guest]
 
 
 class SshServer:
-    """Logs clients in. `on_login` takes each one over."""
+    """Logs clients in. `on_login` returns the owner of each connection after its login."""
 
     def __init__(
         self,
@@ -53,8 +53,9 @@ class SshServer:
         on_refused: Callable[[str, Reason, str], None] = lambda *_: None,
         now: Callable[[], float] = time.time,
     ) -> None:
-        """`on_refused` gets the name, which anybody may have written, that somebody who was refused has asked
-        for; why; and a sentence. `now` is Unix time. Until `use` has been called, every client is closed.
+        """`on_refused` gets the user name of a refused client, the reason and a sentence. The user name is
+        not proved: any client can send any name. `now` returns Unix time. Until `use` has been called, every
+        connection is closed.
         """
         self.table = Table()
         self.gate = Gate()
@@ -66,13 +67,13 @@ class SshServer:
         self._startups = Startups()
         self._penalties = Penalties()
         self._waiting: deque[tuple[socket.socket, Endpoint, Source]] = deque()
-        """Connections from the operator's own networks that wait for their turn."""
+        """Connections from the operator's own networks (`sources`) that wait for their turn."""
         self.under_way = 0
         """How many connections from these networks are logging in now."""
         self._sessions: set[Session] = set()
         self._crowd = 0
-        """Clients that were closed for their number since the last line about that."""
-        self._crowd_told_at = float("-inf")
+        """Connections that were closed because of the limits since the last log entry about them."""
+        self._crowd_logged_at = float("-inf")
         self._is_closing = False
         self._watching: asyncio.Task[None] | None = None
         self._tasks = Tasks("ssh server")
@@ -94,14 +95,14 @@ class SshServer:
     # ------------------------------------------------------------------------------------------- settings
 
     def use(self, config: SshServerConfig, keys: list[asyncssh.SSHKey]) -> None:
-        """Use these settings and host keys for clients that connect from now on."""
+        """Use these settings and host keys for new connections."""
         self._startups.config, self._is_closing = config, False
         if self._watching is None:
             self._watching = self._tasks.keep(self._watch, name="expiry")
         self._options = host_keys.options(keys, lambda: Session(self), login_timeout=config.login_timeout)
 
     def use_table(self, table: Table) -> None:
-        """Look keys up in this table from now on, and end the logins that it does not allow."""
+        """Look keys up in this table from now on. End the logins that it does not allow."""
         self.table = table
         self.recheck()
 
@@ -133,16 +134,16 @@ class SshServer:
     # ------------------------------------------------------------------------------------------- clients
 
     def accept(self, sock: socket.socket, address: Endpoint) -> None:
-        """A client has connected. The server owns the non-blocking socket `sock` from now on."""
+        """Begin the login of a client. The server owns the non-blocking socket `sock` from now on."""
         source = self._startups.source(address.host)
         options = self._options
         if options is None:
             self._close(sock, Reason.CREDENTIALS_UNUSABLE)
-        elif self._penalties.left(source, self._loop.time()):
+        elif self._penalties.seconds_left(source, self._loop.time()):
             self._close(sock, Reason.PENALTY)
         elif not self._startups.enter(source):
             self._close(sock, Reason.STARTUPS)
-            self._tell_crowd(source)
+            self._log_crowd(source)
         elif source.own is not None and self.under_way >= self._startups.config.max_startups:
             self._waiting.append((sock, address, source))
         else:
@@ -154,11 +155,11 @@ class SshServer:
             sock.send(_NOT_NOW)
         sock.close()
 
-    def _tell_crowd(self, source: Source) -> None:
-        """Log that clients are closed for their number, but not each of them: there may be very many."""
+    def _log_crowd(self, source: Source) -> None:
+        """Log that connections are closed because of the limits. One entry stands for many connections."""
         now = self._loop.time()
         self._crowd += 1
-        if now - self._crowd_told_at < SELDOM_S:
+        if now - self._crowd_logged_at < SELDOM_S:
             return
         log.warning(
             "logins refused",
@@ -167,7 +168,7 @@ class SshServer:
             clients=self._crowd,
             hint=Reason.STARTUPS.remedy,
         )
-        self._crowd, self._crowd_told_at = 0, now
+        self._crowd, self._crowd_logged_at = 0, now
 
     def _begin(self, options: Options, sock: socket.socket, address: Endpoint, source: Source) -> None:
         self.under_way += source.own is not None
@@ -177,17 +178,17 @@ class SshServer:
     async def _connect(self, conn: Connection, sock: socket.socket) -> None:
         is_there = False
         try:
-            with suppress(OSError):  # the client has gone
+            with suppress(OSError):  # the client has closed the connection
                 await self._loop.connect_accepted_socket(lambda: conn, sock)
                 is_there = True
         finally:
             if not is_there:
                 sock.close()
                 if conn.get_owner() is None:
-                    self._left(conn.visit)
+                    self._leave_startup(conn.visit)
 
-    def _left(self, visit: Visit) -> None:
-        """A connection has logged in or is closed: let the next one that waits log in."""
+    def _leave_startup(self, visit: Visit) -> None:
+        """A connection has logged in or is closed: begin the login of the next waiting connection."""
         self._startups.leave(visit.source)
         self._record.startups = len(self._startups)
         if visit.source.own is None:
@@ -204,7 +205,7 @@ class SshServer:
 
     def logged_in(self, session: Session, login: Login) -> Guest:
         """See `proxy.ssh.server.session.Host`."""
-        self._left(session.visit)
+        self._leave_startup(session.visit)
         self._record.results[Reason.OK] += 1
         log.info(
             "logged in",
@@ -223,7 +224,7 @@ class SshServer:
             if session.guest is not None:
                 session.guest.lost(exc)
             return
-        self._left(session.visit)
+        self._leave_startup(session.visit)
         if not self._is_closing:
             self._failed(session, exc)
 
@@ -243,7 +244,7 @@ class SshServer:
         )
         self._on_refused(session.asked, reason, printable(message))
         if source.own is None and self._penalties.add(source, seconds, now):
-            left = round(self._penalties.left(source, now))
+            left = round(self._penalties.seconds_left(source, now))
             log.warning("source is closed out", source=str(source), reason=Reason.PENALTY, seconds=left)
 
     # ------------------------------------------------------------------------------------------- the end
@@ -255,7 +256,7 @@ class SshServer:
         session.conn.disconnect(asyncssh.DISC_BY_APPLICATION, f"kubemux: {error.reason}")
 
     def send_away(self) -> None:
-        """Close every connection that has not logged in, and new ones, too, until `use` is called again."""
+        """Close every connection that has not logged in, and every new one until `use` is called again."""
         self._is_closing, self._options = True, None
         while self._waiting:
             sock, _, source = self._waiting.popleft()
@@ -266,7 +267,7 @@ class SshServer:
                 session.conn.abort()
 
     async def close(self) -> None:
-        """End every connection; returns when their sockets are closed."""
+        """End every connection, and wait up to CLOSE_S until their sockets are closed."""
         self.send_away()
         sessions = self._sessions.copy()
         for session in sessions:
@@ -281,7 +282,7 @@ class SshServer:
 
 
 def _why(session: Session, exc: Exception | None, *, is_late: bool) -> tuple[Reason, str, float]:
-    """Why a client has not logged in, and for how many seconds that counts against its source."""
+    """Why a client has not logged in, and the penalty of its source in seconds."""
     if session.refusal is not None:
         return session.refusal.reason, str(session.refusal), penalties.REFUSED_S
     if is_late:
@@ -289,7 +290,7 @@ def _why(session: Session, exc: Exception | None, *, is_late: bool) -> tuple[Rea
     is_of_protocol = not isinstance(exc, OSError | asyncssh.DisconnectError) or isinstance(exc, _BROKEN)
     if exc is not None and is_of_protocol:
         return Reason.HANDSHAKE_FAILED, f"{exc}", penalties.NO_LOGIN_S
-    if session.tries > 1:  # the first one is `none`, by which clients ask what there is (RFC 4252 5.2)
+    if session.tries > 1:  # the first attempt is `none`: the client asks for the methods (RFC 4252 5.2)
         return Reason.NO_LOGIN, "it has shown no key, and tried to log in otherwise", penalties.REFUSED_S
     return Reason.NO_LOGIN, "it has left without showing a key", penalties.NO_LOGIN_S
 

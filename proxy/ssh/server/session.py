@@ -1,7 +1,7 @@
-"""One connection of a client of the SSH server, until and after its login: the callbacks of asyncssh.
+"""One connection of an SSH client, before and after its login: the callbacks of asyncssh.
 
-asyncssh asks for each key that a client shows whether it may come in. After that it enforces nothing of a
-key's options: whoever takes the login over (`OnLogin`) does.
+asyncssh asks the session whether each offered key is accepted. It does not enforce the key's options after
+the login: the owner of the connection (`Guest`) does.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from proxy.ssh.server.startups import Source
 
 NO_SHELL: Final = "kubemux only forwards: use ssh -J, -W, -L or -D (with -N)"
 MOST_TRIES: Final = 20
-"""Failed attempts per connection. sshd allows 6 (MaxAuthTries), which an agent with many keys uses up."""
+"""Failed attempts per connection. sshd allows 6 (MaxAuthTries): an agent with many keys uses them up."""
 
 MOST_PACKETS: Final = 200
-"""Packets for the connection itself, before the login: OpenSSH sends five, and one more for each key."""
+"""Packets before the login. OpenSSH sends five, and one more for each key."""
 LARGEST_BEFORE: Final = 64 << 10
-"""Bytes of a packet, and of what waits to be read, of a client that has not logged in. RFC 4253 6.1 asks for
-35,000.
+"""Before the login, the maximum size of a packet and of received bytes that wait for asyncssh. RFC 4253 6.1
+requires 35,000 bytes.
 """
 
 
@@ -47,7 +47,7 @@ class Guest(Protocol):
         """The connection has ended; `exc` is None if the client closed it without a reason."""
 
     def ends(self, error: LinkError) -> None:
-        """The server is about to end the connection, for this reason: `lost` follows."""
+        """The server is about to end the connection because of `error`. A call of `lost` follows."""
 
 
 class Host(Protocol):
@@ -59,13 +59,13 @@ class Host(Protocol):
 
     @property
     def gate(self) -> Gate:
-        """Before which they wait for their turn."""
+        """The gate where logins wait for their turn."""
 
     def made(self, session: Session) -> None:
         """A client has connected."""
 
     def now(self) -> float:
-        """Unix time."""
+        """The Unix time."""
 
     def logged_in(self, session: Session, login: Login) -> Guest:
         """A client has logged in. Returns the owner of its connection from now on."""
@@ -75,7 +75,7 @@ class Host(Protocol):
 
 
 class Visit(NamedTuple):
-    """Where a connection comes from, and since when it is open."""
+    """Where a connection comes from, and when it began."""
 
     address: Endpoint
     source: Source
@@ -84,7 +84,7 @@ class Visit(NamedTuple):
 
 
 class Connection(asyncssh.SSHServerConnection):
-    """asyncssh's connection, except that the session alone decides about the login."""
+    """asyncssh's connection, with one change: the session decides about the login, not asyncssh."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, options: asyncssh.SSHServerConnectionOptions, visit: Visit
@@ -102,9 +102,7 @@ class Connection(asyncssh.SSHServerConnection):
         return super().process_packet(pkttype, pktid, packet)
 
     async def reload_config(self) -> None:
-        """Do nothing. asyncssh would rebuild its options for each user name, in the process's
-        shared threads.
-        """
+        """Do nothing. asyncssh would rebuild its options for each user name, in the default executor."""
 
     async def validate_public_key(self, username: str, key_data: bytes, msg: bytes, signature: bytes) -> bool:
         """Whether this key is accepted, and the signature valid if there is one."""
@@ -112,7 +110,7 @@ class Connection(asyncssh.SSHServerConnection):
         return session is not None and session.check(username, key_data, msg, signature)
 
     def send_userauth_failure(self, partial_success: bool) -> None:
-        """Tell the client that an attempt has failed. A method that we do not support counts as one, too."""
+        """Tell the client that an attempt has failed. An unsupported method counts as a failed attempt."""
         super().send_userauth_failure(partial_success)
         session = cast("Session | None", self.get_owner())
         if session is not None:
@@ -120,7 +118,7 @@ class Connection(asyncssh.SSHServerConnection):
 
 
 class Session(asyncssh.SSHServer):
-    """One client. `login` is None until it has logged in; a new table may narrow it after that."""
+    """One client. `login` is None until the client has logged in. A new table of keys may replace it."""
 
     def __init__(self, host: Host) -> None:
         self._metered: Metered
@@ -130,7 +128,7 @@ class Session(asyncssh.SSHServer):
         self.login: Login | None = None
         self.guest: Guest | None = None
         self.refusal: Refused | None = None
-        """Why a key of the client was refused: the last one that is somebody's, if there was one."""
+        """Why the client's last known key was refused, or its first unknown key if no key is known."""
         self.asked = ""
         """The user name of the client's last attempt."""
         self.tries = 0
@@ -197,8 +195,8 @@ class Session(asyncssh.SSHServer):
             raise Refused(Reason.BAD_SIGNATURE, f"the signature by {login.fingerprint} is wrong")
 
     def count(self, kind: int) -> None:
-        """A packet has come before the login. Raises ProtocolError if a login needs no more of them: a key
-        exchange costs us a signature.
+        """Count a packet before the login. Raises ProtocolError if there are more than a login needs. A
+        second key exchange is not needed, and would cost us a signature.
         """
         self._packets += 1
         self._exchanges += kind == messages.KEXINIT
@@ -206,7 +204,7 @@ class Session(asyncssh.SSHServer):
             raise asyncssh.ProtocolError("it does not log in, and goes on sending")
 
     def failed(self) -> None:
-        """An attempt has failed. After MOST_TRIES the connection is closed."""
+        """Count a failed attempt. After MOST_TRIES the connection is closed."""
         self.tries += 1
         if self.tries >= MOST_TRIES:
             self.conn.disconnect(asyncssh.DISC_NO_MORE_AUTH_METHODS_AVAILABLE, "too many keys were tried")
@@ -220,8 +218,10 @@ class Session(asyncssh.SSHServer):
         self.guest = self._host.logged_in(self, self.login)
 
     def turn_away(self, why: str, *, answers_first: bool = True) -> None:
-        """End the connection; ssh shows its user the sentence `why`. In a callback of the connection, what
-        the client is still to be answered goes out first, unless `answers_first` is false.
+        """End the connection. The ssh client prints the sentence `why`.
+
+        A callback may call this before asyncssh has sent the answer to the client's request. With
+        `answers_first` that answer is sent before the disconnect.
         """
         end = partial(self.conn.disconnect, asyncssh.DISC_BY_APPLICATION, f"kubemux: {why}")
         if answers_first:
@@ -229,7 +229,7 @@ class Session(asyncssh.SSHServer):
         else:
             end()
 
-    # ------------------------------------------------------------------------- what a login is not good for
+    # ------------------------------------------------------------------ channels that the session refuses
 
     def session_requested(self) -> bool:
         raise asyncssh.ChannelOpenError(asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED, NO_SHELL)

@@ -1,8 +1,8 @@
 """Limits the connections that have not logged in yet, as sshd's MaxStartups does. Pure.
 
-Anybody can open such a connection. So their number is limited, in total and per source. Connections from the
-operator's own networks (`sources`) are counted separately: strangers cannot use up their places, and when
-many come at once, they wait for their turn.
+Anybody can open such a connection, so their number is limited, in total and per source. Connections from the
+operator's own networks (`sources`) are counted separately, so strangers cannot use up their places. If many
+of them come at once, they wait for their turn.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ its whole /64.
 
 
 _NONE: Final = SshServerConfig(listen=Endpoint("127.0.0.1", 0), host_keys=())
-"""The configuration until the real one is set. No client is accepted before that."""
+"""The configuration until `SshServer.use` sets the real one. No client is accepted before that."""
 
 
 class Source(NamedTuple):
@@ -56,7 +56,7 @@ class Startups:
         return Source(ip_network((address, _PREFIX[address.version]), strict=False), None)
 
     def enter(self, source: Source) -> bool:
-        """Count one more connection of `source`; False, and it is not counted, if the limit is reached."""
+        """Count a connection of `source`. Returns False, and does not count it, if the limit is reached."""
         of_it = self._by_source[source]
         if source.own is not None:
             if of_it >= source.own.max_startups:
@@ -69,7 +69,7 @@ class Startups:
         return True
 
     def leave(self, source: Source) -> None:
-        """A connection of `source` has logged in or is closed."""
+        """Count one connection of `source` less: it has logged in or is closed."""
         self._by_source[source] -= 1
         if not self._by_source[source]:
             del self._by_source[source]

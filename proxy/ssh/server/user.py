@@ -1,4 +1,4 @@
-"""A user's connection to the SSH server, from the login to its end."""
+"""The connection of a user, from the login to its end."""
 
 from __future__ import annotations
 
@@ -26,11 +26,13 @@ NO_FORWARD: Final = "kubemux: sites alone may forward with -R"
 
 KEEPALIVE_S: Final = 15.0
 MAX_MISSED: Final = 8
-"""Two minutes, so that a laptop may change its network. sshd would wait for hours, and keep the channels."""
+"""Two minutes, so that a laptop can change its network. Without a keepalive (the default of sshd), a lost
+connection and its channels would stay for hours.
+"""
 
 
 class User(Guest):
-    """One login of a user, and its link, on which the user asks for channels."""
+    """One login of a user, and the link on which the user opens channels."""
 
     def __init__(
         self,
@@ -44,7 +46,7 @@ class User(Guest):
         max_channels: int,
         tasks: Tasks,
     ) -> None:
-        """Make it as soon as the login is complete. `tasks` are those of all users."""
+        """Call this as soon as the login is complete. All users share `tasks`."""
         self._session = session
         self._login = login
         self._tasks = tasks
@@ -67,7 +69,7 @@ class User(Guest):
         return f"<User {self._link}>"
 
     def lost(self, exc: Exception | None) -> None:
-        """See `proxy.ssh.server.session.Guest`. The link hears of it by itself."""
+        """See `proxy.ssh.server.session.Guest`. The link notices the end by itself."""
         self._was_closed = exc is None or is_hung_up(exc)
 
     def ends(self, error: LinkError) -> None:
@@ -75,7 +77,7 @@ class User(Guest):
         self._link.protocol_broken(error)
 
     async def leave(self) -> None:
-        """End the connection when it has no channel left."""
+        """Wait until the user has no channel, then end the connection."""
         await self._link.idle.wait()
         if self._link.closed.done():
             return
@@ -83,7 +85,9 @@ class User(Guest):
         self._session.turn_away("it stops: connect again")
 
     def _forward(self, _host: str, _port: int) -> bool:
-        """`-R`. ssh shows the text with -v alone: the refusal itself has none."""
+        """Refuse `-R`. RFC 4254 4 has no text for a refusal, so it is sent as a debug message: ssh prints it
+        with -v only.
+        """
         self._session.conn.send_debug(NO_FORWARD, always_display=True)
         return False
 

@@ -1,1 +1,1 @@
-"""Sites: SSH clients that dial in, and lead to what they can reach."""
+"""Sites: SSH clients that log in to kubemux, and open connections to the hosts that they can reach."""

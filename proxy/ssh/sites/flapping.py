@@ -1,4 +1,4 @@
-"""Tells when a site comes and goes all the time. It is served as ever; only the log is calm then."""
+"""Detects a site that logs in again and again. Such a site is served like any other, but less is logged."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import deque
 from typing import Final
 
 MANY: Final = 6
-"""So many logins within `WINDOW_S` are flapping."""
+"""This many logins within `WINDOW_S` seconds mean that the site flaps."""
 WINDOW_S: Final = 60.0
 AGAIN_S: Final = 600.0
 """Seconds between two log entries about a site that flaps."""
@@ -22,8 +22,8 @@ class Flapping:
     def __bool__(self) -> bool:
         return self._said is not None
 
-    def came(self, now: float) -> bool:
-        """Note a login; returns whether the log is to say that the site flaps."""
+    def logged_in(self, now: float) -> bool:
+        """Record a login. Returns whether to log now that the site flaps."""
         self._last.append(now)
         if self._said is None:
             is_news = len(self._last) == MANY and now - self._last[0] <= WINDOW_S
@@ -34,7 +34,7 @@ class Flapping:
         return is_news
 
     def is_over(self, now: float) -> bool:
-        """Whether a site that flapped has not logged in for a while: True once."""
+        """Whether the flapping has ended: no login for WINDOW_S. Returns True once."""
         if self._said is None or now - self._last[-1] <= WINDOW_S:
             return False
         self._said = None

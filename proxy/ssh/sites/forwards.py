@@ -16,9 +16,11 @@ _SHOWN: Final = 80
 
 
 class Forwards:
-    """`-R NAME:PORT:HOST:PORT` is a fixed forward, for clients that ask for NAME:PORT. `-R SITE:PORT` with
-    the site's own name and no target is the dynamic forward: a SOCKS5 server in the site's ssh client. The
-    SSH protocol does not distinguish the two.
+    """Fixed forwards, and at most one dynamic forward.
+
+    `-R NAME:PORT:HOST:PORT` is a fixed forward: clients that ask for NAME:PORT reach HOST:PORT. `-R
+    SITE:PORT` with the site's own name and no target is the dynamic forward: a SOCKS5 server in the site's
+    ssh client. The SSH protocol does not distinguish the two, so the name decides.
     """
 
     def __init__(self, site: str, *, most: int, is_taken: Callable[[str], bool]) -> None:
@@ -44,7 +46,7 @@ class Forwards:
     def register(self, host: str, port: int, *, may_listen: bool) -> Endpoint:
         """Add a forward that the site requests. Raises ForwardRefused.
 
-        `may_listen` is whether the options of its key allow that.
+        `may_listen` says whether the options of the site's key allow this forward.
         """
         bind = f"{in_ascii(host, most=_SHOWN) or 'localhost'}:{port}"
         if host != host.lower():
@@ -91,10 +93,10 @@ class Forwards:
         return found
 
     def fixed(self, target: Endpoint) -> Endpoint | None:
-        """The forward that leads to `target` and nowhere else."""
+        """The fixed forward for clients that ask for `target`."""
         one = Endpoint(target.host.lower(), target.port)
         return one if one in self._fixed else None
 
     def can_reach(self, target: Endpoint) -> bool:
-        """Whether one of the forwards may reach `target`."""
+        """Whether a forward may reach `target`: the dynamic one may reach every target."""
         return self.dynamic is not None or self.fixed(target) is not None

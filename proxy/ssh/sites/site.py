@@ -1,8 +1,8 @@
-"""One site: a way whose links are made by the site's own ssh client. kubemux does not dial it.
+"""One site. The site's own ssh client makes its links; kubemux does not dial it.
 
-Each login of the site is a link. It serves as soon as the site has registered a forward, and one channel has
-been opened through it as a test. If a new link exceeds `connections`, the oldest link is retired: so a new
-login need not wait until kubemux notices that an old link is dead.
+Each login of the site is a link. kubemux uses the link after the site has registered a forward, and kubemux
+has opened one channel through it as a test. If a new link exceeds `connections`, the oldest link is retired.
+So a site whose link is dead can log in again before kubemux notices that the link is dead.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ from proxy.ssh.turns import Turns
 log = structlog.get_logger("kubemux.site")
 
 AWAY_S: Final = 3.0
-"""A site that is away for less is still connected in the metrics: its ssh is being started again."""
+"""The metrics show a site as connected for this long after its last link: systemd may restart its ssh."""
 _COMES_NOT: Final = "does its ssh run? What it says there, or the log here, is why it does not get in"
 MOST_VISITORS: Final = 8
-"""Logins of a site at a time that have registered no forward: they may ask for channels. Each takes a file
-descriptor of the daemon, and no site may use them up.
+"""How many links of a site may be without a forward. Such a link can still open channels, so it is not closed
+at once. But each link needs a file descriptor of the daemon, and no site may use them up.
 """
 _NEVER_DIALS: Final = Retry(lambda _: None)
 
@@ -75,7 +75,7 @@ class Site:
         on_change: Callable[[], None] = lambda: None,
     ) -> None:
         """`is_taken(name)` says whether another site has this name. `on_open` is called with each channel
-        that the site asks for.
+        request of the site.
         """
         self.name = name
         self.config = config
@@ -97,12 +97,12 @@ class Site:
         )
         self._waiting = Waiting(f"site {name}", _NEVER_DIALS, lambda: self._failure)
         self._visitors: dict[Visitor, None] = {}
-        """The logins whose links do not serve, because they have registered no forward (yet)."""
+        """The logins that have registered no forward yet, or whose forward is being tested, oldest first."""
         self._failure: LinkError | None = None
         self._refusal: _Refusal | None = None
         self._loop = asyncio.get_running_loop()
         self._came_at: float | None = None
-        """When the first of the links came that have followed each other without a gap."""
+        """Since when the site is connected without a gap; None while it has no link."""
         self._left_at = self._loop.time()
         self._has_come = False
         self._flapping = Flapping()
@@ -122,9 +122,9 @@ class Site:
     # --------------------------------------------------------------------------------------------- logins
 
     def logged_in(self, session: Session) -> Guest:
-        """Make a link of a login. Call it as soon as the login is complete."""
+        """Make a link for a login. Call this as soon as the login is complete."""
         self._number += 1
-        if self._flapping.came(self._loop.time()):
+        if self._flapping.logged_in(self._loop.time()):
             log.warning(
                 "site flaps",
                 site=self.name,
@@ -148,7 +148,7 @@ class Site:
         )
         visitor = Visitor(self, session, link, self._tasks)
         if len(self._visitors) >= MOST_VISITORS:
-            idlest = min(self._visitors, key=lambda one: one.link.load)  # of several the oldest
+            idlest = min(self._visitors, key=lambda one: one.link.load)  # the oldest of equally idle ones
             del self._visitors[idlest]
             idlest.replaced(f"the site has made {MOST_VISITORS} more connections that register no forward")
         self._visitors[visitor] = None
@@ -164,7 +164,7 @@ class Site:
         self._report.link_up(visitor.link, instead_of=instead_of)
         self._changed()
 
-    def left(self, visitor: Visitor, error: LinkError) -> None:
+    def ended_unused(self, visitor: Visitor, error: LinkError) -> None:
         """See `proxy.ssh.sites.visitor.Host`: the link has ended before it could be used."""
         self._visitors.pop(visitor, None)
         if not isinstance(error, LinkClosed):
@@ -175,7 +175,7 @@ class Site:
         self._changed()
 
     def refused(self, reason: Reason, message: str) -> None:
-        """Note for status what the site was refused: a forward, or its login."""
+        """Keep the last refusal of a login or a forward for the status."""
         self._refusal = _Refusal(reason, message, self._loop.time())
 
     # -------------------------------------------------------------------------------------------- channels
@@ -192,7 +192,7 @@ class Site:
 
     @property
     def is_idle(self) -> bool:
-        """See `proxy.relay.interfaces.Way`: a site is always wanted."""
+        """See `proxy.relay.interfaces.Way`. A site never closes its links because they are idle."""
         return False
 
     def is_given_up(self, patience: float) -> bool:
@@ -208,7 +208,7 @@ class Site:
         answer_by: float = math.inf,
         is_needed: bool = True,
     ) -> Channel:
-        """See `proxy.relay.interfaces.Way`. Raises ChannelProhibited also if `permit` does not list the
+        """See `proxy.relay.interfaces.Way`. Also raises ChannelProhibited if `permit` does not allow the
         target.
         """
         self._require_permitted(target)
@@ -240,13 +240,13 @@ class Site:
         link = self._links.choose(target)
         if link.forwards.can_reach(target):
             return link
-        # Each link has its own forwards: each may be another ssh process of the site.
+        # Each link has its own forwards: the site may run several ssh processes with different -R options.
         return next((other for other in self._links if other.forwards.can_reach(target)), link)
 
     # ----------------------------------------------------------------------------------------- supervision
 
     def sample(self) -> None:
-        """Measure how busy each link is. The heartbeat calls it about twice a second."""
+        """Sample how busy each link is. The heartbeat calls this about twice a second."""
         for link in self._links:
             link.sample()
         if self._flapping.is_over(self._loop.time()):
@@ -255,11 +255,11 @@ class Site:
 
     @property
     def is_connected(self) -> bool:
-        """For metrics: whether a link is up, or has been until a moment ago."""
+        """For metrics: whether a link is up, or was up less than AWAY_S ago."""
         return bool(self._links) or (self._has_come and self._loop.time() - self._left_at < AWAY_S)
 
     def snapshot(self) -> SiteSnapshot:
-        """For status. The numbers of clients are not the site's to know."""
+        """For the status. The caller fills in the numbers of connections and bytes."""
         now = self._loop.time()
         failure, came, refusal = self._why_away(), self._came_at, self._refusal
         return SiteSnapshot(
@@ -291,7 +291,7 @@ class Site:
         return LinkDown(f"it has not come {since}", hint=_COMES_NOT)
 
     def reconfigure(self, config: SiteConfig) -> None:
-        """Use other settings; links stay. The SSH server checks whether their keys are still valid."""
+        """Use other settings. The links stay; the SSH server checks whether their keys are still accepted."""
         has_new_keepalive = config.keepalive != self.config.keepalive
         self.config = config
         links = (*self._links, *self._links.retiring, *(visitor.link for visitor in self._visitors))
@@ -305,7 +305,7 @@ class Site:
         self._changed()
 
     async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 - a budget, not a failure
-        """Wait up to `timeout` seconds until no channel is left, then close."""
+        """Wait up to `timeout` seconds until no channel is open, then close."""
         self._leave()
         try:
             await asyncio.wait_for(self._lifetimes.until_idle(), timeout)
@@ -323,7 +323,7 @@ class Site:
         self._waiting.changed(is_up=False)
 
     def _leave(self) -> None:
-        """Stop updating metrics: a new site may have this name now."""
+        """Stop updating the metrics: after a reload, another site may have this name."""
         self._is_closing = self._report.is_closing = True
 
     def _link_lost(self, link: SiteLink, error: LinkError) -> None:
@@ -338,10 +338,11 @@ class Site:
             self._came_at, self._left_at = None, self._loop.time()
         self._waiting.changed(is_up=bool(self._links))
         if not self._links:
-            self._waiting.dial_failed()  # nobody dials: who has waited once need not wait again
+            # kubemux cannot dial a site. So a client waits once; after that wait, clients fail at once.
+            self._waiting.dial_failed()
         self._report.changed(
             self._links,
-            wanted=1,  # `connections` is the most that a site may have
+            wanted=1,  # `connections` is a maximum for a site: one link is enough to be up
             is_failing=self._failure is not None,
             without_link=GatewayState.DOWN if self._has_come else GatewayState.CONNECTING,
         )

@@ -1,4 +1,4 @@
-"""A link of a site: a connection that the site's ssh client has made, and the channels through it."""
+"""A link that a site's ssh client has made, and the channels that kubemux opens through it."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from proxy.ssh.sites.socks5 import DECLINE, Answer, Declined, question
 from proxy.ssh.turns import Turns
 
 _LATE_S: Final = 30.0
-"""Seconds more than a client waits: whoever gives up, the channel is opened to its end."""
+"""Extra seconds for opening a channel after its client has stopped waiting: see `_open_dynamic`."""
 _OURSELVES: Final = Endpoint("127.0.0.1", 0)
-"""The origin of a channel that is opened for no client."""
+"""The origin of a test channel, which has no client."""
 
 
 class SiteLink(Link):
-    """A link whose other end is an SSH client. `forwards` are those that it has registered."""
+    """A link whose peer is an SSH client. `forwards` are the forwards that it has registered."""
 
     def __init__(
         self,
@@ -42,8 +42,8 @@ class SiteLink(Link):
         on_open: Callable[[OpenRequest], None] | None,
         max_requests: int,
     ) -> None:
-        """`address` is the one that the site has connected from, `key` the fingerprint of its key. For the
-        rest see `Link`.
+        """`address` is the site's address, `key` the fingerprint of its key. For the other arguments see
+        `Link`.
         """
         super().__init__(
             (conn,),
@@ -74,10 +74,10 @@ class SiteLink(Link):
         timeout: float,  # noqa: ASYNC109
         is_needed: bool,
     ) -> Channel:
-        """A channel to `target`, within `timeout` seconds: by a fixed forward, or through the SOCKS5 server
-        of the site if none fits.
+        """Open a channel to `target` within `timeout` seconds. It uses the fixed forward for `target` if
+        there is one, and the site's SOCKS5 server otherwise.
 
-        Raises what `open_channel` does; ChannelProhibited if the site has no forward for it.
+        Raises the errors of `open_channel`, and ChannelProhibited if the site has no forward for `target`.
         """
         by = asyncio.get_running_loop().time() + timeout
         if (fixed := self.forwards.fixed(target)) is not None:
@@ -97,10 +97,12 @@ class SiteLink(Link):
         return channel
 
     async def try_forward(self, forward: Endpoint, *, timeout: float) -> None:  # noqa: ASYNC109
-        """Open one channel, and close it. Raises ChannelError if `forward` leads nowhere, LinkDown."""
+        """Open a channel as a test, and close it. Raises ChannelError if the site's ssh does not know
+        `forward` or is no SOCKS5 server, LinkDown if the link is lost.
+        """
         by = asyncio.get_running_loop().time() + timeout
         if forward != self.forwards.dynamic:
-            with suppress(ChannelRefused):  # ssh has answered: it knows the name, and its target is down
+            with suppress(ChannelRefused):  # ssh knows the forward, but cannot connect to its target
                 one = self.open_channel(forward, origin=_OURSELVES, timeout=timeout, is_needed=False)
                 (await one).close()
             return
@@ -114,10 +116,11 @@ class SiteLink(Link):
     async def _open_dynamic(
         self, server: Endpoint, origin: Endpoint, seconds: float, *, is_needed: bool
     ) -> Channel:
-        """A channel to the site's SOCKS5 server. Raises TimeoutError, and what `open_channel` does.
+        """Open a channel to the site's SOCKS5 server. Raises TimeoutError, and the errors of `open_channel`.
 
-        OpenSSH's server does nothing at a CLOSE that comes before the request: it answers an EOF. So the
-        channel is opened to the end, whoever waits for it, and gets one.
+        If a CLOSE comes before the SOCKS5 request, OpenSSH's SOCKS5 server keeps the channel for ever. An EOF
+        before the CLOSE makes it close the channel. So if the client stops waiting, a task still completes
+        the opening, and then sends that EOF.
         """
         opening = self._tasks.spawn(
             self._opened(server, origin, seconds + _LATE_S, is_needed=is_needed), name="open"
@@ -147,15 +150,15 @@ class SiteLink(Link):
 
 
 def _decline(opening: asyncio.Task[Channel | ProxyError]) -> None:
-    """Nobody waits for this channel any more: let the SOCKS5 server close it."""
+    """The client no longer waits for this channel: make the SOCKS5 server close it."""
     if not opening.cancelled() and not isinstance(channel := opening.result(), ProxyError):
         channel.write_eof()
         channel.close()
 
 
 async def _request(channel: Channel, answer: Answer | Declined, asked: bytes, by: float) -> None:
-    """Send `asked` to the SOCKS5 server, and wait for its answer. Raises TimeoutError, and what `answer`
-    raises.
+    """Send `asked` to the SOCKS5 server, and wait for the answer. Raises TimeoutError, and the errors of
+    `answer`.
     """
     requesting = _Requesting(channel, answer)
     try:
@@ -201,7 +204,7 @@ class _Requesting(ChannelUser):
             self.answer.set_result(None)
 
     def channel_eof(self) -> None:
-        """OpenSSH closes the channel then, too."""
+        """Nothing to do: OpenSSH closes the channel after its EOF, which calls `channel_lost`."""
 
     def channel_full(self) -> None:
         """Nothing to do: the request is short, and fits into the channel's buffer."""

@@ -1,9 +1,9 @@
 """The request to the SOCKS5 server in a site's ssh client, and the reply (RFC 1928).
 
-With `ssh -R NAME:PORT` without a target, the ssh client acts as such a server (ssh(1), OpenSSH 7.6 and
-later). It accepts the methods and the request in one packet, which saves a round trip. The libraries socksio
-and python-socks send the request only after the method reply. They also expect each reply in a read of its
-own: bytes of the target that follow a reply would be lost.
+With `ssh -R NAME:PORT` and no target, the ssh client is a SOCKS5 server (ssh(1), OpenSSH 7.6 and later). It
+accepts the methods and the request in one packet, which saves a round trip. The libraries socksio and
+python-socks send the request only after the method reply. They also expect each reply in a read of its own:
+if bytes of the target follow a reply in the same read, they are lost.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _REPLIES: Final = {
 
 
 def question(target: Endpoint) -> bytes:
-    """The methods, and the request to connect to `target`. Raises ChannelError if its name is too long."""
+    """The methods and the CONNECT request for `target`. Raises ChannelError if its name is too long."""
     return _METHODS + bytes((_VERSION, _CONNECT, 0)) + _address(target.host) + target.port.to_bytes(2)
 
 
@@ -51,12 +51,14 @@ def _address(host: str) -> bytes:
 
 
 DECLINE: Final = bytes((_VERSION, 1, 0xFE))
-"""Offers one method, a private one that no server has: it says so, or nothing, and closes."""
+"""Offers only the private method 0xFE, which no server supports. A server answers "no acceptable methods"
+(RFC 1928 3) or nothing, and closes the channel.
+"""
 _NO_METHOD: Final = bytes((_VERSION, 0xFF))
 
 
 class Declined:
-    """What the server says to `DECLINE`."""
+    """Parses the server's answer to `DECLINE`."""
 
     def __init__(self, server: str) -> None:
         """`server` is for messages."""
@@ -64,18 +66,18 @@ class Declined:
         self._held = b""
 
     def feed(self, data: bytes) -> bytes | None:
-        """As `Answer.feed`. Raises ChannelError if this is no SOCKS5 server."""
+        """Like `Answer.feed`. Raises ChannelError if this is no SOCKS5 server."""
         self._held += data
         if not _NO_METHOD.startswith(self._held[:2]):
             raise ChannelError(f"{self._server} gave an answer that is not SOCKS5: {self._held[:2].hex(' ')}")
         return None if len(self._held) < len(_NO_METHOD) else b""
 
     def closed(self) -> None:
-        """OpenSSH closes the channel without a word."""
+        """No error: OpenSSH closes the channel without an answer."""
 
 
 class Answer:
-    """Parses what the server replies to `question`, as it arrives."""
+    """Parses the server's reply to `question`, which may arrive in pieces."""
 
     def __init__(self, server: str, target: Endpoint) -> None:
         """`server` and `target` are for messages."""
@@ -84,10 +86,11 @@ class Answer:
         self._held = bytearray()
 
     def feed(self, data: bytes) -> bytes | None:
-        """Returns None until the reply is complete; then the target is connected, and the bytes returned are
-        the first ones that it sent.
+        """Returns None until the reply is complete. Then the site is connected to the target, and the
+        returned bytes are the first bytes of the target.
 
-        Raises ChannelRefused if the target is not reached, ChannelError if this is no SOCKS5 reply.
+        Raises ChannelRefused if the site cannot connect to the target, ChannelError if this is no SOCKS5
+        reply.
         """
         self._held += data
         held = bytes(self._held)
@@ -106,9 +109,7 @@ class Answer:
         return reply[size:]
 
     def closed(self) -> ChannelRefused:
-        """The error to raise if the channel is closed before the reply is complete: OpenSSH gives
-        no reason.
-        """
+        """The error if the channel is closed before the reply is complete. OpenSSH does not send why."""
         return ChannelRefused(
             f"{self._server} could not connect to {self._target}, or its PermitRemoteOpen does not allow it"
         )

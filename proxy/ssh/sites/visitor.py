@@ -1,4 +1,4 @@
-"""A login of a site, until its link can be used: kubemux waits for its first forward, and tries a channel."""
+"""A login of a site until its link can be used: kubemux waits for the first forward, and tests a channel."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class Host(Protocol):
     def serves(self, visitor: Visitor) -> None:
         """The link can be used."""
 
-    def left(self, visitor: Visitor, error: LinkError) -> None:
+    def ended_unused(self, visitor: Visitor, error: LinkError) -> None:
         """The link has ended before it could be used."""
 
 
 class Visitor(Guest):
-    """One login, and its link."""
+    """One login of the site, and the link that is made from it."""
 
     def __init__(self, site: Host, session: Session, link: SiteLink, tasks: Tasks) -> None:
         """`tasks` are the site's."""
@@ -47,13 +47,13 @@ class Visitor(Guest):
         return f"<Visitor {self.link}>"
 
     def start(self) -> None:
-        """Answer its requests for forwards, and end the link if the site is silent."""
+        """Answer its requests for forwards, and end the link if the site misses its keepalives."""
         serving.on_forward(self._session.conn, self._register, self.link.forwards.cancel)
         self.measure()
         self._watching = self._tasks.spawn(self._watch(), name=f"watch {self.link.name}")
 
     def measure(self) -> None:
-        """Find out whether the site is silent, with the keepalive settings of now."""
+        """Send keepalives with the current settings."""
         self.link.set_keepalive(self._site.config.keepalive)
         self.link.start(self._site.config.keepalive.interval, lambda _: None, self._missed)
 
@@ -71,7 +71,7 @@ class Visitor(Guest):
         self.link.protocol_broken(error)
 
     def replaced(self, why: str) -> None:
-        """End it for a newer one."""
+        """End the link because a newer one replaces it."""
         self.link.protocol_broken(LinkReplaced(f"link to {self.link.server} closed: {why}"))
         self._session.turn_away(why)
 
@@ -83,7 +83,8 @@ class Visitor(Guest):
         try:
             forward = self.link.forwards.register(host, port, may_listen=may_listen)
         except ForwardRefused as exc:
-            # With ExitOnForwardFailure ssh ends at the answer, and would not read a sentence after it.
+            # With ExitOnForwardFailure ssh ends at the answer. It would not read a disconnect message after
+            # it.
             self._refuse(exc, answers_first=False)
             return False
         log.debug("forward registered", site=self._site.name, link=self.link.name, forward=str(forward))
@@ -105,16 +106,16 @@ class Visitor(Guest):
             self._site.serves(self)
 
     def _refuse(self, error: ForwardRefused, *, answers_first: bool = True) -> None:
-        """End the link; ssh shows its user the reason, and the log says it when the link has ended."""
+        """End the link. The ssh client prints the error, and kubemux logs it when the link has ended."""
         self.link.protocol_broken(error)
         self._session.turn_away(str(error), answers_first=answers_first)
 
     # ----------------------------------------------------------------------------------------------- the end
 
     async def _watch(self) -> None:
-        """Wait until the link serves (from then on the site watches it) or has ended."""
+        """Wait for the end of a link that does not serve yet: `_try` cancels this when it serves."""
         error = await asyncio.shield(self.link.closed)
-        self._site.left(self, error)
+        self._site.ended_unused(self, error)
         await self.link.close(error)
 
     def _end(self, error: LinkError) -> None:

@@ -76,10 +76,10 @@ def test_the_count_is_what_has_come_and_not_gone(steps: list[tuple[str, bool]]) 
 def test_failures_add_up_and_are_forgotten() -> None:
     known, source = Penalties(), startups().source("192.0.2.1")
     assert [known.add(source, REFUSED_S, 0.0) for _ in range(3)] == [False, False, True]
-    assert known.left(source, 0.0) == LEAST_S
-    assert known.left(startups().source("192.0.2.2"), 0.0) == 0
-    assert known.left(source, 14.0) == 1.0
-    assert known.left(source, 15.0) == 0
+    assert known.seconds_left(source, 0.0) == LEAST_S
+    assert known.seconds_left(startups().source("192.0.2.2"), 0.0) == 0
+    assert known.seconds_left(source, 14.0) == 1.0
+    assert known.seconds_left(source, 15.0) == 0
     assert not known.add(source, REFUSED_S, 15.0)
 
 
@@ -92,9 +92,9 @@ def test_a_penalty_has_an_end_and_so_have_the_sources(monkeypatch: pytest.Monkey
     known, of = Penalties(), startups()
     for _ in range(1000):
         known.add(of.source("192.0.2.1"), REFUSED_S, 0.0)
-    assert known.left(of.source("192.0.2.1"), 0.0) == MOST_S
+    assert known.seconds_left(of.source("192.0.2.1"), 0.0) == MOST_S
     monkeypatch.setattr(penalties, "MOST_SOURCES", 3)
     for number in range(10):
         known.add(of.source(f"198.51.100.{number}"), LEAST_S, float(number))
     assert len(known) == 3
-    assert known.left(of.source("192.0.2.1"), 9.0) > 0
+    assert known.seconds_left(of.source("192.0.2.1"), 9.0) > 0
