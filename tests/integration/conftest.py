@@ -20,6 +20,7 @@ BOTH_PLANES = {
     "test_jump",
     "test_make_before_break",
     "test_remote_entry",
+    "test_site_kubectl",
     "test_site_links",
     "test_sites",
     "test_stuck",

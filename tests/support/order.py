@@ -29,6 +29,7 @@ _TOGETHER: Final = {
     "tests/integration/test_proxy_clients.py": "one entry for all",
     "tests/integration/test_proxy_kubectl.py": _KUBE_APISERVER,
     "tests/integration/test_site_in_kubernetes.py": _KUBE_APISERVER,
+    "tests/integration/test_site_kubectl.py": _KUBE_APISERVER,
     "tests/integration/test_watch_through_reloads.py": _KUBE_APISERVER,
     "tests/systemd/test_recipe.py": "wheels",
     "tests/test_support.py": _KUBE_APISERVER,
