@@ -278,7 +278,8 @@ class Reason(Word):
     LIMIT = (
         "limit",
         (_C,),
-        "refused: `limits.max_connections` clients are connected",
+        "refused: `limits.max_connections` clients are connected; or the SSH connection has `max_channels` "
+        "channels open",
         "connections_active shows which cluster's; who opens so many?",
     )
     CLUSTER_LIMIT = (

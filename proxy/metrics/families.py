@@ -310,7 +310,7 @@ SITE: Final[Sequence[Family[SiteRecord]]] = (
     Plain(
         GAUGE,
         "site_connected",
-        "1 while the site has a link that can be used.",
+        "1 while the site has a link that can be used, and for 3 s after the last one.",
         ("site",),
         lambda one: _known(one.is_connected),
     ),

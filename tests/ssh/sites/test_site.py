@@ -1,0 +1,101 @@
+"""What a site says of itself while one link replaces another, and when the last one has gone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from proxy.config.model import SiteConfig
+from proxy.metrics.records import GatewayRecord
+from proxy.relay.budget import MemoryBudget
+from proxy.snapshots import GatewayState
+from proxy.ssh.server.server import SshServer
+from proxy.ssh.sites import site as module
+from proxy.ssh.sites.site import Site
+from proxy.ssh.turns import Turns
+from tests.support.ssh_bed import WAIT_S, SshBed, ended
+
+pytestmark = pytest.mark.sshd
+
+CONNECTIONS = 2
+
+
+class Said(NamedTuple):
+    """What status and metrics have, from one change to the next."""
+
+    state: GatewayState
+    links: int
+    is_connected: bool
+
+
+class Watched:
+    """A site that allows `CONNECTIONS` links, and what it has said at each change."""
+
+    def __init__(self) -> None:
+        self.said: list[Said] = []
+        self._news = asyncio.Event()
+        self._record = GatewayRecord()
+        self.site = Site(
+            "factory-7",
+            SiteConfig(connections=CONNECTIONS),
+            budget=MemoryBudget(64 << 20, connections=10),
+            turns=Turns(),
+            record=self._record,
+            is_taken=lambda _: False,
+            on_change=self._changed,
+        )
+
+    def _changed(self) -> None:
+        self.said.append(Said(self.site.snapshot().state, self._record.links, self.site.is_connected))
+        self._news.set()
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        async with asyncio.timeout(WAIT_S):
+            while not holds():
+                self._news.clear()
+                await self._news.wait()
+
+    async def links(self, serving: int, reconnects: int) -> None:
+        """Wait until so many serve, none retires, and so many have come in place of another."""
+
+        def there() -> bool:
+            now = self.site.snapshot()
+            return (len(now.links), len(now.retiring), now.reconnects) == (serving, 0, reconnects)
+
+        await self.until(there)
+
+
+async def test_a_replacement_is_no_gap_and_a_short_absence_is_none_in_the_metrics(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, bed = Watched(), SshBed(tmp_path / "bed")
+    bed.server = SshServer(on_login=one.site.logged_in, record=bed.record)
+    async with bed, AsyncExitStack() as stack:
+        stack.push_async_callback(one.site.close)
+        clients = []
+        for number in range(1, 2 * CONNECTIONS + 1):
+            clients.append(await bed.start(bed.factory, "-N", "-R", "factory-7:1080"))
+            stack.push_async_callback(ended, clients[-1])
+            await one.links(min(number, CONNECTIONS), max(0, number - CONNECTIONS))
+        up = [Said(GatewayState.UP, links, True) for links in range(1, CONNECTIONS + 1)]
+        assert set(one.said) == set(up)
+        assert one.said == sorted(one.said), "it never has fewer links than before"
+
+        one.said.clear()
+        for client in clients:
+            await ended(client)
+        await one.links(0, CONNECTIONS)
+        assert set(one.said) == {up[0], Said(GatewayState.DOWN, 0, True)}
+        monkeypatch.setattr(module, "AWAY_S", 0.0)
+        assert not one.site.is_connected
+        assert one.site.snapshot().away is not None
+
+        clients.append(await bed.start(bed.factory, "-N", "-R", "factory-7:1080"))
+        stack.push_async_callback(ended, clients[-1])
+        await one.links(1, CONNECTIONS + 1)
+        assert one.said[-1] == up[0]
