@@ -1,9 +1,10 @@
-"""Logins of a site that are ended: there are too many without a forward, or the key is no longer there."""
+"""Logins of a site that are ended: there are too many without a forward, or the key is not valid any more."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
+import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -11,7 +12,10 @@ import asyncssh
 import pytest
 
 from proxy.ssh.sites.site import MOST_VISITORS
+from tests.integration.running import wait_for_log
 from tests.integration.sites import ALL, bed
+from tests.integration.test_site_links import echoes, tunnel
+from tests.support.serving import closed
 
 pytestmark = pytest.mark.sshd
 
@@ -56,3 +60,19 @@ async def test_the_last_key_of_a_file_is_removed_by_a_reload_that_is_rejected(tm
         events = [entry["event"] for entry in one.daemon.events()]
         after = events[events.index("reload rejected") :]
         assert "files changed" not in after[: after.index("login ends")]  # it did not take that scan
+
+
+async def test_a_key_that_expires_ends_what_goes_through_its_link(tmp_path: Path) -> None:
+    async with bed(tmp_path, {"edge": ALL}) as one, one.ssh("edge", "edge:1080") as ssh:
+        await one.links("edge", 1)
+        reader, writer = await tunnel(one, f"edge:{one.echo.port}")
+        end = time.strftime("%Y%m%d%H%M%SZ", time.gmtime(time.time() + 2))
+        one.files.authorized("edge", f'expiry-time="{end}"')
+        await one.reload()
+        assert "kubemux: key_expired" in await ssh.ended()
+        with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
+            await echoes(reader, writer)
+        await closed(writer)
+        await wait_for_log(one.daemon, "connection closed", site="edge", reason="key_expired")
+        site = one.told("edge")
+        assert (site["state"], site["reason"]) == ("down", "key_expired")
