@@ -43,7 +43,7 @@ def site() -> None:
 
 
 class _Server(click.ParamType[Endpoint]):
-    """Where a site finds this machine."""
+    """The address at which a site dials this machine."""
 
     name = "host:port"
 
@@ -57,7 +57,7 @@ class _Server(click.ParamType[Endpoint]):
 
 
 class _Permit(click.ParamType[str]):
-    """What may be asked of a site."""
+    """A pattern of targets that clients may ask a site for."""
 
     name = "pattern"
 
@@ -203,10 +203,9 @@ def _own_address(config: Config, path: Path) -> Endpoint:
 
 
 def _host_key(config: Config, path: Path) -> str:
-    """The first of the server's, as known_hosts has it."""
-    from proxy.ssh.server import (
-        keygen,
-    )  # here, because importing asyncssh takes 200 ms, and `show` needs none
+    """The first host key of the server, as `ssh-ed25519 BASE64`."""
+    # Imported here, because asyncssh takes 200 ms, and `site show` does not need it.
+    from proxy.ssh.server import keygen
 
     paths = _server(config, path).host_keys
     try:

@@ -1,5 +1,5 @@
-"""The clients of one destination, a cluster or a route: each gets a channel, and is relayed until both sides
-have ended.
+"""The clients of one destination: a cluster, a route or a site. Each gets a channel, and is relayed until
+both sides have ended.
 """
 
 from __future__ import annotations
@@ -29,15 +29,13 @@ from proxy.runtime.tasks import Tasks
 log = structlog.get_logger("kubemux.connection")
 
 HALF_CLOSE_S: Final = 1.0
-"""How long the API servers have at the end of a drain to close the connections that are left, after kubemux
-has sent them the end of file.
+"""At the end of a drain, kubemux sends an end of file to the API servers. They have this long to close the
+remaining connections.
 """
 
 Open = Callable[[Arrival, float], Awaitable[tuple[Channel, Endpoint]]]
-"""Opens a channel for a client, which may wait until that time of the loop's clock; returns the channel and
-its target.
-
-Raises ProxyError.
+"""Opens a channel for a client. The float is how long the client may wait for a link: a time of the loop's
+clock. Returns the channel and its target. Raises ProxyError.
 """
 
 
@@ -57,7 +55,7 @@ class Connections:
     """The connections of one destination."""
 
     def __init__(self, kind: str, name: str, traffic: Traffic, shared: Shared) -> None:
-        """`kind` is `cluster` or `route`: the field of the log for `name`."""
+        """`kind` is `cluster`, `route` or `site`: the log field that has `name`."""
         self.connections_total = 0
         self.traffic = traffic
         self.name = name
@@ -82,12 +80,12 @@ class Connections:
 
     @property
     def active(self) -> int:
-        """Client connections at this moment, including those that wait for a channel."""
+        """The number of client connections now, including those that wait for a channel."""
         return len(self._opening) + len(self._relays)
 
     @property
     def paused(self) -> int:
-        """Connections in which backpressure has paused at least one direction."""
+        """The number of connections in which backpressure has paused at least one direction."""
         return sum(relay.is_client_paused or relay.is_cluster_paused for relay in self._relays)
 
     # --------------------------------------------------------------------------------------------- clients
@@ -112,7 +110,7 @@ class Connections:
         self._serving[task] = arrival
 
     def refuse(self, arrival: Arrival, reason: Reason, hint: str) -> None:
-        """Count a client that cannot be served, and send it away."""
+        """Count a client that cannot be served, and refuse it."""
         self.connections_total += 1
         self._turn_away(arrival, reason, hint)
 
@@ -152,7 +150,7 @@ class Connections:
             reason, message = exc.reason, str(exc)
             if isinstance(exc.__cause__, ProxyError):  # why the gateway has no link
                 message += f": {exc.__cause__.reason}"
-        except OSError as exc:  # the client has gone while it waited
+        except OSError as exc:  # the client has closed its connection while it waited
             reason, message = Reason.CLIENT_RESET, exc.strerror or str(exc)
         except Exception as exc:  # `Tasks` logs it
             reason, message = ProxyError.reason, str(exc)
@@ -221,7 +219,9 @@ class Connections:
     # -------------------------------------------------------------------------------------- for the heartbeat
 
     def drop_reset_clients(self) -> None:
-        """End connections that the client has reset while they were paused: no transport notices that."""
+        """End connections that the client has reset while they were paused. A paused transport does not
+        notice that.
+        """
         for relay in tuple(self._relays):
             if relay.is_client_gone:
                 relay.abort(Reason.CLIENT_RESET)
@@ -234,7 +234,7 @@ class Connections:
     # ----------------------------------------------------------------------------------------------- the end
 
     def end(self, caller: str) -> int:
-        """End the connections of `caller`, a name as in the log, at once; returns their number."""
+        """End the connections of `caller` at once, a name as the log shows it. Returns how many they were."""
         started = {arrival: relay for relay, arrival in self._relays.items() if relay.has_started}
         serving = {arrival: task for task, arrival in self._serving.items()}
         theirs = [one for one in {**serving, **started} if one.caller.is_called(caller)]
@@ -246,10 +246,12 @@ class Connections:
         return len(theirs)
 
     async def drain(self, timeout: float) -> int:  # noqa: ASYNC109 - a budget, not a failure
-        """Wait up to `timeout` seconds for the connections to end, and cut the others; returns their number.
+        """Wait up to `timeout` seconds until the connections have ended, then cut the remaining ones. Returns
+        how many were cut.
 
-        Those are half-closed first: the API server then ends a watch in order, and the client sees no reset.
-        What is still open after `HALF_CLOSE_S` is reset. With a timeout of 0, all are reset at once.
+        They are half-closed first: then the API server ends a watch in order, and the client sees no reset.
+        The ones that are still open after `HALF_CLOSE_S` are reset. With a timeout of 0, all are reset at
+        once.
         """
         await _for(timeout, self._idle)
         left = self.active
@@ -259,7 +261,7 @@ class Connections:
         return left
 
     async def leave(self, timeout: float) -> None:  # noqa: ASYNC109 - a budget, not a failure
-        """The same for those that are relayed now. Those to come are not touched."""
+        """Like `drain`, but only for the connections that are relayed now. New ones are not cut."""
         group = Leaving(relay for relay in self._relays if relay.has_started)
         self._leaving.append(group)
         try:

@@ -126,12 +126,13 @@ class Lent:
         self.files = Place("files of a probe")
         self.direct = Direct()
         self.sites: Mapping[str, Way] = {}
-        """The daemon's own: nobody else has a link of a site."""
+        """The daemon's sites: no other process has links of a site."""
 
 
 @asynccontextmanager
 async def probe_dial(config: Config, name: str, lent: Lent) -> AsyncIterator[Dial]:
-    """A `Dial` for cluster `name`. It uses one link of its own to the gateway, as long as the context lasts.
+    """A `Dial` for cluster `name`. It has its own link to the gateway until the context ends, or uses the
+    daemon's links of a site.
 
     Raises LinkError, with the stage that failed, if the link does not come up.
     """

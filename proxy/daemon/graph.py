@@ -57,8 +57,8 @@ class Graph:
         metrics: Metrics,
         on_change: Callable[[], None],
     ) -> None:
-        """`fingerprint` has the digests of the files that `config` names, as far as they could be read
-        (`proxy.config.apart`). The graph calls `on_change` when something has changed that `status` shows.
+        """`fingerprint` has the digests of the files that `config` names and that could be read
+        (`proxy.config.apart`). `on_change` is called after a change that `status` shows.
         """
         self.config = config
         self.fingerprint = dict(fingerprint)
@@ -84,7 +84,7 @@ class Graph:
         self._discoveries = Discoveries(self.clusters, self.routes, self._contexts, on_change, metrics)
         self._switchboard = Switchboard(config, self.clusters, self.routes, self.sites)
         self.access.reconfigure(config)
-        self._retiring = Tasks("retiring")  # a reload has removed or replaced them; they drain
+        self._retiring = Tasks("retiring")  # these drain what a reload has removed or replaced
         self._retired: set[Connections] = set()
         metrics.buffered_bytes.set_function(lambda: budget.used)
         metrics.paused_relays.set_function(lambda: sum(one.paused for one in self._connections()))
@@ -110,9 +110,8 @@ class Graph:
             yield site.connections
 
     def end(self, caller: str, of: str | None) -> int:
-        """End the connections of one caller: those of the cluster or route `of`, or all. Returns how many.
-
-        That includes connections of destinations that a reload has removed or replaced.
+        """End the connections of one caller: all, or those of the destination `of`. Returns how many they
+        were. They include those of destinations that a reload has removed or replaced.
         """
         destinations = (*self._connections(), *self._retired)
         return sum(one.end(caller) for one in destinations if of is None or one.name == of)
@@ -196,7 +195,7 @@ class Graph:
     def _retire(self, plan: Plan) -> ReusableListeners:
         """Drain the clusters and gateways that are removed or replaced.
 
-        Returns the listeners whose addresses another cluster is going to use.
+        Returns the listeners whose addresses another cluster or entry of the new configuration has.
         """
         clusters, gateways = plan.clusters, plan.gateways
         timeout = self.config.limits.drain_timeout
@@ -222,7 +221,7 @@ class Graph:
         return listeners
 
     def _outlive(self, connections: Connections, drain: Coroutine[object, object, object], name: str) -> None:
-        """Wait for the connections of a destination that a reload has removed."""
+        """Drain the connections of a destination that a reload has removed."""
         self._retired.add(connections)
         task = self._retiring.spawn(drain, name=name)
         task.add_done_callback(lambda _: self._retired.discard(connections))
@@ -256,10 +255,11 @@ class Graph:
         logins: Collection[Loc],
         fingerprint: Mapping[Path, bytes],
     ) -> None:
-        """Replace the links of `gateways`, probe `clusters`, and have `entries` read their files, and the SSH
-        server those of `logins` (sites, users, itself), because files that they use have changed.
+        """Use files that have changed: replace the links of `gateways`, probe `clusters`, and let `entries`
+        read their files again. The SSH server reads the files of the sections `logins` again (sites, users,
+        its own).
 
-        `fingerprint` has the new digests of those files.
+        `fingerprint` has the new digests of these files.
         """
         self.note_files(fingerprint)
         for name in gateways:

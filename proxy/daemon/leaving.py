@@ -1,4 +1,4 @@
-"""A set of connections that are to end, while their destination continues to accept new ones."""
+"""A set of connections that must end, while their destination still accepts new ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Leaving:
         self._check()
 
     def ended(self, relay: Relay) -> None:
-        """A connection of the destination has ended. It may be one that is not in the set."""
+        """Remove a connection that has ended. It may belong to the destination and not to this set."""
         self.relays.discard(relay)
         self._check()
 

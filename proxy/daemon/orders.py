@@ -1,5 +1,5 @@
-"""The orders that the running daemon carries out (`proxy.admin.orders.Control`). They come through its unix
-socket; SIGHUP is an order, too.
+"""The orders to the running daemon (`proxy.admin.orders.Control`). They come through its unix socket; SIGHUP
+is an order, too.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ class Controller:
         self._lent_for = daemon.graph.config
 
     async def reload(self) -> ReloadResult:
-        """Read the configuration again and apply all of it, or change nothing and raise ConfigError or
-        Stopping.
+        """Read the configuration again, and apply all of it. If that fails, nothing changes. Raises
+        ConfigError, Stopping.
 
-        Callers share a reload that waits for its turn: a hundred SIGHUPs at once cause two reloads.
+        Callers share a reload that has not begun yet: a hundred SIGHUPs at once cause two reloads.
         """
         if self._next is None:
             self._next = self._daemon.tasks.spawn(self._reload(), name="reload")
@@ -53,7 +53,7 @@ class Controller:
 
     async def _reload(self) -> ReloadResult | ProxyError:
         async with self._reloading:
-            self._next = None  # the file is read from here on; later callers may have written a newer one
+            self._next = None  # this reload reads the file now: a later caller may have changed it again
             try:
                 return await reload(self._daemon)
             except ProxyError as exc:
@@ -91,8 +91,8 @@ class Controller:
         return report.to_document()
 
     async def drain(self, name: str) -> int:
-        """Take no more connections for a cluster or route, close its listener, and let its connections end.
-        The next reload opens it again.
+        """Drain a cluster or route: close its listener, accept no more connections, and wait until the open
+        ones have ended. The next reload opens it again.
 
         Returns how many connections were cut. Raises UnknownName.
         """
@@ -104,9 +104,10 @@ class Controller:
         return sum(await asyncio.gather(*drained))
 
     async def end(self, caller: str, of: str | None) -> int:
-        """End the connections of `caller`, as the log calls it: those of the cluster or route `of`, or all.
+        """End the connections of `caller`, a name as the log shows it: all, or those of the cluster, route or
+        site `of`.
 
-        Returns how many there were. Raises UnknownName.
+        Returns how many they were. Raises UnknownName.
         """
         config = self._graph.config
         routes = [route.name for route in config.routes]

@@ -1,10 +1,10 @@
 """Watches the files that the configuration names: keys, certificates, known_hosts, CAs, tokens, users.
 
-A thread reads their stamps every few seconds. When a file has changed and is the same in two scans (one that
-is being written is not), a gateway that uses it replaces its links, make before break, a cluster that uses
-it is probed, and an entry reads it again. A file that hangs counts as unchanged, and does not keep others
-from being read (`proxy/daemon/file_scan.py`). The configuration itself is not watched: only a reload reads
-it.
+A thread reads their stamps every few seconds. A changed file is used when two scans in a row have found the
+same stamp: a file that is being written changes between the scans. Then a gateway that uses the file replaces
+its links, make before break. A cluster that uses it is probed. An entry and the SSH server read it again. A
+file that hangs counts as unchanged, and the other files are still read (`proxy/daemon/file_scan.py`). The
+configuration itself is not watched: only a reload reads it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from proxy.daemon.file_scan import FileScan
 log = structlog.get_logger("kubemux.renewal")
 
 _LOGINS: Final = {"sites", "users", *references.SSH_SERVER}
-"""The sections that the SSH server reads."""
+"""The sections whose files the SSH server reads."""
 SCAN_S: Final = 5.0
 """Seconds between two scans. A scan of 200 files takes a thread 1 ms."""
 
@@ -41,8 +41,8 @@ class Renewal:
         self._seen: dict[Loc, dict[Path, Stamp | None]] | None = None
 
     async def renew_changed(self) -> bool:
-        """Scan the files once. Renew links, and probe clusters, whose files have changed and were the same in
-        the previous call; returns whether there were any.
+        """Scan the files once. Renew what uses a file that has changed, and whose stamp was the same in the
+        previous call. Returns whether there was any.
         """
         daemon, config = self._daemon, self._daemon.graph.config
         sections = references.sections(config)
@@ -55,7 +55,8 @@ class Renewal:
             if daemon.is_draining or daemon.graph.config is not config:
                 return False
             before, self._settled = self._settled, stamps
-            # Who may write to it decides as well, and is no part of its contents.
+            # The stamp counts here, not only the contents: who may write to the file decides whether it is
+            # used.
             touched = {
                 loc for loc in stamps if loc[0] in _LOGINS and loc in before and before[loc] != stamps[loc]
             }
@@ -78,7 +79,7 @@ class Renewal:
                 if finding.loc[0] == section and (name := str(finding.loc[1])) in names:
                     names.discard(name)
                     changed -= self._refuse(config, finding, name)
-        # Of a site or user whose file cannot be used, nobody logs in any more: it is not refused here.
+        # A site or user whose file cannot be used is not refused here: ServedSsh drops and logs its keys.
         if not gateways and not clusters and not entries and not logins:
             return False
         log.info(
@@ -93,7 +94,7 @@ class Renewal:
         return True
 
     def _refuse(self, config: Config, finding: Finding, name: str) -> set[Path]:
-        """Log why a changed file cannot be used, as a reload would; returns the files of its section.
+        """Log why a changed file cannot be used, as a reload would. Returns the files of its section.
 
         Links keep what they have read before. The files count as changed until they can be used.
         """

@@ -1,4 +1,4 @@
-"""One site with its links, and the connections of clients that ask for `NAME.SITE`."""
+"""One site with its links, and the connections of clients that have asked for `HOST.SITE`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from proxy.ssh.sites.site import Site
 
 
 class ServedSite:
-    """A destination without a route: the site's `permit` lists what clients may ask it for."""
+    """A destination that needs no route: the site's `permit` lists the targets that clients may ask for."""
 
     def __init__(self, site: Site, record: SiteRecord, shared: Shared) -> None:
         self.site = site
@@ -42,13 +42,15 @@ class ServedSite:
         )
 
     def beat(self) -> None:
-        """Measure links, and end connections that have become useless. Call it about twice a second."""
+        """Sample the links, and end the connections of clients that are gone. The heartbeat calls this about
+        twice a second.
+        """
         self.site.sample()
         self.note()
         self.connections.drop_reset_clients()
 
     def note(self) -> None:
-        """Update the metrics: links have come or ended."""
+        """Update the metrics after a link came up or ended."""
         self._record.is_connected = self.site.is_connected
 
     def reconfigure(self, config: SiteConfig) -> None:
@@ -56,7 +58,7 @@ class ServedSite:
         self.site.reconfigure(config)
 
     def snapshot(self) -> SiteSnapshot:
-        """For status."""
+        """For the status."""
         return replace(
             self.site.snapshot(),
             connections=self.connections.active,
@@ -66,6 +68,6 @@ class ServedSite:
         )
 
     async def retire(self, timeout: float) -> None:  # noqa: ASYNC109 - a budget, not a failure
-        """Wait up to `timeout` seconds for open connections to end, and close every link."""
+        """Wait up to `timeout` seconds until the connections have ended, then close every link."""
         await self.connections.drain(timeout)
         await self.site.drain(timeout)

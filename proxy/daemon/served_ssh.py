@@ -38,7 +38,7 @@ from proxy.ssh.turns import Turns
 log = structlog.get_logger("kubemux.ssh_server")
 
 RETRY_S: Final = 5.0
-"""Seconds between attempts to read host keys that cannot be read."""
+"""Seconds until a file that could not be read is read again."""
 
 
 class ServedSsh:
@@ -54,7 +54,7 @@ class ServedSsh:
         store: FdStore,
         on_change: Callable[[], None],
     ) -> None:
-        """`on_change` is called when something has changed that `status` shows."""
+        """`on_change` is called after a change that `status` shows."""
         self.listener: KeptListener | None = None
         self.server = SshServer(
             on_login=self._logged_in, on_refused=sites.refused, record=shared.metrics.logins
@@ -73,7 +73,7 @@ class ServedSsh:
         self._logged: dict[Loc, tuple[str, ...]] = {}
         self._loading = asyncio.Lock()
         self._unusable: tuple[str, str] | None = None
-        """Why nobody can log in, and what to do about that."""
+        """If no host key can be used: the message and the hint for the status."""
         self._tasks = Tasks("files of ssh_server")
 
     def __repr__(self) -> str:
@@ -85,7 +85,7 @@ class ServedSsh:
         return self.listener is None or self.listener.is_bound
 
     def give_up(self, config: Config) -> KeptListener | None:
-        """Give the listener up and return it, if the new configuration changes or removes its address."""
+        """If the new configuration changes or removes the address, return the listener for its next owner."""
         given_up = self.listener
         if given_up is None or (config.ssh_server and config.ssh_server.listen == given_up.address):
             return None
@@ -94,8 +94,8 @@ class ServedSsh:
         return given_up
 
     async def reconfigure(self, config: Config, listeners: Mapping[Local, Listener]) -> None:
-        """Use these settings, and read all files again. If the address is not free, try to bind it until it
-        is. `listeners` are those that others have given up.
+        """Use these settings, and read all files again. If another program has the address, keep trying to
+        bind it. `listeners` are bound listeners of owners that the reload has removed, by address.
         """
         self._config = config
         self._users.reconfigure(config)
@@ -125,7 +125,7 @@ class ServedSsh:
         self.server.accept(sock, caller.origin)
 
     def renew(self, changed: Collection[Loc] | None = None) -> None:
-        """Read the files of these sections again (None: of all), because they have changed."""
+        """Read the files of these sections again, because the files have changed. None means all sections."""
         self._tasks.spawn(self._renew(changed), name="renew")
 
     async def _renew(self, changed: Collection[Loc] | None) -> None:
@@ -134,8 +134,8 @@ class ServedSsh:
         await self._read_keys(changed)
 
     async def _use_host_keys(self) -> None:
-        """Read the host keys and the revoked keys. If they cannot be read, the old ones stay in use; without
-        any, nobody logs in.
+        """Read the host keys and the revoked keys. If they cannot be read, the previous ones stay in use. If
+        there are none, no client can log in.
         """
         async with self._loading:
             if self._config is None or (server := self._config.ssh_server) is None:
@@ -161,10 +161,10 @@ class ServedSsh:
         await self._use_host_keys()
 
     async def _read_keys(self, changed: Collection[Loc] | None = None) -> None:
-        """Read the keys of sites and users: all, or those that have changed.
+        """Read the keys of all sites and users, or of the sections in `changed`.
 
-        The keys of a file that cannot be read are dropped. If reading hangs, the file may not have changed:
-        its old keys stay in use, and it is read again later.
+        If a file cannot be read, its keys are dropped. If reading it hangs, it may be unchanged: its keys
+        stay in use, and it is read again later.
         """
         async with self._loading:
             sections = {
@@ -189,7 +189,7 @@ class ServedSsh:
             self.server.use_table(replace(table, revoked=self._revoked))
 
     def _log_unused(self, loc: Loc, lines: Lines) -> None:
-        """Log the lines and files that cannot be used, once until they change."""
+        """Log the lines and files that cannot be used. The same ones are not logged again."""
         unused = [*lines.findings, *lines.warnings]
         told = tuple(finding.message for finding in unused)
         if told == self._logged.get(loc, ()):
@@ -201,7 +201,7 @@ class ServedSsh:
             )
 
     def snapshot(self) -> tuple[EntrySnapshot, ...]:
-        """The entry, if there is one."""
+        """The SSH entry; empty if the configuration has no SSH server."""
         if self._config is None or (server := self._config.ssh_server) is None:
             return ()
         reason, message, hint = "", "", ""
@@ -224,8 +224,8 @@ class ServedSsh:
         )
 
     def accept_no_more(self) -> None:
-        """Close the listening socket, and every connection that has not logged in. Refuse channels, and end
-        the connections of users that have none.
+        """Close the listening socket, and every connection that has not logged in. Refuse new channels. End
+        the connection of each user as soon as it has no channel.
         """
         self._entry.closed_because = "kubemux stops"
         self._users.leave()

@@ -1,4 +1,4 @@
-"""The sites of the daemon. A client that logs in as a site becomes a link of that site."""
+"""The daemon's sites. Each login of a site becomes a link of that site."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _GONE: Final = "this site is not configured"
 
 
 class Sites(Mapping[str, ServedSite]):
-    """All of them, by name."""
+    """The sites, by name."""
 
     def __init__(
         self, shared: Shared, turns: Turns, on_change: Callable[[str], None], *, on_open: OnOpen
     ) -> None:
-        """`on_change` is called with the name of a site when one of its links begins to serve or ends.
-        `on_open` gets each channel that a site asks for.
+        """`on_change` is called with the name of a site after one of its links began to serve or ended.
+        `on_open` is called with each channel request of a site.
         """
         self._shared = shared
         self._turns = turns
@@ -49,10 +49,10 @@ class Sites(Mapping[str, ServedSite]):
         return len(self._sites)
 
     def logged_in(self, session: Session) -> Guest:
-        """Take over the login of a site."""
+        """Return the owner of a site's connection, after its login."""
         assert session.login is not None  # noqa: S101 - the SSH server calls this after a login
         site = self._sites.get(session.login.name)
-        if site is None:  # a reload has removed it, and its keys a moment later
+        if site is None:  # a reload has removed the site already, but not yet its keys
             return _Unknown(session)
         return site.site.logged_in(session)
 
@@ -62,7 +62,7 @@ class Sites(Mapping[str, ServedSite]):
             self._add(config, name)
 
     def reconfigure(self, config: Config, change: Change, retiring: Tasks, seconds: float) -> None:
-        """Use another configuration. The connections of a site that is removed may go on for `seconds`."""
+        """Use another configuration. A removed site keeps its connections for up to `seconds` (drain)."""
         for name in change.removed:
             site = self._sites.pop(name)
             retiring.spawn(site.retire(seconds), name=f"site {name}")
@@ -88,7 +88,7 @@ class Sites(Mapping[str, ServedSite]):
         site.start()
 
     def refused(self, asked: str, reason: Reason, message: str) -> None:
-        """Somebody has asked to log in by the name `asked`, and was refused."""
+        """Show in the status of the site `asked` that a login with this name was refused."""
         if (site := self._sites.get(asked)) is not None:
             site.site.refused(reason, message)
 
@@ -109,7 +109,7 @@ class _Unknown(Guest):
         session.turn_away(_GONE)
 
     def lost(self, exc: Exception | None) -> None:
-        """Nothing to do: nothing waits for this connection."""
+        """Nothing to do: the connection has no link."""
 
     def ends(self, error: LinkError) -> None:
         """See `lost`."""

@@ -1,4 +1,4 @@
-"""Leads each client of an entry to the destination that it asks for."""
+"""Passes each client of an entry to its destination: the cluster, route or site that it asks for."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log = structlog.get_logger("kubemux.connection")
 
 
 class Switchboard:
-    """Passes each client of an entry to the cluster or route that it asks for."""
+    """Finds the destination of each client by name."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class Switchboard:
 
     def accept(self, arrival: Arrival) -> None:
         """Serve a client that has asked for a name, or refuse it."""
-        assert arrival.asked is not None  # noqa: S101 - only entries that are asked by name have a switchboard
+        assert arrival.asked is not None  # noqa: S101 - a cluster's own listener does not use a switchboard
         try:
             decision = self._names.find(arrival.asked, arrival.entry)
             if isinstance(decision, ToCluster):

@@ -1,4 +1,4 @@
-"""The users that have logged in to the SSH server: they jump, by the SSH entry."""
+"""The users that have logged in to the SSH server. They open channels through the SSH entry."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from proxy.ssh.server.user import User
 from proxy.ssh.turns import Turns
 
 _REMOVED: Final = UserConfig()
-"""Of users whom a reload has removed, and whose keys go a moment later."""
+"""For a user whom a reload has removed already, while the user's keys are still accepted."""
 
 
 class Users:
-    """All of them, as long as they are connected."""
+    """The connected users."""
 
     def __init__(self, shared: Shared, turns: Turns, entry: SshEntry) -> None:
         self._shared = shared
@@ -33,14 +33,14 @@ class Users:
         return f"<Users {len(self._users)}>"
 
     def reconfigure(self, config: Config) -> None:
-        """Use these settings for users who come from now on."""
+        """Use these settings for new logins."""
         self._config = config
 
     def logged_in(self, session: Session) -> Guest:
-        """Take over the login of a user."""
+        """Return the owner of a user's connection, after its login."""
         login, config = session.login, self._config
         assert login is not None  # noqa: S101 - the SSH server calls this after a login
-        assert config is not None  # noqa: S101 - nobody has a key before
+        assert config is not None  # noqa: S101 - no key is accepted before `reconfigure`
         self._number += 1
         user = User(
             session,
@@ -57,10 +57,10 @@ class Users:
         return user
 
     def leave(self) -> None:
-        """End each connection when it has no channel left."""
+        """End each connection as soon as it has no channel."""
         for user in self._users:
             self._tasks.spawn(user.leave(), name="leave")
 
     async def close(self) -> None:
-        """End what is left of them. The SSH server has ended their connections by then."""
+        """Wait until every user is gone. The SSH server must have ended their connections before."""
         await self._tasks.close()

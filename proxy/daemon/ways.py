@@ -1,4 +1,4 @@
-"""The ways of clusters and routes: a gateway, a host of a pattern, a site, or none."""
+"""The way of each cluster and route: a gateway, a host of a gateway pattern, a site, or direct."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from proxy.ssh.supervision.patterns import PatternGateway
 
 
 class Ways:
-    """All ways of a daemon. `gateways` and `sites` are the daemon's own mappings, which reloads change, and
-    so is `config`.
+    """Finds ways. `gateways` and `sites` are the daemon's own mappings: a reload changes them in place.
+    `config` returns the current configuration.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class Ways:
         self._config = config
 
     def of(self, config: ClusterConfig) -> Way:
-        """The way of a cluster. No cluster has a pattern for a gateway (`proxy.config.rules`)."""
+        """The way of a cluster. Its gateway is never a pattern: `proxy.config.rules` refuses that."""
         if config.gateway in self._sites:
             return self._sites[config.gateway].site
         gateway = None if config.gateway == DIRECT else self._gateways[config.gateway]
@@ -60,13 +60,13 @@ class Ways:
 def through(
     gateway: str, clusters: Iterable[ServedCluster], routes: Iterable[Routed]
 ) -> Iterator[Connections]:
-    """The connections of those of them that have this gateway."""
+    """The connections of the clusters and routes whose gateway is `gateway`."""
     yield from (one.cluster.connections for one in clusters if one.cluster.config.gateway == gateway)
     yield from (one.connections for one in routes if one.config.gateway == gateway)
 
 
 def sockets(config: Config) -> int:
-    """How many sockets the daemon may need for listeners, links and logins: all but those of clients."""
+    """How many sockets the daemon may need for listeners, links and logins, without those of clients."""
     gateways = sum(
         gateway.connections * (gateway.max_hosts if gateway.is_pattern else 1)
         for gateway in config.gateways.values()

@@ -1,13 +1,12 @@
-"""One channel paired with another: a client that has come by SSH, and its way to a cluster.
+"""Relays between two channels: the channel of an SSH client, and the channel to its target.
 
-Each direction is the user of the channel that it reads, and copies what that delivers into the buffer of the
-other. While the other takes no more, the first is paused, and its peer gets no credit for what waits. So the
-credit of one side follows what the window and the link of the other have taken, and no more waits here than
-one window of the channel that is read.
+Each direction has a source and a sink. It is the user of its source, and copies delivered bytes into the
+buffer of its sink. While the sink is full, the source is paused, and its peer gets no credit for the bytes
+that wait. So at most one window of the source waits here.
 
-Each direction ends with its own end of file. When both have ended, both channels are closed. If a channel is
-closed before that, the other is closed as well: when it has got what waits for it, if that was in order, and
-otherwise at once.
+Each direction ends with its own end of file. When both have ended, both channels are closed. If one channel
+is closed earlier in order, the other is closed after it has sent the bytes that wait. If the close was not in
+order, the other is closed at once.
 """
 
 from __future__ import annotations
@@ -26,13 +25,13 @@ from proxy.relay.interfaces import Channel, OnEnd, Pieces
 TURN: Final = 256 << 10
 """Bytes that a direction copies in one turn of the loop.
 
-A channel that was paused delivers all that has arrived since, up to a window. That may have 64 MiB, which
-take 50 ms to seal.
+A channel that was paused delivers up to a whole window at once. A window may have 64 MiB, and the other link
+needs 50 ms to encrypt that.
 """
 
 
 class _Direction:
-    """The user of `source`: what it delivers goes to `sink`."""
+    """The user of `source`. It sends delivered bytes to `sink`."""
 
     __slots__ = (
         "_budget",
@@ -70,15 +69,15 @@ class _Direction:
         self._sink = sink
         self.source = source
         self.back = self
-        """The other direction. Its source is our sink."""
+        """The other direction: its source is our sink."""
         self.nbytes = 0
-        """Bytes so far."""
+        """Bytes that the source has delivered so far."""
         self.is_open = True
         """Whether the source is open."""
         self.had_eof = False
         self.has_sent_eof = False
         self._rest: deque[memoryview] = deque()
-        """What waits for the sink. The source is paused then."""
+        """The bytes that wait for the sink. While there are any, the source is paused."""
         self._charged = 0
         self._is_held = True
         self._is_sink_full = False
@@ -96,11 +95,11 @@ class _Direction:
         return self._has_paused
 
     def begin(self) -> None:
-        """Both channels have their users now, and tell when they are full: send."""
+        """Start to send. Both channels have their users now, and call them when they are full."""
         self._is_held = False
         self._pump()
 
-    # --------------------------------------------------------------------------------------- by the source
+    # ------------------------------------------------------------------------------- called by the source
 
     def channel_data(self, pieces: Pieces, nbytes: int) -> None:
         if self._is_stopped or not self.back.is_open:
@@ -116,7 +115,7 @@ class _Direction:
             self.end()
 
     def channel_full(self) -> None:
-        """The source takes no more of the other direction, whose sink it is."""
+        """The source is the sink of the other direction, and is full."""
         self.back.sink_full()
 
     def channel_writable(self) -> None:
@@ -125,60 +124,60 @@ class _Direction:
     def channel_lost(self, error: ProxyError | None) -> None:
         if self.is_open:
             self.is_open = False
-            self._charge()  # it counted with the window of the source until now
+            self._charge()  # until now, the window of the source counted these bytes
             self._relay.lost(self, error)
 
-    # ----------------------------------------------------------------------------------------- by the sink
+    # ----------------------------------------------------------- called by the other direction, for the sink
 
     def sink_full(self) -> None:
-        """Read no more from the source."""
+        """The sink is full: pause the source."""
         self._is_sink_full = True
         self._pause()
 
     def sink_writable(self) -> None:
-        """Send what waits; then read from the source again."""
+        """The sink has room: send the bytes that wait, then resume the source."""
         self._is_sink_full = False
         self._pump()
 
-    # ---------------------------------------------------------------------------------------- by the relay
+    # -------------------------------------------------------------------------------- called by the relay
 
     def end(self) -> None:
-        """Send the end of file after what waits."""
+        """Send the end of file after the bytes that wait."""
         if not self.had_eof:
             self.had_eof = self._wants_eof = True
             self._finish()
 
     def stop(self) -> None:
-        """Take no more from the source, and end."""
+        """Drop what the source still delivers, and send the end of file."""
         self._is_stopped = True
         self._pause()
         self.end()
 
     def close(self) -> None:
-        """End, and close the sink."""
+        """Send the end of file, and close the sink after it."""
         self._wants_close = True
         self.end()
         self._finish()
 
     def close_sink(self) -> None:
-        """Close the sink; the end of file has been sent."""
+        """Close the sink. The end of file must have been sent."""
         self._sink.close()
 
     def abort(self) -> None:
-        """Close the source at once; nothing more comes from it."""
+        """Close the source at once: it delivers nothing more."""
         if self.is_open:
             self.is_open = False
             self.source.abort()
 
     def drop(self) -> None:
-        """Forget what waits: the sink is closed."""
+        """Drop the bytes that wait: the sink is closed."""
         self._rest.clear()
         self._charge()
 
     # ----------------------------------------------------------------------------------------------------
 
     def _pump(self) -> None:
-        """Send as much of what waits as the sink takes and one turn of the loop allows."""
+        """Send the bytes that wait, until the sink is full or TURN bytes have been sent."""
         left, rest, sink = TURN, self._rest, self._sink
         while rest and left > 0 and not (self._is_sink_full or self._is_held):
             piece = rest[0]
@@ -210,7 +209,7 @@ class _Direction:
     def _pause(self) -> None:
         if self.is_open:
             self._has_paused = True
-            self.source.pause_reading()  # again, because `attach` has resumed it
+            self.source.pause_reading()  # even if it is paused already: `attach` may have resumed it
 
     def _resume(self) -> None:
         if self.is_open and self._has_paused and not self._is_stopped:
@@ -218,7 +217,7 @@ class _Direction:
             self.source.resume_reading()
 
     def _finish(self) -> None:
-        """If nothing waits, send the end of file and close the sink, as far as they are wanted."""
+        """If no bytes wait, send the end of file and close the sink, if these are due."""
         if self._rest or not self.back.is_open:
             return
         if self._wants_eof:
@@ -231,7 +230,7 @@ class _Direction:
             self._sink.close()
 
     def _charge(self) -> None:
-        """Count what waits, unless it counts with the window of the source."""
+        """Count the bytes that wait against the budget, unless the window of the source counts them."""
         is_counted = self.is_open and self.source.counts_unsent
         waiting = 0 if is_counted else sum(map(len, self._rest))
         if waiting != self._charged:
@@ -294,7 +293,7 @@ class ChannelRelay:
 
     @property
     def is_client_gone(self) -> bool:
-        """Never: the client's link tells us."""
+        """Always False: the client's link reports a lost client by itself."""
         return False
 
     async def start(self) -> None:
@@ -313,10 +312,10 @@ class ChannelRelay:
         for direction in (back, to):
             direction.begin()
 
-    # --------------------------------------------------------------------------------- by the directions
+    # ------------------------------------------------------------------------- called by the directions
 
     def passed(self, direction: _Direction, nbytes: int) -> None:
-        """Bytes have come from a source."""
+        """A source has delivered bytes."""
         if direction is self._to:
             self._traffic.to_cluster += nbytes
         else:
@@ -330,20 +329,20 @@ class ChannelRelay:
         self.reason = self.reason or closed
 
     def sent_eof(self) -> None:
-        """An end of file has been passed on: with the second one, both channels are closed."""
+        """A direction has sent its end of file. After the second one, close both channels."""
         both = [direction for direction in (self._to, self._from) if direction is not None]
         if all(direction.has_sent_eof for direction in both):
             for direction in both:
                 direction.close_sink()
 
     def lost(self, direction: _Direction, error: ProxyError | None) -> None:
-        """A source is closed: close the other, in order or at once."""
+        """A source is closed: close the other channel, in order or at once."""
         other = direction.back
         is_in_order = error is None
         if direction is self._to:
             self.reason = self.reason or (Reason.CLIENT_CLOSED if is_in_order else Reason.CLIENT_RESET)
         else:
-            # A CLOSE without EOF is in order if the client has ended its side: asyncssh's server may omit it.
+            # A CLOSE without EOF is in order if the client has sent its EOF: asyncssh's server omits its own.
             is_in_order = is_in_order and (direction.had_eof or other.had_eof)
             if error is not None:
                 self.reason = error.reason

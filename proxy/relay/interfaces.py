@@ -1,9 +1,8 @@
-"""What a relay needs of its channel, and a cluster of its way to the API servers.
+"""The protocols between relays, channels and ways.
 
-A relay knows a channel and a way only by these protocols; `proxy/ssh` implements them on SSH links,
-`proxy/relay/direct.py` on plain TCP. `proxy/ssh/native/__init__.py` lists the steps of a byte in each
-direction. Every method but `Way.open_channel`, `Relay.start` and `OpenRequest.accept` is a plain callback: it
-never blocks and never raises.
+`proxy/ssh` implements `Channel` and `Way` with SSH links, `proxy/relay/direct.py` with plain TCP.
+`proxy/ssh/native/__init__.py` lists the steps of a byte in each direction. The methods are plain callbacks,
+which never block and never raise, except `Way.open_channel`, `Relay.start` and `OpenRequest.accept`.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ Pieces = list[bytes | bytearray | memoryview]
 
 
 class ChannelUser(Protocol):
-    """Receives what the cluster sends on a channel. The relay is one."""
+    """Receives what the cluster sends on a channel. A relay implements it."""
 
     def channel_data(self, pieces: Pieces, nbytes: int) -> None:
         """`pieces`, together `nbytes`, have arrived from the cluster, in order.
@@ -30,7 +29,7 @@ class ChannelUser(Protocol):
         """
 
     def channel_eof(self) -> None:
-        """The cluster sends no more; it may still receive (RFC 4254 5.3)."""
+        """The cluster has sent its EOF. It may still receive (RFC 4254 5.3)."""
 
     def channel_full(self) -> None:
         """The channel's window or its link is full: read no more from the client."""
@@ -46,7 +45,7 @@ class ChannelUser(Protocol):
 
 
 class Channel(Protocol):
-    """One open connection to an API server, or one that a client has asked for (`OpenRequest`).
+    """One open connection to an API server, or the channel of an SSH client (`OpenRequest.accept`).
 
     It delivers nothing before `attach`.
     """
@@ -64,7 +63,7 @@ class Channel(Protocol):
     def detach(self, unread: bytes = b"") -> None:
         """Forget the user, and deliver nothing until the next `attach`.
 
-        The next user gets `unread` first: the end of what this user was given and has not used.
+        The next user gets `unread` first: the bytes that this user has received but not used.
         """
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -74,16 +73,16 @@ class Channel(Protocol):
         """
 
     def buffer_updated(self, nbytes: int) -> None:
-        """`nbytes` of that buffer are filled: send them to the cluster."""
+        """Send the first `nbytes` of that buffer to the cluster."""
 
     def write_eof(self) -> None:
-        """The client sends no more."""
+        """Send an EOF: the client sends no more."""
 
     def pause_reading(self) -> None:
-        """The client is slow: deliver no more, and grant the cluster no more credit."""
+        """Deliver no more, and grant the cluster no more credit: the client is slow."""
 
     def resume_reading(self) -> None:
-        """The client has room again."""
+        """Deliver again: the client has room."""
 
     def close(self) -> None:
         """Close when all queued bytes are sent. Idempotent."""
@@ -95,8 +94,8 @@ class Channel(Protocol):
 class Relay(Protocol):
     """A client and its channel to a cluster, until both directions have ended.
 
-    It does not own the client before `start`. Its `on_end` gets it once, when both sides are closed, unless
-    `start` has failed before it owned the client.
+    It owns the client from `start` on. When both sides are closed, it calls its `on_end` once. It does not do
+    so if `start` failed before the relay owned the client.
     """
 
     @property
@@ -109,36 +108,36 @@ class Relay(Protocol):
 
     @property
     def first_byte_at(self) -> float | None:
-        """When the cluster has sent its first byte (the loop's clock)."""
+        """When the cluster sent its first byte, in seconds of the loop's clock; None before that."""
 
     @property
     def reason(self) -> Reason | None:
-        """Why it ends or has ended."""
+        """Why the relay ends or has ended; None before that."""
 
     @property
     def is_client_paused(self) -> bool:
-        """Nothing is read from the client, because the channel is full."""
+        """Whether the client is not read, because the channel is full."""
 
     @property
     def is_cluster_paused(self) -> bool:
-        """Nothing is read from the channel, because the client does not read what it is sent."""
+        """Whether the channel is not read, because the client does not read."""
 
     @property
     def has_started(self) -> bool:
-        """Whether it owns the client."""
+        """Whether the relay owns the client."""
 
     @property
     def is_client_gone(self) -> bool:
-        """Whether the client has gone and nothing but this question tells us."""
+        """Whether a paused client has reset its connection. The transport does not report that by itself."""
 
     async def start(self) -> None:
-        """Take the client, and start both directions.
+        """Become the owner of the client, and start both directions.
 
-        If this fails or is cancelled, the channel is closed. Raises OSError if the client has gone.
+        If this fails or is cancelled, the channel is closed. Raises OSError if the client has disconnected.
         """
 
     def half_close(self, reason: Reason) -> None:
-        """Send the end of file that the client has not sent; what the cluster still sends is delivered."""
+        """Send an EOF in place of the client. The relay still delivers what the cluster sends."""
 
     def abort(self, reason: Reason) -> None:
         """End both sides at once."""
@@ -148,44 +147,44 @@ OnEnd = Callable[[Relay], None]
 
 
 class OpenRequest(Protocol):
-    """A channel that the peer of a link asks for. It is answered once, by `accept` or `refuse`.
+    """A request of a link's peer for a channel. Answer it once, by `accept` or `refuse`.
 
-    After the end of its link, or after an answer, `refuse` does nothing.
+    After an answer, or after the end of the link, `refuse` does nothing.
     """
 
     @property
     def target(self) -> Endpoint:
-        """What it asks for, as it has written it: the host may be anything, and so may the port."""
+        """The requested target, as the peer has sent it. Neither the host nor the port is checked."""
 
     @property
     def origin(self) -> Endpoint:
-        """Who it asks for, as it says. Nobody has checked that."""
+        """The originator that the peer names (RFC 4254 7.2). It is not checked."""
 
     def accept(self) -> Channel:
-        """Open the channel, which has acquired its window from the budget.
+        """Acquire a window from the budget, and open the channel.
 
-        Raises ConnectionResetError if the peer has gone. Raises MemoryExhausted, and then the request still
-        waits for its answer.
+        Raises ConnectionResetError if the link has ended. Raises MemoryExhausted; the request must then still
+        be answered.
         """
 
     def refuse(self, code: int, text: str) -> None:
-        """Refuse it, with a reason code and a sentence for the client's user (RFC 4254 5.1)."""
+        """Refuse the channel, with a reason code and a sentence for the client's user (RFC 4254 5.1)."""
 
 
 class Way(Protocol):
-    """A way to API servers: a gateway, or none (`gateway: direct`)."""
+    """A way to API servers: a gateway, a site, or plain TCP (`gateway: direct`)."""
 
     @property
     def is_up(self) -> bool:
-        """Whether a client can be served now: a link is up, or none is needed."""
+        """Whether a client can be served now: a link is up, or the way needs no link."""
 
     @property
     def is_idle(self) -> bool:
-        """Whether there is no link because no client needs one: a probe would find out nothing."""
+        """Whether there is no link because no client needs one. A probe would then show nothing."""
 
     @property
     def connect_timeout(self) -> float:
-        """Seconds that a dial may take, and the opening of a channel."""
+        """The deadline in seconds for a dial, and for the opening of a channel."""
 
     async def open_channel(
         self,
@@ -196,14 +195,13 @@ class Way(Protocol):
         answer_by: float = math.inf,
         is_needed: bool = True,
     ) -> Channel:
-        """Open a channel to `target`; waits for a link until `hold_until` (the loop's clock, seconds).
+        """Open a channel to `target`. Wait for a link until `hold_until`, in seconds of the loop's clock.
 
-        `origin` is the client's address, which sshd logs (RFC 4254 7.2). The opening itself has a deadline
-        that the way sets; it ends at `answer_by` at the latest. If the channel is not `is_needed`, as a
-        probe's is not, nothing is dialled on demand for it, and no link kept. Raises LinkDown,
-        ChannelRefused, ChannelProhibited, ChannelTimeout, MemoryExhausted. If it is cancelled, it leaves no
-        channel behind.
+        `origin` is the client's address, which sshd logs (RFC 4254 7.2). The opening itself may take
+        `connect_timeout`, and ends at `answer_by` at the latest. A channel that is not needed (`is_needed` is
+        false for probes) causes no dial on demand, and keeps no link open. Raises LinkDown, ChannelRefused,
+        ChannelProhibited, ChannelTimeout, MemoryExhausted. If it is cancelled, it leaves no channel behind.
         """
 
     def is_given_up(self, patience: float) -> bool:
-        """Whether there has been no link for more than `patience` seconds, and no dial has a good chance."""
+        """Whether there has been no link for more than `patience` seconds, and a dial has failed since."""

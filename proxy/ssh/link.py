@@ -1,4 +1,4 @@
-"""One live SSH connection to a gateway, and the channels on it."""
+"""One live SSH connection, and its channels: to a gateway, or of a client of our SSH server."""
 
 from __future__ import annotations
 
@@ -82,7 +82,9 @@ direction is dead, full packets end, too, because no credit arrives.
 """
 
 UNUSED_S: Final = 1.0
-"""Seconds. If a server ends a link without a reason that had no channel for so long, that is probably why."""
+"""If a server ends a link without a reason, and the link had no channel for this many seconds, we assume that
+the server ends unused connections.
+"""
 
 
 MAX_REQUESTS: Final = 1000
@@ -104,11 +106,12 @@ class Link:
         on_open: Callable[[OpenRequest], None] | None = None,
         max_requests: int = MAX_REQUESTS,
     ) -> None:
-        """`conns` is the jump chain; the last connection is to the gateway. A `command` carries the first.
+        """For a link to a gateway, `conns` is the jump chain: the last connection is to the gateway. If there
+        is a `command`, it carries the first connection.
 
-        Or it is one connection of a client of our SSH server; `server` is its name then. `on_open` gets each
-        channel that the client asks for, none of them before this returns. At most `max_requests` of those
-        are open or without an answer at a time.
+        For a link of a client of our SSH server, `conns` has one connection, and `server` names the client.
+        `on_open` is called with each channel request of the client, but not before this returns. At most
+        `max_requests` of these channels are open or unanswered at a time.
         """
         loop = asyncio.get_running_loop()
         self._conns = conns
@@ -130,7 +133,7 @@ class Link:
         self.idle.set()
         self._idle_since = self._since
         self.is_unused = False
-        """Whether it ended because it had no channel."""
+        """Whether the server probably ended the link because it had no channel."""
         self.error: LinkError | None = None
         self.rtt: float | None = None
         self._round_trips: deque[float] = deque(maxlen=_ROUND_TRIPS)
@@ -168,7 +171,7 @@ class Link:
         return len(self._plane) // CROWD + self._pace.busy + self._stuck
 
     def sample(self) -> None:
-        """Measure how busy the link is and whether it answers. The gateway calls it about twice a second."""
+        """Sample how busy the link is, and whether it answers. Called about twice a second."""
         self._pace.sample(self._plane.bulk, self._loop.time())
         oldest = next(iter(self._openings), None)
         if oldest is not None and oldest is self._oldest:
@@ -207,9 +210,9 @@ class Link:
     ) -> Channel:
         """Open a channel within `timeout` seconds.
 
-        A channel that is not needed, a probe's, is no reason to keep the link.
+        A probe's channel is not needed (`is_needed` is false): the link may be closed in spite of it.
 
-        Raises LinkDown if the link ends before, otherwise a ChannelError.
+        Raises LinkDown if the link ends before the answer, MemoryExhausted, otherwise a ChannelError.
         """
         if target in self._abandoned and self._abandoned[target] >= ABANDONED_MAX:
             raise ChannelTimeout(f"{self.server} has not reached {target} for {ABANDONED_MAX} clients yet")
@@ -246,7 +249,7 @@ class Link:
         self._oldest, self._stuck = None, 0
 
     def _abandon(self, opening: Opening, target: Endpoint) -> None:
-        """The client waits no longer, but sshd still tries to connect. It has the window until it answers."""
+        """The client no longer waits, but sshd still tries to connect, and may use the window until then."""
 
         def answered() -> None:
             self._abandoned[target] -= 1

@@ -40,9 +40,10 @@ OpenSSH's lists have 2 KiB. asyncssh accepts 256 KiB, and needs 120 ms for such 
 
 ANSWERS: Final = frozenset({81, 82, messages.OPEN_FAILURE, messages.WINDOW_ADJUST, 99, messages.FAILURE})
 MOST_QUEUED: Final = 200
-"""Global requests that may wait while one is handled: a client that registers forwards sends all at once.
+"""How many global requests may wait while one is handled. A client that registers forwards sends all of them
+at once.
 
-asyncssh keeps them without a limit, and answers those that it does not know in a recursion.
+asyncssh has no limit for them. It answers unknown ones in a recursion.
 """
 
 MOST_ANSWERS: Final = 10_000
@@ -54,25 +55,26 @@ packets of one byte blocked the loop for ten seconds. Servers accept 16 KiB and 
 """
 
 MOST_UNREAD: Final = 2 << 20
-"""Bytes that may wait in the transport; with more, the peer is not read.
+"""Bytes that may wait in the transport. With more, the peer is not read.
 
-Clients add none above 0.5 MiB, so the others are answers to the peer.
+Clients add no bytes above 0.5 MiB, so the bytes above that are answers to the peer.
 """
 
 MOST_UNOPENED: Final = 512 << 10
-"""Bytes that may wait while asyncssh handles a packet in a task of its own. No packet is larger. uvloop reads
-up to 8 MiB in a turn, and asyncssh copies the waiting bytes at each read.
+"""Received bytes that may wait while asyncssh handles a packet in a task. It is more than the largest packet.
+uvloop reads up to 8 MiB in a turn, and asyncssh copies the waiting bytes at each read.
 """
 
 MOST_KEPT: Final = 8 << 20
 """Bytes that may wait for new keys.
 
-A jump host carries one channel, whose window is 2 MiB with OpenSSH. Clients of our own channels wait anyway.
+A jump host carries one channel, whose window is 2 MiB with OpenSSH. Clients on our own channels are paused
+during a key exchange.
 """
 
 MOST_BELOW: Final = 4 << 20
-"""Bytes that may wait for a jump host. With more, the clients behind it wait. The window of an honest jump
-host is smaller.
+"""Bytes that may wait for a jump host. With more, the clients behind it are paused. The window of a usual
+jump host is smaller.
 """
 
 POLL_S: Final = 0.02
@@ -81,7 +83,7 @@ _LARGEST: Final = slice(13, 17)
 """The largest packet in an OPEN_CONFIRMATION (RFC 4254 5.1), after the type, two numbers and the window."""
 
 REMEMBERED: Final = 1024
-"""How many of the channels that were closed last are remembered."""
+"""How many closed channels are remembered, the latest ones."""
 
 
 class Metered:
@@ -98,7 +100,7 @@ class Metered:
         """Whether received packets wait for the next turn, and the transport is paused."""
         self.most_unopened = MOST_UNOPENED
         self.gate: Callable[[Callable[[], None]], bool] | None = None
-        """Says whether packets may be handled now; if not, it calls what it is given, in its turn."""
+        """Returns whether packets may be handled now. If not, it calls its argument later, when they may."""
         self._is_queued = False
         self._is_full = False
         self._is_stopped = False
@@ -121,7 +123,7 @@ class Metered:
         self._opened()
 
     def _admitted(self) -> None:
-        """The gate lets it go on."""
+        """Handle the received bytes: the gate has called back."""
         self._is_queued = False
         if self._is_there:
             self._opened()
@@ -210,7 +212,7 @@ class Metered:
         return transport is not None and not transport.is_closing()
 
     def _sent(self, kind: int, *args: bytes, handler: object = None) -> None:
-        """Asyncssh sends a packet, or keeps it until there are new keys."""
+        """Let asyncssh send a packet, or keep it until the key exchange ends."""
         conn = self._conn
         if conn._kex_complete:
             self._answers = self._kept = 0
@@ -218,7 +220,7 @@ class Metered:
             self._answers += kind in ANSWERS
             self._kept += sum(map(len, args))
             if self._answers > MOST_ANSWERS or self._kept > MOST_KEPT:
-                # Not raised: the caller may be a client's transport
+                # Not raised: the caller may be the transport of another client.
                 fail(
                     conn,
                     f"it exchanges keys without end: {self._kept} bytes wait for them, with "
@@ -261,7 +263,7 @@ def fail(conn: Any, message: str) -> None:
 
 
 class Channels(dict[int, Any]):
-    """The channels of a connection. For one that was just closed it returns `_Late`, which drops messages."""
+    """The channels of a connection. In place of a channel that was just closed, it returns a `_Late`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -291,7 +293,7 @@ class _Late:
         """Asyncssh calls it for each packet."""
 
     def process_packet(self, kind: int, _sequence: int, packet: Any) -> bool:
-        """Drop a message that is well formed. Raises asyncssh.ProtocolError for any other."""
+        """Drop a well-formed message. Raises asyncssh.ProtocolError for a malformed one."""
         try:
             message = memoryview(packet.get_full_payload())
             if kind == messages.DATA:

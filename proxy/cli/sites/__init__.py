@@ -1,1 +1,1 @@
-"""What `kubemux site add` does: the entry of a site in the configuration, and what its own machine needs."""
+"""The parts of `kubemux site`: adding a site to the configuration, what to run at the site, and its state."""

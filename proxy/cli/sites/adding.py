@@ -1,7 +1,7 @@
-"""Writes a site into the configuration: its public key beside that, and its entry in `sites:`.
+"""Adds a site to the configuration: an item in `sites:`, and a file with its public key.
 
-As with `kubemux kubeconfig import`, comments stay, the new configuration is checked before it takes the place
-of the old one, and if a step fails, nothing is changed.
+As with `kubemux kubeconfig import`, comments stay. The new configuration is checked before it replaces the
+old one. If a step fails, nothing is changed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _PUB: Final = "a public key is one line, as in the .pub file of ssh-keygen: ssh-
 
 
 def public_key(data: bytes) -> Key:
-    """The one public key in `data`. Raises ValueError, which says what is there instead."""
+    """The only public key in `data`. Raises ValueError, which names what `data` has instead."""
     if recognise(data) in {Content.KEY, Content.ENCRYPTED}:
         raise ValueError(
             "that is a private key, which never leaves the site: give the .pub file beside it; "
@@ -47,7 +47,7 @@ def public_key(data: bytes) -> Key:
 def add(path: Path, name: str, line: bytes, permit: Sequence[str]) -> list[str]:
     """Add the site `name` with the public key in `line` to the configuration at `path`.
 
-    Returns lines that say what was done. Raises ConfigError, WriteFailed; ValueError for the key.
+    Returns lines that report what was done. Raises ConfigError, WriteFailed, and ValueError for a bad key.
     """
     key = public_key(line)
     with file.locked(path):
@@ -69,7 +69,7 @@ def add(path: Path, name: str, line: bytes, permit: Sequence[str]) -> list[str]:
         item = CommentedMap({word: fresh(value, flow=True) for word, value in values.items()})
         append(document.root, "sites", item, key=name)
         changed = yaml.dump(document.root)
-        loader.parse(changed, str(path), Scrutiny.CA)  # refuses names that are no names of sites
+        loader.parse(changed, str(path), Scrutiny.CA)  # this refuses an invalid name of a site
         data = line.strip() + b"\n"
         is_there = own.exists()
         if is_there and own.read_bytes() != data:
@@ -87,7 +87,7 @@ def add(path: Path, name: str, line: bytes, permit: Sequence[str]) -> list[str]:
 
 
 def _require_free(path: Path, config: Config, name: str, key: Key) -> Grant | None:
-    """Where this site has the key already. Raises ConfigError if another site or a user has it."""
+    """The grant of the key if the site has it already. Raises ConfigError if another identity has it."""
     read = [authorized.read(("sites", one), site) for one, site in config.sites.items()]
     read += [authorized.read(("users", one), user) for one, user in config.users.items()]
     table, _ = key_table.table(read)

@@ -2,8 +2,8 @@
 
     ssh -N -T -R factory-7:1080 -i ~/.ssh/factory-7 -p 2222 factory-7@bastion.example.com
 
-The host key of the bastion is in the command itself (KnownHostsCommand), so that no file has to be there
-before the first login. That and PermitRemoteOpen need OpenSSH 8.5 (2021).
+The command itself has the bastion's host key (KnownHostsCommand), so that the site needs no known_hosts file.
+KnownHostsCommand and PermitRemoteOpen need OpenSSH 8.5 (2021).
 """
 
 from __future__ import annotations
@@ -19,38 +19,38 @@ from proxy.config.matches import Match
 from proxy.runtime.endpoint import Endpoint
 
 IMAGE: Final = "docker.io/alpine/git"
-"""It has OpenSSH's client, and needs no other user than `nobody`."""
+"""It has OpenSSH's client, and runs as the user `nobody`."""
 NOBODY: Final = 65534
-"""ssh(1) refuses to run for a uid that the image's /etc/passwd does not name."""
+"""ssh(1) does not run for a uid that the image's /etc/passwd does not have."""
 
 _KEEPALIVE: Final = {"ServerAliveInterval": "5", "ServerAliveCountMax": "2", "ConnectTimeout": "10"}
 _ANY_PORT: Final = (1, 65535)
 _RESTARTING: Final = "trap 'kill $!; exit 0' TERM; while :; do ssh \"$@\" & wait $!; sleep 1; done"
-"""Kubernetes would wait longer after each restart, up to five minutes."""
+"""The shell restarts ssh after a second. Kubernetes would wait longer after each restart, up to 5 minutes."""
 
 
 @dataclass(frozen=True, slots=True)
 class FarSide:
-    """A site, as its own machine has to know it."""
+    """What the machine of a site needs to know."""
 
     name: str
     server: Endpoint
-    """Where the site finds the SSH server."""
+    """The address at which the site dials the SSH server."""
     host_key: str
-    """The server's, as `ssh-ed25519 BASE64`."""
+    """The host key of the SSH server, as `ssh-ed25519 BASE64`."""
     permit: Sequence[Match]
     port: int
-    """Of the dynamic forward: no machine listens on it, it is a part of the forward's name."""
+    """The port of the dynamic forward. It is only a part of the forward's name: no machine listens on it."""
 
     def command(self, key: str) -> str:
-        """A command for a shell; `key` is the path of the private key, for that shell."""
+        """A shell command. `key` is the path of the private key, as the shell expands it."""
         words = [f"-o {option}" for option in map(shlex.quote, self._options())]
         first = f"ssh -N -T -R {self._forward} -i {key} -p {self.server.port}"
         lines = [first, *words, f"{self.name}@{self._host}"]
         return "".join(map(_comment, self.wider())) + " \\\n    ".join(lines) + "\n"
 
     def wider(self) -> list[str]:
-        """What of `permit` the options of ssh cannot say."""
+        """A warning for items of `permit` that PermitRemoteOpen cannot express; empty if there are none."""
         odd = [f"{match} is {_in_openssh(match)} there" for match in self.permit if not _is_exact(match)]
         if not odd:
             return []
@@ -83,7 +83,7 @@ class FarSide:
         return [f"{key}={value}" for key, value in options.items()]
 
     def _words(self, key: str) -> list[str]:
-        """The arguments of ssh where no user has a configuration of his own."""
+        """The arguments of ssh for a service, which ignores ssh's configuration files."""
         words = ["-F", "none", "-N", "-T", "-R", self._forward, "-i", key, "-p", str(self.server.port)]
         return [
             *words,
@@ -124,7 +124,7 @@ def _comment(line: str) -> str:
 
 
 def _lines(words: Sequence[str]) -> Iterator[str]:
-    """The words of a command for ExecStart=, an option with its value in each line."""
+    """The lines of a command for ExecStart=: each line has one option and its value."""
     quoted = [f'"{word}"' if " " in word else word for word in words]
     line: list[str] = []
     for word in quoted:
@@ -153,7 +153,7 @@ def _is_any_port(match: Match) -> bool:
 
 
 def _in_openssh(match: Match) -> str:
-    """The narrowest that PermitRemoteOpen of ssh_config(5) has for it."""
+    """The narrowest pattern of PermitRemoteOpen (ssh_config(5)) that includes `match`."""
     is_wide = match.stars or (
         match.network is not None and match.network.prefixlen < match.network.max_prefixlen
     )

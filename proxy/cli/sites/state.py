@@ -1,4 +1,4 @@
-"""What `kubemux site show` prints of a site. Pure."""
+"""The lines that `kubemux site show` prints. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from proxy.snapshots import DaemonSnapshot, SiteLinkSnapshot, SiteSnapshot
 
 
 def lines(site: SiteSnapshot, daemon: DaemonSnapshot) -> Iterator[str]:
-    """A line for each thing that is known of it."""
+    """The state of a site, its links, its clients and its last refusal."""
     yield f"site {site.name}: {_state(site)}"
     if site.connected is None and site.hint:
         yield f"hint      {site.hint}"

@@ -10,10 +10,10 @@ from proxy.ssh.native.wire import messages
 from proxy.ssh.native.wire.errors import ProtocolError
 
 REMEMBERED: Final = 1024
-"""How many closed channels are remembered: their numbers are not used again yet.
+"""How many closed channels are remembered. Their numbers are not used for new channels yet.
 
 Until our CLOSE arrives, a peer may still send messages for a channel, most often WINDOW_ADJUST. OpenSSH
-ignores such messages, and so do we. A new channel with the same number would believe that they are its own.
+ignores such late messages, and so do we. A new channel with the same number would take them for its own.
 """
 
 
@@ -40,19 +40,19 @@ class Numbers:
         return number
 
     def release(self, number: int) -> None:
-        """The peer has refused the channel, so nothing can arrive late for its number: it is free at once."""
+        """Free the number of a refused channel at once: no late message can arrive for it."""
         del self.channels[number]
         self.free.append(number)
 
     def closed(self, number: int) -> None:
-        """Both sides have closed the channel. Messages that the peer has sent before may still arrive."""
+        """Remember the number of a closed channel: late messages of the peer may still arrive."""
         del self.channels[number]
         self._closed.append(number)
 
     def find(self, kind: int, number: int) -> NativeChannel | None:
-        """The channel that a message is for; None if that channel is closed, so that the message is late.
+        """The channel of a message of type `kind`; None if the channel is closed, and the message is late.
 
-        Raises ProtocolError.
+        Raises ProtocolError if no such channel is open.
         """
         channel = self.channels.get(number)
         if channel is None:

@@ -1,4 +1,4 @@
-"""Watches the links of a gateway: it measures them, replaces broken and old ones, retires and closes them.
+"""Watches the links of a gateway or site: it measures them, replaces bad and old ones, and closes them.
 
 A link that is to be replaced serves until its replacement is up. Then it retires: it gets no new channels,
 and is closed when its last channel has ended or `retire_timeout` is over. `proxy/ssh/supervision/links.py`
@@ -24,7 +24,7 @@ L = TypeVar("L", bound=Link)
 
 
 class Settings(Protocol):
-    """What the lifetime of a link depends on: the keys of a gateway, or of a site."""
+    """The configuration keys of a gateway or site that the lifetime of a link depends on."""
 
     @property
     def keepalive(self) -> KeepaliveConfig: ...
@@ -65,7 +65,7 @@ class Lifetimes(Generic[L]):
         self._tasks = Tasks(f"gateway {name}")
 
     def add(self, link: L, generation: int) -> bool:
-        """Add a link of `generation` that has just come up; True if it replaces another link."""
+        """Add a link of `generation` that has just come up. Returns whether it replaces another link."""
         self._links.add(link, generation)
         self._tasks.keep(partial(self._watch, link), name=f"watch {link.name}")
         has_replaced = self._retire_surplus()
@@ -73,7 +73,7 @@ class Lifetimes(Generic[L]):
         return has_replaced
 
     def reconfigure(self, config: Settings) -> None:
-        """Use other settings for the same server, also for links that retire: they may stay for long."""
+        """Use other settings for the same server. They apply to retiring links, too, which may stay long."""
         has_new_keepalive = config.keepalive != self._config.keepalive
         self._config = config
         self._new_settings.set_result(None)
@@ -90,7 +90,7 @@ class Lifetimes(Generic[L]):
             self._close(link, error)
 
     def close_serving(self, error: Callable[[L], LinkError]) -> None:
-        """Close the serving links, because no client uses them; from now on none of them is chosen."""
+        """Close the serving links, because no client uses them. New channels do not use them from now on."""
         for link in self._links.retire_surplus(0):
             self._close(link, error(link))
 
@@ -118,13 +118,13 @@ class Lifetimes(Generic[L]):
         return is_stale
 
     def _retire_surplus(self) -> bool:
-        """Retire links that are no longer needed; True if there were any."""
+        """Retire links that are no longer needed. Returns whether there were any."""
         wanted = self._wanted()
         leaving = self._links.retire_surplus(wanted)
         for link in leaving:
             self._tasks.keep(partial(self._retire, link), name=f"retire {link.name}")
             self._report.retires(link)
-        # With fewer `connections` after a reload, several leave at a time: none of them was replaced before.
+        # If a reload lowers `connections`, several links retire at once. These must not be closed here.
         for link in self._links.retiring_surplus(max(wanted, len(leaving))):
             why = f"it was replaced, and so were {wanted} others since"
             self._close(link, LinkReplaced(f"link to {link.server} closed: {why}"))
@@ -153,7 +153,7 @@ class Lifetimes(Generic[L]):
         self._report.rtt(rtt)
 
     def _missed(self, link: L, count: int) -> None:
-        """The link has not answered for `count` intervals. After `max_missed`, close it; after one, replace
+        """The link has not answered for `count` intervals. After `max_missed`, close it. Before that, replace
         it if another link answers.
         """
         self._missing.add(link)

@@ -29,9 +29,10 @@ class Report:
         self.reconnects = 0
         self.expiries: dict[str, float] = {}
         self.is_quiet = False
-        """Whether its log entries are of level debug: they come too often."""
+        """Whether to log at level debug only, because there are too many entries."""
         self.is_closing = False
-        """Whether the gateway is closing. A new gateway may use its metrics by now: they are not changed."""
+        """Whether the gateway is closing. Then the metrics are not updated: a new gateway may use them now.
+        """
         self._name = name
         self._record = record
         self._log = log.bind(gateway=name)
@@ -71,7 +72,7 @@ class Report:
             self._record.rtt = seconds
 
     def backoff(self, seconds: float) -> None:
-        """The seconds until the next dial; 0 if it does not wait."""
+        """Set the seconds until the next dial; 0 if none waits."""
         self._record.backoff = seconds
 
     def dial_failed(self, error: LinkError, before: LinkError | None, *, delay: float, kept: int) -> None:
@@ -118,7 +119,7 @@ class Report:
         self._log.info("link retires", link=link.name, server=link.server, channels=link.load)
 
     def link_ended(self, link: Link, error: LinkError) -> None:
-        """`link` has ended, closed by us or by others."""
+        """`link` has ended: we have closed it, or it was lost."""
         say, event = self._log.warning, "link lost"
         if isinstance(error, LinkClosed):
             say, event = self._log.info, "link closed"
@@ -139,8 +140,8 @@ class Report:
         )
 
     def changed(self, links: Links[L], *, wanted: int, is_failing: bool, without_link: GatewayState) -> None:
-        """Links came up, ended, or became stale, or clients came or left. `is_failing`: whether the last dial
-        failed. `without_link` is the state if there is no link.
+        """Update the state and the metrics after a change of the links or clients. `is_failing` says whether
+        the last dial failed. `without_link` is the state while there is no link.
         """
         if self.is_closing:
             return

@@ -1,7 +1,7 @@
-"""How clients of one gateway wait while no link is up.
+"""How the clients of one gateway wait while no link is up.
 
-If the gateway always dials, they wait until their own deadline, because the next dial may come before it. On
-demand, they wait for the dial that the first of them has caused, and share its failure.
+If the gateway always dials, a client waits until its own deadline, because a dial may succeed before it. If
+the gateway dials on demand, the first client causes a dial. All clients wait for it, and share its failure.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from proxy.ssh.supervision.retry import Retry
 
 
 class Waiting:
-    """The waiting clients of one gateway. `why` returns the gateway's last failure, the cause of
-    their error.
+    """The waiting clients of one gateway. `why` returns the gateway's last failure: the cause of the error
+    that the clients get.
     """
 
     def __init__(self, subject: str, retry: Retry, why: Callable[[], LinkError | None]) -> None:
-        """`subject` is who has no link, for messages."""
+        """`subject` is the gateway or site, for messages: `site factory-7`."""
         self.up = asyncio.Event()
         """Set while a link is up."""
         self._held = 0
@@ -34,7 +34,9 @@ class Waiting:
 
     @property
     def count(self) -> int:
-        """How many they are. Who has been told of a failed dial is none of them: no dial is for them."""
+        """How many clients wait. A client whose dial has failed is not counted, even if its task has not
+        ended yet.
+        """
         return self._held + self._asking
 
     @property
@@ -43,7 +45,7 @@ class Waiting:
         return self._outage.has_failed
 
     def begin_anew(self) -> None:
-        """Let the outage begin now if there is no link, because no client needed one so far."""
+        """Let the outage begin now if there is no link: until now, no client needed one."""
         self._outage = Outage(self._loop.time())
         self.changed(is_up=self.up.is_set())
 
@@ -60,7 +62,7 @@ class Waiting:
         self._outage.has_failed = True
 
     def dialled(self, failure: LinkError | None) -> None:
-        """Wake the clients that wait for the dial, which has ended."""
+        """Wake the clients that wait for a dial: it has ended, with `failure` or successfully."""
         if failure is not None:
             self._asking = 0
         self._dialled.set_result(failure)
@@ -91,7 +93,7 @@ class Waiting:
             self._held -= 1
 
     async def for_dial(self, until: float) -> None:
-        """Wait for the next dial; returns if it succeeds.
+        """Wait for the next dial, and return if it succeeds.
 
         Raises LinkDown if it fails, or at once if the last dial has failed and the next one is not due yet.
         """
