@@ -27,6 +27,7 @@ from proxy.daemon import access
 from proxy.daemon.graph import Graph
 from proxy.daemon.handing_on import addresses
 from proxy.daemon.heartbeat import Heartbeat, Part
+from proxy.daemon.status_line import StatusLine
 from proxy.entries.binding import bind
 from proxy.entries.fd_store import FdStore
 from proxy.errors import ListenError
@@ -76,7 +77,7 @@ class Daemon:
         self._admin: AdminServer | None = None
         self._loop = asyncio.get_running_loop()
         self._started_at = self._loop.time()
-        self._status_due: asyncio.Handle | None = None
+        self._status_line = StatusLine(lambda: summary(self.snapshot()))
         self._is_started = False
         self._hurry = asyncio.Event()
         self.metrics.tasks.set_function(lambda: len(asyncio.all_tasks(self._loop)))
@@ -160,13 +161,9 @@ class Daemon:
     # ------------------------------------------------------------------------------------------------ state
 
     def _state_changed(self) -> None:
-        """Update what `systemctl status` shows, once for all changes in this turn of the loop."""
-        if self._status_due is None and self._is_started:
-            self._status_due = self._loop.call_soon(self._notify_status)
-
-    def _notify_status(self) -> None:
-        self._status_due = None
-        systemd.notify(systemd.status(summary(self.snapshot())))
+        """Update what `systemctl status` shows."""
+        if self._is_started:
+            self._status_line.changed()
 
     def snapshot(self) -> DaemonSnapshot:
         """The daemon at this moment."""
@@ -214,8 +211,7 @@ class Daemon:
             self._hurry.set()
 
     async def _close(self) -> None:
-        if self._status_due is not None:
-            self._status_due.cancel()
+        self._status_line.close()
         await self.tasks.close()
         await self.graph.close()
         if self._admin is not None:
