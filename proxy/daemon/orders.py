@@ -82,7 +82,7 @@ class Controller:
             self._lent_for, self._lent = config, {}
         graph, shared = self._graph, self._graph.shared
         lent = self._lent.setdefault(
-            cluster, Lent(graph.handshakes, graph.turns, shared.budget, shared.waiting)
+            cluster, Lent(graph.gateways.handshakes, graph.turns, shared.budget, shared.waiting)
         )
         served = graph.clusters.get(cluster)
         lent.order = served.cluster.order if served is not None else ()

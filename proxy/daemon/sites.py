@@ -10,11 +10,11 @@ from typing import Final
 from proxy.config.diff import Change
 from proxy.config.model import Config
 from proxy.daemon.connections import Shared
+from proxy.daemon.retiring import Retiring
 from proxy.daemon.served_site import ServedSite
 from proxy.errors import LinkError
 from proxy.errors.reasons import Reason
 from proxy.relay.interfaces import OpenRequest
-from proxy.runtime.tasks import Tasks
 from proxy.ssh.server.session import Guest, Session
 from proxy.ssh.sites.site import Site
 from proxy.ssh.turns import Turns
@@ -61,11 +61,11 @@ class Sites(Mapping[str, ServedSite]):
         for name in config.sites:
             self._add(config, name)
 
-    def reconfigure(self, config: Config, change: Change, retiring: Tasks, seconds: float) -> None:
+    def reconfigure(self, config: Config, change: Change, retiring: Retiring, seconds: float) -> None:
         """Use another configuration. A removed site keeps its connections for up to `seconds` (drain)."""
         for name in change.removed:
             site = self._sites.pop(name)
-            retiring.spawn(site.retire(seconds), name=f"site {name}")
+            retiring.add(site.retire(seconds), f"site {name}")
             self._shared.metrics.forget_site(name)
         for name in (*change.changed, *change.renewed, *change.adjusted, *change.kept):
             self._sites[name].reconfigure(config.sites[name])

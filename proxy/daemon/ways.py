@@ -63,14 +63,3 @@ def through(
     """The connections of the clusters and routes whose gateway is `gateway`."""
     yield from (one.cluster.connections for one in clusters if one.cluster.config.gateway == gateway)
     yield from (one.connections for one in routes if one.config.gateway == gateway)
-
-
-def sockets(config: Config) -> int:
-    """How many sockets the daemon may need for listeners, links and logins, without those of clients."""
-    gateways = sum(
-        gateway.connections * (gateway.max_hosts if gateway.is_pattern else 1)
-        for gateway in config.gateways.values()
-    )
-    sites = sum(site.connections for site in config.sites.values())
-    logins = 0 if config.ssh_server is None else config.ssh_server.max_startups
-    return len(config.clusters) + gateways + sites + logins

@@ -151,7 +151,7 @@ async def test_a_changed_route_touches_nothing_else(bed: Bed) -> None:
         result = await bed.reload()
         assert (result.added, result.changed, result.removed) == ((), ("route mine",), ())
         assert await mine.is_reset()
-        assert (graph.clusters, graph.entries) == (clusters, entries)
+        assert (dict(graph.clusters), dict(graph.entries)) == (clusters, entries)
         assert graph.routes["far"] is routes["far"]
         await bed.come("a.mine:1")
         assert elsewhere.accepted == 1
@@ -297,8 +297,8 @@ async def test_who_outlives_a_reload_is_ended_with_the_others(bed: Bed) -> None:
     for client, of in ((prod, "prod"), (mine, None)):
         assert await bed.controller.end("127.0.0.1", of) == 1
         assert await client.is_reset()
-    await bed.daemon.graph._retiring.wait()
-    assert not bed.daemon.graph._retired
+    await bed.daemon.graph._retiring.wait(30)
+    assert not list(bed.daemon.graph._retiring)
 
 
 async def test_nobody_comes_in_as_kubemux_by_a_direct_route_to_itself(bed: Bed) -> None:

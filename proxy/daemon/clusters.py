@@ -1,0 +1,80 @@
+"""The clusters of the daemon, and how a reload changes them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Iterator, Mapping
+
+from proxy.config.diff import Change
+from proxy.config.model import Config
+from proxy.daemon.connections import Shared
+from proxy.daemon.served import ServedCluster
+from proxy.daemon.ways import Ways
+from proxy.entries.fd_store import FdStore
+from proxy.entries.listener import Listener
+from proxy.health.tls import Contexts
+from proxy.runtime.endpoint import Local
+
+
+class Clusters(Mapping[str, ServedCluster]):
+    """All of them, by name."""
+
+    def __init__(
+        self, shared: Shared, ways: Ways, contexts: Contexts, store: FdStore, on_change: Callable[[], None]
+    ) -> None:
+        """`on_change` is called when something has changed that `status` shows."""
+        self._shared = shared
+        self._ways = ways
+        self._contexts = contexts
+        self._store = store
+        self._on_change = on_change
+        self._clusters: dict[str, ServedCluster] = {}
+
+    def __getitem__(self, name: str) -> ServedCluster:
+        return self._clusters[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._clusters)
+
+    def __len__(self) -> int:
+        return len(self._clusters)
+
+    async def add(self, config: Config, names: Collection[str], listeners: Mapping[Local, Listener]) -> None:
+        """Start these clusters; each gets the listener of its address, if `listeners` has one."""
+        for name in names:
+            one = config.clusters[name]
+            self._clusters[name] = ServedCluster(
+                name,
+                one,
+                self._ways.of(one),
+                self._shared,
+                store=self._store,
+                contexts=self._contexts,
+                on_change=self._on_change,
+                listener=listeners.get(one.listen) if one.listen else None,
+            )
+        await asyncio.gather(*(self._clusters[name].start() for name in names))
+
+    def retire(self, name: str) -> ServedCluster:
+        """Give a cluster up, and return it: it has connections until the caller has drained it."""
+        return self._clusters.pop(name)
+
+    def reconfigure(self, config: Config, change: Change) -> None:
+        """Use other settings, and the ways of now, for the clusters that stay."""
+        for name in (*change.kept, *change.renewed):
+            one, cluster = config.clusters[name], self._clusters[name]
+            cluster.reconfigure(one, self._ways.of(one), has_changed=name in change.renewed)
+            cluster.admit_or_refuse()  # the new hold_timeout may decide otherwise
+
+    def behind(self, way: str) -> Iterator[ServedCluster]:
+        """The clusters that have this gateway or site."""
+        return (one for one in self._clusters.values() if one.cluster.config.gateway == way)
+
+    def accept_no_more(self) -> None:
+        """Accept no more clients; systemd keeps the sockets for the next process."""
+        for cluster in self._clusters.values():
+            cluster.accept_no_more()
+
+    async def close(self) -> None:
+        """Cut every connection."""
+        await asyncio.gather(*(cluster.retire(0) for cluster in self._clusters.values()))
