@@ -134,7 +134,7 @@ async def test_a_link_that_sshd_ends_for_being_unused_is_no_failure(sshd_factory
             await gateway.until(
                 lambda: gateway.metric("gateway_reconnects_total", reason="link_lost") == 3, seconds=30
             )
-            assert not gateway._retry.backoff._failures, "no dial has failed"
+            assert not gateway._supervisor.retry.backoff._failures, "no dial has failed"
             hold_until = asyncio.get_running_loop().time() + 30
             channel = await gateway.open_channel(target.endpoint, origin=ORIGIN, hold_until=hold_until)
             with suppress(TimeoutError):
@@ -158,5 +158,5 @@ async def test_a_link_that_ends_as_soon_as_it_is_up_is_a_failure(sshd_factory: S
             await gateway.until(lambda: gateway.links == 1)
             await asyncio.to_thread(sshd.stop)
             await gateway.until(lambda: gateway.links == 0)
-            assert gateway._retry.backoff._failures
+            assert gateway._supervisor.retry.backoff._failures
     assert not [entry for entry in logs if "UnusedConnectionTimeout" in str(entry.get("hint"))]

@@ -17,6 +17,7 @@ from proxy.config.model import KeepaliveConfig
 from proxy.relay.interfaces import Channel
 from proxy.runtime.endpoint import Endpoint
 from proxy.snapshots import GatewayState
+from proxy.ssh.handshakes import RefusedGateway
 from tests.ssh.conftest import ORIGIN, Watched, config_for, started
 from tests.support import ssh_keys
 from tests.support.echo import Echo
@@ -109,8 +110,9 @@ async def test_a_link_that_misses_a_keepalive_is_replaced_if_others_answer(sshd_
         for pid in frozen:
             with suppress(ProcessLookupError):  # the one that asked for the key, and has ended
                 os.kill(pid, signal.SIGSTOP)
-        gateway.config = gateway._lifetimes._config = config.model_copy(update={"connections": 2})
-        gateway._wanted.set()
+        supervisor = gateway._supervisor
+        supervisor._config = supervisor._lifetimes._config = config.model_copy(update={"connections": 2})
+        supervisor._wanted.set()
         try:
             await gateway.until(lambda: sick in gateway._links.retiring or sick.closed.done())
             await gateway.until(lambda: gateway.links == 2)
@@ -190,7 +192,7 @@ async def test_a_dial_that_began_with_old_files_waits_for_nothing(sshd: Sshd, tm
     dialled = asyncio.Event()
     dial = gateway._dialler.dial
 
-    async def watched_dial(who: Watched) -> object:
+    async def watched_dial(who: RefusedGateway) -> object:
         try:
             return await dial(who)
         finally:

@@ -210,7 +210,7 @@ async def test_one_outage_is_one_failure(sshd: Sshd) -> None:
 
     async with started(config_for(sshd, connections=4)) as gateway:
         await gateway.until(lambda: gateway.links == 4)
-        gateway._retry.backoff = counting = Counting()
+        gateway._supervisor.retry.backoff = counting = Counting()
         await asyncio.to_thread(sshd.restart)
         await gateway.until(lambda: gateway.links == 0)
         assert counting.losses == 1

@@ -53,7 +53,7 @@ def connected(gateway: Watched) -> float | None:
 
 def idle_for(gateway: Watched, seconds: float) -> None:
     """Sample as the heartbeat would, if the last client had left that many seconds ago."""
-    gateway._demand._last -= seconds
+    gateway._supervisor._demand._last -= seconds
     gateway.sample()
 
 
@@ -124,7 +124,7 @@ async def test_a_failed_dial_is_told_to_all_who_wait_and_at_once_to_who_comes_be
         with pytest.raises(LinkDown, match="the next may begin in"):
             await channel(gateway, NOWHERE)
         assert gateway.metric("gateway_connects_total", result="auth_failed") == 1
-        gateway.dial_now()
+        gateway._supervisor.dial_now()
         gateway.sample()
         assert (state(gateway), connected(gateway)) == (GatewayState.IDLE, None), (
             "there are no clients, so no dial is due"
@@ -144,7 +144,7 @@ async def test_a_gateway_that_comes_back_serves_the_next_client(sshd_factory: Ss
         with pytest.raises(LinkDown) as told:
             await channel(gateway, server.endpoint)
         assert isinstance(told.value.__cause__, Unreachable)
-        assert gateway._clients == 0, "nobody waits any more: no further dial is for this client"
+        assert gateway._supervisor._clients == 0, "nobody waits any more: no further dial is for this client"
         await asyncio.to_thread(sshd.start)
 
         def is_due() -> bool:
@@ -308,7 +308,7 @@ async def test_a_reload_between_always_and_on_demand(sshd: Sshd) -> None:
         gateway.reconfigure(gateway.config.model_copy(update={"dial": "on_demand"}), {})
         await gateway.until(lambda: gateway.metric("gateway_reconnects_total", reason="replaced") >= 1)
         one.abort()
-        await until(lambda: gateway._clients == 0)
+        await until(lambda: gateway._supervisor._clients == 0)
         gateway.sample()
         idle_for(gateway, 3600)
         assert state(gateway) is GatewayState.IDLE

@@ -51,7 +51,7 @@ def ask(pattern: Pattern, host: str) -> asyncio.Task[Channel]:
 
 async def dialling(pattern: Pattern, count: int) -> None:
     async with asyncio.timeout(60):
-        while sum(gateway._is_dialling for gateway, _ in pattern._hosts.values()) != count:
+        while sum(gateway._supervisor._is_dialling for gateway, _ in pattern._hosts.values()) != count:
             await asyncio.sleep(0.01)
 
 
@@ -74,11 +74,11 @@ async def test_an_outage_causes_at_most_max_hosts_dials(config: GatewayConfig) -
             silent.close()
             for failure in await asyncio.gather(*clients, return_exceptions=True):
                 assert isinstance(failure, LinkDown)
-            assert sum(gateway._retry.is_waiting for gateway, _ in pattern._hosts.values()) <= MOST
+            assert sum(gateway._supervisor.retry.is_waiting for gateway, _ in pattern._hosts.values()) <= MOST
             assert pattern.snapshot().state is GatewayState.DOWN
             # Others are asked for, and all of them are refused: each has the place of one that nobody uses.
             for gateway, _ in pattern._hosts.values():
-                gateway._demand._last -= 1
+                gateway._supervisor._demand._last -= 1
             others = hosts(2, 50)
             results = await asyncio.gather(*(ask(pattern, host) for host in others), return_exceptions=True)
             assert {type(result) for result in results} == {LinkDown}

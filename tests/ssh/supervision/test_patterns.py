@@ -75,7 +75,7 @@ class Pattern(PatternGateway):
         """Sample as the heartbeat would, if no client had asked for a host for that many seconds."""
         for gateway, _ in self._hosts.values():
             gateway.sample()
-            gateway._demand._last -= seconds
+            gateway._supervisor._demand._last -= seconds
         self.sample()
 
 
@@ -97,7 +97,7 @@ async def ask(pattern: Pattern, host: str, server: Echo) -> Channel:
 
 async def ended(pattern: Pattern) -> None:
     async with asyncio.timeout(30):
-        while any(gateway._clients for gateway, _ in pattern._hosts.values()):
+        while any(gateway._supervisor._clients for gateway, _ in pattern._hosts.values()):
             await asyncio.sleep(0.01)
 
 
@@ -288,7 +288,7 @@ async def test_a_lower_max_hosts_takes_effect_with_the_next_new_host(nodes: Sshd
         assert (len(pattern._hosts), pattern.known(HOSTS[3])) == (4, before), "nobody is sent away for that"
         for gateway, _ in pattern._hosts.values():
             gateway.sample()
-            gateway._demand._last -= 1
+            gateway._supervisor._demand._last -= 1
         await ask(pattern, HOSTS[4], server)
         assert len(pattern._hosts) == 2
         assert pattern.metric("gateway_reconnects_total", reason="replaced") in {None, 0}
