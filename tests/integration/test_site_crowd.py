@@ -11,7 +11,7 @@ from pathlib import Path
 import asyncssh
 import pytest
 
-from proxy.ssh.sites.site import MOST_VISITORS
+from proxy.ssh.sites.visitors import MOST_VISITORS
 from tests.integration.running import wait_for_log
 from tests.integration.sites import ALL, bed
 from tests.integration.test_site_links import echoes, tunnel

@@ -10,10 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Final
-
-import structlog
 
 from proxy.config import ssh_rules
 from proxy.config.model import SiteConfig
@@ -23,13 +20,12 @@ from proxy.metrics.records import GatewayRecord
 from proxy.relay.budget import MemoryBudget
 from proxy.relay.interfaces import Channel, OpenRequest
 from proxy.runtime.endpoint import Endpoint
-from proxy.runtime.tasks import Tasks
-from proxy.snapshots import GatewayState, RefusalSnapshot, SiteLinkSnapshot, SiteSnapshot
+from proxy.snapshots import SiteLinkSnapshot, SiteSnapshot
 from proxy.ssh.server.session import Guest, Session
-from proxy.ssh.sites.flapping import WINDOW_S, Flapping
-from proxy.ssh.sites.forwards import Forwards
+from proxy.ssh.sites.presence import Presence
 from proxy.ssh.sites.site_link import SiteLink
 from proxy.ssh.sites.visitor import Visitor
+from proxy.ssh.sites.visitors import Visitors
 from proxy.ssh.supervision.lifetimes import Lifetimes
 from proxy.ssh.supervision.links import Links
 from proxy.ssh.supervision.report import Report
@@ -37,26 +33,7 @@ from proxy.ssh.supervision.retry import Retry
 from proxy.ssh.supervision.waiting import Waiting
 from proxy.ssh.turns import Turns
 
-log = structlog.get_logger("kubemux.site")
-
-AWAY_S: Final = 3.0
-"""The metrics show a site as connected for this long after its last link: systemd may restart its ssh."""
-_COMES_NOT: Final = "does its ssh run? What it says there, or the log here, is why it does not get in"
-MOST_VISITORS: Final = 8
-"""How many links of a site may be without a forward. Such a link can still open channels, so it is not closed
-at once. But each link needs a file descriptor of the daemon, and no site may use them up.
-"""
 _NEVER_DIALS: Final = Retry(lambda _: None)
-
-
-@dataclass(frozen=True, slots=True)
-class _Refusal:
-    reason: Reason
-    message: str
-    at: float
-
-    def snapshot(self, now: float) -> RefusalSnapshot:
-        return RefusalSnapshot(self.reason, self.message, now - self.at)
 
 
 class Site:
@@ -79,10 +56,6 @@ class Site:
         """
         self.name = name
         self.config = config
-        self._budget = budget
-        self._turns = turns
-        self._is_taken = is_taken
-        self._on_open = on_open
         self._on_change = on_change
         self._report = report = Report(name, record)
         self._links: Links[SiteLink] = Links()
@@ -96,20 +69,11 @@ class Site:
             on_change=self._changed,
         )
         self._waiting = Waiting(f"site {name}", _NEVER_DIALS, lambda: self._failure)
-        self._visitors: dict[Visitor, None] = {}
-        """The logins that have registered no forward yet, or whose forward is being tested, oldest first."""
+        self._visitors = Visitors(self, budget=budget, turns=turns, is_taken=is_taken, on_open=on_open)
         self._failure: LinkError | None = None
-        self._refusal: _Refusal | None = None
-        self._loop = asyncio.get_running_loop()
-        self._came_at: float | None = None
-        """Since when the site is connected without a gap; None while it has no link."""
-        self._left_at = self._loop.time()
-        self._has_come = False
-        self._flapping = Flapping()
+        self._presence = Presence(name)
         self._lost: Reason | None = None
-        self._number = 0
         self._is_closing = False
-        self._tasks = Tasks(f"site {name}")
 
     def __repr__(self) -> str:
         return f"<Site {self.name} {self._report.state} links={self._links}>"
@@ -123,41 +87,12 @@ class Site:
 
     def logged_in(self, session: Session) -> Guest:
         """Make a link for a login. Call this as soon as the login is complete."""
-        self._number += 1
-        if self._flapping.logged_in(self._loop.time()):
-            log.warning(
-                "site flaps",
-                site=self.name,
-                message=f"it comes and goes: its links are at level debug until it stays for {WINDOW_S:g} s",
-                hint="the ssh of the site says why it ends; does one key belong to two machines?",
-            )
-        self._report.is_quiet = bool(self._flapping)
-        forwards = Forwards(self.name, most=self.config.max_forwards, is_taken=self._is_taken)
-        on_open = self._on_open
-        link = SiteLink(
-            session.conn,
-            forwards,
-            site=self.name,
-            address=session.visit.address,
-            key=session.login.fingerprint if session.login else "",
-            budget=self._budget,
-            turns=self._turns,
-            name=f"{self.name}/{self._number}",
-            on_open=(lambda request: on_open(session, request)) if on_open else None,
-            max_requests=self.config.max_channels,
-        )
-        visitor = Visitor(self, session, link, self._tasks)
-        if len(self._visitors) >= MOST_VISITORS:
-            idlest = min(self._visitors, key=lambda one: one.link.load)  # the oldest of equally idle ones
-            del self._visitors[idlest]
-            idlest.replaced(f"the site has made {MOST_VISITORS} more connections that register no forward")
-        self._visitors[visitor] = None
-        visitor.start()
-        return visitor
+        self._report.is_quiet = self._presence.logged_in()
+        return self._visitors.add(session)
 
     def serves(self, visitor: Visitor) -> None:
         """See `proxy.ssh.sites.visitor.Host`: the link can be used."""
-        self._visitors.pop(visitor, None)
+        self._visitors.discard(visitor)
         self._failure = None
         has_replaced = self._lifetimes.add(visitor.link, self._links.generation)
         instead_of, self._lost = self._lost or (Reason.REPLACED if has_replaced else None), None
@@ -166,7 +101,7 @@ class Site:
 
     def ended_unused(self, visitor: Visitor, error: LinkError) -> None:
         """See `proxy.ssh.sites.visitor.Host`: the link has ended before it could be used."""
-        self._visitors.pop(visitor, None)
+        self._visitors.discard(visitor)
         if not isinstance(error, LinkClosed):
             self._failure = error
         if isinstance(error, ForwardRefused):
@@ -176,7 +111,7 @@ class Site:
 
     def refused(self, reason: Reason, message: str) -> None:
         """Keep the last refusal of a login or a forward for the status."""
-        self._refusal = _Refusal(reason, message, self._loop.time())
+        self._presence.refused(reason, message)
 
     # -------------------------------------------------------------------------------------------- channels
 
@@ -249,19 +184,18 @@ class Site:
         """Sample how busy each link is. The heartbeat calls this about twice a second."""
         for link in self._links:
             link.sample()
-        if self._flapping.is_over(self._loop.time()):
+        if self._presence.has_calmed():
             self._report.is_quiet = False
-            log.info("site flaps no more", site=self.name)
 
     @property
     def is_connected(self) -> bool:
-        """For metrics: whether a link is up, or was up less than AWAY_S ago."""
-        return bool(self._links) or (self._has_come and self._loop.time() - self._left_at < AWAY_S)
+        """For metrics: whether a link is up, or was up a moment ago."""
+        return self._presence.is_connected
 
     def snapshot(self) -> SiteSnapshot:
         """For the status. The caller fills in the numbers of connections and bytes."""
-        now = self._loop.time()
-        failure, came, refusal = self._why_away(), self._came_at, self._refusal
+        presence = self._presence
+        failure = presence.why_away(self._failure)
         return SiteSnapshot(
             name=self.name,
             state=self._report.state,
@@ -269,26 +203,18 @@ class Site:
             retiring=_shown(self._links.retiring),
             callers=_shown(visitor.link for visitor in self._visitors),
             most=self.config.connections,
-            connected=None if came is None else now - came,
-            away=None if came is not None else now - self._left_at,
+            connected=presence.connected,
+            away=presence.away,
             reconnects=self._report.reconnects,
             reason=failure.reason if failure else "",
             message=str(failure) if failure else "",
             hint=failure.hint if failure else "",
-            refused=refusal.snapshot(now) if refusal else None,
+            refused=presence.refusal,
             connections=0,
             connections_total=0,
             bytes_to_site=0,
             bytes_from_site=0,
         )
-
-    def _why_away(self) -> LinkError | LinkDown | None:
-        if self._links:
-            return None
-        if self._failure is not None:
-            return self._failure
-        since = "since its last link was closed" if self._has_come else "since kubemux started"
-        return LinkDown(f"it has not come {since}", hint=_COMES_NOT)
 
     def reconfigure(self, config: SiteConfig) -> None:
         """Use other settings. The links stay; the SSH server checks whether their keys are still accepted."""
@@ -317,9 +243,9 @@ class Site:
     async def close(self) -> None:
         """End every link and wait until they are closed."""
         self._leave()
-        await asyncio.gather(*(visitor.link.close() for visitor in tuple(self._visitors)))
+        await self._visitors.close()
         await self._lifetimes.close()
-        await self._tasks.close()
+        await self._visitors.stop()
         self._waiting.changed(is_up=False)
 
     def _leave(self) -> None:
@@ -332,10 +258,7 @@ class Site:
         self._failure = error
 
     def _changed(self) -> None:
-        if self._links and self._came_at is None:
-            self._came_at, self._has_come = self._loop.time(), True
-        elif not self._links and self._came_at is not None:
-            self._came_at, self._left_at = None, self._loop.time()
+        self._presence.changed(is_up=bool(self._links))
         self._waiting.changed(is_up=bool(self._links))
         if not self._links:
             # kubemux cannot dial a site. So a client waits once; after that wait, clients fail at once.
@@ -344,7 +267,7 @@ class Site:
             self._links,
             wanted=1,  # `connections` is a maximum for a site: one link is enough to be up
             is_failing=self._failure is not None,
-            without_link=GatewayState.DOWN if self._has_come else GatewayState.CONNECTING,
+            without_link=self._presence.without_link,
         )
         if not self._is_closing:
             self._on_change()
