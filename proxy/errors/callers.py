@@ -128,8 +128,10 @@ FORWARD_REFUSED: Final = (
 NO_LOGIN: Final = (
     "no_login",
     (_L,),
-    "a client of the SSH server has left without showing a key",
-    "a port check does no harm; a client that has no key, or does not trust our host key, leaves as well",
+    "a client of the SSH server has left without showing a key, or has not signed with the one that it has "
+    "shown",
+    "a port check does no harm; a client that has no key, cannot read its private key, or does not trust our "
+    "host key, leaves as well",
 )
 LOGIN_TIMEOUT: Final = (
     "login_timeout",

@@ -11,10 +11,10 @@ from typing import Final
 from proxy.ssh.server.startups import Source
 
 REFUSED_S: Final = 5.0
-"""Penalty for a refused key (sshd: authfail)."""
+"""Penalty for a client that has tried keys in vain, also if it has not signed with one (sshd: authfail)."""
 NO_LOGIN_S: Final = 1.0
 """Penalty for a client that disconnects and has tried no key (sshd: noauth)."""
-TIMEOUT_S: Final = 20.0
+TIMEOUT_S: Final = 10.0
 """Penalty for a client that has not logged in by the deadline (sshd: grace-exceeded)."""
 LEAST_S: Final = 15.0
 MOST_S: Final = 600.0

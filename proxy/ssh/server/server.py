@@ -232,7 +232,7 @@ class SshServer:
         address, source, since = session.visit
         now = self._loop.time()
         is_late = now - since >= self._startups.config.login_timeout
-        reason, message, seconds = _why(session, exc, is_late=is_late)
+        reason, message = _why(session, exc, is_late=is_late)
         self._record.results[reason] += 1
         log.warning(
             "login refused",
@@ -243,6 +243,7 @@ class SshServer:
             seconds=round(now - since, 3),
         )
         self._on_refused(session.asked, reason, printable(message))
+        seconds = _penalty(session, is_late=is_late)
         if source.own is None and self._penalties.add(source, seconds, now):
             left = round(self._penalties.seconds_left(source, now))
             log.warning("source is closed out", source=str(source), reason=Reason.PENALTY, seconds=left)
@@ -281,18 +282,27 @@ class SshServer:
         await self._tasks.close()
 
 
-def _why(session: Session, exc: Exception | None, *, is_late: bool) -> tuple[Reason, str, float]:
-    """Why a client has not logged in, and the penalty of its source in seconds."""
+def _why(session: Session, exc: Exception | None, *, is_late: bool) -> tuple[Reason, str]:
+    """Why a client has not logged in."""
     if session.refusal is not None:
-        return session.refusal.reason, str(session.refusal), penalties.REFUSED_S
+        return session.refusal.reason, str(session.refusal)
     if is_late:
-        return Reason.LOGIN_TIMEOUT, "it has not logged in in time", penalties.TIMEOUT_S
+        return Reason.LOGIN_TIMEOUT, "it has not logged in in time"
     is_of_protocol = not isinstance(exc, OSError | asyncssh.DisconnectError) or isinstance(exc, _BROKEN)
     if exc is not None and is_of_protocol:
-        return Reason.HANDSHAKE_FAILED, f"{exc}", penalties.NO_LOGIN_S
-    if session.tries > 1:  # the first attempt is `none`: the client asks for the methods (RFC 4252 5.2)
-        return Reason.NO_LOGIN, "it has shown no key, and tried to log in otherwise", penalties.REFUSED_S
-    return Reason.NO_LOGIN, "it has left without showing a key", penalties.NO_LOGIN_S
+        return Reason.HANDSHAKE_FAILED, f"{exc}"
+    if session.has_tried_key:
+        return Reason.NO_LOGIN, "it has shown a key that is accepted, and has not signed with it"
+    if session.has_tried:
+        return Reason.NO_LOGIN, "it has shown no key, and tried to log in otherwise"
+    return Reason.NO_LOGIN, "it has left without showing a key"
+
+
+def _penalty(session: Session, *, is_late: bool) -> float:
+    """The penalty of the source of a client that has not logged in, in seconds."""
+    if is_late:
+        return penalties.TIMEOUT_S
+    return penalties.REFUSED_S if session.has_tried else penalties.NO_LOGIN_S
 
 
 _BROKEN: Final = (

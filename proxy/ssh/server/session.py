@@ -131,6 +131,7 @@ class Session(asyncssh.SSHServer):
         """Why the client's last known key was refused, or its first unknown key if no key is known."""
         self.asked = ""
         """The user name of the client's last attempt."""
+        self.has_tried_key = False
         self.tries = 0
         """How many attempts have failed."""
         self._packets = 0
@@ -156,12 +157,19 @@ class Session(asyncssh.SSHServer):
 
     # ------------------------------------------------------------------------------------------------ login
 
+    @property
+    def has_tried(self) -> bool:
+        """Whether the client has tried to log in. The first attempt is `none`, by which clients ask for the
+        methods (RFC 4252 5.2).
+        """
+        return self.has_tried_key or self.tries > 1
+
     def public_key_auth_supported(self) -> bool:
         return True
 
     def check(self, asked: str, blob: bytes, message: bytes, signature: bytes) -> bool:
         """Whether this key, and its signature if there is one, let the client in."""
-        self.asked = asked
+        self.asked, self.has_tried_key = asked, True
         try:
             login = decide(
                 self._host.table, blob, asked=asked, address=self.visit.address, now=self._host.now()

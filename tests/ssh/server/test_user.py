@@ -97,13 +97,14 @@ async def test_a_client_that_is_silent_ends(tmp_path: Path, monkeypatch: pytest.
 async def test_one_channel_too_many_is_refused_and_the_others_stay(tmp_path: Path, forward: str) -> None:
     async with bastion(tmp_path) as found, asyncio.timeout(WAIT_S):
         process = await found.bed.start(found.bed.ops, "-N", "-L", forward)
-        _, first = await client(forward)
+        refused, first = await client(forward)
         request = await found.requests.get()
         assert request.target == Endpoint("prod-eu", 443)
         reader, second = await client(forward)
         assert await reader.read() == b""
         request.refuse(messages.CONNECT_FAILED, "kubemux: enough")
-        reader, third = await client(forward)  # there is room again
+        assert await refused.read() == b"", "ssh has heard of it"
+        _, third = await client(forward)  # there is room again
         request = await found.requests.get()
         for writer in (first, second, third):
             await closed(writer)
