@@ -12,21 +12,22 @@ import asyncssh
 from asyncssh.packet import SSHPacket, UInt32
 
 from proxy.config.model import GatewayConfig
+from proxy.ssh.internals import Connection
 from proxy.ssh.native.wire import messages
 from tests.ssh.carried import SECONDS
 from tests.support import other_servers
 
 
 class Script:
-    """After the login, the test receives every channel message of the client, and sends any
-    message itself.
+    """After the login, the test receives every channel message of the other side, and sends any message
+    itself.
     """
 
     def __init__(self) -> None:
         self.conn: Any = None
         self.heard: asyncio.Queue[bytes] = asyncio.Queue()
 
-    def take_over(self, conn: asyncssh.SSHServerConnection) -> None:
+    def take_over(self, conn: Connection) -> None:
         self.conn = cast("Any", conn)
         original = self.conn.process_packet
 

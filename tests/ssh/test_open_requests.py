@@ -68,7 +68,7 @@ async def come(served: Served) -> AsyncIterator[Client]:
     """A client that has logged in; its link is `served.links[-1]`."""
     conn = await served.client()
     client = Client()
-    client.take_over(conn)  # type: ignore[arg-type]  # a server's or a client's
+    client.take_over(conn)  # a server's or a client's
     try:
         await served.link()
         yield client

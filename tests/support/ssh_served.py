@@ -113,7 +113,12 @@ class Served:
 
     def logged_in(self, conn: asyncssh.SSHServerConnection) -> None:
         """A client has logged in: make a link of it, as the daemon does."""
-        link = Link(
+        link = self.make_link(conn)
+        self.links.append(link)
+        self._links.put_nowait(link)
+
+    def make_link(self, conn: asyncssh.SSHServerConnection) -> Link:
+        return Link(
             (conn,),
             server=f"client {len(self.links)}",
             budget=self.budget,
@@ -122,8 +127,6 @@ class Served:
             on_open=self._on_open,
             max_requests=self._max_requests,
         )
-        self.links.append(link)
-        self._links.put_nowait(link)
 
     @property
     def arguments(self) -> Sequence[str]:

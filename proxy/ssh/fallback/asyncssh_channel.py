@@ -61,7 +61,7 @@ class AsyncsshChannel(asyncssh.SSHTCPSession[bytes]):
         self._is_blocked = False
         self._is_link_full = False
         self._is_paused = False
-        self._had_eof = False
+        self._had_eof = self._owes_eof = False
         self._unread = b""
         self._lost: tuple[ProxyError | None] | None = None
         self.is_aborted = False
@@ -76,11 +76,11 @@ class AsyncsshChannel(asyncssh.SSHTCPSession[bytes]):
         if self._unread:
             unread, self._unread = self._unread, b""
             user.channel_data([unread], len(unread))
+        if self._had_eof:
+            user.channel_eof()
         if self._lost is not None:
             asyncio.get_running_loop().call_soon(user.channel_lost, self._lost[0])
             return
-        if self._had_eof:
-            user.channel_eof()
         self._update_user()
         if self._channel is not None and not self._is_paused:
             self._channel.resume_reading()
@@ -143,6 +143,7 @@ class AsyncsshChannel(asyncssh.SSHTCPSession[bytes]):
         """The channel is open: deliver nothing until `attach`."""
         self._channel = chan
         chan.set_write_buffer_limits(high=0)
+        internals.on_close(chan)
         chan.pause_reading()
 
     def data_received(self, data: bytes, datatype: asyncssh.DataType) -> None:
@@ -163,6 +164,10 @@ class AsyncsshChannel(asyncssh.SSHTCPSession[bytes]):
         if self._user is not None:
             self._user.channel_eof()
         return True
+
+    def close_received(self, *, has_eof: bool) -> None:
+        """See `proxy.ssh.internals.on_close`."""
+        self._owes_eof = has_eof
 
     def pause_writing(self) -> None:
         """The peer's window is full; asyncssh keeps the rest of the last read."""
@@ -185,6 +190,8 @@ class AsyncsshChannel(asyncssh.SSHTCPSession[bytes]):
         self.release_window()
         self._plane.forget(self)
         error = self._plane.why_ended(exc)
+        if self._owes_eof and error is None:  # with its link, the data before the EOF has been lost, too
+            self.eof_received()
         self._lost = (error,)
         if self._user is not None:
             self._user.channel_lost(error)
