@@ -12,8 +12,8 @@ from proxy.runtime import systemd
 PAUSE_S: Final = 1.0
 """Seconds between two lines, at least.
 
-Each line looks at all gateways, clusters and sites. With a line for each change, 200 sites that came at once
-were half of the CPU of their logins, and the share grew with their number.
+Each line looks at all gateways, clusters and sites. With a line for each change, when 200 sites came at once,
+the lines took as much CPU as the logins, and that grew with the square of their number.
 """
 SHARE: Final = 0.01
 """Of one core, at most: with very many sites the lines are further apart."""

@@ -139,6 +139,10 @@ class Link:
         self._round_trips: deque[float] = deque(maxlen=_ROUND_TRIPS)
         self._pace = Pace(self._since)
         self._measuring: asyncio.Task[None] | None = None
+        self._interval = 0.0
+        self._on_rtt: Callable[[float], None]
+        """Set by `start`, like `_on_missed`."""
+        self._on_missed: Callable[[int], None]
         self.closed: asyncio.Future[LinkError] = loop.create_future()
         self.on_open = partial(self._requested, on_open) if on_open else None
         self.max_requests = max_requests
@@ -288,18 +292,21 @@ class Link:
     def start(
         self, interval: float, on_rtt: Callable[[float], None], on_missed: Callable[[int], None]
     ) -> None:
-        """Measure the round trip every `interval` seconds. Call it again to change the interval.
+        """Measure the round trip every `interval` seconds. Call it again to change the interval, or who is
+        told.
 
         `on_missed` gets the number of intervals for which an answer has been missing. asyncssh has a
         keepalive of its own, but any packet counts as an answer there: it would keep a link whose other
         direction is dead, as long as events of a watch arrive.
         """
+        self._on_rtt, self._on_missed = on_rtt, on_missed
         if self._measuring is not None:
+            if interval == self._interval:
+                return
             self._measuring.cancel()
+        self._interval = interval
         if not self.closed.done():
-            self._measuring = self._tasks.keep(
-                partial(self._measure, interval, on_rtt, on_missed), name="rtt"
-            )
+            self._measuring = self._tasks.keep(partial(self._measure, interval), name="rtt")
 
     def set_keepalive(self, keepalive: KeepaliveConfig) -> None:
         """Change the keepalive settings of this link, in asyncssh and in the kernel.
@@ -313,9 +320,7 @@ class Link:
             with suppress(OSError):  # the connection is about to end
                 set_user_timeout(self._conn.get_extra_info("socket"), unanswered(keepalive))
 
-    async def _measure(
-        self, interval: float, on_rtt: Callable[[float], None], on_missed: Callable[[int], None]
-    ) -> None:
+    async def _measure(self, interval: float) -> None:
         while True:
             sent, missed = perf_counter(), 0  # not the loop's clock: it counts milliseconds
             ping = self._tasks.spawn(internals.ping(self._conn), name="ping")
@@ -326,12 +331,12 @@ class Link:
                     internals.reset_keepalive(self._conn)
                 else:
                     missed += 1
-                    on_missed(missed)
+                    self._on_missed(missed)
             self.rtt = perf_counter() - sent
             self._answers()
             self._round_trips.append(self.rtt)
             self._plane.round_trip = min(self._round_trips)
-            on_rtt(self.rtt)
+            self._on_rtt(self.rtt)
             await asyncio.sleep(
                 interval if len(self._round_trips) >= _AT_FIRST else min(interval, _AT_FIRST_S)
             )

@@ -23,6 +23,7 @@ from proxy.errors import (
 from proxy.relay.budget import MemoryBudget
 from proxy.relay.interfaces import Channel, Pieces
 from proxy.runtime.endpoint import Endpoint
+from proxy.ssh import internals
 from proxy.ssh.link import Link
 from proxy.ssh.turns import Turns
 from tests.ssh.conftest import ORIGIN, config_for, dialled
@@ -205,6 +206,31 @@ async def test_the_way_is_measured_more_than_once_at_first(sshd: Sshd) -> None:
         async with asyncio.timeout(30):
             round_trips = [await measured.get() for _ in range(3)]
         assert link._plane.round_trip == min(round_trips) > 0
+
+
+async def test_a_measurement_goes_on_when_somebody_else_is_told(
+    sshd: Sshd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A site's link has another owner as soon as it serves."""
+    before: asyncio.Queue[float] = asyncio.Queue()
+    after: asyncio.Queue[float] = asyncio.Queue()
+    sent, ping, is_sent = 0, internals.ping, asyncio.Event()
+
+    async def counted(conn: internals.Connection) -> None:
+        nonlocal sent
+        sent += 1
+        is_sent.set()
+        await ping(conn)
+
+    monkeypatch.setattr(internals, "ping", counted)
+    async with linked(sshd) as (link, _):
+        link.start(3600, on_rtt=before.put_nowait, on_missed=lambda _: None)
+        async with asyncio.timeout(30):
+            await is_sent.wait()
+            link.start(3600, on_rtt=after.put_nowait, on_missed=lambda _: None)
+            for _ in range(3):
+                await after.get()
+        assert (sent, before.qsize()) == (3, 0)
 
 
 async def test_memory_that_is_all_given_out_turns_the_next_away(sshd: Sshd) -> None:
