@@ -1,4 +1,4 @@
-"""`python -m bench [QUESTION...]`: every question, or those that are named, as tables, JSON and charts."""
+"""`python -m bench [QUESTION...]`: answers all questions, or the named ones, as tables, JSON and charts."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ QUESTIONS: Final[dict[str, Callable[[Stage], Answer]]] = {
     "sites": sites.measure,
 }
 DESCRIPTORS = 16384
-"""The limit of descriptors: one process has both ends of 1,000 connections."""
+"""The limit of file descriptors: one process has both ends of 1,000 connections."""
 
 
 @click.command()

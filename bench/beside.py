@@ -1,4 +1,4 @@
-"""What does a bulk download do to the small requests beside it?"""
+"""How much does a bulk download slow down the small requests beside it?"""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bench.result import SSH, Answer, Row, Target
 from bench.stage import Stage
 
 MARGIN_SECONDS = 1
-"""Seconds by which the download starts earlier, and ends later, than the requests."""
+"""The download starts this many seconds before the requests, and ends this many seconds after them."""
 
 
 def measure(stage: Stage) -> Answer:

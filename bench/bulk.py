@@ -1,4 +1,4 @@
-"""How fast is bulk in each direction, and how much CPU does the forwarder need for it?"""
+"""How fast is a bulk transfer in each direction, and how much CPU does the forwarder need for it?"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Draws all charts, as SVG: bars for an answer, targets that were met or missed, a run over time.
+"""Draws all charts, as SVG: bars for an answer, met and missed targets, a run over time.
 
-`python -m bench.charts [FOLDER]` draws the charts of a folder again from its JSON.
-matplotlib is imported only when a chart is drawn, so that processes that measure do not load it.
+`python -m bench.charts [FOLDER]` draws the charts of a folder again from its JSON. matplotlib is imported
+only when a chart is drawn, so that a measuring process does not load it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ RESULTS: Final = Path(__file__).with_name("results")
 TARGETS: Final = "targets"
 
 OURS, OTHERS, INK, PALE, PANEL, MARK = "#1f6feb", "#9aa4b2", "#24292f", "#57606a", "#f6f8fa", "#bf8700"
-HELD, MISSED = "#2da44e", "#cf222e"
+MET, MISSED = "#2da44e", "#cf222e"
 _WIDTH, _LINE, _EDGE = 11, 0.25, 0.5
 """Inches: a chart's width, the height of a line of text, the space for a title above and a source below."""
 _STYLE: Final[dict[RcKeyType, object]] = {
@@ -63,8 +63,8 @@ def chart(path: Path, title: str, source: str, lines: float) -> Iterator[Figure]
 
 
 def draw_answer(answer: Answer, machine: Mapping[str, str], path: Path) -> None:
-    """Draw medians as bars, each measure with its own scale, and a line from the smallest to the largest
-    value.
+    """Draw the medians as bars. Each measure has its own scale. A thin line goes from the smallest to the
+    largest value.
     """
     bars = [[column for column in answer.columns if row.samples.get(column)] for row in answer.rows]
     heights = [len(columns) + 1.8 for columns in bars]
@@ -92,12 +92,12 @@ def draw_answer(answer: Answer, machine: Mapping[str, str], path: Path) -> None:
 
 
 def draw_targets(lines: Sequence[Line], machine: Mapping[str, str], path: Path) -> None:
-    """How far each target was passed, to the right, or missed, to the left, on a logarithmic scale."""
-    title = "Targets: missed to the left, held to the right"
+    """Draw a bar for each target on a logarithmic scale: to the right if it was met, else to the left."""
+    title = "Targets: missed to the left, met to the right"
     with chart(path, title, _source(machine), len(lines) + 1) as figure:
         (axes,) = _panels(figure, [len(lines) + 1], left=4.9, right=3.8)
         reach = [1.0 if line.margin <= 0 else max(-1.0, min(1.0, log10(line.margin))) for line in lines]
-        colours = [HELD if line.verdict.held else MISSED for line in lines]
+        colours = [MET if line.verdict.met else MISSED for line in lines]
         axes.barh(range(len(lines)), reach, height=0.7, color=colours)
         axes.axvline(0, color=INK, lw=1)
         axes.spines["left"].set_visible(False)
@@ -120,7 +120,9 @@ def draw_run(
     marks: Sequence[tuple[float, str]],
     path: Path,
 ) -> None:
-    """Draw a daemon's resources over time, a panel for each; below them, when each fault of `marks` began."""
+    """Draw a daemon's resources over time, one panel for each. `marks` has the time and the name of faults:
+    each is a vertical line, and the last panel names them.
+    """
     faults = list(dict.fromkeys(name for _, name in marks))
     heights = [6.0] * len(values) + [len(faults) + 1.0] * bool(faults)
     end = max([*seconds, *(at for at, _ in marks), 1.0]) / 60
@@ -169,7 +171,7 @@ def _source(machine: Mapping[str, str]) -> str:
 
 
 def draw_folder(folder: Path) -> None:
-    """The chart of every JSON in `folder`, beside it."""
+    """Draw the chart of every JSON file in `folder`, beside the file."""
     for path in sorted(folder.glob("*.json")):
         if path.stem == TARGETS:
             draw_targets(*read_targets(path), path.with_suffix(".svg"))

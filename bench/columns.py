@@ -1,5 +1,5 @@
-"""The forwarders that are compared, one for each column. All run at the same time, lead to the same three
-targets, and are verified.
+"""The compared forwarders, one for each column. All run at the same time, and forward to the same three
+targets. The bench verifies each of them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LINKS = 2
 
 
 class Ports(NamedTuple):
-    """The ports on 127.0.0.1 of iperf3, nginx and the echo server, or of a forwarder that leads to them."""
+    """Ports on 127.0.0.1: those of iperf3, nginx and the echo server, or those of a forwarder to them."""
 
     bulk: int
     http: int
@@ -42,7 +42,7 @@ class Ports(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A column: ports that lead to the targets, and the process that forwards (None: the kernel alone)."""
+    """A column: the ports of a forwarder, and its process; None for connections without a forwarder."""
 
     column: str
     ports: Ports
@@ -80,7 +80,9 @@ class Gateway:
 def start_ssh(
     gateway: Gateway, forwards: Mapping[int, int], *, dynamic: int | None = None
 ) -> subprocess.Popen[bytes]:
-    """`ssh -N -L` for each local port -> target port, and `-D`; it listens when it is authenticated."""
+    """Start `ssh -N` with `-L` for each local port -> target port, and with `-D`. ssh listens after its
+    login.
+    """
     command = [
         find("ssh") or "ssh",
         "-N",
@@ -134,7 +136,7 @@ def plain_asyncssh(gateway: Gateway, targets: Ports) -> Iterator[Route]:
 
 @contextmanager
 def kubemux(folder: Path, gateway: Gateway, targets: Ports) -> Iterator[Route]:
-    """The daemon with its default configuration, but with rare probes, which would disturb iperf3."""
+    """The daemon with its default configuration, but with rare probes, because probes disturb iperf3."""
     ports = Ports(*distinct_ports(len(targets)))
     clusters: dict[str, object] = {
         name: cluster("edge", local, target, probe={"interval": "24h"})
@@ -151,9 +153,9 @@ def kubemux(folder: Path, gateway: Gateway, targets: Ports) -> Iterator[Route]:
 def routes(
     folder: Path, targets: Ports, stock: Gateway, nodelay: Gateway | None, direct: Ports | None = None
 ) -> Iterator[list[Route]]:
-    """Run all columns; each is verified before and after the measurement.
+    """Run all columns. Each is verified before and after the measurement.
 
-    `direct` are the targets without SSH. Without `nodelay`, its column is left out.
+    `direct` are the ports of the column without SSH. Without `nodelay`, its column is left out.
     """
     with ExitStack() as stack:
         ways = [Route(DIRECT, direct or targets, None), stack.enter_context(openssh(SSH, stock, targets))]
@@ -171,7 +173,7 @@ def routes(
 
 
 def verify(route: Route) -> None:
-    """Check that bytes come back unchanged, that half-close works, and nginx's answer. Raises
+    """Check that bytes come back unchanged, that half-close works, and what nginx answers. Raises
     RuntimeError.
     """
     sent = pattern(VERIFIED_BYTES)
@@ -199,12 +201,12 @@ def verify(route: Route) -> None:
 
 _LOWEST, _COUNT = 10_000, 10_000
 _candidates = cycle(range(_LOWEST, _LOWEST + _COUNT))
-for _ in range(random.SystemRandom().randrange(_COUNT)):  # two benches side by side start at different ones
+for _ in range(random.SystemRandom().randrange(_COUNT)):  # two benches at the same time use different ports
     next(_candidates)
 
 
 def distinct_ports(count: int) -> list[int]:
-    """Free ports that no other caller gets: from a range below that of `free_port`, one after another."""
+    """Free ports that no other caller gets, from a range below that of `free_port`."""
     ports: list[int] = []
     while len(ports) < count:
         port = next(_candidates)

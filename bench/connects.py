@@ -1,4 +1,4 @@
-"""How many new connections a second are there, and how long does the first answer on one take?"""
+"""How many new connections per second are possible, and how long does the first answer on each take?"""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from bench.result import NODELAY, SSH, Answer, Row, Target
 from bench.stage import Stage
 
 COUNT = 20_000
-"""The most connections in one measurement."""
+"""The maximum number of connections in one measurement."""
 
 
 def measure(stage: Stage) -> Answer:
-    """ab without keep-alive."""
+    """Run ab without keep-alive."""
     rows = (
         Row("new connections", "1/s", targets=(Target(SSH, 10), Target(NODELAY, 1.0))),
         Row("connect, request, answer", "p50 in ms", more_is_better=False),

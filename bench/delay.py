@@ -1,9 +1,7 @@
-"""A long line: a TCP relay in a process of its own that holds every byte for half a round trip, then passes
-it on.
+"""A line with a long round trip: a TCP relay process that delays every byte by half the round trip.
 
-`python -m bench.delay ROUND_TRIP_SECONDS LOCAL:TARGET...`. TCP itself ends here at both sides, so this is a
-line without loss on which TCP's own windows never matter: what remains is what the protocol inside (SSH's
-windows) makes of the distance.
+`python -m bench.delay ROUND_TRIP_SECONDS LOCAL:TARGET...`. The relay terminates TCP on both sides. So no
+packet is lost, and TCP's windows do not limit the speed. Only the windows of the relayed protocol (SSH) do.
 """
 
 from __future__ import annotations
@@ -17,12 +15,14 @@ from typing import cast
 import uvloop
 
 HELD_BYTES = 256 << 20
-"""Bytes held in each direction of a connection; with more, the sender is paused. It is 0.1 s at 2.7 GB/s."""
+"""How many bytes may be delayed in each direction of a connection: as many as come in 0.1 s at 2.7 GB/s. With
+more, the sender is paused.
+"""
 
 
 class End(asyncio.Protocol):
-    """One socket. It holds received bytes, and writes them to `peer` when they are due and the
-    peer has room.
+    """One socket. It delays received bytes, and writes them to `peer` when they are due and the peer has
+    room.
     """
 
     def __init__(self, delay: float) -> None:
@@ -67,7 +67,7 @@ class End(asyncio.Protocol):
         self.peer.pass_on()
 
     def pass_on(self) -> None:
-        """Write the bytes that are due, as far as the peer has room; schedule the rest."""
+        """Write the bytes that are due until the peer is full. Schedule the others."""
         if self._timer:
             self._timer.cancel()
             self._timer = None

@@ -1,4 +1,4 @@
-"""How fast is bulk when the gateway is far away?"""
+"""How fast is a bulk transfer when the gateway is far away?"""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PINGS = 5
 
 
 def measure(stage: Stage) -> Answer:
-    """iperf3 each way over lines of several lengths; the column `direct` is the line's own limit."""
+    """Run iperf3 in each direction with several round trips. `direct` is the limit of the relay."""
     rows = []
     for round_trip in stage.scale.round_trips:
         ms = f"{round_trip * 1e3:.0f} ms"
@@ -53,9 +53,9 @@ def measure(stage: Stage) -> Answer:
 
 @contextmanager
 def far_routes(stage: Stage, round_trip: float) -> Iterator[list[Route]]:
-    """The columns with the delay between them and their sshd, or their target.
+    """The columns, with the delay between each forwarder and its sshd; for `direct`, before the target.
 
-    The TCP_NODELAY column is left out, because the option does not affect bulk.
+    The TCP_NODELAY column is left out, because the option does not affect bulk transfers.
     """
     targets = (stage.stock.port, *stage.targets)
     ports = distinct_ports(len(targets))

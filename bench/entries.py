@@ -1,4 +1,4 @@
-"""How many new connections a second does a proxy entry accept, and how much CPU does each need?"""
+"""How many new connections per second does a proxy entry accept, and how much CPU does each need?"""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from bench.waiting import ended, wait_listening
 from tests.support.daemon import Daemon
 
 COUNT = 2000
-"""Connections in a measurement, for each second of its duration."""
+"""New connections in a measurement, for each second of its duration."""
 SOCKS5, CONNECT = "socks5h", "http"
 
 
 class Proxy(NamedTuple):
-    """A column: a process that takes clients on a `port`, by these protocols, and leads to `host`."""
+    """A column: a proxy process that listens on `port` and speaks `protocols`. Its clients ask for `host`."""
 
     column: str
     port: int

@@ -1,5 +1,6 @@
-"""Many clusters: the daemon, and as many `ssh -L` processes; and the API server that
-stands for all of them."""
+"""Many clusters: one daemon for all of them, or one `ssh -L` process for each. One stand-in serves as the API
+server of all clusters.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +23,9 @@ from tests.support.tls import Certificates
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """The processes that forward, and their ports.
+    """The forwarding processes, and their ports.
 
-    `settle` returns when the work of the start is done (first probes, for instance).
+    `settle` returns when the work after the start is done, for instance the first probes.
     """
 
     column: str
@@ -33,13 +34,13 @@ class Fleet:
     settle: Callable[[], None]
 
     def cpu_seconds(self) -> float:
-        """Of all processes so far."""
+        """User and system time of all processes so far."""
         return sum(map(cpu_seconds, self.pids))
 
 
 @contextmanager
 def ssh_fleet(gateway: Gateway, target: Endpoint, count: int) -> Iterator[Fleet]:
-    """Start all of them at once, and wait until each listens."""
+    """Start `count` ssh processes at once, and wait until each listens."""
     ports = distinct_ports(count)
     with ExitStack() as stack:
         processes: list[subprocess.Popen[bytes]] = []
@@ -56,7 +57,7 @@ def daemon_fleet(
 ) -> Iterator[Fleet]:
     """Start one daemon, and wait until every link is up.
 
-    `shared`: all clusters behind one gateway; otherwise a gateway with one link for each.
+    If `shared`, all clusters use one gateway. Otherwise each cluster has its own gateway with one link.
     """
     ports = distinct_ports(count)
     tls = {"server_name": certificates.server_name, "ca_file": str(certificates.ca)}

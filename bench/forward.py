@@ -1,5 +1,6 @@
-"""asyncssh's own port forwarding on uvloop, and nothing else: HOST PORT USER IDENTITY KNOWN_HOSTS
-LOCAL:TARGET...
+"""asyncssh's own port forwarding on uvloop, without kubemux.
+
+`python -m bench.forward HOST PORT USER IDENTITY KNOWN_HOSTS LOCAL:TARGET...`
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How long do a hundred gateways take to come up, and how much memory do they hold?"""
+"""How long do a hundred gateways take to come up, and how much memory do they need?"""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def measure(stage: Stage) -> Answer:
     """Measure the time from the start of the daemon until every link is up, and then its memory."""
     count = stage.scale.clusters
     start = Row(f"until {count} gateways are up", "s", more_is_better=False)
-    held = Row("memory (kubemux RSS, ssh -L PSS)", "MB", more_is_better=False, targets=(Target(SSH, 0.4),))
+    used = Row("memory (kubemux RSS, ssh -L PSS)", "MB", more_is_better=False, targets=(Target(SSH, 0.4),))
     certificates = Certificates(stage.folder / "pki")
     gateway = Gateway.of(stage.stock)
     with api_server(certificates) as target:
@@ -32,10 +32,10 @@ def measure(stage: Stage) -> Answer:
                 with starting as fleet:
                     start.add(fleet.column, time.monotonic() - began)
                     fleet.settle()
-                    held.add(fleet.column, memory(fleet.pids)["Rss" if fleet.column == KUBEMUX else "Pss"])
+                    used.add(fleet.column, memory(fleet.pids)["Rss" if fleet.column == KUBEMUX else "Pss"])
     notes = (
         f"{count} gateways with one connection and one cluster each; ssh -L: {count} processes started at "
         "once. All lead to one "
         "sshd, to which kubemux keeps no more than 6 handshakes under way."
     )
-    return Answer("gateways", f"{count} gateways", notes, (start, held))
+    return Answer("gateways", f"{count} gateways", notes, (start, used))

@@ -1,7 +1,7 @@
-"""HAProxy in plain TCP mode, as a lower bound: a fast program that relays bytes without encryption.
+"""HAProxy in plain TCP mode, as a lower bound for CPU: a fast program that relays bytes without encryption.
 
-It has one thread, like all others, and `nosplice`: with splice(2) the bytes would never reach the process,
-which is not possible for a program that encrypts them.
+Like the other forwarders it has one thread. It runs with `nosplice`: with splice(2) the kernel alone would
+move the bytes. A program that encrypts them cannot do that.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ listen {name}
 
 @contextmanager
 def haproxy(folder: Path, targets: Ports) -> Iterator[Route]:
-    """HAProxy directly in front of the targets, without SSH; verified like the others."""
+    """HAProxy directly in front of the targets, without SSH. It is verified like the other columns."""
     ports = Ports(*distinct_ports(len(targets)))
     forwards = (
         _FORWARD.format(name=name, local=local, target=target)

@@ -1,4 +1,4 @@
-"""How much memory and CPU do a thousand idle clients need, over a hundred clusters?"""
+"""How much memory and CPU do a thousand idle clients of a hundred clusters need?"""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.tls import Certificates
 
 
 def measure(stage: Stage) -> Answer:
-    """Measure the fleet with TLS clients that got one answer each and are idle since, and without them."""
+    """Measure each fleet without clients, and with TLS clients that are idle after one answer each."""
     count = stage.scale.clusters
     rows = (
         Row("memory without clients", "MB RSS", more_is_better=False),
@@ -46,7 +46,7 @@ def measure(stage: Stage) -> Answer:
 async def with_clients(
     fleet: Fleet, certificates: Certificates, seconds: int
 ) -> tuple[float, float, float, float]:
-    """MB RSS before, MB RSS and PSS with the clients, and the fleet's CPU in percent of a core."""
+    """RSS without clients, RSS and PSS with clients (MB), and the fleet's CPU in percent of a core."""
     empty = memory(fleet.pids)["Rss"]
     clients = await open_clients(fleet.ports, certificates)
     before = fleet.cpu_seconds()

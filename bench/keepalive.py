@@ -1,4 +1,4 @@
-"""How long does a small request take on a connection that is open, and how many a second are there?"""
+"""How long does a small request take on a kept connection, and how many per second are possible?"""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from bench.stage import Stage
 
 
 def measure(stage: Stage) -> Answer:
-    """wrk against nginx, which answers three bytes."""
+    """Run wrk against nginx, which answers with three bytes."""
     rows = []
     with stage.routes() as ways:
         for count in stage.scale.connections:

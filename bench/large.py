@@ -1,4 +1,4 @@
-"""How long do answers take that are larger than a packet: what kubectl gets, one after another?"""
+"""How long do answers take that are larger than an SSH packet, as those to kubectl often are?"""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from bench.stage import Stage
 
 
 def measure(stage: Stage) -> Answer:
-    """Run wrk with one connection on files of nginx."""
+    """Run wrk with one connection. nginx answers with files of several sizes."""
     rows = []
     with stage.routes() as ways:
         for size in stage.scale.answers:

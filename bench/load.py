@@ -22,21 +22,21 @@ _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 class Bulk(NamedTuple):
-    """A transfer: MB/s (10^6 bytes), and CPU seconds per GB (10^9) of the forwarding process."""
+    """A transfer: the speed in MB/s (10^6 bytes), and the forwarder's CPU seconds per GB (10^9 bytes)."""
 
     speed: float
     cpu: float | None
 
 
 class Opened(NamedTuple):
-    """Connections: how many a second, and CPU in us for each of the forwarding process."""
+    """New connections: the rate per second, and the forwarder's CPU for each in us."""
 
     rate: float
     cpu: float
 
 
 class Requests(NamedTuple):
-    """Requests: how many a second, how long in ms, and CPU in us for each of the forwarding process."""
+    """Requests: the rate per second, two percentiles in ms, and the forwarder's CPU for each in us."""
 
     rate: float
     p50: float
@@ -68,8 +68,8 @@ def _cpu(route: Route) -> float:
 
 
 def bulk(route: Route, server: int, *, seconds: int, streams: int = 1, from_cluster: bool = False) -> Bulk:
-    """iperf3 to its `server` port through `route`, slow start included: what a client would see of that many
-    seconds.
+    """Run iperf3 to its `server` port through `route`, for so many `seconds`. Slow start is included, because
+    a client sees it, too.
     """
     arguments = ["iperf3", "--client", "127.0.0.1", "--port", str(route.ports.bulk), "--time", str(seconds)]
     arguments += ["--parallel", str(streams), "--json", *(["--reverse"] if from_cluster else [])]
@@ -85,7 +85,7 @@ def bulk(route: Route, server: int, *, seconds: int, streams: int = 1, from_clus
 
 
 def keep_alive(route: Route, *, connections: int, seconds: int, path: str = "/") -> Requests:
-    """wrk: that many connections, each with one request at a time."""
+    """Run wrk with so many `connections`, each with one request at a time."""
     arguments = [
         "wrk",
         "--threads",
@@ -102,7 +102,7 @@ def keep_alive(route: Route, *, connections: int, seconds: int, path: str = "/")
 
 
 def read_wrk(said: str, cpu: float | None) -> Requests:
-    """wrk's report. Raises RuntimeError if a request failed."""
+    """Parse wrk's report. Raises RuntimeError if a request failed."""
     if failed := re.search(r"(Non-2xx|Socket errors).*", said):
         raise RuntimeError(f"wrk: {failed[0]}")
     found = {
@@ -124,9 +124,7 @@ def read_wrk(said: str, cpu: float | None) -> Requests:
 
 
 def connect(route: Route, *, count: int, seconds: int, concurrency: int = 16) -> Requests:
-    """ab without keep-alive: a connection for each request, `count` of them or as many as there are in
-    `seconds`.
-    """
+    """Run ab without keep-alive: a new connection for each request, until `count` requests or `seconds`."""
     with tempfile.NamedTemporaryFile("r", suffix=".csv") as percentiles:
         arguments = [
             "ab",
@@ -147,7 +145,7 @@ def connect(route: Route, *, count: int, seconds: int, concurrency: int = 16) ->
 
 
 def read_ab(said: str, percentiles: str, cpu: float | None) -> Requests:
-    """ab's report and its CSV of percentage served, time in ms. Raises RuntimeError if a request failed."""
+    """Parse ab's report, and its CSV of percentiles in ms. Raises RuntimeError if a request failed."""
     counts = {
         name: int(value)
         for name, value in re.findall(r"(Complete requests|Failed requests|Non-2xx responses):\s+(\d+)", said)
@@ -161,7 +159,7 @@ def read_ab(said: str, percentiles: str, cpu: float | None) -> Requests:
 
 
 def through_proxy(proxy: str, pid: int, server: str, *, count: int, concurrency: int = 16) -> Opened:
-    """curl to `server` (HOST:PORT) through the `proxy` of process `pid`: a connection for each request."""
+    """Run curl to `server` (HOST:PORT) through the `proxy` of process `pid`: a new connection a request."""
     arguments = ["curl", "--silent", "--show-error", "--proxy", proxy, "--noproxy", "", "--proxytunnel"]
     arguments += ["--parallel", "--parallel-immediate", "--parallel-max", str(concurrency)]
     arguments += ["--header", "Connection: close", "--output", "/dev/null"]

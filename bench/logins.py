@@ -1,8 +1,9 @@
-"""`python -m bench.logins [COUNT]`: sites that all come back at once after a restart of the daemon.
+"""`python -m bench.logins [COUNT]`: all sites log in again at once after a restart of the daemon.
 
-COUNT real OpenSSH clients, each a site with a key and a dynamic forward of its own, dial from one address at
-the same time, and each only once: whoever is turned away stays away. Printed are how many came, how long
-that took, and what a login cost the daemon. What 10,000 would take is an extrapolation from that.
+It starts COUNT OpenSSH clients at the same time, from one address. Each is a site with its own key and its
+own dynamic forward. Each dials only once: a site that is refused does not try again. The bench prints how
+many sites have logged in, how long that took, and the daemon's CPU time for each login. The figure for 10,000
+sites is extrapolated.
 """
 
 from __future__ import annotations
@@ -26,23 +27,23 @@ from tests.support.site import SshServerFiles
 
 MANY: Final = 10_000
 WITHIN_S: Final = 60.0
-"""Seconds of one core in which so many sites have to be back."""
+"""The target: `MANY` logins may take so many seconds of one core."""
 _PATIENCE_S: Final = 300.0
 
 
 class Back(NamedTuple):
-    """How it went after the restart."""
+    """The result after the restart."""
 
     sites: int
     came: int
     seconds: float
-    """From the first dial until the last site was connected, clients and daemon on the same cores."""
+    """From the first dial until the last site was connected. Clients and daemon share the cores."""
     cpu: float
-    """CPU time of the daemon meanwhile, in seconds."""
+    """CPU time of the daemon during these seconds, in seconds."""
 
 
 class Fleet:
-    """So many sites, and their ssh processes."""
+    """`count` sites, and their ssh processes."""
 
     def __init__(self, folder: Path, count: int) -> None:
         self._files = SshServerFiles(folder)
@@ -55,7 +56,7 @@ class Fleet:
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def sections(self) -> Mapping[str, object]:
-        """`ssh_server`, which knows that they come from one address, and `sites`."""
+        """`ssh_server`, whose `sources` allow so many logins from one address, and `sites`."""
         sources = [{"networks": ["127.0.0.0/8"], "max_startups": max(2000, len(self._names))}]
         return {
             "ssh_server": {**self._files.sections(), "sources": sources},
@@ -63,7 +64,7 @@ class Fleet:
         }
 
     def dial(self) -> None:
-        """Start every ssh."""
+        """Start the ssh process of every site."""
         for name in self._names:
             command = self._files.command(name, "-N", "-T", "-R", f"{name}:1080")
             self._processes.append(
@@ -72,11 +73,11 @@ class Fleet:
 
     @property
     def running(self) -> int:
-        """How many ssh have not ended."""
+        """How many ssh processes run."""
         return sum(process.poll() is None for process in self._processes)
 
     def end(self) -> None:
-        """Kill every ssh, and wait."""
+        """Kill every ssh process, and wait until all have ended."""
         for process in self._processes:
             process.kill()
         for process in self._processes:
@@ -86,7 +87,7 @@ class Fleet:
 
 @contextmanager
 def dialled(folder: Path, count: int) -> Iterator[tuple[Daemon, Fleet]]:
-    """A daemon that all its sites have reached."""
+    """A daemon to which all sites have connected."""
     fleet = Fleet(folder / "sites", count)
     with Daemon(folder / "daemon", gateways={}, clusters={}, sections=fleet.sections()) as daemon:
         try:
@@ -98,12 +99,12 @@ def dialled(folder: Path, count: int) -> Iterator[tuple[Daemon, Fleet]]:
 
 
 def ups(daemon: Daemon) -> int:
-    """How many links came up so far, as the log says: to ask the daemon would take its CPU."""
+    """How many links came up so far. It is counted in the log, because a scrape needs the daemon's CPU."""
     return daemon.log().count('"event":"link up"')
 
 
 def come_back(daemon: Daemon, fleet: Fleet, count: int) -> Back:
-    """Restart the daemon, let every site dial once, and wait until all are back or have been turned away."""
+    """Restart the daemon, let every site dial once, and wait until each is connected or was refused."""
     daemon.stop()
     fleet.end()
     daemon.start()
@@ -116,7 +117,7 @@ def come_back(daemon: Daemon, fleet: Fleet, count: int) -> Back:
 
 
 def tell(back: Back) -> str:
-    """The result in words, and what is only extrapolated."""
+    """The measured result as text, and what is extrapolated from it."""
     each = back.cpu / back.sites
     verdict = "within" if each * MANY <= WITHIN_S else "not within"
     return (

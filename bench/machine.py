@@ -1,4 +1,4 @@
-"""Describes the machine and programs of a measurement, and says which programs are missing."""
+"""Describes the machine and the programs of a measurement, and finds missing programs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PACKAGES = {
     "haproxy": "haproxy",
     "gcc": "gcc",
 }
-"""By program: its Debian package."""
+"""The Debian package of each program."""
 
 _VERSIONS = {
     "ssh": "-V",
@@ -39,24 +39,21 @@ _VERSIONS = {
     "nginx": "-v",
     "haproxy": "-v",
 }
-"""By program: the option that prints its version; wrk then ends with exit code 1."""
+"""The option that prints each program's version. wrk then ends with exit code 1."""
 
 STEADY: Final = 0.8
-"""If the slowest pace of a run is below this share of the fastest, its figures cannot be compared."""
+"""If the slowest pace of a run is less than this part of the fastest, its figures cannot be compared."""
 
 
 def missing() -> str:
-    """Which programs are missing, and how to install them; empty if none is."""
+    """Which programs are missing, and how to install them; empty if all are installed."""
     absent = [program for program in PACKAGES if not find(program)]
     packages = " ".join(PACKAGES[program] for program in absent)
     return f"missing: {', '.join(absent)} (Debian: sudo apt install {packages})" if absent else ""
 
 
 def describe() -> dict[str, str]:
-    """Processor, kernel, date and the version of everything that takes part.
-
-    Needs what `missing` asks for.
-    """
+    """Processor, kernel, date, and the version of every program. No program may be missing."""
     models = [
         line.partition(":")[2].strip()
         for line in Path("/proc/cpuinfo").read_text().splitlines()
@@ -100,8 +97,7 @@ def describe_paces(paces: list[float]) -> str:
 
 
 def _commit() -> str:
-    """The commit of this checkout, with `-dirty` if it is not quite that one; empty without git or outside a
-    checkout."""
+    """The commit of this checkout, with `-dirty` if files were changed; empty without git or a checkout."""
     try:
         command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude=*"]
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=10).stdout.strip()

@@ -1,10 +1,10 @@
 """How much memory does a daemon with 100 clusters and 1,000 idle clients need, compared with 100 `ssh -L`
 processes?
 
-One sshd, one HTTPS stand-in for the API servers. kubemux: one process, 2 SSH connections, 100 listeners,
-probes every 10 s with a CA file for each cluster, 1,000 TLS clients that each got an answer to a request and
-are idle since. OpenSSH: 100 `ssh -N -L` processes, the same clients, 10 for each. Printed: RSS and PSS
-(`/proc/PID/smaps_rollup`), SSH connections, and descriptors, both sides in the same run.
+There is one sshd, and one HTTPS stand-in for the API servers. kubemux is one process with 2 SSH connections
+and 100 listeners, and probes every 10 s with a CA file for each cluster. OpenSSH is 100 `ssh -N -L`
+processes. Both have 1,000 TLS clients, which are idle after one answer each. The bench prints RSS and PSS
+(`/proc/PID/smaps_rollup`), SSH connections and file descriptors of both, from the same run.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ Client = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 async def open_clients(ports: list[int], certificates: Certificates) -> list[Client]:
-    """CLIENTS connections spread over `ports`, each verified by TLS and an answer, and then left idle."""
+    """Open CLIENTS connections, spread over `ports`. Each is idle after TLS and one verified answer."""
     context = ssl.create_default_context(cafile=certificates.ca)
     limit = asyncio.Semaphore(20)
 
@@ -132,7 +132,7 @@ async def measure_kubemux(
 async def measure_openssh(
     sshd: Sshd, target: Endpoint, ports: list[int], certificates: Certificates
 ) -> dict[str, float]:
-    """One `ssh -N -L` process a cluster."""
+    """One `ssh -N -L` process for each cluster."""
     known_hosts = sshd.known_hosts()
     with ExitStack() as stack:
         pids: list[int] = []

@@ -37,13 +37,13 @@ def _cell(samples: list[float]) -> str:
 def _targets(row: Row) -> str:
     return "\n".join(
         f"{row.sign} {verdict.target.ratio:g} x {verdict.target.than}: {verdict.ratio:.3g} "
-        f"{'[green]held' if verdict.held else '[red]missed'}[/]"
+        f"{'[green]met' if verdict.met else '[red]missed'}[/]"
         for verdict in row.verdicts()
     )
 
 
 def write_answer(answer: Answer, folder: Path, *, machine: dict[str, str], scale: Scale, took: float) -> None:
-    """`folder`/NAME.json, for this answer that `took` so many seconds."""
+    """Write `folder`/NAME.json. `took` is how many seconds the measurement took."""
     folder.mkdir(parents=True, exist_ok=True)
     content = {
         "title": answer.title,
@@ -69,7 +69,7 @@ def _as_json(row: Row) -> dict[str, object]:
                 "than": verdict.target.than,
                 "wanted": verdict.target.ratio,
                 "ratio": verdict.ratio,
-                "held": verdict.held,
+                "held": verdict.met,
             }
             for verdict in row.verdicts()
         ],
@@ -77,7 +77,7 @@ def _as_json(row: Row) -> dict[str, object]:
 
 
 def read_answer(path: Path) -> tuple[Answer, dict[str, str]]:
-    """What `write_answer` wrote: the answer, and the machine."""
+    """Read the answer and the machine from a file of `write_answer`."""
     content = json.loads(path.read_text())
     rows = tuple(
         Row(

@@ -43,19 +43,18 @@ class Target(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """A target and what came out: the ratio of the medians, and the least and the most of any one
-    repetition."""
+    """A target, the ratio of the medians, and the smallest and the largest ratio of a repetition."""
 
     target: Target
     ratio: float
     least: float
     most: float
-    held: bool
+    met: bool
 
 
 @dataclass(slots=True)
 class Row:
-    """One measure. `samples` holds a value of every repetition for each column that has this measure."""
+    """One measure. `samples` has the value of each repetition, for each column that has this measure."""
 
     name: str
     unit: str
@@ -64,8 +63,7 @@ class Row:
     samples: dict[str, list[float]] = field(default_factory=dict)
 
     def add(self, column: str, value: float | None) -> None:
-        """Take one repetition's value; None where the column has no such thing (the CPU time of no
-        process)."""
+        """Add the value of one repetition. None is ignored: a column without a process has no CPU time."""
         if value is not None:
             self.samples.setdefault(column, []).append(value)
 
@@ -75,22 +73,22 @@ class Row:
         return ">=" if self.more_is_better else "<="
 
     def verdicts(self) -> list[Verdict]:
-        """Each target against the medians.
+        """Compare each target with the ratio of the medians.
 
-        The spread is that of repetitions, whose columns were measured side by side.
+        The smallest and largest ratio are those of repetitions: their columns were measured side by side.
         """
         found = []
         for target in self.targets:
             ours, theirs = self.samples[KUBEMUX], self.samples[target.than]
             ratio = median(ours) / median(theirs)
             each = [mine / other if other else inf for mine, other in zip(ours, theirs, strict=True)]
-            held = ratio >= target.ratio if self.more_is_better else ratio <= target.ratio
-            found.append(Verdict(target, ratio, min(each), max(each), held))
+            met = ratio >= target.ratio if self.more_is_better else ratio <= target.ratio
+            found.append(Verdict(target, ratio, min(each), max(each), met))
         return found
 
 
 class Line(NamedTuple):
-    """One target of one row, by its full name. `sign` is `>=` where more is better, else `<=`."""
+    """One target of one row. `name` is its full name. `sign` is `>=` if more is better, otherwise `<=`."""
 
     name: str
     sign: str
@@ -98,26 +96,26 @@ class Line(NamedTuple):
 
     @property
     def margin(self) -> float:
-        """By which factor it was met (above 1), or missed (below 1)."""
+        """The factor by which the target was met (above 1) or missed (below 1)."""
         margin = self.verdict.ratio / self.verdict.target.ratio
         return margin if self.sign == ">=" or not margin else 1 / margin
 
     @property
     def wanted(self) -> str:
-        """As in `>= 1.25 x ssh -L`."""
+        """The target as text: `>= 1.25 x ssh -L`."""
         return f"{self.sign} {self.verdict.target.ratio:g} x {self.verdict.target.than}"
 
     @property
     def word(self) -> str:
         """The result in one word."""
-        return "held" if self.verdict.held else "missed"
+        return "met" if self.verdict.met else "missed"
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
     """The answer to one question.
 
-    `name` is the stem of its files; `notes` say how it was measured and what bounds it.
+    `name` is the stem of its files. `notes` say how it was measured, and what limits the figures.
     """
 
     name: str
@@ -132,5 +130,5 @@ class Answer:
 
 
 def show(value: float) -> str:
-    """Three digits that count: 0.284, 38.6, 1,240."""
+    """Three significant digits: 0.284, 38.6, 1,240."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

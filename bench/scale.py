@@ -1,4 +1,4 @@
-"""How much is measured: the full bench, and the quick one that proves it works."""
+"""How much is measured: by the full bench, and by the quick one, which only proves that the bench works."""
 
 from __future__ import annotations
 
@@ -6,21 +6,19 @@ from typing import Final, NamedTuple
 
 
 class Scale(NamedTuple):
-    """How much is measured."""
-
     repetitions: int = 5
     seconds: int = 2
-    """Seconds of each load: 350 loads must fit into 25 minutes, and the median of five reduces the noise."""
+    """Seconds of each load. 350 loads must fit into 25 minutes; the median of five reduces the noise."""
     far_seconds: int = 3
-    """Seconds of a load over a long line, where it takes a second until a window has grown to 64 MiB."""
+    """Seconds of a load with a long round trip, where a window needs a second to grow to 64 MiB."""
     streams: tuple[int, ...] = (1, 8)
     connections: tuple[int, ...] = (1, 32, 256)
     answers: tuple[int, ...] = (64 << 10, 1 << 20)
-    """Bytes."""
+    """The sizes of answers in bytes."""
     round_trips: tuple[float, ...] = (0.02, 0.1, 0.2)
     clusters: int = 100
     idle_seconds: int = 20
-    """Seconds: twice the interval of probes, so that their CPU time is included."""
+    """Twice the interval of probes, so that their CPU time is included."""
 
 
 QUICK: Final = Scale(

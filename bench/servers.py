@@ -40,7 +40,7 @@ http {{
 
 @contextmanager
 def ssh_server(folder: Path, *, nodelay: bool = False) -> Iterator[Sshd]:
-    """An sshd with only one cipher, which allows any number of handshakes at a time."""
+    """An sshd with only one cipher, and without a practical limit on handshakes at a time."""
     before = os.environ.get("LD_PRELOAD")
     if nodelay:
         os.environ["LD_PRELOAD"] = str(_nodelay(folder.parent))  # sshd starts with our environment
@@ -70,13 +70,15 @@ def _nodelay(folder: Path) -> Path:
 
 
 def is_nodelay(sshd: Sshd) -> bool:
-    """Whether the processes of sshd's connections carry the preloaded library."""
+    """Whether the processes of sshd's connections have the preloaded library."""
     return all("nodelay.so" in Path(f"/proc/{pid}/maps").read_text() for pid in sshd.sessions())
 
 
 @contextmanager
 def nginx(folder: Path, *, answers: tuple[int, ...] = ()) -> Iterator[int]:
-    """Answers `/answers/N` with N bytes, anything else with three, and keeps connections; yields its port."""
+    """nginx, which keeps connections. It answers `/answers/N` with N bytes, and other paths with three bytes.
+    Yields its port.
+    """
     (folder / "answers").mkdir(parents=True)
     for size in answers:
         (folder / "answers" / str(size)).write_bytes(bytes(size))
@@ -105,7 +107,7 @@ class _Threads(socketserver.ThreadingTCPServer):
 
 @contextmanager
 def echo() -> Iterator[int]:
-    """An echo server; yields its port."""
+    """An echo server. Yields its port."""
     with _Threads(("127.0.0.1", 0), _Echo) as server:
         thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, name="echo")
         thread.start()
@@ -118,8 +120,8 @@ def echo() -> Iterator[int]:
 
 @contextmanager
 def iperf3(port: int) -> Iterator[None]:
-    """Serve one test. iperf3 is started for each test, because a probe or a readiness check would count as a
-    test.
+    """Serve one test. iperf3 counts every connection as its test, also a probe of kubemux, so it is started
+    for each test.
     """
     command = [
         find("iperf3") or "iperf3",
@@ -133,4 +135,4 @@ def iperf3(port: int) -> Iterator[None]:
     with ended(subprocess.Popen(command, stdout=subprocess.DEVNULL)) as process:
         wait_listening([port], [process])
         yield
-        process.wait(timeout=10)  # the client hears the result before the server is done
+        process.wait(timeout=10)  # the client has its result before the server ends

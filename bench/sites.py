@@ -1,4 +1,4 @@
-"""How fast is a site, beside `ssh -R` to an sshd, and does it cost more CPU than a gateway?"""
+"""How fast is a site compared with `ssh -R` to an sshd, and does it need more CPU than a gateway?"""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from tests.support.site import SshServerFiles
 
 CONNECTIONS: Final = 32
 COUNT: Final = 20_000
-"""New connections of each measurement, at most."""
+"""The maximum number of new connections in one measurement."""
 NAME: Final = "site"
 NO_MORE: Final = (Target(BY_GATEWAY, 1.1),)
 
 
 def measure(stage: Stage) -> Answer:
-    """Requests, new connections and bulk, each by every column in turn."""
+    """Measure requests, new connections and bulk transfers of each column in turn."""
     requests = (
         Row(f"{CONNECTIONS} kept connections", "requests/s"),
         Row(f"{CONNECTIONS} kept connections", "p50 in ms", more_is_better=False),
@@ -72,7 +72,7 @@ def measure(stage: Stage) -> Answer:
 
 @contextmanager
 def columns(stage: Stage) -> Iterator[list[Route]]:
-    """All of them at once, proven to carry every byte before and after they are measured."""
+    """Run all columns at the same time. Each is verified before and after the measurement."""
     stock = Gateway.of(stage.stock)
     fixed = [word for port in stage.targets for word in ("-R", f"127.0.0.1:{port}:127.0.0.1:{port}")]
     dynamic = ("-R", f"{NAME}:1080")
@@ -103,7 +103,7 @@ def remote(gateway: Gateway, targets: Ports) -> Iterator[Route]:
         command += ["-R", f"127.0.0.1:{local}:127.0.0.1:{target}"]
     with ended(subprocess.Popen([*command, f"{sshd.user}@{sshd.host}"], stdin=subprocess.DEVNULL)) as process:
         wait_listening(ports, [process])
-        # With separated privileges the child carries the bytes.
+        # With privilege separation, the child process of sshd carries the bytes.
         pids = sshd.sessions() - before
         yield Route(REMOTE, ports, next(pid for pid in pids if not descendants(pid)))
 
@@ -118,7 +118,7 @@ def by_gateway(folder: Path, gateway: Gateway, targets: Ports) -> Iterator[Route
 
 @contextmanager
 def site(folder: Path, column: str, targets: Ports, *forwards: str) -> Iterator[Route]:
-    """The daemon, and a stock client with these forwards as its only site."""
+    """The daemon, and an OpenSSH client with these forwards as its only site."""
     folder.mkdir()
     files = SshServerFiles(folder / "ssh")
     sections = {
@@ -143,7 +143,7 @@ def daemon(
     gateway: Gateway | None = None,
     sections: Mapping[str, object] | None = None,
 ) -> Iterator[tuple[Route, Daemon]]:
-    """The daemon with one way, whose targets are clusters that are not probed meanwhile."""
+    """The daemon with one gateway or site. The targets are clusters without probes during the bench."""
     ports = Ports(*distinct_ports(len(targets)))
     clusters: dict[str, object] = {
         name: cluster(NAME, local, target, probe={"interval": "24h"})
@@ -155,6 +155,6 @@ def daemon(
 
 
 def settle(running: Daemon, targets: Ports) -> None:
-    """Wait for the link and for every first probe, which comes soon after the start whatever the interval."""
+    """Wait for the link, and for the first probe of each cluster: it comes soon after the start."""
     running.wait_for("the link", lambda: running.metric("kubemux_gateway_links") == 1)
     running.wait_for("first probes", lambda: running.metric("kubemux_probes_total") >= len(targets))

@@ -1,4 +1,4 @@
-"""What most questions share: the targets, two sshds, and all columns running at the same time."""
+"""What most questions share: the targets, two sshds, and the columns, which run at the same time."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tests.support.sshd import Sshd
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """`folder` is an empty folder for the question. At `targets.bulk`, an iperf3 server is started for each
-    test.
+    """The servers of one question. `folder` is its own empty folder. Each test starts an iperf3 server at
+    `targets.bulk`.
     """
 
     folder: Path
@@ -44,7 +44,7 @@ class Stage:
 
 @contextmanager
 def stages(folder: Path, scale: Scale) -> Iterator[Iterator[Stage]]:
-    """One stage after another, as many as there are questions, on the same servers."""
+    """Yields stages without end, one for each question. All have the same servers."""
     with (
         servers.ssh_server(folder / "sshd") as stock,
         servers.ssh_server(folder / "sshd-nodelay", nodelay=True) as nodelay,

@@ -33,14 +33,12 @@ def print_targets(answers: list[Answer], console: Console) -> None:
     for line in lines(answers):
         verdict = line.verdict
         reached = f"{verdict.ratio:.3g}\n[dim]{verdict.least:.3g} - {verdict.most:.3g}[/dim]"
-        table.add_row(
-            line.name, line.wanted, reached, f"[{'green' if verdict.held else 'red'}]{line.word}[/]"
-        )
+        table.add_row(line.name, line.wanted, reached, f"[{'green' if verdict.met else 'red'}]{line.word}[/]")
     console.print(table)
 
 
 def write_targets(answers: list[Answer], folder: Path, *, machine: dict[str, str]) -> None:
-    """`folder`/targets.json."""
+    """Write `folder`/targets.json."""
     content = {
         "machine": machine,
         "targets": [
@@ -51,7 +49,7 @@ def write_targets(answers: list[Answer], folder: Path, *, machine: dict[str, str
                 "ratio": line.verdict.ratio,
                 "least": line.verdict.least,
                 "most": line.verdict.most,
-                "held": line.verdict.held,
+                "held": line.verdict.met,
             }
             for line in lines(answers)
         ],
@@ -60,7 +58,7 @@ def write_targets(answers: list[Answer], folder: Path, *, machine: dict[str, str
 
 
 def read_targets(path: Path) -> tuple[list[Line], dict[str, str]]:
-    """What `write_targets` wrote: the lines, and the machine."""
+    """Read the lines and the machine from a file of `write_targets`."""
     content = json.loads(path.read_text())
     found = []
     for target in content["targets"]:

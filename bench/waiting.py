@@ -56,6 +56,6 @@ def ended(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]
 
 def cpu_seconds(pid: int) -> float:
     """User and system time of all threads of a process so far, in steps of 10 ms (proc_pid_stat(5))."""
-    # The command in parentheses may hold anything; utime and stime are fields 14 and 15.
+    # The command in parentheses may contain any character. utime and stime are fields 14 and 15.
     user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
     return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")

@@ -1,4 +1,4 @@
-"""A gateway without a network: it opens every channel, and closes each when the client closes it."""
+"""A gateway without a network: it accepts every channel, and closes each when the client closes it."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _SENDER = 1 + 4 + len("direct-tcpip")
 
 
 def timed(benchmark: Any, work: Callable[..., object], *, items: int, **how: object) -> object:
-    """`benchmark.pedantic`, which has no types: `work` on `items` things, once for each of `rounds`, after
-    `setup`.
+    """Call `benchmark.pedantic`, which has no types. `items` is how many things a call of `work` handles: it
+    is stored with the result.
     """
     benchmark.extra_info["items"] = items
     return benchmark.pedantic(work, **how)
@@ -48,11 +48,11 @@ class Connection(Border):
     _kex_complete = True
 
     def is_server(self) -> bool:
-        """The peer is a gateway."""
+        """False: the peer is a gateway."""
         return False
 
     def get_extra_info(self, name: str, default: object = None) -> Any:
-        """No socket."""
+        """Return the default: there is no socket."""
         del name
         return default
 
@@ -67,9 +67,9 @@ class Connection(Border):
 
 
 class Peer:
-    """A link's other end, and a `Way`.
+    """The peer of a link, and a `Way` with that link.
 
-    Every packet that it gets is counted. With `is_deaf` the packets are not opened.
+    It counts the bytes that it receives. With `is_deaf` it does not decrypt them.
     """
 
     def __init__(self) -> None:
@@ -129,11 +129,11 @@ class Peer:
         if message[0] == messages.OPEN:
             number = message[_SENDER : _SENDER + 4]
             rest = b"".join(value.to_bytes(4) for value in (WINDOW, LARGEST_PACKET))
-            # It uses our number for its own side, too.
+            # The peer uses our channel number as its own.
             answer = bytes((messages.OPEN_CONFIRMATION,)) + number * 2 + rest
             self._closed.discard(number)
             self._later(answer)
-        elif message[0] == messages.EOF:  # the client has gone, so the API server closes
+        elif message[0] == messages.EOF:  # the client has closed its side, so the API server closes
             self._closed.add(message[1:5])
             self._later(message)
             self._later(bytes((messages.CLOSE,)) + message[1:5])

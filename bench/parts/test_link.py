@@ -32,7 +32,7 @@ CLIENTS = 50
 
 
 class Taker:
-    """A user of a channel that is never slow."""
+    """The user of a channel. It is never slow."""
 
     def __init__(self) -> None:
         self.taken = 0
@@ -115,7 +115,7 @@ def test_to_the_cluster(benchmark: BenchmarkFixture, loop: asyncio.AbstractEvent
 
 
 class Clients:
-    """A cluster whose clients come by socket pairs."""
+    """A cluster whose clients connect through socket pairs."""
 
     def __init__(self, peer: Peer) -> None:
         metrics = Metrics(CollectorRegistry(), version="")
@@ -157,7 +157,7 @@ class Clients:
 
 
 def test_accept(benchmark: BenchmarkFixture, loop: asyncio.AbstractEventLoop) -> None:
-    """50 clients at once, from their sockets to relays at work on channels that are open."""
+    """50 clients at once, from their accepted sockets until each has a channel and a running relay."""
     peer, _ = loop.run_until_complete(opened(0))
     clients = loop.run_until_complete(_clients(peer))
     timed(
@@ -173,7 +173,7 @@ def test_accept(benchmark: BenchmarkFixture, loop: asyncio.AbstractEventLoop) ->
 
 
 def test_come_and_go(benchmark: BenchmarkFixture, loop: asyncio.AbstractEventLoop) -> None:
-    """Like `test_accept`, including the clients' end."""
+    """Like `test_accept`, and the end of the clients."""
     peer, _ = loop.run_until_complete(opened(0))
     clients = loop.run_until_complete(_clients(peer))
 

@@ -94,7 +94,7 @@ def test_a_quick_run_answers_the_questions_asked(tmp_path: Path) -> None:
     targets = [target for answer in answers.values() for row in answer["rows"] for target in row["targets"]]
     assert targets
     # In their row, and in the last table.
-    assert done.stdout.count("held") + done.stdout.count("missed") >= 2 * len(targets)
+    assert done.stdout.count("met") + done.stdout.count("missed") >= 2 * len(targets)
     assert all(answer["machine"]["pace"].startswith("one core seals ") for answer in answers.values())
     assert not (tmp_path / "targets.json").exists()  # two questions are not a complete run
 
@@ -260,9 +260,9 @@ def test_waiting_for_a_port_says_who_ended_first(tmp_path: Path) -> None:
 def test_a_target_is_met_as_the_direction_says(ours: float, theirs: float, ratio: float) -> None:
     more = Row("r", "1/s", targets=(Target(SSH, ratio),), samples={SSH: [theirs], KUBEMUX: [ours]})
     (verdict,) = more.verdicts()
-    assert verdict.held == (ours / theirs >= ratio)
+    assert verdict.met == (ours / theirs >= ratio)
     (less,) = replace(more, more_is_better=False).verdicts()
-    assert less.held == (ours / theirs <= ratio)
+    assert less.met == (ours / theirs <= ratio)
 
 
 def test_a_target_compares_medians_and_shows_the_repetitions() -> None:
@@ -298,8 +298,8 @@ def test_the_last_table_and_its_files_have_every_target(tmp_path: Path) -> None:
         ("<= 0.5", 0.25, True),
     ]
     charts.draw_folder(tmp_path)
-    colours = [colour for colour in fills(tmp_path / "targets.svg") if colour in (charts.HELD, charts.MISSED)]
-    assert colours == [charts.HELD, charts.MISSED, charts.HELD]
+    colours = [colour for colour in fills(tmp_path / "targets.svg") if colour in (charts.MET, charts.MISSED)]
+    assert colours == [charts.MET, charts.MISSED, charts.MET]
     assert "2, missed: wanted >= 3 x haproxy, plain TCP" in texts(tmp_path / "targets.svg")
 
 
