@@ -1,4 +1,4 @@
-"""One site with its links, and the connections of clients that have asked for `HOST.SITE`."""
+"""One site with its links, and the connections of clients that have asked for `NAME.SITE`."""
 
 from __future__ import annotations
 
