@@ -15,7 +15,7 @@ from proxy.metrics.records import GatewayRecord
 from proxy.relay.budget import MemoryBudget
 from proxy.snapshots import GatewayState
 from proxy.ssh.server.server import SshServer
-from proxy.ssh.sites import site as module
+from proxy.ssh.sites import presence as module
 from proxy.ssh.sites.site import Site
 from proxy.ssh.turns import Turns
 from tests.support.ssh_bed import WAIT_S, SshBed, ended
