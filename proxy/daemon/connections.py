@@ -68,6 +68,8 @@ class Connections:
         self._opening: set[Arrival] = set()
         """Clients without a relay."""
         self._relays: dict[Relay, Arrival] = {}
+        self._why: dict[Arrival, Reason] = {}
+        """Why clients without a relay are sent away, if that is not for a drain."""
         self._leaving: list[Leaving] = []
         self._idle_watch: IdleWatch[Relay] = IdleWatch()
         self._idle = asyncio.Event()
@@ -124,8 +126,12 @@ class Connections:
         arrival = self._serving.pop(task)
         if arrival in self._opening:  # its task was cancelled before it began
             self._opening.discard(arrival)
-            arrival.refuse(Reason.SHUTDOWN)
-            self._ended(arrival, None, self._loop.time(), Reason.SHUTDOWN)
+            reason = self._why.pop(arrival, Reason.SHUTDOWN)
+            arrival.refuse(reason)
+            self._ended(arrival, None, self._loop.time(), reason)
+        elif self._why and (late := self._why.pop(arrival, None)) is not None:  # its relay has started since
+            for relay in [one for one, whose in self._relays.items() if whose is arrival]:
+                relay.abort(late)
 
     async def _serve(self, arrival: Arrival, open_channel: Open, allow: Allow | None) -> None:
         started = self._loop.time()
@@ -136,6 +142,7 @@ class Connections:
             if allow is not None or arrival.needs_allow:
                 await self._shared.access.require(allow or (), arrival.caller, entry=arrival.entry)
             channel, target = await open_channel(arrival, started + self._shared.hold_timeout)
+            arrival.target = target
             self.traffic.channel_open.observe(self._loop.time() - started)
             relay = arrival.relay(
                 channel,
@@ -157,6 +164,7 @@ class Connections:
             raise
         finally:
             if relay is None or not relay.has_started:
+                reason = self._why.pop(arrival, reason)
                 arrival.refuse(reason, message)
                 self._opening.discard(arrival)
                 if relay is not None:
@@ -235,15 +243,20 @@ class Connections:
 
     def end(self, caller: str) -> int:
         """End the connections of `caller` at once, a name as the log shows it. Returns how many they were."""
+        return self.end_where(lambda one: Reason.SHUTDOWN if one.caller.is_called(caller) else None)
+
+    def end_where(self, why: Callable[[Arrival], Reason | None]) -> int:
+        """End the connections for which `why` returns a reason, at once. Returns how many they were."""
         started = {arrival: relay for relay, arrival in self._relays.items() if relay.has_started}
         serving = {arrival: task for task, arrival in self._serving.items()}
-        theirs = [one for one in {**serving, **started} if one.caller.is_called(caller)]
-        for arrival in theirs:
+        ending = {one: reason for one in {**serving, **started} if (reason := why(one)) is not None}
+        for arrival, reason in ending.items():
             if arrival in started:
-                started[arrival].abort(Reason.SHUTDOWN)
+                started[arrival].abort(reason)
             else:
-                serving[arrival].cancel()
-        return len(theirs)
+                if serving[arrival].cancel():
+                    self._why[arrival] = reason
+        return len(ending)
 
     async def drain(self, timeout: float) -> int:  # noqa: ASYNC109 - a budget, not a failure
         """Wait up to `timeout` seconds until the connections have ended, then cut the remaining ones. Returns

@@ -18,6 +18,7 @@ from proxy.daemon.entries import Entries
 from proxy.daemon.gateways import Gateways
 from proxy.daemon.handing_on import ReusableListeners
 from proxy.daemon.heartbeat import Part
+from proxy.daemon.rechecking import recheck
 from proxy.daemon.retiring import Retiring
 from proxy.daemon.routes import Routes
 from proxy.daemon.served_ssh import ServedSsh
@@ -66,7 +67,15 @@ class Graph:
         entry = SshEntry(metrics, lambda arrival: self._switchboard.accept(arrival))
         self.gateways = Gateways(self.shared, self.turns, self._gateway_changed)
         self.sites = Sites(self.shared, self.turns, self._gateway_changed, on_open=entry.asked)
-        self.ssh = ServedSsh(self.shared, self.turns, entry, self.sites, store=store, on_change=on_change)
+        self.ssh = ServedSsh(
+            self.shared,
+            self.turns,
+            entry,
+            self.sites,
+            store=store,
+            on_keys=self._recheck,
+            on_change=on_change,
+        )
         ways = Ways(self.gateways, self.sites, lambda: self.config)
         contexts = Contexts()
         self.clusters = Clusters(self.shared, ways, contexts, store, on_change)
@@ -163,6 +172,7 @@ class Graph:
         listeners = self._retire(plan)
         self._update(plan)
         self._switchboard.reconfigure(config)
+        self._recheck()
         clusters, entries = plan.clusters, plan.entries
         await self.entries.reconfigure(config, entries)
         await self._add((*clusters.changed, *clusters.added), (*entries.changed, *entries.added), listeners)
@@ -238,6 +248,9 @@ class Graph:
         if logins:
             self.ssh.renew(logins)
         self.routes.discoveries.renew(clusters)
+
+    def _recheck(self) -> None:
+        recheck(self.clusters.values(), self.routes.values(), self.sites, self._retiring)
 
     def note_files(self, fingerprint: Mapping[Path, bytes]) -> None:
         """Remember the digests of files that are in use."""

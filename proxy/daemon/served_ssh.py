@@ -52,9 +52,12 @@ class ServedSsh:
         sites: Sites,
         *,
         store: FdStore,
+        on_keys: Callable[[], None],
         on_change: Callable[[], None],
     ) -> None:
-        """`on_change` is called after a change that `status` shows."""
+        """`on_keys` is called after the keys have been read again: open channels may be permitted no longer.
+        `on_change` is called after a change that `status` shows.
+        """
         self.listener: KeptListener | None = None
         self.server = SshServer(
             on_login=self._logged_in, on_refused=sites.refused, record=shared.metrics.logins
@@ -64,6 +67,7 @@ class ServedSsh:
         self._sites = sites
         self._users = Users(shared, turns, entry)
         self._store = store
+        self._on_keys = on_keys
         self._on_change = on_change
         self._config: Config | None = None
         self._place = Place("host keys of ssh_server")
@@ -187,6 +191,7 @@ class ServedSsh:
             for first, second in twice:
                 log.warning("key lets nobody in", message=f"{second} has the key of {first}, too")
             self.server.use_table(replace(table, revoked=self._revoked))
+            self._on_keys()
 
     def _log_unused(self, loc: Loc, lines: Lines) -> None:
         """Log the lines and files that cannot be used. The same ones are not logged again."""

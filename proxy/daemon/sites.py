@@ -111,5 +111,8 @@ class _Unknown(Guest):
     def lost(self, exc: Exception | None) -> None:
         """Nothing to do: the connection has no link."""
 
+    def recheck(self) -> None:
+        """See `lost`."""
+
     def ends(self, error: LinkError) -> None:
         """See `lost`."""

@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable
 from typing import ClassVar, Final, NamedTuple
 
+from proxy.config.allow import Rule
 from proxy.errors.reasons import Reason
 from proxy.metrics import Traffic
 from proxy.relay.budget import MemoryBudget
@@ -65,7 +66,7 @@ class Arrival(ABC):
     if none can be opened.
     """
 
-    __slots__ = ("asked", "caller", "early", "entry")
+    __slots__ = ("asked", "caller", "early", "entry", "target")
 
     is_answered: ClassVar[bool] = False
     """Whether the client waits for an answer of the entry. That must always come in time, because
@@ -83,11 +84,21 @@ class Arrival(ABC):
         self.early = early
         self.entry = entry
         self.asked = asked
+        self.target: Endpoint | None = None
+        """Where its channel leads, as soon as it has one."""
 
     @property
     def needs_allow(self) -> bool:
         """Whether the client is denied where no `allow` says who may."""
         return False
+
+    def is_still_allowed(self, allow: tuple[Rule, ...] | None) -> bool:
+        """Whether the client may stay, now that its destination has this `allow`, and its key other options.
+
+        True, unless its entry holds what it has checked for as long as the connection lasts.
+        """
+        del allow
+        return True
 
     def fields(self) -> dict[str, str]:
         """For the log: the client's entry, its identity, and what it asked for."""

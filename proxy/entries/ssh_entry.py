@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import structlog
 
+from proxy.config.allow import Rule
 from proxy.config.ssh_rules import SSH
 from proxy.entries.arrival import Arrival, Caller
 from proxy.entries.heads.answers import codes, sentence
@@ -16,6 +17,7 @@ from proxy.metrics import EntryRecord, Metrics, Traffic
 from proxy.relay.budget import MemoryBudget
 from proxy.relay.channel_relay import ChannelRelay
 from proxy.relay.interfaces import Channel, OnEnd, OpenRequest, Relay
+from proxy.routing.allow import is_allowed
 from proxy.runtime.endpoint import Endpoint
 from proxy.ssh.server.login import Login
 from proxy.ssh.server.session import Session
@@ -37,16 +39,15 @@ class SshEntry:
 
     def asked(self, session: Session, request: OpenRequest) -> None:
         """Handle a channel request of a client that has logged in."""
-        login = session.login
-        assert login is not None  # noqa: S101 - a client opens no channel before its login
+        login = _login(session)
         record = self._metrics.entry(SSH)
         record.opened += 1
         try:
             asked = target(str(request.target))
         except ValueError as exc:
-            _refuse(SshArrival(request, login, record), Reason.BAD_REQUEST, str(exc))
+            _refuse(SshArrival(request, session, record), Reason.BAD_REQUEST, str(exc))
             return
-        arrival = SshArrival(request, login, record, asked)
+        arrival = SshArrival(request, session, record, asked)
         if self.closed_because:
             _refuse(arrival, Reason.SHUTDOWN, self.closed_because)
         elif not login.may_open(asked):
@@ -54,6 +55,12 @@ class SshEntry:
             _refuse(arrival, Reason.DENIED, f"the options of the key of {login.identity} do not allow it")
         else:
             self._on_arrival(arrival)
+
+
+def _login(session: Session) -> Login:
+    """Who has logged in, with the options of the key as they are now."""
+    assert session.login is not None  # noqa: S101 - a client opens no channel before its login
+    return session.login
 
 
 def _refuse(arrival: Arrival, reason: Reason, message: str) -> None:
@@ -65,22 +72,30 @@ def _refuse(arrival: Arrival, reason: Reason, message: str) -> None:
 class SshArrival(Arrival):
     """A channel request of an SSH client, until it is accepted or refused."""
 
-    __slots__ = ("_is_site", "_record", "_request")
+    __slots__ = ("_is_site", "_record", "_request", "_session")
 
     is_answered = True
 
     def __init__(
-        self, request: OpenRequest, login: Login, record: EntryRecord, asked: Endpoint | None = None
+        self, request: OpenRequest, session: Session, record: EntryRecord, asked: Endpoint | None = None
     ) -> None:
+        login = _login(session)
         caller = Caller(login.address, proved=frozenset({login.identity}))
         super().__init__(caller, entry=SSH, asked=asked)
         self._is_site = login.kind == "site"
         self._request = request
+        self._session = session
         self._record = record
 
     @property
     def needs_allow(self) -> bool:
         return self._is_site
+
+    def is_still_allowed(self, allow: tuple[Rule, ...] | None) -> bool:
+        if allow is None and self._is_site:
+            return False
+        may_open = self.asked is None or _login(self._session).may_open(self.asked)
+        return may_open and is_allowed(allow, self.caller.proved)
 
     def relay(self, channel: Channel, traffic: Traffic, budget: MemoryBudget, on_end: OnEnd) -> Relay:
         return ChannelRelay(channel, traffic, budget, on_end, self._request.accept)

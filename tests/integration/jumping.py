@@ -7,7 +7,7 @@ import socket
 import socketserver
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -120,7 +120,9 @@ def config(files: SshServerFiles, sshd: Sshd) -> str:
 
 
 @contextmanager
-def jumping(folder: Path, *, plane: str = "", **more: object) -> Iterator[Jumping]:
+def jumping(
+    folder: Path, *, plane: str = "", expected_errors: Collection[str] = (), **more: object
+) -> Iterator[Jumping]:
     """Run all of it. `more` are sections of the configuration."""
     files = SshServerFiles(folder / "ssh")
     with Sshd(folder / "sshd") as sshd, sums() as server:
@@ -165,6 +167,7 @@ def jumping(folder: Path, *, plane: str = "", **more: object) -> Iterator[Jumpin
             gateways=gateways,
             clusters=clusters,
             sections=sections,
+            expected_errors=expected_errors,
             environment=environment,
         ) as daemon:
             daemon.wait_up(*clusters, up=False)  # until the last probe has ended

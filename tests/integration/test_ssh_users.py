@@ -71,13 +71,18 @@ def test_what_is_taken_away_ends_and_the_rest_goes_on(tmp_path: Path) -> None:
         assert said == "nodes: 1 connection of ssh-user:ops ended\n"
         ended(drained)
 
-        idle, busy = clients.without_channel("bastion"), clients.connected("bastion")
+        idle, channel = clients.without_channel("bastion"), clients.connected("bastion")
         bed.files.authorized("ops", "restrict")  # the same key may do nothing any more
         daemon.signal(SIGHUP)
-        daemon.wait_for("a reload", lambda: bool(daemon.events("reloaded")))
+        daemon.wait_for("a reload", lambda: len(daemon.events("reloaded")) == 1)
         assert "denied (the options of the key" in bed.desk.typed("ssh -W node-a:22 bastion").stderr.decode()
-        assert (idle.poll(), busy.poll()) == (None, None)
+        ended(channel)
+        assert idle.poll() is None
 
+        bed.files.authorized("ops")
+        daemon.signal(SIGHUP)
+        daemon.wait_for("another", lambda: len(daemon.events("reloaded")) == 2)
+        busy = clients.connected("bastion")
         bed.files.replace("ops", by="other")
         daemon.signal(SIGHUP)
         assert "kubemux: key_removed" in ended(idle)

@@ -33,10 +33,14 @@ class Kept(Guest):
     def __init__(self, session: Session) -> None:
         self.session = session
         self.error: LinkError | None = None
+        self.rechecks = 0
         self.gone = asyncio.get_running_loop().create_future()
 
     def ends(self, error: LinkError) -> None:
         self.error = error
+
+    def recheck(self) -> None:
+        self.rechecks += 1
 
     def lost(self, exc: Exception | None) -> None:
         self.gone.set_result(exc)

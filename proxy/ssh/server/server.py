@@ -121,6 +121,8 @@ class SshServer:
             else:
                 if again.who == login.who:
                     session.login = again
+                    if session.guest is not None:
+                        session.guest.recheck()
                 else:
                     self._end(session, KeyRemoved(f"the key of {login.identity} is {again.identity}'s now"))
 

@@ -46,6 +46,9 @@ class Guest(Protocol):
     def lost(self, exc: Exception | None) -> None:
         """The connection has ended; `exc` is None if the client closed it without a reason."""
 
+    def recheck(self) -> None:
+        """The options of the key may have changed. End what they no longer permit, except channels."""
+
     def ends(self, error: LinkError) -> None:
         """The server is about to end the connection because of `error`. A call of `lost` follows."""
 

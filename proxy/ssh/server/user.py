@@ -72,6 +72,9 @@ class User(Guest):
         """See `proxy.ssh.server.session.Guest`. The link notices the end by itself."""
         self._was_closed = exc is None or is_hung_up(exc)
 
+    def recheck(self) -> None:
+        """See `proxy.ssh.server.session.Guest`. A user has nothing but channels."""
+
     def ends(self, error: LinkError) -> None:
         """See `proxy.ssh.server.session.Guest`."""
         self._link.protocol_broken(error)

@@ -82,6 +82,16 @@ class Forwards:
             self._fixed.add(one)
         return one
 
+    def recheck(self, may_listen: Callable[[str, int], bool]) -> None:
+        """Raise ForwardRefused if one of them may not be there any more; `may_listen` asks the options of the
+        key.
+        """
+        for one in self:
+            if not may_listen(*one):
+                raise ForwardRefused(f"-R {one}: the options of the key do not allow it any more")
+            if one.host != self._site and self._is_taken(one.host):
+                raise ForwardRefused(f"-R {one} has the name of another site, and this is {self._site}")
+
     def cancel(self, host: str, port: int) -> bool:
         """Remove a forward; returns whether there was one."""
         one = Endpoint(host, port)

@@ -154,11 +154,30 @@ class Site:
             link = self._choose(target)
             seconds = min(self.config.connect_timeout, answer_by - loop.time())
             try:
-                return await link.reach(target, origin=origin, timeout=seconds, is_needed=is_needed)
+                channel = await link.reach(target, origin=origin, timeout=seconds, is_needed=is_needed)
             except LinkDown:
                 if loop.time() >= hold_until:
                     raise
                 await asyncio.wait([link.closed], timeout=hold_until - loop.time())
+            else:
+                return self._if_permitted(channel, target)
+
+    def _if_permitted(self, channel: Channel, target: Endpoint) -> Channel:
+        """`channel`, unless a reload has narrowed `permit` while it was opened."""
+        try:
+            self._require_permitted(target)
+        except ChannelProhibited:
+            channel.abort()
+            raise
+        return channel
+
+    def permits(self, target: Endpoint) -> bool:
+        """Whether the site may be asked for `target`."""
+        try:
+            self._require_permitted(target)
+        except ChannelProhibited:
+            return False
+        return True
 
     def _require_permitted(self, target: Endpoint) -> None:
         try:
@@ -256,6 +275,8 @@ class Site:
         del link
         self._lost = error.reason
         self._failure = error
+        if isinstance(error, ForwardRefused):  # a reload permits one of its forwards no longer
+            self.refused(error.reason, str(error))
 
     def _changed(self) -> None:
         self._presence.changed(is_up=bool(self._links))

@@ -66,6 +66,17 @@ class Visitor(Guest):
     def lost(self, exc: Exception | None) -> None:
         """See `proxy.ssh.server.session.Guest`. The link notices it by itself."""
 
+    def recheck(self) -> None:
+        """See `proxy.ssh.server.session.Guest`. Like a forward that is refused, one that is no longer
+        permitted ends the login: ssh cannot be told to close one forward.
+        """
+        if self.link.closed.done() or self.link.error is not None:
+            return
+        try:
+            self.link.forwards.recheck(self._may_listen)
+        except ForwardRefused as exc:
+            self._refuse(exc)
+
     def ends(self, error: LinkError) -> None:
         """See `proxy.ssh.server.session.Guest`."""
         self.link.protocol_broken(error)
@@ -78,10 +89,8 @@ class Visitor(Guest):
     # -------------------------------------------------------------------------------------------- forwards
 
     def _register(self, host: str, port: int) -> bool:
-        login = self._session.login
-        may_listen = login is not None and login.may_listen(host, port)
         try:
-            forward = self.link.forwards.register(host, port, may_listen=may_listen)
+            forward = self.link.forwards.register(host, port, may_listen=self._may_listen(host, port))
         except ForwardRefused as exc:
             # With ExitOnForwardFailure ssh ends at the answer. It would not read a disconnect message after
             # it.
@@ -91,6 +100,10 @@ class Visitor(Guest):
         if self._trying is None:
             self._trying = self._tasks.spawn(self._try(forward), name=f"try {self.link.name}")
         return True
+
+    def _may_listen(self, host: str, port: int) -> bool:
+        login = self._session.login
+        return login is not None and login.may_listen(host, port)
 
     async def _try(self, forward: Endpoint) -> None:
         try:

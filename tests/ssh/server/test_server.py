@@ -65,6 +65,19 @@ async def test_removing_a_key_ends_its_connections(tmp_path: Path) -> None:
         await ended(client)
 
 
+async def test_the_options_of_a_key_may_change_while_it_is_connected(tmp_path: Path) -> None:
+    async with SshBed(tmp_path / "bed") as bed:
+        client = await bed.start(bed.factory, "-N")
+        guest = await bed.logged_in()
+        bed.authorize("sites", "factory-7", f'permitlisten="a:1" {ssh_keys.public(bed.factory)}')
+        bed.reread()
+        login = guest.session.login
+        assert login
+        assert (login.may_listen("a", 1), login.may_listen("b", 1), guest.rechecks) == (True, False, 1)
+        assert guest.error is None
+        await ended(client)
+
+
 async def test_sessions_and_forwards_are_refused(tmp_path: Path) -> None:
     """Until an owner takes the login over, every request is refused."""
     async with SshBed(tmp_path / "bed") as bed:

@@ -1,0 +1,59 @@
+"""Ends connections that are open, and that a reload, or a changed file of keys, permits no longer.
+
+That is what the SSH server let in: its clients prove a key, and the key's options, the `allow` lists and the
+site's `permit` hold for as long as a connection lasts. (The SSH server itself ends the logins of keys that
+are no longer accepted.) Callers of other entries are asked once, when they come: to know a uid's groups takes
+a lookup, and one that fails must not cut kubectl.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final
+
+from proxy.config.allow import ANY, Rule
+from proxy.daemon.access import Allow
+from proxy.daemon.connections import Connections
+from proxy.daemon.routed import Routed
+from proxy.daemon.served import ServedCluster
+from proxy.daemon.served_site import ServedSite
+from proxy.entries.arrival import Arrival
+from proxy.errors.reasons import Reason
+from proxy.runtime.endpoint import Endpoint
+
+_EVERYBODY: Final = (Rule.parse(ANY),)
+
+Permits = Callable[[Endpoint], bool]
+
+
+def recheck(
+    clusters: Iterable[ServedCluster],
+    routes: Iterable[Routed],
+    sites: Mapping[str, ServedSite],
+    leaving: Iterable[Connections],
+) -> None:
+    """End them. The destinations of the `leaving` have no `allow` any more: a reload has removed them."""
+
+    def permits(way: str) -> Permits | None:
+        return sites[way].site.permits if way in sites else None
+
+    for cluster in clusters:
+        config = cluster.cluster.config
+        _recheck(cluster.cluster.connections, config.allow, permits(config.gateway))
+    for route in routes:
+        _recheck(route.connections, route.config.allow, permits(route.config.gateway))
+    for site in sites.values():
+        _recheck(site.connections, None, site.site.permits)
+    for connections in leaving:
+        _recheck(connections, _EVERYBODY, None)
+
+
+def _recheck(connections: Connections, allow: Allow | None, permits: Permits | None) -> None:
+    def why(arrival: Arrival) -> Reason | None:
+        if not arrival.is_still_allowed(allow):
+            return Reason.DENIED
+        if permits is not None and arrival.target is not None and not permits(arrival.target):
+            return Reason.CHANNEL_PROHIBITED
+        return None
+
+    connections.end_where(why)
