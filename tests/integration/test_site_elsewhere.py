@@ -1,16 +1,24 @@
-"""A site on a machine of its own, whose address changes while it is connected: in a network namespace."""
+"""A site on a machine of its own, in a network namespace: its address changes, its network is away, and so is
+the whole machine.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
+import signal
 from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from proxy.runtime.endpoint import Endpoint
-from tests.integration.running import running, told, wait_for_log
+from tests.integration.running import running, wait_for_log, wait_for_metric
+from tests.support.daemon import Daemon
 from tests.support.elsewhere import FarSshd
 from tests.support.ports import free_port
 from tests.support.serving import closed
@@ -32,54 +40,130 @@ async def dial(files: SshServerFiles, far: FarSshd, ours: str) -> Process:
     )
 
 
-async def greeting(proxy: Endpoint, port: int) -> bytes:
-    """The first words of the sshd on the far machine's loopback, which is reached by the site's name."""
+async def ended(ssh: Process) -> str:
+    """Wait until it has ended by itself; returns what it has said."""
     async with asyncio.timeout(DIES_S):
-        reader, writer = await asyncio.open_connection(*proxy)
-        try:
-            writer.write(f"CONNECT {NAME}:{port} HTTP/1.1\r\n\r\n".encode())
-            assert b" 200 " in await reader.readuntil(b"\r\n\r\n")
+        _, said = await ssh.communicate()
+    return said.decode()
+
+
+async def tunnel(proxy: Endpoint, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection to the sshd on the far machine's loopback, which is reached by the site's name."""
+    reader, writer = await asyncio.open_connection(*proxy)
+    writer.write(f"CONNECT {NAME}:{port} HTTP/1.1\r\n\r\n".encode())
+    async with asyncio.timeout(DIES_S):
+        assert b" 200 " in await reader.readuntil(b"\r\n\r\n")
+    return reader, writer
+
+
+async def greeting(proxy: Endpoint, port: int) -> bytes:
+    """The first words of that sshd."""
+    reader, writer = await tunnel(proxy, port)
+    try:
+        async with asyncio.timeout(DIES_S):
             return await reader.readexactly(4)
-        finally:
-            await closed(writer)
+    finally:
+        await closed(writer)
 
 
-async def test_a_site_whose_address_changes_is_back_at_once(tmp_path: Path) -> None:
-    """Neither side is told: packets of the first connection are lost. The second login does not wait."""
-    files, proxy = SshServerFiles(tmp_path / "ssh"), Endpoint("127.0.0.1", free_port())
-    server = {**files.sections(), "listen": f"0.0.0.0:{files.listen.port}", "allow_remote": True}
-    site = {
-        **files.authorized(NAME),
-        "permit": ["127.0.0.1:*"],
-        "keepalive": {"interval": "1s", "max_missed": 2},
-    }
+def site(daemon: Daemon) -> dict[str, Any]:
+    """The site in `/status`."""
+    (one,) = json.loads(daemon.get("/status")[1])["sites"]
+    return cast("dict[str, Any]", one)
+
+
+@asynccontextmanager
+async def bastion(folder: Path, files: SshServerFiles, proxy: Endpoint) -> AsyncIterator[Daemon]:
+    """A daemon that the far machine reaches, whose clients wait for the site."""
+    async with running(
+        folder,
+        gateways={},
+        clusters={},
+        limits={"hold_timeout": "60s"},
+        entries={"proxy": {"listen": str(proxy)}},
+        ssh_server={**files.sections(), "listen": f"0.0.0.0:{files.listen.port}", "allow_remote": True},
+        sites={
+            NAME: {
+                **files.authorized(NAME),
+                "permit": ["127.0.0.1:*"],
+                "keepalive": {"interval": "1s", "max_missed": 2},
+            }
+        },
+    ) as daemon:
+        yield daemon
+
+
+@pytest.fixture
+def far(tmp_path: Path) -> Iterator[FarSshd]:
+    """A machine whose sshd listens on its loopback address, too."""
     with FarSshd(tmp_path / "far") as far:
         far.reconfigure({"ListenAddress": f"{far.host}\nListenAddress 127.0.0.1"})
-        await asyncio.to_thread(far.restart)
-        async with running(
-            tmp_path / "daemon",
-            gateways={},
-            clusters={},
-            entries={"proxy": {"listen": str(proxy)}},
-            ssh_server=server,
-            sites={NAME: site},
-        ) as daemon:
-            first = await dial(files, far, far.ours)
-            up = await wait_for_log(daemon, "link up", gateway=NAME)
-            assert far.host in str(up["server"])
-            assert await greeting(proxy, far.port) == b"SSH-"
+        far.restart()
+        yield far
 
-            ours, theirs = far.move(f"198.19.{secrets.randbelow(256)}.{4 * secrets.randbelow(64)}")
-            second = await dial(files, far, ours)
-            await wait_for_log(daemon, "link up", gateway=NAME, link=f"{NAME}/2")
-            assert await greeting(proxy, far.port) == b"SSH-"
-            assert theirs in str(told(daemon)[NAME]["links"])
 
-            lost = await wait_for_log(daemon, "link lost", gateway=NAME)
-            assert (lost["link"], lost["reason"]) == (f"{NAME}/1", "keepalive_timeout")
-            async with asyncio.timeout(DIES_S):
-                _, said = await first.communicate()
-            assert b"not responding" in said
-            assert await greeting(proxy, far.port) == b"SSH-"
-            second.kill()
-            await second.communicate()
+async def test_a_site_whose_address_changes_is_back_at_once(tmp_path: Path, far: FarSshd) -> None:
+    """Neither side is told: packets of the first connection are lost. The second login does not wait."""
+    files, proxy = SshServerFiles(tmp_path / "ssh"), Endpoint("127.0.0.1", free_port())
+    async with bastion(tmp_path / "daemon", files, proxy) as daemon:
+        first = await dial(files, far, far.ours)
+        up = await wait_for_log(daemon, "link up", gateway=NAME)
+        assert far.host in str(up["server"])
+        assert await greeting(proxy, far.port) == b"SSH-"
+
+        ours, theirs = far.move(f"198.19.{secrets.randbelow(256)}.{4 * secrets.randbelow(64)}")
+        second = await dial(files, far, ours)
+        await wait_for_log(daemon, "link up", gateway=NAME, link=f"{NAME}/2")
+        assert await greeting(proxy, far.port) == b"SSH-"
+        assert theirs in str(site(daemon)["links"])
+
+        lost = await wait_for_log(daemon, "link lost", gateway=NAME)
+        assert (lost["link"], lost["reason"]) == (f"{NAME}/1", "keepalive_timeout")
+        assert "not responding" in await ended(first)
+        assert await greeting(proxy, far.port) == b"SSH-"
+        second.kill()
+        await second.communicate()
+
+
+async def test_a_site_without_network_and_a_closed_lid(tmp_path: Path, far: FarSshd) -> None:
+    """Both sides hear nothing for longer than their keepalives: not even an end. With a closed lid the site's
+    ssh does not run meanwhile, either. Clients wait for the next login.
+    """
+    files, proxy = SshServerFiles(tmp_path / "ssh"), Endpoint("127.0.0.1", free_port())
+    async with bastion(tmp_path / "daemon", files, proxy) as daemon:
+        ssh = await dial(files, far, far.ours)
+        for number, is_frozen in enumerate((False, True), 1):
+            link = f"{NAME}/{number}"
+            await wait_for_log(daemon, "link up", gateway=NAME, link=link)
+            reader, writer = await tunnel(proxy, far.port)
+            assert await reader.readexactly(4) == b"SSH-"
+
+            if is_frozen:
+                ssh.send_signal(signal.SIGSTOP)
+            far.pull()
+            lost = await wait_for_log(daemon, "link lost", gateway=NAME, link=link)
+            assert lost["reason"] == "keepalive_timeout"
+            with pytest.raises(ConnectionResetError):
+                await reader.read()
+            await closed(writer)
+            async with asyncio.TaskGroup() as group:
+                waiting = group.create_task(greeting(proxy, far.port))
+                if not is_frozen:
+                    assert "not responding" in await ended(ssh)
+                far.plug()
+                if is_frozen:
+                    ssh.send_signal(signal.SIGCONT)
+                    await ended(ssh)
+                assert not waiting.done()
+                ssh = await dial(files, far, far.ours)
+                assert await waiting == b"SSH-"
+        cut = await wait_for_log(daemon, "connection closed", site=NAME, reason="keepalive_timeout")
+        assert cut["asked"] == f"{NAME}:{far.port}"
+        await wait_for_metric(daemon, 0, "kubemux_entry_connections_active", entry="proxy")
+        one = site(daemon)
+        assert (len(one["links"]), one["retiring"], one["reconnects"]) == (1, [], 2)
+        await asyncio.to_thread(
+            daemon.wait_for, "no channel", lambda: not site(daemon)["links"][0]["channels"]
+        )
+        ssh.kill()
+        await ssh.communicate()
