@@ -1,4 +1,4 @@
-"""What is well and what is not, in the eyes of `kubemux status`, `/readyz` and sd_notify. Pure."""
+"""Decides what is up, degraded or down, for `kubemux status`, `/readyz` and sd_notify. Pure."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _FAILURES: Final = frozenset(result.value for result in Result if not result.ali
 _RECOVERING: Final = (
     "its last probe was answered, `probe.threshold` of them in a row make it up; clients are served already"
 )
-"""Said of a cluster that is down although its last probe was answered."""
+"""The message for a cluster that is down although its last probe was answered."""
 _FAILING: Final = "`probe.threshold` such probes in a row make it down"
-"""Said of a cluster that is up although its last probe was not answered."""
+"""The message for a cluster that is up although its last probe was not answered."""
 _WHY_CLOSED: Final = frozenset({ListenError.reason, Reason.DRAINED})
 
 
 class Severity(IntEnum):
-    """How bad it is: the exit codes of a Nagios plugin."""
+    """The severity: the exit codes of a Nagios plugin."""
 
     WELL = 0
     DEGRADED = 1
@@ -39,7 +39,7 @@ class Severity(IntEnum):
 
 
 class Finding(NamedTuple):
-    """One thing that is not well, and why."""
+    """One problem, and its reason."""
 
     kind: str
     name: str
@@ -62,7 +62,7 @@ def is_idle(one: GatewaySnapshot | ClusterSnapshot) -> bool:
 
 
 def is_up(cluster: ClusterSnapshot) -> bool:
-    """Whether clients can come, and its probes succeed."""
+    """Whether clients can connect, and its probes succeed."""
     return cluster.listening and cluster.state is ClusterState.UP
 
 
@@ -72,8 +72,8 @@ def is_failing(cluster: ClusterSnapshot) -> bool:
 
 
 def cut_off(snapshot: DaemonSnapshot) -> frozenset[str]:
-    """The gateways and sites that should have a link and have none. No client gets through them now, whatever
-    the last probes found.
+    """The gateways and sites that should have a link and have none. No client can be served through them now,
+    whatever the last probes found.
     """
     gateways = (one.name for one in snapshot.gateways if not (is_connected(one) or is_idle(one)))
     sites = (one.name for one in snapshot.sites if not is_connected(one))
@@ -81,14 +81,14 @@ def cut_off(snapshot: DaemonSnapshot) -> frozenset[str]:
 
 
 def why_not_up(cluster: ClusterSnapshot) -> str:
-    """One or two words: why no client can come, else why its last probe failed, else its state."""
+    """One or two words: why no client can connect, else why its last probe failed, else its state."""
     if not cluster.listening:
         return cluster.reason if cluster.reason in _WHY_CLOSED else "not listening"
     return cluster.reason if cluster.reason not in ("", "ok") else cluster.state
 
 
 def findings(snapshot: DaemonSnapshot, lost: frozenset[str]) -> Iterator[Finding]:
-    """What is not well, in the order of the snapshot. `lost` is what `cut_off` says of the whole daemon."""
+    """The problems, in the order of the snapshot. `lost` is the result of `cut_off` for the whole daemon."""
     for gateway in snapshot.gateways:
         if gateway.reason and gateway.state is not GatewayState.UP:
             severity = Severity.DEGRADED if is_connected(gateway) or is_idle(gateway) else Severity.DOWN

@@ -1,7 +1,7 @@
 """Turns a snapshot into the JSON of `/status`, the text of `/readyz` and the status line of sd_notify. Pure.
 
-The document is stable for scripts: fields may be added; if one is removed or changes its meaning, `version`
-goes up.
+The document is stable for scripts: new releases may add fields. If a field is removed or changes its meaning,
+`version` is increased.
 
     {"version": 1,
      "daemon":   {"version": "0.1.0", "pid": 1, "uptime": 3.5, "ready": true, "draining": false,
@@ -34,12 +34,13 @@ goes up.
                    "connections": 1, "connections_total": 2, "bytes_to_site": 1,
                    "bytes_from_site": 2}]}
 
-A cluster without `listen`, which clients reach only by name, has "" there, and is `listening` until it is
-drained. A route without `discover` has null for `discovery`.
-A site is `up` or `down`, and `connecting` until it has come once; `refused` is null if nothing was.
+A cluster without `listen`, which clients reach only by name, has "" in that field, and is `listening` until
+it is drained. A route without `discover` has null for `discovery`. A site is `up` or `down`, and `connecting`
+until it has connected once. `refused` is null if nothing was refused.
 
-Times are seconds, sizes bytes, `certificate_expiry` Unix time; null is "not known (yet)". States are those of
-`GatewayState`, `ClusterState` and `DiscoveryState`, reasons those of `proxy.errors` and of probes.
+Times are in seconds, sizes in bytes, `certificate_expiry` is Unix time. null means "not known (yet)". States
+are those of `GatewayState`, `ClusterState` and `DiscoveryState`, reasons those of `proxy.errors` and of
+probes.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ SCHEMA_VERSION: Final = 1
 _LATER: Final = ("entries", "routes", "sites")
 """Sections that a daemon of an earlier release does not have."""
 _SECTIONS: Final = ("gateways", "clusters", *_LATER)
-"""Beside `daemon`."""
+"""The sections of the document besides `daemon`."""
 
 
 def to_document(snapshot: DaemonSnapshot) -> dict[str, object]:
@@ -77,10 +78,7 @@ def _plain(value: object) -> object:
 
 
 def from_document(document: object) -> DaemonSnapshot:
-    """The snapshot that a parsed document describes.
-
-    Raises ValueError if it is not one of this version.
-    """
+    """The snapshot in a parsed document. Raises ValueError if it is no document of this version."""
     from proxy.config.reading import read  # here, because it imports pydantic, which the daemon must not
 
     match document:
@@ -91,7 +89,7 @@ def from_document(document: object) -> DaemonSnapshot:
 
 
 def is_ready(snapshot: DaemonSnapshot) -> bool:
-    """Whether `/readyz` says ok: listeners are bound and the daemon is not stopping. Clusters may be down."""
+    """Whether `/readyz` is ok: listeners are bound, and the daemon is not stopping. Clusters may be down."""
     return snapshot.ready and not snapshot.draining
 
 
@@ -138,7 +136,7 @@ def _checks(snapshot: DaemonSnapshot) -> Iterator[str]:
 def summary(snapshot: DaemonSnapshot) -> str:
     """One line for `systemctl status`: `5/7 clusters up, 2/2 gateways connected, 12 connections`.
 
-    Those that are idle are counted apart: `1/1 clusters up (1 idle)`.
+    Idle clusters and gateways are counted separately: `1/1 clusters up (1 idle)`.
     """
     lost = cut_off(snapshot)
     up = sum(is_up(cluster) and cluster.gateway not in lost for cluster in snapshot.clusters)

@@ -45,7 +45,7 @@ def check(config: Path) -> None:
 
 
 def _counted(config: Config) -> str:
-    """`1 gateway, 2 clusters`, and what else there is."""
+    """`1 gateway, 2 clusters`, and the other sections that the file has."""
     kinds = [("gateway", "gateways", len(config.gateways)), ("cluster", "clusters", len(config.clusters))]
     others = [
         ("entry", "entries", len(config.entries)),

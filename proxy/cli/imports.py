@@ -1,6 +1,4 @@
-"""Makes imports of commands faster: they take longer than everything else that a command does before its
-output.
-"""
+"""Makes imports of commands faster. Imports take most of the time until a command prints something."""
 
 from __future__ import annotations
 
@@ -28,8 +26,8 @@ def uncollected() -> Iterator[None]:
 def without_compilers() -> Iterator[None]:
     """Import with a PATH without any program.
 
-    asyncssh looks for liboqs by `ctypes.util.find_library`. If ldconfig does not know it, that runs gcc and
-    ld, if they exist. It takes 20 ms, and a daemon should not start compilers.
+    asyncssh looks for liboqs with `ctypes.util.find_library`. If ldconfig does not know liboqs, that function
+    runs gcc and ld, if they exist. This takes 20 ms, and a daemon should not start compilers.
     """
     path = os.environ.get("PATH")
     os.environ["PATH"] = os.devnull  # an empty one is the working directory

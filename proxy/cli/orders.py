@@ -154,7 +154,7 @@ def _connections(count: int) -> str:
 def _command(
     config: Path, name: str, params: dict[str, str], budget: float, sections: tuple[str, ...] = ()
 ) -> object:
-    """`sections` of the file have the names that are asked for; without them, the parameters say which."""
+    """`sections` are the sections of the file that have the names. Without them, the parameters decide."""
     try:
         admin, config = find(files(config), orders=True)
     except ConfigError as error:  # this process could not read the file; the daemon was not asked

@@ -32,7 +32,7 @@ from proxy.runtime.text import for_terminal
 from proxy.ssh.login import nobody
 
 ASK_BUDGET: Final = 120.0
-"""Seconds for the daemon's own probe: a chain of gateways has `connect_timeout` for each."""
+"""Seconds for a probe by the daemon: each gateway of a chain may take `connect_timeout`."""
 _STYLES: Final = {Verdict.OK: "green", Verdict.FAILED: "bold red", Verdict.NOT_REACHED: "dim"}
 _INDENT: Final = " " * 15
 
@@ -49,7 +49,7 @@ def probe(cluster: str, as_json: bool, verbose: bool, config: Path) -> None:
     Exit codes: 0 its API server is alive, 1 it is not, 2 no such cluster, 78 bad configuration.
     """
     nobody.answer()
-    configure("console", "error")  # to standard error: the report tells everything but a bug
+    configure("console", "error")  # only bugs are logged: the report has the rest
     try:
         loaded = load(config)
     except ConfigError as refused:

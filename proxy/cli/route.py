@@ -82,14 +82,14 @@ def route(asked: Endpoint, entry: str | None, config: Path) -> None:
 
 
 def _who_may_use(entry: str, config: Config) -> str:
-    """Whom the entry lets in; empty if everybody."""
+    """The callers that the entry accepts; empty if it accepts everybody."""
     if entry not in config.entries:
         return "users, who log in with a key; sites, as far as `allow` has them"
     return ", ".join(map(str, config.entries[entry].allow or ()))
 
 
 def _not_asked(asked: Endpoint) -> str:
-    """Why an entry would not accept this request; empty if it would."""
+    """Why an entry would refuse this request; empty if it would accept it."""
     try:
         target(str(asked))
     except ValueError as exc:

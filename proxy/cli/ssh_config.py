@@ -85,7 +85,7 @@ def blocks(config: Config, entry: str, listen: Local, ports: Collection[int]) ->
 
 
 def _site_port(site: SiteConfig, ports: Collection[int]) -> int | None:
-    """The port of SSH servers at a site that `permit` has, 22 before all others."""
+    """The port of SSH servers that `permit` of a site allows; 22 if that is one of them."""
     allowed = (one for one in sorted(ports) if any(match.first <= one <= match.last for match in site.permit))
     return next(allowed, None)
 

@@ -24,7 +24,7 @@ from proxy.errors import AdminError, ProxyError
 from proxy.snapshots import DaemonSnapshot
 
 PIPE_WIDTH: Final = 1 << 20
-"""The width of the output if it is not a terminal: so large that no line is wrapped or cut."""
+"""The width of the output if it is no terminal: large enough, so that no line is wrapped or cut."""
 
 EX_UNKNOWN: Final = 3
 """The exit code of `--check` if there is no answer."""
@@ -64,7 +64,7 @@ def status(names: tuple[str, ...], config: Path, *, as_json: bool, watching: boo
 
 
 def _check(names: tuple[str, ...], config: Path) -> int:
-    """Print the worst finding and how many there are, as a Nagios plugin does; returns the exit code."""
+    """Print the worst finding and the number of findings, as a Nagios plugin does. Returns the exit code."""
     try:
         admin, config = find(files(config))
         snapshot = asyncio.run(ask(admin, config))
@@ -109,7 +109,7 @@ def make_console() -> Console:
 
 
 async def ask(admin: AdminConfig, config: Path) -> DaemonSnapshot:
-    """What the daemon that runs with `config` says of itself. Raises AdminError."""
+    """The snapshot of the daemon that runs with `config`. Raises AdminError."""
     return _understood(await client.fetch_status(admin, config))
 
 
@@ -122,9 +122,9 @@ def _understood(document: object) -> DaemonSnapshot:
 
 
 def _only(document: object, names: tuple[str, ...]) -> object:
-    """The document with only what `names` select.
+    """The document, with only the items that `names` select.
 
-    They keep all their fields, also those of a newer daemon that this version does not know.
+    The items keep all their fields, also unknown fields of a newer daemon.
     """
     shown = chosen(_understood(document), names)
     assert isinstance(document, dict)  # noqa: S101 - it was understood

@@ -43,11 +43,11 @@ from proxy.snapshots import (
 WIDE: Final = 120
 """The width at which all columns of the clusters are shown."""
 _MAY_FAIL: Final = 3
-"""How many tables have what is broken: those of gateways, sites and clusters, the first ones."""
+"""How many tables can have rows with a state: the first ones, of gateways, sites and clusters."""
 LISTED: Final = 8
 """How many names are listed for one cause if the height is limited."""
 _RANK: Final = {word: ("red", "yellow", "green").index(colour) for word, (_, colour) in LOOK.items()}
-"""For sorting: what is broken comes first."""
+"""The order of states: broken ones come first."""
 _COLOUR: Final = {Severity.DEGRADED: "yellow", Severity.DOWN: "red"}
 
 
@@ -60,10 +60,10 @@ def render(
     names: Collection[str] = (),
 ) -> RenderableType:
     """The head line, the gateways, the sites, the clusters, the entries, the routes, and the causes of
-    failures. What is broken comes first.
+    failures. Broken ones come first.
 
-    `now` is Unix time; `width` and `height` are those of the terminal. If `height` is too small, rows of what
-    is well are left out first. With `names`, only what `chosen` returns is shown. Raises UnknownName.
+    `now` is Unix time. `width` and `height` are those of the terminal. If `height` is too small, rows without
+    a problem are left out first. With `names`, only the result of `chosen` is shown. Raises UnknownName.
     """
     lost = cut_off(snapshot)
     shown = _worst_first(chosen(snapshot, names), lost)
@@ -95,10 +95,10 @@ def render(
 
 
 def chosen(snapshot: DaemonSnapshot, names: Collection[str]) -> DaemonSnapshot:
-    """The gateways, clusters, entries, routes and sites with these names, the clusters and routes of these
-    gateways and sites, the gateways and sites of these clusters and routes.
+    """The gateways, clusters, entries, routes and sites with these names. Also the clusters and routes of
+    these gateways and sites, and the gateways and sites of these clusters and routes.
 
-    Without names, all. Raises UnknownName.
+    Without names, all of them. Raises UnknownName.
     """
     if not names:
         return snapshot
@@ -123,7 +123,7 @@ def chosen(snapshot: DaemonSnapshot, names: Collection[str]) -> DaemonSnapshot:
 
 
 def _worst_first(snapshot: DaemonSnapshot, lost: Collection[str]) -> DaemonSnapshot:
-    """Routes have no state: their order decides which one a name means, so they keep it."""
+    """Keep routes in their order: it decides which route a name means, and routes have no state."""
     return replace(
         snapshot,
         gateways=tuple(sorted(snapshot.gateways, key=lambda gateway: _RANK[gateway.state])),
@@ -208,7 +208,7 @@ def _cluster(cluster: ClusterSnapshot, lost: Collection[str], *, now: float, wid
         state(_condition(cluster, lost)),
         text(cluster.listen or "-", "" if cluster.listening else "red"),
         *([text(cluster.gateway), text(cluster.api_server)] if wide else []),
-        # Without a link nothing was sent, so there is no time.
+        # Without a link no probe was sent, so there is no time.
         milliseconds(None if cluster.reason == LinkDown.reason else cluster.probe_seconds),
         Text(str(cluster.connections)),
         Text(bytes_text(cluster.bytes_to_cluster)),

@@ -17,39 +17,40 @@ class RouteConfig(Section):
 
     name: Name = key("Its name in messages, of this route alone.", "eu-hosts")
     match: tuple[Pattern, ...] = key(
-        "What clients may ask for, each with a port, a range (`:2000-2999`) or any (`:*`). In a name, `*` "
-        "stands for a part of a label, `**` for whole labels. A network, or one address, matches addresses.",
+        "What clients may ask for, each with a port, a range (`:2000-2999`) or all ports (`:*`). In a name, "
+        "`*` stands for a part of a label, `**` for whole labels. A network, or one address, matches "
+        "addresses.",
         ["*.eu.internal:22", "10.0.0.0/16:2209"],
         default=(),
         unset="none (the route has `discover`)",
     )
     discover: DiscoverConfig | None = key(
-        "Pods, in place of `match` and `target`: `NAME.NAMESPACE` leads to the pod's present address.",
+        "Pods, in place of `match` and `target`. `NAME.NAMESPACE` means the pod's current address.",
         {"cluster": "prod-eu", "selector": "app=notebook", "port": 2209},
         default=None,
         unset="none (the route has `match`)",
         elsewhere=True,
     )
     gateway: Name = key(
-        "The gateway that leads there; `direct` means without SSH.", "eu-edge", DIRECT, elsewhere=True
+        "The gateway or site of the route; `direct` means without SSH.", "eu-edge", DIRECT, elsewhere=True
     )
     target: Leading | None = key(
-        "What the gateway connects to. `{host}` and `{port}` stand for what the client has asked for, `{1}` "
-        "for what the first star of `match` stands for.",
+        "The address to which the gateway connects. `{host}` and `{port}` stand for the requested host and "
+        "port, `{1}` for the text that the first star of `match` matches.",
         "{1}.notebooks.svc:2209",
         default=None,
-        unset="what the client has asked for",
+        unset="the requested host and port",
         elsewhere=True,
     )
     allow: tuple[Allowed, ...] | None = key(
-        "Who may. `any` lets everybody in, callers that nobody knows included.",
+        "The callers that may use the route. `any` allows everybody, also callers without a known identity.",
         ["gid:sre", "proxy-user:ci"],
         default=None,
-        unset="whom the entry lets in",
+        unset="the callers that the entry allows",
         min_length=1,
     )
     entries: tuple[Name, ...] | None = key(
-        "The entries that it is for; at others it is passed over.",
+        "The entries whose clients may use the route. It is ignored at other entries.",
         ["egress"],
         default=None,
         unset="all",
@@ -58,28 +59,28 @@ class RouteConfig(Section):
 
 
 class EntryTlsConfig(Section):
-    """What an entry shows its clients by TLS, and what they have to show."""
+    """The entry's certificate, and the certificates that its clients need."""
 
     cert_file: FilePath | None = key(
-        "The certificate that it shows, followed by those between it and its CA (PEM).",
+        "The certificate of the entry, followed by the intermediate certificates (PEM).",
         "/etc/kubemux/entries/remote.crt",
         default=None,
-        unset="none (clients speak to the entry without TLS)",
+        unset="none (the entry does not use TLS)",
         file=Kind.CERTIFICATES,
     )
     key_file: FilePath | None = key(
         "The private key of `cert_file` (PEM), without a passphrase.",
         "/etc/kubemux/entries/remote.key",
         default=None,
-        unset="none (clients speak to the entry without TLS)",
+        unset="none (the entry does not use TLS)",
         file=Kind.SECRET,
     )
     client_ca_file: FilePath | None = key(
-        "CAs (PEM): each client has to show a certificate of one of them, which `cert:NAME` in `allow` knows "
-        "by its names.",
+        "CAs (PEM). Each client must show a certificate of one of them. `cert:NAME` in `allow` matches the "
+        "names in that certificate.",
         "/etc/kubemux/entries/clients.crt",
         default=None,
-        unset="none (clients show no certificate)",
+        unset="none (clients need no certificate)",
         file=Kind.CERTIFICATES,
     )
 
@@ -92,7 +93,7 @@ class EntryTlsConfig(Section):
 
 
 class EntryConfig(Section):
-    """An address where clients ask for what they want by name, by HTTP CONNECT or SOCKS5."""
+    """An address where clients ask for a destination by name, by HTTP CONNECT or SOCKS5."""
 
     listen: Listen = key(
         "The local address, or a unix socket.",
@@ -107,28 +108,28 @@ class EntryConfig(Section):
     )
     tls: EntryTlsConfig = key("TLS between clients and the entry.", default=EntryTlsConfig())
     users_file: FilePath | None = key(
-        "Users and passwords, as `htpasswd -B` writes them. Each client needs one of them, which "
-        "`proxy-user:NAME` in `allow` knows by its name.",
+        "Users and passwords, as `htpasswd -B` writes them. Each client must log in as one of these users. "
+        "In `allow`, the user is `proxy-user:NAME`.",
         "/etc/kubemux/entries/users",
         default=None,
         unset="none (clients need no password)",
         file=Kind.USERS,
     )
     allow: tuple[Allowed, ...] | None = key(
-        "Who may use the entry; what a client asks for has an `allow` of its own. `any` lets everybody in, "
-        "callers that nobody knows included.",
+        "The callers that may use the entry. The `allow` of the destination is checked, too. `any` allows "
+        "everybody, also callers without a known identity.",
         ["gid:sre", "cert:ci.example.com"],
         default=None,
-        unset="everybody who can reach the address, and has what the entry asks for",
+        unset="everybody who can reach the address and has the required certificate or password",
         min_length=1,
     )
 
     @property
     def authenticates(self) -> bool:
-        """Whether each client proves who it is."""
+        """Whether each client proves its identity."""
         return self.tls.client_ca_file is not None or self.users_file is not None
 
     @property
     def lets_anybody_in(self) -> bool:
-        """Whether `allow` says so."""
+        """Whether `allow` has the rule `any`."""
         return self.allow is not None and any(rule.kind == ANY for rule in self.allow)

@@ -22,7 +22,7 @@ MAX_BYTES: Final = 16 << 20
 
 
 def read(loc: Loc, section: SiteConfig | UserConfig) -> Lines:
-    """Read the files of one site or user. It blocks. A file that cannot be used is a finding, and gives no
+    """Read the files of one site or user. This blocks. A file that cannot be used is a finding, and adds no
     keys.
     """
     who = Who("site" if isinstance(section, SiteConfig) else "user", str(loc[1]))
@@ -61,8 +61,8 @@ def read(loc: Loc, section: SiteConfig | UserConfig) -> Lines:
 
 
 def read_revoked(paths: Iterable[Path]) -> frozenset[bytes]:
-    """The keys in these files. It blocks. Raises Unusable, also for a line that is no key: it may be the one
-    that matters.
+    """The revoked keys in these files. This blocks. Raises Unusable, even if only one line is no key: a key
+    that was meant to be revoked must not be accepted.
     """
     found = set()
     for path in paths:
@@ -75,7 +75,7 @@ def read_revoked(paths: Iterable[Path]) -> frozenset[bytes]:
 
 
 def revoked_in(data: bytes) -> set[bytes]:
-    """The keys in a file of revoked ones. Raises Unusable."""
+    """Parse a file of revoked keys. Raises Unusable."""
     if data.startswith(_KRL):
         hint = "write the public keys into it, one on each line; of a certificate, its key (ssh-keygen -L)"
         raise Unusable("is a KRL, which is not read here", hint)
@@ -91,7 +91,7 @@ def _files(section: SiteConfig | UserConfig) -> Iterator[tuple[Loc, Path, bool]]
 
 
 def _require_own(status: os.stat_result, path: Path) -> None:
-    """Raise Unusable if others may write to the file: whoever can, can log in (sshd's StrictModes)."""
+    """Raise Unusable if other users may write to the file, as sshd does (StrictModes): they could log in."""
     if status.st_mode & 0o022:
         mode = stat.S_IMODE(status.st_mode)
         raise Unusable(f"may be written by others than its owner (mode {mode:04o})", f"chmod go-w {path}")

@@ -48,14 +48,14 @@ class Scrutiny(IntEnum):
     NONE = auto()
     """No file is opened."""
     CA = auto()
-    """Only `tls.ca_file`: to export a kubeconfig no other file is needed, and this one is no secret."""
+    """Only `tls.ca_file`: the export of a kubeconfig needs no other file. This one is not secret."""
     FILES = auto()
     """Each file exists, can be read, has the right format, and is private if it must be. If not, the daemon
     does not start.
     """
     KEYS = auto()
-    """Each file of `identity_files` is a private key, and if it is encrypted, there is a passphrase file; and
-    each line of `authorized_keys` can be used.
+    """Each file of `identity_files` is a private key, and an encrypted one has a passphrase file. Each line
+    of `authorized_keys` can be used.
 
     If not, the daemon starts, but cannot use that gateway or key.
     """
@@ -124,13 +124,13 @@ def inspect_section(loc: Loc, section: Section, scrutiny: Scrutiny = Scrutiny.FI
 
 
 _SHARED: Final = ("sites", "users")
-"""Stands for the question whether two of them have one key."""
+"""The place of the check whether two sites or users have the same key."""
 MOST_APART: Final = 100
-"""Sites and users of which each gets a thread of its own. More of them share one: there may be 10,000."""
+"""Up to this many sites and users are checked in a thread each, more of them in one: there may be 10,000."""
 
 
 def _groups(found: Mapping[Loc, Section]) -> dict[Loc, Mapping[Loc, Section]]:
-    """The sections that are looked at together, by the place that stands for them."""
+    """The sections that one thread checks, by the place that is shown if the check hangs."""
     many = {loc: one for loc, one in found.items() if isinstance(one, SiteConfig | UserConfig)}
     if len(many) <= MOST_APART:
         many = {}
@@ -153,7 +153,7 @@ def _inspect_listener(loc: Loc, section: ClusterConfig | EntryConfig) -> Inspect
 
 
 def check(config: Config, scrutiny: Scrutiny = Scrutiny.FILES) -> tuple[Finding, ...]:
-    """Everything that is wrong with the files of `config`, those that hang included."""
+    """All problems with the files of `config`, also of files that hang."""
     found = inspect(config, scrutiny)
     return found.findings + found.hanging
 

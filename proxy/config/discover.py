@@ -1,4 +1,4 @@
-"""The part of the model about routes that lead to pods, whose addresses an API server tells."""
+"""The keys of routes to pods. kubemux gets the pods' addresses from an API server."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ Namespace = Annotated[str, Written(_namespace, rf"^{_LABEL}$")]
 class DiscoverConfig(Section):
     """Pods that clients ask for as NAME.NAMESPACE. The role that this needs is in docs/notebooks.md."""
 
-    cluster: Name = key("The cluster whose API server is asked, as its probe's user.", "prod-eu")
-    resource: Literal["pods"] = key("What is asked for.", default="pods")
+    cluster: Name = key("The cluster whose pods are watched, with the credentials of its probe.", "prod-eu")
+    resource: Literal["pods"] = key("The resource that is watched.", default="pods")
     selector: Selector = key("The labels that the pods must have.", "app=notebook")
     namespace: Namespace | None = key(
         "The namespace of the pods.",
@@ -52,7 +52,7 @@ class DiscoverConfig(Section):
         unset="all (the role must be a ClusterRole)",
     )
     port: Whole = key(
-        "The port of the pod that is connected to. Clients ask for it, or for port 22.",
+        "The port of the pod. Clients ask for this port, or for port 22.",
         2209,
         least=1,
         most=65535,

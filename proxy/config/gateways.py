@@ -9,34 +9,34 @@ from proxy.config.keys import Kind, Section, key
 from proxy.config.values import Duration, FilePath, Name, Switch, Whole, Word
 
 MOST_CONNECTIONS: Final = 16
-"""The most links of a gateway."""
+"""The maximum number of links of a gateway."""
 _LEAST = 0.01
 _DAY = 86400.0
 
 
 class KeepaliveConfig(Section):
-    """When a link is closed because its SSH server is silent."""
+    """When a link is closed because its SSH server does not answer."""
 
     interval: Duration = key(
-        "How long the server may be silent before it is asked whether it is there.",
+        "How long the server may send nothing before kubemux sends it a keepalive.",
         default=15.0,
         least=_LEAST,
         most=_DAY,
     )
     max_missed: Whole = key(
-        "The link is closed when its server was silent for `interval` times this number. Half of that is "
-        "enough if its TCP acknowledges nothing that was sent.",
+        "The link is closed when the server has not answered for `interval` times this number. Half of that "
+        "is enough if the server's TCP does not acknowledge sent bytes.",
         default=3,
         least=1,
     )
 
 
 class GatewayConfig(Section):
-    """One SSH server; the value of a key that is left out is that of `ssh_config`, then OpenSSH's default."""
+    """One SSH server; where a key is left out, `ssh_config` applies, otherwise OpenSSH's default."""
 
     host: Word = key(
-        "The SSH server: a name, an address, or an alias that `ssh_config` knows. `{host}` is the host that "
-        "a client asks for: the gateway is a pattern then, for routes alone, and always on demand.",
+        "The SSH server: a name, an address, or an alias in `ssh_config`. `{host}` is the host that a client "
+        "asks for: then the gateway is a pattern, which only routes can use, and is always on demand.",
         "bastion.example.com",
         ANY_HOST,
         elsewhere=True,
@@ -66,7 +66,7 @@ class GatewayConfig(Section):
         file=Kind.PRIVATE_KEY,
     )
     certificate_files: tuple[FilePath, ...] = key(
-        "OpenSSH certificates for those keys. `KEY-cert.pub` beside a key is used without being named.",
+        "OpenSSH certificates for those keys. `KEY-cert.pub` beside a key need not be listed.",
         ["/etc/kubemux/keys/eu-edge-cert.pub"],
         default=(),
         unset="from `ssh_config`",
@@ -101,8 +101,8 @@ class GatewayConfig(Section):
         elsewhere=True,
     )
     connections: Whole = key(
-        "SSH connections (links), shared by all clusters behind the gateway. A new channel takes the link "
-        "that is least busy; of equally busy ones, the one that the API server's last channel took.",
+        "SSH connections (links), shared by all clusters behind the gateway. A new channel uses the least "
+        "busy link. If several are equally busy, it uses the link of the last channel to that API server.",
         default=2,
         least=1,
         most=MOST_CONNECTIONS,
@@ -116,35 +116,35 @@ class GatewayConfig(Section):
         in_place=True,
     )
     dial: Literal["always", "on_demand"] = key(
-        "When the gateway has links: `always`, or only while clients use it. On demand the first client has "
-        "it dialled, and all who come meanwhile wait up to `connect_timeout`, whatever `hold_timeout` is. If "
-        "the dial fails, they are told so, and so is who comes before the next one is due.",
+        "When the gateway has links: `always`, or only while clients use it (`on_demand`). On demand, the "
+        "first client causes a dial. It and later clients wait for the dial up to `connect_timeout`, even "
+        "if `hold_timeout` is shorter. If the dial fails, these clients are reset, and so are clients that "
+        "come before the next dial is due.",
         "on_demand",
         default="always",
         in_place=True,
     )
     # The daemon looks every half a second at most.
     idle_timeout: Duration = key(
-        "How long a gateway that is dialled on demand keeps its links after its last client's connection "
-        "has ended.",
+        "How long an on-demand gateway keeps its links after its last client's connection has ended.",
         default=600.0,
         least=1.0,
         most=_DAY,
         in_place=True,
     )
     max_hosts: Whole = key(
-        "How many hosts of a pattern there may be at a time. For one more, the host is forgotten that nobody "
-        "has used for longest; if clients use all of them, the client is refused (`host_limit`).",
+        "The maximum number of hosts of a pattern. For a further host, kubemux forgets the host that was "
+        "unused for longest. If clients use all of them, the new client is refused (`host_limit`).",
         default=500,
         least=1,
         most=10_000,
         in_place=True,
     )
     keepalive: KeepaliveConfig = key(
-        "When a link is closed because its server is silent.", default=KeepaliveConfig(), in_place=True
+        "When a link is closed because its server does not answer.", default=KeepaliveConfig(), in_place=True
     )
     max_link_age: Duration | None = key(
-        "Links that are older are replaced, the new one first. Clients keep their connections.",
+        "Links that are older are replaced. The new link is made first, and clients keep their connections.",
         "24h",
         default=None,
         unset="none (no link is replaced because of its age)",
@@ -153,7 +153,7 @@ class GatewayConfig(Section):
         in_place=True,
     )
     retire_timeout: Duration = key(
-        "How long the connections of a link that was replaced may go on.",
+        "How long clients may keep their connections on a replaced link.",
         default=600.0,
         least=0,
         most=_DAY,
@@ -161,7 +161,7 @@ class GatewayConfig(Section):
     )
     ssh_config: FilePath | None = key(
         "An ssh_config(5) file, read by `ssh -G` of this machine. `host` may be an alias in it. "
-        "Its options count for the keys that the gateway leaves out.",
+        "Its options apply where the gateway does not set the key.",
         "/etc/kubemux/ssh_config",
         default=None,
         unset="none",
@@ -169,7 +169,7 @@ class GatewayConfig(Section):
         file=Kind.TEXT,
     )
     learned_host_keys: FilePath | None = key(
-        "A file of the daemon's own, for host keys that the server announces before it rotates them in "
+        "A file that only the daemon writes, for new host keys that the server announces before it uses them "
         "(UpdateHostKeys of ssh_config(5)).",
         "/var/lib/kubemux/host_keys",
         default=None,

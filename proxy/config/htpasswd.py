@@ -20,7 +20,7 @@ MOST_COST: Final = 14
 """The largest accepted cost, with which a check takes a second of one core. Each step doubles the time."""
 
 Accounts = Mapping[str, bytes]
-"""By user name: the bcrypt hash."""
+"""The bcrypt hash of each user."""
 
 
 class Line(NamedTuple):

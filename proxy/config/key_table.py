@@ -1,7 +1,7 @@
 """The owner of each key: the keys and CAs of all sites and users, in one table. Pure.
 
-A key belongs to one identity. A key that two identities have is refused: kubemux would have to guess which
-one logs in.
+A key must belong to one identity. If two identities have the same key, it is refused: kubemux could not know
+which of them logs in.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ K = TypeVar("K")
 
 
 class Who(NamedTuple):
-    """An identity."""
+    """The identity of a site or user."""
 
     kind: Literal["site", "user"]
     name: str
@@ -37,20 +37,20 @@ class Grant(NamedTuple):
     path: Path
     line: int
     refused: str = ""
-    """Why the line is not used; empty if it is."""
+    """Why the line is not used; empty if it is used."""
 
     def __str__(self) -> str:
         return f"{self.who} ({self.path}:{self.line})"
 
 
 class Lines(NamedTuple):
-    """What the files of one site or user contain: keys, CAs by principal, and what is wrong with them."""
+    """The contents of the files of one site or user: keys, CAs with a principal each, and problems."""
 
     keys: tuple[tuple[bytes, Grant], ...] = ()
     authorities: tuple[tuple[bytes, str, Grant], ...] = ()
     findings: tuple[Finding, ...] = ()
     warnings: tuple[Finding, ...] = ()
-    """Lines that are not used, in files whose other lines are."""
+    """Lines that are not used, in files with other lines that are used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +62,11 @@ class Table:
     fingerprints: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """The fingerprints of each site or user, by its name."""
     revoked: frozenset[bytes] = frozenset()
-    """Keys and CAs that let nobody in."""
+    """Keys and CAs that are never accepted."""
 
 
 def table(read: Iterable[Lines]) -> tuple[Table, tuple[tuple[Grant, Grant], ...]]:
-    """The table, and the pairs of lines that give one key to two identities: the first line, the second."""
+    """The table, and the pairs of lines that have the same key for two identities."""
     keys: dict[bytes, Grant] = {}
     authorities: dict[bytes, dict[str, Grant]] = {}
     fingerprints: dict[str, list[str]] = {}
@@ -87,7 +87,7 @@ def table(read: Iterable[Lines]) -> tuple[Table, tuple[tuple[Grant, Grant], ...]
 def _part(
     keys: dict[bytes, Grant], by_principal: dict[str, Grant], blob: bytes, twice: list[tuple[Grant, Grant]]
 ) -> None:
-    """A key that logs one identity in must not sign certificates for another: its owner would be both."""
+    """Refuse a key that belongs to one identity, and is the CA of another: its owner could be both."""
     plain = keys[blob]
     for principal, grant in by_principal.items():
         if grant.who != plain.who:
@@ -104,6 +104,6 @@ def _put(known: dict[K, Grant], key: K, grant: Grant, twice: list[tuple[Grant, G
         twice.append((first, grant))
         known[key] = first._replace(refused=f"is {grant}'s, too")
     elif grant.refused or grant.options != first.options:
-        # The same key twice in one identity: sshd takes the first line that lets it in. We take none that is
-        # refused, and no guess.
+        # One identity has the same key on two lines. sshd uses the first line that accepts the key. We refuse
+        # the key if one of the lines is refused, or if their options differ.
         known[key] = first._replace(refused=first.refused or f"has another line with other options: {grant}")

@@ -40,7 +40,7 @@ class Kind(Enum):
     CERTIFICATES = auto()
     KNOWN_HOSTS = auto()
     USERS = auto()
-    """htpasswd(1)'s, a secret as well."""
+    """A file of htpasswd(1), also a secret."""
     HOST_KEY = auto()
     """A private key of our own SSH server."""
     AUTHORIZED_KEYS = auto()
@@ -48,7 +48,7 @@ class Kind(Enum):
     AUTHORITIES = auto()
     """Public keys of CAs."""
     REVOKED = auto()
-    """Public keys that let nobody in."""
+    """Public keys that are never accepted."""
     TEXT = auto()
 
     @property
@@ -74,9 +74,10 @@ class Key:
     at_home: object
     """The example for a person who runs kubemux under their own account."""
     elsewhere: bool
-    """Whether another value leads to another server, so that a reload must end the connections."""
+    """Whether another value means another server, so that a reload must end the connections."""
     in_place: bool
-    """Of a gateway's key: whether links that are up can take another value, so that a reload keeps them."""
+    """For a key of a gateway: whether links that are up can use another value, so that a reload keeps them.
+    """
     file: Kind | None
     """The kind of file that the key names; None if its value is not a file."""
     kind: object

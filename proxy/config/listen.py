@@ -14,7 +14,7 @@ from proxy.runtime.text import shown
 
 UNIX: Final = "unix:"
 LONGEST: Final = 107
-"""The most bytes of a path: `sun_path` of unix(7) has 108, and the last one is 0."""
+"""The maximum length of a path in bytes: `sun_path` of unix(7) has 108 bytes, and the last one is 0."""
 
 OWNER_ONLY: Final = 0o600
 _MODE: Final = re.compile(r"0?[0-7]{3}", re.ASCII)
@@ -68,8 +68,8 @@ def format_mode(mode: int) -> str:
 
 
 MODE: Final = (
-    "The mode of the unix socket's file: who may write to it may connect. A socket unit's own mode counts if "
-    "it has the socket."
+    "The mode of the unix socket's file: users who may write to it may connect. If a socket unit makes the "
+    "socket, the unit's mode applies."
 )
 GROUP: Final = "The group of the unix socket's file, by name or number."
 

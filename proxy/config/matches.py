@@ -242,7 +242,7 @@ Pattern = Annotated[Match, Written(from_text(Match, "HOST:PORT"), r"^.+:([0-9]{1
 """What a client may ask for."""
 
 Leading = Annotated[Target, Written(from_text(Target, "HOST:PORT"), r"^.+:([0-9]{1,5}|\{port\})$")]
-"""Where a route leads."""
+"""The target of a route."""
 
 
 def _host_name(value: str) -> str:

@@ -43,7 +43,7 @@ _DAY = 86400.0
 
 
 class AdminConfig(Section):
-    """Where the daemon answers questions (TCP, read only) and takes orders (unix socket)."""
+    """Where the daemon shows its state (TCP, read only) and accepts orders (unix socket)."""
 
     listen: Address = key(
         "The address of /metrics, /healthz, /readyz and /status: read only, and without a password.",
@@ -53,7 +53,7 @@ class AdminConfig(Section):
         "A unix socket, mode 0600, for reload, reconnect, drain and probe.",
         "/run/kubemux/admin.sock",
         default=None,
-        unset="none (the daemon takes no orders)",
+        unset="none (the daemon accepts no orders)",
         at_home="~/.config/kubemux/admin.sock",
     )
     allow_remote: Switch = key(
@@ -65,10 +65,10 @@ class LogConfig(Section):
     """What the daemon writes to standard error."""
 
     format: Literal["json", "console"] = key(
-        "json writes an object on each line, console writes for people.", default="json"
+        "json writes an object on each line, console writes readable text.", default="json"
     )
     level: Literal["debug", "info", "warning", "error"] = key(
-        "The least important messages that are written.", default="info"
+        "The lowest level of messages that are written.", default="info"
     )
 
 
@@ -76,8 +76,8 @@ class LimitsConfig(Section):
     """Limits of the whole daemon."""
 
     max_connections: Whole = key(
-        "Client connections at a time, over all clusters, those that wait for a link included. Further ones "
-        "are reset. The daemon accepts fewer if it may not open so many files (`LimitNOFILE=`).",
+        "The maximum number of client connections to all destinations, also of those that wait for a link. "
+        "Further ones are reset. The daemon accepts fewer if it may not open so many files (`LimitNOFILE=`).",
         default=10_000,
         least=1,
     )
@@ -90,9 +90,9 @@ class LimitsConfig(Section):
         purpose="SSH windows and buffers",
     )
     hold_timeout: Duration = key(
-        "How long a new client waits while no link is up, or while all of `memory` is in use; then it is "
-        "reset. If that state has already lasted longer, new clients do not wait: without a link, "
-        "connections are refused until a link is up. 0s: no client waits.",
+        "How long a new client waits while no link is up, or while all of `memory` is in use. Then it is "
+        "reset. If there has been no link for longer, new clients do not wait: their connections are refused "
+        "until a link is up. 0s: no client waits.",
         default=5.0,
         least=0,
         most=_DAY,
@@ -107,7 +107,7 @@ class LimitsConfig(Section):
 
 
 class TlsConfig(Section):
-    """What the API server's certificate is checked against, by probes and in exported kubeconfigs."""
+    """How probes, and clients with exported kubeconfigs, verify the API server's certificate."""
 
     server_name: ServerName | None = key(
         "A name that the certificate must have; kubeadm's certificates have `kubernetes`.",
@@ -125,13 +125,13 @@ class TlsConfig(Section):
 
 
 class ProbeConfig(Section):
-    """The HTTPS GET that says whether the cluster is up, through the same path as a client's bytes."""
+    """The HTTPS GET that shows whether the cluster is up, sent by the same path as a client's bytes."""
 
     path: UrlPath = key("The path of the request, below `base_path`.", default="/healthz")
     interval: Duration = key("The time from one probe to the next.", default=10.0, least=_LEAST, most=_DAY)
     timeout: Duration = key("How long a probe may take.", default=5.0, least=_LEAST, most=_DAY)
     token_file: FilePath | None = key(
-        "A file with a bearer token, sent only to a server that was verified.",
+        "A file with a bearer token, which is sent only to a verified server.",
         "/etc/kubemux/tokens/prod-eu",
         default=None,
         unset="none (probes are anonymous; 401 and 403 count as alive)",
@@ -152,11 +152,13 @@ class ProbeConfig(Section):
         file=Kind.SECRET,
     )
     threshold: Whole = key(
-        "How many equal results in a row change the state from up to down, or back.", default=2, least=1
+        "How many equal results in a row change the state from up to down, or from down to up.",
+        default=2,
+        least=1,
     )
     keep_up: Switch = key(
-        "Whether probes are clients of a gateway that is dialled on demand: then they have it dialled, and "
-        "keep it up. Otherwise the cluster is probed only while the gateway has a link.",
+        "Whether probes count as clients of an on-demand gateway. Then they cause a dial, and keep the "
+        "gateway up. Otherwise the cluster is probed only while the gateway has a link.",
         True,
         default=False,
     )
@@ -166,10 +168,10 @@ class ClusterConfig(Section):
     """One Kubernetes API server, or several of one cluster."""
 
     gateway: Name = key(
-        "The gateway that leads there; `direct` means without SSH.", "eu-edge", DIRECT, elsewhere=True
+        "The gateway or site of the cluster; `direct` means without SSH.", "eu-edge", DIRECT, elsewhere=True
     )
     listen: Listen | None = key(
-        "The local address, of this cluster alone; IPv6 in brackets: `[::1]:16443`; or a unix socket.",
+        "The cluster's own local address, with IPv6 in brackets (`[::1]:16443`), or a unix socket.",
         "127.0.0.1:16443",
         "unix:/run/kubemux-entries/prod-eu.sock",
         default=None,
@@ -184,36 +186,36 @@ class ClusterConfig(Section):
         default=False,
     )
     api_servers: tuple[Address, ...] = key(
-        "Its API servers, as the gateway's sshd sees them. If one refuses a connection, the same client gets "
-        "the next one, and the one that refused goes to the end of the list.",
+        "Its API servers, as the gateway's sshd reaches them. If one refuses a connection, kubemux tries the "
+        "next one for the same client, and moves the one that refused to the end of the list.",
         ["10.0.0.10:6443"],
         min_length=1,
         elsewhere=True,
     )
     dns_name: HostName | None = key(
-        "Another name to ask for it by, where its own is no host name, as ARNs and "
-        "`kubernetes-admin@kubernetes` are not. Case does not count.",
+        "Another name by which clients can ask for the cluster. It is needed if the cluster's name is no "
+        "host name, as ARNs and `kubernetes-admin@kubernetes`. Case does not matter.",
         "prod-eu.k8s.example.com",
         default=None,
-        unset="none (it is asked for by its name)",
+        unset="none (clients ask for the cluster's name)",
     )
     allow: tuple[Allowed, ...] | None = key(
-        "Who may. `any` lets everybody in, callers that nobody knows included.",
+        "The callers that may connect. `any` allows everybody, also callers without a known identity.",
         ["gid:sre", "proxy-user:ci"],
         default=None,
-        unset="everybody who can reach the address, or whom the entry lets in",
+        unset="everybody who can reach the address, or whom the entry allows",
         min_length=1,
     )
     base_path: BasePath | None = key(
-        "The path of the API server's URL, where several clusters share one address (as at Rancher). Probes "
+        "The path of the API server's URL, if several clusters share one address (as with Rancher). Probes "
         "and exported kubeconfigs use it.",
         "/k8s/clusters/c-1",
         default=None,
         unset="none",
     )
     max_connections: Whole | None = key(
-        "Client connections of this cluster at a time, within the daemon's. Further ones are reset "
-        "(`cluster_limit`). A reload also applies it to connections that are open.",
+        "The maximum number of client connections of this cluster. `limits.max_connections` applies, too. "
+        "Further ones are reset (`cluster_limit`). After a reload, open connections count, too.",
         2000,
         default=None,
         unset="none (only `limits.max_connections` limits it)",
@@ -221,15 +223,15 @@ class ClusterConfig(Section):
     )
     # At least 1 s, because the daemon checks connections no more often than every half a second.
     idle_timeout: Duration | None = key(
-        "A connection on which no byte goes either way for this long is reset (`idle`), at most a quarter of "
-        "that time late. A reload also applies it to connections that are open.",
+        "A connection without a byte in either direction for this long is reset (`idle`), at most a quarter "
+        "of that time late. A reload also applies it to open connections.",
         "1h",
         default=None,
-        unset="none (a silent connection stays, because watches may be silent for long)",
+        unset="none (an idle connection stays, because watches may be idle for long)",
         least=1.0,
         most=_DAY,
     )
-    tls: TlsConfig = key("What the API server's certificate is checked against.", default=TlsConfig())
+    tls: TlsConfig = key("How the API server's certificate is verified.", default=TlsConfig())
     probe: ProbeConfig = key("How kubemux finds out whether the cluster is up.", default=ProbeConfig())
 
     @property
@@ -242,7 +244,7 @@ class Config(Section):
     """The whole file. The loader has merged `defaults:` into the entries."""
 
     version: Whole = key("The version of this format.", VERSION, least=VERSION, most=VERSION)
-    admin: AdminConfig = key("Where the daemon answers questions and takes orders.", default=AdminConfig())
+    admin: AdminConfig = key("Where the daemon shows its state and accepts orders.", default=AdminConfig())
     log: LogConfig = key("What the daemon writes to standard error.", default=LogConfig())
     limits: LimitsConfig = key("Limits of the whole daemon.", default=LimitsConfig())
     gateways: dict[Name, GatewayConfig] = key(
@@ -253,7 +255,7 @@ class Config(Section):
         default_factory=dict,
     )
     routes: tuple[RouteConfig, ...] = key(
-        "What else clients may ask for by name, in the order in which it is looked for.",
+        "Other names and addresses that clients may ask for. The first route that matches applies.",
         default=(),
         unset="none",
     )
@@ -261,16 +263,16 @@ class Config(Section):
         "Addresses by name, where clients ask for a cluster by HTTP CONNECT or SOCKS5.", default_factory=dict
     )
     ssh_server: SshServerConfig | None = key(
-        "The SSH server of kubemux itself, for sites and for users who jump.",
+        "The SSH server of kubemux, for sites and for users of `ssh -J`.",
         {"listen": "0.0.0.0:2222", "allow_remote": True, "host_keys": ["/etc/kubemux/ssh_host_ed25519_key"]},
         default=None,
         unset="none",
     )
     sites: dict[Name, SiteConfig] = key(
-        f"SSH clients by name that dial us, and are ways then: host names but `{DIRECT}`, in lower case.",
+        f"SSH clients that dial kubemux, by name: host names in lower case, but not `{DIRECT}`.",
         default_factory=dict,
     )
-    users: dict[Name, UserConfig] = key("Who may jump through the SSH server, by name.", default_factory=dict)
+    users: dict[Name, UserConfig] = key("Users of the SSH server, by name.", default_factory=dict)
 
 
 DEFAULTS: Final[dict[str, tuple[str, type[Section]]]] = {

@@ -78,7 +78,7 @@ def public_blob(data: bytes) -> bytes | None:
 
 
 def unfit(data: bytes) -> str:
-    """Why this key, which is not encrypted, is no host key for our SSH server; empty if it is one."""
+    """Why this unencrypted key cannot be a host key of our SSH server; empty if it can."""
     blob = public_blob(data)
     if blob is None:
         load = load_der_private_key if data.startswith(_DER_SEQUENCE) else load_pem_private_key

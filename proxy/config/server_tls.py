@@ -54,8 +54,8 @@ def load(cert_file: Path, key_file: Path, client_ca_file: Path | None) -> ssl.SS
 
 
 def ends(cert_file: Path, client_ca_file: Path | None) -> tuple[tuple[str, float], ...]:
-    """When the entry's certificate expires, and when the last CA does, after which no client gets in (Unix
-    time).
+    """When the entry's certificate expires, and when the last of its CAs expires: after that no client is
+    accepted. In Unix time.
 
     Blocks. A file that cannot be read is left out; `load` reports it.
     """

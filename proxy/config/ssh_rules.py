@@ -1,4 +1,4 @@
-"""The rules of the SSH server, sites and users that need no file. Pure."""
+"""Checks `ssh_server`, `sites` and `users` of a configuration, without reading their files. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from proxy.runtime.endpoint import Endpoint
 from proxy.runtime.text import shown
 
 SSH: Final = "ssh"
-"""The SSH server's name where entries are named (in `entries` of a route, in the log)."""
+"""The name of the SSH server as an entry: in `entries` of a route, in the log and the metrics."""
 
 
 def check(config: Config) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""The part of the model about SSH clients that dial us: sites, which are ways, and users, who jump."""
+"""The sections of the configuration for our SSH server and its clients: sites and users."""
 
 from __future__ import annotations
 
@@ -17,17 +17,19 @@ _AUTHORIZED_KEYS = (
     "refuses its key."
 )
 _CERT_AUTHORITY = (
-    "Files of public keys of CAs: a certificate of one of them that holds one of `principals` is enough."
+    "Files of public keys of CAs. A certificate of such a CA is accepted if it has one of `principals`."
 )
 
 
 class SourceConfig(Section):
-    """Networks of one's own: their clients are never penalised, and may come many at a time."""
+    """The operator's own networks, whose clients get no penalties and may log in many at a time."""
 
-    networks: tuple[Network, ...] = key("Where they come from.", ["10.20.0.0/16", "192.0.2.7"], min_length=1)
+    networks: tuple[Network, ...] = key(
+        "The networks or addresses of the clients.", ["10.20.0.0/16", "192.0.2.7"], min_length=1
+    )
     max_startups: Whole = key(
-        "Connections from there at a time that have not logged in. They count apart from all others. As many "
-        "as `max_startups` of the server get on with their login, and the others wait. One more is closed.",
+        "The maximum number of connections from these networks that have not logged in yet. They are counted "
+        "separately. As many as the server's own `max_startups` log in at a time, and the others wait.",
         default=2000,
         least=1,
         most=MOST_STARTUPS,
@@ -35,45 +37,44 @@ class SourceConfig(Section):
 
 
 class SshServerConfig(Section):
-    """The SSH server of kubemux itself, where sites and users log in, by keys alone."""
+    """The SSH server of kubemux, where sites and users log in with keys."""
 
     listen: Address = key("The local address.", "0.0.0.0:2222", "127.0.0.1:2222", elsewhere=True)
     allow_remote: Switch = key(
         "Whether `listen` may be an address that other machines can reach.", True, default=False
     )
     host_keys: tuple[FilePath, ...] = key(
-        "The server's private keys, without a passphrase. `kubemux ssh-server keygen` makes those that are "
-        "not there.",
+        "The server's private keys, without a passphrase. `kubemux ssh-server keygen` makes missing ones.",
         ["/etc/kubemux/ssh_host_ed25519_key"],
         min_length=1,
         file=Kind.HOST_KEY,
     )
     revoked_keys: tuple[FilePath, ...] = key(
-        "Files of public keys that let nobody in, whoever has them: keys, and CAs.",
+        "Files of public keys, of clients and of CAs, that are never accepted.",
         ["/etc/kubemux/revoked_keys"],
         default=(),
         unset="none",
         file=Kind.REVOKED,
     )
     max_startups: Whole = key(
-        "Connections at a time that have not logged in. One more is closed.",
+        "The maximum number of connections that have not logged in yet. Further ones are closed.",
         default=100,
         least=1,
         most=MOST_STARTUPS,
     )
     per_source_max_startups: Whole = key(
-        "The same, of one address (of one /64 with IPv6).", default=10, least=1, most=MOST_STARTUPS
+        "The same limit for each address (for each /64 with IPv6).", default=10, least=1, most=MOST_STARTUPS
     )
     login_timeout: Duration = key("How long a login may take.", default=20.0, least=1.0, most=600.0)
     sources: tuple[SourceConfig, ...] = key(
-        "Networks of one's own, with limits of their own. The first that has an address decides.",
+        "Your own networks, with their own limits. The first item that includes an address applies.",
         default=(),
         unset="none",
     )
 
 
 class UserConfig(Section):
-    """Who jumps by `ssh -J`, `-W`, `-L` and `-D`; `allow` knows them as `ssh-user:NAME`."""
+    """A user of `ssh -J`, `-W`, `-L` and `-D`, who is `ssh-user:NAME` in `allow`."""
 
     authorized_keys: tuple[FilePath, ...] = key(
         _AUTHORIZED_KEYS,
@@ -90,33 +91,35 @@ class UserConfig(Section):
         file=Kind.AUTHORITIES,
     )
     principals: tuple[Word, ...] | None = key(
-        "The names that make a certificate this user's.",
+        "A certificate with one of these principals is this user's.",
         ["ops", "sre"],
         default=None,
         unset="the user's own name",
         min_length=1,
     )
     max_channels: Whole = key(
-        "Channels of one connection at a time. One more is refused.", default=1000, least=1, most=100_000
+        "The maximum number of channels of one connection.", default=1000, least=1, most=100_000
     )
 
 
 class SiteKeepaliveConfig(KeepaliveConfig):
-    """When a link is closed because its site is silent."""
+    """When a link is closed because its site does not answer."""
 
     interval: Duration = key(
-        "How long the site may be silent before it is asked whether it is there.",
+        "How long the site may send nothing before kubemux sends it a keepalive.",
         default=5.0,
         least=_LEAST,
         most=_DAY,
     )
     max_missed: Whole = key(
-        "The link is closed when its site was silent for `interval` times this number.", default=2, least=1
+        "The link is closed when the site has not answered for `interval` times this number.",
+        default=2,
+        least=1,
     )
 
 
 class SiteConfig(Section):
-    """An SSH client that dials us, and is a way to what it can reach: a gateway the other way round."""
+    """An SSH client that logs in to kubemux, which then reaches through it what the site can reach."""
 
     authorized_keys: tuple[FilePath, ...] = key(
         _AUTHORIZED_KEYS,
@@ -133,42 +136,43 @@ class SiteConfig(Section):
         file=Kind.AUTHORITIES,
     )
     principals: tuple[Word, ...] | None = key(
-        "The names that make a certificate this site's.",
+        "A certificate with one of these principals is this site's.",
         ["factory-7"],
         default=None,
         unset="the site's own name",
         min_length=1,
     )
     permit: tuple[Pattern, ...] = key(
-        "What may be asked of the site, as in `match` of a route; API servers and targets of routes, too.",
+        "Targets that clients may ask the site for, as in `match` of a route. It also applies to API servers "
+        "and to targets of routes.",
         ["127.0.0.1:6443", "10.1.0.0/16:22"],
         default=(),
         unset="nothing",
     )
     connections: Whole = key(
-        "SSH connections (links) of the site at a time. One more replaces the oldest, whose clients keep "
-        "their connections.",
+        "The maximum number of SSH connections (links) of the site. A further one replaces the oldest, whose "
+        "clients keep their connections.",
         default=2,
         least=1,
         most=MOST_CONNECTIONS,
     )
     keepalive: SiteKeepaliveConfig = key(
-        "When a link is closed because its site is silent.", default=SiteKeepaliveConfig()
+        "When a link is closed because its site does not answer.", default=SiteKeepaliveConfig()
     )
     connect_timeout: Duration = key(
         "How long the site may take to connect to a target.", default=10.0, least=_LEAST, most=_DAY
     )
     retire_timeout: Duration = key(
-        "How long the connections of a link that was replaced may go on.", default=600.0, least=0, most=_DAY
+        "How long clients may keep their connections on a replaced link.", default=600.0, least=0, most=_DAY
     )
     max_channels: Whole = key(
-        "Channels that the site itself has open at a time, on one link. One more is refused.",
+        "The maximum number of channels that the site itself opens, on one link.",
         default=1000,
         least=1,
         most=100_000,
     )
     max_forwards: Whole = key(
-        "Forwards (`-R`) of the site at a time, on one link. One more is refused.",
+        "The maximum number of forwards (`-R`) of the site, on one link.",
         default=64,
         least=1,
         most=1000,
@@ -176,4 +180,4 @@ class SiteConfig(Section):
 
     @property
     def max_link_age(self) -> None:
-        """A site makes its links itself: kubemux cannot replace an old one."""
+        """None: the site makes its links itself, so kubemux cannot replace an old one."""

@@ -69,7 +69,7 @@ def in_the_way(config: Config) -> Iterator[Finding]:
 
 
 def _lacks(folder: Path) -> str:
-    """What is wrong with the folder of a socket; empty if nothing is, or if this user may not see it."""
+    """What is wrong with the folder of a socket; empty if it is usable, or if this user may not see it."""
     doing(f"looking at {folder}")
     try:
         is_folder = stat.S_ISDIR(folder.stat().st_mode)

@@ -1,4 +1,4 @@
-"""A client that has connected, as an entry passes it to its destination, a cluster or a route."""
+"""A client that has connected, as an entry passes it to its destination: a cluster, a route or a site."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Caller(NamedTuple):
     """What the entry knows about the client's identity."""
 
     address: Endpoint | None
-    """None on a unix socket."""
+    """The client's address; None on a unix socket."""
     uid: int | None = None
     """The uid of a client on this machine; None if the kernel does not identify it for certain."""
     proved: frozenset[str] = frozenset()
@@ -76,9 +76,9 @@ class Arrival(ABC):
     def __init__(
         self, caller: Caller, early: bytes = b"", *, entry: str, asked: Endpoint | None = None
     ) -> None:
-        """`early` is what the entry has read from the client already. The destination gets it first.
+        """`early` are bytes that the entry has already read from the client. The destination gets them first.
 
-        `asked` is what the client has asked for, if it has asked by name.
+        `asked` is the name and port that the client has asked for; None if it has not asked by name.
         """
         self.caller = caller
         self.early = early
@@ -89,7 +89,7 @@ class Arrival(ABC):
 
     @property
     def needs_allow(self) -> bool:
-        """Whether the client is denied where no `allow` says who may."""
+        """Whether the client is denied by a destination that has no `allow` list."""
         return False
 
     def is_still_allowed(self, allow: tuple[Rule, ...] | None) -> bool:
@@ -101,7 +101,7 @@ class Arrival(ABC):
         return True
 
     def fields(self) -> dict[str, str]:
-        """For the log: the client's entry, its identity, and what it asked for."""
+        """For the log: the client's entry, its identity, and the requested name."""
         fields = {"client": str(self.caller), "entry": self.entry, "caller": self.caller.identity}
         if self.asked is not None:
             fields["asked"] = str(self.asked)
@@ -109,7 +109,7 @@ class Arrival(ABC):
 
     @abstractmethod
     def relay(self, channel: Channel, traffic: Traffic, budget: MemoryBudget, on_end: OnEnd) -> Relay:
-        """A relay of the kind that this client needs, which has not started yet."""
+        """Make a relay of the kind that this client needs. It is not started yet."""
 
     @abstractmethod
     def refuse(self, reason: Reason, message: str = "") -> None:
@@ -122,7 +122,7 @@ class Arrival(ABC):
 
 
 class SocketArrival(Arrival):
-    """A client that is connected by a socket."""
+    """A client with a socket."""
 
     __slots__ = ()
 
@@ -131,7 +131,8 @@ class SocketArrival(Arrival):
 
     @abstractmethod
     def start(self, relay: asyncio.BufferedProtocol) -> Awaitable[object]:
-        """Make `relay` the protocol of the client's connection. Raises OSError if the client has gone.
+        """Make `relay` the protocol of the client's connection. Raises OSError if the client has
+        disconnected.
 
         An entry that answers its clients (SOCKS5, HTTP CONNECT) answers first.
         """
@@ -143,7 +144,7 @@ class ListenerArrival(SocketArrival):
     __slots__ = ("_sock",)
 
     def __init__(self, sock: socket.socket, caller: Caller) -> None:
-        """`sock` is non-blocking and has no transport yet: bytes that the client sends wait in the kernel."""
+        """`sock` is non-blocking, and has no transport yet: bytes of the client wait in the kernel."""
         super().__init__(caller, entry=LISTENER)
         self._sock = sock
 

@@ -43,7 +43,7 @@ class Hidden(NamedTuple):
 def uid_of(sock: socket.socket) -> int | None:
     """The uid of the client of `sock`, an accepted connection; None if it is not known for certain.
 
-    It does not block. Call it as soon as the client is accepted: the kernel no longer knows a client that has
+    This does not block. Call it as soon as the client is accepted: the kernel forgets a client that has
     closed its socket.
     """
     try:

@@ -1,5 +1,5 @@
-"""The connection of an entry's client before it is relayed: the entry reads its request, answers it, and
-hands the connection over to a relay.
+"""The connection of an entry's client before it is relayed. The entry reads the client's request, answers it,
+and passes the connection to a relay.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from proxy.entries.client_certificates import identities_of
 LINGER_S: Final = 1.0
 LINGER_BYTES: Final = 1 << 20
 """How many seconds, and how many bytes, a refused client may still send before the connection is cut. If we
-closed at once, with bytes unread, the kernel would reset the connection, and the client could lose the answer
-(RFC 9112 9.6).
+closed it at once with unread bytes, the kernel would reset the connection, and the client could lose the
+answer (RFC 9112 9.6).
 """
 
 
@@ -29,20 +29,20 @@ class SpeakingClient(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._pieces: list[bytes] = []
         self._has_come: asyncio.Future[None] | None = None
-        """Of an entry that waits for a piece, or for the end."""
+        """The future of an entry that waits for bytes, or for the end of the connection."""
         self._had_eof = False
         self._is_lost = False
         self._lingering: asyncio.TimerHandle | None = None
         self._discarded = 0
 
-    # ----------------------------------------------------------------------------------------- for the entry
+    # ------------------------------------------------------------------------------- called by the entry
 
     async def connect(self, sock: socket.socket, tls: ssl.SSLContext | None = None) -> frozenset[str]:
         """Take ownership of `sock`, which is non-blocking. With `tls`, do the handshake, and return the
         identities in the client's certificate.
 
-        Raises OSError if the client has gone, ssl.SSLError if the handshake fails, and NotTls if the client
-        does not speak TLS; it can then be answered in plain text.
+        Raises OSError if the client has disconnected, ssl.SSLError if the handshake fails, and NotTls if the
+        client does not speak TLS. Such a client can be answered in plain text.
         """
         try:
             if tls is not None:
@@ -97,7 +97,9 @@ class SpeakingClient(asyncio.Protocol):
             transport.resume_reading()
 
     def close(self) -> None:
-        """Close when the client has closed its side, or after a while. What it still sends is dropped."""
+        """Close when the client has closed its side, or after a deadline. Bytes that it still sends are
+        dropped.
+        """
         if self._transport is None or self._lingering or self._is_lost or self._transport.is_closing():
             return
         if self._had_eof:

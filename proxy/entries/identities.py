@@ -2,10 +2,10 @@
 
     uid:1002  uid:alice  gid:1002  gid:alice  gid:27  gid:sre
 
-Names and groups come from NSS (nsswitch.conf(5)), which may ask a directory over the network and hang. So
-they are looked up in a thread, with a deadline, and cached for a minute. So a user who is removed from a
-group may still get in by it for a minute. While NSS hangs or fails, a uid has only its number, which comes
-from the kernel.
+Names and groups come from NSS (nsswitch.conf(5)), which may ask a directory over the network and hang. So a
+thread looks them up, with a deadline, and they are cached for a minute. A user who is removed from a group is
+still accepted as its member for up to a minute. While NSS hangs or fails, only the uid's number is known: it
+comes from the kernel.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ log = structlog.get_logger("kubemux.callers")
 KEPT_S: Final = 60.0
 LOOKUP_S: Final = 3.0
 MOST_KEPT: Final = 1024
-"""The limit of kept uids: a user with subordinate uids (subuid(5)) can connect as 65,536 different ones."""
+"""How many uids are cached. A user with subordinate uids (subuid(5)) can connect with 65,536 different ones.
+"""
 
 NOBODY: Final[frozenset[str]] = frozenset()
 

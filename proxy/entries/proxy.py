@@ -1,5 +1,5 @@
 """The proxy entry: HTTP CONNECT and SOCKS5 on one address. It reads each client's request, and passes the
-client on.
+client to its destination.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ HEAD_S: Final = 10.0
 """
 
 MOST_HEADS: Final = 1000
-"""The most clients that have not sent their request yet. For one more, the oldest of them is disconnected."""
+"""The maximum number of clients without a complete request. For a further one, the oldest is disconnected."""
 
 NEEDS_TLS: Final = "this entry speaks TLS: a proxy's URL begins with https://"
 
@@ -44,8 +44,8 @@ CheckCaller = Callable[[Caller], Awaitable[None]]
 
 
 class ProxyEntry:
-    """The clients of one proxy entry, until each is passed on: `on_arrival` gets the clients with a valid
-    request.
+    """The clients of one proxy entry, until each has sent its request. `on_arrival` is called with each
+    client that has sent a valid request.
     """
 
     def __init__(

@@ -48,7 +48,7 @@ class ProxyError(Exception):
 
 
 class UnknownName(ProxyError):
-    """There is no cluster, gateway or context of that name; the hint lists similar names. Exit code 2."""
+    """No cluster, gateway or context has that name. The hint lists similar names. Exit code 2."""
 
     reason = Reason.UNKNOWN_NAME
 
@@ -113,7 +113,7 @@ class ConfigError(ProxyError):
             self.problems.append(Problem(0, "", f"{more} more problems are not shown"))
 
     def render(self) -> str:
-        """The whole report, each problem as `Problem.at` has it."""
+        """The whole report, with the text of `Problem.at` for each problem."""
         return "\n".join(problem.at(self.path) for problem in self.problems)
 
 
@@ -191,8 +191,8 @@ class HostKeyUnknown(LinkError):
 
 
 class HostKeyChanged(LinkError):
-    """The server's host key is not the one in known_hosts: it was rotated, the server was rebuilt, or an
-    attacker is in between.
+    """The server's host key is not the one in known_hosts. It was rotated, the server was rebuilt, or an
+    attacker is between us and the server.
     """
 
     reason = Reason.HOST_KEY_CHANGED
@@ -207,19 +207,19 @@ class HostKeyRevoked(LinkError):
 
 
 class KeyExpired(LinkError):
-    """The time of the key is over by which a client of the SSH server has logged in."""
+    """A client of the SSH server has logged in with a key that is now expired."""
 
     reason = Reason.KEY_EXPIRED
 
 
 class KeyRemoved(LinkError):
-    """The key by which a client of the SSH server has logged in lets nobody in any more."""
+    """A client of the SSH server has logged in with a key that is no longer accepted."""
 
     reason = Reason.KEY_REMOVED
 
 
 class ForwardRefused(LinkError):
-    """A site has asked for a forward that it cannot have; `str()` is a sentence for its user."""
+    """A site has requested a forward that is refused. `str()` is a sentence for the site's operator."""
 
     reason = Reason.FORWARD_REFUSED
 

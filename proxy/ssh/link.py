@@ -292,8 +292,8 @@ class Link:
     def start(
         self, interval: float, on_rtt: Callable[[float], None], on_missed: Callable[[int], None]
     ) -> None:
-        """Measure the round trip every `interval` seconds. Call it again to change the interval, or who is
-        told.
+        """Measure the round trip every `interval` seconds. Call it again to change the interval or the
+        callbacks.
 
         `on_missed` gets the number of intervals for which an answer has been missing. asyncssh has a
         keepalive of its own, but any packet counts as an answer there: it would keep a link whose other

@@ -1,4 +1,4 @@
-"""The answer for each reason of a refusal: the code of each protocol, and the sentence for people."""
+"""The answer for each reason of a refusal: a code in each protocol, and a sentence for users."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from proxy.runtime.text import in_ascii
 from proxy.ssh.native.wire.messages import CONNECT_FAILED, PROHIBITED, SHORTAGE
 
 LONGEST_LINE: Final = 200
-"""The most characters of a reason phrase: clients cut longer ones."""
+"""The maximum length of a reason phrase in characters: clients cut longer ones."""
 LONGEST_SUBJECT: Final = 64
 
 
